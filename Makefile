@@ -1,0 +1,63 @@
+# Two commands for a newcomer: `make demo` and `make test`.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+# Namespaces, bpffs and devices need root; make asks sudo for those parts alone.
+SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+AS_ROOT = $(if $(SUDO),@echo "the next step makes namespaces, devices and pins: it needs root" &&)
+PACKAGE = $(VENV)/.installed
+DEVELOPMENT = $(VENV)/.installed-development
+BENCHES = $(sort $(wildcard bench/*.py))
+
+.PHONY: help demo test check generate generated bench clean
+
+help:
+	@echo "make demo      the whole story on a throw-away lab (root)"
+	@echo "make test      everything that CI runs (root)"
+	@echo "make check     the fast half: format, lint, types, unit tests"
+	@echo "make bench     side-by-side measurements (root, libbpf-dev, gcc)"
+	@echo "make generate  write the generated files anew"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(PACKAGE): $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(DEVELOPMENT): $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(PACKAGE)
+
+demo: $(PACKAGE)
+	$(AS_ROOT) $(SUDO) $(CURDIR)/$(BIN)/bpfpin demo
+
+check: $(DEVELOPMENT)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow" tests/unit
+
+test: $(DEVELOPMENT)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(AS_ROOT) $(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
+		$(BIN)/python -m pytest -p no:cacheprovider tests
+
+generate: $(DEVELOPMENT)
+	$(BIN)/python scripts/gen_uapi.py
+	$(BIN)/python scripts/gen_helpers.py
+	$(BIN)/python scripts/build_builtin.py
+
+generated: $(DEVELOPMENT)
+	$(BIN)/python scripts/gen_uapi.py --check
+	$(BIN)/python scripts/gen_helpers.py --check
+	$(BIN)/python scripts/build_builtin.py --check
+
+bench: $(DEVELOPMENT)
+	@for bench in $(BENCHES); do $(SUDO) $(BIN)/python $$bench || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,249 @@
+"""Write src/bpfpin/uapi.py: the kernel's enums, flags and limits under Python's names.
+
+Everything is derived from the text of the kernel's user headers as the pinned `ziglang` wheel
+carries them, so every machine writes the same bytes. `FAMILIES` says which family of C names
+becomes which class; a name is the C name without the family's prefix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.metadata
+import importlib.util
+import keyword
+import operator
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+TARGET = Path(__file__).parents[1] / "src" / "bpfpin" / "uapi.py"
+HEADERS = ("bpf.h", "btf.h", "if_link.h")
+SENTINEL = re.compile(r"__|MAX_|NR_|BTF_KIND_MAX$|BPF_COMMON_ATTRS$")
+
+OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.LShift: operator.lshift,
+    ast.BitOr: operator.or_,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+}
+
+
+@dataclass
+class Header:
+    """The definitions of several headers: macros by name, enums as lists of (name, value)."""
+
+    text: str
+    enums: list[dict[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        joined = self.text.replace("\\\n", " ")
+        self.text = re.sub(r"/\*.*?\*/", " ", joined, flags=re.DOTALL)
+        bodies = re.findall(r"\benum\s*\w*\s*\{(.*?)\}", self.text, flags=re.DOTALL)
+        self.enums = [dict(members(body)) for body in bodies]
+
+    @cached_property
+    def macros(self) -> dict[str, str]:
+        """Object-like macros in the order of the text."""
+        return dict(re.findall(r"^[ \t]*#define[ \t]+(\w+)[ \t]+(\S.*?)[ \t]*$", self.text, re.M))
+
+    @cached_property
+    def expressions(self) -> dict[str, str]:
+        """The C expression of each name; an enum wins over a macro of the same name."""
+        merged = dict(self.macros)
+        for enum in self.enums:
+            merged |= enum
+        found = re.findall(r"\bFN\((\w+), (\d+), ##ctx\)", self.text)
+        return merged | {f"BPF_FUNC_{helper}": number for helper, number in found}
+
+    def enum_with(self, member: str) -> dict[str, str]:
+        """Return the enum that holds *member*."""
+        for enum in self.enums:
+            if member in enum:
+                return enum
+        sys.exit(f"gen_uapi: these headers have no {member}; they are too old")
+
+    def value(self, name: str) -> int:
+        """Return the number that a C name stands for."""
+        plain = re.sub(r"\b(0x[0-9a-fA-F]+|\d+)[UL]*\b", r"\1", self.expressions[name])
+        return self._number(ast.parse(plain.strip(), mode="eval").body)
+
+    def _number(self, node: ast.expr) -> int:
+        match node:
+            case ast.Constant(value=int(number)):
+                return number
+            case ast.Name(id=name):
+                return self.value(name)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -self._number(operand)
+            case ast.BinOp(left=left, op=op, right=right):
+                return OPERATORS[type(op)](self._number(left), self._number(right))
+        raise ValueError(f"not a constant expression: {ast.unparse(node)}")
+
+
+def members(body: str) -> Iterator[tuple[str, str]]:
+    """Each member of an enum with its expression; one without is its predecessor plus one."""
+    following = "0"
+    lines = [line for line in body.splitlines() if not line.lstrip().startswith("#")]
+    for declaration in " ".join(lines).split(","):
+        name, _, expression = (part.strip() for part in declaration.partition("="))
+        if not re.fullmatch(r"\w+", name):
+            continue
+        yield name, expression or following
+        following = f"{name} + 1"
+
+
+# class · base · prefix that is dropped · where its names come from · docstring
+FAMILIES = """
+Cmd                 IntEnum  BPF_            enum BPF_MAP_CREATE     Commands of bpf(2).
+MapType             IntEnum  BPF_MAP_TYPE_   enum BPF_MAP_TYPE_HASH  Kinds of map.
+ProgramType         IntEnum  BPF_PROG_TYPE_  enum BPF_PROG_TYPE_XDP  Kinds of program.
+AttachType          IntEnum  BPF_            enum BPF_XDP            Places for programs to run at.
+LinkType            IntEnum  BPF_LINK_TYPE_  enum BPF_LINK_TYPE_XDP  Kinds of link.
+StatsType           IntEnum  BPF_STATS_      enum BPF_STATS_RUN_TIME  What BPF_ENABLE_STATS counts.
+FuncId              IntEnum  BPF_FUNC_       all BPF_FUNC_           Helper functions by number.
+XdpAction           IntEnum  -               enum XDP_PASS           Verdicts of an XDP program.
+TcxAction           IntEnum  -               enum TCX_PASS           Verdicts of a tcx program.
+XdpAttached         IntEnum  XDP_ATTACHED_   enum XDP_ATTACHED_NONE  How a device runs XDP.
+CoreRelocationKind  IntEnum  BPF_CORE_       enum BPF_CORE_TYPE_SIZE  Questions to a target BTF.
+BtfKind             IntEnum  BTF_KIND_       enum BTF_KIND_INT       Kinds of BTF type.
+BtfIntEncoding      IntFlag  BTF_INT_        names SIGNED CHAR BOOL  Attributes of a BTF integer.
+BtfVarLinkage       IntEnum  BTF_VAR_        enum BTF_VAR_STATIC     Linkage of a BTF variable.
+BtfFuncLinkage      IntEnum  BTF_FUNC_       enum BTF_FUNC_STATIC    Linkage of a BTF function.
+PseudoSource  IntEnum  BPF_PSEUDO_  names MAP_FD MAP_VALUE BTF_ID FUNC MAP_IDX MAP_IDX_VALUE  \
+    Source registers of a 64-bit load whose immediate names an object.
+PseudoCall          IntEnum  BPF_PSEUDO_     names CALL KFUNC_CALL   Source registers of a call.
+UpdateFlag          IntFlag  BPF_F_|BPF_     enum BPF_NOEXIST        Reading and writing elements.
+MapFlag             IntFlag  BPF_F_          enum BPF_F_NO_PREALLOC  Flags of BPF_MAP_CREATE.
+ObjectFlag          IntFlag  BPF_F_          names RDONLY WRONLY PATH_FD  Opening and pinning.
+ProgramFlag         IntFlag  BPF_F_          span STRICT_ALIGNMENT TEST_REG_INVARIANTS  \
+    Flags of BPF_PROG_LOAD.
+RunFlag             IntFlag  BPF_F_TEST_     span RUN_ON_CPU SKB_CHECKSUM_COMPLETE  \
+    Flags of BPF_PROG_TEST_RUN.
+AttachFlag          IntFlag  BPF_F_          span ALLOW_OVERRIDE LINK  Attaching a program.
+LinkUpdateFlag      IntFlag  BPF_F_          names REPLACE           Flags of BPF_LINK_UPDATE.
+QueryFlag           IntFlag  BPF_F_QUERY_    names EFFECTIVE         Flags of BPF_PROG_QUERY.
+XdpFlag             IntFlag  XDP_FLAGS_      span UPDATE_IF_NOEXIST REPLACE  Attaching XDP.
+"""
+
+CONSTANTS = {
+    "BPF_": "OBJ_NAME_LEN TAG_SIZE BUILD_ID_SIZE RINGBUF_BUSY_BIT RINGBUF_DISCARD_BIT"
+    " RINGBUF_HDR_SZ",
+    "": "BTF_MAGIC BTF_VERSION BTF_MAX_TYPE BTF_MAX_NAME_OFFSET BTF_MAX_VLEN XDP_PACKET_HEADROOM",
+}
+HEXADECIMAL = re.compile("_BIT$|^BTF_MA")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One class of the output; *source* says which C names it takes."""
+
+    name: str
+    base: str
+    prefix: str
+    source: str
+    meaning: str
+
+    def select(self, header: Header) -> list[str]:
+        """Return the C names."""
+        how, *words = self.source.split()
+        if how == "enum":
+            return list(header.enum_with(words[0]))
+        if how == "all":
+            return [name for name in header.expressions if name.startswith(words[0])]
+        chosen = [self.prefix + word for word in words]
+        if how == "names":
+            return chosen
+        ordered = list(header.macros)
+        return ordered[ordered.index(chosen[0]) : ordered.index(chosen[1]) + 1]
+
+    def member(self, c_name: str) -> str:
+        """Return the Python name of a C name."""
+        word = re.sub(f"^(?:{self.prefix})", "", c_name)
+        return f"_{word}" if word[0].isdigit() or keyword.iskeyword(word) else word
+
+    def values(self, header: Header) -> list[tuple[str, int]]:
+        """Return the members; of two names for one number the deprecated one comes last."""
+        chosen = [name for name in self.select(header) if not SENTINEL.match(name)]
+        pairs = [(self.member(name), header.value(name)) for name in chosen]
+        return sorted(pairs, key=lambda pair: (pair[1], pair[0].endswith("_DEPRECATED")))
+
+
+def families() -> list[Family]:
+    """Read the table; two spaces end a column."""
+    rows = FAMILIES.strip().splitlines()
+    return [Family(*re.split(r"\s{2,}", row)) for row in rows]
+
+
+def class_text(family: Family, header: Header) -> str:
+    """Write one class statement."""
+    lines = [f"class {family.name}({family.base}):", f'    """{family.meaning}"""', ""]
+    shape = "#x" if family.base == "IntFlag" else "d"
+    lines += [f"    {name} = {value:{shape}}" for name, value in family.values(header)]
+    return "\n".join(lines)
+
+
+def constants_text(header: Header) -> str:
+    """Write the numbers that belong to no family."""
+    lines = []
+    for prefix, words in CONSTANTS.items():
+        for name in words.split():
+            value = header.value(prefix + name)
+            lines.append(
+                f"{name} = {value:#x}" if HEXADECIMAL.search(name) else f"{name} = {value}"
+            )
+    return "\n".join(lines)
+
+
+def origin(include: Path) -> str:
+    """Say which kernel's headers they are, and who carries them."""
+    text = (include / "linux" / "version.h").read_text()
+    words = re.findall(r"#define LINUX_VERSION_(?:MAJOR|PATCHLEVEL|SUBLEVEL) (\d+)", text)
+    wheel = importlib.metadata.version("ziglang")
+    bearer = f"ziglang {wheel}" if include == wheel_headers() else str(include)
+    return f"Linux {'.'.join(words)}, as in {bearer}"
+
+
+def generate(include: Path) -> str:
+    """Return the whole text of uapi.py."""
+    header = Header("".join((include / "linux" / name).read_text() for name in HEADERS))
+    files = ", ".join(f"linux/{name}" for name in HEADERS)
+    preface = (
+        '"""The kernel\'s enums, flags and limits.\n\n'
+        "Generated by scripts/gen_uapi.py; do not edit.\n"
+        f"From {files} of {origin(include)}.\n"
+        '"""\n\nfrom enum import IntEnum, IntFlag'
+    )
+    classes = [class_text(family, header) for family in families()]
+    return "\n\n\n".join([preface + "\n\n" + constants_text(header), *classes]) + "\n"
+
+
+def wheel_headers() -> Path:
+    """Find the kernel's headers in the installed `ziglang` wheel."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        sys.exit("gen_uapi: ziglang is not installed; pip install -e '.[dev]', or use --include")
+    return Path(spec.origin).parent / "lib" / "libc" / "include" / "any-linux-any"
+
+
+def main() -> int:
+    """Write the file, or with --check compare it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail if the committed file differs")
+    parser.add_argument("--include", type=Path, help="the folder that holds linux/bpf.h")
+    options = parser.parse_args()
+    text = generate(options.include or wheel_headers())
+    if not options.check:
+        TARGET.write_text(text)
+        return 0
+    if TARGET.exists() and TARGET.read_text() == text:
+        return 0
+    print(f"{TARGET} differs from the headers; run: python scripts/gen_uapi.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

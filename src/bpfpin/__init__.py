@@ -1,0 +1,1 @@
+"""bpfpin: eBPF maps that outlive a program and are shared between programs."""

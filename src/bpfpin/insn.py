@@ -1,0 +1,94 @@
+"""One BPF instruction: eight bytes, or sixteen for a load of a 64-bit immediate.
+
+The form is that of the kernel's Documentation/bpf/standardization/instruction-set.rst: opcode u8,
+registers u8 (source in the high nibble), offset s16, immediate s32, little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+INSN_SIZE = 8
+LD_IMM64 = 0x18
+CALL = 0x85
+EXIT = 0x95
+JA = 0x05
+MOV64_IMM = 0xB7
+MOV64_REG = 0xBF
+
+_FORM = struct.Struct("<BBhi")
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One eight-byte slot of a program; a 64-bit load takes two of them."""
+
+    opcode: int
+    dst: int = 0
+    src: int = 0
+    offset: int = 0
+    imm: int = 0
+
+    @classmethod
+    def decode(cls, data: bytes, at: int = 0) -> Self:
+        """Read the instruction that starts at byte *at* of *data*; `struct.error` if cut short."""
+        opcode, registers, offset, imm = _FORM.unpack_from(data, at)
+        return cls(opcode, registers & 0xF, registers >> 4, offset, imm)
+
+    def encode(self) -> bytes:
+        """Return the eight bytes of the instruction."""
+        return _FORM.pack(self.opcode, self.src << 4 | self.dst, self.offset, signed32(self.imm))
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the next slot holds the upper half of this one's immediate."""
+        return self.opcode == LD_IMM64
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it calls a helper, a kernel function or a subprogram (`src` says which)."""
+        return self.opcode == CALL
+
+
+def signed32(value: int) -> int:
+    """Return the 32-bit immediate that stands for the unsigned or signed *value*."""
+    return (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
+
+
+def encode(instructions: Iterable[Instruction]) -> bytes:
+    """Return the code that the kernel takes."""
+    return b"".join(instruction.encode() for instruction in instructions)
+
+
+def decode(code: bytes) -> tuple[Instruction, ...]:
+    """Return the slots of *code*, whose length must be a multiple of eight."""
+    return tuple(Instruction.decode(code, at) for at in range(0, len(code), INSN_SIZE))
+
+
+def load_imm64(dst: int, value: int, *, src: int = 0) -> tuple[Instruction, Instruction]:
+    """Assemble `dst = value ll`; *src* is a `PseudoSource` when *value* is a descriptor."""
+    upper = Instruction(0, imm=signed32(value >> 32))
+    return Instruction(LD_IMM64, dst, src, imm=signed32(value)), upper
+
+
+def mov_imm(dst: int, value: int) -> Instruction:
+    """Assemble `dst = value`, sign-extended from 32 bits."""
+    return Instruction(MOV64_IMM, dst, imm=value)
+
+
+def mov_reg(dst: int, src: int) -> Instruction:
+    """Assemble `dst = src`."""
+    return Instruction(MOV64_REG, dst, src)
+
+
+def call_helper(number: int) -> Instruction:
+    """Assemble the call of the helper that `FuncId` numbers."""
+    return Instruction(CALL, imm=number)
+
+
+def exit_() -> Instruction:
+    """Assemble the return to the caller; the result is in register 0."""
+    return Instruction(EXIT)

@@ -1,0 +1,80 @@
+"""Fixtures and the rule for tests that need root and a live kernel.
+
+Such tests run in private mount and network namespaces, entered once by the whole process. Without
+root they are skipped with the reason; with BPFPIN_KERNEL_TESTS=1 that skip is a failure.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import isolation
+
+TESTS = Path(__file__).parent
+NEEDS_ROOT = {"kernel", "lab"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
+        if folder in NEEDS_ROOT:
+            item.add_marker(folder)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Enter private namespaces if a selected test needs them and we may."""
+    selected = any(_needs_root(item) for item in session.items)
+    if selected and os.geteuid() == 0 and not session.config.option.collectonly:
+        isolation.isolate()
+
+
+def _needs_root(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in NEEDS_ROOT)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs root when we are not root; fail instead where root was promised."""
+    if not _needs_root(item) or os.geteuid() == 0:
+        return
+    if os.environ.get("BPFPIN_KERNEL_TESTS") == "1":
+        pytest.fail("BPFPIN_KERNEL_TESTS=1 promises root, but this process is not root")
+    pytest.skip("needs root: run `make test`, which asks sudo")
+
+
+def open_descriptors() -> dict[int, str]:
+    """Return what each descriptor of this process is open on."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  (no Path: its own descriptor would count)
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+        except FileNotFoundError:  # the listing's own descriptor
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Every test closes what it opens."""
+    before = open_descriptors()
+    yield
+    gc.collect()
+    after = open_descriptors()
+
+    assert {fd: what for fd, what in after.items() if fd not in before} == {}
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    """A fresh bpffs of the test's own."""
+    root = tmp_path / "bpf"
+    root.mkdir()
+    isolation.mount("bpf", root)
+    yield root
+    isolation.umount(root)
