@@ -1,0 +1,134 @@
+"""Types as one line of C, by what they are in memory: `struct datarec { u64 rx_packets; }`.
+
+Typedefs and qualifiers are looked through; integers are named by size. Long types end in `…`.
+"""
+
+from __future__ import annotations
+
+from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.layout import MAX_DEPTH
+from bpfpin.btf.types import (
+    Array,
+    BtfType,
+    DataSection,
+    Enum,
+    Float,
+    Forward,
+    Function,
+    FunctionPrototype,
+    Int,
+    IntEncoding,
+    Member,
+    Pointer,
+    Struct,
+    Union,
+    Variable,
+)
+
+_PARTS_SHOWN = 256  # members and enumerators of one line; without an end, nesting doubles them
+_CUT = "…"
+_FLOATS = {4: "float", 8: "double", 16: "long double"}
+
+
+def c_type(ref: TypeRef) -> str:
+    """Return the type as one line of C: `u32`, `u8[6]`, `struct pair { u32 a; u32 b; }`."""
+    return declaration(ref, "")
+
+
+def declaration(ref: TypeRef, name: str) -> str:
+    """Return the declaration of *name* with the type: `u8 addr[6]`, `struct task *next`."""
+    return _Line(ref.btf).declare(ref.id, name, MAX_DEPTH)
+
+
+class _Line:
+    """One line being written; *parts_left* bounds what it becomes."""
+
+    def __init__(self, btf: Btf) -> None:
+        self._btf = btf
+        self._parts_left = _PARTS_SHOWN
+
+    def declare(self, type_id: int, name: str, depth: int) -> str:
+        kind, suffix = self._stripped(type_id), ""
+        for _ in range(MAX_DEPTH):
+            if isinstance(kind, Variable):
+                kind = self._stripped(kind.type_id)
+            elif isinstance(kind, Array):
+                suffix += f"[{kind.length}]"
+                kind = self._stripped(kind.element_id)
+            else:
+                break
+        base = self._base(kind, depth)
+        space = " " if name and not base.endswith("*") else ""
+        return f"{base}{space}{name}{suffix}"
+
+    def _stripped(self, type_id: int) -> BtfType:
+        return self._btf[self._btf.strip(type_id)]
+
+    def _base(self, kind: BtfType, depth: int) -> str:
+        if isinstance(kind, Pointer):
+            return self._pointer(kind)
+        if isinstance(kind, (Struct, Union, DataSection)):
+            return f"{_head(kind)} {self._body(kind, depth)}"
+        if isinstance(kind, Enum):
+            return f"{_head(kind)} {self._enumerators(kind)}"
+        return _head(kind)
+
+    def _pointer(self, kind: Pointer) -> str:
+        stars = "*"
+        for _ in range(MAX_DEPTH):
+            target = self._stripped(kind.type_id)
+            if not isinstance(target, Pointer):
+                return f"{_head(target)} {stars}"
+            kind, stars = target, stars + "*"
+        return f"{_CUT} {stars}"
+
+    def _body(self, kind: Struct | Union | DataSection, depth: int) -> str:
+        places = kind.variables if isinstance(kind, DataSection) else kind.members
+        shown = []
+        for place in places:
+            self._parts_left -= 1
+            if self._parts_left < 0 or depth == 0:
+                shown.append(_CUT)
+                break
+            shown.append(self._part(place.type_id, place, depth - 1))
+        return f"{{ {' '.join(shown)} }}" if shown else "{ }"
+
+    def _part(self, type_id: int, place: object, depth: int) -> str:
+        name = place.name if isinstance(place, Member) else self._btf[type_id].name
+        bits = place.bitfield_size if isinstance(place, Member) else 0
+        return self.declare(type_id, name, depth) + (f" : {bits};" if bits else ";")
+
+    def _enumerators(self, kind: Enum) -> str:
+        count = max(0, min(len(kind.values), self._parts_left))
+        self._parts_left -= count
+        shown = [f"{value.name} = {value.value}" for value in kind.values[:count]]
+        shown += [_CUT] if count < len(kind.values) else []
+        return f"{{ {', '.join(shown)} }}"
+
+
+def _head(kind: BtfType) -> str:
+    """Return what names the type, without its members."""
+    if isinstance(kind, Int):
+        return _int_name(kind)
+    if isinstance(kind, Float):
+        return _FLOATS.get(kind.size, f"float{8 * kind.size}")
+    if isinstance(kind, (FunctionPrototype, Function)):
+        return f"function {kind.name}".rstrip()
+    if isinstance(kind, Array):
+        return "array"
+    return f"{_keyword(kind)} {kind.name}".rstrip()
+
+
+def _keyword(kind: BtfType) -> str:
+    if isinstance(kind, Forward):
+        return "union" if kind.is_union else "struct"
+    words = {Struct: "struct", Union: "union", Enum: "enum", DataSection: "section"}
+    return words.get(type(kind), "void")
+
+
+def _int_name(kind: Int) -> str:
+    if kind.encoding & IntEncoding.BOOL:
+        return "bool"
+    if kind.name == "char" or kind.encoding & IntEncoding.CHAR:
+        return "char"
+    return f"{'s' if kind.is_signed else 'u'}{kind.bits}"

@@ -1,0 +1,117 @@
+"""Section `.BTF.ext`: what the instructions of each section are in the source.
+
+Three parts of one form (function infos, line infos, CO-RE relocations): the size of a record, then
+for each section its name, the number of records and the records.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from bpfpin.btf.btf import Btf
+from bpfpin.errors import ObjectFileError
+from bpfpin.uapi import BTF_MAGIC, BTF_VERSION, CoreRelocationKind
+
+_HEADER = struct.Struct("<HBBI")
+_PLACE = struct.Struct("<II")
+_BLOCK = struct.Struct("<II")
+_FUNCTION = struct.Struct("<II")
+_FOUR_WORDS = struct.Struct("<IIII")
+_CORE_KINDS = {kind.value: kind for kind in CoreRelocationKind}
+
+
+@dataclass(frozen=True, slots=True)
+class CoreRelocation:
+    """The instruction at byte *offset* of its section depends on what the running kernel's type is.
+
+    *access* is the path into *type_id* (`0:1:2`); *kind* stays a number where it is unknown.
+    """
+
+    offset: int
+    type_id: int
+    access: str
+    kind: CoreRelocationKind | int
+
+
+@dataclass(frozen=True)
+class BtfExt:
+    """Records by section name; an instruction is given by its byte offset in the section.
+
+    *functions*: offset, type id. *lines*: offset, string offsets of the file name and of the line,
+    line number << 10 | column.
+    """
+
+    functions: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    lines: dict[str, list[tuple[int, int, int, int]]] = field(default_factory=dict)
+    relocations: dict[str, list[CoreRelocation]] = field(default_factory=dict)
+
+
+def parse_ext(data: bytes, btf: Btf) -> BtfExt:
+    """Read the section; names are those of *btf*. `ObjectFileError` if it is malformed."""
+    header_size = _header_size(data)
+    ext = BtfExt()
+    for section, record in _records(data, 0, _FUNCTION, btf):
+        ext.functions.setdefault(section, []).append((record[0], record[1]))
+    for section, record in _records(data, 1, _FOUR_WORDS, btf):
+        ext.lines.setdefault(section, []).append((record[0], record[1], record[2], record[3]))
+    if header_size < _HEADER.size + 3 * _PLACE.size:
+        return ext
+    for section, record in _records(data, 2, _FOUR_WORDS, btf):
+        ext.relocations.setdefault(section, []).append(_relocation(record, btf))
+    return ext
+
+
+def _relocation(record: tuple[int, ...], btf: Btf) -> CoreRelocation:
+    offset, type_id, access, kind = record
+    return CoreRelocation(offset, type_id, btf.string(access), _CORE_KINDS.get(kind, kind))
+
+
+def _header_size(data: bytes) -> int:
+    least = _HEADER.size + 2 * _PLACE.size
+    if len(data) < least:
+        raise _malformed(f"{len(data)} bytes are too few, the header takes {least}")
+    magic, version, flags, size = _HEADER.unpack_from(data)
+    if magic != BTF_MAGIC or version != BTF_VERSION or flags:
+        raise _malformed(f"magic {magic:#06x}, version {version}, flags {flags:#x} are unknown", 0)
+    if not least <= size <= len(data):
+        raise _malformed(f"the header claims {size} of {len(data)} bytes", 4)
+    return int(size)
+
+
+def _records(
+    data: bytes, part: int, record: struct.Struct, btf: Btf
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield section name and fields of each record; of longer records only what we know."""
+    start, size = _PLACE.unpack_from(data, _HEADER.size + part * _PLACE.size)
+    if size == 0:
+        return
+    at = start + _header_size(data)
+    end = at + size
+    if end > len(data) or size < 4:
+        raise _malformed(f"a part of {size} bytes ends at {end:#x} of {len(data):#x}", at)
+    step = int.from_bytes(data[at : at + 4], "little")
+    if step < record.size or step % 4:
+        raise _malformed(f"records of {step} bytes; expected {record.size}", at)
+    at += 4
+    while at < end:
+        count = _block_count(data, at, end, step)
+        section = btf.string(_BLOCK.unpack_from(data, at)[0])
+        at += _BLOCK.size
+        for _ in range(count):
+            yield section, record.unpack_from(data, at)
+            at += step
+
+
+def _block_count(data: bytes, at: int, end: int, step: int) -> int:
+    if at + _BLOCK.size > end:
+        raise _malformed("the list of a section is cut short", at)
+    count = int(_BLOCK.unpack_from(data, at)[1])
+    if at + _BLOCK.size + count * step > end:
+        raise _malformed(f"{count} records of {step} bytes pass the end of their part", at)
+    return count
+
+
+def _malformed(message: str, offset: int | None = None) -> ObjectFileError:
+    return ObjectFileError(message, section=".BTF.ext", offset=offset)
