@@ -1,0 +1,1 @@
+"""Pure: functions and map descriptors in, the instructions that the kernel takes out."""

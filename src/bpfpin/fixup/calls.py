@@ -1,0 +1,113 @@
+"""Links a program: its functions one after the other, calls and function addresses filled in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+from bpfpin.errors import UsageError
+from bpfpin.insn import Instruction
+from bpfpin.spec import FunctionSpec, LineInfo, ProgramSpec, Reference, ReferenceKind
+from bpfpin.uapi import PseudoCall, PseudoSource
+
+_SOURCES = {
+    ReferenceKind.CALL: int(PseudoCall.CALL),
+    ReferenceKind.FUNCTION: int(PseudoSource.FUNC),
+}
+
+
+@dataclass(frozen=True)
+class LinkedProgram:
+    """One run of instructions; all indices count its slots.
+
+    *references* are those to maps, still to be filled. *functions* (index and BTF id of each) and
+    *lines* are empty unless every function has them: the kernel takes all or none.
+    """
+
+    instructions: tuple[Instruction, ...]
+    references: tuple[Reference, ...]
+    functions: tuple[tuple[int, int], ...]
+    lines: tuple[LineInfo, ...]
+
+
+def link(program: ProgramSpec) -> LinkedProgram:
+    """Put the entry function first, then one copy of each function that it can reach."""
+    functions = _reachable(program)
+    sizes = [len(function.instructions) for function in functions]
+    bases = dict(
+        zip(
+            [function.name for function in functions],
+            accumulate(sizes, initial=0),
+            strict=False,  # the last sum is the program's length
+        )
+    )
+    placed = [(bases[function.name], function) for function in functions]
+    return LinkedProgram(
+        instructions=tuple(slot for base, each in placed for slot in _code(each, base, bases)),
+        references=tuple(left for base, each in placed for left in _map_references(each, base)),
+        functions=_function_info(placed),
+        lines=_line_info(placed),
+    )
+
+
+def _reachable(program: ProgramSpec) -> list[FunctionSpec]:
+    known = {function.name: function for function in program.functions}
+    waiting = [program.functions[0].name]
+    found: dict[str, FunctionSpec] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        if name not in known:
+            raise UsageError(
+                f"program {program.name} calls {name}, which is not among its functions"
+            )
+        found[name] = known[name]
+        waiting += reversed(
+            [each.target for each in known[name].references if each.kind in _SOURCES]
+        )
+    return list(found.values())
+
+
+def _code(function: FunctionSpec, base: int, bases: Mapping[str, int]) -> Iterator[Instruction]:
+    """Yield the function's instructions with the distances to other functions filled in."""
+    filled = {
+        each.index: bases[each.target] - (base + each.index) - 1
+        for each in function.references
+        if each.kind in _SOURCES
+    }
+    sources = {each.index: _SOURCES.get(each.kind, 0) for each in function.references}
+    # The upper half of a function's address stays 0, whatever addend stood there.
+    upper_halves = {index + 1 for index in filled if function.instructions[index].is_wide}
+    for index, slot in enumerate(function.instructions):
+        if index in filled:
+            yield dataclasses.replace(slot, src=sources[index], imm=filled[index])
+        elif index in upper_halves:
+            yield dataclasses.replace(slot, imm=0)
+        else:
+            yield slot
+
+
+def _map_references(function: FunctionSpec, base: int) -> Iterator[Reference]:
+    for each in function.references:
+        if each.kind not in _SOURCES:
+            yield dataclasses.replace(each, index=base + each.index)
+
+
+def _function_info(placed: list[tuple[int, FunctionSpec]]) -> tuple[tuple[int, int], ...]:
+    if not all(function.type_id for _, function in placed):
+        return ()
+    return tuple((base, function.type_id) for base, function in placed)
+
+
+def _line_info(placed: list[tuple[int, FunctionSpec]]) -> tuple[LineInfo, ...]:
+    # The kernel wants a line for the first instruction of every function.
+    if not all(each.line_info and each.line_info[0].index == 0 for _, each in placed):
+        return ()
+    return tuple(
+        dataclasses.replace(line, index=base + line.index)
+        for base, each in placed
+        for line in each.line_info
+    )

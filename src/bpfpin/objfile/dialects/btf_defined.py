@@ -1,0 +1,202 @@
+"""Maps defined by their types in section `.maps`, libbpf's own dialect.
+
+A definition is an anonymous structure whose members say by their types what the map is:
+`__uint(name, N)` is a pointer to an array of N elements, `__ulong(name, N)` an enumeration with the
+one value N, `__type(name, T)` a pointer to T, `__array(values, T)` an array of pointers to T. What
+the variable is initialised with are relocations, in `values`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.types import Array, DataSection, Enum, Linkage, Member, Pointer, Struct, Variable
+from bpfpin.errors import ObjectFileError
+from bpfpin.objfile.dialects.map_slots import initial_slots
+from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_symbols, map_type
+from bpfpin.objfile.elf import Elf, Section, Symbol
+from bpfpin.spec import MapSpec, Pinning
+from bpfpin.uapi import MapType
+
+_U32_FIELDS = ("type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "pinning")
+_NUMBERS = dict.fromkeys(_U32_FIELDS, 0xFFFFFFFF) | {"map_extra": 0xFFFFFFFFFFFFFFFF}
+_TYPES = ("key", "value")
+_KNOWN = {*_NUMBERS, *_TYPES, "values"}
+_PINNINGS = {0: Pinning.NONE, 1: Pinning.BY_NAME}
+_SLOT_SIZE = 4  # what a map of maps or of programs holds: a descriptor going in, an id coming out
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the definition stands that is being read."""
+
+    elf: Elf
+    section: Section
+    symbol: Symbol
+    btf: Btf
+    is_inner: bool = False
+
+    def error(self, message: str, *, hint: str = "") -> ObjectFileError:
+        """Make the error that names the map."""
+        what = f"inner map: {message}" if self.is_inner else message
+        return self.elf.error(what, section=self.section, symbol=self.symbol, hint=hint)
+
+
+def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
+    """Return the maps of *section* by offset; `ObjectFileError` names the map and the member."""
+    symbols = map_symbols(elf, section)
+    if not symbols:
+        return []
+    if btf is None:
+        raise elf.error("maps without BTF", section=section, hint="compile with -g")
+    variables = _variables(btf, section.name)
+    found: list[tuple[MapSpec, int | None]] = []
+    for symbol in symbols:
+        place = _Place(elf, section, symbol, btf)
+        definition = _definition(place, variables.get(symbol.name))
+        found.append((_map(place, definition), _values_offset(definition)))
+    return initial_slots(elf, section, found)
+
+
+def _variables(btf: Btf, section: str) -> dict[str, Variable]:
+    type_id = btf.find(section, DataSection)
+    kind = btf[type_id] if type_id is not None else None
+    if not isinstance(kind, DataSection):
+        return {}
+    variables = (btf[variable.type_id] for variable in kind.variables)
+    return {kind.name: kind for kind in variables if isinstance(kind, Variable)}
+
+
+def _definition(place: _Place, variable: Variable | None) -> Struct:
+    if variable is None:
+        raise place.error("the map is not in the BTF", hint="compile with -g")
+    if variable.linkage != Linkage.GLOBAL:
+        raise place.error(f"the map is {Linkage(variable.linkage).name.lower()}, not global")
+    kind = place.btf[place.btf.strip(variable.type_id)]
+    if not isinstance(kind, Struct):
+        raise place.error(f"a map is defined by a structure, not by {_word(kind)}")
+    return kind
+
+
+def _map(place: _Place, definition: Struct) -> MapSpec:
+    members = _members(place, definition)
+    numbers = {
+        name: _number(place, members[name], limit=limit)
+        for name, limit in _NUMBERS.items()
+        if name in members
+    }
+    key, value = (_type(place, members[name]) if name in members else None for name in _TYPES)
+    kind = map_type(place.elf, place.section, place.symbol, number=numbers.get("type", 0))
+    inner = _inner(place, members["values"], kind) if "values" in members else None
+    if "values" in members and numbers.setdefault("value_size", _SLOT_SIZE) != _SLOT_SIZE:
+        raise place.error(
+            f"value_size is {numbers['value_size']}; that of `values` is {_SLOT_SIZE}"
+        )
+    return MapSpec(
+        f"{place.symbol.name}.inner" if place.is_inner else place.symbol.name,
+        kind,
+        key_size=_size(place, "key", key, numbers.get("key_size")),
+        value_size=_size(place, "value", value, numbers.get("value_size")),
+        max_entries=numbers.get("max_entries", 0),
+        map_flags=numbers.get("map_flags", 0),
+        map_extra=numbers.get("map_extra", 0),
+        numa_node=numbers.get("numa_node"),
+        pinning=_pinning(place, numbers.get("pinning", 0)),
+        key=key,
+        value=value,
+        inner=inner,
+        section=place.section.name,
+        section_index=place.section.index,
+        offset=place.symbol.value,
+    )
+
+
+def _members(place: _Place, definition: Struct) -> dict[str, Member]:
+    members: dict[str, Member] = {}
+    for member in definition.members:
+        if member.name not in _KNOWN:
+            raise place.error(f"member {member.name!r} of the definition is unknown")
+        if member.name in members:
+            raise place.error(f"member {member.name!r} occurs twice")
+        members[member.name] = member
+    return members
+
+
+def _number(place: _Place, member: Member, *, limit: int) -> int:
+    """Return N of `__uint(…, N)` or of `__ulong(…, N)`."""
+    kind = place.btf[place.btf.strip(member.type_id)]
+    if isinstance(kind, Pointer):
+        array = place.btf[place.btf.strip(kind.type_id)]
+        if isinstance(array, Array):
+            return array.length
+    if isinstance(kind, Enum) and len(kind.values) == 1:
+        number = kind.values[0].value & 0xFFFFFFFFFFFFFFFF
+        if number <= limit:
+            return number
+        raise place.error(f"{member.name} is {number}; at most {limit} fits")
+    raise place.error(f"{member.name} is {_word(kind)}; write __uint({member.name}, N)")
+
+
+def _type(place: _Place, member: Member) -> TypeRef:
+    """Return T of `__type(…, T)`."""
+    kind = place.btf[place.btf.strip(member.type_id)]
+    if not isinstance(kind, Pointer):
+        raise place.error(f"{member.name} is {_word(kind)}; write __type({member.name}, T)")
+    return place.btf.ref(kind.type_id)
+
+
+def _size(place: _Place, what: str, ref: TypeRef | None, given: int | None) -> int:
+    """Return the size of the key or value; given by type and by number, the two must agree."""
+    if ref is None:
+        return given or 0
+    try:
+        size = ref.size
+    except ObjectFileError as error:
+        raise place.error(f"{what}: {error.message}") from None
+    if given and given != size:
+        raise place.error(f"{what}_size is {given}, but the type of {what} has {size} bytes")
+    return size
+
+
+def _pinning(place: _Place, number: int) -> Pinning:
+    if number not in _PINNINGS:
+        raise place.error(f"pinning {number}; LIBBPF_PIN_NONE (0) and LIBBPF_PIN_BY_NAME (1) exist")
+    if number and place.is_inner:
+        raise place.error("an inner map cannot be pinned")
+    return _PINNINGS[number]
+
+
+def _inner(place: _Place, member: Member, kind: MapType) -> MapSpec | None:
+    """Return the inner map that `values` describes; None where they are programs."""
+    if place.is_inner:
+        raise place.error("it is a map of maps itself; the kernel has one level of them")
+    if kind not in (*MAPS_OF_MAPS, MapType.PROG_ARRAY):
+        raise place.error(f"a map of type {kind.name.lower()} has no `values`")
+    target = _element(place, member)
+    if kind is MapType.PROG_ARRAY:
+        return None
+    if not isinstance(target, Struct):
+        raise place.error(f"`values` describe an inner map by a structure, not by {_word(target)}")
+    return _map(dataclasses.replace(place, is_inner=True), target)
+
+
+def _element(place: _Place, member: Member) -> object:
+    """Return T of `__array(values, T)`."""
+    array = place.btf[place.btf.strip(member.type_id)]
+    if isinstance(array, Array):
+        pointer = place.btf[place.btf.strip(array.element_id)]
+        if isinstance(pointer, Pointer):
+            return place.btf[place.btf.strip(pointer.type_id)]
+    raise place.error(f"`values` is {_word(array)}; write __array(values, T)")
+
+
+def _values_offset(definition: Struct) -> int | None:
+    """Return the byte at which `values` begin, None if there are none."""
+    found = [m.bit_offset // 8 for m in definition.members if m.name == "values"]
+    return found[0] if found else None
+
+
+def _word(kind: object) -> str:
+    return f"of BTF kind {type(kind).__name__.lower()}"

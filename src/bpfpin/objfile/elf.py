@@ -1,0 +1,243 @@
+"""A reader of ELF relocatable objects for BPF, made for files that nobody vouches for.
+
+Only what BPF objects have: 64-bit, little-endian, ET_REL, EM_BPF; the form is that of elf(5). Every
+offset and size is checked before it is used and nothing is decompressed, so that any bytes give an
+`Elf` or an `ObjectFileError` in time and memory of the order of the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Self
+
+from bpfpin.errors import ObjectFileError
+from bpfpin.objfile.elf_header import MAX_SIZE_BYTES, extent, section_headers
+from bpfpin.objfile.elf_records import (
+    SHF_ALLOC,
+    SHF_COMPRESSED,
+    SHF_EXECINSTR,
+    SHN_ABS,
+    SHN_COMMON,
+    SHN_LORESERVE,
+    SHN_UNDEF,
+    SHN_XINDEX,
+    Relocation,
+    Section,
+    SectionType,
+    Symbol,
+    SymbolBinding,
+    SymbolType,
+)
+
+__all__ = [
+    "MAX_SIZE_BYTES",
+    "SHF_ALLOC",
+    "SHF_COMPRESSED",
+    "SHF_EXECINSTR",
+    "SHN_ABS",
+    "SHN_COMMON",
+    "SHN_LORESERVE",
+    "SHN_UNDEF",
+    "SHN_XINDEX",
+    "Elf",
+    "Relocation",
+    "Section",
+    "SectionType",
+    "Symbol",
+    "SymbolBinding",
+    "SymbolType",
+]
+
+MAX_SYMBOLS = 100_000
+MAX_NAME_BYTES = 1023
+
+_SYMBOL = struct.Struct("<IBBHQQ")
+_REL = struct.Struct("<QII")
+_RELA = struct.Struct("<QIIq")
+
+
+class Elf:
+    """The sections and symbols of one file; *path* is only for messages."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.path = path
+        self.sections: tuple[Section, ...] = ()
+        self.symbols: tuple[Symbol, ...] = ()
+        self._symbol_table = 0
+        self._relocation_tables: dict[int, list[Section]] = defaultdict(list)
+        self._defined: dict[int, list[Symbol]] = defaultdict(list)
+        self._read_sections(data)
+        self._read_symbols()
+
+    @classmethod
+    def parse(cls, data: bytes, *, path: str = "") -> Self:
+        """Read the whole file; `ObjectFileError` if it is no well-formed BPF object."""
+        return cls(data, path)
+
+    def section(self, name: str) -> Section | None:
+        """Return the first section of that name."""
+        return next((section for section in self.sections if section.name == name), None)
+
+    def symbols_in(self, section: Section) -> list[Symbol]:
+        """Return what is defined in *section*, by address; without section and file symbols."""
+        found = self._defined.get(section.index, ())
+        return sorted(found, key=lambda symbol: symbol.value)
+
+    def relocations(self, section: Section) -> list[Relocation]:
+        """Return the relocations that apply to *section*, by offset."""
+        found: list[Relocation] = []
+        for table in self._relocation_tables.get(section.index, ()):
+            found.extend(self._read_relocations(table, section))
+        return sorted(found, key=lambda relocation: relocation.offset)
+
+    def error(
+        self,
+        message: str,
+        *,
+        section: Section | str = "",
+        symbol: Symbol | str = "",
+        offset: int | None = None,
+        hint: str = "",
+    ) -> ObjectFileError:
+        """Make the error that names this file; the caller raises it."""
+        return ObjectFileError(
+            message,
+            path=self.path,
+            section=section.name if isinstance(section, Section) else section,
+            symbol=symbol.name if isinstance(symbol, Symbol) else symbol,
+            offset=offset,
+            hint=hint,
+        )
+
+    def _read_sections(self, data: bytes) -> None:
+        try:
+            headers, names_index = section_headers(data)
+        except ObjectFileError as error:
+            error.path = self.path
+            raise
+        names = _Strings(self, extent(data, headers[names_index]), "section names")
+        self.sections = tuple(
+            Section(
+                index=index,
+                name=names.at(header[0]),
+                type=header[1],
+                flags=header[2],
+                size=header[5],
+                link=header[6],
+                info=header[7],
+                entry_size=header[9],
+                alignment=header[8],
+                data=extent(data, header),
+            )
+            for index, header in enumerate(headers)
+        )
+        for section in self.sections:
+            self._check_section(section)
+
+    def _check_section(self, section: Section) -> None:
+        # Debug sections are never read.
+        if section.flags & SHF_COMPRESSED and not section.name.startswith(".debug"):
+            raise self.error("the section is compressed", section=section)
+        if section.type == SectionType.SYMTAB:
+            if self._symbol_table:
+                raise self.error("a second symbol table", section=section)
+            self._symbol_table = section.index
+        elif section.type in (SectionType.REL, SectionType.RELA):
+            self._relocation_tables[section.info].append(section)
+
+    def _read_symbols(self) -> None:
+        if not self._symbol_table:
+            return
+        table = self.sections[self._symbol_table]
+        self._check_entries(table, _SYMBOL.size)
+        if table.size // _SYMBOL.size > MAX_SYMBOLS:
+            raise self.error(f"more than {MAX_SYMBOLS} symbols", section=table)
+        if table.link >= len(self.sections):
+            raise self.error(f"symbol names in section {table.link}", section=table)
+        names = _Strings(self, self.sections[table.link].data, "symbol names")
+        self.symbols = tuple(self._symbols(table, names))
+        for symbol in self.symbols:
+            if symbol.type not in (SymbolType.SECTION, SymbolType.FILE):
+                self._defined[symbol.section_index].append(symbol)
+
+    def _symbols(self, table: Section, names: _Strings) -> Iterator[Symbol]:
+        kinds = {int(kind): kind for kind in SymbolType}
+        bindings = {int(binding): binding for binding in SymbolBinding}
+        entries = _SYMBOL.iter_unpack(table.data)
+        for index, (name, info, other, section_index, value, size) in enumerate(entries):
+            kind, binding = info & 0xF, info >> 4
+            symbol = Symbol(
+                index,
+                names.at(name),
+                value,
+                size,
+                kinds.get(kind, kind),
+                bindings.get(binding, binding),
+                other & 3,
+                section_index,
+            )
+            self._check_place(symbol)
+            yield symbol
+
+    def _check_place(self, symbol: Symbol) -> None:
+        index = symbol.section_index
+        if index == SHN_UNDEF or (index >= SHN_LORESERVE and index != SHN_XINDEX):
+            return
+        if index >= len(self.sections):
+            raise self.error(f"a symbol in section {index}, which is not there", symbol=symbol)
+        section = self.sections[index]
+        if symbol.value + symbol.size > section.size:
+            raise self.error(
+                f"the symbol ends at byte {symbol.value + symbol.size}, its section at "
+                f"{section.size}",
+                section=section,
+                symbol=symbol,
+            )
+
+    def _read_relocations(self, table: Section, target: Section) -> Iterator[Relocation]:
+        if table.link != self._symbol_table:
+            raise self.error("relocations without a symbol table", section=table)
+        form = _REL if table.type == SectionType.REL else _RELA
+        self._check_entries(table, form.size)
+        for offset, kind, symbol_index, *addend in form.iter_unpack(table.data):
+            if symbol_index >= len(self.symbols):
+                raise self.error(f"a relocation to symbol {symbol_index}", section=table)
+            if offset >= target.size:
+                raise self.error("a relocation beyond the end", section=target, offset=offset)
+            yield Relocation(offset, kind, self.symbols[symbol_index], *(addend or [None]))
+
+    def _check_entries(self, table: Section, entry_size: int) -> None:
+        if table.entry_size != entry_size or table.size % entry_size:
+            raise self.error(
+                f"{table.size} bytes in entries of {table.entry_size}, not of {entry_size}",
+                section=table,
+            )
+
+
+class _Strings:
+    """A string table; a name is read once, however often it is used."""
+
+    def __init__(self, elf: Elf, data: bytes, what: str) -> None:
+        self._elf = elf
+        self._data = data
+        self._what = what
+        self._known = {0: ""}
+
+    def at(self, offset: int) -> str:
+        """Return the name that starts at byte *offset*."""
+        if offset not in self._known:
+            self._known[offset] = self._read(offset)
+        return self._known[offset]
+
+    def _read(self, offset: int) -> str:
+        end = self._data.find(b"\0", offset, offset + MAX_NAME_BYTES + 1)
+        if end < 0:
+            raise self._elf.error(f"no name ends within the {self._what}", offset=offset)
+        try:
+            return self._data[offset:end].decode()
+        except UnicodeDecodeError:
+            raise self._elf.error(
+                f"bytes that are no text in the {self._what}", offset=offset
+            ) from None

@@ -1,0 +1,152 @@
+"""The functions of an object as specs: instructions, references, debug information."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from bpfpin.btf.btf import Btf
+from bpfpin.btf.ext import BtfExt, CoreRelocation
+from bpfpin.btf.types import Function
+from bpfpin.insn import INSN_SIZE, decode
+from bpfpin.objfile.elf import Elf
+from bpfpin.objfile.functions import Functions, Place
+from bpfpin.objfile.references import Resolver
+from bpfpin.spec import FunctionSpec, LineInfo, MapSpec, ReferenceKind
+
+MAX_FUNCTIONS = 256  # of one program: BPF_MAX_SUBPROGS in the kernel's include/linux/bpf_verifier.h
+
+_Record = TypeVar("_Record", bound=tuple[int, ...])
+
+
+@dataclass
+class _Debug:
+    """What `.BTF.ext` says of one section, by offset."""
+
+    functions: dict[int, int] = field(default_factory=dict)
+    lines: list[tuple[int, int, int, int]] = field(default_factory=list)
+    relocations: list[CoreRelocation] = field(default_factory=list)
+
+
+class CodeReader:
+    """Makes `FunctionSpec`s, each one once and only when asked for: dead code may be anything."""
+
+    def __init__(
+        self,
+        elf: Elf,
+        functions: Functions,
+        maps: Sequence[MapSpec],
+        *,
+        btf: Btf | None,
+        ext: BtfExt,
+    ) -> None:
+        self._elf = elf
+        self._functions = functions
+        self._btf = btf
+        self._ext = ext
+        self._resolver = Resolver(elf, functions, maps)
+        self._debug: dict[str, _Debug] = {}
+        self._read: dict[str, FunctionSpec] = {}
+
+    def reachable(self, name: str) -> tuple[FunctionSpec, ...]:
+        """Return the function and all that it calls or takes the address of, itself first."""
+        found: dict[str, FunctionSpec] = {}
+        waiting = [name]
+        while waiting:
+            next_name = waiting.pop()
+            if next_name in found:
+                continue
+            found[next_name] = self._function(next_name)
+            if len(found) > MAX_FUNCTIONS:
+                raise self._elf.error(
+                    f"the program has more functions than the {MAX_FUNCTIONS} that Linux takes",
+                    section=self._functions[name].section,
+                    symbol=name,
+                )
+            waiting += reversed(callees(found[next_name]))
+        return tuple(found.values())
+
+    def called_by(self, names: Iterable[str]) -> set[str]:
+        """Return all that these functions call or take the address of, directly or not."""
+        called: set[str] = set()
+        waiting = [*names][::-1]
+        while waiting:
+            found = callees(self._function(waiting.pop()))
+            waiting += [name for name in dict.fromkeys(found) if name not in called]
+            called.update(found)
+        return called
+
+    def _function(self, name: str) -> FunctionSpec:
+        if name not in self._read:
+            self._read[name] = self._spec(self._functions[name])
+        return self._read[name]
+
+    def _spec(self, place: Place) -> FunctionSpec:
+        instructions = decode(place.code)
+        debug = self._debug_of(place.section.name)
+        self._refuse_core(place, debug)
+        return FunctionSpec(
+            place.name,
+            place.section.name,
+            instructions,
+            self._resolver.references(place, instructions),
+            self._type_id(place, debug),
+            tuple(
+                LineInfo((offset - place.start) // INSN_SIZE, file_name, line, column)
+                for offset, file_name, line, column in _between(debug.lines, place)
+            ),
+        )
+
+    def _debug_of(self, section: str) -> _Debug:
+        if section not in self._debug:
+            self._debug[section] = _Debug(
+                dict(self._ext.functions.get(section, ())),
+                sorted({line[0]: line for line in self._ext.lines.get(section, ())}.values()),
+                sorted(self._ext.relocations.get(section, ()), key=_offset),
+            )
+        return self._debug[section]
+
+    def _type_id(self, place: Place, debug: _Debug) -> int:
+        type_id = debug.functions.get(place.start, 0)
+        if type_id and self._btf and not isinstance(self._btf[type_id], Function):
+            raise self._elf.error(
+                f".BTF.ext gives the function type {type_id}, which is no function",
+                section=place.section,
+                symbol=place.name,
+            )
+        return type_id
+
+    def _refuse_core(self, place: Place, debug: _Debug) -> None:
+        first = bisect_left(debug.relocations, place.start, key=_offset)
+        if self._btf is None or first == len(debug.relocations):
+            return
+        relocation = debug.relocations[first]
+        if relocation.offset >= place.end:
+            return
+        kind = self._btf[relocation.type_id]
+        raise self._elf.error(
+            f"{place.name} needs a CO-RE relocation of {type(kind).__name__.lower()} {kind.name} "
+            f"(access {relocation.access}), which is not supported yet",
+            section=place.section,
+            symbol=place.name,
+            offset=relocation.offset,
+            hint="compile without preserve_access_index and __builtin_preserve_*",
+        )
+
+
+def callees(function: FunctionSpec) -> list[str]:
+    """Return the names of the functions that this one calls or takes the address of."""
+    kinds = (ReferenceKind.CALL, ReferenceKind.FUNCTION)
+    return [each.target for each in function.references if each.kind in kinds]
+
+
+def _offset(relocation: CoreRelocation) -> int:
+    return relocation.offset
+
+
+def _between(records: Sequence[_Record], place: Place) -> Sequence[_Record]:
+    """Return those of the sorted *records* whose offset lies in the function."""
+    first = bisect_left(records, (place.start,))
+    return records[first : bisect_left(records, (place.end,))]

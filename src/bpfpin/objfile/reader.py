@@ -1,0 +1,146 @@
+"""From an object file to its description; pure, so that it needs no privilege and no kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from bpfpin.btf.btf import Btf
+from bpfpin.btf.check import check
+from bpfpin.btf.ext import BtfExt, parse_ext
+from bpfpin.btf.sanitize import for_kernel
+from bpfpin.errors import ObjectFileError, ObjectNotFoundError, PermissionDeniedError
+from bpfpin.objfile import shipped
+from bpfpin.objfile.elf import MAX_SIZE_BYTES, SHF_ALLOC, Elf, SymbolType
+from bpfpin.objfile.functions import Functions
+from bpfpin.objfile.maps import read_maps, with_tail_calls
+from bpfpin.objfile.program_code import CodeReader
+from bpfpin.objfile.programs import ProgramReader
+from bpfpin.spec import ObjectSpec
+
+_HIDDEN = (1, 2)  # STV_INTERNAL, STV_HIDDEN
+_VERSION = struct.Struct("<I")
+
+
+def read_object(
+    source: str | Path | bytes, *, program_types: Mapping[str, str] | str | None = None
+) -> ObjectSpec:
+    """Read the BPF object at a path, its bytes, or `builtin:NAME`; describe its maps and programs.
+
+    *program_types* says what programs in sections with free names are: one word for all of them, or
+    a word by program name (`xdp`, `sched_cls`, `cgroup/skb`); without it such a program has type
+    `ProgramType.UNSPEC`, and loading it is refused.
+
+    Raises `ObjectNotFoundError` (no such file), `PermissionDeniedError` (it may not be read),
+    `ObjectFileError` (malformed, or it needs what bpfpin does not do) and `UsageError` (no such
+    program or type). Any malformed part fails the whole file.
+    """
+    path = "" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else _bytes_of(_file(source))
+    try:
+        return _describe(Elf.parse(data, path=path), data, program_types)
+    except ObjectFileError as error:
+        error.path = error.path or path
+        raise
+
+
+def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | None) -> ObjectSpec:
+    btf = _btf(elf)
+    maps = read_maps(elf, btf)
+    functions = Functions(elf)
+    code = CodeReader(elf, functions, maps, btf=btf, ext=_ext(elf, btf))
+    license_text = _license(elf)
+    reader = ProgramReader(elf, functions, code, program_types)
+    programs = reader.read(license_text, _version(elf))
+    return ObjectSpec(
+        maps={spec.name: spec for spec in with_tail_calls(elf, maps, programs)},
+        programs={program.name: program for program, _ in programs},
+        btf=btf,
+        license=license_text,
+        path=elf.path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        notes=reader.notes(program for program, _ in programs),
+    )
+
+
+def _file(source: str | Path) -> Path:
+    if isinstance(source, str) and source.startswith(shipped.PREFIX):
+        return shipped.builtin_path(source)
+    return Path(source)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            # One byte more than is read tells a file that is too large.
+            return file.read(MAX_SIZE_BYTES + 1)
+    except FileNotFoundError:
+        raise ObjectNotFoundError("no such file", path=str(path)) from None
+    except PermissionError as error:
+        raise PermissionDeniedError(
+            f"{path} cannot be read", command="open", errno=error.errno or 0, target=str(path)
+        ) from None
+    except OSError as error:
+        raise ObjectFileError(f"cannot be read: {error.strerror}", path=str(path)) from None
+
+
+def _btf(elf: Elf) -> Btf | None:
+    section = elf.section(".BTF")
+    if section is None:
+        return None
+    btf = Btf.parse(section.data)
+    check(btf)
+    return for_kernel(
+        btf, data_sections=_data_sections(elf), static_functions=_hidden_functions(elf)
+    )
+
+
+def _data_sections(elf: Elf) -> dict[str, tuple[int, dict[str, int]]]:
+    """Return size and variables of each section, for what compilers leave 0 in the BTF."""
+    found: dict[str, tuple[int, dict[str, int]]] = {
+        section.name: (section.size, {})
+        for section in elf.sections
+        if section.flags & SHF_ALLOC and not section.is_code
+    }
+    for symbol in elf.symbols:
+        if symbol.type == SymbolType.SECTION or not 0 < symbol.section_index < len(elf.sections):
+            continue
+        name = elf.sections[symbol.section_index].name
+        if name in found:
+            found[name][1][symbol.name] = symbol.value
+    return found
+
+
+def _hidden_functions(elf: Elf) -> set[str]:
+    return {
+        symbol.name
+        for symbol in elf.symbols
+        if symbol.type == SymbolType.FUNCTION and symbol.visibility in _HIDDEN
+    }
+
+
+def _ext(elf: Elf, btf: Btf | None) -> BtfExt:
+    section = elf.section(".BTF.ext")
+    return parse_ext(section.data, btf) if section and btf else BtfExt()
+
+
+def _license(elf: Elf) -> str:
+    section = elf.section("license")
+    if section is None:
+        return ""
+    try:
+        return section.data.partition(b"\0")[0].decode()
+    except UnicodeDecodeError:
+        raise elf.error("the license is no text", section=section) from None
+
+
+def _version(elf: Elf) -> int:
+    section = elf.section("version")
+    if section is None:
+        return 0
+    if len(section.data) != _VERSION.size:
+        raise elf.error(f"a version of {section.size} bytes, not 4", section=section)
+    (version,) = _VERSION.unpack(section.data)
+    return int(version)

@@ -1,0 +1,204 @@
+"""What the instructions of a function refer to by ELF relocations: maps, data, functions.
+
+The relocations are those of the kernel's Documentation/bpf/llvm_reloc.rst: R_BPF_64_64 fills a
+64-bit load with symbol + addend, R_BPF_64_32 a call with (symbol + addend) / 8 - 1; the addend
+stands in the instruction. A call within a section needs no relocation.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from bpfpin.errors import ObjectFileError
+from bpfpin.insn import CALL, INSN_SIZE, LD_IMM64, Instruction
+from bpfpin.objfile.elf import SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, Elf, Relocation, Section
+from bpfpin.objfile.functions import Functions, Place
+from bpfpin.spec import Dialect, MapSpec, Reference, ReferenceKind
+from bpfpin.uapi import PseudoCall
+
+R_BPF_64_64 = 1
+R_BPF_64_ABS64 = 2
+R_BPF_64_32 = 10
+
+_WORD = struct.Struct("<q")
+_FITTING = {LD_IMM64: (R_BPF_64_64, R_BPF_64_ABS64), CALL: (R_BPF_64_32,)}
+
+
+class Resolver:
+    """Turns the relocations of an object into references by name."""
+
+    def __init__(self, elf: Elf, functions: Functions, maps: Sequence[MapSpec]) -> None:
+        self._elf = elf
+        self._functions = functions
+        self._maps = {
+            (spec.section_index, spec.offset): spec for spec in maps if spec.dialect != Dialect.DATA
+        }
+        self._data = {spec.section_index: spec for spec in maps if spec.dialect == Dialect.DATA}
+        self._relocations: dict[int, dict[int, Relocation]] = {}
+
+    def references(
+        self, place: Place, instructions: Sequence[Instruction]
+    ) -> tuple[Reference, ...]:
+        """Return what the function at *place* refers to, in the order of its instructions."""
+        relocations = self._relocations_of(place.section)
+        found = []
+        index = 0
+        while index < len(instructions):
+            instruction = instructions[index]
+            relocation = relocations.get(place.start + index * INSN_SIZE)
+            reference = self._reference(place, index, instruction, relocation)
+            if reference is not None:
+                found.append(reference)
+            index += 1
+            if instruction.is_wide:
+                self._check_upper_half(place, index, instructions, relocations)
+                index += 1
+        return tuple(found)
+
+    def _relocations_of(self, section: Section) -> dict[int, Relocation]:
+        if section.index in self._relocations:
+            return self._relocations[section.index]
+        found: dict[int, Relocation] = {}
+        for relocation in self._elf.relocations(section):
+            offset = relocation.offset
+            if offset in found or offset % INSN_SIZE:
+                raise self._elf.error(
+                    "a relocation within or a second one at an instruction",
+                    section=section,
+                    symbol=relocation.symbol,
+                    offset=offset,
+                )
+            found[offset] = relocation
+        self._relocations[section.index] = found
+        return found
+
+    def _check_upper_half(
+        self,
+        place: Place,
+        index: int,
+        instructions: Sequence[Instruction],
+        relocations: dict[int, Relocation],
+    ) -> None:
+        offset = place.start + index * INSN_SIZE
+        if index >= len(instructions) or instructions[index].opcode:
+            raise self._error(place, offset, "a 64-bit load without its upper half")
+        if offset in relocations:
+            raise self._error(place, offset, "a relocation in the middle of an instruction")
+
+    def _reference(
+        self, place: Place, index: int, instruction: Instruction, relocation: Relocation | None
+    ) -> Reference | None:
+        offset = place.start + index * INSN_SIZE
+        if relocation is None:
+            return self._unrelocated(place, index, instruction)
+        if relocation.type not in _FITTING.get(instruction.opcode, ()):
+            raise self._error(
+                place,
+                offset,
+                f"relocation type {relocation.type} does not fit instruction "
+                f"{instruction.opcode:#04x}",
+                relocation,
+            )
+        section = self._section_of(place, instruction, relocation)
+        if instruction.is_call:
+            address = relocation.symbol.value + _call_addend(instruction, relocation)
+            target = self._function(place, offset, section, address)
+            return Reference(index, ReferenceKind.CALL, target)
+        address = relocation.symbol.value + _load_addend(place, offset, relocation)
+        if section.is_code:
+            target = self._function(place, offset, section, address)
+            return Reference(index, ReferenceKind.FUNCTION, target)
+        return self._map_reference(place, index, section, address)
+
+    def _unrelocated(self, place: Place, index: int, instruction: Instruction) -> Reference | None:
+        """Return the function that a call within the section goes to."""
+        if not instruction.src or instruction.opcode not in _FITTING:
+            return None
+        offset = place.start + index * INSN_SIZE
+        if not instruction.is_call or instruction.src != PseudoCall.CALL:
+            raise self._error(place, offset, "refers to the kernel, but no relocation says to what")
+        address = offset + (instruction.imm + 1) * INSN_SIZE
+        target = self._function(place, offset, place.section, address)
+        return Reference(index, ReferenceKind.CALL, target)
+
+    def _section_of(
+        self, place: Place, instruction: Instruction, relocation: Relocation
+    ) -> Section:
+        """Return the section that the relocation's symbol is in."""
+        index = relocation.symbol.section_index
+        if SHN_UNDEF < index < SHN_LORESERVE:
+            return self._elf.sections[index]
+        name = relocation.symbol.name
+        if index == SHN_COMMON:
+            message, hint = f"{name} is in no section", "compile with -fno-common"
+        elif index != SHN_UNDEF:
+            message, hint = f"{name} is a fixed number, no address", ""
+        elif instruction.is_call:
+            message = f"{place.name} calls {name}, which the object does not define"
+            hint = "calls of kernel functions are not supported yet"
+        else:
+            message = f"{place.name} uses {name}, which the object does not define"
+            hint = "variables of the kernel (.ksyms, .kconfig) are not supported yet"
+        raise self._error(place, relocation.offset, message, relocation, hint=hint)
+
+    def _function(self, place: Place, offset: int, section: Section, address: int) -> str:
+        target = self._functions.at(section, address)
+        if target is None:
+            raise self._error(
+                place,
+                offset,
+                f"{place.name} refers to byte {address} of section {section.name}, "
+                "where no function begins",
+            )
+        return target.name
+
+    def _map_reference(self, place: Place, index: int, section: Section, address: int) -> Reference:
+        exact = self._maps.get((section.index, address))
+        if exact is not None:
+            return Reference(index, ReferenceKind.MAP, exact.name)
+        data = self._data.get(section.index)
+        if data is not None and self._elf.relocations(section):
+            raise self._elf.error(
+                f"{place.name} uses data that holds addresses, which are not supported",
+                section=section,
+                symbol=self._elf.relocations(section)[0].symbol,
+                hint="keep no pointers in global variables",
+            )
+        if data is not None and 0 <= address < data.value_size:
+            return Reference(index, ReferenceKind.MAP_VALUE, data.name, address)
+        raise self._error(
+            place,
+            place.start + index * INSN_SIZE,
+            f"{place.name} refers to byte {address} of section {section.name}, "
+            "where no map and no data of a map is",
+        )
+
+    def _error(
+        self,
+        place: Place,
+        offset: int,
+        message: str,
+        relocation: Relocation | None = None,
+        *,
+        hint: str = "",
+    ) -> ObjectFileError:
+        symbol = relocation.symbol.name if relocation and relocation.symbol.name else place.name
+        return self._elf.error(
+            message, section=place.section, symbol=symbol, offset=offset, hint=hint
+        )
+
+
+def _call_addend(instruction: Instruction, relocation: Relocation) -> int:
+    if relocation.addend is not None:
+        return relocation.addend
+    return (instruction.imm + 1) * INSN_SIZE
+
+
+def _load_addend(place: Place, offset: int, relocation: Relocation) -> int:
+    """Return the addend; in the instruction it is split over the immediates of both slots."""
+    if relocation.addend is not None:
+        return relocation.addend
+    data = place.section.data
+    value: int = _WORD.unpack(data[offset + 4 : offset + 8] + data[offset + 12 : offset + 16])[0]
+    return value

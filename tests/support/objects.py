@@ -1,0 +1,60 @@
+"""Real objects: the sources of tests/objects, compiled when a test asks for one."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parent.parent / "objects"
+NAMES = tuple(sorted(path.name.removesuffix(".bpf.c") for path in SOURCES.glob("*.bpf.c")))
+UNSUPPORTED = frozenset(
+    {"core_relocations", "externs", "kernel_config"}
+)  # well-formed, but refused
+COMPILERS = ("zig", "clang")
+
+_COMMANDS = {
+    "zig": [
+        *(sys.executable, "-m", "ziglang", "cc", "-target", "bpfel-freestanding", "-mcpu=v3"),
+        *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
+    ],
+    "clang": ["clang", "-target", "bpfel"],
+}
+
+
+@functools.cache
+def compiled(name: str, compiler: str = "zig", *, has_debug: bool = True) -> Path:
+    """Return the object made of tests/objects/NAME.bpf.c; once a session, removed at its end.
+
+    *compiler* is `zig` (the wheel) or `clang` (the distribution's; the test is skipped without).
+    *has_debug* off leaves out BTF and line information, as old objects do.
+    """
+    if compiler == "clang" and shutil.which("clang") is None:
+        pytest.skip("needs clang: apt install clang")
+    target = _folder() / f"{name}-{compiler}{'' if has_debug else '-plain'}.bpf.o"
+    options = ["-O2", *(["-g"] if has_debug else ["-g0"])]
+    source = SOURCES / f"{name}.bpf.c"
+    caches = {"ZIG_LOCAL_CACHE_DIR": str(_folder()), "ZIG_GLOBAL_CACHE_DIR": str(_folder())}
+    result = subprocess.run(
+        [*_COMMANDS[compiler], *options, "-c", str(source), "-o", str(target)],
+        env=os.environ | caches,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return target
+
+
+@functools.cache
+def _folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="bpfpin-objects-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -1,0 +1,275 @@
+"""What instructions refer to, and references that would make a wrong program."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from bpfpin.errors import ObjectFileError
+from bpfpin.insn import CALL, Instruction, call_helper, exit_, load_imm64, mov_imm
+from bpfpin.objfile.elf import SHN_ABS, SHN_COMMON, SymbolBinding
+from bpfpin.objfile.reader import read_object
+from bpfpin.spec import FunctionSpec, Reference, ReferenceKind
+from support.elf_writer import R_BPF_64_32, ElfWriter, NewSymbol
+
+RETURN = [mov_imm(0, 2), exit_()]
+MAP_DEF = struct.pack("<5I", 2, 4, 8, 16, 0)
+UNLINKED_CALL = Instruction(CALL, src=1, imm=-1)
+
+
+def functions_of(elf: ElfWriter, program: str = "main") -> dict[str, FunctionSpec]:
+    spec = read_object(elf.build())
+    return {function.name: function for function in spec.programs[program].functions}
+
+
+def references_of(elf: ElfWriter) -> list[Reference]:
+    return list(functions_of(elf)["main"].references)
+
+
+def with_load(value: int = 0) -> tuple[ElfWriter, NewSymbol]:
+    """Return an object whose program loads a 64-bit value in slots 0 and 1."""
+    elf = ElfWriter()
+    return elf, elf.function("xdp", "main", [*load_imm64(1, value), *RETURN])
+
+
+def with_call(imm: int = -1) -> tuple[ElfWriter, NewSymbol]:
+    """Return an object whose program calls in slot 0."""
+    elf = ElfWriter()
+    return elf, elf.function("xdp", "main", [Instruction(CALL, src=1, imm=imm), *RETURN])
+
+
+def test_a_map_is_referred_to_by_its_symbol() -> None:
+    elf, program = with_load()
+    maps = elf.section("maps", MAP_DEF * 2)
+    elf.symbol("first", maps, size=20)
+    elf.relocation(program, elf.symbol("second", maps, value=20, size=20))
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.MAP, "second")]
+
+
+def test_a_map_is_referred_to_by_its_section_and_an_offset() -> None:
+    elf, program = with_load(20)
+    maps = elf.section("maps", MAP_DEF * 2)
+    elf.symbol("first", maps, size=20)
+    elf.symbol("second", maps, value=20, size=20)
+    elf.relocation(program, elf.section_symbol(maps))
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.MAP, "second")]
+
+
+def test_a_named_variable_is_a_place_in_the_value_of_its_sections_map() -> None:
+    elf, program = with_load()
+    elf.relocation(program, elf.symbol("counter", elf.bss(".bss", 16), value=8, size=8))
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.MAP_VALUE, ".bss", 8)]
+
+
+def test_a_static_variable_is_a_section_and_the_offset_in_the_instruction() -> None:
+    elf, program = with_load(4)
+    elf.relocation(program, elf.section_symbol(elf.section(".rodata.str1.1", b"%d\n\0hi\0")))
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.MAP_VALUE, ".rodata.str1.1", 4)]
+
+
+def test_an_addend_of_the_relocation_counts_instead_of_the_instructions() -> None:
+    elf, program = with_load(99)
+    elf.relocation(program, elf.section_symbol(elf.bss(".bss", 16)), addend=12)
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.MAP_VALUE, ".bss", 12)]
+
+
+def test_a_call_by_name_goes_to_that_function() -> None:
+    elf, program = with_call()
+    elf.relocation(program, elf.function(".text", "helper", RETURN), type=R_BPF_64_32)
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.CALL, "helper")]
+
+
+def test_a_call_by_section_and_addend_goes_to_the_function_there() -> None:
+    """The addend of a call counts instructions from its next: `call 1` is byte 16."""
+    elf, program = with_call(imm=1)
+    elf.function(".text", "first", RETURN, binding=SymbolBinding.LOCAL)
+    text = elf.function(".text", "second", RETURN, binding=SymbolBinding.LOCAL).section
+    assert text is not None
+    elf.relocation(program, elf.section_symbol(text), type=R_BPF_64_32)
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.CALL, "second")]
+
+
+def test_a_call_within_the_section_needs_no_relocation() -> None:
+    elf, _ = with_call(imm=2)
+    elf.function("xdp", "beside", RETURN, binding=SymbolBinding.LOCAL)
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.CALL, "beside")]
+
+
+def test_an_address_of_code_is_a_reference_to_the_function() -> None:
+    elf, program = with_load(16)
+    elf.function(".text", "other", RETURN, binding=SymbolBinding.LOCAL)
+    text = elf.function(".text", "callback", RETURN, binding=SymbolBinding.LOCAL).section
+    assert text is not None
+    elf.relocation(program, elf.section_symbol(text))
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.FUNCTION, "callback")]
+
+
+def test_helper_calls_and_plain_numbers_are_no_references() -> None:
+    elf = ElfWriter()
+    elf.function("xdp", "main", [*load_imm64(1, 2**40), call_helper(7), *RETURN])
+
+    assert references_of(elf) == []
+
+
+def test_a_program_has_all_functions_it_can_reach_and_itself_first() -> None:
+    elf, program = with_call()
+    inner = elf.function(".text", "inner", RETURN)
+    outer = elf.function(".text", "outer", [UNLINKED_CALL, *RETURN])
+    elf.function(".text", "unused", RETURN)
+    elf.relocation(program, outer, type=R_BPF_64_32)
+    elf.relocation(outer, inner, type=R_BPF_64_32)
+
+    assert list(functions_of(elf)) == ["main", "outer", "inner"]
+
+
+def test_static_functions_of_one_name_carry_their_sections() -> None:
+    elf = ElfWriter()
+    program = elf.function("xdp", "main", [UNLINKED_CALL, UNLINKED_CALL, *RETURN])
+    one = elf.function("one", "helper", RETURN, binding=SymbolBinding.LOCAL)
+    two = elf.function("two", "helper", RETURN, binding=SymbolBinding.LOCAL)
+    elf.relocation(program, one, at=0, type=R_BPF_64_32)
+    elf.relocation(program, two, at=1, type=R_BPF_64_32)
+
+    assert list(functions_of(elf)) == ["main", "one:helper", "two:helper"]
+
+
+def test_a_function_symbol_without_type_and_size_reaches_to_the_next() -> None:
+    elf = ElfWriter()
+    first = elf.function("xdp", "main", RETURN)
+    second = elf.function("xdp", "other", [mov_imm(0, 1), *RETURN])
+    first.type = second.type = first.size = second.size = 0
+
+    assert len(functions_of(elf, "main")["main"].instructions) == 2
+    assert len(functions_of(elf, "other")["other"].instructions) == 3
+
+
+def test_a_reference_into_data_that_holds_addresses_is_refused() -> None:
+    """Nobody fills those addresses in, so that the program would read zeros."""
+    elf, program = with_load()
+    data = elf.section(".rodata", bytes(8))
+    text = elf.section_symbol(elf.section(".rodata.str1.1", b"text\0"))
+    elf.relocation(data, text, type=2)
+    elf.relocation(program, elf.section_symbol(data))
+
+    with pytest.raises(ObjectFileError, match="holds addresses"):
+        read_object(elf.build())
+
+
+def test_a_reference_past_the_end_of_its_data_is_refused() -> None:
+    elf, program = with_load(16)
+    elf.relocation(program, elf.section_symbol(elf.bss(".bss", 16)))
+
+    with pytest.raises(ObjectFileError, match=r"byte 16 of section \.bss"):
+        read_object(elf.build())
+
+
+def test_a_reference_into_the_middle_of_a_map_definition_is_refused() -> None:
+    elf, program = with_load(4)
+    elf.relocation(program, elf.symbol("counts", elf.section("maps", MAP_DEF), size=20))
+
+    with pytest.raises(ObjectFileError, match="byte 4 of section maps"):
+        read_object(elf.build())
+
+
+def test_a_reference_to_a_section_that_is_no_map_is_refused() -> None:
+    elf, program = with_load()
+    elf.relocation(program, elf.symbol("text", elf.license("GPL"), size=4))
+
+    with pytest.raises(ObjectFileError, match="section license, where no map"):
+        read_object(elf.build())
+
+
+def test_a_call_into_the_middle_of_a_function_is_refused() -> None:
+    elf, _ = with_call(imm=0)
+
+    with pytest.raises(ObjectFileError, match="where no function begins"):
+        read_object(elf.build())
+
+
+def test_a_call_of_a_kernel_function_names_it_and_the_section() -> None:
+    elf, program = with_call()
+    elf.relocation(program, elf.symbol("bpf_obj_new"), type=R_BPF_64_32)
+
+    with pytest.raises(ObjectFileError, match="main calls bpf_obj_new") as caught:
+        read_object(elf.build())
+
+    assert (caught.value.symbol, caught.value.section) == ("bpf_obj_new", "xdp")
+    assert caught.value.offset == 0
+    assert "not supported yet" in caught.value.hint
+
+
+def test_a_variable_of_the_kernel_is_refused_by_name() -> None:
+    elf, program = with_load()
+    elf.relocation(program, elf.symbol("jiffies"))
+
+    with pytest.raises(ObjectFileError, match="uses jiffies, which the object does not define"):
+        read_object(elf.build())
+
+
+@pytest.mark.parametrize(
+    ("index", "words"), [(SHN_COMMON, "is in no section"), (SHN_ABS, "a fixed number")]
+)
+def test_a_symbol_without_a_section_is_refused(index: int, words: str) -> None:
+    elf, program = with_load()
+    symbol = elf.symbol("odd")
+    symbol.section_index = index
+    elf.relocation(program, symbol)
+
+    with pytest.raises(ObjectFileError, match=words):
+        read_object(elf.build())
+
+
+def test_a_relocation_that_does_not_fit_its_instruction_is_refused() -> None:
+    elf, program = with_load()
+    helper = elf.function(".text", "helper", RETURN)
+    elf.relocation(program, helper, at=0, type=R_BPF_64_32)
+
+    with pytest.raises(ObjectFileError, match="relocation type 10 does not fit"):
+        read_object(elf.build())
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["upper half", "return"])
+def test_a_relocation_where_nothing_can_be_filled_in_is_refused(at: int) -> None:
+    elf, program = with_load()
+    elf.relocation(program, elf.section_symbol(elf.bss(".bss", 8)), at=at)
+
+    with pytest.raises(ObjectFileError):
+        read_object(elf.build())
+
+
+def test_two_relocations_of_one_instruction_are_refused() -> None:
+    elf, program = with_load()
+    bss = elf.section_symbol(elf.bss(".bss", 8))
+    elf.relocation(program, bss)
+    elf.relocation(program, bss)
+
+    with pytest.raises(ObjectFileError, match="second one"):
+        read_object(elf.build())
+
+
+@pytest.mark.parametrize("source", [1, 2, 4])
+def test_a_descriptor_in_the_file_is_refused(source: int) -> None:
+    """It would be whatever this process happens to have open under that number."""
+    elf = ElfWriter()
+    elf.function("xdp", "main", [*load_imm64(1, 3, src=source), *RETURN])
+
+    with pytest.raises(ObjectFileError, match="no relocation says to what"):
+        read_object(elf.build())
+
+
+def test_a_load_that_is_cut_in_two_is_refused() -> None:
+    elf = ElfWriter()
+    elf.function("xdp", "main", [mov_imm(0, 1), load_imm64(1, 3)[0]])
+
+    with pytest.raises(ObjectFileError, match="without its upper half"):
+        read_object(elf.build())
