@@ -1,0 +1,1 @@
+"""The kernel's door: integers and bytes in, integers and bytes out."""

@@ -1,0 +1,161 @@
+"""The attribute of each bpf(2) command: the members of `union bpf_attr` in linux/bpf.h, one by one.
+
+Every structure is exactly as long as the members we use and is zero where nothing was given. The
+kernel takes a shorter attribute as if it went on with zeros, and refuses members it does not know
+only when they are not zero.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from bpfpin.uapi import OBJ_NAME_LEN
+
+Fields = list[tuple[str, Any]]
+
+
+def u32(*names: str) -> Fields:
+    """Members of 32 bits."""
+    return [(name, ctypes.c_uint32) for name in names]
+
+
+def s32(*names: str) -> Fields:
+    """Signed members of 32 bits."""
+    return [(name, ctypes.c_int32) for name in names]
+
+
+def u64(*names: str) -> Fields:
+    """Members of 64 bits, pointers too."""
+    return [(name, ctypes.c_uint64) for name in names]
+
+
+def name16(field: str) -> Fields:
+    """Room for the name of an object: sixteen bytes, the last one NUL."""
+    return [(field, ctypes.c_char * OBJ_NAME_LEN)]
+
+
+class MapCreateAttr(ctypes.Structure):
+    """BPF_MAP_CREATE."""
+
+    _fields_ = [
+        *u32("map_type", "key_size", "value_size", "max_entries", "map_flags"),
+        *u32("inner_map_fd", "numa_node"),
+        *name16("map_name"),
+        *u32("map_ifindex", "btf_fd", "btf_key_type_id", "btf_value_type_id"),
+        *u32("btf_vmlinux_value_type_id"),
+        *u64("map_extra"),
+    ]
+
+
+class MapElemAttr(ctypes.Structure):
+    """One element of a map; `value` is the next key for BPF_MAP_GET_NEXT_KEY."""
+
+    _fields_ = [*u32("map_fd"), *u64("key", "value", "flags")]
+
+
+class MapFreezeAttr(ctypes.Structure):
+    """BPF_MAP_FREEZE."""
+
+    _fields_ = u32("map_fd")
+
+
+class MapBatchAttr(ctypes.Structure):
+    """BPF_MAP_*_BATCH; `count` is what is asked, then what was done."""
+
+    _fields_ = [
+        *u64("in_batch", "out_batch", "keys", "values"),
+        *u32("count", "map_fd"),
+        *u64("elem_flags", "flags"),
+    ]
+
+
+class ProgLoadAttr(ctypes.Structure):
+    """BPF_PROG_LOAD."""
+
+    _fields_ = [
+        *u32("prog_type", "insn_cnt"),
+        *u64("insns", "license"),
+        *u32("log_level", "log_size"),
+        *u64("log_buf"),
+        *u32("kern_version", "prog_flags"),
+        *name16("prog_name"),
+        *u32("prog_ifindex", "expected_attach_type", "prog_btf_fd", "func_info_rec_size"),
+        *u64("func_info"),
+        *u32("func_info_cnt", "line_info_rec_size"),
+        *u64("line_info"),
+        *u32("line_info_cnt", "attach_btf_id", "attach_btf_obj_fd", "core_relo_cnt"),
+        *u64("fd_array", "core_relos"),
+        *u32("core_relo_rec_size", "log_true_size"),
+    ]
+
+
+class ProgTestRunAttr(ctypes.Structure):
+    """BPF_PROG_TEST_RUN."""
+
+    _fields_ = [
+        *u32("prog_fd", "retval", "data_size_in", "data_size_out"),
+        *u64("data_in", "data_out"),
+        *u32("repeat", "duration", "ctx_size_in", "ctx_size_out"),
+        *u64("ctx_in", "ctx_out"),
+        *u32("flags", "cpu", "batch_size"),
+    ]
+
+
+class ObjAttr(ctypes.Structure):
+    """BPF_OBJ_PIN and BPF_OBJ_GET; `path_fd` counts with BPF_F_PATH_FD only (Linux 6.5)."""
+
+    _fields_ = [*u64("pathname"), *u32("bpf_fd", "file_flags"), *s32("path_fd")]
+
+
+class ObjInfoAttr(ctypes.Structure):
+    """BPF_OBJ_GET_INFO_BY_FD."""
+
+    _fields_ = [*u32("bpf_fd", "info_len"), *u64("info")]
+
+
+class IdAttr(ctypes.Structure):
+    """BPF_*_GET_NEXT_ID and BPF_*_GET_FD_BY_ID; `id` is where to start, or what to open."""
+
+    _fields_ = u32("id", "next_id", "open_flags")
+
+
+class BtfLoadAttr(ctypes.Structure):
+    """BPF_BTF_LOAD."""
+
+    _fields_ = [
+        *u64("btf", "btf_log_buf"),
+        *u32("btf_size", "btf_log_size", "btf_log_level", "btf_log_true_size"),
+    ]
+
+
+class LinkCreateAttr(ctypes.Structure):
+    """BPF_LINK_CREATE; the last two are those of tcx, netkit and cgroup links."""
+
+    _fields_ = [
+        *u32("prog_fd", "target", "attach_type", "flags", "relative"),
+        *u64("expected_revision"),
+    ]
+
+
+class LinkUpdateAttr(ctypes.Structure):
+    """BPF_LINK_UPDATE."""
+
+    _fields_ = u32("link_fd", "new_prog_fd", "flags", "old_prog_fd")
+
+
+class LinkDetachAttr(ctypes.Structure):
+    """BPF_LINK_DETACH."""
+
+    _fields_ = u32("link_fd")
+
+
+class ProgQueryAttr(ctypes.Structure):
+    """BPF_PROG_QUERY."""
+
+    _fields_ = [
+        *u32("target", "attach_type", "query_flags", "attach_flags"),
+        *u64("prog_ids"),
+        *u32("count", "reserved"),
+        *u64("prog_attach_flags", "link_ids", "link_attach_flags", "revision"),
+    ]

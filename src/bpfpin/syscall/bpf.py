@@ -1,0 +1,256 @@
+"""The commands of bpf(2), one function each, named as the kernel names them.
+
+They know nothing of layouts or types; what they may raise is in the table of `refusal.py`. A
+`target` names in errors what is asked of. Commands that run thousands of times a second have no
+function here: `objects` keeps a `call.Call` for them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from bpfpin.errors import IdNotFoundError
+from bpfpin.syscall.attr import (
+    BtfLoadAttr,
+    IdAttr,
+    LinkCreateAttr,
+    LinkDetachAttr,
+    LinkUpdateAttr,
+    MapBatchAttr,
+    MapCreateAttr,
+    MapElemAttr,
+    MapFreezeAttr,
+    ObjAttr,
+    ObjInfoAttr,
+    ProgLoadAttr,
+    ProgQueryAttr,
+    ProgTestRunAttr,
+)
+from bpfpin.syscall.call import bpf
+from bpfpin.uapi import Cmd, LinkUpdateFlag
+
+Path = str | bytes | os.PathLike[str]
+
+
+def address(buffer: ctypes.Array[ctypes.c_char] | None) -> int:
+    """Return where *buffer* lies, 0 for none; the caller keeps it alive during the call."""
+    return 0 if buffer is None else ctypes.addressof(buffer)
+
+
+def buffer_of(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    """Return a writable copy of *data* for the kernel, without a NUL at its end."""
+    return (ctypes.c_char * len(data)).from_buffer_copy(data)
+
+
+def map_create(attribute: MapCreateAttr, *, target: str = "") -> int:
+    """Make a map and return its descriptor (BPF_MAP_CREATE)."""
+    return bpf(Cmd.MAP_CREATE, attribute, target=target)
+
+
+def map_freeze(fd: int, *, target: str = "") -> None:
+    """Make the map read-only for user space, for ever (BPF_MAP_FREEZE)."""
+    bpf(Cmd.MAP_FREEZE, MapFreezeAttr(map_fd=fd), target=target)
+
+
+def map_lookup_elem(
+    fd: int, key: bytes, value_size: int, *, flags: int = 0, target: str = ""
+) -> bytes:
+    """Return the value at *key*, *value_size* bytes (BPF_MAP_LOOKUP_ELEM)."""
+    return _read_elem(Cmd.MAP_LOOKUP_ELEM, fd, key, value_size, flags=flags, target=target)
+
+
+def map_lookup_and_delete_elem(
+    fd: int, key: bytes, value_size: int, *, flags: int = 0, target: str = ""
+) -> bytes:
+    """Return the value at *key* and remove it (BPF_MAP_LOOKUP_AND_DELETE_ELEM).
+
+    A queue or a stack has no keys: *key* is empty, and the value is popped.
+    """
+    command = Cmd.MAP_LOOKUP_AND_DELETE_ELEM
+    return _read_elem(command, fd, key, value_size, flags=flags, target=target)
+
+
+def map_get_next_key(fd: int, key: bytes | None, key_size: int, *, target: str = "") -> bytes:
+    """Return the key after *key*, the first one for None (BPF_MAP_GET_NEXT_KEY)."""
+    return _read_elem(Cmd.MAP_GET_NEXT_KEY, fd, key or b"", key_size, target=target)
+
+
+def _read_elem(
+    command: Cmd, fd: int, key: bytes, size: int, *, flags: int = 0, target: str = ""
+) -> bytes:
+    key_buffer = buffer_of(key) if key else None
+    value = ctypes.create_string_buffer(size)
+    attribute = MapElemAttr(fd, address(key_buffer), ctypes.addressof(value), flags)
+    bpf(command, attribute, target=target)
+    return value.raw
+
+
+def map_update_elem(fd: int, key: bytes, value: bytes, *, flags: int = 0, target: str = "") -> None:
+    """Write *value* at *key* (BPF_MAP_UPDATE_ELEM)."""
+    key_buffer, value_buffer = buffer_of(key), buffer_of(value)
+    attribute = MapElemAttr(fd, address(key_buffer), address(value_buffer), flags)
+    bpf(Cmd.MAP_UPDATE_ELEM, attribute, target=target)
+
+
+def map_delete_elem(fd: int, key: bytes, *, flags: int = 0, target: str = "") -> None:
+    """Remove *key* (BPF_MAP_DELETE_ELEM)."""
+    key_buffer = buffer_of(key)
+    attribute = MapElemAttr(fd, address(key_buffer), 0, flags)
+    bpf(Cmd.MAP_DELETE_ELEM, attribute, target=target)
+
+
+def map_update_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
+    """Write many elements (BPF_MAP_UPDATE_BATCH); `count` says afterwards how many were."""
+    bpf(Cmd.MAP_UPDATE_BATCH, attribute, target=target)
+
+
+def map_delete_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
+    """Remove many keys (BPF_MAP_DELETE_BATCH); `count` says afterwards how many were."""
+    bpf(Cmd.MAP_DELETE_BATCH, attribute, target=target)
+
+
+def map_lookup_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
+    """Read many elements (BPF_MAP_LOOKUP_BATCH); at the map's end `KeyNotFoundError`."""
+    bpf(Cmd.MAP_LOOKUP_BATCH, attribute, target=target)
+
+
+def map_lookup_and_delete_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
+    """Read and remove many elements (BPF_MAP_LOOKUP_AND_DELETE_BATCH)."""
+    bpf(Cmd.MAP_LOOKUP_AND_DELETE_BATCH, attribute, target=target)
+
+
+def prog_load(attribute: ProgLoadAttr, *, target: str = "") -> int:
+    """Verify and load a program and return its descriptor (BPF_PROG_LOAD).
+
+    A log that did not fit raises `BufferTooSmallError`; the attribute's `log_true_size` then says
+    how much there was (Linux 6.4, 0 before).
+    """
+    return bpf(Cmd.PROG_LOAD, attribute, target=target)
+
+
+def prog_test_run(attribute: ProgTestRunAttr, *, target: str = "") -> None:
+    """Run a program once or more on given input (BPF_PROG_TEST_RUN)."""
+    bpf(Cmd.PROG_TEST_RUN, attribute, target=target)
+
+
+def prog_query(attribute: ProgQueryAttr, *, target: str = "") -> None:
+    """Ask which programs are attached at a hook (BPF_PROG_QUERY)."""
+    bpf(Cmd.PROG_QUERY, attribute, target=target)
+
+
+def obj_pin(fd: int, path: Path, *, flags: int = 0, path_fd: int = 0) -> None:
+    """Give an object a name in bpffs (BPF_OBJ_PIN); never follows a symbolic link."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attribute = ObjAttr(ctypes.addressof(name), fd, flags, path_fd)
+    bpf(Cmd.OBJ_PIN, attribute, target=os.fsdecode(path))
+
+
+def obj_get(path: Path, *, flags: int = 0, path_fd: int = 0) -> int:
+    """Open what is pinned at *path* and return its descriptor (BPF_OBJ_GET).
+
+    Symbolic links are followed; *flags* are of `ObjectFlag`.
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attribute = ObjAttr(ctypes.addressof(name), 0, flags, path_fd)
+    return bpf(Cmd.OBJ_GET, attribute, target=os.fsdecode(path))
+
+
+def obj_get_info_by_fd(fd: int, info: ctypes.Structure) -> int:
+    """Fill *info* and return how many bytes of it the kernel knows (BPF_OBJ_GET_INFO_BY_FD)."""
+    attribute = ObjInfoAttr(fd, ctypes.sizeof(info), ctypes.addressof(info))
+    bpf(Cmd.OBJ_GET_INFO_BY_FD, attribute, target=f"descriptor {fd}")
+    return int(attribute.info_len)
+
+
+def map_get_next_id(after: int) -> int | None:
+    """Return the next map id above *after*, None at the end (BPF_MAP_GET_NEXT_ID)."""
+    return _next_id(Cmd.MAP_GET_NEXT_ID, after)
+
+
+def prog_get_next_id(after: int) -> int | None:
+    """Return the next program id above *after*, None at the end (BPF_PROG_GET_NEXT_ID)."""
+    return _next_id(Cmd.PROG_GET_NEXT_ID, after)
+
+
+def link_get_next_id(after: int) -> int | None:
+    """Return the next link id above *after*, None at the end (BPF_LINK_GET_NEXT_ID)."""
+    return _next_id(Cmd.LINK_GET_NEXT_ID, after)
+
+
+def btf_get_next_id(after: int) -> int | None:
+    """Return the next BTF id above *after*, None at the end (BPF_BTF_GET_NEXT_ID)."""
+    return _next_id(Cmd.BTF_GET_NEXT_ID, after)
+
+
+def _next_id(command: Cmd, after: int) -> int | None:
+    attribute = IdAttr(after)
+    try:
+        bpf(command, attribute)
+    except IdNotFoundError:
+        return None
+    return int(attribute.next_id)
+
+
+def map_get_fd_by_id(map_id: int, *, flags: int = 0) -> int:
+    """Open map *map_id* (BPF_MAP_GET_FD_BY_ID); *flags* are of `ObjectFlag`."""
+    return bpf(Cmd.MAP_GET_FD_BY_ID, IdAttr(map_id, 0, flags), target=f"map id {map_id}")
+
+
+def prog_get_fd_by_id(prog_id: int) -> int:
+    """Open program *prog_id* (BPF_PROG_GET_FD_BY_ID)."""
+    return bpf(Cmd.PROG_GET_FD_BY_ID, IdAttr(prog_id), target=f"program id {prog_id}")
+
+
+def link_get_fd_by_id(link_id: int) -> int:
+    """Open link *link_id* (BPF_LINK_GET_FD_BY_ID)."""
+    return bpf(Cmd.LINK_GET_FD_BY_ID, IdAttr(link_id), target=f"link id {link_id}")
+
+
+def btf_get_fd_by_id(btf_id: int) -> int:
+    """Open BTF *btf_id* (BPF_BTF_GET_FD_BY_ID)."""
+    return bpf(Cmd.BTF_GET_FD_BY_ID, IdAttr(btf_id), target=f"BTF id {btf_id}")
+
+
+def btf_load(data: bytes, *, log_size: int = 0, target: str = "") -> int:
+    """Load BTF and return its descriptor (BPF_BTF_LOAD).
+
+    With *log_size* the kernel's complaint is in the hint of the error.
+    """
+    buffer = buffer_of(data)
+    log = ctypes.create_string_buffer(log_size) if log_size else None
+    attribute = BtfLoadAttr(address(buffer), address(log), len(data), log_size, int(log_size > 0))
+    try:
+        return bpf(Cmd.BTF_LOAD, attribute, target=target)
+    except OSError as error:
+        if log is not None and hasattr(error, "hint"):
+            error.hint = log.value.decode(errors="replace").strip()
+        raise
+
+
+def link_create(
+    prog_fd: int, link_target: int, attach_type: int, *, flags: int = 0, target: str = ""
+) -> int:
+    """Attach a program and return the link's descriptor (BPF_LINK_CREATE).
+
+    *link_target* is an ifindex, or the descriptor of a cgroup or a network namespace.
+    """
+    attribute = LinkCreateAttr(prog_fd, link_target, attach_type, flags)
+    return bpf(Cmd.LINK_CREATE, attribute, target=target)
+
+
+def link_update(
+    link_fd: int, new_prog_fd: int, *, old_prog_fd: int | None = None, target: str = ""
+) -> None:
+    """Let a link run another program, atomically (BPF_LINK_UPDATE).
+
+    With *old_prog_fd* only if it runs that one now, else `ProgramChangedError`.
+    """
+    flags = LinkUpdateFlag(0) if old_prog_fd is None else LinkUpdateFlag.REPLACE
+    attribute = LinkUpdateAttr(link_fd, new_prog_fd, flags, old_prog_fd or 0)
+    bpf(Cmd.LINK_UPDATE, attribute, target=target)
+
+
+def link_detach(link_fd: int, *, target: str = "") -> None:
+    """Detach a link's program for good; the link stays, defunct (BPF_LINK_DETACH)."""
+    bpf(Cmd.LINK_DETACH, LinkDetachAttr(link_fd), target=target)

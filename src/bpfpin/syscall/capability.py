@@ -1,0 +1,109 @@
+"""Which capability a bpf(2) command needs, and which of those this thread lacks.
+
+The kernel's rules: bpf_capable() is CAP_BPF or CAP_SYS_ADMIN, the other two likewise
+(include/linux/capability.h); who asks for which is in kernel/bpf/syscall.c.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from pathlib import Path
+
+from bpfpin.uapi import Cmd, MapType, ProgramType
+
+STATUS = Path("/proc/thread-self/status")
+UID_MAP = Path("/proc/self/uid_map")
+WHOLE_UID_MAP = ["0", "0", "4294967295"]
+
+
+class Capability(IntEnum):
+    """The capabilities that bpf(2) and our mounts ask for, by their bit."""
+
+    CAP_NET_ADMIN = 12
+    CAP_SYS_ADMIN = 21
+    CAP_PERFMON = 38
+    CAP_BPF = 39
+
+
+BPF, NET, PERFMON = Capability.CAP_BPF, Capability.CAP_NET_ADMIN, Capability.CAP_PERFMON
+ADMIN = Capability.CAP_SYS_ADMIN
+
+BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
+    Cmd.MAP_CREATE: (BPF,),
+    Cmd.PROG_LOAD: (BPF,),
+    Cmd.BTF_LOAD: (BPF,),
+    Cmd.LINK_CREATE: (BPF, NET),
+    Cmd.PROG_QUERY: (NET,),
+    Cmd.PROG_GET_NEXT_ID: (ADMIN,),
+    Cmd.MAP_GET_NEXT_ID: (ADMIN,),
+    Cmd.BTF_GET_NEXT_ID: (ADMIN,),
+    Cmd.LINK_GET_NEXT_ID: (ADMIN,),
+    Cmd.PROG_GET_FD_BY_ID: (ADMIN,),
+    Cmd.MAP_GET_FD_BY_ID: (ADMIN,),
+    Cmd.BTF_GET_FD_BY_ID: (ADMIN,),
+    Cmd.LINK_GET_FD_BY_ID: (ADMIN,),
+    "mount": (ADMIN,),
+    "setns": (ADMIN,),
+    "unshare": (ADMIN,),
+}
+NET_MAPS = frozenset(
+    {MapType.SOCKMAP, MapType.SOCKHASH, MapType.DEVMAP, MapType.DEVMAP_HASH, MapType.XSKMAP}
+)
+TRACING_PROGRAMS = frozenset(
+    {
+        ProgramType.KPROBE,
+        ProgramType.TRACEPOINT,
+        ProgramType.PERF_EVENT,
+        ProgramType.RAW_TRACEPOINT,
+        ProgramType.RAW_TRACEPOINT_WRITABLE,
+        ProgramType.TRACING,
+        ProgramType.LSM,
+        ProgramType.STRUCT_OPS,
+        ProgramType.EXT,
+    }
+)
+PLAIN_PROGRAMS = frozenset(
+    {
+        ProgramType.SOCKET_FILTER,
+        ProgramType.CGROUP_SKB,
+        ProgramType.SK_REUSEPORT,
+        ProgramType.SK_LOOKUP,
+        ProgramType.SYSCALL,
+    }
+)
+
+
+def missing_capabilities(command: Cmd | str, subtype: int = 0) -> tuple[str, ...]:
+    """Return the capabilities that *command* needs and this thread lacks, by name.
+
+    *subtype* is the type of the map or program to be made. Outside the first user namespace all
+    of them count as missing: the kernel asks for them there.
+    """
+    needed = _needed(command, subtype)
+    if not _is_first_user_namespace():
+        return tuple(capability.name for capability in needed)
+    held = _held()
+    if held >> ADMIN & 1:
+        return ()
+    return tuple(capability.name for capability in needed if not held >> capability & 1)
+
+
+def _needed(command: Cmd | str, subtype: int) -> tuple[Capability, ...]:
+    needed = BY_COMMAND.get(command, ())
+    if command == Cmd.MAP_CREATE and subtype in NET_MAPS:
+        return (*needed, NET)
+    if command != Cmd.PROG_LOAD or subtype in PLAIN_PROGRAMS:
+        return needed
+    return (*needed, PERFMON if subtype in TRACING_PROGRAMS else NET)
+
+
+def _held() -> int:
+    """Return the effective capabilities as a mask (`CapEff` of proc_pid_status(5))."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _is_first_user_namespace() -> bool:
+    return UID_MAP.read_text().split() == WHOLE_UID_MAP

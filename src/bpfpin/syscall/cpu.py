@@ -1,0 +1,23 @@
+"""The CPUs that the kernel lays out per-CPU values for."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+POSSIBLE = Path("/sys/devices/system/cpu/possible")
+
+
+@functools.cache
+def possible_cpus() -> int:
+    """Return how many values a per-CPU element has: one a possible CPU, online or not.
+
+    The kernel counts `num_possible_cpus()`; it is fixed at boot.
+    """
+    return count_cpus(POSSIBLE.read_text())
+
+
+def count_cpus(ranges: str) -> int:
+    """Count the CPUs of a list like `0-3,8` (Documentation/admin-guide/cputopology.rst)."""
+    bounds = (part.split("-") for part in ranges.strip().split(","))
+    return sum(int(pair[-1]) - int(pair[0]) + 1 for pair in bounds)

@@ -1,0 +1,154 @@
+"""Files, directories and mounts beyond the functions of `os`."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+from dataclasses import dataclass
+from enum import IntFlag
+from pathlib import Path
+
+from bpfpin.syscall.libc import LIBC, checked
+
+AT_FDCWD = -100
+BPFFS_MAGIC = 0xCAFE4A11
+MOUNTINFO = Path("/proc/self/mountinfo")
+LOCKS = Path("/proc/locks")
+OPENAT2 = ctypes.c_long(437)
+STATFS_SIZE = 256  # struct statfs takes 120 bytes; its first word is f_type
+
+
+class Resolve(IntFlag):
+    """How openat2(2) may walk a path."""
+
+    NO_XDEV = 0x1
+    NO_MAGICLINKS = 0x2
+    NO_SYMLINKS = 0x4
+    BENEATH = 0x8
+    IN_ROOT = 0x10
+
+
+class Rename(IntFlag):
+    """How renameat2(2) renames; bpffs knows the exchange since Linux 5.16."""
+
+    REPLACE = 0
+    NOREPLACE = 0x1
+    EXCHANGE = 0x2
+
+
+class MountFlag(IntFlag):
+    """Flags of mount(2) for a file system without programs or devices."""
+
+    NOSUID = 0x2
+    NODEV = 0x4
+    NOEXEC = 0x8
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/self/mountinfo; *device* is (major, minor)."""
+
+    mount_point: str
+    fs_type: str
+    source: str
+    root: str
+    options: frozenset[str]
+    device: tuple[int, int]
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
+
+
+def openat2(
+    path: str | Path, *, flags: int = os.O_PATH, resolve: Resolve, dir_fd: int = AT_FDCWD
+) -> int:
+    """Open *path* and return a descriptor, walking only where *resolve* allows (openat2(2))."""
+    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    answer = LIBC.syscall(OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), size)
+    return checked("openat2", answer, target=str(path))
+
+
+def renameat2(
+    old: str | Path,
+    new: str | Path,
+    *,
+    flags: Rename = Rename.REPLACE,
+    old_dir_fd: int = AT_FDCWD,
+    new_dir_fd: int = AT_FDCWD,
+) -> None:
+    """Rename, or exchange two names, in one step (renameat2(2))."""
+    names = (old_dir_fd, os.fsencode(old), new_dir_fd, os.fsencode(new))
+    answer = LIBC.renameat2(*names, ctypes.c_uint(flags))
+    checked("renameat2", answer, target=f"{old} -> {new}")
+
+
+def is_bpffs(place: str | Path | int) -> bool:
+    """Whether a path or descriptor lies in a bpffs (statfs(2)); `PinNotFoundError` if nowhere."""
+    buffer = ctypes.create_string_buffer(STATFS_SIZE)
+    if isinstance(place, int):
+        answer = LIBC.fstatfs(place, buffer)
+    else:
+        answer = LIBC.statfs(os.fsencode(place), buffer)
+    checked("statfs", answer, target=str(place))
+    return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF == BPFFS_MAGIC
+
+
+def mount_bpffs(path: str | Path) -> None:
+    """Mount a bpffs on the directory *path* (mount(2)); needs CAP_SYS_ADMIN."""
+    flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
+    answer = LIBC.mount(b"bpf", os.fsencode(path), b"bpf", ctypes.c_ulong(flags), None)
+    checked("mount", answer, target=str(path))
+
+
+def mounts() -> list[Mount]:
+    """Return the mounts that this process sees, in the order they were made."""
+    return [_mount(line) for line in MOUNTINFO.read_text(errors="surrogateescape").splitlines()]
+
+
+def _mount(line: str) -> Mount:
+    """Read a line: `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/sda rw` (proc(5))."""
+    mount, _, system = line.partition(" - ")
+    device, root, point, options = mount.split(" ")[2:6]
+    fs_type, source = system.split(" ")[:2]
+    major, minor = device.split(":")
+    flags = frozenset(options.split(","))
+    places = (_unescape(point), fs_type, _unescape(source), _unescape(root))
+    return Mount(*places, flags, (int(major), int(minor)))
+
+
+def _unescape(text: str) -> str:
+    r"""Turn `\040` back into a space; the kernel writes space, tab, newline and backslash so."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def try_lock(fd: int) -> bool:
+    """Take the exclusive flock(2) of an open file; False when somebody else holds it.
+
+    It ends with the last descriptor of this opening of the file, at the latest with the process.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def unlock(fd: int) -> None:
+    """Give the flock(2) of an open file back."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def lock_holder(place: str | Path | int) -> int | None:
+    """Return the pid that holds the flock of a path or descriptor, None for nobody (/proc/locks).
+
+    A holder in another pid namespace shows as pid 0.
+    """
+    status = os.stat(place)  # noqa: PTH116  (Path takes no descriptor)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    lines = (line.split() for line in LOCKS.read_text().splitlines())
+    # A line of somebody waiting has an arrow in its second place.
+    return next((int(f[4]) for f in lines if f[1] == "FLOCK" and f[5] == device), None)

@@ -1,0 +1,82 @@
+"""Network namespaces: enter and leave, name and tell apart. All of it is per thread.
+
+A name stands for the file that `ip netns add` mounts in /run/netns. The mount namespace is left
+alone, so bpffs stays visible, which `ip netns exec` hides.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bpfpin.errors import BpfError, NamespaceNotFoundError
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.libc import LIBC, checked
+from bpfpin.syscall.refusal import refusal
+
+NAMED = Path("/run/netns")
+OWN = Path("/proc/thread-self/ns/net")
+CLONE_NEWNET = 0x40000000
+
+
+def path_of(name: str | Path) -> Path:
+    """Return the file of a namespace: a name under /run/netns, or a path as it is."""
+    return Path(name) if os.sep in os.fspath(name) else NAMED / name
+
+
+def names() -> list[str]:
+    """Return the namespaces that have a name."""
+    return sorted(entry.name for entry in NAMED.iterdir()) if NAMED.is_dir() else []
+
+
+def open_namespace(name: str | Path) -> Descriptor:
+    """Open a namespace; `NamespaceNotFoundError` with the near names."""
+    try:
+        return Descriptor(os.open(path_of(name), os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise _with_names(refusal("open netns", error.errno or 0, target=str(name)), name) from None
+
+
+def _with_names(error: BpfError, name: str | Path) -> BpfError:
+    if isinstance(error, NamespaceNotFoundError):
+        near = difflib.get_close_matches(os.fspath(name), names()) or names()
+        error.hint = f"there are: {', '.join(near)}" if near else "there are none in /run/netns"
+    return error
+
+
+@contextmanager
+def enter(name: str | Path | None) -> Iterator[None]:
+    """Run the block in namespace *name* (setns(2)); None stays where we are.
+
+    Only this thread moves, and it comes back whatever happens.
+    """
+    if name is None:
+        yield
+        return
+    with Descriptor(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)) as home:
+        with open_namespace(name) as there:
+            _move(there, str(name))
+        try:
+            yield
+        finally:
+            _move(home, "the namespace we came from")
+
+
+def _move(namespace: Descriptor, target: str) -> None:
+    checked("setns", LIBC.setns(namespace.fileno(), CLONE_NEWNET), target=target)
+
+
+def inode(name: str | Path | None = None) -> int:
+    """Return the inode that identifies a namespace, None: this thread's."""
+    if name is None:
+        return OWN.stat().st_ino
+    with open_namespace(name) as there:
+        return os.fstat(there.fileno()).st_ino
+
+
+def unshare() -> None:
+    """Move this thread into a new network namespace that ends with it (unshare(2))."""
+    checked("unshare", LIBC.unshare(CLONE_NEWNET), target="a new network namespace")

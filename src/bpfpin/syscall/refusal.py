@@ -1,0 +1,169 @@
+"""From a refused system call to an exception: the one table of (command, errno).
+
+A command is a `Cmd` of bpf(2), or the name of another system call. A row under `None` holds for
+every command that has no row of its own for that errno.
+"""
+
+from __future__ import annotations
+
+import errno as e
+import os
+from collections.abc import Sequence
+
+from bpfpin.errors import (
+    AttachError,
+    BpfError,
+    HookBusyError,
+    IdNotFoundError,
+    InterfaceNotFoundError,
+    KeyExistsError,
+    KeyNotFoundError,
+    MapFullError,
+    NamespaceNotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PinError,
+    PinExistsError,
+    PinNotFoundError,
+    ProgramChangedError,
+    ReadOnlyMapError,
+    SyscallError,
+    UnsafePathError,
+)
+from bpfpin.syscall.capability import missing_capabilities
+from bpfpin.uapi import Cmd
+
+# The kernel's own ENOTSUPP, which no C library has a name for; told as EOPNOTSUPP.
+ENOTSUPP = 524
+
+
+class BufferTooSmallError(SyscallError):
+    """What the kernel had to write did not fit (ENOSPC); ask again with more room."""
+
+
+class InvalidArgumentError(SyscallError):
+    """The kernel takes these arguments for wrong (EINVAL); it may know no such flag or type."""
+
+
+Row = tuple[type[BpfError], str]
+
+NO_KEY: Row = (KeyNotFoundError, "there is no such key")
+NO_ID: Row = (IdNotFoundError, "there is no such id")
+READ_ONLY: Row = (ReadOnlyMapError, "the map is frozen or was opened for reading only")
+NO_BATCH: Row = (NotSupportedError, "maps of this type have no batches here")
+TAKEN: Row = (PinExistsError, "the name is taken")
+NO_PIN: Row = (PinNotFoundError, "nothing is pinned there")
+
+LOOKUPS = (Cmd.MAP_LOOKUP_ELEM, Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_GET_NEXT_KEY)
+REMOVALS = (
+    Cmd.MAP_DELETE_ELEM,
+    Cmd.MAP_DELETE_BATCH,
+    Cmd.MAP_LOOKUP_AND_DELETE_ELEM,
+    Cmd.MAP_LOOKUP_AND_DELETE_BATCH,
+)
+UPDATES = (Cmd.MAP_UPDATE_ELEM, Cmd.MAP_UPDATE_BATCH)
+OPENINGS = (
+    Cmd.PROG_GET_FD_BY_ID,
+    Cmd.MAP_GET_FD_BY_ID,
+    Cmd.BTF_GET_FD_BY_ID,
+    Cmd.LINK_GET_FD_BY_ID,
+    Cmd.PROG_GET_NEXT_ID,
+    Cmd.MAP_GET_NEXT_ID,
+    Cmd.BTF_GET_NEXT_ID,
+    Cmd.LINK_GET_NEXT_ID,
+)
+
+TABLE: dict[tuple[Cmd | str | None, int], Row] = {
+    (None, e.EPERM): (PermissionDeniedError, "not permitted"),
+    (None, e.EACCES): (PermissionDeniedError, "access denied"),
+    (None, e.EINVAL): (InvalidArgumentError, "the kernel refused the arguments"),
+    (None, e.ENOSPC): (BufferTooSmallError, "no room for the answer"),
+    (None, e.EOPNOTSUPP): (NotSupportedError, "not supported here"),
+    (None, ENOTSUPP): (NotSupportedError, "not supported here"),
+    (None, e.ENOSYS): (NotSupportedError, "this kernel has no such call"),
+    (None, e.E2BIG): (NotSupportedError, "this kernel is older than something asked of it"),
+    **{(command, e.ENOENT): NO_KEY for command in (*LOOKUPS, *REMOVALS, *UPDATES)},
+    **{(command, e.EPERM): READ_ONLY for command in (*REMOVALS, *UPDATES)},
+    **{(command, e.EEXIST): (KeyExistsError, "the key is there already") for command in UPDATES},
+    **{(command, e.E2BIG): (MapFullError, "there is no room for the key") for command in UPDATES},
+    (Cmd.MAP_LOOKUP_ELEM, e.EPERM): (PermissionDeniedError, "the map was opened for writing only"),
+    (Cmd.MAP_LOOKUP_BATCH, e.EINVAL): NO_BATCH,
+    (Cmd.MAP_CREATE, e.E2BIG): (SyscallError, "the map would be too large"),
+    (Cmd.MAP_CREATE, e.ENOMEM): (SyscallError, "there is not enough memory for the map"),
+    (Cmd.MAP_FREEZE, e.EBUSY): (SyscallError, "the map is written to just now, or was frozen"),
+    (Cmd.PROG_LOAD, e.E2BIG): (SyscallError, "the program is too large"),
+    (Cmd.PROG_LOAD, e.ENOSPC): (BufferTooSmallError, "the verifier's log did not fit"),
+    **{(command, e.ENOENT): NO_ID for command in OPENINGS},
+    (Cmd.OBJ_PIN, e.EEXIST): TAKEN,
+    (Cmd.OBJ_PIN, e.ENOENT): (PinNotFoundError, "there is no such directory"),
+    (Cmd.OBJ_PIN, e.EPERM): (PinError, "bpffs refused the name, or no bpffs is there"),
+    (Cmd.OBJ_GET, e.ENOENT): NO_PIN,
+    (Cmd.OBJ_GET, e.ENOTDIR): NO_PIN,
+    (Cmd.LINK_CREATE, e.EBUSY): (HookBusyError, "another program is attached there"),
+    (Cmd.LINK_CREATE, e.EEXIST): (HookBusyError, "another program is attached there"),
+    (Cmd.LINK_CREATE, e.ENODEV): (InterfaceNotFoundError, "there is no such device"),
+    (Cmd.LINK_UPDATE, e.EPERM): (ProgramChangedError, "somebody else changed the program"),
+    (Cmd.LINK_UPDATE, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
+    (Cmd.LINK_DETACH, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
+    (Cmd.PROG_QUERY, e.ENODEV): (InterfaceNotFoundError, "there is no such device"),
+    ("openat2", e.ENOENT): (PinNotFoundError, "there is no such name"),
+    ("openat2", e.ENOTDIR): (PinNotFoundError, "there is no such directory"),
+    ("openat2", e.ELOOP): (UnsafePathError, "a symbolic link stands in the path"),
+    ("openat2", e.EXDEV): (UnsafePathError, "the path leaves its directory"),
+    ("renameat2", e.ENOENT): (PinNotFoundError, "there is no such name"),
+    ("renameat2", e.EEXIST): TAKEN,
+    ("renameat2", e.ENOTEMPTY): TAKEN,
+    ("renameat2", e.EINVAL): (NotSupportedError, "bpffs cannot rename like this here"),
+    ("statfs", e.ENOENT): (PinNotFoundError, "there is no such name"),
+    ("statfs", e.ENOTDIR): (PinNotFoundError, "there is no such directory"),
+    ("open netns", e.ENOENT): (NamespaceNotFoundError, "there is no such network namespace"),
+    ("setns", e.EINVAL): (NamespaceNotFoundError, "this is no network namespace"),
+}
+SINCE: dict[Cmd | str, str] = {
+    Cmd.MAP_LOOKUP_BATCH: "5.6",
+    Cmd.LINK_CREATE: "5.9",
+    "openat2": "5.6",
+    "renameat2": "5.16",
+}
+
+
+def refusal(command: Cmd | str, errno: int, *, target: str = "", subtype: int = 0) -> BpfError:
+    """Return the exception for *errno*, the answer of *command* about *target*.
+
+    *subtype* is the type of map or program to be made, which decides the capabilities needed.
+    """
+    row = TABLE.get((command, errno)) or TABLE.get((None, errno), (SyscallError, "refused"))
+    kind, text = row
+    errno = e.EOPNOTSUPP if errno == ENOTSUPP else errno
+    missing = missing_capabilities(command, subtype) if errno in (e.EPERM, e.EACCES) else ()
+    if missing:
+        kind, text = PermissionDeniedError, f"needs {' and '.join(missing)}"
+    message = f"{target}: {text}" if target else text
+    return _make(kind, message, name_of(command), errno, target, missing)
+
+
+def name_of(command: Cmd | str) -> str:
+    """Return the kernel's name of a command: `BPF_MAP_CREATE`, `openat2`."""
+    return f"BPF_{command.name}" if isinstance(command, Cmd) else command
+
+
+def _make(  # noqa: PLR0917  (the one place where all parts of an error meet)
+    kind: type[BpfError],
+    message: str,
+    command: str,
+    errno: int,
+    target: str,
+    missing: Sequence[str],
+) -> BpfError:
+    error: BpfError
+    if issubclass(kind, SyscallError):
+        error = kind(message, command=command, errno=errno, target=target)
+    else:
+        error = kind(f"{message} ({command}: {e.errorcode[errno]}, {os.strerror(errno)})")
+    if isinstance(error, PermissionDeniedError):
+        error.missing = tuple(missing)
+    if isinstance(error, NotSupportedError):
+        error.feature, error.since = command, SINCE.get(command, "")
+    if isinstance(error, PinError):
+        error.path = target
+    return error
