@@ -6,18 +6,20 @@ Works on files and on what the kernel reports (`/sys/kernel/btf/vmlinux`, `BPF_O
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Self, TypeVar, cast
 
 from bpfpin.btf.decode import Words, decode, malformed, scan
 from bpfpin.btf.layout import MAX_DEPTH, size_of
+from bpfpin.btf.strings import Strings, check_strings
 from bpfpin.btf.types import BtfType, Modifier, Void
-from bpfpin.uapi import BTF_MAGIC, BTF_MAX_NAME_OFFSET, BTF_VERSION
+from bpfpin.uapi import BTF_MAGIC, BTF_VERSION
 
 HEADER = struct.Struct("<HBBIIIII")  # magic, version, flags, hdr_len, type_off, _len, str_off, _len
 _MAGIC_OF_BIG_ENDIAN = 0x9FEB
 _VOID = Void()
-_OVERLAPS = 4
+_LISTED_BYTES = 1 << 18  # a table this small is mostly read as a whole
 _Kind = TypeVar("_Kind")
 
 
@@ -30,13 +32,13 @@ class Btf:
     def __init__(self, types: bytes, strings: bytes, *, base: Btf | None, first_byte: int) -> None:
         self._base = base
         self._first_id = len(base) if base else 1
-        self._first_string = base._end_of_strings if base else 0
         self._types = types
-        self._words: Words = memoryview(types).cast("I")
-        self._strings = strings
+        words = memoryview(types).cast("I")
+        # A list is read twice as fast, but the kernel's types would fill 30 MB.
+        self._words: Words = words.tolist() if len(types) <= _LISTED_BYTES else words
         self._starts = scan(self._words, first_id=self._first_id, first_byte=first_byte)
-        self._texts: dict[int, str] = {}
-        self._bytes_read = 0
+        self._texts: Strings = Strings(strings, base._texts if base else None)
+        self._string = self._texts.__getitem__
         self._decoded: dict[int, BtfType] = {}
         self._by_name: dict[int, list[int]] | None = None
 
@@ -53,7 +55,7 @@ class Btf:
         first_byte = header_size + places[0]
         if (header_size + places[0]) % 4 or len(types) % 4:
             raise malformed(f"the type section is no whole number of words: {len(types)}", offset=8)
-        _check_strings(strings, has_base=base is not None)
+        check_strings(strings, has_base=base is not None)
         return cls(types, strings, base=base, first_byte=first_byte)
 
     def __len__(self) -> int:
@@ -71,14 +73,25 @@ class Btf:
         if not 0 <= type_id < len(self):
             raise malformed(f"there is no type {type_id}; there are {len(self)}, from 0 on")
         if type_id >= self._first_id:
-            return decode(self._words, self._starts[type_id - self._first_id], self.string)
+            return decode(self._words, self._starts[type_id - self._first_id], self._string)
         return self._base[type_id] if self._base else _VOID
 
-    def encoded(self, type_id: int) -> bytes:
-        """Return the bytes of a type of this table, not of its base, as they were read."""
-        at = type_id - self._first_id
-        ends = self._starts[at + 1 : at + 2] or [len(self._words)]
-        return self._types[4 * self._starts[at] : 4 * ends[0]]
+    def encoded(self, first: int, end: int | None = None) -> bytes:
+        """Return the bytes of a type, or of those before *end*; of this table, not of its base."""
+        start, stop = (self._start(i) for i in (first, first + 1 if end is None else end))
+        return self._types[4 * start : 4 * stop]
+
+    def _start(self, type_id: int) -> int:
+        return self._starts[type_id - self._first_id] if type_id < len(self) else len(self._words)
+
+    def adopt(self, other: Btf, *, but: Collection[int]) -> None:
+        """Take over what *other* has decoded: the same table, with other types at the ids *but*."""
+        self._texts.update(other._texts)
+        self._decoded = {i: kind for i, kind in other._decoded.items() if i not in but}
+
+    def types(self) -> list[BtfType]:
+        """Return all types in the order of their ids, void first."""
+        return [self[type_id] for type_id in self.ids()]
 
     def ids(self) -> range:
         """Return the ids of all types, 0 (void) included."""
@@ -86,32 +99,12 @@ class Btf:
 
     def string(self, offset: int) -> str:
         """Return the string at byte *offset* of the string section; that of the base goes first."""
-        if self._base is not None and offset < self._first_string:
-            return self._base.string(offset)
-        text = self._texts.get(offset)
-        if text is None:
-            text = self._texts[offset] = self._read_string(offset)
-        return text
-
-    def _read_string(self, offset: int) -> str:
-        start = offset - self._first_string
-        if not 0 <= start < len(self._strings):
-            raise malformed(f"there is no string at {offset:#x} of {self._end_of_strings:#x} bytes")
-        end = self._strings.index(0, start)  # the section ends with one
-        # Strings may share tails; types that all name tails of one long string are a bomb.
-        self._bytes_read += end - start
-        if self._bytes_read > _OVERLAPS * len(self._strings):
-            raise malformed(f"the strings overlap too much, at {offset:#x}")
-        return self._strings[start:end].decode(errors="backslashreplace")
-
-    @property
-    def _end_of_strings(self) -> int:
-        return self._first_string + len(self._strings)
+        return self._texts[offset]
 
     @property
     def strings(self) -> bytes:
         """The string section as it is; offsets into it are those of types and of line infos."""
-        return self._strings
+        return self._texts.data
 
     def find(self, name: str, *kinds: type[BtfType]) -> int | None:
         """Return the first id whose type is called *name*, and is one of *kinds* if there are any.
@@ -131,10 +124,11 @@ class Btf:
         if self._by_name is None:
             self._by_name = self._index()
         found: list[int] = []
-        at = self._strings.find(name + b"\0") if name else -1
+        first, strings = self._texts.first, self.strings
+        at = strings.find(name + b"\0") if name else -1
         while at >= 0:
-            found += self._by_name.get(at + self._first_string, [])
-            at = self._strings.find(name + b"\0", at + 1)
+            found += self._by_name.get(at + first, [])
+            at = strings.find(name + b"\0", at + 1)
         return sorted(found)
 
     def _index(self) -> dict[int, list[int]]:
@@ -146,7 +140,7 @@ class Btf:
 
     def to_bytes(self) -> bytes:
         """Return the blob that BPF_BTF_LOAD takes: header, types, strings."""
-        return blob(self._types, self._strings)
+        return blob(self._types, self.strings)
 
     def strip(self, type_id: int) -> int:
         """Return the id under typedef, const, volatile, restrict and type tags.
@@ -224,12 +218,3 @@ def _part(data: bytes, header_size: int, start: int, size: int, *, what: str) ->
     if end > len(data):
         raise malformed(f"the {what} section ends at {end:#x}, the BTF at {len(data):#x}", offset=8)
     return bytes(data[header_size + start : end])
-
-
-def _check_strings(strings: bytes, *, has_base: bool) -> None:
-    if has_base and not strings:
-        return
-    if not strings or strings[-1] or (strings[0] and not has_base):
-        raise malformed("the string section does not start and end with a zero byte", offset=16)
-    if len(strings) - 1 > BTF_MAX_NAME_OFFSET:
-        raise malformed(f"the string section takes {len(strings)} bytes, too many", offset=20)

@@ -7,8 +7,7 @@ structure, no type is inside itself. The kernel's own checks are in kernel/bpf/b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.decode import malformed
@@ -38,86 +37,129 @@ _NESTING = (Array, Struct, Union)
 
 def check(btf: Btf) -> None:
     """Decode every type and raise `ObjectFileError` for the first that cannot be right."""
-    known: dict[int, _Nesting] = {}
-    for type_id in btf.ids():
-        kind = btf[type_id]
+    table = _Table(btf)
+    for type_id, kind in enumerate(table.kinds):
         rule = _RULES.get(type(kind))
         if rule:
-            rule(btf, type_id, kind)
+            rule(table, type_id, kind)
         if isinstance(kind, _NESTING):
-            _measure(btf, type_id, known)
+            _measure(table, type_id)
+
+
+class _Place(NamedTuple):
+    """What a member of some type takes; *bits* is None for what is no integer."""
+
+    kind: BtfType
+    size: int
+    bits: int | None
+
+
+class _Stripped(dict[int, int]):
+    """The id under typedefs and qualifiers, by id; each is looked for once."""
+
+    def __init__(self, btf: Btf) -> None:
+        super().__init__()
+        self._btf = btf
+
+    def __missing__(self, type_id: int) -> int:
+        found = self[type_id] = self._btf.strip(type_id)
+        return found
+
+
+class _Table:
+    """The table being checked, and what is known of its types so far."""
+
+    def __init__(self, btf: Btf) -> None:
+        self.btf = btf
+        self.kinds = btf.types()
+        self.stripped = _Stripped(btf)
+        self.nestings: dict[int, _Nesting] = {}
+        self._places: dict[int, _Place] = {}
+
+    def place(self, type_id: int) -> _Place:
+        """Return what a member of this type takes."""
+        found = self._places.get(type_id)
+        if found is None:
+            kind = self.kinds[self.stripped[type_id]]
+            size = size_of(self.btf, type_id)
+            bits = 8 * size if isinstance(kind, Enum) else None
+            if isinstance(kind, Int):
+                bits = kind.bit_offset + kind.bits
+            found = self._places[type_id] = _Place(kind, size, bits)
+        return found
 
 
 def _refuse(type_id: int, kind: BtfType, what: str) -> None:
     raise malformed(f"type {type_id} ({type(kind).__name__} {kind.name!r}): {what}")
 
 
-def _check_int(_: Btf, type_id: int, kind: Int) -> None:
+def _check_int(_: _Table, type_id: int, kind: Int) -> None:
     if kind.size not in {1, 2, 4, 8, 16} or not 0 < kind.bits <= 8 * kind.size - kind.bit_offset:
         _refuse(type_id, kind, f"{kind.bits} bits at {kind.bit_offset} in {kind.size} bytes")
 
 
-def _check_scalar_size(_: Btf, type_id: int, kind: Enum | Float) -> None:
+def _check_scalar_size(_: _Table, type_id: int, kind: Enum | Float) -> None:
     if kind.size not in {1, 2, 4, 8, 12, 16}:
         _refuse(type_id, kind, f"takes {kind.size} bytes")
 
 
-def _check_ids(btf: Btf, type_id: int, kind: BtfType, *ids: int) -> None:
+def _check_ids(table: _Table, type_id: int, kind: BtfType, *ids: int) -> None:
+    count = len(table.kinds)
     for referred in ids:
-        if referred >= len(btf):
-            _refuse(type_id, kind, f"names type {referred} of {len(btf)}")
+        if referred >= count:
+            _refuse(type_id, kind, f"names type {referred} of {count}")
 
 
-def _check_target(btf: Btf, type_id: int, kind: Pointer | Variable | DeclTag) -> None:
-    _check_ids(btf, type_id, kind, kind.type_id)
+def _check_target(table: _Table, type_id: int, kind: Pointer | Variable | DeclTag) -> None:
+    _check_ids(table, type_id, kind, kind.type_id)
 
 
-def _check_array(btf: Btf, type_id: int, kind: Array) -> None:
-    _check_ids(btf, type_id, kind, kind.element_id, kind.index_id)
-    size_of(btf, type_id)
+def _check_array(table: _Table, type_id: int, kind: Array) -> None:
+    _check_ids(table, type_id, kind, kind.element_id, kind.index_id)
+    size_of(table.btf, type_id)
 
 
-def _check_modifier(btf: Btf, type_id: int, kind: Modifier) -> None:
-    _check_ids(btf, type_id, kind, btf.strip(type_id))
+def _check_modifier(table: _Table, type_id: int, kind: Modifier) -> None:
+    _check_ids(table, type_id, kind, table.stripped[type_id])
 
 
-def _check_composite(btf: Btf, type_id: int, kind: Struct | Union) -> None:
-    _check_ids(btf, type_id, kind, *(member.type_id for member in kind.members))
+def _check_composite(table: _Table, type_id: int, kind: Struct | Union) -> None:
+    _check_ids(table, type_id, kind, *(member.type_id for member in kind.members))
+    last_bit = 8 * kind.size
     for member in kind.members:
-        if _end_bit(btf, type_id, member) > 8 * kind.size:
+        if _end_bit(table, type_id, member) > last_bit:
             _refuse(type_id, kind, f"member {member.name!r} passes its {kind.size} bytes")
 
 
-def _end_bit(btf: Btf, type_id: int, member: Member) -> int:
-    kind = btf[btf.strip(member.type_id)]
-    size = size_of(btf, member.type_id)
-    if not isinstance(kind, (Int, Enum)):
-        if member.bit_offset % 8 or member.bitfield_size:
-            _refuse(type_id, kind, f"member {member.name!r} does not start at a byte")
-        return member.bit_offset + 8 * size
-    if member.bitfield_size > 8 * size:
-        _refuse(type_id, kind, f"member {member.name!r} has {member.bitfield_size} bits")
-    own_bits = kind.bit_offset + kind.bits if isinstance(kind, Int) else 8 * size
-    return member.bit_offset + (member.bitfield_size or own_bits)
+def _end_bit(table: _Table, type_id: int, member: Member) -> int:
+    name, member_type, bit_offset, bitfield_size = member
+    kind, size, own_bits = table.place(member_type)
+    if own_bits is None:
+        if bit_offset % 8 or bitfield_size:
+            _refuse(type_id, kind, f"member {name!r} does not start at a byte")
+        return bit_offset + 8 * size
+    if bitfield_size > 8 * size:
+        _refuse(type_id, kind, f"member {name!r} has {bitfield_size} bits")
+    return bit_offset + (bitfield_size or own_bits)
 
 
-def _check_function(btf: Btf, type_id: int, kind: Function) -> None:
-    if not isinstance(btf[kind.type_id], FunctionPrototype):
+def _check_function(table: _Table, type_id: int, kind: Function) -> None:
+    if not isinstance(table.btf[kind.type_id], FunctionPrototype):
         _refuse(type_id, kind, f"its type {kind.type_id} is no prototype")
 
 
-def _check_prototype(btf: Btf, type_id: int, kind: FunctionPrototype) -> None:
+def _check_prototype(table: _Table, type_id: int, kind: FunctionPrototype) -> None:
     ids = [parameter.type_id for parameter in kind.parameters]
-    _check_ids(btf, type_id, kind, kind.return_id, *ids)
+    _check_ids(table, type_id, kind, kind.return_id, *ids)
 
 
-def _check_section(btf: Btf, type_id: int, kind: DataSection) -> None:
+def _check_section(table: _Table, type_id: int, kind: DataSection) -> None:
     for variable in kind.variables:
-        if not isinstance(btf[variable.type_id], (Variable, Function)):
+        if not isinstance(table.btf[variable.type_id], (Variable, Function)):
             _refuse(type_id, kind, f"type {variable.type_id} in it is no variable")
 
 
-_RULES: dict[type, Callable[[Btf, int, Any], None]] = {
+_RULES: dict[type, Callable[[_Table, int, Any], None]] = {
     Int: _check_int,
     Float: _check_scalar_size,
     Enum: _check_scalar_size,
@@ -134,8 +176,7 @@ _RULES: dict[type, Callable[[Btf, int, Any], None]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Nesting:
+class _Nesting(NamedTuple):
     """How deep a value goes and how many scalars are in it."""
 
     depth: int = 0
@@ -145,37 +186,48 @@ class _Nesting:
 _SCALAR = _Nesting()
 
 
-def _measure(btf: Btf, root: int, known: dict[int, _Nesting]) -> None:
+def _measure(table: _Table, root: int) -> None:
     """Measure *root* after all that is inside it; a stack of our own, as files can be deep."""
+    kinds, known = table.kinds, table.nestings
+    inside = [kinds[table.stripped[i]] for i in value_ids(kinds[root])]
+    if not any(isinstance(kind, _NESTING) for kind in inside):
+        known[root] = _nesting(table, root, [_SCALAR] * len(inside))
+        return
     stack, entered = [root], set[int]()
     while stack:
         type_id = stack[-1]
         if type_id in known:
             stack.pop()
             continue
-        inner = [btf.strip(i) for i in value_ids(btf[type_id])]
-        waiting = {i for i in inner if isinstance(btf[i], _NESTING) and i not in known}
+        inner = [table.stripped[i] for i in value_ids(kinds[type_id])]
+        waiting = {i for i in inner if i not in known and isinstance(kinds[i], _NESTING)}
         if waiting:
             if not entered.isdisjoint({type_id, *waiting}):
-                _refuse(type_id, btf[type_id], "is inside itself")
+                _refuse(type_id, kinds[type_id], "is inside itself")
             if len(entered) == MAX_DEPTH:
-                _refuse(type_id, btf[type_id], _TOO_DEEP)
+                _refuse(type_id, kinds[type_id], _TOO_DEEP)
             entered.add(type_id)
             stack += waiting
             continue
         stack.pop()
         entered.discard(type_id)
-        known[type_id] = _nesting(btf, type_id, [known.get(i, _SCALAR) for i in inner])
+        known[type_id] = _nesting(table, type_id, [known.get(i, _SCALAR) for i in inner])
 
 
-def _nesting(btf: Btf, type_id: int, inner: list[_Nesting]) -> _Nesting:
-    kind = btf[type_id]
-    depth = 1 + max((i.depth for i in inner), default=0)
+def _nesting(table: _Table, type_id: int, inner: list[_Nesting]) -> _Nesting:
+    kind = table.kinds[type_id]
+    depth, leaves = 1, 0
+    for inner_depth, inner_leaves in inner:
+        leaves += inner_leaves
+        if inner_depth >= depth:
+            depth = inner_depth + 1
     if depth > MAX_DEPTH:
         _refuse(type_id, kind, _TOO_DEEP)
-    leaves = max(1, sum(i.leaves for i in inner))
     if isinstance(kind, Array):
-        leaves = max(1, leaves * kind.length)
-    if leaves > _SPARE_LEAVES + 8 * size_of(btf, type_id):
-        _refuse(type_id, kind, f"has {leaves} values in {size_of(btf, type_id)} bytes")
+        leaves *= kind.length
+    leaves = leaves or 1
+    if leaves > _SPARE_LEAVES:
+        size = size_of(table.btf, type_id)
+        if leaves > _SPARE_LEAVES + 8 * size:
+            _refuse(type_id, kind, f"has {leaves} values in {size} bytes")
     return _Nesting(depth, leaves)

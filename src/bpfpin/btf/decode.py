@@ -1,13 +1,13 @@
 """Bytes of the type section to the records of `types`, one at a time.
 
 The form is that of the kernel's Documentation/bpf/btf.rst: three words a type (name offset, info,
-size or type id) and, by kind, words of its own. All is read through a view of 32-bit words.
+size or type id) and, by kind, words of its own. All is read as a sequence of 32-bit words.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bpfpin.btf.types import (
     Array,
@@ -36,12 +36,13 @@ from bpfpin.btf.types import (
 from bpfpin.errors import ObjectFileError
 from bpfpin.uapi import BTF_MAX_TYPE, BTF_MAX_VLEN, BtfKind
 
-Words = memoryview  # of format "I"
+Words = Sequence[int]  # of 32 bits
 ReadString = Callable[[int], str]
 
 _KIND_MASK = 0x7F
 _HEADER_WORDS = 3
 _LINKAGES = {linkage.value: linkage for linkage in Linkage}
+_MODIFIERS = {kind.value: kind for kind in ModifierKind}
 _ENCODINGS = {bits: IntEncoding(bits) for bits in range(8)}
 _TAIL_WORDS = {  # words after the three of every type: (fixed, for each of vlen)
     BtfKind.INT: (1, 0),
@@ -111,7 +112,7 @@ def _flag(words: Words, at: int) -> bool:
 
 
 def _vlen(words: Words, at: int) -> int:
-    return int(words[at + 1] & BTF_MAX_VLEN)
+    return words[at + 1] & BTF_MAX_VLEN
 
 
 def _tail(words: Words, at: int, each: int) -> range:
@@ -138,11 +139,13 @@ def _array(words: Words, at: int, string: ReadString) -> Array:
 def _members(words: Words, at: int, string: ReadString) -> tuple[Member, ...]:
     if not _flag(words, at):
         return tuple(
-            Member(string(words[i]), words[i + 1], words[i + 2]) for i in _tail(words, at, 3)
+            [Member(string(words[i]), words[i + 1], words[i + 2]) for i in _tail(words, at, 3)]
         )
     return tuple(
-        Member(string(words[i]), words[i + 1], words[i + 2] & 0xFFFFFF, words[i + 2] >> 24)
-        for i in _tail(words, at, 3)
+        [
+            Member(string(words[i]), words[i + 1], words[i + 2] & 0xFFFFFF, words[i + 2] >> 24)
+            for i in _tail(words, at, 3)
+        ]
     )
 
 
@@ -179,7 +182,7 @@ def _forward(words: Words, at: int, string: ReadString) -> Forward:
 
 
 def _modifier(words: Words, at: int, string: ReadString) -> Modifier:
-    kind = ModifierKind(words[at + 1] >> 24 & _KIND_MASK)
+    kind = _MODIFIERS[words[at + 1] >> 24 & _KIND_MASK]
     return Modifier(kind, string(words[at]), words[at + 2])
 
 
@@ -195,7 +198,7 @@ def _function(words: Words, at: int, string: ReadString) -> Function:
 
 
 def _prototype(words: Words, at: int, string: ReadString) -> FunctionPrototype:
-    parameters = tuple(Parameter(string(words[i]), words[i + 1]) for i in _tail(words, at, 2))
+    parameters = tuple([Parameter(string(words[i]), words[i + 1]) for i in _tail(words, at, 2)])
     return FunctionPrototype(words[at + 2], parameters, string(words[at]))
 
 

@@ -110,7 +110,7 @@ def value_ids(kind: BtfType) -> tuple[int, ...]:
         return (kind.element_id,)
     if isinstance(kind, Variable):
         return (kind.type_id,)
-    return tuple(m.type_id for m in kind.members) if isinstance(kind, (Struct, Union)) else ()
+    return tuple([m.type_id for m in kind.members]) if isinstance(kind, (Struct, Union)) else ()
 
 
 def _align_over(kind: BtfType, inner: Mapping[int, int]) -> int:

@@ -25,6 +25,8 @@ from bpfpin.btf.write import BtfBuilder
 
 _BLANK = Struct("", 0, ())  # takes the place of what the kernel has no use for
 
+_SUSPECT = frozenset({DataSection, Variable, Function, FunctionPrototype})
+
 DataSections = Mapping[str, tuple[int, Mapping[str, int]]]
 
 
@@ -38,29 +40,43 @@ def for_kernel(
     elsewhere, become an unnamed empty structure. *static_functions* are those of hidden visibility:
     the verifier checks a static function with its callers and a global one on its own.
     """
+    suspects = [(i, kind) for i, kind in enumerate(btf.types()) if type(kind) in _SUSPECT]
+    prototypes = {kind.type_id for _, kind in suspects if isinstance(kind, Function)}
+    changed: dict[int, BtfType] = {}
+    for type_id, kind in suspects:
+        fixed = kind
+        if isinstance(kind, DataSection):
+            fixed = _placed(btf, kind, data_sections)
+        elif isinstance(kind, Variable) and kind.linkage is Linkage.EXTERN:
+            fixed = _BLANK
+        elif isinstance(kind, Function):
+            fixed = _linked(kind, static_functions)
+        elif isinstance(kind, FunctionPrototype) and type_id in prototypes:
+            fixed = _with_names(kind)
+        if fixed is not kind:
+            changed[type_id] = fixed
+    return _with_types(btf, changed) if changed else btf
+
+
+def _with_types(btf: Btf, changed: Mapping[int, BtfType]) -> Btf:
+    """Return a copy of *btf* with other types at some ids; ascending, as they are in *changed*."""
     builder = BtfBuilder(strings=btf.strings)
-    prototypes = {f.type_id for f in map(btf.__getitem__, btf.ids()) if isinstance(f, Function)}
-    for type_id in btf.ids()[1:]:
-        kind = _fixed(btf, btf[type_id], data_sections)
-        if isinstance(kind, Function) and kind.name in static_functions:
-            kind = replace(kind, linkage=Linkage.STATIC)
-        if isinstance(kind, FunctionPrototype) and type_id in prototypes:
-            kind = _with_names(kind)
-        if kind is btf[type_id]:
-            builder.add_encoded(btf.encoded(type_id))
-        else:
-            builder.add(kind)
-    return Btf.parse(builder.build())
+    following = 1
+    for type_id, kind in changed.items():
+        builder.add_encoded(btf.encoded(following, type_id))
+        builder.add(kind)
+        following = type_id + 1
+    builder.add_encoded(btf.encoded(following, len(btf)))
+    made = Btf.parse(builder.build())
+    made.adopt(btf, but=changed)
+    return made
 
 
-def _fixed(btf: Btf, kind: BtfType, data_sections: DataSections) -> BtfType:
-    if isinstance(kind, DataSection):
-        return _placed(btf, kind, data_sections)
-    if isinstance(kind, Variable) and kind.linkage is Linkage.EXTERN:
-        return _BLANK
-    if isinstance(kind, Function) and kind.linkage is Linkage.EXTERN:
-        return replace(kind, linkage=Linkage.GLOBAL)
-    return kind
+def _linked(kind: Function, static_functions: Collection[str]) -> Function:
+    linkage = Linkage.GLOBAL if kind.linkage is Linkage.EXTERN else kind.linkage
+    if kind.name in static_functions:
+        linkage = Linkage.STATIC
+    return kind if linkage is kind.linkage else replace(kind, linkage=linkage)
 
 
 def _with_names(kind: FunctionPrototype) -> FunctionPrototype:
@@ -68,7 +84,7 @@ def _with_names(kind: FunctionPrototype) -> FunctionPrototype:
     if all(p.name or not p.type_id for p in kind.parameters):
         return kind
     named = (
-        replace(p, name=p.name or f"arg{i}") if p.type_id else p
+        p._replace(name=p.name or f"arg{i}") if p.type_id else p
         for i, p in enumerate(kind.parameters)
     )
     return replace(kind, parameters=tuple(named))
@@ -81,15 +97,15 @@ def _placed(btf: Btf, kind: DataSection, data_sections: DataSections) -> BtfType
     variables = _disjoint([_place(btf, variable, symbols) for variable in kind.variables], size)
     if not variables or kind.name not in data_sections:
         return _BLANK
-    return replace(kind, size=size, variables=variables)
+    return DataSection(kind.name, size, variables)
 
 
 def _place(btf: Btf, variable: SectionVariable, symbols: Mapping[str, int]) -> SectionVariable:
     kind = btf[variable.type_id]
     if not isinstance(kind, Variable) or kind.linkage is Linkage.EXTERN:
-        return replace(variable, size=0)
+        return variable._replace(size=0)
     # A static variable may have no symbol; its offset is in the BTF then.
-    return replace(variable, offset=symbols.get(kind.name, variable.offset))
+    return variable._replace(offset=symbols.get(kind.name, variable.offset))
 
 
 def _disjoint(variables: list[SectionVariable], size: int) -> tuple[SectionVariable, ...]:

@@ -32,29 +32,35 @@ class BtfBuilder:
     def __init__(self, *, strings: bytes = b"\0") -> None:
         self._strings = bytearray(strings)
         self._offsets: dict[bytes, int] = {}
+        self._is_indexed = False
         self._types: list[bytes] = []
-        offset = 0
-        for text in strings.split(b"\0")[:-1]:
-            self._offsets.setdefault(text, offset)
-            offset += len(text) + 1
 
     def add(self, kind: BtfType) -> int:
         """Add a type and return its id; `ValueError` if the form has no room for its numbers."""
         self._types.append(encode(kind, self.add_string))
         return len(self._types)
 
-    def add_encoded(self, data: bytes) -> int:
-        """Add the bytes of a type (`Btf.encoded`) whose names are in *strings*; return its id."""
+    def add_encoded(self, data: bytes) -> None:
+        """Add the bytes of types (`Btf.encoded`) whose names are in *strings*."""
         self._types.append(data)
-        return len(self._types)
 
     def add_string(self, text: str) -> int:
         """Return the offset of *text* in the string section, where each string is kept once."""
         data = text.encode()
+        if not self._is_indexed:
+            self._index()
         if data not in self._offsets:
             self._offsets[data] = len(self._strings)
             self._strings += data + b"\0"
         return self._offsets[data]
+
+    def _index(self) -> None:
+        """Note where the strings are that were there from the start."""
+        self._is_indexed = True
+        offset = 0
+        for text in bytes(self._strings).split(b"\0")[:-1]:
+            self._offsets.setdefault(text, offset)
+            offset += len(text) + 1
 
     def build(self) -> bytes:
         """Return the blob."""
@@ -117,12 +123,12 @@ def with_ids(kind: BtfType, new_id: Callable[[int], int]) -> BtfType:
     if isinstance(kind, Array):
         return replace(kind, element_id=new_id(kind.element_id), index_id=new_id(kind.index_id))
     if isinstance(kind, (Struct, Union)):
-        members = tuple(replace(m, type_id=new_id(m.type_id)) for m in kind.members)
+        members = tuple(m._replace(type_id=new_id(m.type_id)) for m in kind.members)
         return replace(kind, members=members)
     if isinstance(kind, FunctionPrototype):
-        parameters = tuple(replace(p, type_id=new_id(p.type_id)) for p in kind.parameters)
+        parameters = tuple(p._replace(type_id=new_id(p.type_id)) for p in kind.parameters)
         return replace(kind, return_id=new_id(kind.return_id), parameters=parameters)
     if isinstance(kind, DataSection):
-        variables = tuple(replace(v, type_id=new_id(v.type_id)) for v in kind.variables)
+        variables = tuple(v._replace(type_id=new_id(v.type_id)) for v in kind.variables)
         return replace(kind, variables=variables)
     return kind if isinstance(kind, Void) else replace(kind, type_id=new_id(kind.type_id))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from bpfpin.errors import UsageError
 from bpfpin.insn import Instruction
@@ -45,7 +45,7 @@ def link(program: ProgramSpec) -> LinkedProgram:
     )
     placed = [(bases[function.name], function) for function in functions]
     return LinkedProgram(
-        instructions=tuple(slot for base, each in placed for slot in _code(each, base, bases)),
+        instructions=tuple(chain.from_iterable(_code(each, base, bases) for base, each in placed)),
         references=tuple(left for base, each in placed for left in _map_references(each, base)),
         functions=_function_info(placed),
         lines=_line_info(placed),
@@ -71,29 +71,27 @@ def _reachable(program: ProgramSpec) -> list[FunctionSpec]:
     return list(found.values())
 
 
-def _code(function: FunctionSpec, base: int, bases: Mapping[str, int]) -> Iterator[Instruction]:
-    """Yield the function's instructions with the distances to other functions filled in."""
+def _code(function: FunctionSpec, base: int, bases: Mapping[str, int]) -> list[Instruction]:
+    """Return the function's instructions with the distances to other functions filled in."""
     filled = {
         each.index: bases[each.target] - (base + each.index) - 1
         for each in function.references
         if each.kind in _SOURCES
     }
     sources = {each.index: _SOURCES.get(each.kind, 0) for each in function.references}
-    # The upper half of a function's address stays 0, whatever addend stood there.
-    upper_halves = {index + 1 for index in filled if function.instructions[index].is_wide}
-    for index, slot in enumerate(function.instructions):
-        if index in filled:
-            yield dataclasses.replace(slot, src=sources[index], imm=filled[index])
-        elif index in upper_halves:
-            yield dataclasses.replace(slot, imm=0)
-        else:
-            yield slot
+    code = list(function.instructions)
+    for index, distance in filled.items():
+        code[index] = dataclasses.replace(code[index], src=sources[index], imm=distance)
+        if code[index].is_wide:
+            # The upper half of a function's address stays 0, whatever addend stood there.
+            code[index + 1] = dataclasses.replace(code[index + 1], imm=0)
+    return code
 
 
 def _map_references(function: FunctionSpec, base: int) -> Iterator[Reference]:
     for each in function.references:
         if each.kind not in _SOURCES:
-            yield dataclasses.replace(each, index=base + each.index)
+            yield dataclasses.replace(each, index=base + each.index) if base else each
 
 
 def _function_info(placed: list[tuple[int, FunctionSpec]]) -> tuple[tuple[int, int], ...]:
@@ -106,8 +104,13 @@ def _line_info(placed: list[tuple[int, FunctionSpec]]) -> tuple[LineInfo, ...]:
     # The kernel wants a line for the first instruction of every function.
     if not all(each.line_info and each.line_info[0].index == 0 for _, each in placed):
         return ()
-    return tuple(
-        dataclasses.replace(line, index=base + line.index)
-        for base, each in placed
-        for line in each.line_info
-    )
+    lines: list[LineInfo] = []
+    for base, each in placed:
+        lines += _moved(each.line_info, base) if base else each.line_info
+    return tuple(lines)
+
+
+def _moved(lines: Iterable[LineInfo], base: int) -> Iterator[LineInfo]:
+    for line in lines:
+        index = base + line.index
+        yield LineInfo(index, line.file_name_offset, line.line_offset, line.line_column)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from bpfpin.errors import UsageError
 from bpfpin.insn import Instruction, signed32
 from bpfpin.spec import Reference, ReferenceKind
 from bpfpin.uapi import PseudoSource
+
+_MAP_VALUE = int(PseudoSource.MAP_VALUE)
+_MAP_FD = int(PseudoSource.MAP_FD)
 
 
 def fill(
@@ -27,10 +29,10 @@ def fill(
             raise UsageError(f"the program uses map {reference.target!r}, which was not given")
         is_value = reference.kind == ReferenceKind.MAP_VALUE
         at = reference.index
-        filled[at] = dataclasses.replace(
-            filled[at],
-            src=int(PseudoSource.MAP_VALUE if is_value else PseudoSource.MAP_FD),
-            imm=descriptors[reference.target],
-        )
-        filled[at + 1] = dataclasses.replace(filled[at + 1], imm=signed32(reference.addend))
+        low, high = filled[at : at + 2]
+        source = _MAP_VALUE if is_value else _MAP_FD
+        fd = descriptors[reference.target]
+        filled[at] = Instruction(low.opcode, low.dst, source, low.offset, fd)
+        offset = signed32(reference.addend)
+        filled[at + 1] = Instruction(high.opcode, high.dst, high.src, high.offset, offset)
     return tuple(filled)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.elf_header import MAX_SIZE_BYTES, extent, section_headers
+from bpfpin.objfile.elf_header import MAX_SIZE_BYTES, SectionHeader, extent, section_headers
 from bpfpin.objfile.elf_records import (
     SHF_ALLOC,
     SHF_COMPRESSED,
@@ -56,6 +56,10 @@ MAX_NAME_BYTES = 1023
 _SYMBOL = struct.Struct("<IBBHQQ")
 _REL = struct.Struct("<QII")
 _RELA = struct.Struct("<QIIq")
+_RELOCATIONS = frozenset({SectionType.REL, SectionType.RELA})
+_UNNAMED = frozenset({SymbolType.SECTION, SymbolType.FILE})
+_KINDS = {int(kind): kind for kind in SymbolType}
+_BINDINGS = {int(binding): binding for binding in SymbolBinding}
 
 
 class Elf:
@@ -119,18 +123,7 @@ class Elf:
             raise
         names = _Strings(self, extent(data, headers[names_index]), "section names")
         self.sections = tuple(
-            Section(
-                index=index,
-                name=names.at(header[0]),
-                type=header[1],
-                flags=header[2],
-                size=header[5],
-                link=header[6],
-                info=header[7],
-                entry_size=header[9],
-                alignment=header[8],
-                data=extent(data, header),
-            )
+            _section(index, names[header[0]], header, extent(data, header))
             for index, header in enumerate(headers)
         )
         for section in self.sections:
@@ -144,7 +137,7 @@ class Elf:
             if self._symbol_table:
                 raise self.error("a second symbol table", section=section)
             self._symbol_table = section.index
-        elif section.type in (SectionType.REL, SectionType.RELA):
+        elif section.type in _RELOCATIONS:
             self._relocation_tables[section.info].append(section)
 
     def _read_symbols(self) -> None:
@@ -159,22 +152,20 @@ class Elf:
         names = _Strings(self, self.sections[table.link].data, "symbol names")
         self.symbols = tuple(self._symbols(table, names))
         for symbol in self.symbols:
-            if symbol.type not in (SymbolType.SECTION, SymbolType.FILE):
+            if symbol.type not in _UNNAMED:
                 self._defined[symbol.section_index].append(symbol)
 
     def _symbols(self, table: Section, names: _Strings) -> Iterator[Symbol]:
-        kinds = {int(kind): kind for kind in SymbolType}
-        bindings = {int(binding): binding for binding in SymbolBinding}
         entries = _SYMBOL.iter_unpack(table.data)
         for index, (name, info, other, section_index, value, size) in enumerate(entries):
             kind, binding = info & 0xF, info >> 4
             symbol = Symbol(
                 index,
-                names.at(name),
+                names[name],
                 value,
                 size,
-                kinds.get(kind, kind),
-                bindings.get(binding, binding),
+                _KINDS.get(kind, kind),
+                _BINDINGS.get(binding, binding),
                 other & 3,
                 section_index,
             )
@@ -216,28 +207,28 @@ class Elf:
             )
 
 
-class _Strings:
-    """A string table; a name is read once, however often it is used."""
+def _section(index: int, name: str, header: SectionHeader, data: bytes) -> Section:
+    _, kind, flags, _, _, size, link, info, alignment, entry_size = header
+    return Section(index, name, kind, flags, size, link, info, entry_size, alignment, data)
+
+
+class _Strings(dict[int, str]):
+    """A string table: the names by offset, each read once, however often it is used."""
 
     def __init__(self, elf: Elf, data: bytes, what: str) -> None:
+        super().__init__({0: ""})
         self._elf = elf
         self._data = data
         self._what = what
-        self._known = {0: ""}
 
-    def at(self, offset: int) -> str:
-        """Return the name that starts at byte *offset*."""
-        if offset not in self._known:
-            self._known[offset] = self._read(offset)
-        return self._known[offset]
-
-    def _read(self, offset: int) -> str:
+    def __missing__(self, offset: int) -> str:
         end = self._data.find(b"\0", offset, offset + MAX_NAME_BYTES + 1)
         if end < 0:
             raise self._elf.error(f"no name ends within the {self._what}", offset=offset)
         try:
-            return self._data[offset:end].decode()
+            name = self[offset] = self._data[offset:end].decode()
         except UnicodeDecodeError:
             raise self._elf.error(
                 f"bytes that are no text in the {self._what}", offset=offset
             ) from None
+        return name

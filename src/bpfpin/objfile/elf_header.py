@@ -13,6 +13,7 @@ MAX_SIZE_BYTES = 64 << 20  # of the file, and of all sections without bytes toge
 _IDENT = b"\x7fELF"
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
+_WITHOUT_BYTES = frozenset({SectionType.NOBITS, SectionType.NULL})
 _ET_REL = 1
 _EM_BPF = 247
 _MACHINES = {3: "x86", 8: "MIPS", 21: "PowerPC", 22: "s390", 40: "ARM", 62: "x86-64"} | {
@@ -43,7 +44,7 @@ def section_headers(data: bytes) -> tuple[list[SectionHeader], int]:
 
 def extent(data: bytes, header: SectionHeader) -> bytes:
     """Return the bytes of one section."""
-    if header[1] in (SectionType.NOBITS, SectionType.NULL):
+    if header[1] in _WITHOUT_BYTES:
         return b""
     return data[header[4] : header[4] + header[5]]
 
@@ -90,7 +91,7 @@ def _check_extents(headers: Sequence[SectionHeader], file_size: int) -> None:
     total = {True: 0, False: 0}
     for index, header in enumerate(headers):
         kind, offset, size = header[1], header[4], header[5]
-        has_bytes = kind not in (SectionType.NOBITS, SectionType.NULL)
+        has_bytes = kind not in _WITHOUT_BYTES
         if has_bytes and offset + size > file_size:
             raise ObjectFileError(
                 f"cut short: section {index} ends at byte {offset + size}, the file at {file_size}",

@@ -94,8 +94,10 @@ class CodeReader:
             self._resolver.references(place, instructions),
             self._type_id(place, debug),
             tuple(
-                LineInfo((offset - place.start) // INSN_SIZE, file_name, line, column)
-                for offset, file_name, line, column in _between(debug.lines, place)
+                [
+                    LineInfo((offset - place.start) // INSN_SIZE, file_name, line, column)
+                    for offset, file_name, line, column in _between(debug.lines, place)
+                ]
             ),
         )
 

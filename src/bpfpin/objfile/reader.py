@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 
 from bpfpin.btf.btf import Btf
@@ -22,6 +23,7 @@ from bpfpin.spec import ObjectSpec
 
 _HIDDEN = (1, 2)  # STV_INTERNAL, STV_HIDDEN
 _VERSION = struct.Struct("<I")
+_CHUNK_BYTES = 1 << 16
 
 
 def read_object(
@@ -73,9 +75,8 @@ def _file(source: str | Path) -> Path:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            # One byte more than is read tells a file that is too large.
-            return file.read(MAX_SIZE_BYTES + 1)
+        with path.open("rb", buffering=0) as file:
+            return _read_at_most(file, MAX_SIZE_BYTES + 1)  # one more tells that it is too large
     except FileNotFoundError:
         raise ObjectNotFoundError("no such file", path=str(path)) from None
     except PermissionError as error:
@@ -84,6 +85,15 @@ def _bytes_of(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise ObjectFileError(f"cannot be read: {error.strerror}", path=str(path)) from None
+
+
+def _read_at_most(file: FileIO, size: int) -> bytes:
+    """Return what *file* has, without making room for all of *size* when it has far less."""
+    parts = []
+    while size and (part := file.read(min(size, _CHUNK_BYTES))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def _btf(elf: Elf) -> Btf | None:

@@ -47,9 +47,9 @@ class Resolver:
         while index < len(instructions):
             instruction = instructions[index]
             relocation = relocations.get(place.start + index * INSN_SIZE)
-            reference = self._reference(place, index, instruction, relocation)
-            if reference is not None:
-                found.append(reference)
+            # Most instructions refer to nothing; this sees so at once.
+            if relocation or (instruction.src and instruction.opcode in _FITTING):
+                found.append(self._reference(place, index, instruction, relocation))
             index += 1
             if instruction.is_wide:
                 self._check_upper_half(place, index, instructions, relocations)
@@ -88,7 +88,7 @@ class Resolver:
 
     def _reference(
         self, place: Place, index: int, instruction: Instruction, relocation: Relocation | None
-    ) -> Reference | None:
+    ) -> Reference:
         offset = place.start + index * INSN_SIZE
         if relocation is None:
             return self._unrelocated(place, index, instruction)
@@ -111,10 +111,8 @@ class Resolver:
             return Reference(index, ReferenceKind.FUNCTION, target)
         return self._map_reference(place, index, section, address)
 
-    def _unrelocated(self, place: Place, index: int, instruction: Instruction) -> Reference | None:
+    def _unrelocated(self, place: Place, index: int, instruction: Instruction) -> Reference:
         """Return the function that a call within the section goes to."""
-        if not instruction.src or instruction.opcode not in _FITTING:
-            return None
         offset = place.start + index * INSN_SIZE
         if not instruction.is_call or instruction.src != PseudoCall.CALL:
             raise self._error(place, offset, "refers to the kernel, but no relocation says to what")

@@ -139,3 +139,12 @@ def test_a_name_that_is_not_utf_8_is_shown_escaped() -> None:
     data = blob(U32).replace(b"unsigned int", b"unsigned \xff\xfet")
 
     assert Btf.parse(data)[1].name == "unsigned \\xff\\xfet"
+
+
+@pytest.mark.parametrize("strings", [b"\0size\0", b"\0size\0\xff\0", b"\0size\0" + bytes(1 << 17)])
+def test_a_string_reads_the_same_whatever_else_the_section_holds(strings: bytes) -> None:
+    read = Btf.parse(BtfBuilder(strings=strings).build())
+
+    assert [read.string(offset) for offset in (0, 1, 3)] == ["", "size", "ze"]
+    with pytest.raises(ObjectFileError, match="there is no string"):
+        read.string(len(strings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bpfpin.btf.btf import Btf
 from bpfpin.btf.sanitize import for_kernel
 from bpfpin.btf.types import (
     DataSection,
@@ -88,3 +89,17 @@ def test_the_prototype_of_a_pointer_keeps_its_unnamed_parameters() -> None:
     read = table(U32, FunctionPrototype(1, (Parameter("", 1),)))
 
     assert for_kernel(read, data_sections={}).to_bytes() == read.to_bytes()
+
+
+def test_types_that_change_in_size_leave_those_around_them_as_they_were() -> None:
+    read = table(
+        U32,
+        Variable("jiffies", 1, Linkage.EXTERN),
+        DataSection(".ksyms", 0, (SectionVariable(2, 0, 4),)),
+        U64,
+        Variable("last", 4, Linkage.GLOBAL),
+    )
+    loadable = for_kernel(read, data_sections={})
+
+    assert loadable.types()[1:] == [U32, BLANK, BLANK, U64, read[5]]
+    assert Btf.parse(loadable.to_bytes()).types() == loadable.types()

@@ -38,6 +38,15 @@ def test_a_path_and_its_bytes_give_the_same_but_for_the_path(tmp_path: Path) -> 
     assert read_object(str(path)).path == str(path)
 
 
+def test_a_file_of_many_chunks_is_read_whole(tmp_path: Path) -> None:
+    elf = ElfWriter()
+    elf.section(".data", bytes(range(256)) * 1000)
+    path = tmp_path / "a.o"
+    path.write_bytes(elf.build())
+
+    assert read_object(path).maps[".data"].contents == bytes(range(256)) * 1000
+
+
 def test_a_missing_file_is_also_a_file_not_found_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         read_object(tmp_path / "none.o")

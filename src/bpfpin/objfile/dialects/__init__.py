@@ -28,13 +28,11 @@ _HELD = (SectionType.PROGBITS, SectionType.NOBITS)
 
 def reader_for(elf: Elf, section: Section, btf: Btf | None) -> MapReader | None:
     """Return what reads the maps of *section*, None if it defines no maps."""
-    if section.type not in _HELD or section.is_code:
+    name = section.name
+    reader = data.read_maps if name.startswith(_DATA_PREFIXES) else READERS.get(name)
+    if (reader is None and name != "maps") or section.type not in _HELD or section.is_code:
         return None
-    if section.name == "maps":
-        return legacy_or_iproute2(elf, section, btf)
-    if section.name.startswith(_DATA_PREFIXES):
-        return data.read_maps
-    return READERS.get(section.name)
+    return reader or legacy_or_iproute2(elf, section, btf)
 
 
 def legacy_or_iproute2(elf: Elf, section: Section, btf: Btf | None) -> MapReader:

@@ -35,7 +35,7 @@ def initial_slots(
         index = _index(elf, spec, values_offset, relocation)
         slots[position][index] = _target(elf, section, spec, relocation)
     return [
-        dataclasses.replace(spec, initial=tuple(sorted(filled.items())))
+        dataclasses.replace(spec, initial=tuple(sorted(filled.items()))) if filled else spec
         for (spec, _), filled in zip(maps, slots, strict=True)
     ]
 
