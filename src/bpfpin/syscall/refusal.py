@@ -91,6 +91,7 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.MAP_CREATE, e.E2BIG): (SyscallError, "the map would be too large"),
     (Cmd.MAP_CREATE, e.ENOMEM): (SyscallError, "there is not enough memory for the map"),
     (Cmd.MAP_FREEZE, e.EBUSY): (SyscallError, "the map is written to just now, or was frozen"),
+    (Cmd.BTF_LOAD, e.E2BIG): (SyscallError, "the types are too large"),
     (Cmd.PROG_LOAD, e.E2BIG): (SyscallError, "the program is too large"),
     (Cmd.PROG_LOAD, e.ENOSPC): (BufferTooSmallError, "the verifier's log did not fit"),
     **{(command, e.ENOENT): NO_ID for command in OPENINGS},
