@@ -1,0 +1,1 @@
+"""What lives in the kernel and is held by a descriptor: maps, programs, links, BTF."""

@@ -1,0 +1,83 @@
+"""Codecs for maps without BTF, from what the caller says: struct formats, ctypes, NamedTuples."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+from bpfpin.objects.codec import Buffer, Codec, MisfitError
+
+Format = str | struct.Struct | type[ctypes.Structure] | type[NamedTuple]
+
+
+def format_codec(form: Any, size: int) -> Codec:
+    """Return the codec that *form* describes; it must take *size* bytes, else `ValueError`.
+
+    *form* is a format of the struct module (`"I"` gives a number, `"QQ"` a tuple), a subclass of
+    `ctypes.Structure`, or a `NamedTuple` whose fields are `Annotated[int, "Q"]`.
+    """
+    if isinstance(form, type) and issubclass(form, ctypes.Structure | ctypes.Union):
+        made: Codec = CtypesCodec(form)
+    elif isinstance(form, type) and issubclass(form, tuple):
+        made = FormatCodec(_named_form(form), factory=form._make)  # type: ignore[attr-defined]  # of NamedTuple
+    else:
+        made = FormatCodec(form.format if isinstance(form, struct.Struct) else form)
+    if made.size != size:
+        hint = "; padding at the end is written out, as in 'QI4x'"
+        raise ValueError(f"the format takes {made.size} bytes, the map's {size}{hint}")
+    return made
+
+
+def _named_form(kind: type[tuple[Any, ...]]) -> str:
+    hints = get_type_hints(kind, include_extras=True)
+    fields = {name: hint for name, hint in hints.items() if name in getattr(kind, "_fields", ())}
+    plain = [name for name, hint in fields.items() if get_origin(hint) is not Annotated]
+    if plain or not fields:
+        raise TypeError(f'{kind.__name__}: write each field as Annotated[int, "Q"]: {plain}')
+    return "".join(get_args(hint)[1] for hint in fields.values())
+
+
+class FormatCodec(Codec):
+    """A format of the struct module: one item alone, several as a tuple."""
+
+    def __init__(self, form: str, *, factory: Any = None) -> None:
+        self._form = struct.Struct(form)
+        self.size = self._form.size
+        count = len(self._form.unpack(bytes(self.size)))
+        self._is_single = count == 1 and factory is None
+        self._factory = factory
+
+    def decode(self, data: Buffer, at: int = 0) -> Any:
+        """Return the number, the tuple, or what the factory makes of it."""
+        items = self._form.unpack_from(data, at)
+        if self._is_single:
+            return items[0]
+        return self._factory(items) if self._factory else items
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take a number, or a tuple of as many as the format has."""
+        items = (value,) if self._is_single else value
+        try:
+            self._form.pack_into(data, at, *items)
+        except (struct.error, OverflowError, TypeError) as error:
+            text = f"{value!r} does not fit {self._form.format!r}: {error}"
+            raise MisfitError(ValueError, text) from error
+
+
+class CtypesCodec(Codec):
+    """A structure of ctypes; each value is a copy."""
+
+    def __init__(self, kind: type[ctypes.Structure] | type[ctypes.Union]) -> None:
+        self._kind = kind
+        self.size = ctypes.sizeof(kind)
+
+    def decode(self, data: Buffer, at: int = 0) -> Any:
+        """Return a new structure with these bytes."""
+        return self._kind.from_buffer_copy(data, at)
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take a structure of that type."""
+        if not isinstance(value, self._kind):
+            raise MisfitError(TypeError, f"a {self._kind.__name__} was expected, not {value!r}")
+        data[at : at + self.size] = bytes(value)

@@ -1,0 +1,136 @@
+"""What this kernel can do, asked by doing it in the smallest way; versions are never compared.
+
+Each probe is asked once a process. A missing privilege is no answer: `PermissionDeniedError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin import insn
+from bpfpin.btf.types import Int
+from bpfpin.btf.write import BtfBuilder
+from bpfpin.errors import (
+    BpfError,
+    KeyNotFoundError,
+    PermissionDeniedError,
+)
+from bpfpin.objects.link import Link
+from bpfpin.objects.program import Program
+from bpfpin.spec import FunctionSpec, ProgramSpec
+from bpfpin.syscall import bpf, fs, netns
+from bpfpin.syscall.attr import MapBatchAttr, MapCreateAttr
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import AttachType, MapType, ProgramType, XdpFlag
+
+_LOOPBACK = 1
+_RETURN_ONE = (insn.mov_imm(0, 1), insn.exit_())  # allowed to programs of every type
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One thing that the kernel can or cannot do; *reason* is its answer where it cannot."""
+
+    name: str
+    is_supported: bool
+    reason: str = ""
+
+
+def features() -> list[Feature]:
+    """Return what bpfpin uses and this kernel may lack."""
+    return [
+        probe_btf(),
+        *map(probe_program, (ProgramType.XDP, ProgramType.SCHED_CLS, ProgramType.CGROUP_SKB)),
+        probe_xdp_link(),
+        *map(probe_batch, (MapType.HASH, MapType.ARRAY, MapType.PERCPU_ARRAY)),
+    ]
+
+
+@functools.cache
+def probe_program(program_type: ProgramType) -> Feature:
+    """Whether programs of this type load, the simplest one at least."""
+    return _probe(f"programs of type {program_type.name.lower()}", lambda: _load(program_type))
+
+
+@functools.cache
+def probe_btf() -> Feature:
+    """Whether the kernel takes BTF (Linux 4.18), without which maps have no types."""
+    return _probe("BTF", _load_btf)
+
+
+@functools.cache
+def probe_xdp_link() -> Feature:
+    """Whether XDP programs are attached by links (Linux 5.9)."""
+    return _probe("XDP by bpf_link", _link_aside)
+
+
+@functools.cache
+def probe_batch(map_type: MapType) -> Feature:
+    """Whether maps of this type are read in batches."""
+    name = f"batches of {map_type.name.lower()} maps"
+    return _probe(name, lambda: _read_batch(map_type))
+
+
+def probe_rename_exchange(directory: str | Path) -> Feature:
+    """Whether two names in the bpffs *directory* are exchanged in one step (Linux 5.16).
+
+    Makes two directories there and removes them again.
+    """
+    return _probe("exchange of names in bpffs", lambda: _exchange(Path(directory)))
+
+
+def _probe(name: str, attempt: Callable[[], None]) -> Feature:
+    try:
+        attempt()
+    except PermissionDeniedError:
+        raise
+    except BpfError as error:
+        return Feature(name, is_supported=False, reason=str(error))
+    return Feature(name, is_supported=True)
+
+
+def _spec(program_type: ProgramType) -> ProgramSpec:
+    function = FunctionSpec("probe", "", _RETURN_ONE)
+    return ProgramSpec("probe", program_type, "", (function,), license="GPL")
+
+
+def _load(program_type: ProgramType) -> None:
+    Program.load(_spec(program_type)).close()
+
+
+def _load_btf() -> None:
+    builder = BtfBuilder()
+    builder.add(Int("int", 4, 32))
+    Descriptor(bpf.btf_load(builder.build(), target="a probe")).close()
+
+
+def _link_aside() -> None:
+    """Attach to the loopback device of a namespace that is made for it and ends with the call."""
+    with Program.load(_spec(ProgramType.XDP)) as program, netns.enter(netns.OWN):
+        netns.unshare()
+        Link.create(program, _LOOPBACK, AttachType.XDP, flags=XdpFlag.SKB_MODE).close()
+
+
+def _read_batch(map_type: MapType) -> None:
+    made = Descriptor(bpf.map_create(MapCreateAttr(map_type, 4, 8, 1), target="a probe"))
+    values = ctypes.create_string_buffer(1 << 16)  # one value for each CPU there can be
+    keys, position = ctypes.create_string_buffer(4), ctypes.create_string_buffer(4)
+    addresses = [ctypes.addressof(buffer) for buffer in (position, keys, values)]
+    with made, contextlib.suppress(KeyNotFoundError):
+        attribute = MapBatchAttr(0, *addresses, 1, made.fileno())
+        bpf.map_lookup_batch(attribute, target="a probe")
+
+
+def _exchange(directory: Path) -> None:
+    names = [directory / f"bpfpin~probe~{os.getpid()}~{number}" for number in (1, 2)]
+    with contextlib.ExitStack() as undo:
+        for name in names:
+            name.mkdir(mode=0o700)
+            undo.callback(name.rmdir)
+        fs.renameat2(*names, flags=fs.Rename.EXCHANGE)

@@ -1,0 +1,211 @@
+"""What maps, programs and links have in common: one descriptor, an id, pins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+from bpfpin.errors import (
+    NotBpffsError,
+    PermissionDeniedError,
+    PinError,
+    PinKindError,
+    PinNameError,
+    PinNotFoundError,
+    SyscallError,
+    UnsafePathError,
+)
+from bpfpin.syscall import bpf, fs
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import ObjectFlag
+
+RENAMED_UNDER_US = 3  # how often a reader tries again when the directory was exchanged meanwhile
+
+
+class ObjectKind(Enum):
+    """Kinds of kernel object, by what /proc/self/fd says they are."""
+
+    MAP = "anon_inode:bpf-map"
+    PROGRAM = "anon_inode:bpf-prog"
+    LINK = "anon_inode:bpf-link"
+    BTF = "anon_inode:btf"
+
+    def __str__(self) -> str:
+        return self.name if self is ObjectKind.BTF else self.name.lower()
+
+
+OPEN_BY_ID: dict[ObjectKind, Callable[[int], int]] = {
+    ObjectKind.MAP: bpf.map_get_fd_by_id,
+    ObjectKind.PROGRAM: bpf.prog_get_fd_by_id,
+    ObjectKind.LINK: bpf.link_get_fd_by_id,
+    ObjectKind.BTF: bpf.btf_get_fd_by_id,
+}
+
+
+class KernelObject:
+    """Holds one object of the kernel by a descriptor of its own; `with` or `close` lets it go."""
+
+    kind: ClassVar[ObjectKind]
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def from_fd(cls, fd: int) -> Self:
+        """Take over the open descriptor *fd*; `PinKindError` if it is of another kind.
+
+        It belongs to the new object from now on, in the case of an error it is closed.
+        """
+        return cls(check_kind(Descriptor(fd), cls.kind, path=f"descriptor {fd}"))
+
+    @classmethod
+    def from_id(cls, object_id: int) -> Self:
+        """Open by id (BPF_*_GET_FD_BY_ID; CAP_SYS_ADMIN); `IdNotFoundError` if there is none."""
+        return cls(Descriptor(OPEN_BY_ID[cls.kind](object_id)))
+
+    @classmethod
+    def from_pin(cls, path: str | Path) -> Self:
+        """Open what is pinned at *path* (BPF_OBJ_GET), see `open_pin` for the errors."""
+        return cls(open_pin(path, cls.kind))
+
+    @property
+    def fd(self) -> int:
+        """The descriptor's number, which stays ours; `ValueError` once closed."""
+        if self._descriptor.is_closed:
+            raise ValueError(f"the {self.kind} is closed")
+        return self._descriptor.fileno()
+
+    def fileno(self) -> int:
+        """Return the descriptor's number, for `select` and the like."""
+        return self.fd
+
+    def pin(self, path: str | Path) -> None:
+        """Give the object a name in bpffs, so that it outlives this process (BPF_OBJ_PIN).
+
+        Raises `PinExistsError`, `PinNotFoundError` (no such directory), `NotBpffsError`,
+        `PinNameError` (bpffs takes no dots).
+        """
+        try:
+            bpf.obj_pin(self.fd, path)
+        except (PinError, PermissionDeniedError) as error:
+            raise _explain_pin(error, Path(path)) from None
+
+    def close(self) -> None:
+        """Let the descriptor go; what holds nobody else's interest ends. Again does nothing."""
+        self._descriptor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_pin(path: str | Path, kind: ObjectKind, *, read_only: bool = False) -> Descriptor:
+    """Open the *kind* of object pinned at *path* without following a symbolic link.
+
+    Raises `PinNotFoundError`, `PinKindError` (something else is there), `NotBpffsError`,
+    `UnsafePathError` (a directory on the way is a symbolic link) and `PermissionDeniedError`. A
+    directory that is exchanged for another at this moment does not show.
+    """
+    flags = ObjectFlag.RDONLY if read_only else ObjectFlag(0)
+    with _open_path(Path(path)) as place:
+        try:
+            fd = _object_at(f"/proc/self/fd/{place.fileno()}", flags)
+        except (PinError, PermissionDeniedError) as error:
+            raise _explain_open(error, Path(path), place.fileno(), kind) from None
+    return check_kind(Descriptor(fd), kind, path=str(path))
+
+
+def _object_at(path: str, flags: ObjectFlag) -> int:
+    try:
+        return bpf.obj_get(path, flags=flags)
+    except (PinError, PermissionDeniedError):
+        raise
+    except SyscallError:
+        if not flags:
+            raise
+        # Only a map can be opened for reading alone; what else is there shows without the flag.
+        return bpf.obj_get(path)
+
+
+def _open_path(path: Path) -> Descriptor:
+    for left in reversed(range(RENAMED_UNDER_US)):
+        before = _inode(path.parent)
+        try:
+            return Descriptor(fs.openat2(path, resolve=fs.Resolve.NO_SYMLINKS))
+        except PinNotFoundError as error:
+            if not left or _inode(path.parent) == before:
+                raise _explain_missing(error, path) from None
+        except UnsafePathError:
+            if path.is_symlink():
+                raise PinKindError(f"{path} is a symbolic link", path=str(path)) from None
+            raise
+    raise AssertionError("unreachable")
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def check_kind(descriptor: Descriptor, kind: ObjectKind, *, path: str) -> Descriptor:
+    """Return *descriptor* if it is open on *kind*, else close it and raise `PinKindError`."""
+    link = Path(f"/proc/self/fd/{descriptor.fileno()}").readlink()
+    # The kernel writes bpf_link where a link is made, bpf-link where one is opened.
+    found = str(link).replace("_link", "-link")
+    if found == kind.value:
+        return descriptor
+    descriptor.close()
+    there = next((str(other) for other in ObjectKind if other.value == found), found)
+    raise PinKindError(f"{path}: a {kind} was asked for, a {there} is there", path=path)
+
+
+def _explain_open(
+    error: PinError | PermissionDeniedError, path: Path, fd: int, kind: ObjectKind
+) -> Exception:
+    """Say what the kernel meant by EACCES or EPERM: it gives them for four different reasons."""
+    if not fs.is_bpffs(fd):
+        return _no_bpffs(path)
+    if path.is_dir():
+        return PinKindError(f"{path}: a {kind} was asked for, a directory is there", path=str(path))
+    if isinstance(error, PermissionDeniedError):
+        error.target = str(path)
+        error.message = f"{path}: access denied"
+        error.hint = f"the pin is {_rights(path)}"
+    return error
+
+
+def _rights(path: Path) -> str:
+    status = path.stat()
+    return f"mode {status.st_mode & 0o777:04o} of uid {status.st_uid}, gid {status.st_gid}"
+
+
+def _explain_missing(error: PinNotFoundError, path: Path) -> PinError:
+    """Tell a missing pin from a place that is no bpffs at all."""
+    there = next((parent for parent in path.parents if parent.is_dir()), Path("/"))
+    return error if fs.is_bpffs(there) else _no_bpffs(path)
+
+
+def _explain_pin(error: PinError | PermissionDeniedError, path: Path) -> Exception:
+    if path.parent.is_dir() and not fs.is_bpffs(path.parent):
+        return _no_bpffs(path)
+    if "." in path.name and not isinstance(error, PermissionDeniedError):
+        return PinNameError(f"{path}: a name in bpffs has no dots", path=str(path))
+    return error
+
+
+def _no_bpffs(path: Path) -> NotBpffsError:
+    hint = "sudo mount -t bpf bpf /sys/fs/bpf"
+    return NotBpffsError(f"{path} does not lie in a bpffs", path=os.fspath(path), hint=hint)

@@ -1,0 +1,59 @@
+"""Links: what holds a program at its hook."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from bpfpin.objects.info import LinkInfo, link_info
+from bpfpin.objects.kernel_object import KernelObject, ObjectKind
+from bpfpin.objects.program import Program
+from bpfpin.syscall import bpf
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import AttachType
+
+
+class Link(KernelObject):
+    """A link held by descriptor; closing the last one detaches, unless the link is pinned."""
+
+    kind = ObjectKind.LINK
+
+    @classmethod
+    def create(
+        cls, program: Program, link_target: int, attach_type: AttachType, *, flags: int = 0
+    ) -> Self:
+        """Attach *program* (BPF_LINK_CREATE).
+
+        *link_target* is an ifindex or a cgroup's descriptor, *flags* are the hook's.
+        `HookBusyError` where the hook takes no other program, `NotSupportedError` where the device
+        or the kernel lacks the hook.
+        """
+        name = f"program {program.name} at {attach_type.name.lower()}"
+        fd = bpf.link_create(program.fd, link_target, attach_type, flags=flags, target=name)
+        return cls(Descriptor(fd))
+
+    @property
+    def info(self) -> LinkInfo:
+        """What the kernel reports of the link now; ifindex 0 when its device is gone."""
+        return link_info(self.fd)
+
+    @property
+    def id(self) -> int:
+        """The id, unique on this host until it restarts."""
+        return self.info.id
+
+    def program_id(self) -> int:
+        """Return the id of the program that the link runs now."""
+        return self.info.program_id
+
+    def update(self, program: Program, expected_old: Program | None = None) -> None:
+        """Run *program* from the next packet on, losing none (BPF_LINK_UPDATE).
+
+        With *expected_old* only if the link runs that one now, else `ProgramChangedError`;
+        `AttachError` if the device or cgroup is gone.
+        """
+        old_fd = None if expected_old is None else expected_old.fd
+        bpf.link_update(self.fd, program.fd, old_prog_fd=old_fd, target=f"link id {self.id}")
+
+    def detach(self) -> None:
+        """Detach the program for good, also if the link is pinned (BPF_LINK_DETACH)."""
+        bpf.link_detach(self.fd, target=f"link id {self.id}")

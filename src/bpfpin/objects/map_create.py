@@ -1,0 +1,85 @@
+"""Making a map as a spec wants it (BPF_MAP_CREATE)."""
+
+from __future__ import annotations
+
+import mmap
+
+from bpfpin.btf.btf import TypeRef
+from bpfpin.errors import NotSupportedError, SyscallError
+from bpfpin.objects.kernel_btf import BtfHandle
+from bpfpin.spec import MapSpec
+from bpfpin.syscall import bpf
+from bpfpin.syscall.attr import MapCreateAttr
+from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.uapi import MapFlag, MapType
+
+RINGS = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
+_NUMA_NODE = int(MapFlag.NUMA_NODE)
+NO_TYPES: tuple[int, int, int] = (0, 0, 0)
+
+
+def create(spec: MapSpec, *, inner_fd: int | None, btf: BtfHandle | None) -> Descriptor:
+    """Make the map and return its descriptor; without BTF where this kernel takes none for it."""
+    if spec.inner is not None and not inner_fd:
+        with create(spec.inner, inner_fd=None, btf=None) as template:
+            return create(spec, inner_fd=template.fileno(), btf=btf)
+    if spec.value is None:
+        return _create(spec, inner_fd or 0, NO_TYPES)
+    if btf is None:
+        return _create_with_own_types(spec, inner_fd or 0, spec.value)
+    key_id = spec.key.id if spec.key else 0
+    return _create_typed(spec, inner_fd or 0, (btf.fd, key_id, spec.value.id))
+
+
+def _create_with_own_types(spec: MapSpec, inner_fd: int, value: TypeRef) -> Descriptor:
+    """Load just the types of key and value for the time of the call."""
+    refs = [value] if spec.key is None else [value, spec.key]
+    try:
+        handle, ids = BtfHandle.load_types(refs)
+    except SyscallError:
+        return _create(spec, inner_fd, NO_TYPES)
+    with handle:
+        return _create_typed(spec, inner_fd, (handle.fd, ids[1] if spec.key else 0, ids[0]))
+
+
+def _create_typed(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descriptor:
+    """Make the map with types; BTF is an ornament, never required."""
+    try:
+        return _create(spec, inner_fd, types)
+    except (NotSupportedError, InvalidArgumentError):
+        return _create(spec, inner_fd, NO_TYPES)
+
+
+def _create(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descriptor:
+    btf_fd, key_id, value_id = types
+    node_flag = 0 if spec.numa_node is None else _NUMA_NODE
+    attribute = MapCreateAttr(
+        map_type=spec.type,
+        key_size=spec.key_size,
+        value_size=spec.value_size,
+        max_entries=entries_asked(spec),
+        map_flags=spec.map_flags | node_flag,
+        inner_map_fd=inner_fd,
+        numa_node=spec.numa_node or 0,
+        map_name=spec.kernel_name.encode(),
+        btf_fd=btf_fd,
+        btf_key_type_id=key_id,
+        btf_value_type_id=value_id,
+        map_extra=spec.map_extra,
+    )
+    return Descriptor(bpf.map_create(attribute, target=f"map {spec.name}"))
+
+
+def entries_asked(spec: MapSpec) -> int:
+    """Return the `max_entries` that the kernel is asked for.
+
+    None of a perf event array stands for one a CPU, and the size of a ring is rounded up to a power
+    of two of whole pages, as libbpf does.
+    """
+    if spec.type == MapType.PERF_EVENT_ARRAY and not spec.max_entries:
+        return possible_cpus()
+    if spec.type in RINGS and spec.max_entries:
+        return max(mmap.PAGESIZE, 1 << (spec.max_entries - 1).bit_length())
+    return spec.max_entries

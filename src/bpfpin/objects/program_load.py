@@ -1,0 +1,127 @@
+"""One BPF_PROG_LOAD: the attribute, the buffers it points to, and asking again for the log."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import struct
+from collections.abc import Mapping
+
+from bpfpin import insn
+from bpfpin.errors import PermissionDeniedError, SyscallError
+from bpfpin.fixup import calls, maps
+from bpfpin.objects import verifier
+from bpfpin.objects.kernel_btf import BtfHandle
+from bpfpin.spec import ProgramSpec
+from bpfpin.syscall import bpf
+from bpfpin.syscall.attr import ProgLoadAttr
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import OBJ_NAME_LEN, AttachType, ProgramType
+
+_FUNCTION_INFO = struct.Struct("<II")
+_LINE_INFO = struct.Struct("<IIII")
+# A link of attach type none cannot take a program loaded as XDP since Linux 6.18.
+_ATTACH_TYPES = {ProgramType.XDP: AttachType.XDP}
+
+
+class ProgramLoad:
+    """The attribute of one BPF_PROG_LOAD and the buffers it points to."""
+
+    def __init__(
+        self, spec: ProgramSpec, descriptors: Mapping[str, int], btf: BtfHandle | None
+    ) -> None:
+        self._spec = spec
+        linked = calls.link(spec)
+        pack_line = _LINE_INFO.pack
+        code = maps.fill(linked.instructions, linked.references, descriptors)
+        self._slots = len(code)
+        self._code = bpf.buffer_of(insn.encode(code))
+        self._license = ctypes.create_string_buffer(spec.license.encode())
+        self._functions = b"".join([_FUNCTION_INFO.pack(*each) for each in linked.functions])
+        self._lines = b"".join(
+            [
+                pack_line(line.index, line.file_name_offset, line.line_offset, line.line_column)
+                for line in linked.lines
+            ]
+        )
+        self._btf = btf if self._functions else None
+
+    def load(self, log_level: int, path: str) -> tuple[Descriptor, str]:
+        """Load without a log first, which is faster; only a refusal is asked about again."""
+        if log_level:
+            return self._load_explained(log_level, path, None)
+        try:
+            return Descriptor(self._enter(self._attribute())), ""
+        except PermissionDeniedError as error:
+            if error.missing:
+                raise
+            return self._load_explained(verifier.LOG_LEVEL, path, error)
+        except SyscallError as error:
+            return self._load_explained(verifier.LOG_LEVEL, path, error)
+
+    def _load_explained(
+        self, log_level: int, path: str, first: SyscallError | None
+    ) -> tuple[Descriptor, str]:
+        made = verifier.explain(lambda size: self._attempt(log_level, size))
+        if made.fd is not None:
+            return Descriptor(made.fd), made.log
+        if self._btf is not None and verifier.is_before_instructions(made.log):
+            # What is wrong may be the debug information alone; the program runs without it.
+            self._btf = None
+            with_less = verifier.explain(lambda size: self._attempt(log_level, size))
+            if with_less.fd is not None:
+                return Descriptor(with_less.fd), made.log
+        error = first or made.error
+        assert error is not None
+        if not made.log.strip():
+            raise error
+        raise verifier.refusal(error, made.log, program=self._spec.name, path=path) from None
+
+    def _attempt(self, log_level: int, size: int) -> verifier.Attempt:
+        log = ctypes.create_string_buffer(size)
+        attribute = self._attribute()
+        attribute.log_level, attribute.log_size = log_level, size
+        attribute.log_buf = ctypes.addressof(log)
+        fd, error = None, None
+        try:
+            fd = self._enter(attribute)
+        except SyscallError as refused:
+            error = refused
+        text = log.value.decode(errors="replace")
+        return verifier.Attempt(fd, error, text, attribute.log_true_size)
+
+    def _enter(self, attribute: ProgLoadAttr) -> int:
+        return bpf.prog_load(attribute, target=f"program {self._spec.name}")
+
+    def _attribute(self) -> ProgLoadAttr:
+        spec = self._spec
+        attach_type = spec.expected_attach_type or _ATTACH_TYPES.get(spec.type)
+        attribute = ProgLoadAttr(
+            prog_type=spec.type,
+            insn_cnt=self._slots,
+            insns=ctypes.addressof(self._code),
+            license=ctypes.addressof(self._license),
+            kern_version=spec.kernel_version,
+            prog_flags=spec.program_flags,
+            prog_name=_kernel_name(spec.name),
+            expected_attach_type=attach_type or 0,
+        )
+        if self._btf is not None:
+            self._add_debug_information(attribute, self._btf)
+        return attribute
+
+    def _add_debug_information(self, attribute: ProgLoadAttr, btf: BtfHandle) -> None:
+        attribute.prog_btf_fd = btf.fd
+        # The buffers are kept: the attribute holds only their addresses.
+        self._function_buffer = bpf.buffer_of(self._functions)
+        attribute.func_info = ctypes.addressof(self._function_buffer)
+        attribute.func_info_rec_size = _FUNCTION_INFO.size
+        attribute.func_info_cnt = len(self._functions) // _FUNCTION_INFO.size
+        self._line_buffer = bpf.buffer_of(self._lines) if self._lines else None
+        attribute.line_info = bpf.address(self._line_buffer)
+        attribute.line_info_rec_size = _LINE_INFO.size
+        attribute.line_info_cnt = len(self._lines) // _LINE_INFO.size
+
+
+def _kernel_name(name: str) -> bytes:
+    return re.sub(r"[^A-Za-z0-9_.]", "_", name)[: OBJ_NAME_LEN - 1].encode()
