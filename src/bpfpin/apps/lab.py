@@ -1,0 +1,214 @@
+"""The throw-away test environment: a network namespace and a pair of devices into it.
+
+`NAME` is a device of the current namespace whose other end is `veth0` in the namespace NAME, with
+addresses on both ends: the environment of the XDP tutorial. Neither end sends anything of its own
+(no duplicate address detection, no router solicitation, no ARP but permanent neighbours), so
+counts are exact.
+Nothing is remembered in files: a lab is known by the alias of its device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bpfpin.attach import interface
+from bpfpin.attach.netlink import (
+    Device,
+    Netlink,
+    create_namespace,
+    remove_namespace,
+)
+from bpfpin.errors import AttachError, BusyError, InterfaceNotFoundError, UsageError
+from bpfpin.syscall import netns
+
+ALIAS = "bpfpin lab"
+PEER = "veth0"
+_NAME_LIMIT = 15  # IFNAMSIZ of linux/if.h, less the final NUL
+_PREFIX_BITS = (24, 64)  # of the IPv4 and the IPv6 address
+_NETWORKS = range(1, 255)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """The addresses of both ends, IPv4 first, as `ping` takes them."""
+
+    host: tuple[str, ...]
+    peer: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A lab that is up: *device* here, *peer* in the namespace *netns*."""
+
+    name: str
+    device: str
+    netns: str
+    peer: str
+    addresses: Addresses
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the lab as `lab up -o json` shows it."""
+        found = dataclasses.asdict(self)
+        return {"lab": found.pop("name"), **found}
+
+
+def lab_up(name: str) -> Lab:
+    """Make the lab *name*; needs CAP_NET_ADMIN and CAP_SYS_ADMIN (`ip netns add`, `ip link add`).
+
+    `BusyError` if a lab, device or namespace of that name is there; a failure leaves nothing.
+    """
+    _check_name(name)
+    with Netlink() as link, contextlib.ExitStack() as undo:
+        _check_free(link, name)
+        device = link.create_veth(name)
+        undo.callback(_delete, link, device)
+        link.set_alias(device.ifindex, ALIAS)  # from here on `lab_down` finds what is made
+        create_namespace(name)
+        undo.callback(remove_namespace, name)
+        _connect(link, device, name)
+        undo.pop_all()
+        return _lab(link, device)
+
+
+def lab_down(name: str) -> None:
+    """Delete the lab *name*, its namespace first; `InterfaceNotFoundError` if there is none."""
+    with Netlink() as link:
+        device = _find(link, name)
+        if name in netns.names():
+            remove_namespace(name)
+        _delete(link, device)
+
+
+def labs() -> list[Lab]:
+    """Return the labs whose device is in the current namespace, by name."""
+    with Netlink() as link:
+        found = [_lab(link, device) for device in link.devices() if device.alias == ALIAS]
+    return sorted(found, key=lambda lab: lab.name)
+
+
+def lab_exec(name: str, argv: Sequence[str]) -> int:
+    """Run a command in the lab's namespace and return its exit status (128 + N for signal N).
+
+    Only the network namespace changes: /sys and bpffs stay as they are, unlike `ip netns exec`.
+    """
+    if name not in [lab.name for lab in labs()]:
+        raise _no_lab(name, labs())
+    try:
+        with netns.enter(name):
+            process = subprocess.Popen(list(argv))
+    except FileNotFoundError:
+        raise UsageError(f"no command {argv[0]!r} to run in the lab {name!r}") from None
+    status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+def _delete(link: Netlink, device: Device) -> None:
+    """Delete the device, which ends with its namespace unless something still runs there."""
+    try:
+        link.delete_device(device.ifindex)
+    except AttachError:
+        if interface.name_of(device.ifindex) == device.name:
+            raise
+
+
+def _connect(link: Netlink, device: Device, name: str) -> None:
+    """Move the peer into the namespace; give both ends addresses and tell them of each other."""
+    number = _free_number(link)
+    peer_mac = link.device(device.peer_ifindex).hardware_address
+    link.move(device.peer_ifindex, name, PEER)
+    _configure(link, device.ifindex, _addresses(number, 1))
+    for address in _addresses(number, 2):
+        link.add_neighbour(device.ifindex, address, peer_mac)
+    with netns.enter(name), Netlink() as inside:
+        peer = _named(inside, PEER)
+        inside.set_up(_named(inside, "lo").ifindex)
+        _configure(inside, peer.ifindex, _addresses(number, 2))
+        for address in _addresses(number, 1):
+            inside.add_neighbour(peer.ifindex, address, device.hardware_address)
+
+
+def _configure(link: Netlink, ifindex: int, addresses: Sequence[str]) -> None:
+    link.set_silent(ifindex)
+    link.set_up(ifindex)
+    for address, bits in zip(addresses, _PREFIX_BITS, strict=True):
+        link.add_address(ifindex, f"{address}/{bits}")
+
+
+def _addresses(number: int, host: int) -> tuple[str, str]:
+    return f"10.11.{number}.{host}", f"fc00:dead:cafe:{number}::{host}"
+
+
+def _free_number(link: Netlink) -> int:
+    """Return the first N for which nobody here has 10.11.N.1."""
+    taken = {address for device in link.devices() for address in link.addresses(device.ifindex)}
+    for number in _NETWORKS:
+        if _addresses(number, 1)[0] not in taken:
+            return number
+    raise BusyError("all networks from 10.11.1.0/24 to 10.11.254.0/24 are in use", holder="labs")
+
+
+def _lab(link: Netlink, device: Device) -> Lab:
+    return Lab(
+        name=device.name,
+        device=device.name,
+        netns=device.name,
+        peer=PEER,
+        addresses=Addresses(
+            host=tuple(link.addresses(device.ifindex)), peer=_peer_addresses(device.name)
+        ),
+    )
+
+
+def _peer_addresses(name: str) -> tuple[str, ...]:
+    """Return the addresses of the other end; none of a lab that is only half there."""
+    if name not in netns.names():
+        return ()
+    with netns.enter(name), Netlink() as inside:
+        found = [device for device in inside.devices() if device.name == PEER]
+        return tuple(inside.addresses(found[0].ifindex)) if found else ()
+
+
+def _named(link: Netlink, name: str) -> Device:
+    return next(device for device in link.devices() if device.name == name)
+
+
+def _find(link: Netlink, name: str) -> Device:
+    for device in link.devices():
+        if device.name == name and device.alias == ALIAS:
+            return device
+    raise _no_lab(name, labs())
+
+
+def _no_lab(name: str, there: Sequence[Lab]) -> InterfaceNotFoundError:
+    found = ", ".join(lab.name for lab in there) or "none"
+    return InterfaceNotFoundError(
+        f"no lab {name!r}; labs that are up: {found}", hint=f"Make it: bpfpin lab up {name}"
+    )
+
+
+def _check_name(name: str) -> None:
+    legal = name and len(name.encode()) <= _NAME_LIMIT and name not in {".", "..", "lo"}
+    if not legal or any(not char.isprintable() or char in " /:%~" for char in name):
+        raise UsageError(
+            f"{name!r} cannot name a lab: it becomes a device and a namespace, so 1 to"
+            f" {_NAME_LIMIT} bytes without space, slash, colon, tilde and per cent"
+        )
+
+
+def _check_free(link: Netlink, name: str) -> None:
+    for device in link.devices():
+        if device.name == name:
+            what = "a lab" if device.alias == ALIAS else f"a device ({device.kind or 'hardware'})"
+            down = f"Run bpfpin lab down {name}, or choose another name"
+            raise BusyError(f"there is {what} {name!r} already", holder=what, hint=down)
+    if name in netns.names():
+        raise BusyError(
+            f"there is a network namespace {name!r} already",
+            holder="a network namespace",
+            hint="Choose another name.",
+        )

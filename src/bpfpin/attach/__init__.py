@@ -1,0 +1,1 @@
+"""Hooks, one file each; attaching returns a Link that detaches when it is closed unpinned."""

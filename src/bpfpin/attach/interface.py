@@ -1,0 +1,50 @@
+"""Network devices of the current namespace, by name and by ifindex.
+
+Asked by ioctl and netlink through libc: /sys/class/net keeps showing another namespace after setns.
+"""
+
+from __future__ import annotations
+
+import difflib
+import socket
+
+from bpfpin.errors import InterfaceNotFoundError
+
+
+def names() -> dict[int, str]:
+    """Return the names of all devices of the current network namespace by ifindex."""
+    return dict(socket.if_nameindex())
+
+
+def ifindex(interface: str | int) -> int:
+    """Return the ifindex of *interface*, a device's name or ifindex (if_nametoindex(3)).
+
+    `InterfaceNotFoundError` names the devices that are near, or all there are.
+    """
+    there = names()
+    if isinstance(interface, int):
+        if interface in there:
+            return interface
+        raise _not_found(f"no network device with ifindex {interface}", "", there)
+    for index, name in there.items():
+        if name == interface:
+            return index
+    try:
+        return socket.if_nametoindex(interface)  # an alternative name
+    except (OSError, ValueError):
+        raise _not_found(f"no network device {interface!r}", interface, there) from None
+
+
+def name_of(index: int) -> str:
+    """Return the name of the device with ifindex *index*, or "" if there is none now."""
+    return names().get(index, "")
+
+
+def _not_found(message: str, wanted: str, there: dict[int, str]) -> InterfaceNotFoundError:
+    devices = ", ".join(there.values()) or "none"
+    near = difflib.get_close_matches(wanted, there.values())
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    return InterfaceNotFoundError(
+        f"{message} in this network namespace; there are: {devices}",
+        hint=f"{guess}A device of another namespace is reached with -n NAMESPACE.",
+    )

@@ -1,0 +1,239 @@
+"""What only rtnetlink can do: devices, addresses, neighbours, and who holds XDP without a link.
+
+The one importer of pyroute2, which costs 125 ms: import this module where it is needed, not before.
+Everything happens in the network namespace that the calling thread is in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pyroute2 import IPRoute
+from pyroute2 import netns as pyroute2_netns
+from pyroute2.netlink.exceptions import NetlinkError
+
+from bpfpin.errors import AttachError, PermissionDeniedError
+from bpfpin.spec import XdpMode
+from bpfpin.syscall.netns import NAMED, path_of
+from bpfpin.uapi import XdpFlag
+
+Result = TypeVar("Result")
+
+MODE_FLAGS = {
+    XdpMode.NATIVE: XdpFlag.DRV_MODE,
+    XdpMode.GENERIC: XdpFlag.SKB_MODE,
+    XdpMode.OFFLOAD: XdpFlag.HW_MODE,
+}
+
+_PROGRAM_IDS = {
+    XdpMode.NATIVE: "IFLA_XDP_DRV_PROG_ID",
+    XdpMode.GENERIC: "IFLA_XDP_SKB_PROG_ID",
+    XdpMode.OFFLOAD: "IFLA_XDP_HW_PROG_ID",
+}
+_ADDRESS_NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h: no packets to ask for duplicates
+_ADDRESS_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE of linux/if_link.h: no link-local address
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device; *peer_ifindex* is that of a veth's other end in its own namespace."""
+
+    ifindex: int
+    name: str
+    kind: str
+    alias: str
+    hardware_address: str
+    peer_ifindex: int
+    is_up: bool
+
+
+class Netlink:
+    """A socket to rtnetlink, with the errors of the kernel as ours; `with` closes it."""
+
+    def __init__(self) -> None:
+        self._route = IPRoute(ext_ack=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._route.close()
+
+    def devices(self) -> list[Device]:
+        """Return all devices of the namespace."""
+        with _errors("list the network devices"):
+            return [_device(message) for message in self._route.get_links()]
+
+    def device(self, ifindex: int) -> Device:
+        """Return the device with *ifindex*."""
+        return _device(self._message(ifindex))
+
+    def xdp_program_ids(self, ifindex: int) -> dict[XdpMode, int]:
+        """Return the id of the XDP program in each mode that has one, held by links or not."""
+        xdp = self._message(ifindex).get_attr("IFLA_XDP")
+        found = {mode: xdp.get_attr(name) for mode, name in _PROGRAM_IDS.items()} if xdp else {}
+        return {mode: int(program_id) for mode, program_id in found.items() if program_id}
+
+    def xdp_refusal(self, program_fd: int, ifindex: int, mode: XdpMode) -> str:
+        """Ask the driver why it refuses a program, for links do not say; "" if it takes it.
+
+        Only a device without any XDP program is changed, and at once changed back.
+        """
+        flags = MODE_FLAGS[mode]
+        try:
+            self._set_xdp(ifindex, program_fd, flags | XdpFlag.UPDATE_IF_NOEXIST)
+        except NetlinkError as error:
+            return str(error.args[1])
+        self._set_xdp(ifindex, -1, flags)
+        return ""
+
+    def attach_xdp(self, program_fd: int, ifindex: int, mode: XdpMode) -> None:
+        """Attach a program the old way, without a link, where none is attached."""
+        with _errors(f"attach an XDP program to ifindex {ifindex}"):
+            self._set_xdp(ifindex, program_fd, MODE_FLAGS[mode] | XdpFlag.UPDATE_IF_NOEXIST)
+
+    def detach_xdp(self, ifindex: int, mode: XdpMode) -> None:
+        """Detach whatever program was attached without a link."""
+        with _errors(f"detach the XDP program of ifindex {ifindex}"):
+            self._set_xdp(ifindex, -1, MODE_FLAGS[mode])
+
+    def create_veth(self, name: str) -> Device:
+        """Create a pair of virtual devices; one is called *name*, the kernel names its peer."""
+        with _errors(f"create the device {name!r}"):
+            self._route.link("add", ifname=name, kind="veth")
+            (ifindex,) = self._route.link_lookup(ifname=name)
+        return self.device(ifindex)
+
+    def delete_device(self, ifindex: int) -> None:
+        """Delete a device; the other end of a veth pair goes with it."""
+        with _errors(f"delete the device with ifindex {ifindex}"):
+            self._route.link("del", index=ifindex)
+
+    def set_alias(self, ifindex: int, alias: str) -> None:
+        """Set the device's free text, as `ip link set DEV alias TEXT`."""
+        with _errors(f"set the alias of ifindex {ifindex}"):
+            self._route.link("set", index=ifindex, ifalias=alias)
+
+    def move(self, ifindex: int, namespace: str, name: str) -> None:
+        """Move a device to the network namespace *namespace*, where it is called *name*."""
+        fd = os.open(path_of(namespace), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with _errors(f"move ifindex {ifindex} to {namespace}"):
+                self._route.link("set", index=ifindex, net_ns_fd=fd, ifname=name)
+        finally:
+            os.close(fd)
+
+    def set_up(self, ifindex: int) -> None:
+        """Bring a device up, as `ip link set DEV up`."""
+        with _errors(f"bring ifindex {ifindex} up"):
+            self._route.link("set", index=ifindex, state="up")
+
+    def set_silent(self, ifindex: int) -> None:
+        """Keep a device from sending of its own accord: `addrgenmode none` and `arp off`.
+
+        Without a link-local IPv6 address no router is asked for; without ARP no multicast group is
+        joined for neighbour discovery, which would be reported to the network (MLD).
+        """
+        inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDRESS_MODE_NONE)]}
+        with _errors(f"configure ifindex {ifindex}"):
+            self._route.link("set", index=ifindex, IFLA_AF_SPEC={"attrs": [("AF_INET6", inet6)]})
+            self._route.link("set", index=ifindex, arp=False)
+
+    def add_address(self, ifindex: int, interface: str) -> None:
+        """Give a device the address `ADDRESS/BITS` without asking the network for duplicates."""
+        address = ipaddress.ip_interface(interface)
+        flags = _ADDRESS_NODAD if address.version == 6 else 0
+        with _errors(f"add the address {interface} to ifindex {ifindex}"):
+            self._route.addr(
+                "add",
+                index=ifindex,
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+                flags=flags,
+            )
+
+    def addresses(self, ifindex: int) -> list[str]:
+        """Return the addresses of a device, IPv4 first."""
+        with _errors(f"list the addresses of ifindex {ifindex}"):
+            messages = sorted(self._route.get_addr(index=ifindex), key=lambda item: item["family"])
+        return [str(item.get_attr("IFA_ADDRESS")) for item in messages]
+
+    def add_neighbour(self, ifindex: int, address: str, hardware_address: str) -> None:
+        """Tell for good where *address* is, so that nobody asks by ARP or neighbour discovery."""
+        with _errors(f"add the neighbour {address} to ifindex {ifindex}"):
+            self._route.neigh(
+                "add", ifindex=ifindex, dst=address, lladdr=hardware_address, state="permanent"
+            )
+
+    def _message(self, ifindex: int) -> Any:
+        with _errors(f"look at ifindex {ifindex}"):
+            return self._route.get_links(ifindex)[0]
+
+    def _set_xdp(self, ifindex: int, program_fd: int, flags: int) -> None:
+        attributes = [("IFLA_XDP_FD", program_fd), ("IFLA_XDP_FLAGS", flags)]
+        self._route.link("set", index=ifindex, xdp={"attrs": attributes})
+
+
+def aside(work: Callable[[Netlink], Result]) -> Result:
+    """Return what *work* answers in a thread of its own, in the caller's network namespace.
+
+    pyroute2 runs an event loop, which it cannot in a thread that runs one already (asyncio).
+    """
+
+    def run() -> Result:
+        with Netlink() as netlink:
+            return work(netlink)
+
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        return threads.submit(run).result()
+
+
+def create_namespace(name: str) -> None:
+    """Make a network namespace, as `ip netns add`."""
+    with _errors(f"create the network namespace {name!r}"):
+        pyroute2_netns.create(str(NAMED / name))
+
+
+def remove_namespace(name: str) -> None:
+    """Take the name away, as `ip netns delete`; it ends with its last process."""
+    with _errors(f"remove the network namespace {name!r}"):
+        pyroute2_netns.remove(str(NAMED / name))
+
+
+def _device(message: Any) -> Device:
+    return Device(
+        ifindex=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "",
+        alias=message.get_attr("IFLA_IFALIAS") or "",
+        hardware_address=message.get_attr("IFLA_ADDRESS") or "",
+        peer_ifindex=message.get_attr("IFLA_LINK") or 0,
+        is_up=message["state"] == "up",
+    )
+
+
+@contextlib.contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """Turn what rtnetlink answers into our errors, its words kept."""
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        code, words = error.args[:2]
+        message = f"cannot {what}: {words}"
+        # OSError knows which class an errno belongs to.
+        if isinstance(OSError(code, words), PermissionError):
+            needs = ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]
+            raise PermissionDeniedError(message, missing=needs, errno=code) from None
+        raise AttachError(message) from None

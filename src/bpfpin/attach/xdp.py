@@ -1,0 +1,142 @@
+"""XDP: programs at the driver's receive path of a network device, held by a link."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from bpfpin.attach import interface as interfaces
+from bpfpin.errors import (
+    BpfError,
+    HookBusyError,
+    NotSupportedError,
+    PermissionDeniedError,
+    SyscallError,
+    WrongHookError,
+)
+from bpfpin.objects.link import Link
+from bpfpin.objects.program import Program
+from bpfpin.objects.walk import links
+from bpfpin.spec import XdpMode
+from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpFlag
+
+_FLAGS = {
+    XdpMode.NATIVE: XdpFlag.DRV_MODE,
+    XdpMode.GENERIC: XdpFlag.SKB_MODE,
+    XdpMode.OFFLOAD: XdpFlag.HW_MODE,
+}
+
+
+class XdpLink(Link):
+    """A link at an XDP hook: *mode* is the one taken, *note* says why it is not a better one."""
+
+    mode: XdpMode = XdpMode.AUTO
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class XdpHolder:
+    """Who is attached to a device; *link_id* is None for a program held by netlink alone.
+
+    Without CAP_SYS_ADMIN links cannot be seen: then `is_link_known` is False and *link_id* None.
+    """
+
+    program_id: int
+    program_name: str
+    mode: XdpMode
+    link_id: int | None
+    is_link_known: bool = True
+
+    def __str__(self) -> str:
+        name = f" ({self.program_name})" if self.program_name else ""
+        return f"program id {self.program_id}{name} in {self.mode.value} mode, {self._held()}"
+
+    def _held(self) -> str:
+        if not self.is_link_known:
+            return "and whether a link holds it is not visible to this user"
+        by = f"link id {self.link_id}" if self.link_id else "netlink, without a link"
+        return f"held by {by}"
+
+
+def attach_xdp(program: Program, interface: str | int, *, mode: XdpMode = XdpMode.AUTO) -> XdpLink:
+    """Attach *program* to a device; closing the link detaches it, unless the link is pinned.
+
+    *interface* is a name or an ifindex of the current network namespace. AUTO tries native mode,
+    and generic mode when the driver has no native one; `note` then has the driver's words.
+    `HookBusyError` says who holds the device, `NotSupportedError` why a mode is refused. Like
+    `ip link set dev DEV xdp…`, by BPF_LINK_CREATE (Linux 5.9).
+    """
+    if program.type != ProgramType.XDP:
+        kind = getattr(program.type, "name", str(program.type)).lower()
+        raise WrongHookError(f"program {program.name!r} is of type {kind}, not xdp")
+    ifindex = interfaces.ifindex(interface)
+    if mode is not XdpMode.AUTO:
+        return _attach(program, ifindex, mode)
+    try:
+        return _attach(program, ifindex, XdpMode.NATIVE)
+    except HookBusyError:
+        raise
+    except SyscallError as refused:
+        if not isinstance(refused, NotSupportedError | InvalidArgumentError):
+            raise
+        link = _attach(program, ifindex, XdpMode.GENERIC)
+        name = interfaces.name_of(ifindex)
+        link.note = f"{name} runs it in generic mode, for native mode was refused: {refused.hint}"
+        return link
+
+
+def xdp_holder(ifindex: int) -> XdpHolder | None:
+    """Return who is attached to the device with this ifindex, None if nobody is."""
+    from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, for a held device only
+
+    found = aside(lambda netlink: netlink.xdp_program_ids(ifindex))
+    for mode, program_id in found.items():
+        name = ""
+        with contextlib.suppress(BpfError), Program.from_id(program_id) as program:
+            name = program.name
+        try:
+            return XdpHolder(program_id, name, mode, _link_id(ifindex, program_id))
+        except PermissionDeniedError:
+            return XdpHolder(program_id, name, mode, None, is_link_known=False)
+    return None
+
+
+def _attach(program: Program, ifindex: int, mode: XdpMode) -> XdpLink:
+    try:
+        link = XdpLink.create(program, ifindex, AttachType.XDP, flags=_FLAGS[mode])
+    except HookBusyError as error:
+        raise _busy(ifindex, error) from None
+    except (NotSupportedError, InvalidArgumentError) as error:
+        error.hint = _driver_words(program, ifindex, mode) or str(error.strerror)
+        raise
+    link.mode = mode
+    return link
+
+
+def _busy(ifindex: int, error: HookBusyError) -> HookBusyError:
+    """Say who holds the device, as far as we may know."""
+    name = interfaces.name_of(ifindex) or f"ifindex {ifindex}"
+    holder = xdp_holder(ifindex)
+    if holder is None:
+        return error
+    return HookBusyError(
+        f"{name} runs another XDP program already: {holder}",
+        holder=str(holder),
+        hint=f"See who it is: bpfpin status, bpftool net show dev {name}. It was left as it is.",
+    )
+
+
+def _driver_words(program: Program, ifindex: int, mode: XdpMode) -> str:
+    """Ask netlink for the reason; links carry no extended acknowledgement."""
+    from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, for a refusal only
+
+    return aside(lambda netlink: netlink.xdp_refusal(program.fd, ifindex, mode))
+
+
+def _link_id(ifindex: int, program_id: int) -> int | None:
+    """Return the link that runs the program there; `PermissionDeniedError` if links are hidden."""
+    for link in links():
+        if (link.type, link.ifindex, link.program_id) == (LinkType.XDP, ifindex, program_id):
+            return link.id
+    return None
