@@ -1,0 +1,1 @@
+"""Names in bpffs: pin sets, their manifests and the transactions that change them."""

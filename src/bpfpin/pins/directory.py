@@ -1,0 +1,201 @@
+"""A directory of bpffs that stays the same one whatever happens to its path.
+
+Everything in it is reached by one name below its descriptor, so that nobody can put a symlink in
+between. Who may change what is in it is asked of the descriptor, too.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from bpfpin.errors import PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.syscall import fs
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.fs import Rename, Resolve
+from bpfpin.syscall.refusal import refusal
+
+DIRECTORY_MODE: Final = 0o700
+OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+class Directory:
+    """An open directory; *path* is where it was found, for messages and for `Map.from_pin`."""
+
+    def __init__(self, descriptor: Descriptor, path: Path) -> None:
+        self._descriptor = descriptor
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open *path* in one step; a symlink anywhere in it is an `UnsafePathError`."""
+        path = path.absolute()
+        return cls(
+            Descriptor(fs.openat2(path, flags=_FLAGS, resolve=Resolve.NO_SYMLINKS)),
+            path,
+        )
+
+    def child(self, name: str) -> Directory:
+        """Open the directory *name* in this one; `PinNotFoundError` if there is none."""
+        resolve = Resolve.NO_SYMLINKS | Resolve.BENEATH
+        fd = fs.openat2(name, flags=_FLAGS, resolve=resolve, dir_fd=self.fileno())
+        return Directory(Descriptor(fd), self.path / name)
+
+    def fileno(self) -> int:
+        """Return the descriptor's number."""
+        return self._descriptor.fileno()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._descriptor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def status(self) -> os.stat_result:
+        """What stat(2) says of the directory."""
+        return os.fstat(self.fileno())
+
+    def names(self) -> list[str]:
+        """Return the names in it, sorted."""
+        return sorted(os.listdir(self.fileno()))  # noqa: PTH208 - Path takes no descriptor
+
+    def has(self, name: str) -> bool:
+        """Whether there is anything called *name*."""
+        try:
+            self.stat(name)
+        except PinNotFoundError:
+            return False
+        return True
+
+    def stat(self, name: str) -> os.stat_result:
+        """Return the status of *name* itself, not of what it may point to (lstat(2))."""
+        with self._asked("stat", name):
+            return os.stat(name, dir_fd=self.fileno(), follow_symlinks=False)
+
+    def make(self, name: str) -> Directory:
+        """Make the directory *name*, 0700, and open it; `PinExistsError` if the name is taken."""
+        self.mark(name)
+        return self.child(name)
+
+    def mark(self, name: str) -> None:
+        """Make the directory *name* for its name's sake."""
+        with self._asked("mkdir", name):
+            os.mkdir(name, DIRECTORY_MODE, dir_fd=self.fileno())
+
+    def rmdir(self, name: str) -> None:
+        """Remove the empty directory *name*."""
+        with self._asked("rmdir", name):
+            os.rmdir(name, dir_fd=self.fileno())
+
+    def unlink(self, name: str) -> None:
+        """Remove the pin or symlink *name*."""
+        with self._asked("unlink", name):
+            os.unlink(name, dir_fd=self.fileno())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Store *text* as the symlink *name*, all that bpffs can store."""
+        with self._asked("symlink", name):
+            os.symlink(text, name, dir_fd=self.fileno())
+
+    def read_text(self, name: str) -> str:
+        """Return the text of the symlink *name*."""
+        with self._asked("readlink", name):
+            return os.readlink(name, dir_fd=self.fileno())
+
+    def link_from(self, other: Directory, name: str) -> None:
+        """Give the pin *name* of *other* the same name here (link(2))."""
+        with self._asked("link", name):
+            os.link(
+                name,
+                name,
+                src_dir_fd=other.fileno(),
+                dst_dir_fd=self.fileno(),
+                follow_symlinks=False,
+            )
+
+    def rename(self, old: str, new: str, flags: Rename) -> None:
+        """Rename, or exchange, two names in it."""
+        fd = self.fileno()
+        fs.renameat2(old, new, flags=flags, old_dir_fd=fd, new_dir_fd=fd)
+
+    def pin_path(self, name: str) -> Path:
+        """Return a path for BPF_OBJ_PIN that leads into this very directory."""
+        return Path(f"/proc/self/fd/{self.fileno()}/{name}")
+
+    @contextmanager
+    def _asked(self, command: str, name: str) -> Iterator[None]:
+        path = str(self.path / name)
+        try:
+            yield
+        except FileNotFoundError:
+            raise PinNotFoundError(f"{path}: there is no such name", path=path) from None
+        except FileExistsError:
+            raise PinExistsError(f"{path}: the name is taken", path=path) from None
+        except OSError as error:
+            raise refusal(command, error.errno or 0, target=path) from None
+
+
+def remove_tree(parent: Directory, name: str) -> None:
+    """Remove the directory *name* and what is in it; links go first, so that hooks are left first.
+
+    Only for directories that `unsafe_reason` finds nothing against.
+    """
+    with parent.child(name) as directory:
+        for entry in sorted(
+            directory.names(), key=lambda entry: (not entry.startswith("links"), entry)
+        ):
+            if stat.S_ISDIR(directory.stat(entry).st_mode):
+                remove_tree(directory, entry)
+            else:
+                directory.unlink(entry)
+    parent.rmdir(name)
+
+
+def unsafe_reason(status: os.stat_result, *, is_sticky_enough: bool = False) -> str:
+    """Return why a directory or symlink could be changed by somebody else, "" if it could not.
+
+    Root and we ourselves may own it; *is_sticky_enough* lets a sticky directory be written by all.
+    """
+    if status.st_uid not in (0, os.geteuid()):
+        return f"it belongs to {user_name(status.st_uid)}"
+    if stat.S_ISLNK(status.st_mode) or not status.st_mode & OTHERS_WRITE:
+        return ""
+    if is_sticky_enough and status.st_mode & stat.S_ISVTX:
+        return ""
+    return f"others may write it (mode {stat.S_IMODE(status.st_mode):04o})"
+
+
+def require_safe(directory: Directory, *, is_sticky_enough: bool = False) -> None:
+    """Raise `UnsafePathError` if somebody else could change what is in *directory*."""
+    if reason := unsafe_reason(directory.status, is_sticky_enough=is_sticky_enough):
+        raise UnsafePathError(
+            f"{directory.path} is not safe to change: {reason}",
+            path=str(directory.path),
+            hint=f"chown and chmod it (0700), or use another pin root: ls -ld {directory.path}",
+        )
+
+
+def user_name(uid: int) -> str:
+    """Return a user as it is shown: `nobody (uid 65534)`."""
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,174 @@
+"""The manifest of a pin set: what the kernel does not know about it, in at most 4,095 bytes.
+
+It is the text of a symlink, since bpffs stores nothing else. The text may be anybody's: parsing
+believes nothing and answers with a `Manifest` or a `ValueError` that gives the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Final, Self
+
+from bpfpin.errors import LimitError
+
+SCHEMA: Final = 1
+TEXT_SIZE_MAX: Final = 4095  # what a symlink in bpffs can carry
+
+_COMPONENT = re.compile(r"[^/\0.]{1,255}")
+_NUMBER_MAX = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the hooks of a set are: a network device, or a cgroup.
+
+    *netns_inode* identifies the network namespace, *netns* is the name it was entered by (empty:
+    the one the command ran in).
+    """
+
+    netns_inode: int = 0
+    netns: str = ""
+    ifindex: int = 0
+    device: str = ""
+    cgroup: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HookRecord:
+    """One hook of a set: which program runs there, the mode asked for and the mode taken.
+
+    *link* is the name of its pin below `links~`.
+    """
+
+    hook: str
+    program: str
+    link: str
+    asked_mode: str = ""
+    mode: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What was loaded, from where, to where, and how it was asked for."""
+
+    tool: str
+    object: str
+    sha256: str
+    generation: int
+    time: int  # seconds since 1970, wall clock
+    place: Place
+    hooks: tuple[HookRecord, ...] = ()
+
+    def without_hooks(self) -> Self:
+        """Return the manifest of a next generation in which nothing is attached."""
+        return dataclasses.replace(
+            self, generation=self.generation + 1, time=int(time.time()), hooks=()
+        )
+
+    def to_text(self) -> str:
+        """Return the symlink's text; a long object path is cut to its last part."""
+        text = self._dump()
+        if len(text) > TEXT_SIZE_MAX:
+            text = dataclasses.replace(self, object=PurePath(self.object).name)._dump()
+        if len(text) > TEXT_SIZE_MAX:
+            raise LimitError(
+                f"the manifest of this set takes {len(text)} bytes, and bpffs has room for"
+                f" {TEXT_SIZE_MAX}",
+                limit=TEXT_SIZE_MAX,
+                asked=len(text),
+                hint="load fewer programs into one set (--prog)",
+            )
+        return text
+
+    def _dump(self) -> str:
+        record = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        return json.dumps(record, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the manifest in *text*; `ValueError` says why it is none."""
+        record = _Record(_load(text))
+        if record.number("schema") != SCHEMA:
+            raise ValueError("it was made by another version of bpfpin")
+        return cls(
+            tool=record.text("tool"),
+            object=record.text("object"),
+            sha256=record.text("sha256"),
+            generation=record.number("generation"),
+            time=record.number("time"),
+            place=_place(_Record(record.value("place"))),
+            hooks=_hooks(record.value("hooks")),
+        )
+
+
+class _Record:
+    """A JSON object of which nothing is believed."""
+
+    def __init__(self, value: object) -> None:
+        if not isinstance(value, dict):
+            raise ValueError("it is not a JSON object")
+        self._values: dict[str, Any] = value
+
+    def value(self, key: str) -> object:
+        if key not in self._values:
+            raise ValueError(f"{key!r} is missing")
+        return self._values[key]
+
+    def text(self, key: str) -> str:
+        value = self.value(key)
+        if not isinstance(value, str):
+            raise ValueError(f"{key!r} is not a text")
+        return value
+
+    def number(self, key: str) -> int:
+        value = self.value(key)
+        if type(value) is not int or not 0 <= value <= _NUMBER_MAX:
+            raise ValueError(f"{key!r} is not a number of 64 bits")
+        return value
+
+    def component(self, key: str) -> str:
+        """Return a text that is used as one name in bpffs."""
+        value = self.text(key)
+        if not _COMPONENT.fullmatch(value):
+            raise ValueError(f"{key!r} is not one name")
+        return value
+
+
+def _load(text: str) -> object:
+    if len(text) > TEXT_SIZE_MAX:
+        raise ValueError("it is too long")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+
+
+def _place(record: _Record) -> Place:
+    return Place(
+        netns_inode=record.number("netns_inode"),
+        netns=record.text("netns"),
+        ifindex=record.number("ifindex"),
+        device=record.text("device"),
+        cgroup=record.text("cgroup"),
+    )
+
+
+def _hooks(value: object) -> tuple[HookRecord, ...]:
+    if not isinstance(value, list):
+        raise ValueError("'hooks' is not a list")
+    return tuple(_hook(_Record(item)) for item in value)
+
+
+def _hook(record: _Record) -> HookRecord:
+    return HookRecord(
+        hook=record.component("hook"),
+        program=record.component("program"),
+        link=record.component("link"),
+        asked_mode=record.text("asked_mode"),
+        mode=record.text("mode"),
+    )

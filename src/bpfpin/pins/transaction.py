@@ -1,0 +1,156 @@
+"""The next generation of a pin set: built aside, then published by one rename.
+
+A set changes in four steps, and every command that finds them half-done does the same with them:
+build `NAME~stage`, `mkdir NAME~stage/commit~` (the commit point), rename, clean. Before the commit
+point everything is undone, after it everything is finished: by us, or by `recover` in the next
+command of a dead process's set.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from bpfpin.btf.btf import TypeRef
+from bpfpin.errors import NotSupportedError
+from bpfpin.pins import layouts, names
+from bpfpin.pins.directory import Directory, remove_tree
+from bpfpin.pins.manifest import Manifest
+from bpfpin.pins.recover import finish, recover
+from bpfpin.syscall.fs import Rename
+
+_DEFERRED: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+class Pinnable(Protocol):
+    """What can be pinned: a map, a program, a link."""
+
+    def pin(self, path: str | Path) -> None:
+        """Give it the name *path* in bpffs."""
+
+
+class Stage:
+    """A generation that is being built; nothing in it is seen before it is published."""
+
+    def __init__(self, root: Directory, name: str) -> None:
+        with ExitStack() as stack:
+            self._directory = stack.enter_context(root.make(names.stage_name(name)))
+            for folder in (names.PROGRAMS, names.LINKS, names.LAYOUTS):
+                self._directory.mark(folder)
+            _require_exchange(self._directory)
+            self._programs = stack.enter_context(self._directory.child(names.PROGRAMS))
+            self._links = stack.enter_context(self._directory.child(names.LINKS))
+            self._layouts = stack.enter_context(self._directory.child(names.LAYOUTS))
+            self._opened = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.close()
+
+    def pin_map(
+        self, name: str, held: Pinnable, *, key: TypeRef | None = None, value: TypeRef | None = None
+    ) -> None:
+        """Pin a map under its whole name, and keep its types beside it."""
+        held.pin(self._directory.pin_path(names.map_pin_name(name)))
+        layouts.write(self._layouts, name, key=key, value=value)
+
+    def keep_map(self, name: str, live: Directory) -> None:
+        """Give a map of the live generation, with its types, to this one too."""
+        self._directory.link_from(live, names.map_pin_name(name))
+        with live.child(names.LAYOUTS) as kept:
+            key, value = layouts.read(kept, name)
+        layouts.write(self._layouts, name, key=key, value=value)
+
+    def pin_program(self, name: str, held: Pinnable) -> None:
+        """Pin a program."""
+        held.pin(self._programs.pin_path(names.program_pin_name(name)))
+
+    def pin_link(self, name: str, held: Pinnable) -> None:
+        """Pin a link under the name that `names.link_pin_name` gave; from here on it is kept."""
+        held.pin(self._links.pin_path(name))
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Store the manifest; the last thing before the commit."""
+        self._directory.write_text(names.MANIFEST, manifest.to_text())
+
+    def commit(self) -> None:
+        """Pass the point from which on the next generation is the one that holds."""
+        self._directory.mark(names.COMMIT)
+
+
+@contextmanager
+def next_generation(root: Directory, name: str) -> Iterator[Stage]:
+    """Build set *name*'s next generation in the block and publish it at its end.
+
+    The lock must be held and `recover` done. Any exception, Ctrl-C and SIGTERM (if it raises)
+    included, leaves the old state when it comes before the commit, and the new one after it.
+    """
+    try:
+        with Stage(root, name) as stage:
+            yield stage
+            with signals_deferred():
+                stage.commit()
+                finish(root, name)
+    except BaseException:
+        with signals_deferred():
+            recover(root, name)
+        raise
+
+
+def remove(root: Directory, name: str) -> None:
+    """Remove set *name*, its links first: one rename takes it away, what follows is cleaning."""
+    try:
+        with signals_deferred():
+            root.rename(name, names.stage_name(name), Rename.NOREPLACE)
+            remove_tree(root, names.stage_name(name))
+    except BaseException:
+        with signals_deferred():
+            recover(root, name)
+        raise
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP wait until the block is done.
+
+    By handlers and not by a mask: another thread would take the signal, and Python would still
+    raise in the main one. In another thread than the main one nothing is ever raised.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _DEFERRED}
+    try:
+        for number in _DEFERRED:
+            signal.signal(number, lambda number, _frame: came.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    for deferred in dict.fromkeys(came):
+        signal.raise_signal(deferred)
+
+
+def _require_exchange(stage: Directory) -> None:
+    """Ask the kernel, with two empty directories, whether bpffs can exchange names."""
+    try:
+        stage.rename(names.PROGRAMS, names.LINKS, Rename.EXCHANGE)
+    except NotSupportedError as error:
+        error.message = (
+            "this kernel cannot exchange names in bpffs, so a reload would not be atomic"
+        )
+        error.hint = "bpfpin needs Linux 5.16 or later"
+        raise
