@@ -1,1 +1,114 @@
-"""bpfpin: eBPF maps that outlive a program and are shared between programs."""
+"""bpfpin: eBPF maps that outlive a program and are shared between programs.
+
+    read_object(path)        objfile   a compiled object as an ObjectSpec; no privilege, no kernel
+    load(spec)               objects   its maps and programs in the kernel, held by this process
+    Map, Program, Link       objects   one thing of the kernel each; `with` ends it
+    maps(), programs(), …    objects   what the kernel reports of all of them
+    attach_xdp(program, …)   attach    a program at a hook; closing the Link detaches
+    deploy(path, device=…)   apps      load, attach and pin as one set that outlives the process
+    undeploy(device)         apps      detach and unpin it
+    errors                             every exception, with its tree
+
+Layers import downwards only; the command is `bpfpin.cli`, and nothing here needs it.
+"""
+
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
+    from bpfpin.apps.deploy import deploy
+    from bpfpin.apps.deployment import Deployment
+    from bpfpin.apps.undeploy import undeploy
+    from bpfpin.attach.xdp import attach_xdp
+    from bpfpin.errors import (
+        AttachError,
+        BpfError,
+        BusyError,
+        CgroupNotFoundError,
+        Difference,
+        HookBusyError,
+        IdNotFoundError,
+        IncompatibleMapError,
+        InterfaceNotFoundError,
+        KeyExistsError,
+        KeyNotFoundError,
+        LimitError,
+        LockTimeoutError,
+        MapFullError,
+        NamespaceNotFoundError,
+        NotBpffsError,
+        NotSupportedError,
+        ObjectFileError,
+        ObjectNotFoundError,
+        PermissionDeniedError,
+        PinError,
+        PinExistsError,
+        PinKindError,
+        PinNameError,
+        PinNotFoundError,
+        ProgramChangedError,
+        ReadOnlyMapError,
+        SyscallError,
+        UnsafePathError,
+        UsageError,
+        VerifierError,
+        WrongHookError,
+    )
+    from bpfpin.objects.collection import Loaded, load
+    from bpfpin.objects.info import LinkInfo, MapInfo, ProgramInfo
+    from bpfpin.objects.link import Link
+    from bpfpin.objects.map import Map
+    from bpfpin.objects.program import Program
+    from bpfpin.objects.walk import links, maps, programs
+    from bpfpin.objfile.reader import read_object
+    from bpfpin.spec import Hook, MapSpec, ObjectSpec, ProgramSpec, XdpMode
+    from bpfpin.uapi import AttachType, MapFlag, MapType, ProgramType, UpdateFlag, XdpAction
+    from bpfpin.version import __version__
+
+# Where each name is, so that `import bpfpin` costs nothing before it is used (PEP 562).
+_HOMES = {
+    "apps.deploy": "deploy",
+    "apps.deployment": "Deployment",
+    "apps.undeploy": "undeploy",
+    "attach.xdp": "attach_xdp",
+    "objects.collection": "Loaded load",
+    "objects.info": "LinkInfo MapInfo ProgramInfo",
+    "objects.link": "Link",
+    "objects.map": "Map",
+    "objects.program": "Program",
+    "objects.walk": "links maps programs",
+    "objfile.reader": "read_object",
+    "spec": "Hook MapSpec ObjectSpec ProgramSpec XdpMode",
+    "uapi": "AttachType MapFlag MapType ProgramType UpdateFlag XdpAction",
+    "version": "__version__",
+}
+_MODULES = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "AttachError", "AttachType", "BpfError", "BusyError", "CgroupNotFoundError", "Deployment",
+    "Difference", "Hook", "HookBusyError", "IdNotFoundError", "IncompatibleMapError",
+    "InterfaceNotFoundError", "KeyExistsError", "KeyNotFoundError", "LimitError", "Link",
+    "LinkInfo", "Loaded", "LockTimeoutError", "Map", "MapFlag", "MapFullError", "MapInfo",
+    "MapSpec", "MapType", "NamespaceNotFoundError", "NotBpffsError", "NotSupportedError",
+    "ObjectFileError", "ObjectNotFoundError", "ObjectSpec", "PermissionDeniedError", "PinError",
+    "PinExistsError", "PinKindError", "PinNameError", "PinNotFoundError", "Program",
+    "ProgramChangedError", "ProgramInfo", "ProgramSpec", "ProgramType", "ReadOnlyMapError",
+    "SyscallError", "UnsafePathError", "UpdateFlag", "UsageError", "VerifierError",
+    "WrongHookError", "XdpAction", "XdpMode", "__version__", "attach_xdp", "deploy", "links",
+    "load", "maps", "programs", "read_object", "undeploy",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'bpfpin' has no attribute {name!r}")
+    found: object = getattr(
+        _importlib.import_module(f"bpfpin.{_MODULES.get(name, 'errors')}"), name
+    )
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

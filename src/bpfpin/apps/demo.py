@@ -1,0 +1,212 @@
+"""The whole story on a throw-away lab, scene by scene, every claim of it checked as it goes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bpfpin.apps.deploy import deploy
+from bpfpin.apps.lab import Lab, lab_down, lab_up
+from bpfpin.apps.ping import PingResult, ping
+from bpfpin.apps.stats import Interval, open_counters, watch
+from bpfpin.apps.undeploy import undeploy
+from bpfpin.errors import BpfError, BusyError
+from bpfpin.objects.map import Map
+from bpfpin.pins.bpffs import BPFFS
+from bpfpin.uapi import XdpAction
+
+OBJECT = "builtin:xdp_stats"
+PINGS = 5
+INTERVAL_S = 0.5
+INTERVALS = 4
+_LABS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One step: what it shows, what a user would type for it, and what came of it."""
+
+    title: str
+    command: str = ""
+    lines: tuple[str, ...] = ()
+    interval: Interval | None = field(default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows; an interval becomes packets per action."""
+        counted = (
+            {} if self.interval is None else {row.action: row.packets for row in self.interval.rows}
+        )
+        shown = {"title": self.title, "command": self.command, "lines": list(self.lines)}
+        return {**shown, "packets": counted} if counted else shown
+
+
+def demo(*, keep: bool = False, pin_root: Path = BPFFS) -> Generator[Scene, None, None]:
+    """Play the story; close the iterator to end it early, the lab goes with it.
+
+    With *keep* the lab stays up and the program loaded. Needs root. Raises `BpfError` if the kernel
+    does not do what the scene says.
+    """
+    with ExitStack() as clean_up:
+        lab = _free_lab()
+        clean_up.callback(lab_down, lab.name)
+        yield _lab_scene(lab)
+        yield _load_scene(lab, pin_root)
+        clean_up.callback(undeploy, lab.device, pin_root=pin_root)
+        counters = pin_root / lab.device / "xdp_stats_map"
+        action = pin_root / lab.device / "action"
+        yield _ping_scene(lab, counters)
+        yield from _live_scenes(lab, counters)
+        yield _reader_scene(counters)
+        yield _drop_scene(lab, action)
+        yield _pass_scene(lab, action)
+        if keep:
+            clean_up.pop_all()
+            yield _kept_scene(lab)
+            return
+    yield Scene(
+        "Clean up: nothing of it is left.",
+        f"bpfpin unload {lab.device} && bpfpin lab down {lab.name}",
+    )
+
+
+def _free_lab() -> Lab:
+    for number in range(_LABS):
+        try:
+            return lab_up(f"demo{number}")
+        except BusyError as error:
+            busy = error
+    raise busy
+
+
+def _lab_scene(lab: Lab) -> Scene:
+    lines = (
+        f"device {lab.device} here: {', '.join(lab.addresses.host)}",
+        f"device {lab.peer} in namespace {lab.netns}: {', '.join(lab.addresses.peer)}",
+    )
+    return Scene(
+        "A throw-away lab: a cable into a network namespace.", _typed("lab up", lab.name), lines
+    )
+
+
+def _load_scene(lab: Lab, pin_root: Path) -> Scene:
+    with deploy(OBJECT, device=lab.device, pin_root=pin_root) as deployment:
+        report = deployment.report
+    (program,) = report.programs
+    lines = (
+        f"program {program.name} (id {program.id}) at {program.hook}, {program.mode} mode",
+        *(f"map {held.name} (id {held.id}) pinned at {held.path}" for held in report.maps),
+    )
+    return Scene(
+        "Load a compiled object: attached and pinned, it outlives this process.",
+        f"bpfpin load {OBJECT} --dev {lab.device}",
+        lines,
+    )
+
+
+def _ping_scene(lab: Lab, counters: Path) -> Scene:
+    before = _packets(counters, XdpAction.XDP_PASS)
+    result = _ping(lab)
+    counted = _packets(counters, XdpAction.XDP_PASS) - before
+    _require(result.received == PINGS, f"only {result.received} of {PINGS} pings were answered")
+    _require(counted == PINGS, f"{PINGS} packets were sent, {counted} counted")
+    return Scene(
+        "Send packets, and count them exactly.",
+        f"bpfpin lab exec {lab.name} -- ping -c {PINGS} {lab.addresses.host[0]}",
+        (f"{result.sent} sent, {result.received} answered; the map counted {counted} XDP_PASS",),
+    )
+
+
+def _live_scenes(lab: Lab, counters: Path) -> Iterator[Scene]:
+    yield Scene("Watch the counters under traffic.", f"bpfpin stats {lab.device}")
+    with _traffic(lab), closing(open_counters(str(counters), pin_root=counters.parent)) as opened:
+        for interval in watch(opened, interval_s=INTERVAL_S, count=INTERVALS):
+            yield Scene("", interval=interval)
+
+
+def _reader_scene(counters: Path) -> Scene:
+    command = ["map", "get", str(counters), str(int(XdpAction.XDP_PASS))]
+    completed = subprocess.run(
+        [sys.executable, "-m", "bpfpin", *command], capture_output=True, text=True, check=False
+    )
+    _require(completed.returncode == 0, f"the reader failed: {completed.stderr.strip()}")
+    return Scene(
+        "Another process reads the pin, typed, without the object file.",
+        f"bpfpin {' '.join(command)}",
+        tuple(completed.stdout.splitlines()),
+    )
+
+
+def _drop_scene(lab: Lab, action: Path) -> Scene:
+    _set_action(action, XdpAction.XDP_DROP)
+    result = _ping(lab)
+    _require(result.received == 0, f"{result.received} pings were answered in spite of XDP_DROP")
+    return Scene(
+        "Switch the running program to XDP_DROP by a map entry.",
+        f"bpfpin map set {action} 0 {int(XdpAction.XDP_DROP)}",
+        (f"{result.sent} pings sent, {result.received} answered: dropped",),
+    )
+
+
+def _pass_scene(lab: Lab, action: Path) -> Scene:
+    _set_action(action, XdpAction.XDP_PASS)
+    result = _ping(lab)
+    _require(result.received == PINGS, f"only {result.received} of {PINGS} pings were answered")
+    return Scene(
+        "And back to XDP_PASS.",
+        f"bpfpin map set {action} 0 {int(XdpAction.XDP_PASS)}",
+        (f"{result.sent} pings sent, {result.received} answered",),
+    )
+
+
+def _kept_scene(lab: Lab) -> Scene:
+    return Scene(
+        "Kept, as asked: look around.",
+        f"bpfpin stats {lab.device}",
+        (f"when done: bpfpin unload {lab.device} && bpfpin lab down {lab.name}",),
+    )
+
+
+def _ping(lab: Lab) -> PingResult:
+    return ping(lab.addresses.host[0], count=PINGS, netns=lab.netns, interval_s=0.05)
+
+
+@contextmanager
+def _traffic(lab: Lab) -> Iterator[None]:
+    """Ping about 100 times a second while the block runs, and no longer than the scenes."""
+    packets = int(INTERVALS * INTERVAL_S * 100)
+    sender = threading.Thread(
+        target=ping,
+        args=(lab.addresses.host[0],),
+        kwargs={"count": packets, "netns": lab.netns, "interval_s": 0.01},
+    )
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+
+
+def _packets(counters: Path, action: XdpAction) -> int:
+    with Map.from_pin(counters, read_only=True) as opened:
+        packets: int = opened.total(action)["rx_packets"]
+        return packets
+
+
+def _set_action(path: Path, action: XdpAction) -> None:
+    with Map.from_pin(path) as opened:
+        opened[0] = int(action)
+
+
+def _typed(verb: str, *words: str) -> str:
+    return " ".join(["bpfpin", verb, *words])
+
+
+def _require(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise BpfError(f"the demo did not work: {otherwise}", hint="bpfpin doctor")

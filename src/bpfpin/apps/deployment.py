@@ -1,0 +1,75 @@
+"""What `deploy` gives back: the report, and the set's maps to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bpfpin.apps.reports import Decision, LoadReport
+from bpfpin.objects.map import Map
+
+
+class PinnedMaps(Mapping[str, Map]):
+    """Maps by name, each opened from its pin when it is first asked for."""
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._paths = dict(paths)
+        self._opened: dict[str, Map] = {}
+
+    def __getitem__(self, name: str) -> Map:
+        if name not in self._opened:
+            self._opened[name] = Map.from_pin(self._paths[name])
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def close(self) -> None:
+        """Close the maps that were opened; the pins stay."""
+        while self._opened:
+            self._opened.popitem()[1].close()
+
+
+class Deployment:
+    """A loaded set: `report` says what was done, `maps` are opened from their pins on demand.
+
+    Closing it, at best by `with`, lets go of the maps and leaves the set loaded.
+    """
+
+    def __init__(self, report: LoadReport) -> None:
+        self.report = report
+        pinned = (
+            {}
+            if report.is_planned
+            else {
+                held.name: held.path
+                for held in report.maps
+                if held.decision is not Decision.REMOVED
+            }
+        )
+        self._maps = PinnedMaps(pinned)
+
+    @property
+    def maps(self) -> Mapping[str, Map]:
+        """The set's maps by their full name."""
+        return self._maps
+
+    def close(self) -> None:
+        """Close the maps that were opened."""
+        self._maps.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,86 @@
+"""ICMP echo over IPv4, so that a lab can be tried where no `ping` is installed.
+
+Echo request and reply: RFC 792. The checksum: RFC 1071.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+
+from bpfpin.syscall import netns as network_namespace
+
+ECHO_REPLY = 0
+ECHO_REQUEST = 8
+_HEADER = struct.Struct("!BBHHH")
+_PAYLOAD = bytes(range(56))
+
+
+@dataclass(frozen=True, slots=True)
+class PingResult:
+    """How many echo requests were sent, and how many of them were answered in time."""
+
+    sent: int
+    received: int
+
+    @property
+    def lost(self) -> int:
+        """Requests without an answer."""
+        return self.sent - self.received
+
+
+def ping(
+    address: str,
+    *,
+    count: int,
+    netns: str | None = None,
+    interval_s: float = 0.1,
+    timeout_s: float = 0.3,
+) -> PingResult:
+    """Send *count* echo requests to *address* from namespace *netns*; needs CAP_NET_RAW."""
+    with _socket_in(netns) as sender:
+        sender.settimeout(timeout_s)
+        identifier = os.getpid() & 0xFFFF
+        received = 0
+        for sequence in range(count):
+            started = time.monotonic()
+            sender.sendto(_echo_request(identifier, sequence), (address, 0))
+            received += _is_answered(sender, identifier, sequence, started + timeout_s)
+            time.sleep(max(0.0, started + interval_s - time.monotonic()))
+    return PingResult(count, received)
+
+
+def _socket_in(netns: str | None) -> socket.socket:
+    if netns is None:
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    with network_namespace.enter(netns):
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+
+
+def _echo_request(identifier: int, sequence: int) -> bytes:
+    unsigned = _HEADER.pack(ECHO_REQUEST, 0, 0, identifier, sequence) + _PAYLOAD
+    return _HEADER.pack(ECHO_REQUEST, 0, _checksum(unsigned), identifier, sequence) + _PAYLOAD
+
+
+def _checksum(data: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _is_answered(receiver: socket.socket, identifier: int, sequence: int, deadline: float) -> bool:
+    """Read until the one answer arrives; a raw socket sees everybody's ICMP."""
+    while time.monotonic() < deadline:
+        try:
+            packet = receiver.recv(1500)
+        except TimeoutError:
+            return False
+        header_size = (packet[0] & 0xF) * 4
+        kind, _, _, *answered = _HEADER.unpack_from(packet, header_size)
+        if kind == ECHO_REPLY and answered == [identifier, sequence]:
+            return True
+    return False

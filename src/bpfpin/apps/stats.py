@@ -1,0 +1,179 @@
+"""Rates of a counter map: find it, read it once an interval, say what changed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin.apps.counters import Count, Counters, Sample, is_likely_counter, total
+from bpfpin.apps.maps import is_map_name, open_map
+from bpfpin.apps.target import find_readable_set
+from bpfpin.errors import BpfError, PinNotFoundError, UsageError
+from bpfpin.objects.map import Map
+
+USUAL_NAME = "xdp_stats_map"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One action over one interval; *cpu* is None for the sum over all CPUs.
+
+    *bytes* and *bytes_per_second* are None where the map counts packets alone.
+    """
+
+    action: str
+    packets: int
+    bytes: int | None
+    packets_per_second: float
+    bytes_per_second: float | None
+    cpu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What was counted in one interval; *wall_time_s* is its end (seconds since the epoch)."""
+
+    wall_time_s: float
+    period_s: float
+    rows: tuple[Row, ...]
+
+
+def open_counters(
+    target: str, *, map_name: str | None = None, pin_root: Path, netns: str | None = None
+) -> Counters:
+    """Open the counter map that *target* means; the caller closes it.
+
+    *target* is a device or a pin set, a directory with pins or a pin of any maker's, or a map as
+    `id:N` or `name:NAME`. In a set or a directory *map_name* chooses; without it `xdp_stats_map`,
+    or the only map that is one of counters. `UsageError` if several or none fit.
+    """
+    if is_map_name(target) and not Path(target).is_dir():
+        if map_name is not None:
+            raise UsageError(f"{target!r} is one map already; --map chooses from a set")
+        return _counters(open_map(target), target)
+    pins = _pins(target, pin_root=pin_root, netns=netns)
+    if map_name is None:
+        return _only_counters(target, pins)
+    if map_name not in pins:
+        raise UsageError(f"{target!r} has no map {map_name!r}; it has: {_listed(pins)}")
+    return _counters(open_map(str(pins[map_name])), str(pins[map_name]))
+
+
+def _counters(map_: Map, path: str) -> Counters:
+    try:
+        return Counters(map_, path=path)
+    except BaseException:
+        map_.close()
+        raise
+
+
+def _pins(target: str, *, pin_root: Path, netns: str | None) -> dict[str, Path]:
+    if is_map_name(target):
+        return _pins_in(Path(target))
+    try:
+        found = find_readable_set(target, pin_root=pin_root, netns=netns)
+        # A set that is not ours is read like any directory.
+        return dict(found.maps) or _pins_in(found.path)
+    except PinNotFoundError:
+        # A directory of that name that bpfpin did not make, as the XDP tutorial's loader does.
+        made_by_others = pin_root / target
+        if "/" in target or not made_by_others.is_dir():
+            raise
+        return _pins_in(made_by_others)
+
+
+def _pins_in(directory: Path) -> dict[str, Path]:
+    with os.scandir(directory) as entries:
+        files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+    return {name: directory / name for name in sorted(files)}
+
+
+def _only_counters(target: str, pins: dict[str, Path]) -> Counters:
+    if USUAL_NAME in pins:
+        return _counters(open_map(str(pins[USUAL_NAME])), str(pins[USUAL_NAME]))
+    with ExitStack() as others:
+        fitting = {}
+        for name, path in pins.items():
+            map_ = _map_at(path)
+            if map_ is not None:
+                others.callback(map_.close)
+                if is_likely_counter(map_):
+                    fitting[name] = path
+    if len(fitting) == 1:
+        (path,) = fitting.values()
+        return _counters(open_map(str(path)), str(path))
+    if fitting:
+        raise UsageError(
+            f"{target!r} has {len(fitting)} maps of counters: {_listed(fitting)}",
+            hint="choose one: --map NAME",
+        )
+    raise UsageError(
+        f"{target!r} has no map of counters; its maps are: {_listed(pins)}",
+        hint="counters are arrays or per-CPU arrays of packets, or of packets and bytes",
+    )
+
+
+def _listed(pins: dict[str, Path]) -> str:
+    return ", ".join(name if name.isprintable() else repr(name) for name in pins) or "none"
+
+
+def _map_at(path: Path) -> Map | None:
+    try:
+        return open_map(str(path))
+    except BpfError:  # a program or a link
+        return None
+
+
+def watch(
+    counters: Counters,
+    *,
+    interval_s: float = 1.0,
+    count: int | None = None,
+    is_percpu: bool = False,
+) -> Iterator[Interval]:
+    """Yield what was counted in each interval, *count* times or for ever.
+
+    The first one ends *interval_s* seconds from now. Rates are of the monotonic clock.
+    """
+    before = counters.read()
+    deadline = before.monotonic_s
+    for _ in itertools.count() if count is None else range(count):
+        deadline += interval_s
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        now = counters.read()
+        yield interval_between(before, now, keys=counters.keys, is_percpu=is_percpu)
+        before = now
+
+
+def interval_between(
+    before: Sample, now: Sample, *, keys: tuple[str, ...], is_percpu: bool = False
+) -> Interval:
+    """Return the rows of the interval between two samples, by key and, if asked, by CPU."""
+    period_s = now.monotonic_s - before.monotonic_s
+    rows: list[Row] = []
+    for key, old, new in zip(keys, before.counts, now.counts, strict=True):
+        if is_percpu:
+            pairs = enumerate(zip(old, new, strict=True))
+            rows += [_row(key, pair, period_s, cpu=cpu) for cpu, pair in pairs]
+        else:
+            rows.append(_row(key, (total(old), total(new)), period_s))
+    return Interval(now.wall_s, period_s, tuple(rows))
+
+
+def _row(key: str, pair: tuple[Count, Count], period_s: float, *, cpu: int | None = None) -> Row:
+    old, new = pair
+    bytes_rate = None
+    if new.bytes is not None and old.bytes is not None:
+        bytes_rate = _rate(old.bytes, new.bytes, period_s)
+    packets_rate = _rate(old.packets, new.packets, period_s)
+    return Row(key, new.packets, new.bytes, packets_rate, bytes_rate, cpu)
+
+
+def _rate(old: int, new: int, period_s: float) -> float:
+    # A counter that went back was set to something by somebody: that is no rate.
+    return max(0, new - old) / period_s if period_s > 0 else 0.0

@@ -1,0 +1,91 @@
+"""`bpfpin check`: read and verify objects, attach and pin nothing."""
+
+from __future__ import annotations
+
+import click
+
+from bpfpin.apps.check import CheckedProgram, CheckReport, check_all
+from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.failure import describe
+from bpfpin.cli.output import Output
+from bpfpin.errors import ExitCode
+
+MAP_COLUMNS = ("map", "type", "key", "value", "max_entries", "dialect", "pinning")
+PROGRAM_COLUMNS = ("program", "section", "type", "hook", "verifier")
+
+
+@bpfpin_command("check")
+@click.argument("objects", metavar="OBJ…", nargs=-1, required=True)
+@click.option("--type", "program_type", metavar="TYPE", help="Of programs in free-named sections.")
+def command(context: Context, *, objects: tuple[str, ...], program_type: str | None) -> int | None:
+    """Read each OBJ, a file or builtin:NAME, and have the kernel verify its programs.
+
+    Nothing is attached or pinned. Without the privilege for the kernel's part the objects are read
+    only. The exit code is that of load for one object, and 10 if any of several would not load.
+    """
+    reports = check_all(objects, program_type=program_type)
+    if context.out.is_json:
+        _write_document(context.out, reports)
+    else:
+        for report in reports:
+            _write(context.out, report)
+    refused = [report for report in reports if report.error]
+    if len(reports) == 1 and refused and refused[0].error:
+        raise refused[0].error
+    return _complain(context.out, refused)
+
+
+def _complain(out: Output, refused: list[CheckReport]) -> int | None:
+    for report in refused:
+        if report.error:
+            failure = describe(report.error, words=())
+            out.complain(failure.message, hint=failure.hint)
+    return ExitCode.FOUND if refused else None
+
+
+def _write_document(out: Output, reports: list[CheckReport]) -> None:
+    objects = []
+    for report in reports:
+        error = describe(report.error, words=()).document() if report.error else {"error": None}
+        objects.append({**report.to_json(), **error})
+    first = objects[0]["error"] if len(objects) == 1 else None
+    out.document({"objects": objects, **({"error": first} if first else {})})
+
+
+def _write(out: Output, report: CheckReport) -> None:
+    out.text(f"{report.path}: {_verdict(report)}")
+    if report.sha256:
+        out.detail(f"sha256 {report.sha256}, license {report.license or 'none'}")
+    if report.maps:
+        rows = [
+            (
+                each.name,
+                each.type,
+                each.key_type or f"{each.key_size} bytes",
+                each.value_type or f"{each.value_size} bytes",
+                each.max_entries,
+                each.dialect,
+                each.pinning,
+            )
+            for each in report.maps
+        ]
+        out.table(MAP_COLUMNS, rows, right=("max_entries",))
+    if report.programs:
+        programs = [
+            (each.name, each.section, each.type, each.hook or "-", _verified(each))
+            for each in report.programs
+        ]
+        out.table(PROGRAM_COLUMNS, programs)
+    for note in (*report.notes, *(each.note for each in report.programs if each.note)):
+        out.text(f"note: {note}")
+
+
+def _verdict(report: CheckReport) -> str:
+    words = {True: "would load", False: "would not load", None: "read; the kernel was not asked"}
+    return words[report.loads]
+
+
+def _verified(program: CheckedProgram) -> str:
+    if program.error:
+        return "refused"
+    return "accepted" if program.is_verified else "not asked"

@@ -1,0 +1,21 @@
+"""How keys and values are written for people: as they can be typed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bpfpin.apps.maps import Entry
+from bpfpin.cli.output import to_json
+
+
+def value_text(value: Any) -> str:
+    """Return a key or a value as text that `map set` takes: `5`, `hex:0a00`, JSON."""
+    text = to_json(value)
+    return text[1:-1] if isinstance(value, bytes) else text
+
+
+def value_lines(entry: Entry) -> list[str]:
+    """Return the value of an entry, of a per-CPU map a line for each CPU."""
+    if not entry.is_percpu:
+        return [value_text(entry.value)]
+    return [f"cpu {cpu}: {value_text(value)}" for cpu, value in enumerate(entry.value)]

@@ -1,0 +1,127 @@
+"""What is said of an exception: its sentence, its exit status and its JSON document."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bpfpin.cli.output import Terminated
+from bpfpin.errors import (
+    BpfError,
+    ExitCode,
+    IncompatibleMapError,
+    PermissionDeniedError,
+    VerifierError,
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception as the user sees it."""
+
+    type: str
+    exit: int
+    message: str
+    hint: str = ""
+    differences: tuple[dict[str, str], ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return the content of the JSON document."""
+        return {"error": {**asdict(self), "differences": list(self.differences)}}
+
+
+# What is raised by Python itself and yet the user's business; anything else is a bug of ours.
+_BUILTIN_EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (KeyboardInterrupt, ExitCode.INTERRUPTED),
+    (click.Abort, ExitCode.INTERRUPTED),
+    (Terminated, ExitCode.TERMINATED),
+    (PermissionError, ExitCode.PRIVILEGE),
+    (FileNotFoundError, ExitCode.NOT_FOUND),
+    (OSError, ExitCode.FAILURE),
+)
+LOG_WORDS = "the verifier's whole log"
+_ENDINGS = {
+    ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.TERMINATED: "terminated by SIGTERM",
+}
+
+
+def describe(error: BaseException, *, words: Sequence[str]) -> Failure:
+    """Say what *error* means to somebody who typed *words* after `bpfpin`."""
+    if isinstance(error, BpfError):
+        return _of_ours(error, words)
+    if isinstance(error, click.ClickException):
+        return _of_click(error)
+    kind = type(error).__name__
+    for builtin, exit_code in _BUILTIN_EXITS:
+        if isinstance(error, builtin):
+            message = _ENDINGS.get(exit_code) or str(error) or kind
+            hint = sudo_hint(words) if exit_code is ExitCode.PRIVILEGE else ""
+            return Failure(kind, exit_code, message, hint)
+    message = f"internal error: {kind}: {error}"
+    return Failure(kind, ExitCode.FAILURE, message, "--debug shows where; please report it")
+
+
+def _of_click(error: click.ClickException) -> Failure:
+    ctx = getattr(error, "ctx", None)
+    hint = f"{ctx.command_path} --help" if ctx else "bpfpin --help"
+    return Failure(type(error).__name__, error.exit_code, error.format_message(), hint)
+
+
+def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
+    if isinstance(error, VerifierError) and error.log and LOG_WORDS not in error.hint:
+        error.hint = _lines(error.hint, f"{LOG_WORDS} is in {_save(error.log)}")
+    message, hint = str(error), error.hint
+    differences: tuple[dict[str, str], ...] = ()
+    if isinstance(error, IncompatibleMapError):
+        differences = tuple(map(asdict, error.differences))
+    if isinstance(error, PermissionDeniedError):
+        unnamed = [name for name in error.missing if name not in message]
+        message += f"; missing: {', '.join(unnamed)}" if unnamed else ""
+        hint = _lines(hint, sudo_hint(words) if os.geteuid() or error.missing else "")
+    return Failure(type(error).__name__, error.exit_code, message, hint, differences)
+
+
+def _lines(*texts: str) -> str:
+    return "\n      ".join(filter(None, texts))
+
+
+def _save(log: str) -> str:
+    import tempfile  # noqa: PLC0415 - only for a refused program
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="bpfpin-verifier-", suffix=".log", delete=False, errors="backslashreplace"
+    ) as file:
+        file.write(log)
+    return file.name
+
+
+def sudo_hint(words: Sequence[str]) -> str:
+    """Return what to type to have the privileges: a `sudo` line with absolute paths."""
+    if os.geteuid() == 0:
+        return "root lacks the capability here: give it to the container or the service"
+    return shlex.join(["sudo", *_program(), *_absolute(words)])
+
+
+def _program() -> list[str]:
+    called = Path(sys.argv[0]).absolute()
+    if called.name == "__main__.py":
+        return [sys.executable, "-m", "bpfpin"]
+    return [str(called)]
+
+
+def _absolute(words: Iterable[str]) -> Iterable[str]:
+    # sudo may change PATH and, by its rules, the directory: every file is named in full.
+    for word in words:
+        option, equals, value = word.partition("=")
+        is_option = bool(equals) and option.startswith("--")
+        name = value if is_option else word
+        full = os.path.abspath(name) if os.path.isfile(name) else name  # noqa: PTH100, PTH113 - an unreadable name is no error here
+        yield f"{option}={full}" if is_option else full

@@ -1,0 +1,122 @@
+"""The `bpfpin` command: the table of verbs, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from bpfpin.cli.context import Settings, global_option, output_of
+from bpfpin.cli.group import Group, Verb, need_a_verb
+from bpfpin.cli.output import JSON, NDJSON, Terminated
+from bpfpin.errors import ExitCode
+from bpfpin.version import __version__
+
+COMMANDS = {
+    "demo": Verb("bpfpin.cli.demo", "The whole story on a throw-away lab."),
+    "doctor": Verb("bpfpin.cli.doctor", "What this kernel, user, bpffs and device allow."),
+    "check": Verb("bpfpin.cli.check", "Read and verify objects, attach and pin nothing."),
+    "load": Verb("bpfpin.cli.load", "Load an object, attach it, pin its maps."),
+    "unload": Verb("bpfpin.cli.unload", "Detach and unpin."),
+    "status": Verb("bpfpin.cli.status", "What is loaded and attached, and what is wrong."),
+    "stats": Verb("bpfpin.cli.stats", "Live rates of a counter map."),
+    "lab": Verb("bpfpin.cli.lab", "A throw-away namespace and device: up, down, list, exec."),
+    "compile": Verb("bpfpin.cli.compile", "C to a BPF object."),
+    "map": Verb("bpfpin.cli.map", "Any map on the host: list, show, get, set, dump."),
+}
+
+
+@click.pass_context
+def _version_or_verb(ctx: click.Context) -> None:
+    if not ctx.obj.get("version"):
+        need_a_verb(ctx)
+        return
+    out = output_of(ctx.obj)
+    if out.is_json:
+        out.document({"version": __version__})
+    else:
+        out.line(f"bpfpin {__version__}")
+    ctx.exit()
+
+
+ROOT = Group(
+    "bpfpin",
+    COMMANDS,
+    callback=_version_or_verb,
+    help="Load BPF objects, pin their maps, read and change them from anywhere.",
+    params=[global_option("--version", is_flag=True, help="Show the version.")],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (default: the process's own) and return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    settings: Settings = {}
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(words, settings)
+    except BrokenPipeError:
+        return _after_closed_pipe()
+
+
+def _run(words: list[str], settings: Settings) -> int:
+    try:
+        with ROOT.make_context("bpfpin", list(words), obj=settings) as ctx:
+            status = ROOT.invoke(ctx)
+            sys.stdout.flush()
+            return status or ExitCode.OK
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        return _fail(error, words, settings)
+
+
+def _fail(error: BaseException, words: Sequence[str], settings: Settings) -> int:
+    from bpfpin.cli.failure import describe  # noqa: PLC0415 - only when something fails
+
+    if settings.get("debug") or "--debug" in words:
+        sys.excepthook(type(error), error, error.__traceback__)
+    failure = describe(error, words=words)
+    # An error of the command line may come before its -o was parsed.
+    settings.setdefault("output", _asked_output(words))
+    out = output_of(settings)
+    if out.kind == NDJSON or (out.kind == JSON and not out.has_document):
+        out.document(failure.document())
+    out.complain(failure.message, hint=failure.hint)
+    return failure.exit
+
+
+def _asked_output(words: Sequence[str]) -> str:
+    """Return what `-o` says in *words*, by looking for it."""
+    asked = ""
+    before = [*words, "--"].index("--")
+    for word, following in zip(words[:before], [*words[1:], ""], strict=False):
+        if word in ("-o", "--output"):
+            asked = following
+        elif word.startswith("--output="):
+            asked = word.removeprefix("--output=")
+        elif word.startswith("-o"):
+            asked = word.removeprefix("-o")
+    return asked
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _after_closed_pipe() -> int:
+    # The interpreter flushes stdout once more on its way out; let it flush into nothing.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.OK

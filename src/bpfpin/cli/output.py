@@ -1,0 +1,205 @@
+"""What a command writes: data on stdout in the form that was asked for, talk on stderr.
+
+With `-o json` stdout is exactly one document, with `-o ndjson` a document a line; each carries
+`"schema": 1`. Text that came from outside (pin names, kernel logs) is escaped before a terminal
+sees it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TABLE = "table"
+JSON = "json"
+NDJSON = "ndjson"
+SCHEMA = 1
+
+
+class Terminated(BaseException):
+    """SIGTERM came; like `KeyboardInterrupt`, so that everything rolls back on its way out."""
+
+
+class Color(Enum):
+    """When to colour, as it is typed after `--color`."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+def escape(text: str) -> str:
+    r"""Return *text* with all that could steer a terminal written out, as `\x1b` or `\u202e`."""
+    return text if text.isprintable() else "".join(map(_escape_character, text))
+
+
+def escape_lines(text: str) -> str:
+    """Like `escape`, but line ends stay and tabs become spaces: for text of several lines."""
+    return "\n".join(escape(line.expandtabs()) for line in text.split("\n"))
+
+
+def _escape_character(character: str) -> str:
+    code = ord(character)
+    if character.isprintable():
+        return character
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, as os.fsdecode() keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def _plain(value: object) -> object:
+    """Say in JSON's words what JSON has no word for."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"hex:{bytes(value).hex()}"
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def to_json(value: object) -> str:
+    """Return *value* as one line of JSON; bytes as `hex:0a00`, paths and enums by their value."""
+    import json  # noqa: PLC0415 - `bpfpin --version` stays quick
+
+    return json.dumps(value, default=_plain)
+
+
+class Output:
+    """The two streams of one command, and the form that was asked for (`table`, `json` …)."""
+
+    def __init__(
+        self,
+        kind: str = TABLE,
+        *,
+        color: Color = Color.AUTO,
+        is_quiet: bool = False,
+        is_verbose: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.color = color
+        self.is_quiet = is_quiet
+        self.is_verbose = is_verbose
+        self.has_document = False
+
+    @property
+    def is_json(self) -> bool:
+        """Whether stdout carries one JSON document."""
+        return self.kind == JSON
+
+    @property
+    def is_ndjson(self) -> bool:
+        """Whether stdout carries a JSON document a line."""
+        return self.kind == NDJSON
+
+    @property
+    def is_live(self) -> bool:
+        """Whether stdout is a terminal that a table may be redrawn on."""
+        return self.kind == TABLE and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """Write *content* as one JSON document on a line of its own."""
+        self.has_document = True
+        self.line(to_json({"schema": SCHEMA, **content}))
+
+    def line(self, text: str = "") -> None:
+        """Write a line of data that is safe already; it is seen at once, also in a pipe."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def text(self, text: str) -> None:
+        """Write lines of data, escaped."""
+        self.line(escape_lines(text))
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()
+    ) -> None:
+        """Write a table: by rich on a terminal, else columns parted by spaces.
+
+        The columns named in *right* are numbers and stand to the right.
+        """
+        cells = [[escape(str(cell)) for cell in row] for row in rows]
+        to_right = [column in set(right) for column in columns]
+        if self._is_fancy():
+            _rich_table(self.console(), columns, cells, to_right=to_right)
+        else:
+            self.line("\n".join(_plain_table([list(columns), *cells], to_right)))
+
+    def console(self) -> Console:
+        """Return rich's console on stdout; markup, emoji and highlighting are off."""
+        from rich.console import Console  # noqa: PLC0415 - 40 ms, only where a table is drawn
+
+        forced = True if self.color is Color.ALWAYS else None
+        return Console(
+            markup=False,
+            emoji=False,
+            highlight=False,
+            force_terminal=forced,
+            no_color=True if self.color is Color.NEVER else None,
+        )
+
+    def say(self, text: str) -> None:
+        """Tell the user what happened, on stderr; silent with `-q`."""
+        if not self.is_quiet:
+            self._talk(text)
+
+    def detail(self, text: str) -> None:
+        """Tell on stderr what only `-v` wants to hear."""
+        if self.is_verbose:
+            self._talk(text)
+
+    def complain(self, text: str, *, hint: str = "") -> None:
+        """Write an error on stderr; neither `-q` nor a pipe silences it."""
+        self._talk(f"{self._red('bpfpin:')} {escape_lines(text)}", is_escaped=True)
+        if hint:
+            self._talk(f"hint: {hint}")
+
+    def _talk(self, text: str, *, is_escaped: bool = False) -> None:
+        sys.stderr.write((text if is_escaped else escape_lines(text)) + "\n")
+        sys.stderr.flush()
+
+    def _red(self, text: str) -> str:
+        return f"\x1b[1;31m{text}\x1b[0m" if self._is_colored(sys.stderr) else text
+
+    def _is_colored(self, stream: TextIO) -> bool:
+        if self.color is Color.AUTO:
+            return stream.isatty() and "NO_COLOR" not in os.environ
+        return self.color is Color.ALWAYS
+
+    def _is_fancy(self) -> bool:
+        return sys.stdout.isatty() or self.color is Color.ALWAYS
+
+
+def _plain_table(rows: Sequence[Sequence[str]], to_right: Sequence[bool]) -> Iterable[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, to_right, strict=True)
+        ]
+        yield "  ".join(padded).rstrip()
+
+
+def _rich_table(
+    console: Console,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    to_right: Sequence[bool],
+) -> None:
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - see Output.console
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column, is_right in zip(columns, to_right, strict=True):
+        table.add_column(column, justify="right" if is_right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

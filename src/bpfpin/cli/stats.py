@@ -1,0 +1,125 @@
+"""`bpfpin stats`: live rates of a counter map."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+import click
+
+from bpfpin.apps.classic import classic, has_grouping
+from bpfpin.apps.stats import Interval, Row, open_counters, watch
+from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.output import Output
+from bpfpin.cli.stats_text import block
+from bpfpin.cli.target import chosen_target
+from bpfpin.errors import UsageError
+
+
+@bpfpin_command("stats", outputs=("table", "json", "ndjson"))
+@click.argument("target", metavar="DEV|NAME|PATH", required=False)
+@click.option("--dev", metavar="DEV", help="The device; the same as DEV.")
+@click.option("--map", "map_name", metavar="NAME", help="The map in the set (xdp_stats_map).")
+@click.option(
+    "--interval",
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two readings.",
+)
+@click.option(
+    "--count",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="End after N intervals; with -o json 1, else never.",
+)
+@click.option("--per-cpu", is_flag=True, help="A row for each CPU.")
+@click.option("--classic", "is_classic", is_flag=True, help="The XDP tutorial's format.")
+def command(
+    context: Context,
+    *,
+    target: str | None,
+    dev: str | None,
+    map_name: str | None,
+    interval: float,
+    count: int | None,
+    per_cpu: bool,
+    is_classic: bool,
+) -> None:
+    """Show packets, bytes and rates per second of a counter map until Ctrl-C.
+
+    It reads arrays and per-CPU arrays, whoever made them: of a device or a pin set of bpfpin, of a
+    directory with pins, or one map by path, id:N or name:NAME.
+    """
+    out = context.out
+    _check_choices(out, per_cpu=per_cpu, is_classic=is_classic)
+    wanted = _one_target(target, dev)
+    counters = open_counters(
+        wanted, map_name=map_name, pin_root=context.pin_root, netns=context.netns
+    )
+    out.detail(f"reading map {counters.map.name} (id {counters.map.id}) of {counters.path}")
+    with closing(counters), contextlib.suppress(KeyboardInterrupt):
+        number = 1 if out.is_json and count is None else count
+        found = watch(counters, interval_s=interval, count=number, is_percpu=per_cpu)
+        if is_classic:
+            _write_classic(out, found)
+        elif out.is_live:
+            from bpfpin.cli.live import show_live  # noqa: PLC0415 - rich, only on a terminal
+
+            show_live(out, found, title=f"{wanted} · {counters.path}")
+        else:
+            _write(out, found)
+
+
+def _check_choices(out: Output, *, per_cpu: bool, is_classic: bool) -> None:
+    if is_classic and (per_cpu or out.is_json or out.is_ndjson):
+        raise UsageError("--classic is a format of its own: without --per-cpu and -o")
+
+
+def _one_target(target: str | None, dev: str | None) -> str:
+    wanted = chosen_target(target, dev)
+    if not wanted:
+        raise UsageError("counters of what? Name a device, a set or a map", hint="bpfpin status")
+    return wanted
+
+
+def _write_classic(out: Output, found: Iterable[Interval]) -> None:
+    is_grouped = has_grouping()
+    for interval in found:
+        out.line("\n".join(classic(interval, is_grouped=is_grouped)))
+
+
+def _write(out: Output, found: Iterable[Interval]) -> None:
+    if out.is_json:
+        rows: list[dict[str, object]] = []
+        with contextlib.suppress(KeyboardInterrupt):  # what was read until then is the document
+            for interval in found:
+                rows += _documents(interval)
+        out.document({"rows": rows})
+        return
+    for interval in found:
+        if out.is_ndjson:
+            for line in _documents(interval):
+                out.document(line)
+        else:
+            out.text("\n".join(block(interval)))
+
+
+def _documents(interval: Interval) -> Iterator[dict[str, object]]:
+    for row in interval.rows:
+        yield {"time": round(interval.wall_time_s, 6), **_document(row)}
+
+
+def _document(row: Row) -> dict[str, object]:
+    cpu = {} if row.cpu is None else {"cpu": row.cpu}
+    rate = row.bytes_per_second
+    return {
+        "action": row.action,
+        **cpu,
+        "packets": row.packets,
+        "bytes": row.bytes,
+        "packets_per_second": round(row.packets_per_second, 3),
+        "bytes_per_second": None if rate is None else round(rate, 3),
+    }

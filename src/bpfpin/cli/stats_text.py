@@ -1,0 +1,52 @@
+"""Counters as text: numbers with units, sparklines, and the block of lines of one interval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from bpfpin.apps.stats import Interval, Row
+
+BARS = "▁▂▃▄▅▆▇█"
+FEW_ROWS = 8  # of more rows only those that have counted something are shown
+
+
+def sparkline(rates: Sequence[float]) -> str:
+    """Return *rates* as bars, the highest of them full; 0 is the lowest bar."""
+    top = max(rates, default=0.0)
+    if top <= 0:
+        return BARS[0] * len(rates)
+    return "".join(BARS[round(rate / top * (len(BARS) - 1))] for rate in rates)
+
+
+def label(row: Row) -> str:
+    """Return what the row is called."""
+    return row.action if row.cpu is None else f"{row.action} cpu {row.cpu}"
+
+
+def shown(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows worth a line: all of a few, else those that have counted something."""
+    every = list(rows)
+    few = len({row.action for row in every}) <= FEW_ROWS and all(row.cpu is None for row in every)
+    return every if few else [row for row in every if row.packets]
+
+
+def amounts(row: Row) -> tuple[str, str, str, str]:
+    """Return packets, packets a second, bytes and Mbit a second."""
+    in_bytes = "-" if row.bytes is None else f"{row.bytes:,}"
+    rate = row.bytes_per_second
+    mbits = "-" if rate is None else f"{rate * 8 / 1e6:,.3f}"
+    return f"{row.packets:,}", f"{row.packets_per_second:,.1f}", in_bytes, mbits
+
+
+def block(interval: Interval) -> list[str]:
+    """Return the lines of one interval: its end as local time, then a row an action."""
+    clock = time.strftime("%H:%M:%S", time.localtime(interval.wall_time_s))
+    lines = []
+    for row in shown(interval.rows):
+        packets, rate, in_bytes, mbits = amounts(row)
+        lines.append(
+            f"{clock}  {label(row):<12} {packets:>15} packets {rate:>13} pkts/s"
+            f" {in_bytes:>19} bytes {mbits:>12} Mbit/s"
+        )
+    return lines or [f"{clock}  nothing counted yet"]

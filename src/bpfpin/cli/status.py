@@ -1,0 +1,63 @@
+"""`bpfpin status`: what is loaded, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from bpfpin.apps.reports import SetReport, StatusReport
+from bpfpin.apps.status import status
+from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.failure import sudo_hint
+from bpfpin.cli.target import optional_target_options
+from bpfpin.errors import ExitCode
+
+COLUMNS = ("set", "state", "generation", "device", "hook", "mode", "program", "maps")
+
+
+@bpfpin_command("status")
+@optional_target_options
+@click.option("--check", is_flag=True, help="Exit with 10 if something is wrong.")
+def command(context: Context, *, target: str | None, check: bool) -> int:
+    """Show the pin sets, what is attached where, and what is wrong; changes nothing."""
+    report = status(
+        target, pin_root=context.pin_root, netns=context.netns, as_root=_as_root(context, target)
+    )
+    if context.out.is_json:
+        context.out.document(report.to_json())
+    else:
+        _show(context, report)
+    return ExitCode.FOUND if check and report.problems else ExitCode.OK
+
+
+def _as_root(context: Context, target: str | None) -> str:
+    """Return the line that shows it all, for an ordinary user."""
+    options = [*(["-n", context.netns] if context.netns else []), "--pin-root", context.pin_root]
+    words = ["status", *([target] if target else []), *map(str, options)]
+    return sudo_hint(words) if os.geteuid() else "ask who runs this container"
+
+
+def _show(context: Context, report: StatusReport) -> None:
+    if report.sets:
+        rows = [row for found in report.sets for row in _rows(found)]
+        context.out.table(COLUMNS, rows, right=("generation",))
+    else:
+        context.out.say(f"nothing is loaded below {context.pin_root}; next: bpfpin load --dev DEV")
+    for problem in report.problems:
+        context.out.say(f"problem: {problem.text}\n  fix: {problem.fix}")
+
+
+def _rows(found: SetReport) -> list[tuple[object, ...]]:
+    maps = " ".join(f"{held.name}:{held.id or '?'}" for held in found.maps) or "-"
+    first = (found.set, found.state.value, found.generation or "-")
+    programs = [
+        (
+            program.device or "-",
+            program.hook or "-",
+            program.mode or "-",
+            f"{program.name}:{program.id or '?'}",
+        )
+        for program in found.programs
+    ] or [("-",) * 4]
+    return [(*first, *programs[0], maps), *(("", "", "", *more, "") for more in programs[1:])]

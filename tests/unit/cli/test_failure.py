@@ -1,0 +1,102 @@
+"""From an exception to a sentence, an exit code and the line to type."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from bpfpin.cli.failure import describe
+from bpfpin.cli.output import Terminated
+from bpfpin.errors import (
+    BusyError,
+    Difference,
+    IncompatibleMapError,
+    PermissionDeniedError,
+    VerifierError,
+)
+
+
+@pytest.fixture
+def ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["venv/bin/bpfpin"])
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (BusyError("held"), 7),
+        (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
+        (PermissionError(13, "Permission denied", "x.o"), 3),
+        (FileNotFoundError(2, "No such file or directory", "x.o"), 4),
+        (OSError(28, "No space left on device"), 1),
+        (ZeroDivisionError(), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_kind_of_error_has_its_exit_code(error: BaseException, exit_code: int) -> None:
+    assert describe(error, words=[]).exit == exit_code
+
+
+def test_differences_are_listed_in_the_document() -> None:
+    error = IncompatibleMapError("no fit", differences=[Difference("m", "key_size", "4", "8")])
+
+    document = describe(error, words=[]).document()["error"]
+
+    assert document["differences"] == [{"map": "m", "field": "key_size", "old": "4", "new": "8"}]
+    assert document["message"] == "no fit\n  m: key_size: 4 -> 8"
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_a_missing_privilege_comes_with_a_sudo_line_of_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my prog.o").touch()
+    error = PermissionDeniedError("loading", missing=["CAP_BPF"], errno=1)
+
+    failure = describe(error, words=["load", "my prog.o", "--dev", "lab0", "--x=my prog.o"])
+
+    assert failure.message.endswith("missing: CAP_BPF")
+    program, file = tmp_path / "venv/bin/bpfpin", tmp_path / "my prog.o"
+    assert failure.hint == f"sudo {program} load '{file}' --dev lab0 '--x={file}'"
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_the_sudo_line_of_the_module_names_the_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/src/bpfpin/__main__.py"])
+
+    hint = describe(PermissionDeniedError("no"), words=["map", "list"]).hint
+
+    assert hint == f"sudo {sys.executable} -m bpfpin map list"
+
+
+def test_root_without_a_capability_is_not_told_to_use_sudo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    hint = describe(PermissionDeniedError("no", missing=["CAP_BPF"]), words=["map"]).hint
+
+    assert "sudo" not in hint
+    assert "capability" in hint
+
+
+def test_the_whole_log_of_the_verifier_is_kept_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    error = VerifierError("refused", log="0: r0 = 0\nR0 !read_ok\n", telling_line="R0 !read_ok")
+
+    first, again = describe(error, words=[]), describe(error, words=[])
+
+    (kept,) = tmp_path.iterdir()
+    assert kept.read_text() == "0: r0 = 0\nR0 !read_ok\n"
+    assert first.hint == again.hint == f"the verifier's whole log is in {kept}"
+    assert first.message.endswith("R0 !read_ok")

@@ -1,0 +1,106 @@
+"""`bpfpin load`: what is refused before anything is done, and what is said of what was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bpfpin.apps.reports import Decision, LoadReport, LoadResult, MapReport, ProgramReport
+from bpfpin.cli import load
+from bpfpin.cli.context import Context
+from bpfpin.cli.output import Output
+from bpfpin.cli.size import SIZE
+from bpfpin.errors import InterfaceNotFoundError, UsageError
+from support.cli import run_cli
+
+FOLDER = Path("/sys/fs/bpf/lab0")
+
+
+def report(result: LoadResult = LoadResult.LOADED, *, note: str = "") -> LoadReport:
+    programs = (
+        ProgramReport("count", 7, "xdp", "lab0", "native", 3, note),
+        ProgramReport("tail", 8),
+    )
+    maps = (MapReport("stats", 5, FOLDER / "stats", Decision.CREATED),)
+    return LoadReport(result, "lab0", FOLDER, 1, programs, maps, ("from the object",))
+
+
+def said(capsys: pytest.CaptureFixture[str], result: LoadReport, *, is_verbose: bool) -> list[str]:
+    load._say(Context(Output(is_verbose=is_verbose)), result)
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        (LoadResult.LOADED, "loaded count on lab0 (native); see: bpfpin stats lab0"),
+        (
+            LoadResult.UNCHANGED,
+            "unchanged: count was loaded on lab0 (native) before; see: bpfpin stats lab0",
+        ),
+        (
+            LoadResult.PLANNED,
+            "planned: count was verified and would be loaded on lab0 (native)",
+        ),
+    ],
+)
+def test_what_happened_is_one_sentence_with_the_next_step(
+    capsys: pytest.CaptureFixture[str], result: LoadResult, sentence: str
+) -> None:
+    """A program that only tail calls reach is at no hook and has no sentence."""
+    assert said(capsys, report(result), is_verbose=False) == ["note: from the object", sentence]
+
+
+def test_notes_and_maps_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, report(note="generic mode, for…"), is_verbose=True)
+
+    assert lines[:2] == ["note: from the object", "note: generic mode, for…"]
+    assert lines[-1] == "map stats (id 5) created: /sys/fs/bpf/lab0/stats"
+
+
+def test_one_set_is_the_document_and_several_are_a_list() -> None:
+    one, other = report(), report(LoadResult.UNCHANGED)
+
+    assert load._document([one]) == one.to_json()
+    assert load._document([one, one])["result"] == "loaded"
+    assert load._document([other, other])["result"] == "unchanged"
+    assert load._document([one, other]) == {
+        "result": "loaded",
+        "sets": [one.to_json(), other.to_json()],
+    }
+
+
+@pytest.mark.parametrize(
+    ("devices", "name", "word"),
+    [((), None, "No device was named"), (("lo", "lo2"), "mine", "--name names one set")],
+)
+def test_what_cannot_be_meant_is_a_usage_error(
+    devices: tuple[str, ...], name: str | None, word: str
+) -> None:
+    with pytest.raises(UsageError, match=word):
+        load._check(Context(Output()), devices, name)
+
+
+def test_one_device_named_twice_is_one_device() -> None:
+    load._check(Context(Output()), ("lo", "lo"), "mine")
+
+
+def test_all_devices_are_looked_up_before_the_first_is_loaded() -> None:
+    with pytest.raises(InterfaceNotFoundError, match="nosuchdev"):
+        load._check(Context(Output()), ("lo", "nosuchdev"), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("64", 64), ("64K", 64 << 10), ("256M", 256 << 20), ("1G", 1 << 30)]
+)
+def test_sizes_are_typed_with_a_letter(text: str, size: int) -> None:
+    assert SIZE.convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "1.5M", "12X"])
+def test_what_is_no_size_is_a_usage_error(text: str) -> None:
+    result = run_cli("load", "--dev", "lo", f"--max-map-memory={text}")
+
+    assert result.exit_code == 2
+    assert "no size" in result.stderr

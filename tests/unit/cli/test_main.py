@@ -1,0 +1,225 @@
+"""What holds for every verb: options, errors, exit codes, start-up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from bpfpin.cli.main import COMMANDS
+from bpfpin.version import __version__
+from support.cli import run_cli
+
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
+HEAVY = ("rich", "pyroute2", "prometheus_client")
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the top modules that a fresh interpreter has loaded after *code*."""
+    show = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_starting_loads_nothing_heavy(option: str) -> None:
+    loaded = imported_by(f"from bpfpin.cli.main import main; main([{option!r}])")
+
+    assert "click" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_the_library_alone_loads_neither_tables_nor_netlink() -> None:
+    assert imported_by("import bpfpin").isdisjoint({*HEAVY, "click"})
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+
+    assert project["version"] == __version__
+    assert run_cli("--version").stdout == f"bpfpin {__version__}\n"
+    assert run_cli("--version", "-o", "json").json == {"schema": 1, "version": __version__}
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_of_the_table_has_help(verb: str) -> None:
+    result = run_cli(verb, "--help")
+
+    assert result.exit_code == 0
+    assert "Global options:" in result.stdout
+
+
+def test_the_help_lists_every_verb_with_its_line() -> None:
+    text = " ".join(run_cli("--help").stdout.split())
+
+    assert all(f"{name} {verb.help}" in text for name, verb in COMMANDS.items())
+
+
+def test_an_unknown_verb_is_a_usage_error_with_the_near_ones() -> None:
+    result = run_cli("stast")
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("bpfpin: bpfpin has no verb 'stast'; near it: stats")
+
+
+@pytest.mark.parametrize("group", [[], ["map"], ["lab"]])
+def test_a_group_alone_is_a_usage_error_with_its_verbs(group: list[str]) -> None:
+    result = run_cli(*group)
+
+    assert result.exit_code == 2
+    assert "which verb?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-o", "json", "check", "/nonexistent.o"],
+        ["check", "-o", "json", "/nonexistent.o"],
+        ["check", "/nonexistent.o", "--output=json"],
+        ["-o", "table", "check", "-ojson", "/nonexistent.o"],
+    ],
+)
+def test_global_options_stand_before_and_after_the_verb(words: list[str]) -> None:
+    result = run_cli(*words)
+
+    assert (result.exit_code, result.json["error"]["exit"]) == (4, 4)
+
+
+def test_global_options_stand_between_a_verb_and_its_subverb() -> None:
+    result = run_cli("map", "-o", "json", "get", "name-of-nothing", "0")
+
+    assert result.exit_code == 2
+    assert result.json["error"]["type"] == "UsageError"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--nosuch"], ["nosuch"], ["check"], ["map"], ["map", "nosuch"], ["stats", "--count", "x"]],
+)
+@pytest.mark.parametrize("output", ["json", "ndjson"])
+def test_a_usage_error_is_one_document_too(words: list[str], output: str) -> None:
+    result = run_cli(*words, "-o", output)
+    error = result.json["error"]
+
+    assert (result.exit_code, error["exit"], result.json["schema"]) == (2, 2, 1)
+    assert set(error) == {"type", "exit", "message", "hint", "differences"}
+    assert error["message"] in result.stderr
+
+
+def test_words_after_two_dashes_do_not_choose_the_output() -> None:
+    assert run_cli("check", "--nosuch", "--", "-o", "json").stdout == ""
+
+
+def test_an_output_form_that_the_verb_lacks_is_a_usage_error() -> None:
+    result = run_cli("map", "list", "-o", "ndjson")
+
+    assert result.exit_code == 2
+    assert "list has no output form 'ndjson'; it has: table, json" in result.stderr
+
+
+def test_debug_shows_where_an_error_came_from() -> None:
+    plain, debug = run_cli("check", "/nonexistent.o"), run_cli("check", "/nonexistent.o", "--debug")
+
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+    assert debug.exit_code == plain.exit_code == 4
+
+
+def test_an_error_is_coloured_when_it_is_asked_for() -> None:
+    assert "\x1b" not in run_cli("check", "/nonexistent.o").stderr
+    assert "\x1b[1;31mbpfpin:" in run_cli("--color", "always", "check", "/nonexistent.o").stderr
+
+
+def test_a_closed_pipe_is_a_quiet_end() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "bpfpin", "check", "builtin:xdp_pass"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_is_an_error() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - no Path method opens a device plainly
+        done = subprocess.run(
+            [sys.executable, "-m", "bpfpin", "check", "builtin:xdp_pass"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+)
+def test_a_signal_ends_a_command_with_its_code_and_document(
+    number: signal.Signals, exit_code: int
+) -> None:
+    """The object comes through a pipe that nobody writes to, so the command waits."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, "-o", "json", "wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == "waiting\n"
+        waiting.send_signal(number)
+        stdout, _ = waiting.communicate(timeout=10)
+
+    assert waiting.returncode == exit_code
+    assert f'"exit": {exit_code}' in stdout
+
+
+WAITING = """
+import signal, sys, types
+from bpfpin.cli.context import bpfpin_command
+from bpfpin.cli.group import Verb
+from bpfpin.cli.main import COMMANDS, main
+
+@bpfpin_command("wait")
+def command(context):
+    context.out.say("waiting")
+    signal.pause()
+
+module = types.ModuleType("waiting")
+module.command = command
+sys.modules["waiting"] = module
+COMMANDS["wait"] = Verb("waiting", "Wait.")
+sys.exit(main())
+"""
+
+
+def test_what_a_command_returns_is_the_exit_status() -> None:
+    code = WAITING.replace("signal.pause()", "return 10")
+    done = subprocess.run([sys.executable, "-c", code, "wait"], check=False, capture_output=True)
+
+    assert done.returncode == 10
+
+
+def test_an_error_of_ours_is_told_as_such() -> None:
+    code = WAITING.replace("signal.pause()", "raise IndexError('oops')")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "wait"], check=False, capture_output=True, text=True
+    )
+
+    assert done.returncode == 1
+    assert "internal error: IndexError: oops" in done.stderr

@@ -1,0 +1,92 @@
+"""Data on stdout, talk on stderr, and nothing that steers a terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bpfpin.cli.output import Color, Output, escape, escape_lines, to_json
+from bpfpin.uapi import MapType
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("xdp_stats_map", "xdp_stats_map"),
+        ("a b", "a b"),
+        ("Grüße", "Grüße"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\u202egnp", "\\u202egnp"),
+        (b"\xff".decode(errors="surrogateescape"), "\\xff"),
+    ],
+)
+def test_control_characters_are_written_out(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+def test_lines_stay_lines_where_a_text_may_have_several() -> None:
+    assert escape_lines("one\n\ttwo\x07") == "one\n        two\\x07"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (b"\x0a\x00", '"hex:0a00"'),
+        (Path("/sys"), '"/sys"'),
+        (Color.AUTO, '"auto"'),
+        (MapType.ARRAY, "2"),
+        ({"key": "\x1b"}, '{"key": "\\u001b"}'),
+    ],
+)
+def test_what_json_has_no_word_for_is_said_plainly(value: object, text: str) -> None:
+    assert to_json(value) == text
+
+
+def test_what_has_no_form_at_all_is_refused() -> None:
+    with pytest.raises(TypeError, match="object has no JSON form"):
+        to_json(object())
+
+
+def test_a_document_is_one_line_with_its_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("json").document({"maps": []})
+
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "maps": []}
+
+
+def test_a_table_in_a_pipe_is_columns_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+    Output().table(("id", "name"), [(7, "a"), (1234, "\x1b[31mb")], right=("id",))
+
+    assert capsys.readouterr().out == "  id  name\n   7  a\n1234  \\x1b[31mb\n"
+
+
+def test_a_table_for_a_terminal_takes_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(color=Color.ALWAYS).table(("name",), [("[red]x[/red]",)])
+
+    assert "[red]x[/red]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("out", "heard"),
+    [
+        (Output(), "said\n"),
+        (Output(is_quiet=True), ""),
+        (Output(is_verbose=True), "said\nin detail\n"),
+    ],
+    ids=["plain", "quiet", "verbose"],
+)
+def test_talk_goes_to_stderr_as_much_as_is_wanted(
+    out: Output, heard: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out.say("said")
+    out.detail("in detail")
+
+    assert capsys.readouterr() == ("", heard)
+
+
+def test_an_error_is_told_even_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(is_quiet=True).complain("no map 'a\x1b'", hint="bpfpin map list")
+
+    assert capsys.readouterr().err == "bpfpin: no map 'a\\x1b'\nhint: bpfpin map list\n"

@@ -1,0 +1,198 @@
+"""The layers of the house: who may import whom, and how large a room may be.
+
+The table is the architecture; a new module finds its layer by the folder it is in.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import bpfpin
+
+ROOT = Path(bpfpin.__file__).parent
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 40
+
+BASE = {"uapi", "errors"}
+PURE = BASE | {"insn", "btf", "spec"}
+OBJECTS = PURE | {"fixup", "syscall"}
+LAYERS: dict[str, set[str]] = {
+    "uapi": set(),
+    "errors": {"uapi"},
+    "insn": BASE,
+    "btf": BASE,
+    "spec": PURE - {"spec"},
+    "fixup": PURE,
+    "syscall": BASE,
+    "objfile": PURE,
+    "objects": OBJECTS,
+    "pins": OBJECTS | {"objects", "version"},
+    "attach": BASE | {"spec", "syscall", "objects"},
+    "apps": OBJECTS | {"objfile", "objects", "pins", "attach", "builtin", "version"},
+    "cli": BASE | {"spec", "apps", "version"},
+    "builtin": set(),
+    "version": set(),
+    "__main__": {"cli"},
+}
+# The package itself: the public names, each from the layer that has it.
+LAYERS["__init__"] = set(LAYERS) - {"cli", "__main__"}
+
+# Packages of others, and the places that may import them.
+GUESTS: dict[str, str] = {
+    "pyroute2": "attach.netlink",
+    "rich": "cli",
+    "click": "cli",
+}
+GENERATED = {"uapi"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Return the syntax trees of all modules by name, `bpfpin.` left out."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text())
+        for path in sorted(ROOT.rglob("*.py"))
+    }
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
+    """Yield module and name of each import, those inside of functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def own_imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules of ours that are imported, `bpfpin.` left out."""
+    for module, name in imports(tree):
+        if module.partition(".")[0] != "bpfpin":
+            continue
+        inner = module.removeprefix("bpfpin").removeprefix(".")
+        full = ".".join(part for part in (inner, name) if part)
+        yield full if is_module(full) else inner or "__init__"
+
+
+def is_module(name: str) -> bool:
+    return name in modules() or f"{name}.__init__" in modules()
+
+
+def layer(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def strays(table: Mapping[str, set[str]], trees: Mapping[str, ast.Module]) -> list[str]:
+    """Return the imports that *table* does not allow."""
+    return [
+        f"{module} imports {imported}"
+        for module, tree in trees.items()
+        for imported in sorted(set(own_imports(tree)))
+        if layer(imported) not in {layer(module), *table[layer(module)]}
+    ]
+
+
+def imported_at_start(tree: ast.Module) -> Iterable[ast.stmt]:
+    """Return what runs when the module is imported; not what only type checkers read."""
+    return [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.If)]
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    assert [name for name in modules() if layer(name) not in LAYERS] == []
+
+
+def test_imports_go_downwards_only() -> None:
+    assert strays(LAYERS, modules()) == []
+
+
+def test_an_import_upwards_would_be_found() -> None:
+    trees = {
+        "objfile.reader": ast.parse("def read():\n    from bpfpin.syscall.bpf import map_create"),
+        "pins.plan": ast.parse("import bpfpin.attach.xdp"),
+        "cli.load": ast.parse("from bpfpin import errors, objects"),
+    }
+
+    assert strays(LAYERS, trees) == [
+        "objfile.reader imports syscall.bpf",
+        "pins.plan imports attach.xdp",
+        "cli.load imports objects",
+    ]
+
+
+def test_the_layers_have_no_cycle() -> None:
+    assert set(TopologicalSorter(LAYERS).static_order()) == set(LAYERS)
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {
+        name: {
+            imported if imported in modules() else f"{imported}.__init__"
+            for node in imported_at_start(tree)
+            for imported in own_imports(node)
+        }
+        for name, tree in modules().items()
+    }
+
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_imports_are_absolute() -> None:
+    relative = [
+        f"{name}:{node.lineno}"
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+
+    assert relative == []
+
+
+@pytest.mark.parametrize(("package", "place"), GUESTS.items())
+def test_a_package_of_others_is_imported_in_its_place_only(package: str, place: str) -> None:
+    elsewhere = [
+        name
+        for name, tree in modules().items()
+        if not f"{name}.".startswith(f"{place}.")
+        and any(module.partition(".")[0] == package for module, _ in imports(tree))
+    ]
+
+    assert elsewhere == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [name for name, tree in modules().items() if not ast.get_docstring(tree)] == []
+
+
+def test_no_module_is_too_long() -> None:
+    lengths = {
+        name: len((ROOT / (name.replace(".", "/") + ".py")).read_text().splitlines())
+        for name in modules().keys() - GENERATED
+    }
+
+    assert {name: size for name, size in lengths.items() if size > MAX_MODULE_LINES} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    long = {
+        f"{name}.{function.name}": size
+        for name, tree in modules().items()
+        for function in functions(tree)
+        if (size := (function.end_lineno or 0) - function.lineno + 1) > MAX_FUNCTION_LINES
+    }
+
+    assert long == {}
