@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 # Namespaces, bpffs and devices need root; make asks sudo for those parts alone.
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-AS_ROOT = $(if $(SUDO),@echo "the next step makes namespaces, devices and pins: it needs root" &&)
+WHY_SUDO = @[ -z "$(SUDO)" ] || echo "namespaces, devices and pins need root: asking sudo"
 PACKAGE = $(VENV)/.installed
 DEVELOPMENT = $(VENV)/.installed-development
 BENCHES = $(sort $(wildcard bench/*.py))
@@ -31,7 +31,8 @@ $(DEVELOPMENT): $(BIN)/python pyproject.toml
 	@touch $@ $(PACKAGE)
 
 demo: $(PACKAGE)
-	$(AS_ROOT) $(SUDO) $(CURDIR)/$(BIN)/bpfpin demo
+	$(WHY_SUDO)
+	@$(SUDO) $(CURDIR)/$(BIN)/bpfpin demo
 
 check: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
@@ -43,7 +44,8 @@ test: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(AS_ROOT) $(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
+	$(WHY_SUDO)
+	$(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
 		$(BIN)/python -m pytest -p no:cacheprovider tests
 
 generate: $(DEVELOPMENT)
@@ -57,7 +59,7 @@ generated: $(DEVELOPMENT)
 	$(BIN)/python scripts/build_builtin.py --check
 
 bench: $(DEVELOPMENT)
-	@for bench in $(BENCHES); do $(SUDO) $(BIN)/python $$bench || exit 1; done
+	@status=0; for bench in $(BENCHES); do $(SUDO) $(BIN)/python $$bench || status=1; done; exit $$status
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

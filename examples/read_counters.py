@@ -1,0 +1,12 @@
+"""Read the counters that a program on a device pins; the object file is not needed."""
+
+import sys
+
+from bpfpin import Map, XdpAction
+
+device = sys.argv[1]
+
+with Map.from_pin(f"/sys/fs/bpf/{device}/xdp_stats_map", read_only=True) as counters:
+    for action, per_cpu in counters.items():
+        total = counters.total(action)
+        print(f"{XdpAction(action).name}: {total['rx_packets']} packets on {len(per_cpu)} CPUs")

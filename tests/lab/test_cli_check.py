@@ -1,0 +1,101 @@
+"""`bpfpin check` as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bpfpin.objects.walk import map_ids, program_ids
+from support.cli import run_cli, run_cli_ok
+from support.nobody import run_cli_as_nobody
+from support.objects import compiled
+from support.wait import wait_until
+
+GOOD = "builtin:xdp_stats"
+
+
+def test_an_object_that_would_load_is_described() -> None:
+    result = run_cli_ok("check", GOOD, "-o", "json")
+
+    (report,) = result.json["objects"]
+    assert (report["path"], report["loads"], report["error"]) == (GOOD, True, None)
+    assert [(one["name"], one["dialect"]) for one in report["maps"]] == [
+        ("xdp_stats_map", "btf"),
+        ("action", "btf"),
+    ]
+    (program,) = report["programs"]
+    assert (program["section"], program["type"], program["hook"]) == ("xdp", "xdp", "xdp")
+    assert program["verified"] is True
+
+
+def test_nothing_is_left_in_the_kernel() -> None:
+    before = {*map_ids()}, {*program_ids()}
+    text = run_cli_ok("check", GOOD).stdout
+
+    # The kernel frees what a dead process held a moment later.
+    wait_until(lambda: {*map_ids()} <= before[0] and {*program_ids()} <= before[1])
+    assert text.startswith(f"{GOOD}: would load\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [("legacy_map_def", "bpf_map_def"), ("elf_map", "bpf_elf_map"), ("btf_maps", "btf")],
+)
+def test_every_dialect_is_named(name: str, dialect: str) -> None:
+    (report,) = run_cli("check", compiled(name), "-o", "json").json["objects"]
+
+    assert dialect in {one["dialect"] for one in report["maps"]}
+    assert report["loads"] is True
+
+
+def test_a_program_that_the_verifier_refuses_exits_as_load_does() -> None:
+    path = compiled("verifier_refused")
+    result = run_cli("check", path, "-o", "json")
+    error = result.json["error"]
+
+    assert (result.exit_code, error["type"]) == (5, "VerifierError")
+    assert result.json["objects"][0]["loads"] is False
+    log = Path(error["hint"].splitlines()[-1].split()[-1])
+    assert "processed" in log.read_text()
+    log.unlink()
+    assert error["message"] in result.stderr
+
+
+def test_one_of_several_that_would_not_load_exits_10(tmp_path: Path) -> None:
+    (tmp_path / "text.o").write_text("this is no object")
+    result = run_cli("check", GOOD, tmp_path / "text.o", "/nonexistent.o", "-o", "json")
+
+    assert result.exit_code == 10
+    assert [report["loads"] for report in result.json["objects"]] == [True, False, False]
+    assert [report["error"] and report["error"]["exit"] for report in result.json["objects"]] == [
+        *(None, 5, 4)
+    ]
+    assert "/nonexistent.o: no such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "exit_code"), [(b"", 5), (b"\x7fELF" + bytes(60), 5), (None, 4)]
+)
+def test_what_is_no_object_is_refused_like_load_does(
+    tmp_path: Path, content: bytes | None, exit_code: int
+) -> None:
+    path = tmp_path / "x.o"
+    if content is not None:
+        path.write_bytes(content)
+
+    result = run_cli("check", path)
+    assert result.exit_code == exit_code
+    assert str(path) in result.stderr
+
+
+def test_an_ordinary_user_has_it_read_only() -> None:
+    result = run_cli_as_nobody("check", GOOD)
+
+    assert result.exit_code == 0
+    assert f"{GOOD}: read; the kernel was not asked" in result.stdout
+    assert "CAP_BPF" in result.stdout
+
+
+def test_without_an_object_it_is_a_usage_error() -> None:
+    assert run_cli("check").exit_code == 2

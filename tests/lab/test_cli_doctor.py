@@ -1,0 +1,79 @@
+"""`bpfpin doctor` as a user runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from support.cli import CliResult, run_cli, run_cli_ok
+from support.lab import TestLab
+from support.nobody import run_cli_as_nobody
+
+Run = Callable[..., CliResult]
+
+
+def findings(*words: object, run: Run = run_cli) -> dict[str, dict[str, Any]]:
+    """Return what the doctor found, by name."""
+    result = run("doctor", "-o", "json", *words)
+    assert (result.exit_code, result.json["schema"]) == (0, 1)
+    return {one["name"]: one for one in result.json["checks"]}
+
+
+def test_each_finding_says_what_is_and_what_to_do() -> None:
+    found = findings()
+
+    assert {"kernel", "bpffs", "pin root", "load XDP programs", "XDP by bpf_link"} <= set(found)
+    assert all(set(one) == {"name", "ok", "text", "fix"} for one in found.values())
+    assert all(one["fix"] for one in found.values() if not one["ok"])
+
+
+def test_a_device_is_told_with_its_driver_and_its_holder(lab: TestLab) -> None:
+    free = findings(lab.device)
+    run_cli_ok("load", "--dev", lab.device)
+    held = findings("--dev", lab.device)
+    run_cli_ok("unload", lab.device)
+
+    assert free["device"]["text"].endswith("and driver veth")
+    assert free["native XDP"]["ok"]
+    assert free["XDP hook"]["text"] == f"{lab.device} is free"
+    assert "(xdp_stats) in native mode, held by link id" in held["XDP hook"]["text"]
+
+
+def test_a_device_of_another_namespace_is_reached_with_n(lab: TestLab) -> None:
+    assert findings("-n", lab.lab.netns, "veth0")["device"]["ok"]
+    assert run_cli("doctor", "veth0").exit_code == 4
+
+
+def test_a_pin_root_without_bpffs_comes_with_the_mount_line(tmp_path: Path) -> None:
+    found = findings("--pin-root", tmp_path)["bpffs"]
+
+    assert not found["ok"]
+    assert f"mount -t bpf bpf {tmp_path}" in found["fix"]
+
+
+def test_a_pin_root_that_everybody_may_write_is_unsafe(bpffs: Path) -> None:
+    bpffs.chmod(0o777)
+    unsafe = findings("--pin-root", bpffs)["pin root"]
+    bpffs.chmod(0o1777)
+    sticky = findings("--pin-root", bpffs)["pin root"]
+    bpffs.chmod(0o700)
+    private = findings("--pin-root", bpffs)["pin root"]
+
+    assert [unsafe["ok"], sticky["ok"], private["ok"]] == [False, True, True]
+    assert sticky["fix"] == f"chmod 0755 {bpffs}"
+    assert private["fix"] == ""
+
+
+def test_an_ordinary_user_is_told_the_missing_capabilities() -> None:
+    found = findings(run=run_cli_as_nobody)["load XDP programs"]
+
+    assert (found["ok"], found["text"]) == (False, "needs CAP_BPF and CAP_NET_ADMIN")
+    assert found["fix"].startswith("sudo /")
+
+
+def test_nothing_is_left_in_the_pin_root(bpffs: Path) -> None:
+    before = list(bpffs.iterdir())
+    run_cli_ok("doctor", "--pin-root", bpffs)
+
+    assert list(bpffs.iterdir()) == before

@@ -1,0 +1,84 @@
+"""`bpfpin demo`: the whole story in a few seconds, and nothing left of it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from bpfpin.apps.lab import labs
+from support.cli import run_cli, run_cli_ok
+from support.nobody import run_cli_as_nobody
+
+ROOT = Path("/sys/fs/bpf")
+LIMIT_S = 15
+
+
+def what_is_there() -> tuple[list[str], list[str], list[str]]:
+    """Return devices, namespaces and names in the pin root, but for the lock's."""
+    devices = sorted(name for _, name in socket.if_nameindex())
+    namespaces = sorted(path.name for path in Path("/run/netns").iterdir())
+    return devices, namespaces, sorted(path.name for path in ROOT.iterdir() if path.name[0] != "b")
+
+
+def packets(scene: dict[str, dict[str, int]]) -> int:
+    return scene.get("packets", {}).get("XDP_PASS", 0)
+
+
+def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
+    before = what_is_there()
+    start = time.monotonic()
+    document = run_cli_ok("demo", "-o", "json").json
+    taken_s = time.monotonic() - start
+    scenes = document["scenes"]
+    told = " ".join(line for scene in scenes for line in scene["lines"])
+
+    assert (document["schema"], taken_s < LIMIT_S) == (1, True)
+    assert [scene["title"].partition(" ")[0] for scene in scenes if scene["title"]] == [
+        *("A", "Load", "Send", "Watch", "Another", "Switch", "And", "Clean")
+    ]
+    assert "5 sent, 5 answered; the map counted 5 XDP_PASS" in told
+    assert "5 pings sent, 0 answered: dropped" in told
+    assert max(map(packets, scenes)) > 5
+    assert what_is_there() == before
+
+
+def test_on_a_screen_each_scene_has_its_number_and_its_command() -> None:
+    lines = run_cli_ok("demo").stdout.splitlines()
+    typed = [line.split()[2] for line in lines if line.startswith("   $ bpfpin ")]
+
+    assert [line[:3] for line in lines if line[:1].isdigit()] == [f"{n}. " for n in range(1, 9)]
+    assert typed == ["lab", "load", "lab", "stats", "map", "map", "map", "unload"]
+
+
+def test_kept_it_stays_until_it_is_taken_down() -> None:
+    before = what_is_there()
+    last = run_cli_ok("demo", "--keep", "-o", "json").json["scenes"][-1]
+    (lab,) = labs()
+    state = run_cli_ok("status", lab.device, "--check", "-o", "json").json["sets"][0]["state"]
+    run_cli_ok("unload", lab.device)
+    run_cli_ok("lab", "down", lab.name)
+
+    assert state == "ok"
+    assert f"bpfpin unload {lab.device} && bpfpin lab down {lab.name}" in last["lines"][0]
+    assert what_is_there() == before
+
+
+@pytest.mark.parametrize("options", [[], ["--keep"]])
+def test_an_ordinary_user_is_told_what_to_type_and_nothing_is_made(options: list[str]) -> None:
+    before = what_is_there()
+    result = run_cli_as_nobody("demo", *options, "-o", "json")
+
+    assert (result.exit_code, result.json["error"]["type"]) == (3, "PermissionDeniedError")
+    assert result.json["error"]["hint"].startswith("sudo ")
+    assert what_is_there() == before
+
+
+def test_a_failure_in_the_middle_takes_the_lab_down(tmp_path: Path) -> None:
+    before = what_is_there()
+    result = run_cli("demo", "--pin-root", tmp_path, "-o", "json")
+
+    assert (result.exit_code, result.json["error"]["type"]) == (4, "NotBpffsError")
+    assert what_is_there() == before
