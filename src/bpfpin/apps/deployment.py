@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from bpfpin.apps.reports import Decision, LoadReport
 from bpfpin.objects.map import Map
+from bpfpin.syscall.fd import Closing
 
 
 class PinnedMaps(Mapping[str, Map]):
@@ -35,7 +34,7 @@ class PinnedMaps(Mapping[str, Map]):
             self._opened.popitem()[1].close()
 
 
-class Deployment:
+class Deployment(Closing):
     """A loaded set: `report` says what was done, `maps` are opened from their pins on demand.
 
     Closing it, at best by `with`, lets go of the maps and leaves the set loaded.
@@ -62,14 +61,3 @@ class Deployment:
     def close(self) -> None:
         """Close the maps that were opened."""
         self._maps.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -12,8 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2 import netns as pyroute2_netns
@@ -21,6 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from bpfpin.errors import AttachError, PermissionDeniedError
 from bpfpin.spec import XdpMode
+from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.netns import NAMED, path_of
 from bpfpin.uapi import XdpFlag
 
@@ -54,21 +54,14 @@ class Device:
     is_up: bool
 
 
-class Netlink:
+class Netlink(Closing):
     """A socket to rtnetlink, with the errors of the kernel as ours; `with` closes it."""
 
     def __init__(self) -> None:
         self._route = IPRoute(ext_ack=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the socket."""
         self._route.close()
 
     def devices(self) -> list[Device]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from bpfpin.errors import (
     IncompatibleMapError,
@@ -22,6 +20,7 @@ from bpfpin.objects.memory import estimate_bytes, size_text
 from bpfpin.objects.program import Program
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
+from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapType
 
 MAP_MEMORY_LIMIT = 256 << 20
@@ -30,7 +29,7 @@ _FIRST_KEY = bytes(4)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Closing):
     """The maps and programs of an object, held until `close` or the end of `with`.
 
     Maps are under their full ELF names, those that were given among them. *notes* tell what was
@@ -45,17 +44,6 @@ class Loaded:
         """Let go of everything; what is pinned or attached stays in the kernel."""
         for held in (*self.programs.values(), *self.maps.values()):
             held.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def load(

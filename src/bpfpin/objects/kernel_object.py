@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Self
 
 from bpfpin.errors import (
@@ -20,7 +19,7 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.syscall import bpf, fs
-from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import ObjectFlag
 
 RENAMED_UNDER_US = 3  # how often a reader tries again when the directory was exchanged meanwhile
@@ -46,7 +45,7 @@ OPEN_BY_ID: dict[ObjectKind, Callable[[int], int]] = {
 }
 
 
-class KernelObject:
+class KernelObject(Closing):
     """Holds one object of the kernel by a descriptor of its own; `with` or `close` lets it go."""
 
     kind: ClassVar[ObjectKind]
@@ -97,17 +96,6 @@ class KernelObject:
     def close(self) -> None:
         """Let the descriptor go; what holds nobody else's interest ends. Again does nothing."""
         self._descriptor.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_pin(path: str | Path, kind: ObjectKind, *, read_only: bool = False) -> Descriptor:

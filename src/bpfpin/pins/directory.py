@@ -12,12 +12,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from bpfpin.errors import PinExistsError, PinNotFoundError, UnsafePathError
 from bpfpin.syscall import fs
-from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename, Resolve
 from bpfpin.syscall.refusal import refusal
 
@@ -27,7 +26,7 @@ OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-class Directory:
+class Directory(Closing):
     """An open directory; *path* is where it was found, for messages and for `Map.from_pin`."""
 
     def __init__(self, descriptor: Descriptor, path: Path) -> None:
@@ -56,17 +55,6 @@ class Directory:
     def close(self) -> None:
         """Close the descriptor."""
         self._descriptor.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def status(self) -> os.stat_result:

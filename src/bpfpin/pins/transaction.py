@@ -13,8 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError
@@ -22,6 +21,7 @@ from bpfpin.pins import layouts, names
 from bpfpin.pins.directory import Directory, remove_tree
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.recover import finish, recover
+from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.fs import Rename
 
 _DEFERRED: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -34,7 +34,7 @@ class Pinnable(Protocol):
         """Give it the name *path* in bpffs."""
 
 
-class Stage:
+class Stage(Closing):
     """A generation that is being built; nothing in it is seen before it is published."""
 
     def __init__(self, root: Directory, name: str) -> None:
@@ -48,15 +48,8 @@ class Stage:
             self._layouts = stack.enter_context(self._directory.child(names.LAYOUTS))
             self._opened = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the directories; what is in them stays."""
         self._opened.close()
 
     def pin_map(

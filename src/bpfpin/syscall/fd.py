@@ -10,7 +10,28 @@ from typing import Self
 CLOSED = -1
 
 
-class Descriptor:
+class Closing:
+    """Ends at the end of `with`, by its `close`."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Let go of what is held; again does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Descriptor(Closing):
     """Owns the file descriptor *fd* until it is closed or released.
 
     Dropping an open one closes it and warns with `ResourceWarning`; the descriptor does not
@@ -48,17 +69,6 @@ class Descriptor:
         """Close it; again does nothing."""
         if self._fd != CLOSED:
             os.close(self.release())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if getattr(self, "_fd", CLOSED) == CLOSED:
