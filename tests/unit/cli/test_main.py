@@ -180,10 +180,13 @@ def test_a_signal_ends_a_command_with_its_code_and_document(
         stderr=subprocess.PIPE,
         text=True,
     ) as waiting:
-        assert waiting.stderr is not None
-        assert waiting.stderr.readline() == "waiting\n"
-        waiting.send_signal(number)
-        stdout, _ = waiting.communicate(timeout=10)
+        try:
+            assert waiting.stderr is not None
+            assert waiting.stderr.readline() == "waiting\n"
+            waiting.send_signal(number)
+            stdout, _ = waiting.communicate(timeout=10)
+        finally:
+            waiting.kill()
 
     assert waiting.returncode == exit_code
     assert f'"exit": {exit_code}' in stdout
