@@ -119,6 +119,7 @@ def test_the_error_tells_what_is_wrong(at: int, value: bytes, message: str) -> N
         check(Btf.parse(SAMPLE[:at] + value + SAMPLE[at + len(value) :]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "link",
     [
