@@ -69,11 +69,15 @@ def use(data: bytes) -> bool:
 
 
 @contextmanager
-def within_a_second() -> Iterator[None]:
+def without_a_blow_up() -> Iterator[None]:
+    """Allow the processor time of work that grows with the input, a tenth of it on most machines.
+
+    What grows with its square, or doubles at each step, takes minutes.
+    """
     before = time.process_time()
     yield
 
-    assert time.process_time() - before < 1
+    assert time.process_time() - before < 10
 
 
 def test_the_sample_is_well() -> None:
@@ -139,7 +143,7 @@ def test_long_chains_are_refused_or_read(link: Callable[[int], BtfType], step: i
     builder.add(U32)
     data = builder.build()
 
-    with within_a_second():
+    with without_a_blow_up():
         try:
             read = Btf.parse(data)
             check(read)
@@ -156,7 +160,7 @@ def test_names_that_all_share_one_long_string_are_refused() -> None:
         builder.add_encoded(offset.to_bytes(4, "little") + encoded[4:])
     data = builder.build()
 
-    with within_a_second(), pytest.raises(ObjectFileError, match="overlap too much"):
+    with without_a_blow_up(), pytest.raises(ObjectFileError, match="overlap too much"):
         check(Btf.parse(data))
 
 
