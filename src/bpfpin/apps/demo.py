@@ -144,7 +144,7 @@ def _reader_scene(counters: Path) -> Scene:
 
 def _drop_scene(lab: Lab, action: Path) -> Scene:
     _set_action(action, XdpAction.XDP_DROP)
-    result = _ping(lab)
+    result = _ping(lab, timeout_s=0.3)
     _require(result.received == 0, f"{result.received} pings were answered in spite of XDP_DROP")
     return Scene(
         "Switch the running program to XDP_DROP by a map entry.",
@@ -172,8 +172,10 @@ def _kept_scene(lab: Lab) -> Scene:
     )
 
 
-def _ping(lab: Lab) -> PingResult:
-    return ping(lab.addresses.host[0], count=PINGS, netns=lab.netns, interval_s=0.05)
+def _ping(lab: Lab, *, timeout_s: float = 2.0) -> PingResult:
+    """Ping the lab's device; an answer takes microseconds, on a busy machine a moment."""
+    address = lab.addresses.host[0]
+    return ping(address, count=PINGS, netns=lab.netns, interval_s=0.05, timeout_s=timeout_s)
 
 
 @contextmanager
