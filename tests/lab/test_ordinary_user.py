@@ -50,9 +50,15 @@ def test_status_says_that_a_set_may_not_be_read_and_what_to_type(loaded: TestLab
     assert problem["kind"] == "unreadable"
     assert "it may not be read by " in problem["text"]
     assert problem["text"].endswith("it belongs to root (uid 0)")
-    assert problem["fix"] == (
-        f"sudo {sys.executable} -m bpfpin status {loaded.device} --pin-root /sys/fs/bpf"
-    )
+    assert problem["fix"] == f"sudo {sys.executable} -m bpfpin status {loaded.device} -o json"
+
+
+def test_doctor_gives_the_line_that_was_typed() -> None:
+    words = ["--pin-root", "/sys/fs/bpf", "doctor", "lo", "-o", "json"]
+    checks = run_as_nobody(*words).json["checks"]
+    (fix,) = [check["fix"] for check in checks if check["name"] == "create maps"]
+
+    assert fix == f"sudo {sys.executable} -m bpfpin {' '.join(words)}"
 
 
 def test_a_set_of_somebody_else_is_not_said_to_need_root() -> None:

@@ -26,11 +26,6 @@ class PingResult:
     sent: int
     received: int
 
-    @property
-    def lost(self) -> int:
-        """Requests without an answer."""
-        return self.sent - self.received
-
 
 def ping(
     address: str,

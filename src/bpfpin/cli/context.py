@@ -15,7 +15,6 @@ from bpfpin.cli.output import JSON, TABLE, Color, Output
 
 P = ParamSpec("P")
 Settings = dict[str, Any]  # the global options that were typed, by name; the last one typed counts
-Run = Callable[P, int | None]
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Context:
     netns: str | None = None
     pin_root: Path = Path("/sys/fs/bpf")
     lock_timeout_s: float = 10.0
+    words: tuple[str, ...] = ()  # what was typed after `bpfpin`
 
     @classmethod
     def of(cls, settings: Settings) -> Context:
@@ -35,6 +35,7 @@ class Context:
             netns=settings.get("netns"),
             pin_root=Path(settings.get("pin_root", cls.pin_root)),
             lock_timeout_s=settings.get("lock_timeout", cls.lock_timeout_s),
+            words=tuple(settings.get("words", ())),
         )
 
 

@@ -22,8 +22,7 @@ def command(context: Context, *, device: str | None, dev: str | None) -> None:
     What does not work comes with what to do about it.
     """
     wanted = chosen_target(device, dev)
-    words = ["doctor", wanted] if wanted else ["doctor"]
-    as_root = sudo_hint(words) if os.geteuid() else "give this root the capabilities"
+    as_root = sudo_hint(context.words) if os.geteuid() else "give this root the capabilities"
     checks = doctor(wanted, pin_root=context.pin_root, as_root=as_root)
     if context.out.is_json:
         context.out.document({"checks": [asdict(check) for check in checks]})

@@ -58,7 +58,7 @@ ROOT = Group(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: the process's own) and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    settings: Settings = {}
+    settings: Settings = {"words": words}
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

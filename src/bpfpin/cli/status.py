@@ -21,21 +21,13 @@ COLUMNS = ("set", "state", "generation", "device", "hook", "mode", "program", "m
 @click.option("--check", is_flag=True, help="Exit with 10 if something is wrong.")
 def command(context: Context, *, target: str | None, check: bool) -> int:
     """Show the pin sets, what is attached where, and what is wrong; changes nothing."""
-    report = status(
-        target, pin_root=context.pin_root, netns=context.netns, as_root=_as_root(context, target)
-    )
+    as_root = sudo_hint(context.words) if os.geteuid() else "ask who runs this container"
+    report = status(target, pin_root=context.pin_root, netns=context.netns, as_root=as_root)
     if context.out.is_json:
         context.out.document(report.to_json())
     else:
         _show(context, report)
     return ExitCode.FOUND if check and report.problems else ExitCode.OK
-
-
-def _as_root(context: Context, target: str | None) -> str:
-    """Return the line that shows it all, for an ordinary user."""
-    options = [*(["-n", context.netns] if context.netns else []), "--pin-root", context.pin_root]
-    words = ["status", *([target] if target else []), *map(str, options)]
-    return sudo_hint(words) if os.geteuid() else "ask who runs this container"
 
 
 def _show(context: Context, report: StatusReport) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from bpfpin.objects.codec import Buffer, Codec, MisfitError
-
-Format = str | struct.Struct | type[ctypes.Structure] | type[NamedTuple]
 
 
 def format_codec(form: Any, size: int) -> Codec:

@@ -51,11 +51,6 @@ class PinSet:
         """The directory's name."""
         return self.path.name
 
-    @property
-    def is_there(self) -> bool:
-        """Whether there is a finished generation, not only a stage."""
-        return self.manifest is not None or self.state is SetState.FOREIGN
-
     @classmethod
     def read(cls, root: Path, name: str) -> Self:
         """Read set *name*; `PinNotFoundError` if there is neither a set nor a stage of one.
