@@ -1,15 +1,22 @@
-"""The command as an ordinary user without any capability runs it.
+"""What an ordinary user without any capability may do.
 
-A user namespace without a mapping: geteuid() is 65534 and no capability counts in the kernel's
-eyes, while files stay readable wherever this installation is.
+The command runs in a user namespace without a mapping: geteuid() is 65534 and no capability counts
+in the kernel's eyes, while files stay readable wherever this installation is. What root alone may
+read it reads, too: for the rights on a pin, the library is used as another user, in this process.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from support.cli import CliResult
+
+NOBODY = 65534
 
 
 def run_cli_as_nobody(*arguments: object) -> CliResult:
@@ -22,3 +29,24 @@ def run_cli_as_nobody(*arguments: object) -> CliResult:
         check=False,
     )
     return CliResult(completed.returncode, completed.stdout, completed.stderr)
+
+
+@contextmanager
+def nobody(*, group: int = NOBODY) -> Iterator[None]:
+    """Make this process an ordinary user without capabilities, in *group* alone, for the block."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(group)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def let_everybody_enter(place: Path) -> None:
+    """Open the way to a test's own *place* to other users."""
+    for parent in [place, *place.parents][:4]:
+        parent.chmod(parent.stat().st_mode | 0o055)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.apps import keys
-from bpfpin.apps.pinned import pinned_maps, stored_types
+from bpfpin.apps.pinned import pinned_maps
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.c_source import c_type
 from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError, UsageError
@@ -112,14 +112,7 @@ def open_map(target: str, *, read_only: bool = True) -> Map:
             f"{target!r} is no name of a map",
             hint=f"a map is named by its path (/sys/fs/bpf/…), id:N, or name:{target}",
         )
-    path = Path(target).absolute()
-    held = Map.from_pin(path, read_only=read_only)
-    if held.value_type is not None or not held.info.btf_id:
-        return held
-    # The map has types, and the kernel does not tell them to this user.
-    with held:
-        types = stored_types(path)
-        return Map.from_pin(path, read_only=read_only, **types)
+    return Map.from_pin(Path(target).absolute(), read_only=read_only)
 
 
 def _number(target: str) -> int:

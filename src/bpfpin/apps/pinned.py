@@ -8,12 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import BpfError, PermissionDeniedError, PinKindError
 from bpfpin.objects.info import MapInfo
 from bpfpin.objects.map import Map
-from bpfpin.pins import layouts, names
-from bpfpin.pins.directory import Directory
 from bpfpin.syscall import fs
 
 BPFFS = "bpf"
@@ -97,16 +94,3 @@ def _open(path: Path, found: PinnedMaps) -> None:
         return
     found.infos[info.id] = info
     found.paths.setdefault(info.id, []).append(str(path))
-
-
-def stored_types(path: Path) -> dict[str, TypeRef | None]:
-    """Return the types that `load` stored beside the pin *path*, for `Map.from_pin`; else none."""
-    try:
-        with (
-            Directory.open(path.parent) as directory,
-            directory.child(names.LAYOUTS) as stored,
-        ):
-            key, value = layouts.read(stored, names.decode(path.name))
-    except (BpfError, ValueError):
-        return {}
-    return {"key_type": key, "value_type": value}

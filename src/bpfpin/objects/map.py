@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.objects import batch, percpu
+from bpfpin.objects import batch, layouts, percpu
 from bpfpin.objects.kernel_btf import BtfHandle, type_of
 from bpfpin.objects.kernel_object import open_pin
 from bpfpin.objects.map_codec import key_codec, value_codec
@@ -50,10 +50,12 @@ class Map(RawMap, MutableMapping[Any, Any]):
         try:
             super().__init__(descriptor)
             info = self._fixed
-            self.key_type = key_type or type_of(info.btf_id, info.btf_key_type_id)
-            self.value_type = value_type or type_of(info.btf_id, info.btf_value_type_id)
-            self._key = key_codec(info, self.key_type, key_format)
-            self._value = value_codec(info, self.value_type, value_format)
+            self._read_as(
+                key_type or type_of(info.btf_id, info.btf_key_type_id),
+                value_type or type_of(info.btf_id, info.btf_value_type_id),
+                key_format=key_format,
+                value_format=value_format,
+            )
         except BaseException:
             descriptor.close()
             raise
@@ -79,9 +81,16 @@ class Map(RawMap, MutableMapping[Any, Any]):
         `key_format` and `value_format` say how a map without BTF reads: a format of the struct
         module, a `ctypes.Structure`, or a `NamedTuple` of `Annotated[int, "Q"]`. `key_type` and
         `value_type` do so by BTF and win over what the kernel reports. With *read_only* read
-        permission on the pin is enough, and writing is refused.
+        permission on the pin is enough, and writing is refused; who may not ask the kernel for the
+        types (CAP_SYS_ADMIN) reads by those that `deploy` stored beside the pin.
         """
-        return cls(open_pin(path, cls.kind, read_only=read_only), **reading)
+        opened = cls(open_pin(path, cls.kind, read_only=read_only), **reading)
+        if opened.value_type is not None or any(told is not None for told in reading.values()):
+            return opened
+        key_type, value_type = layouts.beside(Path(path), opened._fixed)
+        if value_type is not None:
+            opened._read_as(key_type, value_type)
+        return opened
 
     @classmethod
     def from_id(cls, object_id: int, *, read_only: bool = False, **reading: Any) -> Self:
@@ -91,6 +100,18 @@ class Map(RawMap, MutableMapping[Any, Any]):
         """
         flags = ObjectFlag.RDONLY if read_only else ObjectFlag(0)
         return cls(Descriptor(bpf.map_get_fd_by_id(object_id, flags=flags)), **reading)
+
+    def _read_as(
+        self,
+        key_type: TypeRef | None,
+        value_type: TypeRef | None,
+        *,
+        key_format: Any = None,
+        value_format: Any = None,
+    ) -> None:
+        self.key_type, self.value_type = key_type, value_type
+        self._key = key_codec(self._fixed, key_type, key_format)
+        self._value = value_codec(self._fixed, value_type, value_format)
 
     def __getitem__(self, key: Any) -> Any:
         elements = self._elements

@@ -10,10 +10,10 @@ import pytest
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.c_source import c_type
-from bpfpin.btf.types import Array, Member, Struct
+from bpfpin.btf.types import Member, Struct
 from bpfpin.btf.write import BtfBuilder
-from bpfpin.errors import ObjectFileError
-from bpfpin.pins import layouts
+from bpfpin.objects.layouts import DIRECTORY
+from bpfpin.pins import layouts, names
 from bpfpin.pins.directory import Directory
 from support.btf_tables import U32
 
@@ -105,21 +105,5 @@ def test_a_damaged_text_is_no_layout(directory: Directory, text: str) -> None:
     assert layouts.read(directory, "counts") == (None, None)
 
 
-def test_every_cut_of_a_blob_is_refused_or_reads_as_types() -> None:
-    blob = layouts.encode(*u32_and_struct())
-    refused = 0
-    for size in range(1, len(blob)):
-        try:
-            layouts.decode(blob[:size])
-        except ObjectFileError:
-            refused += 1
-
-    assert refused == len(blob) - 1
-
-
-def test_a_blob_without_key_and_value_has_neither() -> None:
-    builder = BtfBuilder()
-    u32 = builder.add(U32)
-    builder.add(Array(u32, u32, 4))
-
-    assert layouts.decode(builder.build()) == (None, None)
+def test_readers_look_where_they_are_written() -> None:
+    assert names.LAYOUTS == DIRECTORY
