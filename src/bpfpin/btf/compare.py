@@ -74,6 +74,17 @@ def differences(old: TypeRef | None, new: TypeRef | None) -> list[Difference]:
     return found
 
 
+def whole(old: TypeRef | None, new: TypeRef | None) -> Difference | None:
+    """Return both types, each in one line; None for data sections and where the lines are equal.
+
+    A data section is no type that somebody wrote: its variables tell more.
+    """
+    if old is None or new is None or isinstance(new.stripped, DataSection):
+        return None
+    told = _Pair("", old, new).differ()
+    return told if told[1] != told[2] else None
+
+
 def _compare(pair: _Pair) -> tuple[list[Difference], list[_Pair]]:
     """Return the differences of the two types themselves, and what is left to compare."""
     old, new = pair.old.stripped, pair.new.stripped

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Difference, PermissionDeniedError
+from bpfpin.errors import Difference, IdNotFoundError, PermissionDeniedError
 from bpfpin.objects.info import MapInfo
 from bpfpin.objects.map import Map
 from bpfpin.objects.map_create import entries_asked
@@ -30,16 +30,6 @@ _LRU_MAPS = frozenset({MapType.LRU_HASH, MapType.LRU_PERCPU_HASH})
 _ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
 
 
-def differences(spec: MapSpec, there: Map) -> list[Difference]:
-    """Return in which fields the map *there* is not what *spec* asks for; none: it fits.
-
-    Compared are type, sizes, max_entries, flags, map_extra, the inner map, and the BTF layouts of
-    key and value where both sides have one: names, offsets, sizes and signs of members.
-    """
-    types = Types(there.key_type, there.value_type)
-    return compare_map(spec, there.info, types=types, inner=_inner_info(spec, there))
-
-
 @dataclass(frozen=True, slots=True)
 class Types:
     """The BTF types of a map's key and value, None where it has none."""
@@ -48,20 +38,45 @@ class Types:
     value: TypeRef | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """One of the maps that are in a map of maps."""
+
+    info: MapInfo
+    types: Types = Types()
+
+
+def differences(spec: MapSpec, there: Map) -> list[Difference]:
+    """Return in which fields the map *there* is not what *spec* asks for; none: it fits.
+
+    Compared are type, sizes, max_entries, flags, map_extra, the inner map, and the BTF layouts of
+    key and value where both sides have one: names, offsets, sizes and signs of members. A layout
+    that differs is told as a whole (`value`), then member by member (`value rx_bytes`); a data
+    section by its variables alone.
+    """
+    return compare_map(spec, there.info, types=_types(there), inner=_inner(spec, there))
+
+
 def compare_map(
-    spec: MapSpec, info: MapInfo, *, types: Types | None = None, inner: MapInfo | None = None
+    spec: MapSpec, info: MapInfo, *, types: Types | None = None, inner: Inner | None = None
 ) -> list[Difference]:
     """Like `differences`, of what the kernel reports of a map; asks the kernel nothing."""
-    types = types or Types()
-    found = list(_field_differences(spec, info))
-    found += _layout_differences(spec.name, "key", types.key, spec.key)
-    found += _layout_differences(spec.name, "value", types.value, spec.value)
+    found = _map_differences(spec, info, types or Types())
     if spec.inner is None or inner is None:
         return found
-    unlike = _field_differences(spec.inner.with_changes(name=spec.name), inner, prefix="inner ")
+    unlike = _map_differences(spec.inner.with_changes(name=spec.name), inner.info, inner.types)
     # Arrays of different length may share an outer map when they say so (Linux v5.10).
     is_elastic = bool(spec.inner.map_flags & MapFlag.INNER_MAP) or spec.inner.type not in _ARRAYS
-    return found + [one for one in unlike if not (is_elastic and one.field == "inner max_entries")]
+    told = [one for one in unlike if not (is_elastic and one.field == "max_entries")]
+    return found + [replace(one, field=f"inner {one.field}") for one in told]
+
+
+def _map_differences(spec: MapSpec, info: MapInfo, types: Types) -> list[Difference]:
+    return [
+        *_field_differences(spec, info),
+        *_layout_differences(spec.name, "key", types.key, spec.key),
+        *_layout_differences(spec.name, "value", types.value, spec.value),
+    ]
 
 
 def _as_reported(spec: MapSpec) -> MapSpec:
@@ -99,32 +114,34 @@ _FIELDS: dict[str, Callable[[int], str]] = {
 }
 
 
-def _field_differences(spec: MapSpec, info: MapInfo, *, prefix: str = "") -> Iterator[Difference]:
+def _field_differences(spec: MapSpec, info: MapInfo) -> Iterator[Difference]:
     wanted = _as_reported(spec)
     for field, text in _FIELDS.items():
         old, new = int(getattr(info, field)), int(getattr(wanted, field))
         if old != new:
-            yield Difference(spec.name, prefix + field, text(old), text(new))
+            yield Difference(spec.name, field, text(old), text(new))
 
 
 def _layout_differences(
     name: str, what: str, old: TypeRef | None, new: TypeRef | None
-) -> list[Difference]:
+) -> Iterator[Difference]:
     found = compare.differences(old, new)
-    return [Difference(name, f"{what}{_at(path)}", before, after) for path, before, after in found]
+    whole = compare.whole(old, new) if found else None
+    for path, before, after in dict.fromkeys([whole, *found] if whole else found):
+        yield Difference(name, f"{what} {path}".rstrip(), before, after)
 
 
-def _at(path: str) -> str:
-    return f" {path}" if path else ""
+def _types(there: Map) -> Types:
+    return Types(there.key_type, there.value_type)
 
 
-def _inner_info(spec: MapSpec, there: Map) -> MapInfo | None:
-    """Return what one of the maps in a map of maps is like, None if there is none to look at."""
+def _inner(spec: MapSpec, there: Map) -> Inner | None:
+    """Return one of the maps in a map of maps, None if there is none to look at."""
     if spec.inner is None or there.info.type not in MAPS_OF_MAPS:
         return None
     # The kernel reports no template; opening by id needs CAP_SYS_ADMIN.
     with contextlib.suppress(PermissionDeniedError, KeyError):
         for inner_id in there.values():
-            with Map.from_id(inner_id) as inner:
-                return inner.info
+            with contextlib.suppress(IdNotFoundError), Map.from_id(inner_id) as inner:
+                return Inner(inner.info, _types(inner))
     return None

@@ -8,15 +8,24 @@ from typing import Any
 import pytest
 
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.types import Int, IntEncoding, Member, Struct
+from bpfpin.btf.types import (
+    DataSection,
+    Int,
+    IntEncoding,
+    Member,
+    SectionVariable,
+    Struct,
+    Variable,
+)
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import Difference
-from bpfpin.objects.compat import Types, compare_map
+from bpfpin.objects.compat import Inner, Types, compare_map
 from bpfpin.objects.info import MapInfo
 from bpfpin.objects.memory import estimate_bytes
-from bpfpin.spec import MapSpec
+from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType
+from support.btf_tables import S32, U8, U32, table
 
 FLOWS = MapSpec("flows", MapType.HASH, key_size=4, value_size=16, max_entries=64)
 
@@ -118,7 +127,116 @@ def test_members_that_moved_or_changed_sign_are_told_by_name() -> None:
     types = Types(value=record("packets", "octets"))
     found = compare_map(wanted, reported(wanted), types=types)
 
-    assert {each.field for each in found} == {"value packets", "value bytes", "value octets"}
+    assert [(each.field, each.old, each.new) for each in found] == [
+        (
+            "value",
+            "struct record { u64 packets; u64 octets; }",
+            "struct record { s64 packets; s64 bytes; }",
+        ),
+        ("value octets", "u64 at byte 8", "none"),
+        ("value bytes", "none", "s64 at byte 8"),
+        ("value packets", "u64", "s64"),
+    ]
+
+
+def test_a_structure_that_grew_is_told_by_size_as_a_whole_and_by_member() -> None:
+    old = MapSpec("xdp_stats_map", MapType.ARRAY, 4, 8, 5, value=record("rx_packets"))
+    grown = old.with_changes(value_size=16, value=record("rx_packets", "rx_bytes"))
+
+    assert compare_map(grown, reported(old), types=Types(value=old.value)) == [
+        Difference("xdp_stats_map", "value_size", "8", "16"),
+        Difference(
+            "xdp_stats_map",
+            "value",
+            "struct record { u64 rx_packets; }",
+            "struct record { u64 rx_packets; u64 rx_bytes; }",
+        ),
+        Difference("xdp_stats_map", "value rx_bytes", "none", "u64 at byte 8"),
+    ]
+
+
+def test_a_key_that_is_no_structure_is_told_once() -> None:
+    wanted = FLOWS.with_changes(key=table(S32).ref(1))
+
+    assert compare_map(wanted, reported(wanted), types=Types(key=table(U32).ref(1))) == [
+        Difference("flows", "key", "u32", "s32")
+    ]
+
+
+def test_types_that_read_alike_in_one_line_are_told_by_what_moved() -> None:
+    """Packed and not: the same text, other places."""
+    parts = (Member("kind", 1, 0), Member("count", 2, 8))
+    packed = table(U8, U32, Struct("s", 5, parts)).ref(3)
+    padded = table(U8, U32, Struct("s", 8, (parts[0], Member("count", 2, 32)))).ref(3)
+    wanted = FLOWS.with_changes(value=padded)
+
+    assert compare_map(wanted, reported(wanted), types=Types(value=packed)) == [
+        Difference("flows", "value count", "at byte 1", "at byte 4")
+    ]
+
+
+def section(*names: str) -> TypeRef:
+    """Return section `.bss` with so many u32 variables."""
+    variables = [Variable(name, 1) for name in names]
+    places = tuple(SectionVariable(2 + index, 4 * index, 4) for index in range(len(names)))
+    return table(U32, *variables, DataSection(".bss", 4 * len(names), places)).ref(2 + len(names))
+
+
+def test_a_data_section_is_told_by_its_variables_alone() -> None:
+    bss = MapSpec(".bss", MapType.ARRAY, 4, 8, 1, value=section("hits", "misses"))
+    old = bss.with_changes(value_size=4, value=section("misses"))
+
+    assert compare_map(bss, reported(old), types=Types(value=old.value)) == [
+        Difference(".bss", "value_size", "4", "8"),
+        Difference(".bss", "value misses", "at byte 0", "at byte 4"),
+        Difference(".bss", "value hits", "none", "u32 at byte 0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"type": MapType.LRU_HASH}, "type"),
+        ({"key_size": 8}, "key_size"),
+        ({"value_size": 8}, "value_size"),
+        ({"max_entries": 65}, "max_entries"),
+        ({"map_flags": MapFlag.NO_PREALLOC}, "map_flags"),
+        ({"map_flags": MapFlag.RDONLY_PROG}, "map_flags"),
+        ({"numa_node": 0}, "map_flags"),
+        ({"map_extra": 2}, "map_extra"),
+        ({"key": table(S32).ref(1)}, "key"),
+        ({"value": record("packets", "octets")}, "value"),
+    ],
+    ids=str,
+)
+def test_every_field_of_a_definition_that_changes_is_told(
+    changes: dict[str, Any], field: str
+) -> None:
+    there = FLOWS.with_changes(key=table(U32).ref(1), value=record("packets", "bytes"))
+    found = compare_map(
+        there.with_changes(**changes), reported(there), types=Types(there.key, there.value)
+    )
+
+    assert found[0].field == field
+    assert found[0].old != found[0].new
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"pinning": Pinning.BY_NAME},
+        {"initial": ((0, "first"),)},
+        {"contents": b"1"},
+        {"dialect": Dialect.BPF_MAP_DEF},
+        {"section": "maps", "section_index": 3, "offset": 40},
+        {"id": 1, "inner_id": 2, "inner_index": 3},
+        {"map_flags": MapFlag.RDONLY},
+    ],
+    ids=str,
+)
+def test_what_is_no_property_of_the_map_is_no_difference(changes: dict[str, Any]) -> None:
+    assert compare_map(FLOWS.with_changes(**changes), reported(FLOWS)) == []
 
 
 def test_the_same_layout_under_other_type_names_fits() -> None:
@@ -140,7 +258,7 @@ OUTER = MapSpec("outer", MapType.ARRAY_OF_MAPS, 4, 4, 3, inner=INNER)
 
 
 def test_the_inner_map_is_compared_where_there_is_one_to_look_at() -> None:
-    inner = reported(INNER, value_size=16, max_entries=5)
+    inner = Inner(reported(INNER, value_size=16, max_entries=5))
 
     assert compare_map(OUTER, reported(OUTER), inner=None) == []
     assert compare_map(OUTER, reported(OUTER), inner=inner) == [
@@ -149,9 +267,21 @@ def test_the_inner_map_is_compared_where_there_is_one_to_look_at() -> None:
     ]
 
 
+def test_the_layout_of_the_inner_map_is_compared_too() -> None:
+    wanted = OUTER.with_changes(inner=INNER.with_changes(value=record("bytes")))
+    inner = Inner(reported(INNER), Types(value=record("packets")))
+    told = [str(each) for each in compare_map(wanted, reported(wanted), inner=inner)]
+
+    assert told == [
+        "outer: inner value: struct record { u64 packets; } -> struct record { u64 bytes; }",
+        "outer: inner value packets: u64 at byte 0 -> none",
+        "outer: inner value bytes: none -> u64 at byte 0",
+    ]
+
+
 def test_inner_maps_may_differ_in_length_where_the_kernel_lets_them() -> None:
     elastic = INNER.with_changes(map_flags=MapFlag.INNER_MAP)
-    inner = reported(elastic, max_entries=5)
+    inner = Inner(reported(elastic, max_entries=5))
 
     assert compare_map(OUTER.with_changes(inner=elastic), reported(OUTER), inner=inner) == []
 
