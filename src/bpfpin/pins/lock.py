@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import time
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
 
 from bpfpin.errors import LockTimeoutError, PinExistsError
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.pins.names import LOCK_DIRECTORY
 from bpfpin.syscall import fs
 
-_PAUSE_S: Final = 0.02
-
 
 @contextmanager
 def locked(root: Directory, *, timeout_s: float) -> Iterator[None]:
     """Hold the pin root's lock during the block; one command changes it at a time.
 
-    `LockTimeoutError` names the holder's pid after *timeout_s* seconds.
+    Who waits stands in the kernel's queue and costs no CPU. `LockTimeoutError` names the holder's
+    pid after *timeout_s* seconds.
     """
     with suppress(PinExistsError):
         root.mark(LOCK_DIRECTORY)
-    with root.child(LOCK_DIRECTORY) as directory:
-        require_safe(directory)
-        _wait(directory, timeout_s)
-        yield
+    taker = os.getpid()
+    with _taken(root, timeout_s) as directory:
+        try:
+            yield
+        finally:
+            # A process forked in the block shares the lock: closing would not end it here, and
+            # leaving the block there must not.
+            if os.getpid() == taker:
+                fs.unlock(directory.fileno())
 
 
 def holder(root: Directory) -> int | None:
@@ -36,19 +40,72 @@ def holder(root: Directory) -> int | None:
     return fs.lock_holder(root.path / LOCK_DIRECTORY)
 
 
-def _wait(directory: Directory, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not fs.try_lock(directory.fileno()):
-        if time.monotonic() >= deadline:
-            raise _timeout(directory, timeout_s)
-        time.sleep(min(_PAUSE_S, max(0.0, deadline - time.monotonic())))
+def _taken(root: Directory, timeout_s: float) -> Directory:
+    """Return the lock's directory, opened anew, with the lock on it."""
+    directory = root.child(LOCK_DIRECTORY)
+    try:
+        require_safe(directory)
+        if fs.try_lock(directory.fileno()):
+            return directory
+        if timeout_s <= 0:
+            raise _timeout(root, timeout_s)
+    except BaseException:
+        directory.close()
+        raise
+    if _PlaceInQueue(directory).is_granted(timeout_s):
+        return directory
+    raise _timeout(root, timeout_s)
 
 
-def _timeout(directory: Directory, timeout_s: float) -> LockTimeoutError:
-    pid = fs.lock_holder(directory.fileno())
+class _PlaceInQueue:
+    """A thread that blocks in flock(2), since that can be given neither a time nor a way out.
+
+    It has *directory* until the lock is granted in time; too late, it gives the lock back at once
+    and closes. Which of the two it is, is decided once, by who takes `_decision` first.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._decision = threading.Lock()
+        self._answer = threading.Event()
+
+    def is_granted(self, timeout_s: float) -> bool:
+        """Wait at most *timeout_s* seconds; the directory is the caller's only if it is true."""
+        try:
+            self._start()
+            self._answer.wait(min(timeout_s, threading.TIMEOUT_MAX))
+        except BaseException:  # Ctrl-C, SIGTERM
+            if not self._is_first():
+                self._directory.close()
+            raise
+        return not self._is_first()
+
+    def _start(self) -> None:
+        # A daemon does not keep a process that gave up from ending.
+        thread = threading.Thread(target=self._queue, name="bpfpin-lock", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no room for another thread
+            self._directory.close()
+            raise
+
+    def _queue(self) -> None:
+        fs.lock(self._directory.fileno())
+        if self._is_first():
+            self._answer.set()
+            return
+        fs.unlock(self._directory.fileno())
+        self._directory.close()
+
+    def _is_first(self) -> bool:
+        return self._decision.acquire(blocking=False)
+
+
+def _timeout(root: Directory, timeout_s: float) -> LockTimeoutError:
+    pid = holder(root)
     who = f"process {pid}" if pid else "another process"
     return LockTimeoutError(
-        f"{who} has been changing {directory.path.parent} for {timeout_s:g} seconds",
+        f"{who} has been changing {root.path} for {timeout_s:g} seconds",
         holder=f"pid {pid}" if pid else "",
         hint="wait for it, or give it longer: --lock-timeout SECONDS",
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 
-from bpfpin.syscall.libc import LIBC, checked
+from bpfpin.syscall.libc import LIBC, checked, uninterrupted
 
 AT_FDCWD = -100
 BPFFS_MAGIC = 0xCAFE4A11
@@ -68,7 +68,8 @@ def openat2(
     """Open *path* and return a descriptor, walking only where *resolve* allows (openat2(2))."""
     how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
     size = ctypes.c_size_t(ctypes.sizeof(how))
-    answer = LIBC.syscall(OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), size)
+    arguments = (OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), size)
+    answer = uninterrupted(lambda: int(LIBC.syscall(*arguments)))
     return checked("openat2", answer, target=str(path))
 
 
@@ -82,7 +83,7 @@ def renameat2(
 ) -> None:
     """Rename, or exchange two names, in one step (renameat2(2))."""
     names = (old_dir_fd, os.fsencode(old), new_dir_fd, os.fsencode(new))
-    answer = LIBC.renameat2(*names, ctypes.c_uint(flags))
+    answer = uninterrupted(lambda: int(LIBC.renameat2(*names, ctypes.c_uint(flags))))
     checked("renameat2", answer, target=f"{old} -> {new}")
 
 
@@ -135,6 +136,11 @@ def try_lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def lock(fd: int) -> None:
+    """Take the exclusive flock(2) of an open file, in the order of asking; blocks until then."""
+    fcntl.flock(fd, fcntl.LOCK_EX)
 
 
 def unlock(fd: int) -> None:

@@ -1,0 +1,167 @@
+"""The lock of a pin root: held by one, waited for without work, gone with its holder."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bpfpin.errors import LockTimeoutError, UnsafePathError
+from bpfpin.pins import bpffs as pin_roots
+from bpfpin.pins import names
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.lock import holder, locked
+from support.cli import run_cli
+from support.wait import wait_until
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def root(bpffs: Path) -> Iterator[Directory]:
+    with pin_roots.open_to_change(bpffs) as directory:
+        yield directory
+    wait_until(lambda: not [one for one in threading.enumerate() if one.name == "bpfpin-lock"])
+
+
+def waiting(root: Directory) -> int:
+    """Return how many stand in the kernel's queue for the lock."""
+    inode = f":{root.stat(names.LOCK_DIRECTORY).st_ino} "
+    lines = Path("/proc/locks").read_text().splitlines()
+    return len([line for line in lines if "-> FLOCK" in line and inode in line])
+
+
+def test_the_lock_names_its_holder_and_ends_with_the_block(root: Directory) -> None:
+    with locked(root, timeout_s=0):
+        held_by = holder(root)
+
+    assert held_by == os.getpid()
+    assert holder(root) is None
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.05])
+def test_who_waits_too_long_is_told_who_holds_it(root: Directory, timeout_s: float) -> None:
+    with (
+        locked(root, timeout_s=0),
+        pytest.raises(LockTimeoutError, match=f"for {timeout_s:g} seconds") as refused,
+    ):
+        locked(root, timeout_s=timeout_s).__enter__()
+
+    assert refused.value.holder == f"pid {os.getpid()}"
+    assert f"process {os.getpid()} has been changing {root.path}" in str(refused.value)
+    assert "--lock-timeout" in refused.value.hint
+
+
+def test_who_gave_up_does_not_keep_the_lock(root: Directory) -> None:
+    with locked(root, timeout_s=0), pytest.raises(LockTimeoutError):
+        locked(root, timeout_s=0.05).__enter__()
+
+    wait_until(lambda: holder(root) is None)
+    with locked(root, timeout_s=0):
+        assert holder(root) == os.getpid()
+
+
+def queue_up(thread: threading.Thread, root: Directory) -> None:
+    before = waiting(root)
+    thread.start()
+    wait_until(lambda: waiting(root) > before)
+
+
+def test_all_who_wait_get_it_in_turn(root: Directory) -> None:
+    turns: list[str] = []
+
+    def take(name: str) -> None:
+        with locked(root, timeout_s=60):
+            turns.append(f"{name} in")
+            turns.append(f"{name} out")
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in ("first", "second", "third")]
+    with locked(root, timeout_s=0):
+        for thread in threads:
+            queue_up(thread, root)
+    for thread in threads:
+        thread.join()
+
+    assert turns == ["first in", "first out", "second in", "second out", "third in", "third out"]
+
+
+def test_waiting_is_no_work(root: Directory) -> None:
+    """Of a second's wait less than a fiftieth is spent on a CPU, and nothing wakes it up."""
+    with locked(root, timeout_s=0):
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        began, cpu_began = time.monotonic(), time.process_time()
+        with pytest.raises(LockTimeoutError):
+            locked(root, timeout_s=1).__enter__()
+        waited, cpu = time.monotonic() - began, time.process_time() - cpu_began
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - switches
+
+    assert waited >= 1
+    assert cpu < waited / 50
+    assert switches < 20
+
+
+def interrupt_when_waiting(root: Directory) -> None:
+    wait_until(lambda: waiting(root) == 1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_while_waiting_leaves_nothing_held(root: Directory) -> None:
+    with locked(root, timeout_s=0):
+        interrupter = threading.Thread(target=interrupt_when_waiting, args=(root,))
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            locked(root, timeout_s=60).__enter__()
+        interrupter.join()
+
+    wait_until(lambda: holder(root) is None)
+    with locked(root, timeout_s=0):
+        assert waiting(root) == 0
+
+
+def test_a_command_that_gave_up_ends_although_the_lock_is_still_held(root: Directory) -> None:
+    words = ["load", "--dev", "lo", "--pin-root", root.path, "--lock-timeout", "0.1"]
+    with locked(root, timeout_s=0):
+        refused = run_cli(*words, timeout_s=30)
+
+    assert refused.exit_code == 7
+    assert f"process {os.getpid()} has been changing {root.path}" in refused.stderr
+
+
+def test_a_process_forked_in_the_block_does_not_keep_the_lock(root: Directory) -> None:
+    with locked(root, timeout_s=0):
+        child = os.fork()
+        if not child:
+            signal.pause()
+            os._exit(0)
+    held_by = holder(root)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+    assert held_by is None
+
+
+def test_a_process_forked_in_the_block_does_not_end_the_lock(root: Directory) -> None:
+    with ExitStack() as block:
+        block.enter_context(locked(root, timeout_s=0))
+        child = os.fork()
+        if not child:
+            block.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+
+        assert holder(root) == os.getpid()
+
+
+def test_a_lock_directory_of_somebody_else_is_refused(root: Directory) -> None:
+    root.mark(names.LOCK_DIRECTORY)
+    os.chown(root.path / names.LOCK_DIRECTORY, NOBODY, NOBODY)
+
+    with pytest.raises(UnsafePathError, match="belongs to"), locked(root, timeout_s=0):
+        pass
