@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.errors import LockTimeoutError, NotBpffsError, PinNotFoundError, UnsafePathError
+from bpfpin.apps.recovery import reopen
+from bpfpin.errors import NotBpffsError, PinNotFoundError, UnsafePathError
 from bpfpin.objects.map import Map
 from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.lock import holder, locked
 from bpfpin.pins.manifest import Manifest, Place
 from bpfpin.pins.pinset import PinSet, SetState, pin_sets
 from bpfpin.pins.recover import Recovery, recover
@@ -52,7 +52,7 @@ def fill(stage: Stage, held: Map) -> None:
 
 
 def publish(root: Directory, held: Map) -> None:
-    with next_generation(root, "lab0") as stage:
+    with next_generation(root, "lab0", reopen) as stage:
         fill(stage, held)
 
 
@@ -67,7 +67,7 @@ def test_a_published_set_reads_back(root: Directory, counters: Map) -> None:
 
 
 def test_a_data_map_is_pinned_under_its_encoded_name(root: Directory, counters: Map) -> None:
-    with next_generation(root, "lab0") as stage:
+    with next_generation(root, "lab0", reopen) as stage:
         stage.pin_map(".bss", counters)
         stage.write_manifest(MANIFEST)
 
@@ -75,7 +75,7 @@ def test_a_data_map_is_pinned_under_its_encoded_name(root: Directory, counters: 
 
 
 def publish_and_raise(root: Directory, held: Map, error: BaseException) -> None:
-    with next_generation(root, "lab0") as stage:
+    with next_generation(root, "lab0", reopen) as stage:
         fill(stage, held)
         raise error
 
@@ -92,7 +92,7 @@ def test_whatever_ends_the_building_leaves_nothing(
 
 def test_a_failure_leaves_the_old_generation(root: Directory, counters: Map) -> None:
     publish(root, counters)
-    with pytest.raises(ValueError, match="late"), next_generation(root, "lab0"):
+    with pytest.raises(ValueError, match="late"), next_generation(root, "lab0", reopen):
         raise ValueError("late")
 
     assert PinSet.read(root.path, "lab0").state is SetState.OK
@@ -135,7 +135,7 @@ def test_a_stage_without_a_mark_is_undone(root: Directory, counters: Map) -> Non
         fill(stage, counters)
 
     assert PinSet.read(root.path, "lab0").state is SetState.HALF_BUILT
-    assert recover(root, "lab0") is Recovery.UNDONE
+    assert recover(root, "lab0", reopen) is Recovery.UNDONE
     assert ours(root) == []
 
 
@@ -144,10 +144,10 @@ def test_a_stage_with_a_mark_is_finished(root: Directory, counters: Map) -> None
         fill(stage, counters)
         stage.commit()
 
-    assert recover(root, "lab0") is Recovery.FINISHED
+    assert recover(root, "lab0", reopen) is Recovery.FINISHED
     assert PinSet.read(root.path, "lab0").state is SetState.OK
     assert ours(root) == ["lab0"]
-    assert recover(root, "lab0") is Recovery.NOTHING
+    assert recover(root, "lab0", reopen) is Recovery.NOTHING
 
 
 def test_a_mark_left_after_the_exchange_is_cleaned(root: Directory, counters: Map) -> None:
@@ -157,14 +157,14 @@ def test_a_mark_left_after_the_exchange_is_cleaned(root: Directory, counters: Ma
         stage.commit()
     root.rename(names.stage_name("lab0"), "lab0", Rename.EXCHANGE)
 
-    assert recover(root, "lab0") is Recovery.FINISHED
+    assert recover(root, "lab0", reopen) is Recovery.FINISHED
     assert ours(root) == ["lab0"]
     assert not (root.path / "lab0" / names.COMMIT).exists()
 
 
 def test_a_next_generation_keeps_the_same_map(root: Directory, counters: Map) -> None:
     publish(root, counters)
-    with next_generation(root, "lab0") as stage, root.child("lab0") as old:
+    with next_generation(root, "lab0", reopen) as stage, root.child("lab0") as old:
         stage.keep_map("counters", old)
         stage.write_manifest(MANIFEST.without_hooks())
 
@@ -177,7 +177,7 @@ def test_a_next_generation_keeps_the_same_map(root: Directory, counters: Map) ->
 
 def test_removing_a_set_leaves_nothing(root: Directory, counters: Map) -> None:
     publish(root, counters)
-    remove(root, "lab0")
+    remove(root, "lab0", reopen)
 
     assert ours(root) == []
     with pytest.raises(PinNotFoundError):
@@ -185,7 +185,7 @@ def test_removing_a_set_leaves_nothing(root: Directory, counters: Map) -> None:
 
 
 def publish_over_a_new_directory(root: Directory, held: Map) -> None:
-    with next_generation(root, "lab0") as stage:
+    with next_generation(root, "lab0", reopen) as stage:
         fill(stage, held)
         root.mark("lab0")
 
@@ -202,7 +202,7 @@ def test_a_stage_of_somebody_else_is_left_alone(root: Directory) -> None:
     os.chown(root.path / "lab0~stage", NOBODY, NOBODY)
 
     with pytest.raises(UnsafePathError, match="65534"):
-        recover(root, "lab0")
+        recover(root, "lab0", reopen)
     assert root.has("lab0~stage")
 
 
@@ -233,23 +233,6 @@ def test_directories_without_a_manifest_are_no_sets(root: Directory) -> None:
     root.mark("tc")
 
     assert pin_sets(root.path) == []
-
-
-def test_the_lock_names_its_holder_and_ends_with_it(root: Directory) -> None:
-    with locked(root, timeout_s=0):
-        assert holder(root) == os.getpid()
-        with pytest.raises(LockTimeoutError, match=r"0\.05 seconds") as refused:
-            locked(root, timeout_s=0.05).__enter__()
-    assert refused.value.holder == f"pid {os.getpid()}"
-    assert holder(root) is None
-
-
-def test_a_lock_directory_of_somebody_else_is_refused(root: Directory) -> None:
-    root.mark(names.LOCK_DIRECTORY)
-    os.chown(root.path / names.LOCK_DIRECTORY, NOBODY, NOBODY)
-
-    with pytest.raises(UnsafePathError, match="belongs to"), locked(root, timeout_s=0):
-        pass
 
 
 def test_a_root_that_others_may_write_is_refused_unless_sticky(bpffs: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bpfpin.apps.recovery import reopen
 from bpfpin.apps.target import all_sets, find_set
 from bpfpin.errors import NotBpffsError, PinNotFoundError, UsageError
 from bpfpin.pins.bpffs import open_to_change
@@ -20,7 +21,7 @@ LO = socket.if_nametoindex("lo")
 def publish(root: Path, name: str, *, device: str = "", ifindex: int = 0) -> None:
     """Make a set without maps of a device of this namespace."""
     place = Place(netns_inode=netns.inode(), device=device, ifindex=ifindex)
-    with open_to_change(root) as directory, next_generation(directory, name) as stage:
+    with open_to_change(root) as directory, next_generation(directory, name, reopen) as stage:
         stage.write_manifest(Manifest("0.1.0", "x.o", "00" * 32, 1, 0, place))
 
 
@@ -47,7 +48,7 @@ def test_a_device_counts_before_a_set_of_that_name(bpffs: Path) -> None:
 
 def test_the_same_ifindex_of_another_namespace_is_another_device(bpffs: Path) -> None:
     place = Place(netns_inode=netns.inode() + 1, netns="blue", device="lo", ifindex=LO)
-    with open_to_change(bpffs) as directory, next_generation(directory, "blue@lo") as stage:
+    with open_to_change(bpffs) as directory, next_generation(directory, "blue@lo", reopen) as stage:
         stage.write_manifest(Manifest("0.1.0", "x.o", "00" * 32, 1, 0, place))
 
     with pytest.raises(PinNotFoundError, match="blue@lo"):

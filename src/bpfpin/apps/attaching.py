@@ -24,8 +24,9 @@ def attach_when_free(program: Program, ifindex: int, *, mode: XdpMode) -> XdpLin
     while True:
         try:
             return attach_xdp(program, ifindex, mode=mode)
-        except HookBusyError:
+        except HookBusyError as error:
             if time.monotonic() >= deadline or _is_held(ifindex):
+                error.hint += " To put yours in its place: --take-over"
                 raise
             time.sleep(_PAUSE_S)
 

@@ -2,65 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Unpack
 
-from bpfpin.apps.choose import choose
+from bpfpin.apps.choose import Choice, choose
 from bpfpin.apps.deployment import Deployment
-from bpfpin.apps.live import read_own, recovered
-from bpfpin.apps.loading import Loading, plan, publish
+from bpfpin.apps.live import read_own
+from bpfpin.apps.load_report import unchanged
+from bpfpin.apps.loading import Loading, LoadOptions, access_of, check_fresh
+from bpfpin.apps.planning import make_plan
 from bpfpin.apps.privileges import require_attach
+from bpfpin.apps.publishing import publish, verify
+from bpfpin.apps.recovery import recovered
 from bpfpin.apps.reports import LoadReport
+from bpfpin.apps.sharing import Given, open_shared
 from bpfpin.apps.sources import Source, read_source
 from bpfpin.apps.target import all_sets, sets_of_device
-from bpfpin.apps.unchanged import unchanged
 from bpfpin.attach import interface
-from bpfpin.errors import UsageError
+from bpfpin.errors import PinNotFoundError, UsageError
 from bpfpin.objects.collection import MAP_MEMORY_LIMIT
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.lock import locked
 from bpfpin.pins.manifest import Place
+from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.recover import Recovery
-from bpfpin.spec import Hook, XdpMode
+from bpfpin.spec import ObjectSpec, XdpMode
 from bpfpin.syscall import netns as namespaces
 
 
-def deploy(  # noqa: PLR0913 - the options of `bpfpin load`, each of them by keyword
-    source: Source,
-    *,
-    device: str | None = None,
-    mode: XdpMode = XdpMode.AUTO,
-    programs: Sequence[str] = (),
-    hook: Hook | None = None,
-    program_type: str | None = None,
-    name: str | None = None,
-    netns: str | None = None,
-    pin_root: Path = BPFFS,
-    lock_timeout_s: float = 10.0,
-    dry_run: bool = False,
-    max_map_memory: int = MAP_MEMORY_LIMIT,
+def deploy(
+    source: Source, *, device: str | None = None, **options: Unpack[LoadOptions]
 ) -> Deployment:
     """Load *source*, attach its programs to *device* and pin maps, programs and links as one set.
 
-    *source* is a path, bytes, a spec or `builtin:NAME`. Every program goes where its section says,
-    one a hook; *programs* (`NAME` or `NAME:HOOK`) chooses, *hook* and *program_type* say what a
-    section does not. The set is called after device and *netns*, or *name*. All of it happens, or
-    nothing; a set that is loaded like this already is left as it is. *dry_run* has the programs
-    verified and changes nothing; *max_map_memory* is in bytes.
+    *source* is a path, bytes, a spec or `builtin:NAME`; *options* are those of `LoadOptions`. Every
+    program goes where its section says, one a hook. All of it happens, or nothing; killed at any
+    moment, the next command finishes or undoes it. Where the set is loaded already, what differs is
+    done: maps that fit are kept with what is in them, and hooks are switched without a gap.
 
-    Raises what reading and loading the object do, `InterfaceNotFoundError`, `BusyError` (the hook
-    or the name is taken), `UnsafePathError` (a directory that is not ours), `NotBpffsError`,
-    `LockTimeoutError` and `NotSupportedError`.
+    Raises what reading and loading the object do, `InterfaceNotFoundError`, `IncompatibleMapError`
+    (with all differences), `BusyError` (the hook or the name is taken, the mode is another one),
+    `UnsafePathError` (a directory that is not ours), `NotBpffsError`, `LockTimeoutError` and
+    `NotSupportedError`.
     """
-    spec = read_source(source, program_type=program_type)
-    chosen = tuple(choose(spec, words=programs, hook=hook))
+    spec = read_source(source, program_type=options.get("program_type"))
+    words, hook = options.get("programs", ()), options.get("hook")
+    chosen = tuple(choose(spec, words=words, hook=hook))
+    netns, given = options.get("netns"), options.get("maps", {})
     with namespaces.enter(netns):
         place = _place(device, netns)
         require_attach(f"loading a program on {device}")
-        directory = names.encode(name) if name else _name_for(place, pin_root)
-        loading = Loading(spec, chosen, mode, place, pin_root / directory, max_map_memory)
-        return Deployment(_planned(loading) if dry_run else _done(loading, lock_timeout_s))
+        request = _request(spec, chosen, place, options)
+        if request.is_dry_run:
+            return Deployment(_planned(request, given))
+        return Deployment(_done(request, given, options.get("lock_timeout_s", 10.0)))
 
 
 def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None:
@@ -77,35 +76,69 @@ def _place(device: str | None, netns: str | None) -> Place:
     return Place(netns_inode=namespaces.inode(), netns=netns or "", ifindex=index, device=device)
 
 
-def _planned(loading: Loading) -> LoadReport:
+def _request(
+    spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: LoadOptions
+) -> Loading:
+    name, pin_root = options.get("name"), options.get("pin_root", BPFFS)
+    return Loading(
+        spec,
+        chosen,
+        options.get("mode", XdpMode.AUTO),
+        place,
+        pin_root / (names.encode(name) if name else _name_for(place, pin_root)),
+        options.get("max_map_memory") or MAP_MEMORY_LIMIT,
+        fresh=frozenset(options.get("fresh", ())),
+        replaces=options.get("replace", False),
+        takes_over=options.get("take_over", False),
+        access=access_of(options.get("group"), options.get("chmod")),
+        is_dry_run=options.get("dry_run", False),
+    )
+
+
+def _planned(request: Loading, given: Mapping[str, Given]) -> LoadReport:
     """Look, load and let go again; no lock is taken, since nothing is changed."""
-    is_mounted = bpffs.inspect(loading.path.parent) is not RootState.ABSENT
+    root = request.path.parent
+    is_mounted = bpffs.inspect(root) is not RootState.ABSENT
     if is_mounted:
-        bpffs.require(loading.path.parent)
-    live = read_own(loading.path.parent, loading.name) if is_mounted else None
-    return unchanged(loading, live) or plan(loading, live)
+        bpffs.require(root)
+    live = read_own(root, request.name) if is_mounted else None
+    with _shared(request, given) as loading, make_plan(loading, live) as plan:
+        return unchanged(loading, plan) if plan.is_unchanged else verify(loading, plan)
 
 
-def _done(loading: Loading, lock_timeout_s: float) -> LoadReport:
-    bpffs.ensure(loading.path.parent)
+def _done(request: Loading, given: Mapping[str, Given], lock_timeout_s: float) -> LoadReport:
+    bpffs.ensure(request.path.parent)
     with (
-        bpffs.open_to_change(loading.path.parent) as root,
+        bpffs.open_to_change(request.path.parent) as root,
         locked(root, timeout_s=lock_timeout_s),
     ):
-        recovery = recovered(root, loading.name)
+        recovery = recovered(root, request.name)
         notes = () if recovery is Recovery.NOTHING else (recovery.value,)
-        live = read_own(loading.path.parent, loading.name)
-        report = unchanged(loading, live) or publish(loading, root, live)
-        return report.with_notes(notes)
+        live = read_own(request.path.parent, request.name)
+        with _shared(request, given) as loading, make_plan(loading, live) as plan:
+            report = unchanged(loading, plan) if plan.is_unchanged else publish(loading, plan, root)
+            return report.with_notes(notes)
+
+
+@contextmanager
+def _shared(request: Loading, given: Mapping[str, Given]) -> Iterator[Loading]:
+    """Open the maps from outside of the set for as long as the load takes."""
+    shared = open_shared(request.spec, given, pin_root=request.path.parent)
+    loading = dataclasses.replace(request, shared=shared)
+    try:
+        check_fresh(loading.spec, loading.fresh, shared)
+        yield loading
+    finally:
+        loading.close()
 
 
 def _name_for(place: Place, pin_root: Path) -> str:
     """Return the directory of the set that the device has already, or would get."""
     usual = names.set_name(place.device, place.netns or None)
-    if bpffs.inspect(pin_root) is not RootState.MOUNTED:
+    if bpffs.inspect(pin_root) is not RootState.MOUNTED or _is_at(pin_root, usual, place):
         return usual
     there = [found.name for found in sets_of_device(place.ifindex, all_sets(pin_root))]
-    if usual in there or not there:
+    if not there:
         return usual
     if len(there) > 1:
         shown = ", ".join(map(names.display_name, there))
@@ -113,3 +146,10 @@ def _name_for(place: Place, pin_root: Path) -> str:
             f"{place.device} has {len(there)} pin sets: {shown}", hint="name one: --name NAME"
         )
     return there[0]
+
+
+def _is_at(pin_root: Path, name: str, place: Place) -> bool:
+    try:
+        return bool(sets_of_device(place.ifindex, [PinSet.read(pin_root, name)]))
+    except PinNotFoundError:
+        return False

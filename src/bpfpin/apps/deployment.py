@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bpfpin.apps.reports import Decision, LoadReport
+from bpfpin.apps.reports import LoadReport
 from bpfpin.objects.map import Map
+from bpfpin.pins.plan import Decision
 from bpfpin.syscall.fd import Closing
 
 

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
-from bpfpin.pins.pinset import SetState
+from bpfpin.pins.plan import Decision
 
 
 class LoadResult(Enum):
@@ -18,17 +18,6 @@ class LoadResult(Enum):
     RELOADED = "reloaded"
     UNCHANGED = "unchanged"
     PLANNED = "planned"
-
-
-class Decision(Enum):
-    """What became of a map."""
-
-    CREATED = "created"
-    KEPT = "kept"
-    SHARED = "shared"
-    FRESH = "fresh"
-    MIGRATED = "migrated"
-    REMOVED = "removed"
 
 
 @dataclass(frozen=True)
@@ -61,17 +50,39 @@ class ProgramReport:
 
 @dataclass(frozen=True)
 class MapReport:
-    """A map of a set, where it is pinned and what became of it."""
+    """A map of a set, where it is pinned, what became of it and why."""
 
     name: str
     id: int | None
     path: Path
     decision: Decision | None = None
+    reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
         shown = {"name": self.name, "id": self.id, "path": str(self.path)}
-        return {**shown, "decision": self.decision.value} if self.decision else shown
+        if self.decision is None:
+            return shown
+        return {**shown, "decision": self.decision.value, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class HookReport:
+    """What became of one hook: *action* is `attach`, `update`, `detach` or `keep`.
+
+    *before* is the id of the program that ran there, None for none.
+    """
+
+    hook: str
+    device: str
+    action: str
+    program: str
+    link: int | None = None
+    before: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,7 @@ class LoadReport:
     generation: int
     programs: tuple[ProgramReport, ...] = ()
     maps: tuple[MapReport, ...] = ()
+    hooks: tuple[HookReport, ...] = ()
     notes: tuple[str, ...] = ()
 
     def with_notes(self, notes: tuple[str, ...]) -> Self:
@@ -104,6 +116,7 @@ class LoadReport:
             "generation": self.generation,
             "programs": [program.to_json() for program in self.programs],
             "maps": [held.to_json() for held in self.maps],
+            "hooks": [hook.to_json() for hook in self.hooks],
             "notes": list(self.notes),
         }
 
@@ -125,70 +138,4 @@ class UnloadReport:
             "set": self.set,
             "kept_maps": list(self.kept_maps),
             "notes": list(self.notes),
-        }
-
-
-@dataclass(frozen=True)
-class SetReport:
-    """One set as `status` sees it; *object* and *generation* are empty for a foreign one."""
-
-    set: str
-    path: Path
-    state: SetState
-    reason: str = ""
-    object: str = ""
-    generation: int = 0
-    programs: tuple[ProgramReport, ...] = ()
-    maps: tuple[MapReport, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the form that `-o json` shows."""
-        return {
-            "set": self.set,
-            "path": str(self.path),
-            "state": self.state.value,
-            "reason": self.reason,
-            "object": self.object,
-            "generation": self.generation,
-            "programs": [program.to_json() for program in self.programs],
-            "maps": [held.to_json() for held in self.maps],
-        }
-
-
-class ProblemKind(Enum):
-    """What `status` finds wrong."""
-
-    DEFUNCT_LINK = "defunct-link"
-    HALF_BUILT = "half-built"
-    FOREIGN = "foreign"
-    PROGRAM_CHANGED = "program-changed"
-    MAP_DIFFERS = "map-differs"
-    UNREADABLE = "unreadable"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is not as it should be, and what to type against it."""
-
-    kind: ProblemKind
-    text: str
-    fix: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the form that `-o json` shows."""
-        return {"kind": self.kind.value, "text": self.text, "fix": self.fix}
-
-
-@dataclass(frozen=True)
-class StatusReport:
-    """All sets of a pin root, or the one asked for, and what is wrong with them."""
-
-    sets: tuple[SetReport, ...] = ()
-    problems: tuple[Problem, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the form that `-o json` shows."""
-        return {
-            "sets": [found.to_json() for found in self.sets],
-            "problems": [problem.to_json() for problem in self.problems],
         }

@@ -21,26 +21,26 @@ def ifindex(interface: str | int) -> int:
 
     `InterfaceNotFoundError` names the devices that are near, or all there are.
     """
-    there = names()
     if isinstance(interface, int):
-        if interface in there:
+        if name_of(interface):
             return interface
-        raise _not_found(f"no network device with ifindex {interface}", "", there)
-    for index, name in there.items():
-        if name == interface:
-            return index
+        raise _not_found(f"no network device with ifindex {interface}", "")
     try:
-        return socket.if_nametoindex(interface)  # an alternative name
+        return socket.if_nametoindex(interface)  # alternative names, too
     except (OSError, ValueError):
-        raise _not_found(f"no network device {interface!r}", interface, there) from None
+        raise _not_found(f"no network device {interface!r}", interface) from None
 
 
 def name_of(index: int) -> str:
     """Return the name of the device with ifindex *index*, or "" if there is none now."""
-    return names().get(index, "")
+    try:
+        return socket.if_indextoname(index)
+    except (OSError, OverflowError):
+        return ""
 
 
-def _not_found(message: str, wanted: str, there: dict[int, str]) -> InterfaceNotFoundError:
+def _not_found(message: str, wanted: str) -> InterfaceNotFoundError:
+    there = names()
     devices = ", ".join(there.values()) or "none"
     near = difflib.get_close_matches(wanted, there.values())
     guess = f"did you mean {' or '.join(near)}? " if near else ""

@@ -7,18 +7,27 @@ Everything happens in the network namespace that the calling thread is in.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink.exceptions import NetlinkError
 
-from bpfpin.errors import AttachError, PermissionDeniedError
+from bpfpin.errors import (
+    AttachError,
+    BpfError,
+    HookBusyError,
+    InterfaceNotFoundError,
+    PermissionDeniedError,
+    ProgramChangedError,
+)
 from bpfpin.spec import XdpMode
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.netns import NAMED, path_of
@@ -36,6 +45,12 @@ _PROGRAM_IDS = {
     XdpMode.NATIVE: "IFLA_XDP_DRV_PROG_ID",
     XdpMode.GENERIC: "IFLA_XDP_SKB_PROG_ID",
     XdpMode.OFFLOAD: "IFLA_XDP_HW_PROG_ID",
+}
+# What the kernel answers when the device has changed under us (dev_xdp_attach of net/core/dev.c).
+_REFUSALS: dict[int, type[BpfError]] = {
+    errno.ENODEV: InterfaceNotFoundError,
+    errno.EEXIST: ProgramChangedError,
+    errno.EBUSY: HookBusyError,
 }
 _ADDRESS_NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h: no packets to ask for duplicates
 _ADDRESS_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE of linux/if_link.h: no link-local address
@@ -101,6 +116,18 @@ class Netlink(Closing):
         """Detach whatever program was attached without a link."""
         with _errors(f"detach the XDP program of ifindex {ifindex}"):
             self._set_xdp(ifindex, -1, MODE_FLAGS[mode])
+
+    def replace_xdp(
+        self, program_fd: int, ifindex: int, mode: XdpMode, *, expected_fd: int
+    ) -> None:
+        """Attach another program, or none for -1, where *expected_fd* is attached without a link.
+
+        `ProgramChangedError` if another one is: compare-and-swap by IFLA_XDP_EXPECTED_FD (v5.7).
+        """
+        with _errors(f"replace the XDP program of ifindex {ifindex}", _REFUSALS):
+            self._set_xdp(
+                ifindex, program_fd, MODE_FLAGS[mode] | XdpFlag.REPLACE, expected_fd=expected_fd
+            )
 
     def create_veth(self, name: str) -> Device:
         """Create a pair of virtual devices; one is called *name*, the kernel names its peer."""
@@ -174,8 +201,12 @@ class Netlink(Closing):
         with _errors(f"look at ifindex {ifindex}"):
             return self._route.get_links(ifindex)[0]
 
-    def _set_xdp(self, ifindex: int, program_fd: int, flags: int) -> None:
+    def _set_xdp(
+        self, ifindex: int, program_fd: int, flags: int, *, expected_fd: int | None = None
+    ) -> None:
         attributes = [("IFLA_XDP_FD", program_fd), ("IFLA_XDP_FLAGS", flags)]
+        if expected_fd is not None:
+            attributes.append(("IFLA_XDP_EXPECTED_FD", expected_fd))
         self._route.link("set", index=ifindex, xdp={"attrs": attributes})
 
 
@@ -218,8 +249,10 @@ def _device(message: Any) -> Device:
 
 
 @contextlib.contextmanager
-def _errors(what: str) -> Iterator[None]:
-    """Turn what rtnetlink answers into our errors, its words kept."""
+def _errors(
+    what: str, refusals: Mapping[int, type[BpfError]] = MappingProxyType({})
+) -> Iterator[None]:
+    """Turn what rtnetlink answers into our errors, its words kept; *refusals* are by errno."""
     try:
         yield
     except (NetlinkError, OSError) as error:
@@ -229,4 +262,4 @@ def _errors(what: str) -> Iterator[None]:
         if isinstance(OSError(code, words), PermissionError):
             needs = ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]
             raise PermissionDeniedError(message, missing=needs, errno=code) from None
-        raise AttachError(message) from None
+        raise refusals.get(code, AttachError)(message) from None

@@ -108,6 +108,7 @@ def _attach(program: Program, ifindex: int, mode: XdpMode) -> XdpLink:
     except HookBusyError as error:
         raise _busy(ifindex, error) from None
     except (NotSupportedError, InvalidArgumentError) as error:
+        interfaces.ifindex(ifindex)  # a device that is gone meanwhile is refused with EINVAL, too
         error.hint = _driver_words(program, ifindex, mode) or str(error.strerror)
         raise
     link.mode = mode

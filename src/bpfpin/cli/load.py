@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, Unpack
 
 import click
 
 from bpfpin.apps.choose import parse_hook
 from bpfpin.apps.deploy import deploy, require_devices
+from bpfpin.apps.loading import LoadOptions
 from bpfpin.apps.reports import LoadReport, LoadResult
+from bpfpin.apps.sharing import parse_map_words
 from bpfpin.apps.sources import DEFAULT_SOURCE
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.mode import MODE
 from bpfpin.cli.size import SIZE
 from bpfpin.errors import UsageError
 from bpfpin.spec import XdpMode
+
+
+def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Make a click callback that hands on what *parse* makes of an option that was typed."""
+    return lambda _ctx, _parameter, value: None if value is None else parse(value)
 
 
 @bpfpin_command("load")
@@ -27,55 +35,59 @@ from bpfpin.spec import XdpMode
     multiple=True,
     help="Attach this program; by default all whose section names a hook.",
 )
-@click.option("--hook", metavar="HOOK", help="Where programs go whose section does not say it.")
+@click.option(
+    "--hook",
+    metavar="HOOK",
+    callback=_parsed(parse_hook),
+    help="Where programs go whose section does not say it.",
+)
 @click.option("--type", "program_type", metavar="TYPE", help="What programs in free sections are.")
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in XdpMode]),
     default=XdpMode.AUTO.value,
+    callback=_parsed(XdpMode),
     help="XDP mode; auto is native, or generic where the driver has none.",
 )
 @click.option("--name", metavar="NAME", help="Call the set so, and not after its device.")
-@click.option("--dry-run", is_flag=True, help="Have it verified, and change nothing.")
+@click.option(
+    "--map",
+    "maps",
+    metavar="NAME=PATH|NAME=id:N",
+    multiple=True,
+    callback=_parsed(parse_map_words),
+    help="Use that map for NAME; repeatable.",
+)
+@click.option(
+    "--fresh",
+    metavar="NAME|all",
+    multiple=True,
+    help="Start this map empty on a reload, which keeps all that fit.",
+)
+@click.option("--replace", is_flag=True, help="Also for an unrelated object or another device.")
+@click.option("--take-over", is_flag=True, help="Also where somebody else's program is attached.")
+@click.option("--dry-run", is_flag=True, help="Have it verified, show the plan, change nothing.")
+@click.option("--group", metavar="GROUP", help="Let this group read the maps.")
+@click.option("--chmod", type=MODE, metavar="MODE", help="The mode of the map pins (0600).")
 @click.option(
     "--max-map-memory", type=SIZE, metavar="SIZE", help="Refuse maps that take more (256M)."
 )
 def command(
-    context: Context,
-    *,
-    obj: str,
-    devices: tuple[str, ...],
-    programs: tuple[str, ...],
-    hook: str | None,
-    program_type: str | None,
-    mode: str,
-    name: str | None,
-    dry_run: bool,
-    max_map_memory: int | None,
+    context: Context, *, obj: str, devices: tuple[str, ...], **options: Unpack[LoadOptions]
 ) -> None:
-    """Load OBJ, attach its programs to DEV, and pin its maps.
+    """Load OBJ, attach its programs to DEV, and pin its maps; or reload.
 
-    OBJ is a file or builtin:NAME (default: builtin:xdp_stats). All of it happens, or nothing.
+    OBJ is a file or builtin:NAME (default: builtin:xdp_stats). All of it happens, or nothing. Where
+    the set is loaded already, its maps are kept if they fit and the programs are switched without a
+    gap.
     """
-    _check(context, devices, name)
-    load = functools.partial(
-        deploy,
-        obj,
-        mode=XdpMode(mode),
-        programs=programs,
-        hook=parse_hook(hook) if hook else None,
-        program_type=program_type,
-        name=name,
-        netns=context.netns,
-        pin_root=context.pin_root,
-        lock_timeout_s=context.lock_timeout_s,
-        dry_run=dry_run,
-    )
-    if max_map_memory is not None:
-        load = functools.partial(load, max_map_memory=max_map_memory)
+    _check(context, devices, options.get("name"))
+    options["netns"] = context.netns
+    options["pin_root"] = context.pin_root
+    options["lock_timeout_s"] = context.lock_timeout_s
     reports: list[LoadReport] = []
     for device in dict.fromkeys(devices):
-        with load(device=device) as deployment:
+        with deploy(obj, device=device, **options) as deployment:
             reports.append(deployment.report)
         _say(context, deployment.report)
     if context.out.is_json:
@@ -105,15 +117,17 @@ def _document(reports: list[LoadReport]) -> dict[str, object]:
 def _say(context: Context, report: LoadReport) -> None:
     for note in _notes(report):
         context.out.say(f"note: {note}")
-    following = "" if report.is_planned else f"; see: bpfpin stats {report.set}"
     attached = [program for program in report.programs if program.hook]
+    before = {hook.hook: hook.before for hook in report.hooks}
+    following = "" if report.is_planned else f"; see: bpfpin stats {report.set}"
     for program in attached:
         place = f"{program.device} ({program.mode})"
-        sentence = _SENTENCES[report.result].format(name=program.name, place=place)
+        ids = f", program id {before.get(program.hook or '')} -> {program.id}"
+        sentence = _SENTENCES[report.result].format(name=program.name, place=place, ids=ids)
         context.out.say(sentence + (following if program is attached[-1] else ""))
-    for held in report.maps:
-        decision = held.decision.value if held.decision else ""
-        context.out.detail(f"map {held.name} (id {held.id or 'none yet'}) {decision}: {held.path}")
+    tell = context.out.say if report.is_planned else context.out.detail
+    for line in _plan_lines(report):
+        tell(line)
 
 
 def _notes(report: LoadReport) -> Iterator[str]:
@@ -121,9 +135,20 @@ def _notes(report: LoadReport) -> Iterator[str]:
     yield from (program.note for program in report.programs if program.note)
 
 
+def _plan_lines(report: LoadReport) -> Iterator[str]:
+    for held in report.maps:
+        decision = held.decision.value if held.decision else ""
+        reason = f" ({held.reason})" if held.reason else ""
+        yield f"map {held.name} (id {held.id or 'none yet'}) {decision}: {held.path}{reason}"
+    for hook in report.hooks:
+        link = f", link id {hook.link}" if hook.link else ""
+        before = f"program id {hook.before} -> " if hook.before else ""
+        yield f"hook {hook.hook} of {hook.device}: {hook.action}{link}, {before}{hook.program}"
+
+
 _SENTENCES = {
     LoadResult.LOADED: "loaded {name} on {place}",
-    LoadResult.RELOADED: "reloaded {name} on {place}",
+    LoadResult.RELOADED: "reloaded {name} on {place}{ids}",
     LoadResult.UNCHANGED: "unchanged: {name} was loaded on {place} before",
     LoadResult.PLANNED: "planned: {name} was verified and would be loaded on {place}",
 }

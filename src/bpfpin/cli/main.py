@@ -25,6 +25,7 @@ COMMANDS = {
     "load": Verb("bpfpin.cli.load", "Load an object, attach it, pin its maps."),
     "unload": Verb("bpfpin.cli.unload", "Detach and unpin."),
     "status": Verb("bpfpin.cli.status", "What is loaded and attached, and what is wrong."),
+    "clean": Verb("bpfpin.cli.clean", "Remove leftovers that are ours and unused."),
     "stats": Verb("bpfpin.cli.stats", "Live rates of a counter map."),
     "lab": Verb("bpfpin.cli.lab", "A throw-away namespace and device: up, down, list, exec."),
     "compile": Verb("bpfpin.cli.compile", "C to a BPF object."),

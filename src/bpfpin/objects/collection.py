@@ -67,17 +67,32 @@ def load(
             undo.callback(held.close)
         chosen = spec if programs is None else spec.only_programs(*programs)
         _check_given(chosen, given)
-        new = [each for name, each in chosen.maps.items() if name not in given]
-        _check_memory(chosen.path, new, max_map_memory)
-        btf, notes = _load_btf(chosen)
+        undo.pop_all()
+    return load_checked(chosen, maps=given, max_map_memory=max_map_memory, log_level=log_level)
+
+
+def load_checked(
+    spec: ObjectSpec,
+    *,
+    maps: Mapping[str, Map],
+    max_map_memory: int = MAP_MEMORY_LIMIT,
+    log_level: int = 0,
+) -> Loaded:
+    """Do what `load` does, where *maps* were compared with *spec* before."""
+    with contextlib.ExitStack() as undo:
+        for held in maps.values():
+            undo.callback(held.close)
+        new = [each for name, each in spec.maps.items() if name not in maps]
+        _check_memory(spec.path, new, max_map_memory)
+        btf, notes = _load_btf(spec)
         with btf or contextlib.nullcontext():
             made = {each.name: _create(each, undo, btf) for each in new}
-            every = {name: (given | made)[name] for name in chosen.maps}
+            every = {name: {**maps, **made}[name] for name in spec.maps}
             _fill_maps_of_maps(new, every)
             loaded = {}
-            for name, each in chosen.programs.items():
+            for name, each in spec.programs.items():
                 loaded[name] = Program.load(
-                    each, maps=every, btf=btf, log_level=log_level, path=chosen.path
+                    each, maps=every, btf=btf, log_level=log_level, path=spec.path
                 )
                 undo.callback(loaded[name].close)
         _fill_program_arrays(new, every, loaded)

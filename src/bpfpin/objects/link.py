@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Protocol, Self
 
 from bpfpin.objects.info import LinkInfo, link_info
 from bpfpin.objects.kernel_object import KernelObject, ObjectKind
@@ -10,6 +10,22 @@ from bpfpin.objects.program import Program
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import AttachType
+
+
+class Attachment(Protocol):
+    """Whatever holds a program at a hook: a link, or the device itself."""
+
+    def program_id(self) -> int:
+        """Return the id of the program that runs there now, 0 for none."""
+
+    def update(self, program: Program, expected_old: Program | None = None) -> None:
+        """Run *program* instead, if *expected_old* runs now, else `ProgramChangedError`."""
+
+    def detach(self) -> None:
+        """Leave the hook empty."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
 
 
 class Link(KernelObject):
@@ -52,7 +68,8 @@ class Link(KernelObject):
         `AttachError` if the device or cgroup is gone.
         """
         old_fd = None if expected_old is None else expected_old.fd
-        bpf.link_update(self.fd, program.fd, old_prog_fd=old_fd, target=f"link id {self.id}")
+        # Without the id in the words: asking for it waits for the network's lock, milliseconds.
+        bpf.link_update(self.fd, program.fd, old_prog_fd=old_fd, target="the link's program")
 
     def detach(self) -> None:
         """Detach the program for good, also if the link is pinned (BPF_LINK_DETACH)."""

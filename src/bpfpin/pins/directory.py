@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
 from bpfpin.errors import PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.pins.names import LINKS
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename, Resolve
@@ -22,6 +23,7 @@ from bpfpin.syscall.refusal import refusal
 
 DIRECTORY_MODE: Final = 0o700
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+INTERRUPTED_MAX: Final = 5  # how often a call that a signal came between is made anew
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -85,48 +87,59 @@ class Directory(Closing):
 
     def mark(self, name: str) -> None:
         """Make the directory *name* for its name's sake."""
-        with self._asked("mkdir", name):
-            os.mkdir(name, DIRECTORY_MODE, dir_fd=self.fileno())
+        self._do("mkdir", name, lambda: os.mkdir(name, DIRECTORY_MODE, dir_fd=self.fileno()))
 
     def rmdir(self, name: str) -> None:
         """Remove the empty directory *name*."""
-        with self._asked("rmdir", name):
-            os.rmdir(name, dir_fd=self.fileno())
+        self._do("rmdir", name, lambda: os.rmdir(name, dir_fd=self.fileno()))
 
     def unlink(self, name: str) -> None:
         """Remove the pin or symlink *name*."""
-        with self._asked("unlink", name):
-            os.unlink(name, dir_fd=self.fileno())
+        self._do("unlink", name, lambda: os.unlink(name, dir_fd=self.fileno()))
 
     def write_text(self, name: str, text: str) -> None:
         """Store *text* as the symlink *name*, all that bpffs can store."""
-        with self._asked("symlink", name):
-            os.symlink(text, name, dir_fd=self.fileno())
+        self._do("symlink", name, lambda: os.symlink(text, name, dir_fd=self.fileno()))
 
     def read_text(self, name: str) -> str:
         """Return the text of the symlink *name*."""
         with self._asked("readlink", name):
             return os.readlink(name, dir_fd=self.fileno())
 
-    def link_from(self, other: Directory, name: str) -> None:
-        """Give the pin *name* of *other* the same name here (link(2))."""
-        with self._asked("link", name):
-            os.link(
-                name,
-                name,
-                src_dir_fd=other.fileno(),
-                dst_dir_fd=self.fileno(),
-                follow_symlinks=False,
-            )
+    def link_from(self, other: Directory, name: str, new_name: str = "") -> None:
+        """Give the pin *name* of *other* a name here, the same one or *new_name* (link(2))."""
+        places = {"src_dir_fd": other.fileno(), "dst_dir_fd": self.fileno()}
+        self._do(
+            "link",
+            new_name or name,
+            lambda: os.link(name, new_name or name, **places, follow_symlinks=False),
+        )
 
     def rename(self, old: str, new: str, flags: Rename) -> None:
         """Rename, or exchange, two names in it."""
         fd = self.fileno()
         fs.renameat2(old, new, flags=flags, old_dir_fd=fd, new_dir_fd=fd)
 
+    def chmod(self, name: str, mode: int) -> None:
+        """Set the mode of the pin *name*."""
+        self._do("chmod", name, lambda: os.chmod(name, mode, dir_fd=self.fileno()))
+
+    def chown_group(self, name: str, gid: int) -> None:
+        """Give the pin *name* to the group *gid*."""
+        self._do("chown", name, lambda: os.chown(name, -1, gid, dir_fd=self.fileno()))
+
     def pin_path(self, name: str) -> Path:
         """Return a path for BPF_OBJ_PIN that leads into this very directory."""
         return Path(f"/proc/self/fd/{self.fileno()}/{name}")
+
+    def _do(self, command: str, name: str, change: Callable[[], None]) -> None:
+        """Make a change, again where a signal came between: Python does not for all of these."""
+        with self._asked(command, name):
+            for _ in range(INTERRUPTED_MAX - 1):
+                with suppress(InterruptedError):
+                    change()
+                    return
+            change()
 
     @contextmanager
     def _asked(self, command: str, name: str) -> Iterator[None]:
@@ -142,15 +155,17 @@ class Directory(Closing):
 
 
 def remove_tree(parent: Directory, name: str) -> None:
-    """Remove the directory *name* and what is in it; links go first, so that hooks are left first.
+    """Remove the directory *name* and what is in it; links first, so that hooks are left first.
 
-    Only for directories that `unsafe_reason` finds nothing against.
+    The pins in *name* itself, its maps, go last: somebody may be about to open one of them. Only
+    for directories that `unsafe_reason` finds nothing against.
     """
     with parent.child(name) as directory:
-        for entry in sorted(
-            directory.names(), key=lambda entry: (not entry.startswith("links"), entry)
-        ):
-            if stat.S_ISDIR(directory.stat(entry).st_mode):
+        entries = {
+            entry: stat.S_ISDIR(directory.stat(entry).st_mode) for entry in directory.names()
+        }
+        for entry in sorted(entries, key=lambda entry: (entry != LINKS, not entries[entry], entry)):
+            if entries[entry]:
                 remove_tree(directory, entry)
             else:
                 directory.unlink(entry)

@@ -11,7 +11,8 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from pathlib import PurePath
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any, Final, Self
 
 from bpfpin.errors import LimitError
@@ -21,6 +22,15 @@ TEXT_SIZE_MAX: Final = 4095  # what a symlink in bpffs can carry
 
 _COMPONENT = re.compile(r"[^/\0.]{1,255}")
 _NUMBER_MAX = (1 << 64) - 1
+_ID_MAX = (1 << 32) - 2  # of users and groups
+_DEPTH_MAX = 16  # components of an outside pin's path
+
+
+class Held(Enum):
+    """What holds a program at its hook."""
+
+    LINK = "link"  # a BPF link, pinned in the set
+    NETLINK = "netlink"  # the device itself: it was taken over from somebody without a link
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,8 @@ class Place:
 class HookRecord:
     """One hook of a set: which program runs there, the mode asked for and the mode taken.
 
-    *link* is the name of its pin below `links~`.
+    *link* is the name of its pin below `links~`; a hook that is held otherwise has the name, which
+    identifies it over reloads, and no pin.
     """
 
     hook: str
@@ -50,6 +61,33 @@ class HookRecord:
     link: str
     asked_mode: str = ""
     mode: str = ""
+    held: Held = Held.LINK
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may open the maps of a set: the group *gid* (None: as they were made), and *mode*."""
+
+    gid: int | None = None
+    mode: int = 0o600
+
+    @property
+    def directory_mode(self) -> int:
+        """The mode of a directory that all who may read the maps can look into."""
+        group, others = (0o5 if self.mode & bits else 0 for bits in (0o060, 0o006))
+        return 0o700 | group << 3 | others
+
+
+@dataclass(frozen=True, slots=True)
+class OutsidePin:
+    """A pin that the set made of map *map* to share it: a path below the pin root."""
+
+    map: str
+    path: str
+
+    def below(self, root: Path) -> Path:
+        """Return the whole path."""
+        return root / self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +101,8 @@ class Manifest:
     time: int  # seconds since 1970, wall clock
     place: Place
     hooks: tuple[HookRecord, ...] = ()
+    access: Access | None = None
+    outside: tuple[OutsidePin, ...] = ()
 
     def without_hooks(self) -> Self:
         """Return the manifest of a next generation in which nothing is attached."""
@@ -87,7 +127,7 @@ class Manifest:
 
     def _dump(self) -> str:
         record = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        return json.dumps(record, separators=(",", ":"))
+        return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -103,6 +143,8 @@ class Manifest:
             time=record.number("time"),
             place=_place(_Record(record.value("place"))),
             hooks=_hooks(record.value("hooks")),
+            access=_access(record.optional("access", None)),
+            outside=_outside(record.optional("outside", [])),
         )
 
 
@@ -119,16 +161,20 @@ class _Record:
             raise ValueError(f"{key!r} is missing")
         return self._values[key]
 
+    def optional(self, key: str, default: object) -> object:
+        """Return what the manifests of earlier versions may lack."""
+        return self._values.get(key, default)
+
     def text(self, key: str) -> str:
         value = self.value(key)
         if not isinstance(value, str):
             raise ValueError(f"{key!r} is not a text")
         return value
 
-    def number(self, key: str) -> int:
+    def number(self, key: str, *, limit: int = _NUMBER_MAX) -> int:
         value = self.value(key)
-        if type(value) is not int or not 0 <= value <= _NUMBER_MAX:
-            raise ValueError(f"{key!r} is not a number of 64 bits")
+        if type(value) is not int or not 0 <= value <= limit:
+            raise ValueError(f"{key!r} is not a number up to {limit}")
         return value
 
     def component(self, key: str) -> str:
@@ -171,4 +217,27 @@ def _hook(record: _Record) -> HookRecord:
         link=record.component("link"),
         asked_mode=record.text("asked_mode"),
         mode=record.text("mode"),
+        held=Held(record.optional("held", Held.LINK.value)),
     )
+
+
+def _access(value: object) -> Access | None:
+    if value is None:
+        return None
+    record = _Record(value)
+    gid = None if record.value("gid") is None else record.number("gid", limit=_ID_MAX)
+    return Access(gid, record.number("mode", limit=0o666))
+
+
+def _outside(value: object) -> tuple[OutsidePin, ...]:
+    if not isinstance(value, list):
+        raise ValueError("'outside' is not a list")
+    return tuple(_outside_pin(_Record(item)) for item in value)
+
+
+def _outside_pin(record: _Record) -> OutsidePin:
+    path = record.text("path")
+    parts = path.split("/")
+    if len(parts) > _DEPTH_MAX or not all(map(_COMPONENT.fullmatch, parts)):
+        raise ValueError("'path' is not a path below the pin root")
+    return OutsidePin(record.component("map"), path)

@@ -17,7 +17,9 @@ PROGRAMS: Final = "programs~"
 LINKS: Final = "links~"
 LAYOUTS: Final = "layouts~"
 MANIFEST: Final = "manifest~"
+PREVIOUS: Final = "previous~"
 COMMIT: Final = "commit~"
+ABORT: Final = "abort~"
 STAGE_SUFFIX: Final = "~stage"
 
 NAME_LENGTH_MAX: Final = 255  # NAME_MAX, in bytes

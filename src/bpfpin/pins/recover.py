@@ -1,9 +1,11 @@
 """What a dead command left of a pin set is undone or finished, by its own marks.
 
-* `NAME~stage` without `commit~`: undone. It is a generation that was never published, or an old
-  one that was on its way out.
-* `NAME~stage/commit~`: finished. The rename is all that is left to do.
-* `NAME/commit~`: the rename was done; only the mark is left.
+* `NAME~stage` without a mark: undone. It is a generation that was never published, or an old one
+  that was on its way out.
+* `NAME~stage/commit~`: finished, as the command itself would have done: the hooks are switched and
+  the names exchanged. A hook that refuses for good turns the outcome to the old generation.
+* `NAME~stage/abort~`: the hooks run what they ran before, and the stage is undone.
+* `NAME/commit~`: the names were exchanged; only cleaning is left.
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ import os
 from contextlib import suppress
 from enum import Enum
 
-from bpfpin.errors import PinExistsError, PinNotFoundError, UnsafePathError
-from bpfpin.pins import names
+from bpfpin.errors import AttachError, BpfError, PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.objects.map import Map
+from bpfpin.objects.program import Program
+from bpfpin.pins import names, outside
+from bpfpin.pins.access import set_access
 from bpfpin.pins.directory import Directory, remove_tree, require_safe, user_name
+from bpfpin.pins.manifest import Held, Manifest
 from bpfpin.pins.pinset import read_manifest
+from bpfpin.pins.switch import Reopen, switch, turn_back
 from bpfpin.syscall.fs import Rename
 
 
@@ -25,44 +32,114 @@ class Recovery(Enum):
     NOTHING = "nothing was left"
     UNDONE = "removed what a dead process left half-built"
     FINISHED = "finished what a dead process had begun"
+    TURNED_BACK = "went back to what was loaded before a dead process began"
 
 
-def recover(root: Directory, name: str) -> Recovery:
+def recover(root: Directory, name: str, reopen: Reopen) -> Recovery:
     """Undo or finish what is half-done of set *name*; the lock must be held."""
-    recovery = _recover_stage(root, name)
-    if _is_marked(root, name):
-        _require_own_set(root, name)
-        _remove_mark(root, name)
-        return Recovery.FINISHED
-    return recovery
+    recovery = _recover_stage(root, name, reopen)
+    if not _is_marked(root, name):
+        return recovery
+    _require_own_set(root, name)
+    _settle(root, name)
+    return Recovery.FINISHED
 
 
-def finish(root: Directory, name: str) -> None:
-    """Publish the committed stage of set *name* and remove the generation that it replaces."""
+def conclude(root: Directory, name: str, reopen: Reopen) -> None:
+    """Do what follows the commit mark: switch hooks, publish the stage, remove what it replaces.
+
+    An error of a hook is raised after the outcome was turned to the old generation by the mark
+    `abort~`; `recover` does the rest of that.
+    """
+    stage = names.stage_name(name)
+    with root.child(stage) as directory:
+        try:
+            switch(directory, read_manifest(directory), reopen, root=root)
+        except BpfError:
+            directory.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
+            raise
+    _publish(root, name)
+    _settle(root, name)
+    with suppress(PinNotFoundError):
+        remove_generation(root, stage, reopen)
+
+
+def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
+    """Remove the directory *name* with all pins; hooks that only its programs run are left first.
+
+    Links are left by unpinning. A hook without one is detached if it still runs the program that
+    is pinned here: after a reload it runs the next one.
+    """
+    with root.child(name) as directory:
+        _detach(directory, reopen)
+    remove_tree(root, name)
+
+
+def _recover_stage(root: Directory, name: str, reopen: Reopen) -> Recovery:
+    stage = names.stage_name(name)
+    try:
+        with root.child(stage) as directory:
+            _require_own(directory)
+            is_committed, is_aborted = directory.has(names.COMMIT), directory.has(names.ABORT)
+    except PinNotFoundError:
+        return Recovery.NOTHING
+    if is_committed:
+        try:
+            conclude(root, name, reopen)
+        except BpfError:
+            if not _has_turned(root, stage):
+                raise
+            is_aborted = True
+        else:
+            return Recovery.FINISHED
+    if is_aborted:
+        _turn_back(root, name, reopen)
+    remove_generation(root, stage, reopen)
+    return Recovery.TURNED_BACK if is_aborted else Recovery.UNDONE
+
+
+def _has_turned(root: Directory, stage: str) -> bool:
+    with suppress(PinNotFoundError), root.child(stage) as directory:
+        return directory.has(names.ABORT)
+    return False
+
+
+def _turn_back(root: Directory, name: str, reopen: Reopen) -> None:
+    """Let the hooks run what they ran, and take shared names back that the live set has not."""
+    with root.child(names.stage_name(name)) as stage:
+        manifest = read_manifest(stage)
+        turn_back(stage, manifest, reopen)
+        before = _live_manifest(root, name)
+        for pin in manifest.outside:
+            if before is None or pin not in before.outside:
+                with Map.from_pin(stage.path / names.map_pin_name(pin.map)) as held:
+                    outside.unshare(root, pin, held.id)
+
+
+def _live_manifest(root: Directory, name: str) -> Manifest | None:
+    with suppress(PinNotFoundError, UnsafePathError), root.child(name) as live:
+        return read_manifest(live)
+    return None
+
+
+def _publish(root: Directory, name: str) -> None:
     stage = names.stage_name(name)
     try:
         root.rename(stage, name, Rename.NOREPLACE)
     except PinExistsError:
         _require_own_set(root, name)
         root.rename(stage, name, Rename.EXCHANGE)
-    _remove_mark(root, name)
-    with suppress(PinNotFoundError):
-        remove_tree(root, stage)
 
 
-def _recover_stage(root: Directory, name: str) -> Recovery:
-    stage = names.stage_name(name)
-    try:
-        with root.child(stage) as directory:
-            _require_own(directory)
-            is_committed = directory.has(names.COMMIT)
-    except PinNotFoundError:
-        return Recovery.NOTHING
-    if is_committed:
-        finish(root, name)
-        return Recovery.FINISHED
-    remove_tree(root, stage)
-    return Recovery.UNDONE
+def _settle(root: Directory, name: str) -> None:
+    """Let those read the maps who are to, and take the marks of the transaction away."""
+    with root.child(name) as directory:
+        access = read_manifest(directory).access
+        if access is not None:
+            set_access(directory, access)
+        with suppress(PinNotFoundError):
+            remove_tree(directory, names.PREVIOUS)
+        directory.rmdir(names.COMMIT)
 
 
 def _is_marked(root: Directory, name: str) -> bool:
@@ -73,9 +150,26 @@ def _is_marked(root: Directory, name: str) -> bool:
         return False
 
 
-def _remove_mark(root: Directory, name: str) -> None:
-    with root.child(name) as directory:
-        directory.rmdir(names.COMMIT)
+def _detach(directory: Directory, reopen: Reopen) -> None:
+    """Leave the hooks that no link holds, as far as they run the programs pinned here."""
+    try:
+        manifest = read_manifest(directory)
+    except UnsafePathError:  # half-built: nothing runs its programs yet
+        return
+    for record in manifest.hooks:
+        program = names.program_pin_name(record.program)
+        if record.held is Held.LINK or not directory.has(names.PROGRAMS):
+            continue
+        with (
+            suppress(PinNotFoundError, AttachError),  # the device is gone, and the program with it
+            Program.from_pin(directory.path / names.PROGRAMS / program) as ours,
+        ):
+            hook = reopen(manifest.place, record)
+            try:
+                if hook.program_id() == ours.id:
+                    hook.detach()
+            finally:
+                hook.close()
 
 
 def _require_own(directory: Directory) -> None:

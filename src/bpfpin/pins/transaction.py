@@ -1,9 +1,9 @@
 """The next generation of a pin set: built aside, then published by one rename.
 
-A set changes in four steps, and every command that finds them half-done does the same with them:
-build `NAME~stage`, `mkdir NAME~stage/commit~` (the commit point), rename, clean. Before the commit
-point everything is undone, after it everything is finished: by us, or by `recover` in the next
-command of a dead process's set.
+A set changes in five steps, and every command that finds them half-done does the same with them:
+build `NAME~stage`, `mkdir NAME~stage/commit~` (the commit point), switch the hooks, exchange the
+names, clean. Before the commit point everything is undone, after it everything is finished: by us,
+or by `recover` in the next command of a dead process's set.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import NotSupportedError
+from bpfpin.errors import NotSupportedError, PinExistsError
 from bpfpin.pins import layouts, names
-from bpfpin.pins.directory import Directory, remove_tree
-from bpfpin.pins.manifest import Manifest
-from bpfpin.pins.recover import finish, recover
+from bpfpin.pins.access import set_access
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import Access, Manifest
+from bpfpin.pins.recover import Recovery, conclude, recover, remove_generation
+from bpfpin.pins.switch import Reopen
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.fs import Rename
 
@@ -59,11 +61,19 @@ class Stage(Closing):
         held.pin(self._directory.pin_path(names.map_pin_name(name)))
         layouts.write(self._layouts, name, key=key, value=value)
 
-    def keep_map(self, name: str, live: Directory) -> None:
-        """Give a map of the live generation, with its types, to this one too."""
+    def keep_map(
+        self,
+        name: str,
+        live: Directory,
+        *,
+        key: TypeRef | None = None,
+        value: TypeRef | None = None,
+    ) -> None:
+        """Give a map of the live generation to this one too; without types, with those it had."""
         self._directory.link_from(live, names.map_pin_name(name))
-        with live.child(names.LAYOUTS) as kept:
-            key, value = layouts.read(kept, name)
+        if key is None and value is None:
+            with live.child(names.LAYOUTS) as kept:
+                key, value = layouts.read(kept, name)
         layouts.write(self._layouts, name, key=key, value=value)
 
     def pin_program(self, name: str, held: Pinnable) -> None:
@@ -73,6 +83,22 @@ class Stage(Closing):
     def pin_link(self, name: str, held: Pinnable) -> None:
         """Pin a link under the name that `names.link_pin_name` gave; from here on it is kept."""
         held.pin(self._links.pin_path(name))
+
+    def keep_link(self, name: str, live: Directory) -> None:
+        """Give a link of the live generation to this one too."""
+        with live.child(names.LINKS) as kept:
+            self._links.link_from(kept, name)
+
+    def pin_previous(self, link: str, program: Pinnable) -> None:
+        """Say which program the hook of *link* runs until it is switched."""
+        with suppress(PinExistsError):
+            self._directory.mark(names.PREVIOUS)
+        with self._directory.child(names.PREVIOUS) as previous:
+            program.pin(previous.pin_path(link))
+
+    def set_access(self, access: Access) -> None:
+        """Let those open the maps, before they are seen, who are to; for maps pinned until now."""
+        set_access(self._directory, access)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Store the manifest; the last thing before the commit."""
@@ -84,34 +110,41 @@ class Stage(Closing):
 
 
 @contextmanager
-def next_generation(root: Directory, name: str) -> Iterator[Stage]:
+def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stage]:
     """Build set *name*'s next generation in the block and publish it at its end.
 
     The lock must be held and `recover` done. Any exception, Ctrl-C and SIGTERM (if it raises)
-    included, leaves the old state when it comes before the commit, and the new one after it.
+    included, leaves the old state when it comes before the commit. After it the new state holds,
+    and a step that failed is done again; but a hook that cannot be switched, for somebody else
+    changed it or its device is gone, brings the old state back and is raised.
     """
     try:
         with Stage(root, name) as stage:
             yield stage
             with signals_deferred():
                 stage.commit()
-                finish(root, name)
-    except BaseException:
+                conclude(root, name, reopen)
+    except BaseException as error:
         with signals_deferred():
-            recover(root, name)
-        raise
+            recovery = recover(root, name, reopen)
+        if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
+            raise
 
 
-def remove(root: Directory, name: str) -> None:
+def remove(root: Directory, name: str, reopen: Reopen) -> None:
     """Remove set *name*, its links first: one rename takes it away, what follows is cleaning."""
+    stage = names.stage_name(name)
+    is_begun = False
     try:
         with signals_deferred():
-            root.rename(name, names.stage_name(name), Rename.NOREPLACE)
-            remove_tree(root, names.stage_name(name))
-    except BaseException:
+            root.rename(name, stage, Rename.NOREPLACE)
+            is_begun = True
+            remove_generation(root, stage, reopen)
+    except BaseException as error:
         with signals_deferred():
-            recover(root, name)
-        raise
+            recover(root, name, reopen)
+        if not is_begun or not isinstance(error, Exception):
+            raise
 
 
 @contextmanager

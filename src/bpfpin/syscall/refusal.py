@@ -104,7 +104,7 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.LINK_CREATE, e.EEXIST): (HookBusyError, "another program is attached there"),
     (Cmd.LINK_CREATE, e.ENODEV): (InterfaceNotFoundError, "there is no such device"),
     (Cmd.LINK_UPDATE, e.EPERM): (ProgramChangedError, "somebody else changed the program"),
-    (Cmd.LINK_UPDATE, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
+    (Cmd.LINK_UPDATE, e.ENOLINK): (InterfaceNotFoundError, "the device of the link is gone"),
     (Cmd.LINK_DETACH, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
     (Cmd.PROG_QUERY, e.ENODEV): (InterfaceNotFoundError, "there is no such device"),
     ("openat2", e.ENOENT): (PinNotFoundError, "there is no such name"),

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.reports import Decision, LoadReport, LoadResult, MapReport, ProgramReport
+from bpfpin.apps.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
 from bpfpin.cli import load
 from bpfpin.cli.context import Context
 from bpfpin.cli.output import Output
 from bpfpin.cli.size import SIZE
 from bpfpin.errors import InterfaceNotFoundError, UsageError
+from bpfpin.pins.plan import Decision
 from support.cli import run_cli
 
 FOLDER = Path("/sys/fs/bpf/lab0")
@@ -22,8 +23,9 @@ def report(result: LoadResult = LoadResult.LOADED, *, note: str = "") -> LoadRep
         ProgramReport("count", 7, "xdp", "lab0", "native", 3, note),
         ProgramReport("tail", 8),
     )
-    maps = (MapReport("stats", 5, FOLDER / "stats", Decision.CREATED),)
-    return LoadReport(result, "lab0", FOLDER, 1, programs, maps, ("from the object",))
+    maps = (MapReport("stats", 5, FOLDER / "stats", Decision.CREATED, "it is new"),)
+    hooks = (HookReport("xdp", "lab0", "update", "count", 3, 6),)
+    return LoadReport(result, "lab0", FOLDER, 1, programs, maps, hooks, ("from the object",))
 
 
 def said(capsys: pytest.CaptureFixture[str], result: LoadReport, *, is_verbose: bool) -> list[str]:
@@ -35,6 +37,10 @@ def said(capsys: pytest.CaptureFixture[str], result: LoadReport, *, is_verbose: 
     ("result", "sentence"),
     [
         (LoadResult.LOADED, "loaded count on lab0 (native); see: bpfpin stats lab0"),
+        (
+            LoadResult.RELOADED,
+            "reloaded count on lab0 (native), program id 6 -> 7; see: bpfpin stats lab0",
+        ),
         (
             LoadResult.UNCHANGED,
             "unchanged: count was loaded on lab0 (native) before; see: bpfpin stats lab0",
@@ -49,14 +55,27 @@ def test_what_happened_is_one_sentence_with_the_next_step(
     capsys: pytest.CaptureFixture[str], result: LoadResult, sentence: str
 ) -> None:
     """A program that only tail calls reach is at no hook and has no sentence."""
-    assert said(capsys, report(result), is_verbose=False) == ["note: from the object", sentence]
+    assert said(capsys, report(result), is_verbose=False)[:2] == ["note: from the object", sentence]
+
+
+PLAN = [
+    "map stats (id 5) created: /sys/fs/bpf/lab0/stats (it is new)",
+    "hook xdp of lab0: update, link id 3, program id 6 -> count",
+]
 
 
 def test_notes_and_maps_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     lines = said(capsys, report(note="generic mode, for…"), is_verbose=True)
 
     assert lines[:2] == ["note: from the object", "note: generic mode, for…"]
-    assert lines[-1] == "map stats (id 5) created: /sys/fs/bpf/lab0/stats"
+    assert lines[-2:] == PLAN
+
+
+def test_a_plan_is_told_in_full_and_what_was_done_only_if_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert said(capsys, report(LoadResult.PLANNED), is_verbose=False)[-2:] == PLAN
+    assert len(said(capsys, report(), is_verbose=False)) == 2
 
 
 def test_one_set_is_the_document_and_several_are_a_list() -> None:

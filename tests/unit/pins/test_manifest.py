@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfpin.errors import LimitError
-from bpfpin.pins.manifest import HookRecord, Manifest, Place
+from bpfpin.pins.manifest import Access, Held, HookRecord, Manifest, OutsidePin, Place
 
 MANIFEST = Manifest(
     tool="0.1.0",
@@ -31,6 +31,24 @@ def changed(**changes: Any) -> str:
 
 def test_a_manifest_reads_back() -> None:
     assert Manifest.parse(MANIFEST.to_text()) == MANIFEST
+
+
+def test_who_may_read_and_where_maps_are_shared_read_back() -> None:
+    whole = dataclasses.replace(
+        MANIFEST,
+        hooks=(dataclasses.replace(MANIFEST.hooks[0], held=Held.NETLINK),),
+        access=Access(gid=100, mode=0o640),
+        outside=(OutsidePin("flows", "tc/globals/flows"),),
+    )
+
+    assert Manifest.parse(whole.to_text()) == whole
+
+
+@pytest.mark.parametrize(
+    ("mode", "directory"), [(0o600, 0o700), (0o640, 0o750), (0o660, 0o750), (0o644, 0o755)]
+)
+def test_who_reads_the_maps_may_look_into_their_directory(mode: int, directory: int) -> None:
+    assert Access(mode=mode).directory_mode == directory
 
 
 def test_an_object_path_that_is_no_utf8_reads_back() -> None:
@@ -82,6 +100,15 @@ HOOK = {"hook": "xdp", "program": "p", "link": "xdp", "asked_mode": "", "mode": 
         (changed(hooks=[{**HOOK, "link": "."}]), "not one name"),
         (changed(hooks=[{**HOOK, "program": ""}]), "not one name"),
         (changed(hooks=[{**HOOK, "program": "a\0b"}]), "not one name"),
+        (changed(hooks=[{**HOOK, "held": "rope"}]), "not a valid Held"),
+        (changed(access=[]), "not a JSON object"),
+        (changed(access={"gid": -1, "mode": 0o640}), "not a number"),
+        (changed(access={"gid": None, "mode": 0o777}), "not a number"),
+        (changed(outside={}), "not a list"),
+        (changed(outside=[{"map": "m", "path": "../etc/m"}]), "not a path below"),
+        (changed(outside=[{"map": "m", "path": "/etc/m"}]), "not a path below"),
+        (changed(outside=[{"map": "m", "path": "x/" * 20 + "m"}]), "not a path below"),
+        (changed(outside=[{"map": "../m", "path": "m"}]), "not one name"),
     ],
 )
 def test_a_damaged_manifest_is_a_value_error_with_the_reason(text: str, reason: str) -> None:

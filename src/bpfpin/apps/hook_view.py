@@ -1,0 +1,118 @@
+"""One hook of a set as it is found: who holds it, and what it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import closing, suppress
+from dataclasses import dataclass
+
+from bpfpin.apps.place import DeviceState
+from bpfpin.apps.recovery import reopen
+from bpfpin.apps.status_reports import HeldHook
+from bpfpin.attach import interface
+from bpfpin.errors import AttachError, PermissionDeniedError, PinError, PinNotFoundError
+from bpfpin.objects.link import Link
+from bpfpin.objects.program import Program
+from bpfpin.pins.manifest import Held, HookRecord, Place
+from bpfpin.pins.pinset import PinSet
+from bpfpin.syscall import netns as namespaces
+
+
+@dataclass(frozen=True, slots=True)
+class FoundHook:
+    """A hook of a set; *running_id* is the program there now, 0 for none, *pinned_id* the set's.
+
+    *missing* says why nothing runs there. What this user may not look at `is_hidden`.
+    """
+
+    record: HookRecord
+    report: HeldHook
+    running_id: int = 0
+    pinned_id: int | None = None
+    missing: str = ""
+    is_hidden: bool = False
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a program runs there, the set's or another one."""
+        return bool(self.running_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    running_id: int = 0
+    link_id: int | None = None
+    ifindex: int = 0
+    missing: str = ""
+
+
+def look_at_hook(found: PinSet, record: HookRecord) -> FoundHook:
+    """Look at one hook of a set of ours; changes nothing."""
+    place = found.manifest.place if found.manifest else Place()
+    try:
+        look = _look_at_link if record.held is Held.LINK else _look_at_device
+        seen, is_hidden = look(found, record, place), False
+    except PermissionDeniedError:
+        seen, is_hidden = _Seen(), True
+    device = _device(place, seen.ifindex)
+    report = HeldHook(
+        record.hook, device, record.program, record.mode, record.held.value, seen.link_id
+    )
+    pinned_id = _program_id(found, record)
+    return FoundHook(record, report, seen.running_id, pinned_id, seen.missing, is_hidden)
+
+
+def is_without_device(state: DeviceState, hooks: Collection[FoundHook]) -> bool:
+    """Whether the device of a set is gone, and so nothing of it runs.
+
+    What is attached proves that it is there; links that nothing holds prove that it is gone, where
+    its namespace cannot be looked into any more.
+    """
+    if any(hook.is_attached or hook.is_hidden for hook in hooks):
+        return False
+    if state is not DeviceState.UNKNOWN:
+        return state is not DeviceState.HERE
+    return bool(hooks) and all(hook.report.link for hook in hooks)
+
+
+def _look_at_link(found: PinSet, record: HookRecord, _place: Place) -> _Seen:
+    path = found.links.get(record.link)
+    if path is None:
+        return _Seen(missing=f"the link at {record.hook} is no longer pinned")
+    try:
+        with Link.from_pin(path) as link:
+            info = link.info
+    except PinNotFoundError:
+        return _Seen(missing=f"the link at {record.hook} is no longer pinned")
+    except PinError as error:
+        return _Seen(missing=error.message)
+    if not info.ifindex:
+        missing = f"the link at {record.hook} was detached, and {record.program} runs nowhere"
+        return _Seen(0, info.id, missing=missing)
+    return _Seen(info.program_id, info.id, info.ifindex)
+
+
+def _look_at_device(_found: PinSet, record: HookRecord, place: Place) -> _Seen:
+    try:
+        with closing(reopen(place, record)) as hook:
+            running_id = hook.program_id()
+    except AttachError as error:
+        return _Seen(missing=error.message)
+    if running_id:
+        return _Seen(running_id, None, place.ifindex)
+    return _Seen(missing=f"{record.program} no longer runs at {record.hook} of {place.device}")
+
+
+def _program_id(found: PinSet, record: HookRecord) -> int | None:
+    path = found.programs.get(record.program)
+    if path is not None:
+        with suppress(PinError, PermissionDeniedError), Program.from_pin(path) as program:
+            return program.id
+    return None
+
+
+def _device(place: Place, ifindex: int) -> str:
+    """Return the device's name now: it may have been renamed since."""
+    if not ifindex or place.netns_inode != namespaces.inode():
+        return place.device
+    return interface.name_of(ifindex) or place.device

@@ -1,0 +1,206 @@
+"""What becomes of the hooks of a set: who is there now, and whether it may be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from bpfpin.apps.choose import Choice
+from bpfpin.apps.loading import Loading
+from bpfpin.apps.recovery import reopen
+from bpfpin.attach.xdp import XdpHolder, xdp_holder
+from bpfpin.attach.xdp_netlink import NetlinkXdp
+from bpfpin.errors import (
+    BusyError,
+    HookBusyError,
+    PermissionDeniedError,
+    PinNotFoundError,
+    ProgramChangedError,
+)
+from bpfpin.objects.link import Link
+from bpfpin.objects.program import Program
+from bpfpin.pins import names
+from bpfpin.pins.manifest import Held, HookRecord
+from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.plan import HookAction, HookPlan
+from bpfpin.spec import XdpMode
+
+
+def plan_hooks(loading: Loading, live: PinSet | None) -> tuple[HookPlan, ...]:
+    """Decide on every hook, those wanted and those that leave; the caller closes what is open.
+
+    Raises `ProgramChangedError` where somebody else changed a hook of the set, `HookBusyError`
+    where a mode cannot change in place or, in a dry run, where somebody else is attached.
+    """
+    records = {record.link: record for record in _hooks(live)}
+    with ExitStack() as undo:
+        plans: list[HookPlan] = []
+        for choice in loading.chosen:
+            link = names.link_pin_name(choice.hook.value)
+            plan = _plan(loading, choice, live, records.pop(link, None))
+            undo.callback(close, plan)
+            plans.append(replace(plan, link=link))
+        undo.pop_all()
+    return (*plans, *map(_leaving, records.values()))
+
+
+def close(plan: HookPlan) -> None:
+    """Let go of what the plan of one hook holds."""
+    for held in (plan.attachment, plan.previous):
+        if held is not None:
+            held.close()
+
+
+def is_alive(live: PinSet) -> bool:
+    """Whether any link of the set is still attached anywhere."""
+    for record in _hooks(live):
+        with ExitStack() as opened:
+            found = _own_hook(live, record, opened)
+            if found is not None and found.previous_id:
+                return True
+    return False
+
+
+def _hooks(live: PinSet | None) -> tuple[HookRecord, ...]:
+    return live.manifest.hooks if live and live.manifest else ()
+
+
+def _leaving(record: HookRecord) -> HookPlan:
+    return HookPlan(HookAction.DETACH, record.hook, record.link, record.program, held=record.held)
+
+
+def _plan(
+    loading: Loading, choice: Choice, live: PinSet | None, record: HookRecord | None
+) -> HookPlan:
+    wanted = HookPlan(HookAction.ATTACH, choice.hook.value, "", choice.program.name)
+    if live is not None and record is not None and _is_here(loading, live):
+        with ExitStack() as undo:
+            found = _own_hook(live, record, undo)
+            if found is not None and found.previous_id:
+                _require_mode(loading, found.mode, f"the set {loading.shown_name}")
+                previous, is_taken = _previous(loading, live, record, found)
+                undo.pop_all()
+                return replace(
+                    found,
+                    hook=wanted.hook,
+                    program=wanted.program,
+                    previous=previous,
+                    is_taken=is_taken,
+                )
+    if loading.takes_over or loading.is_dry_run:
+        return _plan_beside_others(loading, wanted)
+    return wanted
+
+
+def _is_here(loading: Loading, live: PinSet) -> bool:
+    place = live.manifest.place if live.manifest else None
+    return place is not None and (place.netns_inode, place.ifindex) == (
+        loading.place.netns_inode,
+        loading.place.ifindex,
+    )
+
+
+def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | None:
+    """Open a hook of the set and say what it runs; None if it is no longer there."""
+    assert live.manifest is not None
+    found = HookPlan(HookAction.UPDATE, record.hook, record.link, held=record.held)
+    if record.held is Held.NETLINK:
+        hook = reopen(live.manifest.place, record)
+        undo.callback(hook.close)
+        return replace(found, attachment=hook, previous_id=hook.program_id(), mode=record.mode)
+    if record.link not in live.links:
+        return None
+    try:
+        link = Link.from_pin(live.links[record.link])
+    except PinNotFoundError:
+        return None
+    undo.callback(link.close)
+    info = link.info
+    running = info.program_id if info.ifindex else 0
+    return replace(found, attachment=link, link_id=info.id, previous_id=running, mode=record.mode)
+
+
+def _previous(
+    loading: Loading, live: PinSet, record: HookRecord, found: HookPlan
+) -> tuple[Program, bool]:
+    """Return the program that a hook of the set runs, and whether it is somebody else's."""
+    if record.program in live.programs:
+        with ExitStack() as undo:
+            program = undo.enter_context(Program.from_pin(live.programs[record.program]))
+            if program.id == found.previous_id:
+                undo.pop_all()
+                return program, False
+    if loading.takes_over and found.previous_id:
+        return Program.from_id(found.previous_id), True
+    raise ProgramChangedError(
+        f"{found.hook} of {loading.place.device} runs program id {found.previous_id}, which is not"
+        f" the {record.program} of the set {loading.shown_name}: somebody else put it there",
+        holder=f"program id {found.previous_id}",
+        hint="see who it is: bpfpin status; to put yours in its place: --take-over",
+    )
+
+
+def _plan_beside_others(loading: Loading, wanted: HookPlan) -> HookPlan:
+    """Look who holds the device, and plan to take it over if that is wanted."""
+    holder = xdp_holder(loading.place.ifindex)
+    if holder is None:
+        return wanted
+    if not loading.takes_over:
+        raise HookBusyError(
+            f"{loading.place.device} runs another XDP program already: {holder}",
+            holder=str(holder),
+            hint="it was left as it is; to put yours in its place: --take-over",
+        )
+    if not holder.is_link_known:
+        raise PermissionDeniedError(
+            "taking a hook over needs CAP_SYS_ADMIN, to see which link holds it",
+            missing=["CAP_SYS_ADMIN"],
+            errno=0,
+        )
+    _require_mode(loading, holder.mode.value, str(holder))
+    return _taken(loading, wanted, holder)
+
+
+def _taken(loading: Loading, wanted: HookPlan, holder: XdpHolder) -> HookPlan:
+    planned = replace(
+        wanted,
+        action=HookAction.UPDATE,
+        previous_id=holder.program_id,
+        link_id=holder.link_id,
+        mode=holder.mode.value,
+        is_taken=True,
+    )
+    with ExitStack() as undo:
+        previous = undo.enter_context(Program.from_id(holder.program_id))
+        if holder.link_id is None:
+            hook = NetlinkXdp(loading.place.ifindex, holder.mode)
+            planned = replace(planned, attachment=hook, held=Held.NETLINK)
+        else:
+            planned = replace(planned, attachment=Link.from_id(holder.link_id))
+        undo.pop_all()
+    return replace(planned, previous=previous)
+
+
+def _require_mode(loading: Loading, there: str, whose: str) -> None:
+    """Raise `BusyError` if another mode is asked for than the one that is taken."""
+    if loading.mode is XdpMode.AUTO or loading.mode.value == there:
+        return
+    name = loading.shown_name
+    raise BusyError(
+        f"{loading.place.device} runs {whose} in {there} mode, and a mode cannot change in place",
+        holder=whose,
+        hint=f"bpfpin unload --keep-maps {name}, then load with --mode {loading.mode.value}",
+    )
+
+
+def describe(plans: tuple[HookPlan, ...]) -> Iterator[str]:
+    """Yield what is to be told of hooks that are taken over."""
+    for plan in plans:
+        if plan.is_taken and plan.held is Held.NETLINK:
+            yield (
+                f"{plan.hook} was taken over from program id {plan.previous_id} and is held by"
+                " netlink, without a link; to make it one: unload --keep-maps, then load"
+            )
+        elif plan.is_taken:
+            yield f"{plan.hook} was taken over from program id {plan.previous_id}"

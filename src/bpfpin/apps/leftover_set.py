@@ -1,0 +1,112 @@
+"""Sets whose device is gone: which of them are leftovers, and how one is removed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin.apps.hook_view import is_without_device, look_at_hook
+from bpfpin.apps.place import DeviceState, device_state
+from bpfpin.apps.recovery import reopen
+from bpfpin.apps.set_users import links_elsewhere
+from bpfpin.apps.stages import foreign_content
+from bpfpin.apps.status_reports import LeftoverKind
+from bpfpin.objects.map import Map
+from bpfpin.pins import names, outside
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import Manifest, OutsidePin
+from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.transaction import next_generation, remove
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to become of a set, and why; without a reason it is in order."""
+
+    is_leftover: bool
+    reason: str = ""
+
+
+def judge(root: Directory, found: PinSet, manifest: Manifest) -> Verdict:
+    """Say whether a set of ours is a leftover; the lock must be held and `recovered` done."""
+    by_hand = f"to remove it: bpfpin unload {names.display_name(found.name)}"
+    device = device_state(manifest.place)
+    gone = f"device {manifest.place.device} is gone"
+    if not manifest.hooks:
+        why = "" if device is DeviceState.HERE else f"{gone}; "
+        return Verdict(False, f"{why}its maps were kept for the next load; {by_hand}")
+    hooks = [look_at_hook(found, record) for record in manifest.hooks]
+    if not is_without_device(device, hooks):
+        is_known = device is DeviceState.HERE or any(hook.is_attached for hook in hooks)
+        return Verdict(False, "" if is_known else f"{device.value}; {by_hand}")
+    if device is DeviceState.ANOTHER:
+        reason = f"{gone}, but another has its name: a load goes on with the maps; {by_hand}"
+        return Verdict(False, reason)
+    if others := _others(root, found, manifest):
+        return Verdict(False, f"{gone}, but {others}; {by_hand}")
+    return Verdict(True, gone)
+
+
+def parts(found: PinSet, used: Collection[str]) -> list[tuple[LeftoverKind, Path]]:
+    """Return what goes with a set: all of it, or what is left after the maps that are *used*."""
+    if not used:
+        return [(LeftoverKind.SET, found.path)]
+    maps = [path for name, path in found.maps.items() if name not in used]
+    return [
+        *((LeftoverKind.LINK, path) for path in found.links.values()),
+        *((LeftoverKind.PROGRAM, path) for path in found.programs.values()),
+        *((LeftoverKind.MAP, path) for path in maps),
+    ]
+
+
+def remove_unused(root: Directory, found: PinSet, used: Collection[str]) -> None:
+    """Remove the set, or all of it but the maps that are *used*; the lock must be held."""
+    manifest = found.manifest
+    if manifest is None:
+        return
+    unused = [pin for pin in manifest.outside if pin.map not in used]
+    for pin in unused:
+        outside.unshare(root, pin, _map_id(found, pin.map))
+    if used:
+        _shrink(root, found, manifest, used)
+    else:
+        remove(root, found.name, reopen)
+
+
+def _shrink(root: Directory, found: PinSet, manifest: Manifest, used: Collection[str]) -> None:
+    """Publish a generation that has nothing but the *used* maps.
+
+    Its manifest still names the hooks: a set that nobody asked to keep goes once they are unused.
+    """
+    still = tuple(pin for pin in manifest.outside if pin.map in used and _holds(root, found, pin))
+    shrunk = dataclasses.replace(
+        manifest, generation=manifest.generation + 1, time=int(time.time()), outside=still
+    )
+    with next_generation(root, found.name, reopen) as stage, root.child(found.name) as old:
+        for name in used:
+            stage.keep_map(name, old)
+        stage.write_manifest(shrunk)
+
+
+def _others(root: Directory, found: PinSet, manifest: Manifest) -> str:
+    """Return what of somebody else's stands in the way of removing the set."""
+    with root.child(found.name) as directory:
+        if foreign := foreign_content(directory):
+            return foreign
+    unknown = set(found.links) - {record.link for record in manifest.hooks}
+    if unknown:
+        return f"no hook of it knows the links {', '.join(sorted(unknown))}"
+    running = ", ".join(str(link.id) for link in links_elsewhere(found))
+    return f"its programs run by links of others: id {running}" if running else ""
+
+
+def _holds(root: Directory, found: PinSet, pin: OutsidePin) -> bool:
+    return outside.holds(root.path, pin, _map_id(found, pin.map))
+
+
+def _map_id(found: PinSet, name: str) -> int:
+    with Map.from_pin(found.maps[name], read_only=True) as held:
+        return held.id

@@ -1,0 +1,134 @@
+"""What a load is told to have done, or would do, from its plan and what was made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from bpfpin.apps import hooks
+from bpfpin.apps.loading import Loading
+from bpfpin.apps.reports import (
+    HookReport,
+    LoadReport,
+    LoadResult,
+    MapReport,
+    ProgramReport,
+)
+from bpfpin.objects.collection import Loaded
+from bpfpin.objects.program import Program
+from bpfpin.pins.manifest import HookRecord
+from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
+
+
+def unchanged(loading: Loading, plan: Plan) -> LoadReport:
+    """Tell of a set that is loaded already just as it is asked for."""
+    programs = []
+    there = {hook.program: hook for hook in plan.hooks}
+    for name, path in plan.live.programs.items() if plan.live else ():
+        with Program.from_pin(path) as program:
+            hook = there.get(name)
+            programs.append(
+                _running(loading, hook, program.id) if hook else ProgramReport(name, program.id)
+            )
+    return _report(loading, plan, LoadResult.UNCHANGED, programs)
+
+
+def planned(loading: Loading, plan: Plan, loaded: Loaded) -> LoadReport:
+    """Tell what would be done; programs have no id yet."""
+    programs = [
+        ProgramReport(
+            hook.program,
+            hook=hook.hook,
+            device=loading.place.device,
+            mode=hook.mode or loading.mode.value,
+            link=hook.link_id,
+        )
+        for hook in plan.hooks
+        if hook.action is not HookAction.DETACH
+    ]
+    programs += [ProgramReport(name) for name in _unattached(plan, loaded)]
+    return _report(loading, plan, LoadResult.PLANNED, programs, notes=loaded.notes)
+
+
+def finished(
+    loading: Loading, plan: Plan, loaded: Loaded, running: Sequence[ProgramReport]
+) -> LoadReport:
+    """Tell what was done; *running* are the programs that are attached."""
+    before = plan.live.manifest if plan.live else None
+    result = LoadResult.RELOADED if before and before.hooks else LoadResult.LOADED
+    others = [ProgramReport(name, loaded.programs[name].id) for name in _unattached(plan, loaded)]
+    report = _report(loading, plan, result, [*running, *others], notes=loaded.notes)
+    return dataclasses.replace(report, maps=tuple(_maps(loading, plan, loaded)))
+
+
+def attached(
+    loading: Loading, record: HookRecord, loaded: Loaded, *, link_id: int | None, note: str = ""
+) -> ProgramReport:
+    """Tell of a program at its hook."""
+    return ProgramReport(
+        record.program,
+        loaded.programs[record.program].id,
+        record.hook,
+        loading.place.device,
+        record.mode,
+        link_id,
+        note,
+    )
+
+
+def _running(loading: Loading, hook: HookPlan, program_id: int) -> ProgramReport:
+    device = loading.place.device
+    return ProgramReport(hook.program, program_id, hook.hook, device, hook.mode, hook.link_id)
+
+
+def _report(
+    loading: Loading,
+    plan: Plan,
+    result: LoadResult,
+    programs: Sequence[ProgramReport],
+    *,
+    notes: Sequence[str] = (),
+) -> LoadReport:
+    is_unchanged = result is LoadResult.UNCHANGED
+    by_hook = {program.hook: program.link for program in programs if program.hook}
+    return LoadReport(
+        result,
+        loading.shown_name,
+        loading.path,
+        plan.generation,
+        tuple(programs),
+        tuple(_maps(loading, plan)),
+        tuple(_hook(loading, hook, by_hook.get(hook.hook), is_unchanged) for hook in plan.hooks),
+        () if is_unchanged else (*_notes(loading, plan), *notes),
+    )
+
+
+def _hook(loading: Loading, hook: HookPlan, link_id: int | None, is_unchanged: bool) -> HookReport:
+    action = "keep" if is_unchanged else hook.action.value
+    device = loading.place.device
+    return HookReport(hook.hook, device, action, hook.program, link_id, hook.previous_id)
+
+
+def _maps(loading: Loading, plan: Plan, loaded: Loaded | None = None) -> Iterator[MapReport]:
+    for each in plan.maps:
+        held = loaded.maps.get(each.name) if loaded else None
+        map_id = each.map_id if held is None else held.id
+        decision = Decision.KEPT if plan.is_unchanged else each.decision
+        yield MapReport(each.name, map_id, loading.map_path(each.name), decision, each.reason)
+
+
+def _unattached(plan: Plan, loaded: Loaded) -> list[str]:
+    """Return the programs that only tail calls reach."""
+    at_hooks = {hook.program for hook in plan.hooks}
+    return [name for name in loaded.programs if name not in at_hooks]
+
+
+def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
+    yield from loading.spec.notes
+    for choice in loading.chosen:
+        if choice.program.section_note:
+            yield choice.program.section_note
+    for each in plan.maps:
+        if each.decision is Decision.REMOVED:
+            yield f"map {each.name} is not pinned any more: {each.reason}"
+    yield from hooks.describe(plan.hooks)

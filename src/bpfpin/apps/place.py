@@ -1,0 +1,54 @@
+"""Where a set was loaded: whether that device is still there, and how to load it again."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import suppress
+from enum import Enum
+
+from bpfpin.attach import interface
+from bpfpin.errors import BpfError, NamespaceNotFoundError
+from bpfpin.pins import names
+from bpfpin.pins.manifest import Manifest, Place
+from bpfpin.syscall import netns as namespaces
+
+
+class DeviceState(Enum):
+    """What has become of the device that a set was loaded on."""
+
+    HERE = "it is there"
+    GONE = "it is gone"
+    ANOTHER = "it is gone, and another device has its name"
+    UNKNOWN = "its network namespace is gone, or has no name here"
+
+
+def device_state(place: Place) -> DeviceState:
+    """Look for the device in its network namespace, by ifindex and then by name."""
+    with suppress(BpfError), namespaces.enter(_namespace(place)):
+        there = interface.names()
+        if place.ifindex in there:
+            return DeviceState.HERE
+        return DeviceState.ANOTHER if place.device in there.values() else DeviceState.GONE
+    return DeviceState.UNKNOWN
+
+
+def load_line(directory: str, manifest: Manifest) -> str:
+    """Return what to type to load the set in *directory* again."""
+    place = manifest.place
+    words = ["bpfpin", "load", manifest.object or "OBJ", "--dev", place.device]
+    if place.netns:
+        words += ["-n", place.netns]
+    if directory != names.set_name(place.device, place.netns or None):
+        words += ["--name", names.display_name(directory)]
+    return shlex.join(words)
+
+
+def _namespace(place: Place) -> str | None:
+    """Return the name that the device's namespace has now, None for this one."""
+    if place.netns_inode == namespaces.inode():
+        return None
+    for name in filter(None, (place.netns, *namespaces.names())):
+        with suppress(NamespaceNotFoundError):
+            if namespaces.inode(name) == place.netns_inode:
+                return name
+    raise NamespaceNotFoundError(f"the network namespace of {place.device} has no name here")

@@ -1,0 +1,137 @@
+"""Carrying a plan out: the next generation of a set is made, published, and told."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin.apps.attaching import attach_when_free
+from bpfpin.apps.load_report import attached, finished, planned
+from bpfpin.apps.loading import Loading
+from bpfpin.apps.planning import access_after, outside_pins
+from bpfpin.apps.recovery import reopen
+from bpfpin.apps.reports import LoadReport, ProgramReport
+from bpfpin.objects import collection
+from bpfpin.objects.collection import Loaded
+from bpfpin.objects.link import Link
+from bpfpin.objfile import shipped
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import HookRecord, Manifest
+from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
+from bpfpin.pins.transaction import Stage, next_generation
+from bpfpin.version import __version__
+
+Attached = tuple[HookRecord, ProgramReport]
+
+
+def verify(loading: Loading, plan: Plan) -> LoadReport:
+    """Have the kernel verify the programs, let them go, and return what `publish` would do."""
+    with _loaded(loading, plan) as loaded:
+        return planned(loading, plan, loaded)
+
+
+def publish(loading: Loading, plan: Plan, root: Directory) -> LoadReport:
+    """Build the set's next generation and make it the one that holds; the lock must be held."""
+    with _loaded(loading, plan) as loaded:
+        with next_generation(root, loading.name, reopen) as stage, ExitStack() as opened:
+            live = opened.enter_context(root.child(loading.name)) if plan.live else None
+            running = _Building(stage, loading, plan, loaded, live).build()
+        return finished(loading, plan, loaded, running)
+
+
+def _loaded(loading: Loading, plan: Plan) -> Loaded:
+    """Make the maps that are not given, and load the programs."""
+    return collection.load_checked(
+        loading.spec.only_programs(*loading.programs),
+        maps=plan.given,
+        max_map_memory=loading.max_map_memory,
+    )
+
+
+@dataclass(frozen=True)
+class _Building:
+    """One generation on its way into *stage*; *live* is the directory of the one before."""
+
+    stage: Stage
+    loading: Loading
+    plan: Plan
+    loaded: Loaded
+    live: Directory | None
+
+    def build(self) -> list[ProgramReport]:
+        """Pin everything, then attach what is attached anew, and return what will run where."""
+        self._pin_maps()
+        for name, program in self.loaded.programs.items():
+            self.stage.pin_program(name, program)
+        updates = [hook for hook in self.plan.hooks if hook.action is HookAction.UPDATE]
+        attaches = [hook for hook in self.plan.hooks if hook.action is HookAction.ATTACH]
+        running = [*map(self._prepare_update, updates), *map(self._attach, attaches)]
+        records = tuple(record for record, _ in running)
+        self.stage.write_manifest(_manifest(self.loading, self.plan, records))
+        return [report for _, report in running]
+
+    def _pin_maps(self) -> None:
+        """Pin the maps; kept ones last, for their mode must not change before the commit."""
+        kept = {each.name for each in self.plan.maps if each.decision is Decision.KEPT}
+        for name, held in self.loaded.maps.items():
+            spec = self.loading.spec.maps[name]
+            if name not in kept:
+                self.stage.pin_map(name, held, key=spec.key, value=spec.value)
+        access = access_after(self.loading, self.plan.live)
+        if access is not None:
+            self.stage.set_access(access)
+        for name in self.loaded.maps:
+            spec = self.loading.spec.maps[name]
+            if name in kept and self.live is not None:
+                self.stage.keep_map(name, self.live, key=spec.key, value=spec.value)
+
+    def _prepare_update(self, hook: HookPlan) -> Attached:
+        """Keep a hook, and what it runs now, in the stage; it is switched after the commit."""
+        if isinstance(hook.attachment, Link):
+            if hook.is_taken:
+                self.stage.pin_link(hook.link, hook.attachment)
+            elif self.live is not None:
+                self.stage.keep_link(hook.link, self.live)
+        if hook.previous is not None:
+            self.stage.pin_previous(hook.link, hook.previous)
+        record = _record(self.loading, hook, mode=hook.mode)
+        return record, attached(self.loading, record, self.loaded, link_id=hook.link_id)
+
+    def _attach(self, hook: HookPlan) -> Attached:
+        program = self.loaded.programs[hook.program]
+        ifindex, mode = self.loading.place.ifindex, self.loading.mode
+        with attach_when_free(program, ifindex, mode=mode) as link:
+            self.stage.pin_link(hook.link, link)
+            record = _record(self.loading, hook, mode=link.mode.value)
+            report = attached(self.loading, record, self.loaded, link_id=link.id, note=link.note)
+            return record, report
+
+
+def _record(loading: Loading, hook: HookPlan, *, mode: str) -> HookRecord:
+    return HookRecord(
+        hook=hook.hook,
+        program=hook.program,
+        link=hook.link,
+        asked_mode=loading.mode.value,
+        mode=mode,
+        held=hook.held,
+    )
+
+
+def _manifest(loading: Loading, plan: Plan, records: tuple[HookRecord, ...]) -> Manifest:
+    path = loading.spec.path
+    if path and not path.startswith(shipped.PREFIX):
+        path = str(Path(path).absolute())
+    return Manifest(
+        tool=__version__,
+        object=path,
+        sha256=loading.spec.sha256,
+        generation=plan.generation,
+        time=int(time.time()),
+        place=loading.place,
+        hooks=records,
+        access=access_after(loading, plan.live),
+        outside=outside_pins(loading, plan.live),
+    )

@@ -1,0 +1,75 @@
+"""Recovery for the pins: how a hook is opened again from what its set's manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bpfpin.attach.xdp_netlink import NetlinkXdp
+from bpfpin.errors import InterfaceNotFoundError, NamespaceNotFoundError
+from bpfpin.objects.link import Attachment
+from bpfpin.objects.program import Program
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import HookRecord, Place
+from bpfpin.pins.recover import Recovery, recover
+from bpfpin.pins.transaction import signals_deferred
+from bpfpin.spec import XdpMode
+from bpfpin.syscall import netns as namespaces
+from bpfpin.syscall.fd import Closing
+
+
+def recovered(root: Directory, name: str) -> Recovery:
+    """Undo or finish what a dead command left of the set, undisturbed by Ctrl-C."""
+    with signals_deferred():
+        return recover(root, name, reopen)
+
+
+def reopen(place: Place, record: HookRecord) -> Attachment:
+    """Open the hook of *record*, which no link holds, wherever its namespace is."""
+    return _There(place, NetlinkXdp(place.ifindex, XdpMode(record.mode)))
+
+
+class _There(Closing):
+    """A hook in another network namespace, which is entered for every look at it."""
+
+    def __init__(self, place: Place, hook: NetlinkXdp) -> None:
+        self._place = place
+        self._hook = hook
+
+    def program_id(self) -> int:
+        with _entered(self._place):
+            return self._hook.program_id()
+
+    def update(self, program: Program, expected_old: Program | None = None) -> None:
+        with _entered(self._place):
+            self._hook.update(program, expected_old)
+
+    def detach(self) -> None:
+        with _entered(self._place):
+            self._hook.detach()
+
+    def close(self) -> None:
+        self._hook.close()
+
+
+@contextmanager
+def _entered(place: Place) -> Iterator[None]:
+    """Enter the namespace of *place*; `InterfaceNotFoundError` if it cannot be found any more."""
+    if namespaces.inode() == place.netns_inode:
+        yield
+        return
+    with namespaces.enter(_name(place)):
+        yield
+
+
+def _name(place: Place) -> str:
+    for name in filter(None, (place.netns, *namespaces.names())):
+        try:
+            if namespaces.inode(name) == place.netns_inode:
+                return name
+        except NamespaceNotFoundError:
+            continue
+    raise InterfaceNotFoundError(
+        f"the network namespace of {place.device} is gone, or has no name here",
+        hint=f"run it where {place.device} is: nsenter --net=…, or -n NAME",
+    )

@@ -1,0 +1,127 @@
+"""Which maps of an object come from outside of its set, or are to be found there by others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin.apps import iproute2_pins
+from bpfpin.apps.maps import ID, NAME, open_map
+from bpfpin.errors import NotBpffsError, PinKindError, PinNotFoundError, UsageError
+from bpfpin.objects.map import Map
+from bpfpin.pins import names
+from bpfpin.spec import MapSpec, ObjectSpec, Pinning
+from bpfpin.syscall.fd import Descriptor
+
+Given = str | Path | Map
+"""What a user names a map by: a path in bpffs, `id:N`, `name:NAME`, or a `Map`."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One map of the object that comes from, or is to be found at, a place outside of the set.
+
+    *held* is the opened map, None where nothing is pinned yet and a new one is to be pinned at
+    *path*, too. *path* is None for a map that was named by id, name or handle, and for one that
+    iproute2 keeps outside of the pin root, where we only look. *source* is what was told;
+    *is_promised* says that the user asked for it, not the object.
+    """
+
+    name: str
+    held: Map | None
+    path: Path | None
+    source: str
+    is_promised: bool
+
+
+def parse_map_words(words: Sequence[str]) -> dict[str, str]:
+    """Return `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME` by name; `UsageError` for others."""
+    given: dict[str, str] = {}
+    for word in words:
+        name, equals, source = word.partition("=")
+        if not (name and equals and source):
+            raise UsageError(f"--map {word}: not understood", hint="--map NAME=PATH or NAME=id:N")
+        if name in given:
+            raise UsageError(f"--map names {name!r} twice: {given[name]} and {source}")
+        given[name] = source
+    return given
+
+
+def open_shared(
+    spec: ObjectSpec, given: Mapping[str, Given], *, pin_root: Path
+) -> dict[str, Shared]:
+    """Open the maps that *given* names, and look where the object asks its maps to be pinned.
+
+    A `Map` stays its owner's; all that is in the result is the caller's to close. No directory is
+    made. `UsageError` for a map that the object lacks, `PinNotFoundError` and `IdNotFoundError` for
+    what is not there, `PinKindError` where something else is pinned, `PinNameError` for a name that
+    could lead elsewhere.
+    """
+    unknown = [name for name in given if name not in spec.maps]
+    if unknown:
+        there = ", ".join(spec.maps) or "none"
+        raise UsageError(f"the object has no map {', '.join(unknown)}; it has: {there}")
+    found: dict[str, Shared] = {}
+    with ExitStack() as undo:
+        for name, source in given.items():
+            found[name] = _opened(name, source)
+            undo.callback(_close, found[name])
+        for name, wanted in spec.maps.items():
+            path = None if name in given else own_place(spec, wanted, pin_root=pin_root)
+            shared = _looked_up(name, path, pin_root) if path else None
+            if shared is not None:
+                found[name] = shared
+                undo.callback(_close, shared)
+        undo.pop_all()
+    return found
+
+
+def own_place(spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path) -> Path | None:
+    """Return where the object asks map *wanted* to be pinned for others, None for nowhere."""
+    if wanted.pinning is Pinning.NONE:
+        return None
+    if wanted.pinning is Pinning.BY_NAME:
+        return pin_root / names.map_pin_name(wanted.name)
+    return iproute2_pins.pin_path(spec, wanted, pin_root=pin_root)
+
+
+def _opened(name: str, source: Given) -> Shared:
+    if isinstance(source, Map):
+        return Shared(name, _duplicate(source), None, f"{ID}{source.id}", is_promised=True)
+    if isinstance(source, str) and source.startswith((ID, NAME)):
+        return Shared(name, open_map(source, read_only=False), None, source, is_promised=True)
+    path = Path(os.path.abspath(source))  # noqa: PTH100  (no symlink may be resolved)
+    held = _told_for(name, lambda: Map.from_pin(path), f"--map {name}={source}")
+    return Shared(name, held, path, str(source), is_promised=True)
+
+
+def _looked_up(name: str, path: Path, pin_root: Path) -> Shared | None:
+    """Return the map that is at *path* or is to be there; None for neither."""
+    is_ours = path.is_relative_to(pin_root)  # a set makes no names where its lock does not reach
+    held = None
+    with suppress(PinNotFoundError, NotBpffsError):  # no bpffs yet: `load` mounts one
+        held = _told_for(name, lambda: Map.from_pin(path), "the object asks it to be pinned there")
+    if held is None and not is_ours:
+        return None
+    return Shared(name, held, path if is_ours else None, str(path), is_promised=False)
+
+
+def _told_for(name: str, opened: Callable[[], Map], reason: str) -> Map:
+    try:
+        return opened()
+    except PinKindError as error:
+        error.hint = f"it was to be map {name}: {reason}"
+        raise
+
+
+def _duplicate(held: Map) -> Map:
+    copy = Descriptor(os.dup(held.fd))
+    return Map(copy, key_type=held.key_type, value_type=held.value_type)
+
+
+def _close(shared: Shared) -> None:
+    if shared.held is not None:
+        shared.held.close()

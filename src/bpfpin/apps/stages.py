@@ -1,0 +1,83 @@
+"""What commands that died have left beside the sets, and whether it is ours to undo or finish."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bpfpin.errors import BpfError, PinNotFoundError
+from bpfpin.pins import names
+from bpfpin.pins.directory import Directory, unsafe_reason, user_name
+
+_FOLDERS: Final = {
+    names.PROGRAMS,
+    names.LINKS,
+    names.LAYOUTS,
+    names.PREVIOUS,
+    names.COMMIT,
+    names.ABORT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LeftStage:
+    """A directory `NAME~stage`; *foreign* says why it is not ours, *is_committed* how it ends."""
+
+    name: str
+    path: Path
+    foreign: str = ""
+    is_committed: bool = False
+
+
+def left_stages(root: Directory) -> list[LeftStage]:
+    """Return all stages below *root* by name; while the lock is held nobody is at one of them."""
+    found = []
+    for entry in root.names():
+        name = entry.removesuffix(names.STAGE_SUFFIX)
+        if name not in ("", entry):
+            found.append(_look(root, entry, name))
+    return found
+
+
+def foreign_content(directory: Directory) -> str:
+    """Return what in a generation of a set is not of our making, "" if nothing is."""
+    for entry in directory.names():
+        if not _is_ours(entry, directory.stat(entry).st_mode):
+            return f"it holds {entry!r}, which bpfpin does not make there"
+    return ""
+
+
+def _look(root: Directory, entry: str, name: str) -> LeftStage:
+    path = root.path / entry
+    try:
+        if reason := _foreign_name(root, entry, name):
+            return LeftStage(name, path, reason)
+        with root.child(entry) as directory:
+            reason = foreign_content(directory)
+            return LeftStage(name, path, reason, is_committed=directory.has(names.COMMIT))
+    except PinNotFoundError:
+        return LeftStage(name, path, "it is gone meanwhile")
+    except BpfError as error:
+        return LeftStage(name, path, str(error))
+
+
+def _foreign_name(root: Directory, entry: str, name: str) -> str:
+    status = root.stat(entry)
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is no directory"
+    if not names.is_set_name(name):
+        return "no set of ours has such a name"
+    if status.st_uid != os.geteuid():
+        return f"it belongs to {user_name(status.st_uid)}"
+    return unsafe_reason(status)
+
+
+def _is_ours(entry: str, mode: int) -> bool:
+    if stat.S_ISDIR(mode):
+        return entry in _FOLDERS
+    if stat.S_ISLNK(mode):
+        return entry == names.MANIFEST
+    return "~" not in entry
