@@ -7,6 +7,7 @@
     attach_xdp(program, …)   attach    a program at a hook; closing the Link detaches
     deploy(path, device=…)   apps      load, attach and pin as one set that outlives the process
     undeploy(device)         apps      detach and unpin it
+    follow(path)             apps      the map under a name, through reloads
     errors                             every exception, with its tree
 
 Layers import downwards only; the command is `bpfpin.cli`, and nothing here needs it.
@@ -16,8 +17,10 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
+    from bpfpin.apps.changes import Change, Reload
     from bpfpin.apps.deploy import deploy
     from bpfpin.apps.deployment import Deployment
+    from bpfpin.apps.follow import Follower, follow
     from bpfpin.apps.undeploy import undeploy
     from bpfpin.attach.xdp import attach_xdp
     from bpfpin.errors import (
@@ -67,8 +70,10 @@ if _TYPE_CHECKING:
 
 # Where each name is, so that `import bpfpin` costs nothing before it is used (PEP 562).
 _HOMES = {
+    "apps.changes": "Change Reload",
     "apps.deploy": "deploy",
     "apps.deployment": "Deployment",
+    "apps.follow": "Follower follow",
     "apps.undeploy": "undeploy",
     "attach.xdp": "attach_xdp",
     "objects.collection": "Loaded load",
@@ -85,17 +90,18 @@ _HOMES = {
 _MODULES = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    "AttachError", "AttachType", "BpfError", "BusyError", "CgroupNotFoundError", "Deployment",
-    "Difference", "Hook", "HookBusyError", "IdNotFoundError", "IncompatibleMapError",
-    "InterfaceNotFoundError", "KeyExistsError", "KeyNotFoundError", "LimitError", "Link",
-    "LinkInfo", "Loaded", "LockTimeoutError", "Map", "MapFlag", "MapFullError", "MapInfo",
-    "MapSpec", "MapType", "NamespaceNotFoundError", "NotBpffsError", "NotSupportedError",
-    "ObjectFileError", "ObjectNotFoundError", "ObjectSpec", "PermissionDeniedError", "PinError",
-    "PinExistsError", "PinKindError", "PinNameError", "PinNotFoundError", "Program",
-    "ProgramChangedError", "ProgramInfo", "ProgramSpec", "ProgramType", "ReadOnlyMapError",
-    "SyscallError", "UnsafePathError", "UpdateFlag", "UsageError", "VerifierError",
-    "WrongHookError", "XdpAction", "XdpMode", "__version__", "attach_xdp", "deploy", "links",
-    "load", "maps", "programs", "read_object", "undeploy",
+    "AttachError", "AttachType", "BpfError", "BusyError", "CgroupNotFoundError", "Change",
+    "Deployment", "Difference", "Follower", "Hook", "HookBusyError", "IdNotFoundError",
+    "IncompatibleMapError", "InterfaceNotFoundError", "KeyExistsError", "KeyNotFoundError",
+    "LimitError", "Link", "LinkInfo", "Loaded", "LockTimeoutError", "Map", "MapFlag",
+    "MapFullError", "MapInfo", "MapSpec", "MapType", "NamespaceNotFoundError", "NotBpffsError",
+    "NotSupportedError", "ObjectFileError", "ObjectNotFoundError", "ObjectSpec",
+    "PermissionDeniedError", "PinError", "PinExistsError", "PinKindError", "PinNameError",
+    "PinNotFoundError", "Program", "ProgramChangedError", "ProgramInfo", "ProgramSpec",
+    "ProgramType", "ReadOnlyMapError", "Reload", "SyscallError", "UnsafePathError", "UpdateFlag",
+    "UsageError", "VerifierError", "WrongHookError", "XdpAction", "XdpMode", "__version__",
+    "attach_xdp", "deploy", "follow", "links", "load", "maps", "programs", "read_object",
+    "undeploy",
 ]  # fmt: skip
 
 

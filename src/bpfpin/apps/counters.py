@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bpfpin.apps.follow import Follower
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import MemberLayout, members
 from bpfpin.btf.types import Array, Enum, Int, Struct
@@ -58,12 +59,27 @@ class Sample:
 
 
 class Counters:
-    """An open counter map; `read` is one batch call. Closing it closes the map."""
+    """An open counter map; `read` is one batch call. Closing it closes the map.
 
-    def __init__(self, map_: Map, *, path: str = "") -> None:
+    With *live* it is the map that this follower holds, and `renew` is for when that is another one.
+    """
+
+    def __init__(self, map_: Map, *, path: str = "", live: Follower | None = None) -> None:
         self.map = map_
         self.path = path
+        self.live = live
         self.shape = shape_of(map_)
+
+    @classmethod
+    def following(cls, live: Follower) -> Counters:
+        """Return the counters of a name; closing them closes the follower."""
+        return cls(live.map, path=str(live.path), live=live)
+
+    def renew(self) -> None:
+        """Read the follower's map from now on; `UsageError` if that is no counter map."""
+        if self.live:
+            self.map = self.live.map
+            self.shape = shape_of(self.map)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -79,8 +95,8 @@ class Counters:
         return Sample(monotonic_s, wall_s, tuple(self._counts(value) for value in values))
 
     def close(self) -> None:
-        """Close the map."""
-        self.map.close()
+        """Close the map, and follow no longer."""
+        (self.live or self.map).close()
 
     def _counts(self, value: bytes) -> tuple[Count, ...]:
         view = memoryview(value)

@@ -1,4 +1,4 @@
-"""Rates of a counter map: find it, read it once an interval, say what changed."""
+"""Rates of a counter map: find it, read it once an interval, follow it through reloads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpfpin.apps.changes import Gone, Reload
 from bpfpin.apps.counters import Count, Counters, Sample, is_likely_counter, total
-from bpfpin.apps.maps import is_map_name, open_map
+from bpfpin.apps.follow import beats, follow
+from bpfpin.apps.maps import ID, NAME, is_map_name, open_map
 from bpfpin.apps.target import find_readable_set
 from bpfpin.errors import BpfError, PinNotFoundError, UsageError
 from bpfpin.objects.map import Map
@@ -43,6 +45,10 @@ class Interval:
     rows: tuple[Row, ...]
 
 
+# What `watch_events` yields.
+Found = Interval | Reload | Gone
+
+
 def open_counters(
     target: str, *, map_name: str | None = None, pin_root: Path, netns: str | None = None
 ) -> Counters:
@@ -50,25 +56,37 @@ def open_counters(
 
     *target* is a device or a pin set, a directory with pins or a pin of any maker's, or a map as
     `id:N` or `name:NAME`. In a set or a directory *map_name* chooses; without it `xdp_stats_map`,
-    or the only map that is one of counters. `UsageError` if several or none fit.
+    or the only map that is one of counters. `UsageError` if several or none fit. What has a path
+    is followed through reloads; `id:N` and `name:NAME` mean this one map.
     """
     if is_map_name(target) and not Path(target).is_dir():
         if map_name is not None:
             raise UsageError(f"{target!r} is one map already; --map chooses from a set")
-        return _counters(open_map(target), target)
+        is_fixed = target.startswith((ID, NAME))
+        return _fixed(target) if is_fixed else _following(Path(target))
     pins = _pins(target, pin_root=pin_root, netns=netns)
     if map_name is None:
         return _only_counters(target, pins)
     if map_name not in pins:
         raise UsageError(f"{target!r} has no map {map_name!r}; it has: {_listed(pins)}")
-    return _counters(open_map(str(pins[map_name])), str(pins[map_name]))
+    return _following(pins[map_name])
 
 
-def _counters(map_: Map, path: str) -> Counters:
+def _fixed(target: str) -> Counters:
+    held = open_map(target)
     try:
-        return Counters(map_, path=path)
+        return Counters(held, path=target)
     except BaseException:
-        map_.close()
+        held.close()
+        raise
+
+
+def _following(path: Path) -> Counters:
+    live = follow(path, read_only=True)
+    try:
+        return Counters.following(live)
+    except BaseException:
+        live.close()
         raise
 
 
@@ -95,7 +113,7 @@ def _pins_in(directory: Path) -> dict[str, Path]:
 
 def _only_counters(target: str, pins: dict[str, Path]) -> Counters:
     if USUAL_NAME in pins:
-        return _counters(open_map(str(pins[USUAL_NAME])), str(pins[USUAL_NAME]))
+        return _following(pins[USUAL_NAME])
     with ExitStack() as others:
         fitting = {}
         for name, path in pins.items():
@@ -106,7 +124,7 @@ def _only_counters(target: str, pins: dict[str, Path]) -> Counters:
                     fitting[name] = path
     if len(fitting) == 1:
         (path,) = fitting.values()
-        return _counters(open_map(str(path)), str(path))
+        return _following(path)
     if fitting:
         raise UsageError(
             f"{target!r} has {len(fitting)} maps of counters: {_listed(fitting)}",
@@ -136,18 +154,55 @@ def watch(
     count: int | None = None,
     is_percpu: bool = False,
 ) -> Iterator[Interval]:
-    """Yield what was counted in each interval, *count* times or for ever.
+    """Yield what was counted in each interval as `watch_events` does, without the events."""
+    found = watch_events(counters, interval_s=interval_s, count=count, is_percpu=is_percpu)
+    return (interval for interval in found if isinstance(interval, Interval))
 
-    The first one ends *interval_s* seconds from now. Rates are of the monotonic clock.
+
+def watch_events(
+    counters: Counters,
+    *,
+    interval_s: float = 1.0,
+    count: int | None = None,
+    is_percpu: bool = False,
+) -> Iterator[Found]:
+    """Yield what was counted in each interval, *count* times or for ever, and what came between.
+
+    The first one ends *interval_s* seconds from now. Rates are of the monotonic clock. Where a
+    reload brought another map, the next interval begins with the first reading of that one. That
+    the name is gone is told once; intervals in which it is are counted and not yielded.
     """
     before = counters.read()
-    deadline = before.monotonic_s
-    for _ in itertools.count() if count is None else range(count):
-        deadline += interval_s
-        time.sleep(max(0.0, deadline - time.monotonic()))
+    is_told = False
+    for beat in _beats(counters, interval_s, count):
+        if isinstance(beat, Gone):
+            if not is_told:
+                yield beat
+            is_told = True
+            continue
+        is_told = False
+        if isinstance(beat, Reload):
+            yield beat
+            if beat.is_restart:
+                counters.renew()
+                before = counters.read()
+            continue
         now = counters.read()
         yield interval_between(before, now, keys=counters.keys, is_percpu=is_percpu)
         before = now
+
+
+def _beats(
+    counters: Counters, interval_s: float, count: int | None
+) -> Iterator[Reload | Gone | None]:
+    if counters.live:
+        yield from beats(counters.live, interval_s=interval_s, count=count)
+        return
+    deadline = time.monotonic()
+    for _ in itertools.count() if count is None else range(count):
+        deadline += interval_s
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        yield None
 
 
 def interval_between(

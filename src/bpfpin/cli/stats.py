@@ -8,8 +8,9 @@ from contextlib import closing
 
 import click
 
+from bpfpin.apps.changes import Gone, Reload
 from bpfpin.apps.classic import classic, has_grouping
-from bpfpin.apps.stats import Interval, Row, open_counters, watch
+from bpfpin.apps.stats import Found, Interval, Row, open_counters, watch_events
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.output import Output
 from bpfpin.cli.stats_text import block
@@ -52,6 +53,9 @@ def command(
 
     It reads arrays and per-CPU arrays, whoever made them: of a device or a pin set of bpfpin, of a
     directory with pins, or one map by path, id:N or name:NAME.
+
+    It follows reloads, and says so on stderr; where a reload brought another map, counting begins
+    anew. What is unloaded is waited for. With id:N and name:NAME it stays with that one map.
     """
     out = context.out
     _check_choices(out, per_cpu=per_cpu, is_classic=is_classic)
@@ -62,15 +66,15 @@ def command(
     out.detail(f"reading map {counters.map.name} (id {counters.map.id}) of {counters.path}")
     with closing(counters), contextlib.suppress(KeyboardInterrupt):
         number = 1 if out.is_json and count is None else count
-        found = watch(counters, interval_s=interval, count=number, is_percpu=per_cpu)
+        found = watch_events(counters, interval_s=interval, count=number, is_percpu=per_cpu)
         if is_classic:
-            _write_classic(out, found)
+            _write_classic(out, _announced(out, found))
         elif out.is_live:
             from bpfpin.cli.live import show_live  # noqa: PLC0415 - rich, only on a terminal
 
             show_live(out, found, title=f"{wanted} · {counters.path}")
         else:
-            _write(out, found)
+            _write(out, _announced(out, found))
 
 
 def _check_choices(out: Output, *, per_cpu: bool, is_classic: bool) -> None:
@@ -85,31 +89,50 @@ def _one_target(target: str | None, dev: str | None) -> str:
     return wanted
 
 
-def _write_classic(out: Output, found: Iterable[Interval]) -> None:
+def _announced(out: Output, found: Iterable[Found]) -> Iterator[Found]:
+    """Say on stderr what came between the intervals."""
+    for one in found:
+        if not isinstance(one, Interval):
+            out.say(str(one))
+        yield one
+
+
+def _write_classic(out: Output, found: Iterable[Found]) -> None:
     is_grouped = has_grouping()
-    for interval in found:
-        out.line("\n".join(classic(interval, is_grouped=is_grouped)))
+    for one in found:
+        if isinstance(one, Interval):
+            out.line("\n".join(classic(one, is_grouped=is_grouped)))
 
 
-def _write(out: Output, found: Iterable[Interval]) -> None:
+def _write(out: Output, found: Iterable[Found]) -> None:
     if out.is_json:
-        rows: list[dict[str, object]] = []
-        with contextlib.suppress(KeyboardInterrupt):  # what was read until then is the document
-            for interval in found:
-                rows += _documents(interval)
-        out.document({"rows": rows})
+        _write_document(out, found)
         return
-    for interval in found:
+    for one in found:
         if out.is_ndjson:
-            for line in _documents(interval):
+            for line in _documents(one):
                 out.document(line)
-        else:
-            out.text("\n".join(block(interval)))
+        elif isinstance(one, Interval):
+            out.text("\n".join(block(one)))
 
 
-def _documents(interval: Interval) -> Iterator[dict[str, object]]:
-    for row in interval.rows:
-        yield {"time": round(interval.wall_time_s, 6), **_document(row)}
+def _write_document(out: Output, found: Iterable[Found]) -> None:
+    rows: list[dict[str, object]] = []
+    events: list[dict[str, object]] = []
+    with contextlib.suppress(KeyboardInterrupt):  # what was read until then is the document
+        for one in found:
+            (rows if isinstance(one, Interval) else events).extend(_documents(one))
+    out.document({"rows": rows, "events": events})
+
+
+def _documents(one: Found) -> Iterator[dict[str, object]]:
+    if isinstance(one, Reload):
+        yield {"event": "reload", "program": one.program, "map": one.map}
+    elif isinstance(one, Gone):
+        yield {"event": "gone", "path": one.path, "map": one.map}
+    else:
+        for row in one.rows:
+            yield {"time": round(one.wall_time_s, 6), **_document(row)}
 
 
 def _document(row: Row) -> dict[str, object]:

@@ -39,14 +39,19 @@ def amounts(row: Row) -> tuple[str, str, str, str]:
     return f"{row.packets:,}", f"{row.packets_per_second:,.1f}", in_bytes, mbits
 
 
+def clock(wall_time_s: float) -> str:
+    """Return a moment as local time."""
+    return time.strftime("%H:%M:%S", time.localtime(wall_time_s))
+
+
 def block(interval: Interval) -> list[str]:
     """Return the lines of one interval: its end as local time, then a row an action."""
-    clock = time.strftime("%H:%M:%S", time.localtime(interval.wall_time_s))
+    end = clock(interval.wall_time_s)
     lines = []
     for row in shown(interval.rows):
         packets, rate, in_bytes, mbits = amounts(row)
         lines.append(
-            f"{clock}  {label(row):<12} {packets:>15} packets {rate:>13} pkts/s"
+            f"{end}  {label(row):<12} {packets:>15} packets {rate:>13} pkts/s"
             f" {in_bytes:>19} bytes {mbits:>12} Mbit/s"
         )
-    return lines or [f"{clock}  nothing counted yet"]
+    return lines or [f"{end}  nothing counted yet"]

@@ -1,0 +1,55 @@
+"""Being woken when names in a directory change (inotify(7)); bpffs tells of them, too."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import select
+from enum import IntFlag
+from pathlib import Path
+
+from bpfpin.syscall.fd import Closing, Descriptor
+from bpfpin.syscall.libc import LIBC, checked
+
+BUFFER_SIZE = 65536
+
+
+class Event(IntFlag):
+    """What can happen to the names in a directory."""
+
+    ATTRIB = 0x4
+    MOVED_FROM = 0x40
+    MOVED_TO = 0x80
+    CREATE = 0x100
+    DELETE = 0x200
+
+
+NAMES = Event.ATTRIB | Event.MOVED_FROM | Event.MOVED_TO | Event.CREATE | Event.DELETE
+
+
+class Inotify(Closing):
+    """Directories that are listened to; which name it was, the caller looks himself."""
+
+    def __init__(self) -> None:
+        flags = ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor = Descriptor(checked("inotify_init1", LIBC.inotify_init1(flags)))
+        self._poll = select.poll()
+        self._poll.register(self._descriptor.fileno(), select.POLLIN)
+
+    def close(self) -> None:
+        """Listen to nothing any more."""
+        self._descriptor.close()
+
+    def add(self, directory: Path, events: Event = NAMES) -> None:
+        """Listen to the directory that is at this path now; again does nothing."""
+        fd, mask = self._descriptor.fileno(), ctypes.c_uint32(events)
+        answer = LIBC.inotify_add_watch(fd, os.fsencode(directory), mask)
+        checked("inotify_add_watch", answer, target=str(directory))
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return True as soon as something happened, False after *timeout_s*."""
+        if not self._poll.poll(max(0, math.ceil(timeout_s * 1000))):
+            return False
+        os.read(self._descriptor.fileno(), BUFFER_SIZE)
+        return True
