@@ -164,7 +164,7 @@ def test_a_device_that_vanishes_before_the_switch_leaves_the_old_set(
     def meanwhile() -> None:
         subprocess.run(["ip", "link", "del", DEVICE], check=True)
 
-    with pytest.raises(InterfaceNotFoundError, match="the device of the link is gone") as told:
+    with pytest.raises(InterfaceNotFoundError, match="is gone") as told:
         publish(root, following, meanwhile)
 
     assert told.value.exit_code == 4

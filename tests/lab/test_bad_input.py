@@ -274,13 +274,14 @@ def test_a_pin_of_another_kind_is_told(action: Path, place: str, kind: str) -> N
     told(run_cli("map", "get", path, "0", "-o", "json"), 6, str(path), kind)
 
 
-def test_a_second_load_of_something_else_is_told_and_changes_nothing(
+def test_a_second_load_with_maps_that_do_not_fit_is_told_and_changes_nothing(
     action: Path, lab: TestLab
 ) -> None:
+    source = SHIPPED / "xdp_stats.bpf.o"
     before = xdp_holder(lab.ifindex)
-    result = load(lab, "builtin:xdp_pass")
+    result = load(lab, source, "--map", f"xdp_stats_map={action}")
 
-    told(result, 7, lab.device, "builtin:xdp_stats", f"bpfpin unload {action.parent.name}")
+    told(result, 6, str(action), "xdp_stats_map: type: array -> percpu_array", "is used by:")
     assert xdp_holder(lab.ifindex) == before
 
 

@@ -58,12 +58,14 @@ def test_loading_the_same_again_changes_nothing(lab: TestLab) -> None:
     assert second["programs"] == first["programs"]
 
 
-def test_another_object_on_a_loaded_device_is_busy(lab: TestLab) -> None:
-    run_cli_ok("load", "--dev", lab.device)
-    refused = run_cli("load", "builtin:xdp_pass", "--dev", lab.device)
+def test_another_object_on_a_loaded_device_is_a_reload(lab: TestLab) -> None:
+    first = run_cli_ok("load", "--dev", lab.device, "-o", "json").json["programs"][0]
+    reloaded = run_cli_ok("load", "builtin:xdp_pass", "--dev", lab.device)
+    holder = xdp_holder(lab.ifindex)
 
-    assert refused.exit_code == 7
-    assert f"bpfpin unload {lab.device}, then load" in refused.stderr
+    assert holder is not None
+    assert (holder.program_name, holder.link_id) == ("xdp_pass", first["link"])
+    assert f"program id {first['id']} -> {holder.program_id}" in reloaded.stderr
 
 
 def test_kept_maps_go_on_in_the_next_load(lab: TestLab) -> None:

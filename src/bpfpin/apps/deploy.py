@@ -26,10 +26,11 @@ from bpfpin.errors import PinNotFoundError, UsageError
 from bpfpin.objects.collection import MAP_MEMORY_LIMIT
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
+from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
 from bpfpin.pins.manifest import Place
 from bpfpin.pins.pinset import PinSet
-from bpfpin.pins.recover import Recovery
+from bpfpin.pins.recover import Recovery, check_stage
 from bpfpin.spec import ObjectSpec, XdpMode
 from bpfpin.syscall import netns as namespaces
 
@@ -101,7 +102,11 @@ def _planned(request: Loading, given: Mapping[str, Given]) -> LoadReport:
     is_mounted = bpffs.inspect(root) is not RootState.ABSENT
     if is_mounted:
         bpffs.require(root)
-    live = read_own(root, request.name) if is_mounted else None
+    live = None
+    if is_mounted:
+        with Directory.open(root) as directory:
+            check_stage(directory, request.name)
+        live = read_own(root, request.name)
     with _shared(request, given) as loading, make_plan(loading, live) as plan:
         return unchanged(loading, plan) if plan.is_unchanged else verify(loading, plan)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from bpfpin.apps.choose import Choice
 from bpfpin.apps.loading import Loading
 from bpfpin.apps.recovery import reopen
+from bpfpin.apps.target import all_sets
 from bpfpin.attach.xdp import XdpHolder, xdp_holder
 from bpfpin.attach.xdp_netlink import NetlinkXdp
 from bpfpin.errors import (
+    AttachError,
+    BpfError,
     BusyError,
     HookBusyError,
     PermissionDeniedError,
@@ -78,7 +81,10 @@ def _plan(
         with ExitStack() as undo:
             found = _own_hook(live, record, undo)
             if found is not None and found.previous_id:
-                _require_mode(loading, found.mode, f"the set {loading.shown_name}")
+                name = loading.shown_name
+                _require_mode(
+                    loading, found.mode, f"the set {name}", f"bpfpin unload --keep-maps {name}"
+                )
                 previous, is_taken = _previous(loading, live, record, found)
                 undo.pop_all()
                 return replace(
@@ -108,7 +114,9 @@ def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | N
     if record.held is Held.NETLINK:
         hook = reopen(live.manifest.place, record)
         undo.callback(hook.close)
-        return replace(found, attachment=hook, previous_id=hook.program_id(), mode=record.mode)
+        with suppress(AttachError):  # the device is gone
+            return replace(found, attachment=hook, previous_id=hook.program_id(), mode=record.mode)
+        return None
     if record.link not in live.links:
         return None
     try:
@@ -133,6 +141,13 @@ def _previous(
                 return program, False
     if loading.takes_over and found.previous_id:
         return Program.from_id(found.previous_id), True
+    if record.program not in live.programs:
+        raise ProgramChangedError(
+            f"the pin of {record.program} is gone from the set {loading.shown_name}: whether"
+            f" program id {found.previous_id} at {found.hook} is the set's own cannot be told",
+            holder=f"program id {found.previous_id}",
+            hint="if it is: --take-over",
+        )
     raise ProgramChangedError(
         f"{found.hook} of {loading.place.device} runs program id {found.previous_id}, which is not"
         f" the {record.program} of the set {loading.shown_name}: somebody else put it there",
@@ -152,14 +167,35 @@ def _plan_beside_others(loading: Loading, wanted: HookPlan) -> HookPlan:
             holder=str(holder),
             hint="it was left as it is; to put yours in its place: --take-over",
         )
+    owner = _owning_set(loading, holder)
+    if owner:
+        raise HookBusyError(
+            f"{loading.place.device} runs the program of another set of yours, {owner}: {holder}",
+            holder=owner,
+            hint=f"load it into that set: --name {owner}; or first: bpfpin unload {owner}",
+        )
     if not holder.is_link_known:
         raise PermissionDeniedError(
             "taking a hook over needs CAP_SYS_ADMIN, to see which link holds it",
             missing=["CAP_SYS_ADMIN"],
             errno=0,
         )
-    _require_mode(loading, holder.mode.value, str(holder))
+    detach = f"ip link set dev {loading.place.device} xdp off"
+    if holder.link_id is not None:
+        detach = f"bpftool link detach id {holder.link_id}"
+    whose = f"program id {holder.program_id}"
+    _require_mode(loading, holder.mode.value, whose, detach)
     return _taken(loading, wanted, holder)
+
+
+def _owning_set(loading: Loading, holder: XdpHolder) -> str:
+    """Return the set of ours that has pinned the holder's program, "" if none has."""
+    for found in all_sets(loading.path.parent):
+        for path in found.programs.values() if found.name != loading.name else ():
+            with suppress(BpfError), Program.from_pin(path) as program:
+                if program.id == holder.program_id:
+                    return names.display_name(found.name)
+    return ""
 
 
 def _taken(loading: Loading, wanted: HookPlan, holder: XdpHolder) -> HookPlan:
@@ -182,15 +218,14 @@ def _taken(loading: Loading, wanted: HookPlan, holder: XdpHolder) -> HookPlan:
     return replace(planned, previous=previous)
 
 
-def _require_mode(loading: Loading, there: str, whose: str) -> None:
-    """Raise `BusyError` if another mode is asked for than the one that is taken."""
+def _require_mode(loading: Loading, there: str, whose: str, detach: str) -> None:
+    """Raise `BusyError` if another mode is asked for than the one taken; *detach* frees it."""
     if loading.mode is XdpMode.AUTO or loading.mode.value == there:
         return
-    name = loading.shown_name
     raise BusyError(
         f"{loading.place.device} runs {whose} in {there} mode, and a mode cannot change in place",
         holder=whose,
-        hint=f"bpfpin unload --keep-maps {name}, then load with --mode {loading.mode.value}",
+        hint=f"{detach}, then load with --mode {loading.mode.value}",
     )
 
 

@@ -12,12 +12,12 @@ from bpfpin.apps.hook_view import is_without_device, look_at_hook
 from bpfpin.apps.place import DeviceState, device_state
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.set_users import links_elsewhere
+from bpfpin.apps.shared_names import map_ids
 from bpfpin.apps.stages import foreign_content
 from bpfpin.apps.status_reports import LeftoverKind
-from bpfpin.objects.map import Map
 from bpfpin.pins import names, outside
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Manifest, OutsidePin
+from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.transaction import next_generation, remove
 
@@ -68,8 +68,8 @@ def remove_unused(root: Directory, found: PinSet, used: Collection[str]) -> None
     if manifest is None:
         return
     unused = [pin for pin in manifest.outside if pin.map not in used]
-    for pin in unused:
-        outside.unshare(root, pin, _map_id(found, pin.map))
+    for pin, map_id in map_ids(found, unused).items():
+        outside.unshare(root, pin, map_id)
     if used:
         _shrink(root, found, manifest, used)
     else:
@@ -81,7 +81,8 @@ def _shrink(root: Directory, found: PinSet, manifest: Manifest, used: Collection
 
     Its manifest still names the hooks: a set that nobody asked to keep goes once they are unused.
     """
-    still = tuple(pin for pin in manifest.outside if pin.map in used and _holds(root, found, pin))
+    shared = map_ids(found, [pin for pin in manifest.outside if pin.map in used])
+    still = tuple(pin for pin, map_id in shared.items() if outside.holds(root.path, pin, map_id))
     shrunk = dataclasses.replace(
         manifest, generation=manifest.generation + 1, time=int(time.time()), outside=still
     )
@@ -101,12 +102,3 @@ def _others(root: Directory, found: PinSet, manifest: Manifest) -> str:
         return f"no hook of it knows the links {', '.join(sorted(unknown))}"
     running = ", ".join(str(link.id) for link in links_elsewhere(found))
     return f"its programs run by links of others: id {running}" if running else ""
-
-
-def _holds(root: Directory, found: PinSet, pin: OutsidePin) -> bool:
-    return outside.holds(root.path, pin, _map_id(found, pin.map))
-
-
-def _map_id(found: PinSet, name: str) -> int:
-    with Map.from_pin(found.maps[name], read_only=True) as held:
-        return held.id

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpfpin.errors import PinNotFoundError, ProgramChangedError, UnsafePathError
+from bpfpin.apps.recovery import reopen
+from bpfpin.errors import AttachError, PinNotFoundError, ProgramChangedError, UnsafePathError
 from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
-from bpfpin.pins.manifest import HookRecord
+from bpfpin.pins.directory import user_name
+from bpfpin.pins.manifest import Held, HookRecord
 from bpfpin.pins.pinset import PinSet, SetState
 
 
@@ -19,7 +21,8 @@ def read_own(pin_root: Path, name: str) -> PinSet | None:
         return None
     if found.state is SetState.FOREIGN:
         raise UnsafePathError(
-            f"{found.path} is not a pin set of ours and was left alone: {found.reason}",
+            f"{found.path} is not a pin set of ours and was left alone: {found.reason}"
+            f" (it belongs to {user_name(found.path.lstat().st_uid)})",
             path=str(found.path),
             hint="choose another name for the set: --name NAME",
         )
@@ -40,6 +43,21 @@ def require_unchanged_programs(live: PinSet) -> None:
                 holder=f"program id {running.program_id}",
                 hint=f"detach it on purpose: bpftool link detach id {running.id}",
             )
+
+
+def runs_its_program(live: PinSet, record: HookRecord) -> bool:
+    """Whether the hook of *record* runs the set's own program now."""
+    if live.manifest is None or record.program not in live.programs:
+        return False
+    try:
+        if record.held is Held.NETLINK:
+            running = reopen(live.manifest.place, record).program_id()
+        else:
+            with Link.from_pin(live.links[record.link]) as link:
+                running = link.info.program_id if link.info.ifindex else 0
+    except (AttachError, KeyError, PinNotFoundError):  # the device or the link is gone
+        return False
+    return running == _program_id(live, record)
 
 
 def _program_id(live: PinSet, record: HookRecord) -> int:

@@ -17,7 +17,7 @@ from bpfpin.apps.reports import (
 from bpfpin.objects.collection import Loaded
 from bpfpin.objects.program import Program
 from bpfpin.pins.manifest import HookRecord
-from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
+from bpfpin.pins.plan import ALL, Decision, HookAction, HookPlan, Plan
 
 
 def unchanged(loading: Loading, plan: Plan) -> LoadReport:
@@ -99,7 +99,7 @@ def _report(
         tuple(programs),
         tuple(_maps(loading, plan)),
         tuple(_hook(loading, hook, by_hook.get(hook.hook), is_unchanged) for hook in plan.hooks),
-        () if is_unchanged else (*_notes(loading, plan), *notes),
+        (*_not_fresh(loading), *(() if is_unchanged else (*_notes(loading, plan), *notes))),
     )
 
 
@@ -132,3 +132,10 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
         if each.decision is Decision.REMOVED:
             yield f"map {each.name} is not pinned any more: {each.reason}"
     yield from hooks.describe(plan.hooks)
+
+
+def _not_fresh(loading: Loading) -> Iterator[str]:
+    """Tell of maps that did not start empty though all were asked to: others may use them."""
+    for shared in loading.shared.values() if ALL in loading.fresh else ():
+        if shared.held is not None:
+            yield f"map {shared.name} is that of {shared.source} and did not start empty"

@@ -17,6 +17,7 @@ from bpfpin.pins.plan import ALL
 from bpfpin.spec import Hook, ObjectSpec, XdpMode
 
 READABLE_BY_GROUP = 0o640
+GROUP_MAX = (1 << 32) - 2
 
 
 class LoadOptions(TypedDict, total=False):
@@ -129,9 +130,12 @@ def access_of(group: str | int | None, mode: int | None) -> Access | None:
 
 
 def _gid(group: str | int | None) -> int | None:
-    if group is None or isinstance(group, int):
-        return group
+    if group is None:
+        return None
     try:
-        return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
+        gid = int(group) if str(group).isdecimal() else grp.getgrnam(str(group)).gr_gid
+    except (KeyError, ValueError):
         raise UsageError(f"there is no group {group!r}", hint="getent group") from None
+    if gid > GROUP_MAX:
+        raise UsageError(f"group {gid} is beyond the last one, {GROUP_MAX}")
+    return gid

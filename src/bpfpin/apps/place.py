@@ -24,7 +24,7 @@ class DeviceState(Enum):
 
 def device_state(place: Place) -> DeviceState:
     """Look for the device in its network namespace, by ifindex and then by name."""
-    with suppress(BpfError), namespaces.enter(_namespace(place)):
+    with suppress(BpfError), namespaces.enter(namespace_of(place)):
         there = interface.names()
         if place.ifindex in there:
             return DeviceState.HERE
@@ -43,7 +43,7 @@ def load_line(directory: str, manifest: Manifest) -> str:
     return shlex.join(words)
 
 
-def _namespace(place: Place) -> str | None:
+def namespace_of(place: Place) -> str | None:
     """Return the name that the device's namespace has now, None for this one."""
     if place.netns_inode == namespaces.inode():
         return None
@@ -51,4 +51,7 @@ def _namespace(place: Place) -> str | None:
         with suppress(NamespaceNotFoundError):
             if namespaces.inode(name) == place.netns_inode:
                 return name
-    raise NamespaceNotFoundError(f"the network namespace of {place.device} has no name here")
+    raise NamespaceNotFoundError(
+        f"the network namespace of {place.device} is gone, or has no name here",
+        hint=f"run it where {place.device} is: nsenter --net=…, or -n NAME",
+    )

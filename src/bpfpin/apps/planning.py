@@ -10,7 +10,7 @@ from bpfpin.apps.loading import Loading
 from bpfpin.apps.map_users import users_of
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError
 from bpfpin.objects.map import Map
-from bpfpin.pins.manifest import Access, Manifest, OutsidePin
+from bpfpin.pins.manifest import Access, Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import (
     Decision,
@@ -42,20 +42,6 @@ def make_plan(loading: Loading, live: PinSet | None) -> Plan:
         undo.pop_all()
     is_unchanged = _is_unchanged(loading, live, maps, planned)
     return Plan(live, _generation(live, is_unchanged), maps, planned, given, is_unchanged)
-
-
-def outside_pins(loading: Loading, live: PinSet | None) -> tuple[OutsidePin, ...]:
-    """Return the shared names that the set makes, or made before, for maps that ask for one."""
-    before = live.manifest.outside if live and live.manifest else ()
-    root = loading.path.parent
-    found = []
-    for shared in loading.shared.values():
-        if shared.is_promised or shared.path is None:
-            continue
-        pin = OutsidePin(shared.name, str(shared.path.relative_to(root)))
-        if shared.held is None or pin in before:
-            found.append(pin)
-    return tuple(found)
 
 
 def access_after(loading: Loading, live: PinSet | None) -> Access | None:

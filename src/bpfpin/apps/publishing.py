@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,15 +11,17 @@ from pathlib import Path
 from bpfpin.apps.attaching import attach_when_free
 from bpfpin.apps.load_report import attached, finished, planned
 from bpfpin.apps.loading import Loading
-from bpfpin.apps.planning import access_after, outside_pins
+from bpfpin.apps.planning import access_after
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.reports import LoadReport, ProgramReport
+from bpfpin.apps.shared_names import map_ids, shared_names, take_away
 from bpfpin.objects import collection
 from bpfpin.objects.collection import Loaded
 from bpfpin.objects.link import Link
 from bpfpin.objfile import shipped
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import HookRecord, Manifest
+from bpfpin.pins.manifest import HookRecord, Manifest, OutsidePin
+from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
 from bpfpin.pins.transaction import Stage, next_generation
 from bpfpin.version import __version__
@@ -34,11 +37,22 @@ def verify(loading: Loading, plan: Plan) -> LoadReport:
 
 def publish(loading: Loading, plan: Plan, root: Directory) -> LoadReport:
     """Build the set's next generation and make it the one that holds; the lock must be held."""
+    shared = shared_names(loading)
+    left = _left_names(plan.live, shared)
     with _loaded(loading, plan) as loaded:
         with next_generation(root, loading.name, reopen) as stage, ExitStack() as opened:
             live = opened.enter_context(root.child(loading.name)) if plan.live else None
-            running = _Building(stage, loading, plan, loaded, live).build()
-        return finished(loading, plan, loaded, running)
+            running = _Building(stage, loading, plan, loaded, live).build(shared)
+        report = finished(loading, plan, loaded, running)
+    plan.close()  # it holds the old programs; what still uses such a map now is somebody else's
+    return report.with_notes(tuple(take_away(root, plan.live, left)) if plan.live else ())
+
+
+def _left_names(live: PinSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
+    """Return the shared names of the live set that the next one has no map for."""
+    if live is None or live.manifest is None:
+        return {}
+    return map_ids(live, [pin for pin in live.manifest.outside if pin not in shared])
 
 
 def _loaded(loading: Loading, plan: Plan) -> Loaded:
@@ -60,7 +74,7 @@ class _Building:
     loaded: Loaded
     live: Directory | None
 
-    def build(self) -> list[ProgramReport]:
+    def build(self, shared: tuple[OutsidePin, ...]) -> list[ProgramReport]:
         """Pin everything, then attach what is attached anew, and return what will run where."""
         self._pin_maps()
         for name, program in self.loaded.programs.items():
@@ -69,7 +83,8 @@ class _Building:
         attaches = [hook for hook in self.plan.hooks if hook.action is HookAction.ATTACH]
         running = [*map(self._prepare_update, updates), *map(self._attach, attaches)]
         records = tuple(record for record, _ in running)
-        self.stage.write_manifest(_manifest(self.loading, self.plan, records))
+        manifest = _manifest(self.loading, self.plan, records)
+        self.stage.write_manifest(dataclasses.replace(manifest, outside=shared))
         return [report for _, report in running]
 
     def _pin_maps(self) -> None:
@@ -133,5 +148,4 @@ def _manifest(loading: Loading, plan: Plan, records: tuple[HookRecord, ...]) -> 
         place=loading.place,
         hooks=records,
         access=access_after(loading, plan.live),
-        outside=outside_pins(loading, plan.live),
     )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
+from bpfpin.apps.place import namespace_of
 from bpfpin.attach.xdp_netlink import NetlinkXdp
-from bpfpin.errors import InterfaceNotFoundError, NamespaceNotFoundError
 from bpfpin.objects.link import Attachment
 from bpfpin.objects.program import Program
 from bpfpin.pins.directory import Directory
@@ -37,39 +34,16 @@ class _There(Closing):
         self._hook = hook
 
     def program_id(self) -> int:
-        with _entered(self._place):
+        with namespaces.enter(namespace_of(self._place)):
             return self._hook.program_id()
 
     def update(self, program: Program, expected_old: Program | None = None) -> None:
-        with _entered(self._place):
+        with namespaces.enter(namespace_of(self._place)):
             self._hook.update(program, expected_old)
 
     def detach(self) -> None:
-        with _entered(self._place):
+        with namespaces.enter(namespace_of(self._place)):
             self._hook.detach()
 
     def close(self) -> None:
         self._hook.close()
-
-
-@contextmanager
-def _entered(place: Place) -> Iterator[None]:
-    """Enter the namespace of *place*; `InterfaceNotFoundError` if it cannot be found any more."""
-    if namespaces.inode() == place.netns_inode:
-        yield
-        return
-    with namespaces.enter(_name(place)):
-        yield
-
-
-def _name(place: Place) -> str:
-    for name in filter(None, (place.netns, *namespaces.names())):
-        try:
-            if namespaces.inode(name) == place.netns_inode:
-                return name
-        except NamespaceNotFoundError:
-            continue
-    raise InterfaceNotFoundError(
-        f"the network namespace of {place.device} is gone, or has no name here",
-        hint=f"run it where {place.device} is: nsenter --net=…, or -n NAME",
-    )

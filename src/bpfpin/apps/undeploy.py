@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from bpfpin.apps.live import read_own, require_unchanged_programs
-from bpfpin.apps.map_users import programs_of
-from bpfpin.apps.pinned import pinned_maps
+from bpfpin.apps.live import read_own, require_unchanged_programs, runs_its_program
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.reports import UnloadReport
+from bpfpin.apps.shared_names import map_ids, take_away
 from bpfpin.apps.target import find_set
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
-from bpfpin.pins import bpffs, names, outside
+from bpfpin.errors import IdNotFoundError, PermissionDeniedError, PinError
+from bpfpin.objects.link import Link
+from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
@@ -22,6 +24,9 @@ from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import is_constant
 from bpfpin.pins.recover import Recovery
 from bpfpin.pins.transaction import next_generation, remove
+
+_PATIENCE_S: Final = 0.5  # the kernel frees a link some time after its last pin went
+_PAUSE_S: Final = 0.005
 
 
 def undeploy(
@@ -49,11 +54,13 @@ def undeploy(
         if live is None:
             return UnloadReport(names.display_name(name), pin_root / name, notes=notes)
         require_unchanged_programs(live)
+        devices, links = _devices(live), _link_ids(live)
         kept = _keep_maps(root, live) if keep_maps else ()
         if not kept:
-            notes += tuple(_unshare(root, live))
+            shared = live.manifest.outside if live.manifest else ()
+            notes += tuple(take_away(root, live, map_ids(live, shared)))
             remove(root, name, reopen)
-    devices = (live.manifest.place.device,) if live.manifest and live.manifest.hooks else ()
+    notes += tuple(_lasting_links(links))
     return UnloadReport(names.display_name(name), live.path, devices, kept, notes)
 
 
@@ -72,25 +79,40 @@ def _keep_maps(root: Directory, live: PinSet) -> tuple[str, ...]:
     return kept
 
 
-def _unshare(root: Directory, live: PinSet) -> Iterator[str]:
-    """Remove the shared names that the set made, where nobody else uses the map."""
-    for pin in live.manifest.outside if live.manifest else ():
-        with Map.from_pin(live.maps[pin.map]) as held:
-            map_id = held.id
-        path = pin.below(root.path)
-        others = _others(map_id, live, pins=(str(path), str(live.maps[pin.map])))
-        if others:
-            yield f"{path} stays pinned, for it is used by {', '.join(others)}"
-        else:
-            outside.unshare(root, pin, map_id)
+def _link_ids(live: PinSet) -> list[int]:
+    """Return the ids of the links that are pinned in the set."""
+    found = []
+    for path in live.links.values():
+        with suppress(PinError), Link.from_pin(path) as link:
+            found.append(link.id)
+    return found
 
 
-def _others(map_id: int, live: PinSet, *, pins: tuple[str, ...]) -> list[str]:
-    """Return the pins and programs that use a map and are not the set's own."""
-    own = set()
-    for path in live.programs.values():
-        with Program.from_pin(path) as program:
-            own.add(program.id)
-    programs = [str(user) for user in programs_of(map_id) if user.id not in own]
-    paths = pinned_maps(live.path.parent).paths.get(map_id, [])
-    return [*programs, *(f"pin {path}" for path in paths if path not in pins)]
+def _lasting_links(links: list[int]) -> Iterator[str]:
+    """Tell of links that did not go with their pin: somebody else holds them, too."""
+    deadline = time.monotonic() + _PATIENCE_S
+    for link_id in links:
+        while _is_there(link_id):
+            if time.monotonic() >= deadline:
+                yield (
+                    f"link id {link_id} is held by somebody else as well, and its program runs on;"
+                    f" to detach it: bpftool link detach id {link_id}"
+                )
+                break
+            time.sleep(_PAUSE_S)
+
+
+def _is_there(link_id: int) -> bool:
+    try:
+        Link.from_id(link_id).close()
+    except (IdNotFoundError, PermissionDeniedError):
+        return False
+    return True
+
+
+def _devices(live: PinSet) -> tuple[str, ...]:
+    """Return the device that the set is detached from, if one of its hooks runs its program."""
+    manifest = live.manifest
+    if manifest is None or not any(runs_its_program(live, hook) for hook in manifest.hooks):
+        return ()
+    return (manifest.place.device,)

@@ -122,7 +122,8 @@ def _say(context: Context, report: LoadReport) -> None:
     following = "" if report.is_planned else f"; see: bpfpin stats {report.set}"
     for program in attached:
         place = f"{program.device} ({program.mode})"
-        ids = f", program id {before.get(program.hook or '')} -> {program.id}"
+        old = before.get(program.hook or "")
+        ids = f", program id {old} -> {program.id}" if old else f", program id {program.id}"
         sentence = _SENTENCES[report.result].format(name=program.name, place=place, ids=ids)
         context.out.say(sentence + (following if program is attached[-1] else ""))
     tell = context.out.say if report.is_planned else context.out.detail

@@ -89,8 +89,10 @@ class PinSet:
     @classmethod
     def _without_directory(cls, root: Directory, path: Path, unfinished: str) -> Self | None:
         if root.has(path.name):
-            is_directory = stat.S_ISDIR(root.stat(path.name).st_mode)
-            return None if is_directory else cls(path, SetState.FOREIGN, "it is no directory")
+            mode = root.stat(path.name).st_mode
+            what = "a symlink" if stat.S_ISLNK(mode) else "no directory"
+            is_directory = stat.S_ISDIR(mode)
+            return None if is_directory else cls(path, SetState.FOREIGN, f"it is {what}")
         if unfinished:
             return cls(path, SetState.HALF_BUILT, unfinished)
         raise PinNotFoundError(f"there is no pin set {path}", path=str(path))

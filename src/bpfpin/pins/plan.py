@@ -6,13 +6,13 @@ The same plan is printed by a dry run and followed by a real one.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from bpfpin.errors import Difference, IncompatibleMapError
+from bpfpin.errors import Difference, IncompatibleMapError, PinKindError
 from bpfpin.objects import compat
 from bpfpin.objects.link import Attachment
 from bpfpin.objects.map import Map
@@ -156,7 +156,7 @@ class _Sources:
             return MapPlan(name, Decision.FRESH, None, "it starts empty, as asked"), None, []
         if spec.initial:
             return _make(spec, "the object itself says what is in it")
-        held = self.undo.enter_context(Map.from_pin(live.maps[name]))
+        held = self.undo.enter_context(_kept_map(live.maps[name], name))
         return _use(spec, held, Decision.KEPT, _kept_reason(spec))
 
     def _share(self, spec: MapSpec) -> _Decided:
@@ -167,9 +167,11 @@ class _Sources:
         return _use(spec, held, decision, f"it is the map of {source}")
 
 
-def _id_at(path: Path) -> int:
-    with Map.from_pin(path) as held:
+def _id_at(path: Path) -> int | None:
+    """Return the id of the map that is pinned there, None if that is something else."""
+    with suppress(PinKindError), Map.from_pin(path) as held:
         return held.id
+    return None
 
 
 def _use(spec: MapSpec, held: Map, decision: Decision, reason: str) -> _Decided:
@@ -179,6 +181,16 @@ def _use(spec: MapSpec, held: Map, decision: Decision, reason: str) -> _Decided:
 
 def _make(spec: MapSpec, reason: str) -> _Decided:
     return MapPlan(spec.name, Decision.CREATED, None, reason), None, []
+
+
+def _kept_map(path: Path, name: str) -> Map:
+    try:
+        return Map.from_pin(path)
+    except PinKindError as error:
+        error.hint = (
+            f"bpfpin did not put it there; to make the map anew in its place: --fresh {name}"
+        )
+        raise
 
 
 def _kept_reason(spec: MapSpec) -> str:

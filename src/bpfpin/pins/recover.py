@@ -45,6 +45,14 @@ def recover(root: Directory, name: str, reopen: Reopen) -> Recovery:
     return Recovery.FINISHED
 
 
+def check_stage(root: Directory, name: str) -> bool:
+    """Whether set *name* is half-built; `UnsafePathError` if its stage is somebody else's."""
+    with suppress(PinNotFoundError), root.child(names.stage_name(name)) as stage:
+        _require_own(stage)
+        return True
+    return False
+
+
 def conclude(root: Directory, name: str, reopen: Reopen) -> None:
     """Do what follows the commit mark: switch hooks, publish the stage, remove what it replaces.
 

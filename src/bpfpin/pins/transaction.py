@@ -101,8 +101,10 @@ class Stage(Closing):
         set_access(self._directory, access)
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Store the manifest; the last thing before the commit."""
-        self._directory.write_text(names.MANIFEST, manifest.to_text())
+        """Store the manifest; the last thing before the commit. What cannot be read back is not."""
+        text = manifest.to_text()
+        Manifest.parse(text)
+        self._directory.write_text(names.MANIFEST, text)
 
     def commit(self) -> None:
         """Pass the point from which on the next generation is the one that holds."""

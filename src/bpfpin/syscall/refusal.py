@@ -95,6 +95,8 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.PROG_LOAD, e.E2BIG): (SyscallError, "the program is too large"),
     (Cmd.PROG_LOAD, e.ENOSPC): (BufferTooSmallError, "the verifier's log did not fit"),
     **{(command, e.ENOENT): NO_ID for command in OPENINGS},
+    # A link that is being made has an id before it can be opened.
+    (Cmd.LINK_GET_FD_BY_ID, e.EAGAIN): NO_ID,
     (Cmd.OBJ_PIN, e.EEXIST): TAKEN,
     (Cmd.OBJ_PIN, e.ENOENT): (PinNotFoundError, "there is no such directory"),
     (Cmd.OBJ_PIN, e.EPERM): (PinError, "bpffs refused the name, or no bpffs is there"),
