@@ -20,16 +20,15 @@ from bpfpin.apps.recovery import recovered
 from bpfpin.apps.reports import LoadReport
 from bpfpin.apps.sharing import Given, open_shared
 from bpfpin.apps.sources import Source, read_source
-from bpfpin.apps.target import all_sets, sets_of_device
+from bpfpin.apps.target import all_sets, is_set_of_device, sets_of_device
 from bpfpin.attach import interface
-from bpfpin.errors import PinNotFoundError, UsageError
+from bpfpin.errors import UsageError
 from bpfpin.objects.collection import MAP_MEMORY_LIMIT
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
 from bpfpin.pins.manifest import Place
-from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.recover import Recovery, check_stage
 from bpfpin.spec import ObjectSpec, XdpMode
 from bpfpin.syscall import netns as namespaces
@@ -140,7 +139,8 @@ def _shared(request: Loading, given: Mapping[str, Given]) -> Iterator[Loading]:
 def _name_for(place: Place, pin_root: Path) -> str:
     """Return the directory of the set that the device has already, or would get."""
     usual = names.set_name(place.device, place.netns or None)
-    if bpffs.inspect(pin_root) is not RootState.MOUNTED or _is_at(pin_root, usual, place):
+    is_mounted = bpffs.inspect(pin_root) is RootState.MOUNTED
+    if not is_mounted or is_set_of_device(place.ifindex, pin_root / usual):
         return usual
     there = [found.name for found in sets_of_device(place.ifindex, all_sets(pin_root))]
     if not there:
@@ -151,10 +151,3 @@ def _name_for(place: Place, pin_root: Path) -> str:
             f"{place.device} has {len(there)} pin sets: {shown}", hint="name one: --name NAME"
         )
     return there[0]
-
-
-def _is_at(pin_root: Path, name: str, place: Place) -> bool:
-    try:
-        return bool(sets_of_device(place.ifindex, [PinSet.read(pin_root, name)]))
-    except PinNotFoundError:
-        return False

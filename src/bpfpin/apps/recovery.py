@@ -8,7 +8,7 @@ from bpfpin.objects.link import Attachment
 from bpfpin.objects.program import Program
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import HookRecord, Place
-from bpfpin.pins.recover import Recovery, recover
+from bpfpin.pins.recover import Recovery, is_half_done, recover
 from bpfpin.pins.transaction import signals_deferred
 from bpfpin.spec import XdpMode
 from bpfpin.syscall import netns as namespaces
@@ -17,6 +17,8 @@ from bpfpin.syscall.fd import Closing
 
 def recovered(root: Directory, name: str) -> Recovery:
     """Undo or finish what a dead command left of the set, undisturbed by Ctrl-C."""
+    if not is_half_done(root, name):
+        return Recovery.NOTHING
     with signals_deferred():
         return recover(root, name, reopen)
 

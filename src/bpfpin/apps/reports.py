@@ -100,7 +100,7 @@ class LoadReport:
 
     def with_notes(self, notes: tuple[str, ...]) -> Self:
         """Return the report with *notes* in front of its own."""
-        return dataclasses.replace(self, notes=(*notes, *self.notes))
+        return dataclasses.replace(self, notes=(*notes, *self.notes)) if notes else self
 
     @property
     def is_planned(self) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from bpfpin.attach import interface
 from bpfpin.errors import (
+    BpfError,
     InterfaceNotFoundError,
     PermissionDeniedError,
     PinNotFoundError,
@@ -14,8 +16,9 @@ from bpfpin.errors import (
 )
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
-from bpfpin.pins.directory import user_name
-from bpfpin.pins.pinset import PinSet, pin_sets
+from bpfpin.pins.directory import Directory, user_name
+from bpfpin.pins.manifest import Place
+from bpfpin.pins.pinset import PinSet, pin_sets, read_manifest
 from bpfpin.syscall import netns as namespaces
 
 
@@ -70,10 +73,20 @@ def sets_of_device(ifindex: int, sets: list[PinSet]) -> list[PinSet]:
     return [
         found
         for found in sets
-        if found.manifest
-        and found.manifest.place.ifindex == ifindex
-        and found.manifest.place.netns_inode == here
+        if found.manifest and _is_at(found.manifest.place, ifindex=ifindex, netns_inode=here)
     ]
+
+
+def is_set_of_device(ifindex: int, path: Path) -> bool:
+    """Whether *path* is a set of ours of that device; nothing but its manifest is looked at."""
+    with suppress(BpfError), Directory.open(path) as directory:
+        place = read_manifest(directory).place
+        return _is_at(place, ifindex=ifindex, netns_inode=namespaces.inode())
+    return False
+
+
+def _is_at(place: Place, *, ifindex: int, netns_inode: int) -> bool:
+    return (place.ifindex, place.netns_inode) == (ifindex, netns_inode)
 
 
 def _of_device(target: str, sets: list[PinSet], *, netns: str | None) -> list[PinSet]:

@@ -79,12 +79,12 @@ def _map_differences(spec: MapSpec, info: MapInfo, types: Types) -> list[Differe
     ]
 
 
-def _as_reported(spec: MapSpec) -> MapSpec:
-    """Return *spec* as the kernel reports the map that is made of it."""
+def _as_reported(spec: MapSpec) -> dict[str, int]:
+    """Return the fields of *spec* that the kernel reports otherwise of the map made of it."""
     flags = (spec.map_flags & ~_ACCESS) | _ADDED_FLAGS.get(spec.type, 0)
     if spec.numa_node is not None:
         flags |= MapFlag.NUMA_NODE
-    return spec.with_changes(map_flags=flags, max_entries=_entries_reported(spec))
+    return {"map_flags": flags, "max_entries": _entries_reported(spec)}
 
 
 def _entries_reported(spec: MapSpec) -> int:
@@ -117,7 +117,7 @@ _FIELDS: dict[str, Callable[[int], str]] = {
 def _field_differences(spec: MapSpec, info: MapInfo) -> Iterator[Difference]:
     wanted = _as_reported(spec)
     for field, text in _FIELDS.items():
-        old, new = int(getattr(info, field)), int(getattr(wanted, field))
+        old, new = int(getattr(info, field)), int(wanted.get(field, getattr(spec, field)))
         if old != new:
             yield Difference(spec.name, field, text(old), text(new))
 

@@ -64,7 +64,11 @@ class ProgramInfo:
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """A link; what its type does not have is None. *ifindex* 0: the device is gone."""
+    """A link; what its type does not have is None. *ifindex* 0: the device is gone.
+
+    *target_id* is the id of the program (of the BTF object, for a kernel function) whose function a
+    tracing or extension program is attached to.
+    """
 
     type: LinkType | int
     id: int
@@ -74,6 +78,7 @@ class LinkInfo:
     cgroup_id: int | None = None
     netns_inode: int | None = None
     map_id: int | None = None
+    target_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ PLACES: dict[int, tuple[str, tuple[str, ...]]] = {
     LinkType.NETKIT: ("<II", ("ifindex", "attach_type")),
     LinkType.CGROUP: ("<QI", ("cgroup_id", "attach_type")),
     LinkType.NETNS: ("<II", ("netns_inode", "attach_type")),
-    LinkType.TRACING: ("<I", ("attach_type",)),
+    LinkType.TRACING: ("<II", ("attach_type", "target_id")),
     LinkType.STRUCT_OPS: ("<I", ("map_id",)),
     LinkType.SOCKMAP: ("<II", ("map_id", "attach_type")),
 }
@@ -143,6 +148,13 @@ def program_info(fd: int) -> ProgramInfo:
         xlated_size=answer.xlated_prog_len,
         verified_instructions=answer.verified_insns,
     )
+
+
+def program_id(fd: int) -> int:
+    """Return the id of the program *fd*, in one call."""
+    answer = ProgInfoAnswer()
+    bpf.obj_get_info_by_fd(fd, answer)
+    return int(answer.id)
 
 
 def _map_ids(fd: int, count: int) -> tuple[int, ...]:

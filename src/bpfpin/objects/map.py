@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.objects import batch, layouts, percpu
+from bpfpin.objects.codec import Codec
 from bpfpin.objects.kernel_btf import BtfHandle, type_of
 from bpfpin.objects.kernel_object import open_pin
 from bpfpin.objects.map_codec import key_codec, value_codec
@@ -110,8 +112,17 @@ class Map(RawMap, MutableMapping[Any, Any]):
         value_format: Any = None,
     ) -> None:
         self.key_type, self.value_type = key_type, value_type
-        self._key = key_codec(self._fixed, key_type, key_format)
-        self._value = value_codec(self._fixed, value_type, value_format)
+        self._formats = key_format, value_format
+        if key_format is not None or value_format is not None:
+            _ = self._key, self._value  # a form that does not fit is told at once
+
+    @cached_property
+    def _key(self) -> Codec:
+        return key_codec(self._fixed, self.key_type, self._formats[0])
+
+    @cached_property
+    def _value(self) -> Codec:
+        return value_codec(self._fixed, self.value_type, self._formats[1])
 
     def __getitem__(self, key: Any) -> Any:
         elements = self._elements

@@ -11,7 +11,7 @@ from bpfpin.errors import (
     ObjectFileError,
     UsageError,
 )
-from bpfpin.objects.info import ProgramInfo, program_info
+from bpfpin.objects.info import ProgramInfo, program_id, program_info
 from bpfpin.objects.kernel_btf import BtfHandle
 from bpfpin.objects.kernel_object import KernelObject, ObjectKind
 from bpfpin.objects.map import Map
@@ -75,7 +75,7 @@ class Program(KernelObject):
     @property
     def id(self) -> int:
         """The id, unique on this host until it restarts."""
-        return self.info.id
+        return program_id(self.fd)
 
     @property
     def name(self) -> str:

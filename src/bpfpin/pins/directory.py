@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
 
-from bpfpin.errors import PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError, UnsafePathError
 from bpfpin.pins.names import LINKS
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Closing, Descriptor
@@ -28,12 +29,25 @@ INTERRUPTED_MAX: Final = 5  # how often a call that a signal came between is mad
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
+class Kind(Enum):
+    """What a name in bpffs is."""
+
+    PIN = "pin"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+
+
 class Directory(Closing):
     """An open directory; *path* is where it was found, for messages and for `Map.from_pin`."""
 
-    def __init__(self, descriptor: Descriptor, path: Path) -> None:
+    def __init__(self, descriptor: Descriptor, path: Path, name: str = "") -> None:
         self._descriptor = descriptor
-        self.path = path
+        self._parent_path, self._name = path, name
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it was found."""
+        return self._parent_path / self._name if self._name else self._parent_path
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -48,7 +62,7 @@ class Directory(Closing):
         """Open the directory *name* in this one; `PinNotFoundError` if there is none."""
         resolve = Resolve.NO_SYMLINKS | Resolve.BENEATH
         fd = fs.openat2(name, flags=_FLAGS, resolve=resolve, dir_fd=self.fileno())
-        return Directory(Descriptor(fd), self.path / name)
+        return Directory(Descriptor(fd), self.path, name)
 
     def fileno(self) -> int:
         """Return the descriptor's number."""
@@ -70,15 +84,24 @@ class Directory(Closing):
     def has(self, name: str) -> bool:
         """Whether there is anything called *name*."""
         try:
-            self.stat(name)
-        except PinNotFoundError:
+            os.stat(name, dir_fd=self.fileno(), follow_symlinks=False)
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            raise self._refusal("stat", name, error) from None
         return True
 
     def stat(self, name: str) -> os.stat_result:
         """Return the status of *name* itself, not of what it may point to (lstat(2))."""
-        with self._asked("stat", name):
+        try:
             return os.stat(name, dir_fd=self.fileno(), follow_symlinks=False)
+        except OSError as error:
+            raise self._refusal("stat", name, error) from None
+
+    def kinds(self) -> dict[str, Kind]:
+        """Return what each name in it is, by name."""
+        with os.scandir(self.fileno()) as entries:
+            return dict(sorted((entry.name, _kind(entry)) for entry in entries))
 
     def make(self, name: str) -> Directory:
         """Make the directory *name*, 0700, and open it; `PinExistsError` if the name is taken."""
@@ -103,8 +126,10 @@ class Directory(Closing):
 
     def read_text(self, name: str) -> str:
         """Return the text of the symlink *name*."""
-        with self._asked("readlink", name):
+        try:
             return os.readlink(name, dir_fd=self.fileno())
+        except OSError as error:
+            raise self._refusal("readlink", name, error) from None
 
     def link_from(self, other: Directory, name: str, new_name: str = "") -> None:
         """Give the pin *name* of *other* a name here, the same one or *new_name* (link(2))."""
@@ -134,24 +159,27 @@ class Directory(Closing):
 
     def _do(self, command: str, name: str, change: Callable[[], None]) -> None:
         """Make a change, again where a signal came between: Python does not for all of these."""
-        with self._asked(command, name):
-            for _ in range(INTERRUPTED_MAX - 1):
-                with suppress(InterruptedError):
-                    change()
-                    return
-            change()
+        for left in reversed(range(INTERRUPTED_MAX)):
+            try:
+                return change()
+            except OSError as error:
+                if not left or not isinstance(error, InterruptedError):
+                    raise self._refusal(command, name, error) from None
+        return None
 
-    @contextmanager
-    def _asked(self, command: str, name: str) -> Iterator[None]:
+    def _refusal(self, command: str, name: str, error: OSError) -> BpfError:
         path = str(self.path / name)
-        try:
-            yield
-        except FileNotFoundError:
-            raise PinNotFoundError(f"{path}: there is no such name", path=path) from None
-        except FileExistsError:
-            raise PinExistsError(f"{path}: the name is taken", path=path) from None
-        except OSError as error:
-            raise refusal(command, error.errno or 0, target=path) from None
+        if isinstance(error, FileNotFoundError):
+            return PinNotFoundError(f"{path}: there is no such name", path=path)
+        if isinstance(error, FileExistsError):
+            return PinExistsError(f"{path}: the name is taken", path=path)
+        return refusal(command, error.errno or 0, target=path)
+
+
+def _kind(entry: os.DirEntry[str]) -> Kind:
+    if entry.is_dir(follow_symlinks=False):
+        return Kind.DIRECTORY
+    return Kind.PIN if entry.is_file(follow_symlinks=False) else Kind.SYMLINK
 
 
 def remove_tree(parent: Directory, name: str) -> None:
@@ -161,9 +189,7 @@ def remove_tree(parent: Directory, name: str) -> None:
     for directories that `unsafe_reason` finds nothing against.
     """
     with parent.child(name) as directory:
-        entries = {
-            entry: stat.S_ISDIR(directory.stat(entry).st_mode) for entry in directory.names()
-        }
+        entries = {entry: kind is Kind.DIRECTORY for entry, kind in directory.kinds().items()}
         for entry in sorted(entries, key=lambda entry: (entry != LINKS, not entries[entry], entry)):
             if entries[entry]:
                 remove_tree(directory, entry)

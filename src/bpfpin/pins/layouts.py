@@ -6,6 +6,7 @@ import base64
 from typing import Final
 
 from bpfpin.btf.btf import TypeRef
+from bpfpin.errors import PinNotFoundError
 from bpfpin.objects.layouts import decode_texts, encode, parts
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import TEXT_SIZE_MAX
@@ -20,6 +21,18 @@ def write(directory: Directory, name: str, *, key: TypeRef | None, value: TypeRe
     chunks = [text[start : start + CHUNK_SIZE] for start in range(0, len(text), CHUNK_SIZE)]
     for part, chunk in zip(parts(map_pin_name(name)), chunks, strict=False):
         directory.write_text(part, chunk)
+
+
+def keep(directory: Directory, live: Directory, name: str) -> bool:
+    """Give *directory* what *live* has of map *name*'s types; False if that is nothing."""
+    is_kept = False
+    for part in parts(map_pin_name(name)):
+        try:
+            directory.link_from(live, part)
+        except PinNotFoundError:
+            break
+        is_kept = True
+    return is_kept
 
 
 def read(directory: Directory, name: str) -> tuple[TypeRef | None, TypeRef | None]:

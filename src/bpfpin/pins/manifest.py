@@ -12,6 +12,7 @@ import re
 import time
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Final, Self
 
@@ -130,22 +131,27 @@ class Manifest:
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> Manifest:
         """Return the manifest in *text*; `ValueError` says why it is none."""
-        record = _Record(_load(text))
-        if record.number("schema") != SCHEMA:
-            raise ValueError("it was made by another version of bpfpin")
-        return cls(
-            tool=record.text("tool"),
-            object=record.text("object"),
-            sha256=record.text("sha256"),
-            generation=record.number("generation"),
-            time=record.number("time"),
-            place=_place(_Record(record.value("place"))),
-            hooks=_hooks(record.value("hooks")),
-            access=_access(record.optional("access", None)),
-            outside=_outside(record.optional("outside", [])),
-        )
+        return _parsed(text)
+
+
+@lru_cache(maxsize=8)  # one command reads the same text again and again
+def _parsed(text: str) -> Manifest:
+    record = _Record(_load(text))
+    if record.number("schema") != SCHEMA:
+        raise ValueError("it was made by another version of bpfpin")
+    return Manifest(
+        tool=record.text("tool"),
+        object=record.text("object"),
+        sha256=record.text("sha256"),
+        generation=record.number("generation"),
+        time=record.number("time"),
+        place=_place(_Record(record.value("place"))),
+        hooks=_hooks(record.value("hooks")),
+        access=_access(record.optional("access", None)),
+        outside=_outside(record.optional("outside", [])),
+    )
 
 
 class _Record:

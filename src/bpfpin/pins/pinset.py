@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from bpfpin.errors import BpfError, PermissionDeniedError, PinNotFoundError, UnsafePathError
 from bpfpin.pins import lock, names
-from bpfpin.pins.directory import OTHERS_WRITE, Directory, user_name
+from bpfpin.pins.directory import OTHERS_WRITE, Directory, Kind, user_name
 from bpfpin.pins.manifest import Manifest
 
 # How often a directory may be exchanged under a reader before it gives up.
@@ -188,8 +188,8 @@ def _pins(
 ) -> dict[str, Path]:
     return {
         name_of(entry): path / entry
-        for entry in directory.names()
-        if stat.S_ISREG(directory.stat(entry).st_mode)
+        for entry, kind in directory.kinds().items()
+        if kind is Kind.PIN
     }
 
 

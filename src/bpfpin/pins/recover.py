@@ -14,7 +14,7 @@ import os
 from contextlib import suppress
 from enum import Enum
 
-from bpfpin.errors import AttachError, BpfError, PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.pins import names, outside
@@ -35,13 +35,18 @@ class Recovery(Enum):
     TURNED_BACK = "went back to what was loaded before a dead process began"
 
 
+def is_half_done(root: Directory, name: str) -> bool:
+    """Whether a dead command left anything of set *name* for `recover`; the lock must be held."""
+    return root.has(names.stage_name(name)) or _is_marked(root, name)
+
+
 def recover(root: Directory, name: str, reopen: Reopen) -> Recovery:
     """Undo or finish what is half-done of set *name*; the lock must be held."""
     recovery = _recover_stage(root, name, reopen)
     if not _is_marked(root, name):
         return recovery
-    _require_own_set(root, name)
-    _settle(root, name)
+    with root.child(name) as directory:
+        _settle(directory, _own_manifest(directory))
     return Recovery.FINISHED
 
 
@@ -61,13 +66,14 @@ def conclude(root: Directory, name: str, reopen: Reopen) -> None:
     """
     stage = names.stage_name(name)
     with root.child(stage) as directory:
+        manifest = read_manifest(directory)
         try:
-            switch(directory, read_manifest(directory), reopen, root=root)
+            switch(directory, manifest, reopen, root=root)
         except BpfError:
             directory.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
             raise
-    _publish(root, name)
-    _settle(root, name)
+        _publish(root, name)
+        _settle(directory, manifest)  # the same directory, under its new name
     with suppress(PinNotFoundError):
         remove_generation(root, stage, reopen)
 
@@ -132,30 +138,29 @@ def _live_manifest(root: Directory, name: str) -> Manifest | None:
 
 def _publish(root: Directory, name: str) -> None:
     stage = names.stage_name(name)
-    try:
+    if not root.has(name):
         root.rename(stage, name, Rename.NOREPLACE)
-    except PinExistsError:
-        _require_own_set(root, name)
-        root.rename(stage, name, Rename.EXCHANGE)
-
-
-def _settle(root: Directory, name: str) -> None:
-    """Let those read the maps who are to, and take the marks of the transaction away."""
+        return
     with root.child(name) as directory:
-        access = read_manifest(directory).access
-        if access is not None:
-            set_access(directory, access)
-        with suppress(PinNotFoundError):
-            remove_tree(directory, names.PREVIOUS)
-        directory.rmdir(names.COMMIT)
+        _own_manifest(directory)
+    root.rename(stage, name, Rename.EXCHANGE)
+
+
+def _settle(directory: Directory, manifest: Manifest) -> None:
+    """Let those read the maps who are to, and take the marks of the transaction away."""
+    if manifest.access is not None:
+        set_access(directory, manifest.access)
+    with suppress(PinNotFoundError):
+        remove_tree(directory, names.PREVIOUS)
+    directory.rmdir(names.COMMIT)
 
 
 def _is_marked(root: Directory, name: str) -> bool:
-    try:
-        with root.child(name) as directory:
-            return directory.has(names.COMMIT)
-    except PinNotFoundError:
+    if not root.has(name):
         return False
+    with suppress(PinNotFoundError), root.child(name) as directory:
+        return directory.has(names.COMMIT)
+    return False
 
 
 def _detach(directory: Directory, reopen: Reopen) -> None:
@@ -191,13 +196,12 @@ def _require_own(directory: Directory) -> None:
         )
 
 
-def _require_own_set(root: Directory, name: str) -> None:
-    with root.child(name) as directory:
-        try:
-            read_manifest(directory)
-        except UnsafePathError as error:
-            raise UnsafePathError(
-                f"{directory.path} is not a pin set of ours and was left alone: {error.message}",
-                path=str(directory.path),
-                hint="choose another name: --name NAME",
-            ) from None
+def _own_manifest(directory: Directory) -> Manifest:
+    try:
+        return read_manifest(directory)
+    except UnsafePathError as error:
+        raise UnsafePathError(
+            f"{directory.path} is not a pin set of ours and was left alone: {error.message}",
+            path=str(directory.path),
+            hint="choose another name: --name NAME",
+        ) from None

@@ -69,11 +69,14 @@ class Stage(Closing):
         key: TypeRef | None = None,
         value: TypeRef | None = None,
     ) -> None:
-        """Give a map of the live generation to this one too; without types, with those it had."""
+        """Give a map of the live generation to this one too, with the types kept beside it.
+
+        *key* and *value* are those of a map that had none.
+        """
         self._directory.link_from(live, names.map_pin_name(name))
-        if key is None and value is None:
-            with live.child(names.LAYOUTS) as kept:
-                key, value = layouts.read(kept, name)
+        with live.child(names.LAYOUTS) as kept:
+            if layouts.keep(self._layouts, kept, name):
+                return
         layouts.write(self._layouts, name, key=key, value=value)
 
     def pin_program(self, name: str, held: Pinnable) -> None:

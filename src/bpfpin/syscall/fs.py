@@ -14,6 +14,7 @@ from bpfpin.syscall.libc import LIBC, checked, uninterrupted
 
 AT_FDCWD = -100
 BPFFS_MAGIC = 0xCAFE4A11
+CGROUP_MAGIC, CGROUP2_MAGIC = 0x27E0EB, 0x63677270  # linux/magic.h
 MOUNTINFO = Path("/proc/self/mountinfo")
 LOCKS = Path("/proc/locks")
 OPENAT2 = ctypes.c_long(437)
@@ -62,15 +63,17 @@ class _OpenHow(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("flags", "mode", "resolve")]
 
 
+_HOW_SIZE = ctypes.c_size_t(ctypes.sizeof(_OpenHow))
+
+
 def openat2(
     path: str | Path, *, flags: int = os.O_PATH, resolve: Resolve, dir_fd: int = AT_FDCWD
 ) -> int:
     """Open *path* and return a descriptor, walking only where *resolve* allows (openat2(2))."""
-    how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
-    size = ctypes.c_size_t(ctypes.sizeof(how))
-    arguments = (OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), size)
-    answer = uninterrupted(lambda: int(LIBC.syscall(*arguments)))
-    return checked("openat2", answer, target=str(path))
+    how = ctypes.byref(_OpenHow(flags | os.O_CLOEXEC, 0, resolve))
+    raw = os.fsencode(path)
+    answer = uninterrupted(lambda: LIBC.syscall(OPENAT2, dir_fd, raw, how, _HOW_SIZE))
+    return answer if answer >= 0 else checked("openat2", answer, target=str(path))
 
 
 def renameat2(
@@ -89,13 +92,18 @@ def renameat2(
 
 def is_bpffs(place: str | Path | int) -> bool:
     """Whether a path or descriptor lies in a bpffs (statfs(2)); `PinNotFoundError` if nowhere."""
+    return magic(place) == BPFFS_MAGIC
+
+
+def magic(place: str | Path | int) -> int:
+    """Return the kind of file system of a path or descriptor, its `f_type` (statfs(2))."""
     buffer = ctypes.create_string_buffer(STATFS_SIZE)
     if isinstance(place, int):
         answer = LIBC.fstatfs(place, buffer)
     else:
         answer = LIBC.statfs(os.fsencode(place), buffer)
     checked("statfs", answer, target=str(place))
-    return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF == BPFFS_MAGIC
+    return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF
 
 
 def mount_bpffs(path: str | Path) -> None:
