@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
 
     assert (document["schema"], taken_s < LIMIT_S) == (1, True)
     assert [scene["title"].partition(" ")[0] for scene in scenes if scene["title"]] == [
-        *("A", "Load", "Send", "Watch", "Another", "Switch", "And", "Clean")
+        *("A", "Load", "Send", "Watch", "Another", "Switch", "And", "Reload", "Clean")
     ]
     assert "5 sent, 5 answered; the map counted 5 XDP_PASS" in told
     assert "5 pings sent, 0 answered: dropped" in told
@@ -45,12 +46,26 @@ def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
     assert what_is_there() == before
 
 
+def test_the_demo_reloads_under_traffic_and_every_packet_is_counted() -> None:
+    scenes = run_cli_ok("demo", "-o", "json").json["scenes"]
+    (told,) = [scene["lines"] for scene in scenes if scene["title"].startswith("Reload")]
+    *changes, counts = told
+    sent, counted, by_the_old, by_the_new = map(int, re.findall(r"\d+", counts))
+
+    assert [line.partition(" (")[0] for line in changes] == [
+        *("program xdp_protocols", "map xdp_stats_map kept"),
+        *("map protocols created", "map action removed"),
+    ]
+    assert (counted, by_the_old + by_the_new) == (sent, sent)
+    assert min(by_the_old, by_the_new) > 0
+
+
 def test_on_a_screen_each_scene_has_its_number_and_its_command() -> None:
     lines = run_cli_ok("demo").stdout.splitlines()
     typed = [line.split()[2] for line in lines if line.startswith("   $ bpfpin ")]
 
-    assert [line[:3] for line in lines if line[:1].isdigit()] == [f"{n}. " for n in range(1, 9)]
-    assert typed == ["lab", "load", "lab", "stats", "map", "map", "map", "unload"]
+    assert [line[:3] for line in lines if line[:1].isdigit()] == [f"{n}. " for n in range(1, 10)]
+    assert typed == ["lab", "load", "lab", "stats", "map", "map", "map", "load", "unload"]
 
 
 def test_kept_it_stays_until_it_is_taken_down() -> None:

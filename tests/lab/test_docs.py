@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.cli import run_cli_ok
-from support.documents import ROOT, blocks, commands, shell_script
+from support.documents import ROOT, blocks, commands, shell_script, unlike
 from support.tools import need
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -17,19 +17,22 @@ WITH_COMMANDS = [path for path in DOCUMENTS if commands(path)]
 
 
 @pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: path.name)
-def test_every_command_a_document_shows_works(path: Path, tmp_path: Path) -> None:
+def test_every_command_a_document_shows_works_and_writes_what_is_shown(
+    path: Path, tmp_path: Path
+) -> None:
     need("bpftool", "ping")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     completed = subprocess.run(
         ["bash", "-c", shell_script(path)],
         cwd=tmp_path,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         timeout=120,
         check=False,
     )
 
-    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert completed.returncode == 0, completed.stdout
+    assert unlike(path, completed.stdout) == []
 
 
 def test_the_readme_and_the_tutorial_show_commands() -> None:
@@ -50,7 +53,7 @@ def test_the_programs_of_the_readme_run(tmp_path: Path) -> None:
     assert "XDP_PASS" in completed.stdout
 
 
-LOADED_FIRST = {"read_counters.py"}
+LOADED_FIRST = {"follow_reloads.py", "read_counters.py"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SUDO = 'sudo() { "$@"; }\n'
+_BEFORE_COMMAND = "\x1e"  # the record separator of ASCII
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a document, and the lines of output shown below it, if any."""
+
+    command: str
+    shown: list[str] = field(default_factory=list)
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -18,8 +28,19 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def commands(path: Path) -> list[str]:
     """Return the lines behind `$ ` in the document's console blocks, in order."""
-    lines = [line for block in blocks(path, "console") for line in block.splitlines()]
-    return [line[2:] for line in lines if line.startswith("$ ")]
+    return [step.command for step in steps(path)]
+
+
+def steps(path: Path) -> list[Step]:
+    """Return the commands of the document's console blocks, each with what is shown below it."""
+    found: list[Step] = []
+    for block in blocks(path, "console"):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append(Step(line[2:]))
+            else:
+                found[-1].shown.append(line)
+    return found
 
 
 def shell_script(path: Path) -> str:
@@ -28,15 +49,36 @@ def shell_script(path: Path) -> str:
     A command followed by `# exit N` must end with N.
     """
     path_line = f"export PATH={Path(sys.executable).parent}:$PATH\n"
-    return _SUDO + path_line + "\n".join(_checked(line) for line in commands(path)) + "\n"
+    start = f"exec 2>&1\n{_SUDO}{path_line}"
+    return start + "\n".join(_checked(line) for line in commands(path)) + "\n"
+
+
+def unlike(path: Path, output: str) -> list[str]:
+    """Return the commands that wrote something else than is shown, with what they wrote."""
+    written = output.split(_BEFORE_COMMAND)[1:]
+    return [
+        f"$ {step.command}\n{text}"
+        for step, text in zip(steps(path), written, strict=True)
+        if step.shown and not _pattern(step.shown).fullmatch(text)
+    ]
+
+
+def _pattern(shown: list[str]) -> re.Pattern[str]:
+    """Return what output may be: `…` stands for some text, as a line for some lines."""
+    lines = [
+        "(?:.*\\n)*?" if line == "…" else re.escape(line).replace("…", ".*") + "\\n"
+        for line in shown
+    ]
+    return re.compile("".join(lines))
 
 
 def _checked(line: str) -> str:
     command, _, expected = line.partition("  # exit ")
     code = int(expected or 0)
     return (
+        f"printf '{_BEFORE_COMMAND}'\n"
         f'{command}\nstatus=$?; [ $status = {code} ] || {{ echo "exit $status, expected {code}: "'
-        f" {_quoted(command)} >&2; exit 1; }}"
+        f" {_quoted(command)}; exit 1; }}"
     )
 
 

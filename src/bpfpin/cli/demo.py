@@ -18,7 +18,7 @@ from bpfpin.cli.stats_text import block
 @bpfpin_command("demo")
 @click.option("--keep", is_flag=True, help="Leave the lab up and the program loaded.")
 def command(context: Context, *, keep: bool) -> None:
-    """Play the whole story in a network namespace: load, count, watch, drop, clean up.
+    """Play the whole story in a network namespace, from load to reload, and clean up.
 
     It takes less than 15 seconds, touches no device of yours and leaves nothing.
     """
