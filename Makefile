@@ -8,16 +8,20 @@ SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WHY_SUDO = @[ -z "$(SUDO)" ] || echo "namespaces, devices and pins need root: asking sudo"
 PACKAGE = $(VENV)/.installed
 DEVELOPMENT = $(VENV)/.installed-development
+PROOF = $(SUDO) env BPFPIN_KERNEL_TESTS=1 BPFPIN_FULL_PROOF=1 PYTHONDONTWRITEBYTECODE=1 \
+	$(BIN)/python -m pytest -q -p no:cacheprovider
 BENCHES = $(sort $(wildcard bench/*.py))
 
-.PHONY: help demo test check generate generated bench clean
+.PHONY: help demo test check crash-matrix reload-proof generate generated bench clean
 
 help:
-	@echo "make demo      the whole story on a throw-away lab (root)"
-	@echo "make test      everything that CI runs (root)"
-	@echo "make check     the fast half: format, lint, types, unit tests"
-	@echo "make bench     side-by-side measurements (root, libbpf-dev, gcc)"
-	@echo "make generate  write the generated files anew"
+	@echo "make demo          the whole story on a throw-away lab (root)"
+	@echo "make test          everything that CI runs (root)"
+	@echo "make check         the fast half: format, lint, types, unit tests"
+	@echo "make crash-matrix  commands killed and failed at every call, in full (root, strace)"
+	@echo "make reload-proof  reloads under traffic, at once and beside readers, in full (root, gcc)"
+	@echo "make bench         side-by-side measurements (root, libbpf-dev, gcc)"
+	@echo "make generate      write the generated files anew"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +51,14 @@ test: $(DEVELOPMENT)
 	$(WHY_SUDO)
 	$(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
 		$(BIN)/python -m pytest -p no:cacheprovider tests
+
+crash-matrix: $(DEVELOPMENT)
+	$(WHY_SUDO)
+	$(PROOF) tests/proof/test_crash_matrix.py
+
+reload-proof: $(DEVELOPMENT)
+	$(WHY_SUDO)
+	$(PROOF) --deselect tests/proof/test_crash_matrix.py tests/proof
 
 generate: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py

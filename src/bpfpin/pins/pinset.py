@@ -170,13 +170,20 @@ def _may_be_set(root: Directory, entry: str) -> bool:
 
 
 def _unfinished(root: Directory, name: str) -> str:
-    """Return what there is to say of a stage of the set, "" if there is none."""
-    if not root.has(names.stage_name(name)):
+    """Return what there is to say of a stage or a mark of the set, "" if there is none."""
+    if not root.has(names.stage_name(name)) and not _is_marked(root, name):
         return ""
     pid = lock.holder(root)
     if pid:
         return f"process {pid} is changing it"
     return "half-built by a dead process; the next load or unload of it finishes that"
+
+
+def _is_marked(root: Directory, name: str) -> bool:
+    unreadable = (PinNotFoundError, PermissionDeniedError, UnsafePathError)
+    with suppress(*unreadable), root.child(name) as directory:
+        return directory.has(names.COMMIT)
+    return False
 
 
 def _is_still(root: Directory, name: str, directory: Directory) -> bool:

@@ -74,8 +74,11 @@ def conclude(root: Directory, name: str, reopen: Reopen) -> None:
             raise
         _publish(root, name)
         _settle(directory, manifest)  # the same directory, under its new name
-    with suppress(PinNotFoundError):
-        remove_generation(root, stage, reopen)
+    try:
+        with suppress(PinNotFoundError):
+            remove_generation(root, stage, reopen)
+    except BpfError:  # the next generation holds: only cleaning is left, and that is done again
+        recover(root, name, reopen)
 
 
 def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
@@ -108,6 +111,9 @@ def _recover_stage(root: Directory, name: str, reopen: Reopen) -> Recovery:
             return Recovery.FINISHED
     if is_aborted:
         _turn_back(root, name, reopen)
+        with root.child(stage) as directory:
+            # Before the parts that going back needs: from here on it is a stage like any other.
+            directory.rmdir(names.ABORT)
     remove_generation(root, stage, reopen)
     return Recovery.TURNED_BACK if is_aborted else Recovery.UNDONE
 

@@ -1,0 +1,162 @@
+"""A command killed or failed at any of its steps leaves what the next command makes whole."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import isolation
+from support.crash import ERRORS, Point, calls_of_a_process, points
+from support.crash_lab import CrashLab
+from support.crash_matrix import NEW, SCENARIOS, Healer, Row, Trials
+from support.lab import new_lab
+
+if TYPE_CHECKING:
+    from proof.conftest import Table
+
+pytestmark = pytest.mark.lab
+
+# A first load killed at each of its calls, measured on one machine: calls, half states left.
+PEERS = (
+    ("bpftool", 29, "8"),
+    ("xdp-loader", 79, "11, and no later call succeeds"),
+    ("ip, tc", 33, "10 to 12"),
+    ("cilium/ebpf", 34, "16"),
+    ("libbpf", 32, "15"),
+)
+SHORT = 6  # calls of a command in the short form
+FIRST_KILLS = 4  # of each command that is killed twice, in the full form
+
+
+Labs = Callable[[type[CrashLab]], CrashLab]
+
+
+@pytest.fixture(scope="module")
+def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
+    """A device, a pin root and two objects, made when a kind of lab is first asked for."""
+    made: dict[type[CrashLab], CrashLab] = {}
+    with contextlib.ExitStack() as undo:
+
+        def lab_of(kind: type[CrashLab]) -> CrashLab:
+            if kind not in made:
+                folder = tmp_path_factory.mktemp("crash")
+                made[kind] = undo.enter_context(crash_lab(kind, folder))
+            return made[kind]
+
+        yield lab_of
+
+
+@contextlib.contextmanager
+def crash_lab(kind: type[CrashLab], folder: Path) -> Iterator[CrashLab]:
+    """Make a lab and take it down again."""
+    root = folder / "bpf"
+    root.mkdir()
+    isolation.mount("bpf", root)
+    with new_lab() as lab:
+        made = kind(lab, root, folder)
+        yield made
+        made.clear()
+    isolation.umount(root)
+
+
+def trials_of(labs: Labs, name: str) -> Trials:
+    """Return the trials of a scenario, in a lab of its kind."""
+    return Trials(labs(SCENARIOS[name].lab), SCENARIOS[name])
+
+
+@pytest.fixture(scope="module")
+def rows(table: Table) -> Table:
+    """The table of all scenarios; the peers' figures stand first."""
+    head = ("command", "fault", "trials", "found half-built", "old", "new", "unloaded", "wrong")
+    table.begin("Killed or failed at each call, then the next command", head)
+    for name, calls, half_states in PEERS:
+        table.row((f"{name}: load", "killed", calls, "", "", "", "", half_states))
+    return table
+
+
+def sampled(found: Sequence[Point], name: str, *, count: int) -> list[Point]:
+    """Return about *count* calls, evenly spread; another scenario begins at another one."""
+    stride = max(1, len(found) // count)
+    return list(found[list(SCENARIOS).index(name) % stride :: stride])
+
+
+def told(table: Table, name: str, fault: str, row: Row) -> None:
+    """Write one row, and hold it to what must be."""
+    outcome = (row.half_built, row.old, row.new, row.unloaded, len(row.wrong))
+    table.row((name, fault, row.trials, *outcome))
+
+    assert row.wrong == [], "\n".join(row.wrong)
+    assert row.trials == row.old + row.new + row.unloaded > 0
+    assert row.missed <= row.trials // 10
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_command_killed_at_any_call_is_healed_by_the_next(
+    labs: Labs, rows: Table, name: str, *, is_full: bool
+) -> None:
+    trials = trials_of(labs, name)
+    found = trials.points()
+    row = Row()
+    healers = itertools.cycle(Healer)
+    for point in found if is_full else sampled(found, name, count=SHORT):
+        for healer in Healer if is_full else [next(healers)]:
+            row.add(trials.killed(point, healer))
+
+    told(rows, name, "killed", row)
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if not SCENARIOS[name].refused])
+def test_a_command_that_fails_at_any_call_leaves_the_old_state_or_the_new(
+    labs: Labs, rows: Table, name: str, *, is_full: bool
+) -> None:
+    trials = trials_of(labs, name)
+    found = trials.points()
+    row = Row()
+    faults = itertools.cycle(ERRORS)
+    for point in found if is_full else sampled(found, name, count=SHORT):
+        for fault in ERRORS if is_full else [next(faults)]:
+            row.add(trials.failed(point, fault))
+
+    told(rows, name, "failed", row)
+
+
+@pytest.mark.parametrize("name", ["load", "reload", "reload, refused", "reload, netlink", "unload"])
+def test_a_command_killed_while_it_heals_is_healed_by_the_next(
+    labs: Labs, rows: Table, name: str, *, is_full: bool
+) -> None:
+    trials = trials_of(labs, name)
+    row = Row()
+    for first in kills_that_leave_something(trials, count=FIRST_KILLS if is_full else 1):
+        for healer in Healer if is_full else [Healer.CLEAN]:
+            found = trials.points_of_healing(first, healer)
+            for second in found if is_full else sampled(found, name, count=SHORT // 2):
+                row.add(trials.killed(first, healer, then=second))
+
+    told(rows, name, "killed twice", row)
+
+
+def kills_that_leave_something(trials: Trials, *, count: int) -> list[Point]:
+    """Return at most *count* calls, evenly spread, at which a kill leaves something half-built."""
+    found = trials.points()
+    spread = found[:: max(1, len(found) // (2 * count))]
+    return [point for point in spread if trials.leaves_something(point)][-count:]
+
+
+def test_the_calls_are_those_of_the_command_as_its_own_process(labs: Labs) -> None:
+    lab = labs(CrashLab)
+    lab.clear()
+    words = lab.load(NEW)
+    here = points(words, folder=lab.folder)
+    lab.clear()
+    argv = [sys.executable, "-B", "-m", "bpfpin", *words]
+    there = calls_of_a_process(argv, folder=lab.folder)
+
+    assert [(point.call, point.number) for point in here] == [
+        (point.call, point.number) for point in there
+    ]

@@ -1,0 +1,254 @@
+"""A device, a pin root and two objects: what is there between one killed command and the next."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from bpfpin.attach.netlink import Netlink
+from bpfpin.errors import PinNotFoundError
+from bpfpin.objects.collection import load
+from bpfpin.objects.link import Link
+from bpfpin.objects.map import Map
+from bpfpin.objects.program import Program
+from bpfpin.objfile.reader import read_object
+from bpfpin.pins import names as pin_names
+from bpfpin.spec import XdpMode
+from bpfpin.uapi import XdpAction
+from support.crash import Ending, run_here
+from support.lab import TestLab
+from support.objects import compiled
+from support.traffic import PORT, attached
+from support.wait import wait_until
+
+KEPT_MAPS = ("xdp_stats_map", ".bss")
+COUNTED = XdpAction.XDP_DROP  # what both programs return for a packet that they count
+# Made once and left for good: ours for the lock, and the kernel's own two files.
+PERMANENT = {pin_names.LOCK_DIRECTORY, "maps.debug", "progs.debug"}
+
+
+class Generation(Enum):
+    """What is loaded."""
+
+    NOTHING = "nothing"
+    MAPS = "maps"  # the old one's, left by unload --keep-maps
+    OLD = "reload_old"
+    NEW = "reload_new"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A generation as undisturbed commands make it: all names, its program's tag, what is told."""
+
+    names: frozenset[str]
+    program_tag: str | None = None
+    problems: tuple[str, ...] = ()
+
+
+class CrashLab:
+    """One device and what is pinned for it; `words_for` are commands, `run` runs one here."""
+
+    _has_link = True
+
+    def __init__(self, lab: TestLab, root: Path, folder: Path) -> None:
+        self.lab = lab
+        self.root = root
+        self.folder = folder
+        self.set = root / lab.device
+        self._references = dict(self._measured())
+
+    def load(self, generation: Generation) -> list[str]:
+        """Return the command that loads *generation*."""
+        return self._words("load", str(compiled(generation.value)), "--dev", self.lab.device)
+
+    def unload(self, *options: str) -> list[str]:
+        """Return the command that unloads the set."""
+        return self._words("unload", self.lab.device, *options)
+
+    def clean(self) -> list[str]:
+        """Return the command that removes leftovers."""
+        return self._words("clean")
+
+    def _words(self, *words: str) -> list[str]:
+        return [*words, "--pin-root", str(self.root)]
+
+    def become(self, generation: Generation) -> None:
+        """Make sure that *generation* is what is loaded, afresh unless it is there already."""
+        if self.is_exactly(generation):
+            return
+        self.clear()
+        if generation is Generation.MAPS:
+            self._begin(Generation.OLD)
+            self.run(self.unload("--keep-maps"))
+        elif generation is not Generation.NOTHING:
+            self._begin(generation)
+        self.count()
+
+    def _begin(self, generation: Generation) -> None:
+        """Load *generation* where nothing is loaded."""
+        self.run(self.load(generation))
+
+    def clear(self) -> None:
+        """Unload what is there; what cannot be unloaded is removed name by name."""
+        run_here(self.unload())
+        for path in sorted(self._paths(), reverse=True):
+            path.unlink() if path.is_symlink() or not path.is_dir() else path.rmdir()
+        if not self._has_link:
+            with Netlink() as netlink:
+                netlink.detach_xdp(self.lab.ifindex, XdpMode.NATIVE)
+        wait_until(lambda: self.attached() is None)
+
+    def run(self, words: list[str]) -> Ending:
+        """Run a command here; it must succeed."""
+        ending = run_here(words)
+        assert ending.exit == 0, f"{words[0]} exited {ending.exit}: {ending.talk}"
+        return ending
+
+    # what is there
+
+    def _paths(self) -> Iterator[Path]:
+        for top in self.root.iterdir():
+            if top.name not in PERMANENT:
+                yield from (top, *top.rglob("*"))
+
+    def names(self) -> frozenset[str]:
+        """Return every name below the pin root."""
+        return frozenset(str(path.relative_to(self.root)) for path in self._paths())
+
+    def tree(self) -> dict[str, tuple[int, int, str]]:
+        """Return inode, mode and symlink text of every name: equal if nothing was changed."""
+        found = {}
+        for path in [self.root / pin_names.LOCK_DIRECTORY, *self._paths()]:
+            if os.path.lexists(path):
+                status = path.lstat()
+                text = str(path.readlink()) if path.is_symlink() else ""
+                found[str(path)] = (status.st_ino, status.st_mode, text)
+        return found
+
+    def attached(self) -> tuple[int, str] | None:
+        """Return id and tag of the program at the device, as the kernel tells."""
+        return attached(self.lab.device)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `status` tells of the set, {} without one; that changes nothing."""
+        before = self.tree()
+        told = json.loads(self.run(self._words("status", "-o", "json")).talk)
+        assert self.tree() == before, "status changed something"
+        found: list[dict[str, Any]] = told["sets"]
+        return found[0] | {"problems": told["problems"]} if found else {}
+
+    def is_half_built(self) -> bool:
+        """Whether a stage or a mark is there, which the next command has to deal with."""
+        stage = pin_names.stage_name(self.set.name)
+        return any(name == stage or Path(name).name == pin_names.COMMIT for name in self.names())
+
+    def identity(self) -> dict[str, int]:
+        """Return the ids of what every generation keeps: maps, and the link if there is one."""
+        found = {}
+        for name in KEPT_MAPS:
+            with Map.from_pin(self._pin(name)) as held:
+                found[name] = held.id
+        with contextlib.suppress(PinNotFoundError), Link.from_pin(self._link_pin()) as link:
+            found["link"] = link.id
+        return found
+
+    def _link_pin(self) -> Path:
+        return self.set / pin_names.LINKS / "xdp"
+
+    def program_id(self) -> int:
+        """Return the id of the pinned program."""
+        with Program.from_pin(self.set / pin_names.PROGRAMS / "count_port") as program:
+            return program.id
+
+    def _pin(self, name: str) -> Path:
+        return self.set / pin_names.map_pin_name(name)
+
+    # what it counts
+
+    def counts(self) -> tuple[int, int]:
+        """Return what the pinned counters say: those of the map, and the global variable."""
+        with (
+            Map.from_pin(self._pin("xdp_stats_map")) as stats,
+            Map.from_pin(self._pin(".bss")) as variables,
+        ):
+            return stats.total(COUNTED)["rx_packets"], variables[0]["packets_seen"]
+
+    def count(self, packets: int = 3) -> None:
+        """Send packets and see them counted, each exactly once, in the pinned maps."""
+        if self.attached() is None:
+            return
+        wanted = tuple(count + packets for count in self.counts())
+        self.lab.flood(packets, port=PORT)
+        try:
+            wait_until(lambda: self.counts() == wanted, timeout_s=1.0)
+        except AssertionError:
+            raise AssertionError(f"counted {self.counts()} instead of {wanted}") from None
+
+    # which of them it is
+
+    def is_exactly(self, generation: Generation) -> bool:
+        """Whether *generation* is there and nothing else."""
+        try:
+            return self.generation() is generation
+        except AssertionError:
+            return False
+
+    def generation(self) -> Generation:
+        """Return what is there; an AssertionError if it is a mix or has leftovers."""
+        names = self.names()
+        for generation, reference in self._references.items():
+            if names == reference.names:
+                self._check(generation, reference)
+                return generation
+        nearest = min((r.names for r in self._references.values()), key=lambda n: len(n ^ names))
+        raise AssertionError(f"neither old nor new: {sorted(names ^ nearest)}")
+
+    def _check(self, generation: Generation, reference: Reference) -> None:
+        told = self.status()
+        if reference.program_tag is None:
+            wait_until(lambda: self.attached() is None)
+            return
+        attached = self.attached()
+        assert attached == (self.program_id(), reference.program_tag), (
+            f"{attached} is attached, {self.program_id()} of {generation.value} is pinned"
+        )
+        assert told["state"] == "ok", told
+        assert problems_of(told) == reference.problems, told
+        assert told["object"].endswith(compiled(generation.value).name), told
+
+    def _measured(self) -> Iterator[tuple[Generation, Reference]]:
+        yield Generation.NOTHING, Reference(self.names())
+        for generation in (Generation.OLD, Generation.NEW):
+            self._begin(generation)
+            attached = self.attached()
+            assert attached is not None
+            yield generation, Reference(self.names(), attached[1], problems_of(self.status()))
+            self.run(self.unload())
+        self._begin(Generation.OLD)
+        self.run(self.unload("--keep-maps"))
+        yield Generation.MAPS, Reference(self.names())
+        self.run(self.unload())
+
+
+def problems_of(told: dict[str, Any]) -> tuple[str, ...]:
+    """Return the kinds of problems that `status` told."""
+    return tuple(problem["kind"] for problem in told["problems"])
+
+
+class NetlinkLab(CrashLab):
+    """The same, with a program that netlink holds: it took over from somebody without a link."""
+
+    _has_link = False
+
+    def _begin(self, generation: Generation) -> None:
+        with load(read_object(compiled("udp_port"))) as others, Netlink() as netlink:
+            other = others.programs["count_port"]
+            netlink.attach_xdp(other.fd, self.lab.ifindex, XdpMode.NATIVE)
+        self.run([*self.load(generation), "--take-over"])
+        assert not self._link_pin().exists()

@@ -1,0 +1,253 @@
+"""Scenarios, and one trial of each: a fault, a look, the next command, and what must hold then."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from bpfpin.errors import BpfError
+from support.crash import Ending, Fault, Injection, Point, faulted, points, run_here
+from support.crash_lab import CrashLab, Generation, NetlinkLab
+
+NOT_FOUND = 4  # `unload` where nothing is loaded
+ATTEMPTS = 3  # to meet a call whose number depends on what else runs on the host
+
+
+class NotMadeError(Exception):
+    """The command ended before the call: it looked at fewer things of others than before."""
+
+
+class Healer(Enum):
+    """The next command that is typed."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command between two states; *retried* is what its user would have loaded in the end."""
+
+    name: str
+    old: Generation
+    new: Generation
+    retried: Generation
+    words: Callable[[CrashLab], list[str]]
+    first_kill: str = ""  # what a command before this one died at: it is left half-built
+    refused: str = ""  # a call that the kernel refuses, so that the command has to go back
+    lab: type[CrashLab] = CrashLab
+
+    @property
+    def keeps_running(self) -> bool:
+        """Whether a program must be attached at every moment."""
+        return Generation.NOTHING not in (self.old, self.new) and self.new is not Generation.MAPS
+
+
+def _load(generation: Generation) -> Callable[[CrashLab], list[str]]:
+    return lambda lab: lab.load(generation)
+
+
+NOTHING, MAPS, OLD, NEW = Generation.NOTHING, Generation.MAPS, Generation.OLD, Generation.NEW
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("load", NOTHING, NEW, NEW, _load(NEW)),
+        Scenario("reload", OLD, NEW, NEW, _load(NEW)),
+        Scenario("reload, refused", OLD, NEW, NEW, _load(NEW), refused="BPF_LINK_UPDATE"),
+        Scenario("reload, netlink", OLD, NEW, NEW, _load(NEW), lab=NetlinkLab),
+        Scenario("unload", OLD, NOTHING, OLD, lambda lab: lab.unload()),
+        Scenario("unload --keep-maps", OLD, MAPS, OLD, lambda lab: lab.unload("--keep-maps")),
+        Scenario("clean", OLD, NEW, NEW, lambda lab: lab.clean(), first_kill="commit~"),
+        Scenario(
+            "clean, committed", OLD, NEW, NEW, lambda lab: lab.clean(), first_kill="BPF_LINK_UPDATE"
+        ),
+    )
+}
+
+
+@dataclass
+class Row:
+    """What the trials of one scenario and fault came to."""
+
+    trials: int = 0
+    half_built: int = 0  # found by the next command
+    old: int = 0
+    new: int = 0
+    unloaded: int = 0  # on purpose, by the next command
+    missed: int = 0  # trials that were not made, for the command did not make the call
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: Row) -> None:
+        """Take in another row's numbers."""
+        self.trials += other.trials
+        self.half_built += other.half_built
+        self.old += other.old
+        self.new += other.new
+        self.unloaded += other.unloaded
+        self.missed += other.missed
+        self.wrong += other.wrong
+
+
+def _made(trial: Callable[[], Row]) -> Row:
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(NotMadeError):
+            return trial()
+    return Row(missed=1)
+
+
+class Trials:
+    """All trials of one scenario in one lab."""
+
+    def __init__(self, lab: CrashLab, scenario: Scenario) -> None:
+        self._lab = lab
+        self._scenario = scenario
+        self._first_kill = self._call_of_a_reload(scenario.first_kill)
+        refused = self._call_of_a_reload(scenario.refused)
+        self._refused = [Injection(refused, Fault.EPERM)] if refused else []
+
+    def points(self) -> list[Point]:
+        """Return the calls that the command makes, those at which it can be hurt."""
+        self._prepare()
+        words = self._scenario.words(self._lab)
+        found = points(words, *self._refused, folder=self._lab.folder)
+        taken = {injection.point.call for injection in self._refused}
+        return [point for point in found if point.call not in taken]
+
+    def killed(self, point: Point, healer: Healer, *, then: Point | None = None) -> Row:
+        """Kill the command at *point*, and the next one at *then*; look, heal, look."""
+        return _made(lambda: self._killed(point, healer, then))
+
+    def _killed(self, point: Point, healer: Healer, then: Point | None) -> Row:
+        with self._told(f"killed at {point}, {then or ''}, healed by {healer.value}") as row:
+            self._prepare()
+            kept = self._identity()
+            self._fault(self._scenario.words(self._lab), point, Fault.KILL, *self._refused)
+            self._check_at_once(runs=self._scenario.keeps_running)
+            if then is not None:
+                self._fault(self.words(healer), then, Fault.KILL)
+                runs = self._scenario.keeps_running and healer is not Healer.UNLOAD
+                self._check_at_once(runs=runs)
+            row.half_built += self._lab.is_half_built()
+            self._heal(healer)
+            self._check_healed(row, healer, kept)
+        return row
+
+    def failed(self, point: Point, fault: Fault) -> Row:
+        """Make one call of the command fail: itself must leave the old state or the new."""
+        return _made(lambda: self._failed(point, fault))
+
+    def _failed(self, point: Point, fault: Fault) -> Row:
+        with self._told(f"{fault.name} at {point}") as row:
+            self._prepare()
+            kept = self._identity()
+            ending = self._fault(self._scenario.words(self._lab), point, fault)
+            if self._scenario.first_kill and self._lab.is_half_built():
+                assert ending.exit != 0, "exit 0, but it is still half-built"
+                self._heal(Healer.CLEAN)  # it was so before, and the command said that it failed
+                ending = Ending(0, "", "")
+            row.half_built += self._lab.is_half_built()
+            self._check_exit(ending, self._lab.generation())
+            self._check_healed(row, Healer.CLEAN, kept)
+        return row
+
+    def leaves_something(self, point: Point) -> bool:
+        """Whether a kill at *point* leaves something half-built."""
+        self._prepare()
+        with contextlib.suppress(NotMadeError):
+            self._fault(self._scenario.words(self._lab), point, Fault.KILL, *self._refused)
+        return self._lab.is_half_built()
+
+    def points_of_healing(self, point: Point, healer: Healer) -> list[Point]:
+        """Return the calls of the next command after a kill at *point*."""
+        assert self.leaves_something(point)
+        return points(self.words(healer), folder=self._lab.folder)
+
+    def words(self, healer: Healer) -> list[str]:
+        """Return the next command."""
+        return {
+            Healer.LOAD: self._lab.load(self._scenario.retried),
+            Healer.UNLOAD: self._lab.unload(),
+            Healer.CLEAN: self._lab.clean(),
+        }[healer]
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[Row]:
+        """Note what went wrong, and go on from a clean table."""
+        row = Row(trials=1)
+        try:
+            yield row
+        except (AssertionError, BpfError) as error:
+            row.wrong.append(f"{self._scenario.name}: {what}: {error}")
+            self._lab.clear()
+
+    def _prepare(self) -> None:
+        self._lab.become(self._scenario.old)
+        if self._first_kill:
+            self._fault(self._lab.load(NEW), self._first_kill, Fault.KILL)
+
+    def _call_of_a_reload(self, arguments: str) -> Point | None:
+        """Return the call of an undisturbed reload that has *arguments*."""
+        if not arguments:
+            return None
+        self._lab.become(OLD)
+        made = points(self._lab.load(NEW), folder=self._lab.folder)
+        self._lab.clear()
+        return next(point for point in made if arguments in point.arguments)
+
+    def _fault(
+        self, words: Sequence[str], point: Point, fault: Fault, *others: Injection
+    ) -> Ending:
+        ending = faulted(words, *others, Injection(point, fault), folder=self._lab.folder)
+        if ending.exit == 0 and not ending.was_hit:
+            raise NotMadeError
+        assert ending.was_hit, f"exit {ending.exit} before {point}: {ending.talk}"
+        if fault is Fault.KILL:
+            assert ending.exit == -signal.SIGKILL, f"exit {ending.exit}"
+        return ending
+
+    def _identity(self) -> dict[str, int]:
+        """Return the ids that a change of the set keeps."""
+        return {} if self._scenario.old is NOTHING else self._lab.identity()
+
+    def _check_at_once(self, *, runs: bool) -> None:
+        """Check what holds right after a kill, before any other command."""
+        told = self._lab.status().get("state", "ok")
+        assert (told == "half-built") == self._lab.is_half_built(), f"status says {told}"
+        if runs:
+            assert self._lab.attached() is not None, "no program is attached"
+            self._lab.count()
+
+    def _heal(self, healer: Healer) -> None:
+        ending = run_here(self.words(healer))
+        accepted = {0, NOT_FOUND} if healer is Healer.UNLOAD else {0}
+        assert ending.exit in accepted, f"{healer.value} exited {ending.exit}: {ending.talk}"
+
+    def _check_exit(self, ending: Ending, found: Generation) -> None:
+        told = f"exit {ending.exit} and {found.value} is there: {ending.talk}"
+        if ending.exit == 0 or self._scenario.first_kill:
+            assert found in (self._scenario.old, self._scenario.new), told
+        else:
+            assert found is self._scenario.old, told
+        if ending.exit == 0 and not self._scenario.first_kill:
+            assert found is self._scenario.new, told
+
+    def _check_healed(self, row: Row, healer: Healer, kept: dict[str, int]) -> None:
+        """Check that it is old or new, with the same maps, link and counts."""
+        found = self._lab.generation()
+        allowed = {
+            Healer.LOAD: {self._scenario.retried},
+            Healer.UNLOAD: {NOTHING},
+            Healer.CLEAN: {self._scenario.old, self._scenario.new},
+        }[healer]
+        assert found in allowed, f"{found.value} is there"
+        row.old += found is self._scenario.old
+        row.new += found is self._scenario.new
+        row.unloaded += found not in (self._scenario.old, self._scenario.new)
+        if self._scenario.keeps_running and found is not NOTHING:
+            now = self._identity()
+            assert now == kept, f"ids {kept} became {now}"
+        self._lab.count()
