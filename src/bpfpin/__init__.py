@@ -22,6 +22,11 @@ if _TYPE_CHECKING:
     from bpfpin.apps.deployment import Deployment
     from bpfpin.apps.follow import Follower, follow
     from bpfpin.apps.undeploy import undeploy
+    from bpfpin.attach.cgroup import attach_cgroup
+    from bpfpin.attach.clsact import ClsactFilter, attach_clsact
+    from bpfpin.attach.netkit import attach_netkit
+    from bpfpin.attach.order import Order
+    from bpfpin.attach.tcx import attach_tcx
     from bpfpin.attach.xdp import attach_xdp
     from bpfpin.errors import (
         AttachError,
@@ -75,6 +80,11 @@ _HOMES = {
     "apps.deployment": "Deployment",
     "apps.follow": "Follower follow",
     "apps.undeploy": "undeploy",
+    "attach.cgroup": "attach_cgroup",
+    "attach.clsact": "ClsactFilter attach_clsact",
+    "attach.netkit": "attach_netkit",
+    "attach.order": "Order",
+    "attach.tcx": "attach_tcx",
     "attach.xdp": "attach_xdp",
     "objects.collection": "Loaded load",
     "objects.info": "LinkInfo MapInfo ProgramInfo",
@@ -91,17 +101,17 @@ _MODULES = {name: home for home, names in _HOMES.items() for name in names.split
 
 __all__ = [
     "AttachError", "AttachType", "BpfError", "BusyError", "CgroupNotFoundError", "Change",
-    "Deployment", "Difference", "Follower", "Hook", "HookBusyError", "IdNotFoundError",
-    "IncompatibleMapError", "InterfaceNotFoundError", "KeyExistsError", "KeyNotFoundError",
-    "LimitError", "Link", "LinkInfo", "Loaded", "LockTimeoutError", "Map", "MapFlag",
-    "MapFullError", "MapInfo", "MapSpec", "MapType", "NamespaceNotFoundError", "NotBpffsError",
-    "NotSupportedError", "ObjectFileError", "ObjectNotFoundError", "ObjectSpec",
-    "PermissionDeniedError", "PinError", "PinExistsError", "PinKindError", "PinNameError",
+    "ClsactFilter", "Deployment", "Difference", "Follower", "Hook", "HookBusyError",
+    "IdNotFoundError", "IncompatibleMapError", "InterfaceNotFoundError", "KeyExistsError",
+    "KeyNotFoundError", "LimitError", "Link", "LinkInfo", "Loaded", "LockTimeoutError", "Map",
+    "MapFlag", "MapFullError", "MapInfo", "MapSpec", "MapType", "NamespaceNotFoundError",
+    "NotBpffsError", "NotSupportedError", "ObjectFileError", "ObjectNotFoundError", "ObjectSpec",
+    "Order", "PermissionDeniedError", "PinError", "PinExistsError", "PinKindError", "PinNameError",
     "PinNotFoundError", "Program", "ProgramChangedError", "ProgramInfo", "ProgramSpec",
     "ProgramType", "ReadOnlyMapError", "Reload", "SyscallError", "UnsafePathError", "UpdateFlag",
     "UsageError", "VerifierError", "WrongHookError", "XdpAction", "XdpMode", "__version__",
-    "attach_xdp", "deploy", "follow", "links", "load", "maps", "programs", "read_object",
-    "undeploy",
+    "attach_cgroup", "attach_clsact", "attach_netkit", "attach_tcx", "attach_xdp", "deploy",
+    "follow", "links", "load", "maps", "programs", "read_object", "undeploy",
 ]  # fmt: skip
 
 

@@ -35,16 +35,25 @@ class Link(KernelObject):
 
     @classmethod
     def create(
-        cls, program: Program, link_target: int, attach_type: AttachType, *, flags: int = 0
+        cls,
+        program: Program,
+        link_target: int,
+        attach_type: AttachType,
+        *,
+        flags: int = 0,
+        relative: int = 0,
     ) -> Self:
         """Attach *program* (BPF_LINK_CREATE).
 
-        *link_target* is an ifindex or a cgroup's descriptor, *flags* are the hook's.
+        *link_target* is an ifindex or a cgroup's descriptor, *flags* are the hook's; *relative* is
+        the program or link that it goes beside, if *flags* say so.
         `HookBusyError` where the hook takes no other program, `NotSupportedError` where the device
         or the kernel lacks the hook.
         """
         name = f"program {program.name} at {attach_type.name.lower()}"
-        fd = bpf.link_create(program.fd, link_target, attach_type, flags=flags, target=name)
+        fd = bpf.link_create(
+            program.fd, link_target, attach_type, flags=flags, relative=relative, target=name
+        )
         return cls(Descriptor(fd))
 
     @property

@@ -229,13 +229,20 @@ def btf_load(data: bytes, *, log_size: int = 0, target: str = "") -> int:
 
 
 def link_create(
-    prog_fd: int, link_target: int, attach_type: int, *, flags: int = 0, target: str = ""
+    prog_fd: int,
+    link_target: int,
+    attach_type: int,
+    *,
+    flags: int = 0,
+    relative: int = 0,
+    target: str = "",
 ) -> int:
     """Attach a program and return the link's descriptor (BPF_LINK_CREATE).
 
-    *link_target* is an ifindex, or the descriptor of a cgroup or a network namespace.
+    *link_target* is an ifindex, or the descriptor of a cgroup or a network namespace. *relative*
+    is what it goes before or after, as *flags* of `AttachFlag` say.
     """
-    attribute = LinkCreateAttr(prog_fd, link_target, attach_type, flags)
+    attribute = LinkCreateAttr(prog_fd, link_target, attach_type, flags, relative)
     return bpf(Cmd.LINK_CREATE, attribute, target=target)
 
 

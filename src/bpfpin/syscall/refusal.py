@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from bpfpin.errors import (
     AttachError,
     BpfError,
+    CgroupNotFoundError,
     HookBusyError,
     IdNotFoundError,
     InterfaceNotFoundError,
@@ -53,6 +54,7 @@ READ_ONLY: Row = (ReadOnlyMapError, "the map is frozen or was opened for reading
 NO_BATCH: Row = (NotSupportedError, "maps of this type have no batches here")
 TAKEN: Row = (PinExistsError, "the name is taken")
 NO_PIN: Row = (PinNotFoundError, "nothing is pinned there")
+NO_DEVICE: Row = (InterfaceNotFoundError, "there is no such device")
 
 LOOKUPS = (Cmd.MAP_LOOKUP_ELEM, Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_GET_NEXT_KEY)
 REMOVALS = (
@@ -62,6 +64,7 @@ REMOVALS = (
     Cmd.MAP_LOOKUP_AND_DELETE_BATCH,
 )
 UPDATES = (Cmd.MAP_UPDATE_ELEM, Cmd.MAP_UPDATE_BATCH)
+TRAFFIC_CONTROL = ("RTM_NEWQDISC", "RTM_DELQDISC", "RTM_NEWTFILTER", "RTM_DELTFILTER")
 OPENINGS = (
     Cmd.PROG_GET_FD_BY_ID,
     Cmd.MAP_GET_FD_BY_ID,
@@ -104,11 +107,25 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.OBJ_GET, e.ENOTDIR): NO_PIN,
     (Cmd.LINK_CREATE, e.EBUSY): (HookBusyError, "another program is attached there"),
     (Cmd.LINK_CREATE, e.EEXIST): (HookBusyError, "another program is attached there"),
-    (Cmd.LINK_CREATE, e.ENODEV): (InterfaceNotFoundError, "there is no such device"),
+    (Cmd.LINK_CREATE, e.ERANGE): (HookBusyError, "there is no room for one more program there"),
+    (Cmd.LINK_CREATE, e.ENOENT): (IdNotFoundError, "what it was to be attached to is not there"),
+    (Cmd.LINK_CREATE, e.ENODEV): NO_DEVICE,
+    (Cmd.LINK_CREATE, e.ENXIO): (NotSupportedError, "the device is of a kind without that hook"),
     (Cmd.LINK_UPDATE, e.EPERM): (ProgramChangedError, "somebody else changed the program"),
-    (Cmd.LINK_UPDATE, e.ENOLINK): (InterfaceNotFoundError, "the device of the link is gone"),
+    (Cmd.LINK_UPDATE, e.EEXIST): (HookBusyError, "the program is attached there already"),
+    (Cmd.LINK_UPDATE, e.ENOLINK): (
+        InterfaceNotFoundError,
+        "the device or cgroup of the link is gone",
+    ),
     (Cmd.LINK_DETACH, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
-    (Cmd.PROG_QUERY, e.ENODEV): (InterfaceNotFoundError, "there is no such device"),
+    (Cmd.PROG_QUERY, e.ENODEV): NO_DEVICE,
+    (Cmd.PROG_QUERY, e.ENOENT): (CgroupNotFoundError, "the cgroup is gone"),
+    **{(command, e.ENODEV): NO_DEVICE for command in TRAFFIC_CONTROL},
+    ("RTM_NEWQDISC", e.EEXIST): (HookBusyError, "a qdisc is there already"),
+    ("RTM_NEWQDISC", e.ENOENT): (NotSupportedError, "this kernel has no such qdisc"),
+    ("RTM_NEWTFILTER", e.EEXIST): (HookBusyError, "a filter of that handle is there already"),
+    ("RTM_NEWTFILTER", e.ENOENT): (IdNotFoundError, "there is no such filter"),
+    ("RTM_DELTFILTER", e.ENOENT): (IdNotFoundError, "there is no such filter"),
     ("openat2", e.ENOENT): (PinNotFoundError, "there is no such name"),
     ("openat2", e.ENOTDIR): (PinNotFoundError, "there is no such directory"),
     ("openat2", e.ELOOP): (UnsafePathError, "a symbolic link stands in the path"),

@@ -1,0 +1,78 @@
+"""Cgroups by their folders: the hierarchy of version 2, where programs are attached."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bpfpin.errors import BpfError, CgroupNotFoundError
+from bpfpin.syscall import fs
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.refusal import refusal
+
+_MOUNT_LINE = "mount -t cgroup2 none /sys/fs/cgroup/unified"
+
+
+def cgroup2_mount() -> Path:
+    """Return where the cgroup2 hierarchy is mounted (/proc/self/mountinfo).
+
+    `CgroupNotFoundError` if it is not. Of several mounts the first one, which the system made.
+    """
+    for mount in fs.mounts():
+        if mount.fs_type == "cgroup2" and _is_seen(mount.mount_point):
+            return Path(mount.mount_point)
+    raise CgroupNotFoundError("no cgroup2 is mounted", hint=f"mount one: {_MOUNT_LINE}")
+
+
+def open_cgroup(path: str | Path) -> Descriptor:
+    """Open the folder of a cgroup; *path* is absolute, or relative to `cgroup2_mount`.
+
+    `CgroupNotFoundError` if there is none, or if it is one of version 1; the hint has the path of
+    version 2 to type.
+    """
+    whole = Path(path) if Path(path).is_absolute() else cgroup2_mount() / path
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        opened = Descriptor(os.open(whole, flags))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise _not_there(whole) from None
+    except OSError as error:
+        raise refusal("open", error.errno or 0, target=str(whole)) from None
+    kind = fs.magic(opened.fileno())
+    if kind == fs.CGROUP2_MAGIC:
+        return opened
+    opened.close()
+    raise _version_1(whole) if kind == fs.CGROUP_MAGIC else _not_there(whole)
+
+
+def _is_seen(mount_point: str) -> bool:
+    """Whether the mount is not hidden below another one."""
+    try:
+        return fs.magic(mount_point) == fs.CGROUP2_MAGIC
+    except BpfError:
+        return False
+
+
+def _not_there(path: Path) -> CgroupNotFoundError:
+    mount = cgroup2_mount()
+    is_there = path.is_dir()
+    message = f"{path} is no cgroup" if is_there else f"there is no cgroup {path}"
+    below = mount / str(path).lstrip("/")
+    if below.is_dir():
+        return CgroupNotFoundError(message, hint=f"did you mean {below}?")
+    hint = f"cgroups are the folders below {mount}; a new one: mkdir {mount}/NAME"
+    return CgroupNotFoundError(message, hint=hint)
+
+
+def _version_1(path: Path) -> CgroupNotFoundError:
+    """Point to the folder of the same name, as far as there is one in the other hierarchy."""
+    mount = cgroup2_mount()
+    tops = [Path(one.mount_point) for one in fs.mounts() if one.fs_type == "cgroup"]
+    inner = next((path.relative_to(top) for top in tops if path.is_relative_to(top)), Path())
+    same = mount / inner
+    hint = f"type {same}" if same.is_dir() else f"make one: mkdir -p {same}"
+    return CgroupNotFoundError(
+        f"{path} is a cgroup of version 1, where no program can be attached;"
+        f" those of version 2 are below {mount}",
+        hint=f"{hint}; where a process is: grep ^0:: /proc/PID/cgroup",
+    )

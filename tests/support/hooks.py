@@ -1,0 +1,101 @@
+"""Programs for hooks: those of tests/objects/hooks.bpf.c, which count, and some that do nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bpfpin.insn import exit_, mov_imm
+from bpfpin.objects.collection import load
+from bpfpin.objects.map import Map
+from bpfpin.objects.program import Program
+from bpfpin.objfile.reader import read_object
+from bpfpin.spec import FunctionSpec, Hook, ProgramSpec
+from bpfpin.syscall import call
+from bpfpin.uapi import AttachType, Cmd, ProgramType
+from support import isolation
+from support.objects import compiled
+
+INDEXES = ("count_tc", "count_tc_new", "count_egress", "count_connect")
+
+
+@dataclass(frozen=True)
+class Counting:
+    """The counting programs, and the map that they share."""
+
+    tc: Program
+    tc_new: Program
+    egress: Program
+    connect: Program
+    counts: Map
+
+    def counted(self, program: Program) -> int:
+        """Return how often *program* has run."""
+        return int(self.counts[INDEXES.index(program.name)])
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Counting]:
+    """Load the counting programs."""
+    with load(read_object(compiled("hooks"))) as loaded:
+        tc, tc_new, egress, connect = (loaded.programs[name] for name in INDEXES)
+        yield Counting(tc, tc_new, egress, connect, loaded.maps["counts"])
+
+
+def idle(
+    name: str = "idle",
+    kind: ProgramType = ProgramType.SCHED_CLS,
+    attach_type: AttachType | None = None,
+) -> Program:
+    """Load a program that lets everything pass."""
+    answer = -1 if kind == ProgramType.SCHED_CLS else 1
+    function = FunctionSpec(name, "test", (mov_imm(0, answer), exit_()))
+    spec = ProgramSpec(
+        name, kind, "test", (function,), license="GPL", expected_attach_type=attach_type
+    )
+    return Program.load(spec)
+
+
+def idle_at(hook: Hook, kind: ProgramType) -> Program:
+    """Load a program for a hook, with the attach type it is expected at."""
+    return idle(hook.name.lower(), kind, hook.attach_type)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, code: int, *commands: Cmd) -> None:
+    """Let the kernel refuse *commands* of bpf(2), as one does that does not know what is asked."""
+    entered = call._enter
+
+    def enter(number: int, command: int, *rest: object) -> int:
+        if command not in commands:
+            return entered(number, command, *rest)
+        ctypes.set_errno(code)
+        return -1
+
+    monkeypatch.setattr(call, "_enter", enter)
+
+
+def without_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer as a kernel that does not know an attach type (kernel/bpf/syscall.c)."""
+    refuse(monkeypatch, errno.EINVAL, Cmd.LINK_CREATE, Cmd.PROG_QUERY)
+
+
+@contextlib.contextmanager
+def new_cgroup(folder: Path) -> Iterator[Path]:
+    """Mount the cgroup2 hierarchy on *folder*, and make a cgroup of the test's own in it."""
+    folder.mkdir()
+    isolation.mount("cgroup2", folder)
+    try:
+        made = folder / f"bpfpin-{folder.parent.name}"
+        made.mkdir()
+        try:
+            yield made
+        finally:
+            made.rmdir()
+    finally:
+        isolation.umount(folder)
