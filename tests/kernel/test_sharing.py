@@ -21,6 +21,7 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.compat import differences
 from bpfpin.objects.map import Map
+from bpfpin.objects.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.spec import MapSpec, ObjectSpec, Pinning
@@ -68,6 +69,26 @@ def test_a_map_comes_from_a_path_an_id_a_name_or_a_handle(flows: Map, bpffs: Pat
         assert shared.held is not None
         assert shared.held.id == flows.id
         assert (shared.source, shared.path, shared.is_promised) == (told, where, True)
+
+
+def test_an_index_is_that_of_bpftool(bpffs: Path) -> None:
+    """Maps of the user's first, in the order of the file; data sections after them."""
+    need("bpftool")
+    path = compiled("several_maps")
+    spec = read_object(path)
+    assert {*list(spec.maps)[2:]} == {".rodata", ".bss"}
+
+    for index, each in enumerate(spec.maps.values()):
+        with Map.create(each) as made:
+            words = [*("prog", "load", path, bpffs / "program", "map"), "idx", index, "id", made.id]
+            subprocess.run(["bpftool", *map(str, words)], check=True)
+            with Program.from_pin(bpffs / "program") as program:
+                used = program.info.map_ids
+            (bpffs / "program").unlink()
+            shared = closed(open_shared(spec, {f"idx:{index}": made}, pin_root=bpffs))
+
+            assert made.id in used
+            assert list(shared) == [each.name]
 
 
 def test_the_owner_of_a_handle_keeps_it_with_its_types(bpffs: Path) -> None:

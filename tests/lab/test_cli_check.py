@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,15 @@ from bpfpin.objects.walk import map_ids, program_ids
 from support.cli import run_cli, run_cli_ok
 from support.nobody import run_cli_as_nobody
 from support.objects import compiled
+from support.tools import need
 from support.wait import wait_until
 
 GOOD = "builtin:xdp_stats"
+HEADERS = "#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n"
+PROGRAMS = "\n".join(
+    f'SEC("xdp") int {name}(void *context) {{ return XDP_PASS; }}'
+    for name in ("first", "third", "fourth")
+)
 
 
 def test_an_object_that_would_load_is_described() -> None:
@@ -47,6 +54,45 @@ def test_every_dialect_is_named(name: str, dialect: str) -> None:
 
     assert dialect in {one["dialect"] for one in report["maps"]}
     assert report["loads"] is True
+
+
+@pytest.mark.parametrize("name", ["elf_map_in_map", "elf_tail_calls_xdp"])
+def test_old_maps_are_printed_as_c_that_libbpf_loads(
+    tmp_path: Path, bpffs: Path, name: str
+) -> None:
+    """Standard output is C alone."""
+    need("clang", "bpftool")
+    result = run_cli_ok("check", compiled(name), "--convert")
+    source = tmp_path / "new.bpf.c"
+    source.write_text(HEADERS + result.stdout + PROGRAMS)
+    run_cli_ok("compile", source)
+    (old,) = run_cli_ok("check", compiled(name), "-o", "json").json["objects"]
+    (new,) = run_cli_ok("check", tmp_path / "new.bpf.o", "-o", "json").json["objects"]
+    command = ["bpftool", "prog", "loadall", str(tmp_path / "new.bpf.o"), str(bpffs / "programs")]
+    libbpf = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert "would load" in result.stderr
+    assert {(one["name"], one["type"], one["max_entries"]) for one in new["maps"]} == {
+        (one["name"], one["type"], one["max_entries"]) for one in old["maps"]
+    }
+    assert {one["dialect"] for one in new["maps"]} == {"btf"}
+    assert libbpf.returncode == 0, libbpf.stderr
+
+
+def test_the_document_has_the_conversion_where_it_was_asked_for() -> None:
+    path = compiled("legacy_map_def")
+    (plain,) = run_cli_ok("check", path, "-o", "json").json["objects"]
+    (asked,) = run_cli_ok("check", path, "--convert", "-o", "json").json["objects"]
+
+    assert "converted" not in plain
+    assert '} packets SEC(".maps");' in asked["converted"]
+
+
+def test_a_conversion_of_what_is_no_object_is_refused_as_before(tmp_path: Path) -> None:
+    (tmp_path / "text.o").write_text("this is no object")
+    result = run_cli("check", tmp_path / "text.o", "--convert")
+
+    assert (result.exit_code, result.stdout) == (5, "")
 
 
 def test_a_program_that_the_verifier_refuses_exits_as_load_does() -> None:

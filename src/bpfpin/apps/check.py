@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bpfpin.apps.convert import btf_definitions
 from bpfpin.apps.sources import read_source
 from bpfpin.btf.c_source import c_type
 from bpfpin.errors import BpfError, PermissionDeniedError, UsageError
@@ -44,7 +45,10 @@ class CheckedProgram:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """One object; *error* is why it would not load, *is_asked* whether the kernel was asked."""
+    """One object; *error* is why it would not load, *is_asked* whether the kernel was asked.
+
+    *converted* is C that defines its old maps by BTF, None if it was not asked for.
+    """
 
     path: str
     sha256: str = ""
@@ -54,6 +58,7 @@ class CheckReport:
     notes: tuple[str, ...] = ()
     error: BpfError | None = None
     is_asked: bool = False
+    converted: str | None = None
 
     @property
     def loads(self) -> bool | None:
@@ -72,6 +77,7 @@ class CheckReport:
             "maps": [_record(one) for one in self.maps],
             "programs": [_record(one) for one in self.programs],
             "notes": list(self.notes),
+            **({} if self.converted is None else {"converted": self.converted}),
         }
 
 
@@ -83,12 +89,17 @@ def _record(one: CheckedMap | CheckedProgram) -> dict[str, Any]:
 
 
 def check(
-    source: str, *, program_type: str | None = None, max_map_memory: int = MAP_MEMORY_LIMIT
+    source: str,
+    *,
+    program_type: str | None = None,
+    convert: bool = False,
+    max_map_memory: int = MAP_MEMORY_LIMIT,
 ) -> CheckReport:
     """Read *source* (a path, or `builtin:NAME`) and have the kernel verify its programs.
 
     The report carries what refused it, at reading or in the kernel; without CAP_BPF the kernel is
-    not asked and a note says so. *program_type* is the word for sections with free names.
+    not asked and a note says so. *program_type* is the word for sections with free names; *convert*
+    asks for the maps of the old dialects in C for section `.maps`.
     """
     try:
         spec = read_source(source, program_type=program_type)
@@ -108,6 +119,7 @@ def check(
         notes=(*spec.notes, *notes),
         error=next(filter(None, (refusals or {}).values()), None),
         is_asked=refusals is not None,
+        converted=btf_definitions(spec) if convert else None,
     )
 
 
@@ -178,6 +190,8 @@ def _word(kind: MapType | ProgramType) -> str:
     return kind.name.lower()
 
 
-def check_all(sources: Sequence[str], *, program_type: str | None = None) -> list[CheckReport]:
+def check_all(
+    sources: Sequence[str], *, program_type: str | None = None, convert: bool = False
+) -> list[CheckReport]:
     """Check several objects, each by itself."""
-    return [check(source, program_type=program_type) for source in sources]
+    return [check(source, program_type=program_type, convert=convert) for source in sources]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -18,6 +19,9 @@ from bpfpin.syscall.fd import Descriptor
 
 Given = str | Path | Map
 """What a user names a map by: a path in bpffs, `id:N`, `name:NAME`, or a `Map`."""
+
+INDEX = "idx:"  # bpftool's word for a map of the object by its place in libbpf's order
+_INDEX_DIGITS = 10  # of a u32; `int` is slow and at last unwilling with very long numbers
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,11 @@ class Shared:
 
 
 def parse_map_words(words: Sequence[str]) -> dict[str, str]:
-    """Return `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME` by name; `UsageError` for others."""
+    """Return `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME` by name; `UsageError` for others.
+
+    In place of NAME there may be `idx:I`, which stays as it is: only the object tells which map
+    that is.
+    """
     given: dict[str, str] = {}
     for word in words:
         name, equals, source = word.partition("=")
@@ -55,22 +63,22 @@ def open_shared(
 ) -> dict[str, Shared]:
     """Open the maps that *given* names, and look where the object asks its maps to be pinned.
 
-    A `Map` stays its owner's; all that is in the result is the caller's to close. No directory is
-    made. `UsageError` for a map that the object lacks, `PinNotFoundError` and `IdNotFoundError` for
-    what is not there, `PinKindError` where something else is pinned, `PinNameError` for a name that
-    could lead elsewhere.
+    *given* is by map name, or by `idx:I`, the map's place in libbpf's order: by section, then by
+    offset, data sections last. A `Map` stays its owner's; all that is in the result is the caller's
+    to close. No directory is made.
+
+    `UsageError` for a map that the object lacks or that is named twice, `PinNotFoundError` and
+    `IdNotFoundError` for what is not there, `PinKindError` where something else is pinned,
+    `PinNameError` for a name that could lead elsewhere.
     """
-    unknown = [name for name in given if name not in spec.maps]
-    if unknown:
-        there = ", ".join(spec.maps) or "none"
-        raise UsageError(f"the object has no map {', '.join(unknown)}; it has: {there}")
+    promised = _by_name(spec, given)
     found: dict[str, Shared] = {}
     with ExitStack() as undo:
-        for name, source in given.items():
+        for name, source in promised.items():
             found[name] = _opened(name, source)
             undo.callback(_close, found[name])
         for name, wanted in spec.maps.items():
-            path = None if name in given else own_place(spec, wanted, pin_root=pin_root)
+            path = None if name in promised else own_place(spec, wanted, pin_root=pin_root)
             shared = _looked_up(name, path, pin_root) if path else None
             if shared is not None:
                 found[name] = shared
@@ -86,6 +94,35 @@ def own_place(spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path) -> Path | No
     if wanted.pinning is Pinning.BY_NAME:
         return pin_root / names.map_pin_name(wanted.name)
     return iproute2_pins.pin_path(spec, wanted, pin_root=pin_root)
+
+
+def _by_name(spec: ObjectSpec, given: Mapping[str, Given]) -> dict[str, Given]:
+    """Return *given* by the names of the maps that its words stand for."""
+    named: dict[str, Given] = {}
+    for word, source in given.items():
+        name = _map_at(spec, word) if word.startswith(INDEX) else word
+        if name not in spec.maps:
+            raise _unknown(spec, name)
+        if name in named:
+            raise UsageError(f"map {name!r} is named twice: {named[name]} and {source} ({word})")
+        named[name] = source
+    return named
+
+
+def _map_at(spec: ObjectSpec, word: str) -> str:
+    names_in_order, digits = list(spec.maps), word.removeprefix(INDEX)
+    is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _INDEX_DIGITS
+    if is_number and int(digits) < len(names_in_order):
+        return names_in_order[int(digits)]
+    there = ", ".join(f"{INDEX}{index} {name}" for index, name in enumerate(names_in_order))
+    raise UsageError(f"the object has no map {word}; it has: {there or 'none'}")
+
+
+def _unknown(spec: ObjectSpec, name: str) -> UsageError:
+    near = difflib.get_close_matches(name, spec.maps, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else ""
+    there = ", ".join(spec.maps) or "none"
+    return UsageError(f"the object has no map {name}; it has: {there}", hint=hint)
 
 
 def _opened(name: str, source: Given) -> Shared:

@@ -17,18 +17,25 @@ PROGRAM_COLUMNS = ("program", "section", "type", "hook", "verifier")
 @bpfpin_command("check")
 @click.argument("objects", metavar="OBJ…", nargs=-1, required=True)
 @click.option("--type", "program_type", metavar="TYPE", help="Of programs in free-named sections.")
-def command(context: Context, *, objects: tuple[str, ...], program_type: str | None) -> int | None:
+@click.option("--convert", is_flag=True, help="Print C that defines old maps in section .maps.")
+def command(
+    context: Context, *, objects: tuple[str, ...], program_type: str | None, convert: bool
+) -> int | None:
     """Read each OBJ, a file or builtin:NAME, and have the kernel verify its programs.
 
     Nothing is attached or pinned. Without the privilege for the kernel's part the objects are read
     only. The exit code is that of load for one object, and 10 if any of several would not load.
+
+    With --convert it prints what maps of the two old dialects, struct bpf_map_def and struct
+    bpf_elf_map, are in the form of today; comments tell what that form cannot say.
     """
-    reports = check_all(objects, program_type=program_type)
+    reports = check_all(objects, program_type=program_type, convert=convert)
     if context.out.is_json:
         _write_document(context.out, reports)
     else:
         for report in reports:
-            _write(context.out, report)
+            write = _write_converted if convert else _write
+            write(context.out, report)
     refused = [report for report in reports if report.error]
     if len(reports) == 1 and refused and refused[0].error:
         raise refused[0].error
@@ -78,6 +85,12 @@ def _write(out: Output, report: CheckReport) -> None:
         out.table(PROGRAM_COLUMNS, programs)
     for note in (*report.notes, *(each.note for each in report.programs if each.note)):
         out.text(f"note: {note}")
+
+
+def _write_converted(out: Output, report: CheckReport) -> None:
+    out.say(f"{report.path}: {_verdict(report)}")
+    if report.converted is not None:
+        out.text(report.converted)
 
 
 def _verdict(report: CheckReport) -> str:

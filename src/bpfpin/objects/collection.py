@@ -57,7 +57,8 @@ def load(
     """Create the maps of *spec* and load its programs, or only those named in *programs*.
 
     *maps* are used instead of new ones if they fit, else `IncompatibleMapError` names all that
-    differs; they belong to the result from then on, and are closed with it or with a failure.
+    differs; they belong to the result from then on, and are closed with it or with a failure. Into
+    a program array among them go the programs that the object puts there, last of all.
     `LimitError` if the new maps would take more than *max_map_memory* bytes, `VerifierError` if a
     program is refused. Stands on BPF_BTF_LOAD, BPF_MAP_CREATE and BPF_PROG_LOAD.
     """
@@ -68,7 +69,20 @@ def load(
         chosen = spec if programs is None else spec.only_programs(*programs)
         _check_given(chosen, given)
         undo.pop_all()
-    return load_checked(chosen, maps=given, max_map_memory=max_map_memory, log_level=log_level)
+    loaded = load_checked(chosen, maps=given, max_map_memory=max_map_memory, log_level=log_level)
+    with contextlib.ExitStack() as undo:
+        undo.callback(loaded.close)
+        fill_given(chosen, loaded, given)
+        undo.pop_all()
+    return loaded
+
+
+def fill_given(spec: ObjectSpec, loaded: Loaded, given: Iterable[str]) -> None:
+    """Put the programs of *spec* into those of the *given* maps that are program arrays of it.
+
+    From then on whoever calls through such an array reaches them.
+    """
+    _fill_program_arrays([spec.maps[name] for name in given], loaded.maps, loaded.programs)
 
 
 def load_checked(
@@ -78,11 +92,12 @@ def load_checked(
     max_map_memory: int = MAP_MEMORY_LIMIT,
     log_level: int = 0,
 ) -> Loaded:
-    """Do what `load` does, where *maps* were compared with *spec* before."""
+    """Do what `load` does; *maps* were compared with *spec* before, and stay as they are."""
     with contextlib.ExitStack() as undo:
         for held in maps.values():
             undo.callback(held.close)
         new = [each for name, each in spec.maps.items() if name not in maps]
+        _check_inner(new)
         _check_memory(spec.path, new, max_map_memory)
         btf, notes = _load_btf(spec)
         with btf or contextlib.nullcontext():
@@ -114,6 +129,18 @@ def _check_given(spec: ObjectSpec, given: Mapping[str, Map]) -> None:
         raise IncompatibleMapError(
             f"not the map that the object asks for: {names}", differences=found
         )
+
+
+def _check_inner(specs: Iterable[MapSpec]) -> None:
+    """Refuse maps of maps that nothing says the inner kind of: the kernel says only EINVAL."""
+    for each in specs:
+        if each.type in compat.MAPS_OF_MAPS and each.inner is None:
+            wanted = f" with id {each.inner_id}" if each.inner_id else ""
+            raise UsageError(
+                f"map {each.name} holds maps, and the object has no map{wanted} that says of what"
+                " kind",
+                hint=f"use a map that exists: --map {each.name}=PATH",
+            )
 
 
 def _check_memory(path: str, specs: Iterable[MapSpec], limit: int) -> None:

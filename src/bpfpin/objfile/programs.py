@@ -7,6 +7,7 @@ has no other.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 from bpfpin.errors import UsageError
@@ -78,9 +79,18 @@ class ProgramReader:
                 yield place, kinds[place.name] or self._free
 
     def _kind(self, place: Place) -> ProgramKind | None:
+        kind = program_kind(place.section.name)
+        tail_call = kind.tail_call if kind else None
+        told = self._told(place, is_free=tail_call is not None)
+        if told is None or tail_call is None:
+            return told or kind
+        return dataclasses.replace(told, attach_type=None, hook=None, tail_call=tail_call)
+
+    def _told(self, place: Place, *, is_free: bool) -> ProgramKind | None:
+        """Return what the user says of the program itself, or of all whose section says nothing."""
         if place.name in self._by_name:
             return kind_by_word(self._by_name[place.name])
-        return program_kind(place.section.name)
+        return self._free if is_free and self._free is not UNKNOWN else None
 
     def _program(
         self, place: Place, kind: ProgramKind, license_text: str, version: int

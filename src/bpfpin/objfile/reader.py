@@ -16,9 +16,10 @@ from bpfpin.errors import ObjectFileError, ObjectNotFoundError, PermissionDenied
 from bpfpin.objfile import shipped
 from bpfpin.objfile.elf import MAX_SIZE_BYTES, SHF_ALLOC, Elf, SymbolType
 from bpfpin.objfile.functions import Functions
-from bpfpin.objfile.maps import read_maps, with_tail_calls
+from bpfpin.objfile.maps import read_maps
 from bpfpin.objfile.program_code import CodeReader
 from bpfpin.objfile.programs import ProgramReader
+from bpfpin.objfile.tail_calls import link_tail_calls
 from bpfpin.spec import ObjectSpec
 
 _HIDDEN = (1, 2)  # STV_INTERNAL, STV_HIDDEN
@@ -55,15 +56,16 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
     code = CodeReader(elf, functions, maps, btf=btf, ext=_ext(elf, btf))
     license_text = _license(elf)
     reader = ProgramReader(elf, functions, code, program_types)
-    programs = reader.read(license_text, _version(elf))
+    found = reader.read(license_text, _version(elf))
+    maps, programs = link_tail_calls(elf, maps, found)
     return ObjectSpec(
-        maps={spec.name: spec for spec in with_tail_calls(elf, maps, programs)},
-        programs={program.name: program for program, _ in programs},
+        maps={spec.name: spec for spec in maps},
+        programs={program.name: program for program in programs},
         btf=btf,
         license=license_text,
         path=elf.path,
         sha256=hashlib.sha256(data).hexdigest(),
-        notes=reader.notes(program for program, _ in programs),
+        notes=reader.notes(programs),
     )
 
 

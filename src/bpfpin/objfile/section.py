@@ -21,8 +21,9 @@ def program_kind(section: str) -> ProgramKind | None:
     """Return what a program in *section* is, None where the name says nothing.
 
     Known are libbpf's names (`tcx/ingress`, `kprobe/do_exit`), names that libbpf before 1.0 took by
-    their beginning (`xdp_stats1`), and iproute2's `ID/KEY` of a tail call; `note` tells of the last
-    two. A `?` before the name makes the program optional, as libbpf has it.
+    their beginning (`xdp_stats1`), and iproute2's `ID/KEY` of a tail call, which leaves the type
+    open; `note` tells of the last two. A `?` before the name makes the program optional, as libbpf
+    has it.
     """
     name = section.removeprefix("?")
     kind = _known(name) or _by_beginning(name) or _tail_call(name)
@@ -78,12 +79,8 @@ def _tail_call(name: str) -> ProgramKind | None:
     array_id, index = (_number(text) for text in match.groups())
     if array_id is None or index is None:
         return None
-    note = (
-        f"section {name!r} fills index {index} of the program array with id {array_id}; "
-        "its program is taken to be sched_cls, as iproute2's mostly are"
-    )
-    kind = kind_of(ProgramType.SCHED_CLS)
-    return dataclasses.replace(kind, note=note, tail_call=(array_id, index))
+    note = f"section {name!r} fills index {index} of the program array with id {array_id}"
+    return ProgramKind(ProgramType.UNSPEC, note=note, tail_call=(array_id, index))
 
 
 def _number(text: str) -> int | None:

@@ -1,0 +1,98 @@
+"""iproute2's tail calls: a program in section `ID/KEY` fills entry KEY of the array with that id.
+
+Such a name does not say what the program is. The kernel lets programs of one type alone into an
+array, so it is taken to be what those are that jump there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from bpfpin.errors import ObjectFileError
+from bpfpin.objfile.dialects.symbols import slot_fault
+from bpfpin.objfile.elf import Elf
+from bpfpin.objfile.section import ProgramKind
+from bpfpin.spec import MapSpec, ProgramSpec
+from bpfpin.uapi import MapType, ProgramType
+
+_DEFAULT = ProgramType.SCHED_CLS  # what iproute2 is mostly used for
+
+
+def link_tail_calls(
+    elf: Elf, maps: Sequence[MapSpec], programs: Sequence[tuple[ProgramSpec, ProgramKind]]
+) -> tuple[list[MapSpec], list[ProgramSpec]]:
+    """Return *maps* with the programs of `ID/KEY` sections in them, and *programs* with types.
+
+    `ObjectFileError` where no program array has that id and index, or two programs fill one index.
+    """
+    filled = {spec.name: spec for spec in maps}
+    plain = [program for program, kind in programs if kind.tail_call is None]
+    typed = []
+    for program, kind in programs:
+        if kind.tail_call is None:
+            typed.append(program)
+            continue
+        array_id, index = kind.tail_call
+        array = _array(elf, filled.values(), program, array_id)
+        filled[array.name] = _with_entry(elf, array, index, program)
+        typed.append(_typed(program, array.name, plain))
+    return list(filled.values()), typed
+
+
+def _array(elf: Elf, maps: Iterable[MapSpec], program: ProgramSpec, array_id: int) -> MapSpec:
+    there = [each for each in maps if each.id == array_id]
+    arrays = [each for each in there if each.type is MapType.PROG_ARRAY]
+    if arrays:
+        return arrays[0]
+    if there and array_id:
+        what = f"{there[0].name} has: that is no program array, but {there[0].type.name.lower()}"
+    else:
+        what = "no map has"
+    raise _error(elf, program, f"belongs into the map with id {array_id}, which {what}")
+
+
+def _with_entry(elf: Elf, array: MapSpec, index: int, program: ProgramSpec) -> MapSpec:
+    if fault := slot_fault(elf, array, index):
+        raise fault
+    before = dict(array.initial).get(index)
+    if before is not None:
+        raise _error(elf, program, f"fills index {index} of {array.name}, as {before} does")
+    return dataclasses.replace(array, initial=(*array.initial, (index, program.name)))
+
+
+def _typed(program: ProgramSpec, array: str, plain: Sequence[ProgramSpec]) -> ProgramSpec:
+    """Give the program the type of those that use *array*, else that of all others."""
+    if program.type is not ProgramType.UNSPEC:
+        return program
+    known = [each for each in plain if each.type is not ProgramType.UNSPEC]
+    callers = [each for each in known if _uses(each, array)] or known
+    if len({each.type for each in callers}) != 1:
+        note = f"{program.section_note}; taken to be {_word(_DEFAULT)}, as iproute2's mostly are"
+        return program.with_changes(type=_DEFAULT, section_note=note)
+    # The kernel compares these, too, when a program goes into an array.
+    attach_types = {each.expected_attach_type for each in callers}
+    flags = {each.program_flags for each in callers}
+    kind = callers[0].type
+    return program.with_changes(
+        type=kind,
+        expected_attach_type=attach_types.pop() if len(attach_types) == 1 else None,
+        program_flags=flags.pop() if len(flags) == 1 else 0,
+        section_note=f"{program.section_note}; taken to be {_word(kind)} like {callers[0].name}",
+    )
+
+
+def _uses(program: ProgramSpec, array: str) -> bool:
+    return any(
+        reference.target == array
+        for function in program.functions
+        for reference in function.references
+    )
+
+
+def _word(kind: ProgramType) -> str:
+    return kind.name.lower()
+
+
+def _error(elf: Elf, program: ProgramSpec, what: str) -> ObjectFileError:
+    return elf.error(f"{program.name} {what}", section=program.section, symbol=program.name)
