@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bpfpin.attach import cgroup, clsact, netkit, tcx
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.spec import Hook, ObjectSpec, ProgramSpec
 from bpfpin.uapi import AttachType, MapType, ProgramType
 
 # What each hook that can be attached runs.
-PROGRAM_TYPES = {Hook.XDP: ProgramType.XDP}
+PROGRAM_TYPES = {
+    Hook.XDP: ProgramType.XDP,
+    **dict.fromkeys((*tcx.HOOKS, *clsact.HOOKS, *netkit.HOOKS), ProgramType.SCHED_CLS),
+    **cgroup.PROGRAM_TYPES,
+}
+RUNS_ONE = frozenset({Hook.XDP})
+# These run at every hook of their kind, whatever they were loaded for.
+_FREE_TYPES = frozenset({ProgramType.SCHED_CLS, ProgramType.CGROUP_SKB})
 OPTIONAL = "?"  # libbpf's: a program in such a section is loaded only when it is named
 
 
@@ -22,34 +30,73 @@ class Choice:
     hook: Hook
 
 
-def choose(
-    spec: ObjectSpec, *, words: Sequence[str] = (), hook: Hook | None = None
-) -> list[Choice]:
-    """Return what is to be attached where, one program a hook.
+@dataclass(frozen=True)
+class Places:
+    """Which kinds of place a load was given: a device, a cgroup."""
 
-    *words* are `NAME` or `NAME:HOOK`; without them every program goes where its section says.
-    *hook* is for programs that nothing else gives one. Raises `UsageError` with the lines to type
-    where that is not one answer, `WrongHookError` for a hook that the program cannot run at.
+    has_device: bool = True
+    has_cgroup: bool = False
+
+    def have(self, hook: Hook) -> bool:
+        """Whether *hook* is at one of them."""
+        return self.has_cgroup if hook.is_cgroup else self.has_device
+
+
+DEVICE = Places()
+
+
+def choose(
+    spec: ObjectSpec,
+    *,
+    words: Sequence[str] = (),
+    hook: Hook | None = None,
+    places: Places = DEVICE,
+) -> list[Choice]:
+    """Return what is to be attached where, one program a hook unless more are named.
+
+    *words* are `NAME` or `NAME:HOOK`; without them every program goes where its section says, as
+    far as *places* have that. *hook* is for programs that nothing else gives one. Raises
+    `UsageError` with the lines to type where that is not one answer, `WrongHookError` for a hook
+    that the program cannot run at.
     """
     if not spec.programs:
         raise UsageError(f"{_path(spec)} has no program, only maps")
-    chosen = _named(spec, words, hook) if words else _by_section(spec, hook)
+    if words:
+        chosen = [_word(spec, word, hook) for word in dict.fromkeys(words)]
+    else:
+        chosen = _by_section(spec, hook, places)
     for choice in chosen:
-        _require_attachable(choice)
-    _require_one_a_hook(chosen)
-    return chosen
+        _require_attachable(choice, places)
+    _require_one_a_hook(chosen, has_words=bool(words))
+    return [_for_hook(choice) for choice in chosen]
+
+
+def passed_over(spec: ObjectSpec, chosen: Iterable[Choice], places: Places) -> list[ProgramSpec]:
+    """Return the programs whose section names a hook that *places* do not have."""
+    taken = {choice.program.name for choice in chosen}
+    return [
+        one
+        for one in _candidates(spec)
+        if one.hook and not places.have(one.hook) and one.name not in taken
+    ]
 
 
 def programs_to_load(spec: ObjectSpec, chosen: Iterable[Choice]) -> list[str]:
     """Return the programs that *chosen* need: themselves, and what their tail calls may reach."""
     names = [choice.program.name for choice in chosen]
+    return list(dict.fromkeys([*names, *_tail_called(spec)]))
+
+
+def _tail_called(spec: ObjectSpec) -> list[str]:
     arrays = [held for held in spec.maps.values() if held.type is MapType.PROG_ARRAY]
-    tail_calls = [program for array in arrays for _, program in array.initial]
-    return list(dict.fromkeys([*names, *tail_calls]))
+    return [program for array in arrays for _, program in array.initial]
 
 
-def _named(spec: ObjectSpec, words: Sequence[str], hook: Hook | None) -> list[Choice]:
-    return [_word(spec, word, hook) for word in dict.fromkeys(words)]
+def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
+    """Return the programs that may be meant when none is named."""
+    wanted = [one for one in spec.programs.values() if not one.section.startswith(OPTIONAL)]
+    called = set(_tail_called(spec))
+    return [one for one in wanted if one.name not in called] or wanted
 
 
 def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
@@ -65,16 +112,16 @@ def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
     return Choice(program, wanted)
 
 
-def _by_section(spec: ObjectSpec, hook: Hook | None) -> list[Choice]:
-    programs = [one for one in spec.programs.values() if not one.section.startswith(OPTIONAL)]
+def _by_section(spec: ObjectSpec, hook: Hook | None, places: Places) -> list[Choice]:
+    programs = _candidates(spec)
     placed = [Choice(one, one.hook) for one in programs if one.hook]
     if hook is not None:
         at_hook = [choice for choice in placed if choice.hook is hook]
         free = [one for one in programs if one.hook is None]
         return at_hook or [Choice(one, hook) for one in free or programs]
     if not placed:
-        raise _no_hook(spec.programs.values())
-    return placed
+        raise _no_hook(programs)
+    return [choice for choice in placed if places.have(choice.hook)] or placed
 
 
 def parse_hook(word: str) -> Hook:
@@ -86,47 +133,73 @@ def parse_hook(word: str) -> Hook:
         raise UsageError(f"there is no hook {word!r}; there are: {there}") from None
 
 
-def _require_attachable(choice: Choice) -> None:
+def _require_attachable(choice: Choice, places: Places) -> None:
     program, hook = choice.program, choice.hook
     if program.type is ProgramType.UNSPEC:
         raise UsageError(
             f"section {program.section!r} does not say what type program {program.name} is of",
             hint="say it: --type xdp",
         )
-    if hook not in PROGRAM_TYPES:
-        there = ", ".join(known.value for known in PROGRAM_TYPES)
-        raise WrongHookError(
-            f"program {program.name} goes to {hook.value}, where bpfpin cannot attach yet;"
-            f" it can at: {there}",
-            hint="choose another program of the object: --prog NAME",
-        )
-    is_elsewhere = program.expected_attach_type not in (None, AttachType.XDP)  # xdp/devmap
-    if program.type is not PROGRAM_TYPES[hook] or is_elsewhere:
+    if program.type is not PROGRAM_TYPES[hook] or not _may_run(program, hook):
         raise WrongHookError(
             f"program {program.name} is of type {_type_name(program)} (section"
             f" {program.section!r}) and cannot run at {hook.value}",
             hint=f"choose another program of the object: --prog NAME:{hook.value}",
         )
+    if not places.have(hook):
+        kind, option = ("cgroup", "--cgroup PATH") if hook.is_cgroup else ("device", "--dev DEV")
+        raise UsageError(
+            f"program {program.name} goes to {hook.value} of a {kind}, and none was named",
+            hint=f"name it: {option}; or choose other programs: --prog NAME",
+        )
 
 
-def _require_one_a_hook(chosen: Sequence[Choice]) -> None:
+def _may_run(program: ProgramSpec, hook: Hook) -> bool:
+    """Whether the attach type that a program is loaded for is that of the hook, or does not matter.
+
+    A program in a section such as `xdp/devmap` is of type xdp, and runs elsewhere.
+    """
+    expected = program.expected_attach_type
+    return expected in (None, _expected(hook)) or program.type in _FREE_TYPES
+
+
+def _expected(hook: Hook) -> AttachType | None:
+    return hook.attach_type
+
+
+def _for_hook(choice: Choice) -> Choice:
+    """Have the program loaded for its hook where the section does not say for which."""
+    program, wanted = choice.program, _expected(choice.hook)
+    if program.type in (ProgramType.XDP, *_FREE_TYPES) or program.expected_attach_type is not None:
+        return choice
+    return Choice(program.with_changes(expected_attach_type=wanted), choice.hook)
+
+
+def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
     for hook in dict.fromkeys(choice.hook for choice in chosen):
         names = [choice.program.name for choice in chosen if choice.hook is hook]
-        if len(names) > 1:
+        if len(names) > 1 and (hook in RUNS_ONE or not has_words):
+            what = "which runs one" if hook in RUNS_ONE else "and it was not said that all should"
             raise UsageError(
-                f"{len(names)} programs would go to {hook.value}, which runs one:"
-                f" {', '.join(names)}",
-                hint="choose one:\n" + "\n".join(f"  --prog {name}" for name in names),
+                f"{len(names)} programs would go to {hook.value}, {what}: {', '.join(names)}",
+                hint="choose:\n" + "\n".join(f"  --prog {name}" for name in names),
             )
 
 
 def _no_hook(programs: Iterable[ProgramSpec]) -> UsageError:
+    programs = list(programs)
     listed = [f"{one.name} (section {one.section!r})" for one in programs]
-    lines = [f"  --prog {one.name}:HOOK" for one in programs]
+    lines = [f"  --prog {one.name}:{_fitting(one)}" for one in programs]
     return UsageError(
         f"no section says where a program goes: {', '.join(listed)}",
-        hint="say it (--hook xdp, for one):\n" + "\n".join(lines),
+        hint="say it:\n" + "\n".join(lines),
     )
+
+
+def _fitting(program: ProgramSpec) -> str:
+    """Return the hooks that run programs of its type, as they are typed."""
+    hooks = [hook for hook in Hook if PROGRAM_TYPES[hook] is program.type]
+    return "|".join(hook.value for hook in hooks if _may_run(program, hook)) or "HOOK"
 
 
 def _type_name(program: ProgramSpec) -> str:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Unpack
 
-from bpfpin.apps.choose import Choice, choose
+from bpfpin.apps.choose import Choice, Places, choose
 from bpfpin.apps.deployment import Deployment
+from bpfpin.apps.destination import place_of, set_name_for
 from bpfpin.apps.live import read_own
 from bpfpin.apps.load_report import unchanged
 from bpfpin.apps.loading import Loading, LoadOptions, access_of, check_fresh
@@ -20,9 +21,7 @@ from bpfpin.apps.recovery import recovered
 from bpfpin.apps.reports import LoadReport
 from bpfpin.apps.sharing import Given, open_shared
 from bpfpin.apps.sources import Source, read_source
-from bpfpin.apps.target import all_sets, is_set_of_device, sets_of_device
 from bpfpin.attach import interface
-from bpfpin.errors import UsageError
 from bpfpin.objects.collection import MAP_MEMORY_LIMIT
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
@@ -35,27 +34,33 @@ from bpfpin.syscall import netns as namespaces
 
 
 def deploy(
-    source: Source, *, device: str | None = None, **options: Unpack[LoadOptions]
+    source: Source,
+    *,
+    device: str | None = None,
+    cgroup: str | Path | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Deployment:
-    """Load *source*, attach its programs to *device* and pin maps, programs and links as one set.
+    """Load *source*, attach its programs and pin maps, programs and links as one set.
 
     *source* is a path, bytes, a spec or `builtin:NAME`; *options* are those of `LoadOptions`. Every
-    program goes where its section says, one a hook. All of it happens, or nothing; killed at any
-    moment, the next command finishes or undoes it. Where the set is loaded already, what differs is
-    done: maps that fit are kept with what is in them, and hooks are switched without a gap.
+    program goes where its section says, one a hook: to *device*, or to *cgroup*, a folder of
+    cgroup2. All of it happens, or nothing; killed at any moment, the next command finishes or
+    undoes it. Where the set is loaded already, what differs is done: maps that fit are kept with
+    what is in them, and hooks are switched without a gap.
 
-    Raises what reading and loading the object do, `InterfaceNotFoundError`, `IncompatibleMapError`
-    (with all differences), `BusyError` (the hook or the name is taken, the mode is another one),
-    `UnsafePathError` (a directory that is not ours), `NotBpffsError`, `LockTimeoutError` and
-    `NotSupportedError`.
+    Raises what reading and loading the object do, `InterfaceNotFoundError`, `CgroupNotFoundError`,
+    `IncompatibleMapError` (with all differences), `BusyError` (the hook or the name is taken, the
+    mode is another one), `UnsafePathError` (a directory that is not ours), `NotBpffsError`,
+    `LockTimeoutError` and `NotSupportedError`.
     """
     spec = read_source(source, program_type=options.get("program_type"))
-    words, hook = options.get("programs", ()), options.get("hook")
-    chosen = tuple(choose(spec, words=words, hook=hook))
     netns, given = options.get("netns"), options.get("maps", {})
     with namespaces.enter(netns):
-        place = _place(device, netns)
-        require_attach(f"loading a program on {device}")
+        place = place_of(device, cgroup, netns=netns)
+        places = Places(bool(place.device), bool(place.cgroup))
+        words, hook = options.get("programs", ()), options.get("hook")
+        chosen = tuple(choose(spec, words=words, hook=hook, places=places))
+        require_attach(f"loading a program on {device or cgroup}")
         request = _request(spec, chosen, place, options)
         if request.is_dry_run:
             return Deployment(_planned(request, given))
@@ -69,27 +74,24 @@ def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None
             interface.ifindex(device)
 
 
-def _place(device: str | None, netns: str | None) -> Place:
-    if not device:
-        raise UsageError("where to load it? No device was named", hint="--dev DEV")
-    index = interface.ifindex(device)
-    return Place(netns_inode=namespaces.inode(), netns=netns or "", ifindex=index, device=device)
-
-
 def _request(
     spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: LoadOptions
 ) -> Loading:
     name, pin_root = options.get("name"), options.get("pin_root", BPFFS)
+    for choice in chosen:  # what a program is loaded for may come from its hook
+        attach_type = choice.program.expected_attach_type
+        spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
     return Loading(
         spec,
         chosen,
         options.get("mode", XdpMode.AUTO),
         place,
-        pin_root / (names.encode(name) if name else _name_for(place, pin_root)),
+        pin_root / (names.encode(name) if name else set_name_for(place, pin_root)),
         options.get("max_map_memory") or MAP_MEMORY_LIMIT,
         fresh=frozenset(options.get("fresh", ())),
         replaces=options.get("replace", False),
         takes_over=options.get("take_over", False),
+        order=options.get("order"),
         access=access_of(options.get("group"), options.get("chmod")),
         is_dry_run=options.get("dry_run", False),
     )
@@ -134,20 +136,3 @@ def _shared(request: Loading, given: Mapping[str, Given]) -> Iterator[Loading]:
         yield loading
     finally:
         loading.close()
-
-
-def _name_for(place: Place, pin_root: Path) -> str:
-    """Return the directory of the set that the device has already, or would get."""
-    usual = names.set_name(place.device, place.netns or None)
-    is_mounted = bpffs.inspect(pin_root) is RootState.MOUNTED
-    if not is_mounted or is_set_of_device(place.ifindex, pin_root / usual):
-        return usual
-    there = [found.name for found in sets_of_device(place.ifindex, all_sets(pin_root))]
-    if not there:
-        return usual
-    if len(there) > 1:
-        shown = ", ".join(map(names.display_name, there))
-        raise UsageError(
-            f"{place.device} has {len(there)} pin sets: {shown}", hint="name one: --name NAME"
-        )
-    return there[0]

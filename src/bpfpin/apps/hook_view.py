@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from bpfpin.apps.place import DeviceState
+from bpfpin.apps.place import DeviceState, is_cgroup
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.status_reports import HeldHook
 from bpfpin.attach import interface
@@ -54,7 +54,7 @@ def look_at_hook(found: PinSet, record: HookRecord) -> FoundHook:
         seen, is_hidden = look(found, record, place), False
     except PermissionDeniedError:
         seen, is_hidden = _Seen(), True
-    device = _device(place, seen.ifindex)
+    device = f"cgroup {place.cgroup}" if is_cgroup(record) else _device(place, seen.ifindex)
     report = HeldHook(
         record.hook, device, record.program, record.mode, record.held.value, seen.link_id
     )
@@ -86,10 +86,10 @@ def _look_at_link(found: PinSet, record: HookRecord, _place: Place) -> _Seen:
         return _Seen(missing=f"the link at {record.hook} is no longer pinned")
     except PinError as error:
         return _Seen(missing=error.message)
-    if not info.ifindex:
+    if not info.is_attached:
         missing = f"the link at {record.hook} was detached, and {record.program} runs nowhere"
         return _Seen(0, info.id, missing=missing)
-    return _Seen(info.program_id, info.id, info.ifindex)
+    return _Seen(info.program_id, info.id, info.ifindex or 0)
 
 
 def _look_at_device(_found: PinSet, record: HookRecord, place: Place) -> _Seen:

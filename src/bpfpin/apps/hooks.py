@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from bpfpin.apps.choose import Choice
+from bpfpin.apps.choose import RUNS_ONE, Choice
 from bpfpin.apps.loading import Loading
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.target import all_sets
@@ -27,7 +27,7 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import Held, HookRecord
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import HookAction, HookPlan
-from bpfpin.spec import XdpMode
+from bpfpin.spec import Hook, XdpMode
 
 
 def plan_hooks(loading: Loading, live: PinSet | None) -> tuple[HookPlan, ...]:
@@ -40,12 +40,29 @@ def plan_hooks(loading: Loading, live: PinSet | None) -> tuple[HookPlan, ...]:
     with ExitStack() as undo:
         plans: list[HookPlan] = []
         for choice in loading.chosen:
-            link = names.link_pin_name(choice.hook.value)
-            plan = _plan(loading, choice, live, records.pop(link, None))
+            link = _link_name(loading, choice)
+            plan = _plan(loading, choice, live, _record_of(records, link, choice))
             undo.callback(close, plan)
             plans.append(replace(plan, link=link))
         undo.pop_all()
     return (*plans, *map(_leaving, records.values()))
+
+
+def _link_name(loading: Loading, choice: Choice) -> str:
+    """Return the name that identifies a hook over reloads: with its program, if it has several."""
+    several = [one for one in loading.chosen if one.hook is choice.hook]
+    program = choice.program.name if len(several) > 1 else None
+    return names.link_pin_name(choice.hook.value, program)
+
+
+def _record_of(records: dict[str, HookRecord], link: str, choice: Choice) -> HookRecord | None:
+    """Take the hook out of those of the live set, also where it had one program and has several."""
+    if link in records:
+        return records.pop(link)
+    for name, record in records.items():
+        if (record.hook, record.program) == (choice.hook.value, choice.program.name):
+            return records.pop(name)
+    return None
 
 
 def close(plan: HookPlan) -> None:
@@ -70,48 +87,50 @@ def _hooks(live: PinSet | None) -> tuple[HookRecord, ...]:
 
 
 def _leaving(record: HookRecord) -> HookPlan:
-    return HookPlan(HookAction.DETACH, record.hook, record.link, record.program, held=record.held)
+    detach = HookAction.DETACH
+    return HookPlan(detach, record.hook, record.link, record.program, before=record)
 
 
 def _plan(
     loading: Loading, choice: Choice, live: PinSet | None, record: HookRecord | None
 ) -> HookPlan:
     wanted = HookPlan(HookAction.ATTACH, choice.hook.value, "", choice.program.name)
-    if live is not None and record is not None and _is_here(loading, live):
+    if live is not None and record is not None and _is_here(loading, live, choice.hook):
         with ExitStack() as undo:
             found = _own_hook(live, record, undo)
             if found is not None and found.previous_id:
-                name = loading.shown_name
-                _require_mode(
-                    loading, found.mode, f"the set {name}", f"bpfpin unload --keep-maps {name}"
-                )
+                if choice.hook is Hook.XDP:
+                    name = loading.shown_name
+                    detach = f"bpfpin unload --keep-maps {name}"
+                    _require_mode(loading, found.mode, f"the set {name}", detach)
                 previous, is_taken = _previous(loading, live, record, found)
                 undo.pop_all()
                 return replace(
                     found,
-                    hook=wanted.hook,
                     program=wanted.program,
                     previous=previous,
                     is_taken=is_taken,
                 )
-    if loading.takes_over or loading.is_dry_run:
+    if choice.hook in RUNS_ONE and (loading.takes_over or loading.is_dry_run):
         return _plan_beside_others(loading, wanted)
     return wanted
 
 
-def _is_here(loading: Loading, live: PinSet) -> bool:
-    place = live.manifest.place if live.manifest else None
-    return place is not None and (place.netns_inode, place.ifindex) == (
-        loading.place.netns_inode,
-        loading.place.ifindex,
-    )
+def _is_here(loading: Loading, live: PinSet, hook: Hook) -> bool:
+    """Whether the live set has its hooks of that kind where they are wanted."""
+    if live.manifest is None:
+        return False
+    there, here = live.manifest.place, loading.place
+    if hook.is_cgroup:
+        return there.cgroup == here.cgroup
+    return (there.netns_inode, there.ifindex) == (here.netns_inode, here.ifindex)
 
 
 def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | None:
     """Open a hook of the set and say what it runs; None if it is no longer there."""
     assert live.manifest is not None
-    found = HookPlan(HookAction.UPDATE, record.hook, record.link, held=record.held)
-    if record.held is Held.NETLINK:
+    found = HookPlan(HookAction.UPDATE, record.hook, record.link, held=record.held, before=record)
+    if record.held is not Held.LINK:
         hook = reopen(live.manifest.place, record)
         undo.callback(hook.close)
         with suppress(AttachError):  # the device is gone
@@ -125,7 +144,7 @@ def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | N
         return None
     undo.callback(link.close)
     info = link.info
-    running = info.program_id if info.ifindex else 0
+    running = info.program_id if info.is_attached else 0
     return replace(found, attachment=link, link_id=info.id, previous_id=running, mode=record.mode)
 
 
@@ -149,8 +168,8 @@ def _previous(
             hint="if it is: --take-over",
         )
     raise ProgramChangedError(
-        f"{found.hook} of {loading.place.device} runs program id {found.previous_id}, which is not"
-        f" the {record.program} of the set {loading.shown_name}: somebody else put it there",
+        f"{found.hook} of {loading.place_of(found.hook)} runs program id {found.previous_id}, which"
+        f" is not the {record.program} of the set {loading.shown_name}: somebody else put it there",
         holder=f"program id {found.previous_id}",
         hint="see who it is: bpfpin status; to put yours in its place: --take-over",
     )

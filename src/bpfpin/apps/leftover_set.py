@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.apps.hook_view import is_without_device, look_at_hook
-from bpfpin.apps.place import DeviceState, device_state
+from bpfpin.apps.place import DeviceState, device_state, name_of
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.set_users import links_elsewhere
 from bpfpin.apps.shared_names import map_ids
@@ -34,7 +34,7 @@ def judge(root: Directory, found: PinSet, manifest: Manifest) -> Verdict:
     """Say whether a set of ours is a leftover; the lock must be held and `recovered` done."""
     by_hand = f"to remove it: bpfpin unload {names.display_name(found.name)}"
     device = device_state(manifest.place)
-    gone = f"device {manifest.place.device} is gone"
+    gone = f"{name_of(manifest.place)} is gone"
     if not manifest.hooks:
         why = "" if device is DeviceState.HERE else f"{gone}; "
         return Verdict(False, f"{why}its maps were kept for the next load; {by_hand}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bpfpin.apps.recovery import reopen
 from bpfpin.errors import AttachError, PinNotFoundError, ProgramChangedError, UnsafePathError
+from bpfpin.objects.info import LinkInfo
 from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
 from bpfpin.pins.directory import user_name
@@ -36,7 +37,7 @@ def require_unchanged_programs(live: PinSet) -> None:
             continue
         with Link.from_pin(live.links[record.link]) as link:
             running = link.info
-        if running.ifindex and running.program_id != _program_id(live, record):
+        if running.is_attached and running.program_id != _program_id(live, record):
             raise ProgramChangedError(
                 f"the link of {live.path} at {record.hook} runs program id {running.program_id},"
                 f" which is not the set's {record.program}; it was left alone",
@@ -50,14 +51,18 @@ def runs_its_program(live: PinSet, record: HookRecord) -> bool:
     if live.manifest is None or record.program not in live.programs:
         return False
     try:
-        if record.held is Held.NETLINK:
+        if record.held is not Held.LINK:
             running = reopen(live.manifest.place, record).program_id()
         else:
             with Link.from_pin(live.links[record.link]) as link:
-                running = link.info.program_id if link.info.ifindex else 0
+                running = _running(link.info)
     except (AttachError, KeyError, PinNotFoundError):  # the device or the link is gone
         return False
     return running == _program_id(live, record)
+
+
+def _running(info: LinkInfo) -> int:
+    return info.program_id if info.is_attached else 0
 
 
 def _program_id(live: PinSet, record: HookRecord) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from bpfpin.apps import hooks
+from bpfpin.apps.choose import passed_over
 from bpfpin.apps.loading import Loading
 from bpfpin.apps.reports import (
     HookReport,
@@ -18,18 +19,18 @@ from bpfpin.objects.collection import Loaded
 from bpfpin.objects.program import Program
 from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.plan import ALL, Decision, HookAction, HookPlan, Plan
+from bpfpin.spec import Hook
 
 
 def unchanged(loading: Loading, plan: Plan) -> LoadReport:
     """Tell of a set that is loaded already just as it is asked for."""
-    programs = []
-    there = {hook.program: hook for hook in plan.hooks}
+    programs: list[ProgramReport] = []
     for name, path in plan.live.programs.items() if plan.live else ():
         with Program.from_pin(path) as program:
-            hook = there.get(name)
-            programs.append(
-                _running(loading, hook, program.id) if hook else ProgramReport(name, program.id)
-            )
+            program_id = program.id
+        there = [hook for hook in plan.hooks if hook.program == name]
+        programs += [_running(loading, hook, program_id) for hook in there]
+        programs += [] if there else [ProgramReport(name, program_id)]
     return _report(loading, plan, LoadResult.UNCHANGED, programs)
 
 
@@ -39,9 +40,10 @@ def planned(loading: Loading, plan: Plan, loaded: Loaded) -> LoadReport:
         ProgramReport(
             hook.program,
             hook=hook.hook,
-            device=loading.place.device,
-            mode=hook.mode or loading.mode.value,
+            device=_device(loading, hook.hook),
+            mode=_mode(loading, hook),
             link=hook.link_id,
+            cgroup=_cgroup(loading, hook.hook),
         )
         for hook in plan.hooks
         if hook.action is not HookAction.DETACH
@@ -69,16 +71,36 @@ def attached(
         record.program,
         loaded.programs[record.program].id,
         record.hook,
-        loading.place.device,
-        record.mode,
+        _device(loading, record.hook),
+        record.mode or None,
         link_id,
         note,
+        _cgroup(loading, record.hook),
     )
 
 
 def _running(loading: Loading, hook: HookPlan, program_id: int) -> ProgramReport:
-    device = loading.place.device
-    return ProgramReport(hook.program, program_id, hook.hook, device, hook.mode, hook.link_id)
+    return ProgramReport(
+        hook.program,
+        program_id,
+        hook.hook,
+        _device(loading, hook.hook),
+        hook.mode or None,
+        hook.link_id,
+        cgroup=_cgroup(loading, hook.hook),
+    )
+
+
+def _device(loading: Loading, hook: str) -> str | None:
+    return None if Hook(hook).is_cgroup else loading.place.device
+
+
+def _cgroup(loading: Loading, hook: str) -> str | None:
+    return loading.place.cgroup if Hook(hook).is_cgroup else None
+
+
+def _mode(loading: Loading, hook: HookPlan) -> str | None:
+    return (hook.mode or loading.mode.value) if Hook(hook.hook) is Hook.XDP else None
 
 
 def _report(
@@ -90,7 +112,7 @@ def _report(
     notes: Sequence[str] = (),
 ) -> LoadReport:
     is_unchanged = result is LoadResult.UNCHANGED
-    by_hook = {program.hook: program.link for program in programs if program.hook}
+    links = {(one.hook, one.name): one.link for one in programs if one.hook}
     return LoadReport(
         result,
         loading.shown_name,
@@ -98,15 +120,18 @@ def _report(
         plan.generation,
         tuple(programs),
         tuple(_maps(loading, plan)),
-        tuple(_hook(loading, hook, by_hook.get(hook.hook), is_unchanged) for hook in plan.hooks),
+        tuple(
+            _hook(loading, hook, links.get((hook.hook, hook.program)), is_unchanged)
+            for hook in plan.hooks
+        ),
         (*_not_fresh(loading), *(() if is_unchanged else (*_notes(loading, plan), *notes))),
     )
 
 
 def _hook(loading: Loading, hook: HookPlan, link_id: int | None, is_unchanged: bool) -> HookReport:
     action = "keep" if is_unchanged else hook.action.value
-    device = loading.place.device
-    return HookReport(hook.hook, device, action, hook.program, link_id, hook.previous_id)
+    place = loading.place_of(hook.hook)
+    return HookReport(hook.hook, place, action, hook.program, link_id, hook.previous_id)
 
 
 def _maps(loading: Loading, plan: Plan, loaded: Loaded | None = None) -> Iterator[MapReport]:
@@ -128,6 +153,11 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
     for choice in loading.chosen:
         if choice.program.section_note:
             yield choice.program.section_note
+    for program in passed_over(loading.spec, loading.chosen, loading.places):
+        where = (
+            "cgroup was named" if program.hook and program.hook.is_cgroup else "device was named"
+        )
+        yield f"program {program.name} (section {program.section!r}) was left out: no {where}"
     for each in plan.maps:
         if each.decision is Decision.REMOVED:
             yield f"map {each.name} is not pinned any more: {each.reason}"

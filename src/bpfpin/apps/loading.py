@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from bpfpin.apps.choose import Choice, programs_to_load
+from bpfpin.apps.choose import Choice, Places, programs_to_load
 from bpfpin.apps.sharing import Given, Shared
+from bpfpin.attach.cgroup_path import cgroup2_mount
+from bpfpin.attach.order import Order
 from bpfpin.errors import UsageError
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Access, Place
@@ -24,7 +26,8 @@ class LoadOptions(TypedDict, total=False):
     """The options of `deploy`, which are those of `bpfpin load`; all may be left out.
 
     *programs* (`NAME` or `NAME:HOOK`) chooses programs; *hook* and *program_type* say what a
-    section does not; *mode* is that of XDP. The set is called *name*, or after its device and
+    section does not; *mode* is that of XDP, *order* says where among the programs of a hook of tcx
+    or netkit it goes. The set is called *name*, or after its device and
     *netns*, below *pin_root*. *lock_timeout_s* is how long to wait for another command.
 
     *fresh* names maps that start empty on a reload (`all`: every one), *maps* those to be used from
@@ -40,6 +43,7 @@ class LoadOptions(TypedDict, total=False):
     hook: Hook | None
     program_type: str | None
     mode: XdpMode
+    order: Order | None
     name: str | None
     netns: str | None
     pin_root: Path
@@ -74,6 +78,7 @@ class Loading:
     replaces: bool = False
     takes_over: bool = False
     access: Access | None = None
+    order: Order | None = None
     is_dry_run: bool = False
 
     @property
@@ -90,6 +95,20 @@ class Loading:
     def programs(self) -> list[str]:
         """The programs that are loaded: those chosen, and what their tail calls may reach."""
         return programs_to_load(self.spec, self.chosen)
+
+    @property
+    def places(self) -> Places:
+        """Which kinds of place were named."""
+        return Places(bool(self.place.device), bool(self.place.cgroup))
+
+    @property
+    def cgroup_path(self) -> Path:
+        """The folder of the cgroup."""
+        return cgroup2_mount() / self.place.cgroup.lstrip("/")
+
+    def place_of(self, hook: str) -> str:
+        """Return where *hook* is, as it is told: `lab0`, or `cgroup /web`."""
+        return f"cgroup {self.place.cgroup}" if Hook(hook).is_cgroup else self.place.device
 
     def map_path(self, name: str) -> Path:
         """Return where map *name* is pinned."""
@@ -127,6 +146,18 @@ def access_of(group: str | int | None, mode: int | None) -> Access | None:
         raise UsageError(f"--chmod {mode:o}: a map is read and written, nothing else (0640)")
     default = 0o600 if group is None else READABLE_BY_GROUP
     return Access(_gid(group), default if mode is None else mode | 0o600)
+
+
+def parse_order(word: str) -> Order:
+    """Return where `first`, `last`, `before:ID` or `after:ID` puts a program among the others."""
+    side, colon, number = word.partition(":")
+    plain = {"first": Order.first, "last": Order.last}
+    beside = {"before": Order.before, "after": Order.after}
+    if side in plain and not colon:
+        return plain[side]()
+    if side in beside and number.isdecimal():
+        return beside[side](int(number))
+    raise UsageError(f"{word!r} is no order; there are: first, last, before:ID, after:ID")
 
 
 def _gid(group: str | int | None) -> int | None:

@@ -7,9 +7,11 @@ from contextlib import suppress
 from enum import Enum
 
 from bpfpin.attach import interface
+from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import BpfError, NamespaceNotFoundError
 from bpfpin.pins import names
-from bpfpin.pins.manifest import Manifest, Place
+from bpfpin.pins.manifest import HookRecord, Manifest, Place
+from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
 
 
@@ -22,8 +24,23 @@ class DeviceState(Enum):
     UNKNOWN = "its network namespace is gone, or has no name here"
 
 
+def is_cgroup(record: HookRecord) -> bool:
+    """Whether a hook is one of the set's cgroup, and not of its device."""
+    return any(hook.is_cgroup and hook.value == record.hook for hook in Hook)
+
+
+def name_of(place: Place) -> str:
+    """Return what a set is on, as it is told: `device lab0`, `cgroup /web`."""
+    return f"device {place.device}" if place.device else f"cgroup {place.cgroup}"
+
+
 def device_state(place: Place) -> DeviceState:
-    """Look for the device in its network namespace, by ifindex and then by name."""
+    """Look for the device in its network namespace, by ifindex and then by name.
+
+    The cgroup of a set without a device is looked for by its path.
+    """
+    if not place.device:
+        return DeviceState.HERE if _has_cgroup(place.cgroup) else DeviceState.GONE
     with suppress(BpfError), namespaces.enter(namespace_of(place)):
         there = interface.names()
         if place.ifindex in there:
@@ -35,10 +52,14 @@ def device_state(place: Place) -> DeviceState:
 def load_line(directory: str, manifest: Manifest) -> str:
     """Return what to type to load the set in *directory* again."""
     place = manifest.place
-    words = ["bpfpin", "load", manifest.object or "OBJ", "--dev", place.device]
-    if place.netns:
-        words += ["-n", place.netns]
-    if directory != names.set_name(place.device, place.netns or None):
+    words = ["bpfpin", "load", manifest.object or "OBJ"]
+    words += ["--dev", place.device] if place.device else []
+    words += ["--cgroup", place.cgroup] if place.cgroup else []
+    words += ["-n", place.netns] if place.netns else []
+    usual = names.cgroup_set_name(place.cgroup)
+    if place.device:
+        usual = names.set_name(place.device, place.netns or None)
+    if directory != usual:
         words += ["--name", names.display_name(directory)]
     return shlex.join(words)
 
@@ -55,3 +76,9 @@ def namespace_of(place: Place) -> str | None:
         f"the network namespace of {place.device} is gone, or has no name here",
         hint=f"run it where {place.device} is: nsenter --net=…, or -n NAME",
     )
+
+
+def _has_cgroup(path: str) -> bool:
+    with suppress(BpfError):
+        return (cgroup2_mount() / path.lstrip("/")).is_dir()
+    return False

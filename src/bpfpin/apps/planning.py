@@ -68,13 +68,17 @@ def _require_same_place(loading: Loading, live: PinSet | None) -> None:
     if live is None or manifest is None or not manifest.hooks or loading.replaces:
         return
     there, here = manifest.place, loading.place
-    if (there.netns_inode, there.ifindex) == (here.netns_inode, here.ifindex):
+    is_same_device = (there.netns_inode, there.ifindex) == (here.netns_inode, here.ifindex)
+    if here.ifindex and there.ifindex and not is_same_device:
+        was, wanted = (f"{one.device} (ifindex {one.ifindex})" for one in (there, here))
+    elif here.cgroup and there.cgroup and here.cgroup != there.cgroup:
+        was, wanted = (f"cgroup {one.cgroup}" for one in (there, here))
+    else:
         return
     if hooks.is_alive(live):
         raise BusyError(
-            f"the set {loading.shown_name} is loaded on another device: {there.device}"
-            f" (ifindex {there.ifindex}), not {here.device} (ifindex {here.ifindex})",
-            holder=there.device,
+            f"the set {loading.shown_name} is loaded on {was}, not {wanted}",
+            holder=was,
             hint="load it as another set: --name NAME; or move this one: --replace",
         )
 
@@ -112,11 +116,11 @@ def _is_unchanged(
     manifest = live.manifest if live else None
     if live is None or manifest is None or not loading.spec.sha256:
         return False
-    running = {(record.link, record.program) for record in manifest.hooks}
+    running = {(record.hook, record.link, record.program) for record in manifest.hooks}
     return (
         manifest.sha256 == loading.spec.sha256
         and all(_stays(hook) for hook in planned)
-        and running == {(hook.link, hook.program) for hook in planned}
+        and running == {(hook.hook, hook.link, hook.program) for hook in planned}
         and all(_is_there_already(plan, live) for plan in maps)
         and set(live.programs) == set(loading.programs)
         and all(shared.held is not None for shared in loading.shared.values())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps.attaching import attach_when_free
+from bpfpin.apps.attaching import NewHook, attach, attach_filter
 from bpfpin.apps.load_report import attached, finished, planned
 from bpfpin.apps.loading import Loading
 from bpfpin.apps.planning import access_after
@@ -20,7 +20,7 @@ from bpfpin.objects.collection import Loaded
 from bpfpin.objects.link import Link
 from bpfpin.objfile import shipped
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import HookRecord, Manifest, OutsidePin
+from bpfpin.pins.manifest import Held, HookRecord, Manifest, OutsidePin
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
 from bpfpin.pins.transaction import Stage, next_generation
@@ -43,6 +43,7 @@ def publish(loading: Loading, plan: Plan, root: Directory) -> LoadReport:
         with next_generation(root, loading.name, reopen) as stage, ExitStack() as opened:
             live = opened.enter_context(root.child(loading.name)) if plan.live else None
             running = _Building(stage, loading, plan, loaded, live).build(shared)
+        collection.fill_given(loading.spec, loaded, plan.given)
         report = finished(loading, plan, loaded, running)
     plan.close()  # it holds the old programs; what still uses such a map now is somebody else's
     return report.with_notes(tuple(take_away(root, plan.live, left)) if plan.live else ())
@@ -81,11 +82,15 @@ class _Building:
             self.stage.pin_program(name, program)
         updates = [hook for hook in self.plan.hooks if hook.action is HookAction.UPDATE]
         attaches = [hook for hook in self.plan.hooks if hook.action is HookAction.ATTACH]
-        running = [*map(self._prepare_update, updates), *map(self._attach, attaches)]
-        records = tuple(record for record, _ in running)
-        manifest = _manifest(self.loading, self.plan, records)
+        kept = [self._prepare_update(hook) for hook in updates]
+        new = [self._attach(hook) for hook in attaches]
+        records = (*(record for record, _ in kept), *(hook.record for hook, _ in new))
+        manifest = _manifest(self.loading, self.plan, _same_qdisc(records))
         self.stage.write_manifest(dataclasses.replace(manifest, outside=shared))
-        return [report for _, report in running]
+        for hook, _ in new:
+            if hook.record.held is Held.FILTER:
+                attach_filter(self.loading, hook, self.loaded.programs[hook.record.program])
+        return [report for _, report in (*kept, *new)]
 
     def _pin_maps(self) -> None:
         """Pin the maps; kept ones last, for their mode must not change before the commit."""
@@ -107,31 +112,48 @@ class _Building:
         if isinstance(hook.attachment, Link):
             if hook.is_taken:
                 self.stage.pin_link(hook.link, hook.attachment)
-            elif self.live is not None:
-                self.stage.keep_link(hook.link, self.live)
+            elif self.live is not None and hook.before is not None:
+                self.stage.keep_link(hook.before.link, self.live, new_name=hook.link)
         if hook.previous is not None:
             self.stage.pin_previous(hook.link, hook.previous)
-        record = _record(self.loading, hook, mode=hook.mode)
+        record = _record(self.loading, hook)
         return record, attached(self.loading, record, self.loaded, link_id=hook.link_id)
 
-    def _attach(self, hook: HookPlan) -> Attached:
-        program = self.loaded.programs[hook.program]
-        ifindex, mode = self.loading.place.ifindex, self.loading.mode
-        with attach_when_free(program, ifindex, mode=mode) as link:
-            self.stage.pin_link(hook.link, link)
-            record = _record(self.loading, hook, mode=link.mode.value)
-            report = attached(self.loading, record, self.loaded, link_id=link.id, note=link.note)
-            return record, report
+    def _attach(self, plan: HookPlan) -> tuple[NewHook, ProgramReport]:
+        """Attach at a hook, or prepare a filter, which needs the manifest to be undone by."""
+        new = attach(self.loading, plan, self.loaded.programs[plan.program])
+        with new.link or nullcontext():
+            link_id = None
+            if new.link is not None:
+                self.stage.pin_link(plan.link, new.link)
+                link_id = new.link.id
+            report = attached(self.loading, new.record, self.loaded, link_id=link_id, note=new.note)
+        return new, report
 
 
-def _record(loading: Loading, hook: HookPlan, *, mode: str) -> HookRecord:
+def _record(loading: Loading, hook: HookPlan) -> HookRecord:
+    """Return what is remembered of a hook that is updated."""
+    if hook.before is not None:
+        asked = loading.mode.value if hook.before.asked_mode else ""
+        return dataclasses.replace(
+            hook.before, program=hook.program, link=hook.link, asked_mode=asked
+        )
     return HookRecord(
         hook=hook.hook,
         program=hook.program,
         link=hook.link,
         asked_mode=loading.mode.value,
-        mode=mode,
+        mode=hook.mode,
         held=hook.held,
+    )
+
+
+def _same_qdisc(records: tuple[HookRecord, ...]) -> tuple[HookRecord, ...]:
+    """Let all filters know that the qdisc is ours if one does: the last of them takes it away."""
+    is_ours = any(record.made_qdisc for record in records)
+    return tuple(
+        dataclasses.replace(record, made_qdisc=is_ours) if record.held is Held.FILTER else record
+        for record in records
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bpfpin.apps.place import namespace_of
+from bpfpin.attach.clsact import ClsactFilter
+from bpfpin.attach.netlink_tc import FilterPlace
 from bpfpin.attach.xdp_netlink import NetlinkXdp
 from bpfpin.objects.link import Attachment
 from bpfpin.objects.program import Program
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import HookRecord, Place
+from bpfpin.pins.manifest import Held, HookRecord, Place
 from bpfpin.pins.recover import Recovery, is_half_done, recover
 from bpfpin.pins.transaction import signals_deferred
-from bpfpin.spec import XdpMode
+from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.fd import Closing
 
@@ -25,27 +29,36 @@ def recovered(root: Directory, name: str) -> Recovery:
 
 def reopen(place: Place, record: HookRecord) -> Attachment:
     """Open the hook of *record*, which no link holds, wherever its namespace is."""
-    return _There(place, NetlinkXdp(place.ifindex, XdpMode(record.mode)))
+    if record.held is Held.FILTER:
+        return _There(place, lambda: _filter(place, record))
+    return _There(place, lambda: NetlinkXdp(place.ifindex, XdpMode(record.mode)))
+
+
+def _filter(place: Place, record: HookRecord) -> ClsactFilter:
+    """Return the filter with the program that it runs now: whoever asks has compared it."""
+    at = FilterPlace(place.ifindex, Hook(record.hook), record.priority, record.handle)
+    running = ClsactFilter(at, program_id=0, made_qdisc=False).program_id()
+    return ClsactFilter(at, program_id=running, made_qdisc=record.made_qdisc)
 
 
 class _There(Closing):
-    """A hook in another network namespace, which is entered for every look at it."""
+    """A hook that may be in another network namespace, which is entered for every look at it."""
 
-    def __init__(self, place: Place, hook: NetlinkXdp) -> None:
+    def __init__(self, place: Place, opened: Callable[[], Attachment]) -> None:
         self._place = place
-        self._hook = hook
+        self._opened = opened
 
     def program_id(self) -> int:
         with namespaces.enter(namespace_of(self._place)):
-            return self._hook.program_id()
+            return self._opened().program_id()
 
     def update(self, program: Program, expected_old: Program | None = None) -> None:
         with namespaces.enter(namespace_of(self._place)):
-            self._hook.update(program, expected_old)
+            self._opened().update(program, expected_old)
 
     def detach(self) -> None:
         with namespaces.enter(namespace_of(self._place)):
-            self._hook.detach()
+            self._opened().detach()
 
     def close(self) -> None:
-        self._hook.close()
+        """Do nothing: the device holds the program."""

@@ -24,7 +24,8 @@ class LoadResult(Enum):
 class ProgramReport:
     """A program of a set and where it runs; ids are None while it is only planned.
 
-    *hook*, *mode* and *link* are None for a program that is not attached.
+    *hook*, *mode* and *link* are None for a program that is not attached; *device* or *cgroup* says
+    where.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ProgramReport:
     mode: str | None = None
     link: int | None = None
     note: str = ""
+    cgroup: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
@@ -45,7 +47,8 @@ class ProgramReport:
             "mode": self.mode,
             "link": self.link,
         }
-        return {**shown, "note": self.note} if self.note else shown
+        shown |= {"note": self.note} if self.note else {}
+        return shown | ({"cgroup": self.cgroup} if self.cgroup else {})
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class MapReport:
 class HookReport:
     """What became of one hook: *action* is `attach`, `update`, `detach` or `keep`.
 
-    *before* is the id of the program that ran there, None for none.
+    *device* is where it is, `cgroup PATH` for a cgroup; *before* the id of the program that ran
+    there, None for none.
     """
 
     hook: str

@@ -42,7 +42,7 @@ def links_elsewhere(found: PinSet) -> tuple[LinkInfo, ...]:
     return tuple(
         link
         for link in walk.links()
-        if link.program_id in own and link.id not in ours and link.ifindex != 0
+        if link.program_id in own and link.id not in ours and link.is_attached
     )
 
 

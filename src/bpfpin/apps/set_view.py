@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bpfpin.apps.hook_view import FoundHook, is_without_device, look_at_hook
 from bpfpin.apps.pin_access import open_pins
-from bpfpin.apps.place import DeviceState, device_state, load_line
+from bpfpin.apps.place import DeviceState, device_state, load_line, name_of
 from bpfpin.apps.reports import MapReport, ProgramReport
 from bpfpin.apps.stages import LeftStage
 from bpfpin.apps.status_reports import Problem, ProblemKind, SetReport
@@ -96,7 +96,7 @@ class SetView:
             self._tell(ProblemKind.ACCESS, fix, reason=f"{pin.path}: {pin.reason}")
 
     def _tell_gone(self, manifest: Manifest, device: DeviceState) -> None:
-        gone = f"device {manifest.place.device} is gone"
+        gone = f"{name_of(manifest.place)} is gone"
         if not manifest.hooks:
             reason = f"{gone}, and the maps that were kept for its next load are left"
             fix = "{load}" if device is DeviceState.ANOTHER else "bpfpin unload {set}"
@@ -155,17 +155,16 @@ class SetView:
             return None
 
     def _programs(self, hooks: tuple[FoundHook, ...]) -> Iterator[ProgramReport]:
-        attached = {hook.record.program: hook.report for hook in hooks}
         for name, path in self._found.programs.items() if self._found.manifest else ():
             info = _program_info(path)
             program_id = None if info is None else info.id
-            hook = attached.get(name)
-            if hook is None:
-                yield ProgramReport(name, program_id)
-                continue
-            if info is not None:
+            attached = [hook.report for hook in hooks if hook.record.program == name]
+            if attached and info is not None:
                 self._compare_maps(info)
-            yield ProgramReport(name, program_id, hook.hook, hook.device, hook.mode, hook.link)
+            for hook in attached:
+                yield ProgramReport(name, program_id, hook.hook, hook.device, hook.mode, hook.link)
+            if not attached:
+                yield ProgramReport(name, program_id)
 
     def _compare_maps(self, program: ProgramInfo) -> None:
         """Tell of a map that the program uses under the name of a pin that holds another one."""

@@ -9,6 +9,7 @@ from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec
 
 DEFAULT_SOURCE: Final = "builtin:xdp_stats"
+DEFAULT_CGROUP_SOURCE: Final = "builtin:cgroup_stats"
 
 Source = str | Path | bytes | ObjectSpec
 

@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from bpfpin.attach import interface
+from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import (
     BpfError,
+    CgroupNotFoundError,
     InterfaceNotFoundError,
     PermissionDeniedError,
     PinNotFoundError,
@@ -30,7 +32,11 @@ def find_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet
     somebody else's file system.
     """
     sets = all_sets(pin_root)
-    fitting = _of_device(target, sets, netns=netns) or _of_name(target, sets, netns=netns)
+    fitting = (
+        _of_device(target, sets, netns=netns)
+        or _of_cgroup(target, sets)
+        or _of_name(target, sets, netns=netns)
+    )
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -67,26 +73,22 @@ def all_sets(pin_root: Path) -> list[PinSet]:
     return pin_sets(pin_root)
 
 
-def sets_of_device(ifindex: int, sets: list[PinSet]) -> list[PinSet]:
-    """Return those of *sets* whose device is *ifindex* of the current network namespace."""
-    here = namespaces.inode()
-    return [
-        found
-        for found in sets
-        if found.manifest and _is_at(found.manifest.place, ifindex=ifindex, netns_inode=here)
-    ]
+def sets_at(place: Place, sets: list[PinSet]) -> list[PinSet]:
+    """Return those of *sets* at the same device, or without one at the same cgroup."""
+    return [found for found in sets if found.manifest and _is_at(found.manifest.place, place)]
 
 
-def is_set_of_device(ifindex: int, path: Path) -> bool:
-    """Whether *path* is a set of ours of that device; nothing but its manifest is looked at."""
+def is_set_at(place: Place, path: Path) -> bool:
+    """Whether *path* is a set of ours at that place; nothing but its manifest is looked at."""
     with suppress(BpfError), Directory.open(path) as directory:
-        place = read_manifest(directory).place
-        return _is_at(place, ifindex=ifindex, netns_inode=namespaces.inode())
+        return _is_at(read_manifest(directory).place, place)
     return False
 
 
-def _is_at(place: Place, *, ifindex: int, netns_inode: int) -> bool:
-    return (place.ifindex, place.netns_inode) == (ifindex, netns_inode)
+def _is_at(there: Place, place: Place) -> bool:
+    if place.ifindex:
+        return (there.ifindex, there.netns_inode) == (place.ifindex, place.netns_inode)
+    return not there.ifindex and there.cgroup == place.cgroup
 
 
 def _of_device(target: str, sets: list[PinSet], *, netns: str | None) -> list[PinSet]:
@@ -95,7 +97,25 @@ def _of_device(target: str, sets: list[PinSet], *, netns: str | None) -> list[Pi
             ifindex = interface.ifindex(target)
         except InterfaceNotFoundError:
             return []
-        return sets_of_device(ifindex, sets)
+        here = Place(ifindex=ifindex, netns_inode=namespaces.inode())
+        return sets_at(here, sets)
+
+
+def _of_cgroup(target: str, sets: list[PinSet]) -> list[PinSet]:
+    """Return the sets of a cgroup, if *target* is the path of its folder, or below the mount."""
+    if not target.startswith("/"):
+        return []
+    mount = _cgroup_mount()
+    inner = target.removeprefix(mount) if mount else target
+    return [found for found in sets if found.manifest and found.manifest.place.cgroup == inner]
+
+
+def _cgroup_mount() -> str:
+    """Return where cgroup2 is mounted, "" if it is not."""
+    try:
+        return str(cgroup2_mount())
+    except CgroupNotFoundError:
+        return ""
 
 
 def _of_name(target: str, sets: list[PinSet], *, netns: str | None) -> list[PinSet]:

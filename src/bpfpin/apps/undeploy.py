@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.apps.live import read_own, require_unchanged_programs, runs_its_program
+from bpfpin.apps.place import is_cgroup
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.reports import UnloadReport
@@ -111,8 +112,10 @@ def _is_there(link_id: int) -> bool:
 
 
 def _devices(live: PinSet) -> tuple[str, ...]:
-    """Return the device that the set is detached from, if one of its hooks runs its program."""
-    manifest = live.manifest
-    if manifest is None or not any(runs_its_program(live, hook) for hook in manifest.hooks):
+    """Return the device and the cgroup that run programs of the set."""
+    if live.manifest is None:
         return ()
-    return (manifest.place.device,)
+    place = live.manifest.place
+    left = [hook for hook in live.manifest.hooks if runs_its_program(live, hook)]
+    found = [f"cgroup {place.cgroup}" if is_cgroup(hook) else place.device for hook in left]
+    return tuple(dict.fromkeys(found))

@@ -9,10 +9,10 @@ import click
 
 from bpfpin.apps.choose import parse_hook
 from bpfpin.apps.deploy import deploy, require_devices
-from bpfpin.apps.loading import LoadOptions
-from bpfpin.apps.reports import LoadReport, LoadResult
+from bpfpin.apps.loading import LoadOptions, parse_order
+from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
 from bpfpin.apps.sharing import parse_map_words
-from bpfpin.apps.sources import DEFAULT_SOURCE
+from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.mode import MODE
 from bpfpin.cli.size import SIZE
@@ -26,8 +26,9 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 
 
 @bpfpin_command("load")
-@click.argument("obj", metavar="[OBJ]", default=DEFAULT_SOURCE)
+@click.argument("obj", metavar="[OBJ]", default="")
 @click.option("--dev", "devices", metavar="DEV", multiple=True, help="The device; repeatable.")
+@click.option("--cgroup", metavar="PATH", help="The cgroup, a folder of cgroup2.")
 @click.option(
     "--prog",
     "programs",
@@ -49,11 +50,17 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     callback=_parsed(XdpMode),
     help="XDP mode; auto is native, or generic where the driver has none.",
 )
-@click.option("--name", metavar="NAME", help="Call the set so, and not after its device.")
+@click.option(
+    "--order",
+    metavar="WHERE",
+    callback=_parsed(parse_order),
+    help="Where among the programs of tcx: first, last, before:ID, after:ID (program ids).",
+)
+@click.option("--name", metavar="NAME", help="Call the set so, and not after its place.")
 @click.option(
     "--map",
     "maps",
-    metavar="NAME=PATH|NAME=id:N",
+    metavar="NAME=PATH|NAME=id:N|idx:I=…",
     multiple=True,
     callback=_parsed(parse_map_words),
     help="Use that map for NAME; repeatable.",
@@ -73,34 +80,45 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     "--max-map-memory", type=SIZE, metavar="SIZE", help="Refuse maps that take more (256M)."
 )
 def command(
-    context: Context, *, obj: str, devices: tuple[str, ...], **options: Unpack[LoadOptions]
+    context: Context,
+    *,
+    obj: str,
+    devices: tuple[str, ...],
+    cgroup: str | None,
+    **options: Unpack[LoadOptions],
 ) -> None:
-    """Load OBJ, attach its programs to DEV, and pin its maps; or reload.
+    """Load OBJ, attach its programs to DEV or to a cgroup, and pin its maps; or reload.
 
-    OBJ is a file or builtin:NAME (default: builtin:xdp_stats). All of it happens, or nothing. Where
-    the set is loaded already, its maps are kept if they fit and the programs are switched without a
-    gap.
+    OBJ is a file or builtin:NAME (default: builtin:xdp_stats, for a cgroup builtin:cgroup_stats).
+    All of it happens, or nothing. Where the set is loaded already, its maps are kept if they fit
+    and the programs are switched without a gap.
     """
-    _check(context, devices, options.get("name"))
+    _check(context, devices, options.get("name"), cgroup)
     options["netns"] = context.netns
     options["pin_root"] = context.pin_root
     options["lock_timeout_s"] = context.lock_timeout_s
     reports: list[LoadReport] = []
-    for device in dict.fromkeys(devices):
-        with deploy(obj, device=device, **options) as deployment:
+    source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
+    for device in dict.fromkeys(devices) or [None]:
+        with deploy(source, device=device, cgroup=cgroup, **options) as deployment:
             reports.append(deployment.report)
         _say(context, deployment.report)
     if context.out.is_json:
         context.out.document(_document(reports))
 
 
-def _check(context: Context, devices: tuple[str, ...], name: str | None) -> None:
+def _check(
+    context: Context, devices: tuple[str, ...], name: str | None, cgroup: str | None = None
+) -> None:
     """Refuse what cannot be meant, and missing devices, before anything is changed."""
-    if not devices:
-        raise UsageError("where to load it? No device was named", hint="bpfpin load --dev DEV")
-    if name and len(set(devices)) > 1:
+    if not devices and not cgroup:
         raise UsageError(
-            "--name names one set, and several devices make several",
+            "where to load it? No device was named, nor a cgroup",
+            hint="bpfpin load --dev DEV, or --cgroup PATH",
+        )
+    if (name or cgroup) and len(set(devices)) > 1:
+        raise UsageError(
+            f"{'--name' if name else '--cgroup'} is for one set, and several devices make several",
             hint="one load for each device",
         )
     require_devices(devices, netns=context.netns)
@@ -118,17 +136,23 @@ def _say(context: Context, report: LoadReport) -> None:
     for note in _notes(report):
         context.out.say(f"note: {note}")
     attached = [program for program in report.programs if program.hook]
-    before = {hook.hook: hook.before for hook in report.hooks}
+    before = {(hook.hook, hook.program): hook.before for hook in report.hooks}
     following = "" if report.is_planned else f"; see: bpfpin stats {report.set}"
     for program in attached:
-        place = f"{program.device} ({program.mode})"
-        old = before.get(program.hook or "")
+        place = _place(program)
+        old = before.get((program.hook or "", program.name))
         ids = f", program id {old} -> {program.id}" if old else f", program id {program.id}"
         sentence = _SENTENCES[report.result].format(name=program.name, place=place, ids=ids)
         context.out.say(sentence + (following if program is attached[-1] else ""))
     tell = context.out.say if report.is_planned else context.out.detail
     for line in _plan_lines(report):
         tell(line)
+
+
+def _place(program: ProgramReport) -> str:
+    """Return where a program is attached: `lab0 (native)`, `cgroup /web (cgroup-inet-egress)`."""
+    place = f"cgroup {program.cgroup}" if program.cgroup else program.device
+    return f"{place} ({program.mode or program.hook})"
 
 
 def _notes(report: LoadReport) -> Iterator[str]:

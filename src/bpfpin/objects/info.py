@@ -80,6 +80,11 @@ class LinkInfo:
     map_id: int | None = None
     target_id: int | None = None
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether its device or cgroup is still there, as far as links of its type have one."""
+        return 0 not in (self.ifindex, self.cgroup_id)
+
 
 @dataclass(frozen=True, slots=True)
 class BtfInfo:

@@ -176,13 +176,7 @@ _TRACING: tuple[_Row, ...] = (
     ("struct_ops.s+", Pt.STRUCT_OPS, None, _SLEEPS),
 )
 
-HOOKS: dict[At, Hook] = {
-    At.XDP: Hook.XDP,
-    At.TCX_INGRESS: Hook.TCX_INGRESS,
-    At.TCX_EGRESS: Hook.TCX_EGRESS,
-    At.NETKIT_PRIMARY: Hook.NETKIT_PRIMARY,
-    At.NETKIT_PEER: Hook.NETKIT_PEER,
-}
+HOOKS: dict[At, Hook] = {hook.attach_type: hook for hook in Hook if hook.attach_type is not None}
 
 
 def kind_of(

@@ -24,6 +24,8 @@ TEXT_SIZE_MAX: Final = 4095  # what a symlink in bpffs can carry
 _COMPONENT = re.compile(r"[^/\0.]{1,255}")
 _NUMBER_MAX = (1 << 64) - 1
 _ID_MAX = (1 << 32) - 2  # of users and groups
+_PRIORITY_MAX = (1 << 16) - 1
+_HANDLE_MAX = (1 << 32) - 1
 _DEPTH_MAX = 16  # components of an outside pin's path
 
 
@@ -32,6 +34,7 @@ class Held(Enum):
 
     LINK = "link"  # a BPF link, pinned in the set
     NETLINK = "netlink"  # the device itself: it was taken over from somebody without a link
+    FILTER = "filter"  # a filter of classic tc
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class HookRecord:
     """One hook of a set: which program runs there, the mode asked for and the mode taken.
 
     *link* is the name of its pin below `links~`; a hook that is held otherwise has the name, which
-    identifies it over reloads, and no pin.
+    identifies it over reloads, and no pin. *priority*, *handle* and *made_qdisc* (whether the qdisc
+    is to go with the last filter in it) are those of a filter.
     """
 
     hook: str
@@ -63,6 +67,16 @@ class HookRecord:
     asked_mode: str = ""
     mode: str = ""
     held: Held = Held.LINK
+    priority: int = 0
+    handle: int = 0
+    made_qdisc: bool = False
+
+    def to_record(self) -> dict[str, Any]:
+        """Return what is written of it: what is as usual is left out, for room is scarce."""
+        usual = {name: field.default for name, field in self.__dataclass_fields__.items()}
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +141,8 @@ class Manifest:
         return text
 
     def _dump(self) -> str:
-        record = {"schema": SCHEMA, **dataclasses.asdict(self)}
+        hooks = [hook.to_record() for hook in self.hooks]
+        record = {"schema": SCHEMA, **dataclasses.asdict(self), "hooks": hooks}
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
     @classmethod
@@ -171,14 +186,14 @@ class _Record:
         """Return what the manifests of earlier versions may lack."""
         return self._values.get(key, default)
 
-    def text(self, key: str) -> str:
-        value = self.value(key)
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.value(key) if default is None else self.optional(key, default)
         if not isinstance(value, str):
             raise ValueError(f"{key!r} is not a text")
         return value
 
-    def number(self, key: str, *, limit: int = _NUMBER_MAX) -> int:
-        value = self.value(key)
+    def number(self, key: str, *, limit: int = _NUMBER_MAX, default: int | None = None) -> int:
+        value = self.value(key) if default is None else self.optional(key, default)
         if type(value) is not int or not 0 <= value <= limit:
             raise ValueError(f"{key!r} is not a number up to {limit}")
         return value
@@ -221,9 +236,12 @@ def _hook(record: _Record) -> HookRecord:
         hook=record.component("hook"),
         program=record.component("program"),
         link=record.component("link"),
-        asked_mode=record.text("asked_mode"),
-        mode=record.text("mode"),
+        asked_mode=record.text("asked_mode", ""),
+        mode=record.text("mode", ""),
         held=Held(record.optional("held", Held.LINK.value)),
+        priority=record.number("priority", limit=_PRIORITY_MAX, default=0),
+        handle=record.number("handle", limit=_HANDLE_MAX, default=0),
+        made_qdisc=record.optional("made_qdisc", False) is True,
     )
 
 

@@ -17,7 +17,7 @@ from bpfpin.objects import compat
 from bpfpin.objects.link import Attachment
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
-from bpfpin.pins.manifest import Held
+from bpfpin.pins.manifest import Held, HookRecord
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall.fd import Closing
@@ -60,7 +60,8 @@ class HookPlan:
     """What becomes of one hook; *link* is the name of its pin.
 
     To be updated is *attachment*, which runs *previous* now; *is_taken* if that is somebody else's.
-    Both are open while the plan is. *mode* is the XDP mode of what is attached there.
+    Both are open while the plan is. *before* is what the live set remembers of it, *mode* the XDP
+    mode of what is attached there.
     """
 
     action: HookAction
@@ -73,6 +74,7 @@ class HookPlan:
     link_id: int | None = None
     mode: str = ""
     held: Held = Held.LINK
+    before: HookRecord | None = None
     is_taken: bool = False
 
 

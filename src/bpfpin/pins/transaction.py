@@ -87,10 +87,10 @@ class Stage(Closing):
         """Pin a link under the name that `names.link_pin_name` gave; from here on it is kept."""
         held.pin(self._links.pin_path(name))
 
-    def keep_link(self, name: str, live: Directory) -> None:
-        """Give a link of the live generation to this one too."""
+    def keep_link(self, name: str, live: Directory, *, new_name: str = "") -> None:
+        """Give a link of the live generation to this one too, under *new_name* if it has one."""
         with live.child(names.LINKS) as kept:
-            self._links.link_from(kept, name)
+            self._links.link_from(kept, name, new_name)
 
     def pin_previous(self, link: str, program: Pinnable) -> None:
         """Say which program the hook of *link* runs until it is switched."""

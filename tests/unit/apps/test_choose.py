@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bpfpin.apps.choose import Choice, choose, parse_hook, programs_to_load
+from bpfpin.apps.choose import Choice, Places, choose, parse_hook, passed_over, programs_to_load
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.spec import Hook, MapSpec, ObjectSpec, ProgramSpec
 from bpfpin.uapi import AttachType, MapType, ProgramType
@@ -32,6 +32,20 @@ UNTYPED = program("untyped", "mine", kind=ProgramType.UNSPEC, hook=None, expecte
 INGRESS = program(
     "ingress", "tcx/ingress", kind=ProgramType.SCHED_CLS, hook=Hook.TCX_INGRESS, expected=None
 )
+SAME = program(
+    "same", "tcx/ingress", kind=ProgramType.SCHED_CLS, hook=Hook.TCX_INGRESS, expected=None
+)
+TC = program("count", "tc", kind=ProgramType.SCHED_CLS, hook=None, expected=None)
+EGRESS = program(
+    "egress",
+    "cgroup_skb/egress",
+    kind=ProgramType.CGROUP_SKB,
+    hook=Hook.CGROUP_INET_EGRESS,
+    expected=AttachType.CGROUP_INET_EGRESS,
+)
+ADDRESS = program("address", "mine", kind=ProgramType.CGROUP_SOCK_ADDR, hook=None, expected=None)
+CGROUP = Places(has_device=False, has_cgroup=True)
+BOTH = Places(has_device=True, has_cgroup=True)
 DEVMAP = program("devmap", "xdp/devmap", hook=None, expected=AttachType.XDP_DEVMAP)
 
 
@@ -50,6 +64,50 @@ def test_a_named_program_goes_where_its_section_or_the_name_says() -> None:
     assert chosen(choose(two, words=["free:xdp"])) == {"free": Hook.XDP}
     assert chosen(choose(two, words=["free"], hook=Hook.XDP)) == {"free": Hook.XDP}
     assert chosen(choose(two, words=["drop", "drop"])) == {"drop": Hook.XDP}
+
+
+def test_of_a_device_and_a_cgroup_each_program_goes_to_its_own() -> None:
+    """What has no place is left out, and told."""
+    both = spec(program("count"), EGRESS)
+
+    assert chosen(choose(both)) == {"count": Hook.XDP}
+    assert [one.name for one in passed_over(both, choose(both), Places())] == ["egress"]
+    assert chosen(choose(both, places=CGROUP)) == {"egress": Hook.CGROUP_INET_EGRESS}
+    assert chosen(choose(both, places=BOTH)) == {
+        "count": Hook.XDP,
+        "egress": Hook.CGROUP_INET_EGRESS,
+    }
+
+
+def test_several_programs_go_to_one_hook_if_each_is_named() -> None:
+    two = spec(INGRESS, SAME)
+    found = choose(two, words=["ingress", "same"])
+
+    assert [(one.program.name, one.hook) for one in found] == [
+        ("ingress", Hook.TCX_INGRESS),
+        ("same", Hook.TCX_INGRESS),
+    ]
+
+
+def test_one_program_goes_to_several_hooks() -> None:
+    found = choose(spec(TC), words=["count:tcx-ingress", "count:tc-egress"])
+
+    assert [one.hook for one in found] == [Hook.TCX_INGRESS, Hook.TC_EGRESS]
+
+
+def test_a_program_is_loaded_for_the_hook_that_its_section_does_not_say() -> None:
+    (found,) = choose(spec(ADDRESS), words=["address:cgroup-inet6-connect"], places=CGROUP)
+
+    assert found.program.expected_attach_type is AttachType.CGROUP_INET6_CONNECT
+
+
+def test_programs_that_tail_calls_reach_are_not_meant_by_a_hook() -> None:
+    tail = program("tail", "7/0", kind=ProgramType.SCHED_CLS, hook=None, expected=None)
+    slots = MapSpec("slots", MapType.PROG_ARRAY, 4, 4, 1, initial=((0, "tail"),))
+
+    assert chosen(choose(spec(TC, tail, maps=(slots,)), hook=Hook.TC_INGRESS)) == {
+        "count": Hook.TC_INGRESS
+    }
 
 
 def test_a_hook_is_for_programs_that_have_none() -> None:
@@ -75,8 +133,27 @@ def test_an_optional_section_counts_only_when_it_is_named() -> None:
         (spec(), {}, "x.o has no program, only maps", ""),
         (spec(program("a")), {"words": ["b"]}, "no program 'b'; it has: a", ""),
         (spec(program("a")), {"words": ["a:up"]}, "no hook 'up'; there are: xdp, tcx-", ""),
-        (spec(FREE), {}, r"no section says .*: free \(section 'mine'\)", "--prog free:HOOK"),
-        (spec(FREE, program("a")), {"words": ["free"]}, "no section says", "--prog free:HOOK"),
+        (spec(FREE), {}, r"no section says .*: free \(section 'mine'\)", "--prog free:xdp"),
+        (spec(FREE, program("a")), {"words": ["free"]}, "no section says", "--prog free:xdp"),
+        (
+            spec(TC),
+            {},
+            "no section says",
+            "--prog count:tcx-ingress|tcx-egress|tc-ingress|tc-egress",
+        ),
+        (spec(EGRESS), {}, "goes to cgroup-inet-egress of a cgroup, and none", "--cgroup PATH"),
+        (
+            spec(EGRESS, program("a")),
+            {"places": CGROUP, "words": ["a"]},
+            "goes to xdp of a device, and none was named",
+            "--dev DEV",
+        ),
+        (
+            spec(INGRESS, SAME),
+            {},
+            "2 programs would go to tcx-ingress, and it was not said that all should",
+            "  --prog ingress\n  --prog same",
+        ),
         (
             spec(program("a"), program("b")),
             {},
@@ -98,8 +175,8 @@ def test_what_is_not_one_answer_is_a_usage_error_with_the_line_to_type(
 @pytest.mark.parametrize(
     ("made", "word", "said"),
     [
-        (INGRESS, "ingress", "goes to tcx-ingress, where bpfpin cannot attach yet; it can at: xdp"),
         (INGRESS, "ingress:xdp", "of type sched_cls .* cannot run at xdp"),
+        (EGRESS, "egress:cgroup-inet4-bind", "of type cgroup_skb .* cannot run at cgroup-inet4-"),
         (DEVMAP, "devmap:xdp", "'xdp/devmap'.* cannot run at xdp"),
     ],
 )

@@ -92,7 +92,7 @@ def test_one_set_is_the_document_and_several_are_a_list() -> None:
 
 @pytest.mark.parametrize(
     ("devices", "name", "word"),
-    [((), None, "No device was named"), (("lo", "lo2"), "mine", "--name names one set")],
+    [((), None, "No device was named"), (("lo", "lo2"), "mine", "--name is for one set")],
 )
 def test_what_cannot_be_meant_is_a_usage_error(
     devices: tuple[str, ...], name: str | None, word: str
