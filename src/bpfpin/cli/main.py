@@ -29,6 +29,7 @@ COMMANDS = {
     "stats": Verb("bpfpin.cli.stats", "Live rates of a counter map."),
     "lab": Verb("bpfpin.cli.lab", "A throw-away namespace and device: up, down, list, exec."),
     "compile": Verb("bpfpin.cli.compile", "C to a BPF object."),
+    "graph": Verb("bpfpin.cli.graph.command", "Who shares what: devices, programs, maps, pins."),
     "map": Verb("bpfpin.cli.map", "Any map on the host: list, show, get, set, dump."),
 }
 

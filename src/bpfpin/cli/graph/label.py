@@ -1,0 +1,126 @@
+"""What the pictures of a graph write on a node, and how much room that takes."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Final
+
+from bpfpin.apps.graph.model import EdgeKind, Graph, Node, NodeKind
+from bpfpin.cli.output import escape
+
+BPFFS: Final = "/sys/fs/bpf/"
+ELLIPSIS: Final = "…"
+_WIDE: Final = ("W", "F")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The name of a node, a line below it, and more for who points at it; safe to show."""
+
+    title: str
+    detail: str
+    more: tuple[str, ...] = ()
+
+
+def label(graph: Graph, node: Node) -> Label:
+    """Return what is written on *node*; every name is escaped for a terminal."""
+    title, detail, more = _PARTS[node.kind](graph, node)
+    return Label(escape(title), escape(detail), tuple(map(escape, (*more, *node.notes))))
+
+
+def hooks_of(graph: Graph, node: Node) -> list[str]:
+    """Return the words of the hooks that a program is attached at, each once."""
+    edges = [e for e in graph.reaching.get(node.id, ()) if e.kind is EdgeKind.ATTACHED]
+    words = [edge.hook for edge in edges] + [hook.partition(" of ")[0] for hook in node.hooks]
+    return list(dict.fromkeys(words))
+
+
+def sharers(graph: Graph, node: Node) -> int:
+    """Return how many programs use a map."""
+    return len(graph.sources(node.id, EdgeKind.USES))
+
+
+def plural(count: int, word: str, words: str = "") -> str:
+    """Return `1 map`, `2 maps`, `2 processes`."""
+    return f"{count} {word if count == 1 else words or f'{word}s'}"
+
+
+def width(text: str) -> int:
+    """Return how many columns of a fixed-width font *text* takes."""
+    return sum(2 if unicodedata.east_asian_width(char) in _WIDE else 1 for char in text)
+
+
+def cut(text: str, columns: int, *, keep_end: bool = False) -> str:
+    """Return *text* cut to *columns*, an ellipsis in the place of what was cut off."""
+    if width(text) <= columns:
+        return text
+    kept, room = list[str](), columns - 1
+    for char in reversed(text) if keep_end else text:
+        room -= width(char)
+        if room < 0:
+            break
+        kept.append(char)
+    return ELLIPSIS + "".join(reversed(kept)) if keep_end else "".join(kept) + ELLIPSIS
+
+
+def pin_title(path: str) -> str:
+    """Return a pin's path without the usual mount point."""
+    return path.removeprefix(BPFFS)
+
+
+_Parts = tuple[str, str, tuple[str, ...]]
+
+
+def _place(_graph: Graph, node: Node) -> _Parts:
+    kind = f"{node.type} device" if node.type else node.kind.value
+    return node.name, kind, (f"{node.kind.value} {node.name}, number {node.number}",)
+
+
+def _program(graph: Graph, node: Node) -> _Parts:
+    hooks = hooks_of(graph, node)
+    hosts = [
+        host
+        for kind in (EdgeKind.EXTENDS, EdgeKind.CONTAINS)
+        for host in graph.sources(node.id, kind)
+    ]
+    where = ", ".join(hooks) or (f"in {hosts[0].name}" if hosts else "not attached")
+    pins = [f"pinned at {pin.name}" for pin in graph.targets(node.id, EdgeKind.PINNED)]
+    holders = [
+        f"held by process {one.number} ({one.name})"
+        for one in graph.targets(node.id, EdgeKind.HELD)
+    ]
+    kind = (f"{node.type} program id {node.number}".strip(),)
+    detail = f"{where} · id {node.number}"
+    return node.name or f"program {node.number}", detail, (*kind, *node.hooks, *pins, *holders)
+
+
+def _map(graph: Graph, node: Node) -> _Parts:
+    entries = plural(node.layout[2], "entry", "entries") if node.layout else ""
+    parts = [part for part in (node.type, f"id {node.number}", entries) if part]
+    users = [
+        f"used by {one.name or 'a program'} (id {one.number})"
+        for one in graph.sources(node.id, EdgeKind.USES)
+    ]
+    sizes = f"key {node.layout[0]} B, value {node.layout[1]} B" if node.layout else ""
+    more = (f"map id {node.number} {node.name}", *([sizes] if sizes else []), *users)
+    return node.name or f"map {node.number}", " · ".join(parts), more
+
+
+def _pin(_graph: Graph, node: Node) -> _Parts:
+    detail = f"pin of set {node.set}" if node.set else "pin"
+    return pin_title(node.name), detail, (node.name,)
+
+
+def _process(_graph: Graph, node: Node) -> _Parts:
+    return node.name, f"process {node.number}", (f"process {node.number} ({node.name})",)
+
+
+_PARTS: Final = {
+    NodeKind.DEVICE: _place,
+    NodeKind.CGROUP: _place,
+    NodeKind.PROGRAM: _program,
+    NodeKind.MAP: _map,
+    NodeKind.PIN: _pin,
+    NodeKind.PROCESS: _process,
+}

@@ -1,0 +1,153 @@
+"""The graph as a picture for a document: SVG, readable in light and dark, without any script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Final
+
+from bpfpin.apps.graph.model import EdgeKind, Graph, Node, NodeKind
+from bpfpin.cli.graph.label import cut, plural, sharers
+from bpfpin.cli.graph.layout import ICON_ROOM, Box, Picture, Wire, picture
+from bpfpin.cli.graph.style import ICONS, SHARED_COLORS, style
+from bpfpin.cli.output import escape as clean
+
+PADDING: Final = 24.0
+HEADER: Final = 98.0  # from the upper edge to the first box
+BADGE_HEIGHT: Final = 16.0
+BADGE_LETTER: Final = 6.0
+BULGE: Final = 34.0
+WIDTH_MIN: Final = 460.0
+
+HEADINGS: Final = ("DEVICES AND CGROUPS", "PROGRAMS", "MAPS", "PINS AND PROCESSES")
+
+
+def svg(graph: Graph) -> str:
+    """Return the picture of *graph*; names are escaped and cut to fit; the rest on hover."""
+    return "\n".join(_document(graph, picture(graph))) + "\n"
+
+
+def _document(graph: Graph, drawn: Picture) -> Iterator[str]:
+    width = max(drawn.width + 2 * PADDING, WIDTH_MIN)
+    height = drawn.height + HEADER + PADDING
+    hues = shared_hues(graph, drawn)
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
+        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-labelledby="what">'
+    )
+    summary = escape(told(graph, [box.node for box in drawn.boxes]))
+    yield f'<title id="what">Who shares what: {summary}</title>'
+    yield f"<style>\n{style()}</style>"
+    size = f'width="{width - 1:.0f}" height="{height - 1:.0f}"'
+    yield f'<rect class="ground" x="0.5" y="0.5" {size} rx="10"/>'
+    yield f'<text class="title" x="{PADDING:.0f}" y="36">Who shares what</text>'
+    yield f'<text class="summary" x="{PADDING:.0f}" y="55">{summary}</text>'
+    yield f'<g transform="translate({PADDING:.0f} {HEADER:.0f})">'
+    for column, x in drawn.columns.items():
+        yield f'<text class="heading" x="{x:.1f}" y="-11">{HEADINGS[column]}</text>'
+    # Lines first: where they must pass a box, they pass below it; those of shared maps last.
+    for wire in sorted(drawn.wires, key=lambda one: _hue(one, hues) is not None):
+        yield _wire(graph, wire, hues)
+    for box in drawn.boxes:
+        yield from _box(graph, box, hues)
+    yield "</g>\n</svg>"
+
+
+def told(graph: Graph, nodes: Sequence[Node]) -> str:
+    """Return how many of what are in *nodes*: `2 devices · 3 programs · 2 maps, 1 shared`."""
+    shared = sum(graph.is_shared(node.id) for node in nodes if node.kind is NodeKind.MAP)
+    parts = []
+    for kind in NodeKind:
+        if count := sum(node.kind is kind for node in nodes):
+            words = "processes" if kind is NodeKind.PROCESS else ""
+            also = f", {shared} shared" if kind is NodeKind.MAP and shared else ""
+            parts.append(plural(count, kind.value, words) + also)
+    return " · ".join(parts) or "nothing is loaded"
+
+
+def shared_hues(graph: Graph, drawn: Picture) -> dict[str, int]:
+    """Return which of the colours each shared map has; those next to each other differ."""
+    boxes = sorted(drawn.boxes, key=lambda box: box.y)
+    shared = [box.node.id for box in boxes if graph.is_shared(box.node.id)]
+    return {node_id: number % len(SHARED_COLORS) for number, node_id in enumerate(shared)}
+
+
+def _hue(wire: Wire, hues: Mapping[str, int]) -> int | None:
+    """Return the colour of the shared map that a line leads to or comes from."""
+    return next((hues[end] for end in wire.edge.ends if end in hues), None)
+
+
+def _wire(graph: Graph, wire: Wire, hues: Mapping[str, int]) -> str:
+    hue = _hue(wire, hues)
+    words = ["wire", _WIRE_WORDS.get(wire.edge.kind, "")]
+    words += [] if hue is None else ["shared", f"hue{hue}"]
+    shown = " ".join(filter(None, words))
+    return (
+        f'<path class="{shown}" d="{_path(wire)}"><title>{_wire_told(graph, wire)}</title></path>'
+    )
+
+
+_WIRE_WORDS: Final = {
+    EdgeKind.CONTAINS: "inner",
+    EdgeKind.EXTENDS: "inner",
+    EdgeKind.HELD: "held",
+}
+
+
+def _wire_told(graph: Graph, wire: Wire) -> str:
+    source, target = (graph.by_id[end].name for end in wire.edge.ends)
+    what = " ".join(filter(None, (wire.edge.kind.value, wire.edge.hook, wire.edge.mode)))
+    link = f", link id {wire.edge.link}" if wire.edge.link else ""
+    return _xml(f"{source} → {target}: {what}{link}")
+
+
+def _path(wire: Wire) -> str:
+    """Return curves through the points, level at each of them; the second of three is straight."""
+    (x, y), *others = wire.points
+    parts = [f"M{x:.1f} {y:.1f}"]
+    for number, (to_x, to_y) in enumerate(others):
+        if wire.side:
+            beside = x + wire.side * BULGE
+            parts.append(f"C{beside:.1f} {y:.1f} {beside:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}")
+        elif number % 2:
+            parts.append(f"H{to_x:.1f}")
+        else:
+            half = (x + to_x) / 2
+            parts.append(f"C{half:.1f} {y:.1f} {half:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}")
+        x, y = to_x, to_y
+    return "".join(parts)
+
+
+def _box(graph: Graph, box: Box, hues: Mapping[str, int]) -> Iterator[str]:
+    node, (titles, details) = box.node, box.columns
+    hue = hues.get(node.id)
+    words = node.kind.value if hue is None else f"{node.kind.value} shared hue{hue}"
+    yield f'<g class="node {words}" transform="translate({box.x:.1f} {box.y:.1f})">'
+    yield f"<title>{_xml(chr(10).join(box.label.more))}</title>"
+    yield f'<rect class="frame" width="{box.width:.1f}" height="{box.height:.1f}" rx="7"/>'
+    yield f'<path class="icon" transform="translate(11 13)" d="{ICONS[node.kind]}"/>'
+    title = cut(box.label.title, titles, keep_end=node.kind in _ENDS_MATTER)
+    yield f'<text class="name" x="{ICON_ROOM:.0f}" y="18">{_xml(title)}</text>'
+    detail = cut(box.label.detail, details)
+    yield f'<text class="detail" x="{ICON_ROOM:.0f}" y="33">{_xml(detail)}</text>'
+    if hue is not None:
+        yield _badge(box, f"shared by {sharers(graph, node)}")
+    yield "</g>"
+
+
+_ENDS_MATTER: Final = (NodeKind.PIN, NodeKind.CGROUP)
+
+
+def _badge(box: Box, text: str) -> str:
+    width = len(text) * BADGE_LETTER + 14
+    x, y = box.width - width - 10, -BADGE_HEIGHT / 2
+    return (
+        f'<g class="badge"><rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}"'
+        f' height="{BADGE_HEIGHT:.0f}" rx="{BADGE_HEIGHT / 2:.0f}"/>'
+        f'<text x="{x + width / 2:.1f}" y="3.5">{text}</text></g>'
+    )
+
+
+def _xml(text: str) -> str:
+    """Return text that is safe in XML: labels carry no control characters any more."""
+    return escape("\n".join(map(clean, text.split("\n"))))

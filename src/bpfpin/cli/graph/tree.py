@@ -1,0 +1,125 @@
+"""The graph as a tree of lines: places, their programs, the maps of these, pins and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from bpfpin.apps.graph.model import Edge, EdgeKind, Graph, Node, NodeKind
+from bpfpin.cli.graph.label import plural, sharers
+from bpfpin.cli.output import escape
+
+SHARED: Final = "●"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A line of the tree and what is below it; *style* is rich's word for how it looks."""
+
+    text: str
+    style: str = ""
+    branches: list[Branch] = field(default_factory=list)
+
+
+def branches(graph: Graph) -> list[Branch]:
+    """Return the trees of *graph*: one a device or cgroup, then programs and maps without one."""
+    return _Forest(graph).branches()
+
+
+def lines(trees: Iterable[Branch]) -> Iterator[tuple[str, Branch]]:
+    """Yield each line of the trees: the guides before it, and the branch that it tells."""
+    for tree in trees:
+        yield "", tree
+        yield from _below(tree, "")
+
+
+def _below(branch: Branch, indent: str) -> Iterator[tuple[str, Branch]]:
+    for number, child in enumerate(branch.branches, 1):
+        is_last = number == len(branch.branches)
+        yield f"{indent}{'└── ' if is_last else '├── '}", child
+        yield from _below(child, indent + ("    " if is_last else "│   "))
+
+
+class _Forest:
+    """Draws each map in full where it comes first, and by its line alone after that."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._drawn: set[str] = set()
+
+    def branches(self) -> list[Branch]:
+        graph = self._graph
+        trees = [self._place(node) for node in graph.of_kind(NodeKind.DEVICE, NodeKind.CGROUP)]
+        programs = [node for node in graph.of_kind(NodeKind.PROGRAM) if node.id not in self._drawn]
+        elsewhere = [self._program(node) for node in programs if node.hooks]
+        idle = [
+            self._program(node)
+            for node in programs
+            if not node.hooks and node.id not in self._drawn
+        ]
+        maps = [node for node in graph.of_kind(NodeKind.MAP) if node.id not in self._drawn]
+        unused = [self._map(node) for node in maps if node.id not in self._drawn]
+        for title, below in (
+            ("elsewhere", elsewhere),
+            ("programs that are attached nowhere", idle),
+            ("maps that no program uses", unused),
+        ):
+            trees += [Branch(title, "italic", below)] if below else []
+        return trees
+
+    def _place(self, node: Node) -> Branch:
+        tree = Branch(_words(node.name, "" if node.netns else node.type), "bold blue")
+        for edge in self._graph.leaving.get(node.id, ()):
+            tree.branches.append(self._program(self._graph.by_id[edge.target], edge))
+        return tree
+
+    def _program(self, node: Node, edge: Edge | None = None) -> Branch:
+        where = [edge.hook, edge.mode] if edge else [*node.hooks] or [node.type]
+        link = f"link {edge.link}" if edge and edge.link else ""
+        name = node.name or "program"
+        text = _words(name, f"id {node.number}", *filter(None, where), link, *node.notes)
+        tree = Branch(text, "magenta")
+        if node.id in self._drawn:
+            return tree
+        self._drawn.add(node.id)
+        tree.branches.extend([self._keeper(one, edge) for one, edge in self._keepers(node)])
+        for kind, draw in ((EdgeKind.EXTENDS, self._program), (EdgeKind.USES, self._map)):
+            tree.branches.extend([draw(other) for other in self._graph.targets(node.id, kind)])
+        return tree
+
+    def _map(self, node: Node) -> Branch:
+        entries = plural(node.layout[2], "entry", "entries") if node.layout else ""
+        users = sharers(self._graph, node)
+        is_shared = users > 1
+        shared = f"{SHARED} shared by {users} programs" if is_shared else ""
+        seen = "see above" if node.id in self._drawn else ""
+        text = _words(node.name or "map", f"id {node.number}", node.type, entries, shared, seen)
+        tree = Branch(text, "bold yellow" if is_shared else "green")
+        if seen:
+            return tree
+        self._drawn.add(node.id)
+        for inner in self._graph.targets(node.id, EdgeKind.CONTAINS):
+            draw = self._program if inner.kind is NodeKind.PROGRAM else self._map
+            tree.branches.append(draw(inner))
+        tree.branches.extend([self._keeper(one, edge) for one, edge in self._keepers(node)])
+        return tree
+
+    def _keepers(self, node: Node) -> list[tuple[Node, Edge]]:
+        """Return who keeps a map or program: pins, then processes."""
+        edges = self._graph.leaving.get(node.id, ())
+        kinds = (EdgeKind.PINNED, EdgeKind.HELD)
+        return [(self._graph.by_id[e.target], e) for kind in kinds for e in edges if e.kind is kind]
+
+    def _keeper(self, node: Node, edge: Edge) -> Branch:
+        if node.kind is NodeKind.PIN:
+            part = f"pin of the {edge.what}" if edge.what == "link" else "pin"
+            return Branch(
+                _words(f"{part} {node.name}", f"set {node.set}" if node.set else ""), "dim"
+            )
+        part = f"has the {edge.what}" if edge.what else ""
+        return Branch(_words(f"process {node.number}", node.name, part, *node.notes), "cyan")
+
+
+def _words(first: str, *others: str) -> str:
+    return escape(" · ".join(filter(None, (first, *others))))

@@ -1,0 +1,206 @@
+"""What stands in bpffs of a change that is on trial: it goes back unless somebody confirms it.
+
+`NAME/confirm~/` belongs to the set NAME and holds `record`, a symlink whose text says until when
+and what goes back, and what that takes: the pin `map` of a map that one entry was changed in, or
+`before`, the generation that a load replaced. A map of no set has its own in the directory of the
+lock. Without a record, and where somebody else made it, it counts for nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import stat
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError
+from bpfpin.pins import names
+from bpfpin.pins.directory import Directory, remove_tree, require_safe
+
+CONFIRM: Final = "confirm~"
+RECORD: Final = "record"
+MAP: Final = "map"
+BEFORE: Final = "before"
+SECONDS_MAX: Final = 86400
+
+_SCHEMA: Final = 1
+_NUMBER_MAX: Final = (1 << 64) - 1
+# What belongs to a transaction or a trial, and not to a generation.
+_PASSING: Final = frozenset({CONFIRM, names.COMMIT, names.ABORT, names.PREVIOUS})
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPlace:
+    """Where a trial stands: *entry* in the directory *parent* of the pin root *root*."""
+
+    root: Path
+    parent: str
+    entry: str = CONFIRM
+
+    @classmethod
+    def of_map(cls, root: Path, map_id: int) -> Self:
+        """Return the place of a map that is in no set of ours."""
+        return cls(root, names.LOCK_DIRECTORY, f"{CONFIRM}{map_id}")
+
+    @property
+    def set(self) -> str:
+        """The directory of the set that is on trial, "" if it is none."""
+        return "" if self.parent == names.LOCK_DIRECTORY else self.parent
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChange:
+    """An entry of a map that was changed; *old* is None where there was none."""
+
+    key: bytes
+    old: bytes | None
+    new: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A change on trial; the deadline is of the clock that runs since boot, also in suspend.
+
+    *pid* and *started* (clock ticks since boot) are of the process that waits for the deadline. It
+    alone holds *links*, link ids by the name that their pins in the set are to have.
+    """
+
+    token: str
+    seconds: int
+    deadline_ms: int
+    pid: int
+    started: int
+    device: str = ""
+    netns_inode: int = 0
+    what: str = ""
+    change: EntryChange | None = None
+    links: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def left_s(self) -> float:
+        """How many seconds are left to confirm it, at least 0."""
+        return max(0.0, (self.deadline_ms - now_ms()) / 1000)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return now_ms() >= self.deadline_ms
+
+    def to_text(self) -> str:
+        """Return the text of the record."""
+        shown = dataclasses.asdict(self)
+        if self.change is not None:
+            old = None if self.change.old is None else self.change.old.hex()
+            shown["change"] = [self.change.key.hex(), old, self.change.new.hex()]
+        return json.dumps({"schema": _SCHEMA, **shown}, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the trial of a record; `ValueError` if it is none."""
+        record = json.loads(text)
+        if not isinstance(record, dict) or record.pop("schema", None) != _SCHEMA:
+            raise ValueError("it is no record of a trial")
+        return cls(
+            token=_text(record.get("token")),
+            seconds=_number(record.get("seconds")),
+            deadline_ms=_number(record.get("deadline_ms")),
+            pid=_number(record.get("pid")),
+            started=_number(record.get("started")),
+            device=_text(record.get("device")),
+            netns_inode=_number(record.get("netns_inode")),
+            what=_text(record.get("what")),
+            change=_change(record.get("change")),
+            links=_links(record.get("links")),
+        )
+
+
+def now_ms() -> int:
+    """Return the milliseconds since boot, those in suspend too."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def read_trial(parent: Directory, entry: str = CONFIRM) -> Trial | None:
+    """Return what is on trial in *parent*, None if nothing is; what others forged is nothing."""
+    with suppress(BpfError, ValueError, RecursionError), parent.child(entry) as room:
+        record = room.stat(RECORD)
+        owners = {parent.status.st_uid, room.status.st_uid, record.st_uid}
+        require_safe(room)
+        if len(owners) == 1 and stat.S_ISLNK(record.st_mode):
+            trial = Trial.parse(room.read_text(RECORD))
+            is_sane = trial.seconds <= SECONDS_MAX and trial.left_s <= trial.seconds
+            return trial if is_sane else None
+    return None
+
+
+def make_room(parent: Directory, entry: str = CONFIRM) -> Directory:
+    """Make and open the directory of a trial; what a dead command left there goes first."""
+    try:
+        return parent.make(entry)
+    except PinExistsError:
+        end_trial(parent, entry)
+        return parent.make(entry)
+
+
+def end_trial(parent: Directory, entry: str = CONFIRM) -> None:
+    """Let nothing be on trial any more: the record goes first, then what going back takes."""
+    try:
+        with parent.child(entry) as room:
+            require_safe(room)
+            with suppress(PinNotFoundError):
+                room.unlink(RECORD)
+    except PinNotFoundError:
+        return
+    remove_tree(parent, entry)
+
+
+def copy_generation(source: Directory, target: Directory) -> None:
+    """Give all pins, types and the manifest of one generation to another directory, too."""
+    for name in source.names():
+        mode = source.stat(name).st_mode
+        if name in _PASSING:
+            continue
+        if stat.S_ISDIR(mode):
+            with suppress(PinExistsError):
+                target.mark(name)
+            with source.child(name) as below, target.child(name) as there:
+                copy_generation(below, there)
+        elif stat.S_ISLNK(mode):
+            target.write_text(name, source.read_text(name))
+        else:
+            target.link_from(source, name)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a word is missing")
+    return value
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _NUMBER_MAX:
+        raise ValueError("a number is missing")
+    return value
+
+
+def _change(value: Any) -> EntryChange | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != len(dataclasses.fields(EntryChange)):
+        raise ValueError("'change' is no change of an entry")
+    key, old, new = (None if word is None else bytes.fromhex(str(word)) for word in value)
+    if key is None or new is None:
+        raise ValueError("'change' lacks a value")
+    return EntryChange(key, old, new)
+
+
+def _links(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise ValueError("'links' is no table of links")
+    if any("/" in name or not name for name in value):
+        raise ValueError("'links' has a name that is none")
+    return {name: _number(link_id) for name, link_id in value.items()}
