@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bpfpin.attach.netlink import Netlink
-from bpfpin.attach.xdp import xdp_holder
+from bpfpin.attach.xdp import attach_xdp, xdp_holder
 from bpfpin.objects.link import Link
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
@@ -279,3 +279,23 @@ def test_a_stage_that_is_not_ours_is_told_and_left() -> None:
 
     assert f"{stage} is in the way of the next load: it holds 'mine'" in found["text"]
     assert found["fix"] == f"look who made it: ls -la {stage}"
+
+
+def test_a_program_of_somebody_else_is_told_as_that(lab: TestLab) -> None:
+    with xdp_program("theirs") as theirs, attach_xdp(theirs, lab.device):
+        told = run_cli_ok("status")
+        (other,) = [one for one in status()["others"] if one["device"] == lab.device]
+        theirs_id = theirs.id
+
+    assert other == {
+        "device": lab.device,
+        "hook": "xdp",
+        "id": theirs_id,
+        "name": "theirs",
+        "mode": "native",
+    }
+    assert f"not bpfpin's: theirs (id {theirs_id}) at xdp of {lab.device}" in told.stderr
+
+
+def test_a_program_of_ours_is_none_of_others(loaded: TestLab) -> None:
+    assert [one for one in status()["others"] if one["device"] == loaded.device] == []

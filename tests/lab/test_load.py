@@ -138,7 +138,7 @@ def test_a_device_of_a_namespace_is_loaded_from_outside(lab: TestLab) -> None:
     [
         (("--hook", "nowhere"), "there is no hook"),
         (("--prog", "nosuch"), "it has: xdp_stats"),
-        (("--prog", "xdp_stats:tcx-ingress"), "cannot attach yet"),
+        (("--prog", "xdp_stats:tcx-ingress"), "cannot run at tcx-ingress"),
         (("--max-map-memory", "many"), "is no size"),
     ],
 )

@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bpfpin.attach import netlink_tc
+from bpfpin.attach.query import clsact_filters, tcx_programs
 from bpfpin.attach.xdp import XdpHolder, xdp_holder
 from bpfpin.cli.main import main
 from bpfpin.errors import IdNotFoundError
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
+from bpfpin.spec import Hook
 from support.cli import CliResult
 from support.tools import need
 from support.wait import wait_until
@@ -90,9 +93,9 @@ class Here:
         """Return who is attached to the device."""
         return holder_of(self.device)
 
-    def everything(self) -> tuple[dict[str, tuple[object, ...]], XdpHolder | None]:
+    def everything(self) -> tuple[dict[str, tuple[object, ...]], XdpHolder | None, object]:
         """Return all names of the pin root with what they are, and who is attached."""
-        return tree(self.root), self.holder()
+        return tree(self.root), self.holder(), tc_of(self.device)
 
 
 def holder_of(device: str) -> XdpHolder | None:
@@ -101,6 +104,16 @@ def holder_of(device: str) -> XdpHolder | None:
         return xdp_holder(socket.if_nametoindex(device))
     except OSError:
         return None
+
+
+def tc_of(device: str) -> tuple[object, ...]:
+    """Return what tcx and classic tc run on that device, and its qdisc; nothing if it is gone."""
+    try:
+        index = socket.if_nametoindex(device)
+    except OSError:
+        return ()
+    tcx = [tcx_programs(index, hook) for hook in (Hook.TCX_INGRESS, Hook.TCX_EGRESS)]
+    return (*tcx, clsact_filters(index), netlink_tc.qdiscs().get(index))
 
 
 def tree(root: Path) -> dict[str, tuple[object, ...]]:

@@ -16,6 +16,7 @@ PROGRAM_TYPES = {
     **dict.fromkeys((*tcx.HOOKS, *clsact.HOOKS, *netkit.HOOKS), ProgramType.SCHED_CLS),
     **cgroup.PROGRAM_TYPES,
 }
+HAS_ORDER = tcx.HOOKS | netkit.HOOKS
 RUNS_ONE = frozenset({Hook.XDP})
 # These run at every hook of their kind, whatever they were loaded for.
 _FREE_TYPES = frozenset({ProgramType.SCHED_CLS, ProgramType.CGROUP_SKB})
@@ -62,13 +63,24 @@ def choose(
     if not spec.programs:
         raise UsageError(f"{_path(spec)} has no program, only maps")
     if words:
-        chosen = [_word(spec, word, hook) for word in dict.fromkeys(words)]
+        chosen = _once(_word(spec, word, hook) for word in words)
     else:
         chosen = _by_section(spec, hook, places)
     for choice in chosen:
         _require_attachable(choice, places)
     _require_one_a_hook(chosen, has_words=bool(words))
     return [_for_hook(choice) for choice in chosen]
+
+
+def check_order(chosen: Iterable[Choice]) -> None:
+    """Raise `UsageError` for an order where no hook of *chosen* has one."""
+    hooks = [choice.hook for choice in chosen]
+    if not HAS_ORDER.intersection(hooks):
+        there = ", ".join(hook.value for hook in hooks)
+        raise UsageError(
+            f"--order is for the programs of tcx and netkit, and these go to: {there}",
+            hint="say another hook: --hook tcx-ingress",
+        )
 
 
 def passed_over(spec: ObjectSpec, chosen: Iterable[Choice], places: Places) -> list[ProgramSpec]:
@@ -97,6 +109,11 @@ def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
     wanted = [one for one in spec.programs.values() if not one.section.startswith(OPTIONAL)]
     called = set(_tail_called(spec))
     return [one for one in wanted if one.name not in called] or wanted
+
+
+def _once(choices: Iterable[Choice]) -> list[Choice]:
+    """Leave out what was said before, in the same words or in others."""
+    return list({(one.program.name, one.hook): one for one in choices}.values())
 
 
 def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:

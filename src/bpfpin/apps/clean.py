@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from bpfpin.apps import leftover_set
+from bpfpin.apps.confirm import clear
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered
 from bpfpin.apps.set_users import used_maps
@@ -68,6 +69,8 @@ class _Cleaning:
         for stage in left_stages(self._root):
             with self._or_left(stage.path):
                 self._clean_stage(stage)
+        for told in () if self._is_dry_run else clear(self._root):
+            self._removed.append(Removed(LeftoverKind.TRIAL, self._root.path, told))
         for name in self._directories():
             with self._or_left(self._root.path / name):
                 self._clean_set(name)

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Unpack
 
-from bpfpin.apps.choose import Choice, Places, choose
+from bpfpin.apps.choose import Choice, Places, check_order, choose
 from bpfpin.apps.deployment import Deployment
 from bpfpin.apps.destination import place_of, set_name_for
 from bpfpin.apps.live import read_own
 from bpfpin.apps.load_report import unchanged
 from bpfpin.apps.loading import Loading, LoadOptions, access_of, check_fresh
+from bpfpin.apps.lockout import require_way_back
 from bpfpin.apps.planning import make_plan
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.publishing import publish, verify
@@ -21,6 +22,7 @@ from bpfpin.apps.recovery import recovered
 from bpfpin.apps.reports import LoadReport
 from bpfpin.apps.sharing import Given, open_shared
 from bpfpin.apps.sources import Source, read_source
+from bpfpin.apps.trials import settle_set
 from bpfpin.attach import interface
 from bpfpin.objects.collection import MAP_MEMORY_LIMIT
 from bpfpin.pins import bpffs, names
@@ -78,6 +80,8 @@ def _request(
     spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: LoadOptions
 ) -> Loading:
     name, pin_root = options.get("name"), options.get("pin_root", BPFFS)
+    if options.get("order") is not None:
+        check_order(chosen)
     for choice in chosen:  # what a program is loaded for may come from its hook
         attach_type = choice.program.expected_attach_type
         spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
@@ -92,8 +96,11 @@ def _request(
         replaces=options.get("replace", False),
         takes_over=options.get("take_over", False),
         order=options.get("order"),
+        confirm_s=options.get("confirm_s"),
+        is_guarded=options.get("guard", False),
         access=access_of(options.get("group"), options.get("chmod")),
         is_dry_run=options.get("dry_run", False),
+        is_chosen=bool(options.get("programs") or options.get("hook")),
     )
 
 
@@ -109,7 +116,10 @@ def _planned(request: Loading, given: Mapping[str, Given]) -> LoadReport:
             check_stage(directory, request.name)
         live = read_own(root, request.name)
     with _shared(request, given) as loading, make_plan(loading, live) as plan:
-        return unchanged(loading, plan) if plan.is_unchanged else verify(loading, plan)
+        if plan.is_unchanged:
+            return unchanged(loading, plan)
+        require_way_back(loading)
+        return verify(loading, plan)
 
 
 def _done(request: Loading, given: Mapping[str, Given], lock_timeout_s: float) -> LoadReport:
@@ -119,11 +129,14 @@ def _done(request: Loading, given: Mapping[str, Given], lock_timeout_s: float) -
         locked(root, timeout_s=lock_timeout_s),
     ):
         recovery = recovered(root, request.name)
-        notes = () if recovery is Recovery.NOTHING else (recovery.value,)
+        notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
+        notes += settle_set(root, request.name)
         live = read_own(request.path.parent, request.name)
         with _shared(request, given) as loading, make_plan(loading, live) as plan:
-            report = unchanged(loading, plan) if plan.is_unchanged else publish(loading, plan, root)
-            return report.with_notes(notes)
+            if plan.is_unchanged:
+                return unchanged(loading, plan).with_notes(notes)
+            require_way_back(loading)
+            return publish(loading, plan, root).with_notes(notes)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 from bpfpin.apps.target import all_sets, is_set_at, sets_at
 from bpfpin.attach import interface
-from bpfpin.attach.cgroup_path import open_cgroup
+from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
 from bpfpin.errors import CgroupNotFoundError, UsageError
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
@@ -40,14 +40,25 @@ def place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None
 
 
 def cgroup_path(cgroup: str | Path) -> str:
-    """Return the path of a cgroup below the cgroup2 mount, `/` for the mount itself."""
-    with open_cgroup(cgroup) as opened:
+    """Return the path of a cgroup below the cgroup2 mount, `/` for the mount itself.
+
+    *cgroup* is a folder, or such a path, as cgroups are told by it.
+    """
+    with open_cgroup(_folder(cgroup)) as opened:
         folder = Path(os.readlink(f"/proc/self/fd/{opened.fileno()}"))  # noqa: PTH115 - no file's path
     # The hierarchy may be mounted several times, and each time at another cgroup of it.
     for mount in reversed(fs.mounts()):
         if mount.fs_type == "cgroup2" and folder.is_relative_to(mount.mount_point):
             return str(PurePath(mount.root, folder.relative_to(mount.mount_point)))
     raise CgroupNotFoundError(f"{folder} is below no mount of cgroup2 that is seen here")
+
+
+def _folder(cgroup: str | Path) -> Path:
+    """Return the folder that is meant: one that is there, or the one below the mount."""
+    path = Path(cgroup)
+    is_told = path.is_absolute() and (path == Path("/") or not path.exists())
+    below = cgroup2_mount() / str(path).lstrip("/") if is_told else path
+    return below if is_told and below.is_dir() else path
 
 
 def set_name_for(place: Place, pin_root: Path) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpfpin.apps.graph.objects import may_walk
+from bpfpin.apps.splits import splits
 from bpfpin.attach import driver, interface
 from bpfpin.attach.driver import XdpFeature
 from bpfpin.attach.xdp import xdp_holder
@@ -52,7 +54,7 @@ def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> l
     """
     ifindex = interface.ifindex(device) if device is not None else 0
     found = [_kernel(), _jit(), *_lockdown(), *_privileges(as_root), *_bpffs(pin_root)]
-    found += [_kernel_btf(), *_features(pin_root, as_root)]
+    found += [_kernel_btf(), *_features(pin_root, as_root), *_shares(pin_root, as_root)]
     return found + (list(_device(device, ifindex)) if device is not None else [])
 
 
@@ -133,6 +135,18 @@ def _feature(found: Feature) -> Check:
     if found.is_supported:
         return Check(found.name, ok=True, text="supported")
     return Check(found.name, ok=False, text=found.reason, fix="a newer kernel (6.1 or later)")
+
+
+def _shares(pin_root: Path, as_root: str) -> Iterator[Check]:
+    """Tell who should share a map and does not."""
+    if not may_walk():
+        yield Check("shared maps", ok=False, text="not asked: needs CAP_SYS_ADMIN", fix=as_root)
+        return
+    found = splits(pin_root=pin_root)
+    if not found:
+        yield Check("shared maps", ok=True, text="who should share a map does")
+    for one in found:
+        yield Check("shared maps", ok=False, text=one.text, fix=one.fix)
 
 
 def _device(device: str, ifindex: int) -> Iterator[Check]:

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from bpfpin.apps.place import DeviceState, is_cgroup
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.status_reports import HeldHook
+from bpfpin.apps.trials import trial_of
 from bpfpin.attach import interface
-from bpfpin.errors import AttachError, PermissionDeniedError, PinError, PinNotFoundError
+from bpfpin.errors import (
+    AttachError,
+    IdNotFoundError,
+    PermissionDeniedError,
+    PinError,
+    PinNotFoundError,
+)
 from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
 from bpfpin.pins.manifest import Held, HookRecord, Place
@@ -76,13 +83,10 @@ def is_without_device(state: DeviceState, hooks: Collection[FoundHook]) -> bool:
 
 
 def _look_at_link(found: PinSet, record: HookRecord, _place: Place) -> _Seen:
-    path = found.links.get(record.link)
-    if path is None:
-        return _Seen(missing=f"the link at {record.hook} is no longer pinned")
     try:
-        with Link.from_pin(path) as link:
+        with _link(found, record) as link:
             info = link.info
-    except PinNotFoundError:
+    except (PinNotFoundError, IdNotFoundError):
         return _Seen(missing=f"the link at {record.hook} is no longer pinned")
     except PinError as error:
         return _Seen(missing=error.message)
@@ -90,6 +94,16 @@ def _look_at_link(found: PinSet, record: HookRecord, _place: Place) -> _Seen:
         missing = f"the link at {record.hook} was detached, and {record.program} runs nowhere"
         return _Seen(0, info.id, missing=missing)
     return _Seen(info.program_id, info.id, info.ifindex or 0)
+
+
+def _link(found: PinSet, record: HookRecord) -> Link:
+    """Open the link of a hook; that of a load on trial is held by its process alone."""
+    if record.link in found.links:
+        return Link.from_pin(found.links[record.link])
+    trial = trial_of(found)
+    if trial is None or record.link not in trial.links:
+        raise PinNotFoundError(f"the link at {record.hook} is not pinned")
+    return Link.from_id(trial.links[record.link])
 
 
 def _look_at_device(_found: PinSet, record: HookRecord, place: Place) -> _Seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from bpfpin.apps.recovery import reopen
@@ -31,9 +32,14 @@ def read_own(pin_root: Path, name: str) -> PinSet | None:
 
 
 def require_unchanged_programs(live: PinSet) -> None:
-    """Raise `ProgramChangedError` if a link of the set runs somebody else's program."""
+    """Raise `ProgramChangedError` if a link or a filter of the set runs somebody else's program."""
     for record in live.manifest.hooks if live.manifest else ():
-        if record.link not in live.links or record.program not in live.programs:
+        if record.program not in live.programs:
+            continue
+        if record.held is Held.FILTER:
+            _require_unchanged_filter(live, record)
+            continue
+        if record.link not in live.links:
             continue
         with Link.from_pin(live.links[record.link]) as link:
             running = link.info
@@ -44,6 +50,23 @@ def require_unchanged_programs(live: PinSet) -> None:
                 holder=f"program id {running.program_id}",
                 hint=f"detach it on purpose: bpftool link detach id {running.id}",
             )
+
+
+def _require_unchanged_filter(live: PinSet, record: HookRecord) -> None:
+    assert live.manifest is not None
+    place = live.manifest.place
+    running = 0
+    with suppress(AttachError):  # the device is gone
+        running = reopen(place, record).program_id()
+    if running not in (0, _program_id(live, record)):
+        side = record.hook.removeprefix("tc-")
+        raise ProgramChangedError(
+            f"the filter of {live.path} at {record.hook} runs program id {running}, which is not"
+            f" the set's {record.program}; it was left alone",
+            holder=f"program id {running}",
+            hint=f"remove it on purpose: tc filter del dev {place.device} {side}"
+            f" pref {record.priority} handle {record.handle:#x} bpf",
+        )
 
 
 def runs_its_program(live: PinSet, record: HookRecord) -> bool:

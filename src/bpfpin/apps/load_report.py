@@ -162,6 +162,11 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
         if each.decision is Decision.REMOVED:
             yield f"map {each.name} is not pinned any more: {each.reason}"
     yield from hooks.describe(plan.hooks)
+    if loading.confirm_s is not None and not loading.is_dry_run:
+        yield (
+            f"it goes back in {loading.confirm_s} seconds; to keep it: bpfpin confirm"
+            f" {loading.shown_name}"
+        )
 
 
 def _not_fresh(loading: Loading) -> Iterator[str]:

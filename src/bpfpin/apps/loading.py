@@ -37,6 +37,10 @@ class LoadOptions(TypedDict, total=False):
 
     *group* and *chmod* (a mode such as 0o640) let others open the maps, from now on. *dry_run* has
     the programs verified and changes nothing; *max_map_memory* is in bytes (256 MiB).
+
+    *confirm_s* takes the load back by itself after so many seconds, unless `bpfpin confirm` came.
+    *guard* refuses, without it, a program that would cut the user's own way in; the command asks
+    for that.
     """
 
     programs: Sequence[str]
@@ -55,6 +59,8 @@ class LoadOptions(TypedDict, total=False):
     group: str | int | None
     chmod: int | None
     dry_run: bool
+    confirm_s: int | None
+    guard: bool
     max_map_memory: int | None
 
 
@@ -64,7 +70,7 @@ class Loading:
 
     *shared* are maps from outside of the set, *fresh* those that start empty. *replaces* allows an
     unrelated object or another place, *takes_over* the hook of somebody else. *access* is None
-    where it stays as it is.
+    where it stays as it is; *is_chosen* says that programs or hooks were named.
     """
 
     spec: ObjectSpec
@@ -79,7 +85,10 @@ class Loading:
     takes_over: bool = False
     access: Access | None = None
     order: Order | None = None
+    confirm_s: int | None = None
+    is_guarded: bool = False
     is_dry_run: bool = False
+    is_chosen: bool = False
 
     @property
     def name(self) -> str:

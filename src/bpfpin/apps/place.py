@@ -54,8 +54,10 @@ def load_line(directory: str, manifest: Manifest) -> str:
     place = manifest.place
     words = ["bpfpin", "load", manifest.object or "OBJ"]
     words += ["--dev", place.device] if place.device else []
-    words += ["--cgroup", place.cgroup] if place.cgroup else []
+    words += ["--cgroup", place.cgroup.lstrip("/") or "/"] if place.cgroup else []
     words += ["-n", place.netns] if place.netns else []
+    if manifest.is_chosen:
+        words += [f"--prog={record.program}:{record.hook}" for record in manifest.hooks]
     usual = names.cgroup_set_name(place.cgroup)
     if place.device:
         usual = names.set_name(place.device, place.netns or None)

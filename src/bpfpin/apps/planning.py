@@ -10,6 +10,7 @@ from bpfpin.apps.loading import Loading
 from bpfpin.apps.map_users import users_of
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError
 from bpfpin.objects.map import Map
+from bpfpin.pins import names
 from bpfpin.pins.manifest import Access, Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import (
@@ -103,7 +104,9 @@ def _wanted(loading: Loading) -> set[str]:
 
 
 def _there(manifest: Manifest) -> set[str]:
-    return {record.hook for record in manifest.hooks}
+    """Return the hooks of a set, and those that were asked for where another one was taken."""
+    asked = {names.hook_of_link(record.link) for record in manifest.hooks}
+    return asked | {record.hook for record in manifest.hooks}
 
 
 def _is_unchanged(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.apps.attaching import NewHook, attach, attach_filter
 from bpfpin.apps.load_report import attached, finished, planned
+from bpfpin.apps.load_trial import LoadTrial
 from bpfpin.apps.loading import Loading
 from bpfpin.apps.planning import access_after
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.reports import LoadReport, ProgramReport
 from bpfpin.apps.shared_names import map_ids, shared_names, take_away
+from bpfpin.errors import UsageError
 from bpfpin.objects import collection
 from bpfpin.objects.collection import Loaded
 from bpfpin.objects.link import Link
@@ -40,9 +42,13 @@ def publish(loading: Loading, plan: Plan, root: Directory) -> LoadReport:
     shared = shared_names(loading)
     left = _left_names(plan.live, shared)
     with _loaded(loading, plan) as loaded:
-        with next_generation(root, loading.name, reopen) as stage, ExitStack() as opened:
+        with (
+            _trial(loading, plan, root) as trial,
+            next_generation(root, loading.name, reopen) as stage,
+            ExitStack() as opened,
+        ):
             live = opened.enter_context(root.child(loading.name)) if plan.live else None
-            running = _Building(stage, loading, plan, loaded, live).build(shared)
+            running = _Building(stage, loading, plan, loaded, live, trial).build(shared)
         collection.fill_given(loading.spec, loaded, plan.given)
         report = finished(loading, plan, loaded, running)
     plan.close()  # it holds the old programs; what still uses such a map now is somebody else's
@@ -54,6 +60,23 @@ def _left_names(live: PinSet | None, shared: tuple[OutsidePin, ...]) -> dict[Out
     if live is None or live.manifest is None:
         return {}
     return map_ids(live, [pin for pin in live.manifest.outside if pin not in shared])
+
+
+def _trial(
+    loading: Loading, plan: Plan, root: Directory
+) -> AbstractContextManager[LoadTrial | None]:
+    """Return what takes the load back unless it is confirmed, if that is wanted."""
+    if loading.confirm_s is None:
+        return nullcontext()
+    leaving = [hook.hook for hook in plan.hooks if hook.action is HookAction.DETACH]
+    held = {hook.hook for hook in plan.hooks if hook.before and hook.before.held is Held.NETLINK}
+    for hook in leaving:
+        if hook in held:
+            raise UsageError(
+                f"{hook} is held by netlink and would leave the set: that cannot go back by itself",
+                hint=f"without --confirm; or first: bpfpin unload --keep-maps {loading.shown_name}",
+            )
+    return LoadTrial(loading.confirm_s, root, loading.name, loading.place)
 
 
 def _loaded(loading: Loading, plan: Plan) -> Loaded:
@@ -74,6 +97,7 @@ class _Building:
     plan: Plan
     loaded: Loaded
     live: Directory | None
+    trial: LoadTrial | None
 
     def build(self, shared: tuple[OutsidePin, ...]) -> list[ProgramReport]:
         """Pin everything, then attach what is attached anew, and return what will run where."""
@@ -85,9 +109,11 @@ class _Building:
         kept = [self._prepare_update(hook) for hook in updates]
         new = [self._attach(hook) for hook in attaches]
         records = (*(record for record, _ in kept), *(hook.record for hook, _ in new))
-        manifest = _manifest(self.loading, self.plan, _same_qdisc(records))
+        manifest = _manifest(self.loading, self.plan, self._same_qdisc(records))
+        if self.trial is not None:
+            self.trial.begin(self.live)
         self.stage.write_manifest(dataclasses.replace(manifest, outside=shared))
-        for hook, _ in new:
+        for hook, _ in reversed(new):  # of one priority, the filter that was made last runs first
             if hook.record.held is Held.FILTER:
                 attach_filter(self.loading, hook, self.loaded.programs[hook.record.program])
         return [report for _, report in (*kept, *new)]
@@ -119,14 +145,34 @@ class _Building:
         record = _record(self.loading, hook)
         return record, attached(self.loading, record, self.loaded, link_id=hook.link_id)
 
+    def _same_qdisc(self, records: tuple[HookRecord, ...]) -> tuple[HookRecord, ...]:
+        """Let all filters know that the qdisc is ours if one does, also one of the live set.
+
+        The last of them takes it away.
+        """
+        live, here = self.plan.live, self.loading.place
+        before: tuple[HookRecord, ...] = ()
+        if live is not None and live.manifest is not None:
+            there = live.manifest.place
+            is_here = (there.netns_inode, there.ifindex) == (here.netns_inode, here.ifindex)
+            before = live.manifest.hooks if is_here else ()
+        is_ours = any(record.made_qdisc for record in (*before, *records))
+        return tuple(
+            dataclasses.replace(one, made_qdisc=is_ours) if one.held is Held.FILTER else one
+            for one in records
+        )
+
     def _attach(self, plan: HookPlan) -> tuple[NewHook, ProgramReport]:
         """Attach at a hook, or prepare a filter, which needs the manifest to be undone by."""
         new = attach(self.loading, plan, self.loaded.programs[plan.program])
         with new.link or nullcontext():
             link_id = None
             if new.link is not None:
-                self.stage.pin_link(plan.link, new.link)
                 link_id = new.link.id
+                if self.trial is None:
+                    self.stage.pin_link(plan.link, new.link)
+                else:
+                    self.trial.hold(plan.link, new.link)
             report = attached(self.loading, new.record, self.loaded, link_id=link_id, note=new.note)
         return new, report
 
@@ -148,15 +194,6 @@ def _record(loading: Loading, hook: HookPlan) -> HookRecord:
     )
 
 
-def _same_qdisc(records: tuple[HookRecord, ...]) -> tuple[HookRecord, ...]:
-    """Let all filters know that the qdisc is ours if one does: the last of them takes it away."""
-    is_ours = any(record.made_qdisc for record in records)
-    return tuple(
-        dataclasses.replace(record, made_qdisc=is_ours) if record.held is Held.FILTER else record
-        for record in records
-    )
-
-
 def _manifest(loading: Loading, plan: Plan, records: tuple[HookRecord, ...]) -> Manifest:
     path = loading.spec.path
     if path and not path.startswith(shipped.PREFIX):
@@ -170,4 +207,5 @@ def _manifest(loading: Loading, plan: Plan, records: tuple[HookRecord, ...]) -> 
         place=loading.place,
         hooks=records,
         access=access_after(loading, plan.live),
+        is_chosen=loading.is_chosen,
     )

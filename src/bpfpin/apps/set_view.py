@@ -12,6 +12,7 @@ from bpfpin.apps.place import DeviceState, device_state, load_line, name_of
 from bpfpin.apps.reports import MapReport, ProgramReport
 from bpfpin.apps.stages import LeftStage
 from bpfpin.apps.status_reports import Problem, ProblemKind, SetReport
+from bpfpin.apps.trials import describe_trial, trial_of
 from bpfpin.errors import BpfError, PermissionDeniedError, PinError, PinKindError
 from bpfpin.objects.info import ProgramInfo
 from bpfpin.objects.link import Link
@@ -20,8 +21,6 @@ from bpfpin.objects.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Held, Manifest
 from bpfpin.pins.pinset import PinSet, SetState
-
-_KERNEL_NAME_LENGTH = 15
 
 
 class SetView:
@@ -83,6 +82,10 @@ class SetView:
 
     def _check(self, manifest: Manifest, hooks: tuple[FoundHook, ...]) -> None:
         """Tell what is wrong with the hooks and the pins of a set of ours."""
+        trial = trial_of(self._found)
+        if trial is not None:
+            reason = describe_trial(trial, self._shown)
+            self._tell(ProblemKind.ON_TRIAL, "bpfpin confirm {set}", reason=reason)
         device = device_state(manifest.place)
         if is_without_device(device, hooks):
             self._state = SetState.DEFUNCT
@@ -159,26 +162,10 @@ class SetView:
             info = _program_info(path)
             program_id = None if info is None else info.id
             attached = [hook.report for hook in hooks if hook.record.program == name]
-            if attached and info is not None:
-                self._compare_maps(info)
             for hook in attached:
                 yield ProgramReport(name, program_id, hook.hook, hook.device, hook.mode, hook.link)
             if not attached:
                 yield ProgramReport(name, program_id)
-
-    def _compare_maps(self, program: ProgramInfo) -> None:
-        """Tell of a map that the program uses under the name of a pin that holds another one."""
-        pinned = {name[:_KERNEL_NAME_LENGTH]: path for name, path in self._found.maps.items()}
-        for map_id in program.map_ids:
-            with suppress(BpfError), Map.from_id(map_id) as used:
-                path = pinned.get(used.name)
-                if path is None or (pinned_id := self._map_id(path)) in (map_id, None):
-                    continue
-                reason = (
-                    f"program {program.name} counts in map id {map_id}, while {path} holds map id"
-                    f" {pinned_id}"
-                )
-                self._tell(ProblemKind.MAP_DIFFERS, "{load}", reason=reason)
 
 
 def _program_info(path: Path) -> ProgramInfo | None:

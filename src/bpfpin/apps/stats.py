@@ -14,7 +14,7 @@ from bpfpin.apps.changes import Gone, Reload
 from bpfpin.apps.counters import Count, Counters, Sample, is_likely_counter, total
 from bpfpin.apps.follow import beats, follow
 from bpfpin.apps.maps import ID, NAME, is_map_name, open_map
-from bpfpin.apps.target import find_readable_set
+from bpfpin.apps.target import cgroup_set_name, find_readable_set
 from bpfpin.errors import BpfError, PinNotFoundError, UsageError
 from bpfpin.objects.map import Map
 
@@ -59,6 +59,7 @@ def open_counters(
     or the only map that is one of counters. `UsageError` if several or none fit. What has a path
     is followed through reloads; `id:N` and `name:NAME` mean this one map.
     """
+    target = cgroup_set_name(target, pin_root=pin_root) or target
     if is_map_name(target) and not Path(target).is_dir():
         if map_name is not None:
             raise UsageError(f"{target!r} is one map already; --map chooses from a set")

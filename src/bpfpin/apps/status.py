@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bpfpin.apps.others import other_programs
 from bpfpin.apps.set_view import SetView
+from bpfpin.apps.splits import splits
 from bpfpin.apps.stages import LeftStage, left_stages
-from bpfpin.apps.status_reports import StatusReport
+from bpfpin.apps.status_reports import Problem, ProblemKind, StatusReport
 from bpfpin.apps.target import all_sets, find_set
-from bpfpin.pins import bpffs, lock
+from bpfpin.pins import bpffs, lock, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
 
@@ -22,6 +24,9 @@ def status(
 ) -> StatusReport:
     """Return all sets below *pin_root*, or the one of *target*, and what is wrong with them.
 
+    Without a *target* that includes programs and readers of others which should share a map, and
+    whoever else is attached to a device of this namespace.
+
     What may not be read (an ordinary user, a set of root's) is said to be so and left out;
     *as_root* is what to do about it. Raises what `find_set` does.
     """
@@ -32,7 +37,21 @@ def status(
     stages = _stages(pin_root)
     views = [SetView(one, as_root=as_root, stage=stages.get(one.name)) for one in found]
     reports = tuple(view.report() for view in views)
-    return StatusReport(reports, tuple(problem for view in views for problem in view.problems))
+    problems = [problem for view in views for problem in view.problems]
+    shown = {names.display_name(one.name) for one in found}
+    problems += _splits(pin_root, None if target is None else shown)
+    own = {program.id for one in reports for program in one.programs if program.id}
+    others = other_programs(own) if target is None else ()
+    return StatusReport(reports, tuple(problems), others)
+
+
+def _splits(pin_root: Path, sets: set[str] | None) -> list[Problem]:
+    """Return who should share a map and does not, on the whole host or in these *sets*."""
+    return [
+        Problem(ProblemKind(one.kind.value), one.text, one.fix)
+        for one in splits(pin_root=pin_root)
+        if sets is None or sets & set(one.sets)
+    ]
 
 
 def _stages(pin_root: Path) -> dict[str, LeftStage]:

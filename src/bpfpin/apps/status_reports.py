@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from bpfpin.apps.others import OtherProgram
 from bpfpin.apps.reports import MapReport, ProgramReport
 from bpfpin.pins.pinset import SetState
 
@@ -68,9 +69,12 @@ class ProblemKind(Enum):
     FOREIGN = "foreign"
     PROGRAM_CHANGED = "program-changed"
     MAP_DIFFERS = "map-differs"
+    NOT_SHARED = "not-shared"
+    OLD_MAP_HELD = "old-map-held"
     ORPHAN = "orphan"
     ACCESS = "access"
     HELD_BY_NETLINK = "held-by-netlink"
+    ON_TRIAL = "on-trial"
     UNREADABLE = "unreadable"
 
 
@@ -93,12 +97,14 @@ class StatusReport:
 
     sets: tuple[SetReport, ...] = ()
     problems: tuple[Problem, ...] = ()
+    others: tuple[OtherProgram, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
         return {
             "sets": [found.to_json() for found in self.sets],
             "problems": [problem.to_json() for problem in self.problems],
+            "others": [program.to_json() for program in self.others],
         }
 
 
@@ -106,6 +112,7 @@ class LeftoverKind(Enum):
     """What `clean` removes."""
 
     STAGE = "stage"  # what a dead command had begun
+    TRIAL = "trial"  # what was not confirmed in time
     SET = "set"  # of a device that is gone
     LINK = "link"
     PROGRAM = "program"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from bpfpin.attach import interface
-from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import (
     BpfError,
-    CgroupNotFoundError,
     InterfaceNotFoundError,
     PermissionDeniedError,
     PinNotFoundError,
@@ -21,19 +19,22 @@ from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, user_name
 from bpfpin.pins.manifest import Place
 from bpfpin.pins.pinset import PinSet, pin_sets, read_manifest
+from bpfpin.syscall import fs
 from bpfpin.syscall import netns as namespaces
 
 
 def find_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet:
     """Return the set of device *target* in namespace *netns* (None: the current one), or so named.
 
-    A device finds its set by ifindex and namespace, whatever the set is called. Raises `UsageError`
+    A device finds its set by ifindex and namespace, whatever the set is called; the path of a set's
+    directory always names that one. Raises `UsageError`
     with the list if several fit, `PinNotFoundError` if none does, `NotBpffsError` if *pin_root* is
     somebody else's file system.
     """
     sets = all_sets(pin_root)
     fitting = (
-        _of_device(target, sets, netns=netns)
+        [one for one in sets if str(one.path) == target]
+        or _of_device(target, sets, netns=netns)
         or _of_cgroup(target, sets)
         or _of_name(target, sets, netns=netns)
     )
@@ -42,14 +43,29 @@ def find_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet
     if fitting:
         raise UsageError(
             f"{target!r} fits {len(fitting)} pin sets: {_listed(fitting)}",
-            hint="name one of them",
+            hint=f"name one of them, at best by its path: {fitting[0].path}",
         )
     raise PinNotFoundError(
         f"nothing is loaded for {target!r}; the pin sets below {pin_root} are:"
         f" {_listed(sets) or 'none'}",
         path=str(pin_root),
-        hint=f"bpfpin load --dev {target}" if not sets else "bpfpin status",
+        hint=_load_hint(target) if not sets else "bpfpin status",
     )
+
+
+def _load_hint(target: str) -> str:
+    is_cgroup = target.startswith(("@", "/"))
+    return (
+        f"bpfpin load --cgroup {target.lstrip('@')}" if is_cgroup else f"bpfpin load --dev {target}"
+    )
+
+
+def cgroup_set_name(target: str, *, pin_root: Path) -> str | None:
+    """Return the name of the one set of the cgroup whose path *target* is, None if it is none."""
+    with suppress(BpfError):  # who names a pin needs no pin root
+        fitting = _of_cgroup(target, all_sets(pin_root)) if target.startswith("/") else []
+        return names.display_name(fitting[0].name) if len(fitting) == 1 else None
+    return None
 
 
 def find_readable_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet:
@@ -102,20 +118,18 @@ def _of_device(target: str, sets: list[PinSet], *, netns: str | None) -> list[Pi
 
 
 def _of_cgroup(target: str, sets: list[PinSet]) -> list[PinSet]:
-    """Return the sets of a cgroup, if *target* is the path of its folder, or below the mount."""
-    if not target.startswith("/"):
+    """Return the sets of a cgroup, if *target* is the path of its folder, or below the mount.
+
+    The folder need not be there any more, and the hierarchy may be mounted several times.
+    """
+    folder = PurePath(target)
+    if not folder.is_absolute():
         return []
-    mount = _cgroup_mount()
-    inner = target.removeprefix(mount) if mount else target
-    return [found for found in sets if found.manifest and found.manifest.place.cgroup == inner]
-
-
-def _cgroup_mount() -> str:
-    """Return where cgroup2 is mounted, "" if it is not."""
-    try:
-        return str(cgroup2_mount())
-    except CgroupNotFoundError:
-        return ""
+    meant = {str(folder)}
+    for mount in fs.mounts():
+        if mount.fs_type == "cgroup2" and folder.is_relative_to(mount.mount_point):
+            meant.add(str(PurePath(mount.root, folder.relative_to(mount.mount_point))))
+    return [found for found in sets if found.manifest and found.manifest.place.cgroup in meant]
 
 
 def _of_name(target: str, sets: list[PinSet], *, netns: str | None) -> list[PinSet]:

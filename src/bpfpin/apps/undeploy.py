@@ -15,6 +15,7 @@ from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.reports import UnloadReport
 from bpfpin.apps.shared_names import map_ids, take_away
 from bpfpin.apps.target import find_set
+from bpfpin.apps.trials import settle_set
 from bpfpin.errors import BpfError, PinError
 from bpfpin.objects.link import Link
 from bpfpin.pins import bpffs, names
@@ -50,8 +51,9 @@ def undeploy(
     require_attach(f"unloading {target}")
     with bpffs.open_to_change(pin_root) as root, locked(root, timeout_s=lock_timeout_s):
         recovery = recovered(root, name)
-        live = read_own(pin_root, name)
         notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
+        notes += settle_set(root, name)
+        live = read_own(pin_root, name)
         if live is None:
             return UnloadReport(names.display_name(name), pin_root / name, notes=notes)
         require_unchanged_programs(live)

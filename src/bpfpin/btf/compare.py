@@ -6,6 +6,7 @@ the new type has is no difference, as old values keep their meaning.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from bpfpin.btf.btf import TypeRef
@@ -22,6 +23,7 @@ from bpfpin.btf.types import (
     Union,
 )
 
+_REMEMBERED = 64  # comparisons: many maps of one object have the same types
 Difference = tuple[str, str, str]
 """Path of a member (`stats.bytes`, `slots[]`; empty: the whole), what is old, what is new."""
 
@@ -60,9 +62,12 @@ def differences(old: TypeRef | None, new: TypeRef | None) -> list[Difference]:
     Members are compared by name wherever they are declared: offset, width, type (size, signedness,
     array length, enumerators). Pointers are equal whatever they point to.
     """
+    return [] if old is None or new is None else list(_differences(old, new))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _differences(old: TypeRef, new: TypeRef) -> tuple[Difference, ...]:
     found: list[Difference] = []
-    if old is None or new is None:
-        return found
     pending, seen = [_Pair("", old, new)], set[tuple[int, int]]()
     while pending:
         pair = pending.pop(0)
@@ -71,7 +76,7 @@ def differences(old: TypeRef | None, new: TypeRef | None) -> list[Difference]:
             own, inner = _compare(pair)
             found += own
             pending[:0] = inner  # members in order, each with all that is inside
-    return found
+    return tuple(found)
 
 
 def whole(old: TypeRef | None, new: TypeRef | None) -> Difference | None:

@@ -74,6 +74,14 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 @click.option("--replace", is_flag=True, help="Also for an unrelated object or another device.")
 @click.option("--take-over", is_flag=True, help="Also where somebody else's program is attached.")
 @click.option("--dry-run", is_flag=True, help="Have it verified, show the plan, change nothing.")
+@click.option(
+    "--confirm",
+    "confirm_s",
+    type=click.IntRange(1, 86400),
+    metavar="SECONDS",
+    help="Take it back after that, unless `bpfpin confirm` comes.",
+)
+@click.option("--force", is_flag=True, help="Also what would cut the way you came in by.")
 @click.option("--group", metavar="GROUP", help="Let this group read the maps.")
 @click.option("--chmod", type=MODE, metavar="MODE", help="The mode of the map pins (0600).")
 @click.option(
@@ -85,6 +93,7 @@ def command(
     obj: str,
     devices: tuple[str, ...],
     cgroup: str | None,
+    force: bool,
     **options: Unpack[LoadOptions],
 ) -> None:
     """Load OBJ, attach its programs to DEV or to a cgroup, and pin its maps; or reload.
@@ -94,6 +103,7 @@ def command(
     and the programs are switched without a gap.
     """
     _check(context, devices, options.get("name"), cgroup)
+    options["guard"] = not force
     options["netns"] = context.netns
     options["pin_root"] = context.pin_root
     options["lock_timeout_s"] = context.lock_timeout_s

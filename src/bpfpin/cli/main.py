@@ -27,6 +27,8 @@ COMMANDS = {
     "status": Verb("bpfpin.cli.status", "What is loaded and attached, and what is wrong."),
     "clean": Verb("bpfpin.cli.clean", "Remove leftovers that are ours and unused."),
     "stats": Verb("bpfpin.cli.stats", "Live rates of a counter map."),
+    "action": Verb("bpfpin.cli.action", "Show or switch the verdict of an XDP program."),
+    "confirm": Verb("bpfpin.cli.confirm", "Keep what --confirm is about to take back."),
     "lab": Verb("bpfpin.cli.lab", "A throw-away namespace and device: up, down, list, exec."),
     "compile": Verb("bpfpin.cli.compile", "C to a BPF object."),
     "graph": Verb("bpfpin.cli.graph.command", "Who shares what: devices, programs, maps, pins."),

@@ -36,6 +36,11 @@ def _show(context: Context, report: StatusReport) -> None:
         context.out.table(COLUMNS, rows, right=("generation",))
     else:
         context.out.say(f"nothing is loaded below {context.pin_root}; next: bpfpin load --dev DEV")
+    for other in report.others:
+        name = other.name or "a program"
+        mode = f" in {other.mode} mode" if other.mode else ""
+        place = f"{other.hook} of {other.device}{mode}"
+        context.out.say(f"not bpfpin's: {name} (id {other.id}) at {place}")
     for problem in report.problems:
         context.out.say(f"problem: {problem.text}\n  fix: {problem.fix}")
 

@@ -26,6 +26,7 @@ DIRECTORY_MODE: Final = 0o700
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 INTERRUPTED_MAX: Final = 5  # how often a call that a signal came between is made anew
 
+_BELOW = Resolve.NO_SYMLINKS | Resolve.BENEATH
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -60,8 +61,7 @@ class Directory(Closing):
 
     def child(self, name: str) -> Directory:
         """Open the directory *name* in this one; `PinNotFoundError` if there is none."""
-        resolve = Resolve.NO_SYMLINKS | Resolve.BENEATH
-        fd = fs.openat2(name, flags=_FLAGS, resolve=resolve, dir_fd=self.fileno())
+        fd = fs.openat2(name, flags=_FLAGS, resolve=_BELOW, dir_fd=self.fileno())
         return Directory(Descriptor(fd), self.path, name)
 
     def fileno(self) -> int:

@@ -73,10 +73,9 @@ class HookRecord:
 
     def to_record(self) -> dict[str, Any]:
         """Return what is written of it: what is as usual is left out, for room is scarce."""
-        usual = {name: field.default for name, field in self.__dataclass_fields__.items()}
-        return {
-            name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]
-        }
+        fields = self.__dataclass_fields__.items()
+        values = ((name, getattr(self, name), field.default) for name, field in fields)
+        return {name: value for name, value, usual in values if value != usual}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,7 @@ class Manifest:
     hooks: tuple[HookRecord, ...] = ()
     access: Access | None = None
     outside: tuple[OutsidePin, ...] = ()
+    is_chosen: bool = False  # programs and hooks were named, and not left to the sections
 
     def without_hooks(self) -> Self:
         """Return the manifest of a next generation in which nothing is attached."""
@@ -141,8 +141,19 @@ class Manifest:
         return text
 
     def _dump(self) -> str:
-        hooks = [hook.to_record() for hook in self.hooks]
-        record = {"schema": SCHEMA, **dataclasses.asdict(self), "hooks": hooks}
+        record = {
+            "schema": SCHEMA,
+            "tool": self.tool,
+            "object": self.object,
+            "sha256": self.sha256,
+            "generation": self.generation,
+            "time": self.time,
+            "place": dataclasses.asdict(self.place),
+            "hooks": [hook.to_record() for hook in self.hooks],
+            "access": dataclasses.asdict(self.access) if self.access else None,
+            "outside": [dataclasses.asdict(pin) for pin in self.outside],
+            "is_chosen": self.is_chosen,
+        }
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
     @classmethod
@@ -166,6 +177,7 @@ def _parsed(text: str) -> Manifest:
         hooks=_hooks(record.value("hooks")),
         access=_access(record.optional("access", None)),
         outside=_outside(record.optional("outside", [])),
+        is_chosen=record.optional("is_chosen", False) is True,
     )
 
 

@@ -84,6 +84,11 @@ def link_pin_name(hook: str, program: str | None = None) -> str:
     return _checked(f"{hook}~{program}" if program else hook)
 
 
+def hook_of_link(name: str) -> str:
+    """Return the hook that `link_pin_name` was given."""
+    return name.partition("~")[0]
+
+
 def stage_name(set_directory: str) -> str:
     """Return where the next generation of a set is built."""
     return _checked(set_directory + STAGE_SUFFIX)

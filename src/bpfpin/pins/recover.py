@@ -185,7 +185,9 @@ def _detach(directory: Directory, reopen: Reopen) -> None:
         ):
             hook = reopen(manifest.place, record)
             try:
-                if hook.program_id() == ours.id:
+                running = hook.program_id()
+                # A qdisc that was made is left without its filter by who removed it, or by a kill.
+                if running == ours.id or (running == 0 and record.made_qdisc):
                     hook.detach()
             finally:
                 hook.close()

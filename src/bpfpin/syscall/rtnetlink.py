@@ -93,11 +93,16 @@ def _ask(command: RouteCommand, body: bytes, flags: RequestFlag, target: str) ->
     asked_flags = RequestFlag.REQUEST | RequestFlag.ACK | flags
     header = HEADER.pack(HEADER.size + len(body), command, asked_flags, 1, 0)
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as asked:
-        asked.setsockopt(SOL_NETLINK, EXT_ACK, 1)
-        asked.setsockopt(SOL_NETLINK, CAP_ACK, 1)
-        asked.send(header + body)
-        return list(_answers(asked, command, target))
+    try:
+        with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as asked:
+            asked.setsockopt(SOL_NETLINK, EXT_ACK, 1)
+            asked.setsockopt(SOL_NETLINK, CAP_ACK, 1)
+            asked.send(header + body)
+            return list(_answers(asked, command, target))
+    except BpfError:
+        raise
+    except OSError as error:  # of the socket itself
+        raise refusal(f"RTM_{command.name}", error.errno or 0, target=target) from None
 
 
 def _answers(asked: socket.socket, command: RouteCommand, target: str) -> Iterator[bytes]:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from bpfpin.apps.choose import Choice, Places, choose, parse_hook, passed_over, programs_to_load
+from bpfpin.apps.choose import (
+    Choice,
+    Places,
+    check_order,
+    choose,
+    parse_hook,
+    passed_over,
+    programs_to_load,
+)
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.spec import Hook, MapSpec, ObjectSpec, ProgramSpec
 from bpfpin.uapi import AttachType, MapType, ProgramType
@@ -99,6 +107,13 @@ def test_a_program_is_loaded_for_the_hook_that_its_section_does_not_say() -> Non
     (found,) = choose(spec(ADDRESS), words=["address:cgroup-inet6-connect"], places=CGROUP)
 
     assert found.program.expected_attach_type is AttachType.CGROUP_INET6_CONNECT
+
+
+def test_an_order_is_for_hooks_that_run_several_programs() -> None:
+    check_order(choose(spec(INGRESS)))
+
+    with pytest.raises(UsageError, match="of tcx and netkit, and these go to: xdp"):
+        check_order(choose(spec(program("count"))))
 
 
 def test_programs_that_tail_calls_reach_are_not_meant_by_a_hook() -> None:

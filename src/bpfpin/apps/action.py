@@ -1,0 +1,226 @@
+"""The verdict of a running XDP program, shown and switched: what `bpfpin action` does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bpfpin.apps.action_map import KEY, VERDICT_SIZE, Subject, devices_of, find_subject
+from bpfpin.apps.action_report import ActionReport, ActionResult, report, words_of
+from bpfpin.apps.danger import require_way_back
+from bpfpin.apps.place import namespace_of
+from bpfpin.apps.recovery import recovered
+from bpfpin.apps.trial_start import end_waiting, start_waiting
+from bpfpin.apps.trials import settle
+from bpfpin.apps.verdict import CUTTING, parse_verdict, require_willing
+from bpfpin.errors import KeyNotFoundError, NamespaceNotFoundError, UsageError
+from bpfpin.objects.map import Map
+from bpfpin.pins import bpffs
+from bpfpin.pins.bpffs import BPFFS, RootState
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.lock import locked
+from bpfpin.pins.recover import Recovery
+from bpfpin.pins.transaction import signals_deferred
+from bpfpin.pins.trial import (
+    MAP,
+    RECORD,
+    EntryChange,
+    Trial,
+    TrialPlace,
+    end_trial,
+    make_room,
+    now_ms,
+)
+from bpfpin.syscall import netns as namespaces
+from bpfpin.uapi import UpdateFlag, XdpAction
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """How a verdict is to be switched.
+
+    *flag* is that of BPF_MAP_UPDATE_ELEM; *is_forced* means XDP_TX, XDP_REDIRECT and cutting one's
+    own way to the host; with *confirm_s* it goes back after so many seconds unless confirmed.
+    """
+
+    flag: UpdateFlag = UpdateFlag.ANY
+    is_forced: bool = False
+    confirm_s: int | None = None
+
+
+def show(
+    target: str, *, map_name: str | None = None, netns: str | None = None, pin_root: Path = BPFFS
+) -> ActionReport:
+    """Return the verdict that the program of device or set *target* returns.
+
+    It is read from the map `action`, or *map_name*, of the set; for a program that is not ours, of
+    those that the running program uses. Raises `PinNotFoundError` (nothing runs there),
+    `UsageError` (no such map) and `IncompatibleMapError` (it holds no verdict).
+    """
+    with namespaces.enter(netns):
+        subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
+        with subject.open(read_only=True) as held:
+            return report(subject, held, _value(held))
+
+
+def switch(
+    target: str,
+    action: str | XdpAction,
+    *,
+    how: Switch = Switch(),
+    map_name: str | None = None,
+    netns: str | None = None,
+    pin_root: Path = BPFFS,
+    lock_timeout_s: float = 10.0,
+) -> ActionReport:
+    """Let the program of *target* return *action*, an `XdpAction` or a word for one.
+
+    Raises what `show` does; `UsageError` for a verdict that would cut the default route or one's
+    ssh session without a way back, or that a program alone does not make useful; `BusyError` while
+    something of the set is on trial; `KeyExistsError` and `KeyNotFoundError` by the flag.
+    """
+    verdict = action if isinstance(action, XdpAction) else parse_verdict(action)
+    require_willing(verdict, is_forced=how.is_forced)
+    with namespaces.enter(netns):
+        subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
+        _require_meaning(subject, verdict)
+        with subject.open(read_only=False) as held:
+            place = _place(subject, held, pin_root)
+        with _changing(place, lock_timeout_s, is_trial=how.confirm_s is not None) as (root, notes):
+            # Anew: what was found may have been reloaded before the lock was ours.
+            subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
+            with subject.open(read_only=False) as held:
+                told = _switch(_Switching(subject, held, verdict, how), place, root)
+                return replace(told, notes=notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Switching:
+    """A verdict on its way into a map."""
+
+    subject: Subject
+    held: Map
+    verdict: XdpAction
+    how: Switch
+
+    @property
+    def value(self) -> bytes:
+        """The entry's new value."""
+        return int(self.verdict).to_bytes(VERDICT_SIZE, "little")
+
+    def write(self) -> None:
+        """Write it; by the flag, it may have to be new or to be there."""
+        self.held.update_bytes(KEY, self.value, flag=self.how.flag)
+
+
+def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) -> ActionReport:
+    subject, held, how = switching.subject, switching.held, switching.how
+    old = _value(held)
+    before = words_of(subject, old)[0]
+    if old == switching.value and how.flag is not UpdateFlag.NOEXIST:
+        return report(subject, held, old, result=ActionResult.UNCHANGED, before=before)
+    if switching.verdict in CUTTING:
+        _require_way_back(switching)
+    result = ActionResult.SWITCHED
+    if how.confirm_s is None or root is None:
+        switching.write()
+    else:
+        _try(switching, how.confirm_s, place, root)
+        result = ActionResult.ON_TRIAL
+    told = report(subject, held, _value(held), result=result, before=before)
+    return replace(told, confirm_s=how.confirm_s)
+
+
+def _require_way_back(switching: _Switching) -> None:
+    """Look at the devices where the verdict counts; those of a set are in its namespace."""
+    manifest = switching.subject.found.manifest if switching.subject.found else None
+    with (
+        suppress(NamespaceNotFoundError),  # gone, or nameless, and not where we came in
+        namespaces.enter(namespace_of(manifest.place) if manifest else None),
+    ):
+        require_way_back(
+            switching.verdict.name,
+            devices_of(switching.subject, switching.held.id),
+            confirm_s=switching.how.confirm_s,
+            is_forced=switching.how.is_forced,
+        )
+
+
+def _try(switching: _Switching, seconds: int, place: TrialPlace, root: Directory) -> None:
+    """Write the verdict while a process waits that takes it back."""
+    with signals_deferred(), root.child(place.parent) as parent, ExitStack() as undo:
+        with make_room(parent, place.entry) as room:
+            undo.callback(end_trial, parent, place.entry)
+            switching.held.pin(room.pin_path(MAP))
+            trial = _begin(switching, seconds, place)
+            undo.callback(end_waiting, trial)
+            room.write_text(RECORD, trial.to_text())
+        switching.write()
+        undo.pop_all()
+
+
+def _begin(switching: _Switching, seconds: int, place: TrialPlace) -> Trial:
+    token, deadline_ms = secrets.token_hex(8), now_ms() + seconds * 1000
+    pid, started = start_waiting(place, token, deadline_ms)
+    return Trial(
+        token,
+        seconds,
+        deadline_ms,
+        pid,
+        started,
+        device=switching.subject.device,
+        netns_inode=namespaces.inode(),
+        what=switching.verdict.name,
+        change=EntryChange(KEY, _value(switching.held), switching.value),
+    )
+
+
+@contextmanager
+def _changing(
+    place: TrialPlace, timeout_s: float, *, is_trial: bool
+) -> Iterator[tuple[Directory | None, tuple[str, ...]]]:
+    """Lock the pin root and settle what is on trial; yield it and what is to be told.
+
+    Without a pin root nothing is on trial. Who may write the map and not the lock, a user of its
+    group, switches without it.
+    """
+    is_there = bpffs.inspect(place.root) is RootState.MOUNTED
+    if not is_trial and not (is_there and _may_lock(place)):
+        yield None, ()
+        return
+    with bpffs.open_to_change(place.root) as root, locked(root, timeout_s=timeout_s):
+        notes: tuple[str, ...] = ()
+        if place.set and (recovery := recovered(root, place.set)) is not Recovery.NOTHING:
+            notes = (recovery.value,)
+        yield root, (*notes, *settle(root, place))
+
+
+def _may_lock(place: TrialPlace) -> bool:
+    parent = place.root / place.parent
+    return parent.exists() and parent.stat().st_uid == os.geteuid()
+
+
+def _place(subject: Subject, held: Map, pin_root: Path) -> TrialPlace:
+    if subject.found is not None and subject.is_ours:
+        return TrialPlace(pin_root, subject.found.name)
+    return TrialPlace.of_map(pin_root, held.id)
+
+
+def _require_meaning(subject: Subject, verdict: XdpAction) -> None:
+    if verdict is XdpAction.XDP_ABORTED and subject.is_zero_pass:
+        raise UsageError(
+            "XDP_ABORTED is 0, which this program takes for a verdict that was never set, and"
+            " passes the packet",
+            hint="to drop packets: XDP_DROP; to pass them: XDP_PASS",
+        )
+
+
+def _value(held: Map) -> bytes | None:
+    try:
+        return held.lookup_bytes(KEY)
+    except KeyNotFoundError:
+        return None

@@ -1,0 +1,86 @@
+"""What is told of the verdict of a program: the kernel's words, and what they mean there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from bpfpin.apps.action_map import Subject
+from bpfpin.objects.map import Map
+from bpfpin.uapi import XdpAction
+
+_NOT_SET: Final = "not set"
+
+
+class ActionResult(Enum):
+    """What became of the verdict."""
+
+    SHOWN = "shown"
+    SWITCHED = "switched"
+    UNCHANGED = "unchanged"
+    ON_TRIAL = "on-trial"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionReport:
+    """The verdict of a program; *set* is empty for a program that is not ours.
+
+    *action* and *before* are the kernel's words, a number that is no verdict, or None where the map
+    has no entry. *confirm_s* are the seconds in which a verdict on trial is to be confirmed.
+    """
+
+    set: str
+    device: str
+    map_name: str
+    map_id: int
+    action: str | None
+    note: str = ""
+    result: ActionResult = ActionResult.SHOWN
+    before: str | None = None
+    confirm_s: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        shown = {
+            "set": self.set or None,
+            "device": self.device or None,
+            "map": {"name": self.map_name, "id": self.map_id},
+            "action": self.action,
+            "before": self.before,
+            "result": self.result.value,
+            "note": self.note,
+            "notes": list(self.notes),
+        }
+        return shown if self.confirm_s is None else {**shown, "confirm_s": self.confirm_s}
+
+
+def report(
+    subject: Subject,
+    held: Map,
+    value: bytes | None,
+    *,
+    result: ActionResult = ActionResult.SHOWN,
+    before: str | None = None,
+) -> ActionReport:
+    """Return what is to be told where the map *held* of *subject* holds *value*."""
+    action, note = words_of(subject, value)
+    return ActionReport(
+        subject.set, subject.device, subject.map_name, held.id, action, note, result, before
+    )
+
+
+def words_of(subject: Subject, value: bytes | None) -> tuple[str | None, str]:
+    """Return the verdict that a value means, and what is to be said of it."""
+    if value is None:
+        return None, _NOT_SET
+    number = int.from_bytes(value, "little")
+    if subject.is_zero_pass and (number == 0 or number > max(XdpAction)):
+        note = _NOT_SET if number == 0 else f"{number} is no verdict"
+        return XdpAction.XDP_PASS.name, note
+    if number == 0:
+        return XdpAction.XDP_ABORTED.name, "or not set: both are 0"
+    if number > max(XdpAction):
+        return str(number), "no verdict; a program that returns it aborts"
+    return XdpAction(number).name, ""

@@ -1,0 +1,102 @@
+"""`bpfpin action`: show or switch the verdict that a running XDP program returns."""
+
+from __future__ import annotations
+
+import click
+
+from bpfpin.apps.action import Switch, show, switch
+from bpfpin.apps.action_report import ActionReport, ActionResult
+from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.target import chosen_target
+from bpfpin.errors import UsageError
+from bpfpin.uapi import UpdateFlag
+
+_FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
+_SECONDS_MAX = 86400
+
+
+@bpfpin_command("action")
+@click.argument("target", metavar="DEV|NAME", required=False)
+@click.argument("action", metavar="[ACTION]", required=False)
+@click.option("--dev", metavar="DEV", help="The device; the same as DEV.")
+@click.option("--map", "map_name", metavar="NAME", help="The map that holds it (action).")
+@click.option(
+    "--flag",
+    type=click.Choice(list(_FLAGS)),
+    help="The entry must be new, or must be there; any is the default.",
+)
+@click.option("--force", is_flag=True, help="Also XDP_TX, XDP_REDIRECT, and cutting your own way.")
+@click.option(
+    "--confirm",
+    "confirm_s",
+    metavar="SECONDS",
+    type=click.IntRange(min=1, max=_SECONDS_MAX),
+    help="Take it back after so long unless `bpfpin confirm` comes.",
+)
+def command(
+    context: Context,
+    *,
+    target: str | None,
+    action: str | None,
+    dev: str | None,
+    map_name: str | None,
+    flag: str | None,
+    force: bool,
+    confirm_s: int | None,
+) -> None:
+    """Show the verdict of the program on DEV, or switch it to ACTION.
+
+    ACTION is XDP_PASS, pass or 2, and so on, in any case. It stands in the map `action` of the set,
+    or of the program that runs on DEV, whoever loaded it.
+    """
+    target, action = _words(target, action, dev)
+    if action is None:
+        if flag or force or confirm_s:
+            raise UsageError("switch it to which verdict?", hint=f"bpfpin action {target} XDP_PASS")
+        report = show(target, map_name=map_name, netns=context.netns, pin_root=context.pin_root)
+    else:
+        report = switch(
+            target,
+            action,
+            how=Switch(_FLAGS[flag or "any"], force, confirm_s),
+            map_name=map_name,
+            netns=context.netns,
+            pin_root=context.pin_root,
+            lock_timeout_s=context.lock_timeout_s,
+        )
+    _say(context, report)
+
+
+def _words(target: str | None, action: str | None, dev: str | None) -> tuple[str, str | None]:
+    """Return target and verdict; with `--dev` the verdict may be the only word."""
+    if dev and target and action is None and target != dev:
+        return dev, target
+    chosen = chosen_target(target, dev)
+    if not chosen:
+        raise UsageError("the verdict of what? Name a device or a set", hint="bpfpin status")
+    return chosen, action
+
+
+def _say(context: Context, report: ActionReport) -> None:
+    out = context.out
+    for note in report.notes:
+        out.say(f"note: {note}")
+    if out.is_json:
+        out.document(report.to_json())
+    shown = _shown(report)
+    whose = report.set or report.device
+    if report.result is ActionResult.SHOWN:
+        if not out.is_json:
+            out.text(shown)
+    elif report.result is ActionResult.UNCHANGED:
+        out.say(f"unchanged: the verdict of {whose} was {shown} before")
+    else:
+        out.say(f"switched the verdict of {whose} from {report.before or 'not set'} to {shown}")
+    if report.result is ActionResult.ON_TRIAL:
+        out.say(f"it goes back in {report.confirm_s} seconds; to keep it: bpfpin confirm {whose}")
+
+
+def _shown(report: ActionReport) -> str:
+    if report.action is None:
+        return report.note
+    return f"{report.action} ({report.note})" if report.note else report.action

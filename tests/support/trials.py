@@ -1,0 +1,46 @@
+"""Changes on trial, and the processes that wait beside them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from bpfpin.apps.confirm import trials
+from bpfpin.apps.trial_start import is_waiting
+from bpfpin.pins.trial import Trial, now_ms
+from support.wait import wait_until
+
+
+def waiting(root: Path) -> list[int]:
+    """Return the pids of the processes that wait beside a change below *root*."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and str(root).encode() in _words(entry):
+            found.append(int(entry.name))
+    return found
+
+
+def on_trial(root: Path) -> Trial:
+    """Return the only change that is on trial below *root*."""
+    (found,) = trials(root)
+    return found.trial
+
+
+def kill(trial: Trial) -> None:
+    """Kill the process of a trial, and wait until it is gone."""
+    os.kill(trial.pid, signal.SIGKILL)
+    wait_until(lambda: not is_waiting(trial))
+
+
+def wait_for_the_deadline(trial: Trial) -> None:
+    """Wait until it is too late to confirm."""
+    wait_until(lambda: now_ms() > trial.deadline_ms)
+
+
+def _words(process: Path) -> list[bytes]:
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return words if b"bpfpin.apps.trial_process" in words else []
