@@ -15,6 +15,7 @@ from support import isolation
 from support.crash import ERRORS, Point, calls_of_a_process, points
 from support.crash_lab import CrashLab
 from support.crash_matrix import NEW, SCENARIOS, Healer, Row, Trials
+from support.crash_several import SeveralLab
 from support.lab import new_lab
 
 if TYPE_CHECKING:
@@ -58,10 +59,8 @@ def crash_lab(kind: type[CrashLab], folder: Path) -> Iterator[CrashLab]:
     root = folder / "bpf"
     root.mkdir()
     isolation.mount("bpf", root)
-    with new_lab() as lab:
-        made = kind(lab, root, folder)
+    with new_lab() as lab, kind.made(lab, root, folder) as made:
         yield made
-        made.clear()
     isolation.umount(root)
 
 
@@ -86,6 +85,11 @@ def sampled(found: Sequence[Point], name: str, *, count: int) -> list[Point]:
     return list(found[list(SCENARIOS).index(name) % stride :: stride])
 
 
+def short_of(name: str) -> int:
+    """Return how many calls are tried in the short form: fewer where they take longer."""
+    return SHORT // 2 if SCENARIOS[name].lab is SeveralLab else SHORT
+
+
 def told(table: Table, name: str, fault: str, row: Row) -> None:
     """Write one row, and hold it to what must be."""
     outcome = (row.half_built, row.old, row.new, row.unloaded, len(row.wrong))
@@ -104,7 +108,7 @@ def test_a_command_killed_at_any_call_is_healed_by_the_next(
     found = trials.points()
     row = Row()
     healers = itertools.cycle(Healer)
-    for point in found if is_full else sampled(found, name, count=SHORT):
+    for point in found if is_full else sampled(found, name, count=short_of(name)):
         for healer in Healer if is_full else [next(healers)]:
             row.add(trials.killed(point, healer))
 
@@ -119,7 +123,7 @@ def test_a_command_that_fails_at_any_call_leaves_the_old_state_or_the_new(
     found = trials.points()
     row = Row()
     faults = itertools.cycle(ERRORS)
-    for point in found if is_full else sampled(found, name, count=SHORT):
+    for point in found if is_full else sampled(found, name, count=short_of(name)):
         for fault in ERRORS if is_full else [next(faults)]:
             row.add(trials.failed(point, fault))
 

@@ -15,9 +15,10 @@ import pytest
 from bpfpin.objects.map import Map
 from bpfpin.uapi import XdpAction
 from support.cli import run_cli, run_cli_ok
+from support.hooks import new_cgroup
 from support.lab import TestLab
 from support.objects import compiled
-from support.traffic import PORT, attached, dropped, flow
+from support.traffic import PORT, Flow, attached, dropped, flow
 from support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PER_SECOND = 20_000
 PACKETS = 10 * PER_SECOND
 VERSIONS = ("reload_new", "reload_old")  # the old one is loaded before
 MODES = ("native", "generic")
+PLACES = ("places_new", "places_old")
 # Measured on one machine with the same traffic: packets that no program counted.
 PEERS = (
     ("ip link set xdp off, then on, 20 reloads", "7,831", "5,330"),
@@ -36,6 +38,21 @@ PEERS = (
     ("ip -force link set xdp, 20 reloads", "0", "0"),
     ("bpftool net attach … overwrite, 20 reloads", "0", "0"),
 )
+
+
+class Place(NamedTuple):
+    """A hook without XDP: its program in places.h, where that counts, and packets a second."""
+
+    program: str
+    number: int
+    per_second: int = PER_SECOND
+
+
+HOOKS = {
+    "tcx-ingress": Place("tcx_in", 1),
+    "tc-ingress": Place("tc_in", 2),
+    "cgroup-inet-egress": Place("cgroup_out", 4, PER_SECOND // 2),
+}
 
 
 class Set:
@@ -117,6 +134,74 @@ def test_no_packet_goes_uncounted_in_a_reload(
     assert (counted, missed) == (sent, 0)
     assert sent == PACKETS or not is_full
     assert dropped(lab) == before
+
+
+class PlacedSet:
+    """What `load` made at one hook: of the lab's device, or of the cgroup that sends."""
+
+    def __init__(self, lab: TestLab, root: Path, cgroup: Path, hook: str) -> None:
+        self.lab = lab
+        self._cgroup = cgroup
+        self._pin = root / "set" / "counts"
+        where = ("--cgroup", cgroup) if hook.startswith("cgroup") else ("--dev", lab.device)
+        chosen = ("--prog", f"{HOOKS[hook].program}:{hook}", "--name", "set")
+        self._words = (*where, *chosen, "--pin-root", root, "-o", "json")
+        self._number = HOOKS[hook].number
+
+    def flow(self, per_second: int) -> contextlib.AbstractContextManager[Flow]:
+        """Send for ten seconds, unless it is stopped, from a socket of the cgroup."""
+        packets = 10 * per_second
+        return flow(self.lab, packets=packets, per_second=per_second, cgroup=self._cgroup)
+
+    def load(self, source: object) -> str:
+        """Load or reload; return what became of it."""
+        return str(run_cli_ok("load", source, *self._words).json["result"])
+
+    def counted(self) -> int:
+        """Return how many packets the pinned map has counted."""
+        with Map.from_pin(self._pin) as counts:
+            return int(counts[self._number])
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path) -> Iterator[Path]:
+    """A cgroup of the test's own."""
+    with new_cgroup(tmp_path / "cgroup2") as made:
+        yield made
+
+
+@pytest.fixture
+def placed(lab: TestLab, bpffs: Path, cgroup: Path, hook: str) -> PlacedSet:
+    """The old object, loaded at one hook."""
+    made = PlacedSet(lab, bpffs, cgroup, hook)
+    made.load(compiled("places_old"))
+    return made
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_no_packet_goes_uncounted_at_tc_and_in_a_cgroup(
+    placed: PlacedSet, reloads_table: Table, hook: str, *, is_full: bool
+) -> None:
+    reloads, rate = 20 if is_full else 3, HOOKS[hook].per_second
+    interval_s = 0.45 if is_full else 0.0
+    before = dropped(placed.lab)
+    results = []
+    with placed.flow(rate) as packets:
+        for version in every(interval_s, itertools.cycle(PLACES), reloads):
+            results.append(placed.load(compiled(version)))
+        was_under_traffic = not packets.is_over
+        sent = packets.sent() if is_full else packets.stopped()
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: placed.counted() == sent)
+    counted = placed.counted()
+    told = f"bpfpin load, {reloads} reloads" + (f", {rate:,}/s" if rate != PER_SECOND else "")
+    reloads_table.row((told, hook, f"{sent:,}", f"{counted:,}", sent - counted))
+
+    assert results == ["reloaded"] * reloads
+    assert was_under_traffic
+    assert counted == sent
+    assert sent == 10 * rate or not is_full
+    assert dropped(placed.lab) == before
 
 
 def every(interval_s: float, words: Iterator[str], count: int) -> Iterator[str]:

@@ -27,7 +27,6 @@ from support.objects import compiled
 from support.traffic import PORT, attached
 from support.wait import wait_until
 
-KEPT_MAPS = ("xdp_stats_map", ".bss")
 COUNTED = XdpAction.XDP_DROP  # what both programs return for a packet that they count
 # Made once and left for good: ours for the lock, and the kernel's own two files.
 PERMANENT = {pin_names.LOCK_DIRECTORY, "maps.debug", "progs.debug"}
@@ -55,6 +54,16 @@ class CrashLab:
     """One device and what is pinned for it; `words_for` are commands, `run` runs one here."""
 
     _has_link = True
+    _kept_maps: tuple[str, ...] = ("xdp_stats_map", ".bss")
+    _xdp_program = "count_port"
+
+    @classmethod
+    @contextlib.contextmanager
+    def made(cls, lab: TestLab, root: Path, folder: Path) -> Iterator[CrashLab]:
+        """Make one with all that it needs; at the end it is clear."""
+        made = cls(lab, root, folder)
+        yield made
+        made.clear()
 
     def __init__(self, lab: TestLab, root: Path, folder: Path) -> None:
         self.lab = lab
@@ -65,7 +74,10 @@ class CrashLab:
 
     def load(self, generation: Generation) -> list[str]:
         """Return the command that loads *generation*."""
-        return self._words("load", str(compiled(generation.value)), "--dev", self.lab.device)
+        return self._words("load", str(self._object(generation)), "--dev", self.lab.device)
+
+    def _object(self, generation: Generation) -> Path:
+        return compiled(generation.value)
 
     def unload(self, *options: str) -> list[str]:
         """Return the command that unloads the set."""
@@ -151,7 +163,7 @@ class CrashLab:
     def identity(self) -> dict[str, int]:
         """Return the ids of what every generation keeps: maps, and the link if there is one."""
         found = {}
-        for name in KEPT_MAPS:
+        for name in self._kept_maps:
             with Map.from_pin(self._pin(name)) as held:
                 found[name] = held.id
         with contextlib.suppress(PinNotFoundError), Link.from_pin(self._link_pin()) as link:
@@ -163,7 +175,7 @@ class CrashLab:
 
     def program_id(self) -> int:
         """Return the id of the pinned program."""
-        with Program.from_pin(self.set / pin_names.PROGRAMS / "count_port") as program:
+        with Program.from_pin(self.set / pin_names.PROGRAMS / self._xdp_program) as program:
             return program.id
 
     def _pin(self, name: str) -> Path:
@@ -184,11 +196,16 @@ class CrashLab:
         if self.attached() is None:
             return
         wanted = tuple(count + packets for count in self.counts())
-        self.lab.flood(packets, port=PORT)
-        try:
-            wait_until(lambda: self.counts() == wanted, timeout_s=1.0)
-        except AssertionError:
-            raise AssertionError(f"counted {self.counts()} instead of {wanted}") from None
+        with self._listening():
+            self.lab.flood(packets, port=PORT)
+            try:
+                wait_until(lambda: self.counts() == wanted, timeout_s=1.0)
+            except AssertionError:
+                raise AssertionError(f"counted {self.counts()} instead of {wanted}") from None
+
+    def _listening(self) -> contextlib.AbstractContextManager[object]:
+        """Have somebody there whom the packets are for, where that matters."""
+        return contextlib.nullcontext()
 
     # which of them it is
 
@@ -220,7 +237,7 @@ class CrashLab:
         )
         assert told["state"] == "ok", told
         assert problems_of(told) == reference.problems, told
-        assert told["object"].endswith(compiled(generation.value).name), told
+        assert told["object"].endswith(self._object(generation).name), told
 
     def _measured(self) -> Iterator[tuple[Generation, Reference]]:
         yield Generation.NOTHING, Reference(self.names())

@@ -11,6 +11,7 @@ from enum import Enum
 from bpfpin.errors import BpfError
 from support.crash import Ending, Fault, Injection, Point, faulted, points, run_here
 from support.crash_lab import CrashLab, Generation, NetlinkLab
+from support.crash_several import SeveralLab
 
 NOT_FOUND = 4  # `unload` where nothing is loaded
 ATTEMPTS = 3  # to meet a call whose number depends on what else runs on the host
@@ -60,6 +61,11 @@ SCENARIOS = {
         Scenario("reload, refused", OLD, NEW, NEW, _load(NEW), refused="BPF_LINK_UPDATE"),
         Scenario("reload, netlink", OLD, NEW, NEW, _load(NEW), lab=NetlinkLab),
         Scenario("unload", OLD, NOTHING, OLD, lambda lab: lab.unload()),
+        Scenario("load, several hooks", NOTHING, NEW, NEW, _load(NEW), lab=SeveralLab),
+        Scenario("reload, several hooks", OLD, NEW, NEW, _load(NEW), lab=SeveralLab),
+        Scenario(
+            "unload, several hooks", OLD, NOTHING, OLD, lambda lab: lab.unload(), lab=SeveralLab
+        ),
         Scenario("unload --keep-maps", OLD, MAPS, OLD, lambda lab: lab.unload("--keep-maps")),
         Scenario("clean", OLD, NEW, NEW, lambda lab: lab.clean(), first_kill="commit~"),
         Scenario(

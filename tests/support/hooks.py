@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,25 @@ def refuse(monkeypatch: pytest.MonkeyPatch, code: int, *commands: Cmd) -> None:
 def without_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer as a kernel that does not know an attach type (kernel/bpf/syscall.c)."""
     refuse(monkeypatch, errno.EINVAL, Cmd.LINK_CREATE, Cmd.PROG_QUERY)
+
+
+@contextlib.contextmanager
+def inside(cgroup: Path) -> Iterator[None]:
+    """Have this process in a cgroup of the folder's hierarchy: sockets made now belong to it."""
+    (line,) = [
+        one for one in Path("/proc/self/cgroup").read_text().splitlines() if one.startswith("0::")
+    ]
+    mount = next(one for one in cgroup.parents if not (one.parent / "cgroup.procs").exists())
+    before = mount / line.removeprefix("0::/")
+    _enter_cgroup(cgroup)
+    try:
+        yield
+    finally:
+        _enter_cgroup(before)
+
+
+def _enter_cgroup(folder: Path) -> None:
+    (folder / "cgroup.procs").write_text(str(os.getpid()))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.syscall import netns
+from support.hooks import inside
 from support.lab import TestLab
 from support.tools import need
 
@@ -45,9 +46,14 @@ class Flow:
 
 
 @contextlib.contextmanager
-def flow(lab: TestLab, *, packets: int, per_second: int) -> Iterator[Flow]:
-    """Send at most *packets* from the peer to PORT of the device's address, at that rate."""
-    with netns.enter(lab.lab.netns):
+def flow(
+    lab: TestLab, *, packets: int, per_second: int, cgroup: Path | None = None
+) -> Iterator[Flow]:
+    """Send at most *packets* from the peer to PORT of the device's address, at that rate.
+
+    The socket belongs to *cgroup* if one is given.
+    """
+    with netns.enter(lab.lab.netns), inside(cgroup) if cgroup else contextlib.nullcontext():
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     words = [str(sender.fileno()), lab.host_address, str(PORT), str(packets), str(per_second)]
     script = str(HERE / "traffic_sender.py")

@@ -1,0 +1,3 @@
+/* Its next version, which has one more map. */
+#define NEXT_VERSION
+#include "places.h"

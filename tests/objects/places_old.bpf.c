@@ -1,0 +1,2 @@
+/* The object that is loaded first. */
+#include "places.h"
