@@ -12,7 +12,7 @@ PROOF = $(SUDO) env BPFPIN_KERNEL_TESTS=1 BPFPIN_FULL_PROOF=1 PYTHONDONTWRITEBYT
 	$(BIN)/python -m pytest -q -p no:cacheprovider
 BENCHES = $(sort $(wildcard bench/*.py))
 
-.PHONY: help demo test check crash-matrix reload-proof generate generated bench clean
+.PHONY: help demo test check crash-matrix reload-proof generate generated picture bench clean
 
 help:
 	@echo "make demo          the whole story on a throw-away lab (root)"
@@ -22,6 +22,7 @@ help:
 	@echo "make reload-proof  reloads under traffic, at once and beside readers, in full (root, gcc)"
 	@echo "make bench         side-by-side measurements (root, libbpf-dev, gcc)"
 	@echo "make generate      write the generated files anew"
+	@echo "make picture       draw docs/images/shared-map.svg anew (root)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -69,6 +70,10 @@ generated: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py --check
 	$(BIN)/python scripts/gen_helpers.py --check
 	$(BIN)/python scripts/build_builtin.py --check
+
+picture: $(PACKAGE)
+	$(WHY_SUDO)
+	$(SUDO) $(BIN)/python scripts/draw_shared_map.py
 
 bench: $(DEVELOPMENT)
 	@status=0; for bench in $(BENCHES); do $(SUDO) $(BIN)/python $$bench || status=1; done; exit $$status

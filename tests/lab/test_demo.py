@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.apps.lab import labs
+from bpfpin.attach.cgroup_path import cgroup2_mount
 from support.cli import run_cli, run_cli_ok
 from support.nobody import run_cli_as_nobody
 
@@ -18,10 +19,12 @@ LIMIT_S = 15
 
 
 def what_is_there() -> tuple[list[str], list[str], list[str]]:
-    """Return devices, namespaces and names in the pin root, but for the lock's."""
+    """Return devices, namespaces, names in the pin root, but for the lock's, and demo cgroups."""
     devices = sorted(name for _, name in socket.if_nameindex())
     namespaces = sorted(path.name for path in Path("/run/netns").iterdir())
-    return devices, namespaces, sorted(path.name for path in ROOT.iterdir() if path.name[0] != "b")
+    pins = sorted(path.name for path in ROOT.iterdir() if path.name[0] != "b")
+    cgroups = sorted(path.name for path in cgroup2_mount().glob("bpfpin-demo*"))
+    return devices, namespaces, [*pins, *cgroups]
 
 
 def packets(scene: dict[str, dict[str, int]]) -> int:
@@ -38,7 +41,8 @@ def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
 
     assert (document["schema"], taken_s < LIMIT_S) == (1, True)
     assert [scene["title"].partition(" ")[0] for scene in scenes if scene["title"]] == [
-        *("A", "Load", "Send", "Watch", "Another", "Switch", "And", "Reload", "Clean")
+        *("A", "Load", "Send", "Watch", "Another", "Switch", "And", "Reload"),
+        *("Let", "And", "See", "Clean"),
     ]
     assert "5 sent, 5 answered; the map counted 5 XDP_PASS" in told
     assert "5 pings sent, 0 answered: dropped" in told
@@ -60,12 +64,42 @@ def test_the_demo_reloads_under_traffic_and_every_packet_is_counted() -> None:
     assert min(by_the_old, by_the_new) > 0
 
 
+def test_the_demo_shares_one_map_of_xdp_tc_and_a_cgroup_and_draws_it() -> None:
+    """The graph asks the kernel: what it draws as shared is one map, whatever the pins say."""
+    scenes = run_cli_ok("demo", "-o", "json").json["scenes"]
+    of_tc, of_cgroup, tree = (scene["lines"] for scene in scenes[-4:-1])
+    (map_id,) = {line for line in of_tc + of_cgroup if line.startswith("map ")}
+    drawn = [line for line in tree if "xdp_stats_map · id" in line]
+    hooks = ["· xdp ·", "· tc-egress", "· cgroup-inet-ingress ·", "· cgroup-inet-egress ·"]
+
+    assert "5 pings from the cgroup: 20 XDP_PASS" in of_cgroup[-1]
+    assert {re.findall(r"id (\d+)", line)[0] for line in drawn} == set(re.findall(r"\d+", map_id))
+    assert all("shared by 4 programs" in line for line in drawn)
+    assert len(drawn) == len(hooks)
+    assert all(any(hook in line for line in tree) for hook in hooks)
+
+
 def test_on_a_screen_each_scene_has_its_number_and_its_command() -> None:
     lines = run_cli_ok("demo").stdout.splitlines()
     typed = [line.split()[2] for line in lines if line.startswith("   $ bpfpin ")]
 
-    assert [line[:3] for line in lines if line[:1].isdigit()] == [f"{n}. " for n in range(1, 10)]
-    assert typed == ["lab", "load", "lab", "stats", "map", "map", "map", "load", "unload"]
+    assert [line[:3] for line in lines if line[:1].isdigit()] == [
+        f"{n}. "[:3] for n in range(1, 13)
+    ]
+    assert typed == [
+        "lab",
+        "load",
+        "lab",
+        "stats",
+        "map",
+        "map",
+        "map",
+        "load",
+        "load",
+        "load",
+        "graph",
+        "unload",
+    ]
 
 
 def test_kept_it_stays_until_it_is_taken_down() -> None:

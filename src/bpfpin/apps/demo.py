@@ -8,48 +8,28 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from bpfpin.apps.demo_scene import PINGS, Scene, packets, require, settled
+from bpfpin.apps.demo_share import share_scenes
 from bpfpin.apps.deploy import deploy
 from bpfpin.apps.lab import Lab, lab_down, lab_up
 from bpfpin.apps.ping import PingResult, ping
 from bpfpin.apps.reports import LoadReport
-from bpfpin.apps.stats import Interval, open_counters, watch
+from bpfpin.apps.stats import open_counters, watch
 from bpfpin.apps.traffic import traffic
 from bpfpin.apps.undeploy import undeploy
-from bpfpin.errors import BpfError, BusyError
+from bpfpin.errors import BusyError
 from bpfpin.objects.map import Map
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.uapi import XdpAction
 
 OBJECT = "builtin:xdp_stats"
 NEXT_OBJECT = "builtin:xdp_protocols"
-PINGS = 5
 INTERVAL_S = 0.5
 INTERVALS = 4
 AROUND_RELOAD_S = 0.3
-SETTLE_S = 2.0
 _LABS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """One step: what it shows, what a user would type for it, and what came of it."""
-
-    title: str
-    command: str = ""
-    lines: tuple[str, ...] = ()
-    interval: Interval | None = field(default=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the form that `-o json` shows; an interval becomes packets per action."""
-        counted = (
-            {} if self.interval is None else {row.action: row.packets for row in self.interval.rows}
-        )
-        shown = {"title": self.title, "command": self.command, "lines": list(self.lines)}
-        return {**shown, "packets": counted} if counted else shown
 
 
 def demo(*, keep: bool = False, pin_root: Path = BPFFS) -> Generator[Scene, None, None]:
@@ -72,6 +52,7 @@ def demo(*, keep: bool = False, pin_root: Path = BPFFS) -> Generator[Scene, None
         yield _drop_scene(lab, action)
         yield _pass_scene(lab, action)
         yield _reload_scene(lab, pin_root)
+        yield from share_scenes(lab, pin_root)
         if keep:
             clean_up.pop_all()
             yield _kept_scene(lab)
@@ -117,11 +98,11 @@ def _load_scene(lab: Lab, pin_root: Path) -> Scene:
 
 
 def _ping_scene(lab: Lab, counters: Path) -> Scene:
-    before = _packets(counters, XdpAction.XDP_PASS)
+    before = packets(counters, XdpAction.XDP_PASS)
     result = _ping(lab)
-    counted = _packets(counters, XdpAction.XDP_PASS) - before
-    _require(result.received == PINGS, f"only {result.received} of {PINGS} pings were answered")
-    _require(counted == PINGS, f"{PINGS} packets were sent, {counted} counted")
+    counted = packets(counters, XdpAction.XDP_PASS) - before
+    require(result.received == PINGS, f"only {result.received} of {PINGS} pings were answered")
+    require(counted == PINGS, f"{PINGS} packets were sent, {counted} counted")
     return Scene(
         "Send packets, and count them exactly.",
         f"bpfpin lab exec {lab.name} -- ping -c {PINGS} {lab.addresses.host[0]}",
@@ -141,7 +122,7 @@ def _reader_scene(counters: Path) -> Scene:
     completed = subprocess.run(
         [sys.executable, "-m", "bpfpin", *command], capture_output=True, text=True, check=False
     )
-    _require(completed.returncode == 0, f"the reader failed: {completed.stderr.strip()}")
+    require(completed.returncode == 0, f"the reader failed: {completed.stderr.strip()}")
     return Scene(
         "Another process reads the pin, typed, without the object file.",
         f"bpfpin {' '.join(command)}",
@@ -152,7 +133,7 @@ def _reader_scene(counters: Path) -> Scene:
 def _drop_scene(lab: Lab, action: Path) -> Scene:
     _set_action(action, XdpAction.XDP_DROP)
     result = _ping(lab, timeout_s=0.3)
-    _require(result.received == 0, f"{result.received} pings were answered in spite of XDP_DROP")
+    require(result.received == 0, f"{result.received} pings were answered in spite of XDP_DROP")
     return Scene(
         "Switch the running program to XDP_DROP by a map entry.",
         f"bpfpin map set {action} 0 {int(XdpAction.XDP_DROP)}",
@@ -163,7 +144,7 @@ def _drop_scene(lab: Lab, action: Path) -> Scene:
 def _pass_scene(lab: Lab, action: Path) -> Scene:
     _set_action(action, XdpAction.XDP_PASS)
     result = _ping(lab)
-    _require(result.received == PINGS, f"only {result.received} of {PINGS} pings were answered")
+    require(result.received == PINGS, f"only {result.received} of {PINGS} pings were answered")
     return Scene(
         "And back to XDP_PASS.",
         f"bpfpin map set {action} 0 {int(XdpAction.XDP_PASS)}",
@@ -173,16 +154,16 @@ def _pass_scene(lab: Lab, action: Path) -> Scene:
 
 def _reload_scene(lab: Lab, pin_root: Path) -> Scene:
     counters = pin_root / lab.device / "xdp_stats_map"
-    before = _packets(counters, XdpAction.XDP_PASS)
+    before = packets(counters, XdpAction.XDP_PASS)
     with traffic(lab) as meanwhile:
         time.sleep(AROUND_RELOAD_S)
         with deploy(NEXT_OBJECT, device=lab.device, pin_root=pin_root) as deployment:
             report = deployment.report
         time.sleep(AROUND_RELOAD_S)
-    counted = _settled(counters, before + meanwhile.sent) - before
-    _require(counted == meanwhile.sent, f"{meanwhile.sent} packets were sent, {counted} counted")
-    by_the_new = _packets(pin_root / lab.device / "protocols", socket.IPPROTO_UDP)
-    _require(0 < by_the_new < counted, f"of {counted} packets the new program saw {by_the_new}")
+    counted = settled(counters, before + meanwhile.sent) - before
+    require(counted == meanwhile.sent, f"{meanwhile.sent} packets were sent, {counted} counted")
+    by_the_new = packets(pin_root / lab.device / "protocols", socket.IPPROTO_UDP)
+    require(0 < by_the_new < counted, f"of {counted} packets the new program saw {by_the_new}")
     return Scene(
         "Reload another object under traffic: no packet goes uncounted.",
         f"bpfpin load {NEXT_OBJECT} --dev {lab.device}",
@@ -216,22 +197,6 @@ def _ping(lab: Lab, *, timeout_s: float = 2.0) -> PingResult:
     return ping(address, count=PINGS, netns=lab.netns, interval_s=0.05, timeout_s=timeout_s)
 
 
-def _settled(counters: Path, expected: int) -> int:
-    """Read XDP_PASS until what was sent has arrived, on a busy machine a moment later."""
-    deadline = time.monotonic() + SETTLE_S
-    while (packets := _packets(counters, XdpAction.XDP_PASS)) < expected:
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(0.01)
-    return packets
-
-
-def _packets(counters: Path, key: int) -> int:
-    with Map.from_pin(counters, read_only=True) as opened:
-        packets: int = opened.total(key)["rx_packets"]
-        return packets
-
-
 def _set_action(path: Path, action: XdpAction) -> None:
     with Map.from_pin(path) as opened:
         opened[0] = int(action)
@@ -239,8 +204,3 @@ def _set_action(path: Path, action: XdpAction) -> None:
 
 def _typed(verb: str, *words: str) -> str:
     return " ".join(["bpfpin", verb, *words])
-
-
-def _require(is_so: bool, otherwise: str) -> None:
-    if not is_so:
-        raise BpfError(f"the demo did not work: {otherwise}", hint="bpfpin doctor")

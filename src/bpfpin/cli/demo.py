@@ -8,7 +8,8 @@ from contextlib import closing
 
 import click
 
-from bpfpin.apps.demo import Scene, demo
+from bpfpin.apps.demo import demo
+from bpfpin.apps.demo_scene import Scene
 from bpfpin.apps.stats import Interval
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.output import Output
@@ -18,7 +19,7 @@ from bpfpin.cli.stats_text import block
 @bpfpin_command("demo")
 @click.option("--keep", is_flag=True, help="Leave the lab up and the program loaded.")
 def command(context: Context, *, keep: bool) -> None:
-    """Play the whole story in a network namespace, from load to reload, and clean up.
+    """Play the whole story in a network namespace, from load to reload and sharing, and clean up.
 
     It takes less than 15 seconds, touches no device of yours and leaves nothing.
     """
