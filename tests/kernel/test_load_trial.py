@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bpfpin.apps.confirm import clear, confirm
-from bpfpin.apps.live import read_own
-from bpfpin.apps.load_trial import LoadTrial
 from bpfpin.apps.recovery import reopen
-from bpfpin.apps.trials import describe_trial, settle_set, trial_of
+from bpfpin.apps.sets.live import read_own
+from bpfpin.apps.trial.load import LoadTrial
+from bpfpin.apps.trial.trials import describe_trial, settle_set, trial_of
 from bpfpin.apps.undeploy import undeploy
 from bpfpin.attach.xdp import attach_xdp
 from bpfpin.errors import BpfError, BusyError, ProgramChangedError

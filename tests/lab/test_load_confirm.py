@@ -60,12 +60,12 @@ def test_force_means_it(here: Here) -> None:
 
 
 def test_a_first_load_that_nobody_confirms_leaves_nothing(here: Here, lab: TestLab) -> None:
-    loaded = here.load(compiled(DROP), "--confirm", 1)
+    loaded = here.load(compiled(DROP), "--confirm", 2)
     during = lab.answers(timeout_s=0.2)
     wait_until(lambda: not here.set.exists())
     wait_until(lambda: waiting(here.root) == [])
 
-    assert any("it goes back in 1 seconds" in note for note in loaded["notes"])
+    assert any("it goes back in 2 seconds" in note for note in loaded["notes"])
     assert (during, lab.answers()) == (False, True)
 
 
@@ -93,7 +93,7 @@ def test_a_confirmed_first_load_is_a_set_like_any(here: Here) -> None:
 
 def test_a_reload_that_nobody_confirms_brings_the_old_set_back(here: Here, lab: TestLab) -> None:
     first = here.load("builtin:xdp_stats")
-    here.load(compiled(DROP), "--confirm", 1)
+    here.load(compiled(DROP), "--confirm", 2)
     during = lab.answers(timeout_s=0.2)
     wait_until(lambda: is_over(here))
     again = here.load("builtin:xdp_stats")

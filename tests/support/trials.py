@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from bpfpin.apps.confirm import trials
-from bpfpin.apps.trial_start import is_waiting
+from bpfpin.apps.trial.start import is_waiting
 from bpfpin.pins.trial import Trial, now_ms
 from support.wait import wait_until
 
@@ -43,4 +43,4 @@ def _words(process: Path) -> list[bytes]:
         words = (process / "cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return words if b"bpfpin.apps.trial_process" in words else []
+    return words if b"bpfpin.apps.trial.process" in words else []

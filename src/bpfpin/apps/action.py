@@ -12,10 +12,10 @@ from pathlib import Path
 from bpfpin.apps.action_map import KEY, VERDICT_SIZE, Subject, devices_of, find_subject
 from bpfpin.apps.action_report import ActionReport, ActionResult, report, words_of
 from bpfpin.apps.danger import require_way_back
-from bpfpin.apps.place import namespace_of
 from bpfpin.apps.recovery import recovered
-from bpfpin.apps.trial_start import end_waiting, start_waiting
-from bpfpin.apps.trials import settle
+from bpfpin.apps.sets.place import namespace_of
+from bpfpin.apps.trial.start import end_waiting, start_waiting
+from bpfpin.apps.trial.trials import settle
 from bpfpin.apps.verdict import CUTTING, parse_verdict, require_willing
 from bpfpin.errors import KeyNotFoundError, NamespaceNotFoundError, UsageError
 from bpfpin.objects.map import Map

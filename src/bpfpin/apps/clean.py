@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from bpfpin.apps import leftover_set
 from bpfpin.apps.confirm import clear
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered
-from bpfpin.apps.set_users import used_maps
-from bpfpin.apps.stages import LeftStage, left_stages
-from bpfpin.apps.status_reports import CleanReport, Left, LeftoverKind, Removed
+from bpfpin.apps.sets import leftover
+from bpfpin.apps.sets.reports import CleanReport, Left, LeftoverKind, Removed
+from bpfpin.apps.sets.stages import LeftStage, left_stages
+from bpfpin.apps.sets.users import used_maps
 from bpfpin.errors import AttachError, BusyError, PinError
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
@@ -127,7 +127,7 @@ class _Cleaning:
         return self._root.has(names.stage_name(name))
 
     def _clean_own(self, found: PinSet, manifest: Manifest) -> None:
-        verdict = leftover_set.judge(self._root, found, manifest)
+        verdict = leftover.judge(self._root, found, manifest)
         if not verdict.is_leftover:
             if verdict.reason:
                 self._left.append(Left(found.path, verdict.reason))
@@ -136,8 +136,8 @@ class _Cleaning:
         for name, others in used.items():
             reason = f"{verdict.reason}, but it is used by {', '.join(map(str, others))}"
             self._left.append(Left(found.maps[name], reason))
-        going = leftover_set.parts(found, used)
+        going = leftover.parts(found, used)
         if going and not self._is_dry_run:
-            leftover_set.remove_unused(self._root, found, used)
+            leftover.remove_unused(self._root, found, used)
         reason = f"{verdict.reason}, and nothing uses it"
         self._removed += [Removed(kind, path, reason) for kind, path in going]

@@ -10,8 +10,8 @@ from typing import Any
 
 from bpfpin.apps.recovery import recovered
 from bpfpin.apps.target import all_sets, find_set
-from bpfpin.apps.trial_start import end_waiting
-from bpfpin.apps.trials import is_overdue, put_back, shown_name, trial_at
+from bpfpin.apps.trial.start import end_waiting
+from bpfpin.apps.trial.trials import is_overdue, put_back, shown_name, trial_at
 from bpfpin.errors import (
     BusyError,
     IdNotFoundError,

@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Unpack
 
-from bpfpin.apps.choose import Choice, Places, check_order, choose
 from bpfpin.apps.deployment import Deployment
-from bpfpin.apps.destination import place_of, set_name_for
-from bpfpin.apps.live import read_own
-from bpfpin.apps.load_report import unchanged
-from bpfpin.apps.loading import Loading, LoadOptions, access_of, check_fresh
-from bpfpin.apps.lockout import require_way_back
-from bpfpin.apps.planning import make_plan
+from bpfpin.apps.load.choose import Choice, Places, check_order, choose
+from bpfpin.apps.load.destination import place_of, set_name_for
+from bpfpin.apps.load.loading import Loading, LoadOptions, access_of, check_fresh
+from bpfpin.apps.load.lockout import require_way_back
+from bpfpin.apps.load.planning import make_plan
+from bpfpin.apps.load.publishing import publish, verify
+from bpfpin.apps.load.report import unchanged
 from bpfpin.apps.privileges import require_attach
-from bpfpin.apps.publishing import publish, verify
 from bpfpin.apps.recovery import recovered
 from bpfpin.apps.reports import LoadReport
+from bpfpin.apps.sets.live import read_own
 from bpfpin.apps.sharing import Given, open_shared
 from bpfpin.apps.sources import Source, read_source
-from bpfpin.apps.trials import settle_set
+from bpfpin.apps.trial.trials import settle_set
 from bpfpin.attach import interface
 from bpfpin.objects.collection import MAP_MEMORY_LIMIT
 from bpfpin.pins import bpffs, names

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.apps.graph.objects import may_walk
-from bpfpin.apps.splits import splits
+from bpfpin.apps.sets.splits import splits
 from bpfpin.attach import driver, interface
 from bpfpin.attach.driver import XdpFeature
 from bpfpin.attach.xdp import xdp_holder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bpfpin.apps.place import namespace_of
+from bpfpin.apps.sets.place import namespace_of
 from bpfpin.attach.clsact import ClsactFilter
 from bpfpin.attach.netlink_tc import FilterPlace
 from bpfpin.attach.xdp_netlink import NetlinkXdp

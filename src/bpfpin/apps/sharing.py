@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps import iproute2_pins
+from bpfpin.apps.load import iproute2_pins
 from bpfpin.apps.maps import ID, NAME, open_map
 from bpfpin.errors import NotBpffsError, PinKindError, PinNotFoundError, UsageError
 from bpfpin.objects.map import Map

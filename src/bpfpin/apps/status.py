@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpfpin.apps.others import other_programs
-from bpfpin.apps.set_view import SetView
-from bpfpin.apps.splits import splits
-from bpfpin.apps.stages import LeftStage, left_stages
-from bpfpin.apps.status_reports import Problem, ProblemKind, StatusReport
+from bpfpin.apps.sets.others import other_programs
+from bpfpin.apps.sets.reports import Problem, ProblemKind, StatusReport
+from bpfpin.apps.sets.splits import splits
+from bpfpin.apps.sets.stages import LeftStage, left_stages
+from bpfpin.apps.sets.view import SetView
 from bpfpin.apps.target import all_sets, find_set
 from bpfpin.pins import bpffs, lock, names
 from bpfpin.pins.bpffs import BPFFS, RootState

@@ -8,14 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from bpfpin.apps.live import read_own, require_unchanged_programs, runs_its_program
-from bpfpin.apps.place import is_cgroup
+from bpfpin.apps.load.shared_names import map_ids, take_away
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.reports import UnloadReport
-from bpfpin.apps.shared_names import map_ids, take_away
+from bpfpin.apps.sets.live import read_own, require_unchanged_programs, runs_its_program
+from bpfpin.apps.sets.place import is_cgroup
 from bpfpin.apps.target import find_set
-from bpfpin.apps.trials import settle_set
+from bpfpin.apps.trial.trials import settle_set
 from bpfpin.errors import BpfError, PinError
 from bpfpin.objects.link import Link
 from bpfpin.pins import bpffs, names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bpfpin.apps.clean import clean
-from bpfpin.apps.status_reports import CleanReport
+from bpfpin.apps.sets.reports import CleanReport
 from bpfpin.cli.context import Context, bpfpin_command
 
 COLUMNS = ("kind", "path", "reason")

@@ -7,9 +7,9 @@ from typing import Any, Unpack
 
 import click
 
-from bpfpin.apps.choose import parse_hook
 from bpfpin.apps.deploy import deploy, require_devices
-from bpfpin.apps.loading import LoadOptions, parse_order
+from bpfpin.apps.load.choose import parse_hook
+from bpfpin.apps.load.loading import LoadOptions, parse_order
 from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
 from bpfpin.apps.sharing import parse_map_words
 from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE

@@ -6,8 +6,8 @@ import os
 
 import click
 
+from bpfpin.apps.sets.reports import SetReport, StatusReport
 from bpfpin.apps.status import status
-from bpfpin.apps.status_reports import SetReport, StatusReport
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
 from bpfpin.cli.target import optional_target_options

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from bpfpin.apps.place import load_line
+from bpfpin.apps.sets.place import load_line
 from bpfpin.apps.target import all_sets
 from bpfpin.errors import BpfError
 from bpfpin.pins import names

@@ -12,7 +12,7 @@ from bpfpin.apps.graph.around import around
 from bpfpin.apps.graph.collect import graph
 from bpfpin.apps.graph.model import Graph
 from bpfpin.apps.graph.sets import load_lines
-from bpfpin.apps.split_brain import Finding, findings
+from bpfpin.apps.sets.split_brain import Finding, findings
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
 from bpfpin.cli.output import JSON, TABLE, Color

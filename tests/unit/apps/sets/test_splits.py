@@ -16,8 +16,8 @@ from bpfpin.apps.graph.model import Graph
 from bpfpin.apps.graph.objects import Objects
 from bpfpin.apps.graph.pins import Pin
 from bpfpin.apps.graph.places import Attachment
-from bpfpin.apps.split_brain import findings
-from bpfpin.apps.splits import may_be_split
+from bpfpin.apps.sets.split_brain import findings
+from bpfpin.apps.sets.splits import may_be_split
 from bpfpin.objects.info import MapInfo, ProgramInfo
 from bpfpin.objects.kernel_object import ObjectKind
 from bpfpin.uapi import MapType, ProgramType

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from bpfpin.apps.danger import danger_of
-from bpfpin.apps.loading import Loading
+from bpfpin.apps.load.loading import Loading
 from bpfpin.errors import UsageError
 from bpfpin.objects import collection
 from bpfpin.spec import Hook

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.stages import left_stages
+from bpfpin.apps.sets.stages import left_stages
 from bpfpin.pins.directory import Directory
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
-from bpfpin.apps.choose import RUNS_ONE, Choice
-from bpfpin.apps.loading import Loading
+from bpfpin.apps.load.choose import RUNS_ONE, Choice
+from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.target import all_sets
 from bpfpin.attach.xdp import XdpHolder, xdp_holder

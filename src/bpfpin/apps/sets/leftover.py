@@ -8,13 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps.hook_view import is_without_device, look_at_hook
-from bpfpin.apps.place import DeviceState, device_state, name_of
+from bpfpin.apps.load.shared_names import map_ids
 from bpfpin.apps.recovery import reopen
-from bpfpin.apps.set_users import links_elsewhere
-from bpfpin.apps.shared_names import map_ids
-from bpfpin.apps.stages import foreign_content
-from bpfpin.apps.status_reports import LeftoverKind
+from bpfpin.apps.sets.hook_view import is_without_device, look_at_hook
+from bpfpin.apps.sets.place import DeviceState, device_state, name_of
+from bpfpin.apps.sets.reports import LeftoverKind
+from bpfpin.apps.sets.stages import foreign_content
+from bpfpin.apps.sets.users import links_elsewhere
 from bpfpin.pins import names, outside
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Manifest

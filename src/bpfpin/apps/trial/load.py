@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from bpfpin.apps.trial_start import end_waiting, start_waiting
+from bpfpin.apps.trial.start import end_waiting, start_waiting
 from bpfpin.errors import PinNotFoundError
 from bpfpin.objects.link import Link
 from bpfpin.pins import names

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from bpfpin.apps.hook_view import FoundHook, is_without_device, look_at_hook
-from bpfpin.apps.pin_access import open_pins
-from bpfpin.apps.place import DeviceState, device_state, load_line, name_of
 from bpfpin.apps.reports import MapReport, ProgramReport
-from bpfpin.apps.stages import LeftStage
-from bpfpin.apps.status_reports import Problem, ProblemKind, SetReport
-from bpfpin.apps.trials import describe_trial, trial_of
+from bpfpin.apps.sets.hook_view import FoundHook, is_without_device, look_at_hook
+from bpfpin.apps.sets.pin_access import open_pins
+from bpfpin.apps.sets.place import DeviceState, device_state, load_line, name_of
+from bpfpin.apps.sets.reports import Problem, ProblemKind, SetReport
+from bpfpin.apps.sets.stages import LeftStage
+from bpfpin.apps.trial.trials import describe_trial, trial_of
 from bpfpin.errors import BpfError, PermissionDeniedError, PinError, PinKindError
 from bpfpin.objects.info import ProgramInfo
 from bpfpin.objects.link import Link

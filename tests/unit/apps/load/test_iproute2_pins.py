@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from bpfpin.apps.iproute2_pins import custom_directories, pin_path
+from bpfpin.apps.load.iproute2_pins import custom_directories, pin_path
 from bpfpin.errors import PinNameError
 from bpfpin.spec import MapSpec, ObjectSpec, Pinning, ProgramSpec
 from bpfpin.uapi import MapType, ProgramType

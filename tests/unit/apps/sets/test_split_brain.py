@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.apps.graph.model import ELSEWHERE, Graph, Node
-from bpfpin.apps.split_brain import FindingKind, findings
+from bpfpin.apps.sets.split_brain import FindingKind, findings
 from support.graphs import (
     attached,
     bpf_map,

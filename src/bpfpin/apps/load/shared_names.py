@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from bpfpin.apps.loading import Loading
+from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.map_users import MapUser, UserKind, programs_of
 from bpfpin.apps.pinned import pinned_maps
 from bpfpin.apps.target import all_sets

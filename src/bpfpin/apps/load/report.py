@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from bpfpin.apps import hooks
-from bpfpin.apps.choose import passed_over
-from bpfpin.apps.loading import Loading
+from bpfpin.apps.load import hooks
+from bpfpin.apps.load.choose import passed_over
+from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.reports import (
     HookReport,
     LoadReport,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
-from bpfpin.apps.choose import Choice, Places, programs_to_load
+from bpfpin.apps.load.choose import Choice, Places, programs_to_load
 from bpfpin.apps.sharing import Given, Shared
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.attach.order import Order

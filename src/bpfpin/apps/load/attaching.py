@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from bpfpin.apps.loading import Loading
+from bpfpin.apps.load.loading import Loading
 from bpfpin.attach import clsact, netlink_tc
 from bpfpin.attach.cgroup import attach_cgroup
 from bpfpin.attach.netkit import HOOKS as NETKIT

@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps.attaching import NewHook, attach, attach_filter
-from bpfpin.apps.load_report import attached, finished, planned
-from bpfpin.apps.load_trial import LoadTrial
-from bpfpin.apps.loading import Loading
-from bpfpin.apps.planning import access_after
+from bpfpin.apps.load.attaching import NewHook, attach, attach_filter
+from bpfpin.apps.load.loading import Loading
+from bpfpin.apps.load.planning import access_after
+from bpfpin.apps.load.report import attached, finished, planned
+from bpfpin.apps.load.shared_names import map_ids, shared_names, take_away
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.reports import LoadReport, ProgramReport
-from bpfpin.apps.shared_names import map_ids, shared_names, take_away
+from bpfpin.apps.trial.load import LoadTrial
 from bpfpin.errors import UsageError
 from bpfpin.objects import collection
 from bpfpin.objects.collection import Loaded

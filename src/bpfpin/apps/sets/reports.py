@@ -8,8 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from bpfpin.apps.others import OtherProgram
 from bpfpin.apps.reports import MapReport, ProgramReport
+from bpfpin.apps.sets.others import OtherProgram
 from bpfpin.pins.pinset import SetState
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from bpfpin.apps import hooks
-from bpfpin.apps.loading import Loading
+from bpfpin.apps.load import hooks
+from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.map_users import users_of
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError
 from bpfpin.objects.map import Map

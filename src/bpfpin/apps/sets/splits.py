@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from bpfpin.apps.graph.objects import Objects, all_objects, may_walk
 from bpfpin.apps.graph.pins import Pin, all_pins
 from bpfpin.apps.graph.sets import load_lines
-from bpfpin.apps.split_brain import Finding, findings, is_shared_place, shared_name
+from bpfpin.apps.sets.split_brain import Finding, findings, is_shared_place, shared_name
 from bpfpin.objects.info import ProgramInfo
 from bpfpin.objects.kernel_object import ObjectKind
 from bpfpin.pins.bpffs import BPFFS

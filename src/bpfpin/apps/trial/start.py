@@ -29,7 +29,7 @@ def start_waiting(
     It has read all the code it needs when this returns.
     """
     # -P: as root, nothing is imported from a directory that happens to be the current one.
-    command = [sys.executable, "-P", "-m", "bpfpin.apps.trial_process", str(place.root.absolute())]
+    command = [sys.executable, "-P", "-m", "bpfpin.apps.trial.process", str(place.root.absolute())]
     command += [place.parent, place.entry, token, str(deadline_ms)]
     try:
         answer = subprocess.run(

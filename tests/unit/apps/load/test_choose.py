@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bpfpin.apps.choose import (
+from bpfpin.apps.load.choose import (
     Choice,
     Places,
     check_order,

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from bpfpin.apps.place import DeviceState, is_cgroup
 from bpfpin.apps.recovery import reopen
-from bpfpin.apps.status_reports import HeldHook
-from bpfpin.apps.trials import trial_of
+from bpfpin.apps.sets.place import DeviceState, is_cgroup
+from bpfpin.apps.sets.reports import HeldHook
+from bpfpin.apps.trial.trials import trial_of
 from bpfpin.attach import interface
 from bpfpin.errors import (
     AttachError,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.pin_access import open_pins
+from bpfpin.apps.sets.pin_access import open_pins
 from bpfpin.pins.manifest import Access, Manifest, Place
 from bpfpin.pins.pinset import PinSet, SetState
 

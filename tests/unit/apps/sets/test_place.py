@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.place import DeviceState, device_state, load_line
+from bpfpin.apps.sets.place import DeviceState, device_state, load_line
 from bpfpin.pins.manifest import Manifest, Place
 from bpfpin.syscall import netns
 

@@ -1,4 +1,4 @@
-"""The process that waits beside a change on trial and takes it back: `trial_start` starts it.
+"""The process that waits beside a change on trial and takes it back: `start` starts it.
 
 It is told what is on trial by its place in bpffs and a token, waits without holding anything open
 there, and looks again at the deadline: what was confirmed meanwhile is no longer there. SIGTERM,
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bpfpin.apps.trial_start import start_time
-from bpfpin.apps.trials import expire
+from bpfpin.apps.trial.start import start_time
+from bpfpin.apps.trial.trials import expire
 from bpfpin.errors import BpfError
 from bpfpin.pins.trial import TrialPlace, now_ms
 

@@ -7,10 +7,10 @@ import time
 from contextlib import ExitStack, suppress
 from typing import Final
 
-from bpfpin.apps.live import read_own
+from bpfpin.apps.load.shared_names import map_ids, take_away
 from bpfpin.apps.recovery import recovered, reopen
-from bpfpin.apps.shared_names import map_ids, take_away
-from bpfpin.apps.trial_start import end_waiting, is_waiting
+from bpfpin.apps.sets.live import read_own
+from bpfpin.apps.trial.start import end_waiting, is_waiting
 from bpfpin.errors import (
     AttachError,
     BusyError,

@@ -1,0 +1,1 @@
+"""How one load goes: from what is asked for to what is told."""

@@ -1,0 +1,1 @@
+"""One pin set as it is found: where it is, what runs, who uses it, what is wrong."""

@@ -1,0 +1,1 @@
+"""Changes that go back by themselves unless they are confirmed."""
