@@ -91,7 +91,8 @@ def _say(context: Context, report: ActionReport) -> None:
     elif report.result is ActionResult.UNCHANGED:
         out.say(f"unchanged: the verdict of {whose} was {shown} before")
     else:
-        out.say(f"switched the verdict of {whose} from {report.before or 'not set'} to {shown}")
+        before = "what is not set" if report.before in (None, report.action) else report.before
+        out.say(f"switched the verdict of {whose} from {before} to {shown}")
     if report.result is ActionResult.ON_TRIAL:
         out.say(f"it goes back in {report.confirm_s} seconds; to keep it: bpfpin confirm {whose}")
 
