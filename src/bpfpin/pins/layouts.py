@@ -9,8 +9,8 @@ from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import PinNotFoundError
 from bpfpin.objects.layouts import decode_texts, encode, parts
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import TEXT_SIZE_MAX
 from bpfpin.pins.names import map_pin_name
+from bpfpin.pins.record import TEXT_SIZE_MAX
 
 CHUNK_SIZE: Final = TEXT_SIZE_MAX // 4 * 4  # so that each text is base64 by itself
 

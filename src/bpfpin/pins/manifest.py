@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -17,12 +16,10 @@ from pathlib import Path, PurePath
 from typing import Any, Final, Self
 
 from bpfpin.errors import LimitError
+from bpfpin.pins.record import COMPONENT, TEXT_SIZE_MAX, Record
 
 SCHEMA: Final = 1
-TEXT_SIZE_MAX: Final = 4095  # what a symlink in bpffs can carry
 
-_COMPONENT = re.compile(r"[^/\0.]{1,255}")
-_NUMBER_MAX = (1 << 64) - 1
 _ID_MAX = (1 << 32) - 2  # of users and groups
 _PRIORITY_MAX = (1 << 16) - 1
 _HANDLE_MAX = (1 << 32) - 1
@@ -164,7 +161,7 @@ class Manifest:
 
 @lru_cache(maxsize=8)  # one command reads the same text again and again
 def _parsed(text: str) -> Manifest:
-    record = _Record(_load(text))
+    record = Record.load(text)
     if record.number("schema") != SCHEMA:
         raise ValueError("it was made by another version of bpfpin")
     return Manifest(
@@ -173,7 +170,7 @@ def _parsed(text: str) -> Manifest:
         sha256=record.text("sha256"),
         generation=record.number("generation"),
         time=record.number("time"),
-        place=_place(_Record(record.value("place"))),
+        place=_place(Record(record.value("place"))),
         hooks=_hooks(record.value("hooks")),
         access=_access(record.optional("access", None)),
         outside=_outside(record.optional("outside", [])),
@@ -181,53 +178,7 @@ def _parsed(text: str) -> Manifest:
     )
 
 
-class _Record:
-    """A JSON object of which nothing is believed."""
-
-    def __init__(self, value: object) -> None:
-        if not isinstance(value, dict):
-            raise ValueError("it is not a JSON object")
-        self._values: dict[str, Any] = value
-
-    def value(self, key: str) -> object:
-        if key not in self._values:
-            raise ValueError(f"{key!r} is missing")
-        return self._values[key]
-
-    def optional(self, key: str, default: object) -> object:
-        """Return what the manifests of earlier versions may lack."""
-        return self._values.get(key, default)
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.value(key) if default is None else self.optional(key, default)
-        if not isinstance(value, str):
-            raise ValueError(f"{key!r} is not a text")
-        return value
-
-    def number(self, key: str, *, limit: int = _NUMBER_MAX, default: int | None = None) -> int:
-        value = self.value(key) if default is None else self.optional(key, default)
-        if type(value) is not int or not 0 <= value <= limit:
-            raise ValueError(f"{key!r} is not a number up to {limit}")
-        return value
-
-    def component(self, key: str) -> str:
-        """Return a text that is used as one name in bpffs."""
-        value = self.text(key)
-        if not _COMPONENT.fullmatch(value):
-            raise ValueError(f"{key!r} is not one name")
-        return value
-
-
-def _load(text: str) -> object:
-    if len(text) > TEXT_SIZE_MAX:
-        raise ValueError("it is too long")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
-
-
-def _place(record: _Record) -> Place:
+def _place(record: Record) -> Place:
     return Place(
         netns_inode=record.number("netns_inode"),
         netns=record.text("netns"),
@@ -240,10 +191,10 @@ def _place(record: _Record) -> Place:
 def _hooks(value: object) -> tuple[HookRecord, ...]:
     if not isinstance(value, list):
         raise ValueError("'hooks' is not a list")
-    return tuple(_hook(_Record(item)) for item in value)
+    return tuple(_hook(Record(item)) for item in value)
 
 
-def _hook(record: _Record) -> HookRecord:
+def _hook(record: Record) -> HookRecord:
     return HookRecord(
         hook=record.component("hook"),
         program=record.component("program"),
@@ -260,7 +211,7 @@ def _hook(record: _Record) -> HookRecord:
 def _access(value: object) -> Access | None:
     if value is None:
         return None
-    record = _Record(value)
+    record = Record(value)
     gid = None if record.value("gid") is None else record.number("gid", limit=_ID_MAX)
     return Access(gid, record.number("mode", limit=0o666))
 
@@ -268,12 +219,12 @@ def _access(value: object) -> Access | None:
 def _outside(value: object) -> tuple[OutsidePin, ...]:
     if not isinstance(value, list):
         raise ValueError("'outside' is not a list")
-    return tuple(_outside_pin(_Record(item)) for item in value)
+    return tuple(_outside_pin(Record(item)) for item in value)
 
 
-def _outside_pin(record: _Record) -> OutsidePin:
+def _outside_pin(record: Record) -> OutsidePin:
     path = record.text("path")
     parts = path.split("/")
-    if len(parts) > _DEPTH_MAX or not all(map(_COMPONENT.fullmatch, parts)):
+    if len(parts) > _DEPTH_MAX or not all(map(COMPONENT.fullmatch, parts)):
         raise ValueError("'path' is not a path below the pin root")
     return OutsidePin(record.component("map"), path)

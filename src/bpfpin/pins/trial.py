@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, remove_tree, require_safe
+from bpfpin.pins.record import Record
 
 CONFIRM: Final = "confirm~"
 RECORD: Final = "record"
@@ -29,7 +30,6 @@ BEFORE: Final = "before"
 SECONDS_MAX: Final = 86400
 
 _SCHEMA: Final = 1
-_NUMBER_MAX: Final = (1 << 64) - 1
 # What belongs to a transaction or a trial, and not to a generation.
 _PASSING: Final = frozenset({CONFIRM, names.COMMIT, names.ABORT, names.PREVIOUS})
 
@@ -102,20 +102,20 @@ class Trial:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the trial of a record; `ValueError` if it is none."""
-        record = json.loads(text)
-        if not isinstance(record, dict) or record.pop("schema", None) != _SCHEMA:
-            raise ValueError("it is no record of a trial")
+        record = Record.load(text)
+        if record.number("schema") != _SCHEMA:
+            raise ValueError("it was made by another version of bpfpin")
         return cls(
-            token=_text(record.get("token")),
-            seconds=_number(record.get("seconds")),
-            deadline_ms=_number(record.get("deadline_ms")),
-            pid=_number(record.get("pid")),
-            started=_number(record.get("started")),
-            device=_text(record.get("device")),
-            netns_inode=_number(record.get("netns_inode")),
-            what=_text(record.get("what")),
-            change=_change(record.get("change")),
-            links=_links(record.get("links")),
+            token=record.text("token"),
+            seconds=record.number("seconds"),
+            deadline_ms=record.number("deadline_ms"),
+            pid=record.number("pid"),
+            started=record.number("started"),
+            device=record.text("device"),
+            netns_inode=record.number("netns_inode"),
+            what=record.text("what"),
+            change=_change(record.value("change")),
+            links=_links(record.value("links")),
         )
 
 
@@ -175,18 +175,6 @@ def copy_generation(source: Directory, target: Directory) -> None:
             target.link_from(source, name)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a word is missing")
-    return value
-
-
-def _number(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= _NUMBER_MAX:
-        raise ValueError("a number is missing")
-    return value
-
-
 def _change(value: Any) -> EntryChange | None:
     if value is None:
         return None
@@ -203,4 +191,5 @@ def _links(value: Any) -> dict[str, int]:
         raise ValueError("'links' is no table of links")
     if any("/" in name or not name for name in value):
         raise ValueError("'links' has a name that is none")
-    return {name: _number(link_id) for name, link_id in value.items()}
+    links = Record(value)
+    return {name: links.number(name) for name in value}
