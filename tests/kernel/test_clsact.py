@@ -66,6 +66,18 @@ def opened_again(held: ClsactFilter, program_id: int) -> ClsactFilter:
     return ClsactFilter(place, program_id=program_id, made_qdisc=held.made_qdisc)
 
 
+def test_the_end_of_a_with_block_detaches(lab: TestLab, programs: Counting) -> None:
+    with attach_clsact(programs.tc, lab.device, INGRESS) as attached:
+        lab.flood(3)
+        inside = programs.counted(programs.tc)
+        running = attached.program_id()
+    lab.flood(3)
+
+    assert (inside, running) == (3, programs.tc.id)
+    assert programs.counted(programs.tc) == 3
+    assert clsact_filters(lab.ifindex) == ()
+
+
 def test_a_filter_at_ingress_sees_every_packet_that_comes(lab: TestLab, programs: Counting) -> None:
     attached = attach_clsact(programs.tc, lab.device, INGRESS)
     lab.flood(50)

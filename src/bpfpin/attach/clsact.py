@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from types import TracebackType
 
 from bpfpin.attach import interface as interfaces
 from bpfpin.attach import netlink_tc
@@ -101,6 +102,15 @@ class ClsactFilter(Closing):
     def close(self) -> None:
         """Do nothing: the device holds the filter."""
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Detach at the end of `with`, as a link does that is not pinned."""
+        self.detach()
+
     def _is_it(self, found: Filter) -> bool:
         return found.place == self._place
 
@@ -126,7 +136,8 @@ def attach_clsact(
 
     *interface* is a name or an ifindex of the current network namespace, *hook* TC_INGRESS or
     TC_EGRESS. The qdisc clsact is made where it is missing. Without *handle* it is the program's
-    id, if that is free. Nothing detaches it but `detach`. `HookBusyError` if the hook runs this
+    id, if that is free. It stays when this process ends, unless `detach` or the end of a `with`
+    detaches it. `HookBusyError` if the hook runs this
     program already, if the handle is taken, or if the qdisc ingress is there, which has no egress.
     """
     require_hook(hook, HOOKS, "classic tc")
