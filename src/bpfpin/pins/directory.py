@@ -20,11 +20,11 @@ from bpfpin.pins.names import LINKS
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename, Resolve
+from bpfpin.syscall.libc import INTERRUPTED_MAX
 from bpfpin.syscall.refusal import refusal
 
 DIRECTORY_MODE: Final = 0o700
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-INTERRUPTED_MAX: Final = 5  # how often a call that a signal came between is made anew
 
 _BELOW = Resolve.NO_SYMLINKS | Resolve.BENEATH
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

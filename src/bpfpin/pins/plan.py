@@ -56,7 +56,7 @@ class MapPlan:
 
 
 @dataclass(frozen=True)
-class HookPlan:
+class HookPlan(Closing):
     """What becomes of one hook; *link* is the name of its pin.
 
     To be updated is *attachment*, which runs *previous* now; *is_taken* if that is somebody else's.
@@ -76,6 +76,12 @@ class HookPlan:
     held: Held = Held.LINK
     before: HookRecord | None = None
     is_taken: bool = False
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+        for opened in (self.attachment, self.previous):
+            if opened is not None:
+                opened.close()
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,7 @@ class Plan(Closing):
         for held in self.given.values():
             held.close()
         for hook in self.hooks:
-            for opened in (hook.attachment, hook.previous):
-                if opened is not None:
-                    opened.close()
+            hook.close()
 
 
 def plan_maps(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bpfpin.attach import cgroup, clsact, netkit, tcx
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.spec import Hook, ObjectSpec, ProgramSpec
-from bpfpin.uapi import AttachType, MapType, ProgramType
+from bpfpin.uapi import MapType, ProgramType
 
 # What each hook that can be attached runs.
 PROGRAM_TYPES = {
@@ -177,16 +177,12 @@ def _may_run(program: ProgramSpec, hook: Hook) -> bool:
     A program in a section such as `xdp/devmap` is of type xdp, and runs elsewhere.
     """
     expected = program.expected_attach_type
-    return expected in (None, _expected(hook)) or program.type in _FREE_TYPES
-
-
-def _expected(hook: Hook) -> AttachType | None:
-    return hook.attach_type
+    return expected in (None, hook.attach_type) or program.type in _FREE_TYPES
 
 
 def _for_hook(choice: Choice) -> Choice:
     """Have the program loaded for its hook where the section does not say for which."""
-    program, wanted = choice.program, _expected(choice.hook)
+    program, wanted = choice.program, choice.hook.attach_type
     if program.type in (ProgramType.XDP, *_FREE_TYPES) or program.expected_attach_type is not None:
         return choice
     return Choice(program.with_changes(expected_attach_type=wanted), choice.hook)

@@ -36,7 +36,7 @@ def plan_hooks(loading: Loading, live: PinSet | None) -> tuple[HookPlan, ...]:
         for choice in loading.chosen:
             link = _link_name(loading, choice)
             plan = _plan(loading, choice, live, _record_of(records, link, choice))
-            undo.callback(close, plan)
+            undo.callback(plan.close)
             plans.append(replace(plan, link=link))
         undo.pop_all()
     return (*plans, *map(_leaving, records.values()))
@@ -57,13 +57,6 @@ def _record_of(records: dict[str, HookRecord], link: str, choice: Choice) -> Hoo
         if (record.hook, record.program) == (choice.hook.value, choice.program.name):
             return records.pop(name)
     return None
-
-
-def close(plan: HookPlan) -> None:
-    """Let go of what the plan of one hook holds."""
-    for held in (plan.attachment, plan.previous):
-        if held is not None:
-            held.close()
 
 
 def is_alive(live: PinSet) -> bool:

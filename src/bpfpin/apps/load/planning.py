@@ -35,7 +35,7 @@ def make_plan(loading: Loading, live: PinSet | None) -> Plan:
     with ExitStack() as undo:
         planned = hooks.plan_hooks(loading, live)
         for hook in planned:
-            undo.callback(hooks.close, hook)
+            undo.callback(hook.close)
         try:
             maps, given = plan_maps(loading.spec, live, shared=_held(loading), fresh=loading.fresh)
         except IncompatibleMapError as error:

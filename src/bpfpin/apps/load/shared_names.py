@@ -9,10 +9,10 @@ from typing import Final
 from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.map_users import MapUser, UserKind, programs_of
 from bpfpin.apps.pinned import pinned_maps
+from bpfpin.apps.sets.users import program_ids
 from bpfpin.apps.target import all_sets
 from bpfpin.errors import PinNotFoundError
 from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
 from bpfpin.pins import outside
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import OutsidePin
@@ -79,13 +79,7 @@ def _lasting_others(map_id: int, live: PinSet, pins: tuple[str, ...]) -> list[st
 
 def _others(map_id: int, live: PinSet, pins: tuple[str, ...]) -> list[MapUser]:
     """Return the pins and programs that use a map and are not the set's own."""
-    own = set()
-    for path in live.programs.values():
-        try:
-            with Program.from_pin(path) as program:
-                own.add(program.id)
-        except PinNotFoundError:
-            continue
+    own = program_ids(live)
     programs = [user for user in programs_of(map_id) if user.id not in own]
     paths = pinned_maps(live.path.parent).paths.get(map_id, [])
     others = [MapUser(UserKind.PIN, 0, path) for path in paths if path not in pins]

@@ -21,7 +21,7 @@ def used_maps(found: PinSet) -> dict[str, tuple[MapUser, ...]]:
 
     The set's own programs, and the names that it made outside to share its maps, are no others.
     """
-    own = _program_ids(found)
+    own = program_ids(found)
     users = {name: _users(found, path, own) for name, path in found.maps.items()}
     return {name: others for name, others in users.items() if others}
 
@@ -37,7 +37,7 @@ def links_of(found: PinSet) -> dict[str, LinkInfo]:
 
 def links_elsewhere(found: PinSet) -> tuple[LinkInfo, ...]:
     """Return the links of others that run a program of the set, where a device is still there."""
-    own = _program_ids(found)
+    own = program_ids(found)
     ours = {info.id for info in links_of(found).values()}
     return tuple(
         link
@@ -69,7 +69,8 @@ def _is_own(user: MapUser, programs: set[int], pins: set[str]) -> bool:
     return user.kind is UserKind.PIN and user.name in pins
 
 
-def _program_ids(found: PinSet) -> set[int]:
+def program_ids(found: PinSet) -> set[int]:
+    """Return the ids of the programs that are pinned in the set."""
     ids = set()
     for path in found.programs.values():
         with suppress(PinError), Program.from_pin(path) as program:
