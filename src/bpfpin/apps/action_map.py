@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bpfpin.apps.maps import KERNEL_NAME_LENGTH, type_name
+from bpfpin.apps.maps.naming import KERNEL_NAME_LENGTH, type_name
 from bpfpin.apps.target import find_readable_set
 from bpfpin.attach import interface
 from bpfpin.attach.devices import all_devices

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from bpfpin.apps.changes import ENTRIES_MAX, Change, Gone, Reload, change_between, read
 from bpfpin.apps.generation import Generation, identity, program_change, program_ids
-from bpfpin.apps.maps import open_map
+from bpfpin.apps.maps.naming import open_map
 from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.objects.map import Map
 from bpfpin.syscall import fs

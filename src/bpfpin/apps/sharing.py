@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.apps.load import iproute2_pins
-from bpfpin.apps.maps import ID, NAME, open_map
+from bpfpin.apps.maps.naming import ID, NAME, open_map
 from bpfpin.errors import NotBpffsError, PinKindError, PinNotFoundError, UsageError
 from bpfpin.objects.map import Map
 from bpfpin.pins import names

@@ -13,7 +13,7 @@ from pathlib import Path
 from bpfpin.apps.changes import Gone, Reload
 from bpfpin.apps.counters import Count, Counters, Sample, is_likely_counter, total
 from bpfpin.apps.follow import beats, follow
-from bpfpin.apps.maps import ID, NAME, is_map_name, open_map
+from bpfpin.apps.maps.naming import ID, NAME, is_map_name, open_map
 from bpfpin.apps.target import cgroup_set_name, find_readable_set
 from bpfpin.errors import BpfError, PinNotFoundError, UsageError
 from bpfpin.objects.map import Map

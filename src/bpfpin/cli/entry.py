@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpfpin.apps.maps import Entry
+from bpfpin.apps.maps.entries import Entry
 from bpfpin.cli.output import to_json
 
 

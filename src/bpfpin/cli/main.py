@@ -32,7 +32,7 @@ COMMANDS = {
     "lab": Verb("bpfpin.cli.lab", "A throw-away namespace and device: up, down, list, exec."),
     "compile": Verb("bpfpin.cli.compile", "C to a BPF object."),
     "graph": Verb("bpfpin.cli.graph.command", "Who shares what: devices, programs, maps, pins."),
-    "map": Verb("bpfpin.cli.map", "Any map on the host: list, show, get, set, dump."),
+    "map": Verb("bpfpin.cli.map.command", "Any map on the host: list, show, get, set, dump."),
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from bpfpin.apps.graph.model import Edge, Graph, Node, NodeKind
-from bpfpin.apps.maps import ID, KERNEL_NAME_LENGTH, NAME
+from bpfpin.apps.maps.naming import ID, KERNEL_NAME_LENGTH, NAME
 from bpfpin.errors import PinNotFoundError
 
 # Those are where the walk ends: a daemon that holds every map of the host joins nothing.

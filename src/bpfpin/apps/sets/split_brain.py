@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from bpfpin.apps.graph.model import ELSEWHERE, EdgeKind, Graph, Node, NodeKind
 from bpfpin.apps.graph.namespaces import UNNAMED
-from bpfpin.apps.maps import KERNEL_NAME_LENGTH
+from bpfpin.apps.maps.naming import KERNEL_NAME_LENGTH
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.trial import CONFIRM

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.maps import Entry, flag_names, is_map_name, open_map, type_name
+from bpfpin.apps.maps.detail import flag_names
+from bpfpin.apps.maps.entries import Entry
+from bpfpin.apps.maps.naming import is_map_name, open_map, type_name
 from bpfpin.cli.entry import value_lines, value_text
 from bpfpin.errors import NotBpffsError, UsageError
 from bpfpin.uapi import MapType

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.maps import change
+from bpfpin.apps.maps.change import change
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_lines, value_text
-from bpfpin.cli.map_get import AS_TYPED
+from bpfpin.cli.map.get import AS_TYPED
 
 
 @bpfpin_command("set", context_settings=AS_TYPED)

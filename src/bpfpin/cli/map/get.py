@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.maps import lookup
+from bpfpin.apps.maps.entries import lookup
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_lines
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.maps import MapDetails, show_map
+from bpfpin.apps.maps.detail import MapDetails, show_map
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.map_list import to_json
+from bpfpin.cli.map.listing import to_json
 
 
 @bpfpin_command("show")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpfpin.apps.maps import MapRow, list_maps
+from bpfpin.apps.maps.listing import MapRow, list_maps
 from bpfpin.cli.context import Context, bpfpin_command
 
 COLUMNS = ("id", "type", "name", "key", "value", "max_entries", "pins")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.keys import is_fields, parse, parse_list, with_fields
+from bpfpin.apps.maps.keys import is_fields, parse, parse_list, with_fields
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.types import Array, Enum, Enumerator, Int, Member, Struct
 from bpfpin.errors import UsageError

@@ -1,0 +1,1 @@
+"""`bpfpin map`: one verb a file."""

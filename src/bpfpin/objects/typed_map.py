@@ -1,0 +1,125 @@
+"""A map whose keys and values have types: what all kinds of map have in common."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from bpfpin.btf.btf import TypeRef
+from bpfpin.objects import layouts
+from bpfpin.objects.codec import Codec
+from bpfpin.objects.kernel_btf import BtfHandle, type_of
+from bpfpin.objects.kernel_object import open_pin
+from bpfpin.objects.map_codec import key_codec, value_codec
+from bpfpin.objects.map_create import create
+from bpfpin.objects.raw_map import RawMap
+from bpfpin.spec import MapSpec
+from bpfpin.syscall import bpf
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import MapType, ObjectFlag
+
+
+class TypedMap(RawMap):
+    """A map held by descriptor, with the ways in and the codecs of its keys and values.
+
+    Keys and values read as `codec.py` says, bytes where no type is known.
+    """
+
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        *,
+        key_format: Any = None,
+        value_format: Any = None,
+        key_type: TypeRef | None = None,
+        value_type: TypeRef | None = None,
+    ) -> None:
+        try:
+            super().__init__(descriptor)
+            info = self._fixed
+            self._read_as(
+                key_type or type_of(info.btf_id, info.btf_key_type_id),
+                value_type or type_of(info.btf_id, info.btf_value_type_id),
+                key_format=key_format,
+                value_format=value_format,
+            )
+        except BaseException:
+            descriptor.close()
+            raise
+
+    @classmethod
+    def create(
+        cls, spec: MapSpec, *, inner: TypedMap | None = None, btf: BtfHandle | None = None
+    ) -> Self:
+        """Make a new map (BPF_MAP_CREATE; CAP_BPF, some types CAP_NET_ADMIN too).
+
+        *inner* is the template of a map of maps, else made from `spec.inner`. *btf* holds the
+        object's types in the kernel; without it just those of key and value are loaded. A kernel
+        that takes no types for such a map gets none, and this handle knows them all the same.
+        """
+        template = inner.fd if inner is not None else None
+        made = create(spec, inner_fd=template, btf=btf)
+        return cls(made, key_type=spec.key, value_type=spec.value)
+
+    @classmethod
+    def from_pin(cls, path: str | Path, *, read_only: bool = False, **reading: Any) -> Self:
+        """Open the map pinned at *path* (BPF_OBJ_GET); errors as in `kernel_object.open_pin`.
+
+        `key_format` and `value_format` say how a map without BTF reads: a format of the struct
+        module, a `ctypes.Structure`, or a `NamedTuple` of `Annotated[int, "Q"]`. `key_type` and
+        `value_type` do so by BTF and win over what the kernel reports. With *read_only* read
+        permission on the pin is enough, and writing is refused; who may not ask the kernel for the
+        types (CAP_SYS_ADMIN) reads by those that `deploy` stored beside the pin.
+        """
+        opened = cls(open_pin(path, cls.kind, read_only=read_only), **reading)
+        if opened.value_type is not None or any(told is not None for told in reading.values()):
+            return opened
+        key_type, value_type = layouts.beside(Path(path), opened._fixed)
+        if value_type is not None:
+            opened._read_as(key_type, value_type)
+        return opened
+
+    @classmethod
+    def from_id(cls, object_id: int, *, read_only: bool = False, **reading: Any) -> Self:
+        """Open map *object_id* (BPF_MAP_GET_FD_BY_ID; CAP_SYS_ADMIN); `IdNotFoundError`.
+
+        The other arguments are those of `from_pin`.
+        """
+        flags = ObjectFlag.RDONLY if read_only else ObjectFlag(0)
+        return cls(Descriptor(bpf.map_get_fd_by_id(object_id, flags=flags)), **reading)
+
+    @classmethod
+    def of(cls, other: TypedMap) -> Self:
+        """Return another handle of the same map, with a descriptor of its own.
+
+        So a map becomes what its type is for: `RingBuffer.of(loaded.maps["events"])`.
+        """
+        descriptor = other._descriptor.duplicate()
+        return cls(descriptor, key_type=other.key_type, value_type=other.value_type)
+
+    def _read_as(
+        self,
+        key_type: TypeRef | None,
+        value_type: TypeRef | None,
+        *,
+        key_format: Any = None,
+        value_format: Any = None,
+    ) -> None:
+        self.key_type, self.value_type = key_type, value_type
+        self._formats = key_format, value_format
+        if key_format is not None or value_format is not None:
+            _ = self._key, self._value  # a form that does not fit is told at once
+
+    @cached_property
+    def _key(self) -> Codec:
+        return key_codec(self._fixed, self.key_type, self._formats[0])
+
+    @cached_property
+    def _value(self) -> Codec:
+        return value_codec(self._fixed, self.value_type, self._formats[1])
+
+    def __repr__(self) -> str:
+        state = " closed" if self._descriptor.is_closed else ""
+        kind = self.type.name.lower() if isinstance(self.type, MapType) else self.type
+        return f"<{type(self).__name__} {self.name!r} id {self.id} {kind}{state}>"
