@@ -10,6 +10,10 @@ PACKAGE = $(VENV)/.installed
 DEVELOPMENT = $(VENV)/.installed-development
 PROOF = $(SUDO) env BPFPIN_KERNEL_TESTS=1 BPFPIN_FULL_PROOF=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(BIN)/python -m pytest -q -p no:cacheprovider
+TEST = $(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
+	$(BIN)/python -m pytest -p no:cacheprovider
+# Each process of tests has namespaces of its own; what the proof measures wants the machine alone.
+JOBS ?= 2
 BENCHES = $(sort $(wildcard bench/*.py))
 
 .PHONY: help demo test check crash-matrix reload-proof generate generated picture bench clean
@@ -50,8 +54,8 @@ test: $(DEVELOPMENT)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(WHY_SUDO)
-	$(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
-		$(BIN)/python -m pytest -p no:cacheprovider tests
+	$(TEST) -n $(JOBS) --dist worksteal tests/unit tests/kernel tests/lab
+	$(TEST) tests/proof
 
 crash-matrix: $(DEVELOPMENT)
 	$(WHY_SUDO)

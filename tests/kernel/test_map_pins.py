@@ -21,6 +21,7 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.map import Map
 from support.maps import DATAREC, FLOWS, PLAIN, U32
+from support.nobody import let_everybody_enter
 
 NOBODY = 65534
 
@@ -112,8 +113,7 @@ def test_each_name_that_cannot_be_pinned_has_its_error(
 
 def test_an_ordinary_user_is_told_the_rights_of_the_pin(flows: Map, bpffs: Path) -> None:
     flows.pin(bpffs / "flows")
-    for parent in [bpffs, *bpffs.parents][:4]:
-        parent.chmod(0o755)
+    let_everybody_enter(bpffs)
     os.seteuid(NOBODY)
     try:
         with pytest.raises(PermissionDeniedError) as caught:
@@ -130,8 +130,7 @@ def test_an_ordinary_user_reads_a_readable_pin_as_bytes(flows: Map, bpffs: Path)
     flows[1] = 10
     flows.pin(bpffs / "flows")
     (bpffs / "flows").chmod(0o644)
-    for parent in [bpffs, *bpffs.parents][:4]:
-        parent.chmod(0o755)
+    let_everybody_enter(bpffs)
     del flows.key_type, flows.value_type
     gc.collect()
     os.seteuid(NOBODY)
