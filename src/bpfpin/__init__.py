@@ -17,10 +17,10 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from bpfpin.apps.changes import Change, Reload
     from bpfpin.apps.deploy import deploy
     from bpfpin.apps.deployment import Deployment
     from bpfpin.apps.follow import Follower, follow
+    from bpfpin.apps.maps.snapshot import restore_map, save_map
     from bpfpin.apps.undeploy import undeploy
     from bpfpin.attach.cgroup import attach_cgroup
     from bpfpin.attach.clsact import ClsactFilter, attach_clsact
@@ -28,12 +28,14 @@ if _TYPE_CHECKING:
     from bpfpin.attach.order import Order
     from bpfpin.attach.tcx import attach_tcx
     from bpfpin.attach.xdp import attach_xdp
+    from bpfpin.codecs.formats import AUTO, Format, Nanoseconds
     from bpfpin.errors import (
         AttachError,
         BpfError,
         BusyError,
         CgroupNotFoundError,
         Difference,
+        EmptyMapError,
         HookBusyError,
         IdNotFoundError,
         IncompatibleMapError,
@@ -59,14 +61,24 @@ if _TYPE_CHECKING:
         SyscallError,
         UnsafePathError,
         UsageError,
+        ValueDiffersError,
         VerifierError,
         WrongHookError,
     )
+    from bpfpin.objects.bloom_filter import BloomFilter
+    from bpfpin.objects.changes import Change, Reload
     from bpfpin.objects.collection import Loaded, load
+    from bpfpin.objects.events.perf_buffer import PerfBuffer
+    from bpfpin.objects.events.perf_ring import Lost
+    from bpfpin.objects.events.ring_buffer import RingBuffer
+    from bpfpin.objects.events.user_ring_buffer import UserRingBuffer
     from bpfpin.objects.info import LinkInfo, MapInfo, ProgramInfo
     from bpfpin.objects.link import Link
     from bpfpin.objects.map import Map
+    from bpfpin.objects.mapped_array import MappedArray
     from bpfpin.objects.program import Program
+    from bpfpin.objects.queue import Queue
+    from bpfpin.objects.variables import Variable
     from bpfpin.objects.walk import links, maps, programs
     from bpfpin.objfile.reader import read_object
     from bpfpin.spec import Hook, MapSpec, ObjectSpec, ProgramSpec, XdpMode
@@ -75,10 +87,10 @@ if _TYPE_CHECKING:
 
 # Where each name is, so that `import bpfpin` costs nothing before it is used (PEP 562).
 _HOMES = {
-    "apps.changes": "Change Reload",
     "apps.deploy": "deploy",
     "apps.deployment": "Deployment",
     "apps.follow": "Follower follow",
+    "apps.maps.snapshot": "restore_map save_map",
     "apps.undeploy": "undeploy",
     "attach.cgroup": "attach_cgroup",
     "attach.clsact": "ClsactFilter attach_clsact",
@@ -86,11 +98,21 @@ _HOMES = {
     "attach.order": "Order",
     "attach.tcx": "attach_tcx",
     "attach.xdp": "attach_xdp",
+    "objects.changes": "Change Reload",
+    "codecs.formats": "AUTO Format Nanoseconds",
+    "objects.bloom_filter": "BloomFilter",
     "objects.collection": "Loaded load",
     "objects.info": "LinkInfo MapInfo ProgramInfo",
     "objects.link": "Link",
     "objects.map": "Map",
+    "objects.mapped_array": "MappedArray",
+    "objects.events.perf_buffer": "PerfBuffer",
+    "objects.events.perf_ring": "Lost",
     "objects.program": "Program",
+    "objects.variables": "Variable",
+    "objects.queue": "Queue",
+    "objects.events.ring_buffer": "RingBuffer",
+    "objects.events.user_ring_buffer": "UserRingBuffer",
     "objects.walk": "links maps programs",
     "objfile.reader": "read_object",
     "spec": "Hook MapSpec ObjectSpec ProgramSpec XdpMode",
@@ -100,18 +122,22 @@ _HOMES = {
 _MODULES = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    "AttachError", "AttachType", "BpfError", "BusyError", "CgroupNotFoundError", "Change",
-    "ClsactFilter", "Deployment", "Difference", "Follower", "Hook", "HookBusyError",
-    "IdNotFoundError", "IncompatibleMapError", "InterfaceNotFoundError", "KeyExistsError",
-    "KeyNotFoundError", "LimitError", "Link", "LinkInfo", "Loaded", "LockTimeoutError", "Map",
-    "MapFlag", "MapFullError", "MapInfo", "MapSpec", "MapType", "NamespaceNotFoundError",
-    "NotBpffsError", "NotSupportedError", "ObjectFileError", "ObjectNotFoundError", "ObjectSpec",
-    "Order", "PermissionDeniedError", "PinError", "PinExistsError", "PinKindError", "PinNameError",
+    "AUTO", "AttachError", "AttachType", "BloomFilter", "BpfError", "BusyError",
+    "CgroupNotFoundError", "Change", "ClsactFilter", "Deployment", "Difference", "EmptyMapError",
+    "Follower", "Format", "Hook", "HookBusyError", "IdNotFoundError", "IncompatibleMapError",
+    "InterfaceNotFoundError",
+    "KeyExistsError", "KeyNotFoundError", "LimitError", "Link", "LinkInfo", "Loaded",
+    "LockTimeoutError", "Lost", "Map", "MapFlag", "MapFullError", "MapInfo", "MapSpec", "MapType",
+    "MappedArray", "NamespaceNotFoundError", "Nanoseconds", "NotBpffsError", "NotSupportedError",
+    "ObjectFileError", "ObjectNotFoundError", "ObjectSpec", "Order", "PerfBuffer",
+    "PermissionDeniedError", "PinError", "PinExistsError", "PinKindError", "PinNameError",
     "PinNotFoundError", "Program", "ProgramChangedError", "ProgramInfo", "ProgramSpec",
-    "ProgramType", "ReadOnlyMapError", "Reload", "SyscallError", "UnsafePathError", "UpdateFlag",
-    "UsageError", "VerifierError", "WrongHookError", "XdpAction", "XdpMode", "__version__",
+    "ProgramType", "Queue", "ReadOnlyMapError", "Reload", "RingBuffer", "SyscallError",
+    "UnsafePathError", "UpdateFlag", "UsageError", "UserRingBuffer", "ValueDiffersError",
+    "Variable", "VerifierError", "WrongHookError", "XdpAction", "XdpMode", "__version__",
     "attach_cgroup", "attach_clsact", "attach_netkit", "attach_tcx", "attach_xdp", "deploy",
-    "follow", "links", "load", "maps", "programs", "read_object", "undeploy",
+    "follow", "links", "load", "maps", "programs", "read_object", "restore_map", "save_map",
+    "undeploy",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ BpfError
 │   ├── VerifierError                  the verifier refused a program: .log
 │   ├── PermissionDeniedError(PermissionError)   a privilege is missing: .missing
 │   ├── KeyNotFoundError(KeyError)     the map has no such key
+│   │   └── EmptyMapError(IndexError)  the queue or stack has no value now
 │   ├── IdNotFoundError(LookupError)   no map, program, link or BTF has that id
 │   ├── KeyExistsError                 the key is there and NOEXIST was asked
 │   ├── MapFullError                   no room for another key
@@ -24,7 +25,8 @@ BpfError
 ├── BusyError                          somebody else holds it: .holder
 │   ├── LockTimeoutError
 │   ├── HookBusyError
-│   └── ProgramChangedError
+│   ├── ProgramChangedError
+│   └── ValueDiffersError              a value of a map is not what was to be changed
 ├── AttachError                        where a program was to be attached
 │   ├── InterfaceNotFoundError
 │   ├── CgroupNotFoundError
@@ -167,6 +169,10 @@ class KeyNotFoundError(SyscallError, KeyError):
     """The map has no such key; ordinary `except KeyError` works."""
 
     exit_code = ExitCode.NOT_FOUND
+
+
+class EmptyMapError(KeyNotFoundError, IndexError):
+    """The queue or the stack holds no value now: an `IndexError`, as for an empty list."""
 
 
 class IdNotFoundError(SyscallError, LookupError):
@@ -350,6 +356,10 @@ class HookBusyError(BusyError):
 
 class ProgramChangedError(BusyError):
     """Somebody changed the program at a hook between our look and our update."""
+
+
+class ValueDiffersError(BusyError):
+    """A value of a map is not the one that was to be changed; nothing was written."""
 
 
 class AttachError(BpfError):

@@ -9,75 +9,31 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
 
 from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.codecs.variable import VariableSpec, by_name, key_of
 from bpfpin.errors import UsageError
+from bpfpin.hooks import Hook, XdpMode
 from bpfpin.insn import Instruction
-from bpfpin.uapi import AttachType, MapType, ProgramType
+from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType
 
-
-class XdpMode(Enum):
-    """Where in the receive path an XDP program runs."""
-
-    AUTO = "auto"  # native, and generic where the driver has none
-    NATIVE = "native"
-    GENERIC = "generic"
-    OFFLOAD = "offload"
-
-
-class Hook(Enum):
-    """A place where a program is attached, as it is typed after `--hook`.
-
-    Its words are the kernel's: those of its attach type, where it has one.
-    """
-
-    XDP = "xdp"
-    TCX_INGRESS = "tcx-ingress"
-    TCX_EGRESS = "tcx-egress"
-    TC_INGRESS = "tc-ingress"
-    TC_EGRESS = "tc-egress"
-    NETKIT_PRIMARY = "netkit-primary"
-    NETKIT_PEER = "netkit-peer"
-    CGROUP_INET_INGRESS = "cgroup-inet-ingress"
-    CGROUP_INET_EGRESS = "cgroup-inet-egress"
-    CGROUP_INET_SOCK_CREATE = "cgroup-inet-sock-create"
-    CGROUP_INET_SOCK_RELEASE = "cgroup-inet-sock-release"
-    CGROUP_SOCK_OPS = "cgroup-sock-ops"
-    CGROUP_DEVICE = "cgroup-device"
-    CGROUP_INET4_BIND = "cgroup-inet4-bind"
-    CGROUP_INET6_BIND = "cgroup-inet6-bind"
-    CGROUP_INET4_POST_BIND = "cgroup-inet4-post-bind"
-    CGROUP_INET6_POST_BIND = "cgroup-inet6-post-bind"
-    CGROUP_INET4_CONNECT = "cgroup-inet4-connect"
-    CGROUP_INET6_CONNECT = "cgroup-inet6-connect"
-    CGROUP_UNIX_CONNECT = "cgroup-unix-connect"
-    CGROUP_UDP4_SENDMSG = "cgroup-udp4-sendmsg"
-    CGROUP_UDP6_SENDMSG = "cgroup-udp6-sendmsg"
-    CGROUP_UNIX_SENDMSG = "cgroup-unix-sendmsg"
-    CGROUP_UDP4_RECVMSG = "cgroup-udp4-recvmsg"
-    CGROUP_UDP6_RECVMSG = "cgroup-udp6-recvmsg"
-    CGROUP_UNIX_RECVMSG = "cgroup-unix-recvmsg"
-    CGROUP_INET4_GETPEERNAME = "cgroup-inet4-getpeername"
-    CGROUP_INET6_GETPEERNAME = "cgroup-inet6-getpeername"
-    CGROUP_UNIX_GETPEERNAME = "cgroup-unix-getpeername"
-    CGROUP_INET4_GETSOCKNAME = "cgroup-inet4-getsockname"
-    CGROUP_INET6_GETSOCKNAME = "cgroup-inet6-getsockname"
-    CGROUP_UNIX_GETSOCKNAME = "cgroup-unix-getsockname"
-    CGROUP_SYSCTL = "cgroup-sysctl"
-    CGROUP_GETSOCKOPT = "cgroup-getsockopt"
-    CGROUP_SETSOCKOPT = "cgroup-setsockopt"
-
-    @property
-    def attach_type(self) -> AttachType | None:
-        """What BPF_LINK_CREATE is told; None for the hooks of classic tc, which have no links."""
-        return AttachType.__members__.get(self.name)
-
-    @property
-    def is_cgroup(self) -> bool:
-        """Whether it is a hook of a cgroup; all others are of a network device."""
-        return self.name.startswith("CGROUP_")
+__all__ = [
+    "CoreRelocation",
+    "Dialect",
+    "FunctionSpec",
+    "Hook",
+    "LineInfo",
+    "MapSpec",
+    "ObjectSpec",
+    "Pinning",
+    "ProgramSpec",
+    "Reference",
+    "ReferenceKind",
+    "XdpMode",
+]
 
 
 class Dialect(Enum):
@@ -131,6 +87,20 @@ class LineInfo:
     line_column: int  # line << 10 | column, as the kernel takes it
 
 
+@dataclass(frozen=True, slots=True)
+class CoreRelocation:
+    """Instruction *index* of the function depends on what a type is in the running kernel (CO-RE).
+
+    *access* is the path into type *type_id* of the object's BTF, as the compiler wrote it: `0:1:2`.
+    *kind* is the question.
+    """
+
+    index: int
+    type_id: int
+    access: str
+    kind: CoreRelocationKind
+
+
 @dataclass(frozen=True)
 class FunctionSpec:
     """One function of an object: its own instructions and what they refer to.
@@ -145,6 +115,7 @@ class FunctionSpec:
     references: tuple[Reference, ...] = ()
     type_id: int = 0  # BTF_KIND_FUNC in the object's BTF; 0: none
     line_info: tuple[LineInfo, ...] = ()
+    relocations: tuple[CoreRelocation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +126,7 @@ class MapSpec:
     value of a data map starts with. *is_frozen* asks for BPF_MAP_FREEZE after it is filled.
     *section_index* and *offset* order the maps of an object as libbpf does (`--map idx:0=…`).
     *initial* are entries the file gives to a map of maps or of programs: index and symbol.
+    *variables* are those of a data section, without contents.
     """
 
     name: str
@@ -173,6 +145,7 @@ class MapSpec:
     initial: tuple[tuple[int, str], ...] = ()
     contents: bytes | None = field(default=None, repr=False)
     is_frozen: bool = False
+    variables: tuple[VariableSpec, ...] = field(default=(), repr=False)
     dialect: Dialect = Dialect.BTF
     section: str = ""
     section_index: int = 0
@@ -197,7 +170,9 @@ class ProgramSpec:
 
     *functions* starts with the entry function. *hook* is where the section says it goes (None:
     nowhere, or the section names no direction). *attach_to* is the rest of a section name after its
-    prefix (`kprobe/NAME`). *section_note* tells that the section's name was guessed at.
+    prefix (`kprobe/NAME`): the function or tracepoint that it attaches to. *section_note* tells
+    that the section's name was guessed at. *ifindex* is the device that it is loaded for, where
+    *program_flags* have `ProgramFlag.XDP_DEV_BOUND_ONLY`.
     """
 
     name: str
@@ -212,15 +187,24 @@ class ProgramSpec:
     program_flags: int = 0
     section_note: str = ""
     kernel_version: int = 0
+    ifindex: int = 0
 
     def with_changes(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def is_optional(self) -> bool:
+        """Whether it is loaded only when it is named: its section's name starts with `?`."""
+        return self.section.startswith("?")
+
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """All that an object file asks for; maps in libbpf's order, by full ELF name."""
+    """All that an object file asks for; maps in libbpf's order, by full ELF name.
+
+    *kernel_btf* are the types that CO-RE fits the programs to; None: those of the running kernel.
+    """
 
     maps: Mapping[str, MapSpec]
     programs: Mapping[str, ProgramSpec]
@@ -229,10 +213,17 @@ class ObjectSpec:
     path: str = ""
     sha256: str = ""
     notes: tuple[str, ...] = ()
+    kernel_btf: Btf | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "maps", MappingProxyType(dict(self.maps)))
         object.__setattr__(self, "programs", MappingProxyType(dict(self.programs)))
+
+    @property
+    def has_relocations(self) -> bool:
+        """Whether a program has instructions that CO-RE is to fit to the kernel's types."""
+        functions = [each for program in self.programs.values() for each in program.functions]
+        return any(function.relocations for function in functions)
 
     def with_map(self, name: str, **changes: Any) -> Self:
         """Return a copy in which map *name* has other fields; `UsageError` if there is none."""
@@ -243,6 +234,39 @@ class ObjectSpec:
         """Return a copy in which program *name* has other fields; `UsageError` if there is none."""
         changed = self._named("program", self.programs, name).with_changes(**changes)
         return dataclasses.replace(self, programs={**self.programs, name: changed})
+
+    @property
+    def all_variables(self) -> tuple[VariableSpec, ...]:
+        """The global variables of all maps, without contents; see `variables`."""
+        return tuple(each for held in self.maps.values() for each in held.variables)
+
+    @cached_property
+    def variables(self) -> Mapping[str, VariableSpec]:
+        """The global variables by name, static ones too, with type and what each starts with.
+
+        A name that several sections have stands as `SECTION:NAME`.
+        """
+        contents = {name: held.contents or b"" for name, held in self.maps.items()}
+        return by_name(each.with_contents_of(contents[each.section]) for each in self.all_variables)
+
+    def with_variable(self, name: str, value: Any) -> Self:
+        """Return a copy in which global variable *name* starts as *value*.
+
+        For what stands in `.rodata` (`const volatile`) this is the only way: it cannot be written
+        once the object is loaded. *value* is what a map's value of that type takes; `ValueError` or
+        `TypeError` if it does not fit, `UsageError` if there is no such variable.
+        """
+        try:
+            variable = self.variables[key_of(self.variables, name)]
+        except LookupError as error:
+            raise UsageError(f"{self.path or 'the object'} has {error.args[0]}") from None
+        try:
+            data = variable.codec.encode(value)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"variable {name}: {error}") from None
+        contents = self.maps[variable.section].contents or b""
+        changed = contents[: variable.offset] + data + contents[variable.end :]
+        return self.with_map(variable.section, contents=changed)
 
     def only_programs(self, *names: str) -> Self:
         """Return a copy with just these programs; the maps all stay."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import struct
 
 import pytest
 
-from bpfpin.errors import KeyNotFoundError, MapFullError
-from bpfpin.objects import batch
+from bpfpin.objects import batch, elements, garbage
 from bpfpin.objects.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.call import fail_call
@@ -17,6 +17,7 @@ from bpfpin.uapi import MapFlag, MapType
 
 U32 = struct.Struct("<I")
 MANY = 10_000
+GUARD = 64
 
 
 def hash_of(entries: int, **changes: object) -> MapSpec:
@@ -95,16 +96,6 @@ def test_a_kernel_without_batches_is_read_key_by_key(code: int) -> None:
         assert numbers.to_dict() == found
 
 
-def test_a_kernel_without_batches_is_written_one_by_one() -> None:
-    with Map.create(hash_of(16)) as made, typed(made) as numbers:
-        with fail_call(1, 524):
-            assert numbers.update_batch({1: 10, 2: 20}) == 2
-        assert numbers.to_dict() == {1: 10, 2: 20}
-        with fail_call(1, 524):
-            assert numbers.delete_batch([1, 2]) == 2
-        assert len(numbers) == 0
-
-
 def test_a_bucket_larger_than_the_batch_doubles_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for one element a call, two that share a bucket do not fit."""
     monkeypatch.setattr(batch, "BATCH", 1)
@@ -116,25 +107,6 @@ def test_a_bucket_larger_than_the_batch_doubles_it(monkeypatch: pytest.MonkeyPat
         assert numbers.to_dict() == entries
         assert sum(sizes) == 200
         assert max(sizes) > 1
-
-
-def test_what_is_refused_is_named_and_what_stood_before_it_is_written() -> None:
-    with Map.create(hash_of(4)) as made, typed(made) as numbers:
-        with pytest.raises(MapFullError, match="no room for the key"):
-            numbers.update_batch([(key, key) for key in range(9)])
-        assert len(numbers) == 4
-        missing = U32.pack(77)
-        with pytest.raises(KeyNotFoundError) as caught:
-            numbers.delete_batch([*list(numbers)[:2], 77])
-
-        assert repr(missing) in str(caught.value)
-        assert len(numbers) == 2
-
-
-def test_nothing_to_write_or_delete_is_no_error() -> None:
-    with Map.create(hash_of(4)) as made, typed(made) as numbers:
-        assert numbers.update_batch({}) == 0
-        assert numbers.delete_batch([]) == 0
 
 
 @pytest.mark.parametrize("kind", [MapType.HASH, MapType.LPM_TRIE], ids=lambda kind: kind.name)
@@ -162,3 +134,88 @@ def test_two_walks_at_a_time_do_not_meet() -> None:
         pairs = [(a, b) for a in numbers for b in numbers]
 
         assert len(set(pairs)) == 2500
+
+
+@pytest.mark.parametrize("kind", PER_CPU, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("size", [1, 3, 7, 8, 9, 16, 17])
+def test_nothing_is_written_behind_a_buffer(
+    kind: MapType, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a per-CPU value the kernel copies all CPUs, each padded to eight bytes."""
+    guards: list[memoryview] = []
+    plain = elements.buffer
+
+    def guarded(length: int) -> tuple[memoryview, int]:
+        whole, address = plain(length + GUARD)
+        whole[length:] = bytes([0xA5]) * GUARD
+        guards.append(whole[length:])
+        return whole[:length], address
+
+    monkeypatch.setattr(batch, "buffer", guarded)
+    monkeypatch.setattr(elements, "buffer", guarded)
+    cpus = possible_cpus()
+    entries = {
+        U32.pack(key): [bytes([key + cpu]) * size for cpu in range(cpus)] for key in range(6)
+    }
+    with (
+        Map.create(MapSpec("m", kind, 4, size, 6)) as made,
+        Map.from_id(made.id, key_format="4s") as again,
+    ):
+        made.update(
+            {U32.unpack(key)[0] if made.is_array else key: value for key, value in entries.items()}
+        )
+
+        assert {key: again[key] for key in again} == entries
+        assert again.to_dict() == entries
+        assert dict(part for parts in again.lookup_batch() for part in parts) == entries
+    assert len(guards) > 2
+    assert {bytes(guard) for guard in guards} == {bytes([0xA5]) * GUARD}
+
+
+EMPTIED = [
+    pytest.param(MapType.HASH, MapFlag(0), id="HASH"),
+    pytest.param(MapType.LRU_HASH, MapFlag(0), id="LRU_HASH"),
+    pytest.param(MapType.LPM_TRIE, MapFlag.NO_PREALLOC, id="LPM_TRIE"),
+]
+
+
+@pytest.mark.parametrize(("kind", "flags"), EMPTIED)
+def test_a_map_is_emptied_in_batches(kind: MapType, flags: MapFlag) -> None:
+    entries = {struct.pack("<II", 32, key): U32.pack(key) for key in range(2 * batch.BATCH)}
+    with Map.create(MapSpec("m", kind, 8, 4, 4 * batch.BATCH, map_flags=flags)) as made:
+        made.update_batch(entries)
+        taken = list(made.lookup_and_delete_batch())
+
+        assert {key: value for part in taken for key, value in part} == entries
+        assert len(taken) > 1
+        assert len(made) == 0
+
+
+def test_a_map_is_emptied_where_the_kernel_has_no_batches() -> None:
+    with Map.create(hash_of(16)) as made, typed(made) as numbers:
+        numbers.update({1: 10, 2: 20})
+        with fail_call(1, 524):
+            taken = [entry for part in numbers.lookup_and_delete_batch() for entry in part]
+
+        assert sorted(taken) == [(1, 10), (2, 20)]
+        assert len(numbers) == 0
+
+
+def test_an_array_cannot_be_emptied() -> None:
+    spec = MapSpec("a", MapType.ARRAY, 4, 4, 4)
+    with Map.create(spec) as made, pytest.raises(TypeError, match="is an array"):
+        made.lookup_and_delete_batch()
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_search_for_cycles_is_left_as_it_was(was_on: bool) -> None:
+    entries = garbage.WORTH_IT
+    with Map.create(hash_of(entries)) as made, typed(made) as numbers:
+        numbers.update_batch((key, key) for key in range(entries))
+        before = gc.isenabled()
+        try:
+            (gc.enable if was_on else gc.disable)()
+            assert len(numbers.to_dict()) == entries
+            assert gc.isenabled() is was_on
+        finally:
+            (gc.enable if before else gc.disable)()

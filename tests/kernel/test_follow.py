@@ -21,6 +21,7 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
+from bpfpin.objects.watch import Pace
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.maps import FLOWS
@@ -177,7 +178,7 @@ def test_another_kind_of_object_under_the_name_is_refused(
 def test_a_name_that_went_is_waited_for(
     live: Follower, lab0: Path, maps: tuple[Map, Map], programs: tuple[Program, Program]
 ) -> None:
-    steps = beats(live, interval_s=SHORT_S)
+    steps = beats(live, pace=Pace(SHORT_S))
     unpublish(lab0)
     gone = next(steps)
     reload(lab0, maps[1], programs[1])
@@ -197,7 +198,7 @@ def test_an_absence_within_an_interval_is_only_a_reload(
         reload(lab0, maps[1], programs[1])
 
     loader = threading.Thread(target=unload_then_load)
-    steps = beats(live, interval_s=LONG_S)
+    steps = beats(live, pace=Pace(LONG_S))
     loader.start()
     told = next(steps)
     loader.join()
@@ -208,7 +209,7 @@ def test_an_absence_within_an_interval_is_only_a_reload(
 def test_a_reload_wakes_in_the_middle_of_an_interval(
     live: Follower, lab0: Path, maps: tuple[Map, Map], programs: tuple[Program, Program]
 ) -> None:
-    steps = beats(live, interval_s=LONG_S)
+    steps = beats(live, pace=Pace(LONG_S))
     loader = threading.Timer(SHORT_S, reload, (lab0, maps[1], programs[1]))
     began_s = time.monotonic()
     loader.start()
@@ -230,7 +231,7 @@ def test_who_may_not_listen_notices_at_the_end_of_the_interval(
 
     monkeypatch.setattr(follow_module, "Inotify", no_more_instances)
     with follow(lab0 / "counters") as live:
-        steps = beats(live, interval_s=SHORT_S)
+        steps = beats(live, pace=Pace(SHORT_S))
         reload(lab0, maps[1], programs[1])
 
         assert isinstance(next(steps), Reload)

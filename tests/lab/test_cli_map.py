@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from bpfpin.apps.sources import read_source
 from bpfpin.objects.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
-from support.cli import CliResult, run_cli, run_cli_ok
+from support.cli import CliResult
+from support.here import run_here
 from support.nobody import run_cli_as_nobody
 from support.tools import need
 
@@ -38,83 +38,41 @@ def flows(bpffs: Path) -> Iterator[Path]:
         yield bpffs / "flows"
 
 
+def run_ok(*words: object) -> CliResult:
+    result = run_here(*words)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
 def id_of(path: Path) -> int:
     with Map.from_pin(path) as held:
         return held.id
 
 
-def test_the_list_has_every_map_with_its_pins(counters: Path, flows: Path) -> None:
-    os.link(flows, flows.with_name("again"))
-    document = run_cli_ok("map", "list", "-o", "json", "--pin-root", flows.parent).json
-
-    by_id = {row["id"]: row for row in document["maps"]}
-    assert document["schema"] == 1
-    assert by_id[id_of(counters)] == {
-        "id": id_of(counters),
-        "name": COUNTERS,
-        "type": "percpu_array",
-        "key_size": 4,
-        "value_size": 16,
-        "max_entries": 5,
-        "pins": [str(counters)],
-    }
-    assert by_id[id_of(flows)]["pins"] == [f"{flows.with_name('again')}", str(flows)]
-
-
-def test_a_map_without_a_pin_is_listed_too() -> None:
-    with Map.create(MapSpec("lonely", MapType.ARRAY, 4, 4, max_entries=1)) as made:
-        listed = run_cli_ok("map", "list", "-o", "json").json["maps"]
-
-        assert [row["pins"] for row in listed if row["id"] == made.id] == [[]]
-
-
-def test_the_list_follows_no_symlink_and_escapes_names(flows: Path) -> None:
-    (flows.parent / "link").symlink_to(flows)
-    os.link(flows, flows.parent / "\x1b[2J")
-
-    result = run_cli_ok("map", "list")
-
-    assert f"{flows.parent}/\\x1b[2J {flows}" in result.stdout
-    assert "\x1b" not in result.stdout
-    assert "/link" not in result.stdout
-
-
-def test_show_tells_types_and_flags(counters: Path) -> None:
-    with Map.from_pin(counters) as held:
-        held.freeze()
-    document = run_cli_ok("map", "show", counters, "-o", "json").json
-
-    assert document["key_type"] == "u32"
-    assert document["value_type"] == "struct datarec { u64 rx_packets; u64 rx_bytes; }"
-    assert document["frozen"] is True
-    assert document["memory_bytes"] > 0
-    assert "max_entries  5\n" in run_cli_ok("map", "show", counters).stdout
-
-
 def test_a_map_has_three_names(flows: Path) -> None:
-    run_cli_ok("map", "set", flows, "1", "2")
+    run_ok("map", "set", flows, "1", "2")
 
     for name in (flows, f"id:{id_of(flows)}", "name:flows"):
-        assert run_cli_ok("map", "get", name, "1").stdout == "hex:0200000000000000\n"
+        assert run_ok("map", "get", name, "1").stdout == "hex:0200000000000000\n"
 
 
 def test_a_name_of_several_maps_lists_their_ids(flows: Path) -> None:
     with Map.create(MapSpec("flows", MapType.ARRAY, 4, 4, max_entries=1)) as other:
-        result = run_cli("map", "get", "name:flows", "0")
+        result = run_here("map", "get", "name:flows", "0")
 
         assert result.exit_code == 2
         assert f"2 maps are named 'flows': id:{id_of(flows)}, id:{other.id}" in result.stderr
 
 
 def test_a_typed_percpu_value_is_set_and_read(counters: Path) -> None:
-    run_cli_ok("map", "set", counters, "2", "rx_packets=5", "rx_bytes=0x10")
-    run_cli_ok("map", "set", counters, "2", "rx_bytes=7")
+    run_ok("map", "set", counters, "2", "rx_packets=5", "rx_bytes=0x10")
+    run_ok("map", "set", counters, "2", "rx_bytes=7")
 
-    document = run_cli_ok("map", "get", counters, "2", "-o", "json").json
+    document = run_ok("map", "get", counters, "2", "-o", "json").json
     values = document["values"]
     assert (document["schema"], document["key"]) == (1, 2)
     assert values == [{"rx_packets": 5, "rx_bytes": 7}] * len(values)
-    assert run_cli_ok("map", "get", counters, "2").stdout.startswith(
+    assert run_ok("map", "get", counters, "2").stdout.startswith(
         'cpu 0: {"rx_packets": 5, "rx_bytes": 7}\n'
     )
 
@@ -122,10 +80,10 @@ def test_a_typed_percpu_value_is_set_and_read(counters: Path) -> None:
 def test_a_percpu_list_has_a_value_for_each_cpu(counters: Path) -> None:
     values = [{"rx_packets": cpu, "rx_bytes": 0} for cpu in range(_cpus(counters))]
 
-    run_cli_ok("map", "set", counters, "0x3", json.dumps(values))
-    too_few = run_cli("map", "set", counters, "3", json.dumps([*values, values[0]]))
+    run_ok("map", "set", counters, "0x3", json.dumps(values))
+    too_few = run_here("map", "set", counters, "3", json.dumps([*values, values[0]]))
 
-    assert run_cli_ok("map", "get", counters, "3", "-o", "json").json["values"] == values
+    assert run_ok("map", "get", counters, "3", "-o", "json").json["values"] == values
     assert too_few.exit_code == 2
 
 
@@ -135,37 +93,37 @@ def _cpus(counters: Path) -> int:
 
 
 def test_set_says_what_is_there_now(flows: Path) -> None:
-    result = run_cli_ok("map", "set", flows, "hex:01000000", "hex:0200000000000000", "-o", "json")
+    result = run_ok("map", "set", flows, "hex:01000000", "hex:0200000000000000", "-o", "json")
 
     assert result.json == {"schema": 1, "key": "hex:01000000", "value": "hex:0200000000000000"}
-    assert "set hex:01000000 to" in run_cli_ok("map", "set", flows, "1", "3").stderr
+    assert "set hex:01000000 to" in run_ok("map", "set", flows, "1", "3").stderr
 
 
 def test_a_negative_number_is_no_option(flows: Path) -> None:
-    run_cli_ok("map", "set", flows, "-1", "-2")
+    run_ok("map", "set", flows, "-1", "-2")
 
-    assert run_cli_ok("map", "get", flows, "-1").stdout == "hex:feffffffffffffff\n"
+    assert run_ok("map", "get", flows, "-1").stdout == "hex:feffffffffffffff\n"
 
 
 def test_dump_has_a_form_for_everybody(flows: Path) -> None:
-    run_cli_ok("map", "set", flows, "1", "2")
+    run_ok("map", "set", flows, "1", "2")
     entry = {"key": "hex:01000000", "value": "hex:0200000000000000"}
 
-    assert run_cli_ok("map", "dump", flows, "-o", "json").json == {"schema": 1, "entries": [entry]}
-    assert run_cli_ok("map", "-o", "ndjson", "dump", flows).json_lines == [{"schema": 1, **entry}]
-    assert run_cli_ok("map", "dump", flows).stdout == (
+    assert run_ok("map", "dump", flows, "-o", "json").json == {"schema": 1, "entries": [entry]}
+    assert run_ok("map", "-o", "ndjson", "dump", flows).json_lines == [{"schema": 1, **entry}]
+    assert run_ok("map", "dump", flows).stdout == (
         "key           value\nhex:01000000  hex:0200000000000000\n"
     )
 
 
 def test_an_empty_map_dumps_as_nothing(flows: Path) -> None:
-    assert run_cli_ok("map", "dump", flows, "-o", "json").json["entries"] == []
-    assert run_cli_ok("map", "dump", flows).stderr == "the map is empty\n"
+    assert run_ok("map", "dump", flows, "-o", "json").json["entries"] == []
+    assert run_ok("map", "dump", flows).stderr == "the map is empty\n"
 
 
 def fails(*words: object) -> CliResult:
-    result = run_cli("map", *words)
-    with_json = run_cli("map", *words, "-o", "json")
+    result = run_here("map", *words)
+    with_json = run_here("map", *words, "-o", "json")
     assert with_json.exit_code == with_json.json["error"]["exit"] == result.exit_code
     assert result.stdout == ""
     return result
@@ -189,7 +147,7 @@ def test_something_else_than_a_map_exits_6(flows: Path) -> None:
 
 def test_a_full_map_exits_7_and_a_frozen_one_3(flows: Path, counters: Path) -> None:
     for key in ("1", "2"):
-        run_cli_ok("map", "set", flows, key, "0")
+        run_ok("map", "set", flows, key, "0")
     with Map.from_pin(counters) as held:
         held.freeze()
 
@@ -208,7 +166,7 @@ def test_what_does_not_fit_exits_2(flows: Path, counters: Path) -> None:
 
 def test_bpftool_reads_what_we_wrote(flows: Path) -> None:
     need("bpftool")
-    run_cli_ok("map", "set", flows, "258", "1")
+    run_ok("map", "set", flows, "258", "1")
     done = subprocess.run(
         ["bpftool", "-j", "map", "dump", "pinned", str(flows)],
         capture_output=True,
@@ -225,12 +183,3 @@ def test_an_ordinary_user_is_told_what_to_type(flows: Path) -> None:
     assert result.exit_code == 3
     assert "CAP_SYS_ADMIN" in result.stderr
     assert f"-m bpfpin map get id:{id_of(flows)} 1" in result.stderr
-
-
-def test_an_ordinary_user_sees_the_maps_that_are_pinned(flows: Path) -> None:
-    with Map.create(MapSpec("lonely", MapType.ARRAY, 4, 4, max_entries=1)):
-        result = run_cli_as_nobody("map", "list", "-o", "json", "--pin-root", flows.parent)
-
-    assert [row["pins"] for row in result.json["maps"] if row["name"] == "flows"] == [[str(flows)]]
-    assert "lonely" not in result.stdout
-    assert "only pinned maps are listed" in result.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.cli import run_cli_ok
-from support.documents import ROOT, blocks, commands, shell_script, unlike
+from support.documents import ROOT, blocks, commands, programs, shell_script, unlike
 from support.tools import need
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,6 +22,8 @@ def test_every_command_a_document_shows_works_and_writes_what_is_shown(
 ) -> None:
     need("bpftool", "ping")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for name, text in programs(path).items():
+        (tmp_path / name).write_text(text)
     completed = subprocess.run(
         ["bash", "-c", shell_script(path)],
         cwd=tmp_path,
@@ -37,6 +39,14 @@ def test_every_command_a_document_shows_works_and_writes_what_is_shown(
 
 def test_the_readme_and_the_tutorial_show_commands() -> None:
     assert {"README.md", "tutorial.md"} <= {path.name for path in WITH_COMMANDS}
+
+
+def test_every_program_about_reading_maps_is_run_by_its_commands() -> None:
+    path = ROOT / "docs/reading-maps.md"
+    typed = {word for command in commands(path) for word in command.split()}
+
+    assert len(programs(path)) == len(blocks(path, "python"))
+    assert set(programs(path)) <= typed
 
 
 def test_the_programs_of_the_readme_run(tmp_path: Path) -> None:

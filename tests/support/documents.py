@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FILE_NAME = re.compile(r"# (\w+\.py)\n")
 _SUDO = 'sudo() { "$@"; }\n'
 _BEFORE_COMMAND = "\x1e"  # the record separator of ASCII
 
@@ -24,6 +25,12 @@ class Step:
 def blocks(path: Path, language: str) -> list[str]:
     """Return the fenced blocks of *language* in the document, in order."""
     return [text for name, text in _BLOCK.findall(path.read_text()) if name == language]
+
+
+def programs(path: Path) -> dict[str, str]:
+    """Return the document's Python programs by the file's name, the comment they begin with."""
+    found = [(_FILE_NAME.match(text), text) for text in blocks(path, "python")]
+    return {match[1]: text for match, text in found if match}
 
 
 def commands(path: Path) -> list[str]:

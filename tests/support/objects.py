@@ -15,9 +15,7 @@ import pytest
 
 SOURCES = Path(__file__).parent.parent / "objects"
 NAMES = tuple(sorted(path.name.removesuffix(".bpf.c") for path in SOURCES.glob("*.bpf.c")))
-UNSUPPORTED = frozenset(
-    {"core_relocations", "externs", "kernel_config"}
-)  # well-formed, but refused
+UNSUPPORTED = frozenset({"externs", "kernel_config"})  # well-formed, but refused
 COMPILERS = ("zig", "clang")
 
 _COMMANDS = {

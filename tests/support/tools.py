@@ -14,6 +14,7 @@ PACKAGES = {
     "ip": "iproute2",
     "tc": "iproute2",
     "xdp-loader": "xdp-tools",
+    "xdp-filter": "xdp-tools",
     "libbpf": "libbpf-dev",
 }
 

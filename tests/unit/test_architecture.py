@@ -20,20 +20,22 @@ MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 40
 
 BASE = {"uapi", "errors"}
-PURE = BASE | {"insn", "btf", "spec"}
+PURE = BASE | {"insn", "btf", "codecs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 LAYERS: dict[str, set[str]] = {
     "uapi": set(),
     "errors": {"uapi"},
+    "hooks": BASE,
     "insn": BASE,
     "btf": BASE,
-    "spec": PURE - {"spec"},
+    "codecs": BASE | {"btf"},
+    "spec": PURE - {"spec"} | {"hooks"},
     "fixup": PURE,
     "syscall": BASE,
     "objfile": PURE,
     "objects": OBJECTS,
     "pins": OBJECTS | {"objects", "version"},
-    "attach": BASE | {"spec", "syscall", "objects"},
+    "attach": BASE | {"codecs", "spec", "syscall", "objects"},
     "apps": OBJECTS | {"objfile", "objects", "pins", "attach", "builtin", "version"},
     "cli": BASE | {"spec", "apps", "version"},
     "builtin": set(),

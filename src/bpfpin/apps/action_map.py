@@ -13,6 +13,7 @@ from bpfpin.apps.maps.naming import KERNEL_NAME_LENGTH, type_name
 from bpfpin.apps.target import find_readable_set
 from bpfpin.attach import interface
 from bpfpin.attach.devices import all_devices
+from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import (
     Difference,
     IdNotFoundError,
@@ -22,7 +23,6 @@ from bpfpin.errors import (
     PinNotFoundError,
     UsageError,
 )
-from bpfpin.objects.codec_btf import codec
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.pins import names
@@ -182,6 +182,6 @@ def _differences(held: Map, name: str) -> Iterable[Difference]:
         if size != VERDICT_SIZE:
             yield Difference(name, field, str(size), str(VERDICT_SIZE))
     if held.value_type is not None and held.value_size == VERDICT_SIZE:
-        sample = codec(held.value_type, held.value_size).decode(bytes(VERDICT_SIZE))
+        sample = codec(held.value_type, held.value_size, raw=True).decode(bytes(VERDICT_SIZE))
         if not isinstance(sample, int):
             yield Difference(name, "value", "not an integer", "u32")

@@ -10,6 +10,7 @@ from bpfpin.apps.convert import btf_definitions
 from bpfpin.apps.sources import read_source
 from bpfpin.btf.c_source import c_type
 from bpfpin.errors import BpfError, PermissionDeniedError, UsageError
+from bpfpin.objects import core
 from bpfpin.objects.collection import MAP_MEMORY_LIMIT, load
 from bpfpin.spec import MapSpec, ObjectSpec, ProgramSpec
 from bpfpin.uapi import MapType, ProgramType
@@ -43,6 +44,19 @@ class CheckedProgram:
     error: BpfError | None
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedRelocation:
+    """What CO-RE asks of the kernel, where, and the answer; None: the kernel has no such thing.
+
+    An instruction that is *poisoned* is refused if the program gets there.
+    """
+
+    place: str
+    question: str
+    value: int | None
+    poisoned: bool
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """One object; *error* is why it would not load, *is_asked* whether the kernel was asked.
@@ -55,6 +69,7 @@ class CheckReport:
     license: str = ""
     maps: tuple[CheckedMap, ...] = ()
     programs: tuple[CheckedProgram, ...] = ()
+    relocations: tuple[CheckedRelocation, ...] = ()
     notes: tuple[str, ...] = ()
     error: BpfError | None = None
     is_asked: bool = False
@@ -76,12 +91,13 @@ class CheckReport:
             "loads": self.loads,
             "maps": [_record(one) for one in self.maps],
             "programs": [_record(one) for one in self.programs],
+            "relocations": [_record(one) for one in self.relocations],
             "notes": list(self.notes),
             **({} if self.converted is None else {"converted": self.converted}),
         }
 
 
-def _record(one: CheckedMap | CheckedProgram) -> dict[str, Any]:
+def _record(one: CheckedMap | CheckedProgram | CheckedRelocation) -> dict[str, Any]:
     shown = {name: getattr(one, name) for name in one.__slots__ if name != "is_verified"}
     if isinstance(one, CheckedProgram):
         shown |= {"verified": one.is_verified, "error": str(one.error) if one.error else None}
@@ -93,16 +109,18 @@ def check(
     *,
     program_type: str | None = None,
     convert: bool = False,
+    kernel_btf: str | None = None,
     max_map_memory: int = MAP_MEMORY_LIMIT,
 ) -> CheckReport:
     """Read *source* (a path, or `builtin:NAME`) and have the kernel verify its programs.
 
     The report carries what refused it, at reading or in the kernel; without CAP_BPF the kernel is
     not asked and a note says so. *program_type* is the word for sections with free names; *convert*
-    asks for the maps of the old dialects in C for section `.maps`.
+    asks for the maps of the old dialects in C for section `.maps`. *kernel_btf* is a file with the
+    types that CO-RE takes for the kernel's.
     """
     try:
-        spec = read_source(source, program_type=program_type)
+        spec = read_source(source, program_type=program_type, kernel_btf=kernel_btf)
     except BpfError as error:
         return CheckReport(source, error=error)
     try:
@@ -116,6 +134,7 @@ def check(
         license=spec.license,
         maps=maps,
         programs=tuple(_checked_program(each, refusals) for each in spec.programs.values()),
+        relocations=_checked_relocations(spec),
         notes=(*spec.notes, *notes),
         error=next(filter(None, (refusals or {}).values()), None),
         is_asked=refusals is not None,
@@ -171,6 +190,16 @@ def _checked_program(spec: ProgramSpec, refusals: Refusals | None) -> CheckedPro
     )
 
 
+def _checked_relocations(spec: ObjectSpec) -> tuple[CheckedRelocation, ...]:
+    try:
+        _, found = core.fitted(spec)
+    except BpfError:
+        return ()  # it is what every program is refused for
+    return tuple(
+        CheckedRelocation(each.place, each.question, each.value, each.is_poisoned) for each in found
+    )
+
+
 def _checked_map(spec: MapSpec) -> CheckedMap:
     types = [c_type(ref) if ref else "" for ref in (spec.key, spec.value)]
     return CheckedMap(
@@ -191,7 +220,14 @@ def _word(kind: MapType | ProgramType) -> str:
 
 
 def check_all(
-    sources: Sequence[str], *, program_type: str | None = None, convert: bool = False
+    sources: Sequence[str],
+    *,
+    program_type: str | None = None,
+    convert: bool = False,
+    kernel_btf: str | None = None,
 ) -> list[CheckReport]:
     """Check several objects, each by itself."""
-    return [check(source, program_type=program_type, convert=convert) for source in sources]
+    return [
+        check(source, program_type=program_type, convert=convert, kernel_btf=kernel_btf)
+        for source in sources
+    ]

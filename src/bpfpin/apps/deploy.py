@@ -16,6 +16,7 @@ from bpfpin.apps.load.lockout import require_way_back
 from bpfpin.apps.load.planning import make_plan
 from bpfpin.apps.load.publishing import publish, verify
 from bpfpin.apps.load.report import unchanged
+from bpfpin.apps.load.variables import with_variables
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered
 from bpfpin.apps.reports import LoadReport
@@ -55,7 +56,9 @@ def deploy(
     mode is another one), `UnsafePathError` (a directory that is not ours), `NotBpffsError`,
     `LockTimeoutError` and `NotSupportedError`.
     """
-    spec = read_source(source, program_type=options.get("program_type"))
+    spec = read_source(
+        source, program_type=options.get("program_type"), kernel_btf=options.get("kernel_btf")
+    )
     netns, given = options.get("netns"), options.get("maps", {})
     with namespaces.enter(netns):
         place = place_of(device, cgroup, netns=netns)
@@ -66,7 +69,8 @@ def deploy(
         request = _request(spec, chosen, place, options)
         if request.is_dry_run:
             return Deployment(_planned(request, given))
-        return Deployment(_done(request, given, options.get("lock_timeout_s", 10.0)))
+        report = _done(request, given, options.get("lock_timeout_s", 10.0))
+        return Deployment(report, variables=spec.all_variables)
 
 
 def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None:
@@ -82,6 +86,7 @@ def _request(
     name, pin_root = options.get("name"), options.get("pin_root", BPFFS)
     if options.get("order") is not None:
         check_order(chosen)
+    spec, settings = with_variables(spec, options.get("variables", {}))
     for choice in chosen:  # what a program is loaded for may come from its hook
         attach_type = choice.program.expected_attach_type
         spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
@@ -93,6 +98,7 @@ def _request(
         pin_root / (names.encode(name) if name else set_name_for(place, pin_root)),
         options.get("max_map_memory") or MAP_MEMORY_LIMIT,
         fresh=frozenset(options.get("fresh", ())),
+        settings=settings,
         replaces=options.get("replace", False),
         takes_over=options.get("take_over", False),
         order=options.get("order"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bpfpin.apps.reports import LoadReport
+from bpfpin.codecs.variable import VariableSpec
 from bpfpin.objects.map import Map
+from bpfpin.objects.variables import Variables
 from bpfpin.pins.plan import Decision
 from bpfpin.syscall.fd import Closing
 
@@ -38,10 +40,12 @@ class PinnedMaps(Mapping[str, Map]):
 class Deployment(Closing):
     """A loaded set: `report` says what was done, `maps` are opened from their pins on demand.
 
+    `variables` are the object's global variables, in the memory of those maps.
+
     Closing it, at best by `with`, lets go of the maps and leaves the set loaded.
     """
 
-    def __init__(self, report: LoadReport) -> None:
+    def __init__(self, report: LoadReport, *, variables: Sequence[VariableSpec] = ()) -> None:
         self.report = report
         pinned = (
             {}
@@ -53,12 +57,19 @@ class Deployment(Closing):
             }
         )
         self._maps = PinnedMaps(pinned)
+        self._variables = Variables(variables, self._maps)
 
     @property
     def maps(self) -> Mapping[str, Map]:
         """The set's maps by their full name."""
         return self._maps
 
+    @property
+    def variables(self) -> Variables:
+        """The global variables by name: `deployment.variables["threshold"].value = 5`."""
+        return self._variables
+
     def close(self) -> None:
         """Close the maps that were opened."""
+        self._variables.close()
         self._maps.close()

@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from bpfpin.apps.changes import ENTRIES_MAX, Change, Gone, Reload, change_between, read
+from bpfpin.apps.changes import Change, Gone, Reload
 from bpfpin.apps.generation import Generation, identity, program_change, program_ids
 from bpfpin.apps.maps.naming import open_map
 from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.objects.map import Map
+from bpfpin.objects.watch import ENTRIES_MAX, Pace, change_between, read
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.inotify import Inotify
@@ -103,11 +104,12 @@ class Follower(Closing):
         """Yield what changed in each interval, *count* times or for ever.
 
         An interval in which the name is gone is told as such; one in which another map came begins
-        anew with the first reading of that map, so that no difference is one of two maps. All
-        entries are read and kept for one interval: `LimitError` for more than *entries_max*.
+        anew with the first reading of that map, so that no difference is one of two maps. Cost and
+        limits are those of `Map.watch`; `LimitError` for more than *entries_max* entries.
         """
+        pace = Pace(interval_s)
         before, reload = read(self.map, entries_max=entries_max), None
-        for beat in beats(self, interval_s=interval_s, count=count):
+        for beat in beats(self, pace=pace, count=count):
             if isinstance(beat, Gone):
                 gone_since_s = time.monotonic() - before.monotonic_s
                 yield Change(time.time(), gone_since_s, beat.map, is_gone=True)
@@ -117,8 +119,11 @@ class Follower(Closing):
                 if beat.is_restart:
                     before = read(self.map, entries_max=entries_max)
                 continue
+            pace.begin()
             now = read(self.map, entries_max=entries_max)
-            yield change_between(before, now, reload=reload)
+            change = replace(change_between(before, now), reload=reload)
+            pace.end()
+            yield change
             before, reload = now, None
 
     def _first(self) -> Generation:
@@ -161,25 +166,25 @@ class Follower(Closing):
 
 
 def beats(
-    live: Follower, *, interval_s: float, count: int | None = None
+    live: Follower, *, pace: Pace, count: int | None = None
 ) -> Iterator[Reload | Gone | None]:
     """Yield None at the end of each interval, `Gone` if the name is gone then; *count* of them.
 
     A reload is yielded when it is noticed. If it brings another map, the interval begins anew,
-    when the caller has taken his first reading of it and comes back.
+    when the caller has taken his first reading of it and comes back. Who reads between the pace's
+    `begin` and `end` has longer intervals where reading costs much.
     """
-    deadline_s = time.monotonic() + interval_s
     number = 0
     while count is None or number < count:
-        is_over = live.wait(deadline_s)
+        is_over = live.wait(pace.deadline_s)
         reload = live.refresh()
         if reload:
             yield reload
         if reload and reload.is_restart:
-            deadline_s = time.monotonic() + interval_s
+            pace.restart()
         elif is_over:
             yield Gone(live.path, live.map.id) if live.is_gone else None
-            deadline_s += interval_s
+            pace.step()
             number += 1
 
 

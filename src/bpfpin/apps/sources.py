@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from bpfpin.objfile.reader import read_object
+from bpfpin.objfile.reader import read_btf, read_object
 from bpfpin.spec import ObjectSpec
 
 DEFAULT_SOURCE: Final = "builtin:xdp_stats"
@@ -14,12 +15,15 @@ DEFAULT_CGROUP_SOURCE: Final = "builtin:cgroup_stats"
 Source = str | Path | bytes | ObjectSpec
 
 
-def read_source(source: Source, *, program_type: str | None = None) -> ObjectSpec:
+def read_source(
+    source: Source, *, program_type: str | None = None, kernel_btf: str | Path | None = None
+) -> ObjectSpec:
     """Return the description of an object: a path, its bytes, `builtin:NAME`, or one made before.
 
-    *program_type* is the word for programs in sections with free names. Raises what `read_object`
-    does.
+    *program_type* is the word for programs in sections with free names; *kernel_btf* a file with
+    the types that CO-RE takes for the kernel's. Raises what `read_object` and `read_btf` do.
     """
-    if isinstance(source, ObjectSpec):
-        return source
-    return read_object(source, program_types=program_type)
+    spec = source
+    if not isinstance(spec, ObjectSpec):
+        spec = read_object(spec, program_types=program_type)
+    return replace(spec, kernel_btf=read_btf(kernel_btf)) if kernel_btf else spec

@@ -17,6 +17,7 @@ from bpfpin.apps.maps.naming import ID, NAME, is_map_name, open_map
 from bpfpin.apps.target import cgroup_set_name, find_readable_set
 from bpfpin.errors import BpfError, PinNotFoundError, UsageError
 from bpfpin.objects.map import Map
+from bpfpin.objects.watch import Pace
 
 USUAL_NAME = "xdp_stats_map"
 
@@ -197,7 +198,7 @@ def _beats(
     counters: Counters, interval_s: float, count: int | None
 ) -> Iterator[Reload | Gone | None]:
     if counters.live:
-        yield from beats(counters.live, interval_s=interval_s, count=count)
+        yield from beats(counters.live, pace=Pace(interval_s), count=count)
         return
     deadline = time.monotonic()
     for _ in itertools.count() if count is None else range(count):

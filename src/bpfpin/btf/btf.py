@@ -12,6 +12,7 @@ from typing import Self, TypeVar, cast
 
 from bpfpin.btf.decode import Words, decode, malformed, scan
 from bpfpin.btf.layout import MAX_DEPTH, size_of
+from bpfpin.btf.names import NameIndex, StringFinder, flavoured
 from bpfpin.btf.strings import Strings, check_strings
 from bpfpin.btf.types import BtfType, Modifier, Void
 from bpfpin.uapi import BTF_MAGIC, BTF_VERSION
@@ -40,7 +41,9 @@ class Btf:
         self._texts: Strings = Strings(strings, base._texts if base else None)
         self._string = self._texts.__getitem__
         self._decoded: dict[int, BtfType] = {}
-        self._by_name: dict[int, list[int]] | None = None
+        self._names: NameIndex | None = None
+        self._finder: StringFinder | None = None
+        self._flavoured: dict[str, list[int]] | None = None
 
     @classmethod
     def parse(cls, data: bytes, *, base: Btf | None = None) -> Self:
@@ -119,24 +122,50 @@ class Btf:
                 return type_id
         return None
 
-    def _named(self, name: bytes) -> list[int]:
-        """Return the ids of this table called *name*; a name may be the tail of a longer string."""
-        if self._by_name is None:
-            self._by_name = self._index()
-        found: list[int] = []
-        first, strings = self._texts.first, self.strings
-        at = strings.find(name + b"\0") if name else -1
-        while at >= 0:
-            found += self._by_name.get(at + first, [])
-            at = strings.find(name + b"\0", at + 1)
-        return sorted(found)
+    def flavours(self, essential: str) -> list[int]:
+        """Return the ids of this table, not of its base, called *essential* or *essential*___ANY.
 
-    def _index(self) -> dict[int, list[int]]:
-        by_name: dict[int, list[int]] = {}
-        words = self._words
-        for type_id, at in enumerate(self._starts, self._first_id):
-            by_name.setdefault(words[at], []).append(type_id)
-        return by_name
+        Nothing is decoded: the first call indexes the names (20 ms for the kernel's).
+        """
+        if self._flavoured is None:
+            self._flavoured = self._flavoured_offsets()
+        offsets = self._flavoured.get(essential, ())
+        found = self._named(essential.encode())
+        return sorted([*found, *(i for offset in offsets for i in self._index.at(offset))])
+
+    def _named(self, name: bytes) -> list[int]:
+        """Return the ids of this table called *name*; a name may be the tail of a longer string.
+
+        The strings of the base are those of this table too.
+        """
+        offsets = self._offsets_of(name)
+        return sorted([type_id for offset in offsets for type_id in self._index.at(offset)])
+
+    def _offsets_of(self, name: bytes) -> list[int]:
+        # A type here may be called as nothing but a member is in the base.
+        inherited = self._base._strings_finder.search(name) if self._base else []
+        return inherited + self._strings_finder.offsets(name)
+
+    @property
+    def _strings_finder(self) -> StringFinder:
+        if self._finder is None:
+            first, used = self._texts.first, self._index.offsets
+            self._finder = StringFinder(self.strings, first=first, used=used)
+        return self._finder
+
+    def _flavoured_offsets(self) -> dict[str, list[int]]:
+        found = dict(self._base._flavoured_offsets()) if self._base else {}
+        for name, places in flavoured(self.strings).items():
+            found[name] = [*found.get(name, ()), *(self._texts.first + at for at in places)]
+        return found
+
+    @property
+    def _index(self) -> NameIndex:
+        if self._names is None:
+            words = self._words
+            offsets = [words[at] for at in self._starts]
+            self._names = NameIndex(offsets, first_id=self._first_id)
+        return self._names
 
     def to_bytes(self) -> bytes:
         """Return the blob that BPF_BTF_LOAD takes: header, types, strings."""

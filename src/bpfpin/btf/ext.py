@@ -12,27 +12,13 @@ from dataclasses import dataclass, field
 
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import ObjectFileError
-from bpfpin.uapi import BTF_MAGIC, BTF_VERSION, CoreRelocationKind
+from bpfpin.uapi import BTF_MAGIC, BTF_VERSION
 
 _HEADER = struct.Struct("<HBBI")
 _PLACE = struct.Struct("<II")
 _BLOCK = struct.Struct("<II")
 _FUNCTION = struct.Struct("<II")
 _FOUR_WORDS = struct.Struct("<IIII")
-_CORE_KINDS = {kind.value: kind for kind in CoreRelocationKind}
-
-
-@dataclass(frozen=True, slots=True)
-class CoreRelocation:
-    """The instruction at byte *offset* of its section depends on what the running kernel's type is.
-
-    *access* is the path into *type_id* (`0:1:2`); *kind* stays a number where it is unknown.
-    """
-
-    offset: int
-    type_id: int
-    access: str
-    kind: CoreRelocationKind | int
 
 
 @dataclass(frozen=True)
@@ -40,12 +26,13 @@ class BtfExt:
     """Records by section name; an instruction is given by its byte offset in the section.
 
     *functions*: offset, type id. *lines*: offset, string offsets of the file name and of the line,
-    line number << 10 | column.
+    line number << 10 | column. *relocations*, CO-RE's: offset, type id, path into the type
+    (`0:1:2`), number of the kind.
     """
 
     functions: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     lines: dict[str, list[tuple[int, int, int, int]]] = field(default_factory=dict)
-    relocations: dict[str, list[CoreRelocation]] = field(default_factory=dict)
+    relocations: dict[str, list[tuple[int, int, str, int]]] = field(default_factory=dict)
 
 
 def parse_ext(data: bytes, btf: Btf) -> BtfExt:
@@ -59,13 +46,9 @@ def parse_ext(data: bytes, btf: Btf) -> BtfExt:
     if header_size < _HEADER.size + 3 * _PLACE.size:
         return ext
     for section, record in _records(data, 2, _FOUR_WORDS, btf):
-        ext.relocations.setdefault(section, []).append(_relocation(record, btf))
+        offset, type_id, access, kind = record
+        ext.relocations.setdefault(section, []).append((offset, type_id, btf.string(access), kind))
     return ext
-
-
-def _relocation(record: tuple[int, ...], btf: Btf) -> CoreRelocation:
-    offset, type_id, access, kind = record
-    return CoreRelocation(offset, type_id, btf.string(access), _CORE_KINDS.get(kind, kind))
 
 
 def _header_size(data: bytes) -> int:

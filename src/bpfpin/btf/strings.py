@@ -20,9 +20,9 @@ class Strings(dict[int, str]):
     def __init__(self, data: bytes, base: Strings | None) -> None:
         super().__init__()
         self.data = data
-        self.end: int = len(data) + (base.end if base else 0)
+        self.end: int = len(data) + (base.end if base is not None else 0)
         self._base = base
-        self.first = base.end if base else 0
+        self.first = base.end if base is not None else 0  # empty before it is read
         self._bytes_read = 0
 
     def __missing__(self, offset: int) -> str:

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.check import CheckedProgram, CheckReport, check_all
+from bpfpin.apps.check import CheckedProgram, CheckedRelocation, CheckReport, check_all
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import describe
 from bpfpin.cli.output import Output
 from bpfpin.errors import ExitCode
 
 MAP_COLUMNS = ("map", "type", "key", "value", "max_entries", "dialect", "pinning")
+RELOCATION_COLUMNS = ("CO-RE asks for", "here", "first in")
+MOST_RELOCATIONS = 40  # as rows of a table
 PROGRAM_COLUMNS = ("program", "section", "type", "hook", "verifier")
 
 
 @bpfpin_command("check")
 @click.argument("objects", metavar="OBJ…", nargs=-1, required=True)
 @click.option("--type", "program_type", metavar="TYPE", help="Of programs in free-named sections.")
+@click.option("--btf", "kernel_btf", metavar="FILE", help="The kernel's types for CO-RE.")
 @click.option("--convert", is_flag=True, help="Print C that defines old maps in section .maps.")
 def command(
-    context: Context, *, objects: tuple[str, ...], program_type: str | None, convert: bool
+    context: Context,
+    *,
+    objects: tuple[str, ...],
+    program_type: str | None,
+    kernel_btf: str | None,
+    convert: bool,
 ) -> int | None:
     """Read each OBJ, a file or builtin:NAME, and have the kernel verify its programs.
 
     Nothing is attached or pinned. Without the privilege for the kernel's part the objects are read
     only. The exit code is that of load for one object, and 10 if any of several would not load.
 
+    What CO-RE asks of the running kernel's types is shown with the answers; or of those in --btf
+    FILE, which is raw BTF or an ELF file such as vmlinux.
+
     With --convert it prints what maps of the two old dialects, struct bpf_map_def and struct
     bpf_elf_map, are in the form of today; comments tell what that form cannot say.
     """
-    reports = check_all(objects, program_type=program_type, convert=convert)
+    reports = check_all(objects, program_type=program_type, convert=convert, kernel_btf=kernel_btf)
     if context.out.is_json:
         _write_document(context.out, reports)
     else:
@@ -83,8 +94,28 @@ def _write(out: Output, report: CheckReport) -> None:
             for each in report.programs
         ]
         out.table(PROGRAM_COLUMNS, programs)
+    _write_relocations(out, report)
     for note in (*report.notes, *(each.note for each in report.programs if each.note)):
         out.text(f"note: {note}")
+
+
+def _write_relocations(out: Output, report: CheckReport) -> None:
+    """Write each question once; of very many only those that have no answer."""
+    found = {each.question: each for each in reversed(report.relocations)}
+    shown = [each for each in found.values() if len(found) <= MOST_RELOCATIONS or each.poisoned]
+    if shown:
+        rows = [(each.question, _answer(each), each.place) for each in shown]
+        out.table(RELOCATION_COLUMNS, rows)
+    if len(found) > len(shown):
+        out.text(f"CO-RE: {len(found) - len(shown)} more have answers; -o json has all of them")
+
+
+def _answer(relocation: CheckedRelocation) -> str:
+    if relocation.value is None:
+        return "not there"
+    return (
+        f"{relocation.value} (refused if reached)" if relocation.poisoned else str(relocation.value)
+    )
 
 
 def _write_converted(out: Output, report: CheckReport) -> None:

@@ -7,11 +7,21 @@ from typing import Any
 from bpfpin.apps.maps.entries import Entry
 from bpfpin.cli.output import to_json
 
+_MARKS = ('"', "{", "[", "hex:")
+
 
 def value_text(value: Any) -> str:
-    """Return a key or a value as text that `map set` takes: `5`, `hex:0a00`, JSON."""
+    """Return a key or a value as text that `map set` takes: `5`, `hex:0a00`, `PASS`, JSON."""
+    if isinstance(value, str) and _is_word(value):
+        return value
     text = to_json(value)
     return text[1:-1] if isinstance(value, bytes) else text
+
+
+def _is_word(text: str) -> bool:
+    """Whether *text* is read as itself: not as JSON or bytes, and nothing in it is hidden."""
+    is_plain = bool(text) and text.isprintable() and text.strip() == text
+    return is_plain and not text.startswith(_MARKS)
 
 
 def value_lines(entry: Entry) -> list[str]:

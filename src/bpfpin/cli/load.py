@@ -10,6 +10,7 @@ import click
 from bpfpin.apps.deploy import deploy, require_devices
 from bpfpin.apps.load.choose import parse_hook
 from bpfpin.apps.load.loading import LoadOptions, parse_order
+from bpfpin.apps.load.variables import parse_set_words
 from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
 from bpfpin.apps.sharing import parse_map_words
 from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
@@ -66,6 +67,14 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     help="Use that map for NAME; repeatable.",
 )
 @click.option(
+    "--set",
+    "variables",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_parsed(parse_set_words),
+    help="Let this global variable start with VALUE; repeatable.",
+)
+@click.option(
     "--fresh",
     metavar="NAME|all",
     multiple=True,
@@ -84,6 +93,12 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 @click.option("--force", is_flag=True, help="Also what would cut the way you came in by.")
 @click.option("--group", metavar="GROUP", help="Let this group read the maps.")
 @click.option("--chmod", type=MODE, metavar="MODE", help="The mode of the map pins (0600).")
+@click.option(
+    "--btf",
+    "kernel_btf",
+    metavar="FILE",
+    help="The kernel's types for CO-RE, where it does not show its own.",
+)
 @click.option(
     "--max-map-memory", type=SIZE, metavar="SIZE", help="Refuse maps that take more (256M)."
 )

@@ -114,6 +114,12 @@ class Output:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
+    def piece(self, text: str) -> None:
+        """Write a part of a long document, as it is; whoever begins one also ends it."""
+        self.has_document = True
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
     def text(self, text: str) -> None:
         """Write lines of data, escaped."""
         self.line(escape_lines(text))

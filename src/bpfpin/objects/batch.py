@@ -1,38 +1,40 @@
-"""Elements of a map many at a time (BPF_MAP_*_BATCH, Linux 5.6).
+"""Elements of a map read many at a time (BPF_MAP_LOOKUP_BATCH, Linux 5.6).
 
-A walk ends although the map changes under it: a hash is walked bucket by bucket and an array by
-index, and everything else key by key with a memory of the keys seen. What comes or goes during the
-walk may be seen or not; what stays is seen.
+What a walk promises although the map changes under it:
+
+* It ends.
+* What is there from its beginning to its end is seen; what comes or goes meanwhile may be or not.
+* No key comes twice. A hash is walked bucket by bucket, each read at one moment, and a key never
+  changes its bucket; an array is walked by index. Other types go key by key (BPF_MAP_GET_NEXT_KEY),
+  where the kernel starts anew if the key it stands at was deleted: those keys are remembered, and
+  the walk goes back to the last one that is still there. Should others delete each key that it
+  reaches, it gives up after `STEPS_PER_ENTRY` steps for each entry that the map has room for.
+* A value is that of its key, read in the same moment where the type has batches, else just after.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
-from bpfpin.objects.elements import CLOSED_FD, Elements, buffer
+from bpfpin.objects.elements import CLOSED_FD, Closed, Elements, buffer
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
 from bpfpin.syscall.refusal import BufferTooSmallError
-from bpfpin.uapi import Cmd, MapType, UpdateFlag
+from bpfpin.uapi import Cmd, MapType
 
 BATCH = 4096  # measured: flat from 256 elements up
 BUFFER_BYTES = 4 << 20
 ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
-# Asked for batches. For other types the kernel's generic batch starts anew when the key it stopped
-# at was deleted meanwhile, and may never end.
-BATCHED = ARRAYS | {
-    MapType.HASH,
-    MapType.PERCPU_HASH,
-    MapType.LRU_HASH,
-    MapType.LRU_PERCPU_HASH,
-    MapType.HASH_OF_MAPS,
-    MapType.ARRAY_OF_MAPS,
-}
+HASHES = frozenset({MapType.HASH, MapType.PERCPU_HASH, MapType.LRU_HASH, MapType.LRU_PERCPU_HASH})
+# Asked for batches. Those of an LPM trie, a devmap and the like are the kernel's generic ones: they
+# go from key to key and start anew where one was deleted, so they may repeat and never end. Those
+# of an array of maps stop at an empty place (EINTR before Linux 6.15).
+BATCHED = ARRAYS | HASHES | {MapType.HASH_OF_MAPS}
 STEPS_PER_ENTRY = 4  # of a walk by key, before it gives up running after deleted keys
 
 
@@ -46,7 +48,7 @@ class RawBatch:
 
 
 class Room:
-    """Buffers for *count* elements and the position in the map, with their call."""
+    """Buffers for *count* elements and the position in the map, with the calls that fill them."""
 
     def __init__(self, fd: int, key_size: int, value_size: int, *, count: int) -> None:
         self.count = count
@@ -62,9 +64,11 @@ class Room:
             map_fd=fd,
         )
         self.lookup = Call(Cmd.MAP_LOOKUP_BATCH, self.attribute)
+        self.take = Call(Cmd.MAP_LOOKUP_AND_DELETE_BATCH, self.attribute)
 
-    def go_to(self, position: bytes | None) -> None:
-        """Set where the next batch starts; None is the start of the map."""
+    def go_to(self, position: bytes | None, fd: int) -> None:
+        """Set where in the map *fd* the next batch starts; None is its start."""
+        self.attribute.map_fd = fd  # the map may be closed while somebody walks it
         if position is not None:
             self.position[:] = position
         self.attribute.in_batch = 0 if position is None else self._position_address
@@ -93,22 +97,39 @@ class Batches:
         self._is_batched = kind in BATCHED
         self._is_array = kind in ARRAYS
         self._is_single = self._is_array and max_entries <= self._count
-        self._rooms: list[Room] = []
+        self._rooms: list[Any] = []
 
     def close(self) -> None:
         """Forget the descriptor."""
         self._fd = CLOSED_FD
-        self._rooms.clear()
+        self._rooms = Closed()
 
     def walk(self) -> Iterator[RawBatch]:
         """Yield everything, by batches where the kernel has them, else key by key."""
         if self._is_batched:
             try:
-                yield from self._by_batch()
+                yield from self._by_batch(Cmd.MAP_LOOKUP_BATCH)
             except NotSupportedError:  # comes before the first batch or never
                 self._is_batched = self._is_single = False
         if not self._is_batched:
             yield from self._by_key()
+
+    def taken(self) -> Iterator[RawBatch]:
+        """Yield everything and remove it, in one step; `NotSupportedError` before the first."""
+        return self._by_batch(Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
+
+    def whole(self) -> tuple[bytearray, bytearray]:
+        """Return all keys and all values, each back to back, in memory that nobody else uses."""
+        keys, values = bytearray(), bytearray()
+        if room := self.at_once():
+            keys += room.keys
+            values += room.values
+            self.put(room)
+            return keys, values
+        for part in self.walk():
+            keys += part.keys
+            values += part.values
+        return keys, values
 
     def at_once(self) -> Room | None:
         """Read the whole map if it is an array that one call reads, None if it is not.
@@ -129,7 +150,7 @@ class Batches:
 
     def _take(self) -> Room:
         try:
-            return self._rooms.pop()
+            return self._rooms.pop()  # type: ignore[no-any-return]  # the pool may be `Closed`
         except IndexError:
             return self._new_room(self._count)
 
@@ -137,12 +158,13 @@ class Batches:
         elements = self._elements
         return Room(self._fd, elements.key_size, elements.value_size, count=count)
 
-    def _by_batch(self) -> Iterator[RawBatch]:
+    def _by_batch(self, command: Cmd) -> Iterator[RawBatch]:
         room, position, seen = self._take(), None, 0
         while position is None or not (self._is_array and seen >= self._max_entries):
-            room.go_to(position)
-            is_last = room.lookup.enter() < 0
-            if is_last and self._is_too_small(room):
+            room.go_to(position, self._fd)
+            call = room.lookup if command is Cmd.MAP_LOOKUP_BATCH else room.take
+            is_last = call.enter() < 0
+            if is_last and self._is_too_small(call):
                 room = self._new_room(2 * room.count)
                 continue
             seen += room.attribute.count
@@ -150,12 +172,12 @@ class Batches:
             yield room.filled()
             if is_last:
                 break
-        room.go_to(None)
+        room.go_to(None, self._fd)
         self.put(room)
 
-    def _is_too_small(self, room: Room) -> bool:
+    def _is_too_small(self, call: Call) -> bool:
         """Whether a bucket holds more than the room, False at the map's end, else raises."""
-        error = self._elements.refused(room.lookup, None)
+        error = self._elements.refused(call, None)
         if isinstance(error, BufferTooSmallError):
             return True
         if isinstance(error, KeyNotFoundError):
@@ -169,62 +191,23 @@ class Batches:
             yield RawBatch(len(pairs), keys, values)
 
     def _pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        for key in self._keys():
+            with contextlib.suppress(KeyNotFoundError):  # gone meanwhile, or an empty place
+                yield key, self._elements.lookup(key)
+
+    def _keys(self) -> Iterator[bytes]:
+        """Yield each key once; `trail` holds those that the walk stood at."""
         seen: set[bytes] = set()
+        trail: list[bytes | None] = []
         key = None
         for _ in range(STEPS_PER_ENTRY * self._max_entries + BATCH):
-            key = self._elements.next_key(key)
-            if key is None:
+            found = self._elements.next_key(key)
+            if found is None:
                 return
-            if key not in seen:
-                seen.add(key)
-                with contextlib.suppress(KeyNotFoundError):
-                    yield key, self._elements.lookup(key)
-
-
-def write(
-    elements: Elements,
-    fd: int,
-    keys: bytes,
-    values: bytes | None,
-    *,
-    flag: UpdateFlag = UpdateFlag.ANY,
-) -> int:
-    """Write *values* at *keys*, or delete the keys if there are no values; returns how many.
-
-    A refusal names the key; what stood before it is done, what stands behind it is not.
-    """
-    key_size, value_size = elements.key_size, elements.value_size
-    command = Cmd.MAP_DELETE_BATCH if values is None else Cmd.MAP_UPDATE_BATCH
-    attribute = MapBatchAttr(map_fd=fd, elem_flags=flag)
-    call = Call(command, attribute)
-    total = len(keys) // key_size
-    for start in range(0, total, BATCH):
-        attribute.count = count = min(BATCH, total - start)
-        attribute.keys = _address(keys) + start * key_size
-        attribute.values = _address(values) + start * value_size if values is not None else 0
-        if call.enter() >= 0:
-            continue
-        failed = start + attribute.count if attribute.count < count else start
-        error = elements.refused(call, keys[failed * key_size : (failed + 1) * key_size])
-        if not isinstance(error, NotSupportedError):
-            raise error
-        _one_by_one(elements, keys[start * key_size :], values, flag=flag)
-        break
-    return total
-
-
-def _one_by_one(elements: Elements, keys: bytes, values: bytes | None, *, flag: UpdateFlag) -> None:
-    key_size, value_size = elements.key_size, elements.value_size
-    behind = 0 if values is None else len(values) - len(keys) // key_size * value_size
-    for index in range(len(keys) // key_size):
-        key = keys[index * key_size : (index + 1) * key_size]
-        at = behind + index * value_size
-        if values is None:
-            elements.delete(key)
-        else:
-            elements.update(key, values[at : at + value_size], flag)
-
-
-def _address(data: bytes) -> int:
-    """Return where the bytes lie; the kernel only reads them."""
-    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
+            if found in seen:
+                key = trail.pop() if trail else found
+                continue
+            seen.add(found)
+            trail.append(key)
+            key = found
+            yield found

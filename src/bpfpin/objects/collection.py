@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
+from bpfpin.btf.btf import Btf
+from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import (
     IncompatibleMapError,
     LimitError,
@@ -13,11 +18,12 @@ from bpfpin.errors import (
     SyscallError,
     UsageError,
 )
-from bpfpin.objects import compat
-from bpfpin.objects.kernel_btf import BtfHandle
+from bpfpin.objects import compat, core
+from bpfpin.objects.kernel_btf import BtfHandle, as_btf
 from bpfpin.objects.map import Map
 from bpfpin.objects.memory import estimate_bytes, size_text
 from bpfpin.objects.program import Program
+from bpfpin.objects.variables import Variables
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
@@ -39,9 +45,16 @@ class Loaded(Closing):
     maps: Mapping[str, Map] = field(default_factory=dict)
     programs: Mapping[str, Program] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    variable_specs: tuple[VariableSpec, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def variables(self) -> Variables:
+        """The object's global variables by name: `loaded.variables["threshold"].value = 5`."""
+        return Variables(self.variable_specs, self.maps)
 
     def close(self) -> None:
         """Let go of everything; what is pinned or attached stays in the kernel."""
+        self.variables.close()
         for held in (*self.programs.values(), *self.maps.values()):
             held.close()
 
@@ -53,6 +66,7 @@ def load(
     programs: Sequence[str] | None = None,
     max_map_memory: int = MAP_MEMORY_LIMIT,
     log_level: int = 0,
+    kernel_btf: Btf | str | Path | None = None,
 ) -> Loaded:
     """Create the maps of *spec* and load its programs, or only those named in *programs*.
 
@@ -60,13 +74,16 @@ def load(
     differs; they belong to the result from then on, and are closed with it or with a failure. Into
     a program array among them go the programs that the object puts there, last of all.
     `LimitError` if the new maps would take more than *max_map_memory* bytes, `VerifierError` if a
-    program is refused. Stands on BPF_BTF_LOAD, BPF_MAP_CREATE and BPF_PROG_LOAD.
+    program is refused. CO-RE fits the programs to *kernel_btf* (types, or a file of raw BTF)
+    instead of the running kernel's types. Stands on BPF_BTF_LOAD, BPF_MAP_CREATE and BPF_PROG_LOAD.
     """
     given = dict(maps or {})
     with contextlib.ExitStack() as undo:
         for held in given.values():
             undo.callback(held.close)
         chosen = spec if programs is None else spec.only_programs(*programs)
+        if kernel_btf is not None:
+            chosen = dataclasses.replace(chosen, kernel_btf=as_btf(kernel_btf))
         _check_given(chosen, given)
         undo.pop_all()
     loaded = load_checked(chosen, maps=given, max_map_memory=max_map_memory, log_level=log_level)
@@ -96,6 +113,7 @@ def load_checked(
     with contextlib.ExitStack() as undo:
         for held in maps.values():
             undo.callback(held.close)
+        fitted, resolutions = core.fitted(spec)
         new = [each for name, each in spec.maps.items() if name not in maps]
         _check_inner(new)
         _check_memory(spec.path, new, max_map_memory)
@@ -105,14 +123,15 @@ def load_checked(
             every = {name: {**maps, **made}[name] for name in spec.maps}
             _fill_maps_of_maps(new, every)
             loaded = {}
-            for name, each in spec.programs.items():
-                loaded[name] = Program.load(
-                    each, maps=every, btf=btf, log_level=log_level, path=spec.path
-                )
+            for name, each in fitted.programs.items():
+                with core.naming(resolutions):
+                    loaded[name] = Program.load(
+                        each, maps=every, btf=btf, log_level=log_level, path=spec.path
+                    )
                 undo.callback(loaded[name].close)
         _fill_program_arrays(new, every, loaded)
         undo.pop_all()
-        return Loaded(every, loaded, notes)
+        return Loaded(every, loaded, notes, spec.all_variables)
 
 
 def _check_given(spec: ObjectSpec, given: Mapping[str, Map]) -> None:

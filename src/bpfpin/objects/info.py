@@ -35,6 +35,8 @@ class MapInfo:
     btf_key_type_id: int
     btf_value_type_id: int
     map_extra: int
+    btf_vmlinux_id: int = 0  # of struct_ops: the kernel's own type of the value
+    btf_vmlinux_value_type_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

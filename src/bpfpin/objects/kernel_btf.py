@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.write import subset
 from bpfpin.errors import SyscallError
-from bpfpin.objects.info import btf_info
+from bpfpin.objects.info import MapInfo, btf_info
 from bpfpin.objects.kernel_object import KernelObject, ObjectKind
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
@@ -84,6 +84,26 @@ def read_btf(fd: int) -> Btf:
 def vmlinux_btf() -> Btf:
     """Return the types of the running kernel, scanned once a process (60 ms, 6 MB)."""
     return Btf.parse(VMLINUX.read_bytes())
+
+
+def as_btf(source: Btf | str | Path) -> Btf:
+    """Return *source*, read if it is the path of a file of raw BTF, as /sys/kernel/btf/vmlinux."""
+    return source if isinstance(source, Btf) else Btf.parse(Path(source).read_bytes())
+
+
+@functools.cache
+def module_btfs() -> tuple[Btf, ...]:
+    """Return the types of the kernel's modules, those of vmlinux below; read once a process."""
+    base = vmlinux_btf()
+    paths = sorted(path for path in VMLINUX.parent.iterdir() if path != VMLINUX)
+    return tuple(Btf.parse(path.read_bytes(), base=base) for path in paths)
+
+
+def value_type_of(info: MapInfo) -> TypeRef | None:
+    """Return the type of a map's values, of a struct_ops map the kernel's own."""
+    if info.btf_vmlinux_value_type_id:
+        return type_of(info.btf_vmlinux_id, info.btf_vmlinux_value_type_id)
+    return type_of(info.btf_id, info.btf_value_type_id)
 
 
 def type_of(btf_id: int, type_id: int) -> TypeRef | None:

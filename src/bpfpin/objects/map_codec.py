@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.objects.codec import Buffer, Codec, MisfitError, ScalarCodec
-from bpfpin.objects.codec_btf import codec
-from bpfpin.objects.codec_format import format_codec
+from bpfpin.codecs.codec import Codec, ScalarCodec
+from bpfpin.codecs.format_table import KEY, VALUE, FormatTable
+from bpfpin.codecs.of_btf import codec, untyped
+from bpfpin.codecs.of_format import format_codec
+from bpfpin.objects.codec_holders import HOLDERS, attachment_key, owner_key
 from bpfpin.objects.info import MapInfo
-from bpfpin.objects.kernel_object import KernelObject
 from bpfpin.objects.percpu import PER_CPU, PerCpuCodec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType
@@ -23,44 +25,60 @@ INDEXED = frozenset(
         MapType.PERF_EVENT_ARRAY,
         MapType.CGROUP_ARRAY,
         MapType.ARRAY_OF_MAPS,
+        MapType.STACK_TRACE,
+        MapType.STRUCT_OPS,
         MapType.DEVMAP,
+        MapType.DEVMAP_HASH,
         MapType.CPUMAP,
         MapType.SOCKMAP,
         MapType.XSKMAP,
         MapType.REUSEPORT_SOCKARRAY,
     }
 )
-HOLDERS = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS, MapType.PROG_ARRAY})
+ATTACHED = frozenset({MapType.CGROUP_STORAGE, MapType.PERCPU_CGROUP_STORAGE})
 
 
-class ObjectCodec(Codec):
-    """An element that is a map or a program: written as the object, read as its id."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the caller wants keys and values to read, as in `Map.from_pin`; by default by type."""
 
-    size = 4
+    key_format: Any = None
+    value_format: Any = None
+    raw: bool = False
+    formats: FormatTable | None = None
 
-    def decode(self, data: Buffer, at: int = 0) -> int:
-        """Return the id."""
-        return int.from_bytes(data[at : at + 4], "little")
-
-    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take the object; an id would be mistaken for a descriptor, so no number is taken."""
-        if not isinstance(value, KernelObject):
-            raise MisfitError(TypeError, f"a Map or a Program was expected, not {value!r}")
-        data[at : at + 4] = value.fd.to_bytes(4, "little")
+    @property
+    def may_misfit(self) -> bool:
+        """Whether something is asked for that the map's types may refuse."""
+        asked = self.key_format is not None or self.value_format is not None
+        return asked or bool(self.formats and self.formats.is_exact)
 
 
-def key_codec(info: MapInfo, ref: TypeRef | None, form: Any) -> Codec:
-    """Return how the keys read; *form* wins over the type *ref*, an index is a number without."""
-    if form is not None:
-        return format_codec(form, info.key_size)
+def key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
+    """Return how the keys read; a format wins over the type *ref*, an index is a number without."""
+    formats = reading.formats
+    if reading.key_format is not None:
+        plain = format_codec(reading.key_format, info.key_size, is_key=True)
+        return untyped(plain, formats, KEY)
+    if owner := owner_key(info):
+        return owner
     if ref is None and info.type in INDEXED:
-        return ScalarCodec("I")
-    return codec(ref, info.key_size, is_key=True)
+        return untyped(ScalarCodec("I"), formats, KEY)
+    if ref is None and info.type in ATTACHED:
+        return attachment_key(info.key_size)
+    return codec(ref, info.key_size, is_key=True, raw=reading.raw, formats=formats)
 
 
-def value_codec(info: MapInfo, ref: TypeRef | None, form: Any) -> Codec:
+def value_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
     """Return how the values read, a per-CPU map's as lists."""
-    if form is None and info.type in HOLDERS:
-        return ObjectCodec()
-    one = codec(ref, info.value_size) if form is None else format_codec(form, info.value_size)
+    if reading.value_format is None and info.type in HOLDERS:
+        return HOLDERS[info.type](info)
+    one = _value_codec(info, ref, reading)
     return PerCpuCodec(one, possible_cpus()) if info.type in PER_CPU else one
+
+
+def _value_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
+    if reading.value_format is not None:
+        plain = format_codec(reading.value_format, info.value_size)
+        return untyped(plain, reading.formats, VALUE)
+    return codec(ref, info.value_size, raw=reading.raw, formats=reading.formats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import ItemsView, Iterator, ValuesView
 from typing import Any, Protocol
 
@@ -19,8 +20,7 @@ class EntriesView(ItemsView[Any, Any]):
     _mapping: Batched
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for entries in self._mapping.lookup_batch():
-            yield from entries
+        return itertools.chain.from_iterable(self._mapping.lookup_batch())
 
 
 class EntryValuesView(ValuesView[Any]):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bpfpin.objects.codec import Buffer, Codec, MisfitError
+from bpfpin.codecs.codec import Buffer, Codec, MisfitError
 from bpfpin.uapi import MapType
 
 PER_CPU = frozenset(
@@ -31,6 +31,7 @@ class PerCpuCodec(Codec):
         self.cpus = cpus
         self.stride = stride_of(value.size)
         self.size = self.stride * cpus
+        self.has_lock = value.has_lock
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return the values of all CPUs."""
@@ -63,13 +64,23 @@ def total(values: Sequence[Any]) -> Any:
     Numbers are added (Python's do not wrap), dicts and lists in their parts; what is no number
     stays if it is the same everywhere, else `TypeError`.
     """
+    return _joined(values, sum, "added")
+
+
+def maximum(values: Sequence[Any]) -> Any:
+    """Return the greatest values of all CPUs, member by member, as `total` adds them."""
+    return _joined(values, max, "compared")
+
+
+def _joined(values: Sequence[Any], how: Callable[[Sequence[Any]], Any], done: str) -> Any:
     first = values[0]
     if isinstance(first, Mapping):
-        return {name: total([value[name] for value in values]) for name in first}
+        return {name: _joined([value[name] for value in values], how, done) for name in first}
     if isinstance(first, list | tuple):
-        return [total(parts) for parts in zip(*values, strict=True)]
-    if isinstance(first, int | float) and not isinstance(first, bool):
-        return sum(values)
+        return [_joined(parts, how, done) for parts in zip(*values, strict=True)]
+    is_number = all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+    if is_number:
+        return type(first)(how(values))
     if all(value == first for value in values):
         return first
-    raise TypeError(f"{type(first).__name__} values of several CPUs cannot be added")
+    raise TypeError(f"{type(first).__name__} values of several CPUs cannot be {done}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
-from bpfpin.objects import batch
+from bpfpin.objects import batch, batch_write
 from bpfpin.objects.elements import Elements
 from bpfpin.objects.info import MapInfo, fdinfo, map_info
 from bpfpin.objects.kernel_object import KernelObject, ObjectKind
@@ -22,19 +23,25 @@ class RawMap(KernelObject):
     """
 
     kind = ObjectKind.MAP
+    map_types: ClassVar[frozenset[MapType]] = frozenset()  # what a class is for; none is for all
 
     def __init__(self, descriptor: Descriptor) -> None:
         super().__init__(descriptor)
         self._fixed = info = map_info(self.fd)
+        self._check_type()
         one = info.value_size
         self._copied = stride_of(one) * possible_cpus() if info.type in PER_CPU else one
-        self._elements = Elements(self.fd, info.key_size, self._copied, about=self._described())
+        self._elements = Elements(
+            self.fd, info.key_size, self._copied, about=self._described(), kind=info.type
+        )
         self._batches = batch.Batches(self._elements, self.fd, info.type, info.max_entries)
+        self._writer = batch_write.Writer(self._elements, self.fd, info.type)
 
     def close(self) -> None:
         """Let the map go; pins, programs and other handles keep it. Again does nothing."""
         self._elements.close()
         self._batches.close()
+        self._writer.close()
         super().close()
 
     @property
@@ -99,7 +106,10 @@ class RawMap(KernelObject):
         return self._elements.lookup(key)
 
     def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
-        """Write *value* at *key* (BPF_MAP_UPDATE_ELEM)."""
+        """Write *value* at *key* (BPF_MAP_UPDATE_ELEM).
+
+        `KeyExistsError`, `KeyNotFoundError` by *flag*; `MapFullError`, `ReadOnlyMapError`.
+        """
         self._elements.update(key, value, flag)
 
     def delete_bytes(self, key: bytes) -> None:
@@ -115,18 +125,36 @@ class RawMap(KernelObject):
                 key = bytes(part.keys[index * key_size : (index + 1) * key_size])
                 yield key, bytes(part.values[index * value_size : (index + 1) * value_size])
 
+    def batches_bytes(self) -> Iterator[batch.RawBatch]:
+        """Yield all keys and values in batches; each is overwritten by the next (`batch.py`)."""
+        return self._walk()
+
     def dump_bytes(self) -> tuple[bytes, bytes]:
         """Return all keys and all values, each back to back, read in batches."""
         if room := self._batches.at_once():
             whole = room.keys.tobytes(), room.values.tobytes()
             self._batches.put(room)
             return whole
-        parts = [(bytes(part.keys), bytes(part.values)) for part in self._walk()]
-        return b"".join(keys for keys, _ in parts), b"".join(values for _, values in parts)
+        keys, values = self._whole()
+        return bytes(keys), bytes(values)
+
+    def _whole(self) -> tuple[bytearray, bytearray]:
+        _ = self.fd  # as below
+        return self._batches.whole()
 
     def _walk(self) -> Iterator[batch.RawBatch]:
         _ = self.fd  # a closed map says so here, not at the first step
         return self._batches.walk()
+
+    def _named(self, key: bytes) -> object:
+        """Return what errors call a key."""
+        return key
+
+    def _check_type(self) -> None:
+        if self.map_types and self.type not in self.map_types:
+            kind = self.type.name.lower() if isinstance(self.type, MapType) else self.type
+            wanted = " or ".join(sorted(wanted.name.lower() for wanted in self.map_types))
+            raise TypeError(f"{self._described()} is a {kind}, not a {wanted}")
 
     def _check_deletable(self) -> None:
         if self.is_array:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from bpfpin.btf.btf import TypeRef
+from bpfpin.codecs.codec import Codec
+from bpfpin.codecs.format_table import FormatTable
+from bpfpin.codecs.formats import Format
 from bpfpin.objects import layouts
-from bpfpin.objects.codec import Codec
-from bpfpin.objects.kernel_btf import BtfHandle, type_of
+from bpfpin.objects.kernel_btf import BtfHandle, type_of, value_type_of
 from bpfpin.objects.kernel_object import open_pin
-from bpfpin.objects.map_codec import key_codec, value_codec
+from bpfpin.objects.map_codec import Reading, key_codec, value_codec
 from bpfpin.objects.map_create import create
 from bpfpin.objects.raw_map import RawMap
 from bpfpin.spec import MapSpec
@@ -19,11 +23,14 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapType, ObjectFlag
 
+Formats = Mapping[str, Format | str]
+_TYPING = ("key_format", "value_format", "key_type", "value_type")
+
 
 class TypedMap(RawMap):
     """A map held by descriptor, with the ways in and the codecs of its keys and values.
 
-    Keys and values read as `codec.py` says, bytes where no type is known.
+    Keys and values read as `codecs/codec.py` says, bytes where no type is known.
     """
 
     def __init__(
@@ -34,15 +41,17 @@ class TypedMap(RawMap):
         value_format: Any = None,
         key_type: TypeRef | None = None,
         value_type: TypeRef | None = None,
+        raw: bool = False,
+        formats: Formats | None = None,
     ) -> None:
         try:
             super().__init__(descriptor)
             info = self._fixed
+            self._reading = Reading(key_format, value_format, raw)
             self._read_as(
                 key_type or type_of(info.btf_id, info.btf_key_type_id),
-                value_type or type_of(info.btf_id, info.btf_value_type_id),
-                key_format=key_format,
-                value_format=value_format,
+                value_type or value_type_of(info),
+                formats,
             )
         except BaseException:
             descriptor.close()
@@ -71,13 +80,23 @@ class TypedMap(RawMap):
         `value_type` do so by BTF and win over what the kernel reports. With *read_only* read
         permission on the pin is enough, and writing is refused; who may not ask the kernel for the
         types (CAP_SYS_ADMIN) reads by those that `deploy` stored beside the pin.
+
+        With `raw=True` enumerations read as numbers and char arrays as bytes. `formats` maps what
+        reads differently to a `Format` or its word: by name of member (`saddr`), by path
+        (`value.src.ip`), by name of type (`__be32`), or the whole (`key`, `value`); `formats.AUTO`
+        is a table of rules by type and name, and `{**AUTO, "flags": "hex"}` one more of them. What
+        does not fit, or names nothing that is there, is `ValueError` at once; rules just go by.
         """
+        formats = reading.pop("formats", None)
         opened = cls(open_pin(path, cls.kind, read_only=read_only), **reading)
-        if opened.value_type is not None or any(told is not None for told in reading.values()):
-            return opened
-        key_type, value_type = layouts.beside(Path(path), opened._fixed)
-        if value_type is not None:
-            opened._read_as(key_type, value_type)
+        types = opened.key_type, opened.value_type
+        if types[1] is None and not any(reading.get(one) is not None for one in _TYPING):
+            types = layouts.beside(Path(path), opened._fixed)
+        try:
+            opened._read_as(*types, formats)
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
     @classmethod
@@ -93,31 +112,50 @@ class TypedMap(RawMap):
     def of(cls, other: TypedMap) -> Self:
         """Return another handle of the same map, with a descriptor of its own.
 
-        So a map becomes what its type is for: `RingBuffer.of(loaded.maps["events"])`.
+        So a map becomes what its type is for: `RingBuffer.of(loaded.maps["events"])`. It reads in
+        the same way.
         """
-        descriptor = other._descriptor.duplicate()
-        return cls(descriptor, key_type=other.key_type, value_type=other.value_type)
+        reading = other._reading
+        return cls(
+            other._descriptor.duplicate(),
+            key_format=reading.key_format,
+            value_format=reading.value_format,
+            key_type=other.key_type,
+            value_type=other.value_type,
+            raw=reading.raw,
+            formats=other._formats,
+        )
 
     def _read_as(
-        self,
-        key_type: TypeRef | None,
-        value_type: TypeRef | None,
-        *,
-        key_format: Any = None,
-        value_format: Any = None,
+        self, key_type: TypeRef | None, value_type: TypeRef | None, formats: Formats | None
     ) -> None:
         self.key_type, self.value_type = key_type, value_type
-        self._formats = key_format, value_format
-        if key_format is not None or value_format is not None:
-            _ = self._key, self._value  # a form that does not fit is told at once
+        self._formats, table = formats, FormatTable(formats) if formats else None
+        self._reading = replace(self._reading, formats=table)
+        for made in ("_key", "_value"):
+            self.__dict__.pop(made, None)
+        if self._reading.may_misfit:  # which is told at once
+            _ = self._key, self._value
+        if table:
+            table.check_used()
+
+    @property
+    def key_codec(self) -> Codec:
+        """How the keys read and are written."""
+        return self._key
+
+    @property
+    def value_codec(self) -> Codec:
+        """How the values read and are written, of a per-CPU map those of all CPUs."""
+        return self._value
 
     @cached_property
     def _key(self) -> Codec:
-        return key_codec(self._fixed, self.key_type, self._formats[0])
+        return key_codec(self._fixed, self.key_type, self._reading)
 
     @cached_property
     def _value(self) -> Codec:
-        return value_codec(self._fixed, self.value_type, self._formats[1])
+        return value_codec(self._fixed, self.value_type, self._reading)
 
     def __repr__(self) -> str:
         state = " closed" if self._descriptor.is_closed else ""

@@ -26,6 +26,7 @@ _STATE = re.compile(
     r"|Func#\d+ .* is safe for any args|Validating |returning from callee|to caller at"
 )
 _AFTER_JUMP = re.compile(r"\d+: \([0-9a-f]{2}\) .*? goto pc[+-]\d+ +(?=[a-z])")
+_UNKNOWN_HELPER = re.compile(r"invalid func unknown#(\d{1,10})$", re.MULTILINE)
 _BLOCK = re.compile(r"\s*(Reason|At|Suggestion)\b:?\s*(.*)")
 
 
@@ -73,6 +74,12 @@ def refusal(error: SyscallError, log: str, *, program: str, path: str) -> Verifi
 def is_before_instructions(log: str) -> bool:
     """Whether the refusal came before any instruction was looked at: of BTF, or of the shape."""
     return "processed 0 insns" in log
+
+
+def unknown_helper(log: str) -> int | None:
+    """Return the number of the helper that the kernel does not have, if that is the refusal."""
+    found = _UNKNOWN_HELPER.search(log)
+    return int(found[1]) if found else None
 
 
 def telling_line(log: str) -> str:

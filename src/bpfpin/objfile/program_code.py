@@ -5,20 +5,23 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bpfpin.btf.btf import Btf
-from bpfpin.btf.ext import BtfExt, CoreRelocation
+from bpfpin.btf.ext import BtfExt
 from bpfpin.btf.types import Function
+from bpfpin.errors import ObjectFileError
 from bpfpin.insn import INSN_SIZE, decode
 from bpfpin.objfile.elf import Elf
 from bpfpin.objfile.functions import Functions, Place
 from bpfpin.objfile.references import Resolver
-from bpfpin.spec import FunctionSpec, LineInfo, MapSpec, ReferenceKind
+from bpfpin.spec import CoreRelocation, FunctionSpec, LineInfo, MapSpec, ReferenceKind
+from bpfpin.uapi import CoreRelocationKind
 
 MAX_FUNCTIONS = 256  # of one program: BPF_MAX_SUBPROGS in the kernel's include/linux/bpf_verifier.h
 
-_Record = TypeVar("_Record", bound=tuple[int, ...])
+_CORE_KINDS = {kind.value: kind for kind in CoreRelocationKind}
+_Record = TypeVar("_Record", bound=tuple[Any, ...])
 
 
 @dataclass
@@ -27,7 +30,7 @@ class _Debug:
 
     functions: dict[int, int] = field(default_factory=dict)
     lines: list[tuple[int, int, int, int]] = field(default_factory=list)
-    relocations: list[CoreRelocation] = field(default_factory=list)
+    relocations: list[tuple[int, int, str, int]] = field(default_factory=list)
 
 
 class CodeReader:
@@ -86,7 +89,6 @@ class CodeReader:
     def _spec(self, place: Place) -> FunctionSpec:
         instructions = decode(place.code)
         debug = self._debug_of(place.section.name)
-        self._refuse_core(place, debug)
         return FunctionSpec(
             place.name,
             place.section.name,
@@ -99,6 +101,7 @@ class CodeReader:
                     for offset, file_name, line, column in _between(debug.lines, place)
                 ]
             ),
+            tuple([self._relocation(place, each) for each in _between(debug.relocations, place)]),
         )
 
     def _debug_of(self, section: str) -> _Debug:
@@ -106,7 +109,7 @@ class CodeReader:
             self._debug[section] = _Debug(
                 dict(self._ext.functions.get(section, ())),
                 sorted({line[0]: line for line in self._ext.lines.get(section, ())}.values()),
-                sorted(self._ext.relocations.get(section, ()), key=_offset),
+                sorted(self._ext.relocations.get(section, ())),
             )
         return self._debug[section]
 
@@ -120,21 +123,24 @@ class CodeReader:
             )
         return type_id
 
-    def _refuse_core(self, place: Place, debug: _Debug) -> None:
-        first = bisect_left(debug.relocations, place.start, key=_offset)
-        if self._btf is None or first == len(debug.relocations):
-            return
-        relocation = debug.relocations[first]
-        if relocation.offset >= place.end:
-            return
-        kind = self._btf[relocation.type_id]
-        raise self._elf.error(
-            f"{place.name} needs a CO-RE relocation of {type(kind).__name__.lower()} {kind.name} "
-            f"(access {relocation.access}), which is not supported yet",
+    def _relocation(self, place: Place, record: tuple[int, int, str, int]) -> CoreRelocation:
+        """Check what needs no target: the instruction, the type, the kind."""
+        offset, type_id, access, number = record
+        kind = _CORE_KINDS.get(number)
+        if kind is None:
+            raise self._bad_relocation(place, offset, f"is of kind {number}, which is unknown")
+        if offset % INSN_SIZE:
+            raise self._bad_relocation(place, offset, "is within an instruction")
+        if self._btf is None or not 0 < type_id < len(self._btf):
+            raise self._bad_relocation(place, offset, f"names type {type_id}, which is not there")
+        return CoreRelocation((offset - place.start) // INSN_SIZE, type_id, access, kind)
+
+    def _bad_relocation(self, place: Place, offset: int, what: str) -> ObjectFileError:
+        return self._elf.error(
+            f"a CO-RE relocation of {place.name} {what}",
             section=place.section,
             symbol=place.name,
-            offset=relocation.offset,
-            hint="compile without preserve_access_index and __builtin_preserve_*",
+            offset=offset,
         )
 
 
@@ -142,10 +148,6 @@ def callees(function: FunctionSpec) -> list[str]:
     """Return the names of the functions that this one calls or takes the address of."""
     kinds = (ReferenceKind.CALL, ReferenceKind.FUNCTION)
     return [each.target for each in function.references if each.kind in kinds]
-
-
-def _offset(relocation: CoreRelocation) -> int:
-    return relocation.offset
 
 
 def _between(records: Sequence[_Record], place: Place) -> Sequence[_Record]:

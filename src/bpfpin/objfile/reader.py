@@ -24,6 +24,7 @@ from bpfpin.spec import ObjectSpec
 
 _HIDDEN = (1, 2)  # STV_INTERNAL, STV_HIDDEN
 _VERSION = struct.Struct("<I")
+_ELF_MAGIC = b"\x7fELF"
 _CHUNK_BYTES = 1 << 16
 
 
@@ -46,6 +47,24 @@ def read_object(
         return _describe(Elf.parse(data, path=path), data, program_types)
     except ObjectFileError as error:
         error.path = error.path or path
+        raise
+
+
+def read_btf(path: str | Path) -> Btf:
+    """Read the types in a file of raw BTF, or in section `.BTF` of an ELF file such as vmlinux.
+
+    `ObjectNotFoundError`, `PermissionDeniedError` and `ObjectFileError` as `read_object`.
+    """
+    data = _bytes_of(Path(path))
+    try:
+        if not data.startswith(_ELF_MAGIC):
+            return Btf.parse(data)
+        section = Elf.parse(data, path=str(path)).section(".BTF")
+        if section is None:
+            raise ObjectFileError("there is no section .BTF in it")
+        return Btf.parse(section.data)
+    except ObjectFileError as error:
+        error.path = error.path or str(path)
         raise
 
 

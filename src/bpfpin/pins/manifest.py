@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -115,6 +116,8 @@ class Manifest:
     access: Access | None = None
     outside: tuple[OutsidePin, ...] = ()
     is_chosen: bool = False  # programs and hooks were named, and not left to the sections
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """A hash of the variables that were set, by section."""
 
     def without_hooks(self) -> Self:
         """Return the manifest of a next generation in which nothing is attached."""
@@ -151,6 +154,8 @@ class Manifest:
             "outside": [dataclasses.asdict(pin) for pin in self.outside],
             "is_chosen": self.is_chosen,
         }
+        if self.variables:
+            record["variables"] = dict(self.variables)
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
     @classmethod
@@ -175,6 +180,7 @@ def _parsed(text: str) -> Manifest:
         access=_access(record.optional("access", None)),
         outside=_outside(record.optional("outside", [])),
         is_chosen=record.optional("is_chosen", False) is True,
+        variables=_variables(record.optional("variables", {})),
     )
 
 
@@ -214,6 +220,12 @@ def _access(value: object) -> Access | None:
     record = Record(value)
     gid = None if record.value("gid") is None else record.number("gid", limit=_ID_MAX)
     return Access(gid, record.number("mode", limit=0o666))
+
+
+def _variables(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise ValueError("'variables' is not a table of texts")
+    return value
 
 
 def _outside(value: object) -> tuple[OutsidePin, ...]:

@@ -47,6 +47,7 @@ BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     "RTM_NEWTFILTER": (NET,),
     "RTM_DELTFILTER": (NET,),
     "mount": (ADMIN,),
+    "perf_event_open": (PERFMON,),
     "setns": (ADMIN,),
     "unshare": (ADMIN,),
 }

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 POSSIBLE = Path("/sys/devices/system/cpu/possible")
+ONLINE = Path("/sys/devices/system/cpu/online")
 
 
 @functools.cache
@@ -17,7 +18,17 @@ def possible_cpus() -> int:
     return count_cpus(POSSIBLE.read_text())
 
 
+def online_cpus() -> list[int]:
+    """Return the numbers of the CPUs that run now."""
+    return list_cpus(ONLINE.read_text())
+
+
 def count_cpus(ranges: str) -> int:
     """Count the CPUs of a list like `0-3,8` (Documentation/admin-guide/cputopology.rst)."""
+    return len(list_cpus(ranges))
+
+
+def list_cpus(ranges: str) -> list[int]:
+    """Return the numbers in a list like `0-3,8`."""
     bounds = (part.split("-") for part in ranges.strip().split(","))
-    return sum(int(pair[-1]) - int(pair[0]) + 1 for pair in bounds)
+    return [cpu for pair in bounds for cpu in range(int(pair[0]), int(pair[-1]) + 1)]

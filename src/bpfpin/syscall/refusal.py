@@ -52,6 +52,7 @@ NO_KEY: Row = (KeyNotFoundError, "there is no such key")
 NO_ID: Row = (IdNotFoundError, "there is no such id")
 READ_ONLY: Row = (ReadOnlyMapError, "the map is frozen or was opened for reading only")
 NO_BATCH: Row = (NotSupportedError, "maps of this type have no batches here")
+FULL: Row = (MapFullError, "there is no room for the key")
 TAKEN: Row = (PinExistsError, "the name is taken")
 NO_PIN: Row = (PinNotFoundError, "nothing is pinned there")
 NO_DEVICE: Row = (InterfaceNotFoundError, "there is no such device")
@@ -88,7 +89,8 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     **{(command, e.ENOENT): NO_KEY for command in (*LOOKUPS, *REMOVALS, *UPDATES)},
     **{(command, e.EPERM): READ_ONLY for command in (*REMOVALS, *UPDATES)},
     **{(command, e.EEXIST): (KeyExistsError, "the key is there already") for command in UPDATES},
-    **{(command, e.E2BIG): (MapFullError, "there is no room for the key") for command in UPDATES},
+    **{(command, e.E2BIG): FULL for command in UPDATES},
+    **{(command, e.ENOSPC): FULL for command in UPDATES},  # of an LPM trie
     (Cmd.MAP_LOOKUP_ELEM, e.EPERM): (PermissionDeniedError, "the map was opened for writing only"),
     (Cmd.MAP_LOOKUP_BATCH, e.EINVAL): NO_BATCH,
     (Cmd.MAP_CREATE, e.E2BIG): (SyscallError, "the map would be too large"),
@@ -136,6 +138,7 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     ("renameat2", e.EINVAL): (NotSupportedError, "bpffs cannot rename like this here"),
     ("statfs", e.ENOENT): (PinNotFoundError, "there is no such name"),
     ("statfs", e.ENOTDIR): (PinNotFoundError, "there is no such directory"),
+    ("mmap", e.EACCES): READ_ONLY,
     ("open netns", e.ENOENT): (NamespaceNotFoundError, "there is no such network namespace"),
     ("setns", e.EINVAL): (NamespaceNotFoundError, "this is no network namespace"),
 }

@@ -34,4 +34,5 @@ def test_the_document_of_a_report_has_its_keys() -> None:
         "maps",
         "programs",
         "notes",
+        "relocations",
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bpfpin.objects.codec import BytesCodec, ScalarCodec
-from bpfpin.objects.percpu import PerCpuCodec, stride_of, total
+from bpfpin.codecs.codec import BytesCodec, ScalarCodec
+from bpfpin.codecs.formats import Nanoseconds
+from bpfpin.objects.percpu import PerCpuCodec, maximum, stride_of, total
 
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 8), (4, 8), (8, 8), (9, 16), (16, 16)])
@@ -50,6 +51,21 @@ def test_a_value_that_does_not_fit_is_named_by_its_cpu() -> None:
 )
 def test_a_total_adds_member_by_member(values: list[object], expected: object) -> None:
     assert total(values) == expected
+
+
+def test_a_maximum_is_found_member_by_member() -> None:
+    values = [{"a": 1, "b": [9, 2], "s": "x"}, {"a": 3, "b": [1, 4], "s": "x"}]
+
+    assert maximum(values) == {"a": 3, "b": [9, 4], "s": "x"}
+    with pytest.raises(TypeError, match="str values of several CPUs cannot be compared"):
+        maximum(["a", "b"])
+
+
+def test_times_stay_times() -> None:
+    times = [Nanoseconds(1_500_000_000), Nanoseconds(2_000_000_000)]
+
+    assert str(total(times)) == "3.500000000 s"
+    assert str(maximum(times)) == "2.000000000 s"
 
 
 def test_different_texts_have_no_total() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.btf.btf import Btf
-from bpfpin.btf.types import DataSection
+from bpfpin.btf.types import DataSection, Int, Linkage, SectionVariable, Variable
 from bpfpin.btf.write import BtfBuilder
+from bpfpin.codecs.variable import VariableSpec
+from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects import reader_for
-from bpfpin.objfile.elf import Elf
+from bpfpin.objfile.elf import Elf, SymbolBinding, SymbolType
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.elf_writer import ElfWriter
@@ -81,3 +83,48 @@ def test_the_type_of_the_value_is_the_section_and_the_key_has_none() -> None:
     assert spec.key is None
     assert spec.value is not None
     assert spec.value.id == section_id
+
+
+def typed_section(*, offset: int) -> Btf:
+    """Return the types of a `.bss` with one static `u32 seen` at byte *offset*."""
+    types = BtfBuilder()
+    u32 = types.add(Int("unsigned int", 4, 32))
+    seen = types.add(Variable("seen", u32, Linkage.STATIC))
+    types.add(DataSection(".bss", 8, (SectionVariable(seen, offset, 4),)))
+    return Btf.parse(types.build())
+
+
+def test_variables_come_from_the_types() -> None:
+    writer = ElfWriter()
+    writer.bss(".bss", 8)
+
+    (spec,) = read(writer, btf=typed_section(offset=4))
+
+    (seen,) = spec.variables
+    assert (seen.name, seen.section, seen.offset, seen.size) == ("seen", ".bss", 4, 4)
+    assert seen.type_name == "u32"
+
+
+def test_a_variable_beyond_its_section_is_refused() -> None:
+    writer = ElfWriter()
+    writer.bss(".bss", 8)
+
+    with pytest.raises(ObjectFileError, match="ends at byte 9, its section at 8") as error:
+        read(writer, btf=typed_section(offset=5))
+    assert (error.value.section, error.value.symbol) == (".bss", "seen")
+
+
+def test_without_types_variables_come_from_the_symbols() -> None:
+    """Labels and the names of sections are no variables."""
+    writer = ElfWriter()
+    data = writer.section(".data", bytes(8))
+    writer.symbol("seen", data, value=4, size=4, type=SymbolType.OBJECT)
+    writer.symbol("lost", data, size=4, type=SymbolType.OBJECT, binding=SymbolBinding.LOCAL)
+    writer.symbol("label", data, value=4)
+
+    (spec,) = read(writer)
+
+    assert set(spec.variables) == {
+        VariableSpec("seen", ".data", 4, 4),
+        VariableSpec("lost", ".data", 0, 4),
+    }

@@ -216,11 +216,6 @@ def test_old_dialects_are_read_with_or_without_types(
 @pytest.mark.parametrize(
     ("name", "place", "words"),
     [
-        (
-            "core_relocations",
-            ("relocated", "raw_tp/netif_rx"),
-            "needs a CO-RE relocation of struct net_device",
-        ),
         ("externs", ("kernel_only", "xdp"), "calls kernel_only, which the object does not define"),
         ("kernel_config", ("LINUX_KERNEL_VERSION", "xdp"), "uses LINUX_KERNEL_VERSION"),
     ],

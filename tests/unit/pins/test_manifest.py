@@ -33,6 +33,13 @@ def test_a_manifest_reads_back() -> None:
     assert Manifest.parse(MANIFEST.to_text()) == MANIFEST
 
 
+def test_what_was_set_reads_back_and_takes_no_room_if_nothing_was() -> None:
+    whole = dataclasses.replace(MANIFEST, variables={".rodata": "0123456789abcdef"})
+
+    assert Manifest.parse(whole.to_text()) == whole
+    assert "variables" not in json.loads(MANIFEST.to_text())
+
+
 def test_who_may_read_and_where_maps_are_shared_read_back() -> None:
     whole = dataclasses.replace(
         MANIFEST,

@@ -6,9 +6,10 @@ import grp
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from bpfpin.apps.load.choose import Choice, Places, programs_to_load
+from bpfpin.apps.load.variables import Settings
 from bpfpin.apps.sharing import Given, Shared
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.attach.order import Order
@@ -33,10 +34,13 @@ class LoadOptions(TypedDict, total=False):
     *fresh* names maps that start empty on a reload (`all`: every one), *maps* those to be used from
     elsewhere by name: a pin's path, `id:N`, or a `Map`, which stays the caller's. *replace* allows
     an object that has nothing in common with the set, or another device; *take_over* puts the
-    program in the place of somebody else's.
+    program in the place of somebody else's. *variables* gives global variables of the object their
+    first values, by name; a text is read as after `--set`. A `.data` or `.bss` that is kept goes on
+    with its values, so that setting a variable there is `UsageError`.
 
     *group* and *chmod* (a mode such as 0o640) let others open the maps, from now on. *dry_run* has
-    the programs verified and changes nothing; *max_map_memory* is in bytes (256 MiB).
+    the programs verified and changes nothing; *max_map_memory* is in bytes (256 MiB). *kernel_btf*
+    is a file with the types that CO-RE takes for the kernel's.
 
     *confirm_s* takes the load back by itself after so many seconds, unless `bpfpin confirm` came.
     *guard* refuses, without it, a program that would cut the user's own way in; the command asks
@@ -54,6 +58,7 @@ class LoadOptions(TypedDict, total=False):
     lock_timeout_s: float
     maps: Mapping[str, Given]
     fresh: Collection[str]
+    variables: Mapping[str, Any]
     replace: bool
     take_over: bool
     group: str | int | None
@@ -62,13 +67,15 @@ class LoadOptions(TypedDict, total=False):
     confirm_s: int | None
     guard: bool
     max_map_memory: int | None
+    kernel_btf: str | Path | None
 
 
 @dataclass(frozen=True)
 class Loading:
     """What is to be loaded where; *path* is the set's directory.
 
-    *shared* are maps from outside of the set, *fresh* those that start empty. *replaces* allows an
+    *shared* are maps from outside of the set, *fresh* those that start empty, *settings* the
+    variables that were set, as they are in the spec already. *replaces* allows an
     unrelated object or another place, *takes_over* the hook of somebody else. *access* is None
     where it stays as it is; *is_chosen* says that programs or hooks were named.
     """
@@ -81,6 +88,7 @@ class Loading:
     max_map_memory: int
     shared: Mapping[str, Shared] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
+    settings: Settings = field(default_factory=Settings)
     replaces: bool = False
     takes_over: bool = False
     access: Access | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from bpfpin.apps.load import hooks
 from bpfpin.apps.load.loading import Loading
+from bpfpin.apps.load.variables import check_kept
 from bpfpin.apps.map_users import users_of
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError
 from bpfpin.objects.map import Map
@@ -27,8 +29,8 @@ def make_plan(loading: Loading, live: PinSet | None) -> Plan:
     """Look at everything and decide; nothing is changed, and the caller closes the plan.
 
     Raises `IncompatibleMapError` with all differences of all maps and who uses them, `BusyError`
-    for an unrelated object, another place or a mode that cannot change, and what
-    `hooks.plan_hooks` does.
+    for an unrelated object, another place or a mode that cannot change, `UsageError` for a variable
+    whose map is kept, and what `hooks.plan_hooks` does.
     """
     _require_same_place(loading, live)
     _require_related(loading, live)
@@ -40,9 +42,16 @@ def make_plan(loading: Loading, live: PinSet | None) -> Plan:
             maps, given = plan_maps(loading.spec, live, shared=_held(loading), fresh=loading.fresh)
         except IncompatibleMapError as error:
             raise _explained(error, loading, live) from None
+        for held in given.values():
+            undo.callback(held.close)
+        check_kept(loading.settings, maps, _variables_before(live))
         undo.pop_all()
     is_unchanged = _is_unchanged(loading, live, maps, planned)
     return Plan(live, _generation(live, is_unchanged), maps, planned, given, is_unchanged)
+
+
+def _variables_before(live: PinSet | None) -> Mapping[str, str]:
+    return live.manifest.variables if live and live.manifest else {}
 
 
 def access_after(loading: Loading, live: PinSet | None) -> Access | None:
@@ -128,6 +137,7 @@ def _is_unchanged(
         and set(live.programs) == set(loading.programs)
         and all(shared.held is not None for shared in loading.shared.values())
         and manifest.access == access_after(loading, live)
+        and manifest.variables == loading.settings.hashes
         and _use_the_pinned_maps(planned, live)
     )
 

@@ -208,4 +208,5 @@ def _manifest(loading: Loading, plan: Plan, records: tuple[HookRecord, ...]) -> 
         hooks=records,
         access=access_after(loading, plan.live),
         is_chosen=loading.is_chosen,
+        variables=loading.settings.hashes,
     )

@@ -2,53 +2,199 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
 
-from bpfpin.apps.maps import keys
-from bpfpin.apps.maps.entries import Entry, parsed_key, said
-from bpfpin.apps.maps.naming import open_map
-from bpfpin.errors import UsageError
-from bpfpin.objects.codec_btf import codec
+from bpfpin.apps.maps import fields, keys
+from bpfpin.apps.maps.entries import Entry, parsed_key, require_entries, said, value_form
+from bpfpin.apps.maps.fields import Field
+from bpfpin.apps.maps.form import Form
+from bpfpin.apps.maps.naming import open_kind, open_typed, type_name
+from bpfpin.errors import KeyNotFoundError, MapFullError, UsageError, ValueDiffersError
+from bpfpin.objects.kernel_object import KernelObject
 from bpfpin.objects.map import Map
+from bpfpin.objects.overlay import overlaid
+from bpfpin.objects.percpu import stride_of
+from bpfpin.objects.program import Program
 from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.uapi import MapType, UpdateFlag
+
+# Their values are objects of the kernel, named on the command line as a map is.
+_OBJECTS: Final[dict[MapType | int, type[KernelObject]]] = {
+    MapType.ARRAY_OF_MAPS: Map,
+    MapType.HASH_OF_MAPS: Map,
+    MapType.PROG_ARRAY: Program,
+}
 
 
-def change(target: str, key: str, words: Sequence[str]) -> Entry:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    flag: UpdateFlag
+    cpu: int | None
+
+
+# What their values are, nobody can name on a command line: descriptors of the process that writes.
+_DESCRIPTORS: Final = frozenset(
+    {
+        MapType.XSKMAP,
+        MapType.SOCKMAP,
+        MapType.SOCKHASH,
+        MapType.REUSEPORT_SOCKARRAY,
+        MapType.PERF_EVENT_ARRAY,
+    }
+)
+
+
+def change(
+    target: str,
+    key: str,
+    words: Sequence[str],
+    *,
+    flag: UpdateFlag = UpdateFlag.ANY,
+    conditions: Sequence[str] = (),
+    cpu: int | None = None,
+) -> Entry:
     """Set the value under *key* to what *words* say, and return the entry as it is now.
 
     One word is the whole value. Words `FIELD=VALUE` change these fields of a structure; the others
-    keep what they have, 0 where the key is new. In a per-CPU map one value goes to every CPU; a
-    JSON list has one for each.
+    keep what they have, 0 where the key is new. In a per-CPU map one value goes to every CPU, or to
+    *cpu* alone; a JSON list has one for each. In a map of maps or programs the value is named by
+    its path or `id:N`.
+
+    *conditions*, `FIELD=VALUE` or a whole value, are compared first: `ValueDiffersError` if one
+    does not hold on every CPU that is to be written, `KeyNotFoundError` if there is no such key.
+    Somebody else may write between our reading and our writing: it is not atomic.
     """
-    with open_map(target, read_only=False) as held:
+    with open_typed(target, read_only=False) as held, said(held):
+        require_entries(held)
+        _require_nameable(held)
+        _check_cpu(held, cpu)
         wanted = parsed_key(held, key)
-        with said(held):
-            held[wanted] = _new_value(held, wanted, words)
-            return Entry(wanted, held[wanted], held.is_per_cpu)
+        _check(held, wanted, conditions, cpu)
+        with _holding(held, words) as there, _told_if_full(held, wanted):
+            if there is None:
+                _write(held, wanted, words, _Choice(flag, cpu))
+            else:
+                held.update(wanted, there, flag)
+        return Entry(wanted, _read_back(held, wanted, words), held.is_per_cpu)
 
 
-def _new_value(held: Map, key: Any, words: Sequence[str]) -> Any:
-    is_percpu = held.is_per_cpu
-    if keys.is_structure(held.value_type) and keys.is_fields(words):
-        current = held.get(key)
-        if current is None:
-            current = _zero(held)
-        if not is_percpu:
-            return keys.with_fields(current, words)
-        return [keys.with_fields(value, words) for value in current]
-    if len(words) != 1:
+def _read_back(held: Map, key: Any, words: Sequence[str]) -> Any:
+    """Return what is there now, else what was written, as it was typed."""
+    # Of some types nobody may read; an entry of an LRU map may be gone already.
+    with suppress(TypeError, KeyNotFoundError):
+        return held[key]
+    return " ".join(words)
+
+
+def _require_nameable(held: Map) -> None:
+    if held.type in _DESCRIPTORS:
         raise UsageError(
-            f"{' '.join(words)!r} is more than one value",
-            hint="give one value, in quotes if it has spaces, or FIELD=VALUE for a structure",
+            f"map {held.name!r} (id {held.id}) is a {type_name(held.type)}: its values are open"
+            " sockets or events, which a command line cannot name",
+            hint="the process that has them open writes them, with the library: Map.update",
         )
-    if is_percpu and words[0].startswith("["):
-        return keys.parse_list(words[0], held.value_type, held.value_size)
-    value = keys.parse(words[0], held.value_type, held.value_size)
-    return [value] * possible_cpus() if is_percpu else value
 
 
-def _zero(held: Map) -> Any:
-    """Return what a value of zero bytes means in this map."""
-    zero = codec(held.value_type, held.value_size).decode(bytes(held.value_size))
-    return [zero] * possible_cpus() if held.is_per_cpu else zero
+def _check_cpu(held: Map, cpu: int | None) -> None:
+    if cpu is None:
+        return
+    if not held.is_per_cpu:
+        raise UsageError(f"map {held.name!r} (id {held.id}) has no values of single CPUs")
+    if not 0 <= cpu < possible_cpus():
+        raise UsageError(f"there is no CPU {cpu}: the possible ones are 0 to {possible_cpus() - 1}")
+
+
+def _check(held: Map, key: Any, conditions: Sequence[str], cpu: int | None) -> None:
+    """Raise `ValueDiffersError` at the first condition that does not hold."""
+    if not conditions:
+        return
+    form, value = value_form(held), held[key]
+    for number, one in enumerate(value if held.is_per_cpu else [value]):
+        if cpu in (None, number) or not held.is_per_cpu:
+            for condition in conditions:
+                _compare(condition, one, form, f" of CPU {number}" if held.is_per_cpu else "")
+
+
+def _compare(condition: str, value: Any, form: Form, where: str) -> None:
+    what, expected, there = "the value", None, value
+    if form.names and keys.is_fields([condition]):
+        field = fields.parse(condition, form)
+        what, expected, there = field.path, field.value, field.of(value)
+    else:
+        expected = keys.parse(condition, form)
+    if expected != there:
+        raise ValueDiffersError(
+            f"{what}{where} is {there!r}, not {expected!r}: nothing was written"
+        )
+
+
+@contextmanager
+def _told_if_full(held: Map, key: Any) -> Iterator[None]:
+    try:
+        yield
+    except MapFullError as error:
+        room = f"it has the keys 0 to {held.max_entries - 1}" if held.is_array else "it is full"
+        error.message = f"map {held.name!r} (id {held.id}) has no room for key {key!r}: {room}"
+        raise
+
+
+@contextmanager
+def _holding(held: Map, words: Sequence[str]) -> Iterator[KernelObject | None]:
+    """Yield the object of the kernel that is to be the value, None for values of other kinds."""
+    kind = _OBJECTS.get(held.type)
+    if kind is None:
+        yield None
+        return
+    with open_kind(kind, _only(words)) as there:
+        yield there
+
+
+def _write(held: Map, key: Any, words: Sequence[str], choice: _Choice) -> None:
+    form = value_form(held)
+    if form.names and keys.is_fields(words):
+        changes = [fields.parse(word, form) for word in words]
+        _rewrite(held, key, changes, choice)
+        return
+    word = _only(words)
+    if held.is_per_cpu and choice.cpu is None and word.startswith("["):
+        held.update(key, keys.parse_list(word, form), choice.flag)
+        return
+    is_for_all = held.is_per_cpu and choice.cpu is None
+    value = keys.parse(word, form)
+    held.update(key, value, choice.flag, cpu=choice.cpu, all_cpus=is_for_all)
+
+
+def _rewrite(held: Map, key: Any, changes: Sequence[Field], choice: _Choice) -> None:
+    """Write back what is there, zeros for a new key, with these fields of the chosen CPUs changed.
+
+    The bytes that no field names stay as they are.
+    """
+    codec, place = value_form(held).codec, held.key_codec.encode(key)
+    try:
+        old = held.lookup_bytes(place)
+    except KeyNotFoundError:
+        old = bytes(held.value_codec.size)
+
+    def changed(at: int) -> bytes:
+        value = old[at : at + codec.size]
+        return overlaid(codec, fields.partial(changes, codec.decode(value)), value)
+
+    stride = stride_of(codec.size) if held.is_per_cpu else codec.size
+    if choice.cpu is not None:
+        one = codec.decode(changed(choice.cpu * stride))
+        held.update(key, one, choice.flag, cpu=choice.cpu)
+        return
+    whole = b"".join(changed(at).ljust(stride, b"\0") for at in range(0, len(old), stride))
+    held.update_bytes(place, whole, flag=choice.flag)
+
+
+def _only(words: Sequence[str]) -> str:
+    if len(words) == 1:
+        return words[0]
+    raise UsageError(
+        f"{' '.join(words)!r} is more than one value",
+        hint="give one value, in quotes if it has spaces, or FIELD=VALUE for a structure",
+    )

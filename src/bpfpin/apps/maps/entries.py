@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from bpfpin.apps.maps import keys
-from bpfpin.apps.maps.naming import ID, open_map
-from bpfpin.errors import BpfError, UsageError
+from bpfpin.apps.maps import keys, literals
+from bpfpin.apps.maps.form import Form
+from bpfpin.apps.maps.literals import Literal
+from bpfpin.apps.maps.naming import ID, open_typed
+from bpfpin.errors import BpfError, KeyNotFoundError, UsageError
+from bpfpin.objects.bloom_filter import BloomFilter
 from bpfpin.objects.map import Map
-from bpfpin.objects.map_codec import INDEXED
+from bpfpin.objects.percpu import PerCpuCodec
+from bpfpin.objects.typed_map import TypedMap
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import MapType
+
+# What reads and writes the maps that have no entries to look up.
+INSTEAD: Final[dict[MapType | int, str]] = {
+    MapType.RINGBUF: "bpfpin map events",
+    MapType.PERF_EVENT_ARRAY: "bpfpin map events",
+    MapType.QUEUE: "bpfpin map pop, bpfpin map push",
+    MapType.STACK: "bpfpin map pop, bpfpin map push",
+    MapType.BLOOM_FILTER: "bpfpin map push, bpfpin map get",
+    MapType.USER_RINGBUF: "bpfpin map push",
+}
+_KEY_WORDS: Final[dict[MapType | int, tuple[Literal, ...]]] = {
+    MapType.LPM_TRIE: (literals.prefix,),
+    MapType.DEVMAP: (literals.device,),
+    MapType.DEVMAP_HASH: (literals.device,),
+}
+_VERDICT_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +50,87 @@ class Entry:
         return {"key": self.key, "values" if self.is_percpu else "value": self.value}
 
 
-def lookup(target: str, key: str) -> Entry:
-    """Return the entry under *key*, as it is typed; `KeyNotFoundError` if there is none."""
-    with open_map(target) as held:
+def lookup(target: str, key: str, *, raw: bool = False) -> Entry:
+    """Return the entry under *key*, as it is typed; `KeyNotFoundError` if there is none.
+
+    With *raw* enumerations are numbers, texts bytes, and no format applies. A bloom filter is asked
+    for a value: True if it may have been added.
+    """
+    with open_typed(target) as held, said(held):
+        if held.type == MapType.BLOOM_FILTER:
+            return _asked(held, parsed_value(held, key))
+        require_entries(held)
         wanted = parsed_key(held, key)
-        with said(held):
+        if not raw:
             return Entry(wanted, held[wanted], held.is_per_cpu)
+        with _raw(held) as plain:
+            data = held.key_codec.encode(wanted)
+            wanted = plain.key_codec.decode(data) if type(data) is bytes else wanted
+            return Entry(wanted, plain[wanted], plain.is_per_cpu)
 
 
-def entries(target: str) -> Iterator[Entry]:
-    """Yield all entries of the map that *target* names, read in batches."""
-    with open_map(target) as held:
-        for key, value in held.items():
-            yield Entry(key, value, held.is_per_cpu)
+def _asked(held: Map, value: Any) -> Entry:
+    with BloomFilter.of(held) as bloom:
+        if value in bloom:
+            return Entry(value, value=True, is_percpu=False)
+    raise KeyNotFoundError(f"map {held.name!r} (id {held.id}): {value!r} was never added")
 
 
-def parsed_key(held: Map, text: str) -> Any:
+def _raw(held: Map) -> Map:
+    """Return another handle of the map that reads its types without names and formats."""
+    copy = Descriptor(os.dup(held.fd))
+    return Map(copy, key_type=held.key_type, value_type=held.value_type, raw=True)
+
+
+def require_entries(held: TypedMap) -> None:
+    """Raise `UsageError` with what to use instead for a map without entries to look up."""
+    if instead := INSTEAD.get(held.type):
+        assert isinstance(held.type, MapType)
+        raise UsageError(
+            f"map {held.name!r} (id {held.id}) is a {held.type.name.lower()}: it has no entries to"
+            " look up by a key",
+            hint=f"use {instead} instead",
+        )
+
+
+def parsed_key(held: TypedMap, text: str) -> Any:
     """Return the key that *text* means in this map."""
-    key = keys.parse(text, held.key_type, held.key_size, what="key")
-    is_index = held.key_type is None and held.type in INDEXED
-    return int.from_bytes(key, "little") if is_index else key
+    return keys.parse(text, key_form(held))
+
+
+def parsed_value(held: TypedMap, text: str) -> Any:
+    """Return the value that *text* means in this map, of one CPU where each has its own."""
+    return keys.parse(text, value_form(held))
+
+
+def key_form(held: TypedMap) -> Form:
+    """Return how a key of this map is typed."""
+    form = Form(held.key_codec, held.key_type, "key").also(*_KEY_WORDS.get(held.type, ()))
+    # A number of 32 bits that nothing else is known of often counts verdicts or devices.
+    if held.key_size == _VERDICT_BYTES:
+        last = (literals.verdict, literals.device)
+        return form.at_last(*(one for one in last if one not in form.literals))
+    return form
+
+
+def value_form(held: TypedMap) -> Form:
+    """Return how a value of this map is typed, that of one CPU where each has its own."""
+    codec = held.value_codec
+    return Form(codec.value if isinstance(codec, PerCpuCodec) else codec, held.value_type)
 
 
 @contextmanager
-def said(held: Map) -> Iterator[None]:
-    """Turn what the codec says of a key or a value that does not fit into a `UsageError`."""
+def said(held: TypedMap) -> Iterator[None]:
+    """Turn what the codec says of a key or a value that does not fit into a `UsageError`.
+
+    So is what the library says of a map whose type does not know the operation.
+    """
     try:
         yield
     except BpfError:
         raise
     except (ValueError, TypeError) as error:
-        hint = f"bpfpin map show {ID}{held.id} tells the types"
-        raise UsageError(f"map {held.name!r}: {error}", hint=hint) from None
+        is_about_map = f"(id {held.id})" in str(error)
+        message = str(error) if is_about_map else f"map {held.name!r}: {error}"
+        hint = "" if is_about_map else f"bpfpin map show {ID}{held.id} tells the types"
+        raise UsageError(message, hint=hint) from None

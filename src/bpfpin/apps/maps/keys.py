@@ -1,162 +1,141 @@
-"""Keys and values as people type them: integers, `0x…`, `hex:0a00…`, JSON, `FIELD=VALUE`."""
+"""Keys and values as people type them: `7`, `0x1f`, `hex:0a00…`, `10.0.0.1`, names, JSON, fields.
+
+A word is read by the codec that the map has for it: what the codec takes as text (the names of an
+enumeration, a `char[]`, an address where a format applies) is left to it, all else becomes the
+number or the bytes that it stands for.
+"""
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping, Sequence
-from types import UnionType
-from typing import Any
+import re
+from collections.abc import Sequence
+from typing import Any, Final
 
-from bpfpin.btf.btf import TypeRef
-from bpfpin.btf.c_source import c_type
-from bpfpin.btf.types import Array, BtfType, Enum, Int, Struct, Union
+from bpfpin.apps.maps import literals
+from bpfpin.apps.maps.form import MAX_INTEGER_BYTES, Form
+from bpfpin.apps.maps.literals import HEX
+from bpfpin.codecs.codec import Codec, TextCodec
+from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
-from bpfpin.objects.codec import TextCodec
-from bpfpin.objects.codec_btf import codec
 
-HEX = "hex:"
-MAX_INTEGER_BYTES = 8
-FORMS: dict[type, type | UnionType] = {Struct: dict, Union: dict, Array: list | str}
+_SHOWN_MAX: Final = 60
+# A comma between two fields, not one within JSON or a text.
+_BETWEEN: Final = re.compile(r",(?=\s*[A-Za-z_]\w*=)")
+_FIELD: Final = re.compile(r"\s*[A-Za-z_][\w.\[\]]*=")
 
 
-def parse(text: str, ref: TypeRef | None, size: int, *, what: str = "value") -> Any:
-    """Return the value that *text* means for the BTF type *ref*, or for *size* plain bytes.
-
-    Bytes (`hex:0a00`) go for every type. An enumeration takes its names, structures and arrays
-    JSON. `UsageError` says which forms there are; *what* names the thing in it.
-    """
+def parse(text: str, form: Form) -> Any:
+    """Return what *text* means, as the map reads it; `UsageError` says which forms there are."""
     if text.startswith(HEX):
-        return codec(ref, size).decode(_from_hex(text, size, what))
-    if ref is None:
-        return _plain_integer(text, size, what)
-    if isinstance(codec(ref, size), TextCodec) and not text.startswith('"'):
-        return text
-    value = _typed(text, ref.stripped)
-    if value is None:
-        raise UsageError(f"{what} {text!r} is no {c_type(ref)}", hint=f"give {_forms(ref, size)}")
-    return value
+        return _from_hex(text, form)
+    return as_read(_typed(text, form), form)
 
 
-def _typed(text: str, kind: BtfType) -> Any:
-    """Return what *text* means for a type, None if it is nothing of the kind."""
-    if isinstance(kind, Enum):
-        named = {value.name: value.value for value in kind.values}
-        return named.get(text, _scalar(text))
-    if isinstance(kind, Int):
-        return _scalar(text)
-    value = _from_json(text)
-    return value if isinstance(value, FORMS.get(type(kind), object)) else None
-
-
-def parse_list(text: str, ref: TypeRef | None, size: int) -> list[Any]:
+def parse_list(text: str, form: Form) -> list[Any]:
     """Return the values of a JSON list, one a CPU, each as `parse` takes it."""
-    try:
-        items = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"value {text!r} is no JSON: {error}") from None
-    return [parse(_text(item), ref, size) for item in items]
-
-
-def _text(item: Any) -> str:
-    return item if isinstance(item, str) else json.dumps(item)
+    items = _from_json(text, form)
+    return [parse(item if isinstance(item, str) else json.dumps(item), form) for item in items]
 
 
 def is_fields(words: Sequence[str]) -> bool:
     """Whether *words* are `FIELD=VALUE` each."""
-    return bool(words) and all("=" in word and word[:1].isidentifier() for word in words)
+    return bool(words) and all(_FIELD.match(word) for word in words)
 
 
-def with_fields(current: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Return *current* with the fields of `FIELD=VALUE` words changed; `a.b=1` goes deeper."""
-    changed = copy.deepcopy(dict(current))
-    for word in words:
-        path, _, text = word.partition("=")
-        *parents, last = path.split(".")
-        place = changed
-        for parent in parents:
-            place = _member(place, parent, path)
-        is_text = isinstance(_member(place, last, path), str)
-        place[last] = text if is_text else _field_value(text, word)
-    return changed
-
-
-def is_structure(ref: TypeRef | None) -> bool:
-    """Whether values of the type have fields."""
-    return ref is not None and isinstance(ref.stripped, Struct)
-
-
-def _from_hex(text: str, size: int, what: str) -> bytes:
+def as_read(value: Any, form: Form) -> Any:
+    """Return *value* as it reads when it is in the map; `UsageError` if the map cannot have it."""
     try:
-        data = bytes.fromhex(text.removeprefix(HEX))
-    except ValueError:
-        raise UsageError(f"{what} {text!r} is not hexadecimal after {HEX!r}") from None
-    if len(data) != size:
-        raise UsageError(f"{what} {text!r} has {len(data)} bytes; the map's takes {size}")
-    return data
+        data = form.codec.encode(value)
+    except (TypeError, ValueError) as error:
+        shown = repr(value)
+        shown = shown if len(shown) <= _SHOWN_MAX else f"{shown[:_SHOWN_MAX]}…"
+        hint = f"give {form.forms()}"
+        raise UsageError(f"{form.what} {shown}: {error}", hint=hint) from None
+    # Bytes of another kind stand for something that is open: a cgroup's path, a process.
+    return form.codec.decode(data) if type(data) is bytes else value
 
 
-def _plain_integer(text: str, size: int, what: str) -> bytes:
-    number = _scalar(text)
-    if number is None or size > MAX_INTEGER_BYTES:
-        raise UsageError(
-            f"{what} {text!r} does not fit {size} bytes without a type (the map has no BTF)",
-            hint=f"give {_forms(None, size)}",
-        )
-    try:
-        return number.to_bytes(size, "little", signed=number < 0)
-    except OverflowError:
-        raise UsageError(f"{what} {text} does not fit {size} bytes") from None
-
-
-def _scalar(text: str) -> int | None:
-    words = {"true": 1, "false": 0}
-    try:
-        return words[text] if text in words else int(text, 0)
-    except ValueError:
-        return None
-
-
-def _from_json(text: str) -> Any:
-    try:
-        return _revived(json.loads(text))
-    except ValueError:
-        return None
-
-
-def _revived(value: Any) -> Any:
-    """Turn the strings of JSON that stand for bytes into them."""
-    if isinstance(value, dict):
-        return {name: _revived(member) for name, member in value.items()}
-    if isinstance(value, list):
-        return [_revived(member) for member in value]
-    is_hex = isinstance(value, str) and value.startswith(HEX)
-    return bytes.fromhex(value.removeprefix(HEX)) if is_hex else value
-
-
-def _member(place: Any, name: str, path: str) -> Any:
-    if isinstance(place, dict) and name in place:
-        return place[name]
-    there = ", ".join(place) if isinstance(place, dict) else "none"
-    raise UsageError(f"there is no field {path!r}; the fields are: {there}")
-
-
-def _field_value(text: str, word: str) -> Any:
-    as_json = json.dumps(text) if text.startswith(HEX) else text
-    number = _scalar(text)
-    value = _from_json(as_json) if number is None else number
-    if value is None:
-        raise UsageError(f"{word!r} is no field and value", hint="give FIELD=INTEGER or FIELD=JSON")
+def converted(value: Any, form: Form) -> Any:
+    """Return what JSON has, with the texts in it turned into what they mean at their place."""
+    if isinstance(value, str):
+        return _text(value, form)
+    if isinstance(value, dict) and isinstance(form.codec, RecordCodec):
+        return {name: converted(one, form.of_member(name)) for name, one in value.items()}
+    if isinstance(value, list) and isinstance(form.codec, ArrayCodec):
+        length = form.codec.length
+        whole = [converted(one, form.of_element(at)) for at, one in enumerate(value[:length])]
+        return [*whole, *value[length:]]  # the codec says that it is too long
     return value
 
 
-def _forms(ref: TypeRef | None, size: int) -> str:
-    sample = f"{HEX}{'00' * min(size, 4)}{'…' if size > 4 else ''} ({size} bytes)"
-    if ref is None:
-        return f"an integer, or {sample}" if size <= MAX_INTEGER_BYTES else sample
-    kind = ref.stripped
-    if isinstance(kind, Struct):
-        return f'JSON like {{"{kind.members[0].name}": 1}}, or {sample}' if kind.members else sample
-    if isinstance(kind, Enum):
-        return f"one of {', '.join(value.name for value in kind.values[:8])}, or an integer"
-    return f"an integer or 0x…, or {sample}" if isinstance(kind, Int) else f"JSON, or {sample}"
+def _typed(text: str, form: Form) -> Any:
+    if isinstance(form.codec, RecordCodec) and is_fields([text]):
+        pairs = [word.strip().partition("=") for word in _BETWEEN.split(text)]
+        return {name: parse(value, form.of_member(name)) for name, _, value in pairs}
+    is_structured = isinstance(form.codec, RecordCodec | ArrayCodec) and text[:1] in ("{", "[")
+    if is_structured or text[:1] == '"':
+        return converted(_from_json(text, form), form)
+    return _text(text, form)
+
+
+def _text(text: str, form: Form) -> Any:
+    """Return what one word means: what its codec takes, or a number, or what bytes it stands for.
+
+    Texts in JSON come here as well, so bytes may be among them.
+    """
+    codec = form.codec
+    if text.startswith(HEX) and not isinstance(codec, TextCodec):
+        return _from_hex(text, form)
+    if _takes(codec, text):
+        return text
+    value = _number(text, form) if form.may_be_number else None
+    if value is not None:
+        return value
+    for literal in form.literals:
+        data = literal(text, codec.size)
+        if data is not None:
+            return codec.decode(data)
+    raise form.refused(text)
+
+
+def _number(text: str, form: Form) -> Any:
+    """Return the number that *text* is, as bytes where no type is known; None if it is none."""
+    value = literals.number(text)
+    if value is None:
+        return _fraction(text, form.codec)
+    if not form.is_untyped:
+        return value
+    size = form.codec.size
+    if size > MAX_INTEGER_BYTES:
+        return None
+    try:
+        return value.to_bytes(size, "little", signed=value < 0)
+    except OverflowError:
+        raise UsageError(f"{form.what} {text} does not fit {size} bytes") from None
+
+
+def _fraction(text: str, codec: Codec) -> float | None:
+    try:
+        return float(text) if _takes(codec, 0.5) else None
+    except ValueError:
+        return None
+
+
+def _takes(codec: Codec, value: Any) -> bool:
+    try:
+        codec.encode(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _from_hex(text: str, form: Form) -> Any:
+    return form.codec.decode(literals.hex_bytes(text, form.codec.size, what=form.what))
+
+
+def _from_json(text: str, form: Form) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise form.refused(text) from None

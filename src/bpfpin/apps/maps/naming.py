@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
+from bpfpin.codecs.formats import AUTO
 from bpfpin.errors import IdNotFoundError, UsageError
+from bpfpin.objects.kernel_object import KernelObject
 from bpfpin.objects.map import Map
 from bpfpin.objects.typed_map import TypedMap
 from bpfpin.objects.walk import maps
@@ -17,6 +19,7 @@ NAME = "name:"
 KERNEL_NAME_LENGTH = 15
 
 Held = TypeVar("Held", bound=TypedMap)
+Object = TypeVar("Object", bound=KernelObject)
 
 
 def type_name(kind: MapType | int) -> str:
@@ -51,6 +54,39 @@ def open_as(kind: type[Held], target: str, *, read_only: bool = True, **reading:
             hint=f"a map is named by its path (/sys/fs/bpf/…), id:N, or name:{target}",
         )
     return kind.from_pin(Path(target).absolute(), read_only=read_only, **reading)
+
+
+@overload
+def open_typed(target: str, *, read_only: bool = True, raw: bool = False) -> Map: ...
+@overload
+def open_typed(
+    target: str, *, kind: type[Held], read_only: bool = True, raw: bool = False
+) -> Held: ...
+def open_typed(
+    target: str, *, kind: type[Any] = Map, read_only: bool = True, raw: bool = False
+) -> Any:
+    """Open the map that *target* names as the command reads it: names, addresses, times.
+
+    With *raw* enumerations are numbers and texts bytes. Errors as in `open_map`.
+    """
+    reading: dict[str, Any] = {"raw": True} if raw else {"formats": AUTO}
+    return open_as(kind, target, read_only=read_only, **reading)
+
+
+def open_kind(kind: type[Object], target: str) -> Object:
+    """Open the map or program that *target* names by its path or `id:N`; of maps `name:NAME`, too.
+
+    It can be written to. Errors as in `open_map`.
+    """
+    if issubclass(kind, TypedMap):
+        return open_as(kind, target, read_only=False)
+    if target.startswith(ID):
+        return kind.from_id(_number(target))
+    if not target.startswith("/") and not Path(target).exists():
+        raise UsageError(
+            f"{target!r} is no name of a {kind.kind}", hint="it is named by its path, or id:N"
+        )
+    return kind.from_pin(Path(target).absolute())
 
 
 def _number(target: str) -> int:

@@ -4,39 +4,70 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.maps.entries import Entry, entries
+from bpfpin.apps.maps.dump import Cpus, Dump, Selection, open_dump
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
+from bpfpin.cli.map.csv_rows import write_csv
+from bpfpin.cli.map.pieces import write_document, write_lines
+from bpfpin.cli.output import JSON, NDJSON, TABLE
+
+CSV = "csv"
+TO_THE_RIGHT = ("cpu",)
 
 
-@bpfpin_command("dump", outputs=("table", "json", "ndjson"))
+@bpfpin_command("dump", outputs=(TABLE, JSON, NDJSON, CSV))
 @click.argument("map_", metavar="MAP")
-def command(context: Context, *, map_: str) -> None:
+@click.option("--per-cpu", is_flag=True, help="A row for each CPU of a per-CPU map.")
+@click.option(
+    "--where",
+    metavar="COND",
+    multiple=True,
+    help="Only entries like this: 'FIELD>5', >=, <, <=, =, !=, or ~ for a pattern; repeatable.",
+)
+@click.option("--sort", metavar="[-]FIELD", help="In this order; with - the greatest first.")
+@click.option(
+    "--top", metavar="N", type=click.IntRange(min=1), help="The first N, of --sort if there is one."
+)
+@click.option("--raw", is_flag=True, help="Numbers for names, no addresses or times.")
+def command(
+    context: Context,
+    *,
+    map_: str,
+    per_cpu: bool,
+    where: tuple[str, ...],
+    sort: str | None,
+    top: int | None,
+    raw: bool,
+) -> None:
     """Print all entries of MAP: a path, id:N or name:NAME.
 
-    In a per-CPU map each CPU has a row. With -o ndjson each entry is a document on a line.
+    FIELD is key, value, a member of the value (rx_packets, inner.b, ports[0]) or of the key
+    (key.src). In a per-CPU map the numbers of all CPUs are added up in tables and CSV and where
+    they are compared; JSON has the list of them. Other values of several CPUs have a row each.
+
+    With -o ndjson each entry is a document on a line. All but tables are written while the map is
+    read, so memory does not grow with it; --sort without --top keeps all entries.
     """
-    found = entries(map_)
-    if context.out.is_ndjson:
-        for entry in found:
-            context.out.document(entry.to_json())
-        return
-    if context.out.is_json:
-        context.out.document({"entries": [entry.to_json() for entry in found]})
-        return
-    _table(context, list(found))
+    out = context.out
+    cpus = Cpus.LIST if out.is_json or out.is_ndjson else Cpus.TOTAL
+    chosen = Selection(where, sort, top, Cpus.EACH if per_cpu else cpus, raw)
+    with open_dump(map_, chosen) as dump:
+        if out.is_json:
+            write_document(out, dump.names, dump.batches(), words=context.words)
+        elif out.is_ndjson:
+            write_lines(out, dump.names, dump.batches())
+        elif out.kind == CSV:
+            write_csv(out, dump)
+        else:
+            _table(context, dump)
 
 
-def _table(context: Context, found: list[Entry]) -> None:
-    if found and found[0].is_percpu:
-        rows = [
-            (value_text(entry.key), cpu, value_text(value))
-            for entry in found
-            for cpu, value in enumerate(entry.value)
-        ]
-        context.out.table(("key", "cpu", "value"), rows, right=("cpu",))
-        return
-    pairs = [(value_text(entry.key), value_text(entry.value)) for entry in found]
-    context.out.table(("key", "value"), pairs)
-    if not found:
-        context.out.say("the map is empty")
+def _table(context: Context, dump: Dump) -> None:
+    rows = [tuple(map(_cell, row)) for batch in dump.batches() for row in batch]
+    context.out.table(dump.names, rows, right=TO_THE_RIGHT)
+    if not rows:
+        context.out.say("no entry meets the conditions" if dump.is_filtered else "the map is empty")
+
+
+def _cell(value: object) -> str:
+    return value_text(value)

@@ -15,12 +15,16 @@ AS_TYPED = {"ignore_unknown_options": True}
 @bpfpin_command("get", context_settings=AS_TYPED)
 @click.argument("map_", metavar="MAP")
 @click.argument("key")
-def command(context: Context, *, map_: str, key: str) -> None:
+@click.option("--raw", is_flag=True, help="Numbers for names, bytes for texts, no addresses.")
+def command(context: Context, *, map_: str, key: str, raw: bool) -> None:
     """Print the value under KEY in MAP; exit 4 if there is none.
 
-    KEY is an integer, 0x…, hex:0a00…, or JSON for a structure. A per-CPU map has a line a CPU.
+    KEY is an integer (7, 0x1f, -1), hex:0a00…, a name of an enumeration, a text, an address
+    (10.0.0.1, fe80::1, 02:00:00:00:00:01), a prefix 10.0.0.0/24 in an LPM trie, a device, XDP_DROP
+    where a key is a plain number; JSON or FIELD=VALUE,… for a structure. A per-CPU map has a line a
+    CPU. A bloom filter is asked for a value: true if it may have been added, exit 4 if not.
     """
-    entry = lookup(map_, key)
+    entry = lookup(map_, key, raw=raw)
     if context.out.is_json:
         context.out.document(entry.to_json())
         return

@@ -8,19 +8,49 @@ from bpfpin.apps.maps.change import change
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_lines, value_text
 from bpfpin.cli.map.get import AS_TYPED
+from bpfpin.uapi import UpdateFlag
+
+FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
 
 
 @bpfpin_command("set", context_settings=AS_TYPED)
 @click.argument("map_", metavar="MAP")
 @click.argument("key")
 @click.argument("words", metavar="VALUE|FIELD=VALUE…", nargs=-1, required=True)
-def command(context: Context, *, map_: str, key: str, words: tuple[str, ...]) -> None:
-    """Write VALUE under KEY in MAP; both as `map get` prints them.
+@click.option(
+    "--flag",
+    type=click.Choice(list(FLAGS)),
+    default="any",
+    help="noexist: only a new key (else exit 7); exist: only one that is there (else 4).",
+)
+@click.option(
+    "--if",
+    "conditions",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Write only if this holds, or the whole VALUE (else exit 7); not atomic.",
+)
+@click.option("--cpu", type=int, metavar="N", help="Write the value of this CPU alone.")
+def command(
+    context: Context,
+    *,
+    map_: str,
+    key: str,
+    words: tuple[str, ...],
+    flag: str,
+    conditions: tuple[str, ...],
+    cpu: int | None,
+) -> None:
+    """Write VALUE under KEY in MAP; both as `map get` takes and prints them.
 
-    FIELD=VALUE changes fields of a structure, the others stay as they are. In a per-CPU map one
-    value goes to every CPU; a JSON list has one for each CPU.
+    FIELD=VALUE changes fields of a structure (a.b=1, ports[2]=80), the others stay as they are, or
+    are 0 under a new key. In a per-CPU map one value goes to every CPU, or with --cpu to that one;
+    a JSON list has one for each. In a map of maps or of programs, VALUE is a path or id:N.
+
+    What --if, --cpu and FIELD=VALUE keep is read before it is written: somebody else may come
+    between.
     """
-    entry = change(map_, key, words)
+    entry = change(map_, key, words, flag=FLAGS[flag], conditions=conditions, cpu=cpu)
     if context.out.is_json:
         context.out.document(entry.to_json())
         return

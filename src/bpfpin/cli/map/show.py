@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
+from bpfpin.apps.map_users import UserKind
 from bpfpin.apps.maps.detail import MapDetails, show_map
+from bpfpin.apps.maps.row import MapRow
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.map.listing import to_json
+
+NO_BTF = "no BTF"
 
 
 @bpfpin_command("show")
 @click.argument("map_", metavar="MAP")
 def command(context: Context, *, map_: str) -> None:
-    """Show what the kernel says of MAP: a path, id:N or name:NAME."""
+    """Show what the kernel says of MAP: a path, id:N or name:NAME.
+
+    Types as C, sizes and memory in bytes, and all who use it: programs and where they are attached,
+    links, maps that hold it, pins, processes.
+    """
     details = show_map(map_, pin_root=context.pin_root)
     if context.out.is_json:
         context.out.document(_document(details))
@@ -22,28 +31,71 @@ def command(context: Context, *, map_: str) -> None:
 
 
 def _document(details: MapDetails) -> dict[str, object]:
+    row, inner = details.row, details.inner
     return {
-        **to_json(details.row),
+        **_described(details.row),
+        "pins": list(row.pins),
         "key_type": details.key_type or None,
         "value_type": details.value_type or None,
         "flags": list(details.flags),
-        "memory_bytes": details.memory_bytes,
-        "frozen": details.is_frozen,
+        "map_extra": row.info.map_extra,
+        "memory_bytes": details.row.memory_bytes,
+        "frozen": details.row.is_frozen,
+        "cpus": details.cpus or None,
+        "programs": [
+            {"id": one.id, "name": one.name, "attached": one.place}
+            for one in details.users
+            if one.kind is UserKind.PROGRAM
+        ],
+        "processes": [
+            {"pid": one.id, "name": one.name}
+            for one in details.users
+            if one.kind is UserKind.PROCESS
+        ],
+        "outer_maps": list(details.row.outer_maps),
+        "links": list(details.row.links),
+        "inner": _described(inner) if inner else None,
+        "notes": list(details.notes),
     }
 
 
-def _facts(details: MapDetails) -> list[tuple[str, object]]:
+def _described(row: MapRow) -> dict[str, object]:
+    info = row.info
+    return {
+        "id": info.id,
+        "name": info.name,
+        "type": row.type_name,
+        "key_size": info.key_size,
+        "value_size": info.value_size,
+        "max_entries": info.max_entries,
+    }
+
+
+def _facts(details: MapDetails) -> Iterator[tuple[str, object]]:
     info = details.row.info
-    unknown = "no BTF"
-    facts: list[tuple[str, object]] = [
-        ("id", info.id),
-        ("name", info.name or "-"),
-        ("type", details.row.type_name),
-        ("key", f"{info.key_size} bytes, {details.key_type or unknown}"),
-        ("value", f"{info.value_size} bytes, {details.value_type or unknown}"),
-        ("max_entries", info.max_entries),
-        ("map_flags", " ".join(details.flags) or "-"),
-        ("memory", f"{details.memory_bytes} bytes"),
-        ("frozen", "yes" if details.is_frozen else "no"),
-    ]
-    return facts + [("pin", path) for path in details.row.pins or ("-",)]
+    yield "id", info.id
+    yield "name", info.name or "-"
+    yield "type", details.row.type_name
+    yield "key", f"{info.key_size} bytes, {details.key_type or NO_BTF}"
+    value = f"{info.value_size} bytes, {details.value_type or NO_BTF}"
+    yield "value", f"{value}, for each of {details.cpus} CPUs" if details.cpus else value
+    yield "max_entries", info.max_entries
+    yield "map_flags", " ".join(details.flags) or "-"
+    yield "memory", f"{details.row.memory_bytes} bytes"
+    yield "frozen", "yes" if details.row.is_frozen else "no"
+    for path in details.row.pins or ("-",):
+        yield "pin", path
+    yield from _users(details)
+    if details.inner:
+        told = " ".join(f"{name} {value}" for name, value in _described(details.inner).items())
+        yield "inner", f"such as {told}"
+    for note in details.notes:
+        yield "note", note
+
+
+def _users(details: MapDetails) -> Iterator[tuple[str, object]]:
+    for user in details.users:
+        if user.kind is not UserKind.PIN:
+            yield "user", user
+    for keeper in details.keepers:
+        yield "user", keeper

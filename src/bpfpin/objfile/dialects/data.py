@@ -6,10 +6,13 @@ frozen. Where there is BTF the value's type is the section itself, and the key h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.types import DataSection
+from bpfpin.btf.types import DataSection, Variable
+from bpfpin.codecs.variable import VariableSpec
 from bpfpin.objfile.dialects.symbols import section_bytes
-from bpfpin.objfile.elf import Elf, Section
+from bpfpin.objfile.elf import Elf, Section, SymbolType
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 
@@ -20,6 +23,7 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     if not contents:
         return []
     is_read_only = section.name == ".rodata" or section.name.startswith(".rodata.")
+    value = _value(section, btf)
     flags = MapFlag.MMAPABLE | (MapFlag.RDONLY_PROG if is_read_only else 0)
     return [
         MapSpec(
@@ -29,9 +33,10 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
             value_size=len(contents),
             max_entries=1,
             map_flags=int(flags),
-            value=_value(section, btf),
+            value=value,
             contents=contents,
             is_frozen=is_read_only,
+            variables=tuple(_variables(elf, section, value)),
             dialect=Dialect.DATA,
             section=section.name,
             section_index=section.index,
@@ -42,3 +47,30 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
 def _value(section: Section, btf: Btf | None) -> TypeRef | None:
     type_id = btf.find(section.name, DataSection) if btf else None
     return btf.ref(type_id) if btf and type_id is not None else None
+
+
+def _variables(elf: Elf, section: Section, value: TypeRef | None) -> Iterator[VariableSpec]:
+    found = _by_type(section, value) if value else _by_symbol(elf, section)
+    for variable in found:
+        if variable.end > section.size:
+            raise elf.error(
+                f"the variable ends at byte {variable.end}, its section at {section.size}",
+                section=section,
+                symbol=variable.name,
+            )
+        yield variable
+
+
+def _by_type(section: Section, value: TypeRef) -> Iterator[VariableSpec]:
+    kind, btf = value.type, value.btf
+    for place in kind.variables if isinstance(kind, DataSection) else ():
+        variable = btf[place.type_id]
+        type_id = variable.type_id if isinstance(variable, Variable) else place.type_id
+        yield VariableSpec(variable.name, section.name, place.offset, place.size, btf.ref(type_id))
+
+
+def _by_symbol(elf: Elf, section: Section) -> Iterator[VariableSpec]:
+    """Yield what the symbols tell: no types, and no names for strings without a variable."""
+    for symbol in elf.symbols_in(section):
+        if symbol.type == SymbolType.OBJECT and symbol.size:
+            yield VariableSpec(symbol.name, section.name, symbol.value, symbol.size)

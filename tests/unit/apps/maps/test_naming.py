@@ -67,7 +67,19 @@ def test_an_entry_says_value_or_values() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(5, "5"), (b"\x0a\0", "hex:0a00"), ({"a": b"\1"}, '{"a": "hex:01"}'), ([1], "[1]")],
+    [
+        (5, "5"),
+        (b"\x0a\0", "hex:0a00"),
+        ({"a": b"\1"}, '{"a": "hex:01"}'),
+        ([1], "[1]"),
+        ("PASS", "PASS"),
+        ("two words", "two words"),
+        ("", '""'),
+        ("hex:00", '"hex:00"'),
+        ('"', '"\\""'),
+        ("[1]", '"[1]"'),
+        ("\x1b", '"\\u001b"'),
+    ],
 )
 def test_values_are_written_as_they_can_be_typed(value: object, text: str) -> None:
     assert value_text(value) == text

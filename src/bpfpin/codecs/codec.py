@@ -2,17 +2,19 @@
 
 | C | Python |
 |---|---|
-| integers, pointers, enumerations | `int`; `_Bool` is `bool` |
+| integers, pointers | `int`; `_Bool` is `bool` |
+| enumerations | the name as `str`, `int` where no name fits; `raw`: always `int` |
 | `float`, `double` | `float` |
-| `char[N]` | `str` without the NULs at its end; bytes that are no UTF-8 as surrogates |
+| `char[N]` | `str` without the NULs at its end, what is no UTF-8 as surrogates; `raw`: `bytes` |
 | other arrays | `list` |
 | `struct`, data section | `dict` by member; those of unnamed members stand beside the others |
 | `union` | `dict` of every member; for writing, any that do not contradict each other |
+| locks, timers, what else is the kernel's (`kernel_owned.py`) | left out; zeros when written |
 | no type known | `bytes` |
 
 In keys a structure is a `Record`, a dict that can be hashed, and an array is a tuple. Writing wants
-every member, fills padding with zeros and refuses with `ValueError` or `TypeError` what does not
-fit, naming the member.
+every member that takes room, fills padding with zeros and refuses with `ValueError` or `TypeError`
+what does not fit, naming the member. What else values can look like is in `formats.py`.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from __future__ import annotations
 import functools
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Buffer = bytes | bytearray | memoryview
+FLOATS = "efd"
 
 
 class MisfitError(Exception):
@@ -47,9 +50,16 @@ class MisfitError(Exception):
 
 
 class Codec(ABC):
-    """Reads and writes values of *size* bytes."""
+    """Reads and writes values of *size* bytes.
+
+    Where the struct module unpacks a value as one item, *letter* says which one and *shown* what
+    becomes of it (None: nothing). *has_lock*: there is a `bpf_spin_lock` inside.
+    """
 
     size: int
+    letter: str = ""
+    shown: Callable[[Any], Any] | None = None
+    has_lock: bool = False
 
     @abstractmethod
     def decode(self, data: Buffer, at: int = 0) -> Any:
@@ -82,6 +92,7 @@ class BytesCodec(Codec):
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.letter = f"{size}s"
 
     def decode(self, data: Buffer, at: int = 0) -> bytes:
         """Return a copy of the bytes."""
@@ -97,12 +108,8 @@ class BytesCodec(Codec):
         data[at : at + self.size] = value
 
 
-class TextCodec(BytesCodec):
-    """`char[N]`: text up to the NULs at the end."""
-
-    def decode(self, data: Buffer, at: int = 0) -> str:  # type: ignore[override]  # text is what bytes of char are
-        """Return the text; bytes that are no UTF-8 become surrogates, so nothing is lost."""
-        return super().decode(data, at).rstrip(b"\0").decode(errors="surrogateescape")
+class CharsCodec(BytesCodec):
+    """`char[N]` as it is: all of its bytes."""
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Take text, or bytes, that is not longer than the array; no NUL at the end is needed."""
@@ -112,6 +119,21 @@ class TextCodec(BytesCodec):
         if len(raw) > self.size:
             raise MisfitError(ValueError, f"{len(raw)} bytes of text, {self.size} at most")
         data[at : at + len(raw)] = raw
+
+
+def text_of(raw: bytes) -> str:
+    """Return the text up to the NULs at the end; what is no UTF-8 becomes surrogates."""
+    return raw.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+class TextCodec(CharsCodec):
+    """`char[N]` as text."""
+
+    shown = staticmethod(text_of)
+
+    def decode(self, data: Buffer, at: int = 0) -> str:  # type: ignore[override]  # text is what bytes of char are
+        """Return the text."""
+        return text_of(bytes(data[at : at + self.size]))
 
 
 class ScalarCodec(Codec):
@@ -128,7 +150,7 @@ class ScalarCodec(Codec):
 
     def decode_many(self, data: Buffer, stride: int) -> Sequence[Any]:
         """Return all numbers at once."""
-        if stride == self.size:
+        if stride == self.size and self.letter != "e":  # no memoryview has halves
             return memoryview(data).cast("B").cast(_letter(self.letter)).tolist()
         form = padded_form(self._form.format, stride - self.size)
         return [number for (number,) in form.iter_unpack(data)]
@@ -160,12 +182,12 @@ def _letter(letter: str) -> Any:
 
 
 def _misfit_number(value: Any, letter: str, size: int) -> MisfitError:
-    if not hasattr(value, "__index__") and letter not in "fd":
+    if not hasattr(value, "__index__") and letter not in FLOATS:
         return MisfitError(TypeError, f"an integer was expected, not {value!r}")
     if not hasattr(value, "__float__"):
         return MisfitError(TypeError, f"a number was expected, not {value!r}")
     low, high = bounds(8 * size, is_signed=letter.islower())
-    reach = "" if letter in "fd" else f" ({low} to {high})"
+    reach = "" if letter in FLOATS else f" ({low} to {high})"
     return MisfitError(ValueError, f"{value!r} does not fit into {8 * size} bits{reach}")
 
 
@@ -174,36 +196,3 @@ def bounds(bits: int, *, is_signed: bool) -> tuple[int, int]:
     if is_signed:
         return -(1 << bits - 1), (1 << bits - 1) - 1
     return 0, (1 << bits) - 1
-
-
-class BitsCodec(Codec):
-    """An integer that no letter of struct stands for: a bit-field, or 128 bits.
-
-    Takes *bits* bits from *bit_offset* on, little-endian, and writes only those.
-    """
-
-    def __init__(self, bits: int, *, bit_offset: int = 0, is_signed: bool = False) -> None:
-        self._bits = bits
-        self._shift = bit_offset
-        self._is_signed = is_signed
-        self.size = (bit_offset + bits + 7) // 8
-
-    def decode(self, data: Buffer, at: int = 0) -> int:
-        """Return the integer."""
-        word = int.from_bytes(data[at : at + self.size], "little") >> self._shift
-        value = word & ((1 << self._bits) - 1)
-        negative = self._is_signed and value >> (self._bits - 1)
-        return value - (1 << self._bits) if negative else value
-
-    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take an integer in range; the bits around stay as they are."""
-        if not hasattr(value, "__index__"):
-            raise MisfitError(TypeError, f"an integer was expected, not {value!r}")
-        low, high = bounds(self._bits, is_signed=self._is_signed)
-        if not low <= value <= high:
-            text = f"{value!r} does not fit into {self._bits} bits ({low} to {high})"
-            raise MisfitError(ValueError, text)
-        mask = ((1 << self._bits) - 1) << self._shift
-        word = int.from_bytes(data[at : at + self.size], "little") & ~mask
-        word |= (value.__index__() << self._shift) & mask
-        data[at : at + self.size] = word.to_bytes(self.size, "little")

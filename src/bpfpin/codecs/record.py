@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from bpfpin.objects.codec import Buffer, Codec, MisfitError, ScalarCodec, padded_form
+from bpfpin.codecs.codec import Buffer, Codec, MisfitError
 
 
 class Record(dict[str, Any]):
@@ -31,20 +30,22 @@ class ArrayCodec(Codec):
     ) -> None:
         self.element = element
         self.length = length
-        self._factory = factory
+        self.factory = factory
         self.size = element.size * length
+        self.has_lock = element.has_lock
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return the elements."""
         if not self.size:
-            return self._factory(())
+            return self.factory(())
         whole = data[at : at + self.size]
-        return self._factory(self.element.decode_many(whole, self.element.size))
+        return self.factory(self.element.decode_many(whole, self.element.size))
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Take any sequence of just this length."""
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise MisfitError(TypeError, f"a list was expected, not {value!r}")
+            text = f"a list of {self.length} was expected, not {value!r}"
+            raise MisfitError(TypeError, text)
         if len(value) != self.length:
             raise MisfitError(ValueError, f"{len(value)} elements, not {self.length}")
         for index, part in enumerate(value):
@@ -69,6 +70,12 @@ class Part:
             return (self.name,)
         return self.codec.names if isinstance(self.codec, RecordCodec) else ()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is something to write: it takes room, and not just for the kernel."""
+        is_empty = isinstance(self.codec, RecordCodec) and not self.codec.names
+        return self.codec.size > 0 and not is_empty
+
 
 class RecordCodec(Codec):
     """What structures and unions have in common: named parts."""
@@ -83,6 +90,7 @@ class RecordCodec(Codec):
         self.parts = tuple(part for part in parts if part.names)
         self.names = tuple(name for part in self.parts for name in part.names)
         self.size = size
+        self.has_lock = any(part.codec.has_lock for part in self.parts)
         self._factory = factory
 
     def decode(self, data: Buffer, at: int = 0) -> dict[str, Any]:
@@ -116,42 +124,16 @@ class RecordCodec(Codec):
 
 
 class StructCodec(RecordCodec):
-    """A structure: every member is wanted, padding is written as zeros."""
+    """A structure: every member that takes room is wanted, padding is written as zeros."""
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Take a mapping of all members."""
         self._check_names(value)
         for part in self.parts:
-            if part.name and part.name not in value:
+            if not part.name or part.name in value:
+                self._write(part, value, data, at)
+            elif part.is_wanted:
                 raise MisfitError(ValueError, "the member is missing").within(f".{part.name}")
-            self._write(part, value, data, at)
-
-
-class FlatStructCodec(StructCodec):
-    """A structure of plain numbers: unpacked as a whole, many at once."""
-
-    def __init__(self, parts: Iterable[Part], size: int, **options: Any) -> None:
-        super().__init__(parts, size, **options)
-        self._form = struct.Struct(_form_of(self.parts, size))
-
-    def decode(self, data: Buffer, at: int = 0) -> dict[str, Any]:
-        """Return the members by name."""
-        return self._factory(zip(self.names, self._form.unpack_from(data, at), strict=True))
-
-    def decode_many(self, data: Buffer, stride: int) -> Sequence[dict[str, Any]]:
-        """Return all structures at once."""
-        form = padded_form(self._form.format, stride - self.size)
-        names, factory = self.names, self._factory
-        return [factory(zip(names, row)) for row in form.iter_unpack(data)]  # noqa: B905  (as long as the form; the check costs a tenth)
-
-
-def _form_of(parts: Sequence[Part], size: int) -> str:
-    form, end = "<", 0
-    for part in parts:
-        assert isinstance(part.codec, ScalarCodec)
-        form += f"{part.offset - end}x{part.codec.letter}"
-        end = part.offset + part.codec.size
-    return f"{form}{size - end}x"
 
 
 class UnionCodec(RecordCodec):
@@ -161,26 +143,34 @@ class UnionCodec(RecordCodec):
         """Take a mapping of one member or more that do not contradict each other."""
         self._check_names(value)
         given = [part for part in self.parts if any(name in value for name in part.names)]
+        if not self.parts:
+            return
         if not given:
             names = ", ".join(self.names)
             raise MisfitError(ValueError, f"one of {names} is wanted")
         images = [(part, self._image(part, value)) for part in given]
+        data[at : at + self.size] = self._agreed(images)
+
+    def _agreed(self, images: Sequence[tuple[Part, bytearray]]) -> Buffer:
+        """Return the bytes that read as all members do; refuse where there are none."""
         merged = bytearray(self.size)
         for _, image in images:
             merged = bytearray(a | b for a, b in zip(merged, image, strict=True))
-        for part, image in images:
-            self._check_agreement(part, image, merged)
-        data[at : at + self.size] = merged
+        for whole in (merged, *(image for _, image in images)):
+            if not any(_differs(part, image, whole) for part, image in images):
+                return whole
+        part = next(part for part, image in images if _differs(part, image, merged))
+        name = part.name or "/".join(part.names)
+        raise MisfitError(ValueError, "contradicts another member").within(f".{name}")
 
     def _image(self, part: Part, value: Mapping[str, Any]) -> bytearray:
         image = bytearray(self.size)
         self._write(part, value, image, 0)
         return image
 
-    def _check_agreement(self, part: Part, image: Buffer, merged: Buffer) -> None:
-        """Refuse a member that would read back as something else than was given."""
-        again = bytearray(self.size)
-        part.codec.encode_into(part.codec.decode(merged), again, 0)
-        if again != image:
-            name = part.name or "/".join(part.names)
-            raise MisfitError(ValueError, "contradicts another member").within(f".{name}")
+
+def _differs(part: Part, image: Buffer, whole: Buffer) -> bool:
+    """Whether the member reads from *whole* as something else than was given in *image*."""
+    again = bytearray(len(image))
+    part.codec.encode_into(part.codec.decode(whole), again, 0)
+    return again != image

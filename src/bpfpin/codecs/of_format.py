@@ -6,22 +6,27 @@ import ctypes
 import struct
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from bpfpin.objects.codec import Buffer, Codec, MisfitError
+from bpfpin.codecs.codec import Buffer, Codec, MisfitError
+
+CtypesType = type[ctypes.Structure] | type[ctypes.Union]
 
 
-def format_codec(form: Any, size: int) -> Codec:
+def format_codec(form: Any, size: int | None, *, is_key: bool = False) -> Codec:
     """Return the codec that *form* describes; it must take *size* bytes, else `ValueError`.
 
+    A *size* of None takes any.
+
     *form* is a format of the struct module (`"I"` gives a number, `"QQ"` a tuple), a subclass of
-    `ctypes.Structure`, or a `NamedTuple` whose fields are `Annotated[int, "Q"]`.
+    `ctypes.Structure`, or a `NamedTuple` whose fields are `Annotated[int, "Q"]`. With *is_key*
+    structures of ctypes are of a subclass that compares and hashes by its bytes.
     """
     if isinstance(form, type) and issubclass(form, ctypes.Structure | ctypes.Union):
-        made: Codec = CtypesCodec(form)
+        made: Codec = CtypesCodec(form, _hashable(form) if is_key else form)
     elif isinstance(form, type) and issubclass(form, tuple):
         made = FormatCodec(_named_form(form), factory=form._make)  # type: ignore[attr-defined]  # of NamedTuple
     else:
         made = FormatCodec(form.format if isinstance(form, struct.Struct) else form)
-    if made.size != size:
+    if size is not None and made.size != size:
         hint = "; padding at the end is written out, as in 'QI4x'"
         raise ValueError(f"the format takes {made.size} bytes, the map's {size}{hint}")
     return made
@@ -63,16 +68,29 @@ class FormatCodec(Codec):
             raise MisfitError(ValueError, text) from error
 
 
+def _hashable(kind: CtypesType) -> Any:
+    """Return a subclass for keys; ctypes itself compares by identity."""
+    return type(
+        kind.__name__,
+        (kind,),
+        {
+            "__eq__": lambda this, other: isinstance(other, kind) and bytes(this) == bytes(other),
+            "__hash__": lambda this: hash(bytes(this)),
+        },
+    )
+
+
 class CtypesCodec(Codec):
     """A structure of ctypes; each value is a copy."""
 
-    def __init__(self, kind: type[ctypes.Structure] | type[ctypes.Union]) -> None:
+    def __init__(self, kind: CtypesType, made: CtypesType) -> None:
         self._kind = kind
+        self._made = made
         self.size = ctypes.sizeof(kind)
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return a new structure with these bytes."""
-        return self._kind.from_buffer_copy(data, at)
+        return self._made.from_buffer_copy(data, at)
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Take a structure of that type."""

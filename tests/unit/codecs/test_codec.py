@@ -24,10 +24,10 @@ from bpfpin.btf.types import (
     Union,
 )
 from bpfpin.btf.write import BtfBuilder
+from bpfpin.codecs.codec import Codec
+from bpfpin.codecs.of_btf import codec
+from bpfpin.codecs.of_format import format_codec
 from bpfpin.errors import ObjectFileError
-from bpfpin.objects.codec import Codec
-from bpfpin.objects.codec_btf import codec
-from bpfpin.objects.codec_format import format_codec
 
 U8 = Int("unsigned char", 1, 8)
 U16 = Int("unsigned short", 2, 16)
@@ -73,7 +73,7 @@ def datarec() -> Codec:
         (Float("float", 4), "0000c03f", 1.5),
         (Float("double", 8), "000000000000f83f", 1.5),
         (Pointer(0), "0010000000000000", 0x1000),
-        (Enum("e", 4, True, (Enumerator("LOW", -1),)), "ffffffff", -1),
+        (Enum("e", 4, True, (Enumerator("LOW", -1),)), "feffffff", -2),
         (Enum("e", 4, False, (Enumerator("HIGH", 1),)), "ffffffff", 0xFFFFFFFF),
     ],
 )
@@ -144,6 +144,39 @@ def test_members_of_a_union_must_not_contradict_each_other() -> None:
         made.encode({"word": 2, "byte": 1})
     with pytest.raises(ValueError, match="one of word, byte is wanted"):
         made.encode({})
+
+
+def test_what_a_union_reads_can_be_written_again() -> None:
+    pair = Struct("pair", 8, (Member("low", 2, 0), Member("high", 1, 32)))
+    members = (Member("is_set", 3, 0), Member("byte", 2, 0), Member("pair", 4, 0))
+    made = codec_of(U32, U8, BOOL, pair, Union("u", 8, members))
+    data = bytes([2, 9, 9, 9, 1, 0, 0, 0])  # neither true nor false, and padding that is not zero
+
+    assert made.decode(data)["is_set"] is True
+    assert made.encode(made.decode(data)) == bytes([2, 0, 0, 0, 1, 0, 0, 0])
+
+
+def test_members_that_take_no_room_need_not_be_given() -> None:
+    types = (U32, CHAR, Array(1, 1, 0), Array(2, 1, 0), Struct("none", 0, ()))
+    members = (
+        Member("count", 1, 0),
+        Member("none", 5, 32),
+        Member("tail", 3, 32),
+        Member("t", 4, 32),
+    )
+    made = codec_of(*types, Struct("s", 4, members))
+    read = made.decode(b"\1\0\0\0")
+
+    assert read == {"count": 1, "none": {}, "tail": [], "t": ""}
+    assert made.encode(read) == made.encode({"count": 1}) == b"\1\0\0\0"
+
+
+def test_raw_reads_all_bytes_of_a_char_array() -> None:
+    ref = refs(CHAR, Array(1, 1, 4))[-1]
+    made = codec(ref, 4, raw=True)
+
+    assert made.decode(b"ab\0\0") == b"ab\0\0"
+    assert made.encode(b"ab") == made.encode("ab") == b"ab\0\0"
 
 
 def test_bit_fields_share_their_bytes() -> None:
@@ -240,6 +273,15 @@ def test_types_of_the_caller_are_made_and_taken() -> None:
     assert format_codec(Counters, 16).encode(Counters(1, 60)) == data
     assert format_codec(Pair, 16).decode(data).bytes == 60
     assert format_codec(Pair, 16).encode(Pair(1, 60)) == data
+
+
+def test_structures_of_ctypes_can_be_keys() -> None:
+    made = format_codec(Pair, 16, is_key=True)
+    key = made.decode(made.encode(Pair(1, 60)))
+
+    assert {key: "found"}[made.decode_many(made.encode(key), 16)[0]] == "found"
+    assert key == Pair(1, 60)
+    assert key != Pair(2, 60)
 
 
 SCALARS: list[tuple[BtfType, st.SearchStrategy[object]]] = [

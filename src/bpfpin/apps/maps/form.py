@@ -1,0 +1,130 @@
+"""What a typed word is to be: its codec, and how it may be written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bpfpin.apps.maps import literals
+from bpfpin.apps.maps.literals import FORMS, HEX, Literal
+from bpfpin.btf.btf import TypeRef
+from bpfpin.btf.c_source import c_type
+from bpfpin.btf.types import Enum
+from bpfpin.codecs.codec import BytesCodec, Codec, TextCodec
+from bpfpin.codecs.of_btf import codec
+from bpfpin.codecs.record import ArrayCodec, RecordCodec
+from bpfpin.errors import UsageError
+
+MAX_INTEGER_BYTES: Final = 8
+_NAMES_SHOWN: Final = 8
+_IFINDEX: Final = "ifindex"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a word is to be: *what* names it in errors, *ref* is its type if one is known.
+
+    *literals* are the words that it may be beside those of its codec, the likeliest first.
+    """
+
+    codec: Codec
+    ref: TypeRef | None = None
+    what: str = "value"
+    literals: tuple[Literal, ...] = (literals.address,)
+
+    @classmethod
+    def of_type(cls, ref: TypeRef | None, size: int, *, what: str = "value") -> Form:
+        """Return the form of a value of *size* bytes and type *ref*, bytes for None."""
+        return cls(codec(ref, size), ref, what)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members of a structure, none for anything else."""
+        return self.codec.names if isinstance(self.codec, RecordCodec) else ()
+
+    @property
+    def is_untyped(self) -> bool:
+        """Whether it is bytes without a type."""
+        return isinstance(self.codec, BytesCodec) and not isinstance(self.codec, TextCodec)
+
+    @property
+    def may_be_number(self) -> bool:
+        """Whether it is no structure, array or text."""
+        return not isinstance(self.codec, RecordCodec | ArrayCodec | TextCodec)
+
+    def of_member(self, name: str) -> Form:
+        """Return the form of a member of a structure; `UsageError` names those there are."""
+        found = _member(self.codec, name)
+        if found is None:
+            there = ", ".join(self.names) or "none"
+            raise UsageError(f"{self.what}: there is no field {name!r}; the fields are: {there}")
+        more = (literals.device,) if _IFINDEX in name else ()
+        return Form(found, None, f"{self.what}.{name}", (literals.address, *more))
+
+    def of_element(self, index: int) -> Form:
+        """Return the form of an element of an array; `UsageError` if it is not that long."""
+        length = self.codec.length if isinstance(self.codec, ArrayCodec) else 0
+        if not isinstance(self.codec, ArrayCodec) or not 0 <= index < length:
+            raise UsageError(f"{self.what}: there is no element [{index}]; it has {length}")
+        return Form(self.codec.element, None, f"{self.what}[{index}]")
+
+    def also(self, *more: Literal) -> Form:
+        """Return the form with more words that it may be, before those it has."""
+        return replace(self, literals=(*more, *self.literals))
+
+    def at_last(self, *more: Literal) -> Form:
+        """Return the form with more words that it may be, after those it has."""
+        return replace(self, literals=(*self.literals, *more))
+
+    def refused(self, text: str) -> UsageError:
+        """Return the error for a word that is nothing of the kind, with the forms that go."""
+        hint = f"give {self.forms()}"
+        if self.ref is not None and not isinstance(self.codec, TextCodec):
+            return UsageError(f"{self.what} {text!r} is no {c_type(self.ref)}", hint=hint)
+        if not self.is_untyped:
+            return UsageError(f"{self.what} {text!r} does not fit: {self._reason(text)}", hint=hint)
+        size = self.codec.size
+        message = (
+            f"{self.what} {text!r} does not fit {size} bytes without a type (the map has no BTF)"
+        )
+        return UsageError(message, hint=hint)
+
+    def _reason(self, text: str) -> str:
+        """Return what the codec says of a text that it does not take."""
+        try:
+            self.codec.encode(text)
+        except (TypeError, ValueError) as error:
+            return str(error)
+        return "it is something else"
+
+    def forms(self) -> str:
+        """Return the forms that go, as an error lists them."""
+        size = self.codec.size
+        sample = f"{HEX}{'00' * min(size, 4)}{'…' if size > 4 else ''} ({size} bytes)"
+        named = [FORMS[one] for one in self.literals if one is not literals.address]
+        told = [*self._own_forms(), *named]
+        return f"{', '.join(told)}, or {sample}" if told else sample
+
+    def _own_forms(self) -> list[str]:
+        size = self.codec.size
+        if isinstance(self.codec, TextCodec):
+            return [f"a text of at most {size} bytes"]
+        if names := self._enumerators():
+            cut = ["…"] if len(names) > _NAMES_SHOWN else []
+            return [f"one of {', '.join([*names[:_NAMES_SHOWN], *cut])}", "an integer"]
+        if self.names:
+            return [f'JSON like {{"{self.names[0]}": 1}}', f"{self.names[0]}=1,…"]
+        if isinstance(self.codec, ArrayCodec):
+            return [f"JSON with a list of {self.codec.length}"]
+        return ["an integer"] if size <= MAX_INTEGER_BYTES else []
+
+    def _enumerators(self) -> list[str]:
+        kind = self.ref.stripped if self.ref else None
+        return [value.name for value in kind.values] if isinstance(kind, Enum) else []
+
+
+def _member(whole: Codec, name: str) -> Codec | None:
+    if not isinstance(whole, RecordCodec) or name not in whole.names:
+        return None
+    part = next(part for part in whole.parts if name in part.names)
+    return part.codec if part.name else _member(part.codec, name)

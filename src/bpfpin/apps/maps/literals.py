@@ -1,0 +1,89 @@
+"""What people write in one word for a few bytes: numbers, addresses, devices, verdicts."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from bpfpin.codecs.codec import BytesCodec
+from bpfpin.errors import UsageError
+from bpfpin.objects.prefix import is_prefix, prefix_key
+from bpfpin.uapi import XdpAction
+
+HEX: Final = "hex:"
+
+_TRUTHS: Final = {"true": 1, "false": 0}
+_IFINDEX_BYTES: Final = 4
+_MAC: Final = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}")
+
+Literal = Callable[[str, int], bytes | None]
+"""Returns the bytes, as many as asked for, that a word stands for; None if it is no such word."""
+
+
+def number(text: str) -> int | None:
+    """Return the integer that *text* is (`7`, `-7`, `0x1f`, `true`), None if it is none."""
+    try:
+        return _TRUTHS[text] if text in _TRUTHS else int(text, 0)
+    except ValueError:
+        return None
+
+
+def hex_bytes(text: str, size: int, *, what: str = "value") -> bytes:
+    """Return the bytes of `hex:0a00…`; `UsageError` unless there are *size* of them."""
+    try:
+        data = bytes.fromhex(text.removeprefix(HEX))
+    except ValueError:
+        raise UsageError(f"{what} {text!r} is not hexadecimal after {HEX!r}") from None
+    if len(data) != size:
+        raise UsageError(f"{what} {text!r} has {len(data)} bytes; the map's takes {size}")
+    return data
+
+
+def address(text: str, size: int) -> bytes | None:
+    """Return the bytes of an IPv4, IPv6 or MAC address as packets carry them."""
+    data = bytes.fromhex(re.sub("[:-]", "", text)) if _MAC.fullmatch(text) else _ip(text)
+    return data if data is not None and len(data) == size else None
+
+
+def prefix(text: str, size: int) -> bytes | None:
+    """Return the key of an LPM trie for `10.0.0.1/24`; an address alone is a prefix of all bits."""
+    codec = BytesCodec(size)
+    try:
+        return bytes(prefix_key(text, codec)) if is_prefix(codec) else None
+    except ValueError:
+        return None
+
+
+def device(text: str, size: int) -> bytes | None:
+    """Return the ifindex of a device of this network namespace; what follows it is zero."""
+    if size < _IFINDEX_BYTES:
+        return None
+    try:
+        return socket.if_nametoindex(text).to_bytes(size, "little")
+    except (OSError, ValueError):
+        return None
+
+
+def verdict(text: str, size: int) -> bytes | None:
+    """Return the number of `XDP_DROP` and its like in *size* bytes."""
+    found = XdpAction.__members__.get(text)
+    return int(found).to_bytes(size, "little") if found is not None and size else None
+
+
+def _ip(text: str) -> bytes | None:
+    try:
+        return ipaddress.ip_address(text).packed
+    except ValueError:
+        return None
+
+
+FORMS: Final[dict[Literal, str]] = {
+    address: "an address",
+    prefix: "10.0.0.1/24",
+    device: "a device",
+    verdict: "XDP_PASS",
+}
+"""How the help of an error names each."""

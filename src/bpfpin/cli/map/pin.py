@@ -1,0 +1,25 @@
+"""`bpfpin map pin`: give a map one more name in bpffs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bpfpin.apps.maps.pinning import pin_map
+from bpfpin.cli.context import Context, bpfpin_command
+
+
+@bpfpin_command("pin")
+@click.argument("map_", metavar="MAP")
+@click.argument("path", type=click.Path(path_type=Path))
+def command(context: Context, *, map_: str, path: Path) -> None:
+    """Pin MAP at PATH, a new name in a bpffs: the map stays until every name of it is gone.
+
+    Its directory must be there. Pin sets are changed by load and unload alone.
+    """
+    pinned = pin_map(map_, path)
+    if context.out.is_json:
+        context.out.document({"id": pinned.id, "name": pinned.name, "path": pinned.path})
+        return
+    context.out.say(f"pinned map id {pinned.id} ({pinned.name}) at {pinned.path}")

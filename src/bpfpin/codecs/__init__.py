@@ -1,0 +1,1 @@
+"""Bytes of keys and values as Python values, and back; pure, below the specs and the maps."""

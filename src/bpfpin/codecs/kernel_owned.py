@@ -1,0 +1,60 @@
+"""Members of values that are the kernel's own: locks, timers, and what programs put into maps.
+
+User space reads zeros there, and the kernel skips them when it copies what user space writes
+(`btf_field_type` in include/linux/bpf.h). So they are no part of what is read or written here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bpfpin.btf.btf import Btf
+from bpfpin.btf.layout import MAX_DEPTH
+from bpfpin.btf.types import Array, BtfType, Modifier, ModifierKind, Pointer, Struct
+
+SPIN_LOCK: Final = "bpf_spin_lock"
+STRUCTURES: Final = frozenset(
+    {
+        SPIN_LOCK,
+        "bpf_res_spin_lock",
+        "bpf_timer",
+        "bpf_wq",
+        "bpf_task_work",
+        "bpf_list_head",
+        "bpf_list_node",
+        "bpf_rb_root",
+        "bpf_rb_node",
+        "bpf_refcount",
+    }
+)
+# A `uptr` is not among them: that pointer is user space's to write.
+POINTERS: Final = frozenset({"kptr", "kptr_untrusted", "percpu_kptr"})
+
+
+def is_kernel_owned(btf: Btf, type_id: int) -> bool:
+    """Whether values of the type, or the elements of such an array, are the kernel's own."""
+    kind = _element(btf, type_id)
+    if isinstance(kind, Struct):
+        return kind.name in STRUCTURES
+    return isinstance(kind, Pointer) and _tag(btf, kind) in POINTERS
+
+
+def is_spin_lock(btf: Btf, type_id: int) -> bool:
+    """Whether the type is the lock that BPF_F_LOCK takes."""
+    kind = btf[btf.strip(type_id)]
+    return isinstance(kind, Struct) and kind.name == SPIN_LOCK
+
+
+def _element(btf: Btf, type_id: int) -> BtfType:
+    kind = btf[btf.strip(type_id)]
+    for _ in range(MAX_DEPTH):
+        if not isinstance(kind, Array):
+            break
+        kind = btf[btf.strip(kind.element_id)]
+    return kind
+
+
+def _tag(btf: Btf, kind: Pointer) -> str:
+    target = btf[kind.type_id]
+    is_tag = isinstance(target, Modifier) and target.kind is ModifierKind.TYPE_TAG
+    return target.name if is_tag else ""

@@ -1,0 +1,158 @@
+"""Numbers that are more than one letter of the struct module: bits, truth values, names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bpfpin.btf.types import Enum, Int
+from bpfpin.codecs.codec import Buffer, Codec, MisfitError, ScalarCodec, bounds
+
+_NAMES_TOLD = 16
+
+
+class BitsCodec(Codec):
+    """An integer that no letter of struct stands for: a bit-field, or 128 bits.
+
+    Takes *bits* bits from *bit_offset* on, little-endian, and writes only those.
+    """
+
+    def __init__(self, bits: int, *, bit_offset: int = 0, is_signed: bool = False) -> None:
+        self._bits = bits
+        self._shift = bit_offset
+        self._is_signed = is_signed
+        self.size = (bit_offset + bits + 7) // 8
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it takes all of its bytes, as 128 bits do."""
+        return not self._shift and self._bits == 8 * self.size
+
+    def decode(self, data: Buffer, at: int = 0) -> int:
+        """Return the integer."""
+        word = int.from_bytes(data[at : at + self.size], "little") >> self._shift
+        value = word & ((1 << self._bits) - 1)
+        negative = self._is_signed and value >> (self._bits - 1)
+        return value - (1 << self._bits) if negative else value
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take an integer in range; the bits around stay as they are."""
+        if not hasattr(value, "__index__"):
+            raise MisfitError(TypeError, f"an integer was expected, not {value!r}")
+        low, high = bounds(self._bits, is_signed=self._is_signed)
+        if not low <= value <= high:
+            text = f"{value!r} does not fit into {self._bits} bits ({low} to {high})"
+            raise MisfitError(ValueError, text)
+        mask = ((1 << self._bits) - 1) << self._shift
+        word = int.from_bytes(data[at : at + self.size], "little") & ~mask
+        word |= (value.__index__() << self._shift) & mask
+        data[at : at + self.size] = word.to_bytes(self.size, "little")
+
+
+class OddCodec(BitsCodec):
+    """An integer of odd width, or one that does not fill its bytes."""
+
+    def __init__(self, kind: Int) -> None:
+        super().__init__(kind.bits, bit_offset=kind.bit_offset, is_signed=kind.is_signed)
+        self.size = kind.size
+
+
+class BoolCodec(ScalarCodec):
+    """`_Bool` of one byte: whatever is not zero is true."""
+
+    def __init__(self) -> None:
+        super().__init__("?")
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take a truth value, 0 or 1."""
+        data[at] = truth(value)
+
+    def encode_many(self, values: Sequence[Any]) -> bytes:
+        """Return the bytes of all of them; the struct module would take anything for true."""
+        return b"".join(map(self.encode, values))
+
+
+def truth(value: Any) -> int:
+    """Return 1 or 0 for a truth value or these numbers, else `MisfitError`."""
+    if not hasattr(value, "__index__") and type(value).__name__ != "bool_":  # that one is numpy's
+        raise MisfitError(TypeError, f"true or false was expected, not {value!r}")
+    if value not in {0, 1}:
+        raise MisfitError(ValueError, f"{value!r} is neither true nor false (0 or 1)")
+    return int(value)
+
+
+class MappedCodec(Codec):
+    """A number, or bytes, that *shown* turns into what is read and *taken* back.
+
+    *origin* is how it would read without, by default the same as *plain*, which does the work.
+    """
+
+    def __init__(
+        self,
+        plain: Codec,
+        shown: Callable[[Any], Any],
+        taken: Callable[[Any], Any],
+        *,
+        origin: Codec | None = None,
+    ) -> None:
+        self.plain = plain
+        self.origin = origin or plain
+        self.size = plain.size
+        self.letter = plain.letter
+        self.has_lock = self.origin.has_lock
+        self.shown: Callable[[Any], Any] = shown
+        self._taken = taken
+
+    def decode(self, data: Buffer, at: int = 0) -> Any:
+        """Return what the number stands for."""
+        return self.shown(self.plain.decode(data, at))
+
+    def decode_many(self, data: Buffer, stride: int) -> Sequence[Any]:
+        """Return what all of them stand for."""
+        return list(map(self.shown, self.plain.decode_many(data, stride)))
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take what is read here, or the number itself."""
+        self.plain.encode_into(self._taken(value), data, at)
+
+
+def truths(bits: BitsCodec) -> Codec:
+    """Return the codec of truth values that are not one byte: bit-fields, wide ones."""
+    return MappedCodec(bits, bool, truth)
+
+
+class _Names(dict[int, str]):
+    """The names by number; what has none stays a number."""
+
+    def __missing__(self, number: int) -> int:
+        return number
+
+
+def enum_codec(kind: Enum, plain: Codec) -> MappedCodec:
+    """Return the codec of an enumeration whose numbers *plain* reads: names where they fit.
+
+    Of several names for a number the first one is read; all of them are taken.
+    """
+    low, high = bounds(8 * kind.size, is_signed=kind.is_signed)
+    # Older compilers call all of them unsigned and store 32 bits, also of fewer bytes.
+    numbers = {
+        one.name: one.value if low <= one.value <= high else one.value & ((1 << 8 * kind.size) - 1)
+        for one in kind.values
+    }
+    names = _Names()
+    for name, number in numbers.items():
+        names.setdefault(number, name)
+    title = f"enum {kind.name}".rstrip()
+    return MappedCodec(plain, names.__getitem__, lambda value: _number(value, numbers, title))
+
+
+def _number(value: Any, numbers: Mapping[str, int], title: str) -> Any:
+    if isinstance(value, str):
+        if value in numbers:
+            return numbers[value]
+        more = ", …" if len(numbers) > _NAMES_TOLD else ""
+        names = ", ".join(list(numbers)[:_NAMES_TOLD]) + more
+        raise MisfitError(ValueError, f"{value!r} is no name of {title}; there are {names}")
+    if not hasattr(value, "__index__"):
+        raise MisfitError(TypeError, f"a name of {title} or an integer, not {value!r}")
+    return value

@@ -1,0 +1,239 @@
+"""The codec of a BTF type, made once a map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.layout import MAX_DEPTH, size_of
+from bpfpin.btf.types import (
+    Array,
+    BtfType,
+    DataSection,
+    Enum,
+    Float,
+    Int,
+    IntEncoding,
+    Member,
+    Pointer,
+    SectionVariable,
+    Struct,
+    Union,
+    Variable,
+)
+from bpfpin.codecs.codec import BytesCodec, CharsCodec, Codec, ScalarCodec, TextCodec
+from bpfpin.codecs.flat import record_codec
+from bpfpin.codecs.format_table import KEY, VALUE, FormatTable, Place, type_names
+from bpfpin.codecs.formats import Format
+from bpfpin.codecs.kernel_owned import is_kernel_owned, is_spin_lock
+from bpfpin.codecs.number import BitsCodec, BoolCodec, OddCodec, enum_codec, truths
+from bpfpin.codecs.record import (
+    ArrayCodec,
+    Part,
+    Record,
+    UnionCodec,
+)
+from bpfpin.errors import ObjectFileError
+
+LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+FLOAT_LETTERS = {2: "e", 4: "f", 8: "d"}
+
+Formats = Mapping[str, Format | str] | FormatTable | None
+
+
+def codec(
+    ref: TypeRef | None,
+    size: int,
+    *,
+    is_key: bool = False,
+    raw: bool = False,
+    formats: Formats = None,
+    root: str = "",
+) -> Codec:
+    """Return the codec for values of *size* bytes and type *ref*, bytes for None.
+
+    With *is_key* its values can be hashed; with *raw* enumerations are numbers and char arrays
+    bytes. *formats* are those of `Map.from_pin`; paths in it begin with *root*, by default `key` or
+    `value`. A type of another size than the map's, or one that has no values (a function), raises
+    `ObjectFileError`; a format that does not fit, or names nothing that is there, `ValueError`.
+    """
+    root = root or (KEY if is_key else VALUE)
+    table = formats if isinstance(formats, FormatTable | None) else FormatTable(formats)
+    if ref is None:
+        made: Codec = untyped(BytesCodec(size), table, root)
+    else:
+        made = _Maker(ref.btf, is_key, is_raw=raw, table=table).place(ref.id, At(root, root))
+    if made.size != size:
+        name = ref.name if ref else ""
+        raise ObjectFileError(f"type {name} takes {made.size} bytes, the map's {size}")
+    if table and table is not formats:
+        table.check_used()
+    return made
+
+
+def untyped(plain: Codec, table: FormatTable | None, root: str) -> Codec:
+    """Return the codec of a whole key or value without a type, in the format asked for."""
+    return table.formatted(plain, Place(root, root, ())) if table else plain
+
+
+class At(NamedTuple):
+    """Where the maker is; *path* is empty where no format asks for what is below."""
+
+    path: str
+    name: str
+    depth: int = 0
+
+    def inner(self, name: str) -> At:
+        """Return the place of a member; one without a name lends its own to what is around it."""
+        path = f"{self.path}.{name}" if self.path and name else self.path
+        return At(path, name or self.name, self.depth + 1)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    btf: Btf
+    is_key: bool
+    is_raw: bool
+    table: FormatTable | None
+    made: dict[tuple[int, str], Codec] = field(default_factory=dict)
+
+    def place(self, type_id: int, at: At) -> Codec:
+        """Return the codec of a member, an element or the whole, in its format."""
+        if self.table and not self.table.cares_for(at.path):
+            at = at._replace(path="")
+        return self._formatted(self.make(type_id, at), type_id, at)
+
+    def _formatted(self, plain: Codec, type_id: int, at: At) -> Codec:
+        if not self.table:
+            return plain
+        return self.table.formatted(plain, Place(at.path, at.name, type_names(self.btf, type_id)))
+
+    def make(self, type_id: int, at: At) -> Codec:
+        if at.depth > MAX_DEPTH:
+            raise ObjectFileError(f"type {type_id} is nested more than {MAX_DEPTH} deep")
+        type_id = self.btf.strip(type_id)
+        path = at.path if self.table else ""
+        if (type_id, path) not in self.made:
+            kind = self.btf[type_id]
+            maker = MAKERS.get(type(kind))
+            if maker is None:
+                raise ObjectFileError(f"a {type(kind).__name__} has no values")
+            self.made[type_id, path] = maker(self, kind, at)
+        return self.made[type_id, path]
+
+    def integer(self, kind: Int, _at: At) -> Codec:
+        if kind.encoding & IntEncoding.BOOL:
+            return BoolCodec() if kind.size == 1 else truths(OddCodec(kind))
+        letter = LETTERS.get(kind.size)
+        if letter is None or kind.bits != 8 * kind.size or kind.bit_offset:
+            return OddCodec(kind)
+        return ScalarCodec(letter.lower() if kind.is_signed else letter)
+
+    def enumeration(self, kind: Enum, _at: At) -> Codec:
+        letter = LETTERS.get(kind.size)
+        if letter is None:
+            return BytesCodec(kind.size)
+        return self._named(kind, ScalarCodec(letter.lower() if kind.is_signed else letter))
+
+    def _named(self, kind: BtfType, number: Codec) -> Codec:
+        if self.is_raw or not isinstance(kind, Enum):
+            return number
+        return enum_codec(kind, number)
+
+    def floating(self, kind: Float, _at: At) -> Codec:
+        letter = FLOAT_LETTERS.get(kind.size)
+        return ScalarCodec(letter) if letter else BytesCodec(kind.size)
+
+    def pointer(self, _kind: Pointer, _at: At) -> Codec:
+        return ScalarCodec("Q")
+
+    def array(self, kind: Array, at: At) -> Codec:
+        element = self.btf[self.btf.strip(kind.element_id)]
+        if isinstance(element, Int) and _is_char(element):
+            return (CharsCodec if self.is_raw else TextCodec)(kind.length)
+        inner = at._replace(depth=at.depth + 1)
+        factory = tuple if self.is_key else list
+        return ArrayCodec(self.make(kind.element_id, inner), kind.length, factory=factory)
+
+    def structure(self, kind: Struct, at: At) -> Codec:
+        parts = self._parts(kind, at)
+        self._check_ends(parts, kind.size)
+        made = record_codec(parts, kind.size, factory=self._factory())
+        made.has_lock |= any(is_spin_lock(self.btf, one.type_id) for one in kind.members)
+        return made
+
+    def union(self, kind: Union, at: At) -> Codec:
+        parts = self._parts(kind, at)
+        self._check_ends(parts, kind.size)
+        return UnionCodec(parts, kind.size, factory=self._factory())
+
+    def section(self, kind: DataSection, at: At) -> Codec:
+        parts = [
+            self._variable(one, at) for one in kind.variables if not self._is_owned(one.type_id)
+        ]
+        self._check_ends(parts, kind.size)
+        return record_codec(parts, kind.size, factory=self._factory())
+
+    def _is_owned(self, variable_id: int) -> bool:
+        kind = self.btf[variable_id]
+        return isinstance(kind, Variable) and is_kernel_owned(self.btf, kind.type_id)
+
+    def _variable(self, place: SectionVariable, at: At) -> Part:
+        kind = self.btf[place.type_id]
+        if not isinstance(kind, Variable):
+            raise ObjectFileError(f"type {place.type_id} in a data section is no variable")
+        return Part(kind.name, place.offset, self.place(kind.type_id, at.inner(kind.name)))
+
+    def _parts(self, kind: Struct | Union, at: At) -> list[Part]:
+        # Nothing of no size is looked into: it could be nested without end in a few bytes.
+        members = kind.members if kind.size else ()
+        return [
+            self._part(member, at)
+            for member in members
+            if not is_kernel_owned(self.btf, member.type_id)
+        ]
+
+    def _check_ends(self, parts: list[Part], size: int) -> None:
+        for part in parts:
+            if part.offset + part.codec.size > size:
+                raise ObjectFileError(f"member {part.name} ends beyond the {size} bytes around it")
+
+    def _part(self, member: Member, at: At) -> Part:
+        offset, bit = divmod(member.bit_offset, 8)
+        inner = at.inner(member.name)
+        if member.bitfield_size or bit:
+            made = self._formatted(self._bits(member, bit), member.type_id, inner)
+        elif member.name:
+            made = self.place(member.type_id, inner)
+        else:
+            made = self.make(member.type_id, inner)
+        return Part(member.name, offset, made)
+
+    def _bits(self, member: Member, bit: int) -> Codec:
+        kind = self.btf[self.btf.strip(member.type_id)]
+        bits = member.bitfield_size or 8 * size_of(self.btf, member.type_id)
+        is_signed = isinstance(kind, Int | Enum) and kind.is_signed
+        made = BitsCodec(bits, bit_offset=bit, is_signed=is_signed)
+        is_bool = isinstance(kind, Int) and kind.encoding & IntEncoding.BOOL
+        return truths(made) if is_bool else self._named(kind, made)
+
+    def _factory(self) -> Callable[[Any], dict[str, Any]]:
+        return Record if self.is_key else dict
+
+
+def _is_char(kind: Int) -> bool:
+    return kind.size == 1 and (kind.name == "char" or bool(kind.encoding & IntEncoding.CHAR))
+
+
+MAKERS: dict[type[BtfType], Callable[[_Maker, Any, At], Codec]] = {
+    Int: _Maker.integer,
+    Enum: _Maker.enumeration,
+    Float: _Maker.floating,
+    Pointer: _Maker.pointer,
+    Array: _Maker.array,
+    Struct: _Maker.structure,
+    Union: _Maker.union,
+    DataSection: _Maker.section,
+}

@@ -1,0 +1,150 @@
+"""The path of a CO-RE relocation: a field of a local type, and the same field of a target's.
+
+The compiler writes down indices (`0:3:1`: of the first structure member 3, of that element or
+member 1). Members are looked for by name in the target, those of unnamed structures among them;
+the form is told in the kernel's Documentation/bpf/btf.rst (CO-RE relocation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.layout import MemberLayout, size_of
+from bpfpin.btf.types import Array, Struct, Union
+from bpfpin.errors import ObjectFileError
+from bpfpin.fixup.core_compatible import fields_fit
+from bpfpin.fixup.core_members import Members
+
+MAX_STEPS = 64  # libbpf's BPF_CORE_SPEC_MAX_LEN
+_MAX_DIGITS = 10
+
+
+class Step(NamedTuple):
+    """One step of a path: to member *name* of type *type_id*, or to element *number* (no name)."""
+
+    name: str
+    number: int
+    type_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Where a path ends: a member of type *type_id*, or an array element of that type."""
+
+    btf: Btf
+    type_id: int
+    bit_offset: int
+    bitfield_size: int = 0
+    is_element: bool = False
+
+
+def indices_of(access: str) -> tuple[int, ...]:
+    """Return the numbers of *access*; `ObjectFileError` if it is no path."""
+    parts = access.split(":", MAX_STEPS)
+    if len(parts) > MAX_STEPS:
+        raise malformed(f"the path {access[:40]!r}… has more than {MAX_STEPS} steps")
+    if not all(part.isascii() and part.isdigit() and len(part) <= _MAX_DIGITS for part in parts):
+        raise malformed(f"{access[:80]!r} is no path of numbers")
+    return tuple([int(part) for part in parts])
+
+
+def local_field(btf: Btf, type_id: int, access: str) -> tuple[Field, list[Step]]:
+    """Follow *access* from *type_id*; returns where it ends, and the steps that have a meaning.
+
+    The step to an unnamed structure has none: the target may have its members elsewhere.
+    """
+    first, *rest = indices_of(access)
+    root = btf.strip(type_id)
+    field = Field(btf, root, first * size_of(btf, root) * 8, is_element=True)
+    steps = [Step("", first, root)]
+    is_last = False
+    for index in rest:
+        kind = btf[btf.strip(field.type_id)]
+        if isinstance(kind, Struct | Union):
+            field = _into_member(field, kind, index)
+            is_last = index == len(kind.members) - 1
+            name = kind.members[index].name
+            steps += [Step(name, index, field.type_id)] if name else []
+        elif isinstance(kind, Array):
+            _check_length(kind, index, may_be_open=is_last and bool(steps[-1].name))
+            field = element(field, kind, index)
+            steps.append(Step("", index, field.type_id))
+        else:
+            raise malformed(f"{access!r} goes into a {type(kind).__name__.lower()}")
+    return field, steps
+
+
+def _into_member(field: Field, kind: Struct | Union, index: int) -> Field:
+    if index >= len(kind.members):
+        raise malformed(f"there is no member {index} of {kind.name!r}: it has {len(kind.members)}")
+    member = kind.members[index]
+    bit_offset = field.bit_offset + member.bit_offset
+    return Field(field.btf, member.type_id, bit_offset, member.bitfield_size)
+
+
+def _check_length(kind: Array, index: int, *, may_be_open: bool) -> None:
+    if index >= kind.length and not (may_be_open and kind.length == 0):
+        raise malformed(f"there is no element {index} of an array of {kind.length}")
+
+
+def element(field: Field, kind: Array, index: int) -> Field:
+    """Return element *index* of the array that *field* is."""
+    type_id = field.btf.strip(kind.element_id)
+    bit_offset = field.bit_offset + index * size_of(field.btf, type_id) * 8
+    return Field(field.btf, type_id, bit_offset, is_element=True)
+
+
+def target_field(local: Btf, steps: list[Step], target: TypeRef, members: Members) -> Field | None:
+    """Follow *steps* from the type *target*; None if it has no such field, or one that is unlike.
+
+    The element of an array must be in its bounds, unless it is the last member and open (`[]`).
+    """
+    btf = target.btf
+    root = btf.strip(target.id)
+    first = steps[0].number
+    field = Field(btf, root, first * size_of(btf, root) * 8 if first else 0, is_element=True)
+    is_open = False
+    for step in steps[1:]:
+        if step.name:
+            place = members.find(btf, field.type_id, step.name)
+            if place is None or not fields_fit(local, step.type_id, btf, place.layout.type_id):
+                return None
+            field, is_open = _moved(field, place.layout), place.is_last
+            continue
+        kind = btf[btf.strip(field.type_id)]
+        if not isinstance(kind, Array) or not _has_element(kind, step.number, is_open=is_open):
+            return None
+        field, is_open = element(field, kind, step.number), False
+    return field
+
+
+def _moved(field: Field, place: MemberLayout) -> Field:
+    bit_offset = field.bit_offset + place.bit_offset
+    return Field(field.btf, place.type_id, bit_offset, place.bitfield_size)
+
+
+def _has_element(kind: Array, index: int, *, is_open: bool) -> bool:
+    return index < kind.length or (is_open and kind.length == 0)
+
+
+def words(btf: Btf, type_id: int, access: str) -> str:
+    """Return the path as C has it (`.member[3]`); "" where *access* is none into the type."""
+    try:
+        _, steps = local_field(btf, type_id, access)
+    except ObjectFileError:
+        return ""
+    first = [f"[{steps[0].number}]"] if steps[0].number else []
+    return "".join([*first, *_words(steps[1:])])
+
+
+def _words(steps: list[Step]) -> Iterator[str]:
+    for step in steps:
+        yield f".{step.name}" if step.name else f"[{step.number}]"
+
+
+def malformed(message: str) -> ObjectFileError:
+    """Return the error of a relocation that is not what the compilers write."""
+    return ObjectFileError(message, section=".BTF.ext")

@@ -1,0 +1,156 @@
+"""Finds what a relocation asks for: in the object's types, and in the target's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.names import essential_name
+from bpfpin.btf.types import Enum
+from bpfpin.errors import ObjectFileError
+from bpfpin.fixup.core_access import indices_of, local_field, malformed, target_field
+from bpfpin.fixup.core_match import Comparison
+from bpfpin.fixup.core_members import Members
+from bpfpin.fixup.core_target import CoreTarget
+from bpfpin.fixup.core_values import (
+    ENUMERATORS,
+    EXISTENCE,
+    FIELDS,
+    Value,
+    enumerator_value,
+    field_value,
+    type_value,
+)
+from bpfpin.uapi import CoreRelocationKind as Kind
+
+
+class Found(NamedTuple):
+    """The local value, the target's, and the type that has it; no value: nothing has it."""
+
+    local: Value
+    target: Value | None
+    type: TypeRef | None = None
+
+
+class _Answer(NamedTuple):
+    value: Value
+    bit_offset: int = 0
+
+
+_Ask = Callable[[TypeRef], _Answer | None]
+
+
+class Finder:
+    """Answers relocations of one object; the same question is looked up once.
+
+    Of several types of one name those that had what a relocation asked for are the candidates of
+    the next one of the same local type, as in libbpf.
+    """
+
+    def __init__(self, btf: Btf, target: CoreTarget) -> None:
+        self._btf = btf
+        self._target = target
+        self._members = Members()
+        self._candidates: dict[int, list[TypeRef]] = {}
+        self._comparisons: dict[Btf, Comparison] = {}
+        self._found: dict[tuple[int, str, Kind], Found] = {}
+
+    def find(self, type_id: int, access: str, kind: Kind) -> Found:
+        """Return both values; `ObjectFileError` for what is malformed or not to be decided."""
+        key = type_id, access, kind
+        if key not in self._found:
+            self._found[key] = self._find(type_id, access, kind)
+        return self._found[key]
+
+    def _find(self, type_id: int, access: str, kind: Kind) -> Found:
+        if kind in FIELDS:
+            return self._field(type_id, access, kind)
+        if kind in ENUMERATORS:
+            return self._enumerator(type_id, access, kind)
+        if access != "0":
+            raise malformed(f"{access[:80]!r} is no path into a whole type")
+        if kind is Kind.TYPE_ID_LOCAL:
+            own = Value(type_id, is_sure=False)
+            return Found(own, own)
+        return self._type(type_id, kind)
+
+    def _field(self, type_id: int, access: str, kind: Kind) -> Found:
+        field, steps = local_field(self._btf, type_id, access)
+        local = field_value(kind, field)
+
+        def ask(ref: TypeRef) -> _Answer | None:
+            there = target_field(self._btf, steps, ref, self._members)
+            return _Answer(field_value(kind, there), there.bit_offset) if there else None
+
+        return self._decide(type_id, kind, local, ask)
+
+    def _type(self, type_id: int, kind: Kind) -> Found:
+        def ask(ref: TypeRef) -> _Answer | None:
+            comparison = self._comparison(ref.btf)
+            compare = comparison.matches if kind is Kind.TYPE_MATCHES else comparison.fits
+            return _Answer(type_value(kind, ref)) if compare(type_id, ref.id) else None
+
+        return self._decide(type_id, kind, type_value(kind, self._btf.ref(type_id)), ask)
+
+    def _enumerator(self, type_id: int, access: str, kind: Kind) -> Found:
+        own_id = self._btf.strip(type_id)
+        enum, path = self._btf[own_id], indices_of(access)
+        if not isinstance(enum, Enum) or len(path) > 1 or path[0] >= len(enum.values):
+            raise malformed(f"{access[:80]!r} is no enumerator of type {type_id}")
+        name = essential_name(enum.values[path[0]].name)
+
+        def ask(ref: TypeRef) -> _Answer | None:
+            there = ref.btf.strip(ref.id)
+            index = _enumerator_index(ref.btf, there, name)
+            if index is None:
+                return None
+            return _Answer(enumerator_value(kind, ref.btf, there, index))
+
+        local = enumerator_value(kind, self._btf, own_id, path[0])
+        return self._decide(type_id, kind, local, ask)
+
+    def _decide(self, type_id: int, kind: Kind, local: Value, ask: _Ask) -> Found:
+        """Ask every candidate; all that have an answer must give the same."""
+        answers = [(ref, answer) for ref in self._named(type_id) if (answer := ask(ref))]
+        if not answers:
+            return Found(local, None if _needs_answer(kind) else Value(0))
+        first, answer = answers[0]
+        for ref, other in answers[1:]:
+            if (other.value.number, other.bit_offset) != (answer.value.number, answer.bit_offset):
+                raise _ambiguous((first, answer), (ref, other))
+        self._candidates[type_id] = [ref for ref, _ in answers]
+        return Found(local, answer.value, first)
+
+    def _named(self, type_id: int) -> list[TypeRef]:
+        if type_id not in self._candidates:
+            self._candidates[type_id] = self._target.candidates(self._btf.ref(type_id))
+        return self._candidates[type_id]
+
+    def _comparison(self, target: Btf) -> Comparison:
+        if target not in self._comparisons:
+            self._comparisons[target] = Comparison(self._btf, target)
+        return self._comparisons[target]
+
+
+def _needs_answer(kind: Kind) -> bool:
+    """Whether the lack of a target makes the instruction wrong; the others then read 0."""
+    return kind not in EXISTENCE and kind not in (Kind.TYPE_SIZE, Kind.TYPE_ID_TARGET)
+
+
+def _enumerator_index(btf: Btf, type_id: int, name: str) -> int | None:
+    enum = btf[type_id]
+    if not isinstance(enum, Enum):
+        return None
+    names = (number for number, (each, _) in enumerate(enum.values) if essential_name(each) == name)
+    return next(names, None)
+
+
+def _ambiguous(one: tuple[TypeRef, _Answer], other: tuple[TypeRef, _Answer]) -> ObjectFileError:
+    said = [
+        f"type {ref.id} ({ref.name}) says {answer.value.number}" for ref, answer in (one, other)
+    ]
+    return ObjectFileError(
+        f"the kernel has several types of that name that answer differently: {' and '.join(said)}",
+        hint="name a member, or a flavour of the type, that only one of them has",
+    )

@@ -1,0 +1,138 @@
+"""Elements of a map written and deleted many at a time (BPF_MAP_UPDATE_BATCH, DELETE_BATCH).
+
+Nothing here is atomic: a refusal names the key at which it stopped. What stood before it is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bpfpin.errors import NotSupportedError
+from bpfpin.objects.batch import BATCH, BATCHED
+from bpfpin.objects.elements import CLOSED_FD, Elements
+from bpfpin.syscall.attr import MapBatchAttr
+from bpfpin.syscall.call import Call
+from bpfpin.uapi import Cmd, MapType, UpdateFlag
+
+# Writing goes by key, so the kernel's generic batches do as well where reading must not use them.
+WRITTEN = BATCHED | {MapType.LPM_TRIE}
+# The kernel refuses other flags in a batch (EINVAL).
+BATCH_FLAGS = UpdateFlag.ANY, UpdateFlag.LOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Keys, and values unless they are to be deleted, each back to back."""
+
+    elements: Elements
+    keys: memoryview
+    values: memoryview | None
+    named: Callable[[bytes], object]
+
+    def __len__(self) -> int:
+        return len(self.keys) // self.elements.key_size
+
+    def key(self, index: int) -> bytes:
+        """Return one key."""
+        size = self.elements.key_size
+        return bytes(self.keys[index * size : (index + 1) * size])
+
+    def value(self, index: int) -> bytes:
+        """Return one value."""
+        size = self.elements.value_size
+        assert self.values is not None
+        return bytes(self.values[index * size : (index + 1) * size])
+
+
+class Writer:
+    """Writes the elements of one map."""
+
+    def __init__(self, elements: Elements, fd: int, kind: MapType | int) -> None:
+        self._elements = elements
+        self._fd = fd
+        self.is_batched = kind in WRITTEN
+
+    def close(self) -> None:
+        """Forget the descriptor."""
+        self._fd = CLOSED_FD
+
+    def write(
+        self,
+        keys: memoryview,
+        values: memoryview | None,
+        *,
+        flag: UpdateFlag = UpdateFlag.ANY,
+        named: Callable[[bytes], object],
+    ) -> int:
+        """Write *values* at *keys*, or delete the keys if there are none; returns how many.
+
+        *named* makes of a key what errors call it. `ValueError` if the sizes do not fit each other
+        and the map.
+        """
+        entries = self._checked(keys, values, named)
+        done = 0
+        if self.is_batched and flag in BATCH_FLAGS:
+            done = self._by_batch(entries, flag)
+        for index in range(done, len(entries)):
+            self._one(entries, index, flag)
+        return len(entries)
+
+    def _checked(
+        self, keys: memoryview, values: memoryview | None, named: Callable[[bytes], object]
+    ) -> Entries:
+        key_size, value_size = self._elements.key_size, self._elements.value_size
+        if len(keys) % key_size:
+            raise ValueError(f"{len(keys)} bytes of keys are no multiple of {key_size}")
+        entries = Entries(self._elements, keys, values, named)
+        if values is not None and len(values) != len(entries) * value_size:
+            wanted = f"{len(entries)} keys want {len(entries)} values of {value_size} bytes"
+            raise ValueError(f"{wanted}, not {len(values)} bytes")
+        return entries
+
+    def _by_batch(self, entries: Entries, flag: UpdateFlag) -> int:
+        """Return how many are done: all, or none where the kernel has no batches."""
+        command = Cmd.MAP_DELETE_BATCH if entries.values is None else Cmd.MAP_UPDATE_BATCH
+        attribute = MapBatchAttr(elem_flags=flag)
+        call = Call(command, attribute)
+        keys, _keys_stay = address(entries.keys)
+        values, _values_stay = address(entries.values) if entries.values is not None else (0, None)
+        for start in range(0, len(entries), BATCH):
+            attribute.map_fd = self._fd
+            attribute.count = count = min(BATCH, len(entries) - start)
+            attribute.keys = keys + start * self._elements.key_size
+            attribute.values = values + start * self._elements.value_size if values else 0
+            if call.enter() < 0:
+                self._check(call, entries, start, count)
+                return start
+        return len(entries)
+
+    def _check(self, call: Call, entries: Entries, start: int, count: int) -> None:
+        """Raise why a batch was refused; return where the kernel has no batches."""
+        done = call.attribute.count
+        failed = start + done if done < count else start
+        error = self._elements.refused(call, entries.named(entries.key(failed)))
+        if not isinstance(error, NotSupportedError):
+            raise error
+        self.is_batched = False
+
+    def _one(self, entries: Entries, index: int, flag: UpdateFlag) -> None:
+        key = entries.key(index)
+        if entries.values is None:
+            self._elements.delete(key, named=entries.named(key))
+        else:
+            self._elements.update(key, entries.value(index), flag, named=entries.named(key))
+
+
+def address(data: memoryview) -> tuple[int, object]:
+    """Return where the bytes lie, and what keeps them there; the kernel only reads them."""
+    if not len(data):
+        return 0, None
+    if data.readonly:
+        owner = (
+            data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else bytes(data)
+        )
+        return ctypes.cast(ctypes.c_char_p(owner), ctypes.c_void_p).value or 0, owner
+    array = (ctypes.c_ubyte * len(data)).from_buffer(data)
+    return ctypes.addressof(array), array

@@ -1,0 +1,1 @@
+"""Maps that carry events: ring buffers and perf event arrays."""

@@ -1,0 +1,77 @@
+"""Buffers of perf events that BPF programs write to (perf_event_open(2))."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+
+from bpfpin.syscall.attr import u32, u64
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.libc import LIBC, checked
+
+NUMBERS = {"x86_64": 298, "aarch64": 241}
+_NUMBER = NUMBERS.get(os.uname().machine, 241)
+
+# linux/perf_event.h
+TYPE_SOFTWARE, COUNT_SW_BPF_OUTPUT = 1, 10
+SAMPLE_RAW = 1 << 10
+FORMAT_LOST = 1 << 4
+ATTR_WATERMARK = 1 << 14
+FLAG_FD_CLOEXEC = 1 << 3
+ENABLE = 0x2400
+ANY_PROCESS, NO_GROUP = -1, -1
+
+RECORD_LOST, RECORD_SAMPLE = 2, 9
+# Bytes of the first page, struct perf_event_mmap_page.
+DATA_HEAD, DATA_TAIL = 1024, 1032
+
+_COUNTS = struct.Struct("<QQ")  # what reading an event answers with FORMAT_LOST: value, lost
+
+
+class EventAttr(ctypes.Structure):
+    """`struct perf_event_attr` as far as its first version went."""
+
+    _fields_ = [
+        *u32("type", "size"),
+        *u64("config", "sample_period", "sample_type", "read_format", "flags"),
+        *u32("wakeup", "bp_type"),
+        *u64("config1"),
+    ]
+
+
+def open_bpf_output(cpu: int, *, watermark_bytes: int = 0) -> Descriptor:
+    """Open the event that `bpf_perf_event_output` writes to on *cpu* (CAP_PERFMON).
+
+    Readers are woken by each record, with *watermark_bytes* once so much is there.
+    """
+    attribute = EventAttr(
+        type=TYPE_SOFTWARE,
+        size=ctypes.sizeof(EventAttr),
+        config=COUNT_SW_BPF_OUTPUT,
+        sample_period=1,
+        sample_type=SAMPLE_RAW,
+        read_format=FORMAT_LOST,
+        flags=ATTR_WATERMARK if watermark_bytes else 0,
+        wakeup=watermark_bytes or 1,
+    )
+    answer = LIBC.syscall(
+        ctypes.c_long(_NUMBER),
+        ctypes.byref(attribute),
+        ANY_PROCESS,
+        cpu,
+        NO_GROUP,
+        ctypes.c_ulong(FLAG_FD_CLOEXEC),
+    )
+    return Descriptor(checked("perf_event_open", answer, target=f"CPU {cpu}"))
+
+
+def enable(fd: int) -> None:
+    """Let the event record from now on (PERF_EVENT_IOC_ENABLE)."""
+    fcntl.ioctl(fd, ENABLE, 0)
+
+
+def lost_records(fd: int) -> int:
+    """Return how many records of the event found no room since it was opened (Linux 6.0)."""
+    return int(_COUNTS.unpack(os.read(fd, _COUNTS.size))[1])

@@ -1,0 +1,78 @@
+"""Memory that a descriptor shares with the kernel (mmap(2)), and the order of its reads."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+
+from bpfpin.syscall.fd import Closing
+from bpfpin.syscall.refusal import refusal
+
+PAGE_SIZE = mmap.PAGESIZE
+WORD = 4
+
+
+class SharedPages(Closing):
+    """*size* bytes of what descriptor *fd* shares, from byte *offset* on; whole pages.
+
+    Words of 32 and 64 bits are read and written in one piece: `words` gives a memoryview of native
+    words, whose items CPython copies by one load or store of their size. (The `struct` module does
+    not promise that.) `ReadOnlyMapError` where writing is asked of a handle for reading.
+    """
+
+    def __init__(
+        self, fd: int, size: int, *, offset: int = 0, writable: bool = False, target: str = ""
+    ) -> None:
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        try:
+            pages = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=protection, offset=offset)
+        except OSError as error:
+            raise refusal("mmap", error.errno or 0, target=target) from None
+        self._pages = pages
+        self.data = memoryview(pages)
+        self._views = [self.data]
+
+    def part(self, start: int) -> memoryview:
+        """Return the bytes from *start* on; like all views of the memory they end with `close`."""
+        view = self.data[start:]
+        self._views.append(view)
+        return view
+
+    def words(self, size: int, start: int = 0) -> memoryview:
+        """Return the memory from byte *start* on as words of *size* bytes, 4 or 8."""
+        view = self.part(start).cast("I" if size == WORD else "Q")
+        self._views.append(view)
+        return view
+
+    def close(self) -> None:
+        """Give the memory back; views of it end. Again does nothing."""
+        for view in self._views:
+            view.release()
+        # A slice that somebody still holds keeps the memory until it is dropped, too.
+        with contextlib.suppress(BufferError):
+            self._pages.close()
+
+
+class Fence:
+    """A barrier: what is read or written before a call of it comes before what follows.
+
+    The kernel writes a record first and its position then; we must read them the other way round.
+    x86-64 keeps the order of reads by itself, arm64 does not, and Python has no barrier. But giving
+    a lock back stores with release order, and taking one loads with acquire order, and a load of
+    that kind never passes a store of that kind: so to take, give back, take and give back is a
+    barrier in both directions, for a tenth of a microsecond. (On x86-64 all four are locked
+    instructions, full barriers.)
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        """Keep what stands before from passing what stands behind."""
+        with self._lock:
+            pass
+        with self._lock:
+            pass
