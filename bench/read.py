@@ -1,132 +1,167 @@
-"""Reading maps, beside C with libbpf: one lookup, five per-CPU entries, a million entries.
+"""Reading maps, beside C with libbpf and beside bpftool with json.
 
-Needs root, gcc and libbpf-dev. Prints the least time of some rounds and the ratio to C; both sides
-read the same map in the same run. Exits 1 if a read is slower than what is promised of it.
+One lookup, five per-CPU entries, a million entries, and the growth from a thousand to four million.
+Needs root, gcc, libbpf-dev and bpftool. Prints the least time of some rounds and the ratio to C;
+both sides read the same map in the same run. Exits 1 if a read is slower than what is promised.
 """
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 import tempfile
-import timeit
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.btf.btf import Btf
-from bpfpin.btf.types import Int, Member, Struct
-from bpfpin.btf.write import BtfBuilder
+from support.peers import (
+    MILLION,
+    Work,
+    bcc_told,
+    beside,
+    compiled,
+    counters,
+    in_c,
+    measured_ns,
+    numbers,
+    structures,
+)
+
 from bpfpin.objects.map import Map
-from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.uapi import MapType
 
-SOURCE = Path(__file__).parent / "c" / "read.c"
-ROUNDS = 7
 CALLS = 20_000
-MILLION = 1_000_000
+KEYS = 1000
+SIZES = (1_000, 10_000, 100_000, MILLION, 4 * MILLION)
+STEADY = 1.25  # times C, at every size
+FASTER = 5  # than bpftool and json
+SMALLER = 5
 
-
-@dataclass(frozen=True)
-class Read:
-    """One way to read, how often a round, and how many times C's time it may take."""
-
-    name: str
-    run: Callable[[], object]
-    calls: int = CALLS
-    promised: float | None = None
+OURS = """
+import resource, sys, time
+from bpfpin.objects.map import Map
+start = time.perf_counter()
+with Map.from_id(int(sys.argv[1])) as held:
+    entries = held.to_dict()
+taken = time.perf_counter() - start
+print(taken, len(entries), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+THEIRS = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+command = ["bpftool", "-j", "map", "dump", "id", sys.argv[1]]
+entries = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+taken = time.perf_counter() - start
+print(taken, len(entries), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def main() -> int:
     """Run all of them and return the exit status."""
+    bcc_told()
     with tempfile.TemporaryDirectory() as directory:
-        peer = compile_peer(Path(directory))
-        with counters() as small, flows() as large:
-            return max(counter_reads(peer, small), dump(peer, large))
+        peer = compiled("read", Path(directory))
+        status = lookups(peer) | counter_reads(peer) | dumps(peer) | records(peer)
+        return status | growth(peer)
 
 
-def compile_peer(directory: Path) -> Path:
-    """Build the C side."""
-    program = directory / "read"
-    subprocess.run(["gcc", "-O2", "-o", program, SOURCE, "-lbpf"], check=True)
-    return program
+def dump_in_c(peer: Path, there: Map, copied: int, entries: int, *, calls: int = 1) -> float:
+    """Return the nanoseconds that C takes to read all in batches."""
+    return in_c(peer, "batch", there.id, there.key_size, copied, entries, calls)
 
 
-@contextmanager
-def counters() -> Iterator[Map]:
-    """Make the map of the XDP tutorial: five per-CPU entries of packets and bytes."""
-    types = BtfBuilder()
-    u32 = types.add(Int("unsigned int", 4, 32))
-    u64 = types.add(Int("unsigned long long", 8, 64))
-    members = (Member("rx_packets", u64, 0), Member("rx_bytes", u64, 64))
-    datarec = types.add(Struct("datarec", 16, members))
-    btf = Btf.parse(types.build())
-    spec = MapSpec("xdp_stats_map", MapType.PERCPU_ARRAY, 4, 16, 5)
-    with Map.create(spec.with_changes(key=btf.ref(u32), value=btf.ref(datarec))) as made:
-        yield made
+def lookups(peer: Path) -> int:
+    """Measure one lookup of a number in a loop."""
+    with numbers(KEYS) as held:
+
+        def in_a_loop() -> None:
+            for key in range(KEYS):
+                held[key]
+
+        def c_side() -> float:
+            return KEYS * in_c(peer, "lookup", held.id, 4, 8, 1, 10 * CALLS)
+
+        return beside(c_side, Work("1,000 lookups u32->u64", "int", in_a_loop, 100, promised=2.5))
 
 
-@contextmanager
-def flows() -> Iterator[Map]:
-    """Make a hash of a million entries u32 -> u64."""
-    types = BtfBuilder()
-    key = types.add(Int("unsigned int", 4, 32))
-    value = types.add(Int("unsigned long long", 8, 64))
-    btf = Btf.parse(types.build())
-    spec = MapSpec("flows", MapType.HASH, 4, 8, MILLION, key=btf.ref(key), value=btf.ref(value))
-    with Map.create(spec) as made:
-        made.update({index: 2 * index for index in range(MILLION)})
-        yield made
-
-
-def counter_reads(peer: Path, small: Map) -> int:
+def counter_reads(peer: Path) -> int:
     """Measure the small map."""
-    copied = 16 * possible_cpus()
-    key = bytes(4)
-    batch = in_c(peer, "batch", small, copied, 5)
-    lookup = in_c(peer, "lookup", small, copied, 1)
-    return max(
-        report("one per-CPU lookup", lookup, Read("bytes", lambda: small.lookup_bytes(key))),
-        report("one per-CPU lookup", lookup, Read("dicts", lambda: small[0])),
-        report("5 per-CPU entries", batch, Read("bytes", small.dump_bytes, promised=1.5)),
-        report("5 per-CPU entries", batch, Read("dicts", small.to_dict, promised=4)),
+    copied, key = 16 * possible_cpus(), bytes(4)
+    with counters() as held:
+        one = beside(
+            lambda: in_c(peer, "lookup", held.id, 4, copied, 1, CALLS),
+            Work("one per-CPU lookup", "bytes", lambda: held.lookup_bytes(key), CALLS),
+            Work("one per-CPU lookup", "dicts", lambda: held[0], CALLS),
+        )
+        return one | beside(
+            lambda: dump_in_c(peer, held, copied, 5, calls=CALLS),
+            Work("5 per-CPU entries", "bytes", held.dump_bytes, CALLS, promised=1.5),
+            Work("5 per-CPU entries", "dicts", held.to_dict, CALLS, promised=4),
+        )
+
+
+def dumps(peer: Path) -> int:
+    """Measure a million numbers."""
+    title = "1,000,000 u32->u64"
+    with numbers(MILLION) as held:
+        return beside(
+            lambda: dump_in_c(peer, held, 8, MILLION),
+            Work(title, "bytes", held.dump_bytes),
+            Work(title, "to_numpy", held.to_numpy, promised=1.1),
+            Work(title, "list of pairs", held.to_list, promised=1.6),
+            Work(title, "to_dict", held.to_dict, promised=1.7),
+        )
+
+
+def records(peer: Path) -> int:
+    """Measure a million structures, also beside bpftool."""
+    with structures(MILLION) as held:
+        status = beside(
+            lambda: dump_in_c(peer, held, 16, MILLION),
+            Work("1,000,000 u32->struct", "to_dict", held.to_dict, promised=3),
+            Work("1,000,000 u32->struct", "in batches", lambda: sum(map(len, held.lookup_batch()))),
+        )
+        return status | beside_bpftool(held)
+
+
+def beside_bpftool(held: Map) -> int:
+    """Measure time and memory of whole processes."""
+    taken_s, peak = in_process(OURS, held)
+    their_s, their_peak = in_process(THEIRS, held)
+    faster, smaller = their_s / taken_s, their_peak / peak
+    print(
+        f"{'1,000,000 u32->struct':24} bpftool -j and json {their_s:6.1f} s {their_peak:6.0f} MB",
+        end="",
     )
+    print(f"   bpfpin, to_dict {taken_s:6.2f} s {peak:5.0f} MB   ", end="")
+    missed = "" if faster >= FASTER and smaller >= SMALLER else "  MISSED"
+    print(f"{faster:.1f} x faster, {smaller:.1f} x smaller (promised: {FASTER} x both){missed}")
+    return int(bool(missed))
 
 
-def dump(peer: Path, large: Map) -> int:
-    """Measure the million."""
-    whole = in_c(peer, "batch", large, 8, MILLION, calls=1)
-    title = "1,000,000 entries"
-    return max(
-        report(title, whole, Read("bytes", large.dump_bytes, calls=1)),
-        report(title, whole, Read("numpy", large.to_numpy, calls=1)),
-        report(title, whole, Read("pairs", lambda: sum(map(len, large.lookup_batch())), calls=1)),
-        report(title, whole, Read("dict", large.to_dict, calls=1)),
-    )
+def in_process(script: str, held: Map) -> tuple[float, float]:
+    """Return the seconds and the peak of memory, in MB, of a Python of its own."""
+    command = [sys.executable, "-c", script, str(held.id)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, entries, peak_kb = said.split()
+    if int(entries) != MILLION:
+        raise SystemExit(f"{entries} entries instead of {MILLION}")
+    return float(seconds), int(peak_kb) / 1000
 
 
-def in_c(  # noqa: PLR0917  (the arguments of the C side)
-    peer: Path, how: str, there: Map, copied: int, entries: int, *, calls: int = CALLS
-) -> float:
-    """Return the nanoseconds of one read in C."""
-    sizes = (there.id, there.key_size, copied, entries, calls)
-    command = [str(peer), how, *map(str, sizes)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def growth(peer: Path) -> int:
+    """Show that the time for an entry grows with the machine's caches, as C's does, and no more."""
+    return max(growth_to(peer, entries) for entries in SIZES)
 
 
-def report(title: str, c_ns: float, read: Read) -> int:
-    """Measure, print one line, and return 1 if a promise is broken."""
-    gc.collect()
-    times = timeit.repeat(read.run, number=read.calls, repeat=ROUNDS)
-    taken_ns = min(times) / read.calls * 1e9
-    ratio = taken_ns / c_ns
-    promise = f"  (promised: {read.promised} x)" if read.promised else ""
-    print(f"{title:20} C {c_ns / 1e3:10,.2f} us   bpfpin, {read.name:6}", end="")
-    print(f"{taken_ns / 1e3:10,.2f} us   {ratio:5.2f} x{promise}")
-    return int(read.promised is not None and ratio > read.promised)
+def growth_to(peer: Path, entries: int) -> int:
+    """Measure one size, and tell the nanoseconds for an entry."""
+    calls = max(1, MILLION // 10 // entries)
+    with numbers(entries) as held:
+        title = f"{entries:,} u32->u64"
+        arrays = Work(title, "to_numpy", held.to_numpy, calls, promised=STEADY)
+        to_dict = Work(title, "to_dict", held.to_dict, calls)
+        status = beside(lambda: dump_in_c(peer, held, 8, entries, calls=calls), arrays, to_dict)
+        print(f"{'':24} {measured_ns(to_dict) / entries:.0f} ns an entry to a dict")
+        return status
 
 
 if __name__ == "__main__":

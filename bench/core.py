@@ -1,0 +1,87 @@
+"""CO-RE: 5,000 relocations against the running kernel's types, beside C with libbpf in one run.
+
+Ours is measured cold (with the reading of the kernel's types, as the first load of a process has
+it) and warm; libbpf reads them at every load. A small object shows what the first load costs on
+top. Needs root, clang, gcc and libbpf-dev. Prints medians, ratios, and whether the target is met.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bpfpin.objects.collection import load
+from bpfpin.objects.kernel_btf import vmlinux_btf
+from bpfpin.objfile.reader import read_object
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "tests"))
+
+from support.core_sources import source  # noqa: E402 - found by the line above
+
+PEER = ROOT / "bench" / "c" / "load.c"
+MANY = 250  # structures: some 5,000 relocations
+FEW = 2
+ROUNDS = 9
+TARGET = 4.0  # times libbpf
+TARGET_MS = 150.0  # of ours, where it is less
+
+
+def main() -> None:
+    """Measure both objects by turns and print the medians."""
+    with tempfile.TemporaryDirectory() as directory:
+        peer = Path(directory) / "load"
+        subprocess.run(["gcc", "-O2", "-o", peer, PEER, "-lbpf"], check=True)
+        for structures in (FEW, MANY):
+            path = made(Path(directory), structures)
+            spec = read_object(path)
+            count = sum(len(f.relocations) for p in spec.programs.values() for f in p.functions)
+            compare(peer, path, count)
+
+
+def made(directory: Path, structures: int) -> Path:
+    """Return an object that asks for fields of so many of the kernel's structures."""
+    text = directory / f"{structures}.bpf.c"
+    text.write_text(source(vmlinux_btf(), structures=structures, every=5))
+    path = text.with_suffix(".o")
+    subprocess.run(["clang", "-target", "bpfel", "-O2", "-g", "-c", text, "-o", path], check=True)
+    return path
+
+
+def compare(peer: Path, path: Path, count: int) -> None:
+    """Print what libbpf takes for the object, and we, cold and warm."""
+    theirs, cold, warm = [], [], []
+    for _ in range(ROUNDS):
+        theirs.append(peer_ms(peer, path))
+        vmlinux_btf.cache_clear()
+        cold.append(timed_ms(lambda: load(read_object(path)).close()))
+        warm.append(timed_ms(lambda: load(read_object(path)).close()))
+    libbpf, first, again = (statistics.median(each) for each in (theirs, cold, warm))
+    print(f"read + load with {count} CO-RE relocations, medians of {ROUNDS} in ms")
+    print(f"  C, libbpf                   {libbpf:7.1f}")
+    print(f"  bpfpin, kernel's types read {first:7.1f}   {first / libbpf:.2f} x C")
+    print(f"  bpfpin, types known         {again:7.1f}   {again / libbpf:.2f} x C")
+    is_met = first <= max(TARGET * libbpf, TARGET_MS)
+    print(f"  target: {TARGET:g} x C or {TARGET_MS:g} ms: {'met' if is_met else 'not met'}")
+
+
+def peer_ms(peer: Path, path: Path) -> float:
+    """Return what one opening and loading takes in a process of the C program."""
+    done = subprocess.run([peer, path, "1"], check=True, capture_output=True, text=True)
+    return sum(map(int, done.stdout.split())) / 1e6
+
+
+def timed_ms(work: Callable[[], None]) -> float:
+    """Return how long *work* takes."""
+    start = time.monotonic_ns()
+    work()
+    return (time.monotonic_ns() - start) / 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""One element of a BPF_F_MMAPABLE array read without a system call, beside C's lookup with one.
+
+Needs root, gcc and libbpf-dev. Prints the least time of some rounds and the ratio to C's
+bpf_map_lookup_elem(); both sides read the same map in the same run. Exits 1 if a read is slower
+than what is promised of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from support.peers import Work, beside, compiled, in_c, types
+
+from bpfpin.codecs.variable import VariableSpec
+from bpfpin.objects.map import Map
+from bpfpin.objects.variables import Variables
+from bpfpin.spec import MapSpec
+from bpfpin.uapi import MapFlag, MapType
+
+CALLS = 20_000
+ENTRIES = 1024
+PROMISED = 0.3
+
+
+def array() -> MapSpec:
+    """Describe an array of u64 that can be mapped."""
+    known, flags = types(), int(MapFlag.MMAPABLE)
+    spec = MapSpec("numbers", MapType.ARRAY, 4, 8, ENTRIES, flags)
+    return spec.with_changes(key=known.key, value=known.number)
+
+
+def main() -> int:
+    """Measure one element, one variable and the lookup by key, and return the exit status."""
+    spec = array()
+    first = VariableSpec("first", "numbers", 0, 8, spec.value)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Map.create(spec) as held,
+        held.mapped() as mapped,
+        Variables([first], {"numbers": held}) as variables,
+    ):
+        peer, variable = compiled("read", Path(directory)), variables["first"]
+        title = "one array element"
+        return beside(
+            lambda: in_c(peer, "lookup", held.id, 4, 8, 1, CALLS),
+            Work(title, "mapped", lambda: mapped[7], CALLS, promised=PROMISED),
+            Work(title, "variable", lambda: variable.value, CALLS),
+            Work(title, "by key", lambda: held[7], CALLS),
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
