@@ -12,11 +12,12 @@ PROOF = $(SUDO) env BPFPIN_KERNEL_TESTS=1 BPFPIN_FULL_PROOF=1 PYTHONDONTWRITEBYT
 	$(BIN)/python -m pytest -q -p no:cacheprovider
 TEST = $(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(BIN)/python -m pytest -p no:cacheprovider
+FUZZ_PYTHON = env PYTHONDONTWRITEBYTECODE=1 $(abspath $(BIN))/python
 # Each process of tests has namespaces of its own; what the proof measures wants the machine alone.
 JOBS ?= 2
 BENCHES = $(sort $(wildcard bench/*.py))
 
-.PHONY: help demo test check crash-matrix reload-proof generate generated picture bench clean
+.PHONY: help demo test fuzz check crash-matrix reload-proof generate generated picture bench clean
 
 help:
 	@echo "make demo          the whole story on a throw-away lab (root)"
@@ -24,6 +25,7 @@ help:
 	@echo "make check         the fast half: format, lint, types, unit tests"
 	@echo "make crash-matrix  commands killed and failed at every call, in full (root, strace)"
 	@echo "make reload-proof  reloads under traffic, at once and beside readers, in full (root, gcc)"
+	@echo "make fuzz          200,000 damaged objects, then FUZZ_SECONDS (3600) of guided damage"
 	@echo "make bench         side-by-side measurements (root, libbpf-dev, gcc)"
 	@echo "make generate      write the generated files anew"
 	@echo "make picture       draw docs/images/shared-map.svg anew (root)"
@@ -54,8 +56,15 @@ test: $(DEVELOPMENT)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(WHY_SUDO)
-	$(TEST) -n $(JOBS) --dist worksteal tests/unit tests/kernel tests/lab
+	$(TEST) -n $(JOBS) --dist worksteal tests/unit tests/fuzz tests/kernel tests/lab
 	$(TEST) tests/proof
+
+# Coverage-guided damage goes on for FUZZ_SECONDS where atheris can be installed.
+fuzz: $(DEVELOPMENT)
+	cd tests && FUZZ_CASES=200000 $(FUZZ_PYTHON) -m pytest -q -p no:cacheprovider fuzz
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' || \
+		echo "no atheris for this Python: the guided half is left out"
+	cd tests && ! $(FUZZ_PYTHON) -c 'import atheris' 2>/dev/null || $(FUZZ_PYTHON) -m fuzz.guided
 
 crash-matrix: $(DEVELOPMENT)
 	$(WHY_SUDO)

@@ -12,7 +12,8 @@ BpfError
 │   ├── ReadOnlyMapError               the map or this handle of it may not be written
 │   └── NotSupportedError              this kernel or driver lacks it: .feature .since
 ├── ObjectFileError(ValueError)        the object file is malformed: .path .section .symbol .offset
-│   └── ObjectNotFoundError(FileNotFoundError)   there is no such object or source file
+│   ├── ObjectNotFoundError(FileNotFoundError)   there is no such object or source file
+│   └── ObjectLimitError(LimitError)   it has more of something than bpfpin reads
 ├── LimitError                         a limit of ours, not the kernel's: .limit .asked
 ├── IncompatibleMapError               a map does not fit what was asked: .path .differences
 ├── PinError                           a name in bpffs
@@ -118,32 +119,28 @@ class SyscallError(BpfError, OSError):
 class VerifierError(SyscallError):
     """The verifier refused a program; the program is at fault, not the object file's form.
 
-    `log` is all that the verifier wrote; `telling_line` the line of it that gives the reason, and
-    `source_line` the line of C it stands under, if the object carries line information.
+    `log` is all that it wrote, `telling_line` the reason in it. What was made of it is empty where
+    nothing was: `cause` ("null-check"), `file`, `line` and `source` of C, the last `instructions`,
+    the states of the `registers` that matter, and `context`, all these as lines to show.
     """
 
     exit_code = ExitCode.REFUSED
+    cause = file = source = ""
+    line = 0
+    instructions: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()
 
     def __init__(
-        self,
-        message: str,
-        *,
-        log: str,
-        telling_line: str = "",
-        source_line: str = "",
-        command: str = "BPF_PROG_LOAD",
-        errno: int = errno_names.EACCES,
-        target: str = "",
-        hint: str = "",
+        self, message: str, *, log: str, telling_line: str = "", errno: int = 13, **known: str
     ) -> None:
-        super().__init__(message, command=command, errno=errno, target=target, hint=hint)
+        super().__init__(message, command="BPF_PROG_LOAD", errno=errno, **known)
         self.log = log
         self.telling_line = telling_line
-        self.source_line = source_line
+        self.registers: dict[str, str] = {}
 
     def __str__(self) -> str:
-        lines = [super().__str__(), self.source_line, self.telling_line]
-        return "\n  ".join(line for line in lines if line)
+        said = [super().__str__(), *self.context, self.telling_line]
+        return "\n  ".join(filter(None, said))
 
 
 class PermissionDeniedError(SyscallError, PermissionError):
@@ -267,6 +264,10 @@ class LimitError(BpfError):
         super().__init__(message, hint=hint)
         self.limit = limit
         self.asked = asked
+
+
+class ObjectLimitError(LimitError, ObjectFileError):
+    """An object has more of something than bpfpin reads, so that no file can eat the host."""
 
 
 class IncompatibleMapError(BpfError):

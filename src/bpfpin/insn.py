@@ -7,9 +7,8 @@ registers u8 (source in the high nibble), offset s16, immediate s32, little-endi
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Self, overload
 
 INSN_SIZE = 8
 LD_IMM64 = 0x18
@@ -20,10 +19,10 @@ MOV64_IMM = 0xB7
 MOV64_REG = 0xBF
 
 _FORM = struct.Struct("<BBhi")
+_IMMEDIATE = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One eight-byte slot of a program; a 64-bit load takes two of them."""
 
     opcode: int
@@ -58,14 +57,65 @@ def signed32(value: int) -> int:
     return (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
 
 
+class Code(Sequence[Instruction]):
+    """Instructions as the kernel takes them, in *data*; each is decoded when it is asked for.
+
+    It is equal to any sequence of the same instructions.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        if len(data) % INSN_SIZE:
+            raise ValueError(f"{len(data)} bytes of instructions, each of which takes {INSN_SIZE}")
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data) // INSN_SIZE
+
+    @overload
+    def __getitem__(self, index: int) -> Instruction: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Instruction, ...]: ...
+    def __getitem__(self, index: int | slice) -> Instruction | tuple[Instruction, ...]:
+        if isinstance(index, slice):
+            return tuple([self[at] for at in range(*index.indices(len(self)))])
+        return Instruction.decode(self.data, range(len(self))[index] * INSN_SIZE)
+
+    def __iter__(self) -> Iterator[Instruction]:
+        for opcode, registers, offset, imm in _FORM.iter_unpack(self.data):
+            yield Instruction(opcode, registers & 0xF, registers >> 4, offset, imm)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Code):
+            return self.data == other.data
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"<Code of {len(self)} instructions>"
+
+
 def encode(instructions: Iterable[Instruction]) -> bytes:
     """Return the code that the kernel takes."""
-    return b"".join(instruction.encode() for instruction in instructions)
+    if isinstance(instructions, Code):
+        return instructions.data
+    return b"".join([instruction.encode() for instruction in instructions])
 
 
 def decode(code: bytes) -> tuple[Instruction, ...]:
     """Return the slots of *code*, whose length must be a multiple of eight."""
-    return tuple(Instruction.decode(code, at) for at in range(0, len(code), INSN_SIZE))
+    return tuple(Code(code))
+
+
+def fill(code: bytearray, index: int, *, imm: int, src: int | None = None) -> None:
+    """Write the immediate, and the source register if it is given, of instruction *index*."""
+    at = index * INSN_SIZE
+    _IMMEDIATE.pack_into(code, at + 4, imm & 0xFFFFFFFF)
+    if src is not None:
+        code[at + 1] = code[at + 1] & 0xF | src << 4
 
 
 def load_imm64(dst: int, value: int, *, src: int = 0) -> tuple[Instruction, Instruction]:

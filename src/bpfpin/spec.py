@@ -6,16 +6,18 @@ Nothing here touches the kernel. A change makes a copy: `spec.with_map("flows", 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.codecs.variable import VariableSpec, by_name, key_of
 from bpfpin.errors import UsageError
+from bpfpin.externs import ExternKind, ExternSpec
 from bpfpin.hooks import Hook, XdpMode
 from bpfpin.insn import Instruction
 from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType
@@ -23,6 +25,8 @@ from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType
 __all__ = [
     "CoreRelocation",
     "Dialect",
+    "ExternKind",
+    "ExternSpec",
     "FunctionSpec",
     "Hook",
     "LineInfo",
@@ -43,6 +47,7 @@ class Dialect(Enum):
     BPF_MAP_DEF = "bpf_map_def"
     BPF_ELF_MAP = "bpf_elf_map"
     DATA = "data"  # .rodata, .data, .bss
+    STRUCT_OPS = "struct_ops"  # sections .struct_ops and .struct_ops.link
 
 
 class Pinning(IntEnum):
@@ -62,26 +67,26 @@ class ReferenceKind(Enum):
     MAP_VALUE = "map_value"  # ld_imm64: an address in the first value of a data map
     CALL = "call"  # call: a subprogram
     FUNCTION = "function"  # ld_imm64: the address of a subprogram (a callback)
+    EXTERN = "extern"  # ld_imm64: the address of what the kernel has
+    EXTERN_CALL = "extern_call"  # call: a function of the kernel
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(NamedTuple):
     """Instruction *index* (counted in slots within its function) refers to *target* by name.
 
     *addend* is the byte offset into the value for `MAP_VALUE`, 0 else.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     kind: ReferenceKind
     target: str
     addend: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LineInfo:
+class LineInfo(NamedTuple):
     """The source line from instruction *index* of the function on; its strings are in the BTF."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     file_name_offset: int
     line_offset: int
     line_column: int  # line << 10 | column, as the kernel takes it
@@ -111,7 +116,7 @@ class FunctionSpec:
 
     name: str
     section: str
-    instructions: tuple[Instruction, ...]
+    instructions: Sequence[Instruction]
     references: tuple[Reference, ...] = ()
     type_id: int = 0  # BTF_KIND_FUNC in the object's BTF; 0: none
     line_info: tuple[LineInfo, ...] = ()
@@ -125,7 +130,8 @@ class MapSpec:
     *key* and *value* are the BTF types, None where the object has none. *contents* is what the one
     value of a data map starts with. *is_frozen* asks for BPF_MAP_FREEZE after it is filled.
     *section_index* and *offset* order the maps of an object as libbpf does (`--map idx:0=…`).
-    *initial* are entries the file gives to a map of maps or of programs: index and symbol.
+    *initial* are entries the file gives to a map of maps or of programs: index and symbol; of
+    struct_ops the byte of the member, and the program that it points to.
     *variables* are those of a data section, without contents.
     """
 
@@ -161,7 +167,12 @@ class MapSpec:
     @property
     def kernel_name(self) -> str:
         """The fifteen characters of the name that the kernel keeps; it takes [A-Za-z0-9_.] only."""
-        return self.name[:15]
+        return re.sub(r"[^A-Za-z0-9_.]", "_", self.name)[:15]
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether it is made only by who asks for it: its section's name starts with `?`."""
+        return self.section.startswith("?")
 
 
 @dataclass(frozen=True)
@@ -204,6 +215,8 @@ class ObjectSpec:
     """All that an object file asks for; maps in libbpf's order, by full ELF name.
 
     *kernel_btf* are the types that CO-RE fits the programs to; None: those of the running kernel.
+    *externs* are, by name, what the running kernel is to fill in; *kernel_config* is a kernel's
+    configuration for those of `.kconfig` (`CONFIG_HZ` -> `250`), None: that of the running one.
     """
 
     maps: Mapping[str, MapSpec]
@@ -214,6 +227,8 @@ class ObjectSpec:
     sha256: str = ""
     notes: tuple[str, ...] = ()
     kernel_btf: Btf | None = field(default=None, repr=False)
+    externs: Mapping[str, ExternSpec] = field(default_factory=dict)
+    kernel_config: Mapping[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "maps", MappingProxyType(dict(self.maps)))

@@ -88,7 +88,7 @@ def test_a_refusal_names_the_relocation_that_was_reached(compiler: str) -> None:
 
     assert "the offset of struct task_struct.never_there (0:1)" in str(caught.value)
     assert "unguarded (line 16)" in caught.value.telling_line
-    assert "task->never_there" in caught.value.source_line
+    assert "task->never_there" in caught.value.source
     assert "invalid func unknown#195896081" in caught.value.log
 
 

@@ -8,13 +8,13 @@ import pytest
 
 import bpfpin
 from bpfpin import insn
-from bpfpin.errors import ObjectFileError, SyscallError, UsageError, VerifierError
+from bpfpin.errors import NotSupportedError, SyscallError, UsageError, VerifierError
 from bpfpin.objects.collection import load
 from bpfpin.objects.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall.call import fail_call
-from bpfpin.uapi import ProgramType, XdpAction
+from bpfpin.uapi import AttachType, ProgramType, XdpAction
 from support.objects import compiled
 
 PACKET = bytes(64)
@@ -67,7 +67,7 @@ def test_a_refused_program_shows_the_line_of_c() -> None:
         load(spec)
 
     assert caught.value.telling_line == "R0 invalid mem access 'map_value_or_null'"
-    assert caught.value.source_line.startswith("*counter += 1;")
+    assert caught.value.source.startswith("*counter += 1;")
     assert str(caught.value).endswith(caught.value.telling_line)
 
 
@@ -107,8 +107,11 @@ def test_a_program_of_unknown_type_asks_for_the_type() -> None:
     assert "--type" in caught.value.hint
 
 
-def test_a_program_that_needs_the_kernels_types_is_refused_by_us() -> None:
-    with pytest.raises(ObjectFileError, match="name a target in the kernel's BTF") as caught:
-        Program.load(DROP.with_changes(type=ProgramType.TRACING, section="fentry/x"))
-
-    assert caught.value.section == "fentry/x"
+def test_a_program_that_attaches_to_what_the_kernel_lacks_is_refused_by_us() -> None:
+    entry = DROP.with_changes(
+        type=ProgramType.TRACING,
+        expected_attach_type=AttachType.TRACE_FENTRY,
+        attach_to="nosuch",
+    )
+    with pytest.raises(NotSupportedError, match="attaches to function 'nosuch'"):
+        Program.load(entry)

@@ -96,16 +96,16 @@ def test_a_conversion_of_what_is_no_object_is_refused_as_before(tmp_path: Path) 
     assert (result.exit_code, result.stdout) == (5, "")
 
 
-def test_a_program_that_the_verifier_refuses_exits_as_load_does() -> None:
-    path = compiled("verifier_refused")
-    result = run_cli("check", path, "-o", "json")
+def test_a_program_that_the_verifier_refuses_exits_as_load_does(tmp_path: Path) -> None:
+    path, log = compiled("verifier_refused"), tmp_path / "verifier.log"
+    result = run_cli("check", path, "-o", "json", "--log-file", log)
     error = result.json["error"]
 
     assert (result.exit_code, error["type"]) == (5, "VerifierError")
     assert result.json["objects"][0]["loads"] is False
-    log = Path(error["hint"].splitlines()[-1].split()[-1])
+    assert error["verifier"]["cause"] == "null-check"
+    assert error["hint"].endswith(f"the verifier's whole log is in {log}")
     assert "processed" in log.read_text()
-    log.unlink()
     assert error["message"] in result.stderr
 
 

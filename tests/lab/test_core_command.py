@@ -36,7 +36,7 @@ def test_check_shows_of_many_only_what_the_kernel_lacks() -> None:
 
 
 def test_a_table_shows_each_question_once() -> None:
-    result = run_here("check", compiled("core_missing"))
+    result = run_here("check", compiled("core_missing"), "-v")
 
     assert result.exit_code == 5
     assert result.stdout.count("the offset of struct task_struct.pid") == 1

@@ -50,4 +50,4 @@ def patched(
 
 
 def code_of(done: Relocated) -> tuple[Instruction, ...]:
-    return done.spec.programs["main"].functions[0].instructions
+    return tuple(done.spec.programs["main"].functions[0].instructions)

@@ -15,7 +15,6 @@ import pytest
 
 SOURCES = Path(__file__).parent.parent / "objects"
 NAMES = tuple(sorted(path.name.removesuffix(".bpf.c") for path in SOURCES.glob("*.bpf.c")))
-UNSUPPORTED = frozenset({"externs", "kernel_config"})  # well-formed, but refused
 COMPILERS = ("zig", "clang")
 
 _COMMANDS = {
@@ -28,16 +27,20 @@ _COMMANDS = {
 
 
 @functools.cache
-def compiled(name: str, compiler: str = "zig", *, has_debug: bool = True) -> Path:
+def compiled(
+    name: str, compiler: str = "zig", *, has_debug: bool = True, defines: tuple[str, ...] = ()
+) -> Path:
     """Return the object made of tests/objects/NAME.bpf.c; once a session, removed at its end.
 
     *compiler* is `zig` (the wheel) or `clang` (the distribution's; the test is skipped without).
-    *has_debug* off leaves out BTF and line information, as old objects do.
+    *has_debug* off leaves out BTF and line information, as old objects do. *defines* are macros of
+    the source, `NAME=TEXT`.
     """
     if compiler == "clang" and shutil.which("clang") is None:
         pytest.skip("needs clang: apt install clang")
-    target = _folder() / f"{name}-{compiler}{'' if has_debug else '-plain'}.bpf.o"
-    options = ["-O2", *(["-g"] if has_debug else ["-g0"])]
+    version = f"-{abs(hash(defines)):x}" if defines else ""
+    target = _folder() / f"{name}-{compiler}{version}{'' if has_debug else '-plain'}.bpf.o"
+    options = ["-O2", *(["-g"] if has_debug else ["-g0"]), *(f"-D{text}" for text in defines)]
     source = SOURCES / f"{name}.bpf.c"
     caches = {"ZIG_LOCAL_CACHE_DIR": str(_folder()), "ZIG_GLOBAL_CACHE_DIR": str(_folder())}
     result = subprocess.run(

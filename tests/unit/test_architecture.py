@@ -20,7 +20,7 @@ MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 40
 
 BASE = {"uapi", "errors"}
-PURE = BASE | {"insn", "btf", "codecs", "spec"}
+PURE = BASE | {"insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 LAYERS: dict[str, set[str]] = {
     "uapi": set(),
@@ -29,6 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "insn": BASE,
     "btf": BASE,
     "codecs": BASE | {"btf"},
+    "externs": BASE | {"btf"},
     "spec": PURE - {"spec"} | {"hooks"},
     "fixup": PURE,
     "syscall": BASE,

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfpin.insn import (
+    Code,
     Instruction,
     call_helper,
     decode,
     encode,
     exit_,
+    fill,
     load_imm64,
     mov_imm,
     mov_reg,
@@ -42,7 +44,7 @@ def test_a_small_program_has_the_bytes_that_the_kernel_documents() -> None:
 def test_what_is_encoded_decodes_to_the_same(program: tuple[Instruction, ...]) -> None:
     code = encode(program)
 
-    assert decode(code) == program
+    assert decode(bytes(code)) == program
 
 
 @pytest.mark.parametrize("value", [0, 1, 0xFFFFFFFF, 1 << 32, 0x8000_0000_8000_0000, (1 << 64) - 1])
@@ -70,3 +72,27 @@ def test_calls_and_wide_loads_say_that_they_are() -> None:
     assert call_helper(1).is_call
     assert not call_helper(1).is_wide
     assert not exit_().is_call
+
+
+def test_code_is_a_sequence_of_what_its_bytes_hold() -> None:
+    program = (mov_imm(0, 2), *load_imm64(1, 1 << 40), exit_())
+    code = Code(encode(program))
+
+    assert (code == program, len(code), tuple(code)) == (True, 4, program)
+    assert (code[0], code[-1], code[1:3]) == (program[0], program[-1], program[1:3])
+    assert hash(code) == hash(program)
+    assert encode(code) is code.data
+    with pytest.raises(IndexError):
+        code[4]
+
+
+def test_code_is_of_whole_instructions() -> None:
+    with pytest.raises(ValueError, match="9 bytes of instructions"):
+        Code(bytes(9))
+
+
+def test_an_instruction_is_filled_without_its_neighbours() -> None:
+    code = bytearray(encode((mov_imm(3, 7), mov_imm(4, 8))))
+    fill(code, 1, imm=-1, src=2)
+
+    assert decode(bytes(code)) == (mov_imm(3, 7), mov_imm(4, 8)._replace(src=2, imm=-1))

@@ -41,6 +41,7 @@ class Btf:
         self._texts: Strings = Strings(strings, base._texts if base else None)
         self._string = self._texts.__getitem__
         self._decoded: dict[int, BtfType] = {}
+        self._stripped: dict[int, int] = {}
         self._names: NameIndex | None = None
         self._finder: StringFinder | None = None
         self._flavoured: dict[str, list[int]] | None = None
@@ -176,10 +177,14 @@ class Btf:
 
         `ObjectFileError` if there are more than 32 of them, as in a cycle.
         """
+        known = self._stripped.get(type_id)
+        if known is not None:
+            return known
         stripped = type_id
         for _ in range(MAX_DEPTH + 1):
             kind = self[stripped]
             if not isinstance(kind, Modifier):
+                self._stripped[type_id] = stripped
                 return stripped
             stripped = kind.type_id
         raise malformed(

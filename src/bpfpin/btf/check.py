@@ -33,6 +33,7 @@ from bpfpin.btf.types import (
 _SPARE_LEAVES = 1 << 16
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 _NESTING = (Array, Struct, Union)
+_VALUELESS = {Variable, DataSection, DeclTag}  # nothing is of such a type
 
 
 def check(btf: Btf) -> None:
@@ -72,6 +73,7 @@ class _Table:
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
         self.kinds = btf.types()
+        self.valueless = {i for i, kind in enumerate(self.kinds) if type(kind) in _VALUELESS}
         self.stripped = _Stripped(btf)
         self.nestings: dict[int, _Nesting] = {}
         self._places: dict[int, _Place] = {}
@@ -108,10 +110,17 @@ def _check_ids(table: _Table, type_id: int, kind: BtfType, *ids: int) -> None:
     for referred in ids:
         if referred >= count:
             _refuse(type_id, kind, f"names type {referred} of {count}")
+        if referred in table.valueless:
+            _refuse(type_id, kind, f"names type {referred}, which is no type of a value")
 
 
-def _check_target(table: _Table, type_id: int, kind: Pointer | Variable | DeclTag) -> None:
+def _check_target(table: _Table, type_id: int, kind: Pointer | Variable) -> None:
     _check_ids(table, type_id, kind, kind.type_id)
+
+
+def _check_tag(table: _Table, type_id: int, kind: DeclTag) -> None:
+    if kind.type_id >= len(table.kinds):
+        _refuse(type_id, kind, f"names type {kind.type_id} of {len(table.kinds)}")
 
 
 def _check_array(table: _Table, type_id: int, kind: Array) -> None:
@@ -165,7 +174,7 @@ _RULES: dict[type, Callable[[_Table, int, Any], None]] = {
     Enum: _check_scalar_size,
     Pointer: _check_target,
     Variable: _check_target,
-    DeclTag: _check_target,
+    DeclTag: _check_tag,
     Array: _check_array,
     Modifier: _check_modifier,
     Struct: _check_composite,

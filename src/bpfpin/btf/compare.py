@@ -115,8 +115,7 @@ def _scalar(kind: BtfType) -> tuple[object, ...]:
 
 
 def _compare_enums(pair: _Pair, old: Enum, new: Enum) -> list[Difference]:
-    values = {value.name: value.value for value in new.values}
-    kept = all(values.get(value.name) == value.value for value in old.values)
+    kept = {*old.values} <= {*new.values}
     return [] if kept and _scalar(old) == _scalar(new) else [pair.differ()]
 
 

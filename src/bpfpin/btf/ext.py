@@ -9,16 +9,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from bpfpin.btf.btf import Btf
-from bpfpin.errors import ObjectFileError
+from bpfpin.errors import ObjectFileError, ObjectLimitError
 from bpfpin.uapi import BTF_MAGIC, BTF_VERSION
+
+MAX_RECORDS = 1 << 18  # of one part
+MAX_RELOCATIONS = 1 << 15  # each has a path to be followed in two tables
 
 _HEADER = struct.Struct("<HBBI")
 _PLACE = struct.Struct("<II")
 _BLOCK = struct.Struct("<II")
 _FUNCTION = struct.Struct("<II")
 _FOUR_WORDS = struct.Struct("<IIII")
+_RELOCATION_PART = 2
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,19 @@ def parse_ext(data: bytes, btf: Btf) -> BtfExt:
     """Read the section; names are those of *btf*. `ObjectFileError` if it is malformed."""
     header_size = _header_size(data)
     ext = BtfExt()
-    for section, record in _records(data, 0, _FUNCTION, btf):
-        ext.functions.setdefault(section, []).append((record[0], record[1]))
-    for section, record in _records(data, 1, _FOUR_WORDS, btf):
-        ext.lines.setdefault(section, []).append((record[0], record[1], record[2], record[3]))
+    for section, records in _records(data, 0, _FUNCTION, btf):
+        ext.functions.setdefault(section, []).extend(records)
+    for section, records in _records(data, 1, _FOUR_WORDS, btf):
+        ext.lines.setdefault(section, []).extend(records)
     if header_size < _HEADER.size + 3 * _PLACE.size:
         return ext
-    for section, record in _records(data, 2, _FOUR_WORDS, btf):
-        offset, type_id, access, kind = record
-        ext.relocations.setdefault(section, []).append((offset, type_id, btf.string(access), kind))
+    for section, records in _records(data, _RELOCATION_PART, _FOUR_WORDS, btf):
+        ext.relocations.setdefault(section, []).extend(
+            [
+                (offset, type_id, btf.string(access), kind)
+                for offset, type_id, access, kind in records
+            ]
+        )
     return ext
 
 
@@ -65,8 +74,8 @@ def _header_size(data: bytes) -> int:
 
 def _records(
     data: bytes, part: int, record: struct.Struct, btf: Btf
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield section name and fields of each record; of longer records only what we know."""
+) -> Iterator[tuple[str, Iterator[Any]]]:
+    """Yield the name and the records of each section; of longer records only what we know."""
     start, size = _PLACE.unpack_from(data, _HEADER.size + part * _PLACE.size)
     if size == 0:
         return
@@ -78,13 +87,22 @@ def _records(
     if step < record.size or step % 4:
         raise _malformed(f"records of {step} bytes; expected {record.size}", at)
     at += 4
+    whole = struct.Struct(f"{record.format}{step - record.size}x")
+    _check_count(size // step, MAX_RELOCATIONS if part == _RELOCATION_PART else MAX_RECORDS)
     while at < end:
         count = _block_count(data, at, end, step)
         section = btf.string(_BLOCK.unpack_from(data, at)[0])
         at += _BLOCK.size
-        for _ in range(count):
-            yield section, record.unpack_from(data, at)
-            at += step
+        yield section, whole.iter_unpack(data[at : at + count * step])
+        at += count * step
+
+
+def _check_count(count: int, limit: int) -> None:
+    if count > limit:
+        message = f"room for {count} records; at most {limit} are read"
+        error = ObjectLimitError(message, limit=limit, asked=count)
+        error.section = ".BTF.ext"
+        raise error
 
 
 def _block_count(data: bytes, at: int, end: int, step: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from bpfpin.btf.decode import malformed
@@ -27,6 +28,7 @@ from bpfpin.btf.types import (
 POINTER_SIZE = 8
 MAX_DEPTH = 32  # the kernel's own limit, MAX_RESOLVE_DEPTH in kernel/bpf/btf.c
 MAX_SIZE = 0xFFFFFFFF
+MAX_MEMBERS = 1 << 16  # of one type, those of the unnamed inside counted
 
 _Sized = Int | Float | Enum | Struct | Union | DataSection
 
@@ -133,7 +135,10 @@ def members(btf: TypeTable, type_id: int, *, flatten: bool = False) -> list[Memb
     kind = btf[btf.strip(type_id)]
     if not isinstance(kind, (Struct, Union)):
         raise malformed(f"type {type_id} ({type(kind).__name__} {kind.name!r}) has no members")
-    return list(_walk(btf, kind, 0, MAX_DEPTH if flatten else 0))
+    found = list(islice(_walk(btf, kind, 0, MAX_DEPTH if flatten else 0), MAX_MEMBERS + 1))
+    if len(found) > MAX_MEMBERS:
+        raise malformed(f"type {type_id} has more than {MAX_MEMBERS} members, unnamed ones opened")
+    return found
 
 
 def _walk(btf: TypeTable, kind: Struct | Union, base: int, depth: int) -> Iterator[MemberLayout]:

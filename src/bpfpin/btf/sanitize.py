@@ -31,14 +31,19 @@ DataSections = Mapping[str, tuple[int, Mapping[str, int]]]
 
 
 def for_kernel(
-    btf: Btf, *, data_sections: DataSections, static_functions: Collection[str] = ()
+    btf: Btf,
+    *,
+    data_sections: DataSections,
+    static_functions: Collection[str] = (),
+    defined: Collection[int] = (),
 ) -> Btf:
     """Return *btf* as the kernel takes it.
 
     *data_sections* gives for each section of the object its size in bytes and the offsets of its
     symbols. A section that is not among them (`.ksyms`, `.kconfig`), and variables defined
     elsewhere, become an unnamed empty structure. *static_functions* are those of hidden visibility:
-    the verifier checks a static function with its callers and a global one on its own.
+    the verifier checks a static function with its callers and a global one on its own. *defined*
+    are the ids of variables of elsewhere that have a place all the same: the loader gives it.
     """
     suspects = [(i, kind) for i, kind in enumerate(btf.types()) if type(kind) in _SUSPECT]
     prototypes = {kind.type_id for _, kind in suspects if isinstance(kind, Function)}
@@ -46,9 +51,9 @@ def for_kernel(
     for type_id, kind in suspects:
         fixed = kind
         if isinstance(kind, DataSection):
-            fixed = _placed(btf, kind, data_sections)
+            fixed = _placed(btf, kind, data_sections, defined)
         elif isinstance(kind, Variable) and kind.linkage is Linkage.EXTERN:
-            fixed = _BLANK
+            fixed = replace(kind, linkage=Linkage.GLOBAL) if type_id in defined else _BLANK
         elif isinstance(kind, Function):
             fixed = _linked(kind, static_functions)
         elif isinstance(kind, FunctionPrototype) and type_id in prototypes:
@@ -90,19 +95,29 @@ def _with_names(kind: FunctionPrototype) -> FunctionPrototype:
     return replace(kind, parameters=tuple(named))
 
 
-def _placed(btf: Btf, kind: DataSection, data_sections: DataSections) -> BtfType:
+def _placed(
+    btf: Btf, kind: DataSection, data_sections: DataSections, defined: Collection[int]
+) -> BtfType:
     size, symbols = data_sections.get(kind.name, (0, {}))
-    if kind.size:  # a linker (bpftool gen object) has filled it in already
+    is_ours = any(variable.type_id in defined for variable in kind.variables)
+    if kind.size and not is_ours:  # a linker (bpftool gen object) has filled it in already
         size, symbols = kind.size, {}
-    variables = _disjoint([_place(btf, variable, symbols) for variable in kind.variables], size)
+    places = [_place(btf, variable, symbols, defined) for variable in kind.variables]
+    variables = _disjoint(places, size)
     if not variables or kind.name not in data_sections:
         return _BLANK
     return DataSection(kind.name, size, variables)
 
 
-def _place(btf: Btf, variable: SectionVariable, symbols: Mapping[str, int]) -> SectionVariable:
+def _place(
+    btf: Btf,
+    variable: SectionVariable,
+    symbols: Mapping[str, int],
+    defined: Collection[int],
+) -> SectionVariable:
     kind = btf[variable.type_id]
-    if not isinstance(kind, Variable) or kind.linkage is Linkage.EXTERN:
+    is_missing = isinstance(kind, Variable) and kind.linkage is Linkage.EXTERN
+    if not isinstance(kind, Variable) or (is_missing and variable.type_id not in defined):
         return variable._replace(size=0)
     # A static variable may have no symbol; its offset is in the BTF then.
     return variable._replace(offset=symbols.get(kind.name, variable.offset))

@@ -31,10 +31,14 @@ class Failure:
     message: str
     hint: str = ""
     differences: tuple[dict[str, str], ...] = ()
+    verifier: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the content of the JSON document."""
-        return {"error": {**asdict(self), "differences": list(self.differences)}}
+        """Return the content of the JSON document; `verifier` is in it for its refusals alone."""
+        fields = {**asdict(self), "differences": list(self.differences)}
+        if self.verifier is None:
+            del fields["verifier"]
+        return {"error": fields}
 
 
 # What is raised by Python itself and yet the user's business; anything else is a bug of ours.
@@ -46,7 +50,9 @@ _BUILTIN_EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (FileNotFoundError, ExitCode.NOT_FOUND),
     (OSError, ExitCode.FAILURE),
 )
-LOG_WORDS = "the verifier's whole log"
+_VERIFIER_FIELDS = [
+    *("cause", "telling_line", "file", "line", "source", "instructions", "registers")
+]
 _ENDINGS = {
     ExitCode.INTERRUPTED: "interrupted",
     ExitCode.TERMINATED: "terminated by SIGTERM",
@@ -76,8 +82,6 @@ def _of_click(error: click.ClickException) -> Failure:
 
 
 def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
-    if isinstance(error, VerifierError) and error.log and LOG_WORDS not in error.hint:
-        error.hint = _lines(error.hint, f"{LOG_WORDS} is in {_save(error.log)}")
     message, hint = str(error), error.hint
     differences: tuple[dict[str, str], ...] = ()
     if isinstance(error, IncompatibleMapError):
@@ -86,21 +90,18 @@ def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
         unnamed = [name for name in error.missing if name not in message]
         message += f"; missing: {', '.join(unnamed)}" if unnamed else ""
         hint = _lines(hint, sudo_hint(words) if os.geteuid() or error.missing else "")
-    return Failure(type(error).__name__, error.exit_code, message, hint, differences)
+    kind = type(error).__name__
+    return Failure(kind, error.exit_code, message, hint, differences, _verifier_part(error))
+
+
+def _verifier_part(error: BpfError) -> dict[str, Any] | None:
+    if not isinstance(error, VerifierError):
+        return None
+    return {name: getattr(error, name) for name in _VERIFIER_FIELDS}
 
 
 def _lines(*texts: str) -> str:
     return "\n      ".join(filter(None, texts))
-
-
-def _save(log: str) -> str:
-    import tempfile  # noqa: PLC0415 - only for a refused program
-
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="bpfpin-verifier-", suffix=".log", delete=False, errors="backslashreplace"
-    ) as file:
-        file.write(log)
-    return file.name
 
 
 def sudo_hint(words: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Unpack
 
 import click
@@ -17,6 +18,7 @@ from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.mode import MODE
 from bpfpin.cli.size import SIZE
+from bpfpin.cli.verifier_log import log_file_option, told
 from bpfpin.errors import UsageError
 from bpfpin.spec import XdpMode
 
@@ -102,6 +104,7 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 @click.option(
     "--max-map-memory", type=SIZE, metavar="SIZE", help="Refuse maps that take more (256M)."
 )
+@log_file_option
 def command(
     context: Context,
     *,
@@ -109,6 +112,7 @@ def command(
     devices: tuple[str, ...],
     cgroup: str | None,
     force: bool,
+    log_file: Path | None,
     **options: Unpack[LoadOptions],
 ) -> None:
     """Load OBJ, attach its programs to DEV or to a cgroup, and pin its maps; or reload.
@@ -125,7 +129,10 @@ def command(
     reports: list[LoadReport] = []
     source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
     for device in dict.fromkeys(devices) or [None]:
-        with deploy(source, device=device, cgroup=cgroup, **options) as deployment:
+        with (
+            told(context.out, log_file),
+            deploy(source, device=device, cgroup=cgroup, **options) as deployment,
+        ):
             reports.append(deployment.report)
         _say(context, deployment.report)
     if context.out.is_json:

@@ -21,7 +21,7 @@ from bpfpin.version import __version__
 COMMANDS = {
     "demo": Verb("bpfpin.cli.demo", "The whole story on a throw-away lab."),
     "doctor": Verb("bpfpin.cli.doctor", "What this kernel, user, bpffs and device allow."),
-    "check": Verb("bpfpin.cli.check", "Read and verify objects, attach and pin nothing."),
+    "check": Verb("bpfpin.cli.check.command", "Read and verify objects, attach and pin nothing."),
     "load": Verb("bpfpin.cli.load", "Load an object, attach it, pin its maps."),
     "unload": Verb("bpfpin.cli.unload", "Detach and unpin."),
     "status": Verb("bpfpin.cli.status", "What is loaded and attached, and what is wrong."),

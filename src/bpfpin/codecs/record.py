@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from bpfpin.btf.layout import MAX_MEMBERS
 from bpfpin.codecs.codec import Buffer, Codec, MisfitError
+from bpfpin.errors import ObjectFileError
 
 
 class Record(dict[str, Any]):
@@ -89,6 +91,8 @@ class RecordCodec(Codec):
     ) -> None:
         self.parts = tuple(part for part in parts if part.names)
         self.names = tuple(name for part in self.parts for name in part.names)
+        if len(self.names) > MAX_MEMBERS:  # unnamed ones in one another may double them each time
+            raise ObjectFileError(f"a structure of more than {MAX_MEMBERS} members")
         self.size = size
         self.has_lock = any(part.codec.has_lock for part in self.parts)
         self._factory = factory

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 
 from bpfpin.errors import UsageError
-from bpfpin.insn import Instruction
+from bpfpin.insn import INSN_SIZE, LD_IMM64, Code, encode, fill
 from bpfpin.spec import FunctionSpec, LineInfo, ProgramSpec, Reference, ReferenceKind
 from bpfpin.uapi import PseudoCall, PseudoSource
 
@@ -16,6 +15,7 @@ _SOURCES = {
     ReferenceKind.CALL: int(PseudoCall.CALL),
     ReferenceKind.FUNCTION: int(PseudoSource.FUNC),
 }
+_FUNCTIONS = tuple(_SOURCES)  # compared, for hashing the members of an enum is slow
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LinkedProgram:
     *lines* are empty unless every function has them: the kernel takes all or none.
     """
 
-    instructions: tuple[Instruction, ...]
+    instructions: Code
     references: tuple[Reference, ...]
     functions: tuple[tuple[int, int], ...]
     lines: tuple[LineInfo, ...]
@@ -35,6 +35,8 @@ class LinkedProgram:
 def link(program: ProgramSpec) -> LinkedProgram:
     """Put the entry function first, then one copy of each function that it can reach."""
     functions = _reachable(program)
+    if len(functions) == 1 and not _calls(functions[0]):
+        return _alone(functions[0])
     sizes = [len(function.instructions) for function in functions]
     bases = dict(
         zip(
@@ -45,11 +47,22 @@ def link(program: ProgramSpec) -> LinkedProgram:
     )
     placed = [(bases[function.name], function) for function in functions]
     return LinkedProgram(
-        instructions=tuple(chain.from_iterable(_code(each, base, bases) for base, each in placed)),
+        instructions=Code(b"".join([_code(each, base, bases) for base, each in placed])),
         references=tuple(left for base, each in placed for left in _map_references(each, base)),
         functions=_function_info(placed),
         lines=_line_info(placed),
     )
+
+
+def _calls(function: FunctionSpec) -> list[str]:
+    return [target for _, kind, target, _ in function.references if kind in _FUNCTIONS]
+
+
+def _alone(function: FunctionSpec) -> LinkedProgram:
+    """Return the one function as it is, which most programs are."""
+    placed = [(0, function)]
+    code = Code(encode(function.instructions))
+    return LinkedProgram(code, function.references, _function_info(placed), _line_info(placed))
 
 
 def _reachable(program: ProgramSpec) -> list[FunctionSpec]:
@@ -65,33 +78,28 @@ def _reachable(program: ProgramSpec) -> list[FunctionSpec]:
                 f"program {program.name} calls {name}, which is not among its functions"
             )
         found[name] = known[name]
-        waiting += reversed(
-            [each.target for each in known[name].references if each.kind in _SOURCES]
-        )
+        waiting += reversed(_calls(known[name]))
     return list(found.values())
 
 
-def _code(function: FunctionSpec, base: int, bases: Mapping[str, int]) -> list[Instruction]:
+def _code(function: FunctionSpec, base: int, bases: Mapping[str, int]) -> bytes:
     """Return the function's instructions with the distances to other functions filled in."""
-    filled = {
-        each.index: bases[each.target] - (base + each.index) - 1
-        for each in function.references
-        if each.kind in _SOURCES
-    }
-    sources = {each.index: _SOURCES.get(each.kind, 0) for each in function.references}
-    code = list(function.instructions)
-    for index, distance in filled.items():
-        code[index] = dataclasses.replace(code[index], src=sources[index], imm=distance)
-        if code[index].is_wide:
+    code = bytearray(encode(function.instructions))
+    for index, kind, target, _ in function.references:
+        if kind not in _FUNCTIONS:
+            continue
+        distance = bases[target] - (base + index) - 1
+        fill(code, index, imm=distance, src=_SOURCES[kind])
+        if code[index * INSN_SIZE] == LD_IMM64:
             # The upper half of a function's address stays 0, whatever addend stood there.
-            code[index + 1] = dataclasses.replace(code[index + 1], imm=0)
-    return code
+            fill(code, index + 1, imm=0)
+    return bytes(code)
 
 
 def _map_references(function: FunctionSpec, base: int) -> Iterator[Reference]:
     for each in function.references:
-        if each.kind not in _SOURCES:
-            yield dataclasses.replace(each, index=base + each.index) if base else each
+        if each.kind not in _FUNCTIONS:
+            yield each._replace(index=base + each.index) if base else each
 
 
 def _function_info(placed: list[tuple[int, FunctionSpec]]) -> tuple[tuple[int, int], ...]:

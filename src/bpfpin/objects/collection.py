@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Unpack
 
 from bpfpin.btf.btf import Btf
 from bpfpin.codecs.variable import VariableSpec
-from bpfpin.errors import (
-    IncompatibleMapError,
-    LimitError,
-    PermissionDeniedError,
-    SyscallError,
-    UsageError,
+from bpfpin.errors import PermissionDeniedError, SyscallError
+from bpfpin.objects import core, externs, struct_ops
+from bpfpin.objects.attach_target import AttachTarget
+from bpfpin.objects.first_entries import (
+    FIRST_KEY,
+    fill_maps_of_maps,
+    fill_program_arrays,
+    fill_tables,
 )
-from bpfpin.objects import compat, core
 from bpfpin.objects.kernel_btf import BtfHandle, as_btf
+from bpfpin.objects.load_checks import check_given, check_inner, check_memory
+from bpfpin.objects.load_choices import MAP_MEMORY_LIMIT, Chosen, LoadChoices
 from bpfpin.objects.map import Map
-from bpfpin.objects.memory import estimate_bytes, size_text
 from bpfpin.objects.program import Program
+from bpfpin.objects.selection import selected
 from bpfpin.objects.variables import Variables
-from bpfpin.spec import MapSpec, ObjectSpec
+from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
-from bpfpin.uapi import MapType
 
-MAP_MEMORY_LIMIT = 256 << 20
+__all__ = ["MAP_MEMORY_LIMIT", "Loaded", "fill_given", "load", "load_checked"]
 
-_FIRST_KEY = bytes(4)
+Targets = dict[str, Program | AttachTarget]
 
 
 @dataclass(frozen=True)
@@ -64,34 +67,45 @@ def load(
     *,
     maps: Mapping[str, Map] | None = None,
     programs: Sequence[str] | None = None,
-    max_map_memory: int = MAP_MEMORY_LIMIT,
-    log_level: int = 0,
     kernel_btf: Btf | str | Path | None = None,
+    kernel_config: Mapping[str, str] | str | Path | None = None,
+    attach_to: Mapping[str, str] | None = None,
+    **choices: Unpack[LoadChoices],
 ) -> Loaded:
     """Create the maps of *spec* and load its programs, or only those named in *programs*.
+
+    Without names all are loaded but those in sections whose names start with `?`. *attach_to* says,
+    by program, the function or tracepoint to attach to, instead of what its section says.
 
     *maps* are used instead of new ones if they fit, else `IncompatibleMapError` names all that
     differs; they belong to the result from then on, and are closed with it or with a failure. Into
     a program array among them go the programs that the object puts there, last of all.
-    `LimitError` if the new maps would take more than *max_map_memory* bytes, `VerifierError` if a
-    program is refused. CO-RE fits the programs to *kernel_btf* (types, or a file of raw BTF)
-    instead of the running kernel's types. Stands on BPF_BTF_LOAD, BPF_MAP_CREATE and BPF_PROG_LOAD.
+    `LimitError` if the new maps would take too much memory, `VerifierError` if a program is
+    refused, `NotSupportedError` if the kernel lacks what the object takes from it. CO-RE fits the
+    programs to *kernel_btf* (types, or a file of raw BTF) instead of the running kernel's types,
+    *kernel_config* (texts by name, or a file) stands in for its configuration.
     """
     given = dict(maps or {})
-    with contextlib.ExitStack() as undo:
-        for held in given.values():
-            undo.callback(held.close)
-        chosen = spec if programs is None else spec.only_programs(*programs)
+    with _closed_after_an_error(*given.values()):
+        chosen = selected(spec, programs, attach_to)
         if kernel_btf is not None:
             chosen = dataclasses.replace(chosen, kernel_btf=as_btf(kernel_btf))
-        _check_given(chosen, given)
-        undo.pop_all()
-    loaded = load_checked(chosen, maps=given, max_map_memory=max_map_memory, log_level=log_level)
-    with contextlib.ExitStack() as undo:
-        undo.callback(loaded.close)
+        if kernel_config is not None:
+            chosen = externs.with_config(chosen, kernel_config)
+        check_given(chosen, given)
+    loaded = load_checked(chosen, maps=given, **choices)
+    with _closed_after_an_error(loaded):
         fill_given(chosen, loaded, given)
-        undo.pop_all()
     return loaded
+
+
+@contextlib.contextmanager
+def _closed_after_an_error(*held: Closing) -> Iterator[None]:
+    with contextlib.ExitStack() as undo:
+        for each in held:
+            undo.callback(each.close)
+        yield
+        undo.pop_all()
 
 
 def fill_given(spec: ObjectSpec, loaded: Loaded, given: Iterable[str]) -> None:
@@ -99,90 +113,54 @@ def fill_given(spec: ObjectSpec, loaded: Loaded, given: Iterable[str]) -> None:
 
     From then on whoever calls through such an array reaches them.
     """
-    _fill_program_arrays([spec.maps[name] for name in given], loaded.maps, loaded.programs)
+    fill_program_arrays([spec.maps[name] for name in given], loaded.maps, loaded.programs)
 
 
 def load_checked(
-    spec: ObjectSpec,
-    *,
-    maps: Mapping[str, Map],
-    max_map_memory: int = MAP_MEMORY_LIMIT,
-    log_level: int = 0,
+    spec: ObjectSpec, *, maps: Mapping[str, Map], **choices: Unpack[LoadChoices]
 ) -> Loaded:
     """Do what `load` does; *maps* were compared with *spec* before, and stay as they are."""
+    chosen = Chosen(**choices)
     with contextlib.ExitStack() as undo:
         for held in maps.values():
             undo.callback(held.close)
         fitted, resolutions = core.fitted(spec)
         new = [each for name, each in spec.maps.items() if name not in maps]
-        _check_inner(new)
-        _check_memory(spec.path, new, max_map_memory)
+        check_inner(new)
+        check_memory(spec.path, new, chosen.max_map_memory)
         btf, notes = _load_btf(spec)
-        with btf or contextlib.nullcontext():
-            made = {each.name: _create(each, undo, btf) for each in new}
+        with btf or contextlib.nullcontext(), externs.filled(fitted) as ready:
+            made = {each.name: _create(ready.spec.maps[each.name], undo, btf) for each in new}
             every = {name: {**maps, **made}[name] for name in spec.maps}
-            _fill_maps_of_maps(new, every)
+            fill_maps_of_maps(new, every)
+            targets: Targets = {**struct_ops.targets(spec.maps.values()), **chosen.targets}
             loaded = {}
-            for name, each in fitted.programs.items():
-                with core.naming(resolutions):
+            for name, each in ready.spec.programs.items():
+                with core.naming(resolutions), ready.naming():
                     loaded[name] = Program.load(
-                        each, maps=every, btf=btf, log_level=log_level, path=spec.path
+                        each,
+                        maps=every,
+                        btf=btf,
+                        types=spec.btf,
+                        log_level=chosen.log_level,
+                        log_size=chosen.log_size,
+                        path=spec.path,
+                        target=targets.get(name),
+                        module_fds=ready.module_fds,
                     )
                 undo.callback(loaded[name].close)
-        _fill_program_arrays(new, every, loaded)
+        fill_program_arrays(new, every, loaded)
+        fill_tables(new, every, loaded)
         undo.pop_all()
-        return Loaded(every, loaded, notes, spec.all_variables)
-
-
-def _check_given(spec: ObjectSpec, given: Mapping[str, Map]) -> None:
-    """Compare all the maps that are to be used with what the object asks for."""
-    unknown = [name for name in given if name not in spec.maps]
-    if unknown:
-        there = ", ".join(spec.maps) or "none"
-        raise UsageError(f"the object has no map {', '.join(unknown)}; it has: {there}")
-    found = [
-        each for name, held in given.items() for each in compat.differences(spec.maps[name], held)
-    ]
-    if found:
-        names = ", ".join(dict.fromkeys(each.map for each in found))
-        raise IncompatibleMapError(
-            f"not the map that the object asks for: {names}", differences=found
-        )
-
-
-def _check_inner(specs: Iterable[MapSpec]) -> None:
-    """Refuse maps of maps that nothing says the inner kind of: the kernel says only EINVAL."""
-    for each in specs:
-        if each.type in compat.MAPS_OF_MAPS and each.inner is None:
-            wanted = f" with id {each.inner_id}" if each.inner_id else ""
-            raise UsageError(
-                f"map {each.name} holds maps, and the object has no map{wanted} that says of what"
-                " kind",
-                hint=f"use a map that exists: --map {each.name}=PATH",
-            )
-
-
-def _check_memory(path: str, specs: Iterable[MapSpec], limit: int) -> None:
-    sizes = {each.name: estimate_bytes(each) for each in specs}
-    asked = sum(sizes.values())
-    if asked <= limit:
-        return
-    largest = max(sizes, key=lambda name: sizes[name])
-    raise LimitError(
-        f"the maps{f' of {path}' if path else ''} would take about {size_text(asked)}"
-        f" ({largest}: {size_text(sizes[largest])}), the limit is {size_text(limit)}",
-        limit=limit,
-        asked=asked,
-        hint="Allow more with --max-map-memory.",
-    )
+        return Loaded(every, loaded, notes, ready.spec.all_variables)
 
 
 def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) -> Map:
     """Make a map, with its first contents when it is a data section."""
     made = Map.create(spec, btf=btf)
     undo.callback(made.close)
-    if spec.contents is not None:
-        bpf.map_update_elem(made.fd, _FIRST_KEY, spec.contents, target=f"map {spec.name}")
+    if spec.contents is not None and spec.dialect is Dialect.DATA:
+        bpf.map_update_elem(made.fd, FIRST_KEY, spec.contents, target=f"map {spec.name}")
     if spec.is_frozen:
         made.freeze()
     return made
@@ -199,25 +177,3 @@ def _load_btf(spec: ObjectSpec) -> tuple[BtfHandle | None, tuple[str, ...]]:
     except SyscallError as error:
         reason = [line for line in error.hint.splitlines() if line.strip()][-1:]
         return None, ("; ".join([f"no lines of C in verifier logs: {error}", *reason]),)
-
-
-def _fill_maps_of_maps(specs: Iterable[MapSpec], maps: Mapping[str, Map]) -> None:
-    _fill([each for each in specs if each.type in compat.MAPS_OF_MAPS], maps, maps)
-
-
-def _fill_program_arrays(
-    specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
-) -> None:
-    _fill([each for each in specs if each.type == MapType.PROG_ARRAY], maps, programs)
-
-
-def _fill(
-    specs: Iterable[MapSpec], maps: Mapping[str, Map], values: Mapping[str, Map | Program]
-) -> None:
-    """Write the entries that the object file gives to maps of descriptors."""
-    for spec in specs:
-        for index, name in spec.initial:
-            if name not in values:
-                continue  # a program that was not chosen leaves its slot empty
-            key, value = index.to_bytes(4, "little"), values[name].fd.to_bytes(4, "little")
-            bpf.map_update_elem(maps[spec.name].fd, key, value, target=f"map {spec.name}")

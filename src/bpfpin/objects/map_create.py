@@ -6,6 +6,7 @@ import mmap
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, SyscallError
+from bpfpin.objects import struct_ops
 from bpfpin.objects.kernel_btf import BtfHandle
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
@@ -25,12 +26,29 @@ def create(spec: MapSpec, *, inner_fd: int | None, btf: BtfHandle | None) -> Des
     if spec.inner is not None and not inner_fd:
         with create(spec.inner, inner_fd=None, btf=None) as template:
             return create(spec, inner_fd=template.fileno(), btf=btf)
+    if spec.type is MapType.STRUCT_OPS:
+        return _create_table(spec, btf)
     if spec.value is None:
         return _create(spec, inner_fd or 0, NO_TYPES)
     if btf is None:
         return _create_with_own_types(spec, inner_fd or 0, spec.value)
     key_id = spec.key.id if spec.key else 0
     return _create_typed(spec, inner_fd or 0, (btf.fd, key_id, spec.value.id))
+
+
+def _create_table(spec: MapSpec, btf: BtfHandle | None) -> Descriptor:
+    """Make a map of struct_ops, whose value is of a type of the kernel's.
+
+    The kernel wants to see BTF of the object's too, and uses none of it.
+    """
+    if btf is None:
+        with BtfHandle.load_types([spec.value] if spec.value else [])[0] as handle:
+            return _create_table(spec, handle)
+    value = struct_ops.kernel_table(spec).value
+    attribute = _attribute(spec, 0, (btf.fd, 0, 0))
+    attribute.value_size = value.size
+    attribute.btf_vmlinux_value_type_id = value.id
+    return Descriptor(bpf.map_create(attribute, target=f"map {spec.name}"))
 
 
 def _create_with_own_types(spec: MapSpec, inner_fd: int, value: TypeRef) -> Descriptor:
@@ -53,9 +71,22 @@ def _create_typed(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> 
 
 
 def _create(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descriptor:
+    attribute = _attribute(spec, inner_fd, types)
+    try:
+        return Descriptor(bpf.map_create(attribute, target=f"map {spec.name}"))
+    except InvalidArgumentError as error:
+        if not spec.max_entries:
+            error.hint = (
+                "The object leaves max_entries to who loads it: "
+                f"spec.with_map({spec.name!r}, max_entries=N)"
+            )
+        raise
+
+
+def _attribute(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> MapCreateAttr:
     btf_fd, key_id, value_id = types
     node_flag = 0 if spec.numa_node is None else _NUMA_NODE
-    attribute = MapCreateAttr(
+    return MapCreateAttr(
         map_type=spec.type,
         key_size=spec.key_size,
         value_size=spec.value_size,
@@ -69,7 +100,6 @@ def _create(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descri
         btf_value_type_id=value_id,
         map_extra=spec.map_extra,
     )
-    return Descriptor(bpf.map_create(attribute, target=f"map {spec.name}"))
 
 
 def entries_asked(spec: MapSpec) -> int:

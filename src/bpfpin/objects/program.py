@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from bpfpin.errors import (
-    ObjectFileError,
-    UsageError,
-)
+from bpfpin.btf.btf import Btf
+from bpfpin.errors import PermissionDeniedError, UsageError
+from bpfpin.objects import attach_target
+from bpfpin.objects.attach_target import AttachTarget
 from bpfpin.objects.info import ProgramInfo, program_id, program_info
 from bpfpin.objects.kernel_btf import BtfHandle
 from bpfpin.objects.kernel_object import KernelObject, ObjectKind
 from bpfpin.objects.map import Map
 from bpfpin.objects.program_load import ProgramLoad
+from bpfpin.objects.program_refusal import named
+from bpfpin.objects.verifier import LOG_LIMIT, LogChoice
 from bpfpin.spec import ProgramSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgTestRunAttr
+from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import XDP_PACKET_HEADROOM, ProgramType
-
-_NEED_KERNEL_BTF = frozenset(
-    {ProgramType.TRACING, ProgramType.LSM, ProgramType.EXT, ProgramType.STRUCT_OPS}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +51,37 @@ class Program(KernelObject):
         *,
         maps: Mapping[str, Map] | None = None,
         btf: BtfHandle | None = None,
+        types: Btf | None = None,
         log_level: int = 0,
+        log_size: int = LOG_LIMIT,
         path: str = "",
+        target: Program | AttachTarget | None = None,
+        module_fds: Sequence[int] = (),
     ) -> Self:
         """Verify and load *spec* (BPF_PROG_LOAD); *maps* are those it refers to, by name.
 
-        With *btf*, the loaded BTF of its object, the verifier's log shows lines of C. *log_level*
-        asks for a log of a good program too, in `log`. `VerifierError` if it is refused,
-        `PermissionDeniedError` if a capability lacks; *path* names the object in errors.
+        *target* is the program whose function `spec.attach_to` names; without it that is a function
+        of the kernel. `NotSupportedError` if the kernel has none of that name. *module_fds* are the
+        BTF of the modules whose functions the program calls, which it counts from 1.
+
+        With *btf*, the loaded BTF of its object, the verifier's log shows lines of C; with *types*,
+        that BTF as the object has it, errors do where the kernel did not take it. *log_level* asks
+        for a log of a good program too, in `log`: 2 shows all instructions with the state after
+        each, 1 only those of a refusal, 4 figures alone. At most *log_size* bytes of a log are
+        kept, its end rather than its beginning. `VerifierError` if it is refused,
+        `PermissionDeniedError` if a capability lacks, `ValueError` for a level or size that there
+        is not; *path* names the object in errors.
         """
-        _check_type(spec, path)
-        descriptors = {name: used.fd for name, used in (maps or {}).items()}
-        descriptor, log = ProgramLoad(spec, descriptors, btf).load(log_level, path)
+        _check_type(spec)
+        choice = LogChoice(log_level, log_size)
+        used = {each.target for function in spec.functions for each in function.references}
+        descriptors = {name: maps[name].fd for name in used if name in maps} if maps else {}
+        with _target(spec, target) as found:
+            loading = ProgramLoad(spec, descriptors, btf, found, types=types, module_fds=module_fds)
+            try:
+                descriptor, log = loading.load(choice, path)
+            except (InvalidArgumentError, PermissionDeniedError) as error:
+                raise named(error, spec) from None
         program = cls(descriptor)
         program.log = log
         return program
@@ -123,17 +142,17 @@ def _output(size: int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(size + XDP_PACKET_HEADROOM)
 
 
-def _check_type(spec: ProgramSpec, path: str) -> None:
+def _check_type(spec: ProgramSpec) -> None:
     if spec.type == ProgramType.UNSPEC:
         raise UsageError(
             f"the section {spec.section!r} of program {spec.name!r} does not say its type",
             hint="Say it with --type, for example --type xdp.",
         )
-    if spec.type in _NEED_KERNEL_BTF:
-        raise ObjectFileError(
-            f"programs of type {spec.type.name.lower()} name a target in the kernel's BTF,"
-            " which bpfpin does not look up yet",
-            path=path,
-            section=spec.section,
-            symbol=spec.name,
-        )
+
+
+def _target(
+    spec: ProgramSpec, given: Program | AttachTarget | None
+) -> contextlib.AbstractContextManager[AttachTarget | None]:
+    if isinstance(given, AttachTarget):
+        return contextlib.nullcontext(given)
+    return attach_target.found(spec, given.fd if given is not None else None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bpfpin import insn
-from bpfpin.errors import PermissionDeniedError, SyscallError
+from bpfpin.btf.btf import Btf
+from bpfpin.errors import PermissionDeniedError, SyscallError, VerifierError
 from bpfpin.fixup import calls, maps
 from bpfpin.objects import verifier
+from bpfpin.objects.attach_target import AttachTarget
 from bpfpin.objects.kernel_btf import BtfHandle
 from bpfpin.spec import ProgramSpec
 from bpfpin.syscall import bpf
@@ -28,54 +30,65 @@ class ProgramLoad:
     """The attribute of one BPF_PROG_LOAD and the buffers it points to."""
 
     def __init__(
-        self, spec: ProgramSpec, descriptors: Mapping[str, int], btf: BtfHandle | None
+        self,
+        spec: ProgramSpec,
+        descriptors: Mapping[str, int],
+        btf: BtfHandle | None,
+        target: AttachTarget | None = None,
+        *,
+        types: Btf | None = None,
+        module_fds: Sequence[int] = (),
     ) -> None:
         self._spec = spec
+        self._target = target
         linked = calls.link(spec)
-        pack_line = _LINE_INFO.pack
+        self._places = verifier.Places(linked.lines, types or (btf.btf if btf else None))
         code = maps.fill(linked.instructions, linked.references, descriptors)
         self._slots = len(code)
+        # Calls of functions of modules count from 1; 0 would be the kernel itself.
+        fds = struct.pack(f"<{len(module_fds) + 1}i", 0, *module_fds) if module_fds else b""
+        self._fds = bpf.buffer_of(fds) if fds else None
         self._code = bpf.buffer_of(insn.encode(code))
         self._license = ctypes.create_string_buffer(spec.license.encode())
         self._functions = b"".join([_FUNCTION_INFO.pack(*each) for each in linked.functions])
-        self._lines = b"".join(
-            [
-                pack_line(line.index, line.file_name_offset, line.line_offset, line.line_column)
-                for line in linked.lines
-            ]
-        )
+        self._lines = b"".join([_LINE_INFO.pack(*line) for line in linked.lines])
         self._btf = btf if self._functions else None
 
-    def load(self, log_level: int, path: str) -> tuple[Descriptor, str]:
+    def load(self, choice: verifier.LogChoice, path: str) -> tuple[Descriptor, str]:
         """Load without a log first, which is faster; only a refusal is asked about again."""
-        if log_level:
-            return self._load_explained(log_level, path, None)
+        if choice.level:
+            return self._load_explained(choice, path, None)
         try:
             return Descriptor(self._enter(self._attribute())), ""
         except PermissionDeniedError as error:
             if error.missing:
                 raise
-            return self._load_explained(verifier.LOG_LEVEL, path, error)
+            return self._load_explained(choice, path, error)
         except SyscallError as error:
-            return self._load_explained(verifier.LOG_LEVEL, path, error)
+            return self._load_explained(choice, path, error)
 
     def _load_explained(
-        self, log_level: int, path: str, first: SyscallError | None
+        self, choice: verifier.LogChoice, path: str, first: SyscallError | None
     ) -> tuple[Descriptor, str]:
-        made = verifier.explain(lambda size: self._attempt(log_level, size))
+        made = verifier.explain(self._attempt, choice)
         if made.fd is not None:
             return Descriptor(made.fd), made.log
         if self._btf is not None and verifier.is_before_instructions(made.log):
             # What is wrong may be the debug information alone; the program runs without it.
             self._btf = None
-            with_less = verifier.explain(lambda size: self._attempt(log_level, size))
+            with_less = verifier.explain(self._attempt, choice)
             if with_less.fd is not None:
                 return Descriptor(with_less.fd), made.log
         error = first or made.error
         assert error is not None
         if not made.log.strip():
             raise error
-        raise verifier.refusal(error, made.log, program=self._spec.name, path=path) from None
+        raise self._refusal(error, made.log, path) from None
+
+    def _refusal(self, error: SyscallError, log: str, path: str) -> VerifierError:
+        from bpfpin.objects.verifier.report import refusal  # noqa: PLC0415 - many patterns: 10 ms
+
+        return refusal(error, log, program=self._spec.name, path=path, places=self._places)
 
     def _attempt(self, log_level: int, size: int) -> verifier.Attempt:
         log = ctypes.create_string_buffer(size)
@@ -87,7 +100,7 @@ class ProgramLoad:
             fd = self._enter(attribute)
         except SyscallError as refused:
             error = refused
-        text = log.value.decode(errors="replace")
+        text = verifier.printable(log.value)
         return verifier.Attempt(fd, error, text, attribute.log_true_size)
 
     def _enter(self, attribute: ProgLoadAttr) -> int:
@@ -103,11 +116,17 @@ class ProgramLoad:
             license=ctypes.addressof(self._license),
             kern_version=spec.kernel_version,
             prog_flags=spec.program_flags,
+            prog_ifindex=spec.ifindex,
             prog_name=_kernel_name(spec.name),
             expected_attach_type=attach_type or 0,
+            fd_array=bpf.address(self._fds),
         )
         if self._btf is not None:
             self._add_debug_information(attribute, self._btf)
+        if self._target is not None:
+            attribute.attach_btf_id = self._target.btf_id
+            attribute.attach_btf_obj_fd = self._target.fd
+            attribute.expected_attach_type = self._target.member or attribute.expected_attach_type
         return attribute
 
     def _add_debug_information(self, attribute: ProgLoadAttr, btf: BtfHandle) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.elf_header import MAX_SIZE_BYTES, SectionHeader, extent, section_headers
+from bpfpin.objfile.elf_header import SectionHeader, extent, section_headers
 from bpfpin.objfile.elf_records import (
     SHF_ALLOC,
     SHF_COMPRESSED,
@@ -30,9 +30,15 @@ from bpfpin.objfile.elf_records import (
     SymbolBinding,
     SymbolType,
 )
+from bpfpin.objfile.limits import (
+    MAX_NAME_BYTES,
+    MAX_NAMES_BYTES,
+    MAX_RELOCATIONS,
+    MAX_SYMBOLS,
+    check_limit,
+)
 
 __all__ = [
-    "MAX_SIZE_BYTES",
     "SHF_ALLOC",
     "SHF_COMPRESSED",
     "SHF_EXECINSTR",
@@ -49,9 +55,6 @@ __all__ = [
     "SymbolBinding",
     "SymbolType",
 ]
-
-MAX_SYMBOLS = 100_000
-MAX_NAME_BYTES = 1023
 
 _SYMBOL = struct.Struct("<IBBHQQ")
 _REL = struct.Struct("<QII")
@@ -71,6 +74,8 @@ class Elf:
         self.symbols: tuple[Symbol, ...] = ()
         self._symbol_table = 0
         self._relocation_tables: dict[int, list[Section]] = defaultdict(list)
+        self._relocations: dict[int, list[Relocation]] = {}
+        self._relocations_read = 0
         self._defined: dict[int, list[Symbol]] = defaultdict(list)
         self._read_sections(data)
         self._read_symbols()
@@ -90,11 +95,14 @@ class Elf:
         return sorted(found, key=lambda symbol: symbol.value)
 
     def relocations(self, section: Section) -> list[Relocation]:
-        """Return the relocations that apply to *section*, by offset."""
-        found: list[Relocation] = []
-        for table in self._relocation_tables.get(section.index, ()):
-            found.extend(self._read_relocations(table, section))
-        return sorted(found, key=lambda relocation: relocation.offset)
+        """Return the relocations that apply to *section*, by offset; they are read once."""
+        if section.index not in self._relocations:
+            found: list[Relocation] = []
+            for table in self._relocation_tables.get(section.index, ()):
+                found.extend(self._read_relocations(table, section))
+            found.sort(key=lambda relocation: relocation.offset)
+            self._relocations[section.index] = found
+        return self._relocations[section.index]
 
     def error(
         self,
@@ -145,8 +153,7 @@ class Elf:
             return
         table = self.sections[self._symbol_table]
         self._check_entries(table, _SYMBOL.size)
-        if table.size // _SYMBOL.size > MAX_SYMBOLS:
-            raise self.error(f"more than {MAX_SYMBOLS} symbols", section=table)
+        check_limit(table.size // _SYMBOL.size, MAX_SYMBOLS, "symbols", section=table.name)
         if table.link >= len(self.sections):
             raise self.error(f"symbol names in section {table.link}", section=table)
         names = _Strings(self, self.sections[table.link].data, "symbol names")
@@ -192,12 +199,17 @@ class Elf:
             raise self.error("relocations without a symbol table", section=table)
         form = _REL if table.type == SectionType.REL else _RELA
         self._check_entries(table, form.size)
-        for offset, kind, symbol_index, *addend in form.iter_unpack(table.data):
-            if symbol_index >= len(self.symbols):
+        self._relocations_read += table.size // form.size
+        check_limit(self._relocations_read, MAX_RELOCATIONS, "relocations", section=table.name)
+        symbols, size = self.symbols, target.size
+        for entry in form.iter_unpack(table.data):
+            offset, kind, symbol_index = entry[:3]
+            if symbol_index >= len(symbols):
                 raise self.error(f"a relocation to symbol {symbol_index}", section=table)
-            if offset >= target.size:
+            if offset >= size:
                 raise self.error("a relocation beyond the end", section=target, offset=offset)
-            yield Relocation(offset, kind, self.symbols[symbol_index], *(addend or [None]))
+            addend = entry[3] if form is _RELA else None
+            yield Relocation(offset, kind, symbols[symbol_index], addend)
 
     def _check_entries(self, table: Section, entry_size: int) -> None:
         if table.entry_size != entry_size or table.size % entry_size:
@@ -220,11 +232,14 @@ class _Strings(dict[int, str]):
         self._elf = elf
         self._data = data
         self._what = what
+        self._bytes_read = 0
 
     def __missing__(self, offset: int) -> str:
         end = self._data.find(b"\0", offset, offset + MAX_NAME_BYTES + 1)
         if end < 0:
             raise self._elf.error(f"no name ends within the {self._what}", offset=offset)
+        self._bytes_read += end - offset
+        check_limit(self._bytes_read, MAX_NAMES_BYTES, f"bytes of {self._what}")
         try:
             name = self[offset] = self._data[offset:end].decode()
         except UnicodeDecodeError:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
 
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.elf_records import SHN_LORESERVE, SectionType
-
-MAX_SIZE_BYTES = 64 << 20  # of the file, and of all sections without bytes together
+from bpfpin.objfile.limits import MAX_FILE_BYTES, MAX_MEMORY_BYTES, check_limit
 
 _IDENT = b"\x7fELF"
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -39,6 +39,7 @@ def section_headers(data: bytes) -> tuple[list[SectionHeader], int]:
         )
     headers = list(_SECTION.iter_unpack(data[table_offset:end]))
     _check_extents(headers, len(data))
+    _check_overlaps(headers, table_offset)
     return headers, names_index
 
 
@@ -51,8 +52,7 @@ def extent(data: bytes, header: SectionHeader) -> bytes:
 
 def _read_header(data: bytes) -> tuple[int, int, int]:
     """Return where the section headers are, how many, and which section has their names."""
-    if len(data) > MAX_SIZE_BYTES:
-        raise ObjectFileError(f"{len(data)} bytes; at most {MAX_SIZE_BYTES} are read")
+    check_limit(len(data), MAX_FILE_BYTES, "bytes")
     if not data.startswith(_IDENT):
         raise ObjectFileError(
             "not an ELF file", offset=0, hint="compile the source: bpfpin compile FILE.bpf.c"
@@ -87,18 +87,30 @@ def _check_kind(ident: bytes, kind: int, machine: int) -> None:
 
 
 def _check_extents(headers: Sequence[SectionHeader], file_size: int) -> None:
-    """Check that sections lie in the file, and that together they are no larger than it."""
-    total = {True: 0, False: 0}
+    """Check that sections lie in the file, and that the others are not too large."""
+    in_memory = 0
     for index, header in enumerate(headers):
         kind, offset, size = header[1], header[4], header[5]
-        has_bytes = kind not in _WITHOUT_BYTES
-        if has_bytes and offset + size > file_size:
+        if kind in _WITHOUT_BYTES:
+            in_memory += size
+        elif offset + size > file_size:
             raise ObjectFileError(
                 f"cut short: section {index} ends at byte {offset + size}, the file at {file_size}",
                 offset=offset,
             )
-        total[has_bytes] += size
-    if total[True] > file_size:
-        raise ObjectFileError("sections overlap: together they are larger than the file")
-    if total[False] > MAX_SIZE_BYTES:
-        raise ObjectFileError(f"sections without bytes take {total[False]} bytes of memory")
+    check_limit(in_memory, MAX_MEMORY_BYTES, "bytes of memory for sections without bytes")
+
+
+def _check_overlaps(headers: Sequence[SectionHeader], table_offset: int) -> None:
+    """Check that no byte belongs to two sections, or to a section and the headers."""
+    places = [(0, _HEADER.size, "the ELF header")]
+    places.append((table_offset, len(headers) * _SECTION.size, "the section headers"))
+    places += [
+        (header[4], header[5], f"section {index}")
+        for index, header in enumerate(headers)
+        if header[1] not in _WITHOUT_BYTES and header[5]
+    ]
+    places.sort()
+    for (start, size, one), (following, _, other) in pairwise(places):
+        if start + size > following:
+            raise ObjectFileError(f"{one} and {other} overlap", offset=following)

@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from bpfpin.insn import INSN_SIZE
 from bpfpin.objfile.elf import Elf, Section, Symbol, SymbolType
+from bpfpin.objfile.limits import MAX_FUNCTIONS, check_limit
 
 TEXT = ".text"  # where compilers put functions that name no section
 
@@ -59,6 +60,7 @@ def _symbols(elf: Elf, section: Section) -> list[Symbol]:
 
 def _places(elf: Elf) -> Iterator[Place]:
     symbols = [symbol for section in _code_sections(elf) for symbol in _symbols(elf, section)]
+    check_limit(len(symbols), MAX_FUNCTIONS, "functions")
     counts = Counter(symbol.name for symbol in symbols)
     taken: set[str] = set()
     for symbol, following in zip_longest(symbols, symbols[1:]):

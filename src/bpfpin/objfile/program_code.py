@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -11,10 +11,12 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.ext import BtfExt
 from bpfpin.btf.types import Function
 from bpfpin.errors import ObjectFileError
-from bpfpin.insn import INSN_SIZE, decode
+from bpfpin.externs import ExternSpec
+from bpfpin.insn import INSN_SIZE, Code
 from bpfpin.objfile.elf import Elf
 from bpfpin.objfile.functions import Functions, Place
-from bpfpin.objfile.references import Resolver
+from bpfpin.objfile.limits import MAX_INSTRUCTIONS, MAX_LINKED_INSTRUCTIONS, check_limit
+from bpfpin.objfile.references import NO_EXTERNS, Resolver
 from bpfpin.spec import CoreRelocation, FunctionSpec, LineInfo, MapSpec, ReferenceKind
 from bpfpin.uapi import CoreRelocationKind
 
@@ -44,14 +46,18 @@ class CodeReader:
         *,
         btf: Btf | None,
         ext: BtfExt,
+        externs: Mapping[str, ExternSpec] = NO_EXTERNS,
     ) -> None:
         self._elf = elf
         self._functions = functions
         self._btf = btf
         self._ext = ext
-        self._resolver = Resolver(elf, functions, maps)
+        self._resolver = Resolver(elf, functions, maps, externs)
         self._debug: dict[str, _Debug] = {}
         self._read: dict[str, FunctionSpec] = {}
+        self._callees: dict[str, list[str]] = {}
+        self._instructions = 0
+        self._linked = 0
 
     def reachable(self, name: str) -> tuple[FunctionSpec, ...]:
         """Return the function and all that it calls or takes the address of, itself first."""
@@ -62,13 +68,14 @@ class CodeReader:
             if next_name in found:
                 continue
             found[next_name] = self._function(next_name)
+            self._count_linked(found[next_name])
             if len(found) > MAX_FUNCTIONS:
                 raise self._elf.error(
                     f"the program has more functions than the {MAX_FUNCTIONS} that Linux takes",
                     section=self._functions[name].section,
                     symbol=name,
                 )
-            waiting += reversed(callees(found[next_name]))
+            waiting += reversed(self._callees_of(next_name))
         return tuple(found.values())
 
     def called_by(self, names: Iterable[str]) -> set[str]:
@@ -76,10 +83,22 @@ class CodeReader:
         called: set[str] = set()
         waiting = [*names][::-1]
         while waiting:
-            found = callees(self._function(waiting.pop()))
-            waiting += [name for name in dict.fromkeys(found) if name not in called]
+            found = self._callees_of(waiting.pop())
+            waiting += [name for name in found if name not in called]
             called.update(found)
         return called
+
+    def _callees_of(self, name: str) -> list[str]:
+        """Return the functions that this one calls or takes the address of, each once."""
+        if name not in self._callees:
+            self._callees[name] = list(dict.fromkeys(callees(self._function(name))))
+        return self._callees[name]
+
+    def _count_linked(self, function: FunctionSpec) -> None:
+        """Count what each program copies: many programs may share one huge function."""
+        self._linked += len(function.instructions)
+        limit = MAX_LINKED_INSTRUCTIONS
+        check_limit(self._linked, limit, "instructions in all programs", symbol=function.name)
 
     def _function(self, name: str) -> FunctionSpec:
         if name not in self._read:
@@ -87,7 +106,11 @@ class CodeReader:
         return self._read[name]
 
     def _spec(self, place: Place) -> FunctionSpec:
-        instructions = decode(place.code)
+        self._instructions += (place.end - place.start) // INSN_SIZE
+        check_limit(
+            self._instructions, MAX_INSTRUCTIONS, "instructions", section=place.section.name
+        )
+        instructions = Code(place.code)
         debug = self._debug_of(place.section.name)
         return FunctionSpec(
             place.name,

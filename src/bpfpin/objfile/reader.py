@@ -13,9 +13,12 @@ from bpfpin.btf.check import check
 from bpfpin.btf.ext import BtfExt, parse_ext
 from bpfpin.btf.sanitize import for_kernel
 from bpfpin.errors import ObjectFileError, ObjectNotFoundError, PermissionDeniedError
+from bpfpin.externs import KCONFIG, ExternSpec
 from bpfpin.objfile import shipped
-from bpfpin.objfile.elf import MAX_SIZE_BYTES, SHF_ALLOC, Elf, SymbolType
+from bpfpin.objfile.elf import SHF_ALLOC, Elf, SymbolType
+from bpfpin.objfile.externs import config_map, config_size, config_variables, read_externs
 from bpfpin.objfile.functions import Functions
+from bpfpin.objfile.limits import MAX_BTF_BYTES, MAX_FILE_BYTES, check_limit
 from bpfpin.objfile.maps import read_maps
 from bpfpin.objfile.program_code import CodeReader
 from bpfpin.objfile.programs import ProgramReader
@@ -69,10 +72,15 @@ def read_btf(path: str | Path) -> Btf:
 
 
 def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | None) -> ObjectSpec:
-    btf = _btf(elf)
-    maps = read_maps(elf, btf)
+    compiled = _btf(elf)
+    externs = read_externs(elf, compiled)
+    btf = _for_kernel(elf, compiled, externs)
+    maps = [
+        *read_maps(elf, btf),
+        *config_map(externs.values(), btf, section_index=len(elf.sections)),
+    ]
     functions = Functions(elf)
-    code = CodeReader(elf, functions, maps, btf=btf, ext=_ext(elf, btf))
+    code = CodeReader(elf, functions, maps, btf=btf, ext=_ext(elf, btf), externs=externs)
     license_text = _license(elf)
     reader = ProgramReader(elf, functions, code, program_types)
     found = reader.read(license_text, _version(elf))
@@ -85,6 +93,7 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
         path=elf.path,
         sha256=hashlib.sha256(data).hexdigest(),
         notes=reader.notes(programs),
+        externs=externs,
     )
 
 
@@ -97,7 +106,7 @@ def _file(source: str | Path) -> Path:
 def _bytes_of(path: Path) -> bytes:
     try:
         with path.open("rb", buffering=0) as file:
-            return _read_at_most(file, MAX_SIZE_BYTES + 1)  # one more tells that it is too large
+            return _read_at_most(file, MAX_FILE_BYTES + 1)  # one more tells that it is too large
     except FileNotFoundError:
         raise ObjectNotFoundError("no such file", path=str(path)) from None
     except PermissionError as error:
@@ -121,10 +130,23 @@ def _btf(elf: Elf) -> Btf | None:
     section = elf.section(".BTF")
     if section is None:
         return None
+    check_limit(section.size, MAX_BTF_BYTES, "bytes of BTF", section=section.name)
     btf = Btf.parse(section.data)
     check(btf)
+    return btf
+
+
+def _for_kernel(elf: Elf, btf: Btf | None, externs: Mapping[str, ExternSpec]) -> Btf | None:
+    if btf is None:
+        return None
+    given = config_variables(btf, externs)
+    offsets = {each.name: each.offset for each in given.values()}
+    config = {KCONFIG: (config_size(given.values()), offsets)} if given else {}
     return for_kernel(
-        btf, data_sections=_data_sections(elf), static_functions=_hidden_functions(elf)
+        btf,
+        data_sections={**_data_sections(elf), **config},
+        static_functions=_hidden_functions(elf),
+        defined=given.keys(),
     )
 
 

@@ -8,27 +8,39 @@ stands in the instruction. A call within a section needs no relocation.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 from bpfpin.errors import ObjectFileError
-from bpfpin.insn import CALL, INSN_SIZE, LD_IMM64, Instruction
+from bpfpin.externs import KCONFIG, ExternKind, ExternSpec
+from bpfpin.insn import CALL, INSN_SIZE, LD_IMM64, Code, Instruction
 from bpfpin.objfile.elf import SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, Elf, Relocation, Section
 from bpfpin.objfile.functions import Functions, Place
 from bpfpin.spec import Dialect, MapSpec, Reference, ReferenceKind
 from bpfpin.uapi import PseudoCall
 
+NO_EXTERNS: Final[Mapping[str, ExternSpec]] = MappingProxyType({})
 R_BPF_64_64 = 1
 R_BPF_64_ABS64 = 2
 R_BPF_64_32 = 10
 
-_WORD = struct.Struct("<q")
+_HALVES = struct.Struct("<4xI4xi")  # the immediates of both slots
+_MAX_REGISTER = 0xF  # as the destination; above it stands the source
 _FITTING = {LD_IMM64: (R_BPF_64_64, R_BPF_64_ABS64), CALL: (R_BPF_64_32,)}
 
 
 class Resolver:
     """Turns the relocations of an object into references by name."""
 
-    def __init__(self, elf: Elf, functions: Functions, maps: Sequence[MapSpec]) -> None:
+    def __init__(
+        self,
+        elf: Elf,
+        functions: Functions,
+        maps: Sequence[MapSpec],
+        externs: Mapping[str, ExternSpec] = NO_EXTERNS,
+    ) -> None:
+        self._externs = externs
         self._elf = elf
         self._functions = functions
         self._maps = {
@@ -37,24 +49,35 @@ class Resolver:
         self._data = {spec.section_index: spec for spec in maps if spec.dialect == Dialect.DATA}
         self._relocations: dict[int, dict[int, Relocation]] = {}
 
-    def references(
-        self, place: Place, instructions: Sequence[Instruction]
-    ) -> tuple[Reference, ...]:
+    def references(self, place: Place, code: Code) -> tuple[Reference, ...]:
         """Return what the function at *place* refers to, in the order of its instructions."""
         relocations = self._relocations_of(place.section)
-        found = []
-        index = 0
-        while index < len(instructions):
-            instruction = instructions[index]
-            relocation = relocations.get(place.start + index * INSN_SIZE)
-            # Most instructions refer to nothing; this sees so at once.
-            if relocation or (instruction.src and instruction.opcode in _FITTING):
-                found.append(self._reference(place, index, instruction, relocation))
-            index += 1
-            if instruction.is_wide:
-                self._check_upper_half(place, index, instructions, relocations)
-                index += 1
+        # Most instructions refer to nothing; these two bytes of each tell so.
+        opcodes, registers = code.data[::INSN_SIZE], code.data[1::INSN_SIZE]
+        start, found = place.start, []
+        upper_half = -1
+        for index, opcode in enumerate(opcodes):
+            if index == upper_half:
+                continue
+            if opcode == LD_IMM64:
+                upper_half = index + 1
+                self._check_upper_half(place, upper_half, opcodes, relocations)
+            relocation = relocations.get(start + index * INSN_SIZE)
+            name = self._map_loaded(place, opcode, relocation) if relocation else None
+            if name is not None:
+                found.append(Reference(index, ReferenceKind.MAP, name))
+            elif relocation or (registers[index] > _MAX_REGISTER and opcode in _FITTING):
+                found.append(self._reference(place, index, code[index], relocation))
         return tuple(found)
+
+    def _map_loaded(self, place: Place, opcode: int, relocation: Relocation) -> str | None:
+        """Return the map whose address is loaded, which is usual; None: it is something else."""
+        if opcode != LD_IMM64 or relocation.type not in _FITTING[LD_IMM64]:
+            return None
+        symbol = relocation.symbol
+        address = symbol.value + _load_addend(place, relocation.offset, relocation)
+        found = self._maps.get((symbol.section_index, address))
+        return found.name if found else None
 
     def _relocations_of(self, section: Section) -> dict[int, Relocation]:
         if section.index in self._relocations:
@@ -77,11 +100,11 @@ class Resolver:
         self,
         place: Place,
         index: int,
-        instructions: Sequence[Instruction],
+        opcodes: bytes,
         relocations: dict[int, Relocation],
     ) -> None:
         offset = place.start + index * INSN_SIZE
-        if index >= len(instructions) or instructions[index].opcode:
+        if index >= len(opcodes) or opcodes[index]:
             raise self._error(place, offset, "a 64-bit load without its upper half")
         if offset in relocations:
             raise self._error(place, offset, "a relocation in the middle of an instruction")
@@ -100,6 +123,8 @@ class Resolver:
                 f"{instruction.opcode:#04x}",
                 relocation,
             )
+        if relocation.symbol.section_index == SHN_UNDEF and relocation.symbol.name in self._externs:
+            return self._extern(place, index, instruction, relocation)
         section = self._section_of(place, instruction, relocation)
         if instruction.is_call:
             address = relocation.symbol.value + _call_addend(instruction, relocation)
@@ -110,6 +135,26 @@ class Resolver:
             target = self._function(place, offset, section, address)
             return Reference(index, ReferenceKind.FUNCTION, target)
         return self._map_reference(place, index, section, address)
+
+    def _extern(
+        self, place: Place, index: int, instruction: Instruction, relocation: Relocation
+    ) -> Reference:
+        """Return what the kernel is to fill in; its configuration lies in a map of the object."""
+        extern, offset = self._externs[relocation.symbol.name], relocation.offset
+        if instruction.is_call:
+            addend = _call_addend(instruction, relocation)
+            kind, is_right = ReferenceKind.EXTERN_CALL, extern.kind is ExternKind.KFUNC
+        else:
+            addend = _load_addend(place, offset, relocation)
+            kind, is_right = ReferenceKind.EXTERN, True
+        if extern.kind is ExternKind.KCONFIG and is_right and 0 <= addend < extern.size:
+            kind, target = ReferenceKind.MAP_VALUE, KCONFIG
+            return Reference(index, kind, target, extern.offset + addend)
+        if not is_right or addend:
+            what = f"byte {addend} of " if addend else ""
+            message = f"{place.name} {'calls' if instruction.is_call else 'uses'} {what}"
+            raise self._error(place, offset, f"{message}{extern.c_source}", relocation)
+        return Reference(index, kind, extern.name)
 
     def _unrelocated(self, place: Place, index: int, instruction: Instruction) -> Reference:
         """Return the function that a call within the section goes to."""
@@ -134,10 +179,10 @@ class Resolver:
             message, hint = f"{name} is a fixed number, no address", ""
         elif instruction.is_call:
             message = f"{place.name} calls {name}, which the object does not define"
-            hint = "calls of kernel functions are not supported yet"
+            hint = "declare a function of the kernel with __ksym, and compile with -g"
         else:
             message = f"{place.name} uses {name}, which the object does not define"
-            hint = "variables of the kernel (.ksyms, .kconfig) are not supported yet"
+            hint = "declare what the kernel has with __ksym or __kconfig, and compile with -g"
         raise self._error(place, relocation.offset, message, relocation, hint=hint)
 
     def _function(self, place: Place, offset: int, section: Section, address: int) -> str:
@@ -197,6 +242,5 @@ def _load_addend(place: Place, offset: int, relocation: Relocation) -> int:
     """Return the addend; in the instruction it is split over the immediates of both slots."""
     if relocation.addend is not None:
         return relocation.addend
-    data = place.section.data
-    value: int = _WORD.unpack(data[offset + 4 : offset + 8] + data[offset + 12 : offset + 16])[0]
-    return value
+    low, high = _HALVES.unpack_from(place.section.data, offset)
+    return int(high << 32 | low)

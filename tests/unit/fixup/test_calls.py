@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from bpfpin.errors import UsageError
@@ -33,7 +35,7 @@ def program(*functions: FunctionSpec) -> ProgramSpec:
     return ProgramSpec("main", ProgramType.XDP, "xdp", functions)
 
 
-def targets_of(instructions: tuple[Instruction, ...]) -> dict[int, int]:
+def targets_of(instructions: Sequence[Instruction]) -> dict[int, int]:
     """Return where each call goes: slot of the call -> slot of the function."""
     return {
         at: at + 1 + slot.imm

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from bpfpin.btf.btf import Btf
+from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import SyscallError, VerifierError
-from bpfpin.objects import verifier
-from bpfpin.objects.verifier import Attempt, explain, refusal, source_line, telling_line
-from bpfpin.syscall.refusal import BufferTooSmallError
+from bpfpin.objects.verifier import Place, Places, printable, unknown_helper
+from bpfpin.objects.verifier.cause import Cause
+from bpfpin.objects.verifier.log import parse, telling_line
+from bpfpin.objects.verifier.report import refusal
+from bpfpin.spec import LineInfo
 
 NULL_CHECK = """\
 0: R1=ctx() R10=fp0
@@ -40,6 +44,35 @@ old state: R1=scalar(smin=0,smax=umax=0xffffffff) R10=fp0 fp-8=mmmm????
 processed 17 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 0
 """
 
+# Made up after the form that Linux 7.3 writes (kernel/bpf/diagnostics.c): none was at hand.
+REPORT = """\
+; *count += 1; @ count.bpf.c:13
+7: (79) r1 = *(u64 *)(r0 +0)
+R0 invalid mem access 'map_value_or_null'
+
+Verification failed: Register Type Safety: Invalid dereference
+
+Reason:
+  R0 may be NULL here (a nullable map value pointer). The program could
+  dereference NULL on this path.
+
+At:
+  count @ count.bpf.c:13:5
+  Source context:
+        12 | __u64 *count = bpf_map_lookup_elem(&counts, &key);
+    >>> 13 | *count += 1;
+           | ^-- error: invalid dereference
+  Instruction context:
+        6 | (85) call bpf_map_lookup_elem#1
+    >>> 7 | (79) r1 = *(u64 *)(r0 +0)
+
+Suggestion:
+  Compare the pointer with NULL before
+  it is used.
+
+processed 7 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
+"""
+
 BLOCK = """\
 7: (79) r1 = *(u64 *)(r0 +0)
 R0 invalid mem access 'map_value_or_null'
@@ -50,7 +83,22 @@ Suggestion: compare it with NULL first
 processed 7 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
 """
 
-BLOCK_ON_LINES = BLOCK.replace("Reason: R0", "Reason:\n  R0")
+WITHOUT_SOURCE = REPORT.replace("count @ count.bpf.c:13:5", "insn 7").replace(
+    "; *count += 1; @ count.bpf.c:13\n", ""
+)
+
+OLD_CALL = """\
+from 3 to 5: R1_w=inv5 R6=ctx(id=0,off=0,imm=0) R10=fp0
+5: (85) call pc+2
+caller:
+ R6=ctx(id=0,off=0,imm=0) R10=fp0
+callee:
+ frame1: R1_w=inv(id=0,umax_value=255,var_off=(0x0; 0xff)) R10=fp0
+; return at[1];
+8: (71) r0 = *(u8 *)(r1 +1)
+R1 invalid mem access 'inv'
+processed 9 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
+"""
 
 
 @pytest.mark.parametrize(
@@ -64,7 +112,11 @@ BLOCK_ON_LINES = BLOCK.replace("Reason: R0", "Reason:\n  R0")
         ),
         (LOOP, "infinite loop detected at insn 2"),
         (BLOCK, "R0 may be NULL here"),
-        (BLOCK_ON_LINES, "R0 may be NULL here"),
+        (
+            REPORT,
+            "R0 may be NULL here (a nullable map value pointer). The program could dereference NULL"
+            " on this path.",
+        ),
         ("unreachable insn 3\nprocessed 0 insns (limit 1000000)\n", "unreachable insn 3"),
         ("", ""),
     ],
@@ -73,69 +125,151 @@ def test_the_telling_line_gives_the_reason(log: str, line: str) -> None:
     assert telling_line(log) == line
 
 
+def refused(log: str, places: Places | None = None) -> VerifierError:
+    first = SyscallError("refused", errno=22)
+    return refusal(first, log, program="count", path="count.bpf.o", places=places or Places())
+
+
 @pytest.mark.parametrize(
-    ("log", "line"),
+    ("log", "file", "line", "source"),
     [
-        (NULL_CHECK, "*count += 1; @ count.bpf.c:13"),
-        (PACKET, "return data[20];"),
-        (LOOP, ""),
-        ("", ""),
+        (NULL_CHECK, "count.bpf.c", 13, "*count += 1;"),
+        (PACKET, "", 0, "return data[20];"),
+        (LOOP, "", 0, ""),
+        (REPORT, "count.bpf.c", 13, "*count += 1;"),
+        (BLOCK, "count.bpf.c", 13, ""),
+        (WITHOUT_SOURCE, "", 0, ""),
+        ("", "", 0, ""),
     ],
 )
-def test_the_source_line_is_the_last_one_with_text(log: str, line: str) -> None:
-    assert source_line(log) == line
+def test_the_line_of_c_is_the_last_one_with_text(
+    log: str, file: str, line: int, source: str
+) -> None:
+    error = refused(log)
+
+    assert (error.file, error.line, error.source) == (file, line, source)
 
 
-def test_an_error_ends_with_the_source_line_and_the_telling_line() -> None:
-    first = SyscallError("refused", errno=22)
-    error = refusal(first, NULL_CHECK, program="count", path="count.bpf.o")
+def test_an_error_shows_the_line_the_instructions_the_registers_and_the_reason() -> None:
+    error = refused(NULL_CHECK)
 
-    assert isinstance(error, VerifierError)
     assert error.log == NULL_CHECK
-    assert error.errno == 22
+    assert (error.errno, error.cause) == (22, Cause.NULL_CHECK)
     assert str(error).splitlines() == [
         "the verifier refused program 'count' of count.bpf.o"
         " (BPF_PROG_LOAD: EINVAL, Invalid argument)",
-        "  *count += 1; @ count.bpf.c:13",
+        "  count.bpf.c:13: *count += 1;",
+        "    4: (18) r1 = 0xffff8881043c2c00",
+        "    6: (85) call bpf_map_lookup_elem#1",
+        "    7: (79) r1 = *(u64 *)(r0 +0)",
+        "  R0 = map_value_or_null(id=1,map=counts,ks=4,vs=8)",
         "  R0 invalid mem access 'map_value_or_null'",
     ]
 
 
-class Kernel:
-    """Answers as BPF_PROG_LOAD does with a log of a given length."""
+@pytest.mark.parametrize(
+    ("log", "hint"),
+    [
+        (REPORT, "Compare the pointer with NULL before it is used."),
+        (BLOCK, "compare it with NULL first"),
+    ],
+)
+def test_the_kernels_own_suggestion_goes_before_ours(log: str, hint: str) -> None:
+    error = refused(log)
 
-    def __init__(self, length: int, *, is_telling_size: bool) -> None:
-        self.log = "x" * (length - 1)
-        self.is_telling_size = is_telling_size
-        self.asked: list[int] = []
-
-    def attempt(self, size: int) -> Attempt:
-        """Refuse, with as much of the log as fits."""
-        self.asked.append(size)
-        kind = SyscallError if len(self.log) < size else BufferTooSmallError
-        true_size = len(self.log) + 1 if self.is_telling_size else 0
-        return Attempt(None, kind("refused"), self.log[: size - 1], true_size)
+    assert (error.cause, error.hint) == (Cause.NULL_CHECK, hint)
 
 
-def test_the_buffer_grows_at_once_where_the_kernel_tells_the_size() -> None:
-    kernel = Kernel(1_000_000, is_telling_size=True)
-    made = explain(kernel.attempt)
-
-    assert made.log == kernel.log
-    assert kernel.asked == [verifier.LOG_SIZE, 1_000_000]
-
-
-def test_the_buffer_is_doubled_where_the_kernel_does_not_tell_the_size() -> None:
-    kernel = Kernel(200_000, is_telling_size=False)
-    made = explain(kernel.attempt)
-
-    assert made.log == kernel.log
-    assert kernel.asked == [64 << 10, 128 << 10, 256 << 10]
+def test_registers_are_those_of_the_function_that_was_refused() -> None:
+    assert parse(OLD_CALL).registers == {
+        "R1": "inv(id=0,umax_value=255,var_off=(0x0; 0xff))",
+        "R10": "fp0",
+    }
 
 
-def test_the_buffer_stops_growing_at_the_limit() -> None:
-    kernel = Kernel(100 << 20, is_telling_size=True)
-    made = explain(kernel.attempt)
+def test_a_call_leaves_nothing_in_the_registers_of_its_arguments() -> None:
+    assert "R1" not in parse(NULL_CHECK).registers
 
-    assert kernel.asked == [verifier.LOG_SIZE, verifier.LOG_LIMIT]
-    assert len(made.log) == verifier.LOG_LIMIT - 1
+
+def test_the_loop_that_never_ends_is_told_by_the_jump_back() -> None:
+    found = parse(LOOP)
+
+    assert str(found.steps[-1]) == "6: (55) if r1 != 0x7 goto pc-5"
+    assert refused(LOOP).cause == Cause.LOOP
+
+
+def lines_of_c() -> Places:
+    """Return a program of two lines of C, and code that the compiler made in between."""
+    strings = BtfBuilder()
+    file, first, second = map(strings.add_string, ("a.bpf.c", "\tint a;", "\treturn \x1b[2J;"))
+    numbers = [(0, first, 4), (3, first, 0), (5, second, 9)]
+    lines = [LineInfo(index, file, text, line << 10 | 2) for index, text, line in numbers]
+    return Places(lines, Btf.parse(strings.build()))
+
+
+@pytest.mark.parametrize(
+    ("index", "place"),
+    [
+        (0, Place("a.bpf.c", 4, "int a;")),
+        (4, Place("a.bpf.c", 4, "int a;")),
+        (70, Place("a.bpf.c", 9, r"return \x1b[2J;")),
+    ],
+)
+def test_the_object_knows_the_line_of_an_instruction(index: int, place: Place) -> None:
+    assert lines_of_c().at(index) == place
+
+
+def test_the_objects_line_stands_in_where_the_log_has_none() -> None:
+    error = refused("unreachable insn 6\nprocessed 0 insns (limit 1000000)\n", lines_of_c())
+
+    assert (error.file, error.line, error.cause) == ("a.bpf.c", 9, Cause.UNREACHABLE)
+
+
+def test_lines_that_the_objects_types_do_not_have_are_empty() -> None:
+    place = Places([LineInfo(0, 5000, 1 << 31, 7 << 10)], Btf.parse(BtfBuilder().build())).at(0)
+
+    assert place == Place("", 7, "")
+
+
+HOSTILE = [
+    "x" * (20 << 20),
+    "\n" * (1 << 20),
+    "7: (79) " + "(" * 100_000,
+    "R1=(" * 100_000,
+    "Reason:\n" * 100_000,
+    "0: R1=ctx() " + "R0=" * 100_000,
+    "; " + " @ a:1" * 100_000,
+    "; a @ b:" + "9" * 100_000,
+    "9" * 100_000 + ": (79) r1",
+    "At:\n  " + "a @ " * 50_000 + ":" + "9" * 5000,
+]
+
+
+@pytest.mark.parametrize("log", HOSTILE, ids=range(len(HOSTILE)))
+def test_any_text_is_read_without_failing_and_the_message_stays_short(log: str) -> None:
+    error = refused(log)
+
+    assert len(str(error)) < 8000
+    assert error.log == log
+
+
+def test_what_steers_a_terminal_is_written_out() -> None:
+    log = b"; \x1b[31m\xff\xe2\x80\xae\r\ttext\n\xc3\xa9"
+
+    assert printable(log) == "; \\x1b[31m\\xff\\u202e\\r\ttext\n\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("log", "number"),
+    [
+        (
+            "5: (85) call unknown#195896081\ninvalid func unknown#195896081\nprocessed 6 insns",
+            195896081,
+        ),
+        ("invalid func unknown#500", 500),
+        ("R1 invalid mem access", None),
+        ('; printk("invalid func unknown#1 here")', None),
+    ],
+)
+def test_a_helper_that_does_not_exist_is_told_by_its_number(log: str, number: int | None) -> None:
+    assert unknown_helper(log) == number

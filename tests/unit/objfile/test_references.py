@@ -205,7 +205,7 @@ def test_a_call_of_a_kernel_function_names_it_and_the_section() -> None:
 
     assert (caught.value.symbol, caught.value.section) == ("bpf_obj_new", "xdp")
     assert caught.value.offset == 0
-    assert "not supported yet" in caught.value.hint
+    assert "__ksym" in caught.value.hint
 
 
 def test_a_variable_of_the_kernel_is_refused_by_name() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bpfpin.btf.btf import Btf
-from bpfpin.objfile.dialects import btf_defined, data, iproute2, legacy, struct_form
+from bpfpin.objfile.dialects import btf_defined, data, iproute2, legacy, struct_form, struct_ops
 from bpfpin.objfile.dialects.struct_form import Definition
 from bpfpin.objfile.elf import Elf, Section, SectionType
 from bpfpin.spec import Dialect, MapSpec
@@ -29,6 +29,8 @@ _HELD = (SectionType.PROGBITS, SectionType.NOBITS)
 def reader_for(elf: Elf, section: Section, btf: Btf | None) -> MapReader | None:
     """Return what reads the maps of *section*, None if it defines no maps."""
     name = section.name
+    if name.removeprefix("?") in struct_ops.SECTIONS:
+        return struct_ops.read_maps
     reader = data.read_maps if name.startswith(_DATA_PREFIXES) else READERS.get(name)
     if (reader is None and name != "maps") or section.type not in _HELD or section.is_code:
         return None

@@ -12,7 +12,18 @@ import dataclasses
 from dataclasses import dataclass
 
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.types import Array, DataSection, Enum, Linkage, Member, Pointer, Struct, Variable
+from bpfpin.btf.types import (
+    Array,
+    DataSection,
+    Enum,
+    Forward,
+    Linkage,
+    Member,
+    Pointer,
+    Struct,
+    Union,
+    Variable,
+)
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects.map_slots import initial_slots
 from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_symbols, map_type
@@ -144,7 +155,19 @@ def _type(place: _Place, member: Member) -> TypeRef:
     kind = place.btf[place.btf.strip(member.type_id)]
     if not isinstance(kind, Pointer):
         raise place.error(f"{member.name} is {_word(kind)}; write __type({member.name}, T)")
-    return place.btf.ref(kind.type_id)
+    return place.btf.ref(_defined(place.btf, kind.type_id))
+
+
+def _defined(btf: Btf, type_id: int) -> int:
+    """Return the structure of that name for one that is only declared at *type_id*.
+
+    Linkers and clang leave a declaration beside the definition.
+    """
+    kind = btf[btf.strip(type_id)]
+    if not isinstance(kind, Forward):
+        return type_id
+    found = btf.find(kind.name, Union if kind.is_union else Struct)
+    return type_id if found is None else found
 
 
 def _size(place: _Place, what: str, ref: TypeRef | None, given: int | None) -> int:

@@ -16,6 +16,8 @@ from bpfpin.objfile.elf import Elf, Section, SymbolType
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 
+_OVERLAPS = 4  # aliases lie over one another; each variable has a copy of its bytes
+
 
 def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     """Return the one map that holds *section*; none for an empty one."""
@@ -51,7 +53,11 @@ def _value(section: Section, btf: Btf | None) -> TypeRef | None:
 
 def _variables(elf: Elf, section: Section, value: TypeRef | None) -> Iterator[VariableSpec]:
     found = _by_type(section, value) if value else _by_symbol(elf, section)
+    room = _OVERLAPS * section.size
     for variable in found:
+        room -= variable.size
+        if room < 0:
+            raise elf.error("the variables overlap too much", section=section, symbol=variable.name)
         if variable.end > section.size:
             raise elf.error(
                 f"the variable ends at byte {variable.end}, its section at {section.size}",

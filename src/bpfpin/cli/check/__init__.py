@@ -1,0 +1,1 @@
+"""`bpfpin check`: read and verify objects, attach and pin nothing."""

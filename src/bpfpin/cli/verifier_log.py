@@ -1,0 +1,61 @@
+"""Where the verifier's whole log goes: to the file of `--log-file`, and with `-v` to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from bpfpin.cli.output import Output
+from bpfpin.errors import VerifierError
+
+HOW = "the verifier's whole log: --log-file FILE, or -v"
+
+log_file_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--log-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the verifier's whole log there.",
+)
+
+
+@contextlib.contextmanager
+def told(out: Output, file: Path | None) -> Iterator[None]:
+    """Hand on a refusal of the verifier with its log written, and with a word of where it is."""
+    try:
+        yield
+    except VerifierError as error:
+        keep([(error.target, error)], out, file)
+        raise
+
+
+def keep(
+    refusals: Sequence[tuple[str, VerifierError]],
+    out: Output,
+    file: Path | None,
+    *,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write the logs of *refusals*, by what was refused, and tell each where its log is.
+
+    *others* are the logs of accepted programs, which go to the file only.
+    """
+    logs = {**others, **{name: error.log for name, error in refusals}}
+    where = _written(logs, file) if file and logs else "" if out.is_verbose else HOW
+    for name, error in refusals:
+        out.detail(f"the verifier on {name}:\n{error.log.rstrip()}")
+        error.hint = "\n      ".join(filter(None, [error.hint, where]))
+
+
+def _written(logs: Mapping[str, str], file: Path) -> str:
+    """Write the file and say so; one that cannot be written must not hide the refusal."""
+    parts = [f"# {name}\n{log.rstrip()}\n" for name, log in logs.items()]
+    try:
+        file.write_text("\n".join(parts), encoding="utf-8")
+    except OSError as error:
+        return f"the verifier's log could not be written to {file}: {error.strerror}"
+    return f"the verifier's whole log is in {file}"

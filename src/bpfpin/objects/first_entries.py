@@ -1,0 +1,52 @@
+"""The entries that an object file gives to its maps: maps, programs, tables of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bpfpin.objects import compat, struct_ops
+from bpfpin.objects.map import Map
+from bpfpin.objects.program import Program
+from bpfpin.spec import MapSpec
+from bpfpin.syscall import bpf
+from bpfpin.uapi import MapFlag, MapType
+
+FIRST_KEY = bytes(4)
+
+
+def fill_maps_of_maps(specs: Iterable[MapSpec], maps: Mapping[str, Map]) -> None:
+    """Put the inner maps that *specs* name into their maps."""
+    _fill([each for each in specs if each.type in compat.MAPS_OF_MAPS], maps, maps)
+
+
+def fill_program_arrays(
+    specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
+) -> None:
+    """Put the programs that *specs* name into their arrays."""
+    _fill([each for each in specs if each.type == MapType.PROG_ARRAY], maps, programs)
+
+
+def fill_tables(
+    specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
+) -> None:
+    """Write the tables of struct_ops that are attached by a link; writing registers the others.
+
+    A table of which a program was not chosen is left empty.
+    """
+    descriptors = {name: program.fd for name, program in programs.items()}
+    for spec in specs:
+        is_whole = all(name in programs for _, name in spec.initial)
+        if spec.type is MapType.STRUCT_OPS and spec.map_flags & MapFlag.LINK and is_whole:
+            value = struct_ops.value_of(spec, descriptors)
+            bpf.map_update_elem(maps[spec.name].fd, FIRST_KEY, value, target=f"map {spec.name}")
+
+
+def _fill(
+    specs: Iterable[MapSpec], maps: Mapping[str, Map], values: Mapping[str, Map | Program]
+) -> None:
+    for spec in specs:
+        for index, name in spec.initial:
+            if name not in values:
+                continue  # a program that was not chosen leaves its slot empty
+            key, value = index.to_bytes(4, "little"), values[name].fd.to_bytes(4, "little")
+            bpf.map_update_elem(maps[spec.name].fd, key, value, target=f"map {spec.name}")

@@ -1,0 +1,45 @@
+"""The commonest causes of refusals, by name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """What is wrong with a program; `UNKNOWN` is "": no row of the table fits."""
+
+    UNKNOWN = ""
+    NULL_CHECK = "null-check"
+    PACKET_BOUNDS = "packet-bounds"
+    VALUE_BOUNDS = "value-bounds"
+    STACK_SIZE = "stack-size"
+    STACK_BOUNDS = "stack-bounds"
+    UNINITIALISED_STACK = "uninitialised-stack"
+    UNINITIALISED_REGISTER = "uninitialised-register"
+    RETURN_VALUE = "return-value"
+    LOOP = "loop"
+    COMPLEXITY = "complexity"
+    ALIGNMENT = "alignment"
+    HELPER_NOT_ALLOWED = "helper-not-allowed"
+    HELPER_MISSING = "helper-missing"
+    CORE_RELOCATION = "core-relocation"
+    WEAK_SYMBOL = "weak-symbol"
+    LICENSE = "license"
+    LEAKED_REFERENCE = "leaked-reference"
+    MISSING_BTF = "missing-btf"
+    UNREACHABLE = "unreachable"
+    NO_EXIT = "no-exit"
+    SCALAR_POINTER = "scalar-pointer"
+    POINTER_ARITHMETIC = "pointer-arithmetic"
+    MODIFIED_POINTER = "modified-pointer"
+    READ_ONLY = "read-only"
+    UNBOUNDED_OFFSET = "unbounded-offset"
+    NOT_CONSTANT = "not-constant"
+    CONTEXT_FIELD = "context-field"
+    ARGUMENT_TYPE = "argument-type"
+    MAP_KIND = "map-kind"
+    CALL_DEPTH = "call-depth"
+    SLEEPABLE = "sleepable"
+    SPIN_LOCK = "spin-lock"
+    TRUSTED_POINTER = "trusted-pointer"
+    ATTACH_TARGET = "attach-target"

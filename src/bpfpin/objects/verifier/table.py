@@ -1,0 +1,244 @@
+"""The table of causes: what kernels of all ages write, and what to do about it.
+
+The first row that fits counts, so that the narrow ones stand before the wide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from bpfpin.objects.verifier.cause import Cause
+from bpfpin.objects.verifier.helpers import name_of_helper, release_of_helper
+
+Say = Callable[[re.Match[str]], str]
+
+
+def _missing_helper(found: re.Match[str]) -> str:
+    number = int(found["number"])
+    name, release = name_of_helper(number), release_of_helper(number)
+    since = f", which came with Linux {release}" if release else ""
+    return f"this kernel has no helper {number} ({name}{since}): use another, or a newer kernel"
+
+
+_LOOP_HINT = (
+    "let it end after a number of rounds that the verifier can see: a constant bound, bpf_loop() or"
+    " bpf_for()"
+)
+_COMPLEXITY_HINT = (
+    "split it: functions that are not inlined (static __noinline, or global ones, which are"
+    " verified once), bpf_loop(), tail calls; fewer branches inside of loops"
+)
+_BOUND_HINT = (
+    "bound it right before it is used, from both ends: an unsigned type, if (n > MAX) return …, or"
+    " n &= MAX - 1 with a power of two"
+)
+_STACK_HINT = "a program and what it calls have 512 bytes of stack: put large data into a map"
+_LOCK_HINT = (
+    "between bpf_spin_lock and bpf_spin_unlock there are no calls, and every way out unlocks;"
+    " the lock lies in a map value, in a member that BTF describes"
+)
+
+_ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
+    (
+        Cause.CORE_RELOCATION,
+        r"invalid func unknown#(?:195[89]\d{5}|19[6-9]\d{6})\b",
+        "guard it in C: if (bpf_core_field_exists(…)), or bpf_core_type_exists, …",
+    ),
+    (
+        Cause.WEAK_SYMBOL,
+        r"invalid func unknown#20\d{8}\b|pseudo btf_id \d+"
+        r"|calls? (?:to )?(?:an )?(?:invalid|unresolved) kfunc"
+        r"|failed to find (?:kernel )?BTF.* kfunc|invalid kernel function call",
+        "a weak symbol or kfunc that this kernel lacks was reached: guard it with"
+        " if (bpf_ksym_exists(NAME))",
+    ),
+    (Cause.HELPER_MISSING, r"invalid func \w+#(?P<number>\d{1,10})", _missing_helper),
+    (
+        Cause.LICENSE,
+        r"(?:GPL.(?:restricted|only)|kernel) function from (?:non-GPL|proprietary)",
+        'the license decides: char _license[] SEC("license") = "GPL"; if that is its license',
+    ),
+    (
+        Cause.SLEEPABLE,
+        r"might sleep|may sleep|is sleepable within|must be sleepable|sleepable kfunc"
+        r"|not sleepable|cannot be sleepable|programs can only be sleepable|non-sleepable"
+        r"|in sleepable prog",
+        "what sleeps is for sleepable programs only (section names with .s, as lsm.s/NAME,"
+        " fentry.s/NAME, iter.s/NAME), outside of locks and RCU",
+    ),
+    (
+        Cause.SPIN_LOCK,
+        r"while holding a lock|bpf_spin_(?:un)?lock|spin_lock-ed region|res_spin_lock",
+        _LOCK_HINT,
+    ),
+    (
+        Cause.HELPER_NOT_ALLOWED,
+        r"program of this type cannot use helper (?P<helper>\w+)|unknown func (?P<old>\w+)#"
+        r"|(?:kernel|helper) (?:function|call) .*not allowed",
+        "programs of this type may not call {helper}{old}: do it in a program of another type, or"
+        " use another helper (bpftool feature probe lists them by type)",
+    ),
+    (
+        Cause.LEAKED_REFERENCE,
+        r"Unreleased reference id=\d+ alloc_insn=(?P<insn>\d{1,10})",
+        "what {place} took is to be given back on every way to the end: bpf_ringbuf_submit or"
+        " _discard, bpf_sk_release, bpf_task_release, bpf_obj_drop …",
+    ),
+    (
+        Cause.LEAKED_REFERENCE,
+        r"reference leak|[Uu]nreleased",
+        "give back what was taken on every way to the end: bpf_ringbuf_submit or _discard,"
+        " bpf_sk_release, bpf_task_release, bpf_obj_drop …",
+    ),
+    (
+        Cause.MISSING_BTF,
+        r"missing btf func_info|func_info|has no BTF|no BTF found|without BTF|Invalid BTF"
+        r"|lacks? BTF|(?:missing|need|requires?) (?:kernel )?(?:btf|BTF)\b|must have BTF",
+        "compile it with -g (and link with bpftool gen object, which keeps BTF), so that the object"
+        " carries its types",
+    ),
+    (
+        Cause.COMPLEXITY,
+        r"program is too (?:large|complex)|sequence of \d+ jumps is too complex"
+        r"|loop is too complex|too many (?:insns|states|jumps)",
+        _COMPLEXITY_HINT,
+    ),
+    (Cause.LOOP, r"infinite loop detected|back-edge from insn|loop detected", _LOOP_HINT),
+    (
+        Cause.MAP_KIND,
+        r"cannot pass map_type \d+ into func (?P<helper>\w+)|invalid map_type|map_type \d+",
+        "{helper} takes maps of another type: see the type that the object defines the map with",
+    ),
+    (
+        Cause.CALL_DEPTH,
+        r"too many subprograms|call stack of \d+ frames|recursi(?:ve|on)|call depth|call chain",
+        "eight calls deep at most, no recursion, 256 functions: use a loop or a tail call",
+    ),
+    (Cause.UNREACHABLE, r"unreachable insn", "code that nothing jumps to is refused: remove it"),
+    (
+        Cause.NO_EXIT,
+        r"last insn is not an exit|jump out of range|jump to reserved|fall-through|fell through",
+        "every way ends in `exit` within its own function: return a value at the end; a call of a"
+        " function that never returns leaves none",
+    ),
+    (
+        Cause.STACK_SIZE,
+        r"combined stack size|stack.* off=-(?:51[3-9]|5[2-9]\d|[6-9]\d\d|\d{4,})\b"
+        r"|stack .*too large|Too large",
+        _STACK_HINT,
+    ),
+    (
+        Cause.NULL_CHECK,
+        r"(?P<register>R\d) invalid mem access '\w*_or_null|(?P<argument>R\d) type=\w*_or_null"
+        r"|[Pp]ossibly NULL|may be NULL",
+        "{register}{argument} may be NULL: compare it with NULL first, and use it only where it is"
+        " not",
+    ),
+    (
+        Cause.SCALAR_POINTER,
+        r"R\d invalid mem access '(?:scalar|inv)'",
+        "it is a number to the verifier, no pointer: memory of the kernel or of a process is read"
+        " with bpf_probe_read_kernel or _user, BPF_CORE_READ; a pointer kept in a map is one no"
+        " more",
+    ),
+    (
+        Cause.MODIFIED_POINTER,
+        r"dereference of modified|variable \w+ access var_off|negative offset \w+ ptr",
+        "the compiler added to the pointer before it was used: read the member of the untouched"
+        " pointer with a constant offset (volatile, or barrier_var() between, keeps it)",
+    ),
+    (
+        Cause.PACKET_BOUNDS,
+        r"invalid access to packet|outside of the packet",
+        "compare with data_end before reading: if (data + SIZE > data_end) return …, of the same"
+        " pointer that is read, after each change of the packet anew",
+    ),
+    (
+        Cause.ALIGNMENT,
+        r"misaligned \w+ access",
+        "read it at a multiple of its size, or byte by byte (__builtin_memcpy into a variable)",
+    ),
+    (
+        Cause.UNBOUNDED_OFFSET,
+        r"min value is negative|unbounded memory access|unbounded min value|unbounded .*offset"
+        r"|unbounded variable-offset|invalid zero-sized",
+        _BOUND_HINT,
+    ),
+    (
+        Cause.READ_ONLY,
+        r"write into map forbidden|cannot write into|read-only|rdonly|write to change key",
+        "what is const (.rodata, a map with BPF_F_RDONLY_PROG, memory of the kernel) is only read:"
+        " write to a copy",
+    ),
+    (
+        Cause.UNINITIALISED_STACK,
+        r"invalid (?:indirect )?(?:variable-offset |unbounded )?(?:indirect )?read from stack",
+        "give all bytes of it a value first, padding too: struct … x = {{}}; or __builtin_memset",
+    ),
+    (
+        Cause.STACK_BOUNDS,
+        r"invalid .*(?:stack|frame)|stack pointer|access beyond .*stack|spill",
+        "it goes past the variable on the stack: check index and size; the stack is 512 bytes",
+    ),
+    (
+        Cause.VALUE_BOUNDS,
+        r"invalid access to (?:map|memory|key)|outside of the allowed memory range",
+        "it goes past the end of the value: compare index plus size with that of the value first",
+    ),
+    (
+        Cause.NOT_CONSTANT,
+        r"(?:not|be) a (?:known )?const(?:ant)?|must be a known constant|not a compile-time const",
+        "it has to be a number the compiler knows (of bpf_ringbuf_reserve the size): reserve the"
+        " largest, or copy with bpf_ringbuf_output",
+    ),
+    (
+        Cause.CONTEXT_FIELD,
+        r"invalid bpf_context access",
+        "programs of this type may not use that field of the context in this way, by offset, size,"
+        " or for writing; some fields depend on the attach type, so check the section's name",
+    ),
+    (
+        Cause.POINTER_ARITHMETIC,
+        r"pointer (?:arithmetic|operation|comparison|subtraction|addition).*(?:prohibited|not)"
+        r"|pointer.* prohibited|math between \w+ pointer|pointer be out of bounds"
+        r"|tried to (?:add|subtract)|bitwise operator",
+        "a pointer takes only additions of bounded numbers, and only after its NULL check: compute"
+        " the offset first, as a number",
+    ),
+    (
+        Cause.RETURN_VALUE,
+        r"At program exit the register R0|At \w+ exit|register R0 has",
+        "return one of the values that programs of this type may, on every way",
+    ),
+    (
+        Cause.UNINITIALISED_REGISTER,
+        r"R0 !read_ok",
+        "a way to the end leaves without a return value: return one on each",
+    ),
+    (
+        Cause.UNINITIALISED_REGISTER,
+        r"(?P<register>R\d+) !read_ok",
+        "{register} has no value there: after a call R1 to R5 are gone; give the variable a value"
+        " on each way",
+    ),
+    (
+        Cause.TRUSTED_POINTER,
+        r"must be (?:referenced|rcu|trusted)|untrusted|trusted args|rcu pointer|arg#\d+ ",
+        "take a reference or stay under bpf_rcu_read_lock(): only pointers that surely live may be"
+        " handed on",
+    ),
+    (
+        Cause.ARGUMENT_TYPE,
+        r"R(?P<number>\d) type=(?P<there>\w+) expected=(?P<wanted>\w+)",
+        "argument {number} is to be {wanted} and is {there}: hand on the pointer of that kind",
+    ),
+    (
+        Cause.ATTACH_TARGET,
+        r"attach_btf_id|expected_attach_type|attach to (?:unsupported|invalid)"
+        r"|is not (?:a )?traceable|FENTRY/FEXIT program|not modifiable",
+        "the section's name says what it attaches to: check the kind and that this kernel has the"
+        " target",
+    ),
+)  # fmt: skip
+TABLE = tuple((cause, re.compile(pattern), hint) for cause, pattern, hint in _ROWS)

@@ -1,0 +1,99 @@
+"""Tables of functions that the kernel calls: variables in `.struct_ops` and `.struct_ops.link`.
+
+Each is a map of one entry whose value is the variable: plain members stand in its bytes, functions
+are relocations. The kernel's own structure of that name decides where they go when it is loaded. A
+`?` before the section's name makes its tables optional, as libbpf has it.
+"""
+
+from __future__ import annotations
+
+from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.types import DataSection, Struct, Variable
+from bpfpin.errors import ObjectFileError
+from bpfpin.objfile.dialects.symbols import map_symbols, section_bytes
+from bpfpin.objfile.elf import Elf, Relocation, Section, Symbol, SymbolType
+from bpfpin.spec import Dialect, MapSpec
+from bpfpin.uapi import MapFlag, MapType
+
+SECTIONS = (".struct_ops", ".struct_ops.link")
+
+_KEY_SIZE = 4
+_POINTER = 8
+
+
+def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
+    """Return the tables of *section* by offset; `ObjectFileError` names the variable."""
+    symbols = map_symbols(elf, section)
+    if symbols and btf is None:
+        raise elf.error("struct_ops without BTF", section=section, hint="compile with -g")
+    relocations = elf.relocations(section)
+    return [_map(elf, section, symbol, btf, relocations) for symbol in symbols if btf is not None]
+
+
+def _map(  # noqa: PLR0917  (what each of the variables is read from)
+    elf: Elf, section: Section, symbol: Symbol, btf: Btf, relocations: list[Relocation]
+) -> MapSpec:
+    value = _type(elf, section, symbol, btf)
+    end = symbol.value + value.size
+    if end > section.size:
+        raise elf.error("the variable is longer than its section", section=section, symbol=symbol)
+    is_link = section.name.endswith(".link")
+    return MapSpec(
+        symbol.name,
+        MapType.STRUCT_OPS,
+        key_size=_KEY_SIZE,
+        value_size=value.size,
+        max_entries=1,
+        map_flags=int(MapFlag.LINK) if is_link else 0,
+        value=value,
+        initial=tuple(
+            (each.offset - symbol.value, _function(elf, section, each))
+            for each in relocations
+            if symbol.value <= each.offset < end
+        ),
+        contents=section_bytes(elf, section)[symbol.value : end],
+        dialect=Dialect.STRUCT_OPS,
+        section=section.name,
+        section_index=section.index,
+        offset=symbol.value,
+    )
+
+
+def _type(elf: Elf, section: Section, symbol: Symbol, btf: Btf) -> TypeRef:
+    section_id = btf.find(section.name, DataSection)
+    kind = btf[section_id] if section_id is not None else None
+    for place in kind.variables if isinstance(kind, DataSection) else ():
+        variable = btf[place.type_id]
+        if isinstance(variable, Variable) and variable.name == symbol.name:
+            value = btf.ref(btf.strip(variable.type_id))
+            if isinstance(value.type, Struct):
+                return value
+    raise elf.error("no structure in the BTF", section=section, symbol=symbol)
+
+
+def _function(elf: Elf, section: Section, relocation: Relocation) -> str:
+    """Return the name of the function that a member is initialised with."""
+    symbol = relocation.symbol
+    if symbol.type == SymbolType.FUNCTION:
+        return symbol.name
+    if symbol.type == SymbolType.SECTION and symbol.section_index < len(elf.sections):
+        address = _addend(section, relocation)
+        for other in elf.symbols_in(elf.sections[symbol.section_index]):
+            if other.type == SymbolType.FUNCTION and other.value == address:
+                return other.name
+    raise _error(elf, section, relocation)
+
+
+def _addend(section: Section, relocation: Relocation) -> int:
+    if relocation.addend is not None:
+        return relocation.addend
+    return int.from_bytes(section.data[relocation.offset :][:_POINTER], "little")
+
+
+def _error(elf: Elf, section: Section, relocation: Relocation) -> ObjectFileError:
+    return elf.error(
+        "a member is initialised with an address that is no program's",
+        section=section,
+        symbol=relocation.symbol,
+        offset=relocation.offset,
+    )

@@ -1,0 +1,80 @@
+"""Tables of functions that the kernel calls: loaded in its own form, registered by a link."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bpfpin.errors import NotSupportedError, UsageError
+from bpfpin.objects.collection import load
+from bpfpin.objfile.reader import read_object
+from bpfpin.spec import ObjectSpec
+from bpfpin.syscall import bpf
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import AttachType, MapType, ProgramType
+from support.objects import COMPILERS, compiled
+
+AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+
+def read(compiler: str = "zig") -> ObjectSpec:
+    return read_object(compiled("function_tables", compiler))
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_tables_are_maps_that_name_their_programs(compiler: str) -> None:
+    spec = read(compiler)
+
+    assert {name: dict(each.initial) for name, each in spec.maps.items()} == {
+        "still": {0: "keep_threshold", 8: "keep_window", 16: "undo_nothing"},
+        "outdated": {8: "called_by_none"},
+        "dummy": {0: "answer"},
+    }
+    assert {each.type for each in spec.maps.values()} == {MapType.STRUCT_OPS}
+    assert {each.type for each in spec.programs.values()} == {ProgramType.STRUCT_OPS}
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_table_registers_an_algorithm_of_tcp_while_its_link_is_open(compiler: str) -> None:
+    with load(read(compiler)) as loaded:
+        fd = bpf.link_create(loaded.maps["still"].fd, 0, AttachType.STRUCT_OPS)
+        with Descriptor(fd):
+            there = AVAILABLE.read_text().split()
+        after = AVAILABLE.read_text().split()
+
+    assert "bpfpin_still" in there
+    assert "bpfpin_still" not in after
+
+
+def test_a_program_of_a_table_runs() -> None:
+    with load(read()) as loaded:
+        run = loaded.programs["answer"].test_run(context=bytes(8))
+
+    assert run.return_value == 42
+
+
+def test_an_optional_table_and_its_programs_are_left_out() -> None:
+    with load(read()) as loaded:
+        assert "outdated" not in loaded.maps
+        assert "called_by_none" not in loaded.programs
+
+
+def test_a_member_that_the_kernels_structure_lacks_is_named() -> None:
+    with pytest.raises(NotSupportedError, match="sets member gone, which struct tcp_congestion"):
+        load(read(), programs=["called_by_none"])
+
+
+def test_a_structure_that_the_kernel_takes_from_nobody_is_named() -> None:
+    spec = read()
+    ours = spec.btf.find("sock") if spec.btf else None
+    assert spec.btf is not None
+    assert ours is not None
+    with pytest.raises(NotSupportedError, match="lets nobody provide a struct sock"):
+        load(spec.with_map("dummy", value=spec.btf.ref(ours)))
+
+
+def test_a_program_of_no_table_is_refused() -> None:
+    spec = read().with_map("dummy", initial=())
+    with pytest.raises(UsageError, match="answer stands in no table"):
+        load(spec, programs=["answer"])
