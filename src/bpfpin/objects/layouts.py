@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.btf import Btf, TypeRef, blob
 from bpfpin.btf.check import check
 from bpfpin.btf.types import Member, Union
 from bpfpin.btf.write import BtfBuilder, subset
@@ -42,8 +42,8 @@ def encode(key: TypeRef | None, value: TypeRef | None) -> bytes:
     named = [(name, ref) for name, ref in (("key", key), ("value", value)) if ref is not None]
     if not named:
         return b""
-    blob, ids = subset([ref for _, ref in named])
-    types = Btf.parse(blob)
+    data, ids = subset([ref for _, ref in named])
+    types = Btf.parse(data)
     builder = BtfBuilder()
     for type_id in types.ids()[1:]:
         builder.add(types[type_id])
@@ -52,15 +52,19 @@ def encode(key: TypeRef | None, value: TypeRef | None) -> bytes:
     return builder.build()
 
 
-def decode(blob: bytes) -> Types:
+def decode(data: bytes) -> Types:
     """Return the key's and the value's type from a blob; `ObjectFileError` if it is damaged."""
-    if not blob:
+    if not data:
         return NO_TYPES
-    types = Btf.parse(blob)
-    check(types)
-    last = types[len(types) - 1]
-    members = last.members if isinstance(last, Union) else ()
-    found = {member.name: types.ref(member.type_id) for member in members}
+    types = Btf.parse(data)
+    last = len(types) - 1
+    # The union is ours: it may have a data section in it, of which no value of C can be.
+    check(Btf.parse(blob(types.encoded(1, last), types.strings)) if last > 0 else types)
+    union = types[last]
+    members = union.members if isinstance(union, Union) else ()
+    found = {one.name: types.ref(one.type_id) for one in members if one.type_id < last}
+    for ref in found.values():
+        _ = ref.size  # what has none is no type of a value
     return found.get("key"), found.get("value")
 
 

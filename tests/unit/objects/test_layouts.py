@@ -6,13 +6,15 @@ import base64
 
 import pytest
 
-from bpfpin.btf.btf import TypeRef
+from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.c_source import c_type
-from bpfpin.btf.types import Array
+from bpfpin.btf.types import Array, DataSection, Linkage, SectionVariable, Variable
 from bpfpin.errors import ObjectFileError
 from bpfpin.objects.layouts import decode, decode_texts, encode, parts
 from support.btf_tables import U32, blob
 from support.maps import DATAREC, KEY
+
+ONE = SectionVariable(2, 0, 4)
 
 
 def told(types: tuple[TypeRef | None, TypeRef | None]) -> list[str | None]:
@@ -27,6 +29,16 @@ def test_two_types_read_back_without_the_rest_of_their_table() -> None:
     assert told(decode(encode(None, DATAREC)))[0] is None
     assert encode(None, None) == b""
     assert decode(b"") == (None, None)
+
+
+def test_the_variables_of_a_section_read_back() -> None:
+    """A section is no type that a member of C could have."""
+    section = blob(U32, Variable("count", 1, Linkage.GLOBAL), DataSection(".data", 4, (ONE,)))
+    value = Btf.parse(section).ref(3)
+    _, read = decode(encode(None, value))
+
+    assert read is not None
+    assert (read.name, read.size) == (".data", 4)
 
 
 def test_every_cut_of_a_blob_is_refused() -> None:
