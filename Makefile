@@ -17,7 +17,7 @@ FUZZ_PYTHON = env PYTHONDONTWRITEBYTECODE=1 $(abspath $(BIN))/python
 JOBS ?= 2
 BENCHES = $(sort $(wildcard bench/*.py))
 
-.PHONY: help demo test fuzz check crash-matrix reload-proof generate generated picture bench clean
+.PHONY: help demo test fuzz check crash-matrix reload-proof migration-proof generate generated picture bench clean
 
 help:
 	@echo "make demo          the whole story on a throw-away lab (root)"
@@ -25,6 +25,7 @@ help:
 	@echo "make check         the fast half: format, lint, types, unit tests"
 	@echo "make crash-matrix  commands killed and failed at every call, in full (root, strace)"
 	@echo "make reload-proof  reloads under traffic, at once and beside readers, in full (root, gcc)"
+	@echo "make migration-proof  maps migrated under traffic, in full (root)"
 	@echo "make fuzz          200,000 damaged objects, then FUZZ_SECONDS (3600) of guided damage"
 	@echo "make bench         side-by-side measurements (root, libbpf-dev, gcc)"
 	@echo "make generate      write the generated files anew"
@@ -72,7 +73,12 @@ crash-matrix: $(DEVELOPMENT)
 
 reload-proof: $(DEVELOPMENT)
 	$(WHY_SUDO)
-	$(PROOF) --deselect tests/proof/test_crash_matrix.py tests/proof
+	$(PROOF) --deselect tests/proof/test_crash_matrix.py --deselect tests/proof/test_migration.py \
+		tests/proof
+
+migration-proof: $(DEVELOPMENT)
+	$(WHY_SUDO)
+	$(PROOF) tests/proof/test_migration.py
 
 generate: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py

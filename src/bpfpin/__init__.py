@@ -82,6 +82,8 @@ if _TYPE_CHECKING:
     from bpfpin.objects.variables import Variable
     from bpfpin.objects.walk import links, maps, programs
     from bpfpin.objfile.reader import read_object
+    from bpfpin.pins.migration.rules import Rule
+    from bpfpin.pins.migration.wishes import Migration
     from bpfpin.spec import Hook, MapSpec, ObjectSpec, ProgramSpec, XdpMode
     from bpfpin.uapi import AttachType, MapFlag, MapType, ProgramType, UpdateFlag, XdpAction
     from bpfpin.version import __version__
@@ -116,6 +118,8 @@ _HOMES = {
     "objects.events.user_ring_buffer": "UserRingBuffer",
     "objects.walk": "links maps programs",
     "objfile.reader": "read_object",
+    "pins.migration.rules": "Rule",
+    "pins.migration.wishes": "Migration",
     "spec": "Hook MapSpec ObjectSpec ProgramSpec XdpMode",
     "uapi": "AttachType MapFlag MapType ProgramType UpdateFlag XdpAction",
     "version": "__version__",
@@ -128,12 +132,12 @@ __all__ = [
     "EmptyMapError", "Follower", "Format", "Hook", "HookBusyError", "IdNotFoundError",
     "IncompatibleMapError", "InterfaceNotFoundError", "KeyExistsError", "KeyNotFoundError",
     "LimitError", "Link", "LinkInfo", "Loaded", "LockTimeoutError", "Lost", "Map", "MapFlag",
-    "MapFullError", "MapInfo", "MapSpec", "MapType", "MappedArray",
+    "MapFullError", "MapInfo", "MapSpec", "MapType", "MappedArray", "Migration",
     "NamespaceNotFoundError", "Nanoseconds", "NotBpffsError", "NotSupportedError",
     "ObjectFileError", "ObjectLimitError", "ObjectNotFoundError", "ObjectSpec", "Order",
     "PerfBuffer", "PermissionDeniedError", "PinError", "PinExistsError", "PinKindError",
     "PinNameError", "PinNotFoundError", "Program", "ProgramChangedError", "ProgramInfo",
-    "ProgramSpec", "ProgramType", "Queue", "ReadOnlyMapError", "Reload", "RingBuffer",
+    "ProgramSpec", "ProgramType", "Queue", "ReadOnlyMapError", "Reload", "RingBuffer", "Rule",
     "SyscallError", "UnsafePathError", "UpdateFlag", "UsageError", "UserRingBuffer",
     "ValueDiffersError", "Variable", "VerifierError", "WrongHookError", "XdpAction", "XdpMode",
     "__version__", "attach_cgroup", "attach_clsact", "attach_netkit", "attach_tcx",

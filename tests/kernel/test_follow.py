@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import pytest
 
+from bpfpin.apps import alarm as alarm_module
 from bpfpin.apps import follow as follow_module
 from bpfpin.apps.changes import Gone, Reload
 from bpfpin.apps.follow import Follower, beats, follow
@@ -229,7 +230,7 @@ def test_who_may_not_listen_notices_at_the_end_of_the_interval(
     def no_more_instances() -> NoReturn:
         raise SyscallError("refused", command="inotify_init1")
 
-    monkeypatch.setattr(follow_module, "Inotify", no_more_instances)
+    monkeypatch.setattr(alarm_module, "Inotify", no_more_instances)
     with follow(lab0 / "counters") as live:
         steps = beats(live, pace=Pace(SHORT_S))
         reload(lab0, maps[1], programs[1])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,13 @@ def what_is_there() -> tuple[list[str], list[str], list[str]]:
     return devices, namespaces, [*pins, *cgroups]
 
 
+@functools.cache
+def told() -> list[dict[str, Any]]:
+    """Return the scenes of a demo; one is enough for all that looks at what they say."""
+    scenes: list[dict[str, Any]] = run_cli_ok("demo", "-o", "json").json["scenes"]
+    return scenes
+
+
 def packets(scene: dict[str, dict[str, int]]) -> int:
     return scene.get("packets", {}).get("XDP_PASS", 0)
 
@@ -37,23 +46,22 @@ def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
     document = run_cli_ok("demo", "-o", "json").json
     taken_s = time.monotonic() - start
     scenes = document["scenes"]
-    told = " ".join(line for scene in scenes for line in scene["lines"])
+    lines = " ".join(line for scene in scenes for line in scene["lines"])
 
     assert (document["schema"], taken_s < LIMIT_S) == (1, True)
     assert [scene["title"].partition(" ")[0] for scene in scenes if scene["title"]] == [
         *("A", "Load", "Send", "Watch", "Another", "Switch", "And", "Reload"),
-        *("Let", "And", "See", "Clean"),
+        *("Let", "And", "See", "Give", "Clean"),
     ]
-    assert "5 sent, 5 answered; the map counted 5 XDP_PASS" in told
-    assert "5 pings sent, 0 answered: dropped" in told
+    assert "5 sent, 5 answered; the map counted 5 XDP_PASS" in lines
+    assert "5 pings sent, 0 answered: dropped" in lines
     assert max(map(packets, scenes)) > 5
     assert what_is_there() == before
 
 
 def test_the_demo_reloads_under_traffic_and_every_packet_is_counted() -> None:
-    scenes = run_cli_ok("demo", "-o", "json").json["scenes"]
-    (told,) = [scene["lines"] for scene in scenes if scene["title"].startswith("Reload")]
-    *changes, counts = told
+    (lines,) = [scene["lines"] for scene in told() if scene["title"].startswith("Reload")]
+    *changes, counts = lines
     sent, counted, by_the_old, by_the_new = map(int, re.findall(r"\d+", counts))
 
     assert [line.partition(" (")[0] for line in changes] == [
@@ -66,8 +74,7 @@ def test_the_demo_reloads_under_traffic_and_every_packet_is_counted() -> None:
 
 def test_the_demo_shares_one_map_of_xdp_tc_and_a_cgroup_and_draws_it() -> None:
     """The graph asks the kernel: what it draws as shared is one map, whatever the pins say."""
-    scenes = run_cli_ok("demo", "-o", "json").json["scenes"]
-    of_tc, of_cgroup, tree = (scene["lines"] for scene in scenes[-4:-1])
+    of_tc, of_cgroup, tree = (scene["lines"] for scene in told()[-5:-2])
     (map_id,) = {line for line in of_tc + of_cgroup if line.startswith("map ")}
     drawn = [line for line in tree if "xdp_stats_map · id" in line]
     hooks = ["· xdp ·", "· tc-egress", "· cgroup-inet-ingress ·", "· cgroup-inet-egress ·"]
@@ -79,12 +86,22 @@ def test_the_demo_shares_one_map_of_xdp_tc_and_a_cgroup_and_draws_it() -> None:
     assert all(any(hook in line for line in tree) for hook in hooks)
 
 
+def test_the_demo_gives_the_counters_one_member_more_and_no_packet_is_lost() -> None:
+    first, *members, counts = told()[-2]["lines"]
+    before, sent, counted, small = map(int, re.findall(r"\d+", counts))
+
+    assert first.endswith("values of 16 -> 24 bytes")
+    assert [line.split()[0] for line in members] == ["rx_packets", "rx_bytes", "rx_small", "exact:"]
+    assert counted == before + sent
+    assert 0 < small < sent
+
+
 def test_on_a_screen_each_scene_has_its_number_and_its_command() -> None:
     lines = run_cli_ok("demo").stdout.splitlines()
     typed = [line.split()[2] for line in lines if line.startswith("   $ bpfpin ")]
 
     assert [line[:3] for line in lines if line[:1].isdigit()] == [
-        f"{n}. "[:3] for n in range(1, 13)
+        f"{n}. "[:3] for n in range(1, 14)
     ]
     assert typed == [
         "lab",
@@ -98,6 +115,7 @@ def test_on_a_screen_each_scene_has_its_number_and_its_command() -> None:
         "load",
         "load",
         "graph",
+        "load",
         "unload",
     ]
 

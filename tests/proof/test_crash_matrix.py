@@ -130,7 +130,10 @@ def test_a_command_that_fails_at_any_call_leaves_the_old_state_or_the_new(
     told(rows, name, "failed", row)
 
 
-@pytest.mark.parametrize("name", ["load", "reload", "reload, refused", "reload, netlink", "unload"])
+@pytest.mark.parametrize(
+    "name",
+    ["load", "reload", "reload, refused", "reload, netlink", "reload, migrating", "unload"],
+)
 def test_a_command_killed_while_it_heals_is_healed_by_the_next(
     labs: Labs, rows: Table, name: str, *, is_full: bool
 ) -> None:

@@ -11,6 +11,7 @@ from enum import Enum
 from bpfpin.errors import BpfError
 from support.crash import Ending, Fault, Injection, Point, faulted, points, run_here
 from support.crash_lab import CrashLab, Generation, NetlinkLab
+from support.crash_migrating import MigratingLab
 from support.crash_several import SeveralLab
 
 NOT_FOUND = 4  # `unload` where nothing is loaded
@@ -60,6 +61,7 @@ SCENARIOS = {
         Scenario("reload", OLD, NEW, NEW, _load(NEW)),
         Scenario("reload, refused", OLD, NEW, NEW, _load(NEW), refused="BPF_LINK_UPDATE"),
         Scenario("reload, netlink", OLD, NEW, NEW, _load(NEW), lab=NetlinkLab),
+        Scenario("reload, migrating", OLD, NEW, NEW, _load(NEW), lab=MigratingLab),
         Scenario("unload", OLD, NOTHING, OLD, lambda lab: lab.unload()),
         Scenario("load, several hooks", NOTHING, NEW, NEW, _load(NEW), lab=SeveralLab),
         Scenario("reload, several hooks", OLD, NEW, NEW, _load(NEW), lab=SeveralLab),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bpfpin.pins.migration.rules import Rule
-
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Array, BtfType, Int, IntEncoding, Member, Struct
 from bpfpin.btf.write import BtfBuilder
+from bpfpin.pins.migration.rules import Rule
 
 WORDS = {
     f"{letter}{bits}": Int(

@@ -23,6 +23,7 @@ OBJECTS = {  # the functions of each, and their sections
     "tc_stats": {"tc_stats": "tc"},
     "xdp_pass": {"xdp_pass": "xdp"},
     "xdp_protocols": {"xdp_protocols": "xdp"},
+    "xdp_sizes": {"xdp_sizes": "xdp"},
     "xdp_stats": {"xdp_stats": "xdp"},
 }
 KERNEL_NAME_LENGTH = 15
@@ -75,6 +76,19 @@ def test_the_counters_have_the_definition_of_those_of_xdp_stats(name: str) -> No
     assert (mine.type, mine.key_size, mine.value_size) == (MapType.PERCPU_ARRAY, 4, 16)
     assert (mine.max_entries, mine.map_flags) == (first.max_entries, first.map_flags) == (5, 0)
     assert compare.differences(mine.value, first.value) == []
+
+
+def test_the_counters_of_xdp_sizes_are_those_of_xdp_stats_and_one_member_more() -> None:
+    """What the demo migrates."""
+    first, wider = (
+        read_object(f"builtin:{each}").maps["xdp_stats_map"] for each in ("xdp_stats", "xdp_sizes")
+    )
+    assert first.value is not None
+    assert wider.value is not None
+
+    found = compare.differences(first.value, wider.value)
+    assert (first.value_size, wider.value_size) == (16, 24)
+    assert [one[0] for one in found if one[0]] == ["rx_small"]
 
 
 @pytest.mark.parametrize("name", OBJECTS)

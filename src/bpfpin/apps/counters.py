@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bpfpin.apps.follow import Follower
 from bpfpin.btf.btf import TypeRef
@@ -61,7 +61,7 @@ class Sample:
 class Counters:
     """An open counter map; `read` is one batch call. Closing it closes the map.
 
-    With *live* it is the map that this follower holds, and `renew` is for when that is another one.
+    With *live* it is the map that this follower holds.
     """
 
     def __init__(self, map_: Map, *, path: str = "", live: Follower | None = None) -> None:
@@ -75,12 +75,6 @@ class Counters:
         """Return the counters of a name; closing them closes the follower."""
         return cls(live.map, path=str(live.path), live=live)
 
-    def renew(self) -> None:
-        """Read the follower's map from now on; `UsageError` if that is no counter map."""
-        if self.live:
-            self.map = self.live.map
-            self.shape = shape_of(self.map)
-
     @property
     def keys(self) -> tuple[str, ...]:
         """What the rows are called: XDP actions when there are five, else the index."""
@@ -93,6 +87,12 @@ class Counters:
         monotonic_s, wall_s = time.monotonic(), time.time()
         values = [value for _, value in self.map.items_bytes()]
         return Sample(monotonic_s, wall_s, tuple(self._counts(value) for value in values))
+
+    def read_from(self, map_: Map) -> Sample:
+        """Read *map_*, which the follower holds now, and from now on."""
+        if map_ is not self.map:
+            self.map, self.shape = map_, shape_of(map_)
+        return self.read()
 
     def close(self) -> None:
         """Close the map, and follow no longer."""
@@ -115,6 +115,32 @@ def total(counts: Sequence[Count]) -> Count:
     """Return the sum over CPUs."""
     in_bytes = [count.bytes for count in counts if count.bytes is not None]
     return Count(sum(count.packets for count in counts), sum(in_bytes) if in_bytes else None)
+
+
+def carried(before: Sample, now: Sample) -> Sample:
+    """Return *before* in the form of *now*, whose map was migrated from the one before.
+
+    What came with the new map began at 0. Where values of each CPU became one, or one became those,
+    nothing is known of a single CPU: then only the totals are those of *before*.
+    """
+    if len(before.counts) == len(now.counts) and all(map(_is_like, before.counts, now.counts)):
+        return before
+    nothing = ((Count(0, None),),) * (len(now.counts) - len(before.counts))
+    old = (*before.counts, *nothing)
+    pairs = zip(old, now.counts, strict=False)
+    return replace(before, counts=tuple(_as_there(one, new) for one, new in pairs))
+
+
+def _is_like(old: Sequence[Count], new: Sequence[Count]) -> bool:
+    return len(old) == len(new) and (old[0].bytes is None) == (new[0].bytes is None)
+
+
+def _as_there(old: Sequence[Count], new: Sequence[Count]) -> tuple[Count, ...]:
+    whole = [total(old), *([Count(0, None)] * (len(new) - 1))]
+    cpus = old if len(old) == len(new) else whole
+    has_bytes = [one.bytes is not None for one in new]
+    pairs = zip(cpus, has_bytes, strict=True)
+    return tuple(Count(one.packets, (one.bytes or 0) if has else None) for one, has in pairs)
 
 
 def is_likely_counter(map_: Map) -> bool:

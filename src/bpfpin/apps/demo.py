@@ -10,7 +10,8 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from bpfpin.apps.demo_scene import PINGS, Scene, packets, require, settled
+from bpfpin.apps.demo_migrate import migrate_scene
+from bpfpin.apps.demo_scene import AROUND_RELOAD_S, PINGS, Scene, packets, require, settled
 from bpfpin.apps.demo_share import share_scenes
 from bpfpin.apps.deploy import deploy
 from bpfpin.apps.lab import Lab, lab_down, lab_up
@@ -28,7 +29,6 @@ OBJECT = "builtin:xdp_stats"
 NEXT_OBJECT = "builtin:xdp_protocols"
 INTERVAL_S = 0.5
 INTERVALS = 4
-AROUND_RELOAD_S = 0.3
 _LABS = 10
 
 
@@ -53,6 +53,7 @@ def demo(*, keep: bool = False, pin_root: Path = BPFFS) -> Generator[Scene, None
         yield _pass_scene(lab, action)
         yield _reload_scene(lab, pin_root)
         yield from share_scenes(lab, pin_root)
+        yield migrate_scene(lab, pin_root)
         if keep:
             clean_up.pop_all()
             yield _kept_scene(lab)

@@ -14,6 +14,7 @@ from bpfpin.uapi import XdpAction
 
 PINGS = 5
 SETTLE_S = 2.0
+AROUND_RELOAD_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)

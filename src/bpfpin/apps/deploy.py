@@ -11,7 +11,7 @@ from typing import Unpack
 from bpfpin.apps.deployment import Deployment
 from bpfpin.apps.load.choose import Choice, Places, check_order, choose
 from bpfpin.apps.load.destination import place_of, set_name_for
-from bpfpin.apps.load.loading import Loading, LoadOptions, access_of, check_fresh
+from bpfpin.apps.load.loading import Loading, LoadOptions, access_of, check_fresh, migration_of
 from bpfpin.apps.load.lockout import require_way_back
 from bpfpin.apps.load.planning import make_plan
 from bpfpin.apps.load.publishing import publish, verify
@@ -98,6 +98,7 @@ def _request(
         pin_root / (names.encode(name) if name else set_name_for(place, pin_root)),
         options.get("max_map_memory") or MAP_MEMORY_LIMIT,
         fresh=frozenset(options.get("fresh", ())),
+        migration=migration_of(options.get("migrate", False)),
         settings=settings,
         replaces=options.get("replace", False),
         takes_over=options.get("take_over", False),

@@ -3,32 +3,41 @@
 Whether a name still holds the same is asked by two calls of stat(2): a reload exchanges the set's
 directory, and whatever is pinned anew has another inode. inotify only wakes us at that moment; who
 may not listen notices at the end of the interval.
+
+While a map is migrated, what is read under its name is too little (`folding.py`): it is read again.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
-from bpfpin.apps.changes import Change, Gone, Reload
-from bpfpin.apps.generation import Generation, identity, program_change, program_ids
+from bpfpin.apps import folding
+from bpfpin.apps.alarm import Alarm
+from bpfpin.apps.carried import change_across
+from bpfpin.apps.changes import Change, Gone, Migrating, Reload
+from bpfpin.apps.folding import FoldUnfinishedError, is_folding
+from bpfpin.apps.generation import Generation, identity, program_change
 from bpfpin.apps.maps.naming import open_map
-from bpfpin.errors import BpfError, PinNotFoundError
+from bpfpin.errors import PinNotFoundError
 from bpfpin.objects.map import Map
-from bpfpin.objects.watch import ENTRIES_MAX, Pace, change_between, read
-from bpfpin.syscall import fs
+from bpfpin.objects.watch import ENTRIES_MAX, Pace
+from bpfpin.objects.watch import Reading as Snapshot
+from bpfpin.objects.watch import read as read_entries
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.inotify import Inotify
 
 # How often a name may change while we look at it, before we leave it for the next time.
 _ATTEMPTS: Final = 20
 # A reload publishes first and lets a group read afterwards.
 _DENIED_FOR_S: Final = 1.0
 _WAIT_MAX_S: Final = 3600.0
+
+T = TypeVar("T")
 
 
 def follow(path: str | Path, *, read_only: bool = False, **reading: Any) -> Follower:
@@ -54,8 +63,9 @@ class Follower(Closing):
         self.path = path
         self._open_now = open_now
         self._denied_at_s: float | None = None
+        self._folding_at_s: float | None = None
         self._is_gone = False
-        self._alarm = _Alarm()
+        self._alarm = Alarm()
         try:
             self._now = self._first()
         except BaseException:
@@ -93,6 +103,24 @@ class Follower(Closing):
         self._denied_at_s = None
         return self._take(found) if found else None
 
+    def read(self, once: Callable[[Map], T]) -> tuple[T, Reload | None]:
+        """Return what *once* reads of the map, none of it taken away, and what was told meanwhile.
+
+        That is a reload as `refresh` tells it. While the map is migrated (tens of milliseconds) its
+        contents are in two places: then it waits, and reads the new one. It may call *once* again.
+        Raises `BusyError` if a migration takes more than ten seconds in all, at once from then on,
+        as long as it lasts; otherwise what `refresh` and *once* raise.
+        """
+        reload = None
+        while True:
+            self._wait_for_fold()
+            told = self.refresh()
+            reload = told.since(reload) if told else reload
+            found = once(self.map)
+            if self._is_gone or self._is_still():
+                return found, reload
+            time.sleep(folding.PAUSE_S)
+
     def wait(self, deadline_s: float) -> bool:
         """Wait until *deadline_s* (monotonic) and return True, or False when a name changed."""
         self._alarm.wait(min(deadline_s - time.monotonic(), _WAIT_MAX_S))
@@ -104,27 +132,35 @@ class Follower(Closing):
         """Yield what changed in each interval, *count* times or for ever.
 
         An interval in which the name is gone is told as such; one in which another map came begins
-        anew with the first reading of that map, so that no difference is one of two maps. Cost and
-        limits are those of `Map.watch`; `LimitError` for more than *entries_max* entries.
+        anew with the first reading of that map, so that no difference is one of two maps. But where
+        the other map was migrated from the one before, the interval goes on: members are compared
+        by name, new ones began at 0. Cost and limits are those of `Map.watch`; `LimitError` for
+        more than *entries_max* entries.
         """
         pace = Pace(interval_s)
-        before, reload = read(self.map, entries_max=entries_max), None
-        for beat in beats(self, pace=pace, count=count):
-            if isinstance(beat, Gone):
-                gone_since_s = time.monotonic() - before.monotonic_s
-                yield Change(time.time(), gone_since_s, beat.map, is_gone=True)
-                continue
-            if isinstance(beat, Reload):
-                reload = beat.since(reload)
-                if beat.is_restart:
-                    before = read(self.map, entries_max=entries_max)
-                continue
+
+        def once(held: Map) -> Snapshot:
             pace.begin()
-            now = read(self.map, entries_max=entries_max)
-            change = replace(change_between(before, now), reload=reload)
-            pace.end()
-            yield change
-            before, reload = now, None
+            return read_entries(held, entries_max=entries_max)
+
+        before: Snapshot | None = None
+        reload, began_s = None, time.monotonic()
+        for found in readings(self, once, pace=pace, count=count):
+            if isinstance(found, Reload):
+                reload = found.since(reload)
+            elif not isinstance(found, Reading):
+                period_s = time.monotonic() - (before.monotonic_s if before else began_s)
+                is_gone = isinstance(found, Gone)
+                yield Change(
+                    time.time(), period_s, found.map, is_gone=is_gone, is_unfinished=not is_gone
+                )
+            elif before is None or found.is_first:
+                before = found.value
+            else:
+                change = replace(change_across(before, found.value), reload=reload)
+                pace.end()
+                yield change
+                before, reload = found.value, None
 
     def _first(self) -> Generation:
         found = self._look()
@@ -148,7 +184,7 @@ class Follower(Closing):
             if now is None:
                 return None
             with suppress(PinNotFoundError):  # exchanged or removed just now
-                found = Generation(now, self._open_now(), program_ids(self.path))
+                found = Generation.of(now, self.path, self._open_now())
                 if identity(self.path) == now:
                     return found
                 found.map.close()
@@ -156,13 +192,76 @@ class Follower(Closing):
 
     def _take(self, found: Generation) -> Reload | None:
         before, self._now = self._now, found
-        reload = Reload(program_change(before, found), (before.map.id, found.map.id))
-        if reload.is_restart:
+        reload = Reload(
+            program_change(before, found),
+            (before.map.id, found.map.id),
+            found.goes_on_with(before),
+        )
+        if reload.is_other_map:
             before.map.close()
             return reload
         found.map.close()  # whoever has the handle may go on with it
         self._now = replace(found, map=before.map)
         return reload if before.directory != found.directory else None
+
+    def _wait_for_fold(self) -> None:
+        """Wait until nothing is moved; only for the rest of the time if that was begun before."""
+        if not is_folding(self.path):
+            self._folding_at_s = None
+            return
+        now_s = time.monotonic()
+        since_s = self._folding_at_s = self._folding_at_s or now_s
+        left_s = max(since_s + folding.WAIT_MAX_S - now_s, 0.0)
+        folding.wait_for_fold(self.path, timeout_s=left_s)
+        self._folding_at_s = None
+
+    def _is_still(self) -> bool:
+        """Whether the name holds what it held when it was last looked at, and all of it.
+
+        In this order: a fold ends with an exchange.
+        """
+        if is_folding(self.path):
+            return False
+        try:
+            return identity(self.path) == self._now.identity
+        except PermissionError:  # exchanged; who may read is told a moment later
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[T]):
+    """What was read of a name; *is_first* if nothing that was read before goes on in it."""
+
+    value: T
+    is_first: bool
+
+
+def readings(
+    live: Follower, once: Callable[[Map], T], *, pace: Pace, count: int | None = None
+) -> Iterator[Reading[T] | Reload | Gone | Migrating]:
+    """Yield what *once* reads at first, then at the end of each interval, *count* of them.
+
+    What is noticed meanwhile comes between: a reload; at the end of an interval that the name is
+    gone, or that its map has been migrated for long.
+    """
+    is_first = True
+    for beat in itertools.chain([live.refresh()], beats(live, pace=pace, count=count)):
+        if beat:
+            yield beat
+        if isinstance(beat, Reload):
+            is_first = is_first or beat.is_restart
+        if isinstance(beat, Gone) or (beat and not is_first):
+            continue
+        try:
+            value, reload = live.read(once)
+        except FoldUnfinishedError:
+            yield Migrating(live.path, live.map.id)
+            continue
+        if reload:
+            yield reload
+            is_first = is_first or reload.is_restart
+        yield Reading(value, is_first)
+        is_first = False
 
 
 def beats(
@@ -186,33 +285,3 @@ def beats(
             yield Gone(live.path, live.map.id) if live.is_gone else None
             pace.step()
             number += 1
-
-
-class _Alarm(Closing):
-    """Wakes when a name changes where the follower's lies, or its directory's."""
-
-    def __init__(self) -> None:
-        self._inotify: Inotify | None = None
-        with suppress(BpfError):  # no more instances of it for this user
-            self._inotify = Inotify()
-
-    def close(self) -> None:
-        """Wake nobody any more."""
-        if self._inotify:
-            self._inotify.close()
-
-    def listen(self, path: Path) -> None:
-        """Listen to the directories on the way to *path* that are there now."""
-        if self._inotify is None:
-            return
-        for directory in (path.parent, path.parent.parent):
-            with suppress(BpfError):  # it is gone, or not for this user
-                if fs.is_bpffs(directory):
-                    self._inotify.add(directory)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait for *timeout_s*, or less."""
-        if self._inotify:
-            self._inotify.wait(timeout_s)
-        else:
-            time.sleep(max(0.0, timeout_s))

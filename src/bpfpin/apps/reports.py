@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Self
 
+from bpfpin.pins.migration.plan import MigrationPlan
 from bpfpin.pins.plan import Decision
 
 
@@ -53,20 +54,22 @@ class ProgramReport:
 
 @dataclass(frozen=True)
 class MapReport:
-    """A map of a set, where it is pinned, what became of it and why."""
+    """A map of a set, where it is pinned, what became of it and why, and how its contents came."""
 
     name: str
     id: int | None
     path: Path
     decision: Decision | None = None
     reason: str = ""
+    migration: MigrationPlan | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
         shown = {"name": self.name, "id": self.id, "path": str(self.path)}
         if self.decision is None:
             return shown
-        return {**shown, "decision": self.decision.value, "reason": self.reason}
+        shown |= {"decision": self.decision.value, "reason": self.reason}
+        return shown | ({"migration": self.migration.to_json()} if self.migration else {})
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps.changes import Gone, Reload
-from bpfpin.apps.counters import Count, Counters, Sample, is_likely_counter, total
-from bpfpin.apps.follow import beats, follow
+from bpfpin.apps.changes import Gone, Migrating, Reload
+from bpfpin.apps.counters import (
+    Count,
+    Counters,
+    Sample,
+    carried,
+    is_likely_counter,
+    total,
+)
+from bpfpin.apps.follow import Reading, follow, readings
 from bpfpin.apps.maps.naming import ID, NAME, is_map_name, open_map
 from bpfpin.apps.target import cgroup_set_name, find_readable_set
 from bpfpin.errors import BpfError, PinNotFoundError, UsageError
@@ -47,7 +54,7 @@ class Interval:
 
 
 # What `watch_events` yields.
-Found = Interval | Reload | Gone
+Found = Interval | Reload | Gone | Migrating
 
 
 def open_counters(
@@ -171,40 +178,41 @@ def watch_events(
     """Yield what was counted in each interval, *count* times or for ever, and what came between.
 
     The first one ends *interval_s* seconds from now. Rates are of the monotonic clock. Where a
-    reload brought another map, the next interval begins with the first reading of that one. That
-    the name is gone is told once; intervals in which it is are counted and not yielded.
+    reload brought another map, the next interval begins with the first reading of that one; if it
+    was migrated from the one before, the interval goes on. That the name is gone, or is still being
+    migrated, is told once; intervals in which it is are counted and not yielded.
     """
-    before = counters.read()
+    before: Sample | None = None
     is_told = False
-    for beat in _beats(counters, interval_s, count):
-        if isinstance(beat, Gone):
+    for found in _readings(counters, interval_s, count):
+        if isinstance(found, Gone | Migrating):
             if not is_told:
-                yield beat
+                yield found
             is_told = True
             continue
         is_told = False
-        if isinstance(beat, Reload):
-            yield beat
-            if beat.is_restart:
-                counters.renew()
-                before = counters.read()
+        if isinstance(found, Reload):
+            yield found
             continue
-        now = counters.read()
-        yield interval_between(before, now, keys=counters.keys, is_percpu=is_percpu)
+        now = found.value
+        if before is not None and not found.is_first:
+            before = carried(before, now)
+            yield interval_between(before, now, keys=counters.keys, is_percpu=is_percpu)
         before = now
 
 
-def _beats(
+def _readings(
     counters: Counters, interval_s: float, count: int | None
-) -> Iterator[Reload | Gone | None]:
+) -> Iterator[Reading[Sample] | Reload | Gone | Migrating]:
     if counters.live:
-        yield from beats(counters.live, pace=Pace(interval_s), count=count)
+        yield from readings(counters.live, counters.read_from, pace=Pace(interval_s), count=count)
         return
+    yield Reading(counters.read(), is_first=True)
     deadline = time.monotonic()
     for _ in itertools.count() if count is None else range(count):
         deadline += interval_s
         time.sleep(max(0.0, deadline - time.monotonic()))
-        yield None
+        yield Reading(counters.read(), is_first=False)
 
 
 def interval_between(

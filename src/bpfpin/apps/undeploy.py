@@ -22,6 +22,7 @@ from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
+from bpfpin.pins.migration import staged
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import is_constant
 from bpfpin.pins.recover import Recovery
@@ -41,11 +42,11 @@ def undeploy(
 ) -> UnloadReport:
     """Detach and unpin the set of device *target* in namespace *netns*, or the set so named.
 
-    With *keep_maps* its maps stay pinned where they are, and the next `deploy` of the set goes on
-    with them. What somebody else attached stays: where a link of the set runs another program than
-    the one that is pinned, `ProgramChangedError` says so and nothing is changed. Raises
-    `PinNotFoundError` (nothing is loaded), `UsageError` (several sets fit), `UnsafePathError` (not
-    ours) and `LockTimeoutError`.
+    With *keep_maps* its maps stay pinned where they are, with what earlier migrations had no room
+    for, and the next `deploy` of the set goes on with them. What somebody else attached stays:
+    where a link of the set runs another program than the one that is pinned, `ProgramChangedError`
+    says so and nothing is changed. Raises `PinNotFoundError` (nothing is loaded), `UsageError`
+    (several sets fit), `UnsafePathError` (not ours) and `LockTimeoutError`.
     """
     name = find_set(target, pin_root=pin_root, netns=netns).name
     require_attach(f"unloading {target}")
@@ -60,6 +61,7 @@ def undeploy(
         devices, links = _devices(live), _link_ids(live)
         kept = _keep_maps(root, live) if keep_maps else ()
         if not kept:
+            notes += _left_over(live)
             shared = live.manifest.outside if live.manifest else ()
             notes += tuple(take_away(root, live, map_ids(live, shared)))
             remove(root, name, reopen)
@@ -78,8 +80,18 @@ def _keep_maps(root: Directory, live: PinSet) -> tuple[str, ...]:
             stage.set_access(manifest.access)
         for name in kept:
             stage.keep_map(name, old)
+            stage.keep_foldings(name, old)
         stage.write_manifest(manifest.without_hooks())
     return kept
+
+
+def _left_over(live: PinSet) -> tuple[str, ...]:
+    """Tell of what earlier migrations had no room for, which goes with the set like its maps."""
+    with Directory.open(live.path) as directory:
+        return tuple(
+            f"what map {names.decode(pin)} had no room for when it was migrated went, too"
+            for pin in staged.unfinished(directory)
+        )
 
 
 def _link_ids(live: PinSet) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import click
 
@@ -16,6 +16,7 @@ from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
 from bpfpin.apps.sharing import parse_map_words
 from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
 from bpfpin.cli.mode import MODE
 from bpfpin.cli.size import SIZE
 from bpfpin.cli.verifier_log import log_file_option, told
@@ -82,6 +83,7 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     multiple=True,
     help="Start this map empty on a reload, which keeps all that fit.",
 )
+@migrate_options
 @click.option("--replace", is_flag=True, help="Also for an unrelated object or another device.")
 @click.option("--take-over", is_flag=True, help="Also where somebody else's program is attached.")
 @click.option("--dry-run", is_flag=True, help="Have it verified, show the plan, change nothing.")
@@ -113,16 +115,20 @@ def command(
     cgroup: str | None,
     force: bool,
     log_file: Path | None,
-    **options: Unpack[LoadOptions],
+    **words: Any,
 ) -> None:
     """Load OBJ, attach its programs to DEV or to a cgroup, and pin its maps; or reload.
 
     OBJ is a file or builtin:NAME (default: builtin:xdp_stats, for a cgroup builtin:cgroup_stats).
     All of it happens, or nothing. Where the set is loaded already, its maps are kept if they fit
-    and the programs are switched without a gap.
+    and the programs are switched without a gap; with --migrate what they hold goes over to new ones
+    where their definition changed.
     """
+    migration = taken(words)
+    options = LoadOptions(**words)  # type: ignore[typeddict-item]  # what click makes of them
     _check(context, devices, options.get("name"), cgroup)
     options["guard"] = not force
+    options["migrate"] = migration or False
     options["netns"] = context.netns
     options["pin_root"] = context.pin_root
     options["lock_timeout_s"] = context.lock_timeout_s
@@ -176,6 +182,8 @@ def _say(context: Context, report: LoadReport) -> None:
         ids = f", program id {old} -> {program.id}" if old else f", program id {program.id}"
         sentence = _SENTENCES[report.result].format(name=program.name, place=place, ids=ids)
         context.out.say(sentence + (following if program is attached[-1] else ""))
+    for line in migrated_lines(report):
+        context.out.say(line)
     tell = context.out.say if report.is_planned else context.out.detail
     for line in _plan_lines(report):
         tell(line)
@@ -197,6 +205,7 @@ def _plan_lines(report: LoadReport) -> Iterator[str]:
         decision = held.decision.value if held.decision else ""
         reason = f" ({held.reason})" if held.reason else ""
         yield f"map {held.name} (id {held.id or 'none yet'}) {decision}: {held.path}{reason}"
+        yield from (f"  {line}" for line in held.migration.lines()) if held.migration else ()
     for hook in report.hooks:
         link = f", link id {hook.link}" if hook.link else ""
         before = f"program id {hook.before} -> " if hook.before else ""

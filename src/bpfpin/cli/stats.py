@@ -8,7 +8,7 @@ from contextlib import closing
 
 import click
 
-from bpfpin.apps.changes import Gone, Reload
+from bpfpin.apps.changes import document
 from bpfpin.apps.classic import classic, has_grouping
 from bpfpin.apps.stats import Found, Interval, Row, open_counters, watch_events
 from bpfpin.cli.context import Context, bpfpin_command
@@ -55,7 +55,8 @@ def command(
     directory with pins, or one map by path, id:N or name:NAME.
 
     It follows reloads, and says so on stderr; where a reload brought another map, counting begins
-    anew. What is unloaded is waited for. With id:N and name:NAME it stays with that one map.
+    anew, unless it was migrated: then it goes on. What is unloaded is waited for. With id:N and
+    name:NAME it stays with that one map.
     """
     out = context.out
     _check_choices(out, per_cpu=per_cpu, is_classic=is_classic)
@@ -126,10 +127,8 @@ def _write_document(out: Output, found: Iterable[Found]) -> None:
 
 
 def _documents(one: Found) -> Iterator[dict[str, object]]:
-    if isinstance(one, Reload):
-        yield {"event": "reload", "program": one.program, "map": one.map}
-    elif isinstance(one, Gone):
-        yield {"event": "gone", "path": one.path, "map": one.map}
+    if not isinstance(one, Interval):
+        yield document(one)
     else:
         for row in one.rows:
             yield {"time": round(one.wall_time_s, 6), **_document(row)}

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from bpfpin.errors import LimitError
 from bpfpin.pins.record import COMPONENT, TEXT_SIZE_MAX, Record
 
 SCHEMA: Final = 1
 
-_ID_MAX = (1 << 32) - 2  # of users and groups
+_ID_MAX = (1 << 32) - 2  # of users, groups and maps
 _PRIORITY_MAX = (1 << 16) - 1
 _HANDLE_MAX = (1 << 32) - 1
 _DEPTH_MAX = 16  # components of an outside pin's path
@@ -102,6 +102,16 @@ class OutsidePin:
         return root / self.path
 
 
+class Lineage(NamedTuple):
+    """That map *id* took over the contents of another, that of one before, up to map *first*.
+
+    The first one is what stays the same, for whoever missed some of those between.
+    """
+
+    id: int
+    first: int
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What was loaded, from where, to where, and how it was asked for."""
@@ -118,6 +128,8 @@ class Manifest:
     is_chosen: bool = False  # programs and hooks were named, and not left to the sections
     variables: Mapping[str, str] = field(default_factory=dict)
     """A hash of the variables that were set, by section."""
+    migrated: Mapping[str, Lineage] = field(default_factory=dict)
+    """The maps that took over what others had counted; readers go on with them."""
 
     def without_hooks(self) -> Self:
         """Return the manifest of a next generation in which nothing is attached."""
@@ -130,6 +142,8 @@ class Manifest:
         text = self._dump()
         if len(text) > TEXT_SIZE_MAX:
             text = dataclasses.replace(self, object=PurePath(self.object).name)._dump()
+        if len(text) > TEXT_SIZE_MAX:  # without it readers begin anew, and that is all
+            text = dataclasses.replace(self, object=PurePath(self.object).name, migrated={})._dump()
         if len(text) > TEXT_SIZE_MAX:
             raise LimitError(
                 f"the manifest of this set takes {len(text)} bytes, and bpffs has room for"
@@ -156,6 +170,8 @@ class Manifest:
         }
         if self.variables:
             record["variables"] = dict(self.variables)
+        if self.migrated:
+            record["migrated"] = {name: [*line] for name, line in self.migrated.items()}
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
     @classmethod
@@ -181,6 +197,7 @@ def _parsed(text: str) -> Manifest:
         outside=_outside(record.optional("outside", [])),
         is_chosen=record.optional("is_chosen", False) is True,
         variables=_variables(record.optional("variables", {})),
+        migrated=_migrated(record.optional("migrated", {})),
     )
 
 
@@ -226,6 +243,20 @@ def _variables(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
         raise ValueError("'variables' is not a table of texts")
     return value
+
+
+def _migrated(value: object) -> dict[str, Lineage]:
+    if not isinstance(value, dict):
+        raise ValueError("'migrated' is not a table")
+    return {name: _lineage(ids) for name, ids in value.items()}
+
+
+def _lineage(ids: object) -> Lineage:
+    if not isinstance(ids, list) or len(ids) != len(Lineage._fields):
+        raise ValueError("'migrated' is not a table of pairs")
+    if not all(type(one) is int and 0 < one <= _ID_MAX for one in ids):
+        raise ValueError("'migrated' is not a table of pairs of map ids")
+    return Lineage(*ids)
 
 
 def _outside(value: object) -> tuple[OutsidePin, ...]:

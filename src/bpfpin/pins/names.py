@@ -20,6 +20,8 @@ MANIFEST: Final = "manifest~"
 PREVIOUS: Final = "previous~"
 COMMIT: Final = "commit~"
 ABORT: Final = "abort~"
+FOLDS: Final = "folds~"
+FOLDING: Final = "folding~"
 STAGE_SUFFIX: Final = "~stage"
 
 NAME_LENGTH_MAX: Final = 255  # NAME_MAX, in bytes
@@ -87,6 +89,11 @@ def link_pin_name(hook: str, program: str | None = None) -> str:
 def hook_of_link(name: str) -> str:
     """Return the hook that `link_pin_name` was given."""
     return name.partition("~")[0]
+
+
+def fold_pin_name(map_pin: str, number: int, part: str) -> str:
+    """Return the pin of a part of the fold of a map; a map may have several, by number."""
+    return _checked(f"{map_pin}~{number}~{part}")
 
 
 def stage_name(set_directory: str) -> str:

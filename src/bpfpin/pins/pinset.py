@@ -173,16 +173,18 @@ def _unfinished(root: Directory, name: str) -> str:
     """Return what there is to say of a stage or a mark of the set, "" if there is none."""
     if not root.has(names.stage_name(name)) and not _is_marked(root, name):
         return ""
+    is_folding = _is_marked(root, names.stage_name(name), names.FOLDING)
     pid = lock.holder(root)
     if pid:
-        return f"process {pid} is changing it"
-    return "half-built by a dead process; the next load or unload of it finishes that"
+        return f"process {pid} is {'migrating its maps' if is_folding else 'changing it'}"
+    when = " while it migrated maps, whose contents are in two places" if is_folding else ""
+    return f"half-built by a dead process{when}; the next load or unload of it finishes that"
 
 
-def _is_marked(root: Directory, name: str) -> bool:
+def _is_marked(root: Directory, name: str, mark: str = names.COMMIT) -> bool:
     unreadable = (PinNotFoundError, PermissionDeniedError, UnsafePathError)
     with suppress(*unreadable), root.child(name) as directory:
-        return directory.has(names.COMMIT)
+        return directory.has(mark)
     return False
 
 

@@ -5,19 +5,22 @@ The same plan is printed by a dry run and followed by a real one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from bpfpin.errors import Difference, IncompatibleMapError, PinKindError
 from bpfpin.objects import compat
 from bpfpin.objects.link import Attachment
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
+from bpfpin.pins import names
 from bpfpin.pins.manifest import Held, HookRecord
+from bpfpin.pins.migration import staged
+from bpfpin.pins.migration.plan import MigrationPlan
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall.fd import Closing
@@ -47,12 +50,29 @@ class HookAction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MapPlan:
-    """What becomes of one map, and why; *map_id* is that of the map that is there already."""
+    """What becomes of one map, and why; *map_id* is that of the map that is there already.
+
+    *migration* is how its contents go over to the one that takes its place.
+    """
 
     name: str
     decision: Decision
     map_id: int | None = None
     reason: str = ""
+    migration: MigrationPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Migrating:
+    """An old map whose contents go over to map *name* of the next generation."""
+
+    name: str
+    old: Map
+    plan: MigrationPlan
+
+
+PlanMigration = Callable[[MapSpec, Map], MigrationPlan]
+"""Plans how the contents of a map go over; `IncompatibleMapError` where they cannot."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,8 @@ class HookPlan(Closing):
 class Plan(Closing):
     """All that a load will do to the set *live*; *given* are the maps that are used, not made.
 
-    It owns what it looked at: `close` lets go of it. *is_unchanged*: there is nothing to be done.
+    *migrating* are old maps whose contents go over. It owns what it looked at: `close` lets go of
+    it. *is_unchanged*: there is nothing to be done.
     """
 
     live: PinSet | None
@@ -96,14 +117,23 @@ class Plan(Closing):
     maps: tuple[MapPlan, ...]
     hooks: tuple[HookPlan, ...]
     given: Mapping[str, Map] = field(default_factory=dict)
+    migrating: tuple[Migrating, ...] = ()
     is_unchanged: bool = False
 
     def close(self) -> None:
         """Close the maps, programs and links that the plan holds."""
-        for held in self.given.values():
+        for held in (*self.given.values(), *(each.old for each in self.migrating)):
             held.close()
         for hook in self.hooks:
             hook.close()
+
+
+class PlannedMaps(NamedTuple):
+    """The plans of all maps, those that are used again, and those whose contents go over."""
+
+    plans: tuple[MapPlan, ...]
+    given: dict[str, Map]
+    migrating: tuple[Migrating, ...]
 
 
 def plan_maps(
@@ -112,17 +142,20 @@ def plan_maps(
     *,
     shared: Mapping[str, tuple[Map, str]],
     fresh: Collection[str] = (),
-) -> tuple[tuple[MapPlan, ...], dict[str, Map]]:
+    migrate: PlanMigration | None = None,
+) -> PlannedMaps:
     """Decide on every map, and return those that are used again, opened; the caller closes them.
 
     *shared* are maps from outside of the set with where they came from, and belong to the caller
-    until this returns; *fresh* names maps that start empty, `all` is every one. The differences of
-    all maps that do not fit are in one `IncompatibleMapError`.
+    until this returns; *fresh* names maps that start empty, `all` is every one. With *migrate* the
+    contents of maps of the set that do not fit go over to new ones. The differences of all maps
+    that do not fit are in one `IncompatibleMapError`.
     """
     with ExitStack() as undo:
-        sources = _Sources(live, shared, fresh, undo)
+        sources = _Sources(live, shared, fresh, undo, migrate)
         decided = [sources.decide(each) for each in spec.maps.values()]
-        _require_fit([difference for _, _, found in decided for difference in found])
+        found = [difference for _, _, found in decided for difference in found]
+        _require_fit(found, hints=sources.hints)
         given = {plan.name: held for plan, held, _ in decided if held is not None}
         undo.pop_all()
     gone = [
@@ -130,7 +163,8 @@ def plan_maps(
         for name, path in (live.maps.items() if live else ())
         if name not in spec.maps
     ]
-    return (*(plan for plan, _, _ in decided), *gone), given
+    plans = (*(plan for plan, _, _ in decided), *gone)
+    return PlannedMaps(plans, given, tuple(sources.migrating))
 
 
 def is_constant(name: str) -> bool:
@@ -149,6 +183,9 @@ class _Sources:
     shared: Mapping[str, tuple[Map, str]]
     fresh: Collection[str]
     undo: ExitStack
+    migrate: PlanMigration | None = None
+    migrating: list[Migrating] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
 
     def decide(self, spec: MapSpec) -> _Decided:
         name, live = spec.name, self.live
@@ -163,7 +200,24 @@ class _Sources:
         if spec.initial:
             return _make(spec, "the object itself says what is in it")
         held = self.undo.enter_context(_kept_map(live.maps[name], name))
-        return _use(spec, held, Decision.KEPT, _kept_reason(spec))
+        decided = _use(spec, held, Decision.KEPT, _kept_reason(spec))
+        return self._migrate(spec, held) if decided[2] and self.migrate else decided
+
+    def _migrate(self, spec: MapSpec, held: Map) -> _Decided:
+        """Let the contents go over to a new map, with those that an earlier one had no room for."""
+        assert self.migrate is not None
+        assert self.live is not None
+        try:
+            plan = self.migrate(spec, held)
+            self.migrating.append(Migrating(spec.name, held, plan))
+            for left in staged.left_of(self.live.path, names.map_pin_name(spec.name)):
+                old = self.undo.enter_context(left)
+                self.migrating.append(Migrating(spec.name, old, self.migrate(spec, old)))
+        except IncompatibleMapError as error:
+            self.hints.append(error.hint)
+            return MapPlan(spec.name, Decision.MIGRATED, held.id), None, list(error.differences)
+        reason = "its contents go over to a new map"
+        return MapPlan(spec.name, Decision.MIGRATED, held.id, reason, plan), None, []
 
     def _share(self, spec: MapSpec) -> _Decided:
         held, source = self.shared[spec.name]
@@ -205,9 +259,11 @@ def _kept_reason(spec: MapSpec) -> str:
     return "its definition is the same"
 
 
-def _require_fit(found: list[Difference]) -> None:
+def _require_fit(found: list[Difference], *, hints: Collection[str]) -> None:
     if found:
         maps = ", ".join(dict.fromkeys(each.map for each in found))
         raise IncompatibleMapError(
-            f"not the map that the object asks for: {maps}", differences=found
+            f"not the map that the object asks for: {maps}",
+            differences=found,
+            hint="\n".join(filter(None, dict.fromkeys(hints))),
         )

@@ -2,8 +2,9 @@
 
 * `NAME~stage` without a mark: undone. It is a generation that was never published, or an old one
   that was on its way out.
-* `NAME~stage/commit~`: finished, as the command itself would have done: the hooks are switched and
-  the names exchanged. A hook that refuses for good turns the outcome to the old generation.
+* `NAME~stage/commit~`: finished, as the command itself would have done: the hooks are switched, old
+  maps folded into new ones and the names exchanged. A hook that refuses for good turns the outcome
+  to the old generation; not with `NAME~stage/folding~`: then hooks are switched and counts moved.
 * `NAME~stage/abort~`: the hooks run what they ran before, and the stage is undone.
 * `NAME/commit~`: the names were exchanged; only cleaning is left.
 """
@@ -21,6 +22,7 @@ from bpfpin.pins import names, outside
 from bpfpin.pins.access import set_access
 from bpfpin.pins.directory import Directory, remove_tree, require_safe, user_name
 from bpfpin.pins.manifest import Held, Manifest
+from bpfpin.pins.migration import staged
 from bpfpin.pins.pinset import read_manifest
 from bpfpin.pins.switch import Reopen, switch, turn_back
 from bpfpin.syscall.fs import Rename
@@ -67,11 +69,13 @@ def conclude(root: Directory, name: str, reopen: Reopen) -> None:
     stage = names.stage_name(name)
     with root.child(stage) as directory:
         manifest = read_manifest(directory)
-        try:
-            switch(directory, manifest, reopen, root=root)
-        except BpfError:
-            directory.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
-            raise
+        if not directory.has(names.FOLDING):  # from there on nothing goes back
+            try:
+                switch(directory, manifest, reopen, root=root)
+            except BpfError:
+                directory.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
+                raise
+        staged.fold_all(directory)
         _publish(root, name)
         _settle(directory, manifest)  # the same directory, under its new name
     try:
@@ -156,8 +160,9 @@ def _settle(directory: Directory, manifest: Manifest) -> None:
     """Let those read the maps who are to, and take the marks of the transaction away."""
     if manifest.access is not None:
         set_access(directory, manifest.access)
-    with suppress(PinNotFoundError):
-        remove_tree(directory, names.PREVIOUS)
+    for part in (names.PREVIOUS, names.FOLDING):
+        with suppress(PinNotFoundError):
+            remove_tree(directory, part)
     directory.rmdir(names.COMMIT)
 
 

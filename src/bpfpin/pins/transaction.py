@@ -1,9 +1,9 @@
 """The next generation of a pin set: built aside, then published by one rename.
 
-A set changes in five steps, and every command that finds them half-done does the same with them:
-build `NAME~stage`, `mkdir NAME~stage/commit~` (the commit point), switch the hooks, exchange the
-names, clean. Before the commit point everything is undone, after it everything is finished: by us,
-or by `recover` in the next command of a dead process's set.
+A set changes in six steps, and every command that finds them half-done does the same with them:
+build `NAME~stage`, `mkdir NAME~stage/commit~` (the commit point), switch the hooks, fold old maps
+into new ones, exchange the names, clean. Before the commit point everything is undone, after it
+everything is finished: by us, or by `recover` in the next command of a dead process's set.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from bpfpin.pins import layouts, names
 from bpfpin.pins.access import set_access
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Access, Manifest
+from bpfpin.pins.migration import staged
+from bpfpin.pins.migration.fold import Folding
 from bpfpin.pins.recover import Recovery, conclude, recover, remove_generation
 from bpfpin.pins.switch import Reopen
 from bpfpin.syscall.fd import Closing
@@ -98,6 +100,19 @@ class Stage(Closing):
             self._directory.mark(names.PREVIOUS)
         with self._directory.child(names.PREVIOUS) as previous:
             program.pin(previous.pin_path(link))
+
+    def pin_folding(self, name: str, folding: Folding) -> None:
+        """Keep what moves the contents of an old map into map *name*, which is done on publishing.
+
+        A map may have several.
+        """
+        with suppress(PinExistsError):
+            self._directory.mark(names.FOLDS)
+        staged.pin(self._directory, names.map_pin_name(name), folding)
+
+    def keep_foldings(self, name: str, live: Directory) -> None:
+        """Give the foldings of the live generation that found no room to this one too."""
+        staged.keep(self._directory, live, names.map_pin_name(name))
 
     def set_access(self, access: Access) -> None:
         """Let those open the maps, before they are seen, who are to; for maps pinned until now."""

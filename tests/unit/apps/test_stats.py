@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfpin.apps.classic import classic
-from bpfpin.apps.counters import Count, Place, Sample, Shape, shape_of_size, shape_of_type, total
+from bpfpin.apps.counters import (
+    Count,
+    Place,
+    Sample,
+    Shape,
+    carried,
+    shape_of_size,
+    shape_of_type,
+    total,
+)
 from bpfpin.apps.stats import Interval, Row, interval_between
 from bpfpin.btf.types import Array, BtfType, Member, Modifier, ModifierKind, Struct
 from bpfpin.cli.stats_text import block, sparkline
@@ -52,6 +61,24 @@ def test_a_rate_is_never_negative(old: int, new: int, period_s: float) -> None:
     assert row.packets_per_second >= 0
     assert row.bytes_per_second is not None
     assert row.bytes_per_second >= 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "carried_over"),
+    [
+        ([[Count(5, None)]], [[Count(6, 60)]], [[Count(5, 0)]]),
+        ([[Count(5, 50)]], [[Count(6, None)]], [[Count(5, None)]]),
+        ([[Count(5, 1)]] * 2, [[Count(6, 1)]] * 3, [[Count(5, 1)], [Count(5, 1)], [Count(0, 0)]]),
+        ([[Count(5, 1)]] * 2, [[Count(6, 1)]], [[Count(5, 1)]]),
+        ([[Count(5, 1), Count(2, 3)]], [[Count(9, 4)]], [[Count(7, 4)]]),
+        ([[Count(7, 4)]], [[Count(9, 4), Count(1, 1)]], [[Count(7, 4), Count(0, 0)]]),
+    ],
+    ids=["new bytes", "no bytes", "longer", "shorter", "one", "each CPU"],
+)
+def test_a_sample_takes_the_form_of_the_map_after_a_migration(
+    old: list[list[Count]], new: list[list[Count]], carried_over: list[list[Count]]
+) -> None:
+    assert carried(sample(1, *old), sample(2, *new)) == sample(1, *carried_over)
 
 
 def test_a_total_of_packets_alone_has_no_bytes() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfpin.errors import LimitError
-from bpfpin.pins.manifest import Access, Held, HookRecord, Manifest, OutsidePin, Place
+from bpfpin.pins.manifest import Access, Held, HookRecord, Lineage, Manifest, OutsidePin, Place
 
 MANIFEST = Manifest(
     tool="0.1.0",
@@ -56,6 +56,27 @@ def test_who_may_read_and_where_maps_are_shared_read_back() -> None:
 )
 def test_who_reads_the_maps_may_look_into_their_directory(mode: int, directory: int) -> None:
     assert Access(mode=mode).directory_mode == directory
+
+
+def test_what_was_migrated_reads_back_and_takes_no_room_if_nothing_was() -> None:
+    whole = dataclasses.replace(MANIFEST, migrated={"flows": Lineage(17, 12)})
+
+    assert json.loads(whole.to_text())["migrated"] == {"flows": [17, 12]}
+    assert Manifest.parse(whole.to_text()) == whole
+    assert "migrated" not in json.loads(MANIFEST.to_text())
+
+
+def test_what_was_migrated_is_left_out_where_there_is_no_room() -> None:
+    """Readers begin anew then."""
+    many = {f"a_map_with_a_long_name_{n}": Lineage(n + 1, 1) for n in range(200)}
+
+    assert Manifest.parse(dataclasses.replace(MANIFEST, migrated=many).to_text()).migrated == {}
+
+
+@pytest.mark.parametrize("ids", [None, 12, [12], [12, 0], [12, -1], [True, 1], [1, 2, 3], ["1", 2]])
+def test_a_line_that_is_no_pair_of_ids_damages_a_manifest(ids: object) -> None:
+    with pytest.raises(ValueError, match="'migrated' is not a table of pairs"):
+        Manifest.parse(changed(migrated={"flows": ids}))
 
 
 def test_an_object_path_that_is_no_utf8_reads_back() -> None:

@@ -61,12 +61,16 @@ def _record_of(records: dict[str, HookRecord], link: str, choice: Choice) -> Hoo
 
 def is_alive(live: PinSet) -> bool:
     """Whether any link of the set is still attached anywhere."""
+    return any(True for _ in attached(live))
+
+
+def attached(live: PinSet) -> Iterator[HookRecord]:
+    """Yield the hooks of the set that are still attached, wherever that is."""
     for record in _hooks(live):
         with ExitStack() as opened:
             found = _own_hook(live, record, opened)
             if found is not None and found.previous_id:
-                return True
-    return False
+                yield record
 
 
 def _hooks(live: PinSet | None) -> tuple[HookRecord, ...]:

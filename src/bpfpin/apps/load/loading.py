@@ -16,6 +16,7 @@ from bpfpin.attach.order import Order
 from bpfpin.errors import UsageError
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Access, Place
+from bpfpin.pins.migration.wishes import Migration
 from bpfpin.pins.plan import ALL
 from bpfpin.spec import Hook, ObjectSpec, XdpMode
 
@@ -38,6 +39,9 @@ class LoadOptions(TypedDict, total=False):
     first values, by name; a text is read as after `--set`. A `.data` or `.bss` that is kept goes on
     with its values, so that setting a variable there is `UsageError`.
 
+    *migrate* lets the contents of maps whose definition changed go over to new ones, exactly and
+    while packets keep coming: `True`, or a `Migration` that says what becomes of members.
+
     *group* and *chmod* (a mode such as 0o640) let others open the maps, from now on. *dry_run* has
     the programs verified and changes nothing; *max_map_memory* is in bytes (256 MiB). *kernel_btf*
     is a file with the types that CO-RE takes for the kernel's.
@@ -59,6 +63,7 @@ class LoadOptions(TypedDict, total=False):
     maps: Mapping[str, Given]
     fresh: Collection[str]
     variables: Mapping[str, Any]
+    migrate: bool | Migration
     replace: bool
     take_over: bool
     group: str | int | None
@@ -88,6 +93,7 @@ class Loading:
     max_map_memory: int
     shared: Mapping[str, Shared] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
+    migration: Migration | None = None
     settings: Settings = field(default_factory=Settings)
     replaces: bool = False
     takes_over: bool = False
@@ -153,6 +159,13 @@ def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Sh
                 " start empty here",
                 hint=f"unpin it on purpose first: rm {shared[name].path or shared[name].source}",
             )
+
+
+def migration_of(asked: bool | Migration) -> Migration | None:
+    """Return what is to become of the members of maps that changed, None to refuse those."""
+    if isinstance(asked, Migration):
+        return asked
+    return Migration() if asked else None
 
 
 def access_of(group: str | int | None, mode: int | None) -> Access | None:

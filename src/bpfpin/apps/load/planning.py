@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bpfpin.apps.load import hooks
 from bpfpin.apps.load.loading import Loading
+from bpfpin.apps.load.migrating import Migrator
 from bpfpin.apps.load.variables import check_kept
 from bpfpin.apps.map_users import users_of
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError
@@ -38,16 +39,26 @@ def make_plan(loading: Loading, live: PinSet | None) -> Plan:
         planned = hooks.plan_hooks(loading, live)
         for hook in planned:
             undo.callback(hook.close)
+        migrator = Migrator(loading, live, planned)
         try:
-            maps, given = plan_maps(loading.spec, live, shared=_held(loading), fresh=loading.fresh)
+            found = plan_maps(
+                loading.spec,
+                live,
+                shared=_held(loading),
+                fresh=loading.fresh,
+                migrate=migrator.plan if migrator.is_asked else None,
+            )
         except IncompatibleMapError as error:
-            raise _explained(error, loading, live) from None
-        for held in given.values():
+            migrator.require_known()
+            raise _explained(error, migrator) from None
+        for held in (*found.given.values(), *(each.old for each in found.migrating)):
             undo.callback(held.close)
-        check_kept(loading.settings, maps, _variables_before(live))
+        migrator.require_known()
+        check_kept(loading.settings, found.plans, _variables_before(live))
         undo.pop_all()
-    is_unchanged = _is_unchanged(loading, live, maps, planned)
-    return Plan(live, _generation(live, is_unchanged), maps, planned, given, is_unchanged)
+    is_unchanged = _is_unchanged(loading, live, found.plans, planned)
+    generation = _generation(live, is_unchanged)
+    return Plan(live, generation, found.plans, planned, found.given, found.migrating, is_unchanged)
 
 
 def _variables_before(live: PinSet | None) -> Mapping[str, str]:
@@ -161,14 +172,15 @@ def _use_the_pinned_maps(planned: tuple[HookPlan, ...], live: PinSet) -> bool:
     return all(pinned.issuperset(ids) for ids in used)
 
 
-def _explained(
-    error: IncompatibleMapError, loading: Loading, live: PinSet | None
-) -> IncompatibleMapError:
+def _explained(error: IncompatibleMapError, migrator: Migrator) -> IncompatibleMapError:
     """Add where the maps are, who uses them, and what to type."""
+    loading, live = migrator.loading, migrator.live
     unfit = list(dict.fromkeys(each.map for each in error.differences))
     shared = [name for name in unfit if name in _held(loading)]
     kept = [name for name in unfit if name not in shared]
     lines = [line for name in unfit for line in _users(name, loading, live)]
+    needed = dict.fromkeys(migrator.needed(name, error) for name in kept)
+    lines += [f"to carry over what is counted there: {each}" for each in needed if each]
     if kept:
         fresh = " ".join(f"--fresh {name}" for name in kept)
         lines.append(f"to start empty, losing what is counted there: {fresh}")

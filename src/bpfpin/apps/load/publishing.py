@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.apps.load.attaching import NewHook, attach, attach_filter
 from bpfpin.apps.load.loading import Loading
+from bpfpin.apps.load.migrating import fold_programs, lineages
 from bpfpin.apps.load.planning import access_after
 from bpfpin.apps.load.report import attached, finished, planned
 from bpfpin.apps.load.shared_names import map_ids, shared_names, take_away
@@ -21,8 +23,10 @@ from bpfpin.objects import collection
 from bpfpin.objects.collection import Loaded
 from bpfpin.objects.link import Link
 from bpfpin.objfile import shipped
+from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Held, HookRecord, Manifest, OutsidePin
+from bpfpin.pins.migration import staged
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
 from bpfpin.pins.transaction import Stage, next_generation
@@ -34,6 +38,8 @@ Attached = tuple[HookRecord, ProgramReport]
 def verify(loading: Loading, plan: Plan) -> LoadReport:
     """Have the kernel verify the programs, let them go, and return what `publish` would do."""
     with _loaded(loading, plan) as loaded:
+        for _, folding in fold_programs(plan, loaded):
+            folding.close()
         return planned(loading, plan, loaded)
 
 
@@ -52,7 +58,18 @@ def publish(loading: Loading, plan: Plan, root: Directory) -> LoadReport:
         collection.fill_given(loading.spec, loaded, plan.given)
         report = finished(loading, plan, loaded, running)
     plan.close()  # it holds the old programs; what still uses such a map now is somebody else's
-    return report.with_notes(tuple(take_away(root, plan.live, left)) if plan.live else ())
+    notes = take_away(root, plan.live, left) if plan.live else ()
+    return report.with_notes((*notes, *_left_over(root, loading)))
+
+
+def _left_over(root: Directory, loading: Loading) -> Iterator[str]:
+    """Tell of maps that had no room for all that was to go over."""
+    with root.child(loading.name) as live:
+        for name in staged.unfinished(live):
+            yield (
+                f"map {names.decode(name)} had no room for all entries of the old one: nothing is"
+                " lost, the old map is kept; load with more max_entries and --migrate"
+            )
 
 
 def _left_names(live: PinSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
@@ -112,7 +129,8 @@ class _Building:
         manifest = _manifest(self.loading, self.plan, self._same_qdisc(records))
         if self.trial is not None:
             self.trial.begin(self.live)
-        self.stage.write_manifest(dataclasses.replace(manifest, outside=shared))
+        migrated = lineages(self.plan, self.loaded)
+        self.stage.write_manifest(dataclasses.replace(manifest, outside=shared, migrated=migrated))
         for hook, _ in reversed(new):  # of one priority, the filter that was made last runs first
             if hook.record.held is Held.FILTER:
                 attach_filter(self.loading, hook, self.loaded.programs[hook.record.program])
@@ -125,6 +143,7 @@ class _Building:
             spec = self.loading.spec.maps[name]
             if name not in kept:
                 self.stage.pin_map(name, held, key=spec.key, value=spec.value)
+        self._pin_foldings()
         access = access_after(self.loading, self.plan.live)
         if access is not None:
             self.stage.set_access(access)
@@ -132,6 +151,19 @@ class _Building:
             spec = self.loading.spec.maps[name]
             if name in kept and self.live is not None:
                 self.stage.keep_map(name, self.live, key=spec.key, value=spec.value)
+
+    def _pin_foldings(self) -> None:
+        """Have the programs loaded that move the contents of old maps, and keep those still at it.
+
+        They run when the hooks are switched.
+        """
+        for each, folding in fold_programs(self.plan, self.loaded):
+            with folding:
+                each.plan.fill(each.old, self.loaded.maps[each.name])
+                self.stage.pin_folding(each.name, folding)
+        for plan in self.plan.maps:
+            if plan.decision is Decision.KEPT and self.live is not None:
+                self.stage.keep_foldings(plan.name, self.live)
 
     def _prepare_update(self, hook: HookPlan) -> Attached:
         """Keep a hook, and what it runs now, in the stage; it is switched after the commit."""

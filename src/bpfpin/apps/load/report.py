@@ -139,7 +139,8 @@ def _maps(loading: Loading, plan: Plan, loaded: Loaded | None = None) -> Iterato
         held = loaded.maps.get(each.name) if loaded else None
         map_id = each.map_id if held is None else held.id
         decision = Decision.KEPT if plan.is_unchanged else each.decision
-        yield MapReport(each.name, map_id, loading.map_path(each.name), decision, each.reason)
+        path = loading.map_path(each.name)
+        yield MapReport(each.name, map_id, path, decision, each.reason, each.migration)
 
 
 def _unattached(plan: Plan, loaded: Loaded) -> list[str]:

@@ -12,11 +12,12 @@ from enum import Enum
 from itertools import chain, islice
 from typing import Any, Final
 
+from bpfpin.apps.folding import Moment
 from bpfpin.apps.maps import sums, where
 from bpfpin.apps.maps.columns import CPU, KEY, VALUE, Column, Columns, Row
 from bpfpin.apps.maps.entries import require_entries, said
-from bpfpin.apps.maps.naming import open_typed
-from bpfpin.errors import UsageError
+from bpfpin.apps.maps.naming import moment_of, open_typed
+from bpfpin.errors import BusyError, UsageError
 from bpfpin.objects import garbage
 from bpfpin.objects.map import Map
 from bpfpin.objects.percpu import total
@@ -50,8 +51,9 @@ class Selection:
 class Dump(Closing):
     """The rows of one map, as they were selected; they can be read once or again."""
 
-    def __init__(self, held: Map, selection: Selection) -> None:
+    def __init__(self, held: Map, selection: Selection, *, moment: Moment | None = None) -> None:
         self._held = held
+        self._moment = moment
         self._top = selection.top
         self._cpus = _possible(held, selection.cpus)
         self._is_listed = held.is_per_cpu and self._cpus is Cpus.LIST
@@ -83,7 +85,10 @@ class Dump(Closing):
         self._held.close()
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the rows, some thousand at a time."""
+        """Yield the rows, some thousand at a time.
+
+        `BusyError` at the end if the map was migrated meanwhile, so that some may lack counts.
+        """
         with garbage.paused(self._held.max_entries), said(self._held):
             if self._by:
                 yield from _in_batches(self._sorted(self._by))
@@ -91,6 +96,12 @@ class Dump(Closing):
                 yield from _in_batches(islice(self._rows(), self._top))
             else:
                 yield from self._selected()
+        if self._moment and not self._moment.lasts:
+            raise BusyError(
+                f"map {self._held.name!r} (id {self._held.id}) was reloaded while it was read, and"
+                " its contents may have moved to another one",
+                hint="read it again",
+            )
 
     def _rows(self) -> Iterator[Row]:
         return chain.from_iterable(self._selected())
@@ -119,10 +130,11 @@ def open_dump(target: str, selection: Selection) -> Dump:
 
     `UsageError` for a field that the map does not have, and for a map without entries.
     """
+    moment = moment_of(target)
     held = open_typed(target, raw=selection.raw)
     try:
         require_entries(held)
-        return Dump(held, selection)
+        return Dump(held, selection, moment=moment)
     except BaseException:
         held.close()
         raise

@@ -11,7 +11,7 @@ from typing import Any, Final
 from bpfpin.apps.maps import keys, literals
 from bpfpin.apps.maps.form import Form
 from bpfpin.apps.maps.literals import Literal
-from bpfpin.apps.maps.naming import ID, open_typed
+from bpfpin.apps.maps.naming import ID, open_typed, whole
 from bpfpin.errors import BpfError, KeyNotFoundError, UsageError
 from bpfpin.objects.bloom_filter import BloomFilter
 from bpfpin.objects.map import Map
@@ -54,8 +54,12 @@ def lookup(target: str, key: str, *, raw: bool = False) -> Entry:
     """Return the entry under *key*, as it is typed; `KeyNotFoundError` if there is none.
 
     With *raw* enumerations are numbers, texts bytes, and no format applies. A bloom filter is asked
-    for a value: True if it may have been added.
+    for a value: True if it may have been added. A map that is just being migrated is waited for.
     """
+    return whole(target, lambda: _lookup(target, key, raw=raw))
+
+
+def _lookup(target: str, key: str, *, raw: bool) -> Entry:
     with open_typed(target) as held, said(held):
         if held.type == MapType.BLOOM_FILTER:
             return _asked(held, parsed_value(held, key))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from bpfpin.apps.folding import Moment, read_whole, wait_for_fold
 from bpfpin.codecs.formats import AUTO
 from bpfpin.errors import IdNotFoundError, UsageError
 from bpfpin.objects.kernel_object import KernelObject
@@ -18,6 +20,7 @@ ID = "id:"
 NAME = "name:"
 KERNEL_NAME_LENGTH = 15
 
+T = TypeVar("T")
 Held = TypeVar("Held", bound=TypedMap)
 Object = TypeVar("Object", bound=KernelObject)
 
@@ -67,10 +70,25 @@ def open_typed(
 ) -> Any:
     """Open the map that *target* names as the command reads it: names, addresses, times.
 
-    With *raw* enumerations are numbers and texts bytes. Errors as in `open_map`.
+    With *raw* enumerations are numbers and texts bytes. Errors as in `open_map`, and `BusyError` if
+    the path lies in a set whose migration does not end.
     """
+    if not target.startswith((ID, NAME)):
+        wait_for_fold(Path(target).absolute())
     reading: dict[str, Any] = {"raw": True} if raw else {"formats": AUTO}
     return open_as(kind, target, read_only=read_only, **reading)
+
+
+def whole(target: str, once: Callable[[], T]) -> T:
+    """Return what *once* opens and reads of *target*, not while a migration takes it away."""
+    if target.startswith((ID, NAME)):
+        return once()
+    return read_whole(Path(target).absolute(), once)
+
+
+def moment_of(target: str) -> Moment | None:
+    """Return the moment from which on what *target* names is whole; None if it is no path."""
+    return None if target.startswith((ID, NAME)) else Moment(Path(target).absolute())
 
 
 def open_kind(kind: type[Object], target: str) -> Object:

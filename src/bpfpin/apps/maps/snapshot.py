@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.apps.maps.entries import said
-from bpfpin.apps.maps.naming import open_map
+from bpfpin.apps.maps.naming import moment_of, open_map, whole
 from bpfpin.apps.maps.new_file import new_file
 from bpfpin.apps.maps.snapshot_file import SnapshotReader, SnapshotWriter
 from bpfpin.apps.maps.snapshot_fit import definition_of, require_fit, require_room, surplus_keys
+from bpfpin.apps.maps.snapshot_migrate import Converted, converted
 from bpfpin.errors import KeyNotFoundError
 from bpfpin.objects import layouts
 from bpfpin.objects.map import Map
+from bpfpin.pins.migration.wishes import Migration
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,9 @@ def save_map(held: Map, path: str | Path) -> Saved:
     return Saved(path, held.id, writer.entries, size)
 
 
-def restore_map(path: str | Path, held: Map, *, exact: bool = False) -> Restored:
+def restore_map(
+    path: str | Path, held: Map, *, exact: bool = False, migrate: Migration | None = None
+) -> Restored:
     """Write the entries of the file *path*, which `save_map` made, into *held*, in batches.
 
     An entry that is there gets the value of the file; what the file does not have stays, or with
@@ -75,9 +79,17 @@ def restore_map(path: str | Path, held: Map, *, exact: bool = False) -> Restored
     `IncompatibleMapError` with all differences (type, sizes, layout of key and value, CPUs), and
     `MapFullError` if the map has not the room. Programs that write meanwhile may still fill it, or
     win.
+
+    With *migrate* a map of another definition takes the entries by the rules of `deploy`: members
+    by name, other types and lengths of arrays and hashes, the values of other CPUs. Values are
+    written, and not added to those that are there; rules decide where several old ones become one.
     """
-    with SnapshotReader(Path(path)) as snapshot:
-        require_fit(snapshot, held, exact=exact)
+    with SnapshotReader(Path(path)) as file:
+        snapshot: SnapshotReader | Converted = file
+        if migrate is not None:
+            snapshot = converted(file, held, migrate)
+        else:
+            require_fit(file, held, exact=exact)
         require_room(snapshot, held, exact=exact)
         surplus = surplus_keys(snapshot, held) if exact and not held.is_array else set()
         for key in surplus:
@@ -88,12 +100,25 @@ def restore_map(path: str | Path, held: Map, *, exact: bool = False) -> Restored
 
 
 def save(target: str, path: str) -> Saved:
-    """Save the map that *target* names; what cannot be saved is `UsageError`."""
-    with open_map(target) as held, said(held):
-        return save_map(held, path)
+    """Save the map that *target* names; what cannot be saved is `UsageError`.
+
+    A map that is just being migrated is waited for.
+    """
+
+    def once() -> Saved:
+        with open_map(target) as held, said(held):
+            return save_map(held, path)
+
+    return whole(target, once)
 
 
-def restore(path: str, target: str, *, exact: bool = False) -> Restored:
-    """Restore into the map that *target* names; what cannot be restored is `UsageError`."""
+def restore(
+    path: str, target: str, *, exact: bool = False, migrate: Migration | None = None
+) -> Restored:
+    """Restore into the map that *target* names; what cannot be restored is `UsageError`.
+
+    A map that is just being migrated is waited for.
+    """
+    moment_of(target)
     with open_map(target, read_only=False) as held, said(held):
-        return restore_map(path, held, exact=exact)
+        return restore_map(path, held, exact=exact, migrate=migrate)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 from bpfpin.apps.maps.snapshot_definition import Definition
-from bpfpin.apps.maps.snapshot_file import SnapshotReader
+from bpfpin.apps.maps.snapshot_file import Block, SnapshotReader
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import Difference, IncompatibleMapError, MapFullError
@@ -26,6 +27,21 @@ KINDS: Final = {
     MapType.LPM_TRIE: "lpm_trie",
 }
 FORGETTING: Final = (MapType.LRU_HASH, MapType.LRU_PERCPU_HASH)
+
+
+class Entries(Protocol):
+    """Entries that are to go into a map: a snapshot's, as they are or for another definition."""
+
+    @property
+    def path(self) -> Path:
+        """The file they are from."""
+
+    @property
+    def definition(self) -> Definition:
+        """What they are like."""
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield keys and values, back to back; from the start again each time."""
 
 
 def definition_of(held: Map) -> Definition:
@@ -76,8 +92,11 @@ def require_fit(snapshot: SnapshotReader, held: Map, *, exact: bool) -> None:
 
 def _hint(found: list[Difference]) -> str:
     if {one.field for one in found} != {"cpus"}:
-        return ""
-    return "per-CPU values belong to their CPUs: restore them where there are as many"
+        return "--migrate takes over what has the same name"
+    return (
+        "per-CPU values belong to their CPUs: restore them where there are as many; or"
+        " --migrate, which gives those of other CPUs to the first one"
+    )
 
 
 def _unlike(name: str, what: str, old: TypeRef | None, new: TypeRef | None) -> Iterator[Difference]:
@@ -87,7 +106,7 @@ def _unlike(name: str, what: str, old: TypeRef | None, new: TypeRef | None) -> I
         yield Difference(name, f"{what} {path}".rstrip(), before, after)
 
 
-def require_room(snapshot: SnapshotReader, held: Map, *, exact: bool) -> None:
+def require_room(snapshot: Entries, held: Map, *, exact: bool) -> None:
     """Read the file to its end, and raise `MapFullError` unless all of it goes into *held*.
 
     A map that forgets makes room by itself, as long as it has room for the file at all.
@@ -110,7 +129,7 @@ def require_room(snapshot: SnapshotReader, held: Map, *, exact: bool) -> None:
         )
 
 
-def surplus_keys(snapshot: SnapshotReader, held: Map) -> set[bytes]:
+def surplus_keys(snapshot: Entries, held: Map) -> set[bytes]:
     """Return the keys of *held* that the file does not have."""
     there = set(_keys_of(held))
     there.difference_update(_keys_in(snapshot))
@@ -121,7 +140,7 @@ def _keys_of(held: Map) -> Iterator[bytes]:
     return _cut((part.keys for part in held.batches_bytes()), held.key_size)
 
 
-def _keys_in(snapshot: SnapshotReader) -> Iterator[bytes]:
+def _keys_in(snapshot: Entries) -> Iterator[bytes]:
     return _cut((keys for keys, _ in snapshot.blocks()), snapshot.definition.key_size)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from bpfpin.apps.changes import Change, Gone, Reload
+from bpfpin.apps.changes import Change, Gone, Migrating, Reload
 from bpfpin.apps.follow import Follower, follow
 from bpfpin.apps.maps import sums, where
 from bpfpin.apps.maps.columns import Columns, Row
@@ -55,7 +55,7 @@ class Event:
 
 
 # What `Watching.events` yields.
-Found = Event | Reload | Gone
+Found = Event | Reload | Gone | Migrating
 
 
 class Watching(Closing):
@@ -74,16 +74,18 @@ class Watching(Closing):
         self._source.close()
 
     def events(self, *, interval_s: float, count: int | None = None) -> Iterator[Found]:
-        """Yield what happened in each of *count* intervals; that the name is gone just once."""
+        """Yield what happened in each of *count* intervals; why there is nothing just once."""
         is_told = False
         with said(self._map):
             for change in self._source.watch(interval_s=interval_s, count=count):
                 if change.reload:
                     yield change.reload
                     self._look()
-                if change.is_gone and not is_told and isinstance(self._source, Follower):
-                    yield Gone(self._source.path, change.map_id)
-                is_told = change.is_gone
+                is_nothing = change.is_gone or change.is_unfinished
+                if is_nothing and not is_told and isinstance(self._source, Follower):
+                    why = Gone if change.is_gone else Migrating
+                    yield why(self._source.path, change.map_id)
+                is_told = is_nothing
                 yield from self._of(change)
 
     @property

@@ -89,6 +89,7 @@ def _shrink(root: Directory, found: PinSet, manifest: Manifest, used: Collection
     with next_generation(root, found.name, reopen) as stage, root.child(found.name) as old:
         for name in used:
             stage.keep_map(name, old)
+            stage.keep_foldings(name, old)
         stage.write_manifest(shrunk)
 
 

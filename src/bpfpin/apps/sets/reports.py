@@ -66,6 +66,7 @@ class ProblemKind(Enum):
 
     DEFUNCT_LINK = "defunct-link"
     HALF_BUILT = "half-built"
+    FOLD_UNFINISHED = "fold-unfinished"
     FOREIGN = "foreign"
     PROGRAM_CHANGED = "program-changed"
     MAP_DIFFERS = "map-differs"

@@ -19,6 +19,8 @@ _FOLDERS: Final = {
     names.PREVIOUS,
     names.COMMIT,
     names.ABORT,
+    names.FOLDS,
+    names.FOLDING,
 }
 
 

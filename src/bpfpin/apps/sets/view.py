@@ -19,7 +19,9 @@ from bpfpin.objects.link import Link
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.pins import names
+from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Held, Manifest
+from bpfpin.pins.migration import staged
 from bpfpin.pins.pinset import PinSet, SetState
 
 
@@ -94,6 +96,7 @@ class SetView:
             for hook in hooks:
                 self._check_hook(hook)
         self._check_links(manifest)
+        self._check_folds()
         for pin in open_pins(self._found):
             fix = f"chmod {pin.mode:04o} {pin.path}, or load it for them: --group, --chmod"
             self._tell(ProblemKind.ACCESS, fix, reason=f"{pin.path}: {pin.reason}")
@@ -137,6 +140,17 @@ class SetView:
                 reason = f"{path} is pinned, and no hook of the set knows it{_running(path)}"
                 fix = f"if nobody needs it, unpin it, which detaches: rm {path}"
                 self._tell(ProblemKind.ORPHAN, fix, reason=reason)
+
+    def _check_folds(self) -> None:
+        """Tell of maps that had no room for all that was migrated; the rest waits beside them."""
+        with suppress(BpfError), Directory.open(self._found.path) as directory:
+            for pin in staged.unfinished(directory):
+                reason = (
+                    f"map {names.decode(pin)} had no room for all that was migrated into it: what"
+                    f" is left is in an old map, kept in {self._found.path / names.FOLDS}"
+                )
+                fix = "{load} --migrate, from an object in which it has more max_entries"
+                self._tell(ProblemKind.FOLD_UNFINISHED, fix, reason=reason)
 
     def _maps(self) -> Iterator[MapReport]:
         for name, path in self._found.maps.items():

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from bpfpin.apps.maps.snapshot import restore
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.migrate import convert_options, taken
 
 
 @bpfpin_command("restore")
 @click.argument("file")
 @click.argument("map_", metavar="MAP")
 @click.option("--exact", is_flag=True, help="Delete the entries that FILE does not have.")
-def command(context: Context, *, file: str, map_: str, exact: bool) -> None:
+@convert_options
+def command(context: Context, /, *, file: str, map_: str, exact: bool, **options: Any) -> None:
     """Write the entries of FILE, made by `map save`, into MAP: a path, id:N or name:NAME.
 
     Entries that are there get the values of FILE, and others stay. If FILE is damaged, does not fit
     MAP field by field, or has more entries than MAP has room for, nothing is written.
+
+    With --migrate MAP may be of another definition: members go over by name, as load --migrate does
+    it. Values are written, and not added to those of MAP; a --rule decides where those of several
+    CPUs or keys become one.
     """
-    restored = restore(file, map_, exact=exact)
+    restored = restore(file, map_, exact=exact, migrate=taken(options))
     if context.out.is_json:
         context.out.document(restored.to_json())
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bpfpin.apps.changes import Gone, Reload
+from bpfpin.apps.changes import document
 from bpfpin.apps.maps.watching import Event, EventKind, Found, open_watch
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
@@ -42,7 +42,8 @@ def command(
     only read, all of it once an interval: what comes and goes between two readings is not seen. Of
     a large map readings are fewer, so that they take a twentieth of one CPU at most.
 
-    A path is followed through reloads, and what is unloaded is waited for.
+    A path is followed through reloads, and what is unloaded is waited for. After a migration
+    members are compared by name.
     """
     with (
         open_watch(map_, conditions=where) as watching,
@@ -62,11 +63,7 @@ def _write(out: Output, found: Found) -> None:
 
 
 def _document(found: Found) -> dict[str, Any]:
-    if isinstance(found, Reload):
-        return {"event": "reload", "program": found.program, "map": found.map}
-    if isinstance(found, Gone):
-        return {"event": "gone", "path": found.path, "map": found.map}
-    return found.to_json()
+    return found.to_json() if isinstance(found, Event) else document(found)
 
 
 def line(event: Event) -> str:

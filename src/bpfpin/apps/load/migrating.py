@@ -1,0 +1,217 @@
+"""Maps whose definition changed: who uses them, and the programs that fold old into new."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bpfpin.apps.load.hooks import attached
+from bpfpin.apps.load.loading import Loading
+from bpfpin.apps.map_users import MapUser, programs_of
+from bpfpin.errors import BpfError, Difference, IncompatibleMapError, UsageError
+from bpfpin.objects.collection import Loaded
+from bpfpin.objects.map import Map
+from bpfpin.objects.program import Program
+from bpfpin.pins.manifest import Lineage
+from bpfpin.pins.migration import staged
+from bpfpin.pins.migration.analysis.users import users_of_programs, users_of_specs
+from bpfpin.pins.migration.fold import Folding
+from bpfpin.pins.migration.plan import MigrationPlan
+from bpfpin.pins.migration.planning import Request, members_of, plan_migration
+from bpfpin.pins.migration.wishes import Migration, parse_wishes
+from bpfpin.pins.migration.words import Members, require_known
+from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.plan import Decision, HookPlan, Migrating, Plan
+from bpfpin.spec import MapSpec
+
+_FREED_S: Final = 0.5
+_OPTION: Final = re.compile(r"--[a-z-]+( \S+=.+| \S+)?(, or .*)?")
+
+__all__ = ["Migration", "Migrator", "fold_programs", "lineages", "parse_wishes"]
+
+
+def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[Migrating, Folding]]:
+    """Have the programs loaded that move the old maps; the caller closes them."""
+    with ExitStack() as undo:
+        found = []
+        for each in plan.migrating:
+            folding = Folding.load(each.plan.fold, each.old, loaded.maps[each.name])
+            undo.callback(folding.close)
+            found.append((each, folding))
+        undo.pop_all()
+    return found
+
+
+def lineages(plan: Plan, loaded: Loaded) -> dict[str, Lineage]:
+    """Return from which map each one has its contents that was migrated, now or before."""
+    manifest = plan.live.manifest if plan.live else None
+    before = manifest.migrated if manifest else {}
+    found = {name: line for name, line in before.items() if _is_kept(plan, name, line)}
+    for each in reversed(plan.migrating):  # what an earlier one left over comes after the map
+        line = before.get(each.name)
+        first = line.first if line and line.id == each.old.id else each.old.id
+        found[each.name] = Lineage(loaded.maps[each.name].id, first)
+    return found
+
+
+def _is_kept(plan: Plan, name: str, line: Lineage) -> bool:
+    kept = {each.name: each.map_id for each in plan.maps if each.decision is Decision.KEPT}
+    return kept.get(name) == line.id
+
+
+@dataclass(frozen=True)
+class Migrator:
+    """Plans the migrations of one load; *hooks* have the programs that run now.
+
+    `UsageError` for `--migrate` together with `--confirm`.
+    """
+
+    loading: Loading
+    live: PinSet | None
+    hooks: tuple[HookPlan, ...]
+    _members: dict[str, Members] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot go back by itself."""
+        if self.is_asked and self.loading.confirm_s is not None:
+            raise UsageError(
+                "--migrate and --confirm do not go together: what was moved does not go back by"
+                " itself",
+                hint="try it first: --dry-run",
+            )
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether maps that do not fit are to be migrated; else they are refused."""
+        return self.loading.migration is not None
+
+    def plan(self, spec: MapSpec, old: Map) -> MigrationPlan:
+        """Plan how the contents of *old* go over; `IncompatibleMapError` where they cannot."""
+        return self._plan(spec, old, self.loading.migration or Migration())
+
+    def require_known(self) -> None:
+        """Raise `UsageError` for a member that was named and that no map to be migrated has."""
+        if self.loading.migration is not None and self._members:
+            require_known(self.loading.migration, self._members)
+
+    def needed(self, name: str, error: IncompatibleMapError) -> str:
+        """Return what is to be typed besides that the map *name* is migrated; *error* refused it.
+
+        "" if it cannot be migrated at all.
+        """
+        if self.is_asked:
+            return _needed("add", error.hint)
+        try:
+            with Map.from_pin(self._paths()[name]) as old:
+                self.plan(self.loading.spec.maps[name], old)
+        except IncompatibleMapError as refused:
+            return _needed("--migrate", refused.hint)
+        except BpfError:
+            return ""
+        return "--migrate"
+
+    def _plan(self, spec: MapSpec, old: Map, migration: Migration) -> MigrationPlan:
+        with ExitStack() as opened:
+            pinned = [
+                opened.enter_context(Program.from_pin(path)) for path in self._program_paths()
+            ]
+            running = [hook.previous for hook in self.hooks if hook.previous is not None]
+            programs = {program.id: program for program in (*pinned, *running)}
+            before = users_of_programs(programs.values(), {spec.name: old})
+        specs = self.loading.spec.programs
+        after = users_of_specs(specs[name] for name in self.loading.programs)
+        request = Request(spec, old, before.get(spec.name, ()), after.get(spec.name, ()), migration)
+        self._remember(request)
+        if not migration.best_effort:
+            _require_reached(spec.name, old, set(programs) | self._folding_ids())
+            self._require_switched(spec.name, old)
+        return _planned(request)
+
+    def _require_switched(self, name: str, old: Map) -> None:
+        """Refuse a map that a hook uses which leaves the set: it runs until all is published."""
+        if self.live is None:
+            return
+        switched = {hook.before.link for hook in self.hooks if hook.attachment and hook.before}
+        leaving = [one for one in attached(self.live) if one.link not in switched]
+        found = [one for one in leaving if self._uses(one.program, old)]
+        if found:
+            told = "leaves the set, and what it counts until then is lost"
+            raise IncompatibleMapError(
+                f"map {name} is used at hooks that leave the set",
+                differences=[Difference(name, "hook", one.hook, told) for one in found],
+                hint="--best-effort, or first: bpfpin unload --keep-maps"
+                f" {self.loading.shown_name}",
+            )
+
+    def _uses(self, program: str, old: Map) -> bool:
+        if self.live is None or program not in self.live.programs:
+            return True  # whatever it is that runs there
+        with Program.from_pin(self.live.programs[program]) as pinned:
+            return old.id in pinned.info.map_ids
+
+    def _remember(self, request: Request) -> None:
+        """Keep the names of its members; what an earlier load left over has some of its own."""
+        found, before = members_of(request), self._members.get(request.spec.name)
+        if before is not None:
+            found = Members(found.old | before.old, found.new | before.new)
+        self._members[request.spec.name] = found
+
+    def _paths(self) -> dict[str, Path]:
+        return dict(self.live.maps) if self.live else {}
+
+    def _folding_ids(self) -> set[int]:
+        return staged.program_ids(self.live.path) if self.live else set()
+
+    def _program_paths(self) -> Iterable[Path]:
+        return self.live.programs.values() if self.live else ()
+
+
+def _planned(request: Request) -> MigrationPlan:
+    """Plan it; where nobody knows what is in the values, that is what to tell."""
+    try:
+        return plan_migration(request)
+    except IncompatibleMapError as error:
+        name, old = request.spec.name, request.old
+        if old.value_type is None and name not in request.migration.layouts:
+            error.hint = f"--layout {name}='u64 MEMBER;…'"
+        raise
+
+
+def _require_reached(name: str, old: Map, ours: set[int]) -> None:
+    """Refuse a map that programs have which would go on with the old one.
+
+    What was just detached the kernel takes a moment to free.
+    """
+    deadline = time.monotonic() + _FREED_S
+    while others := [user for user in programs_of(old.id) if user.id not in ours]:
+        if any(user.place for user in others) or time.monotonic() >= deadline:
+            raise IncompatibleMapError(
+                f"map {name} is used by programs of others",
+                differences=[_difference(name, user) for user in others],
+                hint="--best-effort",
+            )
+        time.sleep(_FREED_S / 50)
+
+
+def _difference(name: str, user: MapUser) -> Difference:
+    told = "stays with the old map, and what it counts from then on is lost: not of this set"
+    return Difference(name, "user", str(user), told)
+
+
+def _needed(verb: str, hint: str) -> str:
+    """Return what helps, of hints divided by `;`: options to type after *verb*, then the others."""
+    parts = (part.strip() for line in hint.splitlines() for part in line.split("; "))
+    told = [part for part in dict.fromkeys(parts) if part and not part.startswith("--fresh")]
+    options = [_first_of(part) for part in told if _OPTION.fullmatch(part)]
+    others = [part for part in told if not _OPTION.fullmatch(part)]
+    return ", and ".join(filter(None, [" ".join([verb, *options]) if options else "", *others]))
+
+
+def _first_of(option: str) -> str:
+    first, other, rest = option.partition(", or ")
+    return f"{first} (or {rest})" if other else first

@@ -1,0 +1,148 @@
+"""What is in the old map, as far as it decides whether it can be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from bpfpin.objects.map import Map
+from bpfpin.objects.percpu import stride_of
+from bpfpin.pins.migration.layout import Check, PartMoves
+from bpfpin.pins.migration.moves import Move, Shape
+from bpfpin.pins.migration.rules import Rule
+from bpfpin.syscall.cpu import possible_cpus
+
+SHOWN: Final = 3  # entries that do not fit, of each kind
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """An entry that does not fit: which number of it, and why; keys and values are bytes."""
+
+    part: str
+    path: str
+    key: bytes
+    value: bytes
+    number: int
+    what: str
+
+
+@dataclass
+class Contents:
+    """What a walk found: how many entries, and the first of those that do not fit, by kind."""
+
+    entries: int = 0
+    misfits: list[Misfit] = field(default_factory=list)
+
+    def tell(self, misfit: Misfit) -> None:
+        """Keep a misfit, unless enough of its kind are known."""
+        same = (one for one in self.misfits if (one.path, one.what) == (misfit.path, misfit.what))
+        if sum(1 for _ in same) < SHOWN:
+            self.misfits.append(misfit)
+
+
+class Entry(NamedTuple):
+    """A key, and the values of all CPUs."""
+
+    key: bytes
+    values: list[bytes]
+
+
+Examine = Callable[[Entry], Iterator[Misfit]]
+
+
+def walk(
+    old: Map, shapes: tuple[Shape, Shape], keys: PartMoves | None, values: PartMoves
+) -> Contents:
+    """Count the entries of *old*, and hold each against the checks."""
+    before, after = shapes
+    examiners = _examiners(before, after, keys, values)
+    found = Contents()
+    if before.is_array and not examiners:
+        found.entries = before.max_entries
+        return found
+    stride = stride_of(before.value_size) if before.is_per_cpu else before.value_size
+    copies = possible_cpus() if before.is_per_cpu else 1
+    for batch in old.batches_bytes():
+        found.entries += batch.count
+        for index in range(batch.count if examiners else 0):
+            key = bytes(batch.keys[index * before.key_size : (index + 1) * before.key_size])
+            start = index * stride * copies
+            each = [
+                bytes(batch.values[at : at + before.value_size])
+                for at in range(start, start + copies * stride, stride)
+            ]
+            for examine in examiners:
+                for misfit in examine(Entry(key, each)):
+                    found.tell(misfit)
+    return found
+
+
+def _examiners(old: Shape, new: Shape, keys: PartMoves | None, values: PartMoves) -> list[Examine]:
+    found: list[Examine] = []
+    if keys is not None and keys.checks:
+        found.append(lambda entry: _unfit("key", keys.checks, entry, [entry.key]))
+    if values.checks:
+        found.append(lambda entry: _unfit("value", values.checks, entry, entry.values))
+    totals = [move for move in values.moves if _may_overflow(move, old, new)]
+    if totals:
+        found.append(lambda entry: _too_great(totals, entry))
+    if old.is_array and new.max_entries < old.max_entries:
+        found.append(lambda entry: _cut_off(new.max_entries, entry))
+    return found
+
+
+def _unfit(
+    part: str, checks: Sequence[Check], entry: Entry, where: list[bytes]
+) -> Iterator[Misfit]:
+    for check in checks:
+        for data in where:
+            if not check.fits(data):
+                number = _number(data, check)
+                yield Misfit(part, check.path, *_first(entry), number, check.what)
+
+
+def _first(entry: Entry) -> tuple[bytes, bytes]:
+    return entry.key, entry.values[0]
+
+
+def _number(data: bytes, check: Check) -> int:
+    place = check.place
+    some = data[place.offset : place.offset + min(place.size, 8)]
+    return int.from_bytes(some, "little", signed=place.is_signed)
+
+
+def _may_overflow(move: Move, old: Shape, new: Shape) -> bool:
+    """Whether the numbers of all CPUs together may be too great for the one that they become."""
+    is_one = old.is_per_cpu and not new.is_per_cpu
+    is_sum = move.rule is Rule.SUM and not move.is_bytes and move.limits is None
+    return is_one and is_sum and move.new.size < 8
+
+
+def _too_great(moves: Sequence[Move], entry: Entry) -> Iterator[Misfit]:
+    for move in moves:
+        total = sum(_read(move, value) for value in entry.values)
+        bits = 8 * move.new.size - move.new.is_signed
+        low = -(1 << bits) if move.new.is_signed else 0
+        if not low <= total < 1 << bits:
+            what = f"{8 * move.new.size} bits have no room for the sum of all CPUs"
+            yield Misfit("value", move.path, *_first(entry), total, what)
+
+
+def _read(move: Move, value: bytes) -> int:
+    place = move.old
+    some = value[place.offset : place.offset + place.size]
+    return int.from_bytes(some, "little", signed=place.is_signed)
+
+
+def _cut_off(length: int, entry: Entry) -> Iterator[Misfit]:
+    index = int.from_bytes(entry.key, "little")
+    if index >= length and any(map(any, entry.values)):
+        what = f"the new array has {length} elements"
+        yield Misfit("value", "", *_first(entry), index, what)
+
+
+def shown(codec: Any, data: bytes) -> str:
+    """Return a key or a value as text."""
+    return str(codec.decode(data))

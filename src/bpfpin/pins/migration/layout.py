@@ -1,0 +1,242 @@
+"""Which part of an old key or value goes where in the new one, by the names of members."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from bpfpin.pins.migration.leaves import Leaf, LeafKind
+from bpfpin.pins.migration.moves import Move, Place
+from bpfpin.pins.migration.paths import bare, is_named, is_one_of_fewer, renamed, said
+from bpfpin.pins.migration.rules import Rule, Wishes
+
+DefaultRule = Callable[[Leaf, Leaf], Rule | None]
+"""Says the rule of an old and a new number that nobody said one of, None if it is not known."""
+
+_COUNTABLE: Final = (LeafKind.NUMBER, LeafKind.ENUM)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What every entry must keep to be moved: the old number at *place* is within *limits*.
+
+    None of *forbidden* may occur; with *is_zero* all bytes there are 0. *what* says why.
+    """
+
+    path: str
+    place: Place
+    what: str
+    limits: tuple[int, int] | None = None
+    forbidden: frozenset[int] = frozenset()
+    is_zero: bool = False
+
+    def fits(self, data: bytes | memoryview) -> bool:
+        """Whether the old value *data* keeps it."""
+        part = data[self.place.offset : self.place.offset + self.place.size]
+        if self.is_zero:
+            return not any(part)
+        number = int.from_bytes(part, "little", signed=self.place.is_signed)
+        is_within = self.limits is None or self.limits[0] <= number <= self.limits[1]
+        return is_within and number not in self.forbidden
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A part that cannot be moved as things are: what it was, what it is to be, what to type."""
+
+    path: str
+    old: str
+    new: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class PartMoves:
+    """How the parts of an old key or value become those of a new one.
+
+    *moves* have their old and new parts in *carried*. *added* are new parts, which start at 0
+    unless the user said otherwise; *dropped* are old ones that are given up. It may be done only if
+    nothing is *unfit* and every entry keeps the *checks*.
+    """
+
+    moves: tuple[Move, ...]
+    carried: tuple[tuple[Leaf, Leaf], ...] = ()
+    checks: tuple[Check, ...] = ()
+    added: tuple[Leaf, ...] = ()
+    dropped: tuple[Leaf, ...] = ()
+    unfit: tuple[Unfit, ...] = ()
+
+
+def match_parts(
+    old: Iterable[Leaf],
+    new: Iterable[Leaf],
+    wishes: Wishes,
+    *,
+    default_rule: DefaultRule = lambda old, new: Rule.SUM,
+    otherwise: Rule = Rule.KEEP_NEW,
+) -> PartMoves:
+    """Find for each old part the new one of its name, and how its number gets there.
+
+    *otherwise* is the rule of what is no number, if nobody said one.
+    """
+    before, after = list(old), list(new)
+    matching = _Matching(wishes, default_rule, otherwise, frozenset(one.path for one in after))
+    for leaf, target in _pairs(before, after, wishes):
+        matching.take(leaf, target)
+    matching.unfit += _wrong_words(before, after, wishes)
+    return matching.result()
+
+
+def _pairs(
+    old: list[Leaf], new: list[Leaf], wishes: Wishes
+) -> Iterable[tuple[Leaf | None, Leaf | None]]:
+    """Yield old parts with their new ones, None where there is none on that side."""
+    targets = {leaf.path: leaf for leaf in new}
+    for leaf in old:
+        yield leaf, targets.pop(renamed(leaf.path, wishes.renamed), None)
+    for leaf in targets.values():
+        yield None, leaf
+
+
+def _wrong_words(old: list[Leaf], new: list[Leaf], wishes: Wishes) -> Iterable[Unfit]:
+    """Yield what is said of new parts that cannot be: two names for one, or values of old ones."""
+    paths = [renamed(leaf.path, wishes.renamed) for leaf in old]
+    there = {leaf.path: leaf for leaf in new}
+    for path, count in Counter(paths).items():
+        if count > 1 and path in there:
+            both = " and ".join(
+                one.path for one, its in zip(old, paths, strict=True) if its == path
+            )
+            yield Unfit(path, both, there[path].type, "--rename: two old members have this name")
+    for path in wishes.start:
+        if any(is_named(one, [path]) for one in paths if one in there):
+            yield Unfit(path, "it is there", "it is carried over", "--start is for new members")
+
+
+@dataclass
+class _Matching:
+    wishes: Wishes
+    default_rule: DefaultRule
+    otherwise: Rule
+    new_paths: frozenset[str]
+    moves: list[Move] = field(default_factory=list)
+    carried: list[tuple[Leaf, Leaf]] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    added: list[Leaf] = field(default_factory=list)
+    dropped: list[Leaf] = field(default_factory=list)
+    unfit: list[Unfit] = field(default_factory=list)
+
+    def result(self) -> PartMoves:
+        return PartMoves(
+            tuple(self.moves),
+            tuple(self.carried),
+            tuple(self.checks),
+            tuple(self.added),
+            tuple(self.dropped),
+            tuple(self.unfit),
+        )
+
+    def take(self, old: Leaf | None, new: Leaf | None) -> None:
+        if new is not None and old is None:
+            self.added.append(new)
+        elif old is not None and new is None:
+            self._lose(old)
+        elif old is not None and new is not None:
+            self._move(old, new)
+
+    def _lose(self, old: Leaf) -> None:
+        """Give an old part up if that was wished; the end of an array if there is nothing in it."""
+        if is_named(old.path, self.wishes.dropped):
+            self.dropped.append(old)
+        elif is_one_of_fewer(renamed(old.path, self.wishes.renamed), self.new_paths):
+            self.checks.append(
+                Check(old.path, old.place, "the new array ends before it", is_zero=True)
+            )
+        else:
+            hint = f"--drop {bare(old.path)}, or --rename {bare(old.path)}=NEW"
+            self.unfit.append(Unfit(old.path, old.type, "none", hint))
+
+    def _move(self, old: Leaf, new: Leaf) -> None:
+        if old.kind in _COUNTABLE and new.kind in _COUNTABLE:
+            self._move_number(old, new)
+        elif old.kind is new.kind is LeafKind.TEXT:
+            self._move_text(old, new)
+        elif (old.kind, old.type, old.place.size) == (new.kind, new.type, new.place.size):
+            self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
+        elif is_named(old.path, self.wishes.dropped):
+            self.dropped.append(old)
+            self.added.append(new)
+        else:
+            self.unfit.append(Unfit(old.path, old.type, new.type, f"--drop {bare(old.path)}"))
+
+    def _move_text(self, old: Leaf, new: Leaf) -> None:
+        cut = old.place.size - new.place.size
+        if cut > 0 and not is_named(old.path, self.wishes.dropped):
+            tail = Place(old.place.offset + new.place.size, cut)
+            self.checks.append(Check(old.path, tail, "the new text is shorter", is_zero=True))
+        self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
+
+    def _move_number(self, old: Leaf, new: Leaf) -> None:
+        rule = self._rule(new) or self._default(old, new)
+        if rule is None:
+            rules = "|".join(each.value for each in Rule)
+            self.unfit.append(
+                Unfit(new.path, old.type, new.type, f"--rule {bare(new.path) or 'value'}={rules}")
+            )
+            return
+        limits = _limits(old, new)
+        if limits and not self.wishes.clamp:
+            self.checks.append(Check(old.path, old.place, f"{new.type} has no room", limits))
+        renumbered, lost = _renumbered(old, new)
+        if lost and not is_named(old.path, self.wishes.dropped):
+            self.checks.append(
+                Check(old.path, old.place, f"{new.type} has no such name", forbidden=lost)
+            )
+        self._add(
+            old,
+            new,
+            rule,
+            renumbered=renumbered,
+            limits=limits if self.wishes.clamp else None,
+        )
+
+    def _add(  # noqa: PLR0917  (the fields of a move)
+        self,
+        old: Leaf,
+        new: Leaf,
+        rule: Rule,
+        is_bytes: bool = False,
+        renumbered: tuple[tuple[int, int], ...] = (),
+        limits: tuple[int, int] | None = None,
+    ) -> None:
+        self.carried.append((old, new))
+        self.moves.append(Move(new.path, old.place, new.place, rule, is_bytes, renumbered, limits))
+
+    def _rule(self, new: Leaf) -> Rule | None:
+        return said(new.path, self.wishes.rules)
+
+    def _default(self, old: Leaf, new: Leaf) -> Rule | None:
+        return self.otherwise if new.kind is LeafKind.ENUM else self.default_rule(old, new)
+
+
+def _limits(old: Leaf, new: Leaf) -> tuple[int, int] | None:
+    """Return the numbers that both sides can hold, None if those are all of the old ones."""
+    (low, high), (least, greatest) = _reach(old.place), _reach(new.place)
+    both = max(low, least), min(high, greatest)
+    return None if both == (low, high) else both
+
+
+def _reach(place: Place) -> tuple[int, int]:
+    bits = 8 * place.size
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if place.is_signed else (0, (1 << bits) - 1)
+
+
+def _renumbered(old: Leaf, new: Leaf) -> tuple[tuple[tuple[int, int], ...], frozenset[int]]:
+    """Return the values whose names have other numbers, and those whose names are gone."""
+    if not old.values or not new.values:
+        return (), frozenset()
+    numbers = dict(new.values)
+    moved = tuple((n, numbers[name]) for name, n in old.values if numbers.get(name, n) != n)
+    return moved, frozenset(number for name, number in old.values if name not in numbers)

@@ -1,0 +1,219 @@
+"""Decides what becomes of a map whose definition changed, or why it cannot be moved as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from bpfpin.btf.btf import TypeRef
+from bpfpin.errors import Difference, IncompatibleMapError
+from bpfpin.objects.map import Map
+from bpfpin.pins.migration import contents, exact, shapes
+from bpfpin.pins.migration.analysis.uses import User
+from bpfpin.pins.migration.contents import Contents
+from bpfpin.pins.migration.exact import Case, Exactness
+from bpfpin.pins.migration.given import layout_type
+from bpfpin.pins.migration.layout import PartMoves, match_parts
+from bpfpin.pins.migration.leaves import Leaf, is_lock, leaves, owned
+from bpfpin.pins.migration.moves import Shape
+from bpfpin.pins.migration.paths import is_named
+from bpfpin.pins.migration.plan import MigrationPlan, Types
+from bpfpin.pins.migration.refusal import Refusals
+from bpfpin.pins.migration.rules import Rule, Wishes
+from bpfpin.pins.migration.start import Filling, counted_from_zero, start_value
+from bpfpin.pins.migration.wishes import KEY, VALUE, Migration, part
+from bpfpin.pins.migration.words import Members, names_of, require_known
+from bpfpin.spec import Dialect, MapSpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """One map to be migrated: what it is to be, what is there, and who uses the one and the other.
+
+    *old_users* are the programs that have the map now, *new_users* those that are to have it.
+    """
+
+    spec: MapSpec
+    old: Map
+    old_users: Sequence[User] = ()
+    new_users: Sequence[User] = ()
+    migration: Migration = field(default_factory=Migration)
+
+
+def plan_migration(request: Request) -> MigrationPlan:
+    """Look at the old map and decide what becomes of it; nothing is changed.
+
+    Every entry is read. `IncompatibleMapError` with all that stands against it, and what to type;
+    `UsageError` for a first value or a layout that does not read.
+    """
+    spec, old, wishes = request.spec, request.old, request.migration.of(request.spec.name)
+    refused = Refusals(spec.name)
+    before, after = shapes.of_map(old), shapes.of_spec(spec)
+    types = _types(request)
+    _require_possible(request, refused, before, types)
+    assert before is not None
+    functions = request.migration.functions_of(spec.name)
+    keys = None if before.is_array else _keys(request, wishes)
+    values = _values(request, types, wishes, frozenset(functions))
+    refused.parts(KEY, keys)
+    refused.parts(VALUE, values)
+    refused.words(keys, values, (before, after), functions)
+    found = contents.walk(old, (before, after), keys, values)
+    refused.contents(found, (old.key_type, types[0]), (before, after))
+    exactness = _exactness(request, (before, after), values, found)
+    refused.inexact(exactness, wishes)
+    refused.stop_if_any()
+    start, filling = _start(request, values, types, wishes)
+    return MigrationPlan(
+        name=spec.name,
+        old_id=old.id,
+        shapes=(before, after),
+        types=types,
+        keys=keys,
+        values=values,
+        entries=found.entries,
+        memory_bytes=shapes.memory_bytes(after, found.entries),
+        exactness=exactness,
+        start=start,
+        filling=filling,
+        functions=tuple(functions),
+    )
+
+
+def _require_possible(
+    request: Request, refused: Refusals, before: Shape | None, types: Types
+) -> None:
+    """Refuse what no word helps against: other kinds of maps, things of the kernel's in values."""
+    spec, after = request.spec, shapes.of_spec(request.spec)
+    if before is None:
+        kind = str(request.old.type)
+        refused.tell([Difference(spec.name, "type", kind, shapes.type_text(after))])
+    else:
+        refused.tell(shapes.refusals(spec.name, before, after))
+    refused.owned(types)
+    refused.stop_if_any()
+
+
+def plan_migrations(requests: Iterable[Request]) -> dict[str, MigrationPlan]:
+    """Plan several maps; what stands against any of them is in one `IncompatibleMapError`.
+
+    `UsageError` for a member or a map that was named and is not there.
+    """
+    requests = list(requests)
+    members = {request.spec.name: members_of(request) for request in requests}
+    for migration in {id(one.migration): one.migration for one in requests}.values():
+        require_known(migration, members)
+    plans: dict[str, MigrationPlan] = {}
+    errors: list[IncompatibleMapError] = []
+    for request in requests:
+        try:
+            plans[request.spec.name] = plan_migration(request)
+        except IncompatibleMapError as error:
+            errors.append(error)
+    if errors:
+        names = ", ".join(dict.fromkeys(one.map for error in errors for one in error.differences))
+        raise IncompatibleMapError(
+            f"cannot be migrated as things are: {names}",
+            differences=[one for error in errors for one in error.differences],
+            hint="\n".join(dict.fromkeys(error.hint for error in errors if error.hint)),
+        )
+    return plans
+
+
+def members_of(request: Request) -> Members:
+    """Return how the members of old and new keys and values are typed."""
+    (old, new), spec, held = _types(request), request.spec, request.old
+    keys = leaves(held.key_type, held.key_size), leaves(spec.key, spec.key_size)
+    values = leaves(old, held.value_size), leaves(new, spec.value_size)
+    return Members(*(names_of(key, value) for key, value in zip(keys, values, strict=True)))
+
+
+def _types(request: Request) -> Types:
+    """Return the types of old and new values; the user's word for those that have none."""
+    given = request.migration.layouts.get(request.spec.name)
+    old, new = request.old.value_type, request.spec.value
+    if given is None:
+        return old, new
+    about = f"--layout {request.spec.name}"
+    said = partial(layout_type, given, about=about)
+    size = request.old.value_size
+    is_same = new is None and request.spec.value_size == size
+    return old or said(size), said(size) if is_same else new
+
+
+def _keys(request: Request, wishes: Wishes) -> PartMoves | None:
+    """Return how keys become new ones, None if they are the same."""
+    spec, old = request.spec, request.old
+    before, after = leaves(old.key_type, old.key_size), leaves(spec.key, spec.key_size)
+    is_untyped = old.key_type is None or spec.key is None
+    is_same = [(one.path, one.place, one.type) for one in before] == [
+        (one.path, one.place, one.type) for one in after
+    ]
+    if old.key_size == spec.key_size and (is_same or is_untyped):
+        return None
+    said = part(wishes, KEY, has_members=_has_members(before, after))
+    return match_parts(
+        before,
+        after,
+        said,
+        default_rule=lambda old, new: Rule.KEEP_OLD,
+        otherwise=Rule.KEEP_OLD,
+    )
+
+
+def _values(request: Request, types: Types, wishes: Wishes, functions: frozenset[str]) -> PartMoves:
+    spec = request.spec
+    is_data = spec.dialect is Dialect.DATA
+    before, after = leaves(types[0], request.old.value_size), leaves(types[1], spec.value_size)
+    said = part(wishes, VALUE, has_members=_has_members(before, after))
+    return match_parts(
+        [one for one in before if not is_named(one.path, functions)],
+        [one for one in after if not is_named(one.path, functions)],
+        said,
+        default_rule=partial(
+            exact.default_rule, request.old_users, request.new_users, is_data=is_data
+        ),
+        otherwise=Rule.KEEP_OLD if is_data else Rule.KEEP_NEW,
+    )
+
+
+def _has_members(before: Sequence[Leaf], after: Sequence[Leaf]) -> bool:
+    return all(one.path for one in (*before, *after))
+
+
+def _exactness(
+    request: Request, both: tuple[Shape, Shape], values: PartMoves, found: Contents
+) -> Exactness:
+    case = Case(*both, values.moves, found.entries, request.old_users, request.new_users)
+    judged = exact.judge(case)
+    reasons = list(judged.reasons)
+    if request.migration.functions_of(request.spec.name):
+        reasons.append("a function sees old values as they are before the switch, and no later")
+    if any(map(is_lock, (*owned(request.old.value_type), *owned(request.spec.value)))):
+        reasons.append("programs take a lock in the value, and the fold does not")
+    return Exactness(tuple(reasons), judged.notes)
+
+
+def _start(
+    request: Request, values: PartMoves, types: Types, wishes: Wishes
+) -> tuple[bytes, Filling]:
+    """Return what new entries begin with, and what has to write that where the fold does not."""
+    spec = request.spec
+    made = spec.contents if spec.contents is not None else bytes(spec.value_size)
+    empty = counted_from_zero(made, values.moves)
+    start = start_value(spec.name, types[1], empty, _starts(values, wishes, types[1]))
+    functions = request.migration.functions_of(spec.name)
+    return start, Filling(types, start, functions, made=made)
+
+
+def _starts(values: PartMoves, wishes: Wishes, type_: TypeRef | None) -> dict[str, Any]:
+    """Return the first values of those new members that this map has."""
+    has_members = bool(type_) and all(one.path for one in values.added)
+    said = part(wishes, VALUE, has_members=has_members)
+    return {
+        name: value
+        for name, value in said.start.items()
+        if any(is_named(one.path, [name]) for one in values.added)
+    }

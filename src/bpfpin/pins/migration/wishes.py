@@ -1,0 +1,149 @@
+"""What the user says of a migration: the words of the command line, and `Migration` for Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bpfpin.errors import UsageError
+from bpfpin.pins.migration.paths import EVERY
+from bpfpin.pins.migration.rules import Rule, Wishes
+
+MemberFunction = Callable[[Any], Any]
+KEY = "key"
+VALUE = "value"
+
+
+@dataclass(frozen=True)
+class Migration:
+    """How old values become new ones; members are named as in C (`src.port`), keys as `key.port`.
+
+    A name may stand behind that of its map (`flows:src.port`), else it is of every map. *rules* are
+    by member, *renamed* leads from old to new names, *dropped* may be lost, *start* are first
+    values of new members, as a map takes them. *layouts* are types of old values of maps without
+    BTF, by map: `u64 packets; u64 bytes`. *clamp* cuts numbers to what fits.
+
+    *functions* are a last resort, by new member: called with the old value (a dict, as reading the
+    map gives it; of per-CPU maps once for each CPU) they return the new member's. They are called
+    before the programs are switched, so that what the old program writes from then on is not in it:
+    with one of them a migration is never exact, and *best_effort* must say that this will do.
+    """
+
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    dropped: Iterable[str] = ()
+    start: Mapping[str, Any] = field(default_factory=dict)
+    functions: Mapping[str, MemberFunction] = field(default_factory=dict)
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    clamp: bool = False
+    best_effort: bool = False
+
+    def of(self, name: str) -> Wishes:
+        """Return what is said of the map *name* and of all maps."""
+        return Wishes(
+            rules=_of(self.rules, name),
+            renamed=_of(self.renamed, name),
+            dropped=frozenset(_of(dict.fromkeys(self.dropped), name)),
+            start=_of(self.start, name),
+            clamp=self.clamp,
+            best_effort=self.best_effort,
+        )
+
+    def functions_of(self, name: str) -> dict[str, MemberFunction]:
+        """Return the functions for members of the map *name*."""
+        return _of(self.functions, name)
+
+    def names(self) -> frozenset[str]:
+        """Return all members that something was said of, as it was said."""
+        said = {*self.rules, *self.renamed, *self.dropped, *self.start, *self.functions}
+        return frozenset(said)
+
+
+def parse_wishes(
+    *,
+    rule: Iterable[str] = (),
+    rename: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    start: Iterable[str] = (),
+    layout: Iterable[str] = (),
+    clamp: bool = False,
+    best_effort: bool = False,
+) -> Migration:
+    """Read the words of the command line; each option may be given several times.
+
+    They are `[MAP:]MEMBER=RULE`, `[MAP:]OLD=NEW`, `[MAP:]MEMBER`, `[MAP:]MEMBER=VALUE` and
+    `MAP=LAYOUT`. `UsageError` for what does not read as one of them, or contradicts itself.
+    """
+    return Migration(
+        rules={name: _rule(word) for name, word in _pairs("--rule", "MEMBER=RULE", rule)},
+        renamed=dict(_pairs("--rename", "OLD=NEW", rename)),
+        dropped=tuple(drop),
+        start=dict(_pairs("--start", "MEMBER=VALUE", start)),
+        layouts=dict(_pairs("--layout", "MAP=LAYOUT", layout)),
+        clamp=clamp,
+        best_effort=best_effort,
+    )
+
+
+def part(wishes: Wishes, side: str, *, has_members: bool) -> Wishes:
+    """Return what is said of keys, or of values, by the names of members in them.
+
+    Where the whole is one number it is called `key` or `value` itself.
+    """
+    return dataclasses.replace(
+        wishes,
+        rules=_inner(wishes.rules, side, has_members=has_members),
+        renamed={
+            old: new.removeprefix("key.")
+            for old, new in _inner(wishes.renamed, side, has_members=has_members).items()
+        },
+        dropped=frozenset(_inner(dict.fromkeys(wishes.dropped), side, has_members=has_members)),
+        start=_inner(wishes.start, side, has_members=has_members),
+    )
+
+
+def _pairs(option: str, form: str, words: Iterable[str]) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, what = word.rpartition("=") if option == "--rule" else word.partition("=")
+        if not (name and equals and what):
+            raise UsageError(f"{option} {word}: it takes {form}")
+        if found.get(name, what) != what:
+            raise UsageError(f"{option} {name} is given as {found[name]} and as {what}")
+        found[name] = what
+    return list(found.items())
+
+
+def _rule(word: str) -> Rule:
+    try:
+        return Rule(word)
+    except ValueError:
+        rules = ", ".join(each.value for each in Rule)
+        raise UsageError(f"{word!r} is no rule; there are {rules}") from None
+
+
+def _of(words: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return words by member: those of all maps, and of the map *name*, which count more."""
+    split = [(*_split(word), what) for word, what in words.items()]
+    of_all = {member: what for place, member, what in split if place == EVERY}
+    return of_all | {member: what for place, member, what in split if place == name}
+
+
+def _split(word: str) -> tuple[str, str]:
+    place, colon, member = word.partition(":")
+    return (place, member) if colon else (EVERY, word)
+
+
+def _inner(words: Mapping[str, Any], side: str, *, has_members: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, what in words.items():
+        if name == side and not has_members:
+            found[""] = what
+        elif name.startswith(f"{KEY}."):
+            if side == KEY:
+                found[name.removeprefix(f"{KEY}.")] = what
+        elif side == VALUE and (name != KEY or has_members):
+            found[name] = what
+    return found

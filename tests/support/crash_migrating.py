@@ -1,0 +1,59 @@
+"""A set whose maps change their layout with each generation: the counts go over, exactly."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from bpfpin.objects.map import Map
+from support.crash_lab import CrashLab, Generation
+from support.migration import MAPS, NEW, OLD, read, truth_of
+from support.objects import compiled
+from support.wait import wait_until
+
+OBJECTS = {Generation.OLD: OLD, Generation.NEW: NEW}
+
+
+class MigratingLab(CrashLab):
+    """Three maps of another layout in the new generation, and a fourth that stays: the truth."""
+
+    _kept_maps = ("truth",)
+
+    def _object(self, generation: Generation) -> Path:
+        return compiled(OBJECTS[generation])
+
+    def load(self, generation: Generation) -> list[str]:
+        """Return the command that loads *generation*; what is loaded already is migrated."""
+        return [*super().load(generation), "--migrate"]
+
+    def counts(self) -> tuple[int, int]:
+        """Return the least and the most packets that a pinned map has counted."""
+        with contextlib.ExitStack() as undo:
+            maps = {
+                name: undo.enter_context(Map.from_pin(self._pin(name))) for name in (*MAPS, "truth")
+            }
+            version = OLD if maps["counts"].value_size == 8 else NEW
+            counted = [
+                sum(value[0] for value in read(maps[name], version, name).values()) for name in MAPS
+            ]
+            counted.append(self._came(maps["truth"]))
+        return min(counted), max(counted)
+
+    def count(self, packets: int = 3) -> None:
+        """Send packets and see each counted once; in the end all maps say what came ever.
+
+        In a set that is half-built the program may count in maps that are not published yet.
+        """
+        if self.attached() is None or not self.is_half_built():
+            super().count(packets)
+            if self.attached() is not None:
+                least, most = self.counts()
+                assert least == most, f"the maps have counted {least} to {most}"
+            return
+        with Map.from_pin(self._pin("truth")) as truth:
+            wanted = self._came(truth) + packets
+            self.lab.flood(packets)
+            wait_until(lambda: self._came(truth) == wanted, timeout_s=1.0)
+
+    def _came(self, truth: Map) -> int:
+        return sum(packets for packets, _ in truth_of(truth).values())
