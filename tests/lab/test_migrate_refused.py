@@ -27,6 +27,7 @@ NONSENSE = [
     (("--migrate", "--start", "drops"), "it takes MEMBER=VALUE"),
     (("--migrate", "--start", "drops=many"), "many"),
     (("--migrate", "--layout", "flows=u64 x"), "no map 'flows' is to be migrated"),
+    (("--migrate", "--layout", "counters=u64 x; u64 y"), "the map has types of its own"),
 ]
 
 
@@ -51,6 +52,14 @@ def test_without_the_option_the_report_has_the_line_to_type(here: Here) -> None:
 
     assert ("value_size" in fields, line) == (True, "--migrate")
     assert migrated(here, version(**WIDER), *line.split()[1:])[1]["packets"] == 100
+
+
+def test_a_member_that_is_carried_over_cannot_be_dropped(here: Here) -> None:
+    loaded(here, version(), COUNTED)
+    words = ("--migrate", "--drop", "packets")
+    error = here.load_refused(6, version(**WIDER), *words).json["error"]
+
+    assert "--drop is for members that are gone" in error["hint"]
 
 
 def test_the_line_has_what_would_be_lost(here: Here) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Difference, IncompatibleMapError
+from bpfpin.errors import Difference, IncompatibleMapError, UsageError
 from bpfpin.objects.map import Map
 from bpfpin.pins.migration import contents, exact, shapes
 from bpfpin.pins.migration.analysis.uses import User
@@ -137,10 +137,12 @@ def _types(request: Request) -> Types:
     if given is None:
         return old, new
     about = f"--layout {request.spec.name}"
+    if old is not None:
+        raise UsageError(f"{about}: the map has types of its own, by which its values are read")
     said = partial(layout_type, given, about=about)
     size = request.old.value_size
     is_same = new is None and request.spec.value_size == size
-    return old or said(size), said(size) if is_same else new
+    return said(size), said(size) if is_same else new
 
 
 def _keys(request: Request, wishes: Wishes) -> PartMoves | None:
