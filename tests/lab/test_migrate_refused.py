@@ -54,14 +54,6 @@ def test_without_the_option_the_report_has_the_line_to_type(here: Here) -> None:
     assert migrated(here, version(**WIDER), *line.split()[1:])[1]["packets"] == 100
 
 
-def test_a_member_that_is_carried_over_cannot_be_dropped(here: Here) -> None:
-    loaded(here, version(), COUNTED)
-    words = ("--migrate", "--drop", "packets")
-    error = here.load_refused(6, version(**WIDER), *words).json["error"]
-
-    assert "--drop is for members that are gone" in error["hint"]
-
-
 def test_the_line_has_what_would_be_lost(here: Here) -> None:
     loaded(here, version(**SEEN), SEEN_AT)
     without, with_it = told(here, version()), told(here, version(), "--migrate")

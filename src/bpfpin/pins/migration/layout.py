@@ -113,10 +113,6 @@ def _wrong_words(old: list[Leaf], new: list[Leaf], wishes: Wishes) -> Iterable[U
     for path in wishes.start:
         if any(is_named(one, [path]) for one in paths if one in there):
             yield Unfit(path, "it is there", "it is carried over", "--start is for new members")
-    for leaf, path in zip(old, paths, strict=True):
-        if leaf.kind is LeafKind.NUMBER and path in there and leaf.path in wishes.dropped:
-            hint = "--drop is for members that are gone; without it"
-            yield Unfit(leaf.path, leaf.type, f"{there[path].type}, which takes it", hint)
 
 
 @dataclass
