@@ -74,11 +74,11 @@ crash-matrix: $(DEVELOPMENT)
 reload-proof: $(DEVELOPMENT)
 	$(WHY_SUDO)
 	$(PROOF) --deselect tests/proof/test_crash_matrix.py --deselect tests/proof/test_migration.py \
-		tests/proof
+		--deselect tests/proof/test_migration_lru.py tests/proof
 
 migration-proof: $(DEVELOPMENT)
 	$(WHY_SUDO)
-	$(PROOF) tests/proof/test_migration.py
+	$(PROOF) tests/proof/test_migration.py tests/proof/test_migration_lru.py
 
 generate: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py

@@ -7,6 +7,10 @@
 #define NOEXIST 1
 enum { LRU_HASH = 9 };
 
+#ifndef RECENT /* so many entries it has; the default has room for all ports */
+#define RECENT 60000
+#endif
+
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
 
 struct total {
@@ -38,7 +42,7 @@ struct {
 
 struct {
 	__uint(type, LRU_HASH);
-	__uint(max_entries, 60000);
+	__uint(max_entries, RECENT);
 	__type(key, __u32);
 	__type(value, struct count);
 } recent SEC(".maps");

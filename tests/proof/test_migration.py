@@ -20,6 +20,7 @@ from support.lab import TestLab
 from support.migration import (
     FLOWS,
     MAPS,
+    NEW,
     NO_LOSS,
     OLD,
     PLACES,
@@ -148,22 +149,30 @@ def test_a_fold_under_traffic_loses_nothing_and_copies_do(  # noqa: PLR0917  (a 
 
 
 class MigratedSet:
-    """What `load --migrate` makes on the road's device."""
+    """What `load --migrate` makes on the road's device; *defines* are those of both versions."""
 
-    def __init__(self, road: TestLab, root: Path, mode: XdpMode) -> None:
+    def __init__(
+        self, road: TestLab, root: Path, mode: XdpMode, *, defines: tuple[str, ...] = ()
+    ) -> None:
         self._set = root / road.device
         self._words = ("--dev", road.device, "--mode", mode.value, "--pin-root", root)
+        self._objects = {version: compiled(version, defines=defines) for version in (OLD, NEW)}
         self.version = OLD
-        run_cli_ok("load", compiled(OLD), *self._words)
+        run_cli_ok("load", self._objects[OLD], *self._words)
 
-    def migrate(self) -> str:
+    def migrate(self, *options: str) -> str:
         """Load the other version; return what became of it."""
-        version = other(self.version)
-        dropped = ("--drop", "bytes", "--drop", "drops") if version == OLD else ()
-        words = ("load", compiled(version), *self._words, "--migrate", *dropped, "-o", "json")
-        loaded = run_cli_ok(*words).json
-        self.version = version
+        loaded = run_cli_ok(*self.words(*options)).json
+        self.version = other(self.version)
         return str(loaded["result"])
+
+    def words(self, *options: str) -> tuple[object, ...]:
+        """Return the command that loads the other version."""
+        version = other(self.version)
+        gone = ("counts:bytes", "recent:bytes", "drops") if version == OLD else ()
+        dropped = [word for member in gone for word in ("--drop", member)]
+        words = ("load", self._objects[version], *self._words, "--migrate", *dropped)
+        return (*words, *options, "-o", "json")
 
     @contextlib.contextmanager
     def maps(self) -> Iterator[dict[str, Map]]:

@@ -75,7 +75,7 @@ def judge(case: Case, *, cpus: int = 0, realtime: bool | None = None) -> Exactne
         reasons += _of_numbers(case)
     if case.new.type in LRU and case.entries:
         room = _lru_room(case, cpus or possible_cpus())
-        if room < 0:
+        if room <= 0:
             reasons.append(f"the new map is an LRU hash: it may evict about {-room} entries")
         else:
             notes.append(f"the LRU hash evicts nothing while fewer than {room} new keys come")
