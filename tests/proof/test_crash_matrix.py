@@ -97,7 +97,8 @@ def told(table: Table, name: str, fault: str, row: Row) -> None:
 
     assert row.wrong == [], "\n".join(row.wrong)
     assert row.trials == row.old + row.new + row.unloaded > 0
-    assert row.missed <= row.trials // 10
+    # How many calls a command makes depends on what else runs on the host.
+    assert row.missed <= max(1, row.trials // 10)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
