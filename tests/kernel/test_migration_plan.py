@@ -20,9 +20,10 @@ from bpfpin.pins.migration.assembler import Assembler
 from bpfpin.pins.migration.fold import Folding
 from bpfpin.pins.migration.moves import ARRAYS
 from bpfpin.pins.migration.plan import MigrationPlan
-from bpfpin.pins.migration.planning import Request, plan_migrations
+from bpfpin.pins.migration.planning import Request, members_of, plan_migration
 from bpfpin.pins.migration.rules import Rule
 from bpfpin.pins.migration.wishes import Migration
+from bpfpin.pins.migration.words import require_known
 from bpfpin.spec import Dialect, MapSpec, ProgramSpec
 from bpfpin.uapi import FuncId, MapType, ProgramType, UpdateFlag
 from support.layouts import Field, struct_of
@@ -83,7 +84,9 @@ def _call(code: Assembler, helper: FuncId) -> None:
 
 
 def plan(old: Map, new: MapSpec, migration: Migration = SUMS, **users: list[User]) -> MigrationPlan:
-    return plan_migrations([Request(new, old, migration=migration, **users)])[new.name]
+    request = Request(new, old, migration=migration, **users)
+    require_known(migration, {new.name: members_of(request)})
+    return plan_migration(request)
 
 
 @contextmanager

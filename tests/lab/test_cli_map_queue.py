@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.maps.queue import bloom_has
 from bpfpin.errors import ReadOnlyMapError
 from bpfpin.objects.map import Map
 from bpfpin.objects.queue import Queue
@@ -94,8 +93,8 @@ def test_what_is_pushed_to_a_bloom_filter_is_known() -> None:
         popped = run_here("map", "pop", bloom)
 
         assert pushed == {"schema": 1, "value": {"rx_packets": 1, "rx_bytes": 60}}
-        assert bloom_has(bloom, one)
-        assert not bloom_has(bloom, other)
+        assert run_here("map", "get", bloom, one).exit_code == 0
+        assert run_here("map", "get", bloom, other).exit_code == 4
         assert (overwritten.exit_code, popped.exit_code) == (2, 2)
         assert "no oldest value" in overwritten.stderr
         assert "is a bloom_filter, not a queue or a stack" in popped.stderr

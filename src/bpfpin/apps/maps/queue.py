@@ -71,12 +71,6 @@ def peek(target: str) -> Any:
         return queue.peek()
 
 
-def bloom_has(target: str, word: str) -> bool:
-    """Whether what *word* means was perhaps added to a bloom filter; False is certain."""
-    with open_typed(target) as held, said(held), BloomFilter.of(held) as bloom:
-        return parsed_value(bloom, word) in bloom
-
-
 @contextmanager
 def _as_queue(held: Map) -> Iterator[Queue]:
     if held.type not in Queue.map_types:

@@ -74,16 +74,23 @@ def command(
     _table(context, found.maps)
 
 
-def to_json(row: MapRow) -> dict[str, object]:
-    """Return a map as the JSON documents have it."""
+def described(row: MapRow) -> dict[str, object]:
+    """Return what every map is, as the JSON documents have it."""
     info = row.info
-    told: dict[str, object] = {
+    return {
         "id": info.id,
         "name": info.name,
         "type": row.type_name,
         "key_size": info.key_size,
         "value_size": info.value_size,
         "max_entries": info.max_entries,
+    }
+
+
+def to_json(row: MapRow) -> dict[str, object]:
+    """Return a map as the JSON documents have it."""
+    told: dict[str, object] = {
+        **described(row),
         "memory_bytes": row.memory_bytes,
         "frozen": row.is_frozen,
         "pins": list(row.pins),

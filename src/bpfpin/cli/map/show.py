@@ -8,8 +8,8 @@ import click
 
 from bpfpin.apps.map_users import UserKind
 from bpfpin.apps.maps.detail import MapDetails, show_map
-from bpfpin.apps.maps.row import MapRow
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.map.listing import described
 
 NO_BTF = "no BTF"
 
@@ -33,7 +33,7 @@ def command(context: Context, *, map_: str) -> None:
 def _document(details: MapDetails) -> dict[str, object]:
     row, inner = details.row, details.inner
     return {
-        **_described(details.row),
+        **described(details.row),
         "pins": list(row.pins),
         "key_type": details.key_type or None,
         "value_type": details.value_type or None,
@@ -54,20 +54,8 @@ def _document(details: MapDetails) -> dict[str, object]:
         ],
         "outer_maps": list(details.row.outer_maps),
         "links": list(details.row.links),
-        "inner": _described(inner) if inner else None,
+        "inner": described(inner) if inner else None,
         "notes": list(details.notes),
-    }
-
-
-def _described(row: MapRow) -> dict[str, object]:
-    info = row.info
-    return {
-        "id": info.id,
-        "name": info.name,
-        "type": row.type_name,
-        "key_size": info.key_size,
-        "value_size": info.value_size,
-        "max_entries": info.max_entries,
     }
 
 
@@ -87,7 +75,7 @@ def _facts(details: MapDetails) -> Iterator[tuple[str, object]]:
         yield "pin", path
     yield from _users(details)
     if details.inner:
-        told = " ".join(f"{name} {value}" for name, value in _described(details.inner).items())
+        told = " ".join(f"{name} {value}" for name, value in described(details.inner).items())
         yield "inner", f"such as {told}"
     for note in details.notes:
         yield "note", note

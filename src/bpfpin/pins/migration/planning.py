@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Difference, IncompatibleMapError, UsageError
+from bpfpin.errors import Difference, UsageError
 from bpfpin.objects.map import Map
 from bpfpin.pins.migration import contents, exact, shapes
 from bpfpin.pins.migration.analysis.uses import User
@@ -24,7 +24,7 @@ from bpfpin.pins.migration.refusal import Refusals
 from bpfpin.pins.migration.rules import Rule, Wishes
 from bpfpin.pins.migration.start import Filling, counted_from_zero, start_value
 from bpfpin.pins.migration.wishes import KEY, VALUE, Migration, part
-from bpfpin.pins.migration.words import Members, names_of, require_known
+from bpfpin.pins.migration.words import Members, names_of
 from bpfpin.spec import Dialect, MapSpec
 
 
@@ -94,32 +94,6 @@ def _require_possible(
         refused.tell(shapes.refusals(spec.name, before, after))
     refused.owned(types)
     refused.stop_if_any()
-
-
-def plan_migrations(requests: Iterable[Request]) -> dict[str, MigrationPlan]:
-    """Plan several maps; what stands against any of them is in one `IncompatibleMapError`.
-
-    `UsageError` for a member or a map that was named and is not there.
-    """
-    requests = list(requests)
-    members = {request.spec.name: members_of(request) for request in requests}
-    for migration in {id(one.migration): one.migration for one in requests}.values():
-        require_known(migration, members)
-    plans: dict[str, MigrationPlan] = {}
-    errors: list[IncompatibleMapError] = []
-    for request in requests:
-        try:
-            plans[request.spec.name] = plan_migration(request)
-        except IncompatibleMapError as error:
-            errors.append(error)
-    if errors:
-        names = ", ".join(dict.fromkeys(one.map for error in errors for one in error.differences))
-        raise IncompatibleMapError(
-            f"cannot be migrated as things are: {names}",
-            differences=[one for error in errors for one in error.differences],
-            hint="\n".join(dict.fromkeys(error.hint for error in errors if error.hint)),
-        )
-    return plans
 
 
 def members_of(request: Request) -> Members:
