@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from bpfpin.apps.compile import OUR_HEADERS, wheel_include
+
 SOURCES = Path(__file__).parent.parent / "objects"
 NAMES = tuple(sorted(path.name.removesuffix(".bpf.c") for path in SOURCES.glob("*.bpf.c")))
 COMPILERS = ("zig", "clang")
@@ -36,11 +38,22 @@ def compiled(
     *has_debug* off leaves out BTF and line information, as old objects do. *defines* are macros of
     the source, `NAME=TEXT`.
     """
+    return _compile(name, compiler, has_debug, defines, ())
+
+
+def _compile(
+    name: str, compiler: str, has_debug: bool, defines: tuple[str, ...], extra: tuple[str, ...]
+) -> Path:
     if compiler == "clang" and shutil.which("clang") is None:
         pytest.skip("needs clang: apt install clang")
-    version = f"-{abs(hash(defines)):x}" if defines else ""
-    target = _folder() / f"{name}-{compiler}{version}{'' if has_debug else '-plain'}.bpf.o"
-    options = ["-O2", *(["-g"] if has_debug else ["-g0"]), *(f"-D{text}" for text in defines)]
+    version = f"-{abs(hash((defines, extra))):x}" if defines or extra else ""
+    file_name = name.replace("/", "-")
+    target = _folder() / f"{file_name}-{compiler}{version}{'' if has_debug else '-plain'}.bpf.o"
+    options = [
+        *("-O2", "-g" if has_debug else "-g0"),
+        *(f"-D{text}" for text in defines),
+        *extra,
+    ]
     source = SOURCES / f"{name}.bpf.c"
     caches = {"ZIG_LOCAL_CACHE_DIR": str(_folder()), "ZIG_GLOBAL_CACHE_DIR": str(_folder())}
     result = subprocess.run(
@@ -52,6 +65,28 @@ def compiled(
     )
     assert result.returncode == 0, result.stderr
     return target
+
+
+@functools.cache
+def compiled_case(
+    name: str,
+    compiler: str = "zig",
+    *,
+    has_debug: bool = True,
+    defines: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
+) -> Path:
+    """Return the object made of tests/objects/cases/NAME.bpf.c, which public projects write so.
+
+    What is right for a case stands on top of its source. *options* are added at the end of the
+    compiler's own, so that `-mcpu=v4` counts.
+    """
+    wheel = wheel_include()
+    headers = [
+        *("-isystem", str(OUR_HEADERS), "-DBPF_NO_MAP_DEF"),
+        *("-idirafter", str(wheel / "x86-linux-any"), "-idirafter", str(wheel / "any-linux-any")),
+    ]
+    return _compile(f"cases/{name}", compiler, has_debug, tuple(defines), (*headers, *options))
 
 
 @functools.cache
