@@ -38,11 +38,11 @@ def compiled(
     *has_debug* off leaves out BTF and line information, as old objects do. *defines* are macros of
     the source, `NAME=TEXT`.
     """
-    return _compile(name, compiler, has_debug, defines, ())
+    return _compile(name, compiler, has_debug=has_debug, defines=defines, extra=())
 
 
 def _compile(
-    name: str, compiler: str, has_debug: bool, defines: tuple[str, ...], extra: tuple[str, ...]
+    name: str, compiler: str, *, has_debug: bool, defines: tuple[str, ...], extra: tuple[str, ...]
 ) -> Path:
     if compiler == "clang" and shutil.which("clang") is None:
         pytest.skip("needs clang: apt install clang")
@@ -86,7 +86,13 @@ def compiled_case(
         *("-isystem", str(OUR_HEADERS), "-DBPF_NO_MAP_DEF"),
         *("-idirafter", str(wheel / "x86-linux-any"), "-idirafter", str(wheel / "any-linux-any")),
     ]
-    return _compile(f"cases/{name}", compiler, has_debug, tuple(defines), (*headers, *options))
+    return _compile(
+        f"cases/{name}",
+        compiler,
+        has_debug=has_debug,
+        defines=defines,
+        extra=(*headers, *options),
+    )
 
 
 @functools.cache
