@@ -2,8 +2,9 @@
 
 While a fold runs, a set's name still holds the old map, which is being emptied. The mark
 `NAME~stage/folding~` stands from before the first entry is moved until the exchange of the names,
-so what was read is whole if afterwards the mark is not there and the name is still the same.
-Nobody locks for that; one stat(2) tells.
+so what was read is whole if afterwards the mark is not there and the name still holds the same map.
+A map that the next generation keeps has a hard link in the stage: it is not moved, and a reload
+does not change it. Nobody locks for that; stat(2) tells.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from bpfpin.apps.generation import identity
-from bpfpin.errors import BusyError
+from bpfpin.errors import BpfError, BusyError
+from bpfpin.objects.map import Map
 from bpfpin.pins import names
 
 WAIT_MAX_S: Final = 10.0
@@ -29,11 +31,20 @@ class FoldUnfinishedError(BusyError):
 
 
 def is_folding(path: Path) -> bool:
-    """Whether the set that *path* lies in is moving the contents of maps at this moment."""
+    """Whether the set that *path* lies in is moving the contents of that map at this moment."""
     stage = path.parent.parent / f"{path.parent.name}{names.STAGE_SUFFIX}"
-    with suppress(OSError):  # ENOENT as a rule; who may not look may not read the maps either
+    try:
         (stage / names.FOLDING).stat()
-        return True
+    except OSError:  # ENOENT as a rule; who may not look may not read the maps either
+        return False
+    return not _is_same_pin(path, stage / path.name)
+
+
+def _is_same_pin(one: Path, other: Path) -> bool:
+    """Whether two names in bpffs are links to one pin, as those of a kept map are."""
+    with suppress(OSError):
+        first, second = one.lstat(), other.lstat()
+        return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
     return False
 
 
@@ -69,8 +80,25 @@ class Moment:
         wait_for_fold(path, timeout_s=timeout_s)
         self._path = path
         self._before = identity(path)
+        self._map_id = _map_id(path)
 
     @property
     def lasts(self) -> bool:
-        """Whether the name is what it was, and nothing was moved away: a fold ends by exchange."""
-        return not is_folding(self._path) and identity(self._path) == self._before
+        """Whether the name holds the map that it held, and nothing was moved away from it.
+
+        A fold ends by an exchange that puts another map there. A reload that keeps the map, and
+        somebody who pins it anew, change nothing.
+        """
+        if is_folding(self._path):
+            return False
+        now = identity(self._path)
+        if now is None or self._before is None:
+            return now is self._before
+        return now.pin == self._before.pin or _map_id(self._path) == self._map_id
+
+
+def _map_id(path: Path) -> int | None:
+    """Return which map *path* holds, None for none that may be opened."""
+    with suppress(BpfError), Map.from_pin(path, read_only=True) as held:
+        return held.id
+    return None

@@ -216,14 +216,16 @@ class Follower(Closing):
         self._folding_at_s = None
 
     def _is_still(self) -> bool:
-        """Whether the name holds what it held when it was last looked at, and all of it.
+        """Whether the name holds the map that it held when it was last looked at, and all of it.
 
-        In this order: a fold ends with an exchange.
+        In this order: a fold ends with an exchange. A reload that keeps the map takes nothing away;
+        it is told the next time.
         """
         if is_folding(self.path):
             return False
         try:
-            return identity(self.path) == self._now.identity
+            now = identity(self.path)
+            return now is not None and now.pin == self._now.identity.pin
         except PermissionError:  # exchanged; who may read is told a moment later
             return False
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from bpfpin.apps.changes import Ids
 from bpfpin.errors import BpfError
@@ -20,7 +20,15 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet
 
-Identity = tuple[int, int, int, int]
+
+class Identity(NamedTuple):
+    """What tells a name from its next generation: device and inode of its directory and its pin.
+
+    A reload exchanges the directory; the pin of a map that is kept is linked, and stays the same.
+    """
+
+    directory: tuple[int, int]
+    pin: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class Generation:
     @property
     def directory(self) -> tuple[int, int]:
         """Which directory the name is in; a reload brings another one."""
-        return self.identity[:2]
+        return self.identity.directory
 
 
 def identity(path: Path) -> Identity | None:
@@ -56,7 +64,7 @@ def identity(path: Path) -> Identity | None:
         directory, pin = path.parent.stat(), path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return directory.st_dev, directory.st_ino, pin.st_dev, pin.st_ino
+    return Identity((directory.st_dev, directory.st_ino), (pin.st_dev, pin.st_ino))
 
 
 def first_id(path: Path, map_id: int) -> int:

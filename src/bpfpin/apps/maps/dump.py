@@ -87,7 +87,8 @@ class Dump(Closing):
     def batches(self) -> Iterator[Batch]:
         """Yield the rows, some thousand at a time.
 
-        `BusyError` at the end if the map was migrated meanwhile, so that some may lack counts.
+        `BusyError` at the end if another map has its name by then: some rows may lack counts that
+        a migration moved. A reload that keeps the map is none.
         """
         with garbage.paused(self._held.max_entries), said(self._held):
             if self._by:
@@ -98,7 +99,7 @@ class Dump(Closing):
                 yield from self._selected()
         if self._moment and not self._moment.lasts:
             raise BusyError(
-                f"map {self._held.name!r} (id {self._held.id}) was reloaded while it was read, and"
+                f"map {self._held.name!r} (id {self._held.id}) lost its name while it was read, and"
                 " its contents may have moved to another one",
                 hint="read it again",
             )
