@@ -23,15 +23,13 @@ from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, remove_tree, require_safe
 from bpfpin.pins.record import Record
 
-CONFIRM: Final = "confirm~"
+CONFIRM: Final = names.CONFIRM
 RECORD: Final = "record"
 MAP: Final = "map"
 BEFORE: Final = "before"
 SECONDS_MAX: Final = 86400
 
 _SCHEMA: Final = 1
-# What belongs to a transaction or a trial, and not to a generation.
-_PASSING: Final = frozenset({CONFIRM, names.COMMIT, names.ABORT, names.PREVIOUS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,7 @@ def copy_generation(source: Directory, target: Directory) -> None:
     """Give all pins, types and the manifest of one generation to another directory, too."""
     for name in source.names():
         mode = source.stat(name).st_mode
-        if name in _PASSING:
+        if name in names.MARKS:
             continue
         if stat.S_ISDIR(mode):
             with suppress(PinExistsError):

@@ -19,14 +19,12 @@ from bpfpin.apps.graph.namespaces import UNNAMED
 from bpfpin.apps.maps.naming import KERNEL_NAME_LENGTH
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.trial import CONFIRM
 
 # Where others share maps by name, below the mount of a bpffs: iproute2's two places.
 _GLOBALS: Final = (("tc", "globals"), ("xdp", "globals"))
 LOAD: Final = "bpfpin load OBJ --dev DEV"
 NO_LINES: Final[Mapping[str, str]] = MappingProxyType({})
 _READ_ONLY_DATA: Final = ".rodata"
-_PASSING: Final = (names.PREVIOUS, CONFIRM)
 
 
 class FindingKind(Enum):
@@ -224,7 +222,7 @@ def _sets(graph: Graph, program: Node) -> tuple[str, ...]:
 def _is_passing(pin: Node) -> bool:
     """Whether the pin is of a generation of its set that is not the one that holds."""
     parts = PurePath(pin.name).parts if pin.set else ()
-    return any(part in _PASSING or part.endswith(names.STAGE_SUFFIX) for part in parts)
+    return any(part in names.MARKS or part.endswith(names.STAGE_SUFFIX) for part in parts)
 
 
 def _load_line(graph: Graph, program: Node) -> str:

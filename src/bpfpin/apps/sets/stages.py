@@ -6,22 +6,10 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, unsafe_reason, user_name
-
-_FOLDERS: Final = {
-    names.PROGRAMS,
-    names.LINKS,
-    names.LAYOUTS,
-    names.PREVIOUS,
-    names.COMMIT,
-    names.ABORT,
-    names.FOLDS,
-    names.FOLDING,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +67,7 @@ def _foreign_name(root: Directory, entry: str, name: str) -> str:
 
 def _is_ours(entry: str, mode: int) -> bool:
     if stat.S_ISDIR(mode):
-        return entry in _FOLDERS
+        return entry in names.PARTS | names.MARKS
     if stat.S_ISLNK(mode):
-        return entry == names.MANIFEST
+        return entry in names.TEXTS
     return "~" not in entry

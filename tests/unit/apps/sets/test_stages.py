@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from bpfpin.apps.sets.stages import left_stages
+from bpfpin.objects import layouts
+from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 
 
@@ -56,6 +58,29 @@ def test_each_step_of_a_load_or_unload_is_known_again(root: Directory, content: 
 
     assert (found.name, found.path, found.foreign) == ("lab0", path, "")
     assert found.is_committed is ("commit~/" in content)
+
+
+# What stands beside the sets, and not in one.
+BESIDE = {names.LOCK_DIRECTORY, names.STAGE_SUFFIX}
+OF_A_SET = {
+    text
+    for name, text in vars(names).items()
+    if name.isupper() and isinstance(text, str) and text.endswith("~") and text not in BESIDE
+}
+
+
+def test_every_name_of_ours_in_a_set_stands_in_one_of_the_tables() -> None:
+    assert OF_A_SET == names.PARTS | names.MARKS | names.TEXTS
+    assert layouts.DIRECTORY == names.LAYOUTS
+
+
+@pytest.mark.parametrize("entry", sorted(OF_A_SET))
+def test_no_name_of_ours_makes_a_stage_foreign(root: Directory, entry: str) -> None:
+    path = stage(root) / entry
+    path.symlink_to("{}") if entry in names.TEXTS else path.mkdir()
+    (found,) = left_stages(root)
+
+    assert found.foreign == ""
 
 
 @pytest.mark.parametrize(
