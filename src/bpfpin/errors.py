@@ -45,6 +45,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
+
+_OS_ERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
 
 
 class ExitCode(IntEnum):
@@ -77,7 +80,32 @@ class Difference:
         return f"{self.map}: {self.field}: {self.old} -> {self.new}"
 
 
-class BpfError(Exception):
+class Portable(Exception):  # noqa: N818  (no error by itself)
+    """An exception that pickle and copy bring back whole, whatever its constructor takes.
+
+    Python would call the class with `args`, which has the message alone, so that keyword-only
+    arguments fail (a multiprocessing pool waits for ever then) and attributes are lost.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {**self.__dict__, "args": self.args}
+        if isinstance(self, OSError):  # these live in the C structure, not in the dictionary
+            state |= {name: getattr(self, name) for name in _OS_ERROR_FIELDS}
+        return _blank, (type(self),), state
+
+
+def _blank(kind: type[Portable]) -> Portable:
+    """Return an exception whose attributes are set next, by BaseException.__setstate__."""
+    # The builtin that decides the memory layout makes it: with several bases `kind.__new__` may be
+    # that of another one, which refuses.
+    return OSError.__new__(kind) if issubclass(kind, OSError) else Exception.__new__(kind)
+
+
+def _say_missing(error: FileNotFoundError) -> None:
+    error.errno, error.strerror = errno_names.ENOENT, os.strerror(errno_names.ENOENT)
+
+
+class BpfError(Portable):
     """The root of all errors of bpfpin; catching it catches everything we raise on purpose."""
 
     exit_code: ExitCode = ExitCode.FAILURE
@@ -254,6 +282,10 @@ class ObjectNotFoundError(ObjectFileError, FileNotFoundError):
 
     exit_code = ExitCode.NOT_FOUND
 
+    def __init__(self, message: str, **known: Any) -> None:
+        super().__init__(message, **known)
+        _say_missing(self)
+
 
 class LimitError(BpfError):
     """A limit of ours, there to protect the host, was passed; the kernel was not asked."""
@@ -317,6 +349,10 @@ class PinNotFoundError(PinError, FileNotFoundError):
     """Nothing is pinned under that name; ordinary `except FileNotFoundError` works."""
 
     exit_code = ExitCode.NOT_FOUND
+
+    def __init__(self, message: str, *, path: str = "", hint: str = "") -> None:
+        super().__init__(message, path=path, hint=hint)
+        _say_missing(self)
 
 
 class PinNameError(PinError, ValueError):

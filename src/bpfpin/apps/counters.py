@@ -13,6 +13,7 @@ from bpfpin.btf.types import Array, Enum, Int, Struct
 from bpfpin.errors import UsageError
 from bpfpin.objects.map import Map
 from bpfpin.objects.percpu import stride_of
+from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapType, XdpAction
 
 ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
@@ -58,7 +59,7 @@ class Sample:
     counts: tuple[tuple[Count, ...], ...]
 
 
-class Counters:
+class Counters(Closing):
     """An open counter map; `read` is one batch call. Closing it closes the map.
 
     With *live* it is the map that this follower holds.

@@ -13,7 +13,7 @@ from bpfpin.pins.plan import Decision
 from bpfpin.syscall.fd import Closing
 
 
-class PinnedMaps(Mapping[str, Map]):
+class PinnedMaps(Mapping[str, Map], Closing):
     """Maps by name, each opened from its pin when it is first asked for."""
 
     def __init__(self, paths: Mapping[str, Path]) -> None:

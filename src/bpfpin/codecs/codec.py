@@ -25,11 +25,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bpfpin.errors import Portable
+
 Buffer = bytes | bytearray | memoryview
 FLOATS = "efd"
 
 
-class MisfitError(Exception):
+class MisfitError(Portable):
     """A value does not fit its type; `path` grows on the way out of nested members."""
 
     def __init__(self, kind: type[ValueError] | type[TypeError], text: str) -> None:

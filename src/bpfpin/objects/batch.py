@@ -24,6 +24,7 @@ from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.objects.elements import CLOSED_FD, Closed, Elements, buffer
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
+from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.refusal import BufferTooSmallError
 from bpfpin.uapi import Cmd, MapType
 
@@ -82,7 +83,7 @@ class Room:
         return RawBatch(count, self.keys[:key_bytes], self.values[:value_bytes])
 
 
-class Batches:
+class Batches(Closing):
     """Reading many elements of one map; the buffers stay for the next walk.
 
     Each walk has buffers of its own: threads and nested walks do not meet.

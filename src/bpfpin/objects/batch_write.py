@@ -14,6 +14,7 @@ from bpfpin.objects.batch import BATCH, BATCHED
 from bpfpin.objects.elements import CLOSED_FD, Elements
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
+from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import Cmd, MapType, UpdateFlag
 
 # Writing goes by key, so the kernel's generic batches do as well where reading must not use them.
@@ -46,7 +47,7 @@ class Entries:
         return bytes(self.values[index * size : (index + 1) * size])
 
 
-class Writer:
+class Writer(Closing):
     """Writes the elements of one map."""
 
     def __init__(self, elements: Elements, fd: int, kind: MapType | int) -> None:

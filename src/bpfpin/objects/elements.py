@@ -16,6 +16,7 @@ from bpfpin.objects import map_kinds
 from bpfpin.objects.info import fdinfo
 from bpfpin.syscall.attr import MapElemAttr
 from bpfpin.syscall.call import Call
+from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import Cmd, MapType
 
 CLOSED_FD = 0xFFFFFFFF  # no descriptor: the kernel answers EBADF
@@ -74,7 +75,7 @@ def buffer(size: int) -> tuple[memoryview, int]:
     return memoryview(array).cast("B"), ctypes.addressof(array)
 
 
-class Elements:
+class Elements(Closing):
     """The elements of the map *fd*; *value_size* is what the kernel copies, all CPUs together.
 
     *about* names the map in errors, for which *kind*, its type, may be the reason. `close` forgets

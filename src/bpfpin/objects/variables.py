@@ -13,7 +13,7 @@ from bpfpin.objects.typed_map import TypedMap
 from bpfpin.syscall.fd import Closing
 
 
-class Variable:
+class Variable(Closing):
     """One global variable where programs see it; reading and writing makes no system call.
 
     A value of 1, 2, 4 or 8 bytes is read and written as a whole. What is larger is copied piece by

@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 import warnings
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 CLOSED = -1
 
 
 class Closing:
-    """Ends at the end of `with`, by its `close`."""
+    """Ends at the end of `with`, by its `close`.
+
+    It cannot be copied or pickled, as files cannot: a copy would hold the same descriptor number,
+    and would close another file's once the first of the two is closed.
+    """
 
     __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        # copy, deepcopy, pickle, multiprocessing and dataclasses.asdict all come here.
+        raise TypeError(
+            f"cannot copy or pickle {type(self).__name__!r} objects: each owns what it closes;"
+            " open it again (Map.from_pin, from_id), or fork"
+        )
 
     def close(self) -> None:
         """Let go of what is held; again does nothing."""

@@ -19,6 +19,7 @@ from bpfpin.pins.manifest import Access, Place
 from bpfpin.pins.migration.wishes import Migration
 from bpfpin.pins.plan import ALL
 from bpfpin.spec import Hook, ObjectSpec, XdpMode
+from bpfpin.syscall.fd import Closing
 
 READABLE_BY_GROUP = 0o640
 GROUP_MAX = (1 << 32) - 2
@@ -76,7 +77,7 @@ class LoadOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Loading:
+class Loading(Closing):
     """What is to be loaded where; *path* is the set's directory.
 
     *shared* are maps from outside of the set, *fresh* those that start empty, *settings* the
