@@ -1,207 +1,368 @@
-"""The whole story on a throw-away lab, scene by scene, every claim of it checked as it goes."""
+"""The whole story on a throw-away lab: real commands, their real output, every claim checked.
+
+Each scene runs the commands that it shows, as a user would type them, and prints what they print.
+The demo itself sends the traffic that has to go on meanwhile, and compares what was sent with what
+the maps counted; those lines begin with `#`.
+"""
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bpfpin.apps.demo_migrate import migrate_scene
-from bpfpin.apps.demo_scene import AROUND_RELOAD_S, PINGS, Scene, packets, require, settled
-from bpfpin.apps.demo_share import share_scenes
-from bpfpin.apps.deploy import deploy
-from bpfpin.apps.lab import Lab, lab_down, lab_up
-from bpfpin.apps.ping import PingResult, ping
-from bpfpin.apps.reports import LoadReport
-from bpfpin.apps.stats import open_counters, watch
+from bpfpin.apps.lab import Lab, lab_down, labs
+from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.traffic import traffic
 from bpfpin.apps.undeploy import undeploy
-from bpfpin.errors import BusyError
+from bpfpin.attach import interface
+from bpfpin.attach.cgroup_path import cgroup2_mount
+from bpfpin.errors import (
+    BpfError,
+    BusyError,
+    CgroupNotFoundError,
+    ExitCode,
+    PinNotFoundError,
+)
 from bpfpin.objects.map import Map
 from bpfpin.pins.bpffs import BPFFS
+from bpfpin.syscall import netns
 from bpfpin.uapi import XdpAction
 
 OBJECT = "builtin:xdp_stats"
 NEXT_OBJECT = "builtin:xdp_protocols"
-INTERVAL_S = 0.5
-INTERVALS = 4
+TC_OBJECT = "builtin:tc_stats"
+CGROUP_OBJECT = "builtin:cgroup_stats"
+WIDER_OBJECT = "builtin:xdp_sizes"
+COUNTERS = "xdp_stats_map"
+PINGS = 5
 _LABS = 10
+_CGROUP_HOOKS = 4  # where a ping is counted: the cgroup and tc, and back by XDP and the cgroup
+_SETTLE_S = 10.0
+_AROUND_RELOAD_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One step: what it shows, the command that was run for it, and what came of it.
+
+    A scene of several commands is several of these; only the first has a title.
+    """
+
+    title: str
+    command: str = ""
+    lines: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {"title": self.title, "command": self.command, "lines": list(self.lines)}
 
 
 def demo(*, keep: bool = False, pin_root: Path = BPFFS) -> Generator[Scene, None, None]:
     """Play the story; close the iterator to end it early, the lab goes with it.
 
-    With *keep* the lab stays up and the program loaded. Needs root. Raises `BpfError` if the kernel
-    does not do what the scene says.
+    Args:
+        keep: Leave the lab up and the program loaded.
+        pin_root: The bpffs directory to pin in.
+
+    Yields:
+        A title before its scene begins, then a `Scene` without a title for each command of it.
+
+    Raises:
+        BpfError: The kernel does not do what the scene says, or a command failed.
+        PermissionDeniedError: The caller is not root.
     """
+    require_attach("the demo")
     with ExitStack() as clean_up:
-        lab = _free_lab()
-        clean_up.callback(lab_down, lab.name)
-        yield _lab_scene(lab)
-        yield _load_scene(lab, pin_root)
-        clean_up.callback(undeploy, lab.device, pin_root=pin_root)
-        counters = pin_root / lab.device / "xdp_stats_map"
-        action = pin_root / lab.device / "action"
-        yield _ping_scene(lab, counters)
-        yield from _live_scenes(lab, counters)
-        yield _reader_scene(counters)
-        yield _drop_scene(lab, action)
-        yield _pass_scene(lab, action)
-        yield _reload_scene(lab, pin_root)
-        yield from share_scenes(lab, pin_root)
-        yield migrate_scene(lab, pin_root)
+        play = _Play(_free_name(), pin_root, clean_up)
+        for title, scene in _SCENES:
+            yield Scene(title)
+            yield from scene(play)
         if keep:
             clean_up.pop_all()
-            yield _kept_scene(lab)
+            yield Scene("Kept, as asked: look around.")
+            yield Scene("", lines=play.last_words())
             return
+        yield Scene("Clean up: nothing of it is left.")
+        yield play.run("unload", play.device)
+        yield play.run("lab", "down", play.device)
+
+
+class _Play:
+    """The lab that the scenes share, and how they run a command and look at its effect."""
+
+    def __init__(self, device: str, pin_root: Path, clean_up: ExitStack) -> None:
+        self.device = device
+        self.pin_root = pin_root
+        self.counters = pin_root / device / COUNTERS
+        self.cgroup: Path | None = None
+        self.clean_up = clean_up
+
+    @property
+    def lab(self) -> Lab:
+        return next(lab for lab in labs() if lab.name == self.device)
+
+    def run(self, *words: str, expected: int = 0) -> Scene:
+        """Run `bpfpin WORDS` in a process of its own; `BpfError` at an unexpected exit."""
+        if self.pin_root != BPFFS and words[0] not in ("lab",):
+            words = (*words, "--pin-root", str(self.pin_root))
+        # -P: never import a module from the current directory.
+        program = [sys.executable, "-P", "-m", "bpfpin"]
+        return _run([*program, *words], shown=["bpfpin", *words], expected=expected)
+
+    def packets(self, action: int = XdpAction.XDP_PASS, member: str = "rx_packets") -> int:
+        return _packets(self.counters, action, member)
+
+    def last_words(self) -> tuple[str, ...]:
+        return (
+            f"# look: bpfpin stats {self.device}",
+            f"# when done: bpfpin unload {self.device} && bpfpin lab down {self.device}",
+        )
+
+
+def _lab(play: _Play) -> Iterator[Scene]:
+    yield play.run("lab", "up", play.device)
+    play.clean_up.callback(_take_down, play.device)
+
+
+def _load(play: _Play) -> Iterator[Scene]:
+    yield play.run("load", OBJECT, "--dev", play.device)
+    play.clean_up.callback(_unload, play.device, play.pin_root)
+
+
+def _ping(play: _Play) -> Iterator[Scene]:
+    before = play.packets()
+    yield play.run("lab", "exec", play.device, "--", *_pinging(play))
+    counted = play.packets() - before
+    _require(counted == PINGS, f"{PINGS} packets were sent, {counted} counted")
+    yield Scene("", lines=(f"# {PINGS} sent, {counted} counted as XDP_PASS",))
+
+
+def _stats(play: _Play) -> Iterator[Scene]:
+    with traffic(play.lab):
+        yield play.run("stats", play.device, "--interval", "0.5", "--count", "4")
+
+
+def _reader(play: _Play) -> Iterator[Scene]:
+    yield play.run("map", "get", str(play.counters), str(int(XdpAction.XDP_PASS)))
+
+
+def _drop(play: _Play) -> Iterator[Scene]:
+    yield play.run("action", play.device, "XDP_DROP")
+    before = play.packets(XdpAction.XDP_DROP)
+    yield play.run("lab", "exec", play.device, "--", *_pinging(play, answer_s=0.3), expected=1)
+    dropped = play.packets(XdpAction.XDP_DROP) - before
+    _require(dropped == PINGS, f"of {PINGS} pings {dropped} were dropped")
+    yield Scene("", lines=(f"# {PINGS} sent, {dropped} counted as XDP_DROP",))
+
+
+def _pass(play: _Play) -> Iterator[Scene]:
+    yield play.run("action", play.device, "XDP_PASS")
+    yield play.run("lab", "exec", play.device, "--", *_pinging(play))
+
+
+def _reload(play: _Play) -> Iterator[Scene]:
+    before = play.packets()
+    with traffic(play.lab) as meanwhile:
+        time.sleep(_AROUND_RELOAD_S)
+        yield play.run("load", NEXT_OBJECT, "--dev", play.device)
+        time.sleep(_AROUND_RELOAD_S)
+    counted = _settled(play, before + meanwhile.sent) - before
+    _require(counted == meanwhile.sent, f"{meanwhile.sent} packets were sent, {counted} counted")
+    protocols = play.pin_root / play.device / "protocols"
+    by_the_new = _packets(protocols, socket.IPPROTO_UDP)
+    _require(0 < by_the_new < counted, f"of {counted} packets the new program saw {by_the_new}")
     yield Scene(
-        "Clean up: nothing of it is left.",
-        f"bpfpin unload {lab.device} && bpfpin lab down {lab.name}",
-    )
-
-
-def _free_lab() -> Lab:
-    for number in range(_LABS):
-        try:
-            return lab_up(f"demo{number}")
-        except BusyError as error:
-            busy = error
-    raise busy
-
-
-def _lab_scene(lab: Lab) -> Scene:
-    lines = (
-        f"device {lab.device} here: {', '.join(lab.addresses.host)}",
-        f"device {lab.peer} in namespace {lab.netns}: {', '.join(lab.addresses.peer)}",
-    )
-    return Scene(
-        "A throw-away lab: a cable into a network namespace.", _typed("lab up", lab.name), lines
-    )
-
-
-def _load_scene(lab: Lab, pin_root: Path) -> Scene:
-    with deploy(OBJECT, device=lab.device, pin_root=pin_root) as deployment:
-        report = deployment.report
-    (program,) = report.programs
-    lines = (
-        f"program {program.name} (id {program.id}) at {program.hook}, {program.mode} mode",
-        *(f"map {held.name} (id {held.id}) pinned at {held.path}" for held in report.maps),
-    )
-    return Scene(
-        "Load a compiled object: attached and pinned, it outlives this process.",
-        f"bpfpin load {OBJECT} --dev {lab.device}",
-        lines,
-    )
-
-
-def _ping_scene(lab: Lab, counters: Path) -> Scene:
-    before = packets(counters, XdpAction.XDP_PASS)
-    result = _ping(lab)
-    counted = packets(counters, XdpAction.XDP_PASS) - before
-    require(result.received == PINGS, f"only {result.received} of {PINGS} pings were answered")
-    require(counted == PINGS, f"{PINGS} packets were sent, {counted} counted")
-    return Scene(
-        "Send packets, and count them exactly.",
-        f"bpfpin lab exec {lab.name} -- ping -c {PINGS} {lab.addresses.host[0]}",
-        (f"{result.sent} sent, {result.received} answered; the map counted {counted} XDP_PASS",),
-    )
-
-
-def _live_scenes(lab: Lab, counters: Path) -> Iterator[Scene]:
-    yield Scene("Watch the counters under traffic.", f"bpfpin stats {lab.device}")
-    with traffic(lab), closing(open_counters(str(counters), pin_root=counters.parent)) as opened:
-        for interval in watch(opened, interval_s=INTERVAL_S, count=INTERVALS):
-            yield Scene("", interval=interval)
-
-
-def _reader_scene(counters: Path) -> Scene:
-    command = ["map", "get", str(counters), str(int(XdpAction.XDP_PASS))]
-    completed = subprocess.run(
-        [sys.executable, "-m", "bpfpin", *command], capture_output=True, text=True, check=False
-    )
-    require(completed.returncode == 0, f"the reader failed: {completed.stderr.strip()}")
-    return Scene(
-        "Another process reads the pin, typed, without the object file.",
-        f"bpfpin {' '.join(command)}",
-        tuple(completed.stdout.splitlines()),
-    )
-
-
-def _drop_scene(lab: Lab, action: Path) -> Scene:
-    _set_action(action, XdpAction.XDP_DROP)
-    result = _ping(lab, timeout_s=0.3)
-    require(result.received == 0, f"{result.received} pings were answered in spite of XDP_DROP")
-    return Scene(
-        "Switch the running program to XDP_DROP by a map entry.",
-        f"bpfpin map set {action} 0 {int(XdpAction.XDP_DROP)}",
-        (f"{result.sent} pings sent, {result.received} answered: dropped",),
-    )
-
-
-def _pass_scene(lab: Lab, action: Path) -> Scene:
-    _set_action(action, XdpAction.XDP_PASS)
-    result = _ping(lab)
-    require(result.received == PINGS, f"only {result.received} of {PINGS} pings were answered")
-    return Scene(
-        "And back to XDP_PASS.",
-        f"bpfpin map set {action} 0 {int(XdpAction.XDP_PASS)}",
-        (f"{result.sent} pings sent, {result.received} answered",),
-    )
-
-
-def _reload_scene(lab: Lab, pin_root: Path) -> Scene:
-    counters = pin_root / lab.device / "xdp_stats_map"
-    before = packets(counters, XdpAction.XDP_PASS)
-    with traffic(lab) as meanwhile:
-        time.sleep(AROUND_RELOAD_S)
-        with deploy(NEXT_OBJECT, device=lab.device, pin_root=pin_root) as deployment:
-            report = deployment.report
-        time.sleep(AROUND_RELOAD_S)
-    counted = settled(counters, before + meanwhile.sent) - before
-    require(counted == meanwhile.sent, f"{meanwhile.sent} packets were sent, {counted} counted")
-    by_the_new = packets(pin_root / lab.device / "protocols", socket.IPPROTO_UDP)
-    require(0 < by_the_new < counted, f"of {counted} packets the new program saw {by_the_new}")
-    return Scene(
-        "Reload another object under traffic: no packet goes uncounted.",
-        f"bpfpin load {NEXT_OBJECT} --dev {lab.device}",
-        (
-            *_reloaded(report),
-            f"{meanwhile.sent} packets sent meanwhile, {counted} counted in the same map:"
-            f" {counted - by_the_new} by the old program, {by_the_new} by the new one",
+        "",
+        lines=(
+            f"# {meanwhile.sent} packets sent meanwhile, {counted} counted in the same map:",
+            f"# {counted - by_the_new} by the old program, {by_the_new} by the new one",
         ),
     )
 
 
-def _reloaded(report: LoadReport) -> Iterator[str]:
-    for program in report.programs:
-        yield f"program {program.name} (id {program.id}) in the old one's place"
-    for held in report.maps:
-        decision = held.decision.value if held.decision else ""
-        yield f"map {held.name} {decision}" + (f" (id {held.id})" if held.id else "")
+def _share_with_tc(play: _Play) -> Iterator[Scene]:
+    name = f"{play.device}-tc"
+    shared = f"{COUNTERS}={play.counters}"
+    yield play.run(
+        *("load", TC_OBJECT, "--dev", play.device, "--hook", "tc-egress"),
+        *("--name", name, "--map", shared),
+    )
+    play.clean_up.callback(_unload, name, play.pin_root)
+    yield _same_map(play, name)
 
 
-def _kept_scene(lab: Lab) -> Scene:
-    return Scene(
-        "Kept, as asked: look around.",
-        f"bpfpin stats {lab.device}",
-        (f"when done: bpfpin unload {lab.device} && bpfpin lab down {lab.name}",),
+def _share_with_cgroup(play: _Play) -> Iterator[Scene]:
+    try:
+        cgroup = cgroup2_mount() / f"bpfpin-{play.device}"
+        made = _run(["mkdir", str(cgroup)])
+    except (CgroupNotFoundError, BpfError) as error:  # as in many containers
+        yield Scene("", lines=(f"# left out: no cgroup can be made here: {error}",))
+        return
+    play.cgroup = cgroup
+    play.clean_up.callback(_remove_cgroup, cgroup)
+    yield made
+    shared = f"{COUNTERS}={play.counters}"
+    yield play.run("load", CGROUP_OBJECT, "--cgroup", str(cgroup), "--map", shared)
+    play.clean_up.callback(_unload, _set_of(cgroup), play.pin_root)
+    yield _same_map(play, _set_of(cgroup))
+    before = play.packets()
+    pinging = shlex.join(_pinging(play, address=play.lab.addresses.peer[0]))
+    yield _run(["sh", "-c", f"echo $$ > {cgroup}/cgroup.procs; exec {pinging}"])
+    counted = play.packets() - before
+    _require(counted == PINGS * _CGROUP_HOOKS, f"{PINGS} pings were counted as {counted} packets")
+    yield Scene(
+        "",
+        lines=(
+            f"# {PINGS} pings from the cgroup, {counted} packets counted: each by the cgroup and",
+            "# by tc on its way out, its answer by XDP and by the cgroup",
+        ),
     )
 
 
-def _ping(lab: Lab, *, timeout_s: float = 2.0) -> PingResult:
-    """Ping the lab's device; an answer takes microseconds, on a busy machine a moment."""
-    address = lab.addresses.host[0]
-    return ping(address, count=PINGS, netns=lab.netns, interval_s=0.05, timeout_s=timeout_s)
+def _graph(play: _Play) -> Iterator[Scene]:
+    yield play.run("graph", play.device)
 
 
-def _set_action(path: Path, action: XdpAction) -> None:
-    with Map.from_pin(path) as opened:
-        opened[0] = int(action)
+def _migrate(play: _Play) -> Iterator[Scene]:
+    # A map that other sets use as well is migrated when they have let go of it.
+    yield play.run("unload", f"{play.device}-tc")
+    if play.cgroup is not None:
+        yield play.run("unload", _set_of(play.cgroup))
+        yield _run(["rmdir", str(play.cgroup)])
+    before = play.packets()
+    with traffic(play.lab) as meanwhile:
+        time.sleep(_AROUND_RELOAD_S)
+        yield play.run("load", WIDER_OBJECT, "--dev", play.device, "--migrate")
+        time.sleep(_AROUND_RELOAD_S)
+    expected = before + meanwhile.sent
+    counted = _settled(play, expected)
+    _require(counted == expected, f"of {expected} packets the new counters have {counted}")
+    small = play.packets(member="rx_small")
+    _require(0 < small < meanwhile.sent, f"the new program counted {small} small packets")
+    yield Scene(
+        "",
+        lines=(
+            f"# {before} packets counted before, {meanwhile.sent} sent meanwhile: {counted} in the"
+            " new map;",
+            f"# {small} of them are small, as the new program saw",
+        ),
+    )
 
 
-def _typed(verb: str, *words: str) -> str:
-    return " ".join(["bpfpin", verb, *words])
+_SCENES = (
+    ("A throw-away lab: a cable into a network namespace.", _lab),
+    ("Load a compiled object: attached and pinned, it outlives this process.", _load),
+    ("Send packets, and count them exactly.", _ping),
+    ("Watch the counters under traffic.", _stats),
+    ("Another process reads the pin, typed, without the object file.", _reader),
+    ("Switch the running program to XDP_DROP.", _drop),
+    ("And back to XDP_PASS.", _pass),
+    ("Reload another object under traffic: no packet goes uncounted.", _reload),
+    ("Let tc count into the same map what leaves.", _share_with_tc),
+    ("And a cgroup, what its processes send and receive.", _share_with_cgroup),
+    ("See who shares it, asked of the kernel.", _graph),
+    ("Give the counters one member more under traffic; every count is carried over.", _migrate),
+)
+
+
+def _pinging(play: _Play, *, answer_s: float = 5.0, address: str | None = None) -> list[str]:
+    """Return the command that sends the pings: `ping`, or ours where none is installed."""
+    program = (
+        ["ping", "-q", "-i", "0.05", "-W", f"{answer_s:g}"]
+        if shutil.which("ping")
+        else [sys.executable, "-P", "-m", "bpfpin.apps.ping", "-W", f"{answer_s:g}"]
+    )
+    return [*program, "-c", str(PINGS), address or play.lab.addresses.host[0]]
+
+
+def _run(command: Sequence[str], *, shown: Sequence[str] = (), expected: int = 0) -> Scene:
+    completed = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
+        text=True,
+        errors="backslashreplace",
+        check=False,
+    )
+    typed = shlex.join(shown or command)
+    output = completed.stdout.strip("\n")
+    if completed.returncode != expected:
+        error = BpfError(f"the demo did not work: {typed}: {output}", hint="bpfpin doctor")
+        with suppress(ValueError):
+            error.exit_code = ExitCode(completed.returncode)
+        raise error
+    return Scene("", typed, tuple(output.splitlines()))
+
+
+def _same_map(play: _Play, name: str) -> Scene:
+    """Say that the set *name* counts into the map of the XDP program, after a look at the ids."""
+    with (
+        Map.from_pin(play.counters, read_only=True) as of_xdp,
+        Map.from_pin(play.pin_root / name / COUNTERS, read_only=True) as of_other,
+    ):
+        _require(of_other.id == of_xdp.id, f"map id {of_other.id}, that of XDP is {of_xdp.id}")
+        return Scene(
+            "", lines=(f"# the map of {name} is the map of {play.device}: id {of_xdp.id}",)
+        )
+
+
+def _settled(play: _Play, expected: int) -> int:
+    """Read XDP_PASS until what was sent has arrived, on a busy machine a moment later."""
+    deadline = time.monotonic() + _SETTLE_S
+    while (counted := play.packets()) < expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return counted
+
+
+def _packets(counters: Path, key: int, member: str = "rx_packets") -> int:
+    """Return the packets of all CPUs that a map has counted under *key*."""
+    with Map.from_pin(counters, read_only=True) as opened:
+        return int(opened.total(key)[member])
+
+
+def _require(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise BpfError(f"the demo did not work: {otherwise}", hint="bpfpin doctor")
+
+
+def _free_name() -> str:
+    taken = {*interface.names().values(), *netns.names()}
+    for number in range(_LABS):
+        if (name := f"demo{number}") not in taken:
+            return name
+    raise BusyError(
+        f"devices or namespaces demo0 to demo{_LABS - 1} are all there",
+        holder="labs",
+        hint="bpfpin lab down demo0",
+    )
+
+
+def _set_of(cgroup: Path) -> str:
+    return f"@{cgroup.relative_to(cgroup2_mount())}"
+
+
+def _take_down(name: str) -> None:
+    with suppress(BpfError):  # the last scene did it
+        lab_down(name)
+
+
+def _unload(name: str, pin_root: Path) -> None:
+    with suppress(PinNotFoundError):  # a scene did it
+        undeploy(name, pin_root=pin_root)
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    with suppress(OSError):  # a scene did it
+        cgroup.rmdir()

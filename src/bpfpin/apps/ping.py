@@ -1,5 +1,7 @@
 """ICMP echo over IPv4, so that a lab can be tried where no `ping` is installed.
 
+`python -P -m bpfpin.apps.ping -c 5 ADDRESS` prints what `ping -q` would, less its times.
+
 Echo request and reply: RFC 792. The checksum: RFC 1071.
 """
 
@@ -8,7 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bpfpin.syscall import netns as network_namespace
@@ -79,3 +83,23 @@ def _is_answered(receiver: socket.socket, identifier: int, sequence: int, deadli
         if kind == ECHO_REPLY and answered == [identifier, sequence]:
             return True
     return False
+
+
+def main(words: Sequence[str]) -> int:
+    """Ping as `-c COUNT -W SECONDS ADDRESS` in *words* say; 1 if nothing was answered."""
+    import argparse  # noqa: PLC0415 - this module is a library elsewhere
+
+    parser = argparse.ArgumentParser(prog="ping")
+    parser.add_argument("-c", dest="count", type=int, default=5)
+    parser.add_argument("-W", dest="timeout_s", type=float, default=1.0)
+    parser.add_argument("address")
+    options = parser.parse_args(words)
+    result = ping(
+        options.address, count=options.count, interval_s=0.05, timeout_s=options.timeout_s
+    )
+    sys.stdout.write(f"{result.sent} packets transmitted, {result.received} received\n")
+    return 0 if result.received else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 
 import click
 
-from bpfpin.apps.demo import demo
-from bpfpin.apps.demo_scene import Scene
-from bpfpin.apps.stats import Interval
+from bpfpin.apps.demo import Scene, demo
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.output import Output
-from bpfpin.cli.stats_text import block
+
+WIDTH = 80
 
 
 @bpfpin_command("demo")
@@ -21,28 +24,55 @@ from bpfpin.cli.stats_text import block
 def command(context: Context, *, keep: bool) -> None:
     """Play the whole story in a network namespace, from load to reload and sharing, and clean up.
 
-    It takes less than 15 seconds, touches no device of yours and leaves nothing.
+    Every command is run as it is shown, and what stands below it is its output. It touches no
+    device of yours and leaves nothing.
     """
     with closing(demo(keep=keep, pin_root=context.pin_root)) as scenes:
         if context.out.is_json:
-            context.out.document({"scenes": [scene.to_json() for scene in scenes]})
+            context.out.document({"scenes": [scene.to_json() for scene in _joined(scenes)]})
         else:
             _show(context.out, scenes)
 
 
-def _counted(interval: Interval) -> Interval:
-    """Leave out the actions that never happened: a story is short."""
-    return dataclasses.replace(interval, rows=tuple(row for row in interval.rows if row.packets))
+def _joined(scenes: Iterable[Scene]) -> list[Scene]:
+    """Put a title and its first command into one scene, and remarks to the command before them."""
+    joined: list[Scene] = []
+    for scene in scenes:
+        last = joined[-1] if joined else Scene("")
+        if scene.title or (scene.command and last.command):
+            joined.append(scene)
+        else:
+            lines = (*last.lines, *scene.lines)
+            joined[-1] = Scene(last.title, last.command or scene.command, lines)
+    return joined
 
 
 def _show(out: Output, scenes: Iterable[Scene]) -> None:
     number = 0
+    called = Path(sys.argv[0]).absolute()
+    if shutil.which("bpfpin") != str(called) and called.name == "bpfpin":
+        out.text(f"(`bpfpin` below is {called})\n")
     for scene in scenes:
         if scene.title:
             number += 1
-            out.text(f"\n{number}. {scene.title}" if number > 1 else f"{number}. {scene.title}")
+            out.text(f"{chr(10) if number > 1 else ''}{number}. {scene.title}")
         if scene.command:
-            out.text(f"   $ {scene.command}")
-        seen = [] if scene.interval is None else block(_counted(scene.interval))
-        for line in (*scene.lines, *seen):
-            out.text(f"     {line}")
+            out.text("\n".join(_wrapped(scene.command)))
+        for line in scene.lines:
+            out.text(f"   {line}")
+
+
+def _wrapped(command: str) -> list[str]:
+    """Break a long command where a shell goes on after a backslash."""
+    # An option and its value stay on one line.
+    kept = re.sub(r"(--[\w-]+) (?!-)", "\\1\N{NO-BREAK SPACE}", command)
+    lines = textwrap.wrap(
+        kept,
+        WIDTH - 2,
+        initial_indent="   $ ",
+        subsequent_indent="       ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
