@@ -58,6 +58,7 @@ class Pinning(IntEnum):
     OBJECT_NAMESPACE = 2  # iproute2's pinning 1
     GLOBAL_NAMESPACE = 3  # iproute2's pinning 2
     FILE = 4  # iproute2: `pinning_id` is looked up in its bpf_pinning file
+    UNKNOWN = 5  # `pinning_id` is a number that bpfpin knows no meaning of; loading asks for one
 
 
 class ReferenceKind(Enum):
@@ -159,6 +160,7 @@ class MapSpec:
     id: int = 0  # bpf_elf_map: `id`, referred to by `inner_id` and by ID/KEY sections
     inner_id: int = 0
     inner_index: int = -1  # bpf_map_def's inner index, bpf_elf_map's inner_idx
+    note: str = ""  # what was guessed at, or is not obeyed, of its definition
 
     def with_changes(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""

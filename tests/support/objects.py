@@ -25,7 +25,9 @@ _COMMANDS = {
         *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
     ],
     "clang": ["clang", "-target", "bpfel"],
+    "gcc": ["bpf-gcc"],
 }
+_PACKAGES = {"clang": "clang", "bpf-gcc": "gcc-bpf"}
 
 
 @functools.cache
@@ -44,13 +46,14 @@ def compiled(
 def _compile(
     name: str, compiler: str, *, has_debug: bool, defines: tuple[str, ...], extra: tuple[str, ...]
 ) -> Path:
-    if compiler == "clang" and shutil.which("clang") is None:
-        pytest.skip("needs clang: apt install clang")
+    command = _COMMANDS[compiler][0]
+    if shutil.which(command) is None:
+        pytest.skip(f"needs {command}: apt install {_PACKAGES[command]}")
     version = f"-{abs(hash((defines, extra))):x}" if defines or extra else ""
     file_name = name.replace("/", "-")
     target = _folder() / f"{file_name}-{compiler}{version}{'' if has_debug else '-plain'}.bpf.o"
     options = [
-        *("-O2", "-g" if has_debug else "-g0"),
+        *("-O2", _debug_option(compiler, has_debug=has_debug)),
         *(f"-D{text}" for text in defines),
         *extra,
     ]
@@ -67,6 +70,12 @@ def _compile(
     return target
 
 
+def _debug_option(compiler: str, *, has_debug: bool) -> str:
+    if not has_debug:
+        return "-g0"
+    return "-gbtf" if compiler == "gcc" else "-g"
+
+
 @functools.cache
 def compiled_case(
     name: str,
@@ -79,7 +88,7 @@ def compiled_case(
     """Return the object made of tests/objects/cases/NAME.bpf.c, which public projects write so.
 
     What is right for a case stands on top of its source. *options* are added at the end of the
-    compiler's own, so that `-mcpu=v4` counts.
+    compiler's own, so that `-mcpu=v4` counts. *compiler* may be `gcc`, too (Debian's gcc-bpf).
     """
     wheel = wheel_include()
     headers = [

@@ -21,7 +21,7 @@ from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered
 from bpfpin.apps.reports import LoadReport
 from bpfpin.apps.sets.live import read_own
-from bpfpin.apps.sharing import Given, open_shared
+from bpfpin.apps.sharing import Given, open_shared, with_pinnings
 from bpfpin.apps.sources import Source, read_source
 from bpfpin.apps.trial.trials import settle_set
 from bpfpin.attach import interface
@@ -86,6 +86,7 @@ def _request(
     name, pin_root = options.get("name"), options.get("pin_root", BPFFS)
     if options.get("order") is not None:
         check_order(chosen)
+    spec = with_pinnings(spec, options.get("pinning", {}), options.get("maps", {}))
     spec, settings = with_variables(spec, options.get("variables", {}))
     for choice in chosen:  # what a program is loaded for may come from its hook
         attach_type = choice.program.expected_attach_type

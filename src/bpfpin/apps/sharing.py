@@ -58,6 +58,51 @@ def parse_map_words(words: Sequence[str]) -> dict[str, str]:
     return given
 
 
+PINNINGS = {"none": Pinning.NONE, "by-name": Pinning.BY_NAME}
+
+
+def parse_pinning_words(words: Sequence[str]) -> dict[str, str]:
+    """Return `NAME=none` and `NAME=by-name` by name; `UsageError` for others."""
+    given: dict[str, str] = {}
+    for word in words:
+        name, _, pinning = word.partition("=")
+        if not name or pinning not in PINNINGS:
+            raise UsageError(
+                f"--pinning {word}: not understood", hint="--pinning NAME=none or NAME=by-name"
+            )
+        if name in given:
+            raise UsageError(f"--pinning names {name!r} twice: {given[name]} and {pinning}")
+        given[name] = pinning
+    return given
+
+
+def with_pinnings(
+    spec: ObjectSpec, pinnings: Mapping[str, str], given: Mapping[str, Given]
+) -> ObjectSpec:
+    """Return *spec* with maps pinned as *pinnings* says by name: `none`, `by-name`.
+
+    `UsageError` for a map that the object lacks, another word, and a map whose definition asks for
+    a pinning that bpfpin has no meaning for, unless it is here or in *given*, the maps from
+    elsewhere.
+    """
+    for name, word in pinnings.items():
+        if name not in spec.maps:
+            raise _unknown(spec, name)
+        if word not in PINNINGS:
+            raise UsageError(f"map {name}: no pinning {word!r}; there are: {', '.join(PINNINGS)}")
+        spec = spec.with_map(name, pinning=PINNINGS[word], pinning_id=0)
+    named = _by_name(spec, given)
+    for name, wanted in spec.maps.items():
+        if wanted.pinning is Pinning.UNKNOWN and name not in named:
+            raise UsageError(
+                f"map {name} asks for pinning {wanted.pinning_id}, which has no meaning here:"
+                " LIBBPF_PIN_NONE (0) and LIBBPF_PIN_BY_NAME (1) have",
+                hint=f"say how to pin it: --pinning {name}=none or --pinning {name}=by-name; or"
+                f" use a map that exists: --map {name}=PATH",
+            )
+    return spec
+
+
 def open_shared(
     spec: ObjectSpec, given: Mapping[str, Given], *, pin_root: Path
 ) -> dict[str, Shared]:
@@ -89,7 +134,7 @@ def open_shared(
 
 def own_place(spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path) -> Path | None:
     """Return where the object asks map *wanted* to be pinned for others, None for nowhere."""
-    if wanted.pinning is Pinning.NONE:
+    if wanted.pinning in (Pinning.NONE, Pinning.UNKNOWN):
         return None
     if wanted.pinning is Pinning.BY_NAME:
         return pin_root / names.map_pin_name(wanted.name)

@@ -11,12 +11,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from bpfpin.btf.btf import Btf
+from bpfpin.btf.layout import MAX_SIZE
 from bpfpin.btf.types import (
+    Array,
     BtfType,
     DataSection,
     Function,
     FunctionPrototype,
+    Int,
+    IntEncoding,
     Linkage,
+    Pointer,
     SectionVariable,
     Struct,
     Variable,
@@ -25,7 +30,10 @@ from bpfpin.btf.write import BtfBuilder
 
 _BLANK = Struct("", 0, ())  # takes the place of what the kernel has no use for
 
-_SUSPECT = frozenset({DataSection, Variable, Function, FunctionPrototype})
+_BYTE = Int("", 1, 8)
+
+_SUSPECT = frozenset({DataSection, Variable, Function, FunctionPrototype, Int})
+_ENCODINGS = (*IntEncoding,)  # signed, char, bool: the kernel takes one of them
 
 DataSections = Mapping[str, tuple[int, Mapping[str, int]]]
 
@@ -55,16 +63,59 @@ def for_kernel(
         elif isinstance(kind, Variable) and kind.linkage is Linkage.EXTERN:
             fixed = replace(kind, linkage=Linkage.GLOBAL) if type_id in defined else _BLANK
         elif isinstance(kind, Function):
-            fixed = _linked(kind, static_functions)
+            # GCC 12 has functions without a name: what is called through a pointer.
+            fixed = _linked(kind, static_functions) if kind.name else _BLANK
         elif isinstance(kind, FunctionPrototype) and type_id in prototypes:
             fixed = _with_names(kind)
+        elif isinstance(kind, Int) and kind.encoding not in (IntEncoding.NONE, *_ENCODINGS):
+            # GCC 12 has signed characters.
+            fixed = replace(kind, encoding=_one_encoding(kind))
         if fixed is not kind:
             changed[type_id] = fixed
     return _with_types(btf, changed) if changed else btf
 
 
-def _with_types(btf: Btf, changed: Mapping[int, BtfType]) -> Btf:
-    """Return a copy of *btf* with other types at some ids; ascending, as they are in *changed*."""
+def _one_encoding(kind: Int) -> IntEncoding:
+    return next((each for each in _ENCODINGS if each & kind.encoding), IntEncoding.NONE)
+
+
+def with_large_numbers(btf: Btf) -> Btf:
+    """Return *btf* with room for the numbers of map definitions from 1 << 30 on.
+
+    `__uint(max_entries, 1 << 30)` is a pointer to an array of so many `int`, which is larger than
+    a type can be, and which the kernel refuses. Such an array gets elements of one byte.
+    """
+    too_long = {
+        type_id: kind
+        for type_id, kind in enumerate(btf.types())
+        if isinstance(kind, Array) and _is_too_long(btf, kind)
+    }
+    if not too_long:
+        return btf
+    pointed_to = {kind.type_id for kind in btf.types() if isinstance(kind, Pointer)}
+    byte_id = len(btf)
+    changed: dict[int, BtfType] = {
+        type_id: replace(kind, element_id=byte_id)
+        for type_id, kind in too_long.items()
+        if type_id in pointed_to
+    }
+    return _with_types(btf, changed, after=(_BYTE,)) if changed else btf
+
+
+def _is_too_long(btf: Btf, kind: Array) -> bool:
+    if kind.length <= MAX_SIZE // 16:  # the largest integer has 16 bytes
+        return False
+    element = btf[btf.strip(kind.element_id)]
+    return isinstance(element, Int) and kind.length * element.size > MAX_SIZE
+
+
+def _with_types(
+    btf: Btf, changed: Mapping[int, BtfType], *, after: Collection[BtfType] = ()
+) -> Btf:
+    """Return a copy of *btf* with other types at some ids; ascending, as they are in *changed*.
+
+    The types in *after* follow the last one.
+    """
     builder = BtfBuilder(strings=btf.strings)
     following = 1
     for type_id, kind in changed.items():
@@ -72,6 +123,8 @@ def _with_types(btf: Btf, changed: Mapping[int, BtfType]) -> Btf:
         builder.add(kind)
         following = type_id + 1
     builder.add_encoded(btf.encoded(following, len(btf)))
+    for kind in after:
+        builder.add(kind)
     made = Btf.parse(builder.build())
     made.adopt(btf, but=changed)
     return made

@@ -13,7 +13,7 @@ from bpfpin.apps.load.choose import parse_hook
 from bpfpin.apps.load.loading import LoadOptions, parse_order
 from bpfpin.apps.load.variables import parse_set_words
 from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
-from bpfpin.apps.sharing import parse_map_words
+from bpfpin.apps.sharing import parse_map_words, parse_pinning_words
 from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
@@ -68,6 +68,13 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     multiple=True,
     callback=_parsed(parse_map_words),
     help="Use that map for NAME; repeatable.",
+)
+@click.option(
+    "--pinning",
+    metavar="NAME=none|by-name",
+    multiple=True,
+    callback=_parsed(parse_pinning_words),
+    help="Pin map NAME so, whatever the object asks for; repeatable.",
 )
 @click.option(
     "--set",

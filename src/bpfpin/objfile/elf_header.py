@@ -16,6 +16,7 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _WITHOUT_BYTES = frozenset({SectionType.NOBITS, SectionType.NULL})
 _ET_REL = 1
 _EM_BPF = 247
+_EM_NONE = 0  # of clang before 4.0, and of assemblers that have no number for BPF
 _MACHINES = {3: "x86", 8: "MIPS", 21: "PowerPC", 22: "s390", 40: "ARM", 62: "x86-64"} | {
     183: "arm64",
     243: "RISC-V",
@@ -79,7 +80,7 @@ def _check_kind(ident: bytes, kind: int, machine: int) -> None:
         raise ObjectFileError("big-endian; only little-endian is read", offset=5, hint=hint)
     if ident[6] != 1:
         raise ObjectFileError(f"ELF version {ident[6]}, not 1", offset=6)
-    if machine != _EM_BPF:
+    if machine not in (_EM_BPF, _EM_NONE):
         name = _MACHINES.get(machine, f"machine {machine}")
         raise ObjectFileError(f"made for {name}, not for BPF", offset=18, hint=hint)
     if kind != _ET_REL:

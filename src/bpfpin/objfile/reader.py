@@ -11,7 +11,7 @@ from pathlib import Path
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.check import check
 from bpfpin.btf.ext import BtfExt, parse_ext
-from bpfpin.btf.sanitize import for_kernel
+from bpfpin.btf.sanitize import for_kernel, with_large_numbers
 from bpfpin.errors import ObjectFileError, ObjectNotFoundError, PermissionDeniedError
 from bpfpin.externs import KCONFIG, ExternSpec
 from bpfpin.objfile import shipped
@@ -92,7 +92,10 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
         license=license_text,
         path=elf.path,
         sha256=hashlib.sha256(data).hexdigest(),
-        notes=reader.notes(programs),
+        notes=(
+            *reader.notes(programs),
+            *(f"map {spec.name}: {spec.note}" for spec in maps if spec.note),
+        ),
         externs=externs,
     )
 
@@ -131,7 +134,7 @@ def _btf(elf: Elf) -> Btf | None:
     if section is None:
         return None
     check_limit(section.size, MAX_BTF_BYTES, "bytes of BTF", section=section.name)
-    btf = Btf.parse(section.data)
+    btf = with_large_numbers(Btf.parse(section.data))
     check(btf)
     return btf
 

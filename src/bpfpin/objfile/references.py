@@ -2,7 +2,8 @@
 
 The relocations are those of the kernel's Documentation/bpf/llvm_reloc.rst: R_BPF_64_64 fills a
 64-bit load with symbol + addend, R_BPF_64_32 a call with (symbol + addend) / 8 - 1; the addend
-stands in the instruction. A call within a section needs no relocation.
+stands in the instruction. A call within a section needs no relocation. The assembler of GCC has
+another form: symbol + addend in bytes stand in the instruction, a call's less one.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Resolver:
         }
         self._data = {spec.section_index: spec for spec in maps if spec.dialect == Dialect.DATA}
         self._relocations: dict[int, dict[int, Relocation]] = {}
+        comment = elf.section(".comment")
+        self._is_of_gcc = comment is not None and b"GCC:" in comment.data
 
     def references(self, place: Place, code: Code) -> tuple[Reference, ...]:
         """Return what the function at *place* refers to, in the order of its instructions."""
@@ -75,8 +78,11 @@ class Resolver:
         if opcode != LD_IMM64 or relocation.type not in _FITTING[LD_IMM64]:
             return None
         symbol = relocation.symbol
-        address = symbol.value + _load_addend(place, relocation.offset, relocation)
-        found = self._maps.get((symbol.section_index, address))
+        # A map is never referred to but at its beginning: its symbol alone says which one it is.
+        found = self._maps.get((symbol.section_index, symbol.value)) if symbol.name else None
+        if found is None:
+            address = symbol.value + _load_addend(place, relocation.offset, relocation)
+            found = self._maps.get((symbol.section_index, address))
         return found.name if found else None
 
     def _relocations_of(self, section: Section) -> dict[int, Relocation]:
@@ -127,14 +133,37 @@ class Resolver:
             return self._extern(place, index, instruction, relocation)
         section = self._section_of(place, instruction, relocation)
         if instruction.is_call:
-            address = relocation.symbol.value + _call_addend(instruction, relocation)
+            address = self._called_address(instruction, section, relocation)
             target = self._function(place, offset, section, address)
             return Reference(index, ReferenceKind.CALL, target)
-        address = relocation.symbol.value + _load_addend(place, offset, relocation)
+        address = self._loaded_address(place, section, relocation)
         if section.is_code:
             target = self._function(place, offset, section, address)
             return Reference(index, ReferenceKind.FUNCTION, target)
         return self._map_reference(place, index, section, address)
+
+    def _called_address(
+        self, instruction: Instruction, section: Section, relocation: Relocation
+    ) -> int:
+        """Return the byte of *section* that is called, of the two forms the one that fits."""
+        address = relocation.symbol.value + _call_addend(instruction, relocation)
+        if relocation.addend is not None:
+            return address
+        of_gcc = instruction.imm + 1
+        first, second = (of_gcc, address) if self._is_of_gcc else (address, of_gcc)
+        return second if self._functions.at(section, first) is None else first
+
+    def _loaded_address(self, place: Place, section: Section, relocation: Relocation) -> int:
+        """Return the byte of *section* whose address is loaded, of the two forms what fits."""
+        symbol = relocation.symbol
+        addend = _load_addend(place, relocation.offset, relocation)
+        address = symbol.value + addend
+        if relocation.addend is not None or not symbol.name or not symbol.value:
+            return address
+        end = symbol.value + symbol.size if symbol.size else section.size
+        fits, fits_gcc = (symbol.value <= each < end for each in (address, addend))
+        is_of_gcc = self._is_of_gcc if fits == fits_gcc else fits_gcc
+        return addend if is_of_gcc else address
 
     def _extern(
         self, place: Place, index: int, instruction: Instruction, relocation: Relocation

@@ -309,7 +309,6 @@ def test_a_key_without_a_size_is_refused() -> None:
     [
         ({}, "no type"),
         ({"type": 999}, "type 999 is unknown"),
-        ({"type": MapType.HASH, "pinning": 2}, "pinning 2"),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(members: dict[str, int], message: str) -> None:
@@ -318,6 +317,49 @@ def test_numbers_that_mean_nothing_are_refused(members: dict[str, int], message:
 
     with pytest.raises(ObjectFileError, match=message):
         maps.read()
+
+
+@pytest.mark.parametrize("number", [2, 16, 0xFFFF])
+def test_a_pinning_that_libbpf_has_no_name_for_is_kept_as_a_number(number: int) -> None:
+    maps = Maps()
+    maps.map("m", maps.struct(type=maps.uint(MapType.HASH), pinning=maps.uint(number)))
+
+    (spec,) = maps.read()
+
+    assert (spec.pinning, spec.pinning_id) == (Pinning.UNKNOWN, number)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key_size", "value_size"),
+    [
+        (MapType.RINGBUF, 0, 0),
+        (MapType.USER_RINGBUF, 0, 0),
+        (MapType.PERF_EVENT_ARRAY, 4, 4),
+        (MapType.QUEUE, 4, 8),
+    ],
+)
+def test_the_types_of_events_are_no_sizes_of_a_ring(
+    kind: MapType, key_size: int, value_size: int
+) -> None:
+    maps = Maps()
+    key, value = maps.pointer(maps.u32), maps.pointer(maps.u64)
+    maps.map("events", maps.struct(type=maps.uint(kind), key=key, value=value))
+
+    (spec,) = maps.read()
+
+    assert (spec.key_size, spec.value_size) == (key_size, value_size)
+    assert spec.value is not None
+    assert spec.value.size == 8
+
+
+def test_sizes_that_are_said_in_numbers_stay() -> None:
+    maps = Maps()
+    kind, size = maps.uint(MapType.RINGBUF), maps.uint(8)
+    maps.map("events", maps.struct(type=kind, value_size=size))
+
+    (spec,) = maps.read()
+
+    assert spec.value_size == 8
 
 
 def test_an_inner_map_has_no_inner_map_and_no_pin() -> None:

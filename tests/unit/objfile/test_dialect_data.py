@@ -19,7 +19,7 @@ from support.elf_writer import ElfWriter
 def read(writer: ElfWriter, *, btf: Btf | None = None) -> list[MapSpec]:
     """Read the first section of the object, which must be one of maps."""
     elf = Elf.parse(writer.build())
-    reader = reader_for(elf, elf.sections[1], btf)
+    reader = reader_for(elf.sections[1])
     assert reader is not None
     return reader(elf, elf.sections[1], btf)
 

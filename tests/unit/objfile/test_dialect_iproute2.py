@@ -10,11 +10,14 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Int, Member, Struct, Variable
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects import iproute2, legacy, reader_for
+from bpfpin.objfile.dialects import is_old, read_old_maps, reader_for
 from bpfpin.objfile.elf import Elf, SectionType
 from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.uapi import MapType
 from support.elf_writer import ElfWriter
+
+ELF_MAP = ("type", "size_key", "size_value", "max_elem", "flags", "id", "pinning")
+MAP_DEF = ("type", "key_size", "value_size", "max_entries", "map_flags", "inner_map_idx")
 
 
 def elf_map(
@@ -42,11 +45,7 @@ def parse(maps: dict[str, bytes]) -> Elf:
 def read(maps: dict[str, bytes], *, btf: Btf | None = None) -> list[MapSpec]:
     """Read the section with the reader that is chosen for it."""
     elf = parse(maps)
-    section = elf.section("maps")
-    assert section is not None
-    reader = reader_for(elf, section, btf)
-    assert reader is not None
-    return reader(elf, section, btf)
+    return read_old_maps(elf, [each for each in elf.sections if is_old(each)], btf)
 
 
 def btf_of(names: tuple[str, ...], *variables: str) -> Btf:
@@ -149,8 +148,8 @@ def test_with_btf_the_names_of_the_members_tell_the_dialect() -> None:
     short = {"m": elf_map(MapType.HASH, map_id=7, pinning=2)[:28]}
     long = {"m": elf_map(MapType.HASH)}
 
-    (old,) = read(short, btf=btf_of(iproute2.NAMES[:7], "m"))
-    (padded,) = read(long, btf=btf_of((*legacy.NAMES, "x", "y"), "m"))
+    (old,) = read(short, btf=btf_of(ELF_MAP, "m"))
+    (padded,) = read(long, btf=btf_of((*MAP_DEF, "numa_node", "x", "y"), "m"))
 
     assert (old.dialect, old.id, old.pinning) == (
         Dialect.BPF_ELF_MAP,
@@ -175,7 +174,8 @@ def test_other_sections_define_no_maps(name: str) -> None:
     writer.section(name, b"12345678")
     elf = Elf.parse(writer.build())
 
-    assert reader_for(elf, elf.sections[1], None) is None
+    assert reader_for(elf.sections[1]) is None
+    assert not is_old(elf.sections[1])
 
 
 def test_a_section_that_is_no_data_defines_no_maps() -> None:
@@ -183,4 +183,4 @@ def test_a_section_that_is_no_data_defines_no_maps() -> None:
     writer.section(".data", b"12345678", type=SectionType.STRTAB)
     elf = Elf.parse(writer.build())
 
-    assert reader_for(elf, elf.sections[1], None) is None
+    assert reader_for(elf.sections[1]) is None

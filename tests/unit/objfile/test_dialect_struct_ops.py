@@ -49,7 +49,7 @@ def written(section: str = ".struct_ops") -> tuple[ElfWriter, NewSection, NewSym
 def read(writer: ElfWriter, btf: Btf | None) -> list[MapSpec]:
     """Read the first section of the object, which must be one of maps."""
     elf = Elf.parse(writer.build())
-    reader = reader_for(elf, elf.sections[1], btf)
+    reader = reader_for(elf.sections[1])
     assert reader is not None
     return reader(elf, elf.sections[1], btf)
 

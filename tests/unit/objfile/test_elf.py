@@ -200,3 +200,11 @@ def test_a_name_that_is_no_text_or_endless_is_refused(name: bytes) -> None:
 
     with pytest.raises(ObjectFileError, match="symbol names"):
         Elf.parse(data)
+
+
+def test_the_machine_of_compilers_without_a_number_for_bpf_is_read() -> None:
+    """Clang before 4.0 wrote EM_NONE, 0."""
+    writer = ElfWriter(machine=0)
+    writer.license("GPL")
+
+    assert Elf.parse(writer.build()).section("license") is not None

@@ -175,7 +175,9 @@ def test_a_reference_past_the_end_of_its_data_is_refused() -> None:
 
 def test_a_reference_into_the_middle_of_a_map_definition_is_refused() -> None:
     elf, program = with_load(4)
-    elf.relocation(program, elf.symbol("counts", elf.section("maps", MAP_DEF), size=20))
+    maps = elf.section("maps", MAP_DEF)
+    elf.symbol("counts", maps, size=20)
+    elf.relocation(program, elf.section_symbol(maps))
 
     with pytest.raises(ObjectFileError, match="byte 4 of section maps"):
         read_object(elf.build())
@@ -273,3 +275,65 @@ def test_a_load_that_is_cut_in_two_is_refused() -> None:
 
     with pytest.raises(ObjectFileError, match="without its upper half"):
         read_object(elf.build())
+
+
+def of_gcc(elf: ElfWriter) -> ElfWriter:
+    elf.section(".comment", b"GCC: (12.2.0) 12.2.0\0", flags=0)
+    return elf
+
+
+def test_gcc_writes_the_place_of_a_map_into_the_instruction_too() -> None:
+    """The symbol alone says which map it is."""
+    elf, program = with_load(20)
+    maps = elf.section("maps", MAP_DEF * 2)
+    elf.symbol("first", maps, size=20)
+    elf.relocation(program, elf.symbol("second", maps, value=20, size=20))
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.MAP, "second")]
+
+
+@pytest.mark.parametrize(
+    ("imm", "is_of_gcc", "offset"),
+    [
+        (16, False, 16),  # only the form of GCC lies within the variable
+        (24, False, 24),
+        (0, True, 16),  # only that of LLVM does
+        (4, True, 20),
+    ],
+)
+def test_the_place_of_a_variable_is_read_in_the_form_that_fits(
+    imm: int, is_of_gcc: bool, offset: int
+) -> None:
+    elf, program = with_load(imm)
+    data = elf.section(".data", bytes(32), flags=3)
+    elf.relocation(program, elf.symbol("b", data, value=16, size=16))
+    if is_of_gcc:
+        of_gcc(elf)
+
+    assert references_of(elf) == [Reference(0, ReferenceKind.MAP_VALUE, ".data", offset)]
+
+
+def test_where_both_forms_fit_the_compiler_says_which_it_is() -> None:
+    found = []
+    for is_of_gcc in (False, True):
+        elf, program = with_load(8)
+        data = elf.section(".data", bytes(64), flags=3)
+        elf.relocation(program, elf.symbol("b", data, value=8, size=56))
+        found += references_of(of_gcc(elf) if is_of_gcc else elf)
+
+    assert [each.addend for each in found] == [16, 8]
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_gcc_counts_calls_in_bytes(is_named: bool) -> None:
+    elf = of_gcc(ElfWriter())
+    elf.license("GPL")
+    call = Instruction(CALL, src=1, imm=31)
+    main = elf.function("xdp", "main", [call, exit_()])
+    first = elf.function(".text", "first", [mov_imm(0, 1), mov_imm(0, 2), mov_imm(0, 3), exit_()])
+    second = elf.function(".text", "second", [mov_imm(0, 3), exit_()])
+    assert first.section is not None
+    target = second if is_named else elf.section_symbol(first.section)
+    elf.relocation(main, target, type=R_BPF_64_32)
+
+    assert [each.target for each in references_of(elf)] == ["second"]

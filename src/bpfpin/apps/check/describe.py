@@ -15,7 +15,7 @@ from bpfpin.btf.c_source import c_type
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import BpfError
 from bpfpin.objects import core, externs
-from bpfpin.spec import MapSpec, ObjectSpec
+from bpfpin.spec import MapSpec, ObjectSpec, Pinning
 from bpfpin.uapi import MapFlag
 
 MAX_VALUE_BYTES = 4096  # of one variable; longer ones are shown without
@@ -38,10 +38,15 @@ def checked_map(spec: MapSpec) -> CheckedMap:
         max_entries=spec.max_entries,
         key_type=key,
         value_type=value,
-        pinning=spec.pinning.name.lower(),
+        pinning=_pinning(spec),
         flags=_flags(spec.map_flags),
         inner=checked_map(spec.inner) if spec.inner else None,
     )
+
+
+def _pinning(spec: MapSpec) -> str:
+    word = spec.pinning.name.lower()
+    return f"{word} {spec.pinning_id}" if spec.pinning is Pinning.UNKNOWN else word
 
 
 def _flags(flags: int) -> tuple[str, ...]:

@@ -38,7 +38,8 @@ class LoadOptions(TypedDict, total=False):
     an object that has nothing in common with the set, or another device; *take_over* puts the
     program in the place of somebody else's. *variables* gives global variables of the object their
     first values, by name; a text is read as after `--set`. A `.data` or `.bss` that is kept goes on
-    with its values, so that setting a variable there is `UsageError`.
+    with its values, so that setting a variable there is `UsageError`. *pinning* says by name how
+    maps are pinned, `none` or `by-name`, whatever the object asks for.
 
     *migrate* lets the contents of maps whose definition changed go over to new ones, exactly and
     while packets keep coming: `True`, or a `Migration` that says what becomes of members.
@@ -62,6 +63,7 @@ class LoadOptions(TypedDict, total=False):
     pin_root: Path
     lock_timeout_s: float
     maps: Mapping[str, Given]
+    pinning: Mapping[str, str]
     fresh: Collection[str]
     variables: Mapping[str, Any]
     migrate: bool | Migration

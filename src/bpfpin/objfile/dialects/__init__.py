@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bpfpin.btf.btf import Btf
 from bpfpin.objfile.dialects import btf_defined, data, iproute2, legacy, struct_form, struct_ops
-from bpfpin.objfile.dialects.struct_form import Definition
 from bpfpin.objfile.elf import Elf, Section, SectionType
 from bpfpin.spec import Dialect, MapSpec
 
@@ -18,40 +17,33 @@ READERS: dict[str, MapReader] = {
     ".data": data.read_maps,
     ".bss": data.read_maps,
 }
-OLD_READERS: dict[Dialect, MapReader] = {  # of section `maps`
-    Dialect.BPF_MAP_DEF: legacy.read_maps,
-    Dialect.BPF_ELF_MAP: iproute2.read_maps,
+OLD_READERS = {
+    Dialect.BPF_MAP_DEF: legacy.maps_of,
+    Dialect.BPF_ELF_MAP: iproute2.maps_of,
 }
 _DATA_PREFIXES = (".rodata.", ".data.", ".bss.")
 _HELD = (SectionType.PROGBITS, SectionType.NOBITS)
 
 
-def reader_for(elf: Elf, section: Section, btf: Btf | None) -> MapReader | None:
-    """Return what reads the maps of *section*, None if it defines no maps."""
+def reader_for(section: Section) -> MapReader | None:
+    """Return what reads the maps of *section*, None if it defines none or in an old dialect."""
     name = section.name
     if name.removeprefix("?") in struct_ops.SECTIONS:
         return struct_ops.read_maps
     reader = data.read_maps if name.startswith(_DATA_PREFIXES) else READERS.get(name)
-    if (reader is None and name != "maps") or section.type not in _HELD or section.is_code:
+    if reader is None or section.type not in _HELD or section.is_code:
         return None
-    return reader or legacy_or_iproute2(elf, section, btf)
+    return reader
 
 
-def legacy_or_iproute2(elf: Elf, section: Section, btf: Btf | None) -> MapReader:
-    """Return the reader of the one dialect that the maps of section `maps` are written in."""
-    found = {_dialect(it): it for it in struct_form.definitions(elf, section, btf)}
-    if len(found) > 1:
-        words = " and ".join(dialect.value for dialect in found)
-        symbol = list(found.values())[-1].symbol
-        raise elf.error(f"maps in two dialects, {words}", section=section, symbol=symbol)
-    return next((OLD_READERS[dialect] for dialect in found), legacy.read_maps)
+def is_old(section: Section) -> bool:
+    """Whether *section* has maps defined by C structures: `maps`, or `maps/NAME` for each map."""
+    is_named = section.name == "maps" or section.name.startswith("maps/")
+    return is_named and section.type in _HELD and not section.is_code
 
 
-def _dialect(definition: Definition) -> Dialect:
-    """Tell by the members' names where there is BTF, by the structure's size else."""
-    names = {member.name for member in definition.type.members} if definition.type else set()
-    if names >= set(iproute2.NAMES[: struct_form.REQUIRED]):
-        return Dialect.BPF_ELF_MAP
-    if names >= set(legacy.NAMES[: struct_form.REQUIRED]):
-        return Dialect.BPF_MAP_DEF
-    return Dialect.BPF_ELF_MAP if len(definition.data) == iproute2.SIZE else Dialect.BPF_MAP_DEF
+def read_old_maps(elf: Elf, sections: Sequence[Section], btf: Btf | None) -> list[MapSpec]:
+    """Return the maps of all old *sections* together: they name each other by index or id."""
+    definitions = struct_form.read(elf, sections, btf)
+    reader = OLD_READERS[definitions[0].dialect] if definitions else legacy.maps_of
+    return reader(elf, definitions, btf)

@@ -36,6 +36,9 @@ _NUMBERS = dict.fromkeys(_U32_FIELDS, 0xFFFFFFFF) | {"map_extra": 0xFFFFFFFFFFFF
 _TYPES = ("key", "value")
 _KNOWN = {*_NUMBERS, *_TYPES, "values"}
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.BY_NAME}
+# Maps of events, and the sizes that their keys and values have in the kernel. Sources name a type
+# all the same, that of the events: bpf2go makes a Go type of it.
+_EVENT_SIZES = {MapType.RINGBUF: 0, MapType.USER_RINGBUF: 0, MapType.PERF_EVENT_ARRAY: 4}
 _SLOT_SIZE = 4  # what a map of maps or of programs holds: a descriptor going in, an id coming out
 
 
@@ -105,16 +108,23 @@ def _map(place: _Place, definition: Struct) -> MapSpec:
         raise place.error(
             f"value_size is {numbers['value_size']}; that of `values` is {_SLOT_SIZE}"
         )
+    pinning = _pinning(place, numbers.get("pinning", 0))
+    key_size = _size(place, "key", key, numbers.get("key_size"))
+    value_size = _size(place, "value", value, numbers.get("value_size"))
+    if kind in _EVENT_SIZES:
+        key_size = key_size if key is None and key_size else _EVENT_SIZES[kind]
+        value_size = value_size if value is None and value_size else _EVENT_SIZES[kind]
     return MapSpec(
         f"{place.symbol.name}.inner" if place.is_inner else place.symbol.name,
         kind,
-        key_size=_size(place, "key", key, numbers.get("key_size")),
-        value_size=_size(place, "value", value, numbers.get("value_size")),
+        key_size=key_size,
+        value_size=value_size,
         max_entries=numbers.get("max_entries", 0),
         map_flags=numbers.get("map_flags", 0),
         map_extra=numbers.get("map_extra", 0),
         numa_node=numbers.get("numa_node"),
-        pinning=_pinning(place, numbers.get("pinning", 0)),
+        pinning=pinning,
+        pinning_id=numbers["pinning"] if pinning is Pinning.UNKNOWN else 0,
         key=key,
         value=value,
         inner=inner,
@@ -184,11 +194,9 @@ def _size(place: _Place, what: str, ref: TypeRef | None, given: int | None) -> i
 
 
 def _pinning(place: _Place, number: int) -> Pinning:
-    if number not in _PINNINGS:
-        raise place.error(f"pinning {number}; LIBBPF_PIN_NONE (0) and LIBBPF_PIN_BY_NAME (1) exist")
     if number and place.is_inner:
         raise place.error("an inner map cannot be pinned")
-    return _PINNINGS[number]
+    return _PINNINGS.get(number, Pinning.UNKNOWN)
 
 
 def _inner(place: _Place, member: Member, kind: MapType) -> MapSpec | None:

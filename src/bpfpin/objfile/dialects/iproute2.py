@@ -7,64 +7,52 @@ maps names the `id` of its inner maps, and each of those the index (`inner_idx`)
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from bpfpin.btf.btf import Btf
 from bpfpin.objfile.dialects import struct_form
-from bpfpin.objfile.dialects.struct_form import Definition
+from bpfpin.objfile.dialects.struct_form import Fields
 from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_type, slot_fault
-from bpfpin.objfile.elf import Elf, Section
+from bpfpin.objfile.elf import Elf
 from bpfpin.spec import Dialect, MapSpec, Pinning
 
-NAMES = (
-    "type",
-    "size_key",
-    "size_value",
-    "max_elem",
-    "flags",
-    "id",
-    "pinning",
-    "inner_id",
-    "inner_idx",
-)
-SIZE = 4 * len(NAMES)
 _NO_INDEX = 0xFFFFFFFF
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAMESPACE}
 
 
-def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
-    """Return the maps of *section* by offset; `ObjectFileError` with symbol and offset."""
-    found = struct_form.definitions(elf, section, btf)
-    maps = [_map(elf, section, btf, definition) for definition in found]
+def maps_of(elf: Elf, definitions: Sequence[Fields], btf: Btf | None) -> list[MapSpec]:
+    """Return the maps in the order of *definitions*; `ObjectFileError` with symbol and offset."""
+    maps = [_map(elf, btf, definition) for definition in definitions]
     return [_with_inner(elf, spec, maps) for spec in maps]
 
 
-def _map(elf: Elf, section: Section, btf: Btf | None, definition: Definition) -> MapSpec:
-    symbol = definition.symbol
-    values = struct_form.values(elf, section, definition, names=NAMES)
-    key_size, value_size = values["size_key"], values["size_value"]
+def _map(elf: Elf, btf: Btf | None, definition: Fields) -> MapSpec:
+    symbol, section = definition.symbol, definition.section
+    key_size, value_size = definition["key_size"], definition["value_size"]
     key, value = struct_form.annotated_types(
         btf, symbol.name, key_size=key_size, value_size=value_size
     )
-    pinning = _PINNINGS.get(values.get("pinning", 0), Pinning.FILE)
-    index = values.get("inner_idx", 0)
+    pinning = _PINNINGS.get(definition["pinning"], Pinning.FILE)
+    index = definition["inner_idx"]
     return MapSpec(
         symbol.name,
-        map_type(elf, section, symbol, number=values["type"]),
+        map_type(elf, section, symbol, number=definition["type"]),
         key_size=key_size,
         value_size=value_size,
-        max_entries=values["max_elem"],
-        map_flags=values["flags"],
+        max_entries=definition["max_entries"],
+        map_flags=definition["map_flags"],
         pinning=pinning,
-        pinning_id=values["pinning"] if pinning is Pinning.FILE else 0,
+        pinning_id=definition["pinning"] if pinning is Pinning.FILE else 0,
         key=key,
         value=value,
         dialect=Dialect.BPF_ELF_MAP,
         section=section.name,
         section_index=section.index,
         offset=symbol.value,
-        id=values.get("id", 0),
-        inner_id=values.get("inner_id", 0),
+        id=definition["id"],
+        inner_id=definition["inner_id"],
         inner_index=-1 if index == _NO_INDEX else index,
+        note=definition.note,
     )
 
 

@@ -1,56 +1,74 @@
 """Maps defined by `struct bpf_map_def` in section `maps`, as libbpf had them until 1.0.
 
-Twenty bytes, or more: the kernel's samples (samples/bpf/bpf_load.h, until Linux 5.16) added the
-index of the inner map and the NUMA node.
+Sixteen bytes in the oldest programs, twenty in libbpf, and more: the kernel's samples
+(samples/bpf/bpf_load.h, until Linux 5.16) added the index of the inner map and the NUMA node, gobpf
+and those after it where the map is pinned, aya an id and whether it is pinned by its name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from bpfpin.btf.btf import Btf
 from bpfpin.objfile.dialects import struct_form
-from bpfpin.objfile.dialects.struct_form import Definition
+from bpfpin.objfile.dialects.struct_form import Fields
 from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_type
-from bpfpin.objfile.elf import Elf, Section
-from bpfpin.spec import Dialect, MapSpec
+from bpfpin.objfile.elf import Elf
+from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.uapi import MapFlag
 
-NAMES = ("type", "key_size", "value_size", "max_entries", "map_flags", "inner_map_idx", "numa_node")
+# What the member `pinning` means: of aya, whose structure has an `id`, and of all the others.
+_PINNINGS_WITH_ID = {0: Pinning.NONE, 1: Pinning.BY_NAME, 2: Pinning.GLOBAL_NAMESPACE}
+_PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAMESPACE}
 
 
-def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
-    """Return the maps of *section* by offset; `ObjectFileError` with symbol and offset."""
-    found = struct_form.definitions(elf, section, btf)
-    maps = [_map(elf, section, btf, definition) for definition in found]
+def maps_of(elf: Elf, definitions: Sequence[Fields], btf: Btf | None) -> list[MapSpec]:
+    """Return the maps in the order of *definitions*; `ObjectFileError` with symbol and offset."""
+    maps = [_map(elf, btf, definition) for definition in definitions]
     return [_with_inner(elf, spec, maps) for spec in maps]
 
 
-def _map(elf: Elf, section: Section, btf: Btf | None, definition: Definition) -> MapSpec:
-    symbol = definition.symbol
-    values = struct_form.values(elf, section, definition, names=NAMES)
-    kind = map_type(elf, section, symbol, number=values["type"])
-    key_size, value_size = values["key_size"], values["value_size"]
+def _map(elf: Elf, btf: Btf | None, definition: Fields) -> MapSpec:
+    symbol, section = definition.symbol, definition.section
+    kind = map_type(elf, section, symbol, number=definition["type"])
+    key_size, value_size = definition["key_size"], definition["value_size"]
     key, value = struct_form.annotated_types(
         btf, symbol.name, key_size=key_size, value_size=value_size
     )
-    has_node = values["map_flags"] & MapFlag.NUMA_NODE
+    has_node = definition["map_flags"] & MapFlag.NUMA_NODE
+    words = _PINNINGS_WITH_ID if "id" in definition.values else _PINNINGS
+    pinning = words.get(definition["pinning"], Pinning.UNKNOWN)
+    inner_index = definition.values.get("inner_map_idx", -1)
     return MapSpec(
         symbol.name,
         kind,
         key_size=key_size,
         value_size=value_size,
-        max_entries=values["max_entries"],
-        map_flags=values["map_flags"],
-        numa_node=values.get("numa_node") if has_node else None,
+        max_entries=definition["max_entries"],
+        map_flags=definition["map_flags"],
+        numa_node=definition.values.get("numa_node") if has_node else None,
+        pinning=pinning,
+        pinning_id=definition["pinning"] if pinning is Pinning.UNKNOWN else 0,
         key=key,
         value=value,
         dialect=Dialect.BPF_MAP_DEF,
         section=section.name,
         section_index=section.index,
         offset=symbol.value,
-        inner_index=values.get("inner_map_idx", -1) if kind in MAPS_OF_MAPS else -1,
+        id=definition["id"],
+        inner_index=inner_index if kind in MAPS_OF_MAPS else -1,
+        note=_note(definition),
     )
+
+
+def _note(definition: Fields) -> str:
+    where = (
+        f"namespace {definition.namespace!r} of its definition is not a place where bpfpin pins it"
+        if definition.namespace
+        else ""
+    )
+    return "; ".join(text for text in (definition.note, where) if text)
 
 
 def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:

@@ -1,74 +1,123 @@
 """Maps defined by a C structure of u32 members, as before BTF: what both old dialects share.
 
-A definition is read by the names of its members where BTF has them, else by their order. What is
-not known must be zero: a loader that knew it would have made another map.
+Loaders disagreed on what follows the first five members, and on whether there are five. A
+definition is read by the names of its members where BTF has them. Without BTF the size and the
+contents of all definitions of one size say which loader's structure it is: a form is taken if every
+member that is set makes sense in it. What is not known must be zero: a loader that knew it would
+have made another map.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Struct, Variable
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects.symbols import map_symbols, section_bytes
+from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_symbols, section_bytes
 from bpfpin.objfile.elf import Elf, Section, Symbol
+from bpfpin.objfile.section import program_kind
+from bpfpin.spec import Dialect
+from bpfpin.uapi import MapFlag, MapType
 
-REQUIRED = 5  # type, sizes of key and value, entries, flags: both dialects start with them
+REQUIRED = ("type", "key_size", "value_size", "max_entries")  # all that the oldest structure has
+NAMESPACE = "namespace"
+MAX_NUMA_NODES = 1024  # MAX_NUMNODES of the largest configuration
+_COMMON = (*REQUIRED, "map_flags")
 _U32 = struct.Struct("<I")
+_DEPTH = 4  # of structures around the definition, as Rust has them
+
+# How sources call the members, by the names that are used here.
+_ALIASES = {
+    "type_": "type",
+    "map_type": "type",
+    "kind": "type",
+    "size_key": "key_size",
+    "size_value": "value_size",
+    "max_elem": "max_entries",
+    "flags": "map_flags",
+}
+_KNOWN = frozenset(
+    (*_COMMON, "id", "pinning", "inner_id", "inner_idx", "inner_map_idx", "numa_node", NAMESPACE)
+)
+_NAMES_OF_IPROUTE2 = frozenset({"size_key", "size_value", "max_elem"})
+_NAMES_OF_BPF_MAP_DEF = frozenset({"key_size", "value_size", "max_entries"})
+_TEXT = re.compile(rb"[\x20-\x7e]*\0*")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A structure that a loader knows: its members in their order, and what it is called here."""
+
+    name: str
+    dialect: Dialect
+    members: tuple[str, ...]
+
+
+PLAIN = Form("plain", Dialect.BPF_MAP_DEF, _COMMON)
+SAMPLES = Form(  # samples/bpf/bpf_load.h, Linux v4.12 to v5.16
+    "samples", Dialect.BPF_MAP_DEF, (*_COMMON, "inner_map_idx", "numa_node")
+)
+PINNED = Form("pinned", Dialect.BPF_MAP_DEF, (*_COMMON, "pinning"))  # gobpf, ebpf-manager, AWS
+AYA = Form("aya", Dialect.BPF_MAP_DEF, (*_COMMON, "id", "pinning"))
+IPROUTE2 = Form(  # include/bpf_elf.h; seven members until v4.14
+    "iproute2", Dialect.BPF_ELF_MAP, (*_COMMON, "id", "pinning", "inner_id", "inner_idx")
+)
+_IPROUTE2_SIZE = 4 * len(IPROUTE2.members)
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One structure: its symbol, its bytes and, where there is BTF, its type."""
+    """One structure: where it stands, its bytes, and where BTF says that its members are."""
 
+    section: Section
     symbol: Symbol
     data: bytes
-    type: Struct | None = None
+    dialect: Dialect | None = None
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # offset and size, by name
+
+    def word(self, index: int) -> int:
+        """Return member *index* in the order of the structure, 0 beyond its end."""
+        data = self.data[4 * index : 4 * index + 4]
+        return int(_U32.unpack(data)[0]) if len(data) == _U32.size else 0
 
 
-def definitions(elf: Elf, section: Section, btf: Btf | None) -> list[Definition]:
-    """Return the structures of *section* by offset; `ObjectFileError` for odd sizes and overlaps.
+@dataclass(frozen=True)
+class Fields:
+    """What a definition says, by the names used here; *note* says that its form was guessed."""
 
-    A symbol without a size reaches to the next one.
+    section: Section
+    symbol: Symbol
+    dialect: Dialect
+    values: Mapping[str, int]
+    namespace: str = ""
+    note: str = ""
+
+    def __getitem__(self, name: str) -> int:
+        """Return a member, 0 for one that the structure lacks."""
+        return self.values.get(name, 0)
+
+
+def read(elf: Elf, sections: Sequence[Section], btf: Btf | None) -> list[Fields]:
+    """Return what the definitions in *sections* say, by section and offset, all of one dialect.
+
+    `ObjectFileError` for odd sizes, overlaps, and a byte that is set and belongs to no member.
     """
-    data = section_bytes(elf, section)
-    symbols = map_symbols(elf, section)
-    starts = [symbol.value for symbol in symbols] + [len(data)]
-    ends = [
-        symbol.value + symbol.size if symbol.size else after
-        for symbol, after in zip(symbols, starts[1:], strict=True)
-    ]
-    _check_gaps(elf, section, data, [0, *_flat(starts, ends)])
-    return [
-        _definition(elf, section, btf, (symbol, data[symbol.value : end]))
-        for symbol, end in zip(symbols, ends, strict=True)
-    ]
-
-
-def values(
-    elf: Elf, section: Section, definition: Definition, *, names: Sequence[str]
-) -> dict[str, int]:
-    """Return the members of *definition* by *names*; those beyond its end are missing.
-
-    `ObjectFileError` if a byte that belongs to no known member is set.
-    """
-    places = _places(definition, names)
-    rest = bytearray(definition.data)
-    for offset in places.values():
-        rest[offset : offset + 4] = bytes(4)
-    if any(rest):
-        at = next(index for index, byte in enumerate(rest) if byte)
-        raise elf.error(
-            f"byte {at} of the {len(rest)} of the definition is set, and not known to bpfpin",
-            section=section,
-            symbol=definition.symbol,
-            offset=definition.symbol.value + at,
-        )
-    return {name: _U32.unpack_from(definition.data, at)[0] for name, at in places.items()}
+    definitions = [each for section in sections for each in _definitions(elf, section, btf)]
+    unnamed = [each for each in definitions if each.dialect is None]
+    forms = _forms(unnamed, _tail_calls(elf))
+    found = [_fields(elf, each, forms.get(len(each.data))) for each in definitions]
+    dialects = {each.dialect: each for each in found}
+    if len(dialects) > 1:
+        words = " and ".join(dialect.value for dialect in dialects)
+        last = list(dialects.values())[-1]
+        message = f"maps in two dialects, {words}"
+        raise elf.error(message, section=last.section, symbol=last.symbol)
+    return found
 
 
 def annotated_types(
@@ -94,44 +143,202 @@ def _fit(*wanted: tuple[TypeRef, int]) -> bool:
         return False
 
 
+def _definitions(elf: Elf, section: Section, btf: Btf | None) -> Iterator[Definition]:
+    """Yield the structures of *section*; a symbol without a size reaches to the next one."""
+    data = section_bytes(elf, section)
+    symbols = map_symbols(elf, section)
+    starts = [symbol.value for symbol in symbols] + [len(data)]
+    ends = [
+        symbol.value + symbol.size if symbol.size else after
+        for symbol, after in zip(symbols, starts[1:], strict=True)
+    ]
+    _check_gaps(elf, section, data, [0, *_flat(starts, ends)])
+    for symbol, end in zip(symbols, ends, strict=True):
+        yield _definition(elf, section, btf, (symbol, data[symbol.value : end]))
+
+
 def _definition(
     elf: Elf, section: Section, btf: Btf | None, found: tuple[Symbol, bytes]
 ) -> Definition:
     symbol, data = found
-    if len(data) < REQUIRED * 4 or len(data) % 4:
+    if len(data) < len(REQUIRED) * 4 or len(data) % 4:
         raise elf.error(
-            f"a map definition of {len(data)} bytes; it takes {REQUIRED * 4}, or more by fours",
+            f"a map definition of {len(data)} bytes; it takes {len(REQUIRED) * 4}, or more by"
+            " fours",
             section=section,
             symbol=symbol,
             offset=symbol.value,
         )
-    return Definition(symbol, data, _struct(btf, symbol.name) if btf else None)
+    members = _members(btf, symbol.name, len(data)) if btf else {}
+    names = members.keys()
+    if names >= _NAMES_OF_IPROUTE2:
+        dialect = Dialect.BPF_ELF_MAP
+    elif names >= _NAMES_OF_BPF_MAP_DEF:
+        dialect = Dialect.BPF_MAP_DEF
+    else:
+        return Definition(section, symbol, data)
+    places = {_ALIASES.get(name, name): place for name, place in members.items()}
+    if "type" not in places:
+        return Definition(section, symbol, data)
+    return Definition(section, symbol, data, dialect, places)
 
 
-def _struct(btf: Btf, name: str) -> Struct | None:
+def _members(btf: Btf, name: str, room: int) -> dict[str, tuple[int, int]]:
+    """Return offset and size of the members that the variable's type names and *room* holds.
+
+    A wrapper whose first member is the definition is looked through: Rust has maps so.
+    """
     variable_id = btf.find(name, Variable)
     variable = btf[variable_id] if variable_id is not None else None
-    if not isinstance(variable, Variable):
+    kind = btf[btf.strip(variable.type_id)] if isinstance(variable, Variable) else None
+    for _ in range(_DEPTH):
+        if not isinstance(kind, Struct):
+            return {}
+        found = {
+            member.name: (member.bit_offset // 8, size)
+            for member in kind.members
+            if not member.bitfield_size
+            and not member.bit_offset % 32
+            and (size := _size(btf, member.type_id)) is not None
+            and member.bit_offset // 8 + size <= room
+        }
+        if found.keys() >= _NAMES_OF_IPROUTE2 or found.keys() >= _NAMES_OF_BPF_MAP_DEF:
+            return found
+        first = next((each for each in kind.members if not each.bit_offset), None)
+        kind = btf[btf.strip(first.type_id)] if first else None
+    return {}
+
+
+def _size(btf: Btf, type_id: int) -> int | None:
+    try:
+        return btf.ref(type_id).size
+    except ObjectFileError:
         return None
-    kind = btf[btf.strip(variable.type_id)]
-    return kind if isinstance(kind, Struct) else None
 
 
-def _places(definition: Definition, names: Sequence[str]) -> Mapping[str, int]:
-    """Return the byte offsets of the known members that are there."""
-    room = len(definition.data) - 4
-    named = _named_places(definition.type, room) if definition.type else {}
-    if set(names[:REQUIRED]) <= named.keys():
-        return {name: named[name] for name in names if name in named}
-    return {name: 4 * index for index, name in enumerate(names) if 4 * index <= room}
-
-
-def _named_places(kind: Struct, room: int) -> dict[str, int]:
-    return {
-        member.name: member.bit_offset // 8
-        for member in kind.members
-        if not member.bitfield_size and not member.bit_offset % 32 and member.bit_offset <= 8 * room
+def _fields(elf: Elf, definition: Definition, form: Form | None) -> Fields:
+    if definition.dialect is not None:
+        places = {
+            name: place
+            for name, place in definition.places.items()
+            if name in _KNOWN and (place[1] == _U32.size or name == NAMESPACE)
+        }
+        return _read_places(elf, definition, definition.dialect, places)
+    assert form is not None
+    size = len(definition.data)
+    places = {
+        name: (4 * index, 4) for index, name in enumerate(form.members) if 4 * index + 4 <= size
     }
+    if form is PINNED:
+        places[NAMESPACE] = (4 * len(form.members), max(0, size - 4 * len(form.members)))
+    note = ""
+    if form is not SAMPLES and any(definition.data[4 * len(_COMMON) :]) and size != _IPROUTE2_SIZE:
+        members = ", ".join(name for name in form.members[len(_COMMON) :] if name in places)
+        note = (
+            f"its definition of {size} bytes has no BTF; by its contents it is struct"
+            f" {form.dialect.value} with {members}; compile with -g to say so"
+        )
+    return _read_places(elf, definition, form.dialect, places, note=note)
+
+
+def _read_places(
+    elf: Elf,
+    definition: Definition,
+    dialect: Dialect,
+    places: Mapping[str, tuple[int, int]],
+    *,
+    note: str = "",
+) -> Fields:
+    """Return the members at *places*; `ObjectFileError` if a byte elsewhere is set."""
+    rest = bytearray(definition.data)
+    for offset, size in places.values():
+        rest[offset : offset + size] = bytes(size)
+    if any(rest):
+        raise _unknown_byte(elf, definition, next(at for at, byte in enumerate(rest) if byte))
+    values = {
+        name: int(_U32.unpack_from(definition.data, at)[0])
+        for name, (at, _) in places.items()
+        if name != NAMESPACE
+    }
+    at, size = places.get(NAMESPACE, (0, 0))
+    text = definition.data[at : at + size].partition(b"\0")[0].decode("ascii", "replace")
+    return Fields(definition.section, definition.symbol, dialect, values, text, note)
+
+
+def _unknown_byte(elf: Elf, definition: Definition, at: int) -> ObjectFileError:
+    name = next(
+        (
+            f", member {name!r}"
+            for name, (start, size) in definition.places.items()
+            if start <= at < start + size
+        ),
+        "",
+    )
+    return elf.error(
+        f"byte {at} of the {len(definition.data)} of the definition{name} is set, and not known"
+        " to bpfpin",
+        section=definition.section,
+        symbol=definition.symbol,
+        offset=definition.symbol.value + at,
+    )
+
+
+def _tail_calls(elf: Elf) -> frozenset[int]:
+    """Return the ids of program arrays that sections ID/KEY name."""
+    kinds = (program_kind(section.name) for section in elf.sections if section.is_code)
+    return frozenset(kind.tail_call[0] for kind in kinds if kind and kind.tail_call)
+
+
+def _forms(definitions: Sequence[Definition], tail_calls: frozenset[int]) -> dict[int, Form]:
+    """Return, by size, the form of definitions that no BTF names the members of."""
+    by_size: dict[int, list[Definition]] = {}
+    for each in definitions:
+        by_size.setdefault(len(each.data), []).append(each)
+    return {size: _form(each, size, tail_calls) for size, each in by_size.items()}
+
+
+def _form(definitions: Sequence[Definition], size: int, tail_calls: frozenset[int]) -> Form:
+    """Return the first form in which all *definitions*, each of *size* bytes, make sense."""
+    if size == _IPROUTE2_SIZE:
+        return IPROUTE2
+    if size > 4 * len(_COMMON):
+        arrays = {each.word(5) for each in definitions if each.word(0) == MapType.PROG_ARRAY}
+        if arrays & (tail_calls - {0}):
+            return IPROUTE2
+        if all(_is_of_samples(each) for each in definitions):
+            return SAMPLES
+        if _are_pinned(definitions):
+            return PINNED
+        if all(each.word(5) == 0 and each.word(6) <= 1 for each in definitions):
+            return AYA
+        if size < _IPROUTE2_SIZE:
+            return IPROUTE2
+    return PLAIN
+
+
+def _is_of_samples(definition: Definition) -> bool:
+    inner, node = definition.word(5), definition.word(6)
+    has_node = bool(definition.word(4) & MapFlag.NUMA_NODE)
+    return (
+        (not inner or definition.word(0) in MAPS_OF_MAPS)
+        and (not node or (has_node and node < MAX_NUMA_NODES))
+        and not any(definition.data[28:])
+    )
+
+
+def _are_pinned(definitions: Sequence[Definition]) -> bool:
+    """Whether the sixth member of all is a pinning, and text follows where anything does.
+
+    Numbers that all differ are ids of maps.
+    """
+    pinnings = [each.word(5) for each in definitions]
+    are_ids = len(pinnings) > 1 and all(pinnings) and len(set(pinnings)) == len(pinnings)
+    return (
+        any(pinnings)
+        and max(pinnings) <= 3
+        and not are_ids
+        and all(_TEXT.fullmatch(each.data[24:]) for each in definitions)
+    )
 
 
 def _flat(starts: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
