@@ -6,12 +6,24 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bpfpin.apps.action import Switch, show, switch
 from bpfpin.apps.action_report import ActionResult
 from bpfpin.attach.xdp import attach_xdp
+from bpfpin.btf.btf import Btf
+from bpfpin.btf.types import (
+    BtfType,
+    Enum,
+    Enumerator,
+    Int,
+    IntEncoding,
+    Modifier,
+    ModifierKind,
+)
+from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import UsageError
 from bpfpin.objects.collection import load
 from bpfpin.objects.map import Map
@@ -22,6 +34,7 @@ from support.cli import CliResult
 from support.here import Here, run_here, veth
 from support.lab import TestLab
 from support.nobody import let_everybody_enter, nobody
+from support.objects import COMPILERS, compiled_case
 
 GROUP = 4711
 
@@ -147,7 +160,7 @@ def test_all_that_keeps_a_map_from_holding_a_verdict_is_told(loaded: Here) -> No
 
     assert refused.json["error"]["differences"] == [
         {"map": "xdp_stats_map", "field": "type", "old": "percpu_array", "new": "array or hash"},
-        {"map": "xdp_stats_map", "field": "value_size", "old": "16", "new": "4"},
+        {"map": "xdp_stats_map", "field": "value_size", "old": "16", "new": "1, 2, 4 or 8"},
     ]
 
 
@@ -205,6 +218,110 @@ def test_the_flag_is_the_one_of_the_update(here: Here, flag: str) -> None:
 
     assert shown == "not set\n"
     assert (first, second) == {"any": (0, 0), "noexist": (0, 7), "exist": (4, 0)}[flag]
+
+
+U8 = Int("unsigned char", 1, 8)
+LONG = Int("long int", 8, 64, IntEncoding.SIGNED)
+BOOL = Int("_Bool", 1, 8, IntEncoding.BOOL)
+ENUM = Enum("verdict", 4, is_signed=True, values=(Enumerator("STOP", 1), Enumerator("GO", 2)))
+
+
+def verdict_map(size: int, kind: BtfType | None = None, alias: str = "") -> MapSpec:
+    """Describe a map `action`, whose value may be a typedef of its type."""
+    spec = MapSpec("action", MapType.ARRAY, 4, size, 1)
+    if kind is None:
+        return spec
+    builder = BtfBuilder()
+    key = builder.add(Int("unsigned int", 4, 32))
+    value = builder.add(kind)
+    if alias:
+        value = builder.add(Modifier(ModifierKind.TYPEDEF, alias, value))
+    btf = Btf.parse(builder.build())
+    return spec.with_changes(key=btf.ref(key), value=btf.ref(value))
+
+
+@contextlib.contextmanager
+def replaced(here: Here, spec: MapSpec) -> Iterator[Map]:
+    """Load a set, and let another map have the name of its verdict."""
+    here.load("builtin:xdp_stats")
+    (here.set / "action").unlink()
+    with Map.create(spec) as held:
+        held.pin(here.set / "action")
+        yield held
+    here.ok("unload", here.device)
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "other"),
+    [
+        (1, (), 200),
+        (2, (), 65535),
+        (8, (), 1 << 63),
+        (1, (U8, "u8"), 77),
+        (8, (LONG,), -1),
+        (4, (ENUM, "verdict_t"), 9),
+    ],
+)
+def test_a_verdict_is_an_integer_of_any_width(
+    here: Here, size: int, kind: tuple[Any, ...], other: int
+) -> None:
+    with replaced(here, verdict_map(size, *kind)) as held:
+        switched = here.ok("action", here.device, "XDP_DROP")
+        written = held.lookup_bytes(bytes(4))
+        here.ok("map", "set", here.set / "action", 0, "XDP_PASS")
+        shown = here.ok("action", here.device)["action"]
+        held.update_bytes(bytes(4), other.to_bytes(size, "little", signed=other < 0))
+        unusual = here.ok("action", here.device)
+
+    assert (switched["action"], written) == ("XDP_DROP", b"\1" + bytes(size - 1))
+    assert shown == "XDP_PASS"
+    assert unusual["note"] == f"{other} is no verdict"
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"), [(verdict_map(1, BOOL), "value"), (verdict_map(3), "value_size")]
+)
+def test_what_is_no_integer_holds_no_verdict(here: Here, spec: MapSpec, field: str) -> None:
+    with replaced(here, spec):
+        refused = here.refused(6, "action", here.device, "XDP_DROP")
+
+    assert [one["field"] for one in refused.json["error"]["differences"]] == [field]
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("words", [("--hook", "xdp"), ("--prog", "p:xdp"), ("--type", "xdp")])
+def test_the_map_of_the_workshop_is_a_verdict_and_its_counters_are_counted(
+    here: Here, lab: TestLab, compiler: str, words: tuple[str, ...]
+) -> None:
+    here.load(compiled_case("action_long", compiler), *words)
+    here.ok("action", here.device, "XDP_PASS")
+    lab.flood(3)
+    rows = here.ok("stats", here.device, "--count", 1, "--interval", 0.1)["rows"]
+    value = (here.set / "action", (2).to_bytes(8, "little"))
+    with Map.from_pin(value[0]) as held:
+        written = held.lookup_bytes(bytes(4))
+    here.ok("unload", here.device)
+
+    assert written == value[1]
+    assert {row["action"]: row["packets"] for row in rows}["XDP_PASS"] >= 3
+
+
+@pytest.mark.parametrize("word", ["XDP_DRP", "allow", "XDP_"])
+def test_a_word_that_is_no_verdict_is_refused_with_the_choices(loaded: Here, word: str) -> None:
+    refused = loaded.refused(2, "map", "set", loaded.set / "action", 0, word)
+
+    assert "XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT" in refused.json["error"]["hint"]
+    assert entry(loaded) == 0
+
+
+def test_a_reader_of_the_group_is_shown_a_verdict_that_was_never_set_as_root_is(here: Here) -> None:
+    here.load("builtin:xdp_stats", "--group", GROUP)
+    let_everybody_enter(here.root)
+    with nobody(group=GROUP):
+        shown = show(here.device, pin_root=here.root)
+    here.ok("unload", here.device)
+
+    assert (shown.action, shown.note) == ("XDP_PASS", "not set")
 
 
 def test_a_number_that_is_no_verdict_is_shown_as_what_it_does(loaded: Here) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bpfpin.apps.action_map import KEY, VERDICT_SIZE, Subject, devices_of, find_subject
+from bpfpin.apps.action_map import KEY, Subject, devices_of, find_subject
 from bpfpin.apps.action_report import ActionReport, ActionResult, report, words_of
 from bpfpin.apps.danger import require_way_back
 from bpfpin.apps.recovery import recovered
@@ -110,7 +110,7 @@ class _Switching:
     @property
     def value(self) -> bytes:
         """The entry's new value."""
-        return int(self.verdict).to_bytes(VERDICT_SIZE, "little")
+        return int(self.verdict).to_bytes(self.held.value_size, "little")
 
     def write(self) -> None:
         """Write it; by the flag, it may have to be new or to be there."""
@@ -120,7 +120,7 @@ class _Switching:
 def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) -> ActionReport:
     subject, held, how = switching.subject, switching.held, switching.how
     old = _value(held)
-    before = words_of(subject, old)[0]
+    before = words_of(subject, held, old)[0]
     if old == switching.value and how.flag is not UpdateFlag.NOEXIST:
         return report(subject, held, old, result=ActionResult.UNCHANGED, before=before)
     if switching.verdict in CUTTING:

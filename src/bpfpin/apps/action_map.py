@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bpfpin.apps.counters import ACTION
 from bpfpin.apps.maps.naming import KERNEL_NAME_LENGTH, type_name
 from bpfpin.apps.target import find_readable_set
 from bpfpin.attach import interface
 from bpfpin.attach.devices import all_devices
-from bpfpin.codecs.of_btf import codec
+from bpfpin.btf.types import Enum, Int, IntEncoding
 from bpfpin.errors import (
     Difference,
     IdNotFoundError,
@@ -25,15 +26,17 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
+from bpfpin.objects.typed_map import TypedMap
 from bpfpin.pins import names
+from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import MapType
 
-USUAL_NAME: Final = "action"
-VERDICT_SIZE: Final = 4
+USUAL_NAME: Final = ACTION
 KEY: Final = bytes(4)  # the first entry
+_VALUE_SIZES: Final = (1, 2, 4, 8)  # of integers
 _TYPES: Final = frozenset({MapType.ARRAY, MapType.HASH, MapType.LRU_HASH})
 _TAKES_ZERO_FOR_PASS: Final = frozenset({"builtin:xdp_stats"})
 
@@ -63,8 +66,7 @@ class Subject:
     @property
     def is_zero_pass(self) -> bool:
         """Whether the program is known to pass what a verdict of 0, never set, is held for."""
-        manifest = self.found.manifest if self.found else None
-        return manifest is not None and manifest.object in _TAKES_ZERO_FOR_PASS
+        return self.found is not None and _object_of(self.found) in _TAKES_ZERO_FOR_PASS
 
     def open(self, *, read_only: bool) -> Map:
         """Open the map; `UsageError` with those there are, `IncompatibleMapError` if it is none."""
@@ -166,7 +168,31 @@ def _map_of_running(device: str, name: str, *, read_only: bool) -> Map:
     )
 
 
-def _require_verdict(held: Map, name: str) -> None:
+def can_hold_verdict(held: TypedMap) -> bool:
+    """Whether the first entry of the map is an integer that can be an XDP verdict."""
+    return not list(_differences(held, held.name))
+
+
+def is_signed(held: TypedMap) -> bool:
+    """Whether the value is a signed integer; without BTF it is not."""
+    kind = held.value_type.stripped if held.value_type is not None else None
+    return isinstance(kind, Int | Enum) and kind.is_signed
+
+
+def _object_of(found: PinSet) -> str:
+    """Return the object of a set; a set of root's tells it to everybody who may read it."""
+    if found.manifest is not None:
+        return found.manifest.object
+    link = found.path / names.MANIFEST
+    try:
+        if {found.path.lstat().st_uid, link.lstat().st_uid} != {0}:
+            return ""
+        return Manifest.parse(os.readlink(link)).object  # noqa: PTH115  (a text, not a path)
+    except (OSError, ValueError):
+        return ""
+
+
+def _require_verdict(held: TypedMap, name: str) -> None:
     """Raise `IncompatibleMapError` unless the first entry of the map can hold a verdict."""
     found = list(_differences(held, name))
     if found:
@@ -175,13 +201,16 @@ def _require_verdict(held: Map, name: str) -> None:
         )
 
 
-def _differences(held: Map, name: str) -> Iterable[Difference]:
+def _differences(held: TypedMap, name: str) -> Iterable[Difference]:
     if held.type not in _TYPES:
         yield Difference(name, "type", type_name(held.type), "array or hash")
-    for field, size in (("key_size", held.key_size), ("value_size", held.value_size)):
-        if size != VERDICT_SIZE:
-            yield Difference(name, field, str(size), str(VERDICT_SIZE))
-    if held.value_type is not None and held.value_size == VERDICT_SIZE:
-        sample = codec(held.value_type, held.value_size, raw=True).decode(bytes(VERDICT_SIZE))
-        if not isinstance(sample, int):
-            yield Difference(name, "value", "not an integer", "u32")
+    if held.key_size != len(KEY):
+        yield Difference(name, "key_size", str(held.key_size), str(len(KEY)))
+    if held.value_size not in _VALUE_SIZES:
+        yield Difference(name, "value_size", str(held.value_size), "1, 2, 4 or 8")
+    elif held.value_type is not None:
+        kind = held.value_type.stripped
+        if isinstance(kind, Int) and kind.encoding & IntEncoding.BOOL:
+            yield Difference(name, "value", "bool", "an integer")  # it holds two verdicts of five
+        elif not isinstance(kind, Int | Enum):
+            yield Difference(name, "value", "not an integer", "an integer")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from bpfpin.apps.action_map import Subject
+from bpfpin.apps.action_map import Subject, is_signed
 from bpfpin.objects.map import Map
 from bpfpin.uapi import XdpAction
 
 _NOT_SET: Final = "not set"
+_VERDICTS: Final = frozenset(map(int, XdpAction))
 
 
 class ActionResult(Enum):
@@ -65,22 +66,22 @@ def report(
     before: str | None = None,
 ) -> ActionReport:
     """Return what is to be told where the map *held* of *subject* holds *value*."""
-    action, note = words_of(subject, value)
+    action, note = words_of(subject, held, value)
     return ActionReport(
         subject.set, subject.device, subject.map_name, held.id, action, note, result, before
     )
 
 
-def words_of(subject: Subject, value: bytes | None) -> tuple[str | None, str]:
-    """Return the verdict that a value means, and what is to be said of it."""
+def words_of(subject: Subject, held: Map, value: bytes | None) -> tuple[str | None, str]:
+    """Return the verdict that a value of *held* means, and what is to be said of it."""
     if value is None:
         return None, _NOT_SET
-    number = int.from_bytes(value, "little")
-    if subject.is_zero_pass and (number == 0 or number > max(XdpAction)):
+    number = int.from_bytes(value, "little", signed=is_signed(held))
+    if subject.is_zero_pass and number not in _VERDICTS - {0}:
         note = _NOT_SET if number == 0 else f"{number} is no verdict"
         return XdpAction.XDP_PASS.name, note
     if number == 0:
         return XdpAction.XDP_ABORTED.name, "or not set: both are 0"
-    if number > max(XdpAction):
+    if number not in _VERDICTS:
         return str(number), "no verdict; a program that returns it aborts"
     return XdpAction(number).name, ""

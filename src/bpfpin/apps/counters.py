@@ -18,6 +18,7 @@ from bpfpin.uapi import MapType, XdpAction
 
 ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
 COUNTER_SIZE = 8
+ACTION = "action"  # the name of the map that holds the verdict of an XDP program
 PACKET_WORDS = ("packet", "pkt", "count", "hits")
 BYTE_WORDS = ("byte", "octet")
 
@@ -147,8 +148,11 @@ def _as_there(old: Sequence[Count], new: Sequence[Count]) -> tuple[Count, ...]:
 def is_likely_counter(map_: Map) -> bool:
     """Whether the map looks like counters: readable as such, and of 64 bits.
 
-    A smaller integer is more often a setting.
+    A smaller integer is more often a setting; the one integer of a map `action` is the verdict that
+    a program returns.
     """
+    if map_.name == ACTION and map_.max_entries == 1:
+        return False
     try:
         return shape_of(map_).packets.size == COUNTER_SIZE
     except UsageError:

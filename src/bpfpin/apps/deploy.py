@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from bpfpin.apps.deployment import Deployment
-from bpfpin.apps.load.choose import Choice, Places, check_order, choose
+from bpfpin.apps.load.choose import Choice, Places, check_order, choose, types_of_hooks
 from bpfpin.apps.load.destination import place_of, set_name_for
 from bpfpin.apps.load.loading import Loading, LoadOptions, access_of, check_fresh, migration_of
 from bpfpin.apps.load.lockout import require_way_back
@@ -34,6 +34,7 @@ from bpfpin.pins.manifest import Place
 from bpfpin.pins.recover import Recovery, check_stage
 from bpfpin.spec import ObjectSpec, XdpMode
 from bpfpin.syscall import netns as namespaces
+from bpfpin.uapi import ProgramType
 
 
 def deploy(
@@ -56,9 +57,7 @@ def deploy(
     mode is another one), `UnsafePathError` (a directory that is not ours), `NotBpffsError`,
     `LockTimeoutError` and `NotSupportedError`.
     """
-    spec = read_source(
-        source, program_type=options.get("program_type"), kernel_btf=options.get("kernel_btf")
-    )
+    spec = _read(source, options)
     netns, given = options.get("netns"), options.get("maps", {})
     with namespaces.enter(netns):
         place = place_of(device, cgroup, netns=netns)
@@ -78,6 +77,20 @@ def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None
     with namespaces.enter(netns):
         for device in devices:
             interface.ifindex(device)
+
+
+def _read(source: Source, options: LoadOptions) -> ObjectSpec:
+    """Read the object; what sections do not say, `--type` or the hooks do."""
+    named, kernel_btf = options.get("program_type"), options.get("kernel_btf")
+    spec = read_source(source, program_type=named, kernel_btf=kernel_btf)
+    if named:
+        return spec
+    types = types_of_hooks(spec, words=options.get("programs", ()), hook=options.get("hook"))
+    if types and not isinstance(source, ObjectSpec):
+        return read_source(source, program_type=types, kernel_btf=kernel_btf)
+    for name, word in types.items():
+        spec = spec.with_program(name, type=ProgramType[word.upper()])
+    return spec
 
 
 def _request(

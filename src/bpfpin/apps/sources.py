@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -16,12 +17,16 @@ Source = str | Path | bytes | ObjectSpec
 
 
 def read_source(
-    source: Source, *, program_type: str | None = None, kernel_btf: str | Path | None = None
+    source: Source,
+    *,
+    program_type: Mapping[str, str] | str | None = None,
+    kernel_btf: str | Path | None = None,
 ) -> ObjectSpec:
     """Return the description of an object: a path, its bytes, `builtin:NAME`, or one made before.
 
-    *program_type* is the word for programs in sections with free names; *kernel_btf* a file with
-    the types that CO-RE takes for the kernel's. Raises what `read_object` and `read_btf` do.
+    *program_type* is the word for programs in sections with free names, or one by program;
+    *kernel_btf* is a file with the types that CO-RE takes for the kernel's. Raises what
+    `read_object` and `read_btf` do.
     """
     spec = source
     if not isinstance(spec, ObjectSpec):

@@ -72,6 +72,27 @@ def choose(
     return [_for_hook(choice) for choice in chosen]
 
 
+def types_of_hooks(
+    spec: ObjectSpec, *, words: Sequence[str] = (), hook: Hook | None = None
+) -> dict[str, str]:
+    """Return the types, by program, that *words* and *hook* imply where no section says them.
+
+    A program that goes to `xdp` is of type xdp. Programs that are reached by tail calls alone are
+    of the type that all others have.
+    """
+    untyped = [one.name for one in spec.programs.values() if one.type is ProgramType.UNSPEC]
+    hooks = {name: hook for name in untyped if hook is not None}
+    for word in words:
+        name, colon, place = word.partition(":")
+        if colon and name in untyped:
+            hooks[name] = parse_hook(place)
+    types = {name: _type_word(PROGRAM_TYPES[each]) for name, each in hooks.items()}
+    if len(set(types.values())) == 1:
+        only = next(iter(types.values()))
+        types |= {name: only for name in _tail_called(spec) if name in untyped}
+    return types
+
+
 def check_order(chosen: Iterable[Choice]) -> None:
     """Raise `UsageError` for an order where no hook of *chosen* has one."""
     hooks = [choice.hook for choice in chosen]
@@ -155,7 +176,7 @@ def _require_attachable(choice: Choice, places: Places) -> None:
     if program.type is ProgramType.UNSPEC:
         raise UsageError(
             f"section {program.section!r} does not say what type program {program.name} is of",
-            hint="say it: --type xdp",
+            hint=f"say it: --type {_type_word(PROGRAM_TYPES[hook])}",
         )
     if program.type is not PROGRAM_TYPES[hook] or not _may_run(program, hook):
         raise WrongHookError(
@@ -216,7 +237,11 @@ def _fitting(program: ProgramSpec) -> str:
 
 
 def _type_name(program: ProgramSpec) -> str:
-    return program.type.name.lower()
+    return _type_word(program.type)
+
+
+def _type_word(kind: ProgramType) -> str:
+    return kind.name.lower()
 
 
 def _path(spec: ObjectSpec) -> str:

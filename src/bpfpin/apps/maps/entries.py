@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bpfpin.apps.action_map import USUAL_NAME, can_hold_verdict
 from bpfpin.apps.maps import keys, literals
 from bpfpin.apps.maps.form import Form
 from bpfpin.apps.maps.literals import Literal
@@ -120,7 +121,10 @@ def key_form(held: TypedMap) -> Form:
 def value_form(held: TypedMap) -> Form:
     """Return how a value of this map is typed, that of one CPU where each has its own."""
     codec = held.value_codec
-    return Form(codec.value if isinstance(codec, PerCpuCodec) else codec, held.value_type)
+    form = Form(codec.value if isinstance(codec, PerCpuCodec) else codec, held.value_type)
+    if form.may_be_number and can_hold_verdict(held):
+        return form.at_last(literals.action if held.name == USUAL_NAME else literals.verdict)
+    return form
 
 
 @contextmanager

@@ -73,6 +73,12 @@ def verdict(text: str, size: int) -> bytes | None:
     return int(found).to_bytes(size, "little") if found is not None and size else None
 
 
+def action(text: str, size: int) -> bytes | None:
+    """Return the number of `XDP_DROP`, `drop` and its like, in any case, in *size* bytes."""
+    name = text.upper()
+    return verdict(name, size) or verdict(f"XDP_{name}", size)
+
+
 def _ip(text: str) -> bytes | None:
     try:
         return ipaddress.ip_address(text).packed
@@ -85,5 +91,6 @@ FORMS: Final[dict[Literal, str]] = {
     prefix: "10.0.0.1/24",
     device: "a device",
     verdict: "XDP_PASS",
+    action: f"a verdict ({', '.join(one.name for one in XdpAction)})",
 }
 """How the help of an error names each."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bpfpin.apps.load.choose import (
@@ -12,6 +14,7 @@ from bpfpin.apps.load.choose import (
     parse_hook,
     passed_over,
     programs_to_load,
+    types_of_hooks,
 )
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.spec import Hook, MapSpec, ObjectSpec, ProgramSpec
@@ -55,6 +58,25 @@ ADDRESS = program("address", "mine", kind=ProgramType.CGROUP_SOCK_ADDR, hook=Non
 CGROUP = Places(has_device=False, has_cgroup=True)
 BOTH = Places(has_device=True, has_cgroup=True)
 DEVMAP = program("devmap", "xdp/devmap", hook=None, expected=AttachType.XDP_DEVMAP)
+
+
+def test_a_hook_says_the_type_where_no_section_does() -> None:
+    there = spec(UNTYPED, INGRESS, ADDRESS)
+
+    assert types_of_hooks(there, hook=Hook.XDP) == {"untyped": "xdp"}
+    assert types_of_hooks(there, words=["untyped:tcx-ingress"]) == {"untyped": "sched_cls"}
+    assert types_of_hooks(there, words=["untyped:cgroup-inet-egress"], hook=Hook.XDP) == {
+        "untyped": "cgroup_skb"
+    }
+    assert types_of_hooks(there, words=["untyped", "ingress:xdp"]) == {}
+
+
+def test_what_tail_calls_reach_is_of_the_type_of_the_others() -> None:
+    called = replace(UNTYPED, name="called")
+    array = MapSpec("jumps", MapType.PROG_ARRAY, 4, 4, 2, initial=((0, "called"),))
+    there = spec(UNTYPED, called, maps=(array,))
+
+    assert types_of_hooks(there, words=["untyped:xdp"]) == {"untyped": "xdp", "called": "xdp"}
 
 
 def chosen(found: list[Choice]) -> dict[str, Hook]:
