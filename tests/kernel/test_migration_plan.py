@@ -84,7 +84,8 @@ def _call(code: Assembler, helper: FuncId) -> None:
 
 
 def plan(old: Map, new: MapSpec, migration: Migration = SUMS, **users: list[User]) -> MigrationPlan:
-    request = Request(new, old, migration=migration, **users)
+    old_users, new_users = users.get("old_users", ()), users.get("new_users", ())
+    request = Request(new, old, old_users, new_users, migration)
     require_known(migration, {new.name: members_of(request)})
     return plan_migration(request)
 
@@ -282,14 +283,16 @@ def test_a_variable_that_is_summed_does_not_count_what_it_started_with_twice() -
         assert moved(wanted, old, new) == {0: (107, 3)}
 
 
-def test_a_lock_in_the_value_is_left_out_and_not_exact() -> None:
+def test_a_lock_in_the_value_is_left_out_and_told() -> None:
     lock = Struct("bpf_spin_lock", 4, ())
     before = struct_of([PACKETS], ("lock", lock))
     held = spec_of(PACKETS).with_changes(value=before, value_size=16)
-    with (
-        Map.create(held) as old,
-        pytest.raises(IncompatibleMapError, match="take a lock") as caught,
-    ):
-        plan(old, spec_of(PACKETS))
+    with Map.create(held) as old:
+        removed = plan(old, spec_of(PACKETS))
+    with Map.create(spec_of(PACKETS)) as old:
+        added = plan(old, held)
 
-    assert caught.value.hint == "--best-effort"
+    assert removed.exactness.is_exact
+    assert removed.exactness.notes == ("lock (struct bpf_spin_lock) goes with the old map",)
+    assert added.exactness.is_exact
+    assert added.exactness.notes == ("lock (struct bpf_spin_lock) starts empty",)

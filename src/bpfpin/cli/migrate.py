@@ -18,7 +18,10 @@ _WORDS = {
     "rename": ("[MAP:]OLD=NEW", "A member that has another name now."),
     "drop": ("[MAP:]MEMBER", "A member that may be lost."),
     "start": ("[MAP:]MEMBER=VALUE", "What a new member begins with (0)."),
-    "layout": ("MAP=LAYOUT", "What the values of a map without BTF are: 'u64 packets; u32 drops'."),
+    "layout": (
+        "MAP=LAYOUT",
+        "Old or new values of a map without BTF: 'u64 packets; u32 drops' or 'struct NAME'.",
+    ),
 }
 _FLAGS = {
     "clamp": "Cut numbers to what the new member can hold.",
@@ -66,4 +69,5 @@ def migrated_lines(report: LoadReport) -> Iterator[str]:
         if plan := held.migration:
             ids = f"id {plan.old_id} -> {held.id}"
             yield f"migrated map {held.name} ({ids}), entries: {plan.entries}"
+            yield from (f"  lost: {loss.text()}" for loss in plan.exactness.losses)
             yield from (f"  not exact: {reason}" for reason in plan.exactness.reasons)

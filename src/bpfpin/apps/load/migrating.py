@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,23 +13,29 @@ from typing import Final
 from bpfpin.apps.load.hooks import attached
 from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.map_users import MapUser, programs_of
+from bpfpin.btf.btf import Btf
 from bpfpin.errors import BpfError, Difference, IncompatibleMapError, UsageError
 from bpfpin.objects.collection import Loaded
+from bpfpin.objects.kernel_btf import map_btf
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.pins.manifest import Lineage
 from bpfpin.pins.migration import staged
 from bpfpin.pins.migration.analysis.users import users_of_programs, users_of_specs
 from bpfpin.pins.migration.fold import Folding
+from bpfpin.pins.migration.given import struct_names
 from bpfpin.pins.migration.plan import MigrationPlan
-from bpfpin.pins.migration.planning import Request, members_of, plan_migration
+from bpfpin.pins.migration.planning import Request, members_of, plan_migration, types_of
+from bpfpin.pins.migration.refusal import split_hint
 from bpfpin.pins.migration.wishes import Migration, parse_wishes
 from bpfpin.pins.migration.words import Members, require_known
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import Decision, HookPlan, Migrating, Plan
-from bpfpin.spec import MapSpec
+from bpfpin.spec import MapSpec, ObjectSpec
 
 _FREED_S: Final = 0.5
+_WORD: Final = 8
+_CARRY: Final = "to carry over what is counted there"
 _OPTION: Final = re.compile(r"--[a-z-]+( \S+=.+| \S+)?(, or .*)?")
 
 __all__ = ["Migration", "Migrator", "fold_programs", "lineages", "parse_wishes"]
@@ -99,21 +105,23 @@ class Migrator:
         if self.loading.migration is not None and self._members:
             require_known(self.loading.migration, self._members)
 
-    def needed(self, name: str, error: IncompatibleMapError) -> str:
-        """Return what is to be typed besides that the map *name* is migrated; *error* refused it.
+    def ways_out(self, name: str, error: IncompatibleMapError) -> Iterator[str]:
+        """Yield what to type for the contents of map *name* to go over; *error* refused it.
 
-        "" if it cannot be migrated at all.
+        What loses counts is said to do so; nothing if it cannot be migrated at all.
         """
         if self.is_asked:
-            return _needed("add", error.hint)
+            yield from _ways("add", error.hint)
+            return
         try:
             with Map.from_pin(self._paths()[name]) as old:
                 self.plan(self.loading.spec.maps[name], old)
         except IncompatibleMapError as refused:
-            return _needed("--migrate", refused.hint)
+            yield from _ways("--migrate", refused.hint)
         except BpfError:
-            return ""
-        return "--migrate"
+            return
+        else:
+            yield f"{_CARRY}: --migrate"
 
     def _plan(self, spec: MapSpec, old: Map, migration: Migration) -> MigrationPlan:
         with ExitStack() as opened:
@@ -123,9 +131,17 @@ class Migrator:
             running = [hook.previous for hook in self.hooks if hook.previous is not None]
             programs = {program.id: program for program in (*pinned, *running)}
             before = users_of_programs(programs.values(), {spec.name: old})
+            libraries = _libraries(programs.values()), _library(self.loading.spec)
         specs = self.loading.spec.programs
         after = users_of_specs(specs[name] for name in self.loading.programs)
-        request = Request(spec, old, before.get(spec.name, ()), after.get(spec.name, ()), migration)
+        request = Request(
+            spec,
+            old,
+            before.get(spec.name, ()),
+            after.get(spec.name, ()),
+            migration,
+            libraries,
+        )
         self._remember(request)
         if not migration.best_effort:
             _require_reached(spec.name, old, set(programs) | self._folding_ids())
@@ -176,10 +192,53 @@ def _planned(request: Request) -> MigrationPlan:
     try:
         return plan_migration(request)
     except IncompatibleMapError as error:
-        name, old = request.spec.name, request.old
-        if old.value_type is None and name not in request.migration.layouts:
-            error.hint = f"--layout {name}='u64 MEMBER;…'"
+        if hint := _layout_hint(request):
+            error.hint = hint
         raise
+
+
+def _layout_hint(request: Request) -> str:
+    """Return what says the values' members, where a side has none; "" where both have."""
+    spec, old = request.spec, request.old
+    untyped = [type_ is None for type_ in types_of(request)]
+    if not any(untyped):
+        return ""
+    sizes, libraries = (old.value_size, spec.value_size), request.libraries
+    names = [
+        frozenset(struct_names(library, size))
+        for is_untyped, library, size in zip(untyped, libraries, sizes, strict=True)
+        if is_untyped
+    ]
+    common = sorted(frozenset.intersection(*names))
+    option = f"--layout {spec.name}="
+    if len(common) == 1:
+        return f"{option}'struct {common[0]}'"
+    is_missing = [True, False] if sizes[0] == sizes[1] else untyped
+    said = [
+        f"{option}'{_members(size)}'"
+        for is_untyped, size in zip(is_missing, sizes, strict=True)
+        if is_untyped
+    ]
+    return "; ".join(said)
+
+
+def _members(size: int) -> str:
+    """Return the form of a layout; as many numbers of eight bytes as there may be are shown."""
+    return "u64 MEMBER;…" if size > _WORD else "u64 MEMBER"
+
+
+def _libraries(programs: Iterable[Program]) -> tuple[Btf, ...]:
+    """Return the types that loaded programs were compiled with, of those that have any."""
+    found: dict[int, Btf] = {}
+    for program in programs:
+        if (btf_id := program.info.btf_id) and btf_id not in found:
+            with suppress(BpfError):  # gone, or not for this user
+                found[btf_id] = map_btf(btf_id)
+    return tuple(found.values())
+
+
+def _library(spec: ObjectSpec) -> tuple[Btf, ...]:
+    return (spec.btf,) if spec.btf is not None else ()
 
 
 def _require_reached(name: str, old: Map, ours: set[int]) -> None:
@@ -203,13 +262,34 @@ def _difference(name: str, user: MapUser) -> Difference:
     return Difference(name, "user", str(user), told)
 
 
-def _needed(verb: str, hint: str) -> str:
-    """Return what helps, of hints divided by `;`: options to type after *verb*, then the others."""
+def _ways(verb: str, hint: str) -> Iterator[str]:
+    """Yield lines with what to type after *verb*, from hints divided by `;`.
+
+    One keeps everything, if there is such a way, and one says what it loses.
+    """
     parts = (part.strip() for line in hint.splitlines() for part in line.split("; "))
     told = [part for part in dict.fromkeys(parts) if part and not part.startswith("--fresh")]
-    options = [_first_of(part) for part in told if _OPTION.fullmatch(part)]
-    others = [part for part in told if not _OPTION.fullmatch(part)]
-    return ", and ".join(filter(None, [" ".join([verb, *options]) if options else "", *others]))
+    keeping, losing, lost, others = list[str](), list[str](), list[str](), list[str]()
+    for part in told:
+        keep, what, option = split_hint(part)
+        if not option and not _OPTION.fullmatch(part):
+            others.append(part)
+            continue
+        keeping.append(_first_of(keep))
+        losing.append(option or _first_of(keep))
+        lost += [what] if what else []
+    if not told:
+        return
+    if all(keeping):
+        yield f"{_CARRY}: {_line(verb, keeping, others)}"
+    if lost:
+        line = _line(verb, losing, others)
+        yield f"to lose {' and '.join(lost)}, and carry over the rest: {line}"
+
+
+def _line(verb: str, options: list[str], others: list[str]) -> str:
+    typed = [" ".join(dict.fromkeys([verb, *options]))] if options else []
+    return ", and ".join([*typed, *others])
 
 
 def _first_of(option: str) -> str:

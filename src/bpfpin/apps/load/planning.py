@@ -179,8 +179,7 @@ def _explained(error: IncompatibleMapError, migrator: Migrator) -> IncompatibleM
     shared = [name for name in unfit if name in _held(loading)]
     kept = [name for name in unfit if name not in shared]
     lines = [line for name in unfit for line in _users(name, loading, live)]
-    needed = dict.fromkeys(migrator.needed(name, error) for name in kept)
-    lines += [f"to carry over what is counted there: {each}" for each in needed if each]
+    lines += dict.fromkeys(way for name in kept for way in migrator.ways_out(name, error))
     if kept:
         fresh = " ".join(f"--fresh {name}" for name in kept)
         lines.append(f"to start empty, losing what is counted there: {fresh}")

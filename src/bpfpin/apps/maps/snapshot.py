@@ -36,17 +36,22 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How many entries were written, and how many were deleted that the file does not have."""
+    """How many entries were written, and how many were deleted that the file does not have.
+
+    *lost* are the members that did not come over, or not whole, because the user gave them up.
+    """
 
     path: Path
     map_id: int
     entries: int
     deleted: int = 0
+    lost: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
         counts = {"entries": self.entries, "deleted": self.deleted}
-        return {"result": "restored", "file": str(self.path), "map": self.map_id, **counts}
+        shown = {"result": "restored", "file": str(self.path), "map": self.map_id, **counts}
+        return shown | ({"lost": list(self.lost)} if self.lost else {})
 
 
 def save_map(held: Map, path: str | Path) -> Saved:
@@ -96,7 +101,8 @@ def restore_map(
             with suppress(KeyNotFoundError):
                 held.delete_bytes(key)
         entries = sum(held.update_arrays(keys, values) for keys, values in snapshot.blocks())
-    return Restored(Path(path), held.id, entries, len(surplus))
+        lost = snapshot.lost if isinstance(snapshot, Converted) else ()
+    return Restored(Path(path), held.id, entries, len(surplus), lost)
 
 
 def save(target: str, path: str) -> Saved:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from bpfpin.apps.maps.snapshot_definition import Definition
@@ -16,8 +15,8 @@ from bpfpin.objects.map import Map
 from bpfpin.pins.migration import shapes
 from bpfpin.pins.migration.apply import apply, joined
 from bpfpin.pins.migration.contents import SHOWN
-from bpfpin.pins.migration.given import layout_type
-from bpfpin.pins.migration.layout import PartMoves, match_parts
+from bpfpin.pins.migration.given import given_types, layout_texts
+from bpfpin.pins.migration.layout import Check, PartMoves, match_parts
 from bpfpin.pins.migration.leaves import Leaf, leaves
 from bpfpin.pins.migration.moves import Shape
 from bpfpin.pins.migration.refusal import Refusals
@@ -44,6 +43,24 @@ class Converted:
     def path(self) -> Path:
         """The file."""
         return self.snapshot.path
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The members that do not come over, or not whole: dropped ones, and those cut to fit."""
+        found: dict[str, None] = {}
+        for side, moves in ((KEY, self.keys), (VALUE, self.values)):
+            for check in moves.checks if moves else ():
+                if check.is_wished and self._is_lost(side, check):
+                    found[f"{KEY}.{check.path}" if side == KEY else check.path or VALUE] = None
+        return tuple(found)
+
+    def _is_lost(self, side: str, check: Check) -> bool:
+        """Whether an entry of the file has something there; reads the file."""
+        return any(
+            not check.fits(data)
+            for key, values in self._old_entries()
+            for data in ([key] if side == KEY else values)
+        )
 
     def blocks(self) -> Iterator[Block]:
         """Yield keys and values, back to back, as `SnapshotReader.blocks` does."""
@@ -73,7 +90,7 @@ class Converted:
         name, where = self.definition.name, f"at key hex:{key.hex()}"
         for side, moves, data in ((KEY, self.keys, [key]), (VALUE, self.values, values)):
             for check in moves.checks if moves else ():
-                if not all(map(check.fits, data)):
+                if not check.is_wished and not all(map(check.fits, data)):
                     yield Difference(name, f"{side} {check.path}".rstrip(), where, check.what)
         if self._is_cut_off(key) and any(map(any, values)):
             length = self.definition.max_entries
@@ -190,11 +207,11 @@ def _shape(definition: Definition) -> Shape:
 def _types(snapshot: SnapshotReader, held: Map, migration: Migration) -> _Types:
     old, new = snapshot.types[1], held.value_type
     given = migration.layouts.get(held.name)
-    if given is None:
+    if given is None or not (old is None or new is None):
         return old, new
-    said = partial(layout_type, given, about=f"--layout {held.name}")
-    is_same = new is None and snapshot.definition.value_size == held.value_size
-    return old or said(snapshot.definition.value_size), said(held.value_size) if is_same else new
+    sizes = snapshot.definition.value_size, held.value_size
+    about = f"--layout {held.name}"
+    return given_types(layout_texts(given), (old, new), sizes, ((), ()), about=about)
 
 
 def _keys(old: Definition, new: Definition, both: _Leaves, wishes: Wishes) -> PartMoves | None:

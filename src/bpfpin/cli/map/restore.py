@@ -31,6 +31,7 @@ def command(context: Context, /, *, file: str, map_: str, exact: bool, **options
         context.out.document(restored.to_json())
         return
     deleted = f", deleted {restored.deleted}" if exact else ""
+    lost = f", without {', '.join(restored.lost)}" if restored.lost else ""
     context.out.say(
-        f"restored {restored.entries} entries into {map_} (id {restored.map_id}){deleted}"
+        f"restored {restored.entries} entries into {map_} (id {restored.map_id}){deleted}{lost}"
     )

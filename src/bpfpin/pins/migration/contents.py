@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -30,10 +31,14 @@ class Misfit:
 
 @dataclass
 class Contents:
-    """What a walk found: how many entries, and the first of those that do not fit, by kind."""
+    """What a walk found: how many entries, and the first of those that do not fit, by kind.
+
+    *lost* says of each wished check of keys or values how many entries give something up.
+    """
 
     entries: int = 0
     misfits: list[Misfit] = field(default_factory=list)
+    lost: Counter[tuple[str, Check]] = field(default_factory=Counter)
 
     def tell(self, misfit: Misfit) -> None:
         """Keep a misfit, unless enough of its kind are known."""
@@ -56,9 +61,9 @@ def walk(
     old: Map, shapes: tuple[Shape, Shape], keys: PartMoves | None, values: PartMoves
 ) -> Contents:
     """Count the entries of *old*, and hold each against the checks."""
-    before, after = shapes
-    examiners = _examiners(before, after, keys, values)
+    before, _ = shapes
     found = Contents()
+    examiners = _examiners(shapes, keys, values, found)
     if before.is_array and not examiners:
         found.entries = before.max_entries
         return found
@@ -79,12 +84,15 @@ def walk(
     return found
 
 
-def _examiners(old: Shape, new: Shape, keys: PartMoves | None, values: PartMoves) -> list[Examine]:
+def _examiners(
+    shapes: tuple[Shape, Shape], keys: PartMoves | None, values: PartMoves, contents: Contents
+) -> list[Examine]:
+    old, new = shapes
     found: list[Examine] = []
     if keys is not None and keys.checks:
-        found.append(lambda entry: _unfit("key", keys.checks, entry, [entry.key]))
+        found.append(lambda entry: _unfit("key", keys.checks, entry, [entry.key], contents))
     if values.checks:
-        found.append(lambda entry: _unfit("value", values.checks, entry, entry.values))
+        found.append(lambda entry: _unfit("value", values.checks, entry, entry.values, contents))
     totals = [move for move in values.moves if _may_overflow(move, old, new)]
     if totals:
         found.append(lambda entry: _too_great(totals, entry))
@@ -93,14 +101,16 @@ def _examiners(old: Shape, new: Shape, keys: PartMoves | None, values: PartMoves
     return found
 
 
-def _unfit(
-    part: str, checks: Sequence[Check], entry: Entry, where: list[bytes]
+def _unfit(  # noqa: PLR0917  (where it looks, and where it counts)
+    part: str, checks: Sequence[Check], entry: Entry, where: list[bytes], contents: Contents
 ) -> Iterator[Misfit]:
     for check in checks:
-        for data in where:
-            if not check.fits(data):
-                number = _number(data, check)
-                yield Misfit(part, check.path, *_first(entry), number, check.what)
+        unfit = [data for data in where if not check.fits(data)]
+        if check.is_wished:
+            contents.lost[part, check] += bool(unfit)
+            continue
+        for data in unfit:
+            yield Misfit(part, check.path, *_first(entry), _number(data, check), check.what)
 
 
 def _first(entry: Entry) -> tuple[bytes, bytes]:

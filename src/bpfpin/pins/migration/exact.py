@@ -13,6 +13,7 @@ from typing import Final
 
 from bpfpin.pins.migration.analysis.uses import ADDS, How, User, ways
 from bpfpin.pins.migration.leaves import Leaf, LeafKind
+from bpfpin.pins.migration.losses import Loss
 from bpfpin.pins.migration.members import ATOMIC_SIZES, is_atomic
 from bpfpin.pins.migration.moves import HASHES, LRU, Move, Place, Shape
 from bpfpin.pins.migration.rules import Rule
@@ -29,15 +30,20 @@ _UNDISTURBED: Final = frozenset({ProgramType.XDP, ProgramType.SCHED_CLS, Program
 
 @dataclass(frozen=True)
 class Exactness:
-    """The reasons why not all counts come over, none if they do; *notes* are good to know."""
+    """The reasons why not all counts come over, none if they do; *notes* are good to know.
+
+    *losses* are what the user gave up, *conditions* what must stay so until the hooks are switched.
+    """
 
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    conditions: tuple[str, ...] = ()
 
     @property
     def is_exact(self) -> bool:
-        """Whether every count ends up in the new map, once."""
-        return not self.reasons
+        """Whether every count ends up in the new map, once; not if any is given up."""
+        return not self.reasons and not self.losses
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ _COUNTABLE: Final = (LeafKind.NUMBER, LeafKind.ENUM)
 class Check:
     """What every entry must keep to be moved: the old number at *place* is within *limits*.
 
-    None of *forbidden* may occur; with *is_zero* all bytes there are 0. *what* says why.
+    None of *forbidden* may occur; with *is_zero* all bytes there are 0. *what* says why. With
+    *is_wished* the user gave up what does not fit: then it is told, and refuses nothing.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Check:
     limits: tuple[int, int] | None = None
     forbidden: frozenset[int] = frozenset()
     is_zero: bool = False
+    is_wished: bool = False
 
     def fits(self, data: bytes | memoryview) -> bool:
         """Whether the old value *data* keeps it."""
@@ -44,12 +46,18 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """A part that cannot be moved as things are: what it was, what it is to be, what to type."""
+    """A part that cannot be moved as things are: what it was, what it is to be, what to type.
+
+    With *may_be_lost* it can be given up instead; with *may_be_renamed* the new value has a part
+    that it may be under another name.
+    """
 
     path: str
     old: str
     new: str
     hint: str = ""
+    may_be_lost: bool = False
+    may_be_renamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,11 @@ def match_parts(
     *otherwise* is the rule of what is no number, if nobody said one.
     """
     before, after = list(old), list(new)
-    matching = _Matching(wishes, default_rule, otherwise, frozenset(one.path for one in after))
-    for leaf, target in _pairs(before, after, wishes):
+    pairs = list(_pairs(before, after, wishes))
+    free = [target for leaf, target in pairs if leaf is None and target is not None]
+    paths = frozenset(one.path for one in after)
+    matching = _Matching(wishes, default_rule, otherwise, paths, free)
+    for leaf, target in pairs:
         matching.take(leaf, target)
     matching.unfit += _wrong_words(before, after, wishes)
     return matching.result()
@@ -121,6 +132,7 @@ class _Matching:
     default_rule: DefaultRule
     otherwise: Rule
     new_paths: frozenset[str]
+    free: list[Leaf]  # new parts that have no old one
     moves: list[Move] = field(default_factory=list)
     carried: list[tuple[Leaf, Leaf]] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
@@ -149,14 +161,20 @@ class _Matching:
     def _lose(self, old: Leaf) -> None:
         """Give an old part up if that was wished; the end of an array if there is nothing in it."""
         if is_named(old.path, self.wishes.dropped):
-            self.dropped.append(old)
+            self._drop(old)
         elif is_one_of_fewer(renamed(old.path, self.wishes.renamed), self.new_paths):
             self.checks.append(
                 Check(old.path, old.place, "the new array ends before it", is_zero=True)
             )
         else:
-            hint = f"--drop {bare(old.path)}, or --rename {bare(old.path)}=NEW"
-            self.unfit.append(Unfit(old.path, old.type, "none", hint))
+            is_free = any(_is_alike(old, one) for one in self.free)
+            self.unfit.append(
+                Unfit(old.path, old.type, "none", may_be_lost=True, may_be_renamed=is_free)
+            )
+
+    def _drop(self, old: Leaf) -> None:
+        self.dropped.append(old)
+        self.checks.append(Check(old.path, old.place, "dropped", is_zero=True, is_wished=True))
 
     def _move(self, old: Leaf, new: Leaf) -> None:
         if old.kind in _COUNTABLE and new.kind in _COUNTABLE:
@@ -166,16 +184,18 @@ class _Matching:
         elif (old.kind, old.type, old.place.size) == (new.kind, new.type, new.place.size):
             self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
         elif is_named(old.path, self.wishes.dropped):
-            self.dropped.append(old)
+            self._drop(old)
             self.added.append(new)
         else:
-            self.unfit.append(Unfit(old.path, old.type, new.type, f"--drop {bare(old.path)}"))
+            self.unfit.append(Unfit(old.path, old.type, new.type, may_be_lost=True))
 
     def _move_text(self, old: Leaf, new: Leaf) -> None:
         cut = old.place.size - new.place.size
-        if cut > 0 and not is_named(old.path, self.wishes.dropped):
+        if cut > 0:
             tail = Place(old.place.offset + new.place.size, cut)
-            self.checks.append(Check(old.path, tail, "the new text is shorter", is_zero=True))
+            is_wished = is_named(old.path, self.wishes.dropped)
+            what = "the new text is shorter"
+            self.checks.append(Check(old.path, tail, what, is_zero=True, is_wished=is_wished))
         self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
 
     def _move_number(self, old: Leaf, new: Leaf) -> None:
@@ -187,12 +207,17 @@ class _Matching:
             )
             return
         limits = _limits(old, new)
-        if limits and not self.wishes.clamp:
-            self.checks.append(Check(old.path, old.place, f"{new.type} has no room", limits))
+        if limits:
+            what, is_cut = f"{new.type} has no room", self.wishes.clamp
+            self.checks.append(Check(old.path, old.place, what, limits, is_wished=is_cut))
         renumbered, lost = _renumbered(old, new)
-        if lost and not is_named(old.path, self.wishes.dropped):
+        if lost:
+            what, is_dropped = (
+                f"{new.type} has no such name",
+                is_named(old.path, self.wishes.dropped),
+            )
             self.checks.append(
-                Check(old.path, old.place, f"{new.type} has no such name", forbidden=lost)
+                Check(old.path, old.place, what, forbidden=lost, is_wished=is_dropped)
             )
         self._add(
             old,
@@ -219,6 +244,15 @@ class _Matching:
 
     def _default(self, old: Leaf, new: Leaf) -> Rule | None:
         return self.otherwise if new.kind is LeafKind.ENUM else self.default_rule(old, new)
+
+
+def _is_alike(old: Leaf, new: Leaf) -> bool:
+    """Whether an old part could be the new one under another name."""
+    if old.kind in _COUNTABLE and new.kind in _COUNTABLE:
+        return True
+    if old.kind is new.kind is LeafKind.TEXT:
+        return True
+    return (old.kind, old.type, old.place.size) == (new.kind, new.type, new.place.size)
 
 
 def _limits(old: Leaf, new: Leaf) -> tuple[int, int] | None:

@@ -27,7 +27,6 @@ from bpfpin.errors import LimitError, ObjectFileError
 from bpfpin.pins.migration.moves import Place
 
 LEAVES_MAX: Final = 8192  # of one value; the program that moves them has at most a million steps
-LOCKS: Final = ("bpf_spin_lock", "bpf_res_spin_lock")
 _NUMBERS: Final = (1, 2, 4, 8)
 
 
@@ -71,11 +70,6 @@ def leaves(ref: TypeRef | None, size: int) -> tuple[Leaf, ...]:
 def owned(ref: TypeRef | None) -> tuple[Leaf, ...]:
     """Return the parts of a value that are the kernel's own, which user space cannot move."""
     return tuple(one for one in _all(ref) if one.kind is LeafKind.OWNED) if ref else ()
-
-
-def is_lock(leaf: Leaf) -> bool:
-    """Whether it is a lock, of which nothing needs to be moved."""
-    return any(name in leaf.type for name in LOCKS)
 
 
 def _all(ref: TypeRef) -> Iterator[Leaf]:

@@ -78,10 +78,23 @@ class MigrationPlan:
             *(f"  key {row.text()}" for row in rows(self.keys or PartMoves(()))),
             *(f"  {row.text()}" for row in rows(self.values)),
             *(f"  {name}: by a function" for name in self.functions),
-            *(["  exact: every count comes over"] if judged.is_exact else []),
-            *(f"  not exact: {reason}" for reason in judged.reasons),
+            *(f"  {line}" for line in self.verdict()),
             *(f"  {note}" for note in judged.notes),
         )
+
+    def verdict(self) -> tuple[str, ...]:
+        """Return what comes over and what does not, in lines for people."""
+        judged = self.exactness
+        lines = [f"lost: {loss.text()}" for loss in judged.losses]
+        lines += [f"not exact: {reason}" for reason in judged.reasons]
+        if not self.values.moves:
+            lines.append("nothing that was counted comes over, but the keys")
+        elif not judged.reasons:
+            until = f", if until the switch {'; '.join(judged.conditions)}"
+            rest = "exact for the rest" if judged.losses else "exact"
+            every = "every other count" if judged.losses else "every count"
+            lines.append(f"{rest}: {every} comes over{until if judged.conditions else ''}")
+        return tuple(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON takes it."""
@@ -108,6 +121,8 @@ class MigrationPlan:
             "memory_bytes": self.memory_bytes,
             "is_exact": self.exactness.is_exact,
             "reasons": list(self.exactness.reasons),
+            "losses": [loss.to_json() for loss in self.exactness.losses],
+            "conditions": list(self.exactness.conditions),
             "notes": list(self.exactness.notes),
             "steps": list(self.steps),
         }

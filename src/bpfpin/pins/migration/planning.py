@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Difference, UsageError
+from bpfpin.errors import Difference
 from bpfpin.objects.map import Map
 from bpfpin.pins.migration import contents, exact, shapes
-from bpfpin.pins.migration.analysis.uses import User
+from bpfpin.pins.migration.analysis.uses import ADDS, User, ways
 from bpfpin.pins.migration.contents import Contents
 from bpfpin.pins.migration.exact import Case, Exactness
-from bpfpin.pins.migration.given import layout_type
+from bpfpin.pins.migration.given import Libraries, given_types, layout_texts
 from bpfpin.pins.migration.layout import PartMoves, match_parts
-from bpfpin.pins.migration.leaves import Leaf, is_lock, leaves, owned
+from bpfpin.pins.migration.leaves import Leaf, LeafKind, leaves, owned
+from bpfpin.pins.migration.losses import conditions, losses
 from bpfpin.pins.migration.moves import Shape
 from bpfpin.pins.migration.paths import is_named
 from bpfpin.pins.migration.plan import MigrationPlan, Types
@@ -33,6 +34,7 @@ class Request:
     """One map to be migrated: what it is to be, what is there, and who uses the one and the other.
 
     *old_users* are the programs that have the map now, *new_users* those that are to have it.
+    *libraries* are the types that these were compiled with: what a layout may name.
     """
 
     spec: MapSpec
@@ -40,6 +42,7 @@ class Request:
     old_users: Sequence[User] = ()
     new_users: Sequence[User] = ()
     migration: Migration = field(default_factory=Migration)
+    libraries: Libraries = ((), ())
 
 
 def plan_migration(request: Request) -> MigrationPlan:
@@ -51,8 +54,8 @@ def plan_migration(request: Request) -> MigrationPlan:
     spec, old, wishes = request.spec, request.old, request.migration.of(request.spec.name)
     refused = Refusals(spec.name)
     before, after = shapes.of_map(old), shapes.of_spec(spec)
-    types = _types(request)
-    _require_possible(request, refused, before, types)
+    types = types_of(request)
+    _require_possible(request, refused, before)
     assert before is not None
     functions = request.migration.functions_of(spec.name)
     keys = None if before.is_array else _keys(request, wishes)
@@ -62,7 +65,7 @@ def plan_migration(request: Request) -> MigrationPlan:
     refused.words(keys, values, (before, after), functions)
     found = contents.walk(old, (before, after), keys, values)
     refused.contents(found, (old.key_type, types[0]), (before, after))
-    exactness = _exactness(request, (before, after), values, found)
+    exactness = _exactness(request, (before, after), (keys, values), found)
     refused.inexact(exactness, wishes)
     refused.stop_if_any()
     start, filling = _start(request, values, types, wishes)
@@ -82,41 +85,34 @@ def plan_migration(request: Request) -> MigrationPlan:
     )
 
 
-def _require_possible(
-    request: Request, refused: Refusals, before: Shape | None, types: Types
-) -> None:
-    """Refuse what no word helps against: other kinds of maps, things of the kernel's in values."""
+def _require_possible(request: Request, refused: Refusals, before: Shape | None) -> None:
+    """Refuse what no word helps against: other kinds of maps."""
     spec, after = request.spec, shapes.of_spec(request.spec)
     if before is None:
         kind = str(request.old.type)
         refused.tell([Difference(spec.name, "type", kind, shapes.type_text(after))])
     else:
         refused.tell(shapes.refusals(spec.name, before, after))
-    refused.owned(types)
     refused.stop_if_any()
 
 
 def members_of(request: Request) -> Members:
     """Return how the members of old and new keys and values are typed."""
-    (old, new), spec, held = _types(request), request.spec, request.old
+    (old, new), spec, held = types_of(request), request.spec, request.old
     keys = leaves(held.key_type, held.key_size), leaves(spec.key, spec.key_size)
     values = leaves(old, held.value_size), leaves(new, spec.value_size)
     return Members(*(names_of(key, value) for key, value in zip(keys, values, strict=True)))
 
 
-def _types(request: Request) -> Types:
+def types_of(request: Request) -> Types:
     """Return the types of old and new values; the user's word for those that have none."""
     given = request.migration.layouts.get(request.spec.name)
-    old, new = request.old.value_type, request.spec.value
+    types = request.old.value_type, request.spec.value
     if given is None:
-        return old, new
+        return types
+    sizes = request.old.value_size, request.spec.value_size
     about = f"--layout {request.spec.name}"
-    if old is not None:
-        raise UsageError(f"{about}: the map has types of its own, by which its values are read")
-    said = partial(layout_type, given, about=about)
-    size = request.old.value_size
-    is_same = new is None and request.spec.value_size == size
-    return said(size), said(size) if is_same else new
+    return given_types(layout_texts(given), types, sizes, request.libraries, about=about)
 
 
 def _keys(request: Request, wishes: Wishes) -> PartMoves | None:
@@ -160,16 +156,48 @@ def _has_members(before: Sequence[Leaf], after: Sequence[Leaf]) -> bool:
 
 
 def _exactness(
-    request: Request, both: tuple[Shape, Shape], values: PartMoves, found: Contents
+    request: Request,
+    both: tuple[Shape, Shape],
+    parts: tuple[PartMoves | None, PartMoves],
+    found: Contents,
 ) -> Exactness:
-    case = Case(*both, values.moves, found.entries, request.old_users, request.new_users)
+    keys, values = parts
+    old_users, new_users = request.old_users, request.new_users
+    case = Case(*both, values.moves, found.entries, old_users, new_users)
     judged = exact.judge(case)
     reasons = list(judged.reasons)
     if request.migration.functions_of(request.spec.name):
         reasons.append("a function sees old values as they are before the switch, and no later")
-    if any(map(is_lock, (*owned(request.old.value_type), *owned(request.spec.value)))):
-        reasons.append("programs take a lock in the value, and the fold does not")
-    return Exactness(tuple(reasons), judged.notes)
+    reasons += _of_untyped(values, old_users, new_users)
+    return Exactness(
+        tuple(reasons),
+        (*judged.notes, *_of_owned(request)),
+        losses(keys, values, found, (old_users, new_users)),
+        conditions(values, old_users),
+    )
+
+
+def _of_untyped(
+    values: PartMoves, old_users: Sequence[User], new_users: Sequence[User]
+) -> Iterator[str]:
+    """Yield a reason if programs count in a value that is moved as a whole, without members."""
+    for (old, _), move in zip(values.carried, values.moves, strict=True):
+        is_counted = ADDS & (ways(old_users, move.old) | ways(new_users, move.new))
+        if old.kind is LeafKind.OPAQUE and not old.path and is_counted:
+            yield "programs count in values whose members are not known (--layout says them)"
+
+
+def _of_owned(request: Request) -> Iterator[str]:
+    """Yield what becomes of locks, timers and kernel pointers: each new one is empty."""
+    before, after = (
+        {(one.path, one.type.partition(" {")[0]): one for one in owned(type_)}
+        for type_ in (request.old.value_type, request.spec.value)
+    )
+    for path, type_ in after:
+        yield f"{path} ({type_}) starts empty"
+    for path, type_ in before:
+        if (path, type_) not in after:
+            yield f"{path} ({type_}) goes with the old map"
 
 
 def _start(

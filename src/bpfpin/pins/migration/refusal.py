@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Final
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import Difference, IncompatibleMapError
 from bpfpin.pins.migration.contents import Contents, Misfit, shown
 from bpfpin.pins.migration.exact import Exactness
-from bpfpin.pins.migration.layout import PartMoves
-from bpfpin.pins.migration.leaves import is_lock, owned
+from bpfpin.pins.migration.layout import PartMoves, Unfit
 from bpfpin.pins.migration.moves import Shape
 from bpfpin.pins.migration.paths import bare
 from bpfpin.pins.migration.rules import Rule, Wishes
 from bpfpin.pins.migration.wishes import KEY
+
+_TO_LOSE: Final = "to lose "
+
+
+def lossy(keeping: str, what: str, option: str) -> str:
+    """Return a hint that tells *option* as the way to lose *what*, after what keeps it if any."""
+    return f"{keeping}, or {_TO_LOSE}{what}: {option}" if keeping else f"{_TO_LOSE}{what}: {option}"
+
+
+def split_hint(hint: str) -> tuple[str, str, str]:
+    """Return what `lossy` was given: "" each of what does not stand in *hint*."""
+    keeping, found, rest = hint.rpartition(_TO_LOSE)
+    what, _, option = rest.rpartition(": ")
+    return (keeping.removesuffix(", or "), what, option) if found else (hint, "", "")
+
+
+def _misfit_hint(misfit: Misfit) -> str:
+    name = bare(misfit.path)
+    typed = f"{KEY}.{name}" if misfit.part == KEY else name
+    if "room" in misfit.what:
+        return lossy("", f"what of {name or misfit.part} does not fit", "--clamp")
+    return lossy("", f"what of {name} does not fit", f"--drop {typed}") if name else ""
 
 
 class Refusals:
@@ -43,20 +65,27 @@ class Refusals:
         for one in differences:
             self._add(one.field, one.old, one.new, f"--fresh {self._name} starts it empty")
 
-    def owned(self, types: Iterable[TypeRef | None]) -> None:
-        """Refuse values with things of the kernel's in them; a lock is left out, and stays new."""
-        for one in (one for type_ in types for one in owned(type_) if not is_lock(one)):
-            what = "the kernel's own, it cannot be moved"
-            self.tell([Difference(self._name, f"value {one.path}", one.type, what)])
-
     def parts(self, side: str, moves: PartMoves | None) -> None:
-        """Refuse what has no place in the new key or value, or no rule."""
-        prefix = f"{KEY}." if side == KEY else ""
-        for one in moves.unfit if moves else ():
-            hint = one.hint
-            for option in ("--drop ", "--rename ", "--rule "):
-                hint = hint.replace(option, f"{option}{prefix}")
-            self._add(f"{side} {bare(one.path)}".rstrip(), one.old, one.new, hint)
+        """Refuse what has no place in the new key or value, or no rule.
+
+        Where nothing would be left, giving up the members one by one is no way out.
+        """
+        unfit = moves.unfit if moves else ()
+        is_left = bool(moves and moves.moves) or not all(one.may_be_lost for one in unfit)
+        for one in unfit:
+            name = bare(one.path)
+            hint = self._member_hint(side, one, is_left=is_left)
+            self._add(f"{side} {name}".rstrip(), one.old, one.new, hint)
+
+    def _member_hint(self, side: str, one: Unfit, *, is_left: bool) -> str:
+        name = bare(one.path)
+        typed = f"{KEY}.{name}" if side == KEY and name else name or side
+        rename = f"--rename {typed}=NEW" if one.may_be_renamed else ""
+        if one.may_be_lost and name and is_left:
+            what = f"what tells entries apart by {typed}" if side == KEY else f"what {name} counts"
+            return lossy(rename, what, f"--drop {typed}")
+        hint = one.hint.replace("--rule ", f"--rule {KEY}.") if side == KEY else one.hint
+        return rename or hint
 
     def words(
         self,
@@ -110,13 +139,11 @@ class Refusals:
         key = shown(codec(types[0], shape.key_size, is_key=True), misfit.key)
         value = shown(codec(types[1], shape.value_size), misfit.value)
         path = f" {misfit.path}" if misfit.path else ""
-        drop = f"--drop {bare(misfit.path)}" if misfit.path else ""
-        hint = "--clamp, or " if "room" in misfit.what else ""
         self._add(
             f"{misfit.part}{path}",
             f"{misfit.number} at key {key}, in {value}",
             misfit.what,
-            f"{hint}{drop}" if drop else "",
+            _misfit_hint(misfit),
         )
 
     def _add(self, field: str, old: str, new: str, hint: str) -> None:

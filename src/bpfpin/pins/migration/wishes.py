@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from bpfpin.errors import UsageError
 from bpfpin.pins.migration.paths import EVERY
 from bpfpin.pins.migration.rules import Rule, Wishes
 
 MemberFunction = Callable[[Any], Any]
+_SIDES: Final = 2
 KEY = "key"
 VALUE = "value"
 
@@ -22,8 +23,9 @@ class Migration:
 
     A name may stand behind that of its map (`flows:src.port`), else it is of every map. *rules* are
     by member, *renamed* leads from old to new names, *dropped* may be lost, *start* are first
-    values of new members, as a map takes them. *layouts* are types of old values of maps without
-    BTF, by map: `u64 packets; u64 bytes`. *clamp* cuts numbers to what fits.
+    values of new members, as a map takes them. *layouts* are types of the values of maps without
+    BTF, by map: `u64 packets; u64 bytes`, a structure of the object (`struct datarec`), or several
+    of these, of which each is for the side whose size it has. *clamp* cuts numbers to what fits.
 
     *functions* are a last resort, by new member: called with the old value (a dict, as reading the
     map gives it; of per-CPU maps once for each CPU) they return the new member's. They are called
@@ -36,7 +38,7 @@ class Migration:
     dropped: Iterable[str] = ()
     start: Mapping[str, Any] = field(default_factory=dict)
     functions: Mapping[str, MemberFunction] = field(default_factory=dict)
-    layouts: Mapping[str, str] = field(default_factory=dict)
+    layouts: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     clamp: bool = False
     best_effort: bool = False
 
@@ -81,7 +83,7 @@ def parse_wishes(
         renamed=dict(_pairs("--rename", "OLD=NEW", rename)),
         dropped=tuple(drop),
         start=dict(_pairs("--start", "MEMBER=VALUE", start)),
-        layouts=dict(_pairs("--layout", "MAP=LAYOUT", layout)),
+        layouts=_layouts(layout),
         clamp=clamp,
         best_effort=best_effort,
     )
@@ -102,6 +104,20 @@ def part(wishes: Wishes, side: str, *, has_members: bool) -> Wishes:
         dropped=frozenset(_inner(dict.fromkeys(wishes.dropped), side, has_members=has_members)),
         start=_inner(wishes.start, side, has_members=has_members),
     )
+
+
+def _layouts(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the layouts of each map: one for both sides, or one for each of them."""
+    found: dict[str, tuple[str, ...]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (name and equals and text):
+            raise UsageError(f"--layout {word}: it takes MAP=LAYOUT")
+        found[name] = tuple(dict.fromkeys((*found.get(name, ()), text)))
+    for name, texts in found.items():
+        if len(texts) > _SIDES:
+            raise UsageError(f"--layout {name} is given {len(texts)} times: for old and new, twice")
+    return found
 
 
 def _pairs(option: str, form: str, words: Iterable[str]) -> list[tuple[str, str]]:
