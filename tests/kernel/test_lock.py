@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,10 @@ from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import holder, locked
+from bpfpin.syscall import fs
 from support.cli import run_cli
+from support.here import run_here
+from support.isolation import umount
 from support.wait import wait_until
 
 NOBODY = 65534
@@ -165,3 +169,59 @@ def test_a_lock_directory_of_somebody_else_is_refused(root: Directory) -> None:
 
     with pytest.raises(UnsafePathError, match="belongs to"), locked(root, timeout_s=0):
         pass
+
+
+def taken(root: Directory, kind: str) -> Path:
+    """Let another user take the name of the lock's directory, and return its path."""
+    place = root.path / names.LOCK_DIRECTORY
+    if kind == "symlink":
+        place.symlink_to("/etc")
+        os.chown(place, NOBODY, NOBODY, follow_symlinks=False)
+    elif kind == "directory":
+        place.mkdir(0o755)
+        os.chown(place, NOBODY, NOBODY)
+    else:
+        place.mkdir(0o777)
+        place.chmod(0o777)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "fix"),
+    [
+        ("symlink", "a symbolic link, made by nobody (uid 65534)", "rm {}"),
+        ("directory", "a directory that is not safe: it belongs to nobody", "rmdir {}"),
+        ("open to all", "others may write it (mode 0777)", "chmod 0700 {}"),
+    ],
+)
+def test_who_takes_the_locks_name_is_told_and_readers_go_on(
+    root: Directory, kind: str, what: str, fix: str
+) -> None:
+    place = taken(root, kind)
+    try:
+        with pytest.raises(UnsafePathError) as refused:
+            locked(root, timeout_s=0).__enter__()
+        assert what in str(refused.value)
+        assert refused.value.path == str(place)
+        assert refused.value.hint.startswith(fix.format(place))
+        assert f"chmod 0755 {root.path}" in refused.value.hint
+
+        assert holder(root) is None
+        for words in (["map", "list"], ["graph"]):
+            assert run_here(*words, "--pin-root", root.path).exit_code == 0
+        status = run_here("status", "--pin-root", root.path)
+        assert (status.exit_code, what in status.stderr) == (0, True)
+        assert what in run_here("doctor", "--pin-root", root.path).stdout
+        assert "nothing is on trial" in run_here("confirm", "--pin-root", root.path).stderr
+        loaded = run_here("load", "--dev", "lo", "--pin-root", root.path)
+        assert (loaded.exit_code, what in loaded.stderr) == (7, True)
+    finally:
+        place.unlink() if place.is_symlink() else place.rmdir()
+
+
+def test_a_bpffs_that_we_mount_lets_nobody_else_in(tmp_path: Path) -> None:
+    fs.mount_bpffs(tmp_path)
+    try:
+        assert stat.S_IMODE(tmp_path.stat().st_mode) & 0o777 == 0o700
+    finally:
+        umount(tmp_path)

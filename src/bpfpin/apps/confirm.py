@@ -24,7 +24,7 @@ from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.directory import Directory
+from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked
 from bpfpin.pins.pinset import read_manifest
 from bpfpin.pins.transaction import signals_deferred
@@ -118,8 +118,9 @@ def clear(root: Directory) -> tuple[str, ...]:
 
 def _places_of_maps(pin_root: Path) -> Iterator[TrialPlace]:
     """Yield the trials of maps that are in no set of ours."""
-    with suppress(PinNotFoundError), Directory.open(pin_root / names.LOCK_DIRECTORY) as directory:
-        for name in directory.names():
+    missing = (PinNotFoundError, UnsafePathError)  # a name that somebody else took holds no trials
+    with suppress(*missing), Directory.open(pin_root / names.LOCK_DIRECTORY) as directory:
+        for name in [] if unsafe_reason(directory.status) else directory.names():
             if name.startswith(CONFIRM):
                 yield TrialPlace(pin_root, names.LOCK_DIRECTORY, name)
 

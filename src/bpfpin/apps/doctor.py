@@ -17,6 +17,7 @@ from bpfpin.objects.features import Feature, features, probe_rename_exchange
 from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, unsafe_reason
+from bpfpin.pins.lock import foreign_lock_directory
 from bpfpin.syscall.capability import missing_capabilities
 from bpfpin.uapi import Cmd, MapType, ProgramType
 
@@ -102,7 +103,9 @@ def _bpffs(pin_root: Path) -> Iterator[Check]:
 
 def _pin_root(pin_root: Path) -> Check:
     with Directory.open(pin_root) as directory:
-        status = directory.status
+        status, foreign = directory.status, foreign_lock_directory(directory)
+    if foreign:
+        return Check("pin root", ok=False, text=foreign.message, fix=foreign.hint)
     unsafe = unsafe_reason(status, is_sticky_enough=True)
     fix = f"use another one (--pin-root), or chmod 0755 {pin_root}"
     if unsafe:

@@ -39,6 +39,7 @@ def status(
     reports = tuple(view.report() for view in views)
     problems = [problem for view in views for problem in view.problems]
     shown = {names.display_name(one.name) for one in found}
+    problems += _lock_directory(pin_root)
     problems += _splits(pin_root, None if target is None else shown)
     own = {program.id for one in reports for program in one.programs if program.id}
     others = other_programs(own) if target is None else ()
@@ -52,6 +53,15 @@ def _splits(pin_root: Path, sets: set[str] | None) -> list[Problem]:
         for one in splits(pin_root=pin_root)
         if sets is None or sets & set(one.sets)
     ]
+
+
+def _lock_directory(pin_root: Path) -> list[Problem]:
+    """Return what keeps every command from changing anything below *pin_root*."""
+    if bpffs.inspect(pin_root) is not RootState.MOUNTED:
+        return []
+    with Directory.open(pin_root) as root:
+        foreign = lock.foreign_lock_directory(root)
+    return [Problem(ProblemKind.FOREIGN, foreign.message, foreign.hint)] if foreign else []
 
 
 def _stages(pin_root: Path) -> dict[str, LeftStage]:

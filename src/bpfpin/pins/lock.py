@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from bpfpin.errors import LockTimeoutError, PinExistsError
-from bpfpin.pins.directory import Directory, require_safe
+from bpfpin.errors import LockTimeoutError, PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.pins.directory import (
+    OTHERS_WRITE,
+    Directory,
+    require_safe,
+    unsafe_reason,
+    user_name,
+)
 from bpfpin.pins.names import LOCK_DIRECTORY
 from bpfpin.syscall import fs
 
@@ -35,13 +42,45 @@ def locked(root: Directory, *, timeout_s: float) -> Iterator[None]:
 
 def holder(root: Directory) -> int | None:
     """Return the pid that holds the lock, None if nobody does or we cannot see it."""
-    if not root.has(LOCK_DIRECTORY):
+    with suppress(PinNotFoundError):
+        status = root.stat(LOCK_DIRECTORY)
+        if stat.S_ISDIR(status.st_mode) and not unsafe_reason(status):
+            return fs.lock_holder(status)
+    return None
+
+
+def foreign_lock_directory(root: Directory) -> UnsafePathError | None:
+    """Return what is wrong with the name that the lock needs, None if it is ours or free.
+
+    Anybody may take the name in a bpffs of mode 1777: commands that change nothing go on without.
+    """
+    path = root.path / LOCK_DIRECTORY
+    try:
+        status = root.stat(LOCK_DIRECTORY)
+    except PinNotFoundError:
         return None
-    return fs.lock_holder(root.path / LOCK_DIRECTORY)
+    is_directory = stat.S_ISDIR(status.st_mode)
+    reason = unsafe_reason(status)
+    if is_directory and not reason:
+        return None
+    if is_directory:
+        what, remove = f"a directory that is not safe: {reason}", f"rmdir {path}"
+        if status.st_uid in (0, os.geteuid()):
+            remove = f"chmod 0700 {path}"
+    else:
+        kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no directory"
+        what, remove = f"{kind}, made by {user_name(status.st_uid)}", f"rm {path}"
+    text = f"{path} is {what}; bpfpin keeps the lock of {root.path} under that name"
+    hint = remove
+    if root.status.st_mode & OTHERS_WRITE:
+        hint += f"; so that nobody else takes names there: chmod 0755 {root.path}"
+    return UnsafePathError(text, path=str(path), hint=hint)
 
 
 def _taken(root: Directory, timeout_s: float) -> Directory:
     """Return the lock's directory, opened anew, with the lock on it."""
+    if foreign := foreign_lock_directory(root):
+        raise foreign
     directory = root.child(LOCK_DIRECTORY)
     try:
         require_safe(directory)

@@ -107,9 +107,14 @@ def magic(place: str | Path | int) -> int:
 
 
 def mount_bpffs(path: str | Path) -> None:
-    """Mount a bpffs on the directory *path* (mount(2)); needs CAP_SYS_ADMIN."""
+    """Mount a bpffs on the directory *path* (mount(2)); needs CAP_SYS_ADMIN.
+
+    Its mode is 0700, as systemd mounts it: the kernel's own choice (1777) lets everybody take names
+    and build trees in it.
+    """
     flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
-    answer = LIBC.mount(b"bpf", os.fsencode(path), b"bpf", ctypes.c_ulong(flags), None)
+    data = b"mode=0700"
+    answer = LIBC.mount(b"bpf", os.fsencode(path), b"bpf", ctypes.c_ulong(flags), data)
     checked("mount", answer, target=str(path))
 
 
@@ -156,12 +161,11 @@ def unlock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-def lock_holder(place: str | Path | int) -> int | None:
-    """Return the pid that holds the flock of a path or descriptor, None for nobody (/proc/locks).
+def lock_holder(status: os.stat_result) -> int | None:
+    """Return the pid that holds the flock of what has *status*, None for nobody (/proc/locks).
 
     A holder in another pid namespace shows as pid 0.
     """
-    status = os.stat(place)  # noqa: PTH116  (Path takes no descriptor)
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     lines = (line.split() for line in LOCKS.read_text().splitlines())
     # A line of somebody waiting has an arrow in its second place.

@@ -57,10 +57,10 @@ def test_an_ordinary_directory_is_no_bpffs(tmp_path: Path) -> None:
 def test_a_lock_is_held_once_and_its_holder_is_known(tmp_path: Path) -> None:
     first, second = os.open(tmp_path, os.O_RDONLY), os.open(tmp_path, os.O_RDONLY)
     try:
-        assert fs.lock_holder(tmp_path) is None
+        assert fs.lock_holder(tmp_path.stat()) is None
         assert fs.try_lock(first)
         assert not fs.try_lock(second)
-        assert fs.lock_holder(first) == os.getpid()
+        assert fs.lock_holder(os.fstat(first)) == os.getpid()
         fs.unlock(first)
         assert fs.try_lock(second)
     finally:

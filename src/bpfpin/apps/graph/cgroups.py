@@ -19,6 +19,7 @@ from bpfpin.uapi import AttachType, LinkType, ProgramType
 _Place = tuple[int, AttachType | int | None, int]  # cgroup, attach type, program
 
 CGROUP2: Final = "cgroup2"
+CGROUPS_MAX: Final = 50_000
 
 # Which attach types a type of program fits, by how their names begin.
 _PLACES: Final[dict[ProgramType, tuple[str, ...]]] = {
@@ -61,7 +62,7 @@ class CgroupWalk:
         """Return what is attached to cgroups, by a link or without one."""
         if not self._hooks and not self._links:
             return []
-        nodes = {node.number: (path, node) for path, node in _cgroups()}
+        nodes = {node.number: (path, node) for path, node in _cgroups(self.notes)}
         asked = [one for path, node in nodes.values() for one in self._asked(path, node)]
         # Links at hooks that were not asked for, such as those of LSM programs.
         return asked + [
@@ -103,21 +104,32 @@ def word(hook: AttachType | int | None) -> str:
     return hook.name.lower().replace("_", "-") if isinstance(hook, AttachType) else str(hook)
 
 
-def _cgroups() -> Iterator[tuple[str, Node]]:
-    """Yield the path and the node of every cgroup; its id is the inode of its directory."""
-    for mount in fs.mounts():
-        if mount.fs_type == CGROUP2:
-            with suppress(OSError):
-                yield from _below(mount.mount_point, "/", os.stat(mount.mount_point).st_ino)  # noqa: PTH116
-            return
+def _cgroups(notes: list[str]) -> Iterator[tuple[str, Node]]:
+    """Yield the path and the node of every cgroup; its id is the inode of its directory.
+
+    Who was given a cgroup may make others in it, in any number and depth: the walk ends at
+    `CGROUPS_MAX`, and says so in *notes*.
+    """
+    mount = next((mount for mount in fs.mounts() if mount.fs_type == CGROUP2), None)
+    if mount is None:
+        return
+    with suppress(OSError):
+        stack = [(mount.mount_point, "/", os.stat(mount.mount_point).st_ino)]  # noqa: PTH116
+        for _ in range(CGROUPS_MAX):
+            if not stack:
+                return
+            path, name, inode = stack.pop()
+            yield path, Node(f"cgroup:{inode}", NodeKind.CGROUP, name, inode)
+            stack += reversed(_children(path, name))
+        notes.append(f"this host has more than {CGROUPS_MAX} cgroups; the rest was not looked at")
 
 
-def _below(path: str, name: str, inode: int) -> Iterator[tuple[str, Node]]:
-    yield path, Node(f"cgroup:{inode}", NodeKind.CGROUP, name, inode)
+def _children(path: str, name: str) -> list[tuple[str, str, int]]:
     try:
         with os.scandir(path) as there:
             children = [entry for entry in there if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for child in sorted(children, key=lambda entry: entry.name):
-        yield from _below(child.path, f"{name.rstrip('/')}/{child.name}", child.inode())
+    except OSError:  # removed meanwhile, not for us, or a path longer than the kernel takes
+        return []
+    children.sort(key=lambda entry: entry.name)
+    parent = name.rstrip("/")
+    return [(child.path, f"{parent}/{child.name}", child.inode()) for child in children]

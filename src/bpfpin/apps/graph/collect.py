@@ -35,8 +35,7 @@ def graph(*, pin_root: Path = BPFFS) -> Graph:
     draft.add_contents(kernel_objects.contents(objects))
     draft.add_pins(pins.pins, set_names(pin_root, objects.notes))
     _add_holders(draft, objects)
-    if pins.unreadable:
-        objects.notes.append(f"not readable: {', '.join(pins.unreadable)}")
+    objects.notes += pins.notes
     return draft.graph()
 
 

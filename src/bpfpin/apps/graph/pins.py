@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from bpfpin.apps.pinned import bpffs_roots
+from bpfpin.apps.pinned import BpffsWalk, bpffs_roots
 from bpfpin.errors import BpfError, PermissionDeniedError
 from bpfpin.objects.info import (
     LinkInfo,
@@ -53,45 +53,30 @@ class Pin:
 
 @dataclass
 class Pins:
-    """What the walk found, what it was told of each object by id, and what it may not open."""
+    """What the walk found, what the kernel says of each object by id, and what was left out."""
 
     pins: list[Pin] = field(default_factory=list)
     maps: dict[int, MapInfo] = field(default_factory=dict)
     programs: dict[int, ProgramInfo] = field(default_factory=dict)
     links: dict[int, LinkInfo] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def all_pins(pin_root: Path, *, with_infos: bool) -> Pins:
     """Find what is pinned below *pin_root* and in every other bpffs that is mounted here.
 
-    *with_infos* asks the kernel about each object, too. Symbolic links are not followed; what this
-    user may not open is listed as unreadable.
+    *with_infos* asks the kernel about each object, too. Symbolic links are not followed;
+    `notes` says what this user may not open, and where the walk ended at a limit.
     """
-    found = Pins()
+    found, walk = Pins(), BpffsWalk()
     for root in bpffs_roots(pin_root):
-        for path in _files(str(root), found.unreadable):
-            _add(path, found, with_infos=with_infos)
+        for path in walk.files(root):
+            _add(path, found, walk, with_infos=with_infos)
+    found.notes += walk.notes()
     return found
 
 
-def _files(directory: str, unreadable: list[str]) -> Iterator[str]:
-    try:
-        with os.scandir(directory) as there:
-            entries = sorted(there, key=lambda entry: entry.name)
-    except OSError:
-        unreadable.append(directory)
-        return
-    for entry in entries:
-        if "." in entry.name:  # the kernel's own (maps.debug): nobody can make such a name
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path, unreadable)
-        elif entry.is_file(follow_symlinks=False):
-            yield entry.path
-
-
-def _add(path: str, found: Pins, *, with_infos: bool) -> None:
+def _add(path: str, found: Pins, walk: BpffsWalk, *, with_infos: bool) -> None:
     try:
         with Descriptor(_open(path)) as there:
             kind = _KINDS.get(os.readlink(f"/proc/self/fd/{there.fileno()}"))  # noqa: PTH115 (fast)
@@ -102,7 +87,7 @@ def _add(path: str, found: Pins, *, with_infos: bool) -> None:
             if with_infos:
                 _keep_info(there.fileno(), kind, found)
     except PermissionDeniedError:
-        found.unreadable.append(path)
+        walk.unreadable.append(path)
     except BpfError:  # gone meanwhile
         return
     else:

@@ -61,7 +61,7 @@ def list_maps(
     file of the host, which takes a while where there are many.
     """
     pins = all_pins(pin_root, with_infos=False)
-    notes = [f"not readable: {', '.join(pins.unreadable)}"] if pins.unreadable else []
+    notes = list(pins.notes)
     paths: dict[int, list[str]] = {}
     for pin in pins.pins:
         if pin.kind is ObjectKind.MAP:

@@ -18,11 +18,12 @@ from bpfpin.errors import (
     NotBpffsError,
     PinNotFoundError,
     ProgramChangedError,
+    UnsafePathError,
 )
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.pins import bpffs, names
-from bpfpin.pins.directory import Directory
+from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet, read_manifest
@@ -45,11 +46,12 @@ _LOCK_TIMEOUT_S: Final = 60.0
 def trial_at(place: TrialPlace) -> Trial | None:
     """Return what is on trial there, None if nothing is; takes no lock."""
     with (
-        suppress(PinNotFoundError),
+        suppress(PinNotFoundError, UnsafePathError),
         Directory.open(place.root) as root,
         root.child(place.parent) as parent,
     ):
-        return read_trial(parent, place.entry)
+        # Anybody may make a directory of that name in a bpffs of mode 1777, and trials in it.
+        return None if unsafe_reason(parent.status) else read_trial(parent, place.entry)
     return None
 
 

@@ -73,7 +73,7 @@ def _typed(value: object, there: object) -> object:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value  # the codec says what it wants
 
 
