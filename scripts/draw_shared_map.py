@@ -55,13 +55,22 @@ def main() -> int:
 
 def inside_namespaces() -> int:
     """Run this program again where nothing of the host is met, and return its exit status."""
-    own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__]
+    own = [
+        "unshare",
+        "--mount",
+        "--net",
+        "--propagation",
+        "private",
+        sys.executable,
+        "-P",
+        __file__,
+    ]
     return subprocess.run(own, env={**os.environ, INSIDE: "1"}, check=False).returncode
 
 
 def bpfpin(*words: object) -> str:
     """Run the command and return what it wrote."""
-    command = [sys.executable, "-m", "bpfpin", "--quiet", *map(str, words)]
+    command = [sys.executable, "-P", "-m", "bpfpin", "--quiet", *map(str, words)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

@@ -13,6 +13,14 @@
 Layers import downwards only; the command is `bpfpin.cli`, and nothing here needs it.
 """
 
+import sys as _sys
+
+# `python -m bpfpin` puts the current directory first on the path, also for root and in /tmp: what
+# anybody left there under the name of a module must not be imported. (Python shows "-m" as long as
+# it looks for the module to run; `python -P` leaves the directory out by itself.)
+if _sys.argv[:1] == ["-m"] and not _sys.flags.safe_path:
+    del _sys.path[:1]
+
 import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 

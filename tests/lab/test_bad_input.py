@@ -81,7 +81,7 @@ def test_an_ordinary_user_is_told_the_capabilities_and_the_sudo_line(lab: TestLa
     result = run_cli_as_nobody("load", "--dev", lab.device, "-o", "json")
 
     told(result, 3, "CAP_BPF", "CAP_NET_ADMIN")
-    line = f"sudo {sys.executable} -m bpfpin load --dev {lab.device} -o json"
+    line = f"sudo {sys.executable} -P -m bpfpin load --dev {lab.device} -o json"
     assert result.json["error"]["hint"] == line
 
 

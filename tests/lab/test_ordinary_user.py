@@ -50,7 +50,7 @@ def test_status_says_that_a_set_may_not_be_read_and_what_to_type(loaded: TestLab
     assert problem["kind"] == "unreadable"
     assert "it may not be read by " in problem["text"]
     assert problem["text"].endswith("it belongs to root (uid 0)")
-    assert problem["fix"] == f"sudo {sys.executable} -m bpfpin status {loaded.device} -o json"
+    assert problem["fix"] == f"sudo {sys.executable} -P -m bpfpin status {loaded.device} -o json"
 
 
 def test_doctor_gives_the_line_that_was_typed() -> None:
@@ -58,7 +58,7 @@ def test_doctor_gives_the_line_that_was_typed() -> None:
     checks = run_as_nobody(*words).json["checks"]
     (fix,) = [check["fix"] for check in checks if check["name"] == "create maps"]
 
-    assert fix == f"sudo {sys.executable} -m bpfpin {' '.join(words)}"
+    assert fix == f"sudo {sys.executable} -P -m bpfpin {' '.join(words)}"
 
 
 def test_a_set_of_somebody_else_is_not_said_to_need_root() -> None:
@@ -89,7 +89,7 @@ def test_what_needs_root_says_so_with_the_line_to_type(loaded: TestLab, words: l
     named = {"DEV": loaded.device, "PIN": f"/sys/fs/bpf/{loaded.device}/action"}
     typed = [named.get(word, word) for word in words]
     result = run_as_nobody(*typed, "-o", "json")
-    line = " ".join(["sudo", sys.executable, "-m", "bpfpin", *typed, "-o", "json"])
+    line = " ".join(["sudo", sys.executable, "-P", "-m", "bpfpin", *typed, "-o", "json"])
 
     assert (result.exit_code, result.json["error"]["exit"]) == (3, 3)
     assert line in result.json["error"]["hint"]

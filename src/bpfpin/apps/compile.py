@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpfpin.apps.maps.new_file import resolved
 from bpfpin.errors import BpfError, ObjectFileError, ObjectNotFoundError, UsageError
 
 OUR_HEADERS = Path(__file__).parents[1] / "builtin" / "include"
@@ -76,6 +77,7 @@ def compile_source(
     source = Path(source).absolute()
     target = Path(object_path).absolute() if object_path else source.with_suffix(".o")
     _check_paths(source, target)
+    target = resolved(target.parent) / target.name
     chosen = _find_compiler(compiler)
     folders = [Path(folder).absolute() for folder in include]
     command = [*chosen.program, *_flags(chosen, cpu), *_places(source.parent, folders)]

@@ -114,7 +114,8 @@ def sudo_hint(words: Sequence[str]) -> str:
 def _program() -> list[str]:
     called = Path(sys.argv[0]).absolute()
     if called.name == "__main__.py":
-        return [sys.executable, "-m", "bpfpin"]
+        # -P: as root, nothing is imported from the directory that happens to be the current one.
+        return [sys.executable, "-P", "-m", "bpfpin"]
     return [str(called)]
 
 

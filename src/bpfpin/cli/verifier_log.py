@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from bpfpin.apps.maps.new_file import write_text
 from bpfpin.cli.output import Output
-from bpfpin.errors import VerifierError
+from bpfpin.errors import BpfError, VerifierError
 
 HOW = "the verifier's whole log: --log-file FILE, or -v"
 
@@ -55,7 +56,8 @@ def _written(logs: Mapping[str, str], file: Path) -> str:
     """Write the file and say so; one that cannot be written must not hide the refusal."""
     parts = [f"# {name}\n{log.rstrip()}\n" for name, log in logs.items()]
     try:
-        file.write_text("\n".join(parts), encoding="utf-8")
-    except OSError as error:
-        return f"the verifier's log could not be written to {file}: {error.strerror}"
+        write_text(file, "\n".join(parts))
+    except (BpfError, OSError) as error:
+        reason = error.message if isinstance(error, BpfError) else error.strerror
+        return f"the verifier's log could not be written to {file}: {reason}"
     return f"the verifier's whole log is in {file}"

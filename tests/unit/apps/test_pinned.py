@@ -11,6 +11,7 @@ import pytest
 from bpfpin.apps import pinned
 from bpfpin.apps.graph import cgroups
 from bpfpin.apps.pinned import DEPTH_MAX, BpffsWalk
+from bpfpin.syscall import fs
 
 NOBODY = 65534
 
@@ -97,8 +98,8 @@ def test_the_order_is_that_of_a_listing_and_symlinks_are_not_followed(place: Pat
 def test_cgroups_are_walked_to_any_depth_and_to_a_limit(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mount = cgroups.fs.Mount(str(place), "cgroup2", "none", "/", frozenset(), (0, 1))
-    monkeypatch.setattr(cgroups.fs, "mounts", lambda: [mount])
+    mount = fs.Mount(str(place), "cgroup2", "none", "/", frozenset(), (0, 1))
+    monkeypatch.setattr(fs, "mounts", lambda: [mount])
     (place / "web" / "blue").mkdir(parents=True)
     dig(place, 1500)
     notes: list[str] = []

@@ -74,7 +74,7 @@ def test_the_sudo_line_of_the_module_names_the_interpreter(
 
     hint = describe(PermissionDeniedError("no"), words=["map", "list"]).hint
 
-    assert hint == f"sudo {sys.executable} -m bpfpin map list"
+    assert hint == f"sudo {sys.executable} -P -m bpfpin map list"
 
 
 def test_root_without_a_capability_is_not_told_to_use_sudo(

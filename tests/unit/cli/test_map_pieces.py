@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import sys
@@ -116,6 +117,28 @@ def test_nothing_is_kept_of_the_rows_that_are_written(monkeypatch: pytest.Monkey
     write_document(Output("json"), NAMES, counted(), words=[])
 
     assert sorted(set(written_then)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=1+1", "+SUM(A1)", "-2+3", "@SUM(A1)", "  =cmd|' /C calc'!A0", "'=1", "'", "-", '="a",b'],
+)
+def test_text_that_a_spreadsheet_would_run_is_defused_and_comes_back(text: str) -> None:
+    shown = cell(text)
+    (read,) = csv.reader(io.StringIO(lines([[shown]])))
+
+    assert shown == "'" + text
+    assert read[0].removeprefix("'") == text
+
+
+@pytest.mark.parametrize("text", ["\t=1+1", "\r=1+1", "\n=1+1"])
+def test_control_characters_before_a_formula_are_written_out(text: str) -> None:
+    assert str(cell(text)).startswith("\\")
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, 0, 17, True, "10.0.0.1", "XDP_PASS", b"=1", [-1, 2]])
+def test_numbers_and_plain_words_stay_as_they_are(value: object) -> None:
+    assert not str(cell(value)).startswith("'")
 
 
 def test_csv_quotes_what_must_be_and_writes_values_as_they_are_typed() -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from bpfpin.apps.maps.dump import Dump
 from bpfpin.cli.entry import value_text
 from bpfpin.cli.output import Output, escape
 
+_FORMULA: Final = ("=", "+", "-", "@", "'")  # tabs and line ends are written out before
+
 
 def write_csv(out: Output, dump: Dump) -> None:
     """Write the names of the columns, then all rows, a batch at a time."""
     columns = dump.columns.all()
-    out.piece(lines([[column.name for column in columns]]))
+    out.piece(lines([[cell(column.name) for column in columns]]))
     for batch in dump.batches():
         out.piece(lines([cell(column.of(row)) for column in columns] for row in batch))
 
@@ -30,6 +32,11 @@ def lines(rows: Iterable[Sequence[object]]) -> str:
 def cell(value: Any) -> object:
     """Return text without what could steer a terminal, all else as JSON has it.
 
-    An array is a list in JSON, bytes are `hex:0a00`, times are nanoseconds.
+    An array is a list in JSON, bytes are `hex:0a00`, times are nanoseconds. Text that a spreadsheet
+    would run as a formula is preceded by `'`, and so is text that begins with one: to have the text
+    itself, take one leading `'` away. Numbers stay numbers, negative ones too.
     """
-    return escape(value) if isinstance(value, str) else value_text(value)
+    if not isinstance(value, str):
+        return value_text(value)
+    text = escape(value)
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
