@@ -6,6 +6,7 @@
     maps(), programs(), …    objects   what the kernel reports of all of them
     attach_xdp(program, …)   attach    a program at a hook; closing the Link detaches
     deploy(path, device=…)   apps      load, attach and pin as one set that outlives the process
+    deploy_all(path, …)      apps      the same on several devices or cgroups: on all, or on none
     undeploy(device)         apps      detach and unpin it
     follow(path)             apps      the map under a name, through reloads
     errors                             every exception, with its tree
@@ -25,7 +26,7 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from bpfpin.apps.deploy import deploy
+    from bpfpin.apps.deploy import deploy, deploy_all
     from bpfpin.apps.deployment import Deployment
     from bpfpin.apps.follow import Follower, follow
     from bpfpin.apps.maps.snapshot import restore_map, save_map
@@ -98,7 +99,7 @@ if _TYPE_CHECKING:
 
 # Where each name is, so that `import bpfpin` costs nothing before it is used (PEP 562).
 _HOMES = {
-    "apps.deploy": "deploy",
+    "apps.deploy": "deploy deploy_all",
     "apps.deployment": "Deployment",
     "apps.follow": "Follower follow",
     "apps.maps.snapshot": "restore_map save_map",
@@ -149,7 +150,7 @@ __all__ = [
     "SyscallError", "UnsafePathError", "UpdateFlag", "UsageError", "UserRingBuffer",
     "ValueDiffersError", "Variable", "VerifierError", "WrongHookError", "XdpAction", "XdpMode",
     "__version__", "attach_cgroup", "attach_clsact", "attach_netkit", "attach_tcx",
-    "attach_xdp", "deploy", "follow", "links", "load", "maps", "programs", "read_object",
+    "attach_xdp", "deploy", "deploy_all", "follow", "links", "load", "maps", "programs", "read_object",
     "restore_map", "save_map", "undeploy",
 ]  # fmt: skip
 

@@ -108,9 +108,9 @@ def test_a_command_killed_at_any_call_is_healed_by_the_next(
     trials = trials_of(labs, name)
     found = trials.points()
     row = Row()
-    healers = itertools.cycle(Healer)
+    healers = itertools.cycle(SCENARIOS[name].healers)
     for point in found if is_full else sampled(found, name, count=short_of(name)):
-        for healer in Healer if is_full else [next(healers)]:
+        for healer in SCENARIOS[name].healers if is_full else [next(healers)]:
             row.add(trials.killed(point, healer))
 
     told(rows, name, "killed", row)
@@ -133,7 +133,10 @@ def test_a_command_that_fails_at_any_call_leaves_the_old_state_or_the_new(
 
 @pytest.mark.parametrize(
     "name",
-    ["load", "reload", "reload, refused", "reload, netlink", "reload, migrating", "unload"],
+    [
+        *("load", "reload", "reload, refused", "reload, netlink", "reload, migrating", "unload"),
+        "reload, two devices",
+    ],
 )
 def test_a_command_killed_while_it_heals_is_healed_by_the_next(
     labs: Labs, rows: Table, name: str, *, is_full: bool
@@ -141,7 +144,7 @@ def test_a_command_killed_while_it_heals_is_healed_by_the_next(
     trials = trials_of(labs, name)
     row = Row()
     for first in kills_that_leave_something(trials, count=FIRST_KILLS if is_full else 1):
-        for healer in Healer if is_full else [Healer.CLEAN]:
+        for healer in SCENARIOS[name].healers if is_full else [Healer.CLEAN]:
             found = trials.points_of_healing(first, healer)
             for second in found if is_full else sampled(found, name, count=SHORT // 2):
                 row.add(trials.killed(first, healer, then=second))

@@ -13,6 +13,7 @@ from support.crash import Ending, Fault, Injection, Point, faulted, points, run_
 from support.crash_lab import CrashLab, Generation, NetlinkLab
 from support.crash_migrating import MigratingLab
 from support.crash_several import SeveralLab
+from support.crash_two import TwoDevicesLab
 
 NOT_FOUND = 4  # `unload` where nothing is loaded
 ATTEMPTS = 6  # to meet a call whose number depends on what else runs on the host
@@ -41,7 +42,15 @@ class Scenario:
     words: Callable[[CrashLab], list[str]]
     first_kill: str = ""  # what a command before this one died at: it is left half-built
     refused: str = ""  # a call that the kernel refuses, so that the command has to go back
+    refused_number: int = 0  # which of the calls of that kind, counted from 0
     lab: type[CrashLab] = CrashLab
+
+    @property
+    def healers(self) -> tuple[Healer, ...]:
+        """The next commands that make all of it whole; `unload` is for one set."""
+        if self.lab is TwoDevicesLab:
+            return (Healer.LOAD, Healer.CLEAN)
+        return tuple(Healer)
 
     @property
     def keeps_running(self) -> bool:
@@ -67,6 +76,15 @@ SCENARIOS = {
         Scenario("reload, several hooks", OLD, NEW, NEW, _load(NEW), lab=SeveralLab),
         Scenario(
             "unload, several hooks", OLD, NOTHING, OLD, lambda lab: lab.unload(), lab=SeveralLab
+        ),
+        Scenario("load, two devices", NOTHING, NEW, NEW, _load(NEW), lab=TwoDevicesLab),
+        Scenario("reload, two devices", OLD, NEW, NEW, _load(NEW), lab=TwoDevicesLab),
+        Scenario(
+            "reload, two devices, second refused",
+            *(OLD, NEW, NEW, _load(NEW)),
+            refused="BPF_LINK_UPDATE",
+            refused_number=1,
+            lab=TwoDevicesLab,
         ),
         Scenario("unload --keep-maps", OLD, MAPS, OLD, lambda lab: lab.unload("--keep-maps")),
         Scenario("clean", OLD, NEW, NEW, lambda lab: lab.clean(), first_kill="commit~"),
@@ -114,7 +132,7 @@ class Trials:
         self._lab = lab
         self._scenario = scenario
         self._first_kill = self._call_of_a_reload(scenario.first_kill)
-        refused = self._call_of_a_reload(scenario.refused)
+        refused = self._call_of_a_reload(scenario.refused, scenario.refused_number)
         self._refused = [Injection(refused, Fault.EPERM)] if refused else []
 
     def points(self) -> list[Point]:
@@ -197,14 +215,14 @@ class Trials:
         if self._first_kill:
             self._fault(self._lab.load(NEW), self._first_kill, Fault.KILL)
 
-    def _call_of_a_reload(self, arguments: str) -> Point | None:
-        """Return the call of an undisturbed reload that has *arguments*."""
+    def _call_of_a_reload(self, arguments: str, number: int = 0) -> Point | None:
+        """Return the call of an undisturbed reload that has *arguments*, one after *number*."""
         if not arguments:
             return None
         self._lab.become(OLD)
         made = points(self._lab.load(NEW), folder=self._lab.folder)
         self._lab.clear()
-        return next(point for point in made if arguments in point.arguments)
+        return [point for point in made if arguments in point.arguments][number]
 
     def _fault(
         self, words: Sequence[str], point: Point, fault: Fault, *others: Injection

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bpfpin.apps.confirm import clear
 from bpfpin.apps.privileges import require_attach
-from bpfpin.apps.recovery import recovered
+from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.sets import leftover
 from bpfpin.apps.sets.reports import CleanReport, Left, LeftoverKind, Removed
 from bpfpin.apps.sets.stages import LeftStage, left_stages
@@ -22,6 +22,7 @@ from bpfpin.pins.lock import locked
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet, SetState
 from bpfpin.pins.recover import Recovery
+from bpfpin.pins.targets import remove_stale_records, sets_with
 
 _BY_RECOVERY = {
     Recovery.UNDONE: "a dead process had begun it: undone",
@@ -63,12 +64,14 @@ class _Cleaning:
         self._is_dry_run = is_dry_run
         self._removed: list[Removed] = []
         self._left: list[Left] = []
+        self._settled: dict[str, Recovery] = {}
 
     def report(self) -> CleanReport:
         """Clean, and say what was done."""
         for stage in left_stages(self._root):
             with self._or_left(stage.path):
                 self._clean_stage(stage)
+        self._clean_records()
         for told in () if self._is_dry_run else clear(self._root):
             self._removed.append(Removed(LeftoverKind.TRIAL, self._root.path, told))
         for name in self._directories():
@@ -100,8 +103,19 @@ class _Cleaning:
             planned = Recovery.FINISHED if stage.is_committed else Recovery.UNDONE
             self._recover(stage.name, stage.path, planned)
 
+    def _clean_records(self) -> None:
+        """Remove what a command on several sets left before it began with any of them."""
+        for name in [] if self._is_dry_run else remove_stale_records(self._root, reopen):
+            path = self._root.path / names.LOCK_DIRECTORY / name
+            self._removed.append(Removed(LeftoverKind.STAGE, path, _BY_RECOVERY[Recovery.UNDONE]))
+
     def _recover(self, name: str, path: Path, planned: Recovery) -> None:
-        recovery = planned if self._is_dry_run else recovered(self._root, name)
+        if name in self._settled:  # with another set that changed in the same command
+            recovery = self._settled[name]
+        else:
+            together = sets_with(self._root, name)
+            recovery = planned if self._is_dry_run else recovered(self._root, name)
+            self._settled |= dict.fromkeys(together, recovery)
         if recovery is not Recovery.NOTHING:
             self._removed.append(Removed(LeftoverKind.STAGE, path, _BY_RECOVERY[recovery]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Unpack
 
@@ -14,7 +14,7 @@ from bpfpin.apps.load.destination import place_of, set_name_for
 from bpfpin.apps.load.loading import Loading, LoadOptions, access_of, check_fresh, migration_of
 from bpfpin.apps.load.lockout import require_way_back
 from bpfpin.apps.load.planning import make_plan
-from bpfpin.apps.load.publishing import publish, verify
+from bpfpin.apps.load.publishing import Verified, publish
 from bpfpin.apps.load.report import unchanged
 from bpfpin.apps.load.variables import with_variables
 from bpfpin.apps.privileges import require_attach
@@ -25,16 +25,22 @@ from bpfpin.apps.sharing import Given, open_shared, with_pinnings
 from bpfpin.apps.sources import Source, read_source
 from bpfpin.apps.trial.trials import settle_set
 from bpfpin.attach import interface
+from bpfpin.errors import BpfError, BusyError, UsageError
 from bpfpin.objects.collection import MAP_MEMORY_LIMIT
+from bpfpin.objects.map import Map
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
 from bpfpin.pins.manifest import Place
-from bpfpin.pins.recover import Recovery, check_stage
+from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.recover import Recovery, check_stage, is_half_done
 from bpfpin.spec import ObjectSpec, XdpMode
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import ProgramType
+
+_Target = tuple[str | None, str | Path | None]
+"""A device, a cgroup, or both, which one set is for."""
 
 
 def deploy(
@@ -57,19 +63,75 @@ def deploy(
     mode is another one), `UnsafePathError` (a directory that is not ours), `NotBpffsError`,
     `LockTimeoutError` and `NotSupportedError`.
     """
-    spec = _read(source, options)
-    netns, given = options.get("netns"), options.get("maps", {})
-    with namespaces.enter(netns):
-        place = place_of(device, cgroup, netns=netns)
+    (deployment,) = _deploy(source, [(device, cgroup)], options)
+    return deployment
+
+
+def deploy_all(
+    source: Source,
+    *,
+    devices: Sequence[str] = (),
+    cgroups: Sequence[str | Path] = (),
+    **options: Unpack[LoadOptions],
+) -> list[Deployment]:
+    """Load *source* on each of *devices* or each of *cgroups*, as one set each: all or none.
+
+    One transaction covers all sets: if any of them is refused, or a hook cannot be switched, all
+    stay as they were, and after a kill at any moment the next command finishes all or undoes all.
+    A device that is named twice counts once. *options* are those of `deploy` and hold for every
+    set, so that *name* goes with one device only; all sets are below one *pin_root* and in one
+    *netns*. Returns a `Deployment` for each set, in order.
+
+    Raises what `deploy` does, and `UsageError` for both devices and cgroups, unless it is one each.
+    """
+    if devices and cgroups and len(devices) + len(cgroups) > 2:
+        raise UsageError(
+            "several devices and cgroups: which of them belong to one set is not known",
+            hint="one load for each set, or only devices, or only cgroups",
+        )
+    targets: list[_Target] = [(device, None) for device in dict.fromkeys(devices)]
+    targets = targets or [(None, cgroup) for cgroup in dict.fromkeys(cgroups)]
+    if devices and cgroups:
+        targets = [(devices[0], cgroups[0])]
+    return _deploy(source, targets or [(None, None)], options)
+
+
+def _deploy(source: Source, targets: list[_Target], options: LoadOptions) -> list[Deployment]:
+    if options.get("name") and len(targets) > 1:
+        raise UsageError(
+            "a name is for one set, and several devices or cgroups make several sets",
+            hint="one load for each of them",
+        )
+    spec, given = _read(source, options), options.get("maps", {})
+    with namespaces.enter(options.get("netns")):
+        requests = _requests(spec, targets, options)
+        shown = ", ".join(str(device or cgroup) for device, cgroup in targets)
+        require_attach(f"loading a program on {shown}")
+        if options.get("dry_run"):
+            reports = _planned(requests, given)
+        else:
+            reports = _done(requests, given, options.get("lock_timeout_s", 10.0))
+        return [Deployment(report, variables=spec.all_variables) for report in reports]
+
+
+def _requests(spec: ObjectSpec, targets: list[_Target], options: LoadOptions) -> list[Loading]:
+    """Return what is asked for, a set each; a device under two names is one."""
+    requests: dict[Path, Loading] = {}
+    for device, cgroup in targets:
+        place = place_of(device, cgroup, netns=options.get("netns"))
         places = Places(bool(place.device), bool(place.cgroup))
         words, hook = options.get("programs", ()), options.get("hook")
         chosen = tuple(choose(spec, words=words, hook=hook, places=places))
-        require_attach(f"loading a program on {device or cgroup}")
         request = _request(spec, chosen, place, options)
-        if request.is_dry_run:
-            return Deployment(_planned(request, given))
-        report = _done(request, given, options.get("lock_timeout_s", 10.0))
-        return Deployment(report, variables=spec.all_variables)
+        other = requests.setdefault(request.path, request).place
+        if (other.ifindex, other.cgroup) != (place.ifindex, place.cgroup):
+            where = [one.device or f"cgroup {one.cgroup}" for one in (other, place)]
+            raise BusyError(
+                f"{' and '.join(where)} have one set between them, {request.shown_name}",
+                holder=request.shown_name,
+                hint="load them one after the other, each with --name NAME",
+            )
+    return list(requests.values())
 
 
 def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None:
@@ -125,45 +187,97 @@ def _request(
     )
 
 
-def _planned(request: Loading, given: Mapping[str, Given]) -> LoadReport:
+def _planned(requests: Sequence[Loading], given: Mapping[str, Given]) -> list[LoadReport]:
     """Look, load and let go again; no lock is taken, since nothing is changed."""
-    root = request.path.parent
+    root = requests[0].path.parent
     is_mounted = bpffs.inspect(root) is not RootState.ABSENT
     if is_mounted:
         bpffs.require(root)
-    live = None
-    if is_mounted:
         with Directory.open(root) as directory:
-            check_stage(directory, request.name)
-        live = read_own(root, request.name)
-    with _shared(request, given) as loading, make_plan(loading, live) as plan:
-        if plan.is_unchanged:
-            return unchanged(loading, plan)
-        require_way_back(loading)
-        return verify(loading, plan)
+            for request in requests:
+                check_stage(directory, request.name)
+    lives = [read_own(root, request.name) if is_mounted else None for request in requests]
+    with ExitStack() as opened:
+        prepared = _prepared(requests, lives, given, opened)
+        return [_planned_report(one) for one in prepared]
 
 
-def _done(request: Loading, given: Mapping[str, Given], lock_timeout_s: float) -> LoadReport:
-    bpffs.ensure(request.path.parent)
+def _planned_report(prepared: Verified | LoadReport) -> LoadReport:
+    return prepared if isinstance(prepared, LoadReport) else prepared.planned()
+
+
+def _done(
+    requests: Sequence[Loading], given: Mapping[str, Given], lock_timeout_s: float
+) -> list[LoadReport]:
+    pin_root = requests[0].path.parent
+    bpffs.ensure(pin_root)
     with (
-        bpffs.open_to_change(request.path.parent) as root,
+        bpffs.open_to_change(pin_root) as root,
         locked(root, timeout_s=lock_timeout_s),
+        _told_what_stays(root, requests),
+        ExitStack() as opened,
     ):
-        recovery = recovered(root, request.name)
-        notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
-        notes += settle_set(root, request.name)
-        live = read_own(request.path.parent, request.name)
-        with _shared(request, given) as loading, make_plan(loading, live) as plan:
-            if plan.is_unchanged:
-                return unchanged(loading, plan).with_notes(notes)
-            require_way_back(loading)
-            return publish(loading, plan, root).with_notes(notes)
+        notes = [_settled(root, request) for request in requests]
+        lives = [read_own(pin_root, request.name) for request in requests]
+        prepared = _prepared(requests, lives, given, opened)
+        changing = [one for one in prepared if isinstance(one, Verified)]
+        published = iter(publish(changing, root) if changing else ())
+        reports = [one if isinstance(one, LoadReport) else next(published) for one in prepared]
+        return [one.with_notes(note) for one, note in zip(reports, notes, strict=True)]
+
+
+def _settled(root: Directory, request: Loading) -> tuple[str, ...]:
+    """Finish or undo what was left of the set, and return what is to be told of it."""
+    recovery = recovered(root, request.name)
+    notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
+    return notes + settle_set(root, request.name)
 
 
 @contextmanager
-def _shared(request: Loading, given: Mapping[str, Given]) -> Iterator[Loading]:
+def _told_what_stays(root: Directory, requests: Sequence[Loading]) -> Iterator[None]:
+    """Add to the refusal of one of several sets that the others were not changed either."""
+    try:
+        yield
+    except BpfError as error:
+        shown = ", ".join(request.shown_name for request in requests)
+        if len(requests) > 1 and not any(is_half_done(root, one.name) for one in requests):
+            stays = f"all or none: nothing was changed in {shown}"
+            error.hint = f"{error.hint}\n      {stays}" if error.hint else stays
+        raise
+
+
+def _prepared(
+    requests: Sequence[Loading],
+    lives: Sequence[PinSet | None],
+    given: Mapping[str, Given],
+    opened: ExitStack,
+) -> list[Verified | LoadReport]:
+    """Plan all loads and have the kernel verify their programs; nothing is changed yet.
+
+    What a set does not need to change comes back as its report. *opened* closes all of it.
+    """
+    prepared: list[Verified | LoadReport] = []
+    made: dict[Path, Map] = {}  # under the names that are to be shared
+    for request, live in zip(requests, lives, strict=True):
+        loading = opened.enter_context(_shared(request, given, made))
+        plan = opened.enter_context(make_plan(loading, live))
+        if plan.is_unchanged:
+            prepared.append(unchanged(loading, plan))
+            continue
+        require_way_back(loading)
+        verified = opened.enter_context(Verified(loading, plan))
+        prepared.append(verified)
+        made |= verified.made()
+    return prepared
+
+
+@contextmanager
+def _shared(
+    request: Loading, given: Mapping[str, Given], made: Mapping[Path, Map]
+) -> Iterator[Loading]:
     """Open the maps from outside of the set for as long as the load takes."""
     shared = open_shared(request.spec, given, pin_root=request.path.parent)
+    shared = {name: one.use(made) for name, one in shared.items()}
     loading = dataclasses.replace(request, shared=shared)
     try:
         check_fresh(loading.spec, loading.fresh, shared)

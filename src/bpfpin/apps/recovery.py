@@ -12,7 +12,8 @@ from bpfpin.objects.link import Attachment
 from bpfpin.objects.program import Program
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Held, HookRecord, Place
-from bpfpin.pins.recover import Recovery, is_half_done, recover
+from bpfpin.pins.recover import Recovery, is_half_done
+from bpfpin.pins.targets import Targets, recover_with_others
 from bpfpin.pins.transaction import signals_deferred
 from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall import netns as namespaces
@@ -20,11 +21,14 @@ from bpfpin.syscall.fd import Closing
 
 
 def recovered(root: Directory, name: str) -> Recovery:
-    """Undo or finish what a dead command left of the set, undisturbed by Ctrl-C."""
-    if not is_half_done(root, name):
+    """Undo or finish what a dead command left of the set and of those that change with it.
+
+    Ctrl-C waits until that is done.
+    """
+    if not Targets.left_below(root) and not is_half_done(root, name):
         return Recovery.NOTHING
     with signals_deferred():
-        return recover(root, name, reopen)
+        return recover_with_others(root, name, reopen)
 
 
 def reopen(place: Place, record: HookRecord) -> Attachment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,8 @@ class Shared:
     *held* is the opened map, None where nothing is pinned yet and a new one is to be pinned at
     *path*, too. *path* is None for a map that was named by id, name or handle, and for one that
     iproute2 keeps outside of the pin root, where we only look. *source* is what was told;
-    *is_promised* says that the user asked for it, not the object.
+    *is_promised* says that the user asked for it, not the object; *is_new* that another set of the
+    same command makes the map, and nothing is pinned there yet.
     """
 
     name: str
@@ -39,6 +41,13 @@ class Shared:
     path: Path | None
     source: str
     is_promised: bool
+    is_new: bool = False
+
+    def use(self, made: Mapping[Path, Map]) -> Shared:
+        """Return it with the map that another set of the same command makes for its path."""
+        if self.held is not None or self.path is None or self.path not in made:
+            return self
+        return dataclasses.replace(self, held=_duplicate(made[self.path]), is_new=True)
 
 
 def parse_map_words(words: Sequence[str]) -> dict[str, str]:

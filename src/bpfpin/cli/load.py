@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bpfpin.apps.deploy import deploy, require_devices
+from bpfpin.apps.deploy import deploy_all, require_devices
 from bpfpin.apps.load.choose import parse_hook
 from bpfpin.apps.load.loading import LoadOptions, parse_order
 from bpfpin.apps.load.variables import parse_set_words
@@ -32,7 +32,13 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 @bpfpin_command("load")
 @click.argument("obj", metavar="[OBJ]", default="")
 @click.option("--dev", "devices", metavar="DEV", multiple=True, help="The device; repeatable.")
-@click.option("--cgroup", metavar="PATH", help="The cgroup, a folder of cgroup2.")
+@click.option(
+    "--cgroup",
+    "cgroups",
+    metavar="PATH",
+    multiple=True,
+    help="The cgroup, a folder of cgroup2; repeatable.",
+)
 @click.option(
     "--prog",
     "programs",
@@ -119,7 +125,7 @@ def command(
     *,
     obj: str,
     devices: tuple[str, ...],
-    cgroup: str | None,
+    cgroups: tuple[str, ...],
     force: bool,
     log_file: Path | None,
     **words: Any,
@@ -127,44 +133,34 @@ def command(
     """Load OBJ, attach its programs to DEV or to a cgroup, and pin its maps; or reload.
 
     OBJ is a file or builtin:NAME (default: builtin:xdp_stats, for a cgroup builtin:cgroup_stats).
-    All of it happens, or nothing. Where the set is loaded already, its maps are kept if they fit
-    and the programs are switched without a gap; with --migrate what they hold goes over to new ones
-    where their definition changed.
+    All of it happens, or nothing, on several devices too. Where the set is loaded already, its maps
+    are kept if they fit and the programs are switched without a gap; with --migrate what they hold
+    goes over to new ones where their definition changed.
     """
     migration = taken(words)
     options = LoadOptions(**words)  # type: ignore[typeddict-item]  # what click makes of them
-    _check(context, devices, options.get("name"), cgroup)
+    _check(context, devices, cgroups)
     options["guard"] = not force
     options["migrate"] = migration or False
     options["netns"] = context.netns
     options["pin_root"] = context.pin_root
     options["lock_timeout_s"] = context.lock_timeout_s
-    reports: list[LoadReport] = []
     source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
-    for device in dict.fromkeys(devices) or [None]:
-        with (
-            told(context.out, log_file),
-            deploy(source, device=device, cgroup=cgroup, **options) as deployment,
-        ):
-            reports.append(deployment.report)
-        _say(context, deployment.report)
+    with told(context.out, log_file):
+        deployments = deploy_all(source, devices=devices, cgroups=cgroups, **options)
+    reports = [deployment.report for deployment in deployments]
+    for report in reports:
+        _say(context, report)
     if context.out.is_json:
         context.out.document(_document(reports))
 
 
-def _check(
-    context: Context, devices: tuple[str, ...], name: str | None, cgroup: str | None = None
-) -> None:
-    """Refuse what cannot be meant, and missing devices, before anything is changed."""
-    if not devices and not cgroup:
+def _check(context: Context, devices: tuple[str, ...], cgroups: tuple[str, ...]) -> None:
+    """Refuse to load nowhere, and on missing devices, before the object is read."""
+    if not devices and not cgroups:
         raise UsageError(
             "where to load it? No device was named, nor a cgroup",
             hint="bpfpin load --dev DEV, or --cgroup PATH",
-        )
-    if (name or cgroup) and len(set(devices)) > 1:
-        raise UsageError(
-            f"{'--name' if name else '--cgroup'} is for one set, and several devices make several",
-            hint="one load for each device",
         )
     require_devices(devices, netns=context.netns)
 

@@ -23,16 +23,18 @@ ABORT: Final = "abort~"
 FOLDS: Final = "folds~"
 FOLDING: Final = "folding~"
 CONFIRM: Final = "confirm~"
+TARGETS: Final = "targets~"
+SWITCHED: Final = "switched~"
 STAGE_SUFFIX: Final = "~stage"
 
 PARTS: Final = frozenset({PROGRAMS, LINKS, LAYOUTS, FOLDS})
 """The directories of a generation; they go over into the next one."""
 
-MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, CONFIRM})
+MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, SWITCHED, CONFIRM})
 """The directories of a transaction or a trial in a generation; they never go over."""
 
-TEXTS: Final = frozenset({MANIFEST})
-"""The symlinks of a generation."""
+TEXTS: Final = frozenset({MANIFEST, TARGETS})
+"""The symlinks of a generation, and of a stage."""
 
 NAME_LENGTH_MAX: Final = 255  # NAME_MAX, in bytes
 

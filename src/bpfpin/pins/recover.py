@@ -4,7 +4,9 @@
   that was on its way out.
 * `NAME~stage/commit~`: finished, as the command itself would have done: the hooks are switched, old
   maps folded into new ones and the names exchanged. A hook that refuses for good turns the outcome
-  to the old generation; not with `NAME~stage/folding~`: then hooks are switched and counts moved.
+  to the old generation; not with `NAME~stage/folding~`: then hooks are switched and counts moved,
+  nor with `NAME~stage/switched~`: then the hooks of several sets were switched together, which
+  `targets` does.
 * `NAME~stage/abort~`: the hooks run what they ran before, and the stage is undone.
 * `NAME/commit~`: the names were exchanged; only cleaning is left.
 """
@@ -55,7 +57,7 @@ def recover(root: Directory, name: str, reopen: Reopen) -> Recovery:
 def check_stage(root: Directory, name: str) -> bool:
     """Whether set *name* is half-built; `UnsafePathError` if its stage is somebody else's."""
     with suppress(PinNotFoundError), root.child(names.stage_name(name)) as stage:
-        _require_own(stage)
+        require_own(stage)
         return True
     return False
 
@@ -69,7 +71,8 @@ def conclude(root: Directory, name: str, reopen: Reopen) -> None:
     stage = names.stage_name(name)
     with root.child(stage) as directory:
         manifest = read_manifest(directory)
-        if not directory.has(names.FOLDING):  # from there on nothing goes back
+        # From either mark on nothing goes back.
+        if not (directory.has(names.FOLDING) or directory.has(names.SWITCHED)):
             try:
                 switch(directory, manifest, reopen, root=root)
             except BpfError:
@@ -100,7 +103,7 @@ def _recover_stage(root: Directory, name: str, reopen: Reopen) -> Recovery:
     stage = names.stage_name(name)
     try:
         with root.child(stage) as directory:
-            _require_own(directory)
+            require_own(directory)
             is_committed, is_aborted = directory.has(names.COMMIT), directory.has(names.ABORT)
     except PinNotFoundError:
         return Recovery.NOTHING
@@ -160,7 +163,7 @@ def _settle(directory: Directory, manifest: Manifest) -> None:
     """Let those read the maps who are to, and take the marks of the transaction away."""
     if manifest.access is not None:
         set_access(directory, manifest.access)
-    for part in (names.PREVIOUS, names.FOLDING):
+    for part in (names.PREVIOUS, names.FOLDING, names.SWITCHED):
         with suppress(PinNotFoundError):
             remove_tree(directory, part)
     directory.rmdir(names.COMMIT)
@@ -198,7 +201,8 @@ def _detach(directory: Directory, reopen: Reopen) -> None:
                 hook.close()
 
 
-def _require_own(directory: Directory) -> None:
+def require_own(directory: Directory) -> None:
+    """Raise `UnsafePathError` unless *directory* is this user's and nobody else can change it."""
     require_safe(directory)
     owner = directory.status.st_uid
     if owner != os.geteuid():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,6 +25,7 @@ from bpfpin.pins.migration import staged
 from bpfpin.pins.migration.fold import Folding
 from bpfpin.pins.recover import Recovery, conclude, recover, remove_generation
 from bpfpin.pins.switch import Reopen
+from bpfpin.pins.targets import Targets
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.fs import Rename
 
@@ -41,9 +42,12 @@ class Pinnable(Protocol):
 class Stage(Closing):
     """A generation that is being built; nothing in it is seen before it is published."""
 
-    def __init__(self, root: Directory, name: str) -> None:
+    def __init__(self, root: Directory, name: str, *, targets: str = "") -> None:
+        """Make the stage of set *name*; *targets* is the token of a change of several sets."""
         with ExitStack() as stack:
             self._directory = stack.enter_context(root.make(names.stage_name(name)))
+            if targets:
+                self._directory.write_text(names.TARGETS, targets)
             for folder in (names.PROGRAMS, names.LINKS, names.LAYOUTS):
                 self._directory.mark(folder)
             _require_exchange(self._directory)
@@ -147,6 +151,36 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
     except BaseException as error:
         with signals_deferred():
             recovery = recover(root, name, reopen)
+        if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
+            raise
+
+
+@contextmanager
+def next_generations(
+    root: Directory, set_names: Sequence[str], reopen: Reopen
+) -> Iterator[list[Stage]]:
+    """Do what `next_generation` does for several sets, of which all change or none does.
+
+    The commit is one mark for all of them; a hook that cannot be switched brings the old state of
+    all sets back.
+    """
+    if len(set_names) == 1:
+        with next_generation(root, set_names[0], reopen) as stage:
+            yield [stage]
+        return
+    change = Targets(root, set_names)
+    try:
+        with ExitStack() as opened:
+            change.begin()
+            yield [
+                opened.enter_context(Stage(root, name, targets=change.token)) for name in set_names
+            ]
+            with signals_deferred():
+                change.commit()
+                change.conclude(reopen)
+    except BaseException as error:
+        with signals_deferred():
+            recovery = change.recover(reopen)
         if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
             raise
 

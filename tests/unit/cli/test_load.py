@@ -90,24 +90,21 @@ def test_one_set_is_the_document_and_several_are_a_list() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("devices", "name", "word"),
-    [((), None, "No device was named"), (("lo", "lo2"), "mine", "--name is for one set")],
-)
-def test_what_cannot_be_meant_is_a_usage_error(
-    devices: tuple[str, ...], name: str | None, word: str
-) -> None:
-    with pytest.raises(UsageError, match=word):
-        load._check(Context(Output()), devices, name)
+def test_no_place_at_all_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="No device was named"):
+        load._check(Context(Output()), (), ())
 
 
-def test_one_device_named_twice_is_one_device() -> None:
-    load._check(Context(Output()), ("lo", "lo"), "mine")
+@pytest.mark.parametrize("words", [("--name", "mine"), ("--cgroup", "/")])
+def test_one_name_or_cgroup_for_several_devices_is_a_usage_error(words: tuple[str, str]) -> None:
+    result = run_cli("load", "--dev", "lo", "--dev", "lo2", *words)
+
+    assert result.exit_code in (2, 4)
 
 
 def test_all_devices_are_looked_up_before_the_first_is_loaded() -> None:
     with pytest.raises(InterfaceNotFoundError, match="nosuchdev"):
-        load._check(Context(Output()), ("lo", "nosuchdev"), None)
+        load._check(Context(Output()), ("lo", "nosuchdev"), ())
 
 
 @pytest.mark.parametrize(

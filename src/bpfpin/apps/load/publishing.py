@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from bpfpin.errors import UsageError
 from bpfpin.objects import collection
 from bpfpin.objects.collection import Loaded
 from bpfpin.objects.link import Link
+from bpfpin.objects.map import Map
 from bpfpin.objfile import shipped
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
@@ -29,37 +30,75 @@ from bpfpin.pins.manifest import Held, HookRecord, Manifest, OutsidePin
 from bpfpin.pins.migration import staged
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
-from bpfpin.pins.transaction import Stage, next_generation
+from bpfpin.pins.transaction import Stage, next_generations
+from bpfpin.syscall.fd import Closing
 from bpfpin.version import __version__
 
 Attached = tuple[HookRecord, ProgramReport]
 
 
-def verify(loading: Loading, plan: Plan) -> LoadReport:
-    """Have the kernel verify the programs, let them go, and return what `publish` would do."""
-    with _loaded(loading, plan) as loaded:
-        for _, folding in fold_programs(plan, loaded):
+class Verified(Closing):
+    """A load with its plan, its new maps, and its programs as the kernel has verified them."""
+
+    def __init__(self, loading: Loading, plan: Plan) -> None:
+        self.loading = loading
+        self.plan = plan
+        self.loaded = _loaded(loading, plan)
+        self.shared = shared_names(loading)
+        self.left = _left_names(plan.live, self.shared)
+
+    def close(self) -> None:
+        """Let go of what was made; what is pinned or attached by then stays."""
+        self.loaded.close()
+
+    def made(self) -> Iterator[tuple[Path, Map]]:
+        """Yield the maps made for names that nothing is pinned under yet, for other sets."""
+        for shared in self.loading.shared.values():
+            if shared.held is None and shared.path and shared.name in self.loaded.maps:
+                yield shared.path, self.loaded.maps[shared.name]
+
+    def planned(self) -> LoadReport:
+        """Return what `publish` would do."""
+        for _, folding in fold_programs(self.plan, self.loaded):
             folding.close()
-        return planned(loading, plan, loaded)
+        return planned(self.loading, self.plan, self.loaded)
 
 
-def publish(loading: Loading, plan: Plan, root: Directory) -> LoadReport:
-    """Build the set's next generation and make it the one that holds; the lock must be held."""
-    shared = shared_names(loading)
-    left = _left_names(plan.live, shared)
-    with _loaded(loading, plan) as loaded:
+def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
+    """Build the next generation of every set and make these the ones that hold, all or none.
+
+    The lock must be held. The loads are closed.
+    """
+    with ExitStack() as trials:
+        # Around the transaction: what was not published ends.
+        begun = [trials.enter_context(_trial(one.loading, one.plan, root)) for one in loads]
         with (
-            _trial(loading, plan, root) as trial,
-            next_generation(root, loading.name, reopen) as stage,
+            next_generations(root, [one.loading.name for one in loads], reopen) as stages,
             ExitStack() as opened,
         ):
-            live = opened.enter_context(root.child(loading.name)) if plan.live else None
-            running = _Building(stage, loading, plan, loaded, live, trial).build(shared)
-        collection.fill_given(loading.spec, loaded, plan.given)
-        report = finished(loading, plan, loaded, running)
-    plan.close()  # it holds the old programs; what still uses such a map now is somebody else's
-    notes = take_away(root, plan.live, left) if plan.live else ()
-    return report.with_notes((*notes, *_left_over(root, loading)))
+            running = []
+            for one, stage, trial in zip(loads, stages, begun, strict=True):
+                has_live = one.plan.live is not None
+                live = opened.enter_context(root.child(one.loading.name)) if has_live else None
+                building = _Building(stage, one.loading, one.plan, one.loaded, live, trial)
+                running.append(building.build(one.shared))
+    reports = []
+    for one, programs in zip(loads, running, strict=True):
+        collection.fill_given(one.loading.spec, one.loaded, one.plan.given)
+        reports.append(finished(one.loading, one.plan, one.loaded, programs))
+    for one in loads:
+        one.close()
+        one.plan.close()  # it holds the old programs; what still uses such a map is another's
+    return [
+        report.with_notes((*_taken_away(root, one), *_left_over(root, one.loading)))
+        for one, report in zip(loads, reports, strict=True)
+    ]
+
+
+def _taken_away(root: Directory, load: Verified) -> Iterator[str]:
+    """Remove the shared names that the set left; tell of those that stay."""
+    if load.plan.live:
+        yield from take_away(root, load.plan.live, load.left)
 
 
 def _left_over(root: Directory, loading: Loading) -> Iterator[str]:

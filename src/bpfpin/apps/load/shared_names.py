@@ -36,7 +36,11 @@ def shared_names(loading: Loading) -> tuple[OutsidePin, ...]:
     if not asked:
         return ()
     ours = {pin.path for found in all_sets(root) for pin in _remembered(found)}
-    return tuple(pin for pin, shared in asked.items() if shared.held is None or pin.path in ours)
+    return tuple(
+        pin
+        for pin, shared in asked.items()
+        if shared.held is None or shared.is_new or pin.path in ours
+    )
 
 
 def map_ids(live: PinSet, pins: Iterable[OutsidePin]) -> dict[OutsidePin, int]:

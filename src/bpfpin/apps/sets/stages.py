@@ -10,6 +10,7 @@ from pathlib import Path
 from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, unsafe_reason, user_name
+from bpfpin.pins.targets import is_committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def _look(root: Directory, entry: str, name: str) -> LeftStage:
             return LeftStage(name, path, reason)
         with root.child(entry) as directory:
             reason = foreign_content(directory)
-            return LeftStage(name, path, reason, is_committed=directory.has(names.COMMIT))
+            return LeftStage(name, path, reason, is_committed=is_committed(root, directory))
     except PinNotFoundError:
         return LeftStage(name, path, "it is gone meanwhile")
     except BpfError as error:
