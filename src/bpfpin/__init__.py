@@ -150,8 +150,8 @@ __all__ = [
     "SyscallError", "UnsafePathError", "UpdateFlag", "UsageError", "UserRingBuffer",
     "ValueDiffersError", "Variable", "VerifierError", "WrongHookError", "XdpAction", "XdpMode",
     "__version__", "attach_cgroup", "attach_clsact", "attach_netkit", "attach_tcx",
-    "attach_xdp", "deploy", "deploy_all", "follow", "links", "load", "maps", "programs", "read_object",
-    "restore_map", "save_map", "undeploy",
+    "attach_xdp", "deploy", "deploy_all", "follow", "links", "load", "maps", "programs",
+    "read_object", "restore_map", "save_map", "undeploy",
 ]  # fmt: skip
 
 
