@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
-    """Return as soon as *condition* holds; an AssertionError if it does not within *timeout_s*."""
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
+    """Return as soon as *condition* holds; an AssertionError if it does not within *timeout_s*.
+
+    The time is long, for a busy machine: only a test that fails waits for its end.
+    """
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not true within {timeout_s} s"
