@@ -213,7 +213,7 @@ class KeyExistsError(SyscallError):
 
 
 class MapFullError(SyscallError):
-    """The map holds `max_entries` entries already, or the key is beyond the end of an array."""
+    """The map holds `max_entries` entries already; an index past the end is `KeyNotFoundError`."""
 
     exit_code = ExitCode.BUSY
 

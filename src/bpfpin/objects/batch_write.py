@@ -113,7 +113,8 @@ class Writer(Closing):
         """Raise why a batch was refused; return where the kernel has no batches."""
         done = call.attribute.count
         failed = start + done if done < count else start
-        error = self._elements.refused(call, entries.named(entries.key(failed)))
+        key = entries.key(failed)
+        error = self._elements.refused(call, entries.named(key), raw_key=bytes(key))
         if not isinstance(error, NotSupportedError):
             raise error
         self.is_batched = False

@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Difference, IdNotFoundError, PermissionDeniedError
+from bpfpin.errors import (
+    BpfError,
+    Difference,
+    IdNotFoundError,
+    IncompatibleMapError,
+    PermissionDeniedError,
+    SyscallError,
+)
 from bpfpin.objects.info import MapInfo
 from bpfpin.objects.map import Map
 from bpfpin.objects.map_create import entries_asked
@@ -69,6 +76,45 @@ def compare_map(
     is_elastic = bool(spec.inner.map_flags & MapFlag.INNER_MAP) or spec.inner.type not in _ARRAYS
     told = [one for one in unlike if not (is_elastic and one.field == "max_entries")]
     return found + [replace(one, field=f"inner {one.field}") for one in told]
+
+
+def inner_differences(wanted: MapSpec, info: MapInfo) -> list[Difference]:
+    """Return in what a map is not what a map of maps with inner maps *wanted* takes.
+
+    As bpf_map_meta_equal and array_map_meta_equal in the kernel's kernel/bpf have it: type, sizes
+    and flags, and `max_entries` of arrays without BPF_F_INNER_MAP. What BTF says is not looked at.
+    """
+    is_elastic = bool(wanted.map_flags & MapFlag.INNER_MAP) or wanted.type not in _ARRAYS
+    found = _field_differences(wanted, info)
+    return [each for each in found if not (is_elastic and each.field == "max_entries")]
+
+
+def as_wanted(info: MapInfo) -> MapSpec:
+    """Return a definition of maps like the one that *info* reports."""
+    kind = info.type if isinstance(info.type, MapType) else MapType.UNSPEC
+    return MapSpec(
+        info.name,
+        kind,
+        info.key_size,
+        info.value_size,
+        info.max_entries,
+        map_flags=info.map_flags,
+        map_extra=info.map_extra,
+    )
+
+
+def unfit(error: SyscallError, wanted: MapSpec, inner: Map, *, about: str) -> BpfError:
+    """Return the error that names in what *inner* does not fit into a map of maps.
+
+    *error* is the kernel's, which stays where nothing differs that is known. *about* names the
+    entry, *wanted* is what the map of maps holds.
+    """
+    found = inner_differences(wanted.with_changes(name=inner.name), inner.info)
+    if not found:
+        return error
+    return IncompatibleMapError(
+        f"{about}: map {inner.name} (id {inner.id}) is not what it holds", differences=found
+    )
 
 
 def _map_differences(spec: MapSpec, info: MapInfo, types: Types) -> list[Difference]:

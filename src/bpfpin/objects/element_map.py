@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
-from bpfpin.errors import NotSupportedError
+from bpfpin.errors import BpfError, NotSupportedError, SyscallError
 from bpfpin.objects import one_cpu, percpu
 from bpfpin.objects.batch import HASHES
 from bpfpin.objects.bulk_map import BulkMap
 from bpfpin.objects.overlay import overlaid
 from bpfpin.objects.percpu import PerCpuCodec
 from bpfpin.syscall.refusal import InvalidArgumentError
-from bpfpin.uapi import UpdateFlag
+from bpfpin.uapi import MapType, UpdateFlag
+
+MAPS_OF_MAPS = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +121,9 @@ class ElementMap(BulkMap):
     def _write(self, key: bytes, value: bytes, choices: Choices, *, named: Any) -> None:
         try:
             self._elements.update(key, value, choices.flags, named=named)
-        except InvalidArgumentError:
+        except InvalidArgumentError as error:
             self._check_lock(lock=choices.lock)
-            raise
+            raise self._unfit(error, value, key=named) from None
 
     def _write_one_cpu(self, key: bytes, value: Any, choices: Choices, *, named: Any) -> None:
         cpu = choices.cpu or 0
@@ -141,6 +145,26 @@ class ElementMap(BulkMap):
         parts = (old[at : at + codec.stride] for at in range(0, codec.size, codec.stride))
         both = zip(value, parts, strict=True)
         return b"".join(overlaid(codec.value, given, part) for given, part in both)
+
+    def _unfit(self, error: SyscallError, value: bytes, *, key: Any) -> BpfError:
+        """Return why a map of maps does not take *value*, a descriptor, by what it holds already.
+
+        The kernel compares with a template that it does not show; all maps in it are like that.
+        """
+        if self.type not in MAPS_OF_MAPS:
+            return error
+        from bpfpin.objects import compat  # noqa: PLC0415  (both know maps)
+        from bpfpin.objects.map import Map  # noqa: PLC0415
+
+        about = f"{self._described()}, key {key!r}"
+        with contextlib.suppress(BpfError, OSError, StopIteration):
+            held = next(iter(self.items_bytes()))[1]
+            with (
+                Map.from_id(int.from_bytes(held, "little")) as sample,
+                Map.from_fd(os.dup(int.from_bytes(value, "little"))) as given,
+            ):
+                return compat.unfit(error, compat.as_wanted(sample.info), given, about=about)
+        return error
 
     def _per_cpu(self) -> PerCpuCodec:
         if not isinstance(self._value, PerCpuCodec):

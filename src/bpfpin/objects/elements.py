@@ -78,8 +78,8 @@ def buffer(size: int) -> tuple[memoryview, int]:
 class Elements(Closing):
     """The elements of the map *fd*; *value_size* is what the kernel copies, all CPUs together.
 
-    *about* names the map in errors, for which *kind*, its type, may be the reason. `close` forgets
-    the descriptor, whose number may be somebody else's soon.
+    *about* names the map in errors, for which *kind*, its type, and *max_entries* may be the
+    reason. `close` forgets the descriptor, whose number may be somebody else's soon.
     """
 
     def __init__(
@@ -90,12 +90,14 @@ class Elements(Closing):
         *,
         about: str,
         kind: MapType | int = MapType.UNSPEC,
+        max_entries: int = 0,
     ) -> None:
         self._fd = fd
         self.key_size = key_size
         self.value_size = value_size
         self._about = about
         self._kind = kind
+        self._max_entries = max_entries
         self._letters: Letters | None = None
         self._pool: list[Slot] = []
 
@@ -109,17 +111,27 @@ class Elements(Closing):
         self._fd = CLOSED_FD
         self._pool = Closed()
 
-    def refused(self, call: Call, key: object) -> Exception:
+    def refused(
+        self, call: Call, key: object, *, slot: Slot | None = None, raw_key: bytes = b""
+    ) -> Exception:
         """Return why *call* was refused, about *key* or (None) the map; `ValueError` if closed.
 
-        `TypeError` if the kernel has no such call for this type of map (`map_kinds.py`).
+        `TypeError` if the kernel has no such call for this type of map (`map_kinds.py`). *slot* has
+        the bytes that were asked with, or *raw_key* those of the key alone.
         """
         error = call.error(self._about if key is None else f"{self._about}, key {key!r}")
         if self._fd == CLOSED_FD:
             raise ValueError("the map is closed")
         if isinstance(error, ReadOnlyMapError):
             error.message = f"{error.target}: {self._why_read_only()}"
-        return map_kinds.explained(error, self._kind, call.command, about=self._about)
+        asked = map_kinds.Asked(
+            call.command,
+            self._max_entries,
+            bytes(slot.key) if slot else raw_key,
+            bytes(slot.value[: self.value_size]) if slot else b"",
+            call.attribute.flags if slot else 0,
+        )
+        return map_kinds.explained(error, self._kind, asked, about=self._about)
 
     def _why_read_only(self) -> str:
         if fdinfo(self._fd).get("frozen") == "1":
@@ -159,7 +171,7 @@ class Elements(Closing):
     def _read(self, slot: Slot, call: Call, named: object, flags: int) -> bytes:
         call.attribute.flags = flags
         if call.enter() < 0:
-            raise self.refused(call, named)
+            raise self.refused(call, named, slot=slot)
         call.attribute.flags = 0
         value = bytes(slot.value[: self.value_size])
         self._pool.append(slot)
@@ -173,7 +185,7 @@ class Elements(Closing):
         slot = self.take()
         slot.key_number[0] = key
         if slot.lookup.enter() < 0:
-            raise self.refused(slot.lookup, key)
+            raise self.refused(slot.lookup, key, slot=slot)
         value = slot.value_number[0]
         self._pool.append(slot)
         return value
@@ -198,14 +210,14 @@ class Elements(Closing):
         slot.value[: len(part)] = part
         slot.update.attribute.flags = flags
         if slot.update.enter() < 0:
-            raise self.refused(slot.update, key if named is None else named)
+            raise self.refused(slot.update, key if named is None else named, slot=slot)
         self._pool.append(slot)
 
     def delete(self, key: bytes, *, named: object = None) -> None:
         """Remove *key*; `KeyNotFoundError`."""
         slot = self.take_for(key)
         if slot.delete.enter() < 0:
-            raise self.refused(slot.delete, key if named is None else named)
+            raise self.refused(slot.delete, key if named is None else named, slot=slot)
         self._pool.append(slot)
 
     def next_key(self, key: bytes | None) -> bytes | None:

@@ -9,6 +9,7 @@ from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
+from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import MapFlag, MapType
 
 FIRST_KEY = bytes(4)
@@ -48,5 +49,12 @@ def _fill(
         for index, name in spec.initial:
             if name not in values:
                 continue  # a program that was not chosen leaves its slot empty
-            key, value = index.to_bytes(4, "little"), values[name].fd.to_bytes(4, "little")
-            bpf.map_update_elem(maps[spec.name].fd, key, value, target=f"map {spec.name}")
+            held = values[name]
+            key, value = index.to_bytes(4, "little"), held.fd.to_bytes(4, "little")
+            about = f"map {spec.name}, entry {index}"
+            try:
+                bpf.map_update_elem(maps[spec.name].fd, key, value, target=about)
+            except InvalidArgumentError as error:
+                if spec.inner is None or not isinstance(held, Map):
+                    raise
+                raise compat.unfit(error, spec.inner, held, about=about) from None

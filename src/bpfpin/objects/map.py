@@ -9,14 +9,13 @@ from typing import Any
 from bpfpin.errors import KeyNotFoundError
 from bpfpin.objects import columns
 from bpfpin.objects.batch import HASHES
-from bpfpin.objects.element_map import Choices, ElementMap
+from bpfpin.objects.element_map import MAPS_OF_MAPS, Choices, ElementMap
 from bpfpin.objects.elements import Letters
 from bpfpin.objects.map_views import EntriesView, EntryValuesView
 from bpfpin.objects.mapped_array import MappedArray
 from bpfpin.objects.watch import ENTRIES_MAX, Watch
-from bpfpin.uapi import MapType, UpdateFlag
-
-MAPS_OF_MAPS = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
+from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.uapi import UpdateFlag
 
 
 class Map(ElementMap, MutableMapping[Any, Any]):
@@ -49,7 +48,7 @@ class Map(ElementMap, MutableMapping[Any, Any]):
         encoded = self._key.encode(key)  # its bytes may hold a descriptor open until the call
         slot = elements.take_for(encoded)
         if slot.lookup.enter() < 0:
-            raise elements.refused(slot.lookup, key)
+            raise elements.refused(slot.lookup, key, slot=slot)
         value = self._value.decode(slot.value)
         elements.put(slot)
         return value
@@ -57,7 +56,10 @@ class Map(ElementMap, MutableMapping[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         # What they return may hold descriptors open until the call is over.
         encoded, written = self._key.encode(key), self._value.encode(value)
-        self._elements.update(encoded, written, named=key)
+        try:
+            self._elements.update(encoded, written, named=key)
+        except InvalidArgumentError as error:
+            raise self._unfit(error, written, key=key) from None
 
     def __delitem__(self, key: Any) -> None:
         self._check_deletable()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, SyscallError
 from bpfpin.objects import struct_ops
 from bpfpin.objects.kernel_btf import BtfHandle
+from bpfpin.objects.map_rules import broken_rules
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.refusal import InvalidArgumentError, MapDefinitionError
 from bpfpin.uapi import MapFlag, MapType
 
 RINGS = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
 _NUMA_NODE = int(MapFlag.NUMA_NODE)
+# What the kernel answers to a definition that it does not take; EBADF: to no inner map.
+_OF_RULES = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM)
 NO_TYPES: tuple[int, int, int] = (0, 0, 0)
 
 
@@ -74,13 +78,40 @@ def _create(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descri
     attribute = _attribute(spec, inner_fd, types)
     try:
         return Descriptor(bpf.map_create(attribute, target=f"map {spec.name}"))
-    except InvalidArgumentError as error:
-        if not spec.max_entries:
-            error.hint = (
-                "The object leaves max_entries to who loads it: "
-                f"spec.with_map({spec.name!r}, max_entries=N)"
-            )
-        raise
+    except SyscallError as error:
+        raise _explained(error, spec, has_inner=bool(inner_fd)) from None
+
+
+def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> SyscallError:
+    """Return *error* with the kernel's rules that *spec* breaks, if they are what was refused."""
+    if error.errno not in _OF_RULES or isinstance(error, MapDefinitionError):
+        return error
+    rules = broken_rules(spec, max_entries=entries_asked(spec), has_inner=has_inner)
+    if not rules:
+        error.hint = f"Its definition breaks no rule that bpfpin knows: {_definition(spec)}"
+        return error
+    refused = MapDefinitionError(
+        f"{error.target}: {'; '.join(rules)}",
+        command=error.command,
+        errno=error.errno,
+        target=error.target,
+    )
+    refused.rules = tuple(rules)
+    if not spec.max_entries:
+        refused.hint = (
+            "The object leaves max_entries to who loads it: "
+            f"spec.with_map({spec.name!r}, max_entries=N)"
+        )
+    return refused
+
+
+def _definition(spec: MapSpec) -> str:
+    numbers = {
+        name: getattr(spec, name)
+        for name in ("key_size", "value_size", "max_entries", "map_flags", "map_extra", "numa_node")
+    }
+    shown = [f"{name} {number}" for name, number in numbers.items() if number]
+    return ", ".join([f"type {spec.type.name.lower()}", *shown])
 
 
 def _attribute(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> MapCreateAttr:

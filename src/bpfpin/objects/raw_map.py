@@ -32,7 +32,12 @@ class RawMap(KernelObject):
         one = info.value_size
         self._copied = stride_of(one) * possible_cpus() if info.type in PER_CPU else one
         self._elements = Elements(
-            self.fd, info.key_size, self._copied, about=self._described(), kind=info.type
+            self.fd,
+            info.key_size,
+            self._copied,
+            about=self._described(),
+            kind=info.type,
+            max_entries=info.max_entries,
         )
         self._batches = batch.Batches(self._elements, self.fd, info.type, info.max_entries)
         self._writer = batch_write.Writer(self._elements, self.fd, info.type)

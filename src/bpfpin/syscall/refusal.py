@@ -14,6 +14,7 @@ from bpfpin.errors import (
     AttachError,
     BpfError,
     CgroupNotFoundError,
+    ExitCode,
     HookBusyError,
     IdNotFoundError,
     InterfaceNotFoundError,
@@ -44,6 +45,13 @@ class BufferTooSmallError(SyscallError):
 
 class InvalidArgumentError(SyscallError):
     """The kernel takes these arguments for wrong (EINVAL); it may know no such flag or type."""
+
+
+class MapDefinitionError(InvalidArgumentError):
+    """The definition of a map breaks a rule of the kernel's for its type; *rules* are those."""
+
+    exit_code = ExitCode.REFUSED
+    rules: Sequence[str] = ()
 
 
 Row = tuple[type[BpfError], str]
