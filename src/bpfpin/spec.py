@@ -19,7 +19,7 @@ from bpfpin.codecs.variable import VariableSpec, by_name, key_of
 from bpfpin.errors import UsageError
 from bpfpin.externs import ExternKind, ExternSpec
 from bpfpin.hooks import Hook, XdpMode
-from bpfpin.insn import Instruction
+from bpfpin.insn import Code, Instruction, encode, signed32
 from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType
 
 __all__ = [
@@ -70,6 +70,7 @@ class ReferenceKind(Enum):
     FUNCTION = "function"  # ld_imm64: the address of a subprogram (a callback)
     EXTERN = "extern"  # ld_imm64: the address of what the kernel has
     EXTERN_CALL = "extern_call"  # call: a function of the kernel
+    CONSTANT = "constant"  # ld_imm64: a number that who loads the object gives
 
 
 class Reference(NamedTuple):
@@ -112,7 +113,8 @@ class FunctionSpec:
     """One function of an object: its own instructions and what they refer to.
 
     *name* is unique among the functions of an object: a static function whose name occurs twice
-    carries its place (`section:name`).
+    carries its place (`section:name`). *constants* are the 64-bit loads of numbers that who loads
+    the object gives: index and name; they are 0, or what `ObjectSpec.with_constant` put there.
     """
 
     name: str
@@ -122,6 +124,16 @@ class FunctionSpec:
     type_id: int = 0  # BTF_KIND_FUNC in the object's BTF; 0: none
     line_info: tuple[LineInfo, ...] = ()
     relocations: tuple[CoreRelocation, ...] = ()
+    constants: tuple[tuple[int, str], ...] = ()
+
+    def with_constant(self, name: str, value: int) -> Self:
+        """Return a copy in which the loads of constant *name* have the number *value*."""
+        code = list(self.instructions)
+        for index in [index for index, its_name in self.constants if its_name == name]:
+            low, high = code[index : index + 2]
+            code[index] = low._replace(imm=signed32(value))
+            code[index + 1] = high._replace(imm=signed32(value >> 32))
+        return dataclasses.replace(self, instructions=Code(encode(code)))
 
 
 @dataclass(frozen=True)
@@ -219,6 +231,7 @@ class ObjectSpec:
     *kernel_btf* are the types that CO-RE fits the programs to; None: those of the running kernel.
     *externs* are, by name, what the running kernel is to fill in; *kernel_config* is a kernel's
     configuration for those of `.kconfig` (`CONFIG_HZ` -> `250`), None: that of the running one.
+    *given_constants* are the constants that were given (`with_constant`).
     """
 
     maps: Mapping[str, MapSpec]
@@ -231,6 +244,7 @@ class ObjectSpec:
     kernel_btf: Btf | None = field(default=None, repr=False)
     externs: Mapping[str, ExternSpec] = field(default_factory=dict)
     kernel_config: Mapping[str, str] | None = field(default=None, repr=False)
+    given_constants: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "maps", MappingProxyType(dict(self.maps)))
@@ -284,6 +298,41 @@ class ObjectSpec:
         contents = self.maps[variable.section].contents or b""
         changed = contents[: variable.offset] + data + contents[variable.end :]
         return self.with_map(variable.section, contents=changed)
+
+    @property
+    def constants(self) -> Mapping[str, int | None]:
+        """The numbers that who loads the object gives, by name; None for those not given yet.
+
+        Programs load them by symbols that the object does not define.
+        """
+        names = {
+            name: None
+            for program in self.programs.values()
+            for function in program.functions
+            for _, name in function.constants
+        }
+        return {name: self.given_constants.get(name) for name in names}
+
+    def with_constant(self, name: str, value: int) -> Self:
+        """Return a copy in which the programs load *value* as constant *name*.
+
+        `UsageError` if no program loads such a constant, `ValueError` if it does not fit 64 bits.
+        """
+        if name not in self.constants:
+            there = ", ".join(self.constants) or "none"
+            raise UsageError(
+                f"{self.path or 'the object'} has no constant {name!r}; it has: {there}"
+            )
+        if not -(1 << 63) <= value < 1 << 64:
+            raise ValueError(f"constant {name}: {value} does not fit into 64 bits")
+        programs = {
+            each.name: each.with_changes(
+                functions=tuple(it.with_constant(name, value) for it in each.functions)
+            )
+            for each in self.programs.values()
+        }
+        given = {**self.given_constants, name: value}
+        return dataclasses.replace(self, programs=programs, given_constants=given)
 
     def only_programs(self, *names: str) -> Self:
         """Return a copy with just these programs; the maps all stay."""

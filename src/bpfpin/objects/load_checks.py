@@ -39,6 +39,25 @@ def check_inner(specs: Iterable[MapSpec]) -> None:
             )
 
 
+def check_constants(spec: ObjectSpec) -> None:
+    """Refuse programs that load a number that nobody has given."""
+    missing = [name for name, value in spec.constants.items() if value is None]
+    if not missing:
+        return
+    program = next(
+        each.name
+        for each in spec.programs.values()
+        if any(name == missing[0] for it in each.functions for _, name in it.constants)
+    )
+    options = " ".join(f"--set {name}=NUMBER" for name in missing)
+    raise UsageError(
+        f"program {program} loads {', '.join(missing)}, which the object does not define: a number"
+        " that its loader is to give",
+        hint=f"give it: {options}, or in Python spec.with_constant({missing[0]!r}, NUMBER); what"
+        " the kernel has is declared with __ksym or __kconfig, and compiled with -g",
+    )
+
+
 def check_memory(path: str, specs: Iterable[MapSpec], limit: int) -> None:
     """Refuse maps that would take more than *limit* bytes together."""
     sizes = {each.name: estimate_bytes(each) for each in specs}

@@ -36,7 +36,10 @@ class _Debug:
 
 
 class CodeReader:
-    """Makes `FunctionSpec`s, each one once and only when asked for: dead code may be anything."""
+    """Makes `FunctionSpec`s, each one once and only when asked for: dead code may be anything.
+
+    *declared* are the types as the compiler wrote them, with what is defined elsewhere.
+    """
 
     def __init__(
         self,
@@ -47,12 +50,13 @@ class CodeReader:
         btf: Btf | None,
         ext: BtfExt,
         externs: Mapping[str, ExternSpec] = NO_EXTERNS,
+        declared: Btf | None = None,
     ) -> None:
         self._elf = elf
         self._functions = functions
         self._btf = btf
         self._ext = ext
-        self._resolver = Resolver(elf, functions, maps, externs)
+        self._resolver = Resolver(elf, functions, maps, externs, declared=declared)
         self._debug: dict[str, _Debug] = {}
         self._read: dict[str, FunctionSpec] = {}
         self._callees: dict[str, list[str]] = {}
@@ -112,11 +116,12 @@ class CodeReader:
         )
         instructions = Code(place.code)
         debug = self._debug_of(place.section.name)
+        references = self._resolver.references(place, instructions)
         return FunctionSpec(
             place.name,
             place.section.name,
             instructions,
-            self._resolver.references(place, instructions),
+            tuple(each for each in references if each.kind is not ReferenceKind.CONSTANT),
             self._type_id(place, debug),
             tuple(
                 [
@@ -125,6 +130,11 @@ class CodeReader:
                 ]
             ),
             tuple([self._relocation(place, each) for each in _between(debug.relocations, place)]),
+            tuple(
+                (each.index, each.target)
+                for each in references
+                if each.kind is ReferenceKind.CONSTANT
+            ),
         )
 
     def _debug_of(self, section: str) -> _Debug:

@@ -80,7 +80,9 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
         *config_map(externs.values(), btf, section_index=len(elf.sections)),
     ]
     functions = Functions(elf)
-    code = CodeReader(elf, functions, maps, btf=btf, ext=_ext(elf, btf), externs=externs)
+    code = CodeReader(
+        elf, functions, maps, btf=btf, ext=_ext(elf, btf), externs=externs, declared=compiled
+    )
     license_text = _license(elf)
     reader = ProgramReader(elf, functions, code, program_types)
     found = reader.read(license_text, _version(elf))

@@ -8,14 +8,18 @@ another form: symbol + addend in bytes stand in the instruction, a call's less o
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+from bpfpin.btf.btf import Btf
+from bpfpin.btf.types import Function, Variable
 from bpfpin.errors import ObjectFileError
 from bpfpin.externs import KCONFIG, ExternKind, ExternSpec
 from bpfpin.insn import CALL, INSN_SIZE, LD_IMM64, Code, Instruction
+from bpfpin.objfile.dialects.data import Addresses
 from bpfpin.objfile.elf import SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, Elf, Relocation, Section
 from bpfpin.objfile.functions import Functions, Place
 from bpfpin.spec import Dialect, MapSpec, Reference, ReferenceKind
@@ -26,6 +30,8 @@ R_BPF_64_64 = 1
 R_BPF_64_ABS64 = 2
 R_BPF_64_32 = 10
 
+KERNEL_VERSION = "LINUX_KERNEL_VERSION"
+_CONSTANT = re.compile(r"[A-Za-z_.$][A-Za-z0-9_.$]{0,254}", re.ASCII)
 _HALVES = struct.Struct("<4xI4xi")  # the immediates of both slots
 _MAX_REGISTER = 0xF  # as the destination; above it stands the source
 _FITTING = {LD_IMM64: (R_BPF_64_64, R_BPF_64_ABS64), CALL: (R_BPF_64_32,)}
@@ -40,8 +46,11 @@ class Resolver:
         functions: Functions,
         maps: Sequence[MapSpec],
         externs: Mapping[str, ExternSpec] = NO_EXTERNS,
+        *,
+        declared: Btf | None = None,
     ) -> None:
         self._externs = externs
+        self._declared = declared
         self._elf = elf
         self._functions = functions
         self._maps = {
@@ -49,6 +58,7 @@ class Resolver:
         }
         self._data = {spec.section_index: spec for spec in maps if spec.dialect == Dialect.DATA}
         self._relocations: dict[int, dict[int, Relocation]] = {}
+        self._addresses: dict[int, Addresses] = {}  # in data sections
         comment = elf.section(".comment")
         self._is_of_gcc = comment is not None and b"GCC:" in comment.data
 
@@ -131,6 +141,11 @@ class Resolver:
             )
         if relocation.symbol.section_index == SHN_UNDEF and relocation.symbol.name in self._externs:
             return self._extern(place, index, instruction, relocation)
+        if not instruction.is_call and self._is_constant(relocation):
+            if _load_addend(place, offset, relocation) or instruction.src:
+                text = f"{place.name} adds to {relocation.symbol.name}, a number of the loader's"
+                raise self._error(place, offset, text, relocation)
+            return Reference(index, ReferenceKind.CONSTANT, relocation.symbol.name)
         section = self._section_of(place, instruction, relocation)
         if instruction.is_call:
             address = self._called_address(instruction, section, relocation)
@@ -141,6 +156,20 @@ class Resolver:
             target = self._function(place, offset, section, address)
             return Reference(index, ReferenceKind.FUNCTION, target)
         return self._map_reference(place, index, section, address)
+
+    def _is_constant(self, relocation: Relocation) -> bool:
+        """Whether a number is loaded that the loader is to put there (cilium/ebpf, rakelimit).
+
+        That is a symbol that the object neither defines nor declares: what is declared in C is
+        something that the programs have, or the kernel.
+        """
+        symbol = relocation.symbol
+        if symbol.section_index != SHN_UNDEF or not _CONSTANT.fullmatch(symbol.name):
+            return False
+        if symbol.name == KERNEL_VERSION or symbol.name.startswith("CONFIG_"):
+            return False  # of the kernel, compiled without -g
+        declared = self._declared
+        return declared is None or declared.find(symbol.name, Variable, Function) is None
 
     def _called_address(
         self, instruction: Instruction, section: Section, relocation: Relocation
@@ -230,13 +259,8 @@ class Resolver:
         if exact is not None:
             return Reference(index, ReferenceKind.MAP, exact.name)
         data = self._data.get(section.index)
-        if data is not None and self._elf.relocations(section):
-            raise self._elf.error(
-                f"{place.name} uses data that holds addresses, which are not supported",
-                section=section,
-                symbol=self._elf.relocations(section)[0].symbol,
-                hint="keep no pointers in global variables",
-            )
+        if data is not None:
+            self._check_no_address(place, index, section, address)
         if data is not None and 0 <= address < data.value_size:
             return Reference(index, ReferenceKind.MAP_VALUE, data.name, address)
         raise self._error(
@@ -245,6 +269,21 @@ class Resolver:
             f"{place.name} refers to byte {address} of section {section.name}, "
             "where no map and no data of a map is",
         )
+
+    def _check_no_address(self, place: Place, index: int, section: Section, address: int) -> None:
+        """Refuse what reads a variable that holds an address: it is 0 in the map."""
+        if section.index not in self._addresses:
+            variables = self._data[section.index].variables
+            self._addresses[section.index] = Addresses(self._elf, section, variables)
+        addresses = self._addresses[section.index]
+        if addresses.are_at(address):
+            name = addresses.holder_of(address) or f"byte {address} of {section.name}"
+            raise self._error(
+                place,
+                place.start + index * INSN_SIZE,
+                f"{place.name} uses {name}, which holds an address; in a map that is 0",
+                hint="keep no pointers in the global variables that programs use",
+            )
 
     def _error(
         self,

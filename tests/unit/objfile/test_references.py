@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from bpfpin.errors import ObjectFileError
+from bpfpin.errors import ObjectFileError, UsageError
 from bpfpin.insn import CALL, Instruction, call_helper, exit_, load_imm64, mov_imm
 from bpfpin.objfile.elf import SHN_ABS, SHN_COMMON, SymbolBinding
 from bpfpin.objfile.reader import read_object
@@ -161,7 +161,7 @@ def test_a_reference_into_data_that_holds_addresses_is_refused() -> None:
     elf.relocation(data, text, type=2)
     elf.relocation(program, elf.section_symbol(data))
 
-    with pytest.raises(ObjectFileError, match="holds addresses"):
+    with pytest.raises(ObjectFileError, match="holds an address"):
         read_object(elf.build())
 
 
@@ -210,12 +210,72 @@ def test_a_call_of_a_kernel_function_names_it_and_the_section() -> None:
     assert "__ksym" in caught.value.hint
 
 
-def test_a_variable_of_the_kernel_is_refused_by_name() -> None:
+@pytest.mark.parametrize("name", ["LINUX_KERNEL_VERSION", "CONFIG_HZ"])
+def test_a_variable_of_the_kernel_is_refused_by_name(name: str) -> None:
     elf, program = with_load()
-    elf.relocation(program, elf.symbol("jiffies"))
+    elf.relocation(program, elf.symbol(name))
 
-    with pytest.raises(ObjectFileError, match="uses jiffies, which the object does not define"):
+    with pytest.raises(ObjectFileError, match=f"uses {name}, which the object does not define"):
         read_object(elf.build())
+
+
+def test_an_undefined_symbol_is_a_number_that_the_loader_gives() -> None:
+    elf, program = with_load()
+    elf.relocation(program, elf.symbol("LIMIT", type=0))
+
+    spec = read_object(elf.build())
+    given = spec.with_constant("LIMIT", -2).with_constant("LIMIT", 0x1_2345_6789)
+
+    assert (spec.constants, given.constants) == ({"LIMIT": None}, {"LIMIT": 0x1_2345_6789})
+    assert spec.programs["main"].functions[0].references == ()
+    code = given.programs["main"].functions[0].instructions
+    assert [code[0].imm, code[1].imm] == [0x2345_6789, 1]
+
+
+@pytest.mark.parametrize("value", [-(1 << 63) - 1, 1 << 64])
+def test_a_number_that_does_not_fit_is_refused(value: int) -> None:
+    elf, program = with_load()
+    elf.relocation(program, elf.symbol("LIMIT", type=0))
+    spec = read_object(elf.build())
+
+    with pytest.raises(ValueError, match="64 bits"):
+        spec.with_constant("LIMIT", value)
+    with pytest.raises(UsageError, match="it has: LIMIT"):
+        spec.with_constant("OTHER", 1)
+
+
+def test_a_number_of_the_loader_that_is_added_to_is_refused() -> None:
+    elf, program = with_load(8)
+    elf.relocation(program, elf.symbol("LIMIT", type=0))
+
+    with pytest.raises(ObjectFileError, match="adds to LIMIT"):
+        read_object(elf.build())
+
+
+def data_with_address(*, at: int, used: int) -> ElfWriter:
+    """Return an object with variables of 8 bytes, `a` and `b`, whose byte *at* is an address."""
+    elf, program = with_load(used)
+    data = elf.section(".data", b"\x07" * 16, flags=3)
+    elf.symbol("a", data, size=8)
+    elf.symbol("b", data, value=8, size=8)
+    text = elf.section_symbol(elf.section(".rodata.str1.1", b"text\0"))
+    elf.relocation(data, text, at=at, type=2)
+    elf.relocation(program, elf.section_symbol(data))
+    return elf
+
+
+def test_an_address_in_data_is_zero_and_the_other_variables_are_used() -> None:
+    spec = read_object(data_with_address(at=8, used=0).build())
+
+    assert spec.maps[".data"].contents == b"\x07" * 8 + bytes(8)
+    assert "b: addresses are 0 in the map" in spec.maps[".data"].note
+    assert any("map .data: b: addresses" in note for note in spec.notes)
+
+
+@pytest.mark.parametrize("used", [8, 12, 15])
+def test_a_variable_with_an_address_is_refused_where_it_is_used(used: int) -> None:
+    with pytest.raises(ObjectFileError, match="main uses b, which holds an address"):
+        read_object(data_with_address(at=8, used=used).build())
 
 
 @pytest.mark.parametrize(

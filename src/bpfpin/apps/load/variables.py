@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from bpfpin.pins.plan import Decision, MapPlan
 from bpfpin.spec import ObjectSpec
 
 _HASH_DIGITS = 16  # the manifest has little room; nobody gains by two settings of one hash
+
+_CONSTANTS = ":constants"  # among sections: no map is called so
 
 
 @dataclass(frozen=True)
@@ -43,20 +46,25 @@ def parse_set_words(words: Sequence[str]) -> dict[str, str]:
 
 
 def with_variables(spec: ObjectSpec, given: Mapping[str, Any]) -> tuple[ObjectSpec, Settings]:
-    """Return *spec* with the variables in *given* set, and what was set.
+    """Return *spec* with the variables and constants in *given* set, and what was set.
 
     A text is read as it is typed on the command line. `UsageError` for a variable that the object
     lacks, and for a value that does not fit.
     """
     names = []
+    constants = {}
     for name, value in given.items():
+        if name in spec.constants and name not in spec.variables:
+            constants[name] = number = _number(name, value)
+            spec = spec.with_constant(name, number)
+            continue
         key = _key(spec, name)
         if key in names:
             raise UsageError(f"variable {key} is set twice: {name}={value}")
         names.append(key)
         spec = _with_variable(spec, key, value)
     variables = tuple(spec.variables[key] for key in names)
-    return spec, Settings(variables, _hashes(variables))
+    return spec, Settings(variables, {**_hashes(variables), **_hash_of(constants)})
 
 
 def check_kept(settings: Settings, maps: Iterable[MapPlan], before: Mapping[str, str]) -> None:
@@ -72,11 +80,30 @@ def check_kept(settings: Settings, maps: Iterable[MapPlan], before: Mapping[str,
             raise _kept(plan, settings.in_section(plan.name))
 
 
+def _number(name: str, value: Any) -> int:
+    """Return the number that constant *name* is to be; `UsageError` if it is none of 64 bits."""
+    try:
+        number = int(value, 0) if isinstance(value, str) else operator.index(value)
+    except (ValueError, TypeError):
+        number = None
+    if number is None or not -(1 << 63) <= number < 1 << 64:
+        raise UsageError(f"--set {name}: {value!r} is no integer of 64 bits", hint=f"{name}=NUMBER")
+    return number
+
+
+def _hash_of(constants: Mapping[str, int]) -> dict[str, str]:
+    if not constants:
+        return {}
+    text = " ".join(f"{name}={number}" for name, number in sorted(constants.items()))
+    return {_CONSTANTS: hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]}
+
+
 def _key(spec: ObjectSpec, name: str) -> str:
     try:
         return key_of(spec.variables, name)
     except LookupError as error:
-        raise UsageError(f"--set {name}: the object has {error.args[0]}") from None
+        constants = f"; constants: {', '.join(spec.constants)}" if spec.constants else ""
+        raise UsageError(f"--set {name}: the object has {error.args[0]}{constants}") from None
 
 
 def _with_variable(spec: ObjectSpec, key: str, value: Any) -> ObjectSpec:

@@ -2,11 +2,14 @@
 
 As libbpf has it: all can be mapped into memory; read-only sections are read-only for programs, and
 frozen. Where there is BTF the value's type is the section itself, and the key has none.
+
+Addresses (`const char *name = "x"`) mean nothing in a map: they are 0, as libbpf leaves them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import DataSection, Variable
@@ -16,6 +19,9 @@ from bpfpin.objfile.elf import Elf, Section, SymbolType
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 
+_R_BPF_64_ABS32 = 3
+_LARGEST = 8
+_SHOWN_NAMES = 3
 _OVERLAPS = 4  # aliases lie over one another; each variable has a copy of its bytes
 
 
@@ -27,6 +33,9 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     is_read_only = section.name == ".rodata" or section.name.startswith(".rodata.")
     value = _value(section, btf)
     flags = MapFlag.MMAPABLE | (MapFlag.RDONLY_PROG if is_read_only else 0)
+    variables = tuple(_variables(elf, section, value))
+    addresses = Addresses(elf, section, variables)
+    contents = _without(contents, addresses.places)
     return [
         MapSpec(
             section.name,
@@ -38,12 +47,64 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
             value=value,
             contents=contents,
             is_frozen=is_read_only,
-            variables=tuple(_variables(elf, section, value)),
+            variables=variables,
             dialect=Dialect.DATA,
             section=section.name,
             section_index=section.index,
+            note=_note([*addresses.holders]) if addresses.places else "",
         )
     ]
+
+
+class Addresses:
+    """What in a data section is the address of something, and which variables have such.
+
+    *places* are offsets and sizes in ascending order.
+    """
+
+    def __init__(self, elf: Elf, section: Section, variables: Iterable[VariableSpec]) -> None:
+        self.places = [
+            (each.offset, 4 if each.type == _R_BPF_64_ABS32 else 8)
+            for each in elf.relocations(section)
+        ]
+        self._variables = sorted(variables, key=lambda each: each.offset) if self.places else []
+        self._starts = [each.offset for each in self._variables]
+        names = (self.holder_of(offset) for offset, _ in self.places)
+        self.holders = dict.fromkeys(name for name in names if name)
+
+    def holder_of(self, offset: int) -> str:
+        """Return the name of the variable that has byte *offset*, empty for none."""
+        index = bisect_right(self._starts, offset) - 1
+        if index < 0 or offset >= self._variables[index].end:
+            return ""
+        return self._variables[index].name
+
+    def are_at(self, offset: int) -> bool:
+        """Whether byte *offset* is of an address, or of a variable that has one."""
+        if not self.places:
+            return False
+        if self.holder_of(offset) in self.holders:
+            return True
+        index = bisect_right(self.places, (offset, _LARGEST)) - 1
+        return index >= 0 and offset < sum(self.places[index])
+
+
+def _without(contents: bytes, addresses: Sequence[tuple[int, int]]) -> bytes:
+    """Return *contents* with 0 for the addresses: what a compiler leaves there is an addend."""
+    if not addresses:
+        return contents
+    changed = bytearray(contents)
+    for offset, size in addresses:
+        end = min(offset + size, len(changed))
+        changed[offset:end] = bytes(end - offset)
+    return bytes(changed)
+
+
+def _note(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN_NAMES])
+    others = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    what = f"{shown}{others}: addresses" if names else "addresses"
+    return f"{what} are 0 in the map, as nothing in the kernel is there"
 
 
 def _value(section: Section, btf: Btf | None) -> TypeRef | None:
