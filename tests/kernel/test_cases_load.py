@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from bpfpin.apps.deploy import deploy
-from bpfpin.errors import LimitError, UsageError
+from bpfpin.errors import LimitError, UsageError, VerifierError
+from bpfpin.insn import exit_, mov_imm
 from bpfpin.objects.collection import Loaded, load
 from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import Dialect, Pinning
 from support.cli import run_cli
+from support.elf_writer import ElfWriter
 from support.objects import COMPILERS, compiled_case
 
 PACKET = bytes(64)
@@ -133,3 +135,80 @@ def test_forms_that_were_guessed_are_told_at_check_and_load(bpffs: Path) -> None
     assert spec.maps["ingress_map"].pinning is Pinning.GLOBAL_NAMESPACE
     assert spec.maps["ingress_map"].dialect is Dialect.BPF_MAP_DEF
     assert "compile with -g to say so" in checked.stdout
+
+
+@both
+@pytest.mark.parametrize("has_debug", [True, False], ids=["with BTF", "without BTF"])
+def test_a_constant_of_the_loader_decides_what_the_program_does(
+    compiler: str, *, has_debug: bool
+) -> None:
+    spec = read_object(compiled_case("loader_constant", compiler, has_debug=has_debug))
+    results = []
+    for limit in (3, 4, 1 << 63):
+        with load(spec.with_constant("LIMIT", limit)) as loaded:
+            results.append(loaded.programs["p"].test_run(PACKET).return_value)
+
+    with pytest.raises(UsageError, match="loads LIMIT, which the object does not define") as caught:
+        load(spec)
+    assert results == [1, 2, 2]
+    assert "--set LIMIT=NUMBER" in caught.value.hint
+
+
+def test_the_option_that_the_refusal_names_gives_the_constant(bpffs: Path) -> None:
+    source = compiled_case("loader_constant")
+    words = ("--pin-root", bpffs, "load", source, "--dev", "lo")
+
+    refused = run_cli(*words)
+    loaded = run_cli(*words, "--set", "LIMIT=5")
+    same = run_cli(*words, "--set", "LIMIT=0x5", "-o", "json")
+    other = run_cli(*words, "--set", "LIMIT=6", "-o", "json")
+    wrong = run_cli(*words, "--set", "LIMIT=many")
+    unchecked = run_cli("check", source)
+    checked = run_cli("check", source, "--set", "LIMIT=5")
+
+    assert (refused.exit_code, loaded.exit_code, wrong.exit_code) == (2, 0, 2)
+    assert "--set LIMIT=NUMBER" in refused.stderr
+    assert (same.json["result"], other.json["result"]) == ("unchanged", "reloaded")
+    assert (unchecked.exit_code, checked.exit_code) == (2, 0)
+
+
+@both
+@pytest.mark.parametrize("has_debug", [True, False], ids=["with BTF", "without BTF"])
+def test_an_address_in_data_is_zero_and_the_program_counts(
+    compiler: str, *, has_debug: bool
+) -> None:
+    spec = read_object(compiled_case("pointer_in_data", compiler, has_debug=has_debug))
+    with load(spec) as loaded:
+        loaded.programs["ptr"].test_run(PACKET, repeat=2)
+
+        assert loaded.variables["counter"].value == 9
+        assert loaded.variables["greeting"].value == 0
+    assert any("greeting: addresses are 0" in note for note in spec.notes)
+
+
+def test_a_program_of_a_compiler_without_optimization_is_told_as_that() -> None:
+    path = compiled_case("gcc_second_map", "clang", options=("-O0",))
+
+    with pytest.raises(VerifierError) as caught:
+        load(read_object(path))
+
+    assert caught.value.cause == "not-optimized"
+    assert "-O2" in caught.value.hint
+
+
+def test_an_optional_program_is_left_out_and_named(bpffs: Path, tmp_path: Path) -> None:
+    elf = ElfWriter()
+    elf.license("GPL")
+    elf.function("xdp", "main", [mov_imm(0, 2), exit_()])
+    elf.function("?xdp", "other", [mov_imm(0, 2), exit_()])
+    elf.function("?tc", "third", [mov_imm(0, 0), exit_()])
+    source = tmp_path / "optional.o"
+    source.write_bytes(elf.build())
+    words = ("--pin-root", bpffs, "load", source, "--dev", "lo")
+
+    loaded = run_cli(*words)
+    chosen = run_cli(*words, "--prog", "other", "-o", "json")
+
+    assert (loaded.exit_code, chosen.exit_code) == (0, 0)
+    assert "left out, as their sections begin with `?`: other, third; --prog other" in loaded.stderr
+    assert [each["name"] for each in chosen.json["programs"]] == ["other"]

@@ -89,20 +89,6 @@ def inner_differences(wanted: MapSpec, info: MapInfo) -> list[Difference]:
     return [each for each in found if not (is_elastic and each.field == "max_entries")]
 
 
-def as_wanted(info: MapInfo) -> MapSpec:
-    """Return a definition of maps like the one that *info* reports."""
-    kind = info.type if isinstance(info.type, MapType) else MapType.UNSPEC
-    return MapSpec(
-        info.name,
-        kind,
-        info.key_size,
-        info.value_size,
-        info.max_entries,
-        map_flags=info.map_flags,
-        map_extra=info.map_extra,
-    )
-
-
 def unfit(error: SyscallError, wanted: MapSpec, inner: Map, *, about: str) -> BpfError:
     """Return the error that names in what *inner* does not fit into a map of maps.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import Any
 
-from bpfpin.errors import BpfError, NotSupportedError, SyscallError
-from bpfpin.objects import one_cpu, percpu
+from bpfpin.errors import BpfError, IncompatibleMapError, NotSupportedError, SyscallError
+from bpfpin.objects import map_rules, one_cpu, percpu
 from bpfpin.objects.batch import HASHES
 from bpfpin.objects.bulk_map import BulkMap
+from bpfpin.objects.info import map_info
+from bpfpin.objects.kernel_object import OPEN_BY_ID, ObjectKind
 from bpfpin.objects.overlay import overlaid
 from bpfpin.objects.percpu import PerCpuCodec
+from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import MapType, UpdateFlag
 
@@ -153,17 +155,17 @@ class ElementMap(BulkMap):
         """
         if self.type not in MAPS_OF_MAPS:
             return error
-        from bpfpin.objects import compat  # noqa: PLC0415  (both know maps)
-        from bpfpin.objects.map import Map  # noqa: PLC0415
-
         about = f"{self._described()}, key {key!r}"
-        with contextlib.suppress(BpfError, OSError, StopIteration):
-            held = next(iter(self.items_bytes()))[1]
-            with (
-                Map.from_id(int.from_bytes(held, "little")) as sample,
-                Map.from_fd(os.dup(int.from_bytes(value, "little"))) as given,
-            ):
-                return compat.unfit(error, compat.as_wanted(sample.info), given, about=about)
+        with contextlib.suppress(BpfError, StopIteration):
+            held = int.from_bytes(next(iter(self.items_bytes()))[1], "little")
+            given = map_info(int.from_bytes(value, "little"))
+            with Descriptor(OPEN_BY_ID[ObjectKind.MAP](held)) as sample:
+                differences = map_rules.inner_differences(map_info(sample.fileno()), given)
+            if differences:
+                return IncompatibleMapError(
+                    f"{about}: map {given.name} (id {given.id}) is not what it holds",
+                    differences=differences,
+                )
         return error
 
     def _per_cpu(self) -> PerCpuCodec:

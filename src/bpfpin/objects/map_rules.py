@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpfpin.errors import Difference
+from bpfpin.objects.info import MapInfo
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapFlag, MapType
 
@@ -356,3 +358,25 @@ def _online_nodes() -> set[int]:
         first, _, last = part.partition("-")
         found.update(range(int(first), int(last or first) + 1))
     return found
+
+
+def inner_differences(held: MapInfo, given: MapInfo) -> list[Difference]:
+    """Return in what *given* is not like *held*, which is in the map of maps.
+
+    As bpf_map_meta_equal and array_map_meta_equal in the kernel's kernel/bpf have it: type, sizes
+    and flags, and `max_entries` of arrays without BPF_F_INNER_MAP.
+    """
+    fields = ["type", "key_size", "value_size", "map_flags"]
+    if held.type == MapType.ARRAY and not held.map_flags & _F.INNER_MAP:
+        fields.append("max_entries")
+    return [
+        Difference(given.name, name, _shown(name, there), _shown(name, wanted))
+        for name in fields
+        if (there := getattr(given, name)) != (wanted := getattr(held, name))
+    ]
+
+
+def _shown(field: str, value: int) -> str:
+    if field == "type":
+        return value.name.lower() if isinstance(value, MapType) else str(value)
+    return hex(value) if field == "map_flags" else str(value)

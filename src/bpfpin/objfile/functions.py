@@ -59,7 +59,14 @@ def _symbols(elf: Elf, section: Section) -> list[Symbol]:
 
 
 def _places(elf: Elf) -> Iterator[Place]:
-    symbols = [symbol for section in _code_sections(elf) for symbol in _symbols(elf, section)]
+    sections = _code_sections(elf)
+    symbols = [symbol for section in sections for symbol in _symbols(elf, section)]
+    if not symbols and (code := [each for each in sections if each.size]):
+        raise elf.error(
+            f"{code[0].size} bytes of code, and no symbol says what they are: it was stripped",
+            section=code[0],
+            hint="keep the symbols: strip -g (llvm-strip -g) takes the debug information alone",
+        )
     check_limit(len(symbols), MAX_FUNCTIONS, "functions")
     counts = Counter(symbol.name for symbol in symbols)
     taken: set[str] = set()

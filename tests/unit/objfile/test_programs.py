@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from bpfpin.errors import ObjectFileError, UsageError
-from bpfpin.insn import CALL, Instruction, exit_, mov_imm
+from bpfpin.insn import CALL, Instruction, encode, exit_, mov_imm
 from bpfpin.objfile.elf import SymbolBinding
 from bpfpin.objfile.programs import MAX_PROGRAMS
 from bpfpin.objfile.reader import read_object
@@ -205,4 +205,30 @@ def test_more_functions_than_the_kernel_takes_are_refused() -> None:
         elf.relocation(elf.symbols[-2], function, type=R_BPF_64_32)
 
     with pytest.raises(ObjectFileError, match="more functions than the 256"):
+        read_object(elf.build())
+
+
+def stripped(*sections: str) -> ElfWriter:
+    elf = ElfWriter()
+    elf.license("GPL")
+    for name in sections:
+        elf.section(name, encode([mov_imm(0, 2), exit_()]), flags=6)
+    return elf
+
+
+@pytest.mark.parametrize("sections", [("xdp",), (".text", "tc", "xdp")])
+def test_code_without_any_symbol_was_stripped(sections: tuple[str, ...]) -> None:
+    with pytest.raises(ObjectFileError, match="it was stripped") as caught:
+        read_object(stripped(*sections).build())
+
+    assert caught.value.section == sections[0]
+    assert "strip -g" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["maps", ".maps", "maps/one"])
+def test_maps_without_any_symbol_were_stripped(name: str) -> None:
+    elf = ElfWriter()
+    elf.section(name, bytes(20))
+
+    with pytest.raises(ObjectFileError, match="it was stripped"):
         read_object(elf.build())

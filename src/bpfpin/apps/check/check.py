@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bpfpin.apps.check import describe
 from bpfpin.apps.check.report import CheckReport
 from bpfpin.apps.check.verify import lacking, verify
 from bpfpin.apps.convert import btf_definitions
+from bpfpin.apps.load.variables import with_variables
 from bpfpin.apps.sources import read_source
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import BpfError, UsageError
@@ -25,13 +27,15 @@ class CheckChoices:
 
     *program_type* is the word for sections with free names; *is_converting* asks for the maps of
     the old dialects in C for section `.maps`. *kernel_btf* are the types that CO-RE takes for the
-    kernel's. A *log_level* of the verifier (1, 2, 4) asks for its log of accepted programs. Maps
-    of more than *max_map_memory* bytes are not made.
+    kernel's. *variables* are what variables and constants start with. A *log_level* of the verifier
+    (1, 2, 4) asks for its log of accepted programs. Maps of more than *max_map_memory* bytes are
+    not made.
     """
 
     program_type: str | None = None
     is_converting: bool = False
     kernel_btf: Btf | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
     max_map_memory: int = MAP_MEMORY_LIMIT
     log_level: int = 0
 
@@ -71,6 +75,7 @@ def check(source: str, choices: CheckChoices = DEFAULT) -> CheckReport:
     """
     try:
         spec = read_source(source, program_type=choices.program_type)
+        spec, _ = with_variables(spec, choices.variables)
     except BpfError as error:
         return CheckReport(source, error=error)
     return _report(source, dataclasses.replace(spec, kernel_btf=choices.kernel_btf), choices)

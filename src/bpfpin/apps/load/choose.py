@@ -152,6 +152,8 @@ def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
 
 def _by_section(spec: ObjectSpec, hook: Hook | None, places: Places) -> list[Choice]:
     programs = _candidates(spec)
+    if not programs:
+        raise _all_optional(spec)
     placed = [Choice(one, one.hook) for one in programs if one.hook]
     if hook is not None:
         at_hook = [choice for choice in placed if choice.hook is hook]
@@ -218,6 +220,21 @@ def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
                 f"{len(names)} programs would go to {hook.value}, {what}: {', '.join(names)}",
                 hint="choose:\n" + "\n".join(f"  --prog {name}" for name in names),
             )
+
+
+def _all_optional(spec: ObjectSpec) -> UsageError:
+    listed = [f"{one.name} (section {one.section!r})" for one in spec.programs.values()]
+    return UsageError(
+        f"all programs of {_path(spec)} are optional, and load only when they are named:"
+        f" {', '.join(listed)}",
+        hint="choose:\n" + "\n".join(f"  --prog {name}" for name in spec.programs),
+    )
+
+
+def left_out(spec: ObjectSpec, loaded: Iterable[str]) -> list[str]:
+    """Return the optional programs (section `?xdp`) that are not among those *loaded*."""
+    names = set(loaded)
+    return [one.name for one in spec.programs.values() if one.is_optional and one.name not in names]
 
 
 def _no_hook(programs: Iterable[ProgramSpec]) -> UsageError:

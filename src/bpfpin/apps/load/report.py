@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from bpfpin.apps.load import hooks
-from bpfpin.apps.load.choose import passed_over
+from bpfpin.apps.load.choose import left_out, passed_over
 from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.reports import (
     HookReport,
@@ -20,6 +20,8 @@ from bpfpin.objects.program import Program
 from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.plan import ALL, Decision, HookAction, HookPlan, Plan
 from bpfpin.spec import Hook
+
+_SHOWN_NAMES = 5  # of the programs that were left out
 
 
 def unchanged(loading: Loading, plan: Plan) -> LoadReport:
@@ -154,6 +156,13 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
     for choice in loading.chosen:
         if choice.program.section_note:
             yield choice.program.section_note
+    if optional := left_out(loading.spec, loading.programs):
+        shown = ", ".join(optional[:_SHOWN_NAMES])
+        others = len(optional) - _SHOWN_NAMES
+        yield (
+            f"left out, as their sections begin with `?`: {shown}"
+            f"{f' and {others} more' if others > 0 else ''}; --prog {optional[0]} loads it"
+        )
     for program in passed_over(loading.spec, loading.chosen, loading.places):
         where = (
             "cgroup was named" if program.hook and program.hook.is_cgroup else "device was named"

@@ -10,6 +10,7 @@ import click
 
 from bpfpin.apps.check.check import CheckChoices, check_all, sources_in
 from bpfpin.apps.check.report import CheckReport, Summary
+from bpfpin.apps.load.variables import parse_set_words
 from bpfpin.cli.check.progress import shown_progress
 from bpfpin.cli.check.tables import write_converted, write_line, write_report, write_summary
 from bpfpin.cli.context import Context, bpfpin_command
@@ -23,6 +24,14 @@ from bpfpin.errors import ExitCode, VerifierError
 @click.argument("objects", metavar="OBJ…", nargs=-1, required=True)
 @click.option("--type", "program_type", metavar="TYPE", help="Of programs in free-named sections.")
 @click.option("--btf", "kernel_btf", metavar="FILE", help="The kernel's types for CO-RE.")
+@click.option(
+    "--set",
+    "variables",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=lambda _ctx, _parameter, words: parse_set_words(words),
+    help="Let this variable or constant be VALUE, as load does; repeatable.",
+)
 @click.option("--convert", is_flag=True, help="Print C that defines old maps in section .maps.")
 @click.option(
     "--log-level",

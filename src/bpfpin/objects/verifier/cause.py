@@ -43,3 +43,4 @@ class Cause(StrEnum):
     SPIN_LOCK = "spin-lock"
     TRUSTED_POINTER = "trusted-pointer"
     ATTACH_TARGET = "attach-target"
+    NOT_OPTIMIZED = "not-optimized"

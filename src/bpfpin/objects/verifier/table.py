@@ -41,6 +41,11 @@ _LOCK_HINT = (
 
 _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     (
+        Cause.NOT_OPTIMIZED,
+        r"unknown opcode 8d\b",
+        "it calls a function by a pointer, as compilers do without optimization: compile with -O2",
+    ),
+    (
         Cause.CORE_RELOCATION,
         r"invalid func unknown#(?:195[89]\d{5}|19[6-9]\d{6})\b",
         "guard it in C: if (bpf_core_field_exists(…)), or bpf_core_type_exists, …",

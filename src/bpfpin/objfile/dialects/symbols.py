@@ -13,6 +13,12 @@ MAPS_OF_MAPS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 def map_symbols(elf: Elf, section: Section) -> list[Symbol]:
     """Return the symbols of *section* by offset, each a map; `ObjectFileError` for a static one."""
     symbols = [symbol for symbol in elf.symbols_in(section) if not _is_label(symbol)]
+    if not symbols and section.size:
+        raise elf.error(
+            f"{section.size} bytes of maps, and no symbol says what they are: it was stripped",
+            section=section,
+            hint="keep the symbols: strip -g (llvm-strip -g) takes the debug information alone",
+        )
     for symbol in symbols:
         if symbol.is_local:
             hint = f"remove `static` from the definition of {symbol.name}"

@@ -11,6 +11,7 @@ from bpfpin.apps.load.choose import (
     Places,
     check_order,
     choose,
+    left_out,
     parse_hook,
     passed_over,
     programs_to_load,
@@ -155,6 +156,19 @@ def test_a_hook_picks_the_programs_that_go_there() -> None:
     both = spec(INGRESS, program("count"), FREE)
 
     assert chosen(choose(both, hook=Hook.XDP)) == {"count": Hook.XDP}
+
+
+def test_an_object_of_optional_programs_alone_asks_for_one() -> None:
+    optional = spec(program("one", "?xdp"), program("two", "?tc"))
+
+    with pytest.raises(
+        UsageError, match=r"all programs .* are optional.*section '\?xdp'"
+    ) as caught:
+        choose(optional)
+
+    assert "--prog one" in caught.value.hint
+    assert "--prog two" in caught.value.hint
+    assert left_out(optional, ["two"]) == ["one"]
 
 
 def test_an_optional_section_counts_only_when_it_is_named() -> None:
