@@ -231,7 +231,8 @@ class ObjectSpec:
     *kernel_btf* are the types that CO-RE fits the programs to; None: those of the running kernel.
     *externs* are, by name, what the running kernel is to fill in; *kernel_config* is a kernel's
     configuration for those of `.kconfig` (`CONFIG_HZ` -> `250`), None: that of the running one.
-    *given_constants* are the constants that were given (`with_constant`).
+    *given_constants* are the constants that were given (`with_constant`). *is_big_endian* says for
+    which machines it was compiled; on others it is described, without the contents of its data.
     """
 
     maps: Mapping[str, MapSpec]
@@ -245,6 +246,7 @@ class ObjectSpec:
     externs: Mapping[str, ExternSpec] = field(default_factory=dict)
     kernel_config: Mapping[str, str] | None = field(default=None, repr=False)
     given_constants: Mapping[str, int] = field(default_factory=dict)
+    is_big_endian: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "maps", MappingProxyType(dict(self.maps)))

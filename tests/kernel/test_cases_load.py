@@ -212,3 +212,16 @@ def test_an_optional_program_is_left_out_and_named(bpffs: Path, tmp_path: Path) 
     assert (loaded.exit_code, chosen.exit_code) == (0, 0)
     assert "left out, as their sections begin with `?`: other, third; --prog other" in loaded.stderr
     assert [each["name"] for each in chosen.json["programs"]] == ["other"]
+
+
+def test_a_big_endian_object_is_shown_and_not_loaded(bpffs: Path) -> None:
+    source = compiled_case("pass", "clang", options=("-target", "bpfeb"))
+
+    checked = run_cli("check", source, "-o", "json")
+    loaded = run_cli("--pin-root", bpffs, "load", source, "--dev", "lo")
+
+    (report,) = checked.json["objects"]
+    assert (checked.exit_code, loaded.exit_code) == (5, 5)
+    assert [each["name"] for each in report["maps"]] == ["hits"]
+    assert [(each["name"], each["verified"]) for each in report["programs"]] == [("pass", False)]
+    assert "big-endian" in loaded.stderr

@@ -61,7 +61,9 @@ class VariableSpec:
 
     @property
     def value(self) -> Any:
-        """What it starts with."""
+        """What it starts with; `ValueError` where its bytes are not known (big-endian objects)."""
+        if len(self.contents) != self.size:
+            raise ValueError(f"{self.name}: what it starts with is not known")
         return self.codec.decode(self.contents)
 
     @property

@@ -22,7 +22,13 @@ from bpfpin.objects.first_entries import (
     fill_tables,
 )
 from bpfpin.objects.kernel_btf import BtfHandle, as_btf
-from bpfpin.objects.load_checks import check_constants, check_given, check_inner, check_memory
+from bpfpin.objects.load_checks import (
+    check_byte_order,
+    check_constants,
+    check_given,
+    check_inner,
+    check_memory,
+)
 from bpfpin.objects.load_choices import MAP_MEMORY_LIMIT, Chosen, LoadChoices
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
@@ -124,6 +130,7 @@ def load_checked(
     with contextlib.ExitStack() as undo:
         for held in maps.values():
             undo.callback(held.close)
+        check_byte_order(spec)
         check_constants(spec)
         fitted, resolutions = core.fitted(spec)
         new = [each for name, each in spec.maps.items() if name not in maps]

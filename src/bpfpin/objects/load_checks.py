@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bpfpin.errors import IncompatibleMapError, LimitError, UsageError
+from bpfpin.errors import IncompatibleMapError, LimitError, ObjectFileError, UsageError
 from bpfpin.objects import compat
 from bpfpin.objects.map import Map
 from bpfpin.objects.memory import estimate_bytes, size_text
@@ -37,6 +37,17 @@ def check_inner(specs: Iterable[MapSpec]) -> None:
                 " kind",
                 hint=f"use a map that exists: --map {each.name}=PATH",
             )
+
+
+def check_byte_order(spec: ObjectSpec) -> None:
+    """Refuse an object that was compiled for machines of the other byte order."""
+    if spec.is_big_endian:
+        raise ObjectFileError(
+            "compiled for big-endian machines (bpfeb), and this one is little-endian: it can be"
+            " read, not loaded",
+            path=spec.path,
+            hint="compile it with: clang -O2 -g -target bpfel -c",
+        )
 
 
 def check_constants(spec: ObjectSpec) -> None:

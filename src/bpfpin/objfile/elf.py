@@ -1,6 +1,7 @@
 """A reader of ELF relocatable objects for BPF, made for files that nobody vouches for.
 
-Only what BPF objects have: 64-bit, little-endian, ET_REL, EM_BPF; the form is that of elf(5). Every
+Only what BPF objects have: 64-bit, ET_REL, EM_BPF; the form is that of elf(5). Big-endian files are
+turned first (`byte_order.py`). Every
 offset and size is checked before it is used and nothing is decompressed, so that any bytes give an
 `Elf` or an `ObjectFileError` in time and memory of the order of the file.
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from bpfpin.errors import ObjectFileError
+from bpfpin.objfile.byte_order import is_big_endian, to_little_endian
 from bpfpin.objfile.elf_header import SectionHeader, extent, section_headers
 from bpfpin.objfile.elf_records import (
     SHF_ALLOC,
@@ -66,7 +68,10 @@ _BINDINGS = {int(binding): binding for binding in SymbolBinding}
 
 
 class Elf:
-    """The sections and symbols of one file; *path* is only for messages."""
+    """The sections and symbols of one file; *path* is only for messages.
+
+    *is_big_endian* says that all but the bytes of data sections was turned.
+    """
 
     def __init__(self, data: bytes, path: str) -> None:
         self.path = path
@@ -77,6 +82,7 @@ class Elf:
         self._relocations: dict[int, list[Relocation]] = {}
         self._relocations_read = 0
         self._defined: dict[int, list[Symbol]] = defaultdict(list)
+        self.is_big_endian = is_big_endian(data)
         self._read_sections(data)
         self._read_symbols()
 
@@ -125,6 +131,8 @@ class Elf:
 
     def _read_sections(self, data: bytes) -> None:
         try:
+            if self.is_big_endian:
+                data = to_little_endian(data)
             headers, names_index = section_headers(data)
         except ObjectFileError as error:
             error.path = self.path

@@ -77,7 +77,7 @@ def _check_kind(ident: bytes, kind: int, machine: int) -> None:
     if ident[4] != 2:
         raise ObjectFileError("not a 64-bit ELF file", offset=4, hint=hint)
     if ident[5] != 1:
-        raise ObjectFileError("big-endian; only little-endian is read", offset=5, hint=hint)
+        raise ObjectFileError(f"byte order {ident[5]} is none", offset=5, hint=hint)
     if ident[6] != 1:
         raise ObjectFileError(f"ELF version {ident[6]}, not 1", offset=6)
     if machine not in (_EM_BPF, _EM_NONE):

@@ -79,6 +79,8 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
         *read_maps(elf, btf),
         *config_map(externs.values(), btf, section_index=len(elf.sections)),
     ]
+    if elf.is_big_endian:  # the bytes of variables stand in the other order
+        maps = [spec.with_changes(contents=None) for spec in maps]
     functions = Functions(elf)
     code = CodeReader(
         elf, functions, maps, btf=btf, ext=_ext(elf, btf), externs=externs, declared=compiled
@@ -99,6 +101,7 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
             *(f"map {spec.name}: {spec.note}" for spec in maps if spec.note),
         ),
         externs=externs,
+        is_big_endian=elf.is_big_endian,
     )
 
 

@@ -75,7 +75,7 @@ def test_relocations_with_and_without_addend_are_read_by_offset() -> None:
     ("field", "value", "words"),
     [
         ("class", 1, "not a 64-bit ELF file"),
-        ("data", 2, "big-endian"),
+        ("data", 3, "byte order 3 is none"),
         ("ident_version", 2, "ELF version 2"),
         ("machine", 62, "made for x86-64, not for BPF"),
         ("machine", 9999, "made for machine 9999"),

@@ -217,7 +217,8 @@ def reason_of(error: BpfError) -> str:
     if isinstance(error, NotSupportedError):
         return f"not in this kernel: {error.feature or error.message}"
     if isinstance(error, ObjectFileError):
-        return "does not fit this kernel's types"
+        is_of_others = "big-endian" in error.message
+        return "big-endian" if is_of_others else "does not fit this kernel's types"
     return type(error).__name__.removesuffix("Error")
 
 

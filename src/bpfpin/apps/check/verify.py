@@ -14,6 +14,7 @@ from bpfpin.errors import (
     VerifierError,
 )
 from bpfpin.objects.collection import Loaded, load
+from bpfpin.objects.load_checks import check_byte_order
 from bpfpin.objects.selection import selected
 from bpfpin.objects.verifier.cause import Cause
 from bpfpin.spec import ObjectSpec, ProgramSpec
@@ -59,6 +60,11 @@ def verify(spec: ObjectSpec, *, max_map_memory: int, log_level: int) -> Verdict:
     """
     default = selected(spec, None).programs
     verdict = Verdict(optional=frozenset(spec.programs.keys() - default.keys()))
+    try:
+        check_byte_order(spec)
+    except BpfError as error:
+        verdict.is_asked, verdict.error = False, error
+        return verdict
     asking = _Asking(spec, verdict, max_map_memory, log_level)
     try:
         asking.together(list(default))
