@@ -26,7 +26,9 @@ from support.tools import need
 CALLS = (
     *("bpf", "mkdir", "mkdirat", "rmdir", "link", "linkat", "unlink", "unlinkat"),
     *("symlink", "symlinkat", "rename", "renameat", "renameat2", "sendto", "sendmsg"),
+    *("memfd_create", "pidfd_send_signal"),  # a process that waits: marked, ended
 )
+NEVER_FAILS = ("pidfd_send_signal",)  # root may always end what it started
 _CALL = re.compile(r"^(?:(\d+) +)?(\w+)\((.*)$", re.MULTILINE)
 _WAIT_S = 30.0
 
@@ -81,17 +83,25 @@ class Injection:
         return ["-e", f"inject={self.point.call}:{self.fault.value}:when={self.point.number}"]
 
 
-def faulted(words: Sequence[str], *injections: Injection, folder: Path) -> Ending:
-    """Run the command and let all *injections* happen, each at another kind of call."""
+def faulted(
+    words: Sequence[str], *injections: Injection, folder: Path, follow: bool = True
+) -> Ending:
+    """Run the command and let all *injections* happen, each at another kind of call.
+
+    Without *follow* nothing happens to processes that it starts, and they may outlive it.
+    """
     traced = ",".join(injection.point.call for injection in injections)
     options = [option for injection in injections for option in injection.options()]
-    return _traced(words, ["-e", f"trace={traced}", *options], folder=folder)
+    return _traced(words, ["-e", f"trace={traced}", *options], folder=folder, follow=follow)
 
 
-def points(words: Sequence[str], *injections: Injection, folder: Path) -> list[Point]:
+def points(
+    words: Sequence[str], *injections: Injection, folder: Path, follow: bool = True
+) -> list[Point]:
     """Run the command to its end and return the calls it made, in their order."""
     options = [option for injection in injections for option in injection.options()]
-    ending = _traced(words, ["-e", f"trace={_known_calls()}", *options], folder=folder)
+    traced = ["-e", f"trace={_known_calls()}", *options]
+    ending = _traced(words, traced, folder=folder, follow=follow)
     assert (ending.exit == 0) == (not injections), ending.talk
     return points_of(ending.log)
 
@@ -132,11 +142,12 @@ def _known_calls() -> str:
     return ",".join(f"?{call}" for call in CALLS)
 
 
-def _traced(words: Sequence[str], options: Sequence[str], *, folder: Path) -> Ending:
+def _traced(words: Sequence[str], options: Sequence[str], *, folder: Path, follow: bool) -> Ending:
     need("strace")
     log, talk = folder / "strace", folder / "talk"
     pid, gate = _waiting(words, talk)
-    command = ["strace", "-f", "-o", str(log), *options, "-p", str(pid)]
+    threads = ["-f"] if follow else []
+    command = ["strace", *threads, "-o", str(log), *options, "-p", str(pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr is not None
         attached = strace.stderr.readline()

@@ -53,6 +53,7 @@ class Reference:
 class CrashLab:
     """One device and what is pinned for it; `words_for` are commands, `run` runs one here."""
 
+    follow = True  # whether what the commands start is hurt with them
     _has_link = True
     _kept_maps: tuple[str, ...] = ("xdp_stats_map", ".bss")
     _xdp_program = "count_port"
@@ -86,6 +87,10 @@ class CrashLab:
     def clean(self) -> list[str]:
         """Return the command that removes leftovers."""
         return self._words("clean")
+
+    def action(self, verdict: str) -> list[str]:
+        """Return the command that switches the verdict of the set."""
+        return self._words("action", self.lab.device, verdict)
 
     def _words(self, *words: str) -> list[str]:
         return [*words, "--pin-root", str(self.root)]
@@ -121,6 +126,31 @@ class CrashLab:
         ending = run_here(words)
         assert ending.exit == 0, f"{words[0]} exited {ending.exit}: {ending.talk}"
         return ending
+
+    # processes that wait beside a trial: here there are none
+
+    @contextlib.contextmanager
+    def freezing(self, is_wanted: bool) -> Iterator[None]:
+        """Let the processes that wait do nothing more once their command is dead."""
+        yield
+
+    def after_kill(self, *, is_killed_too: bool) -> None:
+        """Kill the waiting processes; or wait until none waits whose trial has not begun."""
+
+    def die_before_the_trial_begins(self, words: list[str]) -> None:
+        """Run a command that is killed, and with it who waits, when its trial would begin."""
+        raise NotImplementedError(words)
+
+    def is_on_trial(self) -> bool:
+        """Whether something may still be confirmed."""
+        return False
+
+    def confirm(self) -> list[str]:
+        """Return the command that keeps what is on trial."""
+        return self._words("confirm")
+
+    def require_nobody_waiting(self) -> None:
+        """Check that no process waits beside a trial that is over."""
 
     # what is there
 
@@ -159,6 +189,10 @@ class CrashLab:
         """Whether a stage or a mark is there, which the next command has to deal with."""
         stage = pin_names.stage_name(self.set.name)
         return any(name == stage or Path(name).name == pin_names.COMMIT for name in self.names())
+
+    def has_leftovers(self) -> bool:
+        """Whether anything is there that the next command has to deal with."""
+        return self.is_half_built()
 
     def identity(self) -> dict[str, int]:
         """Return the ids of what every generation keeps: maps, and the link if there is one."""

@@ -13,9 +13,12 @@ from support.crash import Ending, Fault, Injection, Point, faulted, points, run_
 from support.crash_lab import CrashLab, Generation, NetlinkLab
 from support.crash_migrating import MigratingLab
 from support.crash_several import SeveralLab
+from support.crash_trials import TrialLab, VerdictLab
 from support.crash_two import TwoDevicesLab
 
+BUSY = 7  # a set that is on trial
 NOT_FOUND = 4  # `unload` where nothing is loaded
+LONG = 3600  # seconds for a trial, in which no test ends by itself
 ATTEMPTS = 6  # to meet a call whose number depends on what else runs on the host
 
 
@@ -44,6 +47,14 @@ class Scenario:
     refused: str = ""  # a call that the kernel refuses, so that the command has to go back
     refused_number: int = 0  # which of the calls of that kind, counted from 0
     lab: type[CrashLab] = CrashLab
+    first: Callable[[CrashLab], list[str]] | None = None  # the command before
+    first_dies: bool = False  # right before its trial begins, and who waits beside it, too
+    goes_back: bool = False  # whether nothing of it stays if it is killed
+
+    @property
+    def begins_broken(self) -> bool:
+        """Whether a dead command has left something."""
+        return bool(self.first_kill) or self.first_dies
 
     @property
     def healers(self) -> tuple[Healer, ...]:
@@ -58,8 +69,16 @@ class Scenario:
         return Generation.NOTHING not in (self.old, self.new) and self.new is not Generation.MAPS
 
 
+def _on_trial(generation: Generation) -> Callable[[CrashLab], list[str]]:
+    return lambda lab: [*lab.load(generation), "--confirm", str(LONG)]
+
+
 def _load(generation: Generation) -> Callable[[CrashLab], list[str]]:
     return lambda lab: lab.load(generation)
+
+
+def _confirm(lab: CrashLab) -> list[str]:
+    return lab.confirm()
 
 
 NOTHING, MAPS, OLD, NEW = Generation.NOTHING, Generation.MAPS, Generation.OLD, Generation.NEW
@@ -90,6 +109,39 @@ SCENARIOS = {
         Scenario("clean", OLD, NEW, NEW, lambda lab: lab.clean(), first_kill="commit~"),
         Scenario(
             "clean, committed", OLD, NEW, NEW, lambda lab: lab.clean(), first_kill="BPF_LINK_UPDATE"
+        ),
+        Scenario("load --confirm", NOTHING, NEW, NEW, _on_trial(NEW), lab=TrialLab, goes_back=True),
+        Scenario("reload --confirm", OLD, NEW, NEW, _on_trial(NEW), lab=TrialLab, goes_back=True),
+        Scenario(
+            "action --confirm",
+            OLD,
+            NEW,
+            OLD,
+            lambda lab: [*lab.action("drop"), "--confirm", str(LONG)],
+            lab=VerdictLab,
+            goes_back=True,
+        ),
+        Scenario("confirm, load", NOTHING, NEW, NEW, _confirm, lab=TrialLab, first=_on_trial(NEW)),
+        Scenario("confirm, reload", OLD, NEW, NEW, _confirm, lab=TrialLab, first=_on_trial(NEW)),
+        Scenario(
+            "clean, load --confirm",
+            NOTHING,
+            NOTHING,
+            NEW,
+            lambda lab: lab.clean(),
+            first=_on_trial(NEW),
+            first_dies=True,
+            lab=TrialLab,
+        ),
+        Scenario(
+            "clean, reload --confirm",
+            OLD,
+            OLD,
+            NEW,
+            lambda lab: lab.clean(),
+            first=_on_trial(NEW),
+            first_dies=True,
+            lab=TrialLab,
         ),
     )
 }
@@ -139,9 +191,12 @@ class Trials:
         """Return the calls that the command makes, those at which it can be hurt."""
         self._prepare()
         words = self._scenario.words(self._lab)
-        found = points(words, *self._refused, folder=self._lab.folder)
+        found = self._points(words, *self._refused)
         taken = {injection.point.call for injection in self._refused}
         return [point for point in found if point.call not in taken]
+
+    def _points(self, words: Sequence[str], *injections: Injection) -> list[Point]:
+        return points(words, *injections, folder=self._lab.folder, follow=self._lab.follow)
 
     def killed(self, point: Point, healer: Healer, *, then: Point | None = None) -> Row:
         """Kill the command at *point*, and the next one at *then*; look, heal, look."""
@@ -151,15 +206,19 @@ class Trials:
         with self._told(f"killed at {point}, {then or ''}, healed by {healer.value}") as row:
             self._prepare()
             kept = self._identity()
-            self._fault(self._scenario.words(self._lab), point, Fault.KILL, *self._refused)
+            # What it started dies with it, meets the next command, or goes back by itself.
+            is_killed_too = then is not None or healer is Healer.LOAD
+            with self._lab.freezing(is_killed_too or healer is Healer.UNLOAD):
+                self._fault(self._scenario.words(self._lab), point, Fault.KILL, *self._refused)
+            self._lab.after_kill(is_killed_too=is_killed_too)
             self._check_at_once(runs=self._scenario.keeps_running)
             if then is not None:
                 self._fault(self.words(healer), then, Fault.KILL)
                 runs = self._scenario.keeps_running and healer is not Healer.UNLOAD
                 self._check_at_once(runs=runs)
-            row.half_built += self._lab.is_half_built()
+            row.half_built += self._lab.has_leftovers()
             self._heal(healer)
-            self._check_healed(row, healer, kept)
+            self._check_healed(row, healer, kept, is_killed=True)
         return row
 
     def failed(self, point: Point, fault: Fault) -> Row:
@@ -171,26 +230,37 @@ class Trials:
             self._prepare()
             kept = self._identity()
             ending = self._fault(self._scenario.words(self._lab), point, fault)
-            if self._scenario.first_kill and self._lab.is_half_built():
+            if self._lab.is_on_trial():
+                ending = self._confirmed(ending)
+            if self._scenario.begins_broken and self._lab.has_leftovers():
                 assert ending.exit != 0, "exit 0, but it is still half-built"
                 self._heal(Healer.CLEAN)  # it was so before, and the command said that it failed
                 ending = Ending(0, "", "")
-            row.half_built += self._lab.is_half_built()
+            row.half_built += self._lab.has_leftovers()
             self._check_exit(ending, self._lab.generation())
-            self._check_healed(row, Healer.CLEAN, kept)
+            self._check_healed(row, Healer.CLEAN, kept, is_killed=False)
         return row
+
+    def _confirmed(self, ending: Ending) -> Ending:
+        """Confirm what the command has put on trial, or could not confirm itself."""
+        if self._scenario.first is None:
+            assert ending.exit == 0, f"on trial, but exit {ending.exit}: {ending.talk}"
+        else:
+            assert ending.exit != 0, "exit 0, but it is still on trial"
+        return self._lab.run(self._lab.confirm())
 
     def leaves_something(self, point: Point) -> bool:
         """Whether a kill at *point* leaves something half-built."""
         self._prepare()
-        with contextlib.suppress(NotMadeError):
+        with contextlib.suppress(NotMadeError), self._lab.freezing(True):
             self._fault(self._scenario.words(self._lab), point, Fault.KILL, *self._refused)
-        return self._lab.is_half_built()
+        self._lab.after_kill(is_killed_too=True)
+        return self._lab.has_leftovers()
 
     def points_of_healing(self, point: Point, healer: Healer) -> list[Point]:
         """Return the calls of the next command after a kill at *point*."""
         assert self.leaves_something(point)
-        return points(self.words(healer), folder=self._lab.folder)
+        return self._points(self.words(healer))
 
     def words(self, healer: Healer) -> list[str]:
         """Return the next command."""
@@ -214,20 +284,25 @@ class Trials:
         self._lab.become(self._scenario.old)
         if self._first_kill:
             self._fault(self._lab.load(NEW), self._first_kill, Fault.KILL)
+        elif self._scenario.first_dies and self._scenario.first is not None:
+            self._lab.die_before_the_trial_begins(self._scenario.first(self._lab))
+        elif self._scenario.first is not None:
+            self._lab.run(self._scenario.first(self._lab))
 
     def _call_of_a_reload(self, arguments: str, number: int = 0) -> Point | None:
         """Return the call of an undisturbed reload that has *arguments*, one after *number*."""
         if not arguments:
             return None
         self._lab.become(OLD)
-        made = points(self._lab.load(NEW), folder=self._lab.folder)
+        made = self._points(self._lab.load(NEW))
         self._lab.clear()
         return [point for point in made if arguments in point.arguments][number]
 
     def _fault(
         self, words: Sequence[str], point: Point, fault: Fault, *others: Injection
     ) -> Ending:
-        ending = faulted(words, *others, Injection(point, fault), folder=self._lab.folder)
+        injections = (*others, Injection(point, fault))
+        ending = faulted(words, *injections, folder=self._lab.folder, follow=self._lab.follow)
         if ending.exit == 0 and not ending.was_hit:
             raise NotMadeError
         assert ending.was_hit, f"exit {ending.exit} before {point}: {ending.talk}"
@@ -248,30 +323,45 @@ class Trials:
             self._lab.count()
 
     def _heal(self, healer: Healer) -> None:
+        if self._lab.is_on_trial():
+            self._heal_a_trial(healer)
         ending = run_here(self.words(healer))
         accepted = {0, NOT_FOUND} if healer is Healer.UNLOAD else {0}
         assert ending.exit in accepted, f"{healer.value} exited {ending.exit}: {ending.talk}"
 
+    def _heal_a_trial(self, healer: Healer) -> None:
+        """Confirm what is still on trial: until then no other command changes the set."""
+        if healer is not Healer.CLEAN:
+            ending = run_here(self.words(healer))
+            assert ending.exit == BUSY, f"{healer.value} exited {ending.exit}: {ending.talk}"
+            assert "bpfpin confirm" in ending.talk, ending.talk
+        self._lab.run(self._lab.confirm())
+
     def _check_exit(self, ending: Ending, found: Generation) -> None:
         told = f"exit {ending.exit} and {found.value} is there: {ending.talk}"
-        if ending.exit == 0 or self._scenario.first_kill:
+        if ending.exit == 0 or self._scenario.begins_broken or self._scenario.first:
             assert found in (self._scenario.old, self._scenario.new), told
         else:
             assert found is self._scenario.old, told
-        if ending.exit == 0 and not self._scenario.first_kill:
+        if ending.exit == 0 and not self._scenario.begins_broken:
             assert found is self._scenario.new, told
 
-    def _check_healed(self, row: Row, healer: Healer, kept: dict[str, int]) -> None:
+    def _check_healed(
+        self, row: Row, healer: Healer, kept: dict[str, int], *, is_killed: bool
+    ) -> None:
         """Check that it is old or new, with the same maps, link and counts."""
+        self._lab.require_nobody_waiting()
         found = self._lab.generation()
         allowed = {
             Healer.LOAD: {self._scenario.retried},
             Healer.UNLOAD: {NOTHING},
             Healer.CLEAN: {self._scenario.old, self._scenario.new},
         }[healer]
+        if is_killed and healer is Healer.CLEAN and self._scenario.goes_back:
+            allowed = {self._scenario.old}
         assert found in allowed, f"{found.value} is there"
         row.old += found is self._scenario.old
-        row.new += found is self._scenario.new
+        row.new += found is self._scenario.new is not self._scenario.old
         row.unloaded += found not in (self._scenario.old, self._scenario.new)
         if self._scenario.keeps_running and found is not NOTHING:
             now = self._identity()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from bpfpin.apps.confirm import trials
 from bpfpin.apps.trial.start import is_waiting
 from bpfpin.pins.trial import Trial, now_ms
+from support.here import run_here
 from support.wait import wait_until
 
 
@@ -36,6 +38,30 @@ def kill(trial: Trial) -> None:
 def wait_for_the_deadline(trial: Trial) -> None:
     """Wait until it is too late to confirm."""
     wait_until(lambda: now_ms() > trial.deadline_ms)
+
+
+def killed_at(
+    owner: object, name: str, words: Sequence[object], *, waiting_below: Path | None = None
+) -> None:
+    """Run a command in a process that kills itself where it calls *name* of *owner*.
+
+    The processes that wait beside a change below *waiting_below* are killed before it.
+    """
+    pid = os.fork()
+    if not pid:
+        setattr(owner, name, lambda *_words, **_options: _die(waiting_below))
+        run_here(*words)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def _die(waiting_below: Path | None) -> None:
+    if waiting_below is not None:
+        for pid in waiting(waiting_below):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: waiting(waiting_below) == [])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _words(process: Path) -> list[bytes]:

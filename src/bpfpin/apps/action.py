@@ -15,7 +15,7 @@ from bpfpin.apps.danger import require_way_back
 from bpfpin.apps.recovery import recovered
 from bpfpin.apps.sets.place import namespace_of
 from bpfpin.apps.trial.start import end_waiting, start_waiting
-from bpfpin.apps.trial.trials import settle
+from bpfpin.apps.trial.trials import put_back, settle
 from bpfpin.apps.verdict import CUTTING, parse_verdict, require_willing
 from bpfpin.errors import KeyNotFoundError, NamespaceNotFoundError, UsageError
 from bpfpin.objects.map import Map
@@ -31,9 +31,10 @@ from bpfpin.pins.trial import (
     EntryChange,
     Trial,
     TrialPlace,
+    begin_trial,
+    command_deadline_ms,
     end_trial,
     make_room,
-    now_ms,
 )
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import UpdateFlag, XdpAction
@@ -125,13 +126,12 @@ def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) ->
         return report(subject, held, old, result=ActionResult.UNCHANGED, before=before)
     if switching.verdict in CUTTING:
         _require_way_back(switching)
-    result = ActionResult.SWITCHED
     if how.confirm_s is None or root is None:
         switching.write()
-    else:
-        _try(switching, how.confirm_s, place, root)
-        result = ActionResult.ON_TRIAL
-    told = report(subject, held, _value(held), result=result, before=before)
+        return report(subject, held, _value(held), result=ActionResult.SWITCHED, before=before)
+    with _trial(switching, how.confirm_s, place, root):
+        switching.write()
+        told = report(subject, held, _value(held), result=ActionResult.ON_TRIAL, before=before)
     return replace(told, confirm_s=how.confirm_s)
 
 
@@ -150,33 +150,43 @@ def _require_way_back(switching: _Switching) -> None:
         )
 
 
-def _try(switching: _Switching, seconds: int, place: TrialPlace, root: Directory) -> None:
-    """Write the verdict while a process waits that takes it back."""
-    with signals_deferred(), root.child(place.parent) as parent, ExitStack() as undo:
+@contextmanager
+def _trial(
+    switching: _Switching, seconds: int, place: TrialPlace, root: Directory
+) -> Iterator[None]:
+    """Let the block change the verdict while a process waits that takes it back.
+
+    The trial begins at the end of the block. An error in there takes the change back.
+    """
+    with (
+        signals_deferred(),
+        root.child(place.parent) as parent,
+        ExitStack() as opened,
+        ExitStack() as undo,
+    ):
         with make_room(parent, place.entry) as room:
             undo.callback(end_trial, parent, place.entry)
             switching.held.pin(room.pin_path(MAP))
-            trial = _begin(switching, seconds, place)
+            token, deadline_ms = secrets.token_hex(8), command_deadline_ms(seconds)
+            process = opened.enter_context(start_waiting(place, token, deadline_ms))
+            trial = Trial(
+                token,
+                seconds,
+                deadline_ms,
+                process.pid,
+                process.started,
+                device=switching.subject.device,
+                netns_inode=namespaces.inode(),
+                what=switching.verdict.name,
+                change=EntryChange(KEY, _value(switching.held), switching.value),
+            )
             undo.callback(end_waiting, trial)
             room.write_text(RECORD, trial.to_text())
-        switching.write()
         undo.pop_all()
-
-
-def _begin(switching: _Switching, seconds: int, place: TrialPlace) -> Trial:
-    token, deadline_ms = secrets.token_hex(8), now_ms() + seconds * 1000
-    pid, started = start_waiting(place, token, deadline_ms)
-    return Trial(
-        token,
-        seconds,
-        deadline_ms,
-        pid,
-        started,
-        device=switching.subject.device,
-        netns_inode=namespaces.inode(),
-        what=switching.verdict.name,
-        change=EntryChange(KEY, _value(switching.held), switching.value),
-    )
+        undo.callback(put_back, root, place, trial)
+        yield
+        begin_trial(parent, seconds, place.entry)
+        undo.pop_all()
 
 
 @contextmanager

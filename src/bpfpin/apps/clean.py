@@ -14,6 +14,7 @@ from bpfpin.apps.sets import leftover
 from bpfpin.apps.sets.reports import CleanReport, Left, LeftoverKind, Removed
 from bpfpin.apps.sets.stages import LeftStage, left_stages
 from bpfpin.apps.sets.users import used_maps
+from bpfpin.apps.trial.trials import describe_orphan, orphans
 from bpfpin.errors import AttachError, BusyError, PinError
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
@@ -72,12 +73,18 @@ class _Cleaning:
             with self._or_left(stage.path):
                 self._clean_stage(stage)
         self._clean_records()
-        for told in () if self._is_dry_run else clear(self._root):
+        for told in self._clear():
             self._removed.append(Removed(LeftoverKind.TRIAL, self._root.path, told))
         for name in self._directories():
             with self._or_left(self._root.path / name):
                 self._clean_set(name)
         return CleanReport(self._is_dry_run, tuple(self._removed), tuple(self._left))
+
+    def _clear(self) -> tuple[str, ...]:
+        """Do what `clear` does; a dry run only tells of the processes that would be ended."""
+        if self._is_dry_run:
+            return tuple(map(describe_orphan, orphans(self._root)))
+        return clear(self._root)
 
     @contextmanager
     def _or_left(self, path: Path) -> Iterator[None]:

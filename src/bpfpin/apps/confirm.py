@@ -11,8 +11,16 @@ from typing import Any
 from bpfpin.apps.recovery import recovered
 from bpfpin.apps.target import all_sets, find_set
 from bpfpin.apps.trial.start import end_waiting
-from bpfpin.apps.trial.trials import is_overdue, put_back, shown_name, trial_at
+from bpfpin.apps.trial.trials import (
+    end_orphans,
+    end_orphans_below,
+    is_overdue,
+    put_back,
+    shown_name,
+    trial_at,
+)
 from bpfpin.errors import (
+    BpfError,
     BusyError,
     IdNotFoundError,
     PinNotFoundError,
@@ -28,7 +36,7 @@ from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked
 from bpfpin.pins.pinset import read_manifest
 from bpfpin.pins.transaction import signals_deferred
-from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_trial, read_trial
+from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, end_trial, read_trial
 from bpfpin.syscall import netns as namespaces
 
 
@@ -82,7 +90,12 @@ def confirm(
     `PinNotFoundError` if nothing is on trial, `UsageError` with the list if several changes are,
     `BusyError` if it is too late: then what was before is back.
     """
-    wanted = _only(trials(pin_root), target, pin_root=pin_root, netns=netns)
+    try:
+        wanted = _only(trials(pin_root), target, pin_root=pin_root, netns=netns)
+    except PinNotFoundError:
+        # A confirm that was killed may have left the process that waited beside what it confirmed.
+        end_orphans_below(pin_root, lock_timeout_s=lock_timeout_s)
+        raise
     place = wanted.place
     with bpffs.open_to_change(pin_root) as root, locked(root, timeout_s=lock_timeout_s):
         if place.set:
@@ -95,7 +108,6 @@ def confirm(
             raise BusyError(put_back(root, place, trial), hint="change it again: --confirm SECONDS")
         with signals_deferred():
             _keep(root, place, trial)
-            end_waiting(trial)
     return ConfirmReport(names.display_name(place.set), trial.device, trial.what)
 
 
@@ -104,7 +116,7 @@ def clear(root: Directory) -> tuple[str, ...]:
 
     Returns what is to be told. What is on trial stays, and what is not ours.
     """
-    told = []
+    told = [*end_orphans(root)]
     sets = [TrialPlace(root.path, found.path.name) for found in all_sets(root.path)]
     for place in [*sets, *_places_of_maps(root.path)]:
         with suppress(PinNotFoundError, UnsafePathError), root.child(place.parent) as parent:
@@ -168,7 +180,13 @@ def _keep(root: Directory, place: TrialPlace, trial: Trial) -> None:
     with root.child(place.parent) as parent:
         if trial.links:
             _pin_links(root, place, trial, parent)
-        end_trial(parent, place.entry)
+        end_record(parent, place.entry)  # from here on it is confirmed: the rest is cleaning
+        end_waiting(trial)
+        try:
+            end_trial(parent, place.entry)
+        except BpfError:
+            with suppress(BpfError):  # what fails twice is left to the next command
+                end_trial(parent, place.entry)
 
 
 def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directory) -> None:

@@ -10,6 +10,7 @@ from bpfpin.apps.sets.splits import splits
 from bpfpin.apps.sets.stages import LeftStage, left_stages
 from bpfpin.apps.sets.view import SetView
 from bpfpin.apps.target import all_sets, find_set
+from bpfpin.apps.trial.trials import describe_orphan, orphans
 from bpfpin.pins import bpffs, lock, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
@@ -40,10 +41,25 @@ def status(
     problems = [problem for view in views for problem in view.problems]
     shown = {names.display_name(one.name) for one in found}
     problems += _lock_directory(pin_root)
+    problems += _orphans(pin_root, None if target is None else {one.name for one in found})
     problems += _splits(pin_root, None if target is None else shown)
     own = {program.id for one in reports for program in one.programs if program.id}
     others = other_programs(own) if target is None else ()
     return StatusReport(reports, tuple(problems), others)
+
+
+def _orphans(pin_root: Path, sets: set[str] | None) -> list[Problem]:
+    """Return the processes that wait beside trials that are over, of *sets* or of all."""
+    if bpffs.inspect(pin_root) is not RootState.MOUNTED:
+        return []
+    with Directory.open(pin_root) as root:
+        if lock.holder(root) is not None:  # it may be about to end them, or to begin their trial
+            return []
+        return [
+            Problem(ProblemKind.ORPHAN, describe_orphan(process), "bpfpin clean")
+            for process in orphans(root)
+            if sets is None or process.parent in sets
+        ]
 
 
 def _splits(pin_root: Path, sets: set[str] | None) -> list[Problem]:

@@ -15,8 +15,8 @@ from bpfpin.apps.reports import UnloadReport
 from bpfpin.apps.sets.live import read_own, require_unchanged_programs, runs_its_program
 from bpfpin.apps.sets.place import is_cgroup
 from bpfpin.apps.target import find_set
-from bpfpin.apps.trial.trials import settle_set
-from bpfpin.errors import BpfError, PinError
+from bpfpin.apps.trial.trials import end_orphans_below, settle_set
+from bpfpin.errors import BpfError, NotSupportedError, PinError, PinNotFoundError
 from bpfpin.objects.link import Link
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS
@@ -48,7 +48,11 @@ def undeploy(
     says so and nothing is changed. Raises `PinNotFoundError` (nothing is loaded), `UsageError`
     (several sets fit), `UnsafePathError` (not ours) and `LockTimeoutError`.
     """
-    name = find_set(target, pin_root=pin_root, netns=netns).name
+    try:
+        name = find_set(target, pin_root=pin_root, netns=netns).name
+    except PinNotFoundError:  # nothing but the process that waits beside a trial may be left
+        end_orphans_below(pin_root, lock_timeout_s=lock_timeout_s)
+        raise
     require_attach(f"unloading {target}")
     with bpffs.open_to_change(pin_root) as root, locked(root, timeout_s=lock_timeout_s):
         recovery = recovered(root, name)
@@ -104,17 +108,29 @@ def _link_ids(live: PinSet) -> list[int]:
 
 
 def _lasting_links(links: list[int]) -> Iterator[str]:
-    """Tell of links that did not go with their pin: somebody else holds them, too."""
+    """Detach the links that did not go with their pin, for somebody else holds them, too."""
     deadline = time.monotonic() + _PATIENCE_S
     for link_id in links:
         while _is_there(link_id):
             if time.monotonic() >= deadline:
-                yield (
-                    f"link id {link_id} is held by somebody else as well, and its program runs on;"
-                    f" to detach it: bpftool link detach id {link_id}"
-                )
+                yield _detached(link_id)
                 break
             time.sleep(_PAUSE_S)
+
+
+def _detached(link_id: int) -> str:
+    held = f"link id {link_id} is held by somebody else as well"
+    try:
+        with Link.from_id(link_id) as link:
+            link.detach()
+    except NotSupportedError:  # links of tracing programs have no way to be detached
+        return f"{held}, and its program runs on until they let go of it"
+    except BpfError as error:
+        return (
+            f"{held}, and its program runs on ({error.message});"
+            f" to detach it: bpftool link detach id {link_id}"
+        )
+    return f"{held}: it was detached, and they hold a link without a hook"
 
 
 def _is_there(link_id: int) -> bool:

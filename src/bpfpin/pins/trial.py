@@ -4,6 +4,10 @@
 and what goes back, and what that takes: the pin `map` of a map that one entry was changed in, or
 `before`, the generation that a load replaced. A map of no set has its own in the directory of the
 lock. Without a record, and where somebody else made it, it counts for nothing.
+
+The command that puts the change on trial adds `begun` last of all, a symlink whose text is the
+deadline. Without it the command failed or was killed: nobody was told of the trial, and the change
+goes back.
 """
 
 from __future__ import annotations
@@ -27,7 +31,11 @@ CONFIRM: Final = names.CONFIRM
 RECORD: Final = "record"
 MAP: Final = "map"
 BEFORE: Final = "before"
+BEGUN: Final = "begun"
 SECONDS_MAX: Final = 86400
+GRACE_S: Final = (
+    30  # more than its seconds, for the command that puts a change on trial to get done
+)
 
 _SCHEMA: Final = 1
 
@@ -64,8 +72,11 @@ class EntryChange:
 class Trial:
     """A change on trial; the deadline is of the clock that runs since boot, also in suspend.
 
+    Until the trial has begun, the deadline is the one of the command that puts the change on trial.
+
     *pid* and *started* (clock ticks since boot) are of the process that waits for the deadline. It
-    alone holds *links*, link ids by the name that their pins in the set are to have.
+    alone holds *links*, link ids by the name that their pins in the set are to have. *is_begun*,
+    which the record does not hold, says whether the command that put it on trial came to its end.
     """
 
     token: str
@@ -78,6 +89,7 @@ class Trial:
     what: str = ""
     change: EntryChange | None = None
     links: Mapping[str, int] = field(default_factory=dict)
+    is_begun: bool = field(default=False, compare=False)
 
     @property
     def left_s(self) -> float:
@@ -92,6 +104,7 @@ class Trial:
     def to_text(self) -> str:
         """Return the text of the record."""
         shown = dataclasses.asdict(self)
+        del shown["is_begun"]
         if self.change is not None:
             old = None if self.change.old is None else self.change.old.hex()
             shown["change"] = [self.change.key.hex(), old, self.change.new.hex()]
@@ -122,6 +135,11 @@ def now_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
+def command_deadline_ms(seconds: int) -> int:
+    """Return until when the command has to be over that puts a change on trial for *seconds*."""
+    return now_ms() + (seconds + GRACE_S) * 1000
+
+
 def read_trial(parent: Directory, entry: str = CONFIRM) -> Trial | None:
     """Return what is on trial in *parent*, None if nothing is; what others forged is nothing."""
     with suppress(BpfError, ValueError, RecursionError), parent.child(entry) as room:
@@ -130,7 +148,8 @@ def read_trial(parent: Directory, entry: str = CONFIRM) -> Trial | None:
         require_safe(room)
         if len(owners) == 1 and stat.S_ISLNK(record.st_mode):
             trial = Trial.parse(room.read_text(RECORD))
-            is_sane = trial.seconds <= SECONDS_MAX and trial.left_s <= trial.seconds
+            trial = _begun(trial, room)
+            is_sane = trial.seconds <= SECONDS_MAX and trial.left_s <= trial.seconds + GRACE_S
             return trial if is_sane else None
     return None
 
@@ -144,16 +163,33 @@ def make_room(parent: Directory, entry: str = CONFIRM) -> Directory:
         return parent.make(entry)
 
 
+def begin_trial(parent: Directory, seconds: int, entry: str = CONFIRM) -> None:
+    """Let the trial in *parent* begin: from here on there are *seconds* to confirm it."""
+    with parent.child(entry) as room:
+        room.write_text(BEGUN, str(now_ms() + seconds * 1000))
+
+
+def _begun(trial: Trial, room: Directory) -> Trial:
+    """Return the trial with its deadline, if it has begun."""
+    try:
+        deadline_ms = int(room.read_text(BEGUN))
+    except PinNotFoundError:
+        return trial
+    return dataclasses.replace(trial, deadline_ms=deadline_ms, is_begun=True)
+
+
+def end_record(parent: Directory, entry: str = CONFIRM) -> None:
+    """Let nothing be on trial any more, and keep what going back takes."""
+    with suppress(PinNotFoundError), parent.child(entry) as room:
+        require_safe(room)
+        room.unlink(RECORD)
+
+
 def end_trial(parent: Directory, entry: str = CONFIRM) -> None:
     """Let nothing be on trial any more: the record goes first, then what going back takes."""
-    try:
-        with parent.child(entry) as room:
-            require_safe(room)
-            with suppress(PinNotFoundError):
-                room.unlink(RECORD)
-    except PinNotFoundError:
-        return
-    remove_tree(parent, entry)
+    end_record(parent, entry)
+    with suppress(PinNotFoundError):
+        remove_tree(parent, entry)
 
 
 def copy_generation(source: Directory, target: Directory) -> None:

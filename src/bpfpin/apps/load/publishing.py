@@ -70,7 +70,7 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
     The lock must be held. The loads are closed.
     """
     with ExitStack() as trials:
-        # Around the transaction: what was not published ends.
+        # Around all that changes anything: the trials begin last, and what failed goes back.
         begun = [trials.enter_context(_trial(one.loading, one.plan, root)) for one in loads]
         with (
             next_generations(root, [one.loading.name for one in loads], reopen) as stages,
@@ -82,17 +82,17 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
                 live = opened.enter_context(root.child(one.loading.name)) if has_live else None
                 building = _Building(stage, one.loading, one.plan, one.loaded, live, trial)
                 running.append(building.build(one.shared))
-    reports = []
-    for one, programs in zip(loads, running, strict=True):
-        collection.fill_given(one.loading.spec, one.loaded, one.plan.given)
-        reports.append(finished(one.loading, one.plan, one.loaded, programs))
-    for one in loads:
-        one.close()
-        one.plan.close()  # it holds the old programs; what still uses such a map is another's
-    return [
-        report.with_notes((*_taken_away(root, one), *_left_over(root, one.loading)))
-        for one, report in zip(loads, reports, strict=True)
-    ]
+        reports = []
+        for one, programs in zip(loads, running, strict=True):
+            collection.fill_given(one.loading.spec, one.loaded, one.plan.given)
+            reports.append(finished(one.loading, one.plan, one.loaded, programs))
+        for one in loads:
+            one.close()
+            one.plan.close()  # it holds the old programs; what still uses such a map is another's
+        return [
+            report.with_notes((*_taken_away(root, one), *_left_over(root, one.loading)))
+            for one, report in zip(loads, reports, strict=True)
+        ]
 
 
 def _taken_away(root: Directory, load: Verified) -> Iterator[str]:

@@ -8,30 +8,35 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from bpfpin.apps.trial.start import end_waiting, start_waiting
-from bpfpin.errors import PinNotFoundError
+from bpfpin.apps.trial.start import Started, end_waiting, start_waiting
+from bpfpin.apps.trial.trials import put_back
+from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Place
+from bpfpin.pins.transaction import signals_deferred
 from bpfpin.pins.trial import (
     BEFORE,
     RECORD,
     Trial,
     TrialPlace,
+    begin_trial,
+    command_deadline_ms,
     copy_generation,
     make_room,
-    now_ms,
     read_trial,
 )
 from bpfpin.syscall.fd import Descriptor
 
 
 class LoadTrial:
-    """A load that goes back after *seconds*: around the `next_generation` of set *name*.
+    """A load that goes back after *seconds*: around all that the load of set *name* changes.
 
-    In there `hold` takes what is attached anew, instead of a pin, and `begin` comes last before the
-    manifest. A failure before the commit leaves neither the trial nor its process.
+    Within its `next_generation`, `hold` takes what is attached anew, instead of a pin, and `begin`
+    comes last before the manifest. The trial begins when the block is left without an error. An
+    error, also one after the commit, leaves neither the trial nor its process: what was before is
+    back. Death on the way does the same: the process takes the change back.
     """
 
     def __init__(self, seconds: int, root: Directory, name: str, place: Place) -> None:
@@ -42,6 +47,7 @@ class LoadTrial:
         self._links: dict[str, int] = {}
         self._kept: list[Descriptor] = []
         self._trial: Trial | None = None
+        self._process: Started | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -52,10 +58,33 @@ class LoadTrial:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for descriptor in self._kept:
-            descriptor.close()
-        if error is not None and self._trial is not None and not self._is_published():
-            end_waiting(self._trial)
+        try:
+            with signals_deferred():
+                self._conclude(is_done=error is None)
+        finally:
+            for descriptor in self._kept:
+                descriptor.close()
+            if self._process is not None:
+                self._process.close()
+
+    def _conclude(self, *, is_done: bool) -> None:
+        if self._trial is None:
+            return
+        try:
+            if is_done:
+                with self._root.child(self._name) as live:
+                    begin_trial(live, self._seconds)
+                return
+        except BpfError:
+            self._take_back(self._trial)
+            raise
+        self._take_back(self._trial)
+
+    def _take_back(self, trial: Trial) -> None:
+        if self._is_published(trial):
+            put_back(self._root, TrialPlace(self._root.path, self._name), trial)
+        else:
+            end_waiting(trial)
 
     def hold(self, pin: str, link: Link) -> None:
         """Keep *link*, which is to be pinned as `links~/PIN` once it is confirmed."""
@@ -68,15 +97,15 @@ class LoadTrial:
         The descriptors of what was held belong to that process from here on.
         """
         place = TrialPlace(self._root.path, self._name)
-        token, deadline_ms = secrets.token_hex(8), now_ms() + self._seconds * 1000
+        token, deadline_ms = secrets.token_hex(8), command_deadline_ms(self._seconds)
         keeps = [descriptor.fileno() for descriptor in self._kept]
-        pid, started = start_waiting(place, token, deadline_ms, keeps=keeps)
+        self._process = start_waiting(place, token, deadline_ms, keeps=keeps)
         self._trial = Trial(
             token,
             self._seconds,
             deadline_ms,
-            pid,
-            started,
+            self._process.pid,
+            self._process.started,
             device=self._place.device,
             netns_inode=self._place.netns_inode,
             what="a reload" if live else "a load",
@@ -88,7 +117,8 @@ class LoadTrial:
                     copy_generation(live, before)
             room.write_text(RECORD, self._trial.to_text())
 
-    def _is_published(self) -> bool:
+    def _is_published(self, trial: Trial) -> bool:
         with suppress(PinNotFoundError), self._root.child(self._name) as live:
-            return read_trial(live) == self._trial
+            there = read_trial(live)
+            return there is not None and there.token == trial.token
         return False

@@ -3,38 +3,49 @@
 It is told what is on trial by its place in bpffs and a token, waits without holding anything open
 there, and looks again at the deadline: what was confirmed meanwhile is no longer there. SIGTERM,
 SIGINT and SIGHUP make it look at once, so that the end of a login session takes the change back.
+
+The command that started it holds the other end of a pipe until it is over. If the trial has not
+begun by then, the command failed or was killed: the change is taken back at once.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from bpfpin.apps.trial.start import start_time
-from bpfpin.apps.trial.trials import expire
+from bpfpin.apps.trial.trials import expire, trial_at
 from bpfpin.errors import BpfError
-from bpfpin.pins.trial import TrialPlace, now_ms
+from bpfpin.pins.trial import Trial, TrialPlace, now_ms
 
 _WAKING: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _ATTEMPTS: Final = 600  # one a second, for a lock that somebody holds
-_NAP_MAX_S: Final = 60.0  # the timer stands still in suspend, the deadline does not
+_NAP_MAX_S: Final = 5.0  # between looks; also, the timer stands still in suspend
+_LOOK_MS: Final = 100  # how often signals are looked for while the command is at it
 
 
 def main(words: Sequence[str]) -> None:
     """Leave the caller, say so on stdout, wait for the deadline, and take the change back."""
-    root, parent, entry, token, deadline_ms = words
+    root, parent, entry, token, deadline_ms, gate, *links = words
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
     if os.fork():
         os._exit(0)
-    sys.stdout.write(f"{os.getpid()} {start_time(os.getpid())}")
-    sys.stdout.flush()
+    with suppress(OSError):  # the caller is dead already, which the pipe says, too
+        os.write(1, f"{os.getpid()} {start_time(os.getpid())}".encode())
     _let_go()
-    _wait(int(deadline_ms))
-    _expire(TrialPlace(Path(root), parent, entry), token)
+    place = TrialPlace(Path(root), parent, entry)
+    trial = _begun(int(gate), place, token, int(deadline_ms))
+    if trial is not None:
+        _wait(place, trial)
+    for link in links:  # which detaches, whoever has the lock that going back needs
+        os.close(int(link))
+    _expire(place, token)
 
 
 def _let_go() -> None:
@@ -46,9 +57,37 @@ def _let_go() -> None:
     os.close(nothing)
 
 
-def _wait(deadline_ms: int) -> None:
-    while (left_ms := deadline_ms - now_ms()) > 0:
+def _begun(gate: int, place: TrialPlace, token: str, deadline_ms: int) -> Trial | None:
+    """Wait until the command is over, and return the trial if it has begun.
+
+    A command that stands still does not keep the change beyond its own deadline.
+    """
+    poll = select.poll()
+    poll.register(gate, select.POLLIN)
+    while not poll.poll(_LOOK_MS):
+        if now_ms() >= deadline_ms or signal.sigtimedwait(_WAKING, 0):
+            return None
+    os.close(gate)
+    trial = _own_trial(place, token)
+    return trial if trial is not None and trial.is_begun else None
+
+
+def _own_trial(place: TrialPlace, token: str) -> Trial | None:
+    trial = None
+    with suppress(BpfError):
+        trial = trial_at(place)
+    return trial if trial is not None and trial.token == token else None
+
+
+def _wait(place: TrialPlace, trial: Trial) -> None:
+    """Wait for the deadline, for a signal, or for the end of the trial by any other hand.
+
+    Whoever confirms ends this process; but he may be killed before, or the set be removed by hand.
+    """
+    while (left_ms := trial.deadline_ms - now_ms()) > 0:
         if signal.sigtimedwait(_WAKING, min(left_ms / 1000, _NAP_MAX_S)):
+            return
+        if _own_trial(place, trial.token) is None:
             return
 
 

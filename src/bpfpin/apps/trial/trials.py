@@ -5,14 +5,22 @@ from __future__ import annotations
 import dataclasses
 import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Final
 
 from bpfpin.apps.load.shared_names import map_ids, take_away
 from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.sets.live import read_own
-from bpfpin.apps.trial.start import end_waiting, is_waiting
+from bpfpin.apps.trial.start import (
+    Waiting,
+    end_process,
+    end_waiting,
+    is_waiting,
+    waiting_processes,
+)
 from bpfpin.errors import (
     AttachError,
+    BpfError,
     BusyError,
     KeyNotFoundError,
     NotBpffsError,
@@ -64,7 +72,7 @@ def describe_trial(trial: Trial, shown: str) -> str:
     """Return what is to be told of a trial; *shown* is the set or device as it is typed."""
     if is_overdue(trial):
         return (
-            f"{trial.what} was not confirmed in time: the next command that changes {shown}"
+            f"{trial.what} {_why_over(trial)}: the next command that changes {shown}"
             " puts back what was before"
         )
     return (
@@ -74,26 +82,90 @@ def describe_trial(trial: Trial, shown: str) -> str:
 
 
 def is_overdue(trial: Trial) -> bool:
-    """Whether it is too late to confirm: the deadline passed, or links ended with their process."""
-    return trial.is_late or (bool(trial.links) and not is_waiting(trial))
+    """Whether it cannot be confirmed any more.
+
+    The deadline passed, links ended with their process, or it never began: the lock must be held to
+    know that the command is not still at it.
+    """
+    is_ended = bool(trial.links) and not is_waiting(trial)
+    return not trial.is_begun or trial.is_late or is_ended
+
+
+def _why_over(trial: Trial) -> str:
+    if not trial.is_begun:
+        return "was not completed by the command that put it on trial"
+    return "was not confirmed in time"
 
 
 def settle(root: Directory, place: TrialPlace) -> tuple[str, ...]:
     """Put back what is overdue, and return what is to be told of it; the lock must be held.
 
+    Processes that wait beside nothing are ended, and what is left of trials that are over goes.
     `BusyError` if something is on trial that can still be confirmed. For every command that is
     about to change what is there, after `recovered`.
     """
+    told = end_orphans(root)
     with suppress(PinNotFoundError), root.child(place.parent) as parent:
         trial = read_trial(parent, place.entry)
         if trial is not None:
-            return _settle(root, place, trial)
-    return ()
+            told += _settle(root, place, trial)
+        else:
+            _forget(parent, place)
+    return told
 
 
 def settle_set(root: Directory, name: str) -> tuple[str, ...]:
     """Do what `settle` does for the set in the directory *name*."""
     return settle(root, TrialPlace(root.path, name))
+
+
+def _forget(parent: Directory, place: TrialPlace) -> None:
+    """Remove what is left of a trial that is over; what is not ours stays."""
+    with suppress(UnsafePathError):
+        if place.set:
+            read_manifest(parent)
+        end_trial(parent, place.entry)
+
+
+def orphans(root: Directory) -> tuple[Waiting, ...]:
+    """Return the processes that wait beside a trial that is not there any more.
+
+    Only while the lock is held it is sure that no command is about to write the record.
+    """
+    return tuple(process for process in waiting_processes(root) if not _has_trial(root, process))
+
+
+def end_orphans(root: Directory) -> tuple[str, ...]:
+    """End the `orphans`, and return what is to be told of them; the lock must be held."""
+    told = []
+    for process in orphans(root):
+        end_process(process)
+        if process.holds_link:
+            told.append(f"{describe_orphan(process)}: it was ended")
+    return tuple(told)
+
+
+def end_orphans_below(pin_root: Path, *, lock_timeout_s: float) -> None:
+    """Do what `end_orphans` does where no set was found; what cannot be changed is left."""
+    with (
+        suppress(BpfError),
+        bpffs.open_to_change(pin_root) as root,
+        locked(root, timeout_s=lock_timeout_s),
+    ):
+        end_orphans(root)
+
+
+def describe_orphan(process: Waiting) -> str:
+    """Return what is to be told of a process that waits beside a trial that is over."""
+    holds = "still holds the link of" if process.holds_link else "still waits beside"
+    return f"process {process.pid} {holds} a trial that is over"
+
+
+def _has_trial(root: Directory, process: Waiting) -> bool:
+    with suppress(PinNotFoundError, UnsafePathError), root.child(process.parent) as parent:
+        trial = read_trial(parent, process.entry)
+        return trial is not None and trial.token == process.token
+    return False
 
 
 def _settle(root: Directory, place: TrialPlace, trial: Trial) -> tuple[str, ...]:
@@ -123,7 +195,9 @@ def expire(place: TrialPlace, token: str) -> None:
             recovered(root, place.set)
         with suppress(PinNotFoundError), root.child(place.parent) as parent:
             trial = read_trial(parent, place.entry)
-            if trial is not None and trial.token == token:
+            if trial is None:  # there may be the room for one, of a command that was killed
+                _forget(parent, place)
+            elif trial.token == token:
                 put_back(root, place, trial)
 
 
@@ -138,11 +212,12 @@ def put_back(root: Directory, place: TrialPlace, trial: Trial) -> str:
                 _put_entry_back(root, place, trial.change)
             else:
                 _put_generation_back(root, place.set)
-            told = f"{trial.what} was not confirmed in time: what was before is back"
+            told = f"{trial.what} {_why_over(trial)}: what was before is back"
         except (ProgramChangedError, AttachError) as error:
             told = f"{trial.what} was not confirmed, but cannot go back: {error.message}"
         with suppress(PinNotFoundError), root.child(place.parent) as parent:
-            if read_trial(parent, place.entry) == trial:
+            now = read_trial(parent, place.entry)
+            if now is not None and now.token == trial.token:
                 end_trial(parent, place.entry)
         end_waiting(trial)
     return told
