@@ -62,6 +62,13 @@ class Codec(ABC):
     letter: str = ""
     shown: Callable[[Any], Any] | None = None
     has_lock: bool = False
+    is_reversible: bool = True
+    """Whether what is read is written as the same bits, of those in `mask`."""
+
+    @functools.cached_property
+    def mask(self) -> int:
+        """The bits that are read, of all bytes as one little-endian number; others are padding."""
+        return (1 << 8 * self.size) - 1
 
     @abstractmethod
     def decode(self, data: Buffer, at: int = 0) -> Any:
@@ -145,6 +152,7 @@ class ScalarCodec(Codec):
         self.letter = letter
         self._form = struct.Struct("<" + letter)
         self.size = self._form.size
+        self.is_reversible = letter not in FLOATS  # -0.0 equals 0.0, and NaN may change its bits
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return the number."""

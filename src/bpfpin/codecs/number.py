@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from bpfpin.btf.types import Enum, Int
 from bpfpin.codecs.codec import Buffer, Codec, MisfitError, ScalarCodec, bounds
 
 _NAMES_TOLD = 16
+_TRUTHS = frozenset({0, 1})
 
 
 class BitsCodec(Codec):
@@ -22,6 +24,11 @@ class BitsCodec(Codec):
         self._shift = bit_offset
         self._is_signed = is_signed
         self.size = (bit_offset + bits + 7) // 8
+
+    @functools.cached_property
+    def mask(self) -> int:
+        """The bits of the integer."""
+        return ((1 << self._bits) - 1) << self._shift
 
     @property
     def is_whole(self) -> bool:
@@ -62,6 +69,7 @@ class BoolCodec(ScalarCodec):
 
     def __init__(self) -> None:
         super().__init__("?")
+        self.is_reversible = False
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Take a truth value, 0 or 1."""
@@ -100,6 +108,8 @@ class MappedCodec(Codec):
         self.size = plain.size
         self.letter = plain.letter
         self.has_lock = self.origin.has_lock
+        self.is_reversible = plain.is_reversible
+        self.mask = plain.mask
         self.shown: Callable[[Any], Any] = shown
         self._taken = taken
 
@@ -116,9 +126,28 @@ class MappedCodec(Codec):
         self.plain.encode_into(self._taken(value), data, at)
 
 
-def truths(bits: BitsCodec) -> Codec:
+def truths(bits: BitsCodec, *, is_key: bool = False) -> Codec:
     """Return the codec of truth values that are not one byte: bit-fields, wide ones."""
-    return MappedCodec(bits, bool, truth)
+    return _key_truths(bits, bits) if is_key else MappedCodec(bits, bool, truth)
+
+
+def bool_codec(*, is_key: bool = False) -> Codec:
+    """Return the codec of `_Bool`; in keys a byte of 2 reads as 2, as it is another key than 1."""
+    return _key_truths(ScalarCodec("B"), BoolCodec()) if is_key else BoolCodec()
+
+
+def _key_truths(plain: Codec, origin: Codec) -> Codec:
+    return MappedCodec(plain, _truth_or_number, _truth_number, origin=origin)
+
+
+def _truth_or_number(number: int) -> int:
+    return bool(number) if number in _TRUTHS else number
+
+
+def _truth_number(value: Any) -> int:
+    if hasattr(value, "__index__") and value not in _TRUTHS:
+        return int(value)
+    return truth(value)
 
 
 class _Names(dict[int, str]):
@@ -141,7 +170,7 @@ def enum_codec(kind: Enum, plain: Codec) -> MappedCodec:
     }
     names = _Names()
     for name, number in numbers.items():
-        names.setdefault(number, name)
+        names.setdefault(number, name)  # that of a damaged BTF which names two is of the last
     title = f"enum {kind.name}".rstrip()
     return MappedCodec(plain, names.__getitem__, lambda value: _number(value, numbers, title))
 

@@ -28,7 +28,7 @@ from bpfpin.codecs.flat import record_codec
 from bpfpin.codecs.format_table import KEY, VALUE, FormatTable, Place, type_names
 from bpfpin.codecs.formats import Format
 from bpfpin.codecs.kernel_owned import is_kernel_owned, is_spin_lock
-from bpfpin.codecs.number import BitsCodec, BoolCodec, OddCodec, enum_codec, truths
+from bpfpin.codecs.number import BitsCodec, OddCodec, bool_codec, enum_codec, truths
 from bpfpin.codecs.record import (
     ArrayCodec,
     Part,
@@ -125,7 +125,9 @@ class _Maker:
 
     def integer(self, kind: Int, _at: At) -> Codec:
         if kind.encoding & IntEncoding.BOOL:
-            return BoolCodec() if kind.size == 1 else truths(OddCodec(kind))
+            if kind.size == 1:
+                return bool_codec(is_key=self.is_key)
+            return truths(OddCodec(kind), is_key=self.is_key)
         letter = LETTERS.get(kind.size)
         if letter is None or kind.bits != 8 * kind.size or kind.bit_offset:
             return OddCodec(kind)
@@ -217,7 +219,7 @@ class _Maker:
         is_signed = isinstance(kind, Int | Enum) and kind.is_signed
         made = BitsCodec(bits, bit_offset=bit, is_signed=is_signed)
         is_bool = isinstance(kind, Int) and kind.encoding & IntEncoding.BOOL
-        return truths(made) if is_bool else self._named(kind, made)
+        return truths(made, is_key=self.is_key) if is_bool else self._named(kind, made)
 
     def _factory(self) -> Callable[[Any], dict[str, Any]]:
         return Record if self.is_key else dict

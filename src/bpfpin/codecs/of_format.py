@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import struct
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from bpfpin.codecs.codec import Buffer, Codec, MisfitError
 
+_ORDERS = "@=<>!"
+_AS_READ = re.compile(r"[@=<>!]?[\s\dbBhHiIlLqQnNPsc]*")
 CtypesType = type[ctypes.Structure] | type[ctypes.Union]
 
 
@@ -41,12 +44,23 @@ def _named_form(kind: type[tuple[Any, ...]]) -> str:
     return "".join(get_args(hint)[1] for hint in fields.values())
 
 
+def _unpadded(form: str) -> int:
+    """Return the bytes of the items alone: without an alignment between them."""
+    order = "=" if form[:1] not in ("<", ">", "!") else form[0]
+    try:
+        return struct.calcsize(order + form.lstrip(_ORDERS))
+    except struct.error:  # `P`, `n`, `N` are of the native order alone
+        return struct.calcsize(form)
+
+
 class FormatCodec(Codec):
     """A format of the struct module: one item alone, several as a tuple."""
 
     def __init__(self, form: str, *, factory: Any = None) -> None:
         self._form = struct.Struct(form)
         self.size = self._form.size
+        # Padding and truth values, and what floats equal, are not written as they were read.
+        self.is_reversible = bool(_AS_READ.fullmatch(form)) and self.size == _unpadded(form)
         count = len(self._form.unpack(bytes(self.size)))
         self._is_single = count == 1 and factory is None
         self._factory = factory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -20,6 +21,9 @@ class Record(dict[str, Any]):
     def _refuse(self, *_arguments: object, **_members: object) -> NoReturn:
         raise TypeError("a key cannot be changed; dict(key) makes a copy that can")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Record, (dict(self),)  # a dict's own way sets item after item
+
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
@@ -35,6 +39,13 @@ class ArrayCodec(Codec):
         self.factory = factory
         self.size = element.size * length
         self.has_lock = element.has_lock
+        self.is_reversible = element.is_reversible
+
+    @functools.cached_property
+    def mask(self) -> int:
+        """Those of every element."""
+        one = self.element.mask.to_bytes(self.element.size, "little")
+        return int.from_bytes(one * self.length, "little")
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return the elements."""
@@ -95,7 +106,17 @@ class RecordCodec(Codec):
             raise ObjectFileError(f"a structure of more than {MAX_MEMBERS} members")
         self.size = size
         self.has_lock = any(part.codec.has_lock for part in self.parts)
+        is_each_once = len(set(self.names)) == len(self.names)  # not so in a damaged BTF
+        self.is_reversible = is_each_once and all(one.codec.is_reversible for one in self.parts)
         self._factory = factory
+
+    @functools.cached_property
+    def mask(self) -> int:
+        """Those of every member; the rest is padding."""
+        found = 0
+        for part in self.parts:
+            found |= part.codec.mask << 8 * part.offset
+        return found
 
     def decode(self, data: Buffer, at: int = 0) -> dict[str, Any]:
         """Return the members by name."""

@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bpfpin.errors import NotSupportedError
+from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.objects.batch import BATCH, BATCHED
 from bpfpin.objects.elements import CLOSED_FD, Elements
 from bpfpin.syscall.attr import MapBatchAttr
@@ -79,6 +79,48 @@ class Writer(Closing):
         for index in range(done, len(entries)):
             self._one(entries, index, flag)
         return len(entries)
+
+    def delete_present(self, keys: memoryview, *, named: Callable[[bytes], object]) -> int:
+        """Delete those of *keys* that are there and return how many; the others do not count.
+
+        A batch stops at a key that is not there and tells how many it deleted before
+        (`generic_map_delete_batch` in kernel/bpf/syscall.c), so the next one goes on behind it.
+        """
+        entries = self._checked(keys, None, named)
+        deleted = at = 0
+        while at < len(entries):
+            done = self._delete_run(entries, at) if self.is_batched else 0
+            deleted, at = deleted + done, at + done
+            if at < len(entries):
+                deleted += self._delete_if_there(entries, at)
+                at += 1
+        return deleted
+
+    def _delete_run(self, entries: Entries, at: int) -> int:
+        """Delete the keys from the one at *at* on, until one is not there; return how many."""
+        keys, _keys_stay = address(entries.keys)
+        attribute = MapBatchAttr(elem_flags=UpdateFlag.ANY)
+        call = Call(Cmd.MAP_DELETE_BATCH, attribute)
+        attribute.map_fd = self._fd
+        attribute.count = count = min(BATCH, len(entries) - at)
+        attribute.keys = keys + at * self._elements.key_size
+        if call.enter() >= 0:
+            return count
+        error = self._elements.refused(call, entries.named(entries.key(at)))
+        if isinstance(error, KeyNotFoundError):
+            return attribute.count if attribute.count < count else 0
+        if not isinstance(error, NotSupportedError):
+            raise error
+        self.is_batched = False
+        return 0
+
+    def _delete_if_there(self, entries: Entries, index: int) -> bool:
+        key = entries.key(index)
+        try:
+            self._elements.delete(key, named=entries.named(key))
+        except KeyNotFoundError:
+            return False
+        return True
 
     def _checked(
         self, keys: memoryview, values: memoryview | None, named: Callable[[bytes], object]

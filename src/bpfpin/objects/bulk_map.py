@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from bpfpin.codecs.stray import KeyCodec, pieces, reads_alike
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.objects import columns, garbage
 from bpfpin.objects.batch import BATCH, HASHES, RawBatch
@@ -123,6 +124,38 @@ class BulkMap(TypedMap):
                 deleted += self._writer.write(encoded, None, named=self._named)
             else:
                 deleted += sum(map(self._delete_one, some))
+        return deleted
+
+    def keys_like(self, key: Any) -> list[Any]:
+        """Return the keys that read like *key*, whatever their padding and unused bits hold.
+
+        A program that does not clear the padding of its keys makes several of them where one was
+        meant, and a dict of the members finds none but that with zeros. Each of the keys returned
+        is found and deleted by its own bytes (`codecs/stray.py`). All keys are read for it, unless
+        those of this map have no such bits.
+        """
+        encoded = self._key.encode(key)
+        if not isinstance(self._key, KeyCodec):
+            return [self._key.decode(encoded)] if self._elements.has(encoded) else []
+        plain = self._key.plain_codec
+        is_like = reads_alike(plain, encoded)
+        return [
+            self._key.decode(one)
+            for part in self._walk()
+            for one in pieces(part.keys, self.key_size)
+            if is_like(one)
+        ]
+
+    def delete_present(self, keys: Iterable[Any]) -> int:
+        """Delete those of *keys* that are there, in batches, and return how many were deleted.
+
+        Keys that somebody else deleted before are passed over and not counted.
+        """
+        self._check_deletable()
+        deleted, left = 0, iter(keys)
+        while some := list(itertools.islice(left, BATCH)):
+            encoded = memoryview(self._key.encode_many(some))
+            deleted += self._writer.delete_present(encoded, named=self._named)
         return deleted
 
     def _delete_one(self, key: Any) -> int:

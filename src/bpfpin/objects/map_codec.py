@@ -10,6 +10,7 @@ from bpfpin.codecs.codec import Codec, ScalarCodec
 from bpfpin.codecs.format_table import KEY, VALUE, FormatTable
 from bpfpin.codecs.of_btf import codec, untyped
 from bpfpin.codecs.of_format import format_codec
+from bpfpin.codecs.stray import keeping_bytes
 from bpfpin.objects.codec_holders import HOLDERS, attachment_key, owner_key
 from bpfpin.objects.info import MapInfo
 from bpfpin.objects.percpu import PER_CPU, PerCpuCodec
@@ -55,7 +56,14 @@ class Reading:
 
 
 def key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
-    """Return how the keys read; a format wins over the type *ref*, an index is a number without."""
+    """Return how the keys read; a format wins over the type *ref*, an index is a number without.
+
+    What is read keeps the bytes that it does not show (`codecs/stray.py`).
+    """
+    return keeping_bytes(_key_codec(info, ref, reading))
+
+
+def _key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
     formats = reading.formats
     if reading.key_format is not None:
         plain = format_codec(reading.key_format, info.key_size, is_key=True)

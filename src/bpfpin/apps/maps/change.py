@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bpfpin.apps.maps import fields, keys
-from bpfpin.apps.maps.entries import Entry, parsed_key, require_entries, said, value_form
+from bpfpin.apps.maps.entries import Entry, present_key, require_entries, said, value_form
 from bpfpin.apps.maps.fields import Field
 from bpfpin.apps.maps.form import Form
 from bpfpin.apps.maps.naming import open_kind, open_typed, type_name
@@ -71,7 +71,7 @@ def change(
         require_entries(held)
         _require_nameable(held)
         _check_cpu(held, cpu)
-        wanted = parsed_key(held, key)
+        wanted = present_key(held, key)
         _check(held, wanted, conditions, cpu)
         with _holding(held, words) as there, _told_if_full(held, wanted):
             if there is None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from bpfpin.apps.maps.entries import parsed_key, require_entries, said
+from bpfpin.apps.maps.entries import present_key, require_entries, said
 from bpfpin.apps.maps.naming import open_typed
-from bpfpin.errors import KeyNotFoundError
-from bpfpin.objects.map import Map
 
 
 def delete(target: str, typed_keys: Sequence[str]) -> int:
@@ -19,7 +17,7 @@ def delete(target: str, typed_keys: Sequence[str]) -> int:
     """
     with open_typed(target, read_only=False) as held, said(held):
         require_entries(held)
-        wanted = list(dict.fromkeys(parsed_key(held, key) for key in typed_keys))
+        wanted = list(dict.fromkeys(present_key(held, key) for key in typed_keys))
         for key in wanted:
             with suppress(TypeError):  # of some types nobody may read
                 _ = held[key]
@@ -29,19 +27,10 @@ def delete(target: str, typed_keys: Sequence[str]) -> int:
 
 
 def delete_all(target: str) -> int:
-    """Delete all entries that a walk finds and return how many; what others add meanwhile stays."""
+    """Delete all entries that a walk finds and return how many; what others add meanwhile stays.
+
+    What somebody else deletes first is not counted.
+    """
     with open_typed(target, read_only=False) as held, said(held):
         require_entries(held)
-        wanted = list(held)
-        try:
-            return held.delete_batch(wanted)
-        except KeyNotFoundError:  # somebody else deletes, too
-            return sum(_is_deleted(held, key) for key in wanted)
-
-
-def _is_deleted(held: Map, key: object) -> bool:
-    try:
-        del held[key]
-    except KeyNotFoundError:
-        return False
-    return True
+        return held.delete_present(list(held))

@@ -17,6 +17,7 @@ from bpfpin.apps.maps import sums, where
 from bpfpin.apps.maps.columns import CPU, KEY, VALUE, Column, Columns, Row
 from bpfpin.apps.maps.entries import require_entries, said
 from bpfpin.apps.maps.naming import moment_of, open_typed
+from bpfpin.codecs.stray import StrayBytes
 from bpfpin.errors import BusyError, UsageError
 from bpfpin.objects import garbage
 from bpfpin.objects.map import Map
@@ -57,6 +58,8 @@ class Dump(Closing):
         self._top = selection.top
         self._cpus = _possible(held, selection.cpus)
         self._is_listed = held.is_per_cpu and self._cpus is Cpus.LIST
+        self.stray_keys = 0
+        """How many of the rows so far have a key whose padding is not zero."""
         self._compared = sums.compared(held) if self._is_listed else _as_it_is
         self.columns = Columns.of(held, has_cpu=self._cpus is Cpus.EACH)
         conditions = [where.parse(text, self.columns) for text in selection.where]
@@ -114,6 +117,7 @@ class Dump(Closing):
             if self._is_wanted:
                 rows = [row for row in rows if self._is_wanted(self._compared(row))]
             if rows:
+                self.stray_keys += sum(isinstance(row[0], StrayBytes) for row in rows)
                 yield rows
 
     def _sorted(self, by: Column) -> Iterable[Row]:

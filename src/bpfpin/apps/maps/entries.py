@@ -13,6 +13,7 @@ from bpfpin.apps.maps import keys, literals
 from bpfpin.apps.maps.form import Form
 from bpfpin.apps.maps.literals import Literal
 from bpfpin.apps.maps.naming import ID, open_typed, whole
+from bpfpin.codecs.stray import KeyCodec, key_bytes_of
 from bpfpin.errors import BpfError, KeyNotFoundError, UsageError
 from bpfpin.objects.bloom_filter import BloomFilter
 from bpfpin.objects.map import Map
@@ -36,6 +37,7 @@ _KEY_WORDS: Final[dict[MapType | int, tuple[Literal, ...]]] = {
     MapType.DEVMAP_HASH: (literals.device,),
 }
 _VERDICT_BYTES: Final = 4
+_ALIKE_TOLD: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,13 @@ class Entry:
     is_percpu: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry as the JSON documents have it."""
-        return {"key": self.key, "values" if self.is_percpu else "value": self.value}
+        """Return the entry as the JSON documents have it.
+
+        `key_bytes` stands beside a key whose padding is not zero.
+        """
+        raw = key_bytes_of(self.key)
+        more = {} if raw is None else {"key_bytes": raw}
+        return {"key": self.key, **more, "values" if self.is_percpu else "value": self.value}
 
 
 def lookup(target: str, key: str, *, raw: bool = False) -> Entry:
@@ -65,7 +72,7 @@ def _lookup(target: str, key: str, *, raw: bool) -> Entry:
         if held.type == MapType.BLOOM_FILTER:
             return _asked(held, parsed_value(held, key))
         require_entries(held)
-        wanted = parsed_key(held, key)
+        wanted = present_key(held, key)
         if not raw:
             return Entry(wanted, held[wanted], held.is_per_cpu)
         with _raw(held) as plain:
@@ -101,6 +108,27 @@ def require_entries(held: TypedMap) -> None:
 def parsed_key(held: TypedMap, text: str) -> Any:
     """Return the key that *text* means in this map."""
     return keys.parse(text, key_form(held))
+
+
+def present_key(held: Map, text: str) -> Any:
+    """Return the key of the map that *text* means: one that reads so, whatever its padding holds.
+
+    As typed, with zeros in the padding, if none does. `UsageError` with the bytes of each if
+    several do; as `hex:` one of them is meant for certain.
+    """
+    key = parsed_key(held, text)
+    if text.startswith(literals.HEX) or not isinstance(held.key_codec, KeyCodec):
+        return key
+    alike = held.keys_like(key)
+    if len(alike) <= 1:
+        return alike[0] if alike else key
+    named = [literals.HEX + held.key_codec.encode(one).hex() for one in alike]
+    more = f", … ({len(named)} of them)" if len(named) > _ALIKE_TOLD else ""
+    raise UsageError(
+        f"{len(named)} keys of map {held.name!r} (id {held.id}) read {text}: they differ in bytes"
+        " that belong to no member (padding), which the program did not clear",
+        hint=f"name one by its bytes: {', '.join(named[:_ALIKE_TOLD])}{more}",
+    )
 
 
 def parsed_value(held: TypedMap, text: str) -> Any:

@@ -14,6 +14,7 @@ from bpfpin.apps.maps.columns import Columns, Row
 from bpfpin.apps.maps.entries import require_entries, said
 from bpfpin.apps.maps.naming import ID, NAME, open_typed
 from bpfpin.codecs.formats import AUTO
+from bpfpin.codecs.stray import key_bytes_of
 from bpfpin.objects.map import Map
 from bpfpin.syscall.fd import Closing
 
@@ -51,7 +52,9 @@ class Event:
         parts = {name: self.value, "old": self.old}
         there = {name: part for name, part in parts.items() if part is not None}
         time_s = round(self.wall_time_s, 6)
-        return {"time": time_s, "event": self.kind.value, "key": self.key, **there}
+        raw = key_bytes_of(self.key)
+        more = {} if raw is None else {"key_bytes": raw}
+        return {"time": time_s, "event": self.kind.value, "key": self.key, **more, **there}
 
 
 # What `Watching.events` yields.

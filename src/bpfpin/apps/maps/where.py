@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from bpfpin.apps.maps import keys, literals
 from bpfpin.apps.maps.columns import Column, Columns, Row
+from bpfpin.codecs.stray import without_bytes
 from bpfpin.errors import UsageError
 
 _CONDITION: Final = re.compile(r"\s*([\w.\[\]]+)\s*(>=|<=|!=|==|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
@@ -64,7 +65,7 @@ class Condition:
 
     def holds(self, row: Row) -> bool:
         """Whether the row is taken."""
-        return self.compare(self.column.of(row), self.wanted)
+        return self.compare(without_bytes(self.column.of(row)), self.wanted)
 
 
 def parse(text: str, columns: Columns) -> Condition:
@@ -80,7 +81,8 @@ def parse(text: str, columns: Columns) -> Condition:
     if sign in _ORDERED:
         require_order(column)
     compare = _OPERATORS[sign]
-    return Condition(column, compare, wanted if sign == _GLOB else _typed(wanted, column))
+    typed = wanted if sign == _GLOB else without_bytes(_typed(wanted, column))
+    return Condition(column, compare, typed)
 
 
 def require_order(column: Column) -> None:

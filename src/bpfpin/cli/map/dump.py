@@ -8,11 +8,13 @@ from bpfpin.apps.maps.dump import Cpus, Dump, Selection, open_dump
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
 from bpfpin.cli.map.csv_rows import write_csv
-from bpfpin.cli.map.pieces import write_document, write_lines
+from bpfpin.cli.map.pieces import KEY_BYTES, write_document, write_lines
 from bpfpin.cli.output import JSON, NDJSON, TABLE
+from bpfpin.codecs.stray import key_bytes_of
 
 CSV = "csv"
 TO_THE_RIGHT = ("cpu",)
+ZEROS = "-"
 
 
 @bpfpin_command("dump", outputs=(TABLE, JSON, NDJSON, CSV))
@@ -60,14 +62,23 @@ def command(
             write_csv(out, dump)
         else:
             _table(context, dump)
+        if dump.stray_keys:
+            out.say(
+                f"{dump.stray_keys} of the keys read have padding that is not zero, so that several"
+                " may read alike: the program does not clear its keys"
+            )
 
 
 def _table(context: Context, dump: Dump) -> None:
-    rows = [tuple(map(_cell, row)) for batch in dump.batches() for row in batch]
-    context.out.table(dump.names, rows, right=TO_THE_RIGHT)
+    rows = [row for batch in dump.batches() for row in batch]
+    cells = [tuple(map(value_text, row)) for row in rows]
+    names = dump.names
+    if dump.stray_keys:
+        names = (*names, KEY_BYTES)
+        cells = [
+            (*shown, value_text(key_bytes_of(row[0]) or ZEROS))
+            for shown, row in zip(cells, rows, strict=True)
+        ]
+    context.out.table(names, cells, right=TO_THE_RIGHT)
     if not rows:
         context.out.say("no entry meets the conditions" if dump.is_filtered else "the map is empty")
-
-
-def _cell(value: object) -> str:
-    return value_text(value)

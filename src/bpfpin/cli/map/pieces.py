@@ -8,6 +8,9 @@ from typing import Any, Final
 
 from bpfpin.cli.failure import describe
 from bpfpin.cli.output import SCHEMA, Output, to_json
+from bpfpin.codecs.stray import StrayBytes, key_bytes_of
+
+KEY_BYTES: Final = "key_bytes"
 
 Row = tuple[Any, ...]
 _INTEGER: Final = "%d"
@@ -52,12 +55,21 @@ def json_rows(names: Sequence[str], batch: Sequence[Row]) -> list[str]:
     """
     form = _template(names, batch[0])
     flat = _FLAT.get(tuple(isinstance(part, dict) for part in batch[0]))
+    if any(isinstance(row[0], StrayBytes) for row in batch):
+        return [to_json(_with_bytes(names, row)) for row in batch]
     if form and flat:
         try:
             return [form % row for row in flat(batch)]
         except TypeError:  # a name among the numbers of an enumeration
             pass
     return [to_json(dict(zip(names, row, strict=True))) for row in batch]
+
+
+def _with_bytes(names: Sequence[str], row: Row) -> dict[str, Any]:
+    """Return the row with the bytes of a key whose padding is not zero."""
+    raw = key_bytes_of(row[0])
+    more = {} if raw is None else {KEY_BYTES: raw}
+    return {names[0]: row[0], **more, **dict(zip(names[1:], row[1:], strict=True))}
 
 
 # Rows of numbers, by which of their parts are structures.
