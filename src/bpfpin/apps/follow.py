@@ -200,6 +200,7 @@ class Follower(Closing):
         if reload.is_other_map:
             before.map.close()
             return reload
+        before.map.read_as_in(found.map)  # a new program may have more names for the values
         found.map.close()  # whoever has the handle may go on with it
         self._now = replace(found, map=before.map)
         return reload if before.directory != found.directory else None

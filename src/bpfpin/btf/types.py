@@ -111,6 +111,9 @@ class Enumerator(NamedTuple):
     value: int
 
 
+_WIDE_SIZE = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Enum:
     """An enumeration; BTF_KIND_ENUM64 when *is_wide*."""
@@ -120,6 +123,11 @@ class Enum:
     is_signed: bool
     values: tuple[Enumerator, ...]
     is_wide: bool = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are just the lower 32 bits of its 64: BTF_KIND_ENUM, before clang 15."""
+        return self.size == _WIDE_SIZE and not self.is_wide
 
 
 @dataclass(frozen=True, slots=True)

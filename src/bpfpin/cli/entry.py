@@ -6,6 +6,7 @@ from typing import Any
 
 from bpfpin.apps.maps.entries import Entry
 from bpfpin.cli.output import to_json
+from bpfpin.codecs.codec import is_escaped
 
 _MARKS = ('"', "{", "[", "hex:")
 
@@ -21,7 +22,7 @@ def value_text(value: Any) -> str:
 def _is_word(text: str) -> bool:
     """Whether *text* is read as itself: not as JSON or bytes, and nothing in it is hidden."""
     is_plain = bool(text) and text.isprintable() and text.strip() == text
-    return is_plain and not text.startswith(_MARKS)
+    return is_plain and not text.startswith(_MARKS) and not is_escaped(text)
 
 
 def value_lines(entry: Entry) -> list[str]:

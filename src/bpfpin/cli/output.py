@@ -7,6 +7,7 @@ sees it.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,10 +67,46 @@ def _plain(value: object) -> object:
 
 
 def to_json(value: object) -> str:
-    """Return *value* as one line of JSON; bytes as `hex:0a00`, paths and enums by their value."""
+    r"""Return *value* as one line of JSON; bytes as `hex:0a00`, paths and enums by their value.
+
+    Any reader of JSON takes it: a byte of a text that is no UTF-8 is written `\xff`, a backslash
+    that would look like the start of one `\x5c`, a float that is no number as the text `NaN`,
+    `Infinity` or `-Infinity`. `map set` takes all of these.
+    """
     import json  # noqa: PLC0415 - `bpfpin --version` stays quick
 
-    return json.dumps(value, default=_plain)
+    try:
+        text = json.dumps(value, default=_plain, allow_nan=False)
+    except ValueError:  # NaN and the infinities, for which JSON has no numbers
+        return json.dumps(_strict(value))
+    return json.dumps(_strict(value)) if any(mark in text for mark in _NOT_STRICT) else text
+
+
+# What a surrogate and a text that looks like an escaped byte are in the output of `json`.
+_NOT_STRICT = ("\\ud", "\\\\x")
+
+
+def _strict(value: object) -> object:
+    """Return *value* with all texts and numbers as every reader of JSON takes them."""
+    from bpfpin.codecs.codec import escaped  # noqa: PLC0415 - as above
+
+    if isinstance(value, str):
+        return escaped(value)
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _INFINITE.get(value, "NaN")
+    if isinstance(value, Mapping):
+        return {
+            escaped(key) if isinstance(key, str) else key: _strict(one)
+            for key, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_strict(one) for one in value]
+    return _strict(_plain(value))
+
+
+_INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 
 class Output:

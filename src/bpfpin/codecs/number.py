@@ -162,17 +162,25 @@ def enum_codec(kind: Enum, plain: Codec) -> MappedCodec:
 
     Of several names for a number the first one is read; all of them are taken.
     """
-    low, high = bounds(8 * kind.size, is_signed=kind.is_signed)
-    # Older compilers call all of them unsigned and store 32 bits, also of fewer bytes.
-    numbers = {
-        one.name: one.value if low <= one.value <= high else one.value & ((1 << 8 * kind.size) - 1)
-        for one in kind.values
-    }
+    numbers = {one.name: _stored(kind, one.value) for one in kind.values}
     names = _Names()
     for name, number in numbers.items():
         names.setdefault(number, name)  # that of a damaged BTF which names two is of the last
     title = f"enum {kind.name}".rstrip()
     return MappedCodec(plain, names.__getitem__, lambda value: _number(value, numbers, title))
+
+
+def _stored(kind: Enum, value: int) -> int:
+    """Return the number that a variable of the enumeration has for an enumerator.
+
+    Compilers before clang 15 call all of them unsigned and store 32 bits, of fewer bytes and of
+    more. Of 64 bits the upper half is not known: it is taken for the sign of the lower one, so that
+    -1 has its name; a greater number reads as the number that it is.
+    """
+    if kind.is_cut:
+        value = value - (1 << 32) if value >> 31 == 1 else value
+    low, high = bounds(8 * kind.size, is_signed=kind.is_signed)
+    return value if low <= value <= high else value & ((1 << 8 * kind.size) - 1)
 
 
 def _number(value: Any, numbers: Mapping[str, int], title: str) -> Any:

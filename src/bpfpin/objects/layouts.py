@@ -16,7 +16,8 @@ from typing import Final
 
 from bpfpin.btf.btf import Btf, TypeRef, blob
 from bpfpin.btf.check import check
-from bpfpin.btf.types import Member, Union
+from bpfpin.btf.compare import differences
+from bpfpin.btf.types import Array, DataSection, Enum, Member, Struct, Union, Variable
 from bpfpin.btf.write import BtfBuilder, subset
 from bpfpin.errors import BpfError, ObjectFileError
 from bpfpin.objects.info import MapInfo, map_info
@@ -80,6 +81,45 @@ def parts(pin: str) -> Iterator[str]:
     """Yield the names of the symlinks that may hold the types of the map pinned as *pin*."""
     yield pin
     yield from (f"{pin}~{number}" for number in range(1, CHUNKS_MAX + 1))
+
+
+def newest(path: Path, info: MapInfo, made_with: Types) -> Types:
+    """Return the types by which the map at *path* reads: those it was *made_with*, or newer ones.
+
+    The kernel keeps the types that a map was made with. A reload that keeps the map may bring an
+    enumeration with more names, which stand beside the pin. They count if nothing else differs.
+    """
+    if made_with[1] is None:
+        return beside(path, info)
+    if not any(ref is not None and has_names(ref) for ref in made_with):
+        return made_with
+    stored = beside(path, info)
+    both = list(zip(made_with, stored, strict=True))
+    if any(new is None or differences(old, new) for old, new in both if old is not None):
+        return made_with
+    return (stored[0] if made_with[0] is not None else None), stored[1]
+
+
+def has_names(ref: TypeRef) -> bool:
+    """Whether there is an enumeration in the type."""
+    pending, seen = [ref.id], set[int]()
+    while pending:
+        type_id = ref.btf.strip(pending.pop())
+        if type_id in seen:
+            continue
+        seen.add(type_id)
+        kind = ref.btf[type_id]
+        if isinstance(kind, Enum):
+            return True
+        if isinstance(kind, Array):
+            pending.append(kind.element_id)
+        elif isinstance(kind, Struct | Union):
+            pending += [member.type_id for member in kind.members]
+        elif isinstance(kind, DataSection):
+            pending += [one.type_id for one in kind.variables]
+        elif isinstance(kind, Variable):
+            pending.append(kind.type_id)
+    return False
 
 
 def beside(path: Path, info: MapInfo) -> Types:

@@ -79,7 +79,8 @@ class TypedMap(RawMap):
         module, a `ctypes.Structure`, or a `NamedTuple` of `Annotated[int, "Q"]`. `key_type` and
         `value_type` do so by BTF and win over what the kernel reports. With *read_only* read
         permission on the pin is enough, and writing is refused; who may not ask the kernel for the
-        types (CAP_SYS_ADMIN) reads by those that `deploy` stored beside the pin.
+        types (CAP_SYS_ADMIN) reads by those that `deploy` stored beside the pin. They are also
+        those of an enumeration that got new names since the map was made.
 
         With `raw=True` enumerations read as numbers and char arrays as bytes. `formats` maps what
         reads differently to a `Format` or its word: by name of member (`saddr`), by path
@@ -90,9 +91,9 @@ class TypedMap(RawMap):
         formats = reading.pop("formats", None)
         opened = cls(open_pin(path, cls.kind, read_only=read_only), **reading)
         types = opened.key_type, opened.value_type
-        if types[1] is None and not any(reading.get(one) is not None for one in _TYPING):
-            types = layouts.beside(Path(path), opened._fixed)
         try:
+            if not any(reading.get(one) is not None for one in _TYPING):
+                types = layouts.newest(Path(path), opened._fixed, types)
             opened._read_as(*types, formats)
         except BaseException:
             opened.close()
@@ -126,13 +127,17 @@ class TypedMap(RawMap):
             formats=other._formats,
         )
 
+    def read_as_in(self, other: TypedMap) -> None:
+        """Read keys and values from now on as *other*, a handle of the same map, does."""
+        self._read_as(other.key_type, other.value_type, self._formats)
+
     def _read_as(
         self, key_type: TypeRef | None, value_type: TypeRef | None, formats: Formats | None
     ) -> None:
         self.key_type, self.value_type = key_type, value_type
         self._formats, table = formats, FormatTable(formats) if formats else None
         self._reading = replace(self._reading, formats=table)
-        for made in ("_key", "_value"):
+        for made in ("_key", "_value", "_are_numbers"):
             self.__dict__.pop(made, None)
         if self._reading.may_misfit:  # which is told at once
             _ = self._key, self._value

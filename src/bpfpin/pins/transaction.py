@@ -75,15 +75,17 @@ class Stage(Closing):
         key: TypeRef | None = None,
         value: TypeRef | None = None,
     ) -> None:
-        """Give a map of the live generation to this one too, with the types kept beside it.
+        """Give a map of the live generation to this one too, and the types as they are now.
 
-        *key* and *value* are those of a map that had none.
+        *key* and *value* are those of the new object, which may know more names for the values of
+        an enumeration; where it has none, those that are kept stay.
         """
         self._directory.link_from(live, names.map_pin_name(name))
         with live.child(names.LAYOUTS) as kept:
-            if layouts.keep(self._layouts, kept, name):
+            if value is None and layouts.keep(self._layouts, kept, name):
                 return
-        layouts.write(self._layouts, name, key=key, value=value)
+            before = layouts.read(kept, name) if key is None else (None, None)
+        layouts.write(self._layouts, name, key=key or before[0], value=value)
 
     def pin_program(self, name: str, held: Pinnable) -> None:
         """Pin a program."""

@@ -27,6 +27,16 @@ from support.btf_tables import S32, U8, U32, U64, table
 PAIR = Struct("pair", 16, (Member("packets", 1, 0), Member("bytes", 2, 64)))
 
 
+NEGATIVE = Enum("e", 4, True, (Enumerator("ZERO", 0), Enumerator("LOW", -3)))
+NEGATIVE_OF_CLANG_14 = Enum("e", 4, False, (Enumerator("ZERO", 0), Enumerator("LOW", 0xFFFFFFFD)))
+WIDE = Enum(
+    "wide", 8, True, (Enumerator("HIGH", 0x123456789ABC), Enumerator("LOW", -1)), is_wide=True
+)
+WIDE_OF_CLANG_14 = Enum(
+    "wide", 8, False, (Enumerator("HIGH", 0x56789ABC), Enumerator("LOW", 0xFFFFFFFF))
+)
+
+
 def compared(old: BtfType, new: BtfType) -> list[tuple[str, str, str]]:
     """Compare two types that may refer to u64 by 1 and 2, to s32 by 3 and to u32 by 4."""
     common = (U64, Modifier(ModifierKind.TYPEDEF, "__u64", 1), S32, U32)
@@ -47,6 +57,15 @@ def compared(old: BtfType, new: BtfType) -> list[tuple[str, str, str]]:
             Enum("colour", 4, False, (Enumerator("RED", 0),)),
             Enum("colour", 4, False, (Enumerator("RED", 0), Enumerator("BLUE", 1))),
         ),
+        (NEGATIVE_OF_CLANG_14, NEGATIVE),
+        (NEGATIVE, NEGATIVE_OF_CLANG_14),
+        (WIDE_OF_CLANG_14, WIDE),
+        (WIDE, WIDE_OF_CLANG_14),
+        (NEGATIVE_OF_CLANG_14, Enum("e", 4, True, (*NEGATIVE.values, Enumerator("NEW", 7)))),
+        (
+            Enum("packed", 1, False, (Enumerator("LOW", 0xFFFFFFFF),)),
+            Enum("packed", 1, True, (Enumerator("LOW", -1),)),
+        ),
     ],
 )
 def test_what_reads_the_same_is_no_difference(old: BtfType, new: BtfType) -> None:
@@ -57,6 +76,22 @@ def test_what_reads_the_same_is_no_difference(old: BtfType, new: BtfType) -> Non
     ("old", "new", "found"),
     [
         (U64, S32, [("", "u64", "s32")]),
+        (
+            NEGATIVE,
+            Enum("e", 4, True, (Enumerator("ZERO", 0), Enumerator("LOW", -2))),
+            [("", "enum e { ZERO = 0, LOW = -3 }", "enum e { ZERO = 0, LOW = -2 }")],
+        ),
+        (
+            WIDE,
+            Enum("wide", 8, True, (Enumerator("HIGH", 1 << 40), WIDE.values[1]), is_wide=True),
+            [
+                (
+                    "",
+                    "enum wide { HIGH = 20015998343868, LOW = -1 }",
+                    "enum wide { HIGH = 1099511627776, LOW = -1 }",
+                )
+            ],
+        ),
         (S32, U32, [("", "s32", "u32")]),
         (Array(1, 1, 4), Array(1, 1, 5), [("", "u64[4]", "u64[5]")]),
         (Array(1, 1, 4), Array(3, 1, 4), [("[]", "u64", "s32")]),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bpfpin.cli.output import Color, Output, escape, escape_lines, to_json
+from bpfpin.codecs.codec import unescaped
 from bpfpin.uapi import MapType
 
 
@@ -43,6 +47,48 @@ def test_lines_stay_lines_where_a_text_may_have_several() -> None:
 )
 def test_what_json_has_no_word_for_is_said_plainly(value: object, text: str) -> None:
     assert to_json(value) == text
+
+
+def strict(text: str) -> object:
+    """Read JSON as the strictest parser does: no NaN, no half of a surrogate pair."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no number in JSON")
+
+    value = json.loads(text, parse_constant=refuse)
+    assert json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a\udcff", "a\\xff"),
+        ("\\xff", "\\x5cxff"),
+        ("\\udcff \\x \\\\xf", "\\udcff \\x \\\\xf"),
+        ("\ud800", "\\ud800"),
+        ("Gr\u00fc\u00dfe \U0001f41d", "Gr\u00fc\u00dfe \U0001f41d"),
+        (Path("/sys/\udc80"), "/sys/\\x80"),
+        ({"\udcff": ["\udcfe", 1.5, True, None]}, {"\\xff": ["\\xfe", 1.5, True, None]}),
+        (math.nan, "NaN"),
+        ([math.inf, -math.inf, -0.0], ["Infinity", "-Infinity", -0.0]),
+        (
+            {"load": math.nan, "raw": b"\xff", "path": Path("a")},
+            {"load": "NaN", "raw": "hex:ff", "path": "a"},
+        ),
+        (1 << 128, 1 << 128),
+    ],
+)
+def test_every_value_is_json_that_a_strict_parser_takes(value: object, shown: object) -> None:
+    assert strict(to_json(value)) == shown
+
+
+@given(st.binary())
+def test_every_text_of_bytes_can_be_had_back(raw: bytes) -> None:
+    text = strict(to_json(raw.decode(errors="surrogateescape")))
+
+    assert isinstance(text, str)
+    assert unescaped(text) == raw
 
 
 def test_what_has_no_form_at_all_is_refused() -> None:

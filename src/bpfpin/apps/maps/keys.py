@@ -15,7 +15,7 @@ from typing import Any, Final
 from bpfpin.apps.maps import literals
 from bpfpin.apps.maps.form import MAX_INTEGER_BYTES, Form
 from bpfpin.apps.maps.literals import HEX
-from bpfpin.codecs.codec import Codec, TextCodec
+from bpfpin.codecs.codec import Codec, TextCodec, is_escaped, text_of, unescaped
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
 
@@ -85,7 +85,9 @@ def _text(text: str, form: Form) -> Any:
     Texts in JSON come here as well, so bytes may be among them.
     """
     codec = form.codec
-    if text.startswith(HEX) and not isinstance(codec, TextCodec):
+    if isinstance(codec, TextCodec):
+        return text_of(unescaped(text)) if is_escaped(text) else text
+    if text.startswith(HEX):
         return _from_hex(text, form)
     if _takes(codec, text):
         return text

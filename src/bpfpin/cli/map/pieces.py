@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -102,7 +101,7 @@ def _object(members: Iterable[tuple[str, str | None]]) -> str:
 
 
 def _quoted(name: str) -> str:
-    return json.dumps(name).replace("%", "%%")
+    return to_json(name).replace("%", "%%")
 
 
 def _is_integer(value: Any) -> bool:

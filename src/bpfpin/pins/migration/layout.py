@@ -256,7 +256,12 @@ def _is_alike(old: Leaf, new: Leaf) -> bool:
 
 
 def _limits(old: Leaf, new: Leaf) -> tuple[int, int] | None:
-    """Return the numbers that both sides can hold, None if those are all of the old ones."""
+    """Return the numbers that both sides can hold, None if those are all of the old ones.
+
+    An enumeration of the same size can: only compilers from clang 15 on say whether it is signed.
+    """
+    if old.kind is new.kind is LeafKind.ENUM and old.place.size == new.place.size:
+        return None
     (low, high), (least, greatest) = _reach(old.place), _reach(new.place)
     both = max(low, least), min(high, greatest)
     return None if both == (low, high) else both
@@ -272,5 +277,18 @@ def _renumbered(old: Leaf, new: Leaf) -> tuple[tuple[tuple[int, int], ...], froz
     if not old.values or not new.values:
         return (), frozenset()
     numbers = dict(new.values)
-    moved = tuple((n, numbers[name]) for name, n in old.values if numbers.get(name, n) != n)
+    mask = _compared_bits(old, new)
+    moved = tuple((n, numbers[name]) for name, n in old.values if (numbers.get(name, n) ^ n) & mask)
     return moved, frozenset(number for name, number in old.values if name not in numbers)
+
+
+def _compared_bits(old: Leaf, new: Leaf) -> int:
+    """Return the bits in which two numbers of one name differ; all, for two sizes.
+
+    Compilers before clang 15 store no sign, and of 64 bits the lower 32.
+    """
+    size = old.place.size
+    if size != new.place.size:
+        return -1
+    is_cut = any(all(0 <= n < 1 << 32 for _, n in one.values) for one in (old, new))
+    return (1 << (32 if size == 8 and is_cut else 8 * size)) - 1
