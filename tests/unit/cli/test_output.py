@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfpin.cli.output import Color, Output, escape, escape_lines, to_json
@@ -83,6 +83,7 @@ def test_every_value_is_json_that_a_strict_parser_takes(value: object, shown: ob
     assert strict(to_json(value)) == shown
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_every_text_of_bytes_can_be_had_back(raw: bytes) -> None:
     text = strict(to_json(raw.decode(errors="surrogateescape")))

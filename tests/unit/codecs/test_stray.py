@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfpin.btf.btf import Btf
@@ -97,6 +97,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
 
 
 @pytest.mark.parametrize("name", CODECS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_every_key_is_written_as_it_was_read_and_no_two_are_one(
     name: str, data: st.DataObject
