@@ -33,6 +33,7 @@ BpfError
 │   ├── CgroupNotFoundError
 │   ├── NamespaceNotFoundError
 │   └── WrongHookError
+├── MissingExtraError(ImportError)     a package that bpfpin needs for this is not installed
 └── UsageError(ValueError)             a name or choice that the object or the set does not have
 
 A message says what was asked, what is there and, in `hint`, what to do.
@@ -89,6 +90,8 @@ class Portable(Exception):  # noqa: N818  (no error by itself)
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = {**self.__dict__, "args": self.args}
+        if isinstance(self, ImportError):
+            state["name"] = self.name
         if isinstance(self, OSError):  # these live in the C structure, not in the dictionary
             state |= {name: getattr(self, name) for name in _OS_ERROR_FIELDS}
         return _blank, (type(self),), state
@@ -98,7 +101,8 @@ def _blank(kind: type[Portable]) -> Portable:
     """Return an exception whose attributes are set next, by BaseException.__setstate__."""
     # The builtin that decides the memory layout makes it: with several bases `kind.__new__` may be
     # that of another one, which refuses.
-    return OSError.__new__(kind) if issubclass(kind, OSError) else Exception.__new__(kind)
+    builtin = next((one for one in (OSError, ImportError) if issubclass(kind, one)), Exception)
+    return builtin.__new__(kind)
 
 
 def _say_missing(error: FileNotFoundError) -> None:
@@ -427,6 +431,20 @@ class WrongHookError(AttachError):
     """The program's type cannot run at that hook."""
 
     exit_code = ExitCode.USAGE
+
+
+class MissingExtraError(BpfError, ImportError):
+    """A package that only this needs is not installed: numpy for `Map.to_numpy`.
+
+    It comes with the extra of its name: `pip install 'bpfpin[numpy]'`.
+    """
+
+    exit_code = ExitCode.NOT_SUPPORTED
+
+    def __init__(self, package: str) -> None:
+        install = f"pip install 'bpfpin[{package}]'"
+        BpfError.__init__(self, f"{package} is not installed: {install}", hint=install)
+        self.name = package
 
 
 class UsageError(BpfError, ValueError):

@@ -125,11 +125,19 @@ def bpfpin_command(
             context = Context.of(ctx.obj)
             _check_output(context.out.kind, outputs, name)
             with _namespace(context.netns):
+                if isinstance(target := options.get("map_"), str):
+                    options["map_"] = _map_path(target, context.pin_root)
                 return function(context, *args, **options)
 
         return click.command(name, cls=Command, **attributes)(run)
 
     return decorate
+
+
+def _map_path(target: str, pin_root: Path) -> str:
+    from bpfpin.apps.maps.naming import path_of  # noqa: PLC0415 - only for verbs of maps
+
+    return path_of(target, pin_root)
 
 
 def _check_output(kind: str, outputs: Sequence[str], verb: str) -> None:

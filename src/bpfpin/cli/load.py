@@ -12,6 +12,7 @@ from bpfpin.apps.deploy import deploy_all, require_devices
 from bpfpin.apps.load.choose import parse_hook
 from bpfpin.apps.load.loading import LoadOptions, parse_order
 from bpfpin.apps.load.variables import parse_set_words
+from bpfpin.apps.maps.naming import path_of
 from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
 from bpfpin.apps.sharing import parse_map_words, parse_pinning_words
 from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
@@ -144,6 +145,9 @@ def command(
     options["migrate"] = migration or False
     options["netns"] = context.netns
     options["pin_root"] = context.pin_root
+    options["maps"] = {
+        name: path_of(source, context.pin_root) for name, source in options["maps"].items()
+    }
     options["lock_timeout_s"] = context.lock_timeout_s
     source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
     with told(context.out, log_file):

@@ -10,6 +10,7 @@ import click
 
 from bpfpin.apps.changes import document
 from bpfpin.apps.classic import classic, has_grouping
+from bpfpin.apps.maps.naming import path_of
 from bpfpin.apps.stats import Found, Interval, Row, open_counters, watch_events
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.output import Output
@@ -61,6 +62,8 @@ def command(
     out = context.out
     _check_choices(out, per_cpu=per_cpu, is_classic=is_classic)
     wanted = _one_target(target, dev)
+    if "/" in wanted:
+        wanted = path_of(wanted, context.pin_root)
     counters = open_counters(
         wanted, map_name=map_name, pin_root=context.pin_root, netns=context.netns
     )

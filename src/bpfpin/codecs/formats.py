@@ -8,6 +8,7 @@
 | `NS` | integers of 4 or 8 bytes | `Nanoseconds`, an `int` | `"5 ms"` |
 | `HEX` | integers; all else by its bytes | `"0x1f"`; `"0a00"` | the integer |
 | `TEXT` | bytes, arrays of such | `str` | |
+| `PREFIX` | whole keys of LPM tries | `"10.0.0.0/24"` | `ipaddress`, the structure |
 
 All take bytes as they are in memory, too. An array that a format does not fit as a whole is read
 element by element.
@@ -34,6 +35,7 @@ class Format(Enum):
     NS = "ns"
     HEX = "hex"
     TEXT = "text"
+    PREFIX = "prefix"
 
 
 class Rules(dict[str, Format]):
@@ -60,10 +62,18 @@ AUTO: Final = Rules(
         "unsigned char h_source": Format.MAC,
         "unsigned char addr": Format.MAC,
         "unsigned char key": Format.MAC,
+        "unsigned char value": Format.MAC,
+        "*mac* *": Format.MAC,
+        "*eth*addr* *": Format.MAC,
+        "__be32 key": Format.IP,
+        "__be32 value": Format.IP,
+        "__be16 key": Format.PORT,
+        "__be16 value": Format.PORT,
+        "lpm_trie key": Format.PREFIX,
         "*long* *_ns": Format.NS,
     }
 )
-"""What types and names tell for sure enough."""
+"""What types and names tell for sure enough; `lpm_trie` stands for the keys of such maps."""
 
 
 class Nanoseconds(int):

@@ -10,6 +10,7 @@ from typing import Any, Final
 from bpfpin.codecs.codec import BytesCodec, Codec, MisfitError, ScalarCodec, TextCodec
 from bpfpin.codecs.formats import Format, Nanoseconds, parse_ns
 from bpfpin.codecs.number import BitsCodec, BoolCodec, MappedCodec
+from bpfpin.codecs.prefix import prefix_codec
 from bpfpin.codecs.record import ArrayCodec
 
 _NS_SIZES = frozenset({4, 8})
@@ -187,4 +188,5 @@ _MAKERS: Final[Mapping[Format, Callable[[Codec], Codec | None]]] = {
     Format.NS: _nanoseconds,
     Format.HEX: _hex,
     Format.TEXT: _text,
+    Format.PREFIX: prefix_codec,
 }

@@ -31,6 +31,11 @@ class BitsCodec(Codec):
         return ((1 << self._bits) - 1) << self._shift
 
     @property
+    def bits(self) -> int:
+        """How many it takes."""
+        return self._bits
+
+    @property
     def is_whole(self) -> bool:
         """Whether it takes all of its bytes, as 128 bits do."""
         return not self._shift and self._bits == 8 * self.size

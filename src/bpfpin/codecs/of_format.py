@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import struct
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from bpfpin.codecs.codec import Buffer, Codec, MisfitError
 
 _ORDERS = "@=<>!"
+_ITEM = re.compile(r"(\d*)([a-zA-Z?])")
 _AS_READ = re.compile(r"[@=<>!]?[\s\dbBhHiIlLqQnNPsc]*")
 CtypesType = type[ctypes.Structure] | type[ctypes.Union]
 
@@ -26,7 +29,7 @@ def format_codec(form: Any, size: int | None, *, is_key: bool = False) -> Codec:
     if isinstance(form, type) and issubclass(form, ctypes.Structure | ctypes.Union):
         made: Codec = CtypesCodec(form, _hashable(form) if is_key else form)
     elif isinstance(form, type) and issubclass(form, tuple):
-        made = FormatCodec(_named_form(form), factory=form._make)  # type: ignore[attr-defined]  # of NamedTuple
+        made = FormatCodec(_named_form(form), factory=form._make, names=form._fields)  # type: ignore[attr-defined]  # of NamedTuple
     else:
         made = FormatCodec(form.format if isinstance(form, struct.Struct) else form)
     if size is not None and made.size != size:
@@ -53,28 +56,60 @@ def _unpadded(form: str) -> int:
         return struct.calcsize(form)
 
 
+class FormatItem(NamedTuple):
+    """One item of a format: its letter, the byte where it starts, its size and its byte order."""
+
+    letter: str
+    offset: int
+    size: int
+    order: str
+
+
 class FormatCodec(Codec):
     """A format of the struct module: one item alone, several as a tuple."""
 
-    def __init__(self, form: str, *, factory: Any = None) -> None:
+    def __init__(self, form: str, *, factory: Any = None, names: Sequence[str] = ()) -> None:
         self._form = struct.Struct(form)
         self.size = self._form.size
         # Padding and truth values, and what floats equal, are not written as they were read.
         self.is_reversible = bool(_AS_READ.fullmatch(form)) and self.size == _unpadded(form)
         count = len(self._form.unpack(bytes(self.size)))
-        self._is_single = count == 1 and factory is None
+        self.is_single = count == 1 and factory is None
+        self.names = names
         self._factory = factory
+
+    @property
+    def format(self) -> str:
+        """The format."""
+        return self._form.format
+
+    @functools.cached_property
+    def items(self) -> list[FormatItem]:
+        """Where each item is and what."""
+        text = "".join(self.format.split())
+        prefix = text[0] if text[0] in _ORDERS else "@"
+        order = ">" if prefix in ">!" else "<"
+        found, before = [], prefix
+        for count, letter in _ITEM.findall(text.lstrip(_ORDERS)):
+            times = 1 if letter in "sp" or not count else int(count)
+            one = f"{count}{letter}" if letter in "sp" else letter
+            for _ in range(times):
+                before += one
+                size = struct.calcsize(prefix + one)
+                if letter != "x":
+                    found.append(FormatItem(letter, struct.calcsize(before) - size, size, order))
+        return found
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return the number, the tuple, or what the factory makes of it."""
         items = self._form.unpack_from(data, at)
-        if self._is_single:
+        if self.is_single:
             return items[0]
         return self._factory(items) if self._factory else items
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Take a number, or a tuple of as many as the format has."""
-        items = (value,) if self._is_single else value
+        items = (value,) if self.is_single else value
         try:
             self._form.pack_into(data, at, *items)
         except (struct.error, OverflowError, TypeError) as error:
@@ -98,7 +133,7 @@ class CtypesCodec(Codec):
     """A structure of ctypes; each value is a copy."""
 
     def __init__(self, kind: CtypesType, made: CtypesType) -> None:
-        self._kind = kind
+        self.kind = kind
         self._made = made
         self.size = ctypes.sizeof(kind)
 
@@ -108,6 +143,6 @@ class CtypesCodec(Codec):
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Take a structure of that type."""
-        if not isinstance(value, self._kind):
-            raise MisfitError(TypeError, f"a {self._kind.__name__} was expected, not {value!r}")
+        if not isinstance(value, self.kind):
+            raise MisfitError(TypeError, f"a {self.kind.__name__} was expected, not {value!r}")
         data[at : at + self.size] = bytes(value)

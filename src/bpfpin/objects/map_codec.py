@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import Codec, ScalarCodec
-from bpfpin.codecs.format_table import KEY, VALUE, FormatTable
+from bpfpin.codecs.format_table import KEY, VALUE, FormatTable, Place
 from bpfpin.codecs.of_btf import codec, untyped
 from bpfpin.codecs.of_format import format_codec
+from bpfpin.codecs.prefix import is_address_prefix, taking_prefixes
 from bpfpin.codecs.stray import keeping_bytes
 from bpfpin.objects.codec_holders import HOLDERS, attachment_key, owner_key
 from bpfpin.objects.info import MapInfo
@@ -36,6 +37,7 @@ INDEXED = frozenset(
         MapType.REUSEPORT_SOCKARRAY,
     }
 )
+LPM_TRIE: Final = "lpm_trie"  # in rules for formats
 ATTACHED = frozenset({MapType.CGROUP_STORAGE, MapType.PERCPU_CGROUP_STORAGE})
 
 
@@ -60,7 +62,16 @@ def key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
 
     What is read keeps the bytes that it does not show (`codecs/stray.py`).
     """
-    return keeping_bytes(_key_codec(info, ref, reading))
+    made = _key_codec(info, ref, reading)
+    return keeping_bytes(_of_prefixes(made, reading) if info.type is MapType.LPM_TRIE else made)
+
+
+def _of_prefixes(plain: Codec, reading: Reading) -> Codec:
+    """Return how keys of an LPM trie read; prefixes are taken as they are written anyway."""
+    made = plain
+    if reading.formats is not None and is_address_prefix(plain):
+        made = reading.formats.formatted(plain, Place("", KEY, (LPM_TRIE,)))
+    return taking_prefixes(made)
 
 
 def _key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:

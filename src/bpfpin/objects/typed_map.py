@@ -13,6 +13,7 @@ from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.format_table import FormatTable
 from bpfpin.codecs.formats import Format
 from bpfpin.objects import layouts
+from bpfpin.objects.info import MapInfo
 from bpfpin.objects.kernel_btf import BtfHandle, type_of, value_type_of
 from bpfpin.objects.kernel_object import open_pin
 from bpfpin.objects.map_codec import Reading, key_codec, value_codec
@@ -39,8 +40,8 @@ class TypedMap(RawMap):
         *,
         key_format: Any = None,
         value_format: Any = None,
-        key_type: TypeRef | None = None,
-        value_type: TypeRef | None = None,
+        key_type: TypeRef | str | None = None,
+        value_type: TypeRef | str | None = None,
         raw: bool = False,
         formats: Formats | None = None,
     ) -> None:
@@ -49,8 +50,8 @@ class TypedMap(RawMap):
             info = self._fixed
             self._reading = Reading(key_format, value_format, raw)
             self._read_as(
-                key_type or type_of(info.btf_id, info.btf_key_type_id),
-                value_type or value_type_of(info),
+                _named(key_type, info, info.key_size) or type_of(info.btf_id, info.btf_key_type_id),
+                _named(value_type, info, info.value_size) or value_type_of(info),
                 formats,
             )
         except BaseException:
@@ -77,10 +78,12 @@ class TypedMap(RawMap):
 
         `key_format` and `value_format` say how a map without BTF reads: a format of the struct
         module, a `ctypes.Structure`, or a `NamedTuple` of `Annotated[int, "Q"]`. `key_type` and
-        `value_type` do so by BTF and win over what the kernel reports. With *read_only* read
-        permission on the pin is enough, and writing is refused; who may not ask the kernel for the
-        types (CAP_SYS_ADMIN) reads by those that `deploy` stored beside the pin. They are also
-        those of an enumeration that got new names since the map was made.
+        `value_type` do so by BTF and win over what the kernel reports; a name (`"struct datarec"`)
+        is looked up in the BTF of the programs that use the map (CAP_SYS_ADMIN; `UsageError`).
+
+        With *read_only* read permission on the pin is enough, and writing is refused; who may not
+        ask the kernel for the types (CAP_SYS_ADMIN) reads by those that `deploy` stored beside the
+        pin. They are also those of an enumeration that got new names since the map was made.
 
         With `raw=True` enumerations read as numbers and char arrays as bytes. `formats` maps what
         reads differently to a `Format` or its word: by name of member (`saddr`), by path
@@ -166,3 +169,12 @@ class TypedMap(RawMap):
         state = " closed" if self._descriptor.is_closed else ""
         kind = self.type.name.lower() if isinstance(self.type, MapType) else self.type
         return f"<{type(self).__name__} {self.name!r} id {self.id} {kind}{state}>"
+
+
+def _named(kind: TypeRef | str | None, info: MapInfo, size: int) -> TypeRef | None:
+    """Return the type that a name stands for in the programs that use the map."""
+    if not isinstance(kind, str):
+        return kind
+    from bpfpin.objects.events.types import type_of_size  # noqa: PLC0415  (few need it)
+
+    return type_of_size(kind, info, size)

@@ -11,7 +11,7 @@ from bpfpin.apps.maps import fields, keys
 from bpfpin.apps.maps.entries import Entry, present_key, require_entries, said, value_form
 from bpfpin.apps.maps.fields import Field
 from bpfpin.apps.maps.form import Form
-from bpfpin.apps.maps.naming import open_kind, open_typed, type_name
+from bpfpin.apps.maps.naming import AS_IT_IS, Typing, open_kind, open_typed, type_name
 from bpfpin.errors import KeyNotFoundError, MapFullError, UsageError, ValueDiffersError
 from bpfpin.objects.kernel_object import KernelObject
 from bpfpin.objects.map import Map
@@ -55,6 +55,7 @@ def change(
     flag: UpdateFlag = UpdateFlag.ANY,
     conditions: Sequence[str] = (),
     cpu: int | None = None,
+    typing: Typing = AS_IT_IS,
 ) -> Entry:
     """Set the value under *key* to what *words* say, and return the entry as it is now.
 
@@ -67,7 +68,7 @@ def change(
     does not hold on every CPU that is to be written, `KeyNotFoundError` if there is no such key.
     Somebody else may write between our reading and our writing: it is not atomic.
     """
-    with open_typed(target, read_only=False) as held, said(held):
+    with open_typed(target, read_only=False, typing=typing) as held, said(held):
         require_entries(held)
         _require_nameable(held)
         _check_cpu(held, cpu)

@@ -77,11 +77,21 @@ class Columns:
         if name == CPU and self._has_cpu:
             return Column(name, operator.itemgetter(1), None)
         whole, below = self._split(name)
+        closed = self._forms[whole]
+        opened = closed.opened() if below else closed
         try:
-            steps, form = _enter(below, self._forms[whole])
+            steps, form = _enter(below, opened)
         except UsageError:
             raise self._unknown(name) from None
-        return Column(name, _getter(0 if whole == KEY else -1, steps), form)
+        part = 0 if whole == KEY else -1
+        if opened is closed:
+            return Column(name, _getter(part, steps), form)
+
+        def of(row: Row) -> Any:
+            data = closed.codec.encode(row[part])
+            return fields.taken(opened.codec.decode(data), steps)
+
+        return Column(name, of, form)
 
     def all(self) -> list[Column]:
         """Return the columns of `names`."""

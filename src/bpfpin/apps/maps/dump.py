@@ -16,7 +16,7 @@ from bpfpin.apps.folding import Moment
 from bpfpin.apps.maps import sums, where
 from bpfpin.apps.maps.columns import CPU, KEY, VALUE, Column, Columns, Row
 from bpfpin.apps.maps.entries import require_entries, said
-from bpfpin.apps.maps.naming import moment_of, open_typed
+from bpfpin.apps.maps.naming import AS_IT_IS, Typing, moment_of, open_typed
 from bpfpin.codecs.stray import StrayBytes
 from bpfpin.errors import BusyError, UsageError
 from bpfpin.objects import garbage
@@ -47,6 +47,7 @@ class Selection:
     top: int | None = None
     cpus: Cpus = Cpus.LIST
     raw: bool = False
+    typing: Typing = AS_IT_IS
 
 
 class Dump(Closing):
@@ -136,7 +137,7 @@ def open_dump(target: str, selection: Selection) -> Dump:
     `UsageError` for a field that the map does not have, and for a map without entries.
     """
     moment = moment_of(target)
-    held = open_typed(target, raw=selection.raw)
+    held = open_typed(target, raw=selection.raw, typing=selection.typing)
     try:
         require_entries(held)
         return Dump(held, selection, moment=moment)

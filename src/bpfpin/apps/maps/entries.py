@@ -12,7 +12,7 @@ from bpfpin.apps.action_map import USUAL_NAME, can_hold_verdict
 from bpfpin.apps.maps import keys, literals
 from bpfpin.apps.maps.form import Form
 from bpfpin.apps.maps.literals import Literal
-from bpfpin.apps.maps.naming import ID, open_typed, whole
+from bpfpin.apps.maps.naming import AS_IT_IS, ID, Typing, open_typed, whole
 from bpfpin.codecs.stray import KeyCodec, key_bytes_of
 from bpfpin.errors import BpfError, KeyNotFoundError, UsageError
 from bpfpin.objects.bloom_filter import BloomFilter
@@ -58,17 +58,17 @@ class Entry:
         return {"key": self.key, **more, "values" if self.is_percpu else "value": self.value}
 
 
-def lookup(target: str, key: str, *, raw: bool = False) -> Entry:
+def lookup(target: str, key: str, *, raw: bool = False, typing: Typing = AS_IT_IS) -> Entry:
     """Return the entry under *key*, as it is typed; `KeyNotFoundError` if there is none.
 
     With *raw* enumerations are numbers, texts bytes, and no format applies. A bloom filter is asked
     for a value: True if it may have been added. A map that is just being migrated is waited for.
     """
-    return whole(target, lambda: _lookup(target, key, raw=raw))
+    return whole(target, lambda: _lookup(target, key, raw=raw, typing=typing))
 
 
-def _lookup(target: str, key: str, *, raw: bool) -> Entry:
-    with open_typed(target) as held, said(held):
+def _lookup(target: str, key: str, *, raw: bool, typing: Typing) -> Entry:
+    with open_typed(target, typing=typing) as held, said(held):
         if held.type == MapType.BLOOM_FILTER:
             return _asked(held, parsed_value(held, key))
         require_entries(held)
@@ -91,7 +91,15 @@ def _asked(held: Map, value: Any) -> Entry:
 def _raw(held: Map) -> Map:
     """Return another handle of the map that reads its types without names and formats."""
     copy = Descriptor(os.dup(held.fd))
-    return Map(copy, key_type=held.key_type, value_type=held.value_type, raw=True)
+    reading = held._reading
+    return Map(
+        copy,
+        key_type=held.key_type,
+        value_type=held.value_type,
+        key_format=reading.key_format,
+        value_format=reading.value_format,
+        raw=True,
+    )
 
 
 def require_entries(held: TypedMap) -> None:

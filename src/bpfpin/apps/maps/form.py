@@ -11,6 +11,7 @@ from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.c_source import c_type
 from bpfpin.btf.types import Enum
 from bpfpin.codecs.codec import BytesCodec, Codec, TextCodec
+from bpfpin.codecs.number import MappedCodec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
@@ -41,6 +42,12 @@ class Form:
     def names(self) -> tuple[str, ...]:
         """The members of a structure, none for anything else."""
         return self.codec.names if isinstance(self.codec, RecordCodec) else ()
+
+    def opened(self) -> Form:
+        """Return the form of the structure that reads as one word, such as an LPM trie's key."""
+        is_word = isinstance(self.codec, MappedCodec)
+        origin = self.codec.origin if isinstance(self.codec, MappedCodec) else self.codec
+        return replace(self, codec=origin) if is_word and isinstance(origin, RecordCodec) else self
 
     @property
     def is_untyped(self) -> bool:
@@ -80,7 +87,8 @@ class Form:
         """Return the error for a word that is nothing of the kind, with the forms that go."""
         hint = f"give {self.forms()}"
         if self.ref is not None and not isinstance(self.codec, TextCodec):
-            return UsageError(f"{self.what} {text!r} is no {c_type(self.ref)}", hint=hint)
+            more = f": {self._reason(text)}" if self.opened() is not self else ""
+            return UsageError(f"{self.what} {text!r} is no {c_type(self.ref)}{more}", hint=hint)
         if not self.is_untyped:
             return UsageError(f"{self.what} {text!r} does not fit: {self._reason(text)}", hint=hint)
         size = self.codec.size

@@ -16,6 +16,7 @@ from bpfpin.apps.maps import literals
 from bpfpin.apps.maps.form import MAX_INTEGER_BYTES, Form
 from bpfpin.apps.maps.literals import HEX
 from bpfpin.codecs.codec import Codec, TextCodec, is_escaped, text_of, unescaped
+from bpfpin.codecs.of_format import FormatCodec
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
 
@@ -70,10 +71,14 @@ def converted(value: Any, form: Form) -> Any:
 
 
 def _typed(text: str, form: Form) -> Any:
+    opened = form.opened()
+    if opened is not form and (text.startswith("{") or is_fields([text])):
+        return _typed(text, opened)
     if isinstance(form.codec, RecordCodec) and is_fields([text]):
         pairs = [word.strip().partition("=") for word in _BETWEEN.split(text)]
         return {name: parse(value, form.of_member(name)) for name, _, value in pairs}
-    is_structured = isinstance(form.codec, RecordCodec | ArrayCodec) and text[:1] in ("{", "[")
+    has_parts = isinstance(form.codec, RecordCodec | ArrayCodec | FormatCodec)
+    is_structured = has_parts and text[:1] in ("{", "[")
     if is_structured or text[:1] == '"':
         return converted(_from_json(text, form), form)
     return _text(text, form)

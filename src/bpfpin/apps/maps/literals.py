@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from bpfpin.codecs.codec import BytesCodec
+from bpfpin.codecs.prefix import is_prefix, prefix_key
 from bpfpin.errors import UsageError
-from bpfpin.objects.prefix import is_prefix, prefix_key
 from bpfpin.uapi import XdpAction
 
 HEX: Final = "hex:"

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import struct
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from bpfpin.apps.folding import Moment, read_whole, wait_for_fold
 from bpfpin.codecs.formats import AUTO
-from bpfpin.errors import IdNotFoundError, UsageError
+from bpfpin.errors import BpfError, IdNotFoundError, PinNameError, UsageError
 from bpfpin.objects.kernel_object import KernelObject
 from bpfpin.objects.map import Map
 from bpfpin.objects.typed_map import TypedMap
 from bpfpin.objects.walk import maps
+from bpfpin.pins import names
 from bpfpin.uapi import MapType
 
 ID = "id:"
 NAME = "name:"
 KERNEL_NAME_LENGTH = 15
+_FORMAT_HINT = "a format is one of Python's struct module: I for 4 bytes, QQ for two numbers of 8"
 
 T = TypeVar("T")
 Held = TypeVar("Held", bound=TypedMap)
@@ -33,6 +40,42 @@ def type_name(kind: MapType | int) -> str:
 def is_map_name(target: str) -> bool:
     """Whether *target* names a map (a path, `id:N`, `name:NAME`), not a device or a set."""
     return target.startswith((ID, NAME, "/", "./", "../"))
+
+
+def path_of(target: str, pin_root: Path) -> str:
+    """Return what names a map, with its path for the short name of a pin: `lab0/xdp_stats_map`.
+
+    That is a path below *pin_root*. A bpffs has no names with a dot, so one that is typed with it
+    means the pin that a set has for it (`.bss` is `%2ebss`). What is no such name stays.
+    """
+    if target.startswith((ID, NAME)):
+        return target
+    path = Path(target)
+    for one in (path, pin_root / path):
+        if os.path.lexists(one):
+            return target if one is path else str(one)
+    with suppress(PinNameError):  # no name of a pin, so the one that was typed is told
+        for one in (path, pin_root / path):
+            encoded = Path(*(_dotted(part) for part in one.parts))
+            if encoded != one and (os.path.lexists(encoded) or _is_refused(one)):
+                return str(encoded)
+    return target
+
+
+def _is_refused(path: Path) -> bool:
+    """Whether a bpffs refuses such a name (`bpf_lookup` in kernel/bpf/inode.c)."""
+    try:
+        os.lstat(path)
+    except PermissionError as error:
+        return error.errno == errno.EPERM
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def _dotted(part: str) -> str:
+    """Return the name that a pin has for *part* of a path; `.` and `..` are no names."""
+    return names.encode(part) if "." in part and part.strip(".") else part
 
 
 def open_map(target: str, *, read_only: bool = True, **reading: Any) -> Map:
@@ -54,29 +97,73 @@ def open_as(kind: type[Held], target: str, *, read_only: bool = True, **reading:
     if not is_map_name(target) and not Path(target).exists():
         raise UsageError(
             f"{target!r} is no name of a map",
-            hint=f"a map is named by its path (/sys/fs/bpf/…), id:N, or name:{target}",
+            hint=f"a map is named by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or name:{target}",
         )
     return kind.from_pin(Path(target).absolute(), read_only=read_only, **reading)
 
 
-@overload
-def open_typed(target: str, *, read_only: bool = True, raw: bool = False) -> Map: ...
+@dataclass(frozen=True, slots=True)
+class Typing:
+    """How a map reads that does not say so itself, or is to read otherwise; as in `Map.from_pin`.
+
+    Types are named as in `struct datarec`, formats are those of the struct module.
+    """
+
+    value_type: str | None = None
+    value_format: str | None = None
+    key_type: str | None = None
+    key_format: str | None = None
+
+    def to_reading(self) -> dict[str, str]:
+        """Return what was said as arguments of `Map.from_pin`; `UsageError` for both of a kind."""
+        for what in ("value", "key"):
+            if getattr(self, f"{what}_type") and getattr(self, f"{what}_format"):
+                raise UsageError(f"a type and a format both say how a {what} reads: give one")
+        return {name: said for name in self.__slots__ if (said := getattr(self, name)) is not None}
+
+
+AS_IT_IS = Typing()
+
+
 @overload
 def open_typed(
-    target: str, *, kind: type[Held], read_only: bool = True, raw: bool = False
+    target: str, *, read_only: bool = True, raw: bool = False, typing: Typing = ...
+) -> Map: ...
+@overload
+def open_typed(
+    target: str,
+    *,
+    kind: type[Held],
+    read_only: bool = True,
+    raw: bool = False,
+    typing: Typing = ...,
 ) -> Held: ...
 def open_typed(
-    target: str, *, kind: type[Any] = Map, read_only: bool = True, raw: bool = False
+    target: str,
+    *,
+    kind: type[Any] = Map,
+    read_only: bool = True,
+    raw: bool = False,
+    typing: Typing = AS_IT_IS,
 ) -> Any:
     """Open the map that *target* names as the command reads it: names, addresses, times.
 
-    With *raw* enumerations are numbers and texts bytes. Errors as in `open_map`, and `BusyError` if
+    With *raw* enumerations are numbers and texts bytes; *typing* says how keys and values read
+    whose types the map does not have. Errors as in `open_map`, and `BusyError` if
     the path lies in a set whose migration does not end.
     """
     if not target.startswith((ID, NAME)):
         wait_for_fold(Path(target).absolute())
     reading: dict[str, Any] = {"raw": True} if raw else {"formats": AUTO}
-    return open_as(kind, target, read_only=read_only, **reading)
+    said = typing.to_reading()
+    try:
+        return open_as(kind, target, read_only=read_only, **reading, **said)
+    except BpfError:
+        raise
+    except (struct.error, ValueError) as error:
+        if not said:
+            raise
+        raise UsageError(f"{', '.join(said.values())}: {error}", hint=_FORMAT_HINT) from None
 
 
 def whole(target: str, once: Callable[[], T]) -> T:

@@ -12,7 +12,7 @@ from bpfpin.apps.follow import Follower, follow
 from bpfpin.apps.maps import sums, where
 from bpfpin.apps.maps.columns import Columns, Row
 from bpfpin.apps.maps.entries import require_entries, said
-from bpfpin.apps.maps.naming import ID, NAME, open_typed
+from bpfpin.apps.maps.naming import AS_IT_IS, ID, NAME, Typing, open_typed
 from bpfpin.codecs.formats import AUTO
 from bpfpin.codecs.stray import key_bytes_of
 from bpfpin.objects.map import Map
@@ -122,12 +122,14 @@ class Watching(Closing):
                 yield Event(kind, when_s, key, value, old, self._is_percpu, self._shown)
 
 
-def open_watch(target: str, *, conditions: Sequence[str] = ()) -> Watching:
+def open_watch(
+    target: str, *, conditions: Sequence[str] = (), typing: Typing = AS_IT_IS
+) -> Watching:
     """Open the map that *target* names; the caller closes it.
 
     `UsageError` for a map without entries, and for a field that the map does not have.
     """
-    held = open_typed(target)
+    held = open_typed(target, typing=typing)
     try:
         require_entries(held)
         watching = Watching(held, conditions)
@@ -137,11 +139,11 @@ def open_watch(target: str, *, conditions: Sequence[str] = ()) -> Watching:
     if target.startswith((ID, NAME)):
         return watching
     held.close()
-    return _following(target, conditions)
+    return _following(target, conditions, typing)
 
 
-def _following(path: str, conditions: Sequence[str]) -> Watching:
-    live = follow(path, read_only=True, formats=AUTO)
+def _following(path: str, conditions: Sequence[str], typing: Typing) -> Watching:
+    live = follow(path, read_only=True, formats=AUTO, **typing.to_reading())
     try:
         return Watching(live, conditions)
     except BaseException:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import click
 
 from bpfpin.apps.maps.delete import delete, delete_all
+from bpfpin.apps.maps.naming import Typing
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.map.get import AS_TYPED
+from bpfpin.cli.map.get import AS_TYPED, typing_options
 
 
 @bpfpin_command("delete", context_settings=AS_TYPED)
 @click.argument("map_", metavar="MAP")
 @click.argument("keys", metavar="[KEY]…", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="Delete every entry.")
-def command(context: Context, *, map_: str, keys: tuple[str, ...], is_all: bool) -> None:
+@typing_options(has_value=False)
+def command(
+    context: Context, /, *, map_: str, keys: tuple[str, ...], is_all: bool, **typing: str | None
+) -> None:
     """Delete the entries under these KEYs of MAP, or with --all every one.
 
     If one of the keys is not there (exit 4), nothing is deleted. Of an array nothing can be
@@ -21,7 +25,7 @@ def command(context: Context, *, map_: str, keys: tuple[str, ...], is_all: bool)
     """
     if is_all == bool(keys):
         raise click.UsageError("delete which? KEY…, or --all")
-    count = delete_all(map_) if is_all else delete(map_, keys)
+    count = delete_all(map_) if is_all else delete(map_, keys, typing=Typing(**typing))
     if context.out.is_json:
         context.out.document({"deleted": count})
         return

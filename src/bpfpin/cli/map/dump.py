@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from bpfpin.apps.maps.dump import Cpus, Dump, Selection, open_dump
+from bpfpin.apps.maps.naming import Typing
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
 from bpfpin.cli.map.csv_rows import write_csv
+from bpfpin.cli.map.get import typing_options
 from bpfpin.cli.map.pieces import KEY_BYTES, write_document, write_lines
 from bpfpin.cli.output import JSON, NDJSON, TABLE
 from bpfpin.codecs.stray import key_bytes_of
@@ -31,8 +33,10 @@ ZEROS = "-"
     "--top", metavar="N", type=click.IntRange(min=1), help="The first N, of --sort if there is one."
 )
 @click.option("--raw", is_flag=True, help="Numbers for names, no addresses or times.")
+@typing_options()
 def command(
     context: Context,
+    /,
     *,
     map_: str,
     per_cpu: bool,
@@ -40,6 +44,7 @@ def command(
     sort: str | None,
     top: int | None,
     raw: bool,
+    **typing: str | None,
 ) -> None:
     """Print all entries of MAP: a path, id:N or name:NAME.
 
@@ -52,7 +57,7 @@ def command(
     """
     out = context.out
     cpus = Cpus.LIST if out.is_json or out.is_ndjson else Cpus.TOTAL
-    chosen = Selection(where, sort, top, Cpus.EACH if per_cpu else cpus, raw)
+    chosen = Selection(where, sort, top, Cpus.EACH if per_cpu else cpus, raw, Typing(**typing))
     with open_dump(map_, chosen) as dump:
         if out.is_json:
             write_document(out, dump.names, dump.batches(), words=context.words)

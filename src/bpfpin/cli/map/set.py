@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from bpfpin.apps.maps.change import change
+from bpfpin.apps.maps.naming import Typing
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_lines, value_text
-from bpfpin.cli.map.get import AS_TYPED
+from bpfpin.cli.map.get import AS_TYPED, typing_options
 from bpfpin.uapi import UpdateFlag
 
 FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
@@ -31,8 +32,10 @@ FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFl
     help="Write only if this holds, or the whole VALUE (else exit 7); not atomic.",
 )
 @click.option("--cpu", type=int, metavar="N", help="Write the value of this CPU alone.")
+@typing_options()
 def command(
     context: Context,
+    /,
     *,
     map_: str,
     key: str,
@@ -40,6 +43,7 @@ def command(
     flag: str,
     conditions: tuple[str, ...],
     cpu: int | None,
+    **typing: str | None,
 ) -> None:
     """Write VALUE under KEY in MAP; both as `map get` takes and prints them.
 
@@ -50,7 +54,15 @@ def command(
     What --if, --cpu and FIELD=VALUE keep is read before it is written: somebody else may come
     between.
     """
-    entry = change(map_, key, words, flag=FLAGS[flag], conditions=conditions, cpu=cpu)
+    entry = change(
+        map_,
+        key,
+        words,
+        flag=FLAGS[flag],
+        conditions=conditions,
+        cpu=cpu,
+        typing=Typing(**typing),
+    )
     if context.out.is_json:
         context.out.document(entry.to_json())
         return

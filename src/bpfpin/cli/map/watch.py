@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from bpfpin.apps.changes import document
+from bpfpin.apps.maps.naming import Typing
 from bpfpin.apps.maps.watching import Event, EventKind, Found, open_watch
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
+from bpfpin.cli.map.get import typing_options
 from bpfpin.cli.output import NDJSON, TABLE, Output
 from bpfpin.cli.stats_text import clock
 
@@ -33,8 +35,16 @@ from bpfpin.cli.stats_text import clock
     multiple=True,
     help="Only entries that are or were like this: 'FIELD>5' as in map dump; repeatable.",
 )
+@typing_options()
 def command(
-    context: Context, *, map_: str, interval: float, count: int | None, where: tuple[str, ...]
+    context: Context,
+    /,
+    *,
+    map_: str,
+    interval: float,
+    count: int | None,
+    where: tuple[str, ...],
+    **typing: str | None,
 ) -> None:
     """Tell what becomes of the entries of MAP until Ctrl-C: a path, id:N or name:NAME.
 
@@ -46,7 +56,7 @@ def command(
     members are compared by name.
     """
     with (
-        open_watch(map_, conditions=where) as watching,
+        open_watch(map_, conditions=where, typing=Typing(**typing)) as watching,
         contextlib.suppress(KeyboardInterrupt),
     ):
         for found in watching.events(interval_s=interval, count=count):

@@ -26,30 +26,49 @@ CONTEXTS = frozenset(
 SHOWN = 12
 
 
-def event_type(name: str, info: MapInfo) -> TypeRef:
+def event_type(name: str, info: MapInfo, *, size: int | None = None) -> TypeRef:
     """Return the type called *name* (`struct event`, or `event`) of the programs that use a map.
 
-    Their BTF is asked for by id (CAP_SYS_ADMIN). `UsageError` with the structures that there are.
+    Their BTF is asked for by id (CAP_SYS_ADMIN). `UsageError` with the structures that there are,
+    of *size* bytes if that is given.
     """
     keyword, _, rest = name.strip().rpartition(" ")
+    if keyword not in KINDS:  # of several words, as `unsigned int`
+        keyword, rest = "", name.strip()
     for btf in _tables(info):
-        found = btf.find(rest, *KINDS.get(keyword, ()))
-        if found is not None and (kinds := KINDS.get(keyword)) and isinstance(btf[found], kinds):
+        found = btf.find(rest, *KINDS[keyword])
+        if found is not None and isinstance(btf[found], KINDS[keyword]):
             return btf.ref(found)
-    told = ", ".join(candidates(info)) or "none: no program with BTF uses the map"
+    told = ", ".join(candidates(info, size=size)) or "none: no program with BTF uses the map"
     raise UsageError(
         f"no type {name!r} in the programs that use map {info.name!r} (id {info.id})",
         hint=f"structures there: {told}",
     )
 
 
-def candidates(info: MapInfo) -> list[str]:
-    """Return the structures that the events of a map may be, as `struct event (16 bytes)`."""
+def type_of_size(name: str, info: MapInfo, size: int) -> TypeRef:
+    """Return the type called *name*, which must take *size* bytes, as `event_type` finds it."""
+    found = event_type(name, info, size=size)
+    if found.size != size:
+        told = ", ".join(candidates(info, size=size)) or "none"
+        raise UsageError(
+            f"{name} takes {found.size} bytes, where map {info.name!r} (id {info.id}) has {size}",
+            hint=f"structures of {size} bytes there: {told}",
+        )
+    return found
+
+
+def candidates(info: MapInfo, *, size: int | None = None) -> list[str]:
+    """Return the structures that the events of a map may be, as `struct event (16 bytes)`.
+
+    With *size* those alone that take so many bytes.
+    """
     found = {
         f"struct {kind.name} ({kind.size} bytes)": None
         for btf in _tables(info)
         for kind in btf.types()
         if isinstance(kind, Struct) and kind.name and kind.size and kind.name not in CONTEXTS
+        if size in (None, kind.size)
     }
     return list(found)[:SHOWN]
 

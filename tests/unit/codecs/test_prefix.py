@@ -10,7 +10,7 @@ from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.codec import BytesCodec, Codec
 from bpfpin.codecs.formats import AUTO
 from bpfpin.codecs.of_btf import codec
-from bpfpin.objects.prefix import is_prefix, prefix_key, prefix_text
+from bpfpin.codecs.prefix import is_prefix, prefix_key, prefix_text
 
 
 def key_codec(*, length_name: str = "prefixlen", has_header: bool = False, size: int = 4) -> Codec:

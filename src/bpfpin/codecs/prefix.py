@@ -1,0 +1,178 @@
+"""Keys of LPM tries as people write them: `10.0.0.1/24`, `2001:db8::/32`.
+
+Such a key is a length of 32 bits, the processor's way round, and an address in network order
+(`struct bpf_lpm_trie_key_u8` of linux/bpf.h); the structure may be the program's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import ipaddress
+import re
+import socket
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bpfpin.codecs.codec import BytesCodec, Codec, MisfitError, ScalarCodec
+from bpfpin.codecs.number import MappedCodec
+from bpfpin.codecs.record import ArrayCodec, RecordCodec
+
+_LENGTH_SIZE: Final = 4
+_FAMILIES: Final = {4: socket.AF_INET, 16: socket.AF_INET6}
+_NAME: Final = "prefixlen"
+# What a plain integer is called that is an address; it may as well be a number of the program's.
+_ADDRESS: Final = re.compile("addr|ip|data|net|src|dst|host|key|prefix", re.IGNORECASE)
+_NETWORKS: Final = (
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+    ipaddress.IPv4Address,  # an interface is one, too
+    ipaddress.IPv6Address,
+)
+
+
+def is_prefix(codec: Codec) -> bool:
+    """Whether keys read by *codec* are a length and an address of IPv4 or IPv6.
+
+    Of keys without a type, which only the size tells, that is true for an LPM trie alone.
+    """
+    if codec.size - _LENGTH_SIZE not in _FAMILIES:
+        return False
+    return isinstance(codec, BytesCodec) or _has_length(codec)
+
+
+def is_address_prefix(codec: Codec) -> bool:
+    """Whether what follows the length is one address by its type or name, or of no type at all."""
+    if not is_prefix(codec):
+        return False
+    return isinstance(codec, BytesCodec) or _is_address(codec, _LENGTH_SIZE)
+
+
+def _has_length(codec: Codec) -> bool:
+    """Whether the first member, or that of a header at the start, is the length."""
+    if not isinstance(codec, RecordCodec) or not codec.parts or codec.parts[0].offset:
+        return False
+    first = codec.parts[0]
+    is_length = first.name.startswith(_NAME) and first.codec.size == _LENGTH_SIZE
+    return (is_length and isinstance(first.codec, ScalarCodec)) or _has_length(first.codec)
+
+
+def _is_address(codec: Codec, at: int, name: str = "") -> bool:
+    """Whether the bytes of *codec* from *at* on are one address."""
+    if isinstance(codec, RecordCodec):
+        behind = [part for part in codec.parts if part.offset + part.codec.size > at]
+        return len(behind) == 1 and all(
+            _is_address(part.codec, at - part.offset, part.name) for part in behind
+        )
+    if at or codec.size not in _FAMILIES:
+        return False
+    is_number = isinstance(codec, ScalarCodec)
+    return bool(_ADDRESS.search(name)) if is_number else isinstance(codec, _ADDRESS_KINDS)
+
+
+_ADDRESS_KINDS: Final = (ArrayCodec, BytesCodec, MappedCodec)
+
+
+def text_of_bytes(data: bytes) -> str:
+    """Return the bytes of a key as `10.0.0.1/24`."""
+    address = data[_LENGTH_SIZE:]
+    length = int.from_bytes(data[:_LENGTH_SIZE], "little")
+    return f"{socket.inet_ntop(_FAMILIES[len(address)], address)}/{length}"
+
+
+def prefix_text(key: Any, codec: Codec) -> str:
+    """Return the key as `10.0.0.1/24`; *codec* is that of the keys, `held.key_codec`."""
+    return text_of_bytes(codec.encode(key))
+
+
+def prefix_bytes(value: Any, size: int) -> bytes:
+    """Return the *size* bytes of the key that a text, network, interface or address means.
+
+    Without a length it is all bits; `ValueError`.
+    """
+    text = str(value)
+    family = _FAMILIES[size - _LENGTH_SIZE]
+    bits = 8 * (size - _LENGTH_SIZE)
+    address, slash, length_text = text.partition("/")
+    length = int(length_text) if length_text.isdecimal() else bits
+    if (slash and not length_text.isdecimal()) or length > bits:
+        raise ValueError(f"{text!r}: the length of a prefix is a number from 0 to {bits}")
+    try:
+        packed = socket.inet_pton(family, address)
+    except (OSError, ValueError):
+        title = "IPv4" if family is socket.AF_INET else "IPv6"
+        raise ValueError(f"{address!r} is no {title} address") from None
+    return length.to_bytes(_LENGTH_SIZE, "little") + packed
+
+
+def prefix_key(text: str, codec: Codec) -> Any:
+    """Return the key that `10.0.0.1/24` means, without a length all bits; `ValueError`."""
+    return codec.decode(prefix_bytes(text, codec.size))
+
+
+def is_written_prefix(value: Any) -> bool:
+    """Whether *value* is a text or an object of `ipaddress`."""
+    return isinstance(value, (str, *_NETWORKS))
+
+
+def prefix_codec(plain: Codec) -> Codec | None:
+    """Return the codec that reads such keys as texts; None for other keys.
+
+    It takes what *plain* takes besides.
+    """
+    if not is_prefix(plain):
+        return None
+
+    def taken(value: Any) -> bytes:
+        if not is_written_prefix(value):
+            data = bytearray(plain.size)
+            plain.encode_into(value, data, 0)
+            return bytes(data)
+        return _bytes_or_misfit(value, plain.size)
+
+    return MappedCodec(BytesCodec(plain.size), text_of_bytes, taken, origin=plain)
+
+
+def taking_prefixes(plain: Codec) -> Codec:
+    """Return a codec that reads as *plain* and takes texts and objects of `ipaddress`, too.
+
+    It is of the same class and has the same attributes, as others ask which kind of codec it is.
+    """
+    if isinstance(plain, MappedCodec) or not is_prefix(plain):
+        return plain
+    made: Any = copy.copy(plain)
+    made.__class__ = _prefix_kind(type(plain))
+    return made  # type: ignore[no-any-return]  # its class is made at run time
+
+
+class PrefixKeys(Codec):
+    """What a codec of LPM tries' keys gains: it takes prefixes as they are written."""
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take a text, an object of `ipaddress`, or what the codec takes without."""
+        if is_written_prefix(value):
+            data[at : at + self.size] = _bytes_or_misfit(value, self.size)
+        else:
+            super().encode_into(value, data, at)  # type: ignore[safe-super]  # the other base has it
+
+    def encode_many(self, values: Sequence[Any]) -> bytes:
+        """Return the bytes of all keys."""
+        if any(map(is_written_prefix, values)):
+            return b"".join(map(self.encode, values))
+        return super().encode_many(values)
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of a key."""
+        return Codec.encode(self, value) if is_written_prefix(value) else super().encode(value)
+
+
+@functools.cache
+def _prefix_kind(kind: type[Codec]) -> type[Codec]:
+    return type(f"Prefix{kind.__name__}", (PrefixKeys, kind), {})
+
+
+def _bytes_or_misfit(value: Any, size: int) -> bytes:
+    try:
+        return prefix_bytes(value, size)
+    except ValueError as error:
+        raise MisfitError(ValueError, str(error)) from None
