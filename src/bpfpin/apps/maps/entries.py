@@ -58,6 +58,11 @@ class Entry:
         return {"key": self.key, **more, "values" if self.is_percpu else "value": self.value}
 
 
+def key_bytes(key: Any) -> bytes | None:
+    """Return the bytes of a key that do not show in its members; None if there are none."""
+    return key_bytes_of(key)
+
+
 def lookup(target: str, key: str, *, raw: bool = False, typing: Typing = AS_IT_IS) -> Entry:
     """Return the entry under *key*, as it is typed; `KeyNotFoundError` if there is none.
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from bpfpin.apps.maps import literals
 from bpfpin.apps.maps.form import MAX_INTEGER_BYTES, Form
-from bpfpin.apps.maps.literals import HEX
-from bpfpin.codecs.codec import Codec, TextCodec, is_escaped, text_of, unescaped
+from bpfpin.apps.maps.literals import HEX, is_escaped, unescaped
+from bpfpin.codecs.codec import Codec, TextCodec, text_of
 from bpfpin.codecs.of_format import FormatCodec
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError

@@ -86,6 +86,43 @@ def _ip(text: str) -> bytes | None:
         return None
 
 
+_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
+
+
+def escaped(text: str) -> str:
+    r"""Return *text* without surrogates: a byte that is no UTF-8 as `\xff`.
+
+    A backslash that begins what looks like one becomes `\x5c`, so that `unescaped` gives *text*.
+    """
+    text = _ESCAPE.sub(lambda match: rf"\x5cx{match[1]}", text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join(map(_escaped_surrogate, text))
+    return text
+
+
+def _escaped_surrogate(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # as the error handler "surrogateescape" keeps a byte
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if 0xD800 <= code <= 0xDFFF else character
+
+
+def unescaped(text: str) -> bytes:
+    """Return the bytes that a text with escapes of `escaped` stands for."""
+    raw = text.encode(errors="surrogateescape")
+    return _ESCAPE_BYTES.sub(lambda match: bytes.fromhex(match[1].decode()), raw)
+
+
+_ESCAPE_BYTES = re.compile(_ESCAPE.pattern.encode())
+
+
+def is_escaped(text: str) -> bool:
+    """Whether `unescaped` has something to do."""
+    return bool(_ESCAPE.search(text))
+
+
 FORMS: Final[dict[Literal, str]] = {
     address: "an address",
     prefix: "10.0.0.1/24",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bpfpin.apps.maps.dump import Cpus, Dump, Selection, open_dump
+from bpfpin.apps.maps.entries import key_bytes
 from bpfpin.apps.maps.naming import Typing
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
@@ -12,7 +13,6 @@ from bpfpin.cli.map.csv_rows import write_csv
 from bpfpin.cli.map.get import typing_options
 from bpfpin.cli.map.pieces import KEY_BYTES, write_document, write_lines
 from bpfpin.cli.output import JSON, NDJSON, TABLE
-from bpfpin.codecs.stray import key_bytes_of
 
 CSV = "csv"
 TO_THE_RIGHT = ("cpu",)
@@ -81,7 +81,7 @@ def _table(context: Context, dump: Dump) -> None:
     if dump.stray_keys:
         names = (*names, KEY_BYTES)
         cells = [
-            (*shown, value_text(key_bytes_of(row[0]) or ZEROS))
+            (*shown, value_text(key_bytes(row[0]) or ZEROS))
             for shown, row in zip(cells, rows, strict=True)
         ]
     context.out.table(names, cells, right=TO_THE_RIGHT)

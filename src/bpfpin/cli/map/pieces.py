@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from bpfpin.apps.maps.entries import key_bytes
 from bpfpin.cli.failure import describe
 from bpfpin.cli.output import SCHEMA, Output, to_json
-from bpfpin.codecs.stray import StrayBytes, key_bytes_of
 
 KEY_BYTES: Final = "key_bytes"
 
@@ -54,7 +54,7 @@ def json_rows(names: Sequence[str], batch: Sequence[Row]) -> list[str]:
     """
     form = _template(names, batch[0])
     flat = _FLAT.get(tuple(isinstance(part, dict) for part in batch[0]))
-    if any(isinstance(row[0], StrayBytes) for row in batch):
+    if any(key_bytes(row[0]) is not None for row in batch):
         return [to_json(_with_bytes(names, row)) for row in batch]
     if form and flat:
         try:
@@ -66,7 +66,7 @@ def json_rows(names: Sequence[str], batch: Sequence[Row]) -> list[str]:
 
 def _with_bytes(names: Sequence[str], row: Row) -> dict[str, Any]:
     """Return the row with the bytes of a key whose padding is not zero."""
-    raw = key_bytes_of(row[0])
+    raw = key_bytes(row[0])
     more = {} if raw is None else {KEY_BYTES: raw}
     return {names[0]: row[0], **more, **dict(zip(names[1:], row[1:], strict=True))}
 
