@@ -33,12 +33,20 @@ struct {
 	__type(value, struct count);
 } counts SEC(".maps");
 
+#ifdef IPROUTE2 /* in the globals of iproute2 */
+#include "elf_map.h"
+struct bpf_elf_map SEC("maps") flows = {HASH, sizeof(__u32), sizeof(struct flow), 20000, .pinning = 2};
+#else
 struct {
 	__uint(type, HASH);
 	__uint(max_entries, 20000);
 	__type(key, __u32);
 	__type(value, struct flow);
+#ifdef BY_NAME
+	__uint(pinning, 1);
+#endif
 } flows SEC(".maps");
+#endif
 
 struct {
 	__uint(type, LRU_HASH);

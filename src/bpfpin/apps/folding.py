@@ -19,9 +19,11 @@ from bpfpin.apps.generation import identity
 from bpfpin.errors import BpfError, BusyError
 from bpfpin.objects.map import Map
 from bpfpin.pins import names
+from bpfpin.pins.outside import is_exchanged
 
 WAIT_MAX_S: Final = 10.0
 PAUSE_S: Final = 0.002
+SHARED_DEPTH_MAX: Final = 4  # directories above a shared name: tc/globals/NAME and a root below it
 
 T = TypeVar("T")
 
@@ -31,13 +33,33 @@ class FoldUnfinishedError(BusyError):
 
 
 def is_folding(path: Path) -> bool:
-    """Whether the set that *path* lies in is moving the contents of that map at this moment."""
+    """Whether the contents of the map at *path* are being moved at this moment.
+
+    That is by the set that *path* lies in, or by one that shares its map under this name.
+    """
     stage = path.parent.parent / f"{path.parent.name}{names.STAGE_SUFFIX}"
-    try:
+    if _is_marked(stage):
+        return not _is_same_pin(path, stage / path.name)
+    return _is_shared_and_folding(path)
+
+
+def _is_marked(stage: Path) -> bool:
+    with suppress(OSError):  # ENOENT as a rule; who may not look may not read the maps either
         (stage / names.FOLDING).stat()
-    except OSError:  # ENOENT as a rule; who may not look may not read the maps either
-        return False
-    return not _is_same_pin(path, stage / path.name)
+        return True
+    return False
+
+
+def _is_shared_and_folding(path: Path) -> bool:
+    """Whether *path* is a shared name whose map a set migrates; a set's own pins are none."""
+    with suppress(OSError):
+        if (path.parent / names.MANIFEST).is_symlink():
+            return False
+        for root in path.parents[:SHARED_DEPTH_MAX]:
+            for stage in root.glob(f"*{names.STAGE_SUFFIX}"):
+                if _is_marked(stage) and is_exchanged(stage, path.relative_to(root)):
+                    return True
+    return False
 
 
 def _is_same_pin(one: Path, other: Path) -> bool:

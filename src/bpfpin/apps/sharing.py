@@ -49,6 +49,11 @@ class Shared:
             return self
         return dataclasses.replace(self, held=_duplicate(made[self.path]), is_new=True)
 
+    @property
+    def is_exchangeable(self) -> bool:
+        """Whether it is at a name below the pin root that may get another map, if nobody minds."""
+        return self.held is not None and self.path is not None and not self.is_promised
+
 
 def parse_map_words(words: Sequence[str]) -> dict[str, str]:
     """Return `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME` by name; `UsageError` for others.

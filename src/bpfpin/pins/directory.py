@@ -145,6 +145,16 @@ class Directory(Closing):
         fd = self.fileno()
         fs.renameat2(old, new, flags=flags, old_dir_fd=fd, new_dir_fd=fd)
 
+    def exchange(self, name: str, other: Directory, other_name: str) -> None:
+        """Exchange the name *name* with one of another directory of the same file system."""
+        fs.renameat2(
+            name,
+            other_name,
+            flags=Rename.EXCHANGE,
+            old_dir_fd=self.fileno(),
+            new_dir_fd=other.fileno(),
+        )
+
     def chmod(self, name: str, mode: int) -> None:
         """Set the mode of the pin *name*."""
         self._do("chmod", name, lambda: os.chmod(name, mode, dir_fd=self.fileno()))

@@ -22,6 +22,7 @@ COMMIT: Final = "commit~"
 ABORT: Final = "abort~"
 FOLDS: Final = "folds~"
 FOLDING: Final = "folding~"
+SHARED: Final = "shared~"
 CONFIRM: Final = "confirm~"
 TARGETS: Final = "targets~"
 SWITCHED: Final = "switched~"
@@ -30,7 +31,7 @@ STAGE_SUFFIX: Final = "~stage"
 PARTS: Final = frozenset({PROGRAMS, LINKS, LAYOUTS, FOLDS})
 """The directories of a generation; they go over into the next one."""
 
-MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, SWITCHED, CONFIRM})
+MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, SWITCHED, SHARED, CONFIRM})
 """The directories of a transaction or a trial in a generation; they never go over."""
 
 TEXTS: Final = frozenset({MANIFEST, TARGETS})

@@ -1,16 +1,133 @@
-"""Pins outside of the set: the names under which an object asks its maps to be shared."""
+"""Pins outside of the set: the names under which an object asks its maps to be shared.
+
+Where such a name is to hold another map, the stage has what is needed to exchange it and to take
+that back, below `shared~`: `MAP` is the pin that changes places with the shared name, `MAP~old` the
+map that the name holds before, and `MAP~path` a symlink whose text is where the name is.
+"""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError
+from bpfpin.errors import BpfError, PinError, PinExistsError, PinNotFoundError
 from bpfpin.objects.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.pins.manifest import OutsidePin
+
+_OLD: Final = "~old"
+_PATH: Final = "~path"
+
+
+def prepare_exchange(
+    root: Directory, stage: Directory, pin: OutsidePin, *, old: Map, new: Map
+) -> None:
+    """Keep in *stage* what lets the shared name hold *new* where it holds *old*.
+
+    The new pin may be opened by whom the old one may. `PinNotFoundError` if the name is gone.
+    """
+    part, name = names.map_pin_name(pin.map), pin.below(root.path).name
+    with suppress(PinExistsError):
+        stage.mark(names.SHARED)
+    with stage.child(names.SHARED) as shared, _parent(root, pin, makes=False) as parent:
+        there = parent.stat(name)
+        new.pin(shared.pin_path(part))
+        if shared.stat(part).st_gid != there.st_gid:
+            shared.chown_group(part, there.st_gid)
+        shared.chmod(part, stat.S_IMODE(there.st_mode))
+        old.pin(shared.pin_path(f"{part}{_OLD}"))
+        # Last: an exchange counts by its path.
+        shared.write_text(f"{part}{_PATH}", pin.path)
+
+
+def exchange(root: Directory, stage: Directory) -> None:
+    """Let the shared names that *stage* is to exchange hold their new maps; again does nothing.
+
+    `PinExistsError` if a name holds neither the old map nor the new one by now.
+    """
+    for each in _exchanges(root, stage):
+        each.forward()
+
+
+def exchange_back(root: Directory, stage: Directory) -> None:
+    """Let the shared names hold what they held before `exchange`; again does nothing."""
+    for each in _exchanges(root, stage):
+        each.back()
+
+
+def is_exchanged(stage: Path, name: Path) -> bool:
+    """Whether the generation at *stage* gives the shared name *name* another map.
+
+    *name* is a path below the pin root. `OSError` for who may not look.
+    """
+    return any(
+        entry.name.endswith(_PATH) and entry.readlink() == name
+        for entry in (stage / names.SHARED).iterdir()
+    )
+
+
+@dataclass(frozen=True)
+class _Exchange:
+    """One shared name that is to hold another map; *shared* is `shared~` of the stage."""
+
+    root: Directory
+    shared: Directory
+    part: str
+    pin: OutsidePin
+
+    def forward(self) -> None:
+        path, old, new = self.pin.below(self.root.path), self._old_id(), self._new_id()
+        there = _map_id(path)
+        if there in (None, new):  # gone: made anew where the set makes its shared names
+            return
+        if there == old:
+            self._exchange(self.part)
+            if _map_id(self.shared.path / self.part) == old:
+                return
+            self._exchange(self.part)  # somebody put another map there in between
+        raise PinExistsError(
+            f"{path} holds map id {_map_id(path)} by now, made by somebody else meanwhile",
+            path=str(path),
+            hint="load again: that map is used then, if it fits",
+        )
+
+    def back(self) -> None:
+        if _map_id(self.pin.below(self.root.path)) != self._new_id():
+            return
+        # The pin that was there, with its owner and mode, if it changed places; else a new one.
+        is_there = _map_id(self.shared.path / self.part) == self._old_id()
+        self._exchange(self.part if is_there else f"{self.part}{_OLD}")
+
+    def _exchange(self, part: str) -> None:
+        with _parent(self.root, self.pin, makes=False) as parent:
+            self.shared.exchange(part, parent, self.pin.below(self.root.path).name)
+
+    def _old_id(self) -> int | None:
+        return _map_id(self.shared.path / f"{self.part}{_OLD}")
+
+    def _new_id(self) -> int | None:
+        return _map_id(self.shared.path.parent / self.part)
+
+
+def _exchanges(root: Directory, stage: Directory) -> Iterator[_Exchange]:
+    with suppress(PinNotFoundError), stage.child(names.SHARED) as shared:
+        for name in shared.names():
+            if name.endswith(_PATH):
+                part = name.removesuffix(_PATH)
+                pin = OutsidePin(names.decode(part), shared.read_text(name))
+                yield _Exchange(root, shared, part, pin)
+
+
+def _map_id(path: Path) -> int | None:
+    """Return which map is pinned at *path*, None if nothing or something else is."""
+    with suppress(PinError), Map.from_pin(path, read_only=True) as held:
+        return held.id
+    return None
 
 
 def share(root: Directory, owner: Directory, pin: OutsidePin) -> None:

@@ -5,7 +5,7 @@ The same plan is printed by a dry run and followed by a real one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -143,16 +143,18 @@ def plan_maps(
     shared: Mapping[str, tuple[Map, str]],
     fresh: Collection[str] = (),
     migrate: PlanMigration | None = None,
+    may_replace: Callable[[str], bool] = lambda name: False,
 ) -> PlannedMaps:
     """Decide on every map, and return those that are used again, opened; the caller closes them.
 
     *shared* are maps from outside of the set with where they came from, and belong to the caller
     until this returns; *fresh* names maps that start empty, `all` is every one. With *migrate* the
-    contents of maps of the set that do not fit go over to new ones. The differences of all maps
-    that do not fit are in one `IncompatibleMapError`.
+    contents of maps of the set that do not fit go over to new ones. A shared map is only replaced
+    if *may_replace* says so, which is asked where it is to start empty or does not fit. The
+    differences of all maps that do not fit are in one `IncompatibleMapError`.
     """
     with ExitStack() as undo:
-        sources = _Sources(live, shared, fresh, undo, migrate)
+        sources = _Sources(live, shared, fresh, undo, migrate, may_replace)
         decided = [sources.decide(each) for each in spec.maps.values()]
         found = [difference for _, _, found in decided for difference in found]
         _require_fit(found, hints=sources.hints)
@@ -184,6 +186,7 @@ class _Sources:
     fresh: Collection[str]
     undo: ExitStack
     migrate: PlanMigration | None = None
+    may_replace: Callable[[str], bool] = lambda name: False
     migrating: list[Migrating] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
 
@@ -195,8 +198,8 @@ class _Sources:
             return _make(spec, "constants belong to their program")
         if live is None or name not in live.maps:
             return _make(spec, "it is new" if live else "")
-        if ALL in self.fresh or name in self.fresh:
-            return MapPlan(name, Decision.FRESH, None, "it starts empty, as asked"), None, []
+        if self._is_fresh(name):
+            return _start_empty(name)
         if spec.initial:
             return _make(spec, "the object itself says what is in it")
         held = self.undo.enter_context(_kept_map(live.maps[name], name))
@@ -206,11 +209,10 @@ class _Sources:
     def _migrate(self, spec: MapSpec, held: Map) -> _Decided:
         """Let the contents go over to a new map, with those that an earlier one had no room for."""
         assert self.migrate is not None
-        assert self.live is not None
         try:
             plan = self.migrate(spec, held)
             self.migrating.append(Migrating(spec.name, held, plan))
-            for left in staged.left_of(self.live.path, names.map_pin_name(spec.name)):
+            for left in self._left_of(spec.name):
                 old = self.undo.enter_context(left)
                 self.migrating.append(Migrating(spec.name, old, self.migrate(spec, old)))
         except IncompatibleMapError as error:
@@ -224,7 +226,21 @@ class _Sources:
         pinned = self.live.maps.get(spec.name) if self.live else None
         is_kept = pinned is not None and _id_at(pinned) == held.id
         decision = Decision.KEPT if is_kept else Decision.SHARED
-        return _use(spec, held, decision, f"it is the map of {source}")
+        decided = _use(spec, held, decision, f"it is the map of {source}")
+        is_fresh, is_unfit = self._is_fresh(spec.name), bool(decided[2])
+        if not (is_fresh or is_unfit) or not self.may_replace(spec.name):
+            return decided
+        if is_fresh:
+            return _start_empty(spec.name)
+        return self._migrate(spec, held) if self.migrate else decided
+
+    def _is_fresh(self, name: str) -> bool:
+        return ALL in self.fresh or name in self.fresh
+
+    def _left_of(self, name: str) -> Iterator[Map]:
+        """Open what earlier migrations of the map had no room for."""
+        if self.live is not None:
+            yield from staged.left_of(self.live.path, names.map_pin_name(name))
 
 
 def _id_at(path: Path) -> int | None:
@@ -237,6 +253,10 @@ def _id_at(path: Path) -> int | None:
 def _use(spec: MapSpec, held: Map, decision: Decision, reason: str) -> _Decided:
     plan = MapPlan(spec.name, decision, held.id, reason)
     return plan, held, compat.differences(spec, held)
+
+
+def _start_empty(name: str) -> _Decided:
+    return MapPlan(name, Decision.FRESH, None, "it starts empty, as asked"), None, []
 
 
 def _make(spec: MapSpec, reason: str) -> _Decided:

@@ -136,6 +136,7 @@ def _turn_back(root: Directory, name: str, reopen: Reopen) -> None:
     with root.child(names.stage_name(name)) as stage:
         manifest = read_manifest(stage)
         turn_back(stage, manifest, reopen)
+        outside.exchange_back(root, stage)
         before = _live_manifest(root, name)
         for pin in manifest.outside:
             if before is None or pin not in before.outside:
@@ -163,7 +164,7 @@ def _settle(directory: Directory, manifest: Manifest) -> None:
     """Let those read the maps who are to, and take the marks of the transaction away."""
     if manifest.access is not None:
         set_access(directory, manifest.access)
-    for part in (names.PREVIOUS, names.FOLDING, names.SWITCHED):
+    for part in (names.PREVIOUS, names.FOLDING, names.SWITCHED, names.SHARED):
         with suppress(PinNotFoundError):
             remove_tree(directory, part)
     directory.rmdir(names.COMMIT)

@@ -59,6 +59,7 @@ class Move:
 
 def switch(stage: Directory, manifest: Manifest, reopen: Reopen, *, root: Directory) -> None:
     """Share the maps of *stage* that are to be shared, then run its programs."""
+    outside.exchange(root, stage)
     for pin in manifest.outside:
         outside.share(root, stage, pin)
     for move in _moves(stage, manifest, reopen):

@@ -17,10 +17,11 @@ from typing import Final, Protocol
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, PinExistsError
-from bpfpin.pins import layouts, names
+from bpfpin.objects.map import Map
+from bpfpin.pins import layouts, names, outside
 from bpfpin.pins.access import set_access
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Access, Manifest
+from bpfpin.pins.manifest import Access, Manifest, OutsidePin
 from bpfpin.pins.migration import staged
 from bpfpin.pins.migration.fold import Folding
 from bpfpin.pins.recover import Recovery, conclude, recover, remove_generation
@@ -44,6 +45,7 @@ class Stage(Closing):
 
     def __init__(self, root: Directory, name: str, *, targets: str = "") -> None:
         """Make the stage of set *name*; *targets* is the token of a change of several sets."""
+        self._root = root
         with ExitStack() as stack:
             self._directory = stack.enter_context(root.make(names.stage_name(name)))
             if targets:
@@ -119,6 +121,10 @@ class Stage(Closing):
     def keep_foldings(self, name: str, live: Directory) -> None:
         """Give the foldings of the live generation that found no room to this one too."""
         staged.keep(self._directory, live, names.map_pin_name(name))
+
+    def exchange_shared(self, pin: OutsidePin, *, old: Map, new: Map) -> None:
+        """Let the shared name *pin*, which holds *old*, hold *new* when the hooks are switched."""
+        outside.prepare_exchange(self._root, self._directory, pin, old=old, new=new)
 
     def set_access(self, access: Access) -> None:
         """Let those open the maps, before they are seen, who are to; for maps pinned until now."""

@@ -148,7 +148,7 @@ class Loading(Closing):
 
 
 def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Shared]) -> None:
-    """Raise `UsageError` for maps that the object lacks, or that others share."""
+    """Raise `UsageError` for maps that the object lacks, or that the user named elsewhere."""
     unknown = fresh - {ALL} - set(spec.maps)
     if unknown:
         there = ", ".join(spec.maps) or "none"
@@ -156,7 +156,7 @@ def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Sh
             f"--fresh names no map of the object: {', '.join(sorted(unknown))}; it has: {there}"
         )
     for name in sorted(fresh & set(shared)):
-        if shared[name].held is not None:
+        if shared[name].held is not None and not shared[name].is_exchangeable:
             raise UsageError(
                 f"map {name} is that of {shared[name].source}, which others may use: it cannot"
                 " start empty here",

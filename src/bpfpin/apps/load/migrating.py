@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -114,7 +114,7 @@ class Migrator:
             yield from _ways("add", error.hint)
             return
         try:
-            with Map.from_pin(self._paths()[name]) as old:
+            with self._old(name) as old:
                 self.plan(self.loading.spec.maps[name], old)
         except IncompatibleMapError as refused:
             yield from _ways("--migrate", refused.hint)
@@ -177,8 +177,12 @@ class Migrator:
             found = Members(found.old | before.old, found.new | before.new)
         self._members[request.spec.name] = found
 
-    def _paths(self) -> dict[str, Path]:
-        return dict(self.live.maps) if self.live else {}
+    def _old(self, name: str) -> AbstractContextManager[Map]:
+        """Open the map that is there now: that of a shared name, else that of the set."""
+        shared = self.loading.shared.get(name)
+        if shared is not None and shared.held is not None:
+            return nullcontext(shared.held)
+        return Map.from_pin(self.live.maps[name] if self.live else self.loading.map_path(name))
 
     def _folding_ids(self) -> set[int]:
         return staged.program_ids(self.live.path) if self.live else set()

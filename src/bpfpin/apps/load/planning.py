@@ -9,6 +9,7 @@ from pathlib import Path
 from bpfpin.apps.load import hooks
 from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.load.migrating import Migrator
+from bpfpin.apps.load.shared_names import Replacing
 from bpfpin.apps.load.variables import check_kept
 from bpfpin.apps.map_users import users_of
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError
@@ -40,6 +41,7 @@ def make_plan(loading: Loading, live: PinSet | None) -> Plan:
         for hook in planned:
             undo.callback(hook.close)
         migrator = Migrator(loading, live, planned)
+        replacing = Replacing(loading, live, planned)
         try:
             found = plan_maps(
                 loading.spec,
@@ -47,10 +49,11 @@ def make_plan(loading: Loading, live: PinSet | None) -> Plan:
                 shared=_held(loading),
                 fresh=loading.fresh,
                 migrate=migrator.plan if migrator.is_asked else None,
+                may_replace=replacing.may,
             )
         except IncompatibleMapError as error:
             migrator.require_known()
-            raise _explained(error, migrator) from None
+            raise _explained(error, migrator, replacing) from None
         for held in (*found.given.values(), *(each.old for each in found.migrating)):
             undo.callback(held.close)
         migrator.require_known()
@@ -172,11 +175,13 @@ def _use_the_pinned_maps(planned: tuple[HookPlan, ...], live: PinSet) -> bool:
     return all(pinned.issuperset(ids) for ids in used)
 
 
-def _explained(error: IncompatibleMapError, migrator: Migrator) -> IncompatibleMapError:
+def _explained(
+    error: IncompatibleMapError, migrator: Migrator, replacing: Replacing
+) -> IncompatibleMapError:
     """Add where the maps are, who uses them, and what to type."""
     loading, live = migrator.loading, migrator.live
     unfit = list(dict.fromkeys(each.map for each in error.differences))
-    shared = [name for name in unfit if name in _held(loading)]
+    shared = [name for name in unfit if name in _held(loading) and not replacing.may(name)]
     kept = [name for name in unfit if name not in shared]
     lines = [line for name in unfit for line in _users(name, loading, live)]
     lines += dict.fromkeys(way for name in kept for way in migrator.ways_out(name, error))
@@ -184,6 +189,7 @@ def _explained(error: IncompatibleMapError, migrator: Migrator) -> IncompatibleM
         fresh = " ".join(f"--fresh {name}" for name in kept)
         lines.append(f"to start empty, losing what is counted there: {fresh}")
     for name in shared:
+        lines += replacing.advice(name) if loading.shared[name].is_exchangeable else ()
         lines.append(f"to use another one: --map {name}=PATH, or another object")
     places = [str(_place(name, loading, live)) for name in unfit]
     error.path = places[0]

@@ -14,7 +14,13 @@ from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.load.migrating import fold_programs, lineages
 from bpfpin.apps.load.planning import access_after
 from bpfpin.apps.load.report import attached, finished, planned
-from bpfpin.apps.load.shared_names import map_ids, shared_names, take_away
+from bpfpin.apps.load.shared_names import (
+    exchanged,
+    holders_of_old,
+    map_ids,
+    shared_names,
+    take_away,
+)
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.reports import LoadReport, ProgramReport
 from bpfpin.apps.trial.load import LoadTrial
@@ -46,6 +52,7 @@ class Verified(Closing):
         self.loaded = _loaded(loading, plan)
         self.shared = shared_names(loading)
         self.left = _left_names(plan.live, self.shared)
+        self.exchanged = exchanged(loading, plan)
 
     def close(self) -> None:
         """Let go of what was made; what is pinned or attached by then stays."""
@@ -82,6 +89,7 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
                 live = opened.enter_context(root.child(one.loading.name)) if has_live else None
                 building = _Building(stage, one.loading, one.plan, one.loaded, live, trial)
                 running.append(building.build(one.shared))
+        old_ids = [{pin: old.id for pin, old in one.exchanged.items()} for one in loads]
         reports = []
         for one, programs in zip(loads, running, strict=True):
             collection.fill_given(one.loading.spec, one.loaded, one.plan.given)
@@ -89,9 +97,16 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
         for one in loads:
             one.close()
             one.plan.close()  # it holds the old programs; what still uses such a map is another's
+            one.loading.close()  # it holds maps that were replaced
         return [
-            report.with_notes((*_taken_away(root, one), *_left_over(root, one.loading)))
-            for one, report in zip(loads, reports, strict=True)
+            report.with_notes(
+                (
+                    *_taken_away(root, one),
+                    *holders_of_old(root, before),
+                    *_left_over(root, one.loading),
+                )
+            )
+            for one, before, report in zip(loads, old_ids, reports, strict=True)
         ]
 
 
@@ -158,6 +173,8 @@ class _Building:
     def build(self, shared: tuple[OutsidePin, ...]) -> list[ProgramReport]:
         """Pin everything, then attach what is attached anew, and return what will run where."""
         self._pin_maps()
+        for pin, old in exchanged(self.loading, self.plan).items():
+            self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])
         for name, program in self.loaded.programs.items():
             self.stage.pin_program(name, program)
         updates = [hook for hook in self.plan.hooks if hook.action is HookAction.UPDATE]

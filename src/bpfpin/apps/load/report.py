@@ -126,7 +126,7 @@ def _report(
             _hook(loading, hook, links.get((hook.hook, hook.program)), is_unchanged)
             for hook in plan.hooks
         ),
-        (*_not_fresh(loading), *(() if is_unchanged else (*_notes(loading, plan), *notes))),
+        (*_not_fresh(loading, plan), *(() if is_unchanged else (*_notes(loading, plan), *notes))),
     )
 
 
@@ -179,8 +179,9 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
         )
 
 
-def _not_fresh(loading: Loading) -> Iterator[str]:
+def _not_fresh(loading: Loading, plan: Plan) -> Iterator[str]:
     """Tell of maps that did not start empty though all were asked to: others may use them."""
+    fresh = {each.name for each in plan.maps if each.decision is Decision.FRESH}
     for shared in loading.shared.values() if ALL in loading.fresh else ():
-        if shared.held is not None:
+        if shared.held is not None and shared.name not in fresh:
             yield f"map {shared.name} is that of {shared.source} and did not start empty"

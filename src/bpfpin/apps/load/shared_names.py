@@ -1,23 +1,33 @@
-"""The names outside of a set under which its maps are shared: those it makes, and their end."""
+"""The names outside of a set under which its maps are shared: those it makes, and their end.
+
+Such a name gets another map only if nobody but the set uses the one that it holds: whoever else
+does would go on with a map that nobody finds any more.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from bpfpin.apps.load.loading import Loading
-from bpfpin.apps.map_users import MapUser, UserKind, programs_of
+from bpfpin.apps.map_users import MapUser, UserKind, processes_of, programs_of
 from bpfpin.apps.pinned import pinned_maps
 from bpfpin.apps.sets.users import program_ids
+from bpfpin.apps.sharing import Shared
 from bpfpin.apps.target import all_sets
-from bpfpin.errors import PinNotFoundError
+from bpfpin.errors import PinNotFoundError, UsageError
 from bpfpin.objects.map import Map
-from bpfpin.pins import outside
+from bpfpin.pins import names, outside
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import OutsidePin
+from bpfpin.pins.migration import staged
 from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.plan import Decision, HookPlan, Plan
 
+_ADVICE_ON_PROGRAMS: Final = "detach it first, or end who holds it"
 _PATIENCE_S: Final = 0.5  # the kernel frees a program some time after its last link or pin went
 _PAUSE_S: Final = 0.01
 
@@ -66,25 +76,127 @@ def take_away(root: Directory, live: PinSet, pins: dict[OutsidePin, int]) -> Ite
             outside.unshare(root, pin, map_id)
 
 
+@dataclass(frozen=True)
+class Replacing:
+    """Decides for one load which shared names may get another map; *hooks* are what it changes."""
+
+    loading: Loading
+    live: PinSet | None
+    hooks: Sequence[HookPlan]
+    _others: dict[str, tuple[MapUser, ...]] = field(default_factory=dict)
+
+    def may(self, name: str) -> bool:
+        """Whether map *name*, which is at a shared name, may be replaced.
+
+        `UsageError` with who else uses it if it is to start empty by the user's word.
+        """
+        if self.loading.confirm_s is not None or not self._shared(name).is_exchangeable:
+            self._require_not_asked(name, "that does not go back by itself (--confirm)", "")
+            return False
+        if others := self.others(name):
+            users = ", ".join(map(str, others))
+            self._require_not_asked(name, f"it is used by {users}", "; ".join(self.advice(name)))
+        return not others
+
+    def others(self, name: str) -> tuple[MapUser, ...]:
+        """Return who else uses the map at a shared name: programs that stay, and other pins."""
+        shared = self._shared(name)
+        if shared.held is None or shared.path is None:
+            return ()
+        if name not in self._others:
+            pins = {str(shared.path)}
+            if self.live is not None and name in self.live.maps:
+                pins.add(str(self.live.maps[name]))
+            root, own = self.loading.path.parent, self._own_programs()
+            held = shared.held
+            self._others[name] = _lasting(lambda: _users_but(held.id, root, own, pins))
+        return self._others[name]
+
+    def advice(self, name: str) -> Iterator[str]:
+        """Yield what to do about each of the others, for the name to get another map."""
+        sets = all_sets(self.loading.path.parent)
+        for user in self.others(name):
+            owner = next((each for each in sets if _belongs(user, each)), None)
+            if owner is not None:
+                shown = names.display_name(owner.name)
+                yield f"{user} is of the set {shown}: bpfpin unload {shown}"
+            elif user.kind is UserKind.PIN:
+                yield f"{user}: if nobody needs it, rm {user.name}"
+            else:
+                yield f"{user}: {_ADVICE_ON_PROGRAMS}"
+
+    def _shared(self, name: str) -> Shared:
+        return self.loading.shared[name]
+
+    def _own_programs(self) -> set[int]:
+        """Return the programs that end with this load, and those of its set's migrations."""
+        running = {hook.previous.id for hook in self.hooks if hook.previous is not None}
+        if self.live is None:
+            return running
+        return running | program_ids(self.live) | staged.program_ids(self.live.path)
+
+    def _require_not_asked(self, name: str, reason: str, hint: str) -> None:
+        if name in self.loading.fresh:
+            raise UsageError(
+                f"map {name} is that of {self._shared(name).source} and cannot start empty here:"
+                f" {reason}",
+                hint=hint,
+            )
+
+
+def exchanged(loading: Loading, plan: Plan) -> dict[OutsidePin, Map]:
+    """Return the shared names that get another map by *plan*, and the maps that they hold now."""
+    found = {}
+    for each in plan.maps:
+        shared = loading.shared.get(each.name)
+        is_new = each.decision in (Decision.FRESH, Decision.MIGRATED)
+        if is_new and shared is not None and shared.held is not None and shared.path is not None:
+            path = str(shared.path.relative_to(loading.path.parent))
+            found[OutsidePin(each.name, path)] = shared.held
+    return found
+
+
+def holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterator[str]:
+    """Tell of processes that still have the map that a shared name held before."""
+    for pin, map_id in old_ids.items():
+        for process in processes_of(map_id):
+            yield (
+                f"{process} still has the map (id {map_id}) that {pin.below(root.path)} held"
+                " before: it has to open it again"
+            )
+
+
+def _belongs(user: MapUser, found: PinSet) -> bool:
+    if user.kind is UserKind.PIN:
+        return found.path in Path(user.name).parents
+    return user.id in program_ids(found)
+
+
+def _users_but(
+    map_id: int, pin_root: Path, programs: Collection[int], pins: Collection[str]
+) -> list[MapUser]:
+    """Return the programs and pins that use a map, without those named."""
+    found = [user for user in programs_of(map_id) if user.id not in programs]
+    paths = pinned_maps(pin_root).paths.get(map_id, [])
+    return [*found, *(MapUser(UserKind.PIN, 0, path) for path in paths if path not in pins)]
+
+
+def _lasting(look: Callable[[], list[MapUser]]) -> tuple[MapUser, ...]:
+    """Return who is found, after giving programs that nobody holds the time to go."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        others = look()
+        is_dying = bool(others) and all(user.kind is UserKind.PROGRAM for user in others)
+        if not is_dying or any(user.place for user in others) or time.monotonic() >= deadline:
+            return tuple(others)
+        time.sleep(_PAUSE_S)
+
+
 def _remembered(found: PinSet) -> tuple[OutsidePin, ...]:
     return found.manifest.outside if found.manifest else ()
 
 
 def _lasting_others(map_id: int, live: PinSet, pins: tuple[str, ...]) -> list[str]:
     """Return who else uses a map, after giving programs that nobody holds the time to go."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        others = _others(map_id, live, pins)
-        is_dying = bool(others) and all(user.kind is UserKind.PROGRAM for user in others)
-        if not is_dying or any(user.place for user in others) or time.monotonic() >= deadline:
-            return [str(user) for user in others]
-        time.sleep(_PAUSE_S)
-
-
-def _others(map_id: int, live: PinSet, pins: tuple[str, ...]) -> list[MapUser]:
-    """Return the pins and programs that use a map and are not the set's own."""
-    own = program_ids(live)
-    programs = [user for user in programs_of(map_id) if user.id not in own]
-    paths = pinned_maps(live.path.parent).paths.get(map_id, [])
-    others = [MapUser(UserKind.PIN, 0, path) for path in paths if path not in pins]
-    return [*programs, *others]
+    own, root = program_ids(live), live.path.parent
+    return [str(user) for user in _lasting(lambda: _users_but(map_id, root, own, pins))]

@@ -84,6 +84,17 @@ def walk(
     return found
 
 
+def bits_in_use(old: Map, shape: Shape) -> bytes:
+    """Return all values of *old*, of all CPUs, laid upon each other: 0 where each has 0."""
+    stride = stride_of(shape.value_size) if shape.is_per_cpu else shape.value_size
+    found = 0
+    for batch in old.batches_bytes():
+        values = bytes(batch.values)
+        for start in range(0, len(values), stride):
+            found |= int.from_bytes(values[start : start + shape.value_size], "little")
+    return found.to_bytes(shape.value_size, "little")
+
+
 def _examiners(
     shapes: tuple[Shape, Shape], keys: PartMoves | None, values: PartMoves, contents: Contents
 ) -> list[Examine]:

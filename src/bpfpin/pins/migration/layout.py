@@ -84,16 +84,18 @@ def match_parts(
     *,
     default_rule: DefaultRule = lambda old, new: Rule.SUM,
     otherwise: Rule = Rule.KEEP_NEW,
+    is_unused: Callable[[Leaf], bool] = lambda leaf: False,
 ) -> PartMoves:
     """Find for each old part the new one of its name, and how its number gets there.
 
-    *otherwise* is the rule of what is no number, if nobody said one.
+    *otherwise* is the rule of what is no number, if nobody said one. Old parts that *are unused*,
+    such as padding with a name, need no word: nobody writes them, and they are 0 everywhere.
     """
     before, after = list(old), list(new)
     pairs = list(_pairs(before, after, wishes))
     free = [target for leaf, target in pairs if leaf is None and target is not None]
     paths = frozenset(one.path for one in after)
-    matching = _Matching(wishes, default_rule, otherwise, paths, free)
+    matching = _Matching(wishes, default_rule, otherwise, is_unused, paths, free)
     for leaf, target in pairs:
         matching.take(leaf, target)
     matching.unfit += _wrong_words(before, after, wishes)
@@ -131,6 +133,7 @@ class _Matching:
     wishes: Wishes
     default_rule: DefaultRule
     otherwise: Rule
+    is_unused: Callable[[Leaf], bool]
     new_paths: frozenset[str]
     free: list[Leaf]  # new parts that have no old one
     moves: list[Move] = field(default_factory=list)
@@ -166,6 +169,9 @@ class _Matching:
             self.checks.append(
                 Check(old.path, old.place, "the new array ends before it", is_zero=True)
             )
+        elif self.is_unused(old):
+            self.dropped.append(old)
+            self.checks.append(Check(old.path, old.place, "it has no place", is_zero=True))
         else:
             is_free = any(_is_alike(old, one) for one in self.free)
             self.unfit.append(
@@ -200,6 +206,8 @@ class _Matching:
 
     def _move_number(self, old: Leaf, new: Leaf) -> None:
         rule = self._rule(new) or self._default(old, new)
+        if rule is None and self.is_unused(old):
+            rule = Rule.KEEP_NEW
         if rule is None:
             rules = "|".join(each.value for each in Rule)
             self.unfit.append(

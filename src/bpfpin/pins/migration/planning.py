@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -140,7 +140,8 @@ def _values(request: Request, types: Types, wishes: Wishes, functions: frozenset
     is_data = spec.dialect is Dialect.DATA
     before, after = leaves(types[0], request.old.value_size), leaves(types[1], spec.value_size)
     said = part(wishes, VALUE, has_members=_has_members(before, after))
-    return match_parts(
+    matched = partial(
+        match_parts,
         [one for one in before if not is_named(one.path, functions)],
         [one for one in after if not is_named(one.path, functions)],
         said,
@@ -149,6 +150,24 @@ def _values(request: Request, types: Types, wishes: Wishes, functions: frozenset
         ),
         otherwise=Rule.KEEP_OLD if is_data else Rule.KEEP_NEW,
     )
+    found = matched()
+    return matched(is_unused=_unused(request)) if found.unfit else found
+
+
+def _unused(request: Request) -> Callable[[Leaf], bool]:
+    """Return what says of an old part that no program writes it, and that it is 0 everywhere."""
+    shape = shapes.of_map(request.old)
+    users = (*request.old_users, *request.new_users)
+    if shape is None or not users or any(one.use.unknown or one.use.overwrites for one in users):
+        return lambda leaf: False
+    bits = contents.bits_in_use(request.old, shape)
+
+    def is_unused(leaf: Leaf) -> bool:
+        place = leaf.place
+        is_zero = not any(bits[place.offset : place.offset + place.size])
+        return is_zero and not ways(request.old_users, place)
+
+    return is_unused
 
 
 def _has_members(before: Sequence[Leaf], after: Sequence[Leaf]) -> bool:
