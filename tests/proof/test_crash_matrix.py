@@ -46,6 +46,8 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labs]:
     with contextlib.ExitStack() as undo:
 
         def lab_of(kind: type[CrashLab]) -> CrashLab:
+            for other in made.values():
+                other.clear()  # of two shared names of one kind `status` tells a split brain
             if kind not in made:
                 folder = tmp_path_factory.mktemp("crash")
                 made[kind] = undo.enter_context(crash_lab(kind, folder))

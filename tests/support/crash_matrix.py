@@ -11,7 +11,7 @@ from enum import Enum
 from bpfpin.errors import BpfError
 from support.crash import Ending, Fault, Injection, Point, faulted, points, run_here
 from support.crash_lab import CrashLab, Generation, NetlinkLab
-from support.crash_migrating import MigratingLab
+from support.crash_migrating import ByNameLab, Iproute2Lab, MigratingLab
 from support.crash_several import SeveralLab
 from support.crash_trials import TrialLab, VerdictLab
 from support.crash_two import TwoDevicesLab
@@ -90,6 +90,9 @@ SCENARIOS = {
         Scenario("reload, refused", OLD, NEW, NEW, _load(NEW), refused="BPF_LINK_UPDATE"),
         Scenario("reload, netlink", OLD, NEW, NEW, _load(NEW), lab=NetlinkLab),
         Scenario("reload, migrating", OLD, NEW, NEW, _load(NEW), lab=MigratingLab),
+        Scenario("reload, migrating by name", OLD, NEW, NEW, _load(NEW), lab=ByNameLab),
+        Scenario("reload, migrating, iproute2", OLD, NEW, NEW, _load(NEW), lab=Iproute2Lab),
+        Scenario("unload, by name", OLD, NOTHING, OLD, lambda lab: lab.unload(), lab=ByNameLab),
         Scenario("unload", OLD, NOTHING, OLD, lambda lab: lab.unload()),
         Scenario("load, several hooks", NOTHING, NEW, NEW, _load(NEW), lab=SeveralLab),
         Scenario("reload, several hooks", OLD, NEW, NEW, _load(NEW), lab=SeveralLab),

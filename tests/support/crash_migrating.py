@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from bpfpin.objects.map import Map
-from support.crash_lab import CrashLab, Generation
+from bpfpin.objects.program import Program
+from bpfpin.pins import names as pin_names
+from support.crash_lab import CrashLab, Generation, Reference
 from support.migration import MAPS, NEW, OLD, read, truth_of
 from support.objects import compiled
 from support.wait import wait_until
@@ -18,9 +21,10 @@ class MigratingLab(CrashLab):
     """Three maps of another layout in the new generation, and a fourth that stays: the truth."""
 
     _kept_maps = ("truth",)
+    _defines: tuple[str, ...] = ()
 
     def _object(self, generation: Generation) -> Path:
-        return compiled(OBJECTS[generation])
+        return compiled(OBJECTS[generation], defines=self._defines)
 
     def load(self, generation: Generation) -> list[str]:
         """Return the command that loads *generation*; what is loaded already is migrated."""
@@ -57,3 +61,40 @@ class MigratingLab(CrashLab):
 
     def _came(self, truth: Map) -> int:
         return sum(packets for packets, _ in truth_of(truth).values())
+
+
+class ByNameLab(MigratingLab):
+    """The same, with a map that is pinned by name: its name goes over with it."""
+
+    _defines = ("BY_NAME",)
+    _shared = "flows"
+
+    def _check(self, generation: Generation, reference: Reference) -> None:
+        """Check that the shared name holds the map that the running program uses."""
+        super()._check(generation, reference)
+        if reference.program_tag is None:
+            return
+        with (
+            Map.from_pin(self.root / self._shared) as shared,
+            Map.from_pin(self._pin("flows")) as own,
+            Program.from_pin(self.set / pin_names.PROGRAMS / self._xdp_program) as program,
+        ):
+            assert shared.id == own.id, f"{self._shared} holds {shared.id}, the set {own.id}"
+            assert shared.id in program.info.map_ids, f"the program does not use {shared.id}"
+
+
+class Iproute2Lab(ByNameLab):
+    """The same, with a map that iproute2 pins among its globals, and that has no types."""
+
+    _defines = ("IPROUTE2",)
+    _shared = "tc/globals/flows"
+
+    def load(self, generation: Generation) -> list[str]:
+        """Return the command that loads *generation*, with what the values are."""
+        layouts = ("u64 packets; u64 bytes", "u64 bytes; u64 packets; u64 drops")
+        return [*super().load(generation), *(f"--layout=flows={text}" for text in layouts)]
+
+    def _paths(self) -> Iterator[Path]:
+        """Yield what is there but for iproute2's directories, which stay."""
+        stays = {self.root / "tc", self.root / "tc/globals"}
+        yield from (path for path in super()._paths() if path not in stays)
