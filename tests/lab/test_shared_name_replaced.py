@@ -144,13 +144,65 @@ def test_other_sets_that_use_the_name_are_named_with_what_to_do(here: Here, besi
     beside.ok("unload", beside.device)
     document = here.load(grown(), "--migrate")
 
-    assert f"is of the set {beside.device}: bpfpin unload {beside.device}" in error["hint"]
+    advice = f"load both at once (add --dev {beside.device}), or first: bpfpin unload"
+    assert f"is of the set {beside.device}: {advice} {beside.device}" in error["hint"]
     assert f"at xdp of {beside.device}" in error["hint"]
     assert f"resize at xdp of {beside.device}" in fresh["message"]
     assert f"bpfpin unload {beside.device}" in fresh["hint"]
     assert "--best-effort" not in forced.json["error"]["hint"]
     assert entries(here.root / FRAGS) == COUNTED
     assert decisions(document)[FRAGS] == "migrated"
+
+
+@pytest.mark.parametrize("words", [("--migrate",), ("--fresh", "all")])
+@pytest.mark.parametrize("is_new", [False, True], ids=["both-loaded", "one-is-new"])
+def test_sets_that_share_the_name_change_in_one_command(
+    here: Here, beside: Here, words: tuple[str, ...], is_new: bool
+) -> None:
+    counted(here)
+    if not is_new:
+        beside.load(grown(16))
+    first, second = (beside, here) if is_new else (here, beside)
+    devices = ("--dev", first.device, "--dev", second.device)
+    document = here.ok("load", grown(), *devices, *words)
+    reports = document["sets"]
+    again = here.ok("load", grown(), *devices, *words[:1] if "--migrate" in words else ())
+
+    assert decisions(reports[0])[FRAGS] == ("migrated" if "--migrate" in words else "fresh")
+    assert decisions(reports[1])[FRAGS] == "shared"
+    ids = {map_ids(report)[FRAGS] for report in reports}
+    assert ids == {id_at(here.root / FRAGS), id_at(here.set / FRAGS), id_at(beside.set / FRAGS)}
+    assert len(ids) == 1
+    assert all(ids <= set(maps_used(report)) for report in reports)
+    assert entries(here.root / FRAGS) == (COUNTED if "--migrate" in words else {})
+    assert [one["result"] for one in again["sets"]] == ["unchanged", "unchanged"]
+    here.ok("unload", here.device)
+    beside.ok("unload", beside.device)
+    assert not (here.root / FRAGS).exists()
+
+
+def test_one_of_two_sets_that_refuses_keeps_the_name_for_both(
+    here: Here, beside: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted(here)
+    beside.load(grown(16))
+    before = here.everything(), beside.everything()
+    with monkeypatch.context() as patched:
+        forward, calls = Move.forward, []
+
+        def second_refuses(self: Move) -> None:
+            calls.append(self)
+            if len(calls) > 1:
+                refuse(self)
+            forward(self)
+
+        patched.setattr(Move, "forward", second_refuses)
+        devices = ("--dev", here.device, "--dev", beside.device)
+        result = here.run("load", grown(), *devices, "--migrate")
+
+    assert "refused, for a test" in result.stderr
+    assert (here.everything(), beside.everything()) == before
+    assert entries(here.root / FRAGS) == COUNTED
 
 
 def test_a_pin_of_somebody_else_is_named(here: Here) -> None:

@@ -258,8 +258,10 @@ def _prepared(
     """
     prepared: list[Verified | LoadReport] = []
     made: dict[Path, Map] = {}  # under the names that are to be shared
-    for request, live in zip(requests, lives, strict=True):
-        loading = opened.enter_context(_shared(request, given, made))
+    for number, (request, live) in enumerate(zip(requests, lives, strict=True)):
+        others = (one for place, one in enumerate(lives) if one is not None and place != number)
+        beside = dataclasses.replace(request, beside=tuple(others))
+        loading = opened.enter_context(_shared(beside, given, made))
         plan = opened.enter_context(make_plan(loading, live))
         if plan.is_unchanged:
             prepared.append(unchanged(loading, plan))

@@ -44,15 +44,20 @@ class Shared:
     is_new: bool = False
 
     def use(self, made: Mapping[Path, Map]) -> Shared:
-        """Return it with the map that another set of the same command makes for its path."""
-        if self.held is not None or self.path is None or self.path not in made:
+        """Return it with the map that another set of the same command makes for its path.
+
+        That may be in place of one that is there, which is closed.
+        """
+        if self.is_promised or self.path is None or self.path not in made:
             return self
+        _close(self)
         return dataclasses.replace(self, held=_duplicate(made[self.path]), is_new=True)
 
     @property
     def is_exchangeable(self) -> bool:
         """Whether it is at a name below the pin root that may get another map, if nobody minds."""
-        return self.held is not None and self.path is not None and not self.is_promised
+        is_there = self.held is not None and self.path is not None
+        return is_there and not (self.is_promised or self.is_new)
 
 
 def parse_map_words(words: Sequence[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from bpfpin.errors import UsageError
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Access, Place
 from bpfpin.pins.migration.wishes import Migration
+from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import ALL
 from bpfpin.spec import Hook, ObjectSpec, XdpMode
 from bpfpin.syscall.fd import Closing
@@ -83,7 +84,8 @@ class Loading(Closing):
     """What is to be loaded where; *path* is the set's directory.
 
     *shared* are maps from outside of the set, *fresh* those that start empty, *settings* the
-    variables that were set, as they are in the spec already. *replaces* allows an
+    variables that were set, as they are in the spec already. *beside* are the sets as they are that
+    the same command changes as well. *replaces* allows an
     unrelated object or another place, *takes_over* the hook of somebody else. *access* is None
     where it stays as it is; *is_chosen* says that programs or hooks were named.
     """
@@ -106,6 +108,7 @@ class Loading(Closing):
     is_guarded: bool = False
     is_dry_run: bool = False
     is_chosen: bool = False
+    beside: tuple[PinSet, ...] = ()
 
     @property
     def name(self) -> str:
@@ -121,6 +124,20 @@ class Loading(Closing):
     def programs(self) -> list[str]:
         """The programs that are loaded: those chosen, and what their tail calls may reach."""
         return programs_to_load(self.spec, self.chosen)
+
+    @property
+    def beside_programs(self) -> dict[str, Path]:
+        """The pins of those programs of the other sets that end with this command.
+
+        That is all but those at hooks which the object does not go to.
+        """
+        hooks = {choice.hook.value for choice in self.chosen}
+        found: dict[str, Path] = {}
+        for other in self.beside:
+            records = other.manifest.hooks if other.manifest else ()
+            stays = {record.program for record in records if record.hook not in hooks}
+            found |= {str(pin): pin for name, pin in other.programs.items() if name not in stays}
+        return found
 
     @property
     def places(self) -> Places:
@@ -156,7 +173,8 @@ def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Sh
             f"--fresh names no map of the object: {', '.join(sorted(unknown))}; it has: {there}"
         )
     for name in sorted(fresh & set(shared)):
-        if shared[name].held is not None and not shared[name].is_exchangeable:
+        is_there = shared[name].held is not None and not shared[name].is_new
+        if is_there and not shared[name].is_exchangeable:
             raise UsageError(
                 f"map {name} is that of {shared[name].source}, which others may use: it cannot"
                 " start empty here",

@@ -102,6 +102,8 @@ class Migrator:
 
     def require_known(self) -> None:
         """Raise `UsageError` for a member that was named and that no map to be migrated has."""
+        if any(shared.is_new for shared in self.loading.shared.values()):
+            return  # the set that makes the new map has held the words against it
         if self.loading.migration is not None and self._members:
             require_known(self.loading.migration, self._members)
 
@@ -126,7 +128,8 @@ class Migrator:
     def _plan(self, spec: MapSpec, old: Map, migration: Migration) -> MigrationPlan:
         with ExitStack() as opened:
             pinned = [
-                opened.enter_context(Program.from_pin(path)) for path in self._program_paths()
+                opened.enter_context(Program.from_pin(path))
+                for path in self._program_paths(spec.name)
             ]
             running = [hook.previous for hook in self.hooks if hook.previous is not None]
             programs = {program.id: program for program in (*pinned, *running)}
@@ -187,8 +190,13 @@ class Migrator:
     def _folding_ids(self) -> set[int]:
         return staged.program_ids(self.live.path) if self.live else set()
 
-    def _program_paths(self) -> Iterable[Path]:
-        return self.live.programs.values() if self.live else ()
+    def _program_paths(self, name: str) -> Iterable[Path]:
+        """Return the programs that end with this load; with a shared name those of all its sets."""
+        own = self.live.programs.values() if self.live else ()
+        shared = self.loading.shared.get(name)
+        if shared is None or not shared.is_exchangeable:
+            return own
+        return (*own, *self.loading.beside_programs.values())
 
 
 def _planned(request: Request) -> MigrationPlan:

@@ -59,7 +59,9 @@ class Verified(Closing):
         self.loaded.close()
 
     def made(self) -> Iterator[tuple[Path, Map]]:
-        """Yield the maps made for names that nothing is pinned under yet, for other sets."""
+        """Yield the maps made for shared names, for the other sets that use these."""
+        for pin in self.exchanged:
+            yield pin.below(self.loading.path.parent), self.loaded.maps[pin.map]
         for shared in self.loading.shared.values():
             if shared.held is None and shared.path and shared.name in self.loaded.maps:
                 yield shared.path, self.loaded.maps[shared.name]

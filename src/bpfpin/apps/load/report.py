@@ -183,5 +183,6 @@ def _not_fresh(loading: Loading, plan: Plan) -> Iterator[str]:
     """Tell of maps that did not start empty though all were asked to: others may use them."""
     fresh = {each.name for each in plan.maps if each.decision is Decision.FRESH}
     for shared in loading.shared.values() if ALL in loading.fresh else ():
-        if shared.held is not None and shared.name not in fresh:
+        is_replaced = shared.is_new or shared.name in fresh
+        if shared.held is not None and not is_replaced:
             yield f"map {shared.name} is that of {shared.source} and did not start empty"

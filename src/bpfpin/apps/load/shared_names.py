@@ -20,6 +20,7 @@ from bpfpin.apps.sharing import Shared
 from bpfpin.apps.target import all_sets
 from bpfpin.errors import PinNotFoundError, UsageError
 from bpfpin.objects.map import Map
+from bpfpin.objects.program import Program
 from bpfpin.pins import names, outside
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import OutsidePin
@@ -90,6 +91,8 @@ class Replacing:
 
         `UsageError` with who else uses it if it is to start empty by the user's word.
         """
+        if self._shared(name).is_new:  # another set of the command has replaced it
+            return False
         if self.loading.confirm_s is not None or not self._shared(name).is_exchangeable:
             self._require_not_asked(name, "that does not go back by itself (--confirm)", "")
             return False
@@ -105,8 +108,8 @@ class Replacing:
             return ()
         if name not in self._others:
             pins = {str(shared.path)}
-            if self.live is not None and name in self.live.maps:
-                pins.add(str(self.live.maps[name]))
+            sets = [*([self.live] if self.live else []), *self.loading.beside]
+            pins |= {str(found.maps[name]) for found in sets if name in found.maps}
             root, own = self.loading.path.parent, self._own_programs()
             held = shared.held
             self._others[name] = _lasting(lambda: _users_but(held.id, root, own, pins))
@@ -119,7 +122,7 @@ class Replacing:
             owner = next((each for each in sets if _belongs(user, each)), None)
             if owner is not None:
                 shown = names.display_name(owner.name)
-                yield f"{user} is of the set {shown}: bpfpin unload {shown}"
+                yield f"{user} is of the set {shown}: {_together(owner)}bpfpin unload {shown}"
             elif user.kind is UserKind.PIN:
                 yield f"{user}: if nobody needs it, rm {user.name}"
             else:
@@ -131,6 +134,9 @@ class Replacing:
     def _own_programs(self) -> set[int]:
         """Return the programs that end with this load, and those of its set's migrations."""
         running = {hook.previous.id for hook in self.hooks if hook.previous is not None}
+        for pin in self.loading.beside_programs.values():
+            with Program.from_pin(pin) as program:
+                running.add(program.id)
         if self.live is None:
             return running
         return running | program_ids(self.live) | staged.program_ids(self.live.path)
@@ -164,6 +170,12 @@ def holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterat
                 f"{process} still has the map (id {map_id}) that {pin.below(root.path)} held"
                 " before: it has to open it again"
             )
+
+
+def _together(found: PinSet) -> str:
+    """Return how to load the object on a set's device in the same command, if it has one."""
+    device = found.manifest.place.device if found.manifest else ""
+    return f"load both at once (add --dev {device}), or first: " if device else ""
 
 
 def _belongs(user: MapUser, found: PinSet) -> bool:
