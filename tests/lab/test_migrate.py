@@ -261,3 +261,49 @@ def test_with_nothing_to_migrate_it_is_a_load_like_any_other(here: Here) -> None
     again = here.load(version(), "--migrate")
 
     assert (first["result"], again["result"]) == ("loaded", "unchanged")
+
+
+KERNELS_OWN = {
+    "timer": (
+        "struct bpf_timer { __u64 opaque[2]; } __attribute__((aligned(8)));",
+        "struct bpf_timer own;",
+    ),
+    "lock": ("struct bpf_spin_lock { __u32 val; };", "struct bpf_spin_lock own; __u32 unused;"),
+    "pointer": (
+        "struct task_struct { int pid; };",
+        'struct task_struct __attribute__((btf_type_tag("kptr"))) *own;',
+    ),
+    "list": ("struct bpf_refcount { __u32 opaque; };", "struct bpf_refcount own; __u32 unused;"),
+}
+
+
+@pytest.mark.parametrize("kind", ["HASH", "ARRAY"])
+@pytest.mark.parametrize("own", KERNELS_OWN)
+def test_what_is_the_kernels_own_starts_empty_beside_counters(
+    here: Here, own: str, kind: str
+) -> None:
+    """Added, then kept in a larger map, then removed: what was counted goes along each time."""
+    before, member = KERNELS_OWN[own]
+    plain = {"BEFORE": before, "TYPE": kind}
+    members = {"MEMBERS": f"__u64 packets; {member} __u64 bytes;"}
+    key = 1 if kind == "HASH" else 2
+    loaded(here, version(**plain), {key: {"packets": 7, "bytes": 70}})
+    seen = []
+    for macros in (
+        {**plain, **members},
+        {**plain, **members, "ENTRIES": 64},
+        {**plain, "ENTRIES": 32},
+    ):
+        document = here.load(version(**macros), "--migrate")
+        (plan,) = (one["migration"] for one in document["maps"] if one["name"] == COUNTERS)
+        value = read(here.set / COUNTERS)[key]
+        seen.append((plan["is_exact"], value["packets"], value["bytes"], plan["notes"][0]))
+
+    name = member.partition(" own")[0].partition(" __attribute__")[0]
+    assert [one[:3] for one in seen] == [(True, 7, 70)] * 3
+    assert all(note.startswith(f"own ({name}") for *_, note in seen)
+    assert [note.rpartition(") ")[2] for *_, note in seen] == [
+        "starts empty",
+        "starts empty",
+        "goes with the old map",
+    ]

@@ -25,6 +25,10 @@ enum state { STATES };
 
 #define ADD(member, number) __sync_fetch_and_add(&(member), number)
 
+#ifdef BEFORE
+BEFORE
+#endif
+
 struct counter {
 	MEMBERS
 };

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from bpfpin.objects.map import Map
 from bpfpin.objects.percpu import stride_of
 from bpfpin.pins.migration.layout import Check, PartMoves
-from bpfpin.pins.migration.moves import Move, Shape
+from bpfpin.pins.migration.moves import Move, Place, Shape
 from bpfpin.pins.migration.rules import Rule
 from bpfpin.syscall.cpu import possible_cpus
 
@@ -108,7 +108,8 @@ def _examiners(
     if totals:
         found.append(lambda entry: _too_great(totals, entry))
     if old.is_array and new.max_entries < old.max_entries:
-        found.append(lambda entry: _cut_off(new.max_entries, entry))
+        parts = [move.old for move in values.moves] + [leaf.place for leaf in values.dropped]
+        found.append(lambda entry: _cut_off(new.max_entries, parts, entry))
     return found
 
 
@@ -157,9 +158,14 @@ def _read(move: Move, value: bytes) -> int:
     return int.from_bytes(some, "little", signed=place.is_signed)
 
 
-def _cut_off(length: int, entry: Entry) -> Iterator[Misfit]:
+def _cut_off(length: int, parts: Sequence[Place], entry: Entry) -> Iterator[Misfit]:
+    """Yield an element beyond the end that has anything in it but what is the kernel's own."""
     index = int.from_bytes(entry.key, "little")
-    if index >= length and any(map(any, entry.values)):
+    if index >= length and any(
+        any(value[part.offset : part.offset + part.size])
+        for value in entry.values
+        for part in parts
+    ):
         what = f"the new array has {length} elements"
         yield Misfit("value", "", *_first(entry), index, what)
 
