@@ -83,7 +83,7 @@ def timed_attaching() -> Iterator[list[float]]:
 def inside_namespaces() -> int:
     """Run this program again where nothing of the host is met, and return its exit status."""
     own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__]
-    environment = {**os.environ, "BPFPIN_BENCH_INSIDE": "1"}
+    environment = {**os.environ, "BPFPIN_BENCH_INSIDE": "1", "BPFPIN_PRIVATE_MOUNT": "1"}
     return subprocess.run(own, env=environment, check=False).returncode
 
 

@@ -55,17 +55,9 @@ def main() -> int:
 
 def inside_namespaces() -> int:
     """Run this program again where nothing of the host is met, and return its exit status."""
-    own = [
-        "unshare",
-        "--mount",
-        "--net",
-        "--propagation",
-        "private",
-        sys.executable,
-        "-P",
-        __file__,
-    ]
-    return subprocess.run(own, env={**os.environ, INSIDE: "1"}, check=False).returncode
+    own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__]
+    environment = {**os.environ, INSIDE: "1", "BPFPIN_PRIVATE_MOUNT": "1"}
+    return subprocess.run(own, env=environment, check=False).returncode
 
 
 def bpfpin(*words: object) -> str:

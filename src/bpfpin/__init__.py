@@ -67,6 +67,7 @@ if _TYPE_CHECKING:
         PinKindError,
         PinNameError,
         PinNotFoundError,
+        PrivateMountError,
         ProgramChangedError,
         ReadOnlyMapError,
         SyscallError,
@@ -147,13 +148,13 @@ __all__ = [
     "NotSupportedError",
     "ObjectFileError", "ObjectLimitError", "ObjectNotFoundError", "ObjectSpec", "Order",
     "PerfBuffer", "PermissionDeniedError", "PinError", "PinExistsError", "PinKindError",
-    "PinNameError", "PinNotFoundError", "Program", "ProgramChangedError", "ProgramInfo",
-    "ProgramSpec", "ProgramType", "Queue", "ReadOnlyMapError", "Reload", "RingBuffer", "Rule",
-    "SyscallError", "UnsafePathError", "UpdateFlag", "UsageError", "UserRingBuffer",
-    "ValueDiffersError", "Variable", "VerifierError", "WrongHookError", "XdpAction", "XdpMode",
-    "__version__", "attach_cgroup", "attach_clsact", "attach_netkit", "attach_tcx",
-    "attach_xdp", "deploy", "deploy_all", "follow", "links", "load", "maps", "programs",
-    "read_object", "restore_map", "save_map", "undeploy",
+    "PinNameError", "PinNotFoundError", "PrivateMountError", "Program", "ProgramChangedError",
+    "ProgramInfo", "ProgramSpec", "ProgramType", "Queue", "ReadOnlyMapError", "Reload",
+    "RingBuffer", "Rule", "SyscallError", "UnsafePathError", "UpdateFlag", "UsageError",
+    "UserRingBuffer", "ValueDiffersError", "Variable", "VerifierError", "WrongHookError",
+    "XdpAction", "XdpMode", "__version__", "attach_cgroup", "attach_clsact", "attach_netkit",
+    "attach_tcx", "attach_xdp", "deploy", "deploy_all", "follow", "links", "load", "maps",
+    "programs", "read_object", "restore_map", "save_map", "undeploy",
 ]  # fmt: skip
 
 

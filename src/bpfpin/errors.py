@@ -18,6 +18,7 @@ BpfError
 ├── IncompatibleMapError               a map does not fit what was asked: .path .differences
 ├── PinError                           a name in bpffs
 │   ├── NotBpffsError                  no bpffs is there
+│   ├── PrivateMountError              the bpffs ends with this process's mount namespace
 │   ├── PinExistsError                 the name is taken
 │   ├── PinNotFoundError(FileNotFoundError)
 │   ├── PinNameError                   no legal name for a pin
@@ -341,6 +342,12 @@ class NotBpffsError(PinError):
     """No bpffs is mounted where pins were to be; not a missing pin."""
 
     exit_code = ExitCode.NOT_FOUND
+
+
+class PrivateMountError(PinError):
+    """The bpffs is mounted in this mount namespace alone: pins in it would not outlive it."""
+
+    exit_code = ExitCode.REFUSED
 
 
 class PinExistsError(PinError):

@@ -20,7 +20,6 @@ from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.events.source import EventSource
 from bpfpin.objects.info import MapInfo, map_info
 from bpfpin.spec import MapSpec
-from bpfpin.syscall import sole
 from bpfpin.syscall.shared import PAGE_SIZE, SharedPages
 from bpfpin.uapi import MapFlag, MapType
 from support.events import EVENT_SIZE, RING_SIZE, Teller, teller
@@ -237,14 +236,6 @@ def test_a_second_reader_is_refused_until_the_first_is_closed(programs: Teller) 
                 second.consume()
 
         assert numbers(second.consume()) == [1]
-
-
-def test_a_name_that_a_stranger_holds_keeps_nobody_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    with sole.hold("test", target="ring") or pytest.fail("the name was free"):
-        monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        monkeypatch.setattr(sole, "_holder", lambda _address: (1, 65534))
-
-        assert sole.hold("test", target="ring") is None
 
 
 def test_a_position_that_somebody_else_moved_is_told(programs: Teller, ring: RingBuffer) -> None:

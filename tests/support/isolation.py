@@ -33,7 +33,11 @@ def umount(target: Path) -> None:
 
 
 def isolate() -> None:
-    """Move this process into namespaces of its own, with a bpffs and an empty /run/netns."""
+    """Move this process into namespaces of its own, with a bpffs and an empty /run/netns.
+
+    Pins are to end with the tests, which `load` has to be told (`BPFPIN_PRIVATE_MOUNT`).
+    """
+    os.environ["BPFPIN_PRIVATE_MOUNT"] = "1"
     _unshare(CLONE_NEWNS | CLONE_NEWNET)
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     mount("tmpfs", Path("/run"))

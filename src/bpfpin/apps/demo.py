@@ -34,7 +34,7 @@ from bpfpin.errors import (
     PinNotFoundError,
 )
 from bpfpin.objects.map import Map
-from bpfpin.pins.bpffs import BPFFS
+from bpfpin.pins.bpffs import BPFFS, PRIVATE_MOUNT
 from bpfpin.syscall import netns
 from bpfpin.uapi import XdpAction
 
@@ -291,7 +291,8 @@ def _run(command: Sequence[str], *, shown: Sequence[str] = (), expected: int = 0
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
+        # What the demo pins is meant to go with it, so that it also runs in a private mount.
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", PRIVATE_MOUNT: "1"},
         text=True,
         errors="backslashreplace",
         check=False,

@@ -61,6 +61,7 @@ def deploy(
     Raises what reading and loading the object do, `InterfaceNotFoundError`, `CgroupNotFoundError`,
     `IncompatibleMapError` (with all differences), `BusyError` (the hook or the name is taken, the
     mode is another one), `UnsafePathError` (a directory that is not ours), `NotBpffsError`,
+    `PrivateMountError` (the pins would end with this mount namespace),
     `LockTimeoutError` and `NotSupportedError`.
     """
     (deployment,) = _deploy(source, [(device, cgroup)], options)
@@ -102,6 +103,8 @@ def _deploy(source: Source, targets: list[_Target], options: LoadOptions) -> lis
             "a name is for one set, and several devices or cgroups make several sets",
             hint="one load for each of them",
         )
+    if not options.get("private_mount", False):
+        bpffs.require_lasting(options.get("pin_root", BPFFS))
     spec, given = _read(source, options), options.get("maps", {})
     with namespaces.enter(options.get("netns")):
         requests = _requests(spec, targets, options)

@@ -96,9 +96,17 @@ def _bpffs(pin_root: Path) -> Iterator[Check]:
         is_fine = bpffs.inspect(pin_root) is RootState.ABSENT
         text = f"{error}; load mounts it" if is_fine else str(error)
         yield Check("bpffs", ok=is_fine, text=text, fix=error.hint)
+        yield from _mount_namespace(pin_root)
         return
     yield Check("bpffs", ok=True, text=f"{pin_root} is in a bpffs")
+    yield from _mount_namespace(pin_root)
     yield _asked("pin root", lambda: _pin_root(pin_root))
+
+
+def _mount_namespace(pin_root: Path) -> Iterator[Check]:
+    if reason := bpffs.private_reason(pin_root):
+        text = f"{reason}: pins end with it, and load refuses to make any"
+        yield Check("mount namespace", ok=False, text=text, fix=bpffs.PRIVATE_HINT)
 
 
 def _pin_root(pin_root: Path) -> Check:

@@ -87,6 +87,13 @@ GLOBAL_OPTIONS = (
 )
 
 
+private_mount_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--private-mount",
+    is_flag=True,
+    help="Also in a bpffs that ends with this process's mount namespace.",
+)
+
+
 def _write_options(command: click.Command, ctx: click.Context, help_: click.HelpFormatter) -> None:
     for title, are_global in (("Options", False), ("Global options", True)):
         options = [p for p in command.get_params(ctx) if isinstance(p, click.Option)]

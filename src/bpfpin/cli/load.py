@@ -16,7 +16,7 @@ from bpfpin.apps.maps.naming import path_of
 from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
 from bpfpin.apps.sharing import parse_map_words, parse_pinning_words
 from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
-from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
 from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
 from bpfpin.cli.mode import MODE
 from bpfpin.cli.size import SIZE
@@ -120,6 +120,7 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 @click.option(
     "--max-map-memory", type=SIZE, metavar="SIZE", help="Refuse maps that take more (256M)."
 )
+@private_mount_option
 @log_file_option
 def command(
     context: Context,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Final
 
-from bpfpin.errors import NotBpffsError, PinNotFoundError
+from bpfpin.errors import NotBpffsError, PinNotFoundError, PrivateMountError
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.syscall import fs
 from bpfpin.syscall.fs import Mount
 
 BPFFS: Final = Path("/sys/fs/bpf")  # the directory that the kernel makes for it
+PRIVATE_MOUNT: Final = "BPFPIN_PRIVATE_MOUNT"
+PRIVATE_HINT: Final = (
+    "run it in the host's mount namespace (nsenter --mount=/proc/1/ns/mnt bpfpin …), in a systemd"
+    " unit without PrivateMounts=, PrivateTmp=, ProtectSystem= and the like, in a container with"
+    f" the host's {BPFFS} mounted; or, if it is meant: --private-mount, or {PRIVATE_MOUNT}=1"
+)
 _SYS: Final = "/sys"
+_BPF: Final = "bpf"
 
 
 class RootState(Enum):
@@ -54,6 +62,44 @@ def ensure(root: Path) -> None:
     if inspect(root) is RootState.ABSENT:
         fs.mount_bpffs(root)
     require(root)
+
+
+def require_lasting(root: Path) -> None:
+    """Raise `PrivateMountError` if what is pinned below *root* ends with our mount namespace.
+
+    A service with private mounts, a container and `unshare --mount` may have a bpffs of their own:
+    pins in it are gone when the last process of the namespace ends, and nobody else sees them. The
+    environment variable `BPFPIN_PRIVATE_MOUNT=1` says that this is meant.
+    """
+    reason = private_reason(root)
+    if reason and os.environ.get(PRIVATE_MOUNT) != "1":
+        raise PrivateMountError(
+            f"{root}: {reason}; pins there would be gone when the last process in it ends",
+            path=str(root),
+            hint=PRIVATE_HINT,
+        )
+
+
+def private_reason(root: Path) -> str:
+    """Say why a bpffs at *root* is seen in our mount namespace alone, "" if it is not.
+
+    Process 1 stands for the host: it sees the same bpffs at another place or the same one, or what
+    we are about to mount would show in its namespace, too.
+    """
+    firsts = fs.mounts_of_init()
+    if firsts is None:
+        return ""
+    state = inspect(root)
+    if state is RootState.MOUNTED:
+        number = root.stat().st_dev
+        device = os.major(number), os.minor(number)
+        is_seen = any(m.device == device and m.fs_type == _BPF for m in firsts)
+        return "" if is_seen else "this bpffs is mounted in this process's mount namespace alone"
+    if state is not RootState.ABSENT:
+        return ""  # refused for another reason
+    group = _mount_of(root, fs.mounts()).peer_group
+    is_seen = bool(group) and any(mount.peer_group == group for mount in firsts)
+    return "" if is_seen else "a bpffs would be mounted in this process's mount namespace alone"
 
 
 def open_to_change(root: Path) -> Directory:

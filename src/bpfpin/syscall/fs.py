@@ -16,6 +16,7 @@ AT_FDCWD = -100
 BPFFS_MAGIC = 0xCAFE4A11
 CGROUP_MAGIC, CGROUP2_MAGIC = 0x27E0EB, 0x63677270  # linux/magic.h
 MOUNTINFO = Path("/proc/self/mountinfo")
+INIT_MOUNTINFO = Path("/proc/1/mountinfo")
 LOCKS = Path("/proc/locks")
 OPENAT2 = ctypes.c_long(437)
 STATFS_SIZE = 256  # struct statfs takes 120 bytes; its first word is f_type
@@ -49,7 +50,11 @@ class MountFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of /proc/self/mountinfo; *device* is (major, minor)."""
+    """One line of /proc/PID/mountinfo; *device* is (major, minor), *id* of the host's numbering.
+
+    What is mounted below a mount with a *peer_group* is mounted in all mounts of that group, those
+    of other mount namespaces too; 0 is none (mount_namespaces(7)).
+    """
 
     mount_point: str
     fs_type: str
@@ -57,6 +62,8 @@ class Mount:
     root: str
     options: frozenset[str]
     device: tuple[int, int]
+    peer_group: int = 0
+    id: int = 0
 
 
 class _OpenHow(ctypes.Structure):
@@ -118,20 +125,37 @@ def mount_bpffs(path: str | Path) -> None:
     checked("mount", answer, target=str(path))
 
 
-def mounts() -> list[Mount]:
-    """Return the mounts that this process sees, in the order they were made."""
-    return [_mount(line) for line in MOUNTINFO.read_text(errors="surrogateescape").splitlines()]
+def mounts(mountinfo: Path | None = None) -> list[Mount]:
+    """Return the mounts that this process sees (or another, by its *mountinfo*), oldest first."""
+    text = (mountinfo or MOUNTINFO).read_text(errors="surrogateescape")
+    return [_mount(line) for line in text.splitlines()]
+
+
+def mounts_of_init() -> list[Mount] | None:
+    """Return the mounts of process 1; None if we are in its mount namespace, or may not know.
+
+    A mount namespace has mounts of its own, with ids of their own, from the moment it is made; so
+    one id in common tells that it is the same one. In a container process 1 is its own init.
+    """
+    try:
+        firsts = mounts(INIT_MOUNTINFO)
+    except OSError:  # /proc is mounted with hidepid, or not at all
+        return None
+    is_same = {mount.id for mount in firsts} & {mount.id for mount in mounts()}
+    return None if is_same or not firsts else firsts
 
 
 def _mount(line: str) -> Mount:
     """Read a line: `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/sda rw` (proc(5))."""
     mount, _, system = line.partition(" - ")
-    device, root, point, options = mount.split(" ")[2:6]
+    mount_id, _, device, root, point, options, *tags = mount.split(" ")
     fs_type, source = system.split(" ")[:2]
     major, minor = device.split(":")
     flags = frozenset(options.split(","))
     places = (_unescape(point), fs_type, _unescape(source), _unescape(root))
-    return Mount(*places, flags, (int(major), int(minor)))
+    groups = [int(tag.removeprefix("shared:")) for tag in tags if tag.startswith("shared:")]
+    numbers = ((int(major), int(minor)), sum(groups), int(mount_id))
+    return Mount(*places, flags, *numbers)
 
 
 def _unescape(text: str) -> str:

@@ -21,7 +21,7 @@ def test_a_mount_is_read_with_its_escapes(tmp_path: Path, monkeypatch: pytest.Mo
     table.write_text("36 35 0:28 / /mnt/a\\040b rw,nosuid shared:1 master:2 - bpf none rw\n")
     monkeypatch.setattr(fs, "MOUNTINFO", table)
 
-    expected = fs.Mount("/mnt/a b", "bpf", "none", "/", frozenset({"rw", "nosuid"}), (0, 28))
+    expected = fs.Mount("/mnt/a b", "bpf", "none", "/", frozenset({"rw", "nosuid"}), (0, 28), 1, 36)
     assert fs.mounts() == [expected]
 
 

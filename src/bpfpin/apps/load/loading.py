@@ -32,7 +32,8 @@ class LoadOptions(TypedDict, total=False):
     *programs* (`NAME` or `NAME:HOOK`) chooses programs; *hook* and *program_type* say what a
     section does not; *mode* is that of XDP, *order* says where among the programs of a hook of tcx
     or netkit it goes. The set is called *name*, or after its device and
-    *netns*, below *pin_root*. *lock_timeout_s* is how long to wait for another command.
+    *netns*, below *pin_root*; *private_mount* allows a bpffs that only this process's mount
+    namespace sees, and that ends with it. *lock_timeout_s* is how long to wait for another command.
 
     *fresh* names maps that start empty on a reload (`all`: every one), *maps* those to be used from
     elsewhere by name: a pin's path, `id:N`, or a `Map`, which stays the caller's. *replace* allows
@@ -62,6 +63,7 @@ class LoadOptions(TypedDict, total=False):
     name: str | None
     netns: str | None
     pin_root: Path
+    private_mount: bool
     lock_timeout_s: float
     maps: Mapping[str, Given]
     pinning: Mapping[str, str]

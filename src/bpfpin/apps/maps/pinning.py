@@ -20,6 +20,7 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.map import Map
 from bpfpin.pins import names
+from bpfpin.pins.bpffs import require_lasting
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.pins.pinset import read_manifest
 from bpfpin.syscall import fs
@@ -54,14 +55,17 @@ class Unpinned:
         return self.is_sure and not self.users
 
 
-def pin_map(target: str, path: str | Path) -> Pinned:
+def pin_map(target: str, path: str | Path, *, private_mount: bool = False) -> Pinned:
     """Pin the map that *target* names at *path*, a new name in a bpffs (BPF_OBJ_PIN).
 
     `PinNameError` for a name that bpffs does not take, `PinNotFoundError` without such a directory,
     `NotBpffsError` elsewhere, `PinExistsError` with what is there, `UnsafePathError` in a pin set
-    of ours or in a directory that somebody else could change.
+    of ours or in a directory that somebody else could change, `PrivateMountError` where the pin
+    would end with this mount namespace, unless *private_mount*.
     """
     place = _absolute(path)
+    if not private_mount:
+        require_lasting(place.parent)
     if "." in place.name or not place.name:
         raise PinNameError(f"{place}: a name in bpffs has no dots", path=str(place))
     with open_map(target, read_only=False) as held, _directory(place) as directory:

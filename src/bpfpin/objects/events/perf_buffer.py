@@ -34,8 +34,8 @@ class PerfBuffer(EventSource):
     padded; without one the padding is part of the bytes.
 
     The map has one reader: who puts in buffers takes away another's. So while a handle is open
-    another one is refused with `BusyError`; of readers that do not use this library in one network
-    namespace nothing is known.
+    another one is refused with `BusyError`, as for `RingBuffer`; of readers that do not use this
+    library nothing is known.
     """
 
     needed_type = MapType.PERF_EVENT_ARRAY
@@ -52,13 +52,13 @@ class PerfBuffer(EventSource):
             descriptor.close()
             raise ValueError(f"a perf buffer of {pages} pages: their number is a power of two")
         self._rings: deque[PerfRing] = deque()
-        self._sole: Descriptor | None = None
+        self._sole: sole.Claim | None = None
         self._shape = pages, watermark_bytes
         super().__init__(descriptor, **reading)
 
     def _open(self) -> None:
         pages, watermark = self._shape
-        self._sole = sole.hold(f"perf_event_array/{self.id}", target=self._described())
+        self._sole = sole.hold("perf_event_array", self.id, target=self._described())
         for cpu in online_cpus():
             if cpu >= self.max_entries:
                 continue

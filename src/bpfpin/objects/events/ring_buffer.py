@@ -27,8 +27,9 @@ class RingBuffer(EventSource):
     nowhere in the kernel: programs that must know count it themselves, in a map beside.
 
     A ring has one position, whoever reads: two readers at once would spoil it. So from the first
-    event it takes a handle keeps others away, `BusyError`, until it is closed; that works between
-    users of this library in one network namespace, and nobody keeps others' programs away.
+    event it takes a handle keeps others away, `BusyError`, until it is closed. That works between
+    processes of root that share /run, and in one network namespace between all who use this
+    library (`syscall/sole.py`); another user cannot keep root away.
 
     Memory of the kernel as kernel/bpf/ringbuf.c lays it out: a page with the consumer's position,
     which we write, one with the producers', and the data twice, so that a record that passes the
@@ -39,7 +40,7 @@ class RingBuffer(EventSource):
 
     def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
         self._pages: list[SharedPages] = []
-        self._sole: Descriptor | None = None
+        self._sole: sole.Claim | None = None
         self._is_reader = False
         self._fence = Fence()
         super().__init__(descriptor, **reading)
@@ -124,7 +125,7 @@ class RingBuffer(EventSource):
 
     def _be_the_reader(self) -> None:
         if not self._is_reader:
-            self._sole = sole.hold(f"ringbuf/{self.id}", target=self._described())
+            self._sole = sole.hold("ringbuf", self.id, target=self._described())
             self._is_reader = True
 
     def _watched(self) -> list[int]:

@@ -37,7 +37,7 @@ class UserRingBuffer(EventMap):
     def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
         self._pages: list[SharedPages] = []
         self._waiter: Waiter | None = None
-        self._sole: Descriptor | None = None
+        self._sole: sole.Claim | None = None
         self._is_writer = False
         self._fence = Fence()
         super().__init__(descriptor, **reading)
@@ -121,7 +121,7 @@ class UserRingBuffer(EventMap):
 
     def _be_the_writer(self) -> None:
         if not self._is_writer:
-            self._sole = sole.hold(f"user_ringbuf/{self.id}", target=self._described())
+            self._sole = sole.hold("user_ringbuf", self.id, target=self._described())
             self._is_writer = True
 
     def _waiting(self) -> Waiter:
