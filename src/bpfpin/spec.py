@@ -172,6 +172,7 @@ class MapSpec:
     id: int = 0  # bpf_elf_map: `id`, referred to by `inner_id` and by ID/KEY sections
     inner_id: int = 0
     inner_index: int = -1  # bpf_map_def's inner index, bpf_elf_map's inner_idx
+    data_section: int = 0  # index of the section whose variables stand at the start of an arena
     note: str = ""  # what was guessed at, or is not obeyed, of its definition
 
     def with_changes(self, **changes: Any) -> Self:
@@ -195,7 +196,8 @@ class ProgramSpec:
 
     *functions* starts with the entry function. *hook* is where the section says it goes (None:
     nowhere, or the section names no direction). *attach_to* is the rest of a section name after its
-    prefix (`kprobe/NAME`): the function or tracepoint that it attaches to. *section_note* tells
+    prefix (`kprobe/NAME`): the function or tracepoint that it attaches to. *exception_callback* is
+    the one of *functions* that bpf_throw() ends in, "" if there is none. *section_note* tells
     that the section's name was guessed at. *ifindex* is the device that it is loaded for, where
     *program_flags* have `ProgramFlag.XDP_DEV_BOUND_ONLY`.
     """
@@ -209,6 +211,7 @@ class ProgramSpec:
     attach_type: AttachType | None = None
     hook: Hook | None = None
     attach_to: str = ""
+    exception_callback: str = ""
     program_flags: int = 0
     section_note: str = ""
     kernel_version: int = 0

@@ -16,7 +16,7 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
-from bpfpin.objects.collection import load
+from bpfpin.objects.collection import load, map_memory_limit
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.objfile.reader import read_object
@@ -131,9 +131,12 @@ def test_a_given_map_of_another_name_is_a_usage_error() -> None:
 def test_a_map_that_would_eat_the_host_is_refused_with_its_size() -> None:
     spec = read("subprograms").with_map("calls", max_entries=1 << 27)
     with pytest.raises(LimitError, match=r"about 1024 MiB.*the limit is 256 MiB") as caught:
-        load(spec)
+        load(spec, max_map_memory=256 << 20)
+    with pytest.raises(LimitError) as huge:
+        load(spec.with_map("calls", max_entries=map_memory_limit()))
 
     assert caught.value.asked == 1 << 30
+    assert huge.value.limit == map_memory_limit()
 
 
 def test_a_larger_limit_lets_a_larger_map_through() -> None:

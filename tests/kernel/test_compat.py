@@ -124,7 +124,9 @@ def test_a_map_made_from_another_definition_does_not_fit() -> None:
             continue
         try:
             with Map.create(spec) as made:
-                found = differences(spec.with_changes(max_entries=spec.max_entries + 1), made)
+                # A CPU map never has more entries than there are CPUs.
+                step = -1 if spec.type is MapType.CPUMAP else 1
+                found = differences(spec.with_changes(max_entries=spec.max_entries + step), made)
         except (NotSupportedError, InvalidArgumentError):
             continue
 

@@ -1,11 +1,16 @@
-/* A next version of reload_old with a map of 1 GiB, more than a load may take unasked. */
+/* A next version of reload_old with a map of 256 GiB, more than a load may take unasked. */
 #include "reload.h"
+
+struct page {
+	__u64 seen;
+	__u64 others[511];
+};
 
 struct {
 	__uint(type, ARRAY);
-	__uint(max_entries, 1 << 27);
+	__uint(max_entries, 1 << 26);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct page);
 } history SEC(".maps");
 
 SEC("xdp")

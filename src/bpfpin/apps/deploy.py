@@ -26,8 +26,9 @@ from bpfpin.apps.sources import Source, read_source
 from bpfpin.apps.trial.trials import settle_set
 from bpfpin.attach import interface
 from bpfpin.errors import BpfError, BusyError, UsageError
-from bpfpin.objects.collection import MAP_MEMORY_LIMIT
+from bpfpin.objects.collection import map_memory_limit
 from bpfpin.objects.map import Map
+from bpfpin.objects.struct_ops import without_unusable
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
@@ -162,6 +163,7 @@ def _request(
     spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: LoadOptions
 ) -> Loading:
     name, pin_root = options.get("name"), options.get("pin_root", BPFFS)
+    spec = without_unusable(spec)
     if options.get("order") is not None:
         check_order(chosen)
     spec = with_pinnings(spec, options.get("pinning", {}), options.get("maps", {}))
@@ -175,7 +177,7 @@ def _request(
         options.get("mode", XdpMode.AUTO),
         place,
         pin_root / (names.encode(name) if name else set_name_for(place, pin_root)),
-        options.get("max_map_memory") or MAP_MEMORY_LIMIT,
+        options.get("max_map_memory") or map_memory_limit(),
         fresh=frozenset(options.get("fresh", ())),
         migration=migration_of(options.get("migrate", False)),
         settings=settings,

@@ -118,7 +118,10 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     help="The kernel's types for CO-RE, where it does not show its own.",
 )
 @click.option(
-    "--max-map-memory", type=SIZE, metavar="SIZE", help="Refuse maps that take more (256M)."
+    "--max-map-memory",
+    type=SIZE,
+    metavar="SIZE",
+    help="Refuse maps that take more (a quarter of the memory).",
 )
 @private_mount_option
 @log_file_option

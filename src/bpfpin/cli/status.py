@@ -9,6 +9,7 @@ import click
 from bpfpin.apps.sets.reports import SetReport, StatusReport
 from bpfpin.apps.status import status
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.entry import value_text
 from bpfpin.cli.failure import sudo_hint
 from bpfpin.cli.target import optional_target_options
 from bpfpin.errors import ExitCode
@@ -36,6 +37,12 @@ def _show(context: Context, report: StatusReport) -> None:
         context.out.table(COLUMNS, rows, right=("generation",))
     else:
         context.out.say(f"nothing is loaded below {context.pin_root}; next: bpfpin load --dev DEV")
+    for found in report.sets:
+        if found.metadata:
+            words = ", ".join(
+                f"{name} = {value_text(value)}" for name, value in found.metadata.items()
+            )
+            context.out.say(f"metadata of {found.set}: {words}")
     for other in report.others:
         name = other.name or "a program"
         mode = f" in {other.mode} mode" if other.mode else ""

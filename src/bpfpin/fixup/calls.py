@@ -33,7 +33,10 @@ class LinkedProgram:
 
 
 def link(program: ProgramSpec) -> LinkedProgram:
-    """Put the entry function first, then one copy of each function that it can reach."""
+    """Put the entry function first, then one copy of each function that it can reach.
+
+    The exception callback is among them: the kernel finds it by its BTF.
+    """
     functions = _reachable(program)
     if len(functions) == 1 and not _calls(functions[0]):
         return _alone(functions[0])
@@ -67,7 +70,9 @@ def _alone(function: FunctionSpec) -> LinkedProgram:
 
 def _reachable(program: ProgramSpec) -> list[FunctionSpec]:
     known = {function.name: function for function in program.functions}
-    waiting = [program.functions[0].name]
+    # The callback comes last, as libbpf has it; nothing in the code refers to it.
+    callback = [program.exception_callback] if program.exception_callback else []
+    waiting = [*callback, program.functions[0].name]
     found: dict[str, FunctionSpec] = {}
     while waiting:
         name = waiting.pop()

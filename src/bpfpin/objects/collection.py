@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import mmap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +30,7 @@ from bpfpin.objects.load_checks import (
     check_inner,
     check_memory,
 )
-from bpfpin.objects.load_choices import MAP_MEMORY_LIMIT, Chosen, LoadChoices
+from bpfpin.objects.load_choices import Chosen, LoadChoices, map_memory_limit
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.objects.selection import selected
@@ -37,8 +38,10 @@ from bpfpin.objects.variables import Variables
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
+from bpfpin.syscall.shared import MappedAt
+from bpfpin.uapi import MapType
 
-__all__ = ["MAP_MEMORY_LIMIT", "Loaded", "fill_given", "load", "load_checked"]
+__all__ = ["Loaded", "fill_given", "load", "load_checked", "map_memory_limit"]
 
 Targets = dict[str, Program | AttachTarget]
 
@@ -98,11 +101,13 @@ def load(
             chosen = dataclasses.replace(chosen, kernel_btf=as_btf(kernel_btf))
         if kernel_config is not None:
             chosen = externs.with_config(chosen, kernel_config)
+        chosen = struct_ops.without_unusable(chosen)
         check_given(chosen, given)
+    left_out = chosen.notes[len(spec.notes) :]
     loaded = load_checked(chosen, maps=given, **choices)
     with _closed_after_an_error(loaded):
         fill_given(chosen, loaded, given)
-    return loaded
+    return dataclasses.replace(loaded, notes=(*left_out, *loaded.notes))
 
 
 @contextlib.contextmanager
@@ -157,10 +162,27 @@ def load_checked(
                         module_fds=ready.module_fds,
                     )
                 undo.callback(loaded[name].close)
+        _bind_constants(ready.spec, every, loaded)
         fill_program_arrays(new, every, loaded)
-        fill_tables(new, every, loaded)
+        notes += fill_tables(new, every, loaded)
         undo.pop_all()
         return Loaded(every, loaded, notes, ready.spec.all_variables)
+
+
+def _bind_constants(
+    spec: ObjectSpec, maps: Mapping[str, Map], programs: Mapping[str, Program]
+) -> None:
+    """Let each program hold the constants of its object, which say what it is (`bpf_metadata_*`).
+
+    bpftool reads them by the program's map ids. As for libbpf it is no failure where a kernel does
+    not do it (before 5.10): nothing but that reading needs it.
+    """
+    names = [name for name, each in spec.maps.items() if each.dialect is Dialect.DATA]
+    constants = [maps[name] for name in names if name.partition(".")[2].startswith("rodata")]
+    for program in programs.values():
+        for each in constants:
+            with contextlib.suppress(SyscallError):
+                bpf.prog_bind_map(program.fd, each.fd, target=f"map {each.name}")
 
 
 def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) -> Map:
@@ -169,9 +191,19 @@ def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) ->
     undo.callback(made.close)
     if spec.contents is not None and spec.dialect is Dialect.DATA:
         bpf.map_update_elem(made.fd, FIRST_KEY, spec.contents, target=f"map {spec.name}")
+    if spec.type is MapType.ARENA:
+        _set_up_arena(made, spec)
     if spec.is_frozen:
         made.freeze()
     return made
+
+
+def _set_up_arena(held: Map, spec: MapSpec) -> None:
+    """Give the arena its first contents; its pages stay when the memory is unmapped."""
+    if spec.contents:
+        size, address = spec.max_entries * mmap.PAGESIZE, held.info.map_extra
+        with MappedAt(held.fd, size, address=address, target=f"map {spec.name}") as memory:
+            memory.write(spec.contents)
 
 
 def _load_btf(spec: ObjectSpec) -> tuple[BtfHandle | None, tuple[str, ...]]:

@@ -6,7 +6,7 @@ What is rounded up when a map is created, and what the kernel adds to it, is no 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from bpfpin.btf import compare
@@ -19,12 +19,12 @@ from bpfpin.errors import (
     PermissionDeniedError,
     SyscallError,
 )
-from bpfpin.objects.info import MapInfo
+from bpfpin.objects.info import MapInfo, fdinfo
 from bpfpin.objects.map import Map
 from bpfpin.objects.map_create import entries_asked
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.uapi import MapFlag, MapType
+from bpfpin.uapi import MapFlag, MapType, ProgramType
 
 MAPS_OF_MAPS = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
 
@@ -51,6 +51,34 @@ class Inner:
 
     info: MapInfo
     types: Types = Types()
+
+
+def require_owner(maps: Iterable[Map], kind: ProgramType | int, *, program: str) -> None:
+    """Raise `IncompatibleMapError` if one of *maps* is a program array of another program type.
+
+    The first program that uses an array owns it, and the kernel refuses others with a bare EINVAL
+    (bpf_prog_map_compatible in kernel/bpf/core.c); /proc/self/fdinfo tells the owner's type.
+    """
+    for array in maps:
+        owner = fdinfo(array.fd).get("owner_prog_type")
+        if owner is None or int(owner) == kind:
+            continue
+        raise IncompatibleMapError(
+            f"program array {array.name} (id {array.id}) is owned by programs of another type than"
+            f" {program}",
+            differences=[
+                Difference(
+                    array.name, "owner_prog_type", _program_type(int(owner)), _program_type(kind)
+                )
+            ],
+            hint=f"give {program} an array of its own: --fresh {array.name}",
+        )
+
+
+def _program_type(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return ProgramType(number).name.lower()
+    return str(number)
 
 
 def differences(spec: MapSpec, there: Map) -> list[Difference]:
@@ -111,12 +139,15 @@ def _map_differences(spec: MapSpec, info: MapInfo, types: Types) -> list[Differe
     ]
 
 
-def _as_reported(spec: MapSpec) -> dict[str, int]:
+def _as_reported(spec: MapSpec, there: MapInfo) -> dict[str, int]:
     """Return the fields of *spec* that the kernel reports otherwise of the map made of it."""
     flags = (spec.map_flags & ~_ACCESS) | _ADDED_FLAGS.get(spec.type, 0)
     if spec.numa_node is not None:
         flags |= MapFlag.NUMA_NODE
-    return {"map_flags": flags, "max_entries": _entries_reported(spec)}
+    fields = {"map_flags": flags, "max_entries": _entries_reported(spec)}
+    if spec.type is MapType.ARENA and not spec.map_extra:
+        fields["map_extra"] = there.map_extra  # the loader chose the address
+    return fields
 
 
 def _entries_reported(spec: MapSpec) -> int:
@@ -147,7 +178,7 @@ _FIELDS: dict[str, Callable[[int], str]] = {
 
 
 def _field_differences(spec: MapSpec, info: MapInfo) -> Iterator[Difference]:
-    wanted = _as_reported(spec)
+    wanted = _as_reported(spec, info)
     for field, text in _FIELDS.items():
         old, new = int(getattr(info, field)), int(wanted.get(field, getattr(spec, field)))
         if old != new:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bpfpin.errors import BpfError, PermissionDeniedError
 from bpfpin.objects import compat, struct_ops
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
@@ -29,17 +30,26 @@ def fill_program_arrays(
 
 def fill_tables(
     specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
-) -> None:
+) -> tuple[str, ...]:
     """Write the tables of struct_ops that are attached by a link; writing registers the others.
 
-    A table of which a program was not chosen is left empty.
+    A table of which a program was not chosen is left empty, and one that the kernel refuses too:
+    the notes that are returned say so.
     """
+    notes = []
     descriptors = {name: program.fd for name, program in programs.items()}
     for spec in specs:
         is_whole = all(name in programs for _, name in spec.initial)
         if spec.type is MapType.STRUCT_OPS and spec.map_flags & MapFlag.LINK and is_whole:
-            value = struct_ops.value_of(spec, descriptors)
-            bpf.map_update_elem(maps[spec.name].fd, FIRST_KEY, value, target=f"map {spec.name}")
+            fd, target = maps[spec.name].fd, f"map {spec.name}"
+            try:
+                value = struct_ops.value_of(spec, descriptors)
+                bpf.map_update_elem(fd, FIRST_KEY, value, target=target)
+            except BpfError as error:
+                if isinstance(error, PermissionDeniedError):
+                    raise
+                notes.append(f"map {spec.name}: the table is left empty: {error}")
+    return tuple(notes)
 
 
 def _fill(
@@ -55,6 +65,8 @@ def _fill(
             try:
                 bpf.map_update_elem(maps[spec.name].fd, key, value, target=about)
             except InvalidArgumentError as error:
-                if spec.inner is None or not isinstance(held, Map):
-                    raise
-                raise compat.unfit(error, spec.inner, held, about=about) from None
+                if isinstance(held, Program):
+                    compat.require_owner([maps[spec.name]], held.type, program=name)
+                elif spec.inner is not None:
+                    raise compat.unfit(error, spec.inner, held, about=about) from None
+                raise

@@ -16,6 +16,7 @@ from bpfpin.syscall.attr import MapCreateAttr
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.refusal import InvalidArgumentError, MapDefinitionError
+from bpfpin.syscall.shared import free_address
 from bpfpin.uapi import MapFlag, MapType
 
 RINGS = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
@@ -28,7 +29,8 @@ NO_TYPES: tuple[int, int, int] = (0, 0, 0)
 def create(spec: MapSpec, *, inner_fd: int | None, btf: BtfHandle | None) -> Descriptor:
     """Make the map and return its descriptor; without BTF where this kernel takes none for it."""
     if spec.inner is not None and not inner_fd:
-        with create(spec.inner, inner_fd=None, btf=None) as template:
+        # With the object's own BTF: its declaration tags say what a special member contains.
+        with create(spec.inner, inner_fd=None, btf=btf) as template:
             return create(spec, inner_fd=template.fileno(), btf=btf)
     if spec.type is MapType.STRUCT_OPS:
         return _create_table(spec, btf)
@@ -129,16 +131,32 @@ def _attribute(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Map
         btf_fd=btf_fd,
         btf_key_type_id=key_id,
         btf_value_type_id=value_id,
-        map_extra=spec.map_extra,
+        map_extra=spec.map_extra or (_arena_address(spec) if spec.type is MapType.ARENA else 0),
     )
+
+
+def _arena_address(spec: MapSpec) -> int:
+    """Return where an arena goes that leaves it to its loader: where this process has room.
+
+    The verifier asks for an address (arena_map_mmap in kernel/bpf/arena.c), and whoever maps the
+    arena must map it there: as `map_extra` everybody can read it. It must not cross 4 GiB.
+    """
+    size = spec.max_entries * mmap.PAGESIZE
+    boundary = 1 << 32
+    address = free_address(min(size, boundary) * 2)
+    crosses = address // boundary != (address + size - 1) // boundary
+    return -(-address // boundary) * boundary if crosses else address
 
 
 def entries_asked(spec: MapSpec) -> int:
     """Return the `max_entries` that the kernel is asked for.
 
     None of a perf event array stands for one a CPU, and the size of a ring is rounded up to a power
-    of two of whole pages, as libbpf does.
+    of two of whole pages, as libbpf does. A CPU map has at most an entry for each CPU, as
+    cilium/ebpf has it: the kernel refuses more than it was built for (E2BIG).
     """
+    if spec.type == MapType.CPUMAP:
+        return min(spec.max_entries or possible_cpus(), possible_cpus())
     if spec.type == MapType.PERF_EVENT_ARRAY and not spec.max_entries:
         return possible_cpus()
     if spec.type in RINGS and spec.max_entries:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from bpfpin.btf.btf import Btf
-from bpfpin.errors import PermissionDeniedError, UsageError
-from bpfpin.objects import attach_target
+from bpfpin.errors import PermissionDeniedError, UsageError, VerifierError
+from bpfpin.objects import attach_target, compat
 from bpfpin.objects.attach_target import AttachTarget
 from bpfpin.objects.info import ProgramInfo, program_id, program_info
 from bpfpin.objects.kernel_btf import BtfHandle
@@ -23,7 +24,7 @@ from bpfpin.spec import ProgramSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgTestRunAttr
 from bpfpin.syscall.refusal import InvalidArgumentError
-from bpfpin.uapi import XDP_PACKET_HEADROOM, ProgramType
+from bpfpin.uapi import XDP_PACKET_HEADROOM, MapType, ProgramType
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,13 @@ class Program(KernelObject):
                 descriptor, log = loading.load(choice, path)
             except (InvalidArgumentError, PermissionDeniedError) as error:
                 raise named(error, spec) from None
+            except VerifierError as error:
+                # An array of another owner is refused after the verifier found nothing wrong.
+                if error.errno == errno.EINVAL:
+                    arrays = [each for name, each in (maps or {}).items() if name in used]
+                    arrays = [each for each in arrays if each.type == MapType.PROG_ARRAY]
+                    compat.require_owner(arrays, spec.type, program=spec.name)
+                raise
         program = cls(descriptor)
         program.log = log
         return program

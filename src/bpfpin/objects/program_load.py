@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from bpfpin import insn
 from bpfpin.btf.btf import Btf
-from bpfpin.errors import PermissionDeniedError, SyscallError, VerifierError
+from bpfpin.errors import (
+    NotSupportedError,
+    PermissionDeniedError,
+    SyscallError,
+    VerifierError,
+)
 from bpfpin.fixup import calls, maps
 from bpfpin.objects import verifier
 from bpfpin.objects.attach_target import AttachTarget
@@ -53,6 +58,12 @@ class ProgramLoad:
         self._functions = b"".join([_FUNCTION_INFO.pack(*each) for each in linked.functions])
         self._lines = b"".join([_LINE_INFO.pack(*line) for line in linked.lines])
         self._btf = btf if self._functions else None
+        if spec.exception_callback and self._btf is None:
+            raise NotSupportedError(
+                f"program {spec.name}: its exception callback {spec.exception_callback} is found by"
+                " BTF, which is not loaded",
+                feature="BTF of programs",
+            )
 
     def load(self, choice: verifier.LogChoice, path: str) -> tuple[Descriptor, str]:
         """Load without a log first, which is faster; only a refusal is asked about again."""
@@ -73,14 +84,12 @@ class ProgramLoad:
         made = verifier.explain(self._attempt, choice)
         if made.fd is not None:
             return Descriptor(made.fd), made.log
-        if self._btf is not None and verifier.is_before_instructions(made.log):
-            # What is wrong may be the debug information alone; the program runs without it.
-            self._btf = None
-            with_less = verifier.explain(self._attempt, choice)
-            if with_less.fd is not None:
-                return Descriptor(with_less.fd), made.log
         error = first or made.error
         assert error is not None
+        # A program is never loaded with less than it has: its BTF says what its functions are for
+        # (an exception callback, the arguments of a global function), which is no ornament.
+        if verifier.is_before_instructions(made.log) and not verifier.reason_lines(made.log):
+            raise error
         if not made.log.strip():
             raise error
         raise self._refusal(error, made.log, path) from None

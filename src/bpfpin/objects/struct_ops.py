@@ -8,7 +8,7 @@ table has the kernel's `struct bpf_struct_ops_NAME` as its value, with the struc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.layout import size_of
@@ -17,7 +17,7 @@ from bpfpin.btf.types import Member, Pointer, Struct
 from bpfpin.errors import NotSupportedError, UsageError
 from bpfpin.objects.attach_target import AttachTarget
 from bpfpin.objects.kernel_btf import VMLINUX, vmlinux_btf
-from bpfpin.spec import MapSpec
+from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.uapi import MapType
 
 _VALUE_PREFIX = "bpf_struct_ops_"
@@ -53,6 +53,32 @@ def kernel_table(spec: MapSpec) -> Table:
         f"map {spec.name}: this kernel lets nobody provide a struct {wanted}",
         feature=f"struct_ops of struct {wanted}",
     )
+
+
+def without_unusable(spec: ObjectSpec) -> ObjectSpec:
+    """Return *spec* without the tables that this kernel cannot take, and what only they need.
+
+    A note says why each was left out: one wrong table does not keep the rest from working. If
+    nothing would be left, the first reason is raised (`NotSupportedError`).
+    """
+    errors: dict[str, NotSupportedError] = {}
+    for table in spec.maps.values():
+        if table.type is MapType.STRUCT_OPS:
+            try:
+                targets([table])
+            except NotSupportedError as error:
+                errors[table.name] = error
+    if not errors:
+        return spec
+    maps = {name: each for name, each in spec.maps.items() if name not in errors}
+    pointed = {name: {program for _, program in spec.maps[name].initial} for name in spec.maps}
+    needed = {program for name in maps for program in pointed[name]}
+    dropped = {program for name in errors for program in pointed[name]} - needed
+    programs = {name: each for name, each in spec.programs.items() if name not in dropped}
+    if spec.programs and not programs:
+        raise next(iter(errors.values()))
+    notes = [f"{error}; the table and its programs are left out" for error in errors.values()]
+    return replace(spec, maps=maps, programs=programs, notes=(*spec.notes, *notes))
 
 
 def targets(maps: Iterable[MapSpec]) -> dict[str, AttachTarget]:

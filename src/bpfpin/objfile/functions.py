@@ -45,6 +45,10 @@ class Functions:
         """Return the function of that unique name."""
         return self._by_name[name]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a function of that unique name."""
+        return name in self._by_name
+
     def at(self, section: Section, offset: int) -> Place | None:
         """Return the function that begins at byte *offset* of *section*."""
         return self._by_start.get((section.index, offset))

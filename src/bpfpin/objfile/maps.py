@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from bpfpin.btf.btf import Btf
 from bpfpin.objfile.dialects import is_old, read_old_maps, reader_for
+from bpfpin.objfile.dialects.data import with_arena_variables
 from bpfpin.objfile.elf import Elf
 from bpfpin.spec import Dialect, MapSpec
 
@@ -27,7 +28,7 @@ def read_maps(elf: Elf, btf: Btf | None) -> list[MapSpec]:
                 hint="a map is pinned under its name; rename it in the source",
             )
         found[spec.name] = spec
-    return sorted(found.values(), key=_order)
+    return sorted(with_arena_variables(elf, list(found.values())), key=_order)
 
 
 def _maps(elf: Elf, btf: Btf | None) -> Iterator[MapSpec]:

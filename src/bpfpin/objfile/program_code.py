@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.ext import BtfExt
-from bpfpin.btf.types import Function
+from bpfpin.btf.types import DeclTag, Function
 from bpfpin.errors import ObjectFileError
 from bpfpin.externs import ExternSpec
 from bpfpin.insn import INSN_SIZE, Code
@@ -22,6 +23,7 @@ from bpfpin.uapi import CoreRelocationKind
 
 MAX_FUNCTIONS = 256  # of one program: BPF_MAX_SUBPROGS in the kernel's include/linux/bpf_verifier.h
 
+_EXCEPTION_CALLBACK = "exception_callback:"
 _CORE_KINDS = {kind.value: kind for kind in CoreRelocationKind}
 _Record = TypeVar("_Record", bound=tuple[Any, ...])
 
@@ -63,6 +65,32 @@ class CodeReader:
         self._instructions = 0
         self._linked = 0
 
+    def exception_callback(self, name: str) -> str:
+        """Return the function that bpf_throw() ends in when the program *name* calls it; or "".
+
+        A declaration tag of the program names it: `__exception_cb(NAME)` of bpf_experimental.h.
+        """
+        tags = self._callback_tags.get(self._function(name).type_id, [])
+        if len(tags) > 1:
+            raise self._elf.error(f"{len(tags)} exception callbacks; there can be one", symbol=name)
+        for callback in tags:
+            if callback not in self._functions:
+                raise self._elf.error(
+                    f"the exception callback {callback} is not defined in the object", symbol=name
+                )
+            return callback
+        return ""
+
+    @cached_property
+    def _callback_tags(self) -> dict[int, list[str]]:
+        """Return the names of exception callbacks, by the id of the function that is tagged."""
+        found: dict[int, list[str]] = {}
+        for kind in self._btf.types() if self._btf else ():
+            if isinstance(kind, DeclTag) and kind.name.startswith(_EXCEPTION_CALLBACK):
+                name = kind.name.removeprefix(_EXCEPTION_CALLBACK)
+                found.setdefault(kind.type_id, []).append(name)
+        return found
+
     def reachable(self, name: str) -> tuple[FunctionSpec, ...]:
         """Return the function and all that it calls or takes the address of, itself first."""
         found: dict[str, FunctionSpec] = {}
@@ -93,9 +121,11 @@ class CodeReader:
         return called
 
     def _callees_of(self, name: str) -> list[str]:
-        """Return the functions that this one calls or takes the address of, each once."""
+        """Return the functions that this one leads to: called, pointed to, thrown to; each once."""
         if name not in self._callees:
-            self._callees[name] = list(dict.fromkeys(callees(self._function(name))))
+            callback = self.exception_callback(name)
+            called = [*callees(self._function(name)), *([callback] if callback else [])]
+            self._callees[name] = list(dict.fromkeys(called))
         return self._callees[name]
 
     def _count_linked(self, function: FunctionSpec) -> None:

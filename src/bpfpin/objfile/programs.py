@@ -105,6 +105,7 @@ class ProgramReader:
             attach_type=kind.attach_type,
             hook=kind.hook,
             attach_to=kind.attach_to,
+            exception_callback=self._code.exception_callback(place.name),
             program_flags=int(kind.program_flags),
             section_note=kind.note,
             kernel_version=version,

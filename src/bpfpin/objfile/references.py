@@ -57,6 +57,7 @@ class Resolver:
             (spec.section_index, spec.offset): spec for spec in maps if spec.dialect != Dialect.DATA
         }
         self._data = {spec.section_index: spec for spec in maps if spec.dialect == Dialect.DATA}
+        self._data |= {spec.data_section: spec for spec in maps if spec.data_section}
         self._relocations: dict[int, dict[int, Relocation]] = {}
         self._addresses: dict[int, Addresses] = {}  # in data sections
         comment = elf.section(".comment")
@@ -261,7 +262,7 @@ class Resolver:
         data = self._data.get(section.index)
         if data is not None:
             self._check_no_address(place, index, section, address)
-        if data is not None and 0 <= address < data.value_size:
+        if data is not None and 0 <= address < len(data.contents or b""):
             return Reference(index, ReferenceKind.MAP_VALUE, data.name, address)
         raise self._error(
             place,

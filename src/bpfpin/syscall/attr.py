@@ -150,6 +150,12 @@ class LinkDetachAttr(ctypes.Structure):
     _fields_ = u32("link_fd")
 
 
+class ProgBindMapAttr(ctypes.Structure):
+    """BPF_PROG_BIND_MAP."""
+
+    _fields_ = u32("prog_fd", "map_fd", "flags")
+
+
 class ProgQueryAttr(ctypes.Structure):
     """BPF_PROG_QUERY."""
 

@@ -23,6 +23,7 @@ from bpfpin.syscall.attr import (
     MapFreezeAttr,
     ObjAttr,
     ObjInfoAttr,
+    ProgBindMapAttr,
     ProgLoadAttr,
     ProgQueryAttr,
     ProgTestRunAttr,
@@ -127,6 +128,11 @@ def prog_load(attribute: ProgLoadAttr, *, target: str = "") -> int:
     how much there was (Linux 6.4, 0 before).
     """
     return bpf(Cmd.PROG_LOAD, attribute, target=target)
+
+
+def prog_bind_map(prog_fd: int, map_fd: int, *, target: str = "") -> None:
+    """Let a program hold a map that it does not use (BPF_PROG_BIND_MAP, Linux 5.10)."""
+    bpf(Cmd.PROG_BIND_MAP, ProgBindMapAttr(prog_fd, map_fd), target=target)
 
 
 def prog_test_run(attribute: ProgTestRunAttr, *, target: str = "") -> None:

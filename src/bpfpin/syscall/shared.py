@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import threading
 
 from bpfpin.syscall.fd import Closing
+from bpfpin.syscall.libc import LIBC
 from bpfpin.syscall.refusal import refusal
 
 PAGE_SIZE = mmap.PAGESIZE
 WORD = 4
+_MAP_FIXED_NOREPLACE = 0x100000  # of asm-generic/mman-common.h; Python has it from 3.13 on
+_MAP_NORESERVE = 0x4000  # likewise
+_MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class SharedPages(Closing):
@@ -52,6 +57,54 @@ class SharedPages(Closing):
         # A slice that somebody still holds keeps the memory until it is dropped, too.
         with contextlib.suppress(BufferError):
             self._pages.close()
+
+
+class MappedAt(Closing):
+    """*size* bytes of what descriptor *fd* shares, mapped at *address*; 0: where there is room.
+
+    Python's mmap takes no address; an arena of BPF that has one is mapped nowhere else.
+    """
+
+    def __init__(self, fd: int, size: int, *, address: int, target: str = "") -> None:
+        LIBC.mmap.restype = ctypes.c_void_p
+        LIBC.mmap.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_long,
+        ]
+        flags = mmap.MAP_SHARED | (_MAP_FIXED_NOREPLACE if address else 0)
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        start = LIBC.mmap(address, size, access, flags, fd, 0)
+        if start == _MAP_FAILED:
+            raise refusal("mmap", ctypes.get_errno(), target=target)
+        self._start, self._size = start, size
+
+    def write(self, data: bytes) -> None:
+        """Write *data* at the start; not more than there is room for."""
+        ctypes.memmove(self._start, data, min(len(data), self._size))
+
+    def read(self, size: int) -> bytes:
+        """Return the first *size* bytes."""
+        return ctypes.string_at(self._start, min(size, self._size))
+
+    def close(self) -> None:
+        """Unmap the memory. Again does nothing."""
+        if self._size:
+            LIBC.munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._size))
+        self._size = 0
+
+
+def free_address(size: int) -> int:
+    """Return an address at which this process has *size* bytes of room now."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    with mmap.mmap(-1, size, flags=flags) as room:
+        byte = ctypes.c_char.from_buffer(room)
+        address = ctypes.addressof(byte)
+        del byte  # it holds the memory
+    return address
 
 
 class Fence:

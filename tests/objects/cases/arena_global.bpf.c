@@ -3,7 +3,10 @@
 typedef unsigned int u32; typedef unsigned long long u64;
 #define SEC(x) __attribute__((section(x), used))
 #define ARENA __attribute__((address_space(1)))
-struct { int (*type)[33]; int (*map_flags)[1 << 10]; int (*max_entries)[4]; } arena SEC(".maps");
+#ifndef TYPE
+#define TYPE 33
+#endif
+struct { int (*type)[TYPE]; int (*map_flags)[1 << 10]; int (*max_entries)[4]; } arena SEC(".maps");
 u64 ARENA hits = 7;
 SEC("syscall") int count(void *ctx)
 {

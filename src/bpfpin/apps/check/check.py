@@ -16,7 +16,7 @@ from bpfpin.apps.load.variables import with_variables
 from bpfpin.apps.sources import read_source
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import BpfError, UsageError
-from bpfpin.objects.load_choices import MAP_MEMORY_LIMIT
+from bpfpin.objects.load_choices import map_memory_limit
 from bpfpin.objfile.reader import read_btf
 from bpfpin.spec import ObjectSpec
 
@@ -36,7 +36,7 @@ class CheckChoices:
     is_converting: bool = False
     kernel_btf: Btf | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
-    max_map_memory: int = MAP_MEMORY_LIMIT
+    max_map_memory: int = field(default_factory=map_memory_limit)
     log_level: int = 0
 
     def with_types_of(self, path: str | None) -> CheckChoices:

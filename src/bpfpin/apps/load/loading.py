@@ -47,8 +47,8 @@ class LoadOptions(TypedDict, total=False):
     while packets keep coming: `True`, or a `Migration` that says what becomes of members.
 
     *group* and *chmod* (a mode such as 0o640) let others open the maps, from now on. *dry_run* has
-    the programs verified and changes nothing; *max_map_memory* is in bytes (256 MiB). *kernel_btf*
-    is a file with the types that CO-RE takes for the kernel's.
+    the programs verified and changes nothing; *max_map_memory* is in bytes (a quarter of the
+    memory). *kernel_btf* is a file with the types that CO-RE takes for the kernel's.
 
     *confirm_s* takes the load back by itself after so many seconds, unless `bpfpin confirm` came.
     *guard* refuses, without it, a program that would cut the user's own way in; the command asks

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ class HeldHook:
 
 @dataclass(frozen=True)
 class SetReport:
-    """One set as `status` sees it; *object* and *generation* are empty for a foreign one."""
+    """One set as `status` sees it; *object* and *generation* are empty for a foreign one.
+
+    *metadata* is what the object says of itself in constants named `bpf_metadata_NAME`, by NAME.
+    """
 
     set: str
     path: Path
@@ -45,6 +49,7 @@ class SetReport:
     programs: tuple[ProgramReport, ...] = ()
     maps: tuple[MapReport, ...] = ()
     hooks: tuple[HeldHook, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
@@ -58,6 +63,7 @@ class SetReport:
             "programs": [program.to_json() for program in self.programs],
             "maps": [held.to_json() for held in self.maps],
             "hooks": [hook.to_json() for hook in self.hooks],
+            "metadata": dict(self.metadata),
         }
 
 

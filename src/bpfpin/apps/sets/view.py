@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bpfpin.apps.reports import MapReport, ProgramReport
 from bpfpin.apps.sets.hook_view import FoundHook, is_without_device, look_at_hook
@@ -23,6 +24,8 @@ from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Held, Manifest
 from bpfpin.pins.migration import staged
 from bpfpin.pins.pinset import PinSet, SetState
+
+_METADATA = "bpf_metadata_"  # as libbpf and bpftool have it
 
 
 class SetView:
@@ -64,7 +67,22 @@ class SetView:
             programs,
             maps,
             tuple(hook.report for hook in hooks),
+            self._metadata(),
         )
+
+    def _metadata(self) -> dict[str, Any]:
+        """Return the constants `bpf_metadata_*` of the object, as bpftool shows them."""
+        values: dict[str, Any] = {}
+        for name, path in self._found.maps.items():
+            if name.partition(".")[2].startswith("rodata"):
+                with suppress(BpfError, LookupError), Map.from_pin(path, read_only=True) as held:
+                    value = held[0]
+                    values |= value if isinstance(value, dict) else {}
+        return {
+            name.removeprefix(_METADATA): value
+            for name, value in values.items()
+            if name.startswith(_METADATA)
+        }
 
     def _tell(self, kind: ProblemKind, fix: str, *, reason: str) -> None:
         manifest = self._found.manifest

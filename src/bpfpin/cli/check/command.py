@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bpfpin.cli.check.tables import write_converted, write_line, write_report, w
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import describe
 from bpfpin.cli.output import Output
+from bpfpin.cli.size import SIZE
 from bpfpin.cli.verifier_log import keep, log_file_option
 from bpfpin.errors import ExitCode, VerifierError
 
@@ -40,6 +42,12 @@ from bpfpin.errors import ExitCode, VerifierError
     callback=lambda _ctx, _parameter, word: int(word or 0),
     help="What the verifier's log has: refused paths, all instructions with states, figures.",
 )
+@click.option(
+    "--max-map-memory",
+    type=SIZE,
+    metavar="SIZE",
+    help="Refuse maps that take more (a quarter of the memory).",
+)
 @log_file_option
 def command(
     context: Context,
@@ -48,6 +56,7 @@ def command(
     kernel_btf: str | None,
     convert: bool,
     log_file: Path | None,
+    max_map_memory: int | None,
     **words: Any,
 ) -> int | None:
     """Read each OBJ, a file or builtin:NAME, and have the kernel verify its programs.
@@ -70,6 +79,8 @@ def command(
     """
     sources = sources_in(objects)
     choices = CheckChoices(is_converting=convert, **words).with_types_of(kernel_btf)
+    if max_map_memory is not None:
+        choices = dataclasses.replace(choices, max_map_memory=max_map_memory)
     with shown_progress(context.out, len(sources)) as advance:
         reports = [advance(report) for report in check_all(sources, choices)]
     _keep_logs(context.out, reports, log_file)

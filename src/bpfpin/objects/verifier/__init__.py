@@ -15,11 +15,13 @@ from bpfpin.objects.verifier.attempt import (
     explain,
     is_before_instructions,
     printable,
+    reason_lines,
     unknown_helper,
 )
 from bpfpin.objects.verifier.source import Place, Places
 
 __all__ = [
     "LOG_LEVEL", "LOG_LIMIT", "LOG_SIZE", "LOG_STATISTICS", "Attempt", "LogChoice", "Place",
-    "Places", "explain", "is_before_instructions", "printable", "unknown_helper",
+    "Places", "explain", "is_before_instructions", "printable", "reason_lines",
+    "unknown_helper",
 ]  # fmt: skip

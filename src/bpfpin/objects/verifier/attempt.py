@@ -18,6 +18,10 @@ LOG_SIZE = 64 << 10
 LOG_LEAST = 128  # bytes; kernels before 6.4 take no smaller buffer
 LOG_LIMIT = 16 << 20
 
+# What the verifier writes whatever it thinks of the program (print_verification_stats, do_check).
+_FIGURES = re.compile(
+    r"(processed \d+ insns|verification time|stack depth|func#\d+ @\d+$|mark_precise:|Live regs)"
+)
 # What could steer a terminal, or pass for a line end: the log repeats text of the object file.
 _STEERING = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -95,6 +99,12 @@ def _written_out(found: re.Match[str]) -> str:
 def is_before_instructions(log: str) -> bool:
     """Whether the refusal came before any instruction was looked at: of BTF, or of the shape."""
     return "processed 0 insns" in log
+
+
+def reason_lines(log: str) -> list[str]:
+    """Return the lines that may say why a program was refused: all but the verifier's figures."""
+    lines = [line.strip() for line in log.splitlines()]
+    return [line for line in lines if line and not _FIGURES.match(line)]
 
 
 def unknown_helper(log: str) -> int | None:

@@ -22,6 +22,8 @@ from bpfpin.uapi import MapFlag, MapType
 _R_BPF_64_ABS32 = 3
 _LARGEST = 8
 _SHOWN_NAMES = 3
+ARENA_SECTION = ".addr_space.1"  # clang's name of address space 1
+_LEAST_PAGE = 4096
 _OVERLAPS = 4  # aliases lie over one another; each variable has a copy of its bytes
 
 
@@ -105,6 +107,31 @@ def _note(names: Sequence[str]) -> str:
     others = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     what = f"{shown}{others}: addresses" if names else "addresses"
     return f"{what} are 0 in the map, as nothing in the kernel is there"
+
+
+def with_arena_variables(elf: Elf, maps: list[MapSpec]) -> list[MapSpec]:
+    """Return *maps* with the variables of the arena as its first contents.
+
+    `__arena` variables stand in a section of their own and are put at the start of the object's
+    only arena, as libbpf does.
+    """
+    section = elf.section(ARENA_SECTION)
+    if section is None or not section.size:
+        return maps
+    arenas = [spec for spec in maps if spec.type is MapType.ARENA]
+    if len(arenas) != 1:
+        raise elf.error(
+            f"variables of an arena, and {len(arenas)} arenas; there must be one", section=section
+        )
+    if section.size > arenas[0].max_entries * _LEAST_PAGE:
+        raise elf.error(
+            f"{section.size} bytes of variables do not fit the {arenas[0].max_entries} pages of"
+            f" arena {arenas[0].name}",
+            section=section,
+        )
+    contents = section_bytes(elf, section)
+    filled = arenas[0].with_changes(contents=contents, data_section=section.index)
+    return [filled if spec is arenas[0] else spec for spec in maps]
 
 
 def _value(section: Section, btf: Btf | None) -> TypeRef | None:
