@@ -23,6 +23,7 @@ from bpfpin.spec import MapSpec, XdpMode
 from bpfpin.uapi import MapType
 from support.cli import run_cli, run_cli_ok
 from support.lab import TestLab
+from support.objects import compiled_case
 from support.sets import xdp_program
 
 ROOT = Path("/sys/fs/bpf")
@@ -299,3 +300,13 @@ def test_a_program_of_somebody_else_is_told_as_that(lab: TestLab) -> None:
 
 def test_a_program_of_ours_is_none_of_others(loaded: TestLab) -> None:
     assert [one for one in status()["others"] if one["device"] == loaded.device] == []
+
+
+def test_what_an_object_says_of_itself_is_shown(lab: TestLab) -> None:
+    run_cli_ok("load", compiled_case("rodata_bind"), "--dev", lab.device)
+    (shown,) = run_cli_ok("status", lab.device, "-o", "json").json["sets"]
+    text = run_cli_ok("status", lab.device).stderr
+    run_cli_ok("unload", lab.device)
+
+    assert shown["metadata"] == {"version": "1.2"}
+    assert f"metadata of {lab.device}: version = 1.2" in text
