@@ -71,6 +71,8 @@ def test_a_map_that_is_kept_is_read_by_the_names_of_the_new_object(here: Here) -
     assert here.ok("map", "dump", here.set / "by_reason")["entries"] == [
         {"key": "R_RATE", "value": 7}
     ]
+    with Map.from_pin(here.set / "by_reason") as held:
+        assert here.ok("map", "get", f"id:{held.id}", "R_RATE")["value"] == 7
     assert here.ok("map", "set", here.set / "m", 0, "last=R_RATE")["values"][0]["last"] == "R_RATE"
     # What the new names stand for may be in the map: an object without them does not fit.
     error = here.load_refused(6, compiled_case("enum_reason", "zig", defines=("V=0",))).json

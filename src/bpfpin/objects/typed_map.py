@@ -130,6 +130,12 @@ class TypedMap(RawMap):
             formats=other._formats,
         )
 
+    def read_as_pinned(self, path: Path) -> None:
+        """Read from now on as a handle of the pin *path* does, which is of this map."""
+        if self._reading.key_format is None and self._reading.value_format is None:
+            types = layouts.newest(path, self._fixed, (self.key_type, self.value_type))
+            self._read_as(*types, self._formats)
+
     def read_as_in(self, other: TypedMap) -> None:
         """Read keys and values from now on as *other*, a handle of the same map, does."""
         self._read_as(other.key_type, other.value_type, self._formats)

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from bpfpin.apps.folding import Moment, read_whole, wait_for_fold
+from bpfpin.apps.pinned import pinned_maps
 from bpfpin.codecs.formats import AUTO
 from bpfpin.errors import BpfError, IdNotFoundError, PinNameError, UsageError
 from bpfpin.objects.kernel_object import KernelObject
+from bpfpin.objects.layouts import has_names
 from bpfpin.objects.map import Map
 from bpfpin.objects.typed_map import TypedMap
 from bpfpin.objects.walk import maps
 from bpfpin.pins import names
 from bpfpin.uapi import MapType
 
+DEFAULT_PIN_ROOT = Path("/sys/fs/bpf")
 ID = "id:"
 NAME = "name:"
 KERNEL_NAME_LENGTH = 15
@@ -89,17 +92,30 @@ def open_map(target: str, *, read_only: bool = True, **reading: Any) -> Map:
 
 def open_as(kind: type[Held], target: str, *, read_only: bool = True, **reading: Any) -> Held:
     """Open the map that *target* names as another class of map; as `open_map`."""
-    if target.startswith(ID):
-        return kind.from_id(_number(target), read_only=read_only, **reading)
-    if target.startswith(NAME):
-        id_ = _id_of_name(target.removeprefix(NAME))
-        return kind.from_id(id_, read_only=read_only, **reading)
+    if target.startswith((ID, NAME)):
+        is_id = target.startswith(ID)
+        number = _number(target) if is_id else _id_of_name(target.removeprefix(NAME))
+        opened = kind.from_id(number, read_only=read_only, **reading)
+        try:
+            _read_by_newest(opened)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
     if not is_map_name(target) and not Path(target).exists():
         raise UsageError(
             f"{target!r} is no name of a map",
             hint=f"a map is named by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or name:{target}",
         )
     return kind.from_pin(Path(target).absolute(), read_only=read_only, **reading)
+
+
+def _read_by_newest(held: TypedMap) -> None:
+    """Let a map with an enumeration read by the names that stand beside one of its pins."""
+    types = held.key_type, held.value_type
+    if isinstance(held, Map) and any(ref is not None and has_names(ref) for ref in types):
+        for path in pinned_maps(DEFAULT_PIN_ROOT).paths.get(held.id, ()):
+            held.read_as_pinned(Path(path))
 
 
 @dataclass(frozen=True, slots=True)

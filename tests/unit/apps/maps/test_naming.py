@@ -39,7 +39,9 @@ def test_a_bare_word_is_answered_with_the_ways_to_name_a_map() -> None:
     with pytest.raises(UsageError) as caught:
         open_map("flows")
 
-    assert caught.value.hint == "a map is named by its path (/sys/fs/bpf/…), id:N, or name:flows"
+    assert caught.value.hint == (
+        "a map is named by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or name:flows"
+    )
 
 
 def test_a_plain_file_is_no_pin(tmp_path: Path) -> None:
