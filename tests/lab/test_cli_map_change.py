@@ -249,9 +249,9 @@ def test_what_does_not_fit_changes_nothing(
 
 
 def test_an_array_says_which_keys_it_has(pinned: Path) -> None:
-    error = refused(7, "set", pinned / "indexed", "5", "rx_packets=1")
+    error = refused(4, "set", pinned / "indexed", "5", "rx_packets=1")
 
-    assert "has no room for key 5: it has the keys 0 to 4" in error["message"]
+    assert "index 5 is past the end: max_entries is 5" in error["message"]
 
 
 def test_a_full_map_a_frozen_one_and_a_wrong_index(pinned: Path) -> None:

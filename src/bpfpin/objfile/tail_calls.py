@@ -24,7 +24,9 @@ def link_tail_calls(
 ) -> tuple[list[MapSpec], list[ProgramSpec]]:
     """Return *maps* with the programs of `ID/KEY` sections in them, and *programs* with types.
 
-    `ObjectFileError` where no program array has that id and index, or two programs fill one index.
+    A program for an array that is not there stays out, as iproute2 leaves it; its note says so.
+    `ObjectFileError` where the map with that id holds no programs or has no such index, or two
+    programs fill one.
     """
     filled = {spec.name: spec for spec in maps}
     plain = [program for program, kind in programs if kind.tail_call is None]
@@ -35,21 +37,30 @@ def link_tail_calls(
             continue
         array_id, index = kind.tail_call
         array = _array(elf, filled.values(), program, array_id)
+        if array is None:
+            typed.append(_typed(_unplaced(program), "", plain))
+            continue
         filled[array.name] = _with_entry(elf, array, index, program)
         typed.append(_typed(program, array.name, plain))
     return list(filled.values()), typed
 
 
-def _array(elf: Elf, maps: Iterable[MapSpec], program: ProgramSpec, array_id: int) -> MapSpec:
+def _array(
+    elf: Elf, maps: Iterable[MapSpec], program: ProgramSpec, array_id: int
+) -> MapSpec | None:
     there = [each for each in maps if each.id == array_id]
     arrays = [each for each in there if each.type is MapType.PROG_ARRAY]
     if arrays:
         return arrays[0]
-    if there and array_id:
-        what = f"{there[0].name} has: that is no program array, but {there[0].type.name.lower()}"
-    else:
-        what = "no map has"
+    if not there or not array_id:
+        return None
+    what = f"{there[0].name} has: that is no program array, but {there[0].type.name.lower()}"
     raise _error(elf, program, f"belongs into the map with id {array_id}, which {what}")
+
+
+def _unplaced(program: ProgramSpec) -> ProgramSpec:
+    note = f"{program.section_note}, and no map has that id: no tail call reaches it"
+    return program.with_changes(section_note=note)
 
 
 def _with_entry(elf: Elf, array: MapSpec, index: int, program: ProgramSpec) -> MapSpec:

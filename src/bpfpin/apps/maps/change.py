@@ -137,8 +137,7 @@ def _told_if_full(held: Map, key: Any) -> Iterator[None]:
     try:
         yield
     except MapFullError as error:
-        room = f"it has the keys 0 to {held.max_entries - 1}" if held.is_array else "it is full"
-        error.message = f"map {held.name!r} (id {held.id}) has no room for key {key!r}: {room}"
+        error.message = f"map {held.name!r} (id {held.id}) has no room for key {key!r}: it is full"
         raise
 
 
