@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from support.nobody import nobody
 from support.tools import need
 from support.wait import wait_until
 
+MOST_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS of linux/bpf-cgroup-defs.h
 EGRESS, CONNECT = Hook.CGROUP_INET_EGRESS, Hook.CGROUP_INET4_CONNECT
 # What a process does after it has moved itself into a cgroup.
 ACTIONS = {
@@ -125,6 +127,16 @@ def test_every_hook_takes_its_program_and_an_update(cgroup: Path, hook: Hook) ->
             link.update(old, expected_old=old)
 
         assert (link.info.attach_type, link.program_id()) == (hook.attach_type, new.id)
+
+
+def test_a_full_hook_is_told_as_that(cgroup: Path) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(MOST_PROGRAMS):
+            program = held.enter_context(idle_at(EGRESS, ProgramType.CGROUP_SKB))
+            held.enter_context(attach_cgroup(program, cgroup, EGRESS))
+        one_more = held.enter_context(idle_at(EGRESS, ProgramType.CGROUP_SKB))
+        with pytest.raises(HookBusyError, match="no room for one more program"):
+            attach_cgroup(one_more, cgroup, EGRESS)
 
 
 def test_the_hooks_are_those_of_the_section_names() -> None:

@@ -22,7 +22,7 @@ from bpfpin.pins import names
 from bpfpin.pins.bpffs import open_to_change
 from bpfpin.pins.directory import remove_tree
 from support import isolation
-from support.crash import Fault, Injection, Point, calls_of_a_process, faulted
+from support.crash import Fault, Injection, Point, calls_of_a_process, faulted, points
 from support.here import Here, decisions, id_at, maps_used, veth
 from support.holders import running, their_link, their_program
 from support.hooks import new_cgroup
@@ -212,6 +212,25 @@ def test_a_name_for_both_is_not_left_when_the_second_refuses(
         two.refused(7, *SHARED, *words)
 
     assert not (two.root / "packets").exists()
+
+
+def test_a_shared_name_of_another_set_stays_when_a_load_goes_back(two: Two, tmp_path: Path) -> None:
+    source, *chosen = SHARED
+    two.first.load(compiled(source), *chosen)
+    line = ["load", compiled(source), "--dev", two.second.device, *chosen, "--take-over"]
+    words = [*map(str, line), "--pin-root", str(two.root)]
+    with their_link(two.second) as link, xdp_program("theirs") as theirs:
+        made = points(words, folder=tmp_path)
+        commit = next(one for one in made if "commit~" in one.arguments)
+        two.second.ok("unload", two.second.device)
+        command = [sys.executable, "-m", "bpfpin", *words]
+        with stopped(command, f"{commit.call}:{commit.number}", folder=tmp_path) as load:
+            link.update(theirs)
+            refused = load.go_on()
+
+    assert refused.exit_code == 7, refused.stderr
+    assert not two.second.set.exists()
+    assert id_at(two.root / "packets") == id_at(two.first.set / "packets")
 
 
 def test_contents_are_moved_in_one_of_them_and_the_other_is_loaded(two: Two) -> None:

@@ -12,6 +12,7 @@ from bpfpin.errors import BpfError
 from support.crash import Ending, Fault, Injection, Point, faulted, points, run_here
 from support.crash_lab import CrashLab, Generation, NetlinkLab
 from support.crash_migrating import ByNameLab, Iproute2Lab, MigratingLab
+from support.crash_others import GivenMapLab, MovingLab, TakenOverLab
 from support.crash_several import SeveralLab
 from support.crash_trials import TrialLab, VerdictLab
 from support.crash_two import TwoDevicesLab
@@ -58,8 +59,9 @@ class Scenario:
 
     @property
     def healers(self) -> tuple[Healer, ...]:
-        """The next commands that make all of it whole; `unload` is for one set."""
-        if self.lab is TwoDevicesLab:
+        """The next commands that make all of it whole; `unload` is for one set of ours."""
+        # A link that somebody else holds as well runs on after an unload.
+        if self.lab in (TwoDevicesLab, TakenOverLab):
             return (Healer.LOAD, Healer.CLEAN)
         return tuple(Healer)
 
@@ -99,6 +101,10 @@ SCENARIOS = {
         Scenario(
             "unload, several hooks", OLD, NOTHING, OLD, lambda lab: lab.unload(), lab=SeveralLab
         ),
+        Scenario("load, given map", NOTHING, NEW, NEW, _load(NEW), lab=GivenMapLab),
+        Scenario("reload, given map", OLD, NEW, NEW, _load(NEW), lab=GivenMapLab),
+        Scenario("load, taking over", NOTHING, NEW, NEW, _load(NEW), lab=TakenOverLab),
+        Scenario("reload, moving", OLD, NEW, NEW, _load(NEW), lab=MovingLab),
         Scenario("load, two devices", NOTHING, NEW, NEW, _load(NEW), lab=TwoDevicesLab),
         Scenario("reload, two devices", OLD, NEW, NEW, _load(NEW), lab=TwoDevicesLab),
         Scenario(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 
 from bpfpin.attach.cgroup_path import open_cgroup
@@ -69,8 +71,13 @@ def _attach(program: Program, cgroup_fd: int, hook: Hook, path: str | Path) -> L
         raise HookBusyError(
             f"a program at {hook.value} of {path}, or of a cgroup above it, allows no other beside"
             " it: it was attached without BPF_F_ALLOW_MULTI",
-            hint=f"see who it is: bpftool cgroup show {path} effective",
+            hint=f"see who it is: bpftool cgroup show {shlex.quote(_folder(cgroup_fd))} effective",
         ) from None
+
+
+def _folder(cgroup_fd: int) -> str:
+    """Return the folder of a cgroup, which may have been named relative to its mount."""
+    return os.readlink(f"/proc/self/fd/{cgroup_fd}")  # noqa: PTH115 - no file's path
 
 
 def _require_absent(

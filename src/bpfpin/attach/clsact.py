@@ -186,7 +186,9 @@ def _ensure_qdisc(ifindex: int, hook: Hook) -> bool:
                 f"{name} has the qdisc {kind or 'of another kind'} where clsact would be,"
                 " and that one has no egress",
                 holder=f"qdisc {kind}",
-                hint=f"remove it with all its filters: tc qdisc del dev {name} {kind}",
+                hint=f"remove it with all its filters: tc qdisc del dev {name} {kind}"
+                if kind
+                else "",
             ) from None
         return False
     return True

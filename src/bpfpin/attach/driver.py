@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from enum import IntFlag
 
 SIOCETHTOOL = 0x8946
-ETHTOOL_GDRVINFO = 3
+ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS = 3, 0x3C
+CHANNELS = struct.Struct("=20xII4xI")  # ethtool_channels: what is set, after what could be
 DRIVER_NAME = slice(4, 36)  # of struct ethtool_drvinfo, after its command
 DRIVER_INFO_SIZE = 196
 
@@ -50,6 +51,20 @@ def driver_name(device: str) -> str:
         with contextlib.suppress(OSError):
             fcntl.ioctl(asked, SIOCETHTOOL, request)
         return answer.raw[DRIVER_NAME].rstrip(b"\0").decode(errors="replace")
+
+
+def queue_counts(device: str) -> tuple[int, int] | None:
+    """Return how many queues the device receives and sends on (`ethtool -l`); None if unknown."""
+    channels = ctypes.create_string_buffer(CHANNELS.size)
+    struct.pack_into("=I", channels, 0, ETHTOOL_GCHANNELS)
+    request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(channels))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            fcntl.ioctl(asked, SIOCETHTOOL, request)
+        except OSError:
+            return None
+    receiving, sending, combined = CHANNELS.unpack(channels.raw)
+    return receiving + combined, sending + combined
 
 
 def xdp_features(ifindex: int) -> XdpFeature | None:

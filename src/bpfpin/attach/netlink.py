@@ -20,17 +20,19 @@ from pyroute2 import IPRoute
 from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink.exceptions import NetlinkError
 
+from bpfpin.attach.driver import queue_counts
 from bpfpin.errors import (
     AttachError,
     BpfError,
     HookBusyError,
     InterfaceNotFoundError,
+    NotSupportedError,
     PermissionDeniedError,
     ProgramChangedError,
 )
 from bpfpin.spec import XdpMode
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.netns import NAMED, path_of
+from bpfpin.syscall.netns import NAMED, path_of, unshare
 from bpfpin.uapi import XdpFlag
 
 Result = TypeVar("Result")
@@ -51,6 +53,9 @@ _REFUSALS: dict[int, type[BpfError]] = {
     errno.ENODEV: InterfaceNotFoundError,
     errno.EEXIST: ProgramChangedError,
     errno.EBUSY: HookBusyError,
+    errno.ERANGE: NotSupportedError,
+    errno.ENOSPC: NotSupportedError,
+    errno.EOPNOTSUPP: NotSupportedError,
 }
 _ADDRESS_NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h: no packets to ask for duplicates
 _ADDRESS_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE of linux/if_link.h: no link-local address
@@ -136,6 +141,41 @@ class Netlink(Closing):
             (ifindex,) = self._route.link_lookup(ifname=name)
         return self.device(ifindex)
 
+    def create_veth_for(self, mtu: int, *, has_queues: bool) -> int:
+        """Create a pair whose second device has that MTU; return the ifindex of the first.
+
+        The second one sends on more queues than the first receives on, unless it *has_queues*.
+        """
+        # Both numbers of both ends: the kernel uses one queue where it is told only one of them.
+        queues, more = (
+            {"IFLA_NUM_RX_QUEUES": number, "IFLA_NUM_TX_QUEUES": number} for number in (1, 2)
+        )
+        peer = {"ifname": "peer", "mtu": mtu, **(queues if has_queues else more)}
+        with _errors("create a pair of veth"):
+            self._route.link("add", ifname="copy", kind="veth", peer=peer, **queues)
+            (ifindex,) = self._route.link_lookup(ifname="copy")
+        return int(ifindex)
+
+    def veth_peer(self, ifindex: int) -> tuple[int, bool]:
+        """Return the MTU of a veth's other end, and whether the device has a queue for each of its.
+
+        Where the other end is not seen, that of the device itself, and yes.
+        """
+        own = self._message(ifindex)
+        index, namespace = own.get_attr("IFLA_LINK"), own.get_attr("IFLA_LINK_NETNSID")
+        try:
+            if namespace is None:
+                (peer,) = self._route.get_links(index)
+            else:
+                (peer,) = self._route.link("get", index=index, IFLA_IF_NETNSID=namespace)
+        except (NetlinkError, OSError, ValueError):
+            return int(own.get_attr("IFLA_MTU")), True
+        receiving, sending = own.get_attr("IFLA_NUM_RX_QUEUES"), peer.get_attr("IFLA_NUM_TX_QUEUES")
+        counts = [queue_counts(end.get_attr("IFLA_IFNAME")) for end in (own, peer)]
+        if namespace is None and counts[0] and counts[1]:  # those in use may be fewer
+            receiving, sending = counts[0][0], counts[1][1]
+        return int(peer.get_attr("IFLA_MTU")), receiving >= sending
+
     def delete_device(self, ifindex: int) -> None:
         """Delete a device; the other end of a veth pair goes with it."""
         with _errors(f"delete the device with ifindex {ifindex}"):
@@ -219,6 +259,25 @@ def aside(work: Callable[[Netlink], Result]) -> Result:
     def run() -> Result:
         with Netlink() as netlink:
             return work(netlink)
+
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        return threads.submit(run).result()
+
+
+def on_a_copy_of_veth(program_fd: int, ifindex: int) -> str:
+    """Return why a veth like the one with *ifindex* refuses a program in native mode, "" if not.
+
+    The copy is made in a network namespace that ends with this call: a pair whose peer has the MTU
+    of the real one's, and more queues than the device receives on if that is so.
+    """
+
+    def run() -> str:
+        with Netlink() as netlink:
+            mtu, has_queues = netlink.veth_peer(ifindex)
+        unshare()
+        with Netlink() as netlink:
+            copy = netlink.create_veth_for(mtu, has_queues=has_queues)
+            return netlink.xdp_refusal(program_fd, copy, XdpMode.NATIVE)
 
     with ThreadPoolExecutor(max_workers=1) as threads:
         return threads.submit(run).result()

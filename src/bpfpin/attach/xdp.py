@@ -28,6 +28,12 @@ _FLAGS = {
 }
 
 
+_INSTEAD = {
+    XdpMode.NATIVE: "without the driver: --mode generic",
+    XdpMode.OFFLOAD: "in the driver: --mode native, or without it: --mode generic",
+}
+
+
 class XdpLink(Link):
     """A link at an XDP hook: *mode* is the one taken, *note* says why it is not a better one."""
 
@@ -71,19 +77,44 @@ def attach_xdp(program: Program, interface: str | int, *, mode: XdpMode = XdpMod
         kind = getattr(program.type, "name", str(program.type)).lower()
         raise WrongHookError(f"program {program.name!r} is of type {kind}, not xdp")
     ifindex = interfaces.ifindex(interface)
-    if mode is not XdpMode.AUTO:
-        return _attach(program, ifindex, mode)
     try:
-        return _attach(program, ifindex, XdpMode.NATIVE)
-    except HookBusyError:
-        raise
-    except SyscallError as refused:
-        if not isinstance(refused, NotSupportedError | InvalidArgumentError):
-            raise
+        return _attach(program, ifindex, XdpMode.NATIVE if mode is XdpMode.AUTO else mode)
+    except _Refused as refused:
+        if mode is not XdpMode.AUTO:
+            raise refused.error from None
+        words = refused.words
+    try:
         link = _attach(program, ifindex, XdpMode.GENERIC)
-        name = interfaces.name_of(ifindex)
-        link.note = f"{name} runs it in generic mode, for native mode was refused: {refused.hint}"
-        return link
+    except _Refused as refused:
+        raise refused.error from None
+    link.note = generic_note(ifindex, words)
+    return link
+
+
+def generic_note(ifindex: int, words: str) -> str:
+    """Return what is told of a device that refused native mode with the kernel's *words*."""
+    name = interfaces.name_of(ifindex)
+    return f"{name} runs it in generic mode, for native mode was refused: {words}"
+
+
+def mode_refusal(
+    program: Program, ifindex: int, mode: XdpMode, words: str, *, error: SyscallError | None = None
+) -> NotSupportedError:
+    """Return the exception for a device that refuses *program* in *mode* with *words*.
+
+    *error* is the kernel's refusal, None for one that is foreseen.
+    """
+    name = interfaces.name_of(ifindex) or f"ifindex {ifindex}"
+    hint = _INSTEAD.get(mode, "")
+    if "MTU" in words:
+        hint += '; or build it for frames in several buffers: SEC("xdp.frags")'
+    return NotSupportedError(
+        f"{name} refuses program {program.name} in {mode.value} mode: {words}",
+        feature=f"XDP in {mode.value} mode",
+        command=error.command if error else "",
+        errno=(error.errno or 0) if error else 0,
+        hint=hint,
+    )
 
 
 def xdp_holder(ifindex: int) -> XdpHolder | None:
@@ -102,29 +133,54 @@ def xdp_holder(ifindex: int) -> XdpHolder | None:
     return None
 
 
+class _Refused(Exception):  # noqa: N818 - it never leaves this file
+    """The device refused a mode: *error* is what to raise, *words* are the kernel's."""
+
+    def __init__(self, error: SyscallError, words: str) -> None:
+        super().__init__(words)
+        self.error = error
+        self.words = words
+
+
 def _attach(program: Program, ifindex: int, mode: XdpMode) -> XdpLink:
     try:
         link = XdpLink.create(program, ifindex, AttachType.XDP, flags=_FLAGS[mode])
     except HookBusyError as error:
-        raise _busy(ifindex, error) from None
-    except (NotSupportedError, InvalidArgumentError) as error:
-        interfaces.ifindex(ifindex)  # a device that is gone meanwhile is refused with EINVAL, too
-        error.hint = _driver_words(program, ifindex, mode) or str(error.strerror)
+        raise _busy(program, ifindex, mode, error) from None
+    except PermissionDeniedError:
         raise
+    except SyscallError as error:
+        interfaces.ifindex(ifindex)  # a device that is gone meanwhile is refused with EINVAL, too
+        raise _refused(program, ifindex, mode, error) from None
     link.mode = mode
     return link
 
 
-def _busy(ifindex: int, error: HookBusyError) -> HookBusyError:
-    """Say who holds the device, as far as we may know."""
+def _refused(
+    program: Program, ifindex: int, mode: XdpMode, error: SyscallError
+) -> _Refused | SyscallError:
+    """Ask for the kernel's words; an error that is not the device's own stays as it is."""
+    words = _driver_words(program, ifindex, mode)
+    if isinstance(error, InvalidArgumentError):
+        error.hint = words or str(error.strerror)
+        return _Refused(error, error.hint)
+    if words or isinstance(error, NotSupportedError):
+        words = words or str(error.strerror)
+        return _Refused(mode_refusal(program, ifindex, mode, words, error=error), words)
+    return error
+
+
+def _busy(program: Program, ifindex: int, mode: XdpMode, error: HookBusyError) -> HookBusyError:
+    """Say who holds the device, as far as we may know; else what the kernel says."""
     name = interfaces.name_of(ifindex) or f"ifindex {ifindex}"
     holder = xdp_holder(ifindex)
     if holder is None:
+        error.hint = _driver_words(program, ifindex, mode)
         return error
     return HookBusyError(
         f"{name} runs another XDP program already: {holder}",
         holder=str(holder),
-        hint=f"See who it is: bpfpin status, bpftool net show dev {name}. It was left as it is.",
+        hint="See who it is: bpfpin status. It was left as it is.",
     )
 
 

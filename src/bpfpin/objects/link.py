@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol, Self
 
+from bpfpin.errors import PermissionDeniedError, SyscallError
 from bpfpin.objects.info import LinkInfo, link_info
 from bpfpin.objects.kernel_object import KernelObject, ObjectKind
 from bpfpin.objects.program import Program
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import AttachType
+from bpfpin.syscall.refusal import refusal
+from bpfpin.uapi import AttachType, Cmd, LinkType
 
 
 class Attachment(Protocol):
@@ -74,11 +76,24 @@ class Link(KernelObject):
         """Run *program* from the next packet on, losing none (BPF_LINK_UPDATE).
 
         With *expected_old* only if the link runs that one now, else `ProgramChangedError`;
-        `AttachError` if the device or cgroup is gone.
+        `AttachError` if the device or cgroup is gone, `NotSupportedError` if the device's driver
+        refuses the program.
         """
         old_fd = None if expected_old is None else expected_old.fd
         # Without the id in the words: asking for it waits for the network's lock, milliseconds.
-        bpf.link_update(self.fd, program.fd, old_prog_fd=old_fd, target="the link's program")
+        target = "the link's program"
+        try:
+            bpf.link_update(self.fd, program.fd, old_prog_fd=old_fd, target=target)
+        except SyscallError as error:
+            if isinstance(error, PermissionDeniedError) or not error.errno:
+                raise
+            kind = self.info.type  # what the errno means depends on the hook
+            raise refusal(
+                Cmd.LINK_UPDATE,
+                error.errno,
+                target=target,
+                link_type=kind if isinstance(kind, LinkType) else None,
+            ) from None
 
     def detach(self) -> None:
         """Detach the program for good, also if the link is pinned (BPF_LINK_DETACH)."""

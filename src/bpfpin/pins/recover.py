@@ -25,7 +25,7 @@ from bpfpin.pins.access import set_access
 from bpfpin.pins.directory import Directory, remove_tree, require_safe, user_name
 from bpfpin.pins.manifest import Held, Manifest
 from bpfpin.pins.migration import staged
-from bpfpin.pins.pinset import read_manifest
+from bpfpin.pins.pinset import pin_sets, read_manifest
 from bpfpin.pins.switch import Reopen, switch, turn_back
 from bpfpin.syscall.fs import Rename
 
@@ -132,22 +132,22 @@ def _has_turned(root: Directory, stage: str) -> bool:
 
 
 def _turn_back(root: Directory, name: str, reopen: Reopen) -> None:
-    """Let the hooks run what they ran, and take shared names back that the live set has not."""
+    """Let the hooks run what they ran, and take shared names back that no live set has."""
     with root.child(names.stage_name(name)) as stage:
         manifest = read_manifest(stage)
         turn_back(stage, manifest, reopen)
         outside.exchange_back(root, stage)
-        before = _live_manifest(root, name)
+        lasting = _shared_names(root) if manifest.outside else set()
         for pin in manifest.outside:
-            if before is None or pin not in before.outside:
+            if pin.path not in lasting:
                 with Map.from_pin(stage.path / names.map_pin_name(pin.map)) as held:
                     outside.unshare(root, pin, held.id)
 
 
-def _live_manifest(root: Directory, name: str) -> Manifest | None:
-    with suppress(PinNotFoundError, UnsafePathError), root.child(name) as live:
-        return read_manifest(live)
-    return None
+def _shared_names(root: Directory) -> set[str]:
+    """Return the shared names that the sets below *root* remember."""
+    manifests = [found.manifest for found in pin_sets(root.path)]
+    return {pin.path for manifest in manifests if manifest for pin in manifest.outside}
 
 
 def _publish(root: Directory, name: str) -> None:

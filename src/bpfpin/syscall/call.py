@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bpfpin.errors import BpfError
-from bpfpin.syscall.refusal import refusal
+from bpfpin.syscall.refusal import link_type_of, refusal
 from bpfpin.uapi import Cmd
 
 NUMBERS = {"x86_64": 321, "aarch64": 280}
@@ -67,7 +67,11 @@ class Call:
         subtype = next(
             (getattr(self.attribute, name, 0) for name in _SUBTYPES.get(self.command, ())), 0
         )
-        return refusal(self.command, ctypes.get_errno(), target=target, subtype=subtype)
+        code = ctypes.get_errno()
+        link_type = None
+        if self.command == Cmd.LINK_CREATE:
+            link_type = link_type_of(self.attribute.attach_type)
+        return refusal(self.command, code, target=target, subtype=subtype, link_type=link_type)
 
     def was_interrupted(self) -> bool:
         """Whether the refusal just met only asks to try again."""

@@ -33,7 +33,7 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.syscall.capability import missing_capabilities
-from bpfpin.uapi import Cmd
+from bpfpin.uapi import AttachType, Cmd, LinkType
 
 # The kernel's own ENOTSUPP, which no C library has a name for; told as EOPNOTSUPP.
 ENOTSUPP = 524
@@ -63,6 +63,7 @@ NO_BATCH: Row = (NotSupportedError, "maps of this type have no batches here")
 FULL: Row = (MapFullError, "there is no room for the key")
 TAKEN: Row = (PinExistsError, "the name is taken")
 NO_PIN: Row = (PinNotFoundError, "nothing is pinned there")
+NO_ROOM_FOR_ANSWER: Row = (BufferTooSmallError, "no room for the answer")
 NO_DEVICE: Row = (InterfaceNotFoundError, "there is no such device")
 
 LOOKUPS = (Cmd.MAP_LOOKUP_ELEM, Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_GET_NEXT_KEY)
@@ -73,6 +74,14 @@ REMOVALS = (
     Cmd.MAP_LOOKUP_AND_DELETE_BATCH,
 )
 UPDATES = (Cmd.MAP_UPDATE_ELEM, Cmd.MAP_UPDATE_BATCH)
+ANSWERS = (
+    Cmd.MAP_LOOKUP_BATCH,
+    Cmd.MAP_LOOKUP_AND_DELETE_BATCH,
+    Cmd.PROG_QUERY,
+    Cmd.OBJ_GET_INFO_BY_FD,
+    Cmd.PROG_TEST_RUN,
+    Cmd.BTF_LOAD,
+)
 TRAFFIC_CONTROL = ("RTM_NEWQDISC", "RTM_DELQDISC", "RTM_NEWTFILTER", "RTM_DELTFILTER")
 OPENINGS = (
     Cmd.PROG_GET_FD_BY_ID,
@@ -89,7 +98,7 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (None, e.EPERM): (PermissionDeniedError, "not permitted"),
     (None, e.EACCES): (PermissionDeniedError, "access denied"),
     (None, e.EINVAL): (InvalidArgumentError, "the kernel refused the arguments"),
-    (None, e.ENOSPC): (BufferTooSmallError, "no room for the answer"),
+    (None, e.ENOSPC): (SyscallError, "there is no room"),
     (None, e.EOPNOTSUPP): (NotSupportedError, "not supported here"),
     (None, ENOTSUPP): (NotSupportedError, "not supported here"),
     (None, e.ENOSYS): (NotSupportedError, "this kernel has no such call"),
@@ -104,6 +113,7 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.MAP_CREATE, e.E2BIG): (SyscallError, "the map would be too large"),
     (Cmd.MAP_CREATE, e.ENOMEM): (SyscallError, "there is not enough memory for the map"),
     (Cmd.MAP_FREEZE, e.EBUSY): (SyscallError, "the map is written to just now, or was frozen"),
+    **{(command, e.ENOSPC): NO_ROOM_FOR_ANSWER for command in ANSWERS},
     (Cmd.BTF_LOAD, e.E2BIG): (SyscallError, "the types are too large"),
     (Cmd.PROG_LOAD, e.E2BIG): (SyscallError, "the program is too large"),
     (Cmd.PROG_LOAD, e.ENOSPC): (BufferTooSmallError, "the verifier's log did not fit"),
@@ -117,7 +127,6 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.OBJ_GET, e.ENOTDIR): NO_PIN,
     (Cmd.LINK_CREATE, e.EBUSY): (HookBusyError, "another program is attached there"),
     (Cmd.LINK_CREATE, e.EEXIST): (HookBusyError, "another program is attached there"),
-    (Cmd.LINK_CREATE, e.ERANGE): (HookBusyError, "there is no room for one more program there"),
     (Cmd.LINK_CREATE, e.ENOENT): (IdNotFoundError, "what it was to be attached to is not there"),
     (Cmd.LINK_CREATE, e.ENODEV): NO_DEVICE,
     (Cmd.LINK_CREATE, e.ENXIO): (NotSupportedError, "the device is of a kind without that hook"),
@@ -150,6 +159,25 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     ("open netns", e.ENOENT): (NamespaceNotFoundError, "there is no such network namespace"),
     ("setns", e.EINVAL): (NamespaceNotFoundError, "this is no network namespace"),
 }
+# What BPF_LINK_CREATE and BPF_LINK_UPDATE mean by an errno at one kind of hook: a device's driver
+# answers what it likes (ndo_bpf), and each kind says in its own way that it is full.
+FULL_HOOK: Row = (HookBusyError, "there is no room for one more program there")
+DRIVER: Row = (NotSupportedError, "the device refuses the program in this mode")
+AT_HOOK: dict[tuple[LinkType, int], Row] = {
+    **{
+        (LinkType.XDP, code): DRIVER
+        for code in (e.ERANGE, e.ENOSPC, e.EOPNOTSUPP, ENOTSUPP, e.ENOTCONN, e.EIO, e.E2BIG)
+    },
+    (LinkType.XDP, e.EEXIST): (
+        HookBusyError,
+        "an XDP program in another mode, or of a device above this one, is in the way",
+    ),
+    # BPF_MPROG_MAX of include/linux/bpf_mprog.h
+    **{(kind, e.ERANGE): FULL_HOOK for kind in (LinkType.TCX, LinkType.NETKIT)},
+    # BPF_CGROUP_MAX_PROGS of include/linux/bpf-cgroup-defs.h
+    (LinkType.CGROUP, e.E2BIG): FULL_HOOK,
+    (LinkType.CGROUP, e.ENODEV): (CgroupNotFoundError, "the cgroup is gone"),
+}
 SINCE: dict[Cmd | str, str] = {
     Cmd.MAP_LOOKUP_BATCH: "5.6",
     Cmd.LINK_CREATE: "5.9",
@@ -158,12 +186,21 @@ SINCE: dict[Cmd | str, str] = {
 }
 
 
-def refusal(command: Cmd | str, errno: int, *, target: str = "", subtype: int = 0) -> BpfError:
+def refusal(
+    command: Cmd | str,
+    errno: int,
+    *,
+    target: str = "",
+    subtype: int = 0,
+    link_type: LinkType | None = None,
+) -> BpfError:
     """Return the exception for *errno*, the answer of *command* about *target*.
 
-    *subtype* is the type of map or program to be made, which decides the capabilities needed.
+    *subtype* is the type of map or program to be made, which decides the capabilities needed;
+    *link_type* that of the link which was to be made or updated.
     """
-    row = TABLE.get((command, errno)) or TABLE.get((None, errno), (SyscallError, "refused"))
+    row = AT_HOOK.get((link_type, errno)) if link_type is not None else None
+    row = row or TABLE.get((command, errno)) or TABLE.get((None, errno), (SyscallError, "refused"))
     kind, text = row
     errno = e.EOPNOTSUPP if errno == ENOTSUPP else errno
     missing = missing_capabilities(command, subtype) if errno in (e.EPERM, e.EACCES) else ()
@@ -171,6 +208,18 @@ def refusal(command: Cmd | str, errno: int, *, target: str = "", subtype: int = 
         kind, text = PermissionDeniedError, f"needs {' and '.join(missing)}"
     message = f"{target}: {text}" if target else text
     return _make(kind, message, name_of(command), errno, target, missing)
+
+
+def link_type_of(attach_type: int) -> LinkType | None:
+    """Return the type of the links at the hooks of *attach_type*, as far as `AT_HOOK` has rows."""
+    try:
+        name = AttachType(attach_type).name
+    except ValueError:
+        return None
+    return next((kind for kind in _WITH_ROWS if name.startswith(kind.name)), None)
+
+
+_WITH_ROWS = (LinkType.XDP, LinkType.TCX, LinkType.NETKIT, LinkType.CGROUP)
 
 
 def name_of(command: Cmd | str) -> str:

@@ -9,8 +9,10 @@ import pytest
 
 from bpfpin.errors import (
     BpfError,
+    CgroupNotFoundError,
     HookBusyError,
     IdNotFoundError,
+    InterfaceNotFoundError,
     KeyExistsError,
     KeyNotFoundError,
     MapFullError,
@@ -24,8 +26,8 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.syscall import capability
-from bpfpin.syscall.refusal import ENOTSUPP, refusal
-from bpfpin.uapi import Cmd, MapType, ProgramType
+from bpfpin.syscall.refusal import ENOTSUPP, BufferTooSmallError, link_type_of, refusal
+from bpfpin.uapi import AttachType, Cmd, MapType, ProgramType
 
 ALL = (1 << 41) - 1
 
@@ -69,6 +71,38 @@ def test_each_refusal_has_its_class(
     held: Path, command: Cmd | str, code: int, kind: type[BpfError]
 ) -> None:
     assert type(refusal(command, code, target="x")) is kind
+
+
+@pytest.mark.parametrize(
+    ("attach_type", "code", "kind"),
+    [
+        (AttachType.XDP, errno.ERANGE, NotSupportedError),
+        (AttachType.XDP, errno.ENOSPC, NotSupportedError),
+        (AttachType.XDP, errno.EOPNOTSUPP, NotSupportedError),
+        (AttachType.XDP, errno.EEXIST, HookBusyError),
+        (AttachType.XDP, errno.EBUSY, HookBusyError),
+        (AttachType.XDP, errno.ENODEV, InterfaceNotFoundError),
+        (AttachType.TCX_EGRESS, errno.ERANGE, HookBusyError),
+        (AttachType.TCX_INGRESS, errno.ENOSPC, SyscallError),
+        (AttachType.NETKIT_PEER, errno.ERANGE, HookBusyError),
+        (AttachType.NETKIT_PRIMARY, errno.ENXIO, NotSupportedError),
+        (AttachType.CGROUP_INET_EGRESS, errno.E2BIG, HookBusyError),
+        (AttachType.CGROUP_INET4_CONNECT, errno.ENODEV, CgroupNotFoundError),
+        (AttachType.CGROUP_DEVICE, errno.ERANGE, SyscallError),
+        (AttachType.TRACE_ITER, errno.ERANGE, SyscallError),
+    ],
+)
+def test_an_errno_of_a_link_means_what_it_means_at_its_hook(
+    held: Path, attach_type: AttachType, code: int, kind: type[BpfError]
+) -> None:
+    error = refusal(Cmd.LINK_CREATE, code, target="x", link_type=link_type_of(attach_type))
+
+    assert type(error) is kind
+
+
+def test_no_room_is_no_room_for_an_answer_only_where_there_is_one(held: Path) -> None:
+    assert type(refusal(Cmd.PROG_QUERY, errno.ENOSPC)) is BufferTooSmallError
+    assert type(refusal(Cmd.LINK_UPDATE, errno.ENOSPC)) is SyscallError
 
 
 def test_an_error_says_what_was_asked_and_the_kernels_words(held: Path) -> None:

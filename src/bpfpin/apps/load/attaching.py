@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,12 +15,13 @@ from bpfpin.attach.netkit import HOOKS as NETKIT
 from bpfpin.attach.netkit import attach_netkit
 from bpfpin.attach.tcx import HOOKS as TCX
 from bpfpin.attach.tcx import attach_tcx
-from bpfpin.attach.xdp import XdpLink, attach_xdp, xdp_holder
+from bpfpin.attach.xdp import XdpLink, attach_xdp, generic_note, mode_refusal, xdp_holder
+from bpfpin.attach.xdp_foresight import foreseen_refusal
 from bpfpin.errors import HookBusyError, NotSupportedError
 from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
 from bpfpin.pins.manifest import Held, HookRecord
-from bpfpin.pins.plan import HookPlan
+from bpfpin.pins.plan import HookAction, HookPlan, Plan
 from bpfpin.spec import Hook, XdpMode
 
 _PATIENCE_S: Final = 1.0
@@ -84,9 +87,67 @@ def attach_when_free(program: Program, ifindex: int, *, mode: XdpMode) -> XdpLin
             return attach_xdp(program, ifindex, mode=mode)
         except HookBusyError as error:
             if time.monotonic() >= deadline or _is_held(ifindex):
-                error.hint += " To put yours in its place: --take-over"
+                if error.holder:
+                    error.hint += " To put yours in its place: --take-over"
                 raise
             time.sleep(_PAUSE_S)
+
+
+def foreseen(loading: Loading, plan: HookPlan, program: Program) -> str:
+    """Return the note of an XDP hook whose device will refuse native mode; nothing is attached.
+
+    Raises `NotSupportedError` where that refuses the load: native mode was asked for, or it is
+    what the hook runs in now.
+    """
+    is_xdp = Hook(plan.hook) is Hook.XDP
+    mode = XdpMode(plan.mode) if plan.mode else loading.mode
+    if not is_xdp or plan.action is HookAction.DETACH:
+        return ""
+    ifindex = loading.place.ifindex
+    words = foreseen_refusal(program, ifindex, mode)
+    if not words:
+        return ""
+    if plan.action is HookAction.UPDATE:
+        raise _cannot_stay(loading, program, words)
+    if mode is XdpMode.NATIVE:
+        raise mode_refusal(program, ifindex, mode, words)
+    return generic_note(ifindex, words)
+
+
+@contextmanager
+def explained_updates(
+    loads: Iterable[tuple[Loading, Plan, Mapping[str, Program]]],
+) -> Iterator[None]:
+    """Say why a device refused the program of a reload; BPF_LINK_UPDATE has no words for it."""
+    try:
+        yield
+    except NotSupportedError as error:
+        if error.command != "BPF_LINK_UPDATE":
+            raise
+        for loading, plan, programs in loads:
+            for hook in plan.hooks:
+                is_native = hook.mode == XdpMode.NATIVE.value
+                if hook.action is not HookAction.UPDATE or not is_native:
+                    continue
+                program = programs[hook.program]
+                words = foreseen_refusal(program, loading.place.ifindex, XdpMode.NATIVE)
+                if words:
+                    raise _cannot_stay(loading, program, words, error) from None
+        raise
+
+
+def _cannot_stay(
+    loading: Loading, program: Program, words: str, error: NotSupportedError | None = None
+) -> NotSupportedError:
+    """Return the refusal of a program in a mode that cannot change in place."""
+    refused = mode_refusal(program, loading.place.ifindex, XdpMode.NATIVE, words, error=error)
+    refused.hint = (
+        f"the mode cannot change in place: bpfpin unload --keep-maps {loading.shown_name}, then"
+        " load with --mode generic"
+    )
+    if "MTU" in words:
+        refused.hint += '; or build it for frames in several buffers: SEC("xdp.frags")'
+    return refused
 
 
 def _link(loading: Loading, hook: Hook, program: Program) -> Link:

@@ -9,7 +9,13 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps.load.attaching import NewHook, attach, attach_filter
+from bpfpin.apps.load.attaching import (
+    NewHook,
+    attach,
+    attach_filter,
+    explained_updates,
+    foreseen,
+)
 from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.load.migrating import fold_programs, lineages
 from bpfpin.apps.load.planning import access_after
@@ -70,7 +76,12 @@ class Verified(Closing):
         """Return what `publish` would do."""
         for _, folding in fold_programs(self.plan, self.loaded):
             folding.close()
-        return planned(self.loading, self.plan, self.loaded)
+        notes: dict[str, str] = {}
+        for hook in self.plan.hooks:
+            if hook.action is not HookAction.DETACH:
+                note = foreseen(self.loading, hook, self.loaded.programs[hook.program])
+                notes |= {hook.link: note} if note else {}
+        return planned(self.loading, self.plan, self.loaded, generic=notes)
 
 
 def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
@@ -78,7 +89,8 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
 
     The lock must be held. The loads are closed.
     """
-    with ExitStack() as trials:
+    planned_loads = [(one.loading, one.plan, one.loaded.programs) for one in loads]
+    with explained_updates(planned_loads), ExitStack() as trials:
         # Around all that changes anything: the trials begin last, and what failed goes back.
         begun = [trials.enter_context(_trial(one.loading, one.plan, root)) for one in loads]
         with (

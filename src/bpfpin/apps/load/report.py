@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bpfpin.apps.load import hooks
 from bpfpin.apps.load.choose import left_out, passed_over
@@ -19,7 +19,7 @@ from bpfpin.objects.collection import Loaded
 from bpfpin.objects.program import Program
 from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.plan import ALL, Decision, HookAction, HookPlan, Plan
-from bpfpin.spec import Hook
+from bpfpin.spec import Hook, XdpMode
 
 _SHOWN_NAMES = 5  # of the programs that were left out
 
@@ -36,15 +36,21 @@ def unchanged(loading: Loading, plan: Plan) -> LoadReport:
     return _report(loading, plan, LoadResult.UNCHANGED, programs)
 
 
-def planned(loading: Loading, plan: Plan, loaded: Loaded) -> LoadReport:
-    """Tell what would be done; programs have no id yet."""
+def planned(
+    loading: Loading, plan: Plan, loaded: Loaded, *, generic: Mapping[str, str]
+) -> LoadReport:
+    """Tell what would be done; programs have no id yet.
+
+    *generic* has the notes of hooks, by link, whose device will run the program in generic mode.
+    """
     programs = [
         ProgramReport(
             hook.program,
             hook=hook.hook,
             device=_device(loading, hook.hook),
-            mode=_mode(loading, hook),
+            mode=XdpMode.GENERIC.value if hook.link in generic else _mode(loading, hook),
             link=hook.link_id,
+            note=generic.get(hook.link, ""),
             cgroup=_cgroup(loading, hook.hook),
         )
         for hook in plan.hooks

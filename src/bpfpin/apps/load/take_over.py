@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from typing import Final
 
 from bpfpin.apps.load.loading import Loading
+from bpfpin.apps.sets.place import in_namespace
 from bpfpin.apps.target import all_sets
 from bpfpin.attach.xdp import XdpHolder, xdp_holder
 from bpfpin.attach.xdp_netlink import NetlinkXdp
@@ -16,6 +19,12 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import Held
 from bpfpin.pins.plan import HookAction, HookPlan
 from bpfpin.spec import XdpMode
+
+_WORDS: Final = {
+    XdpMode.NATIVE: "xdpdrv",
+    XdpMode.GENERIC: "xdpgeneric",
+    XdpMode.OFFLOAD: "xdpoffload",
+}
 
 
 def plan_beside_others(loading: Loading, wanted: HookPlan) -> HookPlan:
@@ -42,12 +51,21 @@ def plan_beside_others(loading: Loading, wanted: HookPlan) -> HookPlan:
             missing=["CAP_SYS_ADMIN"],
             errno=0,
         )
-    detach = f"ip link set dev {loading.place.device} xdp off"
+    detach = detach_line(loading, holder.mode)
     if holder.link_id is not None:
         detach = f"bpftool link detach id {holder.link_id}"
     whose = f"program id {holder.program_id}"
     require_mode(loading, holder.mode.value, whose, detach)
     return _taken(loading, wanted, holder)
+
+
+def detach_line(loading: Loading, mode: XdpMode) -> str:
+    """Return what to type to detach a program of *mode* that no link holds.
+
+    `xdp off` would mean native mode wherever the driver has it, and leave a generic program.
+    """
+    line = f"ip link set dev {shlex.quote(loading.place.device)} {_WORDS[mode]} off"
+    return in_namespace(loading.place, line)
 
 
 def _owning_set(loading: Loading, holder: XdpHolder) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
 from bpfpin.apps.recovery import reopen
+from bpfpin.apps.sets.place import in_namespace
 from bpfpin.errors import AttachError, PinNotFoundError, ProgramChangedError, UnsafePathError
 from bpfpin.objects.info import LinkInfo
 from bpfpin.objects.link import Link
@@ -64,8 +66,12 @@ def _require_unchanged_filter(live: PinSet, record: HookRecord) -> None:
             f"the filter of {live.path} at {record.hook} runs program id {running}, which is not"
             f" the set's {record.program}; it was left alone",
             holder=f"program id {running}",
-            hint=f"remove it on purpose: tc filter del dev {place.device} {side}"
-            f" pref {record.priority} handle {record.handle:#x} bpf",
+            hint="remove it on purpose: "
+            + in_namespace(
+                place,
+                f"tc filter del dev {shlex.quote(place.device)} {side}"
+                f" pref {record.priority} handle {record.handle:#x} bpf",
+            ),
         )
 
 

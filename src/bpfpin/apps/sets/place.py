@@ -49,6 +49,13 @@ def device_state(place: Place) -> DeviceState:
     return DeviceState.UNKNOWN
 
 
+def in_namespace(place: Place, line: str) -> str:
+    """Return *line* so that it works on the devices of *place* when it is typed here."""
+    if not place.netns:
+        return line
+    return f"nsenter --net={shlex.quote(str(namespaces.path_of(place.netns)))} {line}"
+
+
 def load_line(directory: str, manifest: Manifest) -> str:
     """Return what to type to load the set in *directory* again."""
     place = manifest.place
