@@ -33,6 +33,7 @@ from support.shapes import COUNTED, COUNTERS, WIDER, loaded, read, version
 from support.wait import wait_until
 
 OLD, NEW = "reload_old", "reload_new"
+ATTEMPTS = 6  # to meet a call whose number depends on what else runs on the host
 SHARED = ("shared_by_name", "--prog", "count_before")
 WHEREVER = ("at the first switch", "at the second switch", "when all are switched", "in between")
 
@@ -219,16 +220,19 @@ def test_a_shared_name_of_another_set_stays_when_a_load_goes_back(two: Two, tmp_
     two.first.load(compiled(source), *chosen)
     line = ["load", compiled(source), "--dev", two.second.device, *chosen, "--take-over"]
     words = [*map(str, line), "--pin-root", str(two.root)]
-    with their_link(two.second) as link, xdp_program("theirs") as theirs:
-        made = points(words, folder=tmp_path)
-        commit = next(one for one in made if "commit~" in one.arguments)
-        two.second.ok("unload", two.second.device)
-        command = [sys.executable, "-m", "bpfpin", *words]
-        with stopped(command, f"{commit.call}:{commit.number}", folder=tmp_path) as load:
-            link.update(theirs)
-            refused = load.go_on()
+    talk = ""
+    for _ in range(ATTEMPTS):
+        with their_link(two.second):
+            made = points(words, folder=tmp_path)
+            two.second.ok("unload", two.second.device)
+        switch = next(one for one in made if "BPF_LINK_UPDATE" in one.arguments)
+        with their_link(two.second):
+            talk = faulted(words, Injection(switch, Fault.EPERM), folder=tmp_path).talk
+            if "BPF_LINK_UPDATE" in talk:
+                break
+            two.second.run("unload", two.second.device)
 
-    assert refused.exit_code == 7, refused.stderr
+    assert "BPF_LINK_UPDATE" in talk
     assert not two.second.set.exists()
     assert id_at(two.root / "packets") == id_at(two.first.set / "packets")
 
