@@ -33,7 +33,7 @@ class CliResult:
 def run_cli(
     *arguments: object,
     env: Mapping[str, str] | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = 600.0,
     stdin: str = "",
 ) -> CliResult:
     """Run `bpfpin ARGUMENTS…` and return how it ended, whatever the exit code."""

@@ -81,6 +81,15 @@ def open_counters(
     return _following(pins[map_name])
 
 
+def has_counters(directory: Path) -> bool:
+    """Whether `open_counters` would find one counter map among the pins of *directory*."""
+    try:
+        open_counters(str(directory), pin_root=directory.parent).close()
+    except BpfError:
+        return False
+    return True
+
+
 def _fixed(target: str) -> Counters:
     held = open_map(target)
     try:

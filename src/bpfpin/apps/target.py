@@ -89,6 +89,13 @@ def all_sets(pin_root: Path) -> list[PinSet]:
     return pin_sets(pin_root)
 
 
+def set_names(pin_root: Path) -> list[str]:
+    """Return how the sets below *pin_root* are called, sorted; none where it cannot be read."""
+    with suppress(BpfError, OSError):
+        return sorted(names.display_name(one.name) for one in all_sets(pin_root))
+    return []
+
+
 def sets_at(place: Place, sets: list[PinSet]) -> list[PinSet]:
     """Return those of *sets* at the same device, or without one at the same cgroup."""
     return [found for found in sets if found.manifest and _is_at(found.manifest.place, place)]

@@ -7,7 +7,7 @@ import click
 from bpfpin.apps.action import Switch, show, switch
 from bpfpin.apps.action_report import ActionReport, ActionResult
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.target import chosen_target
+from bpfpin.cli.target import chosen_target, complete_sets, device_option
 from bpfpin.errors import UsageError
 from bpfpin.uapi import UpdateFlag
 
@@ -16,9 +16,11 @@ _SECONDS_MAX = 86400
 
 
 @bpfpin_command("action")
-@click.argument("target", metavar="DEV|NAME", required=False)
+@click.argument("target", metavar="DEV|NAME", required=False, shell_complete=complete_sets)
 @click.argument("action", metavar="[ACTION]", required=False)
-@click.option("--dev", metavar="DEV", help="The device; the same as DEV.")
+@click.option(
+    "--dev", metavar="DEV", help="The device; the same as DEV.", shell_complete=device_option
+)
 @click.option("--map", "map_name", metavar="NAME", help="The map that holds it (action).")
 @click.option(
     "--flag",

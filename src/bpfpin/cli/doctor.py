@@ -10,12 +10,14 @@ import click
 from bpfpin.apps.doctor import Check, doctor
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
-from bpfpin.cli.target import chosen_target
+from bpfpin.cli.target import chosen_target, device_option
 
 
 @bpfpin_command("doctor")
 @click.argument("device", metavar="[DEV]", required=False)
-@click.option("--dev", metavar="DEV", help="The device; the same as DEV.")
+@click.option(
+    "--dev", metavar="DEV", help="The device; the same as DEV.", shell_complete=device_option
+)
 def command(context: Context, *, device: str | None, dev: str | None) -> None:
     """Say what this kernel, this user, bpffs and the device DEV allow.
 

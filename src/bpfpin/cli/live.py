@@ -12,10 +12,9 @@ from rich.text import Text
 
 from bpfpin.apps.stats import Found, Interval
 from bpfpin.cli.output import Output, escape
-from bpfpin.cli.stats_text import amounts, clock, label, shown, sparkline
+from bpfpin.cli.stats_text import COLUMNS, amounts, clock, label, shown, sparkline
 
 HISTORY = 32  # intervals of a sparkline
-COLUMNS = ("packets", "pkts/s", "bytes", "Mbit/s")
 
 
 def show_live(out: Output, found: Iterable[Found], *, title: str) -> None:
@@ -33,11 +32,18 @@ def show_live(out: Output, found: Iterable[Found], *, title: str) -> None:
                     history[label(row)].append(row.packets_per_second)
             else:
                 said = f"{clock(time.time())}  {one}"
-            table = _table(last, history, title=title, said=said)
+            table = _table(last, history, title=title, said=said, width=live.console.width)
             live.update(table, refresh=True)
 
 
-def _table(interval: Interval, history: dict[str, deque[float]], *, title: str, said: str) -> Table:
+def _table(
+    interval: Interval,
+    history: dict[str, deque[float]],
+    *,
+    title: str,
+    said: str,
+    width: int,
+) -> Table:
     table = Table(
         title=Text(escape(title)),
         title_justify="left",
@@ -49,8 +55,12 @@ def _table(interval: Interval, history: dict[str, deque[float]], *, title: str, 
     table.add_column("action", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("")
-    for row in shown(interval.rows):
-        name = label(row)
-        table.add_row(name, *amounts(row), sparkline(list(history[name])))
+    table.add_column("", no_wrap=True)
+    rows = [(label(row), *amounts(row)) for row in shown(interval.rows)]
+    columns = zip(("action", *COLUMNS), *rows, strict=True)
+    # The numbers come first: a sparkline is as long as the rest of the line.
+    room = max(0, width - sum(max(map(len, column)) + 1 for column in columns))
+    for row in rows:
+        rates = list(history[row[0]])
+        table.add_row(*row, sparkline(rates[len(rates) - min(room, len(rates)) :]))
     return table

@@ -16,10 +16,12 @@ from bpfpin.apps.maps.naming import path_of
 from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
 from bpfpin.apps.sharing import parse_map_words, parse_pinning_words
 from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
+from bpfpin.apps.stats import has_counters
 from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
 from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
 from bpfpin.cli.mode import MODE
 from bpfpin.cli.size import SIZE
+from bpfpin.cli.target import complete_devices
 from bpfpin.cli.verifier_log import log_file_option, told
 from bpfpin.errors import UsageError
 from bpfpin.spec import XdpMode
@@ -32,7 +34,14 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 
 @bpfpin_command("load")
 @click.argument("obj", metavar="[OBJ]", default="")
-@click.option("--dev", "devices", metavar="DEV", multiple=True, help="The device; repeatable.")
+@click.option(
+    "--dev",
+    "devices",
+    metavar="DEV",
+    multiple=True,
+    help="The device; repeatable.",
+    shell_complete=complete_devices,
+)
 @click.option(
     "--cgroup",
     "cgroups",
@@ -186,7 +195,7 @@ def _say(context: Context, report: LoadReport) -> None:
         context.out.say(f"note: {note}")
     attached = [program for program in report.programs if program.hook]
     before = {(hook.hook, hook.program): hook.before for hook in report.hooks}
-    following = "" if report.is_planned else f"; see: bpfpin stats {report.set}"
+    following = "" if report.is_planned else f"; see: bpfpin {_next_verb(report)} {report.set}"
     for program in attached:
         place = _place(program)
         old = before.get((program.hook or "", program.name))
@@ -198,6 +207,11 @@ def _say(context: Context, report: LoadReport) -> None:
     tell = context.out.say if report.is_planned else context.out.detail
     for line in _plan_lines(report):
         tell(line)
+
+
+def _next_verb(report: LoadReport) -> str:
+    """Return the verb that shows something of the set: `stats` only where it has counters."""
+    return "stats" if has_counters(report.path) else "status"
 
 
 def _place(program: ProgramReport) -> str:

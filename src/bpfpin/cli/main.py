@@ -14,9 +14,9 @@ import click
 
 from bpfpin.cli.context import Settings, global_option, output_of
 from bpfpin.cli.group import Group, Verb, need_a_verb
-from bpfpin.cli.output import JSON, NDJSON, Terminated
+from bpfpin.cli.output import JSON, NDJSON, TABLE, Terminated
+from bpfpin.cli.version import show_version
 from bpfpin.errors import ExitCode
-from bpfpin.version import __version__
 
 COMMANDS = {
     "demo": Verb("bpfpin.cli.demo", "The whole story on a throw-away lab."),
@@ -33,20 +33,25 @@ COMMANDS = {
     "compile": Verb("bpfpin.cli.compile", "C to a BPF object."),
     "graph": Verb("bpfpin.cli.graph.command", "Who shares what: devices, programs, maps, pins."),
     "map": Verb("bpfpin.cli.map.command", "Any map on the host: list, show, get, set, dump."),
+    "completion": Verb("bpfpin.cli.completion", "Print the completion script of a shell."),
+    "help": Verb("bpfpin.cli.help", "Show the help of a verb."),
+    "version": Verb("bpfpin.cli.version", "Show the version."),
 }
+# Set by the scripts that `bpfpin completion` prints, as click has it.
+COMPLETE = "_BPFPIN_COMPLETE"
 
 
 @click.pass_context
 def _version_or_verb(ctx: click.Context) -> None:
-    if not ctx.obj.get("version"):
-        need_a_verb(ctx)
-        return
-    out = output_of(ctx.obj)
-    if out.is_json:
-        out.document({"version": __version__})
-    else:
-        out.line(f"bpfpin {__version__}")
-    ctx.exit()
+    if ctx.obj.get("version"):
+        show_version(output_of(ctx.obj))
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        out = output_of(ctx.obj)
+        if out.kind != TABLE:
+            need_a_verb(ctx)
+        out.line(ctx.get_help())
+        ctx.exit()
 
 
 ROOT = Group(
@@ -63,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (default: the process's own) and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     settings: Settings = {"words": words}
+    _open_closed_streams()
+    if COMPLETE in os.environ:
+        return _complete(os.environ[COMPLETE])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -71,6 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(words, settings)
     except BrokenPipeError:
         return _after_closed_pipe()
+
+
+def _open_closed_streams() -> None:
+    """Write into nothing where the caller closed stdout or stderr (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # The number may be taken by a file that we open later, which must get no output.
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+            setattr(sys, name, stream)
+
+
+def _complete(instruction: str) -> int:
+    from click.shell_completion import shell_complete  # noqa: PLC0415 - only for a shell's Tab
+
+    return shell_complete(ROOT, {"obj": {}}, "bpfpin", COMPLETE, instruction)
 
 
 def _run(words: list[str], settings: Settings) -> int:

@@ -7,13 +7,18 @@ sees it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TextIO
+
+from bpfpin.errors import BpfError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +27,7 @@ TABLE = "table"
 JSON = "json"
 NDJSON = "ndjson"
 SCHEMA = 1
+_GAP = "  "  # between two columns of a table
 
 
 class Terminated(BaseException):
@@ -148,14 +154,21 @@ class Output:
 
     def line(self, text: str = "") -> None:
         """Write a line of data that is safe already; it is seen at once, also in a pipe."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        self._write(text + "\n")
 
     def piece(self, text: str) -> None:
         """Write a part of a long document, as it is; whoever begins one also ends it."""
         self.has_document = True
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise BpfError(f"stdout cannot be written: {error.strerror}") from None
 
     def text(self, text: str) -> None:
         """Write lines of data, escaped."""
@@ -164,16 +177,23 @@ class Output:
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Iterable[str] = ()
     ) -> None:
-        """Write a table: by rich on a terminal, else columns parted by spaces.
+        """Write a table as columns parted by spaces, in a terminal not wider than that.
 
-        The columns named in *right* are numbers and stand to the right.
+        The columns named in *right* are numbers and stand to the right. No word and no number is
+        broken: cells wrap at spaces, and a column without room goes below its row.
         """
         cells = [[escape(str(cell)) for cell in row] for row in rows]
         to_right = [column in set(right) for column in columns]
-        if self._is_fancy():
-            _rich_table(self.console(), columns, cells, to_right=to_right)
-        else:
-            self.line("\n".join(_plain_table([list(columns), *cells], to_right)))
+        header, *lines = table_lines(columns, cells, to_right, self.width)
+        bold = self._is_colored(sys.stdout)
+        self.line("\n".join([f"\x1b[1m{header}\x1b[0m" if bold else header, *lines]))
+
+    @property
+    def width(self) -> int | None:
+        """How many columns lines of data may have: a terminal's, or $COLUMNS; None: no limit."""
+        if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
+            return shutil.get_terminal_size().columns
+        return None
 
     def console(self) -> Console:
         """Return rich's console on stdout; markup, emoji and highlighting are off."""
@@ -216,33 +236,72 @@ class Output:
             return stream.isatty() and "NO_COLOR" not in os.environ
         return self.color is Color.ALWAYS
 
-    def _is_fancy(self) -> bool:
-        return sys.stdout.isatty() or self.color is Color.ALWAYS
 
-
-def _plain_table(rows: Sequence[Sequence[str]], to_right: Sequence[bool]) -> Iterable[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        padded = [
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(row, widths, to_right, strict=True)
-        ]
-        yield "  ".join(padded).rstrip()
-
-
-def _rich_table(
-    console: Console,
+def table_lines(
     columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
+    rows: Sequence[Sequence[str]],
     to_right: Sequence[bool],
-) -> None:
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - see Output.console
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column, is_right in zip(columns, to_right, strict=True):
-        table.add_column(column, justify="right" if is_right else "left", overflow="fold")
+    width: int | None = None,
+) -> list[str]:
+    """Return the lines of a table, its header first, none longer than *width* where words allow."""
+    least = [max(_longest_word(cell) for cell in column) for column in _columns(columns, rows)]
+    kept = list(range(len(columns)))
+    while width and len(kept) > 1 and _total(least[n] for n in kept) > width:
+        kept.remove(max(kept[1:], key=lambda number: least[number]))
+    widths = [max(map(len, column)) for column in _columns(columns, rows)]
+    while width and _total(widths[n] for n in kept) > width:
+        widest = max(kept, key=lambda number: widths[number] - least[number])
+        if widths[widest] == least[widest]:
+            break  # a word that is wider than the terminal
+        widths[widest] -= 1
+    below = [number for number in range(len(columns)) if number not in kept]
+    lines = list(_row_lines(columns, kept, widths, to_right))
     for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        lines += _row_lines(row, kept, widths, to_right)
+        lines += _lines_below(columns, row, below, width)
+    return lines
+
+
+def _columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[Sequence[str]]:
+    return zip(columns, *rows, strict=True)
+
+
+def _total(widths: Iterable[int]) -> int:
+    every = list(widths)
+    return sum(every) + len(_GAP) * (len(every) - 1)
+
+
+def _longest_word(cell: str) -> int:
+    return max(map(len, cell.split()), default=0)
+
+
+def _row_lines(
+    row: Sequence[str], kept: Sequence[int], widths: Sequence[int], to_right: Sequence[bool]
+) -> Iterator[str]:
+    """Yield the lines of one row; a cell that is wrapped makes several."""
+    wrapped = [_wrapped(row[number], widths[number]) for number in kept]
+    for parts in itertools.zip_longest(*wrapped, fillvalue=""):
+        padded = [
+            part.rjust(widths[number]) if to_right[number] else part.ljust(widths[number])
+            for part, number in zip(parts, kept, strict=True)
+        ]
+        yield _GAP.join(padded).rstrip()
+
+
+def _lines_below(
+    columns: Sequence[str], row: Sequence[str], below: Sequence[int], width: int | None
+) -> Iterator[str]:
+    for number in below:
+        if row[number].strip(" -"):
+            start = f"    {columns[number]}: "
+            first, *more = _wrapped(row[number], (width or 0) - len(start))
+            yield start + first
+            yield from (f"      {line}" for line in more)
+
+
+def _wrapped(cell: str, width: int) -> list[str]:
+    if len(cell) <= width:
+        return [cell]
+    return textwrap.wrap(cell, max(width, 1), break_long_words=False, break_on_hyphens=False) or [
+        ""
+    ]

@@ -14,14 +14,16 @@ from bpfpin.apps.maps.naming import path_of
 from bpfpin.apps.stats import Found, Interval, Row, open_counters, watch_events
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.output import Output
-from bpfpin.cli.stats_text import block
-from bpfpin.cli.target import chosen_target
+from bpfpin.cli.stats_text import block, header
+from bpfpin.cli.target import chosen_target, complete_sets, device_option
 from bpfpin.errors import UsageError
 
 
 @bpfpin_command("stats", outputs=("table", "json", "ndjson"))
-@click.argument("target", metavar="DEV|NAME|PATH", required=False)
-@click.option("--dev", metavar="DEV", help="The device; the same as DEV.")
+@click.argument("target", metavar="DEV|NAME|PATH", required=False, shell_complete=complete_sets)
+@click.option(
+    "--dev", metavar="DEV", help="The device; the same as DEV.", shell_complete=device_option
+)
 @click.option("--map", "map_name", metavar="NAME", help="The map in the set (xdp_stats_map).")
 @click.option(
     "--interval",
@@ -112,12 +114,14 @@ def _write(out: Output, found: Iterable[Found]) -> None:
     if out.is_json:
         _write_document(out, found)
         return
+    has_header = False
     for one in found:
         if out.is_ndjson:
             for line in _documents(one):
                 out.document(line)
         elif isinstance(one, Interval):
-            out.text("\n".join(block(one)))
+            out.text("\n".join([*([] if has_header else [header()]), *block(one)]))
+            has_header = True
 
 
 def _write_document(out: Output, found: Iterable[Found]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from bpfpin.apps.stats import Interval, Row
 
 BARS = "▁▂▃▄▅▆▇█"
+COLUMNS = ("packets", "pkts/s", "bytes", "Mbit/s")
 FEW_ROWS = 8  # of more rows only those that have counted something are shown
 
 
@@ -44,14 +45,18 @@ def clock(wall_time_s: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(wall_time_s))
 
 
+def header() -> str:
+    """Return the line above the rows of `block`."""
+    return _line("time", "action", *COLUMNS)
+
+
 def block(interval: Interval) -> list[str]:
     """Return the lines of one interval: its end as local time, then a row an action."""
     end = clock(interval.wall_time_s)
-    lines = []
-    for row in shown(interval.rows):
-        packets, rate, in_bytes, mbits = amounts(row)
-        lines.append(
-            f"{end}  {label(row):<12} {packets:>15} packets {rate:>13} pkts/s"
-            f" {in_bytes:>19} bytes {mbits:>12} Mbit/s"
-        )
-    return lines or [f"{end}  nothing counted yet"]
+    lines = [_line(end, label(row), *amounts(row)) for row in shown(interval.rows)]
+    return lines or [f"{end} nothing counted yet"]
+
+
+def _line(*cells: str) -> str:
+    """Return a row of 79 columns, more where a number is very large."""
+    return "{:<8} {:<12} {:>13} {:>12} {:>18} {:>11}".format(*cells)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+import socket
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from bpfpin.cli.context import Context
 from bpfpin.errors import UsageError
+
+FC = TypeVar("FC", bound=Callable[..., Any])
 
 
 def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,5 +47,28 @@ def chosen_target(target: str | None, dev: str | None) -> str | None:
 
 
 def _with_parameters(run: Callable[..., Any]) -> Callable[..., Any]:
-    option = click.option("--dev", metavar="DEV", help="The set of this device.")
-    return click.argument("target", metavar="DEV|NAME", required=False)(option(run))
+    option = device_option("The set of this device.")
+    argument = click.argument(
+        "target", metavar="DEV|NAME", required=False, shell_complete=complete_sets
+    )
+    return argument(option(run))
+
+
+def device_option(text: str = "The device; the same as DEV.") -> Callable[[FC], FC]:
+    """Return the option `--dev DEV`, whose devices a shell can complete."""
+    return click.option("--dev", metavar="DEV", help=text, shell_complete=complete_devices)
+
+
+def complete_devices(
+    _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the network devices whose names begin as what was typed, for a shell's Tab."""
+    return sorted(name for _, name in socket.if_nameindex() if name.startswith(incomplete))
+
+
+def complete_sets(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the pin sets whose names begin as what was typed; none where they cannot be read."""
+    from bpfpin.apps.target import set_names  # noqa: PLC0415 - only for a shell's Tab
+
+    root = Path((ctx.obj or {}).get("pin_root", Context.pin_root))
+    return [name for name in set_names(root) if name.startswith(incomplete)]

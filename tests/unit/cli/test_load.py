@@ -36,14 +36,14 @@ def said(capsys: pytest.CaptureFixture[str], result: LoadReport, *, is_verbose: 
 @pytest.mark.parametrize(
     ("result", "sentence"),
     [
-        (LoadResult.LOADED, "loaded count on lab0 (native); see: bpfpin stats lab0"),
+        (LoadResult.LOADED, "loaded count on lab0 (native); see: bpfpin status lab0"),
         (
             LoadResult.RELOADED,
-            "reloaded count on lab0 (native), program id 6 -> 7; see: bpfpin stats lab0",
+            "reloaded count on lab0 (native), program id 6 -> 7; see: bpfpin status lab0",
         ),
         (
             LoadResult.UNCHANGED,
-            "unchanged: count was loaded on lab0 (native) before; see: bpfpin stats lab0",
+            "unchanged: count was loaded on lab0 (native) before; see: bpfpin status lab0",
         ),
         (
             LoadResult.PLANNED,

@@ -70,7 +70,84 @@ def test_an_unknown_verb_is_a_usage_error_with_the_near_ones() -> None:
     assert result.stderr.startswith("bpfpin: bpfpin has no verb 'stast'; near it: stats")
 
 
-@pytest.mark.parametrize("group", [[], ["map"], ["lab"]])
+def test_bpfpin_alone_shows_its_help() -> None:
+    result = run_cli()
+
+    assert (result.exit_code, result.stdout) == (0, run_cli("--help").stdout)
+
+
+@pytest.mark.parametrize("verbs", [["load"], ["map", "dump"], ["lab"]])
+def test_help_shows_what_the_option_of_a_verb_shows(verbs: list[str]) -> None:
+    assert run_cli("help", *verbs).stdout == run_cli(*verbs, "--help").stdout
+
+
+def test_help_of_a_wrong_verb_is_a_usage_error_with_the_near_ones() -> None:
+    result = run_cli("help", "map", "dmup")
+
+    assert result.exit_code == 2
+    assert "bpfpin map has no verb 'dmup'; near it: dump" in result.stderr
+
+
+def test_the_version_is_a_verb_too() -> None:
+    assert run_cli("version").stdout == run_cli("--version").stdout
+    assert run_cli("version", "-o", "json").json == run_cli("--version", "-o", "json").json
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(redirection: str) -> None:
+    command = f"{sys.executable} -P -m bpfpin version {redirection}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_stdout_is_told_and_is_a_failure() -> None:
+    command = f"{sys.executable} -P -m bpfpin version > /dev/full"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 1
+    assert result.stderr == "bpfpin: stdout cannot be written: No space left on device\n"
+
+
+def completions(*words: str, shell: str = "bash") -> list[str]:
+    """Return what Tab would offer for the last of *words*."""
+    asked = {
+        "_BPFPIN_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": " ".join(["bpfpin", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    result = run_cli(env=asked)
+    assert result.exit_code == 0, result.stderr
+    return [line.partition(",")[2] for line in result.stdout.splitlines()]
+
+
+def test_a_shell_completes_verbs_options_and_devices() -> None:
+    assert completions("ma") == ["map"]
+    assert completions("map", "du") == ["dump"]
+    assert completions("load", "--dry") == ["--dry-run"]
+    assert "lo" in completions("load", "--dev", "l")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_a_shell_is_printed(shell: str) -> None:
+    assert f"_BPFPIN_COMPLETE={shell}_complete" in run_cli("completion", shell).stdout
+
+
+def test_bash_completes_with_the_printed_script() -> None:
+    """The function of the script is called as bash calls it at a Tab."""
+    path = f"PATH={Path(sys.executable).parent}:$PATH\n"
+    call = (
+        'eval "$(bpfpin completion bash)"\nCOMP_WORDS=(bpfpin sta) COMP_CWORD=1\n'
+        'complete -p bpfpin >/dev/null && _bpfpin_completion bpfpin && echo "${COMPREPLY[@]}"'
+    )
+    result = subprocess.run(
+        ["bash", "-c", path + call], capture_output=True, text=True, check=False
+    )
+
+    assert (result.stdout.strip(), result.returncode) == ("status stats", 0), result.stderr
+
+
+@pytest.mark.parametrize("group", [["map"], ["lab"]])
 def test_a_group_alone_is_a_usage_error_with_its_verbs(group: list[str]) -> None:
     result = run_cli(*group)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfpin.apps.maps.literals import unescaped
-from bpfpin.cli.output import Color, Output, escape, escape_lines, to_json
+from bpfpin.cli.output import Color, Output, escape, escape_lines, table_lines, to_json
 from bpfpin.uapi import MapType
 
 
@@ -107,6 +107,41 @@ def test_a_table_in_a_pipe_is_columns_of_text(capsys: pytest.CaptureFixture[str]
     Output().table(("id", "name"), [(7, "a"), (1234, "\x1b[31mb")], right=("id",))
 
     assert capsys.readouterr().out == "  id  name\n   7  a\n1234  \\x1b[31mb\n"
+
+
+COLUMNS = ("id", "name", "pins")
+PINS = "/sys/fs/bpf/lab0/xdp_stats_map /sys/fs/bpf/tc/globals/xdp_stats_map"
+ROWS = [["1234567", "flows", PINS], ["8", "a_much_longer_name", "-"]]
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 200, None])
+def test_a_table_fits_its_terminal_and_no_word_is_broken(width: int | None) -> None:
+    lines = table_lines(COLUMNS, ROWS, [True, False, False], width)
+    words = {word for row in ROWS for cell in row for word in cell.split()} - {"-"}
+
+    assert words <= {word for line in lines for word in line.split()}
+    assert max(map(len, lines)) <= max(width or 200, 4 + len("pins: ") + len(PINS.split()[1]))
+    assert len(lines) == (3 if width in (200, None) else len(lines))
+
+
+def test_a_column_without_room_goes_below_its_row() -> None:
+    assert table_lines(COLUMNS, ROWS, [True, False, False], 40) == [
+        "     id  name",
+        "1234567  flows",
+        "    pins: /sys/fs/bpf/lab0/xdp_stats_map",
+        "      /sys/fs/bpf/tc/globals/xdp_stats_map",
+        "      8  a_much_longer_name",
+    ]
+
+
+def test_columns_limit_a_table_in_a_pipe_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+
+    Output().table(("id", "what"), [(1, "some words that are wrapped")])
+
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 20
 
 
 def test_a_table_for_a_terminal_takes_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -169,8 +171,14 @@ def parse_hook(word: str) -> Hook:
     try:
         return Hook(word)
     except ValueError:
-        there = ", ".join(hook.value for hook in Hook)
-        raise UsageError(f"there is no hook {word!r}; there are: {there}") from None
+        values = [hook.value for hook in Hook]
+        # What is typed is often the section or the kernel's name: cgroup_skb/egress, tcx_ingress.
+        typed = re.sub(r"[^a-z0-9]+", "-", word.lower()).removeprefix("bpf-")
+        near = difflib.get_close_matches(typed, values, n=3) or [
+            value for value in values if set(typed.split("-")) & set(value.split("-"))
+        ]
+        listed = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(values)}"
+        raise UsageError(f"there is no hook {word!r}; {listed}") from None
 
 
 def _require_attachable(choice: Choice, places: Places) -> None:

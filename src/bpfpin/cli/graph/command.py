@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import click
 
@@ -16,17 +15,19 @@ from bpfpin.apps.sets.split_brain import Finding, findings
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
 from bpfpin.cli.output import JSON, TABLE, Color
-from bpfpin.cli.target import chosen_target
-
-if TYPE_CHECKING:
-    from bpfpin.cli.graph.tree import Branch
+from bpfpin.cli.target import chosen_target, complete_sets, device_option
 
 DOT, MERMAID, SVG = "dot", "mermaid", "svg"
 
 
 @bpfpin_command("graph", outputs=(TABLE, JSON, DOT, MERMAID, SVG))
-@click.argument("target", metavar="[DEV|NAME|MAP]", required=False)
-@click.option("--dev", metavar="DEV", help="Only what hangs together with this device.")
+@click.argument("target", metavar="[DEV|NAME|MAP]", required=False, shell_complete=complete_sets)
+@click.option(
+    "--dev",
+    metavar="DEV",
+    help="Only what hangs together with this device.",
+    shell_complete=device_option,
+)
 def command(context: Context, *, target: str | None, dev: str | None) -> None:
     """Show who shares what: devices and cgroups, programs, maps, pins and processes.
 
@@ -64,23 +65,28 @@ def _document(shown: Graph, found: tuple[Finding, ...]) -> dict[str, object]:
 
 
 def _show_tree(context: Context, shown: Graph) -> None:
-    from bpfpin.cli.graph.tree import branches, lines  # noqa: PLC0415 - see _renderer
+    from bpfpin.cli.graph.tree import branches, fitted, lines  # noqa: PLC0415 - see _renderer
 
-    drawn = list(lines(branches(shown)))
+    width = context.out.width
+    drawn = [
+        (start, text, branch.style)
+        for guides, branch in lines(branches(shown))
+        for start, text in fitted(guides, branch, width)
+    ]
     if not drawn:
         context.out.say("nothing is loaded on this host; next: bpfpin load --dev DEV")
     elif context.out.is_live or context.out.color is Color.ALWAYS:
         _show_colored(context, drawn)
     else:
-        context.out.line("\n".join(guides + branch.text for guides, branch in drawn))
+        context.out.line("\n".join(guides + text for guides, text, _ in drawn))
 
 
-def _show_colored(context: Context, drawn: list[tuple[str, Branch]]) -> None:
+def _show_colored(context: Context, drawn: list[tuple[str, str, str]]) -> None:
     from rich.text import Text  # noqa: PLC0415 - 40 ms, only where it is shown
 
     console = context.out.console()
-    for guides, branch in drawn:
-        console.print(Text.assemble((guides, "dim"), (branch.text, branch.style)), soft_wrap=True)
+    for guides, text, style in drawn:
+        console.print(Text.assemble((guides, "dim"), (text, style)), soft_wrap=True)
 
 
 def _renderer(kind: str) -> Callable[[Graph], str]:

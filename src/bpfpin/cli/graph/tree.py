@@ -11,6 +11,7 @@ from bpfpin.cli.graph.label import plural, sharers
 from bpfpin.cli.output import escape
 
 SHARED: Final = "●"
+PART: Final = " · "  # parts what a line says
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,26 @@ def _below(branch: Branch, indent: str) -> Iterator[tuple[str, Branch]]:
         is_last = number == len(branch.branches)
         yield f"{indent}{'└── ' if is_last else '├── '}", child
         yield from _below(child, indent + ("    " if is_last else "│   "))
+
+
+def fitted(guides: str, branch: Branch, width: int | None) -> Iterator[tuple[str, str]]:
+    """Yield a line of the tree, broken between its parts where it is longer than *width*.
+
+    Each line comes as the guides before it and its text; a part is never broken.
+    """
+    if not width or len(guides) + len(branch.text) <= width:
+        yield guides, branch.text
+        return
+    more = guides.replace("├── ", "│   ").replace("└── ", "    ")
+    more += "│   " if branch.branches else "    "
+    text, *parts = branch.text.split(PART)
+    for part in parts:
+        if len(guides) + len(text) + len(PART) + len(part) > width:
+            yield guides, text
+            guides, text = more, f"{PART.lstrip()}{part}"
+        else:
+            text += f"{PART}{part}"
+    yield guides, text
 
 
 class _Forest:

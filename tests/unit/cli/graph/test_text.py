@@ -10,7 +10,7 @@ from bpfpin.apps.graph.model import Edge, EdgeKind, Graph
 from bpfpin.cli.graph.dot import dot
 from bpfpin.cli.graph.label import cut, width
 from bpfpin.cli.graph.mermaid import mermaid
-from bpfpin.cli.graph.tree import branches, lines
+from bpfpin.cli.graph.tree import Branch, branches, fitted, lines
 from support.graphs import (
     HOSTILE,
     attached,
@@ -122,3 +122,18 @@ def test_what_is_cut_keeps_its_start_or_its_end() -> None:
     assert cut("counters", 8) == "counters"
     assert cut("counters", 5) == "coun…"
     assert cut("counters", 5, keep_end=True) == "…ters"
+
+
+def test_a_line_of_the_tree_is_broken_between_its_parts() -> None:
+    tree = [
+        Branch("lab0 · veth", branches=[Branch("flows · id 7 · hash · 5 entries"), Branch("b")])
+    ]
+    drawn = [line for guides, branch in lines(tree) for line in fitted(guides, branch, 20)]
+
+    assert [guides + text for guides, text in drawn] == [
+        "lab0 · veth",
+        "├── flows · id 7",
+        "│       · hash",
+        "│       · 5 entries",
+        "└── b",
+    ]
