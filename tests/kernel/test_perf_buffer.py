@@ -16,7 +16,7 @@ from bpfpin.objects.events.perf_ring import Lost
 from bpfpin.syscall.cpu import online_cpus
 from bpfpin.syscall.shared import PAGE_SIZE
 from support.events import Teller, on_cpu, teller
-from support.wait import wait_until
+from support.wait import HANG_S, wait_until
 
 RECORD = 32  # of an event of 16 bytes: header, length, padding
 FITTING = PAGE_SIZE // RECORD - 1  # the kernel never fills a buffer to the last byte
@@ -191,7 +191,7 @@ def test_a_walk_ends_when_the_buffer_is_closed(programs: Teller) -> None:
     programs.run("tell_perf", repeat=3)
     wait_until(lambda: buffer.available_bytes == 0)
     buffer.close()
-    walker.join(timeout=5)
+    walker.join(timeout=HANG_S)
 
     assert not walker.is_alive()
     assert taken == [0, 1, 2]

@@ -23,7 +23,7 @@ from bpfpin.spec import MapSpec
 from bpfpin.syscall.shared import PAGE_SIZE, SharedPages
 from bpfpin.uapi import MapFlag, MapType
 from support.events import EVENT_SIZE, RING_SIZE, Teller, teller
-from support.wait import wait_until
+from support.wait import HANG_S, wait_until
 
 NO_WAKEUP = 1
 
@@ -286,7 +286,7 @@ def test_a_walk_gives_what_comes_and_ends_when_it_is_closed(programs: Teller) ->
     programs.tell(3)
     wait_until(lambda: ring.available_bytes == 0)
     ring.close()
-    walker.join(timeout=5)
+    walker.join(timeout=HANG_S)
 
     assert not walker.is_alive()
     assert taken == [0, 1, 2]
@@ -299,7 +299,7 @@ def test_close_ends_a_poll_that_waits(programs: Teller) -> None:
     waiter.start()
     wait_until(lambda: ring._waiter is not None and ring._waiter._waiting > 0)
     ring.close()
-    waiter.join(timeout=5)
+    waiter.join(timeout=HANG_S)
 
     assert answers == [[]]
 
@@ -332,7 +332,7 @@ def test_threads_share_a_handle_and_each_event_comes_to_one(programs: Teller) ->
             wait_until(lambda: ring.available_bytes == 0)
         wait_until(lambda: len(taken) == 2000)
     for walker in walkers:
-        walker.join(timeout=5)
+        walker.join(timeout=HANG_S)
 
     assert sorted(taken) == list(range(2000))
 

@@ -19,6 +19,7 @@ from support.lab import TestLab
 from support.nobody import NOBODY, let_everybody_enter, nobody
 from support.objects import compiled
 from support.tools import need
+from support.wait import HANG_S
 
 OLD = "reload_old"
 NEW = "reload_new"
@@ -78,7 +79,7 @@ def as_user(group: int, *words: object) -> CliResult:
     if tried.returncode:
         pytest.skip(f"user {NOBODY} may not run {sys.executable}")
     command = [*python, "-m", "bpfpin", *map(str, words), "-o", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
     return CliResult(done.returncode, done.stdout, done.stderr)
 
 

@@ -26,6 +26,7 @@ from support.lab import TestLab
 from support.nobody import run_cli_as_nobody
 from support.objects import compiled
 from support.tools import need
+from support.wait import HANG_S
 
 ROOT = Path("/sys/fs/bpf")
 SHIPPED = Path(__file__).parents[2] / "src/bpfpin/builtin"
@@ -70,7 +71,7 @@ def run(*argv: object) -> CliResult:
         [*map(str, argv)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )

@@ -16,7 +16,7 @@ from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.syscall.cpu import online_cpus
 from support.events import Teller, on_cpu, teller
 from support.here import run_here
-from support.wait import wait_until
+from support.wait import HANG_S, wait_until
 
 TYPED = ("--type", "struct event")
 AT_ONCE = ("--timeout", "0")
@@ -149,7 +149,7 @@ def test_a_closed_pipe_ends_it_well(programs: Teller, bpffs: Path) -> None:
         process.stdout.close()
         programs.tell(100)
 
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=HANG_S) == 0
         assert process.stderr.read() == b""
 
 

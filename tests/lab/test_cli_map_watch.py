@@ -25,6 +25,7 @@ from bpfpin.uapi import MapType
 from support.here import run_here
 from support.maps import COUNTERS, FLOWS, U32
 from support.sets import counted, generations, unpublish
+from support.wait import HANG_S
 
 SHORT_S = 0.02
 
@@ -187,7 +188,7 @@ def test_a_reader_who_goes_away_ends_it_quietly(flows: Map) -> None:
             [*command, "--interval", str(SHORT_S)],
             stdout=closed,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=HANG_S,
             check=False,
         )
 

@@ -20,7 +20,7 @@ from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.cli import run_cli, run_cli_ok
 from support.lab import TestLab
-from support.wait import wait_until
+from support.wait import HANG_S, wait_until
 
 ROOT = Path("/sys/fs/bpf")
 BPFPIN = [sys.executable, "-m", "bpfpin"]
@@ -113,7 +113,7 @@ def test_a_terminal_has_a_live_table_that_ctrl_c_ends_well(loaded: TestLab) -> N
         shown = bytearray()
         wait_until(lambda: "XDP_REDIRECT" in _drained(ours, shown))
         watching.send_signal(signal.SIGINT)
-        exit_code = watching.wait(timeout=10)
+        exit_code = watching.wait(timeout=HANG_S)
     os.close(ours)
 
     assert exit_code == 0

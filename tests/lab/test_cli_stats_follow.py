@@ -18,7 +18,7 @@ import pytest
 from support.cli import run_cli_ok
 from support.lab import TestLab
 from support.sets import Generations, generations, unpublish
-from support.wait import wait_until
+from support.wait import HANG_S, wait_until
 
 BPFPIN = [sys.executable, "-m", "bpfpin"]
 
@@ -154,7 +154,7 @@ def test_the_live_table_has_a_line_for_a_reload(lab0: Generations) -> None:
         lab0.publish(map_=0, program=1)
         wait_until(lambda: "reload followed: program" in _drained(ours, shown))
         watched.send_signal(signal.SIGINT)
-        watched.wait(timeout=10)
+        watched.wait(timeout=HANG_S)
     os.close(ours)
 
     assert watched.returncode == 0

@@ -316,7 +316,7 @@ def test_the_verdict_of_a_foreign_program_is_tried_and_confirmed_by_its_device(
 
 def test_the_command_line_of_a_user_ends_before_the_deadline(here: Here) -> None:
     """As a process: it must not wait for its own child."""
-    result = run_cli(*command(here, LONG)[3:], timeout_s=30)
+    result = run_cli(*command(here, LONG)[3:])
     end(here)
 
     assert result.exit_code == 0

@@ -11,6 +11,7 @@ import pytest
 
 from support.cli import CliResult, run_cli, run_cli_ok
 from support.lab import TestLab
+from support.wait import HANG_S
 
 NOBODY = 65534
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
@@ -22,7 +23,7 @@ def run_as_nobody(*arguments: str) -> CliResult:
         [*AS_NOBODY, sys.executable, "-m", "bpfpin", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     return CliResult(done.returncode, done.stdout, done.stderr)

@@ -14,6 +14,7 @@ import pytest
 from support.cli import run_cli, run_cli_ok
 from support.lab import TestLab
 from support.objects import compiled
+from support.wait import HANG_S
 
 if TYPE_CHECKING:
     from proof.conftest import Table
@@ -34,7 +35,7 @@ def load_at_once(*words: object) -> list[tuple[int, dict[str, Any]]]:
     ended = []
     for process in started:
         with process:
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=HANG_S)
         ended.append((process.returncode, json.loads(said)))
     return ended
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from bpfpin.cli.main import main
 from support.tools import need
+from support.wait import HANG_S
 
 # What changes something; strace(1) passes over those that a machine does not have.
 CALLS = (
@@ -30,7 +31,6 @@ CALLS = (
 )
 NEVER_FAILS = ("pidfd_send_signal",)  # root may always end what it started
 _CALL = re.compile(r"^(?:(\d+) +)?(\w+)\((.*)$", re.MULTILINE)
-_WAIT_S = 30.0
 
 
 class Fault(Enum):
@@ -122,7 +122,7 @@ def calls_of_a_process(argv: Sequence[str], *, folder: Path) -> list[Point]:
     need("strace")
     log = folder / "strace"
     options = ["-f", "-qq", "-o", str(log), "-e", f"trace={_known_calls()}"]
-    subprocess.run(["strace", *options, *argv], check=True, capture_output=True, timeout=_WAIT_S)
+    subprocess.run(["strace", *options, *argv], check=True, capture_output=True, timeout=HANG_S)
     return points_of(log.read_text())
 
 
@@ -153,7 +153,7 @@ def _traced(words: Sequence[str], options: Sequence[str], *, folder: Path, follo
         attached = strace.stderr.readline()
         os.close(gate)  # now it runs
         _, status = os.waitpid(pid, 0)
-        strace.communicate(timeout=_WAIT_S)
+        strace.communicate(timeout=HANG_S)
     assert "attached" in attached, attached
     return Ending(os.waitstatus_to_exitcode(status), log.read_text(), talk.read_text())
 

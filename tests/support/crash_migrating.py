@@ -57,7 +57,7 @@ class MigratingLab(CrashLab):
         with Map.from_pin(self._pin("truth")) as truth:
             wanted = self._came(truth) + packets
             self.lab.flood(packets)
-            wait_until(lambda: self._came(truth) == wanted, timeout_s=1.0)
+            wait_until(lambda: self._came(truth) == wanted, timeout_s=60.0)
 
     def _came(self, truth: Map) -> int:
         return sum(packets for packets, _ in truth_of(truth).values())

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from bpfpin.attach.cgroup_path import cgroup2_mount
+from support.wait import HANG_S
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _FILE_NAME = re.compile(r"# (\w+\.py)\n")
+_OWN_NAMESPACES = (
+    "set -e; mount -t tmpfs tmpfs /run; mkdir /run/netns; mount -t bpf bpf /sys/fs/bpf;"
+    " ip link set lo up; set +e\n"
+)
+_CGROUP = re.compile(r"mkdir \$cgroups/(\w+)")
 _SUDO = 'sudo() { "$@"; }\n'
+PATH_LINE = f"export PATH={Path(sys.executable).parent}:$PATH\n"
 _BEFORE_COMMAND = "\x1e"  # the record separator of ASCII
 
 
@@ -50,14 +63,43 @@ def steps(path: Path) -> list[Step]:
     return found
 
 
+def run_session(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a bash script in *folder*, in mount and network namespaces of its own.
+
+    Whatever it leaves (devices, namespaces, pins, links, also of a script that failed in the
+    middle) ends with them, so that no other session meets it.
+    """
+    command = ["unshare", "--mount", "--net", "--propagation", "private", "bash", "-c"]
+    with subprocess.Popen(
+        [*command, _OWN_NAMESPACES + script],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as session:
+        try:
+            output, _ = session.communicate(timeout=HANG_S)
+        finally:
+            with suppress(ProcessLookupError):  # what it left running in the background
+                os.killpg(session.pid, signal.SIGKILL)
+            for name in _CGROUP.findall(script):  # the one thing that namespaces do not end
+                with suppress(OSError):
+                    (cgroup2_mount() / name).rmdir()
+    return subprocess.CompletedProcess(command, session.returncode, output)
+
+
 def shell_script(path: Path) -> str:
     """Return a bash script that runs the document's commands and stops at the first failure.
 
     A command followed by `# exit N` must end with N.
     """
-    path_line = f"export PATH={Path(sys.executable).parent}:$PATH\n"
-    start = f"exec 2>&1\n{_SUDO}{path_line}"
-    return start + "\n".join(_checked(line) for line in commands(path)) + "\n"
+    return (
+        f"exec 2>&1\n{_SUDO}{PATH_LINE}"
+        + "\n".join(_checked(line) for line in commands(path))
+        + "\n"
+    )
 
 
 def unlike(path: Path, output: str) -> list[str]:

@@ -26,6 +26,7 @@ from bpfpin.syscall import netns
 from support.folding import shape_of
 from support.lab import TestLab
 from support.objects import compiled
+from support.wait import HANG_S
 
 HERE = Path(__file__).parent
 FIRST_PORT = 10_000
@@ -33,7 +34,6 @@ FLOWS = 10_000
 MAPS = ("counts", "flows", "recent")
 OLD, NEW = "migrate_old", "migrate_new"
 _SCHANNELS, _SIOCETHTOOL = 0x3D, 0x8946  # linux/ethtool.h, linux/sockios.h
-_WAIT_S = 60.0
 
 # Where packets and bytes stand in the values of each version.
 PLACES = {
@@ -81,7 +81,7 @@ class Senders:
 
     def sent(self) -> int:
         """Wait for the last packet, and return how many there were."""
-        return sum(int(process.communicate(timeout=_WAIT_S)[0]) for process in self.processes)
+        return sum(int(process.communicate(timeout=HANG_S)[0]) for process in self.processes)
 
 
 def use_both_cpus(lab: TestLab, folder: Path) -> None:

@@ -16,7 +16,7 @@ from support.crash import calls_of_a_process
 from support.here import Here
 from support.objects import compiled
 from support.tools import need
-from support.wait import wait_until
+from support.wait import HANG_S, wait_until
 
 OLD = "reload_old"
 NEW = "reload_new"
@@ -31,7 +31,6 @@ MOMENTS = {
     "the exchange": r"~stage.*RENAME_EXCHANGE",
     "cleaning": "AT_REMOVEDIR",
 }
-_WAIT_S = 60.0
 
 
 def moments_of_a_reload(here: Here, *, folder: Path) -> dict[str, str]:
@@ -53,7 +52,7 @@ def reload_command(here: Here, source: str = NEW, *words: object) -> list[str]:
 def interrupted(command: list[str], number: signal.Signals, call: str) -> CliResult:
     """Run a command that gets the signal when it enters the call `NAME:NUMBER`."""
     with _traced(command, number, call, log=Path(os.devnull)) as process:
-        stdout, stderr = process.communicate(timeout=_WAIT_S)
+        stdout, stderr = process.communicate(timeout=HANG_S)
         return CliResult(process.returncode, stdout, stderr)
 
 
@@ -68,7 +67,7 @@ class Stopped:
     def go_on(self) -> CliResult:
         """Let the command go on to its end, and return how that was."""
         os.kill(self._child, signal.SIGCONT)
-        stdout, stderr = self._process.communicate(timeout=_WAIT_S)
+        stdout, stderr = self._process.communicate(timeout=HANG_S)
         return CliResult(self._process.returncode, stdout, stderr)
 
     def end(self) -> None:

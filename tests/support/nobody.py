@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.cli import CliResult
+from support.wait import HANG_S
 
 NOBODY = 65534
 
@@ -26,7 +27,7 @@ def run_cli_as_nobody(*arguments: object) -> CliResult:
         ["unshare", "--user", sys.executable, "-m", "bpfpin", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     return CliResult(completed.returncode, completed.stdout, completed.stderr)

@@ -16,10 +16,10 @@ from bpfpin.syscall import netns
 from support.hooks import inside
 from support.lab import TestLab
 from support.tools import need
+from support.wait import HANG_S
 
 HERE = Path(__file__).parent
 PORT = 9999
-_WAIT_S = 60.0
 
 
 class Flow:
@@ -30,7 +30,7 @@ class Flow:
 
     def sent(self) -> int:
         """Wait for the last packet, and return how many there were."""
-        said, _ = self._process.communicate(timeout=_WAIT_S)
+        said, _ = self._process.communicate(timeout=HANG_S)
         assert self._process.returncode == 0
         return int(said)
 
@@ -79,7 +79,7 @@ class Reader:
     def stopped(self) -> Readings:
         """End the reader, and return what it saw."""
         self._process.terminate()
-        said, _ = self._process.communicate(timeout=_WAIT_S)
+        said, _ = self._process.communicate(timeout=HANG_S)
         reads, failures, first_error = said.split(" ", 2)
         return Readings(int(reads), int(failures), first_error.strip())
 

@@ -14,6 +14,7 @@ import pytest
 from bpfpin.cli.main import COMMANDS
 from bpfpin.version import __version__
 from support.cli import run_cli
+from support.wait import HANG_S
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 HEAVY = ("rich", "pyroute2", "prometheus_client")
@@ -261,7 +262,7 @@ def test_a_signal_ends_a_command_with_its_code_and_document(
             assert waiting.stderr is not None
             assert waiting.stderr.readline() == "waiting\n"
             waiting.send_signal(number)
-            stdout, _ = waiting.communicate(timeout=10)
+            stdout, _ = waiting.communicate(timeout=HANG_S)
         finally:
             waiting.kill()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from bpfpin.syscall.waiter import Waiter
-from support.wait import wait_until
+from support.wait import HANG_S, wait_until
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_close_wakes_everybody_and_ends_the_descriptors_last(pipe: tuple[int, in
     waiter.close()
     waiter.close()
     for thread in threads:
-        thread.join(timeout=5)
+        thread.join(timeout=HANG_S)
 
     assert answers == [False] * 3
     assert not waiter.wait(60)
