@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from bpfpin.syscall import netns
 from support.cli import run_cli, run_cli_ok
 from support.lab import TestLab
 from support.tools import need
+from support.wait import wait_until
 
 
 def received(device: str) -> int:
@@ -113,6 +118,72 @@ def test_a_half_made_lab_is_taken_down() -> None:
 
     assert half.addresses.peer == ()
     assert labs() == []
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+def delete_device(name: str) -> None:
+    ip("link", "delete", name)
+
+
+def remove_namespace_by_hand(name: str) -> None:
+    ip("netns", "delete", name)
+
+
+def leave_a_plain_file(name: str) -> None:
+    """As a process leaves it that is killed between unmounting the namespace and its file."""
+    remove_namespace_by_hand(name)
+    Path("/run/netns", name).touch()
+
+
+def leave_only_a_plain_file(name: str) -> None:
+    leave_a_plain_file(name)
+    with suppress(subprocess.CalledProcessError):  # it went with its namespace
+        delete_device(name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [delete_device, remove_namespace_by_hand, leave_a_plain_file, leave_only_a_plain_file],
+)
+def test_what_is_left_of_a_lab_is_taken_down(damage: Callable[[str], None]) -> None:
+    lab_up("hurt")
+    damage("hurt")
+    with suppress(InterfaceNotFoundError):  # nothing at all may be left
+        lab_down("hurt")
+    lab_up("hurt")
+    lab_down("hurt")
+
+    assert "hurt" not in [*netns.names(), *dict(socket.if_nameindex()).values()]
+
+
+def test_a_leftover_says_how_to_get_rid_of_it() -> None:
+    lab_up("left")
+    delete_device("left")
+    with pytest.raises(BusyError, match="what is left of a lab 'left'") as refused:
+        lab_up("left")
+    result = run_cli(*refused.value.hint.split()[1:])
+
+    assert (result.exit_code, "left" in netns.names()) == (0, False)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_in_a_lab_ends_with_the_one_that_started_it(
+    lab: TestLab, ending: signal.Signals
+) -> None:
+    words = ["lab", "exec", lab.lab.name, "--", "sh", "-c", "echo $$; exec sleep 1000"]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "bpfpin", *words], stdout=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout is not None
+        child = int(started.stdout.readline())
+        started.send_signal(ending)
+        started.wait()
+
+    wait_until(lambda: not Path(f"/proc/{child}").exists())
+    assert started.returncode == 128 + ending
 
 
 @pytest.mark.parametrize("name", ["", "lo", "..", "a/b", "a b", "x" * 16, "a\x1b", "a~b"])

@@ -4,7 +4,8 @@
 addresses on both ends: the environment of the XDP tutorial. Neither end sends anything of its own
 (no duplicate address detection, no router solicitation, no ARP but permanent neighbours), so
 counts are exact.
-Nothing is remembered in files: a lab is known by the alias of its device.
+Nothing is remembered in files: a lab is known by the alias of its device, and its namespace by that
+of the loopback device in it.
 """
 
 from __future__ import annotations
@@ -76,12 +77,20 @@ def lab_up(name: str) -> Lab:
 
 
 def lab_down(name: str) -> None:
-    """Delete the lab *name*, its namespace first; `InterfaceNotFoundError` if there is none."""
+    """Delete the lab *name*, its namespace first, or what is left of it.
+
+    A lab is half there after a process was killed that made or deleted it, or after somebody
+    deleted its device. Raises `InterfaceNotFoundError` if there is nothing of that name.
+    """
     with Netlink() as link:
         device = _find(link, name)
-        if name in netns.names():
+        has_namespace = name in netns.names()
+        if device is None and not (has_namespace and _is_lab_namespace(name)):
+            raise _no_lab(name, labs())
+        if has_namespace:
             remove_namespace(name)
-        _delete(link, device)
+        if device is not None:
+            _delete(link, device)
 
 
 def labs() -> list[Lab]:
@@ -103,7 +112,12 @@ def lab_exec(name: str, argv: Sequence[str]) -> int:
             process = subprocess.Popen(list(argv))
     except FileNotFoundError:
         raise UsageError(f"no command {argv[0]!r} to run in the lab {name!r}") from None
-    status = process.wait()
+    try:
+        status = process.wait()
+    except BaseException:  # Ctrl-C, SIGTERM: the command does not outlive us
+        process.terminate()
+        process.wait()
+        raise
     return status if status >= 0 else 128 - status
 
 
@@ -126,7 +140,9 @@ def _connect(link: Netlink, device: Device, name: str) -> None:
         link.add_neighbour(device.ifindex, address, peer_mac)
     with netns.enter(name), Netlink() as inside:
         peer = _named(inside, PEER)
-        inside.set_up(_named(inside, "lo").ifindex)
+        loopback = _named(inside, "lo")
+        inside.set_alias(loopback.ifindex, ALIAS)
+        inside.set_up(loopback.ifindex)
         _configure(inside, peer.ifindex, _addresses(number, 2))
         for address in _addresses(number, 1):
             inside.add_neighbour(peer.ifindex, address, device.hardware_address)
@@ -166,7 +182,7 @@ def _lab(link: Netlink, device: Device) -> Lab:
 
 def _peer_addresses(name: str) -> tuple[str, ...]:
     """Return the addresses of the other end; none of a lab that is only half there."""
-    if name not in netns.names():
+    if not netns.is_namespace(name):
         return ()
     with netns.enter(name), Netlink() as inside:
         found = [device for device in inside.devices() if device.name == PEER]
@@ -177,17 +193,23 @@ def _named(link: Netlink, name: str) -> Device:
     return next(device for device in link.devices() if device.name == name)
 
 
-def _find(link: Netlink, name: str) -> Device:
-    for device in link.devices():
-        if device.name == name and device.alias == ALIAS:
-            return device
-    raise _no_lab(name, labs())
+def _find(link: Netlink, name: str) -> Device | None:
+    found = [one for one in link.devices() if one.name == name and one.alias == ALIAS]
+    return found[0] if found else None
+
+
+def _is_lab_namespace(name: str) -> bool:
+    """Whether the namespace is a lab's, or a mere file that somebody was killed over."""
+    if not netns.is_namespace(name):
+        return True
+    with netns.enter(name), Netlink() as inside:
+        return _named(inside, "lo").alias == ALIAS
 
 
 def _no_lab(name: str, there: Sequence[Lab]) -> InterfaceNotFoundError:
     found = ", ".join(lab.name for lab in there) or "none"
     return InterfaceNotFoundError(
-        f"no lab {name!r}; labs that are up: {found}", hint=f"Make it: bpfpin lab up {name}"
+        f"no lab {name!r}; labs that are up: {found}", hint=f"bpfpin lab up {name}"
     )
 
 
@@ -207,8 +229,10 @@ def _check_free(link: Netlink, name: str) -> None:
             down = f"Run bpfpin lab down {name}, or choose another name"
             raise BusyError(f"there is {what} {name!r} already", holder=what, hint=down)
     if name in netns.names():
+        is_ours = _is_lab_namespace(name)
+        what = "what is left of a lab" if is_ours else "a network namespace"
         raise BusyError(
-            f"there is a network namespace {name!r} already",
-            holder="a network namespace",
-            hint="Choose another name.",
+            f"there is {what} {name!r} already",
+            holder=what,
+            hint=f"bpfpin lab down {name}" if is_ours else "choose another name",
         )

@@ -32,6 +32,14 @@ def names() -> list[str]:
     return sorted(entry.name for entry in NAMED.iterdir()) if NAMED.is_dir() else []
 
 
+def is_namespace(name: str | Path) -> bool:
+    """Whether there is a namespace behind the file; none is, where its maker was killed."""
+    try:
+        return path_of(name).stat().st_dev == OWN.stat().st_dev
+    except OSError:
+        return False
+
+
 def open_namespace(name: str | Path) -> Descriptor:
     """Open a namespace; `NamespaceNotFoundError` with the near names."""
     try:
