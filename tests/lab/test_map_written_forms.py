@@ -123,7 +123,8 @@ def test_short_names_and_names_with_dots(here: Here) -> None:
         shared = here.ok("load", compiled("legacy_typed"), *words)
         assert decisions(shared)["xdp_stats_map"] == "shared"
         here.ok("unload", other)
-    assert here.run("map", "show", f"{here.device}/xdp_stats_mop").exit_code == 2
+    assert here.run("map", "show", f"{here.device}/xdp_stats_mop").exit_code == 4
+    assert here.run("map", "show", "nothing/xdp_stats_map").exit_code == 2
     assert here.run("map", "show", here.set / ".data").exit_code == 4
 
 

@@ -62,6 +62,9 @@ def path_of(target: str, pin_root: Path) -> str:
             encoded = Path(*(_dotted(part) for part in one.parts))
             if encoded != one and (os.path.lexists(encoded) or _is_refused(one)):
                 return str(encoded)
+    is_short = "/" in target and not path.is_absolute() and path.parts[0] not in (".", "..")
+    if is_short and os.path.lexists(pin_root / path.parts[0]):
+        return str(pin_root / path)  # the set is there, so that the pin is told which is not
     return target
 
 
@@ -103,9 +106,10 @@ def open_as(kind: type[Held], target: str, *, read_only: bool = True, **reading:
             raise
         return opened
     if not is_map_name(target) and not Path(target).exists():
+        word = "NAME" if "/" in target else target
         raise UsageError(
             f"{target!r} is no name of a map",
-            hint=f"a map is named by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or name:{target}",
+            hint=f"a map is named by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or {NAME}{word}",
         )
     return kind.from_pin(Path(target).absolute(), read_only=read_only, **reading)
 
