@@ -115,6 +115,7 @@ def test_the_options_that_the_command_names_for_it_work(bpffs: Path) -> None:
     assert "--pinning calls=none" in refused.stderr
     (map_,) = checked.json["objects"][0]["maps"]
     assert (checked.exit_code, map_["pinning"]) == (0, "unknown 16")
+    assert any("--pinning calls=none" in note for note in checked.json["objects"][0]["notes"])
     assert not (bpffs / "calls").exists()
 
 

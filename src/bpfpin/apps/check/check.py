@@ -96,7 +96,7 @@ def _report(source: str, spec: ObjectSpec, choices: CheckChoices) -> CheckReport
         relocations=describe.checked_relocations(spec),
         externs=externs,
         lacks=lacking(errors),
-        notes=(*spec.notes, *verdict.notes),
+        notes=(*spec.notes, *describe.asked_at_load(spec), *verdict.notes),
         error=verdict.error,
         is_asked=verdict.is_asked,
         converted=btf_definitions(spec) if choices.is_converting else None,

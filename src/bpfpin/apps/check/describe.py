@@ -49,6 +49,16 @@ def _pinning(spec: MapSpec) -> str:
     return f"{word} {spec.pinning_id}" if spec.pinning is Pinning.UNKNOWN else word
 
 
+def asked_at_load(spec: ObjectSpec) -> tuple[str, ...]:
+    """Return a word on each map whose pinning `load` asks about."""
+    return tuple(
+        f"map {name}: pinning {each.pinning_id} has no meaning here; load asks for --pinning"
+        f" {name}=none or --pinning {name}=by-name"
+        for name, each in spec.maps.items()
+        if each.pinning is Pinning.UNKNOWN
+    )
+
+
 def _flags(flags: int) -> tuple[str, ...]:
     known = [each for each in MapFlag if flags & each]
     left = flags & ~sum(known)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from bpfpin.errors import BpfError, NotSupportedError, ObjectFileError, VerifierError
+from bpfpin.errors import BpfError, NotSupportedError, ObjectFileError, UsageError, VerifierError
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +219,8 @@ def reason_of(error: BpfError) -> str:
     if isinstance(error, ObjectFileError):
         is_of_others = "big-endian" in error.message
         return "big-endian" if is_of_others else "does not fit this kernel's types"
+    if isinstance(error, UsageError):
+        return "an option is missing"
     return type(error).__name__.removesuffix("Error")
 
 
