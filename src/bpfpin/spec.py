@@ -6,13 +6,14 @@ Nothing here touches the kernel. A change makes a copy: `spec.with_map("flows", 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.codecs.variable import VariableSpec, by_name, key_of
@@ -20,7 +21,39 @@ from bpfpin.errors import UsageError
 from bpfpin.externs import ExternKind, ExternSpec
 from bpfpin.hooks import Hook, XdpMode
 from bpfpin.insn import Code, Instruction, encode, signed32
-from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType
+from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType, UpdateFlag
+
+E = TypeVar("E", bound=Enum)
+
+
+def flag_of(value: UpdateFlag | str) -> UpdateFlag:
+    """Return the flag of a write to a map, which may be named: `noexist`, `exist`, `any`."""
+    if isinstance(value, str):
+        return choice_of(UpdateFlag, value, what="flag")
+    return UpdateFlag(value)
+
+
+def choice_of(kind: type[E], value: object, *, what: str) -> E:
+    """Return the member of *kind* that *value* is, or names as it is typed: `native`, `tcx-egress`.
+
+    The kernel's spelling (`TCX_EGRESS`) does as well. `UsageError`, which is a `ValueError`, lists
+    the choices of *what* for anything else.
+    """
+    if isinstance(value, kind):
+        return value
+    members = {
+        member.value if isinstance(member.value, str) else name.lower().replace("_", "-"): member
+        for name, member in kind.__members__.items()
+    }
+    word = value.strip().lower().replace("_", "-") if isinstance(value, str) else ""
+    if word in members:
+        return members[word]
+    near = difflib.get_close_matches(word, members, n=3)
+    raise UsageError(
+        f"there is no {what} {value!r}; there are: {', '.join(members)}",
+        hint=f"near it: {', '.join(near)}" if near else "",
+    )
+
 
 __all__ = [
     "CoreRelocation",
@@ -174,6 +207,12 @@ class MapSpec:
     inner_index: int = -1  # bpf_map_def's inner index, bpf_elf_map's inner_idx
     data_section: int = 0  # index of the section whose variables stand at the start of an arena
     note: str = ""  # what was guessed at, or is not obeyed, of its definition
+
+    def __post_init__(self) -> None:
+        if isinstance(self.type, str):
+            object.__setattr__(self, "type", choice_of(MapType, self.type, what="type of map"))
+        if isinstance(self.pinning, str):
+            object.__setattr__(self, "pinning", choice_of(Pinning, self.pinning, what="pinning"))
 
     def with_changes(self, **changes: Any) -> Self:
         """Return a copy with some fields changed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,7 +14,7 @@ import pytest
 
 from bpfpin.apps import alarm as alarm_module
 from bpfpin.apps import follow as follow_module
-from bpfpin.apps.changes import Gone, Reload
+from bpfpin.apps.changes import Change, Gone, Reload
 from bpfpin.apps.follow import Follower, beats, follow
 from bpfpin.errors import (
     LimitError,
@@ -367,3 +369,54 @@ def test_a_reader_who_may_not_read_any_more_is_told(
 
         with nobody(), pytest.raises(PermissionError):
             live.refresh()
+
+
+def test_a_watch_is_walked_in_an_event_loop_too(
+    lab0: Path, maps: tuple[Map, Map], programs: tuple[Program, Program]
+) -> None:
+    """Other tasks run meanwhile, a reload is told, and breaking off leaves the follower usable."""
+    ticks = 0
+
+    async def walk(live: Follower) -> list[Change]:
+        nonlocal ticks
+        changes = []
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        async for change in live.watch(interval_s=SHORT_S):
+            changes.append(change)
+            if len(changes) == 1:
+                reload(lab0, maps[1], programs[1])
+            if change.reload or len(changes) > 500:
+                break
+        ticking.cancel()
+        return changes
+
+    with follow(lab0 / "counters") as live:
+        changes = asyncio.run(walk(live))
+        assert changes[-1].reload is not None
+        assert ticks > len(changes)
+        assert live.map.id == maps[1].id
+        assert len(list(live.watch(interval_s=SHORT_S, count=2))) == 2
+
+
+def test_a_watch_that_is_cancelled_lets_the_loop_go(lab0: Path) -> None:
+    async def walk(live: Follower) -> None:
+        async for _ in live.watch(interval_s=LONG_S):
+            pass
+
+    async def cancelled(live: Follower) -> None:
+        task = asyncio.create_task(walk(live))
+        await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    with follow(lab0 / "counters") as live:
+        asyncio.run(cancelled(live))
+        assert live.refresh() is None

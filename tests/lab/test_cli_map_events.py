@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from bpfpin.apps.maps.events import Told, events, open_events
+from bpfpin.errors import BusyError
 from bpfpin.objects.events.ring_buffer import RingBuffer
+from bpfpin.objects.map import Map
+from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import online_cpus
+from bpfpin.uapi import MapType
 from support.events import Teller, on_cpu, teller
 from support.here import run_here
 from support.wait import HANG_S, wait_until
@@ -151,6 +156,29 @@ def test_a_closed_pipe_ends_it_well(programs: Teller, bpffs: Path) -> None:
 
         assert process.wait(timeout=HANG_S) == 0
         assert process.stderr.read() == b""
+
+
+def test_a_ring_that_a_reload_replaced_ends_with_the_reason(programs: Teller, bpffs: Path) -> None:
+    """After the events that are left in the old one."""
+    programs.tell(3)
+    replaced = bpffs / "events"
+
+    with open_events(str(replaced), event_type=None, form=None) as source:
+        replaced.unlink()
+        with Map.create(MapSpec("events", MapType.RINGBUF, 0, 0, 4096)) as other:
+            other.pin(replaced)
+            told: list[Told] = []
+            with pytest.raises(BusyError) as ended:
+                told.extend(events(source, path=replaced))
+            told.extend(events(source, timeout_s=0))
+
+    assert f"a reload put map id {other_id(replaced)} in the place of id" in str(ended.value)
+    assert ended.value.hint.endswith(f"bpfpin map events {replaced}")
+
+
+def other_id(path: Path) -> int:
+    with Map.from_pin(path, read_only=True) as held:
+        return held.id
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,19 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from bpfpin.apps.deployment import Deployment
 from bpfpin.apps.load.choose import Choice, Places, check_order, choose, types_of_hooks
 from bpfpin.apps.load.destination import place_of, set_name_for
-from bpfpin.apps.load.loading import Loading, LoadOptions, access_of, check_fresh, migration_of
+from bpfpin.apps.load.loading import (
+    Loading,
+    LoadOptions,
+    access_of,
+    check_fresh,
+    migration_of,
+    taken,
+)
 from bpfpin.apps.load.lockout import require_way_back
 from bpfpin.apps.load.planning import make_plan
 from bpfpin.apps.load.publishing import Verified, publish
@@ -98,7 +105,8 @@ def deploy_all(
     return _deploy(source, targets or [(None, None)], options)
 
 
-def _deploy(source: Source, targets: list[_Target], options: LoadOptions) -> list[Deployment]:
+def _deploy(source: Source, targets: list[_Target], typed: LoadOptions) -> list[Deployment]:
+    options = taken(typed)
     if options.get("name") and len(targets) > 1:
         raise UsageError(
             "a name is for one set, and several devices or cgroups make several sets",
@@ -118,7 +126,9 @@ def _deploy(source: Source, targets: list[_Target], options: LoadOptions) -> lis
         return [Deployment(report, variables=spec.all_variables) for report in reports]
 
 
-def _requests(spec: ObjectSpec, targets: list[_Target], options: LoadOptions) -> list[Loading]:
+def _requests(
+    spec: ObjectSpec, targets: list[_Target], options: Mapping[str, Any]
+) -> list[Loading]:
     """Return what is asked for, a set each; a device under two names is one."""
     requests: dict[Path, Loading] = {}
     for device, cgroup in targets:
@@ -145,7 +155,7 @@ def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None
             interface.ifindex(device)
 
 
-def _read(source: Source, options: LoadOptions) -> ObjectSpec:
+def _read(source: Source, options: Mapping[str, Any]) -> ObjectSpec:
     """Read the object; what sections do not say, `--type` or the hooks do."""
     named, kernel_btf = options.get("program_type"), options.get("kernel_btf")
     spec = read_source(source, program_type=named, kernel_btf=kernel_btf)
@@ -160,7 +170,7 @@ def _read(source: Source, options: LoadOptions) -> ObjectSpec:
 
 
 def _request(
-    spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: LoadOptions
+    spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: Mapping[str, Any]
 ) -> Loading:
     name, pin_root = options.get("name"), options.get("pin_root", BPFFS)
     spec = without_unusable(spec)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -126,10 +127,15 @@ class Follower(Closing):
         self._alarm.wait(min(deadline_s - time.monotonic(), _WAIT_MAX_S))
         return time.monotonic() >= deadline_s
 
+    async def _wait_in_a_loop(self, deadline_s: float) -> None:
+        await self._alarm.wait_in_a_loop(min(deadline_s - time.monotonic(), _WAIT_MAX_S))
+
     def watch(
         self, *, interval_s: float = 1.0, count: int | None = None, entries_max: int = ENTRIES_MAX
-    ) -> Iterator[Change]:
-        """Yield what changed in each interval, *count* times or for ever.
+    ) -> FollowedWatch:
+        """Return what tells what changed in each interval, for `for` and `async for`.
+
+        It yields a `Change` for each, *count* times or for ever.
 
         An interval in which the name is gone is told as such; one in which another map came begins
         anew with the first reading of that map, so that no difference is one of two maps. But where
@@ -138,15 +144,19 @@ class Follower(Closing):
         more than *entries_max* entries.
         """
         pace = Pace(interval_s)
+        return FollowedWatch(self, pace, self._changes(pace, count, entries_max))
 
+    def _changes(self, pace: Pace, count: int | None, entries_max: int) -> Iterator[Change | _Wait]:
         def once(held: Map) -> Snapshot:
             pace.begin()
             return read_entries(held, entries_max=entries_max)
 
         before: Snapshot | None = None
         reload, began_s = None, time.monotonic()
-        for found in readings(self, once, pace=pace, count=count):
-            if isinstance(found, Reload):
+        for found in _readings(self, once, pace=pace, count=count):
+            if isinstance(found, _Wait):
+                yield found
+            elif isinstance(found, Reload):
                 reload = found.since(reload)
             elif not isinstance(found, Reading):
                 period_s = time.monotonic() - (before.monotonic_s if before else began_s)
@@ -231,12 +241,41 @@ class Follower(Closing):
             return False
 
 
+class FollowedWatch(Iterator[Change]):
+    """The changes of a map that is followed, by `for`, or by `async for` in an event loop.
+
+    One walk of either kind; `close` ends it, the follower stays. `async for` starts no thread: only
+    reading takes the loop's time, and for the moment of a migration waiting for its end.
+    """
+
+    def __init__(self, live: Follower, pace: Pace, steps: Iterator[Change | _Wait]) -> None:
+        self._live, self._pace, self._steps = live, pace, steps
+        self._now = _waiting(live, pace, steps)
+
+    def __next__(self) -> Change:
+        return next(self._now)
+
+    def __aiter__(self) -> AsyncIterator[Change]:
+        return _waiting_in_a_loop(self._live, self._pace, self._steps)
+
+    def close(self) -> None:
+        """End the walk."""
+        for generator in (self._now, self._steps):
+            generator.close()  # type: ignore[attr-defined]  # both are generators
+
+
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[T]):
     """What was read of a name; *is_first* if nothing that was read before goes on in it."""
 
     value: T
     is_first: bool
+
+
+class _Wait(Enum):
+    """What a walk yields where its caller has to wait for the end of the interval."""
+
+    NOW = "wait"
 
 
 def readings(
@@ -247,10 +286,38 @@ def readings(
     What is noticed meanwhile comes between: a reload; at the end of an interval that the name is
     gone, or that its map has been migrated for long.
     """
+    return _waiting(live, pace, _readings(live, once, pace=pace, count=count))
+
+
+def _waiting(live: Follower, pace: Pace, steps: Iterator[T | _Wait]) -> Iterator[T]:
+    """Yield what *steps* does, and wait in this thread where it says so."""
+    for step in steps:
+        if isinstance(step, _Wait):
+            live.wait(pace.deadline_s)
+        else:
+            yield step
+
+
+async def _waiting_in_a_loop(
+    live: Follower, pace: Pace, steps: Iterator[T | _Wait]
+) -> AsyncIterator[T]:
+    """Do what `_waiting` does without keeping the event loop."""
+    for step in steps:
+        if isinstance(step, _Wait):
+            await live._wait_in_a_loop(pace.deadline_s)
+        else:
+            yield step
+
+
+def _readings(
+    live: Follower, once: Callable[[Map], T], *, pace: Pace, count: int | None
+) -> Iterator[Reading[T] | Reload | Gone | Migrating | _Wait]:
     is_first = True
-    for beat in itertools.chain([live.refresh()], beats(live, pace=pace, count=count)):
+    for beat in itertools.chain([live.refresh()], _beats(live, pace=pace, count=count)):
         if beat:
             yield beat
+        if isinstance(beat, _Wait):
+            continue
         if isinstance(beat, Reload):
             is_first = is_first or beat.is_restart
         if isinstance(beat, Gone) or (beat and not is_first):
@@ -270,15 +337,24 @@ def readings(
 def beats(
     live: Follower, *, pace: Pace, count: int | None = None
 ) -> Iterator[Reload | Gone | None]:
+    """Do what `_beats` does, and wait in between."""
+    return _waiting(live, pace, _beats(live, pace=pace, count=count))
+
+
+def _beats(
+    live: Follower, *, pace: Pace, count: int | None
+) -> Iterator[Reload | Gone | _Wait | None]:
     """Yield None at the end of each interval, `Gone` if the name is gone then; *count* of them.
 
     A reload is yielded when it is noticed. If it brings another map, the interval begins anew,
     when the caller has taken his first reading of it and comes back. Who reads between the pace's
-    `begin` and `end` has longer intervals where reading costs much.
+    `begin` and `end` has longer intervals where reading costs much. At `_Wait` the caller waits for
+    the deadline, or until the name changed.
     """
     number = 0
     while count is None or number < count:
-        is_over = live.wait(pace.deadline_s)
+        yield _Wait.NOW
+        is_over = time.monotonic() >= pace.deadline_s
         reload = live.refresh()
         if reload:
             yield reload

@@ -19,6 +19,7 @@ from bpfpin.objects.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet
+from bpfpin.syscall.refusal import refusal
 
 
 class Identity(NamedTuple):
@@ -59,11 +60,16 @@ class Generation:
 
 
 def identity(path: Path) -> Identity | None:
-    """Return what tells whether a name, and the directory it is in, are still the same."""
+    """Return what tells whether a name, and the directory it is in, are still the same.
+
+    `PermissionDeniedError` where this user may not look.
+    """
     try:
         directory, pin = path.parent.stat(), path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise refusal("stat", error.errno or 0, target=str(path)) from None
     return Identity((directory.st_dev, directory.st_ino), (pin.st_dev, pin.st_ino))
 
 

@@ -36,7 +36,7 @@ def undeploy(
     target: str,
     *,
     netns: str | None = None,
-    pin_root: Path = BPFFS,
+    pin_root: str | Path = BPFFS,
     lock_timeout_s: float = 10.0,
     keep_maps: bool = False,
 ) -> UnloadReport:
@@ -48,6 +48,7 @@ def undeploy(
     says so and nothing is changed. Raises `PinNotFoundError` (nothing is loaded), `UsageError`
     (several sets fit), `UnsafePathError` (not ours) and `LockTimeoutError`.
     """
+    pin_root = Path(pin_root).absolute()
     try:
         name = find_set(target, pin_root=pin_root, netns=netns).name
     except PinNotFoundError:  # nothing but the process that waits beside a trial may be left

@@ -18,7 +18,7 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
-from bpfpin.spec import Hook
+from bpfpin.spec import Hook, choice_of
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import AttachType, ProgramType
 
@@ -36,7 +36,7 @@ PROGRAM_TYPES: dict[Hook, ProgramType] = {
 } | {Hook(f"cgroup-{word}"): kind for kind, words in _BY_TYPE.items() for word in words.split()}
 
 
-def attach_cgroup(program: Program, path: str | Path, hook: Hook) -> Link:
+def attach_cgroup(program: Program, path: str | Path, hook: Hook | str) -> Link:
     """Attach *program* to a cgroup; closing the link detaches it, unless the link is pinned.
 
     *path* is the folder of a cgroup of version 2, absolute or relative to its mount, which is
@@ -45,6 +45,7 @@ def attach_cgroup(program: Program, path: str | Path, hook: Hook) -> Link:
     above it allows no other. `WrongHookError` if its type, or the attach type that it was loaded
     for (`ProgramSpec.expected_attach_type`), is of another hook. BPF_LINK_CREATE (Linux 5.7).
     """
+    hook = choice_of(Hook, hook, what="hook")
     if hook not in PROGRAM_TYPES or hook.attach_type is None:
         raise WrongHookError(f"a cgroup has no hook {hook.value}")
     require_type(program, PROGRAM_TYPES[hook], hook)

@@ -16,7 +16,7 @@ from bpfpin.attach.netlink_tc import Filter, FilterPlace
 from bpfpin.attach.program_type import require_hook, require_type
 from bpfpin.errors import HookBusyError, IdNotFoundError, ProgramChangedError, UsageError
 from bpfpin.objects.program import Program
-from bpfpin.spec import Hook
+from bpfpin.spec import Hook, choice_of
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import ProgramType
@@ -127,7 +127,7 @@ class ClsactFilter(Closing):
 def attach_clsact(
     program: Program,
     interface: str | int,
-    hook: Hook,
+    hook: Hook | str,
     *,
     priority: int | None = None,
     handle: int | None = None,
@@ -140,6 +140,7 @@ def attach_clsact(
     detaches it. `HookBusyError` if the hook runs this
     program already, if the handle is taken, or if the qdisc ingress is there, which has no egress.
     """
+    hook = choice_of(Hook, hook, what="hook")
     require_hook(hook, HOOKS, "classic tc")
     require_type(program, ProgramType.SCHED_CLS, hook)
     wanted = PRIORITY if priority is None else priority

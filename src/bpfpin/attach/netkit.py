@@ -7,13 +7,13 @@ from bpfpin.attach.program_type import require_hook
 from bpfpin.errors import AttachError, PermissionDeniedError
 from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
-from bpfpin.spec import Hook
+from bpfpin.spec import Hook, choice_of
 
 HOOKS = frozenset({Hook.NETKIT_PRIMARY, Hook.NETKIT_PEER})
 
 
 def attach_netkit(
-    program: Program, interface: str | int, hook: Hook, *, order: Order | None = None
+    program: Program, interface: str | int, hook: Hook | str, *, order: Order | None = None
 ) -> Link:
     """Attach a tc program to a netkit device; closing the link detaches it, unless it is pinned.
 
@@ -21,6 +21,7 @@ def attach_netkit(
     everything else is as in `attach_tcx`. `NotSupportedError` if the kernel has no netkit or the
     device is of another kind. BPF_LINK_CREATE (Linux 6.7).
     """
+    hook = choice_of(Hook, hook, what="hook")
     require_hook(hook, HOOKS, "netkit")
     try:
         return attach_in_order(program, interface, hook, order, since="6.7")

@@ -6,13 +6,13 @@ from bpfpin.attach.order import Order, attach_in_order
 from bpfpin.attach.program_type import require_hook
 from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
-from bpfpin.spec import Hook
+from bpfpin.spec import Hook, choice_of
 
 HOOKS = frozenset({Hook.TCX_INGRESS, Hook.TCX_EGRESS})
 
 
 def attach_tcx(
-    program: Program, interface: str | int, hook: Hook, *, order: Order | None = None
+    program: Program, interface: str | int, hook: Hook | str, *, order: Order | None = None
 ) -> Link:
     """Attach a tc program to a device; closing the link detaches it, unless the link is pinned.
 
@@ -22,5 +22,6 @@ def attach_tcx(
     is full, `IdNotFoundError` if what *order* names is not attached there, `NotSupportedError` if
     the kernel has no tcx (`attach_clsact` works there). BPF_LINK_CREATE (Linux 6.6).
     """
+    hook = choice_of(Hook, hook, what="hook")
     require_hook(hook, HOOKS, "tcx")
     return attach_in_order(program, interface, hook, order, since="6.6")

@@ -17,7 +17,7 @@ from bpfpin.errors import (
 from bpfpin.objects.link import Link
 from bpfpin.objects.program import Program
 from bpfpin.objects.walk import links
-from bpfpin.spec import XdpMode
+from bpfpin.spec import XdpMode, choice_of
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpFlag
 
@@ -65,7 +65,9 @@ class XdpHolder:
         return f"held by {by}"
 
 
-def attach_xdp(program: Program, interface: str | int, *, mode: XdpMode = XdpMode.AUTO) -> XdpLink:
+def attach_xdp(
+    program: Program, interface: str | int, *, mode: XdpMode | str = XdpMode.AUTO
+) -> XdpLink:
     """Attach *program* to a device; closing the link detaches it, unless the link is pinned.
 
     *interface* is a name or an ifindex of the current network namespace. AUTO tries native mode,
@@ -73,6 +75,7 @@ def attach_xdp(program: Program, interface: str | int, *, mode: XdpMode = XdpMod
     `HookBusyError` says who holds the device, `NotSupportedError` why a mode is refused. Like
     `ip link set dev DEV xdp…`, by BPF_LINK_CREATE (Linux 5.9).
     """
+    mode = choice_of(XdpMode, mode, what="XDP mode")
     if program.type != ProgramType.XDP:
         kind = getattr(program.type, "name", str(program.type)).lower()
         raise WrongHookError(f"program {program.name!r} is of type {kind}, not xdp")

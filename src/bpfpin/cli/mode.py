@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from bpfpin.apps.load.loading import parse_mode
+from bpfpin.errors import UsageError
+
 
 class Mode(click.ParamType[int]):
     """`0640` or `640`, as a number."""
@@ -16,10 +19,10 @@ class Mode(click.ParamType[int]):
         """Return the number; usage error for anything that is not three or four octal digits."""
         if isinstance(value, int):
             return value
-        text = str(value)
-        if not 3 <= len(text) <= 4 or set(text) - set("01234567"):
-            self.fail(f"{text!r} is no mode; say it as chmod takes it: 0640", param, ctx)
-        return int(text, 8)
+        try:
+            return parse_mode(str(value))
+        except UsageError as error:
+            self.fail(error.message, param, ctx)
 
 
 MODE = Mode()

@@ -13,6 +13,7 @@ from bpfpin.objects import columns, garbage
 from bpfpin.objects.batch import BATCH, HASHES, RawBatch
 from bpfpin.objects.columns import Entries
 from bpfpin.objects.typed_map import TypedMap
+from bpfpin.spec import flag_of
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import UpdateFlag
 
@@ -74,7 +75,7 @@ class BulkMap(TypedMap):
         except KeyNotFoundError:
             return
 
-    def update_batch(self, entries: Entries, *, flag: UpdateFlag = UpdateFlag.ANY) -> int:
+    def update_batch(self, entries: Entries, *, flag: UpdateFlag | str = UpdateFlag.ANY) -> int:
         """Write many entries (BPF_MAP_UPDATE_BATCH, else one by one) and return how many.
 
         *entries* are a mapping or pairs, also from a generator without end: 4,096 are held at a
@@ -82,6 +83,7 @@ class BulkMap(TypedMap):
         entries before it are written, or all of its batch of 4,096 are not. *flag* is that of
         `Map.update`.
         """
+        flag = flag_of(flag)
         if not self._writer.is_batched:
             return sum(self._update_one(key, value, flag) for key, value in columns.pairs(entries))
         written = 0
@@ -97,7 +99,9 @@ class BulkMap(TypedMap):
         self._elements.update(encoded, written, flag, named=key)
         return 1
 
-    def update_arrays(self, keys: Any, values: Any, *, flag: UpdateFlag = UpdateFlag.ANY) -> int:
+    def update_arrays(
+        self, keys: Any, values: Any, *, flag: UpdateFlag | str = UpdateFlag.ANY
+    ) -> int:
         """Write the entries in two arrays, as `to_numpy` gives them, and return how many.
 
         Arrays of numpy, or bytes with all keys and all values back to back: anything with the
@@ -106,6 +110,7 @@ class BulkMap(TypedMap):
         of 8 are copied. `ValueError` if sizes do not fit each other or the map. Not atomic, as
         `update_batch`.
         """
+        flag = flag_of(flag)
         cpus = possible_cpus() if self.is_per_cpu else 1
         data = columns.flat(values, self.value_size, cpus=cpus, copied=self._copied)
         written = columns.flat(keys, self.key_size)

@@ -91,7 +91,7 @@ class KernelObject(Closing):
         try:
             bpf.obj_pin(self.fd, path)
         except (PinError, PermissionDeniedError) as error:
-            raise _explain_pin(error, Path(path)) from None
+            raise _explain_pin(error, Path(fs.shown_path(path))) from None
 
     def close(self) -> None:
         """Let the descriptor go; what holds nobody else's interest ends. Again does nothing."""
@@ -158,7 +158,7 @@ def _explain_open(
     """Say what the kernel meant by EACCES or EPERM: it gives them for four different reasons."""
     if not fs.is_bpffs(fd):
         return _no_bpffs(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - no error for what this user may not see
         return PinKindError(f"{path}: a {kind} was asked for, a directory is there", path=str(path))
     if isinstance(error, PermissionDeniedError):
         error.target = str(path)
@@ -168,18 +168,21 @@ def _explain_open(
 
 
 def _rights(path: Path) -> str:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError:  # a directory on the way is closed to this user
+        return "in a directory that this user may not enter"
     return f"mode {status.st_mode & 0o777:04o} of uid {status.st_uid}, gid {status.st_gid}"
 
 
 def _explain_missing(error: PinNotFoundError, path: Path) -> PinError:
     """Tell a missing pin from a place that is no bpffs at all."""
-    there = next((parent for parent in path.parents if parent.is_dir()), Path("/"))
+    there = next((parent for parent in path.parents if os.path.isdir(parent)), Path("/"))  # noqa: PTH112 - no error for what this user may not see
     return error if fs.is_bpffs(there) else _no_bpffs(path)
 
 
 def _explain_pin(error: PinError | PermissionDeniedError, path: Path) -> Exception:
-    if path.parent.is_dir() and not fs.is_bpffs(path.parent):
+    if os.path.isdir(path.parent) and not fs.is_bpffs(path.parent):  # noqa: PTH112 - as above
         return _no_bpffs(path)
     if "." in path.name and not isinstance(error, PermissionDeniedError):
         return PinNameError(f"{path}: a name in bpffs has no dots", path=str(path))

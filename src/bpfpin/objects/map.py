@@ -14,6 +14,7 @@ from bpfpin.objects.elements import Letters
 from bpfpin.objects.map_views import EntriesView, EntryValuesView
 from bpfpin.objects.mapped_array import MappedArray
 from bpfpin.objects.watch import ENTRIES_MAX, Watch
+from bpfpin.spec import flag_of
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import UpdateFlag
 
@@ -91,7 +92,7 @@ class Map(ElementMap, MutableMapping[Any, Any]):
         key: Any,
         value: Any = ...,
         /,
-        flag: UpdateFlag = UpdateFlag.ANY,
+        flag: UpdateFlag | str = UpdateFlag.ANY,
         *,
         partial: bool = False,
         lock: bool = False,
@@ -109,6 +110,7 @@ class Map(ElementMap, MutableMapping[Any, Any]):
         Before Linux 7.0 (BPF_F_CPU) writing one CPU's value reads and writes those of all: what
         programs on other CPUs count between is lost.
         """
+        flag = flag_of(flag)
         choices = Choices(flag=flag, partial=partial, lock=lock, cpu=cpu, all_cpus=all_cpus)
         if value is not ...:
             self.update_one(key, value, choices)

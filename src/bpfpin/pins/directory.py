@@ -79,7 +79,10 @@ class Directory(Closing):
 
     def names(self) -> list[str]:
         """Return the names in it, sorted."""
-        return sorted(os.listdir(self.fileno()))  # noqa: PTH208 - Path takes no descriptor
+        try:
+            return sorted(os.listdir(self.fileno()))  # noqa: PTH208 - Path takes no descriptor
+        except OSError as error:
+            raise self._refusal("readdir", "", error) from None
 
     def has(self, name: str) -> bool:
         """Whether there is anything called *name*."""
@@ -100,8 +103,11 @@ class Directory(Closing):
 
     def kinds(self) -> dict[str, Kind]:
         """Return what each name in it is, by name."""
-        with os.scandir(self.fileno()) as entries:
-            return dict(sorted((entry.name, _kind(entry)) for entry in entries))
+        try:
+            with os.scandir(self.fileno()) as entries:
+                return dict(sorted((entry.name, _kind(entry)) for entry in entries))
+        except OSError as error:
+            raise self._refusal("readdir", "", error) from None
 
     def make(self, name: str) -> Directory:
         """Make the directory *name*, 0700, and open it; `PinExistsError` if the name is taken."""

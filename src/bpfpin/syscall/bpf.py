@@ -11,6 +11,7 @@ import ctypes
 import os
 
 from bpfpin.errors import IdNotFoundError
+from bpfpin.syscall import fs
 from bpfpin.syscall.attr import (
     BtfLoadAttr,
     IdAttr,
@@ -149,7 +150,7 @@ def obj_pin(fd: int, path: Path, *, flags: int = 0, path_fd: int = 0) -> None:
     """Give an object a name in bpffs (BPF_OBJ_PIN); never follows a symbolic link."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     attribute = ObjAttr(ctypes.addressof(name), fd, flags, path_fd)
-    bpf(Cmd.OBJ_PIN, attribute, target=os.fsdecode(path))
+    bpf(Cmd.OBJ_PIN, attribute, target=fs.shown_path(path))
 
 
 def obj_get(path: Path, *, flags: int = 0, path_fd: int = 0) -> int:
@@ -159,7 +160,7 @@ def obj_get(path: Path, *, flags: int = 0, path_fd: int = 0) -> int:
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     attribute = ObjAttr(ctypes.addressof(name), 0, flags, path_fd)
-    return bpf(Cmd.OBJ_GET, attribute, target=os.fsdecode(path))
+    return bpf(Cmd.OBJ_GET, attribute, target=fs.shown_path(path))
 
 
 def obj_get_info_by_fd(fd: int, info: ctypes.Structure) -> int:

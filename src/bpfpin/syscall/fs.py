@@ -19,6 +19,7 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 INIT_MOUNTINFO = Path("/proc/1/mountinfo")
 LOCKS = Path("/proc/locks")
 OPENAT2 = ctypes.c_long(437)
+_OPEN = "/proc/self/fd/"
 STATFS_SIZE = 256  # struct statfs takes 120 bytes; its first word is f_type
 
 
@@ -95,6 +96,19 @@ def renameat2(
     names = (old_dir_fd, os.fsencode(old), new_dir_fd, os.fsencode(new))
     answer = uninterrupted(lambda: int(LIBC.renameat2(*names, ctypes.c_uint(flags))))
     checked("renameat2", answer, target=f"{old} -> {new}")
+
+
+def shown_path(path: str | bytes | os.PathLike[str]) -> str:
+    """Return a path for people: `/proc/self/fd/N/NAME` by the name of the directory that N is."""
+    text = os.fsdecode(path)
+    head, _, name = text.removeprefix(_OPEN).partition("/")
+    if not text.startswith(_OPEN) or not head.isdecimal():
+        return text
+    try:
+        place = os.readlink(f"{_OPEN}{head}")  # noqa: PTH115
+    except OSError:
+        return text
+    return f"{place}/{name}" if name else place
 
 
 def is_bpffs(place: str | Path | int) -> bool:

@@ -41,6 +41,10 @@ class Inotify(Closing):
         """Listen to nothing any more."""
         self._descriptor.close()
 
+    def duplicate(self) -> Descriptor:
+        """Return a descriptor that is readable when something happened."""
+        return self._descriptor.duplicate()
+
     def add(self, directory: Path, events: Event = NAMES) -> None:
         """Listen to the directory that is at this path now; again does nothing."""
         fd, mask = self._descriptor.fileno(), ctypes.c_uint32(events)

@@ -19,7 +19,7 @@ from bpfpin.pins.manifest import Access, Place
 from bpfpin.pins.migration.wishes import Migration
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import ALL
-from bpfpin.spec import Hook, ObjectSpec, XdpMode
+from bpfpin.spec import Hook, ObjectSpec, XdpMode, choice_of
 from bpfpin.syscall.fd import Closing
 
 READABLE_BY_GROUP = 0o640
@@ -46,39 +46,71 @@ class LoadOptions(TypedDict, total=False):
     *migrate* lets the contents of maps whose definition changed go over to new ones, exactly and
     while packets keep coming: `True`, or a `Migration` that says what becomes of members.
 
-    *group* and *chmod* (a mode such as 0o640) let others open the maps, from now on. *dry_run* has
-    the programs verified and changes nothing; *max_map_memory* is in bytes (a quarter of the
-    memory). *kernel_btf* is a file with the types that CO-RE takes for the kernel's.
+    *group* and *chmod* (a mode such as 0o640 or "0640") let others open the maps, from now on.
+    *dry_run* has the programs verified and changes nothing; *max_map_memory* is in bytes (a quarter
+    of the memory). *kernel_btf* is a file with the types that CO-RE takes for the kernel's.
+
+    Choices may be typed as after the options of the command: `mode="native"`, `hook="tcx-egress"`,
+    `order="first"`; a path may be a text, and one name stand for a list of one. What is none of the
+    choices is `UsageError`, a `ValueError` that lists them.
 
     *confirm_s* takes the load back by itself after so many seconds, unless `bpfpin confirm` came.
     *guard* refuses, without it, a program that would cut the user's own way in; the command asks
     for that.
     """
 
-    programs: Sequence[str]
-    hook: Hook | None
+    programs: str | Sequence[str]
+    hook: Hook | str | None
     program_type: str | None
-    mode: XdpMode
-    order: Order | None
+    mode: XdpMode | str
+    order: Order | str | None
     name: str | None
     netns: str | None
-    pin_root: Path
+    pin_root: str | Path
     private_mount: bool
     lock_timeout_s: float
     maps: Mapping[str, Given]
     pinning: Mapping[str, str]
-    fresh: Collection[str]
+    fresh: str | Collection[str]
     variables: Mapping[str, Any]
     migrate: bool | Migration
     replace: bool
     take_over: bool
     group: str | int | None
-    chmod: int | None
+    chmod: int | str | None
     dry_run: bool
     confirm_s: int | None
     guard: bool
     max_map_memory: int | None
     kernel_btf: str | Path | None
+
+
+def taken(options: LoadOptions) -> Mapping[str, Any]:
+    """Return the options with enumerations, numbers and paths for what was given as text."""
+    found: dict[str, Any] = {**options}
+    if "mode" in found:
+        found["mode"] = choice_of(XdpMode, found["mode"], what="XDP mode")
+    if found.get("hook") is not None:
+        found["hook"] = choice_of(Hook, found["hook"], what="hook")
+    if isinstance(order := found.get("order"), str):
+        found["order"] = parse_order(order)
+    if isinstance(mode := found.get("chmod"), str):
+        found["chmod"] = parse_mode(mode)
+    if "pin_root" in found:
+        found["pin_root"] = Path(found["pin_root"]).absolute()
+    if isinstance(programs := found.get("programs"), str):
+        found["programs"] = (programs,)
+    if isinstance(fresh := found.get("fresh"), str):
+        found["fresh"] = (fresh,)
+    return found
+
+
+def parse_mode(text: str) -> int:
+    """Return a mode as `chmod` takes it, `0640` or `640`; `UsageError` for any other text."""
+    digits = text.removeprefix("0o")
+    if not 3 <= len(digits) <= 4 or set(digits) - set("01234567"):
+        raise UsageError(f"{text!r} is no mode; say it as chmod takes it: 0640")
+    return int(digits, 8)
 
 
 @dataclass(frozen=True)
@@ -196,7 +228,10 @@ def access_of(group: str | int | None, mode: int | None) -> Access | None:
     if group is None and mode is None:
         return None
     if mode is not None and mode & ~0o666:
-        raise UsageError(f"--chmod {mode:o}: a map is read and written, nothing else (0640)")
+        raise UsageError(
+            f"--chmod {mode:04o}: a map is read and written, nothing else (0640)",
+            hint="in Python: 0o640, or '0640'",
+        )
     default = 0o600 if group is None else READABLE_BY_GROUP
     return Access(_gid(group), default if mode is None else mode | 0o600)
 

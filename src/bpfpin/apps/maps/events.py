@@ -5,23 +5,27 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bpfpin.apps.maps.naming import open_map, type_name
 from bpfpin.codecs.formats import AUTO
-from bpfpin.errors import BpfError, UsageError
+from bpfpin.errors import BpfError, BusyError, UsageError
 from bpfpin.objects.events import types as event_types
 from bpfpin.objects.events.perf_buffer import PerfBuffer
 from bpfpin.objects.events.perf_ring import Lost
 from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.events.source import EventSource
+from bpfpin.objects.map import Map
 from bpfpin.uapi import MapType
 
 KINDS: dict[MapType | int, type[EventSource]] = {
     MapType.RINGBUF: RingBuffer,
     MapType.PERF_EVENT_ARRAY: PerfBuffer,
 }
+LOOK_AGAIN_S = 1.0  # at the name that the map was opened by
 AT_ONCE = 64  # so that an end by Ctrl-C takes few events with it
 
 
@@ -73,20 +77,44 @@ def candidates(source: EventSource) -> list[str]:
 
 
 def events(
-    source: EventSource, *, count: int | None = None, timeout_s: float | None = None
+    source: EventSource,
+    *,
+    count: int | None = None,
+    timeout_s: float | None = None,
+    path: str | Path | None = None,
 ) -> Iterator[Told]:
     """Yield the events of *source* as they come, `Lost` among them.
 
-    Ends after *count* events and after *timeout_s* seconds, whatever is first; else never.
+    Ends after *count* events and after *timeout_s* seconds, whatever is first; else never. Where
+    *path* is given, the pin that *source* was opened by, `BusyError` says that a reload put another
+    map there, once there are no events left in this one: nobody sends to it any more.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while count is None or count > 0:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        found = source.poll(left, limit=AT_ONCE if count is None else min(count, AT_ONCE))
+        left = LOOK_AGAIN_S if deadline is None else max(0.0, deadline - time.monotonic())
+        is_over = deadline is not None and left <= LOOK_AGAIN_S
+        replaced = "" if path is None else _replaced(Path(path), source.id)
+        limit = AT_ONCE if count is None else min(count, AT_ONCE)
+        found = source.poll(0.0 if replaced else min(left, LOOK_AGAIN_S), limit=limit)
         if not found:
-            return
+            if replaced:
+                raise BusyError(
+                    f"{path}: {replaced}; its events go there now",
+                    hint=f"read that one: bpfpin map events {path}",
+                )
+            if is_over:
+                return
+            continue
         now = time.time()
         for one in found:
             yield Told(now, one)
         if count is not None:
             count -= sum(not isinstance(one, Lost) for one in found)
+
+
+def _replaced(path: Path, map_id: int) -> str:
+    """Say which other map is pinned at *path* now, "" if it is the same, or none for us to see."""
+    with suppress(BpfError, OSError), Map.from_pin(path, read_only=True) as held:
+        if held.id != map_id:
+            return f"a reload put map id {held.id} in the place of id {map_id}"
+    return ""

@@ -49,8 +49,9 @@ def command(
     with open_events(map_, event_type=type_, form=form) as source:
         if not (type_ or form):
             _say_candidates(out, candidates(source))
+        path = map_ if map_.startswith("/") else None
         with contextlib.suppress(KeyboardInterrupt):
-            _write(out, events(source, count=count, timeout_s=timeout))
+            _write(out, events(source, count=count, timeout_s=timeout, path=path))
 
 
 def _say_candidates(out: Output, structures: list[str]) -> None:

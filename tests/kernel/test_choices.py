@@ -1,0 +1,199 @@
+"""Choices and paths given as texts, in every public function that takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bpfpin
+from bpfpin import (
+    Hook,
+    KeyExistsError,
+    KeyNotFoundError,
+    Map,
+    MapSpec,
+    MapType,
+    Program,
+    UpdateFlag,
+    UsageError,
+    XdpMode,
+    attach_cgroup,
+    attach_clsact,
+    attach_netkit,
+    attach_tcx,
+    attach_xdp,
+    deploy,
+    undeploy,
+)
+from bpfpin.apps.load.loading import LoadOptions, taken
+from bpfpin.apps.sources import read_source
+from bpfpin.attach.order import Order
+from bpfpin.errors import PermissionDeniedError, PinNotFoundError
+from bpfpin.pins.directory import Directory
+from support.lab import TestLab
+from support.nobody import let_everybody_enter, nobody
+
+PASS = "builtin:xdp_pass"
+
+
+@pytest.fixture
+def program() -> Iterator[Program]:
+    with bpfpin.load(read_source(PASS)) as loaded:
+        yield next(iter(loaded.programs.values()))
+
+
+def test_options_of_deploy_are_taken_as_they_are_typed(tmp_path: Path) -> None:
+    found = taken(
+        LoadOptions(
+            mode="Native",
+            hook="TCX_EGRESS",
+            chmod="0640",
+            order="first",
+            pin_root=str(tmp_path),
+            programs="one",
+            fresh="all",
+        )
+    )
+
+    assert found["mode"] is XdpMode.NATIVE
+    assert found["hook"] is Hook.TCX_EGRESS
+    assert found["chmod"] == 0o640
+    assert found["order"] == Order.first()
+    assert found["pin_root"] == tmp_path
+    assert (found["programs"], found["fresh"]) == (("one",), ("all",))
+    already = LoadOptions(mode=XdpMode.GENERIC, hook=None, chmod=0o600)
+    assert taken(already) == already
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("mode", "nativ", ("'nativ'", "auto, native, generic, offload")),
+        ("mode", 1, ("there is no XDP mode 1", "native")),
+        ("hook", "tc-in", ("xdp, tcx-ingress",)),
+        ("hook", "", ("xdp, tcx-ingress",)),
+        ("chmod", "999", ("0640",)),
+        ("chmod", "rw", ("0640",)),
+        ("chmod", 640, ("1200", "read and written")),
+        ("order", "third", ("first, last, before:ID, after:ID",)),
+    ],
+)
+def test_a_wrong_choice_is_a_value_error_with_the_choices(
+    bpffs: Path, option: str, value: object, words: tuple[str, ...]
+) -> None:
+    options: dict[str, Any] = {option: value}
+    with pytest.raises(UsageError) as refused:
+        deploy(PASS, device="lo", pin_root=bpffs, **options)
+
+    assert isinstance(refused.value, ValueError)
+    assert [word for word in words if word not in str(refused.value)] == []
+
+
+def test_near_choices_are_hinted() -> None:
+    with pytest.raises(UsageError) as refused:
+        taken(LoadOptions(hook="tcx-ingres"))
+
+    assert refused.value.hint.startswith("near it: tcx-ingress")
+
+
+Attach = Callable[[Program, str], object]
+WRONG: list[Attach] = [
+    lambda program, word: attach_xdp(program, "lo", mode=word),
+    lambda program, word: attach_tcx(program, "lo", word),
+    lambda program, word: attach_clsact(program, "lo", word),
+    lambda program, word: attach_netkit(program, "lo", word),
+    lambda program, word: attach_cgroup(program, "/", word),
+]
+
+
+@pytest.mark.parametrize("attach", WRONG)
+def test_attaching_takes_words_and_lists_them(attach: Attach, program: Program) -> None:
+    with pytest.raises(ValueError, match=r"there is no (XDP mode|hook) 'ingres'; there are: "):
+        attach(program, "ingres")
+
+
+def test_xdp_is_attached_in_a_mode_by_its_word(lab: TestLab, program: Program) -> None:
+    with attach_xdp(program, lab.device, mode="generic") as link:
+        assert link.mode is XdpMode.GENERIC
+
+
+def test_flags_and_types_of_maps_are_words_too() -> None:
+    spec = MapSpec("flows", "hash", 4, 4, 4)  # type: ignore[arg-type]
+    assert spec.type is MapType.HASH
+    assert spec.with_changes(type="percpu-hash").type is MapType.PERCPU_HASH
+    with pytest.raises(ValueError, match="there is no type of map 'hsh'"):
+        MapSpec("flows", "hsh", 4, 4, 4)  # type: ignore[arg-type]
+    with Map.create(spec) as flows:
+        key = bytes(4)
+        flows.update(key, key, "noexist")
+        with pytest.raises(KeyExistsError):
+            flows.update(key, key, flag="noexist")
+        with pytest.raises(KeyNotFoundError):
+            flows.update_batch({b"\1" * 4: key}, flag="exist")
+        assert flows.update_batch({b"\1" * 4: key}, flag=UpdateFlag.NOEXIST) == 1
+        with pytest.raises(ValueError, match="there is no flag 'never'; there are: any, noexist"):
+            flows.update(key, key, "never")
+
+
+def test_a_deployment_shows_itself_and_takes_itself_away(lab: TestLab, bpffs: Path) -> None:
+    deployment = deploy(
+        "builtin:xdp_stats", device=lab.device, pin_root=str(bpffs), mode="generic", chmod="0600"
+    )
+    assert repr(deployment).startswith(f"<Deployment {lab.device}: loaded, generation 1; ")
+    assert f"at xdp of {lab.device}; maps " in repr(deployment)
+    (name,) = deployment.programs
+    assert deployment.programs[name].id == deployment.report.programs[0].id
+    assert name in repr(deployment.programs)
+    assert set(deployment.maps) == {held.name for held in deployment.report.maps}
+    report = deployment.undeploy()
+
+    assert report.set == deployment.name == lab.device
+    assert not (bpffs / lab.device).exists()
+    with pytest.raises(PinNotFoundError):
+        deployment.undeploy()
+    deployment.close()
+
+
+def test_a_planned_deployment_has_nothing_to_take_away(lab: TestLab, bpffs: Path) -> None:
+    with deploy(PASS, device=lab.device, pin_root=bpffs, dry_run=True) as planned:
+        assert list(planned.programs) == []
+        assert "planned" in repr(planned)
+        with pytest.raises(UsageError, match="planned, not loaded"):
+            planned.undeploy()
+
+
+def test_undeploy_takes_a_path_as_text(lab: TestLab, bpffs: Path) -> None:
+    deploy(PASS, device=lab.device, pin_root=bpffs).close()
+
+    assert undeploy(lab.device, pin_root=str(bpffs)).set == lab.device
+
+
+def test_what_is_closed_to_a_user_is_told_with_its_path(bpffs: Path) -> None:
+    """And never by the number of a descriptor."""
+    let_everybody_enter(bpffs)
+    closed = bpffs / "closed"
+    closed.mkdir(0o700)
+    with Map.create(MapSpec("flows", MapType.ARRAY, 4, 4, 1)) as flows:
+        flows.pin(closed / "flows")
+        flows.pin(bpffs / "flows")
+        (bpffs / "flows").chmod(0o600)
+        with Directory.open(closed) as directory, nobody():
+            with pytest.raises(PermissionDeniedError) as refused:
+                flows.pin(directory.pin_path("more"))
+            assert str(closed / "more") in str(refused.value)
+        for read in (
+            lambda: Map.from_pin(bpffs / "flows"),
+            lambda: Map.from_pin(closed / "flows"),
+            lambda: bpfpin.follow(closed / "flows"),
+            lambda: bpfpin.follow(bpffs / "flows"),
+            lambda: Directory.open(closed),
+            lambda: flows.pin(closed / "again"),
+        ):
+            with nobody(), pytest.raises(bpfpin.BpfError) as denied:
+                read()
+            assert isinstance(denied.value, PermissionError)
+            assert str(bpffs) in str(denied.value)
+            assert "/proc/" not in str(denied.value)
