@@ -73,7 +73,7 @@ def foreign_lock_directory(root: Directory) -> UnsafePathError | None:
     text = f"{path} is {what}; bpfpin keeps the lock of {root.path} under that name"
     hint = remove
     if root.status.st_mode & OTHERS_WRITE:
-        hint += f"; so that nobody else takes names there: chmod 0755 {root.path}"
+        hint += f" && chmod 0755 {root.path}  # so that nobody else takes names there"
     return UnsafePathError(text, path=str(path), hint=hint)
 
 
