@@ -145,5 +145,5 @@ def test_a_failure_in_the_middle_takes_the_lab_down(tmp_path: Path) -> None:
     result = run_cli("demo", "--pin-root", tmp_path, "-o", "json")
 
     assert result.exit_code == 4
-    assert "mount -t bpf bpf" in result.json["error"]["message"]
+    assert "one is mounted at /sys/fs/bpf" in result.json["error"]["message"]
     assert what_is_there() == before

@@ -190,5 +190,5 @@ def _explain_pin(error: PinError | PermissionDeniedError, path: Path) -> Excepti
 
 
 def _no_bpffs(path: Path) -> NotBpffsError:
-    hint = "sudo mount -t bpf bpf /sys/fs/bpf"
-    return NotBpffsError(f"{path} does not lie in a bpffs", path=os.fspath(path), hint=hint)
+    message = f"{path} does not lie in a bpffs"
+    return NotBpffsError(message, path=os.fspath(path), hint=fs.bpffs_hint())

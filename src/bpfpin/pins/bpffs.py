@@ -134,7 +134,7 @@ def _hiding_namespace(mounts: list[Mount]) -> str | None:
 
 
 def _not_bpffs(root: Path, state: RootState) -> NotBpffsError:
-    mount_line = f"mount -t bpf bpf {root}"
+    mount_line = f"mount -t bpf bpf {BPFFS}"
     if state is RootState.HIDDEN:
         name = _hiding_namespace(fs.mounts()) or "NAME"
         return NotBpffsError(
@@ -146,11 +146,18 @@ def _not_bpffs(root: Path, state: RootState) -> NotBpffsError:
         return NotBpffsError(
             f"there is no pin root {root}",
             path=str(root),
-            hint=f"make the directory in a bpffs (mkdir {root}), or: {mount_line}",
+            hint=f"mkdir {root}" if _is_in_bpffs(root.parent) else fs.bpffs_hint(),
         )
     there = _mount_of(root, fs.mounts())
     return NotBpffsError(
         f"{root} is no bpffs: it is on a {there.fs_type} ({there.source} at {there.mount_point})",
         path=str(root),
-        hint=mount_line,
+        hint=mount_line if root == BPFFS else fs.bpffs_hint(),
     )
+
+
+def _is_in_bpffs(place: Path) -> bool:
+    try:
+        return fs.is_bpffs(place)
+    except PinNotFoundError:
+        return False

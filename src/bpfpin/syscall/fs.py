@@ -13,6 +13,7 @@ from pathlib import Path
 from bpfpin.syscall.libc import LIBC, checked, uninterrupted
 
 AT_FDCWD = -100
+BPFFS = "/sys/fs/bpf"  # the directory that the kernel makes for it
 BPFFS_MAGIC = 0xCAFE4A11
 CGROUP_MAGIC, CGROUP2_MAGIC = 0x27E0EB, 0x63677270  # linux/magic.h
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -114,6 +115,16 @@ def shown_path(path: str | bytes | os.PathLike[str]) -> str:
 def is_bpffs(place: str | Path | int) -> bool:
     """Whether a path or descriptor lies in a bpffs (statfs(2)); `PinNotFoundError` if nowhere."""
     return magic(place) == BPFFS_MAGIC
+
+
+def bpffs_hint() -> str:
+    """Return where a bpffs is, or how to mount one, for somebody who named a place in none."""
+    try:
+        if is_bpffs(BPFFS):
+            return f"name a place in a bpffs: one is mounted at {BPFFS}"
+    except OSError:
+        pass
+    return f"mount -t bpf bpf {BPFFS}"
 
 
 def magic(place: str | Path | int) -> int:

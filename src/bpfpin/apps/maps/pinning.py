@@ -139,8 +139,8 @@ def _directory(place: Path) -> Directory:
     if fs.is_bpffs(directory.fileno()):
         return directory
     directory.close()
-    hint = "sudo mount -t bpf bpf /sys/fs/bpf"
-    raise NotBpffsError(f"{place} does not lie in a bpffs", path=str(place), hint=hint)
+    message = f"{place} does not lie in a bpffs"
+    raise NotBpffsError(message, path=str(place), hint=fs.bpffs_hint())
 
 
 def _taken(place: Path) -> PinExistsError:
