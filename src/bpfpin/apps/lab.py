@@ -226,7 +226,7 @@ def _check_free(link: Netlink, name: str) -> None:
     for device in link.devices():
         if device.name == name:
             what = "a lab" if device.alias == ALIAS else f"a device ({device.kind or 'hardware'})"
-            down = f"Run bpfpin lab down {name}, or choose another name"
+            down = f"bpfpin lab down {name}" if device.alias == ALIAS else "choose another name"
             raise BusyError(f"there is {what} {name!r} already", holder=what, hint=down)
     if name in netns.names():
         is_ours = _is_lab_namespace(name)
