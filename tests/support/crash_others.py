@@ -83,16 +83,19 @@ class TakenOverLab(CrashLab):
         return [*super().load(generation), "--take-over"]
 
     def run_theirs(self) -> None:
-        """Let their link run their program again: an unload leaves ours in it."""
-        with xdp_program("theirs") as theirs, Link.from_pin(self.root / THEIRS) as link:
-            link.update(theirs)
-            self._theirs_id = theirs.id
+        """Give the device back: an unload leaves their link without a program, or with ours."""
+        (self.root / THEIRS).unlink(missing_ok=True)
+        wait_until(functools.partial(_is_free, self.lab.device))
+        with xdp_program("theirs") as theirs, attach_xdp(theirs, self.lab.device) as link:
+            link.pin(self.root / THEIRS)
+            self._link_id, self._theirs_id = link.id, theirs.id
 
     def clear(self) -> None:
-        """Unload what is there, and give the device back."""
+        """Unload what is there, remove what cannot be unloaded, and give the device back."""
         run_here(self.unload())
+        for path in sorted(self._paths(), reverse=True):
+            path.unlink() if path.is_symlink() or not path.is_dir() else path.rmdir()
         self.run_theirs()
-        super().clear()
 
     def attached(self) -> tuple[int, str] | None:
         """Return our program; somebody's is none, but it has to be there then."""
