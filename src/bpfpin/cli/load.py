@@ -167,7 +167,7 @@ def command(
         deployments = deploy_all(source, devices=devices, cgroups=cgroups, **options)
     reports = [deployment.report for deployment in deployments]
     for report in reports:
-        _say(context, report)
+        _say(context, report, names_set=len(reports) > 1)
     if context.out.is_json:
         context.out.document(_document(reports))
 
@@ -190,9 +190,11 @@ def _document(reports: list[LoadReport]) -> dict[str, object]:
     return {"result": result, "sets": [report.to_json() for report in reports]}
 
 
-def _say(context: Context, report: LoadReport) -> None:
+def _say(context: Context, report: LoadReport, *, names_set: bool = False) -> None:
+    """Tell of one set; *names_set* says of each note which set it is about."""
+    about = f"{report.set}: " if names_set else ""
     for note in _notes(report):
-        context.out.say(f"note: {note}")
+        context.out.say(f"note: {about}{note}")
     attached = [program for program in report.programs if program.hook]
     before = {(hook.hook, hook.program): hook.before for hook in report.hooks}
     following = "" if report.is_planned else f"; see: bpfpin {_next_verb(report)} {report.set}"

@@ -71,6 +71,13 @@ def test_notes_and_maps_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-2:] == PLAN
 
 
+def test_a_note_about_one_of_several_sets_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    load._say(Context(Output()), report(note="generic mode, for…"), names_set=True)
+    lines = capsys.readouterr().err.splitlines()
+
+    assert lines[:2] == ["note: lab0: from the object", "note: lab0: generic mode, for…"]
+
+
 def test_a_plan_is_told_in_full_and_what_was_done_only_if_asked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
