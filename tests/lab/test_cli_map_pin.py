@@ -156,6 +156,28 @@ def test_a_pin_set_is_left_to_load_and_unload(bpffs: Path, flows: Map) -> None:
         here.ok("unload", device)
 
 
+def test_what_a_trial_keeps_is_left_to_it(bpffs: Path, flows: Map) -> None:
+    with veth() as device:
+        here = Here(bpffs, device)
+        here.load("builtin:xdp_stats")
+        here.load("builtin:xdp_pass", "--replace", "--confirm", 600)
+        before = here.set / "confirm~" / "before"
+        kept = bpffs / "bpfpin~" / "confirm~7"
+        kept.mkdir()
+        flows.pin(kept / "map")
+
+        error = refused(7, "unpin", before / "xdp_stats_map")
+        also = refused(7, "unpin", kept / "map")
+        assert f"is in the pin set {here.set}, " in error["message"]
+        assert f"bpfpin unload {device}" in error["hint"]
+        assert "a change is on trial" in also["message"]
+        assert set_around(before / "programs~" / "xdp_stats") == here.set
+        here.ok("confirm", device)
+        here.ok("clean")
+        assert not kept.exists()
+        here.ok("unload", device)
+
+
 def test_bpftool_sees_the_pin(bpffs: Path, flows: Map) -> None:
     need("bpftool")
     ok("pin", f"id:{flows.id}", bpffs / "flows")

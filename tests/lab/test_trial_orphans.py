@@ -131,6 +131,17 @@ def test_a_stage_of_a_load_on_trial_is_ours(here: Here) -> None:
     assert set(tree(here.root)) == THE_KERNELS
 
 
+def test_a_trial_that_never_began_is_told_and_cannot_be_confirmed(here: Here) -> None:
+    killed_at(*MOMENTS["before the trial begins"], load_on_trial(here), waiting_below=here.root)
+    told = {problem["kind"]: problem for problem in here.ok("status")["problems"]}
+    refused = here.run("confirm")
+
+    assert "was not completed by the command" in told["on-trial"]["text"]
+    assert told["on-trial"]["fix"] == "bpfpin clean"
+    assert (refused.exit_code, running(here)) == (7, 0)
+    assert set(tree(here.root)) == THE_KERNELS
+
+
 def confirm_killed(here: Here, *, is_reload: bool = False, is_frozen: bool = True) -> None:
     """Confirm a load and be killed right before the process that waits is ended."""
     if is_reload:

@@ -13,11 +13,15 @@ import pytest
 
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.trial import (
+    BEGUN,
     CONFIRM,
+    MAP,
     RECORD,
     EntryChange,
     Trial,
+    begin_trial,
     copy_generation,
+    end_record,
     end_trial,
     make_room,
     now_ms,
@@ -94,6 +98,41 @@ def test_a_damaged_record_counts_for_nothing(parent: Directory, text: str) -> No
     write(parent, text)
 
     assert read_trial(parent) is None
+
+
+def test_a_trial_begins_with_the_time_that_there_is_to_confirm_it(parent: Directory) -> None:
+    write(parent, trial(seconds=30, deadline_ms=now_ms() + 60_000).to_text())
+    before = read_trial(parent)
+    begin_trial(parent, 30)
+    after = read_trial(parent)
+
+    assert before is not None
+    assert after is not None
+    assert (before.is_begun, after.is_begun) == (False, True)
+    assert 29 < after.left_s <= 30 < before.left_s
+
+
+@pytest.mark.parametrize("text", ["", "soon", str(now_ms() + 10**9), "[1]"])
+def test_a_trial_whose_beginning_is_damaged_counts_for_nothing(
+    parent: Directory, text: str
+) -> None:
+    write(parent, trial().to_text())
+    if text:
+        (parent.path / CONFIRM / BEGUN).symlink_to(text)
+    else:
+        (parent.path / CONFIRM / BEGUN).mkdir()
+
+    assert read_trial(parent) is None
+
+
+def test_a_record_that_ends_keeps_what_going_back_takes(parent: Directory) -> None:
+    write(parent, trial().to_text())
+    (parent.path / CONFIRM / MAP).touch()
+    end_record(parent)
+    end_record(parent)
+
+    assert read_trial(parent) is None
+    assert os.listdir(parent.path / CONFIRM) == [MAP]  # noqa: PTH208
 
 
 def _symlink(path: Path) -> None:

@@ -101,9 +101,13 @@ def unpin_map(path: str | Path, *, pin_root: Path, is_forced: bool = False) -> U
 
 
 def set_around(path: Path) -> Path | None:
-    """Return the directory of the pin set of ours that *path* is in, None if it is in none."""
-    for parent in path.parents:
-        if parent.name == names.PROGRAMS or parent.name.endswith(names.STAGE_SUFFIX):
+    """Return the directory of the pin set of ours that *path* is in, None if it is in none.
+
+    The directory of the lock, where trials of other maps are kept, counts as one.
+    """
+    # From the outside: what a trial keeps of a generation has a manifest as well.
+    for parent in reversed(path.parents):
+        if parent.name == names.LOCK_DIRECTORY or parent.name.endswith(names.STAGE_SUFFIX):
             return parent
         try:
             with Directory.open(parent) as directory:
@@ -111,11 +115,18 @@ def set_around(path: Path) -> Path | None:
         except BpfError:
             continue
         return parent
-    return None
+    ours = names.PARTS | names.MARKS
+    return next((parent for parent in path.parents if parent.name in ours), None)
 
 
 def _require_outside(place: Path) -> None:
     found = set_around(place)
+    if found is not None and found.name == names.LOCK_DIRECTORY:
+        raise UnsafePathError(
+            f"{place} is kept for bpfpin itself, while a change is on trial",
+            path=str(place),
+            hint="to keep the change: bpfpin confirm; what is over goes with: bpfpin clean",
+        )
     if found is not None:
         raise UnsafePathError(
             f"{place} is in the pin set {found}, which only load and unload change",

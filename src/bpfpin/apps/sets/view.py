@@ -13,7 +13,7 @@ from bpfpin.apps.sets.pin_access import open_pins
 from bpfpin.apps.sets.place import DeviceState, device_state, load_line, name_of
 from bpfpin.apps.sets.reports import Problem, ProblemKind, SetReport
 from bpfpin.apps.sets.stages import LeftStage
-from bpfpin.apps.trial.trials import describe_trial, trial_of
+from bpfpin.apps.trial.trials import describe_trial, is_overdue, trial_of
 from bpfpin.errors import BpfError, PermissionDeniedError, PinError, PinKindError
 from bpfpin.objects.info import ProgramInfo
 from bpfpin.objects.link import Link
@@ -105,7 +105,8 @@ class SetView:
         trial = trial_of(self._found)
         if trial is not None:
             reason = describe_trial(trial, self._shown)
-            self._tell(ProblemKind.ON_TRIAL, "bpfpin confirm {set}", reason=reason)
+            fix = "bpfpin clean" if is_overdue(trial) else "bpfpin confirm {set}"
+            self._tell(ProblemKind.ON_TRIAL, fix, reason=reason)
         device = device_state(manifest.place)
         if is_without_device(device, hooks):
             self._state = SetState.DEFUNCT
