@@ -370,8 +370,9 @@ class Trials:
             allowed = {self._scenario.old}
         assert found in allowed, f"{found.value} is there"
         row.old += found is self._scenario.old
-        row.new += found is self._scenario.new is not self._scenario.old
-        row.unloaded += found not in (self._scenario.old, self._scenario.new)
+        new = {self._scenario.new, self._scenario.retried} - {self._scenario.old}
+        row.new += found in new
+        row.unloaded += found not in new and found is not self._scenario.old
         if self._scenario.keeps_running and found is not NOTHING:
             now = self._identity()
             assert now == kept, f"ids {kept} became {now}"
