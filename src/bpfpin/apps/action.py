@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bpfpin.apps.action_map import KEY, Subject, devices_of, find_subject
+from bpfpin.apps.action_map import KEY, Subject, find_subject, own_devices
 from bpfpin.apps.action_report import ActionReport, ActionResult, report, words_of
-from bpfpin.apps.danger import require_way_back
+from bpfpin.apps.map_guard import require_way_back
 from bpfpin.apps.recovery import recovered
-from bpfpin.apps.sets.place import namespace_of
 from bpfpin.apps.trial.start import end_waiting, start_waiting
 from bpfpin.apps.trial.trials import put_back, settle
 from bpfpin.apps.verdict import CUTTING, parse_verdict, require_willing
-from bpfpin.errors import KeyNotFoundError, NamespaceNotFoundError, UsageError
+from bpfpin.errors import KeyNotFoundError, UsageError
 from bpfpin.objects.map import Map
 from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import BPFFS, RootState
@@ -124,8 +123,15 @@ def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) ->
     before = words_of(subject, held, old)[0]
     if old == switching.value and how.flag is not UpdateFlag.NOEXIST:
         return report(subject, held, old, result=ActionResult.UNCHANGED, before=before)
-    if switching.verdict in CUTTING:
-        _require_way_back(switching)
+    if switching.verdict in CUTTING and not how.is_forced and how.confirm_s is None:
+        require_way_back(
+            held,
+            switching.verdict.name,
+            lambda copy: copy.update_bytes(KEY, switching.value),
+            pin_root=place.root,
+            devices=own_devices(subject),
+            is_cutting=True,
+        )
     if how.confirm_s is None or root is None:
         switching.write()
         return report(subject, held, _value(held), result=ActionResult.SWITCHED, before=before)
@@ -133,21 +139,6 @@ def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) ->
         switching.write()
         told = report(subject, held, _value(held), result=ActionResult.ON_TRIAL, before=before)
     return replace(told, confirm_s=how.confirm_s)
-
-
-def _require_way_back(switching: _Switching) -> None:
-    """Look at the devices where the verdict counts; those of a set are in its namespace."""
-    manifest = switching.subject.found.manifest if switching.subject.found else None
-    with (
-        suppress(NamespaceNotFoundError),  # gone, or nameless, and not where we came in
-        namespaces.enter(namespace_of(manifest.place) if manifest else None),
-    ):
-        require_way_back(
-            switching.verdict.name,
-            devices_of(switching.subject, switching.held.id),
-            confirm_s=switching.how.confirm_s,
-            is_forced=switching.how.is_forced,
-        )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Final
 from bpfpin.apps.counters import ACTION
 from bpfpin.apps.maps.naming import KERNEL_NAME_LENGTH, type_name
 from bpfpin.apps.target import find_readable_set
-from bpfpin.attach import interface
-from bpfpin.attach.devices import all_devices
+from bpfpin.attach import interface, netkit, tcx
+from bpfpin.attach.devices import DeviceRow, all_devices
+from bpfpin.attach.query import clsact_filters, tcx_programs
 from bpfpin.btf.types import Enum, Int, IntEncoding
 from bpfpin.errors import (
     Difference,
@@ -118,21 +119,32 @@ def running_ids(device: str) -> list[int]:
     return [id_ for row in all_devices() if row.ifindex == ifindex for id_ in row.xdp.values()]
 
 
-def devices_of(subject: Subject, map_id: int) -> list[str]:
-    """Return the devices of this namespace whose verdict it is: its own, and what uses the map.
+def own_devices(subject: Subject) -> list[str]:
+    """Return the device of a set, if it is one of this namespace."""
+    manifest = subject.found.manifest if subject.found else None
+    is_here = manifest is None or manifest.place.netns_inode == namespaces.inode()
+    return [subject.device] if is_here and subject.device in interface.names().values() else []
+
+
+def devices_of_map(map_id: int) -> list[str]:
+    """Return the devices of this namespace on which a program runs that uses the map.
 
     Without CAP_SYS_ADMIN others cannot be seen.
     """
     found = []
-    manifest = subject.found.manifest if subject.found else None
-    is_here = manifest is None or manifest.place.netns_inode == namespaces.inode()
-    if is_here and subject.device in interface.names().values():
-        found.append(subject.device)
     with suppress(PermissionDeniedError):
         for row in all_devices():
-            if any(map_id in _map_ids(program_id) for program_id in row.xdp.values()):
+            if any(map_id in _map_ids(program_id) for program_id in _program_ids(row)):
                 found.append(row.name)
-    return list(dict.fromkeys(found))
+    return found
+
+
+def _program_ids(row: DeviceRow) -> Iterator[int]:
+    yield from row.xdp.values()
+    hooks = netkit.HOOKS if row.kind == "netkit" else tcx.HOOKS
+    for hook in sorted(hooks, key=lambda hook: hook.value):
+        yield from (each.program_id for each in tcx_programs(row.ifindex, hook))
+    yield from (each.program_id for each in clsact_filters(row.ifindex))
 
 
 def _pins_of_others(found: PinSet) -> dict[str, Path]:
@@ -171,6 +183,11 @@ def _map_of_running(device: str, name: str, *, read_only: bool) -> Map:
 def can_hold_verdict(held: TypedMap) -> bool:
     """Whether the first entry of the map is an integer that can be an XDP verdict."""
     return not list(_differences(held, held.name))
+
+
+def is_verdict_map(held: TypedMap) -> bool:
+    """Whether the map is called as verdict maps are, and can be one."""
+    return held.name == USUAL_NAME and can_hold_verdict(held)
 
 
 def is_signed(held: TypedMap) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from bpfpin.apps.deployment import Deployment
-from bpfpin.apps.load.choose import Choice, Places, check_order, choose, types_of_hooks
+from bpfpin.apps.load.choose import Choice, Places, check_order, choose, read_for_hooks
 from bpfpin.apps.load.destination import place_of, set_name_for
 from bpfpin.apps.load.loading import (
     Loading,
@@ -29,7 +29,7 @@ from bpfpin.apps.recovery import recovered
 from bpfpin.apps.reports import LoadReport
 from bpfpin.apps.sets.live import read_own
 from bpfpin.apps.sharing import Given, open_shared, with_pinnings
-from bpfpin.apps.sources import Source, read_source
+from bpfpin.apps.sources import Source
 from bpfpin.apps.trial.trials import settle_set
 from bpfpin.attach import interface
 from bpfpin.errors import BpfError, BusyError, UsageError
@@ -45,7 +45,6 @@ from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.recover import Recovery, check_stage, is_half_done
 from bpfpin.spec import ObjectSpec, XdpMode
 from bpfpin.syscall import netns as namespaces
-from bpfpin.uapi import ProgramType
 
 _Target = tuple[str | None, str | Path | None]
 """A device, a cgroup, or both, which one set is for."""
@@ -114,7 +113,14 @@ def _deploy(source: Source, targets: list[_Target], typed: LoadOptions) -> list[
         )
     if not options.get("private_mount", False):
         bpffs.require_lasting(options.get("pin_root", BPFFS))
-    spec, given = _read(source, options), options.get("maps", {})
+    spec = read_for_hooks(
+        source,
+        words=options.get("programs", ()),
+        hook=options.get("hook"),
+        program_type=options.get("program_type"),
+        kernel_btf=options.get("kernel_btf"),
+    )
+    given = options.get("maps", {})
     with namespaces.enter(options.get("netns")):
         requests = _requests(spec, targets, options)
         shown = ", ".join(str(device or cgroup) for device, cgroup in targets)
@@ -155,20 +161,6 @@ def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None
             interface.ifindex(device)
 
 
-def _read(source: Source, options: Mapping[str, Any]) -> ObjectSpec:
-    """Read the object; what sections do not say, `--type` or the hooks do."""
-    named, kernel_btf = options.get("program_type"), options.get("kernel_btf")
-    spec = read_source(source, program_type=named, kernel_btf=kernel_btf)
-    if named:
-        return spec
-    types = types_of_hooks(spec, words=options.get("programs", ()), hook=options.get("hook"))
-    if types and not isinstance(source, ObjectSpec):
-        return read_source(source, program_type=types, kernel_btf=kernel_btf)
-    for name, word in types.items():
-        spec = spec.with_program(name, type=ProgramType[word.upper()])
-    return spec
-
-
 def _request(
     spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: Mapping[str, Any]
 ) -> Loading:
@@ -195,7 +187,7 @@ def _request(
         takes_over=options.get("take_over", False),
         order=options.get("order"),
         confirm_s=options.get("confirm_s"),
-        is_guarded=options.get("guard", False),
+        is_forced=options.get("force", False),
         access=access_of(options.get("group"), options.get("chmod")),
         is_dry_run=options.get("dry_run", False),
         is_chosen=bool(options.get("programs") or options.get("hook")),
@@ -281,8 +273,8 @@ def _prepared(
         if plan.is_unchanged:
             prepared.append(unchanged(loading, plan))
             continue
-        require_way_back(loading)
-        verified = opened.enter_context(Verified(loading, plan))
+        untried = require_way_back(loading, plan)
+        verified = opened.enter_context(Verified(loading, plan, notes=untried))
         prepared.append(verified)
         made |= verified.made()
     return prepared

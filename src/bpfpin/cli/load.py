@@ -154,7 +154,7 @@ def command(
     migration = taken(words)
     options = LoadOptions(**words)  # type: ignore[typeddict-item]  # what click makes of them
     _check(context, devices, cgroups)
-    options["guard"] = not force
+    options["force"] = force
     options["migrate"] = migration or False
     options["netns"] = context.netns
     options["pin_root"] = context.pin_root

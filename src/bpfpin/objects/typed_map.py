@@ -119,9 +119,17 @@ class TypedMap(RawMap):
         So a map becomes what its type is for: `RingBuffer.of(loaded.maps["events"])`. It reads in
         the same way.
         """
+        return cls._like(other, other)
+
+    def read_as(self, other: TypedMap) -> Self:
+        """Return another handle of this map that reads keys and values in the way of *other*."""
+        return self._like(self, other)
+
+    @classmethod
+    def _like(cls, map_: TypedMap, other: TypedMap) -> Self:
         reading = other._reading
         return cls(
-            other._descriptor.duplicate(),
+            map_._descriptor.duplicate(),
             key_format=reading.key_format,
             value_format=reading.value_format,
             key_type=other.key_type,

@@ -6,7 +6,9 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from bpfpin.apps.sources import Source, read_source
 from bpfpin.attach import cgroup, clsact, netkit, tcx
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.spec import Hook, ObjectSpec, ProgramSpec
@@ -72,6 +74,26 @@ def choose(
         _require_attachable(choice, places)
     _require_one_a_hook(chosen, has_words=bool(words))
     return [_for_hook(choice) for choice in chosen]
+
+
+def read_for_hooks(
+    source: Source,
+    *,
+    words: Sequence[str] = (),
+    hook: Hook | None = None,
+    program_type: str | None = None,
+    kernel_btf: str | Path | None = None,
+) -> ObjectSpec:
+    """Read an object; what its sections do not say of a program, *program_type* or the hooks do."""
+    spec = read_source(source, program_type=program_type, kernel_btf=kernel_btf)
+    if program_type:
+        return spec
+    types = types_of_hooks(spec, words=words, hook=hook)
+    if types and not isinstance(source, ObjectSpec):
+        return read_source(source, program_type=types, kernel_btf=kernel_btf)
+    for name, word in types.items():
+        spec = spec.with_program(name, type=ProgramType[word.upper()])
+    return spec
 
 
 def types_of_hooks(

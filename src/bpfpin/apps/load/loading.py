@@ -55,8 +55,8 @@ class LoadOptions(TypedDict, total=False):
     choices is `UsageError`, a `ValueError` that lists them.
 
     *confirm_s* takes the load back by itself after so many seconds, unless `bpfpin confirm` came.
-    *guard* refuses, without it, a program that would cut the user's own way in; the command asks
-    for that.
+    Without it a program that would cut the default route or one's ssh session is refused, unless
+    *force* says that it is meant.
     """
 
     programs: str | Sequence[str]
@@ -80,7 +80,7 @@ class LoadOptions(TypedDict, total=False):
     chmod: int | str | None
     dry_run: bool
     confirm_s: int | None
-    guard: bool
+    force: bool
     max_map_memory: int | None
     kernel_btf: str | Path | None
 
@@ -139,7 +139,7 @@ class Loading(Closing):
     access: Access | None = None
     order: Order | None = None
     confirm_s: int | None = None
-    is_guarded: bool = False
+    is_forced: bool = False
     is_dry_run: bool = False
     is_chosen: bool = False
     beside: tuple[PinSet, ...] = ()

@@ -1,57 +1,82 @@
-"""Whether a load would cut the device that carries the user's own way in, tried beforehand."""
+"""Whether a load would cut the user's own way to this host, tried beforehand."""
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterable, Iterator
 
-from bpfpin.apps.danger import danger_of
+from bpfpin.apps.danger import WAY_BACK, Danger, danger_of, danger_of_cgroup
 from bpfpin.apps.load.loading import Loading
-from bpfpin.errors import UsageError
-from bpfpin.objects import collection
-from bpfpin.spec import Hook
-from bpfpin.uapi import XdpAction
-
-SSH_PORT = 22
-_ETHERNET = bytes(12) + b"\x08\x00"  # IPv4
-_TCP = 6
-_LOCALHOST = bytes((127, 0, 0, 1))
+from bpfpin.apps.lockout import Copying, Target, UntriedError, cut_by
+from bpfpin.attach import interface
+from bpfpin.errors import LimitError, PermissionDeniedError, UsageError
+from bpfpin.objects.collection import Loaded
+from bpfpin.objects.map_copy import Budget, copy_of
+from bpfpin.pins.migration.fold import Folding
+from bpfpin.pins.plan import Migrating, Plan
 
 
-def require_way_back(loading: Loading) -> None:
-    """Raise `UsageError` if an XDP program stops what the user's session is made of.
+def require_way_back(loading: Loading, plan: Plan) -> tuple[str, ...]:
+    """Raise `UsageError` if a program stops what the user's way to this host is made of.
 
-    Asked only on a device that carries the default route or the session, and where no way back was
-    given. The program is run on a packet to the ssh port (BPF_PROG_TEST_RUN), as a copy with maps
-    of its own: what is counted stays as it is.
+    Asked only at a device or cgroup that carries the default route or an ssh session, and where no
+    way back was given. Maps that are used from elsewhere, kept or migrated are copied with what is
+    in them. Returns what was not tried, and why.
     """
-    if not loading.is_guarded or loading.confirm_s is not None or not loading.place.device:
-        return
-    for choice in loading.chosen:
-        if choice.hook is not Hook.XDP:
+    if loading.confirm_s is not None or loading.is_forced:
+        return ()
+    targets = [target for target in _targets(loading) if target.danger]
+    notes: dict[str, None] = {}
+    if not targets:
+        return ()
+    copying = Copying(
+        loading.spec,
+        loading.programs,
+        plan.given,
+        prepare=lambda copy: _migrate(plan.migrating, copy),
+        max_map_memory=2 * loading.max_map_memory,
+    )
+    for target in targets:
+        try:
+            cut = cut_by(copying, target)
+        except (UntriedError, LimitError, PermissionDeniedError) as error:
+            notes[
+                f"{target.program} was not tried on test packets, and {target.place} carries"
+                f" {target.danger}: {error}"
+            ] = None
             continue
-        danger = danger_of(loading.place.device)
-        verdict = _verdict(loading, choice.program.name) if danger else XdpAction.XDP_PASS
-        if verdict != XdpAction.XDP_PASS:
-            name = getattr(verdict, "name", str(verdict))
+        if cut is not None:
             raise UsageError(
-                f"{choice.program.name} answers {name} to a packet of an ssh session: loading it"
-                f" would cut {loading.place.device}, which carries {danger}",
-                hint="give a way back, which comes by itself unless you confirm: --confirm 30;"
-                " or mean it: --force",
+                f"{cut}: loading it would cut {target.place}, which carries {target.danger}",
+                hint=WAY_BACK,
             )
+    notes.update({f"when it was tried on test packets, {one}": None for one in copying.notes})
+    return tuple(notes)
 
 
-def _verdict(loading: Loading, program: str) -> XdpAction | int:
-    with collection.load(
-        loading.spec, programs=loading.programs, max_map_memory=loading.max_map_memory
-    ) as copy:
-        answer = copy.programs[program].test_run(_packet()).return_value
-    return XdpAction(answer) if answer in XdpAction.__members__.values() else answer
+def _targets(loading: Loading) -> Iterator[Target]:
+    """Yield the programs that are to be attached, each with what is in danger where it goes."""
+    dangers: dict[bool, Danger] = {}
+    device = loading.place.device
+    ifindex = interface.ifindex(device) if device else 0
+    for choice in loading.chosen:
+        is_cgroup = choice.hook.is_cgroup
+        if is_cgroup not in dangers:
+            found = danger_of_cgroup(loading.place.cgroup) if is_cgroup else danger_of(ifindex)
+            dangers[is_cgroup] = found
+        yield Target(
+            choice.program.name,
+            choice.hook,
+            loading.place_of(choice.hook.value),
+            dangers[is_cgroup],
+            0 if is_cgroup else ifindex,
+        )
 
 
-def _packet() -> bytes:
-    """Return an Ethernet frame with the first packet of an ssh session over IPv4."""
-    tcp = struct.pack(">HHIIBBHHH", 49152, SSH_PORT, 1, 0, 5 << 4, 2, 65535, 0, 0)
-    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 1, 0, 64, _TCP, 0)
-    frame = _ETHERNET + header + _LOCALHOST + _LOCALHOST + tcp
-    return frame.ljust(64, b"\0")
+def _migrate(migrating: Iterable[Migrating], copy: Loaded) -> None:
+    """Let copies of old maps go over to the copies of new ones."""
+    for each in migrating:
+        with copy_of(each.old, Budget()) as old:
+            each.plan.fill(old, copy.maps[each.name])
+            with Folding.load(each.plan.fold, old, copy.maps[each.name]) as folding:
+                folding.insert()
+                folding.move()

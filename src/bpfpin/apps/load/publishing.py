@@ -50,9 +50,13 @@ Attached = tuple[HookRecord, ProgramReport]
 
 
 class Verified(Closing):
-    """A load with its plan, its new maps, and its programs as the kernel has verified them."""
+    """A load with its plan, its new maps, and its programs as the kernel has verified them.
 
-    def __init__(self, loading: Loading, plan: Plan) -> None:
+    *notes* are told with its report.
+    """
+
+    def __init__(self, loading: Loading, plan: Plan, *, notes: tuple[str, ...] = ()) -> None:
+        self.notes = notes
         self.loading = loading
         self.plan = plan
         self.loaded = _loaded(loading, plan)
@@ -81,7 +85,7 @@ class Verified(Closing):
             if hook.action is not HookAction.DETACH:
                 note = foreseen(self.loading, hook, self.loaded.programs[hook.program])
                 notes |= {hook.link: note} if note else {}
-        return planned(self.loading, self.plan, self.loaded, generic=notes)
+        return planned(self.loading, self.plan, self.loaded, generic=notes).with_notes(self.notes)
 
 
 def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
@@ -115,6 +119,7 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
         return [
             report.with_notes(
                 (
+                    *one.notes,
                     *_taken_away(root, one),
                     *holders_of_old(root, before),
                     *_left_over(root, one.loading),

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bpfpin.apps.map_guard import MapGuard
 from bpfpin.apps.maps import fields, keys
 from bpfpin.apps.maps.entries import Entry, present_key, require_entries, said, value_form
 from bpfpin.apps.maps.fields import Field
@@ -56,6 +57,7 @@ def change(
     conditions: Sequence[str] = (),
     cpu: int | None = None,
     typing: Typing = AS_IT_IS,
+    guard: MapGuard | None = None,
 ) -> Entry:
     """Set the value under *key* to what *words* say, and return the entry as it is now.
 
@@ -67,6 +69,8 @@ def change(
     *conditions*, `FIELD=VALUE` or a whole value, are compared first: `ValueDiffersError` if one
     does not hold on every CPU that is to be written, `KeyNotFoundError` if there is no such key.
     Somebody else may write between our reading and our writing: it is not atomic.
+
+    *guard* refuses what would cut the user's own way to this host.
     """
     with open_typed(target, read_only=False, typing=typing) as held, said(held):
         require_entries(held)
@@ -75,6 +79,17 @@ def change(
         wanted = present_key(held, key)
         _check(held, wanted, conditions, cpu)
         with _holding(held, words) as there, _told_if_full(held, wanted):
+            if guard is not None:
+                what = f"setting {key} to {' '.join(words)}"
+                guard.require_way_back(
+                    held,
+                    what,
+                    lambda copy: (
+                        _write(copy, wanted, words, _Choice(flag, cpu))
+                        if there is None
+                        else copy.update(wanted, there, flag)
+                    ),
+                )
             if there is None:
                 _write(held, wanted, words, _Choice(flag, cpu))
             else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bpfpin.apps.map_guard import MapGuard
 from bpfpin.apps.maps.entries import said
 from bpfpin.apps.maps.naming import moment_of, open_map, whole
 from bpfpin.apps.maps.new_file import new_file
@@ -119,12 +120,23 @@ def save(target: str, path: str) -> Saved:
 
 
 def restore(
-    path: str, target: str, *, exact: bool = False, migrate: Migration | None = None
+    path: str,
+    target: str,
+    *,
+    exact: bool = False,
+    migrate: Migration | None = None,
+    guard: MapGuard | None = None,
 ) -> Restored:
     """Restore into the map that *target* names; what cannot be restored is `UsageError`.
 
-    A map that is just being migrated is waited for.
+    So is what *guard* refuses. A map that is just being migrated is waited for.
     """
     moment_of(target)
     with open_map(target, read_only=False) as held, said(held):
+        if guard is not None:
+            guard.require_way_back(
+                held,
+                f"restoring {path}",
+                lambda copy: restore_map(path, copy, exact=exact, migrate=migrate),
+            )
         return restore_map(path, held, exact=exact, migrate=migrate)

@@ -8,6 +8,7 @@ import click
 
 from bpfpin.apps.maps.snapshot import restore
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.map.guard import force_option, guarded
 from bpfpin.cli.migrate import convert_options, taken
 
 
@@ -15,8 +16,11 @@ from bpfpin.cli.migrate import convert_options, taken
 @click.argument("file")
 @click.argument("map_", metavar="MAP")
 @click.option("--exact", is_flag=True, help="Delete the entries that FILE does not have.")
+@force_option
 @convert_options
-def command(context: Context, /, *, file: str, map_: str, exact: bool, **options: Any) -> None:
+def command(
+    context: Context, /, *, file: str, map_: str, exact: bool, force: bool, **options: Any
+) -> None:
     """Write the entries of FILE, made by `map save`, into MAP: a path, id:N or name:NAME.
 
     Entries that are there get the values of FILE, and others stay. If FILE is damaged, does not fit
@@ -26,7 +30,8 @@ def command(context: Context, /, *, file: str, map_: str, exact: bool, **options
     it. Values are written, and not added to those of MAP; a --rule decides where those of several
     CPUs or keys become one.
     """
-    restored = restore(file, map_, exact=exact, migrate=taken(options))
+    with guarded(context, is_forced=force) as guard:
+        restored = restore(file, map_, exact=exact, migrate=taken(options), guard=guard)
     if context.out.is_json:
         context.out.document(restored.to_json())
         return

@@ -9,6 +9,7 @@ from bpfpin.apps.maps.naming import Typing
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_lines, value_text
 from bpfpin.cli.map.get import AS_TYPED, typing_options
+from bpfpin.cli.map.guard import force_option, guarded
 from bpfpin.uapi import UpdateFlag
 
 FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
@@ -32,6 +33,7 @@ FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFl
     help="Write only if this holds, or the whole VALUE (else exit 7); not atomic.",
 )
 @click.option("--cpu", type=int, metavar="N", help="Write the value of this CPU alone.")
+@force_option
 @typing_options()
 def command(
     context: Context,
@@ -43,6 +45,7 @@ def command(
     flag: str,
     conditions: tuple[str, ...],
     cpu: int | None,
+    force: bool,
     **typing: str | None,
 ) -> None:
     """Write VALUE under KEY in MAP; both as `map get` takes and prints them.
@@ -54,15 +57,17 @@ def command(
     What --if, --cpu and FIELD=VALUE keep is read before it is written: somebody else may come
     between.
     """
-    entry = change(
-        map_,
-        key,
-        words,
-        flag=FLAGS[flag],
-        conditions=conditions,
-        cpu=cpu,
-        typing=Typing(**typing),
-    )
+    with guarded(context, is_forced=force) as guard:
+        entry = change(
+            map_,
+            key,
+            words,
+            flag=FLAGS[flag],
+            conditions=conditions,
+            cpu=cpu,
+            typing=Typing(**typing),
+            guard=guard,
+        )
     if context.out.is_json:
         context.out.document(entry.to_json())
         return

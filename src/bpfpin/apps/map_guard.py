@@ -1,0 +1,208 @@
+"""Whether a change of a map would cut the user's own way to this host, tried beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bpfpin.apps.action_map import KEY, devices_of_map, is_verdict_map
+from bpfpin.apps.danger import WAY_BACK, Danger, danger_of, danger_of_cgroup
+from bpfpin.apps.load.choose import Places, choose, programs_to_load, read_for_hooks
+from bpfpin.apps.lockout import Copying, Target, UntriedError, cut_by
+from bpfpin.apps.sets.place import namespace_of
+from bpfpin.apps.target import all_sets
+from bpfpin.apps.verdict import CUTTING
+from bpfpin.attach import interface
+from bpfpin.errors import BpfError, KeyNotFoundError, NamespaceNotFoundError, UsageError
+from bpfpin.objects.compat import MAPS_OF_MAPS
+from bpfpin.objects.map import Map
+from bpfpin.objects.map_copy import Budget, copy_of
+from bpfpin.objects.program import Program
+from bpfpin.pins.bpffs import BPFFS
+from bpfpin.pins.pinset import PinSet
+from bpfpin.spec import Hook
+from bpfpin.syscall import netns as namespaces
+
+Change = Callable[[Map], object]
+
+
+def require_way_back(
+    held: Map,
+    what: str,
+    change: Change,
+    *,
+    pin_root: Path,
+    devices: Iterable[str] = (),
+    is_cutting: bool = False,
+) -> tuple[str, ...]:
+    """Raise `UsageError` if *change* lets a program stop what the user's way to here is made of.
+
+    Looked at are the sets whose programs use the map, where they are attached to a device or cgroup
+    that carries the default route or an ssh session. Their object is loaded once more with copies
+    of the maps, and *change* is made to the copy of this one; only packets that pass without it
+    count. Where that cannot be tried, and on *devices* and others with programs that are none of
+    ours, a verdict that *is_cutting* is refused; for any other change the returned notes say so.
+    """
+    check, here = _Check(what, is_cutting=is_cutting), namespaces.inode()
+    tried: set[str] = set()
+    for live in _sets_with(held, pin_root):
+        assert live.manifest is not None
+        with suppress(NamespaceNotFoundError), namespaces.enter(namespace_of(live.manifest.place)):
+            for target in _targets(live):
+                check.try_it(live, target, (held, change))
+                if live.manifest.place.netns_inode == here:
+                    tried.add(target.place)
+    for device in dict.fromkeys((*devices, *devices_of_map(held.id))):
+        if device not in tried and (danger := danger_of(device)):
+            check.is_untried(device, danger, "its program is none of a set")
+    return tuple(check.notes)
+
+
+@dataclass(frozen=True)
+class MapGuard:
+    """Looks at changes of maps before they are made; *notes* are what it has to tell of them."""
+
+    pin_root: Path = BPFFS
+    is_forced: bool = False
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def require_way_back(self, held: Map, what: str, change: Change) -> None:
+        """Raise `UsageError` if the change, called *what*, would cut the user's way to here."""
+        if self.is_forced:
+            return
+        is_cutting = is_verdict_map(held) and _cuts(held, change)
+        try:
+            found = require_way_back(
+                held, what, change, pin_root=self.pin_root, is_cutting=is_cutting
+            )
+        except UsageError as error:
+            error.hint = "mean it: --force"
+            if is_cutting:
+                error.hint += "; or with a way back: bpfpin action DEV VERDICT --confirm 30"
+            raise
+        self.notes.update(dict.fromkeys(found))
+
+
+def _cuts(held: Map, change: Change) -> bool:
+    """Whether a verdict map says after the change, and not before, that packets do not pass."""
+    with copy_of(held, Budget()) as copy, copy.read_as(held) as typed:
+        before = _verdict(typed)
+        with suppress(BpfError, TypeError, ValueError):
+            change(typed)
+        return _verdict(typed) in CUTTING and _verdict(typed) != before
+
+
+def _verdict(held: Map) -> int | None:
+    with suppress(KeyNotFoundError):
+        return int.from_bytes(held.lookup_bytes(KEY), "little")
+    return None
+
+
+@dataclass(frozen=True)
+class _Check:
+    """The check of one change, called *what*; *notes* are what is to be told of it."""
+
+    what: str
+    is_cutting: bool
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def try_it(self, live: PinSet, target: Target, changes: tuple[Map, Change]) -> None:
+        """Raise `UsageError` if a program of the set cuts something with the change made."""
+        try:
+            with _copying(live, changes) as copying:
+                cut = cut_by(copying, target, is_compared=True)
+        except (UntriedError, BpfError) as error:
+            self.is_untried(target.place, target.danger, str(error))
+            return
+        if cut is not None:
+            raise self._refused(target.place, target.danger, f"{cut}: ")
+        for note in copying.notes:
+            self.notes[f"when it was tried on test packets, {note}"] = None
+
+    def is_untried(self, place: str, danger: Danger, reason: str) -> None:
+        """Refuse a change that is known to cut, and tell of any other one."""
+        if self.is_cutting:
+            raise self._refused(place, danger, "")
+        self.notes[
+            f"{self.what} was not tried on test packets, and {place} carries {danger}: {reason}"
+        ] = None
+
+    def _refused(self, place: str, danger: Danger, why: str) -> UsageError:
+        return UsageError(
+            f"{why}{self.what} would cut {place}, which carries {danger}", hint=WAY_BACK
+        )
+
+
+def _sets_with(held: Map, pin_root: Path) -> Iterator[PinSet]:
+    """Yield our sets whose programs use the map, directly or in a map of maps."""
+    with suppress(BpfError):
+        for live in all_sets(pin_root):
+            if live.manifest and live.manifest.hooks and _uses(live, held.id):
+                yield live
+
+
+def _uses(live: PinSet, map_id: int) -> bool:
+    with suppress(BpfError):
+        for path in live.programs.values():
+            with Program.from_pin(path) as program:
+                if map_id in program.info.map_ids:
+                    return True
+        for path in live.maps.values():
+            with Map.from_pin(path, read_only=True) as other:
+                is_outer = other.type in MAPS_OF_MAPS
+                if is_outer and any(
+                    int.from_bytes(value, "little") == map_id for _, value in other.items_bytes()
+                ):
+                    return True
+    return False
+
+
+def _targets(live: PinSet) -> Iterator[Target]:
+    """Yield the hooks of a set at which something is in danger; in its namespace."""
+    assert live.manifest is not None
+    place = live.manifest.place
+    for record in live.manifest.hooks:
+        hook = Hook(record.hook)
+        if hook.is_cgroup:
+            target = Target(
+                record.program, hook, f"cgroup {place.cgroup}", danger_of_cgroup(place.cgroup)
+            )
+        elif name := interface.name_of(place.ifindex):
+            target = Target(record.program, hook, name, danger_of(place.ifindex), place.ifindex)
+        else:
+            continue
+        if target.danger:
+            yield target
+
+
+@contextmanager
+def _copying(live: PinSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
+    """Prepare the copy of a set: its object once more, and its maps."""
+    manifest = live.manifest
+    assert manifest is not None
+    words = [f"{record.program}:{record.hook}" for record in manifest.hooks]
+    try:
+        spec = read_for_hooks(manifest.object, words=words)
+    except BpfError as error:
+        raise UntriedError(f"its object cannot be read: {error}") from None
+    if spec.sha256 != manifest.sha256:
+        raise UntriedError(f"{manifest.object} is not the object that was loaded any more")
+    choices = choose(spec, words=words, places=Places(has_device=True, has_cgroup=True))
+    for choice in choices:
+        attach_type = choice.program.expected_attach_type
+        spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
+    with ExitStack() as opened:
+        real = {
+            name: opened.enter_context(Map.from_pin(path))
+            for name, path in live.maps.items()
+            if name in spec.maps
+        }
+        yield Copying(
+            spec,
+            programs_to_load(spec, choices),
+            real,
+            changes=changes,
+            max_map_memory=1 << 40,  # it was loaded with that
+        )
