@@ -14,9 +14,12 @@ import pytest
 
 from bpfpin.apps.deploy import deploy
 from bpfpin.errors import UsageError
+from bpfpin.objects.collection import load
 from bpfpin.objects.map import Map
+from bpfpin.objfile.reader import read_object
 from bpfpin.spec import Hook
 from support.here import Here, run_here, veth
+from support.hooks import new_cgroup
 from support.objects import compiled
 
 KINDS = [
@@ -118,7 +121,7 @@ def test_a_program_that_lets_it_through_is_loaded(here: Here, kind: str, program
     with Map.from_pin(here.set / "seen") as seen:
         counted = seen[0]
 
-    assert document["notes"] == []
+    assert not [note for note in document["notes"] if "test packets" in note]
     assert counted < 20  # the packets of the check are counted in a copy; the device is idle
 
 
@@ -231,6 +234,60 @@ def test_deleting_and_restoring_are_changes_too(here: Here, session: str, tmp_pa
     back = change(here, "restore", tmp_path / "empty", here.set / "blocked", "--exact")
 
     assert [one.exit_code for one in (refused, forced, back)] == [2, 0, 0]
+
+
+def test_what_a_tail_call_reaches_counts(here: Here) -> None:
+    """The program in the array is one of another load."""
+    here.load(compiled("lockout"), "--prog", "front")
+    with load(read_object(compiled("lockout")), programs=["back"]) as other:
+        number = other.programs["back"].id
+        pin = here.set / "jumps"
+        refused = change(here, "set", pin, 0, f"id:{number}")
+        forced = change(here, "set", pin, 0, f"id:{number}", "--force")
+        reload = here.run("load", compiled("lockout"), "--prog", "front", "--set", "drop=1")
+        emptied = change(here, "delete", pin, 0)
+
+    assert [one.exit_code for one in (refused, forced, emptied)] == [2, 0, 0]
+    assert "front answers XDP_DROP" in refused.stderr
+    assert reload.exit_code == 2
+
+
+def test_a_verdict_that_is_not_set_is_shown_as_what_the_program_does(here: Here) -> None:
+    here.load(compiled("lockout"), "--prog", "by_action")
+    shown = here.ok("action", here.device)
+    aborted = here.run("action", here.device, "XDP_ABORTED", "--force")
+    refused = here.run("action", here.device, "XDP_DROP")
+    written = change(here, "set", here.set / "action", 0, "XDP_DROP")
+    hint = written.json["error"]["hint"]
+    passed = here.ok("action", here.device, "XDP_PASS")
+
+    assert (shown["action"], shown["note"]) == ("XDP_PASS", "not set")
+    assert [one.exit_code for one in (aborted, refused, written)] == [2, 2, 2]
+    assert f"bpfpin action {here.device} XDP_DROP --confirm 30" in hint
+    assert passed["before"] == "XDP_PASS"
+
+
+def test_a_cgroup_with_the_session_is_looked_at(bpffs: Path, session: str, tmp_path: Path) -> None:
+    """The process of the test is in the root of all cgroups."""
+    with new_cgroup(tmp_path / "cgroups") as empty:
+        words = ["load", compiled("lockout"), "--prog", "in_cgroup", "--pin-root", bpffs]
+        refused = run_here(*words, "--cgroup", empty.parent, "--set", "drop=9")
+        elsewhere = run_here(*words, "--cgroup", empty, "--set", "drop=9", "--name", "empty")
+        run_here("unload", "empty", "--pin-root", bpffs)
+
+    assert (refused.exit_code, elsewhere.exit_code) == (2, 0), elsewhere.stderr
+    assert "your ssh session from 198.51.100.9" in refused.stderr
+
+
+def test_a_program_that_sees_no_packets_is_told_not_to_be_tried(
+    bpffs: Path, session: str, tmp_path: Path
+) -> None:
+    with new_cgroup(tmp_path / "cgroups") as empty:
+        words = ["--prog", "on_connect", "--cgroup", empty.parent, "--dry-run"]
+        planned = run_here("load", compiled("lockout"), *words, "--pin-root", bpffs)
+
+    assert planned.exit_code == 0
+    assert "on_connect was not tried on test packets" in planned.stderr
 
 
 def test_what_is_cut_already_is_not_cut_by_a_change(here: Here) -> None:

@@ -216,7 +216,7 @@ def test_the_flag_is_the_one_of_the_update(here: Here, flag: str) -> None:
         second = here.run("action", here.device, "XDP_DROP", "--flag", flag).exit_code
     here.ok("unload", here.device)
 
-    assert shown == "not set\n"
+    assert shown == "XDP_PASS (not set)\n"
     assert (first, second) == {"any": (0, 0), "noexist": (0, 7), "exist": (4, 0)}[flag]
 
 

@@ -93,4 +93,31 @@ SEC("tcx/ingress") int in_tc(struct skb *skb)
 {
 	return stops((u8 *)(u64)skb->data, (u8 *)(u64)skb->data_end) ? 2 : -1;
 }
+/* What tail calls reach, and a verdict whose 0 means XDP_PASS. */
+struct { __uint(type, 3); __uint(key_size, 4); __uint(value_size, 4); __uint(max_entries, 2); } jumps SEC(".maps");
+struct { __uint(type, 2); __type(key, u32); __type(value, u32); __uint(max_entries, 1); } action SEC(".maps");
+static long (*tail_call)(void *context, void *programs, u32 index) = (void *)12;
+
+SEC("cgroup_skb/egress") int in_cgroup(struct skb *skb)
+{
+	return !(drop == ALL);
+}
+SEC("cgroup/connect4") int on_connect(void *context)
+{
+	return 1;
+}
+SEC("xdp") int front(struct context *context)
+{
+	tail_call(context, &jumps, 0);
+	return 2;
+}
+SEC("?xdp") int back(struct context *context)
+{
+	return 1;
+}
+SEC("xdp") int by_action(struct context *context)
+{
+	u32 zero = 0, *wanted = lookup(&action, &zero);
+	return wanted && *wanted ? *wanted : 2;
+}
 char _license[] SEC("license") = "GPL";

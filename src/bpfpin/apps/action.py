@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bpfpin.apps.action_map import KEY, Subject, find_subject, own_devices
 from bpfpin.apps.action_report import ActionReport, ActionResult, report, words_of
-from bpfpin.apps.map_guard import require_way_back
+from bpfpin.apps.map_guard import require_way_back, unset_verdict
 from bpfpin.apps.recovery import recovered
 from bpfpin.apps.trial.start import end_waiting, start_waiting
 from bpfpin.apps.trial.trials import put_back, settle
@@ -64,7 +64,8 @@ def show(
     with namespaces.enter(netns):
         subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
         with subject.open(read_only=True) as held:
-            return report(subject, held, _value(held))
+            value = _value(held)
+            return report(subject, held, value, unset=_unset(subject, held, value))
 
 
 def switch(
@@ -87,8 +88,8 @@ def switch(
     require_willing(verdict, is_forced=how.is_forced)
     with namespaces.enter(netns):
         subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
-        _require_meaning(subject, verdict)
         with subject.open(read_only=False) as held:
+            _require_meaning(subject, held, verdict)
             place = _place(subject, held, pin_root)
         with _changing(place, lock_timeout_s, is_trial=how.confirm_s is not None) as (root, notes):
             # Anew: what was found may have been reloaded before the lock was ours.
@@ -120,7 +121,7 @@ class _Switching:
 def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) -> ActionReport:
     subject, held, how = switching.subject, switching.held, switching.how
     old = _value(held)
-    before = words_of(subject, held, old)[0]
+    before = words_of(subject, held, old, _unset(subject, held, old))[0]
     if old == switching.value and how.flag is not UpdateFlag.NOEXIST:
         return report(subject, held, old, result=ActionResult.UNCHANGED, before=before)
     if switching.verdict in CUTTING and not how.is_forced and how.confirm_s is None:
@@ -211,13 +212,23 @@ def _place(subject: Subject, held: Map, pin_root: Path) -> TrialPlace:
     return TrialPlace.of_map(pin_root, held.id)
 
 
-def _require_meaning(subject: Subject, verdict: XdpAction) -> None:
-    if verdict is XdpAction.XDP_ABORTED and subject.is_zero_pass:
+def _require_meaning(subject: Subject, held: Map, verdict: XdpAction) -> None:
+    """Refuse XDP_ABORTED where the program takes 0 for a verdict that was never set."""
+    if verdict is not XdpAction.XDP_ABORTED:
+        return
+    is_pass = _unset(subject, held, bytes(held.value_size)) is XdpAction.XDP_PASS
+    if subject.is_zero_pass or is_pass:
         raise UsageError(
             "XDP_ABORTED is 0, which this program takes for a verdict that was never set, and"
             " passes the packet",
             hint="to drop packets: XDP_DROP; to pass them: XDP_PASS",
         )
+
+
+def _unset(subject: Subject, held: Map, value: bytes | None) -> XdpAction | None:
+    """Return what the program does while no verdict is set, if it is *value* that means this."""
+    is_asked = not any(value or b"") and not subject.is_zero_pass
+    return unset_verdict(subject.found, held) if is_asked and subject.found else None
 
 
 def _value(held: Map) -> bytes | None:

@@ -64,22 +64,31 @@ def report(
     *,
     result: ActionResult = ActionResult.SHOWN,
     before: str | None = None,
+    unset: XdpAction | None = None,
 ) -> ActionReport:
-    """Return what is to be told where the map *held* of *subject* holds *value*."""
-    action, note = words_of(subject, held, value)
+    """Return what is to be told where the map *held* of *subject* holds *value*.
+
+    *unset* is what the program answers while no verdict is set, as far as that is known.
+    """
+    action, note = words_of(subject, held, value, unset)
     return ActionReport(
         subject.set, subject.device, subject.map_name, held.id, action, note, result, before
     )
 
 
-def words_of(subject: Subject, held: Map, value: bytes | None) -> tuple[str | None, str]:
+def words_of(
+    subject: Subject, held: Map, value: bytes | None, unset: XdpAction | None = None
+) -> tuple[str | None, str]:
     """Return the verdict that a value of *held* means, and what is to be said of it."""
+    if subject.is_zero_pass:
+        unset = XdpAction.XDP_PASS
     if value is None:
-        return None, _NOT_SET
+        return unset.name if unset is not None else None, _NOT_SET
     number = int.from_bytes(value, "little", signed=is_signed(held))
-    if subject.is_zero_pass and number not in _VERDICTS - {0}:
-        note = _NOT_SET if number == 0 else f"{number} is no verdict"
-        return XdpAction.XDP_PASS.name, note
+    if number == 0 and unset:
+        return unset.name, _NOT_SET
+    if subject.is_zero_pass and number not in _VERDICTS:
+        return XdpAction.XDP_PASS.name, f"{number} is no verdict"
     if number == 0:
         return XdpAction.XDP_ABORTED.name, "or not set: both are 0"
     if number not in _VERDICTS:

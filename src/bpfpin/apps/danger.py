@@ -7,7 +7,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
@@ -89,12 +89,17 @@ class Way:
     locals: tuple[Address, ...] = ()
     is_loop: bool = False
 
-    def packets(self, direction: Direction) -> list[Packet]:
-        """Return test packets that have to pass; on a loopback device those of both directions."""
-        if self.is_loop:
-            both = [self._packets(each) for each in Direction]
-            return [packet for packets in both for packet in packets]
-        return self._packets(direction)
+    def packets(self, direction: Direction, *, has_tags: bool = False) -> list[Packet]:
+        """Return test packets that have to pass; on a loopback device those of both directions.
+
+        The kernel takes the tags of VLANs out of packets before all but XDP sees them, and many
+        drivers do so before that: with *has_tags* the packets come with tags and without.
+        """
+        plain = replace(self, segment=replace(self.segment, vlans=()))
+        ways = (self, plain) if has_tags and self.segment.vlans else (plain,)
+        directions = Direction if self.is_loop else (direction,)
+        found = [way._packets(each) for way in ways for each in directions]
+        return [packet for packets in found for packet in packets]
 
     def _packets(self, direction: Direction) -> list[Packet]:
         if self.tunnel is not None:
@@ -133,9 +138,11 @@ class Danger:
         """Whether packets have headers of Ethernet there."""
         return all(way.segment.has_ethernet for way in self.ways)
 
-    def packets(self, direction: Direction) -> list[Packet]:
+    def packets(self, direction: Direction, *, has_tags: bool = False) -> list[Packet]:
         """Return test packets of all that it carries, as a hook of that direction sees them."""
-        found = (packet for way in self.ways for packet in way.packets(direction))
+        found = (
+            packet for way in self.ways for packet in way.packets(direction, has_tags=has_tags)
+        )
         return list(probes.once(found))
 
 
@@ -153,7 +160,7 @@ def danger_of(device: str | int) -> Danger:
     reasons, ways = [], []
     if any(each.device.ifindex in defaults for each in carried):
         reasons.append("the default route")
-    for session in ssh_sessions() or sshd_connections():
+    for session in _sessions():
         there = view.devices_of(session)
         fitting = [each for each in carried if each.device.ifindex in there]
         if fitting:
@@ -171,8 +178,7 @@ def danger_of_cgroup(path: str) -> Danger:
     route.
     """
     view = _View.now()
-    sessions = [session for session in ssh_sessions() if view.devices_of(session)]
-    sessions = sessions or sshd_connections()
+    sessions = [session for session in _sessions() if view.devices_of(session)]
     pids = [*_ancestors(PROC), *(pid for pid, _ in _sshd_processes(PROC))]
     is_inside = any(_is_in_cgroup(PROC / str(pid), path) for pid in pids if pid > 1)
     is_root = path.strip("/") == ""
@@ -184,6 +190,12 @@ def danger_of_cgroup(path: str) -> Danger:
         return Danger()
     flows = [Way(segment, session.flow) for session in sessions if session.flow]
     return Danger(tuple(dict.fromkeys(reasons)), tuple(flows) or (view.anybody(segment, None),))
+
+
+def anybody() -> list[Packet]:
+    """Return packets that come in from nobody in particular, of both families."""
+    hops = tuple(_beside(address) for address in _OURS)
+    return probes.of_hosts(_OURS, Segment(next_hops=hops), _OUTSIDE, Direction.IN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +263,7 @@ class _View:
         """Return how the device below carries that; for no session in particular anybody's."""
         lower, underlay = carried.lower, carried.underlay
         segment = Segment(
-            lower.mac,
+            (carried.device if underlay is None else lower).mac,
             carried.vlans,
             lower.mtu or 1500,
             has_ethernet=lower.has_ethernet,
@@ -301,6 +313,18 @@ class _View:
     def _is_loop(self, ifindex: int) -> bool:
         device = self.devices.get(ifindex)
         return device is not None and device.is_loopback
+
+
+def _sessions() -> list[SshSession]:
+    """Return the user's own sessions; those of all if these are none, or none that is open still.
+
+    What was started in a session, such as tmux, keeps its environment after the session has ended.
+    """
+    own, established = ssh_sessions(), sshd_connections()
+    ends = {(one.client, one.client_port, one.address, one.port) for one in established}
+    if any((one.client, one.client_port, one.address, one.port) in ends for one in own):
+        return own
+    return [*own, *established]
 
 
 def ssh_sessions(proc: Path = PROC) -> list[SshSession]:

@@ -63,7 +63,7 @@ class Target:
     def packets(self) -> list[Packet]:
         """Return the packets that have to pass; none at a hook that sees no packets."""
         direction = Direction.IN if self.hook in _IN else Direction.OUT
-        return self.danger.packets(direction)
+        return self.danger.packets(direction, has_tags=self.hook is Hook.XDP)
 
     @property
     def why_not(self) -> str:
@@ -180,6 +180,14 @@ def cut_by(copying: Copying, target: Target, *, is_compared: bool = False) -> Cu
     return None
 
 
+def verdict_of(copying: Copying, program: str, packets: Sequence[Packet]) -> XdpAction | None:
+    """Return what an XDP program answers to all *packets*, None if that is not one verdict."""
+    with copying.made(packets) as copy:
+        answers = {copy.programs[program].test_run(packet.data).return_value for packet in packets}
+    is_one = len(answers) == 1 and answers <= set(_XDP)
+    return XdpAction(answers.pop()) if is_one else None
+
+
 def _stopped(program: Program, target: Target, packets: Sequence[Packet]) -> dict[Packet, str]:
     """Return the packets that the program stops, with its answers."""
     found: dict[Packet, str] = {}
@@ -193,7 +201,7 @@ def _stopped(program: Program, target: Target, packets: Sequence[Packet]) -> dic
                 continue  # larger than the kernel takes
             raise UntriedError(f"the kernel does not run it on test packets: {error}") from None
         is_tried = True
-        if not _passes(target.hook, answer):
+        if not passes(target.hook, answer):
             found[packet] = _word(target.hook, answer)
     return found
 
@@ -219,7 +227,8 @@ def _signed(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
-def _passes(hook: Hook, answer: int) -> bool:
+def passes(hook: Hook, answer: int) -> bool:
+    """Whether a packet goes on that the program at *hook* gives that answer to."""
     if hook is Hook.XDP:
         return answer == XdpAction.XDP_PASS
     if hook.is_cgroup:

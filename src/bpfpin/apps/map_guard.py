@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bpfpin.apps.action_map import KEY, devices_of_map, is_verdict_map
-from bpfpin.apps.danger import WAY_BACK, Danger, danger_of, danger_of_cgroup
+from bpfpin.apps.danger import WAY_BACK, Danger, anybody, danger_of, danger_of_cgroup
 from bpfpin.apps.load.choose import Places, choose, programs_to_load, read_for_hooks
-from bpfpin.apps.lockout import Copying, Target, UntriedError, cut_by
+from bpfpin.apps.lockout import Copying, Target, UntriedError, cut_by, verdict_of
 from bpfpin.apps.sets.place import namespace_of
 from bpfpin.apps.target import all_sets
 from bpfpin.apps.verdict import CUTTING
@@ -24,6 +24,7 @@ from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
+from bpfpin.uapi import XdpAction
 
 Change = Callable[[Map], object]
 
@@ -36,6 +37,7 @@ def require_way_back(
     pin_root: Path,
     devices: Iterable[str] = (),
     is_cutting: bool = False,
+    hint: str = WAY_BACK,
 ) -> tuple[str, ...]:
     """Raise `UsageError` if *change* lets a program stop what the user's way to here is made of.
 
@@ -45,7 +47,7 @@ def require_way_back(
     count. Where that cannot be tried, and on *devices* and others with programs that are none of
     ours, a verdict that *is_cutting* is refused; for any other change the returned notes say so.
     """
-    check, here = _Check(what, is_cutting=is_cutting), namespaces.inode()
+    check, here = _Check(what, hint, is_cutting=is_cutting), namespaces.inode()
     tried: set[str] = set()
     for live in _sets_with(held, pin_root):
         assert live.manifest is not None
@@ -72,26 +74,50 @@ class MapGuard:
         """Raise `UsageError` if the change, called *what*, would cut the user's way to here."""
         if self.is_forced:
             return
-        is_cutting = is_verdict_map(held) and _cuts(held, change)
-        try:
-            found = require_way_back(
-                held, what, change, pin_root=self.pin_root, is_cutting=is_cutting
-            )
-        except UsageError as error:
-            error.hint = "mean it: --force"
-            if is_cutting:
-                error.hint += "; or with a way back: bpfpin action DEV VERDICT --confirm 30"
-            raise
+        verdict = _verdict_after(held, change) if is_verdict_map(held) else None
+        hint = "mean it: --force"
+        if verdict is not None:
+            hint += f"; or with a way back: bpfpin action {{place}} {verdict.name} --confirm 30"
+        found = require_way_back(
+            held,
+            what,
+            change,
+            pin_root=self.pin_root,
+            is_cutting=verdict is not None,
+            hint=hint,
+        )
         self.notes.update(dict.fromkeys(found))
 
 
-def _cuts(held: Map, change: Change) -> bool:
-    """Whether a verdict map says after the change, and not before, that packets do not pass."""
+def unset_verdict(live: PinSet, held: Map) -> XdpAction | None:
+    """Return what the XDP program of a set answers while its verdict map is not set; None: unknown.
+
+    That is tried with a copy, which takes the rights to load programs.
+    """
+    hooks = live.manifest.hooks if live.manifest else ()
+    programs = [record.program for record in hooks if record.hook == Hook.XDP.value]
+
+    def unset(copy: Map) -> None:
+        if copy.is_array:
+            copy.update_bytes(KEY, bytes(copy.value_size))
+        else:
+            copy.delete_bytes(KEY)
+
+    with suppress(BpfError, UntriedError):
+        for name in programs[:1]:
+            with _copying(live, (held, unset)) as copying:
+                return verdict_of(copying, name, anybody())
+    return None
+
+
+def _verdict_after(held: Map, change: Change) -> XdpAction | None:
+    """Return the verdict with which a map stops packets after the change, and not before."""
     with copy_of(held, Budget()) as copy, copy.read_as(held) as typed:
         before = _verdict(typed)
         with suppress(BpfError, TypeError, ValueError):
             change(typed)
-        return _verdict(typed) in CUTTING and _verdict(typed) != before
+        after = _verdict(typed)
+    return XdpAction(after) if after in CUTTING and after != before else None
 
 
 def _verdict(held: Map) -> int | None:
@@ -105,6 +131,7 @@ class _Check:
     """The check of one change, called *what*; *notes* are what is to be told of it."""
 
     what: str
+    hint: str
     is_cutting: bool
     notes: dict[str, None] = field(default_factory=dict)
 
@@ -130,9 +157,8 @@ class _Check:
         ] = None
 
     def _refused(self, place: str, danger: Danger, why: str) -> UsageError:
-        return UsageError(
-            f"{why}{self.what} would cut {place}, which carries {danger}", hint=WAY_BACK
-        )
+        message = f"{why}{self.what} would cut {place}, which carries {danger}"
+        return UsageError(message, hint=self.hint.format(place=place))
 
 
 def _sets_with(held: Map, pin_root: Path) -> Iterator[PinSet]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from bpfpin.apps.danger import WAY_BACK, Danger, danger_of, danger_of_cgroup
 from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.lockout import Copying, Target, UntriedError, cut_by
 from bpfpin.attach import interface
 from bpfpin.errors import LimitError, PermissionDeniedError, UsageError
-from bpfpin.objects.collection import Loaded
+from bpfpin.objects.collection import Loaded, fill_given
 from bpfpin.objects.map_copy import Budget, copy_of
 from bpfpin.pins.migration.fold import Folding
-from bpfpin.pins.plan import Migrating, Plan
+from bpfpin.pins.plan import Plan
 
 
 def require_way_back(loading: Loading, plan: Plan) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def require_way_back(loading: Loading, plan: Plan) -> tuple[str, ...]:
         loading.spec,
         loading.programs,
         plan.given,
-        prepare=lambda copy: _migrate(plan.migrating, copy),
+        prepare=lambda copy: _prepare(loading, plan, copy),
         max_map_memory=2 * loading.max_map_memory,
     )
     for target in targets:
@@ -72,9 +72,10 @@ def _targets(loading: Loading) -> Iterator[Target]:
         )
 
 
-def _migrate(migrating: Iterable[Migrating], copy: Loaded) -> None:
-    """Let copies of old maps go over to the copies of new ones."""
-    for each in migrating:
+def _prepare(loading: Loading, plan: Plan, copy: Loaded) -> None:
+    """Do with the copies what the load does: fill program arrays, and migrate maps."""
+    fill_given(loading.spec, copy, plan.given)
+    for each in plan.migrating:
         with copy_of(each.old, Budget()) as old:
             each.plan.fill(old, copy.maps[each.name])
             with Folding.load(each.plan.fold, old, copy.maps[each.name]) as folding:
