@@ -279,6 +279,26 @@ def test_a_cgroup_with_the_session_is_looked_at(bpffs: Path, session: str, tmp_p
     assert "your ssh session from 198.51.100.9" in refused.stderr
 
 
+@pytest.mark.parametrize(("kind", "exit_code"), [("all", 2), ("large", 0), ("nothing", 0)])
+def test_a_tc_program_of_a_device_without_ethernet_is_tried_as_far_as_can_be(
+    bpffs: Path, kind: str, exit_code: int
+) -> None:
+    ip("tuntap", "add", "lockout-tun", "mode", "tun")
+    try:
+        ip("link", "set", "lockout-tun", "up")
+        ip("route", "add", "default", "dev", "lockout-tun")
+        there = Here(bpffs, "lockout-tun")
+        tc = there.run("load", *chosen(kind, "in_tc"), "--dev", there.device, "--dry-run")
+        words = ("--mode", "generic", "--dry-run")
+        xdp = there.run("load", *chosen(kind), "--dev", there.device, *words)
+    finally:
+        ip("link", "del", "lockout-tun")
+
+    assert tc.exit_code == exit_code, tc.stderr
+    assert exit_code or any("Ethernet headers" in note for note in tc.json["notes"])
+    assert xdp.exit_code == (0 if kind == "nothing" else 2)
+
+
 def test_a_program_that_sees_no_packets_is_told_not_to_be_tried(
     bpffs: Path, session: str, tmp_path: Path
 ) -> None:

@@ -89,13 +89,18 @@ class Way:
     locals: tuple[Address, ...] = ()
     is_loop: bool = False
 
-    def packets(self, direction: Direction, *, has_tags: bool = False) -> list[Packet]:
+    def packets(
+        self, direction: Direction, *, has_tags: bool = False, has_ethernet: bool = False
+    ) -> list[Packet]:
         """Return test packets that have to pass; on a loopback device those of both directions.
+
+        With *has_ethernet* they have headers of Ethernet on any device.
 
         The kernel takes the tags of VLANs out of packets before all but XDP sees them, and many
         drivers do so before that: with *has_tags* the packets come with tags and without.
         """
-        plain = replace(self, segment=replace(self.segment, vlans=()))
+        has_ethernet = has_ethernet or self.segment.has_ethernet
+        plain = replace(self, segment=replace(self.segment, vlans=(), has_ethernet=has_ethernet))
         ways = (self, plain) if has_tags and self.segment.vlans else (plain,)
         directions = Direction if self.is_loop else (direction,)
         found = [way._packets(each) for way in ways for each in directions]
@@ -138,10 +143,14 @@ class Danger:
         """Whether packets have headers of Ethernet there."""
         return all(way.segment.has_ethernet for way in self.ways)
 
-    def packets(self, direction: Direction, *, has_tags: bool = False) -> list[Packet]:
+    def packets(
+        self, direction: Direction, *, has_tags: bool = False, has_ethernet: bool = False
+    ) -> list[Packet]:
         """Return test packets of all that it carries, as a hook of that direction sees them."""
         found = (
-            packet for way in self.ways for packet in way.packets(direction, has_tags=has_tags)
+            packet
+            for way in self.ways
+            for packet in way.packets(direction, has_tags=has_tags, has_ethernet=has_ethernet)
         )
         return list(probes.once(found))
 

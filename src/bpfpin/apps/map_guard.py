@@ -20,6 +20,7 @@ from bpfpin.objects.compat import MAPS_OF_MAPS
 from bpfpin.objects.map import Map
 from bpfpin.objects.map_copy import Budget, copy_of
 from bpfpin.objects.program import Program
+from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import Hook
@@ -77,7 +78,7 @@ class MapGuard:
         verdict = _verdict_after(held, change) if is_verdict_map(held) else None
         hint = "mean it: --force"
         if verdict is not None:
-            hint += f"; or with a way back: bpfpin action {{place}} {verdict.name} --confirm 30"
+            hint += f"; or with a way back: bpfpin action {{subject}} {verdict.name} --confirm 30"
         found = require_way_back(
             held,
             what,
@@ -144,7 +145,8 @@ class _Check:
             self.is_untried(target.place, target.danger, str(error))
             return
         if cut is not None:
-            raise self._refused(target.place, target.danger, f"{cut}: ")
+            subject = names.display_name(live.name)
+            raise self._refused(target.place, target.danger, f"{cut}: ", subject)
         for note in copying.notes:
             self.notes[f"when it was tried on test packets, {note}"] = None
 
@@ -156,9 +158,9 @@ class _Check:
             f"{self.what} was not tried on test packets, and {place} carries {danger}: {reason}"
         ] = None
 
-    def _refused(self, place: str, danger: Danger, why: str) -> UsageError:
+    def _refused(self, place: str, danger: Danger, why: str, subject: str = "") -> UsageError:
         message = f"{why}{self.what} would cut {place}, which carries {danger}"
-        return UsageError(message, hint=self.hint.format(place=place))
+        return UsageError(message, hint=self.hint.format(subject=subject or place))
 
 
 def _sets_with(held: Map, pin_root: Path) -> Iterator[PinSet]:
