@@ -18,8 +18,9 @@ from bpfpin.apps.danger import Danger
 from bpfpin.apps.probes import Direction, Packet
 from bpfpin.errors import BpfError, SyscallError
 from bpfpin.objects import collection, map_copy
-from bpfpin.objects.collection import MAP_MEMORY_LIMIT, Loaded
+from bpfpin.objects.collection import Loaded
 from bpfpin.objects.compat import MAPS_OF_MAPS
+from bpfpin.objects.load_choices import map_memory_limit
 from bpfpin.objects.map import Map
 from bpfpin.objects.map_copy import Budget, InnerMaps
 from bpfpin.objects.program import Program
@@ -115,7 +116,7 @@ class Copying:
     real: Mapping[str, Map] = field(default_factory=dict)
     prepare: Callable[[Loaded], None] | None = None
     changes: tuple[Map, Callable[[Map], object]] | None = None
-    max_map_memory: int = MAP_MEMORY_LIMIT
+    max_map_memory: int = field(default_factory=map_memory_limit)
     notes: dict[str, None] = field(default_factory=dict)
     """What was not copied, told once."""
 

@@ -232,5 +232,4 @@ def _copying(live: PinSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
             programs_to_load(spec, choices),
             real,
             changes=changes,
-            max_map_memory=1 << 40,  # it was loaded with that
         )

@@ -33,7 +33,7 @@ def require_way_back(loading: Loading, plan: Plan) -> tuple[str, ...]:
         loading.programs,
         plan.given,
         prepare=lambda copy: _prepare(loading, plan, copy),
-        max_map_memory=2 * loading.max_map_memory,
+        max_map_memory=loading.max_map_memory,
     )
     for target in targets:
         try:
