@@ -398,6 +398,17 @@ def test_whatever_comes_next_after_a_kill_makes_both_the_same(
     assert generations[0] == (1 if healer == "unload" else before[0] + 1)
 
 
+def test_what_a_killed_command_attached_is_not_called_somebody_elses(
+    reloading: Two, find: Callable[..., Point], tmp_path: Path
+) -> None:
+    kill(reloading, find("switched~"), tmp_path)
+    told = reloading.first.ok("status")
+    mine = {reloading.first.device, reloading.second.device}
+
+    assert [one["state"] for one in told["sets"]] == ["half-built", "half-built"]
+    assert [one for one in told["others"] if one["device"] in mine] == []
+
+
 def test_a_device_that_is_gone_after_a_kill_brings_all_back(
     reloading: Two, find: Callable[..., Point], tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bpfpin.apps.sets.others import other_programs
 from bpfpin.apps.sets.reports import Problem, ProblemKind, StatusReport
 from bpfpin.apps.sets.splits import splits
-from bpfpin.apps.sets.stages import LeftStage, left_stages
+from bpfpin.apps.sets.stages import LeftStage, left_stages, staged_programs
 from bpfpin.apps.sets.view import SetView
 from bpfpin.apps.target import all_sets, find_set
 from bpfpin.apps.trial.trials import describe_orphan, orphans
@@ -44,6 +44,7 @@ def status(
     problems += _orphans(pin_root, None if target is None else {one.name for one in found})
     problems += _splits(pin_root, None if target is None else shown)
     own = {program.id for one in reports for program in one.programs if program.id}
+    own.update(*map(staged_programs, stages.values()))
     others = other_programs(own) if target is None else ()
     return StatusReport(reports, tuple(problems), others)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import BpfError, PinNotFoundError
+from bpfpin.objects.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, unsafe_reason, user_name
 from bpfpin.pins.targets import is_committed
@@ -30,6 +32,16 @@ def left_stages(root: Directory) -> list[LeftStage]:
         name = entry.removesuffix(names.STAGE_SUFFIX)
         if name not in ("", entry):
             found.append(_look(root, entry, name))
+    return found
+
+
+def staged_programs(stage: LeftStage) -> set[int]:
+    """Return the ids of the programs of a stage that is ours: hooks may run them already."""
+    found: set[int] = set()
+    with suppress(BpfError), Directory.open(stage.path / names.PROGRAMS) as programs:
+        for name in programs.names() if not stage.foreign else ():
+            with suppress(BpfError), Program.from_pin(programs.path / name) as program:
+                found.add(program.id)
     return found
 
 
