@@ -262,7 +262,7 @@ class Resolver:
         data = self._data.get(section.index)
         if data is not None:
             self._check_no_address(place, index, section, address)
-        if data is not None and 0 <= address < len(data.contents or b""):
+        if data is not None and 0 <= address < (data.value_size or len(data.contents or b"")):
             return Reference(index, ReferenceKind.MAP_VALUE, data.name, address)
         raise self._error(
             place,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bpfpin.cli.map.csv_rows import cell, lines
 from bpfpin.cli.map.pieces import json_rows, write_document, write_lines
-from bpfpin.cli.output import Output
+from bpfpin.cli.output import Output, to_json
 from bpfpin.errors import LimitError
 
 NAMES = ("key", "value")
@@ -36,7 +36,7 @@ ROWS = st.sampled_from([(key, value) for key in PARTS for value in PARTS]).flatm
 @given(ROWS)
 def test_rows_are_what_json_makes_of_them(batch: list[tuple[Any, ...]]) -> None:
     assert [json.loads(row) for row in json_rows(NAMES, batch)] == [
-        dict(zip(NAMES, row, strict=True)) for row in batch
+        json.loads(to_json(dict(zip(NAMES, row, strict=True)))) for row in batch
     ]
 
 
