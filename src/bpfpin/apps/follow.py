@@ -241,7 +241,7 @@ class Follower(Closing):
             return False
 
 
-class FollowedWatch(Iterator[Change]):
+class FollowedWatch(Closing, Iterator[Change]):
     """The changes of a map that is followed, by `for`, or by `async for` in an event loop.
 
     One walk of either kind; `close` ends it, the follower stays. `async for` starts no thread: only

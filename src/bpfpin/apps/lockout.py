@@ -16,7 +16,7 @@ from typing import Final
 
 from bpfpin.apps.danger import Danger
 from bpfpin.apps.probes import Direction, Packet
-from bpfpin.errors import BpfError, SyscallError
+from bpfpin.errors import BpfError, Portable, SyscallError
 from bpfpin.objects import collection, map_copy
 from bpfpin.objects.collection import Loaded
 from bpfpin.objects.compat import MAPS_OF_MAPS
@@ -163,7 +163,7 @@ def _change(copy: Map | None, real: Map, change: Callable[[Map], object]) -> Non
             change(typed)
 
 
-class UntriedError(Exception):
+class UntriedError(Portable):
     """A program could not be run on test packets; the text says why."""
 
 
