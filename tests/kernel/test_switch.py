@@ -232,6 +232,7 @@ def test_after_the_exchange_only_cleaning_is_left(root: Directory, following: Lo
         "layouts~",
         "links~",
         "manifest~",
+        "objects~",
         "programs~",
         "xdp_stats_map",
     ]

@@ -55,6 +55,7 @@ def expected(*, directories: str, maps: str, names: set[str] = MAPS) -> dict[str
     return {
         "SET": directories,
         "SET/layouts~": directories,
+        "SET/objects~": directories,
         "SET/links~": "0 0700",
         "SET/links~/xdp": "0 0600",
         "SET/programs~": "0 0700",

@@ -122,5 +122,6 @@ def test_status_tells_a_load_on_trial_and_not_that_its_link_is_gone(here: Here) 
     wait_until(lambda: is_over(here))
 
     assert [problem["kind"] for problem in told["problems"]] == ["on-trial"]
-    assert told["problems"][0]["fix"] == f"bpfpin confirm {here.device}"
+    fix = f"bpfpin --pin-root {here.root} confirm {here.device}"
+    assert told["problems"][0]["fix"] == fix
     assert told["sets"][0]["hooks"][0]["link"] == told["sets"][0]["programs"][0]["link"] > 0

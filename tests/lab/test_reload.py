@@ -133,6 +133,7 @@ def test_a_map_that_the_new_object_lacks_is_unpinned_and_told(here: Here) -> Non
         "layouts~",
         "links~",
         "manifest~",
+        "objects~",
         "programs~",
         COUNTERS,
     ]

@@ -13,7 +13,7 @@ import pytest
 
 from support import isolation
 from support.crash import ERRORS, NEVER_FAILS, Point, calls_of_a_process, points
-from support.crash_lab import CrashLab
+from support.crash_lab import CrashLab, ForeignLab
 from support.crash_matrix import NEW, SCENARIOS, Healer, Row, Trials
 from support.crash_several import SeveralLab
 from support.crash_trials import TrialLab
@@ -90,7 +90,8 @@ def sampled(found: Sequence[Point], name: str, *, count: int) -> list[Point]:
 
 def short_of(name: str) -> int:
     """Return how many calls are tried in the short form: fewer where they take longer."""
-    return SHORT // 2 if issubclass(SCENARIOS[name].lab, (SeveralLab, TrialLab)) else SHORT
+    short = (SeveralLab, TrialLab, ForeignLab)
+    return SHORT // 2 if issubclass(SCENARIOS[name].lab, short) else SHORT
 
 
 def told(table: Table, name: str, fault: str, row: Row) -> None:
@@ -159,7 +160,7 @@ def test_a_command_killed_while_it_heals_is_healed_by_the_next(
 def kills_that_leave_something(trials: Trials, *, count: int) -> list[Point]:
     """Return at most *count* calls, evenly spread, at which a kill leaves something half-built."""
     found = trials.points()
-    spread = found[:: max(1, len(found) // (2 * count))]
+    spread = found[:: max(1, len(found) // (4 * count))]
     return [point for point in spread if trials.leaves_something(point)][-count:]
 
 

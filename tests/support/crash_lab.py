@@ -19,8 +19,8 @@ from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins import names as pin_names
-from bpfpin.spec import XdpMode
-from bpfpin.uapi import XdpAction
+from bpfpin.spec import MapSpec, XdpMode
+from bpfpin.uapi import MapType, XdpAction
 from support.crash import Ending, run_here
 from support.lab import TestLab
 from support.objects import compiled
@@ -269,7 +269,7 @@ class CrashLab:
         assert attached == (self.program_id(), reference.program_tag), (
             f"{attached} is attached, {self.program_id()} of {generation.value} is pinned"
         )
-        assert told["state"] == "ok", told
+        assert told["state"] == ("degraded" if reference.problems else "ok"), told
         assert problems_of(told) == reference.problems, told
         assert told["object"].endswith(self._object(generation).name), told
 
@@ -303,3 +303,50 @@ class NetlinkLab(CrashLab):
             netlink.attach_xdp(other.fd, self.lab.ifindex, XdpMode.NATIVE)
         self.run([*self.load(generation), "--take-over"])
         assert not self._link_pin().exists()
+
+
+class ForeignLab(CrashLab):
+    """The same, with a pin, a directory and a symlink of somebody else in the set.
+
+    They are where they were made at every moment, also right after a kill.
+    """
+
+    def __init__(self, lab: TestLab, root: Path, folder: Path) -> None:
+        self._theirs: dict[str, int] = {}
+        super().__init__(lab, root, folder)
+
+    def _begin(self, generation: Generation) -> None:
+        super()._begin(generation)
+        if not self._theirs:
+            self._pin_theirs()
+
+    def _pin_theirs(self) -> None:
+        directory = self.set / "dir"
+        directory.mkdir()
+        (self.set / "symlink").symlink_to("theirs")
+        with Map.create(MapSpec("theirs", MapType.ARRAY, 4, 8, 1)) as held:
+            for path in (self.set / "theirs", directory / "theirs"):
+                held.pin(path)
+                self._theirs[str(path.relative_to(self.root))] = held.id
+
+    def clear(self) -> None:
+        """Remove theirs as well, as they may."""
+        self._theirs.clear()
+        super().clear()
+
+    def names(self) -> frozenset[str]:
+        """Return every name but theirs, and the directory of the set if it has no other."""
+        theirs = {"dir", "dir/theirs", "theirs", "symlink"}
+        found = {name for name in super().names() if name.partition("/")[2] not in theirs}
+        device = self.set.name
+        is_alone = not any(name.startswith(f"{device}/") for name in found)
+        return frozenset(found - {device} if is_alone else found)
+
+    def status(self) -> dict[str, Any]:
+        """Check that what they pinned is there, and return what `status` tells of the set."""
+        for name, map_id in self._theirs.items():
+            with Map.from_pin(self.root / name) as held:
+                assert held.id == map_id, f"{name} holds map id {held.id} instead of {map_id}"
+        if self._theirs:
+            assert (self.set / "symlink").readlink() == Path("theirs")
+        return super().status()

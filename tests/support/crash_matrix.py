@@ -10,7 +10,7 @@ from enum import Enum
 
 from bpfpin.errors import BpfError
 from support.crash import Ending, Fault, Injection, Point, faulted, points, run_here
-from support.crash_lab import CrashLab, Generation, NetlinkLab
+from support.crash_lab import CrashLab, ForeignLab, Generation, NetlinkLab
 from support.crash_migrating import ByNameLab, Iproute2Lab, MigratingLab
 from support.crash_others import GivenMapLab, MovingLab, TakenOverLab
 from support.crash_several import SeveralLab
@@ -96,6 +96,10 @@ SCENARIOS = {
         Scenario("reload, migrating, iproute2", OLD, NEW, NEW, _load(NEW), lab=Iproute2Lab),
         Scenario("unload, by name", OLD, NOTHING, OLD, lambda lab: lab.unload(), lab=ByNameLab),
         Scenario("unload", OLD, NOTHING, OLD, lambda lab: lab.unload()),
+        Scenario("reload, pins of others", OLD, NEW, NEW, _load(NEW), lab=ForeignLab),
+        Scenario(
+            "unload, pins of others", OLD, NOTHING, OLD, lambda lab: lab.unload(), lab=ForeignLab
+        ),
         Scenario("load, several hooks", NOTHING, NEW, NEW, _load(NEW), lab=SeveralLab),
         Scenario("reload, several hooks", OLD, NEW, NEW, _load(NEW), lab=SeveralLab),
         Scenario(

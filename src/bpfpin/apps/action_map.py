@@ -62,7 +62,8 @@ class Subject:
     @property
     def is_ours(self) -> bool:
         """Whether it is a set that this user made."""
-        return self.found is not None and self.found.manifest is not None
+        found = self.found
+        return found is not None and found.manifest is not None and found.is_own
 
     @property
     def is_zero_pass(self) -> bool:

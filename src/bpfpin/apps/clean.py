@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from bpfpin.apps.confirm import clear
@@ -15,7 +15,7 @@ from bpfpin.apps.sets.reports import CleanReport, Left, LeftoverKind, Removed
 from bpfpin.apps.sets.stages import LeftStage, left_stages
 from bpfpin.apps.sets.users import used_maps
 from bpfpin.apps.trial.trials import describe_orphan, orphans
-from bpfpin.errors import AttachError, BusyError, PinError
+from bpfpin.errors import AttachError, BusyError, PinError, PinNotFoundError
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
@@ -109,6 +109,10 @@ class _Cleaning:
         else:
             planned = Recovery.FINISHED if stage.is_committed else Recovery.UNDONE
             self._recover(stage.name, stage.path, planned)
+            with suppress(PinNotFoundError):
+                found = PinSet.read(self._root.path, stage.name)
+                reason = "bpfpin did not pin it"
+                self._left += [Left(found.path / entry, reason) for entry in found.foreign]
 
     def _clean_records(self) -> None:
         """Remove what a command on several sets left before it began with any of them."""
@@ -130,10 +134,23 @@ class _Cleaning:
         if self._is_marked(name):
             self._recover(name, self._root.path / name / names.COMMIT, Recovery.FINISHED)
         found = PinSet.read(self._root.path, name)
-        if found.state is SetState.FOREIGN:
-            self._left.append(Left(found.path, found.reason))
+        if found.state is SetState.UNLOADED:
+            self._clean_unloaded(found)
+        elif found.state is SetState.FOREIGN or not found.is_own:
+            reason = found.reason or "another user loaded it"
+            self._left.append(Left(found.path, reason))
         elif found.manifest is not None and not self._has_stage(name):
             self._clean_own(found, found.manifest)
+
+    def _clean_unloaded(self, found: PinSet) -> None:
+        """Remove the directory that an unload left for pins of others, once they are gone."""
+        if found.foreign:
+            self._left.append(Left(found.path, found.reason))
+            return
+        if not self._is_dry_run:
+            self._root.rmdir(found.name)
+        reason = "it was unloaded, and the pins of others in it are gone"
+        self._removed.append(Removed(LeftoverKind.DIRECTORY, found.path, reason))
 
     def _is_marked(self, name: str) -> bool:
         """Whether a set of ours still carries the mark of its transaction."""

@@ -34,7 +34,8 @@ from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked
-from bpfpin.pins.pinset import read_manifest
+from bpfpin.pins.manifest import read_manifest
+from bpfpin.pins.ownership import write_down
 from bpfpin.pins.transaction import signals_deferred
 from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, end_trial, read_trial
 from bpfpin.syscall import netns as namespaces
@@ -198,6 +199,8 @@ def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directo
                 with Link.from_id(link_id) as link:
                     _require_own_program(link, parent.path / names.PROGRAMS / programs[pin])
                     if not links.has(pin):  # a confirm before this one was killed
+                        if parent.has(names.OBJECTS):
+                            write_down(parent, names.LINKS, pin, link.id)
                         link.pin(links.pin_path(pin))
             except IdNotFoundError:
                 told = put_back(root, place, trial)

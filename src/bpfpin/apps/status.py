@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from bpfpin.apps.sets.others import other_programs
+from bpfpin.apps.sets.place import at_root
 from bpfpin.apps.sets.reports import Problem, ProblemKind, StatusReport
+from bpfpin.apps.sets.split_brain import Finding
 from bpfpin.apps.sets.splits import splits
 from bpfpin.apps.sets.stages import LeftStage, left_stages, staged_programs
 from bpfpin.apps.sets.view import SetView
 from bpfpin.apps.target import all_sets, find_set
 from bpfpin.apps.trial.trials import describe_orphan, orphans
-from bpfpin.pins import bpffs, lock, names
+from bpfpin.pins import bpffs, lock
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
 
@@ -37,12 +39,12 @@ def status(
         found = [find_set(target, pin_root=pin_root, netns=netns)]
     stages = _stages(pin_root)
     views = [SetView(one, as_root=as_root, stage=stages.get(one.name)) for one in found]
-    reports = tuple(view.report() for view in views)
+    split = _splits(pin_root, None if target is None else {view.shown for view in views})
+    reports = tuple(view.report([one for one in split if view.shown in one.sets]) for view in views)
     problems = [problem for view in views for problem in view.problems]
-    shown = {names.display_name(one.name) for one in found}
     problems += _lock_directory(pin_root)
     problems += _orphans(pin_root, None if target is None else {one.name for one in found})
-    problems += _splits(pin_root, None if target is None else shown)
+    problems += [Problem(ProblemKind(one.kind.value), one.text, one.fix) for one in split]
     own = {program.id for one in reports for program in one.programs if program.id}
     own.update(*map(staged_programs, stages.values()))
     others = other_programs(own) if target is None else ()
@@ -57,19 +59,15 @@ def _orphans(pin_root: Path, sets: set[str] | None) -> list[Problem]:
         if lock.holder(root) is not None:  # it may be about to end them, or to begin their trial
             return []
         return [
-            Problem(ProblemKind.ORPHAN, describe_orphan(process), "bpfpin clean")
+            Problem(ProblemKind.ORPHAN, describe_orphan(process), at_root("bpfpin clean", pin_root))
             for process in orphans(root)
             if sets is None or process.parent in sets
         ]
 
 
-def _splits(pin_root: Path, sets: set[str] | None) -> list[Problem]:
+def _splits(pin_root: Path, sets: set[str] | None) -> list[Finding]:
     """Return who should share a map and does not, on the whole host or in these *sets*."""
-    return [
-        Problem(ProblemKind(one.kind.value), one.text, one.fix)
-        for one in splits(pin_root=pin_root)
-        if sets is None or sets & set(one.sets)
-    ]
+    return [one for one in splits(pin_root=pin_root) if sets is None or sets & set(one.sets)]
 
 
 def _lock_directory(pin_root: Path) -> list[Problem]:

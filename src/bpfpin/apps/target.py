@@ -17,8 +17,8 @@ from bpfpin.errors import (
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, user_name
-from bpfpin.pins.manifest import Place
-from bpfpin.pins.pinset import PinSet, pin_sets, read_manifest
+from bpfpin.pins.manifest import Place, read_manifest
+from bpfpin.pins.pinset import PinSet, pin_sets
 from bpfpin.syscall import fs
 from bpfpin.syscall import netns as namespaces
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,12 @@ from bpfpin.apps.load.shared_names import map_ids, take_away
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.reports import UnloadReport
-from bpfpin.apps.sets.live import read_own, require_unchanged_programs, runs_its_program
+from bpfpin.apps.sets.live import (
+    read_own,
+    require_unchanged_programs,
+    runs_its_program,
+    told_of_others,
+)
 from bpfpin.apps.sets.place import is_cgroup
 from bpfpin.apps.target import find_set
 from bpfpin.apps.trial.trials import end_orphans_below, settle_set
@@ -23,7 +28,7 @@ from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
 from bpfpin.pins.migration import staged
-from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.pinset import PinSet, SetState
 from bpfpin.pins.plan import is_constant
 from bpfpin.pins.recover import Recovery
 from bpfpin.pins.transaction import next_generation, remove
@@ -60,6 +65,8 @@ def undeploy(
         notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
         notes += settle_set(root, name)
         live = read_own(pin_root, name)
+        if live is None and recovery is Recovery.NOTHING:
+            _require_loaded(pin_root, name)
         if live is None:
             return UnloadReport(names.display_name(name), pin_root / name, notes=notes)
         require_unchanged_programs(live)
@@ -70,24 +77,45 @@ def undeploy(
             shared = live.manifest.outside if live.manifest else ()
             notes += tuple(take_away(root, live, map_ids(live, shared)))
             remove(root, name, reopen)
+        notes += told_of_others(root, name)
     notes += tuple(_lasting_links(links))
     return UnloadReport(names.display_name(name), live.path, devices, kept, notes)
 
 
+def _require_loaded(pin_root: Path, name: str) -> None:
+    """Raise `PinNotFoundError` for a directory that has nothing but pins of others any more."""
+    try:
+        found = PinSet.read(pin_root, name)
+    except PinNotFoundError:  # unloaded by another command since it was looked for
+        return
+    if found.state is SetState.UNLOADED:
+        raise PinNotFoundError(
+            f"nothing is loaded for {names.display_name(name)!r}: {found.reason}",
+            path=str(found.path),
+            hint=f"look who made it: ls -la {found.path}; once it is empty: bpfpin clean",
+        )
+
+
 def _keep_maps(root: Directory, live: PinSet) -> tuple[str, ...]:
     """Publish a generation that has nothing but the maps; its predecessor's links go with it."""
-    kept = tuple(name for name in live.maps if not is_constant(name))
     manifest = live.manifest
-    if not kept or manifest is None:
-        return ()
-    with next_generation(root, live.name, reopen) as stage, root.child(live.name) as old:
+    with ExitStack() as opened:
+        kept = {
+            name: opened.enter_context(held)
+            for name in live.map_names
+            if not is_constant(name) and (held := live.open_map(name))
+        }
+        if not kept or manifest is None:
+            return ()
+        stage = opened.enter_context(next_generation(root, live.name, reopen))
+        old = opened.enter_context(root.child(live.name))
         if manifest.access is not None:
             stage.set_access(manifest.access)
-        for name in kept:
-            stage.keep_map(name, old)
+        for name, held in kept.items():
+            stage.keep_map(name, old, held)
             stage.keep_foldings(name, old)
         stage.write_manifest(manifest.without_hooks())
-    return kept
+    return tuple(kept)
 
 
 def _left_over(live: PinSet) -> tuple[str, ...]:
@@ -100,12 +128,12 @@ def _left_over(live: PinSet) -> tuple[str, ...]:
 
 
 def _link_ids(live: PinSet) -> list[int]:
-    """Return the ids of the links that are pinned in the set."""
-    found = []
+    """Return the ids of the links of the set."""
+    found = list(live.objects.links.values()) if live.objects else []
     for path in live.links.values():
         with suppress(PinError), Link.from_pin(path) as link:
             found.append(link.id)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _lasting_links(links: list[int]) -> Iterator[str]:

@@ -43,6 +43,8 @@ def _show(context: Context, report: StatusReport) -> None:
                 f"{name} = {value_text(value)}" for name, value in found.metadata.items()
             )
             context.out.say(f"metadata of {found.set}: {words}")
+    for path in (path for found in report.sets for path in found.foreign):
+        context.out.say(f"not bpfpin's: {path}")
     for other in report.others:
         name = other.name or "a program"
         mode = f" in {other.mode} mode" if other.mode else ""

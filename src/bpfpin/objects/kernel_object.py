@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import ClassVar, Self
@@ -19,6 +21,7 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.syscall import bpf, fs
+from bpfpin.syscall.attr import u32
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import ObjectFlag
 
@@ -138,6 +141,31 @@ def _open_path(path: Path) -> Descriptor:
                 raise PinKindError(f"{path} is a symbolic link", path=str(path)) from None
             raise
     raise AssertionError("unreachable")
+
+
+class _IdAnswer(ctypes.Structure):
+    """How the infos of maps, programs and links begin."""
+
+    _fields_ = [*u32("type", "id")]
+
+
+def identity(path: str | Path) -> tuple[ObjectKind, int] | None:
+    """Return kind and id of what is pinned at *path*; None for what is no map, program or link.
+
+    `PinNotFoundError` if there is no such name. A map that may only be read is opened for that.
+    """
+    try:
+        fd = bpf.obj_get(path)
+    except PermissionDeniedError:
+        fd = bpf.obj_get(path, flags=ObjectFlag.RDONLY)
+    with Descriptor(fd) as there:
+        target = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - in half the time
+        with suppress(ValueError):
+            kind = ObjectKind(target.replace("_link", "-link"))
+            answer = _IdAnswer()
+            bpf.obj_get_info_by_fd(there.fileno(), answer)
+            return kind, int(answer.id)
+    return None
 
 
 def check_kind(descriptor: Descriptor, kind: ObjectKind, *, path: str) -> Descriptor:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
+from bpfpin.errors import PinNotFoundError
 from bpfpin.pins import names
-from bpfpin.pins.directory import Directory
+from bpfpin.pins.directory import Directory, Kind
 from bpfpin.pins.manifest import Access
+from bpfpin.pins.ownership import Entry, owner_of
 
 
 def set_access(directory: Directory, access: Access) -> None:
-    """Let those open the maps in *directory* whom *access* names; what is so already stays."""
-    for entry in directory.names():
-        if stat.S_ISREG(directory.stat(entry).st_mode):
-            set_map_access(directory, entry, access)
+    """Let those open the maps in *directory* whom *access* names; what is so already stays.
+
+    Pins of others in it stay as they are.
+    """
+    owner = owner_of(directory)
+    for name, kind in directory.kinds().items():
+        if kind is Kind.PIN and owner.owns(directory, Entry("", name, kind)):
+            set_map_access(directory, name, access)
     _open_directory(directory, access)
-    if directory.has(names.LAYOUTS):
-        with directory.child(names.LAYOUTS) as layouts:
-            _open_directory(layouts, access)
+    for folder in (names.LAYOUTS, names.OBJECTS):
+        with suppress(PinNotFoundError), directory.child(folder) as below:
+            _open_directory(below, access)
 
 
 def set_map_access(directory: Directory, pin: str, access: Access) -> None:

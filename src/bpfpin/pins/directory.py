@@ -114,9 +114,9 @@ class Directory(Closing):
         self.mark(name)
         return self.child(name)
 
-    def mark(self, name: str) -> None:
+    def mark(self, name: str, mode: int = DIRECTORY_MODE) -> None:
         """Make the directory *name* for its name's sake."""
-        self._do("mkdir", name, lambda: os.mkdir(name, DIRECTORY_MODE, dir_fd=self.fileno()))
+        self._do("mkdir", name, lambda: os.mkdir(name, mode, dir_fd=self.fileno()))
 
     def rmdir(self, name: str) -> None:
         """Remove the empty directory *name*."""
@@ -153,13 +153,15 @@ class Directory(Closing):
 
     def exchange(self, name: str, other: Directory, other_name: str) -> None:
         """Exchange the name *name* with one of another directory of the same file system."""
-        fs.renameat2(
-            name,
-            other_name,
-            flags=Rename.EXCHANGE,
-            old_dir_fd=self.fileno(),
-            new_dir_fd=other.fileno(),
-        )
+        self._rename(Rename.EXCHANGE, name, other, other_name)
+
+    def rename_into(self, target: Directory, old: str, new: str) -> None:
+        """Move *old* to *target* as *new*; `PinExistsError` if that name is taken."""
+        self._rename(Rename.NOREPLACE, old, target, new)
+
+    def _rename(self, flags: Rename, old: str, target: Directory, new: str) -> None:
+        fds = {"old_dir_fd": self.fileno(), "new_dir_fd": target.fileno()}
+        fs.renameat2(old, new, flags=flags, **fds)
 
     def chmod(self, name: str, mode: int) -> None:
         """Set the mode of the pin *name*."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, Self
 
-from bpfpin.errors import LimitError
+from bpfpin.errors import LimitError, PinNotFoundError, UnsafePathError
+from bpfpin.pins.directory import OTHERS_WRITE, Directory, user_name
+from bpfpin.pins.names import MANIFEST
 from bpfpin.pins.record import COMPONENT, TEXT_SIZE_MAX, Record
 
 SCHEMA: Final = 1
@@ -271,3 +275,30 @@ def _outside_pin(record: Record) -> OutsidePin:
     if len(parts) > _DEPTH_MAX or not all(map(COMPONENT.fullmatch, parts)):
         raise ValueError("'path' is not a path below the pin root")
     return OutsidePin(record.component("map"), path)
+
+
+def read_manifest(directory: Directory, owners: Collection[int] | None = None) -> Manifest:
+    """Return the manifest of a set that is ours; `UnsafePathError` says why one is not.
+
+    *owners* are the users whose manifest is believed, by default just the one who asks.
+    """
+    allowed = {os.geteuid()} if owners is None else owners
+    status = directory.status
+    if status.st_uid not in allowed:
+        raise _foreign(f"it belongs to {user_name(status.st_uid)}")
+    if status.st_mode & OTHERS_WRITE:
+        raise _foreign(f"others may write it (mode {stat.S_IMODE(status.st_mode):04o})")
+    try:
+        entry = directory.stat(MANIFEST)
+    except PinNotFoundError:
+        raise _foreign("it has no manifest, so bpfpin did not make it") from None
+    if not stat.S_ISLNK(entry.st_mode) or entry.st_uid not in allowed:
+        raise _foreign("its manifest is not one of ours")
+    try:
+        return Manifest.parse(directory.read_text(MANIFEST))
+    except ValueError as error:
+        raise _foreign(f"its manifest is damaged: {error}") from None
+
+
+def _foreign(reason: str) -> UnsafePathError:
+    return UnsafePathError(reason)

@@ -16,6 +16,7 @@ LOCK_DIRECTORY: Final = "bpfpin~"
 PROGRAMS: Final = "programs~"
 LINKS: Final = "links~"
 LAYOUTS: Final = "layouts~"
+OBJECTS: Final = "objects~"
 MANIFEST: Final = "manifest~"
 PREVIOUS: Final = "previous~"
 COMMIT: Final = "commit~"
@@ -28,7 +29,7 @@ TARGETS: Final = "targets~"
 SWITCHED: Final = "switched~"
 STAGE_SUFFIX: Final = "~stage"
 
-PARTS: Final = frozenset({PROGRAMS, LINKS, LAYOUTS, FOLDS})
+PARTS: Final = frozenset({OBJECTS, PROGRAMS, LINKS, LAYOUTS, FOLDS})
 """The directories of a generation; they go over into the next one."""
 
 MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, SWITCHED, SHARED, CONFIRM})

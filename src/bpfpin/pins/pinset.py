@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
-from bpfpin.errors import BpfError, PermissionDeniedError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import (
+    BpfError,
+    IdNotFoundError,
+    PermissionDeniedError,
+    PinKindError,
+    PinNotFoundError,
+    UnsafePathError,
+)
+from bpfpin.objects.kernel_object import identity
+from bpfpin.objects.layouts import parts as layout_parts
+from bpfpin.objects.link import Link
+from bpfpin.objects.map import Map
+from bpfpin.objects.program import Program
 from bpfpin.pins import lock, names
-from bpfpin.pins.directory import OTHERS_WRITE, Directory, Kind, user_name
-from bpfpin.pins.manifest import Manifest
+from bpfpin.pins.directory import Directory, user_name
+from bpfpin.pins.manifest import Manifest, read_manifest
+from bpfpin.pins.ownership import Objects, Owner, is_unloaded, look_by_name
 
 # How often a directory may be exchanged under a reader before it gives up.
 _ATTEMPTS: Final = 20
 
 
+_Held = TypeVar("_Held", Map, Program, Link)
+
+
 class SetState(Enum):
-    """How a set is found."""
+    """How a set is found; `status` alone looks at its hooks and tells more than the last four."""
 
     OK = "ok"
-    DEFUNCT = "defunct"  # its device or cgroup is gone
+    DEFUNCT = "defunct"  # its device or cgroup is gone, or a program of it runs nowhere
+    DEGRADED = "degraded"  # it runs, but something is wrong with it
+    ON_TRIAL = "on-trial"  # it goes back unless it is confirmed
+    KEPT = "kept"  # its maps wait for the next load, nothing runs
+    UNLOADED = "unloaded"  # nothing of it is left, only pins of others in its directory
     HALF_BUILT = "half-built"  # a command that changed it died, or is at it
+    UNREADABLE = "unreadable"  # this user may not look into it
     FOREIGN = "foreign"  # not ours, or its manifest is damaged
 
 
@@ -33,8 +55,10 @@ class SetState(Enum):
 class PinSet:
     """One directory of the pin root and what is pinned in it, by map, program and link name.
 
-    *manifest* is None unless the directory is ours; *reason* says why the state is not `OK`. What
-    this user may not read is foreign and not `is_readable`.
+    *manifest* is None unless the directory is ours, or root's; *reason* says why the state is not
+    `OK`. Only what `is_own` may be changed. *objects* are what the set pinned, by the name of the
+    pin (None for a set of an earlier version); *foreign* is what others pinned in the directory, by
+    its path below. *hidden* are the folders that this user may not look into.
     """
 
     path: Path
@@ -44,12 +68,69 @@ class PinSet:
     maps: Mapping[str, Path] = field(default_factory=dict)
     programs: Mapping[str, Path] = field(default_factory=dict)
     links: Mapping[str, Path] = field(default_factory=dict)
-    is_readable: bool = True
+    objects: Objects | None = None
+    foreign: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    is_own: bool = True
 
     @property
     def name(self) -> str:
         """The directory's name."""
         return self.path.name
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether this user may look into the directory."""
+        return self.state is not SetState.UNREADABLE
+
+    def id_of(self, folder: str, pin: str) -> int | None:
+        """Return the id of the object that the set pinned as *pin*; None if that is not known."""
+        return self.objects.of(folder).get(pin) if self.objects else None
+
+    @property
+    def map_names(self) -> list[str]:
+        """The maps of the set, also those whose pin was removed by hand."""
+        written = self.objects.maps if self.objects else {}
+        return sorted({*self.maps, *map(names.decode, written)})
+
+    @property
+    def program_names(self) -> list[str]:
+        """The programs of the set, also those whose pin was removed by hand."""
+        written = self.objects.programs if self.objects else {}
+        return sorted({*self.programs, *written})
+
+    def open_map(self, name: str) -> Map | None:
+        """Open the set's own map, by its id where its pin was removed or replaced by hand.
+
+        None if it is gone. Raises `PinKindError` for the pin of something else in a set of an
+        earlier version.
+        """
+        return self._open(Map, "", names.map_pin_name(name), self.maps.get(name))
+
+    def open_program(self, name: str) -> Program | None:
+        """Open the set's own program as `open_map` does a map."""
+        return self._open(Program, names.PROGRAMS, name, self.programs.get(name))
+
+    def open_link(self, pin: str) -> Link | None:
+        """Open the set's own link as `open_map` does a map."""
+        return self._open(Link, names.LINKS, pin, self.links.get(pin))
+
+    def _open(self, kind: type[_Held], folder: str, pin: str, path: Path | None) -> _Held | None:
+        own_id = self.id_of(folder, pin)
+        if path is not None:
+            try:
+                held = kind.from_pin(path)
+            except PinNotFoundError:
+                pass
+            except PinKindError:
+                if own_id is None:
+                    raise
+            else:
+                if own_id is None or _is_object(held, own_id):
+                    return held
+        with suppress(IdNotFoundError):
+            return None if own_id is None else kind.from_id(own_id)
+        return None
 
     @classmethod
     def read(cls, root: Path, name: str) -> Self:
@@ -84,7 +165,7 @@ class PinSet:
     def _unreadable(cls, root: Directory, path: Path) -> Self:
         owner, user = user_name(root.stat(path.name).st_uid), user_name(os.geteuid())
         reason = f"it may not be read by {user}, it belongs to {owner}"
-        return cls(path, SetState.FOREIGN, reason, is_readable=False)
+        return cls(path, SetState.UNREADABLE, reason, is_own=False)
 
     @classmethod
     def _without_directory(cls, root: Directory, path: Path, unfinished: str) -> Self | None:
@@ -100,18 +181,104 @@ class PinSet:
     @classmethod
     def _of(cls, directory: Directory, path: Path, unfinished: str) -> Self:
         try:
-            manifest = read_manifest(directory)
+            manifest = read_manifest(directory, owners={0, os.geteuid()})
         except UnsafePathError as error:
+            if is_unloaded(directory):
+                return cls._unloaded(directory, path, unfinished)
             return cls(path, SetState.FOREIGN, error.message)
+        owner = Owner.of(manifest, Objects.read(directory))
+        ours, foreign, hidden = look_by_name(directory, owner)
         return cls(
             path,
             SetState.HALF_BUILT if unfinished else SetState.OK,
             unfinished,
             manifest,
-            maps=_pins(directory, path),
-            programs=_pins_below(directory, names.PROGRAMS),
-            links=_pins_below(directory, names.LINKS, name_of=str),
+            maps={names.decode(pin): path / pin for pin in ours.get("", ())},
+            programs=_below(path, names.PROGRAMS, ours),
+            links=_below(path, names.LINKS, ours),
+            objects=owner.objects,
+            foreign=foreign,
+            hidden=hidden,
+            is_own=directory.status.st_uid == os.geteuid(),
         )
+
+    @classmethod
+    def _unloaded(cls, directory: Directory, path: Path, unfinished: str) -> Self:
+        _, foreign, _ = look_by_name(directory, Owner.of(None, None))
+        what = f"what others pinned there is left: {', '.join(foreign)}" if foreign else "empty"
+        state = SetState.HALF_BUILT if unfinished else SetState.UNLOADED
+        return cls(path, state, unfinished or f"it was unloaded, {what}", foreign=foreign)
+
+
+def _is_object(held: Map | Program | Link, own_id: int) -> bool:
+    """Whether *held* is the object of that id; it is closed if it is not."""
+    with ExitStack() as undo:
+        undo.callback(held.close)
+        if held.id == own_id:
+            undo.pop_all()
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class LostPin:
+    """A pin of a set that somebody removed by hand, or put another object in the place of.
+
+    *id* is that of the set's own object (of the map, where its stored types are meant); *there* is
+    what the name holds now, "" for nothing.
+    """
+
+    folder: str
+    pin: str
+    id: int
+    there: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path below the set's directory."""
+        return f"{self.folder}/{self.pin}" if self.folder else self.pin
+
+
+def lost_pins(found: PinSet) -> list[LostPin]:
+    """Return the pins of a set that are no longer there, or hold something else.
+
+    What this user may not look at is left out, and so are links that are gone themselves.
+    """
+    objects = found.objects
+    if objects is None:
+        return []
+    lost: list[LostPin] = []
+    for folder in ("", names.PROGRAMS, names.LINKS):
+        for pin, own_id in objects.of(folder).items() if folder not in found.hidden else ():
+            there = _what_is_at(found.path / folder / pin)
+            if there is not None and there != (_WORDS[folder], own_id):
+                word, other_id = there
+                held = f"{word} id {other_id}" if other_id else word
+                lost.append(LostPin(folder, pin, own_id, held))
+    for pin, parts in objects.layouts.items() if names.LAYOUTS not in found.hidden else ():
+        if pin in objects.maps and not _has_types(found.path / names.LAYOUTS, pin, parts):
+            lost.append(LostPin(names.LAYOUTS, pin, objects.maps[pin]))
+    return lost
+
+
+_WORDS: Final = {"": "map", names.PROGRAMS: "program", names.LINKS: "link"}
+
+
+def _what_is_at(path: Path) -> tuple[str, int] | None:
+    """Return what is pinned at *path*, ("", 0) for nothing; None if this user may not look."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # no symlink may be followed
+            return "a symlink" if path.is_symlink() else "a directory", 0
+        there = identity(path)
+    except (PinNotFoundError, FileNotFoundError):
+        return "", 0
+    except (PermissionDeniedError, PermissionError):
+        return None
+    return (str(there[0]), there[1]) if there else ("something else", 0)
+
+
+def _has_types(folder: Path, pin: str, parts: int) -> bool:
+    return all((folder / part).is_symlink() for part in itertools.islice(layout_parts(pin), parts))
 
 
 def pin_sets(root: Path) -> list[PinSet]:
@@ -129,29 +296,6 @@ def pin_sets(root: Path) -> list[PinSet]:
     return found
 
 
-def read_manifest(directory: Directory) -> Manifest:
-    """Return the manifest of a set that is ours; `UnsafePathError` says why one is not."""
-    status = directory.status
-    if status.st_uid != os.geteuid():
-        raise _foreign(f"it belongs to {user_name(status.st_uid)}")
-    if status.st_mode & OTHERS_WRITE:
-        raise _foreign(f"others may write it (mode {stat.S_IMODE(status.st_mode):04o})")
-    try:
-        entry = directory.stat(names.MANIFEST)
-    except PinNotFoundError:
-        raise _foreign("it has no manifest, so bpfpin did not make it") from None
-    if not stat.S_ISLNK(entry.st_mode) or entry.st_uid != os.geteuid():
-        raise _foreign("its manifest is not one of ours")
-    try:
-        return Manifest.parse(directory.read_text(names.MANIFEST))
-    except ValueError as error:
-        raise _foreign(f"its manifest is damaged: {error}") from None
-
-
-def _foreign(reason: str) -> UnsafePathError:
-    return UnsafePathError(reason)
-
-
 def _may_be_set(root: Directory, entry: str) -> bool:
     name = entry.removesuffix(names.STAGE_SUFFIX)
     if not names.is_set_name(name):
@@ -162,7 +306,7 @@ def _may_be_set(root: Directory, entry: str) -> bool:
         if not stat.S_ISDIR(root.stat(entry).st_mode):
             return False
         with root.child(entry) as directory:
-            return directory.has(names.MANIFEST)
+            return directory.has(names.MANIFEST) or is_unloaded(directory)
     except PermissionDeniedError:
         return True
     except BpfError:
@@ -192,20 +336,5 @@ def _is_still(root: Directory, name: str, directory: Directory) -> bool:
     return root.stat(name).st_ino == directory.status.st_ino
 
 
-def _pins(
-    directory: Directory, path: Path, name_of: Callable[[str], str] = names.decode
-) -> dict[str, Path]:
-    return {
-        name_of(entry): path / entry
-        for entry, kind in directory.kinds().items()
-        if kind is Kind.PIN
-    }
-
-
-def _pins_below(
-    directory: Directory, folder: str, name_of: Callable[[str], str] = names.decode
-) -> dict[str, Path]:
-    if not directory.has(folder):
-        return {}
-    with directory.child(folder) as below:
-        return _pins(below, below.path, name_of)
+def _below(path: Path, folder: str, ours: Mapping[str, Iterable[str]]) -> dict[str, Path]:
+    return {pin: path / folder / pin for pin in ours.get(folder, ())}

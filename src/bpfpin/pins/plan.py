@@ -12,7 +12,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bpfpin.errors import Difference, IncompatibleMapError, PinKindError
+from bpfpin.errors import (
+    BpfError,
+    Difference,
+    IdNotFoundError,
+    IncompatibleMapError,
+    PinKindError,
+    PinNotFoundError,
+)
 from bpfpin.objects import compat
 from bpfpin.objects.link import Attachment
 from bpfpin.objects.map import Map
@@ -26,6 +33,8 @@ from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall.fd import Closing
 
 ALL: Final = "all"  # of --fresh
+LOST: Final = "its pin was"  # how the reason begins where somebody removed or replaced a pin
+_KERNEL_NAME_LENGTH: Final = 15
 CONSTANTS: Final = (".rodata", ".kconfig")  # each generation makes its own
 
 
@@ -196,14 +205,20 @@ class _Sources:
             return self._share(spec)
         if is_constant(name):
             return _make(spec, "constants belong to their program")
-        if live is None or name not in live.maps:
-            return _make(spec, "it is new" if live else "")
-        if self._is_fresh(name):
+        if live is None:
+            return _make(spec, "")
+        if self._is_fresh(name) and name in live.map_names:
             return _start_empty(name)
-        if spec.initial:
+        if spec.initial and name in live.map_names:
             return _make(spec, "the object itself says what is in it")
-        held = self.undo.enter_context(_kept_map(live.maps[name], name))
-        decided = _use(spec, held, Decision.KEPT, _kept_reason(spec))
+        held = _own_map(live, spec)
+        if held is None:
+            is_lost = name in live.map_names
+            return _make(
+                spec, f"{LOST} removed by hand, and the map with it" if is_lost else "it is new"
+            )
+        self.undo.enter_context(held)
+        decided = _use(spec, held, Decision.KEPT, _kept_reason(spec, live, held))
         return self._migrate(spec, held) if decided[2] and self.migrate else decided
 
     def _migrate(self, spec: MapSpec, held: Map) -> _Decided:
@@ -245,7 +260,7 @@ class _Sources:
 
 def _id_at(path: Path) -> int | None:
     """Return the id of the map that is pinned there, None if that is something else."""
-    with suppress(PinKindError), Map.from_pin(path) as held:
+    with suppress(PinKindError, PinNotFoundError), Map.from_pin(path) as held:
         return held.id
     return None
 
@@ -263,17 +278,58 @@ def _make(spec: MapSpec, reason: str) -> _Decided:
     return MapPlan(spec.name, Decision.CREATED, None, reason), None, []
 
 
-def _kept_map(path: Path, name: str) -> Map:
+def _own_map(live: PinSet, spec: MapSpec) -> Map | None:
+    """Open the map of the set that *spec* goes on with, None if there is none.
+
+    Where its pin was removed or replaced by hand, it is the one that was written down, else the one
+    of that name and definition that a program of the set uses.
+    """
     try:
-        return Map.from_pin(path)
+        held = live.open_map(spec.name)
     except PinKindError as error:
         error.hint = (
-            f"bpfpin did not put it there; to make the map anew in its place: --fresh {name}"
+            f"bpfpin did not put it there; to make the map anew in its place: --fresh {spec.name}"
         )
         raise
+    return _used_map(live, spec) if held is None and spec.name not in live.maps else held
 
 
-def _kept_reason(spec: MapSpec) -> str:
+def _used_map(live: PinSet, spec: MapSpec) -> Map | None:
+    """Open the only map of that name and definition that the set's programs use."""
+    fitting: list[Map] = []
+    for map_id in _used_ids(live):
+        with suppress(IdNotFoundError), ExitStack() as undo:
+            held = undo.enter_context(Map.from_id(map_id))
+            # The kernel keeps 15 bytes of a name, and replaces none of those that C allows.
+            if held.name == spec.name[:_KERNEL_NAME_LENGTH] and not compat.differences(spec, held):
+                fitting.append(held)
+                undo.pop_all()
+    if len(fitting) == 1:
+        return fitting[0]
+    for held in fitting:
+        held.close()
+    return None
+
+
+def _used_ids(live: PinSet) -> set[int]:
+    """Return the maps that the programs of the set use, and which are not pinned in it."""
+    ids: set[int] = set()
+    for name in live.program_names:
+        if program := live.open_program(name):
+            with program:
+                ids.update(program.info.map_ids)
+    for pin in live.links if live.manifest else ():
+        with suppress(BpfError):
+            if link := live.open_link(pin):
+                with link, Program.from_id(link.info.program_id) as program:
+                    ids.update(program.info.map_ids)
+    return ids - {_id_at(path) for path in live.maps.values()}
+
+
+def _kept_reason(spec: MapSpec, live: PinSet, held: Map) -> str:
+    path = live.maps.get(spec.name)
+    if path is None or _id_at(path) != held.id:
+        return f"{LOST} {'replaced' if path else 'removed'} by hand; it is pinned again"
     if spec.dialect is Dialect.DATA:
         return "its variables are the same and go on with their values"
     return "its definition is the same"

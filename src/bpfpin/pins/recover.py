@@ -9,6 +9,8 @@
   `targets` does.
 * `NAME~stage/abort~`: the hooks run what they ran before, and the stage is undone.
 * `NAME/commit~`: the names were exchanged; only cleaning is left.
+
+What others pinned in a directory that goes is given back to the one that stays.
 """
 
 from __future__ import annotations
@@ -23,9 +25,16 @@ from bpfpin.objects.program import Program
 from bpfpin.pins import names, outside
 from bpfpin.pins.access import set_access
 from bpfpin.pins.directory import Directory, remove_tree, require_safe, user_name
-from bpfpin.pins.manifest import Held, Manifest
+from bpfpin.pins.manifest import Held, HookRecord, Manifest, read_manifest
 from bpfpin.pins.migration import staged
-from bpfpin.pins.pinset import pin_sets, read_manifest
+from bpfpin.pins.ownership import (
+    Objects,
+    give_back,
+    is_unloaded,
+    remove_own,
+    remove_previous,
+)
+from bpfpin.pins.pinset import pin_sets
 from bpfpin.pins.switch import Reopen, switch, turn_back
 from bpfpin.syscall.fs import Rename
 
@@ -92,11 +101,14 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
     """Remove the directory *name* with all pins; hooks that only its programs run are left first.
 
     Links are left by unpinning. A hook without one is detached if it still runs the program that
-    is pinned here: after a reload it runs the next one.
+    is pinned here: after a reload it runs the next one. *name* is that of a stage; what others
+    pinned there goes to the set's directory.
     """
     with root.child(name) as directory:
         _detach(directory, reopen)
-    remove_tree(root, name)
+        remove_own(directory)
+    give_back(root, name, name.removesuffix(names.STAGE_SUFFIX))
+    root.rmdir(name)
 
 
 def _recover_stage(root: Directory, name: str, reopen: Reopen) -> Recovery:
@@ -156,7 +168,8 @@ def _publish(root: Directory, name: str) -> None:
         root.rename(stage, name, Rename.NOREPLACE)
         return
     with root.child(name) as directory:
-        _own_manifest(directory)
+        if not is_unloaded(directory):
+            _own_manifest(directory)
     root.rename(stage, name, Rename.EXCHANGE)
 
 
@@ -164,9 +177,12 @@ def _settle(directory: Directory, manifest: Manifest) -> None:
     """Let those read the maps who are to, and take the marks of the transaction away."""
     if manifest.access is not None:
         set_access(directory, manifest.access)
-    for part in (names.PREVIOUS, names.FOLDING, names.SWITCHED, names.SHARED):
+    remove_previous(directory)
+    with suppress(PinNotFoundError):
+        remove_tree(directory, names.SHARED)
+    for mark in (names.FOLDING, names.SWITCHED):
         with suppress(PinNotFoundError):
-            remove_tree(directory, part)
+            directory.rmdir(mark)
     directory.rmdir(names.COMMIT)
 
 
@@ -184,22 +200,29 @@ def _detach(directory: Directory, reopen: Reopen) -> None:
         manifest = read_manifest(directory)
     except UnsafePathError:  # half-built: nothing runs its programs yet
         return
+    objects = Objects.read(directory)
     for record in manifest.hooks:
-        program = names.program_pin_name(record.program)
         if record.held is Held.LINK or not directory.has(names.PROGRAMS):
             continue
-        with (
-            suppress(PinNotFoundError, AttachError),  # the device is gone, and the program with it
-            Program.from_pin(directory.path / names.PROGRAMS / program) as ours,
-        ):
+        with suppress(PinNotFoundError, AttachError):  # the device is gone, the program with it
+            ours = _program_id(directory, record, objects)
             hook = reopen(manifest.place, record)
             try:
                 running = hook.program_id()
                 # A qdisc that was made is left without its filter by who removed it, or by a kill.
-                if running == ours.id or (running == 0 and record.made_qdisc):
+                if running == ours or (running == 0 and record.made_qdisc):
                     hook.detach()
             finally:
                 hook.close()
+
+
+def _program_id(directory: Directory, record: HookRecord, objects: Objects | None) -> int:
+    """Return the id of the set's program, also if its pin was removed or replaced by hand."""
+    pin = names.program_pin_name(record.program)
+    if objects is not None and pin in objects.programs:
+        return objects.programs[pin]
+    with Program.from_pin(directory.path / names.PROGRAMS / pin) as program:
+        return program.id
 
 
 def require_own(directory: Directory) -> None:

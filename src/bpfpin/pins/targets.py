@@ -26,7 +26,7 @@ from typing import Final
 from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError, UnsafePathError
 from bpfpin.pins import names, recover
 from bpfpin.pins.directory import Directory, remove_tree, require_safe
-from bpfpin.pins.pinset import read_manifest
+from bpfpin.pins.manifest import read_manifest
 from bpfpin.pins.recover import Recovery, require_own
 from bpfpin.pins.switch import Reopen, switch
 from bpfpin.syscall.fs import Rename

@@ -9,6 +9,7 @@ everything is finished: by us, or by `recover` in the next command of a dead pro
 from __future__ import annotations
 
 import signal
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import NotSupportedError, PinExistsError
+from bpfpin.errors import NotSupportedError, PinExistsError, PinNotFoundError
+from bpfpin.objects.kernel_object import identity
+from bpfpin.objects.layouts import NO_TYPES
 from bpfpin.objects.map import Map
 from bpfpin.pins import layouts, names, outside
 from bpfpin.pins.access import set_access
@@ -24,6 +27,7 @@ from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Access, Manifest, OutsidePin
 from bpfpin.pins.migration import staged
 from bpfpin.pins.migration.fold import Folding
+from bpfpin.pins.ownership import UNLOADED_MODE, foreign_entries, keep_foreign, write_down
 from bpfpin.pins.recover import Recovery, conclude, recover, remove_generation
 from bpfpin.pins.switch import Reopen
 from bpfpin.pins.targets import Targets
@@ -35,6 +39,10 @@ _DEFERRED: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 class Pinnable(Protocol):
     """What can be pinned: a map, a program, a link."""
+
+    @property
+    def id(self) -> int:
+        """The id of the object."""
 
     def pin(self, path: str | Path) -> None:
         """Give it the name *path* in bpffs."""
@@ -50,7 +58,7 @@ class Stage(Closing):
             self._directory = stack.enter_context(root.make(names.stage_name(name)))
             if targets:
                 self._directory.write_text(names.TARGETS, targets)
-            for folder in (names.PROGRAMS, names.LINKS, names.LAYOUTS):
+            for folder in (names.OBJECTS, names.PROGRAMS, names.LINKS, names.LAYOUTS):
                 self._directory.mark(folder)
             _require_exchange(self._directory)
             self._programs = stack.enter_context(self._directory.child(names.PROGRAMS))
@@ -66,46 +74,85 @@ class Stage(Closing):
         self, name: str, held: Pinnable, *, key: TypeRef | None = None, value: TypeRef | None = None
     ) -> None:
         """Pin a map under its whole name, and keep its types beside it."""
-        held.pin(self._directory.pin_path(names.map_pin_name(name)))
-        layouts.write(self._layouts, name, key=key, value=value)
+        pin = names.map_pin_name(name)
+        write_down(self._directory, "", pin, held.id)
+        held.pin(self._directory.pin_path(pin))
+        self._write_types(name, layouts.write(self._layouts, name, key=key, value=value))
 
     def keep_map(
         self,
         name: str,
         live: Directory,
+        held: Pinnable | None = None,
         *,
         key: TypeRef | None = None,
         value: TypeRef | None = None,
     ) -> None:
         """Give a map of the live generation to this one too, and the types as they are now.
 
-        *key* and *value* are those of the new object, which may know more names for the values of
-        an enumeration; where it has none, those that are kept stay.
+        *held* is the map, which is pinned anew where its pin was removed or replaced by hand; None:
+        what is pinned there. *key* and *value* are those of the new object, which may know more
+        names for the values of an enumeration; where it has none, those that are kept stay.
         """
-        self._directory.link_from(live, names.map_pin_name(name))
-        with live.child(names.LAYOUTS) as kept:
-            if value is None and layouts.keep(self._layouts, kept, name):
+        pin = names.map_pin_name(name)
+        self._keep("", live, pin, held)
+        before = NO_TYPES
+        with suppress(PinNotFoundError), live.child(names.LAYOUTS) as kept:
+            if value is None and (parts := layouts.keep(self._layouts, kept, name)):
+                self._write_types(name, parts)
                 return
-            before = layouts.read(kept, name) if key is None else (None, None)
-        layouts.write(self._layouts, name, key=key or before[0], value=value)
+            before = layouts.read(kept, name) if key is None else NO_TYPES
+        parts = layouts.write(self._layouts, name, key=key or before[0], value=value)
+        self._write_types(name, parts)
+
+    def _write_types(self, name: str, parts: int) -> None:
+        """Write down that the types of map *name* are stored in so many symlinks."""
+        if parts:
+            write_down(self._directory, names.LAYOUTS, names.map_pin_name(name), parts)
 
     def pin_program(self, name: str, held: Pinnable) -> None:
         """Pin a program."""
-        held.pin(self._programs.pin_path(names.program_pin_name(name)))
+        pin = names.program_pin_name(name)
+        write_down(self._directory, names.PROGRAMS, pin, held.id)
+        held.pin(self._programs.pin_path(pin))
 
     def pin_link(self, name: str, held: Pinnable) -> None:
         """Pin a link under the name that `names.link_pin_name` gave; from here on it is kept."""
+        write_down(self._directory, names.LINKS, name, held.id)
         held.pin(self._links.pin_path(name))
 
-    def keep_link(self, name: str, live: Directory, *, new_name: str = "") -> None:
-        """Give a link of the live generation to this one too, under *new_name* if it has one."""
-        with live.child(names.LINKS) as kept:
-            self._links.link_from(kept, name, new_name)
+    def keep_link(
+        self, name: str, live: Directory, held: Pinnable | None = None, *, new_name: str = ""
+    ) -> None:
+        """Give a link of the live generation to this one too, under *new_name* if it has one.
+
+        *held* is the link, which is pinned anew where its pin was removed or replaced by hand.
+        """
+        with suppress(PinNotFoundError), live.child(names.LINKS) as kept:
+            self._keep(names.LINKS, kept, name, held, as_name=new_name)
+            return
+        if held is not None:
+            self.pin_link(new_name or name, held)
+
+    def _keep(
+        self, folder: str, source: Directory, name: str, held: Pinnable | None, *, as_name: str = ""
+    ) -> None:
+        """Link the pin *name* of *source* as *as_name*, or pin *held* if it is no pin of that."""
+        new_name, there = as_name or name, _id_at(source, name)
+        target = self._links if folder else self._directory
+        if held is not None and held.id != there:
+            write_down(self._directory, folder, new_name, held.id)
+            held.pin(target.pin_path(new_name))
+            return
+        if there is not None:
+            write_down(self._directory, folder, new_name, there)
+        target.link_from(source, name, new_name)
 
     def pin_previous(self, link: str, program: Pinnable) -> None:
         """Say which program the hook of *link* runs until it is switched."""
         with suppress(PinExistsError):
             self._directory.mark(names.PREVIOUS)
+        write_down(self._directory, names.PREVIOUS, link, program.id)
         with self._directory.child(names.PREVIOUS) as previous:
             program.pin(previous.pin_path(link))
 
@@ -136,6 +183,10 @@ class Stage(Closing):
         Manifest.parse(text)
         self._directory.write_text(names.MANIFEST, text)
 
+    def keep_foreign(self, live: Directory) -> None:
+        """Give the names that others have in the live generation to this one too."""
+        keep_foreign(live, self._directory)
+
     def commit(self) -> None:
         """Pass the point from which on the next generation is the one that holds."""
         self._directory.mark(names.COMMIT)
@@ -154,6 +205,7 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
         with Stage(root, name) as stage:
             yield stage
             with signals_deferred():
+                _keep_foreign(root, name, stage)
                 stage.commit()
                 conclude(root, name, reopen)
     except BaseException as error:
@@ -180,10 +232,13 @@ def next_generations(
     try:
         with ExitStack() as opened:
             change.begin()
-            yield [
+            stages = [
                 opened.enter_context(Stage(root, name, targets=change.token)) for name in set_names
             ]
+            yield stages
             with signals_deferred():
+                for name, stage in zip(set_names, stages, strict=True):
+                    _keep_foreign(root, name, stage)
                 change.commit()
                 change.conclude(reopen)
     except BaseException as error:
@@ -194,12 +249,16 @@ def next_generations(
 
 
 def remove(root: Directory, name: str, reopen: Reopen) -> None:
-    """Remove set *name*, its links first: one rename takes it away, what follows is cleaning."""
+    """Remove set *name*, its links first: one rename takes it away, what follows is cleaning.
+
+    If others pinned something in its directory, one that has nothing but that takes its place.
+    """
     stage = names.stage_name(name)
     is_begun = False
     try:
         with signals_deferred():
-            root.rename(name, stage, Rename.NOREPLACE)
+            flags = Rename.EXCHANGE if _leave_foreign(root, name) else Rename.NOREPLACE
+            root.rename(name, stage, flags)
             is_begun = True
             remove_generation(root, stage, reopen)
     except BaseException as error:
@@ -230,6 +289,32 @@ def signals_deferred() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     for deferred in dict.fromkeys(came):
         signal.raise_signal(deferred)
+
+
+def _keep_foreign(root: Directory, name: str, stage: Stage) -> None:
+    with suppress(PinNotFoundError), root.child(name) as live:
+        stage.keep_foreign(live)
+
+
+def _leave_foreign(root: Directory, name: str) -> bool:
+    """Make the stage of set *name* with nothing in it but what others pinned; False if nothing."""
+    with root.child(name) as live:
+        if not foreign_entries(live):
+            return False
+        stage, mode = names.stage_name(name), stat.S_IMODE(live.status.st_mode)
+        root.mark(stage, mode | UNLOADED_MODE)
+        with root.child(stage) as left:
+            keep_foreign(live, left)
+    return True
+
+
+def _id_at(directory: Directory, pin: str) -> int | None:
+    with suppress(PinNotFoundError):
+        # No symlink may be followed, and no directory can be opened.
+        is_pin = stat.S_ISREG(directory.stat(pin).st_mode)
+        there = identity(directory.pin_path(pin)) if is_pin else None
+        return there[1] if there else None
+    return None
 
 
 def _require_exchange(stage: Directory) -> None:

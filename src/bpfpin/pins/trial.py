@@ -24,7 +24,8 @@ from typing import Any, Final, Self
 
 from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError
 from bpfpin.pins import names
-from bpfpin.pins.directory import Directory, remove_tree, require_safe
+from bpfpin.pins.directory import Directory, Kind, remove_tree, require_safe
+from bpfpin.pins.ownership import Entry, Owner, owner_of, write_down_all
 from bpfpin.pins.record import Record
 
 CONFIRM: Final = names.CONFIRM
@@ -193,20 +194,33 @@ def end_trial(parent: Directory, entry: str = CONFIRM) -> None:
 
 
 def copy_generation(source: Directory, target: Directory) -> None:
-    """Give all pins, types and the manifest of one generation to another directory, too."""
-    for name in source.names():
-        mode = source.stat(name).st_mode
-        if name in names.MARKS:
-            continue
-        if stat.S_ISDIR(mode):
+    """Give all pins, types and the manifest of one generation to another directory, too.
+
+    What others pinned there is left out. What tells ours from others is copied first.
+    """
+    owner, kinds = owner_of(source), source.kinds()
+    folders = [name for name, kind in kinds.items() if kind is Kind.DIRECTORY]
+    for name in sorted(folders, key=lambda name: name != names.OBJECTS):
+        if name not in names.MARKS and owner.names_it(Entry("", name, Kind.DIRECTORY)):
             with suppress(PinExistsError):
                 target.mark(name)
             with source.child(name) as below, target.child(name) as there:
-                copy_generation(below, there)
-        elif stat.S_ISLNK(mode):
-            target.write_text(name, source.read_text(name))
-        else:
-            target.link_from(source, name)
+                for entry, kind in below.kinds().items():
+                    _copy_entry(below, there, Entry(name, entry, kind), owner)
+    for name, kind in kinds.items():
+        if kind is not Kind.DIRECTORY:
+            _copy_entry(source, target, Entry("", name, kind), owner)
+    if owner.objects is None and target.has(names.OBJECTS):  # of an earlier version
+        write_down_all(target)
+
+
+def _copy_entry(source: Directory, target: Directory, entry: Entry, owner: Owner) -> None:
+    if not owner.owns(source, entry):
+        return
+    if entry.kind is Kind.SYMLINK:
+        target.write_text(entry.name, source.read_text(entry.name))
+    else:
+        target.link_from(source, entry.name)
 
 
 def _change(value: Any) -> EntryChange | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import Manifest, Place
 from bpfpin.pins.trial import (
     BEGUN,
     CONFIRM,
@@ -186,8 +187,9 @@ def test_room_is_made_where_a_dead_command_left_some(parent: Directory) -> None:
 
 
 def test_a_generation_is_copied_whole_without_what_passes(parent: Directory) -> None:
+    text = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, Place()).to_text()
     with parent.make("live") as live, parent.make("copy") as copy:
-        live.write_text("manifest~", "{}")
+        live.write_text("manifest~", text)
         live.mark("commit~")
         make_room(live).close()
         with live.make("programs~") as programs:
@@ -196,5 +198,5 @@ def test_a_generation_is_copied_whole_without_what_passes(parent: Directory) -> 
         (live.path / "programs~/count").unlink()
 
         assert copy.names() == ["manifest~", "programs~"]
-        assert copy.read_text("manifest~") == "{}"
+        assert copy.read_text("manifest~") == text
         assert (copy.path / "programs~/count").read_text() == "a pin"

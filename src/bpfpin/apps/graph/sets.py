@@ -30,7 +30,7 @@ def load_lines(pin_root: Path) -> Mapping[str, str]:
     with suppress(BpfError):
         sets = all_sets(pin_root)
         return {
-            names.display_name(one.name): load_line(one.name, one.manifest)
+            names.display_name(one.name): load_line(one.path, one.manifest)
             for one in sets
             if one.manifest
         }

@@ -10,12 +10,7 @@ from bpfpin.apps.load.choose import RUNS_ONE, Choice
 from bpfpin.apps.load.loading import Loading
 from bpfpin.apps.load.take_over import plan_beside_others, require_mode
 from bpfpin.apps.recovery import reopen
-from bpfpin.errors import (
-    AttachError,
-    PinNotFoundError,
-    ProgramChangedError,
-)
-from bpfpin.objects.link import Link
+from bpfpin.errors import AttachError, ProgramChangedError
 from bpfpin.objects.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Held, HookRecord
@@ -127,11 +122,8 @@ def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | N
         with suppress(AttachError):  # the device is gone
             return replace(found, attachment=hook, previous_id=hook.program_id(), mode=record.mode)
         return None
-    if record.link not in live.links:
-        return None
-    try:
-        link = Link.from_pin(live.links[record.link])
-    except PinNotFoundError:
+    link = live.open_link(record.link)
+    if link is None:
         return None
     undo.callback(link.close)
     info = link.info
@@ -143,15 +135,16 @@ def _previous(
     loading: Loading, live: PinSet, record: HookRecord, found: HookPlan
 ) -> tuple[Program, bool]:
     """Return the program that a hook of the set runs, and whether it is somebody else's."""
-    if record.program in live.programs:
+    program = live.open_program(record.program)
+    if program is not None:
         with ExitStack() as undo:
-            program = undo.enter_context(Program.from_pin(live.programs[record.program]))
+            undo.callback(program.close)
             if program.id == found.previous_id:
                 undo.pop_all()
                 return program, False
     if loading.takes_over and found.previous_id:
         return Program.from_id(found.previous_id), True
-    if record.program not in live.programs:
+    if program is None:
         raise ProgramChangedError(
             f"the pin of {record.program} is gone from the set {loading.shown_name}: whether"
             f" program id {found.previous_id} at {found.hook} is the set's own cannot be told",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from bpfpin.apps.load import hooks
@@ -12,11 +12,19 @@ from bpfpin.apps.load.migrating import Migrator
 from bpfpin.apps.load.shared_names import Replacing
 from bpfpin.apps.load.variables import check_kept
 from bpfpin.apps.map_users import users_of
-from bpfpin.errors import BpfError, BusyError, IncompatibleMapError
+from bpfpin.errors import (
+    BpfError,
+    BusyError,
+    IncompatibleMapError,
+    NotBpffsError,
+    PinKindError,
+    PinNotFoundError,
+)
+from bpfpin.objects.kernel_object import identity
 from bpfpin.objects.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Access, Manifest
-from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.pinset import PinSet, lost_pins
 from bpfpin.pins.plan import (
     Decision,
     HookAction,
@@ -58,6 +66,7 @@ def make_plan(loading: Loading, live: PinSet | None) -> Plan:
             undo.callback(held.close)
         migrator.require_known()
         check_kept(loading.settings, found.plans, _variables_before(live))
+        _require_free_names(loading, planned)
         undo.pop_all()
     is_unchanged = _is_unchanged(loading, live, found.plans, planned)
     generation = _generation(live, is_unchanged)
@@ -107,12 +116,42 @@ def _require_same_place(loading: Loading, live: PinSet | None) -> None:
         )
 
 
+def _require_free_names(loading: Loading, planned: tuple[HookPlan, ...]) -> None:
+    """Raise `BusyError` if somebody else pinned something where the set is to pin its own."""
+    try:
+        found = PinSet.read(loading.path.parent, loading.name)
+    except (PinNotFoundError, NotBpffsError):
+        return
+    wanted = [
+        *map(names.map_pin_name, loading.spec.maps),
+        *(f"{names.PROGRAMS}/{names.program_pin_name(name)}" for name in loading.programs),
+        *(f"{names.LINKS}/{hook.link}" for hook in planned),
+    ]
+    for entry in wanted:
+        folder, _, pin = entry.rpartition("/")
+        if entry in found.foreign and found.id_of(folder, pin) is None:
+            path = loading.path / entry
+            raise BusyError(
+                f"{path} is {_what_is_at(path)}, which bpfpin did not pin, and the object needs"
+                " that name",
+                holder=str(path),
+                hint=f"move it away: mv {path} {path}_other",
+            )
+
+
+def _what_is_at(path: Path) -> str:
+    with suppress(BpfError):
+        if there := identity(path):
+            return f"{there[0]} id {there[1]}"
+    return "something"
+
+
 def _require_related(loading: Loading, live: PinSet | None) -> None:
     """Raise `BusyError` for an object that has neither a program nor a hook of the live set."""
     manifest = live.manifest if live else None
     if live is None or manifest is None or not manifest.hooks or loading.replaces:
         return
-    if set(loading.programs) & set(live.programs) or _wanted(loading) & _there(manifest):
+    if set(loading.programs) & set(live.program_names) or _wanted(loading) & _there(manifest):
         return
     raise BusyError(
         f"{loading.shown_name} runs another object, {manifest.object or 'without a path'}: they"
@@ -153,6 +192,7 @@ def _is_unchanged(
         and manifest.access == access_after(loading, live)
         and manifest.variables == loading.settings.hashes
         and _use_the_pinned_maps(planned, live)
+        and not lost_pins(live)
     )
 
 
@@ -169,7 +209,7 @@ def _use_the_pinned_maps(planned: tuple[HookPlan, ...], live: PinSet) -> bool:
     """Whether all that the running programs use is what is pinned: somebody may swap a pin."""
     pinned = set()
     for path in live.maps.values():
-        with Map.from_pin(path) as held:
+        with suppress(PinNotFoundError, PinKindError), Map.from_pin(path) as held:
             pinned.add(held.id)
     used = [hook.previous.info.map_ids for hook in planned if hook.previous]
     return all(pinned.issuperset(ids) for ids in used)
@@ -201,7 +241,7 @@ def _explained(
 def _place(name: str, loading: Loading, live: PinSet | None) -> Path | str:
     if name in loading.shared:
         return loading.shared[name].source
-    return live.maps[name] if live else loading.map_path(name)
+    return live.maps.get(name, loading.map_path(name)) if live else loading.map_path(name)
 
 
 def _users(name: str, loading: Loading, live: PinSet | None) -> list[str]:

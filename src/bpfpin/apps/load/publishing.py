@@ -29,6 +29,7 @@ from bpfpin.apps.load.shared_names import (
 )
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.reports import LoadReport, ProgramReport
+from bpfpin.apps.sets.live import told_of_others
 from bpfpin.apps.trial.load import LoadTrial
 from bpfpin.errors import UsageError
 from bpfpin.objects import collection
@@ -123,6 +124,7 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
                     *_taken_away(root, one),
                     *holders_of_old(root, before),
                     *_left_over(root, one.loading),
+                    *told_of_others(root, one.loading.name),
                 )
             )
             for one, before, report in zip(loads, old_ids, reports, strict=True)
@@ -222,10 +224,10 @@ class _Building:
         access = access_after(self.loading, self.plan.live)
         if access is not None:
             self.stage.set_access(access)
-        for name in self.loaded.maps:
+        for name, held in self.loaded.maps.items():
             spec = self.loading.spec.maps[name]
             if name in kept and self.live is not None:
-                self.stage.keep_map(name, self.live, key=spec.key, value=spec.value)
+                self.stage.keep_map(name, self.live, held, key=spec.key, value=spec.value)
 
     def _pin_foldings(self) -> None:
         """Have the programs loaded that move the contents of old maps, and keep those still at it.
@@ -246,7 +248,9 @@ class _Building:
             if hook.is_taken:
                 self.stage.pin_link(hook.link, hook.attachment)
             elif self.live is not None and hook.before is not None:
-                self.stage.keep_link(hook.before.link, self.live, new_name=hook.link)
+                self.stage.keep_link(
+                    hook.before.link, self.live, hook.attachment, new_name=hook.link
+                )
         if hook.previous is not None:
             self.stage.pin_previous(hook.link, hook.previous)
         record = _record(self.loading, hook)

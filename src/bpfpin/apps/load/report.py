@@ -18,7 +18,7 @@ from bpfpin.apps.reports import (
 from bpfpin.objects.collection import Loaded
 from bpfpin.objects.program import Program
 from bpfpin.pins.manifest import HookRecord
-from bpfpin.pins.plan import ALL, Decision, HookAction, HookPlan, Plan
+from bpfpin.pins.plan import ALL, LOST, Decision, HookAction, HookPlan, Plan
 from bpfpin.spec import Hook, XdpMode
 
 _SHOWN_NAMES = 5  # of the programs that were left out
@@ -177,6 +177,8 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
     for each in plan.maps:
         if each.decision is Decision.REMOVED:
             yield f"map {each.name} is not pinned any more: {each.reason}"
+        elif each.reason.startswith(LOST):
+            yield f"map {each.name}: {each.reason}"
     yield from hooks.describe(plan.hooks)
     if loading.confirm_s is not None and not loading.is_dry_run:
         yield (

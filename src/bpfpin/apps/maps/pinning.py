@@ -22,7 +22,7 @@ from bpfpin.objects.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import require_lasting
 from bpfpin.pins.directory import Directory, require_safe
-from bpfpin.pins.pinset import read_manifest
+from bpfpin.pins.manifest import read_manifest
 from bpfpin.syscall import fs
 
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from errno import EACCES
+from pathlib import Path
+from typing import Final
 
 from bpfpin.apps.recovery import reopen
+from bpfpin.apps.sets.live import program_id
 from bpfpin.apps.sets.place import DeviceState, is_cgroup
 from bpfpin.apps.sets.reports import HeldHook
 from bpfpin.apps.trial.trials import trial_of
 from bpfpin.attach import interface
 from bpfpin.errors import (
     AttachError,
+    BpfError,
     IdNotFoundError,
     PermissionDeniedError,
     PinError,
     PinNotFoundError,
 )
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
+from bpfpin.pins import names
 from bpfpin.pins.manifest import Held, HookRecord, Place
 from bpfpin.pins.pinset import PinSet
 from bpfpin.syscall import netns as namespaces
+
+_PATIENCE_S: Final = 0.3  # the kernel frees a link some time after its last pin went
+_PAUSE_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +107,36 @@ def _look_at_link(found: PinSet, record: HookRecord, _place: Place) -> _Seen:
 
 def _link(found: PinSet, record: HookRecord) -> Link:
     """Open the link of a hook; that of a load on trial is held by its process alone."""
-    if record.link in found.links:
-        return Link.from_pin(found.links[record.link])
+    if names.LINKS in found.hidden:
+        raise PermissionDeniedError(f"{found.path / names.LINKS}: access denied", errno=EACCES)
+    if link := _lasting_link(found, record.link):
+        return link
     trial = trial_of(found)
     if trial is None or record.link not in trial.links:
         raise PinNotFoundError(f"the link at {record.hook} is not pinned")
     return Link.from_id(trial.links[record.link])
+
+
+def _lasting_link(found: PinSet, pin: str) -> Link | None:
+    """Open a link of the set; one without a pin only if it does not go within a moment."""
+    link = found.open_link(pin)
+    own_id = found.id_of(names.LINKS, pin)
+    if link is None or own_id is None or _holds(found.links.get(pin), own_id):
+        return link
+    deadline = time.monotonic() + _PATIENCE_S
+    while link is not None and time.monotonic() < deadline:
+        link.close()
+        time.sleep(_PAUSE_S)
+        link = found.open_link(pin)
+    return link
+
+
+def _holds(path: Path | None, link_id: int) -> bool:
+    if path is None:
+        return False
+    with suppress(BpfError), Link.from_pin(path) as there:
+        return there.id == link_id
+    return False
 
 
 def _look_at_device(_found: PinSet, record: HookRecord, place: Place) -> _Seen:
@@ -118,10 +151,8 @@ def _look_at_device(_found: PinSet, record: HookRecord, place: Place) -> _Seen:
 
 
 def _program_id(found: PinSet, record: HookRecord) -> int | None:
-    path = found.programs.get(record.program)
-    if path is not None:
-        with suppress(PinError, PermissionDeniedError), Program.from_pin(path) as program:
-            return program.id
+    with suppress(PinError, PermissionDeniedError):
+        return program_id(found, record.program)
     return None
 
 

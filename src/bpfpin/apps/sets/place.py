@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from contextlib import suppress
 from enum import Enum
+from pathlib import Path
+from typing import Final
 
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import BpfError, NamespaceNotFoundError
 from bpfpin.pins import names
+from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.manifest import HookRecord, Manifest, Place
 from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
+
+_VERB: Final = re.compile(r"\bbpfpin (load|unload|clean|confirm)\b")
 
 
 class DeviceState(Enum):
@@ -56,8 +62,8 @@ def in_namespace(place: Place, line: str) -> str:
     return f"nsenter --net={shlex.quote(str(namespaces.path_of(place.netns)))} {line}"
 
 
-def load_line(directory: str, manifest: Manifest) -> str:
-    """Return what to type to load the set in *directory* again."""
+def load_line(path: Path, manifest: Manifest) -> str:
+    """Return what to type to load the set in the directory *path* again."""
     place = manifest.place
     words = ["bpfpin", "load", manifest.object or "OBJ"]
     words += ["--dev", place.device] if place.device else []
@@ -68,9 +74,18 @@ def load_line(directory: str, manifest: Manifest) -> str:
     usual = names.cgroup_set_name(place.cgroup)
     if place.device:
         usual = names.set_name(place.device, place.netns or None)
-    if directory != usual:
-        words += ["--name", names.display_name(directory)]
+    if path.name != usual:
+        words += ["--name", names.display_name(path.name)]
+    if path.parent != BPFFS:
+        words += ["--pin-root", str(path.parent)]
     return shlex.join(words)
+
+
+def at_root(line: str, root: Path) -> str:
+    """Return what to type, with the pin root where it is not the usual one."""
+    if root == BPFFS:
+        return line
+    return _VERB.sub(rf"bpfpin --pin-root {shlex.quote(str(root))} \1", line)
 
 
 def namespace_of(place: Place) -> str | None:

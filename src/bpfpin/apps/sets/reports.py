@@ -38,6 +38,7 @@ class SetReport:
     """One set as `status` sees it; *object* and *generation* are empty for a foreign one.
 
     *metadata* is what the object says of itself in constants named `bpf_metadata_NAME`, by NAME.
+    *foreign* are the pins of others in its directory.
     """
 
     set: str
@@ -50,6 +51,7 @@ class SetReport:
     maps: tuple[MapReport, ...] = ()
     hooks: tuple[HeldHook, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    foreign: tuple[Path, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
@@ -64,6 +66,7 @@ class SetReport:
             "maps": [held.to_json() for held in self.maps],
             "hooks": [hook.to_json() for hook in self.hooks],
             "metadata": dict(self.metadata),
+            "foreign": [str(path) for path in self.foreign],
         }
 
 
@@ -75,6 +78,8 @@ class ProblemKind(Enum):
     FOLD_UNFINISHED = "fold-unfinished"
     FOREIGN = "foreign"
     PROGRAM_CHANGED = "program-changed"
+    PIN_MISSING = "pin-missing"
+    PIN_REPLACED = "pin-replaced"
     MAP_DIFFERS = "map-differs"
     NOT_SHARED = "not-shared"
     OLD_MAP_HELD = "old-map-held"
@@ -121,6 +126,7 @@ class LeftoverKind(Enum):
     STAGE = "stage"  # what a dead command had begun
     TRIAL = "trial"  # what was not confirmed in time
     SET = "set"  # of a device that is gone
+    DIRECTORY = "directory"  # of a set that was unloaded, kept for pins of others
     LINK = "link"
     PROGRAM = "program"
     MAP = "map"

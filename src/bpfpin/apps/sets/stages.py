@@ -12,6 +12,7 @@ from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.objects.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, unsafe_reason, user_name
+from bpfpin.pins.ownership import foreign_entries
 from bpfpin.pins.targets import is_committed
 
 
@@ -47,10 +48,22 @@ def staged_programs(stage: LeftStage) -> set[int]:
 
 def foreign_content(directory: Directory) -> str:
     """Return what in a generation of a set is not of our making, "" if nothing is."""
-    for entry in directory.names():
-        if not _is_ours(entry, directory.stat(entry).st_mode):
-            return f"it holds {entry!r}, which bpfpin does not make there"
-    return ""
+    return "".join(_told(entry.path) for entry in foreign_entries(directory)[:1])
+
+
+def _in_the_way(directory: Directory) -> str:
+    """Return what keeps a stage from being ours to undo, "" if nothing does.
+
+    Where it is written down what is ours, all else is given back to its owner.
+    """
+    if directory.has(names.OBJECTS):
+        return ""
+    foreign = (one for one in directory.names() if not _is_ours(one, directory.stat(one).st_mode))
+    return "".join(map(_told, list(foreign)[:1]))
+
+
+def _told(entry: str) -> str:
+    return f"it holds {entry!r}, which bpfpin does not make there"
 
 
 def _look(root: Directory, entry: str, name: str) -> LeftStage:
@@ -59,7 +72,7 @@ def _look(root: Directory, entry: str, name: str) -> LeftStage:
         if reason := _foreign_name(root, entry, name):
             return LeftStage(name, path, reason)
         with root.child(entry) as directory:
-            reason = foreign_content(directory)
+            reason = _in_the_way(directory)
             return LeftStage(name, path, reason, is_committed=is_committed(root, directory))
     except PinNotFoundError:
         return LeftStage(name, path, "it is gone meanwhile")

@@ -70,8 +70,8 @@ def _is_own(user: MapUser, programs: set[int], pins: set[str]) -> bool:
 
 
 def program_ids(found: PinSet) -> set[int]:
-    """Return the ids of the programs that are pinned in the set."""
-    ids = set()
+    """Return the ids of the programs that are pinned in the set, or were."""
+    ids = set(found.objects.programs.values()) if found.objects else set()
     for path in found.programs.values():
         with suppress(PinError), Program.from_pin(path) as program:
             ids.add(program.id)

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bpfpin.apps.reports import MapReport, ProgramReport
 from bpfpin.apps.sets.hook_view import FoundHook, is_without_device, look_at_hook
+from bpfpin.apps.sets.live import program_id
 from bpfpin.apps.sets.pin_access import open_pins
-from bpfpin.apps.sets.place import DeviceState, device_state, load_line, name_of
+from bpfpin.apps.sets.place import DeviceState, at_root, device_state, load_line, name_of
 from bpfpin.apps.sets.reports import Problem, ProblemKind, SetReport
+from bpfpin.apps.sets.split_brain import Finding
 from bpfpin.apps.sets.stages import LeftStage
 from bpfpin.apps.trial.trials import describe_trial, is_overdue, trial_of
-from bpfpin.errors import BpfError, PermissionDeniedError, PinError, PinKindError
-from bpfpin.objects.info import ProgramInfo
+from bpfpin.errors import (
+    BpfError,
+    IdNotFoundError,
+    PermissionDeniedError,
+    PinError,
+    PinKindError,
+)
+from bpfpin.objects.kernel_object import KernelObject
 from bpfpin.objects.link import Link
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
+from bpfpin.objfile import shipped
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Held, Manifest
 from bpfpin.pins.migration import staged
-from bpfpin.pins.pinset import PinSet, SetState
+from bpfpin.pins.pinset import LostPin, PinSet, SetState, lost_pins
+
+_TOOL_WORDS: Final = {"": "map", names.PROGRAMS: "prog", names.LINKS: "link"}
+_OPENED: Final[dict[str, type[KernelObject]]] = {
+    "": Map,
+    names.PROGRAMS: Program,
+    names.LINKS: Link,
+}
+_LOST_WORDS: Final = {
+    "": "map id {id}",
+    names.PROGRAMS: "program id {id}",
+    names.LINKS: "link id {id}",
+    names.LAYOUTS: "what tells the types of map id {id}",
+}
+
+
+def state_of(found: PinSet, problems: Collection[ProblemKind]) -> SetState:
+    """Return the state of a set that was found, and that has problems of these kinds.
+
+    It is `OK` only if all of its hooks run what they should and there is no problem at all.
+    """
+    if found.state is not SetState.OK or found.manifest is None:
+        return found.state
+    if ProblemKind.DEFUNCT_LINK in problems:
+        return SetState.DEFUNCT
+    if not found.manifest.hooks:
+        return SetState.DEFUNCT if ProblemKind.ORPHAN in problems else SetState.KEPT
+    if ProblemKind.ON_TRIAL in problems:
+        return SetState.ON_TRIAL
+    return SetState.DEGRADED if problems else SetState.OK
+
 
 _METADATA = "bpf_metadata_"  # as libbpf and bpftool have it
 
@@ -40,11 +80,19 @@ class SetView:
         self._stage = stage
         self._as_root = as_root
         self._shown = names.display_name(found.name)
-        self._state = found.state
+        self._lost = lost_pins(found)
         self.problems: list[Problem] = []
 
-    def report(self) -> SetReport:
-        """Look at everything that is pinned in the set."""
+    @property
+    def shown(self) -> str:
+        """The set as its user types it."""
+        return self._shown
+
+    def report(self, splits: Collection[Finding] = ()) -> SetReport:
+        """Look at everything that is pinned in the set.
+
+        *splits* are those who should share a map with it and do not, as they were found before.
+        """
         found, manifest = self._found, self._found.manifest
         if not found.is_readable:
             self._tell(ProblemKind.UNREADABLE, self._as_root, reason=found.reason)
@@ -55,12 +103,15 @@ class SetView:
         hooks = tuple(look_at_hook(found, record) for record in manifest.hooks) if manifest else ()
         if manifest is not None and found.state is SetState.OK:
             self._check(manifest, hooks)
+            self._check_pins(hooks, {one.maps for one in splits})
         programs = tuple(self._programs(hooks))
         maps = tuple(self._maps())
+        self._check_foreign()
+        kinds = {problem.kind for problem in self.problems}
         return SetReport(
             self._shown,
             found.path,
-            self._state,
+            state_of(found, kinds | {ProblemKind(one.kind.value) for one in splits}),
             found.reason,
             manifest.object if manifest else "",
             manifest.generation if manifest else 0,
@@ -68,6 +119,7 @@ class SetView:
             maps,
             tuple(hook.report for hook in hooks),
             self._metadata(),
+            tuple(found.path / entry for entry in self._foreign()),
         )
 
     def _metadata(self) -> dict[str, Any]:
@@ -84,11 +136,16 @@ class SetView:
             if name.startswith(_METADATA)
         }
 
+    def _foreign(self) -> list[str]:
+        """Return what others pinned in the directory, also in the place of a pin of ours."""
+        return sorted({*self._found.foreign, *(lost.path for lost in self._lost if lost.there)})
+
     def _tell(self, kind: ProblemKind, fix: str, *, reason: str) -> None:
         manifest = self._found.manifest
         fix = fix.replace("{set}", self._shown).replace("{path}", str(self._found.path))
+        fix = at_root(fix, self._found.path.parent)
         if manifest is not None:
-            fix = fix.replace("{load}", load_line(self._found.name, manifest))
+            fix = fix.replace("{load}", load_line(self._found.path, manifest))
         self.problems.append(Problem(kind, f"{self._shown}: {reason}", fix))
 
     def _tell_stage(self, stage: LeftStage) -> None:
@@ -109,12 +166,10 @@ class SetView:
             self._tell(ProblemKind.ON_TRIAL, fix, reason=reason)
         device = device_state(manifest.place)
         if is_without_device(device, hooks):
-            self._state = SetState.DEFUNCT
             self._tell_gone(manifest, device)
         else:
             for hook in hooks:
                 self._check_hook(hook)
-        self._check_links(manifest)
         self._check_folds()
         for pin in open_pins(self._found):
             fix = f"chmod {pin.mode:04o} {pin.path}, or load it for them: --group, --chmod"
@@ -137,7 +192,6 @@ class SetView:
         if hook.is_hidden:
             return
         if not hook.is_attached:
-            self._state = SetState.DEFUNCT if shown.link else self._state
             self._tell(ProblemKind.DEFUNCT_LINK, "{load}", reason=hook.missing)
         elif hook.pinned_id is not None and hook.running_id != hook.pinned_id:
             reason = (
@@ -151,14 +205,73 @@ class SetView:
             fix = "to make it a link: bpfpin unload --keep-maps {set}, then {load}"
             self._tell(ProblemKind.HELD_BY_NETLINK, fix, reason=reason)
 
-    def _check_links(self, manifest: Manifest) -> None:
-        """Tell of links that are pinned in the set and that it does not know."""
-        known = {record.link for record in manifest.hooks if record.held is Held.LINK}
-        for name, path in self._found.links.items():
-            if name not in known:
+    def _check_pins(
+        self, hooks: tuple[FoundHook, ...], splits: Collection[tuple[int, int]]
+    ) -> None:
+        """Tell of pins of the set that somebody removed by hand, or put something else in."""
+        running = {hook.record.link for hook in hooks if hook.is_attached}
+        used = {map_id for map_id, _ in splits}
+        for lost in self._lost:
+            if lost.folder == names.LINKS and lost.pin not in running:
+                continue  # it was told that nothing runs there
+            if lost.folder or lost.id not in used:
+                self._tell_lost(lost)
+
+    def _tell_lost(self, lost: LostPin) -> None:
+        path, what = self._found.path / lost.path, _LOST_WORDS[lost.folder]
+        own = what.format(id=lost.id)
+        if lost.there:
+            reason = f"{path} holds {lost.there}, which is not the set's: that is {own}"
+            self._tell(ProblemKind.PIN_REPLACED, self._fix_of(lost), reason=reason)
+        elif self._is_alive(lost):
+            reason = f"{path} was removed by hand: {own} is no longer pinned there"
+            self._tell(ProblemKind.PIN_MISSING, self._fix_of(lost), reason=reason)
+        else:
+            reason = f"{path} was removed by hand, and {own} went with it"
+            self._tell(ProblemKind.PIN_MISSING, "{load}", reason=reason)
+
+    def _fix_of(self, lost: LostPin) -> str:
+        """Return what pins it again: a load, or where that needs to be known more, bpftool."""
+        manifest, path = self._found.manifest, self._found.path / lost.path
+        if manifest is not None and _may_be_loaded_again(manifest):
+            return "{load}"
+        if lost.folder not in _TOOL_WORDS:
+            return "{load}"
+        pin = f"bpftool {_TOOL_WORDS[lost.folder]} pin id {lost.id} {shlex.quote(str(path))}"
+        aside = shlex.quote(str(path.with_name(f"other_{path.name}")))
+        return f"mv {shlex.quote(str(path))} {aside} && {pin}" if lost.there else pin
+
+    def _is_alive(self, lost: LostPin) -> bool:
+        kind = _OPENED.get(lost.folder)
+        if kind is None:
+            return True
+        try:
+            kind.from_id(lost.id).close()
+        except IdNotFoundError:
+            return False
+        except PermissionDeniedError:
+            return True
+        return True
+
+    def _check_foreign(self) -> None:
+        """Tell of links and programs of others in the set's directory; maps are only listed."""
+        for entry in self._found.foreign if self._found.manifest else ():
+            path = self._found.path / entry
+            if path.parent.name == names.LINKS and path.is_file():
                 reason = f"{path} is pinned, and no hook of the set knows it{_running(path)}"
                 fix = f"if nobody needs it, unpin it, which detaches: rm {path}"
                 self._tell(ProblemKind.ORPHAN, fix, reason=reason)
+            elif path.parent == self._found.path and "~" not in entry and path.is_file():
+                self._check_foreign_pin(path)
+
+    def _check_foreign_pin(self, path: Path) -> None:
+        try:
+            Map.from_pin(path, read_only=True).close()
+        except PinKindError as error:
+            fix = f"if nobody needs it, unpin it: rm {path}"
+            self._tell(ProblemKind.ORPHAN, fix, reason=error.message)
+        except (PinError, PermissionDeniedError):  # unpinned meanwhile, or not to be seen
+            return
 
     def _check_folds(self) -> None:
         """Tell of maps that had no room for all that was migrated; the rest waits beside them."""
@@ -176,7 +289,7 @@ class SetView:
             try:
                 yield MapReport(name, self._map_id(path), path)
             except PinKindError as error:
-                if self._found.manifest is not None:
+                if self._found.objects is None:
                     fix = f"if nobody needs it, unpin it: rm {path}"
                     self._tell(ProblemKind.ORPHAN, fix, reason=error.message)
             except PinError:  # unloaded meanwhile
@@ -191,19 +304,25 @@ class SetView:
             return None
 
     def _programs(self, hooks: tuple[FoundHook, ...]) -> Iterator[ProgramReport]:
-        for name, path in self._found.programs.items() if self._found.manifest else ():
-            info = _program_info(path)
-            program_id = None if info is None else info.id
+        for name in self._found.program_names if self._found.manifest else ():
+            own_id = _program_id(self._found, name)
             attached = [hook.report for hook in hooks if hook.record.program == name]
             for hook in attached:
-                yield ProgramReport(name, program_id, hook.hook, hook.device, hook.mode, hook.link)
+                yield ProgramReport(name, own_id, hook.hook, hook.device, hook.mode, hook.link)
             if not attached:
-                yield ProgramReport(name, program_id)
+                yield ProgramReport(name, own_id)
 
 
-def _program_info(path: Path) -> ProgramInfo | None:
-    with suppress(PinError, PermissionDeniedError), Program.from_pin(path) as program:
-        return program.info
+def _may_be_loaded_again(manifest: Manifest) -> bool:
+    """Whether the line that loads a set again is whole: its object is there, and all it was set."""
+    path = manifest.object
+    is_there = path.startswith(shipped.PREFIX) or (bool(path) and Path(path).is_file())
+    return is_there and not manifest.variables
+
+
+def _program_id(found: PinSet, name: str) -> int | None:
+    with suppress(PinError, PermissionDeniedError):
+        return program_id(found, name)
     return None
 
 

@@ -29,12 +29,11 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked
-from bpfpin.pins.manifest import Manifest
-from bpfpin.pins.pinset import PinSet, read_manifest
+from bpfpin.pins.manifest import Manifest, read_manifest
+from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.transaction import Stage, next_generation, remove, signals_deferred
 from bpfpin.pins.trial import (
     BEFORE,
@@ -282,8 +281,9 @@ class _Return:
             copy_generation(before, built)
             built.unlink(names.MANIFEST)
         for link, program in self._moved():
-            with Program.from_pin(self._live.programs[program]) as leaving:
-                stage.pin_previous(link, leaving)
+            if leaving := self._live.open_program(program):
+                with leaving:
+                    stage.pin_previous(link, leaving)
         assert self._live.manifest is not None
         generation = self._live.manifest.generation + 1
         stage.write_manifest(

@@ -16,9 +16,10 @@ from bpfpin.errors import PinExistsError, PinNotFoundError
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.pins import names
-from bpfpin.pins.directory import Directory, remove_tree
+from bpfpin.pins.directory import Directory
 from bpfpin.pins.migration.barrier import wait_for_programs
 from bpfpin.pins.migration.fold import Folding, Step
+from bpfpin.pins.ownership import remove_own_folder
 
 OLD: Final = "old"
 KEYS: Final = "keys"
@@ -99,7 +100,7 @@ def fold_all(stage: Directory) -> None:
     except PinNotFoundError:
         return
     if is_done:  # what is left are programs of a folding that was being unpinned
-        remove_tree(stage, names.FOLDS)
+        remove_own_folder(stage, names.FOLDS)
 
 
 def _run(folds: Directory) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bpfpin.apps.sets.place import DeviceState, device_state, load_line
+from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.manifest import Manifest, Place
 from bpfpin.syscall import netns
 
@@ -51,14 +53,20 @@ def test_a_device_is_known_by_its_ifindex(changes: dict[str, Any], state: Device
 def test_the_line_that_loads_a_set_again(
     directory: str, changes: dict[str, Any], line: str
 ) -> None:
-    assert load_line(directory, manifest_of("x.o", **changes)) == line
+    assert load_line(BPFFS / directory, manifest_of("x.o", **changes)) == line
 
 
 def test_a_path_with_a_space_is_quoted() -> None:
-    line = load_line("lo", manifest_of("/srv/my programs/x.o"))
+    line = load_line(BPFFS / "lo", manifest_of("/srv/my programs/x.o"))
 
     assert line == "bpfpin load '/srv/my programs/x.o' --dev lo"
 
 
 def test_an_object_that_was_no_file_is_named_by_the_word_for_it() -> None:
-    assert load_line("lo", manifest_of("")) == "bpfpin load OBJ --dev lo"
+    assert load_line(BPFFS / "lo", manifest_of("")) == "bpfpin load OBJ --dev lo"
+
+
+def test_another_pin_root_is_named() -> None:
+    line = load_line(Path("/srv/bpf fs/lo"), manifest_of("x.o"))
+
+    assert line == "bpfpin load x.o --dev lo --pin-root '/srv/bpf fs'"
