@@ -18,7 +18,8 @@ from bpfpin.errors import LockTimeoutError, UnsafePathError
 from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.lock import holder, locked
+from bpfpin.pins.lock import holder, locked, remove_lock
+from bpfpin.pins.names import LOCK_DIRECTORY
 from bpfpin.syscall import fs
 from support.cli import run_cli
 from support.here import run_here
@@ -225,3 +226,38 @@ def test_a_bpffs_that_we_mount_lets_nobody_else_in(tmp_path: Path) -> None:
         assert stat.S_IMODE(tmp_path.stat().st_mode) & 0o777 == 0o700
     finally:
         umount(tmp_path)
+
+
+def test_who_waits_for_a_lock_whose_directory_goes_gets_that_of_the_next_one(bpffs: Path) -> None:
+    """Removed while it is held, and made anew by another command before the waiter looks."""
+    with Directory.open(bpffs) as root, ExitStack() as opened:
+        first = opened.enter_context(ExitStack())
+        first.enter_context(locked(root, timeout_s=0))
+        taken = threading.Event()
+
+        def wait_for_it() -> None:
+            with Directory.open(bpffs) as mine, locked(mine, timeout_s=60):
+                there = mine.stat(LOCK_DIRECTORY).st_ino
+                with mine.child(LOCK_DIRECTORY) as directory:
+                    assert directory.status.st_ino == there
+                taken.set()
+
+        waiter = threading.Thread(target=wait_for_it)
+        waiter.start()
+        wait_until(lambda: waiting(root) == 1)
+        assert remove_lock(root)
+        with locked(root, timeout_s=0):
+            first.close()
+            assert not taken.wait(0.2)
+        waiter.join()
+
+        assert taken.is_set()
+
+
+def test_a_lock_directory_with_something_in_it_stays(bpffs: Path) -> None:
+    with Directory.open(bpffs) as root, locked(root, timeout_s=0):
+        with root.child(LOCK_DIRECTORY) as directory:
+            directory.mark("confirm~1")
+        assert not remove_lock(root)
+        with root.child(LOCK_DIRECTORY) as directory:
+            directory.rmdir("confirm~1")

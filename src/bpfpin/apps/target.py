@@ -26,8 +26,9 @@ from bpfpin.syscall import netns as namespaces
 def find_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet:
     """Return the set of device *target* in namespace *netns* (None: the current one), or so named.
 
-    A device finds its set by ifindex and namespace, whatever the set is called; the path of a set's
-    directory always names that one. Raises `UsageError`
+    A device finds its set by ifindex and namespace, whatever the set is called; where it has
+    several, the one that is called *target* is meant. The path of a set's directory always names
+    that one. Raises `UsageError`
     with the list if several fit, `PinNotFoundError` if none does, `NotBpffsError` if *pin_root* is
     somebody else's file system.
     """
@@ -38,6 +39,9 @@ def find_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet
         or _of_cgroup(target, sets)
         or _of_name(target, sets, netns=netns)
     )
+    if len(fitting) > 1:  # of several on a device, or elsewhere, one may be called just that
+        named = _of_name(target, sets, netns=netns)
+        fitting = named if len(named) == 1 else fitting
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

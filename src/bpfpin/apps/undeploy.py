@@ -19,14 +19,14 @@ from bpfpin.apps.sets.live import (
     told_of_others,
 )
 from bpfpin.apps.sets.place import is_cgroup
-from bpfpin.apps.target import find_set
+from bpfpin.apps.target import all_sets, find_set
 from bpfpin.apps.trial.trials import end_orphans_below, settle_set
 from bpfpin.errors import BpfError, NotSupportedError, PinError, PinNotFoundError
 from bpfpin.objects.link import Link
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.lock import locked
+from bpfpin.pins.lock import locked, remove_lock
 from bpfpin.pins.migration import staged
 from bpfpin.pins.pinset import PinSet, SetState
 from bpfpin.pins.plan import is_constant
@@ -68,6 +68,7 @@ def undeploy(
         if live is None and recovery is Recovery.NOTHING:
             _require_loaded(pin_root, name)
         if live is None:
+            _leave_nothing(root)
             return UnloadReport(names.display_name(name), pin_root / name, notes=notes)
         require_unchanged_programs(live)
         devices, links = _devices(live), _link_ids(live)
@@ -78,8 +79,43 @@ def undeploy(
             notes += tuple(take_away(root, live, map_ids(live, shared)))
             remove(root, name, reopen)
         notes += told_of_others(root, name)
+        _leave_nothing(root)
     notes += tuple(_lasting_links(links))
     return UnloadReport(names.display_name(name), live.path, devices, kept, notes)
+
+
+def _leave_nothing(root: Directory) -> None:
+    """Remove the directory of the lock with the last set; what is on trial keeps it."""
+    if all(found.state in (SetState.UNLOADED, SetState.FOREIGN) for found in all_sets(root.path)):
+        remove_lock(root)
+
+
+def undeploy_all(
+    *, pin_root: Path = BPFFS, lock_timeout_s: float = 10.0, keep_maps: bool = False
+) -> tuple[tuple[UnloadReport, ...], tuple[BpfError, ...]]:
+    """Unload every set of ours below *pin_root*, each as `undeploy` does.
+
+    Returns the reports, and the errors of those that could not be unloaded: one that refuses does
+    not keep the next from going.
+    """
+    reports: list[UnloadReport] = []
+    errors: list[BpfError] = []
+    for found in all_sets(pin_root):
+        is_half_built = found.state is SetState.HALF_BUILT
+        if not found.is_own or (found.manifest is None and not is_half_built):
+            continue
+        target = str(found.path)
+        try:
+            reports.append(
+                undeploy(
+                    target, pin_root=pin_root, lock_timeout_s=lock_timeout_s, keep_maps=keep_maps
+                )
+            )
+        except PinNotFoundError:  # unloaded by another command meanwhile
+            continue
+        except BpfError as error:
+            errors.append(error)
+    return tuple(reports), tuple(errors)
 
 
 def _require_loaded(pin_root: Path, name: str) -> None:

@@ -27,16 +27,17 @@ def command(context: Context, *, target: str | None, check: bool) -> int:
     if context.out.is_json:
         context.out.document(report.to_json())
     else:
-        _show(context, report)
+        _show(context, report, target)
     return ExitCode.FOUND if check and report.problems else ExitCode.OK
 
 
-def _show(context: Context, report: StatusReport) -> None:
+def _show(context: Context, report: StatusReport, target: str | None) -> None:
     if report.sets:
         rows = [row for found in report.sets for row in _rows(found)]
         context.out.table(COLUMNS, rows, right=("generation",))
     else:
-        context.out.say(f"nothing is loaded below {context.pin_root}; next: bpfpin load --dev DEV")
+        where = f"for {target}" if target else f"below {context.pin_root}"
+        context.out.say(f"nothing is loaded {where}; next: bpfpin load --dev {target or 'DEV'}")
     for found in report.sets:
         if found.metadata:
             words = ", ".join(

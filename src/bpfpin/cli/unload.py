@@ -5,19 +5,30 @@ from __future__ import annotations
 import click
 
 from bpfpin.apps.reports import UnloadReport
-from bpfpin.apps.undeploy import undeploy
+from bpfpin.apps.undeploy import undeploy, undeploy_all
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.target import target_options
+from bpfpin.cli.target import optional_target_options
+from bpfpin.errors import UsageError
 
 
 @bpfpin_command("unload")
-@target_options
+@optional_target_options
 @click.option("--keep-maps", is_flag=True, help="Leave the maps for the next load.")
-def command(context: Context, *, target: str, keep_maps: bool) -> None:
+@click.option("--all", "is_all", is_flag=True, help="Unload every set of yours.")
+def command(context: Context, *, target: str | None, keep_maps: bool, is_all: bool) -> None:
     """Detach and unpin the set of DEV, or the set NAME.
 
     What somebody else attached or pinned stays.
     """
+    if is_all and target is not None:
+        raise UsageError(f"{target!r} or --all? Name one of them")
+    if is_all:
+        _unload_all(context, keep_maps=keep_maps)
+        return
+    if target is None:
+        raise UsageError(
+            "which set? Name its device or its name", hint="bpfpin status; all of them: --all"
+        )
     report = undeploy(
         target,
         netns=context.netns,
@@ -28,6 +39,23 @@ def command(context: Context, *, target: str, keep_maps: bool) -> None:
     _say(context, report)
     if context.out.is_json:
         context.out.document(report.to_json())
+
+
+def _unload_all(context: Context, *, keep_maps: bool) -> None:
+    reports, errors = undeploy_all(
+        pin_root=context.pin_root, lock_timeout_s=context.lock_timeout_s, keep_maps=keep_maps
+    )
+    for report in reports:
+        _say(context, report)
+    if not reports and not errors:
+        context.out.say(f"nothing is loaded below {context.pin_root}")
+    for error in errors[1:]:
+        context.out.say(f"problem: {error.message}")
+    if errors:
+        raise errors[0]
+    if context.out.is_json:
+        sets = [report.to_json() for report in reports]
+        context.out.document({"result": "unloaded", "sets": sets})
 
 
 def _say(context: Context, report: UnloadReport) -> None:

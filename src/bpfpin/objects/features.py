@@ -27,6 +27,7 @@ from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall import bpf, fs, netns
 from bpfpin.syscall.attr import MapBatchAttr, MapCreateAttr
 from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import AttachType, MapType, ProgramType, XdpFlag
 
 _LOOPBACK = 1
@@ -131,6 +132,9 @@ def _exchange(directory: Path) -> None:
     names = [directory / f"bpfpin~probe~{os.getpid()}~{number}" for number in (1, 2)]
     with contextlib.ExitStack() as undo:
         for name in names:
-            name.mkdir(mode=0o700)
+            try:
+                name.mkdir(mode=0o700)
+            except OSError as error:  # the bpffs is read-only
+                raise refusal("mkdir", error.errno or 0, target=str(name)) from None
             undo.callback(name.rmdir)
         fs.renameat2(*names, flags=fs.Rename.EXCHANGE)

@@ -156,8 +156,11 @@ def identity(path: str | Path) -> tuple[ObjectKind, int] | None:
     """
     try:
         fd = bpf.obj_get(path)
-    except PermissionDeniedError:
-        fd = bpf.obj_get(path, flags=ObjectFlag.RDONLY)
+    except PermissionDeniedError as error:
+        try:
+            fd = bpf.obj_get(path, flags=ObjectFlag.RDONLY)
+        except SyscallError:  # programs and links cannot be opened that way
+            raise error from None
     with Descriptor(fd) as there:
         target = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - in half the time
         with suppress(ValueError):

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Final
 
-from bpfpin.errors import NotBpffsError, PinNotFoundError, PrivateMountError
+from bpfpin.errors import NotBpffsError, PinNotFoundError, PrivateMountError, UnsafePathError
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.syscall import fs
 from bpfpin.syscall.fs import Mount
@@ -108,10 +108,21 @@ def open_to_change(root: Path) -> Directory:
     directory = Directory.open(root)
     try:
         require_safe(directory, is_sticky_enough=True)
+        _require_writable(directory)
     except BaseException:
         directory.close()
         raise
     return directory
+
+
+def _require_writable(root: Directory) -> None:
+    if os.fstatvfs(root.fileno()).f_flag & os.ST_RDONLY:
+        point = _mount_of(root.path, fs.mounts()).mount_point
+        raise UnsafePathError(
+            f"{root.path} is in a bpffs that is mounted read-only: nothing can be changed there",
+            path=str(root.path),
+            hint=f"mount -o remount,rw {point}",
+        )
 
 
 def _mount_of(path: Path, mounts: list[Mount]) -> Mount:

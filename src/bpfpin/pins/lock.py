@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from bpfpin.errors import LockTimeoutError, PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import (
+    BpfError,
+    LockTimeoutError,
+    PinExistsError,
+    PinNotFoundError,
+    UnsafePathError,
+)
 from bpfpin.pins.directory import (
     OTHERS_WRITE,
     Directory,
@@ -27,10 +34,8 @@ def locked(root: Directory, *, timeout_s: float) -> Iterator[None]:
     Who waits stands in the kernel's queue and costs no CPU. `LockTimeoutError` names the holder's
     pid after *timeout_s* seconds.
     """
-    with suppress(PinExistsError):
-        root.mark(LOCK_DIRECTORY)
     taker = os.getpid()
-    with _taken(root, timeout_s) as directory:
+    with _current(root, timeout_s) as directory:
         try:
             yield
         finally:
@@ -38,6 +43,49 @@ def locked(root: Directory, *, timeout_s: float) -> Iterator[None]:
             # leaving the block there must not.
             if os.getpid() == taker:
                 fs.unlock(directory.fileno())
+
+
+def remove_lock(root: Directory) -> bool:
+    """Remove the directory of the lock if nothing is in it; the lock must be held.
+
+    Who waits for the lock meanwhile gets that of a directory without a name, sees that, and makes
+    another one.
+    """
+    try:
+        with root.child(LOCK_DIRECTORY) as directory:
+            if directory.names():
+                return False
+        root.rmdir(LOCK_DIRECTORY)
+    except BpfError:  # it is no harm if it stays
+        return False
+    return True
+
+
+def _current(root: Directory, timeout_s: float) -> Directory:
+    """Return the lock's directory with the lock on it, made if it is not there.
+
+    It may be removed between the moment that it is opened and that the lock is granted: then the
+    lock is that of a directory which nobody else will ever find.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with suppress(PinExistsError):
+            root.mark(LOCK_DIRECTORY)
+        try:
+            directory = _taken(root, max(0.0, deadline - time.monotonic()), asked_s=timeout_s)
+        except PinNotFoundError:  # removed before it was opened
+            continue
+        if _is_current(root, directory):
+            return directory
+        directory.close()
+
+
+def _is_current(root: Directory, directory: Directory) -> bool:
+    try:
+        there = root.stat(LOCK_DIRECTORY)
+    except PinNotFoundError:
+        return False
+    return os.path.samestat(there, directory.status)
 
 
 def holder(root: Directory) -> int | None:
@@ -77,7 +125,7 @@ def foreign_lock_directory(root: Directory) -> UnsafePathError | None:
     return UnsafePathError(text, path=str(path), hint=hint)
 
 
-def _taken(root: Directory, timeout_s: float) -> Directory:
+def _taken(root: Directory, timeout_s: float, *, asked_s: float) -> Directory:
     """Return the lock's directory, opened anew, with the lock on it."""
     if foreign := foreign_lock_directory(root):
         raise foreign
@@ -87,13 +135,13 @@ def _taken(root: Directory, timeout_s: float) -> Directory:
         if fs.try_lock(directory.fileno()):
             return directory
         if timeout_s <= 0:
-            raise _timeout(root, timeout_s)
+            raise _timeout(root, asked_s)
     except BaseException:
         directory.close()
         raise
     if _PlaceInQueue(directory).is_granted(timeout_s):
         return directory
-    raise _timeout(root, timeout_s)
+    raise _timeout(root, asked_s)
 
 
 class _PlaceInQueue:

@@ -122,7 +122,7 @@ class PinSet:
                 held = kind.from_pin(path)
             except PinNotFoundError:
                 pass
-            except PinKindError:
+            except (PinKindError, PermissionDeniedError):  # of a read-only bpffs, by its id
                 if own_id is None:
                     raise
             else:

@@ -8,6 +8,7 @@ everything is finished: by us, or by `recover` in the next command of a dead pro
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import threading
@@ -31,9 +32,11 @@ from bpfpin.pins.ownership import UNLOADED_MODE, foreign_entries, keep_foreign, 
 from bpfpin.pins.recover import Recovery, conclude, recover, remove_generation
 from bpfpin.pins.switch import Reopen
 from bpfpin.pins.targets import Targets
-from bpfpin.syscall.fd import Closing
+from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename
+from bpfpin.syscall.refusal import refusal
 
+_RESERVED: Final = 12
 _DEFERRED: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -46,6 +49,27 @@ class Pinnable(Protocol):
 
     def pin(self, path: str | Path) -> None:
         """Give it the name *path* in bpffs."""
+
+
+class _Reserve(Closing):
+    """Descriptors that are held for crash recovery.
+
+    A change that fails because there are none left can still be undone then. It fails before it
+    begins if there are not even these.
+    """
+
+    def __init__(self, root: Directory) -> None:
+        with ExitStack() as opened:
+            try:
+                for _ in range(_RESERVED):
+                    opened.enter_context(Descriptor(os.dup(root.fileno())))
+            except OSError as error:
+                raise refusal("dup", error.errno or 0, target=str(root.path)) from None
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Let them go; again does nothing."""
+        self._opened.close()
 
 
 class Stage(Closing):
@@ -201,6 +225,7 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
     and a step that failed is done again; but a hook that cannot be switched, for somebody else
     changed it or its device is gone, brings the old state back and is raised.
     """
+    reserve = _Reserve(root)
     try:
         with Stage(root, name) as stage:
             yield stage
@@ -209,10 +234,13 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
                 stage.commit()
                 conclude(root, name, reopen)
     except BaseException as error:
+        reserve.close()
         with signals_deferred():
             recovery = recover(root, name, reopen)
         if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
             raise
+    finally:
+        reserve.close()
 
 
 @contextmanager
@@ -229,6 +257,7 @@ def next_generations(
             yield [stage]
         return
     change = Targets(root, set_names)
+    reserve = _Reserve(root)
     try:
         with ExitStack() as opened:
             change.begin()
@@ -242,10 +271,13 @@ def next_generations(
                 change.commit()
                 change.conclude(reopen)
     except BaseException as error:
+        reserve.close()
         with signals_deferred():
             recovery = change.recover(reopen)
         if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
             raise
+    finally:
+        reserve.close()
 
 
 def remove(root: Directory, name: str, reopen: Reopen) -> None:
@@ -255,6 +287,7 @@ def remove(root: Directory, name: str, reopen: Reopen) -> None:
     """
     stage = names.stage_name(name)
     is_begun = False
+    reserve = _Reserve(root)
     try:
         with signals_deferred():
             flags = Rename.EXCHANGE if _leave_foreign(root, name) else Rename.NOREPLACE
@@ -262,10 +295,13 @@ def remove(root: Directory, name: str, reopen: Reopen) -> None:
             is_begun = True
             remove_generation(root, stage, reopen)
     except BaseException as error:
+        reserve.close()
         with signals_deferred():
             recover(root, name, reopen)
         if not is_begun or not isinstance(error, Exception):
             raise
+    finally:
+        reserve.close()
 
 
 @contextmanager

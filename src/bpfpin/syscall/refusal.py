@@ -124,6 +124,7 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.OBJ_PIN, e.ENOENT): (PinNotFoundError, "there is no such directory"),
     (Cmd.OBJ_PIN, e.EPERM): (PinError, "bpffs refused the name, or no bpffs is there"),
     (Cmd.OBJ_GET, e.ENOENT): NO_PIN,
+    (Cmd.OBJ_GET, e.EROFS): (PermissionDeniedError, "the bpffs is mounted read-only"),
     (Cmd.OBJ_GET, e.ENOTDIR): NO_PIN,
     (Cmd.LINK_CREATE, e.EBUSY): (HookBusyError, "another program is attached there"),
     (Cmd.LINK_CREATE, e.EEXIST): (HookBusyError, "another program is attached there"),

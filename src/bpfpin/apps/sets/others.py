@@ -33,15 +33,17 @@ class OtherProgram:
         return dataclasses.asdict(self)
 
 
-def other_programs(own: Collection[int]) -> tuple[OtherProgram, ...]:
+def other_programs(own: Collection[int], *, ifindex: int | None = None) -> tuple[OtherProgram, ...]:
     """Return who is attached by XDP, tcx and classic tc and is none of *own*, by program id.
 
-    What this user may not ask for is left out.
+    Only the device *ifindex* is looked at, if that is given. What this user may not ask for is left
+    out.
     """
     with_filters = netlink_tc.qdiscs()
     found = [
         one
         for device in all_devices()
+        if ifindex in (None, device.ifindex)
         for one in _of_device(device, has_filters=device.ifindex in with_filters)
     ]
     return tuple(dataclasses.replace(one, name=_name(one.id)) for one in found if one.id not in own)
