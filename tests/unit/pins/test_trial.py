@@ -113,7 +113,11 @@ def test_a_trial_begins_with_the_time_that_there_is_to_confirm_it(parent: Direct
     assert 29 < after.left_s <= 30 < before.left_s
 
 
-@pytest.mark.parametrize("text", ["", "soon", str(now_ms() + 10**9), "[1]"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", str(now_ms() + 10**9), "[1]"],
+    ids=["empty", "word", "future", "list"],  # the same in every process that collects the tests
+)
 def test_a_trial_whose_beginning_is_damaged_counts_for_nothing(
     parent: Directory, text: str
 ) -> None:
