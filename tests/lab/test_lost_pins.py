@@ -9,15 +9,27 @@ from typing import Any
 
 import pytest
 
+from bpfpin.errors import IdNotFoundError
 from bpfpin.objects.link import Link
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
-from support.here import Here, bpftool, id_at, map_ids, packets, run_here, tc_of, veth
+from support.here import (
+    Here,
+    bpftool,
+    id_at,
+    map_ids,
+    packets,
+    run_here,
+    tc_of,
+    veth,
+    wait_for_the_end_of,
+)
 from support.objects import compiled
 from support.sets import xdp_program
 from support.tools import need
+from support.wait import wait_until
 
 OLD = "reload_old"
 COUNTERS = "xdp_stats_map"
@@ -55,6 +67,14 @@ def type_line(line: str) -> None:
     assert program == "bpfpin"
     result = run_here(*words)
     assert result.exit_code == 0, result.stderr
+
+
+def is_there(map_id: int) -> bool:
+    try:
+        Map.from_id(map_id).close()
+    except IdNotFoundError:
+        return False
+    return True
 
 
 def is_healthy(here: Here) -> bool:
@@ -130,7 +150,9 @@ def test_a_map_that_went_with_its_pin_starts_empty_and_that_is_told(
     here: Here, loaded: Any
 ) -> None:
     here.ok("unload", here.device, "--keep-maps")
+    wait_for_the_end_of(loaded)
     (here.set / COUNTERS).unlink()
+    wait_until(lambda: not is_there(map_ids(loaded)[COUNTERS]))
     (found,) = problems(here, state="kept")
     loaded = here.load(compiled(OLD))
 
