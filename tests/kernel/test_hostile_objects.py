@@ -140,6 +140,6 @@ def test_a_map_over_the_limit_is_refused_before_any_is_made() -> None:
     name = list(spec.maps)[-1]
     before = descriptors()
     with pytest.raises(LimitError, match=f"{name}.*the limit is 256 MiB"):
-        load(spec.with_map(name, max_entries=1 << 30))
+        load(spec.with_map(name, max_entries=1 << 30), max_map_memory=256 << 20)
 
     assert descriptors() == before

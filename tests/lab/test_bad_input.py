@@ -112,7 +112,7 @@ def changed(at: int, data: bytes) -> bytes:
     [
         (b"#!/bin/sh\necho no object\n", ["not an ELF file", "offset 0x0"]),
         (b"", ["not an ELF file"]),
-        (changed(5, b"\x02"), ["big-endian", "offset 0x5"]),
+        (changed(5, b"\x02"), ["not for BPF", "offset 0x12"]),
         (changed(18, struct.pack("<H", 62)), ["x86-64, not for BPF", "offset 0x12"]),
         (changed(16, struct.pack("<H", 2)), ["offset 0x10"]),
     ],
@@ -253,7 +253,7 @@ def action(lab: TestLab) -> Iterator[Path]:
 
 
 def test_a_missing_key_or_pin_is_told(action: Path) -> None:
-    told(run_cli("map", "get", action, "5", "-o", "json"), 4, "key 5", "action", "no such key")
+    told(run_cli("map", "get", action, "5", "-o", "json"), 4, "action", "index 5 is past the end")
     told(run_cli("map", "get", f"{action}x", "0", "-o", "json"), 4, f"{action}x")
 
 

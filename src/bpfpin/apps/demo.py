@@ -49,6 +49,12 @@ _LABS = 10
 _CGROUP_HOOKS = 4  # where a ping is counted: the cgroup and tc, and back by XDP and the cgroup
 _SETTLE_S = 10.0
 _AROUND_RELOAD_S = 0.3
+_ENVIRONMENT = {
+    "BPFPIN_COLUMNS": "77",  # what the output is indented by belongs to the 80
+    "NO_COLOR": "1",
+    PRIVATE_MOUNT: "1",  # what the demo pins is meant to go with it
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +297,8 @@ def _run(command: Sequence[str], *, shown: Sequence[str] = (), expected: int = 0
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # What the demo pins is meant to go with it, so that it also runs in a private mount.
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", PRIVATE_MOUNT: "1"},
+        env=os.environ
+        | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "BPFPIN_COLUMNS": "77", PRIVATE_MOUNT: "1"},
         text=True,
         errors="backslashreplace",
         check=False,

@@ -190,10 +190,13 @@ class Output:
 
     @property
     def width(self) -> int | None:
-        """How many columns lines of data may have: a terminal's, or $COLUMNS; None: no limit."""
-        if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
-            return shutil.get_terminal_size().columns
-        return None
+        """How many columns lines of data may have: a terminal's; None in a pipe: no limit.
+
+        $BPFPIN_COLUMNS sets it for both. Not $COLUMNS: what reads a pipe wants a row on a line.
+        """
+        if (asked := os.environ.get("BPFPIN_COLUMNS", "")).isdecimal():
+            return int(asked)
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
     def console(self) -> Console:
         """Return rich's console on stdout; markup, emoji and highlighting are off."""

@@ -38,7 +38,7 @@ from bpfpin.objects.variables import Variables
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.shared import MappedAt
+from bpfpin.syscall.shared import MappedAt, free_address
 from bpfpin.uapi import MapType
 
 __all__ = ["Loaded", "fill_given", "load", "load_checked", "map_memory_limit"]
@@ -187,6 +187,8 @@ def _bind_constants(
 
 def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) -> Map:
     """Make a map, with its first contents when it is a data section."""
+    if spec.type is MapType.ARENA and not spec.map_extra:
+        spec = spec.with_changes(map_extra=_arena_address(spec))
     made = Map.create(spec, btf=btf)
     undo.callback(made.close)
     if spec.contents is not None and spec.dialect is Dialect.DATA:
@@ -196,6 +198,19 @@ def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) ->
     if spec.is_frozen:
         made.freeze()
     return made
+
+
+def _arena_address(spec: MapSpec) -> int:
+    """Return where an arena goes that leaves it to its loader: where this process has room.
+
+    The verifier asks for an address (arena_map_mmap in kernel/bpf/arena.c), and whoever maps the
+    arena must map it there: as `map_extra` everybody can read it. It must not cross 4 GiB.
+    """
+    size = spec.max_entries * mmap.PAGESIZE
+    boundary = 1 << 32
+    address = free_address(min(size, boundary) * 2)
+    crosses = address // boundary != (address + size - 1) // boundary
+    return -(-address // boundary) * boundary if crosses else address
 
 
 def _set_up_arena(held: Map, spec: MapSpec) -> None:

@@ -16,7 +16,6 @@ from bpfpin.syscall.attr import MapCreateAttr
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.refusal import InvalidArgumentError, MapDefinitionError
-from bpfpin.syscall.shared import free_address
 from bpfpin.uapi import MapFlag, MapType
 
 RINGS = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
@@ -131,21 +130,8 @@ def _attribute(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Map
         btf_fd=btf_fd,
         btf_key_type_id=key_id,
         btf_value_type_id=value_id,
-        map_extra=spec.map_extra or (_arena_address(spec) if spec.type is MapType.ARENA else 0),
+        map_extra=spec.map_extra,
     )
-
-
-def _arena_address(spec: MapSpec) -> int:
-    """Return where an arena goes that leaves it to its loader: where this process has room.
-
-    The verifier asks for an address (arena_map_mmap in kernel/bpf/arena.c), and whoever maps the
-    arena must map it there: as `map_extra` everybody can read it. It must not cross 4 GiB.
-    """
-    size = spec.max_entries * mmap.PAGESIZE
-    boundary = 1 << 32
-    address = free_address(min(size, boundary) * 2)
-    crosses = address // boundary != (address + size - 1) // boundary
-    return -(-address // boundary) * boundary if crosses else address
 
 
 def entries_asked(spec: MapSpec) -> int:

@@ -137,7 +137,7 @@ def test_a_column_without_room_goes_below_its_row() -> None:
 def test_columns_limit_a_table_in_a_pipe_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("BPFPIN_COLUMNS", "20")
 
     Output().table(("id", "what"), [(1, "some words that are wrapped")])
 

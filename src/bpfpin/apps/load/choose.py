@@ -196,9 +196,13 @@ def parse_hook(word: str) -> Hook:
         values = [hook.value for hook in Hook]
         # What is typed is often the section or the kernel's name: cgroup_skb/egress, tcx_ingress.
         typed = re.sub(r"[^a-z0-9]+", "-", word.lower()).removeprefix("bpf-")
-        near = difflib.get_close_matches(typed, values, n=3) or [
-            value for value in values if set(typed.split("-")) & set(value.split("-"))
+        parts = typed.split("-")
+        alike = [
+            value
+            for value in values
+            if any(word.startswith(tuple(parts)) for word in value.split("-"))
         ]
+        near = list(dict.fromkeys([*difflib.get_close_matches(typed, values, n=3), *alike]))
         listed = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(values)}"
         raise UsageError(f"there is no hook {word!r}; {listed}") from None
 
