@@ -38,6 +38,7 @@ KINDS = [
     "state",
     "lpm",
     "inner",
+    "options",
 ]
 NET = int.from_bytes(bytes((198, 51, 100)), "little")
 CLIENT = int.from_bytes(bytes((198, 51, 100, 9)), "little")
@@ -93,6 +94,7 @@ def chosen(kind: str, program: str = "in_xdp") -> list[object]:
         ("no_syn", "TCP ACK"),
         ("large", "TCP data"),
         ("small", "TCP"),
+        ("options", "TCP data"),
         ("far", "IPv4 TCP"),
         ("other_net", "IPv4 TCP"),
         ("neighbours", "IPv6 neighbour solicitation"),

@@ -215,3 +215,12 @@ def test_the_line_for_a_device_of_another_namespace_works_from_here(
 def _ifindex(device: str) -> str:
     words = ["ip", "-o", "link", "show", "dev", device]
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split(":")[0]
+
+
+def test_a_driver_without_offload_is_a_device_that_lacks_it(bpffs: Path, program: Path) -> None:
+    with veth() as device:
+        refused = Here(bpffs, device).load_refused(8, program, "--mode", "offload")
+
+    assert f"{device} refuses program" in refused.stderr
+    assert "in offload mode: " in refused.stderr
+    assert "--mode native" in refused.json["error"]["hint"]

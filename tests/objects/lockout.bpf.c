@@ -14,7 +14,7 @@ static u64 (*now)(void) = (void *)5;
 struct context { u32 data, data_end, meta, ifindex, queue; };
 struct skb { u32 before[19], data, data_end; };
 
-enum kind { NOTHING, IPV6, ARP, NO_SYN, LARGE, FAR, OTHER_NET, BLOCKED, NEIGHBOURS, ALL, SMALL, LIMIT, STATE, LPM, INNER };
+enum kind { NOTHING, IPV6, ARP, NO_SYN, LARGE, FAR, OTHER_NET, BLOCKED, NEIGHBOURS, ALL, SMALL, LIMIT, STATE, LPM, INNER, OPTIONS };
 const volatile u32 drop = NOTHING;
 const volatile u32 net = 0;
 
@@ -76,6 +76,8 @@ static __attribute__((always_inline)) int stops(u8 *data, u8 *end)
 		return 0;
 	if (drop == NO_SYN)
 		return data[23] == 6 && !(data[47] & 2);
+	if (drop == OPTIONS)  /* what has TCP options, after the opening */
+		return data[23] == 6 && !(data[47] & 2) && data[46] > 0x50;
 	if (drop == STATE) {  /* what was opened by a SYN may go on */
 		u64 at = 1;
 		if (data[23] == 6 && data[47] & 2)

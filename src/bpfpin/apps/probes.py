@@ -26,6 +26,8 @@ _IPV4, _ARP, _IPV6, _VLAN = 0x0800, 0x0806, 0x86DD, 0x8100
 _TCP, _UDP, _ICMPV6 = 6, 17, 58
 _SYN, _ACK, _PSH = 0x02, 0x10, 0x08
 _SOLICITATION, _ADVERTISEMENT = 135, 136
+_OPENING_OPTIONS: Final = bytes.fromhex("020405b40103030704020101")  # MSS 1460, window scale, SACK
+_TIMESTAMPS: Final = bytes.fromhex("0101080a0000000100000001")  # RFC 7323: most segments have them
 _SIZES: Final = (1, 128, 576, 1200)  # bytes of data beside the smallest and the largest frame
 
 
@@ -99,7 +101,8 @@ def of_flow(
     where = f"from {ends[0]} port {ends[1]} to {ends[2]} port {ends[3]}"
     family = "IPv4" if flow.local.version == 4 else "IPv6"
     is_opening = is_in != flow.is_ours
-    largest = min(segment.mtu, FRAME_MAX - _ETHERNET) - _ip_size(flow.local) - 20
+    largest = min(segment.mtu, FRAME_MAX - _ETHERNET) - _ip_size(flow.local)
+    largest -= 20 + len(_TIMESTAMPS)
     sizes = [size for size in (*_SIZES, largest) if 0 < size <= largest]
     made = [
         ("TCP SYN" if is_opening else "TCP SYN-ACK", _SYN if is_opening else _SYN | _ACK, 0),
@@ -259,7 +262,7 @@ def _ip(sender: Address, target: Address, protocol: int, body: bytes) -> bytes:
 
 def _tcp(flow: Flow, flags: int, size: int, *, is_in: bool) -> bytes:
     _, source, _, target = _ends(flow, is_in=is_in)
-    options = bytes.fromhex("020405b40103030704020101") if flags & _SYN else b""  # MSS 1460, SACK
+    options = _OPENING_OPTIONS if flags & _SYN else _TIMESTAMPS if size else b""
     acknowledged = 1 if flags & _ACK else 0
     length = 5 + len(options) // 4
     head = struct.pack(">HHIIBB", source, target, 1, acknowledged, length << 4, flags)

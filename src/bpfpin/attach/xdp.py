@@ -164,10 +164,12 @@ def _refused(
 ) -> _Refused | SyscallError:
     """Ask for the kernel's words; an error that is not the device's own stays as it is."""
     words = _driver_words(program, ifindex, mode)
-    if isinstance(error, InvalidArgumentError):
+    # A driver without offload answers EINVAL to XDP_SETUP_PROG_HW (veth, virtio_net).
+    is_offload = mode is XdpMode.OFFLOAD
+    if isinstance(error, InvalidArgumentError) and not is_offload:
         error.hint = words or str(error.strerror)
         return _Refused(error, error.hint)
-    if words or isinstance(error, NotSupportedError):
+    if words or is_offload or isinstance(error, NotSupportedError):
         words = words or str(error.strerror)
         return _Refused(mode_refusal(program, ifindex, mode, words, error=error), words)
     return error

@@ -73,6 +73,14 @@ def test_the_one_who_connects_sends_the_syn() -> None:
     assert [tcp_of(theirs[at])[13] for at in (1, 2)] == [0x10, 0x18]
 
 
+def test_data_has_the_timestamps_that_most_connections_agree_on() -> None:
+    syn, bare, *data = (tcp_of(one) for one in probes.of_flow(flow(4), SEGMENT, Direction.IN))
+
+    assert (syn[12] >> 4, bare[12] >> 4) == (8, 5)
+    assert {tcp[12] >> 4 for tcp in data} == {8}
+    assert {tcp[20:24] for tcp in data} == {bytes.fromhex("0101080a")}
+
+
 @pytest.mark.parametrize("direction", list(Direction))
 def test_neighbours_ask_and_answer(direction: Direction) -> None:
     request, reply = probes.of_neighbours(*ENDS[4], SEGMENT, direction)
