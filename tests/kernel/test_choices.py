@@ -11,12 +11,14 @@ import pytest
 import bpfpin
 from bpfpin import (
     Hook,
+    IdNotFoundError,
     KeyExistsError,
     KeyNotFoundError,
     Map,
     MapSpec,
     MapType,
     Program,
+    SyscallError,
     UpdateFlag,
     UsageError,
     XdpMode,
@@ -26,6 +28,7 @@ from bpfpin import (
     attach_tcx,
     attach_xdp,
     deploy,
+    deploy_all,
     undeploy,
 )
 from bpfpin.apps.load.loading import LoadOptions, taken
@@ -92,6 +95,27 @@ def test_a_wrong_choice_is_a_value_error_with_the_choices(
     assert [word for word in words if word not in str(refused.value)] == []
 
 
+@pytest.mark.parametrize(
+    ("options", "refused", "what"),
+    [
+        ({"dryrun": True}, TypeError, "no option 'dryrun'; near it: dry_run"),
+        ({"type": "xdp"}, TypeError, "no option 'type'; there are: programs, hook"),
+        ({"dry_run": "no"}, TypeError, "dry_run is True or False, not 'no'"),
+        ({"force": "false"}, TypeError, "force is True or False, not 'false'"),
+        ({"lock_timeout_s": "x"}, ValueError, "lock_timeout_s is a number of seconds"),
+        ({"lock_timeout_s": -1}, ValueError, "lock_timeout_s is a number of seconds"),
+        ({"lock_timeout_s": float("nan")}, ValueError, "lock_timeout_s is a number of seconds"),
+    ],
+)
+def test_no_option_is_passed_over(
+    options: dict[str, Any], refused: type[Exception], what: str
+) -> None:
+    with pytest.raises(refused, match=what):
+        deploy(PASS, device="nosuch0", **options)
+    with pytest.raises(refused, match=what):
+        deploy_all(PASS, devices=["nosuch0"], **options)
+
+
 def test_near_choices_are_hinted() -> None:
     with pytest.raises(UsageError) as refused:
         taken(LoadOptions(hook="tcx-ingres"))
@@ -136,6 +160,39 @@ def test_flags_and_types_of_maps_are_words_too() -> None:
         assert flows.update_batch({b"\1" * 4: key}, flag=UpdateFlag.NOEXIST) == 1
         with pytest.raises(ValueError, match="there is no flag 'never'; there are: any, noexist"):
             flows.update(key, key, "never")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("key_size", 2**32 + 4),
+        ("key_size", -1),
+        ("value_size", 2**32 + 8),
+        ("max_entries", 2**32 + 8),
+        ("map_flags", 2**32),
+        ("map_extra", 2**64),
+        ("type", 9999),
+    ],
+)
+def test_no_number_of_a_definition_is_cut(name: str, number: int) -> None:
+    spec = MapSpec(name="x", type=MapType.HASH, key_size=4, value_size=8, max_entries=8)
+
+    with pytest.raises(UsageError, match=f"map x: .*{number}"):
+        Map.create(spec.with_changes(**{name: number}))
+
+
+def test_no_id_is_cut_to_that_of_another_object() -> None:
+    spec = MapSpec(name="x", type=MapType.HASH, key_size=4, value_size=8, max_entries=8)
+    with Map.create(spec) as map_, pytest.raises(IdNotFoundError, match="ids are from 1 to"):
+        Map.from_id(2**32 + map_.id)
+    with pytest.raises(IdNotFoundError, match="ids are from 1 to"):
+        Program.from_id(-1)
+
+
+@pytest.mark.parametrize("number", [-1, 99_999])
+def test_a_number_that_is_no_descriptor_is_ours_to_tell(number: int) -> None:
+    with pytest.raises(SyscallError, match=f"descriptor {number}.*EBADF"):
+        Map.from_fd(number)
 
 
 def test_a_deployment_shows_itself_and_takes_itself_away(lab: TestLab, bpffs: Path) -> None:

@@ -23,6 +23,7 @@ from bpfpin.errors import (
 from bpfpin.syscall import bpf, fs
 from bpfpin.syscall.attr import u32
 from bpfpin.syscall.fd import Closing, Descriptor
+from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import ObjectFlag
 
 RENAMED_UNDER_US = 3  # how often a reader tries again when the directory was exchanged meanwhile
@@ -62,7 +63,12 @@ class KernelObject(Closing):
 
         It belongs to the new object from now on, in the case of an error it is closed.
         """
-        return cls(check_kind(Descriptor(fd), cls.kind, path=f"descriptor {fd}"))
+        what = f"descriptor {fd}"
+        try:
+            descriptor = Descriptor(fd)
+        except OSError as error:
+            raise refusal("fcntl", error.errno or 0, target=what) from None
+        return cls(check_kind(descriptor, cls.kind, path=what))
 
     @classmethod
     def from_id(cls, object_id: int) -> Self:

@@ -6,7 +6,7 @@ import errno
 import mmap
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import NotSupportedError, SyscallError
+from bpfpin.errors import NotSupportedError, SyscallError, UsageError
 from bpfpin.objects import struct_ops
 from bpfpin.objects.kernel_btf import BtfHandle
 from bpfpin.objects.map_rules import broken_rules
@@ -98,7 +98,7 @@ def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> Syscal
         target=error.target,
     )
     refused.rules = tuple(rules)
-    if not spec.max_entries:
+    if not spec.max_entries and any(rule.startswith("max_entries is 0") for rule in rules):
         refused.hint = (
             "The object leaves max_entries to who loads it: "
             f"spec.with_map({spec.name!r}, max_entries=N)"
@@ -116,6 +116,7 @@ def _definition(spec: MapSpec) -> str:
 
 
 def _attribute(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> MapCreateAttr:
+    _require_fitting(spec)
     btf_fd, key_id, value_id = types
     node_flag = 0 if spec.numa_node is None else _NUMA_NODE
     return MapCreateAttr(
@@ -132,6 +133,28 @@ def _attribute(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Map
         btf_value_type_id=value_id,
         map_extra=spec.map_extra,
     )
+
+
+_BITS = {
+    **dict.fromkeys(("type", "key_size", "value_size", "max_entries", "map_flags"), 32),
+    "numa_node": 32,
+    "map_extra": 64,
+}
+
+
+def _require_fitting(spec: MapSpec) -> None:
+    """Raise for a number that the kernel would see cut: of 2**32 + 8 entries there would be 8."""
+    for name, bits in _BITS.items():
+        number = getattr(spec, name)
+        if number is not None and not 0 <= number < 1 << bits:
+            raise UsageError(
+                f"map {spec.name}: {name} is {number}; the kernel takes 0 to {(1 << bits) - 1}"
+            )
+    if not isinstance(spec.type, MapType):
+        raise UsageError(
+            f"map {spec.name}: there is no type of map {int(spec.type)}; there are:"
+            f" {', '.join(f'{one.value} {one.name.lower()}' for one in MapType)}"
+        )
 
 
 def entries_asked(spec: MapSpec) -> int:

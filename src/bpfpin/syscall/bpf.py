@@ -32,6 +32,8 @@ from bpfpin.syscall.attr import (
 from bpfpin.syscall.call import bpf
 from bpfpin.uapi import Cmd, LinkUpdateFlag
 
+ID_MAX = (1 << 32) - 1
+
 Path = str | bytes | os.PathLike[str]
 
 
@@ -199,24 +201,32 @@ def _next_id(command: Cmd, after: int) -> int | None:
     return int(attribute.next_id)
 
 
+def _open_by_id(command: Cmd, what: str, number: int, flags: int = 0) -> int:
+    """Open an object by its id; one of more than 32 bits is not cut to that of another object."""
+    target = f"{what} id {number}"
+    if not 0 <= number <= ID_MAX:
+        raise IdNotFoundError(f"{target}: ids are from 1 to {ID_MAX}", target=target)
+    return bpf(command, IdAttr(number, 0, flags), target=target)
+
+
 def map_get_fd_by_id(map_id: int, *, flags: int = 0) -> int:
     """Open map *map_id* (BPF_MAP_GET_FD_BY_ID); *flags* are of `ObjectFlag`."""
-    return bpf(Cmd.MAP_GET_FD_BY_ID, IdAttr(map_id, 0, flags), target=f"map id {map_id}")
+    return _open_by_id(Cmd.MAP_GET_FD_BY_ID, "map", map_id, flags)
 
 
 def prog_get_fd_by_id(prog_id: int) -> int:
     """Open program *prog_id* (BPF_PROG_GET_FD_BY_ID)."""
-    return bpf(Cmd.PROG_GET_FD_BY_ID, IdAttr(prog_id), target=f"program id {prog_id}")
+    return _open_by_id(Cmd.PROG_GET_FD_BY_ID, "program", prog_id)
 
 
 def link_get_fd_by_id(link_id: int) -> int:
     """Open link *link_id* (BPF_LINK_GET_FD_BY_ID)."""
-    return bpf(Cmd.LINK_GET_FD_BY_ID, IdAttr(link_id), target=f"link id {link_id}")
+    return _open_by_id(Cmd.LINK_GET_FD_BY_ID, "link", link_id)
 
 
 def btf_get_fd_by_id(btf_id: int) -> int:
     """Open BTF *btf_id* (BPF_BTF_GET_FD_BY_ID)."""
-    return bpf(Cmd.BTF_GET_FD_BY_ID, IdAttr(btf_id), target=f"BTF id {btf_id}")
+    return _open_by_id(Cmd.BTF_GET_FD_BY_ID, "BTF", btf_id)
 
 
 def btf_load(data: bytes, *, log_size: int = 0, target: str = "") -> int:

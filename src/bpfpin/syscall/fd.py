@@ -52,8 +52,8 @@ class Descriptor(Closing):
     __slots__ = ("_fd",)
 
     def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)  # first: a number that is no descriptor is not owned
         self._fd = fd
-        os.set_inheritable(fd, False)
 
     def fileno(self) -> int:
         """Return the number; `ValueError` after `close` or `release`, as files do."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import grp
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from bpfpin.apps.load.choose import Choice, Places, programs_to_load
 from bpfpin.apps.load.variables import Settings
@@ -88,6 +89,7 @@ class LoadOptions(TypedDict, total=False):
 def taken(options: LoadOptions) -> Mapping[str, Any]:
     """Return the options with enumerations, numbers and paths for what was given as text."""
     found: dict[str, Any] = {**options}
+    _require_known(found)
     if "mode" in found:
         found["mode"] = choice_of(XdpMode, found["mode"], what="XDP mode")
     if found.get("hook") is not None:
@@ -103,6 +105,30 @@ def taken(options: LoadOptions) -> Mapping[str, Any]:
     if isinstance(fresh := found.get("fresh"), str):
         found["fresh"] = (fresh,)
     return found
+
+
+_SWITCHES: Final = ("private_mount", "replace", "take_over", "dry_run", "force")
+
+
+def _require_known(options: Mapping[str, Any]) -> None:
+    """Raise for a name or value that would be passed over, and something else done than was asked.
+
+    `dryrun=True` would load, and the text "no" is true.
+    """
+    known = LoadOptions.__annotations__
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise TypeError(
+                f"deploy has no option {name!r}; "
+                + (f"near it: {near[0]}" if near else f"there are: {', '.join(known)}")
+            )
+    for name in _SWITCHES:
+        if isinstance(options.get(name), str):
+            raise TypeError(f"{name} is True or False, not {options[name]!r}")
+    timeout_s = options.get("lock_timeout_s", 0)
+    if isinstance(timeout_s, str) or not timeout_s >= 0:  # not a number is not >= 0
+        raise UsageError(f"lock_timeout_s is a number of seconds from 0, not {timeout_s!r}")
 
 
 def parse_mode(text: str) -> int:
