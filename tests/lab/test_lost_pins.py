@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -280,3 +281,22 @@ def test_the_state_is_ok_only_without_any_problem(here: Here, loaded: Any) -> No
         "on trial": ("on-trial", ["on-trial"]),
         "kept": ("kept", []),
     }
+
+
+def test_a_record_that_was_emptied_is_told_and_the_set_is_healed(here: Here, loaded: Any) -> None:
+    """Without the record nothing is known to be the set's; without its folder all of it is."""
+    record = here.set / "objects~"
+    for entry in record.iterdir():
+        entry.unlink()
+    found, *_ = problems(here, state="degraded")
+    told, _, line = found["fix"].partition(": ")
+    subprocess.run(line.split(), check=True)
+    here.ok("load", compiled(OLD), "--dev", here.device)
+
+    assert (found["kind"], str(record) in found["text"]) == ("pin-missing", True)
+    assert (told, line) == ("if what is pinned there is the set's", f"rm -r {record}")
+    assert packets(here.set / COUNTERS) == 7
+    assert id_at(here.set / COUNTERS) == map_ids(loaded)[COUNTERS]
+    assert is_healthy(here)
+    here.ok("unload", here.device)
+    assert not here.set.exists()

@@ -209,6 +209,12 @@ class SetView:
         self, hooks: tuple[FoundHook, ...], splits: Collection[tuple[int, int]]
     ) -> None:
         """Tell of pins of the set that somebody removed by hand, or put something else in."""
+        written = self._found.objects
+        if hooks and written is not None and not written.programs:
+            marks = self._found.path / names.OBJECTS
+            reason = f"{marks} was emptied by hand: no pin is known to be of the set any more"
+            fix = f"if what is pinned there is the set's: rm -r {marks}"
+            self._tell(ProblemKind.PIN_MISSING, fix, reason=reason)
         running = {hook.record.link for hook in hooks if hook.is_attached}
         used = {map_id for map_id, _ in splits}
         for lost in self._lost:
