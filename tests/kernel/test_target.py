@@ -47,14 +47,21 @@ def test_a_device_counts_before_a_set_of_that_name(bpffs: Path) -> None:
 
 
 def test_of_several_sets_of_a_device_each_is_named_by_its_path(bpffs: Path) -> None:
+    for name in ("lo-tc", "lo-xdp"):
+        publish(bpffs, name, device="lo", ifindex=LO)
+
+    with pytest.raises(UsageError, match="'lo' fits 2 pin sets: lo-tc, lo-xdp") as told:
+        find_set("lo", pin_root=bpffs)
+    assert told.value.hint.endswith(f"by its path: {bpffs / 'lo-tc'}")
+    assert find_set(str(bpffs / "lo-tc"), pin_root=bpffs).name == "lo-tc"
+    assert find_set("lo-xdp", pin_root=bpffs).name == "lo-xdp"
+
+
+def test_a_set_of_that_very_name_wins_over_a_device_that_several_fit(bpffs: Path) -> None:
     for name in ("lo", "lo-tc"):
         publish(bpffs, name, device="lo", ifindex=LO)
 
-    with pytest.raises(UsageError, match="'lo' fits 2 pin sets: lo, lo-tc") as told:
-        find_set("lo", pin_root=bpffs)
-    assert told.value.hint.endswith(f"by its path: {bpffs / 'lo'}")
-    assert find_set(str(bpffs / "lo"), pin_root=bpffs).name == "lo"
-    assert find_set("lo-tc", pin_root=bpffs).name == "lo-tc"
+    assert find_set("lo", pin_root=bpffs).name == "lo"
 
 
 def test_the_same_ifindex_of_another_namespace_is_another_device(bpffs: Path) -> None:

@@ -126,7 +126,7 @@ def test_the_lists_of_xdp_filter_read_as_addresses(filtered: TestLab) -> None:
 
     assert ipv6_type.startswith("struct in6_addr")
     assert ipv6["key"] == "2001:db8::1"
-    assert ether["key"] == {"addr": "02:00:00:00:00:01"}
+    assert ether["key"] == "02:00:00:00:00:01"
     assert ipv4["key"] == int.from_bytes(bytes([192, 0, 2, 1]), "little")
     assert shown("get", FILTER / "filter_ipv4", "192.0.2.1") == {"schema": 1, **ipv4}
     assert len(ipv4["values"]) == CPUS

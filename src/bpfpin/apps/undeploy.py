@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.apps.load.shared_names import map_ids, take_away
+from bpfpin.apps.pinned import BpffsWalk, bpffs_roots
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.reports import UnloadReport
@@ -80,7 +81,7 @@ def undeploy(
             remove(root, name, reopen)
         notes += told_of_others(root, name)
         _leave_nothing(root)
-    notes += tuple(_lasting_links(links))
+    notes += tuple(_lasting_links(links, pin_root))
     return UnloadReport(names.display_name(name), live.path, devices, kept, notes)
 
 
@@ -172,15 +173,37 @@ def _link_ids(live: PinSet) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def _lasting_links(links: list[int]) -> Iterator[str]:
-    """Detach the links that did not go with their pin, for somebody else holds them, too."""
+def _lasting_links(links: list[int], pin_root: Path) -> Iterator[str]:
+    """Detach the links that did not go with their pin, for a process holds them, too.
+
+    A link that somebody pinned elsewhere is theirs as well, as after `--take-over`: it stays.
+    """
     deadline = time.monotonic() + _PATIENCE_S
     for link_id in links:
         while _is_there(link_id):
             if time.monotonic() >= deadline:
-                yield _detached(link_id)
+                pin = _other_pin(link_id, pin_root)
+                yield _left_attached(link_id, pin) if pin else _detached(link_id)
                 break
             time.sleep(_PAUSE_S)
+
+
+def _other_pin(link_id: int, pin_root: Path) -> str:
+    """Return where the link is pinned outside of the set, or ""."""
+    walk = BpffsWalk()
+    for root in bpffs_roots(pin_root):
+        for path in walk.files(root):
+            with suppress(BpfError), Link.from_pin(path) as link:
+                if link.id == link_id:
+                    return path
+    return ""
+
+
+def _left_attached(link_id: int, pin: str) -> str:
+    return (
+        f"link id {link_id} is pinned at {pin} by somebody else as well, and its program runs on;"
+        f" to detach it: bpftool link detach id {link_id}"
+    )
 
 
 def _detached(link_id: int) -> str:
