@@ -16,6 +16,7 @@ from bpfpin.errors import (
     NotSupportedError,
     ObjectFileError,
     PermissionDeniedError,
+    SyscallError,
     VerifierError,
 )
 from bpfpin.objects import compat
@@ -125,6 +126,12 @@ def test_a_variable_of_an_arena_stands_at_its_start() -> None:
 def test_an_arena_without_an_address_gets_one() -> None:
     with load(read_object(compiled_case("arena_no_address", options=V4))) as loaded:
         assert loaded.programs["take"].test_run(context=bytes(8)).return_value == 0
+
+
+def test_an_arena_without_pages_is_told_as_that() -> None:
+    spec = read_object(compiled_case("arena_no_address", options=V4))
+    with pytest.raises(SyscallError, match="max_entries is 0"):
+        load(spec.with_map("arena", max_entries=0))
 
 
 def test_an_arena_keeps_the_address_that_it_asks_for() -> None:

@@ -97,7 +97,9 @@ def test_the_classic_format_is_the_tutorials(loaded: TestLab) -> None:
 def test_in_a_pipe_each_interval_is_a_block_of_lines(loaded: TestLab) -> None:
     result = run_cli_ok("stats", loaded.device, "--count", "2", "--interval", "0.1")
 
-    assert len(result.stdout.splitlines()) == 10
+    header, *rows = result.stdout.splitlines()
+    assert header.split() == ["time", "action", "packets", "pkts/s", "bytes", "Mbit/s"]
+    assert len(rows) == 10
     assert "\x1b" not in result.stdout
 
 

@@ -176,6 +176,7 @@ def test_status_tells_who_waits_for_nothing_and_clean_ends_it(here: Here, is_rel
         "layouts~",
         "links~",
         "manifest~",
+        "objects~",
         "programs~",
     ]
 

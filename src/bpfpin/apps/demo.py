@@ -346,6 +346,10 @@ def _require(is_so: bool, otherwise: str) -> None:
 
 def _free_name() -> str:
     taken = {*interface.names().values(), *netns.names()}
+    with suppress(CgroupNotFoundError):  # what a killed demo left, or another one uses
+        taken |= {
+            path.name.removeprefix("bpfpin-") for path in cgroup2_mount().glob("bpfpin-demo*")
+        }
     for number in range(_LABS):
         if (name := f"demo{number}") not in taken:
             return name

@@ -7,6 +7,7 @@ sees it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -228,8 +229,9 @@ class Output:
             self._talk(f"hint: {hint}")
 
     def _talk(self, text: str, *, is_escaped: bool = False) -> None:
-        sys.stderr.write((text if is_escaped else escape_lines(text)) + "\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk: the exit code still says it
+            sys.stderr.write((text if is_escaped else escape_lines(text)) + "\n")
+            sys.stderr.flush()
 
     def _red(self, text: str) -> str:
         return f"\x1b[1;31m{text}\x1b[0m" if self._is_colored(sys.stderr) else text

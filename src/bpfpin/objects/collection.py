@@ -187,7 +187,7 @@ def _bind_constants(
 
 def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) -> Map:
     """Make a map, with its first contents when it is a data section."""
-    if spec.type is MapType.ARENA and not spec.map_extra:
+    if spec.type is MapType.ARENA and spec.max_entries and not spec.map_extra:
         spec = spec.with_changes(map_extra=_arena_address(spec))
     made = Map.create(spec, btf=btf)
     undo.callback(made.close)
