@@ -46,7 +46,8 @@ class Loss:
 
     def text(self) -> str:
         """Return it as a line: `drops: dropped, in 2 entries`."""
-        counted = "" if self.entries is None else f", in {self.entries} entries"
+        entries = "1 entry" if self.entries == 1 else f"{self.entries} entries"
+        counted = "" if self.entries is None else f", in {entries}"
         return f"{self.name}: {self.what}{counted}"
 
     def to_json(self) -> dict[str, Any]:
