@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,23 +71,28 @@ def run_session(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     middle) ends with them, so that no other session meets it.
     """
     command = ["unshare", "--mount", "--net", "--propagation", "private", "bash", "-c"]
-    with subprocess.Popen(
-        [*command, _OWN_NAMESPACES + script],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as session:
+    # Into a file: what stays in the background may hold a pipe open.
+    with (
+        tempfile.TemporaryFile("w+") as talk,
+        subprocess.Popen(
+            [*command, _OWN_NAMESPACES + script],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=talk,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as session,
+    ):
         try:
-            output, _ = session.communicate(timeout=HANG_S)
+            session.wait(timeout=HANG_S)
         finally:
             with suppress(ProcessLookupError):  # what it left running in the background
                 os.killpg(session.pid, signal.SIGKILL)
             for name in _CGROUP.findall(script):  # the one thing that namespaces do not end
                 with suppress(OSError):
                     (cgroup2_mount() / name).rmdir()
+        talk.seek(0)
+        output = talk.read()
     return subprocess.CompletedProcess(command, session.returncode, output)
 
 
