@@ -57,7 +57,9 @@ test: $(DEVELOPMENT)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(WHY_SUDO)
-	$(TEST) -n $(JOBS) --dist worksteal tests/unit tests/fuzz tests/kernel tests/lab
+	$(TEST) -n $(JOBS) --dist worksteal --ignore tests/unit/test_install.py \
+		tests/unit tests/fuzz tests/kernel tests/lab
+	$(TEST) tests/unit/test_install.py # asks pip's index, which private namespaces do not reach
 	$(TEST) tests/proof
 
 # Coverage-guided damage goes on for FUZZ_SECONDS where atheris can be installed.

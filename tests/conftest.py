@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,7 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 TESTS = Path(__file__).parent
+UNLOADED_MODE = 0o1700  # of the directory of an unloaded set
 NEEDS_ROOT = {"kernel", "lab"}
 
 
@@ -87,6 +90,18 @@ def no_leaks() -> Iterator[None]:
 
 def _left(before: dict[int, str]) -> dict[int, str]:
     return {fd: what for fd, what in open_descriptors().items() if fd not in before}
+
+
+@pytest.fixture(autouse=True)
+def no_unloaded_directories() -> Iterator[None]:
+    """Remove what an unload left of a set for pins of others: the next test looks at all sets."""
+    yield
+    root = Path("/sys/fs/bpf")
+    if os.geteuid() or not root.is_dir():
+        return
+    for directory in root.iterdir():
+        if directory.is_dir() and stat.S_IMODE(directory.stat().st_mode) == UNLOADED_MODE:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture
