@@ -93,11 +93,14 @@ def _left(before: dict[int, str]) -> dict[int, str]:
 
 
 @pytest.fixture(autouse=True)
-def no_unloaded_directories() -> Iterator[None]:
-    """Remove what an unload left of a set for pins of others: the next test looks at all sets."""
+def no_unloaded_directories(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove what an unload left of a set for pins of others: the next test looks at all sets.
+
+    Only where the bpffs is one of this process's own.
+    """
     yield
     root = Path("/sys/fs/bpf")
-    if os.geteuid() or not root.is_dir():
+    if os.geteuid() or not _needs_root(request.node):
         return
     for directory in root.iterdir():
         if directory.is_dir() and stat.S_IMODE(directory.stat().st_mode) == UNLOADED_MODE:
