@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support import isolation
-from support.crash import ERRORS, NEVER_FAILS, Point, calls_of_a_process, points
+from support.crash import ERRORS, NEVER_FAILS, Fault, Point, calls_of_a_process, points
 from support.crash_lab import CrashLab, ForeignLab
 from support.crash_matrix import NEW, SCENARIOS, Healer, Row, Trials
 from support.crash_several import SeveralLab
@@ -33,6 +33,7 @@ PEERS = (
     ("libbpf", 32, "15"),
 )
 SHORT = 6  # calls of a command in the short form
+QUESTIONS = 12  # of an unload, right before it removes the first name
 FIRST_KILLS = 4  # of each command that is killed twice, in the full form
 
 
@@ -155,6 +156,19 @@ def test_a_command_killed_while_it_heals_is_healed_by_the_next(
                 row.add(trials.killed(first, healer, then=second))
 
     told(rows, name, "killed twice", row)
+
+
+def test_what_a_shared_name_holds_is_known_before_anything_goes(labs: Labs) -> None:
+    trials = trials_of(labs, "unload, by name")
+    found = trials.points()
+    removal = [point.call for point in found].index("unlinkat")
+    questions = [point for point in found[:removal] if point.call == "bpf"][-QUESTIONS:]
+    row = Row()
+    for point in questions:
+        row.add(trials.failed(point, Fault.ENOMEM))
+
+    assert row.wrong == [], "\n".join(row.wrong)
+    assert row.trials + row.missed == QUESTIONS
 
 
 def kills_that_leave_something(trials: Trials, *, count: int) -> list[Point]:

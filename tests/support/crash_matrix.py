@@ -230,8 +230,10 @@ class Trials:
                 runs = self._scenario.keeps_running and healer is not Healer.UNLOAD
                 self._check_at_once(runs=runs)
             row.half_built += self._lab.has_leftovers()
+            # A kill right at the end, while the command says what it did, leaves its trial to run.
+            has_ended = not self._scenario.goes_back or self._lab.is_on_trial()
             self._heal(healer)
-            self._check_healed(row, healer, kept, is_killed=True)
+            self._check_healed(row, healer, kept, has_ended=has_ended)
         return row
 
     def failed(self, point: Point, fault: Fault) -> Row:
@@ -251,7 +253,7 @@ class Trials:
                 ending = Ending(0, "", "")
             row.half_built += self._lab.has_leftovers()
             self._check_exit(ending, self._lab.generation())
-            self._check_healed(row, Healer.CLEAN, kept, is_killed=False)
+            self._check_healed(row, Healer.CLEAN, kept, has_ended=True)
         return row
 
     def _confirmed(self, ending: Ending) -> Ending:
@@ -360,9 +362,12 @@ class Trials:
             assert found is self._scenario.new, told
 
     def _check_healed(
-        self, row: Row, healer: Healer, kept: dict[str, int], *, is_killed: bool
+        self, row: Row, healer: Healer, kept: dict[str, int], *, has_ended: bool
     ) -> None:
-        """Check that it is old or new, with the same maps, link and counts."""
+        """Check that it is old or new, with the same maps, link and counts.
+
+        It is old if the command must go back and has not *ended* its work.
+        """
         self._lab.require_nobody_waiting()
         found = self._lab.generation()
         allowed = {
@@ -370,7 +375,7 @@ class Trials:
             Healer.UNLOAD: {NOTHING},
             Healer.CLEAN: {self._scenario.old, self._scenario.new},
         }[healer]
-        if is_killed and healer is Healer.CLEAN and self._scenario.goes_back:
+        if healer is Healer.CLEAN and not has_ended:
             allowed = {self._scenario.old}
         assert found in allowed, f"{found.value} is there"
         row.old += found is self._scenario.old

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from bpfpin.apps.generation import identity
-from bpfpin.errors import BpfError, BusyError
+from bpfpin.errors import BusyError, PermissionDeniedError, PinError
 from bpfpin.objects.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.outside import is_exchanged
@@ -121,6 +121,6 @@ class Moment:
 
 def _map_id(path: Path) -> int | None:
     """Return which map *path* holds, None for none that may be opened."""
-    with suppress(BpfError), Map.from_pin(path, read_only=True) as held:
+    with suppress(PinError, PermissionDeniedError), Map.from_pin(path, read_only=True) as held:
         return held.id
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bpfpin.errors import BpfError
+from bpfpin.errors import PermissionDeniedError, PinError
 from bpfpin.objects.info import MapInfo
 from bpfpin.objects.map import Map
 from bpfpin.syscall import fs
@@ -137,7 +137,7 @@ def _open(path: str, found: PinnedMaps) -> None:
     try:
         with Map.from_pin(path, read_only=True) as held:
             info = held.info
-    except BpfError:  # a program or a link, not for this user, or gone meanwhile
+    except (PinError, PermissionDeniedError):  # no map, gone meanwhile, or not for this user
         return
     found.infos[info.id] = info
     found.paths.setdefault(info.id, []).append(path)

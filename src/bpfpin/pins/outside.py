@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bpfpin.errors import BpfError, PinError, PinExistsError, PinNotFoundError
+from bpfpin.errors import PinError, PinExistsError, PinNotFoundError
 from bpfpin.objects.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, require_safe
@@ -152,12 +152,11 @@ def share(root: Directory, owner: Directory, pin: OutsidePin) -> None:
 
 
 def holds(root: Path, pin: OutsidePin, map_id: int) -> bool:
-    """Whether the shared name holds just that map."""
-    try:
-        with Map.from_pin(pin.below(root), read_only=True) as there:
-            return there.id == map_id
-    except BpfError:  # gone, or something else
-        return False
+    """Whether the shared name holds just that map; it does not if it is gone or no map's.
+
+    Any other error is raised: what cannot be asked is no answer.
+    """
+    return _map_id(pin.below(root)) == map_id
 
 
 def unshare(root: Directory, pin: OutsidePin, map_id: int) -> bool:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bpfpin.errors import (
-    BpfError,
     Difference,
     IdNotFoundError,
     IncompatibleMapError,
+    PinError,
     PinKindError,
     PinNotFoundError,
 )
@@ -319,7 +319,7 @@ def _used_ids(live: PinSet) -> set[int]:
             with program:
                 ids.update(program.info.map_ids)
     for pin in live.links if live.manifest else ():
-        with suppress(BpfError):
+        with suppress(PinError, IdNotFoundError):  # gone meanwhile
             if link := live.open_link(pin):
                 with link, Program.from_id(link.info.program_id) as program:
                     ids.update(program.info.map_ids)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError
+from bpfpin.errors import PermissionDeniedError, PinError, PinExistsError, PinNotFoundError
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, Kind, remove_tree, require_safe
 from bpfpin.pins.ownership import Entry, Owner, owner_of, write_down_all
@@ -143,7 +143,8 @@ def command_deadline_ms(seconds: int) -> int:
 
 def read_trial(parent: Directory, entry: str = CONFIRM) -> Trial | None:
     """Return what is on trial in *parent*, None if nothing is; what others forged is nothing."""
-    with suppress(BpfError, ValueError, RecursionError), parent.child(entry) as room:
+    nothing = (PinError, PermissionDeniedError, ValueError, RecursionError)
+    with suppress(*nothing), parent.child(entry) as room:
         record = room.stat(RECORD)
         owners = {parent.status.st_uid, room.status.st_uid, record.st_uid}
         require_safe(room)

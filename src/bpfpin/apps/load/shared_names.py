@@ -68,13 +68,17 @@ def map_ids(live: PinSet, pins: Iterable[OutsidePin]) -> dict[OutsidePin, int]:
 
 def take_away(root: Directory, live: PinSet, pins: dict[OutsidePin, int]) -> Iterator[str]:
     """Remove shared names that nobody but the set uses; yield what stays, and for whom."""
+    unused = {}
     for pin, map_id in pins.items():
         path = pin.below(root.path)
         others = _lasting_others(map_id, live, (str(path), str(live.maps.get(pin.map, path))))
         if others:
             yield f"{path} stays pinned, for it is used by {', '.join(others)}"
-        else:
-            outside.unshare(root, pin, map_id)
+        elif outside.holds(root.path, pin, map_id):
+            unused[pin] = map_id
+    # Once all could be asked: what fails before leaves each of them.
+    for pin, map_id in unused.items():
+        outside.unshare(root, pin, map_id)
 
 
 @dataclass(frozen=True)
