@@ -300,3 +300,20 @@ def test_a_record_that_was_emptied_is_told_and_the_set_is_healed(here: Here, loa
     assert is_healthy(here)
     here.ok("unload", here.device)
     assert not here.set.exists()
+
+
+def test_a_set_whose_manifest_was_removed_is_told_and_can_be_removed(
+    here: Here, loaded: Any
+) -> None:
+    (here.set / "manifest~").unlink()
+
+    result = here.run("status", here.device, "--check")
+
+    assert result.exit_code == 10
+    assert result.json["sets"][0]["state"] == "foreign"
+    problem = result.json["problems"][0]
+    assert "its manifest~ was removed" in problem["text"]
+    fix = problem["fix"].rpartition(": ")[2]
+    subprocess.run(shlex.split(fix), check=True)
+    wait_for_the_end_of(loaded)
+    here.load(compiled(OLD))

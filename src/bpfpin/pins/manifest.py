@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from bpfpin.errors import LimitError, PinNotFoundError, UnsafePathError
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, user_name
-from bpfpin.pins.names import MANIFEST
+from bpfpin.pins.names import MANIFEST, OBJECTS
 from bpfpin.pins.record import COMPONENT, TEXT_SIZE_MAX, Record
 
 SCHEMA: Final = 1
@@ -291,6 +291,10 @@ def read_manifest(directory: Directory, owners: Collection[int] | None = None) -
     try:
         entry = directory.stat(MANIFEST)
     except PinNotFoundError:
+        if directory.has(OBJECTS):
+            raise _foreign(
+                f"its {MANIFEST} was removed, so bpfpin cannot tell what is attached"
+            ) from None
         raise _foreign("it has no manifest, so bpfpin did not make it") from None
     if not stat.S_ISLNK(entry.st_mode) or entry.st_uid not in allowed:
         raise _foreign("its manifest is not one of ours")

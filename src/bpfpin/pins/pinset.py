@@ -306,7 +306,8 @@ def _may_be_set(root: Directory, entry: str) -> bool:
         if not stat.S_ISDIR(root.stat(entry).st_mode):
             return False
         with root.child(entry) as directory:
-            return directory.has(names.MANIFEST) or is_unloaded(directory)
+            marks = (names.MANIFEST, names.OBJECTS, names.PROGRAMS, names.LINKS)
+            return any(map(directory.has, marks)) or is_unloaded(directory)
     except PermissionDeniedError:
         return True
     except BpfError:

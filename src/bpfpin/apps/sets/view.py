@@ -97,7 +97,10 @@ class SetView:
         if not found.is_readable:
             self._tell(ProblemKind.UNREADABLE, self._as_root, reason=found.reason)
         elif found.state is SetState.FOREIGN:
-            self._tell(ProblemKind.FOREIGN, "look who made it: ls -la {path}", reason=found.reason)
+            fix = "look who made it: ls -la {path}"
+            if found.is_own and (found.path / names.OBJECTS).is_dir():
+                fix = "detach and unpin what is left: rm -r {path}"
+            self._tell(ProblemKind.FOREIGN, fix, reason=found.reason)
         elif found.state is SetState.HALF_BUILT and self._stage is not None:
             self._tell_stage(self._stage)
         hooks = tuple(look_at_hook(found, record) for record in manifest.hooks) if manifest else ()
