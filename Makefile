@@ -10,11 +10,14 @@ PACKAGE = $(VENV)/.installed
 DEVELOPMENT = $(VENV)/.installed-development
 PROOF = $(SUDO) env BPFPIN_KERNEL_TESTS=1 BPFPIN_FULL_PROOF=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(BIN)/python -m pytest -q -p no:cacheprovider
+# Tests start the command thousands of times, and as root they write no bytecode into a checkout.
+COMPILED = $(BIN)/python -m compileall -q src tests
 TEST = $(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(BIN)/python -m pytest -p no:cacheprovider
 FUZZ_PYTHON = env PYTHONDONTWRITEBYTECODE=1 $(abspath $(BIN))/python
 # Each process of tests has namespaces of its own; what the proof measures wants the machine alone.
-JOBS ?= 2
+JOBS ?= $(shell expr $$(nproc) + 1)
+MATRIX = tests/proof/test_crash_matrix.py tests/proof/test_crash_others.py
 BENCHES = $(sort $(wildcard bench/*.py))
 
 .PHONY: help demo test fuzz check crash-matrix reload-proof migration-proof generate generated picture bench clean
@@ -57,10 +60,12 @@ test: $(DEVELOPMENT)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(WHY_SUDO)
+	$(COMPILED)
 	$(TEST) -n $(JOBS) --dist worksteal --ignore tests/unit/test_install.py \
 		tests/unit tests/fuzz tests/kernel tests/lab
 	$(TEST) tests/unit/test_install.py # asks pip's index, which private namespaces do not reach
-	$(TEST) tests/proof
+	$(TEST) -n $(JOBS) --dist loadgroup $(MATRIX)
+	$(TEST) $(addprefix --ignore=,$(MATRIX)) tests/proof
 
 # Coverage-guided damage goes on for FUZZ_SECONDS where atheris can be installed.
 fuzz: $(DEVELOPMENT)

@@ -196,6 +196,7 @@ class Trials:
     def __init__(self, lab: CrashLab, scenario: Scenario) -> None:
         self._lab = lab
         self._scenario = scenario
+        self._talk = ""  # of the last command that was hurt
         self._first_kill = self._call_of_a_reload(scenario.first_kill)
         refused = self._call_of_a_reload(scenario.refused, scenario.refused_number)
         self._refused = [Injection(refused, Fault.EPERM)] if refused else []
@@ -292,7 +293,7 @@ class Trials:
         try:
             yield row
         except (AssertionError, BpfError) as error:
-            row.wrong.append(f"{self._scenario.name}: {what}: {error}")
+            row.wrong.append(f"{self._scenario.name}: {what}: {error}; it said: {self._talk}")
             self._lab.clear()
 
     def _prepare(self) -> None:
@@ -318,6 +319,7 @@ class Trials:
     ) -> Ending:
         injections = (*others, Injection(point, fault))
         ending = faulted(words, *injections, folder=self._lab.folder, follow=self._lab.follow)
+        self._talk = ending.talk.strip()
         if ending.exit == 0 and not ending.was_hit:
             raise NotMadeError
         assert ending.was_hit, f"exit {ending.exit} before {point}: {ending.talk}"

@@ -185,7 +185,8 @@ class PinSet:
         except UnsafePathError as error:
             if is_unloaded(directory):
                 return cls._unloaded(directory, path, unfinished)
-            return cls(path, SetState.FOREIGN, error.message)
+            is_own = directory.status.st_uid == os.geteuid()
+            return cls(path, SetState.FOREIGN, error.message, is_own=is_own)
         owner = Owner.of(manifest, Objects.read(directory))
         ours, foreign, hidden = look_by_name(directory, owner)
         return cls(

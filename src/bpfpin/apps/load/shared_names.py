@@ -29,7 +29,7 @@ from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import Decision, HookPlan, Plan
 
 _ADVICE_ON_PROGRAMS: Final = "detach it first, or end who holds it"
-_PATIENCE_S: Final = 0.5  # the kernel frees a program some time after its last link or pin went
+_PATIENCE_S: Final = 3.0  # the kernel frees a program some time after its last link or pin went
 _PAUSE_S: Final = 0.01
 
 
