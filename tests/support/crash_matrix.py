@@ -11,7 +11,7 @@ from enum import Enum
 from bpfpin.errors import BpfError
 from support.crash import Ending, Fault, Injection, Point, faulted, points, run_here
 from support.crash_lab import CrashLab, ForeignLab, Generation, NetlinkLab
-from support.crash_migrating import ByNameLab, Iproute2Lab, MigratingLab
+from support.crash_migrating import ByNameLab, Iproute2Lab, LeavingLab, MigratingLab
 from support.crash_others import GivenMapLab, MovingLab, TakenOverLab
 from support.crash_several import SeveralLab
 from support.crash_trials import TrialLab, VerdictLab
@@ -93,6 +93,7 @@ SCENARIOS = {
         Scenario("reload, netlink", OLD, NEW, NEW, _load(NEW), lab=NetlinkLab),
         Scenario("reload, migrating", OLD, NEW, NEW, _load(NEW), lab=MigratingLab),
         Scenario("reload, migrating by name", OLD, NEW, NEW, _load(NEW), lab=ByNameLab),
+        Scenario("reload, leaving a name", OLD, NEW, NEW, _load(NEW), lab=LeavingLab),
         Scenario("reload, migrating, iproute2", OLD, NEW, NEW, _load(NEW), lab=Iproute2Lab),
         Scenario("unload, by name", OLD, NOTHING, OLD, lambda lab: lab.unload(), lab=ByNameLab),
         Scenario("unload", OLD, NOTHING, OLD, lambda lab: lab.unload()),

@@ -83,6 +83,21 @@ class ByNameLab(MigratingLab):
             assert shared.id in program.info.map_ids, f"the program does not use {shared.id}"
 
 
+class LeavingLab(ByNameLab):
+    """The same, where the new generation does not pin that map by name: the shared name goes."""
+
+    def _object(self, generation: Generation) -> Path:
+        defines = () if generation is Generation.NEW else self._defines
+        return compiled(OBJECTS[generation], defines=defines)
+
+    def _check(self, generation: Generation, reference: Reference) -> None:
+        if generation is Generation.NEW:
+            MigratingLab._check(self, generation, reference)
+            assert not (self.root / self._shared).exists()
+        else:
+            super()._check(generation, reference)
+
+
 class Iproute2Lab(ByNameLab):
     """The same, with a map that iproute2 pins among its globals, and that has no types."""
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-from bpfpin.apps.load.shared_names import map_ids, take_away
+from bpfpin.apps.load.shared_names import map_ids, unshared
 from bpfpin.apps.pinned import BpffsWalk, bpffs_roots
 from bpfpin.apps.privileges import require_attach
 from bpfpin.apps.recovery import recovered, reopen
@@ -77,8 +77,9 @@ def undeploy(
         if not kept:
             notes += _left_over(live)
             shared = live.manifest.outside if live.manifest else ()
-            notes += tuple(take_away(root, live, map_ids(live, shared)))
-            remove(root, name, reopen)
+            unused, stayed = unshared(pin_root, [live], map_ids(live, shared))
+            notes += stayed
+            remove(root, name, reopen, unused)
         notes += told_of_others(root, name)
         _leave_nothing(root)
     notes += tuple(_lasting_links(links, pin_root))

@@ -24,6 +24,7 @@ ABORT: Final = "abort~"
 FOLDS: Final = "folds~"
 FOLDING: Final = "folding~"
 SHARED: Final = "shared~"
+UNSHARED: Final = "unshared~"
 CONFIRM: Final = "confirm~"
 TARGETS: Final = "targets~"
 SWITCHED: Final = "switched~"
@@ -32,7 +33,7 @@ STAGE_SUFFIX: Final = "~stage"
 PARTS: Final = frozenset({OBJECTS, PROGRAMS, LINKS, LAYOUTS, FOLDS})
 """The directories of a generation; they go over into the next one."""
 
-MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, SWITCHED, SHARED, CONFIRM})
+MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, SWITCHED, SHARED, UNSHARED, CONFIRM})
 """The directories of a transaction or a trial in a generation; they never go over."""
 
 TEXTS: Final = frozenset({MANIFEST, TARGETS})

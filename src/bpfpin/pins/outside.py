@@ -3,6 +3,10 @@
 Where such a name is to hold another map, the stage has what is needed to exchange it and to take
 that back, below `shared~`: `MAP` is the pin that changes places with the shared name, `MAP~old` the
 map that the name holds before, and `MAP~path` a symlink whose text is where the name is.
+
+Where such a name is to go, the generation that takes the place of its set's has a symlink `MAP`
+below `unshared~`, whose text is the id of the map and the path of the name. It is removed after the
+commit, by the command itself or by crash recovery.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from typing import Final
 from bpfpin.errors import PinError, PinExistsError, PinNotFoundError
 from bpfpin.objects.map import Map
 from bpfpin.pins import names
-from bpfpin.pins.directory import Directory, require_safe
+from bpfpin.pins.directory import Directory, remove_tree, require_safe
 from bpfpin.pins.manifest import OutsidePin
 
 _OLD: Final = "~old"
@@ -167,6 +171,27 @@ def unshare(root: Directory, pin: OutsidePin, map_id: int) -> bool:
         parent.unlink(pin.below(root.path).name)
         return True
     return False
+
+
+def give_up(stage: Directory, pin: OutsidePin, map_id: int) -> None:
+    """Write down in *stage* that the shared name of map *map_id* goes once the stage holds."""
+    with suppress(PinExistsError):
+        stage.mark(names.UNSHARED)
+    with stage.child(names.UNSHARED) as given_up:
+        given_up.write_text(names.map_pin_name(pin.map), f"{map_id} {pin.path}")
+
+
+def unshare_given_up(root: Directory, directory: Directory) -> None:
+    """Remove the shared names that a generation which holds gives up; again does nothing."""
+    try:
+        given_up = directory.child(names.UNSHARED)
+    except PinNotFoundError:
+        return
+    with given_up:
+        for part in given_up.names():
+            map_id, _, path = given_up.read_text(part).partition(" ")
+            unshare(root, OutsidePin(names.decode(part), path), int(map_id))
+    remove_tree(directory, names.UNSHARED)
 
 
 @contextmanager

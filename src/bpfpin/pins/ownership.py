@@ -49,7 +49,7 @@ _FOLDERS: Final = (
     names.LAYOUTS,
     names.OBJECTS,
 )
-_WHOLE: Final = frozenset({names.CONFIRM, names.SHARED})  # all of it is ours
+_WHOLE: Final = frozenset({names.CONFIRM, names.SHARED, names.UNSHARED})  # all of it is ours
 _EMPTY: Final = names.MARKS - {names.PREVIOUS} - _WHOLE  # mere names
 _FOLD: Final = re.compile(r".+~\d+~[a-z]+")
 _LETTERS: Final = {

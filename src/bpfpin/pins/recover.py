@@ -19,7 +19,12 @@ import os
 from contextlib import suppress
 from enum import Enum
 
-from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import (
+    AttachError,
+    BpfError,
+    PinNotFoundError,
+    UnsafePathError,
+)
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.pins import names, outside
@@ -59,7 +64,7 @@ def recover(root: Directory, name: str, reopen: Reopen) -> Recovery:
     if not _is_marked(root, name):
         return recovery
     with root.child(name) as directory:
-        _settle(directory, _own_manifest(directory))
+        _settle(root, directory, _own_manifest(directory))
     return Recovery.FINISHED
 
 
@@ -89,7 +94,7 @@ def conclude(root: Directory, name: str, reopen: Reopen) -> None:
                 raise
         staged.fold_all(directory)
         _publish(root, name)
-        _settle(directory, manifest)  # the same directory, under its new name
+        _settle(root, directory, manifest)  # the same directory, under its new name
     try:
         with suppress(PinNotFoundError):
             remove_generation(root, stage, reopen)
@@ -102,13 +107,26 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
 
     Links are left by unpinning. A hook without one is detached if it still runs the program that
     is pinned here: after a reload it runs the next one. *name* is that of a stage; what others
-    pinned there goes to the set's directory.
+    pinned there goes to the set's directory. What an unload put there instead of the set goes once
+    its shared names are gone, unless others pinned something in it.
     """
+    set_name = name.removesuffix(names.STAGE_SUFFIX)
+    if _is_unloaded(root, set_name):
+        with root.child(set_name) as left:
+            outside.unshare_given_up(root, left)
     with root.child(name) as directory:
         _detach(directory, reopen)
         remove_own(directory)
-    give_back(root, name, name.removesuffix(names.STAGE_SUFFIX))
+    give_back(root, name, set_name)
+    if _is_unloaded(root, set_name, and_empty=True):
+        root.rmdir(set_name)
     root.rmdir(name)
+
+
+def _is_unloaded(root: Directory, name: str, *, and_empty: bool = False) -> bool:
+    with suppress(PinNotFoundError, UnsafePathError), root.child(name) as left:
+        return is_unloaded(left) and not (and_empty and left.names())
+    return False
 
 
 def _recover_stage(root: Directory, name: str, reopen: Reopen) -> Recovery:
@@ -173,10 +191,11 @@ def _publish(root: Directory, name: str) -> None:
     root.rename(stage, name, Rename.EXCHANGE)
 
 
-def _settle(directory: Directory, manifest: Manifest) -> None:
+def _settle(root: Directory, directory: Directory, manifest: Manifest) -> None:
     """Let those read the maps who are to, and take the marks of the transaction away."""
     if manifest.access is not None:
         set_access(directory, manifest.access)
+    outside.unshare_given_up(root, directory)
     remove_previous(directory)
     with suppress(PinNotFoundError):
         remove_tree(directory, names.SHARED)

@@ -12,7 +12,7 @@ import os
 import signal
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -197,6 +197,10 @@ class Stage(Closing):
         """Let the shared name *pin*, which holds *old*, hold *new* when the hooks are switched."""
         outside.prepare_exchange(self._root, self._directory, pin, old=old, new=new)
 
+    def unshare(self, pin: OutsidePin, map_id: int) -> None:
+        """Let the shared name *pin* of map *map_id* go once this generation holds."""
+        outside.give_up(self._directory, pin, map_id)
+
     def set_access(self, access: Access) -> None:
         """Let those open the maps, before they are seen, who are to; for maps pinned until now."""
         set_access(self._directory, access)
@@ -280,17 +284,21 @@ def next_generations(
         reserve.close()
 
 
-def remove(root: Directory, name: str, reopen: Reopen) -> None:
+def remove(
+    root: Directory, name: str, reopen: Reopen, unshared: Mapping[OutsidePin, int] | None = None
+) -> None:
     """Remove set *name*, its links first: one rename takes it away, what follows is cleaning.
 
-    If others pinned something in its directory, one that has nothing but that takes its place.
+    The shared names *unshared* go with it, if they hold the maps of these ids. If others pinned
+    something in its directory, one that has nothing but that takes its place.
     """
     stage = names.stage_name(name)
     is_begun = False
     reserve = _Reserve(root)
     try:
         with signals_deferred():
-            flags = Rename.EXCHANGE if _leave_foreign(root, name) else Rename.NOREPLACE
+            is_left = _leave(root, name, unshared or {})
+            flags = Rename.EXCHANGE if is_left else Rename.NOREPLACE
             root.rename(name, stage, flags)
             is_begun = True
             remove_generation(root, stage, reopen)
@@ -332,15 +340,20 @@ def _keep_foreign(root: Directory, name: str, stage: Stage) -> None:
         stage.keep_foreign(live)
 
 
-def _leave_foreign(root: Directory, name: str) -> bool:
-    """Make the stage of set *name* with nothing in it but what others pinned; False if nothing."""
+def _leave(root: Directory, name: str, unshared: Mapping[OutsidePin, int]) -> bool:
+    """Make the stage that takes the place of set *name* when it is removed; False if none need.
+
+    It has nothing in it but what others pinned, and which shared names go.
+    """
     with root.child(name) as live:
-        if not foreign_entries(live):
+        if not unshared and not foreign_entries(live):
             return False
         stage, mode = names.stage_name(name), stat.S_IMODE(live.status.st_mode)
         root.mark(stage, mode | UNLOADED_MODE)
         with root.child(stage) as left:
             keep_foreign(live, left)
+            for pin, map_id in unshared.items():
+                outside.give_up(left, pin, map_id)
     return True
 
 

@@ -25,7 +25,7 @@ from bpfpin.apps.load.shared_names import (
     holders_of_old,
     map_ids,
     shared_names,
-    take_away,
+    unshared,
 )
 from bpfpin.apps.recovery import reopen
 from bpfpin.apps.reports import LoadReport, ProgramReport
@@ -94,6 +94,7 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
 
     The lock must be held. The loads are closed.
     """
+    leaving = [_unshared(root, loads, one) for one in loads]
     planned_loads = [(one.loading, one.plan, one.loaded.programs) for one in loads]
     with explained_updates(planned_loads), ExitStack() as trials:
         # Around all that changes anything: the trials begin last, and what failed goes back.
@@ -108,6 +109,9 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
                 live = opened.enter_context(root.child(one.loading.name)) if has_live else None
                 building = _Building(stage, one.loading, one.plan, one.loaded, live, trial)
                 running.append(building.build(one.shared))
+            for stage, (unused, _) in zip(stages, leaving, strict=True):
+                for pin, map_id in unused.items():
+                    stage.unshare(pin, map_id)
         old_ids = [{pin: old.id for pin, old in one.exchanged.items()} for one in loads]
         reports = []
         for one, programs in zip(loads, running, strict=True):
@@ -121,20 +125,27 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
             report.with_notes(
                 (
                     *one.notes,
-                    *_taken_away(root, one),
+                    *names_kept,
                     *holders_of_old(root, before),
                     *_left_over(root, one.loading),
                     *told_of_others(root, one.loading.name),
                 )
             )
-            for one, before, report in zip(loads, old_ids, reports, strict=True)
+            for one, before, (_, names_kept), report in zip(
+                loads, old_ids, leaving, reports, strict=True
+            )
         ]
 
 
-def _taken_away(root: Directory, load: Verified) -> Iterator[str]:
-    """Remove the shared names that the set left; tell of those that stay."""
-    if load.plan.live:
-        yield from take_away(root, load.plan.live, load.left)
+def _unshared(
+    root: Directory, loads: Sequence[Verified], load: Verified
+) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
+    """Return which of the shared names that the set leaves go, and notes on those that stay."""
+    if load.loading.confirm_s is not None:
+        paths = [pin.below(root.path) for pin in load.left]
+        return {}, tuple(f"{path} stays pinned, for this load may go back" for path in paths)
+    sets = [one.plan.live for one in loads if one.plan.live is not None]
+    return unshared(root.path, sets, load.left)
 
 
 def _left_over(root: Directory, loading: Loading) -> Iterator[str]:

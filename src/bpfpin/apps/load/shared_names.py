@@ -21,7 +21,7 @@ from bpfpin.apps.target import all_sets
 from bpfpin.errors import PinNotFoundError, UsageError
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
-from bpfpin.pins import names, outside
+from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import OutsidePin
 from bpfpin.pins.migration import staged
@@ -29,7 +29,7 @@ from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import Decision, HookPlan, Plan
 
 _ADVICE_ON_PROGRAMS: Final = "detach it first, or end who holds it"
-_PATIENCE_S: Final = 3.0  # the kernel frees a program some time after its last link or pin went
+_PATIENCE_S: Final = 5.0  # the kernel frees a program some time after its last link or pin went
 _PAUSE_S: Final = 0.01
 
 
@@ -66,19 +66,21 @@ def map_ids(live: PinSet, pins: Iterable[OutsidePin]) -> dict[OutsidePin, int]:
     return found
 
 
-def take_away(root: Directory, live: PinSet, pins: dict[OutsidePin, int]) -> Iterator[str]:
-    """Remove shared names that nobody but the set uses; yield what stays, and for whom."""
-    unused = {}
+def unshared(
+    root: Path, sets: Collection[PinSet], pins: Mapping[OutsidePin, int]
+) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
+    """Return which of the shared names *pins* go with *sets*, and notes on those that stay.
+
+    A name stays if anything but those sets uses its map.
+    """
+    unused, notes = {}, []
     for pin, map_id in pins.items():
-        path = pin.below(root.path)
-        others = _lasting_others(map_id, live, (str(path), str(live.maps.get(pin.map, path))))
-        if others:
-            yield f"{path} stays pinned, for it is used by {', '.join(others)}"
-        elif outside.holds(root.path, pin, map_id):
+        path = pin.below(root)
+        if others := _lasting_others(map_id, sets, pin, str(path)):
+            notes.append(f"{path} stays pinned, for it is used by {', '.join(others)}")
+        else:
             unused[pin] = map_id
-    # Once all could be asked: what fails before leaves each of them.
-    for pin, map_id in unused.items():
-        outside.unshare(root, pin, map_id)
+    return unused, tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,10 @@ def _remembered(found: PinSet) -> tuple[OutsidePin, ...]:
     return found.manifest.outside if found.manifest else ()
 
 
-def _lasting_others(map_id: int, live: PinSet, pins: tuple[str, ...]) -> list[str]:
+def _lasting_others(map_id: int, sets: Collection[PinSet], pin: OutsidePin, path: str) -> list[str]:
     """Return who else uses a map, after giving programs that nobody holds the time to go."""
-    own, root = program_ids(live), live.path.parent
+    own = {number for each in sets for number in program_ids(each)}
+    own.update(*(staged.program_ids(each.path) for each in sets))
+    pins = {path, *(str(each.maps[pin.map]) for each in sets if pin.map in each.maps)}
+    root = next(iter(sets)).path.parent
     return [str(user) for user in _lasting(lambda: _users_but(map_id, root, own, pins))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bpfpin.apps.sets.stages import foreign_content
 from bpfpin.apps.sets.users import links_elsewhere
 from bpfpin.pins import names, outside
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Manifest
+from bpfpin.pins.manifest import Manifest, OutsidePin
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.transaction import next_generation, remove
 
@@ -68,16 +68,22 @@ def remove_unused(root: Directory, found: PinSet, used: Collection[str]) -> None
     if manifest is None:
         return
     unused = [pin for pin in manifest.outside if pin.map not in used]
-    for pin, map_id in map_ids(found, unused).items():
-        outside.unshare(root, pin, map_id)
+    given_up = map_ids(found, unused)
     if used:
-        _shrink(root, found, manifest, used)
+        _shrink(root, found, manifest, used, given_up=given_up)
     else:
-        remove(root, found.name, reopen)
+        remove(root, found.name, reopen, given_up)
 
 
-def _shrink(root: Directory, found: PinSet, manifest: Manifest, used: Collection[str]) -> None:
-    """Publish a generation that has nothing but the *used* maps.
+def _shrink(
+    root: Directory,
+    found: PinSet,
+    manifest: Manifest,
+    used: Collection[str],
+    *,
+    given_up: Mapping[OutsidePin, int],
+) -> None:
+    """Publish a generation that has nothing but the *used* maps, and give shared names up.
 
     Its manifest still names the hooks: a set that nobody asked to keep goes once they are unused.
     """
@@ -91,6 +97,8 @@ def _shrink(root: Directory, found: PinSet, manifest: Manifest, used: Collection
             stage.keep_map(name, old)
             stage.keep_foldings(name, old)
         stage.write_manifest(shrunk)
+        for pin, map_id in given_up.items():
+            stage.unshare(pin, map_id)
 
 
 def _others(root: Directory, found: PinSet, manifest: Manifest) -> str:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-from bpfpin.apps.load.shared_names import map_ids, take_away
+from bpfpin.apps.load.shared_names import map_ids, unshared
 from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.apps.sets.live import read_own
 from bpfpin.apps.trial.start import (
@@ -243,14 +243,14 @@ def _put_generation_back(root: Directory, name: str) -> None:
         return
     before = _manifest_before(root, name)
     left = [pin for pin in live.manifest.outside if before is None or pin not in before.outside]
-    shared = map_ids(live, left)
+    unused, _ = unshared(root.path, [live], map_ids(live, left))
     if before is None:
-        list(take_away(root, live, shared))
-        remove(root, name, reopen)
+        remove(root, name, reopen, unused)
         return
     with next_generation(root, name, reopen) as stage:
         _Return(root, live, before).build(stage)
-    list(take_away(root, live, shared))
+        for pin, map_id in unused.items():
+            stage.unshare(pin, map_id)
 
 
 def _manifest_before(root: Directory, name: str) -> Manifest | None:
