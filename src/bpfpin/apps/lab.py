@@ -25,6 +25,7 @@ from bpfpin.attach.netlink import (
     remove_namespace,
 )
 from bpfpin.errors import AttachError, BusyError, InterfaceNotFoundError, UsageError
+from bpfpin.pins.transaction import signals_deferred
 from bpfpin.syscall import netns
 
 ALIAS = "bpfpin lab"
@@ -107,16 +108,18 @@ def lab_exec(name: str, argv: Sequence[str]) -> int:
     """
     if name not in [lab.name for lab in labs()]:
         raise _no_lab(name, labs())
+    process = None
     try:
-        with netns.enter(name):
+        # A signal that comes while the command starts waits until it can be ended.
+        with signals_deferred(), netns.enter(name):
             process = subprocess.Popen(list(argv))
+        status = process.wait()
     except FileNotFoundError:
         raise UsageError(f"no command {argv[0]!r} to run in the lab {name!r}") from None
-    try:
-        status = process.wait()
     except BaseException:  # Ctrl-C, SIGTERM: the command does not outlive us
-        process.terminate()
-        process.wait()
+        if process is not None:
+            process.terminate()
+            process.wait()
         raise
     return status if status >= 0 else 128 - status
 
