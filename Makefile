@@ -64,7 +64,7 @@ test: $(DEVELOPMENT)
 	$(TEST) -n $(JOBS) --dist worksteal --ignore tests/unit/test_install.py \
 		tests/unit tests/fuzz tests/kernel tests/lab
 	$(TEST) tests/unit/test_install.py # asks pip's index, which private namespaces do not reach
-	$(TEST) -n $(JOBS) --dist loadgroup $(MATRIX)
+	$(TEST) -n $(JOBS) --dist loadscope $(MATRIX)
 	$(TEST) $(addprefix --ignore=,$(MATRIX)) tests/proof
 
 # Coverage-guided damage goes on for FUZZ_SECONDS where atheris can be installed.

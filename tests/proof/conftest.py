@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+from support.crash_matrix import SCENARIOS
+from support.crash_migrating import MigratingLab
 
 _TABLES = pytest.StashKey[list[str]]()
 
@@ -21,6 +26,29 @@ def pytest_terminal_summary(
     """Print what the proofs measured."""
     for line in config.stash.get(_TABLES, []):
         terminalreporter.write_line(line)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process try all scenarios of a lab where several run at once (`--dist loadscope`).
+
+    All labs with a map `flows` count as one: of two of them `status` would tell a split brain.
+    """
+    if config.getoption("dist") != "loadscope":
+        return None
+    return _LabScheduling(config, log)
+
+
+class _LabScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        return _lab_of(nodeid)
+
+
+def _lab_of(nodeid: str) -> str:
+    """Return the lab that a test uses, by the scenario among its parameters."""
+    scenario = SCENARIOS.get(nodeid.rpartition("[")[2].removesuffix("]"))
+    if scenario is None:
+        return nodeid.partition("::")[0]
+    return (MigratingLab if issubclass(scenario.lab, MigratingLab) else scenario.lab).__name__
 
 
 @pytest.fixture(scope="session")

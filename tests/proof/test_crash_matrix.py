@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ from support import isolation
 from support.crash import ERRORS, NEVER_FAILS, Fault, Point, calls_of_a_process, points
 from support.crash_lab import CrashLab, ForeignLab
 from support.crash_matrix import NEW, SCENARIOS, Healer, Row, Trials
-from support.crash_migrating import MigratingLab
 from support.crash_several import SeveralLab
 from support.crash_trials import TrialLab
 from support.lab import new_lab
@@ -84,21 +83,6 @@ def rows(table: Table) -> Table:
     return table
 
 
-def each(names: Iterable[str]) -> list[object]:
-    """Return the scenarios as parameters: where tests run in parallel, those of a lab together.
-
-    All that pin maps by name count as of one lab, as `status` would tell of a split brain.
-    """
-    return [
-        pytest.param(name, marks=pytest.mark.xdist_group(_group(SCENARIOS[name].lab)))
-        for name in names
-    ]
-
-
-def _group(kind: type[CrashLab]) -> str:
-    return MigratingLab.__name__ if issubclass(kind, MigratingLab) else kind.__name__
-
-
 def sampled(found: Sequence[Point], name: str, *, count: int) -> list[Point]:
     """Return about *count* calls, evenly spread; another scenario begins at another one."""
     stride = max(1, len(found) // count)
@@ -119,10 +103,10 @@ def told(table: Table, name: str, fault: str, row: Row) -> None:
     assert row.wrong == [], "\n".join(row.wrong)
     assert row.trials == row.old + row.new + row.unloaded > 0
     # How many calls a command makes depends on what else runs on the host.
-    assert row.missed <= max(1, row.trials // 10)
+    assert row.missed <= max(2, row.trials // 10)
 
 
-@pytest.mark.parametrize("name", each(SCENARIOS))
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_a_command_killed_at_any_call_is_healed_by_the_next(
     labs: Labs, rows: Table, name: str, *, is_full: bool
 ) -> None:
@@ -137,7 +121,7 @@ def test_a_command_killed_at_any_call_is_healed_by_the_next(
     told(rows, name, "killed", row)
 
 
-@pytest.mark.parametrize("name", each(name for name in SCENARIOS if not SCENARIOS[name].refused))
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if not SCENARIOS[name].refused])
 def test_a_command_that_fails_at_any_call_leaves_the_old_state_or_the_new(
     labs: Labs, rows: Table, name: str, *, is_full: bool
 ) -> None:
@@ -154,12 +138,10 @@ def test_a_command_that_fails_at_any_call_leaves_the_old_state_or_the_new(
 
 @pytest.mark.parametrize(
     "name",
-    each(
-        [
-            *("load", "reload", "reload, refused", "reload, netlink", "reload, migrating"),
-            *("unload", "reload, two devices", "load --confirm", "reload --confirm"),
-        ]
-    ),
+    [
+        *("load", "reload", "reload, refused", "reload, netlink", "reload, migrating"),
+        *("unload", "reload, two devices", "load --confirm", "reload --confirm"),
+    ],
 )
 def test_a_command_killed_while_it_heals_is_healed_by_the_next(
     labs: Labs, rows: Table, name: str, *, is_full: bool
@@ -175,9 +157,9 @@ def test_a_command_killed_while_it_heals_is_healed_by_the_next(
     told(rows, name, "killed twice", row)
 
 
-@pytest.mark.xdist_group(MigratingLab.__name__)
-def test_what_a_shared_name_holds_is_known_before_anything_goes(labs: Labs) -> None:
-    trials = trials_of(labs, "unload, by name")
+@pytest.mark.parametrize("name", ["unload, by name"])
+def test_what_a_shared_name_holds_is_known_before_anything_goes(labs: Labs, name: str) -> None:
+    trials = trials_of(labs, name)
     found = trials.points()
     removal = [point.call for point in found].index("unlinkat")
     questions = [point for point in found[:removal] if point.call == "bpf"][-QUESTIONS:]
@@ -196,7 +178,6 @@ def kills_that_leave_something(trials: Trials, *, count: int) -> list[Point]:
     return [point for point in spread if trials.leaves_something(point)][-count:]
 
 
-@pytest.mark.xdist_group(CrashLab.__name__)
 def test_the_calls_are_those_of_the_command_as_its_own_process(labs: Labs) -> None:
     lab = labs(CrashLab)
     lab.clear()

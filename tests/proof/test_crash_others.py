@@ -19,7 +19,7 @@ from bpfpin.syscall import netns
 from bpfpin.uapi import MapType
 from support.crash import Fault, Injection, Point, faulted, points, run_here
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("others")]
+pytestmark = pytest.mark.lab
 
 IS_FULL = os.environ.get("BPFPIN_FULL_PROOF") == "1"
 SHORT = 6  # calls of a command in the short form
