@@ -28,6 +28,7 @@ pytestmark = pytest.mark.lab
 
 PER_SECOND = 20_000
 PACKETS = 10 * PER_SECOND
+ENOUGH_S = 600  # of traffic that is stopped when a test has seen what it wants to see
 VERSIONS = ("reload_new", "reload_old")  # the old one is loaded before
 MODES = ("native", "generic")
 PLACES = ("places_new", "places_old")
@@ -117,7 +118,8 @@ def test_no_packet_goes_uncounted_in_a_reload(
     before = dropped(lab)
     results = []
     with receiver(lab) as uncounted:
-        with flow(lab, packets=PACKETS, per_second=PER_SECOND) as packets:
+        bound = PACKETS if is_full else ENOUGH_S * PER_SECOND
+        with flow(lab, packets=bound, per_second=PER_SECOND) as packets:
             for version in every(0.45 if is_full else 0.0, itertools.cycle(VERSIONS), reloads):
                 results.append(loaded.load(compiled(version)))
             was_under_traffic = not packets.is_over
@@ -148,9 +150,9 @@ class PlacedSet:
         self._words = (*where, *chosen, "--pin-root", root, "-o", "json")
         self._number = HOOKS[hook].number
 
-    def flow(self, per_second: int) -> contextlib.AbstractContextManager[Flow]:
-        """Send for ten seconds, unless it is stopped, from a socket of the cgroup."""
-        packets = 10 * per_second
+    def flow(self, per_second: int, *, seconds: int) -> contextlib.AbstractContextManager[Flow]:
+        """Send for *seconds*, unless it is stopped, from a socket of the cgroup."""
+        packets = seconds * per_second
         return flow(self.lab, packets=packets, per_second=per_second, cgroup=self._cgroup)
 
     def load(self, source: object) -> str:
@@ -186,7 +188,7 @@ def test_no_packet_goes_uncounted_at_tc_and_in_a_cgroup(
     interval_s = 0.45 if is_full else 0.0
     before = dropped(placed.lab)
     results = []
-    with placed.flow(rate) as packets:
+    with placed.flow(rate, seconds=10 if is_full else ENOUGH_S) as packets:
         for version in every(interval_s, itertools.cycle(PLACES), reloads):
             results.append(placed.load(compiled(version)))
         was_under_traffic = not packets.is_over
@@ -257,7 +259,7 @@ def test_a_reload_that_fails_leaves_the_old_program_counting(
     running = attached(lab.device)
     table.begin("Failed reloads under traffic", ("what is wrong", "exit", "the old program"))
     exits = {}
-    with flow(lab, packets=PACKETS, per_second=PER_SECOND) as packets:
+    with flow(lab, packets=ENOUGH_S * PER_SECOND, per_second=PER_SECOND) as packets:
         for name, failure in FAILURES.items():
             before = loaded.counted()
             exits[name] = loaded.refused(failure.source(tmp_path))
