@@ -276,7 +276,8 @@ class Trials:
 
     def points_of_healing(self, point: Point, healer: Healer) -> list[Point]:
         """Return the calls of the next command after a kill at *point*."""
-        assert self.leaves_something(point)
+        # The call of that number is another one when something else runs on the host.
+        assert any(self.leaves_something(point) for _ in range(ATTEMPTS))
         return self._points(self.words(healer))
 
     def words(self, healer: Healer) -> list[str]:
