@@ -19,12 +19,7 @@ import os
 from contextlib import suppress
 from enum import Enum
 
-from bpfpin.errors import (
-    AttachError,
-    BpfError,
-    PinNotFoundError,
-    UnsafePathError,
-)
+from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
 from bpfpin.objects.map import Map
 from bpfpin.objects.program import Program
 from bpfpin.pins import names, outside
