@@ -20,7 +20,7 @@ JOBS ?= $(shell expr $$(nproc) + 1)
 MATRIX = tests/proof/test_crash_matrix.py tests/proof/test_crash_others.py
 BENCHES = $(sort $(wildcard bench/*.py))
 
-.PHONY: help demo test fuzz check crash-matrix reload-proof migration-proof generate generated picture bench clean
+.PHONY: help demo test fuzz check crash-matrix reload-proof migration-proof generate generated picture bench measure clean
 
 help:
 	@echo "make demo          the whole story on a throw-away lab (root)"
@@ -31,6 +31,7 @@ help:
 	@echo "make migration-proof  maps migrated under traffic, in full (root)"
 	@echo "make fuzz          200,000 damaged objects, then FUZZ_SECONDS (3600) of guided damage"
 	@echo "make bench         side-by-side measurements (root, libbpf-dev, gcc)"
+	@echo "make measure       how the source reads, in figures and targets"
 	@echo "make generate      write the generated files anew"
 	@echo "make picture       draw docs/images/shared-map.svg anew (root)"
 
@@ -103,6 +104,9 @@ picture: $(PACKAGE)
 
 bench: $(DEVELOPMENT)
 	@status=0; for bench in $(BENCHES); do $(SUDO) $(BIN)/python $$bench || status=1; done; exit $$status
+
+measure: $(BIN)/python
+	@$(BIN)/python scripts/measure_house.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
