@@ -1,4 +1,4 @@
-"""Count what arrives in one second, with nothing pinned: closing the link detaches."""
+"""Count the packets that arrive in one second. Nothing is pinned: closing the link detaches."""
 
 import sys
 import time

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* A counter in three versions: as it is, with a map more (WITH_SIZES), with a longer value (WITH_TIME). */
+/* A counter in three versions: plain, with one more map (WITH_SIZES), with a longer value (WITH_TIME). */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

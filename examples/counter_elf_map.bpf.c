@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* A map defined for iproute2's own loader, which today's tc and ip no longer have. */
+/* A map definition for iproute2's own loader, which today's tc and ip no longer have. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

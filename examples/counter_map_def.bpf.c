@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* A map defined as tutorials did before libbpf 1.0, which refuses it. */
+/* A map definition as in tutorials before libbpf 1.0; libbpf 1.0 and later refuse it. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Tells user space of every IPv4 packet: an event in a ring buffer. */
+/* Sends an event for every IPv4 packet to user space, through a ring buffer. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
@@ -19,7 +19,7 @@ struct {
 	__uint(max_entries, 1 << 16);
 } events SEC(".maps");
 
-/* So that the object's types have it: readers ask for it by its name. */
+/* Puts the struct into the object's BTF, so that readers can find it by name. */
 const struct event *unused_event;
 
 SEC("xdp")

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Counts IPv4 packets by source and protocol, and tells user space of each pair that is new. */
+/* Counts IPv4 packets by source and protocol, and sends an event to user space for each new pair. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
@@ -26,7 +26,7 @@ struct event {
 	enum protocol protocol;
 };
 
-const struct event *unused_event; /* so that the type is told, see bpfpin map events --type */
+const struct event *unused_event; /* puts the type into the BTF, for bpfpin map events --type */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -40,7 +40,7 @@ struct {
 	__uint(max_entries, 1 << 16);
 } events SEC(".maps");
 
-static __always_inline void tell(const struct flow *flow)
+static __always_inline void send_event(const struct flow *flow)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
@@ -67,7 +67,7 @@ int count_flows(struct xdp_md *ctx)
 	flow.protocol = ip->protocol;
 	counter = bpf_map_lookup_elem(&flows, &flow);
 	if (!counter) {
-		tell(&flow);
+		send_event(&flow);
 		bpf_map_update_elem(&flows, &flow, &first, BPF_NOEXIST);
 		counter = bpf_map_lookup_elem(&flows, &flow);
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Counts by source address: packets and when the last one came; WITH_BYTES: packets and bytes. */
+/* Counts packets by source address, with the time of the last one; WITH_BYTES: packets and bytes. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
@@ -30,7 +30,7 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* All CPUs share the map: only an atomic addition counts each packet. */
+/* All CPUs share the map, so only atomic additions count every packet. */
 #ifdef PLAIN
 #define ADD(member, number) ((member) += (number))
 #else

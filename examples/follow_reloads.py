@@ -1,4 +1,4 @@
-"""Print what a program counts, and go on counting when it is reloaded: DEV [SECONDS]."""
+"""Print a program's counters, and follow them through reloads. Arguments: DEV [SECONDS]."""
 
 import sys
 

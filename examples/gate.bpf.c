@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* A gate with settings: drops what is larger than `largest` bytes, while it is `closed`. */
+/* A gate with settings: while `closed` is set, it drops packets larger than `largest` bytes. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

@@ -1,4 +1,4 @@
-"""What is in an object file; needs no privilege and no kernel."""
+"""List the programs and maps of an object file, without privileges and without the kernel."""
 
 import bpfpin
 
@@ -6,5 +6,5 @@ spec = bpfpin.read_object("builtin:xdp_stats")
 
 for name, program in spec.programs.items():
     print(f"program {name}: {program.type.name}, section {program.section}")
-for name, wanted in spec.maps.items():
-    print(f"map {name}: {wanted.type.name}, {wanted.max_entries} entries")
+for name, bpf_map in spec.maps.items():
+    print(f"map {name}: {bpf_map.type.name}, {bpf_map.max_entries} entries")

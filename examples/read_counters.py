@@ -1,4 +1,4 @@
-"""Read the counters that a program on a device pins; the object file is not needed."""
+"""Read the pinned counters of a program on a device, without the object file."""
 
 import sys
 

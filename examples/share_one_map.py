@@ -1,4 +1,4 @@
-"""XDP counts what arrives, tc what leaves, both into one map; at the end nothing of it is left."""
+"""Count received packets with XDP and sent packets with tc in one map, then unload both sets."""
 
 import sys
 import time

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* A counter for tc. Its map has a name in bpffs, so that other programs can count into it, too. */
+/* A counter for tc. Its map is pinned by name, so that other programs can count into it too. */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 

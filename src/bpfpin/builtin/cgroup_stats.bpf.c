@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Counts what the sockets of a cgroup receive and send, one program a direction, into a map that
- * xdp_stats and tc_stats may share.
+ * Counts the packets that the sockets of a cgroup receive and send, with one program for each
+ * direction. The map can be shared with xdp_stats and tc_stats.
  *
- * Rows of that map are XDP verdicts. All packets pass here, so they are counted as XDP_PASS, both
- * directions in one row: attach one program, or each with a map of its own, to tell them apart.
- * Bytes begin with the IP header: a cgroup sees no Ethernet header.
+ * The rows of the map are XDP verdicts. All packets pass here, so both directions are counted in
+ * the row XDP_PASS. To count them separately, attach one program, or give each its own map.
+ * Bytes start at the IP header, because a cgroup program sees no Ethernet header.
  */
 #include <linux/bpf.h>
 
@@ -27,8 +27,8 @@ struct {
 } xdp_stats_map SEC(".maps");
 
 /*
- * A process that sends may be interrupted here by a packet that arrives on the same CPU and is
- * counted in the same record: hence atomic, though no other CPU writes it.
+ * The additions are atomic although no other CPU writes the record: a received packet that is
+ * counted in the same record can interrupt a sending process on the same CPU.
  */
 static __always_inline int count(struct __sk_buff *skb)
 {

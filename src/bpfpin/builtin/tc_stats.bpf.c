@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Counts what passes a tc hook into a map that xdp_stats and cgroup_stats may share.
+ * Counts the packets at a tc hook. The map can be shared with xdp_stats and cgroup_stats.
  *
- * Rows of that map are XDP verdicts. All packets pass here, so they are counted as XDP_PASS, and
- * the other rows stay those of an XDP program. A packet is what the kernel handles as one: up to
- * 64 KiB that a card is to cut later, or has joined. Bytes include the Ethernet header, as in XDP.
+ * The rows of the map are XDP verdicts. All packets pass here and are counted in the row XDP_PASS;
+ * an XDP program can use the other rows. A packet can have up to 64 KiB, if the network card
+ * segments it later or has merged it (GSO, GRO). Bytes include the Ethernet header, as in XDP.
  *
- * The section has libbpf's oldest name for tc: it gives no direction, and every libbpf loads it.
+ * The section has libbpf's oldest name for tc: it names no direction, and every libbpf loads it.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Passes every packet. Some drivers want a program on both ends of a redirect; this is the other. */
+/* Passes every packet. Some drivers need an XDP program at both ends of a redirect. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>

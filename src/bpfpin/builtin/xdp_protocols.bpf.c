@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Counts packets and bytes as xdp_stats does, and for each IP protocol besides; passes them all. */
+/* Counts packets and bytes like xdp_stats, and also per IP protocol; passes every packet. */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
@@ -23,7 +23,7 @@ struct {
 	__type(value, struct datarec);
 } xdp_stats_map SEC(".maps");
 
-/* By the number that IPv4 calls protocol and IPv6 next header: 1 is ICMP, 6 TCP, 17 UDP. */
+/* The key is IPv4's protocol or IPv6's next header: 1 is ICMP, 6 is TCP, 17 is UDP. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, PROTOCOLS);
@@ -41,7 +41,7 @@ static __always_inline void count(void *map, __u32 key, __u64 bytes)
 	record->rx_bytes += bytes;
 }
 
-/* The protocol of an IP packet, or -1 for what is none. */
+/* Returns the protocol of an IP packet, or -1 for other packets. */
 static __always_inline int protocol_of(void *data, void *end)
 {
 	struct ethhdr *ethernet = data;

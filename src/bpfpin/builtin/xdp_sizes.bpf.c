@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Counts packets and bytes as xdp_stats does, and how many of them were small; passes them all. */
+/* Counts packets and bytes like xdp_stats, and also small packets; passes every packet. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
@@ -7,7 +7,7 @@
 #define VERDICTS (XDP_REDIRECT + 1)
 #define SMALL 128
 
-/* That of xdp_stats with one member more: the counts of the one go over to the other. */
+/* The value of xdp_stats with one more member, so that its counts can be migrated to this one. */
 struct datarec {
 	__u64 rx_packets;
 	__u64 rx_bytes;

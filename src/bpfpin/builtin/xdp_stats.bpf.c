@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Counts packets and bytes for each verdict and CPU, and returns the verdict that `action` holds. */
+/* Counts packets and bytes per verdict and CPU, and returns the verdict stored in `action`. */
 #include <linux/bpf.h>
 
 #include <bpf/bpf_helpers.h>
@@ -26,8 +26,8 @@ struct {
 } action SEC(".maps");
 
 /*
- * Zero is what an untouched map holds, so it passes too, and nothing is aborted by accident.
- * The entry is read once (volatile): it may change between a test and its use.
+ * An array is zero until it is written. Zero is XDP_ABORTED, so zero passes packets here instead.
+ * The entry is read once (volatile), because it may change between the test and the use.
  */
 static __always_inline __u32 chosen_verdict(void)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Byte order of packets: bpf_htons() and its family, for variables and constants alike. */
+/* Network byte order: bpf_htons() and its family, for variables and constants. */
 #ifndef __BPF_ENDIAN__
 #define __BPF_ENDIAN__
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What a BPF program in C needs beside the kernel's own headers. Sources written for libbpf's
- * header of this name compile with it; the guard is the same, so that only one of the two counts.
- * Include <linux/bpf.h> (or a vmlinux.h) first: the helpers' prototypes use its types.
+ * Definitions that a BPF program in C needs besides the kernel's headers. Sources written for
+ * libbpf's header of the same name compile with it; both have the same include guard.
+ * Include <linux/bpf.h> (or a vmlinux.h) first, because the prototypes of the helpers use its types.
  */
 #ifndef __BPF_HELPERS__
 #define __BPF_HELPERS__
@@ -11,7 +11,7 @@
 
 /* --- Sections and attributes ------------------------------------------------------------- */
 
-/* An extern in a section is no mistake, although the compiler finds "used" pointless on it. */
+/* Without the pragma, clang warns that "used" has no effect on an extern in a section. */
 #define SEC(name)                                                   \
 	_Pragma("clang diagnostic push")                            \
 	_Pragma("clang diagnostic ignored \"-Wignored-attributes\"") \
@@ -50,7 +50,7 @@
 #define ___bpf_paste(a, b) a##b
 #define ___bpf_concat(a, b) ___bpf_paste(a, b)
 
-/* Members of a map definition in SEC(".maps"): the loader reads the types, never a value. */
+/* Members of a map definition in SEC(".maps"). The loader reads their types, never a value. */
 #define __uint(name, number) int(*name)[number]
 #define __ulong(name, number) enum { ___bpf_concat(__map_ulong_, __COUNTER__) = number } name
 #define __type(name, what) __typeof__(what) *name
@@ -67,7 +67,7 @@ enum libbpf_tristate {
 	TRI_MODULE = 2,
 };
 
-/* The older dialect, in SEC("maps"). A source with its own definition sets BPF_NO_MAP_DEF. */
+/* The older map definition, in SEC("maps"). Define BPF_NO_MAP_DEF if your source has its own. */
 #ifndef BPF_NO_MAP_DEF
 struct bpf_map_def {
 	unsigned int type;
@@ -78,7 +78,7 @@ struct bpf_map_def {
 };
 #endif
 
-/* Gives such a map the types of its keys and values. */
+/* Gives such a map the BTF types of its key and value. */
 #define BPF_ANNOTATE_KV_PAIR(map, key_type, value_type)                                     \
 	struct ____btf_map_##map {                                                          \
 		key_type key;                                                               \
@@ -86,7 +86,7 @@ struct bpf_map_def {
 	};                                                                                  \
 	struct ____btf_map_##map SEC(".maps." #map) ____btf_map_##map = {}
 
-/* --- Small things that sources without other headers expect ------------------------------- */
+/* --- Definitions that sources without other headers expect -------------------------------- */
 
 #ifndef NULL
 #define NULL ((void *)0)
@@ -103,7 +103,7 @@ struct bpf_map_def {
 	((type *)((char *)(pointer) - offsetof(type, member)))
 #endif
 
-/* Hide what the compiler knows about memory, or about one variable, from its optimiser. */
+/* Make the optimiser forget what it knows about memory, or about one variable. */
 #ifndef barrier
 #define barrier() __asm__ volatile("" : : : "memory")
 #endif
@@ -111,12 +111,12 @@ struct bpf_map_def {
 #define barrier_var(variable) __asm__ volatile("" : "+r"(variable))
 #endif
 
-/* Fails to compile if it is reached: the BPF back end has no trap. */
+/* Does not compile if it can be reached, because the BPF back end has no trap instruction. */
 #ifndef __bpf_unreachable
 #define __bpf_unreachable() __builtin_trap()
 #endif
 
-/* A tail call whose map and slot are constants in the call itself: the JIT makes it a jump. */
+/* A tail call with a constant map and slot, which the JIT compiles to a direct jump. */
 #ifdef __bpf__
 static __always_inline void bpf_tail_call_static(void *ctx, const void *map, const __u32 slot)
 {
@@ -140,7 +140,7 @@ static __always_inline void bpf_tail_call_static(void *ctx, const void *map, con
 #define ___bpf_format static const char
 #endif
 
-/* The arguments as an array of 64-bit numbers; pointers may be among them. */
+/* Puts the arguments into an array of 64-bit numbers; they may be pointers. */
 #define ___bpf_with_arguments(call, ...)                                       \
 	({                                                                     \
 		_Pragma("clang diagnostic push")                               \
@@ -167,7 +167,7 @@ static __always_inline void bpf_tail_call_static(void *ctx, const void *map, con
 	___bpf_13th(_, ##__VA_ARGS__, many, many, many, many, many, many, many, many, many, \
 		    few, few, few, few)
 
-/* To the kernel's trace pipe; the helper itself takes three arguments, the newer one twelve. */
+/* Prints to the kernel's trace pipe: up to 3 arguments with the old helper, 12 with the new. */
 #define bpf_printk(format, ...)                                                            \
 	___bpf_concat(___bpf_printk_, ___bpf_few_or_many(__VA_ARGS__))(format, ##__VA_ARGS__)
 
