@@ -1,21 +1,21 @@
-# Two commands for a newcomer: `make demo` and `make test`.
+# Start with two commands: `make demo` and `make test`.
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-# Namespaces, bpffs and devices need root; make asks sudo for those parts alone.
+# Namespaces, bpffs and devices need root; make uses sudo only for those parts.
 SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-WHY_SUDO = @[ -z "$(SUDO)" ] || echo "namespaces, devices and pins need root: asking sudo"
+WHY_SUDO = @[ -z "$(SUDO)" ] || echo "namespaces, devices and pins need root: using sudo"
 PACKAGE = $(VENV)/.installed
 DEVELOPMENT = $(VENV)/.installed-development
 PROOF = $(SUDO) env BPFPIN_KERNEL_TESTS=1 BPFPIN_FULL_PROOF=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(BIN)/python -m pytest -q -p no:cacheprovider
-# Tests start the command thousands of times, and as root they write no bytecode into a checkout.
+# Tests start the command thousands of times, and as root they must not write bytecode into a checkout.
 COMPILED = $(BIN)/python -m compileall -q src tests
 TEST = $(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(BIN)/python -m pytest -p no:cacheprovider
 FUZZ_PYTHON = env PYTHONDONTWRITEBYTECODE=1 $(abspath $(BIN))/python
-# Each process of tests has namespaces of its own; what the proof measures wants the machine alone.
+# Each test process has its own namespaces. The proof measures, so it needs the machine for itself.
 JOBS ?= $(shell expr $$(nproc) + 1)
 MATRIX = tests/proof/test_crash_matrix.py tests/proof/test_crash_others.py
 BENCHES = $(sort $(wildcard bench/*.py))
@@ -23,17 +23,18 @@ BENCHES = $(sort $(wildcard bench/*.py))
 .PHONY: help demo test fuzz check crash-matrix reload-proof migration-proof generate generated picture bench measure clean
 
 help:
-	@echo "make demo          the whole story on a throw-away lab (root)"
-	@echo "make test          everything that CI runs (root)"
-	@echo "make check         the fast half: format, lint, types, unit tests"
-	@echo "make crash-matrix  commands killed and failed at every call, in full (root, strace)"
-	@echo "make reload-proof  reloads under traffic, at once and beside readers, in full (root, gcc)"
-	@echo "make migration-proof  maps migrated under traffic, in full (root)"
-	@echo "make fuzz          200,000 damaged objects, then FUZZ_SECONDS (3600) of guided damage"
-	@echo "make bench         side-by-side measurements (root, libbpf-dev, gcc)"
-	@echo "make measure       how the source reads, in figures and targets"
-	@echo "make generate      write the generated files anew"
-	@echo "make picture       draw docs/images/shared-map.svg anew (root)"
+	@echo "make demo          run a demonstration on a throw-away lab (root)"
+	@echo "make test          run everything that CI runs (root)"
+	@echo "make check         check format, lint, types and unit tests (no root)"
+	@echo "make crash-matrix  kill and fail commands at every system call, in full (root, strace)"
+	@echo "make reload-proof  reload under traffic, concurrently and with readers, in full (root, gcc)"
+	@echo "make migration-proof  migrate maps under traffic, in full (root)"
+	@echo "make fuzz          read 200,000 damaged objects, then fuzz for FUZZ_SECONDS (3600)"
+	@echo "make bench         compare the speed with C and bpftool (root, libbpf-dev, gcc)"
+	@echo "make measure       print how readable the source is: figures and targets"
+	@echo "make generate      rewrite the generated files"
+	@echo "make generated     check that the generated files are up to date"
+	@echo "make picture       redraw docs/images/shared-map.svg (root)"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -64,15 +65,15 @@ test: $(DEVELOPMENT)
 	$(COMPILED)
 	$(TEST) -n $(JOBS) --dist worksteal --ignore tests/unit/test_install.py \
 		tests/unit tests/fuzz tests/kernel tests/lab
-	$(TEST) tests/unit/test_install.py # asks pip's index, which private namespaces do not reach
+	$(TEST) tests/unit/test_install.py # needs pip's index, which private namespaces cannot reach
 	$(TEST) -n $(JOBS) --dist loadscope $(MATRIX)
 	$(TEST) $(addprefix --ignore=,$(MATRIX)) tests/proof
 
-# Coverage-guided damage goes on for FUZZ_SECONDS where atheris can be installed.
+# If atheris can be installed, coverage-guided fuzzing follows for FUZZ_SECONDS.
 fuzz: $(DEVELOPMENT)
 	cd tests && FUZZ_CASES=200000 $(FUZZ_PYTHON) -m pytest -q -p no:cacheprovider fuzz
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]' || \
-		echo "no atheris for this Python: the guided half is left out"
+		echo "atheris is not available for this Python: skipping guided fuzzing"
 	cd tests && ! $(FUZZ_PYTHON) -c 'import atheris' 2>/dev/null || $(FUZZ_PYTHON) -m fuzz.guided
 
 crash-matrix: $(DEVELOPMENT)

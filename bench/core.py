@@ -1,8 +1,8 @@
-"""CO-RE: 5,000 relocations against the running kernel's types, beside C with libbpf in one run.
+"""Compare CO-RE relocations with C and libbpf: 5,000 relocations against the running kernel.
 
-Ours is measured cold (with the reading of the kernel's types, as the first load of a process has
-it) and warm; libbpf reads them at every load. A small object shows what the first load costs on
-top. Needs root, clang, gcc and libbpf-dev. Prints medians, ratios, and whether the target is met.
+bpfpin is measured cold (it reads the kernel's types first, as in the first load of a process) and
+warm; libbpf reads the types at every load. A small object shows the extra cost of the first load.
+Needs root, clang, gcc and libbpf-dev. Prints medians, ratios, and whether the target is met.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ sys.path.append(str(ROOT / "tests"))
 from support.core_sources import source  # noqa: E402 - found by the line above
 
 PEER = ROOT / "bench" / "c" / "load.c"
-MANY = 250  # structures: some 5,000 relocations
+MANY = 250  # structures, which give some 5,000 relocations
 FEW = 2
 ROUNDS = 9
 TARGET = 4.0  # times libbpf
-TARGET_MS = 150.0  # of ours, where it is less
+TARGET_MS = 150.0  # for bpfpin, if that is less
 
 
 def main() -> None:
-    """Measure both objects by turns and print the medians."""
+    """Measure both objects alternately and print the medians."""
     with tempfile.TemporaryDirectory() as directory:
         peer = Path(directory) / "load"
         subprocess.run(["gcc", "-O2", "-o", peer, PEER, "-lbpf"], check=True)
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def made(directory: Path, structures: int) -> Path:
-    """Return an object that asks for fields of so many of the kernel's structures."""
+    """Return an object with relocations to fields of this many kernel structures."""
     text = directory / f"{structures}.bpf.c"
     text.write_text(source(vmlinux_btf(), structures=structures, every=5))
     path = text.with_suffix(".o")
@@ -54,7 +54,7 @@ def made(directory: Path, structures: int) -> Path:
 
 
 def compare(peer: Path, path: Path, count: int) -> None:
-    """Print what libbpf takes for the object, and we, cold and warm."""
+    """Print the times of libbpf, and of bpfpin cold and warm, for the object."""
     theirs, cold, warm = [], [], []
     for _ in range(ROUNDS):
         theirs.append(peer_ms(peer, path))
@@ -71,13 +71,13 @@ def compare(peer: Path, path: Path, count: int) -> None:
 
 
 def peer_ms(peer: Path, path: Path) -> float:
-    """Return what one opening and loading takes in a process of the C program."""
+    """Return the time in which one process of the C program opens and loads the object."""
     done = subprocess.run([peer, path, "1"], check=True, capture_output=True, text=True)
     return sum(map(int, done.stdout.split())) / 1e6
 
 
 def timed_ms(work: Callable[[], None]) -> float:
-    """Return how long *work* takes."""
+    """Return the time that *work* takes."""
     start = time.monotonic_ns()
     work()
     return (time.monotonic_ns() - start) / 1e6

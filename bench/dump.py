@@ -1,7 +1,8 @@
-"""`bpfpin map dump -o json`, the whole process, beside `bpftool -j map dump`: time and memory.
+"""Compare time and memory of `bpfpin map dump -o json` with `bpftool -j map dump`.
 
-Needs root and bpftool. Both dump the same map into a file in the same run. Exits 1 if a million
-entries are not dumped three times faster than by bpftool, or if memory grows with the map.
+Whole processes are measured. Both dump the same map into a file in the same run. Needs root and
+bpftool. Exits 1 if bpfpin does not dump a million entries three times faster than bpftool, or if
+its memory grows with the map.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bpfpin.objects.map import Map
 
 SIZES = (10_000, 100_000, 1_000_000)
 ROUNDS = 3
-PROMISED = 3.0  # times faster, of a million integers
+PROMISED = 3.0  # times faster, for a million integers
 MEASURE = """
 import os, sys, time
 file = os.open(".", os.O_TMPFILE | os.O_WRONLY)
@@ -29,19 +30,19 @@ _, status, usage = os.wait4(child, 0)
 print(time.perf_counter() - began_s, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-GROWTH_BYTES = 4 << 20  # the least map to the largest: not the entries, which take 50 MB
+GROWTH_BYTES = 4 << 20  # from the smallest map to the largest, whose entries take 50 MB
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process: how long it took and how much memory it had at most."""
+    """The time and the peak memory of one process."""
 
     taken_s: float
     peak_bytes: int
 
 
 def main() -> int:
-    """Measure and print; the exit status."""
+    """Measure, print, and return the exit status."""
     return max(measure("u64", numbers, promised=PROMISED), measure("struct", structures))
 
 
@@ -51,7 +52,7 @@ def measure(
     *,
     promised: float | None = None,
 ) -> int:
-    """Dump maps of one kind of value in all sizes; 1 if a promise is broken."""
+    """Dump maps of all sizes with one type of value; return 1 if a target is missed."""
     peaks, ratio = [], 0.0
     for size in SIZES:
         with filled(size) as flows:
@@ -68,7 +69,7 @@ def measure(
 
 
 def both(map_id: int) -> tuple[Run, Run]:
-    """Dump the map by turns; the least of some rounds of each."""
+    """Dump the map alternately with both, and return the minimum of some rounds of each."""
     ours = [sys.executable, "-m", "bpfpin", "map", "dump", f"id:{map_id}", "-o", "json"]
     theirs = ["bpftool", "-j", "map", "dump", "id", str(map_id)]
     pairs = [(run(ours), run(theirs)) for _ in range(ROUNDS)]
@@ -77,14 +78,14 @@ def both(map_id: int) -> tuple[Run, Run]:
 
 
 def least(runs: tuple[Run, ...]) -> Run:
-    """Return the least time and the least peak."""
+    """Return the minimum of the times and of the peaks."""
     return Run(min(run.taken_s for run in runs), min(run.peak_bytes for run in runs))
 
 
 def run(command: list[str]) -> Run:
-    """Run a command into a file and return what it took, from its start to its end.
+    """Run a command with its output in a file, and return its time and peak memory.
 
-    A small process of its own measures: a child's peak is never less than that of its parent.
+    A small separate process measures, because a child's peak is never less than its parent's.
     """
     measured = [sys.executable, "-S", "-E", "-c", MEASURE, *command]
     done = subprocess.run(measured, capture_output=True, text=True, check=True)

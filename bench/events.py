@@ -1,9 +1,9 @@
-"""Events of a ring buffer, beside C with libbpf: taken from a full ring, and as they come.
+"""Compare reading events of a ring buffer with C and libbpf: from a full ring, and as a stream.
 
-Needs root, gcc, libbpf-dev and a compiler for BPF. Prints how many events a second each takes out
-of a ring of 4 MiB that a program has filled, the best of some rounds, and the ratio to C; then what
-a reader gets of a steady stream, and what of it was lost. Exits 1 if fewer than 300,000 events a
-second are decoded to dicts, or one of that stream is lost.
+Needs root, gcc, libbpf-dev and a compiler for BPF. Prints how many events per second each side
+takes out of a full ring of 4 MiB (the best of some rounds) and the ratio to C; then how many events
+of a steady stream a reader receives and loses. Exits 1 if fewer than 300,000 events per second are
+decoded to dicts, or if an event of the stream is lost.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from bpfpin.apps.compile import compile_source
 from bpfpin.objects.collection import Loaded
 
 SOURCE = Path(__file__).parent / "c" / "events.bpf.c"
-EVENTS = 120_000  # of 32 bytes each with their header: the ring has room for 131,071
+EVENTS = 120_000  # 32 bytes each with the header; the ring has room for 131,071
 ROUNDS = 7
 PROMISED_A_SECOND = 300_000
 PACKET = bytes(64)
 
 STREAM_S = 2.0
-BURST, EVERY_S = 4_000, 0.01  # 400,000 a second
+BURST, EVERY_S = 4_000, 0.01  # 400,000 per second
 
 
 def main() -> int:
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def full_ring(loaded: Loaded, peer: Path) -> int:
-    """Take what a full ring has, in C and here."""
+    """Measure how fast C and bpfpin empty a full ring."""
     loaded.maps[".bss"][0] = state(loaded, asked=EVENTS)
     ids = (loaded.maps["events"].id, loaded.programs["send"].id, ROUNDS)
     done = subprocess.run([peer, *map(str, ids)], check=True, capture_output=True, text=True)
@@ -73,7 +73,7 @@ def told(name: str, rate: float, in_c: float, *, promise: str = "") -> None:
 
 
 def stream(loaded: Loaded) -> int:
-    """Read dicts one by one while a program sends bursts, and count what it could not send."""
+    """Read events as dicts while a program sends bursts, and count what it could not send."""
     loaded.maps[".bss"][0] = state(loaded, asked=BURST, number=0, refused=0)
     with bpfpin.RingBuffer.of(loaded.maps["events"], event_type="struct event") as ring:
         sender = threading.Thread(target=send_bursts, args=(loaded, ring))
@@ -93,7 +93,7 @@ def stream(loaded: Loaded) -> int:
 
 
 def send_bursts(loaded: Loaded, ring: bpfpin.RingBuffer) -> None:
-    """Send for some seconds, wait until all of it was read, and close the ring."""
+    """Send for some seconds, wait until everything was read, and close the ring."""
     start = time.perf_counter()
     for number in range(int(STREAM_S / EVERY_S)):
         loaded.programs["send"].test_run(PACKET)
@@ -105,7 +105,7 @@ def send_bursts(loaded: Loaded, ring: bpfpin.RingBuffer) -> None:
 
 
 def state(loaded: Loaded, **changes: int) -> dict[str, int]:
-    """Return the program's variables, with these changes."""
+    """Return the program's variables after applying *changes*."""
     found: dict[str, int] = {**loaded.maps[".bss"][0], **changes}
     return found
 

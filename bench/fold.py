@@ -1,10 +1,10 @@
-"""Folding a million counters into a map of another layout, beside C that copies them by batches.
+"""Compare the fold of a million counters into another layout with a batch copy in C.
 
-Needs root, gcc and libbpf-dev. Prints the least time of some rounds and the ratio to C; both sides
-take the entries of a full hash to an empty one. The copy loses what programs count meanwhile, the
-fold nothing. Then: how late a task on the same CPU woke that wanted to every millisecond, and the
-time of a whole fold of 100,000 entries, the program's loading and the waiting included. Exits 1 if
-a promise is broken.
+Needs root, gcc and libbpf-dev. Prints the minimum time of some rounds and the ratio to C. Both
+sides move the entries of a full hash to an empty one; the copy loses what programs count meanwhile,
+the fold loses nothing. Then prints the worst delay of a task on the same CPU that wakes up every
+millisecond, and the time of a whole fold of 100,000 entries, including the loading of its program
+and the barriers. Exits 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 
 ROUNDS = 3
-ATTEMPTS = 4  # others use the machine, too: the least time of each side counts
+ATTEMPTS = 4  # the machine may be busy, so the minimum of each side counts
 PROMISED_RATIO = 1.5
 PROMISED_LATE_MS = 30
 PROMISED_SMALL_MS = 1000
 SMALL = 100_000
 MOVES = (Move("packets", Place(0, 8), Place(8, 8)), Move("bytes", Place(8, 8), Place(0, 8)))
 
-# Wakes every millisecond until its input ends, and says how late it was at worst.
+# Wakes up every millisecond until its input ends, and prints the worst delay.
 SLEEPER = """
 import select, sys, time
 print("started", flush=True)
@@ -50,7 +50,7 @@ print(worst * 1000)
 
 
 class Pair(NamedTuple):
-    """A full map of {packets, bytes} and an empty one of {bytes, packets, drops}."""
+    """A full map of {packets, bytes} and an empty map of {bytes, packets, drops}."""
 
     old: Map
     new: Map
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def beside_c(copied: Callable[[], float]) -> int:
-    """Measure both sides by turns until the promise is kept or attempts are used up."""
+    """Measure both sides alternately until the target is met or no attempts are left."""
     c_ms = ours_ms = float("inf")
     for _ in range(ATTEMPTS):
         c_ms = min(c_ms, *(copied() for _ in range(ROUNDS)))
@@ -86,7 +86,7 @@ def beside_c(copied: Callable[[], float]) -> int:
 
 
 def told(what: str, measured: float, promised: float, unit: str) -> int:
-    """Print one line; return 1 if the promise is broken."""
+    """Print one line; return 1 if the target is missed."""
     missed = "" if measured <= promised else "  MISSED"
     print(f"{what:36} {measured:7.1f} ms {unit}  (promised: {promised} ms){missed}", flush=True)
     return 1 if missed else 0
@@ -105,13 +105,13 @@ def pair(entries: int) -> Iterator[Pair]:
 
 
 def copied_ms(peer: Path) -> float:
-    """Let C copy a million."""
+    """Copy a million entries in C."""
     with pair(MILLION) as maps:
         return in_c(peer, maps.old.id, maps.new.id) / 1e6
 
 
 def folded_ms() -> float:
-    """Fold a million, and see that all is there."""
+    """Fold a million entries, and check the sums."""
     with pair(MILLION) as maps:
         with Folding.load(spec_of(maps, MILLION), *maps) as folding:
             start = time.perf_counter()
@@ -123,7 +123,7 @@ def folded_ms() -> float:
 
 
 def whole_ms() -> float:
-    """Fold 100,000 with all that belongs to it: programs loaded, both barriers."""
+    """Fold 100,000 entries, including the loading of programs and both barriers."""
     with pair(SMALL) as maps:
         start = time.perf_counter()
         with Folding.load(spec_of(maps, SMALL), *maps) as folding:
@@ -137,7 +137,7 @@ def whole_ms() -> float:
 
 
 def late_ms() -> float:
-    """Return how late a task woke at worst on the CPU that folds; the least of some rounds."""
+    """Return the worst delay of a task on the folding CPU; the minimum of some rounds."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
@@ -169,7 +169,7 @@ def spec_of(maps: Pair, entries: int) -> FoldSpec:
 
 
 def require_all(new: Map, entries: int) -> None:
-    """See that the sums are what they were."""
+    """Check that the sums have not changed."""
     _, values = new.dump_bytes()
     packets = sum(memoryview(values).cast("Q")[1::3])
     if packets != entries * (entries - 1) // 2:

@@ -1,9 +1,9 @@
-"""The graph of a host with 200 programs and 500 maps, beside `bpftool -j prog show` and `map show`.
+"""Compare the graph of a host with `bpftool -j prog show` and `map show`.
 
-Made for it in namespaces and a bpffs of their own: 20 pairs of devices in two network namespaces
-run 120 of the programs, each program uses a map that ten share and maps of its own, and all of it
-is pinned. Measured by turns: the graph in this process, the whole command, and bpftool's two
-commands together. The targets hold for what is measured here, with whatever else the host runs.
+The benchmark creates 200 programs and 500 maps in its own namespaces and bpffs: 20 pairs of devices
+in two network namespaces run 120 of the programs, each program uses its own maps and one map that
+ten programs share, and everything is pinned. It measures alternately the graph in this process, the
+whole command, and bpftool's two commands together. Programs and maps of the host are included.
 Needs root and bpftool. Exits 1 if a target is missed.
 """
 
@@ -34,12 +34,12 @@ from bpfpin.uapi import AttachType, MapType, ProgramType
 PAIRS = 20
 PROGRAMS = 200
 MAPS = 500
-SHARED = 20  # maps that ten programs each use
+SHARED = 20  # maps, each used by ten programs
 ROUNDS = 25
-TARGET = 5.0  # times what bpftool takes
-TARGET_MORE_S = 0.5  # what the whole command may take beyond that
+TARGET = 5.0  # times bpftool
+TARGET_MORE_S = 0.5  # more for the whole command
 
-# Where the programs of a device run, and what they are loaded as.
+# The hooks of a device, and the types of the programs there.
 HOOKS = (
     (ProgramType.XDP, AttachType.XDP),
     (ProgramType.SCHED_CLS, AttachType.TCX_INGRESS),
@@ -48,7 +48,7 @@ HOOKS = (
 
 
 def main() -> int:
-    """Make the host, measure all sides by turns, and return the exit status."""
+    """Create the objects, measure all sides alternately, and return the exit status."""
     if os.environ.get("BPFPIN_BENCH_INSIDE") != "1":
         return inside_namespaces()
     subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
@@ -62,14 +62,14 @@ def main() -> int:
 
 
 def inside_namespaces() -> int:
-    """Run this program again where nothing of the host is met, and return its exit status."""
+    """Run this program again in its own namespaces, and return its exit status."""
     own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__]
     environment = {**os.environ, "BPFPIN_BENCH_INSIDE": "1", "BPFPIN_PRIVATE_MOUNT": "1"}
     return subprocess.run(own, env=environment, check=False).returncode
 
 
 def make_host(held: ExitStack) -> None:
-    """Make devices, maps and programs; they live as long as *held*."""
+    """Create devices, maps and programs; closing *held* removes them."""
     make_devices()
     maps = [held.enter_context(one_map(number)) for number in range(MAPS)]
     own = iter(maps[SHARED:])
@@ -84,7 +84,7 @@ def make_host(held: ExitStack) -> None:
 
 
 def make_devices() -> None:
-    """Make the pairs, one end here and one in the namespace `far`."""
+    """Create the veth pairs, with one end here and one in the namespace `far`."""
     lines = ["netns add far"]
     for number in range(PAIRS):
         lines += [f"link add near{number} type veth peer far{number} netns far"]
@@ -93,7 +93,7 @@ def make_devices() -> None:
 
 
 def attach(programs: list[Program], held: ExitStack) -> None:
-    """Attach three programs to each device, as `hook_of` has made them."""
+    """Attach three programs to each device, at the hooks that they were loaded for."""
     waiting = iter(programs)
     for namespace, end in ((None, "near"), ("far", "far")):
         with netns.enter(namespace):
@@ -105,7 +105,7 @@ def attach(programs: list[Program], held: ExitStack) -> None:
 
 
 def one_map(number: int) -> Map:
-    """Make a small map."""
+    """Create a small map."""
     return Map.create(MapSpec(f"map_{number}", MapType.ARRAY, 4, 8, 4))
 
 
@@ -125,7 +125,7 @@ def one_program(number: int, maps: list[Map]) -> Program:
 
 
 def describe(found: Graph) -> None:
-    """Print what there is, and make sure that it is what was made."""
+    """Print the size of the graph, and check that it contains what was created."""
     counts = {kind: len(found.of_kind(kind)) for kind in NodeKind}
     print(f"the graph: {told(found, found.nodes)}")
     assert counts[NodeKind.PROGRAM] >= PROGRAMS
@@ -134,7 +134,7 @@ def describe(found: Graph) -> None:
 
 
 def measure() -> bool:
-    """Measure by turns, print medians and ratios, and return whether both targets are met."""
+    """Measure alternately, print medians and ratios, and return whether both targets are met."""
     command = [str(Path(sys.executable).parent / "bpfpin"), "graph", "-o", "json"]
     bpftool, ours, whole = list[float](), list[float](), list[float]()
     for _ in range(ROUNDS):
@@ -162,14 +162,14 @@ def peer() -> None:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Return how long *run* takes."""
+    """Return the time that *run* takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def words(is_met: bool) -> str:
-    """Say whether a target is met."""
+    """Return whether a target is met, as text."""
     return "met" if is_met else "not met"
 
 

@@ -1,8 +1,8 @@
-"""Reading and loading a small object in this process, beside C with libbpf in the same run.
+"""Compare reading and loading a small object with C and libbpf.
 
-C is measured twice: warm, again and again in one process, and cold, the first time of each of many
-processes. Ours is warm. Needs root, gcc and libbpf-dev. Prints medians and ratios, and whether the
-target is met; the exit status tells only whether the measurement itself worked.
+C is measured warm (repeatedly in one process) and cold (the first load of many processes); bpfpin
+is measured warm. Needs root, gcc and libbpf-dev. Prints medians and ratios, and whether the target
+is met. The exit status only shows whether the measurement itself worked.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SOURCE = Path(__file__).parent / "c" / "load.c"
 OBJECT = Path(bpfpin.__file__).parent / "builtin" / "xdp_stats.bpf.o"
 ROUNDS = 100
 PROCESSES = 20
-TURNS = 3  # all sides by turns, so that a busy moment of the machine meets each of them
-TARGET = 1.5  # times what C takes warm
+TURNS = 3  # sides alternate, so that a busy moment of the machine affects all of them
+TARGET = 1.5  # times warm C
 
 Times = list[tuple[float, float]]  # nanoseconds of reading and of loading
 
 
 def main() -> None:
-    """Measure all sides by turns and print the medians."""
+    """Measure all sides alternately and print the medians."""
     warm, cold, ours = Times(), Times(), Times()
     with tempfile.TemporaryDirectory() as directory:
         peer = Path(directory) / "load"
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def peer_times(peer: Path, rounds: int) -> Times:
-    """Return what each load took in one process of the C program."""
+    """Return the times of all loads in one process of the C program."""
     command = [str(peer), str(OBJECT), str(rounds)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     lines = (line.split() for line in done.stdout.splitlines())
@@ -72,7 +72,7 @@ def total_us(times: Times) -> float:
 
 
 def report(name: str, times: Times) -> None:
-    """Print one line: both parts and the whole."""
+    """Print one line: both parts and the total."""
     reading, loading = (statistics.median(part) / 1e3 for part in zip(*times, strict=True))
     print(
         f"  {name:<16}{total_us(times):7.0f}   read {reading:5.0f}   load {loading:5.0f}",

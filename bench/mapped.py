@@ -1,8 +1,8 @@
-"""One element of a BPF_F_MMAPABLE array read without a system call, beside C's lookup with one.
+"""Compare reading an element of a BPF_F_MMAPABLE array from memory with the system call in C.
 
-Needs root, gcc and libbpf-dev. Prints the least time of some rounds and the ratio to C's
-bpf_map_lookup_elem(); both sides read the same map in the same run. Exits 1 if a read is slower
-than what is promised of it.
+Needs root, gcc and libbpf-dev. Prints the minimum time of some rounds and the ratio to C's
+bpf_map_lookup_elem(); both sides read the same map in the same run. Exits 1 if a read misses its
+target.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROMISED = 0.3
 
 
 def array() -> MapSpec:
-    """Describe an array of u64 that can be mapped."""
+    """Describe an array of u64 that can be mapped into memory."""
     known, flags = types(), int(MapFlag.MMAPABLE)
     spec = MapSpec("numbers", MapType.ARRAY, 4, 8, ENTRIES, flags)
     return spec.with_changes(key=known.key, value=known.number)

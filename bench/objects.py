@@ -1,9 +1,9 @@
-"""Large objects, read and loaded, beside C with libbpf in the same run.
+"""Compare reading and loading large objects with C and libbpf.
 
-One has 1,000 programs with 5 relocations to maps each, one 5,000 relocations in one program, one
-1,000 programs that all call one function. Their programs verify quickly: the kernel's time is the
-same for both sides. Needs root, clang, gcc and libbpf-dev. Prints medians, ratios, and whether the
-target is met.
+The first object has 1,000 programs with 5 map relocations each, the second has 5,000 relocations in
+one program, the third has 1,000 programs that all call one function. The kernel verifies them
+quickly, and its time is the same for both sides. Needs root, clang, gcc and libbpf-dev. Prints
+medians, ratios, and whether the target is met.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAMS = 1000
 RELOCATIONS = 5000
 MAPS = 20
 ROUNDS = 7
-TARGET = 3.0  # times what libbpf takes
+TARGET = 3.0  # times libbpf
 
 START = """
 #include <linux/bpf.h>
@@ -43,7 +43,7 @@ Times = list[tuple[float, float]]  # milliseconds of reading and of loading
 
 
 def main() -> None:
-    """Measure each object on both sides by turns."""
+    """Measure each object on both sides alternately."""
     each = RELOCATIONS // PROGRAMS
     sources = {
         f"{PROGRAMS} programs with {each} relocations each": source(PROGRAMS, each),
@@ -58,13 +58,13 @@ def main() -> None:
 
 
 def source(programs: int, relocations: int, result: str = "XDP_PASS") -> str:
-    """Return C with so many programs, each of which refers to maps so many times."""
+    """Return C source with this many programs and map relocations per program."""
     maps = [f"MAP(map_{number});" for number in range(MAPS)]
     return "\n".join([START, *maps, *functions(programs, relocations, result)])
 
 
 def functions(programs: int, relocations: int, result: str) -> Iterator[str]:
-    """Yield the programs; the maps that they refer to go round."""
+    """Yield the programs, which refer to the maps in turn."""
     for number in range(programs):
         lines = [f"\tREFER(map_{(number + at) % MAPS});" for at in range(relocations)]
         head = f'SEC("xdp") int program_{number}(struct xdp_md *context)\n{{'
@@ -85,7 +85,7 @@ def compiled(path: Path, text: str) -> Path:
 
 
 def compare(title: str, peer: Path, path: Path) -> None:
-    """Print what libbpf takes for the object, and we."""
+    """Print the times of libbpf and of bpfpin for the object."""
     theirs, ours = Times(), Times()
     for _ in range(ROUNDS):
         theirs += peer_times(peer, path)
@@ -99,7 +99,7 @@ def compare(title: str, peer: Path, path: Path) -> None:
 
 
 def peer_times(peer: Path, path: Path) -> Times:
-    """Return what one opening and one loading take in a process of the C program."""
+    """Return the times in which a process of the C program opens and loads the object."""
     done = subprocess.run([peer, path, "1"], check=True, capture_output=True, text=True)
     reading, loading = map(int, done.stdout.split())
     return [(reading / 1e6, loading / 1e6)]
@@ -122,7 +122,7 @@ def total(times: Times) -> float:
 
 
 def report(name: str, times: Times) -> None:
-    """Print one line: both parts and the whole."""
+    """Print one line: both parts and the total."""
     reading, loading = (statistics.median(part) for part in zip(*times, strict=True))
     print(f"  {name:<12}{total(times):8.1f}   read {reading:7.1f}   load {loading:7.1f}")
 

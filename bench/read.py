@@ -1,8 +1,8 @@
-"""Reading maps, beside C with libbpf and beside bpftool with json.
+"""Compare reading maps with C and libbpf, and with bpftool and json.
 
-One lookup, five per-CPU entries, a million entries, and the growth from a thousand to four million.
-Needs root, gcc, libbpf-dev and bpftool. Prints the least time of some rounds and the ratio to C;
-both sides read the same map in the same run. Exits 1 if a read is slower than what is promised.
+Measures one lookup, five per-CPU entries, a million entries, and sizes from a thousand to four
+million entries. Needs root, gcc, libbpf-dev and bpftool. Prints the minimum time of some rounds and
+the ratio to C; both sides read the same map in the same run. Exits 1 if a read misses its target.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CALLS = 20_000
 KEYS = 1000
 SIZES = (1_000, 10_000, 100_000, MILLION, 4 * MILLION)
 STEADY = 1.25  # times C, at every size
-FASTER = 5  # than bpftool and json
+FASTER = 5  # times faster than bpftool and json
 SMALLER = 5
 
 OURS = """
@@ -64,7 +64,7 @@ def main() -> int:
 
 
 def dump_in_c(peer: Path, there: Map, copied: int, entries: int, *, calls: int = 1) -> float:
-    """Return the nanoseconds that C takes to read all in batches."""
+    """Return the nanoseconds in which C reads all entries in batches."""
     return in_c(peer, "batch", there.id, there.key_size, copied, entries, calls)
 
 
@@ -83,7 +83,7 @@ def lookups(peer: Path) -> int:
 
 
 def counter_reads(peer: Path) -> int:
-    """Measure the small map."""
+    """Measure reading the small per-CPU map."""
     copied, key = 16 * possible_cpus(), bytes(4)
     with counters() as held:
         one = beside(
@@ -99,7 +99,7 @@ def counter_reads(peer: Path) -> int:
 
 
 def dumps(peer: Path) -> int:
-    """Measure a million numbers."""
+    """Measure reading a million numbers."""
     title = "1,000,000 u32->u64"
     with numbers(MILLION) as held:
         return beside(
@@ -112,7 +112,7 @@ def dumps(peer: Path) -> int:
 
 
 def records(peer: Path) -> int:
-    """Measure a million structures, also beside bpftool."""
+    """Measure reading a million structures, and compare with bpftool."""
     with structures(MILLION) as held:
         status = beside(
             lambda: dump_in_c(peer, held, 16, MILLION),
@@ -138,7 +138,7 @@ def beside_bpftool(held: Map) -> int:
 
 
 def in_process(script: str, held: Map) -> tuple[float, float]:
-    """Return the seconds and the peak of memory, in MB, of a Python of its own."""
+    """Return the seconds and the peak memory in MB of *script* in a new Python process."""
     command = [sys.executable, "-c", script, str(held.id)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     seconds, entries, peak_kb = said.split()
@@ -148,12 +148,12 @@ def in_process(script: str, held: Map) -> tuple[float, float]:
 
 
 def growth(peer: Path) -> int:
-    """Show that the time for an entry grows with the machine's caches, as C's does, and no more."""
+    """Check that the time per entry does not grow faster with the size of the map than in C."""
     return max(growth_to(peer, entries) for entries in SIZES)
 
 
 def growth_to(peer: Path, entries: int) -> int:
-    """Measure one size, and tell the nanoseconds for an entry."""
+    """Measure one size, and print the nanoseconds per entry."""
     calls = max(1, MILLION // 10 // entries)
     with numbers(entries) as held:
         title = f"{entries:,} u32->u64"

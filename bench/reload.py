@@ -1,10 +1,11 @@
-"""A live reload in this process, beside the same system calls in C, one after the other.
+"""Compare a live reload with the same system calls in C.
 
-One XDP program with two maps that are kept, on a veth, in namespaces and a bpffs of its own; the
-objects are read before. In BPF_LINK_UPDATE the kernel waits for all CPUs to leave the old program,
-in steps of its timer; what is left without it is shown beside. A pause before each reload lets it
-end what the one before left it to do. Also: what a load costs that has nothing to do, and what
-waiting for the lock does. Needs root, gcc and libbpf-dev. Exits 1 if the target is missed.
+Reloads one XDP program and keeps its two maps, on a veth, in separate namespaces and a separate
+bpffs; the objects are read beforehand. In BPF_LINK_UPDATE the kernel waits in steps of its timer
+until no CPU runs the old program, so the time without BPF_LINK_UPDATE is shown too. A pause before
+each reload lets the kernel finish the work of the previous one. Also measures a load of an
+unchanged set, and waiting for the lock. Needs root, gcc and libbpf-dev. Exits 1 if the target is
+missed.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ ROUNDS = 200
 UNCHANGED_ROUNDS = 10
 WAIT_S = 3.0
 PAUSE_S = 0.02
-TICK_S = 0.004  # of a kernel with 250 a second: a reload may start at any moment of it
-TARGET = 1.3  # times what C takes
+TICK_S = 0.004  # of a kernel with 250 ticks per second; a reload may start at any time in it
+TARGET = 1.3  # times C
 
 
 class Reload(NamedTuple):
-    """What one reload took, and how much of it was BPF_LINK_UPDATE."""
+    """The time of one reload, and the part of it that BPF_LINK_UPDATE took."""
 
     whole_ns: int
     update_ns: int
 
     @property
     def rest_ns(self) -> int:
-        """What is not BPF_LINK_UPDATE."""
+        """The time without BPF_LINK_UPDATE."""
         return self.whole_ns - self.update_ns
 
 
 def main() -> int:
-    """Measure all of it and return the exit status."""
+    """Run all measurements and return the exit status."""
     if os.environ.get("BPFPIN_BENCH_INSIDE") != "1":
         return inside_namespaces()
     subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
@@ -67,14 +68,14 @@ def main() -> int:
 
 
 def inside_namespaces() -> int:
-    """Run this program again where nothing of the host is met, and return its exit status."""
+    """Run this program again in its own namespaces, and return its exit status."""
     own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__]
     environment = {**os.environ, "BPFPIN_BENCH_INSIDE": "1", "BPFPIN_PRIVATE_MOUNT": "1"}
     return subprocess.run(own, env=environment, check=False).returncode
 
 
 def two_objects(directory: Path) -> list[Path]:
-    """Write two objects that differ in their last byte only: the same work, another sha256."""
+    """Write two objects that differ only in their last byte, and so in their SHA-256."""
     objects = [directory / "first.o", directory / "second.o"]
     for path, end in zip(objects, (b"\0", b"\1"), strict=True):
         path.write_bytes(OBJECT.read_bytes() + end)
@@ -82,7 +83,7 @@ def two_objects(directory: Path) -> list[Path]:
 
 
 def reloads(directory: Path, objects: list[Path]) -> bool:
-    """Let both sides reload by turns, print the medians, and return whether the target is met."""
+    """Reload alternately on both sides, print the medians, and return whether the target is met."""
     lab_up("ours0")
     lab_up("peer0")
     specs = [bpfpin.read_object(path) for path in objects]
@@ -107,7 +108,7 @@ def reloads(directory: Path, objects: list[Path]) -> bool:
 
 
 def pause() -> None:
-    """Let the kernel come to rest."""
+    """Give the kernel time to finish earlier work."""
     time.sleep(PAUSE_S + random.random() * TICK_S)
 
 
@@ -123,7 +124,7 @@ def our_reload(spec: bpfpin.ObjectSpec, update_ns: list[int]) -> Reload:
 
 @contextmanager
 def peer(directory: Path, objects: list[Path]) -> Iterator[Callable[[], Reload]]:
-    """Start the C program and return what lets it reload once."""
+    """Start the C program and yield a function that makes it reload once."""
     program = directory / "reload"
     subprocess.run(["gcc", "-O2", "-o", program, SOURCE, "-lbpf"], check=True)
     ifindex = str(socket.if_nametoindex("peer0"))
@@ -145,7 +146,7 @@ def peer(directory: Path, objects: list[Path]) -> Iterator[Callable[[], Reload]]
 
 @contextmanager
 def timed_updates() -> Iterator[list[int]]:
-    """Return a list to which each BPF_LINK_UPDATE of ours adds the nanoseconds that it took."""
+    """Yield a list to which each BPF_LINK_UPDATE of this process appends its nanoseconds."""
     taken: list[int] = []
     real = bpf.link_update
 
@@ -162,22 +163,22 @@ def timed_updates() -> Iterator[list[int]]:
 
 
 def whole_us(times: list[Reload]) -> float:
-    """Return the median of whole reloads."""
+    """Return the median of the whole reloads."""
     return statistics.median(each.whole_ns for each in times) / 1e3
 
 
 def rest_us(times: list[Reload]) -> float:
-    """Return the median of what is not BPF_LINK_UPDATE."""
+    """Return the median of the times without BPF_LINK_UPDATE."""
     return statistics.median(each.rest_ns for each in times) / 1e3
 
 
 def report(name: str, times: list[Reload]) -> None:
-    """Print one line: the whole and the part that is not BPF_LINK_UPDATE."""
+    """Print one line: the whole time, and the time without BPF_LINK_UPDATE."""
     print(f"  {name:<20}{whole_us(times):8.0f}   without BPF_LINK_UPDATE {rest_us(times):6.0f}")
 
 
 def unchanged(path: Path) -> None:
-    """Print what a load takes that finds all as it should be: in this process, and as a command."""
+    """Print the time of a load of an unchanged set, in this process and as a command."""
     spec = bpfpin.read_object(path)
     bpfpin.deploy(spec, device="ours0").close()
     here = [seconds(lambda: bpfpin.deploy(spec, device="ours0").close()) for _ in range(ROUNDS)]
@@ -190,14 +191,14 @@ def unchanged(path: Path) -> None:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Return how long *run* takes."""
+    """Return the time that *run* takes."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def command_seconds(*command: str) -> float:
-    """Return the median of how long some runs of a command take."""
+    """Return the median time of some runs of a command."""
     return statistics.median(
         seconds(lambda: subprocess.run(command, check=True, capture_output=True))
         for _ in range(UNCHANGED_ROUNDS)
@@ -205,7 +206,7 @@ def command_seconds(*command: str) -> float:
 
 
 def waiting(path: Path) -> None:
-    """Print what waiting for the lock costs: CPU time beside time."""
+    """Print the CPU time and the elapsed time of waiting for the lock."""
     spec = bpfpin.read_object(path)
     lock = os.open(BPFFS / LOCK_DIRECTORY, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)

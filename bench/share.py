@@ -1,10 +1,13 @@
-"""Loading an object with ten maps that are shared, beside the same with ten maps of its own.
+"""Compare loading an object whose ten maps are shared with one that creates its ten maps.
 
-Own maps are made; shared ones are opened by their pins, and compared with what the object asks for
-down to the members of their types. Measured by turns, in namespaces and a bpffs of their own:
-`bpfpin.deploy`, which has the target, attaches and pins a set, and is unloaded again, which is not
-measured; what BPF_LINK_CREATE takes of it, where the kernel waits, is shown; and `bpfpin.load`, the
-part of it in which maps are made or opened. Needs root. Exits 1 if the target is missed.
+Shared maps are opened by their pins, and compared with the definitions in the object down to the
+members of their types. Measures alternately, in separate namespaces and a separate bpffs:
+
+* `bpfpin.deploy`, which attaches and pins a set, and has the target. The time of BPF_LINK_CREATE,
+  in which the kernel waits, is shown separately. Unloading is not measured.
+* `bpfpin.load`, the part in which maps are created or opened.
+
+Needs root. Exits 1 if the target is missed.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ from bpfpin.uapi import ProgramType, XdpAction
 MAPS = 10
 ROUNDS = 100
 PAUSE_S = 0.02
-TICK_S = 0.004  # of a kernel with 250 a second: a load may start at any moment of it
-TARGET = 1.0  # times what own maps take
-NOISE = 0.05  # by which two medians of the same work differ here
+TICK_S = 0.004  # of a kernel with 250 ticks per second; a load may start at any time in it
+TARGET = 1.0  # times the load with its own maps
+NOISE = 0.05  # relative difference between two medians of the same work
 DEVICE = "bench0"
 SHARED = BPFFS / "shared"
 
@@ -63,7 +66,7 @@ def main() -> int:
 
 @contextmanager
 def timed_attaching() -> Iterator[list[float]]:
-    """Return a list to which each BPF_LINK_CREATE of ours adds the seconds that it took."""
+    """Yield a list to which each BPF_LINK_CREATE of this process appends its seconds."""
     taken: list[float] = []
     real = bpf.link_create
 
@@ -81,14 +84,14 @@ def timed_attaching() -> Iterator[list[float]]:
 
 
 def inside_namespaces() -> int:
-    """Run this program again where nothing of the host is met, and return its exit status."""
+    """Run this program again in its own namespaces, and return its exit status."""
     own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__]
     environment = {**os.environ, "BPFPIN_BENCH_INSIDE": "1", "BPFPIN_PRIVATE_MOUNT": "1"}
     return subprocess.run(own, env=environment, check=False).returncode
 
 
 def object_with_maps() -> ObjectSpec:
-    """Describe a program that passes every packet, and refers to each of its maps of counters."""
+    """Describe a program that passes every packet and refers to each of its counter maps."""
     shipped = bpfpin.read_object("builtin:xdp_stats")
     names = [f"counters_{number}" for number in range(MAPS)]
     body = [insn for _ in names for insn in load_imm64(1, 0)]
@@ -103,7 +106,7 @@ def object_with_maps() -> ObjectSpec:
 
 
 def pin_maps(spec: ObjectSpec) -> None:
-    """Pin maps that fit the object."""
+    """Create and pin maps that fit the object."""
     SHARED.mkdir()
     with bpfpin.load(spec) as loaded:
         for name, held in loaded.maps.items():
@@ -111,7 +114,7 @@ def pin_maps(spec: ObjectSpec) -> None:
 
 
 def measure(way: Callable[[ObjectSpec, bool], float], spec: ObjectSpec) -> float:
-    """Load by turns, print the medians, and return their ratio."""
+    """Load alternately, print the medians, and return their ratio."""
     own, shared = list[float](), list[float]()
     for _ in range(ROUNDS):
         own.append(way(spec, False))
@@ -124,7 +127,7 @@ def measure(way: Callable[[ObjectSpec, bool], float], spec: ObjectSpec) -> float
 
 
 def load(spec: ObjectSpec, is_shared: bool) -> float:
-    """Load into this process, and return the seconds."""
+    """Load into this process only, and return the seconds."""
 
     def run() -> Closing:
         given = {name: bpfpin.Map.from_pin(SHARED / name) for name in spec.maps}
@@ -134,7 +137,7 @@ def load(spec: ObjectSpec, is_shared: bool) -> float:
 
 
 def deploy(spec: ObjectSpec, is_shared: bool) -> float:
-    """Load as a set that was not there, and return the seconds."""
+    """Load as a new set, and return the seconds."""
     given = {name: SHARED / name for name in spec.maps} if is_shared else {}
     taken_s = seconds(lambda: bpfpin.deploy(spec, device=DEVICE, maps=given))
     bpfpin.undeploy(DEVICE)
@@ -142,7 +145,7 @@ def deploy(spec: ObjectSpec, is_shared: bool) -> float:
 
 
 def seconds(run: Callable[[], Closing]) -> float:
-    """Return how long *run* takes, with the kernel at rest before; what it returns is closed."""
+    """Return the time that *run* takes after a pause, and close its result."""
     time.sleep(PAUSE_S + random.random() * TICK_S)
     start = time.perf_counter()
     made = run()

@@ -1,8 +1,8 @@
-"""Watching a map of 100,000 entries once a second: what it costs of one CPU.
+"""Measure the CPU time of watching a map of 100,000 entries once a second.
 
-Needs root. Prints the CPU time of some readings of a map that rests, and of one in which a hundred
-entries change each second: values, and keys that come and go. Exits 1 if it is 5 % or more of one
-CPU, or if that is only so because the interval was stretched.
+Needs root. Prints the CPU time of some readings of a map that does not change, and of maps in which
+a hundred entries change each second: their values, or their keys. Exits 1 if it is 5 % or more of
+one CPU, or if it is less only because the interval was stretched.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 
 ENTRIES = 100_000
-CHANGES = 100  # a second
+CHANGES = 100  # per second
 INTERVAL_S = 1.0
 READINGS = 5
 PROMISED = 0.05
-STRETCHED = 1.1  # of the interval: no longer once a second
+STRETCHED = 1.1  # times the interval counts as stretched
 
 
 @dataclass(frozen=True)
 class Writer:
-    """What changes in the map, each second a hundred times."""
+    """A named function that changes entries of the map; it is called once a second."""
 
     name: str
     write: Callable[[Map, int], None]
 
 
 def values(flows: Map, number: int) -> None:
-    """Change values of entries far apart."""
+    """Change the values of entries that are far apart."""
     step = ENTRIES // CHANGES
     flows.update({index * step + number: number + 2 for index in range(CHANGES)})
 
 
 def keys(flows: Map, number: int) -> None:
-    """Let half as many keys come, and as many go."""
+    """Add half as many keys, and delete as many."""
     half, step = CHANGES // 2, 2 * ENTRIES // CHANGES
     flows.update({(number + 1) * ENTRIES + index: 1 for index in range(half)})
     flows.delete_batch([index * step + number for index in range(half)])
@@ -55,7 +55,7 @@ WRITERS = (
 
 
 def main() -> int:
-    """Measure and print; the exit status."""
+    """Measure, print, and return the exit status."""
     known = types()
     room = 2 * ENTRIES
     spec = MapSpec("flows", MapType.HASH, 4, 8, room, key=known.key, value=known.number)
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def measure(spec: MapSpec, writer: Writer) -> int:
-    """Print a line about one writer; 1 if the promise is broken."""
+    """Print a line about one writer; return 1 if the target is missed."""
     with Map.create(spec) as flows:
         flows.update(dict.fromkeys(range(ENTRIES), 1))
         changes = flows.watch(interval_s=INTERVAL_S)
@@ -86,7 +86,7 @@ def measure(spec: MapSpec, writer: Writer) -> int:
 
 
 def cpu_s() -> float:
-    """Return the CPU time of this process, in the kernel and outside."""
+    """Return the CPU time of this process, in user space and in the kernel."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

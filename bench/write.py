@@ -1,7 +1,7 @@
-"""Writing a million entries, beside C with libbpf.
+"""Compare writing a million entries with C and libbpf.
 
-Needs root, gcc and libbpf-dev. Prints the least time of some rounds and the ratio to C; both sides
-write the same entries into the same map, which is full. Exits 1 if a promise is broken.
+Needs root, gcc and libbpf-dev. Prints the minimum time of some rounds and the ratio to C; both
+sides write the same entries into the same full map. Exits 1 if a target is missed.
 """
 
 from __future__ import annotations

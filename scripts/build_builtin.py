@@ -1,7 +1,8 @@
 """Build the BPF programs that bpfpin ships: every src/bpfpin/builtin/*.bpf.c to its *.bpf.o.
 
-The compiler is the pinned `ziglang` wheel, whose version is kept in builtin/COMPILER; the objects
-are the same bytes in every folder. With --check they are built elsewhere and compared instead.
+The compiler is the pinned `ziglang` wheel, and builtin/COMPILER records its version. The objects do
+not depend on the folder in which they are built. With --check, the script builds them in a
+temporary folder and compares them with the committed files.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def build(destination: Path) -> None:
 
 
 def differences(built: Path) -> list[str]:
-    """Name the files that are not the committed ones, objects without a source included."""
+    """Return the names of files that differ, including committed objects without a source."""
     committed = {path.name for path in [*BUILTIN.glob("*.bpf.o"), BUILTIN / "COMPILER"]}
     names = committed | {path.name for path in built.iterdir()}
     return sorted(name for name in names if _bytes(BUILTIN / name) != _bytes(built / name))
@@ -39,7 +40,7 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def main() -> int:
-    """Build, or with --check compare."""
+    """Build the objects, or with --check compare them."""
     if "--check" not in sys.argv[1:]:
         build(BUILTIN)
         return 0

@@ -1,8 +1,8 @@
 """Draw docs/images/shared-map.svg: one map that programs of XDP, tc and a cgroup share.
 
-A lab is made for it in namespaces and a bpffs of its own, the three programs that come with bpfpin
-are loaded, a reader is started, and `bpfpin graph` draws what the kernel tells. Ids and pids are
-those of this run. Needs root; only the cgroup is the host's, and it is removed again.
+The script creates a lab in its own namespaces and bpffs, loads three programs that come with
+bpfpin, starts a reader, and lets `bpfpin graph` draw the picture. Ids and pids are those of this
+run. Needs root. Only the cgroup is created on the host, and it is removed again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READER_S = 5.0
 
 
 def main() -> int:
-    """Make the lab, draw it, and return the exit status."""
+    """Create the lab, draw it, and return the exit status."""
     if os.environ.get(INSIDE) != "1":
         return inside_namespaces()
     subprocess.run(["mount", "-t", "bpf", "bpf", str(BPFFS)], check=True)
@@ -54,21 +54,21 @@ def main() -> int:
 
 
 def inside_namespaces() -> int:
-    """Run this program again where nothing of the host is met, and return its exit status."""
+    """Run this program again in its own namespaces, and return its exit status."""
     own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__]
     environment = {**os.environ, INSIDE: "1", "BPFPIN_PRIVATE_MOUNT": "1"}
     return subprocess.run(own, env=environment, check=False).returncode
 
 
 def bpfpin(*words: object) -> str:
-    """Run the command and return what it wrote."""
+    """Run the command and return its output."""
     command = [sys.executable, "-P", "-m", "bpfpin", "--quiet", *map(str, words)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @contextmanager
 def new_cgroup() -> Iterator[Path]:
-    """Make a cgroup, which must not be there yet, and remove it."""
+    """Create a cgroup, which must not exist yet, and remove it at the end."""
     path = cgroup2_mount() / CGROUP
     if path.exists():
         sys.exit(f"the cgroup {path} is there already; if nobody needs it: rmdir {path}")
@@ -81,7 +81,7 @@ def new_cgroup() -> Iterator[Path]:
 
 @contextmanager
 def reader() -> Iterator[None]:
-    """Let another process watch the counters."""
+    """Start another process that reads the counters."""
     command = [str(Path(sys.executable).parent / "bpfpin"), "-q", "stats", str(COUNTERS)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as watching:
         try:
@@ -92,7 +92,7 @@ def reader() -> Iterator[None]:
 
 
 def wait_for_a_reader() -> None:
-    """Return as soon as a process holds the map."""
+    """Wait until a process has the map open."""
     with Map.from_pin(COUNTERS, read_only=True) as held:
         map_id = held.id
     deadline = time.monotonic() + READER_S

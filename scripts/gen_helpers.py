@@ -1,7 +1,8 @@
 """Write the helpers' prototypes, src/bpfpin/builtin/include/bpf/bpf_helper_defs.h.
 
-The kernel documents each helper function in a comment of linux/bpf.h, and numbers them in a macro;
-both are read from the pinned `ziglang` wheel. With --check the committed file is compared instead.
+The kernel documents each helper function in a comment of linux/bpf.h, and a macro assigns their
+numbers. The script reads both from the pinned `ziglang` wheel. With --check, it compares the result
+with the committed file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ TARGET = Path(__file__).parents[1] / "src/bpfpin/builtin/include/bpf/bpf_helper_
 PROTOTYPE = re.compile(r"^ \* (\w[\w ]*[ *]+)bpf_(\w+)\(([^()]*)\)$", re.MULTILINE)
 NUMBER = re.compile(r"\bFN\((\w+), (\d+), ##ctx\)")
 
-# The kernel's own types are not a program's: a program sees other structures in their place.
+# A program sees other structures in place of the kernel's internal types.
 TYPES = (
     (r"\b([us])(8|16|32|64)\b", r"__\1\2"),
     (r"\bsize_t\b", "unsigned long"),
@@ -25,7 +26,7 @@ TYPES = (
     (r"\bstruct sk_msg_buff\b", "struct sk_msg_md"),
     (r"\bstruct xdp_buff\b", "struct xdp_md"),
 )
-# Documented once for each kind of context.
+# The kernel documents these several times, once for each type of context.
 OVERLOADED = {
     "get_socket_cookie": "void *ctx",
     "sk_assign": "void *ctx, void *sk, u64 flags",
@@ -37,14 +38,14 @@ PREFACE = """\
 
 
 def program_types(text: str) -> str:
-    """Replace the kernel's types by those that a program sees."""
+    """Replace the kernel's types by the types that a program sees."""
     for pattern, replacement in TYPES:
         text = re.sub(pattern, replacement, text)
     return text
 
 
 def prototypes(header: str) -> list[str]:
-    """Return one declaration for each helper, by number."""
+    """Return one declaration for each helper, ordered by number."""
     documented = {name: (result, args) for result, name, args in PROTOTYPE.findall(header)}
     lines = []
     for name, number in NUMBER.findall(header):
@@ -66,7 +67,7 @@ def generate() -> str:
 
 
 def main() -> int:
-    """Write the file, or with --check compare it."""
+    """Write the header, or with --check compare it."""
     text = generate()
     if "--check" not in sys.argv[1:]:
         TARGET.write_text(text)

@@ -1,8 +1,8 @@
 """Write src/bpfpin/uapi.py: the kernel's enums, flags and limits under Python's names.
 
-Everything is derived from the text of the kernel's user headers as the pinned `ziglang` wheel
-carries them, so every machine writes the same bytes. `FAMILIES` says which family of C names
-becomes which class; a name is the C name without the family's prefix.
+The input are the kernel's user headers in the pinned `ziglang` wheel, so the output is the same on
+every machine. `FAMILIES` says which family of C names becomes which class. A Python name is the C
+name without the family's prefix.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Header:
         sys.exit(f"gen_uapi: these headers have no {member}; they are too old")
 
     def value(self, name: str) -> int:
-        """Return the number that a C name stands for."""
+        """Return the value of a C name."""
         plain = re.sub(r"\b(0x[0-9a-fA-F]+|\d+)[UL]*\b", r"\1", self.expressions[name])
         return self._number(ast.parse(plain.strip(), mode="eval").body)
 
@@ -85,7 +85,7 @@ class Header:
 
 
 def members(body: str) -> Iterator[tuple[str, str]]:
-    """Each member of an enum with its expression; one without is its predecessor plus one."""
+    """Yield the members of an enum with their expressions; the default is the previous plus one."""
     following = "0"
     lines = [line for line in body.splitlines() if not line.lstrip().startswith("#")]
     for declaration in " ".join(lines).split(","):
@@ -96,7 +96,7 @@ def members(body: str) -> Iterator[tuple[str, str]]:
         following = f"{name} + 1"
 
 
-# class · base · prefix that is dropped · where its names come from · docstring
+# class · base · prefix to drop · source of the names · docstring
 FAMILIES = """
 Cmd                 IntEnum  BPF_            enum BPF_MAP_CREATE     Commands of bpf(2).
 MapType             IntEnum  BPF_MAP_TYPE_   enum BPF_MAP_TYPE_HASH  Kinds of map.
@@ -139,7 +139,7 @@ HEXADECIMAL = re.compile("_BIT$|^BTF_MA")
 
 @dataclass(frozen=True)
 class Family:
-    """One class of the output; *source* says which C names it takes."""
+    """One class of the output; *source* says which C names it contains."""
 
     name: str
     base: str
@@ -166,20 +166,20 @@ class Family:
         return f"_{word}" if word[0].isdigit() or keyword.iskeyword(word) else word
 
     def values(self, header: Header) -> list[tuple[str, int]]:
-        """Return the members; of two names for one number the deprecated one comes last."""
+        """Return the members; if two names have one value, the deprecated name comes last."""
         chosen = [name for name in self.select(header) if not SENTINEL.match(name)]
         pairs = [(self.member(name), header.value(name)) for name in chosen]
         return sorted(pairs, key=lambda pair: (pair[1], pair[0].endswith("_DEPRECATED")))
 
 
 def families() -> list[Family]:
-    """Read the table; two spaces end a column."""
+    """Parse the table, whose columns are separated by two spaces."""
     rows = FAMILIES.strip().splitlines()
     return [Family(*re.split(r"\s{2,}", row)) for row in rows]
 
 
 def class_text(family: Family, header: Header) -> str:
-    """Write one class statement."""
+    """Return the text of one class."""
     lines = [f"class {family.name}({family.base}):", f'    """{family.meaning}"""', ""]
     shape = "#x" if family.base == "IntFlag" else "d"
     lines += [f"    {name} = {value:{shape}}" for name, value in family.values(header)]
@@ -187,7 +187,7 @@ def class_text(family: Family, header: Header) -> str:
 
 
 def constants_text(header: Header) -> str:
-    """Write the numbers that belong to no family."""
+    """Return the text of the constants that belong to no family."""
     lines = []
     for prefix, words in CONSTANTS.items():
         for name in words.split():
@@ -199,7 +199,7 @@ def constants_text(header: Header) -> str:
 
 
 def origin(include: Path) -> str:
-    """Say which kernel's headers they are, and who carries them."""
+    """Return the kernel version of the headers, and where they come from."""
     text = (include / "linux" / "version.h").read_text()
     words = re.findall(r"#define LINUX_VERSION_(?:MAJOR|PATCHLEVEL|SUBLEVEL) (\d+)", text)
     wheel = importlib.metadata.version("ziglang")
@@ -230,7 +230,7 @@ def wheel_headers() -> Path:
 
 
 def main() -> int:
-    """Write the file, or with --check compare it."""
+    """Write uapi.py, or with --check compare it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail if the committed file differs")
     parser.add_argument("--include", type=Path, help="the folder that holds linux/bpf.h")

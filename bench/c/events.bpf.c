@@ -1,4 +1,4 @@
-/* The program of bench/events.py: sends as many events in a run as it is asked for. */
+/* The program of bench/events.py: each run sends the requested number of events. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
@@ -14,7 +14,7 @@ struct {
 	__uint(max_entries, 1 << 22);
 } events SEC(".maps");
 
-const struct event *unused_event; /* so that the types have it */
+const struct event *unused_event; /* puts the type into the BTF */
 
 __u32 asked;
 __u64 number;

@@ -1,5 +1,5 @@
-// The peer of bench/events.py: takes events by libbpf and prints nanoseconds an event, the least of
-// some rounds; each round runs the program once, which fills the ring.
+// The peer of bench/events.py: reads events with libbpf and prints nanoseconds per event, the minimum
+// of some rounds. Each round runs the program once, which fills the ring.
 //   events MAP_ID PROGRAM_ID ROUNDS
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>

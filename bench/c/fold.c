@@ -1,7 +1,7 @@
-// The peer of bench/fold.py: copies a map of {packets, bytes} into one of {bytes, packets, drops}, by
-// batches of libbpf, and prints nanoseconds.
+// The peer of bench/fold.py: copies a map of {packets, bytes} into one of {bytes, packets, drops}, in
+// batches with libbpf, and prints nanoseconds.
 //   fold OLD_ID NEW_ID
-// Keys are u32. It copies: what programs count meanwhile is lost.
+// Keys are u32. Because it only copies, it loses what programs count meanwhile.
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <stdio.h>

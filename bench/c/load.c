@@ -1,5 +1,5 @@
-/* Opens and loads one object again and again by libbpf; prints a line for each time: the nanoseconds
- * of opening and those of loading. Closing it is not counted.
+/* Opens and loads one object repeatedly with libbpf. Prints one line per load: the nanoseconds of
+ * opening and of loading. Closing is not measured.
  */
 #include <bpf/libbpf.h>
 #include <stdio.h>

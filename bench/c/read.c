@@ -1,7 +1,7 @@
-// The peer of bench/read.py: reads a map by libbpf and prints nanoseconds, the least of some rounds.
+// The peer of bench/read.py: reads a map with libbpf and prints nanoseconds, the minimum of some rounds.
 //   read lookup|batch ID KEY_SIZE VALUE_SIZE ENTRIES CALLS
-// VALUE_SIZE is what the kernel copies, all CPUs together. `batch` reads ENTRIES in one call; with
-// more than 4096 of them it reads the whole map once, 4096 in a call.
+// VALUE_SIZE is the number of bytes that the kernel copies, for all CPUs together. `batch` reads
+// ENTRIES in one call; if there are more than 4096, it reads the whole map once, 4096 per call.
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <stdio.h>

@@ -1,8 +1,9 @@
-// The peer of bench/reload.py: what one reload asks of the kernel, call by call, and nothing else.
+// The peer of bench/reload.py: the system calls of one reload, in the same order, and nothing else.
 //   reload BPFFS IFINDEX OBJECT OBJECT
-// Makes a set with the first object. For each line on its input it reloads the set, with the objects
-// by turns, and prints the nanoseconds of it all and those of BPF_LINK_UPDATE. libbpf reads the objects once, before the clock starts: what it
-// would hand to the kernel is kept, so that a round is system calls alone.
+// Creates a set with the first object. For each line on its input it reloads the set, alternating
+// the objects, and prints the nanoseconds of the whole reload and of BPF_LINK_UPDATE. libbpf reads
+// the objects once, before the clock starts, and what it would pass to the kernel is kept, so that a
+// round consists of system calls only.
 #define _GNU_SOURCE
 #include <bpf/bpf.h>
 #include <bpf/btf.h>
@@ -34,7 +35,7 @@ struct object {
 };
 
 static const char *const map_names[MAPS] = { "xdp_stats_map", "action" };
-static char manifest[372], layout[300]; // as long as ours
+static char manifest[372], layout[300]; // as long as bpfpin's
 static int root, ifindex;
 static int opened[64], opened_count; // closed together, at the end of a round
 
@@ -72,7 +73,7 @@ static int silent(enum libbpf_print_level level, const char *format, va_list arg
 	return 0;
 }
 
-/* --- what an object hands to the kernel, learnt once --- */
+/* --- what libbpf passes to the kernel for an object, recorded once --- */
 
 static void *copied(const void *data, size_t size)
 {
@@ -124,7 +125,7 @@ static struct object read_object(const char *path)
 	return object;
 }
 
-/* --- the calls --- */
+/* --- the system calls --- */
 
 static int maybe_directory(int in, const char *name)
 {
@@ -234,7 +235,7 @@ struct live {
 	int directory, programs, links, link, program, maps[MAPS];
 };
 
-/* The lock is free, nothing is half-done; what is loaded is opened and asked about. */
+/* Checks that no change is half-done, and opens and queries the loaded objects. */
 static struct live looked_at(const char *program)
 {
 	struct live live;
@@ -297,7 +298,7 @@ static void built(const struct stage *stage, const struct live *live, int progra
 	described(stage);
 }
 
-/* The hook moves as whoever finds the stage would move it, by what is pinned there. */
+/* Switches the hook with the pins in the stage, as crash recovery would do it. */
 static long long switched(const struct stage *stage, const char *name)
 {
 	int previous = directory(stage->directory, "previous~");
@@ -311,7 +312,7 @@ static long long switched(const struct stage *stage, const char *name)
 	return now_ns() - start;
 }
 
-/* Remove a generation, its link first. */
+/* Removes a generation, beginning with its link. */
 static void old_removed(const char *name, const char *program)
 {
 	int old = directory(root, name), layouts;

@@ -1,6 +1,7 @@
-// The peer of bench/write.py: writes a map by libbpf and prints nanoseconds, the least of some rounds.
+// The peer of bench/write.py: writes a map with libbpf and prints nanoseconds, the minimum of some
+// rounds.
 //   write ID ENTRIES
-// Keys are u32 from 0 on, values u64; 4096 entries in a call.
+// Keys are u32, starting at 0, and values are u64; 4096 entries per call.
 #include <bpf/bpf.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""What the measurements beside C have in common: maps, the C side, and a line with its promise."""
+"""Helpers for comparisons with C: maps, the C programs, and a result line with its target."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from bpfpin.uapi import MapType
 
 SOURCES = Path(__file__).parents[1] / "c"
 ROUNDS = 7
-ATTEMPTS = 4  # others use the machine, too: the least time of each side counts
+ATTEMPTS = 4  # the machine may be busy, so the minimum of each side counts
 MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something to do, how often a round, and how many times C's time it may take."""
+    """A function to measure, its calls per round, and its target as a multiple of C's time."""
 
     title: str
     how: str
@@ -37,7 +37,7 @@ class Work:
 
 
 def compiled(name: str, directory: Path) -> Path:
-    """Build the C side."""
+    """Compile the C program *name* and return its path."""
     program = directory / name
     source = SOURCES / f"{name}.c"
     subprocess.run(["gcc", "-O2", "-o", program, source, "-lbpf"], check=True)
@@ -51,7 +51,7 @@ def in_c(*command: object) -> float:
 
 
 def beside(c_side: Callable[[], float], *works: Work) -> int:
-    """Measure both sides by turns, print a line for each work, return 1 if a promise is broken."""
+    """Measure alternately, print a line for each work, and return 1 if a target is missed."""
     c_ns = c_side()
     status = 0
     for work in works:
@@ -68,14 +68,14 @@ def beside(c_side: Callable[[], float], *works: Work) -> int:
 
 
 def measured_ns(work: Work) -> float:
-    """Return the least time of some rounds."""
+    """Return the minimum time of some rounds."""
     gc.collect()
     rounds = ROUNDS if work.calls > 1 else ROUNDS - 2
     return min(timeit.repeat(work.run, number=work.calls, repeat=rounds)) / work.calls * 1e9
 
 
 def is_kept(work: Work, ratio: float) -> bool:
-    """Whether the promise, if there is one, is kept."""
+    """Return whether the target, if there is one, is met."""
     return work.promised is None or ratio <= work.promised
 
 
@@ -90,14 +90,14 @@ def told(work: Work, c_ns: float, taken_ns: float) -> None:
 
 
 def bcc_told() -> None:
-    """Say whether bcc could be measured."""
+    """Print whether bcc is installed; it is not measured."""
     there = importlib.util.find_spec("bcc") is not None
     print("bcc: installed, but not measured here" if there else "bcc: not installed")
 
 
 @dataclass(frozen=True)
 class Types:
-    """u32, u64, and a structure of two u64."""
+    """The types u32, u64, and a structure of two u64."""
 
     key: TypeRef
     number: TypeRef
@@ -105,7 +105,7 @@ class Types:
 
 
 def types() -> Types:
-    """Make the types of keys and values."""
+    """Create the types of keys and values."""
     builder = BtfBuilder()
     u32 = builder.add(Int("unsigned int", 4, 32))
     u64 = builder.add(Int("unsigned long long", 8, 64))
@@ -117,7 +117,7 @@ def types() -> Types:
 
 @contextmanager
 def numbers(entries: int, *, filled: bool = True) -> Iterator[Map]:
-    """Make a hash u32 -> u64, full or empty."""
+    """Create a hash u32 -> u64, full or empty."""
     known = types()
     spec = MapSpec("flows", MapType.HASH, 4, 8, entries, key=known.key, value=known.number)
     with Map.create(spec) as made:
@@ -127,13 +127,13 @@ def numbers(entries: int, *, filled: bool = True) -> Iterator[Map]:
 
 
 def arrays(entries: int) -> tuple[array[int], array[int]]:
-    """Return keys and values as C holds them."""
+    """Return keys and values as C arrays."""
     return array("I", range(entries)), array("Q", range(1000, 2 * entries + 1000, 2))
 
 
 @contextmanager
 def structures(entries: int) -> Iterator[Map]:
-    """Make a full hash of u32 -> struct of two u64."""
+    """Create a full hash u32 -> struct of two u64."""
     known = types()
     spec = MapSpec("records", MapType.HASH, 4, 16, entries, key=known.key, value=known.pair)
     with Map.create(spec) as made:
@@ -146,7 +146,7 @@ def structures(entries: int) -> Iterator[Map]:
 
 @contextmanager
 def counters() -> Iterator[Map]:
-    """Make the map of the XDP tutorial: five per-CPU entries of packets and bytes."""
+    """Create the map of the XDP tutorial: five per-CPU entries of packets and bytes."""
     known = types()
     spec = MapSpec("xdp_stats_map", MapType.PERCPU_ARRAY, 4, 16, 5)
     with Map.create(spec.with_changes(key=known.key, value=known.pair)) as made:
