@@ -18,22 +18,36 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import isolation
+from support import cli, isolation
 
 if TYPE_CHECKING:
     from support.lab import TestLab
 
 # A busy machine is slow, which is no fault of what is tested.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+FULL = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("full", FULL)
+settings.register_profile("quick", FULL, max_examples=20)
+settings.load_profile("full")
 
 TESTS = Path(__file__).parent
 UNLOADED_MODE = 0o1700  # of the directory of an unloaded set
 NEEDS_ROOT = {"kernel", "lab"}
 
 
-def pytest_configure() -> None:
-    """Take Ctrl-C as a terminal would send it: a shell starts background jobs deaf to it."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make check` ask for the same tests at a lower price."""
+    text = "fewer examples of hypothesis, and commands that fork instead of starting Python"
+    parser.addoption("--quick", action="store_true", help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how much is tried, and take Ctrl-C as a terminal would send it.
+
+    A shell starts background jobs deaf to it.
+    """
+    if config.getoption("quick"):
+        settings.load_profile("quick")
+        cli.forks = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -48,6 +62,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Enter private namespaces if a selected test needs them and we may."""
+    # Modules and tests live until the end; the collector need not look at them again and again.
+    gc.collect()
+    gc.freeze()
     selected = any(_needs_root(item) for item in session.items)
     if selected and os.geteuid() == 0 and not session.config.option.collectonly:
         isolation.isolate()

@@ -9,7 +9,7 @@ from fuzz.examine import examine
 from fuzz.strategies import btf_blobs, objects
 from support.elf_writer import ElfWriter
 
-QUICK = settings(max_examples=300, derandomize=True, deadline=1000, database=None)
+QUICK = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 
 
 @QUICK

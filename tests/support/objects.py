@@ -1,9 +1,14 @@
-"""Real objects: the sources of tests/objects, compiled when a test asks for one."""
+"""Real objects: the sources of tests/objects, compiled when a test asks for one.
+
+What was compiled is kept in `build/test-objects` by what it was made of, so that only the first run
+of the tests pays for it. Only the owner of the checkout writes there.
+"""
 
 from __future__ import annotations
 
 import atexit
 import functools
+import hashlib
 import os
 import shutil
 import subprocess
@@ -18,6 +23,7 @@ from bpfpin.apps.compile import OUR_HEADERS, wheel_include
 SOURCES = Path(__file__).parent.parent / "objects"
 NAMES = tuple(sorted(path.name.removesuffix(".bpf.c") for path in SOURCES.glob("*.bpf.c")))
 COMPILERS = ("zig", "clang")
+KEPT = SOURCES.parents[1] / "build" / "test-objects"
 
 _COMMANDS = {
     "zig": [
@@ -27,6 +33,7 @@ _COMMANDS = {
     "clang": ["clang", "-target", "bpfel"],
     "gcc": ["bpf-gcc"],
 }
+SYSTEM_HEADERS = (Path("/usr/include/bpf/bpf_helpers.h"), Path("/usr/include/linux/bpf.h"))
 _PACKAGES = {"clang": "clang", "bpf-gcc": "gcc-bpf"}
 
 
@@ -58,16 +65,50 @@ def _compile(
         *extra,
     ]
     source = SOURCES / f"{name}.bpf.c"
+    words = [*_COMMANDS[compiler], *options, "-c", str(source)]
+    kept = KEPT / f"{_fingerprint(command, words, source)}.o"
+    if kept.exists():
+        return Path(shutil.copyfile(kept, target))
     caches = {"ZIG_LOCAL_CACHE_DIR": str(_folder()), "ZIG_GLOBAL_CACHE_DIR": str(_folder())}
     result = subprocess.run(
-        [*_COMMANDS[compiler], *options, "-c", str(source), "-o", str(target)],
+        [*words, "-o", str(target)],
         env=os.environ | caches,
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    _keep(target, kept)
     return target
+
+
+def _fingerprint(command: str, words: list[str], source: Path) -> str:
+    """Return a name for what *words* make of *source*, its headers and the compiler as they are."""
+    made_of = hashlib.sha256("\0".join(words).encode())
+    made_of.update(source.read_bytes())
+    made_of.update(_headers_and_compilers(command))
+    return made_of.hexdigest()
+
+
+@functools.cache
+def _headers_and_compilers(command: str) -> bytes:
+    ours = [*SOURCES.rglob("*.h"), *OUR_HEADERS.rglob("*.h")]
+    texts = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(ours)))
+    # A compiler and a distribution's headers that were replaced have another time of change.
+    for path in (Path(shutil.which(command) or ""), wheel_include(), *SYSTEM_HEADERS):
+        if path.exists():
+            state = path.stat()
+            texts.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode())
+    return texts.digest()
+
+
+def _keep(target: Path, kept: Path) -> None:
+    if SOURCES.stat().st_uid != os.geteuid():
+        return
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=KEPT, delete=False) as copy:
+        copy.write(target.read_bytes())
+    Path(copy.name).replace(kept)
 
 
 def _debug_option(compiler: str, *, has_debug: bool) -> str:
