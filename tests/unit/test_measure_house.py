@@ -378,6 +378,25 @@ def test_cpu_time_is_of_the_process_and_those_that_it_waits_for() -> None:
     assert run.cpu_seconds([sys.executable, "-c", nested]) >= 0.5
 
 
+def test_a_check_that_fails_has_no_figure(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Makefile").write_text("check:\n\t@exit 3\n")
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    for tool in ("ruff", "mypy"):
+        (tools / tool).symlink_to("/bin/true")
+
+    (failed,) = run.check_cpu(tmp_path)
+    (tmp_path / "Makefile").write_text("check:\n\t@true\n")
+    (passed,) = run.check_cpu(tmp_path)
+
+    assert (failed.figure, failed.is_met) == (None, None)
+    assert "make check failed with exit status 2" in capfd.readouterr().err
+    assert passed.figure is not None
+    assert passed.is_met is True
+
+
 def test_a_target_that_is_not_met_fails_only_a_check(make: Make, tmp_path: Path) -> None:
     make({"one.py": "class Place: ...", "two.py": "class Place: ..."})
 
