@@ -35,7 +35,7 @@ help:
 	@echo "make migration-proof  migrate maps under traffic, in full (root)"
 	@echo "make fuzz          read 200,000 damaged objects, then fuzz for FUZZ_SECONDS (3600)"
 	@echo "make bench         compare the speed with C and bpftool (root, libbpf-dev, gcc)"
-	@echo "make measure       print how readable the source is: figures and targets"
+	@echo "make measure       print measurements of the source, with their targets"
 	@echo "make generate      rewrite the generated files"
 	@echo "make generated     check that the generated files are up to date"
 	@echo "make picture       redraw docs/images/shared-map.svg (root)"
