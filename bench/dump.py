@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from support.peers import numbers, structures
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 
 SIZES = (10_000, 100_000, 1_000_000)
 ROUNDS = 3

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 from support.peers import MILLION, compiled, in_c
 
-from bpfpin.objects.map import Map
-from bpfpin.pins.migration.barrier import wait_for_programs
-from bpfpin.pins.migration.fold import Folding, FoldSpec
-from bpfpin.pins.migration.moves import Move, Place, Shape
+from bpfpin.btf.layout import Place
+from bpfpin.migration.fold import Folding, FoldSpec, wait_for_programs
+from bpfpin.migration.members import Move, Shape
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 

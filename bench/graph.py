@@ -19,13 +19,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from bpfpin.apps.graph.collect import graph
-from bpfpin.apps.graph.model import Graph, NodeKind
 from bpfpin.cli.graph.svg import told
+from bpfpin.host.collect import graph
+from bpfpin.host.graph import Graph, NodeKind
 from bpfpin.insn import exit_, load_imm64, mov_imm
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.spec import FunctionSpec, MapSpec, ProgramSpec, Reference, ReferenceKind
 from bpfpin.syscall import netns

@@ -14,8 +14,8 @@ from pathlib import Path
 from support.peers import Work, beside, compiled, in_c, types
 
 from bpfpin.codecs.variable import VariableSpec
-from bpfpin.objects.map import Map
-from bpfpin.objects.variables import Variables
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.variables import Variables
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapFlag, MapType
 

@@ -25,7 +25,7 @@ from support.peers import (
     structures,
 )
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.cpu import possible_cpus
 
 CALLS = 20_000
@@ -37,7 +37,7 @@ SMALLER = 5
 
 OURS = """
 import resource, sys, time
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 start = time.perf_counter()
 with Map.from_id(int(sys.argv[1])) as held:
     entries = held.to_dict()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from support.peers import types
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 

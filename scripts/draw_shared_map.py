@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bpfpin.apps.map_users import UserKind, users_of
 from bpfpin.attach.cgroup_path import cgroup2_mount
-from bpfpin.objects.map import Map
+from bpfpin.host.users import UserKind, users_of
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "shared-map.svg"

@@ -15,7 +15,7 @@ from pathlib import Path
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Int, Member, Struct
 from bpfpin.btf.write import BtfBuilder
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 

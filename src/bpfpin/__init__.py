@@ -26,11 +26,6 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from bpfpin.apps.deploy import deploy, deploy_all
-    from bpfpin.apps.deployment import Deployment
-    from bpfpin.apps.follow import Follower, follow
-    from bpfpin.apps.maps.snapshot import restore_map, save_map
-    from bpfpin.apps.undeploy import undeploy
     from bpfpin.attach.cgroup import attach_cgroup
     from bpfpin.attach.clsact import ClsactFilter, attach_clsact
     from bpfpin.attach.netkit import attach_netkit
@@ -77,60 +72,57 @@ if _TYPE_CHECKING:
         VerifierError,
         WrongHookError,
     )
-    from bpfpin.objects.bloom_filter import BloomFilter
-    from bpfpin.objects.changes import Change, Reload
-    from bpfpin.objects.collection import Loaded, load
+    from bpfpin.maps.follow import Follower, follow
+    from bpfpin.maps.snapshot import restore_map, save_map
+    from bpfpin.migration.request import Migration, Rule
     from bpfpin.objects.events.perf_buffer import PerfBuffer
     from bpfpin.objects.events.perf_ring import Lost
     from bpfpin.objects.events.ring_buffer import RingBuffer
     from bpfpin.objects.events.user_ring_buffer import UserRingBuffer
-    from bpfpin.objects.info import LinkInfo, MapInfo, ProgramInfo
+    from bpfpin.objects.kernel.info import LinkInfo, MapInfo, ProgramInfo, links, maps, programs
     from bpfpin.objects.link import Link
-    from bpfpin.objects.map import Map
-    from bpfpin.objects.mapped_array import MappedArray
-    from bpfpin.objects.program import Program
-    from bpfpin.objects.queue import Queue
-    from bpfpin.objects.variables import Variable
-    from bpfpin.objects.walk import links, maps, programs
+    from bpfpin.objects.load.collection import Loaded, load
+    from bpfpin.objects.maps.map import Map
+    from bpfpin.objects.maps.mapped import MappedArray
+    from bpfpin.objects.maps.queue import BloomFilter, Queue
+    from bpfpin.objects.maps.variables import Variable
+    from bpfpin.objects.maps.watch import Change, Reload
+    from bpfpin.objects.programs.program import Program
     from bpfpin.objfile.reader import read_object
-    from bpfpin.pins.migration.rules import Rule
-    from bpfpin.pins.migration.wishes import Migration
+    from bpfpin.sets.load.deploy import Deployment, deploy, deploy_all
+    from bpfpin.sets.undeploy import undeploy
     from bpfpin.spec import Hook, MapSpec, ObjectSpec, ProgramSpec, XdpMode
     from bpfpin.uapi import AttachType, MapFlag, MapType, ProgramType, UpdateFlag, XdpAction
     from bpfpin.version import __version__
 
 # Where each name is, so that `import bpfpin` costs nothing before it is used (PEP 562).
 _HOMES = {
-    "apps.deploy": "deploy deploy_all",
-    "apps.deployment": "Deployment",
-    "apps.follow": "Follower follow",
-    "apps.maps.snapshot": "restore_map save_map",
-    "apps.undeploy": "undeploy",
     "attach.cgroup": "attach_cgroup",
     "attach.clsact": "ClsactFilter attach_clsact",
     "attach.netkit": "attach_netkit",
     "attach.order": "Order",
     "attach.tcx": "attach_tcx",
     "attach.xdp": "attach_xdp",
-    "objects.changes": "Change Reload",
     "codecs.formats": "AUTO Format Nanoseconds",
-    "objects.bloom_filter": "BloomFilter",
-    "objects.collection": "Loaded load",
-    "objects.info": "LinkInfo MapInfo ProgramInfo",
-    "objects.link": "Link",
-    "objects.map": "Map",
-    "objects.mapped_array": "MappedArray",
+    "maps.follow": "Follower follow",
+    "maps.snapshot": "restore_map save_map",
+    "migration.request": "Migration Rule",
     "objects.events.perf_buffer": "PerfBuffer",
     "objects.events.perf_ring": "Lost",
-    "objects.program": "Program",
-    "objects.variables": "Variable",
-    "objects.queue": "Queue",
     "objects.events.ring_buffer": "RingBuffer",
     "objects.events.user_ring_buffer": "UserRingBuffer",
-    "objects.walk": "links maps programs",
+    "objects.kernel.info": "LinkInfo MapInfo ProgramInfo links maps programs",
+    "objects.link": "Link",
+    "objects.load.collection": "Loaded load",
+    "objects.maps.map": "Map",
+    "objects.maps.mapped": "MappedArray",
+    "objects.maps.queue": "BloomFilter Queue",
+    "objects.maps.variables": "Variable",
+    "objects.maps.watch": "Change Reload",
+    "objects.programs.program": "Program",
     "objfile.reader": "read_object",
-    "pins.migration.rules": "Rule",
-    "pins.migration.wishes": "Migration",
+    "sets.load.deploy": "Deployment deploy deploy_all",
+    "sets.undeploy": "undeploy",
     "spec": "Hook MapSpec ObjectSpec ProgramSpec XdpMode",
     "uapi": "AttachType MapFlag MapType ProgramType UpdateFlag XdpAction",
     "version": "__version__",

@@ -9,10 +9,9 @@ from itertools import islice
 from typing import TypeVar
 
 from bpfpin import insn
-from bpfpin.apps.convert import btf_definitions
+from bpfpin.apps.check.convert import btf_definitions
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.c_name import c_name
-from bpfpin.btf.c_source import c_type
+from bpfpin.btf.c_source import c_name, c_type
 from bpfpin.btf.compare import differences
 from bpfpin.btf.layout import align_of
 from bpfpin.btf.types import Enum, Enumerator, Int, Member, Pointer, Struct
@@ -21,10 +20,11 @@ from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import LimitError, ObjectFileError, UsageError
 from bpfpin.externs import ExternKind
-from bpfpin.fixup import calls, externs, maps
+from bpfpin.fixup import calls, externs
+from bpfpin.fixup import calls as maps
 from bpfpin.fixup.core import relocate
-from bpfpin.fixup.core_target import CoreTarget
-from bpfpin.objects.memory import estimate_bytes
+from bpfpin.fixup.core_find import CoreTarget
+from bpfpin.objects.maps.create import estimate_bytes
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec, ObjectSpec
 
@@ -116,7 +116,7 @@ def _use_programs(spec: ObjectSpec) -> None:
     for program in fitted.programs.values():
         linked = _refused_or(calls.link, program)
         if linked is not None:
-            code = maps.fill(linked.instructions, linked.references, descriptors)
+            code = maps.fill_maps(linked.instructions, linked.references, descriptors)
             assert len(insn.encode(code)) == 8 * len(code)
 
 

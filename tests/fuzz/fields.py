@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from bpfpin.objfile.elf import Elf, SectionType
+from bpfpin.objfile.elf.file import Elf, SectionType
 from support.elf_writer import HEADER_FIELDS, SECTION_FIELDS
 
 _SYMBOL = ((0, "<I"), (4, "B"), (5, "B"), (6, "<H"), (8, "<Q"), (16, "<Q"))

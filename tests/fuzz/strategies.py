@@ -32,7 +32,7 @@ from bpfpin.btf.types import (
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.insn import CALL, LD_IMM64, Instruction, exit_
-from bpfpin.objfile.elf import SectionType
+from bpfpin.objfile.elf.file import SectionType
 from fuzz.seeds import ext
 from support.elf_writer import ElfWriter, NewSection, NewSymbol
 

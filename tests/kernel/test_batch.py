@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
-from bpfpin.objects import batch, elements, garbage
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps import batch, elements, garbage
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.call import fail_call
 from bpfpin.syscall.cpu import possible_cpus

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from bpfpin.errors import KeyExistsError, KeyNotFoundError, MapFullError
-from bpfpin.objects import batch
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps import batch
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.call import fail_call
 from bpfpin.uapi import MapFlag, MapType, UpdateFlag

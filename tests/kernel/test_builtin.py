@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.collection import Loaded, load
-from bpfpin.objects.map import Map
-from bpfpin.objfile.reader import read_object
-from bpfpin.objfile.shipped import builtin_path
+from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.objects.maps.map import Map
+from bpfpin.objfile.reader import builtin_path, read_object
 from bpfpin.uapi import XdpAction
 from support.tools import need
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.deploy import deploy
 from bpfpin.errors import LimitError, UsageError, VerifierError
 from bpfpin.insn import exit_, mov_imm
-from bpfpin.objects.collection import Loaded, load
 from bpfpin.objects.events.ring_buffer import RingBuffer
-from bpfpin.objects.map import Map
+from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
+from bpfpin.sets.load.deploy import deploy
 from bpfpin.spec import Dialect, Pinning
 from support.cli import run_cli
 from support.elf_writer import ElfWriter

@@ -21,8 +21,8 @@ from bpfpin.errors import (
     ProgramChangedError,
     WrongHookError,
 )
-from bpfpin.objects.program import Program
-from bpfpin.objfile.section_table import ROWS
+from bpfpin.objects.programs.program import Program
+from bpfpin.objfile.elf.section import ROWS
 from bpfpin.spec import Hook
 from bpfpin.syscall import fs
 from bpfpin.uapi import AttachType, LinkType, ProgramType

@@ -31,11 +31,11 @@ from bpfpin import (
     deploy_all,
     undeploy,
 )
-from bpfpin.apps.load.loading import LoadOptions, taken
-from bpfpin.apps.sources import read_source
 from bpfpin.attach.order import Order
 from bpfpin.errors import PermissionDeniedError, PinNotFoundError
 from bpfpin.pins.directory import Directory
+from bpfpin.sets.choose import read_source
+from bpfpin.sets.request import LoadOptions, taken
 from support.lab import TestLab
 from support.nobody import let_everybody_enter, nobody
 

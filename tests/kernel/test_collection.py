@@ -16,9 +16,9 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
-from bpfpin.objects.collection import load, map_memory_limit
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.load.collection import load, map_memory_limit
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.syscall.call import fail_call

@@ -10,9 +10,9 @@ import pytest
 
 import bpfpin
 from bpfpin.errors import NotSupportedError
-from bpfpin.objects.collection import load
-from bpfpin.objects.compat import differences
-from bpfpin.objects.map import Map
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.compat import differences
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import NotSupportedError, VerifierError
-from bpfpin.objects import kernel_btf
-from bpfpin.objects.collection import load
-from bpfpin.objects.core import fitted
-from bpfpin.objects.kernel_btf import module_btfs, vmlinux_btf
+from bpfpin.objects.kernel import btf
+from bpfpin.objects.kernel.btf import module_btfs, vmlinux_btf
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.load.resolve import fitted
 from bpfpin.objfile.reader import read_object
 from bpfpin.uapi import XdpAction
 from support.btf_tables import U32, blob
@@ -105,7 +105,7 @@ def test_a_kernel_that_does_not_show_its_types_is_told(
 ) -> None:
     """The place of the file is all that is changed here: no kernel without types is at hand."""
     vmlinux_btf.cache_clear()
-    monkeypatch.setattr(kernel_btf, "VMLINUX", tmp_path / "vmlinux")
+    monkeypatch.setattr(btf, "VMLINUX", tmp_path / "vmlinux")
     with pytest.raises(NotSupportedError, match=r"there is no .*vmlinux") as caught:
         load(read_object(compiled("core_missing")))
 
@@ -124,7 +124,7 @@ def test_modules_are_read_from_beside_the_kernels_types(
 ) -> None:
     (tmp_path / "vmlinux").write_bytes(blob(U32))
     (tmp_path / "driver").write_bytes(blob())
-    monkeypatch.setattr(kernel_btf, "VMLINUX", tmp_path / "vmlinux")
+    monkeypatch.setattr(btf, "VMLINUX", tmp_path / "vmlinux")
     vmlinux_btf.cache_clear()
     module_btfs.cache_clear()
     try:

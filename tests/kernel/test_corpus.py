@@ -16,7 +16,7 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
-from bpfpin.objects.collection import load
+from bpfpin.objects.load.collection import load
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec
 from bpfpin.uapi import MapType, ProgramType

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.danger import danger_of
-from bpfpin.apps.probes import Direction
 from bpfpin.errors import InterfaceNotFoundError
+from bpfpin.sets.lockout.packets import Direction
+from bpfpin.sets.lockout.ways import danger_of
 from support.here import veth
 
 
@@ -100,7 +100,7 @@ def test_the_device_of_ones_own_ssh_session_is_told(
 
 
 def test_an_ssh_session_is_found_where_sudo_took_the_variable_away(device: str) -> None:
-    show = f"from bpfpin.apps.danger import danger_of; print(danger_of({device!r}))"
+    show = f"from bpfpin.sets.lockout.ways import danger_of; print(danger_of({device!r}))"
     stripped = ["env", "-u", "SSH_CONNECTION", sys.executable, "-c", show]
     # A shell between, as sudo is: it has the variable, and what it starts has not.
     line = '"$@"; exit $?'

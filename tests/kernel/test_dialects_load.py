@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bpfpin.objects.collection import load
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.uapi import AttachType, MapType, ProgramType, XdpAction
 from support.objects import COMPILERS, compiled

@@ -15,8 +15,8 @@ from bpfpin.errors import (
     MapFullError,
     UsageError,
 )
-from bpfpin.objects.collection import load
-from bpfpin.objects.map import Map
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.uapi import MapFlag, MapType, UpdateFlag
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import UsageError
-from bpfpin.objects.collection import load
-from bpfpin.objects.map import Map
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.uapi import MapType, ProgramType

@@ -21,10 +21,9 @@ from bpfpin.errors import (
     SyscallError,
 )
 from bpfpin.insn import call_helper, exit_, mov_imm
-from bpfpin.objects.bloom_filter import BloomFilter
-from bpfpin.objects.kernel_btf import BtfHandle, vmlinux_btf
-from bpfpin.objects.map import Map
-from bpfpin.objects.queue import Queue
+from bpfpin.objects.kernel.btf import BtfHandle, vmlinux_btf
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.queue import BloomFilter, Queue
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr, ProgTestRunAttr
 from bpfpin.syscall.cpu import possible_cpus

@@ -20,7 +20,7 @@ from bpfpin.errors import (
     SyscallError,
 )
 from bpfpin.insn import call_helper, exit_, mov_imm
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import Hook, MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.fd import Descriptor

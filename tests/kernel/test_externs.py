@@ -20,12 +20,12 @@ from bpfpin.errors import (
     ReadOnlyMapError,
     VerifierError,
 )
-from bpfpin.objects import kernel_config, kernel_symbols
-from bpfpin.objects.collection import Loaded, load
-from bpfpin.objects.externs import resolve, with_config
-from bpfpin.objects.kernel_btf import vmlinux_btf
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.kernel.btf import vmlinux_btf
+from bpfpin.objects.load import symbols
+from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.objects.load.resolve import resolve, with_config
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec
 from bpfpin.syscall import bpf
@@ -81,7 +81,7 @@ def configured(request: pytest.FixtureRequest) -> Iterator[Loaded]:
 def test_a_program_sees_the_configuration_in_every_form(configured: Loaded) -> None:
     found = seen(configured)
 
-    assert found["version"] == kernel_config.kernel_version()
+    assert found["version"] == symbols.kernel_version()
     assert (found["syscall"], found["jit"], found["tristate"], found["hz"]) == (1, ord("m"), 2, 250)
     assert found["physical_start"] == 0xFFFFFFFF81000000
     assert found["host"] == "a long "
@@ -123,7 +123,7 @@ def test_symbols_variables_and_functions_of_the_kernel_are_found(compiler: str) 
         pid = os.getpid().to_bytes(4, "little")
         task = loaded.programs["finds_task"].test_run(context=pid).return_value
 
-    assert found["text"] == kernel_symbols.addresses(["_text"])["_text"] != 0
+    assert found["text"] == symbols.addresses(["_text"])["_text"] != 0
     assert found["length"] == len(PACKET)
     assert (found["absent"], found["uncounted"], found["called"]) == (0, 0, -1)
     assert task == os.getpid()
@@ -139,7 +139,7 @@ def test_a_variable_of_each_cpu_is_the_kernels_own() -> None:
 def test_a_program_reads_a_variable_of_each_cpu() -> None:
     """A kernel that does not know the addresses of variables (CONFIG_KALLSYMS_ALL) says so."""
     spec = read_object(compiled("kernel_variable"))
-    if not kernel_symbols.is_there("runqueues"):
+    if not symbols.is_there("runqueues"):
         with pytest.raises(BpfError, match=r"ksym|runqueues|address"):
             load(spec)
         return
@@ -217,7 +217,7 @@ def test_hidden_addresses_are_a_question_of_rights(
 ) -> None:
     hidden = tmp_path / "kallsyms"
     hidden.write_text("0000000000000000 T _text\n0000000000000000 T _stext\n")
-    monkeypatch.setattr(kernel_symbols, "KALLSYMS", hidden)
+    monkeypatch.setattr(symbols, "KALLSYMS", hidden)
     with pytest.raises(PermissionDeniedError, match="does not show the address of _text") as caught:
         load(read_object(compiled("kernel_symbols")))
 

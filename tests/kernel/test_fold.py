@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 
+from bpfpin.btf.layout import Place
 from bpfpin.errors import BpfError, ReadOnlyMapError
-from bpfpin.objects.map import Map
-from bpfpin.pins.migration.barrier import wait_for_programs
-from bpfpin.pins.migration.fold import FoldCounts, Folding, Step
-from bpfpin.pins.migration.moves import ARRAYS, HASHES, LRU, Move, Place
-from bpfpin.pins.migration.parts import PART
-from bpfpin.pins.migration.rules import Rule
+from bpfpin.migration.fold import PART, FoldCounts, Folding, Step, wait_for_programs
+from bpfpin.migration.members import ARRAYS, HASHES, LRU, Move
+from bpfpin.migration.request import Rule
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
-from bpfpin.syscall.membarrier import membarrier
+from bpfpin.syscall.cpu import membarrier
 from bpfpin.uapi import MapFlag, MapType
 from support.folding import CPUS, MANY, counter, expected, numbers, one_cpu, pair, sums, write
 

@@ -12,19 +12,19 @@ from typing import NoReturn
 
 import pytest
 
-from bpfpin.apps import alarm as alarm_module
-from bpfpin.apps import follow as follow_module
-from bpfpin.apps.changes import Change, Gone, Reload
-from bpfpin.apps.follow import Follower, beats, follow
 from bpfpin.errors import (
     LimitError,
     PinKindError,
     PinNotFoundError,
     SyscallError,
 )
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
-from bpfpin.objects.watch import Pace
+from bpfpin.maps import follow as alarm_module
+from bpfpin.maps import follow as follow_module
+from bpfpin.maps.changes import Change, Gone, Reload
+from bpfpin.maps.follow import Follower, beats, follow
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.watch import Pace
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.maps import FLOWS

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps import folding
-from bpfpin.apps.changes import Change, Migrating, Reload
-from bpfpin.apps.deploy import deploy
-from bpfpin.apps.follow import Follower, follow
-from bpfpin.apps.maps.watching import Event, open_watch
 from bpfpin.apps.stats import Interval, open_counters, watch_events
 from bpfpin.errors import BusyError
-from bpfpin.objects.map import Map
-from bpfpin.objects.percpu import total
+from bpfpin.maps import generation
+from bpfpin.maps.changes import Change, Migrating, Reload
+from bpfpin.maps.follow import Follower, follow
+from bpfpin.maps.watch import Event, open_watch
+from bpfpin.migration.fold import Folding
+from bpfpin.migration.request import Migration
+from bpfpin.objects.maps.codec import total
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
-from bpfpin.pins.migration.fold import Folding
-from bpfpin.pins.migration.wishes import Migration
+from bpfpin.sets.load.deploy import deploy
 from support.here import run_here
 from support.lab import TestLab
 from support.migration import FLOWS, NEW, OLD, other, traffic, truth_of
@@ -266,9 +266,9 @@ def test_what_was_read_while_a_fold_began_is_read_again(migrated: Migrated) -> N
 def test_one_reading_of_a_fold_that_hangs_is_refused(
     migrated: Migrated, command: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(folding.wait_for_fold, "__kwdefaults__", {"timeout_s": SHORT_S})
-    monkeypatch.setattr(folding.Moment.__init__, "__kwdefaults__", {"timeout_s": SHORT_S})
-    monkeypatch.setattr(folding.read_whole, "__kwdefaults__", {"timeout_s": SHORT_S})
+    monkeypatch.setattr(generation.wait_for_fold, "__kwdefaults__", {"timeout_s": SHORT_S})
+    monkeypatch.setattr(generation.Moment.__init__, "__kwdefaults__", {"timeout_s": SHORT_S})
+    monkeypatch.setattr(generation.read_whole, "__kwdefaults__", {"timeout_s": SHORT_S})
     verb, *rest = command
     words = [
         "map",
@@ -288,7 +288,7 @@ def test_stats_wait_for_a_fold_whose_process_died_and_go_on(
     migrated: Migrated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle: the counts are in two maps, and `clean` brings them together."""
-    monkeypatch.setattr(folding, "WAIT_MAX_S", SHORT_S)
+    monkeypatch.setattr(generation, "WAIT_MAX_S", SHORT_S)
     migrated.count(8)
     counters = open_counters(migrated.lab.device, map_name="counts", pin_root=migrated.root)
     with closing(counters):
@@ -330,7 +330,7 @@ def killed_in_the_fold(migrated: Migrated) -> None:
 
 
 def test_a_watch_says_that_it_waits(migrated: Migrated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "WAIT_MAX_S", SHORT_S)
+    monkeypatch.setattr(generation, "WAIT_MAX_S", SHORT_S)
     with follow(migrated.path / "flows") as live:
         changes = live.watch(interval_s=SHORT_S)
         with hanging(migrated):
@@ -345,7 +345,7 @@ def test_a_watch_says_that_it_waits(migrated: Migrated, monkeypatch: pytest.Monk
 def test_a_read_of_the_library_says_why_it_gives_up(
     migrated: Migrated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folding, "WAIT_MAX_S", SHORT_S)
+    monkeypatch.setattr(generation, "WAIT_MAX_S", SHORT_S)
     with (
         follow(migrated.path / "flows") as live,
         hanging(migrated),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.changes import Gone, Reload
-from bpfpin.apps.counters import Counters
 from bpfpin.apps.stats import Interval, open_counters, watch_events
 from bpfpin.errors import UsageError
-from bpfpin.objects.map import Map
+from bpfpin.maps.changes import Gone, Reload
+from bpfpin.maps.counters import Counters
+from bpfpin.objects.maps.map import Map
 from support.maps import COUNTERS, FLOWS
 from support.sets import Generations, counted, generations, publish, unpublish
 

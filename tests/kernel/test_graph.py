@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.graph import cgroups
-from bpfpin.apps.graph.collect import graph
-from bpfpin.apps.graph.model import EdgeKind, Graph, NodeKind
-from bpfpin.apps.graph.namespaces import all_namespaces
 from bpfpin.attach.interface import ifindex
 from bpfpin.attach.netlink import aside
+from bpfpin.host import cgroups
+from bpfpin.host.collect import graph
+from bpfpin.host.graph import EdgeKind, Graph, NodeKind
+from bpfpin.host.namespaces import all_namespaces
 from bpfpin.insn import exit_, load_imm64, mov_imm
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, MapSpec, ProgramSpec, Reference, ReferenceKind, XdpMode
 from bpfpin.syscall import bpf, fs, netns
 from bpfpin.uapi import AttachType, MapType, ProgramType

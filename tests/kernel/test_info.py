@@ -9,10 +9,10 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Int
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.insn import EXIT, Instruction, encode, mov_imm
-from bpfpin.objects import walk
-from bpfpin.objects.info import btf_info, link_info, map_info, program_info
-from bpfpin.objects.kernel_btf import BtfHandle, type_of, vmlinux_btf
-from bpfpin.objects.map import Map
+from bpfpin.objects.kernel import info as walk
+from bpfpin.objects.kernel.btf import BtfHandle, type_of, vmlinux_btf
+from bpfpin.objects.kernel.info import btf_info, link_info, map_info, program_info
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from bpfpin.objects.batch import BATCH, STEPS_PER_ENTRY
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.batch import BATCH, STEPS_PER_ENTRY
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapFlag, MapType
 

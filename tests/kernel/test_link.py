@@ -14,7 +14,7 @@ from bpfpin.attach.xdp import xdp_holder
 from bpfpin.errors import AttachError, PinKindError, ProgramChangedError
 from bpfpin.insn import exit_, mov_imm
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpAction
 

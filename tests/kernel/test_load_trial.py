@@ -10,17 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.confirm import clear, confirm
-from bpfpin.apps.recovery import reopen
-from bpfpin.apps.sets.live import read_own
-from bpfpin.apps.trial.load import LoadTrial
-from bpfpin.apps.trial.trials import describe_trial, settle_set, trial_of
-from bpfpin.apps.undeploy import undeploy
 from bpfpin.attach.xdp import attach_xdp
 from bpfpin.errors import BpfError, BusyError, ProgramChangedError
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
@@ -29,6 +23,11 @@ from bpfpin.pins.manifest import HookRecord, Manifest, Place
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.transaction import Stage, next_generation
 from bpfpin.pins.trial import CONFIRM
+from bpfpin.sets.confirm import clear, confirm
+from bpfpin.sets.live import read_own, reopen
+from bpfpin.sets.load.trial import LoadTrial
+from bpfpin.sets.trial import describe_trial, settle_set, trial_of
+from bpfpin.sets.undeploy import undeploy
 from bpfpin.spec import MapSpec, XdpMode
 from bpfpin.syscall import netns
 from bpfpin.uapi import MapType

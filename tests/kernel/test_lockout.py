@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.deploy import deploy
 from bpfpin.errors import UsageError
-from bpfpin.objects.collection import load
-from bpfpin.objects.map import Map
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
+from bpfpin.sets.load.deploy import deploy
 from bpfpin.spec import Hook
 from support.here import Here, run_here, veth
 from support.hooks import new_cgroup

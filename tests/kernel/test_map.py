@@ -14,8 +14,8 @@ from bpfpin.errors import (
     MapFullError,
     ReadOnlyMapError,
 )
-from bpfpin.objects.map import Map
-from bpfpin.objects.map_create import entries_asked
+from bpfpin.objects.maps.create import entries_asked
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType, UpdateFlag

@@ -12,7 +12,7 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Int, Member, Struct, Union
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import KeyExistsError, KeyNotFoundError, NotSupportedError
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.call import fail_call
 from bpfpin.syscall.cpu import possible_cpus

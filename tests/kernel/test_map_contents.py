@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.collection import Loaded, load
-from bpfpin.objects.map import Map
+from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec
 from bpfpin.uapi import MapFlag, MapType, XdpAction

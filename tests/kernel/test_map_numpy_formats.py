@@ -17,7 +17,7 @@ from bpfpin.btf.types import Array, Int, Member, Struct
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.of_btf import codec
 from bpfpin.codecs.of_format import format_codec
-from bpfpin.objects.arrays import dtype_of
+from bpfpin.objects.maps.numpy_arrays import dtype_of
 from bpfpin.syscall.cpu import possible_cpus
 
 

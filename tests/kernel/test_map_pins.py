@@ -19,7 +19,7 @@ from bpfpin.errors import (
     ReadOnlyMapError,
     UnsafePathError,
 )
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from support.maps import DATAREC, FLOWS, PLAIN, U32
 from support.nobody import let_everybody_enter
 

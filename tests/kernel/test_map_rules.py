@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from bpfpin.errors import BpfError, LimitError, SyscallError, UsageError
-from bpfpin.objects.collection import load
-from bpfpin.objects.map import Map
-from bpfpin.objects.map_create import entries_asked
-from bpfpin.objects.map_rules import RULES, broken_rules
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.create import entries_asked
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.rules import RULES, broken_rules
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.refusal import MapDefinitionError

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.map_users import MapUser, UserKind, processes_of, users_of
 from bpfpin.attach.interface import ifindex
+from bpfpin.host.users import MapUser, UserKind, processes_of, users_of
 from bpfpin.insn import exit_, load_imm64, mov_imm
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, ProgramSpec, Reference, ReferenceKind
 from bpfpin.uapi import AttachType, ProgramType, XdpAction
 from support.maps import FLOWS

@@ -12,8 +12,8 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import BtfType, Enum, Enumerator, Float, Int, IntEncoding, Member, Struct
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import NotSupportedError, ReadOnlyMapError
-from bpfpin.objects.map import Map
-from bpfpin.objects.mapped_array import MappedArray
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.mapped import MappedArray
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.maps import DATAREC, FLOWS, U32

@@ -7,11 +7,10 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bpfpin.objects.map import Map
-from bpfpin.pins.migration.fold import Folding
-from bpfpin.pins.migration.planning import Request, plan_migration
-from bpfpin.pins.migration.rules import Rule
-from bpfpin.pins.migration.wishes import Migration
+from bpfpin.migration.fold import Folding
+from bpfpin.migration.plan import Request, plan_migration
+from bpfpin.migration.request import Migration, Rule
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.layouts import WORDS, Field, folded, struct_of

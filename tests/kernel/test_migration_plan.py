@@ -9,21 +9,19 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from bpfpin import assembler as a
+from bpfpin.analysis.users import users_of_programs, users_of_specs
+from bpfpin.analysis.uses import User
+from bpfpin.assembler import Assembler
 from bpfpin.btf.types import Struct
 from bpfpin.errors import IncompatibleMapError, UsageError
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
-from bpfpin.pins.migration import assembler as a
-from bpfpin.pins.migration.analysis.users import users_of_programs, users_of_specs
-from bpfpin.pins.migration.analysis.uses import User
-from bpfpin.pins.migration.assembler import Assembler
-from bpfpin.pins.migration.fold import Folding
-from bpfpin.pins.migration.moves import ARRAYS
-from bpfpin.pins.migration.plan import MigrationPlan
-from bpfpin.pins.migration.planning import Request, members_of, plan_migration
-from bpfpin.pins.migration.rules import Rule
-from bpfpin.pins.migration.wishes import Migration
-from bpfpin.pins.migration.words import require_known
+from bpfpin.migration.fold import Folding
+from bpfpin.migration.members import ARRAYS
+from bpfpin.migration.plan import MigrationPlan, Request, members_of, plan_migration
+from bpfpin.migration.refusal import require_known
+from bpfpin.migration.request import Migration, Rule
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Dialect, MapSpec, ProgramSpec
 from bpfpin.uapi import FuncId, MapType, ProgramType, UpdateFlag
 from support.layouts import Field, struct_of

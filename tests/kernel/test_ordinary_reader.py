@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import PermissionDeniedError, ReadOnlyMapError
-from bpfpin.objects import layouts
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps import layouts
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.layouts import write
+from bpfpin.pins.shared import write
 from bpfpin.uapi import MapType
 from support.maps import DATAREC, KEY, PLAIN, U32
 from support.nobody import NOBODY, let_everybody_enter, nobody

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.recovery import reopen
 from bpfpin.errors import NotBpffsError, PinNotFoundError, UnsafePathError
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import RootState
@@ -21,6 +20,7 @@ from bpfpin.pins.manifest import Manifest, Place
 from bpfpin.pins.pinset import PinSet, SetState, pin_sets
 from bpfpin.pins.recover import Recovery, recover
 from bpfpin.pins.transaction import Stage, next_generation, remove, signals_deferred
+from bpfpin.sets.live import reopen
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.fs import Rename
 from bpfpin.uapi import MapType

@@ -9,8 +9,8 @@ import pytest
 import bpfpin
 from bpfpin import insn
 from bpfpin.errors import NotSupportedError, SyscallError, UsageError, VerifierError
-from bpfpin.objects.collection import load
-from bpfpin.objects.program import Program
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall.call import fail_call

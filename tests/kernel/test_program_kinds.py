@@ -16,15 +16,14 @@ from bpfpin.errors import (
     PermissionDeniedError,
     UsageError,
 )
-from bpfpin.objects import attach_target
-from bpfpin.objects.collection import load
-from bpfpin.objects.kernel_btf import BtfHandle, vmlinux_btf
-from bpfpin.objects.program import Program
+from bpfpin.objects.kernel import attach_target
+from bpfpin.objects.kernel.btf import BtfHandle, vmlinux_btf
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec
 from bpfpin.syscall import bpf, call
-from bpfpin.syscall.attr import ProgLoadAttr
-from bpfpin.syscall.info import ProgInfoAnswer
+from bpfpin.syscall.attr import ProgInfoAnswer, ProgLoadAttr
 from bpfpin.uapi import Cmd, ProgramFlag, ProgramType
 from support.lab import TestLab
 from support.objects import compiled

@@ -13,19 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.deploy import deploy
-from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.attach import netlink_tc
 from bpfpin.attach.clsact import attach_clsact
 from bpfpin.attach.query import clsact_filters
 from bpfpin.errors import BpfError, InterfaceNotFoundError, ProgramChangedError
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.recover import Recovery
 from bpfpin.pins.transaction import Stage
+from bpfpin.sets.live import recovered, reopen
+from bpfpin.sets.load.deploy import deploy
 from bpfpin.spec import Hook
 from bpfpin.syscall.fs import Rename
 from support.here import veth

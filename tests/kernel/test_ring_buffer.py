@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from bpfpin.errors import BusyError, NotSupportedError, ReadOnlyMapError, UsageError
-from bpfpin.objects import raw_map
 from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.events.source import EventSource
-from bpfpin.objects.info import MapInfo, map_info
+from bpfpin.objects.kernel.info import MapInfo, map_info
+from bpfpin.objects.maps import base
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.shared import PAGE_SIZE, SharedPages
 from bpfpin.uapi import MapFlag, MapType
@@ -214,7 +214,7 @@ def test_a_ring_that_programs_overwrite_is_not_read(
     def overwritten(fd: int) -> MapInfo:
         return replace(map_info(fd), map_flags=MapFlag.RB_OVERWRITE)
 
-    monkeypatch.setattr(raw_map, "map_info", overwritten)
+    monkeypatch.setattr(base, "map_info", overwritten)
     with pytest.raises(NotSupportedError, match="overwrite events that nobody read"):
         ring_of(programs)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.sharing import Given, Shared, open_shared
 from bpfpin.errors import (
     ExitCode,
     IdNotFoundError,
@@ -19,11 +18,12 @@ from bpfpin.errors import (
     UnsafePathError,
     UsageError,
 )
-from bpfpin.objects.compat import differences
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.compat import differences
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins.bpffs import BPFFS
+from bpfpin.sets.given_maps import Given, Shared, open_shared
 from bpfpin.spec import MapSpec, ObjectSpec, Pinning
 from support.maps import DATAREC, FLOWS, PLAIN, U32
 from support.objects import compiled

@@ -11,8 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bpfpin import restore_map, save_map
-from bpfpin.apps.maps.snapshot_file import SnapshotReader, SnapshotWriter
-from bpfpin.apps.maps.snapshot_fit import definition_of
 from bpfpin.btf import compare
 from bpfpin.errors import (
     IncompatibleMapError,
@@ -20,8 +18,10 @@ from bpfpin.errors import (
     ObjectFileError,
     ReadOnlyMapError,
 )
-from bpfpin.objects.collection import load
-from bpfpin.objects.map import Map
+from bpfpin.maps.snapshot_file import SnapshotReader, SnapshotWriter
+from bpfpin.maps.snapshot_fit import definition_of
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus

@@ -10,16 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bpfpin import restore_map, save_map
+from bpfpin.btf.layout import Place
 from bpfpin.codecs.record import Record
 from bpfpin.errors import IncompatibleMapError, MapFullError, UsageError
-from bpfpin.objects.map import Map
-from bpfpin.pins.migration.apply import apply, joined
-from bpfpin.pins.migration.fold import Folding
-from bpfpin.pins.migration.layout import match_parts
-from bpfpin.pins.migration.leaves import leaves
-from bpfpin.pins.migration.moves import Move, Place
-from bpfpin.pins.migration.rules import Rule, Wishes
-from bpfpin.pins.migration.wishes import Migration
+from bpfpin.migration.first_values import apply, joined
+from bpfpin.migration.fold import Folding
+from bpfpin.migration.match import match_parts
+from bpfpin.migration.members import Move, leaves
+from bpfpin.migration.request import Migration, Rule, Wishes
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType

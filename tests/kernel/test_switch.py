@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.deploy import deploy
-from bpfpin.apps.recovery import recovered, reopen
 from bpfpin.errors import BpfError, InterfaceNotFoundError, PinExistsError, ProgramChangedError
-from bpfpin.objects.collection import Loaded, load
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins.directory import Directory
@@ -25,6 +23,8 @@ from bpfpin.pins.manifest import HookRecord, Manifest, OutsidePin
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.recover import Recovery
 from bpfpin.pins.transaction import Stage, next_generation
+from bpfpin.sets.live import recovered, reopen
+from bpfpin.sets.load.deploy import deploy
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import call
 from bpfpin.syscall.fs import Rename

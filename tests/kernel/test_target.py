@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.recovery import reopen
-from bpfpin.apps.target import all_sets, find_set
 from bpfpin.errors import NotBpffsError, PinNotFoundError, UsageError
 from bpfpin.pins.bpffs import open_to_change
 from bpfpin.pins.manifest import Manifest, Place
+from bpfpin.pins.pinset import all_sets
 from bpfpin.pins.transaction import next_generation
+from bpfpin.sets.find import find_set
+from bpfpin.sets.live import reopen
 from bpfpin.syscall import netns
 
 LO = socket.if_nametoindex("lo")

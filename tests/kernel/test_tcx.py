@@ -22,7 +22,7 @@ from bpfpin.errors import (
     WrongHookError,
 )
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
 from bpfpin.uapi import AttachType, LinkType, ProgramType
 from support.hooks import Counting, counting, idle, without_hook

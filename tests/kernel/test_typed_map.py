@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bpfpin import AUTO, Format, Map, MapSpec, MapType
-from bpfpin.apps.action_map import Subject
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Array, Enum, Enumerator, Int, Member, Modifier, ModifierKind, Struct
 from bpfpin.btf.write import BtfBuilder
+from bpfpin.sets.action_map import Subject
 from bpfpin.syscall.cpu import possible_cpus
 
 VERDICT_NAMES = (Enumerator("ABORTED", 0), Enumerator("DROP", 1), Enumerator("PASS", 2))

@@ -15,10 +15,10 @@ from bpfpin.btf.btf import Btf
 from bpfpin.errors import VerifierError
 from bpfpin.fixup import externs
 from bpfpin.fixup.core_patch import POISON
-from bpfpin.objects.collection import load
-from bpfpin.objects.program import Program
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.programs.program import Program
 from bpfpin.objects.verifier import LOG_LIMIT
-from bpfpin.objects.verifier.cause import Cause
+from bpfpin.objects.verifier.table import Cause
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, ObjectSpec, ProgramSpec
 from bpfpin.uapi import FuncId, ProgramType

@@ -12,11 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.trial.start import MODULE, Waiting, end_process, start_waiting, waiting_processes
-from bpfpin.apps.trial.trials import end_orphans
 from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.trial import TrialPlace, command_deadline_ms
+from bpfpin.sets.trial import (
+    MODULE,
+    Waiting,
+    end_orphans,
+    end_process,
+    start_waiting,
+    waiting_processes,
+)
 from support.nobody import nobody
 from support.trials import waiting
 from support.wait import wait_until

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from bpfpin.errors import LimitError
-from bpfpin.objects.changes import Change
-from bpfpin.objects.map import Map
-from bpfpin.objects.watch import SHARE_MAX, Pace
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.watch import SHARE_MAX, Change, Pace
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.maps import COUNTERS, FLOWS, U32

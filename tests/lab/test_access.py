@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import PermissionDeniedError, ReadOnlyMapError
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from support.cli import CliResult
 from support.here import Here, map_ids, packets, veth
 from support.lab import TestLab

@@ -15,7 +15,7 @@ import pytest
 from bpfpin.attach.netlink import Netlink
 from bpfpin.attach.xdp import xdp_holder
 from bpfpin.insn import exit_, load_imm64, mov_imm
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins.bpffs import open_to_change
 from bpfpin.pins.lock import locked

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bpfpin.apps.check.check import check
-from bpfpin.cli.check.progress import shown_progress
+from bpfpin.cli.check.command import shown_progress
 from bpfpin.cli.output import Output
 from support.here import run_here
 from support.objects import compiled

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.action import Switch, show, switch
-from bpfpin.apps.action_report import ActionResult
 from bpfpin.attach.xdp import attach_xdp
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import (
@@ -25,9 +23,10 @@ from bpfpin.btf.types import (
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import UsageError
-from bpfpin.objects.collection import load
-from bpfpin.objects.map import Map
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
+from bpfpin.sets.action import ActionResult, Switch, show, switch
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType, XdpAction
 from support.cli import CliResult

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.walk import map_ids, program_ids
+from bpfpin.objects.kernel.info import map_ids, program_ids
 from support.cli import run_cli, run_cli_ok
 from support.nobody import run_cli_as_nobody
 from support.objects import compiled

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.clean import clean
-from bpfpin.apps.deploy import deploy
-from bpfpin.apps.sources import Source
-from bpfpin.apps.status import status
-from bpfpin.apps.undeploy import undeploy
 from bpfpin.attach.xdp import xdp_holder
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
 from bpfpin.pins.pinset import SetState
+from bpfpin.sets.choose import Source
+from bpfpin.sets.clean import clean
+from bpfpin.sets.load.deploy import deploy
+from bpfpin.sets.status import status
+from bpfpin.sets.undeploy import undeploy
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import AttachType, MapType
 from support.cli import run_cli, run_cli_ok

@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bpfpin.objects.map import Map
-from bpfpin.objects.walk import maps
+from bpfpin.objects.kernel.info import maps
+from bpfpin.objects.maps.map import Map
 from support.cli import run_cli, run_cli_ok
 from support.lab import TestLab, new_lab
 from support.nobody import run_cli_as_nobody

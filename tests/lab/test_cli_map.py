@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.sources import read_source
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
+from bpfpin.sets.choose import read_source
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.cli import CliResult

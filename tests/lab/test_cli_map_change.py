@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support import isolation

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.maps.events import Told, events, open_events
 from bpfpin.errors import BusyError
+from bpfpin.maps.watch import Told, events, open_events
 from bpfpin.objects.events.ring_buffer import RingBuffer
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import online_cpus
 from bpfpin.uapi import MapType

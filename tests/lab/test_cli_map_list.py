@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.sources import read_source
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
+from bpfpin.sets.choose import read_source
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.here import Here, bpftool, id_at, map_ids, veth

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.maps.pinning import set_around, unpin_map
 from bpfpin.errors import PinNotFoundError
-from bpfpin.objects.map import Map
+from bpfpin.maps.pinning import set_around, unpin_map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.here import Here, bpftool, id_at, tree, veth

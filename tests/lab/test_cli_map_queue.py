@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bpfpin.errors import ReadOnlyMapError
-from bpfpin.objects.map import Map
-from bpfpin.objects.queue import Queue
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.queue import Queue
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.here import run_here

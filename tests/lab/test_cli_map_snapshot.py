@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.uapi import MapType
 from support.here import run_here
 from support.maps import FLOWS

@@ -15,10 +15,10 @@ from typing import IO, Any
 
 import pytest
 
-from bpfpin.apps.maps.watching import Event, EventKind, open_watch
 from bpfpin.cli.map.watch import line
 from bpfpin.errors import UsageError
-from bpfpin.objects.map import Map
+from bpfpin.maps.watch import Event, EventKind, open_watch
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType

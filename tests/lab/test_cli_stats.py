@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.cli import run_cli, run_cli_ok

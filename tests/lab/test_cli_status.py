@@ -15,8 +15,8 @@ import pytest
 from bpfpin.attach.netlink import Netlink
 from bpfpin.attach.xdp import attach_xdp, xdp_holder
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
 from bpfpin.spec import MapSpec, XdpMode

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.action import show
-from bpfpin.apps.action_report import ActionResult
 from bpfpin.attach.xdp import attach_xdp
-from bpfpin.objects.collection import load
-from bpfpin.objects.map import Map
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins.trial import CONFIRM, RECORD
+from bpfpin.sets.action import ActionResult, show
 from bpfpin.uapi import XdpAction
 from support.cli import run_cli
 from support.here import Here, veth

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.insn import exit_, load_imm64, mov_imm
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.elf_writer import ElfWriter

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bpfpin.objects.map import Map
+from bpfpin.migration.fold import FoldCounts, Folding
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
-from bpfpin.pins.migration.fold import FoldCounts, Folding
 from support.here import Here, veth
 from support.shapes import COUNTED, COUNTERS, WIDER, loaded, read, version
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bpfpin.objects.kernel_object import identity
+from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.transaction import Stage

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import bpfpin
-from bpfpin.apps.traffic import traffic
-from bpfpin.objects.map import Map
+from bpfpin.apps.lab import traffic
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.uapi import XdpAction
 from support import isolation

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.deploy import deploy
 from bpfpin.attach.xdp import xdp_holder
 from bpfpin.errors import UsageError
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.sets.load.deploy import deploy
 from support.cli import run_cli, run_cli_ok
 from support.lab import TestLab
 

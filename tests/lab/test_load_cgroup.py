@@ -14,7 +14,7 @@ import pytest
 
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import Hook
 from bpfpin.syscall import fs
 from bpfpin.uapi import ProgramType

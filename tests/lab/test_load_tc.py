@@ -18,8 +18,8 @@ from bpfpin.attach.clsact import PRIORITY, attach_clsact
 from bpfpin.attach.query import clsact_filters, tcx_programs
 from bpfpin.attach.tcx import attach_tcx
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
 from support.crash import calls_of_a_process
 from support.here import Here, decisions, map_ids, packets, veth

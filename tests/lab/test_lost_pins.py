@@ -12,8 +12,8 @@ import pytest
 
 from bpfpin.errors import IdNotFoundError
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.here import (

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.follow import follow
-from bpfpin.apps.maps import snapshot
-from bpfpin.apps.maps.dump import Selection, open_dump
 from bpfpin.errors import BusyError
-from bpfpin.objects.map import Map
+from bpfpin.maps import snapshot
+from bpfpin.maps.dump import Selection, open_dump
+from bpfpin.maps.follow import follow
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from support.here import Here, id_at, run_here, veth
 from support.shapes import COUNTED, COUNTERS, WIDER, loaded, version

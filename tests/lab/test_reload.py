@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from support.here import Here, bpftool, decisions, holder_of, map_ids, packets, veth
 from support.lab import TestLab
 from support.objects import compiled

@@ -15,8 +15,8 @@ import pytest
 from bpfpin.attach.netlink import Netlink
 from bpfpin.attach.xdp import attach_xdp
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec, XdpMode
 from bpfpin.uapi import MapType
 from support import isolation

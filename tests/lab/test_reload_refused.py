@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType

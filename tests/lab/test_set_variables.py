@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.deploy import deploy
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
+from bpfpin.sets.load.deploy import deploy
 from support.here import Here, decisions, map_ids, veth
 from support.objects import compiled
 

@@ -13,8 +13,8 @@ import pytest
 
 from bpfpin.attach import netlink_tc
 from bpfpin.attach.query import cgroup_programs, clsact_filters, tcx_programs
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
 from bpfpin.syscall import call
 from bpfpin.uapi import AttachType, Cmd, ProgramType

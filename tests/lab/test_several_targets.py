@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.deploy import deploy_all
 from bpfpin.errors import HookBusyError, UsageError
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import open_to_change
 from bpfpin.pins.directory import remove_tree
+from bpfpin.sets.load.deploy import deploy_all
 from support import isolation
 from support.crash import Fault, Injection, Point, calls_of_a_process, faulted, points
 from support.here import Here, decisions, id_at, maps_used, veth

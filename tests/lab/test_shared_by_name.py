@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import MapSpec

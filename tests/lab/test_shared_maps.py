@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin import IncompatibleMapError, load, read_object
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.here import Here, decisions, id_at, map_ids, maps_used, packets, veth

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.folding import is_folding
 from bpfpin.errors import AttachError
-from bpfpin.objects.map import Map
-from bpfpin.pins.migration.fold import FoldCounts, Folding
+from bpfpin.maps.generation import is_folding
+from bpfpin.migration.fold import FoldCounts, Folding
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.switch import Move
 from bpfpin.pins.transaction import Stage
 from bpfpin.spec import MapSpec

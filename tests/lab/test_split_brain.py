@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bpfpin.apps.map_users import UserKind, users_of
-from bpfpin.objects.map import Map
+from bpfpin.host.users import UserKind, users_of
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.cli import run_cli, run_cli_ok

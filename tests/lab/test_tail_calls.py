@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS
 from support.cli import run_cli_ok
 from support.lab import TestLab

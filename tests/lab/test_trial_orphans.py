@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps import action, confirm
-from bpfpin.apps.action import show
-from bpfpin.apps.trial import load
 from bpfpin.objects.link import Link
 from bpfpin.pins import transaction
+from bpfpin.sets import action, confirm
+from bpfpin.sets.action import show
+from bpfpin.sets.load import trial as load
 from support.here import Here, tree
 from support.holders import running
 from support.lab import TestLab

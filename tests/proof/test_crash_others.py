@@ -13,7 +13,7 @@ import pytest
 
 from bpfpin.apps.lab import lab_down, lab_up
 from bpfpin.errors import BpfError
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import netns
 from bpfpin.uapi import MapType

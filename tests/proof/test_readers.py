@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bpfpin import deploy
-from bpfpin.apps.reports import LoadResult
+from bpfpin.sets.reports import LoadResult
 from support.lab import TestLab
 from support.objects import compiled
 from support.traffic import our_reader, reader, reader_in_c

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.uapi import XdpAction
 from support.cli import run_cli, run_cli_ok
 from support.hooks import new_cgroup

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from bpfpin.btf.btf import Btf
 from bpfpin.fixup.core import Relocated, relocate
-from bpfpin.fixup.core_find import Finder, Found
-from bpfpin.fixup.core_target import CoreTarget
+from bpfpin.fixup.core_find import CoreTarget, Finder, Found
 from bpfpin.insn import Instruction, exit_
 from bpfpin.spec import CoreRelocation, FunctionSpec, ObjectSpec, ProgramSpec
 from bpfpin.uapi import CoreRelocationKind, ProgramType

@@ -13,10 +13,10 @@ from typing import Any
 
 from bpfpin.attach.netlink import Netlink
 from bpfpin.errors import PinNotFoundError
-from bpfpin.objects.collection import load
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins import names as pin_names
 from bpfpin.spec import MapSpec, XdpMode

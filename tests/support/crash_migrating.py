@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names as pin_names
 from support.crash_lab import CrashLab, Generation, Reference
 from support.migration import MAPS, NEW, OLD, read, truth_of

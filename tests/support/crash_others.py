@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bpfpin.attach.xdp import attach_xdp
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from support.crash import Ending, run_here
 from support.crash_lab import CrashLab, Generation

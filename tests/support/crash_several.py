@@ -10,8 +10,8 @@ from pathlib import Path
 from bpfpin.attach import netlink_tc
 from bpfpin.attach.query import cgroup_programs, clsact_filters, tcx_programs
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names as pin_names
 from bpfpin.spec import Hook
 from bpfpin.uapi import AttachType

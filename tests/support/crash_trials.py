@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bpfpin.apps.action import show
-from bpfpin.apps.trial import load
 from bpfpin.errors import PinNotFoundError
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.trial import CONFIRM, read_trial
+from bpfpin.sets.action import show
+from bpfpin.sets.load import trial as load
 from bpfpin.uapi import XdpAction
 from support.crash import run_here
 from support.crash_lab import CrashLab, Generation

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names as pin_names
 from support.crash import run_here
 from support.crash_lab import COUNTED, CrashLab, Generation, Reference

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bpfpin.insn import Instruction, encode
-from bpfpin.objfile.elf import (
+from bpfpin.objfile.elf.file import (
     SHF_ALLOC,
     SHF_EXECINSTR,
     SectionType,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bpfpin.objects.collection import Loaded, load
+from bpfpin.objects.load.collection import Loaded, load
 from bpfpin.objfile.reader import read_object
 from support.objects import compiled
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bpfpin.objects.map import Map
-from bpfpin.pins.migration.fold import FoldCounts, Folding, FoldSpec
-from bpfpin.pins.migration.moves import Move, Place, Shape
-from bpfpin.pins.migration.rules import Rule
+from bpfpin.btf.layout import Place
+from bpfpin.migration.fold import FoldCounts, Folding, FoldSpec
+from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.request import Rule
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType

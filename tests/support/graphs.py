@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from bpfpin.apps.graph.model import Edge, EdgeKind, Graph, Node, NodeKind
+from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
 
 LAYOUT = (4, 16, 5, 0)
 

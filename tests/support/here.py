@@ -25,8 +25,8 @@ from bpfpin.attach.query import clsact_filters, tcx_programs
 from bpfpin.attach.xdp import XdpHolder, xdp_holder
 from bpfpin.cli.main import main
 from bpfpin.errors import IdNotFoundError
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
 from support.cli import CliResult
 from support.tools import need

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from bpfpin.attach.netlink import Netlink
 from bpfpin.attach.xdp import XdpLink, attach_xdp
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins.manifest import Held
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import XdpMode

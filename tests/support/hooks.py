@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from bpfpin.insn import exit_, mov_imm
-from bpfpin.objects.collection import load
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, Hook, ProgramSpec
 from bpfpin.syscall import call

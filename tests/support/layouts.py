@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Array, BtfType, Int, IntEncoding, Member, Struct
 from bpfpin.btf.write import BtfBuilder
-from bpfpin.pins.migration.rules import Rule
+from bpfpin.migration.request import Rule
 
 WORDS = {
     f"{letter}{bits}": Int(

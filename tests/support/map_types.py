@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import pytest
 
 from bpfpin.insn import Instruction, load_imm64
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, MapSpec, ProgramSpec, Reference, ReferenceKind
 from bpfpin.uapi import MapType, ProgramType
 

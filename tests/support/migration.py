@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.attach.xdp import XdpLink, attach_xdp
-from bpfpin.objects.collection import Loaded, load
-from bpfpin.objects.map import Map
+from bpfpin.btf.layout import Place
+from bpfpin.migration.fold import Folding, FoldSpec, wait_for_programs
+from bpfpin.migration.members import Move
+from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
-from bpfpin.pins.migration.barrier import wait_for_programs
-from bpfpin.pins.migration.fold import Folding, FoldSpec
-from bpfpin.pins.migration.moves import Move, Place
 from bpfpin.spec import XdpMode
 from bpfpin.syscall import netns
 from support.folding import shape_of

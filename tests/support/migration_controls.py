@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from unittest import mock
 
-from bpfpin.objects.map import Map
-from bpfpin.pins.migration import assembler as a
-from bpfpin.pins.migration import code, members
-from bpfpin.pins.migration.assembler import Assembler
-from bpfpin.pins.migration.code import Fold
-from bpfpin.pins.migration.fold import Folding, FoldSpec
-from bpfpin.pins.migration.moves import Move, Place
+from bpfpin import assembler as a
+from bpfpin.assembler import Assembler
+from bpfpin.btf.layout import Place
+from bpfpin.migration import fold_member, fold_program
+from bpfpin.migration.fold import Folding, FoldSpec
+from bpfpin.migration.fold_program import Fold
+from bpfpin.migration.members import Move
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import FuncId, MapType
 from support.folding import shape_of
@@ -27,12 +28,12 @@ Spoiled = Callable[[], contextlib.AbstractContextManager[object]]
 
 def plain_add() -> contextlib.AbstractContextManager[object]:
     """Let folds read, add and write, so that a packet that comes between is lost."""
-    return mock.patch.object(members, "_sum", _add_plainly)
+    return mock.patch.object(fold_member, "_sum", _add_plainly)
 
 
 def other_slot() -> contextlib.AbstractContextManager[object]:
     """Let folds add to the values of another CPU, whose programs add plainly meanwhile."""
-    return mock.patch.object(code, "_look_up_new", _look_up_other)
+    return mock.patch.object(fold_program, "_look_up_new", _look_up_other)
 
 
 def _add_plainly(writer: Assembler, move: Move) -> None:
@@ -50,8 +51,8 @@ def _add_plainly(writer: Assembler, move: Move) -> None:
 
 
 def _look_up_other(writer: Assembler, fold: Fold) -> None:
-    writer.map(a.R1, code.NEW)
-    code._key(writer, fold)
+    writer.map(a.R1, fold_program.NEW)
+    fold_program._key(writer, fold)
     writer.set(a.R3, OTHER_CPU)
     writer.call(FuncId.map_lookup_percpu_elem)
 

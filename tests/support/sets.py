@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.insn import exit_, mov_imm
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, remove_tree
 from bpfpin.pins.manifest import HookRecord, Manifest, Place

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bpfpin.objects.map import Map
-from bpfpin.objects.percpu import total
+from bpfpin.objects.maps.codec import total
+from bpfpin.objects.maps.map import Map
 from support.here import Here
 from support.objects import compiled
 

@@ -12,7 +12,7 @@ import signal
 import sys
 
 from bpfpin.errors import BpfError
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 
 
 def main() -> None:

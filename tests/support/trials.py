@@ -7,9 +7,9 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from bpfpin.apps.confirm import trials
-from bpfpin.apps.trial.start import is_waiting
 from bpfpin.pins.trial import Trial, now_ms
+from bpfpin.sets.confirm import trials
+from bpfpin.sets.trial import is_waiting
 from support.here import run_here
 from support.wait import wait_until
 
@@ -69,4 +69,4 @@ def _words(process: Path) -> list[bytes]:
         words = (process / "cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return []
-    return words if b"bpfpin.apps.trial.process" in words else []
+    return words if b"bpfpin.sets.trial_process" in words else []

@@ -22,6 +22,7 @@ MAX_FUNCTION_LINES = 70
 BASE = {"uapi", "errors"}
 PURE = BASE | {"insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
+HOST = OBJECTS | {"objects", "pins", "attach", "version"}
 LAYERS: dict[str, set[str]] = {
     "uapi": set(),
     "errors": {"uapi"},
@@ -31,14 +32,20 @@ LAYERS: dict[str, set[str]] = {
     "codecs": BASE | {"btf"},
     "externs": BASE | {"btf"},
     "spec": PURE - {"spec"} | {"hooks"},
+    "assembler": BASE | {"insn", "spec"},
     "fixup": PURE,
     "syscall": BASE,
     "objfile": PURE,
     "objects": OBJECTS,
-    "pins": OBJECTS | {"objects", "version"},
+    "analysis": OBJECTS | {"objects"},
+    "migration": OBJECTS | {"assembler", "objects", "analysis"},
+    "pins": OBJECTS | {"objects", "migration", "version"},
     "attach": BASE | {"codecs", "spec", "syscall", "objects"},
-    "apps": OBJECTS | {"objfile", "objects", "pins", "attach", "builtin", "version"},
-    "cli": BASE | {"spec", "apps", "version"},
+    "host": HOST,
+    "maps": HOST | {"host", "migration"},
+    "sets": HOST | {"host", "maps", "migration", "analysis", "objfile", "builtin"},
+    "apps": HOST | {"host", "maps", "sets", "objfile", "builtin"},
+    "cli": BASE | {"spec", "hooks", "version", "host", "maps", "sets", "apps"},
     "builtin": set(),
     "version": set(),
     "__main__": {"cli"},
@@ -107,6 +114,26 @@ def strays(table: Mapping[str, set[str]], trees: Mapping[str, ast.Module]) -> li
     ]
 
 
+def folder(module: str) -> str:
+    """Return the folder of *module*, "" for the package itself; a package stands in itself."""
+    return module.removesuffix(".__init__") if is_package(module) else module.rpartition(".")[0]
+
+
+def is_package(module: str) -> bool:
+    return module.endswith("__init__") or f"{module}.__init__" in modules()
+
+
+def folder_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """Return for each folder of *trees* the other folders that its modules import from."""
+    graph: dict[str, set[str]] = {}
+    for module, tree in trees.items():
+        here = folder(module)
+        there = {folder(imported) for imported in own_imports(tree)}
+        graph.setdefault(here, set()).update(there - {here, ""})
+    graph.pop("", None)
+    return graph
+
+
 def imported_at_start(tree: ast.Module) -> Iterable[ast.stmt]:
     """Return what runs when the module is imported; not what only type checkers read."""
     return [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.If)]
@@ -142,6 +169,23 @@ def test_an_import_upwards_would_be_found() -> None:
 
 def test_the_layers_have_no_cycle() -> None:
     assert set(TopologicalSorter(LAYERS).static_order()) == set(LAYERS)
+
+
+def test_no_folders_import_each_other() -> None:
+    try:
+        TopologicalSorter(folder_graph(modules())).prepare()
+    except CycleError as error:
+        pytest.fail(f"folders in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_folders_in_a_circle_would_be_found() -> None:
+    trees = {
+        "sets.find": ast.parse("from bpfpin.sets.load.deploy import deploy"),
+        "sets.load.deploy": ast.parse("def deploy():\n    from bpfpin.sets.find import find_set"),
+    }
+
+    with pytest.raises(CycleError):
+        TopologicalSorter(folder_graph(trees)).prepare()
 
 
 def test_no_modules_import_each_other() -> None:

@@ -30,7 +30,7 @@ def trapped(place: Path, names: tuple[str, ...]) -> Path:
     [
         ("-m", "bpfpin", "check", "builtin:xdp_pass"),
         ("-m", "bpfpin", "check", "builtin:xdp_pass", "-o", "json"),
-        ("-m", "bpfpin.apps.trial.process"),
+        ("-m", "bpfpin.sets.trial_process"),
     ],
 )
 def test_a_module_of_the_current_directory_is_not_run(

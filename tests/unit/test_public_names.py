@@ -77,4 +77,4 @@ def test_importing_the_library_loads_none_of_its_layers() -> None:
 
 
 def test_everything_imports_with_a_star() -> None:
-    assert "bpfpin.objects.map" in modules_after("from bpfpin import *")
+    assert "bpfpin.objects.maps.map" in modules_after("from bpfpin import *")

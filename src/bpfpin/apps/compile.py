@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps.maps.new_file import resolved
 from bpfpin.errors import BpfError, ObjectFileError, ObjectNotFoundError, UsageError
+from bpfpin.maps.snapshot_file import resolved
 
 OUR_HEADERS = Path(__file__).parents[1] / "builtin" / "include"
 ZIGLANG = "ziglang"

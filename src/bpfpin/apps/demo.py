@@ -20,10 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpfpin.apps.lab import Lab, lab_down, labs
-from bpfpin.apps.privileges import require_attach
-from bpfpin.apps.traffic import traffic
-from bpfpin.apps.undeploy import undeploy
+from bpfpin.apps.lab import Lab, lab_down, labs, traffic
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import (
@@ -33,8 +30,10 @@ from bpfpin.errors import (
     ExitCode,
     PinNotFoundError,
 )
-from bpfpin.objects.map import Map
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS, PRIVATE_MOUNT
+from bpfpin.sets.find import require_attach
+from bpfpin.sets.undeploy import undeploy
 from bpfpin.syscall import netns
 from bpfpin.uapi import XdpAction
 

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps.graph.objects import may_walk
-from bpfpin.apps.sets.splits import splits
-from bpfpin.attach import driver, interface
-from bpfpin.attach.driver import XdpFeature
+from bpfpin.attach import devices, interface
+from bpfpin.attach.devices import XdpFeature
 from bpfpin.attach.xdp import xdp_holder
 from bpfpin.errors import BpfError, NotBpffsError, PermissionDeniedError
+from bpfpin.host.objects import may_walk
 from bpfpin.objects.features import Feature, features, probe_rename_exchange
 from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import foreign_lock_directory
+from bpfpin.sets.splits import splits
 from bpfpin.syscall.capability import missing_capabilities
 from bpfpin.uapi import Cmd, MapType, ProgramType
 
@@ -161,9 +161,9 @@ def _shares(pin_root: Path, as_root: str) -> Iterator[Check]:
 
 
 def _device(device: str, ifindex: int) -> Iterator[Check]:
-    name = driver.driver_name(device) or "unknown"
+    name = devices.driver_name(device) or "unknown"
     yield Check("device", ok=True, text=f"{device} has ifindex {ifindex} and driver {name}")
-    yield _native(device, driver.xdp_features(ifindex))
+    yield _native(device, devices.xdp_features(ifindex))
     yield _asked("XDP hook", lambda: _hook(device, ifindex))
 
 

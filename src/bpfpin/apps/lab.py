@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import socket
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bpfpin.attach import interface
 from bpfpin.attach.netlink import (
@@ -33,6 +36,10 @@ PEER = "veth0"
 _NAME_LIMIT = 15  # IFNAMSIZ of linux/if.h, less the final NUL
 _PREFIX_BITS = (24, 64)  # of the IPv4 and the IPv6 address
 _NETWORKS = range(1, 255)
+PORT: Final = 9  # discard (RFC 863)
+_PAYLOAD: Final = bytes(32)
+_BURST: Final = 10
+_PAUSE_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,3 +246,37 @@ def _check_free(link: Netlink, name: str) -> None:
             holder=what,
             hint=f"bpfpin lab down {name}" if is_ours else "choose another name",
         )
+
+
+# Bounded traffic into a lab: as many packets as it says were sent, and no longer than asked.
+
+
+@dataclass(slots=True)
+class Traffic:
+    """How many packets have been sent so far."""
+
+    sent: int = 0
+
+
+@contextmanager
+def traffic(lab: Lab) -> Iterator[Traffic]:
+    """Send some thousand UDP packets a second to the lab's device while the block runs."""
+    sent, done = Traffic(), threading.Event()
+    with netns.enter(lab.netns):
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender:
+        arguments = (sender, lab.addresses.host[0], sent, done)
+        thread = threading.Thread(target=_send, args=arguments)
+        thread.start()
+        try:
+            yield sent
+        finally:
+            done.set()
+            thread.join()
+
+
+def _send(sender: socket.socket, address: str, sent: Traffic, done: threading.Event) -> None:
+    while not done.wait(_PAUSE_S):
+        for _ in range(_BURST):
+            sender.sendto(_PAYLOAD, (address, PORT))
+            sent.sent += 1

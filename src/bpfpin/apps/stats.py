@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import locale
 import os
 import time
 from collections.abc import Iterator
@@ -10,23 +11,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.apps.changes import Gone, Migrating, Reload
-from bpfpin.apps.counters import (
-    Count,
-    Counters,
-    Sample,
-    carried,
-    is_likely_counter,
-    total,
-)
-from bpfpin.apps.follow import Reading, follow, readings
-from bpfpin.apps.maps.naming import ID, NAME, is_map_name, open_map
-from bpfpin.apps.target import cgroup_set_name, find_readable_set
 from bpfpin.errors import BpfError, PinNotFoundError, UsageError
-from bpfpin.objects.map import Map
-from bpfpin.objects.watch import Pace
+from bpfpin.maps.changes import Gone, Migrating, Reload
+from bpfpin.maps.counters import Count, Counters, Sample, carried, is_likely_counter, total
+from bpfpin.maps.follow import Reading, follow, readings
+from bpfpin.maps.open import is_map_name, open_map
+from bpfpin.objects.kernel.info import ID, NAME
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.watch import Pace
+from bpfpin.sets.find import cgroup_set_name, find_readable_set
+from bpfpin.uapi import XdpAction
 
 USUAL_NAME = "xdp_stats_map"
+LOCALE = "en_US"
+BYTES_PER_KBYTE = 1000
+BITS_PER_MBIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,3 +250,43 @@ def _row(key: str, pair: tuple[Count, Count], period_s: float, *, cpu: int | Non
 def _rate(old: int, new: int, period_s: float) -> float:
     # A counter that went back was set to something by somebody: that is no rate.
     return max(0, new - old) / period_s if period_s > 0 else 0.0
+
+
+# The counters as the XDP tutorial's `xdp_stats` prints them, to the character.
+#
+# Its format is `"%-12s %'11lld pkts (%'10.0f pps) %'11lld Kbytes (%'6.0f Mbits/s) period:%f"`. The
+# apostrophe groups thousands as the locale `en_US` does, which the program asks for and which many
+# machines do not have: then nothing is grouped. `has_grouping` asks the same question.
+
+
+def has_grouping() -> bool:
+    """Whether this machine has the locale that the tutorial's program groups thousands by."""
+    before = locale.setlocale(locale.LC_NUMERIC)
+    try:
+        locale.setlocale(locale.LC_NUMERIC, LOCALE)
+    except locale.Error:
+        return False
+    locale.setlocale(locale.LC_NUMERIC, before)
+    return True
+
+
+def classic(interval: Interval, *, is_grouped: bool) -> list[str]:
+    """Return the lines of one interval: a heading, the five actions, an empty line.
+
+    `UsageError` for a map that does not count XDP actions.
+    """
+    rows = {row.action: row for row in interval.rows if row.cpu is None}
+    if set(rows) != {action.name for action in XdpAction}:
+        raise UsageError("--classic shows the five XDP actions, and this map counts something else")
+    lines = [_line(rows[action.name], interval.period_s, is_grouped) for action in XdpAction]
+    return [f"{'XDP-action':<12}", *lines, ""]
+
+
+def _line(row: Row, period_s: float, is_grouped: bool) -> str:
+    comma = "," if is_grouped else ""
+    kbytes = (row.bytes or 0) // BYTES_PER_KBYTE
+    mbits = (row.bytes_per_second or 0.0) * 8 / BITS_PER_MBIT
+    return (
+        f"{row.action:<12} {row.packets:>11{comma}d} pkts ({row.packets_per_second:>10{comma}.0f}"
+        f" pps) {kbytes:>11{comma}d} Kbytes ({mbits:>6{comma}.0f} Mbits/s) period:{period_s:f}"
+    )

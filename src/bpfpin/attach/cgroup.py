@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from bpfpin.attach.cgroup_path import open_cgroup
-from bpfpin.attach.program_type import require_type
+from bpfpin.attach.order import require_type
 from bpfpin.attach.query import cgroup_programs
 from bpfpin.errors import (
     CgroupNotFoundError,
@@ -17,7 +17,7 @@ from bpfpin.errors import (
     WrongHookError,
 )
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook, choice_of
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import AttachType, ProgramType

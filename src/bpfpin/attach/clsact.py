@@ -13,9 +13,9 @@ from types import TracebackType
 from bpfpin.attach import interface as interfaces
 from bpfpin.attach import netlink_tc
 from bpfpin.attach.netlink_tc import Filter, FilterPlace
-from bpfpin.attach.program_type import require_hook, require_type
+from bpfpin.attach.order import require_hook, require_type
 from bpfpin.errors import HookBusyError, IdNotFoundError, ProgramChangedError, UsageError
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook, choice_of
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.refusal import InvalidArgumentError

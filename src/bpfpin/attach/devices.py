@@ -6,9 +6,14 @@ Attribute numbers are those of linux/if_link.h.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
+import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Final
 
 from bpfpin.spec import XdpMode
@@ -17,11 +22,23 @@ from bpfpin.syscall.rtnetlink import RequestFlag, RouteCommand, attribute, attri
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_XDP = 3, 18, 29, 43
 IFLA_INFO_KIND: Final = 1
 SKIP_STATISTICS: Final = 8  # RTEXT_FILTER_SKIP_STATS
-
 _MESSAGE = struct.Struct("=BxHiII")  # ifinfomsg of linux/rtnetlink.h
 _U32 = struct.Struct("=I")
 # The attributes below IFLA_XDP that carry a program's id.
 _PROGRAMS = {5: XdpMode.NATIVE, 6: XdpMode.GENERIC, 7: XdpMode.OFFLOAD}
+SIOCETHTOOL = 0x8946
+ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS = 3, 0x3C
+CHANNELS = struct.Struct("=20xII4xI")  # ethtool_channels: what is set, after what could be
+DRIVER_NAME = slice(4, 36)  # of struct ethtool_drvinfo, after its command
+DRIVER_INFO_SIZE = 196
+NETLINK_GENERIC = 16
+CONTROL_FAMILY, GET_FAMILY, GET_DEVICE = 16, 3, 1
+FAMILY_ID, FAMILY_NAME = 1, 2
+DEVICE_IFINDEX, DEVICE_XDP_FEATURES = 1, 3
+REQUEST, ERROR = 1, 2
+HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
+ATTRIBUTE = struct.Struct("=HH")
+ANSWER_SIZE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +72,81 @@ def _row(answer: bytes) -> DeviceRow:
 
 def _text(found: Mapping[int, bytes], kind: int) -> str:
     return found.get(kind, b"").rstrip(b"\0").decode(errors="surrogateescape")
+
+
+# What a network device's driver says of itself: its name, and what XDP it does.
+#
+# Asked of the kernel without changing the device: SIOCETHTOOL, and the generic netlink family
+# `netdev` (Linux 6.3; Documentation/netlink/specs/netdev.yaml).
+
+
+class XdpFeature(IntFlag):
+    """What a driver does of XDP (`enum netdev_xdp_act`); BASIC is native mode."""
+
+    BASIC = 1
+    REDIRECT = 2
+    NDO_XMIT = 4
+    XSK_ZEROCOPY = 8
+    HW_OFFLOAD = 16
+    RX_SG = 32
+    NDO_XMIT_SG = 64
+
+
+def driver_name(device: str) -> str:
+    """Return the name of the device's driver, "" if it does not say (`ethtool -i DEV`)."""
+    answer = ctypes.create_string_buffer(DRIVER_INFO_SIZE)
+    struct.pack_into("=I", answer, 0, ETHTOOL_GDRVINFO)
+    request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(answer))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(asked, SIOCETHTOOL, request)
+        return answer.raw[DRIVER_NAME].rstrip(b"\0").decode(errors="replace")
+
+
+def queue_counts(device: str) -> tuple[int, int] | None:
+    """Return how many queues the device receives and sends on (`ethtool -l`); None if unknown."""
+    channels = ctypes.create_string_buffer(CHANNELS.size)
+    struct.pack_into("=I", channels, 0, ETHTOOL_GCHANNELS)
+    request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(channels))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            fcntl.ioctl(asked, SIOCETHTOOL, request)
+        except OSError:
+            return None
+    receiving, sending, combined = CHANNELS.unpack(channels.raw)
+    return receiving + combined, sending + combined
+
+
+def xdp_features(ifindex: int) -> XdpFeature | None:
+    """Return what the device's driver does of XDP; None if the kernel cannot be asked."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as asked:
+        name = _attribute(FAMILY_NAME, b"netdev\0")
+        family = _ask(asked, CONTROL_FAMILY, GET_FAMILY, name).get(FAMILY_ID)
+        if family is None:
+            return None
+        device = _attribute(DEVICE_IFINDEX, struct.pack("=I", ifindex))
+        number = int.from_bytes(family, "little")
+        found = _ask(asked, number, GET_DEVICE, device).get(DEVICE_XDP_FEATURES)
+    return None if found is None else XdpFeature(int.from_bytes(found, "little"))
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    padding = bytes(-len(payload) % 4)
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(payload), kind) + payload + padding
+
+
+def _ask(asked: socket.socket, family: int, command: int, attributes: bytes) -> dict[int, bytes]:
+    """Return the attributes of the answer; none if the kernel refuses."""
+    size = HEADER.size + len(attributes)
+    asked.send(HEADER.pack(size, family, REQUEST, 1, 0, command, 1, 0) + attributes)
+    answer = asked.recv(ANSWER_SIZE)
+    length, kind = struct.unpack_from("=IH", answer)
+    return {} if kind == ERROR else dict(_attributes(answer[HEADER.size : length]))
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + ATTRIBUTE.size <= len(data):
+        length, kind = ATTRIBUTE.unpack_from(data, at)
+        yield kind, data[at + ATTRIBUTE.size : at + length]
+        at += max(ATTRIBUTE.size, length + 3 & ~3)

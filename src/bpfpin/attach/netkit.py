@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bpfpin.attach.order import Order, attach_in_order
-from bpfpin.attach.program_type import require_hook
+from bpfpin.attach.order import Order, attach_in_order, require_hook
 from bpfpin.errors import AttachError, PermissionDeniedError
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook, choice_of
 
 HOOKS = frozenset({Hook.NETKIT_PRIMARY, Hook.NETKIT_PEER})

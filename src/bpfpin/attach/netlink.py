@@ -20,7 +20,7 @@ from pyroute2 import IPRoute
 from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink.exceptions import NetlinkError
 
-from bpfpin.attach.driver import queue_counts
+from bpfpin.attach.devices import queue_counts
 from bpfpin.errors import (
     AttachError,
     BpfError,

@@ -9,14 +9,33 @@ from dataclasses import dataclass
 from typing import Self
 
 from bpfpin.attach import interface as interfaces
-from bpfpin.attach.program_type import require_type
 from bpfpin.attach.query import is_known, tcx_programs
-from bpfpin.errors import HookBusyError, IdNotFoundError, NotSupportedError
+from bpfpin.errors import HookBusyError, IdNotFoundError, NotSupportedError, WrongHookError
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import AttachFlag, ProgramType
+
+# Whether a program is of the type that a hook runs.
+
+
+def require_type(program: Program, wanted: ProgramType, hook: Hook) -> None:
+    """Raise `WrongHookError` unless *program* is of the type that *hook* runs."""
+    there = program.type
+    if there == wanted:
+        return
+    kind = getattr(there, "name", str(there)).lower()
+    raise WrongHookError(
+        f"program {program.name!r} is of type {kind}, and {hook.value} runs {wanted.name.lower()}"
+    )
+
+
+def require_hook(hook: Hook, known: frozenset[Hook], what: str) -> None:
+    """Raise `WrongHookError` if *hook* is none of those that *what* has."""
+    if hook not in known:
+        there = ", ".join(one.value for one in Hook if one in known)
+        raise WrongHookError(f"{what} has no hook {hook.value}; it has: {there}")
 
 
 @dataclass(frozen=True, slots=True)

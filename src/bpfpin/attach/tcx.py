@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bpfpin.attach.order import Order, attach_in_order
-from bpfpin.attach.program_type import require_hook
+from bpfpin.attach.order import Order, attach_in_order, require_hook
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook, choice_of
 
 HOOKS = frozenset({Hook.TCX_INGRESS, Hook.TCX_EGRESS})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
+from bpfpin.attach import devices
 from bpfpin.attach import interface as interfaces
+from bpfpin.attach.devices import XdpFeature
 from bpfpin.errors import (
     BpfError,
     HookBusyError,
@@ -14,9 +16,9 @@ from bpfpin.errors import (
     SyscallError,
     WrongHookError,
 )
+from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
-from bpfpin.objects.walk import links
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import XdpMode, choice_of
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpFlag
@@ -26,12 +28,13 @@ _FLAGS = {
     XdpMode.GENERIC: XdpFlag.SKB_MODE,
     XdpMode.OFFLOAD: XdpFlag.HW_MODE,
 }
-
-
 _INSTEAD = {
     XdpMode.NATIVE: "without the driver: --mode generic",
     XdpMode.OFFLOAD: "in the driver: --mode native, or without it: --mode generic",
 }
+# The kernel's words (dev_xdp_attach of net/core/dev.c), with EOPNOTSUPP.
+NO_NATIVE = "Underlying driver does not support XDP in native mode"
+VETH = "veth"
 
 
 class XdpLink(Link):
@@ -202,3 +205,30 @@ def _link_id(ifindex: int, program_id: int) -> int | None:
         if (link.type, link.ifindex, link.program_id) == (LinkType.XDP, ifindex, program_id):
             return link.id
     return None
+
+
+# What a driver would say to an XDP program, found out without touching the device.
+#
+# The kernel asks a driver only by attaching, which a dry run must not do; and a refused
+# BPF_LINK_UPDATE comes without words. What can be known beforehand:
+#
+# * whether the driver has native XDP at all: it says so itself (`netdev`, Linux 6.3).
+# * what veth answers: a pair like it is made in a network namespace of our own, which ends with the
+# question, and the program is attached there. `veth_xdp_set` of drivers/net/veth.c looks at the
+# peer's MTU, and whether the device receives on as many queues as its peer sends on.
+
+
+def foreseen_refusal(program: Program, ifindex: int, mode: XdpMode) -> str:
+    """Return the words by which *program* would be refused in *mode*, "" if none are known.
+
+    AUTO asks for native mode first. Only native mode can be foreseen; the device, which is in the
+    current network namespace, is only looked at.
+    """
+    if mode not in (XdpMode.NATIVE, XdpMode.AUTO):
+        return ""
+    if devices.driver_name(interfaces.name_of(ifindex)) == VETH:
+        from bpfpin.attach.netlink import on_a_copy_of_veth  # noqa: PLC0415 - 125 ms, for veth only
+
+        return on_a_copy_of_veth(program.fd, ifindex)
+    features = devices.xdp_features(ifindex)
+    return "" if features is None or XdpFeature.BASIC in features else NO_NATIVE

@@ -6,7 +6,7 @@ Such a hook has no link: it outlives every process, and is changed by naming the
 from __future__ import annotations
 
 from bpfpin.errors import ProgramChangedError
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import XdpMode
 from bpfpin.syscall.fd import Closing
 

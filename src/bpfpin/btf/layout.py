@@ -158,3 +158,12 @@ def _walk(btf: TypeTable, kind: Struct | Union, base: int, depth: int) -> Iterat
 def _unnamed(btf: TypeTable, member: Member) -> Struct | Union | None:
     kind = None if member.name else btf[btf.strip(member.type_id)]
     return kind if isinstance(kind, (Struct, Union)) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A part of a key or value: *size* bytes from byte *offset* on."""
+
+    offset: int
+    size: int
+    is_signed: bool = False

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.action import Switch, show, switch
-from bpfpin.apps.action_report import ActionReport, ActionResult
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.target import chosen_target, complete_sets, device_option
+from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.errors import UsageError
+from bpfpin.sets.action import ActionReport, ActionResult, Switch, show, switch
 from bpfpin.uapi import UpdateFlag
 
 _FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.clean import clean
-from bpfpin.apps.sets.reports import CleanReport
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.sets.clean import clean
+from bpfpin.sets.reports import CleanReport
 
 COLUMNS = ("kind", "path", "reason")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bpfpin.apps.confirm import confirm
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.target import optional_target_options
+from bpfpin.cli.options import optional_target_options
+from bpfpin.sets.confirm import confirm
 
 
 @bpfpin_command("confirm")

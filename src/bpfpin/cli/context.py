@@ -142,7 +142,7 @@ def bpfpin_command(
 
 
 def _map_path(target: str, pin_root: Path) -> str:
-    from bpfpin.apps.maps.naming import path_of  # noqa: PLC0415 - only for verbs of maps
+    from bpfpin.maps.open import path_of  # noqa: PLC0415 - only for verbs of maps
 
     return path_of(target, pin_root)
 
@@ -156,6 +156,6 @@ def _check_output(kind: str, outputs: Sequence[str], verb: str) -> None:
 def _namespace(name: str | None) -> contextlib.AbstractContextManager[object]:
     if name is None:
         return contextlib.nullcontext()
-    from bpfpin.apps.namespace import entered  # noqa: PLC0415 - only with -n
+    from bpfpin.host.namespaces import entered  # noqa: PLC0415 - only with -n
 
     return entered(name)

@@ -10,7 +10,7 @@ import click
 from bpfpin.apps.doctor import Check, doctor
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
-from bpfpin.cli.target import chosen_target, device_option
+from bpfpin.cli.options import chosen_target, device_option
 
 
 @bpfpin_command("doctor")

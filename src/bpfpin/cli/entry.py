@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpfpin.apps.maps.entries import Entry
-from bpfpin.apps.maps.literals import is_escaped
 from bpfpin.cli.output import to_json
+from bpfpin.maps.entries import Entry
+from bpfpin.maps.form import is_escaped
 
 _MARKS = ('"', "{", "[", "hex:")
 

@@ -15,9 +15,12 @@ from bpfpin.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb's `command` is, and the line that `--help` shows without importing it."""
+    """Where a verb's command is, and the line that `--help` shows without importing it.
 
-    module: str
+    *place* is `MODULE` for its `command`, or `MODULE:NAME`.
+    """
+
+    place: str
     help: str
 
 
@@ -35,11 +38,12 @@ class Group(Command, click.Group):
         return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the verb's module and return its `command`."""
+        """Import the verb's module and return its command."""
         verb = self.verbs.get(cmd_name)
         if verb is None:
             return None
-        command: click.Command = importlib.import_module(verb.module).command
+        module, _, name = verb.place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name or "command")
         return command
 
     def resolve_command(

@@ -8,22 +8,19 @@ from typing import Any
 
 import click
 
-from bpfpin.apps.deploy import deploy_all, require_devices
-from bpfpin.apps.load.choose import parse_hook
-from bpfpin.apps.load.loading import LoadOptions, parse_order
-from bpfpin.apps.load.variables import parse_set_words
-from bpfpin.apps.maps.naming import path_of
-from bpfpin.apps.reports import LoadReport, LoadResult, ProgramReport
-from bpfpin.apps.sharing import parse_map_words, parse_pinning_words
-from bpfpin.apps.sources import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE
 from bpfpin.apps.stats import has_counters
 from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
 from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
-from bpfpin.cli.mode import MODE
-from bpfpin.cli.size import SIZE
-from bpfpin.cli.target import complete_devices
+from bpfpin.cli.options import MODE, SIZE, complete_devices
 from bpfpin.cli.verifier_log import log_file_option, told
 from bpfpin.errors import UsageError
+from bpfpin.maps.open import path_of
+from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook
+from bpfpin.sets.given_maps import parse_map_words, parse_pinning_words
+from bpfpin.sets.load.deploy import deploy_all, require_devices
+from bpfpin.sets.reports import LoadReport, LoadResult, ProgramReport
+from bpfpin.sets.request import LoadOptions, parse_order
+from bpfpin.sets.variables import parse_set_words
 from bpfpin.spec import XdpMode
 
 

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-from bpfpin.apps.load.migrating import Migration, parse_wishes
-from bpfpin.apps.reports import LoadReport
 from bpfpin.errors import UsageError
+from bpfpin.sets.load.migrate import Migration, parse_wishes
+from bpfpin.sets.reports import LoadReport
 
 F = TypeVar("F", bound=Callable[..., Any])
 

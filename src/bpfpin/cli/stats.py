@@ -8,15 +8,22 @@ from contextlib import closing
 
 import click
 
-from bpfpin.apps.changes import document
-from bpfpin.apps.classic import classic, has_grouping
-from bpfpin.apps.maps.naming import path_of
-from bpfpin.apps.stats import Found, Interval, Row, open_counters, watch_events
+from bpfpin.apps.stats import (
+    Found,
+    Interval,
+    Row,
+    classic,
+    has_grouping,
+    open_counters,
+    watch_events,
+)
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.live import block, header
+from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.cli.output import Output
-from bpfpin.cli.stats_text import block, header
-from bpfpin.cli.target import chosen_target, complete_sets, device_option
 from bpfpin.errors import UsageError
+from bpfpin.maps.changes import document
+from bpfpin.maps.open import path_of
 
 
 @bpfpin_command("stats", outputs=("table", "json", "ndjson"))

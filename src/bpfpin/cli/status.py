@@ -6,13 +6,13 @@ import os
 
 import click
 
-from bpfpin.apps.sets.reports import SetReport, StatusReport
-from bpfpin.apps.status import status
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
 from bpfpin.cli.failure import sudo_hint
-from bpfpin.cli.target import optional_target_options
+from bpfpin.cli.options import optional_target_options
 from bpfpin.errors import ExitCode
+from bpfpin.sets.reports import SetReport, StatusReport
+from bpfpin.sets.status import status
 
 COLUMNS = ("set", "state", "generation", "device", "hook", "mode", "program", "maps")
 

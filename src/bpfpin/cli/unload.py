@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.reports import UnloadReport
-from bpfpin.apps.undeploy import undeploy, undeploy_all
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.target import optional_target_options
+from bpfpin.cli.options import optional_target_options
 from bpfpin.errors import UsageError
+from bpfpin.sets.reports import UnloadReport
+from bpfpin.sets.undeploy import undeploy, undeploy_all
 
 
 @bpfpin_command("unload")

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from bpfpin.apps.maps.new_file import write_text
 from bpfpin.cli.output import Output
 from bpfpin.errors import BpfError, VerifierError
+from bpfpin.maps.snapshot_file import write_text
 
 HOW = "the verifier's whole log: --log-file FILE, or -v"
 

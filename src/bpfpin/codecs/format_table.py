@@ -135,6 +135,6 @@ def _format(how: Format | str) -> Format:
 
 
 def _maker() -> Formatted:
-    from bpfpin.codecs.formatted import formatted  # noqa: PLC0415  (who asks for none pays for none)
+    from bpfpin.codecs.formats import formatted  # noqa: PLC0415  (who asks for none pays for none)
 
     return formatted

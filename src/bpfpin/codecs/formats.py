@@ -17,11 +17,21 @@ element by element.
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final
+from typing import Any, Final
+
+from bpfpin.codecs.codec import BytesCodec, Codec, MisfitError, ScalarCodec, TextCodec
+from bpfpin.codecs.number import BitsCodec, BoolCodec, MappedCodec
+from bpfpin.codecs.prefix import prefix_codec
+from bpfpin.codecs.record import ArrayCodec
 
 _TIME = re.compile(r"\s*(\d+)(?:\.(\d+))?\s*(ns|us|ms|s)\s*", re.ASCII)
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+_NS_SIZES = frozenset({4, 8})
+_MAC_SIZE = 6
+_PORT_SIZE = 2
 
 
 class Format(Enum):
@@ -73,6 +83,7 @@ AUTO: Final = Rules(
         "*long* *_ns": Format.NS,
     }
 )
+
 """What types and names tell for sure enough; `lpm_trie` stands for the keys of such maps."""
 
 
@@ -94,3 +105,180 @@ def parse_ns(text: str) -> int:
     if rest:
         raise ValueError(f"{text!r} is no whole number of nanoseconds")
     return number
+
+
+# The codecs of the formats in `formats.py`.
+
+
+def formatted(plain: Codec, how: Format) -> Codec | None:
+    """Return the codec that reads as *how* what *plain* reads; None where that does not fit."""
+    bare = plain.origin if isinstance(plain, MappedCodec) else plain
+    if not isinstance(bare, ArrayCodec):
+        return _MAKERS[how](bare)
+    if bare.length == 1 and not _is_byte(bare.element):
+        return _elements(bare, how)
+    return _MAKERS[how](bare) or _elements(bare, how)
+
+
+def _elements(plain: ArrayCodec, how: Format) -> Codec | None:
+    element = formatted(plain.element, how)
+    return ArrayCodec(element, plain.length, factory=plain.factory) if element else None
+
+
+def _over_bytes(
+    origin: Codec, shown: Callable[[bytes], Any], taken: Callable[[Any, int], bytes]
+) -> Codec:
+    size = origin.size
+
+    def raw(value: Any) -> bytes:
+        if isinstance(value, bytes | bytearray | memoryview):
+            return bytes(value)
+        try:
+            return taken(value, size)
+        except (OSError, OverflowError, ValueError) as error:
+            raise MisfitError(ValueError, f"{value!r} does not fit: {error}") from error
+
+    return MappedCodec(BytesCodec(size), shown, raw, origin=origin)
+
+
+def _address(family: socket.AddressFamily, title: str) -> Callable[[Codec], Codec | None]:
+    size = 4 if family is socket.AF_INET else 16
+
+    def taken(value: Any, size: int) -> bytes:
+        if isinstance(value, str):
+            return _packed(family, value, title)
+        if isinstance(packed := getattr(value, "packed", None), bytes):  # of ipaddress
+            return packed
+        return _integer(value, f"an {title} address").to_bytes(size, "big")
+
+    def made(plain: Codec) -> Codec | None:
+        if plain.size != size or not _is_whole_bytes(plain):
+            return None
+        return _over_bytes(plain, lambda raw: socket.inet_ntop(family, raw), taken)
+
+    return made
+
+
+def _packed(family: socket.AddressFamily, text: str, title: str) -> bytes:
+    try:
+        return socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        raise MisfitError(ValueError, f"{text!r} is no {title} address") from None
+
+
+def _mac(plain: Codec) -> Codec | None:
+    if plain.size != _MAC_SIZE or isinstance(plain, BitsCodec):
+        return None
+    return _over_bytes(plain, lambda raw: raw.hex(":"), _mac_bytes)
+
+
+def _mac_bytes(value: Any, size: int) -> bytes:
+    if not isinstance(value, str):
+        return _integer(value, "a MAC address").to_bytes(size, "big")
+    parts = re.split("[:-]", value)
+    if len(parts) != size or not all(re.fullmatch("[0-9A-Fa-f]{1,2}", part) for part in parts):
+        raise MisfitError(ValueError, f"{value!r} is no MAC address like 02:00:00:00:00:01")
+    return bytes(int(part, 16) for part in parts)
+
+
+def _port(plain: Codec) -> Codec | None:
+    if plain.size != _PORT_SIZE or not _is_whole_bytes(plain):
+        return None
+    return _over_bytes(plain, int.from_bytes, _port_bytes)
+
+
+def _port_bytes(value: Any, size: int) -> bytes:
+    number = _integer(value, "a port")
+    if not 0 <= number < 1 << 16:
+        raise MisfitError(ValueError, f"{number} is no port (0 to 65535)")
+    return number.to_bytes(size, "big")
+
+
+def _nanoseconds(plain: Codec) -> Codec | None:
+    if plain.size not in _NS_SIZES or not _is_integer(plain) or isinstance(plain, BitsCodec):
+        return None
+    return MappedCodec(plain, Nanoseconds, _ns_number)
+
+
+def _ns_number(value: Any) -> Any:
+    try:
+        return parse_ns(value) if isinstance(value, str) else _from_memory(value)
+    except ValueError as error:
+        raise MisfitError(ValueError, str(error)) from None
+
+
+def _hex(plain: Codec) -> Codec | None:
+    if _is_integer(plain):
+        return MappedCodec(plain, hex, _hex_number)
+    if isinstance(plain, ArrayCodec) and not _is_byte(plain.element):
+        return None  # its elements are
+    return None if isinstance(plain, BitsCodec) else _over_bytes(plain, bytes.hex, _hex_bytes)
+
+
+def _hex_number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return _from_memory(value)
+    try:
+        return int(value, 16)
+    except ValueError:
+        raise MisfitError(ValueError, f"{value!r} is no hexadecimal number") from None
+
+
+def _hex_bytes(value: Any, _size: int) -> bytes:
+    if not isinstance(value, str):
+        raise MisfitError(TypeError, f"hexadecimal digits or bytes were expected, not {value!r}")
+    try:
+        return bytes.fromhex(value.removeprefix("0x"))
+    except ValueError:
+        raise MisfitError(ValueError, f"{value!r} is not hexadecimal") from None
+
+
+def _text(plain: Codec) -> Codec | None:
+    is_array = isinstance(plain, ArrayCodec) and _is_byte(plain.element)
+    return TextCodec(plain.size) if is_array or isinstance(plain, BytesCodec) else None
+
+
+def _ip(plain: Codec) -> Codec | None:
+    return _MAKERS[Format.IPV4](plain) or _MAKERS[Format.IPV6](plain)
+
+
+def _integer(value: Any, what: str) -> int:
+    if not hasattr(value, "__index__"):
+        raise MisfitError(TypeError, f"{what} was expected, not {value!r}")
+    return int(value)
+
+
+def _from_memory(value: Any) -> Any:
+    return int.from_bytes(value, "little") if isinstance(value, bytes) else value
+
+
+def _is_integer(plain: Codec) -> bool:
+    if isinstance(plain, BoolCodec):
+        return False
+    return isinstance(plain, BitsCodec) or (
+        isinstance(plain, ScalarCodec) and plain.letter in "bBhHiIqQ"
+    )
+
+
+def _is_whole_bytes(plain: Codec) -> bool:
+    """Whether the bytes may be an address: an integer, an array, a structure."""
+    if isinstance(plain, ScalarCodec):
+        return _is_integer(plain)
+    return not isinstance(plain, BitsCodec) or plain.is_whole
+
+
+def _is_byte(plain: Codec) -> bool:
+    return isinstance(plain, ScalarCodec) and plain.letter in "bB"
+
+
+_MAKERS: Final[Mapping[Format, Callable[[Codec], Codec | None]]] = {
+    Format.IPV4: _address(socket.AF_INET, "IPv4"),
+    Format.IPV6: _address(socket.AF_INET6, "IPv6"),
+    Format.IP: _ip,
+    Format.MAC: _mac,
+    Format.PORT: _port,
+    Format.NS: _nanoseconds,
+    Format.HEX: _hex,
+    Format.TEXT: _text,
+    Format.PREFIX: prefix_codec,
+}

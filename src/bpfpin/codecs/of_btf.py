@@ -24,7 +24,6 @@ from bpfpin.btf.types import (
     Variable,
 )
 from bpfpin.codecs.codec import BytesCodec, CharsCodec, Codec, ScalarCodec, TextCodec
-from bpfpin.codecs.flat import record_codec
 from bpfpin.codecs.format_table import KEY, VALUE, FormatTable, Place, type_names
 from bpfpin.codecs.formats import Format
 from bpfpin.codecs.kernel_owned import is_kernel_owned, is_spin_lock
@@ -34,6 +33,7 @@ from bpfpin.codecs.record import (
     Part,
     Record,
     UnionCodec,
+    record_codec,
 )
 from bpfpin.errors import ObjectFileError
 

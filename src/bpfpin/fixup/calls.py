@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from bpfpin import insn
 from bpfpin.errors import UsageError
 from bpfpin.insn import INSN_SIZE, LD_IMM64, Code, encode, fill
 from bpfpin.spec import FunctionSpec, LineInfo, ProgramSpec, Reference, ReferenceKind
@@ -16,6 +17,9 @@ _SOURCES = {
     ReferenceKind.FUNCTION: int(PseudoSource.FUNC),
 }
 _FUNCTIONS = tuple(_SOURCES)  # compared, for hashing the members of an enum is slow
+_MAP_VALUE = int(PseudoSource.MAP_VALUE)
+_MAP_FD = int(PseudoSource.MAP_FD)
+_FILLED = (ReferenceKind.MAP, ReferenceKind.MAP_VALUE)
 
 
 @dataclass(frozen=True)
@@ -127,3 +131,30 @@ def _moved(lines: Iterable[LineInfo], base: int) -> Iterator[LineInfo]:
     for line in lines:
         index = base + line.index
         yield LineInfo(index, line.file_name_offset, line.line_offset, line.line_column)
+
+
+# Fills the descriptors of maps into a linked program.
+
+
+def fill_maps(
+    instructions: Sequence[insn.Instruction],
+    references: Iterable[Reference],
+    descriptors: Mapping[str, int],
+) -> insn.Code:
+    """Return *instructions* with each map reference replaced by its map's descriptor.
+
+    A reference into a value carries its offset in the second slot. `UsageError` if *descriptors*
+    lacks a map.
+    """
+    filled = bytearray(insn.encode(instructions))
+    for reference in references:
+        if reference.kind not in _FILLED:
+            raise UsageError(
+                f"the program takes {reference.target} from the kernel; load it with its object"
+            )
+        if reference.target not in descriptors:
+            raise UsageError(f"the program uses map {reference.target!r}, which was not given")
+        source = _MAP_VALUE if reference.kind is ReferenceKind.MAP_VALUE else _MAP_FD
+        insn.fill(filled, reference.index, imm=descriptors[reference.target], src=source)
+        insn.fill(filled, reference.index + 1, imm=reference.addend)
+    return insn.Code(bytes(filled))

@@ -12,14 +12,83 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.layout import MemberLayout, size_of
+from bpfpin.btf.decode import malformed
+from bpfpin.btf.layout import MAX_DEPTH, MemberLayout, size_of
 from bpfpin.btf.types import Array, Struct, Union
 from bpfpin.errors import ObjectFileError
-from bpfpin.fixup.core_compatible import fields_fit
-from bpfpin.fixup.core_members import Members
+from bpfpin.fixup.core_match import fields_fit
 
+_LIMIT = 1 << 20  # members listed in all; the kernel has some 60,000, unnamed ones counted twice
 MAX_STEPS = 64  # libbpf's BPF_CORE_SPEC_MAX_LEN
 _MAX_DIGITS = 10
+
+
+# Members of structures by name, as C sees them: those of unnamed structures are among them.
+
+
+class Place(NamedTuple):
+    """A member, its offset counted from the outermost structure."""
+
+    layout: MemberLayout
+    is_last: bool  # of its own structure
+
+
+class Members:
+    """Finds members; each structure's are listed once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Btf, int], dict[str, Place]] = {}
+        self._listed = 0
+
+    def find(self, btf: Btf, type_id: int, name: str) -> Place | None:
+        """Return member *name* of type *type_id*; None if there is none, or it has no members.
+
+        `ObjectFileError` for unnamed structures nested more than 32 deep, and for a table whose
+        structures repeat each other's members a million times.
+        """
+        return self._named(btf, type_id, MAX_DEPTH).get(name)
+
+    def _named(self, btf: Btf, type_id: int, depth: int) -> dict[str, Place]:
+        stripped = btf.strip(type_id)
+        found = self._known.get((btf, stripped))
+        if found is not None:
+            return found
+        if depth == 0:
+            raise malformed(f"unnamed members of type {type_id} are nested over {MAX_DEPTH} deep")
+        found = self._list(btf, btf[stripped], depth)
+        self._known[btf, stripped] = found
+        return found
+
+    def _list(self, btf: Btf, kind: object, depth: int) -> dict[str, Place]:
+        found: dict[str, Place] = {}
+        if not isinstance(kind, Struct | Union):
+            return found
+        last = len(kind.members) - 1
+        seen: set[int] = set()  # one more of the same unnamed type has no new names
+        for number, (name, type_id, bit_offset, bitfield_size) in enumerate(kind.members):
+            if name:
+                layout = MemberLayout(name, type_id, bit_offset, bitfield_size)
+                found.setdefault(name, Place(layout, number == last))
+            elif type_id not in seen:
+                seen.add(type_id)
+                inner = self._named(btf, type_id, depth - 1)
+                self._count(len(inner))
+                for place in inner.values():
+                    found.setdefault(place.layout.name, _moved_bits(place, bit_offset))
+        self._count(len(kind.members))
+        return found
+
+    def _count(self, number: int) -> None:
+        self._listed += number
+        if self._listed > _LIMIT:
+            raise malformed(f"the structures asked for have more than {_LIMIT} members")
+
+
+def _moved_bits(place: Place, by: int) -> Place:
+    name, type_id = place.layout.name, place.layout.type_id
+    bit_offset = by + place.layout.bit_offset
+    layout = MemberLayout(name, type_id, bit_offset, place.layout.bitfield_size)
+    return Place(layout, place.is_last)
 
 
 class Step(NamedTuple):
@@ -45,9 +114,9 @@ def indices_of(access: str) -> tuple[int, ...]:
     """Return the numbers of *access*; `ObjectFileError` if it is no path."""
     parts = access.split(":", MAX_STEPS)
     if len(parts) > MAX_STEPS:
-        raise malformed(f"the path {access[:40]!r}… has more than {MAX_STEPS} steps")
+        raise malformed_relocation(f"the path {access[:40]!r}… has more than {MAX_STEPS} steps")
     if not all(part.isascii() and part.isdigit() and len(part) <= _MAX_DIGITS for part in parts):
-        raise malformed(f"{access[:80]!r} is no path of numbers")
+        raise malformed_relocation(f"{access[:80]!r} is no path of numbers")
     return tuple([int(part) for part in parts])
 
 
@@ -73,13 +142,15 @@ def local_field(btf: Btf, type_id: int, access: str) -> tuple[Field, list[Step]]
             field = element(field, kind, index)
             steps.append(Step("", index, field.type_id))
         else:
-            raise malformed(f"{access!r} goes into a {type(kind).__name__.lower()}")
+            raise malformed_relocation(f"{access!r} goes into a {type(kind).__name__.lower()}")
     return field, steps
 
 
 def _into_member(field: Field, kind: Struct | Union, index: int) -> Field:
     if index >= len(kind.members):
-        raise malformed(f"there is no member {index} of {kind.name!r}: it has {len(kind.members)}")
+        raise malformed_relocation(
+            f"there is no member {index} of {kind.name!r}: it has {len(kind.members)}"
+        )
     member = kind.members[index]
     bit_offset = field.bit_offset + member.bit_offset
     return Field(field.btf, member.type_id, bit_offset, member.bitfield_size)
@@ -87,7 +158,7 @@ def _into_member(field: Field, kind: Struct | Union, index: int) -> Field:
 
 def _check_length(kind: Array, index: int, *, may_be_open: bool) -> None:
     if index >= kind.length and not (may_be_open and kind.length == 0):
-        raise malformed(f"there is no element {index} of an array of {kind.length}")
+        raise malformed_relocation(f"there is no element {index} of an array of {kind.length}")
 
 
 def element(field: Field, kind: Array, index: int) -> Field:
@@ -145,6 +216,6 @@ def _words(steps: list[Step]) -> Iterator[str]:
         yield f".{step.name}" if step.name else f"[{step.number}]"
 
 
-def malformed(message: str) -> ObjectFileError:
+def malformed_relocation(message: str) -> ObjectFileError:
     """Return the error of a relocation that is not what the compilers write."""
     return ObjectFileError(message, section=".BTF.ext")

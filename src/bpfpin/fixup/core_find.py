@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.names import essential_name
 from bpfpin.btf.types import Enum
 from bpfpin.errors import ObjectFileError
-from bpfpin.fixup.core_access import indices_of, local_field, malformed, target_field
-from bpfpin.fixup.core_match import Comparison
-from bpfpin.fixup.core_members import Members
-from bpfpin.fixup.core_target import CoreTarget
+from bpfpin.fixup.core_access import (
+    Members,
+    indices_of,
+    local_field,
+    malformed_relocation,
+    target_field,
+)
+from bpfpin.fixup.core_match import Comparison, is_one_kind
 from bpfpin.fixup.core_values import (
     ENUMERATORS,
     EXISTENCE,
@@ -23,6 +28,40 @@ from bpfpin.fixup.core_values import (
     type_value,
 )
 from bpfpin.uapi import CoreRelocationKind as Kind
+
+# The types that local ones are looked for in: the kernel's, then those of its modules.
+
+
+def _none() -> tuple[Btf, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class CoreTarget:
+    """Where types come from; neither is called before a relocation needs it.
+
+    *modules* are asked only for what *kernel* does not have.
+    """
+
+    kernel: Callable[[], Btf]
+    modules: Callable[[], Iterable[Btf]] = _none
+
+    def candidates(self, local: TypeRef) -> list[TypeRef]:
+        """Return the types of the local one's kind and name, flavours of either aside."""
+        if not local.name:
+            raise ObjectFileError(
+                f"type {local.id} has no name to look for in the kernel", section=".BTF.ext"
+            )
+        found = _candidates(self.kernel(), local)
+        if found:
+            return found
+        return [each for btf in self.modules() for each in _candidates(btf, local)]
+
+
+def _candidates(btf: Btf, local: TypeRef) -> list[TypeRef]:
+    kind = local.type
+    named = btf.flavours(essential_name(local.name))
+    return [btf.ref(type_id) for type_id in named if is_one_kind(kind, btf[type_id])]
 
 
 class Found(NamedTuple):
@@ -69,7 +108,7 @@ class Finder:
         if kind in ENUMERATORS:
             return self._enumerator(type_id, access, kind)
         if access != "0":
-            raise malformed(f"{access[:80]!r} is no path into a whole type")
+            raise malformed_relocation(f"{access[:80]!r} is no path into a whole type")
         if kind is Kind.TYPE_ID_LOCAL:
             own = Value(type_id, is_sure=False)
             return Found(own, own)
@@ -97,7 +136,7 @@ class Finder:
         own_id = self._btf.strip(type_id)
         enum, path = self._btf[own_id], indices_of(access)
         if not isinstance(enum, Enum) or len(path) > 1 or path[0] >= len(enum.values):
-            raise malformed(f"{access[:80]!r} is no enumerator of type {type_id}")
+            raise malformed_relocation(f"{access[:80]!r} is no enumerator of type {type_id}")
         name = essential_name(enum.values[path[0]].name)
 
         def ask(ref: TypeRef) -> _Answer | None:

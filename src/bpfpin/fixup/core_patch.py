@@ -8,7 +8,7 @@ number names the relocation.
 from __future__ import annotations
 
 from bpfpin.errors import ObjectFileError
-from bpfpin.fixup.core_access import malformed
+from bpfpin.fixup.core_access import malformed_relocation
 from bpfpin.fixup.core_values import Value, may_resize
 from bpfpin.insn import CALL, Instruction, signed32
 
@@ -62,7 +62,9 @@ def _poison(code: list[Instruction], index: int, number: int) -> None:
 def _with_offset(instruction: Instruction, local: Value, target: Value) -> Instruction:
     _expect(local, instruction.offset, "offset")
     if not -_OFFSET_LIMIT <= target.number < _OFFSET_LIMIT:
-        raise malformed(f"an offset of {target.number} bytes does not fit the instruction")
+        raise malformed_relocation(
+            f"an offset of {target.number} bytes does not fit the instruction"
+        )
     opcode = instruction.opcode
     if target.bytes_held != local.bytes_held:
         opcode = _resized(opcode, local, target)
@@ -72,19 +74,23 @@ def _with_offset(instruction: Instruction, local: Value, target: Value) -> Instr
 def _resized(opcode: int, local: Value, target: Value) -> int:
     moved = _BYTES[opcode & _SIZE_MASK]
     if moved != local.bytes_held:
-        raise malformed(f"the instruction moves {moved} bytes of a field of {local.bytes_held}")
+        raise malformed_relocation(
+            f"the instruction moves {moved} bytes of a field of {local.bytes_held}"
+        )
     if target.bytes_held not in _SIZES:
-        raise malformed(f"no instruction moves the {target.bytes_held} bytes of the field")
+        raise malformed_relocation(
+            f"no instruction moves the {target.bytes_held} bytes of the field"
+        )
     return opcode & ~_SIZE_MASK | _SIZES[target.bytes_held]
 
 
 def _with_immediate(instruction: Instruction, local: Value, target: Value) -> Instruction:
     if instruction.opcode & _REGISTER_SOURCE:
-        raise malformed("the instruction takes a register, and no number")
+        raise malformed_relocation("the instruction takes a register, and no number")
     _expect(local, instruction.imm, "number")
     highest = 1 << (32 if instruction.opcode & _CLASS_MASK == _ALU else 31)
     if not -(1 << 31) <= target.number < highest:
-        raise malformed(f"{target.number} does not fit the 32 bits of the instruction")
+        raise malformed_relocation(f"{target.number} does not fit the 32 bits of the instruction")
     return _changed(instruction, imm=signed32(target.number))
 
 
@@ -92,10 +98,10 @@ def _with_wide_immediate(
     slots: list[Instruction], local: Value, target: Value
 ) -> tuple[Instruction, Instruction]:
     if len(slots) < 2 or not slots[0].is_wide or slots[0].src or slots[0].offset:
-        raise malformed("the instruction is neither a load or store nor takes a number")
+        raise malformed_relocation("the instruction is neither a load or store nor takes a number")
     low, high = slots
     if high.opcode or high.dst or high.src or high.offset:
-        raise malformed("the second half of the load of a number is not one")
+        raise malformed_relocation("the second half of the load of a number is not one")
     held = (low.imm & 0xFFFFFFFF) | (high.imm & 0xFFFFFFFF) << 32
     if local.is_sure and held != local.number & _U64:
         raise _unexpected("number", held, local)
@@ -109,7 +115,9 @@ def _expect(local: Value, there: int, what: str) -> None:
 
 
 def _unexpected(what: str, there: int, local: Value) -> ObjectFileError:
-    return malformed(f"the instruction has {what} {there}, and the object's types {local.number}")
+    return malformed_relocation(
+        f"the instruction has {what} {there}, and the object's types {local.number}"
+    )
 
 
 def _changed(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.layout import size_of
 from bpfpin.btf.types import Array, Enum, Int, Pointer
-from bpfpin.fixup.core_access import Field, malformed
+from bpfpin.fixup.core_access import Field, malformed_relocation
 from bpfpin.uapi import CoreRelocationKind as Kind
 
 _WIDEST_BYTES = 8
@@ -55,7 +55,7 @@ def field_value(kind: Kind, field: Field) -> Value:
     if kind is Kind.FIELD_EXISTS:
         return Value(1)
     if field.is_element and kind not in (Kind.FIELD_BYTE_OFFSET, Kind.FIELD_BYTE_SIZE):
-        raise malformed(f"{kind.name} of an array element")
+        raise malformed_relocation(f"{kind.name} of an array element")
     span = _span(field)
     if kind is Kind.FIELD_BYTE_OFFSET:
         return _offset(field, span)
@@ -75,7 +75,7 @@ def _span(field: Field) -> _Span:
         size *= 2
         if size > _WIDEST_BYTES:
             break
-    raise malformed(f"no load of up to 8 bytes holds bits {first_bit} to {end_bit}")
+    raise malformed_relocation(f"no load of up to 8 bytes holds bits {first_bit} to {end_bit}")
 
 
 def _offset(field: Field, span: _Span) -> Value:

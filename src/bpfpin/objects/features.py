@@ -22,7 +22,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
 )
 from bpfpin.objects.link import Link
-from bpfpin.objects.program import Program
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall import bpf, fs, netns
 from bpfpin.syscall.attr import MapBatchAttr, MapCreateAttr

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol, Self
 
 from bpfpin.errors import PermissionDeniedError, SyscallError
-from bpfpin.objects.info import LinkInfo, link_info
-from bpfpin.objects.kernel_object import KernelObject, ObjectKind
-from bpfpin.objects.program import Program
+from bpfpin.objects.kernel.info import LinkInfo, link_info
+from bpfpin.objects.kernel.object import KernelObject, ObjectKind
+from bpfpin.objects.programs.program import Program
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.refusal import refusal

@@ -16,7 +16,7 @@ from bpfpin.btf.layout import align_of
 from bpfpin.btf.types import BtfType, DataSection, Function, Linkage, Variable, Void
 from bpfpin.errors import ObjectFileError
 from bpfpin.externs import KCONFIG, KSYMS, ExternKind, ExternSpec
-from bpfpin.objfile.elf import SHN_UNDEF, Elf, Symbol, SymbolBinding
+from bpfpin.objfile.elf.file import SHN_UNDEF, Elf, Symbol, SymbolBinding
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 

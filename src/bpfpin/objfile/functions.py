@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from bpfpin.insn import INSN_SIZE
-from bpfpin.objfile.elf import Elf, Section, Symbol, SymbolType
-from bpfpin.objfile.limits import MAX_FUNCTIONS, check_limit
+from bpfpin.objfile.elf.file import Elf, Section, Symbol, SymbolType
+from bpfpin.objfile.elf.records import MAX_FUNCTIONS, check_limit
 
 TEXT = ".text"  # where compilers put functions that name no section
 

@@ -14,9 +14,9 @@ from bpfpin.btf.types import DeclTag, Function
 from bpfpin.errors import ObjectFileError
 from bpfpin.externs import ExternSpec
 from bpfpin.insn import INSN_SIZE, Code
-from bpfpin.objfile.elf import Elf
+from bpfpin.objfile.elf.file import Elf
+from bpfpin.objfile.elf.records import MAX_INSTRUCTIONS, MAX_LINKED_INSTRUCTIONS, check_limit
 from bpfpin.objfile.functions import Functions, Place
-from bpfpin.objfile.limits import MAX_INSTRUCTIONS, MAX_LINKED_INSTRUCTIONS, check_limit
 from bpfpin.objfile.references import NO_EXTERNS, Resolver
 from bpfpin.spec import CoreRelocation, FunctionSpec, LineInfo, MapSpec, ReferenceKind
 from bpfpin.uapi import CoreRelocationKind

@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 from bpfpin.errors import UsageError
-from bpfpin.objfile.elf import Elf
+from bpfpin.objfile.elf.file import Elf
+from bpfpin.objfile.elf.section import ProgramKind, kind_by_word, program_kind
 from bpfpin.objfile.functions import TEXT, Functions, Place
 from bpfpin.objfile.program_code import CodeReader
-from bpfpin.objfile.section import ProgramKind, kind_by_word, program_kind
 from bpfpin.spec import ProgramSpec
 from bpfpin.uapi import ProgramType
 

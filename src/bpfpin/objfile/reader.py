@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
+from typing import Final
 
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.check import check
@@ -14,21 +16,71 @@ from bpfpin.btf.ext import BtfExt, parse_ext
 from bpfpin.btf.sanitize import for_kernel, with_large_numbers
 from bpfpin.errors import ObjectFileError, ObjectNotFoundError, PermissionDeniedError
 from bpfpin.externs import KCONFIG, ExternSpec
-from bpfpin.objfile import shipped
-from bpfpin.objfile.elf import SHF_ALLOC, Elf, SymbolType
+from bpfpin.objfile.dialects import is_old, read_old_maps, reader_for
+from bpfpin.objfile.dialects.data import with_arena_variables
+from bpfpin.objfile.dialects.iproute2 import link_tail_calls
+from bpfpin.objfile.elf.file import SHF_ALLOC, Elf, SymbolType
+from bpfpin.objfile.elf.records import MAX_BTF_BYTES, MAX_FILE_BYTES, check_limit
 from bpfpin.objfile.externs import config_map, config_size, config_variables, read_externs
 from bpfpin.objfile.functions import Functions
-from bpfpin.objfile.limits import MAX_BTF_BYTES, MAX_FILE_BYTES, check_limit
-from bpfpin.objfile.maps import read_maps
 from bpfpin.objfile.program_code import CodeReader
 from bpfpin.objfile.programs import ProgramReader
-from bpfpin.objfile.tail_calls import link_tail_calls
-from bpfpin.spec import ObjectSpec
+from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+PREFIX: Final = "builtin:"
+_FOLDER = Path(__file__).parents[1] / "builtin"
+_SUFFIX = ".bpf.o"
 _HIDDEN = (1, 2)  # STV_INTERNAL, STV_HIDDEN
 _VERSION = struct.Struct("<I")
 _ELF_MAGIC = b"\x7fELF"
 _CHUNK_BYTES = 1 << 16
+
+
+# All maps of an object, whatever the dialect, in libbpf's order.
+
+
+def read_maps(elf: Elf, btf: Btf | None) -> list[MapSpec]:
+    """Return the maps by place in the file, data maps last; names are unique and usable."""
+    found: dict[str, MapSpec] = {}
+    for spec in _maps(elf, btf):
+        if spec.name in found:
+            raise elf.error("a second map of that name", section=spec.section, symbol=spec.name)
+        if spec.dialect != Dialect.DATA and not _IDENTIFIER.fullmatch(spec.name):
+            raise elf.error(
+                f"the map's name {spec.name!r} is no C identifier",
+                section=spec.section,
+                symbol=spec.name,
+                hint="a map is pinned under its name; rename it in the source",
+            )
+        found[spec.name] = spec
+    return sorted(with_arena_variables(elf, list(found.values())), key=_order)
+
+
+def _maps(elf: Elf, btf: Btf | None) -> Iterator[MapSpec]:
+    yield from read_old_maps(elf, [each for each in elf.sections if is_old(each)], btf)
+    for section in elf.sections:
+        reader = reader_for(section)
+        yield from reader(elf, section, btf) if reader else ()
+
+
+def _order(spec: MapSpec) -> tuple[bool, int, int]:
+    return spec.dialect == Dialect.DATA, spec.section_index, spec.offset
+
+
+# The objects that come with bpfpin, named `builtin:NAME`.
+
+
+def builtins() -> list[str]:
+    """Return the names of the objects that come with bpfpin, as they are typed."""
+    return sorted(PREFIX + path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}"))
+
+
+def builtin_path(name: str) -> Path:
+    """Return where the object `builtin:NAME` is; `ObjectNotFoundError` if there is none."""
+    if name not in builtins():
+        raise ObjectNotFoundError(f"there is no {name}; there are: {', '.join(builtins())}")
+    return _FOLDER / (name.removeprefix(PREFIX) + _SUFFIX)
 
 
 def read_object(
@@ -106,8 +158,8 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
 
 
 def _file(source: str | Path) -> Path:
-    if isinstance(source, str) and source.startswith(shipped.PREFIX):
-        return shipped.builtin_path(source)
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return builtin_path(source)
     return Path(source)
 
 

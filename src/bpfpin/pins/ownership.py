@@ -27,7 +27,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UnsafePathError,
 )
-from bpfpin.objects.kernel_object import ObjectKind, identity
+from bpfpin.objects.kernel.object import ObjectKind, identity
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, Kind, remove_tree, require_safe

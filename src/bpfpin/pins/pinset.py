@@ -20,12 +20,13 @@ from bpfpin.errors import (
     PinNotFoundError,
     UnsafePathError,
 )
-from bpfpin.objects.kernel_object import identity
-from bpfpin.objects.layouts import parts as layout_parts
+from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.link import Link
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
-from bpfpin.pins import lock, names
+from bpfpin.objects.maps.layouts import parts as layout_parts
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import bpffs, lock, names
+from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, user_name
 from bpfpin.pins.manifest import Manifest, read_manifest
 from bpfpin.pins.ownership import Objects, Owner, is_unloaded, look_by_name
@@ -340,3 +341,11 @@ def _is_still(root: Directory, name: str, directory: Directory) -> bool:
 
 def _below(path: Path, folder: str, ours: Mapping[str, Iterable[str]]) -> dict[str, Path]:
     return {pin: path / folder / pin for pin in ours.get(folder, ())}
+
+
+def all_sets(pin_root: Path) -> list[PinSet]:
+    """Return all pin sets; none where no bpffs was ever mounted."""
+    if bpffs.inspect(pin_root) is RootState.ABSENT:
+        return []
+    bpffs.require(pin_root)
+    return pin_sets(pin_root)

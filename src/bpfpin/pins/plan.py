@@ -20,14 +20,13 @@ from bpfpin.errors import (
     PinKindError,
     PinNotFoundError,
 )
-from bpfpin.objects import compat
+from bpfpin.migration.plan import MigrationPlan
 from bpfpin.objects.link import Attachment
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
-from bpfpin.pins import names
+from bpfpin.objects.maps import compat
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import folds, names
 from bpfpin.pins.manifest import Held, HookRecord
-from bpfpin.pins.migration import staged
-from bpfpin.pins.migration.plan import MigrationPlan
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall.fd import Closing
@@ -255,7 +254,7 @@ class _Sources:
     def _left_of(self, name: str) -> Iterator[Map]:
         """Open what earlier migrations of the map had no room for."""
         if self.live is not None:
-            yield from staged.left_of(self.live.path, names.map_pin_name(name))
+            yield from folds.left_of(self.live.path, names.map_pin_name(name))
 
 
 def _id_at(path: Path) -> int | None:

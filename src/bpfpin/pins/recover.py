@@ -20,13 +20,11 @@ from contextlib import suppress
 from enum import Enum
 
 from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
-from bpfpin.objects.map import Map
-from bpfpin.objects.program import Program
-from bpfpin.pins import names, outside
-from bpfpin.pins.access import set_access
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import folds, names, shared
 from bpfpin.pins.directory import Directory, remove_tree, require_safe, user_name
 from bpfpin.pins.manifest import Held, HookRecord, Manifest, read_manifest
-from bpfpin.pins.migration import staged
 from bpfpin.pins.ownership import (
     Objects,
     give_back,
@@ -35,6 +33,7 @@ from bpfpin.pins.ownership import (
     remove_previous,
 )
 from bpfpin.pins.pinset import pin_sets
+from bpfpin.pins.shared import set_access
 from bpfpin.pins.switch import Reopen, switch, turn_back
 from bpfpin.syscall.fs import Rename
 
@@ -87,7 +86,7 @@ def conclude(root: Directory, name: str, reopen: Reopen) -> None:
             except BpfError:
                 directory.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
                 raise
-        staged.fold_all(directory)
+        folds.fold_all(directory)
         _publish(root, name)
         _settle(root, directory, manifest)  # the same directory, under its new name
     try:
@@ -108,7 +107,7 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
     set_name = name.removesuffix(names.STAGE_SUFFIX)
     if _is_unloaded(root, set_name):
         with root.child(set_name) as left:
-            outside.unshare_given_up(root, left)
+            shared.unshare_given_up(root, left)
     with root.child(name) as directory:
         _detach(directory, reopen)
         remove_own(directory)
@@ -161,12 +160,12 @@ def _turn_back(root: Directory, name: str, reopen: Reopen) -> None:
     with root.child(names.stage_name(name)) as stage:
         manifest = read_manifest(stage)
         turn_back(stage, manifest, reopen)
-        outside.exchange_back(root, stage)
+        shared.exchange_back(root, stage)
         lasting = _shared_names(root) if manifest.outside else set()
         for pin in manifest.outside:
             if pin.path not in lasting:
                 with Map.from_pin(stage.path / names.map_pin_name(pin.map)) as held:
-                    outside.unshare(root, pin, held.id)
+                    shared.unshare(root, pin, held.id)
 
 
 def _shared_names(root: Directory) -> set[str]:
@@ -190,7 +189,7 @@ def _settle(root: Directory, directory: Directory, manifest: Manifest) -> None:
     """Let those read the maps who are to, and take the marks of the transaction away."""
     if manifest.access is not None:
         set_access(directory, manifest.access)
-    outside.unshare_given_up(root, directory)
+    shared.unshare_given_up(root, directory)
     remove_previous(directory)
     with suppress(PinNotFoundError):
         remove_tree(directory, names.SHARED)

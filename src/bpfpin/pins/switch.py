@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from bpfpin.errors import AttachError, PinNotFoundError, ProgramChangedError
 from bpfpin.objects.link import Attachment, Link
-from bpfpin.objects.program import Program
-from bpfpin.pins import names, outside
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import names, shared
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Held, HookRecord, Manifest, Place
 
@@ -59,9 +59,9 @@ class Move:
 
 def switch(stage: Directory, manifest: Manifest, reopen: Reopen, *, root: Directory) -> None:
     """Share the maps of *stage* that are to be shared, then run its programs."""
-    outside.exchange(root, stage)
+    shared.exchange(root, stage)
     for pin in manifest.outside:
-        outside.share(root, stage, pin)
+        shared.share(root, stage, pin)
     for move in _moves(stage, manifest, reopen):
         move.forward()
 

@@ -19,17 +19,16 @@ from typing import Final, Protocol
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, PinExistsError, PinNotFoundError
-from bpfpin.objects.kernel_object import identity
-from bpfpin.objects.layouts import NO_TYPES
-from bpfpin.objects.map import Map
-from bpfpin.pins import layouts, names, outside
-from bpfpin.pins.access import set_access
+from bpfpin.migration.fold import Folding
+from bpfpin.objects.kernel.object import identity
+from bpfpin.objects.maps.layouts import NO_TYPES
+from bpfpin.objects.maps.map import Map
+from bpfpin.pins import folds, names, shared
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Access, Manifest, OutsidePin
-from bpfpin.pins.migration import staged
-from bpfpin.pins.migration.fold import Folding
 from bpfpin.pins.ownership import UNLOADED_MODE, foreign_entries, keep_foreign, write_down
 from bpfpin.pins.recover import Recovery, conclude, recover, remove_generation
+from bpfpin.pins.shared import set_access
 from bpfpin.pins.switch import Reopen
 from bpfpin.pins.targets import Targets
 from bpfpin.syscall.fd import Closing, Descriptor
@@ -101,7 +100,7 @@ class Stage(Closing):
         pin = names.map_pin_name(name)
         write_down(self._directory, "", pin, held.id)
         held.pin(self._directory.pin_path(pin))
-        self._write_types(name, layouts.write(self._layouts, name, key=key, value=value))
+        self._write_types(name, shared.write(self._layouts, name, key=key, value=value))
 
     def keep_map(
         self,
@@ -122,11 +121,11 @@ class Stage(Closing):
         self._keep("", live, pin, held)
         before = NO_TYPES
         with suppress(PinNotFoundError), live.child(names.LAYOUTS) as kept:
-            if value is None and (parts := layouts.keep(self._layouts, kept, name)):
+            if value is None and (parts := shared.keep(self._layouts, kept, name)):
                 self._write_types(name, parts)
                 return
-            before = layouts.read(kept, name) if key is None else NO_TYPES
-        parts = layouts.write(self._layouts, name, key=key or before[0], value=value)
+            before = shared.read(kept, name) if key is None else NO_TYPES
+        parts = shared.write(self._layouts, name, key=key or before[0], value=value)
         self._write_types(name, parts)
 
     def _write_types(self, name: str, parts: int) -> None:
@@ -187,19 +186,19 @@ class Stage(Closing):
         """
         with suppress(PinExistsError):
             self._directory.mark(names.FOLDS)
-        staged.pin(self._directory, names.map_pin_name(name), folding)
+        folds.pin(self._directory, names.map_pin_name(name), folding)
 
     def keep_foldings(self, name: str, live: Directory) -> None:
         """Give the foldings of the live generation that found no room to this one too."""
-        staged.keep(self._directory, live, names.map_pin_name(name))
+        folds.keep(self._directory, live, names.map_pin_name(name))
 
     def exchange_shared(self, pin: OutsidePin, *, old: Map, new: Map) -> None:
         """Let the shared name *pin*, which holds *old*, hold *new* when the hooks are switched."""
-        outside.prepare_exchange(self._root, self._directory, pin, old=old, new=new)
+        shared.prepare_exchange(self._root, self._directory, pin, old=old, new=new)
 
     def unshare(self, pin: OutsidePin, map_id: int) -> None:
         """Let the shared name *pin* of map *map_id* go once this generation holds."""
-        outside.give_up(self._directory, pin, map_id)
+        shared.give_up(self._directory, pin, map_id)
 
     def set_access(self, access: Access) -> None:
         """Let those open the maps, before they are seen, who are to; for maps pinned until now."""
@@ -353,7 +352,7 @@ def _leave(root: Directory, name: str, unshared: Mapping[OutsidePin, int]) -> bo
         with root.child(stage) as left:
             keep_foreign(live, left)
             for pin, map_id in unshared.items():
-                outside.give_up(left, pin, map_id)
+                shared.give_up(left, pin, map_id)
     return True
 
 

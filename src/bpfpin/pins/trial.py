@@ -25,8 +25,8 @@ from typing import Any, Final, Self
 from bpfpin.errors import PermissionDeniedError, PinError, PinExistsError, PinNotFoundError
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, Kind, remove_tree, require_safe
+from bpfpin.pins.manifest import Record
 from bpfpin.pins.ownership import Entry, Owner, owner_of, write_down_all
-from bpfpin.pins.record import Record
 
 CONFIRM: Final = names.CONFIRM
 RECORD: Final = "record"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from bpfpin.apps.check.convert import btf_definitions
 from bpfpin.apps.compile import compile_source
-from bpfpin.apps.convert import btf_definitions
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Int, Member, Modifier, ModifierKind, Struct
 from bpfpin.btf.write import BtfBuilder

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfpin.apps.classic import classic
-from bpfpin.apps.counters import (
+from bpfpin.apps.stats import Interval, Row, classic, interval_between
+from bpfpin.btf.types import Array, BtfType, Member, Modifier, ModifierKind, Struct
+from bpfpin.cli.live import block, header, sparkline
+from bpfpin.errors import UsageError
+from bpfpin.maps.counters import (
     Count,
     Place,
     Sample,
@@ -20,10 +23,6 @@ from bpfpin.apps.counters import (
     shape_of_type,
     total,
 )
-from bpfpin.apps.stats import Interval, Row, interval_between
-from bpfpin.btf.types import Array, BtfType, Member, Modifier, ModifierKind, Struct
-from bpfpin.cli.stats_text import block, header, sparkline
-from bpfpin.errors import UsageError
 from bpfpin.uapi import XdpAction
 from support.btf_tables import U32, U64, table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bpfpin.btf.btf import Btf
-from bpfpin.btf.c_name import c_name
+from bpfpin.btf.c_source import c_name
 from bpfpin.btf.types import (
     Array,
     BtfType,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.btf.btf import Btf, blob
-from bpfpin.btf.encode import encode
 from bpfpin.btf.names import essential_name
 from bpfpin.btf.types import Forward, Int, Modifier, ModifierKind, Struct
-from bpfpin.btf.write import BtfBuilder
+from bpfpin.btf.write import BtfBuilder, encode
 from support.btf_tables import U32, table
 
 

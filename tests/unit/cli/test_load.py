@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
 from bpfpin.cli import load
 from bpfpin.cli.context import Context
+from bpfpin.cli.options import SIZE
 from bpfpin.cli.output import Output
-from bpfpin.cli.size import SIZE
 from bpfpin.errors import InterfaceNotFoundError, UsageError
 from bpfpin.pins.plan import Decision
+from bpfpin.sets.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
 from support.cli import run_cli
 
 FOLDER = Path("/sys/fs/bpf/lab0")

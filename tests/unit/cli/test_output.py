@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfpin.apps.maps.literals import unescaped
 from bpfpin.cli.output import Color, Output, escape, escape_lines, table_lines, to_json
+from bpfpin.maps.form import unescaped
 from bpfpin.uapi import MapType
 
 

@@ -8,7 +8,7 @@ from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Array, BtfType, Enum, Enumerator, Int, IntEncoding, Member, Struct
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.of_btf import codec
-from bpfpin.objects.arrays import dtype_of
+from bpfpin.objects.maps.numpy_arrays import dtype_of
 from bpfpin.uapi import XdpAction
 
 VERDICT = Enum("verdict", 4, False, (Enumerator("DROP", 1), Enumerator("PASS", 2)))

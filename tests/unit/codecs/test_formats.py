@@ -15,7 +15,7 @@ from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.formats import AUTO, Format, Nanoseconds, parse_ns
 from bpfpin.codecs.of_btf import codec
-from bpfpin.objects.arrays import dtype_of
+from bpfpin.objects.maps.numpy_arrays import dtype_of
 
 
 class Types:

@@ -22,8 +22,7 @@ from bpfpin.btf.types import (
 )
 from bpfpin.errors import ObjectFileError
 from bpfpin.fixup.core import relocate
-from bpfpin.fixup.core_find import Finder
-from bpfpin.fixup.core_target import CoreTarget
+from bpfpin.fixup.core_find import CoreTarget, Finder
 from bpfpin.insn import mov_imm
 from bpfpin.spec import CoreRelocation, ObjectSpec
 from bpfpin.uapi import CoreRelocationKind as Kind

@@ -8,7 +8,6 @@ import pytest
 
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.btf import blob as btf_blob
-from bpfpin.btf.encode import encode
 from bpfpin.btf.types import (
     BtfType,
     Function,
@@ -17,6 +16,7 @@ from bpfpin.btf.types import (
     Pointer,
     Variable,
 )
+from bpfpin.btf.write import encode
 from bpfpin.errors import NotSupportedError, PermissionDeniedError
 from bpfpin.externs import ExternKind, ExternSpec
 from bpfpin.fixup.externs import (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bpfpin.btf.types import Array, BtfType, Enum, Enumerator, Int, IntEncoding
 from bpfpin.errors import ObjectFileError
 from bpfpin.externs import ExternKind, ExternSpec
-from bpfpin.fixup.kernel_config import encoded, values_in
+from bpfpin.fixup.externs_find import encoded, values_in
 from support.btf_tables import S32, U32, U64, table
 
 BOOL = Int("_Bool", 1, 8, IntEncoding.BOOL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import UsageError
-from bpfpin.fixup.maps import fill
+from bpfpin.fixup.calls import fill_maps
 from bpfpin.insn import exit_, load_imm64, mov_imm
 from bpfpin.spec import Reference, ReferenceKind
 from bpfpin.uapi import PseudoSource
@@ -17,7 +17,7 @@ VARIABLE = Reference(2, ReferenceKind.MAP_VALUE, ".bss", 24)
 
 
 def test_a_map_becomes_its_descriptor_and_a_variable_also_its_offset() -> None:
-    filled = fill(CODE, [COUNTS, VARIABLE], {"counts": 7, ".bss": 9})
+    filled = fill_maps(CODE, [COUNTS, VARIABLE], {"counts": 7, ".bss": 9})
 
     assert filled[:2] == load_imm64(1, 7, src=PseudoSource.MAP_FD)
     assert filled[2:4] == load_imm64(2, 24 << 32 | 9, src=PseudoSource.MAP_VALUE)
@@ -25,11 +25,11 @@ def test_a_map_becomes_its_descriptor_and_a_variable_also_its_offset() -> None:
 
 
 def test_a_section_symbols_addend_does_not_stay_in_a_map_reference() -> None:
-    filled = fill(load_imm64(1, 1 << 40 | 20), [COUNTS], {"counts": 7})
+    filled = fill_maps(load_imm64(1, 1 << 40 | 20), [COUNTS], {"counts": 7})
 
     assert filled == load_imm64(1, 7, src=PseudoSource.MAP_FD)
 
 
 def test_a_map_that_was_not_given_is_named() -> None:
     with pytest.raises(UsageError, match="uses map 'counts', which was not given"):
-        fill(CODE, [COUNTS], {".bss": 9})
+        fill_maps(CODE, [COUNTS], {".bss": 9})

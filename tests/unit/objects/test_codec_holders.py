@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 
 from bpfpin.codecs.codec import ScalarCodec
-from bpfpin.objects.codec_holders import (
+from bpfpin.objects.kernel.object import ObjectKind
+from bpfpin.objects.maps.kernel_values import (
+    CGROUP,
+    FILE,
+    PROCESS,
+    SOCKET,
     DeviceCodec,
     ObjectCodec,
+    OwnerCodec,
     TargetCodec,
     attachment_key,
 )
-from bpfpin.objects.codec_owners import CGROUP, FILE, PROCESS, SOCKET, OwnerCodec
-from bpfpin.objects.kernel_object import ObjectKind
 
 LOOPBACK = socket.if_nametoindex("lo")
 

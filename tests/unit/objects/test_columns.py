@@ -7,7 +7,7 @@ from array import array
 import pytest
 
 from bpfpin.codecs.codec import BytesCodec, ScalarCodec
-from bpfpin.objects.columns import columns, flat, items
+from bpfpin.objects.maps.batch_write import columns, flat, items
 
 
 def test_entries_come_in_columns_of_so_many() -> None:

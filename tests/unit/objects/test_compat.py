@@ -19,9 +19,9 @@ from bpfpin.btf.types import (
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import Difference
-from bpfpin.objects.compat import Inner, Types, compare_map
-from bpfpin.objects.info import MapInfo
-from bpfpin.objects.memory import estimate_bytes
+from bpfpin.objects.kernel.info import MapInfo
+from bpfpin.objects.maps.compat import Inner, Types, compare_map
+from bpfpin.objects.maps.create import estimate_bytes
 from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType

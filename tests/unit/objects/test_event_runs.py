@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfpin.objects.events.runs import LONG, runs
+from bpfpin.objects.events.source import LONG, runs
 
 BUSY = 1 << 31
 

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from bpfpin.objects import garbage
+from bpfpin.objects.maps import garbage
 
 MANY = garbage.WORTH_IT
 

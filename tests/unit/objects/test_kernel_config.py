@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import ObjectNotFoundError, UsageError
-from bpfpin.objects import kernel_config
-from bpfpin.objects.kernel_config import as_config, version_code
+from bpfpin.objects.load import symbols
+from bpfpin.objects.load.symbols import as_config, version_code
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_configuration_is_read_plain_or_packed(tmp_path: Path) -> None:
 def test_no_more_is_unpacked_than_a_configuration_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel_config, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(symbols, "MAX_BYTES", 1 << 20)
     bomb = tmp_path / "config.gz"
     bomb.write_bytes(gzip.compress(bytes(8 << 20)))
     with pytest.raises(UsageError, match="more than 1 MiB"):
@@ -62,7 +62,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_a_kernel_without_its_configuration_has_no_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel_config, "CONFIG", tmp_path / "config.gz")
-    monkeypatch.setattr(kernel_config, "BOOT", tmp_path)
+    monkeypatch.setattr(symbols, "CONFIG", tmp_path / "config.gz")
+    monkeypatch.setattr(symbols, "BOOT", tmp_path)
 
-    assert kernel_config.running_values({"CONFIG_HZ"}, None) == {}
+    assert symbols.running_values({"CONFIG_HZ"}, None) == {}

@@ -10,7 +10,7 @@ from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.c_source import c_type
 from bpfpin.btf.types import Array, DataSection, Linkage, SectionVariable, Variable
 from bpfpin.errors import ObjectFileError
-from bpfpin.objects.layouts import decode, decode_texts, encode, parts
+from bpfpin.objects.maps.layouts import decode, decode_texts, encode, parts
 from support.btf_tables import U32, blob
 from support.maps import DATAREC, KEY
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.verifier.cause import Cause
-from bpfpin.objects.verifier.diagnosis import Diagnosis, diagnose
-from bpfpin.objects.verifier.table import TABLE
+from bpfpin.objects.verifier.table import TABLE, Cause, Diagnosis, diagnose
 
 
 def line_of(index: int) -> str:

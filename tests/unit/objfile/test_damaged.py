@@ -12,7 +12,7 @@ import pytest
 import bpfpin
 from bpfpin.errors import ObjectFileError
 from bpfpin.insn import CALL, Instruction, exit_, load_imm64, mov_imm
-from bpfpin.objfile.elf import Elf, Section
+from bpfpin.objfile.elf.file import Elf, Section
 from bpfpin.objfile.reader import read_object
 from support.elf_writer import (
     HEADER_FIELDS,

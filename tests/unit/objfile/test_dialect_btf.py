@@ -30,7 +30,7 @@ from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
 from bpfpin.insn import exit_, mov_imm
 from bpfpin.objfile.dialects.btf_defined import read_maps
-from bpfpin.objfile.elf import Elf, SymbolBinding, SymbolType
+from bpfpin.objfile.elf.file import Elf, SymbolBinding, SymbolType
 from bpfpin.spec import MapSpec, Pinning
 from bpfpin.uapi import MapFlag, MapType
 from support.elf_writer import R_BPF_64_64, ElfWriter, NewSection, NewSymbol

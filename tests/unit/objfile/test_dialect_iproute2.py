@@ -11,7 +11,7 @@ from bpfpin.btf.types import Int, Member, Struct, Variable
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects import is_old, read_old_maps, reader_for
-from bpfpin.objfile.elf import Elf, SectionType
+from bpfpin.objfile.elf.file import Elf, SectionType
 from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.uapi import MapType
 from support.elf_writer import ElfWriter

@@ -11,7 +11,7 @@ from bpfpin.btf.types import Int, Member, Struct, Variable
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects import is_old, read_old_maps
-from bpfpin.objfile.elf import Elf, SymbolBinding, SymbolType
+from bpfpin.objfile.elf.file import Elf, SymbolBinding, SymbolType
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.elf_writer import ElfWriter

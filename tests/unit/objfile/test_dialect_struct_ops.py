@@ -18,7 +18,7 @@ from bpfpin.btf.types import (
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects import reader_for
-from bpfpin.objfile.elf import Elf
+from bpfpin.objfile.elf.file import Elf
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.btf_tables import U32

@@ -6,8 +6,14 @@ import pytest
 
 from bpfpin.errors import ObjectFileError, ObjectLimitError
 from bpfpin.insn import exit_, mov_imm
-from bpfpin.objfile import limits
-from bpfpin.objfile.elf import SHF_COMPRESSED, Elf, SectionType, SymbolBinding, SymbolType
+from bpfpin.objfile.elf import records
+from bpfpin.objfile.elf.file import (
+    SHF_COMPRESSED,
+    Elf,
+    SectionType,
+    SymbolBinding,
+    SymbolType,
+)
 from support.elf_writer import HEADER_FIELDS, R_BPF_64_32, ElfWriter
 from support.elf_writer import change_header as change
 
@@ -178,7 +184,7 @@ def test_sections_without_bytes_may_lie_anywhere() -> None:
 
 def test_sections_without_bytes_may_not_take_any_amount_of_memory() -> None:
     source = writer()
-    source.bss(".bss.huge", limits.MAX_MEMORY_BYTES)
+    source.bss(".bss.huge", records.MAX_MEMORY_BYTES)
 
     with pytest.raises(ObjectLimitError, match="67108888 bytes of memory"):
         Elf.parse(source.build())

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.sources import read_source
 from bpfpin.errors import ObjectFileError, ObjectNotFoundError
 from bpfpin.objfile.reader import read_btf
+from bpfpin.sets.choose import read_source
 from support.btf_tables import U32, blob
 from support.elf_writer import ElfWriter
 

@@ -9,7 +9,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
-from bpfpin.objfile.elf import Elf
+from bpfpin.objfile.elf.file import Elf
 from support.objects import COMPILERS, NAMES, compiled
 
 pytestmark = [

@@ -8,7 +8,7 @@ import pytest
 
 from bpfpin.errors import ObjectFileError, UsageError
 from bpfpin.insn import CALL, Instruction, encode, exit_, mov_imm
-from bpfpin.objfile.elf import SymbolBinding
+from bpfpin.objfile.elf.file import SymbolBinding
 from bpfpin.objfile.programs import MAX_PROGRAMS
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import Hook

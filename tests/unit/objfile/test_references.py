@@ -8,7 +8,7 @@ import pytest
 
 from bpfpin.errors import ObjectFileError, UsageError
 from bpfpin.insn import CALL, Instruction, call_helper, exit_, load_imm64, mov_imm
-from bpfpin.objfile.elf import SHN_ABS, SHN_COMMON, SymbolBinding
+from bpfpin.objfile.elf.file import SHN_ABS, SHN_COMMON, SymbolBinding
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, Reference, ReferenceKind
 from support.elf_writer import R_BPF_64_32, ElfWriter, NewSymbol

@@ -14,7 +14,7 @@ import pytest
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError, ObjectLimitError
 from bpfpin.insn import CALL, Instruction, encode, exit_, load_imm64, mov_imm
-from bpfpin.objfile.elf import SHF_COMPRESSED, SectionType, SymbolBinding, SymbolType
+from bpfpin.objfile.elf.file import SHF_COMPRESSED, SectionType, SymbolBinding, SymbolType
 from bpfpin.objfile.reader import read_object
 from support.bombs import at_once, with_types
 from support.elf_writer import SECTION_FIELDS, ElfWriter, NewSection, change_header

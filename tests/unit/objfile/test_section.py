@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import UsageError
-from bpfpin.objfile.section import kind_by_word, program_kind, words
-from bpfpin.objfile.section_table import ROWS
+from bpfpin.objfile.elf.section import ROWS, kind_by_word, program_kind, words
 from bpfpin.spec import Hook
 from bpfpin.uapi import AttachType, ProgramFlag, ProgramType
 

@@ -7,8 +7,7 @@ import ctypes.util
 
 import pytest
 
-from bpfpin.objfile.section import program_kind
-from bpfpin.objfile.section_table import ROWS
+from bpfpin.objfile.elf.section import ROWS, program_kind
 
 # That of the machine knows neither the names that came later nor iproute2's.
 ALWAYS_KNOWN = {"xdp", "kprobe", "fentry", "cgroup/connect4", "sk_lookup", "struct_ops", "syscall"}

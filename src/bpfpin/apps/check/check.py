@@ -2,23 +2,124 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bpfpin.apps.check import describe
-from bpfpin.apps.check.report import CheckReport
+from bpfpin.apps.check.convert import btf_definitions
+from bpfpin.apps.check.report import (
+    CheckedExtern,
+    CheckedMap,
+    CheckedRelocation,
+    CheckedVariable,
+    CheckReport,
+)
 from bpfpin.apps.check.verify import lacking, verify
-from bpfpin.apps.convert import btf_definitions
-from bpfpin.apps.load.variables import with_variables
-from bpfpin.apps.sources import read_source
 from bpfpin.btf.btf import Btf
+from bpfpin.btf.c_source import c_type
+from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import BpfError, UsageError
-from bpfpin.objects.load_choices import map_memory_limit
+from bpfpin.objects.load import resolve
+from bpfpin.objects.load.collection import map_memory_limit
 from bpfpin.objfile.reader import read_btf
-from bpfpin.spec import ObjectSpec
+from bpfpin.sets.choose import read_source
+from bpfpin.sets.variables import with_variables
+from bpfpin.spec import MapSpec, ObjectSpec, Pinning
+from bpfpin.uapi import MapFlag
+
+MAX_VALUE_BYTES = 4096  # of one variable; longer ones are shown without
+
+
+# An object's description in the words of a report; of the kernel only its types are asked.
+
+
+def dialects(spec: ObjectSpec) -> tuple[str, ...]:
+    """Return how its maps are defined, each way once."""
+    return tuple(dict.fromkeys(each.dialect.value for each in spec.maps.values()))
+
+
+def checked_map(spec: MapSpec) -> CheckedMap:
+    """Describe a map, and those it holds."""
+    key, value = (c_type(ref) if ref else "" for ref in (spec.key, spec.value))
+    return CheckedMap(
+        name=spec.name,
+        type=spec.type.name.lower(),
+        dialect=spec.dialect.value,
+        key_size=spec.key_size,
+        value_size=spec.value_size,
+        max_entries=spec.max_entries,
+        key_type=key,
+        value_type=value,
+        pinning=_pinning(spec),
+        flags=_flags(spec.map_flags),
+        inner=checked_map(spec.inner) if spec.inner else None,
+    )
+
+
+def _pinning(spec: MapSpec) -> str:
+    word = spec.pinning.name.lower()
+    return f"{word} {spec.pinning_id}" if spec.pinning is Pinning.UNKNOWN else word
+
+
+def asked_at_load(spec: ObjectSpec) -> tuple[str, ...]:
+    """Return a word on each map whose pinning `load` asks about."""
+    return tuple(
+        f"map {name}: pinning {each.pinning_id} has no meaning here; load asks for --pinning"
+        f" {name}=none or --pinning {name}=by-name"
+        for name, each in spec.maps.items()
+        if each.pinning is Pinning.UNKNOWN
+    )
+
+
+def _flags(flags: int) -> tuple[str, ...]:
+    known = [each for each in MapFlag if flags & each]
+    left = flags & ~sum(known)
+    return (*(each.name.lower() for each in known if each.name), *([hex(left)] if left else []))
+
+
+def checked_variables(spec: ObjectSpec) -> tuple[CheckedVariable, ...]:
+    """Describe the global variables, static ones too."""
+    return tuple(
+        CheckedVariable(name, each.section, each.type_name, each.size, _value(each))
+        for name, each in spec.variables.items()
+    )
+
+
+def _value(variable: VariableSpec) -> Any:
+    if variable.size > MAX_VALUE_BYTES:
+        return None
+    with contextlib.suppress(BpfError, ValueError):  # types that no value can be read by
+        return variable.value
+    return None
+
+
+def checked_relocations(spec: ObjectSpec) -> tuple[CheckedRelocation, ...]:
+    """Describe what CO-RE asks for; nothing where that is what every program is refused for."""
+    try:
+        _, found = resolve.fitted(spec)
+    except BpfError:
+        return ()
+    return tuple(
+        CheckedRelocation(each.place, each.question, each.value, each.is_poisoned) for each in found
+    )
+
+
+def checked_externs(spec: ObjectSpec) -> tuple[CheckedExtern, ...]:
+    """Describe what the object takes from the running kernel by name."""
+    return tuple(
+        CheckedExtern(
+            name=each.extern.name,
+            kind=each.extern.kind.value,
+            declaration=each.extern.c_source,
+            weak=each.extern.is_weak,
+            value=each.text,
+            error=each.error,
+        )
+        for each in resolve.resolve(spec)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +184,20 @@ def check(source: str, choices: CheckChoices = DEFAULT) -> CheckReport:
 
 def _report(source: str, spec: ObjectSpec, choices: CheckChoices) -> CheckReport:
     verdict = verify(spec, max_map_memory=choices.max_map_memory, log_level=choices.log_level)
-    externs = describe.checked_externs(spec)
+    externs = checked_externs(spec)
     errors = [verdict.error, *verdict.refusals.values(), *(each.error for each in externs)]
     return CheckReport(
         path=spec.path or source,
         sha256=spec.sha256,
         license=spec.license,
-        dialects=describe.dialects(spec),
-        maps=tuple(describe.checked_map(each) for each in spec.maps.values()),
+        dialects=dialects(spec),
+        maps=tuple(checked_map(each) for each in spec.maps.values()),
         programs=tuple(verdict.program(each) for each in spec.programs.values()),
-        variables=describe.checked_variables(spec),
-        relocations=describe.checked_relocations(spec),
+        variables=checked_variables(spec),
+        relocations=checked_relocations(spec),
         externs=externs,
         lacks=lacking(errors),
-        notes=(*spec.notes, *describe.asked_at_load(spec), *verdict.notes),
+        notes=(*spec.notes, *asked_at_load(spec), *verdict.notes),
         error=verdict.error,
         is_asked=verdict.is_asked,
         converted=btf_definitions(spec) if choices.is_converting else None,

@@ -13,10 +13,9 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
-from bpfpin.objects.collection import Loaded, load
-from bpfpin.objects.load_checks import check_byte_order
-from bpfpin.objects.selection import selected
-from bpfpin.objects.verifier.cause import Cause
+from bpfpin.objects.load.collection import Loaded, load, selected
+from bpfpin.objects.load.entries import check_byte_order
+from bpfpin.objects.verifier.table import Cause
 from bpfpin.spec import ObjectSpec, ProgramSpec
 from bpfpin.uapi import ProgramType
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,44 @@ import click
 
 from bpfpin.apps.check.check import CheckChoices, check_all, sources_in
 from bpfpin.apps.check.report import CheckReport, Summary
-from bpfpin.apps.load.variables import parse_set_words
-from bpfpin.cli.check.progress import shown_progress
 from bpfpin.cli.check.tables import write_converted, write_line, write_report, write_summary
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import describe
-from bpfpin.cli.output import Output
-from bpfpin.cli.size import SIZE
+from bpfpin.cli.options import SIZE
+from bpfpin.cli.output import Output, escape
 from bpfpin.cli.verifier_log import keep, log_file_option
 from bpfpin.errors import ExitCode, VerifierError
+from bpfpin.sets.variables import parse_set_words
+
+Advance = Callable[[CheckReport], CheckReport]
+
+
+# A bar on stderr while many objects are checked; only where a person looks on.
+
+
+@contextlib.contextmanager
+def shown_progress(out: Output, total: int) -> Iterator[Advance]:
+    """Show a bar of *total* objects, which what is yielded moves on by the report that it takes.
+
+    There is none for one object, with `-q`, and where stderr is no terminal.
+    """
+    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if total < 2 or out.is_quiet or not is_terminal:
+        yield lambda report: report
+        return
+    from rich.console import Console  # noqa: PLC0415 - 40 ms, only where a bar is drawn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(report: CheckReport) -> CheckReport:
+            bar.update(task, advance=1, description=escape(report.path))
+            return report
+
+        yield advance
 
 
 @bpfpin_command("check")

@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import click
 
-from bpfpin.apps.graph.around import around
-from bpfpin.apps.graph.collect import graph
-from bpfpin.apps.graph.model import Graph
-from bpfpin.apps.graph.sets import load_lines
-from bpfpin.apps.sets.split_brain import Finding, findings
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
+from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.cli.output import JSON, TABLE, Color
-from bpfpin.cli.target import chosen_target, complete_sets, device_option
+from bpfpin.host.around import around
+from bpfpin.host.collect import graph
+from bpfpin.host.graph import Graph
+from bpfpin.sets.place import load_lines
+from bpfpin.sets.split_brain import Finding, findings
 
 DOT, MERMAID, SVG = "dot", "mermaid", "svg"
 
@@ -99,6 +99,6 @@ def _renderer(kind: str) -> Callable[[Graph], str]:
         from bpfpin.cli.graph.dot import dot  # noqa: PLC0415
 
         return dot
-    from bpfpin.cli.graph.mermaid import mermaid  # noqa: PLC0415
+    from bpfpin.cli.graph.dot import mermaid  # noqa: PLC0415
 
     return mermaid

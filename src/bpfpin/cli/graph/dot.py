@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from bpfpin.apps.graph.model import Edge, Graph, Node, NodeKind
 from bpfpin.cli.graph.label import label, sharers
 from bpfpin.cli.output import escape
+from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
 
 _SHAPES: Final = {
     NodeKind.DEVICE: "house",
@@ -18,6 +18,17 @@ _SHAPES: Final = {
     NodeKind.PROCESS: "ellipse",
 }
 _SHARED: Final = 'style="filled,bold", color="#bc4c00", fillcolor="#fbe9df"'
+_MERMAID_SHAPES: Final = {
+    NodeKind.DEVICE: ("[/", "/]"),
+    NodeKind.CGROUP: ("[/", "/]"),
+    NodeKind.PROGRAM: ("[[", "]]"),
+    NodeKind.MAP: ("[(", ")]"),
+    NodeKind.PIN: ("[", "]"),
+    NodeKind.PROCESS: ("([", "])"),
+}
+_ARROWS: Final = {EdgeKind.HELD: "-.->", EdgeKind.CONTAINS: "-.->", EdgeKind.EXTENDS: "-.->"}
+# What Mermaid leaves alone in a quoted text; all else is written as a character number.
+_PLAIN: Final = frozenset(" -_./:,@()+=…·→")
 
 
 def dot(graph: Graph) -> str:
@@ -57,3 +68,40 @@ def _attributes(graph: Graph, node: Node) -> str:
 def edge_word(edge: Edge) -> str:
     """Return the word on a line: the hook of what is attached, how others hang together."""
     return escape(edge.hook) or " ".join(filter(None, (edge.what, edge.kind.value)))
+
+
+# The graph as a Mermaid flowchart, which GitHub and GitLab draw in a ```mermaid block.
+
+
+def mermaid(graph: Graph) -> str:
+    """Return *graph* as a flowchart; nodes are numbered, since their names may be anything."""
+    names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
+    return "\n".join(_mermaid_lines(graph, names)) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Return *text* for between quotes: `#35;` for `#`, as Mermaid and HTML both take it."""
+    return "".join(char if char.isalnum() or char in _PLAIN else f"#{ord(char)};" for char in text)
+
+
+def _mermaid_lines(graph: Graph, names: dict[str, str]) -> Iterator[str]:
+    yield "flowchart LR"
+    for node in graph.nodes:
+        opening, closing = _MERMAID_SHAPES[node.kind]
+        yield f'  {names[node.id]}{opening}"{_text(graph, node)}"{closing}'
+    for edge in graph.edges:
+        arrow = _ARROWS.get(edge.kind, "-->")
+        word = escaped(edge_word(edge))
+        yield f'  {names[edge.source]} {arrow}|"{word}"| {names[edge.target]}'
+    shared = [names[node.id] for node in graph.of_kind(NodeKind.MAP) if graph.is_shared(node.id)]
+    if shared:
+        yield "  classDef shared stroke:#bc4c00,stroke-width:3px"
+        yield f"  class {','.join(shared)} shared"
+
+
+def _text(graph: Graph, node: Node) -> str:
+    written = label(graph, node)
+    lines = [written.title, written.detail]
+    if node.kind is NodeKind.MAP and graph.is_shared(node.id):
+        lines.append(f"shared by {sharers(graph, node)} programs")
+    return "<br/>".join(map(escaped, lines))

@@ -6,8 +6,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
-from bpfpin.apps.graph.model import EdgeKind, Graph, Node, NodeKind
 from bpfpin.cli.output import escape
+from bpfpin.host.graph import EdgeKind, Graph, Node, NodeKind
 
 BPFFS: Final = "/sys/fs/bpf/"
 ELLIPSIS: Final = "…"

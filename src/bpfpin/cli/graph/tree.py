@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from bpfpin.apps.graph.model import Edge, EdgeKind, Graph, Node, NodeKind
 from bpfpin.cli.graph.label import plural, sharers
 from bpfpin.cli.output import escape
+from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
 
 SHARED: Final = "●"
 PART: Final = " · "  # parts what a line says

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.maps.dump import Cpus, Dump, Selection, open_dump
-from bpfpin.apps.maps.entries import key_bytes
-from bpfpin.apps.maps.naming import Typing
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
-from bpfpin.cli.map.csv_rows import write_csv
-from bpfpin.cli.map.get import typing_options
-from bpfpin.cli.map.pieces import KEY_BYTES, write_document, write_lines
+from bpfpin.cli.map.entry import typing_options
+from bpfpin.cli.map.rows import KEY_BYTES, write_csv, write_document, write_lines
 from bpfpin.cli.output import JSON, NDJSON, TABLE
+from bpfpin.maps.dump import Cpus, Dump, Selection, open_dump
+from bpfpin.maps.entries import key_bytes
+from bpfpin.maps.open import Typing
 
 CSV = "csv"
 TO_THE_RIGHT = ("cpu",)

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from bpfpin.apps.maps.events import Told, candidates, events, open_events
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
 from bpfpin.cli.output import Output
 from bpfpin.errors import UsageError
+from bpfpin.maps.watch import Told, candidates, events, open_events
 
 
 @bpfpin_command("events", outputs=("table", "json", "ndjson"))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.apps.maps.listing import SORTS, list_maps
-from bpfpin.apps.maps.row import MapRow
-from bpfpin.apps.maps.selection import Selection, known_types, maps_of_user
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.maps.list import SORTS, MapRow, Selection, known_types, list_maps, maps_of_user
 
 COLUMNS = ("id", "type", "name", "key", "value", "max_entries", "memory", "programs", "pins")
 NUMBERS = ("id", "key", "value", "max_entries", "memory")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import click
 
-from bpfpin.apps.map_users import UserKind
-from bpfpin.apps.maps.detail import MapDetails, show_map
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.map.listing import described
+from bpfpin.host.users import UserKind
+from bpfpin.maps.show import MapDetails, show_map
 
 NO_BTF = "no BTF"
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from bpfpin.apps.changes import document
-from bpfpin.apps.maps.naming import Typing
-from bpfpin.apps.maps.watching import Event, EventKind, Found, open_watch
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
-from bpfpin.cli.map.get import typing_options
+from bpfpin.cli.live import clock
+from bpfpin.cli.map.entry import typing_options
 from bpfpin.cli.output import NDJSON, TABLE, Output
-from bpfpin.cli.stats_text import clock
+from bpfpin.maps.changes import document
+from bpfpin.maps.open import Typing
+from bpfpin.maps.watch import Event, EventKind, Found, open_watch
 
 
 @bpfpin_command("watch", outputs=(TABLE, NDJSON))

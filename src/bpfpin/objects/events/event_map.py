@@ -11,11 +11,11 @@ from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import BytesCodec, Codec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.codecs.of_format import format_codec
-from bpfpin.objects.events.types import event_type as type_named
-from bpfpin.objects.kernel_btf import BtfHandle
-from bpfpin.objects.kernel_object import open_pin
-from bpfpin.objects.map_create import create
-from bpfpin.objects.typed_map import Formats, TypedMap
+from bpfpin.objects.kernel.btf import BtfHandle
+from bpfpin.objects.kernel.btf import event_type as type_named
+from bpfpin.objects.kernel.object import open_pin
+from bpfpin.objects.maps.base import Formats, TypedMap
+from bpfpin.objects.maps.create import create
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapType

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.codecs.codec import Codec
-from bpfpin.objects.events.runs import Run, runs
+from bpfpin.objects.events.source import Run, runs
 from bpfpin.syscall import perf
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.shared import PAGE_SIZE, Fence, SharedPages

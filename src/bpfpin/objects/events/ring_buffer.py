@@ -6,8 +6,7 @@ import sys
 from typing import Any
 
 from bpfpin.errors import BusyError, NotSupportedError
-from bpfpin.objects.events.runs import Run, runs
-from bpfpin.objects.events.source import EventSource
+from bpfpin.objects.events.source import EventSource, Run, runs
 from bpfpin.syscall import sole
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.shared import PAGE_SIZE, WORD, Fence, SharedPages

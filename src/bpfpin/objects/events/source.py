@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bpfpin.objects.events.event_map import EventMap
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.waiter import Waiter
+
+if TYPE_CHECKING:
+    import asyncio
 
 READ_AHEAD = 256  # events that a walk takes at a time
 # A program may submit without waking anybody (BPF_RB_NO_WAKEUP), so we look now and then.
 LOOK_ANYWAY_S = 0.25
 # A record that is reserved and not submitted yet counts as readable: waiting would only spin.
 NAP_S = 0.001
+SHORT, LONG = 16, 4096  # records that are looked at in one step: first, and when all were alike
 
 
 class EventSource(EventMap):
@@ -76,8 +80,6 @@ class EventSource(EventMap):
             yield from self._handed_out()
 
     async def _as_they_come_in_a_loop(self) -> AsyncIterator[Any]:
-        from bpfpin.objects.events.loop import pause, ready  # noqa: PLC0415  (asyncio: 30 ms)
-
         is_ready = False
         while not self.is_closed:
             self._fetch(0)
@@ -134,3 +136,78 @@ class EventSource(EventMap):
 
 def _number(limit: int | None, otherwise: int) -> int:
     return otherwise if limit is None else limit
+
+
+# Records in a ring, found many at a time.
+
+
+class Run(NamedTuple):
+    """*records* of them with the same header *word*, one every *stride* bytes from *start* on."""
+
+    word: int
+    start: int
+    records: int
+    stride: int
+
+
+def runs(words: memoryview, start: int, end: int, stride_of: Callable[[int], int]) -> Iterator[Run]:
+    """Yield the records between the bytes *start* and *end*, in order.
+
+    Each begins with a header whose first word says how far it is to the next one, which is what
+    *stride_of* returns for it; 0 ends the walk. So does a record that would pass *end*. *words* is
+    the memory as words of the header's size. Most events are as long as the one before; so the
+    headers that would follow then are read in one step, by a slice.
+    """
+    unit, length = words.itemsize, SHORT
+    while start < end:
+        word = words[start // unit]
+        stride = stride_of(word)
+        if not stride or stride > end - start:
+            return
+        wanted = min((end - start) // stride, length)
+        first, step = start // unit, stride // unit
+        count = _alike(words[first : first + wanted * step : step].tolist(), word)
+        yield Run(word, start, count, stride)
+        start += count * stride
+        length = min(2 * length, LONG) if count == wanted else SHORT
+
+
+def _alike(headers: list[int], word: int) -> int:
+    """Return how many of *headers*, from the first on, are *word*; only so far they are headers."""
+    count = headers.count(word)
+    if count == len(headers):
+        return count
+    return next(index for index, other in enumerate(headers) if other != word)
+
+
+# Waiting for descriptors in an event loop, without a thread.
+
+
+async def ready(waiter: Waiter, timeout_s: float) -> bool:
+    """Do what `waiter.wait` does without keeping the loop; `ValueError` once it is closed."""
+    import asyncio  # noqa: PLC0415  (30 ms, for those who use it already)
+
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+    # Each has a number of its own, since a loop has one reader for a number.
+    with waiter.watched() as fd:
+        loop.add_reader(fd, _settle, woken)
+        try:
+            await asyncio.wait_for(woken, timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(fd)
+    return True
+
+
+async def pause(seconds: float) -> None:
+    """Let the other tasks of the loop run."""
+    import asyncio  # noqa: PLC0415  (see above)
+
+    await asyncio.sleep(seconds)
+
+
+def _settle(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)

@@ -18,7 +18,7 @@ from bpfpin.objects.verifier.attempt import (
     reason_lines,
     unknown_helper,
 )
-from bpfpin.objects.verifier.source import Place, Places
+from bpfpin.objects.verifier.report import Place, Places
 
 __all__ = [
     "LOG_LEVEL", "LOG_LIMIT", "LOG_SIZE", "LOG_STATISTICS", "Attempt", "LogChoice", "Place",

@@ -7,11 +7,82 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
 
-from bpfpin.objects.verifier.cause import Cause
-from bpfpin.objects.verifier.helpers import name_of_helper, release_of_helper
+from bpfpin.uapi import FuncId
 
+# The first helper of each release (include/uapi/linux/bpf.h at its tag). After 211 none came.
+_FIRST_OF = (
+    (210, "6.2"),
+    (208, "6.1"),
+    (204, "6.0"),
+    (194, "5.19"),
+    (186, "5.18"),
+    (180, "5.17"),
+    (176, "5.16"),
+)
+_KNOWN = frozenset(int(each) for each in FuncId)
 Say = Callable[[re.Match[str]], str]
+
+
+# The commonest causes of refusals, by name.
+
+
+class Cause(StrEnum):
+    """What is wrong with a program; `UNKNOWN` is "": no row of the table fits."""
+
+    UNKNOWN = ""
+    NULL_CHECK = "null-check"
+    PACKET_BOUNDS = "packet-bounds"
+    VALUE_BOUNDS = "value-bounds"
+    STACK_SIZE = "stack-size"
+    STACK_BOUNDS = "stack-bounds"
+    UNINITIALISED_STACK = "uninitialised-stack"
+    UNINITIALISED_REGISTER = "uninitialised-register"
+    RETURN_VALUE = "return-value"
+    LOOP = "loop"
+    COMPLEXITY = "complexity"
+    ALIGNMENT = "alignment"
+    HELPER_NOT_ALLOWED = "helper-not-allowed"
+    HELPER_MISSING = "helper-missing"
+    CORE_RELOCATION = "core-relocation"
+    WEAK_SYMBOL = "weak-symbol"
+    LICENSE = "license"
+    LEAKED_REFERENCE = "leaked-reference"
+    MISSING_BTF = "missing-btf"
+    UNREACHABLE = "unreachable"
+    NO_EXIT = "no-exit"
+    SCALAR_POINTER = "scalar-pointer"
+    POINTER_ARITHMETIC = "pointer-arithmetic"
+    MODIFIED_POINTER = "modified-pointer"
+    READ_ONLY = "read-only"
+    UNBOUNDED_OFFSET = "unbounded-offset"
+    NOT_CONSTANT = "not-constant"
+    CONTEXT_FIELD = "context-field"
+    ARGUMENT_TYPE = "argument-type"
+    MAP_KIND = "map-kind"
+    CALL_DEPTH = "call-depth"
+    SLEEPABLE = "sleepable"
+    SPIN_LOCK = "spin-lock"
+    TRUSTED_POINTER = "trusted-pointer"
+    ATTACH_TARGET = "attach-target"
+    NOT_OPTIMIZED = "not-optimized"
+
+
+# Names of the kernel's helpers, and the Linux that brought them.
+
+
+def name_of_helper(number: int) -> str:
+    """Return the name as C has it, `bpf_loop`; `unknown` where we do not know it either."""
+    return f"bpf_{FuncId(number).name}" if number in _KNOWN else "unknown"
+
+
+def release_of_helper(number: int) -> str:
+    """Return the first Linux with the helper, "" for older than 5.16 and for unknown ones."""
+    if number not in _KNOWN:
+        return ""
+    return next((release for first, release in _FIRST_OF if number >= first), "")
 
 
 def _missing_helper(found: re.Match[str]) -> str:
@@ -25,15 +96,19 @@ _LOOP_HINT = (
     "let it end after a number of rounds that the verifier can see: a constant bound, bpf_loop() or"
     " bpf_for()"
 )
+
 _COMPLEXITY_HINT = (
     "split it: functions that are not inlined (static __noinline, or global ones, which are"
     " verified once), bpf_loop(), tail calls; fewer branches inside of loops"
 )
+
 _BOUND_HINT = (
     "bound it right before it is used, from both ends: an unsigned type, if (n > MAX) return …, or"
     " n &= MAX - 1 with a power of two"
 )
+
 _STACK_HINT = "a program and what it calls have 512 bytes of stack: put large data into a map"
+
 _LOCK_HINT = (
     "between bpf_spin_lock and bpf_spin_unlock there are no calls, and every way out unlocks;"
     " the lock lies in a map value, in a member that BTF describes"
@@ -246,4 +321,31 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
         " target",
     ),
 )  # fmt: skip
+
 TABLE = tuple((cause, re.compile(pattern), hint) for cause, pattern, hint in _ROWS)
+
+
+# From the words of a verifier to a cause and a hint.
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A cause, and a hint of what to do ("" if we know of none)."""
+
+    cause: Cause = Cause.UNKNOWN
+    hint: str = ""
+
+
+def diagnose(words: str, name_place: Callable[[int], str]) -> Diagnosis:
+    """Return the first row of the table that *words* of a verifier fit.
+
+    *name_place* tells what to call an instruction (`line 12`), for what began at another one.
+    """
+    for cause, pattern, hint in TABLE:
+        found = pattern.search(words)
+        if found:
+            groups = {name: text or "" for name, text in found.groupdict().items()}
+            if groups.get("insn"):
+                groups["place"] = name_place(int(groups["insn"]))
+            return Diagnosis(cause, hint(found) if callable(hint) else hint.format(**groups))
+    return Diagnosis()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bpfpin.btf.btf import Btf
-from bpfpin.objfile.dialects import btf_defined, data, iproute2, legacy, struct_form, struct_ops
-from bpfpin.objfile.elf import Elf, Section, SectionType
+from bpfpin.objfile.dialects import btf_defined, data, iproute2, struct_form, struct_ops
+from bpfpin.objfile.dialects import struct_form as legacy
+from bpfpin.objfile.elf.file import Elf, Section, SectionType
 from bpfpin.spec import Dialect, MapSpec
 
 MapReader = Callable[[Elf, Section, Btf | None], list[MapSpec]]

@@ -15,7 +15,7 @@ from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import DataSection, Variable
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.objfile.dialects.symbols import section_bytes
-from bpfpin.objfile.elf import Elf, Section, SymbolType
+from bpfpin.objfile.elf.file import Elf, Section, SymbolType
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 

@@ -7,17 +7,21 @@ maps names the `id` of its inner maps, and each of those the index (`inner_idx`)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bpfpin.btf.btf import Btf
+from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects import struct_form
 from bpfpin.objfile.dialects.struct_form import Fields
 from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_type, slot_fault
-from bpfpin.objfile.elf import Elf
-from bpfpin.spec import Dialect, MapSpec, Pinning
+from bpfpin.objfile.elf.file import Elf
+from bpfpin.objfile.elf.section import ProgramKind
+from bpfpin.spec import Dialect, MapSpec, Pinning, ProgramSpec
+from bpfpin.uapi import MapType, ProgramType
 
 _NO_INDEX = 0xFFFFFFFF
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAMESPACE}
+_DEFAULT = ProgramType.SCHED_CLS  # what iproute2 is mostly used for
 
 
 def maps_of(elf: Elf, definitions: Sequence[Fields], btf: Btf | None) -> list[MapSpec]:
@@ -66,3 +70,99 @@ def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
         if fault := slot_fault(elf, spec, index):
             raise fault
     return dataclasses.replace(spec, inner=inner[0] if inner else None, initial=initial)
+
+
+# iproute2's tail calls: a program in section `ID/KEY` fills entry KEY of the array with that id.
+#
+# Such a name does not say what the program is. The kernel lets programs of one type alone into an
+# array, so it is taken to be what those are that jump there.
+
+
+def link_tail_calls(
+    elf: Elf, maps: Sequence[MapSpec], programs: Sequence[tuple[ProgramSpec, ProgramKind]]
+) -> tuple[list[MapSpec], list[ProgramSpec]]:
+    """Return *maps* with the programs of `ID/KEY` sections in them, and *programs* with types.
+
+    A program for an array that is not there stays out, as iproute2 leaves it; its note says so.
+    `ObjectFileError` where the map with that id holds no programs or has no such index, or two
+    programs fill one.
+    """
+    filled = {spec.name: spec for spec in maps}
+    plain = [program for program, kind in programs if kind.tail_call is None]
+    typed = []
+    for program, kind in programs:
+        if kind.tail_call is None:
+            typed.append(program)
+            continue
+        array_id, index = kind.tail_call
+        array = _array(elf, filled.values(), program, array_id)
+        if array is None:
+            typed.append(_typed(_unplaced(program), "", plain))
+            continue
+        filled[array.name] = _with_entry(elf, array, index, program)
+        typed.append(_typed(program, array.name, plain))
+    return list(filled.values()), typed
+
+
+def _array(
+    elf: Elf, maps: Iterable[MapSpec], program: ProgramSpec, array_id: int
+) -> MapSpec | None:
+    there = [each for each in maps if each.id == array_id]
+    arrays = [each for each in there if each.type is MapType.PROG_ARRAY]
+    if arrays:
+        return arrays[0]
+    if not there or not array_id:
+        return None
+    what = f"{there[0].name} has: that is no program array, but {there[0].type.name.lower()}"
+    raise _error(elf, program, f"belongs into the map with id {array_id}, which {what}")
+
+
+def _unplaced(program: ProgramSpec) -> ProgramSpec:
+    note = f"{program.section_note}, and no map has that id: no tail call reaches it"
+    return program.with_changes(section_note=note)
+
+
+def _with_entry(elf: Elf, array: MapSpec, index: int, program: ProgramSpec) -> MapSpec:
+    if fault := slot_fault(elf, array, index):
+        raise fault
+    before = dict(array.initial).get(index)
+    if before is not None:
+        raise _error(elf, program, f"fills index {index} of {array.name}, as {before} does")
+    return dataclasses.replace(array, initial=(*array.initial, (index, program.name)))
+
+
+def _typed(program: ProgramSpec, array: str, plain: Sequence[ProgramSpec]) -> ProgramSpec:
+    """Give the program the type of those that use *array*, else that of all others."""
+    if program.type is not ProgramType.UNSPEC:
+        return program
+    known = [each for each in plain if each.type is not ProgramType.UNSPEC]
+    callers = [each for each in known if _uses(each, array)] or known
+    if len({each.type for each in callers}) != 1:
+        note = f"{program.section_note}; taken to be {_word(_DEFAULT)}, as iproute2's mostly are"
+        return program.with_changes(type=_DEFAULT, section_note=note)
+    # The kernel compares these, too, when a program goes into an array.
+    attach_types = {each.expected_attach_type for each in callers}
+    flags = {each.program_flags for each in callers}
+    kind = callers[0].type
+    return program.with_changes(
+        type=kind,
+        expected_attach_type=attach_types.pop() if len(attach_types) == 1 else None,
+        program_flags=flags.pop() if len(flags) == 1 else 0,
+        section_note=f"{program.section_note}; taken to be {_word(kind)} like {callers[0].name}",
+    )
+
+
+def _uses(program: ProgramSpec, array: str) -> bool:
+    return any(
+        reference.target == array
+        for function in program.functions
+        for reference in function.references
+    )
+
+
+def _word(kind: ProgramType) -> str:
+    return kind.name.lower()
+
+
+def _error(elf: Elf, program: ProgramSpec, what: str) -> ObjectFileError:
+    return elf.error(f"{program.name} {what}", section=program.section, symbol=program.name)

@@ -9,6 +9,7 @@ have made another map.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +19,10 @@ from itertools import pairwise
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Struct, Variable
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_symbols, section_bytes
-from bpfpin.objfile.elf import Elf, Section, Symbol
-from bpfpin.objfile.section import program_kind
-from bpfpin.spec import Dialect
+from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_symbols, map_type, section_bytes
+from bpfpin.objfile.elf.file import Elf, Section, Symbol
+from bpfpin.objfile.elf.section import program_kind
+from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.uapi import MapFlag, MapType
 
 REQUIRED = ("type", "key_size", "value_size", "max_entries")  # all that the oldest structure has
@@ -30,7 +31,6 @@ MAX_NUMA_NODES = 1024  # MAX_NUMNODES of the largest configuration
 _COMMON = (*REQUIRED, "map_flags")
 _U32 = struct.Struct("<I")
 _DEPTH = 4  # of structures around the definition, as Rust has them
-
 # How sources call the members, by the names that are used here.
 _ALIASES = {
     "type_": "type",
@@ -47,6 +47,9 @@ _KNOWN = frozenset(
 _NAMES_OF_IPROUTE2 = frozenset({"size_key", "size_value", "max_elem"})
 _NAMES_OF_BPF_MAP_DEF = frozenset({"key_size", "value_size", "max_entries"})
 _TEXT = re.compile(rb"[\x20-\x7e]*\0*")
+# What the member `pinning` means: of aya, whose structure has an `id`, and of all the others.
+_PINNINGS_WITH_ID = {0: Pinning.NONE, 1: Pinning.BY_NAME, 2: Pinning.GLOBAL_NAMESPACE}
+_PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAMESPACE}
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,19 @@ class Form:
 
 
 PLAIN = Form("plain", Dialect.BPF_MAP_DEF, _COMMON)
+
 SAMPLES = Form(  # samples/bpf/bpf_load.h, Linux v4.12 to v5.16
     "samples", Dialect.BPF_MAP_DEF, (*_COMMON, "inner_map_idx", "numa_node")
 )
+
 PINNED = Form("pinned", Dialect.BPF_MAP_DEF, (*_COMMON, "pinning"))  # gobpf, ebpf-manager, AWS
+
 AYA = Form("aya", Dialect.BPF_MAP_DEF, (*_COMMON, "id", "pinning"))
+
 IPROUTE2 = Form(  # include/bpf_elf.h; seven members until v4.14
     "iproute2", Dialect.BPF_ELF_MAP, (*_COMMON, "id", "pinning", "inner_id", "inner_idx")
 )
+
 _IPROUTE2_SIZE = 4 * len(IPROUTE2.members)
 
 
@@ -356,3 +364,74 @@ def _check_gaps(elf: Elf, section: Section, data: bytes, edges: Sequence[int]) -
             raise elf.error(
                 f"{start - end} bytes that belong to no map", section=section, offset=end
             )
+
+
+# Maps defined by `struct bpf_map_def` in section `maps`, as libbpf had them until 1.0.
+#
+# Sixteen bytes in the oldest programs, twenty in libbpf, and more: the kernel's samples
+# (samples/bpf/bpf_load.h, until Linux 5.16) added the index of the inner map and the NUMA node,
+# gobpf and those after it where the map is pinned, aya an id and whether it is pinned by its name.
+
+
+def maps_of(elf: Elf, definitions: Sequence[Fields], btf: Btf | None) -> list[MapSpec]:
+    """Return the maps in the order of *definitions*; `ObjectFileError` with symbol and offset."""
+    maps = [_map(elf, btf, definition) for definition in definitions]
+    return [_with_inner(elf, spec, maps) for spec in maps]
+
+
+def _map(elf: Elf, btf: Btf | None, definition: Fields) -> MapSpec:
+    symbol, section = definition.symbol, definition.section
+    kind = map_type(elf, section, symbol, number=definition["type"])
+    key_size, value_size = definition["key_size"], definition["value_size"]
+    key, value = annotated_types(btf, symbol.name, key_size=key_size, value_size=value_size)
+    has_node = definition["map_flags"] & MapFlag.NUMA_NODE
+    words = _PINNINGS_WITH_ID if "id" in definition.values else _PINNINGS
+    pinning = words.get(definition["pinning"], Pinning.UNKNOWN)
+    inner_index = definition.values.get("inner_map_idx", -1)
+    return MapSpec(
+        symbol.name,
+        kind,
+        key_size=key_size,
+        value_size=value_size,
+        max_entries=definition["max_entries"],
+        map_flags=definition["map_flags"],
+        numa_node=definition.values.get("numa_node") if has_node else None,
+        pinning=pinning,
+        pinning_id=definition["pinning"] if pinning is Pinning.UNKNOWN else 0,
+        key=key,
+        value=value,
+        dialect=Dialect.BPF_MAP_DEF,
+        section=section.name,
+        section_index=section.index,
+        offset=symbol.value,
+        id=definition["id"],
+        inner_index=inner_index if kind in MAPS_OF_MAPS else -1,
+        note=_note(definition),
+    )
+
+
+def _note(definition: Fields) -> str:
+    where = (
+        f"namespace {definition.namespace!r} of its definition is not a place where bpfpin pins it"
+        if definition.namespace
+        else ""
+    )
+    return "; ".join(text for text in (definition.note, where) if text)
+
+
+def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
+    """Resolve the index of the inner map; a map that names itself left the member at zero."""
+    if spec.inner_index == -1:
+        return spec
+    inner = maps[spec.inner_index] if spec.inner_index < len(maps) else None
+    if inner is spec:
+        return dataclasses.replace(spec, inner_index=-1)
+    if inner is None or inner.type in MAPS_OF_MAPS:
+        what = f"map {inner.name}, of maps itself" if inner else f"one of {len(maps)} maps"
+        raise elf.error(
+            f"the inner map is to be index {spec.inner_index}, {what}",
+            section=spec.section,
+            symbol=spec.name,
+            offset=spec.offset,
+        )
+    return dataclasses.replace(spec, inner=inner)

@@ -11,7 +11,7 @@ from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import DataSection, Struct, Variable
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects.symbols import map_symbols, section_bytes
-from bpfpin.objfile.elf import Elf, Relocation, Section, Symbol, SymbolType
+from bpfpin.objfile.elf.file import Elf, Relocation, Section, Symbol, SymbolType
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 

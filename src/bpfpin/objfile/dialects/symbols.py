@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.elf import Elf, Section, SectionType, Symbol, SymbolType
+from bpfpin.objfile.elf.file import Elf, Section, SectionType, Symbol, SymbolType
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfpin.cli.graph.order import crossings, heights, ordered, placed
+from bpfpin.cli.graph.layout import crossings, heights, ordered, placed
 
 
 def neighbours_of(*pairs: str) -> dict[str, list[str]]:

@@ -8,9 +8,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bpfpin.apps.graph.model import Graph, NodeKind
 from bpfpin.cli.graph.label import width
 from bpfpin.cli.graph.svg import svg
+from bpfpin.host.graph import Graph, NodeKind
 from support.graphs import (
     HOSTILE,
     device,

@@ -6,11 +6,10 @@ import re
 
 import pytest
 
-from bpfpin.apps.graph.model import Edge, EdgeKind, Graph
-from bpfpin.cli.graph.dot import dot
+from bpfpin.cli.graph.dot import dot, mermaid
 from bpfpin.cli.graph.label import cut, width
-from bpfpin.cli.graph.mermaid import mermaid
 from bpfpin.cli.graph.tree import Branch, branches, fitted, lines
+from bpfpin.host.graph import Edge, EdgeKind, Graph
 from support.graphs import (
     HOSTILE,
     attached,

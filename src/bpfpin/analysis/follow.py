@@ -1,0 +1,246 @@
+"""Follows a program's instructions, and notes what it does to the values of maps.
+
+An abstract interpretation: every instruction is followed with all that its registers may hold, both
+ways of each branch, until nothing new is learned. What cannot be followed is said, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from bpfpin.analysis.facts import (
+    ANY,
+    ANYTHING,
+    FACTS_MAX,
+    FRAME,
+    POINTERS,
+    Fact,
+    Facts,
+    Kind,
+    State,
+    added,
+    joined,
+    number,
+    subtracted,
+)
+from bpfpin.analysis.listing import Listing
+from bpfpin.analysis.memory import call_helper, load, store
+from bpfpin.analysis.uses import Notes, Use
+from bpfpin.insn import CALL, EXIT, Instruction
+
+_ADD, _SUBTRACT, _MOVE = 0x00, 0x10, 0xB0
+_REGISTER: Final = 0x08
+_WIDE: Final = 0x07
+_SIGN_EXTENSIONS: Final = (8, 16, 32)  # in `offset`; others say which address space it is
+_ADDRESSES: Final = frozenset(Kind) - {Kind.ANYTHING, Kind.NUMBER, Kind.LOADED, Kind.ADDED}
+STEPS_MAX: Final = 400_000
+_JUMPS: Final = (0x05, 0x06)
+_JUMP_ALWAYS: Final = (0x05, 0x06)
+_IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
+_LOADS, _LEGACY, _STORES, _ALU = (0x01,), (0x00,), (0x02, 0x03), (0x04, 0x07)
+_LONG_JUMP: Final = 0x06
+_SAVED: Final = range(6, 10)
+
+
+# Moves between registers, sums and differences, as far as maps are concerned.
+
+
+def follow(insn: Instruction, state: State, per_cpu: frozenset[str]) -> None:
+    """Follow one instruction of the classes ALU and ALU64."""
+    what = state.registers[insn.src] if insn.opcode & _REGISTER else number(insn.imm)
+    found = _answer(insn, state.registers[insn.dst], what, per_cpu)
+    is_wide = insn.opcode & 0x07 == _WIDE
+    state.registers[insn.dst] = found if is_wide else frozenset(map(_narrowed, found))
+
+
+def _answer(insn: Instruction, before: Facts, what: Facts, per_cpu: frozenset[str]) -> Facts:
+    operation = insn.opcode & 0xF0
+    if operation == _MOVE:
+        is_signed = insn.opcode & _REGISTER and insn.offset in _SIGN_EXTENSIONS
+        return ANYTHING if is_signed else what
+    found: Facts = frozenset()
+    if operation == _ADD:
+        for left in before:
+            for right in what:
+                found |= added(left, right, per_cpu)
+    elif operation == _SUBTRACT:
+        found = frozenset(subtracted(left, right) for left in before for right in what)
+    else:
+        return ANYTHING
+    return joined(found, frozenset()) if len(found) > FACTS_MAX else found
+
+
+def _narrowed(fact: Fact) -> Fact:
+    """Return what is left of 32 bits: no address."""
+    return ANY if fact.kind in _ADDRESSES else fact
+
+
+def uses(listing: Listing) -> Mapping[str, Use]:
+    """Return what the program does to each map that it has, by the map's name."""
+    walk = _Walk(listing)
+    walk.run()
+    names = {each.map for each in listing.maps.values()}
+    return {name: walk.notes.use(name) for name in names}
+
+
+@dataclass
+class _Walk:
+    listing: Listing
+    notes: Notes = field(default_factory=Notes)
+    states: dict[int, State] = field(default_factory=dict)
+    waiting: list[int] = field(default_factory=list)
+    # Of each function by its first instruction: who calls it, and what it leaves behind.
+    callers: dict[int, dict[int, State]] = field(default_factory=lambda: defaultdict(dict))
+    ends: dict[int, State] = field(default_factory=dict)
+    steps: int = 0
+
+    def run(self) -> None:
+        joints = _joints(self.listing.instructions)
+        self.enter(0, State.at_start())
+        while self.waiting:
+            at: int | None = self.waiting.pop()
+            assert at is not None
+            state = self.states[at].copy()
+            while at is not None:
+                self.steps += 1
+                if self.steps > STEPS_MAX or at >= len(self.listing.instructions):
+                    self._give_up()
+                    return
+                at = self.step(at, state)
+                if at in joints and at is not None:
+                    self.enter(at, state)
+                    break
+
+    def _give_up(self) -> None:
+        for each in self.listing.maps.values():
+            self.notes.tell(each.map, "is too long to be followed")
+
+    def enter(self, at: int, state: State) -> None:
+        """Go on at *at* later, if *state* brings anything new there."""
+        if at not in self.states:
+            self.states[at] = state.copy()
+        elif not self.states[at].join(state):
+            return
+        if at not in self.waiting:
+            self.waiting.append(at)
+
+    def step(self, at: int, state: State) -> int | None:
+        """Follow one instruction; return the next one, None where it does not go on."""
+        insn = self.listing.instructions[at]
+        family = insn.opcode & 0x07
+        if insn.is_wide:
+            state.registers[insn.dst] = self._wide(at, insn)
+            return at + 2
+        if family in _ALU:
+            follow(insn, state, self.listing.per_cpu)
+        elif family in _STORES:
+            store(insn, state, self.notes)
+        elif family in _LOADS:
+            state.registers[insn.dst] = load(insn, state)
+        elif family in _LEGACY:
+            state.registers[:6] = [ANYTHING] * 6
+        else:
+            return self._jump(at, insn, state)
+        return at + 1
+
+    def _wide(self, at: int, insn: Instruction) -> Facts:
+        if at in self.listing.functions:
+            return frozenset({Fact(Kind.CODE, offset=self.listing.functions[at])})
+        used = self.listing.maps.get(at)
+        if used is None:
+            return ANYTHING if insn.src else number(insn.imm)
+        if used.at is None:
+            return frozenset({Fact(Kind.MAP, used.map)})
+        return frozenset({Fact(Kind.VALUE, used.map, used.at)})
+
+    def _jump(self, at: int, insn: Instruction, state: State) -> int | None:
+        if insn.opcode == EXIT:
+            self._leave(state)
+            return None
+        if insn.opcode == CALL:
+            return self._call(at, insn, state)
+        target = at + 1 + (insn.imm if insn.opcode == _LONG_JUMP else insn.offset)
+        if insn.opcode in _JUMP_ALWAYS:
+            return target
+        taken = state.copy()
+        if insn.opcode in (_IF_EQUAL, _IF_NOT_EQUAL) and insn.imm == 0:
+            _learn(taken, insn.dst, is_null=insn.opcode == _IF_EQUAL)
+            _learn(state, insn.dst, is_null=insn.opcode != _IF_EQUAL)
+        self.enter(target, taken)
+        return at + 1
+
+    def _call(self, at: int, insn: Instruction, state: State) -> int | None:
+        if at in self.listing.functions:
+            self._enter_function(at, self.listing.functions[at], state)
+            return None
+        arguments = state.registers[1:6]
+        for fact in frozenset().union(*arguments):
+            if fact.kind is Kind.CODE and fact.offset is not None:
+                self._enter_callback(fact.offset, arguments, state)
+        call_helper(self.listing.helpers.get(at, "a function of the kernel"), state, self.notes)
+        return at + 1
+
+    def _enter_function(self, at: int, function: int, state: State) -> None:
+        site = self.callers[function].get(at)
+        if site is None:
+            self.callers[function][at] = state.copy()
+        else:
+            site.join(state)
+        inner = State.at_start(function)
+        inner.registers[1:6] = state.registers[1:6]
+        inner.stack, inner.missed = dict(state.stack), state.missed
+        self.enter(function, inner)
+        if function in self.ends:
+            self._return(at, function)
+
+    def _enter_callback(self, function: int, arguments: Iterable[Facts], state: State) -> None:
+        """Enter what a helper calls: any of its arguments may be any of the helper's."""
+        inner = State.at_start(function)
+        given = ANYTHING.union(*arguments)
+        inner.registers[1:6] = [given] * 5
+        inner.stack = dict(state.stack)
+        self.enter(function, inner)
+
+    def _leave(self, state: State) -> None:
+        function = next(iter(state.registers[FRAME])).frame
+        if function not in self.ends:
+            self.ends[function] = state.copy()
+        elif not self.ends[function].join(state):
+            return
+        for at in self.callers[function]:
+            self._return(at, function)
+
+    def _return(self, at: int, function: int) -> None:
+        site, end = self.callers[function][at], self.ends[function]
+        state = State(missed=end.missed, stack=dict(end.stack))
+        state.registers[0] = end.registers[0]
+        for register in (*_SAVED, FRAME):
+            state.registers[register] = site.registers[register]
+        self.enter(at + 1, state)
+
+
+def _joints(code: tuple[Instruction, ...]) -> frozenset[int]:
+    """Return the instructions that several ways lead to."""
+    found: set[int] = set()
+    for at, insn in enumerate(code):
+        if insn.opcode & 0x07 in _JUMPS and insn.opcode not in (CALL, EXIT):
+            found.add(at + 1 + (insn.imm if insn.opcode == _LONG_JUMP else insn.offset))
+    return frozenset(found)
+
+
+def _learn(state: State, register: int, *, is_null: bool) -> None:
+    """Take in that an address is null, or is not: what a lookup answered."""
+    facts = state.registers[register]
+    if not is_null:
+        kept = (one for one in facts if one.kind not in (Kind.MISSED, Kind.NUMBER))
+        state.registers[register] = frozenset(kept) or ANYTHING
+        return
+    maps = {one.map for one in facts if one.kind in POINTERS or one.kind is Kind.MISSED}
+    if len(maps) == 1 and all(one.kind in POINTERS or one.kind is Kind.MISSED for one in facts):
+        state.missed |= maps
+    state.registers[register] = frozenset(
+        Fact(Kind.MISSED, one.map) if one.kind in POINTERS else one for one in facts
+    )

@@ -1,0 +1,160 @@
+"""Maps of the two old dialects as C for section `.maps`, so that their sources can move on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from bpfpin.btf.c_source import c_name
+from bpfpin.btf.types import Function, FunctionPrototype
+from bpfpin.objects.maps.compat import MAPS_OF_MAPS
+from bpfpin.spec import Dialect, MapSpec, ObjectSpec, Pinning
+from bpfpin.uapi import MapFlag, MapType
+
+OLD_DIALECTS = frozenset({Dialect.BPF_MAP_DEF, Dialect.BPF_ELF_MAP})
+_LAST_INDEX = 0xFFFF  # of an initialiser: C fills all before it, eight bytes each
+_LARGEST = (1 << 30) - 1  # BTF ends at 4 GiB, and a number is the length of an array of int
+_NO_WORD = re.compile(r"[^A-Za-z0-9_]")
+_PINNING = "__uint(pinning, LIBBPF_PIN_BY_NAME);"
+
+_PINNING_NOTES = {
+    Pinning.OBJECT_NAMESPACE: "iproute2 pinned it for this object alone (pinning 1), for which"
+    " libbpf has no word.",
+    Pinning.GLOBAL_NAMESPACE: "iproute2's pinning 2 was in tc/globals: tc still pins it there,"
+    " other loaders at the top.",
+}
+
+
+def btf_definitions(spec: ObjectSpec) -> str:
+    """Return C source that defines the old maps of *spec* by BTF; comments tell what it cannot say.
+
+    Types that the object's BTF knows are named as its source names them, and not defined. What is
+    to hold other maps comes after them.
+    """
+    old = [each for each in spec.maps.values() if each.dialect in OLD_DIALECTS]
+    path = (spec.path or "the object").replace("*/", "* /")
+    if not old:
+        return f"/* {path} has no maps of the old dialects. */\n"
+    head = f"/* The maps of {path}, after <linux/bpf.h> and <bpf/bpf_helpers.h>. */"
+    ordered = sorted(old, key=lambda each: each.type in MAPS_OF_MAPS)
+    return "\n\n".join([head, *(_definition(spec, each) for each in ordered)]) + "\n"
+
+
+def _definition(spec: ObjectSpec, wanted: MapSpec) -> str:
+    prototypes = _prototypes(spec, wanted)
+    notes = [f"/* {note} */" for note in _notes(wanted, has_prototypes=bool(prototypes))]
+    values, initial = _values(wanted, has_prototypes=bool(prototypes))
+    members = [f"\t{line}" for line in (*_members(wanted), *values)]
+    end = f'}} {wanted.name} SEC(".maps")'
+    return "\n".join([*notes, *prototypes, "struct {", *members, f"{end}{initial};"])
+
+
+def _members(wanted: MapSpec) -> Iterator[str]:
+    yield f"__uint(type, BPF_MAP_TYPE_{wanted.type.name});"
+    types = _type_names(wanted)
+    for name, number in _numbers(wanted).items():
+        if name in types:
+            yield f"__type({name.removesuffix('_size')}, {types[name]});"
+        elif number <= _LARGEST:
+            yield f"__uint({name}, {_flags(number) if name == 'map_flags' else number});"
+    if wanted.pinning is Pinning.GLOBAL_NAMESPACE:
+        yield _PINNING
+
+
+def _numbers(wanted: MapSpec) -> dict[str, int]:
+    """Return what is to be said of the map in numbers; what is 0 goes without saying."""
+    names = ("max_entries", "key_size", "value_size", "map_flags")
+    numbers = {name: number for name in names if (number := getattr(wanted, name))}
+    return numbers if wanted.numa_node is None else numbers | {"numa_node": wanted.numa_node}
+
+
+def _type_names(wanted: MapSpec) -> dict[str, str]:
+    """Return how C names the types of key and value, by the size that they stand for."""
+    types = {"key_size": wanted.key, "value_size": wanted.value}
+    found = {size: c_name(ref) for size, ref in types.items() if ref is not None}
+    return {size: name for size, name in found.items() if name is not None}
+
+
+def _flags(flags: int) -> str:
+    """Return the flags by the kernel's names, what has none in hexadecimal."""
+    known = [flag for flag in MapFlag if flag & flags]
+    rest = flags & ~sum(known)
+    return " | ".join([*(f"BPF_F_{flag.name}" for flag in known), *([hex(rest)] if rest else [])])
+
+
+def _values(wanted: MapSpec, *, has_prototypes: bool) -> tuple[list[str], str]:
+    """Return the member `values` and the initialiser of what the file puts there, if it does."""
+    if wanted.type in MAPS_OF_MAPS and wanted.inner is not None:
+        inner = [f"\t{line}" for line in _members(wanted.inner.with_changes(pinning=Pinning.NONE))]
+        return ["__array(values, struct {", *inner, "});"], _initial(wanted)
+    if wanted.type is MapType.PROG_ARRAY and has_prototypes:
+        return ["__array(values, int (void *));"], _initial(wanted)
+    return [], ""
+
+
+def _initial(wanted: MapSpec) -> str:
+    if not wanted.initial or _is_too_wide(wanted):
+        return ""
+    entries = [f"\t\t[{index}] = (void *)&{name}," for index, name in _entries(wanted)]
+    return "\n".join([" = {", "\t.values = {", *entries, "\t},", "}"])
+
+
+def _entries(wanted: MapSpec) -> list[tuple[int, str]]:
+    # Of two at one index the last one stays.
+    return sorted((index, _word(name)) for index, name in dict(wanted.initial).items())
+
+
+def _word(symbol: str) -> str:
+    """Return *symbol*, what no C identifier has in it replaced: it goes into code and comments."""
+    return _NO_WORD.sub("_", symbol)
+
+
+def _is_too_wide(wanted: MapSpec) -> bool:
+    return max((index for index, _ in wanted.initial), default=0) > _LAST_INDEX
+
+
+def _prototypes(spec: ObjectSpec, wanted: MapSpec) -> list[str]:
+    """Declare the programs that a program array starts with; none if one's type is not known."""
+    if wanted.type is not MapType.PROG_ARRAY:
+        return []
+    found = [_prototype(spec, name) for _, name in _entries(wanted)]
+    return found if all(found) else []
+
+
+def _prototype(spec: ObjectSpec, name: str) -> str:
+    """Declare program *name*; nothing if the object does not know its type."""
+    program, btf = spec.programs.get(name), spec.btf
+    if program is None or btf is None:
+        return ""
+    function = btf[program.functions[0].type_id]
+    kind = btf[function.type_id] if isinstance(function, Function) else None
+    if not isinstance(kind, FunctionPrototype) or len(kind.parameters) != 1:
+        return ""
+    answer, context = c_name(btf.ref(kind.return_id)), c_name(btf.ref(kind.parameters[0].type_id))
+    return f"{answer} {name}({context});" if answer and context else ""
+
+
+def _notes(wanted: MapSpec, *, has_prototypes: bool) -> Sequence[str]:
+    notes = [_PINNING_NOTES[wanted.pinning]] if wanted.pinning in _PINNING_NOTES else []
+    if wanted.pinning is Pinning.FILE:
+        notes.append(
+            f"iproute2 pinned it where its bpf_pinning file says for {wanted.pinning_id}, for"
+            " which libbpf has no word."
+        )
+    notes += [
+        f"{name} is {number}, more than BTF can say: set it at run time."
+        for name, number in _numbers(wanted).items()
+        if number > _LARGEST and name not in _type_names(wanted)
+    ]
+    if wanted.type in MAPS_OF_MAPS and wanted.inner is None:
+        which = f", like the one with id {wanted.inner_id}" if wanted.inner_id else ""
+        notes.append(
+            f"It holds maps{which}, which the object does not define: say of what kind by"
+            " __array(values, struct { ... })."
+        )
+    if wanted.type is MapType.PROG_ARRAY and wanted.initial:
+        notes.append("The sections ID/KEY of its programs are iproute2's: name their type instead.")
+    if wanted.initial and (_is_too_wide(wanted) or not (wanted.inner or has_prototypes)):
+        entries = ", ".join(f"{name} at {index}" for index, name in _entries(wanted))
+        notes.append(f"To be put there at run time: {entries}.")
+    return notes

@@ -1,1 +1,0 @@
-"""Who shares what on this host, ours or not: asked of the kernel, kept as plain values."""

@@ -1,1 +1,0 @@
-"""How one load goes: from what is asked for to what is told."""

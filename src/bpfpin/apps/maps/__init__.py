@@ -1,1 +1,0 @@
-"""Any map of the host, named by path, `id:N` or `name:NAME`."""

@@ -1,1 +1,0 @@
-"""Changes that go back by themselves unless they are confirmed."""

@@ -1,0 +1,229 @@
+"""Puts together what was found into the nodes and edges of a `Graph`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bpfpin.host import objects as kernel_objects
+from bpfpin.host.attachments import Attachment, DeviceWalk
+from bpfpin.host.cgroups import CgroupWalk, word
+from bpfpin.host.graph import ELSEWHERE, Edge, EdgeKind, Graph, Node, NodeKind
+from bpfpin.host.objects import Contained, Objects
+from bpfpin.host.pins import Pin, all_pins, set_names, set_of
+from bpfpin.host.processes import Holder, all_holders
+from bpfpin.objects.kernel.info import LinkInfo, MapInfo, ProgramInfo
+from bpfpin.objects.kernel.object import ObjectKind
+from bpfpin.pins.bpffs import BPFFS
+from bpfpin.uapi import AttachType, LinkType, MapType, ProgramType
+
+_ORDER = {kind: number for number, kind in enumerate(NodeKind)}
+_OF_DEVICES = (LinkType.XDP, LinkType.TCX, LinkType.NETKIT)
+
+
+class Draft:
+    """A graph in the making; whatever is named twice becomes one node."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._nodes: dict[str, Node] = {}
+        self._edges: dict[Edge, None] = {}
+        self._hooks: dict[str, list[str]] = defaultdict(list)
+        self._notes: dict[str, list[str]] = defaultdict(list)
+        for info in objects.maps.values():
+            self._add(_map_node(info))
+        for program in objects.programs.values():
+            self._add(_program_node(program))
+            for map_id in program.map_ids:
+                self._connect(f"program:{program.id}", self._map(map_id), EdgeKind.USES)
+
+    def add_attachments(self, found: Iterable[Attachment]) -> None:
+        """Add what devices and cgroups run, then the links that hold anything elsewhere."""
+        placed = set()
+        for one in found:
+            program = self._program(one.program_id)
+            if not program:
+                continue
+            self._add(one.place)
+            edge = Edge(
+                one.place.id,
+                program,
+                EdgeKind.ATTACHED,
+                hook=one.hook,
+                mode=one.mode,
+                link=one.link,
+            )
+            self._edges[edge] = None
+            self._hooks[program].append(f"{one.hook} of {one.place.name}")
+            placed.add(one.link)
+        for link in self._objects.links.values():
+            if link.id not in placed and link.program_id:
+                self._add_link(link)
+
+    def _add_link(self, link: LinkInfo) -> None:
+        """Add a link whose place is no device or cgroup that we see."""
+        program = self._program(link.program_id)
+        if not program:
+            return
+        info = self._objects.programs.get(link.program_id)
+        if info is not None and info.type == ProgramType.EXT and link.target_id:
+            self._connect(self._program(link.target_id), program, EdgeKind.EXTENDS)
+            return
+        if link.type in _OF_DEVICES and not link.ifindex:
+            self._notes[program].append(f"{_hook(link)}: the device of link id {link.id} is gone")
+            return
+        self._hooks[program].append(_hook(link) + _place(link))
+
+    def add_contents(self, found: Iterable[Contained]) -> None:
+        """Add what maps hold: other maps, and programs that are jumped to."""
+        for one in found:
+            target = self._program(one.id) if one.is_program else self._map(one.id)
+            self._connect(self._map(one.map_id), target, EdgeKind.CONTAINS)
+
+    def add_pins(self, pins: Iterable[Pin], sets: Mapping[str, str]) -> None:
+        """Add the pins, each with the set of ours that it belongs to."""
+        for pin in pins:
+            node = Node(f"pin:{pin.path}", NodeKind.PIN, pin.path, set=set_of(pin.path, sets))
+            source = self._object(pin.kind, pin.id)
+            if source:
+                self._add(node)
+                self._connect(source, node.id, EdgeKind.PINNED, what=_what(pin.kind))
+
+    def add_holders(self, holders: Iterable[Holder]) -> None:
+        """Add the processes that have something open that the graph knows."""
+        for one in holders:
+            notes = (ELSEWHERE,) if one.is_elsewhere else ()
+            node = Node(f"process:{one.pid}", NodeKind.PROCESS, one.name, one.pid, notes=notes)
+            for kind, object_id in one.held:
+                source = self._object(kind, object_id)
+                if source:
+                    self._add(node)
+                    self._connect(source, node.id, EdgeKind.HELD, what=_what(kind))
+
+    def graph(self) -> Graph:
+        """Return what was put together; the kinds one after the other, each by its number."""
+        nodes = sorted(map(self._finished, self._nodes.values()), key=_sort_key)
+        objects = self._objects
+        return Graph(tuple(nodes), tuple(self._edges), tuple(objects.notes), objects.is_complete)
+
+    def _finished(self, node: Node) -> Node:
+        hooks, notes = self._hooks.get(node.id, ()), self._notes.get(node.id, ())
+        if not hooks and not notes:
+            return node
+        return dataclasses.replace(node, hooks=tuple(dict.fromkeys(hooks)), notes=tuple(notes))
+
+    def _object(self, kind: ObjectKind, object_id: int) -> str:
+        """Return the node of an object, "" for one that the graph does not have."""
+        if kind is ObjectKind.MAP:
+            return self._map(object_id)
+        if kind is ObjectKind.PROGRAM:
+            return self._program(object_id)
+        link = self._objects.links.get(object_id)
+        return self._program(link.program_id) if link is not None and link.program_id else ""
+
+    def _program(self, program_id: int) -> str:
+        return self._known(Node(f"program:{program_id}", NodeKind.PROGRAM, "", program_id))
+
+    def _map(self, map_id: int) -> str:
+        return self._known(Node(f"map:{map_id}", NodeKind.MAP, "", map_id))
+
+    def _known(self, node: Node) -> str:
+        """Return the id of a node that is there; "" where it was made after all were counted.
+
+        Where not all may be seen, one that is named somewhere comes in by its number alone.
+        """
+        if node.id in self._nodes:
+            return node.id
+        if self._objects.is_complete:
+            return ""
+        self._nodes[node.id] = node
+        return node.id
+
+    def _add(self, node: Node) -> None:
+        self._nodes[node.id] = node
+
+    def _connect(self, source: str, target: str, kind: EdgeKind, *, what: str = "") -> None:
+        if source and target:
+            self._edges[Edge(source, target, kind, what=what)] = None
+
+
+def _map_node(info: MapInfo) -> Node:
+    kind = info.type.name.lower() if isinstance(info.type, MapType) else str(info.type)
+    layout = (info.key_size, info.value_size, info.max_entries, info.map_flags)
+    return Node(f"map:{info.id}", NodeKind.MAP, info.name, info.id, type=kind, layout=layout)
+
+
+def _program_node(info: ProgramInfo) -> Node:
+    kind = info.type.name.lower() if isinstance(info.type, ProgramType) else str(info.type)
+    return Node(f"program:{info.id}", NodeKind.PROGRAM, info.name, info.id, type=kind)
+
+
+def _what(kind: ObjectKind) -> str:
+    return "" if kind is ObjectKind.MAP else str(kind)
+
+
+def _hook(link: LinkInfo) -> str:
+    """Return the hook's word: the attach type, or the link's type where it has none of use."""
+    is_known = isinstance(link.attach_type, AttachType)
+    if is_known and (link.attach_type or link.type == LinkType.CGROUP):
+        return word(link.attach_type)
+    return link.type.name.lower().replace("_", "-") if isinstance(link.type, LinkType) else "link"
+
+
+def _place(link: LinkInfo) -> str:
+    if link.ifindex:
+        return f" of ifindex {link.ifindex} in a namespace that is not seen"
+    if link.cgroup_id:
+        return f" of cgroup id {link.cgroup_id}"
+    return f" of network namespace {link.netns_inode}" if link.netns_inode else ""
+
+
+def _sort_key(node: Node) -> tuple[int, str, int, str]:
+    place = node.netns if node.kind is NodeKind.DEVICE else ""
+    return (_ORDER[node.kind], place, node.number, node.name)
+
+
+# Who shares what on this host, ours or not, asked of the kernel: the graph of all of it.
+#
+# Devices and cgroups run programs, programs use maps, and pins and processes keep them.
+
+
+def graph(*, pin_root: Path = BPFFS) -> Graph:
+    """Return who shares what, for everything on the host; changes nothing.
+
+    Seen from the current network namespace: its devices go by their name, those of another one by
+    `NAMESPACE@NAME`. Sets are those below *pin_root*, pins are found in every mounted bpffs.
+    Without CAP_SYS_ADMIN the graph has what this user may see, and notes on the rest.
+    """
+    is_privileged = kernel_objects.may_walk()
+    pins = all_pins(pin_root, with_infos=not is_privileged)
+    objects = kernel_objects.all_objects() if is_privileged else kernel_objects.pinned_objects(pins)
+    draft = Draft(objects)
+    draft.add_attachments(_attachments(objects))
+    draft.add_contents(kernel_objects.contents(objects))
+    draft.add_pins(pins.pins, set_names(pin_root, objects.notes))
+    _add_holders(draft, objects)
+    objects.notes += pins.notes
+    return draft.graph()
+
+
+def _attachments(objects: Objects) -> list[Attachment]:
+    types: set[int] = set(ProgramType)
+    if objects.is_complete:
+        types = {info.type for info in objects.programs.values()}
+    links = list(objects.links.values())
+    devices, cgroups = DeviceWalk(links, types), CgroupWalk(links, types)
+    found = [*devices.attachments(), *cgroups.attachments()]
+    objects.notes += [*devices.notes, *cgroups.notes]
+    return found
+
+
+def _add_holders(draft: Draft, objects: Objects) -> None:
+    holders = all_holders()
+    draft.add_holders(holders.processes)
+    if holders.hidden:
+        objects.notes.append(f"{holders.hidden} processes of other users were not looked into")
+    if holders.is_cut:
+        objects.notes.append("this host has too many open files to look at all; some holders lack")

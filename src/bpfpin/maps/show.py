@@ -1,0 +1,133 @@
+"""One map in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bpfpin.btf.btf import TypeRef
+from bpfpin.btf.c_source import c_type
+from bpfpin.errors import BpfError
+from bpfpin.host.objects import Keepers, keepers
+from bpfpin.host.users import MapUser, UserKind, users_of
+from bpfpin.maps.entries import INSTEAD
+from bpfpin.maps.list import MapRow
+from bpfpin.maps.open import open_map
+from bpfpin.objects.kernel.info import MapInfo, fdinfo
+from bpfpin.objects.maps.map import Map
+from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.uapi import MapFlag, MapType, ProgramType
+
+_OF_MAPS: Final = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
+_NOTES: Final[dict[MapType | int, str]] = {
+    MapType.RINGBUF: "max_entries is its size in bytes",
+    MapType.USER_RINGBUF: "max_entries is its size in bytes; programs drain it",
+    MapType.ARENA: "memory that programs and processes share: max_entries counts pages, map_extra"
+    " is the address that it is mapped at, 0 for any",
+    MapType.STRUCT_OPS: "functions of the kernel that programs stand for: its value is the"
+    " kernel's own structure, in use once the map is registered or has a link",
+    MapType.BLOOM_FILTER: "it only knows whether a value may have been added; map_extra is the"
+    " number of its hash functions",
+    MapType.PERF_EVENT_ARRAY: "one ring buffer a CPU, opened by who reads the events",
+    MapType.LPM_TRIE: "a key is a prefix: a lookup finds the longest one that fits",
+    MapType.SK_STORAGE: "kept with sockets: it goes with each of them",
+    MapType.TASK_STORAGE: "kept with tasks: it goes with each of them",
+    MapType.INODE_STORAGE: "kept with files: it goes with each of them",
+    MapType.CGRP_STORAGE: "kept with cgroups: it goes with each of them",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MapDetails:
+    """One map: its types as C (empty without BTF), flags by name.
+
+    *users* are programs and where they are attached, pins and processes, *keepers* in words the
+    maps that hold it and the links at it. *cpus*: how many values an
+    entry has in a per-CPU map, 0 for another one. *inner* is one of the maps in a map of maps;
+    *notes* what else the kernel tells, and what its type means.
+    """
+
+    row: MapRow
+    key_type: str
+    value_type: str
+    flags: tuple[str, ...]
+    users: tuple[MapUser, ...] = ()
+    keepers: tuple[str, ...] = ()
+    cpus: int = 0
+    inner: MapRow | None = None
+    notes: tuple[str, ...] = ()
+
+
+def show_map(target: str, *, pin_root: Path) -> MapDetails:
+    """Return what the kernel says of the map that *target* names, and who uses it."""
+    with open_map(target) as held:
+        info, more = held.info, fdinfo(held.fd)
+        users = users_of(info.id, pin_root=pin_root)
+        found, inner = keepers(), _inner(held)
+        return MapDetails(
+            row=MapRow(
+                info,
+                tuple(one.name for one in users if one.kind is UserKind.PIN),
+                memory_bytes=int(more.get("memlock", "0")),
+                is_frozen=more.get("frozen") == "1",
+                outer_maps=tuple(found.outer_maps.get(info.id, ())),
+                links=tuple(found.links.get(info.id, ())),
+            ),
+            key_type=_c_type(held.key_type),
+            value_type=_c_type(held.value_type),
+            flags=flag_names(info.map_flags),
+            users=users,
+            keepers=tuple(found.told(info.id)),
+            cpus=possible_cpus() if held.is_per_cpu else 0,
+            inner=MapRow(inner) if inner else None,
+            notes=(*_notes(info, more), *_notes_of_inner(info, inner), *_hidden(found)),
+        )
+
+
+def flag_names(flags: int) -> tuple[str, ...]:
+    """Return the names of map flags; bits without a name together as a number."""
+    names = [flag.name for flag in MapFlag if flags & flag and flag.name]
+    unnamed = flags & ~sum(MapFlag)
+    return (*names, hex(unnamed)) if unnamed else tuple(names)
+
+
+def _inner(held: Map) -> MapInfo | None:
+    """Return one of the maps in a map of maps: the kernel tells of none what all must be like."""
+    if held.type not in _OF_MAPS:
+        return None
+    with suppress(BpfError, StopIteration), Map.from_id(next(iter(held.values()))) as inner:
+        return inner.info
+    return None
+
+
+def _notes(info: MapInfo, more: dict[str, str]) -> Iterator[str]:
+    if note := _NOTES.get(info.type):
+        yield note
+    if instead := INSTEAD.get(info.type):
+        yield f"used with {instead}"
+    if info.map_extra:
+        yield f"map_extra is {info.map_extra:#x}"
+    if info.ifindex:
+        yield f"offloaded to the device of ifindex {info.ifindex}"
+    owner = more.get("owner_prog_type")
+    if owner and owner.isdecimal():
+        kind = int(owner)
+        known = kind in ProgramType.__members__.values()
+        yield f"takes programs of type {ProgramType(kind).name.lower() if known else kind}"
+
+
+def _notes_of_inner(info: MapInfo, inner: MapInfo | None) -> Iterator[str]:
+    if info.type in _OF_MAPS and inner is None:
+        yield "it holds no map that we may open, and only those tell what it takes"
+
+
+def _hidden(found: Keepers) -> Iterator[str]:
+    if not found.is_complete:
+        yield "programs, links and maps that use it are seen with CAP_SYS_ADMIN alone"
+
+
+def _c_type(ref: TypeRef | None) -> str:
+    return c_type(ref) if ref else ""

@@ -1,0 +1,224 @@
+"""Entries of a snapshot for a map of another definition, by the rules of `load --migrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin.btf.btf import TypeRef
+from bpfpin.errors import Difference, IncompatibleMapError
+from bpfpin.maps.snapshot_file import Block, Definition, SnapshotReader
+from bpfpin.maps.snapshot_fit import KINDS, definition_of
+from bpfpin.migration import entries
+from bpfpin.migration.entries import SHOWN
+from bpfpin.migration.first_values import apply, joined, start_value
+from bpfpin.migration.match import Check, PartMoves, match_parts
+from bpfpin.migration.members import Leaf, Shape, given_types, layout_texts, leaves
+from bpfpin.migration.refusal import Members, Refusals, names_of, require_known
+from bpfpin.migration.request import KEY, VALUE, Migration, Rule, Wishes, part
+from bpfpin.objects.maps.map import Map
+
+_Types = tuple[TypeRef | None, TypeRef | None]
+_Leaves = tuple[tuple[Leaf, ...], tuple[Leaf, ...]]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A snapshot as the other map takes it; its blocks are read and converted each time."""
+
+    snapshot: SnapshotReader
+    definition: Definition
+    keys: PartMoves | None
+    values: PartMoves
+    start: bytes
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.snapshot.path
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The members that do not come over, or not whole: dropped ones, and those cut to fit."""
+        found: dict[str, None] = {}
+        for side, moves in ((KEY, self.keys), (VALUE, self.values)):
+            for check in moves.checks if moves else ():
+                if check.is_wished and self._is_lost(side, check):
+                    found[f"{KEY}.{check.path}" if side == KEY else check.path or VALUE] = None
+        return tuple(found)
+
+    def _is_lost(self, side: str, check: Check) -> bool:
+        """Whether an entry of the file has something there; reads the file."""
+        return any(
+            not check.fits(data)
+            for key, values in self._old_entries()
+            for data in ([key] if side == KEY else values)
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield keys and values, back to back, as `SnapshotReader.blocks` does."""
+        if self.keys is None:
+            for block in self.snapshot.blocks():
+                keys, values = zip(*self._entries(block), strict=True) if block[0] else ((), ())
+                yield memoryview(b"".join(keys)), memoryview(b"".join(values))
+            return
+        together: dict[bytes, bytes] = {}
+        for block in self.snapshot.blocks():
+            for key, value in self._entries(block):
+                there = together.get(key)
+                together[key] = self._both(there, value) if there is not None else value
+        yield memoryview(b"".join(together)), memoryview(b"".join(together.values()))
+
+    def require_fit(self) -> None:
+        """Raise `IncompatibleMapError` with the first entries that do not fit; reads the file."""
+        found: list[Difference] = []
+        for key, values in self._old_entries():
+            found += self._misfits(key, values)
+            if len(found) >= SHOWN:
+                break
+        if found:
+            raise _refusal(self.definition.name, self.path, found, hint="--clamp, or --drop MEMBER")
+
+    def _misfits(self, key: bytes, values: list[bytes]) -> Iterator[Difference]:
+        name, where = self.definition.name, f"at key hex:{key.hex()}"
+        for side, moves, data in ((KEY, self.keys, [key]), (VALUE, self.values, values)):
+            for check in moves.checks if moves else ():
+                if not check.is_wished and not all(map(check.fits, data)):
+                    yield Difference(name, f"{side} {check.path}".rstrip(), where, check.what)
+        if self._is_cut_off(key) and any(map(any, values)):
+            length = self.definition.max_entries
+            yield Difference(name, VALUE, where, f"the array has {length} elements")
+        try:
+            self._value(values)
+        except OverflowError as error:
+            yield Difference(name, VALUE, where, str(error))
+
+    def _is_cut_off(self, key: bytes) -> bool:
+        is_array = KINDS[self.definition.type].endswith("array")
+        return is_array and int.from_bytes(key, "little") >= self.definition.max_entries
+
+    def _old_entries(self) -> Iterator[tuple[bytes, list[bytes]]]:
+        for block in self.snapshot.blocks():
+            yield from self._cut(block)
+
+    def _cut(self, block: Block) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Yield each key with the values of all CPUs."""
+        old = self.snapshot.definition
+        stride = old.copied // old.cpus
+        keys, values = block
+        for number in range(len(keys) // old.key_size):
+            at = number * old.copied
+            each = [
+                bytes(values[start : start + old.value_size])
+                for start in range(at, at + old.copied, stride)
+            ]
+            yield bytes(keys[number * old.key_size : (number + 1) * old.key_size]), each
+
+    def _entries(self, block: Block) -> Iterator[tuple[bytes, bytes]]:
+        for key, values in self._cut(block):
+            if self._is_cut_off(key):
+                continue
+            size = self.definition.key_size
+            new_key = apply(self.keys.moves, key, bytes(size)) if self.keys else key
+            yield new_key, self._value(values)
+
+    def _value(self, values: list[bytes]) -> bytes:
+        """Return a value as the kernel takes it; what CPUs had that are not here, the first has."""
+        moves, new = self.values.moves, self.definition
+        each = [apply(moves, value, self.start) for value in values]
+        if len(each) > new.cpus:
+            surplus = each[new.cpus :]
+            each = [joined(moves, [each[0], *surplus]), *each[1 : new.cpus]]
+        each += [self.start] * (new.cpus - len(each))
+        return b"".join(value.ljust(new.copied // new.cpus, b"\0") for value in each)
+
+    def _both(self, there: bytes, value: bytes) -> bytes:
+        """Return the value of two old keys that are one now."""
+        stride = self.definition.copied // self.definition.cpus
+        pairs = (
+            (there[at : at + stride], value[at : at + stride])
+            for at in range(0, len(value), stride)
+        )
+        return b"".join(joined(self.values.moves, pair) for pair in pairs)
+
+
+def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Converted:
+    """Return *snapshot* as *held* takes it; `IncompatibleMapError` with all that stands against it.
+
+    `UsageError` for members that were named and are not there.
+    """
+    old, new = snapshot.definition, definition_of(held)
+    name, wishes = new.name, migration.of(new.name)
+    refused = Refusals(name)
+    before, after = _shape(old), _shape(new)
+    refused.tell(
+        entries.refusals(name, before, after) if KINDS[old.type] != KINDS[new.type] else ()
+    )
+    types = _types(snapshot, held, migration)
+    key_leaves = leaves(snapshot.types[0], old.key_size), leaves(held.key_type, new.key_size)
+    value_leaves = leaves(types[0], old.value_size), leaves(types[1], new.value_size)
+    both = zip(key_leaves, value_leaves, strict=True)
+    require_known(migration, {name: Members(*(names_of(*one) for one in both))})
+    keys = _keys(old, new, key_leaves, wishes)
+    is_joined = keys is not None or new.cpus < old.cpus
+    said = part(wishes, VALUE, has_members=_have_members(value_leaves))
+    values = match_parts(
+        *value_leaves,
+        said,
+        default_rule=lambda _old, _new: None if is_joined else Rule.KEEP_NEW,
+        otherwise=Rule.KEEP_NEW,
+    )
+    refused.parts(KEY, keys)
+    refused.parts(VALUE, values)
+    refused.words(keys, values, (before, after), ())
+    _stop_if_any(refused, name, snapshot.path)
+    start = start_value(name, types[1], bytes(new.value_size), said.start)
+    found = Converted(snapshot, new, keys, values, start)
+    found.require_fit()
+    return found
+
+
+def _stop_if_any(refused: Refusals, name: str, path: Path) -> None:
+    error = refused.error()
+    if error.differences:
+        hints = [one for one in error.hint.split("; ") if not one.startswith("--fresh")]
+        raise _refusal(name, path, list(error.differences), hint="; ".join(hints))
+
+
+def _refusal(name: str, path: Path, found: list[Difference], *, hint: str) -> IncompatibleMapError:
+    return IncompatibleMapError(
+        f"the entries saved cannot become those of map {name!r} as things are",
+        path=str(path),
+        differences=found,
+        hint=hint,
+    )
+
+
+def _shape(definition: Definition) -> Shape:
+    sizes = definition.key_size, definition.value_size, definition.max_entries
+    return Shape(definition.type, *sizes)
+
+
+def _types(snapshot: SnapshotReader, held: Map, migration: Migration) -> _Types:
+    old, new = snapshot.types[1], held.value_type
+    given = migration.layouts.get(held.name)
+    if given is None or not (old is None or new is None):
+        return old, new
+    sizes = snapshot.definition.value_size, held.value_size
+    about = f"--layout {held.name}"
+    return given_types(layout_texts(given), (old, new), sizes, ((), ()), about=about)
+
+
+def _keys(old: Definition, new: Definition, both: _Leaves, wishes: Wishes) -> PartMoves | None:
+    """Return how keys become new ones, None if they are the same."""
+    before, after = ([(one.path, one.place, one.type) for one in side] for side in both)
+    if before == after and old.key_size == new.key_size:
+        return None
+    said = part(wishes, KEY, has_members=_have_members(both))
+    keep = Rule.KEEP_OLD
+    return match_parts(*both, said, default_rule=lambda _old, _new: keep, otherwise=keep)
+
+
+def _have_members(both: _Leaves) -> bool:
+    return all(one.path for side in both for one in side)

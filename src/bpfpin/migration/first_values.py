@@ -1,0 +1,230 @@
+"""What new entries begin with, and what is written into the new map before programs get it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from bpfpin.btf.btf import TypeRef
+from bpfpin.btf.layout import Place
+from bpfpin.codecs.codec import Codec
+from bpfpin.codecs.of_btf import codec
+from bpfpin.errors import UsageError
+from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.request import MemberFunction, Rule
+from bpfpin.objects.maps.codec import stride_of
+from bpfpin.objects.maps.map import Map
+from bpfpin.syscall.cpu import possible_cpus
+
+_STEP: Final = re.compile(r"[^.\[\]]+|\[\d+\]")
+
+
+def start_value(
+    name: str, type_: TypeRef | None, empty: bytes, start: Mapping[str, object]
+) -> bytes:
+    """Return *empty*, the bytes of a value, with the members *start* set; `UsageError`."""
+    if not start:
+        return empty
+    try:
+        return with_members(codec(type_, len(empty)), empty, start)
+    except (ValueError, TypeError, LookupError) as error:
+        raise UsageError(f"--start, map {name}: {error}") from None
+
+
+def counted_from_zero(contents: bytes, moves: Iterable[Move]) -> bytes:
+    """Return what global variables start with: those that the old value comes to, with 0.
+
+    What the object file says of them was counted in when the old program started.
+    """
+    data = bytearray(contents)
+    for move in moves:
+        if move.rule is not Rule.KEEP_OLD:
+            data[move.new.offset : move.new.offset + move.new.size] = bytes(move.new.size)
+    return bytes(data)
+
+
+def with_members(kind: Codec, data: bytes, members: Mapping[str, object]) -> bytes:
+    """Return the value *data* with members, named by path, that are another."""
+    whole = kind.decode(data)
+    for path, value in members.items():
+        whole = _with_value(whole, _STEP.findall(path), value)
+    return kind.encode(whole)
+
+
+def _with_value(whole: Any, steps: list[str], value: object) -> Any:
+    if not steps:
+        return _typed(value, whole)
+    step: Any = int(steps[0][1:-1]) if steps[0].startswith("[") else steps[0]
+    whole[step] = _with_value(whole[step], steps[1:], value)
+    return whole
+
+
+def _typed(value: object, there: object) -> object:
+    """Return what a word of the command line stands for, where *there* is now."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return int(value, 0)
+    except ValueError:
+        pass
+    if isinstance(there, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value  # the codec says what it wants
+
+
+class Filling:
+    """Writes what cannot wait for the fold into a new map that no program has yet.
+
+    Elements of an array are there from the start, and so get their first values; what Python
+    functions make of old values is written with the entry. The fold adds the rest. *made* is what
+    an element has when the map was created.
+    """
+
+    def __init__(
+        self,
+        types: tuple[TypeRef | None, TypeRef | None],
+        start: bytes,
+        functions: Mapping[str, MemberFunction],
+        *,
+        made: bytes,
+    ) -> None:
+        self._types = types
+        self._is_other = start != made
+        self._start = start
+        self._functions = functions
+
+    def is_needed(self, new: Shape) -> bool:
+        """Whether there is anything to be written."""
+        return bool(self._functions) or (new.is_array and self._is_other)
+
+    def fill(self, old: Map, new: Map, shapes: tuple[Shape, Shape]) -> None:
+        """Write the first values into *new*; both maps stay the caller's."""
+        before, after = shapes
+        if after.is_array and self._is_other:
+            for index in range(after.max_entries):
+                new.update_bytes(index.to_bytes(4, "little"), self._copies([self._start], after))
+        if not self._functions:
+            return
+        kinds = tuple(
+            codec(type_, shape.value_size) for type_, shape in zip(self._types, shapes, strict=True)
+        )
+        for key, value in old.items_bytes():
+            if not (after.is_array and int.from_bytes(key, "little") >= after.max_entries):
+                made = [self._made(kinds, one) for one in _values(value, before)]
+                new.update_bytes(key, self._copies(made, after))
+
+    def _made(self, kinds: tuple[Codec, ...], value: bytes) -> bytes:
+        said = kinds[0].decode(value)
+        members = {path: function(said) for path, function in self._functions.items()}
+        return with_members(kinds[1], self._start, members)
+
+    def _copies(self, values: list[bytes], shape: Shape) -> bytes:
+        """Return a value as the map takes it: of a per-CPU map one for each CPU."""
+        if not shape.is_per_cpu:
+            return values[0]
+        each = values if len(values) > 1 else values * possible_cpus()
+        return b"".join(one.ljust(stride_of(shape.value_size), b"\0") for one in each)
+
+
+def _values(value: bytes, shape: Shape) -> list[bytes]:
+    stride = stride_of(shape.value_size) if shape.is_per_cpu else len(value)
+    return [value[at : at + shape.value_size] for at in range(0, len(value), stride)]
+
+
+# Moving the parts of one value in user space, by the same moves that a fold is generated from.
+#
+# For values that nobody counts in: those of a file. Where a fold adds to what programs have counted
+# since, here nothing was: every rule gives what the old value says. Rules decide where several old
+# values become one, of several CPUs or keys.
+
+
+def apply(moves: Sequence[Move], old: bytes, start: bytes) -> bytes:
+    """Return *start*, a new key or value, with the parts of *old* that come over."""
+    new = bytearray(start)
+    for move in moves:
+        if move.is_bytes:
+            size = min(move.old.size, move.new.size)
+            new[move.new.offset : move.new.offset + size] = _part(old, move.old)[:size]
+        else:
+            _write(new, move.new, _adjusted(move, _read(old, move.old)))
+    return bytes(new)
+
+
+def joined(moves: Sequence[Move], values: Sequence[bytes]) -> bytes:
+    """Return the one value that several new ones become, by the rules; of the rest the first one's.
+
+    `OverflowError` names a sum that has no room; with limits it becomes what has.
+    """
+    new = bytearray(values[0])
+    for move in moves if len(values) > 1 else ():
+        if move.is_bytes:
+            parts = [_part(value, move.new) for value in values]
+            _write_bytes(new, move.new, _kept(move, parts))
+        else:
+            numbers = [_read(value, move.new) for value in values]
+            _write(new, move.new, _within(move, _JOINS[move.rule](move, numbers)))
+    return bytes(new)
+
+
+def _kept(move: Move, parts: Sequence[bytes]) -> bytes:
+    if move.rule is Rule.KEEP_OLD:
+        return parts[-1]
+    return next(filter(any, parts), parts[0])
+
+
+def _adjusted(move: Move, number: int) -> int:
+    number = dict(move.renumbered).get(number, number)
+    if move.limits is None:
+        return number
+    low, high = move.limits
+    return min(max(number, low), high)
+
+
+def _within(move: Move, number: int) -> int:
+    bits = 8 * move.new.size - move.new.is_signed
+    low, high = -(1 << bits) if move.new.is_signed else 0, (1 << bits) - 1
+    if low <= number <= high:
+        return number
+    if move.limits is None:
+        raise OverflowError(f"{move.path or 'value'}: {number} is more than it has room for")
+    return min(max(number, low), high)
+
+
+def _least(numbers: Sequence[int]) -> int:
+    return min(filter(None, numbers), default=0)
+
+
+def _greatest(move: Move, numbers: Sequence[int]) -> int:
+    # As in a fold: where numbers may be negative, 0 is no number yet.
+    return max(filter(None, numbers), default=0) if move.new.is_signed else max(numbers)
+
+
+_JOINS: Final[dict[Rule, Callable[[Move, Sequence[int]], int]]] = {
+    Rule.SUM: lambda _, numbers: sum(numbers),
+    Rule.KEEP_NEW: lambda _, numbers: next(filter(None, numbers), 0),
+    Rule.KEEP_OLD: lambda _, numbers: numbers[-1],
+    Rule.MAX: _greatest,
+    Rule.MIN: lambda _, numbers: _least(numbers),
+}
+
+
+def _part(data: bytes | bytearray, place: Place) -> bytes:
+    return bytes(data[place.offset : place.offset + place.size])
+
+
+def _read(data: bytes | bytearray, place: Place) -> int:
+    return int.from_bytes(_part(data, place), "little", signed=place.is_signed)
+
+
+def _write(data: bytearray, place: Place, number: int) -> None:
+    bits = 8 * place.size
+    _write_bytes(data, place, (number & ((1 << bits) - 1)).to_bytes(place.size, "little"))
+
+
+def _write_bytes(data: bytearray, place: Place, part: bytes) -> None:
+    data[place.offset : place.offset + place.size] = part

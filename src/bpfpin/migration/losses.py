@@ -1,0 +1,127 @@
+"""What a plan gives up because the user said so, member by member, and what must stay as it is.
+
+A migration is exact if every count ends up in the new map. What is dropped, cut or passed over by a
+rule does not, however exactly the rest is moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bpfpin.analysis.uses import ADDS, User, ways
+from bpfpin.migration.entries import Contents
+from bpfpin.migration.match import Check, PartMoves
+from bpfpin.migration.members import LeafKind
+from bpfpin.migration.request import KEY, VALUE, Rule
+
+_OF_RULES: Final = {
+    Rule.KEEP_NEW: "where the new program has counted already, the old count is lost",
+    Rule.KEEP_OLD: "what the new program counts until the move is lost",
+    Rule.MAX: "one of the old and the new count stays, and not their sum",
+    Rule.MIN: "one of the old and the new count stays, and not their sum",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A member that does not come over, or not all of it: *what* happens to it.
+
+    *part* is `key` or `value`, *entries* in how many there is something to lose; None if that
+    cannot be counted.
+    """
+
+    part: str
+    member: str
+    what: str
+    entries: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The member as it is typed: `key.port`, `value` where that is one number."""
+        path = f"{KEY}.{self.member}" if self.member and self.part == KEY else self.member
+        return path or self.part
+
+    def text(self) -> str:
+        """Return it as a line: `drops: dropped, in 2 entries`."""
+        entries = "1 entry" if self.entries == 1 else f"{self.entries} entries"
+        counted = "" if self.entries is None else f", in {entries}"
+        return f"{self.name}: {self.what}{counted}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON takes it."""
+        return {
+            "part": self.part,
+            "member": self.member,
+            "what": self.what,
+            "entries": self.entries,
+        }
+
+
+def losses(
+    keys: PartMoves | None,
+    values: PartMoves,
+    contents: Contents,
+    users: tuple[Sequence[User], Sequence[User]],
+) -> tuple[Loss, ...]:
+    """Return what is given up, by what was found in the entries and what programs do.
+
+    *users* are the programs of the old and of the new map.
+    """
+    old_users, new_users = users
+    found = [*_of_checks(KEY, keys, contents), *_of_checks(VALUE, values, contents)]
+    for (old, new), move in zip(values.carried, values.moves, strict=True):
+        is_counted = ADDS & (ways(old_users, move.old) | ways(new_users, move.new))
+        if move.rule is Rule.SUM and not move.is_bytes:
+            continue
+        if is_counted and LeafKind.ENUM not in (old.kind, new.kind):
+            what = "moved as bytes" if move.is_bytes else f"{move.rule.value}"
+            found.append(Loss(VALUE, old.path, f"{what}: {_OF_RULES.get(move.rule, '')}"))
+    return tuple(dict.fromkeys(found))
+
+
+def _of_checks(part: str, moves: PartMoves | None, contents: Contents) -> Iterator[Loss]:
+    dropped = {leaf.path for leaf in moves.dropped} if moves else set()
+    for check in moves.checks if moves else ():
+        entries = contents.lost[part, check]
+        if not check.is_wished or not (entries or check.path in dropped):
+            continue
+        if check.path not in dropped:
+            yield Loss(part, check.path, f"cut, for {check.what}", entries)
+        elif part == KEY:
+            yield Loss(part, check.path, "dropped, and keys that differ only in it become one")
+        else:
+            yield Loss(part, check.path, "dropped", entries)
+
+
+def conditions(values: PartMoves, old_users: Sequence[User]) -> tuple[str, ...]:
+    """Return what the entries keep to now, and have to until the hooks are switched.
+
+    Only of what the old programs write, which goes on until then.
+    """
+    return tuple(
+        dict.fromkeys(
+            text
+            for check in values.checks
+            if (text := _condition(check)) and _is_written(check, old_users)
+        )
+    )
+
+
+def _condition(check: Check) -> str:
+    name = check.path or VALUE
+    if check.is_wished:
+        return ""
+    if check.is_zero:
+        return f"{name} stays 0 where {check.what}"
+    if check.limits is not None:
+        low, high = check.limits
+        return f"{name} stays within {low} to {high}"
+    return ""
+
+
+def _is_written(check: Check, users: Sequence[User]) -> bool:
+    return bool(ways(users, check.place)) or any(
+        user.use.overwrites or user.use.unknown for user in users
+    )

@@ -1,0 +1,1 @@
+"""What the kernel reports: ids, descriptors, BTF and the attach targets in it."""

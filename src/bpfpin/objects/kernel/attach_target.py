@@ -1,0 +1,147 @@
+"""What a program of tracing, LSM or extension type attaches to: a type of the kernel or a program.
+
+BPF_PROG_LOAD takes it as the id of a type in BTF. The kernel's names for the types are those of its
+btf_check_attach_target (kernel/bpf/verifier.c): tracepoints have a typedef `btf_trace_NAME`,
+hooks of LSM and iterators a function `bpf_lsm_NAME` and `bpf_iter_NAME`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bpfpin.btf.btf import Btf
+from bpfpin.btf.types import BtfType, Function, Modifier
+from bpfpin.errors import IdNotFoundError, NotSupportedError, UsageError
+from bpfpin.objects.kernel.btf import VMLINUX, BtfHandle, vmlinux_btf
+from bpfpin.objects.kernel.info import btf_info, program_info
+from bpfpin.spec import ProgramSpec
+from bpfpin.syscall import bpf
+from bpfpin.uapi import AttachType, ProgramType
+
+
+@dataclass(frozen=True, slots=True)
+class AttachTarget:
+    """Type *btf_id* of vmlinux, or of what *fd* stands for: a module's BTF or a program.
+
+    *member* is the position of a struct_ops program among the members of its structure.
+    """
+
+    btf_id: int
+    fd: int = 0
+    member: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How the kernel calls what attaches there, and what kind of thing it is."""
+
+    prefix: str
+    kind: type[BtfType]
+    word: str
+
+
+_FUNCTION = _Form("", Function, "function")
+_FORMS: dict[AttachType, _Form] = {
+    AttachType.TRACE_RAW_TP: _Form("btf_trace_", Modifier, "tracepoint"),
+    AttachType.TRACE_FENTRY: _FUNCTION,
+    AttachType.TRACE_FEXIT: _FUNCTION,
+    AttachType.TRACE_FSESSION: _FUNCTION,
+    AttachType.MODIFY_RETURN: _FUNCTION,
+    AttachType.LSM_MAC: _Form("bpf_lsm_", Function, "LSM hook"),
+    AttachType.LSM_CGROUP: _Form("bpf_lsm_", Function, "LSM hook"),
+    AttachType.TRACE_ITER: _Form("bpf_iter_", Function, "iterator"),
+}
+_OF_PROGRAMS = frozenset({AttachType.TRACE_FENTRY, AttachType.TRACE_FEXIT})
+
+
+@contextlib.contextmanager
+def found(spec: ProgramSpec, program_fd: int | None = None) -> Iterator[AttachTarget | None]:
+    """Look up what *spec* attaches to, for the time of `with`; None for types that need nothing.
+
+    With *program_fd* it is a function of that program, else one of the kernel or of a module
+    (`MODULE:FUNCTION`, or the first that has it). `UsageError` if the program names no target,
+    `NotSupportedError` if there is none of that name here.
+    """
+    if spec.type is ProgramType.EXT:
+        yield _of_program(spec, program_fd, "an extension replaces a function of a loaded program")
+        return
+    if spec.type is ProgramType.STRUCT_OPS:
+        raise UsageError(
+            f"program {spec.name} stands in no table: no variable in section .struct_ops or"
+            " .struct_ops.link points to it"
+        )
+    form = _FORMS.get(spec.expected_attach_type) if spec.expected_attach_type else None
+    if form is None:
+        yield None
+    elif program_fd is not None and spec.expected_attach_type in _OF_PROGRAMS:
+        yield _of_program(spec, program_fd, "")
+    else:
+        yield from _of_kernel(spec, form)
+
+
+def _of_program(spec: ProgramSpec, program_fd: int | None, why: str) -> AttachTarget:
+    if program_fd is None:
+        raise UsageError(
+            f"program {spec.name} needs a target: {why}",
+            hint=f"give the program: load(spec, targets={{{spec.name!r}: program}})",
+        )
+    wanted = _name(spec, "function")
+    btf_id = program_info(program_fd).btf_id
+    if not btf_id:
+        raise UsageError(f"the target of program {spec.name} was loaded without BTF")
+    with BtfHandle.from_id(btf_id) as handle:
+        type_id = handle.btf.find(wanted, Function)
+    if type_id is None:
+        raise UsageError(f"the target of program {spec.name} has no function {wanted!r}")
+    return AttachTarget(type_id, program_fd)
+
+
+def _of_kernel(spec: ProgramSpec, form: _Form) -> Iterator[AttachTarget]:
+    module, _, name = _name(spec, form.word).rpartition(":")
+    type_id = None if module else _vmlinux(spec).find(form.prefix + name, form.kind)
+    if type_id is not None:
+        yield AttachTarget(type_id)
+        return
+    for handle in _modules(module):
+        type_id = handle.btf.find(form.prefix + name, form.kind)
+        if type_id is not None:
+            yield AttachTarget(type_id, handle.fd)
+            return
+    where = f"module {module}" if module else "this kernel"
+    raise NotSupportedError(
+        f"program {spec.name} attaches to {form.word} {name!r}, which {where} does not have",
+        feature=f"{form.word} {name}",
+        hint=f"attach to another: load(spec, attach_to={{{spec.name!r}: NAME}})",
+    )
+
+
+def _vmlinux(spec: ProgramSpec) -> Btf:
+    try:
+        return vmlinux_btf()
+    except FileNotFoundError:
+        raise NotSupportedError(
+            f"program {spec.name} attaches to a type of the kernel, and there is no {VMLINUX}",
+            feature="BTF of the kernel (CONFIG_DEBUG_INFO_BTF)",
+        ) from None
+
+
+def _modules(wanted: str) -> Iterator[BtfHandle]:
+    """Yield the types of the kernel's modules, or of the one called *wanted*, each open."""
+    btf_id = bpf.btf_get_next_id(0)
+    while btf_id is not None:
+        with contextlib.suppress(IdNotFoundError), BtfHandle.from_id(btf_id) as handle:
+            info = btf_info(handle.fd)
+            if info.is_kernel and info.name != VMLINUX.name and wanted in ("", info.name):
+                yield handle
+        btf_id = bpf.btf_get_next_id(btf_id)
+
+
+def _name(spec: ProgramSpec, word: str) -> str:
+    if spec.attach_to:
+        return spec.attach_to
+    raise UsageError(
+        f"section {spec.section!r} of program {spec.name} names no {word} to attach to",
+        hint=f"say it: load(spec, attach_to={{{spec.name!r}: NAME}})",
+    )

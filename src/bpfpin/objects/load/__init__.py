@@ -1,0 +1,1 @@
+"""Loading a whole object: its maps and programs, in the order that the kernel needs."""

@@ -1,0 +1,157 @@
+"""The entries that an object file gives to its maps: maps, programs, tables of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bpfpin.errors import (
+    BpfError,
+    IncompatibleMapError,
+    LimitError,
+    ObjectFileError,
+    PermissionDeniedError,
+    UsageError,
+)
+from bpfpin.objects.maps import compat, struct_ops
+from bpfpin.objects.maps.create import estimate_bytes, size_text
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.spec import MapSpec, ObjectSpec
+from bpfpin.syscall import bpf
+from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.uapi import MapFlag, MapType
+
+FIRST_KEY = bytes(4)
+
+
+def fill_maps_of_maps(specs: Iterable[MapSpec], maps: Mapping[str, Map]) -> None:
+    """Put the inner maps that *specs* name into their maps."""
+    _fill([each for each in specs if each.type in compat.MAPS_OF_MAPS], maps, maps)
+
+
+def fill_program_arrays(
+    specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
+) -> None:
+    """Put the programs that *specs* name into their arrays."""
+    _fill([each for each in specs if each.type == MapType.PROG_ARRAY], maps, programs)
+
+
+def fill_tables(
+    specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
+) -> tuple[str, ...]:
+    """Write the tables of struct_ops that are attached by a link; writing registers the others.
+
+    A table of which a program was not chosen is left empty, and one that the kernel refuses too:
+    the notes that are returned say so.
+    """
+    notes = []
+    descriptors = {name: program.fd for name, program in programs.items()}
+    for spec in specs:
+        is_whole = all(name in programs for _, name in spec.initial)
+        if spec.type is MapType.STRUCT_OPS and spec.map_flags & MapFlag.LINK and is_whole:
+            fd, target = maps[spec.name].fd, f"map {spec.name}"
+            try:
+                value = struct_ops.value_of(spec, descriptors)
+                bpf.map_update_elem(fd, FIRST_KEY, value, target=target)
+            except BpfError as error:
+                if isinstance(error, PermissionDeniedError):
+                    raise
+                notes.append(f"map {spec.name}: the table is left empty: {error}")
+    return tuple(notes)
+
+
+def _fill(
+    specs: Iterable[MapSpec], maps: Mapping[str, Map], values: Mapping[str, Map | Program]
+) -> None:
+    for spec in specs:
+        for index, name in spec.initial:
+            if name not in values:
+                continue  # a program that was not chosen leaves its slot empty
+            held = values[name]
+            key, value = index.to_bytes(4, "little"), held.fd.to_bytes(4, "little")
+            about = f"map {spec.name}, entry {index}"
+            try:
+                bpf.map_update_elem(maps[spec.name].fd, key, value, target=about)
+            except InvalidArgumentError as error:
+                if isinstance(held, Program):
+                    compat.require_owner([maps[spec.name]], held.type, program=name)
+                elif spec.inner is not None:
+                    raise compat.unfit(error, spec.inner, held, about=about) from None
+                raise
+
+
+# What is checked before an object's maps are made.
+
+
+def check_given(spec: ObjectSpec, given: Mapping[str, Map]) -> None:
+    """Compare all the maps that are to be used with what the object asks for."""
+    unknown = [name for name in given if name not in spec.maps]
+    if unknown:
+        there = ", ".join(spec.maps) or "none"
+        raise UsageError(f"the object has no map {', '.join(unknown)}; it has: {there}")
+    found = [
+        each for name, held in given.items() for each in compat.differences(spec.maps[name], held)
+    ]
+    if found:
+        names = ", ".join(dict.fromkeys(each.map for each in found))
+        raise IncompatibleMapError(
+            f"not the map that the object asks for: {names}", differences=found
+        )
+
+
+def check_inner(specs: Iterable[MapSpec]) -> None:
+    """Refuse maps of maps that nothing says the inner kind of: the kernel says only EINVAL."""
+    for each in specs:
+        if each.type in compat.MAPS_OF_MAPS and each.inner is None:
+            wanted = f" with id {each.inner_id}" if each.inner_id else ""
+            raise UsageError(
+                f"map {each.name} holds maps, and the object has no map{wanted} that says of what"
+                " kind",
+                hint=f"use a map that exists: --map {each.name}=PATH",
+            )
+
+
+def check_byte_order(spec: ObjectSpec) -> None:
+    """Refuse an object that was compiled for machines of the other byte order."""
+    if spec.is_big_endian:
+        raise ObjectFileError(
+            "compiled for big-endian machines (bpfeb), and this one is little-endian: it can be"
+            " read, not loaded",
+            path=spec.path,
+            hint="compile it with: clang -O2 -g -target bpfel -c",
+        )
+
+
+def check_constants(spec: ObjectSpec) -> None:
+    """Refuse programs that load a number that nobody has given."""
+    missing = [name for name, value in spec.constants.items() if value is None]
+    if not missing:
+        return
+    program = next(
+        each.name
+        for each in spec.programs.values()
+        if any(name == missing[0] for it in each.functions for _, name in it.constants)
+    )
+    options = " ".join(f"--set {name}=NUMBER" for name in missing)
+    raise UsageError(
+        f"program {program} loads {', '.join(missing)}, which the object does not define: a number"
+        " that its loader is to give",
+        hint=f"give it: {options}, or in Python spec.with_constant({missing[0]!r}, NUMBER); what"
+        " the kernel has is declared with __ksym or __kconfig, and compiled with -g",
+    )
+
+
+def check_memory(path: str, specs: Iterable[MapSpec], limit: int) -> None:
+    """Refuse maps that would take more than *limit* bytes together."""
+    sizes = {each.name: estimate_bytes(each) for each in specs}
+    asked = sum(sizes.values())
+    if asked <= limit:
+        return
+    largest = max(sizes, key=lambda name: sizes[name])
+    raise LimitError(
+        f"the maps{f' of {path}' if path else ''} would take about {size_text(asked)}"
+        f" ({largest}: {size_text(sizes[largest])}), the limit is {size_text(limit)}",
+        limit=limit,
+        asked=asked,
+        hint="Allow more with --max-map-memory.",
+    )

@@ -1,0 +1,227 @@
+"""The running kernel's configuration and version, for variables of section `.kconfig`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from bpfpin.btf.btf import Btf
+from bpfpin.errors import (
+    IdNotFoundError,
+    NotSupportedError,
+    ObjectNotFoundError,
+    PermissionDeniedError,
+    SyscallError,
+    UsageError,
+)
+from bpfpin.fixup.externs_find import values_in
+from bpfpin.insn import call_helper, exit_
+from bpfpin.objects.kernel.btf import VMLINUX, BtfHandle, module_btfs, vmlinux_btf
+from bpfpin.objects.kernel.info import btf_info
+from bpfpin.objects.programs.program import Program
+from bpfpin.spec import FunctionSpec, ProgramSpec
+from bpfpin.syscall import bpf
+from bpfpin.uapi import FuncId, ProgramType
+
+KALLSYMS = Path("/proc/kallsyms")
+# LLVM appends this to static names when it optimizes all files at once.
+_LLVM_SUFFIX = rb"(?:\.llvm\.[0-9]+)?"
+CONFIG = Path("/proc/config.gz")
+BOOT = Path("/boot")
+SIGNATURE = Path("/proc/version_signature")
+MAX_BYTES = 16 << 20  # a configuration takes some 200 kB
+_GZIP = b"\x1f\x8b"
+_GZIP_WINDOW = 31
+_RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?", re.ASCII)
+_UBUNTU = re.compile(r"\S+ \S+ (\d+)\.(\d+)\.(\d+)", re.ASCII)
+_DEBIAN = re.compile(r"Debian (\d+)\.(\d+)\.(\d+)", re.ASCII)
+_MAX_PATCH = 255
+
+
+# The running kernel's symbols and types by name: /proc/kallsyms, and the BTF of its modules.
+
+
+def addresses(names: Collection[str]) -> dict[str, int]:
+    """Return the address of each symbol of the kernel that is called one of *names*.
+
+    `PermissionDeniedError` if the kernel shows no addresses (CAP_SYSLOG, kernel.kptr_restrict);
+    `NotSupportedError` if several symbols have one of the names, or /proc/kallsyms is not there.
+    """
+    found: dict[str, set[int]] = {}
+    for name, address in _symbols(names):
+        found.setdefault(name, set()).add(address)
+    for name, places in found.items():
+        if len(places) > 1:
+            raise NotSupportedError(
+                f"the kernel has {len(places)} symbols called {name}", feature=name
+            )
+    only = {name: places.pop() for name, places in found.items()}
+    if any(address == 0 for address in only.values()) and _is_hidden():
+        raise PermissionDeniedError(
+            f"the kernel does not show the address of {', '.join(only)}",
+            missing=("CAP_SYSLOG",),
+            command="read",
+            target=str(KALLSYMS),
+            hint="as root, with kernel.kptr_restrict below 2 (sysctl)",
+        )
+    return only
+
+
+def is_there(name: str) -> bool:
+    """Whether the kernel has a symbol of that name; needs no right."""
+    return any(True for _ in _symbols((name,)))
+
+
+def types() -> Iterator[tuple[str, Btf]]:
+    """Yield the kernel's types under an empty name, then those of each module under its own."""
+    try:
+        yield "", vmlinux_btf()
+    except FileNotFoundError:
+        raise NotSupportedError(
+            f"the object names types of the kernel, and there is no {VMLINUX}",
+            feature="BTF of the kernel (CONFIG_DEBUG_INFO_BTF)",
+        ) from None
+    names = sorted(path.name for path in VMLINUX.parent.iterdir() if path != VMLINUX)
+    yield from zip(names, module_btfs(), strict=False)  # a module may come or go meanwhile
+
+
+def open_module(name: str) -> BtfHandle:
+    """Open the BTF of a kernel module (BPF_BTF_GET_FD_BY_ID, CAP_SYS_ADMIN).
+
+    `NotSupportedError` if there is none of that name.
+    """
+    btf_id = bpf.btf_get_next_id(0)
+    while btf_id is not None:
+        with contextlib.suppress(IdNotFoundError), contextlib.ExitStack() as undo:
+            handle = undo.enter_context(BtfHandle.from_id(btf_id))
+            info = btf_info(handle.fd)
+            if info.is_kernel and info.name == name:
+                undo.pop_all()
+                return handle
+        btf_id = bpf.btf_get_next_id(btf_id)
+    raise NotSupportedError(f"module {name} is not there any more", feature=f"module {name}")
+
+
+def _symbols(names: Collection[str]) -> Iterator[tuple[str, int]]:
+    try:
+        table = KALLSYMS.read_bytes()
+    except FileNotFoundError:
+        raise NotSupportedError(
+            f"the object names symbols of the kernel, and there is no {KALLSYMS}",
+            feature="symbols of the kernel (CONFIG_KALLSYMS)",
+        ) from None
+    any_name = b"|".join(re.escape(name.encode()) for name in names)
+    line = rb"^([0-9a-f]+) . (" + any_name + rb")" + _LLVM_SUFFIX + rb"(?:\t.*)?$"
+    for found in re.finditer(line, table, re.MULTILINE):
+        yield found[2].decode(), int(found[1], 16)
+
+
+def _is_hidden() -> bool:
+    return all(address == 0 for _, address in _symbols(("_text", "_stext")))
+
+
+def running_values(names: Collection[str], given: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the text that the kernel has for each of *names*, without those that it lacks.
+
+    *given* stands in for the kernel's configuration. `LINUX_…` are what libbpf makes of the kernel:
+    its version, and whether it has BPF cookies and wrappers of system calls.
+    """
+    linux = {name: str(_LINUX[name]()) for name in names if name in _LINUX}
+    if given is not None:
+        return {**linux, **{name: text for name, text in given.items() if name in names}}
+    wanted = {name for name in names if name.startswith("CONFIG_")}
+    return {**linux, **(values_in(running_text(), wanted) if wanted else {})}
+
+
+def as_config(source: Mapping[str, str] | str | Path) -> Mapping[str, str]:
+    """Return *source*, read if it is the path of a configuration, plain or packed by gzip.
+
+    `ObjectNotFoundError` if there is none, `UsageError` if it is larger than 16 MiB or damaged.
+    """
+    if isinstance(source, Mapping):
+        return source
+    return values_in(read_text(Path(source)))
+
+
+def running_text() -> bytes:
+    """Return the configuration of the running kernel; empty where it is nowhere."""
+    for path in (CONFIG, BOOT / f"config-{os.uname().release}"):
+        try:
+            return read_text(path)
+        except ObjectNotFoundError:
+            continue
+    return b""
+
+
+def read_text(path: Path) -> bytes:
+    """Return the configuration at *path*, unpacked; see `as_config` for the errors."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ObjectNotFoundError("no such file", path=str(path)) from None
+    if data.startswith(_GZIP):
+        data = _unpacked(data, path)
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{path}: a configuration of more than {MAX_BYTES >> 20} MiB")
+    return data
+
+
+def kernel_version() -> int:
+    """Return the version as LINUX_VERSION_CODE has it: 0x061204 for 6.18.4.
+
+    That of the source: Ubuntu and Debian count their releases in the name of the kernel.
+    """
+    names = os.uname()
+    signature = SIGNATURE.read_text(errors="replace") if SIGNATURE.exists() else ""
+    return version_code(names.release, names.version, signature)
+
+
+def version_code(release: str, version: str, signature: str = "") -> int:
+    """Return the number for what uname(2) says, and Ubuntu's /proc/version_signature; 0 if none."""
+    found = _UBUNTU.match(signature) or _DEBIAN.search(version) or _RELEASE.match(release)
+    if found is None:
+        return 0
+    major, minor, patch = (int(part or 0) for part in found.groups())
+    return major << 16 | minor << 8 | min(patch, _MAX_PATCH)
+
+
+def has_bpf_cookie() -> int:
+    """Return 1 if programs can ask for the cookie of their attachment (Linux 5.15), else 0."""
+    code = (call_helper(FuncId.get_attach_cookie), exit_())
+    function = FunctionSpec("probe", "", code)
+    try:
+        Program.load(ProgramSpec("probe", ProgramType.KPROBE, "", (function,), "GPL")).close()
+    except PermissionDeniedError:
+        raise
+    except SyscallError:
+        return 0
+    return 1
+
+
+def has_syscall_wrapper() -> int:
+    """Return 1 if functions of system calls take one structure of registers, else 0."""
+    machine = platform.machine()
+    return int(is_there(f"__{_MACHINES.get(machine, machine)}_sys_bpf"))
+
+
+_MACHINES = {"x86_64": "x64", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
+
+_LINUX = {
+    "LINUX_KERNEL_VERSION": kernel_version,
+    "LINUX_HAS_BPF_COOKIE": has_bpf_cookie,
+    "LINUX_HAS_SYSCALL_WRAPPER": has_syscall_wrapper,
+}
+
+
+def _unpacked(data: bytes, path: Path) -> bytes:
+    unpacker = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        return unpacker.decompress(data, MAX_BYTES + 1)
+    except zlib.error as error:
+        raise UsageError(f"{path} is no file of gzip: {error}") from None

@@ -1,0 +1,1 @@
+"""Maps: creating, reading and writing them, with typed keys and values."""

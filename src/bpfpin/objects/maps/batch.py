@@ -1,0 +1,214 @@
+"""Elements of a map read many at a time (BPF_MAP_LOOKUP_BATCH, Linux 5.6).
+
+What a walk promises although the map changes under it:
+
+* It ends.
+* What is there from its beginning to its end is seen; what comes or goes meanwhile may be or not.
+* No key comes twice. A hash is walked bucket by bucket, each read at one moment, and a key never
+  changes its bucket; an array is walked by index. Other types go key by key (BPF_MAP_GET_NEXT_KEY),
+  where the kernel starts anew if the key it stands at was deleted: those keys are remembered, and
+  the walk goes back to the last one that is still there. Should others delete each key that it
+  reaches, it gives up after `STEPS_PER_ENTRY` steps for each entry that the map has room for.
+* A value is that of its key, read in the same moment where the type has batches, else just after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bpfpin.errors import KeyNotFoundError, NotSupportedError
+from bpfpin.objects.maps.elements import CLOSED_FD, Closed, Elements, buffer
+from bpfpin.syscall.attr import MapBatchAttr
+from bpfpin.syscall.call import Call
+from bpfpin.syscall.fd import Closing
+from bpfpin.syscall.refusal import BufferTooSmallError
+from bpfpin.uapi import Cmd, MapType
+
+BATCH = 4096  # measured: flat from 256 elements up
+BUFFER_BYTES = 4 << 20
+ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
+HASHES = frozenset({MapType.HASH, MapType.PERCPU_HASH, MapType.LRU_HASH, MapType.LRU_PERCPU_HASH})
+# Asked for batches. Those of an LPM trie, a devmap and the like are the kernel's generic ones: they
+# go from key to key and start anew where one was deleted, so they may repeat and never end. Those
+# of an array of maps stop at an empty place (EINTR before Linux 6.15).
+BATCHED = ARRAYS | HASHES | {MapType.HASH_OF_MAPS}
+STEPS_PER_ENTRY = 4  # of a walk by key, before it gives up running after deleted keys
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """*count* keys and values, back to back; views of buffers that the next batch overwrites."""
+
+    count: int
+    keys: memoryview
+    values: memoryview
+
+
+class Room:
+    """Buffers for *count* elements and the position in the map, with the calls that fill them."""
+
+    def __init__(self, fd: int, key_size: int, value_size: int, *, count: int) -> None:
+        self.count = count
+        self.keys, keys = buffer(key_size * count)
+        self.values, values = buffer(value_size * count)
+        # The kernel keeps a bucket's number here, or a key.
+        self.position, self._position_address = buffer(max(key_size, 8))
+        self.attribute = MapBatchAttr(
+            out_batch=self._position_address,
+            keys=keys,
+            values=values,
+            count=count,
+            map_fd=fd,
+        )
+        self.lookup = Call(Cmd.MAP_LOOKUP_BATCH, self.attribute)
+        self.take = Call(Cmd.MAP_LOOKUP_AND_DELETE_BATCH, self.attribute)
+
+    def go_to(self, position: bytes | None, fd: int) -> None:
+        """Set where in the map *fd* the next batch starts; None is its start."""
+        self.attribute.map_fd = fd  # the map may be closed while somebody walks it
+        if position is not None:
+            self.position[:] = position
+        self.attribute.in_batch = 0 if position is None else self._position_address
+        self.attribute.count = self.count
+
+    def filled(self) -> RawBatch:
+        """Return what the last call filled in."""
+        count = self.attribute.count
+        key_bytes = len(self.keys) // self.count * count
+        value_bytes = len(self.values) // self.count * count
+        return RawBatch(count, self.keys[:key_bytes], self.values[:value_bytes])
+
+
+class Batches(Closing):
+    """Reading many elements of one map; the buffers stay for the next walk.
+
+    Each walk has buffers of its own: threads and nested walks do not meet.
+    """
+
+    def __init__(self, elements: Elements, fd: int, kind: MapType | int, max_entries: int) -> None:
+        self._elements = elements
+        self._fd = fd
+        self._max_entries = max_entries
+        fits = BUFFER_BYTES // (elements.key_size + elements.value_size or 1)
+        self._count = max(1, min(BATCH, max_entries, fits))
+        self._is_batched = kind in BATCHED
+        self._is_array = kind in ARRAYS
+        self._is_single = self._is_array and max_entries <= self._count
+        self._rooms: list[Any] = []
+
+    def close(self) -> None:
+        """Forget the descriptor."""
+        self._fd = CLOSED_FD
+        self._rooms = Closed()
+
+    def walk(self) -> Iterator[RawBatch]:
+        """Yield everything, by batches where the kernel has them, else key by key."""
+        if self._is_batched:
+            try:
+                yield from self._by_batch(Cmd.MAP_LOOKUP_BATCH)
+            except NotSupportedError:  # comes before the first batch or never
+                self._is_batched = self._is_single = False
+        if not self._is_batched:
+            yield from self._by_key()
+
+    def taken(self) -> Iterator[RawBatch]:
+        """Yield everything and remove it, in one step; `NotSupportedError` before the first."""
+        return self._by_batch(Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
+
+    def whole(self) -> tuple[bytearray, bytearray]:
+        """Return all keys and all values, each back to back, in memory that nobody else uses."""
+        keys, values = bytearray(), bytearray()
+        if room := self.at_once():
+            keys += room.keys
+            values += room.values
+            self.put(room)
+            return keys, values
+        for part in self.walk():
+            keys += part.keys
+            values += part.values
+        return keys, values
+
+    def at_once(self) -> Room | None:
+        """Read the whole map if it is an array that one call reads, None if it is not.
+
+        Whoever gets the room puts it back. This is the shortest way to read counters.
+        """
+        if not self._is_single:
+            return None
+        try:
+            room = self._rooms.pop()
+        except IndexError:
+            room = self._new_room(self._count)
+        return room if room.lookup.enter() >= 0 else None
+
+    def put(self, room: Room) -> None:
+        """Let others have the room; it must be set to the start of the map."""
+        self._rooms.append(room)
+
+    def _take(self) -> Room:
+        try:
+            return self._rooms.pop()  # type: ignore[no-any-return]  # the pool may be `Closed`
+        except IndexError:
+            return self._new_room(self._count)
+
+    def _new_room(self, count: int) -> Room:
+        elements = self._elements
+        return Room(self._fd, elements.key_size, elements.value_size, count=count)
+
+    def _by_batch(self, command: Cmd) -> Iterator[RawBatch]:
+        room, position, seen = self._take(), None, 0
+        while position is None or not (self._is_array and seen >= self._max_entries):
+            room.go_to(position, self._fd)
+            call = room.lookup if command is Cmd.MAP_LOOKUP_BATCH else room.take
+            is_last = call.enter() < 0
+            if is_last and self._is_too_small(call):
+                room = self._new_room(2 * room.count)
+                continue
+            seen += room.attribute.count
+            position = bytes(room.position)
+            yield room.filled()
+            if is_last:
+                break
+        room.go_to(None, self._fd)
+        self.put(room)
+
+    def _is_too_small(self, call: Call) -> bool:
+        """Whether a bucket holds more than the room, False at the map's end, else raises."""
+        error = self._elements.refused(call, None)
+        if isinstance(error, BufferTooSmallError):
+            return True
+        if isinstance(error, KeyNotFoundError):
+            return False
+        raise error
+
+    def _by_key(self) -> Iterator[RawBatch]:
+        found = self._pairs()
+        while pairs := list(itertools.islice(found, self._count)):
+            keys, values = (memoryview(b"".join(part)) for part in zip(*pairs, strict=True))
+            yield RawBatch(len(pairs), keys, values)
+
+    def _pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        for key in self._keys():
+            with contextlib.suppress(KeyNotFoundError):  # gone meanwhile, or an empty place
+                yield key, self._elements.lookup(key)
+
+    def _keys(self) -> Iterator[bytes]:
+        """Yield each key once; `trail` holds those that the walk stood at."""
+        seen: set[bytes] = set()
+        trail: list[bytes | None] = []
+        key = None
+        for _ in range(STEPS_PER_ENTRY * self._max_entries + BATCH):
+            found = self._elements.next_key(key)
+            if found is None:
+                return
+            if found in seen:
+                key = trail.pop() if trail else found
+                continue
+            seen.add(found)
+            trail.append(key)
+            key = found
+            yield found

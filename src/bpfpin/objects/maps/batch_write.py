@@ -1,0 +1,266 @@
+"""Elements of a map written and deleted many at a time (BPF_MAP_UPDATE_BATCH, DELETE_BATCH).
+
+Nothing here is atomic: a refusal names the key at which it stopped. What stood before it is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bpfpin.codecs.codec import Codec, ScalarCodec
+from bpfpin.errors import KeyNotFoundError, NotSupportedError
+from bpfpin.objects.maps.batch import BATCH, BATCHED
+from bpfpin.objects.maps.elements import CLOSED_FD, Elements
+from bpfpin.syscall.attr import MapBatchAttr
+from bpfpin.syscall.call import Call
+from bpfpin.syscall.fd import Closing
+from bpfpin.uapi import Cmd, MapType, UpdateFlag
+
+# Writing goes by key, so the kernel's generic batches do as well where reading must not use them.
+WRITTEN = BATCHED | {MapType.LPM_TRIE}
+# The kernel refuses other flags in a batch (EINVAL).
+BATCH_FLAGS = UpdateFlag.ANY, UpdateFlag.LOCK
+Entries = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
+RAW = frozenset("Bbc")  # buffers of single bytes
+HALF = "e"  # which no memoryview casts to
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEntries:
+    """Keys, and values unless they are to be deleted, each back to back."""
+
+    elements: Elements
+    keys: memoryview
+    values: memoryview | None
+    named: Callable[[bytes], object]
+
+    def __len__(self) -> int:
+        return len(self.keys) // self.elements.key_size
+
+    def key(self, index: int) -> bytes:
+        """Return one key."""
+        size = self.elements.key_size
+        return bytes(self.keys[index * size : (index + 1) * size])
+
+    def value(self, index: int) -> bytes:
+        """Return one value."""
+        size = self.elements.value_size
+        assert self.values is not None
+        return bytes(self.values[index * size : (index + 1) * size])
+
+
+class Writer(Closing):
+    """Writes the elements of one map."""
+
+    def __init__(self, elements: Elements, fd: int, kind: MapType | int) -> None:
+        self._elements = elements
+        self._fd = fd
+        self.is_batched = kind in WRITTEN
+
+    def close(self) -> None:
+        """Forget the descriptor."""
+        self._fd = CLOSED_FD
+
+    def write(
+        self,
+        keys: memoryview,
+        values: memoryview | None,
+        *,
+        flag: UpdateFlag = UpdateFlag.ANY,
+        named: Callable[[bytes], object],
+    ) -> int:
+        """Write *values* at *keys*, or delete the keys if there are none; returns how many.
+
+        *named* makes of a key what errors call it. `ValueError` if the sizes do not fit each other
+        and the map.
+        """
+        entries = self._checked(keys, values, named)
+        done = 0
+        if self.is_batched and flag in BATCH_FLAGS:
+            done = self._by_batch(entries, flag)
+        for index in range(done, len(entries)):
+            self._one(entries, index, flag)
+        return len(entries)
+
+    def delete_present(self, keys: memoryview, *, named: Callable[[bytes], object]) -> int:
+        """Delete those of *keys* that are there and return how many; the others do not count.
+
+        A batch stops at a key that is not there and tells how many it deleted before
+        (`generic_map_delete_batch` in kernel/bpf/syscall.c), so the next one goes on behind it.
+        """
+        entries = self._checked(keys, None, named)
+        deleted = at = 0
+        while at < len(entries):
+            done = self._delete_run(entries, at) if self.is_batched else 0
+            deleted, at = deleted + done, at + done
+            if at < len(entries):
+                deleted += self._delete_if_there(entries, at)
+                at += 1
+        return deleted
+
+    def _delete_run(self, entries: EncodedEntries, at: int) -> int:
+        """Delete the keys from the one at *at* on, until one is not there; return how many."""
+        keys, _keys_stay = address(entries.keys)
+        attribute = MapBatchAttr(elem_flags=UpdateFlag.ANY)
+        call = Call(Cmd.MAP_DELETE_BATCH, attribute)
+        attribute.map_fd = self._fd
+        attribute.count = count = min(BATCH, len(entries) - at)
+        attribute.keys = keys + at * self._elements.key_size
+        if call.enter() >= 0:
+            return count
+        error = self._elements.refused(call, entries.named(entries.key(at)))
+        if isinstance(error, KeyNotFoundError):
+            return attribute.count if attribute.count < count else 0
+        if not isinstance(error, NotSupportedError):
+            raise error
+        self.is_batched = False
+        return 0
+
+    def _delete_if_there(self, entries: EncodedEntries, index: int) -> bool:
+        key = entries.key(index)
+        try:
+            self._elements.delete(key, named=entries.named(key))
+        except KeyNotFoundError:
+            return False
+        return True
+
+    def _checked(
+        self, keys: memoryview, values: memoryview | None, named: Callable[[bytes], object]
+    ) -> EncodedEntries:
+        key_size, value_size = self._elements.key_size, self._elements.value_size
+        if len(keys) % key_size:
+            raise ValueError(f"{len(keys)} bytes of keys are no multiple of {key_size}")
+        entries = EncodedEntries(self._elements, keys, values, named)
+        if values is not None and len(values) != len(entries) * value_size:
+            wanted = f"{len(entries)} keys want {len(entries)} values of {value_size} bytes"
+            raise ValueError(f"{wanted}, not {len(values)} bytes")
+        return entries
+
+    def _by_batch(self, entries: EncodedEntries, flag: UpdateFlag) -> int:
+        """Return how many are done: all, or none where the kernel has no batches."""
+        command = Cmd.MAP_DELETE_BATCH if entries.values is None else Cmd.MAP_UPDATE_BATCH
+        attribute = MapBatchAttr(elem_flags=flag)
+        call = Call(command, attribute)
+        keys, _keys_stay = address(entries.keys)
+        values, _values_stay = address(entries.values) if entries.values is not None else (0, None)
+        for start in range(0, len(entries), BATCH):
+            attribute.map_fd = self._fd
+            attribute.count = count = min(BATCH, len(entries) - start)
+            attribute.keys = keys + start * self._elements.key_size
+            attribute.values = values + start * self._elements.value_size if values else 0
+            if call.enter() < 0:
+                self._check(call, entries, start, count)
+                return start
+        return len(entries)
+
+    def _check(self, call: Call, entries: EncodedEntries, start: int, count: int) -> None:
+        """Raise why a batch was refused; return where the kernel has no batches."""
+        done = call.attribute.count
+        failed = start + done if done < count else start
+        key = entries.key(failed)
+        error = self._elements.refused(call, entries.named(key), raw_key=bytes(key))
+        if not isinstance(error, NotSupportedError):
+            raise error
+        self.is_batched = False
+
+    def _one(self, entries: EncodedEntries, index: int, flag: UpdateFlag) -> None:
+        key = entries.key(index)
+        if entries.values is None:
+            self._elements.delete(key, named=entries.named(key))
+        else:
+            self._elements.update(key, entries.value(index), flag, named=entries.named(key))
+
+
+def address(data: memoryview) -> tuple[int, object]:
+    """Return where the bytes lie, and what keeps them there; the kernel only reads them."""
+    if not len(data):
+        return 0, None
+    if data.readonly:
+        owner = (
+            data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else bytes(data)
+        )
+        return ctypes.cast(ctypes.c_char_p(owner), ctypes.c_void_p).value or 0, owner
+    array = (ctypes.c_ubyte * len(data)).from_buffer(data)
+    return ctypes.addressof(array), array
+
+
+# Keys and values of many entries, each in one piece: as the caller gives them, as the kernel does.
+#
+# Nothing here enters the kernel.
+
+
+def pairs(entries: Entries) -> Iterator[tuple[Any, Any]]:
+    """Return the keys with their values."""
+    return iter(entries.items()) if isinstance(entries, Mapping) else iter(entries)
+
+
+def columns(entries: Entries, count: int) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Yield *count* keys and their values at a time."""
+    if isinstance(entries, Mapping):
+        keys, values = iter(entries.keys()), iter(entries.values())
+        while some := list(itertools.islice(keys, count)):
+            yield some, list(itertools.islice(values, count))
+        return
+    left = iter(entries)
+    while rows := list(itertools.islice(left, count)):
+        yield [key for key, _ in rows], [value for _, value in rows]
+
+
+def is_number(codec: Codec) -> bool:
+    """Whether a memoryview reads and writes such values by itself."""
+    return type(codec) is ScalarCodec and codec.letter != HALF
+
+
+def items(codec: Codec, data: memoryview) -> Iterable[Any]:
+    """Return the values in *data*, plain numbers without a list between."""
+    if is_number(codec):
+        letter: Any = codec.letter  # mypy knows the letters of a cast only as literals
+        return data.cast(letter)
+    return codec.decode_many(data, codec.size)
+
+
+def flat(data: Any, size: int, *, cpus: int = 1, copied: int = 0) -> memoryview:
+    """Return the bytes of an array of elements of *size* bytes, by itself where it can be used.
+
+    Of a per-CPU map rows of *cpus* elements, for which the kernel copies *copied* bytes.
+    `ValueError` if the elements have another size.
+    """
+    view = memoryview(data)
+    copied = copied or size
+    if view.ndim == 1 and view.format in RAW:
+        return view.cast("B")
+    if not view.shape:
+        raise TypeError("an array or bytes were expected, not a single number")
+    if not view.shape[0]:
+        return memoryview(b"")
+    row = view.nbytes // view.shape[0]
+    if row == copied and view.c_contiguous:
+        return view_of(view)
+    if row == size * cpus:
+        return memoryview(padded(view.tobytes(), size, copied // cpus))
+    wanted = f"{cpus} values of {size} bytes" if cpus > 1 else f"{size} bytes"
+    raise ValueError(f"elements of {row} bytes, where the map has {wanted}")
+
+
+def view_of(view: memoryview) -> memoryview:
+    """Return the bytes of *view*; of one that is read-only a copy.
+
+    `memoryview.cast` refuses the formats of structured arrays.
+    """
+    if view.readonly:
+        return memoryview(view.tobytes())
+    return memoryview((ctypes.c_ubyte * view.nbytes).from_buffer(view)).cast("B")
+
+
+def padded(data: bytes, size: int, stride: int) -> bytes | bytearray:
+    """Return the elements of *size* bytes with zeros up to *stride* behind each."""
+    if size == stride:
+        return data
+    whole = bytearray(len(data) // size * stride)
+    for at in range(size):
+        whole[at::stride] = data[at::size]
+    return whole

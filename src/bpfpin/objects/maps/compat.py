@@ -1,0 +1,210 @@
+"""Whether a map that exists is what a definition asks for, field by field, all differences at once.
+
+What is rounded up when a map is created, and what the kernel adds to it, is no difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from bpfpin.btf import compare
+from bpfpin.btf.btf import TypeRef
+from bpfpin.errors import (
+    BpfError,
+    Difference,
+    IdNotFoundError,
+    IncompatibleMapError,
+    PermissionDeniedError,
+    SyscallError,
+)
+from bpfpin.objects.kernel.info import MapInfo, fdinfo
+from bpfpin.objects.maps.create import entries_asked
+from bpfpin.objects.maps.map import Map
+from bpfpin.spec import MapSpec
+from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.uapi import MapFlag, MapType, ProgramType
+
+MAPS_OF_MAPS = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
+
+_ACCESS = MapFlag.RDONLY | MapFlag.WRONLY  # belong to a descriptor, the kernel does not keep them
+_ADDED_FLAGS = {
+    MapType.DEVMAP: MapFlag.RDONLY_PROG,
+    MapType.DEVMAP_HASH: MapFlag.RDONLY_PROG,
+}
+_LRU_MAPS = frozenset({MapType.LRU_HASH, MapType.LRU_PERCPU_HASH})
+_ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """The BTF types of a map's key and value, None where it has none."""
+
+    key: TypeRef | None = None
+    value: TypeRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """One of the maps that are in a map of maps."""
+
+    info: MapInfo
+    types: Types = Types()
+
+
+def require_owner(maps: Iterable[Map], kind: ProgramType | int, *, program: str) -> None:
+    """Raise `IncompatibleMapError` if one of *maps* is a program array of another program type.
+
+    The first program that uses an array owns it, and the kernel refuses others with a bare EINVAL
+    (bpf_prog_map_compatible in kernel/bpf/core.c); /proc/self/fdinfo tells the owner's type.
+    """
+    for array in maps:
+        owner = fdinfo(array.fd).get("owner_prog_type")
+        if owner is None or int(owner) == kind:
+            continue
+        raise IncompatibleMapError(
+            f"program array {array.name} (id {array.id}) is owned by programs of another type than"
+            f" {program}",
+            differences=[
+                Difference(
+                    array.name, "owner_prog_type", _program_type(int(owner)), _program_type(kind)
+                )
+            ],
+            hint=f"give {program} an array of its own: --fresh {array.name}",
+        )
+
+
+def _program_type(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return ProgramType(number).name.lower()
+    return str(number)
+
+
+def differences(spec: MapSpec, there: Map) -> list[Difference]:
+    """Return in which fields the map *there* is not what *spec* asks for; none: it fits.
+
+    Compared are type, sizes, max_entries, flags, map_extra, the inner map, and the BTF layouts of
+    key and value where both sides have one: names, offsets, sizes and signs of members. A layout
+    that differs is told as a whole (`value`), then member by member (`value rx_bytes`); a data
+    section by its variables alone.
+    """
+    return compare_map(spec, there.info, types=_types(there), inner=_inner(spec, there))
+
+
+def compare_map(
+    spec: MapSpec, info: MapInfo, *, types: Types | None = None, inner: Inner | None = None
+) -> list[Difference]:
+    """Like `differences`, of what the kernel reports of a map; asks the kernel nothing."""
+    found = _map_differences(spec, info, types or Types())
+    if spec.inner is None or inner is None:
+        return found
+    unlike = _map_differences(spec.inner.with_changes(name=spec.name), inner.info, inner.types)
+    # Arrays of different length may share an outer map when they say so (Linux v5.10).
+    is_elastic = bool(spec.inner.map_flags & MapFlag.INNER_MAP) or spec.inner.type not in _ARRAYS
+    told = [one for one in unlike if not (is_elastic and one.field == "max_entries")]
+    return found + [replace(one, field=f"inner {one.field}") for one in told]
+
+
+def inner_differences(wanted: MapSpec, info: MapInfo) -> list[Difference]:
+    """Return in what a map is not what a map of maps with inner maps *wanted* takes.
+
+    As bpf_map_meta_equal and array_map_meta_equal in the kernel's kernel/bpf have it: type, sizes
+    and flags, and `max_entries` of arrays without BPF_F_INNER_MAP. What BTF says is not looked at.
+    """
+    is_elastic = bool(wanted.map_flags & MapFlag.INNER_MAP) or wanted.type not in _ARRAYS
+    found = _field_differences(wanted, info)
+    return [each for each in found if not (is_elastic and each.field == "max_entries")]
+
+
+def unfit(error: SyscallError, wanted: MapSpec, inner: Map, *, about: str) -> BpfError:
+    """Return the error that names in what *inner* does not fit into a map of maps.
+
+    *error* is the kernel's, which stays where nothing differs that is known. *about* names the
+    entry, *wanted* is what the map of maps holds.
+    """
+    found = inner_differences(wanted.with_changes(name=inner.name), inner.info)
+    if not found:
+        return error
+    return IncompatibleMapError(
+        f"{about}: map {inner.name} (id {inner.id}) is not what it holds", differences=found
+    )
+
+
+def _map_differences(spec: MapSpec, info: MapInfo, types: Types) -> list[Difference]:
+    return [
+        *_field_differences(spec, info),
+        *_layout_differences(spec.name, "key", types.key, spec.key),
+        *_layout_differences(spec.name, "value", types.value, spec.value),
+    ]
+
+
+def _as_reported(spec: MapSpec, there: MapInfo) -> dict[str, int]:
+    """Return the fields of *spec* that the kernel reports otherwise of the map made of it."""
+    flags = (spec.map_flags & ~_ACCESS) | _ADDED_FLAGS.get(spec.type, 0)
+    if spec.numa_node is not None:
+        flags |= MapFlag.NUMA_NODE
+    fields = {"map_flags": flags, "max_entries": _entries_reported(spec)}
+    if spec.type is MapType.ARENA and not spec.map_extra:
+        fields["map_extra"] = there.map_extra  # the loader chose the address
+    return fields
+
+
+def _entries_reported(spec: MapSpec) -> int:
+    asked = entries_asked(spec)
+    if spec.type not in _LRU_MAPS or not spec.map_flags & MapFlag.NO_COMMON_LRU:
+        return asked
+    cpus = possible_cpus()  # each of them has a list of its own, all of the same length
+    return -(-asked // cpus) * cpus
+
+
+def _type_text(value: int) -> str:
+    return MapType(value).name.lower() if value in MapType.__members__.values() else str(value)
+
+
+def _flags_text(value: int) -> str:
+    names = [flag.name for flag in MapFlag if flag & value and flag.name]
+    return f"{value:#x} ({'|'.join(names)})" if names else f"{value:#x}"
+
+
+_FIELDS: dict[str, Callable[[int], str]] = {
+    "type": _type_text,
+    "key_size": str,
+    "value_size": str,
+    "max_entries": str,
+    "map_flags": _flags_text,
+    "map_extra": hex,
+}
+
+
+def _field_differences(spec: MapSpec, info: MapInfo) -> Iterator[Difference]:
+    wanted = _as_reported(spec, info)
+    for field, text in _FIELDS.items():
+        old, new = int(getattr(info, field)), int(wanted.get(field, getattr(spec, field)))
+        if old != new:
+            yield Difference(spec.name, field, text(old), text(new))
+
+
+def _layout_differences(
+    name: str, what: str, old: TypeRef | None, new: TypeRef | None
+) -> Iterator[Difference]:
+    found = compare.differences(old, new)
+    whole = compare.whole(old, new) if found else None
+    for path, before, after in dict.fromkeys([whole, *found] if whole else found):
+        yield Difference(name, f"{what} {path}".rstrip(), before, after)
+
+
+def _types(there: Map) -> Types:
+    return Types(there.key_type, there.value_type)
+
+
+def _inner(spec: MapSpec, there: Map) -> Inner | None:
+    """Return one of the maps in a map of maps, None if there is none to look at."""
+    if spec.inner is None or there.info.type not in MAPS_OF_MAPS:
+        return None
+    # The kernel reports no template; opening by id needs CAP_SYS_ADMIN.
+    with contextlib.suppress(PermissionDeniedError, KeyError):
+        for inner_id in there.values():
+            with contextlib.suppress(IdNotFoundError), Map.from_id(inner_id) as inner:
+                return Inner(inner.info, _types(inner))
+    return None

@@ -1,0 +1,239 @@
+"""Making a map as a spec wants it (BPF_MAP_CREATE)."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+
+from bpfpin.btf.btf import TypeRef
+from bpfpin.errors import NotSupportedError, SyscallError, UsageError
+from bpfpin.objects.kernel.btf import BtfHandle
+from bpfpin.objects.maps import struct_ops
+from bpfpin.objects.maps.rules import broken_rules
+from bpfpin.spec import MapSpec
+from bpfpin.syscall import bpf
+from bpfpin.syscall.attr import MapCreateAttr
+from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.refusal import InvalidArgumentError, MapDefinitionError
+from bpfpin.uapi import MapFlag, MapType
+
+RINGS = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
+_NUMA_NODE = int(MapFlag.NUMA_NODE)
+# What the kernel answers to a definition that it does not take; EBADF: to no inner map.
+_OF_RULES = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM)
+NO_TYPES: tuple[int, int, int] = (0, 0, 0)
+_ELEMENT_OVERHEAD = 48  # struct htab_elem of the kernel's kernel/bpf/hashtab.c
+_BUCKET = 16
+_POINTER = 8
+_PER_CPU = frozenset(
+    {
+        MapType.PERCPU_ARRAY,
+        MapType.PERCPU_HASH,
+        MapType.LRU_PERCPU_HASH,
+        MapType.PERCPU_CGROUP_STORAGE,
+    }
+)
+_HASHES = frozenset(
+    {
+        MapType.HASH,
+        MapType.PERCPU_HASH,
+        MapType.LRU_HASH,
+        MapType.LRU_PERCPU_HASH,
+        MapType.HASH_OF_MAPS,
+    }
+)
+_IN_PLACE = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.QUEUE, MapType.STACK})
+_OTHERS = {
+    MapType.RINGBUF: 1,  # max_entries counts bytes
+    MapType.USER_RINGBUF: 1,
+    MapType.LPM_TRIE: 0,  # elements are allocated as they come
+    MapType.BLOOM_FILTER: 2,
+}
+
+
+def create(spec: MapSpec, *, inner_fd: int | None, btf: BtfHandle | None) -> Descriptor:
+    """Make the map and return its descriptor; without BTF where this kernel takes none for it."""
+    if spec.inner is not None and not inner_fd:
+        # With the object's own BTF: its declaration tags say what a special member contains.
+        with create(spec.inner, inner_fd=None, btf=btf) as template:
+            return create(spec, inner_fd=template.fileno(), btf=btf)
+    if spec.type is MapType.STRUCT_OPS:
+        return _create_table(spec, btf)
+    if spec.value is None:
+        return _create(spec, inner_fd or 0, NO_TYPES)
+    if btf is None:
+        return _create_with_own_types(spec, inner_fd or 0, spec.value)
+    key_id = spec.key.id if spec.key else 0
+    return _create_typed(spec, inner_fd or 0, (btf.fd, key_id, spec.value.id))
+
+
+def _create_table(spec: MapSpec, btf: BtfHandle | None) -> Descriptor:
+    """Make a map of struct_ops, whose value is of a type of the kernel's.
+
+    The kernel wants to see BTF of the object's too, and uses none of it.
+    """
+    if btf is None:
+        with BtfHandle.load_types([spec.value] if spec.value else [])[0] as handle:
+            return _create_table(spec, handle)
+    value = struct_ops.kernel_table(spec).value
+    attribute = _attribute(spec, 0, (btf.fd, 0, 0))
+    attribute.value_size = value.size
+    attribute.btf_vmlinux_value_type_id = value.id
+    return Descriptor(bpf.map_create(attribute, target=f"map {spec.name}"))
+
+
+def _create_with_own_types(spec: MapSpec, inner_fd: int, value: TypeRef) -> Descriptor:
+    """Load just the types of key and value for the time of the call."""
+    refs = [value] if spec.key is None else [value, spec.key]
+    try:
+        handle, ids = BtfHandle.load_types(refs)
+    except SyscallError:
+        return _create(spec, inner_fd, NO_TYPES)
+    with handle:
+        return _create_typed(spec, inner_fd, (handle.fd, ids[1] if spec.key else 0, ids[0]))
+
+
+def _create_typed(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descriptor:
+    """Make the map with types; BTF is an ornament, never required."""
+    try:
+        return _create(spec, inner_fd, types)
+    except (NotSupportedError, InvalidArgumentError):
+        return _create(spec, inner_fd, NO_TYPES)
+
+
+def _create(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descriptor:
+    attribute = _attribute(spec, inner_fd, types)
+    try:
+        return Descriptor(bpf.map_create(attribute, target=f"map {spec.name}"))
+    except SyscallError as error:
+        raise _explained(error, spec, has_inner=bool(inner_fd)) from None
+
+
+def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> SyscallError:
+    """Return *error* with the kernel's rules that *spec* breaks, if they are what was refused."""
+    if error.errno not in _OF_RULES or isinstance(error, MapDefinitionError):
+        return error
+    rules = broken_rules(spec, max_entries=entries_asked(spec), has_inner=has_inner)
+    if not rules:
+        error.hint = f"Its definition breaks no rule that bpfpin knows: {_definition(spec)}"
+        return error
+    refused = MapDefinitionError(
+        f"{error.target}: {'; '.join(rules)}",
+        command=error.command,
+        errno=error.errno,
+        target=error.target,
+    )
+    refused.rules = tuple(rules)
+    if not spec.max_entries and any(rule.startswith("max_entries is 0") for rule in rules):
+        refused.hint = (
+            "The object leaves max_entries to who loads it: "
+            f"spec.with_map({spec.name!r}, max_entries=N)"
+        )
+    return refused
+
+
+def _definition(spec: MapSpec) -> str:
+    numbers = {
+        name: getattr(spec, name)
+        for name in ("key_size", "value_size", "max_entries", "map_flags", "map_extra", "numa_node")
+    }
+    shown = [f"{name} {number}" for name, number in numbers.items() if number]
+    return ", ".join([f"type {spec.type.name.lower()}", *shown])
+
+
+def _attribute(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> MapCreateAttr:
+    _require_fitting(spec)
+    btf_fd, key_id, value_id = types
+    node_flag = 0 if spec.numa_node is None else _NUMA_NODE
+    return MapCreateAttr(
+        map_type=spec.type,
+        key_size=spec.key_size,
+        value_size=spec.value_size,
+        max_entries=entries_asked(spec),
+        map_flags=spec.map_flags | node_flag,
+        inner_map_fd=inner_fd,
+        numa_node=spec.numa_node or 0,
+        map_name=spec.kernel_name.encode(),
+        btf_fd=btf_fd,
+        btf_key_type_id=key_id,
+        btf_value_type_id=value_id,
+        map_extra=spec.map_extra,
+    )
+
+
+_BITS = {
+    **dict.fromkeys(("type", "key_size", "value_size", "max_entries", "map_flags"), 32),
+    "numa_node": 32,
+    "map_extra": 64,
+}
+
+
+def _require_fitting(spec: MapSpec) -> None:
+    """Raise for a number that the kernel would see cut: of 2**32 + 8 entries there would be 8."""
+    for name, bits in _BITS.items():
+        number = getattr(spec, name)
+        if number is not None and not 0 <= number < 1 << bits:
+            raise UsageError(
+                f"map {spec.name}: {name} is {number}; the kernel takes 0 to {(1 << bits) - 1}"
+            )
+    if not isinstance(spec.type, MapType):
+        raise UsageError(
+            f"map {spec.name}: there is no type of map {int(spec.type)}; there are:"
+            f" {', '.join(f'{one.value} {one.name.lower()}' for one in MapType)}"
+        )
+
+
+def entries_asked(spec: MapSpec) -> int:
+    """Return the `max_entries` that the kernel is asked for.
+
+    None of a perf event array stands for one a CPU, and the size of a ring is rounded up to a power
+    of two of whole pages, as libbpf does. A CPU map has at most an entry for each CPU, as
+    cilium/ebpf has it: the kernel refuses more than it was built for (E2BIG).
+    """
+    if spec.type == MapType.CPUMAP:
+        return min(spec.max_entries or possible_cpus(), possible_cpus())
+    if spec.type == MapType.PERF_EVENT_ARRAY and not spec.max_entries:
+        return possible_cpus()
+    if spec.type in RINGS and spec.max_entries:
+        return max(mmap.PAGESIZE, 1 << (spec.max_entries - 1).bit_length())
+    return spec.max_entries
+
+
+# About how much memory a map takes, so that a wrong number in an object cannot eat the host.
+
+
+def estimate_bytes(spec: MapSpec) -> int:
+    """Return about how many bytes the kernel takes when it creates the map *spec*.
+
+    Maps that allocate their elements as they come (LPM tries, hashes with NO_PREALLOC, storage)
+    count with what they take empty.
+    """
+    return entries_asked(spec) * _entry_bytes(spec)
+
+
+def _entry_bytes(spec: MapSpec) -> int:
+    if spec.type in _HASHES:
+        is_lazy = bool(spec.map_flags & MapFlag.NO_PREALLOC)
+        element = 0 if is_lazy else _ELEMENT_OVERHEAD + _padded(spec.key_size) + _values(spec)
+        return _BUCKET + element
+    if spec.type in _IN_PLACE:
+        return _values(spec)
+    return _OTHERS.get(spec.type, _POINTER)
+
+
+def _values(spec: MapSpec) -> int:
+    copies = possible_cpus() if spec.type in _PER_CPU else 1
+    return _padded(spec.value_size) * copies
+
+
+def _padded(size: int) -> int:
+    return -(-size // 8) * 8
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size as it is told: in MiB, KiB or bytes, rounded down."""
+    for unit, shift in (("MiB", 20), ("KiB", 10)):
+        if size_bytes >> shift:
+            return f"{size_bytes >> shift} {unit}"
+    return f"{size_bytes} bytes"

@@ -1,0 +1,294 @@
+"""Elements that stand for a thing of the kernel: written as the thing, read as its number.
+
+| map | written | read |
+|---|---|---|
+| program array | `Program` | program id |
+| array, hash of maps | `Map` | map id |
+| device map (hash) | ifindex, device name, `{"ifindex":…, "program":…}` | ifindex, or such a dict |
+| CPU map | queue size, or `{"qsize":…, "program":…}` | queue size, or such a dict |
+| socket map, hash, reuseport array | socket | the socket's cookie, where values have 8 bytes |
+| XDP socket map, cgroup array, perf event array | XDP socket, cgroup, event | the kernel refuses |
+| stack traces | the kernel refuses | list of addresses, or of dicts with build ids |
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bpfpin.codecs.codec import Buffer, BytesCodec, Codec, MisfitError, ScalarCodec
+from bpfpin.codecs.record import ArrayCodec, Part, Record, RecordCodec, StructCodec
+from bpfpin.objects.kernel.info import MapInfo
+from bpfpin.objects.kernel.object import KernelObject, ObjectKind
+from bpfpin.uapi import MapFlag, MapType
+
+WORD = 4
+CGROUP_ID_SIZE = 8
+BUILD_ID_SIZE = 20
+
+
+# Elements that the kernel takes as a descriptor: the owner of a local storage, a socket, a cgroup.
+#
+# | map | owner |
+# |---|---|
+# | socket storage, socket map | a socket |
+# | task storage | the process id of a process, or an object on its pidfd |
+# | inode storage | an open file, or its path |
+# | cgroup storage (CGRP_STORAGE), cgroup array | the path of the cgroup, or an object open on it |
+#
+# All but the task storage take the number of an open descriptor too, and everything its bytes.
+
+
+class HeldBytes(bytes):
+    """Bytes with the numbers of descriptors, which stay open for as long as the bytes are there."""
+
+    _opened: int | None = None
+    _parts: Sequence[bytes] = ()
+
+    @classmethod
+    def opened(cls, fd: int, size: int) -> HeldBytes:
+        """Return the bytes of *fd*, which belongs to them from now on."""
+        made = cls(fd.to_bytes(size, "little"))
+        made._opened = fd
+        return made
+
+    @classmethod
+    def joined(cls, parts: Sequence[bytes]) -> HeldBytes:
+        """Return all *parts* back to back; they live on with the whole."""
+        made = cls(b"".join(parts))
+        made._parts = parts
+        return made
+
+    def __del__(self) -> None:
+        if self._opened is not None:
+            os.close(self._opened)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A kind of owner: what it is called, and how those that are not open yet are opened."""
+
+    noun: str
+    openers: tuple[tuple[type, Callable[[Any], int]], ...] = ()
+
+
+def _open_path(path: str | os.PathLike[str]) -> int:
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise MisfitError(ValueError, f"{os.fspath(path)}: {error.strerror}") from None
+
+
+def _open_process(process_id: int) -> int:
+    try:
+        return os.pidfd_open(process_id)
+    except OSError as error:
+        raise MisfitError(ValueError, f"process {process_id}: {error.strerror}") from None
+
+
+PATHS = ((str, _open_path), (os.PathLike, _open_path))
+
+CGROUP = Owner("a cgroup, its path or its descriptor", PATHS)
+
+FILE = Owner("an open file, its path or its descriptor", PATHS)
+
+PROCESS = Owner("the id of a process", ((int, _open_process),))
+
+SOCKET = Owner("a socket or its descriptor")
+
+EVENT = Owner("a perf event or its descriptor")
+
+# The keys of local storages.
+OWNERS: dict[MapType | int, Owner] = {
+    MapType.SK_STORAGE: SOCKET,
+    MapType.INODE_STORAGE: FILE,
+    MapType.TASK_STORAGE: PROCESS,
+    MapType.CGRP_STORAGE: CGROUP,
+}
+
+
+class OwnerCodec(Codec):
+    """An element that is a descriptor; what `encode` opens stays open as long as its bytes."""
+
+    def __init__(self, owner: Owner, *, size: int = WORD) -> None:
+        self.size = size
+        self._owner = owner
+
+    def decode(self, data: Buffer, at: int = 0) -> int:
+        """Return the number that the kernel tells instead, such as a socket's cookie."""
+        return int.from_bytes(data[at : at + self.size], "little")
+
+    def encode(self, value: Any) -> bytes:
+        """Return the bytes of the descriptor; `ValueError` or `TypeError` if it is none."""
+        opener = self._opener(value)
+        if opener is None:
+            return super().encode(value)
+        try:
+            return HeldBytes.opened(opener(value), self.size)
+        except MisfitError as misfit:
+            raise misfit.final() from None
+
+    def encode_many(self, values: Sequence[Any]) -> bytes:
+        """Return the bytes of all descriptors."""
+        return HeldBytes.joined([self.encode(value) for value in values])
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take what is open already: something with a `fileno`, its number or the bytes of it."""
+        if isinstance(value, bytes) and len(value) == self.size:
+            data[at : at + self.size] = value
+            return
+        is_open = hasattr(value, "fileno")
+        fd = value.fileno() if is_open else value
+        if not isinstance(fd, int) or (not is_open and self._opener(fd)):
+            raise MisfitError(TypeError, f"{self._owner.noun} was expected, not {value!r}")
+        if not 0 <= fd < 1 << 31:
+            raise MisfitError(ValueError, f"{fd} is no descriptor")
+        data[at : at + self.size] = fd.to_bytes(self.size, "little")
+
+    def _opener(self, value: Any) -> Callable[[Any], int] | None:
+        kinds = self._owner.openers
+        return next((opener for kind, opener in kinds if isinstance(value, kind)), None)
+
+
+class ObjectCodec(Codec):
+    """An element that is a map or a program: written as the object, read as its id."""
+
+    size = WORD
+
+    def __init__(self, kind: ObjectKind) -> None:
+        self._kind = kind
+
+    def decode(self, data: Buffer, at: int = 0) -> int:
+        """Return the id."""
+        return int.from_bytes(data[at : at + WORD], "little")
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take the object; an id would be mistaken for a descriptor, so no number is taken."""
+        if not isinstance(value, KernelObject) or value.kind != self._kind:
+            name = str(self._kind).capitalize()
+            raise MisfitError(TypeError, f"a {name} was expected, not {value!r}")
+        data[at : at + WORD] = value.fd.to_bytes(WORD, "little")
+
+
+class DeviceCodec(ScalarCodec):
+    """An ifindex, written as that or as the name of a device in this network namespace."""
+
+    def __init__(self) -> None:
+        super().__init__("I")
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take the index or the name."""
+        if isinstance(value, str):
+            value = _ifindex(value)
+        super().encode_into(value, data, at)
+
+
+def _ifindex(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise MisfitError(ValueError, f"there is no device {name!r}") from None
+
+
+class ThereCodec(ObjectCodec):
+    """The program that runs on packets where they arrive: its id, None where there is none."""
+
+    def __init__(self) -> None:
+        super().__init__(ObjectKind.PROGRAM)
+
+    def decode(self, data: Buffer, at: int = 0) -> int | None:  # type: ignore[override]  # 0 is no id
+        """Return the id of the program."""
+        return super().decode(data, at) or None
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take a `Program`, or None."""
+        if value is not None:
+            super().encode_into(value, data, at)
+
+
+class TargetCodec(RecordCodec):
+    """Where packets go, and the program that runs on them there.
+
+    `struct bpf_devmap_val` and `struct bpf_cpumap_val` of linux/bpf.h; *member* names the number,
+    which may be given alone.
+    """
+
+    def __init__(self, member: str, number: Codec) -> None:
+        self._member = member
+        parts = (Part(member, 0, number), Part("program", WORD, ThereCodec()))
+        super().__init__(parts, 2 * WORD)
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Take the number alone, or a dict of it and of a `Program`."""
+        if not isinstance(value, Mapping):
+            value = {self._member: value}
+        self._check_names(value)
+        if self._member not in value:
+            raise MisfitError(ValueError, "the member is missing").within(f".{self._member}")
+        for part in self.parts:
+            if part.name in value:
+                self._write(part, value, data, at)
+
+
+def _addresses(info: MapInfo) -> Codec:
+    """Return the codec of a stack: `__u64 ip[]`, or `struct bpf_stack_build_id[]`."""
+    frame: Codec = ScalarCodec("Q")
+    if info.map_flags & MapFlag.STACK_BUILD_ID:
+        parts = (
+            Part("status", 0, ScalarCodec("i")),
+            Part("build_id", 4, BytesCodec(BUILD_ID_SIZE)),
+            Part("offset", 24, ScalarCodec("Q")),
+        )
+        frame = StructCodec(parts, 32)
+    return ArrayCodec(frame, info.value_size // frame.size)
+
+
+def _device_target(info: MapInfo) -> Codec:
+    return DeviceCodec() if info.value_size == WORD else TargetCodec("ifindex", DeviceCodec())
+
+
+def _cpu_target(info: MapInfo) -> Codec:
+    return ScalarCodec("I") if info.value_size == WORD else TargetCodec("qsize", ScalarCodec("I"))
+
+
+def _object(kind: ObjectKind) -> Callable[[MapInfo], Codec]:
+    return lambda _info: ObjectCodec(kind)
+
+
+def _owner(owner: Owner) -> Callable[[MapInfo], Codec]:
+    return lambda info: OwnerCodec(owner, size=info.value_size)
+
+
+# What makes the codec of a value by the type of map, whatever its BTF says.
+HOLDERS: dict[MapType | int, Callable[[MapInfo], Codec]] = {
+    MapType.PROG_ARRAY: _object(ObjectKind.PROGRAM),
+    MapType.ARRAY_OF_MAPS: _object(ObjectKind.MAP),
+    MapType.HASH_OF_MAPS: _object(ObjectKind.MAP),
+    MapType.DEVMAP: _device_target,
+    MapType.DEVMAP_HASH: _device_target,
+    MapType.CPUMAP: _cpu_target,
+    MapType.XSKMAP: _owner(SOCKET),
+    MapType.SOCKMAP: _owner(SOCKET),
+    MapType.SOCKHASH: _owner(SOCKET),
+    MapType.REUSEPORT_SOCKARRAY: _owner(SOCKET),
+    MapType.CGROUP_ARRAY: _owner(CGROUP),
+    MapType.PERF_EVENT_ARRAY: _owner(EVENT),
+    MapType.STACK_TRACE: _addresses,
+}
+
+
+def owner_key(info: MapInfo) -> Codec | None:
+    """Return the codec of the keys of a local storage, None for maps with keys of their own."""
+    owner = OWNERS.get(info.type)
+    return OwnerCodec(owner) if owner else None
+
+
+def attachment_key(size: int) -> Codec:
+    """Return the codec of `struct bpf_cgroup_storage_key`, or of the id of a cgroup alone."""
+    if size == CGROUP_ID_SIZE:
+        return ScalarCodec("Q")
+    parts = (Part("cgroup_inode_id", 0, ScalarCodec("Q")), Part("attach_type", 8, ScalarCodec("I")))
+    return StructCodec(parts, size, factory=Record)

@@ -1,0 +1,382 @@
+"""The kernel's rules for the definition of a map, by type: why BPF_MAP_CREATE was refused.
+
+The kernel answers EINVAL or E2BIG for most of them and does not say which rule is broken. The rules
+are those of `map_alloc_check` and `map_alloc` in the kernel's kernel/bpf (arraymap.c, hashtab.c,
+lpm_trie.c, queue_stack_maps.c, bloom_filter.c, ringbuf.c, stackmap.c, devmap.c, cpumap.c,
+local_storage.c, bpf_local_storage.c, arena.c) and net (sock_map.c, xskmap.c), Linux 6.18. They are
+looked at after a refusal only: other kernels may take what this table does not.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin.errors import Difference
+from bpfpin.objects.kernel.info import MapInfo
+from bpfpin.spec import MapSpec
+from bpfpin.uapi import MapFlag, MapType
+
+PERCPU_VALUE_MAX = 32 << 10  # PCPU_MIN_UNIT_SIZE
+KMALLOC_MAX = 4 << 20  # KMALLOC_MAX_SIZE
+ENTRIES_MAX = 1 << 31
+STACK_MAX = 512  # MAX_BPF_STACK
+STORAGE_MAX = (64 << 10) - 64  # BPF_LOCAL_STORAGE_MAX_VALUE_SIZE, less what elements take
+ARENA_MAX = 4 << 30
+INT_MAX = (1 << 31) - 1
+LPM_KEY = (5, 260)  # a length of 4 bytes, and 1 to 256 bytes of data
+_BUILD_ID_SIZE = 32  # struct bpf_stack_build_id
+_MAX_STACK = Path("/proc/sys/kernel/perf_event_max_stack")
+_ONLINE_NODES = Path("/sys/devices/system/node/online")
+_LAST_CPU = Path("/sys/devices/system/cpu/kernel_max")
+
+_F = MapFlag
+_ACCESS = _F.RDONLY | _F.WRONLY | _F.RDONLY_PROG | _F.WRONLY_PROG
+_NODE = _F.NUMA_NODE
+_NO_FLAGS = MapFlag(0)
+_DESCRIPTOR = _F.RDONLY | _F.WRONLY
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What definitions of one type must keep.
+
+    *key* and *value* are the sizes that there may be, a pair of limits, or None for any size from 1
+    on. *value_step* is what the size of a value must be a multiple of. *entries* is False where
+    `max_entries` must be 0; *flags* are those that exist for the type, *needs* those without which
+    there is no map. *more* yields what else is broken.
+    """
+
+    key: tuple[int, ...] | range | None
+    value: tuple[int, ...] | range | None
+    flags: MapFlag
+    needs: MapFlag = _NO_FLAGS
+    entries: bool = True
+    entries_max: int = (1 << 32) - 1
+    is_percpu: bool = False
+    needs_types: bool = False
+    more: Callable[[MapSpec], Iterator[str]] | None = None
+
+
+def _hash(spec: MapSpec) -> Iterator[str]:
+    size = spec.key_size + spec.value_size
+    if size >= KMALLOC_MAX - 64:
+        yield f"key and value have {size} bytes together; they must have less than {KMALLOC_MAX}"
+    is_lru = spec.type in (MapType.LRU_HASH, MapType.LRU_PERCPU_HASH)
+    if not is_lru and spec.map_flags & _F.NO_COMMON_LRU:
+        yield "BPF_F_NO_COMMON_LRU is for lru_hash and lru_percpu_hash"
+    if is_lru and spec.map_flags & _F.NO_PREALLOC:
+        yield "an LRU map is always preallocated: leave BPF_F_NO_PREALLOC out"
+    is_split = spec.map_flags & _F.NO_COMMON_LRU or "PERCPU" in spec.type.name
+    if spec.numa_node is not None and is_split:
+        yield "what each CPU has of its own cannot be on one NUMA node: leave numa_node out"
+
+
+def _percpu_array(spec: MapSpec) -> Iterator[str]:
+    if spec.numa_node is not None:
+        yield "what each CPU has of its own cannot be on one NUMA node: leave numa_node out"
+
+
+def _array(spec: MapSpec) -> Iterator[str]:
+    if spec.value_size > INT_MAX:
+        yield f"a value has {spec.value_size} bytes; at most {INT_MAX} fit"
+
+
+def _ring(spec: MapSpec) -> Iterator[str]:
+    size = spec.max_entries
+    if size and (size & (size - 1) or size % mmap.PAGESIZE):
+        yield (
+            f"max_entries is {size}: the size of a ring in bytes, which must be a power of two and"
+            f" whole pages of {mmap.PAGESIZE}"
+        )
+
+
+def _stack_trace(spec: MapSpec) -> Iterator[str]:
+    has_build_ids = bool(spec.map_flags & _F.STACK_BUILD_ID)
+    size = _BUILD_ID_SIZE if has_build_ids else 8
+    what = "struct bpf_stack_build_id" if has_build_ids else "address"
+    if spec.value_size < size or spec.value_size % size:
+        yield (
+            f"value_size is {spec.value_size}; it must be a multiple of {size}, one {what} a frame"
+        )
+    elif spec.value_size // size > (limit := _max_stack()):
+        yield (
+            f"value_size is {spec.value_size}, {spec.value_size // size} frames; at most {limit}"
+            f" (sysctl kernel.perf_event_max_stack), {limit * size} bytes"
+        )
+
+
+def _max_stack() -> int:
+    try:
+        return int(_MAX_STACK.read_text())
+    except (OSError, ValueError):
+        return 127
+
+
+def _large(spec: MapSpec) -> Iterator[str]:
+    size = spec.key_size + spec.value_size
+    if size > KMALLOC_MAX - 64:
+        yield f"an entry has {size} bytes; at most about {KMALLOC_MAX} (4 MiB) fit"
+
+
+def _cpumap(spec: MapSpec) -> Iterator[str]:
+    try:
+        limit = int(_LAST_CPU.read_text()) + 1
+    except (OSError, ValueError):
+        return
+    if spec.max_entries > limit:
+        yield f"max_entries is {spec.max_entries}; this kernel has at most {limit} CPUs"
+
+
+def _bloom_filter(spec: MapSpec) -> Iterator[str]:
+    yield from _large(spec)
+    if spec.map_extra > 15:
+        yield f"map_extra is {spec.map_extra}: the number of hash functions, 1 to 15 (0: 5)"
+
+
+def _cgroup_storage(spec: MapSpec) -> Iterator[str]:
+    is_percpu = spec.type is MapType.PERCPU_CGROUP_STORAGE
+    limit = PERCPU_VALUE_MAX if is_percpu else STORAGE_MAX
+    if spec.value_size > limit:
+        yield f"a value has {spec.value_size} bytes; at most about {limit} fit"
+
+
+def _storage(spec: MapSpec) -> Iterator[str]:
+    if spec.value_size > STORAGE_MAX:
+        yield f"a value has {spec.value_size} bytes; at most about {STORAGE_MAX} fit"
+
+
+def _arena(spec: MapSpec) -> Iterator[str]:
+    size = spec.max_entries * mmap.PAGESIZE
+    if size > ARENA_MAX:
+        yield f"max_entries is {spec.max_entries} pages; an arena has at most 4 GiB"
+    if spec.map_extra % mmap.PAGESIZE:
+        yield f"map_extra is {spec.map_extra:#x}: the address of the arena, at a page's beginning"
+    elif spec.map_extra and spec.map_extra >> 32 != (spec.map_extra + size - 1) >> 32:
+        yield f"the arena of {size} bytes at {spec.map_extra:#x} crosses a border of 4 GiB"
+
+
+def _sockhash(spec: MapSpec) -> Iterator[str]:
+    if spec.key_size > STACK_MAX:
+        yield f"a key has {spec.key_size} bytes; at most {STACK_MAX} fit"
+
+
+_HASH_FLAGS = _F.NO_PREALLOC | _F.NO_COMMON_LRU | _F.ZERO_SEED | _NODE | _ACCESS
+_HASHES = Rules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash)
+_PERCPU_HASHES = Rules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, is_percpu=True, more=_hash)
+_ARRAY_FLAGS = _NODE | _ACCESS
+_DESCRIPTORS = Rules((4,), (4,), _NODE | _DESCRIPTOR)
+_QUEUES = Rules((0,), None, _NODE | _ACCESS, more=_large)
+_RINGS = Rules((0,), (0,), _NODE, more=_ring)
+_DEVICES = Rules((4,), (4, 8), _NODE | _DESCRIPTOR)
+_STORAGES = Rules(
+    (4,),
+    None,
+    _F.NO_PREALLOC | _F.CLONE,
+    needs=_F.NO_PREALLOC,
+    entries=False,
+    needs_types=True,
+    more=_storage,
+)
+
+RULES: dict[MapType, Rules] = {
+    MapType.HASH: _HASHES,
+    MapType.LRU_HASH: _HASHES,
+    MapType.PERCPU_HASH: _PERCPU_HASHES,
+    MapType.LRU_PERCPU_HASH: _PERCPU_HASHES,
+    MapType.HASH_OF_MAPS: Rules(None, (4,), _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash),
+    MapType.ARRAY: Rules((4,), None, _ARRAY_FLAGS | _F.MMAPABLE | _F.INNER_MAP, more=_array),
+    MapType.PERCPU_ARRAY: Rules((4,), None, _ARRAY_FLAGS, is_percpu=True, more=_percpu_array),
+    MapType.PROG_ARRAY: _DESCRIPTORS,
+    MapType.CGROUP_ARRAY: _DESCRIPTORS,
+    MapType.ARRAY_OF_MAPS: _DESCRIPTORS,
+    MapType.PERF_EVENT_ARRAY: Rules((4,), (4,), _NODE | _DESCRIPTOR | _F.PRESERVE_ELEMS),
+    MapType.LPM_TRIE: Rules(
+        range(LPM_KEY[0], LPM_KEY[1] + 1),
+        None,
+        _F.NO_PREALLOC | _NODE | _ACCESS,
+        needs=_F.NO_PREALLOC,
+        more=_large,
+    ),
+    MapType.QUEUE: _QUEUES,
+    MapType.STACK: _QUEUES,
+    MapType.BLOOM_FILTER: Rules((0,), None, _NODE | _F.ZERO_SEED | _ACCESS, more=_bloom_filter),
+    MapType.RINGBUF: _RINGS,
+    MapType.USER_RINGBUF: _RINGS,
+    MapType.STACK_TRACE: Rules(
+        (4,), None, _NODE | _DESCRIPTOR | _F.STACK_BUILD_ID, more=_stack_trace
+    ),
+    MapType.DEVMAP: _DEVICES,
+    MapType.DEVMAP_HASH: Rules((4,), (4, 8), _NODE | _DESCRIPTOR, entries_max=ENTRIES_MAX),
+    MapType.CPUMAP: Rules((4,), (4, 8), _NODE, more=_cpumap),
+    MapType.XSKMAP: Rules((4,), (4,), _NODE | _DESCRIPTOR),
+    MapType.SOCKMAP: _DEVICES,
+    MapType.SOCKHASH: Rules(None, (4, 8), _NODE | _DESCRIPTOR, more=_sockhash),
+    MapType.REUSEPORT_SOCKARRAY: Rules((4,), (4, 8), _ARRAY_FLAGS),
+    MapType.SK_STORAGE: _STORAGES,
+    MapType.INODE_STORAGE: _STORAGES,
+    MapType.TASK_STORAGE: _STORAGES,
+    MapType.CGRP_STORAGE: _STORAGES,
+    MapType.CGROUP_STORAGE: Rules(
+        (8, 16), None, _NODE | _ACCESS, entries=False, more=_cgroup_storage
+    ),
+    MapType.PERCPU_CGROUP_STORAGE: Rules(
+        (8, 16), None, _NODE | _ACCESS, entries=False, more=_cgroup_storage
+    ),
+    MapType.ARENA: Rules(
+        (0,),
+        (0,),
+        _F.MMAPABLE | _F.SEGV_ON_FAULT | _F.NO_USER_CONV,
+        needs=_F.MMAPABLE,
+        more=_arena,
+    ),
+}
+MAPS_OF_MAPS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
+_WITH_EXTRA = (MapType.BLOOM_FILTER, MapType.ARENA)
+
+
+def broken_rules(
+    spec: MapSpec, *, max_entries: int | None = None, has_inner: bool = True
+) -> list[str]:
+    """Return what in *spec* the kernel's rules for its type do not allow; none: nothing is known.
+
+    *max_entries* is what the kernel was asked for where that is not what *spec* says; *has_inner*
+    whether a map of maps was given the one that says what it holds.
+    """
+    rules = RULES.get(spec.type)
+    if rules is None:
+        return []
+    if max_entries is not None:
+        spec = spec.with_changes(max_entries=max_entries)
+    if spec.map_flags & _NODE:
+        node = spec.numa_node or 0
+        spec = spec.with_changes(map_flags=spec.map_flags & ~_NODE, numa_node=node)
+    found = [
+        *_sizes(spec, rules),
+        *_entries(spec, rules),
+        *_flags(spec, rules),
+        *_node(spec),
+        *(rules.more(spec) if rules.more else ()),
+    ]
+    if spec.type in MAPS_OF_MAPS and not has_inner:
+        found.append("nothing says what maps it holds: __array(values, struct { … })")
+    if rules.needs_types and (spec.key is None or spec.value is None):
+        found.append("the types of key and value are needed: __type(key, int), __type(value, T)")
+    if spec.map_extra and spec.type not in _WITH_EXTRA:
+        found.append(f"map_extra is {spec.map_extra:#x}; only bloom_filter and arena have it")
+    return found
+
+
+def _sizes(spec: MapSpec, rules: Rules) -> Iterator[str]:
+    for what, size, sizes in (
+        ("key", spec.key_size, rules.key),
+        ("value", spec.value_size, rules.value),
+    ):
+        if sizes is None:
+            if not size:
+                yield f"{what}_size is 0; a {what} has at least 1 byte"
+        elif size not in sizes:
+            yield f"{what}_size is {size}; {_allowed(spec.type, what, sizes)}"
+    if rules.is_percpu and spec.value_size > PERCPU_VALUE_MAX:
+        yield (
+            f"a value has {spec.value_size} bytes; of a per-CPU map at most {PERCPU_VALUE_MAX}"
+            " (32 KiB)"
+        )
+
+
+def _allowed(kind: MapType, what: str, sizes: tuple[int, ...] | range) -> str:
+    if isinstance(sizes, range):
+        return (
+            f"it must be {sizes.start} to {sizes.stop - 1}: the prefix length (4 bytes) and 1 to"
+            f" {sizes.stop - 5} bytes of data"
+        )
+    if sizes == (0,):
+        return f"{_a(kind)} has no {what}s: leave {what} and {what}_size out"
+    return f"that of {_a(kind)} is {' or '.join(map(str, sizes))}"
+
+
+def _entries(spec: MapSpec, rules: Rules) -> Iterator[str]:
+    if not rules.entries:
+        if spec.max_entries:
+            yield (
+                f"max_entries is {spec.max_entries}; {_a(spec.type)} grows with its"
+                " owners: leave it out"
+            )
+    elif not spec.max_entries:
+        yield "max_entries is 0"
+    elif spec.max_entries > rules.entries_max:
+        yield f"max_entries is {spec.max_entries}; at most {rules.entries_max} fit"
+
+
+def _flags(spec: MapSpec, rules: Rules) -> Iterator[str]:
+    missing = rules.needs & ~spec.map_flags
+    if missing:
+        yield f"map_flags lack {_names(missing)}, which every {spec.type.name.lower()} needs"
+    unknown = spec.map_flags & ~rules.flags
+    if unknown:
+        yield f"map_flags have {_names(unknown)}, which {_a(spec.type)} cannot have"
+    for one, other in ((_F.RDONLY, _F.WRONLY), (_F.RDONLY_PROG, _F.WRONLY_PROG)):
+        if spec.map_flags & one and spec.map_flags & other:
+            yield f"map_flags have both {_names(one)} and {_names(other)}"
+
+
+def _a(kind: MapType) -> str:
+    word = kind.name.lower()
+    return f"{'an' if word[0] in 'aix' or word == 'lru_hash' else 'a'} {word}"
+
+
+def _names(flags: int) -> str:
+    known = [each for each in MapFlag if flags & each]
+    rest = flags & ~sum(known)
+    names = [f"BPF_F_{each.name}" for each in known]
+    return " and ".join([*names, *([f"{rest:#x}"] if rest else [])])
+
+
+def _node(spec: MapSpec) -> Iterator[str]:
+    node = spec.numa_node
+    if node is None:
+        return
+    if not _NODE & RULES[spec.type].flags:
+        yield f"numa_node is set, which {_a(spec.type)} cannot have"
+        return
+    online = _online_nodes()
+    if online and node not in online:
+        nodes = ", ".join(map(str, sorted(online)))
+        yield f"numa_node is {node}; this machine has: {nodes}"
+
+
+def _online_nodes() -> set[int]:
+    """Return the NUMA nodes of this machine; none where the kernel does not tell."""
+    try:
+        text = _ONLINE_NODES.read_text().strip()
+    except OSError:
+        return {0}  # a kernel without NUMA has node 0 alone
+    found: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def inner_differences(held: MapInfo, given: MapInfo) -> list[Difference]:
+    """Return in what *given* is not like *held*, which is in the map of maps.
+
+    As bpf_map_meta_equal and array_map_meta_equal in the kernel's kernel/bpf have it: type, sizes
+    and flags, and `max_entries` of arrays without BPF_F_INNER_MAP.
+    """
+    fields = ["type", "key_size", "value_size", "map_flags"]
+    if held.type == MapType.ARRAY and not held.map_flags & _F.INNER_MAP:
+        fields.append("max_entries")
+    return [
+        Difference(given.name, name, _shown(name, there), _shown(name, wanted))
+        for name in fields
+        if (there := getattr(given, name)) != (wanted := getattr(held, name))
+    ]
+
+
+def _shown(field: str, value: int) -> str:
+    if field == "type":
+        return value.name.lower() if isinstance(value, MapType) else str(value)
+    return hex(value) if field == "map_flags" else str(value)

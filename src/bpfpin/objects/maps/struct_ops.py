@@ -1,0 +1,167 @@
+"""Tables of functions that the kernel calls (struct_ops): the object's structure in the kernel's.
+
+The object's members are found in the kernel's structure by name, as libbpf does. A map of such a
+table has the kernel's `struct bpf_struct_ops_NAME` as its value, with the structure in its member
+`data` (kernel/bpf/bpf_struct_ops.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.layout import size_of
+from bpfpin.btf.names import essential_name
+from bpfpin.btf.types import Member, Pointer, Struct
+from bpfpin.errors import NotSupportedError, UsageError
+from bpfpin.objects.kernel.attach_target import AttachTarget
+from bpfpin.objects.kernel.btf import VMLINUX, vmlinux_btf
+from bpfpin.spec import MapSpec, ObjectSpec
+from bpfpin.uapi import MapType
+
+_VALUE_PREFIX = "bpf_struct_ops_"
+_DESCRIPTOR_SIZE = 8  # a descriptor goes where the pointer to the function is
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The kernel's form of a table: the type of the map's value, and the structure within it."""
+
+    value: TypeRef
+    start: int
+    structure: TypeRef
+
+    def member(self, name: str) -> tuple[int, Member] | None:
+        """Return position and member of that name, None if this kernel's structure has none."""
+        kind = self.structure.type
+        assert isinstance(kind, Struct)
+        return next(((at, m) for at, m in enumerate(kind.members) if m.name == name), None)
+
+
+def kernel_table(spec: MapSpec) -> Table:
+    """Return how this kernel has the table *spec*; `NotSupportedError` if it does not."""
+    wanted = essential_name(spec.value.name) if spec.value else ""
+    kernel = _vmlinux(spec)
+    value_id = kernel.find(_VALUE_PREFIX + wanted, Struct)
+    kind = kernel[value_id] if value_id is not None else None
+    for member in kind.members if isinstance(kind, Struct) else ():
+        inner = kernel.ref(kernel.strip(member.type_id))
+        if value_id is not None and isinstance(inner.type, Struct) and inner.name == wanted:
+            return Table(kernel.ref(value_id), member.bit_offset // 8, inner)
+    raise NotSupportedError(
+        f"map {spec.name}: this kernel lets nobody provide a struct {wanted}",
+        feature=f"struct_ops of struct {wanted}",
+    )
+
+
+def without_unusable(spec: ObjectSpec) -> ObjectSpec:
+    """Return *spec* without the tables that this kernel cannot take, and what only they need.
+
+    A note says why each was left out: one wrong table does not keep the rest from working. If
+    nothing would be left, the first reason is raised (`NotSupportedError`).
+    """
+    errors: dict[str, NotSupportedError] = {}
+    for table in spec.maps.values():
+        if table.type is MapType.STRUCT_OPS:
+            try:
+                targets([table])
+            except NotSupportedError as error:
+                errors[table.name] = error
+    if not errors:
+        return spec
+    maps = {name: each for name, each in spec.maps.items() if name not in errors}
+    pointed = {name: {program for _, program in spec.maps[name].initial} for name in spec.maps}
+    needed = {program for name in maps for program in pointed[name]}
+    dropped = {program for name in errors for program in pointed[name]} - needed
+    programs = {name: each for name, each in spec.programs.items() if name not in dropped}
+    if spec.programs and not programs:
+        raise next(iter(errors.values()))
+    notes = [f"{error}; the table and its programs are left out" for error in errors.values()]
+    return replace(spec, maps=maps, programs=programs, notes=(*spec.notes, *notes))
+
+
+def targets(maps: Iterable[MapSpec]) -> dict[str, AttachTarget]:
+    """Return for each program in the tables of *maps* which member it stands for."""
+    found: dict[str, AttachTarget] = {}
+    for spec in maps:
+        if spec.type is not MapType.STRUCT_OPS or spec.value is None:
+            continue
+        table = kernel_table(spec)
+        names = {member.bit_offset // 8: member.name for member in _members(spec)}
+        for offset, program in spec.initial:
+            there = table.member(names.get(offset, ""))
+            if there is None:
+                raise _lacking(spec, table, names.get(offset, f"at byte {offset}"))
+            found[program] = AttachTarget(table.structure.id, member=there[0])
+    return found
+
+
+def value_of(spec: MapSpec, programs: Mapping[str, int]) -> bytes:
+    """Return the first value of table *spec* in this kernel's form, with the descriptors in it.
+
+    `NotSupportedError` if a member is set that the kernel's structure does not have, `UsageError`
+    if it has one of another size.
+    """
+    table = kernel_table(spec)
+    value = bytearray(table.value.size)
+    functions = dict(spec.initial)
+    for member in _members(spec):
+        offset = member.bit_offset // 8
+        name = functions.get(offset)
+        data = _bytes(spec, member)
+        there = table.member(member.name)
+        if there is None:
+            if name or any(data):
+                raise _lacking(spec, table, member.name)
+            continue
+        start = table.start + there[1].bit_offset // 8
+        if name is not None and name in programs:
+            value[start : start + _DESCRIPTOR_SIZE] = programs[name].to_bytes(8, "little")
+        elif name is None and not _is_pointer(spec, member):
+            _check_size(spec, member, size_of(table.structure.btf, there[1].type_id))
+            value[start : start + len(data)] = data
+    return bytes(value)
+
+
+def _members(spec: MapSpec) -> tuple[Member, ...]:
+    kind = spec.value.type if spec.value else None
+    return kind.members if isinstance(kind, Struct) else ()
+
+
+def _bytes(spec: MapSpec, member: Member) -> bytes:
+    assert spec.value is not None
+    start = member.bit_offset // 8
+    return (spec.contents or b"")[start : start + size_of(spec.value.btf, member.type_id)]
+
+
+def _is_pointer(spec: MapSpec, member: Member) -> bool:
+    assert spec.value is not None
+    btf = spec.value.btf
+    return isinstance(btf[btf.strip(member.type_id)], Pointer)
+
+
+def _check_size(spec: MapSpec, member: Member, size: int) -> None:
+    ours = len(_bytes(spec, member))
+    if ours != size or member.bitfield_size:
+        raise UsageError(
+            f"map {spec.name}: member {member.name} has {ours} bytes, in this kernel {size}"
+        )
+
+
+def _lacking(spec: MapSpec, table: Table, member: str) -> NotSupportedError:
+    name = table.structure.name
+    return NotSupportedError(
+        f"map {spec.name} sets member {member}, which struct {name} of this kernel does not have",
+        feature=f"{name}.{member}",
+    )
+
+
+def _vmlinux(spec: MapSpec) -> Btf:
+    try:
+        return vmlinux_btf()
+    except FileNotFoundError:
+        raise NotSupportedError(
+            f"map {spec.name} needs the kernel's types, and there is no {VMLINUX}",
+            feature="BTF of the kernel (CONFIG_DEBUG_INFO_BTF)",
+        ) from None

@@ -1,0 +1,1 @@
+"""Programs: loading them and reading what the kernel has made of them."""

@@ -1,0 +1,229 @@
+"""Programs in the kernel: verified, loaded, run on test input."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from bpfpin import insn
+from bpfpin.btf.btf import Btf
+from bpfpin.errors import (
+    NotSupportedError,
+    PermissionDeniedError,
+    SyscallError,
+    UsageError,
+    VerifierError,
+)
+from bpfpin.objects.kernel import attach_target
+from bpfpin.objects.kernel.attach_target import AttachTarget
+from bpfpin.objects.kernel.btf import BtfHandle
+from bpfpin.objects.kernel.info import ProgramInfo, program_id, program_info
+from bpfpin.objects.kernel.object import KernelObject, ObjectKind
+from bpfpin.objects.maps import compat
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program_load import ProgramLoad
+from bpfpin.objects.verifier import LOG_LIMIT, LogChoice
+from bpfpin.spec import ProgramSpec
+from bpfpin.syscall import bpf
+from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.uapi import XDP_PACKET_HEADROOM, MapType, ProgramType
+
+_RETURN_ONE = insn.encode((insn.mov_imm(0, 1), insn.exit_()))  # what every type may do
+
+
+# Why the kernel refuses a program before it looks at one instruction: its type, or a policy.
+
+
+def named(error: SyscallError, spec: ProgramSpec) -> SyscallError:
+    """Return *error*, the kernel's answer without a log, or one that says more.
+
+    `NotSupportedError` if the simplest program of that type and attach type is refused likewise.
+    Where all capabilities are there the kernel's or the host's policy is what forbids it.
+    """
+    if isinstance(error, PermissionDeniedError):
+        if not error.missing and not error.hint:
+            error.hint = (
+                "The capabilities for it are there: this kernel, or a policy on this host, allows"
+                f" no programs of {_words(spec)}."
+            )
+        return error
+    if _loads_simplest(spec):
+        return error
+    return NotSupportedError(
+        f"program {spec.name}: this kernel has no programs of {_words(spec)}",
+        feature=f"programs of {_words(spec)}",
+        command=error.command,
+        errno=error.errno or 0,
+        target=error.target,
+    )
+
+
+def _words(spec: ProgramSpec) -> str:
+    kind = f"type {spec.type.name.lower()}"
+    if spec.expected_attach_type is None:
+        return kind
+    return f"{kind} for {spec.expected_attach_type.name.lower()}"
+
+
+def _loads_simplest(spec: ProgramSpec) -> bool:
+    """Whether the type is there; a type whose programs all need a target cannot be asked so."""
+    code, terms = bpf.buffer_of(_RETURN_ONE), ctypes.create_string_buffer(b"GPL")
+    attribute = ProgLoadAttr(
+        prog_type=spec.type,
+        insn_cnt=len(_RETURN_ONE) // insn.INSN_SIZE,
+        insns=ctypes.addressof(code),
+        license=ctypes.addressof(terms),
+        expected_attach_type=spec.expected_attach_type or 0,
+    )
+    try:
+        Descriptor(bpf.prog_load(attribute)).close()
+    except InvalidArgumentError:
+        return False
+    except SyscallError:
+        return True
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What a program answered to a test: its return value, packet and context; time of one run."""
+
+    __test__ = False
+
+    return_value: int
+    data: bytes
+    context: bytes
+    duration_ns: int
+
+
+class Program(KernelObject):
+    """A program held by descriptor; closing it lets it go unless it is pinned or attached."""
+
+    kind = ObjectKind.PROGRAM
+    log: str = ""
+
+    @classmethod
+    def load(
+        cls,
+        spec: ProgramSpec,
+        *,
+        maps: Mapping[str, Map] | None = None,
+        btf: BtfHandle | None = None,
+        types: Btf | None = None,
+        log_level: int = 0,
+        log_size: int = LOG_LIMIT,
+        path: str = "",
+        target: Program | AttachTarget | None = None,
+        module_fds: Sequence[int] = (),
+    ) -> Self:
+        """Verify and load *spec* (BPF_PROG_LOAD); *maps* are those it refers to, by name.
+
+        *target* is the program whose function `spec.attach_to` names; without it that is a function
+        of the kernel. `NotSupportedError` if the kernel has none of that name. *module_fds* are the
+        BTF of the modules whose functions the program calls, which it counts from 1.
+
+        With *btf*, the loaded BTF of its object, the verifier's log shows lines of C; with *types*,
+        that BTF as the object has it, errors do where the kernel did not take it. *log_level* asks
+        for a log of a good program too, in `log`: 2 shows all instructions with the state after
+        each, 1 only those of a refusal, 4 figures alone. At most *log_size* bytes of a log are
+        kept, its end rather than its beginning. `VerifierError` if it is refused,
+        `PermissionDeniedError` if a capability lacks, `ValueError` for a level or size that there
+        is not; *path* names the object in errors.
+        """
+        _check_type(spec)
+        choice = LogChoice(log_level, log_size)
+        used = {each.target for function in spec.functions for each in function.references}
+        descriptors = {name: maps[name].fd for name in used if name in maps} if maps else {}
+        with _target(spec, target) as found:
+            loading = ProgramLoad(spec, descriptors, btf, found, types=types, module_fds=module_fds)
+            try:
+                descriptor, log = loading.load(choice, path)
+            except (InvalidArgumentError, PermissionDeniedError) as error:
+                raise named(error, spec) from None
+            except VerifierError as error:
+                # An array of another owner is refused after the verifier found nothing wrong.
+                if error.errno == errno.EINVAL:
+                    arrays = [each for name, each in (maps or {}).items() if name in used]
+                    arrays = [each for each in arrays if each.type == MapType.PROG_ARRAY]
+                    compat.require_owner(arrays, spec.type, program=spec.name)
+                raise
+        program = cls(descriptor)
+        program.log = log
+        return program
+
+    @property
+    def info(self) -> ProgramInfo:
+        """What the kernel reports of the program now."""
+        return program_info(self.fd)
+
+    @property
+    def id(self) -> int:
+        """The id, unique on this host until it restarts."""
+        return program_id(self.fd)
+
+    @property
+    def name(self) -> str:
+        """The name, of which the kernel keeps fifteen characters."""
+        return self.info.name
+
+    @property
+    def type(self) -> ProgramType | int:
+        """The program type."""
+        return self.info.type
+
+    def test_run(self, data: bytes = b"", *, repeat: int = 1, context: bytes = b"") -> TestRun:
+        """Run the program on the packet *data*, *repeat* times (BPF_PROG_TEST_RUN).
+
+        XDP and tc programs want at least 14 bytes of packet; programs of type syscall take
+        *context* alone.
+        """
+        packet, packet_out = _input(data), _output(len(data))
+        ctx = _input(context)
+        is_syscall = self.type == ProgramType.SYSCALL
+        attribute = ProgTestRunAttr(
+            prog_fd=self.fd,
+            data_in=bpf.address(packet),
+            data_size_in=len(data),
+            data_out=bpf.address(packet_out) if data else 0,
+            data_size_out=len(packet_out) if data else 0,
+            ctx_in=bpf.address(ctx),
+            ctx_size_in=len(context),
+            repeat=0 if is_syscall else repeat,
+        )
+        bpf.prog_test_run(attribute, target=f"program {self.name}")
+        return TestRun(
+            return_value=attribute.retval,
+            data=packet_out.raw[: attribute.data_size_out] if data else b"",
+            context=ctx.raw if ctx is not None else b"",
+            duration_ns=attribute.duration,
+        )
+
+
+def _input(data: bytes) -> ctypes.Array[ctypes.c_char] | None:
+    return bpf.buffer_of(data) if data else None
+
+
+def _output(size: int) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(size + XDP_PACKET_HEADROOM)
+
+
+def _check_type(spec: ProgramSpec) -> None:
+    if spec.type == ProgramType.UNSPEC:
+        raise UsageError(
+            f"the section {spec.section!r} of program {spec.name!r} does not say its type",
+            hint="Say it with --type, for example --type xdp.",
+        )
+
+
+def _target(
+    spec: ProgramSpec, given: Program | AttachTarget | None
+) -> contextlib.AbstractContextManager[AttachTarget | None]:
+    if isinstance(given, AttachTarget):
+        return contextlib.nullcontext(given)
+    return attach_target.found(spec, given.fd if given is not None else None)

@@ -1,0 +1,55 @@
+"""The instructions that the kernel made of a program, and what the helpers in them are called."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from bpfpin.insn import Instruction, decode
+from bpfpin.syscall import bpf
+from bpfpin.syscall.attr import ProgInfoAnswer
+
+SYMBOLS: Final = Path("/proc/kallsyms")
+_BASE: Final = rb"^([0-9a-f]+) \w __bpf_call_base$"
+_WORD: Final = (1 << 64) - 1
+
+
+def xlated(fd: int) -> tuple[Instruction, ...]:
+    """Return the instructions of the program *fd* as the verifier left them.
+
+    Maps are there by their ids, helpers by distance (`helper_names`). Nothing, where the kernel
+    does not show them: that takes CAP_SYSLOG, or kernel.kptr_restrict at 0
+    (`bpf_prog_get_info_by_fd()` of kernel/bpf/syscall.c).
+    """
+    size = ProgInfoAnswer()
+    bpf.obj_get_info_by_fd(fd, size)
+    code = ctypes.create_string_buffer(size.xlated_prog_len or 1)
+    answer = ProgInfoAnswer(
+        xlated_prog_len=size.xlated_prog_len, xlated_prog_insns=ctypes.addressof(code)
+    )
+    bpf.obj_get_info_by_fd(fd, answer)
+    if not answer.xlated_prog_insns:
+        return ()
+    return decode(code.raw[: min(answer.xlated_prog_len, size.xlated_prog_len)])
+
+
+def helper_names(distances: Iterable[int]) -> dict[int, str]:
+    """Return the names of kernel functions by their distance from `__bpf_call_base`.
+
+    What /proc/kallsyms does not tell us is left out; it shows no addresses to who may not see them.
+    """
+    wanted = set(distances)
+    symbols = SYMBOLS.read_bytes() if wanted else b""
+    base = re.search(_BASE, symbols, re.MULTILINE)
+    if base is None or not int(base[1], 16):
+        return {}
+    found = {}
+    for distance in wanted:
+        address = b"%016x" % (int(base[1], 16) + distance & _WORD)
+        symbol = re.search(rb"^" + address + rb" \w (\w+)", symbols, re.MULTILINE)
+        if symbol:
+            found[distance] = symbol[1].decode()
+    return found

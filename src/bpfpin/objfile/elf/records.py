@@ -1,0 +1,232 @@
+"""What an ELF file consists of, as elf(5) has it: sections, symbols, relocations."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from itertools import pairwise
+from typing import NamedTuple
+
+from bpfpin.errors import ObjectFileError, ObjectLimitError
+
+SHF_ALLOC = 0x2
+SHF_EXECINSTR = 0x4
+SHF_COMPRESSED = 0x800
+SHN_UNDEF = 0
+SHN_LORESERVE = 0xFF00  # from here on a section index is none
+SHN_ABS = 0xFFF1
+SHN_COMMON = 0xFFF2
+SHN_XINDEX = 0xFFFF
+MAX_FILE_BYTES = 32 << 20
+MAX_MEMORY_BYTES = 64 << 20  # of all sections without bytes together
+MAX_SYMBOLS = 100_000
+MAX_NAME_BYTES = 1023
+MAX_NAMES_BYTES = 8 << 20  # of one string table; symbols may share the tails of long names
+MAX_RELOCATIONS = 1 << 18
+MAX_FUNCTIONS = 1 << 14
+MAX_INSTRUCTIONS = 1 << 19  # of all functions that are read
+MAX_LINKED_INSTRUCTIONS = 1 << 22  # of all programs, each with its own copy of what it calls
+MAX_BTF_BYTES = 4 << 20
+_IDENT = b"\x7fELF"
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_ET_REL = 1
+_EM_BPF = 247
+_EM_NONE = 0  # of clang before 4.0, and of assemblers that have no number for BPF
+_MACHINES = {3: "x86", 8: "MIPS", 21: "PowerPC", 22: "s390", 40: "ARM", 62: "x86-64"} | {
+    183: "arm64",
+    243: "RISC-V",
+    258: "LoongArch",
+}
+SectionHeader = tuple[int, ...]  # name, type, flags, address, offset, size, link, info, …
+
+
+class SectionType(IntEnum):
+    """What a section holds; other numbers occur."""
+
+    NULL = 0
+    PROGBITS = 1
+    SYMTAB = 2
+    STRTAB = 3
+    RELA = 4
+    NOBITS = 8
+    REL = 9
+
+
+class SymbolType(IntEnum):
+    """What a symbol stands for; other numbers occur."""
+
+    NOTYPE = 0
+    OBJECT = 1
+    FUNCTION = 2
+    SECTION = 3
+    FILE = 4
+
+
+class SymbolBinding(IntEnum):
+    """Who sees a symbol; other numbers occur."""
+
+    LOCAL = 0
+    GLOBAL = 1
+    WEAK = 2
+
+
+class Section(NamedTuple):
+    """One section; *data* is empty for `NOBITS`, whatever *size* says."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    name: str
+    type: int
+    flags: int
+    size: int
+    link: int
+    info: int
+    entry_size: int
+    alignment: int
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"<Section {self.index} {self.name!r} type={self.type} size={self.size}>"
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it holds instructions."""
+        return self.type == SectionType.PROGBITS and bool(self.flags & SHF_EXECINSTR)
+
+
+class Symbol(NamedTuple):
+    """One symbol; *section_index* 0 is undefined, from `SHN_LORESERVE` on it is no section."""
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    name: str
+    value: int
+    size: int
+    type: int
+    binding: int
+    visibility: int
+    section_index: int
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is static in its source."""
+        return self.binding == SymbolBinding.LOCAL
+
+
+class Relocation(NamedTuple):
+    """The bytes at *offset* of a section refer to *symbol*; *addend* is None where they hold it."""
+
+    offset: int
+    type: int
+    symbol: Symbol
+    addend: int | None
+
+
+# How much of anything is read of an object, so that no file takes more than a second or 256 MiB.
+#
+# Each is many times what the largest objects in use have. `ObjectLimitError` says which was passed.
+
+
+def check_limit(asked: int, limit: int, what: str, *, section: str = "", symbol: str = "") -> None:
+    """Raise `ObjectLimitError` if there are more than *limit* of *what*."""
+    if asked > limit:
+        message = f"{asked} {what}; at most {limit} are read"
+        error = ObjectLimitError(message, limit=limit, asked=asked)
+        error.section, error.symbol = section, symbol
+        raise error
+
+
+# The headers of an ELF file, checked before anything is cut out of it.
+
+_WITHOUT_BYTES = frozenset({SectionType.NOBITS, SectionType.NULL})
+
+
+def section_headers(data: bytes) -> tuple[list[SectionHeader], int]:
+    """Return the section headers, and which section has their names.
+
+    Whatever they say lies within *data*. `ObjectFileError` for what is no BPF object.
+    """
+    table_offset, count, names_index = _read_header(data)
+    end = table_offset + count * _SECTION.size
+    if table_offset < _HEADER.size or end > len(data):
+        raise ObjectFileError(
+            f"cut short: the section headers end at byte {end}, the file at {len(data)}",
+            offset=table_offset,
+        )
+    headers = list(_SECTION.iter_unpack(data[table_offset:end]))
+    _check_extents(headers, len(data))
+    _check_overlaps(headers, table_offset)
+    return headers, names_index
+
+
+def extent(data: bytes, header: SectionHeader) -> bytes:
+    """Return the bytes of one section."""
+    if header[1] in _WITHOUT_BYTES:
+        return b""
+    return data[header[4] : header[4] + header[5]]
+
+
+def _read_header(data: bytes) -> tuple[int, int, int]:
+    """Return where the section headers are, how many, and which section has their names."""
+    check_limit(len(data), MAX_FILE_BYTES, "bytes")
+    if not data.startswith(_IDENT):
+        raise ObjectFileError(
+            "not an ELF file", offset=0, hint="compile the source: bpfpin compile FILE.bpf.c"
+        )
+    if len(data) < _HEADER.size:
+        raise ObjectFileError(f"cut short: {len(data)} bytes are less than an ELF header")
+    ident, *fields = _HEADER.unpack_from(data)
+    _check_kind(ident, fields[0], fields[1])
+    table_offset, entry_size, count, names_index = fields[5], *fields[10:]
+    if entry_size != _SECTION.size:
+        raise ObjectFileError(f"section headers of {entry_size} bytes, not 64", offset=58)
+    if not 0 < count < SHN_LORESERVE:
+        raise ObjectFileError(f"{count} sections; a BPF object has 1 to 65,279", offset=60)
+    if names_index >= count:
+        raise ObjectFileError(f"section names in section {names_index} of {count}", offset=62)
+    return table_offset, count, names_index
+
+
+def _check_kind(ident: bytes, kind: int, machine: int) -> None:
+    hint = "compile it with: clang -O2 -g -target bpfel -c"
+    if ident[4] != 2:
+        raise ObjectFileError("not a 64-bit ELF file", offset=4, hint=hint)
+    if ident[5] != 1:
+        raise ObjectFileError(f"byte order {ident[5]} is none", offset=5, hint=hint)
+    if ident[6] != 1:
+        raise ObjectFileError(f"ELF version {ident[6]}, not 1", offset=6)
+    if machine not in (_EM_BPF, _EM_NONE):
+        name = _MACHINES.get(machine, f"machine {machine}")
+        raise ObjectFileError(f"made for {name}, not for BPF", offset=18, hint=hint)
+    if kind != _ET_REL:
+        raise ObjectFileError(f"ELF type {kind}, not a relocatable object", offset=16, hint=hint)
+
+
+def _check_extents(headers: Sequence[SectionHeader], file_size: int) -> None:
+    """Check that sections lie in the file, and that the others are not too large."""
+    in_memory = 0
+    for index, header in enumerate(headers):
+        kind, offset, size = header[1], header[4], header[5]
+        if kind in _WITHOUT_BYTES:
+            in_memory += size
+        elif offset + size > file_size:
+            raise ObjectFileError(
+                f"cut short: section {index} ends at byte {offset + size}, the file at {file_size}",
+                offset=offset,
+            )
+    check_limit(in_memory, MAX_MEMORY_BYTES, "bytes of memory for sections without bytes")
+
+
+def _check_overlaps(headers: Sequence[SectionHeader], table_offset: int) -> None:
+    """Check that no byte belongs to two sections, or to a section and the headers."""
+    places = [(0, _HEADER.size, "the ELF header")]
+    places.append((table_offset, len(headers) * _SECTION.size, "the section headers"))
+    places += [
+        (header[4], header[5], f"section {index}")
+        for index, header in enumerate(headers)
+        if header[1] not in _WITHOUT_BYTES and header[5]
+    ]
+    places.sort()
+    for (start, size, one), (following, _, other) in pairwise(places):
+        if start + size > following:
+            raise ObjectFileError(f"{one} and {other} overlap", offset=following)

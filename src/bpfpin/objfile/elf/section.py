@@ -1,0 +1,300 @@
+"""What a section's name, or a word of the user, says about the programs that it stands for."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass
+
+from bpfpin.errors import UsageError
+from bpfpin.spec import Hook
+from bpfpin.uapi import AttachType as At
+from bpfpin.uapi import ProgramFlag, ProgramType
+from bpfpin.uapi import ProgramType as Pt
+
+NO_FLAGS = ProgramFlag(0)
+__all__ = ["ProgramKind", "kind_by_word", "program_kind", "words"]
+_TAIL_CALL = re.compile(r"(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})/(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})")
+_SHOWN_WORDS = "xdp, tc, classifier, action, tcx/ingress, tcx/egress, socket, cgroup/skb, syscall"
+
+
+# The section names that libbpf knows, and what a program in each of them is.
+#
+# The names are those of the kernel's Documentation/bpf/libbpf/program_types.rst and of libbpf 1.7.
+# A name that ends in `+` may be followed by `/` and where the program attaches.
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramKind:
+    """What a section's name says of the programs in it.
+
+    *expected_attach_type* goes into BPF_PROG_LOAD, *attach_type* into the attachment. *attach_to*
+    is the rest of a name such as `kprobe/NAME`. *note* says that the name was guessed at. A program
+    that *is_optional* (`?xdp`) is loaded only when named. *tail_call* is the id of iproute2's
+    program array and the index there that the program fills.
+    """
+
+    type: Pt
+    expected_attach_type: At | None = None
+    attach_type: At | None = None
+    hook: Hook | None = None
+    program_flags: ProgramFlag = NO_FLAGS
+    attach_to: str = ""
+    note: str = ""
+    is_optional: bool = False
+    tail_call: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SectionRow:
+    """One name of the table; *takes_rest* if `/` and more may follow it."""
+
+    name: str
+    kind: ProgramKind
+    takes_rest: bool
+
+
+_SLEEPS = ProgramFlag.SLEEPABLE
+
+_FRAGS = ProgramFlag.XDP_HAS_FRAGS
+
+_Row = tuple[str, Pt] | tuple[str, Pt, At | None] | tuple[str, Pt, At | None, ProgramFlag]
+
+_NETWORK: tuple[_Row, ...] = (
+    ("socket", Pt.SOCKET_FILTER),
+    ("sk_reuseport/migrate", Pt.SK_REUSEPORT, At.SK_REUSEPORT_SELECT_OR_MIGRATE),
+    ("sk_reuseport", Pt.SK_REUSEPORT, At.SK_REUSEPORT_SELECT),
+    ("tc/ingress", Pt.SCHED_CLS, At.TCX_INGRESS),
+    ("tc/egress", Pt.SCHED_CLS, At.TCX_EGRESS),
+    ("tcx/ingress", Pt.SCHED_CLS, At.TCX_INGRESS),
+    ("tcx/egress", Pt.SCHED_CLS, At.TCX_EGRESS),
+    ("tc", Pt.SCHED_CLS),
+    ("classifier", Pt.SCHED_CLS),
+    ("action", Pt.SCHED_ACT),
+    ("netkit/primary", Pt.SCHED_CLS, At.NETKIT_PRIMARY),
+    ("netkit/peer", Pt.SCHED_CLS, At.NETKIT_PEER),
+    ("xdp.frags/devmap", Pt.XDP, At.XDP_DEVMAP, _FRAGS),
+    ("xdp/devmap", Pt.XDP, At.XDP_DEVMAP),
+    ("xdp.frags/cpumap", Pt.XDP, At.XDP_CPUMAP, _FRAGS),
+    ("xdp/cpumap", Pt.XDP, At.XDP_CPUMAP),
+    ("xdp.frags", Pt.XDP, At.XDP, _FRAGS),
+    ("xdp", Pt.XDP, At.XDP),
+    ("lwt_in", Pt.LWT_IN),
+    ("lwt_out", Pt.LWT_OUT),
+    ("lwt_xmit", Pt.LWT_XMIT),
+    ("lwt_seg6local", Pt.LWT_SEG6LOCAL),
+    ("sockops", Pt.SOCK_OPS, At.CGROUP_SOCK_OPS),
+    ("sk_skb/stream_parser", Pt.SK_SKB, At.SK_SKB_STREAM_PARSER),
+    ("sk_skb/stream_verdict", Pt.SK_SKB, At.SK_SKB_STREAM_VERDICT),
+    ("sk_skb/verdict", Pt.SK_SKB, At.SK_SKB_VERDICT),
+    ("sk_skb", Pt.SK_SKB),
+    ("sk_msg", Pt.SK_MSG, At.SK_MSG_VERDICT),
+    ("sk_lookup", Pt.SK_LOOKUP, At.SK_LOOKUP),
+    ("lirc_mode2", Pt.LIRC_MODE2, At.LIRC_MODE2),
+    ("flow_dissector", Pt.FLOW_DISSECTOR, At.FLOW_DISSECTOR),
+    ("netfilter", Pt.NETFILTER, At.NETFILTER),
+)
+
+_CGROUP: tuple[_Row, ...] = (
+    ("cgroup_skb/ingress", Pt.CGROUP_SKB, At.CGROUP_INET_INGRESS),
+    ("cgroup_skb/egress", Pt.CGROUP_SKB, At.CGROUP_INET_EGRESS),
+    ("cgroup/skb", Pt.CGROUP_SKB),
+    ("cgroup/sock_create", Pt.CGROUP_SOCK, At.CGROUP_INET_SOCK_CREATE),
+    ("cgroup/sock_release", Pt.CGROUP_SOCK, At.CGROUP_INET_SOCK_RELEASE),
+    ("cgroup/sock", Pt.CGROUP_SOCK, At.CGROUP_INET_SOCK_CREATE),
+    ("cgroup/post_bind4", Pt.CGROUP_SOCK, At.CGROUP_INET4_POST_BIND),
+    ("cgroup/post_bind6", Pt.CGROUP_SOCK, At.CGROUP_INET6_POST_BIND),
+    ("cgroup/bind4", Pt.CGROUP_SOCK_ADDR, At.CGROUP_INET4_BIND),
+    ("cgroup/bind6", Pt.CGROUP_SOCK_ADDR, At.CGROUP_INET6_BIND),
+    ("cgroup/connect4", Pt.CGROUP_SOCK_ADDR, At.CGROUP_INET4_CONNECT),
+    ("cgroup/connect6", Pt.CGROUP_SOCK_ADDR, At.CGROUP_INET6_CONNECT),
+    ("cgroup/connect_unix", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UNIX_CONNECT),
+    ("cgroup/sendmsg4", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UDP4_SENDMSG),
+    ("cgroup/sendmsg6", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UDP6_SENDMSG),
+    ("cgroup/sendmsg_unix", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UNIX_SENDMSG),
+    ("cgroup/recvmsg4", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UDP4_RECVMSG),
+    ("cgroup/recvmsg6", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UDP6_RECVMSG),
+    ("cgroup/recvmsg_unix", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UNIX_RECVMSG),
+    ("cgroup/getpeername4", Pt.CGROUP_SOCK_ADDR, At.CGROUP_INET4_GETPEERNAME),
+    ("cgroup/getpeername6", Pt.CGROUP_SOCK_ADDR, At.CGROUP_INET6_GETPEERNAME),
+    ("cgroup/getpeername_unix", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UNIX_GETPEERNAME),
+    ("cgroup/getsockname4", Pt.CGROUP_SOCK_ADDR, At.CGROUP_INET4_GETSOCKNAME),
+    ("cgroup/getsockname6", Pt.CGROUP_SOCK_ADDR, At.CGROUP_INET6_GETSOCKNAME),
+    ("cgroup/getsockname_unix", Pt.CGROUP_SOCK_ADDR, At.CGROUP_UNIX_GETSOCKNAME),
+    ("cgroup/sysctl", Pt.CGROUP_SYSCTL, At.CGROUP_SYSCTL),
+    ("cgroup/getsockopt", Pt.CGROUP_SOCKOPT, At.CGROUP_GETSOCKOPT),
+    ("cgroup/setsockopt", Pt.CGROUP_SOCKOPT, At.CGROUP_SETSOCKOPT),
+    ("cgroup/dev", Pt.CGROUP_DEVICE, At.CGROUP_DEVICE),
+)
+
+_TRACING: tuple[_Row, ...] = (
+    ("kprobe+", Pt.KPROBE),
+    ("kretprobe+", Pt.KPROBE),
+    ("uprobe+", Pt.KPROBE),
+    ("uprobe.s+", Pt.KPROBE, None, _SLEEPS),
+    ("uretprobe+", Pt.KPROBE),
+    ("uretprobe.s+", Pt.KPROBE, None, _SLEEPS),
+    ("kprobe.multi+", Pt.KPROBE, At.TRACE_KPROBE_MULTI),
+    ("kretprobe.multi+", Pt.KPROBE, At.TRACE_KPROBE_MULTI),
+    ("kprobe.session+", Pt.KPROBE, At.TRACE_KPROBE_SESSION),
+    ("uprobe.multi+", Pt.KPROBE, At.TRACE_UPROBE_MULTI),
+    ("uprobe.multi.s+", Pt.KPROBE, At.TRACE_UPROBE_MULTI, _SLEEPS),
+    ("uretprobe.multi+", Pt.KPROBE, At.TRACE_UPROBE_MULTI),
+    ("uretprobe.multi.s+", Pt.KPROBE, At.TRACE_UPROBE_MULTI, _SLEEPS),
+    ("uprobe.session+", Pt.KPROBE, At.TRACE_UPROBE_SESSION),
+    ("uprobe.session.s+", Pt.KPROBE, At.TRACE_UPROBE_SESSION, _SLEEPS),
+    ("ksyscall+", Pt.KPROBE),
+    ("kretsyscall+", Pt.KPROBE),
+    ("usdt+", Pt.KPROBE),
+    ("usdt.s+", Pt.KPROBE, None, _SLEEPS),
+    ("tracepoint+", Pt.TRACEPOINT),
+    ("tracepoint.s+", Pt.TRACEPOINT, None, _SLEEPS),
+    ("tp+", Pt.TRACEPOINT),
+    ("tp.s+", Pt.TRACEPOINT, None, _SLEEPS),
+    ("raw_tracepoint+", Pt.RAW_TRACEPOINT),
+    ("raw_tracepoint.s+", Pt.RAW_TRACEPOINT, None, _SLEEPS),
+    ("raw_tp+", Pt.RAW_TRACEPOINT),
+    ("raw_tp.s+", Pt.RAW_TRACEPOINT, None, _SLEEPS),
+    ("raw_tracepoint.w+", Pt.RAW_TRACEPOINT_WRITABLE),
+    ("raw_tp.w+", Pt.RAW_TRACEPOINT_WRITABLE),
+    ("tp_btf+", Pt.TRACING, At.TRACE_RAW_TP),
+    ("tp_btf.s+", Pt.TRACING, At.TRACE_RAW_TP, _SLEEPS),
+    ("fentry+", Pt.TRACING, At.TRACE_FENTRY),
+    ("fentry.s+", Pt.TRACING, At.TRACE_FENTRY, _SLEEPS),
+    ("fmod_ret+", Pt.TRACING, At.MODIFY_RETURN),
+    ("fmod_ret.s+", Pt.TRACING, At.MODIFY_RETURN, _SLEEPS),
+    ("fexit+", Pt.TRACING, At.TRACE_FEXIT),
+    ("fexit.s+", Pt.TRACING, At.TRACE_FEXIT, _SLEEPS),
+    ("fsession+", Pt.TRACING, At.TRACE_FSESSION),
+    ("fsession.s+", Pt.TRACING, At.TRACE_FSESSION, _SLEEPS),
+    ("fentry.multi+", Pt.TRACING, At.TRACE_FENTRY_MULTI),
+    ("fentry.multi.s+", Pt.TRACING, At.TRACE_FENTRY_MULTI, _SLEEPS),
+    ("fexit.multi+", Pt.TRACING, At.TRACE_FEXIT_MULTI),
+    ("fexit.multi.s+", Pt.TRACING, At.TRACE_FEXIT_MULTI, _SLEEPS),
+    ("fsession.multi+", Pt.TRACING, At.TRACE_FSESSION_MULTI),
+    ("fsession.multi.s+", Pt.TRACING, At.TRACE_FSESSION_MULTI, _SLEEPS),
+    ("freplace+", Pt.EXT),
+    ("lsm+", Pt.LSM, At.LSM_MAC),
+    ("lsm.s+", Pt.LSM, At.LSM_MAC, _SLEEPS),
+    ("lsm_cgroup+", Pt.LSM, At.LSM_CGROUP),
+    ("iter+", Pt.TRACING, At.TRACE_ITER),
+    ("iter.s+", Pt.TRACING, At.TRACE_ITER, _SLEEPS),
+    ("syscall", Pt.SYSCALL, None, _SLEEPS),
+    ("perf_event", Pt.PERF_EVENT),
+    ("struct_ops+", Pt.STRUCT_OPS),
+    ("struct_ops.s+", Pt.STRUCT_OPS, None, _SLEEPS),
+)
+
+HOOKS: dict[At, Hook] = {hook.attach_type: hook for hook in Hook if hook.attach_type is not None}
+
+
+def kind_of(
+    program_type: Pt, attach_type: At | None = None, flags: ProgramFlag = NO_FLAGS
+) -> ProgramKind:
+    """Return the kind whose hook, if bpfpin has one for it, follows from *attach_type*."""
+    hook = HOOKS.get(attach_type) if attach_type is not None else None
+    return ProgramKind(program_type, attach_type, attach_type, hook, flags)
+
+
+def _rows() -> dict[str, SectionRow]:
+    table: dict[str, SectionRow] = {}
+    for name, *what in (*_NETWORK, *_CGROUP, *_TRACING):
+        plain = name.removesuffix("+")
+        table[plain] = SectionRow(plain, kind_of(*what), takes_rest=name != plain)
+    return table
+
+
+ROWS: dict[str, SectionRow] = _rows()
+
+# Names that libbpf before 1.0 matched by their beginning: all that take no rest. `tc` needs
+# a separator here: a section `tcp_…` is about something else.
+OLD_PREFIXES: dict[str, ProgramKind] = {
+    "xdp_devmap/": kind_of(Pt.XDP, At.XDP_DEVMAP),
+    "xdp_cpumap/": kind_of(Pt.XDP, At.XDP_CPUMAP),
+    "tc_": kind_of(Pt.SCHED_CLS),
+    "tc-": kind_of(Pt.SCHED_CLS),
+    "tc/": kind_of(Pt.SCHED_CLS),
+} | {
+    row.name: row.kind
+    for row in ROWS.values()
+    if not row.takes_rest and row.name not in ("tc", "syscall")
+}
+
+_OLD_LONGEST_FIRST = sorted(OLD_PREFIXES, key=len, reverse=True)
+
+
+def program_kind(section: str) -> ProgramKind | None:
+    """Return what a program in *section* is, None where the name says nothing.
+
+    Known are libbpf's names (`tcx/ingress`, `kprobe/do_exit`), names that libbpf before 1.0 took by
+    their beginning (`xdp_stats1`), and iproute2's `ID/KEY` of a tail call, which leaves the type
+    open; `note` tells of the last two. A `?` before the name makes the program optional, as libbpf
+    has it.
+    """
+    name = section.removeprefix("?")
+    kind = _known(name) or _by_beginning(name) or _tail_call(name)
+    if kind is None or name == section:
+        return kind
+    return dataclasses.replace(kind, is_optional=True)
+
+
+def kind_by_word(word: str) -> ProgramKind:
+    """Return what the user's *word* (`xdp`, `sched_cls`, `cgroup/skb`) stands for.
+
+    Words are section names and the kernel's program types in lower case; `UsageError` else.
+    """
+    known = words()
+    if word in known:
+        return known[word]
+    near = difflib.get_close_matches(word, known, n=3)
+    raise UsageError(
+        f"no program type {word!r}; "
+        + (f"near it: {', '.join(near)}" if near else f"some that are: {_SHOWN_WORDS}"),
+        hint=f"program types: {', '.join(known)}",
+    )
+
+
+def words() -> dict[str, ProgramKind]:
+    """Return all words that `kind_by_word` takes, each with its kind."""
+    types = {kind.name.lower(): kind_of(kind) for kind in ProgramType if kind != ProgramType.UNSPEC}
+    return types | {name: row.kind for name, row in ROWS.items()}
+
+
+def _known(name: str) -> ProgramKind | None:
+    if name in ROWS:
+        return ROWS[name].kind
+    beginning, slash, rest = name.partition("/")
+    row = ROWS.get(beginning)
+    if row is None or not slash or not row.takes_rest:
+        return None
+    return dataclasses.replace(row.kind, attach_to=rest)
+
+
+def _by_beginning(name: str) -> ProgramKind | None:
+    for prefix in _OLD_LONGEST_FIRST:
+        if name.startswith(prefix):
+            note = f"section {name!r} is read as {prefix.rstrip('_-/')!r}, which it starts with"
+            return dataclasses.replace(OLD_PREFIXES[prefix], note=note)
+    return None
+
+
+def _tail_call(name: str) -> ProgramKind | None:
+    match = _TAIL_CALL.fullmatch(name)
+    if match is None:
+        return None
+    array_id, index = (_number(text) for text in match.groups())
+    if array_id is None or index is None:
+        return None
+    note = f"section {name!r} fills index {index} of the program array with id {array_id}"
+    return ProgramKind(ProgramType.UNSPEC, note=note, tail_call=(array_id, index))
+
+
+def _number(text: str) -> int | None:
+    """Read *text* as C's %i does: `0x` is hexadecimal, a leading zero octal."""
+    is_octal = text.startswith("0") and text.isdigit()
+    try:
+        value = int(text, 8 if is_octal else 0)
+    except ValueError:
+        return None
+    return value if value < 1 << 32 else None

@@ -1,1 +1,0 @@
-"""What programs do to the values of a map, followed through their instructions."""

@@ -1,0 +1,324 @@
+"""Which programs of an object go to which hook."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from bpfpin.attach import cgroup, clsact, netkit, tcx
+from bpfpin.errors import UsageError, WrongHookError
+from bpfpin.objfile.reader import read_btf, read_object
+from bpfpin.spec import Hook, ObjectSpec, ProgramSpec
+from bpfpin.uapi import MapType, ProgramType
+
+DEFAULT_SOURCE: Final = "builtin:xdp_stats"
+DEFAULT_CGROUP_SOURCE: Final = "builtin:cgroup_stats"
+Source = str | Path | bytes | ObjectSpec
+# What each hook that can be attached runs.
+PROGRAM_TYPES = {
+    Hook.XDP: ProgramType.XDP,
+    **dict.fromkeys((*tcx.HOOKS, *clsact.HOOKS, *netkit.HOOKS), ProgramType.SCHED_CLS),
+    **cgroup.PROGRAM_TYPES,
+}
+HAS_ORDER = tcx.HOOKS | netkit.HOOKS
+RUNS_ONE = frozenset({Hook.XDP})
+# These run at every hook of their kind, whatever they were loaded for.
+_FREE_TYPES = frozenset({ProgramType.SCHED_CLS, ProgramType.CGROUP_SKB})
+OPTIONAL = "?"  # libbpf's: a program in such a section is loaded only when it is named
+
+
+# Where objects come from: files, bytes, those shipped with bpfpin, or a spec made before.
+
+
+def read_source(
+    source: Source,
+    *,
+    program_type: Mapping[str, str] | str | None = None,
+    kernel_btf: str | Path | None = None,
+) -> ObjectSpec:
+    """Return the description of an object: a path, its bytes, `builtin:NAME`, or one made before.
+
+    *program_type* is the word for programs in sections with free names, or one by program;
+    *kernel_btf* is a file with the types that CO-RE takes for the kernel's. Raises what
+    `read_object` and `read_btf` do.
+    """
+    spec = source
+    if not isinstance(spec, ObjectSpec):
+        spec = read_object(spec, program_types=program_type)
+    return replace(spec, kernel_btf=read_btf(kernel_btf)) if kernel_btf else spec
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One program and the hook it goes to."""
+
+    program: ProgramSpec
+    hook: Hook
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which kinds of place a load was given: a device, a cgroup."""
+
+    has_device: bool = True
+    has_cgroup: bool = False
+
+    def have(self, hook: Hook) -> bool:
+        """Whether *hook* is at one of them."""
+        return self.has_cgroup if hook.is_cgroup else self.has_device
+
+
+DEVICE = Places()
+
+
+def choose(
+    spec: ObjectSpec,
+    *,
+    words: Sequence[str] = (),
+    hook: Hook | None = None,
+    places: Places = DEVICE,
+) -> list[Choice]:
+    """Return what is to be attached where, one program a hook unless more are named.
+
+    *words* are `NAME` or `NAME:HOOK`; without them every program goes where its section says, as
+    far as *places* have that. *hook* is for programs that nothing else gives one. Raises
+    `UsageError` with the lines to type where that is not one answer, `WrongHookError` for a hook
+    that the program cannot run at.
+    """
+    if not spec.programs:
+        raise UsageError(f"{_path(spec)} has no program, only maps")
+    if words:
+        chosen = _once(_word(spec, word, hook) for word in words)
+    else:
+        chosen = _by_section(spec, hook, places)
+    for choice in chosen:
+        _require_attachable(choice, places)
+    _require_one_a_hook(chosen, has_words=bool(words))
+    return [_for_hook(choice) for choice in chosen]
+
+
+def read_for_hooks(
+    source: Source,
+    *,
+    words: Sequence[str] = (),
+    hook: Hook | None = None,
+    program_type: str | None = None,
+    kernel_btf: str | Path | None = None,
+) -> ObjectSpec:
+    """Read an object; what its sections do not say of a program, *program_type* or the hooks do."""
+    spec = read_source(source, program_type=program_type, kernel_btf=kernel_btf)
+    if program_type:
+        return spec
+    types = types_of_hooks(spec, words=words, hook=hook)
+    if types and not isinstance(source, ObjectSpec):
+        return read_source(source, program_type=types, kernel_btf=kernel_btf)
+    for name, word in types.items():
+        spec = spec.with_program(name, type=ProgramType[word.upper()])
+    return spec
+
+
+def types_of_hooks(
+    spec: ObjectSpec, *, words: Sequence[str] = (), hook: Hook | None = None
+) -> dict[str, str]:
+    """Return the types, by program, that *words* and *hook* imply where no section says them.
+
+    A program that goes to `xdp` is of type xdp. Programs that are reached by tail calls alone are
+    of the type that all others have.
+    """
+    untyped = [one.name for one in spec.programs.values() if one.type is ProgramType.UNSPEC]
+    hooks = {name: hook for name in untyped if hook is not None}
+    for word in words:
+        name, colon, place = word.partition(":")
+        if colon and name in untyped:
+            hooks[name] = parse_hook(place)
+    types = {name: _type_word(PROGRAM_TYPES[each]) for name, each in hooks.items()}
+    if len(set(types.values())) == 1:
+        only = next(iter(types.values()))
+        types |= {name: only for name in _tail_called(spec) if name in untyped}
+    return types
+
+
+def check_order(chosen: Iterable[Choice]) -> None:
+    """Raise `UsageError` for an order where no hook of *chosen* has one."""
+    hooks = [choice.hook for choice in chosen]
+    if not HAS_ORDER.intersection(hooks):
+        there = ", ".join(hook.value for hook in hooks)
+        raise UsageError(
+            f"--order is for the programs of tcx and netkit, and these go to: {there}",
+            hint="say another hook: --hook tcx-ingress",
+        )
+
+
+def passed_over(spec: ObjectSpec, chosen: Iterable[Choice], places: Places) -> list[ProgramSpec]:
+    """Return the programs whose section names a hook that *places* do not have."""
+    taken = {choice.program.name for choice in chosen}
+    return [
+        one
+        for one in _candidates(spec)
+        if one.hook and not places.have(one.hook) and one.name not in taken
+    ]
+
+
+def programs_to_load(spec: ObjectSpec, chosen: Iterable[Choice]) -> list[str]:
+    """Return the programs that *chosen* need: themselves, and what their tail calls may reach."""
+    names = [choice.program.name for choice in chosen]
+    return list(dict.fromkeys([*names, *_tail_called(spec)]))
+
+
+def _tail_called(spec: ObjectSpec) -> list[str]:
+    arrays = [held for held in spec.maps.values() if held.type is MapType.PROG_ARRAY]
+    return [program for array in arrays for _, program in array.initial]
+
+
+def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
+    """Return the programs that may be meant when none is named."""
+    wanted = [one for one in spec.programs.values() if not one.section.startswith(OPTIONAL)]
+    called = set(_tail_called(spec))
+    return [one for one in wanted if one.name not in called] or wanted
+
+
+def _once(choices: Iterable[Choice]) -> list[Choice]:
+    """Leave out what was said before, in the same words or in others."""
+    return list({(one.program.name, one.hook): one for one in choices}.values())
+
+
+def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
+    name, colon, place = word.partition(":")
+    if name not in spec.programs:
+        raise UsageError(
+            f"{_path(spec)} has no program {name!r}; it has: {', '.join(spec.programs)}"
+        )
+    program = spec.programs[name]
+    wanted = parse_hook(place) if colon else hook or program.hook
+    if wanted is None:
+        raise _no_hook([program])
+    return Choice(program, wanted)
+
+
+def _by_section(spec: ObjectSpec, hook: Hook | None, places: Places) -> list[Choice]:
+    programs = _candidates(spec)
+    if not programs:
+        raise _all_optional(spec)
+    placed = [Choice(one, one.hook) for one in programs if one.hook]
+    if hook is not None:
+        at_hook = [choice for choice in placed if choice.hook is hook]
+        free = [one for one in programs if one.hook is None]
+        return at_hook or [Choice(one, hook) for one in free or programs]
+    if not placed:
+        raise _no_hook(programs)
+    return [choice for choice in placed if places.have(choice.hook)] or placed
+
+
+def parse_hook(word: str) -> Hook:
+    """Return the hook that is typed *word*; `UsageError` lists them."""
+    try:
+        return Hook(word)
+    except ValueError:
+        values = [hook.value for hook in Hook]
+        # What is typed is often the section or the kernel's name: cgroup_skb/egress, tcx_ingress.
+        typed = re.sub(r"[^a-z0-9]+", "-", word.lower()).removeprefix("bpf-")
+        parts = typed.split("-")
+        alike = [
+            value
+            for value in values
+            if any(word.startswith(tuple(parts)) for word in value.split("-"))
+        ]
+        near = list(dict.fromkeys([*difflib.get_close_matches(typed, values, n=3), *alike]))
+        listed = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(values)}"
+        raise UsageError(f"there is no hook {word!r}; {listed}") from None
+
+
+def _require_attachable(choice: Choice, places: Places) -> None:
+    program, hook = choice.program, choice.hook
+    if program.type is ProgramType.UNSPEC:
+        raise UsageError(
+            f"section {program.section!r} does not say what type program {program.name} is of",
+            hint=f"say it: --type {_type_word(PROGRAM_TYPES[hook])}",
+        )
+    if program.type is not PROGRAM_TYPES[hook] or not _may_run(program, hook):
+        raise WrongHookError(
+            f"program {program.name} is of type {_type_name(program)} (section"
+            f" {program.section!r}) and cannot run at {hook.value}",
+            hint=f"choose another program of the object: --prog NAME:{hook.value}",
+        )
+    if not places.have(hook):
+        kind, option = ("cgroup", "--cgroup PATH") if hook.is_cgroup else ("device", "--dev DEV")
+        raise UsageError(
+            f"program {program.name} goes to {hook.value} of a {kind}, and none was named",
+            hint=f"name it: {option}; or choose other programs: --prog NAME",
+        )
+
+
+def _may_run(program: ProgramSpec, hook: Hook) -> bool:
+    """Whether the attach type that a program is loaded for is that of the hook, or does not matter.
+
+    A program in a section such as `xdp/devmap` is of type xdp, and runs elsewhere.
+    """
+    expected = program.expected_attach_type
+    return expected in (None, hook.attach_type) or program.type in _FREE_TYPES
+
+
+def _for_hook(choice: Choice) -> Choice:
+    """Have the program loaded for its hook where the section does not say for which."""
+    program, wanted = choice.program, choice.hook.attach_type
+    if program.type in (ProgramType.XDP, *_FREE_TYPES) or program.expected_attach_type is not None:
+        return choice
+    return Choice(program.with_changes(expected_attach_type=wanted), choice.hook)
+
+
+def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
+    for hook in dict.fromkeys(choice.hook for choice in chosen):
+        names = [choice.program.name for choice in chosen if choice.hook is hook]
+        if len(names) > 1 and (hook in RUNS_ONE or not has_words):
+            what = "which runs one" if hook in RUNS_ONE else "and it was not said that all should"
+            raise UsageError(
+                f"{len(names)} programs would go to {hook.value}, {what}: {', '.join(names)}",
+                hint="choose:\n" + "\n".join(f"  --prog {name}" for name in names),
+            )
+
+
+def _all_optional(spec: ObjectSpec) -> UsageError:
+    listed = [f"{one.name} (section {one.section!r})" for one in spec.programs.values()]
+    return UsageError(
+        f"all programs of {_path(spec)} are optional, and load only when they are named:"
+        f" {', '.join(listed)}",
+        hint="choose:\n" + "\n".join(f"  --prog {name}" for name in spec.programs),
+    )
+
+
+def left_out(spec: ObjectSpec, loaded: Iterable[str]) -> list[str]:
+    """Return the optional programs (section `?xdp`) that are not among those *loaded*."""
+    names = set(loaded)
+    return [one.name for one in spec.programs.values() if one.is_optional and one.name not in names]
+
+
+def _no_hook(programs: Iterable[ProgramSpec]) -> UsageError:
+    programs = list(programs)
+    listed = [f"{one.name} (section {one.section!r})" for one in programs]
+    lines = [f"  --prog {one.name}:{_fitting(one)}" for one in programs]
+    return UsageError(
+        f"no section says where a program goes: {', '.join(listed)}",
+        hint="say it:\n" + "\n".join(lines),
+    )
+
+
+def _fitting(program: ProgramSpec) -> str:
+    """Return the hooks that run programs of its type, as they are typed."""
+    hooks = [hook for hook in Hook if PROGRAM_TYPES[hook] is program.type]
+    return "|".join(hook.value for hook in hooks if _may_run(program, hook)) or "HOOK"
+
+
+def _type_name(program: ProgramSpec) -> str:
+    return _type_word(program.type)
+
+
+def _type_word(kind: ProgramType) -> str:
+    return kind.name.lower()
+
+
+def _path(spec: ObjectSpec) -> str:
+    return spec.path or "the object"

@@ -1,0 +1,181 @@
+"""Remove leftovers that are ours and that nothing uses: what `bpfpin clean` does."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from bpfpin.errors import AttachError, BusyError, PinError, PinNotFoundError
+from bpfpin.pins import bpffs, names
+from bpfpin.pins.bpffs import BPFFS, RootState
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.lock import locked
+from bpfpin.pins.manifest import Manifest
+from bpfpin.pins.pinset import PinSet, SetState
+from bpfpin.pins.recover import Recovery
+from bpfpin.pins.targets import remove_stale_records, sets_with
+from bpfpin.sets import leftover
+from bpfpin.sets.confirm import clear
+from bpfpin.sets.find import require_attach
+from bpfpin.sets.leftover import LeftStage, left_stages
+from bpfpin.sets.live import recovered, reopen
+from bpfpin.sets.reports import CleanReport, Left, LeftoverKind, Removed
+from bpfpin.sets.shared import used_maps
+from bpfpin.sets.trial import describe_orphan, orphans
+
+_BY_RECOVERY = {
+    Recovery.UNDONE: "a dead process had begun it: undone",
+    Recovery.FINISHED: "a dead process had committed it: finished",
+    Recovery.TURNED_BACK: "a dead process could not switch to it: what ran before runs again",
+}
+
+
+def clean(
+    *, pin_root: Path = BPFFS, lock_timeout_s: float = 10.0, dry_run: bool = False
+) -> CleanReport:
+    """Finish or undo what dead commands left below *pin_root*, and remove sets without a device.
+
+    A set goes when its device is gone and nothing uses it; of its maps those stay that a program,
+    a pin or a process of others still uses. Maps that were kept for the next load stay, and all
+    that is not ours. *dry_run* only says what would be done. Raises `NotBpffsError`,
+    `PermissionDeniedError`, `UnsafePathError` (the pin root itself) and `LockTimeoutError`.
+    """
+    if bpffs.inspect(pin_root) is RootState.ABSENT:
+        return CleanReport(dry_run)
+    bpffs.require(pin_root)
+    require_attach(f"cleaning {pin_root}")
+    with bpffs.open_to_change(pin_root) as root, _lock(root, lock_timeout_s, is_dry_run=dry_run):
+        return _Cleaning(root, is_dry_run=dry_run).report()
+
+
+def _lock(root: Directory, timeout_s: float, *, is_dry_run: bool) -> AbstractContextManager[None]:
+    """Take the lock; where nobody ever took it, a dry run has no need to make its directory."""
+    if is_dry_run and not root.has(names.LOCK_DIRECTORY):
+        return nullcontext()
+    return locked(root, timeout_s=timeout_s)
+
+
+class _Cleaning:
+    """One walk over a pin root, whose lock must be held."""
+
+    def __init__(self, root: Directory, *, is_dry_run: bool) -> None:
+        self._root = root
+        self._is_dry_run = is_dry_run
+        self._removed: list[Removed] = []
+        self._left: list[Left] = []
+        self._settled: dict[str, Recovery] = {}
+
+    def report(self) -> CleanReport:
+        """Clean, and say what was done."""
+        for stage in left_stages(self._root):
+            with self._or_left(stage.path):
+                self._clean_stage(stage)
+        self._clean_records()
+        for told in self._clear():
+            self._removed.append(Removed(LeftoverKind.TRIAL, self._root.path, told))
+        for name in self._directories():
+            with self._or_left(self._root.path / name):
+                self._clean_set(name)
+        return CleanReport(self._is_dry_run, tuple(self._removed), tuple(self._left))
+
+    def _clear(self) -> tuple[str, ...]:
+        """Do what `clear` does; a dry run only tells of the processes that would be ended."""
+        if self._is_dry_run:
+            return tuple(map(describe_orphan, orphans(self._root)))
+        return clear(self._root)
+
+    @contextmanager
+    def _or_left(self, path: Path) -> Iterator[None]:
+        """Leave what somebody else stands in the way of, and go on with the next."""
+        try:
+            yield
+        except (PinError, BusyError, AttachError) as error:
+            self._left.append(Left(path, error.message))
+
+    def _directories(self) -> list[str]:
+        return [
+            entry
+            for entry in self._root.names()
+            if entry != names.LOCK_DIRECTORY
+            and not entry.endswith(names.STAGE_SUFFIX)
+            and stat.S_ISDIR(self._root.stat(entry).st_mode)
+        ]
+
+    def _clean_stage(self, stage: LeftStage) -> None:
+        if stage.foreign:
+            self._left.append(Left(stage.path, stage.foreign))
+        else:
+            planned = Recovery.FINISHED if stage.is_committed else Recovery.UNDONE
+            self._recover(stage.name, stage.path, planned)
+            with suppress(PinNotFoundError):
+                found = PinSet.read(self._root.path, stage.name)
+                reason = "bpfpin did not pin it"
+                self._left += [Left(found.path / entry, reason) for entry in found.foreign]
+
+    def _clean_records(self) -> None:
+        """Remove what a command on several sets left before it began with any of them."""
+        for name in [] if self._is_dry_run else remove_stale_records(self._root, reopen):
+            path = self._root.path / names.LOCK_DIRECTORY / name
+            self._removed.append(Removed(LeftoverKind.STAGE, path, _BY_RECOVERY[Recovery.UNDONE]))
+
+    def _recover(self, name: str, path: Path, planned: Recovery) -> None:
+        if name in self._settled:  # with another set that changed in the same command
+            recovery = self._settled[name]
+        else:
+            together = sets_with(self._root, name)
+            recovery = planned if self._is_dry_run else recovered(self._root, name)
+            self._settled |= dict.fromkeys(together, recovery)
+        if recovery is not Recovery.NOTHING:
+            self._removed.append(Removed(LeftoverKind.STAGE, path, _BY_RECOVERY[recovery]))
+
+    def _clean_set(self, name: str) -> None:
+        if self._is_marked(name):
+            self._recover(name, self._root.path / name / names.COMMIT, Recovery.FINISHED)
+        found = PinSet.read(self._root.path, name)
+        if found.state is SetState.UNLOADED:
+            self._clean_unloaded(found)
+        elif found.state is SetState.FOREIGN or not found.is_own:
+            reason = found.reason or "another user loaded it"
+            self._left.append(Left(found.path, reason))
+        elif found.manifest is not None and not self._has_stage(name):
+            self._clean_own(found, found.manifest)
+
+    def _clean_unloaded(self, found: PinSet) -> None:
+        """Remove the directory that an unload left for pins of others, once they are gone."""
+        if found.foreign:
+            self._left.append(Left(found.path, found.reason))
+            return
+        if not self._is_dry_run:
+            self._root.rmdir(found.name)
+        reason = "it was unloaded, and the pins of others in it are gone"
+        self._removed.append(Removed(LeftoverKind.DIRECTORY, found.path, reason))
+
+    def _is_marked(self, name: str) -> bool:
+        """Whether a set of ours still carries the mark of its transaction."""
+        found = PinSet.read(self._root.path, name)
+        if found.manifest is None:
+            return False
+        with self._root.child(name) as directory:
+            return directory.has(names.COMMIT)
+
+    def _has_stage(self, name: str) -> bool:
+        """Whether the set is still to be finished: in a dry run, or as a stage is not ours."""
+        return self._root.has(names.stage_name(name))
+
+    def _clean_own(self, found: PinSet, manifest: Manifest) -> None:
+        verdict = leftover.judge(self._root, found, manifest)
+        if not verdict.is_leftover:
+            if verdict.reason:
+                self._left.append(Left(found.path, verdict.reason))
+            return
+        used = used_maps(found)
+        for name, others in used.items():
+            reason = f"{verdict.reason}, but it is used by {', '.join(map(str, others))}"
+            self._left.append(Left(found.maps[name], reason))
+        going = leftover.parts(found, used)
+        if going and not self._is_dry_run:
+            leftover.remove_unused(self._root, found, used)
+        reason = f"{verdict.reason}, and nothing uses it"
+        self._removed += [Removed(kind, path, reason) for kind, path in going]

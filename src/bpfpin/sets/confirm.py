@@ -1,0 +1,219 @@
+"""Keep what is on trial: what `bpfpin confirm` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bpfpin.errors import (
+    BpfError,
+    BusyError,
+    IdNotFoundError,
+    PinNotFoundError,
+    ProgramChangedError,
+    UnsafePathError,
+    UsageError,
+)
+from bpfpin.objects.link import Link
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import bpffs, names
+from bpfpin.pins.bpffs import BPFFS
+from bpfpin.pins.directory import Directory, unsafe_reason
+from bpfpin.pins.lock import locked
+from bpfpin.pins.manifest import read_manifest
+from bpfpin.pins.ownership import write_down
+from bpfpin.pins.pinset import all_sets
+from bpfpin.pins.transaction import signals_deferred
+from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, end_trial, read_trial
+from bpfpin.sets.find import find_set
+from bpfpin.sets.live import recovered
+from bpfpin.sets.trial import (
+    end_orphans,
+    end_orphans_below,
+    end_waiting,
+    is_overdue,
+    put_back,
+    shown_name,
+    trial_at,
+)
+from bpfpin.syscall import netns as namespaces
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmReport:
+    """What is kept from now on: *set* is empty for a device whose program is not ours."""
+
+    set: str
+    device: str
+    what: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {
+            "result": "confirmed",
+            "set": self.set or None,
+            "device": self.device or None,
+            "what": self.what,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class OnTrial:
+    """Something that is on trial, and where that stands."""
+
+    place: TrialPlace
+    trial: Trial
+
+    @property
+    def shown(self) -> str:
+        """What the user calls it."""
+        return shown_name(self.place, self.trial)
+
+
+def trials(pin_root: Path = BPFFS) -> list[OnTrial]:
+    """Return all that is on trial below *pin_root*, sets first; `NotBpffsError`."""
+    places = [TrialPlace(pin_root, found.path.name) for found in all_sets(pin_root)]
+    found = [(place, trial_at(place)) for place in [*places, *_places_of_maps(pin_root)]]
+    return [OnTrial(place, trial) for place, trial in found if trial is not None]
+
+
+def confirm(
+    target: str | None = None,
+    *,
+    netns: str | None = None,
+    pin_root: Path = BPFFS,
+    lock_timeout_s: float = 10.0,
+) -> ConfirmReport:
+    """Keep the change on trial of device or set *target*, or (None) the only one there is.
+
+    `PinNotFoundError` if nothing is on trial, `UsageError` with the list if several changes are,
+    `BusyError` if it is too late: then what was before is back.
+    """
+    try:
+        wanted = _only(trials(pin_root), target, pin_root=pin_root, netns=netns)
+    except PinNotFoundError:
+        # A confirm that was killed may have left the process that waited beside what it confirmed.
+        end_orphans_below(pin_root, lock_timeout_s=lock_timeout_s)
+        raise
+    place = wanted.place
+    with bpffs.open_to_change(pin_root) as root, locked(root, timeout_s=lock_timeout_s):
+        if place.set:
+            recovered(root, place.set)
+        with root.child(place.parent) as parent:
+            trial = read_trial(parent, place.entry)
+        if trial is None or trial.token != wanted.trial.token:
+            raise _nothing(target)
+        if is_overdue(trial):
+            raise BusyError(put_back(root, place, trial), hint="change it again: --confirm SECONDS")
+        with signals_deferred():
+            _keep(root, place, trial)
+    return ConfirmReport(names.display_name(place.set), trial.device, trial.what)
+
+
+def clear(root: Directory) -> tuple[str, ...]:
+    """Put back all that is overdue, remove what dead commands left of trials; the lock is held.
+
+    Returns what is to be told. What is on trial stays, and what is not ours.
+    """
+    told = [*end_orphans(root)]
+    sets = [TrialPlace(root.path, found.path.name) for found in all_sets(root.path)]
+    for place in [*sets, *_places_of_maps(root.path)]:
+        with suppress(PinNotFoundError, UnsafePathError), root.child(place.parent) as parent:
+            trial = read_trial(parent, place.entry)
+            if trial is None:
+                end_trial(parent, place.entry)
+            elif is_overdue(trial):
+                told.append(put_back(root, place, trial))
+    return tuple(told)
+
+
+def _places_of_maps(pin_root: Path) -> Iterator[TrialPlace]:
+    """Yield the trials of maps that are in no set of ours."""
+    missing = (PinNotFoundError, UnsafePathError)  # a name that somebody else took holds no trials
+    with suppress(*missing), Directory.open(pin_root / names.LOCK_DIRECTORY) as directory:
+        for name in [] if unsafe_reason(directory.status) else directory.names():
+            if name.startswith(CONFIRM):
+                yield TrialPlace(pin_root, names.LOCK_DIRECTORY, name)
+
+
+def _only(
+    found: list[OnTrial], target: str | None, *, pin_root: Path, netns: str | None
+) -> OnTrial:
+    fitting = found
+    if target is not None:
+        fitting = list(_fitting(found, target, pin_root=pin_root, netns=netns))
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        there = ", ".join(one.shown for one in fitting)
+        raise UsageError(
+            f"{len(fitting)} changes are on trial: {there}",
+            hint=f"name one of them: bpfpin confirm {fitting[0].shown}",
+        )
+    raise _nothing(target)
+
+
+def _fitting(
+    found: list[OnTrial], target: str, *, pin_root: Path, netns: str | None
+) -> Iterator[OnTrial]:
+    name = ""
+    with suppress(PinNotFoundError):
+        name = find_set(target, pin_root=pin_root, netns=netns).name
+    with namespaces.enter(netns):
+        here = namespaces.inode()
+    for one in found:
+        is_device = (one.trial.device, one.trial.netns_inode) == (target, here)
+        if one.place.set == name if one.place.set else is_device:
+            yield one
+
+
+def _nothing(target: str | None) -> PinNotFoundError:
+    whose = f" for {target!r}" if target else ""
+    return PinNotFoundError(
+        f"nothing is on trial{whose}: it was confirmed, or it went back when its time was over",
+        hint="see what runs: bpfpin status",
+    )
+
+
+def _keep(root: Directory, place: TrialPlace, trial: Trial) -> None:
+    with root.child(place.parent) as parent:
+        if trial.links:
+            _pin_links(root, place, trial, parent)
+        end_record(parent, place.entry)  # from here on it is confirmed: the rest is cleaning
+        end_waiting(trial)
+        try:
+            end_trial(parent, place.entry)
+        except BpfError:
+            with suppress(BpfError):  # what fails twice is left to the next command
+                end_trial(parent, place.entry)
+
+
+def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directory) -> None:
+    """Pin what only the waiting process holds."""
+    programs = {record.link: record.program for record in read_manifest(parent).hooks}
+    with parent.child(names.LINKS) as links:
+        for pin, link_id in trial.links.items():
+            try:
+                with Link.from_id(link_id) as link:
+                    _require_own_program(link, parent.path / names.PROGRAMS / programs[pin])
+                    if not links.has(pin):  # a confirm before this one was killed
+                        if parent.has(names.OBJECTS):
+                            write_down(parent, names.LINKS, pin, link.id)
+                        link.pin(links.pin_path(pin))
+            except IdNotFoundError:
+                told = put_back(root, place, trial)
+                raise BusyError(told, hint="load it again: --confirm SECONDS") from None
+
+
+def _require_own_program(link: Link, pin: Path) -> None:
+    running = link.program_id()
+    with Program.from_pin(pin) as program:
+        if running != program.id:
+            raise ProgramChangedError(
+                f"link id {link.id} runs program id {running}, which is not the set's {pin.name}:"
+                " somebody else put it there; it was not confirmed",
+                holder=f"program id {running}",
+            )

@@ -1,0 +1,333 @@
+"""Which maps of an object come from outside of its set, or are to be found there by others."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from bpfpin.errors import NotBpffsError, PinKindError, PinNotFoundError, UsageError
+from bpfpin.maps.open import open_map
+from bpfpin.objects.kernel.info import ID, NAME
+from bpfpin.objects.maps.map import Map
+from bpfpin.pins import names
+from bpfpin.spec import MapSpec, ObjectSpec, Pinning
+from bpfpin.syscall import fs
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import ProgramType
+
+# Where distributions put iproute2's tables; newer ones keep an untouched copy below /usr.
+TABLES: Final = (
+    Path("/etc/iproute2/bpf_pinning"),
+    Path("/usr/share/iproute2/bpf_pinning"),
+    Path("/usr/lib/iproute2/bpf_pinning"),
+)
+GLOBALS: Final = "globals"
+_OWN_NUMBERS = frozenset({0, 1, 2})
+_FIRST = "tc"
+_DIRECTORIES = {
+    ProgramType.XDP: "xdp",
+    ProgramType.LWT_IN: "ip",
+    ProgramType.LWT_OUT: "ip",
+    ProgramType.LWT_XMIT: "ip",
+    ProgramType.LWT_SEG6LOCAL: "ip",
+}
+Given = str | Path | Map
+INDEX = "idx:"  # bpftool's word for a map of the object by its place in libbpf's order
+_INDEX_DIGITS = 10  # of a u32; `int` is slow and at last unwilling with very long numbers
+
+
+# Where `tc` and `ip` keep the pins of `struct bpf_elf_map`, so that we share maps with them.
+#
+# Facts from iproute2's lib/bpf_legacy.c (6.1; a build with libbpf asks the same functions): below
+# the mount point of bpffs each kind of program has a directory, and all but the first are symlinks
+# to it (`xdp -> tc`) unless they were made as directories before. In it, pinning 1 is a directory
+# named by the SHA-1 of the object file, pinning 2 is `globals`; the other numbers are looked up in
+# a table of directories below the mount point. A number that is not in the table asks for no pin.
+
+
+def pin_path(
+    spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path, tables: Iterable[Path] = TABLES
+) -> Path | None:
+    """Return where iproute2 pins map *wanted* of object *spec*; None where it would not.
+
+    The object's own directory cannot be known of an object that was read from bytes, or whose file
+    changed meanwhile.
+    """
+    mount_point = _mount_point(pin_root)
+    name = names.map_pin_name(wanted.name)
+    if wanted.pinning is Pinning.FILE:
+        subpath = custom_directories(tables).get(wanted.pinning_id)
+        return mount_point / subpath / name if subpath else None
+    directory = mount_point / _directory(spec, mount_point)
+    if wanted.pinning is Pinning.GLOBAL_NAMESPACE:
+        return directory / GLOBALS / name
+    digest = _object_hash(spec)
+    return directory / digest / name if digest else None
+
+
+def custom_directories(tables: Iterable[Path] = TABLES) -> dict[int, PurePosixPath]:
+    """Return the directories below bpffs by pinning number, from the first table that exists.
+
+    A line is `NUMBER DIRECTORY`, `#` begins a comment. As in iproute2 the numbers 0 to 2 are its
+    own, the last line of a number counts, and reading ends at a line that is neither; a directory
+    that leads out of bpffs counts as such a line.
+    """
+    table = next((table for table in tables if table.is_file()), None)
+    text = table.read_text(errors="surrogateescape") if table else ""
+    found: dict[int, PurePosixPath] = {}
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        number, directory = _entry(words)
+        if directory is None:
+            break
+        if number not in _OWN_NUMBERS:
+            found[number] = directory
+    return found
+
+
+def _entry(words: list[str]) -> tuple[int, PurePosixPath | None]:
+    try:
+        number, directory = int(words[0], 0), PurePosixPath(words[1].lstrip("/"))
+    except (ValueError, IndexError):
+        return 0, None
+    return number, None if ".." in directory.parts else directory
+
+
+def _mount_point(pin_root: Path) -> Path:
+    """Return where the bpffs of *pin_root* is mounted; *pin_root* itself where none is."""
+    place = pin_root
+    while place.parent.is_dir() and fs.is_bpffs(place.parent):
+        place = place.parent
+    return place
+
+
+def _directory(spec: ObjectSpec, mount_point: Path) -> str:
+    types = {program.type for program in spec.programs.values()}
+    own = _DIRECTORIES.get(types.pop(), _FIRST) if len(types) == 1 else _FIRST
+    place = mount_point / own
+    return own if place.is_dir() and not place.is_symlink() else _FIRST
+
+
+def _object_hash(spec: ObjectSpec) -> str:
+    try:
+        data = Path(spec.path).read_bytes()
+    except OSError:
+        return ""
+    if hashlib.sha256(data).hexdigest() != spec.sha256:
+        return ""
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+"""What a user names a map by: a path in bpffs, `id:N`, `name:NAME`, or a `Map`."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One map of the object that comes from, or is to be found at, a place outside of the set.
+
+    *held* is the opened map, None where nothing is pinned yet and a new one is to be pinned at
+    *path*, too. *path* is None for a map that was named by id, name or handle, and for one that
+    iproute2 keeps outside of the pin root, where we only look. *source* is what was told;
+    *is_promised* says that the user asked for it, not the object; *is_new* that another set of the
+    same command makes the map, and nothing is pinned there yet.
+    """
+
+    name: str
+    held: Map | None
+    path: Path | None
+    source: str
+    is_promised: bool
+    is_new: bool = False
+
+    def use(self, made: Mapping[Path, Map]) -> Shared:
+        """Return it with the map that another set of the same command makes for its path.
+
+        That may be in place of one that is there, which is closed.
+        """
+        if self.is_promised or self.path is None or self.path not in made:
+            return self
+        _close(self)
+        return dataclasses.replace(self, held=_duplicate(made[self.path]), is_new=True)
+
+    @property
+    def is_exchangeable(self) -> bool:
+        """Whether it is at a name below the pin root that may get another map, if nobody minds."""
+        is_there = self.held is not None and self.path is not None
+        return is_there and not (self.is_promised or self.is_new)
+
+
+def parse_map_words(words: Sequence[str]) -> dict[str, str]:
+    """Return `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME` by name; `UsageError` for others.
+
+    In place of NAME there may be `idx:I`, which stays as it is: only the object tells which map
+    that is.
+    """
+    given: dict[str, str] = {}
+    for word in words:
+        name, equals, source = word.partition("=")
+        if not (name and equals and source):
+            raise UsageError(f"--map {word}: not understood", hint="--map NAME=PATH or NAME=id:N")
+        if name in given:
+            raise UsageError(f"--map names {name!r} twice: {given[name]} and {source}")
+        given[name] = source
+    return given
+
+
+PINNINGS = {"none": Pinning.NONE, "by-name": Pinning.BY_NAME}
+
+
+def parse_pinning_words(words: Sequence[str]) -> dict[str, str]:
+    """Return `NAME=none` and `NAME=by-name` by name; `UsageError` for others."""
+    given: dict[str, str] = {}
+    for word in words:
+        name, _, pinning = word.partition("=")
+        if not name or pinning not in PINNINGS:
+            raise UsageError(
+                f"--pinning {word}: not understood", hint="--pinning NAME=none or NAME=by-name"
+            )
+        if name in given:
+            raise UsageError(f"--pinning names {name!r} twice: {given[name]} and {pinning}")
+        given[name] = pinning
+    return given
+
+
+def with_pinnings(
+    spec: ObjectSpec, pinnings: Mapping[str, str], given: Mapping[str, Given]
+) -> ObjectSpec:
+    """Return *spec* with maps pinned as *pinnings* says by name: `none`, `by-name`.
+
+    `UsageError` for a map that the object lacks, another word, and a map whose definition asks for
+    a pinning that bpfpin has no meaning for, unless it is here or in *given*, the maps from
+    elsewhere.
+    """
+    for name, word in pinnings.items():
+        if name not in spec.maps:
+            raise _unknown(spec, name)
+        if word not in PINNINGS:
+            raise UsageError(f"map {name}: no pinning {word!r}; there are: {', '.join(PINNINGS)}")
+        spec = spec.with_map(name, pinning=PINNINGS[word], pinning_id=0)
+    named = _by_name(spec, given)
+    for name, wanted in spec.maps.items():
+        if wanted.pinning is Pinning.UNKNOWN and name not in named:
+            raise UsageError(
+                f"map {name} asks for pinning {wanted.pinning_id}, which has no meaning here:"
+                " LIBBPF_PIN_NONE (0) and LIBBPF_PIN_BY_NAME (1) have",
+                hint=f"say how to pin it: --pinning {name}=none or --pinning {name}=by-name; or"
+                f" use a map that exists: --map {name}=PATH",
+            )
+    return spec
+
+
+def open_shared(
+    spec: ObjectSpec, given: Mapping[str, Given], *, pin_root: Path
+) -> dict[str, Shared]:
+    """Open the maps that *given* names, and look where the object asks its maps to be pinned.
+
+    *given* is by map name, or by `idx:I`, the map's place in libbpf's order: by section, then by
+    offset, data sections last. A `Map` stays its owner's; all that is in the result is the caller's
+    to close. No directory is made.
+
+    `UsageError` for a map that the object lacks or that is named twice, `PinNotFoundError` and
+    `IdNotFoundError` for what is not there, `PinKindError` where something else is pinned,
+    `PinNameError` for a name that could lead elsewhere.
+    """
+    promised = _by_name(spec, given)
+    found: dict[str, Shared] = {}
+    with ExitStack() as undo:
+        for name, source in promised.items():
+            found[name] = _opened(name, source)
+            undo.callback(_close, found[name])
+        for name, wanted in spec.maps.items():
+            path = None if name in promised else own_place(spec, wanted, pin_root=pin_root)
+            shared = _looked_up(name, path, pin_root) if path else None
+            if shared is not None:
+                found[name] = shared
+                undo.callback(_close, shared)
+        undo.pop_all()
+    return found
+
+
+def own_place(spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path) -> Path | None:
+    """Return where the object asks map *wanted* to be pinned for others, None for nowhere."""
+    if wanted.pinning in (Pinning.NONE, Pinning.UNKNOWN):
+        return None
+    if wanted.pinning is Pinning.BY_NAME:
+        return pin_root / names.map_pin_name(wanted.name)
+    return pin_path(spec, wanted, pin_root=pin_root)
+
+
+def _by_name(spec: ObjectSpec, given: Mapping[str, Given]) -> dict[str, Given]:
+    """Return *given* by the names of the maps that its words stand for."""
+    named: dict[str, Given] = {}
+    for word, source in given.items():
+        name = _map_at(spec, word) if word.startswith(INDEX) else word
+        if name not in spec.maps:
+            raise _unknown(spec, name)
+        if name in named:
+            raise UsageError(f"map {name!r} is named twice: {named[name]} and {source} ({word})")
+        named[name] = source
+    return named
+
+
+def _map_at(spec: ObjectSpec, word: str) -> str:
+    names_in_order, digits = list(spec.maps), word.removeprefix(INDEX)
+    is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _INDEX_DIGITS
+    if is_number and int(digits) < len(names_in_order):
+        return names_in_order[int(digits)]
+    there = ", ".join(f"{INDEX}{index} {name}" for index, name in enumerate(names_in_order))
+    raise UsageError(f"the object has no map {word}; it has: {there or 'none'}")
+
+
+def _unknown(spec: ObjectSpec, name: str) -> UsageError:
+    near = difflib.get_close_matches(name, spec.maps, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else ""
+    there = ", ".join(spec.maps) or "none"
+    return UsageError(f"the object has no map {name}; it has: {there}", hint=hint)
+
+
+def _opened(name: str, source: Given) -> Shared:
+    if isinstance(source, Map):
+        return Shared(name, _duplicate(source), None, f"{ID}{source.id}", is_promised=True)
+    if isinstance(source, str) and source.startswith((ID, NAME)):
+        return Shared(name, open_map(source, read_only=False), None, source, is_promised=True)
+    path = Path(os.path.abspath(source))  # noqa: PTH100  (no symlink may be resolved)
+    held = _told_for(name, lambda: Map.from_pin(path), f"--map {name}={source}")
+    return Shared(name, held, path, str(source), is_promised=True)
+
+
+def _looked_up(name: str, path: Path, pin_root: Path) -> Shared | None:
+    """Return the map that is at *path* or is to be there; None for neither."""
+    is_ours = path.is_relative_to(pin_root)  # a set makes no names where its lock does not reach
+    held = None
+    with suppress(PinNotFoundError, NotBpffsError):  # no bpffs yet: `load` mounts one
+        held = _told_for(name, lambda: Map.from_pin(path), "the object asks it to be pinned there")
+    if held is None and not is_ours:
+        return None
+    return Shared(name, held, path if is_ours else None, str(path), is_promised=False)
+
+
+def _told_for(name: str, opened: Callable[[], Map], reason: str) -> Map:
+    try:
+        return opened()
+    except PinKindError as error:
+        error.hint = f"it was to be map {name}: {reason}"
+        raise
+
+
+def _duplicate(held: Map) -> Map:
+    copy = Descriptor(os.dup(held.fd))
+    return Map(copy, key_type=held.key_type, value_type=held.value_type)
+
+
+def _close(shared: Shared) -> None:
+    if shared.held is not None:
+        shared.held.close()

@@ -1,0 +1,162 @@
+"""One hook of a set as it is found: who holds it, and what it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from errno import EACCES
+from pathlib import Path
+from typing import Final
+
+from bpfpin.attach import interface
+from bpfpin.errors import (
+    AttachError,
+    BpfError,
+    IdNotFoundError,
+    PermissionDeniedError,
+    PinError,
+    PinNotFoundError,
+)
+from bpfpin.objects.link import Link
+from bpfpin.pins import names
+from bpfpin.pins.manifest import Held, HookRecord, Place
+from bpfpin.pins.pinset import PinSet
+from bpfpin.sets.live import program_id, reopen
+from bpfpin.sets.place import DeviceState, is_cgroup
+from bpfpin.sets.reports import HeldHook
+from bpfpin.sets.trial import trial_of
+from bpfpin.syscall import netns as namespaces
+
+_PATIENCE_S: Final = 0.3  # the kernel frees a link some time after its last pin went
+_PAUSE_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class FoundHook:
+    """A hook of a set; *running_id* is the program there now, 0 for none, *pinned_id* the set's.
+
+    *missing* says why nothing runs there. What this user may not look at `is_hidden`.
+    """
+
+    record: HookRecord
+    report: HeldHook
+    running_id: int = 0
+    pinned_id: int | None = None
+    missing: str = ""
+    is_hidden: bool = False
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a program runs there, the set's or another one."""
+        return bool(self.running_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    running_id: int = 0
+    link_id: int | None = None
+    ifindex: int = 0
+    missing: str = ""
+
+
+def look_at_hook(found: PinSet, record: HookRecord) -> FoundHook:
+    """Look at one hook of a set of ours; changes nothing."""
+    place = found.manifest.place if found.manifest else Place()
+    try:
+        look = _look_at_link if record.held is Held.LINK else _look_at_device
+        seen, is_hidden = look(found, record, place), False
+    except PermissionDeniedError:
+        seen, is_hidden = _Seen(), True
+    device = f"cgroup {place.cgroup}" if is_cgroup(record) else _device(place, seen.ifindex)
+    report = HeldHook(
+        record.hook, device, record.program, record.mode, record.held.value, seen.link_id
+    )
+    pinned_id = _program_id(found, record)
+    return FoundHook(record, report, seen.running_id, pinned_id, seen.missing, is_hidden)
+
+
+def is_without_device(state: DeviceState, hooks: Collection[FoundHook]) -> bool:
+    """Whether the device of a set is gone, and so nothing of it runs.
+
+    What is attached proves that it is there; links that nothing holds prove that it is gone, where
+    its namespace cannot be looked into any more.
+    """
+    if any(hook.is_attached or hook.is_hidden for hook in hooks):
+        return False
+    if state is not DeviceState.UNKNOWN:
+        return state is not DeviceState.HERE
+    return bool(hooks) and all(hook.report.link for hook in hooks)
+
+
+def _look_at_link(found: PinSet, record: HookRecord, _place: Place) -> _Seen:
+    try:
+        with _link(found, record) as link:
+            info = link.info
+    except (PinNotFoundError, IdNotFoundError):
+        return _Seen(missing=f"the link at {record.hook} is no longer pinned")
+    except PinError as error:
+        return _Seen(missing=error.message)
+    if not info.is_attached:
+        missing = f"the link at {record.hook} was detached, and {record.program} runs nowhere"
+        return _Seen(0, info.id, missing=missing)
+    return _Seen(info.program_id, info.id, info.ifindex or 0)
+
+
+def _link(found: PinSet, record: HookRecord) -> Link:
+    """Open the link of a hook; that of a load on trial is held by its process alone."""
+    if names.LINKS in found.hidden:
+        raise PermissionDeniedError(f"{found.path / names.LINKS}: access denied", errno=EACCES)
+    if link := _lasting_link(found, record.link):
+        return link
+    trial = trial_of(found)
+    if trial is None or record.link not in trial.links:
+        raise PinNotFoundError(f"the link at {record.hook} is not pinned")
+    return Link.from_id(trial.links[record.link])
+
+
+def _lasting_link(found: PinSet, pin: str) -> Link | None:
+    """Open a link of the set; one without a pin only if it does not go within a moment."""
+    link = found.open_link(pin)
+    own_id = found.id_of(names.LINKS, pin)
+    if link is None or own_id is None or _holds(found.links.get(pin), own_id):
+        return link
+    deadline = time.monotonic() + _PATIENCE_S
+    while link is not None and time.monotonic() < deadline:
+        link.close()
+        time.sleep(_PAUSE_S)
+        link = found.open_link(pin)
+    return link
+
+
+def _holds(path: Path | None, link_id: int) -> bool:
+    if path is None:
+        return False
+    with suppress(BpfError), Link.from_pin(path) as there:
+        return there.id == link_id
+    return False
+
+
+def _look_at_device(_found: PinSet, record: HookRecord, place: Place) -> _Seen:
+    try:
+        with closing(reopen(place, record)) as hook:
+            running_id = hook.program_id()
+    except AttachError as error:
+        return _Seen(missing=error.message)
+    if running_id:
+        return _Seen(running_id, None, place.ifindex)
+    return _Seen(missing=f"{record.program} no longer runs at {record.hook} of {place.device}")
+
+
+def _program_id(found: PinSet, record: HookRecord) -> int | None:
+    with suppress(PinError, PermissionDeniedError):
+        return program_id(found, record.program)
+    return None
+
+
+def _device(place: Place, ifindex: int) -> str:
+    """Return the device's name now: it may have been renamed since."""
+    if not ifindex or place.netns_inode != namespaces.inode():
+        return place.device
+    return interface.name_of(ifindex) or place.device

@@ -1,0 +1,204 @@
+"""Sets whose device is gone: which of them are leftovers, and how one is removed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin.errors import BpfError, PinNotFoundError
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import names
+from bpfpin.pins import shared as outside
+from bpfpin.pins.directory import Directory, unsafe_reason, user_name
+from bpfpin.pins.manifest import Manifest, OutsidePin
+from bpfpin.pins.ownership import foreign_entries
+from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.targets import is_committed
+from bpfpin.pins.transaction import next_generation, remove
+from bpfpin.sets.hook_state import is_without_device, look_at_hook
+from bpfpin.sets.live import reopen
+from bpfpin.sets.place import DeviceState, device_state, name_of
+from bpfpin.sets.reports import LeftoverKind
+from bpfpin.sets.shared import links_elsewhere, map_ids
+
+# What commands that died have left beside the sets, and whether it is ours to undo or finish.
+
+
+@dataclass(frozen=True, slots=True)
+class LeftStage:
+    """A directory `NAME~stage`; *foreign* says why it is not ours, *is_committed* how it ends."""
+
+    name: str
+    path: Path
+    foreign: str = ""
+    is_committed: bool = False
+
+
+def left_stages(root: Directory) -> list[LeftStage]:
+    """Return all stages below *root* by name; while the lock is held nobody is at one of them."""
+    found = []
+    for entry in root.names():
+        name = entry.removesuffix(names.STAGE_SUFFIX)
+        if name not in ("", entry):
+            found.append(_look(root, entry, name))
+    return found
+
+
+def staged_programs(stage: LeftStage) -> set[int]:
+    """Return the ids of the programs of a stage that is ours: hooks may run them already."""
+    found: set[int] = set()
+    with suppress(BpfError), Directory.open(stage.path / names.PROGRAMS) as programs:
+        for name in programs.names() if not stage.foreign else ():
+            with suppress(BpfError), Program.from_pin(programs.path / name) as program:
+                found.add(program.id)
+    return found
+
+
+def foreign_content(directory: Directory) -> str:
+    """Return what in a generation of a set is not of our making, "" if nothing is."""
+    return "".join(_told(entry.path) for entry in foreign_entries(directory)[:1])
+
+
+def _in_the_way(directory: Directory) -> str:
+    """Return what keeps a stage from being ours to undo, "" if nothing does.
+
+    Where it is written down what is ours, all else is given back to its owner.
+    """
+    if directory.has(names.OBJECTS):
+        return ""
+    foreign = (one for one in directory.names() if not _is_ours(one, directory.stat(one).st_mode))
+    return "".join(map(_told, list(foreign)[:1]))
+
+
+def _told(entry: str) -> str:
+    return f"it holds {entry!r}, which bpfpin does not make there"
+
+
+def _look(root: Directory, entry: str, name: str) -> LeftStage:
+    path = root.path / entry
+    try:
+        if reason := _foreign_name(root, entry, name):
+            return LeftStage(name, path, reason)
+        with root.child(entry) as directory:
+            reason = _in_the_way(directory)
+            return LeftStage(name, path, reason, is_committed=is_committed(root, directory))
+    except PinNotFoundError:
+        return LeftStage(name, path, "it is gone meanwhile")
+    except BpfError as error:
+        return LeftStage(name, path, str(error))
+
+
+def _foreign_name(root: Directory, entry: str, name: str) -> str:
+    status = root.stat(entry)
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is no directory"
+    if not names.is_set_name(name):
+        return "no set of ours has such a name"
+    if status.st_uid != os.geteuid():
+        return f"it belongs to {user_name(status.st_uid)}"
+    return unsafe_reason(status)
+
+
+def _is_ours(entry: str, mode: int) -> bool:
+    if stat.S_ISDIR(mode):
+        return entry in names.PARTS | names.MARKS
+    if stat.S_ISLNK(mode):
+        return entry in names.TEXTS
+    return "~" not in entry
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to become of a set, and why; without a reason it is in order."""
+
+    is_leftover: bool
+    reason: str = ""
+
+
+def judge(root: Directory, found: PinSet, manifest: Manifest) -> Verdict:
+    """Say whether a set of ours is a leftover; the lock must be held and `recovered` done."""
+    by_hand = f"to remove it: bpfpin unload {names.display_name(found.name)}"
+    device = device_state(manifest.place)
+    gone = f"{name_of(manifest.place)} is gone"
+    if not manifest.hooks:
+        why = "" if device is DeviceState.HERE else f"{gone}; "
+        return Verdict(False, f"{why}its maps were kept for the next load; {by_hand}")
+    hooks = [look_at_hook(found, record) for record in manifest.hooks]
+    if not is_without_device(device, hooks):
+        is_known = device is DeviceState.HERE or any(hook.is_attached for hook in hooks)
+        return Verdict(False, "" if is_known else f"{device.value}; {by_hand}")
+    if device is DeviceState.ANOTHER:
+        reason = f"{gone}, but another has its name: a load goes on with the maps; {by_hand}"
+        return Verdict(False, reason)
+    if others := _others(root, found, manifest):
+        return Verdict(False, f"{gone}, but {others}; {by_hand}")
+    return Verdict(True, gone)
+
+
+def parts(found: PinSet, used: Collection[str]) -> list[tuple[LeftoverKind, Path]]:
+    """Return what goes with a set: all of it, or what is left after the maps that are *used*."""
+    if not used:
+        return [(LeftoverKind.SET, found.path)]
+    maps = [path for name, path in found.maps.items() if name not in used]
+    return [
+        *((LeftoverKind.LINK, path) for path in found.links.values()),
+        *((LeftoverKind.PROGRAM, path) for path in found.programs.values()),
+        *((LeftoverKind.MAP, path) for path in maps),
+    ]
+
+
+def remove_unused(root: Directory, found: PinSet, used: Collection[str]) -> None:
+    """Remove the set, or all of it but the maps that are *used*; the lock must be held."""
+    manifest = found.manifest
+    if manifest is None:
+        return
+    unused = [pin for pin in manifest.outside if pin.map not in used]
+    given_up = map_ids(found, unused)
+    if used:
+        _shrink(root, found, manifest, used, given_up=given_up)
+    else:
+        remove(root, found.name, reopen, given_up)
+
+
+def _shrink(
+    root: Directory,
+    found: PinSet,
+    manifest: Manifest,
+    used: Collection[str],
+    *,
+    given_up: Mapping[OutsidePin, int],
+) -> None:
+    """Publish a generation that has nothing but the *used* maps, and give shared names up.
+
+    Its manifest still names the hooks: a set that nobody asked to keep goes once they are unused.
+    """
+    shared = map_ids(found, [pin for pin in manifest.outside if pin.map in used])
+    still = tuple(pin for pin, map_id in shared.items() if outside.holds(root.path, pin, map_id))
+    shrunk = dataclasses.replace(
+        manifest, generation=manifest.generation + 1, time=int(time.time()), outside=still
+    )
+    with next_generation(root, found.name, reopen) as stage, root.child(found.name) as old:
+        for name in used:
+            stage.keep_map(name, old)
+            stage.keep_foldings(name, old)
+        stage.write_manifest(shrunk)
+        for pin, map_id in given_up.items():
+            stage.unshare(pin, map_id)
+
+
+def _others(root: Directory, found: PinSet, manifest: Manifest) -> str:
+    """Return what of somebody else's stands in the way of removing the set."""
+    with root.child(found.name) as directory:
+        if foreign := foreign_content(directory):
+            return foreign
+    unknown = set(found.links) - {record.link for record in manifest.hooks}
+    if unknown:
+        return f"no hook of it knows the links {', '.join(sorted(unknown))}"
+    running = ", ".join(str(link.id) for link in links_elsewhere(found))
+    return f"its programs run by links of others: id {running}" if running else ""

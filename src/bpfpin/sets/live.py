@@ -1,0 +1,187 @@
+"""Recovery for the pins: how a hook is opened again from what its set's manifest says."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from bpfpin.attach.clsact import ClsactFilter
+from bpfpin.attach.netlink_tc import FilterPlace
+from bpfpin.attach.xdp_netlink import NetlinkXdp
+from bpfpin.errors import (
+    AttachError,
+    BpfError,
+    PinNotFoundError,
+    ProgramChangedError,
+    UnsafePathError,
+)
+from bpfpin.objects.link import Attachment
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import names
+from bpfpin.pins.directory import Directory, user_name
+from bpfpin.pins.manifest import Held, HookRecord, Place
+from bpfpin.pins.pinset import PinSet, SetState
+from bpfpin.pins.recover import Recovery, is_half_done
+from bpfpin.pins.targets import Targets, recover_with_others
+from bpfpin.pins.transaction import signals_deferred
+from bpfpin.sets.place import in_namespace, namespace_of
+from bpfpin.spec import Hook, XdpMode
+from bpfpin.syscall import netns as namespaces
+from bpfpin.syscall.fd import Closing
+
+
+def recovered(root: Directory, name: str) -> Recovery:
+    """Undo or finish what a dead command left of the set and of those that change with it.
+
+    Ctrl-C waits until that is done.
+    """
+    if not Targets.left_below(root) and not is_half_done(root, name):
+        return Recovery.NOTHING
+    with signals_deferred():
+        return recover_with_others(root, name, reopen)
+
+
+def reopen(place: Place, record: HookRecord) -> Attachment:
+    """Open the hook of *record*, which no link holds, wherever its namespace is."""
+    if record.held is Held.FILTER:
+        return _There(place, lambda: _filter(place, record))
+    return _There(place, lambda: NetlinkXdp(place.ifindex, XdpMode(record.mode)))
+
+
+def _filter(place: Place, record: HookRecord) -> ClsactFilter:
+    """Return the filter with the program that it runs now: whoever asks has compared it."""
+    at = FilterPlace(place.ifindex, Hook(record.hook), record.priority, record.handle)
+    running = ClsactFilter(at, program_id=0, made_qdisc=False).program_id()
+    return ClsactFilter(at, program_id=running, made_qdisc=record.made_qdisc)
+
+
+class _There(Closing):
+    """A hook that may be in another network namespace, which is entered for every look at it."""
+
+    def __init__(self, place: Place, opened: Callable[[], Attachment]) -> None:
+        self._place = place
+        self._opened = opened
+
+    def program_id(self) -> int:
+        with namespaces.enter(namespace_of(self._place)):
+            return self._opened().program_id()
+
+    def update(self, program: Program, expected_old: Program | None = None) -> None:
+        with namespaces.enter(namespace_of(self._place)):
+            self._opened().update(program, expected_old)
+
+    def detach(self) -> None:
+        with namespaces.enter(namespace_of(self._place)):
+            self._opened().detach()
+
+    def close(self) -> None:
+        """Do nothing: the device holds the program."""
+
+
+# What is loaded under a set's name just now, looked at by somebody who is about to change it.
+
+
+def read_own(pin_root: Path, name: str) -> PinSet | None:
+    """Return set *name*, None if there is none; `UnsafePathError` if that is not one of ours."""
+    try:
+        found = PinSet.read(pin_root, name)
+    except PinNotFoundError:
+        return None
+    if found.state is SetState.FOREIGN or not found.is_own:
+        raise UnsafePathError(
+            f"{found.path} is not a pin set of ours and was left alone: {_reason(found)}"
+            f" (it belongs to {user_name(found.path.lstat().st_uid)})",
+            path=str(found.path),
+            hint="choose another name for the set: --name NAME",
+        )
+    return found if found.manifest else None
+
+
+def _reason(found: PinSet) -> str:
+    is_readable_only = found.manifest is not None and not found.is_own
+    return "another user loaded it" if is_readable_only else found.reason
+
+
+def require_unchanged_programs(live: PinSet) -> None:
+    """Raise `ProgramChangedError` if a link or a filter of the set runs somebody else's program."""
+    for record in live.manifest.hooks if live.manifest else ():
+        own_id = program_id(live, record.program)
+        if own_id is None:
+            continue
+        if record.held is Held.FILTER:
+            _require_unchanged_filter(live, record, own_id)
+            continue
+        link = live.open_link(record.link) if record.held is Held.LINK else None
+        if link is None:
+            continue
+        with link:
+            running = link.info
+        if running.is_attached and running.program_id != own_id:
+            raise ProgramChangedError(
+                f"the link of {live.path} at {record.hook} runs program id {running.program_id},"
+                f" which is not the set's {record.program}; it was left alone",
+                holder=f"program id {running.program_id}",
+                hint=f"detach it on purpose: bpftool link detach id {running.id}",
+            )
+
+
+def _require_unchanged_filter(live: PinSet, record: HookRecord, own_id: int) -> None:
+    assert live.manifest is not None
+    place = live.manifest.place
+    running = 0
+    with suppress(AttachError):  # the device is gone
+        running = reopen(place, record).program_id()
+    if running not in (0, own_id):
+        side = record.hook.removeprefix("tc-")
+        raise ProgramChangedError(
+            f"the filter of {live.path} at {record.hook} runs program id {running}, which is not"
+            f" the set's {record.program}; it was left alone",
+            holder=f"program id {running}",
+            hint="remove it on purpose: "
+            + in_namespace(
+                place,
+                f"tc filter del dev {shlex.quote(place.device)} {side}"
+                f" pref {record.priority} handle {record.handle:#x} bpf",
+            ),
+        )
+
+
+def runs_its_program(live: PinSet, record: HookRecord) -> bool:
+    """Whether the hook of *record* runs the set's own program now."""
+    if live.manifest is None:
+        return False
+    running = 0
+    if record.held is not Held.LINK:
+        with suppress(AttachError):  # the device is gone
+            running = reopen(live.manifest.place, record).program_id()
+    elif link := live.open_link(record.link):
+        with link:
+            running = link.info.program_id if link.info.is_attached else 0
+    return bool(running) and running == program_id(live, record.program)
+
+
+def program_id(live: PinSet, name: str) -> int | None:
+    """Return the id of the set's own program, also where its pin was removed or replaced by hand.
+
+    None if neither is it written down nor is there a pin.
+    """
+    written = live.id_of(names.PROGRAMS, name)
+    if written is not None:
+        return written
+    program = live.open_program(name)
+    if program is None:
+        return None
+    with program:
+        return program.id
+
+
+def told_of_others(root: Directory, name: str) -> tuple[str, ...]:
+    """Return what is to be told of the pins of others that were left in a set's directory."""
+    with suppress(BpfError):
+        foreign = PinSet.read(root.path, name).foreign
+        if foreign:
+            paths = ", ".join(str(root.path / name / entry) for entry in foreign)
+            return (f"left alone, since bpfpin did not pin it: {paths}",)
+    return ()

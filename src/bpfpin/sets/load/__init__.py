@@ -1,0 +1,1 @@
+"""Loading a set: request, what is there, plan, publish."""

@@ -1,0 +1,307 @@
+"""Maps whose definition changed: who uses them, and the programs that fold old into new."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bpfpin.analysis.users import users_of_programs, users_of_specs
+from bpfpin.btf.btf import Btf
+from bpfpin.errors import BpfError, Difference, IncompatibleMapError, UsageError
+from bpfpin.host.users import MapUser, programs_of
+from bpfpin.migration.fold import Folding
+from bpfpin.migration.members import struct_names
+from bpfpin.migration.plan import MigrationPlan, Request, members_of, plan_migration, types_of
+from bpfpin.migration.refusal import Members, require_known, split_hint
+from bpfpin.migration.request import Migration, parse_wishes
+from bpfpin.objects.kernel.btf import map_btf
+from bpfpin.objects.load.collection import Loaded
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import folds
+from bpfpin.pins.manifest import Lineage
+from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.plan import Decision, HookPlan, Migrating, Plan
+from bpfpin.sets.load.hooks import attached
+from bpfpin.sets.request import Loading
+from bpfpin.spec import MapSpec, ObjectSpec
+
+_FREED_S: Final = 0.5
+_WORD: Final = 8
+_CARRY: Final = "to carry over what is counted there"
+_OPTION: Final = re.compile(r"--[a-z-]+( \S+=.+| \S+)?(, or .*)?")
+
+__all__ = ["Migration", "Migrator", "fold_programs", "lineages", "parse_wishes"]
+
+
+def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[Migrating, Folding]]:
+    """Have the programs loaded that move the old maps; the caller closes them."""
+    with ExitStack() as undo:
+        found = []
+        for each in plan.migrating:
+            folding = Folding.load(each.plan.fold, each.old, loaded.maps[each.name])
+            undo.callback(folding.close)
+            found.append((each, folding))
+        undo.pop_all()
+    return found
+
+
+def lineages(plan: Plan, loaded: Loaded) -> dict[str, Lineage]:
+    """Return from which map each one has its contents that was migrated, now or before."""
+    manifest = plan.live.manifest if plan.live else None
+    before = manifest.migrated if manifest else {}
+    found = {name: line for name, line in before.items() if _is_kept(plan, name, line)}
+    for each in reversed(plan.migrating):  # what an earlier one left over comes after the map
+        line = before.get(each.name)
+        first = line.first if line and line.id == each.old.id else each.old.id
+        found[each.name] = Lineage(loaded.maps[each.name].id, first)
+    return found
+
+
+def _is_kept(plan: Plan, name: str, line: Lineage) -> bool:
+    kept = {each.name: each.map_id for each in plan.maps if each.decision is Decision.KEPT}
+    return kept.get(name) == line.id
+
+
+@dataclass(frozen=True)
+class Migrator:
+    """Plans the migrations of one load; *hooks* have the programs that run now.
+
+    `UsageError` for `--migrate` together with `--confirm`.
+    """
+
+    loading: Loading
+    live: PinSet | None
+    hooks: tuple[HookPlan, ...]
+    _members: dict[str, Members] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot go back by itself."""
+        if self.is_asked and self.loading.confirm_s is not None:
+            raise UsageError(
+                "--migrate and --confirm do not go together: what was moved does not go back by"
+                " itself",
+                hint="try it first: --dry-run",
+            )
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether maps that do not fit are to be migrated; else they are refused."""
+        return self.loading.migration is not None
+
+    def plan(self, spec: MapSpec, old: Map) -> MigrationPlan:
+        """Plan how the contents of *old* go over; `IncompatibleMapError` where they cannot."""
+        return self._plan(spec, old, self.loading.migration or Migration())
+
+    def require_known(self) -> None:
+        """Raise `UsageError` for a member that was named and that no map to be migrated has."""
+        if any(shared.is_new for shared in self.loading.shared.values()):
+            return  # the set that makes the new map has held the words against it
+        if self.loading.migration is not None and self._members:
+            require_known(self.loading.migration, self._members)
+
+    def ways_out(self, name: str, error: IncompatibleMapError) -> Iterator[str]:
+        """Yield what to type for the contents of map *name* to go over; *error* refused it.
+
+        What loses counts is said to do so; nothing if it cannot be migrated at all.
+        """
+        if self.is_asked:
+            yield from _ways("add", error.hint)
+            return
+        try:
+            with self._old(name) as old:
+                self.plan(self.loading.spec.maps[name], old)
+        except IncompatibleMapError as refused:
+            yield from _ways("--migrate", refused.hint)
+        except BpfError:
+            return
+        else:
+            yield f"{_CARRY}: --migrate"
+
+    def _plan(self, spec: MapSpec, old: Map, migration: Migration) -> MigrationPlan:
+        with ExitStack() as opened:
+            pinned = [
+                opened.enter_context(Program.from_pin(path))
+                for path in self._program_paths(spec.name)
+            ]
+            running = [hook.previous for hook in self.hooks if hook.previous is not None]
+            programs = {program.id: program for program in (*pinned, *running)}
+            before = users_of_programs(programs.values(), {spec.name: old})
+            libraries = _libraries(programs.values()), _library(self.loading.spec)
+        specs = self.loading.spec.programs
+        after = users_of_specs(specs[name] for name in self.loading.programs)
+        request = Request(
+            spec,
+            old,
+            before.get(spec.name, ()),
+            after.get(spec.name, ()),
+            migration,
+            libraries,
+        )
+        self._remember(request)
+        if not migration.best_effort:
+            _require_reached(spec.name, old, set(programs) | self._folding_ids())
+            self._require_switched(spec.name, old)
+        return _planned(request)
+
+    def _require_switched(self, name: str, old: Map) -> None:
+        """Refuse a map that a hook uses which leaves the set: it runs until all is published."""
+        if self.live is None:
+            return
+        switched = {hook.before.link for hook in self.hooks if hook.attachment and hook.before}
+        leaving = [one for one in attached(self.live) if one.link not in switched]
+        found = [one for one in leaving if self._uses(one.program, old)]
+        if found:
+            told = "leaves the set, and what it counts until then is lost"
+            raise IncompatibleMapError(
+                f"map {name} is used at hooks that leave the set",
+                differences=[Difference(name, "hook", one.hook, told) for one in found],
+                hint="--best-effort, or first: bpfpin unload --keep-maps"
+                f" {self.loading.shown_name}",
+            )
+
+    def _uses(self, program: str, old: Map) -> bool:
+        if self.live is None or program not in self.live.programs:
+            return True  # whatever it is that runs there
+        with Program.from_pin(self.live.programs[program]) as pinned:
+            return old.id in pinned.info.map_ids
+
+    def _remember(self, request: Request) -> None:
+        """Keep the names of its members; what an earlier load left over has some of its own."""
+        found, before = members_of(request), self._members.get(request.spec.name)
+        if before is not None:
+            found = Members(found.old | before.old, found.new | before.new)
+        self._members[request.spec.name] = found
+
+    def _old(self, name: str) -> AbstractContextManager[Map]:
+        """Open the map that is there now: that of a shared name, else that of the set."""
+        shared = self.loading.shared.get(name)
+        if shared is not None and shared.held is not None:
+            return nullcontext(shared.held)
+        return Map.from_pin(self.live.maps[name] if self.live else self.loading.map_path(name))
+
+    def _folding_ids(self) -> set[int]:
+        return folds.program_ids(self.live.path) if self.live else set()
+
+    def _program_paths(self, name: str) -> Iterable[Path]:
+        """Return the programs that end with this load; with a shared name those of all its sets."""
+        own = self.live.programs.values() if self.live else ()
+        shared = self.loading.shared.get(name)
+        if shared is None or not shared.is_exchangeable:
+            return own
+        return (*own, *self.loading.beside_programs.values())
+
+
+def _planned(request: Request) -> MigrationPlan:
+    """Plan it; where nobody knows what is in the values, that is what to tell."""
+    try:
+        return plan_migration(request)
+    except IncompatibleMapError as error:
+        if hint := _layout_hint(request):
+            error.hint = hint
+        raise
+
+
+def _layout_hint(request: Request) -> str:
+    """Return what says the values' members, where a side has none; "" where both have."""
+    spec, old = request.spec, request.old
+    untyped = [type_ is None for type_ in types_of(request)]
+    if not any(untyped):
+        return ""
+    sizes, libraries = (old.value_size, spec.value_size), request.libraries
+    names = [
+        frozenset(struct_names(library, size))
+        for is_untyped, library, size in zip(untyped, libraries, sizes, strict=True)
+        if is_untyped
+    ]
+    common = sorted(frozenset.intersection(*names))
+    option = f"--layout {spec.name}="
+    if len(common) == 1:
+        return f"{option}'struct {common[0]}'"
+    is_missing = [True, False] if sizes[0] == sizes[1] else untyped
+    said = [
+        f"{option}'{_members(size)}'"
+        for is_untyped, size in zip(is_missing, sizes, strict=True)
+        if is_untyped
+    ]
+    return "; ".join(said)
+
+
+def _members(size: int) -> str:
+    """Return the form of a layout; as many numbers of eight bytes as there may be are shown."""
+    return "u64 MEMBER;…" if size > _WORD else "u64 MEMBER"
+
+
+def _libraries(programs: Iterable[Program]) -> tuple[Btf, ...]:
+    """Return the types that loaded programs were compiled with, of those that have any."""
+    found: dict[int, Btf] = {}
+    for program in programs:
+        if (btf_id := program.info.btf_id) and btf_id not in found:
+            with suppress(BpfError):  # gone, or not for this user
+                found[btf_id] = map_btf(btf_id)
+    return tuple(found.values())
+
+
+def _library(spec: ObjectSpec) -> tuple[Btf, ...]:
+    return (spec.btf,) if spec.btf is not None else ()
+
+
+def _require_reached(name: str, old: Map, ours: set[int]) -> None:
+    """Refuse a map that programs have which would go on with the old one.
+
+    What was just detached the kernel takes a moment to free.
+    """
+    deadline = time.monotonic() + _FREED_S
+    while others := [user for user in programs_of(old.id) if user.id not in ours]:
+        if any(user.place for user in others) or time.monotonic() >= deadline:
+            raise IncompatibleMapError(
+                f"map {name} is used by programs of others",
+                differences=[_difference(name, user) for user in others],
+                hint="--best-effort",
+            )
+        time.sleep(_FREED_S / 50)
+
+
+def _difference(name: str, user: MapUser) -> Difference:
+    told = "stays with the old map, and what it counts from then on is lost: not of this set"
+    return Difference(name, "user", str(user), told)
+
+
+def _ways(verb: str, hint: str) -> Iterator[str]:
+    """Yield lines with what to type after *verb*, from hints divided by `;`.
+
+    One keeps everything, if there is such a way, and one says what it loses.
+    """
+    parts = (part.strip() for line in hint.splitlines() for part in line.split("; "))
+    told = [part for part in dict.fromkeys(parts) if part and not part.startswith("--fresh")]
+    keeping, losing, lost, others = list[str](), list[str](), list[str](), list[str]()
+    for part in told:
+        keep, what, option = split_hint(part)
+        if not option and not _OPTION.fullmatch(part):
+            others.append(part)
+            continue
+        keeping.append(_first_of(keep))
+        losing.append(option or _first_of(keep))
+        lost += [what] if what else []
+    if not told:
+        return
+    if all(keeping):
+        yield f"{_CARRY}: {_line(verb, keeping, others)}"
+    if lost:
+        line = _line(verb, losing, others)
+        yield f"to lose {' and '.join(lost)}, and carry over the rest: {line}"
+
+
+def _line(verb: str, options: list[str], others: list[str]) -> str:
+    typed = [" ".join(dict.fromkeys([verb, *options]))] if options else []
+    return ", and ".join([*typed, *others])
+
+
+def _first_of(option: str) -> str:
+    first, other, rest = option.partition(", or ")
+    return f"{first} (or {rest})" if other else first

@@ -1,0 +1,502 @@
+"""Carrying a plan out: the next generation of a set is made, published, and told."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bpfpin.attach import clsact, netlink_tc
+from bpfpin.attach.cgroup import attach_cgroup
+from bpfpin.attach.netkit import HOOKS as NETKIT
+from bpfpin.attach.netkit import attach_netkit
+from bpfpin.attach.tcx import HOOKS as TCX
+from bpfpin.attach.tcx import attach_tcx
+from bpfpin.attach.xdp import (
+    XdpLink,
+    attach_xdp,
+    foreseen_refusal,
+    generic_note,
+    mode_refusal,
+    xdp_holder,
+)
+from bpfpin.errors import HookBusyError, NotSupportedError, UsageError
+from bpfpin.objects.link import Link
+from bpfpin.objects.load import collection
+from bpfpin.objects.load.collection import Loaded
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.objfile import reader
+from bpfpin.pins import folds, names
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import Held, HookRecord, Manifest, OutsidePin
+from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
+from bpfpin.pins.transaction import Stage, next_generations
+from bpfpin.sets.live import reopen, told_of_others
+from bpfpin.sets.load.migrate import fold_programs, lineages
+from bpfpin.sets.load.plan import access_after
+from bpfpin.sets.load.report import attached, finished, planned
+from bpfpin.sets.load.trial import LoadTrial
+from bpfpin.sets.reports import LoadReport, ProgramReport
+from bpfpin.sets.request import Loading
+from bpfpin.sets.shared import exchanged, holders_of_old, map_ids, shared_names, unshared
+from bpfpin.spec import Hook, XdpMode
+from bpfpin.syscall.fd import Closing
+from bpfpin.version import __version__
+
+_PATIENCE_S: Final = 1.0
+_PAUSE_S: Final = 0.02
+_WITHOUT_TCX: Final = {Hook.TCX_INGRESS: Hook.TC_INGRESS, Hook.TCX_EGRESS: Hook.TC_EGRESS}
+Attached = tuple[HookRecord, ProgramReport]
+
+
+# Attach at any hook of `load`: by a link where there is one, by a filter of classic tc else.
+
+
+@dataclass(frozen=True)
+class NewHook:
+    """A hook that a set gets: what is remembered of it, the link if one holds it, and a note.
+
+    Without a link its filter is still to be made, by `attach_filter`.
+    """
+
+    record: HookRecord
+    link: Link | None = None
+    note: str = ""
+
+
+def attach(loading: Loading, plan: HookPlan, program: Program) -> NewHook:
+    """Attach *program* where *plan* says; the caller closes the link.
+
+    A hook of classic tc is only prepared, and so is one of tcx where the kernel has none: what is
+    to undo it must be remembered before it is there.
+    """
+    hook = Hook(plan.hook)
+    if hook in clsact.HOOKS:
+        return _prepared(loading, plan, hook, program)
+    try:
+        link = _link(loading, hook, program)
+    except NotSupportedError:
+        if hook not in _WITHOUT_TCX:
+            raise
+        instead = _WITHOUT_TCX[hook]
+        note = f"this kernel has no tcx: {program.name} is at {instead.value}"
+        return _prepared(loading, plan, instead, program, note=note)
+    mode = link.mode.value if isinstance(link, XdpLink) else ""
+    note = link.note if isinstance(link, XdpLink) else ""
+    return NewHook(_hook_record(loading, plan, hook, mode=mode), link, note)
+
+
+def attach_filter(loading: Loading, new: NewHook, program: Program) -> None:
+    """Make the filter of a hook that `attach` prepared."""
+    record = new.record
+    clsact.attach_clsact(
+        program,
+        loading.place.ifindex,
+        Hook(record.hook),
+        priority=record.priority,
+        handle=record.handle,
+    )
+
+
+def attach_when_free(program: Program, ifindex: int, *, mode: XdpMode) -> XdpLink:
+    """Attach *program*, waiting a moment for a link that nobody holds any more.
+
+    The kernel frees a link some time after its last pin or descriptor went, that of a killed
+    command for one. A link that somebody holds is refused at once, as `attach_xdp` does.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return attach_xdp(program, ifindex, mode=mode)
+        except HookBusyError as error:
+            if time.monotonic() >= deadline or _is_held(ifindex):
+                if error.holder:
+                    error.hint += " To put yours in its place: --take-over"
+                raise
+            time.sleep(_PAUSE_S)
+
+
+def foreseen(loading: Loading, plan: HookPlan, program: Program) -> str:
+    """Return the note of an XDP hook whose device will refuse native mode; nothing is attached.
+
+    Raises `NotSupportedError` where that refuses the load: native mode was asked for, or it is
+    what the hook runs in now.
+    """
+    is_xdp = Hook(plan.hook) is Hook.XDP
+    mode = XdpMode(plan.mode) if plan.mode else loading.mode
+    if not is_xdp or plan.action is HookAction.DETACH:
+        return ""
+    ifindex = loading.place.ifindex
+    words = foreseen_refusal(program, ifindex, mode)
+    if not words:
+        return ""
+    if plan.action is HookAction.UPDATE:
+        raise _cannot_stay(loading, program, words)
+    if mode is XdpMode.NATIVE:
+        raise mode_refusal(program, ifindex, mode, words)
+    return generic_note(ifindex, words)
+
+
+@contextmanager
+def explained_updates(
+    loads: Iterable[tuple[Loading, Plan, Mapping[str, Program]]],
+) -> Iterator[None]:
+    """Say why a device refused the program of a reload; BPF_LINK_UPDATE has no words for it."""
+    try:
+        yield
+    except NotSupportedError as error:
+        if error.command != "BPF_LINK_UPDATE":
+            raise
+        for loading, plan, programs in loads:
+            for hook in plan.hooks:
+                is_native = hook.mode == XdpMode.NATIVE.value
+                if hook.action is not HookAction.UPDATE or not is_native:
+                    continue
+                program = programs[hook.program]
+                words = foreseen_refusal(program, loading.place.ifindex, XdpMode.NATIVE)
+                if words:
+                    raise _cannot_stay(loading, program, words, error) from None
+        raise
+
+
+def _cannot_stay(
+    loading: Loading, program: Program, words: str, error: NotSupportedError | None = None
+) -> NotSupportedError:
+    """Return the refusal of a program in a mode that cannot change in place."""
+    refused = mode_refusal(program, loading.place.ifindex, XdpMode.NATIVE, words, error=error)
+    refused.hint = (
+        f"the mode cannot change in place: bpfpin unload --keep-maps {loading.shown_name}, then"
+        " load with --mode generic"
+    )
+    if "MTU" in words:
+        refused.hint += '; or build it for frames in several buffers: SEC("xdp.frags")'
+    return refused
+
+
+def _link(loading: Loading, hook: Hook, program: Program) -> Link:
+    ifindex = loading.place.ifindex
+    if hook.is_cgroup:
+        return attach_cgroup(program, loading.cgroup_path, hook)
+    if hook in TCX:
+        return attach_tcx(program, ifindex, hook, order=loading.order)
+    if hook in NETKIT:
+        return attach_netkit(program, ifindex, hook, order=loading.order)
+    return attach_when_free(program, ifindex, mode=loading.mode)
+
+
+def _prepared(
+    loading: Loading, plan: HookPlan, hook: Hook, program: Program, *, note: str = ""
+) -> NewHook:
+    """Return the filter that is to be made; whose the qdisc is, is known before it is there."""
+    has_clsact = netlink_tc.qdiscs().get(loading.place.ifindex) == netlink_tc.CLSACT
+    record = HookRecord(
+        hook=hook.value,
+        program=plan.program,
+        link=plan.link,
+        held=Held.FILTER,
+        priority=clsact.PRIORITY,
+        handle=program.id,
+        made_qdisc=not has_clsact,
+    )
+    return NewHook(record, note=note)
+
+
+def _hook_record(loading: Loading, plan: HookPlan, hook: Hook, *, mode: str) -> HookRecord:
+    asked = loading.mode.value if hook is Hook.XDP else ""
+    return HookRecord(hook.value, plan.program, plan.link, asked_mode=asked, mode=mode)
+
+
+def _is_held(ifindex: int) -> bool:
+    """Whether a link that can be opened holds the hook; one that is being freed cannot be."""
+    holder = xdp_holder(ifindex)
+    return holder is not None and holder.link_id is not None
+
+
+class Verified(Closing):
+    """A load with its plan, its new maps, and its programs as the kernel has verified them.
+
+    *notes* are told with its report.
+    """
+
+    def __init__(self, loading: Loading, plan: Plan, *, notes: tuple[str, ...] = ()) -> None:
+        self.notes = notes
+        self.loading = loading
+        self.plan = plan
+        self.loaded = _loaded(loading, plan)
+        self.shared = shared_names(loading)
+        self.left = _left_names(plan.live, self.shared)
+        self.exchanged = exchanged(loading, plan)
+
+    def close(self) -> None:
+        """Let go of what was made; what is pinned or attached by then stays."""
+        self.loaded.close()
+
+    def made(self) -> Iterator[tuple[Path, Map]]:
+        """Yield the maps made for shared names, for the other sets that use these."""
+        for pin in self.exchanged:
+            yield pin.below(self.loading.path.parent), self.loaded.maps[pin.map]
+        for shared in self.loading.shared.values():
+            if shared.held is None and shared.path and shared.name in self.loaded.maps:
+                yield shared.path, self.loaded.maps[shared.name]
+
+    def planned(self) -> LoadReport:
+        """Return what `publish` would do."""
+        for _, folding in fold_programs(self.plan, self.loaded):
+            folding.close()
+        notes: dict[str, str] = {}
+        for hook in self.plan.hooks:
+            if hook.action is not HookAction.DETACH:
+                note = foreseen(self.loading, hook, self.loaded.programs[hook.program])
+                notes |= {hook.link: note} if note else {}
+        return planned(self.loading, self.plan, self.loaded, generic=notes).with_notes(self.notes)
+
+
+def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
+    """Build the next generation of every set and make these the ones that hold, all or none.
+
+    The lock must be held. The loads are closed.
+    """
+    leaving = [_unshared(root, loads, one) for one in loads]
+    planned_loads = [(one.loading, one.plan, one.loaded.programs) for one in loads]
+    with explained_updates(planned_loads), ExitStack() as trials:
+        # Around all that changes anything: the trials begin last, and what failed goes back.
+        begun = [trials.enter_context(_trial(one.loading, one.plan, root)) for one in loads]
+        with (
+            next_generations(root, [one.loading.name for one in loads], reopen) as stages,
+            ExitStack() as opened,
+        ):
+            running = []
+            for one, stage, trial in zip(loads, stages, begun, strict=True):
+                has_live = one.plan.live is not None
+                live = opened.enter_context(root.child(one.loading.name)) if has_live else None
+                building = _Building(stage, one.loading, one.plan, one.loaded, live, trial)
+                running.append(building.build(one.shared))
+            for stage, (unused, _) in zip(stages, leaving, strict=True):
+                for pin, map_id in unused.items():
+                    stage.unshare(pin, map_id)
+        old_ids = [{pin: old.id for pin, old in one.exchanged.items()} for one in loads]
+        reports = []
+        for one, programs in zip(loads, running, strict=True):
+            collection.fill_given(one.loading.spec, one.loaded, one.plan.given)
+            reports.append(finished(one.loading, one.plan, one.loaded, programs))
+        for one in loads:
+            one.close()
+            one.plan.close()  # it holds the old programs; what still uses such a map is another's
+            one.loading.close()  # it holds maps that were replaced
+        return [
+            report.with_notes(
+                (
+                    *one.notes,
+                    *names_kept,
+                    *holders_of_old(root, before),
+                    *_left_over(root, one.loading),
+                    *told_of_others(root, one.loading.name),
+                )
+            )
+            for one, before, (_, names_kept), report in zip(
+                loads, old_ids, leaving, reports, strict=True
+            )
+        ]
+
+
+def _unshared(
+    root: Directory, loads: Sequence[Verified], load: Verified
+) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
+    """Return which of the shared names that the set leaves go, and notes on those that stay."""
+    if load.loading.confirm_s is not None:
+        paths = [pin.below(root.path) for pin in load.left]
+        return {}, tuple(f"{path} stays pinned, for this load may go back" for path in paths)
+    sets = [one.plan.live for one in loads if one.plan.live is not None]
+    return unshared(root.path, sets, load.left)
+
+
+def _left_over(root: Directory, loading: Loading) -> Iterator[str]:
+    """Tell of maps that had no room for all that was to go over."""
+    with root.child(loading.name) as live:
+        for name in folds.unfinished(live):
+            yield (
+                f"map {names.decode(name)} had no room for all entries of the old one: nothing is"
+                " lost, the old map is kept; load with more max_entries and --migrate"
+            )
+
+
+def _left_names(live: PinSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
+    """Return the shared names of the live set that the next one has no map for."""
+    if live is None or live.manifest is None:
+        return {}
+    return map_ids(live, [pin for pin in live.manifest.outside if pin not in shared])
+
+
+def _trial(
+    loading: Loading, plan: Plan, root: Directory
+) -> AbstractContextManager[LoadTrial | None]:
+    """Return what takes the load back unless it is confirmed, if that is wanted."""
+    if loading.confirm_s is None:
+        return nullcontext()
+    leaving = [hook.hook for hook in plan.hooks if hook.action is HookAction.DETACH]
+    held = {hook.hook for hook in plan.hooks if hook.before and hook.before.held is Held.NETLINK}
+    for hook in leaving:
+        if hook in held:
+            raise UsageError(
+                f"{hook} is held by netlink and would leave the set: that cannot go back by itself",
+                hint=f"without --confirm; or first: bpfpin unload --keep-maps {loading.shown_name}",
+            )
+    return LoadTrial(loading.confirm_s, root, loading.name, loading.place)
+
+
+def _loaded(loading: Loading, plan: Plan) -> Loaded:
+    """Make the maps that are not given, and load the programs."""
+    return collection.load_checked(
+        loading.spec.only_programs(*loading.programs),
+        maps=plan.given,
+        max_map_memory=loading.max_map_memory,
+    )
+
+
+@dataclass(frozen=True)
+class _Building:
+    """One generation on its way into *stage*; *live* is the directory of the one before."""
+
+    stage: Stage
+    loading: Loading
+    plan: Plan
+    loaded: Loaded
+    live: Directory | None
+    trial: LoadTrial | None
+
+    def build(self, shared: tuple[OutsidePin, ...]) -> list[ProgramReport]:
+        """Pin everything, then attach what is attached anew, and return what will run where."""
+        self._pin_maps()
+        for pin, old in exchanged(self.loading, self.plan).items():
+            self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])
+        for name, program in self.loaded.programs.items():
+            self.stage.pin_program(name, program)
+        updates = [hook for hook in self.plan.hooks if hook.action is HookAction.UPDATE]
+        attaches = [hook for hook in self.plan.hooks if hook.action is HookAction.ATTACH]
+        kept = [self._prepare_update(hook) for hook in updates]
+        new = [self._attach(hook) for hook in attaches]
+        records = (*(record for record, _ in kept), *(hook.record for hook, _ in new))
+        manifest = _manifest(self.loading, self.plan, self._same_qdisc(records))
+        if self.trial is not None:
+            self.trial.begin(self.live)
+        migrated = lineages(self.plan, self.loaded)
+        self.stage.write_manifest(dataclasses.replace(manifest, outside=shared, migrated=migrated))
+        for hook, _ in reversed(new):  # of one priority, the filter that was made last runs first
+            if hook.record.held is Held.FILTER:
+                attach_filter(self.loading, hook, self.loaded.programs[hook.record.program])
+        return [report for _, report in (*kept, *new)]
+
+    def _pin_maps(self) -> None:
+        """Pin the maps; kept ones last, for their mode must not change before the commit."""
+        kept = {each.name for each in self.plan.maps if each.decision is Decision.KEPT}
+        for name, held in self.loaded.maps.items():
+            spec = self.loading.spec.maps[name]
+            if name not in kept:
+                self.stage.pin_map(name, held, key=spec.key, value=spec.value)
+        self._pin_foldings()
+        access = access_after(self.loading, self.plan.live)
+        if access is not None:
+            self.stage.set_access(access)
+        for name, held in self.loaded.maps.items():
+            spec = self.loading.spec.maps[name]
+            if name in kept and self.live is not None:
+                self.stage.keep_map(name, self.live, held, key=spec.key, value=spec.value)
+
+    def _pin_foldings(self) -> None:
+        """Have the programs loaded that move the contents of old maps, and keep those still at it.
+
+        They run when the hooks are switched.
+        """
+        for each, folding in fold_programs(self.plan, self.loaded):
+            with folding:
+                each.plan.fill(each.old, self.loaded.maps[each.name])
+                self.stage.pin_folding(each.name, folding)
+        for plan in self.plan.maps:
+            if plan.decision is Decision.KEPT and self.live is not None:
+                self.stage.keep_foldings(plan.name, self.live)
+
+    def _prepare_update(self, hook: HookPlan) -> Attached:
+        """Keep a hook, and what it runs now, in the stage; it is switched after the commit."""
+        if isinstance(hook.attachment, Link):
+            if hook.is_taken:
+                self.stage.pin_link(hook.link, hook.attachment)
+            elif self.live is not None and hook.before is not None:
+                self.stage.keep_link(
+                    hook.before.link, self.live, hook.attachment, new_name=hook.link
+                )
+        if hook.previous is not None:
+            self.stage.pin_previous(hook.link, hook.previous)
+        record = _record(self.loading, hook)
+        return record, attached(self.loading, record, self.loaded, link_id=hook.link_id)
+
+    def _same_qdisc(self, records: tuple[HookRecord, ...]) -> tuple[HookRecord, ...]:
+        """Let all filters know that the qdisc is ours if one does, also one of the live set.
+
+        The last of them takes it away.
+        """
+        live, here = self.plan.live, self.loading.place
+        before: tuple[HookRecord, ...] = ()
+        if live is not None and live.manifest is not None:
+            there = live.manifest.place
+            is_here = (there.netns_inode, there.ifindex) == (here.netns_inode, here.ifindex)
+            before = live.manifest.hooks if is_here else ()
+        is_ours = any(record.made_qdisc for record in (*before, *records))
+        return tuple(
+            dataclasses.replace(one, made_qdisc=is_ours) if one.held is Held.FILTER else one
+            for one in records
+        )
+
+    def _attach(self, plan: HookPlan) -> tuple[NewHook, ProgramReport]:
+        """Attach at a hook, or prepare a filter, which needs the manifest to be undone by."""
+        new = attach(self.loading, plan, self.loaded.programs[plan.program])
+        with new.link or nullcontext():
+            link_id = None
+            if new.link is not None:
+                link_id = new.link.id
+                if self.trial is None:
+                    self.stage.pin_link(plan.link, new.link)
+                else:
+                    self.trial.hold(plan.link, new.link)
+            report = attached(self.loading, new.record, self.loaded, link_id=link_id, note=new.note)
+        return new, report
+
+
+def _record(loading: Loading, hook: HookPlan) -> HookRecord:
+    """Return what is remembered of a hook that is updated."""
+    if hook.before is not None:
+        asked = loading.mode.value if hook.before.asked_mode else ""
+        return dataclasses.replace(
+            hook.before, program=hook.program, link=hook.link, asked_mode=asked
+        )
+    return HookRecord(
+        hook=hook.hook,
+        program=hook.program,
+        link=hook.link,
+        asked_mode=loading.mode.value,
+        mode=hook.mode,
+        held=hook.held,
+    )
+
+
+def _manifest(loading: Loading, plan: Plan, records: tuple[HookRecord, ...]) -> Manifest:
+    path = loading.spec.path
+    if path and not path.startswith(reader.PREFIX):
+        path = str(Path(path).absolute())
+    return Manifest(
+        tool=__version__,
+        object=path,
+        sha256=loading.spec.sha256,
+        generation=plan.generation,
+        time=int(time.time()),
+        place=loading.place,
+        hooks=records,
+        access=access_after(loading, plan.live),
+        is_chosen=loading.is_chosen,
+        variables=loading.settings.hashes,
+    )

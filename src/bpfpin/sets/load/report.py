@@ -1,0 +1,190 @@
+"""What a load is told to have done, or would do, from its plan and what was made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from bpfpin.objects.load.collection import Loaded
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins.manifest import HookRecord
+from bpfpin.pins.plan import ALL, LOST, Decision, HookAction, HookPlan, Plan
+from bpfpin.sets.choose import left_out, passed_over
+from bpfpin.sets.load import hooks
+from bpfpin.sets.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
+from bpfpin.sets.request import Loading
+from bpfpin.spec import Hook, XdpMode
+
+_SHOWN_NAMES = 5  # of the programs that were left out
+
+
+def unchanged(loading: Loading, plan: Plan) -> LoadReport:
+    """Tell of a set that is loaded already just as it is asked for."""
+    programs: list[ProgramReport] = []
+    for name, path in plan.live.programs.items() if plan.live else ():
+        with Program.from_pin(path) as program:
+            program_id = program.id
+        there = [hook for hook in plan.hooks if hook.program == name]
+        programs += [_running(loading, hook, program_id) for hook in there]
+        programs += [] if there else [ProgramReport(name, program_id)]
+    return _report(loading, plan, LoadResult.UNCHANGED, programs)
+
+
+def planned(
+    loading: Loading, plan: Plan, loaded: Loaded, *, generic: Mapping[str, str]
+) -> LoadReport:
+    """Tell what would be done; programs have no id yet.
+
+    *generic* has the notes of hooks, by link, whose device will run the program in generic mode.
+    """
+    programs = [
+        ProgramReport(
+            hook.program,
+            hook=hook.hook,
+            device=_device(loading, hook.hook),
+            mode=XdpMode.GENERIC.value if hook.link in generic else _mode(loading, hook),
+            link=hook.link_id,
+            note=generic.get(hook.link, ""),
+            cgroup=_cgroup(loading, hook.hook),
+        )
+        for hook in plan.hooks
+        if hook.action is not HookAction.DETACH
+    ]
+    programs += [ProgramReport(name) for name in _unattached(plan, loaded)]
+    return _report(loading, plan, LoadResult.PLANNED, programs, notes=loaded.notes)
+
+
+def finished(
+    loading: Loading, plan: Plan, loaded: Loaded, running: Sequence[ProgramReport]
+) -> LoadReport:
+    """Tell what was done; *running* are the programs that are attached."""
+    before = plan.live.manifest if plan.live else None
+    result = LoadResult.RELOADED if before and before.hooks else LoadResult.LOADED
+    others = [ProgramReport(name, loaded.programs[name].id) for name in _unattached(plan, loaded)]
+    report = _report(loading, plan, result, [*running, *others], notes=loaded.notes)
+    return dataclasses.replace(report, maps=tuple(_maps(loading, plan, loaded)))
+
+
+def attached(
+    loading: Loading, record: HookRecord, loaded: Loaded, *, link_id: int | None, note: str = ""
+) -> ProgramReport:
+    """Tell of a program at its hook."""
+    return ProgramReport(
+        record.program,
+        loaded.programs[record.program].id,
+        record.hook,
+        _device(loading, record.hook),
+        record.mode or None,
+        link_id,
+        note,
+        _cgroup(loading, record.hook),
+    )
+
+
+def _running(loading: Loading, hook: HookPlan, program_id: int) -> ProgramReport:
+    return ProgramReport(
+        hook.program,
+        program_id,
+        hook.hook,
+        _device(loading, hook.hook),
+        hook.mode or None,
+        hook.link_id,
+        cgroup=_cgroup(loading, hook.hook),
+    )
+
+
+def _device(loading: Loading, hook: str) -> str | None:
+    return None if Hook(hook).is_cgroup else loading.place.device
+
+
+def _cgroup(loading: Loading, hook: str) -> str | None:
+    return loading.place.cgroup if Hook(hook).is_cgroup else None
+
+
+def _mode(loading: Loading, hook: HookPlan) -> str | None:
+    return (hook.mode or loading.mode.value) if Hook(hook.hook) is Hook.XDP else None
+
+
+def _report(
+    loading: Loading,
+    plan: Plan,
+    result: LoadResult,
+    programs: Sequence[ProgramReport],
+    *,
+    notes: Sequence[str] = (),
+) -> LoadReport:
+    is_unchanged = result is LoadResult.UNCHANGED
+    links = {(one.hook, one.name): one.link for one in programs if one.hook}
+    return LoadReport(
+        result,
+        loading.shown_name,
+        loading.path,
+        plan.generation,
+        tuple(programs),
+        tuple(_maps(loading, plan)),
+        tuple(
+            _hook(loading, hook, links.get((hook.hook, hook.program)), is_unchanged)
+            for hook in plan.hooks
+        ),
+        (*_not_fresh(loading, plan), *(() if is_unchanged else (*_notes(loading, plan), *notes))),
+    )
+
+
+def _hook(loading: Loading, hook: HookPlan, link_id: int | None, is_unchanged: bool) -> HookReport:
+    action = "keep" if is_unchanged else hook.action.value
+    place = loading.place_of(hook.hook)
+    return HookReport(hook.hook, place, action, hook.program, link_id, hook.previous_id)
+
+
+def _maps(loading: Loading, plan: Plan, loaded: Loaded | None = None) -> Iterator[MapReport]:
+    for each in plan.maps:
+        held = loaded.maps.get(each.name) if loaded else None
+        map_id = each.map_id if held is None else held.id
+        decision = Decision.KEPT if plan.is_unchanged else each.decision
+        path = loading.map_path(each.name)
+        yield MapReport(each.name, map_id, path, decision, each.reason, each.migration)
+
+
+def _unattached(plan: Plan, loaded: Loaded) -> list[str]:
+    """Return the programs that only tail calls reach."""
+    at_hooks = {hook.program for hook in plan.hooks}
+    return [name for name in loaded.programs if name not in at_hooks]
+
+
+def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
+    yield from loading.spec.notes
+    for choice in loading.chosen:
+        if choice.program.section_note:
+            yield choice.program.section_note
+    if optional := left_out(loading.spec, loading.programs):
+        shown = ", ".join(optional[:_SHOWN_NAMES])
+        others = len(optional) - _SHOWN_NAMES
+        yield (
+            f"left out, as their sections begin with `?`: {shown}"
+            f"{f' and {others} more' if others > 0 else ''}; --prog {optional[0]} loads it"
+        )
+    for program in passed_over(loading.spec, loading.chosen, loading.places):
+        where = (
+            "cgroup was named" if program.hook and program.hook.is_cgroup else "device was named"
+        )
+        yield f"program {program.name} (section {program.section!r}) was left out: no {where}"
+    for each in plan.maps:
+        if each.decision is Decision.REMOVED:
+            yield f"map {each.name} is not pinned any more: {each.reason}"
+        elif each.reason.startswith(LOST):
+            yield f"map {each.name}: {each.reason}"
+    yield from hooks.describe(plan.hooks)
+    if loading.confirm_s is not None and not loading.is_dry_run:
+        yield (
+            f"it goes back in {loading.confirm_s} seconds; to keep it: bpfpin confirm"
+            f" {loading.shown_name}"
+        )
+
+
+def _not_fresh(loading: Loading, plan: Plan) -> Iterator[str]:
+    """Tell of maps that did not start empty though all were asked to: others may use them."""
+    fresh = {each.name for each in plan.maps if each.decision is Decision.FRESH}
+    for shared in loading.shared.values() if ALL in loading.fresh else ():
+        is_replaced = shared.is_new or shared.name in fresh
+        if shared.held is not None and not is_replaced:
+            yield f"map {shared.name} is that of {shared.source} and did not start empty"

@@ -1,0 +1,123 @@
+"""A load on trial: what it attaches is held by a process alone, what it replaces is kept."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from bpfpin.errors import BpfError, PinNotFoundError
+from bpfpin.objects.link import Link
+from bpfpin.pins import names
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import Place
+from bpfpin.pins.transaction import signals_deferred
+from bpfpin.pins.trial import (
+    BEFORE,
+    RECORD,
+    Trial,
+    TrialPlace,
+    begin_trial,
+    command_deadline_ms,
+    copy_generation,
+    make_room,
+    read_trial,
+)
+from bpfpin.sets.trial import Started, end_waiting, put_back, start_waiting
+from bpfpin.syscall.fd import Descriptor
+
+
+class LoadTrial:
+    """A load that goes back after *seconds*: around all that the load of set *name* changes.
+
+    Within its `next_generation`, `hold` takes what is attached anew, instead of a pin, and `begin`
+    comes last before the manifest. The trial begins when the block is left without an error. An
+    error, also one after the commit, leaves neither the trial nor its process: what was before is
+    back. Death on the way does the same: the process takes the change back.
+    """
+
+    def __init__(self, seconds: int, root: Directory, name: str, place: Place) -> None:
+        self._seconds = seconds
+        self._root = root
+        self._name = name
+        self._place = place
+        self._links: dict[str, int] = {}
+        self._kept: list[Descriptor] = []
+        self._trial: Trial | None = None
+        self._process: Started | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            with signals_deferred():
+                self._conclude(is_done=error is None)
+        finally:
+            for descriptor in self._kept:
+                descriptor.close()
+            if self._process is not None:
+                self._process.close()
+
+    def _conclude(self, *, is_done: bool) -> None:
+        if self._trial is None:
+            return
+        try:
+            if is_done:
+                with self._root.child(self._name) as live:
+                    begin_trial(live, self._seconds)
+                return
+        except BpfError:
+            self._take_back(self._trial)
+            raise
+        self._take_back(self._trial)
+
+    def _take_back(self, trial: Trial) -> None:
+        if self._is_published(trial):
+            put_back(self._root, TrialPlace(self._root.path, self._name), trial)
+        else:
+            end_waiting(trial)
+
+    def hold(self, pin: str, link: Link) -> None:
+        """Keep *link*, which is to be pinned as `links~/PIN` once it is confirmed."""
+        self._links[pin] = link.id
+        self._kept.append(Descriptor(os.dup(link.fd)))
+
+    def begin(self, live: Directory | None) -> None:
+        """Start the process, and keep the generation in *live*, if there is one, to go back to.
+
+        The descriptors of what was held belong to that process from here on.
+        """
+        place = TrialPlace(self._root.path, self._name)
+        token, deadline_ms = secrets.token_hex(8), command_deadline_ms(self._seconds)
+        keeps = [descriptor.fileno() for descriptor in self._kept]
+        self._process = start_waiting(place, token, deadline_ms, keeps=keeps)
+        self._trial = Trial(
+            token,
+            self._seconds,
+            deadline_ms,
+            self._process.pid,
+            self._process.started,
+            device=self._place.device,
+            netns_inode=self._place.netns_inode,
+            what="a reload" if live else "a load",
+            links=self._links,
+        )
+        with self._root.child(names.stage_name(self._name)) as stage, make_room(stage) as room:
+            if live is not None:
+                with room.make(BEFORE) as before:
+                    copy_generation(live, before)
+            room.write_text(RECORD, self._trial.to_text())
+
+    def _is_published(self, trial: Trial) -> bool:
+        with suppress(PinNotFoundError), self._root.child(self._name) as live:
+            there = read_trial(live)
+            return there is not None and there.token == trial.token
+        return False

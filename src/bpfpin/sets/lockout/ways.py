@@ -1,0 +1,447 @@
+"""What must not be cut: the default route and the user's ssh session, and packets of both."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Final
+
+from bpfpin.attach import interface, routes
+from bpfpin.attach.routes import InterfaceAddress, NetDevice, Underlay
+from bpfpin.sets.lockout import packets as probes
+from bpfpin.sets.lockout.packets import (
+    HIGH_PORT,
+    SSH_PORT,
+    Address,
+    Direction,
+    Flow,
+    Packet,
+    Segment,
+    Tunnel,
+)
+
+PROC: Final = Path("/proc")
+WAY_BACK: Final = (
+    "give a way back, which comes by itself unless you confirm: --confirm 30; or mean it: --force"
+)
+_VARIABLE = b"SSH_CONNECTION="
+_WORDS: Final = 4  # client address and port, then ours
+_DEPTH_MAX: Final = 64  # ancestors of a process
+_SSHD: Final = "sshd"  # also sshd-session and sshd-auth, as OpenSSH 9.8 splits it
+_ESTABLISHED: Final = "01"
+# Hosts of both halves of the Internet; nothing is ever sent to them.
+_OUTSIDE: Final = tuple(
+    map(ip_address, ("8.8.8.8", "193.0.6.139", "2001:4860:4860::8888", "2a01:4f8:0:1::1"))
+)
+# For a host that has no address of a family yet.
+_OURS: Final = (IPv4Address("198.18.0.1"), IPv6Address("2001:2::1"))
+
+
+@dataclass(frozen=True, slots=True)
+class SshSession:
+    """An ssh session as sshd tells it: who came, and to which address of ours.
+
+    *is_own* says that this process was started in it.
+    """
+
+    client: str
+    address: Address
+    client_port: int = field(default=HIGH_PORT, compare=False)
+    port: int = field(default=SSH_PORT, compare=False)
+    is_own: bool = True
+
+    @property
+    def peer(self) -> Address | None:
+        """The client's address, None if what sshd tells is none of the same family."""
+        with suppress(ValueError):
+            peer = _unmapped(ip_address(self.client.partition("%")[0]))
+            return peer if peer.version == self.address.version else None
+        return None
+
+    @property
+    def zone(self) -> str:
+        """The device of a link-local address, "" for any other one."""
+        return self.client.partition("%")[2]
+
+    @property
+    def flow(self) -> Flow | None:
+        """Its connection, None if the client's address is not known."""
+        peer = self.peer
+        return Flow(self.address, self.port, peer, self.client_port) if peer else None
+
+    def __str__(self) -> str:
+        return f"{'your' if self.is_own else 'an'} ssh session from {self.client}"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way that a device carries something: packets of a flow, of a tunnel, or of any host."""
+
+    segment: Segment
+    flow: Flow | None = None
+    tunnel: Tunnel | None = None
+    locals: tuple[Address, ...] = ()
+    is_loop: bool = False
+
+    def packets(
+        self, direction: Direction, *, has_tags: bool = False, has_ethernet: bool = False
+    ) -> list[Packet]:
+        """Return test packets that have to pass; on a loopback device those of both directions.
+
+        With *has_ethernet* they have headers of Ethernet on any device.
+
+        The kernel takes the tags of VLANs out of packets before all but XDP sees them, and many
+        drivers do so before that: with *has_tags* the packets come with tags and without.
+        """
+        has_ethernet = has_ethernet or self.segment.has_ethernet
+        plain = replace(self, segment=replace(self.segment, vlans=(), has_ethernet=has_ethernet))
+        ways = (self, plain) if has_tags and self.segment.vlans else (plain,)
+        directions = Direction if self.is_loop else (direction,)
+        found = [way._packets(each) for way in ways for each in directions]
+        return [packet for packets in found for packet in packets]
+
+    def _packets(self, direction: Direction) -> list[Packet]:
+        if self.tunnel is not None:
+            return [
+                *self._neighbours(self.tunnel.local, direction),
+                *probes.of_tunnel(self.tunnel, self.segment, direction),
+            ]
+        if self.flow is not None:
+            return [
+                *self._neighbours(self.flow.local, direction),
+                *probes.of_flow(self.flow, self.segment, direction),
+            ]
+        return probes.of_hosts(self.locals, self.segment, _OUTSIDE, direction)
+
+    def _neighbours(self, local: Address, direction: Direction) -> list[Packet]:
+        hops = [hop for hop in self.segment.next_hops if hop.version == local.version]
+        found = [probes.of_neighbours(local, hop, self.segment, direction) for hop in hops]
+        return [packet for packets in found for packet in packets]
+
+
+@dataclass(frozen=True, slots=True)
+class Danger:
+    """What cutting a device or a cgroup would cut, in words; false if it is nothing of ours."""
+
+    reasons: tuple[str, ...] = ()
+    ways: tuple[Way, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.reasons)
+
+    def __str__(self) -> str:
+        return " and ".join(self.reasons)
+
+    @property
+    def has_ethernet(self) -> bool:
+        """Whether packets have headers of Ethernet there."""
+        return all(way.segment.has_ethernet for way in self.ways)
+
+    def packets(
+        self, direction: Direction, *, has_tags: bool = False, has_ethernet: bool = False
+    ) -> list[Packet]:
+        """Return test packets of all that it carries, as a hook of that direction sees them."""
+        found = (
+            packet
+            for way in self.ways
+            for packet in way.packets(direction, has_tags=has_tags, has_ethernet=has_ethernet)
+        )
+        return list(probes.once(found))
+
+
+def danger_of(device: str | int) -> Danger:
+    """Return what cutting *device* (name or ifindex) would cut, in the current network namespace.
+
+    That is the default route, and the ssh session in which this process was started (`sudo` hides
+    it, so the environment of every ancestor is asked), or where there is none, every connection
+    that an sshd has. What a VLAN, bond, bridge or tunnel carries is carried by the devices below
+    it, too. `InterfaceNotFoundError` if there is no such device.
+    """
+    view = _View.now()
+    carried = list(view.carried_by(interface.ifindex(device)))
+    defaults = {way.ifindex for way in view.defaults}
+    reasons, ways = [], []
+    if any(each.device.ifindex in defaults for each in carried):
+        reasons.append("the default route")
+    for session in _sessions():
+        there = view.devices_of(session)
+        fitting = [each for each in carried if each.device.ifindex in there]
+        if fitting:
+            reasons.append(str(session))
+            ways += [view.way(each, session) for each in fitting]
+    if not ways:  # else the session is what counts
+        ways = [view.way(each) for each in carried if each.device.ifindex in defaults]
+    return Danger(tuple(dict.fromkeys(reasons)), tuple(dict.fromkeys(ways)))
+
+
+def danger_of_cgroup(path: str) -> Danger:
+    """Return what cutting the sockets of cgroup *path* (`/web`) would cut.
+
+    That is an ssh session whose processes are in it, and for the root of all cgroups the default
+    route.
+    """
+    view = _View.now()
+    sessions = [session for session in _sessions() if view.devices_of(session)]
+    pids = [*_ancestors(PROC), *(pid for pid, _ in _sshd_processes(PROC))]
+    is_inside = any(_is_in_cgroup(PROC / str(pid), path) for pid in pids if pid > 1)
+    is_root = path.strip("/") == ""
+    reasons = [str(session) for session in sessions] if is_inside or is_root else []
+    if is_root and view.defaults:
+        reasons.insert(0, "the default route")
+    segment = Segment(has_neighbours=False)
+    if not reasons:
+        return Danger()
+    flows = [Way(segment, session.flow) for session in sessions if session.flow]
+    return Danger(tuple(dict.fromkeys(reasons)), tuple(flows) or (view.anybody(segment, None),))
+
+
+def anybody() -> list[Packet]:
+    """Return packets that come in from nobody in particular, of both families."""
+    hops = tuple(_beside(address) for address in _OURS)
+    return probes.of_hosts(_OURS, Segment(next_hops=hops), _OUTSIDE, Direction.IN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """A device whose packets come through another one, in these VLANs, or in a tunnel's packets."""
+
+    device: NetDevice
+    lower: NetDevice
+    vlans: tuple[int, ...] = ()
+    underlay: Underlay | None = None
+
+
+@dataclass(frozen=True)
+class _View:
+    """The devices, addresses and default routes of the current network namespace."""
+
+    devices: Mapping[int, NetDevice]
+    addresses: tuple[InterfaceAddress, ...]
+    defaults: tuple[routes.Route, ...]
+
+    @classmethod
+    def now(cls) -> _View:
+        return cls(routes.devices(), tuple(routes.addresses()), tuple(routes.default_routes()))
+
+    def carried_by(self, ifindex: int) -> Iterator[_Carried]:
+        """Yield the device itself, and all above it; *lower* is the one itself for all."""
+        above: defaultdict[int, list[tuple[int, Underlay | None]]] = defaultdict(list)
+        for below, stacked in routes.stacked(self.devices):
+            above[below].append((stacked, None))
+        for device in self.devices.values():
+            for one in routes.underlays(device, self.devices):
+                above[one.ifindex].append((device.ifindex, one))
+        bottom = self.devices.get(ifindex)
+        queue = [_Carried(bottom, bottom)] if bottom else []
+        seen = {ifindex}
+        while queue:
+            here = queue.pop(0)
+            yield here
+            for index, underlay in above[here.device.ifindex]:
+                if index in seen or index not in self.devices:
+                    continue
+                seen.add(index)
+                upper = self.devices[index]
+                vlan = routes.vlan_of(upper) if here.underlay is None else None
+                vlans = (*here.vlans, vlan) if vlan is not None else here.vlans
+                queue.append(_Carried(upper, here.lower, vlans, here.underlay or underlay))
+
+    def devices_of(self, session: SshSession) -> set[int]:
+        """Return the ifindexes of the devices that the packets of a session come and go by.
+
+        None if the address that it came to is not one of this namespace.
+        """
+        at = {one.ifindex for one in self.addresses if one.address == session.address}
+        if not at:
+            return set()
+        if session.zone:
+            return {one.ifindex for one in self.devices.values() if one.name == session.zone}
+        way = routes.route_to(session.peer, session.address) if session.peer else None
+        if way is not None and self._is_loop(way.ifindex):
+            return {way.ifindex}  # from this host to itself, whatever device has the address
+        out = {way.ifindex} if way else set()
+        return (out | {ifindex for ifindex in at if not self._is_loop(ifindex)}) or at
+
+    def way(self, carried: _Carried, session: SshSession | None = None) -> Way:
+        """Return how the device below carries that; for no session in particular anybody's."""
+        lower, underlay = carried.lower, carried.underlay
+        segment = Segment(
+            (carried.device if underlay is None else lower).mac,
+            carried.vlans,
+            lower.mtu or 1500,
+            has_ethernet=lower.has_ethernet,
+            has_neighbours=lower.has_neighbours,
+            next_hops=self._hops(carried, session),
+        )
+        if underlay is not None:
+            if underlay.peer is None:
+                return self.anybody(segment, carried)
+            local = underlay.local or self._local(underlay.peer.version, lower.ifindex)
+            ports = underlay.local_port, underlay.peer_port
+            return Way(segment, tunnel=Tunnel(local, underlay.peer, underlay.protocol, *ports))
+        if session is None or session.flow is None:
+            return self.anybody(segment, carried)
+        return Way(segment, session.flow, is_loop=lower.is_loopback)
+
+    def anybody(self, segment: Segment, carried: _Carried | None) -> Way:
+        """Return the way of hosts that nothing is known of, in both families."""
+        upper = 0
+        if carried is not None:
+            upper = (carried.lower if carried.underlay else carried.device).ifindex
+        families = (4, 6) if _has_ipv6() else (4,)
+        return Way(segment, locals=tuple(self._local(family, upper) for family in families))
+
+    def _hops(self, carried: _Carried, session: SshSession | None) -> tuple[Address, ...]:
+        """Return the neighbours of the lowest device that packets go through."""
+        upper = (carried.lower if carried.underlay else carried.device).ifindex
+        target = carried.underlay.peer if carried.underlay else session.peer if session else None
+        if target is not None:
+            way = routes.route_to(target)
+            return ((way.gateway if way else None) or target,)
+        gateways = [way.gateway for way in self.defaults if way.ifindex == upper and way.gateway]
+        missing = {4, 6} - {gateway.version for gateway in gateways}
+        if not _has_ipv6():
+            missing -= {6}
+        return (*gateways, *(_beside(self._local(family, upper)) for family in sorted(missing)))
+
+    def _local(self, family: int, ifindex: int) -> Address:
+        """Return an address of ours: at best one of the device that is not link-local."""
+        there = [one for one in self.addresses if one.address.version == family]
+        best = sorted(
+            (one for one in there if not one.address.is_loopback),
+            key=lambda one: (one.ifindex != ifindex, one.address.is_link_local),
+        )
+        return best[0].address if best else _OURS[family == 6]
+
+    def _is_loop(self, ifindex: int) -> bool:
+        device = self.devices.get(ifindex)
+        return device is not None and device.is_loopback
+
+
+def _sessions() -> list[SshSession]:
+    """Return the user's own sessions; those of all if these are none, or none that is open still.
+
+    What was started in a session, such as tmux, keeps its environment after the session has ended.
+    """
+    own, established = ssh_sessions(), sshd_connections()
+    ends = {(one.client, one.client_port, one.address, one.port) for one in established}
+    if any((one.client, one.client_port, one.address, one.port) in ends for one in own):
+        return own
+    return [*own, *established]
+
+
+def ssh_sessions(proc: Path = PROC) -> list[SshSession]:
+    """Return the ssh sessions that this process and its ancestors say they are in."""
+    found = (_session(text) for pid in _ancestors(proc) for text in _told(proc / str(pid)))
+    return list(dict.fromkeys(session for session in found if session is not None))
+
+
+def sshd_connections(proc: Path = PROC) -> list[SshSession]:
+    """Return the established connections of all sshd, in the current network namespace.
+
+    For a process that nothing tells of its session: one in tmux or screen, or started by a service.
+    """
+    sockets = {inode for _, process in _sshd_processes(proc) for inode in _sockets(process)}
+    if not sockets:
+        return []
+    found = []
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in (proc / "thread-self" / "net" / table).read_text().splitlines()[1:]:
+                words = line.split()
+                if words[3] == _ESTABLISHED and words[9] in sockets:
+                    local, peer = (_socket_address(words[index]) for index in (1, 2))
+                    client, port = str(peer[0]), local[1]
+                    found.append(SshSession(client, local[0], peer[1], port, is_own=False))
+    return list(dict.fromkeys(found))
+
+
+def _sshd_processes(proc: Path) -> Iterator[tuple[int, Path]]:
+    for name in sorted(os.listdir(proc)):  # noqa: PTH208  (names, not paths)
+        if name.isdigit():
+            with suppress(OSError):
+                if (proc / name / "comm").read_text().startswith(_SSHD):
+                    yield int(name), proc / name
+
+
+def _sockets(process: Path) -> Iterator[str]:
+    """Yield the inodes of the sockets that a process has open."""
+    with suppress(OSError):
+        for fd in os.listdir(process / "fd"):  # noqa: PTH208  (names, not paths)
+            with suppress(OSError):
+                target = os.readlink(process / "fd" / fd)  # noqa: PTH115  (no path)
+                if target.startswith("socket:["):
+                    yield target[len("socket:[") : -1]
+
+
+def _socket_address(text: str) -> tuple[Address, int]:
+    """Read `0100007F:0016` of /proc/net/tcp: words of 32 bits as they lie in memory."""
+    address, _, port = text.partition(":")
+    words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
+    return _unmapped(ip_address(struct.pack(f"={len(words)}I", *words))), int(port, 16)
+
+
+def _unmapped(address: Address) -> Address:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _ancestors(proc: Path) -> Iterator[int]:
+    pid = os.getpid()
+    for _ in range(_DEPTH_MAX):
+        if pid <= 0:
+            return
+        yield pid
+        try:
+            # The name, in parentheses, may have anything in it, spaces and parentheses too.
+            pid = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return
+
+
+def _told(process: Path) -> Iterator[str]:
+    # The kernel shows the environment as it was at exec; ours may have changed since.
+    if process.name == str(os.getpid()) and "SSH_CONNECTION" in os.environ:
+        yield os.environ["SSH_CONNECTION"]
+    with suppress(OSError):
+        for variable in (process / "environ").read_bytes().split(b"\0"):
+            if variable.startswith(_VARIABLE):
+                yield os.fsdecode(variable.removeprefix(_VARIABLE))
+
+
+def _session(text: str) -> SshSession | None:
+    """Read `CLIENT PORT ADDRESS PORT` (sshd writes it); None for anything else."""
+    words = text.split()
+    if len(words) != _WORDS:
+        return None
+    with suppress(ValueError):
+        address = _unmapped(ip_address(words[2].partition("%")[0]))
+        client_port, port = int(words[1]), int(words[3])
+        if {client_port, port} <= set(range(1 << 16)):
+            return SshSession(words[0], address, client_port, port)
+    return None
+
+
+def _is_in_cgroup(process: Path, path: str) -> bool:
+    """Whether a process is in the cgroup *path*, or in one below it."""
+    with suppress(OSError):
+        for line in (process / "cgroup").read_text().splitlines():
+            if line.startswith("0::"):
+                own = line.removeprefix("0::").rstrip("/")
+                return f"{own}/".startswith(f"{path.rstrip('/')}/")
+    return False
+
+
+def _beside(address: Address) -> Address:
+    """Return the address of a neighbour."""
+    return ip_address((int(address) ^ 1).to_bytes(len(address.packed), "big"))
+
+
+def _has_ipv6() -> bool:
+    return (PROC / "thread-self" / "net" / "if_inet6").exists()

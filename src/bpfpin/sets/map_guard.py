@@ -1,0 +1,234 @@
+"""Whether a change of a map would cut the user's own way to this host, tried beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bpfpin.attach import interface
+from bpfpin.errors import BpfError, KeyNotFoundError, NamespaceNotFoundError, UsageError
+from bpfpin.maps.verdict import CUTTING, KEY, is_verdict_map
+from bpfpin.objects.maps.compat import MAPS_OF_MAPS
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import names
+from bpfpin.pins.bpffs import BPFFS
+from bpfpin.pins.pinset import PinSet, all_sets
+from bpfpin.sets.action_map import devices_of_map
+from bpfpin.sets.choose import Places, choose, programs_to_load, read_for_hooks
+from bpfpin.sets.lockout.map_copy import Budget, copy_of
+from bpfpin.sets.lockout.trial_run import Copying, Target, UntriedError, cut_by, verdict_of
+from bpfpin.sets.lockout.ways import WAY_BACK, Danger, anybody, danger_of, danger_of_cgroup
+from bpfpin.sets.place import namespace_of
+from bpfpin.spec import Hook
+from bpfpin.syscall import netns as namespaces
+from bpfpin.uapi import XdpAction
+
+Change = Callable[[Map], object]
+
+
+def require_way_back(
+    held: Map,
+    what: str,
+    change: Change,
+    *,
+    pin_root: Path,
+    devices: Iterable[str] = (),
+    is_cutting: bool = False,
+    hint: str = WAY_BACK,
+) -> tuple[str, ...]:
+    """Raise `UsageError` if *change* lets a program stop what the user's way to here is made of.
+
+    Looked at are the sets whose programs use the map, where they are attached to a device or cgroup
+    that carries the default route or an ssh session. Their object is loaded once more with copies
+    of the maps, and *change* is made to the copy of this one; only packets that pass without it
+    count. Where that cannot be tried, and on *devices* and others with programs that are none of
+    ours, a verdict that *is_cutting* is refused; for any other change the returned notes say so.
+    """
+    check, here = _Check(what, hint, is_cutting=is_cutting), namespaces.inode()
+    tried: set[str] = set()
+    for live in _sets_with(held, pin_root):
+        assert live.manifest is not None
+        with suppress(NamespaceNotFoundError), namespaces.enter(namespace_of(live.manifest.place)):
+            for target in _targets(live):
+                check.try_it(live, target, (held, change))
+                if live.manifest.place.netns_inode == here:
+                    tried.add(target.place)
+    for device in dict.fromkeys((*devices, *devices_of_map(held.id))):
+        if device not in tried and (danger := danger_of(device)):
+            check.is_untried(device, danger, "its program is none of a set")
+    return tuple(check.notes)
+
+
+@dataclass(frozen=True)
+class MapGuard:
+    """Looks at changes of maps before they are made; *notes* are what it has to tell of them."""
+
+    pin_root: Path = BPFFS
+    is_forced: bool = False
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def require_way_back(self, held: Map, what: str, change: Change) -> None:
+        """Raise `UsageError` if the change, called *what*, would cut the user's way to here."""
+        if self.is_forced:
+            return
+        verdict = _verdict_after(held, change) if is_verdict_map(held) else None
+        hint = "mean it: --force"
+        if verdict is not None:
+            hint += f"; or with a way back: bpfpin action {{subject}} {verdict.name} --confirm 30"
+        found = require_way_back(
+            held,
+            what,
+            change,
+            pin_root=self.pin_root,
+            is_cutting=verdict is not None,
+            hint=hint,
+        )
+        self.notes.update(dict.fromkeys(found))
+
+
+def unset_verdict(live: PinSet, held: Map) -> XdpAction | None:
+    """Return what the XDP program of a set answers while its verdict map is not set; None: unknown.
+
+    That is tried with a copy, which takes the rights to load programs.
+    """
+    hooks = live.manifest.hooks if live.manifest else ()
+    programs = [record.program for record in hooks if record.hook == Hook.XDP.value]
+
+    def unset(copy: Map) -> None:
+        if copy.is_array:
+            copy.update_bytes(KEY, bytes(copy.value_size))
+        else:
+            copy.delete_bytes(KEY)
+
+    with suppress(BpfError, UntriedError):
+        for name in programs[:1]:
+            with _copying(live, (held, unset)) as copying:
+                return verdict_of(copying, name, anybody())
+    return None
+
+
+def _verdict_after(held: Map, change: Change) -> XdpAction | None:
+    """Return the verdict with which a map stops packets after the change, and not before."""
+    with copy_of(held, Budget()) as copy, copy.read_as(held) as typed:
+        before = _verdict(typed)
+        with suppress(BpfError, TypeError, ValueError):
+            change(typed)
+        after = _verdict(typed)
+    return XdpAction(after) if after in CUTTING and after != before else None
+
+
+def _verdict(held: Map) -> int | None:
+    with suppress(KeyNotFoundError):
+        return int.from_bytes(held.lookup_bytes(KEY), "little")
+    return None
+
+
+@dataclass(frozen=True)
+class _Check:
+    """The check of one change, called *what*; *notes* are what is to be told of it."""
+
+    what: str
+    hint: str
+    is_cutting: bool
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def try_it(self, live: PinSet, target: Target, changes: tuple[Map, Change]) -> None:
+        """Raise `UsageError` if a program of the set cuts something with the change made."""
+        try:
+            with _copying(live, changes) as copying:
+                cut = cut_by(copying, target, is_compared=True)
+        except (UntriedError, BpfError) as error:
+            self.is_untried(target.place, target.danger, str(error))
+            return
+        if cut is not None:
+            subject = names.display_name(live.name)
+            raise self._refused(target.place, target.danger, f"{cut}: ", subject)
+        for note in copying.notes:
+            self.notes[f"when it was tried on test packets, {note}"] = None
+
+    def is_untried(self, place: str, danger: Danger, reason: str) -> None:
+        """Refuse a change that is known to cut, and tell of any other one."""
+        if self.is_cutting:
+            raise self._refused(place, danger, "")
+        self.notes[
+            f"{self.what} was not tried on test packets, and {place} carries {danger}: {reason}"
+        ] = None
+
+    def _refused(self, place: str, danger: Danger, why: str, subject: str = "") -> UsageError:
+        message = f"{why}{self.what} would cut {place}, which carries {danger}"
+        return UsageError(message, hint=self.hint.format(subject=subject or place))
+
+
+def _sets_with(held: Map, pin_root: Path) -> Iterator[PinSet]:
+    """Yield our sets whose programs use the map, directly or in a map of maps."""
+    with suppress(BpfError):
+        for live in all_sets(pin_root):
+            if live.manifest and live.manifest.hooks and _uses(live, held.id):
+                yield live
+
+
+def _uses(live: PinSet, map_id: int) -> bool:
+    with suppress(BpfError):
+        for path in live.programs.values():
+            with Program.from_pin(path) as program:
+                if map_id in program.info.map_ids:
+                    return True
+        for path in live.maps.values():
+            with Map.from_pin(path, read_only=True) as other:
+                is_outer = other.type in MAPS_OF_MAPS
+                if is_outer and any(
+                    int.from_bytes(value, "little") == map_id for _, value in other.items_bytes()
+                ):
+                    return True
+    return False
+
+
+def _targets(live: PinSet) -> Iterator[Target]:
+    """Yield the hooks of a set at which something is in danger; in its namespace."""
+    assert live.manifest is not None
+    place = live.manifest.place
+    for record in live.manifest.hooks:
+        hook = Hook(record.hook)
+        if hook.is_cgroup:
+            target = Target(
+                record.program, hook, f"cgroup {place.cgroup}", danger_of_cgroup(place.cgroup)
+            )
+        elif name := interface.name_of(place.ifindex):
+            target = Target(record.program, hook, name, danger_of(place.ifindex), place.ifindex)
+        else:
+            continue
+        if target.danger:
+            yield target
+
+
+@contextmanager
+def _copying(live: PinSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
+    """Prepare the copy of a set: its object once more, and its maps."""
+    manifest = live.manifest
+    assert manifest is not None
+    words = [f"{record.program}:{record.hook}" for record in manifest.hooks]
+    try:
+        spec = read_for_hooks(manifest.object, words=words)
+    except BpfError as error:
+        raise UntriedError(f"its object cannot be read: {error}") from None
+    if spec.sha256 != manifest.sha256:
+        raise UntriedError(f"{manifest.object} is not the object that was loaded any more")
+    choices = choose(spec, words=words, places=Places(has_device=True, has_cgroup=True))
+    for choice in choices:
+        attach_type = choice.program.expected_attach_type
+        spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
+    with ExitStack() as opened:
+        real = {
+            name: opened.enter_context(Map.from_pin(path))
+            for name, path in live.maps.items()
+            if name in spec.maps
+        }
+        yield Copying(
+            spec,
+            programs_to_load(spec, choices),
+            real,
+            changes=changes,
+        )

@@ -1,0 +1,314 @@
+"""What loading, unloading and looking found: frozen values with the form that `-o json` shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Self
+
+from bpfpin.migration.plan import MigrationPlan
+from bpfpin.pins.pinset import SetState
+from bpfpin.pins.plan import Decision
+from bpfpin.sets.others import OtherProgram
+
+
+class LoadResult(Enum):
+    """What `load` did with a set."""
+
+    LOADED = "loaded"
+    RELOADED = "reloaded"
+    UNCHANGED = "unchanged"
+    PLANNED = "planned"
+
+
+@dataclass(frozen=True)
+class ProgramReport:
+    """A program of a set and where it runs; ids are None while it is only planned.
+
+    *hook*, *mode* and *link* are None for a program that is not attached; *device* or *cgroup* says
+    where.
+    """
+
+    name: str
+    id: int | None = None
+    hook: str | None = None
+    device: str | None = None
+    mode: str | None = None
+    link: int | None = None
+    note: str = ""
+    cgroup: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        shown = {
+            "name": self.name,
+            "id": self.id,
+            "hook": self.hook,
+            "device": self.device,
+            "mode": self.mode,
+            "link": self.link,
+        }
+        shown |= {"note": self.note} if self.note else {}
+        return shown | ({"cgroup": self.cgroup} if self.cgroup else {})
+
+
+@dataclass(frozen=True)
+class MapReport:
+    """A map of a set, where it is pinned, what became of it and why, and how its contents came."""
+
+    name: str
+    id: int | None
+    path: Path
+    decision: Decision | None = None
+    reason: str = ""
+    migration: MigrationPlan | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        shown = {"name": self.name, "id": self.id, "path": str(self.path)}
+        if self.decision is None:
+            return shown
+        shown |= {"decision": self.decision.value, "reason": self.reason}
+        return shown | ({"migration": self.migration.to_json()} if self.migration else {})
+
+
+@dataclass(frozen=True)
+class HookReport:
+    """What became of one hook: *action* is `attach`, `update`, `detach` or `keep`.
+
+    *device* is where it is, `cgroup PATH` for a cgroup; *before* the id of the program that ran
+    there, None for none.
+    """
+
+    hook: str
+    device: str
+    action: str
+    program: str
+    link: int | None = None
+    before: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What one `load` did, or would do."""
+
+    result: LoadResult
+    set: str
+    path: Path
+    generation: int
+    programs: tuple[ProgramReport, ...] = ()
+    maps: tuple[MapReport, ...] = ()
+    hooks: tuple[HookReport, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def with_notes(self, notes: tuple[str, ...]) -> Self:
+        """Return the report with *notes* in front of its own."""
+        return dataclasses.replace(self, notes=(*notes, *self.notes)) if notes else self
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether nothing was done yet."""
+        return self.result is LoadResult.PLANNED
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {
+            "result": self.result.value,
+            "set": self.set,
+            "path": str(self.path),
+            "generation": self.generation,
+            "programs": [program.to_json() for program in self.programs],
+            "maps": [held.to_json() for held in self.maps],
+            "hooks": [hook.to_json() for hook in self.hooks],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class UnloadReport:
+    """What one `unload` removed, and which maps it left pinned."""
+
+    set: str
+    path: Path
+    devices: tuple[str, ...] = ()
+    kept_maps: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {
+            "result": "unloaded",
+            "set": self.set,
+            "kept_maps": list(self.kept_maps),
+            "notes": list(self.notes),
+        }
+
+
+# What `status` and `clean` found: frozen values with the form that `-o json` shows.
+
+
+@dataclass(frozen=True)
+class HeldHook:
+    """A hook of a set as it is found: *held* is `link` or `netlink`, *link* the link's id.
+
+    *link* is None where there is none, or this user may not open it.
+    """
+
+    hook: str
+    device: str
+    program: str
+    mode: str
+    held: str
+    link: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """One set as `status` sees it; *object* and *generation* are empty for a foreign one.
+
+    *metadata* is what the object says of itself in constants named `bpf_metadata_NAME`, by NAME.
+    *foreign* are the pins of others in its directory.
+    """
+
+    set: str
+    path: Path
+    state: SetState
+    reason: str = ""
+    object: str = ""
+    generation: int = 0
+    programs: tuple[ProgramReport, ...] = ()
+    maps: tuple[MapReport, ...] = ()
+    hooks: tuple[HeldHook, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    foreign: tuple[Path, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {
+            "set": self.set,
+            "path": str(self.path),
+            "state": self.state.value,
+            "reason": self.reason,
+            "object": self.object,
+            "generation": self.generation,
+            "programs": [program.to_json() for program in self.programs],
+            "maps": [held.to_json() for held in self.maps],
+            "hooks": [hook.to_json() for hook in self.hooks],
+            "metadata": dict(self.metadata),
+            "foreign": [str(path) for path in self.foreign],
+        }
+
+
+class ProblemKind(Enum):
+    """What `status` finds wrong."""
+
+    DEFUNCT_LINK = "defunct-link"
+    HALF_BUILT = "half-built"
+    FOLD_UNFINISHED = "fold-unfinished"
+    FOREIGN = "foreign"
+    PROGRAM_CHANGED = "program-changed"
+    PIN_MISSING = "pin-missing"
+    PIN_REPLACED = "pin-replaced"
+    MAP_DIFFERS = "map-differs"
+    NOT_SHARED = "not-shared"
+    OLD_MAP_HELD = "old-map-held"
+    ORPHAN = "orphan"
+    ACCESS = "access"
+    HELD_BY_NETLINK = "held-by-netlink"
+    ON_TRIAL = "on-trial"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be, and what to type against it."""
+
+    kind: ProblemKind
+    text: str
+    fix: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {"kind": self.kind.value, "text": self.text, "fix": self.fix}
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """All sets of a pin root, or the one asked for, and what is wrong with them."""
+
+    sets: tuple[SetReport, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    others: tuple[OtherProgram, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {
+            "sets": [found.to_json() for found in self.sets],
+            "problems": [problem.to_json() for problem in self.problems],
+            "others": [program.to_json() for program in self.others],
+        }
+
+
+class LeftoverKind(Enum):
+    """What `clean` removes."""
+
+    STAGE = "stage"  # what a dead command had begun
+    TRIAL = "trial"  # what was not confirmed in time
+    SET = "set"  # of a device that is gone
+    DIRECTORY = "directory"  # of a set that was unloaded, kept for pins of others
+    LINK = "link"
+    PROGRAM = "program"
+    MAP = "map"
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A leftover that was removed, or would be, and why."""
+
+    kind: LeftoverKind
+    path: Path
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {"kind": self.kind.value, "path": str(self.path), "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Left:
+    """What was looked at and left alone, and why."""
+
+    path: Path
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {"path": str(self.path), "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """What one `clean` removed, or would remove, and what it left although it looks unused."""
+
+    is_planned: bool
+    removed: tuple[Removed, ...] = ()
+    left: tuple[Left, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return {
+            "result": "planned" if self.is_planned else "cleaned",
+            "removed": [one.to_json() for one in self.removed],
+            "left": [one.to_json() for one in self.left],
+        }

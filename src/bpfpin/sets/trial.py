@@ -1,0 +1,495 @@
+"""What is on trial goes back when nobody confirmed it in time: who looks, and how it goes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bpfpin.errors import (
+    AttachError,
+    BpfError,
+    BusyError,
+    KeyNotFoundError,
+    NotBpffsError,
+    PinNotFoundError,
+    ProgramChangedError,
+    UnsafePathError,
+)
+from bpfpin.objects.maps.map import Map
+from bpfpin.pins import bpffs, names
+from bpfpin.pins.directory import Directory, unsafe_reason
+from bpfpin.pins.lock import locked
+from bpfpin.pins.manifest import Manifest, Record, read_manifest
+from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.transaction import Stage, next_generation, remove, signals_deferred
+from bpfpin.pins.trial import (
+    BEFORE,
+    CONFIRM,
+    MAP,
+    EntryChange,
+    Trial,
+    TrialPlace,
+    copy_generation,
+    end_trial,
+    read_trial,
+)
+from bpfpin.sets.live import read_own, recovered, reopen
+from bpfpin.sets.shared import map_ids, unshared
+from bpfpin.syscall.fd import Closing, Descriptor
+
+MODULE: Final = "bpfpin.sets.trial_process"
+_START_TIMEOUT_S: Final = 30.0
+_END_TIMEOUT_MS: Final = 10_000
+_START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the name
+_IDENTITY: Final = "bpfpin-trial"
+_IDENTITY_LINK: Final = f"/memfd:{_IDENTITY}"  # and " (deleted)", as /proc/PID/fd shows it
+_BPF_LINK: Final = "anon_inode:bpf_link"
+_IDENTITY_SIZE_MAX: Final = 4096
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MFD_NOEXEC_SEAL: Final = 0x8  # since Linux 6.3, where vm.memfd_noexec may ask for it
+_PROC: Final = Path("/proc")
+_LOCK_TIMEOUT_S: Final = 60.0
+
+
+# The small process that waits beside a change on trial: started, found again, ended.
+#
+# From its first instruction on it holds a sealed memory file that says which trial it belongs to.
+# Such a file belongs to the user who made it, and no other user can make one for him. So the
+# process is known by what it holds, whatever is left of the records, and nobody can have another
+# one ended.
+
+
+class Started(Closing):
+    """The waiting process that was just started.
+
+    Closing this tells the process that the command is over. It then looks whether the trial has
+    begun, and takes the change back at once if not. The death of the command says the same.
+    """
+
+    def __init__(self, pid: int, started: int, gate: Descriptor) -> None:
+        self.pid = pid
+        self.started = started
+        self._gate = gate
+
+    def close(self) -> None:
+        """Let the process go on by itself."""
+        self._gate.close()
+
+
+def start_waiting(
+    place: TrialPlace, token: str, deadline_ms: int, *, keeps: Sequence[int] = ()
+) -> Started:
+    """Start the process that takes the change back at the deadline.
+
+    It is a new interpreter in a session of its own. It holds the descriptors *keeps*, the file that
+    says what it is, and one end of a pipe until the command is over. It has read all the code it
+    needs when this returns.
+    """
+    with ExitStack() as opened:
+        try:
+            reading, writing = os.pipe()
+            waits_for = opened.enter_context(Descriptor(reading))
+            gate = opened.enter_context(Descriptor(writing))
+            identity = opened.enter_context(_identity_file(place, token))
+            # -P: as root, nothing is imported from a directory that happens to be the current one.
+            command = [sys.executable, "-P", "-m", MODULE, str(place.root.absolute())]
+            command += [place.parent, place.entry, token, str(deadline_ms)]
+            command += [str(waits_for.fileno()), *map(str, keeps)]
+            pid, started = _run(command, (waits_for.fileno(), identity.fileno(), *keeps))
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            words = str(getattr(error, "stdout", "") or error).strip()
+            raise BpfError(
+                "the process that would take it back could not be started, so nothing was changed:"
+                f" {words}"
+            ) from None
+        return Started(pid, started, Descriptor(gate.release()))
+
+
+def _run(command: Sequence[str], keeps: tuple[int, ...]) -> tuple[int, int]:
+    """Run the process, which leaves a child of its own behind; return pid and start of that."""
+    answer = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=keeps,
+        start_new_session=True,
+        timeout=_START_TIMEOUT_S,
+        check=True,
+        text=True,
+    ).stdout
+    pid, started = answer.split()
+    return int(pid), int(started)
+
+
+def _identity_file(place: TrialPlace, token: str) -> Descriptor:
+    """Return a sealed memory file that says which trial its holder waits beside."""
+    status = place.root.stat()
+    root = f"{status.st_dev}:{status.st_ino}"
+    text = {"root": root, "parent": place.parent, "entry": place.entry, "token": token}
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        identity = Descriptor(os.memfd_create(_IDENTITY, flags | _MFD_NOEXEC_SEAL))
+    except OSError:
+        identity = Descriptor(os.memfd_create(_IDENTITY, flags))
+    os.write(identity.fileno(), json.dumps(text).encode())
+    fcntl.fcntl(identity.fileno(), fcntl.F_ADD_SEALS, _SEALS)
+    return identity
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A process that waits beside the trial *entry* of *parent*, found by what it holds."""
+
+    pid: int
+    root: str
+    parent: str
+    entry: str
+    token: str
+    holds_link: bool = False
+
+
+def waiting_processes(root: Directory) -> Iterator[Waiting]:
+    """Yield the processes that wait beside trials below *root*, but not the calling one.
+
+    Those of another PID namespace are not seen.
+    """
+    status = root.status
+    here = f"{status.st_dev}:{status.st_ino}"
+    for entry in os.listdir(_PROC):  # noqa: PTH208 - on a large host a Path for each is slow
+        if entry.isdigit() and int(entry) != os.getpid():
+            process = _look_at(int(entry))
+            if process is not None and process.root == here:
+                yield process
+
+
+def _look_at(pid: int) -> Waiting | None:
+    """Return what the process *pid* waits beside, None if it is no waiting process of this user."""
+    with suppress(OSError, ValueError):
+        if not _is_named_so(pid):
+            return None
+        process = _PROC / str(pid)
+        descriptors = [(path, path.readlink()) for path in (process / "fd").iterdir()]
+        holds_link = any(str(target) == _BPF_LINK for _, target in descriptors)
+        for path, target in descriptors:
+            # The owner of a memory file is its maker; a user namespace does not change that.
+            if str(target).startswith(_IDENTITY_LINK) and path.stat().st_uid == os.geteuid():
+                with path.open() as file:
+                    record = Record.load(file.read(_IDENTITY_SIZE_MAX))
+                root, parent = record.text("root"), record.text("parent")
+                entry, token = record.text("entry"), record.text("token")
+                return Waiting(pid, root, parent, entry, token, holds_link)
+    return None
+
+
+def _is_named_so(pid: int) -> bool:
+    """Whether the command line is that of a waiting process; quick, for all are looked at."""
+    words = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY)
+    try:
+        return MODULE.encode() in os.read(words, _IDENTITY_SIZE_MAX)
+    finally:
+        os.close(words)
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None if it is gone."""
+    try:
+        words = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if words[0] in ("Z", "X") else int(words[_START_TIME_FIELD])
+
+
+def is_waiting(trial: Trial) -> bool:
+    """Whether the process of the trial is alive."""
+    return start_time(trial.pid) == trial.started
+
+
+def end_waiting(trial: Trial) -> None:
+    """End the process of a trial that is over, and wait until it has let go of what it held.
+
+    Its record must be gone: from then on the process has nothing to do and nothing to lose.
+    """
+    if trial.pid != os.getpid():
+        _kill(trial.pid, lambda: is_waiting(trial))
+
+
+def end_process(process: Waiting) -> None:
+    """End a waiting process that was found, and wait until it has let go of what it held."""
+    _kill(process.pid, lambda: _look_at(process.pid) == process)
+
+
+def _kill(pid: int, is_still: Callable[[], bool]) -> None:
+    """Kill the process that has the number *pid* if it is still the one that is meant.
+
+    One that cannot be killed takes nothing back: there is no trial of it any more.
+    """
+    with suppress(OSError), Descriptor(os.pidfd_open(pid)) as process:
+        if is_still():
+            signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
+            poll = select.poll()
+            poll.register(process.fileno(), select.POLLIN)
+            poll.poll(_END_TIMEOUT_MS)
+
+
+def trial_at(place: TrialPlace) -> Trial | None:
+    """Return what is on trial there, None if nothing is; takes no lock."""
+    with (
+        suppress(PinNotFoundError, UnsafePathError),
+        Directory.open(place.root) as root,
+        root.child(place.parent) as parent,
+    ):
+        # Anybody may make a directory of that name in a bpffs of mode 1777, and trials in it.
+        return None if unsafe_reason(parent.status) else read_trial(parent, place.entry)
+    return None
+
+
+def trial_of(found: PinSet) -> Trial | None:
+    """Return what of a set is on trial, None if nothing is."""
+    return trial_at(TrialPlace(found.path.parent, found.path.name)) if found.is_readable else None
+
+
+def describe_trial(trial: Trial, shown: str) -> str:
+    """Return what is to be told of a trial; *shown* is the set or device as it is typed."""
+    if is_overdue(trial):
+        return (
+            f"{trial.what} {_why_over(trial)}: the next command that changes {shown}"
+            " puts back what was before"
+        )
+    return (
+        f"{trial.what} is on trial, and goes back in {trial.left_s:.0f} seconds;"
+        f" to keep it: bpfpin confirm {shown}"
+    )
+
+
+def is_overdue(trial: Trial) -> bool:
+    """Whether it cannot be confirmed any more.
+
+    The deadline passed, links ended with their process, or it never began: the lock must be held to
+    know that the command is not still at it.
+    """
+    is_ended = bool(trial.links) and not is_waiting(trial)
+    return not trial.is_begun or trial.is_late or is_ended
+
+
+def _why_over(trial: Trial) -> str:
+    if not trial.is_begun:
+        return "was not completed by the command that put it on trial"
+    return "was not confirmed in time"
+
+
+def settle(root: Directory, place: TrialPlace) -> tuple[str, ...]:
+    """Put back what is overdue, and return what is to be told of it; the lock must be held.
+
+    Processes that wait beside nothing are ended, and what is left of trials that are over goes.
+    `BusyError` if something is on trial that can still be confirmed. For every command that is
+    about to change what is there, after `recovered`.
+    """
+    told = end_orphans(root)
+    with suppress(PinNotFoundError), root.child(place.parent) as parent:
+        trial = read_trial(parent, place.entry)
+        if trial is not None:
+            told += _settle(root, place, trial)
+        else:
+            _forget(parent, place)
+    return told
+
+
+def settle_set(root: Directory, name: str) -> tuple[str, ...]:
+    """Do what `settle` does for the set in the directory *name*."""
+    return settle(root, TrialPlace(root.path, name))
+
+
+def _forget(parent: Directory, place: TrialPlace) -> None:
+    """Remove what is left of a trial that is over; what is not ours stays."""
+    with suppress(UnsafePathError):
+        if place.set:
+            read_manifest(parent)
+        end_trial(parent, place.entry)
+
+
+def orphans(root: Directory) -> tuple[Waiting, ...]:
+    """Return the processes that wait beside a trial that is not there any more.
+
+    Only while the lock is held it is sure that no command is about to write the record.
+    """
+    return tuple(process for process in waiting_processes(root) if not _has_trial(root, process))
+
+
+def end_orphans(root: Directory) -> tuple[str, ...]:
+    """End the `orphans`, and return what is to be told of them; the lock must be held."""
+    told = []
+    for process in orphans(root):
+        end_process(process)
+        if process.holds_link:
+            told.append(f"{describe_orphan(process)}: it was ended")
+    return tuple(told)
+
+
+def end_orphans_below(pin_root: Path, *, lock_timeout_s: float) -> None:
+    """Do what `end_orphans` does where no set was found; what cannot be changed is left."""
+    with (
+        suppress(BpfError),
+        bpffs.open_to_change(pin_root) as root,
+        locked(root, timeout_s=lock_timeout_s),
+    ):
+        end_orphans(root)
+
+
+def describe_orphan(process: Waiting) -> str:
+    """Return what is to be told of a process that waits beside a trial that is over."""
+    holds = "still holds the link of" if process.holds_link else "still waits beside"
+    return f"process {process.pid} {holds} a trial that is over"
+
+
+def _has_trial(root: Directory, process: Waiting) -> bool:
+    with suppress(PinNotFoundError, UnsafePathError), root.child(process.parent) as parent:
+        trial = read_trial(parent, process.entry)
+        return trial is not None and trial.token == process.token
+    return False
+
+
+def _settle(root: Directory, place: TrialPlace, trial: Trial) -> tuple[str, ...]:
+    if is_overdue(trial):
+        return (put_back(root, place, trial),)
+    shown = shown_name(place, trial)
+    raise BusyError(
+        f"{shown} is on trial: {trial.what} goes back in {trial.left_s:.0f} seconds",
+        holder=f"pid {trial.pid}",
+        hint=f"keep it: bpfpin confirm {shown}; or wait until it went back",
+    )
+
+
+def shown_name(place: TrialPlace, trial: Trial) -> str:
+    """Return what the user calls what is on trial: its set, or its device."""
+    return names.display_name(place.set) if place.set else trial.device
+
+
+def expire(place: TrialPlace, token: str) -> None:
+    """Put back what is on trial there under *token*, if it still is: nobody has confirmed it."""
+    try:
+        root = bpffs.open_to_change(place.root)
+    except (PinNotFoundError, NotBpffsError):  # unmounted, and all that ran with it
+        return
+    with root, locked(root, timeout_s=_LOCK_TIMEOUT_S):
+        if place.set:
+            recovered(root, place.set)
+        with suppress(PinNotFoundError), root.child(place.parent) as parent:
+            trial = read_trial(parent, place.entry)
+            if trial is None:  # there may be the room for one, of a command that was killed
+                _forget(parent, place)
+            elif trial.token == token:
+                put_back(root, place, trial)
+
+
+def put_back(root: Directory, place: TrialPlace, trial: Trial) -> str:
+    """Take the change back and return what is to be told; the lock must be held.
+
+    What somebody else changed meanwhile is left as it is: then only the trial ends.
+    """
+    with signals_deferred():
+        try:
+            if trial.change is not None:
+                _put_entry_back(root, place, trial.change)
+            else:
+                _put_generation_back(root, place.set)
+            told = f"{trial.what} {_why_over(trial)}: what was before is back"
+        except (ProgramChangedError, AttachError) as error:
+            told = f"{trial.what} was not confirmed, but cannot go back: {error.message}"
+        with suppress(PinNotFoundError), root.child(place.parent) as parent:
+            now = read_trial(parent, place.entry)
+            if now is not None and now.token == trial.token:
+                end_trial(parent, place.entry)
+        end_waiting(trial)
+    return told
+
+
+def _put_entry_back(root: Directory, place: TrialPlace, change: EntryChange) -> None:
+    with (
+        root.child(place.parent) as parent,
+        parent.child(place.entry) as room,
+        Map.from_pin(room.path / MAP) as held,
+        suppress(KeyNotFoundError),
+    ):
+        if held.lookup_bytes(change.key) != change.new:
+            return  # somebody chose another one since
+        if change.old is None:
+            held.delete_bytes(change.key)
+        else:
+            held.update_bytes(change.key, change.old)
+
+
+def _put_generation_back(root: Directory, name: str) -> None:
+    live = read_own(root.path, name)
+    if live is None or live.manifest is None:
+        return
+    before = _manifest_before(root, name)
+    left = [pin for pin in live.manifest.outside if before is None or pin not in before.outside]
+    unused, _ = unshared(root.path, [live], map_ids(live, left))
+    if before is None:
+        remove(root, name, reopen, unused)
+        return
+    with next_generation(root, name, reopen) as stage:
+        _Return(root, live, before).build(stage)
+        for pin, map_id in unused.items():
+            stage.unshare(pin, map_id)
+
+
+def _manifest_before(root: Directory, name: str) -> Manifest | None:
+    """Return the manifest of the generation that a load replaced, None if there was none."""
+    with root.child(name) as directory, directory.child(CONFIRM) as room:
+        if not room.has(BEFORE):
+            return None
+        with room.child(BEFORE) as before:
+            return read_manifest(before)
+
+
+class _Return:
+    """The generation before as the next one."""
+
+    def __init__(self, root: Directory, live: PinSet, before: Manifest) -> None:
+        self._root = root
+        self._live = live
+        self._before = before
+
+    def build(self, stage: Stage) -> None:
+        """Give *stage* what the set had, and say which programs leave which hooks."""
+        name = self._live.name
+        with ExitStack() as opened:
+            directory = opened.enter_context(self._root.child(name))
+            room = opened.enter_context(directory.child(CONFIRM))
+            before = opened.enter_context(room.child(BEFORE))
+            built = opened.enter_context(self._root.child(names.stage_name(name)))
+            copy_generation(before, built)
+            built.unlink(names.MANIFEST)
+        for link, program in self._moved():
+            if leaving := self._live.open_program(program):
+                with leaving:
+                    stage.pin_previous(link, leaving)
+        assert self._live.manifest is not None
+        generation = self._live.manifest.generation + 1
+        stage.write_manifest(
+            dataclasses.replace(self._before, generation=generation, time=int(time.time()))
+        )
+
+    def _moved(self) -> list[tuple[str, str]]:
+        """Return the hooks that were there before, with the programs that they run now."""
+        assert self._live.manifest is not None
+        there = {record.link for record in self._before.hooks}
+        return [
+            (record.link, record.program)
+            for record in self._live.manifest.hooks
+            if record.link in there
+        ]

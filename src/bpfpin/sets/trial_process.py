@@ -1,0 +1,104 @@
+"""The process that waits beside a change on trial and takes it back: `start` starts it.
+
+It is told what is on trial by its place in bpffs and a token, waits without holding anything open
+there, and looks again at the deadline: what was confirmed meanwhile is no longer there. SIGTERM,
+SIGINT and SIGHUP make it look at once, so that the end of a login session takes the change back.
+
+The command that started it holds the other end of a pipe until it is over. If the trial has not
+begun by then, the command failed or was killed: the change is taken back at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from bpfpin.errors import BpfError
+from bpfpin.pins.trial import Trial, TrialPlace, now_ms
+from bpfpin.sets.trial import expire, start_time, trial_at
+
+_WAKING: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_ATTEMPTS: Final = 600  # one a second, for a lock that somebody holds
+_NAP_MAX_S: Final = 5.0  # between looks; also, the timer stands still in suspend
+_LOOK_MS: Final = 100  # how often signals are looked for while the command is at it
+
+
+def main(words: Sequence[str]) -> None:
+    """Leave the caller, say so on stdout, wait for the deadline, and take the change back."""
+    root, parent, entry, token, deadline_ms, gate, *links = words
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
+    if os.fork():
+        os._exit(0)
+    with suppress(OSError):  # the caller is dead already, which the pipe says, too
+        os.write(1, f"{os.getpid()} {start_time(os.getpid())}".encode())
+    _let_go()
+    place = TrialPlace(Path(root), parent, entry)
+    trial = _begun(int(gate), place, token, int(deadline_ms))
+    if trial is not None:
+        _wait(place, trial)
+    for link in links:  # which detaches, whoever has the lock that going back needs
+        os.close(int(link))
+    _expire(place, token)
+
+
+def _let_go() -> None:
+    """Give up the directory and the streams that we came with."""
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    os.close(nothing)
+
+
+def _begun(gate: int, place: TrialPlace, token: str, deadline_ms: int) -> Trial | None:
+    """Wait until the command is over, and return the trial if it has begun.
+
+    A command that stands still does not keep the change beyond its own deadline.
+    """
+    poll = select.poll()
+    poll.register(gate, select.POLLIN)
+    while not poll.poll(_LOOK_MS):
+        if now_ms() >= deadline_ms or signal.sigtimedwait(_WAKING, 0):
+            return None
+    os.close(gate)
+    trial = _own_trial(place, token)
+    return trial if trial is not None and trial.is_begun else None
+
+
+def _own_trial(place: TrialPlace, token: str) -> Trial | None:
+    trial = None
+    with suppress(BpfError):
+        trial = trial_at(place)
+    return trial if trial is not None and trial.token == token else None
+
+
+def _wait(place: TrialPlace, trial: Trial) -> None:
+    """Wait for the deadline, for a signal, or for the end of the trial by any other hand.
+
+    Whoever confirms ends this process; but he may be killed before, or the set be removed by hand.
+    """
+    while (left_ms := trial.deadline_ms - now_ms()) > 0:
+        if signal.sigtimedwait(_WAKING, min(left_ms / 1000, _NAP_MAX_S)):
+            return
+        if _own_trial(place, trial.token) is None:
+            return
+
+
+def _expire(place: TrialPlace, token: str) -> None:
+    for _ in range(_ATTEMPTS):
+        try:
+            expire(place, token)
+        except BpfError:
+            signal.sigtimedwait(_WAKING, 1.0)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,156 @@
+"""The programs that are generated, as far as that shows without a kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from bpfpin import assembler as a
+from bpfpin.btf.layout import Place
+from bpfpin.btf.types import Function
+from bpfpin.migration import fold_program
+from bpfpin.migration.fold import FoldSpec, Step
+from bpfpin.migration.fold_program import Fold, Phase, Sweep
+from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.request import Rule
+from bpfpin.spec import FunctionSpec
+from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.uapi import FuncId, MapType, ProgramFlag, ProgramType
+
+HASH = Shape(MapType.HASH, 4, 16, 100)
+PER_CPU = Shape(MapType.PERCPU_HASH, 4, 16, 100)
+MOVES = [Move("packets", Place(0, 8), Place(8, 8)), Move("bytes", Place(8, 4), Place(0, 4))]
+FOLD = Fold(HASH, HASH, MOVES)
+
+
+def each_of(fold: Fold) -> FunctionSpec:
+    """Return the function that is called for each entry."""
+    _, each = fold_program.fold_program(fold).functions
+    return each
+
+
+def maps_of(fold: Fold) -> set[str]:
+    """Return the maps that the program names."""
+    functions = fold_program.fold_program(fold).functions
+    return {one.target for function in functions for one in function.references} - {"fold_entry"}
+
+
+def helpers_of(fold: Fold) -> set[FuncId]:
+    """Return the helpers that the program calls."""
+    functions = fold_program.fold_program(fold).functions
+    calls = (one for function in functions for one in function.instructions if one.opcode == 0x85)
+    return {FuncId(one.imm) for one in calls}
+
+
+def atomics_of(fold: Fold) -> list[int]:
+    """Return the atomic operations, as their `imm` says."""
+    codes = a.ATOMIC.values()
+    return [one.imm for one in each_of(fold).instructions if one.opcode in codes]
+
+
+def test_a_fold_is_a_program_that_user_space_runs() -> None:
+    program = fold_program.fold_program(FOLD)
+
+    assert program.type is ProgramType.SYSCALL
+    assert program.program_flags == ProgramFlag.SLEEPABLE
+    assert [function.type_id for function in program.functions] == [3, 4]
+
+
+def test_its_types_are_two_functions() -> None:
+    types = fold_program.fold_types()
+
+    assert [types.ref(number).name for number in (3, 4)] == ["fold", "fold_entry"]
+    assert all(isinstance(types[number], Function) for number in (3, 4))
+
+
+def test_each_counter_is_taken_once_and_added_once() -> None:
+    taken_and_added = [a.ATOMIC_EXCHANGE, a.ATOMIC_ADD]
+
+    assert atomics_of(FOLD) == 2 * taken_and_added
+
+
+@pytest.mark.parametrize(
+    ("rule", "operations"),
+    [
+        (Rule.KEEP_OLD, []),
+        (Rule.KEEP_NEW, [a.ATOMIC_COMPARE_EXCHANGE]),
+        (Rule.MAX, [a.ATOMIC_COMPARE_EXCHANGE]),
+        (Rule.MIN, [a.ATOMIC_COMPARE_EXCHANGE]),
+    ],
+)
+def test_other_rules_leave_the_old_number_where_it_is(rule: Rule, operations: list[int]) -> None:
+    moves = [dataclasses.replace(MOVES[0], rule=rule)]
+
+    assert atomics_of(dataclasses.replace(FOLD, moves=moves)) == operations
+
+
+def test_inserting_moves_nothing() -> None:
+    fold = dataclasses.replace(FOLD, phase=Phase.INSERT)
+
+    assert atomics_of(fold) == []
+    assert FuncId.map_update_elem in helpers_of(fold)
+
+
+def test_a_key_is_looked_for_first_only_where_inserting_may_evict_another() -> None:
+    lru = dataclasses.replace(HASH, type=MapType.LRU_HASH)
+    looked_up = [
+        sum(ref.target == fold_program.NEW for ref in each_of(fold).references)
+        for fold in (Fold(HASH, new, MOVES, phase=Phase.INSERT) for new in (HASH, lru))
+    ]
+
+    assert looked_up == [1, 2]
+
+
+def test_a_part_is_walked_by_its_keys() -> None:
+    assert maps_of(FOLD) == {"old", "new", "start"}
+    assert maps_of(dataclasses.replace(FOLD, sweep=Sweep.PART)) == {"old", "new", "start", "keys"}
+
+
+def test_the_values_of_all_cpus_are_asked_for_one_by_one() -> None:
+    assert FuncId.map_lookup_percpu_elem in helpers_of(Fold(PER_CPU, HASH, MOVES, cpus=4))
+    assert FuncId.map_lookup_percpu_elem not in helpers_of(Fold(PER_CPU, PER_CPU, MOVES))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "steps"),
+    [
+        (HASH, HASH, {Step.INSERT, Step.MOVE}),
+        (HASH, PER_CPU, {Step.MOVE}),
+        (PER_CPU, HASH, {Step.INSERT, Step.GATHER}),
+        (PER_CPU, PER_CPU, {Step.MOVE, Step.GATHER}),
+    ],
+)
+def test_each_pair_of_shapes_takes_the_steps_it_needs(
+    old: Shape, new: Shape, steps: set[Step]
+) -> None:
+    programs = FoldSpec(old, new, MOVES, bytes(16)).programs()
+
+    assert set(programs) == steps
+    assert all(
+        fold.cpus == possible_cpus() * (step is Step.GATHER) for step, fold in programs.items()
+    )
+
+
+def test_where_each_cpu_keeps_its_own_only_counters_are_gathered() -> None:
+    moves = [*MOVES, Move("last", Place(12, 4), Place(4, 4), Rule.KEEP_NEW)]
+    programs = FoldSpec(PER_CPU, PER_CPU, moves, bytes(16)).programs()
+
+    assert programs[Step.MOVE].moves == moves
+    assert programs[Step.GATHER].moves == MOVES
+
+
+@pytest.mark.parametrize(
+    ("entries", "members", "sweep"),
+    [
+        (1000, 2, Sweep.WHOLE),
+        (50_000, 2, Sweep.WHOLE),
+        (100_000, 2, Sweep.PART),
+        (10_000, 250, Sweep.PART),
+        (0, 250, Sweep.WHOLE),
+    ],
+)
+def test_what_takes_long_is_done_in_parts(entries: int, members: int, sweep: Sweep) -> None:
+    moves = [MOVES[0]] * members
+
+    assert FoldSpec(HASH, HASH, moves, bytes(16), entries=entries).sweep is sweep

@@ -1,0 +1,44 @@
+"""Shapes of maps, and how keys are spread for the programs that walk them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bpfpin.btf.layout import Place
+from bpfpin.migration.fold import spread
+from bpfpin.migration.fold_member import is_atomic
+from bpfpin.migration.members import ARRAYS, HASHES, Move, Shape
+from bpfpin.uapi import MapType
+
+
+def test_a_shape_knows_whether_cpus_have_values_of_their_own() -> None:
+    per_cpu = {kind for kind in ARRAYS | HASHES if Shape(kind, 4, 8, 1).is_per_cpu}
+
+    assert per_cpu == {MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH}
+    assert {kind for kind in ARRAYS | HASHES if Shape(kind, 4, 8, 1).is_array} == ARRAYS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_whole"),
+    [
+        (Place(0, 8), Place(8, 8), True),
+        (Place(4, 4), Place(8, 8), True),
+        (Place(4, 8), Place(8, 8), False),
+        (Place(0, 8), Place(2, 4), False),
+        (Place(0, 2), Place(0, 8), False),
+        (Place(0, 8), Place(0, 1), False),
+    ],
+)
+def test_only_aligned_numbers_of_four_and_eight_bytes_are_atomic(
+    old: Place, new: Place, *, is_whole: bool
+) -> None:
+    assert is_atomic(Move("it", old, new)) is is_whole
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 8), (4, 8), (6, 8), (8, 8), (12, 16), (13, 16)])
+def test_keys_are_spread_over_elements_of_eight_bytes(size: int, stride: int) -> None:
+    keys = [bytes(range(16 * number, 16 * number + size)) for number in range(1, 6)]
+    into = bytearray(stride * 7)
+    spread(memoryview(b"".join(keys)), size, memoryview(into), stride)
+
+    assert into == b"".join(key.ljust(stride, b"\0") for key in keys) + bytes(2 * stride)

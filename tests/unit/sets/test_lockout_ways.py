@@ -1,0 +1,56 @@
+"""The ssh sessions that a process and its ancestors say they are in."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from bpfpin.sets.lockout.ways import SshSession, ssh_sessions
+
+
+@pytest.fixture(autouse=True)
+def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may be in one."""
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+
+
+def process(proc: Path, pid: int, parent: int, *environment: str) -> None:
+    """Make the files of a process; its name is a nasty one."""
+    folder = proc / str(pid)
+    folder.mkdir()
+    (folder / "stat").write_text(f"{pid} (a) b (c) S {parent} 1 1 0\n")
+    (folder / "environ").write_bytes(b"".join(os.fsencode(one) + b"\0" for one in environment))
+
+
+def test_the_session_of_an_ancestor_is_found(tmp_path: Path) -> None:
+    process(tmp_path, os.getpid(), 20, "HOME=/root")
+    process(tmp_path, 20, 10, "SUDO_UID=1000")
+    process(tmp_path, 10, 1, "SSH_CONNECTION=198.51.100.9 50000 192.0.2.1 22", "HOME=/home/me")
+
+    assert ssh_sessions(tmp_path) == [SshSession("198.51.100.9", ip_address("192.0.2.1"))]
+
+
+def test_a_session_told_by_several_is_one(tmp_path: Path) -> None:
+    told = "SSH_CONNECTION=fe80::9%eth0 50000 fe80::1%eth0 22"
+    process(tmp_path, os.getpid(), 20, told)
+    process(tmp_path, 20, 1, told)
+
+    assert ssh_sessions(tmp_path) == [SshSession("fe80::9%eth0", ip_address("fe80::1"))]
+
+
+@pytest.mark.parametrize(
+    "told", ["", "UNKNOWN 65535 UNKNOWN 65535", "192.0.2.1", "a b c d", "1.2.3.4 1 999.1.1.1 22"]
+)
+def test_what_is_no_session_counts_for_nothing(tmp_path: Path, told: str) -> None:
+    process(tmp_path, os.getpid(), 1, f"SSH_CONNECTION={told}")
+
+    assert ssh_sessions(tmp_path) == []
+
+
+def test_ancestors_in_a_circle_are_walked_once_and_no_more(tmp_path: Path) -> None:
+    process(tmp_path, os.getpid(), os.getpid(), "HOME=/root")
+
+    assert ssh_sessions(tmp_path) == []
