@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from bpfpin import assembler as a
-from bpfpin.analysis.users import users_of_programs, users_of_specs
+from bpfpin.analysis.follow import users_of_programs, users_of_specs
 from bpfpin.analysis.uses import User
 from bpfpin.assembler import Assembler
 from bpfpin.btf.types import Struct

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bpfpin.apps.check.check import check
-from bpfpin.cli.check.command import shown_progress
+from bpfpin.cli.check import shown_progress
 from bpfpin.cli.output import Output
 from support.here import run_here
 from support.objects import compiled
@@ -96,7 +96,7 @@ def test_the_table_of_one_object_has_all_its_parts() -> None:
 def test_of_many_variables_the_rest_is_shown_when_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bpfpin.cli.check.tables.MOST_VARIABLES", 2)
+    monkeypatch.setattr("bpfpin.cli.check.MOST_VARIABLES", 2)
     short = run_here("check", compiled("globals")).stdout
     long = run_here("check", compiled("globals"), "-v").stdout
 

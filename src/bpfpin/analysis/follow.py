@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from bpfpin.analysis import listing
 from bpfpin.analysis.facts import (
     ANY,
     ANYTHING,
@@ -28,8 +29,12 @@ from bpfpin.analysis.facts import (
 )
 from bpfpin.analysis.listing import Listing
 from bpfpin.analysis.memory import call_helper, load, store
-from bpfpin.analysis.uses import Notes, Use
+from bpfpin.analysis.uses import UNUSED, Notes, Use, User
 from bpfpin.insn import CALL, EXIT, Instruction
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
+from bpfpin.objects.programs.xlated import xlated
+from bpfpin.spec import ProgramSpec
 
 _ADD, _SUBTRACT, _MOVE = 0x00, 0x10, 0xB0
 _REGISTER: Final = 0x08
@@ -43,11 +48,12 @@ _IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
 _LOADS, _LEGACY, _STORES, _ALU = (0x01,), (0x00,), (0x02, 0x03), (0x04, 0x07)
 _LONG_JUMP: Final = 0x06
 _SAVED: Final = range(6, 10)
+Users = dict[str, tuple[User, ...]]
+_HIDDEN = "is not shown by the kernel (it takes CAP_SYSLOG, or kernel.kptr_restrict at 0)"
+_UNSEEN = "has it, and what the kernel shows of it does not say what for"
 
 
 # Moves between registers, sums and differences, as far as maps are concerned.
-
-
 def follow(insn: Instruction, state: State, per_cpu: frozenset[str]) -> None:
     """Follow one instruction of the classes ALU and ALU64."""
     what = state.registers[insn.src] if insn.opcode & _REGISTER else number(insn.imm)
@@ -244,3 +250,29 @@ def _learn(state: State, register: int, *, is_null: bool) -> None:
     state.registers[register] = frozenset(
         Fact(Kind.MISSED, one.map) if one.kind in POINTERS else one for one in facts
     )
+
+
+# The programs that use maps, by map: those of an object file, and those that are loaded.
+
+
+def users_of_specs(programs: Iterable[ProgramSpec]) -> Users:
+    """Return what programs of an object file do to each map, by the map's name."""
+    found: dict[str, list[User]] = defaultdict(list)
+    for program in programs:
+        for name, use in uses(listing.of_spec(program)).items():
+            found[name].append(User.of_spec(program, use))
+    return {name: tuple(users) for name, users in found.items()}
+
+
+def users_of_programs(programs: Iterable[Program], maps: Mapping[str, Map]) -> Users:
+    """Return what loaded programs do to each of *maps*, by the name that it has there."""
+    names = {held.id: name for name, held in maps.items()}
+    per_cpu = frozenset(name for name, held in maps.items() if held.is_per_cpu)
+    found: dict[str, list[User]] = defaultdict(list)
+    for program in programs:
+        info, code = program.info, xlated(program.fd)
+        used = uses(listing.of_kernel(code, names, per_cpu)) if code else {}
+        for name in (names[id_] for id_ in info.map_ids if id_ in names):
+            unknown = replace(UNUSED, unknown=(_UNSEEN if code else _HIDDEN,))
+            found[name].append(User.of_info(info, used.get(name, unknown)))
+    return {name: tuple(users) for name, users in found.items()}

@@ -14,14 +14,14 @@ import click
 
 from bpfpin.cli.context import Settings, global_option, output_of
 from bpfpin.cli.group import Group, Verb, need_a_verb
+from bpfpin.cli.help import show_version
 from bpfpin.cli.output import JSON, NDJSON, TABLE, Terminated
-from bpfpin.cli.version import show_version
 from bpfpin.errors import ExitCode
 
 COMMANDS = {
     "demo": Verb("bpfpin.cli.demo", "The whole story on a throw-away lab."),
     "doctor": Verb("bpfpin.cli.doctor", "What this kernel, user, bpffs and device allow."),
-    "check": Verb("bpfpin.cli.check.command", "Read and verify objects, attach and pin nothing."),
+    "check": Verb("bpfpin.cli.check", "Read and verify objects, attach and pin nothing."),
     "load": Verb("bpfpin.cli.load", "Load an object, attach it, pin its maps."),
     "unload": Verb("bpfpin.cli.unload", "Detach and unpin."),
     "status": Verb("bpfpin.cli.status", "What is loaded and attached, and what is wrong."),
@@ -33,9 +33,11 @@ COMMANDS = {
     "compile": Verb("bpfpin.cli.compile", "C to a BPF object."),
     "graph": Verb("bpfpin.cli.graph.command", "Who shares what: devices, programs, maps, pins."),
     "map": Verb("bpfpin.cli.map.command", "Any map on the host: list, show, get, set, dump."),
-    "completion": Verb("bpfpin.cli.completion", "Print the completion script of a shell."),
-    "help": Verb("bpfpin.cli.help", "Show the help of a verb."),
-    "version": Verb("bpfpin.cli.version", "Show the version."),
+    "completion": Verb(
+        "bpfpin.cli.help:completion_command", "Print the completion script of a shell."
+    ),
+    "help": Verb("bpfpin.cli.help:help_command", "Show the help of a verb."),
+    "version": Verb("bpfpin.cli.help:version_command", "Show the version."),
 }
 # Set by the scripts that `bpfpin completion` prints, as click has it.
 COMPLETE = "_BPFPIN_COMPLETE"

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bpfpin.host import objects as kernel_objects
-from bpfpin.host.attachments import Attachment, DeviceWalk
-from bpfpin.host.cgroups import CgroupWalk, word
+from bpfpin.host.attachments import Attachment, CgroupWalk, DeviceWalk, word
 from bpfpin.host.graph import ELSEWHERE, Edge, EdgeKind, Graph, Node, NodeKind
 from bpfpin.host.objects import Contained, Objects
 from bpfpin.host.pins import Pin, all_pins, set_names, set_of

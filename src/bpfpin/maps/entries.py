@@ -44,7 +44,7 @@ _ALIKE_TOLD: Final = 8
 
 
 class ChangeGuard(Protocol):
-    """Looks at a change of a map before it is made; `bpfpin.sets.map_guard` has the one we use."""
+    """Looks at a change of a map before it is made; `bpfpin.sets.guard` has the one we use."""
 
     def require_way_back(self, bpf_map: Map, what: str, change: Callable[[Map], object], /) -> None:
         """Raise `UsageError` if *change*, called *what*, would cut the user's way to this host."""

@@ -23,8 +23,7 @@ from bpfpin.objfile.elf.file import SHF_ALLOC, Elf, SymbolType
 from bpfpin.objfile.elf.records import MAX_BTF_BYTES, MAX_FILE_BYTES, check_limit
 from bpfpin.objfile.externs import config_map, config_size, config_variables, read_externs
 from bpfpin.objfile.functions import Functions
-from bpfpin.objfile.program_code import CodeReader
-from bpfpin.objfile.programs import ProgramReader
+from bpfpin.objfile.programs import CodeReader, ProgramReader
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)

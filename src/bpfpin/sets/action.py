@@ -32,8 +32,8 @@ from bpfpin.pins.trial import (
     make_room,
 )
 from bpfpin.sets.action_map import Subject, find_subject, own_devices
+from bpfpin.sets.guard import require_way_back, unset_verdict
 from bpfpin.sets.live import recovered
-from bpfpin.sets.map_guard import require_way_back, unset_verdict
 from bpfpin.sets.trial import end_waiting, put_back, settle, start_waiting
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import UpdateFlag, XdpAction

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.apps.check.check import check, sources_in
+from bpfpin.apps.check.check import check, lacking, sources_in
 from bpfpin.apps.check.report import CheckReport, Outcome, Summary, reason_of
-from bpfpin.apps.check.verify import lacking
 from bpfpin.errors import (
     LimitError,
     NotSupportedError,

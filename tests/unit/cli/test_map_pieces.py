@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfpin.cli.map.rows import cell, json_rows, lines, write_document, write_lines
+from bpfpin.cli.map.dump import cell, json_rows, lines, write_document, write_lines
 from bpfpin.cli.output import Output, to_json
 from bpfpin.errors import LimitError
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import PinNotFoundError
-from bpfpin.host.around import around
-from bpfpin.host.graph import Graph
+from bpfpin.host.graph import Graph, around
 from support.graphs import (
     attached,
     bpf_map,

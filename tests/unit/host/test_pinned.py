@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.host import cgroups, pins
+from bpfpin.host import attachments, pins
 from bpfpin.host.pins import DEPTH_MAX, BpffsWalk
 from bpfpin.syscall import fs
 
@@ -103,12 +103,12 @@ def test_cgroups_are_walked_to_any_depth_and_to_a_limit(
     dig(place, 1500)
     notes: list[str] = []
 
-    found = [node.name for _, node in cgroups._cgroups(notes)]
+    found = [node.name for _, node in attachments._cgroups(notes)]
     assert found[:3] == ["/", "/d", "/d/d"]
     assert len(found) > 1100  # until its path is longer than the kernel takes
     assert found[-2:] == ["/web", "/web/blue"]
     assert notes == []
 
-    monkeypatch.setattr(cgroups, "CGROUPS_MAX", 10)
-    assert len(list(cgroups._cgroups(notes))) == 10
+    monkeypatch.setattr(attachments, "CGROUPS_MAX", 10)
+    assert len(list(attachments._cgroups(notes))) == 10
     assert notes == ["this host has more than 10 cgroups; the rest was not looked at"]

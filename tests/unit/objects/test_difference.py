@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfpin.objects.maps.difference import STRETCH, Rows, difference
+from bpfpin.objects.maps.watch import STRETCH, Rows, difference
 
 ENTRIES = st.dictionaries(st.integers(0, 60), st.integers(0, 2))
 ORDERS = st.randoms(use_true_random=False)

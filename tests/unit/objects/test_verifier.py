@@ -8,8 +8,7 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import SyscallError, VerifierError
 from bpfpin.objects.verifier import Place, Places, printable, unknown_helper
-from bpfpin.objects.verifier.log import parse, telling_line
-from bpfpin.objects.verifier.report import refusal
+from bpfpin.objects.verifier.report import parse, refusal, telling_line
 from bpfpin.objects.verifier.table import Cause
 from bpfpin.spec import LineInfo
 

@@ -11,9 +11,8 @@ from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.cli.output import JSON, TABLE, Color
-from bpfpin.host.around import around
 from bpfpin.host.collect import graph
-from bpfpin.host.graph import Graph
+from bpfpin.host.graph import Graph, around
 from bpfpin.sets.place import load_lines
 from bpfpin.sets.split_brain import Finding, findings
 

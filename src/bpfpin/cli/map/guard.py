@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 
 from bpfpin.cli.context import Context
-from bpfpin.sets.map_guard import MapGuard
+from bpfpin.sets.guard import MapGuard
 
 force_option = click.option(
     "--force", is_flag=True, help="Also what would cut the way you came in by."

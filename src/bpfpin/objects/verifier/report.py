@@ -10,18 +10,238 @@ from dataclasses import dataclass
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import ObjectFileError, SyscallError, VerifierError
 from bpfpin.objects.verifier.attempt import printable
-from bpfpin.objects.verifier.log import ParsedLog, parse
 from bpfpin.objects.verifier.table import diagnose
 from bpfpin.spec import LineInfo
 
+WINDOW = 256 << 10  # characters of the log's end that are looked at
+LINE_LIMIT = 4096  # the kernel writes at most 1,024 at once
+SHOWN_LIMIT = 400  # characters of one line or state in a message
+STEPS = 4  # instructions that are kept: the one that was refused and three before
+_TELLING_LIMIT = 3
+_TRAILER = re.compile(r"processed \d+ insns|verification time|stack depth|-- END|max_states")
+_STEP = re.compile(r"(\d{1,10}): (\([0-9a-f]{2}\) .*)")
+_INSTRUCTION = re.compile(r"\d+: (\([0-9a-f]{2}\)|(frame\d+: )?R\d)")
+_STATE = re.compile(
+    r"from \d+ to \d+:|(cur|old|caller|callee|frame\d*|last_idx|parent|mark_precise|regs=)\b.*[:=]"
+    r"|Func#\d+ .* is safe for any args|Validating |returning from callee|to caller at"
+)
+_AFTER_JUMP = re.compile(r"(\d+: \([0-9a-f]{2}\) .*? goto pc[+-]\d+) +(?=[a-z])")
+_STATE_REGISTERS = re.compile(r"(?:(?:\d+|from \d+ to \d+):)? ?(?:frame(\d+): ?)?(?=R\d+(_\w+)?=)")
+_STATE_REGISTER = re.compile(r"\b(R\d{1,2})(?:_\w+)?=")
+_COMMENT = re.compile(r"; ?(.*?)(?: ?@ (\S{1,400}):(\d{1,10}))?")
+_REPORT = re.compile(r"(Verification failed|Reason):")
+_SECTION = re.compile(r"(?:([A-Z][A-Za-z ]{0,40}):)\s*(.*)")
+_AT = re.compile(r"(?:\S+ @ )?(\S{1,400}?):(\d{1,10})(?::\d+)?")
+_MARKED = re.compile(r"\s*>>> +\d+ \| (.*)")
+_CALL = "(85) call"
+_SCRATCH = frozenset({"R1", "R2", "R3", "R4", "R5"})  # a call leaves nothing in them
+_NUMBERED = re.compile(r"\binsn (\d{1,10})\b")
 _LINE_SHIFT = 10
 _TEXT_LIMIT = 500
 _REGISTER = re.compile(r"\b[Rrw](\d)\b")
 
 
+# The verifier's log, read from its end: instructions, states of registers, lines of C, reasons.
+#
+# The log is prose for people and changes with each kernel (Documentation/bpf/verifier.rst); what
+# is looked for here are the few marks that stayed: source lines start with `;`, instructions with
+# their number, and a line `processed N insns` ends it. From Linux 7.3 on a report follows the
+# telling line, in sections `Reason`, `At` and `Suggestion` (kernel/bpf/diagnostics.c).
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One instruction as the log has it; *index* counts the program's slots."""
+
+    index: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.index}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """A line of C in the log; *file* is "" and *line* 0 where the kernel leaves them out."""
+
+    text: str
+    file: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """The report of kernels from 7.3 on; every part "" or 0 where there is none."""
+
+    title: str = ""
+    reason: str = ""
+    suggestion: str = ""
+    file: str = ""
+    line: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedLog:
+    """What the end of a log says.
+
+    *words* are the telling lines in the form of all kernels, *steps* the last instructions, the
+    refused one last, *registers* what was known of each when it came to that one. *index* is that
+    instruction's, None where the log names none.
+    """
+
+    words: str
+    steps: tuple[Step, ...]
+    registers: dict[str, str]
+    comment: Comment | None
+    report: LogReport
+    index: int | None
+
+    @property
+    def telling_line(self) -> str:
+        """Why: the report's reason, or else up to three telling lines."""
+        return self.report.reason or self.words
+
+
+def parse(log: str) -> ParsedLog:
+    """Read the end of *log*; any text will do."""
+    before, after = _divided(_lines(log))
+    words = _last_words(before)
+    steps = tuple(_steps(before))[-STEPS:]
+    numbered = _NUMBERED.search(words)
+    index = steps[-1].index if steps else int(numbered[1]) if numbered else None
+    return ParsedLog(words, steps, _registers(before), _comment(before), _report(after), index)
+
+
+def telling_line(log: str) -> str:
+    """Return the line of *log* that says why, "" if there is none.
+
+    Newer kernels end with a report that has a `Reason`; older ones with up to three telling lines
+    after the last instruction, joined here by a semicolon.
+    """
+    return parse(log).telling_line
+
+
+def _lines(log: str) -> list[str]:
+    return [line[:LINE_LIMIT] for line in log[-WINDOW:].split("\n")]
+
+
+def _divided(lines: list[str]) -> tuple[list[str], list[str]]:
+    """Return the lines before the report and those of it."""
+    starts = (number for number, line in enumerate(lines) if _REPORT.match(line.strip()))
+    start = next(starts, len(lines))
+    return lines[:start], lines[start:]
+
+
+def _last_words(lines: list[str]) -> str:
+    words: list[str] = []
+    for line in reversed(lines):
+        if not line.strip() or _TRAILER.match(line) or (not words and _STATE.match(line)):
+            continue
+        if _INSTRUCTION.match(line) or line.startswith(";") or _STATE.match(line):
+            return _joined(words) or _behind_jump(line)
+        words.insert(0, line.strip()[:SHOWN_LIMIT])
+        if len(words) > _TELLING_LIMIT:
+            break
+    return _joined(words)
+
+
+def _joined(words: list[str]) -> str:
+    return "; ".join(words[-_TELLING_LIMIT:])
+
+
+def _behind_jump(line: str) -> str:
+    """Return what was written on the line of a jump, as `infinite loop detected` is."""
+    found = _AFTER_JUMP.match(line)
+    return (line[found.end() :] if found else line).strip()[:SHOWN_LIMIT]
+
+
+def _steps(lines: list[str]) -> Iterator[Step]:
+    for line in lines:
+        jump = _AFTER_JUMP.match(line)
+        found = _STEP.fullmatch(jump[1] if jump else line)
+        if found:
+            yield Step(int(found[1]), found[2].partition(" ; ")[0].strip()[:SHOWN_LIMIT])
+
+
+def _comment(lines: list[str]) -> Comment | None:
+    """Return the last line of C that has text; the code of a macro or of none (line 0) has not."""
+    for line in reversed(lines):
+        found = _COMMENT.fullmatch(line)
+        if found and found[1].strip():
+            return Comment(found[1].strip()[:SHOWN_LIMIT], found[2] or "", int(found[3] or 0))
+    return None
+
+
+def _registers(lines: list[str]) -> dict[str, str]:
+    """Return what is known of each register at the end, in the function that it ended in."""
+    known: dict[str, str] = {}
+    frame = "0"
+    for line in lines:
+        _, _, behind = line.partition(" ; ")
+        step = _STEP.match(line)
+        is_whole = step is None
+        if step and step[2].startswith(_CALL):
+            known = {name: state for name, state in known.items() if name not in _SCRATCH}
+        found = _STATE_REGISTERS.match(line if is_whole else behind.lstrip())
+        if found is None:
+            continue
+        if is_whole or (found[1] or "0") != frame:
+            known.clear()
+        frame = found[1] or "0"
+        known.update(_values(line if is_whole else behind))
+    return known
+
+
+def _values(state: str) -> Iterator[tuple[str, str]]:
+    for found in _STATE_REGISTER.finditer(state):
+        yield found[1], _value(state, found.end())[:SHOWN_LIMIT]
+
+
+def _value(state: str, start: int) -> str:
+    """Return what stands there up to the next space outside of brackets."""
+    depth = 0
+    for at in range(start, len(state)):
+        depth += (state[at] == "(") - (state[at] == ")")
+        if state[at] == " " and depth <= 0:
+            return state[start:at]
+    return state[start:]
+
+
+def _report(lines: list[str]) -> LogReport:
+    sections = _sections(lines)
+    at = sections.get("At", [])
+    place = _AT.fullmatch(at[0].strip()) if at else None
+    source = next((found[1].strip() for line in at if (found := _MARKED.fullmatch(line))), "")
+    return LogReport(
+        title=_text(sections, "Verification failed"),
+        reason=_text(sections, "Reason"),
+        suggestion=_text(sections, "Suggestion"),
+        file=place[1] if place else "",
+        line=int(place[2]) if place else 0,
+        source=source if place else "",  # without a place it is an instruction that is marked
+    )
+
+
+def _sections(lines: list[str]) -> dict[str, list[str]]:
+    """Return the lines under each heading, those on the heading's line first."""
+    sections: dict[str, list[str]] = {}
+    name = ""
+    for line in lines:
+        heading = _SECTION.fullmatch(line)
+        if heading:
+            name = heading[1]
+            sections[name] = [heading[2]] if heading[2] else []
+        elif name and line.strip() and not _TRAILER.match(line):
+            sections[name].append(line)
+    return sections
+
+
+def _text(sections: dict[str, list[str]], name: str) -> str:
+    return " ".join(line.strip() for line in sections.get(name, []))[: 4 * SHOWN_LIMIT]
+
+
 # The lines of C that a program's instructions come from, as its object says.
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """A line of C: *file* as the compiler was given it, *line* counted from 1, its *text*."""

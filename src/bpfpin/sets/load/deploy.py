@@ -28,8 +28,8 @@ from bpfpin.pins.recover import Recovery, check_stage, is_half_done
 from bpfpin.sets.choose import Choice, Places, Source, check_order, choose, read_for_hooks
 from bpfpin.sets.find import require_attach
 from bpfpin.sets.given_maps import Given, open_shared, with_pinnings
+from bpfpin.sets.guard import require_way_back_after_load
 from bpfpin.sets.live import read_own, recovered
-from bpfpin.sets.load.lockout import require_way_back
 from bpfpin.sets.load.plan import make_plan
 from bpfpin.sets.load.publish import Verified, publish
 from bpfpin.sets.load.report import unchanged
@@ -393,7 +393,7 @@ def _prepared(
         if plan.is_unchanged:
             prepared.append(unchanged(loading, plan))
             continue
-        untried = require_way_back(loading, plan)
+        untried = require_way_back_after_load(loading, plan)
         verified = opened.enter_context(Verified(loading, plan, notes=untried))
         prepared.append(verified)
         made |= verified.made()

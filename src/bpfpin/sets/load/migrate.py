@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bpfpin.analysis.users import users_of_programs, users_of_specs
+from bpfpin.analysis.follow import users_of_programs, users_of_specs
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import BpfError, Difference, IncompatibleMapError, UsageError
 from bpfpin.host.users import MapUser, programs_of

@@ -1,1 +1,0 @@
-"""`bpfpin check`: read and verify objects, attach and pin nothing."""
