@@ -144,7 +144,7 @@ def measure() -> bool:
     peer_s, ours_s, whole_s = map(statistics.median, (bpftool, ours, whole))
     print(f"medians of {ROUNDS} in ms")
     print(f"  bpftool -j prog show + map show  {peer_s * 1e3:7.1f}")
-    print(f"  bpfpin.apps.graph, in process    {ours_s * 1e3:7.1f}")
+    print(f"  bpfpin.host.collect, in process  {ours_s * 1e3:7.1f}")
     print(f"  bpfpin graph -o json             {whole_s * 1e3:7.1f}")
     ratio, more_s = ours_s / peer_s, whole_s - TARGET * peer_s
     print(f"  in process {ratio:.2f} x bpftool; target {TARGET}: {words(ratio <= TARGET)}")

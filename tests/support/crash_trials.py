@@ -26,7 +26,7 @@ _WAIT_S = 60.0  # for a process that starts or ends, on a machine that has much 
 _FROZEN = """\
 #!{python} -P
 import signal, sys
-from bpfpin.apps.trial import process
+from bpfpin.sets import trial_process as process
 
 begun = process._begun
 process._begun = lambda *words: begun(*words) or signal.pause()
