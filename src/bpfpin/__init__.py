@@ -72,8 +72,8 @@ if _TYPE_CHECKING:
         VerifierError,
         WrongHookError,
     )
-    from bpfpin.maps.follow import Follower, follow
-    from bpfpin.maps.snapshot import restore_map, save_map
+    from bpfpin.map.follow import Follower, follow
+    from bpfpin.map.snapshot import restore_map, save_map
     from bpfpin.migration.request import Migration, Rule
     from bpfpin.objects.events.perf_buffer import PerfBuffer
     from bpfpin.objects.events.perf_ring import Lost
@@ -104,8 +104,8 @@ _HOMES = {
     "attach.tcx": "attach_tcx",
     "attach.xdp": "attach_xdp",
     "codecs.formats": "AUTO Format Nanoseconds",
-    "maps.follow": "Follower follow",
-    "maps.snapshot": "restore_map save_map",
+    "map.follow": "Follower follow",
+    "map.snapshot": "restore_map save_map",
     "migration.request": "Migration Rule",
     "objects.events.perf_buffer": "PerfBuffer",
     "objects.events.perf_ring": "Lost",

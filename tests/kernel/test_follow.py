@@ -18,10 +18,10 @@ from bpfpin.errors import (
     PinNotFoundError,
     SyscallError,
 )
-from bpfpin.maps import follow as alarm_module
-from bpfpin.maps import follow as follow_module
-from bpfpin.maps.changes import Change, Gone, Reload
-from bpfpin.maps.follow import Follower, beats, follow
+from bpfpin.map import follow as alarm_module
+from bpfpin.map import follow as follow_module
+from bpfpin.map.changes import Change, Gone, Reload
+from bpfpin.map.follow import Follower, beats, follow
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.watch import Pace
 from bpfpin.objects.programs.program import Program

@@ -12,10 +12,10 @@ import pytest
 
 from bpfpin.apps.stats import Interval, open_counters, watch_events
 from bpfpin.errors import BusyError
-from bpfpin.maps import generation
-from bpfpin.maps.changes import Change, Migrating, Reload
-from bpfpin.maps.follow import Follower, follow
-from bpfpin.maps.watch import Event, open_watch
+from bpfpin.map import generation
+from bpfpin.map.changes import Change, Migrating, Reload
+from bpfpin.map.follow import Follower, follow
+from bpfpin.map.watch import Event, open_watch
 from bpfpin.migration.fold import Folding
 from bpfpin.migration.request import Migration
 from bpfpin.objects.maps.codec import total

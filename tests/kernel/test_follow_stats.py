@@ -10,8 +10,8 @@ import pytest
 
 from bpfpin.apps.stats import Interval, open_counters, watch_events
 from bpfpin.errors import UsageError
-from bpfpin.maps.changes import Gone, Reload
-from bpfpin.maps.counters import Counters
+from bpfpin.map.changes import Gone, Reload
+from bpfpin.map.counters import Counters
 from bpfpin.objects.maps.map import Map
 from support.maps import COUNTERS, FLOWS
 from support.sets import Generations, counted, generations, publish, unpublish

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin import Map, MapSpec, MapType, PrivateMountError, deploy
-from bpfpin.maps.pinning import pin_map
+from bpfpin.map.pinning import pin_map
 from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins.bpffs import PRIVATE_MOUNT
 from bpfpin.syscall import fs

@@ -18,8 +18,8 @@ from bpfpin.errors import (
     ObjectFileError,
     ReadOnlyMapError,
 )
-from bpfpin.maps.snapshot_file import SnapshotReader, SnapshotWriter
-from bpfpin.maps.snapshot_fit import definition_of
+from bpfpin.map.snapshot_file import SnapshotReader, SnapshotWriter
+from bpfpin.map.snapshot_fit import definition_of
 from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import BusyError
-from bpfpin.maps.watch import Told, events, open_events
+from bpfpin.map.watch import Told, events, open_events
 from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import PinNotFoundError
-from bpfpin.maps.pinning import set_around, unpin_map
+from bpfpin.map.pinning import set_around, unpin_map
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType

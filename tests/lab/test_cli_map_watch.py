@@ -17,7 +17,7 @@ import pytest
 
 from bpfpin.cli.map.watch import line
 from bpfpin.errors import UsageError
-from bpfpin.maps.watch import Event, EventKind, open_watch
+from bpfpin.map.watch import Event, EventKind, open_watch
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus

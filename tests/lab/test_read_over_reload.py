@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import BusyError
-from bpfpin.maps import snapshot
-from bpfpin.maps.dump import Selection, open_dump
-from bpfpin.maps.follow import follow
+from bpfpin.map import snapshot
+from bpfpin.map.dump import Selection, open_dump
+from bpfpin.map.follow import follow
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from support.here import Here, id_at, run_here, veth

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bpfpin.errors import AttachError
-from bpfpin.maps.generation import is_folding
+from bpfpin.map.generation import is_folding
 from bpfpin.migration.fold import FoldCounts, Folding
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins.switch import Move

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,14 @@ def test_importing_the_library_loads_none_of_its_layers() -> None:
     ours = {name for name in modules_after("import bpfpin") if name.startswith("bpfpin.")}
 
     assert ours == set()
+
+
+@pytest.mark.parametrize("name", bpfpin.__all__)
+def test_no_module_or_folder_takes_the_place_of_a_public_name(name: str) -> None:
+    root = Path(bpfpin.__file__).parent
+
+    assert not (root / name).exists()
+    assert not (root / f"{name}.py").exists()
 
 
 def test_everything_imports_with_a_star() -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import BpfError, ObjectFileError, ObjectNotFoundError, UsageError
-from bpfpin.maps.snapshot_file import resolved
+from bpfpin.map.snapshot_file import resolved
 
 OUR_HEADERS = Path(__file__).parents[1] / "builtin" / "include"
 ZIGLANG = "ziglang"

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import BpfError, PinNotFoundError, UsageError
-from bpfpin.maps.changes import Gone, Migrating, Reload
-from bpfpin.maps.counters import Count, Counters, Sample, carried, is_likely_counter, total
-from bpfpin.maps.follow import Reading, follow, readings
-from bpfpin.maps.open import is_map_name, open_map
+from bpfpin.map.changes import Gone, Migrating, Reload
+from bpfpin.map.counters import Count, Counters, Sample, carried, is_likely_counter, total
+from bpfpin.map.follow import Reading, follow, readings
+from bpfpin.map.open import is_map_name, open_map
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.watch import Pace

@@ -142,7 +142,7 @@ def bpfpin_command(
 
 
 def _map_path(target: str, pin_root: Path) -> str:
-    from bpfpin.maps.open import path_of  # noqa: PLC0415 - only for verbs of maps
+    from bpfpin.map.open import path_of  # noqa: PLC0415 - only for verbs of maps
 
     return path_of(target, pin_root)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bpfpin.cli.output import to_json
-from bpfpin.maps.entries import Entry
-from bpfpin.maps.form import is_escaped
+from bpfpin.map.entries import Entry
+from bpfpin.map.form import is_escaped
 
 _MARKS = ('"', "{", "[", "hex:")
 

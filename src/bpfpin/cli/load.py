@@ -14,7 +14,7 @@ from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
 from bpfpin.cli.options import MODE, SIZE, complete_devices
 from bpfpin.cli.verifier_log import log_file_option, told
 from bpfpin.errors import UsageError
-from bpfpin.maps.open import path_of
+from bpfpin.map.open import path_of
 from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook
 from bpfpin.sets.given_maps import parse_map_words, parse_pinning_words
 from bpfpin.sets.load.deploy import deploy_all, require_devices

@@ -95,7 +95,7 @@ _NOT_STRICT = ("\\ud", "\\\\x")
 
 def _strict(value: object) -> object:
     """Return *value* with all texts and numbers as every reader of JSON takes them."""
-    from bpfpin.maps.form import escaped  # noqa: PLC0415 - as above
+    from bpfpin.map.form import escaped  # noqa: PLC0415 - as above
 
     if isinstance(value, str):
         return escaped(value)

@@ -22,8 +22,8 @@ from bpfpin.cli.live import block, header
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.cli.output import Output
 from bpfpin.errors import UsageError
-from bpfpin.maps.changes import document
-from bpfpin.maps.open import path_of
+from bpfpin.map.changes import document
+from bpfpin.map.open import path_of
 
 
 @bpfpin_command("stats", outputs=("table", "json", "ndjson"))

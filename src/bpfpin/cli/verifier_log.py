@@ -12,7 +12,7 @@ import click
 
 from bpfpin.cli.output import Output
 from bpfpin.errors import BpfError, VerifierError
-from bpfpin.maps.snapshot_file import write_text
+from bpfpin.map.snapshot_file import write_text
 
 HOW = "the verifier's whole log: --log-file FILE, or -v"
 

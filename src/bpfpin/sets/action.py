@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfpin.errors import KeyNotFoundError, UsageError
-from bpfpin.maps.verdict import CUTTING, KEY, is_signed, parse_verdict, require_willing
+from bpfpin.map.verdict import CUTTING, KEY, is_signed, parse_verdict, require_willing
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import BPFFS, RootState

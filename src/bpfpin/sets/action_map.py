@@ -19,7 +19,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UsageError,
 )
-from bpfpin.maps.verdict import USUAL_NAME, require_verdict
+from bpfpin.map.verdict import USUAL_NAME, require_verdict
 from bpfpin.objects.kernel.info import KERNEL_NAME_LENGTH
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program

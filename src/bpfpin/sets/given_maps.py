@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from bpfpin.errors import NotBpffsError, PinKindError, PinNotFoundError, UsageError
-from bpfpin.maps.open import open_map
+from bpfpin.map.open import open_map
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names

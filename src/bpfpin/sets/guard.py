@@ -16,7 +16,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     UsageError,
 )
-from bpfpin.maps.verdict import CUTTING, KEY, is_verdict_map
+from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
 from bpfpin.migration.fold import Folding
 from bpfpin.objects.load.collection import Loaded, fill_given
 from bpfpin.objects.maps.compat import MAPS_OF_MAPS

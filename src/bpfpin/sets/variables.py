@@ -10,8 +10,8 @@ from typing import Any
 
 from bpfpin.codecs.variable import VariableSpec, key_of
 from bpfpin.errors import BpfError, UsageError
-from bpfpin.maps import parse
-from bpfpin.maps.form import Form
+from bpfpin.map import parse
+from bpfpin.map.form import Form
 from bpfpin.pins.plan import Decision, MapPlan
 from bpfpin.spec import ObjectSpec
 

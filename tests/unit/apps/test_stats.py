@@ -13,7 +13,7 @@ from bpfpin.apps.stats import Interval, Row, classic, interval_between
 from bpfpin.btf.types import Array, BtfType, Member, Modifier, ModifierKind, Struct
 from bpfpin.cli.live import block, header, sparkline
 from bpfpin.errors import UsageError
-from bpfpin.maps.counters import (
+from bpfpin.map.counters import (
     Count,
     Place,
     Sample,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfpin.cli.output import Color, Output, escape, escape_lines, table_lines, to_json
-from bpfpin.maps.form import unescaped
+from bpfpin.map.form import unescaped
 from bpfpin.uapi import MapType
 
 

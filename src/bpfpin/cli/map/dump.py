@@ -14,9 +14,9 @@ from bpfpin.cli.entry import value_text
 from bpfpin.cli.failure import describe
 from bpfpin.cli.map.entry import typing_options
 from bpfpin.cli.output import JSON, NDJSON, SCHEMA, TABLE, Output, escape, to_json
-from bpfpin.maps.dump import Cpus, Dump, Selection, open_dump
-from bpfpin.maps.entries import key_bytes
-from bpfpin.maps.open import Typing
+from bpfpin.map.dump import Cpus, Dump, Selection, open_dump
+from bpfpin.map.entries import key_bytes
+from bpfpin.map.open import Typing
 
 KEY_BYTES: Final = "key_bytes"
 Row = tuple[Any, ...]

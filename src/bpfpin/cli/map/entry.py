@@ -10,9 +10,9 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_lines, value_text
 from bpfpin.cli.map.guard import force_option, guarded
-from bpfpin.maps.change import change
-from bpfpin.maps.entries import delete, delete_all, lookup
-from bpfpin.maps.open import Typing
+from bpfpin.map.change import change
+from bpfpin.map.entries import delete, delete_all, lookup
+from bpfpin.map.open import Typing
 from bpfpin.uapi import UpdateFlag
 
 # So that a negative key is no option.

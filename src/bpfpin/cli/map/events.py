@@ -13,7 +13,7 @@ from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
 from bpfpin.cli.output import Output
 from bpfpin.errors import UsageError
-from bpfpin.maps.watch import Told, candidates, events, open_events
+from bpfpin.map.watch import Told, candidates, events, open_events
 
 
 @bpfpin_command("events", outputs=("table", "json", "ndjson"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.maps.list import SORTS, MapRow, Selection, known_types, list_maps, maps_of_user
+from bpfpin.map.list import SORTS, MapRow, Selection, known_types, list_maps, maps_of_user
 
 COLUMNS = ("id", "type", "name", "key", "value", "max_entries", "memory", "programs", "pins")
 NUMBERS = ("id", "key", "value", "max_entries", "memory")

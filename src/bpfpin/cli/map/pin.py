@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
-from bpfpin.maps.pinning import Unpinned, pin_map, unpin_map
+from bpfpin.map.pinning import Unpinned, pin_map, unpin_map
 
 
 @bpfpin_command("pin")

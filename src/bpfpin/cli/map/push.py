@@ -8,7 +8,7 @@ from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
 from bpfpin.cli.map.entry import AS_TYPED
 from bpfpin.errors import UsageError
-from bpfpin.maps.entries import peek, pop, push
+from bpfpin.map.entries import peek, pop, push
 
 
 @bpfpin_command("push", context_settings=AS_TYPED)

@@ -9,7 +9,7 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.map.guard import force_option, guarded
 from bpfpin.cli.migrate import convert_options, taken
-from bpfpin.maps.snapshot import restore, save
+from bpfpin.map.snapshot import restore, save
 
 
 @bpfpin_command("save")

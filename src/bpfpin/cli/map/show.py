@@ -9,7 +9,7 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.map.listing import described
 from bpfpin.host.users import UserKind
-from bpfpin.maps.show import MapDetails, show_map
+from bpfpin.map.show import MapDetails, show_map
 
 NO_BTF = "no BTF"
 

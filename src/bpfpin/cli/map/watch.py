@@ -13,9 +13,9 @@ from bpfpin.cli.entry import value_text
 from bpfpin.cli.live import clock
 from bpfpin.cli.map.entry import typing_options
 from bpfpin.cli.output import NDJSON, TABLE, Output
-from bpfpin.maps.changes import document
-from bpfpin.maps.open import Typing
-from bpfpin.maps.watch import Event, EventKind, Found, open_watch
+from bpfpin.map.changes import document
+from bpfpin.map.open import Typing
+from bpfpin.map.watch import Event, EventKind, Found, open_watch
 
 
 @bpfpin_command("watch", outputs=(TABLE, NDJSON))

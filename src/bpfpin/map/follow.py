@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from bpfpin.errors import BpfError, PinNotFoundError
-from bpfpin.maps import generation
-from bpfpin.maps.changes import Change, Gone, Migrating, Reload, change_across
-from bpfpin.maps.generation import (
+from bpfpin.map import generation
+from bpfpin.map.changes import Change, Gone, Migrating, Reload, change_across
+from bpfpin.map.generation import (
     FoldUnfinishedError,
     Generation,
     identity,
     is_folding,
     program_change,
 )
-from bpfpin.maps.open import open_map
+from bpfpin.map.open import open_map
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.watch import ENTRIES_MAX, Pace
 from bpfpin.objects.maps.watch import Reading as Snapshot

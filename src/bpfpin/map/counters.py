@@ -10,7 +10,7 @@ from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import MemberLayout, members
 from bpfpin.btf.types import Array, Enum, Int, Struct
 from bpfpin.errors import UsageError
-from bpfpin.maps.follow import Follower
+from bpfpin.map.follow import Follower
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.fd import Closing

@@ -12,9 +12,9 @@ from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.codec import BytesCodec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import UsageError
-from bpfpin.maps import query
-from bpfpin.maps.form import Form
-from bpfpin.maps.query import Columns
+from bpfpin.map import query
+from bpfpin.map.form import Form
+from bpfpin.map.query import Columns
 
 
 def forms() -> tuple[Form, Form]:

@@ -14,12 +14,12 @@ from typing import Any
 from bpfpin.codecs.formats import AUTO
 from bpfpin.codecs.stray import key_bytes_of
 from bpfpin.errors import BpfError, BusyError, UsageError
-from bpfpin.maps import query
-from bpfpin.maps.changes import Change, Gone, Migrating, Reload
-from bpfpin.maps.entries import require_entries, said
-from bpfpin.maps.follow import Follower, follow
-from bpfpin.maps.open import AS_IT_IS, Typing, open_map, open_typed
-from bpfpin.maps.query import Columns, Row
+from bpfpin.map import query
+from bpfpin.map.changes import Change, Gone, Migrating, Reload
+from bpfpin.map.entries import require_entries, said
+from bpfpin.map.follow import Follower, follow
+from bpfpin.map.open import AS_IT_IS, Typing, open_map, open_typed
+from bpfpin.map.query import Columns, Row
 from bpfpin.objects.events.perf_buffer import PerfBuffer
 from bpfpin.objects.events.perf_ring import Lost
 from bpfpin.objects.events.ring_buffer import RingBuffer

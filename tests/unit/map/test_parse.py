@@ -12,10 +12,10 @@ from bpfpin.btf.layout import size_of
 from bpfpin.btf.types import Array, Enum, Enumerator, Float, Int, Member, Struct, Union
 from bpfpin.codecs.codec import BytesCodec
 from bpfpin.errors import UsageError
-from bpfpin.maps import form as literals
-from bpfpin.maps import parse as fields
-from bpfpin.maps.form import Form
-from bpfpin.maps.parse import is_fields, parse_list, parse_value
+from bpfpin.map import form as literals
+from bpfpin.map import parse as fields
+from bpfpin.map.form import Form
+from bpfpin.map.parse import is_fields, parse_list, parse_value
 from support.btf_tables import U8, U32, U64, table
 
 TYPES = table(

@@ -18,8 +18,8 @@ from bpfpin.codecs.codec import Codec, TextCodec, text_of
 from bpfpin.codecs.of_format import FormatCodec
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
-from bpfpin.maps import form as literals
-from bpfpin.maps.form import HEX, MAX_INTEGER_BYTES, Form, is_escaped, unescaped
+from bpfpin.map import form as literals
+from bpfpin.map.form import HEX, MAX_INTEGER_BYTES, Form, is_escaped, unescaped
 
 _SHOWN_MAX: Final = 60
 # A comma between two fields, not one within JSON or a text.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self, TypeVar
 
 from bpfpin.errors import BpfError, BusyError, PermissionDeniedError, PinError
-from bpfpin.maps.changes import Ids
+from bpfpin.map.changes import Ids
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names

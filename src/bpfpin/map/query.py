@@ -12,10 +12,10 @@ from typing import Any, Final
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.codecs.stray import without_bytes
 from bpfpin.errors import UsageError
-from bpfpin.maps import form, parse
-from bpfpin.maps import parse as keys
-from bpfpin.maps.entries import key_form, value_form
-from bpfpin.maps.form import Form
+from bpfpin.map import form, parse
+from bpfpin.map import parse as keys
+from bpfpin.map.entries import key_form, value_form
+from bpfpin.map.form import Form
 from bpfpin.objects.maps.base import TypedMap
 from bpfpin.objects.maps.codec import PerCpuCodec, total
 

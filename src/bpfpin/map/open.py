@@ -15,7 +15,7 @@ from typing import Any, TypeVar, overload
 from bpfpin.codecs.formats import AUTO
 from bpfpin.errors import BpfError, IdNotFoundError, PinNameError, UsageError
 from bpfpin.host.pins import pinned_maps
-from bpfpin.maps.generation import Moment, read_whole, wait_for_fold
+from bpfpin.map.generation import Moment, read_whole, wait_for_fold
 from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME, maps
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.base import TypedMap

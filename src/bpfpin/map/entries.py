@@ -11,11 +11,11 @@ from typing import Any, Final, Protocol
 
 from bpfpin.codecs.stray import KeyCodec, key_bytes_of
 from bpfpin.errors import BpfError, KeyNotFoundError, UsageError
-from bpfpin.maps import form as literals
-from bpfpin.maps import parse
-from bpfpin.maps.form import HEX, Form, Literal
-from bpfpin.maps.open import AS_IT_IS, Typing, open_typed, whole
-from bpfpin.maps.verdict import USUAL_NAME, can_hold_verdict
+from bpfpin.map import form as literals
+from bpfpin.map import parse
+from bpfpin.map.form import HEX, Form, Literal
+from bpfpin.map.open import AS_IT_IS, Typing, open_typed, whole
+from bpfpin.map.verdict import USUAL_NAME, can_hold_verdict
 from bpfpin.objects.events.user_ring_buffer import UserRingBuffer
 from bpfpin.objects.kernel.info import ID, type_name
 from bpfpin.objects.maps.base import TypedMap

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import Difference, IncompatibleMapError, MapFullError
-from bpfpin.maps.snapshot_file import Block, Definition, SnapshotReader
+from bpfpin.map.snapshot_file import Block, Definition, SnapshotReader
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType

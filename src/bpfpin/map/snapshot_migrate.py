@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import Difference, IncompatibleMapError
-from bpfpin.maps.snapshot_file import Block, Definition, SnapshotReader
-from bpfpin.maps.snapshot_fit import KINDS, definition_of
+from bpfpin.map.snapshot_file import Block, Definition, SnapshotReader
+from bpfpin.map.snapshot_fit import KINDS, definition_of
 from bpfpin.migration import entries
 from bpfpin.migration.entries import SHOWN
 from bpfpin.migration.first_values import apply, joined, start_value

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import PermissionDeniedError, UnsafePathError, UsageError
-from bpfpin.maps.snapshot_file import new_file, resolved, write_text
+from bpfpin.map.snapshot_file import new_file, resolved, write_text
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.errors import KeyNotFoundError
-from bpfpin.maps.entries import ChangeGuard, said
-from bpfpin.maps.open import moment_of, open_map, whole
-from bpfpin.maps.snapshot_file import SnapshotReader, SnapshotWriter, new_file
-from bpfpin.maps.snapshot_fit import definition_of, require_fit, require_room, surplus_keys
-from bpfpin.maps.snapshot_migrate import Converted, converted
+from bpfpin.map.entries import ChangeGuard, said
+from bpfpin.map.open import moment_of, open_map, whole
+from bpfpin.map.snapshot_file import SnapshotReader, SnapshotWriter, new_file
+from bpfpin.map.snapshot_fit import definition_of, require_fit, require_room, surplus_keys
+from bpfpin.map.snapshot_migrate import Converted, converted
 from bpfpin.migration.request import Migration
 from bpfpin.objects.maps import layouts
 from bpfpin.objects.maps.map import Map

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bpfpin.errors import KeyNotFoundError, MapFullError, UsageError, ValueDiffersError
-from bpfpin.maps import parse
-from bpfpin.maps.entries import ChangeGuard, Entry, present_key, require_entries, said, value_form
-from bpfpin.maps.form import Form
-from bpfpin.maps.open import AS_IT_IS, Typing, open_kind, open_typed
-from bpfpin.maps.parse import Field
+from bpfpin.map import parse
+from bpfpin.map.entries import ChangeGuard, Entry, present_key, require_entries, said, value_form
+from bpfpin.map.form import Form
+from bpfpin.map.open import AS_IT_IS, Typing, open_kind, open_typed
+from bpfpin.map.parse import Field
 from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.codec import stride_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.maps.changes import carried
+from bpfpin.map.changes import carried
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 from bpfpin.cli.entry import value_lines, value_text
 from bpfpin.errors import NotBpffsError, UsageError
-from bpfpin.maps.entries import Entry
-from bpfpin.maps.open import is_map_name, open_map
-from bpfpin.maps.show import flag_names
+from bpfpin.map.entries import Entry
+from bpfpin.map.open import is_map_name, open_map
+from bpfpin.map.show import flag_names
 from bpfpin.objects.kernel.info import type_name
 from bpfpin.uapi import MapType
 

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from bpfpin.codecs.stray import StrayBytes
 from bpfpin.errors import BusyError, UsageError
-from bpfpin.maps import query
-from bpfpin.maps.entries import require_entries, said
-from bpfpin.maps.generation import Moment
-from bpfpin.maps.open import AS_IT_IS, Typing, moment_of, open_typed
-from bpfpin.maps.query import CPU, KEY, VALUE, Column, Columns, Row
+from bpfpin.map import query
+from bpfpin.map.entries import require_entries, said
+from bpfpin.map.generation import Moment
+from bpfpin.map.open import AS_IT_IS, Typing, moment_of, open_typed
+from bpfpin.map.query import CPU, KEY, VALUE, Column, Columns, Row
 from bpfpin.objects.maps import garbage
 from bpfpin.objects.maps.codec import total
 from bpfpin.objects.maps.map import Map

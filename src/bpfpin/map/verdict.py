@@ -7,7 +7,7 @@ from typing import Final
 
 from bpfpin.btf.types import Enum, Int, IntEncoding
 from bpfpin.errors import Difference, IncompatibleMapError, UsageError
-from bpfpin.maps.counters import ACTION
+from bpfpin.map.counters import ACTION
 from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.maps.base import TypedMap
 from bpfpin.uapi import MapType, XdpAction

@@ -13,9 +13,9 @@ from bpfpin.btf.c_source import c_type
 from bpfpin.errors import BpfError
 from bpfpin.host.objects import Keepers, keepers
 from bpfpin.host.users import MapUser, UserKind, users_of
-from bpfpin.maps.entries import INSTEAD
-from bpfpin.maps.list import MapRow
-from bpfpin.maps.open import open_map
+from bpfpin.map.entries import INSTEAD
+from bpfpin.map.list import MapRow
+from bpfpin.map.open import open_map
 from bpfpin.objects.kernel.info import MapInfo, fdinfo
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.cpu import possible_cpus

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.maps.changes import Ids, Migrating, Reload, document
+from bpfpin.map.changes import Ids, Migrating, Reload, document
 
 
 @pytest.mark.parametrize(

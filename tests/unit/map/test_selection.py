@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import UsageError
-from bpfpin.maps.list import MapRow, Selection, known_types
+from bpfpin.map.list import MapRow, Selection, known_types
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.uapi import MapType
 

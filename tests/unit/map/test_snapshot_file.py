@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bpfpin.errors import ObjectFileError, ObjectNotFoundError, UsageError
-from bpfpin.maps.snapshot_file import START, Definition, SnapshotReader, SnapshotWriter, new_file
+from bpfpin.map.snapshot_file import START, Definition, SnapshotReader, SnapshotWriter, new_file
 from bpfpin.objects.maps import layouts
 from bpfpin.uapi import MapType
 from support.maps import DATAREC, U32

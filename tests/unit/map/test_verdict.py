@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import UsageError
-from bpfpin.maps.verdict import CUTTING, parse_verdict, require_willing
+from bpfpin.map.verdict import CUTTING, parse_verdict, require_willing
 from bpfpin.uapi import XdpAction
 
 

@@ -17,7 +17,7 @@ from bpfpin.errors import (
 )
 from bpfpin.host.objects import keepers
 from bpfpin.host.users import users_of
-from bpfpin.maps.open import open_map
+from bpfpin.map.open import open_map
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import require_lasting
