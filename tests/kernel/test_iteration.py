@@ -22,6 +22,7 @@ ROOM = 4096
 STAYING = 1000
 VALUE = struct.pack("<I", socket.if_nametoindex("lo"))  # what a map of devices takes, too
 WHILE_S = 0.3
+HANG_S = 60.0
 
 
 def plain(key: int) -> bytes:
@@ -61,10 +62,15 @@ def map_of_bytes(kind: MapType, flags: MapFlag, key_size: int) -> Iterator[Map]:
 
 
 def walks(made: Map) -> list[Counter[bytes]]:
-    """Return how often each key was seen, for every walk within a time."""
-    end = time.monotonic() + WHILE_S
+    """Return how often each key was seen, for every walk within a time.
+
+    On a busy machine the time goes on until the other thread has changed something between two.
+    """
+    start = time.monotonic()
     seen = [Counter(list(made))]
-    while time.monotonic() < end:
+    while (passed := time.monotonic() - start) < WHILE_S or (
+        len({len(keys) for keys in seen}) == 1 and passed < HANG_S
+    ):
         seen.append(Counter(list(made)))
     return seen
 
