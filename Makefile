@@ -109,11 +109,13 @@ generate: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py
 	$(BIN)/python scripts/gen_helpers.py
 	$(BIN)/python scripts/build_builtin.py
+	$(BIN)/python scripts/gen_public_names.py
 
 generated: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py --check
 	$(BIN)/python scripts/gen_helpers.py --check
 	$(BIN)/python scripts/build_builtin.py --check
+	$(BIN)/python scripts/gen_public_names.py --check
 
 picture: $(PACKAGE)
 	$(WHY_SUDO)

@@ -45,7 +45,7 @@ def test_every_error_stands_in_the_tree_of_the_docstring() -> None:
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
-        _ = bpfpin.nosuch
+        _ = bpfpin.nosuch  # type: ignore[attr-defined]
 
 
 def modules_after(code: str) -> set[str]:
@@ -75,6 +75,14 @@ def test_importing_the_library_loads_none_of_its_layers() -> None:
     ours = {name for name in modules_after("import bpfpin") if name.startswith("bpfpin.")}
 
     assert ours == set()
+
+
+def test_the_stub_and_the_snapshot_of_the_api_are_those_of_the_source() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "gen_public_names.py"
+    command = [sys.executable, str(script), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, ""), "a changed API is shown by: make generate"
 
 
 @pytest.mark.parametrize("name", bpfpin.__all__)
