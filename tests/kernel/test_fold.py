@@ -12,13 +12,14 @@ import pytest
 from bpfpin.btf.layout import Place
 from bpfpin.errors import BpfError, ReadOnlyMapError
 from bpfpin.migration.fold import PART, FoldCounts, Folding, Step, wait_for_programs
-from bpfpin.migration.members import ARRAYS, HASHES, LRU, Move
+from bpfpin.migration.members import Move
 from bpfpin.migration.request import Rule
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import membarrier
 from bpfpin.uapi import MapFlag, MapType
 from support.folding import CPUS, MANY, counter, expected, numbers, one_cpu, pair, sums, write
+from support.map_types import ARRAYS, HASHES, LRU
 
 PAIRS = [*itertools.product(sorted(ARRAYS), repeat=2), *itertools.product(sorted(HASHES), repeat=2)]
 ENTRIES = 40

@@ -16,7 +16,6 @@ from bpfpin.assembler import Assembler
 from bpfpin.btf.types import Struct
 from bpfpin.errors import IncompatibleMapError, UsageError
 from bpfpin.migration.fold import Folding
-from bpfpin.migration.members import ARRAYS
 from bpfpin.migration.plan import MigrationPlan, Request, members_of, plan_migration
 from bpfpin.migration.refusal import require_known
 from bpfpin.migration.request import Migration, Rule
@@ -25,6 +24,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Dialect, MapSpec, ProgramSpec
 from bpfpin.uapi import FuncId, MapType, ProgramType, UpdateFlag
 from support.layouts import Field, struct_of
+from support.map_types import ARRAYS
 
 PACKETS, BYTES, DROPS = Field("packets", "u64"), Field("bytes", "u64"), Field("drops", "u64")
 KEY = struct_of([Field("port", "u32")])

@@ -19,6 +19,9 @@ from bpfpin.uapi import MapType, ProgramType
 Test = TypeVar("Test", bound=Callable[..., object])
 
 SOURCES = Path(__file__).parent.parent / "kernel"
+ARRAYS = {MapType.ARRAY, MapType.PERCPU_ARRAY}
+LRU = {MapType.LRU_HASH, MapType.LRU_PERCPU_HASH}
+HASHES = {MapType.HASH, MapType.PERCPU_HASH} | LRU
 RECORD = {"rx_packets": 3, "rx_bytes": 180}
 
 

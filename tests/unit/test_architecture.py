@@ -20,13 +20,14 @@ MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
 BASE = {"uapi", "errors"}
-PURE = BASE | {"insn", "btf", "codecs", "externs", "spec"}
+PURE = BASE | {"map_traits", "insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
 LAYERS: dict[str, set[str]] = {
     "uapi": set(),
     "errors": {"uapi"},
     "hooks": BASE,
+    "map_traits": BASE,
     "insn": BASE,
     "btf": BASE,
     "codecs": BASE | {"btf"},
@@ -34,7 +35,7 @@ LAYERS: dict[str, set[str]] = {
     "spec": PURE - {"spec"} | {"hooks"},
     "assembler": BASE | {"insn", "spec"},
     "fixup": PURE,
-    "syscall": BASE,
+    "syscall": BASE | {"map_traits"},
     "objfile": PURE,
     "objects": OBJECTS,
     "analysis": OBJECTS | {"objects"},

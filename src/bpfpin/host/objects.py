@@ -10,16 +10,14 @@ from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError
 from bpfpin.host.pins import Pins
 from bpfpin.host.processes import all_holders
 from bpfpin.host.users import MapUser, UserKind
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel import info as walk
 from bpfpin.objects.kernel.info import LinkInfo, MapInfo, ProgramInfo
 from bpfpin.objects.kernel.object import ObjectKind
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall import bpf
-from bpfpin.uapi import MapType
 
 CONTENTS_MAX = 4096  # elements looked at of one map; who has more is noted
-_OF_MAPS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
-_OF_IDS = (*_OF_MAPS, MapType.PROG_ARRAY)
 
 
 @dataclass
@@ -72,7 +70,8 @@ def contents(objects: Objects) -> list[Contained]:
     """Return what the maps of maps and the arrays of programs hold, as far as they may be read."""
     found: list[Contained] = []
     for info in objects.maps.values():
-        if info.type not in _OF_IDS:
+        traits = traits_of(info.type)
+        if not (traits.holds_maps or traits.holds_programs):
             continue
         try:
             found += _contents(info, objects)
@@ -92,7 +91,7 @@ def _contents(info: MapInfo, objects: Objects) -> list[Contained]:
                 objects.notes.append(note)
                 break
             ids.append(value)
-    is_program = info.type == MapType.PROG_ARRAY
+    is_program = traits_of(info.type).holds_programs
     return [Contained(info.id, _number(value), is_program) for value in ids]
 
 

@@ -13,6 +13,7 @@ from bpfpin.map.entries import ChangeGuard, Entry, present_key, require_entries,
 from bpfpin.map.form import Form
 from bpfpin.map.open import AS_IT_IS, Typing, open_kind, open_typed
 from bpfpin.map.parse import Field
+from bpfpin.map_traits import ValueKind, traits_of
 from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.codec import stride_of
@@ -20,13 +21,12 @@ from bpfpin.objects.maps.entry_write import overlaid
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.uapi import MapType, UpdateFlag
+from bpfpin.uapi import UpdateFlag
 
 # Their values are objects of the kernel, named on the command line as a map is.
-_OBJECTS: Final[dict[MapType | int, type[KernelObject]]] = {
-    MapType.ARRAY_OF_MAPS: Map,
-    MapType.HASH_OF_MAPS: Map,
-    MapType.PROG_ARRAY: Program,
+_OBJECTS: Final[dict[ValueKind, type[KernelObject]]] = {
+    ValueKind.MAP: Map,
+    ValueKind.PROGRAM: Program,
 }
 
 
@@ -36,16 +36,8 @@ class _Choice:
     cpu: int | None
 
 
-# What their values are, nobody can name on a command line: descriptors of the process that writes.
-_DESCRIPTORS: Final = frozenset(
-    {
-        MapType.XSKMAP,
-        MapType.SOCKMAP,
-        MapType.SOCKHASH,
-        MapType.REUSEPORT_SOCKARRAY,
-        MapType.PERF_EVENT_ARRAY,
-    }
-)
+# Values that are descriptors of the writing process: a command line cannot name them.
+_DESCRIPTORS: Final = frozenset({ValueKind.SOCKET, ValueKind.PERF_EVENT})
 
 
 def change(
@@ -106,7 +98,7 @@ def _read_back(held: Map, key: Any, words: Sequence[str]) -> Any:
 
 
 def _require_nameable(held: Map) -> None:
-    if held.type in _DESCRIPTORS:
+    if traits_of(held.type).value in _DESCRIPTORS:
         raise UsageError(
             f"map {held.name!r} (id {held.id}) is a {type_name(held.type)}: its values are open"
             " sockets or events, which a command line cannot name",
@@ -159,7 +151,7 @@ def _told_if_full(held: Map, key: Any) -> Iterator[None]:
 @contextmanager
 def _holding(held: Map, words: Sequence[str]) -> Iterator[KernelObject | None]:
     """Yield the object of the kernel that is to be the value, None for values of other kinds."""
-    kind = _OBJECTS.get(held.type)
+    kind = _OBJECTS.get(traits_of(held.type).value)
     if kind is None:
         yield None
         return

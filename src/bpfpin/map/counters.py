@@ -16,7 +16,6 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapType, XdpAction
 
-ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
 COUNTER_SIZE = 8
 ACTION = "action"  # the name of the map that holds the verdict of an XDP program
 PACKET_WORDS = ("packet", "pkt", "count", "hits")
@@ -161,7 +160,7 @@ def is_likely_counter(map_: Map) -> bool:
 
 def shape_of(map_: Map) -> Shape:
     """Return where the counters of a map stand; `UsageError` says why it is no counter map."""
-    if map_.type not in ARRAYS:
+    if not map_.is_array:
         kind = map_.type.name.lower() if isinstance(map_.type, MapType) else map_.type
         raise _unfit(map_, f"it is a {kind}; counters are read from arrays and per-CPU arrays")
     shape = shape_of_type(map_.value_type) if map_.value_type else shape_of_size(map_.value_size)

@@ -16,6 +16,7 @@ from bpfpin.map import parse
 from bpfpin.map.form import HEX, Form, Literal
 from bpfpin.map.open import AS_IT_IS, Typing, open_typed, whole
 from bpfpin.map.verdict import USUAL_NAME, can_hold_verdict
+from bpfpin.map_traits import MapFamily, ValueKind, traits_of
 from bpfpin.objects.events.user_ring_buffer import UserRingBuffer
 from bpfpin.objects.kernel.info import ID, type_name
 from bpfpin.objects.maps.base import TypedMap
@@ -26,18 +27,12 @@ from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapType
 
 # What reads and writes the maps that have no entries to look up.
-INSTEAD: Final[dict[MapType | int, str]] = {
-    MapType.RINGBUF: "bpfpin map events",
-    MapType.PERF_EVENT_ARRAY: "bpfpin map events",
-    MapType.QUEUE: "bpfpin map pop, bpfpin map push",
-    MapType.STACK: "bpfpin map pop, bpfpin map push",
-    MapType.BLOOM_FILTER: "bpfpin map push, bpfpin map get",
-    MapType.USER_RINGBUF: "bpfpin map push",
-}
-_KEY_WORDS: Final[dict[MapType | int, tuple[Literal, ...]]] = {
-    MapType.LPM_TRIE: (literals.prefix,),
-    MapType.DEVMAP: (literals.device,),
-    MapType.DEVMAP_HASH: (literals.device,),
+INSTEAD: Final[dict[MapFamily, str]] = {
+    MapFamily.RING_BUFFER: "bpfpin map events",
+    MapFamily.PERF_BUFFER: "bpfpin map events",
+    MapFamily.QUEUE: "bpfpin map pop, bpfpin map push",
+    MapFamily.BLOOM_FILTER: "bpfpin map push, bpfpin map get",
+    MapFamily.USER_RING_BUFFER: "bpfpin map push",
 }
 _VERDICT_BYTES: Final = 4
 _ALIKE_TOLD: Final = 8
@@ -84,7 +79,7 @@ def lookup(target: str, key: str, *, raw: bool = False, typing: Typing = AS_IT_I
 
 def _lookup(target: str, key: str, *, raw: bool, typing: Typing) -> Entry:
     with open_typed(target, typing=typing) as held, said(held):
-        if held.type == MapType.BLOOM_FILTER:
+        if traits_of(held.type).family is MapFamily.BLOOM_FILTER:
             return _asked(held, parsed_value(held, key))
         require_entries(held)
         wanted = present_key(held, key)
@@ -119,7 +114,7 @@ def _raw(held: Map) -> Map:
 
 def require_entries(held: TypedMap) -> None:
     """Raise `UsageError` with what to use instead for a map without entries to look up."""
-    if instead := INSTEAD.get(held.type):
+    if instead := INSTEAD.get(traits_of(held.type).family):
         assert isinstance(held.type, MapType)
         raise UsageError(
             f"map {held.name!r} (id {held.id}) is a {held.type.name.lower()}: it has no entries to"
@@ -161,12 +156,19 @@ def parsed_value(held: TypedMap, text: str) -> Any:
 
 def key_form(held: TypedMap) -> Form:
     """Return how a key of this map is typed."""
-    form = Form(held.key_codec, held.key_type, "key").also(*_KEY_WORDS.get(held.type, ()))
+    form = Form(held.key_codec, held.key_type, "key").also(*_key_words(held))
     # A number of 32 bits that nothing else is known of often counts verdicts or devices.
     if held.key_size == _VERDICT_BYTES:
         last = (literals.verdict, literals.device)
         return form.at_last(*(one for one in last if one not in form.literals))
     return form
+
+
+def _key_words(held: TypedMap) -> tuple[Literal, ...]:
+    traits = traits_of(held.type)
+    if traits.is_trie:
+        return (literals.prefix,)
+    return (literals.device,) if traits.value is ValueKind.DEVICE else ()
 
 
 def value_form(held: TypedMap) -> Form:
@@ -255,7 +257,7 @@ def push(target: str, word: str, *, overwrite: bool = False) -> Any:
     is `MapFullError`, unless *overwrite* lets a queue or a stack drop its oldest value.
     """
     with open_typed(target, read_only=False) as held, said(held):
-        pusher = PUSHERS.get(held.type)
+        pusher = PUSHERS.get(traits_of(held.type).family)
         if overwrite and pusher is not None:
             raise UsageError(f"a {type_name(held.type)} has no oldest value that it could drop")
         if pusher is not None:
@@ -282,9 +284,9 @@ def _submit(held: Map, word: str) -> bytes:
         return record
 
 
-PUSHERS: Final[dict[MapType | int, Callable[[Map, str], Any]]] = {
-    MapType.BLOOM_FILTER: _add,
-    MapType.USER_RINGBUF: _submit,
+PUSHERS: Final[dict[MapFamily, Callable[[Map, str], Any]]] = {
+    MapFamily.BLOOM_FILTER: _add,
+    MapFamily.USER_RING_BUFFER: _submit,
 }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.c_source import c_type
@@ -16,28 +15,11 @@ from bpfpin.host.users import MapUser, UserKind, users_of
 from bpfpin.map.entries import INSTEAD
 from bpfpin.map.list import MapRow
 from bpfpin.map.open import open_map
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.uapi import MapFlag, MapType, ProgramType
-
-_OF_MAPS: Final = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
-_NOTES: Final[dict[MapType | int, str]] = {
-    MapType.RINGBUF: "max_entries is its size in bytes",
-    MapType.USER_RINGBUF: "max_entries is its size in bytes; programs drain it",
-    MapType.ARENA: "memory that programs and processes share: max_entries counts pages, map_extra"
-    " is the address that it is mapped at, 0 for any",
-    MapType.STRUCT_OPS: "functions of the kernel that programs stand for: its value is the"
-    " kernel's own structure, in use once the map is registered or has a link",
-    MapType.BLOOM_FILTER: "it only knows whether a value may have been added; map_extra is the"
-    " number of its hash functions",
-    MapType.PERF_EVENT_ARRAY: "one ring buffer a CPU, opened by who reads the events",
-    MapType.LPM_TRIE: "a key is a prefix: a lookup finds the longest one that fits",
-    MapType.SK_STORAGE: "kept with sockets: it goes with each of them",
-    MapType.TASK_STORAGE: "kept with tasks: it goes with each of them",
-    MapType.INODE_STORAGE: "kept with files: it goes with each of them",
-    MapType.CGRP_STORAGE: "kept with cgroups: it goes with each of them",
-}
+from bpfpin.uapi import MapFlag, ProgramType
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +78,7 @@ def flag_names(flags: int) -> tuple[str, ...]:
 
 def _inner(held: Map) -> MapInfo | None:
     """Return one of the maps in a map of maps: the kernel tells of none what all must be like."""
-    if held.type not in _OF_MAPS:
+    if not traits_of(held.type).holds_maps:
         return None
     with suppress(BpfError, StopIteration), Map.from_id(next(iter(held.values()))) as inner:
         return inner.info
@@ -104,9 +86,10 @@ def _inner(held: Map) -> MapInfo | None:
 
 
 def _notes(info: MapInfo, more: dict[str, str]) -> Iterator[str]:
-    if note := _NOTES.get(info.type):
-        yield note
-    if instead := INSTEAD.get(info.type):
+    traits = traits_of(info.type)
+    if traits.note:
+        yield traits.note
+    if instead := INSTEAD.get(traits.family):
         yield f"used with {instead}"
     if info.map_extra:
         yield f"map_extra is {info.map_extra:#x}"
@@ -120,7 +103,7 @@ def _notes(info: MapInfo, more: dict[str, str]) -> Iterator[str]:
 
 
 def _notes_of_inner(info: MapInfo, inner: MapInfo | None) -> Iterator[str]:
-    if info.type in _OF_MAPS and inner is None:
+    if traits_of(info.type).holds_maps and inner is None:
         yield "it holds no map that we may open, and only those tell what it takes"
 
 

@@ -25,9 +25,9 @@ from bpfpin.errors import (
     UnsafePathError,
     UsageError,
 )
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps import layouts
-from bpfpin.objects.maps.batch import ARRAYS
-from bpfpin.objects.maps.codec import PER_CPU, stride_of
+from bpfpin.objects.maps.codec import stride_of
 from bpfpin.pins.manifest import TEXT_SIZE_MAX, Record
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.refusal import refusal
@@ -71,7 +71,7 @@ class Definition:
     @property
     def copied(self) -> int:
         """Bytes of the values of one entry."""
-        is_percpu = self.type in PER_CPU
+        is_percpu = traits_of(self.type).is_percpu
         return stride_of(self.value_size) * self.cpus if is_percpu else self.value_size
 
     def key_fault(self, keys: memoryview, before: int) -> str:
@@ -79,11 +79,11 @@ class Definition:
 
         What the kernel would refuse is found before anything is written.
         """
-        if self.type in ARRAYS and keys.cast("I").tolist() != list(
+        if traits_of(self.type).is_array and keys.cast("I").tolist() != list(
             range(before, before + len(keys) // self.key_size)
         ):
             return "the indexes of the array do not follow each other"
-        if self.type is not MapType.LPM_TRIE:
+        if not traits_of(self.type).is_trie:
             return ""
         bits = 8 * (self.key_size - _INDEX_SIZE)
         prefixes = (
@@ -117,7 +117,7 @@ class Definition:
         if not (numbers["key_size"] and numbers["value_size"] and numbers["cpus"]):
             raise ValueError("a size is 0")
         kind = MapType(record.number("type"))
-        if kind in ARRAYS and numbers["key_size"] != _INDEX_SIZE:
+        if traits_of(kind).is_array and numbers["key_size"] != _INDEX_SIZE:
             raise ValueError(f"the index of an array has {_INDEX_SIZE} bytes")
         return cls(record.text("name"), kind, **numbers)
 

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import Difference, IncompatibleMapError, MapFullError
 from bpfpin.map.snapshot_file import Block, Definition, SnapshotReader
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType
-
-# Their entries are bytes that mean the same tomorrow; other kinds hold what is open in the kernel.
-# A hash takes what one that forgets (LRU) held, and the other way round.
-KINDS: Final = {
-    MapType.ARRAY: "array",
-    MapType.PERCPU_ARRAY: "percpu_array",
-    MapType.HASH: "hash",
-    MapType.LRU_HASH: "hash",
-    MapType.PERCPU_HASH: "percpu_hash",
-    MapType.LRU_PERCPU_HASH: "percpu_hash",
-    MapType.LPM_TRIE: "lpm_trie",
-}
-FORGETTING: Final = (MapType.LRU_HASH, MapType.LRU_PERCPU_HASH)
 
 
 class Entries(Protocol):
@@ -43,10 +31,19 @@ class Entries(Protocol):
         """Yield keys and values, back to back; from the start again each time."""
 
 
+def are_interchangeable(old: MapType, new: MapType) -> bool:
+    """Whether a map of type *new* takes entries of one of type *old* as they are.
+
+    An LRU hash and another hash take each other's entries.
+    """
+    before, after = traits_of(old), traits_of(new)
+    return (before.family, before.is_percpu) == (after.family, after.is_percpu)
+
+
 def definition_of(held: Map) -> Definition:
     """Return what a snapshot says of *held*; `TypeError` if its entries cannot be saved."""
     info, kind = held.info, held.type
-    if not isinstance(kind, MapType) or kind not in KINDS:
+    if not isinstance(kind, MapType) or not traits_of(kind).is_plain_data:
         name = kind.name.lower() if isinstance(kind, MapType) else kind
         raise TypeError(
             f"map {info.name!r} (id {info.id}) is of type {name}: only entries of arrays, hashes"
@@ -75,7 +72,7 @@ def require_fit(snapshot: SnapshotReader, held: Map, *, exact: bool) -> None:
         for field in fields
         if getattr(old, field) != getattr(new, field)
     ]
-    if KINDS.get(old.type) != KINDS[new.type]:
+    if not are_interchangeable(old.type, new.type):
         found.insert(0, Difference(name, "type", old.type.name.lower(), new.type.name.lower()))
     key, value = snapshot.types
     found += [*_unlike(name, "key", key, held.key_type)]
@@ -112,7 +109,7 @@ def require_room(snapshot: Entries, held: Map, *, exact: bool) -> None:
     """
     key_size, room = held.key_size, held.max_entries
     saved = sum(len(keys) // key_size for keys, _ in snapshot.blocks())
-    is_merged = not (exact or held.is_array or held.type in FORGETTING)
+    is_merged = not (exact or held.is_array or traits_of(held.type).is_lru)
     needed = saved
     if is_merged and saved <= room < saved + len(held):
         together = set(_keys_of(held))

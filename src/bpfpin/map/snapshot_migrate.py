@@ -9,7 +9,8 @@ from pathlib import Path
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import Difference, IncompatibleMapError
 from bpfpin.map.snapshot_file import Block, Definition, SnapshotReader
-from bpfpin.map.snapshot_fit import KINDS, definition_of
+from bpfpin.map.snapshot_fit import are_interchangeable, definition_of
+from bpfpin.map_traits import traits_of
 from bpfpin.migration import entries
 from bpfpin.migration.entries import SHOWN
 from bpfpin.migration.first_values import apply, joined, start_value
@@ -95,7 +96,7 @@ class Converted:
             yield Difference(name, VALUE, where, str(error))
 
     def _is_cut_off(self, key: bytes) -> bool:
-        is_array = KINDS[self.definition.type].endswith("array")
+        is_array = traits_of(self.definition.type).is_array
         return is_array and int.from_bytes(key, "little") >= self.definition.max_entries
 
     def _old_entries(self) -> Iterator[tuple[bytes, list[bytes]]]:
@@ -153,7 +154,7 @@ def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Conv
     refused = Refusals(name)
     before, after = _shape(old), _shape(new)
     refused.tell(
-        entries.refusals(name, before, after) if KINDS[old.type] != KINDS[new.type] else ()
+        () if are_interchangeable(old.type, new.type) else entries.refusals(name, before, after)
     )
     types = _types(snapshot, held, migration)
     key_leaves = leaves(snapshot.types[0], old.key_size), leaves(held.key_type, new.key_size)

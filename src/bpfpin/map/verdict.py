@@ -8,15 +8,15 @@ from typing import Final
 from bpfpin.btf.types import Enum, Int, IntEncoding
 from bpfpin.errors import Difference, IncompatibleMapError, UsageError
 from bpfpin.map.counters import ACTION
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.maps.base import TypedMap
-from bpfpin.uapi import MapType, XdpAction
+from bpfpin.uapi import XdpAction
 
 KEY: Final = bytes(4)  # the first entry
 
 USUAL_NAME: Final = ACTION
 _VALUE_SIZES: Final = (1, 2, 4, 8)  # of integers
-_TYPES: Final = frozenset({MapType.ARRAY, MapType.HASH, MapType.LRU_HASH})
 
 _PREFIX: Final = "XDP_"
 
@@ -80,7 +80,8 @@ def require_verdict(held: TypedMap, name: str) -> None:
 
 
 def _differences(held: TypedMap, name: str) -> Iterable[Difference]:
-    if held.type not in _TYPES:
+    traits = traits_of(held.type)
+    if traits.is_percpu or not (traits.is_array or traits.is_hash):
         yield Difference(name, "type", type_name(held.type), "array or hash")
     if held.key_size != len(KEY):
         yield Difference(name, "key_size", str(held.key_size), str(len(KEY)))

@@ -20,6 +20,7 @@ from bpfpin.map.entries import require_entries, said
 from bpfpin.map.follow import Follower, follow
 from bpfpin.map.open import AS_IT_IS, Typing, open_map, open_typed
 from bpfpin.map.query import Columns, Row
+from bpfpin.map_traits import MapFamily, traits_of
 from bpfpin.objects.events.perf_buffer import PerfBuffer
 from bpfpin.objects.events.perf_ring import Lost
 from bpfpin.objects.events.ring_buffer import RingBuffer
@@ -28,11 +29,10 @@ from bpfpin.objects.kernel import btf as event_types
 from bpfpin.objects.kernel.info import ID, NAME, type_name
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.fd import Closing
-from bpfpin.uapi import MapType
 
-KINDS: dict[MapType | int, type[EventSource]] = {
-    MapType.RINGBUF: RingBuffer,
-    MapType.PERF_EVENT_ARRAY: PerfBuffer,
+KINDS: dict[MapFamily, type[EventSource]] = {
+    MapFamily.RING_BUFFER: RingBuffer,
+    MapFamily.PERF_BUFFER: PerfBuffer,
 }
 LOOK_AGAIN_S = 1.0  # at the name that the map was opened by
 AT_ONCE = 64  # so that an end by Ctrl-C takes few events with it
@@ -197,7 +197,7 @@ def open_events(target: str, *, event_type: str | None, form: str | None) -> Eve
     if event_type and form:
         raise UsageError("--type and --format both say how an event reads: give one of them")
     with open_map(target, read_only=False) as held:
-        kind = KINDS.get(held.type)
+        kind = KINDS.get(traits_of(held.type).family)
         if kind is None:
             raise UsageError(
                 f"map {held.name!r} is of type {type_name(held.type)}; events come from a ringbuf"

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from bpfpin.btf.layout import Place
 from bpfpin.errors import Difference
 from bpfpin.migration.match import Check, PartMoves
-from bpfpin.migration.members import ARRAYS, HASHES, Move, Shape
+from bpfpin.migration.members import Move, Shape
 from bpfpin.migration.request import Rule
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
@@ -19,7 +19,6 @@ from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType
 
 SHOWN: Final = 3  # entries that do not fit, of each kind
-_FAMILIES: Final = (ARRAYS, HASHES)
 _ELEMENT_OF_HASH: Final = 48  # bytes before the key: struct htab_elem of kernel/bpf/hashtab.c
 _WORD: Final = 8
 
@@ -200,7 +199,7 @@ def of_map(held: Map) -> Shape | None:
 
 def refusals(name: str, old: Shape, new: Shape) -> Iterator[Difference]:
     """Yield why a map cannot become the other, whatever is in it."""
-    if not any({old.type, new.type} <= family for family in _FAMILIES):
+    if not ((old.is_array and new.is_array) or (old.is_hash and new.is_hash)):
         yield Difference(name, "type", type_text(old), f"{type_text(new)}, which cannot take it")
         return
     for shape, whose in ((old, "old"), (new, "new")):

@@ -15,7 +15,7 @@ from bpfpin.analysis.uses import ADDS, How, User, ways
 from bpfpin.btf.layout import Place
 from bpfpin.migration.fold_member import ATOMIC_SIZES, is_atomic
 from bpfpin.migration.losses import Loss
-from bpfpin.migration.members import HASHES, LRU, Leaf, LeafKind, Move, Shape
+from bpfpin.migration.members import Leaf, LeafKind, Move, Shape
 from bpfpin.migration.request import Rule
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, ProgramType
@@ -79,7 +79,7 @@ def judge(case: Case, *, cpus: int = 0, realtime: bool | None = None) -> Exactne
     if case.sums:
         reasons += _of_programs(case, realtime=realtime)
         reasons += _of_numbers(case)
-    if case.new.type in LRU and case.entries:
+    if case.new.is_lru and case.entries:
         room = _lru_room(case, cpus or possible_cpus())
         if room <= 0:
             reasons.append(f"the new map is an LRU hash: it may evict about {-room} entries")
@@ -153,7 +153,7 @@ def _of_new_program(user: User, case: Case) -> Iterator[str]:
             yield f"{user.program} sets {move.path or 'the value'}, also over what was moved there"
     if user.use.overwrites:
         yield f"{user.program} writes whole values, also over what was moved there"
-    if user.use.deletes and case.new.type in HASHES:
+    if user.use.deletes and case.new.is_hash:
         yield f"{user.program} deletes entries, also while they are filled"
 
 

@@ -23,10 +23,10 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Function, FunctionPrototype, Int, IntEncoding, Linkage
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.migration.fold_member import move_member, rebuild_key
-from bpfpin.migration.members import LRU, Move, Shape
+from bpfpin.migration.members import Move, Shape
 from bpfpin.migration.request import Rule
 from bpfpin.spec import FunctionSpec, ProgramSpec
-from bpfpin.uapi import FuncId, MapType, ProgramFlag, ProgramType, UpdateFlag
+from bpfpin.uapi import FuncId, ProgramFlag, ProgramType, UpdateFlag
 
 OLD: Final = "old"
 NEW: Final = "new"
@@ -213,7 +213,7 @@ def _find_or_insert(code: Assembler, fold: Fold) -> None:
 def _insert_only(code: Assembler, fold: Fold) -> None:
     """Insert the key if it is not there; one call does both, except where it may evict another."""
     done, full = code.new_label(), code.new_label()
-    if fold.new.type in LRU:
+    if fold.new.is_lru:
         _look_up_new(code, fold)
         code.jump(done, a.IF_NOT_EQUAL, a.R0, imm=0)
     _insert(code, fold, full)
@@ -295,4 +295,4 @@ def _for_each_cpu(code: Assembler, fold: Fold) -> None:
 
 def needs_insert_phase(new: Shape) -> bool:
     """Whether first values must be inserted before anything is moved: in hashes that are shared."""
-    return new.type in (MapType.HASH, MapType.LRU_HASH)
+    return new.is_hash and not new.is_per_cpu

@@ -29,13 +29,10 @@ from bpfpin.btf.types import Enum as EnumType
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.kernel_owned import is_kernel_owned
 from bpfpin.errors import LimitError, ObjectFileError, UsageError
+from bpfpin.map_traits import traits_of
 from bpfpin.migration.request import Rule
-from bpfpin.objects.maps.codec import PER_CPU
 from bpfpin.uapi import MapType
 
-ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
-LRU = frozenset({MapType.LRU_HASH, MapType.LRU_PERCPU_HASH})
-HASHES = frozenset({MapType.HASH, MapType.PERCPU_HASH}) | LRU
 LEAVES_MAX: Final = 8192  # of one value; the program that moves them has at most a million steps
 _NUMBERS: Final = (1, 2, 4, 8)
 _MEMBER: Final = re.compile(
@@ -65,12 +62,22 @@ class Shape:
     @property
     def is_per_cpu(self) -> bool:
         """Whether each CPU has values of its own."""
-        return self.type in PER_CPU
+        return traits_of(self.type).is_percpu
 
     @property
     def is_array(self) -> bool:
         """Whether all keys are always there."""
-        return self.type in ARRAYS
+        return traits_of(self.type).is_array
+
+    @property
+    def is_hash(self) -> bool:
+        """Whether it is a hash, an LRU hash among them."""
+        return traits_of(self.type).is_hash
+
+    @property
+    def is_lru(self) -> bool:
+        """Whether it evicts entries instead of being full."""
+        return traits_of(self.type).is_lru
 
 
 @dataclass(frozen=True, slots=True)

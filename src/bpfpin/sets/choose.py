@@ -11,9 +11,10 @@ from typing import Final
 
 from bpfpin.attach import cgroup, clsact, netkit, tcx
 from bpfpin.errors import UsageError, WrongHookError
+from bpfpin.map_traits import traits_of
 from bpfpin.objfile.reader import read_btf, read_object
 from bpfpin.spec import Hook, ObjectSpec, ProgramSpec
-from bpfpin.uapi import MapType, ProgramType
+from bpfpin.uapi import ProgramType
 
 DEFAULT_SOURCE: Final = "builtin:xdp_stats"
 DEFAULT_CGROUP_SOURCE: Final = "builtin:cgroup_stats"
@@ -170,7 +171,7 @@ def programs_to_load(spec: ObjectSpec, chosen: Iterable[Choice]) -> list[str]:
 
 
 def _tail_called(spec: ObjectSpec) -> list[str]:
-    arrays = [held for held in spec.maps.values() if held.type is MapType.PROG_ARRAY]
+    arrays = [held for held in spec.maps.values() if traits_of(held.type).holds_programs]
     return [program for array in arrays for _, program in array.initial]
 
 

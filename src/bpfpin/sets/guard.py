@@ -17,9 +17,9 @@ from bpfpin.errors import (
     UsageError,
 )
 from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
+from bpfpin.map_traits import traits_of
 from bpfpin.migration.fold import Folding
 from bpfpin.objects.load.collection import Loaded, fill_given
-from bpfpin.objects.maps.compat import MAPS_OF_MAPS
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
@@ -189,7 +189,7 @@ def _uses(live: PinSet, map_id: int) -> bool:
                     return True
         for path in live.maps.values():
             with Map.from_pin(path, read_only=True) as other:
-                is_outer = other.type in MAPS_OF_MAPS
+                is_outer = traits_of(other.type).holds_maps
                 if is_outer and any(
                     int.from_bytes(value, "little") == map_id for _, value in other.items_bytes()
                 ):

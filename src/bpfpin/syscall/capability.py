@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import IntEnum
 from pathlib import Path
 
-from bpfpin.uapi import Cmd, MapType, ProgramType
+from bpfpin.map_traits import traits_of
+from bpfpin.uapi import Cmd, ProgramType
 
 STATUS = Path("/proc/thread-self/status")
 UID_MAP = Path("/proc/self/uid_map")
@@ -51,9 +52,6 @@ BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     "setns": (ADMIN,),
     "unshare": (ADMIN,),
 }
-NET_MAPS = frozenset(
-    {MapType.SOCKMAP, MapType.SOCKHASH, MapType.DEVMAP, MapType.DEVMAP_HASH, MapType.XSKMAP}
-)
 TRACING_PROGRAMS = frozenset(
     {
         ProgramType.KPROBE,
@@ -95,7 +93,7 @@ def missing_capabilities(command: Cmd | str, subtype: int = 0) -> tuple[str, ...
 
 def _needed(command: Cmd | str, subtype: int) -> tuple[Capability, ...]:
     needed = BY_COMMAND.get(command, ())
-    if command == Cmd.MAP_CREATE and subtype in NET_MAPS:
+    if command == Cmd.MAP_CREATE and traits_of(subtype).needs_net_admin:
         return (*needed, NET)
     if command != Cmd.PROG_LOAD or subtype in PLAIN_PROGRAMS:
         return needed

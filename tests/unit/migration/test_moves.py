@@ -7,15 +7,19 @@ import pytest
 from bpfpin.btf.layout import Place
 from bpfpin.migration.fold import spread
 from bpfpin.migration.fold_member import is_atomic
-from bpfpin.migration.members import ARRAYS, HASHES, Move, Shape
+from bpfpin.migration.members import Move, Shape
 from bpfpin.uapi import MapType
+from support.map_types import ARRAYS, HASHES, LRU
 
 
 def test_a_shape_knows_whether_cpus_have_values_of_their_own() -> None:
-    per_cpu = {kind for kind in ARRAYS | HASHES if Shape(kind, 4, 8, 1).is_per_cpu}
+    shapes = [Shape(kind, 4, 8, 1) for kind in ARRAYS | HASHES]
+    per_cpu = {shape.type for shape in shapes if shape.is_per_cpu}
 
     assert per_cpu == {MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH}
-    assert {kind for kind in ARRAYS | HASHES if Shape(kind, 4, 8, 1).is_array} == ARRAYS
+    assert {shape.type for shape in shapes if shape.is_array} == ARRAYS
+    assert {shape.type for shape in shapes if shape.is_hash} == HASHES
+    assert {shape.type for shape in shapes if shape.is_lru} == LRU
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from bpfpin.btf.c_source import c_name
 from bpfpin.btf.types import Function, FunctionPrototype
-from bpfpin.objects.maps.compat import MAPS_OF_MAPS
+from bpfpin.map_traits import traits_of
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec, Pinning
-from bpfpin.uapi import MapFlag, MapType
+from bpfpin.uapi import MapFlag
 
 OLD_DIALECTS = frozenset({Dialect.BPF_MAP_DEF, Dialect.BPF_ELF_MAP})
 _LAST_INDEX = 0xFFFF  # of an initialiser: C fills all before it, eight bytes each
@@ -36,7 +36,7 @@ def btf_definitions(spec: ObjectSpec) -> str:
     if not old:
         return f"/* {path} has no maps of the old dialects. */\n"
     head = f"/* The maps of {path}, after <linux/bpf.h> and <bpf/bpf_helpers.h>. */"
-    ordered = sorted(old, key=lambda each: each.type in MAPS_OF_MAPS)
+    ordered = sorted(old, key=lambda each: traits_of(each.type).holds_maps)
     return "\n\n".join([head, *(_definition(spec, each) for each in ordered)]) + "\n"
 
 
@@ -84,10 +84,10 @@ def _flags(flags: int) -> str:
 
 def _values(wanted: MapSpec, *, has_prototypes: bool) -> tuple[list[str], str]:
     """Return the member `values` and the initialiser of what the file puts there, if it does."""
-    if wanted.type in MAPS_OF_MAPS and wanted.inner is not None:
+    if traits_of(wanted.type).holds_maps and wanted.inner is not None:
         inner = [f"\t{line}" for line in _members(wanted.inner.with_changes(pinning=Pinning.NONE))]
         return ["__array(values, struct {", *inner, "});"], _initial(wanted)
-    if wanted.type is MapType.PROG_ARRAY and has_prototypes:
+    if traits_of(wanted.type).holds_programs and has_prototypes:
         return ["__array(values, int (void *));"], _initial(wanted)
     return [], ""
 
@@ -115,7 +115,7 @@ def _is_too_wide(wanted: MapSpec) -> bool:
 
 def _prototypes(spec: ObjectSpec, wanted: MapSpec) -> list[str]:
     """Declare the programs that a program array starts with; none if one's type is not known."""
-    if wanted.type is not MapType.PROG_ARRAY:
+    if not traits_of(wanted.type).holds_programs:
         return []
     found = [_prototype(spec, name) for _, name in _entries(wanted)]
     return found if all(found) else []
@@ -146,13 +146,13 @@ def _notes(wanted: MapSpec, *, has_prototypes: bool) -> Sequence[str]:
         for name, number in _numbers(wanted).items()
         if number > _LARGEST and name not in _type_names(wanted)
     ]
-    if wanted.type in MAPS_OF_MAPS and wanted.inner is None:
+    if traits_of(wanted.type).holds_maps and wanted.inner is None:
         which = f", like the one with id {wanted.inner_id}" if wanted.inner_id else ""
         notes.append(
             f"It holds maps{which}, which the object does not define: say of what kind by"
             " __array(values, struct { ... })."
         )
-    if wanted.type is MapType.PROG_ARRAY and wanted.initial:
+    if traits_of(wanted.type).holds_programs and wanted.initial:
         notes.append("The sections ID/KEY of its programs are iproute2's: name their type instead.")
     if wanted.initial and (_is_too_wide(wanted) or not (wanted.inner or has_prototypes)):
         entries = ", ".join(f"{name} at {index}" for index, name in _entries(wanted))

@@ -15,6 +15,7 @@ from typing import TypedDict, Unpack
 from bpfpin.btf.btf import Btf
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import PermissionDeniedError, SyscallError
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.attach_target import AttachTarget
 from bpfpin.objects.kernel.btf import BtfHandle, as_btf
 from bpfpin.objects.load import resolve
@@ -38,7 +39,6 @@ from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.shared import MappedAt, free_address
-from bpfpin.uapi import MapType
 
 _LEAST_MEMORY_LIMIT = 256 << 20
 _MEMORY_SHARE = 4
@@ -261,13 +261,13 @@ def _bind_constants(
 
 def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) -> Map:
     """Make a map, with its first contents when it is a data section."""
-    if spec.type is MapType.ARENA and spec.max_entries and not spec.map_extra:
+    if traits_of(spec.type).is_arena and spec.max_entries and not spec.map_extra:
         spec = spec.with_changes(map_extra=_arena_address(spec))
     made = Map.create(spec, btf=btf)
     undo.callback(made.close)
     if spec.contents is not None and spec.dialect is Dialect.DATA:
         bpf.map_update_elem(made.fd, FIRST_KEY, spec.contents, target=f"map {spec.name}")
-    if spec.type is MapType.ARENA:
+    if traits_of(spec.type).is_arena:
         _set_up_arena(made, spec)
     if spec.is_frozen:
         made.freeze()

@@ -12,6 +12,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     UsageError,
 )
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps import compat, struct_ops
 from bpfpin.objects.maps.create import estimate_bytes, size_text
 from bpfpin.objects.maps.map import Map
@@ -19,21 +20,21 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.refusal import InvalidArgumentError
-from bpfpin.uapi import MapFlag, MapType
+from bpfpin.uapi import MapFlag
 
 FIRST_KEY = bytes(4)
 
 
 def fill_maps_of_maps(specs: Iterable[MapSpec], maps: Mapping[str, Map]) -> None:
     """Put the inner maps that *specs* name into their maps."""
-    _fill([each for each in specs if each.type in compat.MAPS_OF_MAPS], maps, maps)
+    _fill([each for each in specs if traits_of(each.type).holds_maps], maps, maps)
 
 
 def fill_program_arrays(
     specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
 ) -> None:
     """Put the programs that *specs* name into their arrays."""
-    _fill([each for each in specs if each.type == MapType.PROG_ARRAY], maps, programs)
+    _fill([each for each in specs if traits_of(each.type).holds_programs], maps, programs)
 
 
 def fill_tables(
@@ -48,7 +49,7 @@ def fill_tables(
     descriptors = {name: program.fd for name, program in programs.items()}
     for spec in specs:
         is_whole = all(name in programs for _, name in spec.initial)
-        if spec.type is MapType.STRUCT_OPS and spec.map_flags & MapFlag.LINK and is_whole:
+        if traits_of(spec.type).is_struct_ops and spec.map_flags & MapFlag.LINK and is_whole:
             fd, target = maps[spec.name].fd, f"map {spec.name}"
             try:
                 value = struct_ops.value_of(spec, descriptors)
@@ -102,7 +103,7 @@ def check_given(spec: ObjectSpec, given: Mapping[str, Map]) -> None:
 def check_inner(specs: Iterable[MapSpec]) -> None:
     """Refuse maps of maps that nothing says the inner kind of: the kernel says only EINVAL."""
     for each in specs:
-        if each.type in compat.MAPS_OF_MAPS and each.inner is None:
+        if traits_of(each.type).holds_maps and each.inner is None:
             wanted = f" with id {each.inner_id}" if each.inner_id else ""
             raise UsageError(
                 f"map {each.name} holds maps, and the object has no map{wanted} that says of what"

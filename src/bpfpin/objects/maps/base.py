@@ -12,11 +12,12 @@ from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.format_table import FormatTable
 from bpfpin.codecs.formats import Format
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.btf import BtfHandle, type_of, value_type_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo, map_info
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind, open_pin
 from bpfpin.objects.maps import batch, batch_write, layouts
-from bpfpin.objects.maps.codec import PER_CPU, Reading, key_codec, stride_of, value_codec
+from bpfpin.objects.maps.codec import Reading, key_codec, stride_of, value_codec
 from bpfpin.objects.maps.create import create
 from bpfpin.objects.maps.elements import Elements
 from bpfpin.spec import MapSpec
@@ -46,7 +47,7 @@ class RawMap(KernelObject):
         self._fixed = info = map_info(self.fd)
         self._check_type()
         one = info.value_size
-        self._copied = stride_of(one) * possible_cpus() if info.type in PER_CPU else one
+        self._copied = stride_of(one) * possible_cpus() if traits_of(info.type).is_percpu else one
         self._elements = Elements(
             self.fd,
             info.key_size,
@@ -103,12 +104,12 @@ class RawMap(KernelObject):
     @property
     def is_per_cpu(self) -> bool:
         """Whether each CPU has values of its own."""
-        return self._fixed.type in PER_CPU
+        return traits_of(self._fixed.type).is_percpu
 
     @property
     def is_array(self) -> bool:
         """Whether all keys from 0 on are always there, so that nothing can be deleted."""
-        return self._fixed.type in batch.ARRAYS
+        return traits_of(self._fixed.type).is_array
 
     def is_frozen(self) -> bool:
         """Whether the map is read-only for user space (/proc/self/fdinfo)."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps.elements import CLOSED_FD, Closed, Elements, buffer
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
@@ -30,12 +31,6 @@ from bpfpin.uapi import Cmd, MapType
 
 BATCH = 4096  # measured: flat from 256 elements up
 BUFFER_BYTES = 4 << 20
-ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
-HASHES = frozenset({MapType.HASH, MapType.PERCPU_HASH, MapType.LRU_HASH, MapType.LRU_PERCPU_HASH})
-# Asked for batches. Those of an LPM trie, a devmap and the like are the kernel's generic ones: they
-# go from key to key and start anew where one was deleted, so they may repeat and never end. Those
-# of an array of maps stop at an empty place (EINTR before Linux 6.15).
-BATCHED = ARRAYS | HASHES | {MapType.HASH_OF_MAPS}
 STEPS_PER_ENTRY = 4  # of a walk by key, before it gives up running after deleted keys
 
 
@@ -95,8 +90,8 @@ class Batches(Closing):
         self._max_entries = max_entries
         fits = BUFFER_BYTES // (elements.key_size + elements.value_size or 1)
         self._count = max(1, min(BATCH, max_entries, fits))
-        self._is_batched = kind in BATCHED
-        self._is_array = kind in ARRAYS
+        self._is_batched = traits_of(kind).reads_batches
+        self._is_array = traits_of(kind).is_array
         self._is_single = self._is_array and max_entries <= self._count
         self._rooms: list[Any] = []
 

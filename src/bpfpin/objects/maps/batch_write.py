@@ -13,15 +13,14 @@ from typing import Any
 
 from bpfpin.codecs.codec import Codec, ScalarCodec
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
-from bpfpin.objects.maps.batch import BATCH, BATCHED
+from bpfpin.map_traits import traits_of
+from bpfpin.objects.maps.batch import BATCH
 from bpfpin.objects.maps.elements import CLOSED_FD, Elements
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import Cmd, MapType, UpdateFlag
 
-# Writing goes by key, so the kernel's generic batches do as well where reading must not use them.
-WRITTEN = BATCHED | {MapType.LPM_TRIE}
 # The kernel refuses other flags in a batch (EINVAL).
 BATCH_FLAGS = UpdateFlag.ANY, UpdateFlag.LOCK
 Entries = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
@@ -59,7 +58,7 @@ class Writer(Closing):
     def __init__(self, elements: Elements, fd: int, kind: MapType | int) -> None:
         self._elements = elements
         self._fd = fd
-        self.is_batched = kind in WRITTEN
+        self.is_batched = traits_of(kind).writes_batches
 
     def close(self) -> None:
         """Forget the descriptor."""

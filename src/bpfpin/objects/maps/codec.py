@@ -13,40 +13,12 @@ from bpfpin.codecs.of_btf import codec, untyped
 from bpfpin.codecs.of_format import format_codec
 from bpfpin.codecs.prefix import is_address_prefix, taking_prefixes
 from bpfpin.codecs.stray import keeping_bytes
+from bpfpin.map_traits import KeyKind, traits_of
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.objects.maps.kernel_values import HOLDERS, attachment_key, owner_key
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.uapi import MapType
 
-PER_CPU = frozenset(
-    {
-        MapType.PERCPU_HASH,
-        MapType.PERCPU_ARRAY,
-        MapType.LRU_PERCPU_HASH,
-        MapType.PERCPU_CGROUP_STORAGE,
-    }
-)
-# Their key is an index of 32 bits by the kernel's rule, whether they carry BTF or not.
-INDEXED = frozenset(
-    {
-        MapType.ARRAY,
-        MapType.PERCPU_ARRAY,
-        MapType.PROG_ARRAY,
-        MapType.PERF_EVENT_ARRAY,
-        MapType.CGROUP_ARRAY,
-        MapType.ARRAY_OF_MAPS,
-        MapType.STACK_TRACE,
-        MapType.STRUCT_OPS,
-        MapType.DEVMAP,
-        MapType.DEVMAP_HASH,
-        MapType.CPUMAP,
-        MapType.SOCKMAP,
-        MapType.XSKMAP,
-        MapType.REUSEPORT_SOCKARRAY,
-    }
-)
 LPM_TRIE: Final = "lpm_trie"  # in rules for formats
-ATTACHED = frozenset({MapType.CGROUP_STORAGE, MapType.PERCPU_CGROUP_STORAGE})
 
 
 # Values of which every possible CPU has its own, padded to eight bytes, one behind the other.
@@ -142,7 +114,7 @@ def key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
     What is read keeps the bytes that it does not show (`codecs/stray.py`).
     """
     made = _key_codec(info, ref, reading)
-    return keeping_bytes(_of_prefixes(made, reading) if info.type is MapType.LPM_TRIE else made)
+    return keeping_bytes(_of_prefixes(made, reading) if traits_of(info.type).is_trie else made)
 
 
 def _of_prefixes(plain: Codec, reading: Reading) -> Codec:
@@ -160,19 +132,20 @@ def _key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
         return untyped(plain, formats, KEY)
     if owner := owner_key(info):
         return owner
-    if ref is None and info.type in INDEXED:
+    if ref is None and traits_of(info.type).has_index_key:
         return untyped(ScalarCodec("I"), formats, KEY)
-    if ref is None and info.type in ATTACHED:
+    if ref is None and traits_of(info.type).key is KeyKind.CGROUP_ID:
         return attachment_key(info.key_size)
     return codec(ref, info.key_size, is_key=True, raw=reading.raw, formats=formats)
 
 
 def value_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
     """Return how the values read, a per-CPU map's as lists."""
-    if reading.value_format is None and info.type in HOLDERS:
-        return HOLDERS[info.type](info)
+    traits = traits_of(info.type)
+    if reading.value_format is None and traits.value in HOLDERS:
+        return HOLDERS[traits.value](info)
     one = _value_codec(info, ref, reading)
-    return PerCpuCodec(one, possible_cpus()) if info.type in PER_CPU else one
+    return PerCpuCodec(one, possible_cpus()) if traits.is_percpu else one
 
 
 def _value_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:

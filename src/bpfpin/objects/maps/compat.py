@@ -19,6 +19,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     SyscallError,
 )
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo
 from bpfpin.objects.maps.create import entries_asked
 from bpfpin.objects.maps.map import Map
@@ -26,15 +27,7 @@ from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType, ProgramType
 
-MAPS_OF_MAPS = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
-
 _ACCESS = MapFlag.RDONLY | MapFlag.WRONLY  # belong to a descriptor, the kernel does not keep them
-_ADDED_FLAGS = {
-    MapType.DEVMAP: MapFlag.RDONLY_PROG,
-    MapType.DEVMAP_HASH: MapFlag.RDONLY_PROG,
-}
-_LRU_MAPS = frozenset({MapType.LRU_HASH, MapType.LRU_PERCPU_HASH})
-_ARRAYS = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +93,9 @@ def compare_map(
     if spec.inner is None or inner is None:
         return found
     unlike = _map_differences(spec.inner.with_changes(name=spec.name), inner.info, inner.types)
-    # Arrays of different length may share an outer map when they say so (Linux v5.10).
-    is_elastic = bool(spec.inner.map_flags & MapFlag.INNER_MAP) or spec.inner.type not in _ARRAYS
+    is_elastic = (
+        bool(spec.inner.map_flags & MapFlag.INNER_MAP) or not traits_of(spec.inner.type).is_array
+    )
     told = [one for one in unlike if not (is_elastic and one.field == "max_entries")]
     return found + [replace(one, field=f"inner {one.field}") for one in told]
 
@@ -112,9 +106,14 @@ def inner_differences(wanted: MapSpec, info: MapInfo) -> list[Difference]:
     As bpf_map_meta_equal and array_map_meta_equal in the kernel's kernel/bpf have it: type, sizes
     and flags, and `max_entries` of arrays without BPF_F_INNER_MAP. What BTF says is not looked at.
     """
-    is_elastic = bool(wanted.map_flags & MapFlag.INNER_MAP) or wanted.type not in _ARRAYS
+    is_elastic = _may_differ_in_length(wanted)
     found = _field_differences(wanted, info)
     return [each for each in found if not (is_elastic and each.field == "max_entries")]
+
+
+def _may_differ_in_length(inner: MapSpec) -> bool:
+    # Arrays of different length may share an outer map when they say so (Linux v5.10).
+    return bool(inner.map_flags & MapFlag.INNER_MAP) or not traits_of(inner.type).is_array
 
 
 def unfit(error: SyscallError, wanted: MapSpec, inner: Map, *, about: str) -> BpfError:
@@ -141,18 +140,18 @@ def _map_differences(spec: MapSpec, info: MapInfo, types: Types) -> list[Differe
 
 def _as_reported(spec: MapSpec, there: MapInfo) -> dict[str, int]:
     """Return the fields of *spec* that the kernel reports otherwise of the map made of it."""
-    flags = (spec.map_flags & ~_ACCESS) | _ADDED_FLAGS.get(spec.type, 0)
+    flags = (spec.map_flags & ~_ACCESS) | traits_of(spec.type).added_flags
     if spec.numa_node is not None:
         flags |= MapFlag.NUMA_NODE
     fields = {"map_flags": flags, "max_entries": _entries_reported(spec)}
-    if spec.type is MapType.ARENA and not spec.map_extra:
+    if traits_of(spec.type).is_arena and not spec.map_extra:
         fields["map_extra"] = there.map_extra  # the loader chose the address
     return fields
 
 
 def _entries_reported(spec: MapSpec) -> int:
     asked = entries_asked(spec)
-    if spec.type not in _LRU_MAPS or not spec.map_flags & MapFlag.NO_COMMON_LRU:
+    if not traits_of(spec.type).is_lru or not spec.map_flags & MapFlag.NO_COMMON_LRU:
         return asked
     cpus = possible_cpus()  # each of them has a list of its own, all of the same length
     return -(-asked // cpus) * cpus
@@ -200,7 +199,7 @@ def _types(there: Map) -> Types:
 
 def _inner(spec: MapSpec, there: Map) -> Inner | None:
     """Return one of the maps in a map of maps, None if there is none to look at."""
-    if spec.inner is None or there.info.type not in MAPS_OF_MAPS:
+    if spec.inner is None or not traits_of(there.info.type).holds_maps:
         return None
     # The kernel reports no template; opening by id needs CAP_SYS_ADMIN.
     with contextlib.suppress(PermissionDeniedError, KeyError):

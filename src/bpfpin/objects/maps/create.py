@@ -7,6 +7,7 @@ import mmap
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, SyscallError, UsageError
+from bpfpin.map_traits import MapFamily, ValueKind, traits_of
 from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.maps import struct_ops
 from bpfpin.objects.maps.rules import broken_rules
@@ -18,7 +19,6 @@ from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.refusal import InvalidArgumentError, MapDefinitionError
 from bpfpin.uapi import MapFlag, MapType
 
-RINGS = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
 _NUMA_NODE = int(MapFlag.NUMA_NODE)
 # What the kernel answers to a definition that it does not take; EBADF: to no inner map.
 _OF_RULES = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM)
@@ -26,29 +26,12 @@ NO_TYPES: tuple[int, int, int] = (0, 0, 0)
 _ELEMENT_OVERHEAD = 48  # struct htab_elem of the kernel's kernel/bpf/hashtab.c
 _BUCKET = 16
 _POINTER = 8
-_PER_CPU = frozenset(
-    {
-        MapType.PERCPU_ARRAY,
-        MapType.PERCPU_HASH,
-        MapType.LRU_PERCPU_HASH,
-        MapType.PERCPU_CGROUP_STORAGE,
-    }
-)
-_HASHES = frozenset(
-    {
-        MapType.HASH,
-        MapType.PERCPU_HASH,
-        MapType.LRU_HASH,
-        MapType.LRU_PERCPU_HASH,
-        MapType.HASH_OF_MAPS,
-    }
-)
-_IN_PLACE = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY, MapType.QUEUE, MapType.STACK})
-_OTHERS = {
-    MapType.RINGBUF: 1,  # max_entries counts bytes
-    MapType.USER_RINGBUF: 1,
-    MapType.LPM_TRIE: 0,  # elements are allocated as they come
-    MapType.BLOOM_FILTER: 2,
+# Bytes for each entry that are allocated with the map; families that are not here keep a pointer.
+_ENTRY_BYTES = {
+    MapFamily.RING_BUFFER: 1,  # max_entries counts bytes
+    MapFamily.USER_RING_BUFFER: 1,
+    MapFamily.TRIE: 0,  # elements are allocated as they come
+    MapFamily.BLOOM_FILTER: 2,
 }
 
 
@@ -58,7 +41,7 @@ def create(spec: MapSpec, *, inner_fd: int | None, btf: BtfHandle | None) -> Des
         # With the object's own BTF: its declaration tags say what a special member contains.
         with create(spec.inner, inner_fd=None, btf=btf) as template:
             return create(spec, inner_fd=template.fileno(), btf=btf)
-    if spec.type is MapType.STRUCT_OPS:
+    if traits_of(spec.type).is_struct_ops:
         return _create_table(spec, btf)
     if spec.value is None:
         return _create(spec, inner_fd or 0, NO_TYPES)
@@ -116,7 +99,9 @@ def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> Syscal
         return error
     rules = broken_rules(spec, max_entries=entries_asked(spec), has_inner=has_inner)
     if not rules:
-        error.hint = f"Its definition breaks no rule that bpfpin knows: {_definition(spec)}"
+        since = traits_of(spec.type).since
+        known = f"; {spec.type.name.lower()} maps exist since Linux {since}" if since else ""
+        error.hint = f"Its definition breaks no rule that bpfpin knows: {_definition(spec)}{known}"
         return error
     refused = MapDefinitionError(
         f"{error.target}: {'; '.join(rules)}",
@@ -191,11 +176,12 @@ def entries_asked(spec: MapSpec) -> int:
     of two of whole pages, as libbpf does. A CPU map has at most an entry for each CPU, as
     cilium/ebpf has it: the kernel refuses more than it was built for (E2BIG).
     """
-    if spec.type == MapType.CPUMAP:
+    traits = traits_of(spec.type)
+    if traits.value is ValueKind.CPU:
         return min(spec.max_entries or possible_cpus(), possible_cpus())
-    if spec.type == MapType.PERF_EVENT_ARRAY and not spec.max_entries:
+    if traits.value is ValueKind.PERF_EVENT and not spec.max_entries:
         return possible_cpus()
-    if spec.type in RINGS and spec.max_entries:
+    if traits.is_ring and spec.max_entries:
         return max(mmap.PAGESIZE, 1 << (spec.max_entries - 1).bit_length())
     return spec.max_entries
 
@@ -213,17 +199,18 @@ def estimate_bytes(spec: MapSpec) -> int:
 
 
 def _entry_bytes(spec: MapSpec) -> int:
-    if spec.type in _HASHES:
+    traits = traits_of(spec.type)
+    if traits.family is MapFamily.HASH:
         is_lazy = bool(spec.map_flags & MapFlag.NO_PREALLOC)
         element = 0 if is_lazy else _ELEMENT_OVERHEAD + _padded(spec.key_size) + _values(spec)
         return _BUCKET + element
-    if spec.type in _IN_PLACE:
+    if traits.is_array or traits.family is MapFamily.QUEUE:
         return _values(spec)
-    return _OTHERS.get(spec.type, _POINTER)
+    return _ENTRY_BYTES.get(traits.family, _POINTER)
 
 
 def _values(spec: MapSpec) -> int:
-    copies = possible_cpus() if spec.type in _PER_CPU else 1
+    copies = possible_cpus() if traits_of(spec.type).is_percpu else 1
     return _padded(spec.value_size) * copies
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bpfpin.errors import KeyNotFoundError, ReadOnlyMapError
 from bpfpin.objects.kernel.info import fdinfo
-from bpfpin.objects.maps import traits
+from bpfpin.objects.maps import explain
 from bpfpin.syscall.attr import MapElemAttr
 from bpfpin.syscall.call import Call
 from bpfpin.syscall.fd import Closing
@@ -89,7 +89,7 @@ class Elements(Closing):
         value_size: int,
         *,
         about: str,
-        kind: MapType | int = MapType.UNSPEC,
+        kind: MapType | int = 0,
         max_entries: int = 0,
     ) -> None:
         self._fd = fd
@@ -116,22 +116,22 @@ class Elements(Closing):
     ) -> Exception:
         """Return why *call* was refused, about *key* or (None) the map; `ValueError` if closed.
 
-        `TypeError` if the kernel has no such call for this type of map (`map_kinds.py`). *slot* has
-        the bytes that were asked with, or *raw_key* those of the key alone.
+        `TypeError` if the kernel has no such call for this type of map (`map_traits.py`).
+        *slot* has the bytes that were asked with, or *raw_key* those of the key alone.
         """
         error = call.error(self._about if key is None else f"{self._about}, key {key!r}")
         if self._fd == CLOSED_FD:
             raise ValueError("the map is closed")
         if isinstance(error, ReadOnlyMapError):
             error.message = f"{error.target}: {self._why_read_only()}"
-        asked = traits.Asked(
+        asked = explain.Asked(
             call.command,
             self._max_entries,
             bytes(slot.key) if slot else raw_key,
             bytes(slot.value[: self.value_size]) if slot else b"",
             call.attribute.flags if slot else 0,
         )
-        return traits.explained(error, self._kind, asked, about=self._about)
+        return explain.explained(error, self._kind, asked, about=self._about)
 
     def _why_read_only(self) -> str:
         if fdinfo(self._fd).get("frozen") == "1":

@@ -21,9 +21,10 @@ from typing import Any
 
 from bpfpin.codecs.codec import Buffer, BytesCodec, Codec, MisfitError, ScalarCodec
 from bpfpin.codecs.record import ArrayCodec, Part, Record, RecordCodec, StructCodec
+from bpfpin.map_traits import KeyKind, ValueKind, traits_of
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
-from bpfpin.uapi import MapFlag, MapType
+from bpfpin.uapi import MapFlag
 
 WORD = 4
 CGROUP_ID_SIZE = 8
@@ -102,11 +103,11 @@ SOCKET = Owner("a socket or its descriptor")
 EVENT = Owner("a perf event or its descriptor")
 
 # The keys of local storages.
-OWNERS: dict[MapType | int, Owner] = {
-    MapType.SK_STORAGE: SOCKET,
-    MapType.INODE_STORAGE: FILE,
-    MapType.TASK_STORAGE: PROCESS,
-    MapType.CGRP_STORAGE: CGROUP,
+OWNERS: dict[KeyKind, Owner] = {
+    KeyKind.SOCKET: SOCKET,
+    KeyKind.FILE: FILE,
+    KeyKind.PROCESS: PROCESS,
+    KeyKind.CGROUP: CGROUP,
 }
 
 
@@ -263,26 +264,21 @@ def _owner(owner: Owner) -> Callable[[MapInfo], Codec]:
 
 
 # What makes the codec of a value by the type of map, whatever its BTF says.
-HOLDERS: dict[MapType | int, Callable[[MapInfo], Codec]] = {
-    MapType.PROG_ARRAY: _object(ObjectKind.PROGRAM),
-    MapType.ARRAY_OF_MAPS: _object(ObjectKind.MAP),
-    MapType.HASH_OF_MAPS: _object(ObjectKind.MAP),
-    MapType.DEVMAP: _device_target,
-    MapType.DEVMAP_HASH: _device_target,
-    MapType.CPUMAP: _cpu_target,
-    MapType.XSKMAP: _owner(SOCKET),
-    MapType.SOCKMAP: _owner(SOCKET),
-    MapType.SOCKHASH: _owner(SOCKET),
-    MapType.REUSEPORT_SOCKARRAY: _owner(SOCKET),
-    MapType.CGROUP_ARRAY: _owner(CGROUP),
-    MapType.PERF_EVENT_ARRAY: _owner(EVENT),
-    MapType.STACK_TRACE: _addresses,
+HOLDERS: dict[ValueKind, Callable[[MapInfo], Codec]] = {
+    ValueKind.PROGRAM: _object(ObjectKind.PROGRAM),
+    ValueKind.MAP: _object(ObjectKind.MAP),
+    ValueKind.DEVICE: _device_target,
+    ValueKind.CPU: _cpu_target,
+    ValueKind.SOCKET: _owner(SOCKET),
+    ValueKind.CGROUP: _owner(CGROUP),
+    ValueKind.PERF_EVENT: _owner(EVENT),
+    ValueKind.STACK: _addresses,
 }
 
 
 def owner_key(info: MapInfo) -> Codec | None:
     """Return the codec of the keys of a local storage, None for maps with keys of their own."""
-    owner = OWNERS.get(info.type)
+    owner = OWNERS.get(traits_of(info.type).key)
     return OwnerCodec(owner) if owner else None
 
 

@@ -18,12 +18,13 @@ from bpfpin.errors import (
     NotSupportedError,
     SyscallError,
 )
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import map_info
 from bpfpin.objects.kernel.object import OPEN_BY_ID, ObjectKind
 from bpfpin.objects.maps import batch_write, entry_write, garbage, rules
 from bpfpin.objects.maps import codec as percpu
 from bpfpin.objects.maps.base import TypedMap
-from bpfpin.objects.maps.batch import BATCH, HASHES, RawBatch
+from bpfpin.objects.maps.batch import BATCH, RawBatch
 from bpfpin.objects.maps.batch_write import Entries
 from bpfpin.objects.maps.codec import PerCpuCodec
 from bpfpin.objects.maps.elements import Letters
@@ -34,13 +35,10 @@ from bpfpin.spec import flag_of
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.refusal import InvalidArgumentError
-from bpfpin.uapi import MapType, UpdateFlag
+from bpfpin.uapi import UpdateFlag
 
 if TYPE_CHECKING:
     import numpy as np
-
-MAPS_OF_MAPS = frozenset({MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS})
-
 
 # A map read and written many elements at a time.
 
@@ -75,7 +73,7 @@ class BulkMap(TypedMap):
         """
         self._check_deletable()
         _ = self.fd
-        if self.type not in HASHES:
+        if not traits_of(self.type).is_hash:
             return self._read_and_deleted()
         return self._taken()
 
@@ -301,7 +299,7 @@ class ElementMap(BulkMap):
         try:
             taken = self._elements.lookup_and_delete(encoded, flags=flags, named=key)
         except NotSupportedError:
-            if self.type in HASHES:
+            if traits_of(self.type).is_hash:
                 raise
             text = "the kernel reads and deletes in one step only in hashes; lookup, then delete"
             raise TypeError(f"{self._described()}: {text}") from None
@@ -375,7 +373,7 @@ class ElementMap(BulkMap):
 
         The kernel compares with a template that it does not show; all maps in it are like that.
         """
-        if self.type not in MAPS_OF_MAPS:
+        if not traits_of(self.type).holds_maps:
             return error
         about = f"{self._described()}, key {key!r}"
         with contextlib.suppress(BpfError, StopIteration):
@@ -546,7 +544,7 @@ class Map(ElementMap, MutableMapping[Any, Any]):
 
         The arguments are those of `from_id`. `IdNotFoundError` if it was replaced meanwhile.
         """
-        if self.type not in MAPS_OF_MAPS:
+        if not traits_of(self.type).holds_maps:
             raise TypeError(f"{self._described()} holds no maps")
         return Map.from_id(self[key], **reading)
 
@@ -556,7 +554,7 @@ class Map(ElementMap, MutableMapping[Any, Any]):
         In hashes one call of the kernel, in other maps two.
         """
         try:
-            return self.lookup_and_delete(key) if self.type in HASHES else super().pop(key)
+            return self.lookup_and_delete(key) if traits_of(self.type).is_hash else super().pop(key)
         except KeyNotFoundError:
             if default is ...:
                 raise

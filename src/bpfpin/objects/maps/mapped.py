@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from bpfpin.codecs.codec import Codec
 from bpfpin.errors import BpfError, NotSupportedError, ReadOnlyMapError
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.base import RawMap, TypedMap
 from bpfpin.objects.maps.batch_write import is_number
@@ -102,7 +103,7 @@ class Cells(Closing):
 def require_mappable(held: RawMap) -> str:
     """Return how the map is told; `TypeError` if its type or flags do not let it be mapped."""
     about = f"map {held.name!r} (id {held.id})"
-    if held.type != MapType.ARRAY:
+    if not traits_of(held.type).is_mmapable:
         kind = held.type.name.lower() if isinstance(held.type, MapType) else held.type
         raise TypeError(f"{about} is of type {kind}: only an array can be mapped into memory")
     if not held.info.map_flags & MapFlag.MMAPABLE:

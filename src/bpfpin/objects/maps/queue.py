@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bpfpin.errors import EmptyMapError, KeyNotFoundError, MapFullError
+from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.maps.base import TypedMap
 from bpfpin.syscall import bpf
-from bpfpin.uapi import MapType, UpdateFlag
+from bpfpin.uapi import UpdateFlag
 
 NO_KEY = b""
 HASHES_MASK = 0xF
@@ -23,7 +24,7 @@ class Queue(TypedMap):
     is a `TypeError`.
     """
 
-    map_types = frozenset({MapType.QUEUE, MapType.STACK})
+    map_types = types_in(MapFamily.QUEUE)
 
     def push(self, value: Any, *, overwrite: bool = False) -> None:
         """Add a value (BPF_MAP_UPDATE_ELEM); `MapFullError` if it holds `max_entries` already.
@@ -85,7 +86,7 @@ class BloomFilter(TypedMap):
     of map is a `TypeError`.
     """
 
-    map_types = frozenset({MapType.BLOOM_FILTER})
+    map_types = types_in(MapFamily.BLOOM_FILTER)
 
     @property
     def hash_functions(self) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import Difference
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapFlag, MapType
@@ -43,20 +44,15 @@ _DESCRIPTOR = _F.RDONLY | _F.WRONLY
 class Rules:
     """What definitions of one type must keep.
 
-    *key* and *value* are the sizes that there may be, a pair of limits, or None for any size from 1
-    on. *value_step* is what the size of a value must be a multiple of. *entries* is False where
-    `max_entries` must be 0; *flags* are those that exist for the type, *needs* those without which
-    there is no map. *more* yields what else is broken.
+    *key* and *value* are the allowed sizes, or None for any size from 1 on. *flags* are those that
+    the type accepts, *needs* those that every map of it has. *more* yields what else is broken.
     """
 
     key: tuple[int, ...] | range | None
     value: tuple[int, ...] | range | None
     flags: MapFlag
     needs: MapFlag = _NO_FLAGS
-    entries: bool = True
     entries_max: int = (1 << 32) - 1
-    is_percpu: bool = False
-    needs_types: bool = False
     more: Callable[[MapSpec], Iterator[str]] | None = None
 
 
@@ -64,12 +60,12 @@ def _hash(spec: MapSpec) -> Iterator[str]:
     size = spec.key_size + spec.value_size
     if size >= KMALLOC_MAX - 64:
         yield f"key and value have {size} bytes together; they must have less than {KMALLOC_MAX}"
-    is_lru = spec.type in (MapType.LRU_HASH, MapType.LRU_PERCPU_HASH)
+    is_lru = traits_of(spec.type).is_lru
     if not is_lru and spec.map_flags & _F.NO_COMMON_LRU:
         yield "BPF_F_NO_COMMON_LRU is for lru_hash and lru_percpu_hash"
     if is_lru and spec.map_flags & _F.NO_PREALLOC:
         yield "an LRU map is always preallocated: leave BPF_F_NO_PREALLOC out"
-    is_split = spec.map_flags & _F.NO_COMMON_LRU or "PERCPU" in spec.type.name
+    is_split = spec.map_flags & _F.NO_COMMON_LRU or traits_of(spec.type).is_percpu
     if spec.numa_node is not None and is_split:
         yield "what each CPU has of its own cannot be on one NUMA node: leave numa_node out"
 
@@ -137,7 +133,7 @@ def _bloom_filter(spec: MapSpec) -> Iterator[str]:
 
 
 def _cgroup_storage(spec: MapSpec) -> Iterator[str]:
-    is_percpu = spec.type is MapType.PERCPU_CGROUP_STORAGE
+    is_percpu = traits_of(spec.type).is_percpu
     limit = PERCPU_VALUE_MAX if is_percpu else STORAGE_MAX
     if spec.value_size > limit:
         yield f"a value has {spec.value_size} bytes; at most about {limit} fit"
@@ -165,7 +161,7 @@ def _sockhash(spec: MapSpec) -> Iterator[str]:
 
 _HASH_FLAGS = _F.NO_PREALLOC | _F.NO_COMMON_LRU | _F.ZERO_SEED | _NODE | _ACCESS
 _HASHES = Rules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash)
-_PERCPU_HASHES = Rules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, is_percpu=True, more=_hash)
+_PERCPU_HASHES = Rules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash)
 _ARRAY_FLAGS = _NODE | _ACCESS
 _DESCRIPTORS = Rules((4,), (4,), _NODE | _DESCRIPTOR)
 _QUEUES = Rules((0,), None, _NODE | _ACCESS, more=_large)
@@ -176,8 +172,6 @@ _STORAGES = Rules(
     None,
     _F.NO_PREALLOC | _F.CLONE,
     needs=_F.NO_PREALLOC,
-    entries=False,
-    needs_types=True,
     more=_storage,
 )
 
@@ -188,7 +182,7 @@ RULES: dict[MapType, Rules] = {
     MapType.LRU_PERCPU_HASH: _PERCPU_HASHES,
     MapType.HASH_OF_MAPS: Rules(None, (4,), _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash),
     MapType.ARRAY: Rules((4,), None, _ARRAY_FLAGS | _F.MMAPABLE | _F.INNER_MAP, more=_array),
-    MapType.PERCPU_ARRAY: Rules((4,), None, _ARRAY_FLAGS, is_percpu=True, more=_percpu_array),
+    MapType.PERCPU_ARRAY: Rules((4,), None, _ARRAY_FLAGS, more=_percpu_array),
     MapType.PROG_ARRAY: _DESCRIPTORS,
     MapType.CGROUP_ARRAY: _DESCRIPTORS,
     MapType.ARRAY_OF_MAPS: _DESCRIPTORS,
@@ -219,12 +213,8 @@ RULES: dict[MapType, Rules] = {
     MapType.INODE_STORAGE: _STORAGES,
     MapType.TASK_STORAGE: _STORAGES,
     MapType.CGRP_STORAGE: _STORAGES,
-    MapType.CGROUP_STORAGE: Rules(
-        (8, 16), None, _NODE | _ACCESS, entries=False, more=_cgroup_storage
-    ),
-    MapType.PERCPU_CGROUP_STORAGE: Rules(
-        (8, 16), None, _NODE | _ACCESS, entries=False, more=_cgroup_storage
-    ),
+    MapType.CGROUP_STORAGE: Rules((8, 16), None, _NODE | _ACCESS, more=_cgroup_storage),
+    MapType.PERCPU_CGROUP_STORAGE: Rules((8, 16), None, _NODE | _ACCESS, more=_cgroup_storage),
     MapType.ARENA: Rules(
         (0,),
         (0,),
@@ -233,7 +223,6 @@ RULES: dict[MapType, Rules] = {
         more=_arena,
     ),
 }
-MAPS_OF_MAPS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 _WITH_EXTRA = (MapType.BLOOM_FILTER, MapType.ARENA)
 
 
@@ -253,6 +242,7 @@ def broken_rules(
     if spec.map_flags & _NODE:
         node = spec.numa_node or 0
         spec = spec.with_changes(map_flags=spec.map_flags & ~_NODE, numa_node=node)
+    traits = traits_of(spec.type)
     found = [
         *_sizes(spec, rules),
         *_entries(spec, rules),
@@ -260,9 +250,9 @@ def broken_rules(
         *_node(spec),
         *(rules.more(spec) if rules.more else ()),
     ]
-    if spec.type in MAPS_OF_MAPS and not has_inner:
+    if traits.holds_maps and not has_inner:
         found.append("nothing says what maps it holds: __array(values, struct { … })")
-    if rules.needs_types and (spec.key is None or spec.value is None):
+    if traits.is_local_storage and (spec.key is None or spec.value is None):
         found.append("the types of key and value are needed: __type(key, int), __type(value, T)")
     if spec.map_extra and spec.type not in _WITH_EXTRA:
         found.append(f"map_extra is {spec.map_extra:#x}; only bloom_filter and arena have it")
@@ -279,7 +269,9 @@ def _sizes(spec: MapSpec, rules: Rules) -> Iterator[str]:
                 yield f"{what}_size is 0; a {what} has at least 1 byte"
         elif size not in sizes:
             yield f"{what}_size is {size}; {_allowed(spec.type, what, sizes)}"
-    if rules.is_percpu and spec.value_size > PERCPU_VALUE_MAX:
+    traits = traits_of(spec.type)
+    is_limited = traits.is_percpu and not traits.grows_with_owners
+    if is_limited and spec.value_size > PERCPU_VALUE_MAX:
         yield (
             f"a value has {spec.value_size} bytes; of a per-CPU map at most {PERCPU_VALUE_MAX}"
             " (32 KiB)"
@@ -298,7 +290,7 @@ def _allowed(kind: MapType, what: str, sizes: tuple[int, ...] | range) -> str:
 
 
 def _entries(spec: MapSpec, rules: Rules) -> Iterator[str]:
-    if not rules.entries:
+    if traits_of(spec.type).grows_with_owners:
         if spec.max_entries:
             yield (
                 f"max_entries is {spec.max_entries}; {_a(spec.type)} grows with its"
@@ -366,8 +358,10 @@ def inner_differences(held: MapInfo, given: MapInfo) -> list[Difference]:
     As bpf_map_meta_equal and array_map_meta_equal in the kernel's kernel/bpf have it: type, sizes
     and flags, and `max_entries` of arrays without BPF_F_INNER_MAP.
     """
+    traits = traits_of(held.type)
+    is_array = traits.is_array and not traits.is_percpu
     fields = ["type", "key_size", "value_size", "map_flags"]
-    if held.type == MapType.ARRAY and not held.map_flags & _F.INNER_MAP:
+    if is_array and not held.map_flags & _F.INNER_MAP:
         fields.append("max_entries")
     return [
         Difference(given.name, name, _shown(name, there), _shown(name, wanted))

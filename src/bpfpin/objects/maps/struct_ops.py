@@ -15,10 +15,10 @@ from bpfpin.btf.layout import size_of
 from bpfpin.btf.names import essential_name
 from bpfpin.btf.types import Member, Pointer, Struct
 from bpfpin.errors import NotSupportedError, UsageError
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.attach_target import AttachTarget
 from bpfpin.objects.kernel.btf import VMLINUX, vmlinux_btf
 from bpfpin.spec import MapSpec, ObjectSpec
-from bpfpin.uapi import MapType
 
 _VALUE_PREFIX = "bpf_struct_ops_"
 _DESCRIPTOR_SIZE = 8  # a descriptor goes where the pointer to the function is
@@ -63,7 +63,7 @@ def without_unusable(spec: ObjectSpec) -> ObjectSpec:
     """
     errors: dict[str, NotSupportedError] = {}
     for table in spec.maps.values():
-        if table.type is MapType.STRUCT_OPS:
+        if traits_of(table.type).is_struct_ops:
             try:
                 targets([table])
             except NotSupportedError as error:
@@ -85,7 +85,7 @@ def targets(maps: Iterable[MapSpec]) -> dict[str, AttachTarget]:
     """Return for each program in the tables of *maps* which member it stands for."""
     found: dict[str, AttachTarget] = {}
     for spec in maps:
-        if spec.type is not MapType.STRUCT_OPS or spec.value is None:
+        if not traits_of(spec.type).is_struct_ops or spec.value is None:
             continue
         table = kernel_table(spec)
         names = {member.bit_offset // 8: member.name for member in _members(spec)}

@@ -22,6 +22,7 @@ from bpfpin.errors import (
 )
 from bpfpin.fixup import calls
 from bpfpin.fixup import calls as maps
+from bpfpin.map_traits import traits_of
 from bpfpin.objects import verifier
 from bpfpin.objects.kernel import attach_target
 from bpfpin.objects.kernel.attach_target import AttachTarget
@@ -36,7 +37,7 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.refusal import InvalidArgumentError
-from bpfpin.uapi import OBJ_NAME_LEN, XDP_PACKET_HEADROOM, AttachType, MapType, ProgramType
+from bpfpin.uapi import OBJ_NAME_LEN, XDP_PACKET_HEADROOM, AttachType, ProgramType
 
 _FUNCTION_INFO = struct.Struct("<II")
 _LINE_INFO = struct.Struct("<IIII")
@@ -283,7 +284,7 @@ class Program(KernelObject):
                 # An array of another owner is refused after the verifier found nothing wrong.
                 if error.errno == errno.EINVAL:
                     arrays = [each for name, each in (maps or {}).items() if name in used]
-                    arrays = [each for each in arrays if each.type == MapType.PROG_ARRAY]
+                    arrays = [each for each in arrays if traits_of(each.type).holds_programs]
                     compat.require_owner(arrays, spec.type, program=spec.name)
                 raise
         program = cls(descriptor)

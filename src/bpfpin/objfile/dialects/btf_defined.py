@@ -27,7 +27,8 @@ from bpfpin.btf.types import (
     Variable,
 )
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_symbols, map_type, slot_fault
+from bpfpin.map_traits import MapFamily, traits_of
+from bpfpin.objfile.dialects.symbols import map_symbols, map_type, slot_fault
 from bpfpin.objfile.elf.file import Elf, Relocation, Section, Symbol, SymbolType
 from bpfpin.spec import MapSpec, Pinning
 from bpfpin.uapi import MapType
@@ -40,7 +41,11 @@ _KNOWN = {*_NUMBERS, *_TYPES, "values"}
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.BY_NAME}
 # Maps of events, and the sizes that their keys and values have in the kernel. Sources name a type
 # all the same, that of the events: bpf2go makes a Go type of it.
-_EVENT_SIZES = {MapType.RINGBUF: 0, MapType.USER_RINGBUF: 0, MapType.PERF_EVENT_ARRAY: 4}
+_EVENT_SIZES = {
+    MapFamily.RING_BUFFER: 0,
+    MapFamily.USER_RING_BUFFER: 0,
+    MapFamily.PERF_BUFFER: 4,
+}
 _SLOT_SIZE = 4  # what a map of maps or of programs holds: a descriptor going in, an id coming out
 
 
@@ -89,7 +94,7 @@ def _target(elf: Elf, section: Section, spec: MapSpec, relocation: Relocation) -
     # Compilers refer to what is static by its section and the offset there.
     if symbol.is_local:
         raise _error(elf, spec, relocation, "an entry is initialised with something static")
-    if spec.type in MAPS_OF_MAPS:
+    if traits_of(spec.type).holds_maps:
         is_right, what = symbol.section_index == section.index, "a map of this section"
     else:
         is_right, what = symbol.type == SymbolType.FUNCTION, "a program of this object"
@@ -172,9 +177,10 @@ def _map(place: _Place, definition: Struct) -> MapSpec:
     pinning = _pinning(place, numbers.get("pinning", 0))
     key_size = _size(place, "key", key, numbers.get("key_size"))
     value_size = _size(place, "value", value, numbers.get("value_size"))
-    if kind in _EVENT_SIZES:
-        key_size = key_size if key is None and key_size else _EVENT_SIZES[kind]
-        value_size = value_size if value is None and value_size else _EVENT_SIZES[kind]
+    event_size = _EVENT_SIZES.get(traits_of(kind).family)
+    if event_size is not None:
+        key_size = key_size if key is None and key_size else event_size
+        value_size = value_size if value is None and value_size else event_size
     return MapSpec(
         f"{place.symbol.name}.inner" if place.is_inner else place.symbol.name,
         kind,
@@ -264,10 +270,11 @@ def _inner(place: _Place, member: Member, kind: MapType) -> MapSpec | None:
     """Return the inner map that `values` describes; None where they are programs."""
     if place.is_inner:
         raise place.error("it is a map of maps itself; the kernel has one level of them")
-    if kind not in (*MAPS_OF_MAPS, MapType.PROG_ARRAY):
+    traits = traits_of(kind)
+    if not (traits.holds_maps or traits.holds_programs):
         raise place.error(f"a map of type {kind.name.lower()} has no `values`")
     target = _element(place, member)
-    if kind is MapType.PROG_ARRAY:
+    if traits.holds_programs:
         return None
     if not isinstance(target, Struct):
         raise place.error(f"`values` describe an inner map by a structure, not by {_word(target)}")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import DataSection, Variable
 from bpfpin.codecs.variable import VariableSpec
+from bpfpin.map_traits import traits_of
 from bpfpin.objfile.dialects.symbols import section_bytes
 from bpfpin.objfile.elf.file import Elf, Section, SymbolType
 from bpfpin.spec import Dialect, MapSpec
@@ -118,7 +119,7 @@ def with_arena_variables(elf: Elf, maps: list[MapSpec]) -> list[MapSpec]:
     section = elf.section(ARENA_SECTION)
     if section is None or not section.size:
         return maps
-    arenas = [spec for spec in maps if spec.type is MapType.ARENA]
+    arenas = [spec for spec in maps if traits_of(spec.type).is_arena]
     if len(arenas) != 1:
         raise elf.error(
             f"variables of an arena, and {len(arenas)} arenas; there must be one", section=section

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import ObjectFileError
+from bpfpin.map_traits import traits_of
 from bpfpin.objfile.dialects import struct_form
 from bpfpin.objfile.dialects.struct_form import Fields
-from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_type, slot_fault
+from bpfpin.objfile.dialects.symbols import map_type, slot_fault
 from bpfpin.objfile.elf.file import Elf
 from bpfpin.objfile.elf.section import ProgramKind
 from bpfpin.spec import Dialect, MapSpec, Pinning, ProgramSpec
-from bpfpin.uapi import MapType, ProgramType
+from bpfpin.uapi import ProgramType
 
 _NO_INDEX = 0xFFFFFFFF
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAMESPACE}
@@ -62,9 +63,9 @@ def _map(elf: Elf, btf: Btf | None, definition: Fields) -> MapSpec:
 
 def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
     """Give a map of maps its inner maps, as far as they are in this object."""
-    if spec.type not in MAPS_OF_MAPS or not spec.inner_id:
+    if not traits_of(spec.type).holds_maps or not spec.inner_id:
         return spec
-    inner = [m for m in maps if m.id == spec.inner_id and m.type not in MAPS_OF_MAPS]
+    inner = [m for m in maps if m.id == spec.inner_id and not traits_of(m.type).holds_maps]
     initial = tuple((m.inner_index, m.name) for m in inner if m.inner_index >= 0)
     for index, _ in initial:
         if fault := slot_fault(elf, spec, index):
@@ -108,7 +109,7 @@ def _array(
     elf: Elf, maps: Iterable[MapSpec], program: ProgramSpec, array_id: int
 ) -> MapSpec | None:
     there = [each for each in maps if each.id == array_id]
-    arrays = [each for each in there if each.type is MapType.PROG_ARRAY]
+    arrays = [each for each in there if traits_of(each.type).holds_programs]
     if arrays:
         return arrays[0]
     if not there or not array_id:

@@ -19,11 +19,12 @@ from itertools import pairwise
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Struct, Variable
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects.symbols import MAPS_OF_MAPS, map_symbols, map_type, section_bytes
+from bpfpin.map_traits import traits_of
+from bpfpin.objfile.dialects.symbols import map_symbols, map_type, section_bytes
 from bpfpin.objfile.elf.file import Elf, Section, Symbol
 from bpfpin.objfile.elf.section import program_kind
 from bpfpin.spec import Dialect, MapSpec, Pinning
-from bpfpin.uapi import MapFlag, MapType
+from bpfpin.uapi import MapFlag
 
 REQUIRED = ("type", "key_size", "value_size", "max_entries")  # all that the oldest structure has
 NAMESPACE = "namespace"
@@ -310,7 +311,7 @@ def _form(definitions: Sequence[Definition], size: int, tail_calls: frozenset[in
     if size == _IPROUTE2_SIZE:
         return IPROUTE2
     if size > 4 * len(_COMMON):
-        arrays = {each.word(5) for each in definitions if each.word(0) == MapType.PROG_ARRAY}
+        arrays = {each.word(5) for each in definitions if traits_of(each.word(0)).holds_programs}
         if arrays & (tail_calls - {0}):
             return IPROUTE2
         if all(_is_of_samples(each) for each in definitions):
@@ -328,7 +329,7 @@ def _is_of_samples(definition: Definition) -> bool:
     inner, node = definition.word(5), definition.word(6)
     has_node = bool(definition.word(4) & MapFlag.NUMA_NODE)
     return (
-        (not inner or definition.word(0) in MAPS_OF_MAPS)
+        (not inner or traits_of(definition.word(0)).holds_maps)
         and (not node or (has_node and node < MAX_NUMA_NODES))
         and not any(definition.data[28:])
     )
@@ -405,7 +406,7 @@ def _map(elf: Elf, btf: Btf | None, definition: Fields) -> MapSpec:
         section_index=section.index,
         offset=symbol.value,
         id=definition["id"],
-        inner_index=inner_index if kind in MAPS_OF_MAPS else -1,
+        inner_index=inner_index if traits_of(kind).holds_maps else -1,
         note=_note(definition),
     )
 
@@ -426,7 +427,7 @@ def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
     inner = maps[spec.inner_index] if spec.inner_index < len(maps) else None
     if inner is spec:
         return dataclasses.replace(spec, inner_index=-1)
-    if inner is None or inner.type in MAPS_OF_MAPS:
+    if inner is None or traits_of(inner.type).holds_maps:
         what = f"map {inner.name}, of maps itself" if inner else f"one of {len(maps)} maps"
         raise elf.error(
             f"the inner map is to be index {spec.inner_index}, {what}",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from bpfpin.errors import ObjectFileError
+from bpfpin.map_traits import traits_of
 from bpfpin.objfile.elf.file import Elf, Section, SectionType, Symbol, SymbolType
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
-
-MAPS_OF_MAPS = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 
 
 def map_symbols(elf: Elf, section: Section) -> list[Symbol]:
@@ -41,14 +40,14 @@ def map_type(elf: Elf, section: Section, symbol: Symbol, *, number: int) -> MapT
         kind = MapType(number)
     except ValueError:
         raise elf.error(f"map type {number} is unknown", section=section, symbol=symbol) from None
-    if kind is MapType.UNSPEC:
+    if not kind:
         raise elf.error("the map has no type", section=section, symbol=symbol)
     return kind
 
 
 def slot_fault(elf: Elf, spec: MapSpec, index: int) -> ObjectFileError | None:
     """Return the error of filling entry *index* if an array *spec* has no such entry."""
-    if spec.type is MapType.HASH_OF_MAPS or index < spec.max_entries:
+    if not traits_of(spec.type).has_index_key or index < spec.max_entries:
         return None
     return elf.error(
         f"entry {index} is initialised, but max_entries is {spec.max_entries}",

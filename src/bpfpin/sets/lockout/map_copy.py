@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bpfpin.errors import BpfError, IdNotFoundError, KeyNotFoundError, MapFullError
+from bpfpin.map_traits import MapFamily, traits_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec
@@ -23,31 +24,8 @@ ENTRIES_MAX: Final = 200_000  # about a second
 BYTES_MAX: Final = 64 << 20
 INNER_MAX: Final = 1024  # maps in maps
 
-_LRU: Final = frozenset({MapType.LRU_HASH, MapType.LRU_PERCPU_HASH})
-_SHRUNK: Final = _LRU | {MapType.HASH, MapType.PERCPU_HASH, MapType.LPM_TRIE}
-_COPIED: Final = _SHRUNK | {MapType.ARRAY, MapType.PERCPU_ARRAY}
-# Programs redirect through these, or look into them, and write none.
-_READ_ONLY: Final = frozenset(
-    {
-        MapType.DEVMAP,
-        MapType.DEVMAP_HASH,
-        MapType.CPUMAP,
-        MapType.XSKMAP,
-        MapType.REUSEPORT_SOCKARRAY,
-        MapType.CGROUP_ARRAY,
-    }
-)
-# What is in these nobody can read without taking it, or it belongs to sockets and tasks.
-_UNREADABLE: Final = frozenset(
-    {
-        MapType.QUEUE,
-        MapType.STACK,
-        MapType.BLOOM_FILTER,
-        MapType.SOCKMAP,
-        MapType.SOCKHASH,
-        MapType.ARENA,
-    }
-)
+# Reading a queue takes its values, a bloom filter has none to read, an arena is memory.
+_UNREADABLE: Final = frozenset({MapFamily.QUEUE, MapFamily.BLOOM_FILTER, MapFamily.ARENA})
 _ROOM: Final = 1024  # entries that a program may add
 _PREFIX_BYTES: Final = 4  # of the key of an LPM trie
 
@@ -74,7 +52,8 @@ class Contents:
 
 def is_usable_itself(held: Map) -> bool:
     """Whether programs cannot write the map, so that it needs no copy."""
-    return held.type in _READ_ONLY or bool(held.info.map_flags & MapFlag.RDONLY_PROG)
+    is_read_only = traits_of(held.type).is_read_only_to_programs
+    return is_read_only or bool(held.info.map_flags & MapFlag.RDONLY_PROG)
 
 
 def contents_of(held: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> Contents:
@@ -83,8 +62,9 @@ def contents_of(held: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> Cont
     *wanted* are such bytes as addresses: they are looked up where a key has their size, and in an
     LPM trie by the prefix that covers them, which is copied as an entry of its own.
     """
-    if held.type not in _COPIED:
-        if held.type in _UNREADABLE:
+    traits = traits_of(held.type)
+    if not traits.is_plain_data:
+        if traits.family in _UNREADABLE or traits.is_sockmap:
             budget.notes.append(f"{held.name} was taken as empty: nothing can read what is in it")
         return Contents(b"", b"", 0)
     keys, values = bytearray(), bytearray()
@@ -115,11 +95,12 @@ def contents_of(held: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> Cont
 
 def room_for(spec: MapSpec, contents: Contents) -> int:
     """Return how many entries the copy of a map needs: a hash is made as small as will do."""
-    if spec.type not in _SHRUNK:
+    traits = traits_of(spec.type)
+    if traits.is_array or not traits.is_plain_data:
         return spec.max_entries
     needed = contents.count + _ROOM
     # An LRU map evicts before it is full.
-    return max(1, min(spec.max_entries, needed)) if spec.type not in _LRU else 2 * needed
+    return max(1, min(spec.max_entries, needed)) if not traits.is_lru else 2 * needed
 
 
 def fill(copy: Map, contents: Contents) -> None:
@@ -209,7 +190,7 @@ def fill_programs(copy: Map, real: Map, own: Mapping[str, Program]) -> None:
 def _looked_up(held: Map, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
     """Return the values under those of *wanted* that are keys here."""
     found: dict[bytes, bytes] = {}
-    head = _PREFIX_BYTES if held.type is MapType.LPM_TRIE else 0
+    head = _PREFIX_BYTES if traits_of(held.type).is_trie else 0
     for each in dict.fromkeys(wanted):
         if len(each) + head != held.key_size:
             continue

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bpfpin.errors import BpfError, Portable, SyscallError
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.load import collection
 from bpfpin.objects.load.collection import Loaded, map_memory_limit
-from bpfpin.objects.maps.compat import MAPS_OF_MAPS
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.sets.lockout import map_copy
@@ -26,7 +26,7 @@ from bpfpin.sets.lockout.packets import Direction, Packet
 from bpfpin.sets.lockout.ways import Danger
 from bpfpin.spec import Hook, ObjectSpec
 from bpfpin.syscall.refusal import InvalidArgumentError
-from bpfpin.uapi import MapType, XdpAction
+from bpfpin.uapi import XdpAction
 
 _XDP: Final = {int(action): action.name for action in XdpAction}
 # include/uapi/linux/pkt_cls.h. What cls_bpf and tcx do not know lets the packet go on, netkit drops
@@ -141,9 +141,9 @@ class Copying:
             inner = opened.enter_context(InnerMaps(budget))
             for name, there in contents.items():
                 real, copy = self.real[name], loaded.maps[name]
-                if real.type in MAPS_OF_MAPS:
+                if traits_of(real.type).holds_maps:
                     inner.fill(copy, real)
-                elif real.type == MapType.PROG_ARRAY:
+                elif traits_of(real.type).holds_programs:
                     map_copy.fill_programs(copy, real, loaded.programs)
                 else:
                     map_copy.fill(copy, there)
