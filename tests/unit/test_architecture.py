@@ -19,13 +19,14 @@ ROOT = Path(bpfpin.__file__).parent
 MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
-BASE = {"uapi", "errors"}
+BASE = {"uapi", "errors", "records"}
 PURE = BASE | {"map_traits", "insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
 LAYERS: dict[str, set[str]] = {
+    "records": set(),
     "uapi": set(),
-    "errors": {"uapi"},
+    "errors": {"uapi", "records"},
     "hooks": BASE,
     "map_traits": BASE,
     "insn": BASE,
