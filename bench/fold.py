@@ -23,8 +23,8 @@ from typing import NamedTuple
 from support.peers import MILLION, compiled, in_c
 
 from bpfpin.btf.layout import Place
-from bpfpin.migration.fold import Folding, FoldSpec, wait_for_programs
-from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.fold import FoldPrograms, FoldSpec, wait_for_programs
+from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
@@ -35,7 +35,10 @@ PROMISED_RATIO = 1.5
 PROMISED_LATE_MS = 30
 PROMISED_SMALL_MS = 1000
 SMALL = 100_000
-MOVES = (Move("packets", Place(0, 8), Place(8, 8)), Move("bytes", Place(8, 8), Place(0, 8)))
+MOVES = (
+    MemberMove("packets", Place(0, 8), Place(8, 8)),
+    MemberMove("bytes", Place(8, 8), Place(0, 8)),
+)
 
 # Wakes up every millisecond until its input ends, and prints the worst delay.
 SLEEPER = """
@@ -113,7 +116,7 @@ def copied_ms(peer: Path) -> float:
 def folded_ms() -> float:
     """Fold a million entries, and check the sums."""
     with pair(MILLION) as maps:
-        with Folding.load(spec_of(maps, MILLION), *maps) as folding:
+        with FoldPrograms.load(spec_of(maps, MILLION), *maps) as folding:
             start = time.perf_counter()
             folding.insert()
             folding.move()
@@ -126,7 +129,7 @@ def whole_ms() -> float:
     """Fold 100,000 entries, including the loading of programs and both barriers."""
     with pair(SMALL) as maps:
         start = time.perf_counter()
-        with Folding.load(spec_of(maps, SMALL), *maps) as folding:
+        with FoldPrograms.load(spec_of(maps, SMALL), *maps) as folding:
             wait_for_programs()
             folding.insert()
             wait_for_programs()
@@ -151,7 +154,7 @@ def _late_ms() -> float:
     pipe = subprocess.PIPE
     with (
         pair(MILLION) as maps,
-        Folding.load(spec_of(maps, MILLION), *maps) as folding,
+        FoldPrograms.load(spec_of(maps, MILLION), *maps) as folding,
         subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as sleeper,
     ):
         assert sleeper.stdout is not None
@@ -164,7 +167,7 @@ def _late_ms() -> float:
 
 def spec_of(maps: Pair, entries: int) -> FoldSpec:
     """Describe the fold."""
-    shapes = [Shape(MapType.HASH, 4, held.value_size, entries) for held in maps]
+    shapes = [MapShape(MapType.HASH, 4, held.value_size, entries) for held in maps]
     return FoldSpec(shapes[0], shapes[1], MOVES, bytes(24), entries=entries)
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from bpfpin.btf.layout import Place
 from bpfpin.errors import BpfError, ReadOnlyMapError
-from bpfpin.migration.fold import PART, FoldCounts, Folding, Step, wait_for_programs
-from bpfpin.migration.members import Move
+from bpfpin.migration.fold import CHUNK_KEYS, FoldCounts, FoldPrograms, FoldStep, wait_for_programs
+from bpfpin.migration.members import MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
@@ -37,7 +37,9 @@ def test_every_shape_into_every_other_keeps_all_sums(
         write(maps.new, 3, 1000)  # counted since
         wanted = sums(maps.old)
         per_cpu = CPUS if maps.new.is_per_cpu else 1
-        with Folding.load(maps.spec([counter()], entries=entries), maps.old, maps.new) as folding:
+        with FoldPrograms.load(
+            maps.spec([counter()], entries=entries), maps.old, maps.new
+        ) as folding:
             folding.insert()
             first = folding.move()
             found = sums(maps.new)
@@ -78,12 +80,12 @@ SIGNED = [(0, 0), (0, 5), (5, 0), (-3, 0), (-3, 7), (7, -3), (100, 27), (-128, 0
 UNSIGNED = [(0, 0), (0, 5), (5, 0), (200, 7), (7, 200), (255, 0), (100, 27)]
 
 
-def members(rule: Rule, *, is_signed: bool) -> list[Move]:
+def members(rule: Rule, *, is_signed: bool) -> list[MemberMove]:
     """Return the move of a number for each pair of sizes, each in eight bytes of its own."""
     found = []
     for index, (old, new) in enumerate(itertools.product(SIZES, repeat=2)):
         places = Place(8 * index, old, is_signed), Place(8 * (15 - index), new, is_signed)
-        found.append(Move(f"{old} to {new}", *places, rule))
+        found.append(MemberMove(f"{old} to {new}", *places, rule))
     return found
 
 
@@ -124,7 +126,7 @@ def test_each_rule_holds_for_every_size(rule: Rule, *, is_signed: bool) -> None:
 
 
 def test_large_numbers_are_widened_and_summed() -> None:
-    move = Move("bytes", Place(0, 4), Place(8, 8))
+    move = MemberMove("bytes", Place(0, 4), Place(8, 8))
     with pair(value_sizes=(8, 16)) as maps:
         maps.old.update_bytes(bytes(4), (4_000_000_000).to_bytes(8, "little"))
         maps.new.update_bytes(bytes(4), bytes(8) + (10**12).to_bytes(8, "little"))
@@ -165,7 +167,9 @@ ADJUSTED = {
 @pytest.mark.parametrize("rule", [Rule.SUM, Rule.KEEP_OLD, Rule.KEEP_NEW, Rule.MAX])
 @pytest.mark.parametrize("case", ADJUSTED.values(), ids=ADJUSTED.keys())
 def test_numbers_are_clamped_and_renumbered(case: Adjusted, rule: Rule) -> None:
-    move = Move("it", case.old, case.new, rule, limits=case.limits, renumbered=case.renumbered)
+    move = MemberMove(
+        "it", case.old, case.new, rule, limits=case.limits, renumbered=case.renumbered
+    )
     with pair() as maps:
         maps.old.update_bytes(bytes(4), packed([case.old], case.number, 8))
         maps.fold([move])
@@ -177,7 +181,7 @@ def test_numbers_are_clamped_and_renumbered(case: Adjusted, rule: Rule) -> None:
     ("rule", "wanted"), [(Rule.KEEP_OLD, b"old name 13b!"), (Rule.KEEP_NEW, b"new name 13b?")]
 )
 def test_bytes_are_copied_as_they_are(rule: Rule, wanted: bytes) -> None:
-    move = Move("name", Place(2, 13), Place(1, 13), rule, is_bytes=True)
+    move = MemberMove("name", Place(2, 13), Place(1, 13), rule, is_bytes=True)
     with pair(value_sizes=(16, 16)) as maps:
         maps.old.update_bytes(bytes(4), b"..old name 13b!.")
         maps.new.update_bytes(bytes(4), b".new name 13b?..")
@@ -190,8 +194,8 @@ def test_bytes_are_copied_as_they_are(rule: Rule, wanted: bytes) -> None:
 
 def test_an_array_of_bytes_grows_and_shrinks() -> None:
     moves = [
-        Move("grown", Place(0, 4), Place(0, 6), Rule.KEEP_OLD, is_bytes=True),
-        Move("shrunk", Place(4, 4), Place(6, 2), Rule.KEEP_OLD, is_bytes=True),
+        MemberMove("grown", Place(0, 4), Place(0, 6), Rule.KEEP_OLD, is_bytes=True),
+        MemberMove("shrunk", Place(4, 4), Place(6, 2), Rule.KEEP_OLD, is_bytes=True),
     ]
     with pair() as maps:
         maps.old.update_bytes(bytes(4), b"abcdefgh")
@@ -201,7 +205,7 @@ def test_an_array_of_bytes_grows_and_shrinks() -> None:
 
 
 def test_two_old_keys_that_become_one_add_up() -> None:
-    key = [Move("port", Place(0, 2), Place(0, 8))]
+    key = [MemberMove("port", Place(0, 2), Place(0, 8))]
     with pair(key_sizes=(4, 8)) as maps:
         for old, number in (((80, 1), 5), ((80, 2), 7), ((443, 1), 11)):
             name = b"".join(part.to_bytes(2, "little") for part in old)
@@ -213,9 +217,9 @@ def test_two_old_keys_that_become_one_add_up() -> None:
 
 def test_a_key_is_built_of_bytes_and_numbers() -> None:
     key = [
-        Move("address", Place(0, 6), Place(2, 6), is_bytes=True),
-        Move("kind", Place(6, 1), Place(0, 2), renumbered=((1, 257),)),
-        Move("level", Place(7, 1, True), Place(12, 4, True)),
+        MemberMove("address", Place(0, 6), Place(2, 6), is_bytes=True),
+        MemberMove("kind", Place(6, 1), Place(0, 2), renumbered=((1, 257),)),
+        MemberMove("level", Place(7, 1, True), Place(12, 4, True)),
     ]
     with pair(key_sizes=(8, 16)) as maps:
         maps.old.update_bytes(b"\1\2\3\4\5\6" + b"\1" + b"\xff", (9).to_bytes(8, "little"))
@@ -257,7 +261,9 @@ def test_a_new_entry_begins_with_the_start_value() -> None:
         assert maps.new.lookup_bytes(bytes(4))[8:] == bytes(8)
 
 
-@pytest.mark.parametrize("count", [1, PART - 1, PART, PART + 1, 2 * PART + 77])
+@pytest.mark.parametrize(
+    "count", [1, CHUNK_KEYS - 1, CHUNK_KEYS, CHUNK_KEYS + 1, 2 * CHUNK_KEYS + 77]
+)
 @pytest.mark.parametrize("key_size", [4, 8, 13])
 def test_parts_of_any_length_are_folded_whole(count: int, key_size: int) -> None:
     with pair(entries=count, key_sizes=(key_size, key_size)) as maps:
@@ -276,14 +282,16 @@ def test_what_finds_no_room_stays_and_a_larger_map_takes_it(entries: int) -> Non
     with pair(entries=100, room=60) as maps, pair(entries=1, room=100) as others:
         for key in range(100):
             write(maps.old, key, key + 1)
-        with Folding.load(maps.spec([counter()], entries=entries), maps.old, maps.new) as folding:
+        with FoldPrograms.load(
+            maps.spec([counter()], entries=entries), maps.old, maps.new
+        ) as folding:
             inserted = folding.insert()
             moved = folding.move()
         left = sums(maps.old)
         both = sum(left.values()) + sum(sums(maps.new).values())
         for source in (maps.old, maps.new):
             spec = type(maps)(source, others.new).spec([counter()], entries=entries)
-            with Folding.load(spec, source, others.new) as folding:
+            with FoldPrograms.load(spec, source, others.new) as folding:
                 folding.insert()
                 folding.move()
 
@@ -310,7 +318,7 @@ def test_a_map_that_programs_may_not_write_is_refused_before_anything_happens() 
     with Map.create(spec) as old, pair() as maps:
         write(old, 1, 5)
         with pytest.raises(BpfError):
-            Folding.load(type(maps)(old, maps.new).spec([counter()]), old, maps.new)
+            FoldPrograms.load(type(maps)(old, maps.new).spec([counter()]), old, maps.new)
 
         assert sums(old) == {1: 5}
 
@@ -354,7 +362,7 @@ def test_only_hashes_that_are_shared_are_filled_before_anything_is_moved() -> No
     for _, new in PAIRS:
         old = MapType.ARRAY if new in ARRAYS else MapType.HASH
         with pair(old, new) as maps:
-            kinds[new] = Step.INSERT in maps.spec([counter()]).programs()
+            kinds[new] = FoldStep.INSERT in maps.spec([counter()]).programs()
 
     assert {kind for kind, is_filled in kinds.items() if is_filled} == {
         MapType.HASH,

@@ -16,7 +16,7 @@ from bpfpin.map import generation
 from bpfpin.map.changes import Change, Migrating, Reload
 from bpfpin.map.follow import Follower, follow
 from bpfpin.map.watch import Event, open_watch
-from bpfpin.migration.fold import Folding
+from bpfpin.migration.fold import FoldPrograms
 from bpfpin.migration.request import Migration
 from bpfpin.objects.maps.codec import total
 from bpfpin.objects.maps.map import Map
@@ -313,13 +313,13 @@ def killed_in_the_fold(migrated: Migrated) -> None:
     """Load the other version in a process that dies when one map was moved."""
     child = os.fork()
     if child == 0:
-        whole = Folding.move
+        whole = FoldPrograms.move
 
-        def move(self: Folding) -> object:
+        def move(self: FoldPrograms) -> object:
             whole(self)
             os._exit(9)
 
-        Folding.move = move  # type: ignore[method-assign,assignment]
+        FoldPrograms.move = move  # type: ignore[method-assign,assignment]
         try:
             migrated.migrate()
         finally:

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bpfpin.migration.fold import Folding
-from bpfpin.migration.plan import Request, plan_migration
+from bpfpin.migration.fold import FoldPrograms
+from bpfpin.migration.plan import MigrationRequest, plan_migration
 from bpfpin.migration.request import Migration, Rule
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
@@ -68,8 +68,8 @@ def test_a_fold_moves_random_values_into_random_structures_as_the_model_says(
             index = key.to_bytes(4, "little")
             write(old, index, before[key])
             write(new, index, there[key])
-        plan = plan_migration(Request(spec, old, migration=migration))
-        with Folding.load(plan.fold, old, new) as folding:
+        plan = plan_migration(MigrationRequest(spec, old, migration=migration))
+        with FoldPrograms.load(plan.fold, old, new) as folding:
             folding.insert()
             counts = folding.move()
             again = folding.move()

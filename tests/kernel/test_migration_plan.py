@@ -11,12 +11,12 @@ import pytest
 
 from bpfpin import assembler as a
 from bpfpin.analysis.follow import users_of_programs, users_of_specs
-from bpfpin.analysis.uses import User
+from bpfpin.analysis.uses import UsingProgram
 from bpfpin.assembler import Assembler
 from bpfpin.btf.types import Struct
 from bpfpin.errors import IncompatibleMapError, UsageError
-from bpfpin.migration.fold import Folding
-from bpfpin.migration.plan import MigrationPlan, Request, members_of, plan_migration
+from bpfpin.migration.fold import FoldPrograms
+from bpfpin.migration.plan import MigrationPlan, MigrationRequest, members_of, plan_migration
 from bpfpin.migration.refusal import require_known
 from bpfpin.migration.request import Migration, Rule
 from bpfpin.objects.maps.map import Map
@@ -81,9 +81,11 @@ def _call(code: Assembler, helper: FuncId) -> None:
     code.call(helper)
 
 
-def plan(old: Map, new: MapSpec, migration: Migration = SUMS, **users: list[User]) -> MigrationPlan:
+def plan(
+    old: Map, new: MapSpec, migration: Migration = SUMS, **users: list[UsingProgram]
+) -> MigrationPlan:
     old_users, new_users = users.get("old_users", ()), users.get("new_users", ())
-    request = Request(new, old, old_users, new_users, migration)
+    request = MigrationRequest(new, old, old_users, new_users, migration)
     require_known(migration, {new.name: members_of(request)})
     return plan_migration(request)
 
@@ -104,7 +106,7 @@ def moved(wanted: MigrationPlan, old: Map, spec: MapSpec) -> dict[int, tuple[int
         if spec.contents is not None:
             new.update_bytes(bytes(4), spec.contents)
         wanted.fill(old, new)
-        folding = opened.enter_context(Folding.load(wanted.fold, old, new))
+        folding = opened.enter_context(FoldPrograms.load(wanted.fold, old, new))
         folding.insert()
         folding.move()
         form = f"<{spec.value_size // 8}Q"

@@ -13,11 +13,11 @@ from bpfpin import restore_map, save_map
 from bpfpin.btf.layout import Place
 from bpfpin.codecs.record import Record
 from bpfpin.errors import IncompatibleMapError, MapFullError, UsageError
-from bpfpin.migration.first_values import apply, joined
-from bpfpin.migration.fold import Folding
-from bpfpin.migration.match import match_parts
-from bpfpin.migration.members import Move, leaves
-from bpfpin.migration.request import Migration, Rule, Wishes
+from bpfpin.migration.first_values import apply_moves, join_values
+from bpfpin.migration.fold import FoldPrograms
+from bpfpin.migration.match import match_members
+from bpfpin.migration.members import MemberMove, leaves
+from bpfpin.migration.request import Migration, MigrationRules, Rule
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
@@ -224,16 +224,16 @@ def test_a_value_becomes_what_a_fold_into_an_empty_map_makes_of_it(
         for names in both
         if (word := data.draw(words))
     )
-    wishes = Wishes(rules={"*": rule}, dropped=frozenset("abcd"), clamp=True)
-    moves = match_parts(leaves(old, old.size), leaves(new, new.size), wishes).moves
+    wishes = MigrationRules(rules={"*": rule}, dropped=frozenset("abcd"), clamp=True)
+    moves = match_members(leaves(old, old.size), leaves(new, new.size), wishes).moves
     value = data.draw(st.binary(min_size=old.size, max_size=old.size))
     key = bytes(4)
     with pair(MapType.ARRAY, MapType.ARRAY, entries=1, value_sizes=(old.size, new.size)) as maps:
         maps.old.update_bytes(key, value)
-        with Folding.load(maps.spec(moves), maps.old, maps.new) as folding:
+        with FoldPrograms.load(maps.spec(moves), maps.old, maps.new) as folding:
             folding.move()
 
-        assert apply(moves, value, bytes(new.size)) == maps.new.lookup_bytes(key)
+        assert apply_moves(moves, value, bytes(new.size)) == maps.new.lookup_bytes(key)
 
 
 @pytest.mark.parametrize(
@@ -250,16 +250,16 @@ def test_a_value_becomes_what_a_fold_into_an_empty_map_makes_of_it(
 def test_several_values_become_one_by_the_rule(
     rule: Rule, is_signed: bool, numbers: tuple[int, ...], one: int
 ) -> None:
-    move = Move("n", Place(0, 2, is_signed), Place(0, 2, is_signed), rule)
+    move = MemberMove("n", Place(0, 2, is_signed), Place(0, 2, is_signed), rule)
     values = [number.to_bytes(2, "little", signed=is_signed) for number in numbers]
 
-    assert int.from_bytes(joined([move], values), "little", signed=is_signed) == one
+    assert int.from_bytes(join_values([move], values), "little", signed=is_signed) == one
 
 
 def test_a_sum_without_room_is_an_error_or_cut() -> None:
-    move = Move("n", Place(0, 1), Place(0, 1))
-    cut = Move("n", Place(0, 1), Place(0, 1), limits=(0, 255))
+    move = MemberMove("n", Place(0, 1), Place(0, 1))
+    cut = MemberMove("n", Place(0, 1), Place(0, 1), limits=(0, 255))
 
-    assert joined([cut], [b"\xff", b"\x02"]) == b"\xff"
+    assert join_values([cut], [b"\xff", b"\x02"]) == b"\xff"
     with pytest.raises(OverflowError, match="n: 257"):
-        joined([move], [b"\xff", b"\x02"])
+        join_values([move], [b"\xff", b"\x02"])

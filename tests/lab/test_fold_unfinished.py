@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.migration.fold import FoldCounts, Folding
+from bpfpin.migration.fold import FoldCounts, FoldPrograms
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from support.here import Here, veth
@@ -27,15 +27,15 @@ def here(bpffs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
     with veth() as device:
         here = Here(bpffs, device)
         loaded(here, version(), COUNTED)
-        insert = Folding.insert
+        insert = FoldPrograms.insert
 
-        def late(self: Folding) -> FoldCounts:
+        def late(self: FoldPrograms) -> FoldCounts:
             with Map.from_id(self.old.id) as old:
                 old.update_bytes(*next(iter(_encoded(old))))
             return insert(self)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Folding, "insert", late)
+            patched.setattr(FoldPrograms, "insert", late)
             here.load(version(**WIDER, ENTRIES=2), "--migrate")
         yield here
 

@@ -12,7 +12,7 @@ import pytest
 
 from bpfpin.errors import AttachError
 from bpfpin.map.generation import is_folding
-from bpfpin.migration.fold import FoldCounts, Folding
+from bpfpin.migration.fold import FoldCounts, FoldPrograms
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins.switch import Move
 from bpfpin.pins.transaction import Stage
@@ -279,15 +279,15 @@ def test_readers_of_the_name_wait_until_all_was_moved(
     """The name holds the new map by then, which is being filled."""
     counted(here)
     looked: list[tuple[bool, bool]] = []
-    move = Folding.move
+    move = FoldPrograms.move
 
-    def watched(self: Folding) -> FoldCounts:
+    def watched(self: FoldPrograms) -> FoldCounts:
         looked.append((is_folding(here.root / FRAGS), is_folding(here.set / FRAGS)))
         return move(self)
 
     before = is_folding(here.root / FRAGS)
     with monkeypatch.context() as patched:
-        patched.setattr(Folding, "move", watched)
+        patched.setattr(FoldPrograms, "move", watched)
         here.load(grown(), "--migrate")
 
     assert (before, looked) == (False, [(True, True)] * 2)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.btf.layout import Place
-from bpfpin.migration.fold import FoldCounts, Folding, FoldSpec
-from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.fold import FoldCounts, FoldPrograms, FoldSpec
+from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
@@ -28,23 +28,23 @@ class Pair:
     old: Map
     new: Map
 
-    def spec(self, moves: Sequence[Move], **changes: Any) -> FoldSpec:
+    def spec(self, moves: Sequence[MemberMove], **changes: Any) -> FoldSpec:
         """Describe the fold of one into the other."""
         sides = shape_of(self.old), shape_of(self.new)
         made: dict[str, Any] = {"start": bytes(self.new.value_size)} | changes
         return FoldSpec(*sides, moves, **made)
 
-    def fold(self, moves: Sequence[Move], **changes: Any) -> FoldCounts:
+    def fold(self, moves: Sequence[MemberMove], **changes: Any) -> FoldCounts:
         """Fold once; return what the moving step met."""
-        with Folding.load(self.spec(moves, **changes), self.old, self.new) as folding:
+        with FoldPrograms.load(self.spec(moves, **changes), self.old, self.new) as folding:
             folding.insert()
             return folding.move()
 
 
-def shape_of(held: Map) -> Shape:
+def shape_of(held: Map) -> MapShape:
     """Return the shape of a map."""
     kind = MapType(held.type)
-    return Shape(kind, held.key_size, held.value_size, held.max_entries)
+    return MapShape(kind, held.key_size, held.value_size, held.max_entries)
 
 
 @contextlib.contextmanager
@@ -66,9 +66,9 @@ def pair(
         yield Pair(source, target)
 
 
-def counter(old: int = 0, new: int = 0, size: int = 8, **changes: Any) -> Move:
+def counter(old: int = 0, new: int = 0, size: int = 8, **changes: Any) -> MemberMove:
     """Return the move of a number of *size* bytes from one offset to another."""
-    return Move("counter", Place(old, size), Place(new, size), **changes)
+    return MemberMove("counter", Place(old, size), Place(new, size), **changes)
 
 
 def write(held: Map, key: int, number: int, *, cpu: int | None = None) -> None:

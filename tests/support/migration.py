@@ -16,8 +16,8 @@ from typing import Any
 
 from bpfpin.attach.xdp import XdpLink, attach_xdp
 from bpfpin.btf.layout import Place
-from bpfpin.migration.fold import Folding, FoldSpec, wait_for_programs
-from bpfpin.migration.members import Move
+from bpfpin.migration.fold import FoldPrograms, FoldSpec, wait_for_programs
+from bpfpin.migration.members import MemberMove
 from bpfpin.objects.load.collection import Loaded, load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
@@ -51,11 +51,12 @@ def other(version: str) -> str:
     return NEW if version == OLD else OLD
 
 
-def moves(name: str, old: str) -> list[Move]:
+def moves(name: str, old: str) -> list[MemberMove]:
     """Return what goes where in map *name*, from version *old* to the other one."""
     sides = PLACES[old, name], PLACES[other(old), name]
     return [
-        Move(member, Place(sides[0][member], 8), Place(sides[1][member], 8)) for member in sides[0]
+        MemberMove(member, Place(sides[0][member], 8), Place(sides[1][member], 8))
+        for member in sides[0]
     ]
 
 
@@ -316,7 +317,9 @@ class Fold:
         specs = fold_specs(pieces, new)
         with contextlib.ExitStack() as undo:
             foldings = [
-                undo.enter_context(Folding.load(specs[name], pieces.maps[name], new.maps[name]))
+                undo.enter_context(
+                    FoldPrograms.load(specs[name], pieces.maps[name], new.maps[name])
+                )
                 for name in self.maps
             ]
             pieces.switch(new)

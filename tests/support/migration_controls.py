@@ -11,9 +11,9 @@ from bpfpin import assembler as a
 from bpfpin.assembler import Assembler
 from bpfpin.btf.layout import Place
 from bpfpin.migration import fold_member, fold_program
-from bpfpin.migration.fold import Folding, FoldSpec
-from bpfpin.migration.fold_program import Fold
-from bpfpin.migration.members import Move
+from bpfpin.migration.fold import FoldPrograms, FoldSpec
+from bpfpin.migration.fold_program import FoldProgram
+from bpfpin.migration.members import MemberMove
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import FuncId, MapType
@@ -36,7 +36,7 @@ def other_slot() -> contextlib.AbstractContextManager[object]:
     return mock.patch.object(fold_program, "_look_up_new", _look_up_other)
 
 
-def _add_plainly(writer: Assembler, move: Move) -> None:
+def _add_plainly(writer: Assembler, move: MemberMove) -> None:
     writer.set(a.R1, 0)
     writer.atomic(a.ATOMIC_EXCHANGE, a.R7, move.old.offset, a.R1, size=8)
     writer.store(a.FP, -64, a.R1)
@@ -50,7 +50,7 @@ def _add_plainly(writer: Assembler, move: Move) -> None:
     writer.store(a.R9, move.new.offset, a.R2)
 
 
-def _look_up_other(writer: Assembler, fold: Fold) -> None:
+def _look_up_other(writer: Assembler, fold: FoldProgram) -> None:
     writer.map(a.R1, fold_program.NEW)
     fold_program._key(writer, fold)
     writer.set(a.R3, OTHER_CPU)
@@ -76,7 +76,7 @@ def fold_into_one(source: Map, target: Map, offset: int) -> int:
     spec = FoldSpec(
         shape_of(source),
         shape_of(target),
-        [Move("packets", Place(0, 8), Place(offset, 8))],
+        [MemberMove("packets", Place(0, 8), Place(offset, 8))],
         bytes(target.value_size),
         key_moves=[],
         entries=ENTRIES,
@@ -84,7 +84,7 @@ def fold_into_one(source: Map, target: Map, offset: int) -> int:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {0})
     try:
-        with Folding.load(spec, source, target) as folding:
+        with FoldPrograms.load(spec, source, target) as folding:
             fill(source)
             folding.move()
     finally:

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple, Self
 
 FACTS_MAX: Final = 8  # of one register; beyond that, numbers are forgotten
 REGISTERS: Final = 11
-FRAME: Final = 10
+FRAME_POINTER: Final = 10
 
 
-class Kind(Enum):
+class FactKind(Enum):
     """What a register may hold, as far as maps are concerned."""
 
     ANYTHING = "anything"
@@ -38,7 +38,7 @@ class Fact(NamedTuple):
     of the function which *frame* numbers.
     """
 
-    kind: Kind
+    kind: FactKind
     map: str = ""
     offset: int | None = 0
     size: int = 0
@@ -46,18 +46,18 @@ class Fact(NamedTuple):
 
 
 Facts = frozenset[Fact]
-ANY: Final = Fact(Kind.ANYTHING)
-ANYTHING: Final[Facts] = frozenset({ANY})
-POINTERS: Final = frozenset({Kind.VALUE, Kind.ELEMENT})
-_COUNTED: Final = frozenset({Kind.LOADED, Kind.ADDED})
+UNKNOWN_FACT: Final = Fact(FactKind.ANYTHING)
+UNKNOWN: Final[Facts] = frozenset({UNKNOWN_FACT})
+POINTERS: Final = frozenset({FactKind.VALUE, FactKind.ELEMENT})
+_COUNTED: Final = frozenset({FactKind.LOADED, FactKind.ADDED})
 
 
-def number(value: int) -> Facts:
+def constant(value: int) -> Facts:
     """Return what is known of a constant."""
-    return frozenset({Fact(Kind.NUMBER, offset=value)})
+    return frozenset({Fact(FactKind.NUMBER, offset=value)})
 
 
-def joined(one: Facts, other: Facts) -> Facts:
+def join_facts(one: Facts, other: Facts) -> Facts:
     """Return what a register is that is *one* or the *other*."""
     if one == other:
         return one
@@ -68,49 +68,49 @@ def joined(one: Facts, other: Facts) -> Facts:
 
 
 def _without_number(fact: Fact) -> Fact:
-    return ANY if fact.kind is Kind.NUMBER else fact._replace(offset=None)
+    return UNKNOWN_FACT if fact.kind is FactKind.NUMBER else fact._replace(offset=None)
 
 
 def _is_covered(fact: Fact, others: Facts) -> bool:
     """Whether another fact says less of the same; what was forgotten must not come back."""
-    if fact.kind is Kind.ANYTHING or fact.offset is None:
+    if fact.kind is FactKind.ANYTHING or fact.offset is None:
         return False
     return _without_number(fact) in others
 
 
-def added(left: Fact, right: Fact, per_cpu: frozenset[str]) -> Facts:
+def sum_facts(left: Fact, right: Fact, per_cpu: frozenset[str]) -> Facts:
     """Return what the sum of two things is."""
     if left.kind in _COUNTED and right.kind in _COUNTED:
-        return frozenset({left._replace(kind=Kind.ADDED), right._replace(kind=Kind.ADDED)})
-    if left.kind in (Kind.ANYTHING, Kind.NUMBER) and right.kind is not Kind.ANYTHING:
+        return frozenset({left._replace(kind=FactKind.ADDED), right._replace(kind=FactKind.ADDED)})
+    if left.kind in (FactKind.ANYTHING, FactKind.NUMBER) and right.kind is not FactKind.ANYTHING:
         left, right = right, left
     return frozenset({_sum(left, right, per_cpu)})
 
 
 def _sum(what: Fact, by: Fact, per_cpu: frozenset[str]) -> Fact:
-    step = by.offset if by.kind is Kind.NUMBER else None
-    if what.kind in (Kind.VALUE, Kind.STACK, Kind.NUMBER):
+    step = by.offset if by.kind is FactKind.NUMBER else None
+    if what.kind in (FactKind.VALUE, FactKind.STACK, FactKind.NUMBER):
         is_known = step is not None and what.offset is not None
         moved = what._replace(offset=(what.offset or 0) + (step or 0) if is_known else None)
-        return ANY if moved.kind is Kind.NUMBER and not is_known else moved
+        return UNKNOWN_FACT if moved.kind is FactKind.NUMBER and not is_known else moved
     if what.kind in _COUNTED:
-        return what._replace(kind=Kind.ADDED)
-    if what.kind is Kind.MAP:
-        return Fact(Kind.BASE, what.map)
-    if what.kind in (Kind.BASE, Kind.ELEMENT):
-        return Fact(Kind.SLOT if what.map in per_cpu else Kind.VALUE, what.map)
-    return ANY
+        return what._replace(kind=FactKind.ADDED)
+    if what.kind is FactKind.MAP:
+        return Fact(FactKind.BASE, what.map)
+    if what.kind in (FactKind.BASE, FactKind.ELEMENT):
+        return Fact(FactKind.SLOT if what.map in per_cpu else FactKind.VALUE, what.map)
+    return UNKNOWN_FACT
 
 
-def subtracted(left: Fact, right: Fact) -> Fact:
+def difference_fact(left: Fact, right: Fact) -> Fact:
     """Return what the difference of two things is."""
     if left.kind in _COUNTED:
-        return left._replace(kind=Kind.ADDED)
-    if right.kind is Kind.NUMBER and right.offset is not None:
+        return left._replace(kind=FactKind.ADDED)
+    if right.kind is FactKind.NUMBER and right.offset is not None:
         return _sum(left, right._replace(offset=-right.offset), frozenset())
-    if left.kind in (Kind.VALUE, Kind.STACK) and right.kind is Kind.ANYTHING:
+    if left.kind in (FactKind.VALUE, FactKind.STACK) and right.kind is FactKind.ANYTHING:
         return left._replace(offset=None)
-    return ANY
+    return UNKNOWN_FACT
 
 
 @dataclass
@@ -120,7 +120,7 @@ class State:
     The *stack* is kept by function and offset, in pieces of eight bytes.
     """
 
-    registers: list[Facts] = field(default_factory=lambda: [ANYTHING] * REGISTERS)
+    registers: list[Facts] = field(default_factory=lambda: [UNKNOWN] * REGISTERS)
     stack: dict[tuple[int, int], Facts] = field(default_factory=dict)
     missed: frozenset[str] = frozenset()
 
@@ -128,7 +128,7 @@ class State:
     def at_start(cls, frame: int = 0) -> Self:
         """Return what is known where a function begins."""
         state = cls()
-        state.registers[FRAME] = frozenset({Fact(Kind.STACK, frame=frame)})
+        state.registers[FRAME_POINTER] = frozenset({Fact(FactKind.STACK, frame=frame)})
         return state
 
     def copy(self) -> Self:
@@ -137,11 +137,11 @@ class State:
 
     def join(self, other: State) -> bool:
         """Take in what is known on another way to here; whether that is anything new."""
-        registers = list(map(joined, self.registers, other.registers))
+        registers = list(map(join_facts, self.registers, other.registers))
         stack = dict(self.stack)
         for place in stack.keys() | other.stack.keys():
-            here, there = (each.stack.get(place, ANYTHING) for each in (self, other))
-            stack[place] = joined(here, there)
+            here, there = (each.stack.get(place, UNKNOWN) for each in (self, other))
+            stack[place] = join_facts(here, there)
         missed = self.missed & other.missed
         is_new = (registers, stack, missed) != (self.registers, self.stack, self.missed)
         self.registers, self.stack, self.missed = registers, stack, missed

@@ -13,23 +13,23 @@ from typing import Final
 
 from bpfpin.analysis import listing
 from bpfpin.analysis.facts import (
-    ANY,
-    ANYTHING,
     FACTS_MAX,
-    FRAME,
+    FRAME_POINTER,
     POINTERS,
+    UNKNOWN,
+    UNKNOWN_FACT,
     Fact,
+    FactKind,
     Facts,
-    Kind,
     State,
-    added,
-    joined,
-    number,
-    subtracted,
+    constant,
+    difference_fact,
+    join_facts,
+    sum_facts,
 )
 from bpfpin.analysis.listing import Listing
 from bpfpin.analysis.memory import call_helper, load, store
-from bpfpin.analysis.uses import UNUSED, Notes, Use, User
+from bpfpin.analysis.uses import UNUSED, Use, UseNotes, UsingProgram
 from bpfpin.insn import CALL, EXIT, Instruction
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
@@ -40,23 +40,28 @@ _ADD, _SUBTRACT, _MOVE = 0x00, 0x10, 0xB0
 _REGISTER: Final = 0x08
 _WIDE: Final = 0x07
 _SIGN_EXTENSIONS: Final = (8, 16, 32)  # in `offset`; others say which address space it is
-_ADDRESSES: Final = frozenset(Kind) - {Kind.ANYTHING, Kind.NUMBER, Kind.LOADED, Kind.ADDED}
-STEPS_MAX: Final = 400_000
+_ADDRESSES: Final = frozenset(FactKind) - {
+    FactKind.ANYTHING,
+    FactKind.NUMBER,
+    FactKind.LOADED,
+    FactKind.ADDED,
+}
+INSTRUCTIONS_MAX: Final = 400_000
 _JUMPS: Final = (0x05, 0x06)
 _JUMP_ALWAYS: Final = (0x05, 0x06)
 _IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
 _LOADS, _LEGACY, _STORES, _ALU = (0x01,), (0x00,), (0x02, 0x03), (0x04, 0x07)
 _LONG_JUMP: Final = 0x06
 _SAVED: Final = range(6, 10)
-Users = dict[str, tuple[User, ...]]
+Users = dict[str, tuple[UsingProgram, ...]]
 _HIDDEN = "is not shown by the kernel (it takes CAP_SYSLOG, or kernel.kptr_restrict at 0)"
 _UNSEEN = "has it, and what the kernel shows of it does not say what for"
 
 
 # Moves between registers, sums and differences, as far as maps are concerned.
-def follow(insn: Instruction, state: State, per_cpu: frozenset[str]) -> None:
+def follow_arithmetic(insn: Instruction, state: State, per_cpu: frozenset[str]) -> None:
     """Follow one instruction of the classes ALU and ALU64."""
-    what = state.registers[insn.src] if insn.opcode & _REGISTER else number(insn.imm)
+    what = state.registers[insn.src] if insn.opcode & _REGISTER else constant(insn.imm)
     found = _answer(insn, state.registers[insn.dst], what, per_cpu)
     is_wide = insn.opcode & 0x07 == _WIDE
     state.registers[insn.dst] = found if is_wide else frozenset(map(_narrowed, found))
@@ -66,36 +71,36 @@ def _answer(insn: Instruction, before: Facts, what: Facts, per_cpu: frozenset[st
     operation = insn.opcode & 0xF0
     if operation == _MOVE:
         is_signed = insn.opcode & _REGISTER and insn.offset in _SIGN_EXTENSIONS
-        return ANYTHING if is_signed else what
+        return UNKNOWN if is_signed else what
     found: Facts = frozenset()
     if operation == _ADD:
         for left in before:
             for right in what:
-                found |= added(left, right, per_cpu)
+                found |= sum_facts(left, right, per_cpu)
     elif operation == _SUBTRACT:
-        found = frozenset(subtracted(left, right) for left in before for right in what)
+        found = frozenset(difference_fact(left, right) for left in before for right in what)
     else:
-        return ANYTHING
-    return joined(found, frozenset()) if len(found) > FACTS_MAX else found
+        return UNKNOWN
+    return join_facts(found, frozenset()) if len(found) > FACTS_MAX else found
 
 
 def _narrowed(fact: Fact) -> Fact:
     """Return what is left of 32 bits: no address."""
-    return ANY if fact.kind in _ADDRESSES else fact
+    return UNKNOWN_FACT if fact.kind in _ADDRESSES else fact
 
 
-def uses(listing: Listing) -> Mapping[str, Use]:
+def program_uses(listing: Listing) -> Mapping[str, Use]:
     """Return what the program does to each map that it has, by the map's name."""
-    walk = _Walk(listing)
+    walk = _Interpreter(listing)
     walk.run()
     names = {each.map for each in listing.maps.values()}
     return {name: walk.notes.use(name) for name in names}
 
 
 @dataclass
-class _Walk:
+class _Interpreter:
     listing: Listing
-    notes: Notes = field(default_factory=Notes)
+    notes: UseNotes = field(default_factory=UseNotes)
     states: dict[int, State] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
     # Of each function by its first instruction: who calls it, and what it leaves behind.
@@ -104,7 +109,7 @@ class _Walk:
     steps: int = 0
 
     def run(self) -> None:
-        joints = _joints(self.listing.instructions)
+        joints = _jump_targets(self.listing.instructions)
         self.enter(0, State.at_start())
         while self.waiting:
             at: int | None = self.waiting.pop()
@@ -112,7 +117,7 @@ class _Walk:
             state = self.states[at].copy()
             while at is not None:
                 self.steps += 1
-                if self.steps > STEPS_MAX or at >= len(self.listing.instructions):
+                if self.steps > INSTRUCTIONS_MAX or at >= len(self.listing.instructions):
                     self._give_up()
                     return
                 at = self.step(at, state)
@@ -141,26 +146,26 @@ class _Walk:
             state.registers[insn.dst] = self._wide(at, insn)
             return at + 2
         if family in _ALU:
-            follow(insn, state, self.listing.per_cpu)
+            follow_arithmetic(insn, state, self.listing.per_cpu)
         elif family in _STORES:
             store(insn, state, self.notes)
         elif family in _LOADS:
             state.registers[insn.dst] = load(insn, state)
         elif family in _LEGACY:
-            state.registers[:6] = [ANYTHING] * 6
+            state.registers[:6] = [UNKNOWN] * 6
         else:
             return self._jump(at, insn, state)
         return at + 1
 
     def _wide(self, at: int, insn: Instruction) -> Facts:
         if at in self.listing.functions:
-            return frozenset({Fact(Kind.CODE, offset=self.listing.functions[at])})
+            return frozenset({Fact(FactKind.CODE, offset=self.listing.functions[at])})
         used = self.listing.maps.get(at)
         if used is None:
-            return ANYTHING if insn.src else number(insn.imm)
+            return UNKNOWN if insn.src else constant(insn.imm)
         if used.at is None:
-            return frozenset({Fact(Kind.MAP, used.map)})
-        return frozenset({Fact(Kind.VALUE, used.map, used.at)})
+            return frozenset({Fact(FactKind.MAP, used.map)})
+        return frozenset({Fact(FactKind.VALUE, used.map, used.at)})
 
     def _jump(self, at: int, insn: Instruction, state: State) -> int | None:
         if insn.opcode == EXIT:
@@ -173,8 +178,8 @@ class _Walk:
             return target
         taken = state.copy()
         if insn.opcode in (_IF_EQUAL, _IF_NOT_EQUAL) and insn.imm == 0:
-            _learn(taken, insn.dst, is_null=insn.opcode == _IF_EQUAL)
-            _learn(state, insn.dst, is_null=insn.opcode != _IF_EQUAL)
+            _learn_null(taken, insn.dst, is_null=insn.opcode == _IF_EQUAL)
+            _learn_null(state, insn.dst, is_null=insn.opcode != _IF_EQUAL)
         self.enter(target, taken)
         return at + 1
 
@@ -184,7 +189,7 @@ class _Walk:
             return None
         arguments = state.registers[1:6]
         for fact in frozenset().union(*arguments):
-            if fact.kind is Kind.CODE and fact.offset is not None:
+            if fact.kind is FactKind.CODE and fact.offset is not None:
                 self._enter_callback(fact.offset, arguments, state)
         call_helper(self.listing.helpers.get(at, "a function of the kernel"), state, self.notes)
         return at + 1
@@ -205,13 +210,13 @@ class _Walk:
     def _enter_callback(self, function: int, arguments: Iterable[Facts], state: State) -> None:
         """Enter what a helper calls: any of its arguments may be any of the helper's."""
         inner = State.at_start(function)
-        given = ANYTHING.union(*arguments)
+        given = UNKNOWN.union(*arguments)
         inner.registers[1:6] = [given] * 5
         inner.stack = dict(state.stack)
         self.enter(function, inner)
 
     def _leave(self, state: State) -> None:
-        function = next(iter(state.registers[FRAME])).frame
+        function = next(iter(state.registers[FRAME_POINTER])).frame
         if function not in self.ends:
             self.ends[function] = state.copy()
         elif not self.ends[function].join(state):
@@ -223,12 +228,12 @@ class _Walk:
         site, end = self.callers[function][at], self.ends[function]
         state = State(missed=end.missed, stack=dict(end.stack))
         state.registers[0] = end.registers[0]
-        for register in (*_SAVED, FRAME):
+        for register in (*_SAVED, FRAME_POINTER):
             state.registers[register] = site.registers[register]
         self.enter(at + 1, state)
 
 
-def _joints(code: tuple[Instruction, ...]) -> frozenset[int]:
+def _jump_targets(code: tuple[Instruction, ...]) -> frozenset[int]:
     """Return the instructions that several ways lead to."""
     found: set[int] = set()
     for at, insn in enumerate(code):
@@ -237,18 +242,18 @@ def _joints(code: tuple[Instruction, ...]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _learn(state: State, register: int, *, is_null: bool) -> None:
+def _learn_null(state: State, register: int, *, is_null: bool) -> None:
     """Take in that an address is null, or is not: what a lookup answered."""
     facts = state.registers[register]
     if not is_null:
-        kept = (one for one in facts if one.kind not in (Kind.MISSED, Kind.NUMBER))
-        state.registers[register] = frozenset(kept) or ANYTHING
+        kept = (one for one in facts if one.kind not in (FactKind.MISSED, FactKind.NUMBER))
+        state.registers[register] = frozenset(kept) or UNKNOWN
         return
-    maps = {one.map for one in facts if one.kind in POINTERS or one.kind is Kind.MISSED}
-    if len(maps) == 1 and all(one.kind in POINTERS or one.kind is Kind.MISSED for one in facts):
+    maps = {one.map for one in facts if one.kind in POINTERS or one.kind is FactKind.MISSED}
+    if len(maps) == 1 and all(one.kind in POINTERS or one.kind is FactKind.MISSED for one in facts):
         state.missed |= maps
     state.registers[register] = frozenset(
-        Fact(Kind.MISSED, one.map) if one.kind in POINTERS else one for one in facts
+        Fact(FactKind.MISSED, one.map) if one.kind in POINTERS else one for one in facts
     )
 
 
@@ -257,10 +262,10 @@ def _learn(state: State, register: int, *, is_null: bool) -> None:
 
 def users_of_specs(programs: Iterable[ProgramSpec]) -> Users:
     """Return what programs of an object file do to each map, by the map's name."""
-    found: dict[str, list[User]] = defaultdict(list)
+    found: dict[str, list[UsingProgram]] = defaultdict(list)
     for program in programs:
-        for name, use in uses(listing.of_spec(program)).items():
-            found[name].append(User.of_spec(program, use))
+        for name, use in program_uses(listing.listing_of_spec(program)).items():
+            found[name].append(UsingProgram.of_spec(program, use))
     return {name: tuple(users) for name, users in found.items()}
 
 
@@ -268,11 +273,11 @@ def users_of_programs(programs: Iterable[Program], maps: Mapping[str, Map]) -> U
     """Return what loaded programs do to each of *maps*, by the name that it has there."""
     names = {held.id: name for name, held in maps.items()}
     per_cpu = frozenset(name for name, held in maps.items() if held.is_per_cpu)
-    found: dict[str, list[User]] = defaultdict(list)
+    found: dict[str, list[UsingProgram]] = defaultdict(list)
     for program in programs:
         info, code = program.info, xlated(program.fd)
-        used = uses(listing.of_kernel(code, names, per_cpu)) if code else {}
+        used = program_uses(listing.listing_of_kernel(code, names, per_cpu)) if code else {}
         for name in (names[id_] for id_ in info.map_ids if id_ in names):
             unknown = replace(UNUSED, unknown=(_UNSEEN if code else _HIDDEN,))
-            found[name].append(User.of_info(info, used.get(name, unknown)))
+            found[name].append(UsingProgram.of_info(info, used.get(name, unknown)))
     return {name: tuple(users) for name, users in found.items()}

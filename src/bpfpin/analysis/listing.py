@@ -21,7 +21,7 @@ _FUNCTION_OF_KERNEL: Final = "a function of the kernel"
 
 
 @dataclass(frozen=True, slots=True)
-class MapUse:
+class MapReference:
     """What one 64-bit load refers to: the map *map* itself, or the byte *at* of its value."""
 
     map: str
@@ -37,18 +37,18 @@ class Listing:
     """
 
     instructions: tuple[Instruction, ...]
-    maps: Mapping[int, MapUse]
+    maps: Mapping[int, MapReference]
     helpers: Mapping[int, str]
     functions: Mapping[int, int]
     per_cpu: frozenset[str] = field(default=frozenset())
 
 
-def of_spec(program: ProgramSpec) -> Listing:
+def listing_of_spec(program: ProgramSpec) -> Listing:
     """Return the instructions of a program of an object file."""
     linked = link(program)
     code = tuple(linked.instructions)
     maps = {
-        each.index: MapUse(
+        each.index: MapReference(
             each.target, each.addend if each.kind is ReferenceKind.MAP_VALUE else None
         )
         for each in linked.references
@@ -61,19 +61,19 @@ def of_spec(program: ProgramSpec) -> Listing:
     return Listing(code, maps, helpers, _functions(code))
 
 
-def of_kernel(
+def listing_of_kernel(
     code: tuple[Instruction, ...], names: Mapping[int, str], per_cpu: frozenset[str]
 ) -> Listing:
     """Return the instructions *code* that the kernel shows of a program.
 
     *names* are those of the maps by id; others are called by their id.
     """
-    maps: dict[int, MapUse] = {}
+    maps: dict[int, MapReference] = {}
     for index, each in enumerate(code):
         if each.is_wide and each.src in (PseudoSource.MAP_FD, PseudoSource.MAP_VALUE):
             name = names.get(each.imm & 0xFFFFFFFF, f"map {each.imm & 0xFFFFFFFF}")
             is_value = each.src == PseudoSource.MAP_VALUE
-            maps[index] = MapUse(name, code[index + 1].imm if is_value else None)
+            maps[index] = MapReference(name, code[index + 1].imm if is_value else None)
     calls = {i: each.imm for i, each in enumerate(code) if each.is_call and each.src == 0}
     known = helper_names(calls.values())
     helpers = {index: known.get(number, UNNAMED) for index, number in calls.items()}

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from bpfpin.analysis.facts import ANY, ANYTHING, Fact, Facts, Kind, State, joined, number
-from bpfpin.analysis.uses import How, Notes
+from bpfpin.analysis.facts import (
+    UNKNOWN,
+    UNKNOWN_FACT,
+    Fact,
+    FactKind,
+    Facts,
+    State,
+    constant,
+    join_facts,
+)
+from bpfpin.analysis.uses import UseNotes, WriteKind
 from bpfpin.insn import Instruction
 from bpfpin.uapi import UpdateFlag
 
@@ -38,7 +47,7 @@ _READERS: Final = (
 _LOOKUP, _UPDATE, _DELETE = "lookup_elem", "update_elem", "delete_elem"
 _LOOKUP_OF_CPU: Final = "lookup_percpu_elem"
 _LOOKUP_OF_HASH: Final = "__htab_map_lookup_elem"  # inlined: it answers with the element
-_MAYBE_WRITTEN: Final = frozenset({Kind.NUMBER, Kind.LOADED, Kind.ADDED})
+_MAYBE_WRITTEN: Final = frozenset({FactKind.NUMBER, FactKind.LOADED, FactKind.ADDED})
 
 
 def load(insn: Instruction, state: State) -> Facts:
@@ -50,61 +59,61 @@ def load(insn: Instruction, state: State) -> Facts:
     return found
 
 
-def store(insn: Instruction, state: State, notes: Notes) -> None:
+def store(insn: Instruction, state: State, notes: UseNotes) -> None:
     """Follow a store, plain or atomic, and note it where it goes into a value."""
     is_plain = insn.opcode & 0xE0 == _PLAIN
     is_known = insn.opcode & 0x07 == _IMMEDIATE
-    what = number(insn.imm) if is_known else state.registers[insn.src]
+    what = constant(insn.imm) if is_known else state.registers[insn.src]
     bases = state.registers[insn.dst]
     for base in bases:
         place = _moved(base, insn.offset)
-        if base.kind is Kind.VALUE:
+        if base.kind is FactKind.VALUE:
             for how in _ways(place, what, insn):
                 notes.write(base.map, how, place.offset, _size(insn))
-        elif base.kind is Kind.STACK:
-            _spill(place, what if is_plain else ANYTHING, state, insn, is_only=len(bases) == 1)
+        elif base.kind is FactKind.STACK:
+            _spill(place, what if is_plain else UNKNOWN, state, insn, is_only=len(bases) == 1)
     if not is_plain and insn.imm != _STORE_RELEASE:
         _fetch(insn, state)
 
 
-def _ways(place: Fact, what: Facts, insn: Instruction) -> frozenset[How]:
+def _ways(place: Fact, what: Facts, insn: Instruction) -> frozenset[WriteKind]:
     if insn.opcode & 0xE0 != _PLAIN:
         return _atomic_ways(insn.imm)
     size = _size(insn)
-    same = {Fact(kind, place.map, place.offset, size) for kind in (Kind.ADDED, Kind.LOADED)}
+    same = {Fact(kind, place.map, place.offset, size) for kind in (FactKind.ADDED, FactKind.LOADED)}
     is_added = any(one in same for one in what)
-    is_other = any(one.kind not in (Kind.ADDED, Kind.LOADED) for one in what)
-    found = {How.PLAIN_ADD} if is_added else set()
-    return frozenset(found | ({How.STORE} if is_other or not is_added else set()))
+    is_other = any(one.kind not in (FactKind.ADDED, FactKind.LOADED) for one in what)
+    found = {WriteKind.PLAIN_ADD} if is_added else set()
+    return frozenset(found | ({WriteKind.STORE} if is_other or not is_added else set()))
 
 
-def _atomic_ways(operation: int) -> frozenset[How]:
+def _atomic_ways(operation: int) -> frozenset[WriteKind]:
     if operation in _ATOMIC_ADDS:
-        return frozenset({How.ATOMIC_ADD})
+        return frozenset({WriteKind.ATOMIC_ADD})
     if operation == _LOAD_ACQUIRE:
         return frozenset()
-    return frozenset({How.STORE if operation == _STORE_RELEASE else How.ATOMIC_STORE})
+    return frozenset({WriteKind.STORE if operation == _STORE_RELEASE else WriteKind.ATOMIC_STORE})
 
 
 def _fetch(insn: Instruction, state: State) -> None:
     """Forget the register that an atomic operation answers in."""
     if insn.imm == _LOAD_ACQUIRE:
-        state.registers[insn.dst] = ANYTHING
+        state.registers[insn.dst] = UNKNOWN
     elif insn.imm == _COMPARE_EXCHANGE:
-        state.registers[0] = ANYTHING
+        state.registers[0] = UNKNOWN
     elif insn.imm & _FETCH:
-        state.registers[insn.src] = ANYTHING
+        state.registers[insn.src] = UNKNOWN
 
 
 def _loaded(base: Fact, offset: int, size: int, state: State) -> Facts:
     place = _moved(base, offset)
-    if base.kind is Kind.VALUE:
-        return frozenset({Fact(Kind.LOADED, place.map, place.offset, size)})
-    if base.kind is Kind.SLOT and size == _WORD:
-        return frozenset({Fact(Kind.VALUE, base.map)})
-    if base.kind is Kind.STACK and place.offset is not None and size == _WORD:
-        return state.stack.get((base.frame, place.offset), ANYTHING)
-    return frozenset({ANY})
+    if base.kind is FactKind.VALUE:
+        return frozenset({Fact(FactKind.LOADED, place.map, place.offset, size)})
+    if base.kind is FactKind.SLOT and size == _WORD:
+        return frozenset({Fact(FactKind.VALUE, base.map)})
+    if base.kind is FactKind.STACK and place.offset is not None and size == _WORD:
+        return state.stack.get((base.frame, place.offset), UNKNOWN)
+    return frozenset({UNKNOWN_FACT})
 
 
 def _spill(place: Fact, what: Facts, state: State, insn: Instruction, *, is_only: bool) -> None:
@@ -113,11 +122,11 @@ def _spill(place: Fact, what: Facts, state: State, insn: Instruction, *, is_only
     size = _size(insn)
     for start in range(place.offset - _WORD + 1, place.offset + size):
         if start != place.offset and (place.frame, start) in state.stack:
-            state.stack[place.frame, start] = ANYTHING
+            state.stack[place.frame, start] = UNKNOWN
     key = (place.frame, place.offset)
-    told = what if size == _WORD else ANYTHING
-    before = state.stack.get(key, ANYTHING)
-    state.stack[key] = told if is_only else joined(told, before)
+    told = what if size == _WORD else UNKNOWN
+    before = state.stack.get(key, UNKNOWN)
+    state.stack[key] = told if is_only else join_facts(told, before)
 
 
 def _moved(base: Fact, by: int) -> Fact:
@@ -131,10 +140,10 @@ def _size(insn: Instruction) -> int:
 # Calls of helpers, as far as maps are concerned.
 
 
-def call_helper(name: str, state: State, notes: Notes) -> None:
+def call_helper(name: str, state: State, notes: UseNotes) -> None:
     """Follow the call of a helper, which `bpf_map_lookup_elem` or the like is the name of."""
-    maps = {one.map for one in state.registers[1] if one.kind is Kind.MAP}
-    answer = ANYTHING
+    maps = {one.map for one in state.registers[1] if one.kind is FactKind.MAP}
+    answer = UNKNOWN
     if name.endswith(_LOOKUP):
         answer = _look_up(name, maps, state)
     elif name.endswith(_UPDATE):
@@ -146,19 +155,19 @@ def call_helper(name: str, state: State, notes: Notes) -> None:
         _tell_what_escapes(name, state, notes)
     state.registers[0] = answer
     for register in _ARGUMENTS:
-        state.registers[register] = ANYTHING
+        state.registers[register] = UNKNOWN
 
 
 def _look_up(name: str, maps: set[str], state: State) -> Facts:
     state.missed -= maps
-    kind = Kind.ELEMENT if name == _LOOKUP_OF_HASH else Kind.VALUE
-    is_all = all(one.kind is Kind.MAP for one in state.registers[1])
-    return frozenset(Fact(kind, each) for each in maps) | (frozenset() if is_all else ANYTHING)
+    kind = FactKind.ELEMENT if name == _LOOKUP_OF_HASH else FactKind.VALUE
+    is_all = all(one.kind is FactKind.MAP for one in state.registers[1])
+    return frozenset(Fact(kind, each) for each in maps) | (frozenset() if is_all else UNKNOWN)
 
 
-def _update(maps: set[str], state: State, notes: Notes) -> None:
-    flags = {one.offset for one in state.registers[4] if one.kind is Kind.NUMBER}
-    is_known = all(one.kind is Kind.NUMBER for one in state.registers[4])
+def _update(maps: set[str], state: State, notes: UseNotes) -> None:
+    flags = {one.offset for one in state.registers[4] if one.kind is FactKind.NUMBER}
+    is_known = all(one.kind is FactKind.NUMBER for one in state.registers[4])
     if_missing = is_known and flags == {UpdateFlag.NOEXIST}
     for each in maps:
         if if_missing or each in state.missed:
@@ -167,15 +176,15 @@ def _update(maps: set[str], state: State, notes: Notes) -> None:
             notes.overwrite(each)
 
 
-def _tell_what_escapes(name: str, state: State, notes: Notes) -> None:
+def _tell_what_escapes(name: str, state: State, notes: UseNotes) -> None:
     reads = name.removeprefix("bpf_").endswith(_READERS) and not name.endswith(_LOOKUP_OF_CPU)
     for register in _ARGUMENTS:
         for fact in state.registers[register]:
-            if fact.kind is Kind.MAP:
+            if fact.kind is FactKind.MAP:
                 notes.tell(fact.map, f"gives it to {name}")
-            elif fact.kind in (Kind.VALUE, Kind.ELEMENT, Kind.SLOT) and not reads:
+            elif fact.kind in (FactKind.VALUE, FactKind.ELEMENT, FactKind.SLOT) and not reads:
                 notes.tell(fact.map, f"gives its value to {name}")
-            elif fact.kind is Kind.STACK and not reads:
+            elif fact.kind is FactKind.STACK and not reads:
                 _forget(fact, state)
 
 
@@ -183,5 +192,5 @@ def _forget(start: Fact, state: State) -> None:
     """Forget the numbers on the stack from *start* on: the helper may write there."""
     for (frame, offset), facts in list(state.stack.items()):
         if frame == start.frame and (start.offset is None or offset >= start.offset):
-            kept = (ANY if one.kind in _MAYBE_WRITTEN else one for one in facts)
-            state.stack[frame, offset] = joined(frozenset(kept), frozenset())
+            kept = (UNKNOWN_FACT if one.kind in _MAYBE_WRITTEN else one for one in facts)
+            state.stack[frame, offset] = join_facts(frozenset(kept), frozenset())

@@ -24,7 +24,7 @@ _MAY_SLEEP = frozenset(
 )
 
 
-class How(Enum):
+class WriteKind(Enum):
     """How a program writes a number."""
 
     ATOMIC_ADD = "atomic add"
@@ -33,14 +33,14 @@ class How(Enum):
     ATOMIC_STORE = "atomic store"  # exchanged, compared and exchanged, bits set
 
 
-ADDS = frozenset({How.ATOMIC_ADD, How.PLAIN_ADD})
+ADDS = frozenset({WriteKind.ATOMIC_ADD, WriteKind.PLAIN_ADD})
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
     """A write of *size* bytes at *offset* of a value, None for an offset that varies."""
 
-    how: How
+    how: WriteKind
     offset: int | None
     size: int
 
@@ -67,7 +67,7 @@ class Use:
     deletes: bool = False
     unknown: tuple[str, ...] = ()
 
-    def to(self, place: Place) -> frozenset[How]:
+    def to(self, place: Place) -> frozenset[WriteKind]:
         """Return the ways in which the number at *place* is written."""
         return frozenset(write.how for write in self.writes if write.touches(place))
 
@@ -76,7 +76,7 @@ UNUSED = Use()
 
 
 @dataclass(frozen=True)
-class User:
+class UsingProgram:
     """A program that has a map, what it does to it, and where it runs.
 
     *can_sleep* is also true where only the program's type is known, and some of it sleep.
@@ -88,18 +88,18 @@ class User:
     can_sleep: bool = False
 
     @classmethod
-    def of_spec(cls, program: ProgramSpec, use: Use) -> User:
+    def of_spec(cls, program: ProgramSpec, use: Use) -> UsingProgram:
         """Return a program of an object file."""
         can_sleep = bool(program.program_flags & ProgramFlag.SLEEPABLE)
         return cls(program.name, program.type, use, can_sleep)
 
     @classmethod
-    def of_info(cls, info: ProgramInfo, use: Use) -> User:
+    def of_info(cls, info: ProgramInfo, use: Use) -> UsingProgram:
         """Return a program that is loaded; whether it sleeps the kernel does not tell."""
         return cls(info.name or f"program {info.id}", info.type, use, info.type in _MAY_SLEEP)
 
 
-def ways(users: Iterable[User], place: Place) -> frozenset[How]:
+def write_kinds(users: Iterable[UsingProgram], place: Place) -> frozenset[WriteKind]:
     """Return in which ways any of *users* writes the number at *place*."""
     return frozenset(how for user in users for how in user.use.to(place))
 
@@ -108,7 +108,7 @@ def ways(users: Iterable[User], place: Place) -> frozenset[How]:
 
 
 @dataclass
-class _Noted:
+class _MapNotes:
     writes: set[Write] = field(default_factory=set)
     unknown: dict[str, None] = field(default_factory=dict)
     inserts: bool = False
@@ -118,12 +118,12 @@ class _Noted:
 
 
 @dataclass
-class Notes:
+class UseNotes:
     """Collects what a program does; the same may be noted many times."""
 
-    maps: dict[str, _Noted] = field(default_factory=lambda: defaultdict(_Noted))
+    maps: dict[str, _MapNotes] = field(default_factory=lambda: defaultdict(_MapNotes))
 
-    def write(self, name: str, how: How, offset: int | None, size: int) -> None:
+    def write(self, name: str, how: WriteKind, offset: int | None, size: int) -> None:
         """Note a write to a value of the map *name*."""
         self.maps[name].writes.add(Write(how, offset, size))
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from bpfpin.errors import UsageError
-from bpfpin.sets.load.migrate import Migration, parse_wishes
+from bpfpin.sets.load.migrate import Migration, parse_migration
 from bpfpin.sets.reports import LoadReport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,7 +55,7 @@ def taken(options: dict[str, Any]) -> Migration | None:
     words = {name: options.pop(name) for name in _WORDS}
     flags = {name: options.pop(name, False) for name in ("clamp", "best_effort")}
     if is_asked:
-        return parse_wishes(**words, **flags)
+        return parse_migration(**words, **flags)
     if given := [name for name, value in {**words, **flags}.items() if value]:
         raise UsageError(
             f"--{given[0].replace('_', '-')} says how maps are migrated; it goes with --migrate"

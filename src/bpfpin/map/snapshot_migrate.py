@@ -13,11 +13,11 @@ from bpfpin.map.snapshot_fit import are_interchangeable, definition_of
 from bpfpin.map_traits import traits_of
 from bpfpin.migration import entries
 from bpfpin.migration.entries import SHOWN
-from bpfpin.migration.first_values import apply, joined, start_value
-from bpfpin.migration.match import Check, PartMoves, match_parts
-from bpfpin.migration.members import Leaf, Shape, given_types, layout_texts, leaves
-from bpfpin.migration.refusal import Members, Refusals, names_of, require_known
-from bpfpin.migration.request import KEY, VALUE, Migration, Rule, Wishes, part
+from bpfpin.migration.first_values import apply_moves, join_values, start_value
+from bpfpin.migration.match import EntryCheck, PartMoves, match_members
+from bpfpin.migration.members import Leaf, MapShape, layout_texts, leaves, types_with_layouts
+from bpfpin.migration.refusal import MemberNames, Refusals, names_of, require_known
+from bpfpin.migration.request import KEY, VALUE, Migration, MigrationRules, Rule, rules_of_part
 from bpfpin.objects.maps.map import Map
 
 _Types = tuple[TypeRef | None, TypeRef | None]
@@ -49,7 +49,7 @@ class Converted:
                     found[f"{KEY}.{check.path}" if side == KEY else check.path or VALUE] = None
         return tuple(found)
 
-    def _is_lost(self, side: str, check: Check) -> bool:
+    def _is_lost(self, side: str, check: EntryCheck) -> bool:
         """Whether an entry of the file has something there; reads the file."""
         return any(
             not check.fits(data)
@@ -121,16 +121,16 @@ class Converted:
             if self._is_cut_off(key):
                 continue
             size = self.definition.key_size
-            new_key = apply(self.keys.moves, key, bytes(size)) if self.keys else key
+            new_key = apply_moves(self.keys.moves, key, bytes(size)) if self.keys else key
             yield new_key, self._value(values)
 
     def _value(self, values: list[bytes]) -> bytes:
         """Return a value as the kernel takes it; what CPUs had that are not here, the first has."""
         moves, new = self.values.moves, self.definition
-        each = [apply(moves, value, self.start) for value in values]
+        each = [apply_moves(moves, value, self.start) for value in values]
         if len(each) > new.cpus:
             surplus = each[new.cpus :]
-            each = [joined(moves, [each[0], *surplus]), *each[1 : new.cpus]]
+            each = [join_values(moves, [each[0], *surplus]), *each[1 : new.cpus]]
         each += [self.start] * (new.cpus - len(each))
         return b"".join(value.ljust(new.copied // new.cpus, b"\0") for value in each)
 
@@ -141,7 +141,7 @@ class Converted:
             (there[at : at + stride], value[at : at + stride])
             for at in range(0, len(value), stride)
         )
-        return b"".join(joined(self.values.moves, pair) for pair in pairs)
+        return b"".join(join_values(self.values.moves, pair) for pair in pairs)
 
 
 def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Converted:
@@ -154,17 +154,19 @@ def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Conv
     refused = Refusals(name)
     before, after = _shape(old), _shape(new)
     refused.tell(
-        () if are_interchangeable(old.type, new.type) else entries.refusals(name, before, after)
+        ()
+        if are_interchangeable(old.type, new.type)
+        else entries.shape_differences(name, before, after)
     )
     types = _types(snapshot, held, migration)
     key_leaves = leaves(snapshot.types[0], old.key_size), leaves(held.key_type, new.key_size)
     value_leaves = leaves(types[0], old.value_size), leaves(types[1], new.value_size)
     both = zip(key_leaves, value_leaves, strict=True)
-    require_known(migration, {name: Members(*(names_of(*one) for one in both))})
+    require_known(migration, {name: MemberNames(*(names_of(*one) for one in both))})
     keys = _keys(old, new, key_leaves, wishes)
     is_joined = keys is not None or new.cpus < old.cpus
-    said = part(wishes, VALUE, has_members=_have_members(value_leaves))
-    values = match_parts(
+    said = rules_of_part(wishes, VALUE, has_members=_have_members(value_leaves))
+    values = match_members(
         *value_leaves,
         said,
         default_rule=lambda _old, _new: None if is_joined else Rule.KEEP_NEW,
@@ -196,9 +198,9 @@ def _refusal(name: str, path: Path, found: list[Difference], *, hint: str) -> In
     )
 
 
-def _shape(definition: Definition) -> Shape:
+def _shape(definition: Definition) -> MapShape:
     sizes = definition.key_size, definition.value_size, definition.max_entries
-    return Shape(definition.type, *sizes)
+    return MapShape(definition.type, *sizes)
 
 
 def _types(snapshot: SnapshotReader, held: Map, migration: Migration) -> _Types:
@@ -208,17 +210,19 @@ def _types(snapshot: SnapshotReader, held: Map, migration: Migration) -> _Types:
         return old, new
     sizes = snapshot.definition.value_size, held.value_size
     about = f"--layout {held.name}"
-    return given_types(layout_texts(given), (old, new), sizes, ((), ()), about=about)
+    return types_with_layouts(layout_texts(given), (old, new), sizes, ((), ()), about=about)
 
 
-def _keys(old: Definition, new: Definition, both: _Leaves, wishes: Wishes) -> PartMoves | None:
+def _keys(
+    old: Definition, new: Definition, both: _Leaves, wishes: MigrationRules
+) -> PartMoves | None:
     """Return how keys become new ones, None if they are the same."""
     before, after = ([(one.path, one.place, one.type) for one in side] for side in both)
     if before == after and old.key_size == new.key_size:
         return None
-    said = part(wishes, KEY, has_members=_have_members(both))
+    said = rules_of_part(wishes, KEY, has_members=_have_members(both))
     keep = Rule.KEEP_OLD
-    return match_parts(*both, said, default_rule=lambda _old, _new: keep, otherwise=keep)
+    return match_members(*both, said, default_rule=lambda _old, _new: keep, otherwise=keep)
 
 
 def _have_members(both: _Leaves) -> bool:

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from bpfpin.btf.layout import Place
 from bpfpin.errors import Difference
-from bpfpin.migration.match import Check, PartMoves
-from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.match import EntryCheck, PartMoves
+from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
@@ -36,7 +36,7 @@ class Misfit:
 
 
 @dataclass
-class Contents:
+class EntrySurvey:
     """What a walk found: how many entries, and the first of those that do not fit, by kind.
 
     *lost* says of each wished check of keys or values how many entries give something up.
@@ -44,7 +44,7 @@ class Contents:
 
     entries: int = 0
     misfits: list[Misfit] = field(default_factory=list)
-    lost: Counter[tuple[str, Check]] = field(default_factory=Counter)
+    lost: Counter[tuple[str, EntryCheck]] = field(default_factory=Counter)
 
     def tell(self, misfit: Misfit) -> None:
         """Keep a misfit, unless enough of its kind are known."""
@@ -53,22 +53,22 @@ class Contents:
             self.misfits.append(misfit)
 
 
-class Entry(NamedTuple):
+class OldEntry(NamedTuple):
     """A key, and the values of all CPUs."""
 
     key: bytes
     values: list[bytes]
 
 
-Examine = Callable[[Entry], Iterator[Misfit]]
+Examine = Callable[[OldEntry], Iterator[Misfit]]
 
 
-def walk(
-    old: Map, shapes: tuple[Shape, Shape], keys: PartMoves | None, values: PartMoves
-) -> Contents:
+def survey_entries(
+    old: Map, shapes: tuple[MapShape, MapShape], keys: PartMoves | None, values: PartMoves
+) -> EntrySurvey:
     """Count the entries of *old*, and hold each against the checks."""
     before, _ = shapes
-    found = Contents()
+    found = EntrySurvey()
     examiners = _examiners(shapes, keys, values, found)
     if before.is_array and not examiners:
         found.entries = before.max_entries
@@ -85,12 +85,12 @@ def walk(
                 for at in range(start, start + copies * stride, stride)
             ]
             for examine in examiners:
-                for misfit in examine(Entry(key, each)):
+                for misfit in examine(OldEntry(key, each)):
                     found.tell(misfit)
     return found
 
 
-def bits_in_use(old: Map, shape: Shape) -> bytes:
+def bits_in_use(old: Map, shape: MapShape) -> bytes:
     """Return all values of *old*, of all CPUs, laid upon each other: 0 where each has 0."""
     stride = stride_of(shape.value_size) if shape.is_per_cpu else shape.value_size
     found = 0
@@ -102,7 +102,10 @@ def bits_in_use(old: Map, shape: Shape) -> bytes:
 
 
 def _examiners(
-    shapes: tuple[Shape, Shape], keys: PartMoves | None, values: PartMoves, contents: Contents
+    shapes: tuple[MapShape, MapShape],
+    keys: PartMoves | None,
+    values: PartMoves,
+    contents: EntrySurvey,
 ) -> list[Examine]:
     old, new = shapes
     found: list[Examine] = []
@@ -120,7 +123,11 @@ def _examiners(
 
 
 def _unfit(  # noqa: PLR0917  (where it looks, and where it counts)
-    part: str, checks: Sequence[Check], entry: Entry, where: list[bytes], contents: Contents
+    part: str,
+    checks: Sequence[EntryCheck],
+    entry: OldEntry,
+    where: list[bytes],
+    contents: EntrySurvey,
 ) -> Iterator[Misfit]:
     for check in checks:
         unfit = [data for data in where if not check.fits(data)]
@@ -131,24 +138,24 @@ def _unfit(  # noqa: PLR0917  (where it looks, and where it counts)
             yield Misfit(part, check.path, *_first(entry), _number(data, check), check.what)
 
 
-def _first(entry: Entry) -> tuple[bytes, bytes]:
+def _first(entry: OldEntry) -> tuple[bytes, bytes]:
     return entry.key, entry.values[0]
 
 
-def _number(data: bytes, check: Check) -> int:
+def _number(data: bytes, check: EntryCheck) -> int:
     place = check.place
     some = data[place.offset : place.offset + min(place.size, 8)]
     return int.from_bytes(some, "little", signed=place.is_signed)
 
 
-def _may_overflow(move: Move, old: Shape, new: Shape) -> bool:
+def _may_overflow(move: MemberMove, old: MapShape, new: MapShape) -> bool:
     """Whether the numbers of all CPUs together may be too great for the one that they become."""
     is_one = old.is_per_cpu and not new.is_per_cpu
     is_sum = move.rule is Rule.SUM and not move.is_bytes and move.limits is None
     return is_one and is_sum and move.new.size < 8
 
 
-def _too_great(moves: Sequence[Move], entry: Entry) -> Iterator[Misfit]:
+def _too_great(moves: Sequence[MemberMove], entry: OldEntry) -> Iterator[Misfit]:
     for move in moves:
         total = sum(_read(move, value) for value in entry.values)
         bits = 8 * move.new.size - move.new.is_signed
@@ -158,13 +165,13 @@ def _too_great(moves: Sequence[Move], entry: Entry) -> Iterator[Misfit]:
             yield Misfit("value", move.path, *_first(entry), total, what)
 
 
-def _read(move: Move, value: bytes) -> int:
+def _read(move: MemberMove, value: bytes) -> int:
     place = move.old
     some = value[place.offset : place.offset + place.size]
     return int.from_bytes(some, "little", signed=place.is_signed)
 
 
-def _cut_off(length: int, parts: Sequence[Place], entry: Entry) -> Iterator[Misfit]:
+def _cut_off(length: int, parts: Sequence[Place], entry: OldEntry) -> Iterator[Misfit]:
     """Yield an element beyond the end that has anything in it but what is the kernel's own."""
     index = int.from_bytes(entry.key, "little")
     if index >= length and any(
@@ -184,20 +191,20 @@ def shown(codec: Any, data: bytes) -> str:
 # Which maps can become which: types, sizes and flags.
 
 
-def of_spec(spec: MapSpec) -> Shape:
+def shape_of_spec(spec: MapSpec) -> MapShape:
     """Return the shape of a map that is wanted."""
-    return Shape(spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.map_flags)
+    return MapShape(spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.map_flags)
 
 
-def of_map(held: Map) -> Shape | None:
+def shape_of_map(held: Map) -> MapShape | None:
     """Return the shape of a map that exists, None if its type is newer than this version."""
     if not isinstance(held.type, MapType):
         return None
     flags = held.info.map_flags
-    return Shape(held.type, held.key_size, held.value_size, held.max_entries, flags)
+    return MapShape(held.type, held.key_size, held.value_size, held.max_entries, flags)
 
 
-def refusals(name: str, old: Shape, new: Shape) -> Iterator[Difference]:
+def shape_differences(name: str, old: MapShape, new: MapShape) -> Iterator[Difference]:
     """Yield why a map cannot become the other, whatever is in it."""
     if not ((old.is_array and new.is_array) or (old.is_hash and new.is_hash)):
         yield Difference(name, "type", type_text(old), f"{type_text(new)}, which cannot take it")
@@ -211,17 +218,17 @@ def refusals(name: str, old: Shape, new: Shape) -> Iterator[Difference]:
         yield Difference(name, "key_size", str(old.key_size), str(new.key_size))
 
 
-def text(shape: Shape) -> str:
+def shape_text(shape: MapShape) -> str:
     """Return the shape in words: `percpu_hash, 1024 entries`."""
     return f"{type_text(shape)}, {shape.max_entries} entries"
 
 
-def type_text(shape: Shape) -> str:
+def type_text(shape: MapShape) -> str:
     """Return the type as the kernel spells it."""
     return shape.type.name.lower()
 
 
-def memory_bytes(shape: Shape, entries: int) -> int:
+def memory_bytes(shape: MapShape, entries: int) -> int:
     """Return about how much memory a map takes with so many entries, without its buckets."""
     copies = possible_cpus() if shape.is_per_cpu else 1
     value = _rounded(shape.value_size) * copies

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bpfpin.analysis.uses import ADDS, How, User, ways
+from bpfpin.analysis.uses import ADDS, UsingProgram, WriteKind, write_kinds
 from bpfpin.btf.layout import Place
 from bpfpin.migration.fold_member import ATOMIC_SIZES, is_atomic
 from bpfpin.migration.losses import Loss
-from bpfpin.migration.members import Leaf, LeafKind, Move, Shape
+from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, ProgramType
@@ -47,18 +47,18 @@ class Exactness:
 
 
 @dataclass(frozen=True)
-class Case:
+class ExactnessCase:
     """What is to be judged: the maps, what moves, how many entries, and the programs of each."""
 
-    old: Shape
-    new: Shape
-    moves: Sequence[Move]
+    old: MapShape
+    new: MapShape
+    moves: Sequence[MemberMove]
     entries: int
-    old_users: Sequence[User]
-    new_users: Sequence[User]
+    old_users: Sequence[UsingProgram]
+    new_users: Sequence[UsingProgram]
 
     @property
-    def sums(self) -> tuple[Move, ...]:
+    def sums(self) -> tuple[MemberMove, ...]:
         """The numbers that are added up; by all other rules it is one value that wins."""
         return tuple(each for each in self.moves if each.rule is Rule.SUM and not each.is_bytes)
 
@@ -71,7 +71,7 @@ def is_realtime() -> bool:
         return False
 
 
-def judge(case: Case, *, cpus: int = 0, realtime: bool | None = None) -> Exactness:
+def judge(case: ExactnessCase, *, cpus: int = 0, realtime: bool | None = None) -> Exactness:
     """Decide whether a migration is exact; *cpus* and *realtime* are this host's if not given."""
     realtime = is_realtime() if realtime is None else realtime
     reasons: list[str] = []
@@ -89,7 +89,12 @@ def judge(case: Case, *, cpus: int = 0, realtime: bool | None = None) -> Exactne
 
 
 def default_rule(
-    old_users: Sequence[User], new_users: Sequence[User], old: Leaf, new: Leaf, *, is_data: bool
+    old_users: Sequence[UsingProgram],
+    new_users: Sequence[UsingProgram],
+    old: Leaf,
+    new: Leaf,
+    *,
+    is_data: bool,
 ) -> Rule | None:
     """Return the rule of a number that nobody said one of, None if the user is to be asked.
 
@@ -99,7 +104,7 @@ def default_rule(
     """
     users = [*old_users, *new_users]
     is_followed = not any(user.use.unknown for user in users)
-    hows = ways(old_users, old.place) | ways(new_users, new.place)
+    hows = write_kinds(old_users, old.place) | write_kinds(new_users, new.place)
     is_set = any(user.use.overwrites for user in users)
     if is_followed and not is_set and hows and hows <= ADDS and _can_count(old, new):
         return Rule.SUM
@@ -118,7 +123,7 @@ def _can_count(*leaves: Leaf) -> bool:
     )
 
 
-def _of_programs(case: Case, *, realtime: bool) -> Iterator[str]:
+def _of_programs(case: ExactnessCase, *, realtime: bool) -> Iterator[str]:
     for user in case.old_users:
         for move in case.sums:
             yield from _of_adds(user, case.old, move.old, move.path, realtime=realtime)
@@ -133,8 +138,10 @@ def _of_programs(case: Case, *, realtime: bool) -> Iterator[str]:
             yield f"{user.program} may sleep: nothing tells when its last run has ended"
 
 
-def _of_adds(user: User, shape: Shape, place: Place, path: str, *, realtime: bool) -> Iterator[str]:
-    if How.PLAIN_ADD not in user.use.to(place):
+def _of_adds(
+    user: UsingProgram, shape: MapShape, place: Place, path: str, *, realtime: bool
+) -> Iterator[str]:
+    if WriteKind.PLAIN_ADD not in user.use.to(place):
         return
     name = path or "the value"
     if not shape.is_per_cpu:
@@ -147,7 +154,7 @@ def _of_adds(user: User, shape: Shape, place: Place, path: str, *, realtime: boo
         yield f"{user.program} adds to {name} without an atomic operation, {where}"
 
 
-def _of_new_program(user: User, case: Case) -> Iterator[str]:
+def _of_new_program(user: UsingProgram, case: ExactnessCase) -> Iterator[str]:
     for move in case.sums:
         if user.use.to(move.new) - ADDS:
             yield f"{user.program} sets {move.path or 'the value'}, also over what was moved there"
@@ -157,16 +164,16 @@ def _of_new_program(user: User, case: Case) -> Iterator[str]:
         yield f"{user.program} deletes entries, also while they are filled"
 
 
-def _of_numbers(case: Case) -> Iterator[str]:
+def _of_numbers(case: ExactnessCase) -> Iterator[str]:
     for move in case.sums:
         name = move.path or "the value"
-        if not is_atomic(move) and ways(case.new_users, move.new):
+        if not is_atomic(move) and write_kinds(case.new_users, move.new):
             yield f"{name} has no four or eight aligned bytes, so it cannot be added atomically"
         if move.limits is not None:
             yield f"{name} becomes narrower, and is cut to what fits"
 
 
-def _lru_room(case: Case, cpus: int) -> int:
+def _lru_room(case: ExactnessCase, cpus: int) -> int:
     """Return how many keys may come before anything is evicted; below 0: some are already."""
     if case.new.map_flags & MapFlag.NO_COMMON_LRU:
         return case.new.max_entries // cpus - LRU_MARGIN - case.entries

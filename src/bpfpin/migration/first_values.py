@@ -12,7 +12,7 @@ from bpfpin.btf.layout import Place
 from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import UsageError
-from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import MemberFunction, Rule
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
@@ -33,7 +33,7 @@ def start_value(
         raise UsageError(f"--start, map {name}: {error}") from None
 
 
-def counted_from_zero(contents: bytes, moves: Iterable[Move]) -> bytes:
+def zero_counters(contents: bytes, moves: Iterable[MemberMove]) -> bytes:
     """Return what global variables start with: those that the old value comes to, with 0.
 
     What the object file says of them was counted in when the old program started.
@@ -77,7 +77,7 @@ def _typed(value: object, there: object) -> object:
         return value  # the codec says what it wants
 
 
-class Filling:
+class FirstValues:
     """Writes what cannot wait for the fold into a new map that no program has yet.
 
     Elements of an array are there from the start, and so get their first values; what Python
@@ -98,11 +98,11 @@ class Filling:
         self._start = start
         self._functions = functions
 
-    def is_needed(self, new: Shape) -> bool:
+    def is_needed(self, new: MapShape) -> bool:
         """Whether there is anything to be written."""
         return bool(self._functions) or (new.is_array and self._is_other)
 
-    def fill(self, old: Map, new: Map, shapes: tuple[Shape, Shape]) -> None:
+    def fill(self, old: Map, new: Map, shapes: tuple[MapShape, MapShape]) -> None:
         """Write the first values into *new*; both maps stay the caller's."""
         before, after = shapes
         if after.is_array and self._is_other:
@@ -123,7 +123,7 @@ class Filling:
         members = {path: function(said) for path, function in self._functions.items()}
         return with_members(kinds[1], self._start, members)
 
-    def _copies(self, values: list[bytes], shape: Shape) -> bytes:
+    def _copies(self, values: list[bytes], shape: MapShape) -> bytes:
         """Return a value as the map takes it: of a per-CPU map one for each CPU."""
         if not shape.is_per_cpu:
             return values[0]
@@ -131,7 +131,7 @@ class Filling:
         return b"".join(one.ljust(stride_of(shape.value_size), b"\0") for one in each)
 
 
-def _values(value: bytes, shape: Shape) -> list[bytes]:
+def _values(value: bytes, shape: MapShape) -> list[bytes]:
     stride = stride_of(shape.value_size) if shape.is_per_cpu else len(value)
     return [value[at : at + shape.value_size] for at in range(0, len(value), stride)]
 
@@ -143,7 +143,7 @@ def _values(value: bytes, shape: Shape) -> list[bytes]:
 # values become one, of several CPUs or keys.
 
 
-def apply(moves: Sequence[Move], old: bytes, start: bytes) -> bytes:
+def apply_moves(moves: Sequence[MemberMove], old: bytes, start: bytes) -> bytes:
     """Return *start*, a new key or value, with the parts of *old* that come over."""
     new = bytearray(start)
     for move in moves:
@@ -155,7 +155,7 @@ def apply(moves: Sequence[Move], old: bytes, start: bytes) -> bytes:
     return bytes(new)
 
 
-def joined(moves: Sequence[Move], values: Sequence[bytes]) -> bytes:
+def join_values(moves: Sequence[MemberMove], values: Sequence[bytes]) -> bytes:
     """Return the one value that several new ones become, by the rules; of the rest the first one's.
 
     `OverflowError` names a sum that has no room; with limits it becomes what has.
@@ -171,13 +171,13 @@ def joined(moves: Sequence[Move], values: Sequence[bytes]) -> bytes:
     return bytes(new)
 
 
-def _kept(move: Move, parts: Sequence[bytes]) -> bytes:
+def _kept(move: MemberMove, parts: Sequence[bytes]) -> bytes:
     if move.rule is Rule.KEEP_OLD:
         return parts[-1]
     return next(filter(any, parts), parts[0])
 
 
-def _adjusted(move: Move, number: int) -> int:
+def _adjusted(move: MemberMove, number: int) -> int:
     number = dict(move.renumbered).get(number, number)
     if move.limits is None:
         return number
@@ -185,7 +185,7 @@ def _adjusted(move: Move, number: int) -> int:
     return min(max(number, low), high)
 
 
-def _within(move: Move, number: int) -> int:
+def _within(move: MemberMove, number: int) -> int:
     bits = 8 * move.new.size - move.new.is_signed
     low, high = -(1 << bits) if move.new.is_signed else 0, (1 << bits) - 1
     if low <= number <= high:
@@ -199,12 +199,12 @@ def _least(numbers: Sequence[int]) -> int:
     return min(filter(None, numbers), default=0)
 
 
-def _greatest(move: Move, numbers: Sequence[int]) -> int:
+def _greatest(move: MemberMove, numbers: Sequence[int]) -> int:
     # As in a fold: where numbers may be negative, 0 is no number yet.
     return max(filter(None, numbers), default=0) if move.new.is_signed else max(numbers)
 
 
-_JOINS: Final[dict[Rule, Callable[[Move, Sequence[int]], int]]] = {
+_JOINS: Final[dict[Rule, Callable[[MemberMove, Sequence[int]], int]]] = {
     Rule.SUM: lambda _, numbers: sum(numbers),
     Rule.KEEP_NEW: lambda _, numbers: next(filter(None, numbers), 0),
     Rule.KEEP_OLD: lambda _, numbers: numbers[-1],

@@ -13,8 +13,8 @@ from typing import Any, Final, Self
 
 from bpfpin.errors import BpfError
 from bpfpin.migration import fold_program
-from bpfpin.migration.fold_program import Fold, Phase, Sweep
-from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.fold_program import FoldProgram, FoldWalk, Phase
+from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.maps.map import Map
@@ -25,10 +25,12 @@ from bpfpin.syscall.cpu import membarrier, possible_cpus
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapFlag, MapType
 
-PART: Final = 4096
+CHUNK_KEYS: Final = 4096
 KEPT_BYTES_MAX: Final = 64 << 20  # of keys that are not read twice
 _WORDS: Final[dict[int, Any]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
-WHOLE_MAX: Final = 50_000  # entries of one run, during which no other task gets that CPU: 25 ms
+WHOLE_ENTRIES_MAX: Final = (
+    50_000  # entries of one run, during which no other task gets that CPU: 25 ms
+)
 FEW_MOVES: Final = 8  # that take no longer than finding the entry
 _COUNTS: Final = struct.Struct("<QQQ")
 _INNER: Final = MapSpec("barrier_inner", MapType.ARRAY, 4, 4, 1)
@@ -38,7 +40,7 @@ _OUTER: Final = MapSpec("barrier", MapType.ARRAY_OF_MAPS, 4, 4, 1, inner=_INNER)
 # The keys of an old map, a part at a time, in a map that the programs of a fold walk.
 
 
-class Parts:
+class KeyChunks:
     """Writes the keys of *old* to the map *keys*, through its memory; both stay the caller's."""
 
     def __init__(self, old: Map, keys: Map) -> None:
@@ -56,7 +58,7 @@ class Parts:
             for keys in (again and self._kept) or self._read():
                 for at in range(0, len(keys), size * key_size):
                     part = memoryview(keys)[at : at + size * key_size]
-                    spread(part, key_size, memory.view, memory.stride)
+                    scatter(part, key_size, memory.view, memory.stride)
                     yield len(part) // key_size
 
     def forget(self) -> None:
@@ -77,11 +79,11 @@ class Parts:
 
 def create_keys(key_size: int) -> Map:
     """Make the map that the keys of a part are written to."""
-    spec = MapSpec("fold_keys", MapType.ARRAY, 4, key_size, PART, map_flags=MapFlag.MMAPABLE)
+    spec = MapSpec("fold_keys", MapType.ARRAY, 4, key_size, CHUNK_KEYS, map_flags=MapFlag.MMAPABLE)
     return Map.create(spec)
 
 
-def spread(packed: memoryview, size: int, into: memoryview, stride: int) -> None:
+def scatter(packed: memoryview, size: int, into: memoryview, stride: int) -> None:
     """Copy items of *size* bytes that lie back to back to every *stride* bytes of *into*."""
     count = len(packed) // size
     width = math.gcd(size, 8)
@@ -91,7 +93,7 @@ def spread(packed: memoryview, size: int, into: memoryview, stride: int) -> None
         target[word :: stride // width] = source[word :: size // width]
 
 
-class Step(Enum):
+class FoldStep(Enum):
     """What a program of a fold is for, as its pin is called.
 
     `MOVE` runs on each CPU for its own values; `GATHER` takes those of all CPUs at once.
@@ -125,37 +127,39 @@ class FoldSpec:
     *entries* is about how many there are: many are folded in parts.
     """
 
-    old: Shape
-    new: Shape
-    moves: Sequence[Move]
+    old: MapShape
+    new: MapShape
+    moves: Sequence[MemberMove]
     start: bytes
-    key_moves: Sequence[Move] | None = None
+    key_moves: Sequence[MemberMove] | None = None
     entries: int = 0
 
-    def programs(self) -> dict[Step, Fold]:
+    def programs(self) -> dict[FoldStep, FoldProgram]:
         """Return the programs that it takes."""
         from_cpus, to_cpus = self.old.is_per_cpu, self.new.is_per_cpu
-        found: dict[Step, Fold] = {}
+        found: dict[FoldStep, FoldProgram] = {}
         if fold_program.needs_insert_phase(self.new):
-            found[Step.INSERT] = self._fold(self.moves, phase=Phase.INSERT)
+            found[FoldStep.INSERT] = self._fold(self.moves, phase=Phase.INSERT)
         if to_cpus or not from_cpus:
-            found[Step.MOVE] = self._fold(self.moves)
+            found[FoldStep.MOVE] = self._fold(self.moves)
         if from_cpus:
             # Where each CPU keeps its own, what is left is that of CPUs nobody could run on.
             sums = [move for move in self.moves if move.rule is Rule.SUM]
             moves = sums if to_cpus else self.moves
-            found[Step.GATHER] = self._fold(moves, cpus=possible_cpus())
+            found[FoldStep.GATHER] = self._fold(moves, cpus=possible_cpus())
         return found
 
     @property
-    def sweep(self) -> Sweep:
+    def sweep(self) -> FoldWalk:
         """Whether one run takes all, or many a part each: no run may hold up a CPU for long."""
         cpus = possible_cpus() if self.old.is_per_cpu else 1
         work = self.entries * cpus * (1 + len(self.moves) / FEW_MOVES)
-        return Sweep.PART if work > 2 * WHOLE_MAX else Sweep.WHOLE
+        return FoldWalk.PART if work > 2 * WHOLE_ENTRIES_MAX else FoldWalk.WHOLE
 
-    def _fold(self, moves: Sequence[Move], *, phase: Phase = Phase.MOVE, cpus: int = 0) -> Fold:
-        return Fold(
+    def _fold(
+        self, moves: Sequence[MemberMove], *, phase: Phase = Phase.MOVE, cpus: int = 0
+    ) -> FoldProgram:
+        return FoldProgram(
             self.old,
             self.new,
             moves,
@@ -166,7 +170,7 @@ class FoldSpec:
         )
 
 
-class Folding(Closing):
+class FoldPrograms(Closing):
     """The programs that fold *old* into a new map; with *keys* they work on parts.
 
     It may be run again and again, by several at once too unless they share *keys*: a counter is
@@ -174,12 +178,12 @@ class Folding(Closing):
     """
 
     def __init__(
-        self, old: Map, programs: Mapping[Step, Program], *, keys: Map | None = None
+        self, old: Map, programs: Mapping[FoldStep, Program], *, keys: Map | None = None
     ) -> None:
         self.old = old
         self.programs = programs
         self.keys = keys
-        self._parts = Parts(old, keys) if keys is not None else None
+        self._parts = KeyChunks(old, keys) if keys is not None else None
 
     @classmethod
     def load(cls, spec: FoldSpec, old: Map, new: Map) -> Self:
@@ -192,7 +196,7 @@ class Folding(Closing):
             start = undo.enter_context(_start(spec))
             maps = {fold_program.OLD: old, fold_program.NEW: new, fold_program.START: start}
             keys = None
-            if spec.sweep is Sweep.PART:
+            if spec.sweep is FoldWalk.PART:
                 keys = undo.enter_context(create_keys(old.key_size))
                 maps[fold_program.KEYS] = keys
             types = undo.enter_context(BtfHandle.load(fold_program.fold_types()))
@@ -217,7 +221,7 @@ class Folding(Closing):
 
         The programs that wrote the old map must have ended.
         """
-        program = self.programs.get(Step.INSERT)
+        program = self.programs.get(FoldStep.INSERT)
         return self._sweep(program) if program else FoldCounts()
 
     def move(self) -> FoldCounts:
@@ -225,8 +229,8 @@ class Folding(Closing):
 
         Where keys are inserted by a step of its own, so must those that had missed one before it.
         """
-        own, gather = self.programs.get(Step.MOVE), self.programs.get(Step.GATHER)
-        is_again = Step.INSERT in self.programs
+        own, gather = self.programs.get(FoldStep.MOVE), self.programs.get(FoldStep.GATHER)
+        is_again = FoldStep.INSERT in self.programs
         if own is not None and gather is None:
             return self._sweep(own, again=is_again)
         counts, cpus = FoldCounts(), list[int]()
@@ -236,11 +240,13 @@ class Folding(Closing):
                 with _running_on(cpu):
                     counts += self._sweep(own, again=is_again or cpu != cpus[0])
         if gather is not None and len(cpus) < possible_cpus():
-            size = max(PART // possible_cpus(), 1)
+            size = max(CHUNK_KEYS // possible_cpus(), 1)
             counts += self._sweep(gather, again=is_again or bool(cpus), size=size)
         return counts
 
-    def _sweep(self, program: Program, *, again: bool = False, size: int = PART) -> FoldCounts:
+    def _sweep(
+        self, program: Program, *, again: bool = False, size: int = CHUNK_KEYS
+    ) -> FoldCounts:
         if self._parts is None:
             return _run(program)
         counts = FoldCounts()

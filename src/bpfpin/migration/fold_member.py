@@ -8,14 +8,14 @@ from typing import Final
 from bpfpin import assembler as a
 from bpfpin.assembler import Assembler
 from bpfpin.btf.layout import Place
-from bpfpin.migration.members import Move
+from bpfpin.migration.members import MemberMove
 from bpfpin.migration.request import Rule
 
 ATOMIC_SIZES: Final = (4, 8)
 TRIES: Final = 64  # of a compare-and-exchange that others disturb
 
 
-def move_member(code: Assembler, move: Move) -> None:
+def move_member(code: Assembler, move: MemberMove) -> None:
     """Move one member, as its rule says."""
     if move.is_bytes:
         _move_bytes(code, move)
@@ -25,7 +25,7 @@ def move_member(code: Assembler, move: Move) -> None:
         _MOVERS[move.rule](code, move)
 
 
-def is_atomic(move: Move) -> bool:
+def is_atomic(move: MemberMove) -> bool:
     """Whether both sides of a number can be changed atomically: four or eight bytes, aligned."""
     return all(
         place.size in ATOMIC_SIZES and place.offset % place.size == 0
@@ -33,7 +33,7 @@ def is_atomic(move: Move) -> bool:
     )
 
 
-def rebuild_key(code: Assembler, moves: Sequence[Move], size: int, *, at: int) -> None:
+def rebuild_key(code: Assembler, moves: Sequence[MemberMove], size: int, *, at: int) -> None:
     """Write the key of the new map to the stack, below *at*; register 6 points to the old one."""
     start = at - (size + 7) // 8 * 8
     code.set(a.R1, 0)
@@ -50,7 +50,7 @@ def rebuild_key(code: Assembler, moves: Sequence[Move], size: int, *, at: int) -
             code.store(a.FP, start + move.new.offset, a.R1, size=move.new.size)
 
 
-def _sum(code: Assembler, move: Move) -> None:
+def _sum(code: Assembler, move: MemberMove) -> None:
     """Take the number, which leaves 0 behind, and add it."""
     done = code.new_label()
     code.set(a.R1, 0)
@@ -62,7 +62,7 @@ def _sum(code: Assembler, move: Move) -> None:
     code.put(done)
 
 
-def _add_plainly(code: Assembler, move: Move) -> None:
+def _add_plainly(code: Assembler, move: MemberMove) -> None:
     """Take and add where nothing is atomic: one or two bytes, or a place that is not aligned."""
     _load(code, a.R7, move.old)
     code.set(a.R2, 0)
@@ -73,13 +73,13 @@ def _add_plainly(code: Assembler, move: Move) -> None:
     code.store(a.R9, move.new.offset, a.R2, size=move.new.size)
 
 
-def _keep_old(code: Assembler, move: Move) -> None:
+def _keep_old(code: Assembler, move: MemberMove) -> None:
     _load(code, a.R7, move.old)
     _adjust(code, move)
     code.store(a.R9, move.new.offset, a.R1, size=move.new.size)
 
 
-def _keep_new(code: Assembler, move: Move) -> None:
+def _keep_new(code: Assembler, move: MemberMove) -> None:
     """Write the old number where there is still 0."""
     _load(code, a.R7, move.old)
     _adjust(code, move)
@@ -98,17 +98,17 @@ def _replace_zero(code: Assembler, new: Place) -> None:
     code.put(taken)
 
 
-def _keep_greater(code: Assembler, move: Move) -> None:
+def _keep_greater(code: Assembler, move: MemberMove) -> None:
     # Where numbers may be negative, the 0 of a new entry would else win over them.
     is_signed = move.new.is_signed
     _keep_best(code, move, a.IF_BELOW_REG[is_signed], zero_loses=is_signed)
 
 
-def _keep_lesser(code: Assembler, move: Move) -> None:
+def _keep_lesser(code: Assembler, move: MemberMove) -> None:
     _keep_best(code, move, a.IF_ABOVE_REG[move.new.is_signed], zero_loses=True)
 
 
-def _keep_best(code: Assembler, move: Move, better: int, *, zero_loses: bool) -> None:
+def _keep_best(code: Assembler, move: MemberMove, better: int, *, zero_loses: bool) -> None:
     """Write the old number if the one that is there (register 2) is not as good.
 
     *better* is the jump that is taken if it is to be replaced; with *zero_loses* 0 is no number.
@@ -147,7 +147,7 @@ def _exchange(code: Assembler, new: Place, again: str, done: str) -> None:
     code.jump(again, a.IF_BELOW, a.R3, imm=TRIES)
 
 
-def _move_bytes(code: Assembler, move: Move) -> None:
+def _move_bytes(code: Assembler, move: MemberMove) -> None:
     """Copy bytes; with any rule but `KEEP_OLD` only over zeros."""
     taken = code.new_label()
     if move.rule is not Rule.KEEP_OLD:
@@ -162,7 +162,7 @@ def _move_bytes(code: Assembler, move: Move) -> None:
     code.put(taken)
 
 
-def _pieces(move: Move) -> Iterator[tuple[int, int]]:
+def _pieces(move: MemberMove) -> Iterator[tuple[int, int]]:
     """Yield offset and width of the parts that one instruction each copies, all aligned."""
     at, end = 0, min(move.old.size, move.new.size)
     while at < end:
@@ -188,7 +188,7 @@ def _widen(code: Assembler, place: Place) -> None:
         code.sign_extend(a.R1, place.size)
 
 
-def _adjust(code: Assembler, move: Move) -> None:
+def _adjust(code: Assembler, move: MemberMove) -> None:
     """Give register 1 the number that it has in the new map."""
     if move.renumbered:
         _renumber(code, move.renumbered)
@@ -208,7 +208,7 @@ def _renumber(code: Assembler, renumbered: Sequence[tuple[int, int]]) -> None:
     code.put(done)
 
 
-def _limit(code: Assembler, move: Move) -> None:
+def _limit(code: Assembler, move: MemberMove) -> None:
     """Bring the number between the limits; what is there is compared as the old side reads it."""
     assert move.limits is not None
     low, high = move.limits
@@ -225,7 +225,7 @@ def _limit(code: Assembler, move: Move) -> None:
     code.put(done)
 
 
-_MOVERS: Final[dict[Rule, Callable[[Assembler, Move], None]]] = {
+_MOVERS: Final[dict[Rule, Callable[[Assembler, MemberMove], None]]] = {
     Rule.SUM: _add_plainly,
     Rule.KEEP_NEW: _keep_new,
     Rule.KEEP_OLD: _keep_old,

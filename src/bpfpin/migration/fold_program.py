@@ -23,7 +23,7 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Function, FunctionPrototype, Int, IntEncoding, Linkage
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.migration.fold_member import move_member, rebuild_key
-from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.uapi import FuncId, ProgramFlag, ProgramType, UpdateFlag
@@ -56,7 +56,7 @@ class Phase(Enum):
     MOVE = "move"
 
 
-class Sweep(Enum):
+class FoldWalk(Enum):
     """What a fold goes through: the old map itself, or the keys of one part of it."""
 
     WHOLE = "whole"
@@ -64,19 +64,19 @@ class Sweep(Enum):
 
 
 @dataclass(frozen=True)
-class Fold:
+class FoldProgram:
     """One program to be generated.
 
     *key_moves* are None where the key stays as it is. *cpus*: take the values of so many CPUs of a
     per-CPU map and not only this one's; 0 is this one's, or those of a map that is shared.
     """
 
-    old: Shape
-    new: Shape
-    moves: Sequence[Move]
-    key_moves: Sequence[Move] | None = None
+    old: MapShape
+    new: MapShape
+    moves: Sequence[MemberMove]
+    key_moves: Sequence[MemberMove] | None = None
     phase: Phase = Phase.MOVE
-    sweep: Sweep = Sweep.WHOLE
+    sweep: FoldWalk = FoldWalk.WHOLE
     cpus: int = 0
 
 
@@ -90,7 +90,7 @@ def fold_types() -> Btf:
     return Btf.parse(types.build())
 
 
-def fold_program(fold: Fold) -> ProgramSpec:
+def fold_program(fold: FoldProgram) -> ProgramSpec:
     """Return the program; its maps are called `old`, `new`, `start` and, for a part, `keys`."""
     return ProgramSpec(
         _MAIN,
@@ -102,7 +102,7 @@ def fold_program(fold: Fold) -> ProgramSpec:
     )
 
 
-def _main(fold: Fold) -> FunctionSpec:
+def _main(fold: FoldProgram) -> FunctionSpec:
     """Walk the map; the callback counts on this function's stack."""
     code = Assembler(_MAIN)
     code.move(a.R6, a.R1)
@@ -111,7 +111,7 @@ def _main(fold: Fold) -> FunctionSpec:
     code.set(a.R1, 0)
     for at in range(0, CONTEXT_SIZE, 8):
         code.store(a.FP, at - _STACK, a.R1)
-    code.map(a.R1, OLD if fold.sweep is Sweep.WHOLE else KEYS)
+    code.map(a.R1, OLD if fold.sweep is FoldWalk.WHOLE else KEYS)
     code.function(a.R2, _EACH)
     code.move(a.R3, a.FP)
     code.add(a.R3, -_STACK)
@@ -124,13 +124,13 @@ def _main(fold: Fold) -> FunctionSpec:
     return code.finish(_TYPE_MAIN)
 
 
-def _each(fold: Fold) -> FunctionSpec:
+def _each(fold: FoldProgram) -> FunctionSpec:
     """Fold one entry; registers 6 to 9: the old key, the old value, the counters, the new value."""
     code = Assembler(_EACH)
     code.move(a.R6, a.R2)
     code.move(a.R7, a.R3)
     code.move(a.R8, a.R4)
-    if fold.sweep is Sweep.PART:
+    if fold.sweep is FoldWalk.PART:
         _enter_part(code, fold)
     _count(code, _VISITED)
     _leave_if_cut_off(code, fold)
@@ -145,7 +145,7 @@ def _each(fold: Fold) -> FunctionSpec:
     return code.finish(_TYPE_EACH)
 
 
-def _enter_part(code: Assembler, fold: Fold) -> None:
+def _enter_part(code: Assembler, fold: FoldProgram) -> None:
     """Take the key from the walk's value, and look the old value up; end after the last key."""
     inside, found = code.new_label(), code.new_label()
     code.load(a.R1, a.R6, 0, 4)
@@ -171,7 +171,7 @@ def _count(code: Assembler, at: int) -> None:
     code.store(a.R8, at, a.R1)
 
 
-def _leave_if_cut_off(code: Assembler, fold: Fold) -> None:
+def _leave_if_cut_off(code: Assembler, fold: FoldProgram) -> None:
     """Elements beyond the end of a smaller array are lost unless they are 0: those are no loss."""
     is_cut_off = fold.new.is_array and fold.new.max_entries < fold.old.max_entries
     if not is_cut_off or not fold.old.is_array or fold.key_moves is not None:
@@ -191,7 +191,7 @@ def _leave_if_cut_off(code: Assembler, fold: Fold) -> None:
     code.put(inside)
 
 
-def _find_or_insert(code: Assembler, fold: Fold) -> None:
+def _find_or_insert(code: Assembler, fold: FoldProgram) -> None:
     """Let register 9 point to the new value; leave where there is no room for one."""
     there, ready, full = code.new_label(), code.new_label(), code.new_label()
     _look_up_new(code, fold)
@@ -210,7 +210,7 @@ def _find_or_insert(code: Assembler, fold: Fold) -> None:
     code.put(ready)
 
 
-def _insert_only(code: Assembler, fold: Fold) -> None:
+def _insert_only(code: Assembler, fold: FoldProgram) -> None:
     """Insert the key if it is not there; one call does both, except where it may evict another."""
     done, full = code.new_label(), code.new_label()
     if fold.new.is_lru:
@@ -226,13 +226,13 @@ def _insert_only(code: Assembler, fold: Fold) -> None:
     code.put(done)
 
 
-def _look_up_new(code: Assembler, fold: Fold) -> None:
+def _look_up_new(code: Assembler, fold: FoldProgram) -> None:
     code.map(a.R1, NEW)
     _key(code, fold)
     code.call(FuncId.map_lookup_elem)
 
 
-def _insert(code: Assembler, fold: Fold, full: str) -> None:
+def _insert(code: Assembler, fold: FoldProgram, full: str) -> None:
     """Insert the start value unless the key is there; register 0 is what the helper returns."""
     code.set(a.R1, 0)
     code.store(a.FP, -8, a.R1)
@@ -248,7 +248,7 @@ def _insert(code: Assembler, fold: Fold, full: str) -> None:
     code.call(FuncId.map_update_elem)
 
 
-def _key(code: Assembler, fold: Fold) -> None:
+def _key(code: Assembler, fold: FoldProgram) -> None:
     """Let register 2 point to the key in the new map."""
     if fold.key_moves is None:
         code.move(a.R2, a.R6)
@@ -262,7 +262,7 @@ def key_place(key_size: int, below: int) -> int:
     return below - (key_size + 7) // 8 * 8
 
 
-def _move_all(code: Assembler, fold: Fold) -> None:
+def _move_all(code: Assembler, fold: FoldProgram) -> None:
     if not fold.cpus:
         for move in fold.moves:
             move_member(code, move)
@@ -270,7 +270,7 @@ def _move_all(code: Assembler, fold: Fold) -> None:
     _for_each_cpu(code, fold)
 
 
-def _for_each_cpu(code: Assembler, fold: Fold) -> None:
+def _for_each_cpu(code: Assembler, fold: FoldProgram) -> None:
     """Move what every CPU has of the old value; the number of the CPU is kept on the stack.
 
     The verifier goes through the loop CPU by CPU: 256 of them are 25,000 instructions to it.
@@ -293,6 +293,6 @@ def _for_each_cpu(code: Assembler, fold: Fold) -> None:
     code.put(end)
 
 
-def needs_insert_phase(new: Shape) -> bool:
+def needs_insert_phase(new: MapShape) -> bool:
     """Whether first values must be inserted before anything is moved: in hashes that are shared."""
     return new.is_hash and not new.is_per_cpu

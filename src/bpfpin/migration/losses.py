@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bpfpin.analysis.uses import ADDS, User, ways
-from bpfpin.migration.entries import Contents
-from bpfpin.migration.match import Check, PartMoves
+from bpfpin.analysis.uses import ADDS, UsingProgram, write_kinds
+from bpfpin.migration.entries import EntrySurvey
+from bpfpin.migration.match import EntryCheck, PartMoves
 from bpfpin.migration.members import LeafKind
 from bpfpin.migration.request import KEY, VALUE, Rule
 
@@ -62,8 +62,8 @@ class Loss:
 def losses(
     keys: PartMoves | None,
     values: PartMoves,
-    contents: Contents,
-    users: tuple[Sequence[User], Sequence[User]],
+    contents: EntrySurvey,
+    users: tuple[Sequence[UsingProgram], Sequence[UsingProgram]],
 ) -> tuple[Loss, ...]:
     """Return what is given up, by what was found in the entries and what programs do.
 
@@ -72,7 +72,7 @@ def losses(
     old_users, new_users = users
     found = [*_of_checks(KEY, keys, contents), *_of_checks(VALUE, values, contents)]
     for (old, new), move in zip(values.carried, values.moves, strict=True):
-        is_counted = ADDS & (ways(old_users, move.old) | ways(new_users, move.new))
+        is_counted = ADDS & (write_kinds(old_users, move.old) | write_kinds(new_users, move.new))
         if move.rule is Rule.SUM and not move.is_bytes:
             continue
         if is_counted and LeafKind.ENUM not in (old.kind, new.kind):
@@ -81,7 +81,7 @@ def losses(
     return tuple(dict.fromkeys(found))
 
 
-def _of_checks(part: str, moves: PartMoves | None, contents: Contents) -> Iterator[Loss]:
+def _of_checks(part: str, moves: PartMoves | None, contents: EntrySurvey) -> Iterator[Loss]:
     dropped = {leaf.path for leaf in moves.dropped} if moves else set()
     for check in moves.checks if moves else ():
         entries = contents.lost[part, check]
@@ -95,7 +95,7 @@ def _of_checks(part: str, moves: PartMoves | None, contents: Contents) -> Iterat
             yield Loss(part, check.path, "dropped", entries)
 
 
-def conditions(values: PartMoves, old_users: Sequence[User]) -> tuple[str, ...]:
+def conditions(values: PartMoves, old_users: Sequence[UsingProgram]) -> tuple[str, ...]:
     """Return what the entries keep to now, and have to until the hooks are switched.
 
     Only of what the old programs write, which goes on until then.
@@ -109,7 +109,7 @@ def conditions(values: PartMoves, old_users: Sequence[User]) -> tuple[str, ...]:
     )
 
 
-def _condition(check: Check) -> str:
+def _condition(check: EntryCheck) -> str:
     name = check.path or VALUE
     if check.is_wished:
         return ""
@@ -121,7 +121,7 @@ def _condition(check: Check) -> str:
     return ""
 
 
-def _is_written(check: Check, users: Sequence[User]) -> bool:
-    return bool(ways(users, check.place)) or any(
+def _is_written(check: EntryCheck, users: Sequence[UsingProgram]) -> bool:
+    return bool(write_kinds(users, check.place)) or any(
         user.use.overwrites or user.use.unknown for user in users
     )

@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bpfpin.btf.layout import Place
-from bpfpin.migration.members import Leaf, LeafKind, Move
-from bpfpin.migration.request import Rule, Wishes, bare, is_named, is_one_of_fewer, renamed, said
+from bpfpin.migration.members import Leaf, LeafKind, MemberMove
+from bpfpin.migration.request import (
+    MigrationRules,
+    Rule,
+    is_beyond_end,
+    is_named,
+    new_path,
+    setting_of,
+    without_indices,
+)
 
 DefaultRule = Callable[[Leaf, Leaf], Rule | None]
 _COUNTABLE: Final = (LeafKind.NUMBER, LeafKind.ENUM)
@@ -18,7 +26,7 @@ _COUNTABLE: Final = (LeafKind.NUMBER, LeafKind.ENUM)
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class EntryCheck:
     """What every entry must keep to be moved: the old number at *place* is within *limits*.
 
     None of *forbidden* may occur; with *is_zero* all bytes there are 0. *what* says why. With
@@ -44,7 +52,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
+class UnfitMember:
     """A part that cannot be moved as things are: what it was, what it is to be, what to type.
 
     With *may_be_lost* it can be given up instead; with *may_be_renamed* the new value has a part
@@ -68,18 +76,18 @@ class PartMoves:
     nothing is *unfit* and every entry keeps the *checks*.
     """
 
-    moves: tuple[Move, ...]
+    moves: tuple[MemberMove, ...]
     carried: tuple[tuple[Leaf, Leaf], ...] = ()
-    checks: tuple[Check, ...] = ()
+    checks: tuple[EntryCheck, ...] = ()
     added: tuple[Leaf, ...] = ()
     dropped: tuple[Leaf, ...] = ()
-    unfit: tuple[Unfit, ...] = ()
+    unfit: tuple[UnfitMember, ...] = ()
 
 
-def match_parts(
+def match_members(
     old: Iterable[Leaf],
     new: Iterable[Leaf],
-    wishes: Wishes,
+    wishes: MigrationRules,
     *,
     default_rule: DefaultRule = lambda old, new: Rule.SUM,
     otherwise: Rule = Rule.KEEP_NEW,
@@ -102,45 +110,49 @@ def match_parts(
 
 
 def _pairs(
-    old: list[Leaf], new: list[Leaf], wishes: Wishes
+    old: list[Leaf], new: list[Leaf], wishes: MigrationRules
 ) -> Iterable[tuple[Leaf | None, Leaf | None]]:
     """Yield old parts with their new ones, None where there is none on that side."""
     targets = {leaf.path: leaf for leaf in new}
     for leaf in old:
-        yield leaf, targets.pop(renamed(leaf.path, wishes.renamed), None)
+        yield leaf, targets.pop(new_path(leaf.path, wishes.renamed), None)
     for leaf in targets.values():
         yield None, leaf
 
 
-def _wrong_words(old: list[Leaf], new: list[Leaf], wishes: Wishes) -> Iterable[Unfit]:
+def _wrong_words(old: list[Leaf], new: list[Leaf], wishes: MigrationRules) -> Iterable[UnfitMember]:
     """Yield what is said of new parts that cannot be: two names for one, or values of old ones."""
-    paths = [renamed(leaf.path, wishes.renamed) for leaf in old]
+    paths = [new_path(leaf.path, wishes.renamed) for leaf in old]
     there = {leaf.path: leaf for leaf in new}
     for path, count in Counter(paths).items():
         if count > 1 and path in there:
             both = " and ".join(
                 one.path for one, its in zip(old, paths, strict=True) if its == path
             )
-            yield Unfit(path, both, there[path].type, "--rename: two old members have this name")
+            yield UnfitMember(
+                path, both, there[path].type, "--rename: two old members have this name"
+            )
     for path in wishes.start:
         if any(is_named(one, [path]) for one in paths if one in there):
-            yield Unfit(path, "it is there", "it is carried over", "--start is for new members")
+            yield UnfitMember(
+                path, "it is there", "it is carried over", "--start is for new members"
+            )
 
 
 @dataclass
 class _Matching:
-    wishes: Wishes
+    wishes: MigrationRules
     default_rule: DefaultRule
     otherwise: Rule
     is_unused: Callable[[Leaf], bool]
     new_paths: frozenset[str]
     free: list[Leaf]  # new parts that have no old one
-    moves: list[Move] = field(default_factory=list)
+    moves: list[MemberMove] = field(default_factory=list)
     carried: list[tuple[Leaf, Leaf]] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+    checks: list[EntryCheck] = field(default_factory=list)
     added: list[Leaf] = field(default_factory=list)
     dropped: list[Leaf] = field(default_factory=list)
-    unfit: list[Unfit] = field(default_factory=list)
+    unfit: list[UnfitMember] = field(default_factory=list)
 
     def result(self) -> PartMoves:
         return PartMoves(
@@ -164,22 +176,22 @@ class _Matching:
         """Give an old part up if that was wished; the end of an array if there is nothing in it."""
         if is_named(old.path, self.wishes.dropped):
             self._drop(old)
-        elif is_one_of_fewer(renamed(old.path, self.wishes.renamed), self.new_paths):
+        elif is_beyond_end(new_path(old.path, self.wishes.renamed), self.new_paths):
             self.checks.append(
-                Check(old.path, old.place, "the new array ends before it", is_zero=True)
+                EntryCheck(old.path, old.place, "the new array ends before it", is_zero=True)
             )
         elif self.is_unused(old):
             self.dropped.append(old)
-            self.checks.append(Check(old.path, old.place, "it has no place", is_zero=True))
+            self.checks.append(EntryCheck(old.path, old.place, "it has no place", is_zero=True))
         else:
             is_free = any(_is_alike(old, one) for one in self.free)
             self.unfit.append(
-                Unfit(old.path, old.type, "none", may_be_lost=True, may_be_renamed=is_free)
+                UnfitMember(old.path, old.type, "none", may_be_lost=True, may_be_renamed=is_free)
             )
 
     def _drop(self, old: Leaf) -> None:
         self.dropped.append(old)
-        self.checks.append(Check(old.path, old.place, "dropped", is_zero=True, is_wished=True))
+        self.checks.append(EntryCheck(old.path, old.place, "dropped", is_zero=True, is_wished=True))
 
     def _move(self, old: Leaf, new: Leaf) -> None:
         if old.kind in _COUNTABLE and new.kind in _COUNTABLE:
@@ -192,7 +204,7 @@ class _Matching:
             self._drop(old)
             self.added.append(new)
         else:
-            self.unfit.append(Unfit(old.path, old.type, new.type, may_be_lost=True))
+            self.unfit.append(UnfitMember(old.path, old.type, new.type, may_be_lost=True))
 
     def _move_text(self, old: Leaf, new: Leaf) -> None:
         cut = old.place.size - new.place.size
@@ -200,7 +212,7 @@ class _Matching:
             tail = Place(old.place.offset + new.place.size, cut)
             is_wished = is_named(old.path, self.wishes.dropped)
             what = "the new text is shorter"
-            self.checks.append(Check(old.path, tail, what, is_zero=True, is_wished=is_wished))
+            self.checks.append(EntryCheck(old.path, tail, what, is_zero=True, is_wished=is_wished))
         self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
 
     def _move_number(self, old: Leaf, new: Leaf) -> None:
@@ -208,15 +220,14 @@ class _Matching:
         if rule is None and self.is_unused(old):
             rule = Rule.KEEP_NEW
         if rule is None:
-            rules = "|".join(each.value for each in Rule)
-            self.unfit.append(
-                Unfit(new.path, old.type, new.type, f"--rule {bare(new.path) or 'value'}={rules}")
-            )
+            name = without_indices(new.path) or "value"
+            hint = f"--rule {name}={'|'.join(rule.value for rule in Rule)}"
+            self.unfit.append(UnfitMember(new.path, old.type, new.type, hint))
             return
         limits = _limits(old, new)
         if limits:
             what, is_cut = f"{new.type} has no room", self.wishes.clamp
-            self.checks.append(Check(old.path, old.place, what, limits, is_wished=is_cut))
+            self.checks.append(EntryCheck(old.path, old.place, what, limits, is_wished=is_cut))
         renumbered, lost = _renumbered(old, new)
         if lost:
             what, is_dropped = (
@@ -224,7 +235,7 @@ class _Matching:
                 is_named(old.path, self.wishes.dropped),
             )
             self.checks.append(
-                Check(old.path, old.place, what, forbidden=lost, is_wished=is_dropped)
+                EntryCheck(old.path, old.place, what, forbidden=lost, is_wished=is_dropped)
             )
         self._add(
             old,
@@ -244,10 +255,12 @@ class _Matching:
         limits: tuple[int, int] | None = None,
     ) -> None:
         self.carried.append((old, new))
-        self.moves.append(Move(new.path, old.place, new.place, rule, is_bytes, renumbered, limits))
+        self.moves.append(
+            MemberMove(new.path, old.place, new.place, rule, is_bytes, renumbered, limits)
+        )
 
     def _rule(self, new: Leaf) -> Rule | None:
-        return said(new.path, self.wishes.rules)
+        return setting_of(new.path, self.wishes.rules)
 
     def _default(self, old: Leaf, new: Leaf) -> Rule | None:
         return self.otherwise if new.kind is LeafKind.ENUM else self.default_rule(old, new)
@@ -305,7 +318,7 @@ def _compared_bits(old: Leaf, new: Leaf) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MemberRow:
     """One member: its old and its new part, None where there is none, and what becomes of it."""
 
     old: Leaf | None
@@ -325,14 +338,14 @@ class Row:
         return {"old": _json(self.old), "new": _json(self.new), "rule": self.becomes}
 
 
-def rows(moves: PartMoves) -> Iterator[Row]:
+def member_rows(moves: PartMoves) -> Iterator[MemberRow]:
     """Yield the members: what is carried over, what is new, what is dropped."""
     for (old, new), move in zip(moves.carried, moves.moves, strict=True):
-        yield Row(old, new, move.rule.value)
+        yield MemberRow(old, new, move.rule.value)
     for leaf in moves.added:
-        yield Row(None, leaf, "new")
+        yield MemberRow(None, leaf, "new")
     for leaf in moves.dropped:
-        yield Row(leaf, None, "dropped")
+        yield MemberRow(leaf, None, "dropped")
 
 
 def _place(leaf: Leaf | None) -> str:

@@ -50,7 +50,7 @@ Libraries = tuple[Sequence[Btf], Sequence[Btf]]
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class MapShape:
     """What a map is, its types aside; sizes in bytes, that of a value of one CPU."""
 
     type: MapType
@@ -81,7 +81,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class MemberMove:
     """A number, or with *is_bytes* bytes as they are, that goes from *old* to *new*.
 
     *renumbered* are values of an enumeration whose numbers changed, old and new. *limits* are what
@@ -134,13 +134,13 @@ def leaves(ref: TypeRef | None, size: int) -> tuple[Leaf, ...]:
     return tuple(one for one in _all(ref) if one.kind is not LeafKind.OWNED)
 
 
-def owned(ref: TypeRef | None) -> tuple[Leaf, ...]:
+def kernel_owned_leaves(ref: TypeRef | None) -> tuple[Leaf, ...]:
     """Return the parts of a value that are the kernel's own, which user space cannot move."""
     return tuple(one for one in _all(ref) if one.kind is LeafKind.OWNED) if ref else ()
 
 
 def _all(ref: TypeRef) -> Iterator[Leaf]:
-    for count, leaf in enumerate(_Walk(ref.btf).of(ref.id, "", 0)):
+    for count, leaf in enumerate(_LeafWalk(ref.btf).of(ref.id, "", 0)):
         if count >= LEAVES_MAX:
             raise LimitError(
                 f"{c_type(ref)} has more than {LEAVES_MAX} numbers, too many to move one by one",
@@ -151,7 +151,7 @@ def _all(ref: TypeRef) -> Iterator[Leaf]:
 
 
 @dataclass(frozen=True)
-class _Walk:
+class _LeafWalk:
     btf: Btf
 
     def of(self, type_id: int, path: str, offset: int, depth: int = 0) -> Iterator[Leaf]:
@@ -269,7 +269,7 @@ def layout_texts(given: str | Iterable[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def given_types(
+def types_with_layouts(
     texts: Sequence[str], types: Types, sizes: Sizes, libraries: Libraries, *, about: str
 ) -> Types:
     """Return the types of old and new values: *types*, and for those that have none the user's.

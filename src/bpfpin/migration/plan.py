@@ -7,30 +7,38 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from bpfpin.analysis.uses import ADDS, User, ways
+from bpfpin.analysis.uses import ADDS, UsingProgram, write_kinds
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.c_source import c_type
 from bpfpin.errors import Difference
 from bpfpin.migration import entries, exact
-from bpfpin.migration.entries import Contents
-from bpfpin.migration.exact import Case, Exactness
-from bpfpin.migration.first_values import Filling, counted_from_zero, start_value
+from bpfpin.migration.entries import EntrySurvey
+from bpfpin.migration.exact import Exactness, ExactnessCase
+from bpfpin.migration.first_values import FirstValues, start_value, zero_counters
 from bpfpin.migration.fold import FoldSpec
 from bpfpin.migration.fold_program import needs_insert_phase
 from bpfpin.migration.losses import conditions, losses
-from bpfpin.migration.match import PartMoves, match_parts, rows
+from bpfpin.migration.match import PartMoves, match_members, member_rows
 from bpfpin.migration.members import (
     Leaf,
     LeafKind,
     Libraries,
-    Shape,
-    given_types,
+    MapShape,
+    kernel_owned_leaves,
     layout_texts,
     leaves,
-    owned,
+    types_with_layouts,
 )
-from bpfpin.migration.refusal import Members, Refusals, names_of
-from bpfpin.migration.request import KEY, VALUE, Migration, Rule, Wishes, is_named, part
+from bpfpin.migration.refusal import MemberNames, Refusals, names_of
+from bpfpin.migration.request import (
+    KEY,
+    VALUE,
+    Migration,
+    MigrationRules,
+    Rule,
+    is_named,
+    rules_of_part,
+)
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import Dialect, MapSpec
 
@@ -50,7 +58,7 @@ class MigrationPlan:
 
     name: str
     old_id: int
-    shapes: tuple[Shape, Shape]
+    shapes: tuple[MapShape, MapShape]
     types: Types
     keys: PartMoves | None
     values: PartMoves
@@ -58,7 +66,7 @@ class MigrationPlan:
     memory_bytes: int
     exactness: Exactness
     start: bytes
-    filling: Filling = field(repr=False, compare=False)
+    filling: FirstValues = field(repr=False, compare=False)
     functions: tuple[str, ...] = ()
 
     @property
@@ -74,7 +82,7 @@ class MigrationPlan:
         old, new = self.shapes
         inserts = needs_insert_phase(new)
         found = {
-            f"create {entries.text(new)}, about {self.memory_bytes} bytes": True,
+            f"create {entries.shape_text(new)}, about {self.memory_bytes} bytes": True,
             f"write first values, of {', '.join(self.functions) or 'new members'}": (
                 self.filling.is_needed(new)
             ),
@@ -84,7 +92,7 @@ class MigrationPlan:
             f"insert the keys of {self.entries} entries": inserts,
             "wait until no program runs that missed one of them": inserts,
             f"move {self.entries} entries": True,
-            f"publish; the old map (id {self.old_id}, {entries.text(old)}) goes": True,
+            f"publish; the old map (id {self.old_id}, {entries.shape_text(old)}) goes": True,
         }
         return tuple(step for step, is_done in found.items() if is_done)
 
@@ -93,10 +101,10 @@ class MigrationPlan:
         old, new = self.shapes
         judged = self.exactness
         return (
-            f"{self.name}: {entries.text(old)} -> {entries.text(new)}; {self.entries} entries,"
-            f" about {self.memory_bytes} bytes more until the old map goes",
-            *(f"  key {row.text()}" for row in rows(self.keys or PartMoves(()))),
-            *(f"  {row.text()}" for row in rows(self.values)),
+            f"{self.name}: {entries.shape_text(old)} -> {entries.shape_text(new)};"
+            f" {self.entries} entries, about {self.memory_bytes} bytes more until the old map goes",
+            *(f"  key {row.text()}" for row in member_rows(self.keys or PartMoves(()))),
+            *(f"  {row.text()}" for row in member_rows(self.values)),
             *(f"  {name}: by a function" for name in self.functions),
             *(f"  {line}" for line in self.verdict()),
             *(f"  {note}" for note in judged.notes),
@@ -134,8 +142,8 @@ class MigrationPlan:
                 }
                 for side, shape, type_ in types
             },
-            "key_members": [row.to_json() for row in rows(self.keys)] if self.keys else None,
-            "value_members": [row.to_json() for row in rows(self.values)],
+            "key_members": [row.to_json() for row in member_rows(self.keys)] if self.keys else None,
+            "value_members": [row.to_json() for row in member_rows(self.values)],
             "functions": list(self.functions),
             "entries": self.entries,
             "memory_bytes": self.memory_bytes,
@@ -161,7 +169,7 @@ def type_text(type_: TypeRef | None, size: int) -> str:
 
 
 @dataclass(frozen=True)
-class Request:
+class MigrationRequest:
     """One map to be migrated: what it is to be, what is there, and who uses the one and the other.
 
     *old_users* are the programs that have the map now, *new_users* those that are to have it.
@@ -170,13 +178,13 @@ class Request:
 
     spec: MapSpec
     old: Map
-    old_users: Sequence[User] = ()
-    new_users: Sequence[User] = ()
+    old_users: Sequence[UsingProgram] = ()
+    new_users: Sequence[UsingProgram] = ()
     migration: Migration = field(default_factory=Migration)
     libraries: Libraries = ((), ())
 
 
-def plan_migration(request: Request) -> MigrationPlan:
+def plan_migration(request: MigrationRequest) -> MigrationPlan:
     """Look at the old map and decide what becomes of it; nothing is changed.
 
     Every entry is read. `IncompatibleMapError` with all that stands against it, and what to type;
@@ -184,7 +192,7 @@ def plan_migration(request: Request) -> MigrationPlan:
     """
     spec, old, wishes = request.spec, request.old, request.migration.of(request.spec.name)
     refused = Refusals(spec.name)
-    before, after = entries.of_map(old), entries.of_spec(spec)
+    before, after = entries.shape_of_map(old), entries.shape_of_spec(spec)
     types = types_of(request)
     _require_possible(request, refused, before)
     assert before is not None
@@ -194,7 +202,7 @@ def plan_migration(request: Request) -> MigrationPlan:
     refused.parts(KEY, keys)
     refused.parts(VALUE, values)
     refused.words(keys, values, (before, after), functions)
-    found = entries.walk(old, (before, after), keys, values)
+    found = entries.survey_entries(old, (before, after), keys, values)
     refused.contents(found, (old.key_type, types[0]), (before, after))
     exactness = _exactness(request, (before, after), (keys, values), found)
     refused.inexact(exactness, wishes)
@@ -216,26 +224,28 @@ def plan_migration(request: Request) -> MigrationPlan:
     )
 
 
-def _require_possible(request: Request, refused: Refusals, before: Shape | None) -> None:
+def _require_possible(
+    request: MigrationRequest, refused: Refusals, before: MapShape | None
+) -> None:
     """Refuse what no word helps against: other kinds of maps."""
-    spec, after = request.spec, entries.of_spec(request.spec)
+    spec, after = request.spec, entries.shape_of_spec(request.spec)
     if before is None:
         kind = str(request.old.type)
         refused.tell([Difference(spec.name, "type", kind, entries.type_text(after))])
     else:
-        refused.tell(entries.refusals(spec.name, before, after))
+        refused.tell(entries.shape_differences(spec.name, before, after))
     refused.stop_if_any()
 
 
-def members_of(request: Request) -> Members:
+def members_of(request: MigrationRequest) -> MemberNames:
     """Return how the members of old and new keys and values are typed."""
     (old, new), spec, held = types_of(request), request.spec, request.old
     keys = leaves(held.key_type, held.key_size), leaves(spec.key, spec.key_size)
     values = leaves(old, held.value_size), leaves(new, spec.value_size)
-    return Members(*(names_of(key, value) for key, value in zip(keys, values, strict=True)))
+    return MemberNames(*(names_of(key, value) for key, value in zip(keys, values, strict=True)))
 
 
-def types_of(request: Request) -> Types:
+def types_of(request: MigrationRequest) -> Types:
     """Return the types of old and new values; the user's word for those that have none."""
     given = request.migration.layouts.get(request.spec.name)
     types = request.old.value_type, request.spec.value
@@ -243,10 +253,10 @@ def types_of(request: Request) -> Types:
         return types
     sizes = request.old.value_size, request.spec.value_size
     about = f"--layout {request.spec.name}"
-    return given_types(layout_texts(given), types, sizes, request.libraries, about=about)
+    return types_with_layouts(layout_texts(given), types, sizes, request.libraries, about=about)
 
 
-def _keys(request: Request, wishes: Wishes) -> PartMoves | None:
+def _keys(request: MigrationRequest, wishes: MigrationRules) -> PartMoves | None:
     """Return how keys become new ones, None if they are the same."""
     spec, old = request.spec, request.old
     before, after = leaves(old.key_type, old.key_size), leaves(spec.key, spec.key_size)
@@ -256,8 +266,8 @@ def _keys(request: Request, wishes: Wishes) -> PartMoves | None:
     ]
     if old.key_size == spec.key_size and (is_same or is_untyped):
         return None
-    said = part(wishes, KEY, has_members=_has_members(before, after))
-    return match_parts(
+    said = rules_of_part(wishes, KEY, has_members=_has_members(before, after))
+    return match_members(
         before,
         after,
         said,
@@ -266,13 +276,15 @@ def _keys(request: Request, wishes: Wishes) -> PartMoves | None:
     )
 
 
-def _values(request: Request, types: Types, wishes: Wishes, functions: frozenset[str]) -> PartMoves:
+def _values(
+    request: MigrationRequest, types: Types, wishes: MigrationRules, functions: frozenset[str]
+) -> PartMoves:
     spec = request.spec
     is_data = spec.dialect is Dialect.DATA
     before, after = leaves(types[0], request.old.value_size), leaves(types[1], spec.value_size)
-    said = part(wishes, VALUE, has_members=_has_members(before, after))
+    said = rules_of_part(wishes, VALUE, has_members=_has_members(before, after))
     matched = partial(
-        match_parts,
+        match_members,
         [one for one in before if not is_named(one.path, functions)],
         [one for one in after if not is_named(one.path, functions)],
         said,
@@ -285,9 +297,9 @@ def _values(request: Request, types: Types, wishes: Wishes, functions: frozenset
     return matched(is_unused=_unused(request)) if found.unfit else found
 
 
-def _unused(request: Request) -> Callable[[Leaf], bool]:
+def _unused(request: MigrationRequest) -> Callable[[Leaf], bool]:
     """Return what says of an old part that no program writes it, and that it is 0 everywhere."""
-    shape = entries.of_map(request.old)
+    shape = entries.shape_of_map(request.old)
     users = (*request.old_users, *request.new_users)
     if shape is None or not users or any(one.use.unknown or one.use.overwrites for one in users):
         return lambda leaf: False
@@ -296,7 +308,7 @@ def _unused(request: Request) -> Callable[[Leaf], bool]:
     def is_unused(leaf: Leaf) -> bool:
         place = leaf.place
         is_zero = not any(bits[place.offset : place.offset + place.size])
-        return is_zero and not ways(request.old_users, place)
+        return is_zero and not write_kinds(request.old_users, place)
 
     return is_unused
 
@@ -306,14 +318,14 @@ def _has_members(before: Sequence[Leaf], after: Sequence[Leaf]) -> bool:
 
 
 def _exactness(
-    request: Request,
-    both: tuple[Shape, Shape],
+    request: MigrationRequest,
+    both: tuple[MapShape, MapShape],
     parts: tuple[PartMoves | None, PartMoves],
-    found: Contents,
+    found: EntrySurvey,
 ) -> Exactness:
     keys, values = parts
     old_users, new_users = request.old_users, request.new_users
-    case = Case(*both, values.moves, found.entries, old_users, new_users)
+    case = ExactnessCase(*both, values.moves, found.entries, old_users, new_users)
     judged = exact.judge(case)
     reasons = list(judged.reasons)
     if request.migration.functions_of(request.spec.name):
@@ -328,19 +340,19 @@ def _exactness(
 
 
 def _of_untyped(
-    values: PartMoves, old_users: Sequence[User], new_users: Sequence[User]
+    values: PartMoves, old_users: Sequence[UsingProgram], new_users: Sequence[UsingProgram]
 ) -> Iterator[str]:
     """Yield a reason if programs count in a value that is moved as a whole, without members."""
     for (old, _), move in zip(values.carried, values.moves, strict=True):
-        is_counted = ADDS & (ways(old_users, move.old) | ways(new_users, move.new))
+        is_counted = ADDS & (write_kinds(old_users, move.old) | write_kinds(new_users, move.new))
         if old.kind is LeafKind.OPAQUE and not old.path and is_counted:
             yield "programs count in values whose members are not known (--layout says them)"
 
 
-def _of_owned(request: Request) -> Iterator[str]:
+def _of_owned(request: MigrationRequest) -> Iterator[str]:
     """Yield what becomes of locks, timers and kernel pointers: each new one is empty."""
     before, after = (
-        {(one.path, one.type.partition(" {")[0]): one for one in owned(type_)}
+        {(one.path, one.type.partition(" {")[0]): one for one in kernel_owned_leaves(type_)}
         for type_ in (request.old.value_type, request.spec.value)
     )
     for path, type_ in after:
@@ -351,21 +363,21 @@ def _of_owned(request: Request) -> Iterator[str]:
 
 
 def _start(
-    request: Request, values: PartMoves, types: Types, wishes: Wishes
-) -> tuple[bytes, Filling]:
+    request: MigrationRequest, values: PartMoves, types: Types, wishes: MigrationRules
+) -> tuple[bytes, FirstValues]:
     """Return what new entries begin with, and what has to write that where the fold does not."""
     spec = request.spec
     made = spec.contents if spec.contents is not None else bytes(spec.value_size)
-    empty = counted_from_zero(made, values.moves)
+    empty = zero_counters(made, values.moves)
     start = start_value(spec.name, types[1], empty, _starts(values, wishes, types[1]))
     functions = request.migration.functions_of(spec.name)
-    return start, Filling(types, start, functions, made=made)
+    return start, FirstValues(types, start, functions, made=made)
 
 
-def _starts(values: PartMoves, wishes: Wishes, type_: TypeRef | None) -> dict[str, Any]:
+def _starts(values: PartMoves, wishes: MigrationRules, type_: TypeRef | None) -> dict[str, Any]:
     """Return the first values of those new members that this map has."""
     has_members = bool(type_) and all(one.path for one in values.added)
-    said = part(wishes, VALUE, has_members=has_members)
+    said = rules_of_part(wishes, VALUE, has_members=has_members)
     return {
         name: value
         for name, value in said.start.items()

@@ -9,33 +9,42 @@ from typing import Final
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import Difference, IncompatibleMapError, UsageError
-from bpfpin.migration.entries import Contents, Misfit, shown
+from bpfpin.migration.entries import EntrySurvey, Misfit, shown
 from bpfpin.migration.exact import Exactness
-from bpfpin.migration.match import PartMoves, Unfit
-from bpfpin.migration.members import Leaf, Shape
-from bpfpin.migration.request import EVERY, KEY, VALUE, Migration, Rule, Wishes, bare, unknown
+from bpfpin.migration.match import PartMoves, UnfitMember
+from bpfpin.migration.members import Leaf, MapShape
+from bpfpin.migration.request import (
+    EVERY,
+    KEY,
+    VALUE,
+    Migration,
+    MigrationRules,
+    Rule,
+    unknown_names,
+    without_indices,
+)
 
 _TO_LOSE: Final = "to lose "
 
 
-def lossy(keeping: str, what: str, option: str) -> str:
+def loss_hint(keeping: str, what: str, option: str) -> str:
     """Return a hint that tells *option* as the way to lose *what*, after what keeps it if any."""
     return f"{keeping}, or {_TO_LOSE}{what}: {option}" if keeping else f"{_TO_LOSE}{what}: {option}"
 
 
-def split_hint(hint: str) -> tuple[str, str, str]:
-    """Return what `lossy` was given: "" each of what does not stand in *hint*."""
+def split_loss_hint(hint: str) -> tuple[str, str, str]:
+    """Return what `loss_hint` was given: "" each of what does not stand in *hint*."""
     keeping, found, rest = hint.rpartition(_TO_LOSE)
     what, _, option = rest.rpartition(": ")
     return (keeping.removesuffix(", or "), what, option) if found else (hint, "", "")
 
 
 def _misfit_hint(misfit: Misfit) -> str:
-    name = bare(misfit.path)
+    name = without_indices(misfit.path)
     typed = f"{KEY}.{name}" if misfit.part == KEY else name
     if "room" in misfit.what:
-        return lossy("", f"what of {name or misfit.part} does not fit", "--clamp")
-    return lossy("", f"what of {name} does not fit", f"--drop {typed}") if name else ""
+        return loss_hint("", f"what of {name or misfit.part} does not fit", "--clamp")
+    return loss_hint("", f"what of {name} does not fit", f"--drop {typed}") if name else ""
 
 
 class Refusals:
@@ -72,17 +81,17 @@ class Refusals:
         unfit = moves.unfit if moves else ()
         is_left = bool(moves and moves.moves) or not all(one.may_be_lost for one in unfit)
         for one in unfit:
-            name = bare(one.path)
+            name = without_indices(one.path)
             hint = self._member_hint(side, one, is_left=is_left)
             self._add(f"{side} {name}".rstrip(), one.old, one.new, hint)
 
-    def _member_hint(self, side: str, one: Unfit, *, is_left: bool) -> str:
-        name = bare(one.path)
+    def _member_hint(self, side: str, one: UnfitMember, *, is_left: bool) -> str:
+        name = without_indices(one.path)
         typed = f"{KEY}.{name}" if side == KEY and name else name or side
         rename = f"--rename {typed}=NEW" if one.may_be_renamed else ""
         if one.may_be_lost and name and is_left:
             what = f"what tells entries apart by {typed}" if side == KEY else f"what {name} counts"
-            return lossy(rename, what, f"--drop {typed}")
+            return loss_hint(rename, what, f"--drop {typed}")
         hint = one.hint.replace("--rule ", f"--rule {KEY}.") if side == KEY else one.hint
         return rename or hint
 
@@ -90,7 +99,7 @@ class Refusals:
         self,
         keys: PartMoves | None,
         values: PartMoves,
-        both: tuple[Shape, Shape],
+        both: tuple[MapShape, MapShape],
         functions: Collection[str],
     ) -> None:
         """Refuse rules and functions that make no sense for these maps."""
@@ -102,16 +111,16 @@ class Refusals:
                         f"value {move.path}".rstrip(),
                         "a value of each CPU",
                         "one value, and keep-old says not which",
-                        f"--rule {bare(move.path) or 'value'}=sum|max|min|keep-new",
+                        f"--rule {without_indices(move.path) or 'value'}=sum|max|min|keep-new",
                     )
         if functions and (keys is not None or old.is_per_cpu != new.is_per_cpu):
             self._add("functions", "keys and CPUs as they are", "keys or CPUs that change", "")
 
     def contents(
         self,
-        found: Contents,
+        found: EntrySurvey,
         types: tuple[TypeRef | None, TypeRef | None],
-        both: tuple[Shape, Shape],
+        both: tuple[MapShape, MapShape],
     ) -> None:
         """Refuse a map too small for the entries, and entries that do not fit."""
         old, new = both
@@ -125,7 +134,7 @@ class Refusals:
         for misfit in found.misfits:
             self._misfit(misfit, types, old)
 
-    def inexact(self, exactness: Exactness, wishes: Wishes) -> None:
+    def inexact(self, exactness: Exactness, wishes: MigrationRules) -> None:
         """Refuse what is not exact, unless the user said that this will do."""
         if wishes.best_effort:
             return
@@ -133,7 +142,7 @@ class Refusals:
             self._add("exactness", "every count comes over", reason, "--best-effort")
 
     def _misfit(
-        self, misfit: Misfit, types: tuple[TypeRef | None, TypeRef | None], shape: Shape
+        self, misfit: Misfit, types: tuple[TypeRef | None, TypeRef | None], shape: MapShape
     ) -> None:
         key = shown(codec(types[0], shape.key_size, is_key=True), misfit.key)
         value = shown(codec(types[1], shape.value_size), misfit.value)
@@ -155,7 +164,7 @@ class Refusals:
 
 
 @dataclass(frozen=True)
-class Members:
+class MemberNames:
     """The names of a map's members as they are typed, before and after."""
 
     old: frozenset[str]
@@ -168,7 +177,7 @@ def names_of(key: Iterable[Leaf], value: Iterable[Leaf]) -> frozenset[str]:
     return frozenset(keys) | {one.path or VALUE for one in value}
 
 
-def require_known(migration: Migration, maps: Mapping[str, Members]) -> None:
+def require_known(migration: Migration, maps: Mapping[str, MemberNames]) -> None:
     """Raise `UsageError` for a member, or a map, that none of the maps to be migrated has."""
     old = {*migration.dropped, *migration.renamed}
     new = {*migration.rules, *migration.start, *migration.functions}
@@ -194,8 +203,8 @@ def _require(word: str, maps: Mapping[str, frozenset[str]], when: str) -> None:
         _require_map(place, maps)
         maps = {place: maps[place]}
     there = frozenset[str]().union(*maps.values())
-    if unknown([member], there):
-        names = ", ".join(sorted({bare(one) for one in there})) or "none"
+    if unknown_names([member], there):
+        names = ", ".join(sorted({without_indices(one) for one in there})) or "none"
         raise UsageError(f"there is no {when} member {member!r}; there are: {names}")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from bpfpin.errors import UsageError
 
-Said = TypeVar("Said")
+Setting = TypeVar("Setting")
 EVERY: Final = "*"
 _INDEX: Final = re.compile(r"\[\d+\]")
 MemberFunction = Callable[[Any], Any]
@@ -40,7 +40,7 @@ class Rule(Enum):
 
 
 @dataclass(frozen=True)
-class Wishes:
+class MigrationRules:
     """What the user says of the members of one map, by path (`src.port`); `*` stands for all.
 
     *renamed* leads from old to new paths; *dropped* are old ones that may be lost; *start* are
@@ -56,43 +56,45 @@ class Wishes:
     best_effort: bool = False
 
 
-NO_WISHES: Final = Wishes()
+NO_RULES: Final = MigrationRules()
 
 
 # Names of parts of a value, as they are typed: `flows[2].bytes`, or `flows.bytes` for all.
 
 
-def bare(path: str) -> str:
+def without_indices(path: str) -> str:
     """Return the path without indices: what stands for all elements."""
     return _INDEX.sub("", path)
 
 
 def is_named(path: str, names: Collection[str]) -> bool:
     """Whether one of *names* is the part *path*, or what it is in."""
-    return any(_is_within(path, name) or _is_within(bare(path), name) for name in names)
+    return any(_is_within(path, name) or _is_within(without_indices(path), name) for name in names)
 
 
-def said(path: str, words: Mapping[str, Said]) -> Said | None:
+def setting_of(path: str, words: Mapping[str, Setting]) -> Setting | None:
     """Return what was said of a part: of itself, of what it is in, or of all."""
     within = [name for name in words if is_named(path, [name]) and name != EVERY]
     return words[max(within, key=len)] if within else words.get(EVERY)
 
 
-def renamed(path: str, names: Mapping[str, str]) -> str:
+def new_path(path: str, names: Mapping[str, str]) -> str:
     """Return what the old part *path* is called now."""
     for before, after in names.items():
         if _is_within(path, before):
             return after + path[len(before) :]
         parts, old, new = path.split("."), before.split("."), after.split(".")
-        is_it = len(old) == len(new) and [bare(part) for part in parts[: len(old)]] == old
+        is_it = (
+            len(old) == len(new) and [without_indices(part) for part in parts[: len(old)]] == old
+        )
         if is_it:
-            indices = (part[len(bare(part)) :] for part in parts)
+            indices = (part[len(without_indices(part)) :] for part in parts)
             changed = [name + index for name, index in zip(new, indices, strict=False)]
             return ".".join(changed + parts[len(new) :])
     return path
 
 
-def is_one_of_fewer(path: str, paths: Collection[str]) -> bool:
+def is_beyond_end(path: str, paths: Collection[str]) -> bool:
     """Whether it is an element beyond the end of an array that *paths* has the first of."""
     return any(
         f"{path[: index.start()]}[0]{_zeroed(path[index.end() :])}" in paths
@@ -100,7 +102,7 @@ def is_one_of_fewer(path: str, paths: Collection[str]) -> bool:
     )
 
 
-def unknown(names: Iterable[str], paths: Collection[str]) -> list[str]:
+def unknown_names(names: Iterable[str], paths: Collection[str]) -> list[str]:
     """Return those of *names* that are no part and nothing that parts are in."""
     return [
         name for name in names if name != EVERY and not any(is_named(one, [name]) for one in paths)
@@ -141,9 +143,9 @@ class Migration:
     clamp: bool = False
     best_effort: bool = False
 
-    def of(self, name: str) -> Wishes:
+    def of(self, name: str) -> MigrationRules:
         """Return what is said of the map *name* and of all maps."""
-        return Wishes(
+        return MigrationRules(
             rules=_of(self.rules, name),
             renamed=_of(self.renamed, name),
             dropped=frozenset(_of(dict.fromkeys(self.dropped), name)),
@@ -162,7 +164,7 @@ class Migration:
         return frozenset(said)
 
 
-def parse_wishes(
+def parse_migration(
     *,
     rule: Iterable[str] = (),
     rename: Iterable[str] = (),
@@ -188,7 +190,7 @@ def parse_wishes(
     )
 
 
-def part(wishes: Wishes, side: str, *, has_members: bool) -> Wishes:
+def rules_of_part(wishes: MigrationRules, side: str, *, has_members: bool) -> MigrationRules:
     """Return what is said of keys, or of values, by the names of members in them.
 
     Where the whole is one number it is called `key` or `value` itself.

@@ -14,7 +14,7 @@ from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import AttachType, Cmd, LinkType
 
 
-class Attachment(Protocol):
+class HookAttachment(Protocol):
     """Whatever holds a program at a hook: a link, or the device itself."""
 
     def program_id(self) -> int:

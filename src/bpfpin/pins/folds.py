@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.errors import PinExistsError, PinNotFoundError
-from bpfpin.migration.fold import Folding, Step, wait_for_programs
+from bpfpin.migration.fold import FoldPrograms, FoldStep, wait_for_programs
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
@@ -24,7 +24,7 @@ OLD: Final = "old"
 KEYS: Final = "keys"
 
 
-def pin(stage: Directory, map_pin: str, folding: Folding) -> None:
+def pin(stage: Directory, map_pin: str, folding: FoldPrograms) -> None:
     """Pin all parts of *folding* below `folds~` of the stage."""
     with stage.child(names.FOLDS) as folds:
         number = len({fold for fold in _foldings(folds) if fold[0] == map_pin})
@@ -124,20 +124,20 @@ def _unpin(folds: Directory, map_pin: str, number: str) -> None:
 
 
 @contextmanager
-def _open(folds: Directory, map_pin: str, number: str) -> Iterator[Folding]:
+def _open(folds: Directory, map_pin: str, number: str) -> Iterator[FoldPrograms]:
     prefix = f"{map_pin}~{number}~"
     there = folds.names()
     with ExitStack() as opened:
         old = opened.enter_context(Map.from_pin(folds.path / f"{prefix}{OLD}"))
         programs = {
             step: opened.enter_context(Program.from_pin(folds.path / f"{prefix}{step.value}"))
-            for step in Step
+            for step in FoldStep
             if f"{prefix}{step.value}" in there
         }
         keys = None
         if f"{prefix}{KEYS}" in there:
             keys = opened.enter_context(Map.from_pin(folds.path / f"{prefix}{KEYS}"))
-        yield Folding(old, programs, keys=keys)
+        yield FoldPrograms(old, programs, keys=keys)
 
 
 def _foldings(folds: Directory) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from bpfpin.errors import (
     PinNotFoundError,
 )
 from bpfpin.migration.plan import MigrationPlan
-from bpfpin.objects.link import Attachment
+from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
@@ -96,7 +96,7 @@ class HookPlan(Closing):
     hook: str
     link: str
     program: str = ""
-    attachment: Attachment | None = None
+    attachment: HookAttachment | None = None
     previous: Program | None = None
     previous_id: int | None = None
     link_id: int | None = None

@@ -12,13 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from bpfpin.errors import AttachError, PinNotFoundError, ProgramChangedError
-from bpfpin.objects.link import Attachment, Link
+from bpfpin.objects.link import HookAttachment, Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names, shared
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Held, HookRecord, Manifest, Place
 
-Reopen = Callable[[Place, HookRecord], Attachment]
+Reopen = Callable[[Place, HookRecord], HookAttachment]
 """Opens the hook of a record that no link holds, in the namespace of its place."""
 
 
@@ -27,7 +27,7 @@ class Move:
     """A hook that is to run *new* where it runs *old*."""
 
     record: HookRecord
-    hook: Attachment
+    hook: HookAttachment
     old: Program
     new: Program
 
@@ -72,7 +72,9 @@ def turn_back(stage: Directory, manifest: Manifest, reopen: Reopen) -> None:
         move.back()
 
 
-def held_hook(directory: Directory, place: Place, record: HookRecord, reopen: Reopen) -> Attachment:
+def held_hook(
+    directory: Directory, place: Place, record: HookRecord, reopen: Reopen
+) -> HookAttachment:
     """Open the hook of *record*, which belongs to the generation in *directory*."""
     if record.held is Held.LINK:
         return Link.from_pin(directory.path / names.LINKS / record.link)

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, PinExistsError, PinNotFoundError
-from bpfpin.migration.fold import Folding
+from bpfpin.migration.fold import FoldPrograms
 from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.layouts import NO_TYPES
 from bpfpin.objects.maps.map import Map
@@ -179,7 +179,7 @@ class Stage(Closing):
         with self._directory.child(names.PREVIOUS) as previous:
             program.pin(previous.pin_path(link))
 
-    def pin_folding(self, name: str, folding: Folding) -> None:
+    def pin_folding(self, name: str, folding: FoldPrograms) -> None:
         """Keep what moves the contents of an old map into map *name*, which is done on publishing.
 
         A map may have several.

@@ -18,7 +18,7 @@ from bpfpin.errors import (
 )
 from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
 from bpfpin.map_traits import traits_of
-from bpfpin.migration.fold import Folding
+from bpfpin.migration.fold import FoldPrograms
 from bpfpin.objects.load.collection import Loaded, fill_given
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
@@ -311,6 +311,6 @@ def _prepare_load(loading: Loading, plan: Plan, copy: Loaded) -> None:
     for each in plan.migrating:
         with copy_of(each.old, Budget()) as old:
             each.plan.fill(old, copy.maps[each.name])
-            with Folding.load(each.plan.fold, old, copy.maps[each.name]) as folding:
+            with FoldPrograms.load(each.plan.fold, old, copy.maps[each.name]) as folding:
                 folding.insert()
                 folding.move()

@@ -17,7 +17,7 @@ from bpfpin.errors import (
     ProgramChangedError,
     UnsafePathError,
 )
-from bpfpin.objects.link import Attachment
+from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, user_name
@@ -43,7 +43,7 @@ def recovered(root: Directory, name: str) -> Recovery:
         return recover_with_others(root, name, reopen)
 
 
-def reopen(place: Place, record: HookRecord) -> Attachment:
+def reopen(place: Place, record: HookRecord) -> HookAttachment:
     """Open the hook of *record*, which no link holds, wherever its namespace is."""
     if record.held is Held.FILTER:
         return _There(place, lambda: _filter(place, record))
@@ -60,7 +60,7 @@ def _filter(place: Place, record: HookRecord) -> ClsactFilter:
 class _There(Closing):
     """A hook that may be in another network namespace, which is entered for every look at it."""
 
-    def __init__(self, place: Place, opened: Callable[[], Attachment]) -> None:
+    def __init__(self, place: Place, opened: Callable[[], HookAttachment]) -> None:
         self._place = place
         self._opened = opened
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from bpfpin import assembler as a
-from bpfpin.analysis.follow import uses
-from bpfpin.analysis.listing import of_spec
-from bpfpin.analysis.uses import How, Use, User, Write
+from bpfpin.analysis.follow import program_uses
+from bpfpin.analysis.listing import listing_of_spec
+from bpfpin.analysis.uses import Use, UsingProgram, Write, WriteKind
 from bpfpin.assembler import Assembler
 from bpfpin.btf.layout import Place
-from bpfpin.migration.exact import Case, default_rule, judge
-from bpfpin.migration.members import Leaf, LeafKind, Move, Shape
+from bpfpin.migration.exact import ExactnessCase, default_rule, judge
+from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.spec import ProgramSpec
 from bpfpin.uapi import FuncId, MapType, ProgramType, UpdateFlag
@@ -29,7 +29,7 @@ def use_of(write: Callable[[Assembler], None]) -> Use:
     write(code)
     code.leave()
     program = ProgramSpec("count", ProgramType.XDP, "xdp", (code.finish(0),))
-    return uses(of_spec(program))["flows"]
+    return program_uses(listing_of_spec(program))["flows"]
 
 
 def look_up(code: Assembler) -> None:
@@ -61,11 +61,11 @@ def add_atomically(code: Assembler) -> None:
 
 
 def test_an_atomic_addition_is_seen() -> None:
-    assert use_of(add_atomically) == Use(frozenset({Write(How.ATOMIC_ADD, 0, 8)}))
+    assert use_of(add_atomically) == Use(frozenset({Write(WriteKind.ATOMIC_ADD, 0, 8)}))
 
 
 def test_loading_adding_and_storing_is_a_plain_addition() -> None:
-    assert use_of(add_plainly) == Use(frozenset({Write(How.PLAIN_ADD, 0, 8)}))
+    assert use_of(add_plainly) == Use(frozenset({Write(WriteKind.PLAIN_ADD, 0, 8)}))
 
 
 def test_a_number_that_was_added_to_stays_one_over_the_stack() -> None:
@@ -80,14 +80,14 @@ def test_a_number_that_was_added_to_stays_one_over_the_stack() -> None:
         code.load(a.R4, a.FP, -32, 8)
         code.store(a.R3, 8, a.R4)
 
-    assert use_of(write) == Use(frozenset({Write(How.PLAIN_ADD, 8, 8)}))
+    assert use_of(write) == Use(frozenset({Write(WriteKind.PLAIN_ADD, 8, 8)}))
 
 
 def test_what_comes_from_elsewhere_is_a_store() -> None:
     def write(code: Assembler) -> None:
         code.store(a.R0, 8, a.R6)
 
-    assert use_of(write) == Use(frozenset({Write(How.STORE, 8, 8)}))
+    assert use_of(write) == Use(frozenset({Write(WriteKind.STORE, 8, 8)}))
 
 
 def test_a_number_that_is_added_to_and_stored_elsewhere_is_a_store() -> None:
@@ -96,14 +96,14 @@ def test_a_number_that_is_added_to_and_stored_elsewhere_is_a_store() -> None:
         code.add(a.R1, 1)
         code.store(a.R0, 8, a.R1)
 
-    assert use_of(write) == Use(frozenset({Write(How.STORE, 8, 8)}))
+    assert use_of(write) == Use(frozenset({Write(WriteKind.STORE, 8, 8)}))
 
 
 def test_other_atomic_operations_are_no_additions() -> None:
     def write(code: Assembler) -> None:
         code.atomic(WRITE_TO_VALUE, a.R0, 0, a.R6, size=8)
 
-    assert use_of(write).to(COUNT) == {How.ATOMIC_STORE}
+    assert use_of(write).to(COUNT) == {WriteKind.ATOMIC_STORE}
 
 
 def test_a_place_that_varies_may_be_any_number_of_that_size() -> None:
@@ -113,8 +113,8 @@ def test_a_place_that_varies_may_be_any_number_of_that_size() -> None:
 
     use = use_of(write)
 
-    assert use.writes == {Write(How.PLAIN_ADD, None, 8)}
-    assert use.to(LAST) == {How.PLAIN_ADD}
+    assert use.writes == {Write(WriteKind.PLAIN_ADD, None, 8)}
+    assert use.to(LAST) == {WriteKind.PLAIN_ADD}
     assert not use.to(Place(8, 4))
 
 
@@ -127,7 +127,7 @@ def test_both_ways_of_a_branch_are_followed() -> None:
         code.put(other)
         code.store(a.R0, 8, a.R6)
 
-    assert {each.how for each in use_of(write).writes} == {How.ATOMIC_ADD, How.STORE}
+    assert {each.how for each in use_of(write).writes} == {WriteKind.ATOMIC_ADD, WriteKind.STORE}
 
 
 def test_a_loop_ends_though_its_address_grows() -> None:
@@ -141,8 +141,8 @@ def test_a_loop_ends_though_its_address_grows() -> None:
 
     use = use_of(write)
 
-    assert use.to(Place(64, 8)) == {How.PLAIN_ADD}
-    assert {each.how for each in use.writes} == {How.PLAIN_ADD}
+    assert use.to(Place(64, 8)) == {WriteKind.PLAIN_ADD}
+    assert {each.how for each in use.writes} == {WriteKind.PLAIN_ADD}
 
 
 def test_an_insertion_after_a_miss_is_no_overwriting() -> None:
@@ -191,20 +191,20 @@ def test_a_value_that_a_helper_only_reads_is_no_matter() -> None:
     assert use_of(write) == Use()
 
 
-HASH = Shape(MapType.HASH, 4, 16, 100)
-PER_CPU = Shape(MapType.PERCPU_HASH, 4, 16, 100)
-LRU = Shape(MapType.LRU_HASH, 4, 16, 10_000)
-ATOMIC = Use(frozenset({Write(How.ATOMIC_ADD, 0, 8)}))
-PLAIN = Use(frozenset({Write(How.PLAIN_ADD, 0, 8)}))
+HASH = MapShape(MapType.HASH, 4, 16, 100)
+PER_CPU = MapShape(MapType.PERCPU_HASH, 4, 16, 100)
+LRU = MapShape(MapType.LRU_HASH, 4, 16, 10_000)
+ATOMIC = Use(frozenset({Write(WriteKind.ATOMIC_ADD, 0, 8)}))
+PLAIN = Use(frozenset({Write(WriteKind.PLAIN_ADD, 0, 8)}))
 
 
 def reasons(
-    use: Use, shape: Shape = HASH, *, kind: ProgramType = ProgramType.XDP, **more: object
+    use: Use, shape: MapShape = HASH, *, kind: ProgramType = ProgramType.XDP, **more: object
 ) -> str:
     """Return why counting in *shape* as *use* says is not exact; empty if it is."""
-    move = Move("packets", COUNT, COUNT)
-    user = User("count", kind, use, can_sleep=bool(more.get("can_sleep")))
-    case = Case(shape, shape, [move], 1000, [User("old", kind, ATOMIC)], [user])
+    move = MemberMove("packets", COUNT, COUNT)
+    user = UsingProgram("count", kind, use, can_sleep=bool(more.get("can_sleep")))
+    case = ExactnessCase(shape, shape, [move], 1000, [UsingProgram("old", kind, ATOMIC)], [user])
     return "; ".join(judge(case, cpus=2, realtime=bool(more.get("realtime"))).reasons)
 
 
@@ -222,7 +222,7 @@ def test_plain_additions_are_exact_for_each_cpu_where_no_task_comes_between() ->
 @pytest.mark.parametrize(
     ("use", "told"),
     [
-        (Use(frozenset({Write(How.STORE, 0, 8)})), "sets packets"),
+        (Use(frozenset({Write(WriteKind.STORE, 0, 8)})), "sets packets"),
         (Use(overwrites=True), "writes whole values"),
         (Use(deletes=True), "deletes entries"),
         (Use(unknown=("gives its value to f",)), "is not known"),
@@ -237,32 +237,39 @@ def test_a_program_that_may_sleep_is_not_waited_for() -> None:
 
 
 def test_an_lru_hash_is_exact_with_room_only() -> None:
-    tight = Shape(MapType.LRU_HASH, 4, 16, 1100)
+    tight = MapShape(MapType.LRU_HASH, 4, 16, 1100)
 
     assert reasons(ATOMIC, LRU) == ""
     assert "evict about 156 entries" in reasons(ATOMIC, tight)
 
 
 def test_a_number_of_two_bytes_that_is_still_added_to_is_not_exact() -> None:
-    use = Use(frozenset({Write(How.PLAIN_ADD, 0, 2)}))
+    use = Use(frozenset({Write(WriteKind.PLAIN_ADD, 0, 2)}))
     place = Place(0, 2)
-    case = Case(
-        PER_CPU, PER_CPU, [Move("n", place, place)], 1, [], [User("p", ProgramType.XDP, use)]
+    case = ExactnessCase(
+        PER_CPU,
+        PER_CPU,
+        [MemberMove("n", place, place)],
+        1,
+        [],
+        [UsingProgram("p", ProgramType.XDP, use)],
     )
 
     assert "four or eight" in judge(case, cpus=2, realtime=False).reasons[0]
 
 
 def test_where_nothing_is_summed_stores_are_no_matter() -> None:
-    move = Move("last", LAST, LAST, Rule.KEEP_NEW)
-    case = Case(HASH, HASH, [move], 1, [], [User("p", ProgramType.XDP, Use(overwrites=True))])
+    move = MemberMove("last", LAST, LAST, Rule.KEEP_NEW)
+    case = ExactnessCase(
+        HASH, HASH, [move], 1, [], [UsingProgram("p", ProgramType.XDP, Use(overwrites=True))]
+    )
 
     assert judge(case, cpus=2, realtime=False).is_exact
 
 
 def rule_of(*each: Use, kind: LeafKind = LeafKind.NUMBER, is_data: bool = False) -> Rule | None:
     leaf = Leaf("packets", COUNT, kind, "u64")
-    users = [User("p", ProgramType.XDP, use) for use in each]
+    users = [UsingProgram("p", ProgramType.XDP, use) for use in each]
     return default_rule(users[:1], users[1:], leaf, leaf, is_data=is_data)
 
 
@@ -271,7 +278,7 @@ def test_a_number_that_programs_only_add_to_is_summed() -> None:
 
 
 def test_a_number_that_a_program_also_sets_is_asked_for() -> None:
-    assert rule_of(ATOMIC, Use(frozenset({Write(How.STORE, 0, 8)}))) is None
+    assert rule_of(ATOMIC, Use(frozenset({Write(WriteKind.STORE, 0, 8)}))) is None
 
 
 def test_a_number_that_no_program_writes_is_kept() -> None:

@@ -7,7 +7,7 @@ import pytest
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import SyscallError, VerifierError
-from bpfpin.objects.verifier import Place, Places, printable, unknown_helper
+from bpfpin.objects.verifier import SourceLine, SourceLines, printable, unknown_helper
 from bpfpin.objects.verifier.report import parse, refusal, telling_line
 from bpfpin.objects.verifier.table import Cause
 from bpfpin.spec import LineInfo
@@ -124,9 +124,9 @@ def test_the_telling_line_gives_the_reason(log: str, line: str) -> None:
     assert telling_line(log) == line
 
 
-def refused(log: str, places: Places | None = None) -> VerifierError:
+def refused(log: str, places: SourceLines | None = None) -> VerifierError:
     first = SyscallError("refused", errno=22)
-    return refusal(first, log, program="count", path="count.bpf.o", places=places or Places())
+    return refusal(first, log, program="count", path="count.bpf.o", places=places or SourceLines())
 
 
 @pytest.mark.parametrize(
@@ -197,24 +197,24 @@ def test_the_loop_that_never_ends_is_told_by_the_jump_back() -> None:
     assert refused(LOOP).cause == Cause.LOOP
 
 
-def lines_of_c() -> Places:
+def lines_of_c() -> SourceLines:
     """Return a program of two lines of C, and code that the compiler made in between."""
     strings = BtfBuilder()
     file, first, second = map(strings.add_string, ("a.bpf.c", "\tint a;", "\treturn \x1b[2J;"))
     numbers = [(0, first, 4), (3, first, 0), (5, second, 9)]
     lines = [LineInfo(index, file, text, line << 10 | 2) for index, text, line in numbers]
-    return Places(lines, Btf.parse(strings.build()))
+    return SourceLines(lines, Btf.parse(strings.build()))
 
 
 @pytest.mark.parametrize(
     ("index", "place"),
     [
-        (0, Place("a.bpf.c", 4, "int a;")),
-        (4, Place("a.bpf.c", 4, "int a;")),
-        (70, Place("a.bpf.c", 9, r"return \x1b[2J;")),
+        (0, SourceLine("a.bpf.c", 4, "int a;")),
+        (4, SourceLine("a.bpf.c", 4, "int a;")),
+        (70, SourceLine("a.bpf.c", 9, r"return \x1b[2J;")),
     ],
 )
-def test_the_object_knows_the_line_of_an_instruction(index: int, place: Place) -> None:
+def test_the_object_knows_the_line_of_an_instruction(index: int, place: SourceLine) -> None:
     assert lines_of_c().at(index) == place
 
 
@@ -225,9 +225,11 @@ def test_the_objects_line_stands_in_where_the_log_has_none() -> None:
 
 
 def test_lines_that_the_objects_types_do_not_have_are_empty() -> None:
-    place = Places([LineInfo(0, 5000, 1 << 31, 7 << 10)], Btf.parse(BtfBuilder().build())).at(0)
+    place = SourceLines([LineInfo(0, 5000, 1 << 31, 7 << 10)], Btf.parse(BtfBuilder().build())).at(
+        0
+    )
 
-    assert place == Place("", 7, "")
+    assert place == SourceLine("", 7, "")
 
 
 HOSTILE = [

@@ -149,7 +149,7 @@ def _open_path(path: Path) -> Descriptor:
     raise AssertionError("unreachable")
 
 
-class _IdAnswer(ctypes.Structure):
+class _ObjectIdStruct(ctypes.Structure):
     """How the infos of maps, programs and links begin."""
 
     _fields_ = [*u32("type", "id")]
@@ -171,7 +171,7 @@ def identity(path: str | Path) -> tuple[ObjectKind, int] | None:
         target = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - in half the time
         with suppress(ValueError):
             kind = ObjectKind(target.replace("_link", "-link"))
-            answer = _IdAnswer()
+            answer = _ObjectIdStruct()
             bpf.obj_get_info_by_fd(there.fileno(), answer)
             return kind, int(answer.id)
     return None

@@ -65,7 +65,7 @@ class ProgramLoad:
         self._spec = spec
         self._target = target
         linked = calls.link(spec)
-        self._places = verifier.Places(linked.lines, types or (btf.btf if btf else None))
+        self._places = verifier.SourceLines(linked.lines, types or (btf.btf if btf else None))
         code = maps.fill_maps(linked.instructions, linked.references, descriptors)
         self._slots = len(code)
         # Calls of functions of modules count from 1; 0 would be the kernel itself.

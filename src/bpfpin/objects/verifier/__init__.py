@@ -18,10 +18,10 @@ from bpfpin.objects.verifier.attempt import (
     reason_lines,
     unknown_helper,
 )
-from bpfpin.objects.verifier.report import Place, Places
+from bpfpin.objects.verifier.report import SourceLine, SourceLines
 
 __all__ = [
-    "LOG_LEVEL", "LOG_LIMIT", "LOG_SIZE", "LOG_STATISTICS", "Attempt", "LogChoice", "Place",
-    "Places", "explain", "is_before_instructions", "printable", "reason_lines",
+    "LOG_LEVEL", "LOG_LIMIT", "LOG_SIZE", "LOG_STATISTICS", "Attempt", "LogChoice", "SourceLine",
+    "SourceLines", "explain", "is_before_instructions", "printable", "reason_lines",
     "unknown_helper",
 ]  # fmt: skip

@@ -50,7 +50,7 @@ _REGISTER = re.compile(r"\b[Rrw](\d)\b")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class VerifierStep:
     """One instruction as the log has it; *index* counts the program's slots."""
 
     index: int
@@ -91,7 +91,7 @@ class ParsedLog:
     """
 
     words: str
-    steps: tuple[Step, ...]
+    steps: tuple[VerifierStep, ...]
     registers: dict[str, str]
     comment: Comment | None
     report: LogReport
@@ -156,12 +156,12 @@ def _behind_jump(line: str) -> str:
     return (line[found.end() :] if found else line).strip()[:SHOWN_LIMIT]
 
 
-def _steps(lines: list[str]) -> Iterator[Step]:
+def _steps(lines: list[str]) -> Iterator[VerifierStep]:
     for line in lines:
         jump = _AFTER_JUMP.match(line)
         found = _STEP.fullmatch(jump[1] if jump else line)
         if found:
-            yield Step(int(found[1]), found[2].partition(" ; ")[0].strip()[:SHOWN_LIMIT])
+            yield VerifierStep(int(found[1]), found[2].partition(" ; ")[0].strip()[:SHOWN_LIMIT])
 
 
 def _comment(lines: list[str]) -> Comment | None:
@@ -243,7 +243,7 @@ def _text(sections: dict[str, list[str]], name: str) -> str:
 
 # The lines of C that a program's instructions come from, as its object says.
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourceLine:
     """A line of C: *file* as the compiler was given it, *line* counted from 1, its *text*."""
 
     file: str
@@ -254,14 +254,14 @@ class Place:
         return f"{self.file}:{self.line}"
 
 
-class Places:
+class SourceLines:
     """Answers which line of C an instruction comes from; nothing without *types*."""
 
     def __init__(self, lines: Sequence[LineInfo] = (), types: Btf | None = None) -> None:
         self._lines = lines if types is not None else ()
         self._types = types
 
-    def at(self, index: int) -> Place | None:
+    def at(self, index: int) -> SourceLine | None:
         """Return the place of instruction *index*, None if the object does not say it.
 
         What the compiler made without a line of its own belongs to the line before.
@@ -270,7 +270,7 @@ class Places:
         for line in reversed(self._lines[:position]):
             number = line.line_column >> _LINE_SHIFT
             if number:
-                return Place(
+                return SourceLine(
                     self._string(line.file_name_offset), number, self._string(line.line_offset)
                 )
         return None
@@ -288,11 +288,11 @@ class Places:
             return ""
 
 
-_NOWHERE = Places()
+_NOWHERE = SourceLines()
 
 
 def refusal(
-    error: SyscallError, log: str, *, program: str, path: str, places: Places = _NOWHERE
+    error: SyscallError, log: str, *, program: str, path: str, places: SourceLines = _NOWHERE
 ) -> VerifierError:
     """Return the error that says why *program* of the object at *path* was refused.
 
@@ -328,15 +328,17 @@ def _context(error: VerifierError) -> Iterator[str]:
     yield "; ".join(f"{name} = {state}" for name, state in error.registers.items())
 
 
-def _place(parsed: ParsedLog, places: Places) -> Place:
+def _place(parsed: ParsedLog, places: SourceLines) -> SourceLine:
     """Return the line of C: by the kernel's report, the object's line info, the log's comment."""
     report, comment = parsed.report, parsed.comment
     own = None if parsed.index is None else places.at(parsed.index)
     if report.file:
-        return Place(report.file, report.line, report.source or (own.text if own else ""))
+        return SourceLine(report.file, report.line, report.source or (own.text if own else ""))
     if own is not None:
         return own
-    return Place(comment.file, comment.line, comment.text) if comment else Place("", 0, "")
+    return (
+        SourceLine(comment.file, comment.line, comment.text) if comment else SourceLine("", 0, "")
+    )
 
 
 def _telling_registers(parsed: ParsedLog) -> dict[str, str]:

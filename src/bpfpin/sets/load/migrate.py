@@ -14,11 +14,17 @@ from bpfpin.analysis.follow import users_of_programs, users_of_specs
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import BpfError, Difference, IncompatibleMapError, UsageError
 from bpfpin.host.users import MapUser, programs_of
-from bpfpin.migration.fold import Folding
+from bpfpin.migration.fold import FoldPrograms
 from bpfpin.migration.members import struct_names
-from bpfpin.migration.plan import MigrationPlan, Request, members_of, plan_migration, types_of
-from bpfpin.migration.refusal import Members, require_known, split_hint
-from bpfpin.migration.request import Migration, parse_wishes
+from bpfpin.migration.plan import (
+    MigrationPlan,
+    MigrationRequest,
+    members_of,
+    plan_migration,
+    types_of,
+)
+from bpfpin.migration.refusal import MemberNames, require_known, split_loss_hint
+from bpfpin.migration.request import Migration, parse_migration
 from bpfpin.objects.kernel.btf import map_btf
 from bpfpin.objects.load.collection import Loaded
 from bpfpin.objects.maps.map import Map
@@ -36,15 +42,15 @@ _WORD: Final = 8
 _CARRY: Final = "to carry over what is counted there"
 _OPTION: Final = re.compile(r"--[a-z-]+( \S+=.+| \S+)?(, or .*)?")
 
-__all__ = ["Migration", "Migrator", "fold_programs", "lineages", "parse_wishes"]
+__all__ = ["Migration", "Migrator", "fold_programs", "lineages", "parse_migration"]
 
 
-def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[Migrating, Folding]]:
+def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[Migrating, FoldPrograms]]:
     """Have the programs loaded that move the old maps; the caller closes them."""
     with ExitStack() as undo:
         found = []
         for each in plan.migrating:
-            folding = Folding.load(each.plan.fold, each.old, loaded.maps[each.name])
+            folding = FoldPrograms.load(each.plan.fold, each.old, loaded.maps[each.name])
             undo.callback(folding.close)
             found.append((each, folding))
         undo.pop_all()
@@ -78,7 +84,7 @@ class Migrator:
     loading: Loading
     live: PinSet | None
     hooks: tuple[HookPlan, ...]
-    _members: dict[str, Members] = field(default_factory=dict)
+    _members: dict[str, MemberNames] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what cannot go back by itself."""
@@ -135,7 +141,7 @@ class Migrator:
             libraries = _libraries(programs.values()), _library(self.loading.spec)
         specs = self.loading.spec.programs
         after = users_of_specs(specs[name] for name in self.loading.programs)
-        request = Request(
+        request = MigrationRequest(
             spec,
             old,
             before.get(spec.name, ()),
@@ -171,11 +177,11 @@ class Migrator:
         with Program.from_pin(self.live.programs[program]) as pinned:
             return old.id in pinned.info.map_ids
 
-    def _remember(self, request: Request) -> None:
+    def _remember(self, request: MigrationRequest) -> None:
         """Keep the names of its members; what an earlier load left over has some of its own."""
         found, before = members_of(request), self._members.get(request.spec.name)
         if before is not None:
-            found = Members(found.old | before.old, found.new | before.new)
+            found = MemberNames(found.old | before.old, found.new | before.new)
         self._members[request.spec.name] = found
 
     def _old(self, name: str) -> AbstractContextManager[Map]:
@@ -197,7 +203,7 @@ class Migrator:
         return (*own, *self.loading.beside_programs.values())
 
 
-def _planned(request: Request) -> MigrationPlan:
+def _planned(request: MigrationRequest) -> MigrationPlan:
     """Plan it; where nobody knows what is in the values, that is what to tell."""
     try:
         return plan_migration(request)
@@ -207,7 +213,7 @@ def _planned(request: Request) -> MigrationPlan:
         raise
 
 
-def _layout_hint(request: Request) -> str:
+def _layout_hint(request: MigrationRequest) -> str:
     """Return what says the values' members, where a side has none; "" where both have."""
     spec, old = request.spec, request.old
     untyped = [type_ is None for type_ in types_of(request)]
@@ -281,7 +287,7 @@ def _ways(verb: str, hint: str) -> Iterator[str]:
     told = [part for part in dict.fromkeys(parts) if part and not part.startswith("--fresh")]
     keeping, losing, lost, others = list[str](), list[str](), list[str](), list[str]()
     for part in told:
-        keep, what, option = split_hint(part)
+        keep, what, option = split_loss_hint(part)
         if not option and not _OPTION.fullmatch(part):
             others.append(part)
             continue

@@ -6,14 +6,24 @@ import pytest
 
 from bpfpin.errors import UsageError
 from bpfpin.migration.members import layout_type, leaves
-from bpfpin.migration.refusal import Members, require_known
-from bpfpin.migration.request import KEY, VALUE, Migration, Rule, parse_wishes, part, renamed
+from bpfpin.migration.refusal import MemberNames, require_known
+from bpfpin.migration.request import (
+    KEY,
+    VALUE,
+    Migration,
+    Rule,
+    new_path,
+    parse_migration,
+    rules_of_part,
+)
 
-THERE = {"flows": Members(frozenset({"packets", "key.port"}), frozenset({"packets", "key.sport"}))}
+THERE = {
+    "flows": MemberNames(frozenset({"packets", "key.port"}), frozenset({"packets", "key.sport"}))
+}
 
 
 def test_words_are_of_all_maps_or_of_one() -> None:
-    said = parse_wishes(rule=["packets=sum", "flows:packets=max"], drop=["drops"])
+    said = parse_migration(rule=["packets=sum", "flows:packets=max"], drop=["drops"])
 
     assert said.of("flows").rules == {"packets": Rule.MAX}
     assert said.of("ports").rules == {"packets": Rule.SUM}
@@ -21,16 +31,16 @@ def test_words_are_of_all_maps_or_of_one() -> None:
 
 
 def test_words_of_keys_and_values_are_told_apart() -> None:
-    wishes = parse_wishes(rename=["key.port=key.sport", "n=packets"]).of("flows")
+    wishes = parse_migration(rename=["key.port=key.sport", "n=packets"]).of("flows")
 
-    assert part(wishes, KEY, has_members=True).renamed == {"port": "sport"}
-    assert part(wishes, VALUE, has_members=True).renamed == {"n": "packets"}
+    assert rules_of_part(wishes, KEY, has_members=True).renamed == {"port": "sport"}
+    assert rules_of_part(wishes, VALUE, has_members=True).renamed == {"n": "packets"}
 
 
 def test_a_value_that_is_one_number_is_called_value() -> None:
-    wishes = parse_wishes(rule=["value=sum"]).of("hits")
+    wishes = parse_migration(rule=["value=sum"]).of("hits")
 
-    assert part(wishes, VALUE, has_members=False).rules == {"": Rule.SUM}
+    assert rules_of_part(wishes, VALUE, has_members=False).rules == {"": Rule.SUM}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +55,7 @@ def test_a_value_that_is_one_number_is_called_value() -> None:
 )
 def test_words_that_do_not_read_are_refused(words: dict[str, list[str]]) -> None:
     with pytest.raises(UsageError):
-        parse_wishes(**words)  # type: ignore[arg-type]  # lists of words alone
+        parse_migration(**words)  # type: ignore[arg-type]  # lists of words alone
 
 
 @pytest.mark.parametrize(
@@ -70,9 +80,9 @@ def test_members_that_are_there_are_known() -> None:
 
 
 def test_renaming_a_member_of_array_elements_keeps_their_indices() -> None:
-    assert renamed("slots[2].bytes", {"slots.bytes": "slots.octets"}) == "slots[2].octets"
-    assert renamed("slots[2].bytes", {"slots": "places"}) == "places[2].bytes"
-    assert renamed("slots_2", {"slots": "places"}) == "slots_2"
+    assert new_path("slots[2].bytes", {"slots.bytes": "slots.octets"}) == "slots[2].octets"
+    assert new_path("slots[2].bytes", {"slots": "places"}) == "places[2].bytes"
+    assert new_path("slots_2", {"slots": "places"}) == "slots_2"
 
 
 def test_a_given_layout_is_laid_out_as_c_does() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.btf.layout import Place
-from bpfpin.migration.fold import spread
+from bpfpin.migration.fold import scatter
 from bpfpin.migration.fold_member import is_atomic
-from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.uapi import MapType
 from support.map_types import ARRAYS, HASHES, LRU
 
 
 def test_a_shape_knows_whether_cpus_have_values_of_their_own() -> None:
-    shapes = [Shape(kind, 4, 8, 1) for kind in ARRAYS | HASHES]
+    shapes = [MapShape(kind, 4, 8, 1) for kind in ARRAYS | HASHES]
     per_cpu = {shape.type for shape in shapes if shape.is_per_cpu}
 
     assert per_cpu == {MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH}
@@ -36,13 +36,13 @@ def test_a_shape_knows_whether_cpus_have_values_of_their_own() -> None:
 def test_only_aligned_numbers_of_four_and_eight_bytes_are_atomic(
     old: Place, new: Place, *, is_whole: bool
 ) -> None:
-    assert is_atomic(Move("it", old, new)) is is_whole
+    assert is_atomic(MemberMove("it", old, new)) is is_whole
 
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 8), (4, 8), (6, 8), (8, 8), (12, 16), (13, 16)])
 def test_keys_are_spread_over_elements_of_eight_bytes(size: int, stride: int) -> None:
     keys = [bytes(range(16 * number, 16 * number + size)) for number in range(1, 6)]
     into = bytearray(stride * 7)
-    spread(memoryview(b"".join(keys)), size, memoryview(into), stride)
+    scatter(memoryview(b"".join(keys)), size, memoryview(into), stride)
 
     assert into == b"".join(key.ljust(stride, b"\0") for key in keys) + bytes(2 * stride)

@@ -6,18 +6,18 @@ import pytest
 
 from bpfpin.btf.layout import Place
 from bpfpin.btf.types import Array, Enum, Enumerator, Member, Struct
-from bpfpin.migration.match import PartMoves, match_parts
-from bpfpin.migration.members import Leaf, Move, leaves
-from bpfpin.migration.request import NO_WISHES, Rule, Wishes
+from bpfpin.migration.match import PartMoves, match_members
+from bpfpin.migration.members import Leaf, MemberMove, leaves
+from bpfpin.migration.request import NO_RULES, MigrationRules, Rule
 from support.btf_tables import U32, U64, table
 from support.layouts import Field, struct_of
 
 PACKETS, BYTES = Field("packets", "u64"), Field("bytes", "u64")
 
 
-def matched(old: list[Field], new: list[Field], wishes: Wishes = NO_WISHES) -> PartMoves:
+def matched(old: list[Field], new: list[Field], wishes: MigrationRules = NO_RULES) -> PartMoves:
     before, after = struct_of(old), struct_of(new)
-    return match_parts(leaves(before, before.size), leaves(after, after.size), wishes)
+    return match_members(leaves(before, before.size), leaves(after, after.size), wishes)
 
 
 def verdict(**names: int) -> tuple[Leaf, ...]:
@@ -29,8 +29,8 @@ def test_members_go_where_their_names_are() -> None:
     moves = matched([PACKETS, BYTES], [BYTES, PACKETS, Field("drops", "u64")])
 
     assert moves.moves == (
-        Move("packets", Place(0, 8), Place(8, 8)),
-        Move("bytes", Place(8, 8), Place(0, 8)),
+        MemberMove("packets", Place(0, 8), Place(8, 8)),
+        MemberMove("bytes", Place(8, 8), Place(0, 8)),
     )
     assert [one.path for one in moves.added] == ["drops"]
     assert not moves.unfit
@@ -45,20 +45,22 @@ def test_a_member_without_a_place_must_be_dropped_or_renamed() -> None:
 
 
 def test_a_dropped_member_is_given_up() -> None:
-    moves = matched([PACKETS, BYTES], [PACKETS], Wishes(dropped=frozenset({"bytes"})))
+    moves = matched([PACKETS, BYTES], [PACKETS], MigrationRules(dropped=frozenset({"bytes"})))
 
     assert [one.path for one in moves.dropped] == ["bytes"]
     assert not moves.unfit
 
 
 def test_a_renamed_member_goes_to_its_new_name() -> None:
-    moves = matched([PACKETS], [Field("frames", "u64")], Wishes(renamed={"packets": "frames"}))
+    moves = matched(
+        [PACKETS], [Field("frames", "u64")], MigrationRules(renamed={"packets": "frames"})
+    )
 
     assert [one.path for one in moves.moves] == ["frames"]
 
 
 def test_two_members_cannot_get_one_name() -> None:
-    moves = matched([PACKETS, BYTES], [BYTES], Wishes(renamed={"packets": "bytes"}))
+    moves = matched([PACKETS, BYTES], [BYTES], MigrationRules(renamed={"packets": "bytes"}))
 
     assert ("bytes", "packets and bytes") in [(one.path, one.old) for one in moves.unfit]
 
@@ -79,7 +81,7 @@ def test_a_sign_that_changes_is_checked_for_what_both_can_hold() -> None:
 
 
 def test_clamping_cuts_instead_of_checking() -> None:
-    moves = matched([Field("n", "u64")], [Field("n", "u16")], Wishes(clamp=True))
+    moves = matched([Field("n", "u64")], [Field("n", "u16")], MigrationRules(clamp=True))
 
     assert [check.is_wished for check in moves.checks] == [True]
     assert moves.moves[0].limits == (0, 0xFFFF)
@@ -97,7 +99,7 @@ def test_a_shorter_array_of_structures_wants_an_empty_end_too() -> None:
         made = table(U32, pair, Array(2, 1, length)).ref(3)
         return leaves(made, made.size)
 
-    moves = match_parts(array_of(3), array_of(2), NO_WISHES)
+    moves = match_members(array_of(3), array_of(2), NO_RULES)
 
     assert [one.path for one in moves.checks] == ["[2].a", "[2].b"]
 
@@ -112,20 +114,20 @@ def test_a_longer_text_is_no_matter_and_a_shorter_one_wants_zeros() -> None:
 
 
 def test_enumerations_are_matched_by_name() -> None:
-    moves = match_parts(verdict(PASS=0, DROP=1), verdict(DROP=0, PASS=1), NO_WISHES)
+    moves = match_members(verdict(PASS=0, DROP=1), verdict(DROP=0, PASS=1), NO_RULES)
 
     assert moves.moves[0].renumbered == ((0, 1), (1, 0))
 
 
 def test_a_name_that_is_gone_must_not_occur() -> None:
-    (check,) = match_parts(verdict(PASS=0, DROP=1), verdict(PASS=0), NO_WISHES).checks
+    (check,) = match_members(verdict(PASS=0, DROP=1), verdict(PASS=0), NO_RULES).checks
 
     assert check.forbidden == {1}
 
 
 def test_a_number_without_a_rule_asks_for_one() -> None:
     both = leaves(table(U64).ref(1), 8)
-    moves = match_parts(both, both, NO_WISHES, default_rule=lambda old, new: None)
+    moves = match_members(both, both, NO_RULES, default_rule=lambda old, new: None)
 
     assert [one.hint for one in moves.unfit] == ["--rule value=sum|keep-new|keep-old|max|min"]
 
@@ -133,12 +135,12 @@ def test_a_number_without_a_rule_asks_for_one() -> None:
 @pytest.mark.parametrize("name", ["slots", "slots[1]", "*"])
 def test_a_rule_is_said_of_a_member_an_element_or_all(name: str) -> None:
     fields = [Field("slots", "u32", 2)]
-    moves = matched(fields, fields, Wishes(rules={name: Rule.MAX}))
+    moves = matched(fields, fields, MigrationRules(rules={name: Rule.MAX}))
 
     assert moves.moves[1].rule is Rule.MAX
 
 
 def test_a_member_that_is_carried_over_has_no_first_value() -> None:
-    (unfit,) = matched([PACKETS], [PACKETS], Wishes(start={"packets": 1})).unfit
+    (unfit,) = matched([PACKETS], [PACKETS], MigrationRules(start={"packets": 1})).unfit
 
     assert unfit.hint == "--start is for new members"

@@ -6,7 +6,7 @@ import pytest
 
 from bpfpin.btf.types import Enum, Enumerator, Int, Member, Struct, Union
 from bpfpin.errors import LimitError
-from bpfpin.migration.members import LEAVES_MAX, LeafKind, leaves, owned
+from bpfpin.migration.members import LEAVES_MAX, LeafKind, kernel_owned_leaves, leaves
 from support.btf_tables import U32, U64, table
 from support.layouts import Field, struct_of
 
@@ -77,14 +77,14 @@ def test_a_lock_is_no_part_of_a_value() -> None:
     made = table(U32, lock, value).ref(3)
 
     assert [one.path for one in leaves(made, 8)] == ["count"]
-    assert [one.path for one in owned(made)] == ["lock"]
+    assert [one.path for one in kernel_owned_leaves(made)] == ["lock"]
 
 
 def test_a_timer_is_the_kernels_own_and_no_lock() -> None:
     timer = Struct("bpf_timer", 16, (Member("opaque", 1, 0), Member("more", 1, 64)))
     made = table(Int("u64", 8, 64), timer).ref(2)
 
-    assert len(owned(made)) == 1
+    assert len(kernel_owned_leaves(made)) == 1
 
 
 def test_a_value_without_a_type_is_one_opaque_part() -> None:

@@ -10,40 +10,43 @@ from bpfpin import assembler as a
 from bpfpin.btf.layout import Place
 from bpfpin.btf.types import Function
 from bpfpin.migration import fold_program
-from bpfpin.migration.fold import FoldSpec, Step
-from bpfpin.migration.fold_program import Fold, Phase, Sweep
-from bpfpin.migration.members import Move, Shape
+from bpfpin.migration.fold import FoldSpec, FoldStep
+from bpfpin.migration.fold_program import FoldProgram, FoldWalk, Phase
+from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.spec import FunctionSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import FuncId, MapType, ProgramFlag, ProgramType
 
-HASH = Shape(MapType.HASH, 4, 16, 100)
-PER_CPU = Shape(MapType.PERCPU_HASH, 4, 16, 100)
-MOVES = [Move("packets", Place(0, 8), Place(8, 8)), Move("bytes", Place(8, 4), Place(0, 4))]
-FOLD = Fold(HASH, HASH, MOVES)
+HASH = MapShape(MapType.HASH, 4, 16, 100)
+PER_CPU = MapShape(MapType.PERCPU_HASH, 4, 16, 100)
+MOVES = [
+    MemberMove("packets", Place(0, 8), Place(8, 8)),
+    MemberMove("bytes", Place(8, 4), Place(0, 4)),
+]
+FOLD = FoldProgram(HASH, HASH, MOVES)
 
 
-def each_of(fold: Fold) -> FunctionSpec:
+def each_of(fold: FoldProgram) -> FunctionSpec:
     """Return the function that is called for each entry."""
     _, each = fold_program.fold_program(fold).functions
     return each
 
 
-def maps_of(fold: Fold) -> set[str]:
+def maps_of(fold: FoldProgram) -> set[str]:
     """Return the maps that the program names."""
     functions = fold_program.fold_program(fold).functions
     return {one.target for function in functions for one in function.references} - {"fold_entry"}
 
 
-def helpers_of(fold: Fold) -> set[FuncId]:
+def helpers_of(fold: FoldProgram) -> set[FuncId]:
     """Return the helpers that the program calls."""
     functions = fold_program.fold_program(fold).functions
     calls = (one for function in functions for one in function.instructions if one.opcode == 0x85)
     return {FuncId(one.imm) for one in calls}
 
 
-def atomics_of(fold: Fold) -> list[int]:
+def atomics_of(fold: FoldProgram) -> list[int]:
     """Return the atomic operations, as their `imm` says."""
     codes = a.ATOMIC.values()
     return [one.imm for one in each_of(fold).instructions if one.opcode in codes]
@@ -96,7 +99,7 @@ def test_a_key_is_looked_for_first_only_where_inserting_may_evict_another() -> N
     lru = dataclasses.replace(HASH, type=MapType.LRU_HASH)
     looked_up = [
         sum(ref.target == fold_program.NEW for ref in each_of(fold).references)
-        for fold in (Fold(HASH, new, MOVES, phase=Phase.INSERT) for new in (HASH, lru))
+        for fold in (FoldProgram(HASH, new, MOVES, phase=Phase.INSERT) for new in (HASH, lru))
     ]
 
     assert looked_up == [1, 2]
@@ -104,53 +107,58 @@ def test_a_key_is_looked_for_first_only_where_inserting_may_evict_another() -> N
 
 def test_a_part_is_walked_by_its_keys() -> None:
     assert maps_of(FOLD) == {"old", "new", "start"}
-    assert maps_of(dataclasses.replace(FOLD, sweep=Sweep.PART)) == {"old", "new", "start", "keys"}
+    assert maps_of(dataclasses.replace(FOLD, sweep=FoldWalk.PART)) == {
+        "old",
+        "new",
+        "start",
+        "keys",
+    }
 
 
 def test_the_values_of_all_cpus_are_asked_for_one_by_one() -> None:
-    assert FuncId.map_lookup_percpu_elem in helpers_of(Fold(PER_CPU, HASH, MOVES, cpus=4))
-    assert FuncId.map_lookup_percpu_elem not in helpers_of(Fold(PER_CPU, PER_CPU, MOVES))
+    assert FuncId.map_lookup_percpu_elem in helpers_of(FoldProgram(PER_CPU, HASH, MOVES, cpus=4))
+    assert FuncId.map_lookup_percpu_elem not in helpers_of(FoldProgram(PER_CPU, PER_CPU, MOVES))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "steps"),
     [
-        (HASH, HASH, {Step.INSERT, Step.MOVE}),
-        (HASH, PER_CPU, {Step.MOVE}),
-        (PER_CPU, HASH, {Step.INSERT, Step.GATHER}),
-        (PER_CPU, PER_CPU, {Step.MOVE, Step.GATHER}),
+        (HASH, HASH, {FoldStep.INSERT, FoldStep.MOVE}),
+        (HASH, PER_CPU, {FoldStep.MOVE}),
+        (PER_CPU, HASH, {FoldStep.INSERT, FoldStep.GATHER}),
+        (PER_CPU, PER_CPU, {FoldStep.MOVE, FoldStep.GATHER}),
     ],
 )
 def test_each_pair_of_shapes_takes_the_steps_it_needs(
-    old: Shape, new: Shape, steps: set[Step]
+    old: MapShape, new: MapShape, steps: set[FoldStep]
 ) -> None:
     programs = FoldSpec(old, new, MOVES, bytes(16)).programs()
 
     assert set(programs) == steps
     assert all(
-        fold.cpus == possible_cpus() * (step is Step.GATHER) for step, fold in programs.items()
+        fold.cpus == possible_cpus() * (step is FoldStep.GATHER) for step, fold in programs.items()
     )
 
 
 def test_where_each_cpu_keeps_its_own_only_counters_are_gathered() -> None:
-    moves = [*MOVES, Move("last", Place(12, 4), Place(4, 4), Rule.KEEP_NEW)]
+    moves = [*MOVES, MemberMove("last", Place(12, 4), Place(4, 4), Rule.KEEP_NEW)]
     programs = FoldSpec(PER_CPU, PER_CPU, moves, bytes(16)).programs()
 
-    assert programs[Step.MOVE].moves == moves
-    assert programs[Step.GATHER].moves == MOVES
+    assert programs[FoldStep.MOVE].moves == moves
+    assert programs[FoldStep.GATHER].moves == MOVES
 
 
 @pytest.mark.parametrize(
     ("entries", "members", "sweep"),
     [
-        (1000, 2, Sweep.WHOLE),
-        (50_000, 2, Sweep.WHOLE),
-        (100_000, 2, Sweep.PART),
-        (10_000, 250, Sweep.PART),
-        (0, 250, Sweep.WHOLE),
+        (1000, 2, FoldWalk.WHOLE),
+        (50_000, 2, FoldWalk.WHOLE),
+        (100_000, 2, FoldWalk.PART),
+        (10_000, 250, FoldWalk.PART),
+        (0, 250, FoldWalk.WHOLE),
     ],
 )
-def test_what_takes_long_is_done_in_parts(entries: int, members: int, sweep: Sweep) -> None:
+def test_what_takes_long_is_done_in_parts(entries: int, members: int, sweep: FoldWalk) -> None:
     moves = [MOVES[0]] * members
 
     assert FoldSpec(HASH, HASH, moves, bytes(16), entries=entries).sweep is sweep
