@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,8 +46,8 @@ def stored_in(folder: Path) -> Path:
     return folder / layouts.DIRECTORY
 
 
-def read_as_member(pin: Path, **reading: str) -> object:
-    with nobody(group=GROUP), Map.from_pin(pin, read_only=True, **reading) as reader:
+def read_as_member(pin: Path, **options: Any) -> object:
+    with nobody(group=GROUP), Map.from_pin(pin, read_only=True, **options) as reader:
         return reader.to_dict()
 
 

@@ -19,7 +19,7 @@ from bpfpin.map.verdict import USUAL_NAME, can_hold_verdict
 from bpfpin.map_traits import MapFamily, ValueKind, traits_of
 from bpfpin.objects.events.user_ring_buffer import UserRingBuffer
 from bpfpin.objects.kernel.info import ID, type_name
-from bpfpin.objects.maps.base import TypedMap
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.codec import PerCpuCodec
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.queue import BloomFilter, Queue
@@ -101,18 +101,18 @@ def _asked(held: Map, value: Any) -> Entry:
 def _raw(held: Map) -> Map:
     """Return another handle of the map that reads its types without names and formats."""
     copy = Descriptor(os.dup(held.fd))
-    reading = held._reading
+    options = held._options
     return Map(
         copy,
         key_type=held.key_type,
         value_type=held.value_type,
-        key_format=reading.key_format,
-        value_format=reading.value_format,
+        key_format=options.key_format,
+        value_format=options.value_format,
         raw=True,
     )
 
 
-def require_entries(held: TypedMap) -> None:
+def require_entries(held: BaseMap) -> None:
     """Raise `UsageError` with what to use instead for a map without entries to look up."""
     if instead := INSTEAD.get(traits_of(held.type).family):
         assert isinstance(held.type, MapType)
@@ -123,7 +123,7 @@ def require_entries(held: TypedMap) -> None:
         )
 
 
-def parsed_key(held: TypedMap, text: str) -> Any:
+def parsed_key(held: BaseMap, text: str) -> Any:
     """Return the key that *text* means in this map."""
     return parse.parse_value(text, key_form(held))
 
@@ -149,12 +149,12 @@ def present_key(held: Map, text: str) -> Any:
     )
 
 
-def parsed_value(held: TypedMap, text: str) -> Any:
+def parsed_value(held: BaseMap, text: str) -> Any:
     """Return the value that *text* means in this map, of one CPU where each has its own."""
     return parse.parse_value(text, value_form(held))
 
 
-def key_form(held: TypedMap) -> Form:
+def key_form(held: BaseMap) -> Form:
     """Return how a key of this map is typed."""
     form = Form(held.key_codec, held.key_type, "key").also(*_key_words(held))
     # A number of 32 bits that nothing else is known of often counts verdicts or devices.
@@ -164,14 +164,14 @@ def key_form(held: TypedMap) -> Form:
     return form
 
 
-def _key_words(held: TypedMap) -> tuple[Literal, ...]:
+def _key_words(held: BaseMap) -> tuple[Literal, ...]:
     traits = traits_of(held.type)
     if traits.is_trie:
         return (literals.prefix,)
     return (literals.device,) if traits.value is ValueKind.DEVICE else ()
 
 
-def value_form(held: TypedMap) -> Form:
+def value_form(held: BaseMap) -> Form:
     """Return how a value of this map is typed, that of one CPU where each has its own."""
     codec = held.value_codec
     form = Form(codec.value if isinstance(codec, PerCpuCodec) else codec, held.value_type)
@@ -181,7 +181,7 @@ def value_form(held: TypedMap) -> Form:
 
 
 @contextmanager
-def said(held: TypedMap) -> Iterator[None]:
+def said(held: BaseMap) -> Iterator[None]:
     """Turn what the codec says of a key or a value that does not fit into a `UsageError`.
 
     So is what the library says of a map whose type does not know the operation.

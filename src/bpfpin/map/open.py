@@ -18,7 +18,7 @@ from bpfpin.host.pins import pinned_maps
 from bpfpin.map.generation import Moment, read_whole, wait_for_fold
 from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME, maps
 from bpfpin.objects.kernel.object import KernelObject
-from bpfpin.objects.maps.base import TypedMap
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.layouts import has_names
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
@@ -27,7 +27,7 @@ DEFAULT_PIN_ROOT = Path("/sys/fs/bpf")
 _FORMAT_HINT = "a format is one of Python's struct module: I for 4 bytes, QQ for two numbers of 8"
 
 T = TypeVar("T")
-Held = TypeVar("Held", bound=TypedMap)
+Held = TypeVar("Held", bound=BaseMap)
 Object = TypeVar("Object", bound=KernelObject)
 
 
@@ -105,7 +105,7 @@ def open_as(kind: type[Held], target: str, *, read_only: bool = True, **reading:
     return kind.from_pin(Path(target).absolute(), read_only=read_only, **reading)
 
 
-def _read_by_newest(held: TypedMap) -> None:
+def _read_by_newest(held: BaseMap) -> None:
     """Let a map with an enumeration read by the names that stand beside one of its pins."""
     types = held.key_type, held.value_type
     if isinstance(held, Map) and any(ref is not None and has_names(ref) for ref in types):
@@ -194,7 +194,7 @@ def open_kind(kind: type[Object], target: str) -> Object:
 
     It can be written to. Errors as in `open_map`.
     """
-    if issubclass(kind, TypedMap):
+    if issubclass(kind, BaseMap):
         return open_as(kind, target, read_only=False)
     if target.startswith(ID):
         return kind.from_id(_number(target))

@@ -16,7 +16,7 @@ from bpfpin.map import form, parse
 from bpfpin.map import parse as keys
 from bpfpin.map.entries import key_form, value_form
 from bpfpin.map.form import Form
-from bpfpin.objects.maps.base import TypedMap
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.codec import PerCpuCodec, total
 
 KEY: Final = "key"
@@ -69,7 +69,7 @@ class Columns:
         self._has_cpu = has_cpu
 
     @classmethod
-    def of(cls, held: TypedMap, *, has_cpu: bool = False) -> Columns:
+    def of(cls, held: BaseMap, *, has_cpu: bool = False) -> Columns:
         """Return those of a map."""
         return cls(held.name, key_form(held), value_form(held), has_cpu=has_cpu)
 
@@ -255,7 +255,7 @@ def all_hold(conditions: Iterable[Condition]) -> Callable[[Row], bool]:
 # The values of several CPUs as one: what conditions see of a per-CPU map.
 
 
-def can_add(held: TypedMap) -> bool:
+def can_add(held: BaseMap) -> bool:
     """Whether the values of several CPUs are numbers throughout; of one CPU, always."""
     codec = held.value_codec
     if not isinstance(codec, PerCpuCodec):
@@ -263,14 +263,14 @@ def can_add(held: TypedMap) -> bool:
     return _is_number(codec.value.decode(bytes(codec.stride)))
 
 
-def compared(held: TypedMap) -> Callable[[Row], Row]:
+def compared(held: BaseMap) -> Callable[[Row], Row]:
     """Return what makes a row of key and all CPUs' values one of key and their sum, if it can."""
     if held.is_per_cpu and can_add(held):
         return lambda row: (row[0], total(row[1]))
     return lambda row: row
 
 
-def check(held: TypedMap, columns: Iterable[Column]) -> None:
+def check(held: BaseMap, columns: Iterable[Column]) -> None:
     """Raise `UsageError` if a column is of values of several CPUs that cannot be added."""
     if not can_add(held) and not all(column.is_of_key for column in columns):
         raise UsageError(

@@ -10,7 +10,7 @@ from bpfpin.errors import Difference, IncompatibleMapError, UsageError
 from bpfpin.map.counters import ACTION
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import type_name
-from bpfpin.objects.maps.base import TypedMap
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.uapi import XdpAction
 
 KEY: Final = bytes(4)  # the first entry
@@ -54,23 +54,23 @@ def require_willing(verdict: XdpAction, *, is_forced: bool) -> None:
         )
 
 
-def can_hold_verdict(held: TypedMap) -> bool:
+def can_hold_verdict(held: BaseMap) -> bool:
     """Whether the first entry of the map is an integer that can be an XDP verdict."""
     return not list(_differences(held, held.name))
 
 
-def is_verdict_map(held: TypedMap) -> bool:
+def is_verdict_map(held: BaseMap) -> bool:
     """Whether the map is called as verdict maps are, and can be one."""
     return held.name == USUAL_NAME and can_hold_verdict(held)
 
 
-def is_signed(held: TypedMap) -> bool:
+def is_signed(held: BaseMap) -> bool:
     """Whether the value is a signed integer; without BTF it is not."""
     kind = held.value_type.stripped if held.value_type is not None else None
     return isinstance(kind, Int | Enum) and kind.is_signed
 
 
-def require_verdict(held: TypedMap, name: str) -> None:
+def require_verdict(held: BaseMap, name: str) -> None:
     """Raise `IncompatibleMapError` unless the first entry of the map can hold a verdict."""
     found = list(_differences(held, name))
     if found:
@@ -79,7 +79,7 @@ def require_verdict(held: TypedMap, name: str) -> None:
         )
 
 
-def _differences(held: TypedMap, name: str) -> Iterable[Difference]:
+def _differences(held: BaseMap, name: str) -> Iterable[Difference]:
     traits = traits_of(held.type)
     if traits.is_percpu or not (traits.is_array or traits.is_hash):
         yield Difference(name, "type", type_name(held.type), "array or hash")

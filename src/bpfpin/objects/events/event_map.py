@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import BytesCodec, Codec
@@ -14,14 +14,15 @@ from bpfpin.codecs.of_format import format_codec
 from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.kernel.btf import event_type as type_named
 from bpfpin.objects.kernel.object import open_pin
-from bpfpin.objects.maps.base import Formats, TypedMap
+from bpfpin.objects.maps.base import BaseMap, Formats
 from bpfpin.objects.maps.create import create
 from bpfpin.spec import MapSpec
+from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import MapType
+from bpfpin.uapi import ObjectFlag
 
 
-class EventMap(TypedMap):
+class EventMap(BaseMap):
     """A map of records, whose type the kernel does not know.
 
     The ways in take what says how a record reads: *event_type*, the name of a structure in the BTF
@@ -29,8 +30,6 @@ class EventMap(TypedMap):
     *value_format*, *raw* and *formats* (whose paths begin with `event`), as for other maps. A
     record of another size than that reads as bytes, whole, as all do without one.
     """
-
-    needed_type: ClassVar[MapType]
 
     def __init__(
         self,
@@ -45,7 +44,6 @@ class EventMap(TypedMap):
         self._lock = threading.Lock()
         super().__init__(descriptor)
         try:
-            self._check_kind()
             named = type_named(event_type, self._fixed) if event_type else None
             self.value_type = ref = value_type or named
             self._record: Codec | None = None
@@ -63,7 +61,7 @@ class EventMap(TypedMap):
         cls,
         spec: MapSpec,
         *,
-        inner: TypedMap | None = None,
+        inner: BaseMap | None = None,
         btf: BtfHandle | None = None,
         **reading: Any,
     ) -> Self:
@@ -84,7 +82,16 @@ class EventMap(TypedMap):
         return cls(open_pin(path, cls.kind, read_only=read_only), **reading)
 
     @classmethod
-    def of(cls, other: TypedMap, **reading: Any) -> Self:
+    def from_id(cls, object_id: int, *, read_only: bool = False, **reading: Any) -> Self:
+        """Open a map by its id (BPF_MAP_GET_FD_BY_ID; CAP_SYS_ADMIN).
+
+        *reading* is what the other ways in take; `IdNotFoundError` if the map does not exist.
+        """
+        flags = ObjectFlag.RDONLY if read_only else ObjectFlag(0)
+        return cls(Descriptor(bpf.map_get_fd_by_id(object_id, flags=flags)), **reading)
+
+    @classmethod
+    def of(cls, other: BaseMap, **reading: Any) -> Self:
         """Return another handle of the same map, with a descriptor of its own, to read it as told.
 
         So a map becomes what its type is for: `RingBuffer.of(loaded.maps["events"],
@@ -109,12 +116,6 @@ class EventMap(TypedMap):
 
     def _let_go(self) -> None:
         """Give it back, as far as it was taken."""
-
-    def _check_kind(self) -> None:
-        if self.type != self.needed_type:
-            kind = self.type.name.lower() if isinstance(self.type, MapType) else self.type
-            wanted = self.needed_type.name.lower()
-            raise TypeError(f"{self._described()} is of type {kind}; this needs a {wanted}")
 
     def _codec_for(self, size: int) -> Codec:
         """Return how records of *size* bytes read."""

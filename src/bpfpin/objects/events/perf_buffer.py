@@ -8,12 +8,12 @@ from typing import Any
 
 from bpfpin.codecs.codec import BytesCodec, Codec
 from bpfpin.errors import SyscallError
+from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.perf_ring import Lost, PerfRing
 from bpfpin.objects.events.source import EventSource
 from bpfpin.syscall import bpf, sole
 from bpfpin.syscall.cpu import online_cpus
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import MapType
 
 PAGES = 64
 
@@ -38,7 +38,7 @@ class PerfBuffer(EventSource):
     library nothing is known.
     """
 
-    needed_type = MapType.PERF_EVENT_ARRAY
+    map_types = types_in(MapFamily.PERF_BUFFER)
 
     def __init__(
         self,

@@ -6,11 +6,12 @@ import sys
 from typing import Any
 
 from bpfpin.errors import BusyError, NotSupportedError
+from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.source import EventSource, Run, runs
 from bpfpin.syscall import sole
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.shared import PAGE_SIZE, WORD, Fence, SharedPages
-from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ, MapFlag, MapType
+from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ, MapFlag
 
 LENGTH = ~(RINGBUF_BUSY_BIT | RINGBUF_DISCARD_BIT) & 0xFFFFFFFF
 
@@ -35,7 +36,7 @@ class RingBuffer(EventSource):
     end goes on behind it.
     """
 
-    needed_type = MapType.RINGBUF
+    map_types = types_in(MapFamily.RING_BUFFER)
 
     def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
         self._pages: list[SharedPages] = []

@@ -8,12 +8,13 @@ import time
 from typing import Any
 
 from bpfpin.errors import MapFullError
+from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.event_map import EventMap
 from bpfpin.syscall import sole
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.shared import PAGE_SIZE, Fence, SharedPages
 from bpfpin.syscall.waiter import WRITABLE, Waiter
-from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ, MapType
+from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ
 
 HEADER = struct.Struct("<II")  # length, then a word that the kernel leaves alone
 LOOK_ANYWAY_S = 0.25  # a program may drain without waking anybody (BPF_RB_NO_WAKEUP)
@@ -32,7 +33,7 @@ class UserRingBuffer(EventMap):
     The layout is that of `RingBuffer`; here we write the producers' position and the data.
     """
 
-    needed_type = MapType.USER_RINGBUF
+    map_types = types_in(MapFamily.USER_RING_BUFFER)
 
     def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
         self._pages: list[SharedPages] = []

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, ValuesView
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.map_traits import traits_of
@@ -207,3 +207,33 @@ class Batches(Closing):
             trail.append(key)
             key = found
             yield found
+
+
+class Batched(Protocol):
+    """What the views need of a map."""
+
+    def lookup_batch(self) -> Iterator[list[tuple[Any, Any]]]:
+        """Yield the entries in lists."""
+
+
+class EntriesView(ItemsView[Any, Any]):
+    """Keys and values of a map, read in batches instead of key by key."""
+
+    _mapping: Batched
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return itertools.chain.from_iterable(self._mapping.lookup_batch())
+
+
+class EntryValuesView(ValuesView[Any]):
+    """Values of a map, read in batches instead of key by key."""
+
+    _mapping: Batched
+
+    def __iter__(self) -> Iterator[Any]:
+        for entries in self._mapping.lookup_batch():
+            for _, value in entries:
+                yield value
+
+    def __contains__(self, value: object) -> bool:
+        return any(value == entry_value for entry_value in self)

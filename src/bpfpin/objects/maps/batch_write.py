@@ -85,8 +85,48 @@ class Writer(Closing):
             self._one(entries, index, flag)
         return len(entries)
 
-    def delete_present(self, keys: memoryview, *, named: Callable[[bytes], object]) -> int:
-        """Delete those of *keys* that are there and return how many; the others do not count.
+    def update_all(self, entries: Entries, key: Codec, value: Codec, *, flag: UpdateFlag) -> int:
+        """Encode and write many entries, and return how many; `BATCH` of them are held at a time.
+
+        *key* and *value* are the codecs.
+        """
+        written = 0
+        if not self.is_batched:
+            for plain_key, plain_value in pairs(entries):
+                # The encoded bytes may hold descriptors open until the call is over.
+                encoded, data = key.encode(plain_key), value.encode(plain_value)
+                self._elements.update(encoded, data, flag, named=plain_key)
+                written += 1
+            return written
+        for keys, values in columns(entries, BATCH):
+            encoded, data = key.encode_many(keys), value.encode_many(values)
+            views = memoryview(encoded), memoryview(data)
+            written += self.write(*views, flag=flag, named=key.decode)
+        return written
+
+    def delete_all(self, keys: Iterable[Any], codec: Codec) -> int:
+        """Delete many keys and return how many; *codec* is that of the keys."""
+        deleted, left = 0, iter(keys)
+        while some := list(itertools.islice(left, BATCH)):
+            if self.is_batched:
+                encoded = memoryview(codec.encode_many(some))
+                deleted += self.write(encoded, None, named=codec.decode)
+                continue
+            for key in some:
+                encoded_key = codec.encode(key)  # may hold a descriptor open until the call is over
+                self._elements.delete(encoded_key, named=key)
+                deleted += 1
+        return deleted
+
+    def delete_present(self, keys: Iterable[Any], codec: Codec) -> int:
+        """Delete those of *keys* that exist and return how many; *codec* is that of the keys."""
+        deleted, left = 0, iter(keys)
+        while some := list(itertools.islice(left, BATCH)):
+            deleted += self._delete_present(memoryview(codec.encode_many(some)), codec.decode)
+        return deleted
+
+    def _delete_present(self, keys: memoryview, named: Callable[[bytes], object]) -> int:
+        """Delete those of *keys* that exist and return how many.
 
         A batch stops at a key that is not there and tells how many it deleted before
         (`generic_map_delete_batch` in kernel/bpf/syscall.c), so the next one goes on behind it.

@@ -93,7 +93,7 @@ def _joined(values: Sequence[Any], how: Callable[[Sequence[Any]], Any], done: st
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class DecodeOptions:
     """How the caller wants keys and values to read, as in `Map.from_pin`; by default by type."""
 
     key_format: Any = None
@@ -108,27 +108,27 @@ class Reading:
         return asked or bool(self.formats and self.formats.is_exact)
 
 
-def key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
+def key_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:
     """Return how the keys read; a format wins over the type *ref*, an index is a number without.
 
     What is read keeps the bytes that it does not show (`codecs/stray.py`).
     """
-    made = _key_codec(info, ref, reading)
-    return keeping_bytes(_of_prefixes(made, reading) if traits_of(info.type).is_trie else made)
+    made = _key_codec(info, ref, options)
+    return keeping_bytes(_of_prefixes(made, options) if traits_of(info.type).is_trie else made)
 
 
-def _of_prefixes(plain: Codec, reading: Reading) -> Codec:
+def _of_prefixes(plain: Codec, options: DecodeOptions) -> Codec:
     """Return how keys of an LPM trie read; prefixes are taken as they are written anyway."""
     made = plain
-    if reading.formats is not None and is_address_prefix(plain):
-        made = reading.formats.formatted(plain, Place("", KEY, (LPM_TRIE,)))
+    if options.formats is not None and is_address_prefix(plain):
+        made = options.formats.formatted(plain, Place("", KEY, (LPM_TRIE,)))
     return taking_prefixes(made)
 
 
-def _key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
-    formats = reading.formats
-    if reading.key_format is not None:
-        plain = format_codec(reading.key_format, info.key_size, is_key=True)
+def _key_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:
+    formats = options.formats
+    if options.key_format is not None:
+        plain = format_codec(options.key_format, info.key_size, is_key=True)
         return untyped(plain, formats, KEY)
     if owner := owner_key(info):
         return owner
@@ -136,20 +136,20 @@ def _key_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
         return untyped(ScalarCodec("I"), formats, KEY)
     if ref is None and traits_of(info.type).key is KeyKind.CGROUP_ID:
         return attachment_key(info.key_size)
-    return codec(ref, info.key_size, is_key=True, raw=reading.raw, formats=formats)
+    return codec(ref, info.key_size, is_key=True, raw=options.raw, formats=formats)
 
 
-def value_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
+def value_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:
     """Return how the values read, a per-CPU map's as lists."""
     traits = traits_of(info.type)
-    if reading.value_format is None and traits.value in HOLDERS:
+    if options.value_format is None and traits.value in HOLDERS:
         return HOLDERS[traits.value](info)
-    one = _value_codec(info, ref, reading)
+    one = _value_codec(info, ref, options)
     return PerCpuCodec(one, possible_cpus()) if traits.is_percpu else one
 
 
-def _value_codec(info: MapInfo, ref: TypeRef | None, reading: Reading) -> Codec:
-    if reading.value_format is not None:
-        plain = format_codec(reading.value_format, info.value_size)
-        return untyped(plain, reading.formats, VALUE)
-    return codec(ref, info.value_size, raw=reading.raw, formats=reading.formats)
+def _value_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:
+    if options.value_format is not None:
+        plain = format_codec(options.value_format, info.value_size)
+        return untyped(plain, options.formats, VALUE)
+    return codec(ref, info.value_size, raw=options.raw, formats=options.formats)

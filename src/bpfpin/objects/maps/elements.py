@@ -78,7 +78,7 @@ def buffer(size: int) -> tuple[memoryview, int]:
 class Elements(Closing):
     """The elements of the map *fd*; *value_size* is what the kernel copies, all CPUs together.
 
-    *about* names the map in errors, for which *kind*, its type, and *max_entries* may be the
+    *about* names the map in errors, for which *map_type* and *max_entries* may be the
     reason. `close` forgets the descriptor, whose number may be somebody else's soon.
     """
 
@@ -89,14 +89,14 @@ class Elements(Closing):
         value_size: int,
         *,
         about: str,
-        kind: MapType | int = 0,
+        map_type: MapType | int = 0,
         max_entries: int = 0,
     ) -> None:
         self._fd = fd
         self.key_size = key_size
         self.value_size = value_size
         self._about = about
-        self._kind = kind
+        self._map_type = map_type
         self._max_entries = max_entries
         self._letters: Letters | None = None
         self._pool: list[Slot] = []
@@ -131,7 +131,7 @@ class Elements(Closing):
             bytes(slot.value[: self.value_size]) if slot else b"",
             call.attribute.flags if slot else 0,
         )
-        return explain.explained(error, self._kind, asked, about=self._about)
+        return explain.explained(error, self._map_type, asked, about=self._about)
 
     def _why_read_only(self) -> str:
         if fdinfo(self._fd).get("frozen") == "1":

@@ -1,18 +1,20 @@
-"""Some members of a value written over the bytes that are there.
+"""Single entries read and written with the kernel's choices: parts of a value, one CPU, a lock.
 
-Only the given members change: padding, the other members and the bits beside a bit-field stay.
+A partial write changes only the given members: padding, the other members and the bits beside a
+bit-field stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.codecs.codec import Codec, MisfitError
 from bpfpin.codecs.number import BitsCodec, MappedCodec
 from bpfpin.codecs.record import Part, RecordCodec, UnionCodec
 from bpfpin.errors import KeyNotFoundError
-from bpfpin.objects.maps.codec import stride_of
+from bpfpin.objects.maps.codec import PerCpuCodec, stride_of
 from bpfpin.objects.maps.elements import Elements
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import UpdateFlag
@@ -20,79 +22,163 @@ from bpfpin.uapi import UpdateFlag
 CPU_SHIFT = 32  # the upper half of the flags is the CPU
 
 
-def overlaid(codec: Codec, value: Any, old: bytes) -> bytes:
-    """Return *old* with what *value* gives; `ValueError` or `TypeError` if that does not fit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOptions:
+    """How one entry is written; `Map.update` documents each option."""
 
-    A dict may lack members, on every level; a list or a number replaces what was there.
+    flag: UpdateFlag = UpdateFlag.ANY
+    partial: bool = False
+    lock: bool = False
+    cpu: int | None = None
+    all_cpus: bool = False
+
+    def __post_init__(self) -> None:
+        if self.partial and self.flag & UpdateFlag.NOEXIST:
+            raise ValueError("partial changes an entry that is there: NOEXIST contradicts it")
+        if self.all_cpus and self.cpu is not None:
+            raise ValueError("either one CPU or all of them")
+
+    @property
+    def allow_batches(self) -> bool:
+        """Whether the entry can be written in a batch with others."""
+        return not (self.partial or self.lock or self.all_cpus) and self.cpu is None
+
+    @property
+    def flags(self) -> UpdateFlag:
+        """The flags of the system call."""
+        flag = self.flag
+        if self.partial:
+            flag |= UpdateFlag.EXIST  # an entry that was deleted meanwhile does not come back
+        return flag | UpdateFlag.LOCK if self.lock else flag
+
+
+class EntryAccess:
+    """Reads and writes single entries of a map whose values are those of *codec*.
+
+    *about* names the map in errors; *named* in the methods is how errors show the key.
+    """
+
+    def __init__(self, elements: Elements, codec: Codec, *, about: str) -> None:
+        self._elements = elements
+        self._codec = codec
+        self._about = about
+
+    def read(self, key: bytes, *, lock: bool, named: object) -> bytes:
+        """Return the bytes of a value, read under its lock if *lock* is set."""
+        flags = UpdateFlag.LOCK if lock else 0
+        try:
+            return self._elements.lookup(key, flags=flags, named=named)
+        except InvalidArgumentError:
+            self.check_lock(lock=lock)
+            raise
+
+    def read_cpu(self, key: bytes, cpu: int, *, named: object) -> Any:
+        """Return the decoded value of one CPU."""
+        codec = self._codec_of(cpu)
+        return codec.decode(self._bytes_of(key, cpu, codec.size, named=named))
+
+    def encoded(self, key: bytes, value: Any, options: WriteOptions, *, named: object) -> bytes:
+        """Return the bytes to write for *value*, in a partial write over those that exist."""
+        if options.all_cpus:
+            value = [value] * self._percpu_codec().cpus
+        if not options.partial:
+            return self._codec.encode(value)
+        old = self.read(key, lock=options.lock, named=named)
+        if not isinstance(self._codec, PerCpuCodec):
+            return overlaid(self._codec, value, old)
+        codec = self._codec
+        if not isinstance(value, list | tuple) or len(value) != codec.cpus:
+            codec.encode(value)  # raises what a whole write would
+        parts = (old[at : at + codec.stride] for at in range(0, codec.size, codec.stride))
+        pairs = zip(value, parts, strict=True)
+        return b"".join(overlaid(codec.value, given, part) for given, part in pairs)
+
+    def write_cpu(self, key: bytes, value: Any, options: WriteOptions, *, named: object) -> None:
+        """Write the value of the CPU that *options* names.
+
+        The values of the other CPUs stay, or are zero if the key is new. BPF_F_CPU (Linux 7.0)
+        writes one CPU's value alone. Older kernels only know the values of all CPUs together: they
+        are read, one is changed, and all are written, so what programs on other CPUs count between
+        the two calls is lost.
+        """
+        cpu, elements = options.cpu or 0, self._elements
+        codec = self._codec_of(cpu)
+        if options.partial:
+            old = self._bytes_of(key, cpu, codec.size, named=named)
+            data = overlaid(codec, value, old)
+        else:
+            data = codec.encode(value)
+        flags = int(options.flags) | UpdateFlag.CPU | cpu << CPU_SHIFT
+        try:
+            elements.update_part(key, data, flags, named=named)
+        except InvalidArgumentError:
+            elements.update(key, self._with_others(key, cpu, data), options.flags, named=named)
+
+    def check_lock(self, *, lock: bool) -> None:
+        """Raise `TypeError` if the refused call asked for a lock that the values do not have."""
+        if lock:
+            raise TypeError(f"{self._about} has no bpf_spin_lock in its values") from None
+
+    def _bytes_of(self, key: bytes, cpu: int, size: int, *, named: object) -> bytes:
+        # The whole value costs a copy, but saves a second call on kernels without BPF_F_CPU.
+        at = cpu * stride_of(size)
+        return self._elements.lookup(key, named=named)[at : at + size]
+
+    def _with_others(self, key: bytes, cpu: int, value: bytes) -> bytes:
+        try:
+            whole = bytearray(self._elements.lookup(key))
+        except KeyNotFoundError:
+            whole = bytearray(self._elements.value_size)
+        at = cpu * stride_of(len(value))
+        whole[at : at + len(value)] = value
+        return bytes(whole)
+
+    def _percpu_codec(self) -> PerCpuCodec:
+        if not isinstance(self._codec, PerCpuCodec):
+            raise TypeError(f"{self._about} has no values of single CPUs")
+        return self._codec
+
+    def _codec_of(self, cpu: int) -> Codec:
+        codec = self._percpu_codec()
+        if not 0 <= cpu < codec.cpus:
+            raise ValueError(f"there is no CPU {cpu}: {codec.cpus} are possible, from 0 on")
+        return codec.value
+
+
+def overlaid(codec: Codec, value: Any, old: bytes) -> bytes:
+    """Return *old* with the members that *value* gives.
+
+    A dict may lack members on every level; a list or a number replaces the old one. `ValueError` or
+    `TypeError` if the value does not fit.
     """
     data = bytearray(old)
     try:
-        _lay(codec, value, data, 0)
+        _overlay(codec, value, data, 0)
     except MisfitError as misfit:
         raise misfit.final() from None
     return bytes(data)
 
 
-def _lay(codec: Codec, value: Any, data: bytearray, at: int) -> None:
+def _overlay(codec: Codec, value: Any, data: bytearray, at: int) -> None:
     is_whole = isinstance(codec, UnionCodec) and isinstance(value, Mapping) and len(value) != 1
     if isinstance(codec, RecordCodec) and isinstance(value, Mapping) and not is_whole:
         codec._check_names(value)
         for part in codec.parts:
-            _lay_part(part, value, data, at + part.offset)
+            _overlay_part(part, value, data, at + part.offset)
         return
-    if not isinstance(_plain(codec), BitsCodec):
-        data[at : at + codec.size] = bytes(codec.size)  # what an encoder expects
+    plain = codec.plain if isinstance(codec, MappedCodec) else codec
+    if not isinstance(plain, BitsCodec):
+        data[at : at + codec.size] = bytes(codec.size)  # encoders write over zeros
     codec.encode_into(value, data, at)
 
 
-def _lay_part(part: Part, value: Mapping[str, Any], data: bytearray, at: int) -> None:
+def _overlay_part(part: Part, value: Mapping[str, Any], data: bytearray, at: int) -> None:
     if not part.name:
         given = {name: value[name] for name in part.names if name in value}
         if given:
-            _lay(part.codec, given, data, at)
+            _overlay(part.codec, given, data, at)
     elif part.name in value:
         try:
-            _lay(part.codec, value[part.name], data, at)
+            _overlay(part.codec, value[part.name], data, at)
         except MisfitError as misfit:
             raise misfit.within(f".{part.name}") from None
-
-
-def _plain(codec: Codec) -> Codec:
-    return codec.plain if isinstance(codec, MappedCodec) else codec
-
-
-# One CPU's value of an element that has one for each CPU.
-#
-# BPF_F_CPU (Linux 7.0) reads and writes just that value. Before, the kernel only knows the values
-# of all CPUs together: they are read, one is changed, and all are written. What programs on other
-# CPUs counted between the two is lost then.
-
-
-def read(elements: Elements, key: bytes, cpu: int, size: int, *, named: object) -> bytes:
-    """Return the *size* bytes of one CPU; `KeyNotFoundError`.
-
-    Reading all of them costs a copy, but no second call where the kernel has no BPF_F_CPU.
-    """
-    at = cpu * stride_of(size)
-    return elements.lookup(key, named=named)[at : at + size]
-
-
-def write(
-    elements: Elements, key: bytes, cpu: int, value: bytes, *, flags: UpdateFlag, named: object
-) -> None:
-    """Write the value of one CPU; those of the others stay, or are zero if the key is new."""
-    of_cpu = int(flags) | UpdateFlag.CPU | cpu << CPU_SHIFT
-    try:
-        elements.update_part(key, value, of_cpu, named=named)
-    except InvalidArgumentError:
-        elements.update(key, _among_others(elements, key, cpu, value), flags, named=named)
-
-
-def _among_others(elements: Elements, key: bytes, cpu: int, value: bytes) -> bytes:
-    try:
-        whole = bytearray(elements.lookup(key))
-    except KeyNotFoundError:
-        whole = bytearray(elements.value_size)
-    at = cpu * stride_of(len(value))
-    whole[at : at + len(value)] = value
-    return bytes(whole)

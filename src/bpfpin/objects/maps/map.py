@@ -3,467 +3,79 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.stray import KeyCodec, pieces, reads_alike
 from bpfpin.errors import (
     BpfError,
-    IncompatibleMapError,
     KeyNotFoundError,
     NotSupportedError,
     SyscallError,
 )
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.kernel.info import map_info
-from bpfpin.objects.kernel.object import OPEN_BY_ID, ObjectKind
-from bpfpin.objects.maps import batch_write, entry_write, garbage, rules
+from bpfpin.objects.maps import batch_write, garbage, rules
 from bpfpin.objects.maps import codec as percpu
-from bpfpin.objects.maps.base import TypedMap
-from bpfpin.objects.maps.batch import BATCH, RawBatch
-from bpfpin.objects.maps.batch_write import Entries
-from bpfpin.objects.maps.codec import PerCpuCodec
+from bpfpin.objects.maps.base import BaseMap, Formats
+from bpfpin.objects.maps.batch import Batches, EntriesView, EntryValuesView, RawBatch
+from bpfpin.objects.maps.batch_write import Entries, Writer
 from bpfpin.objects.maps.elements import Letters
-from bpfpin.objects.maps.entry_write import overlaid
+from bpfpin.objects.maps.entry_write import EntryAccess, WriteOptions
 from bpfpin.objects.maps.mapped import MappedArray
 from bpfpin.objects.maps.watch import ENTRIES_MAX, Watch
 from bpfpin.spec import flag_of
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import UpdateFlag
 
 if TYPE_CHECKING:
     import numpy as np
 
-# A map read and written many elements at a time.
 
+class Map(BaseMap, MutableMapping[Any, Any]):
+    """A map held by a descriptor: a mutable mapping typed by the map's BTF.
 
-class BulkMap(TypedMap):
-    """A map whose elements are read and written in batches (`batch.py`, `batch_write.py`)."""
+    Keys and values are decoded by their types, else read as bytes. The index of an array is always
+    a number; per-CPU values are lists over the possible CPUs. Maps of maps and program arrays are
+    read as ids and written with the object itself (`outer[0] = inner`). `docs/map-types.md` lists
+    what the elements of each type are.
 
-    def __iter__(self) -> Iterator[Any]:
-        for part in self._walk():
-            yield from self._key.decode_many(part.keys, self._key.size)
+    In an LPM trie a lookup, and `in`, find the longest prefix that covers the key; `del` needs the
+    exact prefix. Reading an entry of an LRU map does not count as using it.
 
-    def __len__(self) -> int:
-        """Count the entries by walking them; an array always has all of its entries."""
-        return self.max_entries if self.is_array else sum(part.count for part in self._walk())
+    A walk ends although others change the map (`batch.py` says what it sees). `popitem` and
+    `setdefault` make several system calls, between which others may change the map. Threads may
+    share a map. Two handles are equal only if they are the same handle, and all are true.
 
-    def lookup_batch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Yield all entries in lists of up to 4,096 (BPF_MAP_LOOKUP_BATCH, else key by key).
-
-        What is held grows with the batch, not with the map. `batch.py` says what is seen of a map
-        that changes meanwhile.
-        """
-        for part in self._walk():
-            yield self._pairs(part)
-
-    def lookup_and_delete_batch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Yield all entries in lists, each removed when it is yielded; `TypeError` for an array.
-
-        Hashes of all kinds are emptied bucket by bucket in one step
-        (BPF_MAP_LOOKUP_AND_DELETE_BATCH): no write is lost. Other types are read in batches and
-        then deleted key by key: what a program writes to an entry between the two is lost, and an
-        entry that is gone by then is yielded all the same.
-        """
-        self._check_deletable()
-        _ = self.fd
-        if not traits_of(self.type).is_hash:
-            return self._read_and_deleted()
-        return self._taken()
-
-    def _taken(self) -> Iterator[list[tuple[Any, Any]]]:
-        try:
-            for part in self._batches.taken():
-                yield self._pairs(part)
-        except NotSupportedError:  # before the first batch or never
-            yield from self._read_and_deleted()
-
-    def _read_and_deleted(self) -> Iterator[list[tuple[Any, Any]]]:
-        for part in self._walk():
-            pairs, keys = self._pairs(part), bytes(part.keys)
-            for at in range(0, len(keys), self.key_size):
-                self._delete_if_there(keys[at : at + self.key_size])
-            yield pairs
-
-    def _delete_if_there(self, key: bytes) -> None:
-        try:
-            self._elements.delete(key, named=self._named(key))
-        except KeyNotFoundError:
-            return
-
-    def update_batch(self, entries: Entries, *, flag: UpdateFlag | str = UpdateFlag.ANY) -> int:
-        """Write many entries (BPF_MAP_UPDATE_BATCH, else one by one) and return how many.
-
-        *entries* are a mapping or pairs, also from a generator without end: 4,096 are held at a
-        time. Not atomic: what does not fit or is refused names the key at which it stopped; the
-        entries before it are written, or all of its batch of 4,096 are not. *flag* is that of
-        `Map.update`.
-        """
-        flag = flag_of(flag)
-        if not self._writer.is_batched:
-            return sum(
-                self._update_one(key, value, flag) for key, value in batch_write.pairs(entries)
-            )
-        written = 0
-        for keys, values in batch_write.columns(entries, BATCH):
-            encoded = memoryview(self._key.encode_many(keys)), self._value.encode_many(values)
-            data = memoryview(encoded[1])
-            written += self._writer.write(encoded[0], data, flag=flag, named=self._named)
-        return written
-
-    def _update_one(self, key: Any, value: Any, flag: UpdateFlag) -> int:
-        # What they return may hold descriptors open until the call is over.
-        encoded, written = self._key.encode(key), self._value.encode(value)
-        self._elements.update(encoded, written, flag, named=key)
-        return 1
-
-    def update_arrays(
-        self, keys: Any, values: Any, *, flag: UpdateFlag | str = UpdateFlag.ANY
-    ) -> int:
-        """Write the entries in two arrays, as `to_numpy` gives them, and return how many.
-
-        Arrays of numpy, or bytes with all keys and all values back to back: anything with the
-        buffer protocol. They are handed to the kernel as they lie in memory, without a copy; only
-        arrays that are read-only, have gaps, or hold per-CPU values of a size that is no multiple
-        of 8 are copied. `ValueError` if sizes do not fit each other or the map. Not atomic, as
-        `update_batch`.
-        """
-        flag = flag_of(flag)
-        cpus = possible_cpus() if self.is_per_cpu else 1
-        data = batch_write.flat(values, self.value_size, cpus=cpus, copied=self._copied)
-        written = batch_write.flat(keys, self.key_size)
-        return self._writer.write(written, data, flag=flag, named=self._named)
-
-    def delete_batch(self, keys: Iterable[Any]) -> int:
-        """Delete many keys (BPF_MAP_DELETE_BATCH, else one by one) and return how many.
-
-        Stops with `KeyNotFoundError` at a key that is not there; those before it are deleted.
-        """
-        self._check_deletable()
-        deleted, left = 0, iter(keys)
-        while some := list(itertools.islice(left, BATCH)):
-            if self._writer.is_batched:
-                encoded = memoryview(self._key.encode_many(some))
-                deleted += self._writer.write(encoded, None, named=self._named)
-            else:
-                deleted += sum(map(self._delete_one, some))
-        return deleted
-
-    def keys_like(self, key: Any) -> list[Any]:
-        """Return the keys that read like *key*, whatever their padding and unused bits hold.
-
-        A program that does not clear the padding of its keys makes several of them where one was
-        meant, and a dict of the members finds none but that with zeros. Each of the keys returned
-        is found and deleted by its own bytes (`codecs/stray.py`). All keys are read for it, unless
-        those of this map have no such bits.
-        """
-        encoded = self._key.encode(key)
-        if not isinstance(self._key, KeyCodec):
-            return [self._key.decode(encoded)] if self._elements.has(encoded) else []
-        plain = self._key.plain_codec
-        is_like = reads_alike(plain, encoded)
-        return [
-            self._key.decode(one)
-            for part in self._walk()
-            for one in pieces(part.keys, self.key_size)
-            if is_like(one)
-        ]
-
-    def delete_present(self, keys: Iterable[Any]) -> int:
-        """Delete those of *keys* that are there, in batches, and return how many were deleted.
-
-        Keys that somebody else deleted before are passed over and not counted.
-        """
-        self._check_deletable()
-        deleted, left = 0, iter(keys)
-        while some := list(itertools.islice(left, BATCH)):
-            encoded = memoryview(self._key.encode_many(some))
-            deleted += self._writer.delete_present(encoded, named=self._named)
-        return deleted
-
-    def _delete_one(self, key: Any) -> int:
-        encoded = self._key.encode(key)  # as above
-        self._elements.delete(encoded, named=key)
-        return 1
-
-    def to_dict(self) -> dict[Any, Any]:
-        """Return all entries, read in batches.
-
-        While more than 16,384 are decoded, Python searches for no cycles (`garbage.py`).
-        """
-        if room := self._batches.at_once():
-            entries = dict(self._decoded(room.keys, room.values))
-            self._batches.put(room)
-            return entries
-        with self._read_whole() as found:
-            return dict(found)
-
-    def to_list(self) -> list[tuple[Any, Any]]:
-        """Return all entries as pairs; faster than `list` of the items, and as `to_dict`."""
-        with self._read_whole() as entries:
-            return list(entries)
-
-    @contextmanager
-    def _read_whole(self) -> Iterator[Iterator[tuple[Any, Any]]]:
-        # Read first, then decode: by turns, the two take the processor's caches from each other.
-        keys, values = self._whole()
-        with garbage.paused(len(keys) // (self.key_size or 1)):
-            yield self._decoded(memoryview(keys), memoryview(values))
-
-    def _pairs(self, part: RawBatch) -> list[tuple[Any, Any]]:
-        return list(self._decoded(part.keys, part.values))
-
-    def _decoded(self, keys: memoryview, values: memoryview) -> Iterator[tuple[Any, Any]]:
-        key, value = batch_write.items(self._key, keys), batch_write.items(self._value, values)
-        return zip(key, value, strict=True)
-
-    def to_numpy(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return keys and values as two arrays, structures as structured types (extra `numpy`).
-
-        The arrays own what the kernel wrote, without a copy, and may be written. Values of a
-        per-CPU map have a second dimension, the CPUs.
-        """
-        from bpfpin.objects.maps.numpy_arrays import array_of  # noqa: PLC0415  (numpy is an extra)
-
-        keys, values = self._whole()
-        return array_of(self._key, keys), array_of(self._value, values)
-
-    def _named(self, key: bytes) -> object:
-        return self._key.decode(key)
-
-
-# A map read and written one element at a time, with the choices that the kernel gives.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choices:
-    """How one entry is written; `Map.update` tells what each means."""
-
-    flag: UpdateFlag = UpdateFlag.ANY
-    partial: bool = False
-    lock: bool = False
-    cpu: int | None = None
-    all_cpus: bool = False
-
-    def __post_init__(self) -> None:
-        if self.partial and self.flag & UpdateFlag.NOEXIST:
-            raise ValueError("partial changes an entry that is there: NOEXIST contradicts it")
-        if self.all_cpus and self.cpu is not None:
-            raise ValueError("either one CPU or all of them")
-
-    @property
-    def are_plain(self) -> bool:
-        """Whether a batch does as well."""
-        return not (self.partial or self.lock or self.all_cpus) and self.cpu is None
-
-    @property
-    def flags(self) -> UpdateFlag:
-        """What the kernel is told."""
-        flag = self.flag
-        if self.partial:
-            flag |= UpdateFlag.EXIST  # what was deleted meanwhile does not come back
-        return flag | UpdateFlag.LOCK if self.lock else flag
-
-
-class ElementMap(BulkMap):
-    """A map with all ways to read and write one element."""
-
-    def lookup(self, key: Any, *, lock: bool = False, cpu: int | None = None) -> Any:
-        """Return the value at *key* (BPF_MAP_LOOKUP_ELEM); `KeyNotFoundError`.
-
-        With *lock* it is read under its `bpf_spin_lock` (BPF_F_LOCK), so that no write is seen half
-        done; `TypeError` if it has none. With *cpu* the value of this CPU alone, of a per-CPU map.
-        """
-        encoded = self._key.encode(key)
-        if cpu is None:
-            return self._value.decode(self._read(encoded, key, lock=lock))
-        codec = self._of_one_cpu(cpu)
-        return codec.decode(entry_write.read(self._elements, encoded, cpu, codec.size, named=key))
-
-    def lookup_and_delete(self, key: Any, *, lock: bool = False) -> Any:
-        """Return the value at *key* and remove it in one step; `KeyNotFoundError`.
-
-        BPF_MAP_LOOKUP_AND_DELETE_ELEM, which the kernel has for hashes of all kinds (Linux 5.14):
-        no write of a program comes between. `TypeError` for other maps, `NotSupportedError` on an
-        older kernel; *lock* as in `lookup`.
-        """
-        self._check_deletable()
-        encoded = self._key.encode(key)
-        flags = UpdateFlag.LOCK if lock else 0
-        try:
-            taken = self._elements.lookup_and_delete(encoded, flags=flags, named=key)
-        except NotSupportedError:
-            if traits_of(self.type).is_hash:
-                raise
-            text = "the kernel reads and deletes in one step only in hashes; lookup, then delete"
-            raise TypeError(f"{self._described()}: {text}") from None
-        except InvalidArgumentError:
-            self._check_lock(lock=lock)
-            raise
-        return self._value.decode(taken)
-
-    def update_one(self, key: Any, value: Any, choices: Choices) -> None:
-        """Write one entry (BPF_MAP_UPDATE_ELEM); what may go wrong is told at `Map.update`."""
-        encoded = self._key.encode(key)
-        if choices.cpu is not None:
-            self._write_one_cpu(encoded, value, choices, named=key)
-            return
-        if choices.all_cpus:
-            value = [value] * self._per_cpu().cpus
-        if choices.partial:
-            written = self._overlaid(encoded, value, lock=choices.lock, named=key)
-        else:
-            written = self._value.encode(value)
-        self._write(encoded, written, choices, named=key)
-
-    def total(self, key: Any) -> Any:
-        """Return the values of all CPUs at *key* added up, member by member (`percpu.total`)."""
-        value = self.lookup(key)
-        return percpu.total(value) if self.is_per_cpu else value
-
-    def maximum(self, key: Any) -> Any:
-        """Return the greatest of the values of all CPUs at *key*, member by member."""
-        value = self.lookup(key)
-        return percpu.maximum(value) if self.is_per_cpu else value
-
-    def _read(self, key: bytes, named: Any, *, lock: bool) -> bytes:
-        flags = UpdateFlag.LOCK if lock else 0
-        try:
-            return self._elements.lookup(key, flags=flags, named=named)
-        except InvalidArgumentError:
-            self._check_lock(lock=lock)
-            raise
-
-    def _write(self, key: bytes, value: bytes, choices: Choices, *, named: Any) -> None:
-        try:
-            self._elements.update(key, value, choices.flags, named=named)
-        except InvalidArgumentError as error:
-            self._check_lock(lock=choices.lock)
-            raise self._unfit(error, value, key=named) from None
-
-    def _write_one_cpu(self, key: bytes, value: Any, choices: Choices, *, named: Any) -> None:
-        cpu = choices.cpu or 0
-        codec, elements = self._of_one_cpu(cpu), self._elements
-        if choices.partial:
-            old = entry_write.read(elements, key, cpu, codec.size, named=named)
-            written = overlaid(codec, value, old)
-        else:
-            written = codec.encode(value)
-        entry_write.write(elements, key, cpu, written, flags=choices.flags, named=named)
-
-    def _overlaid(self, key: bytes, value: Any, *, lock: bool, named: Any) -> bytes:
-        old = self._read(key, named, lock=lock)
-        if not isinstance(self._value, PerCpuCodec):
-            return overlaid(self._value, value, old)
-        codec = self._value
-        if not isinstance(value, list | tuple) or len(value) != codec.cpus:
-            codec.encode(value)  # says what was expected
-        parts = (old[at : at + codec.stride] for at in range(0, codec.size, codec.stride))
-        both = zip(value, parts, strict=True)
-        return b"".join(overlaid(codec.value, given, part) for given, part in both)
-
-    def _unfit(self, error: SyscallError, value: bytes, *, key: Any) -> BpfError:
-        """Return why a map of maps does not take *value*, a descriptor, by what it holds already.
-
-        The kernel compares with a template that it does not show; all maps in it are like that.
-        """
-        if not traits_of(self.type).holds_maps:
-            return error
-        about = f"{self._described()}, key {key!r}"
-        with contextlib.suppress(BpfError, StopIteration):
-            held = int.from_bytes(next(iter(self.items_bytes()))[1], "little")
-            given = map_info(int.from_bytes(value, "little"))
-            with Descriptor(OPEN_BY_ID[ObjectKind.MAP](held)) as sample:
-                differences = rules.inner_differences(map_info(sample.fileno()), given)
-            if differences:
-                return IncompatibleMapError(
-                    f"{about}: map {given.name} (id {given.id}) is not what it holds",
-                    differences=differences,
-                )
-        return error
-
-    def _per_cpu(self) -> PerCpuCodec:
-        if not isinstance(self._value, PerCpuCodec):
-            raise TypeError(f"{self._described()} has no values of single CPUs")
-        return self._value
-
-    def _of_one_cpu(self, cpu: int) -> Any:
-        codec = self._per_cpu()
-        if not 0 <= cpu < codec.cpus:
-            raise ValueError(f"there is no CPU {cpu}: {codec.cpus} are possible, from 0 on")
-        return codec.value
-
-    def _check_lock(self, *, lock: bool) -> None:
-        """Say why a call with a lock was refused; one without was not refused for it."""
-        if lock:
-            raise TypeError(f"{self._described()} has no bpf_spin_lock in its values") from None
-
-
-# The views of a map; their walks read in batches instead of key by key.
-
-
-class Batched(Protocol):
-    """What the views need of a map."""
-
-    def lookup_batch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Yield the entries in lists."""
-
-
-class EntriesView(ItemsView[Any, Any]):
-    """Keys and values, each pair read at the same time."""
-
-    _mapping: Batched
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return itertools.chain.from_iterable(self._mapping.lookup_batch())
-
-
-class EntryValuesView(ValuesView[Any]):
-    """The values."""
-
-    _mapping: Batched
-
-    def __iter__(self) -> Iterator[Any]:
-        for entries in self._mapping.lookup_batch():
-            for _, value in entries:
-                yield value
-
-    def __contains__(self, value: object) -> bool:
-        return any(value == one for one in self)
-
-
-class Map(ElementMap, MutableMapping[Any, Any]):
-    """A map held by descriptor: a mutable mapping typed by the map's BTF.
-
-    Two handles are equal only if they are the same handle, and every one is true. Keys and values
-    read as `codecs/codec.py` says, bytes where no type is known; the index of an array is always a
-    number, per-CPU values are lists over the possible CPUs. Maps of maps and of programs are read
-    as ids and written with the object itself (`outer[0] = inner`); what else stands for a thing of
-    the kernel is told in `codec_holders.py` and `codec_owners.py`.
-
-    In an LPM trie a lookup (`in`, too) answers with the longest prefix that covers the key; `del`
-    wants the very prefix. Reading an entry of an LRU map does not count as using it. What the
-    kernel refuses for a type of map is a `TypeError` that says so (`map_kinds.py`).
-
-    A walk ends although others change the map (`batch.py`). `popitem` and `setdefault` are several
-    calls of the kernel: others may come between them. Threads may share a map.
+    Kernel: methods that read all entries use BPF_MAP_LOOKUP_BATCH (Linux 5.6) where it is reliable
+    (`MapTraits.reads_batches`), else two system calls an entry. Those that write or delete many use
+    BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH and BPF_MAP_LOOKUP_AND_DELETE_BATCH (Linux 5.6).
 
     Refusals are `KeyNotFoundError` (a `KeyError`), `KeyExistsError`, `MapFullError` and
-    `ReadOnlyMapError`; what does not fit the type is `ValueError` or `TypeError`.
+    `ReadOnlyMapError`. What does not fit the types is `ValueError` or `TypeError`; what the kernel
+    refuses for the type of map is a `TypeError` with the reason.
     """
+
+    def _prepare(self) -> None:
+        self._traits = traits_of(self.type)
+        self._batches = Batches(self._elements, self.fd, self.type, self.max_entries)
+        self._writer = Writer(self._elements, self.fd, self.type)
+
+    def close(self) -> None:
+        """Close the descriptor; pins, programs and other handles keep the map."""
+        self._batches.close()
+        self._writer.close()
+        super().close()
 
     def __getitem__(self, key: Any) -> Any:
         if self._are_numbers:
             try:
                 return self._elements.lookup_number(key)
             except (TypeError, ValueError):
-                pass  # a key that does not fit is told better below
+                pass  # the codec below has a better message for a key that does not fit
         elements = self._elements
         encoded = self._key.encode(key)  # its bytes may hold a descriptor open until the call
         slot = elements.take_for(encoded)
@@ -474,7 +86,7 @@ class Map(ElementMap, MutableMapping[Any, Any]):
         return value
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        # What they return may hold descriptors open until the call is over.
+        # The encoded bytes may hold descriptors open until the call is over.
         encoded, written = self._key.encode(key), self._value.encode(value)
         try:
             self._elements.update(encoded, written, named=key)
@@ -498,15 +110,58 @@ class Map(ElementMap, MutableMapping[Any, Any]):
     def __hash__(self) -> int:
         return id(self)
 
-    def items(self) -> EntriesView:
-        """Return a view whose walk reads keys and values in batches."""
-        return EntriesView(self)
+    def lookup(self, key: Any, *, lock: bool = False, cpu: int | None = None) -> Any:
+        """Return the value at a key.
 
-    def values(self) -> EntryValuesView:
-        """Return a view whose walk reads the values in batches."""
-        return EntryValuesView(self)
+        Args:
+            key: The key.
+            lock: Read under the value's `bpf_spin_lock` (BPF_F_LOCK), so that no write is seen half
+                done.
+            cpu: In a per-CPU map, the CPU whose value to read; by default a list of all values.
 
-    def update(  # type: ignore[override]  # a mapping's update, and one entry with choices
+        Raises:
+            KeyNotFoundError: The map does not have the key.
+            TypeError: The values have no lock, or it is not a per-CPU map.
+            ValueError: The CPU is not one of the possible ones.
+
+        Kernel: BPF_MAP_LOOKUP_ELEM (BPF_F_LOCK: Linux 5.1).
+        """
+        encoded = self._key.encode(key)
+        entries = self._entry_access()
+        if cpu is not None:
+            return entries.read_cpu(encoded, cpu, named=key)
+        return self._value.decode(entries.read(encoded, lock=lock, named=key))
+
+    def lookup_and_delete(self, key: Any, *, lock: bool = False) -> Any:
+        """Return the value at a key and remove the entry in one step, so that no write is lost.
+
+        Args:
+            key: The key.
+            lock: Read under the value's `bpf_spin_lock` (BPF_F_LOCK).
+
+        Raises:
+            KeyNotFoundError: The map does not have the key.
+            TypeError: The map is no hash, or its values have no lock.
+            NotSupportedError: The kernel is older than Linux 5.14.
+
+        Kernel: BPF_MAP_LOOKUP_AND_DELETE_ELEM, for hashes of all kinds (Linux 5.14).
+        """
+        self._check_deletable()
+        encoded = self._key.encode(key)
+        flags = UpdateFlag.LOCK if lock else 0
+        try:
+            data = self._elements.lookup_and_delete(encoded, flags=flags, named=key)
+        except NotSupportedError:
+            if self._traits.is_hash:
+                raise
+            text = "the kernel reads and deletes in one step only in hashes; lookup, then delete"
+            raise TypeError(f"{self._described()}: {text}") from None
+        except InvalidArgumentError:
+            self._entry_access().check_lock(lock=lock)
+            raise
+        return self._value.decode(data)
+
+    def update(  # type: ignore[override]  # a mapping's update, and one entry with options
         self,
         key: Any,
         value: Any = ...,
@@ -518,69 +173,457 @@ class Map(ElementMap, MutableMapping[Any, Any]):
         cpu: int | None = None,
         all_cpus: bool = False,
     ) -> None:
-        """Write one entry, or with a mapping or pairs as the only argument all of its entries.
+        """Write one entry, or all entries of a mapping or of pairs.
 
-        With `UpdateFlag.NOEXIST` a key that is there is `KeyExistsError`, with `EXIST` one that is
-        not there `KeyNotFoundError`. *partial* lets a dict lack members, on every level, and
-        leaves these as they are: the value is read, changed and written, so what others write
-        between is lost. *lock* reads and writes under the value's `bpf_spin_lock` (BPF_F_LOCK).
+        Args:
+            key: The key; without *value* a mapping, or an iterable of pairs.
+            value: The value.
+            flag: `UpdateFlag.NOEXIST` only adds an entry, `EXIST` only replaces one.
+            partial: Let a dict lack members, on every level, and leave these as they are. The value
+                is read, changed and written: what others write between is lost.
+            lock: Read and write under the value's `bpf_spin_lock` (BPF_F_LOCK).
+            cpu: In a per-CPU map, the CPU whose value to write. Before Linux 7.0 (BPF_F_CPU) the
+                values of all CPUs are read and written: what programs on other CPUs count between
+                is lost.
+            all_cpus: Write the same value for each CPU.
 
-        Of a per-CPU map *cpu* writes the value of one CPU, and *all_cpus* the same value for each.
-        Before Linux 7.0 (BPF_F_CPU) writing one CPU's value reads and writes those of all: what
-        programs on other CPUs count between is lost.
+        Raises:
+            KeyExistsError: The key exists (NOEXIST).
+            KeyNotFoundError: The key does not exist (EXIST, or *partial*).
+            MapFullError: The map has no room for the key.
+            ReadOnlyMapError: The map is frozen, or was opened for reading only.
+            IncompatibleMapError: A map does not fit into a map of maps.
+            TypeError: The value does not fit its type, or the map has no lock or per-CPU values.
+            ValueError: The value does not fit its type, or two options contradict each other.
+
+        Kernel: BPF_MAP_UPDATE_ELEM, BPF_MAP_UPDATE_BATCH.
         """
         flag = flag_of(flag)
-        choices = Choices(flag=flag, partial=partial, lock=lock, cpu=cpu, all_cpus=all_cpus)
+        options = WriteOptions(flag=flag, partial=partial, lock=lock, cpu=cpu, all_cpus=all_cpus)
         if value is not ...:
-            self.update_one(key, value, choices)
-        elif choices.are_plain:
+            self._write_entry(key, value, options)
+        elif options.allow_batches:
             self.update_batch(key, flag=flag)
         else:
-            for one, its_value in batch_write.pairs(key):
-                self.update_one(one, its_value, choices)
+            for entry_key, entry_value in batch_write.pairs(key):
+                self._write_entry(entry_key, entry_value, options)
 
-    def map_at(self, key: Any, **reading: Any) -> Map:
-        """Open the map that a map of maps holds at *key*; the caller closes it.
-
-        The arguments are those of `from_id`. `IdNotFoundError` if it was replaced meanwhile.
-        """
-        if not traits_of(self.type).holds_maps:
-            raise TypeError(f"{self._described()} holds no maps")
-        return Map.from_id(self[key], **reading)
+    def _write_entry(self, key: Any, value: Any, options: WriteOptions) -> None:
+        encoded, entries = self._key.encode(key), self._entry_access()
+        if options.cpu is not None:
+            entries.write_cpu(encoded, value, options, named=key)
+            return
+        written = entries.encoded(encoded, value, options, named=key)
+        try:
+            self._elements.update(encoded, written, options.flags, named=key)
+        except InvalidArgumentError as error:
+            entries.check_lock(lock=options.lock)
+            raise self._unfit(error, written, key=key) from None
 
     def pop(self, key: Any, default: Any = ...) -> Any:
-        """Remove *key* and return its value, or *default*; `KeyNotFoundError` without one.
+        """Remove an entry and return its value, in hashes in one step (`lookup_and_delete`).
 
-        In hashes one call of the kernel, in other maps two.
+        Args:
+            key: The key.
+            default: What to return if the map does not have the key.
+
+        Raises:
+            KeyNotFoundError: The map does not have the key, and there is no default.
+            TypeError: The map is an array.
         """
         try:
-            return self.lookup_and_delete(key) if traits_of(self.type).is_hash else super().pop(key)
+            return self.lookup_and_delete(key) if self._traits.is_hash else super().pop(key)
         except KeyNotFoundError:
             if default is ...:
                 raise
             return default
 
+    def total(self, key: Any) -> Any:
+        """Return the values of all CPUs at a key added up, member by member.
+
+        Args:
+            key: The key.
+
+        Returns:
+            The sum of numbers; dicts and lists are added part by part. In a map without per-CPU
+            values the value itself.
+
+        Raises:
+            KeyNotFoundError: The map does not have the key.
+            TypeError: A member that is not a number differs between CPUs.
+        """
+        value = self.lookup(key)
+        return percpu.total(value) if self.is_per_cpu else value
+
+    def maximum(self, key: Any) -> Any:
+        """Return the greatest of the values of all CPUs at a key, member by member.
+
+        Args:
+            key: The key; errors are as in `total`.
+        """
+        value = self.lookup(key)
+        return percpu.maximum(value) if self.is_per_cpu else value
+
+    def map_at(
+        self,
+        key: Any,
+        *,
+        read_only: bool = False,
+        key_format: Any = None,
+        value_format: Any = None,
+        key_type: TypeRef | str | None = None,
+        value_type: TypeRef | str | None = None,
+        raw: bool = False,
+        formats: Formats | None = None,
+    ) -> Map:
+        """Open the map that a map of maps holds at a key.
+
+        Args:
+            key: The key in this map.
+            read_only: Open it for reading only.
+            key_format: As in `from_pin`.
+            value_format: As in `from_pin`.
+            key_type: As in `from_pin`.
+            value_type: As in `from_pin`.
+            raw: As in `from_pin`.
+            formats: As in `from_pin`.
+
+        Returns:
+            A handle, which the caller closes.
+
+        Raises:
+            KeyNotFoundError: There is no map at the key.
+            IdNotFoundError: The map was replaced between the two system calls.
+            PermissionDeniedError: CAP_SYS_ADMIN is missing.
+            TypeError: This is not a map of maps.
+
+        Kernel: BPF_MAP_LOOKUP_ELEM, BPF_MAP_GET_FD_BY_ID.
+        """
+        if not self._traits.holds_maps:
+            raise TypeError(f"{self._described()} holds no maps")
+        return Map.from_id(
+            self[key],
+            read_only=read_only,
+            key_format=key_format,
+            value_format=value_format,
+            key_type=key_type,
+            value_type=value_type,
+            raw=raw,
+            formats=formats,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._walk():
+            yield from self._key.decode_many(batch.keys, self._key.size)
+
+    def __len__(self) -> int:
+        """Count the entries by walking them; an array always has all of its entries."""
+        return self.max_entries if self.is_array else sum(batch.count for batch in self._walk())
+
+    def items(self) -> EntriesView:
+        """Return a view of keys and values, which are read in batches."""
+        return EntriesView(self)
+
+    def values(self) -> EntryValuesView:
+        """Return a view of the values, which are read in batches."""
+        return EntryValuesView(self)
+
+    def lookup_batch(self) -> Iterator[list[tuple[Any, Any]]]:
+        """Iterate over all entries in lists of up to 4,096.
+
+        Memory grows with the batch, not with the map. `batch.py` says what is seen of a map that
+        changes meanwhile.
+        """
+        for batch in self._walk():
+            yield self._pairs(batch)
+
+    def lookup_and_delete_batch(self) -> Iterator[list[tuple[Any, Any]]]:
+        """Iterate over all entries in lists, each removed when it is yielded.
+
+        Hashes of all kinds are emptied bucket by bucket in one step: no write is lost. Other types
+        are read in batches and then deleted key by key: what a program writes to an entry between
+        the two is lost, and an entry that is deleted by then is yielded all the same.
+
+        Raises:
+            TypeError: The map is an array.
+        """
+        self._check_deletable()
+        _ = self.fd  # raises `ValueError` for a closed map now, not at the first step
+        if not self._traits.is_hash:
+            return self._read_and_deleted()
+        return self._taken()
+
+    def _taken(self) -> Iterator[list[tuple[Any, Any]]]:
+        try:
+            for batch in self._batches.taken():
+                yield self._pairs(batch)
+        except NotSupportedError:  # before the first batch or never
+            yield from self._read_and_deleted()
+
+    def _read_and_deleted(self) -> Iterator[list[tuple[Any, Any]]]:
+        for batch in self._walk():
+            pairs, keys = self._pairs(batch), bytes(batch.keys)
+            for at in range(0, len(keys), self.key_size):
+                key = keys[at : at + self.key_size]
+                with contextlib.suppress(KeyNotFoundError):
+                    self._elements.delete(key, named=self._key.decode(key))
+            yield pairs
+
+    def update_batch(self, entries: Entries, *, flag: UpdateFlag | str = UpdateFlag.ANY) -> int:
+        """Write many entries.
+
+        Not atomic: an error names the key at which it stopped. The entries before it are written,
+        or the whole batch of 4,096 that it is in is not.
+
+        Args:
+            entries: A mapping or pairs, also from a generator without end: 4,096 are held at a
+                time.
+            flag: As in `update`; so are the errors.
+
+        Returns:
+            How many entries were written.
+        """
+        return self._writer.update_all(entries, self._key, self._value, flag=flag_of(flag))
+
+    def update_arrays(
+        self, keys: Any, values: Any, *, flag: UpdateFlag | str = UpdateFlag.ANY
+    ) -> int:
+        """Write the entries of two arrays, as `to_numpy` returns them.
+
+        The kernel reads them where they are in memory. Only arrays that are read-only, have gaps,
+        or hold per-CPU values of a size that is not a multiple of 8 are copied. Not atomic, as
+        `update_batch`.
+
+        Args:
+            keys: An array of numpy, or bytes with all keys back to back: any contiguous buffer.
+            values: The same for values.
+            flag: As in `update`.
+
+        Returns:
+            How many entries were written.
+
+        Raises:
+            ValueError: The sizes do not fit each other or the map.
+            KeyExistsError: As in `update`; so are the other errors.
+        """
+        flag = flag_of(flag)
+        cpus = possible_cpus() if self.is_per_cpu else 1
+        data = batch_write.flat(values, self.value_size, cpus=cpus, copied=self._copied)
+        written = batch_write.flat(keys, self.key_size)
+        return self._writer.write(written, data, flag=flag, named=self._key.decode)
+
+    def delete_batch(self, keys: Iterable[Any]) -> int:
+        """Delete many keys.
+
+        Args:
+            keys: The keys, of which 4,096 are held at a time.
+
+        Returns:
+            How many entries were deleted.
+
+        Raises:
+            KeyNotFoundError: A key does not exist; the keys before it are deleted.
+            TypeError: The map is an array.
+        """
+        self._check_deletable()
+        return self._writer.delete_all(keys, self._key)
+
+    def delete_present(self, keys: Iterable[Any]) -> int:
+        """Delete those of the keys that exist.
+
+        Args:
+            keys: The keys; those that others deleted before are skipped.
+
+        Returns:
+            How many entries were deleted.
+
+        Raises:
+            TypeError: The map is an array.
+        """
+        self._check_deletable()
+        return self._writer.delete_present(keys, self._key)
+
     def clear(self) -> None:
-        """Delete what a walk finds; `TypeError` for an array."""
+        """Delete all entries that a walk finds.
+
+        Raises:
+            TypeError: The map is an array.
+        """
         for _ in self.lookup_and_delete_batch():
             pass
 
+    def keys_like(self, key: Any) -> list[Any]:
+        """Return the keys whose members equal those of a key, whatever their padding holds.
+
+        A program that does not clear the padding of its keys makes several keys where one was
+        meant, and a dict of the members finds only the one with zeros. Each returned key is found
+        and deleted by its own bytes (`codecs/stray.py`). All keys are read for it, unless those of
+        this map have no padding and no unused bits.
+
+        Args:
+            key: A key, such as a dict of the members.
+        """
+        encoded = self._key.encode(key)
+        if not isinstance(self._key, KeyCodec):
+            return [self._key.decode(encoded)] if self._elements.has(encoded) else []
+        plain = self._key.plain_codec
+        is_like = reads_alike(plain, encoded)
+        return [
+            self._key.decode(raw_key)
+            for batch in self._walk()
+            for raw_key in pieces(batch.keys, self.key_size)
+            if is_like(raw_key)
+        ]
+
+    def to_dict(self) -> dict[Any, Any]:
+        """Return all entries as a dict, read in batches.
+
+        While more than 16,384 are decoded, Python's collector of cycles is paused (`garbage.py`).
+        """
+        if room := self._batches.at_once():
+            entries = dict(self._decoded(room.keys, room.values))
+            self._batches.put(room)
+            return entries
+        with self._read_whole() as pairs:
+            return dict(pairs)
+
+    def to_list(self) -> list[tuple[Any, Any]]:
+        """Return all entries as pairs; faster than `list` of the items, and as `to_dict`."""
+        with self._read_whole() as pairs:
+            return list(pairs)
+
+    def to_numpy(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return keys and values as two arrays, structures as structured types.
+
+        The arrays own what the kernel wrote, without a copy, and may be written. Values of a
+        per-CPU map have a second dimension, the CPUs.
+
+        Raises:
+            MissingExtraError: numpy is not installed (extra `numpy`).
+            TypeError: A type has no counterpart in numpy.
+        """
+        from bpfpin.objects.maps.numpy_arrays import array_of  # noqa: PLC0415  (numpy is an extra)
+
+        keys, values = self._whole()
+        return array_of(self._key, keys), array_of(self._value, values)
+
     def mapped(self, *, read_only: bool = False) -> MappedArray:
-        """Return the values of a BPF_F_MMAPABLE array as memory (`MappedArray.of`)."""
+        """Map the values of a BPF_F_MMAPABLE array into memory (mmap; Linux 5.5).
+
+        Args:
+            read_only: Map them for reading only.
+
+        Returns:
+            The values as a sequence; `MappedArray.of` documents the errors.
+        """
         return MappedArray.of(self, read_only=read_only)
 
     def watch(
         self, *, interval_s: float = 1.0, count: int | None = None, entries_max: int = ENTRIES_MAX
     ) -> Watch:
-        """Return what tells how the entries change, for `for` and `async for` (`watch.py`).
+        """Watch how the entries change, with `for` or `async for`.
 
-        Yields a `Change` every *interval_s* seconds, *count* of them or without end; the first one
-        compares with a reading that is taken now. Nothing in the map is changed. All entries are
-        read in batches each time: what came and went between two readings is not seen, and the
-        interval is stretched where a reading takes more than a twentieth of it
-        (`Change.period_s`). `LimitError` for more than *entries_max* entries.
+        All entries are read in batches at each interval, and nothing in the map is changed. What
+        comes and goes between two readings is not seen. If a reading takes more than a twentieth of
+        the interval, the interval is stretched (`Change.period_s`).
+
+        Args:
+            interval_s: Seconds between two readings.
+            count: How many changes to yield; by default without end.
+            entries_max: How many entries a reading may have.
+
+        Returns:
+            An iterator of `Change`; the first compares with a reading that is taken now.
+
+        Raises:
+            LimitError: The map has more than *entries_max* entries.
+            ValueError: The interval is not positive.
         """
         return Watch(self, interval_s=interval_s, count=count, entries_max=entries_max)
+
+    def lookup_bytes(self, key: bytes) -> bytes:
+        """Return the bytes of the value at a key, of a per-CPU value those of all CPUs.
+
+        Args:
+            key: The bytes of the key.
+
+        Raises:
+            KeyNotFoundError: The map does not have the key.
+            ValueError: The key does not have `key_size` bytes.
+        """
+        return self._elements.lookup(key)
+
+    def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
+        """Write one entry as bytes (BPF_MAP_UPDATE_ELEM).
+
+        Args:
+            key: The bytes of the key.
+            value: The bytes of the value.
+            flag: As in `update`; so are the errors.
+
+        Raises:
+            ValueError: The key or the value does not have the size of the map's.
+        """
+        self._elements.update(key, value, flag)
+
+    def delete_bytes(self, key: bytes) -> None:
+        """Delete one entry (BPF_MAP_DELETE_ELEM).
+
+        Args:
+            key: The bytes of the key.
+
+        Raises:
+            KeyNotFoundError: The map does not have the key.
+            TypeError: The map is an array.
+        """
+        self._check_deletable()
+        self._elements.delete(key)
+
+    def items_bytes(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over all keys and values as bytes, read in batches."""
+        key_size, value_size = self.key_size, self._copied
+        for batch in self._walk():
+            for index in range(batch.count):
+                key = bytes(batch.keys[index * key_size : (index + 1) * key_size])
+                yield key, bytes(batch.values[index * value_size : (index + 1) * value_size])
+
+    def batches_bytes(self) -> Iterator[RawBatch]:
+        """Iterate over all keys and values in batches, each of which the next one overwrites."""
+        return self._walk()
+
+    def dump_bytes(self) -> tuple[bytes, bytes]:
+        """Return all keys and all values, each back to back, read in batches."""
+        if room := self._batches.at_once():
+            contents = room.keys.tobytes(), room.values.tobytes()
+            self._batches.put(room)
+            return contents
+        keys, values = self._whole()
+        return bytes(keys), bytes(values)
+
+    @contextmanager
+    def _read_whole(self) -> Iterator[Iterator[tuple[Any, Any]]]:
+        # Read first, then decode: by turns, the two take the processor's caches from each other.
+        keys, values = self._whole()
+        with garbage.paused(len(keys) // (self.key_size or 1)):
+            yield self._decoded(memoryview(keys), memoryview(values))
+
+    def _whole(self) -> tuple[bytearray, bytearray]:
+        _ = self.fd
+        return self._batches.whole()
+
+    def _walk(self) -> Iterator[RawBatch]:
+        _ = self.fd
+        return self._batches.walk()
+
+    def _pairs(self, batch: RawBatch) -> list[tuple[Any, Any]]:
+        return list(self._decoded(batch.keys, batch.values))
+
+    def _decoded(self, keys: memoryview, values: memoryview) -> Iterator[tuple[Any, Any]]:
+        key, value = batch_write.items(self._key, keys), batch_write.items(self._value, values)
+        return zip(key, value, strict=True)
+
+    def _entry_access(self) -> EntryAccess:
+        return EntryAccess(self._elements, self._value, about=self._described())
 
     @cached_property
     def _are_numbers(self) -> bool:
@@ -589,3 +632,18 @@ class Map(ElementMap, MutableMapping[Any, Any]):
             return False
         self._elements.are_numbers(Letters(self._key.letter, self._value.letter))
         return True
+
+    def _check_deletable(self) -> None:
+        if self.is_array:
+            raise TypeError(f"{self._described()} is an array: its keys cannot be deleted")
+
+    def _unfit(self, error: SyscallError, value: bytes, *, key: Any) -> BpfError:
+        """Return why a map of maps refuses *value*, a descriptor; else *error* itself."""
+        if not self._traits.holds_maps:
+            return error
+        with contextlib.suppress(StopIteration):
+            sample = next(iter(self.items_bytes()))[1]
+            return rules.unlike_sample(
+                error, sample, value, about=f"{self._described()}, key {key!r}"
+            )
+        return error

@@ -13,7 +13,7 @@ from bpfpin.codecs.codec import Codec
 from bpfpin.errors import BpfError, NotSupportedError, ReadOnlyMapError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.object import KernelObject
-from bpfpin.objects.maps.base import RawMap, TypedMap
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.batch_write import is_number
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.syscall.fd import Closing
@@ -39,7 +39,7 @@ class MappedMemory(Closing):
     was opened for reading only: the kernel maps none.
     """
 
-    def __init__(self, held: RawMap, *, read_only: bool = False) -> None:
+    def __init__(self, held: BaseMap, *, read_only: bool = False) -> None:
         self.about = require_mappable(held)
         self.stride = stride_of(held.value_size)
         self.count = held.max_entries
@@ -100,7 +100,7 @@ class Cells(Closing):
             self._words.release()
 
 
-def require_mappable(held: RawMap) -> str:
+def require_mappable(held: BaseMap) -> str:
     """Return how the map is told; `TypeError` if its type or flags do not let it be mapped."""
     about = f"map {held.name!r} (id {held.id})"
     if not traits_of(held.type).is_mmapable:
@@ -163,7 +163,7 @@ class MappedArray(Closing):
         self._plain, self._step = self._cells.plain, self._cells.step
 
     @classmethod
-    def of(cls, held: TypedMap, *, read_only: bool = False) -> Self:
+    def of(cls, held: BaseMap, *, read_only: bool = False) -> Self:
         """Map the array *held* (mmap; Linux 5.5), to be read only if it is frozen or so asked.
 
         `TypeError` if it is no array, or was made without `MapFlag.MMAPABLE`; `ReadOnlyMapError` if

@@ -1,4 +1,4 @@
-"""Queues and stacks: maps without keys."""
+"""Maps without keys: queues, stacks and bloom filters."""
 
 from __future__ import annotations
 
@@ -7,29 +7,40 @@ from typing import Any
 
 from bpfpin.errors import EmptyMapError, KeyNotFoundError, MapFullError
 from bpfpin.map_traits import MapFamily, types_in
-from bpfpin.objects.maps.base import TypedMap
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.syscall import bpf
 from bpfpin.uapi import UpdateFlag
 
 NO_KEY = b""
 HASHES_MASK = 0xF
-HASHES_BY_DEFAULT = 5  # kernel/bpf/bloom_filter.c
+HASHES_BY_DEFAULT = 5  # bloom_map_alloc in kernel/bpf/bloom_filter.c
 
 
-class Queue(TypedMap):
-    """A queue (first in, first out) or a stack (last in, first out), typed by the map's BTF.
+class Queue(BaseMap):
+    """A queue (first in, first out) or a stack (last in, first out).
 
-    Programs and other processes push and pop at the same time; each value goes to one of them. How
-    many values it holds the kernel does not tell, so it has no length. Opening another type of map
-    is a `TypeError`.
+    Programs and other processes push and pop at the same time; each value goes to one of them. The
+    kernel does not report how many values it holds, so it has no length.
+
+    Kernel: BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_STACK (Linux 4.20).
     """
 
     map_types = types_in(MapFamily.QUEUE)
 
     def push(self, value: Any, *, overwrite: bool = False) -> None:
-        """Add a value (BPF_MAP_UPDATE_ELEM); `MapFullError` if it holds `max_entries` already.
+        """Add a value.
 
-        With *overwrite* a full one drops its oldest value instead.
+        Args:
+            value: What to add, as the map's types or `value_format` have it.
+            overwrite: Drop the oldest value if the map is full.
+
+        Raises:
+            MapFullError: It holds `max_entries` values already.
+            ReadOnlyMapError: The map is frozen, or was opened for reading only.
+            ValueError: The value does not fit its type.
+            TypeError: The value does not fit its type.
+
+        Kernel: BPF_MAP_UPDATE_ELEM.
         """
         flag = UpdateFlag.EXIST if overwrite else UpdateFlag.ANY
         encoded = self._value.encode(value)
@@ -41,7 +52,17 @@ class Queue(TypedMap):
             raise
 
     def pop(self) -> Any:
-        """Take the next value out (BPF_MAP_LOOKUP_AND_DELETE_ELEM); `EmptyMapError`."""
+        """Take the next value out.
+
+        Returns:
+            The value, which no other reader gets.
+
+        Raises:
+            EmptyMapError: It holds no value.
+            ReadOnlyMapError: The map is frozen, or was opened for reading only.
+
+        Kernel: BPF_MAP_LOOKUP_AND_DELETE_ELEM.
+        """
         try:
             data = bpf.map_lookup_and_delete_elem(
                 self.fd, NO_KEY, self.value_size, target=self._described()
@@ -51,14 +72,26 @@ class Queue(TypedMap):
         return self._value.decode(data)
 
     def peek(self) -> Any:
-        """Return the next value and leave it there (BPF_MAP_LOOKUP_ELEM); `EmptyMapError`."""
+        """Return the next value and leave it in the map.
+
+        Raises:
+            EmptyMapError: It holds no value.
+
+        Kernel: BPF_MAP_LOOKUP_ELEM.
+        """
         try:
             return self._value.decode(self._elements.lookup(NO_KEY))
         except KeyNotFoundError as error:
             raise self._empty(error) from None
 
     def drain(self) -> Iterator[Any]:
-        """Pop values until it is empty, at most `max_entries`: it ends though others push."""
+        """Pop values until the map is empty.
+
+        Returns:
+            The values, at most `max_entries`: it ends although others push.
+
+        Kernel: BPF_MAP_LOOKUP_AND_DELETE_ELEM.
+        """
         for _ in range(self.max_entries):
             try:
                 value = self.pop()
@@ -75,43 +108,56 @@ class Queue(TypedMap):
         )
 
 
-# Bloom filters: sets that forget what was added, and answer "no" or "perhaps".
+class BloomFilter(BaseMap):
+    """A set of values that answers "no" for certain and "yes" with some probability.
 
+    A value that was added is always `in` it, another value sometimes: the more values are added
+    beyond `max_entries`, the more often. Values cannot be listed, counted or removed.
 
-class BloomFilter(TypedMap):
-    """A set to which values are added and whose answer "no" is certain (Linux 5.16).
-
-    A value that was added is always `in` it, another one sometimes: the more values beyond
-    `max_entries`, the more often. Nothing can be listed, counted or removed. Opening another type
-    of map is a `TypeError`.
+    Kernel: BPF_MAP_TYPE_BLOOM_FILTER (Linux 5.16).
     """
 
     map_types = types_in(MapFamily.BLOOM_FILTER)
 
     @property
     def hash_functions(self) -> int:
-        """How many bits each value sets: the low four bits of `map_extra`, 5 for none asked."""
+        """How many bits each value sets: the low four bits of `map_extra`, 5 if they are 0."""
         return self.info.map_extra & HASHES_MASK or HASHES_BY_DEFAULT
 
     def add(self, value: Any) -> None:
-        """Add a value (BPF_MAP_UPDATE_ELEM)."""
+        """Add a value.
+
+        Args:
+            value: What to add, as the map's types or `value_format` have it.
+
+        Raises:
+            ReadOnlyMapError: The map is frozen, or was opened for reading only.
+            ValueError: The value does not fit its type.
+            TypeError: The value does not fit its type.
+
+        Kernel: BPF_MAP_UPDATE_ELEM.
+        """
         encoded = self._value.encode(value)
         self._elements.update(NO_KEY, encoded)
 
     def update(self, values: Iterable[Any]) -> None:
-        """Add all values, one by one."""
+        """Add several values, with one system call each.
+
+        Args:
+            values: What to add; errors are those of `add`.
+        """
         for value in values:
             self.add(value)
 
     def __contains__(self, value: object) -> bool:
-        """Whether the value was perhaps added; False is certain (BPF_MAP_LOOKUP_ELEM)."""
+        """Return whether the value may have been added; False is certain (BPF_MAP_LOOKUP_ELEM)."""
         encoded = self._value.encode(value)
         slot = self._elements.take_for(NO_KEY)
         slot.value[: self.value_size] = encoded
-        is_there = slot.lookup.enter() >= 0
-        if not is_there:
+        is_in = slot.lookup.enter() >= 0
+        if not is_in:
             error = self._elements.refused(slot.lookup, None)
             if not isinstance(error, KeyNotFoundError):
                 raise error
         self._elements.put(slot)
-        return is_there
+        return is_in

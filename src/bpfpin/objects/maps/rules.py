@@ -9,15 +9,18 @@ looked at after a refusal only: other kernels may take what this table does not.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.errors import Difference
+from bpfpin.errors import BpfError, Difference, IncompatibleMapError, SyscallError
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.kernel.info import MapInfo
+from bpfpin.objects.kernel.info import MapInfo, map_info
+from bpfpin.objects.kernel.object import OPEN_BY_ID, ObjectKind
 from bpfpin.spec import MapSpec
+from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapFlag, MapType
 
 PERCPU_VALUE_MAX = 32 << 10  # PCPU_MIN_UNIT_SIZE
@@ -350,6 +353,26 @@ def _online_nodes() -> set[int]:
         first, _, last = part.partition("-")
         found.update(range(int(first), int(last or first) + 1))
     return found
+
+
+def unlike_sample(error: SyscallError, sample: bytes, value: bytes, *, about: str) -> BpfError:
+    """Return in what the map of descriptor *value* differs from the map whose id is *sample*.
+
+    *error* is the refusal of *value* by the map of maps that *about* names; it is returned if no
+    difference is found. The kernel compares with a template that it does not show, but every map in
+    a map of maps has passed that comparison (bpf_map_meta_equal in kernel/bpf/map_in_map.c).
+    """
+    with contextlib.suppress(BpfError):
+        given = map_info(int.from_bytes(value, "little"))
+        sample_fd = OPEN_BY_ID[ObjectKind.MAP](int.from_bytes(sample, "little"))
+        with Descriptor(sample_fd) as opened:
+            differences = inner_differences(map_info(opened.fileno()), given)
+        if differences:
+            return IncompatibleMapError(
+                f"{about}: map {given.name} (id {given.id}) is not what it holds",
+                differences=differences,
+            )
+    return error
 
 
 def inner_differences(held: MapInfo, given: MapInfo) -> list[Difference]:

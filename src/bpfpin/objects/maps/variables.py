@@ -8,7 +8,7 @@ from typing import Any
 
 from bpfpin.codecs.variable import VariableSpec, by_name, key_of
 from bpfpin.errors import ReadOnlyMapError
-from bpfpin.objects.maps.base import TypedMap
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.mapped import Cells, MappedMemory
 from bpfpin.syscall.fd import Closing
 
@@ -81,7 +81,7 @@ class Variables(Mapping[str, Variable], Closing):
     is mapped into memory when a variable of it is first asked for.
     """
 
-    def __init__(self, specs: Sequence[VariableSpec], maps: Mapping[str, TypedMap]) -> None:
+    def __init__(self, specs: Sequence[VariableSpec], maps: Mapping[str, BaseMap]) -> None:
         self._listed = specs
         self._maps = maps
         self._memory: dict[str, MappedMemory] = {}

@@ -12,11 +12,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from bpfpin.codecs.codec import Codec
 from bpfpin.errors import LimitError
-from bpfpin.objects.maps.base import TypedMap
+
+if TYPE_CHECKING:
+    from bpfpin.objects.maps.map import Map
 
 STRETCH = 512  # entries compared at once
 WINDOW = 32  # how far ahead the next key that both have is looked for
@@ -259,7 +261,7 @@ class Entries(Mapping[Any, Any]):
         return repr(self._decoded)
 
 
-def read(held: TypedMap, *, entries_max: int = ENTRIES_MAX) -> Reading:
+def read(held: Map, *, entries_max: int = ENTRIES_MAX) -> Reading:
     """Read all entries; `LimitError` if there are more than *entries_max*."""
     monotonic_s, wall_s = time.monotonic(), time.time()
     keys, values, count = [], [], 0
@@ -356,7 +358,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
 
     def __init__(
         self,
-        held: TypedMap,
+        held: Map,
         *,
         interval_s: float = 1.0,
         count: int | None = None,
