@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from bpfpin import (
 from bpfpin.attach.order import Order
 from bpfpin.errors import PermissionDeniedError, PinNotFoundError
 from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import Access
 from bpfpin.sets.choose import read_source
-from bpfpin.sets.request import LoadOptions, taken
+from bpfpin.sets.request import LoadOptions
 from support.lab import TestLab
 from support.nobody import let_everybody_enter, nobody
 
@@ -48,27 +50,35 @@ def program() -> Iterator[Program]:
         yield next(iter(loaded.programs.values()))
 
 
-def test_options_of_deploy_are_taken_as_they_are_typed(tmp_path: Path) -> None:
-    found = taken(
-        LoadOptions(
-            mode="Native",
-            hook="TCX_EGRESS",
-            chmod="0640",
-            order="first",
-            pin_root=str(tmp_path),
-            programs="one",
-            fresh="all",
-        )
+def parsed(**options: Any) -> LoadOptions:
+    """Return options as `deploy` parses them; those that are left out have its defaults."""
+    parameters = dict(inspect.signature(deploy).parameters)
+    for target in ("source", "device", "cgroup"):
+        del parameters[target]
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    return LoadOptions.parse(**{**defaults, **options})
+
+
+def test_options_of_deploy_are_parsed_as_they_are_typed(tmp_path: Path) -> None:
+    options = parsed(
+        mode="Native",
+        hook="TCX_EGRESS",
+        chmod="0640",
+        order="first",
+        pin_root=str(tmp_path),
+        programs="one",
+        fresh="all",
     )
 
-    assert found["mode"] is XdpMode.NATIVE
-    assert found["hook"] is Hook.TCX_EGRESS
-    assert found["chmod"] == 0o640
-    assert found["order"] == Order.first()
-    assert found["pin_root"] == tmp_path
-    assert (found["programs"], found["fresh"]) == (("one",), ("all",))
-    already = LoadOptions(mode=XdpMode.GENERIC, hook=None, chmod=0o600)
-    assert taken(already) == already
+    assert options.mode is XdpMode.NATIVE
+    assert options.hook is Hook.TCX_EGRESS
+    assert options.access == Access(None, 0o640)
+    assert options.order == Order.first()
+    assert options.pin_root == tmp_path
+    assert (options.programs, options.fresh) == (("one",), frozenset({"all"}))
+    already = parsed(mode=XdpMode.GENERIC, hook=None, chmod=0o600, order=Order.first())
+    assert (already.mode, already.hook, already.order) == (XdpMode.GENERIC, None, Order.first())
+    assert already.access == Access(None, 0o600)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +108,8 @@ def test_a_wrong_choice_is_a_value_error_with_the_choices(
 @pytest.mark.parametrize(
     ("options", "refused", "what"),
     [
-        ({"dryrun": True}, TypeError, "no option 'dryrun'; near it: dry_run"),
-        ({"type": "xdp"}, TypeError, "no option 'type'; there are: programs, hook"),
+        ({"dryrun": True}, TypeError, "unexpected keyword argument 'dryrun'"),
+        ({"type": "xdp"}, TypeError, "unexpected keyword argument 'type'"),
         ({"dry_run": "no"}, TypeError, "dry_run is True or False, not 'no'"),
         ({"force": "false"}, TypeError, "force is True or False, not 'false'"),
         ({"lock_timeout_s": "x"}, ValueError, "lock_timeout_s is a number of seconds"),
@@ -118,7 +128,7 @@ def test_no_option_is_passed_over(
 
 def test_near_choices_are_hinted() -> None:
     with pytest.raises(UsageError) as refused:
-        taken(LoadOptions(hook="tcx-ingres"))
+        parsed(hook="tcx-ingres")
 
     assert refused.value.hint.startswith("near it: tcx-ingress")
 

@@ -22,11 +22,11 @@ from bpfpin.pins.lock import locked
 from bpfpin.pins.manifest import HookRecord, Manifest, Place
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.transaction import Stage, next_generation
-from bpfpin.pins.trial import CONFIRM
+from bpfpin.pins.trial import CONFIRM, TrialPlace
 from bpfpin.sets.confirm import clear, confirm
-from bpfpin.sets.live import read_own, reopen
+from bpfpin.sets.live import read_live, reopen
 from bpfpin.sets.load.trial import LoadTrial
-from bpfpin.sets.trial import describe_trial, settle_set, trial_of
+from bpfpin.sets.trial import describe_trial, settle, trial_of
 from bpfpin.sets.undeploy import undeploy
 from bpfpin.spec import MapSpec, XdpMode
 from bpfpin.syscall import netns
@@ -80,7 +80,7 @@ class Loads:
             return program.id
 
     def _build(self, stage: Stage, program: Program, place: Place, trial: LoadTrial | None) -> None:
-        live = read_own(self.root.path, self.device)
+        live = read_live(self.root.path, self.device).loaded
         with ExitStack() as opened:
             before = opened.enter_context(self.root.child(self.device)) if live else None
             stage.pin_program("count", program)
@@ -98,7 +98,7 @@ class Loads:
                 stage.pin_link("xdp", link) if trial is None else trial.hold("xdp", link)
             if trial is not None:
                 trial.begin(before)
-            generation = live.manifest.generation + 1 if live and live.manifest else 1
+            generation = live.manifest.generation + 1 if live else 1
             hook = HookRecord("xdp", "count", "xdp", mode=XdpMode.NATIVE.value)
             stage.write_manifest(Manifest("0.1.0", "x.o", "00" * 32, generation, 0, place, (hook,)))
 
@@ -109,7 +109,7 @@ class Loads:
     def settle(self) -> tuple[str, ...]:
         """Do what every command does that is about to change the set."""
         with locked(self.root, timeout_s=5):
-            return settle_set(self.root, self.device)
+            return settle(self.root, TrialPlace(self.root.path, self.device))
 
 
 @pytest.fixture

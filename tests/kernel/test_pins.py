@@ -19,10 +19,11 @@ from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Manifest, Place
 from bpfpin.pins.pinset import PinSet, SetState, pin_sets
 from bpfpin.pins.recover import Recovery, recover
-from bpfpin.pins.transaction import Stage, next_generation, remove, signals_deferred
+from bpfpin.pins.transaction import Stage, next_generation, remove
 from bpfpin.sets.live import reopen
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.fs import Rename
+from bpfpin.syscall.signals import signals_deferred
 from bpfpin.uapi import MapType
 
 NOBODY = 65534

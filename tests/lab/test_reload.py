@@ -126,7 +126,7 @@ def test_a_map_that_the_new_object_lacks_is_unpinned_and_told(here: Here) -> Non
     here.load(compiled(OLD))
     result = here.run("load", compiled(NEW), "--dev", here.device)
 
-    assert "map last_port is not pinned any more: the object has it no longer" in result.stderr
+    assert "map last_port was unpinned: the new object does not define it" in result.stderr
     assert sorted(path.name for path in here.set.iterdir()) == [
         BSS,
         "by_port",

@@ -28,8 +28,8 @@ from bpfpin.attach.netlink import (
     remove_namespace,
 )
 from bpfpin.errors import AttachError, BusyError, InterfaceNotFoundError, UsageError
-from bpfpin.pins.transaction import signals_deferred
 from bpfpin.syscall import netns
+from bpfpin.syscall.signals import signals_deferred
 
 ALIAS = "bpfpin lab"
 PEER = "veth0"

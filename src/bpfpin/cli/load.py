@@ -19,7 +19,7 @@ from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook
 from bpfpin.sets.given_maps import parse_map_words, parse_pinning_words
 from bpfpin.sets.load.deploy import deploy_all, require_devices
 from bpfpin.sets.reports import LoadReport, LoadResult, ProgramReport
-from bpfpin.sets.request import LoadOptions, parse_order
+from bpfpin.sets.request import parse_order
 from bpfpin.sets.variables import parse_set_words
 from bpfpin.spec import XdpMode
 
@@ -149,7 +149,7 @@ def command(
     goes over to new ones where their definition changed.
     """
     migration = taken(words)
-    options = LoadOptions(**words)  # type: ignore[typeddict-item]  # what click makes of them
+    options = dict(words)
     _check(context, devices, cgroups)
     options["force"] = force
     options["migrate"] = migration or False

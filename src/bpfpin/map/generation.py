@@ -100,7 +100,7 @@ def program_ids(path: Path) -> dict[str, int]:
     ids: dict[str, int] = {}
     with suppress(BpfError, OSError):
         found = PinSet.read(path.parent.parent, path.parent.name)
-        for record in found.manifest.hooks if found.manifest else ():
+        for record in found.hooks:
             if pin := found.programs.get(record.program):
                 with Program.from_pin(pin) as program:
                     ids[record.link] = program.id

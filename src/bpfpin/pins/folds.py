@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bpfpin.errors import PinExistsError, PinNotFoundError
-from bpfpin.migration.fold import FoldPrograms, FoldStep, wait_for_programs
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.ownership import remove_own_folder
+
+if TYPE_CHECKING:
+    from bpfpin.migration.fold import FoldPrograms
 
 OLD: Final = "old"
 KEYS: Final = "keys"
@@ -103,6 +105,8 @@ def fold_all(stage: Directory) -> None:
 
 
 def _run(folds: Directory) -> None:
+    from bpfpin.migration.fold import wait_for_programs  # noqa: PLC0415 - few sets migrate
+
     with ExitStack() as opened:
         foldings = {fold: opened.enter_context(_open(folds, *fold)) for fold in _foldings(folds)}
         wait_for_programs()
@@ -125,6 +129,8 @@ def _unpin(folds: Directory, map_pin: str, number: str) -> None:
 
 @contextmanager
 def _open(folds: Directory, map_pin: str, number: str) -> Iterator[FoldPrograms]:
+    from bpfpin.migration.fold import FoldPrograms, FoldStep  # noqa: PLC0415 - few sets migrate
+
     prefix = f"{map_pin}~{number}~"
     there = folds.names()
     with ExitStack() as opened:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from bpfpin.errors import (
     BpfError,
@@ -16,6 +17,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UnsafePathError,
 )
+from bpfpin.pins import bpffs
 from bpfpin.pins.directory import (
     OTHERS_WRITE,
     Directory,
@@ -43,6 +45,16 @@ def locked(root: Directory, *, timeout_s: float) -> Iterator[None]:
             # leaving the block there must not.
             if os.getpid() == taker:
                 fs.unlock(directory.fileno())
+
+
+@contextmanager
+def locked_root(pin_root: Path, *, timeout_s: float) -> Iterator[Directory]:
+    """Open the pin root to change it, and hold its lock during the block.
+
+    Raises what `bpffs.open_to_change` and `locked` do.
+    """
+    with bpffs.open_to_change(pin_root) as root, locked(root, timeout_s=timeout_s):
+        yield root
 
 
 def remove_lock(root: Directory) -> bool:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from bpfpin.errors import (
     BpfError,
@@ -28,7 +28,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.pins import bpffs, lock, names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, user_name
-from bpfpin.pins.manifest import Manifest, read_manifest
+from bpfpin.pins.manifest import HookRecord, Manifest, OutsidePin, read_manifest
 from bpfpin.pins.ownership import Objects, Owner, is_unloaded, look_by_name
 
 # How often a directory may be exchanged under a reader before it gives up.
@@ -56,10 +56,11 @@ class SetState(Enum):
 class PinSet:
     """One directory of the pin root and what is pinned in it, by map, program and link name.
 
-    *manifest* is None unless the directory is ours, or root's; *reason* says why the state is not
-    `OK`. Only what `is_own` may be changed. *objects* are what the set pinned, by the name of the
-    pin (None for a set of an earlier version); *foreign* is what others pinned in the directory, by
-    its path below. *hidden* are the folders that this user may not look into.
+    A directory whose manifest is valid is a `LoadedSet`; *manifest* is None in any other. *reason*
+    says why the state is not `OK`. Only what `is_own` may be changed. *objects* are what the set
+    pinned, by the name of the pin (None for a set of an earlier version); *foreign* is what others
+    pinned in the directory, by its path below. *hidden* are the folders that this user may not look
+    into.
     """
 
     path: Path
@@ -78,6 +79,16 @@ class PinSet:
     def name(self) -> str:
         """The directory's name."""
         return self.path.name
+
+    @property
+    def hooks(self) -> tuple[HookRecord, ...]:
+        """The hooks that the manifest records; none without a manifest."""
+        return self.manifest.hooks if self.manifest else ()
+
+    @property
+    def outside(self) -> tuple[OutsidePin, ...]:
+        """The pins outside of the set that the manifest records; none without a manifest."""
+        return self.manifest.outside if self.manifest else ()
 
     @property
     def is_readable(self) -> bool:
@@ -134,7 +145,7 @@ class PinSet:
         return None
 
     @classmethod
-    def read(cls, root: Path, name: str) -> Self:
+    def read(cls, root: Path, name: str) -> PinSet:
         """Read set *name*; `PinNotFoundError` if there is neither a set nor a stage of one.
 
         A directory that is somebody else's comes back as `FOREIGN`, with its owner in *reason*.
@@ -147,7 +158,7 @@ class PinSet:
         raise PinNotFoundError(f"{root / name}: the set changes faster than it can be read")
 
     @classmethod
-    def _read_once(cls, root: Directory, name: str) -> Self | None:
+    def _read_once(cls, root: Directory, name: str) -> PinSet | None:
         """Return the set, or None if it was exchanged while it was read."""
         path = root.path / name
         unfinished = _unfinished(root, name)
@@ -163,13 +174,13 @@ class PinSet:
             return cls._without_directory(root, path, unfinished)
 
     @classmethod
-    def _unreadable(cls, root: Directory, path: Path) -> Self:
+    def _unreadable(cls, root: Directory, path: Path) -> PinSet:
         owner, user = user_name(root.stat(path.name).st_uid), user_name(os.geteuid())
         reason = f"it may not be read by {user}, it belongs to {owner}"
         return cls(path, SetState.UNREADABLE, reason, is_own=False)
 
     @classmethod
-    def _without_directory(cls, root: Directory, path: Path, unfinished: str) -> Self | None:
+    def _without_directory(cls, root: Directory, path: Path, unfinished: str) -> PinSet | None:
         if root.has(path.name):
             mode = root.stat(path.name).st_mode
             what = "a symlink" if stat.S_ISLNK(mode) else "no directory"
@@ -180,7 +191,7 @@ class PinSet:
         raise PinNotFoundError(f"there is no pin set {path}", path=str(path))
 
     @classmethod
-    def _of(cls, directory: Directory, path: Path, unfinished: str) -> Self:
+    def _of(cls, directory: Directory, path: Path, unfinished: str) -> PinSet:
         try:
             manifest = read_manifest(directory, owners={0, os.geteuid()})
         except UnsafePathError as error:
@@ -190,7 +201,7 @@ class PinSet:
             return cls(path, SetState.FOREIGN, error.message, is_own=is_own)
         owner = Owner.of(manifest, Objects.read(directory))
         ours, foreign, hidden = look_by_name(directory, owner)
-        return cls(
+        return LoadedSet(
             path,
             SetState.HALF_BUILT if unfinished else SetState.OK,
             unfinished,
@@ -205,11 +216,17 @@ class PinSet:
         )
 
     @classmethod
-    def _unloaded(cls, directory: Directory, path: Path, unfinished: str) -> Self:
+    def _unloaded(cls, directory: Directory, path: Path, unfinished: str) -> PinSet:
         _, foreign, _ = look_by_name(directory, Owner.of(None, None))
         what = f"what others pinned there is left: {', '.join(foreign)}" if foreign else "empty"
         state = SetState.HALF_BUILT if unfinished else SetState.UNLOADED
         return cls(path, state, unfinished or f"it was unloaded, {what}", foreign=foreign)
+
+
+class LoadedSet(PinSet):
+    """A pin set with a valid manifest, of this user or of root: what every change starts from."""
+
+    manifest: Manifest
 
 
 def _is_object(held: Map | Program | Link, own_id: int) -> bool:
@@ -341,6 +358,11 @@ def _is_still(root: Directory, name: str, directory: Directory) -> bool:
 
 def _below(path: Path, folder: str, ours: Mapping[str, Iterable[str]]) -> dict[str, Path]:
     return {pin: path / folder / pin for pin in ours.get(folder, ())}
+
+
+def loaded_sets(pin_root: Path) -> list[LoadedSet]:
+    """Return the sets that have a valid manifest; none where no bpffs was ever mounted."""
+    return [pin_set for pin_set in all_sets(pin_root) if isinstance(pin_set, LoadedSet)]
 
 
 def all_sets(pin_root: Path) -> list[PinSet]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bpfpin.errors import (
     Difference,
@@ -20,16 +20,18 @@ from bpfpin.errors import (
     PinKindError,
     PinNotFoundError,
 )
-from bpfpin.migration.plan import MigrationPlan
 from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names
 from bpfpin.pins.manifest import Held, HookRecord
-from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.pinset import LoadedSet
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall.fd import Closing
+
+if TYPE_CHECKING:
+    from bpfpin.migration.plan import MigrationPlan
 
 ALL: Final = "all"  # of --fresh
 LOST: Final = "its pin was"  # how the reason begins where somebody removed or replaced a pin
@@ -79,7 +81,7 @@ class Migrating:
     plan: MigrationPlan
 
 
-PlanMigration = Callable[[MapSpec, Map], MigrationPlan]
+PlanMigration = Callable[[MapSpec, Map], "MigrationPlan"]
 """Plans how the contents of a map go over; `IncompatibleMapError` where they cannot."""
 
 
@@ -120,7 +122,7 @@ class Plan(Closing):
     it. *is_unchanged*: there is nothing to be done.
     """
 
-    live: PinSet | None
+    live: LoadedSet | None
     generation: int
     maps: tuple[MapPlan, ...]
     hooks: tuple[HookPlan, ...]
@@ -146,7 +148,7 @@ class PlannedMaps(NamedTuple):
 
 def plan_maps(
     spec: ObjectSpec,
-    live: PinSet | None,
+    live: LoadedSet | None,
     *,
     shared: Mapping[str, tuple[Map, str]],
     fresh: Collection[str] = (),
@@ -169,7 +171,7 @@ def plan_maps(
         given = {plan.name: held for plan, held, _ in decided if held is not None}
         undo.pop_all()
     gone = [
-        MapPlan(name, Decision.REMOVED, _id_at(path), "the object has it no longer")
+        MapPlan(name, Decision.REMOVED, _id_at(path), "the new object does not define it")
         for name, path in (live.maps.items() if live else ())
         if name not in spec.maps
     ]
@@ -189,7 +191,7 @@ _Decided = tuple[MapPlan, Map | None, list[Difference]]
 class _Sources:
     """Where maps may come from; what is opened is closed by *undo*."""
 
-    live: PinSet | None
+    live: LoadedSet | None
     shared: Mapping[str, tuple[Map, str]]
     fresh: Collection[str]
     undo: ExitStack
@@ -277,7 +279,7 @@ def _make(spec: MapSpec, reason: str) -> _Decided:
     return MapPlan(spec.name, Decision.CREATED, None, reason), None, []
 
 
-def _own_map(live: PinSet, spec: MapSpec) -> Map | None:
+def _own_map(live: LoadedSet, spec: MapSpec) -> Map | None:
     """Open the map of the set that *spec* goes on with, None if there is none.
 
     Where its pin was removed or replaced by hand, it is the one that was written down, else the one
@@ -293,7 +295,7 @@ def _own_map(live: PinSet, spec: MapSpec) -> Map | None:
     return _used_map(live, spec) if held is None and spec.name not in live.maps else held
 
 
-def _used_map(live: PinSet, spec: MapSpec) -> Map | None:
+def _used_map(live: LoadedSet, spec: MapSpec) -> Map | None:
     """Open the only map of that name and definition that the set's programs use."""
     fitting: list[Map] = []
     for map_id in _used_ids(live):
@@ -310,14 +312,14 @@ def _used_map(live: PinSet, spec: MapSpec) -> Map | None:
     return None
 
 
-def _used_ids(live: PinSet) -> set[int]:
+def _used_ids(live: LoadedSet) -> set[int]:
     """Return the maps that the programs of the set use, and which are not pinned in it."""
     ids: set[int] = set()
     for name in live.program_names:
         if program := live.open_program(name):
             with program:
                 ids.update(program.info.map_ids)
-    for pin in live.links if live.manifest else ():
+    for pin in live.links:
         with suppress(PinError, IdNotFoundError):  # gone meanwhile
             if link := live.open_link(pin):
                 with link, Program.from_id(link.info.program_id) as program:
@@ -325,7 +327,7 @@ def _used_ids(live: PinSet) -> set[int]:
     return ids - {_id_at(path) for path in live.maps.values()}
 
 
-def _kept_reason(spec: MapSpec, live: PinSet, held: Map) -> str:
+def _kept_reason(spec: MapSpec, live: LoadedSet, held: Map) -> str:
     path = live.maps.get(spec.name)
     if path is None or _id_at(path) != held.id:
         return f"{LOST} {'replaced' if path else 'removed'} by hand; it is pinned again"

@@ -170,8 +170,7 @@ def _turn_back(root: Directory, name: str, reopen: Reopen) -> None:
 
 def _shared_names(root: Directory) -> set[str]:
     """Return the shared names that the sets below *root* remember."""
-    manifests = [found.manifest for found in pin_sets(root.path)]
-    return {pin.path for manifest in manifests if manifest for pin in manifest.outside}
+    return {pin.path for pin_set in pin_sets(root.path) for pin in pin_set.outside}
 
 
 def _publish(root: Directory, name: str) -> None:

@@ -9,17 +9,14 @@ everything is finished: by us, or by `recover` in the next command of a dead pro
 from __future__ import annotations
 
 import os
-import signal
 import stat
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, PinExistsError, PinNotFoundError
-from bpfpin.migration.fold import FoldPrograms
 from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.layouts import NO_TYPES
 from bpfpin.objects.maps.map import Map
@@ -34,9 +31,12 @@ from bpfpin.pins.targets import Targets
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename
 from bpfpin.syscall.refusal import refusal
+from bpfpin.syscall.signals import signals_deferred
+
+if TYPE_CHECKING:
+    from bpfpin.migration.fold import FoldPrograms
 
 _RESERVED: Final = 12
-_DEFERRED: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class Pinnable(Protocol):
@@ -309,29 +309,6 @@ def remove(
             raise
     finally:
         reserve.close()
-
-
-@contextmanager
-def signals_deferred() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP wait until the block is done.
-
-    By handlers and not by a mask: another thread would take the signal, and Python would still
-    raise in the main one. In another thread than the main one nothing is ever raised.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    before = {number: signal.getsignal(number) for number in _DEFERRED}
-    try:
-        for number in _DEFERRED:
-            signal.signal(number, lambda number, _frame: came.append(number))
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    for deferred in dict.fromkeys(came):
-        signal.raise_signal(deferred)
 
 
 def _keep_foreign(root: Directory, name: str, stage: Stage) -> None:

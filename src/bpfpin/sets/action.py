@@ -17,9 +17,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.lock import locked
-from bpfpin.pins.recover import Recovery
-from bpfpin.pins.transaction import signals_deferred
+from bpfpin.pins.lock import locked_root
 from bpfpin.pins.trial import (
     MAP,
     RECORD,
@@ -32,10 +30,11 @@ from bpfpin.pins.trial import (
     make_room,
 )
 from bpfpin.sets.action_map import Subject, find_subject, own_devices
+from bpfpin.sets.changing import settled_place
 from bpfpin.sets.guard import require_way_back, unset_verdict
-from bpfpin.sets.live import recovered
-from bpfpin.sets.trial import end_waiting, put_back, settle, start_waiting
+from bpfpin.sets.trial import end_waiting, put_back, start_waiting
 from bpfpin.syscall import netns as namespaces
+from bpfpin.syscall.signals import signals_deferred
 from bpfpin.uapi import UpdateFlag, XdpAction
 
 _NOT_SET: Final = "not set"
@@ -273,20 +272,17 @@ def _trial(
 def _changing(
     place: TrialPlace, timeout_s: float, *, is_trial: bool
 ) -> Iterator[tuple[Directory | None, tuple[str, ...]]]:
-    """Lock the pin root and settle what is on trial; yield it and what is to be told.
+    """Lock the pin root and settle what is on trial; yield the pin root and notes.
 
-    Without a pin root nothing is on trial. Who may write the map and not the lock, a user of its
-    group, switches without it.
+    Without a pin root nothing is on trial. A user of its group, who may write the map but not take
+    the lock, switches without it.
     """
-    is_there = bpffs.inspect(place.root) is RootState.MOUNTED
-    if not is_trial and not (is_there and _may_lock(place)):
+    is_mounted = bpffs.inspect(place.root) is RootState.MOUNTED
+    if not is_trial and not (is_mounted and _may_lock(place)):
         yield None, ()
         return
-    with bpffs.open_to_change(place.root) as root, locked(root, timeout_s=timeout_s):
-        notes: tuple[str, ...] = ()
-        if place.set and (recovery := recovered(root, place.set)) is not Recovery.NOTHING:
-            notes = (recovery.value,)
-        yield root, (*notes, *settle(root, place))
+    with locked_root(place.root, timeout_s=timeout_s) as root:
+        yield root, settled_place(root, place)[1]
 
 
 def _may_lock(place: TrialPlace) -> bool:

@@ -25,7 +25,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
-from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.sets.find import find_readable_set
 from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
@@ -54,7 +54,7 @@ class Subject:
     def is_ours(self) -> bool:
         """Whether it is a set that this user made."""
         found = self.found
-        return found is not None and found.manifest is not None and found.is_own
+        return isinstance(found, LoadedSet) and found.is_own
 
     @property
     def is_zero_pass(self) -> bool:
@@ -92,7 +92,7 @@ def find_subject(
         return Subject(None, target, name)
     pins = dict(found.maps) or _pins_of_others(found)
     if name in pins:
-        device = found.manifest.place.device if found.manifest else target
+        device = found.manifest.place.device if isinstance(found, LoadedSet) else target
         return Subject(found, device, name, pins[name])
     if not _has_xdp(found) and running_ids(target):
         return Subject(None, target, name)
@@ -113,9 +113,12 @@ def running_ids(device: str) -> list[int]:
 
 def own_devices(subject: Subject) -> list[str]:
     """Return the device of a set, if it is one of this namespace."""
-    manifest = subject.found.manifest if subject.found else None
-    is_here = manifest is None or manifest.place.netns_inode == namespaces.inode()
-    return [subject.device] if is_here and subject.device in interface.names().values() else []
+    found = subject.found
+    is_elsewhere = (
+        isinstance(found, LoadedSet) and found.manifest.place.netns_inode != namespaces.inode()
+    )
+    is_here = not is_elsewhere and subject.device in interface.names().values()
+    return [subject.device] if is_here else []
 
 
 def devices_of_map(map_id: int) -> list[str]:
@@ -147,8 +150,7 @@ def _pins_of_others(found: PinSet) -> dict[str, Path]:
 
 
 def _has_xdp(found: PinSet) -> bool:
-    hooks = found.manifest.hooks if found.manifest else ()
-    return any(record.hook == Hook.XDP.value for record in hooks)
+    return any(record.hook == Hook.XDP.value for record in found.hooks)
 
 
 def _map_ids(program_id: int) -> tuple[int, ...]:
@@ -174,7 +176,7 @@ def _map_of_running(device: str, name: str, *, read_only: bool) -> Map:
 
 def _object_of(found: PinSet) -> str:
     """Return the object of a set; a set of root's tells it to everybody who may read it."""
-    if found.manifest is not None:
+    if isinstance(found, LoadedSet):
         return found.manifest.object
     link = found.path / names.MANIFEST
     try:

@@ -12,8 +12,7 @@ from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
-from bpfpin.pins.manifest import Manifest
-from bpfpin.pins.pinset import PinSet, SetState
+from bpfpin.pins.pinset import LoadedSet, PinSet, SetState
 from bpfpin.pins.recover import Recovery
 from bpfpin.pins.targets import remove_stale_records, sets_with
 from bpfpin.sets import leftover
@@ -139,8 +138,8 @@ class _Cleaning:
         elif found.state is SetState.FOREIGN or not found.is_own:
             reason = found.reason or "another user loaded it"
             self._left.append(Left(found.path, reason))
-        elif found.manifest is not None and not self._has_stage(name):
-            self._clean_own(found, found.manifest)
+        elif isinstance(found, LoadedSet) and not self._has_stage(name):
+            self._clean_own(found)
 
     def _clean_unloaded(self, found: PinSet) -> None:
         """Remove the directory that an unload left for pins of others, once they are gone."""
@@ -154,8 +153,7 @@ class _Cleaning:
 
     def _is_marked(self, name: str) -> bool:
         """Whether a set of ours still carries the mark of its transaction."""
-        found = PinSet.read(self._root.path, name)
-        if found.manifest is None:
+        if not isinstance(PinSet.read(self._root.path, name), LoadedSet):
             return False
         with self._root.child(name) as directory:
             return directory.has(names.COMMIT)
@@ -164,8 +162,8 @@ class _Cleaning:
         """Whether the set is still to be finished: in a dry run, or as a stage is not ours."""
         return self._root.has(names.stage_name(name))
 
-    def _clean_own(self, found: PinSet, manifest: Manifest) -> None:
-        verdict = leftover.judge(self._root, found, manifest)
+    def _clean_own(self, found: LoadedSet) -> None:
+        verdict = leftover.judge(self._root, found)
         if not verdict.is_leftover:
             if verdict.reason:
                 self._left.append(Left(found.path, verdict.reason))

@@ -19,14 +19,13 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
-from bpfpin.pins import bpffs, names
+from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory, unsafe_reason
-from bpfpin.pins.lock import locked
+from bpfpin.pins.lock import locked_root
 from bpfpin.pins.manifest import read_manifest
 from bpfpin.pins.ownership import write_down
 from bpfpin.pins.pinset import all_sets
-from bpfpin.pins.transaction import signals_deferred
 from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, end_trial, read_trial
 from bpfpin.sets.find import find_set
 from bpfpin.sets.live import recovered
@@ -40,6 +39,7 @@ from bpfpin.sets.trial import (
     trial_at,
 )
 from bpfpin.syscall import netns as namespaces
+from bpfpin.syscall.signals import signals_deferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def confirm(
         end_orphans_below(pin_root, lock_timeout_s=lock_timeout_s)
         raise
     place = wanted.place
-    with bpffs.open_to_change(pin_root) as root, locked(root, timeout_s=lock_timeout_s):
+    with locked_root(pin_root, timeout_s=lock_timeout_s) as root:
         if place.set:
             recovered(root, place.set)
         with root.child(place.parent) as parent:

@@ -17,7 +17,7 @@ from bpfpin.errors import (
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, user_name
 from bpfpin.pins.manifest import Place, read_manifest
-from bpfpin.pins.pinset import PinSet, all_sets
+from bpfpin.pins.pinset import LoadedSet, PinSet, all_sets
 from bpfpin.syscall import fs
 from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.capability import missing_capabilities
@@ -95,7 +95,11 @@ def set_names(pin_root: Path) -> list[str]:
 
 def sets_at(place: Place, sets: list[PinSet]) -> list[PinSet]:
     """Return those of *sets* at the same device, or without one at the same cgroup."""
-    return [found for found in sets if found.manifest and _is_at(found.manifest.place, place)]
+    return [
+        pin_set
+        for pin_set in sets
+        if isinstance(pin_set, LoadedSet) and _is_at(pin_set.manifest.place, place)
+    ]
 
 
 def is_set_at(place: Place, path: Path) -> bool:
@@ -133,7 +137,11 @@ def _of_cgroup(target: str, sets: list[PinSet]) -> list[PinSet]:
     for mount in fs.mounts():
         if mount.fs_type == "cgroup2" and folder.is_relative_to(mount.mount_point):
             meant.add(str(PurePath(mount.root, folder.relative_to(mount.mount_point))))
-    return [found for found in sets if found.manifest and found.manifest.place.cgroup in meant]
+    return [
+        pin_set
+        for pin_set in sets
+        if isinstance(pin_set, LoadedSet) and pin_set.manifest.place.cgroup in meant
+    ]
 
 
 def _of_name(target: str, sets: list[PinSet], *, netns: str | None) -> list[PinSet]:

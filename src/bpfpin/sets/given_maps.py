@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from bpfpin.errors import NotBpffsError, PinKindError, PinNotFoundError, UsageError
-from bpfpin.map.open import open_map
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
@@ -298,6 +297,8 @@ def _opened(name: str, source: Given) -> Shared:
     if isinstance(source, Map):
         return Shared(name, _duplicate(source), None, f"{ID}{source.id}", is_promised=True)
     if isinstance(source, str) and source.startswith((ID, NAME)):
+        from bpfpin.map.open import open_map  # noqa: PLC0415 - most objects bring all their maps
+
         return Shared(name, open_map(source, read_only=False), None, source, is_promised=True)
     path = Path(os.path.abspath(source))  # noqa: PTH100  (no symlink may be resolved)
     held = _told_for(name, lambda: Map.from_pin(path), f"--map {name}={source}")

@@ -24,7 +24,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.pinset import PinSet, all_sets
+from bpfpin.pins.pinset import LoadedSet, PinSet, loaded_sets
 from bpfpin.pins.plan import Plan
 from bpfpin.sets.action_map import devices_of_map
 from bpfpin.sets.choose import Places, choose, programs_to_load, read_for_hooks
@@ -61,7 +61,6 @@ def require_way_back(
     check, here = _Check(what, hint, is_cutting=is_cutting), namespaces.inode()
     tried: set[str] = set()
     for live in _sets_with(held, pin_root):
-        assert live.manifest is not None
         with suppress(NamespaceNotFoundError), namespaces.enter(namespace_of(live.manifest.place)):
             for target in _targets(live):
                 check.try_it(live, target, (held, change))
@@ -105,8 +104,9 @@ def unset_verdict(live: PinSet, held: Map) -> XdpAction | None:
 
     That is tried with a copy, which takes the rights to load programs.
     """
-    hooks = live.manifest.hooks if live.manifest else ()
-    programs = [record.program for record in hooks if record.hook == Hook.XDP.value]
+    if not isinstance(live, LoadedSet):
+        return None
+    programs = [record.program for record in live.hooks if record.hook == Hook.XDP.value]
 
     def unset(copy: Map) -> None:
         if copy.is_array:
@@ -146,7 +146,7 @@ class _Check:
     is_cutting: bool
     notes: dict[str, None] = field(default_factory=dict)
 
-    def try_it(self, live: PinSet, target: Target, changes: tuple[Map, Change]) -> None:
+    def try_it(self, live: LoadedSet, target: Target, changes: tuple[Map, Change]) -> None:
         """Raise `UsageError` if a program of the set cuts something with the change made."""
         try:
             with _copying(live, changes) as copying:
@@ -173,15 +173,15 @@ class _Check:
         return UsageError(message, hint=self.hint.format(subject=subject or place))
 
 
-def _sets_with(held: Map, pin_root: Path) -> Iterator[PinSet]:
+def _sets_with(held: Map, pin_root: Path) -> Iterator[LoadedSet]:
     """Yield our sets whose programs use the map, directly or in a map of maps."""
     with suppress(BpfError):
-        for live in all_sets(pin_root):
-            if live.manifest and live.manifest.hooks and _uses(live, held.id):
+        for live in loaded_sets(pin_root):
+            if live.hooks and _uses(live, held.id):
                 yield live
 
 
-def _uses(live: PinSet, map_id: int) -> bool:
+def _uses(live: LoadedSet, map_id: int) -> bool:
     with suppress(BpfError):
         for path in live.programs.values():
             with Program.from_pin(path) as program:
@@ -197,11 +197,10 @@ def _uses(live: PinSet, map_id: int) -> bool:
     return False
 
 
-def _targets(live: PinSet) -> Iterator[Target]:
+def _targets(live: LoadedSet) -> Iterator[Target]:
     """Yield the hooks of a set at which something is in danger; in its namespace."""
-    assert live.manifest is not None
     place = live.manifest.place
-    for record in live.manifest.hooks:
+    for record in live.hooks:
         hook = Hook(record.hook)
         if hook.is_cgroup:
             target = Target(
@@ -216,10 +215,9 @@ def _targets(live: PinSet) -> Iterator[Target]:
 
 
 @contextmanager
-def _copying(live: PinSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
+def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
     """Prepare the copy of a set: its object once more, and its maps."""
     manifest = live.manifest
-    assert manifest is not None
     words = [f"{record.program}:{record.hook}" for record in manifest.hooks]
     try:
         spec = read_for_hooks(manifest.object, words=words)

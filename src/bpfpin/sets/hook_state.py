@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from errno import EACCES
 from pathlib import Path
@@ -19,18 +18,18 @@ from bpfpin.errors import (
     PinError,
     PinNotFoundError,
 )
+from bpfpin.objects.kernel.object import wait_until_freed
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Held, HookRecord, Place
-from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.pinset import LoadedSet
 from bpfpin.sets.live import program_id, reopen
 from bpfpin.sets.place import DeviceState, is_cgroup
 from bpfpin.sets.reports import HeldHook
 from bpfpin.sets.trial import trial_of
 from bpfpin.syscall import netns as namespaces
 
-_PATIENCE_S: Final = 0.3  # the kernel frees a link some time after its last pin went
-_PAUSE_S: Final = 0.01
+_PATIENCE_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,9 @@ class _Seen:
     missing: str = ""
 
 
-def look_at_hook(found: PinSet, record: HookRecord) -> FoundHook:
+def look_at_hook(found: LoadedSet, record: HookRecord) -> FoundHook:
     """Look at one hook of a set of ours; changes nothing."""
-    place = found.manifest.place if found.manifest else Place()
+    place = found.manifest.place
     try:
         look = _look_at_link if record.held is Held.LINK else _look_at_device
         seen, is_hidden = look(found, record, place), False
@@ -90,7 +89,7 @@ def is_without_device(state: DeviceState, hooks: Collection[FoundHook]) -> bool:
     return bool(hooks) and all(hook.report.link for hook in hooks)
 
 
-def _look_at_link(found: PinSet, record: HookRecord, _place: Place) -> _Seen:
+def _look_at_link(found: LoadedSet, record: HookRecord, _place: Place) -> _Seen:
     try:
         with _link(found, record) as link:
             info = link.info
@@ -104,7 +103,7 @@ def _look_at_link(found: PinSet, record: HookRecord, _place: Place) -> _Seen:
     return _Seen(info.program_id, info.id, info.ifindex or 0)
 
 
-def _link(found: PinSet, record: HookRecord) -> Link:
+def _link(found: LoadedSet, record: HookRecord) -> Link:
     """Open the link of a hook; that of a load on trial is held by its process alone."""
     if names.LINKS in found.hidden:
         raise PermissionDeniedError(f"{found.path / names.LINKS}: access denied", errno=EACCES)
@@ -116,18 +115,20 @@ def _link(found: PinSet, record: HookRecord) -> Link:
     return Link.from_id(trial.links[record.link])
 
 
-def _lasting_link(found: PinSet, pin: str) -> Link | None:
-    """Open a link of the set; one without a pin only if it does not go within a moment."""
+def _lasting_link(found: LoadedSet, pin: str) -> Link | None:
+    """Open a link of the set; one that lost its pin only if something else keeps it."""
     link = found.open_link(pin)
     own_id = found.id_of(names.LINKS, pin)
     if link is None or own_id is None or _holds(found.links.get(pin), own_id):
         return link
-    deadline = time.monotonic() + _PATIENCE_S
-    while link is not None and time.monotonic() < deadline:
-        link.close()
-        time.sleep(_PAUSE_S)
-        link = found.open_link(pin)
-    return link
+    link.close()
+
+    def is_gone() -> bool:
+        with found.open_link(pin) or nullcontext() as link:
+            return link is None
+
+    wait_until_freed(is_gone, bool, timeout_s=_PATIENCE_S)
+    return found.open_link(pin)
 
 
 def _holds(path: Path | None, link_id: int) -> bool:
@@ -138,7 +139,7 @@ def _holds(path: Path | None, link_id: int) -> bool:
     return False
 
 
-def _look_at_device(_found: PinSet, record: HookRecord, place: Place) -> _Seen:
+def _look_at_device(_found: LoadedSet, record: HookRecord, place: Place) -> _Seen:
     try:
         with closing(reopen(place, record)) as hook:
             running_id = hook.program_id()
@@ -149,7 +150,7 @@ def _look_at_device(_found: PinSet, record: HookRecord, place: Place) -> _Seen:
     return _Seen(missing=f"{record.program} no longer runs at {record.hook} of {place.device}")
 
 
-def _program_id(found: PinSet, record: HookRecord) -> int | None:
+def _program_id(found: LoadedSet, record: HookRecord) -> int | None:
     with suppress(PinError, PermissionDeniedError):
         return program_id(found, record.program)
     return None

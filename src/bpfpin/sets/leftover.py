@@ -16,9 +16,9 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins import shared as outside
 from bpfpin.pins.directory import Directory, unsafe_reason, user_name
-from bpfpin.pins.manifest import Manifest, OutsidePin
+from bpfpin.pins.manifest import OutsidePin
 from bpfpin.pins.ownership import foreign_entries
-from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.pins.targets import is_committed
 from bpfpin.pins.transaction import next_generation, remove
 from bpfpin.sets.hook_state import is_without_device, look_at_hook
@@ -121,8 +121,9 @@ class Verdict:
     reason: str = ""
 
 
-def judge(root: Directory, found: PinSet, manifest: Manifest) -> Verdict:
-    """Say whether a set of ours is a leftover; the lock must be held and `recovered` done."""
+def judge(root: Directory, found: LoadedSet) -> Verdict:
+    """Return whether a set of this user is a leftover; the lock must be held after recovery."""
+    manifest = found.manifest
     by_hand = f"to remove it: bpfpin unload {names.display_name(found.name)}"
     device = device_state(manifest.place)
     gone = f"{name_of(manifest.place)} is gone"
@@ -136,7 +137,7 @@ def judge(root: Directory, found: PinSet, manifest: Manifest) -> Verdict:
     if device is DeviceState.ANOTHER:
         reason = f"{gone}, but another has its name: a load goes on with the maps; {by_hand}"
         return Verdict(False, reason)
-    if others := _others(root, found, manifest):
+    if others := _others(root, found):
         return Verdict(False, f"{gone}, but {others}; {by_hand}")
     return Verdict(True, gone)
 
@@ -153,35 +154,32 @@ def parts(found: PinSet, used: Collection[str]) -> list[tuple[LeftoverKind, Path
     ]
 
 
-def remove_unused(root: Directory, found: PinSet, used: Collection[str]) -> None:
+def remove_unused(root: Directory, found: LoadedSet, used: Collection[str]) -> None:
     """Remove the set, or all of it but the maps that are *used*; the lock must be held."""
-    manifest = found.manifest
-    if manifest is None:
-        return
-    unused = [pin for pin in manifest.outside if pin.map not in used]
-    given_up = map_ids(found, unused)
+    given_up = map_ids(found, [pin for pin in found.outside if pin.map not in used])
     if used:
-        _shrink(root, found, manifest, used, given_up=given_up)
+        _shrink(root, found, used, given_up=given_up)
     else:
         remove(root, found.name, reopen, given_up)
 
 
 def _shrink(
     root: Directory,
-    found: PinSet,
-    manifest: Manifest,
+    found: LoadedSet,
     used: Collection[str],
     *,
     given_up: Mapping[OutsidePin, int],
 ) -> None:
-    """Publish a generation that has nothing but the *used* maps, and give shared names up.
+    """Publish a generation that has the *used* maps alone, and give shared names up.
 
-    Its manifest still names the hooks: a set that nobody asked to keep goes once they are unused.
+    Its manifest still names the hooks, so that a later `clean` removes the set once its maps are
+    unused: nobody asked to keep it.
     """
-    shared = map_ids(found, [pin for pin in manifest.outside if pin.map in used])
-    still = tuple(pin for pin, map_id in shared.items() if outside.holds(root.path, pin, map_id))
+    manifest = found.manifest
+    shared = map_ids(found, [pin for pin in found.outside if pin.map in used])
+    kept = tuple(pin for pin, map_id in shared.items() if outside.holds(root.path, pin, map_id))
     shrunk = dataclasses.replace(
-        manifest, generation=manifest.generation + 1, time=int(time.time()), outside=still
+        manifest, generation=manifest.generation + 1, time=int(time.time()), outside=kept
     )
     with next_generation(root, found.name, reopen) as stage, root.child(found.name) as old:
         for name in used:
@@ -192,12 +190,12 @@ def _shrink(
             stage.unshare(pin, map_id)
 
 
-def _others(root: Directory, found: PinSet, manifest: Manifest) -> str:
-    """Return what of somebody else's stands in the way of removing the set."""
+def _others(root: Directory, found: LoadedSet) -> str:
+    """Return what of somebody else's keeps the set from being removed, "" for nothing."""
     with root.child(found.name) as directory:
         if foreign := foreign_content(directory):
             return foreign
-    unknown = set(found.links) - {record.link for record in manifest.hooks}
+    unknown = set(found.links) - {record.link for record in found.hooks}
     if unknown:
         return f"no hook of it knows the links {', '.join(sorted(unknown))}"
     running = ", ".join(str(link.id) for link in links_elsewhere(found))

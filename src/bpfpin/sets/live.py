@@ -1,10 +1,11 @@
-"""Recovery for the pins: how a hook is opened again from what its set's manifest says."""
+"""The live state of a set: its crash recovery, what is loaded, and what its hooks run."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.attach.clsact import ClsactFilter
@@ -22,20 +23,21 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, user_name
 from bpfpin.pins.manifest import Held, HookRecord, Place
-from bpfpin.pins.pinset import PinSet, SetState
+from bpfpin.pins.pinset import LoadedSet, PinSet, SetState
 from bpfpin.pins.recover import Recovery, is_half_done
 from bpfpin.pins.targets import Targets, recover_with_others
-from bpfpin.pins.transaction import signals_deferred
 from bpfpin.sets.place import in_namespace, namespace_of
 from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.fd import Closing
+from bpfpin.syscall.signals import signals_deferred
 
 
 def recovered(root: Directory, name: str) -> Recovery:
-    """Undo or finish what a dead command left of the set and of those that change with it.
+    """Roll an interrupted change of set *name* back or forward, and return which was done.
 
-    Ctrl-C waits until that is done.
+    Sets that were changed by the same command are recovered with it. The lock must be held; Ctrl-C
+    is deferred.
     """
     if not Targets.left_below(root) and not is_half_done(root, name):
         return Recovery.NOTHING
@@ -44,21 +46,21 @@ def recovered(root: Directory, name: str) -> Recovery:
 
 
 def reopen(place: Place, record: HookRecord) -> HookAttachment:
-    """Open the hook of *record*, which no link holds, wherever its namespace is."""
+    """Open the hook of *record*, which no link holds, in whichever namespace it is."""
     if record.held is Held.FILTER:
-        return _There(place, lambda: _filter(place, record))
-    return _There(place, lambda: NetlinkXdp(place.ifindex, XdpMode(record.mode)))
+        return _HookInNamespace(place, lambda: _filter(place, record))
+    return _HookInNamespace(place, lambda: NetlinkXdp(place.ifindex, XdpMode(record.mode)))
 
 
 def _filter(place: Place, record: HookRecord) -> ClsactFilter:
-    """Return the filter with the program that it runs now: whoever asks has compared it."""
+    """Return the filter with the program that it runs now; the caller compares that program."""
     at = FilterPlace(place.ifindex, Hook(record.hook), record.priority, record.handle)
     running = ClsactFilter(at, program_id=0, made_qdisc=False).program_id()
     return ClsactFilter(at, program_id=running, made_qdisc=record.made_qdisc)
 
 
-class _There(Closing):
-    """A hook that may be in another network namespace, which is entered for every look at it."""
+class _HookInNamespace(Closing):
+    """A hook in another network namespace, which is entered for every call."""
 
     def __init__(self, place: Place, opened: Callable[[], HookAttachment]) -> None:
         self._place = place
@@ -80,33 +82,43 @@ class _There(Closing):
         """Do nothing: the device holds the program."""
 
 
-# What is loaded under a set's name just now, looked at by somebody who is about to change it.
+@dataclass(frozen=True)
+class LiveState:
+    """What is under the name of a set, read once before a change of it.
+
+    *directory* is None if the name is free. Nothing may be loaded in a directory: an unload leaves
+    it where others pinned something in it.
+    """
+
+    directory: PinSet | None = None
+
+    @property
+    def loaded(self) -> LoadedSet | None:
+        """The set, None if nothing is loaded."""
+        return self.directory if isinstance(self.directory, LoadedSet) else None
 
 
-def read_own(pin_root: Path, name: str) -> PinSet | None:
-    """Return set *name*, None if there is none; `UnsafePathError` if that is not one of ours."""
+def read_live(pin_root: Path, name: str) -> LiveState:
+    """Read set *name* in order to change it; `UnsafePathError` if it is not one of ours."""
     try:
-        found = PinSet.read(pin_root, name)
+        directory = PinSet.read(pin_root, name)
     except PinNotFoundError:
-        return None
-    if found.state is SetState.FOREIGN or not found.is_own:
+        return LiveState()
+    if directory.state is SetState.FOREIGN or not directory.is_own:
+        is_of_root = isinstance(directory, LoadedSet) and not directory.is_own
+        reason = "another user loaded it" if is_of_root else directory.reason
         raise UnsafePathError(
-            f"{found.path} is not a pin set of ours and was left alone: {_reason(found)}"
-            f" (it belongs to {user_name(found.path.lstat().st_uid)})",
-            path=str(found.path),
+            f"{directory.path} is not a pin set of ours and was left alone: {reason}"
+            f" (it belongs to {user_name(directory.path.lstat().st_uid)})",
+            path=str(directory.path),
             hint="choose another name for the set: --name NAME",
         )
-    return found if found.manifest else None
+    return LiveState(directory)
 
 
-def _reason(found: PinSet) -> str:
-    is_readable_only = found.manifest is not None and not found.is_own
-    return "another user loaded it" if is_readable_only else found.reason
-
-
-def require_unchanged_programs(live: PinSet) -> None:
+def require_unchanged_programs(live: LoadedSet) -> None:
     """Raise `ProgramChangedError` if a link or a filter of the set runs somebody else's program."""
-    for record in live.manifest.hooks if live.manifest else ():
+    for record in live.hooks:
         own_id = program_id(live, record.program)
         if own_id is None:
             continue
@@ -127,8 +139,7 @@ def require_unchanged_programs(live: PinSet) -> None:
             )
 
 
-def _require_unchanged_filter(live: PinSet, record: HookRecord, own_id: int) -> None:
-    assert live.manifest is not None
+def _require_unchanged_filter(live: LoadedSet, record: HookRecord, own_id: int) -> None:
     place = live.manifest.place
     running = 0
     with suppress(AttachError):  # the device is gone
@@ -148,10 +159,8 @@ def _require_unchanged_filter(live: PinSet, record: HookRecord, own_id: int) -> 
         )
 
 
-def runs_its_program(live: PinSet, record: HookRecord) -> bool:
+def runs_its_program(live: LoadedSet, record: HookRecord) -> bool:
     """Whether the hook of *record* runs the set's own program now."""
-    if live.manifest is None:
-        return False
     running = 0
     if record.held is not Held.LINK:
         with suppress(AttachError):  # the device is gone
@@ -165,11 +174,11 @@ def runs_its_program(live: PinSet, record: HookRecord) -> bool:
 def program_id(live: PinSet, name: str) -> int | None:
     """Return the id of the set's own program, also where its pin was removed or replaced by hand.
 
-    None if neither is it written down nor is there a pin.
+    None if the set neither recorded the id nor has a pin.
     """
-    written = live.id_of(names.PROGRAMS, name)
-    if written is not None:
-        return written
+    recorded_id = live.id_of(names.PROGRAMS, name)
+    if recorded_id is not None:
+        return recorded_id
     program = live.open_program(name)
     if program is None:
         return None
@@ -177,8 +186,8 @@ def program_id(live: PinSet, name: str) -> int | None:
         return program.id
 
 
-def told_of_others(root: Directory, name: str) -> tuple[str, ...]:
-    """Return what is to be told of the pins of others that were left in a set's directory."""
+def notes_on_others(root: Directory, name: str) -> tuple[str, ...]:
+    """Return a note on the pins of others that were left in a set's directory, if there are any."""
     with suppress(BpfError):
         foreign = PinSet.read(root.path, name).foreign
         if foreign:

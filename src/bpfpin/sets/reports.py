@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from bpfpin.migration.plan import MigrationPlan
 from bpfpin.pins.pinset import SetState
 from bpfpin.pins.plan import Decision
-from bpfpin.sets.others import OtherProgram
+
+if TYPE_CHECKING:
+    from bpfpin.migration.plan import MigrationPlan
+    from bpfpin.sets.others import OtherProgram
 
 
 class LoadResult(Enum):

@@ -4,136 +4,118 @@ from __future__ import annotations
 
 import grp
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path, PurePath
-from typing import Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
 from bpfpin.attach.order import Order
-from bpfpin.errors import CgroupNotFoundError, UsageError
-from bpfpin.migration.request import Migration
+from bpfpin.errors import BusyError, CgroupNotFoundError, UsageError
+from bpfpin.objects.load.collection import map_memory_limit
+from bpfpin.objects.maps.struct_ops import without_unusable
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.manifest import Access, Place
-from bpfpin.pins.pinset import PinSet, all_sets
+from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import ALL
-from bpfpin.sets.choose import Choice, Places, programs_to_load
+from bpfpin.sets.choose import Choice, Places, check_order, choose, programs_to_load
 from bpfpin.sets.find import is_set_at, sets_at
-from bpfpin.sets.given_maps import Given, Shared
-from bpfpin.sets.variables import Settings
+from bpfpin.sets.given_maps import Given, Shared, with_pinnings
+from bpfpin.sets.variables import Settings, with_variables
 from bpfpin.spec import Hook, ObjectSpec, XdpMode, choice_of
 from bpfpin.syscall import fs
 from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.fd import Closing
 
+if TYPE_CHECKING:
+    from bpfpin.migration.request import Migration
+
 READABLE_BY_GROUP = 0o640
 GROUP_MAX = (1 << 32) - 2
 
 
-class LoadOptions(TypedDict, total=False):
-    """The options of `deploy`, which are those of `bpfpin load`; all may be left out.
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """The options of `deploy`, with enumerations, numbers and paths for what was given as text."""
 
-    *programs* (`NAME` or `NAME:HOOK`) chooses programs; *hook* and *program_type* say what a
-    section does not; *mode* is that of XDP, *order* says where among the programs of a hook of tcx
-    or netkit it goes. The set is called *name*, or after its device and
-    *netns*, below *pin_root*; *private_mount* allows a bpffs that only this process's mount
-    namespace sees, and that ends with it. *lock_timeout_s* is how long to wait for another command.
-
-    *fresh* names maps that start empty on a reload (`all`: every one), *maps* those to be used from
-    elsewhere by name: a pin's path, `id:N`, or a `Map`, which stays the caller's. *replace* allows
-    an object that has nothing in common with the set, or another device; *take_over* puts the
-    program in the place of somebody else's. *variables* gives global variables of the object their
-    first values, by name; a text is read as after `--set`. A `.data` or `.bss` that is kept goes on
-    with its values, so that setting a variable there is `UsageError`. *pinning* says by name how
-    maps are pinned, `none` or `by-name`, whatever the object asks for.
-
-    *migrate* lets the contents of maps whose definition changed go over to new ones, exactly and
-    while packets keep coming: `True`, or a `Migration` that says what becomes of members.
-
-    *group* and *chmod* (a mode such as 0o640 or "0640") let others open the maps, from now on.
-    *dry_run* has the programs verified and changes nothing; *max_map_memory* is in bytes (a quarter
-    of the memory). *kernel_btf* is a file with the types that CO-RE takes for the kernel's.
-
-    Choices may be typed as after the options of the command: `mode="native"`, `hook="tcx-egress"`,
-    `order="first"`; a path may be a text, and one name stand for a list of one. What is none of the
-    choices is `UsageError`, a `ValueError` that lists them.
-
-    *confirm_s* takes the load back by itself after so many seconds, unless `bpfpin confirm` came.
-    Without it a program that would cut the default route or one's ssh session is refused, unless
-    *force* says that it is meant.
-    """
-
-    programs: str | Sequence[str]
-    hook: Hook | str | None
+    programs: tuple[str, ...]
+    hook: Hook | None
     program_type: str | None
-    mode: XdpMode | str
-    order: Order | str | None
+    mode: XdpMode
+    order: Order | None
     name: str | None
     netns: str | None
-    pin_root: str | Path
+    pin_root: Path
     private_mount: bool
     lock_timeout_s: float
     maps: Mapping[str, Given]
     pinning: Mapping[str, str]
-    fresh: str | Collection[str]
+    fresh: frozenset[str]
     variables: Mapping[str, Any]
-    migrate: bool | Migration
+    migrate: Migration | None
     replace: bool
     take_over: bool
-    group: str | int | None
-    chmod: int | str | None
+    access: Access | None
     dry_run: bool
     confirm_s: int | None
     force: bool
     max_map_memory: int | None
     kernel_btf: str | Path | None
 
+    @classmethod
+    def parse(
+        cls,
+        *,
+        programs: str | Sequence[str],
+        hook: Hook | str | None,
+        mode: XdpMode | str,
+        order: Order | str | None,
+        pin_root: str | Path,
+        fresh: str | Collection[str],
+        migrate: bool | Migration,
+        group: str | int | None,
+        chmod: int | str | None,
+        **others: Any,
+    ) -> Self:
+        """Parse the parameters of `deploy`; `UsageError` or `TypeError` for a wrong value."""
+        _require_values(others)
+        return cls(
+            programs=(programs,) if isinstance(programs, str) else tuple(programs),
+            hook=None if hook is None else choice_of(Hook, hook, what="hook"),
+            mode=choice_of(XdpMode, mode, what="XDP mode"),
+            order=parse_order(order) if isinstance(order, str) else order,
+            pin_root=Path(pin_root).absolute(),
+            fresh=frozenset((fresh,) if isinstance(fresh, str) else fresh),
+            migrate=_migration_of(migrate),
+            access=_access_of(group, parse_mode(chmod) if isinstance(chmod, str) else chmod),
+            **others,
+        )
 
-def taken(options: LoadOptions) -> Mapping[str, Any]:
-    """Return the options with enumerations, numbers and paths for what was given as text."""
-    found: dict[str, Any] = {**options}
-    _require_known(found)
-    if "mode" in found:
-        found["mode"] = choice_of(XdpMode, found["mode"], what="XDP mode")
-    if found.get("hook") is not None:
-        found["hook"] = choice_of(Hook, found["hook"], what="hook")
-    if isinstance(order := found.get("order"), str):
-        found["order"] = parse_order(order)
-    if isinstance(mode := found.get("chmod"), str):
-        found["chmod"] = parse_mode(mode)
-    if "pin_root" in found:
-        found["pin_root"] = Path(found["pin_root"]).absolute()
-    if isinstance(programs := found.get("programs"), str):
-        found["programs"] = (programs,)
-    if isinstance(fresh := found.get("fresh"), str):
-        found["fresh"] = (fresh,)
-    return found
+
+def _migration_of(asked: bool | Migration) -> Migration | None:
+    """Return the rules for maps whose definition changed, None to refuse such maps."""
+    if not asked:
+        return None
+    from bpfpin.migration.request import Migration  # noqa: PLC0415 - most loads migrate nothing
+
+    return asked if isinstance(asked, Migration) else Migration()
 
 
 _SWITCHES: Final = ("private_mount", "replace", "take_over", "dry_run", "force")
 
 
-def _require_known(options: Mapping[str, Any]) -> None:
-    """Raise for a name or value that would be passed over, and something else done than was asked.
+def _require_values(options: Mapping[str, Any]) -> None:
+    """Raise for values with which something else would be done than was asked.
 
-    `dryrun=True` would load, and the text "no" is true.
+    The text "no" is true, and with a timeout that is not a number no comparison holds.
     """
-    known = LoadOptions.__annotations__
-    for name in options:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise TypeError(
-                f"deploy has no option {name!r}; "
-                + (f"near it: {near[0]}" if near else f"there are: {', '.join(known)}")
-            )
     for name in _SWITCHES:
-        if isinstance(options.get(name), str):
+        if isinstance(options[name], str):
             raise TypeError(f"{name} is True or False, not {options[name]!r}")
-    timeout_s = options.get("lock_timeout_s", 0)
-    if isinstance(timeout_s, str) or not timeout_s >= 0:  # not a number is not >= 0
+    timeout_s = options["lock_timeout_s"]
+    if isinstance(timeout_s, str) or not timeout_s >= 0:  # NaN is not >= 0
         raise UsageError(f"lock_timeout_s is a number of seconds from 0, not {timeout_s!r}")
 
 
@@ -174,7 +156,7 @@ class Loading(Closing):
     is_forced: bool = False
     is_dry_run: bool = False
     is_chosen: bool = False
-    beside: tuple[PinSet, ...] = ()
+    beside: tuple[LoadedSet, ...] = ()
 
     @property
     def name(self) -> str:
@@ -198,12 +180,11 @@ class Loading(Closing):
         That is all but those at hooks which the object does not go to.
         """
         hooks = {choice.hook.value for choice in self.chosen}
-        found: dict[str, Path] = {}
+        pins: dict[str, Path] = {}
         for other in self.beside:
-            records = other.manifest.hooks if other.manifest else ()
-            stays = {record.program for record in records if record.hook not in hooks}
-            found |= {str(pin): pin for name, pin in other.programs.items() if name not in stays}
-        return found
+            stays = {record.program for record in other.hooks if record.hook not in hooks}
+            pins |= {str(pin): pin for name, pin in other.programs.items() if name not in stays}
+        return pins
 
     @property
     def places(self) -> Places:
@@ -248,20 +229,13 @@ def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Sh
             )
 
 
-def migration_of(asked: bool | Migration) -> Migration | None:
-    """Return what is to become of the members of maps that changed, None to refuse those."""
-    if isinstance(asked, Migration):
-        return asked
-    return Migration() if asked else None
-
-
-def access_of(group: str | int | None, mode: int | None) -> Access | None:
-    """Return who is to open the maps; a group reads them unless *mode* says more or less."""
+def _access_of(group: str | int | None, mode: int | None) -> Access | None:
+    """Return who may open the maps; a group may read them unless *mode* says otherwise."""
     if group is None and mode is None:
         return None
     if mode is not None and mode & ~0o666:
         raise UsageError(
-            f"--chmod {mode:04o}: a map is read and written, nothing else (0640)",
+            f"--chmod {mode:04o}: a map is only read and written (0640)",
             hint="in Python: 0o640, or '0640'",
         )
     default = 0o600 if group is None else READABLE_BY_GROUP
@@ -295,7 +269,7 @@ def _gid(group: str | int | None) -> int | None:
 # Where a load goes: the device and the cgroup that were named, and the set that is theirs.
 
 
-def place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None) -> Place:
+def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None) -> Place:
     """Return the place of *device* in the current namespace, of *cgroup*, or of both.
 
     `InterfaceNotFoundError` and `CgroupNotFoundError` for what is not there, `UsageError` if
@@ -340,8 +314,8 @@ def _folder(cgroup: str | Path) -> Path:
     return below if is_told and below.is_dir() else path
 
 
-def set_name_for(place: Place, pin_root: Path) -> str:
-    """Return the directory of the set that the place has already, or would get.
+def _set_name_for(place: Place, pin_root: Path) -> str:
+    """Return the name of the set that *place* has already, or would get.
 
     `UsageError` with the list if it has several.
     """
@@ -349,19 +323,81 @@ def set_name_for(place: Place, pin_root: Path) -> str:
     is_mounted = bpffs.inspect(pin_root) is RootState.MOUNTED
     if not is_mounted or is_set_at(place, pin_root / usual):
         return usual
-    there = [found.name for found in sets_at(place, all_sets(pin_root))]
-    if not there:
+    set_names = [pin_set.name for pin_set in sets_at(place, all_sets(pin_root))]
+    if not set_names:
         return usual
-    if len(there) > 1:
-        shown = ", ".join(map(names.display_name, there))
+    if len(set_names) > 1:
+        shown = ", ".join(map(names.display_name, set_names))
         where = place.device or f"cgroup {place.cgroup}"
         raise UsageError(
-            f"{where} has {len(there)} pin sets: {shown}", hint="name one: --name NAME"
+            f"{where} has {len(set_names)} pin sets: {shown}", hint="name one: --name NAME"
         )
-    return there[0]
+    return set_names[0]
 
 
 def _usual_name(place: Place) -> str:
     if place.device:
         return names.set_name(place.device, place.netns or None)
     return names.cgroup_set_name(place.cgroup)
+
+
+# From the options of one command to a request for each set.
+
+Target = tuple[str | None, str | Path | None]
+"""The device and the cgroup of one set; one of them may be None."""
+
+
+def requests_of(spec: ObjectSpec, targets: Iterable[Target], options: LoadOptions) -> list[Loading]:
+    """Return a request for each set; a device under two names is one.
+
+    The current namespace is that of the devices. `BusyError` if two targets have one set between
+    them.
+    """
+    requests: dict[Path, Loading] = {}
+    for device, cgroup in targets:
+        place = _place_of(device, cgroup, netns=options.netns)
+        places = Places(bool(place.device), bool(place.cgroup))
+        chosen = tuple(choose(spec, words=options.programs, hook=options.hook, places=places))
+        request = _request(spec, chosen, place, options)
+        other = requests.setdefault(request.path, request).place
+        if (other.ifindex, other.cgroup) != (place.ifindex, place.cgroup):
+            where = [at.device or f"cgroup {at.cgroup}" for at in (other, place)]
+            raise BusyError(
+                f"{' and '.join(where)} have one set between them, {request.shown_name}",
+                holder=request.shown_name,
+                hint="load them one after the other, each with --name NAME",
+            )
+    return list(requests.values())
+
+
+def _request(
+    spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: LoadOptions
+) -> Loading:
+    spec = without_unusable(spec)
+    if options.order is not None:
+        check_order(chosen)
+    spec = with_pinnings(spec, options.pinning, options.maps)
+    spec, settings = with_variables(spec, options.variables)
+    for choice in chosen:  # the hook may say for which attach type a program is loaded
+        attach_type = choice.program.expected_attach_type
+        spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
+    name = names.encode(options.name) if options.name else _set_name_for(place, options.pin_root)
+    return Loading(
+        spec,
+        chosen,
+        options.mode,
+        place,
+        options.pin_root / name,
+        options.max_map_memory or map_memory_limit(),
+        fresh=options.fresh,
+        migration=options.migrate,
+        settings=settings,
+        replaces=options.replace,
+        takes_over=options.take_over,
+        order=options.order,
+        confirm_s=options.confirm_s,
+        is_forced=options.force,
+        access=options.access,
+        is_dry_run=options.dry_run,
+        is_chosen=bool(options.programs or options.hook),
+    )

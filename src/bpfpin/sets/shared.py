@@ -6,7 +6,6 @@ does would go on with a map that nobody finds any more.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,20 +17,20 @@ from bpfpin.host.pins import pinned_maps
 from bpfpin.host.users import MapUser, UserKind, processes_of, programs_of, users_of
 from bpfpin.objects.kernel import info as walk
 from bpfpin.objects.kernel.info import LinkInfo
+from bpfpin.objects.kernel.object import wait_until_freed
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import OutsidePin
-from bpfpin.pins.pinset import PinSet, all_sets
+from bpfpin.pins.pinset import LoadedSet, PinSet, all_sets
 from bpfpin.pins.plan import Decision, HookPlan, Plan
 from bpfpin.sets.given_maps import Shared
 from bpfpin.sets.request import Loading
 
 _ADVICE_ON_PROGRAMS: Final = "detach it first, or end who holds it"
-_PATIENCE_S: Final = 5.0  # the kernel frees a program some time after its last link or pin went
-_PAUSE_S: Final = 0.01
+_PATIENCE_S: Final = 5.0
 
 
 # Who uses what is pinned in a set, beside the set itself.
@@ -69,8 +68,7 @@ def links_elsewhere(found: PinSet) -> tuple[LinkInfo, ...]:
 
 def outside_paths(found: PinSet) -> Mapping[str, Path]:
     """Return the names that the set made outside to share its maps, by map."""
-    made = found.manifest.outside if found.manifest else ()
-    return {pin.map: pin.below(found.path.parent) for pin in made}
+    return {pin.map: pin.below(found.path.parent) for pin in found.outside}
 
 
 def _users(found: PinSet, path: Path, own_programs: set[int]) -> tuple[MapUser, ...]:
@@ -112,7 +110,7 @@ def shared_names(loading: Loading) -> tuple[OutsidePin, ...]:
     }
     if not asked:
         return ()
-    ours = {pin.path for found in all_sets(root) for pin in _remembered(found)}
+    ours = {pin.path for found in all_sets(root) for pin in found.outside}
     return tuple(
         pin
         for pin, shared in asked.items()
@@ -154,7 +152,7 @@ class Replacing:
     """Decides for one load which shared names may get another map; *hooks* are what it changes."""
 
     loading: Loading
-    live: PinSet | None
+    live: LoadedSet | None
     hooks: Sequence[HookPlan]
     _others: dict[str, tuple[MapUser, ...]] = field(default_factory=dict)
 
@@ -246,7 +244,7 @@ def holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterat
 
 def _together(found: PinSet) -> str:
     """Return how to load the object on a set's device in the same command, if it has one."""
-    device = found.manifest.place.device if found.manifest else ""
+    device = found.manifest.place.device if isinstance(found, LoadedSet) else ""
     return f"load both at once (add --dev {device}), or first: " if device else ""
 
 
@@ -266,18 +264,14 @@ def _users_but(
 
 
 def _lasting(look: Callable[[], list[MapUser]]) -> tuple[MapUser, ...]:
-    """Return who is found, after giving programs that nobody holds the time to go."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        others = look()
-        is_dying = bool(others) and all(user.kind is UserKind.PROGRAM for user in others)
-        if not is_dying or any(user.place for user in others) or time.monotonic() >= deadline:
-            return tuple(others)
-        time.sleep(_PAUSE_S)
+    """Return the users that remain; programs that nothing references are given time to go."""
 
+    def remain(users: list[MapUser]) -> bool:
+        are_programs = bool(users) and all(user.kind is UserKind.PROGRAM for user in users)
+        return not are_programs or any(user.place for user in users)
 
-def _remembered(found: PinSet) -> tuple[OutsidePin, ...]:
-    return found.manifest.outside if found.manifest else ()
+    users = wait_until_freed(look, remain, timeout_s=_PATIENCE_S)
+    return tuple(users)
 
 
 def _lasting_others(map_id: int, sets: Collection[PinSet], pin: OutsidePin, path: str) -> list[str]:

@@ -29,8 +29,8 @@ from bpfpin.objfile import reader
 from bpfpin.pins import bpffs, folds, lock, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Access, Held, Manifest, Place
-from bpfpin.pins.pinset import LostPin, PinSet, SetState, all_sets, lost_pins
+from bpfpin.pins.manifest import Access, Held, Manifest
+from bpfpin.pins.pinset import LoadedSet, LostPin, PinSet, SetState, all_sets, lost_pins
 from bpfpin.sets.find import find_set
 from bpfpin.sets.hook_state import FoundHook, is_without_device, look_at_hook
 from bpfpin.sets.leftover import LeftStage, left_stages, staged_programs
@@ -79,14 +79,13 @@ class OpenPin:
     mode: int
 
 
-def open_pins(found: PinSet) -> Iterator[OpenPin]:
+def open_pins(found: LoadedSet) -> Iterator[OpenPin]:
     """Yield the pins of the set whose mode or group lets in whom its manifest does not name.
 
     Programs and links are nobody else's at all.
     """
-    access = found.manifest.access if found.manifest else None
     for path in found.maps.values():
-        yield from _too_open(path, access or Access())
+        yield from _too_open(path, found.manifest.access or Access())
     for path in (*found.programs.values(), *found.links.values()):
         yield from _too_open(path, Access())
 
@@ -125,11 +124,11 @@ def state_of(found: PinSet, problems: Collection[ProblemKind]) -> SetState:
 
     It is `OK` only if all of its hooks run what they should and there is no problem at all.
     """
-    if found.state is not SetState.OK or found.manifest is None:
+    if found.state is not SetState.OK:
         return found.state
     if ProblemKind.DEFUNCT_LINK in problems:
         return SetState.DEFUNCT
-    if not found.manifest.hooks:
+    if not found.hooks:
         return SetState.DEFUNCT if ProblemKind.ORPHAN in problems else SetState.KEPT
     if ProblemKind.ON_TRIAL in problems:
         return SetState.ON_TRIAL
@@ -164,7 +163,7 @@ class SetView:
 
         *splits* are those who should share a map with it and do not, as they were found before.
         """
-        found, manifest = self._found, self._found.manifest
+        found, hooks = self._found, tuple[FoundHook, ...]()
         if not found.is_readable:
             self._tell(ProblemKind.UNREADABLE, self._as_root, reason=found.reason)
         elif found.state is SetState.FOREIGN:
@@ -174,9 +173,10 @@ class SetView:
             self._tell(ProblemKind.FOREIGN, fix, reason=found.reason)
         elif found.state is SetState.HALF_BUILT and self._stage is not None:
             self._tell_stage(self._stage)
-        hooks = tuple(look_at_hook(found, record) for record in manifest.hooks) if manifest else ()
-        if manifest is not None and found.state is SetState.OK:
-            self._check(manifest, hooks)
+        if isinstance(found, LoadedSet):
+            hooks = tuple(look_at_hook(found, record) for record in found.hooks)
+        if isinstance(found, LoadedSet) and found.state is SetState.OK:
+            self._check(found, hooks)
             self._check_pins(hooks, {one.maps for one in splits})
         programs = tuple(self._programs(hooks))
         maps = tuple(self._maps())
@@ -187,8 +187,8 @@ class SetView:
             found.path,
             state_of(found, kinds | {ProblemKind(one.kind.value) for one in splits}),
             found.reason,
-            manifest.object if manifest else "",
-            manifest.generation if manifest else 0,
+            found.manifest.object if found.manifest else "",
+            found.manifest.generation if found.manifest else 0,
             programs,
             maps,
             tuple(hook.report for hook in hooks),
@@ -215,11 +215,10 @@ class SetView:
         return sorted({*self._found.foreign, *(lost.path for lost in self._lost if lost.there)})
 
     def _tell(self, kind: ProblemKind, fix: str, *, reason: str) -> None:
-        manifest = self._found.manifest
         fix = fix.replace("{set}", self._shown).replace("{path}", str(self._found.path))
         fix = at_root(fix, self._found.path.parent)
-        if manifest is not None:
-            fix = fix.replace("{load}", load_line(self._found.path, manifest))
+        if isinstance(self._found, LoadedSet):
+            fix = fix.replace("{load}", load_line(self._found.path, self._found.manifest))
         self.problems.append(Problem(kind, f"{self._shown}: {reason}", fix))
 
     def _tell_stage(self, stage: LeftStage) -> None:
@@ -231,21 +230,21 @@ class SetView:
             fix = "bpfpin clean; load and unload of it do the same"
             self._tell(ProblemKind.HALF_BUILT, fix, reason=self._found.reason)
 
-    def _check(self, manifest: Manifest, hooks: tuple[FoundHook, ...]) -> None:
+    def _check(self, found: LoadedSet, hooks: tuple[FoundHook, ...]) -> None:
         """Tell what is wrong with the hooks and the pins of a set of ours."""
-        trial = trial_of(self._found)
+        trial = trial_of(found)
         if trial is not None:
             reason = describe_trial(trial, self._shown)
             fix = "bpfpin clean" if is_overdue(trial) else "bpfpin confirm {set}"
             self._tell(ProblemKind.ON_TRIAL, fix, reason=reason)
-        device = device_state(manifest.place)
+        device = device_state(found.manifest.place)
         if is_without_device(device, hooks):
-            self._tell_gone(manifest, device)
+            self._tell_gone(found.manifest, device)
         else:
             for hook in hooks:
                 self._check_hook(hook)
         self._check_folds()
-        for pin in open_pins(self._found):
+        for pin in open_pins(found):
             fix = f"chmod {pin.mode:04o} {pin.path}, or load it for them: --group, --chmod"
             self._tell(ProblemKind.ACCESS, fix, reason=f"{pin.path}: {pin.reason}")
 
@@ -312,8 +311,8 @@ class SetView:
 
     def _fix_of(self, lost: LostPin) -> str:
         """Return what pins it again: a load, or where that needs to be known more, bpftool."""
-        manifest, path = self._found.manifest, self._found.path / lost.path
-        if manifest is not None and _may_be_loaded_again(manifest):
+        found, path = self._found, self._found.path / lost.path
+        if isinstance(found, LoadedSet) and _may_be_loaded_again(found.manifest):
             return "{load}"
         if lost.folder not in _TOOL_WORDS:
             return "{load}"
@@ -335,7 +334,7 @@ class SetView:
 
     def _check_foreign(self) -> None:
         """Tell of links and programs of others in the set's directory; maps are only listed."""
-        for entry in self._found.foreign if self._found.manifest else ():
+        for entry in self._found.foreign if isinstance(self._found, LoadedSet) else ():
             path = self._found.path / entry
             if path.parent.name == names.LINKS and path.is_file():
                 reason = f"{path} is pinned, and no hook of the set knows it{_running(path)}"
@@ -384,7 +383,7 @@ class SetView:
             return None
 
     def _programs(self, hooks: tuple[FoundHook, ...]) -> Iterator[ProgramReport]:
-        for name in self._found.program_names if self._found.manifest else ():
+        for name in self._found.program_names if isinstance(self._found, LoadedSet) else ():
             own_id = _program_id(self._found, name)
             attached = [hook.report for hook in hooks if hook.record.program == name]
             for hook in attached:
@@ -466,9 +465,9 @@ def _others_on(device: str, *, pin_root: Path, netns: str | None) -> tuple[Other
 
 def _others_beside(found: PinSet, *, pin_root: Path) -> tuple[OtherProgram, ...]:
     """Return the programs of others on the device of a set, in its namespace."""
-    place = found.manifest.place if found.manifest else Place()
-    if not place.ifindex:
+    if not isinstance(found, LoadedSet) or not found.manifest.place.ifindex:
         return ()
+    place = found.manifest.place
     own = _own_programs(pin_root)
     with suppress(BpfError), namespaces.enter(namespace_of(place)):
         return other_programs(own, ifindex=place.ifindex)

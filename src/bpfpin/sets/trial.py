@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bpfpin.errors import (
     AttachError,
@@ -30,10 +30,9 @@ from bpfpin.errors import (
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.directory import Directory, unsafe_reason
-from bpfpin.pins.lock import locked
+from bpfpin.pins.lock import locked, locked_root
 from bpfpin.pins.manifest import Manifest, Record, read_manifest
-from bpfpin.pins.pinset import PinSet
-from bpfpin.pins.transaction import Stage, next_generation, remove, signals_deferred
+from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.pins.trial import (
     BEFORE,
     CONFIRM,
@@ -45,9 +44,12 @@ from bpfpin.pins.trial import (
     end_trial,
     read_trial,
 )
-from bpfpin.sets.live import read_own, recovered, reopen
-from bpfpin.sets.shared import map_ids, unshared
+from bpfpin.sets.live import read_live, recovered, reopen
 from bpfpin.syscall.fd import Closing, Descriptor
+from bpfpin.syscall.signals import signals_deferred
+
+if TYPE_CHECKING:
+    from bpfpin.pins.transaction import Stage
 
 MODULE: Final = "bpfpin.sets.trial_process"
 _START_TIMEOUT_S: Final = 30.0
@@ -307,11 +309,6 @@ def settle(root: Directory, place: TrialPlace) -> tuple[str, ...]:
     return told
 
 
-def settle_set(root: Directory, name: str) -> tuple[str, ...]:
-    """Do what `settle` does for the set in the directory *name*."""
-    return settle(root, TrialPlace(root.path, name))
-
-
 def _forget(parent: Directory, place: TrialPlace) -> None:
     """Remove what is left of a trial that is over; what is not ours stays."""
     with suppress(UnsafePathError):
@@ -340,11 +337,7 @@ def end_orphans(root: Directory) -> tuple[str, ...]:
 
 def end_orphans_below(pin_root: Path, *, lock_timeout_s: float) -> None:
     """Do what `end_orphans` does where no set was found; what cannot be changed is left."""
-    with (
-        suppress(BpfError),
-        bpffs.open_to_change(pin_root) as root,
-        locked(root, timeout_s=lock_timeout_s),
-    ):
+    with suppress(BpfError), locked_root(pin_root, timeout_s=lock_timeout_s) as root:
         end_orphans(root)
 
 
@@ -432,12 +425,16 @@ def _put_entry_back(root: Directory, place: TrialPlace, change: EntryChange) -> 
 
 
 def _put_generation_back(root: Directory, name: str) -> None:
-    live = read_own(root.path, name)
-    if live is None or live.manifest is None:
+    # Every change looks for trials, and few have one to put back.
+    from bpfpin.pins.transaction import next_generation, remove  # noqa: PLC0415
+    from bpfpin.sets.shared import map_ids, unshared  # noqa: PLC0415
+
+    live = read_live(root.path, name).loaded
+    if live is None:
         return
     before = _manifest_before(root, name)
-    left = [pin for pin in live.manifest.outside if before is None or pin not in before.outside]
-    unused, _ = unshared(root.path, [live], map_ids(live, left))
+    leaving = [pin for pin in live.outside if before is None or pin not in before.outside]
+    unused, _ = unshared(root.path, [live], map_ids(live, leaving))
     if before is None:
         remove(root, name, reopen, unused)
         return
@@ -459,7 +456,7 @@ def _manifest_before(root: Directory, name: str) -> Manifest | None:
 class _Return:
     """The generation before as the next one."""
 
-    def __init__(self, root: Directory, live: PinSet, before: Manifest) -> None:
+    def __init__(self, root: Directory, live: LoadedSet, before: Manifest) -> None:
         self._root = root
         self._live = live
         self._before = before
@@ -478,7 +475,6 @@ class _Return:
             if leaving := self._live.open_program(program):
                 with leaving:
                     stage.pin_previous(link, leaving)
-        assert self._live.manifest is not None
         generation = self._live.manifest.generation + 1
         stage.write_manifest(
             dataclasses.replace(self._before, generation=generation, time=int(time.time()))
@@ -486,10 +482,7 @@ class _Return:
 
     def _moved(self) -> list[tuple[str, str]]:
         """Return the hooks that were there before, with the programs that they run now."""
-        assert self._live.manifest is not None
-        there = {record.link for record in self._before.hooks}
+        links = {record.link for record in self._before.hooks}
         return [
-            (record.link, record.program)
-            for record in self._live.manifest.hooks
-            if record.link in there
+            (record.link, record.program) for record in self._live.hooks if record.link in links
         ]

@@ -10,8 +10,6 @@ from typing import Any
 
 from bpfpin.codecs.variable import VariableSpec, key_of
 from bpfpin.errors import BpfError, UsageError
-from bpfpin.map import parse
-from bpfpin.map.form import Form
 from bpfpin.pins.plan import Decision, MapPlan
 from bpfpin.spec import ObjectSpec
 
@@ -110,15 +108,20 @@ def _with_variable(spec: ObjectSpec, key: str, value: Any) -> ObjectSpec:
     variable = spec.variables[key]
     try:
         if isinstance(value, str):
-            value = parse.parse_value(
-                value, Form(variable.codec, variable.type, f"variable {key}:")
-            )
+            value = _parsed(value, variable, key)
         return spec.with_variable(key, value)
     except BpfError:
         raise
     except (ValueError, TypeError) as error:
         hint = f"it is {variable.type_name or f'{variable.size} bytes'} in {variable.section}"
         raise UsageError(f"--set {error}", hint=hint) from None
+
+
+def _parsed(text: str, variable: VariableSpec, key: str) -> Any:
+    from bpfpin.map.form import Form  # noqa: PLC0415 - few loads set a variable
+    from bpfpin.map.parse import parse_value  # noqa: PLC0415
+
+    return parse_value(text, Form(variable.codec, variable.type, f"variable {key}:"))
 
 
 def _hashes(variables: Iterable[VariableSpec]) -> dict[str, str]:

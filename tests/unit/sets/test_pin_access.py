@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from bpfpin.pins.manifest import Access, Manifest, Place
-from bpfpin.pins.pinset import PinSet, SetState
+from bpfpin.pins.pinset import LoadedSet, SetState
 from bpfpin.sets.status import open_pins
 
 MINE = os.getgid()
 KINDS = ("map", "program", "link")
 
 
-def loaded(directory: Path, access: Access | None, **modes: int) -> PinSet:
+def loaded(directory: Path, access: Access | None, **modes: int) -> LoadedSet:
     """Return a set whose pins, one each of a map, a program and a link, have these modes."""
     paths = {name: directory / name for name in modes}
     for name, path in paths.items():
@@ -24,7 +24,7 @@ def loaded(directory: Path, access: Access | None, **modes: int) -> PinSet:
         path.chmod(modes[name])
     manifest = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, Place(), access=access)
     maps, programs, links = ({n: p for n, p in paths.items() if n == kind} for kind in KINDS)
-    return PinSet(directory, SetState.OK, "", manifest, maps, programs, links)
+    return LoadedSet(directory, SetState.OK, "", manifest, maps, programs, links)
 
 
 @pytest.mark.parametrize(

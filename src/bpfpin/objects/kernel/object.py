@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self, TypeVar
 
 from bpfpin.errors import (
     NotBpffsError,
@@ -25,6 +26,10 @@ from bpfpin.syscall.attr import u32
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import ObjectFlag
+
+_LOOK_AGAIN_S: Final = 0.01
+
+T = TypeVar("T")
 
 RENAMED_UNDER_US = 3  # how often a reader tries again when the directory was exchanged meanwhile
 
@@ -47,6 +52,21 @@ OPEN_BY_ID: dict[ObjectKind, Callable[[int], int]] = {
     ObjectKind.LINK: bpf.link_get_fd_by_id,
     ObjectKind.BTF: bpf.btf_get_fd_by_id,
 }
+
+
+def wait_until_freed(
+    look: Callable[[], T], is_settled: Callable[[T], bool], *, timeout_s: float
+) -> T:
+    """Call *look* until *is_settled* accepts its answer, for *timeout_s* at most; return the last.
+
+    The kernel frees an object some time after its last reference is dropped; until then it is
+    listed and can be opened by id (kernel/bpf/syscall.c: bpf_link_put() and bpf_map_put() queue
+    work, bpf_prog_put() waits for an RCU grace period). *look* must not keep the object open.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not is_settled(answer := look()) and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN_S)
+    return answer
 
 
 class KernelObject(Closing):

@@ -1,415 +1,438 @@
-"""Load an object, attach it and pin it as one set: what `bpfpin load` does."""
+"""Load an object, attach it and pin it as one set: what `bpfpin load` does.
+
+A load has four steps. `sets/request.py` turns the options into a request for each set. With the
+lock held, `sets/changing.py` settles what earlier commands left and reads the live state, once.
+`sets/load/plan.py` decides from both what becomes of each map and hook. `sets/load/publish.py`
+builds the next generation and publishes it. A plan without changes ends with a report.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any
 
 from bpfpin.attach import interface
-from bpfpin.codecs.variable import VariableSpec
-from bpfpin.errors import BpfError, BusyError, UsageError
-from bpfpin.objects.kernel.object import KernelObject
-from bpfpin.objects.load.collection import map_memory_limit
+from bpfpin.errors import BpfError, UsageError
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.struct_ops import without_unusable
-from bpfpin.objects.maps.variables import Variables
-from bpfpin.objects.programs.program import Program
-from bpfpin.pins import bpffs, names
+from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.lock import locked
-from bpfpin.pins.manifest import Place
-from bpfpin.pins.pinset import PinSet
-from bpfpin.pins.plan import Decision
-from bpfpin.pins.recover import Recovery, check_stage, is_half_done
-from bpfpin.sets.choose import Choice, Places, Source, check_order, choose, read_for_hooks
+from bpfpin.pins.lock import locked_root
+from bpfpin.pins.recover import check_stage, is_half_done
+from bpfpin.sets.changing import begin_changes
+from bpfpin.sets.choose import Source, read_for_hooks
+from bpfpin.sets.deployment import Deployment
 from bpfpin.sets.find import require_attach
-from bpfpin.sets.given_maps import Given, open_shared, with_pinnings
-from bpfpin.sets.guard import require_way_back_after_load
-from bpfpin.sets.live import read_own, recovered
+from bpfpin.sets.given_maps import Given, open_shared
+from bpfpin.sets.live import LiveState, read_live
 from bpfpin.sets.load.plan import make_plan
-from bpfpin.sets.load.publish import Verified, publish
 from bpfpin.sets.load.report import unchanged
-from bpfpin.sets.reports import LoadReport, UnloadReport
-from bpfpin.sets.request import (
-    Loading,
-    LoadOptions,
-    access_of,
-    check_fresh,
-    migration_of,
-    place_of,
-    set_name_for,
-    taken,
-)
-from bpfpin.sets.trial import settle_set
-from bpfpin.sets.undeploy import undeploy
-from bpfpin.sets.variables import with_variables
-from bpfpin.spec import ObjectSpec, XdpMode
+from bpfpin.sets.reports import LoadReport
+from bpfpin.sets.request import Loading, LoadOptions, Target, check_fresh, requests_of
+from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall import netns as namespaces
-from bpfpin.syscall.fd import Closing
 
-T = TypeVar("T", bound=KernelObject)
-_Target = tuple[str | None, str | Path | None]
-
-
-# What `deploy` gives back: the report, and the set's maps to work with.
+if TYPE_CHECKING:
+    from bpfpin.attach.order import Order
+    from bpfpin.migration.request import Migration
+    from bpfpin.sets.load.publish import Verified
 
 
-class Pinned(Mapping[str, T], Closing):
-    """Maps or programs by name, each opened from its pin when it is first asked for."""
-
-    def __init__(self, kind: type[T], paths: Mapping[str, Path]) -> None:
-        self._kind = kind
-        self._paths = dict(paths)
-        self._opened: dict[str, T] = {}
-
-    def __getitem__(self, name: str) -> T:
-        if name not in self._opened:
-            self._opened[name] = self._kind.from_pin(self._paths[name])
-        return self._opened[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __repr__(self) -> str:
-        return f"<{self._kind.__name__}s by name: {', '.join(self._paths) or 'none'}>"
-
-    def close(self) -> None:
-        """Close what was opened; the pins stay."""
-        while self._opened:
-            self._opened.popitem()[1].close()
-
-
-class Deployment(Closing):
-    """A loaded set: `report` says what was done; `maps` and `programs` are opened on demand.
-
-    `variables` are the object's global variables, in the memory of those maps.
-
-    Closing it, at best by `with`, lets go of these and leaves the set loaded; `undeploy` takes the
-    set away.
-    """
-
-    def __init__(self, report: LoadReport, *, variables: Sequence[VariableSpec] = ()) -> None:
-        self.report = report
-        maps, programs = _pins(report)
-        self._maps: Pinned[Map] = Pinned(Map, maps)
-        self._programs: Pinned[Program] = Pinned(Program, programs)
-        self._variables = Variables(variables, self._maps)
-
-    @property
-    def name(self) -> str:
-        """The set's name, as it is typed."""
-        return self.report.set
-
-    @property
-    def maps(self) -> Mapping[str, Map]:
-        """The set's maps by their full name."""
-        return self._maps
-
-    @property
-    def programs(self) -> Mapping[str, Program]:
-        """The set's programs by name."""
-        return self._programs
-
-    @property
-    def variables(self) -> Variables:
-        """The global variables by name: `deployment.variables["threshold"].value = 5`."""
-        return self._variables
-
-    def undeploy(self, *, keep_maps: bool = False, lock_timeout_s: float = 10.0) -> UnloadReport:
-        """Detach and unpin the set, as `bpfpin.undeploy` does; closes what was opened of it.
-
-        Raises `UsageError` for a dry run, which loaded nothing, and `PinNotFoundError` if the set
-        is gone already.
-        """
-        if self.report.is_planned:
-            raise UsageError(f"{self.name} was planned, not loaded: there is nothing to unload")
-        self.close()
-        return undeploy(
-            self.name,
-            pin_root=self.report.path.parent,
-            keep_maps=keep_maps,
-            lock_timeout_s=lock_timeout_s,
-        )
-
-    def close(self) -> None:
-        """Close the maps and programs that were opened."""
-        self._variables.close()
-        self._maps.close()
-        self._programs.close()
-
-    def __repr__(self) -> str:
-        places = [
-            f"{each.name} at {each.hook} of {each.device or each.cgroup}"
-            for each in self.report.programs
-            if each.hook
-        ]
-        maps = [each.name for each in self.report.maps if each.decision is not Decision.REMOVED]
-        return (
-            f"<Deployment {self.name}: {self.report.result.value}, generation"
-            f" {self.report.generation}; {', '.join(places) or 'nothing attached'};"
-            f" maps {', '.join(maps) or 'none'}>"
-        )
-
-
-def _pins(report: LoadReport) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return where the maps and the programs of a loaded set are pinned, of a planned one none."""
-    if report.is_planned:
-        return {}, {}
-    maps = {one.name: one.path for one in report.maps if one.decision is not Decision.REMOVED}
-    folder = report.path / names.PROGRAMS
-    return maps, {one.name: folder / names.program_pin_name(one.name) for one in report.programs}
-
-
-"""A device, a cgroup, or both, which one set is for."""
-
-
-def deploy(
+def deploy(  # noqa: PLR0913 - each option of a load is a keyword
     source: Source,
     *,
     device: str | None = None,
     cgroup: str | Path | None = None,
-    **options: Unpack[LoadOptions],
+    programs: str | Sequence[str] = (),
+    hook: Hook | str | None = None,
+    program_type: str | None = None,
+    mode: XdpMode | str = XdpMode.AUTO,
+    order: Order | str | None = None,
+    name: str | None = None,
+    netns: str | None = None,
+    pin_root: str | Path = BPFFS,
+    private_mount: bool = False,
+    lock_timeout_s: float = 10.0,
+    maps: Mapping[str, Given] | None = None,
+    pinning: Mapping[str, str] | None = None,
+    fresh: str | Collection[str] = (),
+    variables: Mapping[str, Any] | None = None,
+    migrate: bool | Migration = False,
+    replace: bool = False,
+    take_over: bool = False,
+    group: str | int | None = None,
+    chmod: int | str | None = None,
+    dry_run: bool = False,
+    confirm_s: int | None = None,
+    force: bool = False,
+    max_map_memory: int | None = None,
+    kernel_btf: str | Path | None = None,
 ) -> Deployment:
-    """Load *source*, attach its programs and pin maps, programs and links as one set.
+    """Load an object, attach its programs and pin its maps, programs and links as one set.
 
-    *source* is a path, bytes, a spec or `builtin:NAME`; *options* are those of `LoadOptions`. Every
-    program goes where its section says, one a hook: to *device*, or to *cgroup*, a folder of
-    cgroup2. All of it happens, or nothing; killed at any moment, the next command finishes or
-    undoes it. Where the set is loaded already, what differs is done: maps that fit are kept with
-    what is in them, and hooks are switched without a gap.
+    Either everything happens or nothing does; after a crash at any moment the next command
+    completes or undoes the change. If the set is already loaded, only the differences are applied:
+    maps that fit keep their contents, and hooks switch to the new programs without a gap.
 
-    Raises what reading and loading the object do, `InterfaceNotFoundError`, `CgroupNotFoundError`,
-    `IncompatibleMapError` (with all differences), `BusyError` (the hook or the name is taken, the
-    mode is another one), `UnsafePathError` (a directory that is not ours), `NotBpffsError`,
-    `PrivateMountError` (the pins would end with this mount namespace),
-    `LockTimeoutError` and `NotSupportedError`.
+    A choice may be typed as on the command line: `mode="native"`, `hook="tcx-egress"`,
+    `order="first"`, `chmod="0640"`.
+
+    Args:
+        source: Path, bytes, `ObjectSpec` or `builtin:NAME`.
+        device: Network device for the hooks of devices.
+        cgroup: Folder of a cgroup2 hierarchy, or a path below its mount, for the hooks of cgroups.
+        programs: Programs to attach, each `NAME` or `NAME:HOOK`; by default every program whose
+            section names a hook that *device* or *cgroup* has, one for each hook.
+        hook: Hook of programs whose section does not name one.
+        program_type: Type of programs whose section does not name one, such as `"xdp"`.
+        mode: Mode of XDP; `AUTO` is native, or generic where the driver has no native mode.
+        order: Place among the other programs of a tcx or netkit hook: `"first"`, `"last"`,
+            `"before:ID"`, `"after:ID"`, with program ids.
+        name: Name of the set; by default its device with *netns*, or its cgroup.
+        netns: Name of the network namespace of *device*; by default the caller's.
+        pin_root: Directory of bpffs that holds the set; `/sys/fs/bpf` by default.
+        private_mount: Allow a bpffs that only this mount namespace sees and that ends with it.
+        lock_timeout_s: Seconds to wait for the pin root's lock.
+        maps: Maps to use from elsewhere, by name: the path of a pin, `"id:N"`, `"name:NAME"`, or a
+            `Map`, which stays the caller's to close.
+        pinning: How to pin maps, by name, whatever the object asks for: `"none"` or `"by-name"`.
+        fresh: Names of maps that start empty on a reload; `"all"` for every map.
+        variables: First values of global variables, by name; text is parsed as after `--set`. A
+            variable in a `.data` or `.bss` that is kept cannot be set.
+        migrate: Move the contents of maps whose definition changed to new maps, exactly and under
+            traffic: true, or a `Migration` with rules for members.
+        replace: Allow an object that shares neither a program nor a hook with the loaded one, and
+            another device.
+        take_over: Put the program in the place of another owner's at an XDP hook.
+        group: Group, by name or number, that may open the maps; by default as before.
+        chmod: Mode of the map pins, such as `0o640`; by default 0o600, with *group* 0o640.
+        dry_run: Verify the programs and plan the load, and change nothing.
+        confirm_s: Seconds after which the load is taken back unless `bpfpin confirm` comes.
+        force: Allow a program that would cut the default route or the caller's SSH session; such a
+            program is refused otherwise, unless *confirm_s* is given.
+        max_map_memory: Bytes that the new maps may take; a quarter of the memory by default.
+        kernel_btf: File with the types that CO-RE takes for the kernel's; by default those of the
+            running kernel.
+
+    Returns:
+        The deployment; its `report` says what was done.
+
+    Raises:
+        ObjectFileError: The object file is malformed.
+        VerifierError: The kernel refused a program; `log` is the verifier's.
+        UsageError: An option has a wrong value or names what the object lacks, several sets fit, or
+            the load would cut the caller's own connection.
+        TypeError: A switch is neither true nor false.
+        InterfaceNotFoundError: *device* does not exist.
+        CgroupNotFoundError: *cgroup* does not exist.
+        NamespaceNotFoundError: *netns* does not exist.
+        WrongHookError: A program cannot run at the hook.
+        IncompatibleMapError: A map does not fit or cannot be migrated; `differences` has all.
+        PinNotFoundError: A path of *maps* does not exist; `IdNotFoundError` for an id.
+        PinKindError: Another kind of object is pinned at such a path.
+        HookBusyError: Another owner's program holds the hook.
+        BusyError: The name or the mode is taken, or the set is on trial.
+        ProgramChangedError: A hook of the set runs another owner's program by now.
+        LimitError: The maps would take more than *max_map_memory*.
+        UnsafePathError: A directory of the pin root is not the caller's, or others may write it.
+        NotBpffsError: *pin_root* is not in a bpffs.
+        PrivateMountError: The pins would end with this mount namespace.
+        LockTimeoutError: Another command held the lock all the time.
+        PermissionDeniedError: A capability is missing; `missing` names it.
+        NotSupportedError: This kernel or driver lacks a feature that is needed.
+
+    Kernel: BPF_BTF_LOAD, BPF_MAP_CREATE, BPF_PROG_LOAD, BPF_OBJ_PIN, BPF_LINK_CREATE,
+        BPF_LINK_UPDATE (Linux 5.9), renameat2(2) with RENAME_EXCHANGE in bpffs (Linux 5.16);
+        netlink for hooks that have no link.
     """
-    (deployment,) = _deploy(source, [(device, cgroup)], options)
+    (deployment,) = deploy_all(
+        source,
+        devices=() if device is None else (device,),
+        cgroups=() if cgroup is None else (cgroup,),
+        programs=programs,
+        hook=hook,
+        program_type=program_type,
+        mode=mode,
+        order=order,
+        name=name,
+        netns=netns,
+        pin_root=pin_root,
+        private_mount=private_mount,
+        lock_timeout_s=lock_timeout_s,
+        maps=maps,
+        pinning=pinning,
+        fresh=fresh,
+        variables=variables,
+        migrate=migrate,
+        replace=replace,
+        take_over=take_over,
+        group=group,
+        chmod=chmod,
+        dry_run=dry_run,
+        confirm_s=confirm_s,
+        force=force,
+        max_map_memory=max_map_memory,
+        kernel_btf=kernel_btf,
+    )
     return deployment
 
 
-def deploy_all(
+def deploy_all(  # noqa: PLR0913 - each option of a load is a keyword
     source: Source,
     *,
     devices: Sequence[str] = (),
     cgroups: Sequence[str | Path] = (),
-    **options: Unpack[LoadOptions],
+    programs: str | Sequence[str] = (),
+    hook: Hook | str | None = None,
+    program_type: str | None = None,
+    mode: XdpMode | str = XdpMode.AUTO,
+    order: Order | str | None = None,
+    name: str | None = None,
+    netns: str | None = None,
+    pin_root: str | Path = BPFFS,
+    private_mount: bool = False,
+    lock_timeout_s: float = 10.0,
+    maps: Mapping[str, Given] | None = None,
+    pinning: Mapping[str, str] | None = None,
+    fresh: str | Collection[str] = (),
+    variables: Mapping[str, Any] | None = None,
+    migrate: bool | Migration = False,
+    replace: bool = False,
+    take_over: bool = False,
+    group: str | int | None = None,
+    chmod: int | str | None = None,
+    dry_run: bool = False,
+    confirm_s: int | None = None,
+    force: bool = False,
+    max_map_memory: int | None = None,
+    kernel_btf: str | Path | None = None,
 ) -> list[Deployment]:
-    """Load *source* on each of *devices* or each of *cgroups*, as one set each: all or none.
+    """Load an object on several devices or cgroups, as one set each: on all of them or on none.
 
-    One transaction covers all sets: if any of them is refused, or a hook cannot be switched, all
-    stay as they were, and after a kill at any moment the next command finishes all or undoes all.
-    A device that is named twice counts once. *options* are those of `deploy` and hold for every
-    set, so that *name* goes with one device only; all sets are below one *pin_root* and in one
-    *netns*. Returns a `Deployment` for each set, in order.
+    One transaction covers all sets: if one of them is refused or a hook cannot be switched, all
+    stay as they were, and after a crash at any moment the next command completes all or undoes all.
 
-    Raises what `deploy` does, and `UsageError` for both devices and cgroups, unless it is one each.
+    Args:
+        source: Path, bytes, `ObjectSpec` or `builtin:NAME`.
+        devices: Network devices, a set each; a device that is named twice counts once.
+        cgroups: Cgroups, a set each. One device and one cgroup together are one set.
+        programs: As in `deploy`, for every set; so are all parameters below.
+        hook: Hook of programs whose section does not name one.
+        program_type: Type of programs whose section does not name one.
+        mode: Mode of XDP.
+        order: Place among the other programs of a tcx or netkit hook.
+        name: Name of the set; with one device or cgroup only.
+        netns: Name of the network namespace of all *devices*.
+        pin_root: Directory of bpffs that holds all sets; `/sys/fs/bpf` by default.
+        private_mount: Allow a bpffs that only this mount namespace sees and that ends with it.
+        lock_timeout_s: Seconds to wait for the pin root's lock.
+        maps: Maps to use from elsewhere, by name.
+        pinning: How to pin maps, by name: `"none"` or `"by-name"`.
+        fresh: Names of maps that start empty on a reload; `"all"` for every map.
+        variables: First values of global variables, by name.
+        migrate: Move the contents of maps whose definition changed to new maps.
+        replace: Allow an object that has nothing in common with the loaded one, and another device.
+        take_over: Put the program in the place of another owner's at an XDP hook.
+        group: Group, by name or number, that may open the maps; by default as before.
+        chmod: Mode of the map pins; by default 0o600, with *group* 0o640.
+        dry_run: Verify the programs and plan the load, and change nothing.
+        confirm_s: Seconds after which the load is taken back unless `bpfpin confirm` comes.
+        force: Allow a program that would cut the default route or the caller's SSH session.
+        max_map_memory: Bytes that the new maps of a set may take; a quarter of the memory by
+            default.
+        kernel_btf: File with the types that CO-RE takes for the kernel's.
+
+    Returns:
+        A deployment for each set, in order.
+
+    Raises:
+        UsageError: Devices and cgroups are mixed, other than one of each, or *name* is given for
+            several sets.
+        BusyError: Two targets have one set between them.
+        BpfError: What `deploy` raises; the hint says that no set was changed.
+
+    Kernel: As `deploy`.
     """
+    options = LoadOptions.parse(
+        programs=programs,
+        hook=hook,
+        program_type=program_type,
+        mode=mode,
+        order=order,
+        name=name,
+        netns=netns,
+        pin_root=pin_root,
+        private_mount=private_mount,
+        lock_timeout_s=lock_timeout_s,
+        maps=maps or {},
+        pinning=pinning or {},
+        fresh=fresh,
+        variables=variables or {},
+        migrate=migrate,
+        replace=replace,
+        take_over=take_over,
+        group=group,
+        chmod=chmod,
+        dry_run=dry_run,
+        confirm_s=confirm_s,
+        force=force,
+        max_map_memory=max_map_memory,
+        kernel_btf=kernel_btf,
+    )
+    return _deploy(source, _targets(devices, cgroups, options), options)
+
+
+def _targets(
+    devices: Sequence[str], cgroups: Sequence[str | Path], options: LoadOptions
+) -> list[Target]:
+    """Return the device and the cgroup of each set."""
     if devices and cgroups and len(devices) + len(cgroups) > 2:
         raise UsageError(
             "several devices and cgroups: which of them belong to one set is not known",
             hint="one load for each set, or only devices, or only cgroups",
         )
-    targets: list[_Target] = [(device, None) for device in dict.fromkeys(devices)]
-    targets = targets or [(None, cgroup) for cgroup in dict.fromkeys(cgroups)]
     if devices and cgroups:
-        targets = [(devices[0], cgroups[0])]
-    return _deploy(source, targets or [(None, None)], options)
-
-
-def _deploy(source: Source, targets: list[_Target], typed: LoadOptions) -> list[Deployment]:
-    options = taken(typed)
-    if options.get("name") and len(targets) > 1:
+        return [(devices[0], cgroups[0])]
+    targets: list[Target] = [(device, None) for device in dict.fromkeys(devices)]
+    targets += [(None, cgroup) for cgroup in dict.fromkeys(cgroups)]
+    if options.name and len(targets) > 1:
         raise UsageError(
             "a name is for one set, and several devices or cgroups make several sets",
             hint="one load for each of them",
         )
-    if not options.get("private_mount", False):
-        bpffs.require_lasting(options.get("pin_root", BPFFS))
+    return targets or [(None, None)]
+
+
+def _deploy(source: Source, targets: Sequence[Target], options: LoadOptions) -> list[Deployment]:
+    if not options.private_mount:
+        bpffs.require_lasting(options.pin_root)
     spec = read_for_hooks(
         source,
-        words=options.get("programs", ()),
-        hook=options.get("hook"),
-        program_type=options.get("program_type"),
-        kernel_btf=options.get("kernel_btf"),
+        words=options.programs,
+        hook=options.hook,
+        program_type=options.program_type,
+        kernel_btf=options.kernel_btf,
     )
-    given = options.get("maps", {})
-    with namespaces.enter(options.get("netns")):
-        requests = _requests(spec, targets, options)
+    with namespaces.enter(options.netns):
+        requests = requests_of(spec, targets, options)
         shown = ", ".join(str(device or cgroup) for device, cgroup in targets)
         require_attach(f"loading a program on {shown}")
-        if options.get("dry_run"):
-            reports = _planned(requests, given)
-        else:
-            reports = _done(requests, given, options.get("lock_timeout_s", 10.0))
+        carry_out = _plan_only if options.dry_run else _load
+        reports = carry_out(requests, options)
         return [Deployment(report, variables=spec.all_variables) for report in reports]
 
 
-def _requests(
-    spec: ObjectSpec, targets: list[_Target], options: Mapping[str, Any]
-) -> list[Loading]:
-    """Return what is asked for, a set each; a device under two names is one."""
-    requests: dict[Path, Loading] = {}
-    for device, cgroup in targets:
-        place = place_of(device, cgroup, netns=options.get("netns"))
-        places = Places(bool(place.device), bool(place.cgroup))
-        words, hook = options.get("programs", ()), options.get("hook")
-        chosen = tuple(choose(spec, words=words, hook=hook, places=places))
-        request = _request(spec, chosen, place, options)
-        other = requests.setdefault(request.path, request).place
-        if (other.ifindex, other.cgroup) != (place.ifindex, place.cgroup):
-            where = [one.device or f"cgroup {one.cgroup}" for one in (other, place)]
-            raise BusyError(
-                f"{' and '.join(where)} have one set between them, {request.shown_name}",
-                holder=request.shown_name,
-                hint="load them one after the other, each with --name NAME",
-            )
-    return list(requests.values())
+def _load(requests: Sequence[Loading], options: LoadOptions) -> list[LoadReport]:
+    """Plan all sets and publish those that change, in one transaction under one lock."""
+    bpffs.ensure(options.pin_root)
+    with (
+        locked_root(options.pin_root, timeout_s=options.lock_timeout_s) as root,
+        _none_changed_hint(root, requests),
+        ExitStack() as opened,
+    ):
+        changes = begin_changes(root, [request.name for request in requests])
+        outcomes = _planned(requests, [change.live for change in changes], options.maps, opened)
+        reports = _published(outcomes, root)
+        return [
+            report.with_notes(change.notes) for report, change in zip(reports, changes, strict=True)
+        ]
 
 
-def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None:
-    """Raise `InterfaceNotFoundError` unless all of *devices* are there; nothing is changed."""
-    with namespaces.enter(netns):
-        for device in devices:
-            interface.ifindex(device)
-
-
-def _request(
-    spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: Mapping[str, Any]
-) -> Loading:
-    name, pin_root = options.get("name"), options.get("pin_root", BPFFS)
-    spec = without_unusable(spec)
-    if options.get("order") is not None:
-        check_order(chosen)
-    spec = with_pinnings(spec, options.get("pinning", {}), options.get("maps", {}))
-    spec, settings = with_variables(spec, options.get("variables", {}))
-    for choice in chosen:  # what a program is loaded for may come from its hook
-        attach_type = choice.program.expected_attach_type
-        spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
-    return Loading(
-        spec,
-        chosen,
-        options.get("mode", XdpMode.AUTO),
-        place,
-        pin_root / (names.encode(name) if name else set_name_for(place, pin_root)),
-        options.get("max_map_memory") or map_memory_limit(),
-        fresh=frozenset(options.get("fresh", ())),
-        migration=migration_of(options.get("migrate", False)),
-        settings=settings,
-        replaces=options.get("replace", False),
-        takes_over=options.get("take_over", False),
-        order=options.get("order"),
-        confirm_s=options.get("confirm_s"),
-        is_forced=options.get("force", False),
-        access=access_of(options.get("group"), options.get("chmod")),
-        is_dry_run=options.get("dry_run", False),
-        is_chosen=bool(options.get("programs") or options.get("hook")),
-    )
-
-
-def _planned(requests: Sequence[Loading], given: Mapping[str, Given]) -> list[LoadReport]:
-    """Look, load and let go again; no lock is taken, since nothing is changed."""
-    root = requests[0].path.parent
-    is_mounted = bpffs.inspect(root) is not RootState.ABSENT
-    if is_mounted:
+def _plan_only(requests: Sequence[Loading], options: LoadOptions) -> list[LoadReport]:
+    """Plan all sets and have their programs verified; nothing changes, so no lock is taken."""
+    root = options.pin_root
+    lives = [LiveState() for _ in requests]
+    if bpffs.inspect(root) is not RootState.ABSENT:
         bpffs.require(root)
         with Directory.open(root) as directory:
             for request in requests:
                 check_stage(directory, request.name)
-    lives = [read_own(root, request.name) if is_mounted else None for request in requests]
+        lives = [read_live(root, request.name) for request in requests]
     with ExitStack() as opened:
-        prepared = _prepared(requests, lives, given, opened)
-        return [_planned_report(one) for one in prepared]
+        outcomes = _planned(requests, lives, options.maps, opened)
+        return [
+            outcome if isinstance(outcome, LoadReport) else outcome.planned()
+            for outcome in outcomes
+        ]
 
 
-def _planned_report(prepared: Verified | LoadReport) -> LoadReport:
-    return prepared if isinstance(prepared, LoadReport) else prepared.planned()
-
-
-def _done(
-    requests: Sequence[Loading], given: Mapping[str, Given], lock_timeout_s: float
-) -> list[LoadReport]:
-    pin_root = requests[0].path.parent
-    bpffs.ensure(pin_root)
-    with (
-        bpffs.open_to_change(pin_root) as root,
-        locked(root, timeout_s=lock_timeout_s),
-        _told_what_stays(root, requests),
-        ExitStack() as opened,
-    ):
-        notes = [_settled(root, request) for request in requests]
-        lives = [read_own(pin_root, request.name) for request in requests]
-        prepared = _prepared(requests, lives, given, opened)
-        changing = [one for one in prepared if isinstance(one, Verified)]
-        published = iter(publish(changing, root) if changing else ())
-        reports = [one if isinstance(one, LoadReport) else next(published) for one in prepared]
-        return [one.with_notes(note) for one, note in zip(reports, notes, strict=True)]
-
-
-def _settled(root: Directory, request: Loading) -> tuple[str, ...]:
-    """Finish or undo what was left of the set, and return what is to be told of it."""
-    recovery = recovered(root, request.name)
-    notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
-    return notes + settle_set(root, request.name)
-
-
-@contextmanager
-def _told_what_stays(root: Directory, requests: Sequence[Loading]) -> Iterator[None]:
-    """Add to the refusal of one of several sets that the others were not changed either."""
-    try:
-        yield
-    except BpfError as error:
-        shown = ", ".join(request.shown_name for request in requests)
-        if len(requests) > 1 and not any(is_half_done(root, one.name) for one in requests):
-            stays = f"all or none: nothing was changed in {shown}"
-            error.hint = f"{error.hint}\n      {stays}" if error.hint else stays
-        raise
-
-
-def _prepared(
+def _planned(
     requests: Sequence[Loading],
-    lives: Sequence[PinSet | None],
-    given: Mapping[str, Given],
+    lives: Sequence[LiveState],
+    maps: Mapping[str, Given],
     opened: ExitStack,
 ) -> list[Verified | LoadReport]:
-    """Plan all loads and have the kernel verify their programs; nothing is changed yet.
+    """Plan each set from its live state, and load the programs of those that change.
 
-    What a set does not need to change comes back as its report. *opened* closes all of it.
+    A set without changes has its report already. *maps* come from outside of the sets; *opened*
+    closes all that is opened for the plans. Nothing that others see changes yet.
     """
-    prepared: list[Verified | LoadReport] = []
-    made: dict[Path, Map] = {}  # under the names that are to be shared
+    outcomes: list[Verified | LoadReport] = []
+    made: dict[Path, Map] = {}  # new maps of earlier sets of this load, by the name they share
     for number, (request, live) in enumerate(zip(requests, lives, strict=True)):
-        others = (one for place, one in enumerate(lives) if one is not None and place != number)
-        beside = dataclasses.replace(request, beside=tuple(others))
-        loading = opened.enter_context(_shared(beside, given, made))
+        others = [state.loaded for state in (*lives[:number], *lives[number + 1 :])]
+        beside = tuple(other for other in others if other is not None)
+        loading = dataclasses.replace(request, beside=beside)
+        loading = opened.enter_context(_with_shared_maps(loading, maps, made))
         plan = opened.enter_context(make_plan(loading, live))
         if plan.is_unchanged:
-            prepared.append(unchanged(loading, plan))
+            outcomes.append(unchanged(loading, plan))
             continue
-        untried = require_way_back_after_load(loading, plan)
-        verified = opened.enter_context(Verified(loading, plan, notes=untried))
-        prepared.append(verified)
+
+        from bpfpin.sets.guard import require_way_back_after_load  # noqa: PLC0415
+        from bpfpin.sets.load.publish import Verified  # noqa: PLC0415
+
+        notes = require_way_back_after_load(loading, plan)
+        verified = opened.enter_context(Verified(loading, plan, notes=notes))
+        outcomes.append(verified)
         made |= verified.made()
-    return prepared
+    return outcomes
+
+
+def _published(outcomes: Sequence[Verified | LoadReport], root: Directory) -> list[LoadReport]:
+    """Publish the sets that change, all or none, and return the reports of all sets."""
+    changing = [outcome for outcome in outcomes if not isinstance(outcome, LoadReport)]
+    if not changing:
+        return [outcome for outcome in outcomes if isinstance(outcome, LoadReport)]
+    from bpfpin.sets.load.publish import publish  # noqa: PLC0415 - see above
+
+    published = iter(publish(changing, root))
+    return [outcome if isinstance(outcome, LoadReport) else next(published) for outcome in outcomes]
 
 
 @contextmanager
-def _shared(
-    request: Loading, given: Mapping[str, Given], made: Mapping[Path, Map]
+def _with_shared_maps(
+    request: Loading, maps: Mapping[str, Given], made: Mapping[Path, Map]
 ) -> Iterator[Loading]:
-    """Open the maps from outside of the set for as long as the load takes."""
-    shared = open_shared(request.spec, given, pin_root=request.path.parent)
-    shared = {name: one.use(made) for name, one in shared.items()}
+    """Open the maps from outside of the set for the time of the load."""
+    shared = open_shared(request.spec, maps, pin_root=request.path.parent)
+    shared = {name: shared_map.use(made) for name, shared_map in shared.items()}
     loading = dataclasses.replace(request, shared=shared)
     try:
         check_fresh(loading.spec, loading.fresh, shared)
         yield loading
     finally:
         loading.close()
+
+
+@contextmanager
+def _none_changed_hint(root: Directory, requests: Sequence[Loading]) -> Iterator[None]:
+    """Add to the refusal of one of several sets that the others were not changed either."""
+    try:
+        yield
+    except BpfError as error:
+        shown = ", ".join(request.shown_name for request in requests)
+        if len(requests) > 1 and not any(is_half_done(root, each.name) for each in requests):
+            stays = f"all or none: nothing was changed in {shown}"
+            error.hint = f"{error.hint}\n      {stays}" if error.hint else stays
+        raise
+
+
+def require_devices(devices: Sequence[str], *, netns: str | None = None) -> None:
+    """Raise `InterfaceNotFoundError` unless all of *devices* exist; nothing is changed."""
+    with namespaces.enter(netns):
+        for device in devices:
+            interface.ifindex(device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -26,12 +25,13 @@ from bpfpin.migration.plan import (
 from bpfpin.migration.refusal import MemberNames, require_known, split_loss_hint
 from bpfpin.migration.request import Migration, parse_migration
 from bpfpin.objects.kernel.btf import map_btf
+from bpfpin.objects.kernel.object import wait_until_freed
 from bpfpin.objects.load.collection import Loaded
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds
 from bpfpin.pins.manifest import Lineage
-from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.pinset import LoadedSet
 from bpfpin.pins.plan import Decision, HookPlan, Migrating, Plan
 from bpfpin.sets.load.hooks import attached
 from bpfpin.sets.request import Loading
@@ -59,14 +59,13 @@ def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[Migrating, FoldProgr
 
 def lineages(plan: Plan, loaded: Loaded) -> dict[str, Lineage]:
     """Return from which map each one has its contents that was migrated, now or before."""
-    manifest = plan.live.manifest if plan.live else None
-    before = manifest.migrated if manifest else {}
-    found = {name: line for name, line in before.items() if _is_kept(plan, name, line)}
+    before = plan.live.manifest.migrated if plan.live else {}
+    after = {name: line for name, line in before.items() if _is_kept(plan, name, line)}
     for each in reversed(plan.migrating):  # what an earlier one left over comes after the map
         line = before.get(each.name)
         first = line.first if line and line.id == each.old.id else each.old.id
-        found[each.name] = Lineage(loaded.maps[each.name].id, first)
-    return found
+        after[each.name] = Lineage(loaded.maps[each.name].id, first)
+    return after
 
 
 def _is_kept(plan: Plan, name: str, line: Lineage) -> bool:
@@ -82,7 +81,7 @@ class Migrator:
     """
 
     loading: Loading
-    live: PinSet | None
+    live: LoadedSet | None
     hooks: tuple[HookPlan, ...]
     _members: dict[str, MemberNames] = field(default_factory=dict)
 
@@ -258,19 +257,18 @@ def _library(spec: ObjectSpec) -> tuple[Btf, ...]:
 
 
 def _require_reached(name: str, old: Map, ours: set[int]) -> None:
-    """Refuse a map that programs have which would go on with the old one.
-
-    What was just detached the kernel takes a moment to free.
-    """
-    deadline = time.monotonic() + _FREED_S
-    while others := [user for user in programs_of(old.id) if user.id not in ours]:
-        if any(user.place for user in others) or time.monotonic() >= deadline:
-            raise IncompatibleMapError(
-                f"map {name} is used by programs of others",
-                differences=[_difference(name, user) for user in others],
-                hint="--best-effort",
-            )
-        time.sleep(_FREED_S / 50)
+    """Refuse a map that a program of others uses: it would go on with the old map."""
+    others = wait_until_freed(
+        lambda: [user for user in programs_of(old.id) if user.id not in ours],
+        lambda users: not users or any(user.place for user in users),
+        timeout_s=_FREED_S,
+    )
+    if others:
+        raise IncompatibleMapError(
+            f"map {name} is used by programs of others",
+            differences=[_difference(name, user) for user in others],
+            hint="--best-effort",
+        )
 
 
 def _difference(name: str, user: MapUser) -> Difference:

@@ -34,10 +34,10 @@ from bpfpin.objfile import reader
 from bpfpin.pins import folds, names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Held, HookRecord, Manifest, OutsidePin
-from bpfpin.pins.pinset import PinSet
+from bpfpin.pins.pinset import LoadedSet
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
 from bpfpin.pins.transaction import Stage, next_generations
-from bpfpin.sets.live import reopen, told_of_others
+from bpfpin.sets.live import notes_on_others, reopen
 from bpfpin.sets.load.migrate import fold_programs, lineages
 from bpfpin.sets.load.plan import access_after
 from bpfpin.sets.load.report import attached, finished, planned
@@ -296,7 +296,7 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
                     *names_kept,
                     *holders_of_old(root, before),
                     *_left_over(root, one.loading),
-                    *told_of_others(root, one.loading.name),
+                    *notes_on_others(root, one.loading.name),
                 )
             )
             for one, before, (_, names_kept), report in zip(
@@ -326,11 +326,11 @@ def _left_over(root: Directory, loading: Loading) -> Iterator[str]:
             )
 
 
-def _left_names(live: PinSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
+def _left_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
     """Return the shared names of the live set that the next one has no map for."""
-    if live is None or live.manifest is None:
+    if live is None:
         return {}
-    return map_ids(live, [pin for pin in live.manifest.outside if pin not in shared])
+    return map_ids(live, [pin for pin in live.outside if pin not in shared])
 
 
 def _trial(
@@ -442,10 +442,10 @@ class _Building:
         """
         live, here = self.plan.live, self.loading.place
         before: tuple[HookRecord, ...] = ()
-        if live is not None and live.manifest is not None:
-            there = live.manifest.place
-            is_here = (there.netns_inode, there.ifindex) == (here.netns_inode, here.ifindex)
-            before = live.manifest.hooks if is_here else ()
+        if live is not None:
+            place = live.manifest.place
+            is_same = (place.netns_inode, place.ifindex) == (here.netns_inode, here.ifindex)
+            before = live.hooks if is_same else ()
         is_ours = any(record.made_qdisc for record in (*before, *records))
         return tuple(
             dataclasses.replace(one, made_qdisc=is_ours) if one.held is Held.FILTER else one

@@ -1,4 +1,4 @@
-"""What a load is told to have done, or would do, from its plan and what was made."""
+"""The report of a load: built from its plan and what was made."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _SHOWN_NAMES = 5  # of the programs that were left out
 
 
 def unchanged(loading: Loading, plan: Plan) -> LoadReport:
-    """Tell of a set that is loaded already just as it is asked for."""
+    """Return the report of a set that is loaded already as requested."""
     programs: list[ProgramReport] = []
     for name, path in plan.live.programs.items() if plan.live else ():
         with Program.from_pin(path) as program:
             program_id = program.id
-        there = [hook for hook in plan.hooks if hook.program == name]
-        programs += [_running(loading, hook, program_id) for hook in there]
-        programs += [] if there else [ProgramReport(name, program_id)]
+        own_hooks = [hook for hook in plan.hooks if hook.program == name]
+        programs += [_running(loading, hook, program_id) for hook in own_hooks]
+        programs += [] if own_hooks else [ProgramReport(name, program_id)]
     return _report(loading, plan, LoadResult.UNCHANGED, programs)
 
 
 def planned(
     loading: Loading, plan: Plan, loaded: Loaded, *, generic: Mapping[str, str]
 ) -> LoadReport:
-    """Tell what would be done; programs have no id yet.
+    """Return the report of a dry run; programs have no id yet.
 
     *generic* has the notes of hooks, by link, whose device will run the program in generic mode.
     """
@@ -57,9 +57,9 @@ def planned(
 def finished(
     loading: Loading, plan: Plan, loaded: Loaded, running: Sequence[ProgramReport]
 ) -> LoadReport:
-    """Tell what was done; *running* are the programs that are attached."""
-    before = plan.live.manifest if plan.live else None
-    result = LoadResult.RELOADED if before and before.hooks else LoadResult.LOADED
+    """Return the report of a load that changed the set; *running* are the attached programs."""
+    is_reload = plan.live is not None and bool(plan.live.hooks)
+    result = LoadResult.RELOADED if is_reload else LoadResult.LOADED
     others = [ProgramReport(name, loaded.programs[name].id) for name in _unattached(plan, loaded)]
     report = _report(loading, plan, result, [*running, *others], notes=loaded.notes)
     return dataclasses.replace(report, maps=tuple(_maps(loading, plan, loaded)))
@@ -68,7 +68,7 @@ def finished(
 def attached(
     loading: Loading, record: HookRecord, loaded: Loaded, *, link_id: int | None, note: str = ""
 ) -> ProgramReport:
-    """Tell of a program at its hook."""
+    """Return the report of a program at its hook."""
     return ProgramReport(
         record.program,
         loaded.programs[record.program].id,
@@ -114,7 +114,7 @@ def _report(
     notes: Sequence[str] = (),
 ) -> LoadReport:
     is_unchanged = result is LoadResult.UNCHANGED
-    links = {(one.hook, one.name): one.link for one in programs if one.hook}
+    links = {(program.hook, program.name): program.link for program in programs if program.hook}
     return LoadReport(
         result,
         loading.shown_name,
@@ -137,12 +137,13 @@ def _hook(loading: Loading, hook: HookPlan, link_id: int | None, is_unchanged: b
 
 
 def _maps(loading: Loading, plan: Plan, loaded: Loaded | None = None) -> Iterator[MapReport]:
-    for each in plan.maps:
-        held = loaded.maps.get(each.name) if loaded else None
-        map_id = each.map_id if held is None else held.id
-        decision = Decision.KEPT if plan.is_unchanged else each.decision
-        path = loading.map_path(each.name)
-        yield MapReport(each.name, map_id, path, decision, each.reason, each.migration)
+    for map_plan in plan.maps:
+        name = map_plan.name
+        bpf_map = loaded.maps.get(name) if loaded else None
+        map_id = map_plan.map_id if bpf_map is None else bpf_map.id
+        decision = Decision.KEPT if plan.is_unchanged else map_plan.decision
+        path = loading.map_path(name)
+        yield MapReport(name, map_id, path, decision, map_plan.reason, map_plan.migration)
 
 
 def _unattached(plan: Plan, loaded: Loaded) -> list[str]:
@@ -168,11 +169,11 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
             "cgroup was named" if program.hook and program.hook.is_cgroup else "device was named"
         )
         yield f"program {program.name} (section {program.section!r}) was left out: no {where}"
-    for each in plan.maps:
-        if each.decision is Decision.REMOVED:
-            yield f"map {each.name} is not pinned any more: {each.reason}"
-        elif each.reason.startswith(LOST):
-            yield f"map {each.name}: {each.reason}"
+    for map_plan in plan.maps:
+        if map_plan.decision is Decision.REMOVED:
+            yield f"map {map_plan.name} was unpinned: {map_plan.reason}"
+        elif map_plan.reason.startswith(LOST):
+            yield f"map {map_plan.name}: {map_plan.reason}"
     yield from hooks.describe(plan.hooks)
     if loading.confirm_s is not None and not loading.is_dry_run:
         yield (
@@ -182,8 +183,11 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
 
 
 def _not_fresh(loading: Loading, plan: Plan) -> Iterator[str]:
-    """Tell of maps that did not start empty though all were asked to: others may use them."""
-    fresh = {each.name for each in plan.maps if each.decision is Decision.FRESH}
+    """Yield notes on maps that did not start empty though `--fresh all` was given.
+
+    Others may use such a map.
+    """
+    fresh = {map_plan.name for map_plan in plan.maps if map_plan.decision is Decision.FRESH}
     for shared in loading.shared.values() if ALL in loading.fresh else ():
         is_replaced = shared.is_new or shared.name in fresh
         if shared.held is not None and not is_replaced:

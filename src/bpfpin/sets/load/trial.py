@@ -13,7 +13,6 @@ from bpfpin.objects.link import Link
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Place
-from bpfpin.pins.transaction import signals_deferred
 from bpfpin.pins.trial import (
     BEFORE,
     RECORD,
@@ -27,6 +26,7 @@ from bpfpin.pins.trial import (
 )
 from bpfpin.sets.trial import Started, end_waiting, put_back, start_waiting
 from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.signals import signals_deferred
 
 
 class LoadTrial:

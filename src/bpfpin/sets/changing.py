@@ -1,0 +1,65 @@
+"""How every change of a set begins: lock the pin root, settle what was left, read what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.lock import locked_root
+from bpfpin.pins.recover import Recovery
+from bpfpin.pins.trial import TrialPlace
+from bpfpin.sets.live import LiveState, read_live, recovered
+from bpfpin.sets.trial import settle
+
+
+@dataclass(frozen=True)
+class Change:
+    """A set that is about to be changed; the lock of its pin root is held until the change ends.
+
+    *live* is what is loaded now. *recovery* says what became of an interrupted change, and *notes*
+    report that and a trial that went back.
+    """
+
+    root: Directory
+    name: str
+    live: LiveState
+    recovery: Recovery
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def changing(pin_root: Path, name: str, *, lock_timeout_s: float) -> Iterator[Change]:
+    """Prepare set *name* for a change in the block.
+
+    Raises what `locked_root` and `begin_changes` do.
+    """
+    with locked_root(pin_root, timeout_s=lock_timeout_s) as root:
+        (change,) = begin_changes(root, [name])
+        yield change
+
+
+def begin_changes(root: Directory, set_names: Sequence[str]) -> list[Change]:
+    """Settle each of the sets, then read each of them; the lock must be held.
+
+    All are settled before the first is read: recovery of one set of a change of several recovers
+    the others, too. Raises `BusyError` for a set with a trial that can still be confirmed, and
+    `UnsafePathError` for a directory that is not a set of ours.
+    """
+    settled = [settled_place(root, TrialPlace(root.path, name)) for name in set_names]
+    return [
+        Change(root, name, read_live(root.path, name), recovery, notes)
+        for name, (recovery, notes) in zip(set_names, settled, strict=True)
+    ]
+
+
+def settled_place(root: Directory, place: TrialPlace) -> tuple[Recovery, tuple[str, ...]]:
+    """Recover the set of *place*, if it is one, and put back a trial that is overdue.
+
+    Returns what recovery did, and notes on both. The lock must be held.
+    """
+    recovery = recovered(root, place.set) if place.set else Recovery.NOTHING
+    notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
+    return recovery, notes + settle(root, place)

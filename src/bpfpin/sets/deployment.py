@@ -1,0 +1,164 @@
+"""A deployment: what `deploy` returns, the report and the objects of a loaded set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from bpfpin.codecs.variable import VariableSpec
+from bpfpin.errors import UsageError
+from bpfpin.objects.kernel.object import KernelObject
+from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.variables import Variables
+from bpfpin.objects.programs.program import Program
+from bpfpin.pins import names
+from bpfpin.pins.plan import Decision
+from bpfpin.sets.reports import LoadReport, MapReport, UnloadReport
+from bpfpin.syscall.fd import Closing
+
+T = TypeVar("T", bound=KernelObject)
+
+
+class Pinned(Mapping[str, T], Closing):
+    """Maps or programs by name, each opened from its pin at first use."""
+
+    def __init__(self, kind: type[T], paths: Mapping[str, Path]) -> None:
+        self._kind = kind
+        self._paths = dict(paths)
+        self._opened: dict[str, T] = {}
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._opened:
+            self._opened[name] = self._kind.from_pin(self._paths[name])
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __repr__(self) -> str:
+        return f"<{self._kind.__name__}s by name: {', '.join(self._paths) or 'none'}>"
+
+    def close(self) -> None:
+        """Close what was opened; the pins stay."""
+        while self._opened:
+            self._opened.popitem()[1].close()
+
+
+class Deployment(Closing):
+    """A loaded pin set: its report, and its maps, programs and global variables to work with.
+
+    They are opened from their pins at first use. `close`, or leaving a `with` block, closes them
+    and leaves the set loaded; `undeploy` removes the set.
+
+    Attributes:
+        report: What the load did with each map, program and hook. Its `is_planned` is true after a
+            dry run, which leaves nothing to open.
+    """
+
+    def __init__(self, report: LoadReport, *, variables: Sequence[VariableSpec] = ()) -> None:
+        self.report = report
+        maps, programs = _pins(report)
+        self._maps: Pinned[Map] = Pinned(Map, maps)
+        self._programs: Pinned[Program] = Pinned(Program, programs)
+        self._variables = Variables(variables, self._maps)
+
+    @property
+    def name(self) -> str:
+        """The name of the set, as it is typed after the verbs of the command."""
+        return self.report.set
+
+    @property
+    def maps(self) -> Mapping[str, Map]:
+        """The maps of the set by their full name; none after a dry run.
+
+        Raises:
+            KeyError: The set has no map of that name.
+            PinNotFoundError: The set was unloaded since.
+
+        Kernel: BPF_OBJ_GET at the first use of a map (Linux 4.4).
+        """
+        return self._maps
+
+    @property
+    def programs(self) -> Mapping[str, Program]:
+        """The programs of the set by name, opened as `maps` are.
+
+        Kernel: BPF_OBJ_GET at the first use of a program (Linux 4.4).
+        """
+        return self._programs
+
+    @property
+    def variables(self) -> Variables:
+        """The global variables of the object by name, read and written in the maps of the set.
+
+        `deployment.variables["threshold"].value = 5` changes what the running program sees.
+        """
+        return self._variables
+
+    def undeploy(self, *, keep_maps: bool = False, lock_timeout_s: float = 10.0) -> UnloadReport:
+        """Detach and unpin the set, as `bpfpin.undeploy` does, and close what was opened of it.
+
+        Args:
+            keep_maps: Leave the maps pinned, with their contents, for the next load.
+            lock_timeout_s: Seconds to wait for the pin root's lock.
+
+        Returns:
+            What was detached, which maps were kept, and notes.
+
+        Raises:
+            UsageError: It is the result of a dry run, which loaded nothing.
+            PinNotFoundError: The set is gone already.
+            ProgramChangedError: A hook of the set runs another program by now.
+            LockTimeoutError: Another command held the lock all the time.
+        """
+        from bpfpin.sets.undeploy import undeploy  # noqa: PLC0415 - few programs unload
+
+        if self.report.is_planned:
+            raise UsageError(f"{self.name} was planned, not loaded: there is nothing to unload")
+        self.close()
+        return undeploy(
+            self.name,
+            pin_root=self.report.path.parent,
+            keep_maps=keep_maps,
+            lock_timeout_s=lock_timeout_s,
+        )
+
+    def close(self) -> None:
+        """Close the maps and programs that were opened; the set stays loaded."""
+        self._variables.close()
+        self._maps.close()
+        self._programs.close()
+
+    def __repr__(self) -> str:
+        places = [
+            f"{program.name} at {program.hook} of {program.device or program.cgroup}"
+            for program in self.report.programs
+            if program.hook
+        ]
+        maps = [map_report.name for map_report in _present(self.report)]
+        return (
+            f"<Deployment {self.name}: {self.report.result.value}, generation"
+            f" {self.report.generation}; {', '.join(places) or 'nothing attached'};"
+            f" maps {', '.join(maps) or 'none'}>"
+        )
+
+
+def _pins(report: LoadReport) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return where the maps and programs of a loaded set are pinned; none of a planned one."""
+    if report.is_planned:
+        return {}, {}
+    maps = {map_report.name: map_report.path for map_report in _present(report)}
+    folder = report.path / names.PROGRAMS
+    programs = {
+        program.name: folder / names.program_pin_name(program.name) for program in report.programs
+    }
+    return maps, programs
+
+
+def _present(report: LoadReport) -> list[MapReport]:
+    """Return the maps that the set has after the load."""
+    return [map_report for map_report in report.maps if map_report.decision is not Decision.REMOVED]
