@@ -16,7 +16,7 @@ from bpfpin.sets.trial import settle
 
 
 @dataclass(frozen=True)
-class Change:
+class SetChange:
     """A set that is about to be changed; the lock of its pin root is held until the change ends.
 
     *live* is what is loaded now. *recovery* says what became of an interrupted change, and *notes*
@@ -31,7 +31,7 @@ class Change:
 
 
 @contextmanager
-def changing(pin_root: Path, name: str, *, lock_timeout_s: float) -> Iterator[Change]:
+def changing(pin_root: Path, name: str, *, lock_timeout_s: float) -> Iterator[SetChange]:
     """Prepare set *name* for a change in the block.
 
     Raises what `locked_root` and `begin_changes` do.
@@ -41,7 +41,7 @@ def changing(pin_root: Path, name: str, *, lock_timeout_s: float) -> Iterator[Ch
         yield change
 
 
-def begin_changes(root: Directory, set_names: Sequence[str]) -> list[Change]:
+def begin_changes(root: Directory, set_names: Sequence[str]) -> list[SetChange]:
     """Settle each of the sets, then read each of them; the lock must be held.
 
     All are settled before the first is read: recovery of one set of a change of several recovers
@@ -50,7 +50,7 @@ def begin_changes(root: Directory, set_names: Sequence[str]) -> list[Change]:
     """
     settled = [settled_place(root, TrialPlace(root.path, name)) for name in set_names]
     return [
-        Change(root, name, read_live(root.path, name), recovery, notes)
+        SetChange(root, name, read_live(root.path, name), recovery, notes)
         for name, (recovery, notes) in zip(set_names, settled, strict=True)
     ]
 

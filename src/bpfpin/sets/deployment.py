@@ -20,7 +20,7 @@ from bpfpin.syscall.fd import Closing
 T = TypeVar("T", bound=KernelObject)
 
 
-class Pinned(Mapping[str, T], Closing):
+class PinnedObjects(Mapping[str, T], Closing):
     """Maps or programs by name, each opened from its pin at first use."""
 
     def __init__(self, kind: type[T], paths: Mapping[str, Path]) -> None:
@@ -62,8 +62,8 @@ class Deployment(Closing):
     def __init__(self, report: LoadReport, *, variables: Sequence[VariableSpec] = ()) -> None:
         self.report = report
         maps, programs = _pins(report)
-        self._maps: Pinned[Map] = Pinned(Map, maps)
-        self._programs: Pinned[Program] = Pinned(Program, programs)
+        self._maps: PinnedObjects[Map] = PinnedObjects(Map, maps)
+        self._programs: PinnedObjects[Program] = PinnedObjects(Program, programs)
         self._variables = Variables(variables, self._maps)
 
     @property
