@@ -125,8 +125,10 @@ from bpfpin.objects.programs.program import (
 from bpfpin.objfile.reader import (
     read_object as read_object,
 )
-from bpfpin.sets.load.deploy import (
+from bpfpin.sets.deployment import (
     Deployment as Deployment,
+)
+from bpfpin.sets.load.deploy import (
     deploy as deploy,
     deploy_all as deploy_all,
 )
