@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from support.peers import MILLION, compiled, in_c
 
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration.fold import FoldPrograms, FoldSpec, wait_for_programs
 from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.objects.maps.map import Map
@@ -36,8 +36,8 @@ PROMISED_LATE_MS = 30
 PROMISED_SMALL_MS = 1000
 SMALL = 100_000
 MOVES = (
-    MemberMove("packets", Place(0, 8), Place(8, 8)),
-    MemberMove("bytes", Place(8, 8), Place(0, 8)),
+    MemberMove("packets", Span(0, 8), Span(8, 8)),
+    MemberMove("bytes", Span(8, 8), Span(0, 8)),
 )
 
 # Wakes up every millisecond until its input ends, and prints the worst delay.

@@ -25,7 +25,7 @@ from bpfpin.btf.types import (
     SectionVariable,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.insn import CALL, Instruction, exit_, load_imm64, mov_imm
@@ -159,11 +159,11 @@ TYPES = (
             )
         ),
     ),
-    Variable("flows", 15, Linkage.GLOBAL),  # 16
+    Var("flows", 15, Linkage.GLOBAL),  # 16
     FunctionPrototype(1, (Parameter("ctx", 6), Parameter("", 0))),
     Function("count", 17, Linkage.GLOBAL),
-    Variable("limit", 1, Linkage.GLOBAL),
-    Variable("shared", 12, Linkage.GLOBAL),
+    Var("limit", 1, Linkage.GLOBAL),
+    Var("shared", 12, Linkage.GLOBAL),
     Array(1, 1, 1),  # 21
     Pointer(21),
     DataSection(".maps", 0, (SectionVariable(16, 0, 32),)),

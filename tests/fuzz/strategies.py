@@ -28,7 +28,7 @@ from bpfpin.btf.types import (
     SectionVariable,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.insn import CALL, LD_IMM64, Instruction, exit_
@@ -64,7 +64,7 @@ KINDS: st.SearchStrategy[BtfType] = st.one_of(
     st.builds(Modifier, st.sampled_from(ModifierKind), NAMES, IDS),
     st.builds(Function, NAMES, IDS, LINKAGES),
     st.builds(FunctionPrototype, IDS, PARAMETERS),
-    st.builds(Variable, NAMES, IDS, LINKAGES),
+    st.builds(Var, NAMES, IDS, LINKAGES),
     st.builds(DataSection, SECTIONS, SIZES, VARIABLES),
     st.builds(DeclTag, NAMES, IDS, st.integers(-1, 4)),
 )

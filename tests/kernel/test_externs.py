@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.btf.types import Variable
+from bpfpin.btf.types import Var
 from bpfpin.errors import (
     BpfError,
     NotSupportedError,
@@ -133,7 +133,7 @@ def test_a_variable_of_each_cpu_is_the_kernels_own() -> None:
     spec = read_object(compiled("kernel_variable"))
     (answer,) = resolve(spec)
 
-    assert answer.number == vmlinux_btf().find("runqueues", Variable)
+    assert answer.number == vmlinux_btf().find("runqueues", Var)
 
 
 def test_a_program_reads_a_variable_of_each_cpu() -> None:

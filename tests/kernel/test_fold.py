@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.errors import BpfError, ReadOnlyMapError
 from bpfpin.migration.fold import CHUNK_KEYS, FoldCounts, FoldPrograms, FoldStep, wait_for_programs
 from bpfpin.migration.members import MemberMove
@@ -84,12 +84,12 @@ def members(rule: Rule, *, is_signed: bool) -> list[MemberMove]:
     """Return the move of a number for each pair of sizes, each in eight bytes of its own."""
     found = []
     for index, (old, new) in enumerate(itertools.product(SIZES, repeat=2)):
-        places = Place(8 * index, old, is_signed), Place(8 * (15 - index), new, is_signed)
+        places = Span(8 * index, old, is_signed), Span(8 * (15 - index), new, is_signed)
         found.append(MemberMove(f"{old} to {new}", *places, rule))
     return found
 
 
-def packed(places: Sequence[Place], number: int, size: int) -> bytes:
+def packed(places: Sequence[Span], number: int, size: int) -> bytes:
     """Return a value with *number* at each place."""
     data = bytearray(size)
     for place in places:
@@ -98,7 +98,7 @@ def packed(places: Sequence[Place], number: int, size: int) -> bytes:
     return bytes(data)
 
 
-def unpacked(place: Place, data: bytes) -> int:
+def unpacked(place: Span, data: bytes) -> int:
     """Return the number at a place."""
     part = data[place.offset : place.offset + place.size]
     return int.from_bytes(part, "little", signed=place.is_signed)
@@ -126,7 +126,7 @@ def test_each_rule_holds_for_every_size(rule: Rule, *, is_signed: bool) -> None:
 
 
 def test_large_numbers_are_widened_and_summed() -> None:
-    move = MemberMove("bytes", Place(0, 4), Place(8, 8))
+    move = MemberMove("bytes", Span(0, 4), Span(8, 8))
     with pair(value_sizes=(8, 16)) as maps:
         maps.old.update_bytes(bytes(4), (4_000_000_000).to_bytes(8, "little"))
         maps.new.update_bytes(bytes(4), bytes(8) + (10**12).to_bytes(8, "little"))
@@ -139,16 +139,16 @@ def test_large_numbers_are_widened_and_summed() -> None:
 class Adjusted:
     """A number that is another one in the new map."""
 
-    old: Place
-    new: Place
+    old: Span
+    new: Span
     number: int
     wanted: int
     limits: tuple[int, int] | None = None
     renumbered: tuple[tuple[int, int], ...] = ()
 
 
-U8, U16, U64 = Place(0, 1), Place(0, 2), Place(0, 8)
-S8, S32, S64 = Place(0, 1, True), Place(0, 4, True), Place(0, 8, True)
+U8, U16, U64 = Span(0, 1), Span(0, 2), Span(0, 8)
+S8, S32, S64 = Span(0, 1, True), Span(0, 4, True), Span(0, 8, True)
 ADJUSTED = {
     "too great for a byte": Adjusted(U64, U8, 300, 255, (0, 255)),
     "fits a byte": Adjusted(U64, U8, 254, 254, (0, 255)),
@@ -181,7 +181,7 @@ def test_numbers_are_clamped_and_renumbered(case: Adjusted, rule: Rule) -> None:
     ("rule", "wanted"), [(Rule.KEEP_OLD, b"old name 13b!"), (Rule.KEEP_NEW, b"new name 13b?")]
 )
 def test_bytes_are_copied_as_they_are(rule: Rule, wanted: bytes) -> None:
-    move = MemberMove("name", Place(2, 13), Place(1, 13), rule, is_bytes=True)
+    move = MemberMove("name", Span(2, 13), Span(1, 13), rule, is_bytes=True)
     with pair(value_sizes=(16, 16)) as maps:
         maps.old.update_bytes(bytes(4), b"..old name 13b!.")
         maps.new.update_bytes(bytes(4), b".new name 13b?..")
@@ -194,8 +194,8 @@ def test_bytes_are_copied_as_they_are(rule: Rule, wanted: bytes) -> None:
 
 def test_an_array_of_bytes_grows_and_shrinks() -> None:
     moves = [
-        MemberMove("grown", Place(0, 4), Place(0, 6), Rule.KEEP_OLD, is_bytes=True),
-        MemberMove("shrunk", Place(4, 4), Place(6, 2), Rule.KEEP_OLD, is_bytes=True),
+        MemberMove("grown", Span(0, 4), Span(0, 6), Rule.KEEP_OLD, is_bytes=True),
+        MemberMove("shrunk", Span(4, 4), Span(6, 2), Rule.KEEP_OLD, is_bytes=True),
     ]
     with pair() as maps:
         maps.old.update_bytes(bytes(4), b"abcdefgh")
@@ -205,7 +205,7 @@ def test_an_array_of_bytes_grows_and_shrinks() -> None:
 
 
 def test_two_old_keys_that_become_one_add_up() -> None:
-    key = [MemberMove("port", Place(0, 2), Place(0, 8))]
+    key = [MemberMove("port", Span(0, 2), Span(0, 8))]
     with pair(key_sizes=(4, 8)) as maps:
         for old, number in (((80, 1), 5), ((80, 2), 7), ((443, 1), 11)):
             name = b"".join(part.to_bytes(2, "little") for part in old)
@@ -217,9 +217,9 @@ def test_two_old_keys_that_become_one_add_up() -> None:
 
 def test_a_key_is_built_of_bytes_and_numbers() -> None:
     key = [
-        MemberMove("address", Place(0, 6), Place(2, 6), is_bytes=True),
-        MemberMove("kind", Place(6, 1), Place(0, 2), renumbered=((1, 257),)),
-        MemberMove("level", Place(7, 1, True), Place(12, 4, True)),
+        MemberMove("address", Span(0, 6), Span(2, 6), is_bytes=True),
+        MemberMove("kind", Span(6, 1), Span(0, 2), renumbered=((1, 257),)),
+        MemberMove("level", Span(7, 1, True), Span(12, 4, True)),
     ]
     with pair(key_sizes=(8, 16)) as maps:
         maps.old.update_bytes(b"\1\2\3\4\5\6" + b"\1" + b"\xff", (9).to_bytes(8, "little"))

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bpfpin import restore_map, save_map
-from bpfpin.btf.layout import Place
-from bpfpin.codecs.record import Record
+from bpfpin.btf.layout import Span
+from bpfpin.codecs.record import KeyRecord
 from bpfpin.errors import IncompatibleMapError, MapFullError, UsageError
 from bpfpin.migration.first_values import apply_moves, join_values
 from bpfpin.migration.fold import FoldPrograms
@@ -198,7 +198,7 @@ def test_it_is_typed_as_for_load(path: Path, bpffs: Path) -> None:
         plainly = run_here("map", "restore", path, bpffs / "new")
         alone = run_here("map", "restore", path, bpffs / "new", "--start", "drops=5")
         done = run_here("map", "restore", path, bpffs / "new", "--migrate", "--start", "drops=5")
-        value = new.to_dict()[Record(port=2)]
+        value = new.to_dict()[KeyRecord(port=2)]
 
     assert (plainly.exit_code, alone.exit_code, done.exit_code) == (6, 2, 0), done.stderr
     assert "--migrate" in plainly.stderr
@@ -250,15 +250,15 @@ def test_a_value_becomes_what_a_fold_into_an_empty_map_makes_of_it(
 def test_several_values_become_one_by_the_rule(
     rule: Rule, is_signed: bool, numbers: tuple[int, ...], one: int
 ) -> None:
-    move = MemberMove("n", Place(0, 2, is_signed), Place(0, 2, is_signed), rule)
+    move = MemberMove("n", Span(0, 2, is_signed), Span(0, 2, is_signed), rule)
     values = [number.to_bytes(2, "little", signed=is_signed) for number in numbers]
 
     assert int.from_bytes(join_values([move], values), "little", signed=is_signed) == one
 
 
 def test_a_sum_without_room_is_an_error_or_cut() -> None:
-    move = MemberMove("n", Place(0, 1), Place(0, 1))
-    cut = MemberMove("n", Place(0, 1), Place(0, 1), limits=(0, 255))
+    move = MemberMove("n", Span(0, 1), Span(0, 1))
+    cut = MemberMove("n", Span(0, 1), Span(0, 1), limits=(0, 255))
 
     assert join_values([cut], [b"\xff", b"\x02"]) == b"\xff"
     with pytest.raises(OverflowError, match="n: 257"):

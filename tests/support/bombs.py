@@ -15,7 +15,7 @@ from bpfpin.btf.types import (
     Pointer,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.insn import exit_, mov_imm
@@ -54,7 +54,7 @@ def map_of(*types: BtfType) -> bytes:
     wanted = (("type", at + 1), ("max_entries", at + 1), ("key", at + 2), ("value", at + 3))
     placed = tuple(Member(name, kind, 64 * i) for i, (name, kind) in enumerate(wanted))
     builder.add(Struct("", 32, placed))  # at + 4
-    builder.add(Variable("flows", at + 4, Linkage.GLOBAL))
+    builder.add(Var("flows", at + 4, Linkage.GLOBAL))
     builder.add(DataSection(".maps", 0, (SectionVariable(at + 5, 0, 32),)))
     elf = ElfWriter()
     elf.symbol("flows", elf.section(".maps", bytes(32)), size=32)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration.fold import FoldCounts, FoldPrograms, FoldSpec
 from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
@@ -68,7 +68,7 @@ def pair(
 
 def counter(old: int = 0, new: int = 0, size: int = 8, **changes: Any) -> MemberMove:
     """Return the move of a number of *size* bytes from one offset to another."""
-    return MemberMove("counter", Place(old, size), Place(new, size), **changes)
+    return MemberMove("counter", Span(old, size), Span(new, size), **changes)
 
 
 def write(held: Map, key: int, number: int, *, cpu: int | None = None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.attach.xdp import XdpLink, attach_xdp
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration.fold import FoldPrograms, FoldSpec, wait_for_programs
 from bpfpin.migration.members import MemberMove
 from bpfpin.objects.load.collection import Loaded, load
@@ -55,7 +55,7 @@ def moves(name: str, old: str) -> list[MemberMove]:
     """Return what goes where in map *name*, from version *old* to the other one."""
     sides = PLACES[old, name], PLACES[other(old), name]
     return [
-        MemberMove(member, Place(sides[0][member], 8), Place(sides[1][member], 8))
+        MemberMove(member, Span(sides[0][member], 8), Span(sides[1][member], 8))
         for member in sides[0]
     ]
 

@@ -9,7 +9,7 @@ from unittest import mock
 
 from bpfpin import assembler as a
 from bpfpin.assembler import Assembler
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration import fold_member, fold_program
 from bpfpin.migration.fold import FoldPrograms, FoldSpec
 from bpfpin.migration.fold_program import FoldProgram
@@ -76,7 +76,7 @@ def fold_into_one(source: Map, target: Map, offset: int) -> int:
     spec = FoldSpec(
         shape_of(source),
         shape_of(target),
-        [MemberMove("packets", Place(0, 8), Place(offset, 8))],
+        [MemberMove("packets", Span(0, 8), Span(offset, 8))],
         bytes(target.value_size),
         key_moves=[],
         entries=ENTRIES,

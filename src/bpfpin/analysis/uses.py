@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.objects.kernel.info import ProgramInfo
 from bpfpin.spec import ProgramSpec
 from bpfpin.uapi import ProgramFlag, ProgramType
@@ -44,7 +44,7 @@ class Write:
     offset: int | None
     size: int
 
-    def touches(self, place: Place) -> bool:
+    def touches(self, place: Span) -> bool:
         """Whether it may write the number at *place*."""
         if self.offset is None:
             return self.size == place.size or place.size not in (1, 2, 4, 8)
@@ -67,7 +67,7 @@ class Use:
     deletes: bool = False
     unknown: tuple[str, ...] = ()
 
-    def to(self, place: Place) -> frozenset[WriteKind]:
+    def to(self, place: Span) -> frozenset[WriteKind]:
         """Return the ways in which the number at *place* is written."""
         return frozenset(write.how for write in self.writes if write.touches(place))
 
@@ -99,7 +99,7 @@ class UsingProgram:
         return cls(info.name or f"program {info.id}", info.type, use, info.type in _MAY_SLEEP)
 
 
-def write_kinds(users: Iterable[UsingProgram], place: Place) -> frozenset[WriteKind]:
+def write_kinds(users: Iterable[UsingProgram], place: Span) -> frozenset[WriteKind]:
     """Return in which ways any of *users* writes the number at *place*."""
     return frozenset(how for user in users for how in user.use.to(place))
 

@@ -26,7 +26,7 @@ from bpfpin.btf.types import (
     Pointer,
     Struct,
     Union,
-    Variable,
+    Var,
     Void,
 )
 
@@ -58,7 +58,7 @@ class _Line:
     def declare(self, type_id: int, name: str, depth: int) -> str:
         kind, suffix = self._stripped(type_id), ""
         for _ in range(MAX_DEPTH):
-            if isinstance(kind, Variable):
+            if isinstance(kind, Var):
                 kind = self._stripped(kind.type_id)
             elif isinstance(kind, Array):
                 suffix += f"[{kind.length}]"

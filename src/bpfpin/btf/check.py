@@ -27,13 +27,13 @@ from bpfpin.btf.types import (
     Pointer,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 
 _SPARE_LEAVES = 1 << 16
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 _NESTING = (Array, Struct, Union)
-_VALUELESS = {Variable, DataSection, DeclTag}  # nothing is of such a type
+_VALUELESS = {Var, DataSection, DeclTag}  # nothing is of such a type
 
 
 def check(btf: Btf) -> None:
@@ -47,7 +47,7 @@ def check(btf: Btf) -> None:
             _measure(table, type_id)
 
 
-class _Place(NamedTuple):
+class _MemberSize(NamedTuple):
     """What a member of some type takes; *bits* is None for what is no integer."""
 
     kind: BtfType
@@ -76,9 +76,9 @@ class _Table:
         self.valueless = {i for i, kind in enumerate(self.kinds) if type(kind) in _VALUELESS}
         self.stripped = _Stripped(btf)
         self.nestings: dict[int, _Nesting] = {}
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, _MemberSize] = {}
 
-    def place(self, type_id: int) -> _Place:
+    def place(self, type_id: int) -> _MemberSize:
         """Return what a member of this type takes."""
         found = self._places.get(type_id)
         if found is None:
@@ -87,7 +87,7 @@ class _Table:
             bits = 8 * size if isinstance(kind, Enum) else None
             if isinstance(kind, Int):
                 bits = kind.bit_offset + kind.bits
-            found = self._places[type_id] = _Place(kind, size, bits)
+            found = self._places[type_id] = _MemberSize(kind, size, bits)
         return found
 
 
@@ -114,7 +114,7 @@ def _check_ids(table: _Table, type_id: int, kind: BtfType, *ids: int) -> None:
             _refuse(type_id, kind, f"names type {referred}, which is no type of a value")
 
 
-def _check_target(table: _Table, type_id: int, kind: Pointer | Variable) -> None:
+def _check_target(table: _Table, type_id: int, kind: Pointer | Var) -> None:
     _check_ids(table, type_id, kind, kind.type_id)
 
 
@@ -164,7 +164,7 @@ def _check_prototype(table: _Table, type_id: int, kind: FunctionPrototype) -> No
 
 def _check_section(table: _Table, type_id: int, kind: DataSection) -> None:
     for variable in kind.variables:
-        if not isinstance(table.btf[variable.type_id], (Variable, Function)):
+        if not isinstance(table.btf[variable.type_id], (Var, Function)):
             _refuse(type_id, kind, f"type {variable.type_id} in it is no variable")
 
 
@@ -173,7 +173,7 @@ _RULES: dict[type, Callable[[_Table, int, Any], None]] = {
     Float: _check_scalar_size,
     Enum: _check_scalar_size,
     Pointer: _check_target,
-    Variable: _check_target,
+    Var: _check_target,
     DeclTag: _check_tag,
     Array: _check_array,
     Modifier: _check_modifier,

@@ -44,7 +44,7 @@ class _Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Position:
     """A member or variable: where it is and what."""
 
     type_id: int
@@ -144,25 +144,25 @@ def _all_differ(shared: list[_Pair]) -> bool:
     return any(pair.old.size != pair.new.size for pair in shared)
 
 
-def _compare_place(inner: _Pair, old: _Place | None, new: _Place | None) -> list[Difference]:
+def _compare_place(inner: _Pair, old: _Position | None, new: _Position | None) -> list[Difference]:
     if old and new and str(old) == str(new):
         return []
     return [inner.differ(_told(inner.old, old, new), _told(inner.new, new, old))]
 
 
-def _told(ref: TypeRef, place: _Place | None, other: _Place | None) -> str:
+def _told(ref: TypeRef, place: _Position | None, other: _Position | None) -> str:
     if place is None:
         return "none"
     return str(place) if other else f"{c_type(ref)} {place}"
 
 
-def _places(ref: TypeRef) -> dict[str, _Place]:
+def _places(ref: TypeRef) -> dict[str, _Position]:
     """Return the members by name; those without a name (bit-field gaps) by their place."""
     kind = ref.stripped
     if isinstance(kind, DataSection):
-        return {ref.btf[v.type_id].name: _Place(v.type_id, 8 * v.offset) for v in kind.variables}
+        return {ref.btf[v.type_id].name: _Position(v.type_id, 8 * v.offset) for v in kind.variables}
     laid_out = members(ref.btf, ref.id, flatten=True)
     return {
-        m.name or f"(bit {m.bit_offset})": _Place(m.type_id, m.bit_offset, m.bitfield_size)
+        m.name or f"(bit {m.bit_offset})": _Position(m.type_id, m.bit_offset, m.bitfield_size)
         for m in laid_out
     }

@@ -31,7 +31,7 @@ from bpfpin.btf.types import (
     SectionVariable,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from bpfpin.errors import ObjectFileError
 from bpfpin.uapi import BTF_MAX_TYPE, BTF_MAX_VLEN, BtfKind
@@ -202,9 +202,9 @@ def _prototype(words: Words, at: int, string: ReadString) -> FunctionPrototype:
     return FunctionPrototype(words[at + 2], parameters, string(words[at]))
 
 
-def _variable(words: Words, at: int, string: ReadString) -> Variable:
+def _variable(words: Words, at: int, string: ReadString) -> Var:
     name = string(words[at])
-    return Variable(name, words[at + 2], _linkage(words[at + 3], name))
+    return Var(name, words[at + 2], _linkage(words[at + 3], name))
 
 
 def _data_section(words: Words, at: int, string: ReadString) -> DataSection:

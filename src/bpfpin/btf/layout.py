@@ -22,7 +22,7 @@ from bpfpin.btf.types import (
     Pointer,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 
 POINTER_SIZE = 8
@@ -65,7 +65,7 @@ def size_of(btf: TypeTable, type_id: int) -> int:
         kind = btf[type_id]
         if isinstance(kind, Array):
             count, type_id = count * kind.length, kind.element_id
-        elif isinstance(kind, Variable):
+        elif isinstance(kind, Var):
             type_id = kind.type_id
         else:
             return _product(count, _own_size(kind, type_id), type_id)
@@ -110,7 +110,7 @@ def value_ids(kind: BtfType) -> tuple[int, ...]:
     """Return the ids of the types that a value of *kind* has inside: elements, members."""
     if isinstance(kind, Array):
         return (kind.element_id,)
-    if isinstance(kind, Variable):
+    if isinstance(kind, Var):
         return (kind.type_id,)
     return tuple([m.type_id for m in kind.members]) if isinstance(kind, (Struct, Union)) else ()
 
@@ -161,7 +161,7 @@ def _unnamed(btf: TypeTable, member: Member) -> Struct | Union | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Span:
     """A part of a key or value: *size* bytes from byte *offset* on."""
 
     offset: int

@@ -24,7 +24,7 @@ from bpfpin.btf.types import (
     Pointer,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder
 
@@ -32,7 +32,7 @@ _BLANK = Struct("", 0, ())  # takes the place of what the kernel has no use for
 
 _BYTE = Int("", 1, 8)
 
-_SUSPECT = frozenset({DataSection, Variable, Function, FunctionPrototype, Int})
+_SUSPECT = frozenset({DataSection, Var, Function, FunctionPrototype, Int})
 _ENCODINGS = (*IntEncoding,)  # signed, char, bool: the kernel takes one of them
 
 DataSections = Mapping[str, tuple[int, Mapping[str, int]]]
@@ -60,7 +60,7 @@ def for_kernel(
         fixed = kind
         if isinstance(kind, DataSection):
             fixed = _placed(btf, kind, data_sections, defined)
-        elif isinstance(kind, Variable) and kind.linkage is Linkage.EXTERN:
+        elif isinstance(kind, Var) and kind.linkage is Linkage.EXTERN:
             fixed = replace(kind, linkage=Linkage.GLOBAL) if type_id in defined else _BLANK
         elif isinstance(kind, Function):
             # GCC 12 has functions without a name: what is called through a pointer.
@@ -169,8 +169,8 @@ def _place(
     defined: Collection[int],
 ) -> SectionVariable:
     kind = btf[variable.type_id]
-    is_missing = isinstance(kind, Variable) and kind.linkage is Linkage.EXTERN
-    if not isinstance(kind, Variable) or (is_missing and variable.type_id not in defined):
+    is_missing = isinstance(kind, Var) and kind.linkage is Linkage.EXTERN
+    if not isinstance(kind, Var) or (is_missing and variable.type_id not in defined):
         return variable._replace(size=0)
     # A static variable may have no symbol; its offset is in the BTF then.
     return variable._replace(offset=symbols.get(kind.name, variable.offset))

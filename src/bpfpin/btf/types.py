@@ -183,7 +183,7 @@ class FunctionPrototype:
 
 
 @dataclass(frozen=True, slots=True)
-class Variable:
+class Var:
     """A global variable of type *type_id*."""
 
     name: str
@@ -230,7 +230,7 @@ BtfType = (
     | Modifier
     | Function
     | FunctionPrototype
-    | Variable
+    | Var
     | DataSection
     | DeclTag
 )

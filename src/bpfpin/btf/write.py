@@ -23,7 +23,7 @@ from bpfpin.btf.types import (
     Pointer,
     Struct,
     Union,
-    Variable,
+    Var,
     Void,
 )
 from bpfpin.uapi import BtfKind
@@ -109,7 +109,7 @@ _ENCODERS: dict[type, Callable[[Any, AddString], list[int]]] = {
     Modifier: lambda kind, _: [_info(kind.kind), kind.type_id],
     Function: lambda kind, _: [_info(BtfKind.FUNC, kind.linkage), kind.type_id],
     FunctionPrototype: _prototype,
-    Variable: lambda kind, _: [_info(BtfKind.VAR), kind.type_id, kind.linkage],
+    Var: lambda kind, _: [_info(BtfKind.VAR), kind.type_id, kind.linkage],
     DataSection: _data_section,
     DeclTag: lambda kind, _: [_info(BtfKind.DECL_TAG), kind.type_id, kind.component & _WORD],
 }

@@ -22,7 +22,7 @@ Formatted = Callable[[Codec, Format], Codec | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FieldPath:
     """Where a value is: its path from key or value, its last name, the names of its type.
 
     A path is empty where no format asks for it.
@@ -79,7 +79,7 @@ class FormatTable:
         """Whether a path that is asked for begins with *path*."""
         return any(key == path or key.startswith(f"{path}.") for key in self._exact)
 
-    def formatted(self, plain: Codec, place: Place) -> Codec:
+    def formatted(self, plain: Codec, place: FieldPath) -> Codec:
         """Return the codec of a place that without any format would read as *plain*."""
         self._seen[place.name] = None
         asked = [key for key in place.keys if key in self._exact]
@@ -96,7 +96,7 @@ class FormatTable:
             missing = ", ".join(map(repr, self._unused))
             raise ValueError(f"formats: no member or type is called {missing}; there are {there}")
 
-    def _by_rule(self, plain: Codec, place: Place) -> Codec:
+    def _by_rule(self, plain: Codec, place: FieldPath) -> Codec:
         types, name = [one.lower() for one in place.types], place.name.lower()
         fitting = (
             _maker()(plain, how)
@@ -114,7 +114,7 @@ def _any_matches(types: Sequence[str], pattern: str) -> bool:
     return any(fnmatchcase(one, pattern) for one in types)
 
 
-def _fitting(plain: Codec, how: Format, place: Place) -> Codec:
+def _fitting(plain: Codec, how: Format, place: FieldPath) -> Codec:
     made = _maker()(plain, how)
     if made is None:
         where = place.path or place.name

@@ -48,11 +48,11 @@ class Format(Enum):
     PREFIX = "prefix"
 
 
-class Rules(dict[str, Format]):
+class FormatRules(dict[str, Format]):
     """Formats by rules `TYPE NAME`, patterns of `fnmatch`, which apply where they fit."""
 
 
-AUTO: Final = Rules(
+AUTO: Final = FormatRules(
     {
         "in_addr *": Format.IPV4,
         "in6_addr *": Format.IPV6,

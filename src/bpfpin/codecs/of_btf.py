@@ -21,20 +21,14 @@ from bpfpin.btf.types import (
     SectionVariable,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from bpfpin.codecs.codec import BytesCodec, CharsCodec, Codec, ScalarCodec, TextCodec
-from bpfpin.codecs.format_table import KEY, VALUE, FormatTable, Place, type_names
+from bpfpin.codecs.format_table import KEY, VALUE, FieldPath, FormatTable, type_names
 from bpfpin.codecs.formats import Format
 from bpfpin.codecs.kernel_owned import is_kernel_owned, is_spin_lock
 from bpfpin.codecs.number import BitsCodec, OddCodec, bool_codec, enum_codec, truths
-from bpfpin.codecs.record import (
-    ArrayCodec,
-    Part,
-    Record,
-    UnionCodec,
-    record_codec,
-)
+from bpfpin.codecs.record import ArrayCodec, KeyRecord, Part, UnionCodec, record_codec
 from bpfpin.errors import ObjectFileError
 
 LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
@@ -75,7 +69,7 @@ def codec(
 
 def untyped(plain: Codec, table: FormatTable | None, root: str) -> Codec:
     """Return the codec of a whole key or value without a type, in the format asked for."""
-    return table.formatted(plain, Place(root, root, ())) if table else plain
+    return table.formatted(plain, FieldPath(root, root, ())) if table else plain
 
 
 class At(NamedTuple):
@@ -108,7 +102,9 @@ class _Maker:
     def _formatted(self, plain: Codec, type_id: int, at: At) -> Codec:
         if not self.table:
             return plain
-        return self.table.formatted(plain, Place(at.path, at.name, type_names(self.btf, type_id)))
+        return self.table.formatted(
+            plain, FieldPath(at.path, at.name, type_names(self.btf, type_id))
+        )
 
     def make(self, type_id: int, at: At) -> Codec:
         if at.depth > MAX_DEPTH:
@@ -180,11 +176,11 @@ class _Maker:
 
     def _is_owned(self, variable_id: int) -> bool:
         kind = self.btf[variable_id]
-        return isinstance(kind, Variable) and is_kernel_owned(self.btf, kind.type_id)
+        return isinstance(kind, Var) and is_kernel_owned(self.btf, kind.type_id)
 
     def _variable(self, place: SectionVariable, at: At) -> Part:
         kind = self.btf[place.type_id]
-        if not isinstance(kind, Variable):
+        if not isinstance(kind, Var):
             raise ObjectFileError(f"type {place.type_id} in a data section is no variable")
         return Part(kind.name, place.offset, self.place(kind.type_id, at.inner(kind.name)))
 
@@ -222,7 +218,7 @@ class _Maker:
         return truths(made, is_key=self.is_key) if is_bool else self._named(kind, made)
 
     def _factory(self) -> Callable[[Any], dict[str, Any]]:
-        return Record if self.is_key else dict
+        return KeyRecord if self.is_key else dict
 
 
 def _is_char(kind: Int) -> bool:

@@ -16,7 +16,7 @@ from bpfpin.errors import ObjectFileError
 Rows = Iterable[tuple[Any, ...]]
 
 
-class Record(dict[str, Any]):
+class KeyRecord(dict[str, Any]):
     """A structure that is a key: a dict that cannot change and can be hashed."""
 
     def __hash__(self) -> int:  # type: ignore[override]  # dict has none because it can change
@@ -26,7 +26,7 @@ class Record(dict[str, Any]):
         raise TypeError("a key cannot be changed; dict(key) makes a copy that can")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Record, (dict(self),)  # a dict's own way sets item after item
+        return KeyRecord, (dict(self),)  # a dict's own way sets item after item
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
@@ -227,7 +227,7 @@ class FlatStructCodec(StructCodec):
 
     @cached_property
     def _made(self) -> Callable[[Rows], list[dict[str, Any]]]:
-        return _dicts_of(self.parts, is_key=self._factory is Record)
+        return _dicts_of(self.parts, is_key=self._factory is KeyRecord)
 
     def decode(self, data: Buffer, at: int = 0) -> dict[str, Any]:
         """Return the members by name."""
@@ -277,6 +277,6 @@ def _dicts_of(parts: Sequence[Part], *, is_key: bool) -> Callable[[Rows], list[d
     )
     record = f"Record({{{members}}})" if is_key else f"{{{members}}}"
     made: Callable[[Rows], list[dict[str, Any]]] = eval(
-        f"lambda rows: [{record} for {items}in rows]", {**names, "Record": Record}
+        f"lambda rows: [{record} for {items}in rows]", {**names, "Record": KeyRecord}
     )
     return made

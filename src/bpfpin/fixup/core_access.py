@@ -26,21 +26,21 @@ _MAX_DIGITS = 10
 # Members of structures by name, as C sees them: those of unnamed structures are among them.
 
 
-class Place(NamedTuple):
+class MemberEntry(NamedTuple):
     """A member, its offset counted from the outermost structure."""
 
     layout: MemberLayout
     is_last: bool  # of its own structure
 
 
-class Members:
+class MemberIndex:
     """Finds members; each structure's are listed once, when it is first asked for."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Btf, int], dict[str, Place]] = {}
+        self._known: dict[tuple[Btf, int], dict[str, MemberEntry]] = {}
         self._listed = 0
 
-    def find(self, btf: Btf, type_id: int, name: str) -> Place | None:
+    def find(self, btf: Btf, type_id: int, name: str) -> MemberEntry | None:
         """Return member *name* of type *type_id*; None if there is none, or it has no members.
 
         `ObjectFileError` for unnamed structures nested more than 32 deep, and for a table whose
@@ -48,7 +48,7 @@ class Members:
         """
         return self._named(btf, type_id, MAX_DEPTH).get(name)
 
-    def _named(self, btf: Btf, type_id: int, depth: int) -> dict[str, Place]:
+    def _named(self, btf: Btf, type_id: int, depth: int) -> dict[str, MemberEntry]:
         stripped = btf.strip(type_id)
         found = self._known.get((btf, stripped))
         if found is not None:
@@ -59,8 +59,8 @@ class Members:
         self._known[btf, stripped] = found
         return found
 
-    def _list(self, btf: Btf, kind: object, depth: int) -> dict[str, Place]:
-        found: dict[str, Place] = {}
+    def _list(self, btf: Btf, kind: object, depth: int) -> dict[str, MemberEntry]:
+        found: dict[str, MemberEntry] = {}
         if not isinstance(kind, Struct | Union):
             return found
         last = len(kind.members) - 1
@@ -68,7 +68,7 @@ class Members:
         for number, (name, type_id, bit_offset, bitfield_size) in enumerate(kind.members):
             if name:
                 layout = MemberLayout(name, type_id, bit_offset, bitfield_size)
-                found.setdefault(name, Place(layout, number == last))
+                found.setdefault(name, MemberEntry(layout, number == last))
             elif type_id not in seen:
                 seen.add(type_id)
                 inner = self._named(btf, type_id, depth - 1)
@@ -84,14 +84,14 @@ class Members:
             raise malformed(f"the structures asked for have more than {_LIMIT} members")
 
 
-def _moved_bits(place: Place, by: int) -> Place:
+def _moved_bits(place: MemberEntry, by: int) -> MemberEntry:
     name, type_id = place.layout.name, place.layout.type_id
     bit_offset = by + place.layout.bit_offset
     layout = MemberLayout(name, type_id, bit_offset, place.layout.bitfield_size)
-    return Place(layout, place.is_last)
+    return MemberEntry(layout, place.is_last)
 
 
-class Step(NamedTuple):
+class AccessStep(NamedTuple):
     """One step of a path: to member *name* of type *type_id*, or to element *number* (no name)."""
 
     name: str
@@ -100,7 +100,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class CoreField:
     """Where a path ends: a member of type *type_id*, or an array element of that type."""
 
     btf: Btf
@@ -120,15 +120,15 @@ def indices_of(access: str) -> tuple[int, ...]:
     return tuple([int(part) for part in parts])
 
 
-def local_field(btf: Btf, type_id: int, access: str) -> tuple[Field, list[Step]]:
+def local_field(btf: Btf, type_id: int, access: str) -> tuple[CoreField, list[AccessStep]]:
     """Follow *access* from *type_id*; returns where it ends, and the steps that have a meaning.
 
     The step to an unnamed structure has none: the target may have its members elsewhere.
     """
     first, *rest = indices_of(access)
     root = btf.strip(type_id)
-    field = Field(btf, root, first * size_of(btf, root) * 8, is_element=True)
-    steps = [Step("", first, root)]
+    field = CoreField(btf, root, first * size_of(btf, root) * 8, is_element=True)
+    steps = [AccessStep("", first, root)]
     is_last = False
     for index in rest:
         kind = btf[btf.strip(field.type_id)]
@@ -136,24 +136,24 @@ def local_field(btf: Btf, type_id: int, access: str) -> tuple[Field, list[Step]]
             field = _into_member(field, kind, index)
             is_last = index == len(kind.members) - 1
             name = kind.members[index].name
-            steps += [Step(name, index, field.type_id)] if name else []
+            steps += [AccessStep(name, index, field.type_id)] if name else []
         elif isinstance(kind, Array):
             _check_length(kind, index, may_be_open=is_last and bool(steps[-1].name))
             field = element(field, kind, index)
-            steps.append(Step("", index, field.type_id))
+            steps.append(AccessStep("", index, field.type_id))
         else:
             raise malformed_relocation(f"{access!r} goes into a {type(kind).__name__.lower()}")
     return field, steps
 
 
-def _into_member(field: Field, kind: Struct | Union, index: int) -> Field:
+def _into_member(field: CoreField, kind: Struct | Union, index: int) -> CoreField:
     if index >= len(kind.members):
         raise malformed_relocation(
             f"there is no member {index} of {kind.name!r}: it has {len(kind.members)}"
         )
     member = kind.members[index]
     bit_offset = field.bit_offset + member.bit_offset
-    return Field(field.btf, member.type_id, bit_offset, member.bitfield_size)
+    return CoreField(field.btf, member.type_id, bit_offset, member.bitfield_size)
 
 
 def _check_length(kind: Array, index: int, *, may_be_open: bool) -> None:
@@ -161,14 +161,16 @@ def _check_length(kind: Array, index: int, *, may_be_open: bool) -> None:
         raise malformed_relocation(f"there is no element {index} of an array of {kind.length}")
 
 
-def element(field: Field, kind: Array, index: int) -> Field:
+def element(field: CoreField, kind: Array, index: int) -> CoreField:
     """Return element *index* of the array that *field* is."""
     type_id = field.btf.strip(kind.element_id)
     bit_offset = field.bit_offset + index * size_of(field.btf, type_id) * 8
-    return Field(field.btf, type_id, bit_offset, is_element=True)
+    return CoreField(field.btf, type_id, bit_offset, is_element=True)
 
 
-def target_field(local: Btf, steps: list[Step], target: TypeRef, members: Members) -> Field | None:
+def target_field(
+    local: Btf, steps: list[AccessStep], target: TypeRef, members: MemberIndex
+) -> CoreField | None:
     """Follow *steps* from the type *target*; None if it has no such field, or one that is unlike.
 
     The element of an array must be in its bounds, unless it is the last member and open (`[]`).
@@ -176,7 +178,7 @@ def target_field(local: Btf, steps: list[Step], target: TypeRef, members: Member
     btf = target.btf
     root = btf.strip(target.id)
     first = steps[0].number
-    field = Field(btf, root, first * size_of(btf, root) * 8 if first else 0, is_element=True)
+    field = CoreField(btf, root, first * size_of(btf, root) * 8 if first else 0, is_element=True)
     is_open = False
     for step in steps[1:]:
         if step.name:
@@ -192,9 +194,9 @@ def target_field(local: Btf, steps: list[Step], target: TypeRef, members: Member
     return field
 
 
-def _moved(field: Field, place: MemberLayout) -> Field:
+def _moved(field: CoreField, place: MemberLayout) -> CoreField:
     bit_offset = field.bit_offset + place.bit_offset
-    return Field(field.btf, place.type_id, bit_offset, place.bitfield_size)
+    return CoreField(field.btf, place.type_id, bit_offset, place.bitfield_size)
 
 
 def _has_element(kind: Array, index: int, *, is_open: bool) -> bool:
@@ -211,7 +213,7 @@ def words(btf: Btf, type_id: int, access: str) -> str:
     return "".join([*first, *_words(steps[1:])])
 
 
-def _words(steps: list[Step]) -> Iterator[str]:
+def _words(steps: list[AccessStep]) -> Iterator[str]:
     for step in steps:
         yield f".{step.name}" if step.name else f"[{step.number}]"
 

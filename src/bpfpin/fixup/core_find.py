@@ -11,7 +11,7 @@ from bpfpin.btf.names import essential_name
 from bpfpin.btf.types import Enum
 from bpfpin.errors import ObjectFileError
 from bpfpin.fixup.core_access import (
-    Members,
+    MemberIndex,
     indices_of,
     local_field,
     malformed_relocation,
@@ -90,7 +90,7 @@ class Finder:
     def __init__(self, btf: Btf, target: CoreTarget) -> None:
         self._btf = btf
         self._target = target
-        self._members = Members()
+        self._members = MemberIndex()
         self._candidates: dict[int, list[TypeRef]] = {}
         self._comparisons: dict[Btf, Comparison] = {}
         self._found: dict[tuple[int, str, Kind], Found] = {}

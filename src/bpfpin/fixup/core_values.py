@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.layout import size_of
 from bpfpin.btf.types import Array, Enum, Int, Pointer
-from bpfpin.fixup.core_access import Field, malformed_relocation
+from bpfpin.fixup.core_access import CoreField, malformed_relocation
 from bpfpin.uapi import CoreRelocationKind as Kind
 
 _WIDEST_BYTES = 8
@@ -50,7 +50,7 @@ class _Span(NamedTuple):
     size: int
 
 
-def field_value(kind: Kind, field: Field) -> Value:
+def field_value(kind: Kind, field: CoreField) -> Value:
     """Return what is asked of *field*; `ObjectFileError` if it has no answer."""
     if kind is Kind.FIELD_EXISTS:
         return Value(1)
@@ -62,7 +62,7 @@ def field_value(kind: Kind, field: Field) -> Value:
     return _MEASURES[kind](field, span)
 
 
-def _span(field: Field) -> _Span:
+def _span(field: CoreField) -> _Span:
     size = size_of(field.btf, field.type_id)
     first_bit = field.bit_offset
     if not field.bitfield_size:
@@ -78,7 +78,7 @@ def _span(field: Field) -> _Span:
     raise malformed_relocation(f"no load of up to 8 bytes holds bits {first_bit} to {end_bit}")
 
 
-def _offset(field: Field, span: _Span) -> Value:
+def _offset(field: CoreField, span: _Span) -> Value:
     if field.bitfield_size:
         return Value(span.first_byte, is_sure=False)
     btf, held = field.btf, field.btf.strip(field.type_id)
@@ -87,21 +87,21 @@ def _offset(field: Field, span: _Span) -> Value:
     return Value(span.first_byte, held=btf.ref(held), bytes_held=size_of(btf, held))
 
 
-def _size(field: Field, span: _Span) -> Value:
+def _size(field: CoreField, span: _Span) -> Value:
     return Value(span.size, is_sure=not field.bitfield_size)
 
 
-def _signed(field: Field, _: _Span) -> Value:
+def _signed(field: CoreField, _: _Span) -> Value:
     kind = field.btf[field.btf.strip(field.type_id)]
     return Value(int(isinstance(kind, Int | Enum) and kind.is_signed))
 
 
-def _left_shift(field: Field, span: _Span) -> Value:
+def _left_shift(field: CoreField, span: _Span) -> Value:
     behind = span.first_bit + span.bits - span.first_byte * 8
     return Value(64 - behind, is_sure=not field.bitfield_size)
 
 
-def _right_shift(_: Field, span: _Span) -> Value:
+def _right_shift(_: CoreField, span: _Span) -> Value:
     return Value(64 - span.bits)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.types import BtfType, Function, Variable
+from bpfpin.btf.types import BtfType, Function, Var
 from bpfpin.errors import BpfError, NotSupportedError, ObjectFileError
 from bpfpin.externs import KCONFIG, ConfigForm, ExternKind, ExternSpec
 from bpfpin.fixup.core_match import Comparison
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"([+-]?)(0[xX][0-9a-fA-F]{1,64}|0[0-7]{0,64}|[1-9][0-9]{0,
 _TRISTATE = {"n": 0, "y": 1, "m": 2}
 _KINDS: dict[ExternKind, type[BtfType]] = {
     ExternKind.KFUNC: Function,
-    ExternKind.KSYM_TYPED: Variable,
+    ExternKind.KSYM_TYPED: Var,
 }
 _WORDS = {
     ExternKind.KCONFIG: "value of the configuration",
@@ -167,7 +167,7 @@ def _typed(extern: ExternSpec, types: Callable[[], Iterable[tuple[str, Btf]]]) -
 
 def _compared(extern: ExternSpec, module: str, btf: Btf, type_id: int) -> Answer:
     held = btf[type_id]
-    its_type = held.type_id if isinstance(held, Function | Variable) else type_id
+    its_type = held.type_id if isinstance(held, Function | Var) else type_id
     theirs = its_type if isinstance(held, Function) else btf.strip(its_type)
     if Comparison(extern.type.btf, btf).fits(extern.type.id, theirs):
         return Answer(extern, number=type_id, module=module)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.errors import Difference
 from bpfpin.migration.match import EntryCheck, PartMoves
 from bpfpin.migration.members import MapShape, MemberMove
@@ -171,7 +171,7 @@ def _read(move: MemberMove, value: bytes) -> int:
     return int.from_bytes(some, "little", signed=place.is_signed)
 
 
-def _cut_off(length: int, parts: Sequence[Place], entry: OldEntry) -> Iterator[Misfit]:
+def _cut_off(length: int, parts: Sequence[Span], entry: OldEntry) -> Iterator[Misfit]:
     """Yield an element beyond the end that has anything in it but what is the kernel's own."""
     index = int.from_bytes(entry.key, "little")
     if index >= length and any(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.analysis.uses import ADDS, UsingProgram, WriteKind, write_kinds
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration.fold_member import ATOMIC_SIZES, is_atomic
 from bpfpin.migration.losses import Loss
 from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
@@ -139,7 +139,7 @@ def _of_programs(case: ExactnessCase, *, realtime: bool) -> Iterator[str]:
 
 
 def _of_adds(
-    user: UsingProgram, shape: MapShape, place: Place, path: str, *, realtime: bool
+    user: UsingProgram, shape: MapShape, place: Span, path: str, *, realtime: bool
 ) -> Iterator[str]:
     if WriteKind.PLAIN_ADD not in user.use.to(place):
         return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import UsageError
@@ -213,18 +213,18 @@ _JOINS: Final[dict[Rule, Callable[[MemberMove, Sequence[int]], int]]] = {
 }
 
 
-def _part(data: bytes | bytearray, place: Place) -> bytes:
+def _part(data: bytes | bytearray, place: Span) -> bytes:
     return bytes(data[place.offset : place.offset + place.size])
 
 
-def _read(data: bytes | bytearray, place: Place) -> int:
+def _read(data: bytes | bytearray, place: Span) -> int:
     return int.from_bytes(_part(data, place), "little", signed=place.is_signed)
 
 
-def _write(data: bytearray, place: Place, number: int) -> None:
+def _write(data: bytearray, place: Span, number: int) -> None:
     bits = 8 * place.size
     _write_bytes(data, place, (number & ((1 << bits) - 1)).to_bytes(place.size, "little"))
 
 
-def _write_bytes(data: bytearray, place: Place, part: bytes) -> None:
+def _write_bytes(data: bytearray, place: Span, part: bytes) -> None:
     data[place.offset : place.offset + place.size] = part

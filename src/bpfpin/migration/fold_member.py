@@ -7,7 +7,7 @@ from typing import Final
 
 from bpfpin import assembler as a
 from bpfpin.assembler import Assembler
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration.members import MemberMove
 from bpfpin.migration.request import Rule
 
@@ -86,7 +86,7 @@ def _keep_new(code: Assembler, move: MemberMove) -> None:
     _replace_zero(code, move.new)
 
 
-def _replace_zero(code: Assembler, new: Place) -> None:
+def _replace_zero(code: Assembler, new: Span) -> None:
     if new.size in ATOMIC_SIZES and new.offset % new.size == 0:
         code.set(a.R0, 0)
         code.atomic(a.ATOMIC_COMPARE_EXCHANGE, a.R9, new.offset, a.R1, size=new.size)
@@ -132,7 +132,7 @@ def _keep_best(code: Assembler, move: MemberMove, better: int, *, zero_loses: bo
     code.put(done)
 
 
-def _exchange(code: Assembler, new: Place, again: str, done: str) -> None:
+def _exchange(code: Assembler, new: Span, again: str, done: str) -> None:
     """Replace register 2 by register 1 in the new value, unless others changed it meanwhile."""
     if new.size not in ATOMIC_SIZES or new.offset % new.size:
         code.store(a.R9, new.offset, a.R1, size=new.size)
@@ -177,13 +177,13 @@ def _pieces(move: MemberMove) -> Iterator[tuple[int, int]]:
         at += width
 
 
-def _load(code: Assembler, base: int, place: Place) -> None:
+def _load(code: Assembler, base: int, place: Span) -> None:
     """Let register 1 be the number at *place*."""
     code.load(a.R1, base, place.offset, place.size)
     _widen(code, place)
 
 
-def _widen(code: Assembler, place: Place) -> None:
+def _widen(code: Assembler, place: Span) -> None:
     if place.is_signed:
         code.sign_extend(a.R1, place.size)
 

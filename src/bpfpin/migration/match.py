@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration.members import Leaf, LeafKind, MemberMove
 from bpfpin.migration.request import (
     MigrationRules,
@@ -34,7 +34,7 @@ class EntryCheck:
     """
 
     path: str
-    place: Place
+    place: Span
     what: str
     limits: tuple[int, int] | None = None
     forbidden: frozenset[int] = frozenset()
@@ -209,7 +209,7 @@ class _Matching:
     def _move_text(self, old: Leaf, new: Leaf) -> None:
         cut = old.place.size - new.place.size
         if cut > 0:
-            tail = Place(old.place.offset + new.place.size, cut)
+            tail = Span(old.place.offset + new.place.size, cut)
             is_wished = is_named(old.path, self.wishes.dropped)
             what = "the new text is shorter"
             self.checks.append(EntryCheck(old.path, tail, what, is_zero=True, is_wished=is_wished))
@@ -287,7 +287,7 @@ def _limits(old: Leaf, new: Leaf) -> tuple[int, int] | None:
     return None if both == (low, high) else both
 
 
-def _reach(place: Place) -> tuple[int, int]:
+def _reach(place: Span) -> tuple[int, int]:
     bits = 8 * place.size
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if place.is_signed else (0, (1 << bits) - 1)
 

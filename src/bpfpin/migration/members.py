@@ -12,7 +12,7 @@ from typing import Final
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.c_source import c_type
-from bpfpin.btf.layout import MAX_DEPTH, MemberLayout, Place, members, size_of
+from bpfpin.btf.layout import MAX_DEPTH, MemberLayout, Span, members, size_of
 from bpfpin.btf.types import (
     Array,
     BtfType,
@@ -23,7 +23,7 @@ from bpfpin.btf.types import (
     Modifier,
     Pointer,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.btf.types import Enum as EnumType
 from bpfpin.btf.write import BtfBuilder
@@ -89,8 +89,8 @@ class MemberMove:
     """
 
     path: str
-    old: Place
-    new: Place
+    old: Span
+    new: Span
     rule: Rule = Rule.SUM
     is_bytes: bool = False
     renumbered: tuple[tuple[int, int], ...] = ()
@@ -117,7 +117,7 @@ class Leaf:
     """
 
     path: str
-    place: Place
+    place: Span
     kind: LeafKind
     type: str
     values: tuple[tuple[str, int], ...] = ()
@@ -130,7 +130,7 @@ def leaves(ref: TypeRef | None, size: int) -> tuple[Leaf, ...]:
     8,192 parts.
     """
     if ref is None:
-        return (Leaf("", Place(0, size), LeafKind.OPAQUE, f"{size} bytes without BTF"),)
+        return (Leaf("", Span(0, size), LeafKind.OPAQUE, f"{size} bytes without BTF"),)
     return tuple(one for one in _all(ref) if one.kind is not LeafKind.OWNED)
 
 
@@ -159,7 +159,7 @@ class _LeafWalk:
             raise ObjectFileError(f"{path}: nested more than {MAX_DEPTH} deep")
         kind = self.btf[self.btf.strip(type_id)]
         if is_kernel_owned(self.btf, type_id):
-            place = Place(offset, size_of(self.btf, type_id))
+            place = Span(offset, size_of(self.btf, type_id))
             yield Leaf(path, place, LeafKind.OWNED, self._text(type_id))
         elif isinstance(kind, Array):
             yield from self._array(type_id, path, offset, depth)
@@ -171,7 +171,7 @@ class _LeafWalk:
                 yield from self.of(
                     each.type_id, _joined(path, name), offset + each.offset, depth + 1
                 )
-        elif isinstance(kind, Variable):
+        elif isinstance(kind, Var):
             yield from self.of(kind.type_id, path, offset, depth + 1)
         else:
             yield self._scalar(kind, type_id, path, offset)
@@ -181,7 +181,7 @@ class _LeafWalk:
         assert isinstance(kind, Array)
         element = self.btf[self.btf.strip(kind.element_id)]
         if isinstance(element, Int) and element.size == 1 and _is_char(element):
-            place = Place(offset, kind.length)
+            place = Span(offset, kind.length)
             yield Leaf(path, place, LeafKind.TEXT, self._text(type_id))
             return
         size = size_of(self.btf, kind.element_id)
@@ -226,19 +226,19 @@ class _LeafWalk:
             for one in group
         )
         name = "|".join(one.name for one in group if one.name)
-        return Leaf(_joined(path, name), Place(offset + first, end - first), LeafKind.OPAQUE, told)
+        return Leaf(_joined(path, name), Span(offset + first, end - first), LeafKind.OPAQUE, told)
 
     def _scalar(self, kind: BtfType, type_id: int, path: str, offset: int) -> Leaf:
         size, text = size_of(self.btf, type_id), self._text(type_id)
         if isinstance(kind, EnumType) and size in _NUMBERS:
-            place = Place(offset, size, kind.is_signed)
+            place = Span(offset, size, kind.is_signed)
             values = tuple((one.name, one.value) for one in kind.values)
             return Leaf(path, place, LeafKind.ENUM, text, values)
         if isinstance(kind, Int) and size in _NUMBERS and kind.bits == 8 * size:
-            return Leaf(path, Place(offset, size, kind.is_signed), LeafKind.NUMBER, text)
+            return Leaf(path, Span(offset, size, kind.is_signed), LeafKind.NUMBER, text)
         if isinstance(kind, Pointer):
-            return Leaf(path, Place(offset, size), LeafKind.POINTER, text)
-        return Leaf(path, Place(offset, size), LeafKind.OPAQUE, text)
+            return Leaf(path, Span(offset, size), LeafKind.POINTER, text)
+        return Leaf(path, Span(offset, size), LeafKind.OPAQUE, text)
 
     def _text(self, type_id: int) -> str:
         return c_type(self.btf.ref(type_id))

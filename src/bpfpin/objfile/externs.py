@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.layout import align_of
-from bpfpin.btf.types import BtfType, DataSection, Function, Linkage, Variable, Void
+from bpfpin.btf.types import BtfType, DataSection, Function, Linkage, Var, Void
 from bpfpin.errors import ObjectFileError
 from bpfpin.externs import KCONFIG, KSYMS, ExternKind, ExternSpec
 from bpfpin.objfile.elf.file import SHN_UNDEF, Elf, Symbol, SymbolBinding
@@ -29,7 +29,7 @@ class _Declared(NamedTuple):
     """What BTF says is defined elsewhere, and the section that says where."""
 
     section: str
-    kind: Variable | Function
+    kind: Var | Function
 
 
 def read_externs(elf: Elf, btf: Btf | None) -> dict[str, ExternSpec]:
@@ -109,7 +109,7 @@ def _declared(elf: Elf, btf: Btf) -> Iterator[_Declared]:
             continue
         for place in kind.variables:
             held = btf[place.type_id]
-            if not isinstance(held, Variable | Function):
+            if not isinstance(held, Var | Function):
                 raise elf.error(
                     f"type {place.type_id} is neither a variable nor a function", section=kind.name
                 )
@@ -139,7 +139,7 @@ def _extern(elf: Elf, btf: Btf, declared: _Declared, symbol: Symbol) -> ExternSp
     return replace(made, size=size)
 
 
-def _kind(section: str, kind: Variable | Function, type_of_it: BtfType) -> ExternKind:
+def _kind(section: str, kind: Var | Function, type_of_it: BtfType) -> ExternKind:
     if section == KCONFIG:
         return ExternKind.KCONFIG
     if isinstance(kind, Function):

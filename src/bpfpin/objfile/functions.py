@@ -15,7 +15,7 @@ TEXT = ".text"  # where compilers put functions that name no section
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FunctionSpan:
     """The bytes from *start* to *end* of *section* are the function *name*.
 
     *name* is unique in the object: of static functions of one name, each carries its place.
@@ -41,7 +41,7 @@ class Functions:
         self._by_start = {(place.section.index, place.start): place for place in self.places}
         self._by_name = {place.name: place for place in self.places}
 
-    def __getitem__(self, name: str) -> Place:
+    def __getitem__(self, name: str) -> FunctionSpan:
         """Return the function of that unique name."""
         return self._by_name[name]
 
@@ -49,7 +49,7 @@ class Functions:
         """Whether there is a function of that unique name."""
         return name in self._by_name
 
-    def at(self, section: Section, offset: int) -> Place | None:
+    def at(self, section: Section, offset: int) -> FunctionSpan | None:
         """Return the function that begins at byte *offset* of *section*."""
         return self._by_start.get((section.index, offset))
 
@@ -62,7 +62,7 @@ def _symbols(elf: Elf, section: Section) -> list[Symbol]:
     return functions or [symbol for symbol in symbols if not symbol.is_local]
 
 
-def _places(elf: Elf) -> Iterator[Place]:
+def _places(elf: Elf) -> Iterator[FunctionSpan]:
     sections = _code_sections(elf)
     symbols = [symbol for section in sections for symbol in _symbols(elf, section)]
     if not symbols and (code := [each for each in sections if each.size]):
@@ -86,7 +86,7 @@ def _places(elf: Elf) -> Iterator[Place]:
         taken.add(name)
         neighbour = following if following and following.section_index == section.index else None
         start, end = _extent(elf, symbol, neighbour)
-        yield Place(name, section, start, end, symbol.is_local)
+        yield FunctionSpan(name, section, start, end, symbol.is_local)
 
 
 def _code_sections(elf: Elf) -> list[Section]:

@@ -23,7 +23,7 @@ from bpfpin.insn import INSN_SIZE, Code
 from bpfpin.objfile.elf.file import Elf
 from bpfpin.objfile.elf.records import MAX_INSTRUCTIONS, MAX_LINKED_INSTRUCTIONS, check_limit
 from bpfpin.objfile.elf.section import ProgramKind, kind_by_word, program_kind
-from bpfpin.objfile.functions import TEXT, Functions, Place
+from bpfpin.objfile.functions import TEXT, Functions, FunctionSpan
 from bpfpin.objfile.references import NO_EXTERNS, Resolver
 from bpfpin.spec import CoreRelocation, FunctionSpec, LineInfo, MapSpec, ProgramSpec, ReferenceKind
 from bpfpin.uapi import CoreRelocationKind, ProgramType
@@ -150,7 +150,7 @@ class CodeReader:
             self._read[name] = self._spec(self._functions[name])
         return self._read[name]
 
-    def _spec(self, place: Place) -> FunctionSpec:
+    def _spec(self, place: FunctionSpan) -> FunctionSpec:
         self._instructions += (place.end - place.start) // INSN_SIZE
         check_limit(
             self._instructions, MAX_INSTRUCTIONS, "instructions", section=place.section.name
@@ -187,7 +187,7 @@ class CodeReader:
             )
         return self._debug[section]
 
-    def _type_id(self, place: Place, debug: _Debug) -> int:
+    def _type_id(self, place: FunctionSpan, debug: _Debug) -> int:
         type_id = debug.functions.get(place.start, 0)
         if type_id and self._btf and not isinstance(self._btf[type_id], Function):
             raise self._elf.error(
@@ -197,7 +197,7 @@ class CodeReader:
             )
         return type_id
 
-    def _relocation(self, place: Place, record: tuple[int, int, str, int]) -> CoreRelocation:
+    def _relocation(self, place: FunctionSpan, record: tuple[int, int, str, int]) -> CoreRelocation:
         """Check what needs no target: the instruction, the type, the kind."""
         offset, type_id, access, number = record
         kind = _CORE_KINDS.get(number)
@@ -209,7 +209,7 @@ class CodeReader:
             raise self._bad_relocation(place, offset, f"names type {type_id}, which is not there")
         return CoreRelocation((offset - place.start) // INSN_SIZE, type_id, access, kind)
 
-    def _bad_relocation(self, place: Place, offset: int, what: str) -> ObjectFileError:
+    def _bad_relocation(self, place: FunctionSpan, offset: int, what: str) -> ObjectFileError:
         return self._elf.error(
             f"a CO-RE relocation of {place.name} {what}",
             section=place.section,
@@ -224,7 +224,7 @@ def callees(function: FunctionSpec) -> list[str]:
     return [each.target for each in function.references if each.kind in kinds]
 
 
-def _between(records: Sequence[_Record], place: Place) -> Sequence[_Record]:
+def _between(records: Sequence[_Record], place: FunctionSpan) -> Sequence[_Record]:
     """Return those of the sorted *records* whose offset lies in the function."""
     first = bisect_left(records, (place.start,))
     return records[first : bisect_left(records, (place.end,))]
@@ -273,7 +273,7 @@ class ProgramReader:
                 f"it has: {', '.join(there) or 'none'}"
             )
 
-    def _kinds(self) -> Iterator[tuple[Place, ProgramKind]]:
+    def _kinds(self) -> Iterator[tuple[FunctionSpan, ProgramKind]]:
         kinds = {place.name: self._kind(place) for place in self._seen}
         known = [name for name, kind in kinds.items() if kind]
         outside = [place.name for place in self._seen if place.section.name != TEXT]
@@ -286,7 +286,7 @@ class ProgramReader:
             if place.name in programs:
                 yield place, kinds[place.name] or self._free
 
-    def _kind(self, place: Place) -> ProgramKind | None:
+    def _kind(self, place: FunctionSpan) -> ProgramKind | None:
         kind = program_kind(place.section.name)
         tail_call = kind.tail_call if kind else None
         told = self._told(place, is_free=tail_call is not None)
@@ -294,14 +294,14 @@ class ProgramReader:
             return told or kind
         return dataclasses.replace(told, attach_type=None, hook=None, tail_call=tail_call)
 
-    def _told(self, place: Place, *, is_free: bool) -> ProgramKind | None:
+    def _told(self, place: FunctionSpan, *, is_free: bool) -> ProgramKind | None:
         """Return what the user says of the program itself, or of all whose section says nothing."""
         if place.name in self._by_name:
             return kind_by_word(self._by_name[place.name])
         return self._free if is_free and self._free is not UNKNOWN else None
 
     def _program(
-        self, place: Place, kind: ProgramKind, license_text: str, version: int
+        self, place: FunctionSpan, kind: ProgramKind, license_text: str, version: int
     ) -> ProgramSpec:
         return ProgramSpec(
             place.name,

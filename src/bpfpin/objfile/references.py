@@ -15,11 +15,11 @@ from types import MappingProxyType
 from typing import Final
 
 from bpfpin.btf.btf import Btf
-from bpfpin.btf.types import Function, Variable
+from bpfpin.btf.types import Function, Var
 from bpfpin.errors import ObjectFileError
 from bpfpin.externs import KCONFIG, ExternKind, ExternSpec
 from bpfpin.insn import CALL, INSN_SIZE, LD_IMM64, Code, Instruction
-from bpfpin.objfile.dialects.data import Addresses
+from bpfpin.objfile.dialects.data import DataAddresses
 from bpfpin.objfile.elf.file import (
     SHN_COMMON,
     SHN_LORESERVE,
@@ -28,7 +28,7 @@ from bpfpin.objfile.elf.file import (
     Relocation,
     Section,
 )
-from bpfpin.objfile.functions import Functions, Place
+from bpfpin.objfile.functions import Functions, FunctionSpan
 from bpfpin.spec import Dialect, MapSpec, Reference, ReferenceKind
 from bpfpin.uapi import PseudoCall
 
@@ -66,11 +66,11 @@ class Resolver:
         self._data = {spec.section_index: spec for spec in maps if spec.dialect == Dialect.DATA}
         self._data |= {spec.data_section: spec for spec in maps if spec.data_section}
         self._relocations: dict[int, dict[int, Relocation]] = {}
-        self._addresses: dict[int, Addresses] = {}  # in data sections
+        self._addresses: dict[int, DataAddresses] = {}  # in data sections
         comment = elf.section(".comment")
         self._is_of_gcc = comment is not None and b"GCC:" in comment.data
 
-    def references(self, place: Place, code: Code) -> tuple[Reference, ...]:
+    def references(self, place: FunctionSpan, code: Code) -> tuple[Reference, ...]:
         """Return what the function at *place* refers to, in the order of its instructions."""
         relocations = self._relocations_of(place.section)
         # Most instructions refer to nothing; these two bytes of each tell so.
@@ -91,7 +91,7 @@ class Resolver:
                 found.append(self._reference(place, index, code[index], relocation))
         return tuple(found)
 
-    def _map_loaded(self, place: Place, opcode: int, relocation: Relocation) -> str | None:
+    def _map_loaded(self, place: FunctionSpan, opcode: int, relocation: Relocation) -> str | None:
         """Return the map whose address is loaded, which is usual; None: it is something else."""
         if opcode != LD_IMM64 or relocation.type not in _FITTING[LD_IMM64]:
             return None
@@ -122,7 +122,7 @@ class Resolver:
 
     def _check_upper_half(
         self,
-        place: Place,
+        place: FunctionSpan,
         index: int,
         opcodes: bytes,
         relocations: dict[int, Relocation],
@@ -134,7 +134,11 @@ class Resolver:
             raise self._error(place, offset, "a relocation in the middle of an instruction")
 
     def _reference(
-        self, place: Place, index: int, instruction: Instruction, relocation: Relocation | None
+        self,
+        place: FunctionSpan,
+        index: int,
+        instruction: Instruction,
+        relocation: Relocation | None,
     ) -> Reference:
         offset = place.start + index * INSN_SIZE
         if relocation is None:
@@ -177,7 +181,7 @@ class Resolver:
         if symbol.name == KERNEL_VERSION or symbol.name.startswith("CONFIG_"):
             return False  # of the kernel, compiled without -g
         declared = self._declared
-        return declared is None or declared.find(symbol.name, Variable, Function) is None
+        return declared is None or declared.find(symbol.name, Var, Function) is None
 
     def _called_address(
         self, instruction: Instruction, section: Section, relocation: Relocation
@@ -190,7 +194,7 @@ class Resolver:
         first, second = (of_gcc, address) if self._is_of_gcc else (address, of_gcc)
         return second if self._functions.at(section, first) is None else first
 
-    def _loaded_address(self, place: Place, section: Section, relocation: Relocation) -> int:
+    def _loaded_address(self, place: FunctionSpan, section: Section, relocation: Relocation) -> int:
         """Return the byte of *section* whose address is loaded, of the two forms what fits."""
         symbol = relocation.symbol
         addend = _load_addend(place, relocation.offset, relocation)
@@ -203,7 +207,7 @@ class Resolver:
         return addend if is_of_gcc else address
 
     def _extern(
-        self, place: Place, index: int, instruction: Instruction, relocation: Relocation
+        self, place: FunctionSpan, index: int, instruction: Instruction, relocation: Relocation
     ) -> Reference:
         """Return what the kernel is to fill in; its configuration lies in a map of the object."""
         extern, offset = self._externs[relocation.symbol.name], relocation.offset
@@ -222,7 +226,7 @@ class Resolver:
             raise self._error(place, offset, f"{message}{extern.c_source}", relocation)
         return Reference(index, kind, extern.name)
 
-    def _unrelocated(self, place: Place, index: int, instruction: Instruction) -> Reference:
+    def _unrelocated(self, place: FunctionSpan, index: int, instruction: Instruction) -> Reference:
         """Return the function that a call within the section goes to."""
         offset = place.start + index * INSN_SIZE
         if not instruction.is_call or instruction.src != PseudoCall.CALL:
@@ -232,7 +236,7 @@ class Resolver:
         return Reference(index, ReferenceKind.CALL, target)
 
     def _section_of(
-        self, place: Place, instruction: Instruction, relocation: Relocation
+        self, place: FunctionSpan, instruction: Instruction, relocation: Relocation
     ) -> Section:
         """Return the section that the relocation's symbol is in."""
         index = relocation.symbol.section_index
@@ -251,7 +255,7 @@ class Resolver:
             hint = "declare what the kernel has with __ksym or __kconfig, and compile with -g"
         raise self._error(place, relocation.offset, message, relocation, hint=hint)
 
-    def _function(self, place: Place, offset: int, section: Section, address: int) -> str:
+    def _function(self, place: FunctionSpan, offset: int, section: Section, address: int) -> str:
         target = self._functions.at(section, address)
         if target is None:
             raise self._error(
@@ -262,7 +266,9 @@ class Resolver:
             )
         return target.name
 
-    def _map_reference(self, place: Place, index: int, section: Section, address: int) -> Reference:
+    def _map_reference(
+        self, place: FunctionSpan, index: int, section: Section, address: int
+    ) -> Reference:
         exact = self._maps.get((section.index, address))
         if exact is not None:
             return Reference(index, ReferenceKind.MAP, exact.name)
@@ -278,11 +284,13 @@ class Resolver:
             "where no map and no data of a map is",
         )
 
-    def _check_no_address(self, place: Place, index: int, section: Section, address: int) -> None:
+    def _check_no_address(
+        self, place: FunctionSpan, index: int, section: Section, address: int
+    ) -> None:
         """Refuse what reads a variable that holds an address: it is 0 in the map."""
         if section.index not in self._addresses:
             variables = self._data[section.index].variables
-            self._addresses[section.index] = Addresses(self._elf, section, variables)
+            self._addresses[section.index] = DataAddresses(self._elf, section, variables)
         addresses = self._addresses[section.index]
         if addresses.are_at(address):
             name = addresses.holder_of(address) or f"byte {address} of {section.name}"
@@ -295,7 +303,7 @@ class Resolver:
 
     def _error(
         self,
-        place: Place,
+        place: FunctionSpan,
         offset: int,
         message: str,
         relocation: Relocation | None = None,
@@ -314,7 +322,7 @@ def _call_addend(instruction: Instruction, relocation: Relocation) -> int:
     return (instruction.imm + 1) * INSN_SIZE
 
 
-def _load_addend(place: Place, offset: int, relocation: Relocation) -> int:
+def _load_addend(place: FunctionSpan, offset: int, relocation: Relocation) -> int:
     """Return the addend; in the instruction it is split over the immediates of both slots."""
     if relocation.addend is not None:
         return relocation.addend

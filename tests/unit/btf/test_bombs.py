@@ -23,7 +23,7 @@ from bpfpin.btf.types import (
     Pointer,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.of_btf import codec
@@ -88,10 +88,10 @@ def test_named_structures_that_double_at_every_level_have_a_codec() -> None:
 @pytest.mark.parametrize(
     "types",
     [
-        (Variable("v", 1),),
-        (U32, Struct("s", 4, (Member("v", 3, 0),)), Variable("v", 2)),
-        (U32, Array(3, 1, 1), Variable("v", 1)),
-        (U32, Pointer(3), Variable("v", 1)),
+        (Var("v", 1),),
+        (U32, Struct("s", 4, (Member("v", 3, 0),)), Var("v", 2)),
+        (U32, Array(3, 1, 1), Var("v", 1)),
+        (U32, Pointer(3), Var("v", 1)),
         (U32, DataSection(".x", 4, ()), Modifier(ModifierKind.CONST, "", 2)),
     ],
     ids=["itself", "member", "element", "pointed to", "qualified"],
@@ -103,7 +103,7 @@ def test_a_variable_is_no_type_of_anything(types: tuple[BtfType, ...]) -> None:
 
 
 def test_what_is_believed_has_an_alignment() -> None:
-    spec = read_object(with_types(blob(U32, Variable("v", 1), DataSection(".data", 0, ()))))
+    spec = read_object(with_types(blob(U32, Var("v", 1), DataSection(".data", 0, ()))))
 
     assert spec.btf is not None
     assert [align_of(spec.btf, i) for i in spec.btf.ids()] == [1, 4, 4, 1]
@@ -114,9 +114,7 @@ def place(value: int, size: int, *, section_size: int = 16) -> bytes:
     elf = ElfWriter()
     elf.section(".data", bytes(section_size))
     variable = SectionVariable(2, value, size)
-    elf.section(
-        ".BTF", blob(U32, Variable("v", 1), DataSection(".data", section_size, (variable,)))
-    )
+    elf.section(".BTF", blob(U32, Var("v", 1), DataSection(".data", section_size, (variable,))))
     return elf.build()
 
 

@@ -27,7 +27,7 @@ from bpfpin.btf.types import (
     SectionVariable,
     Struct,
     Union,
-    Variable,
+    Var,
     Void,
 )
 from bpfpin.btf.write import BtfBuilder
@@ -52,7 +52,7 @@ ONE_OF_EACH: tuple[BtfType, ...] = (
     *(Modifier(kind, f"n{kind}" if kind in {8, 18} else "", 1) for kind in ModifierKind),
     FunctionPrototype(1, (Parameter("first", 2), Parameter("", 0))),
     Function("main", 20, Linkage.GLOBAL),
-    Variable("counter", 1, Linkage.EXTERN),
+    Var("counter", 1, Linkage.EXTERN),
     DataSection(".bss", 16, (SectionVariable(22, 8, 1),)),
     DeclTag("user", 6, 1),
     DeclTag("kernel", 6),

@@ -23,7 +23,7 @@ from bpfpin.btf.types import (
     SectionVariable,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from support.btf_tables import U8, U32, U64, table
 
@@ -60,7 +60,7 @@ from support.btf_tables import U8, U32, U64, table
 def test_a_declaration_tells_the_type_in_one_line(kind: BtfType, text: str) -> None:
     datarec = Struct("datarec", 16, (Member("rx_packets", 4, 0), Member("rx_bytes", 4, 64)))
     typedef = Modifier(ModifierKind.TYPEDEF, "__u64", 2)
-    others = (FunctionPrototype(0, ()), Variable("total", 2))
+    others = (FunctionPrototype(0, ()), Var("total", 2))
     read = table(U8, U64, Array(1, 1, 6), typedef, datarec, Pointer(5), *others, kind)
 
     assert declaration(read.ref(9), "x") == text

@@ -24,7 +24,7 @@ from bpfpin.btf.types import (
     SectionVariable,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from bpfpin.errors import ObjectFileError
 from support.btf_tables import S32, U8, U32, U64, table
@@ -40,9 +40,9 @@ TYPEDEF = ModifierKind.TYPEDEF
         (U32, Struct("bits", 4, (Member("a", 1, 0, 31), Member("b", 1, 31, 1)))),
         (Int("old_bits", 4, 3), Struct("bits", 1, (Member("a", 1, 5),))),
         (U8, Struct("flexible", 0, (Member("tail", 3, 0),)), Array(1, 1, 0)),
-        (Forward("elsewhere"), Variable("extern", 1, Linkage.EXTERN)),
+        (Forward("elsewhere"), Var("extern", 1, Linkage.EXTERN)),
         (
-            Variable("untyped", 0, Linkage.EXTERN),
+            Var("untyped", 0, Linkage.EXTERN),
             DataSection(".ksyms", 0, (SectionVariable(1, 0, 0),)),
         ),
         (FunctionPrototype(0, (Parameter("", 0),)), Function("variadic", 1)),

@@ -20,7 +20,7 @@ from bpfpin.btf.types import (
     SectionVariable,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from support.btf_tables import S32, U8, U32, U64, table
 
@@ -152,8 +152,8 @@ def test_variables_of_a_data_section_are_compared_by_name() -> None:
     def data(offset: int) -> DataSection:
         return DataSection(".data", 8, (SectionVariable(2, offset, 4),))
 
-    old = table(U32, Variable("limit", 1), data(0)).ref(3)
-    new = table(U32, Variable("limit", 1), data(4)).ref(3)
+    old = table(U32, Var("limit", 1), data(0)).ref(3)
+    new = table(U32, Var("limit", 1), data(4)).ref(3)
 
     assert differences(old, new) == [("limit", "at byte 0", "at byte 4")]
 

@@ -29,7 +29,7 @@ from bpfpin.btf.types import (
     Pointer,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder, subset
 from bpfpin.errors import ObjectFileError
@@ -46,7 +46,7 @@ SAMPLE = blob(
     Modifier(ModifierKind.TYPEDEF, "stats_t", 4),
     FunctionPrototype(1, (Parameter("context", 7),)),
     Function("main", 9),
-    Variable("total", 8),
+    Var("total", 8),
     DataSection(".bss", 0, (SectionVariable(11, 0, 24),)),
 )
 CHAIN = 200_000

@@ -17,7 +17,7 @@ from bpfpin.btf.types import (
     Pointer,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from bpfpin.errors import ObjectFileError
 from support.btf_tables import U8, U32, U64, table
@@ -38,7 +38,7 @@ from support.btf_tables import U8, U32, U64, table
         (Struct("packed", 9, (Member("a", 1, 0), Member("b", 2, 8))), 9, 1),
         (Struct("empty", 0, ()), 0, 1),
         (Modifier(ModifierKind.CONST, "", 2), 8, 8),
-        (Variable("counter", 2), 8, 8),
+        (Var("counter", 2), 8, 8),
     ],
 )
 def test_size_and_alignment_are_those_of_c(kind: BtfType, size: int, alignment: int) -> None:

@@ -25,7 +25,7 @@ from bpfpin.btf.types import (
     Pointer,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from support.btf_tables import section_of
 from support.objects import COMPILERS, NAMES, compiled
@@ -62,7 +62,7 @@ def shown_reference(kind: BtfType, name: str) -> tuple[Any, ...]:
             return "FWD", name, "union" if kind.is_union else "struct"
         case Modifier():
             return kind.kind.name, name, kind.type_id
-        case Function() | Variable():
+        case Function() | Var():
             word = "FUNC" if isinstance(kind, Function) else "VAR"
             return word, name, kind.type_id, Linkage(kind.linkage).name.lower()
         case FunctionPrototype():

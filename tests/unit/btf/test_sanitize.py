@@ -12,7 +12,7 @@ from bpfpin.btf.types import (
     Parameter,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from support.btf_tables import U32, U64, table
 
@@ -20,8 +20,8 @@ BLANK = Struct("", 0, ())
 DATA = DataSection(".data", 0, (SectionVariable(2, 0, 4), SectionVariable(3, 0, 8)))
 OBJECT = table(
     U32,
-    Variable("second", 1, Linkage.GLOBAL),
-    Variable("first", 4),
+    Var("second", 1, Linkage.GLOBAL),
+    Var("first", 4),
     U64,
     DATA,
 )
@@ -60,7 +60,7 @@ def test_what_is_defined_elsewhere_becomes_harmless() -> None:
     read = table(
         U32,
         prototype,
-        Variable("jiffies", 1, Linkage.EXTERN),
+        Var("jiffies", 1, Linkage.EXTERN),
         Function("kernel_function", 2, Linkage.EXTERN),
         DataSection(".ksyms", 0, (SectionVariable(3, 0, 4), SectionVariable(4, 0, 0))),
     )
@@ -94,10 +94,10 @@ def test_the_prototype_of_a_pointer_keeps_its_unnamed_parameters() -> None:
 def test_types_that_change_in_size_leave_those_around_them_as_they_were() -> None:
     read = table(
         U32,
-        Variable("jiffies", 1, Linkage.EXTERN),
+        Var("jiffies", 1, Linkage.EXTERN),
         DataSection(".ksyms", 0, (SectionVariable(2, 0, 4),)),
         U64,
-        Variable("last", 4, Linkage.GLOBAL),
+        Var("last", 4, Linkage.GLOBAL),
     )
     loadable = for_kernel(read, data_sections={})
 

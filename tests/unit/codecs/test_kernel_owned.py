@@ -16,7 +16,7 @@ from bpfpin.btf.types import (
     Pointer,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.codec import Codec
@@ -90,7 +90,7 @@ def test_only_a_spin_lock_is_one_that_copies_can_take() -> None:
 
 def test_variables_of_such_types_are_left_out_of_their_section() -> None:
     variables = (SectionVariable(3, 0, 4), SectionVariable(4, 8, 8))
-    types = (U64, LOCK, Variable("guard", 2), Variable("count", 1))
+    types = (U64, LOCK, Var("guard", 2), Var("count", 1))
     made = codec_of(*types, DataSection(".bss", 16, variables))
 
     assert made.decode(bytes(8) + b"\5" + bytes(7)) == {"count": 5}

@@ -28,7 +28,7 @@ from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.codecs.of_format import format_codec
-from bpfpin.codecs.record import Record
+from bpfpin.codecs.record import KeyRecord
 from bpfpin.codecs.stray import (
     KeyCodec,
     keeping_bytes,
@@ -129,7 +129,7 @@ def test_holes_do_not_change_how_a_key_reads() -> None:
     assert plain == key
     assert repr(key) == repr(plain)
     assert key["port"] == 80
-    assert isinstance(key, Record)
+    assert isinstance(key, KeyRecord)
     assert key != kind.decode(clean)
     assert (key_bytes_of(key), key_bytes_of(kind.decode(clean))) == (bytes(dirty), None)
     assert without_bytes(key) == kind.decode(clean)

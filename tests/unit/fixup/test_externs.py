@@ -8,14 +8,7 @@ import pytest
 
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.btf import blob as btf_blob
-from bpfpin.btf.types import (
-    BtfType,
-    Function,
-    FunctionPrototype,
-    Parameter,
-    Pointer,
-    Variable,
-)
+from bpfpin.btf.types import BtfType, Function, FunctionPrototype, Parameter, Pointer, Var
 from bpfpin.btf.write import encode
 from bpfpin.errors import NotSupportedError, PermissionDeniedError
 from bpfpin.externs import ExternKind, ExternSpec
@@ -34,7 +27,7 @@ from bpfpin.uapi import ProgramType, PseudoCall, PseudoSource
 from support.btf_tables import S32, U64, table
 
 TAKES_INT = FunctionPrototype(1, (Parameter("number", 1),))
-KERNEL = table(S32, TAKES_INT, Function("bpf_count_all", 2), Variable("jiffies_64", 1))
+KERNEL = table(S32, TAKES_INT, Function("bpf_count_all", 2), Var("jiffies_64", 1))
 CALLING = [Instruction(CALL, src=1, imm=-1), exit_()]
 
 

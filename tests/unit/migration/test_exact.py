@@ -11,7 +11,7 @@ from bpfpin.analysis.follow import program_uses
 from bpfpin.analysis.listing import listing_of_spec
 from bpfpin.analysis.uses import Use, UsingProgram, Write, WriteKind
 from bpfpin.assembler import Assembler
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration.exact import ExactnessCase, default_rule, judge
 from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
 from bpfpin.migration.request import Rule
@@ -19,7 +19,7 @@ from bpfpin.spec import ProgramSpec
 from bpfpin.uapi import FuncId, MapType, ProgramType, UpdateFlag
 
 WRITE_TO_VALUE = 0x40  # an atomic or, which is no addition
-COUNT, LAST = Place(0, 8), Place(8, 8)
+COUNT, LAST = Span(0, 8), Span(8, 8)
 
 
 def use_of(write: Callable[[Assembler], None]) -> Use:
@@ -115,7 +115,7 @@ def test_a_place_that_varies_may_be_any_number_of_that_size() -> None:
 
     assert use.writes == {Write(WriteKind.PLAIN_ADD, None, 8)}
     assert use.to(LAST) == {WriteKind.PLAIN_ADD}
-    assert not use.to(Place(8, 4))
+    assert not use.to(Span(8, 4))
 
 
 def test_both_ways_of_a_branch_are_followed() -> None:
@@ -141,7 +141,7 @@ def test_a_loop_ends_though_its_address_grows() -> None:
 
     use = use_of(write)
 
-    assert use.to(Place(64, 8)) == {WriteKind.PLAIN_ADD}
+    assert use.to(Span(64, 8)) == {WriteKind.PLAIN_ADD}
     assert {each.how for each in use.writes} == {WriteKind.PLAIN_ADD}
 
 
@@ -245,7 +245,7 @@ def test_an_lru_hash_is_exact_with_room_only() -> None:
 
 def test_a_number_of_two_bytes_that_is_still_added_to_is_not_exact() -> None:
     use = Use(frozenset({Write(WriteKind.PLAIN_ADD, 0, 2)}))
-    place = Place(0, 2)
+    place = Span(0, 2)
     case = ExactnessCase(
         PER_CPU,
         PER_CPU,

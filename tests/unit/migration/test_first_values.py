@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.migration.fold import scatter
 from bpfpin.migration.fold_member import is_atomic
 from bpfpin.migration.members import MapShape, MemberMove
@@ -25,16 +25,16 @@ def test_a_shape_knows_whether_cpus_have_values_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "is_whole"),
     [
-        (Place(0, 8), Place(8, 8), True),
-        (Place(4, 4), Place(8, 8), True),
-        (Place(4, 8), Place(8, 8), False),
-        (Place(0, 8), Place(2, 4), False),
-        (Place(0, 2), Place(0, 8), False),
-        (Place(0, 8), Place(0, 1), False),
+        (Span(0, 8), Span(8, 8), True),
+        (Span(4, 4), Span(8, 8), True),
+        (Span(4, 8), Span(8, 8), False),
+        (Span(0, 8), Span(2, 4), False),
+        (Span(0, 2), Span(0, 8), False),
+        (Span(0, 8), Span(0, 1), False),
     ],
 )
 def test_only_aligned_numbers_of_four_and_eight_bytes_are_atomic(
-    old: Place, new: Place, *, is_whole: bool
+    old: Span, new: Span, *, is_whole: bool
 ) -> None:
     assert is_atomic(MemberMove("it", old, new)) is is_whole
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from bpfpin import assembler as a
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.btf.types import Function
 from bpfpin.migration import fold_program
 from bpfpin.migration.fold import FoldSpec, FoldStep
@@ -21,8 +21,8 @@ from bpfpin.uapi import FuncId, MapType, ProgramFlag, ProgramType
 HASH = MapShape(MapType.HASH, 4, 16, 100)
 PER_CPU = MapShape(MapType.PERCPU_HASH, 4, 16, 100)
 MOVES = [
-    MemberMove("packets", Place(0, 8), Place(8, 8)),
-    MemberMove("bytes", Place(8, 4), Place(0, 4)),
+    MemberMove("packets", Span(0, 8), Span(8, 8)),
+    MemberMove("bytes", Span(8, 4), Span(0, 4)),
 ]
 FOLD = FoldProgram(HASH, HASH, MOVES)
 
@@ -141,7 +141,7 @@ def test_each_pair_of_shapes_takes_the_steps_it_needs(
 
 
 def test_where_each_cpu_keeps_its_own_only_counters_are_gathered() -> None:
-    moves = [*MOVES, MemberMove("last", Place(12, 4), Place(4, 4), Rule.KEEP_NEW)]
+    moves = [*MOVES, MemberMove("last", Span(12, 4), Span(4, 4), Rule.KEEP_NEW)]
     programs = FoldSpec(PER_CPU, PER_CPU, moves, bytes(16)).programs()
 
     assert programs[FoldStep.MOVE].moves == moves

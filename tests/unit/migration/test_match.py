@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bpfpin.btf.layout import Place
+from bpfpin.btf.layout import Span
 from bpfpin.btf.types import Array, Enum, Enumerator, Member, Struct
 from bpfpin.migration.match import PartMoves, match_members
 from bpfpin.migration.members import Leaf, MemberMove, leaves
@@ -29,8 +29,8 @@ def test_members_go_where_their_names_are() -> None:
     moves = matched([PACKETS, BYTES], [BYTES, PACKETS, Field("drops", "u64")])
 
     assert moves.moves == (
-        MemberMove("packets", Place(0, 8), Place(8, 8)),
-        MemberMove("bytes", Place(8, 8), Place(0, 8)),
+        MemberMove("packets", Span(0, 8), Span(8, 8)),
+        MemberMove("bytes", Span(8, 8), Span(0, 8)),
     )
     assert [one.path for one in moves.added] == ["drops"]
     assert not moves.unfit
@@ -110,7 +110,7 @@ def test_a_longer_text_is_no_matter_and_a_shorter_one_wants_zeros() -> None:
 
     assert longer.moves[0].is_bytes
     assert not longer.checks
-    assert check.place == Place(4, 4)
+    assert check.place == Span(4, 4)
 
 
 def test_enumerations_are_matched_by_name() -> None:

@@ -8,15 +8,7 @@ from typing import Any
 import pytest
 
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.types import (
-    DataSection,
-    Int,
-    IntEncoding,
-    Member,
-    SectionVariable,
-    Struct,
-    Variable,
-)
+from bpfpin.btf.types import DataSection, Int, IntEncoding, Member, SectionVariable, Struct, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import Difference
 from bpfpin.objects.kernel.info import MapInfo
@@ -177,7 +169,7 @@ def test_types_that_read_alike_in_one_line_are_told_by_what_moved() -> None:
 
 def section(*names: str) -> TypeRef:
     """Return section `.bss` with so many u32 variables."""
-    variables = [Variable(name, 1) for name in names]
+    variables = [Var(name, 1) for name in names]
     places = tuple(SectionVariable(2 + index, 4 * index, 4) for index in range(len(names)))
     return table(U32, *variables, DataSection(".bss", 4 * len(names), places)).ref(2 + len(names))
 

@@ -8,7 +8,7 @@ import pytest
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.c_source import c_type
-from bpfpin.btf.types import Array, DataSection, Linkage, SectionVariable, Variable
+from bpfpin.btf.types import Array, DataSection, Linkage, SectionVariable, Var
 from bpfpin.errors import ObjectFileError
 from bpfpin.objects.maps.layouts import decode, decode_texts, encode, parts
 from support.btf_tables import U32, blob
@@ -33,7 +33,7 @@ def test_two_types_read_back_without_the_rest_of_their_table() -> None:
 
 def test_the_variables_of_a_section_read_back() -> None:
     """A section is no type that a member of C could have."""
-    section = blob(U32, Variable("count", 1, Linkage.GLOBAL), DataSection(".data", 4, (ONE,)))
+    section = blob(U32, Var("count", 1, Linkage.GLOBAL), DataSection(".data", 4, (ONE,)))
     value = Btf.parse(section).ref(3)
     _, read = decode(encode(None, value))
 

@@ -24,7 +24,7 @@ from bpfpin.btf.types import (
     Pointer,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
@@ -86,7 +86,7 @@ class Maps:
         offset, size = len(self.section.data), 64 + 8 * SLOTS
         self.section.data += bytes(size)
         linkage = Linkage.STATIC if binding == SymbolBinding.LOCAL else Linkage.GLOBAL
-        variable = self.btf.add(Variable(name, type_id, linkage))
+        variable = self.btf.add(Var(name, type_id, linkage))
         self.variables.append(SectionVariable(variable, 0, size))
         return self.elf.symbol(name, self.section, value=offset, size=size, binding=binding)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.btf.btf import Btf
-from bpfpin.btf.types import DataSection, Int, Linkage, SectionVariable, Variable
+from bpfpin.btf.types import DataSection, Int, Linkage, SectionVariable, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import ObjectFileError
@@ -89,7 +89,7 @@ def typed_section(*, offset: int) -> Btf:
     """Return the types of a `.bss` with one static `u32 seen` at byte *offset*."""
     types = BtfBuilder()
     u32 = types.add(Int("unsigned int", 4, 32))
-    seen = types.add(Variable("seen", u32, Linkage.STATIC))
+    seen = types.add(Var("seen", u32, Linkage.STATIC))
     types.add(DataSection(".bss", 8, (SectionVariable(seen, offset, 4),)))
     return Btf.parse(types.build())
 

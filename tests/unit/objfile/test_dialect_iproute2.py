@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from bpfpin.btf.btf import Btf
-from bpfpin.btf.types import Int, Member, Struct, Variable
+from bpfpin.btf.types import Int, Member, Struct, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects import is_old, read_old_maps, reader_for
@@ -54,7 +54,7 @@ def btf_of(names: tuple[str, ...], *variables: str) -> Btf:
     fields = tuple(Member(field, number, 32 * at) for at, field in enumerate(names))
     kind = btf.add(Struct("", 4 * len(names), fields))
     for name in variables:
-        btf.add(Variable(name, kind))
+        btf.add(Var(name, kind))
     return Btf.parse(btf.build())
 
 

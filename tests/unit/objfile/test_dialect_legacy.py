@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from bpfpin.btf.btf import Btf
-from bpfpin.btf.types import Int, Member, Struct, Variable
+from bpfpin.btf.types import Int, Member, Struct, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects import is_old, read_old_maps
@@ -228,7 +228,7 @@ def btf_of_struct(name: str, members: list[str]) -> Btf:
     btf = BtfBuilder()
     number = btf.add(Int("u32", 4, 32))
     fields = tuple(Member(field, number, 32 * at) for at, field in enumerate(members))
-    btf.add(Variable(name, btf.add(Struct("a_map", 4 * len(members), fields))))
+    btf.add(Var(name, btf.add(Struct("a_map", 4 * len(members), fields))))
     return Btf.parse(btf.build())
 
 

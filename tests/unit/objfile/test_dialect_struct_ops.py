@@ -6,15 +6,7 @@ import pytest
 
 from bpfpin import insn
 from bpfpin.btf.btf import Btf
-from bpfpin.btf.types import (
-    DataSection,
-    Linkage,
-    Member,
-    Pointer,
-    SectionVariable,
-    Struct,
-    Variable,
-)
+from bpfpin.btf.types import DataSection, Linkage, Member, Pointer, SectionVariable, Struct, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects import reader_for
@@ -33,7 +25,7 @@ def types(section: str) -> Btf:
     number, pointer = builder.add(U32), builder.add(Pointer(0))
     members = (Member("call", pointer, 0), Member("flags", number, 64))
     table = builder.add(Struct("table", 16, members))
-    first = builder.add(Variable("first", table, Linkage.GLOBAL))
+    first = builder.add(Var("first", table, Linkage.GLOBAL))
     builder.add(DataSection(section, 16, (SectionVariable(first, 0, 16),)))
     return Btf.parse(builder.build())
 

@@ -16,7 +16,7 @@ from bpfpin.btf.types import (
     Parameter,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.errors import ObjectFileError
 from bpfpin.externs import ExternKind
@@ -44,7 +44,7 @@ def with_extern(
     """Return an object that loads the address of *name*, a variable of the last of *types*."""
     count = len(types)
     elf = ElfWriter()
-    held = variable or Variable(name, count, Linkage.EXTERN)
+    held = variable or Var(name, count, Linkage.EXTERN)
     places = (place or SectionVariable(count + 1, 0, 0),) * times
     elf.section(".BTF", blob(*types, held, DataSection(section, 0, places)), flags=0)
     program = elf.function("xdp", "run", LOAD)
@@ -134,7 +134,7 @@ def test_types_that_no_configuration_fills_are_refused(types: tuple[BtfType, ...
 
 
 def test_an_extern_without_a_type_is_refused() -> None:
-    elf = with_extern(S32, variable=Variable("wanted", 0, Linkage.EXTERN))
+    elf = with_extern(S32, variable=Var("wanted", 0, Linkage.EXTERN))
     with pytest.raises(ObjectFileError):
         read(elf)
 
@@ -212,7 +212,7 @@ def test_a_function_of_the_kernel_is_called() -> None:
 
 def test_a_variable_is_not_called() -> None:
     with pytest.raises(ObjectFileError, match="run calls s32 wanted"):
-        read(calling(PROTOTYPE, Variable("wanted", 1, Linkage.EXTERN)))
+        read(calling(PROTOTYPE, Var("wanted", 1, Linkage.EXTERN)))
 
 
 def test_a_function_is_no_value_of_the_configuration() -> None:

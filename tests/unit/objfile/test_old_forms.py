@@ -16,7 +16,7 @@ from bpfpin.btf.types import (
     Pointer,
     SectionVariable,
     Struct,
-    Variable,
+    Var,
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
@@ -69,7 +69,7 @@ def struct_of(members: tuple[str, ...], *, text: int = 0, wrappers: int = 0) -> 
     kind = btf.add(Struct("a_map", size + text, tuple(fields)))
     for _ in range(wrappers):
         kind = btf.add(Struct("Wrapper", size + text, (Member("def", kind, 0),)))
-    btf.add(Variable("m0", kind))
+    btf.add(Var("m0", kind))
     return Btf.parse(btf.build())
 
 
@@ -251,7 +251,7 @@ def test_numbers_of_a_definition_may_be_larger_than_an_array_can_be(number: int)
         )
     }
     members = tuple(Member(name, kind, 64 * at) for at, (name, kind) in enumerate(fields.items()))
-    variable = btf.add(Variable("m", btf.add(Struct("", 32, members)), Linkage.GLOBAL))
+    variable = btf.add(Var("m", btf.add(Struct("", 32, members)), Linkage.GLOBAL))
     btf.add(DataSection(".maps", 0, (SectionVariable(variable, 0, 32),)))
     writer = ElfWriter()
     writer.symbol("m", writer.section(".maps", bytes(32)), size=32)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import Buffer, Codec, MisfitError, ScalarCodec
-from bpfpin.codecs.format_table import KEY, VALUE, FormatTable, Place
+from bpfpin.codecs.format_table import KEY, VALUE, FieldPath, FormatTable
 from bpfpin.codecs.of_btf import codec, untyped
 from bpfpin.codecs.of_format import format_codec
 from bpfpin.codecs.prefix import is_address_prefix, taking_prefixes
@@ -121,7 +121,7 @@ def _of_prefixes(plain: Codec, options: DecodeOptions) -> Codec:
     """Return how keys of an LPM trie read; prefixes are taken as they are written anyway."""
     made = plain
     if options.formats is not None and is_address_prefix(plain):
-        made = options.formats.formatted(plain, Place("", KEY, (LPM_TRIE,)))
+        made = options.formats.formatted(plain, FieldPath("", KEY, (LPM_TRIE,)))
     return taking_prefixes(made)
 
 

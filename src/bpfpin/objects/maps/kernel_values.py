@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.codecs.codec import Buffer, BytesCodec, Codec, MisfitError, ScalarCodec
-from bpfpin.codecs.record import ArrayCodec, Part, Record, RecordCodec, StructCodec
+from bpfpin.codecs.record import ArrayCodec, KeyRecord, Part, RecordCodec, StructCodec
 from bpfpin.map_traits import KeyKind, ValueKind, traits_of
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
@@ -287,4 +287,4 @@ def attachment_key(size: int) -> Codec:
     if size == CGROUP_ID_SIZE:
         return ScalarCodec("Q")
     parts = (Part("cgroup_inode_id", 0, ScalarCodec("Q")), Part("attach_type", 8, ScalarCodec("I")))
-    return StructCodec(parts, size, factory=Record)
+    return StructCodec(parts, size, factory=KeyRecord)

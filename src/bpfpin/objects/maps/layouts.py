@@ -17,7 +17,7 @@ from typing import Final
 from bpfpin.btf.btf import Btf, TypeRef, blob
 from bpfpin.btf.check import check
 from bpfpin.btf.compare import differences
-from bpfpin.btf.types import Array, DataSection, Enum, Member, Struct, Union, Variable
+from bpfpin.btf.types import Array, DataSection, Enum, Member, Struct, Union, Var
 from bpfpin.btf.write import BtfBuilder, subset
 from bpfpin.errors import BpfError, ObjectFileError
 from bpfpin.objects.kernel.info import MapInfo, map_info
@@ -117,7 +117,7 @@ def has_names(ref: TypeRef) -> bool:
             pending += [member.type_id for member in kind.members]
         elif isinstance(kind, DataSection):
             pending += [one.type_id for one in kind.variables]
-        elif isinstance(kind, Variable):
+        elif isinstance(kind, Var):
             pending.append(kind.type_id)
     return False
 

@@ -24,7 +24,7 @@ from bpfpin.btf.types import (
     Pointer,
     Struct,
     Union,
-    Variable,
+    Var,
 )
 from bpfpin.errors import ObjectFileError
 from bpfpin.map_traits import MapFamily, traits_of
@@ -109,7 +109,7 @@ def _error(elf: Elf, spec: MapSpec, relocation: Relocation, message: str) -> Obj
 
 
 @dataclass(frozen=True)
-class _Place:
+class _MapContext:
     """Where the definition stands that is being read."""
 
     elf: Elf
@@ -134,22 +134,22 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     variables = _variables(btf, section.name)
     found: list[tuple[MapSpec, int | None]] = []
     for symbol in symbols:
-        place = _Place(elf, section, symbol, btf)
+        place = _MapContext(elf, section, symbol, btf)
         definition = _definition(place, variables.get(symbol.name))
         found.append((_map(place, definition), _values_offset(definition)))
     return initial_slots(elf, section, found)
 
 
-def _variables(btf: Btf, section: str) -> dict[str, Variable]:
+def _variables(btf: Btf, section: str) -> dict[str, Var]:
     type_id = btf.find(section, DataSection)
     kind = btf[type_id] if type_id is not None else None
     if not isinstance(kind, DataSection):
         return {}
     variables = (btf[variable.type_id] for variable in kind.variables)
-    return {kind.name: kind for kind in variables if isinstance(kind, Variable)}
+    return {kind.name: kind for kind in variables if isinstance(kind, Var)}
 
 
-def _definition(place: _Place, variable: Variable | None) -> Struct:
+def _definition(place: _MapContext, variable: Var | None) -> Struct:
     if variable is None:
         raise place.error("the map is not in the BTF", hint="compile with -g")
     if variable.linkage != Linkage.GLOBAL:
@@ -160,7 +160,7 @@ def _definition(place: _Place, variable: Variable | None) -> Struct:
     return kind
 
 
-def _map(place: _Place, definition: Struct) -> MapSpec:
+def _map(place: _MapContext, definition: Struct) -> MapSpec:
     members = _members(place, definition)
     numbers = {
         name: _number(place, members[name], limit=limit)
@@ -201,7 +201,7 @@ def _map(place: _Place, definition: Struct) -> MapSpec:
     )
 
 
-def _members(place: _Place, definition: Struct) -> dict[str, Member]:
+def _members(place: _MapContext, definition: Struct) -> dict[str, Member]:
     members: dict[str, Member] = {}
     for member in definition.members:
         if member.name not in _KNOWN:
@@ -212,7 +212,7 @@ def _members(place: _Place, definition: Struct) -> dict[str, Member]:
     return members
 
 
-def _number(place: _Place, member: Member, *, limit: int) -> int:
+def _number(place: _MapContext, member: Member, *, limit: int) -> int:
     """Return N of `__uint(…, N)` or of `__ulong(…, N)`."""
     kind = place.btf[place.btf.strip(member.type_id)]
     if isinstance(kind, Pointer):
@@ -227,7 +227,7 @@ def _number(place: _Place, member: Member, *, limit: int) -> int:
     raise place.error(f"{member.name} is {_word(kind)}; write __uint({member.name}, N)")
 
 
-def _type(place: _Place, member: Member) -> TypeRef:
+def _type(place: _MapContext, member: Member) -> TypeRef:
     """Return T of `__type(…, T)`."""
     kind = place.btf[place.btf.strip(member.type_id)]
     if not isinstance(kind, Pointer):
@@ -247,7 +247,7 @@ def _defined(btf: Btf, type_id: int) -> int:
     return type_id if found is None else found
 
 
-def _size(place: _Place, what: str, ref: TypeRef | None, given: int | None) -> int:
+def _size(place: _MapContext, what: str, ref: TypeRef | None, given: int | None) -> int:
     """Return the size of the key or value; given by type and by number, the two must agree."""
     if ref is None:
         return given or 0
@@ -260,13 +260,13 @@ def _size(place: _Place, what: str, ref: TypeRef | None, given: int | None) -> i
     return size
 
 
-def _pinning(place: _Place, number: int) -> Pinning:
+def _pinning(place: _MapContext, number: int) -> Pinning:
     if number and place.is_inner:
         raise place.error("an inner map cannot be pinned")
     return _PINNINGS.get(number, Pinning.UNKNOWN)
 
 
-def _inner(place: _Place, member: Member, kind: MapType) -> MapSpec | None:
+def _inner(place: _MapContext, member: Member, kind: MapType) -> MapSpec | None:
     """Return the inner map that `values` describes; None where they are programs."""
     if place.is_inner:
         raise place.error("it is a map of maps itself; the kernel has one level of them")
@@ -281,7 +281,7 @@ def _inner(place: _Place, member: Member, kind: MapType) -> MapSpec | None:
     return _map(dataclasses.replace(place, is_inner=True), target)
 
 
-def _element(place: _Place, member: Member) -> object:
+def _element(place: _MapContext, member: Member) -> object:
     """Return T of `__array(values, T)`."""
     array = place.btf[place.btf.strip(member.type_id)]
     if isinstance(array, Array):

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.types import DataSection, Variable
+from bpfpin.btf.types import DataSection, Var
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.map_traits import traits_of
 from bpfpin.objfile.dialects.symbols import section_bytes
@@ -37,7 +37,7 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     value = _value(section, btf)
     flags = MapFlag.MMAPABLE | (MapFlag.RDONLY_PROG if is_read_only else 0)
     variables = tuple(_variables(elf, section, value))
-    addresses = Addresses(elf, section, variables)
+    addresses = DataAddresses(elf, section, variables)
     contents = _without(contents, addresses.places)
     return [
         MapSpec(
@@ -59,7 +59,7 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     ]
 
 
-class Addresses:
+class DataAddresses:
     """What in a data section is the address of something, and which variables have such.
 
     *places* are offsets and sizes in ascending order.
@@ -160,7 +160,7 @@ def _by_type(section: Section, value: TypeRef) -> Iterator[VariableSpec]:
     kind, btf = value.type, value.btf
     for place in kind.variables if isinstance(kind, DataSection) else ():
         variable = btf[place.type_id]
-        type_id = variable.type_id if isinstance(variable, Variable) else place.type_id
+        type_id = variable.type_id if isinstance(variable, Var) else place.type_id
         yield VariableSpec(variable.name, section.name, place.offset, place.size, btf.ref(type_id))
 
 

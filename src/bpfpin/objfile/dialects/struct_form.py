@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.types import Struct, Variable
+from bpfpin.btf.types import Struct, Var
 from bpfpin.errors import ObjectFileError
 from bpfpin.map_traits import traits_of
 from bpfpin.objfile.dialects.symbols import map_symbols, map_type, section_bytes
@@ -54,7 +54,7 @@ _PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAM
 
 
 @dataclass(frozen=True)
-class Form:
+class StructForm:
     """A structure that a loader knows: its members in their order, and what it is called here."""
 
     name: str
@@ -62,17 +62,19 @@ class Form:
     members: tuple[str, ...]
 
 
-PLAIN = Form("plain", Dialect.BPF_MAP_DEF, _COMMON)
+PLAIN = StructForm("plain", Dialect.BPF_MAP_DEF, _COMMON)
 
-SAMPLES = Form(  # samples/bpf/bpf_load.h, Linux v4.12 to v5.16
+SAMPLES = StructForm(  # samples/bpf/bpf_load.h, Linux v4.12 to v5.16
     "samples", Dialect.BPF_MAP_DEF, (*_COMMON, "inner_map_idx", "numa_node")
 )
 
-PINNED = Form("pinned", Dialect.BPF_MAP_DEF, (*_COMMON, "pinning"))  # gobpf, ebpf-manager, AWS
+PINNED = StructForm(
+    "pinned", Dialect.BPF_MAP_DEF, (*_COMMON, "pinning")
+)  # gobpf, ebpf-manager, AWS
 
-AYA = Form("aya", Dialect.BPF_MAP_DEF, (*_COMMON, "id", "pinning"))
+AYA = StructForm("aya", Dialect.BPF_MAP_DEF, (*_COMMON, "id", "pinning"))
 
-IPROUTE2 = Form(  # include/bpf_elf.h; seven members until v4.14
+IPROUTE2 = StructForm(  # include/bpf_elf.h; seven members until v4.14
     "iproute2", Dialect.BPF_ELF_MAP, (*_COMMON, "id", "pinning", "inner_id", "inner_idx")
 )
 
@@ -80,7 +82,7 @@ _IPROUTE2_SIZE = 4 * len(IPROUTE2.members)
 
 
 @dataclass(frozen=True)
-class Definition:
+class RawDefinition:
     """One structure: where it stands, its bytes, and where BTF says that its members are."""
 
     section: Section
@@ -152,7 +154,7 @@ def _fit(*wanted: tuple[TypeRef, int]) -> bool:
         return False
 
 
-def _definitions(elf: Elf, section: Section, btf: Btf | None) -> Iterator[Definition]:
+def _definitions(elf: Elf, section: Section, btf: Btf | None) -> Iterator[RawDefinition]:
     """Yield the structures of *section*; a symbol without a size reaches to the next one."""
     data = section_bytes(elf, section)
     symbols = map_symbols(elf, section)
@@ -168,7 +170,7 @@ def _definitions(elf: Elf, section: Section, btf: Btf | None) -> Iterator[Defini
 
 def _definition(
     elf: Elf, section: Section, btf: Btf | None, found: tuple[Symbol, bytes]
-) -> Definition:
+) -> RawDefinition:
     symbol, data = found
     if len(data) < len(REQUIRED) * 4 or len(data) % 4:
         raise elf.error(
@@ -185,11 +187,11 @@ def _definition(
     elif names >= _NAMES_OF_BPF_MAP_DEF:
         dialect = Dialect.BPF_MAP_DEF
     else:
-        return Definition(section, symbol, data)
+        return RawDefinition(section, symbol, data)
     places = {_ALIASES.get(name, name): place for name, place in members.items()}
     if "type" not in places:
-        return Definition(section, symbol, data)
-    return Definition(section, symbol, data, dialect, places)
+        return RawDefinition(section, symbol, data)
+    return RawDefinition(section, symbol, data, dialect, places)
 
 
 def _members(btf: Btf, name: str, room: int) -> dict[str, tuple[int, int]]:
@@ -197,9 +199,9 @@ def _members(btf: Btf, name: str, room: int) -> dict[str, tuple[int, int]]:
 
     A wrapper whose first member is the definition is looked through: Rust has maps so.
     """
-    variable_id = btf.find(name, Variable)
+    variable_id = btf.find(name, Var)
     variable = btf[variable_id] if variable_id is not None else None
-    kind = btf[btf.strip(variable.type_id)] if isinstance(variable, Variable) else None
+    kind = btf[btf.strip(variable.type_id)] if isinstance(variable, Var) else None
     for _ in range(_DEPTH):
         if not isinstance(kind, Struct):
             return {}
@@ -225,7 +227,7 @@ def _size(btf: Btf, type_id: int) -> int | None:
         return None
 
 
-def _fields(elf: Elf, definition: Definition, form: Form | None) -> Fields:
+def _fields(elf: Elf, definition: RawDefinition, form: StructForm | None) -> Fields:
     if definition.dialect is not None:
         places = {
             name: place
@@ -252,7 +254,7 @@ def _fields(elf: Elf, definition: Definition, form: Form | None) -> Fields:
 
 def _read_places(
     elf: Elf,
-    definition: Definition,
+    definition: RawDefinition,
     dialect: Dialect,
     places: Mapping[str, tuple[int, int]],
     *,
@@ -274,7 +276,7 @@ def _read_places(
     return Fields(definition.section, definition.symbol, dialect, values, text, note)
 
 
-def _unknown_byte(elf: Elf, definition: Definition, at: int) -> ObjectFileError:
+def _unknown_byte(elf: Elf, definition: RawDefinition, at: int) -> ObjectFileError:
     name = next(
         (
             f", member {name!r}"
@@ -298,15 +300,19 @@ def _tail_calls(elf: Elf) -> frozenset[int]:
     return frozenset(kind.tail_call[0] for kind in kinds if kind and kind.tail_call)
 
 
-def _forms(definitions: Sequence[Definition], tail_calls: frozenset[int]) -> dict[int, Form]:
+def _forms(
+    definitions: Sequence[RawDefinition], tail_calls: frozenset[int]
+) -> dict[int, StructForm]:
     """Return, by size, the form of definitions that no BTF names the members of."""
-    by_size: dict[int, list[Definition]] = {}
+    by_size: dict[int, list[RawDefinition]] = {}
     for each in definitions:
         by_size.setdefault(len(each.data), []).append(each)
     return {size: _form(each, size, tail_calls) for size, each in by_size.items()}
 
 
-def _form(definitions: Sequence[Definition], size: int, tail_calls: frozenset[int]) -> Form:
+def _form(
+    definitions: Sequence[RawDefinition], size: int, tail_calls: frozenset[int]
+) -> StructForm:
     """Return the first form in which all *definitions*, each of *size* bytes, make sense."""
     if size == _IPROUTE2_SIZE:
         return IPROUTE2
@@ -325,7 +331,7 @@ def _form(definitions: Sequence[Definition], size: int, tail_calls: frozenset[in
     return PLAIN
 
 
-def _is_of_samples(definition: Definition) -> bool:
+def _is_of_samples(definition: RawDefinition) -> bool:
     inner, node = definition.word(5), definition.word(6)
     has_node = bool(definition.word(4) & MapFlag.NUMA_NODE)
     return (
@@ -335,7 +341,7 @@ def _is_of_samples(definition: Definition) -> bool:
     )
 
 
-def _are_pinned(definitions: Sequence[Definition]) -> bool:
+def _are_pinned(definitions: Sequence[RawDefinition]) -> bool:
     """Whether the sixth member of all is a pinning, and text follows where anything does.
 
     Numbers that all differ are ids of maps.

@@ -8,7 +8,7 @@ are relocations. The kernel's own structure of that name decides where they go w
 from __future__ import annotations
 
 from bpfpin.btf.btf import Btf, TypeRef
-from bpfpin.btf.types import DataSection, Struct, Variable
+from bpfpin.btf.types import DataSection, Struct, Var
 from bpfpin.errors import ObjectFileError
 from bpfpin.objfile.dialects.symbols import map_symbols, section_bytes
 from bpfpin.objfile.elf.file import Elf, Relocation, Section, Symbol, SymbolType
@@ -64,7 +64,7 @@ def _type(elf: Elf, section: Section, symbol: Symbol, btf: Btf) -> TypeRef:
     kind = btf[section_id] if section_id is not None else None
     for place in kind.variables if isinstance(kind, DataSection) else ():
         variable = btf[place.type_id]
-        if isinstance(variable, Variable) and variable.name == symbol.name:
+        if isinstance(variable, Var) and variable.name == symbol.name:
             value = btf.ref(btf.strip(variable.type_id))
             if isinstance(value.type, Struct):
                 return value
