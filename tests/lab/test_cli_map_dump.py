@@ -134,7 +134,7 @@ def test_maps_without_entries_say_what_to_use() -> None:
 def test_nothing_met_is_told(flows: str) -> None:
     result = dumped(flows, "--where", "value>1000")
 
-    assert (result.stdout, result.stderr) == ("key  value\n", "no entry meets the conditions\n")
+    assert (result.stdout, result.stderr) == ("key  value\n", "no entry matches\n")
 
 
 MEASURE = """

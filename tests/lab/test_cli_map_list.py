@@ -172,7 +172,7 @@ def test_the_list_follows_no_symlink_and_escapes_names(flows: Path) -> None:
 
 
 def test_an_empty_list_says_so() -> None:
-    assert said("list", "--name", "nosuch").stderr.endswith("there is no such map\n")
+    assert said("list", "--name", "nosuch").stderr.endswith("no map matches\n")
 
 
 def test_show_tells_types_and_flags(counters: Path) -> None:

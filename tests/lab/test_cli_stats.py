@@ -177,7 +177,7 @@ def test_a_directory_that_others_made_is_read_by_its_name(bpffs: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
-        ((), 2, "counters of what?"),
+        ((), 2, "no target: give a device"),
         (("nodev",), 4, "nothing is loaded for 'nodev'"),
         (("/sys/fs/bpf/nothing",), 4, "nothing"),
         (("/proc/self/exe",), 6, "symbolic link"),

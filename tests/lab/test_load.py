@@ -139,7 +139,7 @@ def test_a_device_of_a_namespace_is_loaded_from_outside(lab: TestLab) -> None:
         (("--hook", "nowhere"), "there is no hook"),
         (("--prog", "nosuch"), "it has: xdp_stats"),
         (("--prog", "xdp_stats:tcx-ingress"), "cannot run at tcx-ingress"),
-        (("--max-map-memory", "many"), "is no size"),
+        (("--max-map-memory", "many"), "is not a size"),
     ],
 )
 def test_a_wrong_choice_is_a_usage_error(lab: TestLab, options: tuple[str, ...], word: str) -> None:

@@ -1,10 +1,11 @@
-"""`bpfpin action`: show or switch the verdict that a running XDP program returns."""
+"""`bpfpin action`: show or switch the verdict of a running XDP program."""
 
 from __future__ import annotations
 
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.formats import Report
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.errors import UsageError
 from bpfpin.sets.action import ActionReport, ActionResult, Switch, show, switch
@@ -18,21 +19,23 @@ _SECONDS_MAX = 86400
 @click.argument("target", metavar="DEV|NAME", required=False, shell_complete=complete_sets)
 @click.argument("action", metavar="[ACTION]", required=False)
 @click.option(
-    "--dev", metavar="DEV", help="The device; the same as DEV.", shell_complete=device_option
+    "--dev", metavar="DEV", help="Network device; the same as DEV.", shell_complete=device_option
 )
-@click.option("--map", "map_name", metavar="NAME", help="The map that holds it (action).")
+@click.option("--map", "map_name", metavar="NAME", help="Map that holds the verdict (action).")
 @click.option(
     "--flag",
     type=click.Choice(list(_FLAGS)),
-    help="The entry must be new, or must be there; any is the default.",
+    help="noexist: the entry must be new; exist: it must exist (default: any).",
 )
-@click.option("--force", is_flag=True, help="Also XDP_TX, XDP_REDIRECT, and cutting your own way.")
+@click.option(
+    "--force", is_flag=True, help="Allow XDP_TX and XDP_REDIRECT, and to cut your own connection."
+)
 @click.option(
     "--confirm",
     "confirm_s",
     metavar="SECONDS",
     type=click.IntRange(min=1, max=_SECONDS_MAX),
-    help="Take it back after so long unless `bpfpin confirm` comes.",
+    help="Undo the change after SECONDS unless `bpfpin confirm` is run before.",
 )
 def command(
     context: Context,
@@ -47,13 +50,14 @@ def command(
 ) -> None:
     """Show the verdict of the program on DEV, or switch it to ACTION.
 
-    ACTION is XDP_PASS, pass or 2, and so on, in any case. It stands in the map `action` of the set,
-    or of the program that runs on DEV, whoever loaded it.
+    ACTION is a name or a number, such as XDP_PASS, pass or 2; upper and lower case are the same.
+    The verdict is in the map `action` of the set, or of the program that runs on DEV, whoever
+    loaded it.
     """
     target, action = _words(target, action, dev)
     if action is None:
         if flag or force or confirm_s:
-            raise UsageError("switch it to which verdict?", hint=f"bpfpin action {target} XDP_PASS")
+            raise UsageError("no verdict to switch to", hint=f"bpfpin action {target} XDP_PASS")
         report = show(target, map_name=map_name, netns=context.netns, pin_root=context.pin_root)
     else:
         report = switch(
@@ -69,12 +73,12 @@ def command(
 
 
 def _words(target: str | None, action: str | None, dev: str | None) -> tuple[str, str | None]:
-    """Return target and verdict; with `--dev` the verdict may be the only word."""
+    """Return target and verdict; with `--dev` the only argument is the verdict."""
     if dev and target and action is None and target != dev:
         return dev, target
     chosen = chosen_target(target, dev)
     if not chosen:
-        raise UsageError("the verdict of what? Name a device or a set", hint="bpfpin status")
+        raise UsageError("no target: give a device or a set", hint="bpfpin status")
     return chosen, action
 
 
@@ -82,17 +86,14 @@ def _say(context: Context, report: ActionReport) -> None:
     out = context.out
     for note in report.notes:
         out.say(f"note: {note}")
-    if out.is_json:
-        out.document(report.to_json())
     shown = _shown(report)
     whose = report.set or report.device
-    if report.result is ActionResult.SHOWN:
-        if not out.is_json:
-            out.text(shown)
-    elif report.result is ActionResult.UNCHANGED:
-        out.say(f"unchanged: the verdict of {whose} was {shown} before")
-    else:
-        before = "what is not set" if report.before in (None, report.action) else report.before
+    is_shown = report.result is ActionResult.SHOWN
+    out.show(Report(report.to_json(), (lambda out: out.text(shown)) if is_shown else None))
+    if report.result is ActionResult.UNCHANGED:
+        out.say(f"unchanged: the verdict of {whose} is already {shown}")
+    elif not is_shown:
+        before = "unset" if report.before in (None, report.action) else report.before
         out.say(f"switched the verdict of {whose} from {before} to {shown}")
     if report.result is ActionResult.ON_TRIAL:
         out.say(f"it goes back in {report.confirm_s} seconds; to keep it: bpfpin confirm {whose}")

@@ -1,4 +1,4 @@
-"""`bpfpin check OBJ…`: what it takes, and how it ends."""
+"""`bpfpin check`: read and verify objects without attaching or pinning."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from bpfpin.apps.check.report import (
 )
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import describe
+from bpfpin.cli.formats import Report
 from bpfpin.cli.options import SIZE
 from bpfpin.cli.output import Output, escape
 from bpfpin.cli.verifier_log import keep, log_file_option
@@ -37,21 +38,18 @@ PROGRAM_COLUMNS = ("program", "section", "type", "hook", "target", "verifier")
 VARIABLE_COLUMNS = ("variable", "section", "type", "value")
 EXTERN_COLUMNS = ("extern", "from", "here")
 RELOCATION_COLUMNS = ("CO-RE asks for", "here", "first in")
-MOST_VARIABLES = 40  # as rows of a table; all of them with -v
-MOST_CHARACTERS = 60  # of a value or a type
+VARIABLES_MAX = 40  # rows of the table; all variables with -v
+CHARACTERS_MAX = 60  # of a value or a type
 _VERDICTS = {True: "would load", False: "would not load", None: "read; the kernel was not asked"}
 Advance = Callable[[CheckReport], CheckReport]
 
 
-# What `check` writes for people: the tables of one object, a line of each of many, the sums.
-
-
 def write_report(out: Output, report: CheckReport) -> None:
-    """Write all that is known of one object."""
+    """Write everything about one object."""
     out.text(f"{report.path}: {_VERDICTS[report.loads]}")
     if report.sha256:
-        ways = ", ".join(report.dialects) or "none"
-        out.text(f"license: {report.license or 'none'}; map dialects: {ways}")
+        dialects = ", ".join(report.dialects) or "none"
+        out.text(f"license: {report.license or 'none'}; map dialects: {dialects}")
         out.detail(f"sha256 {report.sha256}")
     _write_maps(out, report)
     _write_programs(out, report)
@@ -74,55 +72,61 @@ def write_line(out: Output, report: CheckReport) -> None:
 
 
 def write_converted(out: Output, report: CheckReport) -> None:
-    """Write the maps of old dialects as C, and nothing else to stdout."""
+    """Write the maps of old dialects as C to stdout, and the verdict to stderr."""
     out.say(f"{report.path}: {_VERDICTS[report.loads]}")
     if report.converted is not None:
         out.text(report.converted)
 
 
 def write_summary(out: Output, summary: Summary) -> None:
-    """Write how many objects ended how, and why those were refused that were read."""
-    counts = [(summary.outcomes[each], each) for each in Outcome]
-    parts = [f"{count} {each.value}" for count, each in counts if count or each is Outcome.LOADS]
+    """Write the number of objects with each outcome, and the reasons of refusals."""
+    counts = [(summary.outcomes[outcome], outcome) for outcome in Outcome]
+    parts = [
+        f"{count} {outcome.value}" for count, outcome in counts if count or outcome is Outcome.LOADS
+    ]
     out.text(f"{summary.outcomes.total()} objects: {', '.join(parts)}")
     for reason, count in summary.reasons.most_common():
         out.text(f"  {count} {reason}")
 
 
 def _write_maps(out: Output, report: CheckReport) -> None:
-    rows = [row for each in report.maps for row in _map_rows(each, each.name)]
+    rows = [row for map_ in report.maps for row in _map_rows(map_, map_.name)]
     if rows:
         out.table(MAP_COLUMNS, rows, right=("max_entries",))
 
 
-def _map_rows(one: CheckedMap, name: str) -> Iterator[tuple[object, ...]]:
+def _map_rows(map_: CheckedMap, name: str) -> Iterator[tuple[object, ...]]:
     yield (
         name,
-        one.type,
-        _cut(one.key_type) or f"{one.key_size} bytes",
-        _value_type(one),
-        one.max_entries,
-        one.dialect,
-        one.pinning,
-        " ".join(one.flags) or "-",
+        map_.type,
+        _cut(map_.key_type) or f"{map_.key_size} bytes",
+        _value_type(map_),
+        map_.max_entries,
+        map_.dialect,
+        map_.pinning,
+        " ".join(map_.flags) or "-",
     )
-    if one.inner:
-        yield from _map_rows(one.inner, f"{name} holds")
+    if map_.inner:
+        yield from _map_rows(map_.inner, f"{name} holds")
 
 
-def _value_type(one: CheckedMap) -> str:
-    """Return the type, but of data sections, whose variables have a table of their own."""
-    shown = "" if one.dialect == Dialect.DATA.value else _cut(one.value_type)
-    return shown or f"{one.value_size} bytes"
+def _value_type(map_: CheckedMap) -> str:
+    """Return the type of values; the size for data sections, whose variables have a table."""
+    type_ = "" if map_.dialect == Dialect.DATA.value else _cut(map_.value_type)
+    return type_ or f"{map_.value_size} bytes"
 
 
 def _write_programs(out: Output, report: CheckReport) -> None:
     rows = [
         (
-            *(each.name, each.section, each.type, each.hook or "-", each.attach_to or "-"),
-            _verified(each),
+            program.name,
+            program.section,
+            program.type,
+            program.hook or "-",
+            program.attach_to or "-",
+            _verified(program),
         )
-        for each in report.programs
+        for program in report.programs
     ]
     if rows:
         out.table(PROGRAM_COLUMNS, rows)
@@ -136,11 +140,16 @@ def _verified(program: CheckedProgram) -> str:
 
 
 def _write_variables(out: Output, report: CheckReport) -> None:
-    shown = report.variables if out.is_verbose else report.variables[:MOST_VARIABLES]
+    shown = report.variables if out.is_verbose else report.variables[:VARIABLES_MAX]
     if shown:
         rows = [
-            (each.name, each.section, _cut(each.type) or f"{each.size} bytes", _value(each.value))
-            for each in shown
+            (
+                variable.name,
+                variable.section,
+                _cut(variable.type) or f"{variable.size} bytes",
+                _value(variable.value),
+            )
+            for variable in shown
         ]
         out.table(VARIABLE_COLUMNS, rows)
     if len(report.variables) > len(shown):
@@ -152,30 +161,35 @@ def _value(value: object) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
+    return text if len(text) <= CHARACTERS_MAX else f"{text[:CHARACTERS_MAX]}…"
 
 
 def _write_externs(out: Output, report: CheckReport) -> None:
     if report.externs:
-        rows = [(each.declaration, each.kind, _found(each)) for each in report.externs]
+        rows = [(extern.declaration, extern.kind, _resolved(extern)) for extern in report.externs]
         out.table(EXTERN_COLUMNS, rows)
 
 
-def _found(extern: CheckedExtern) -> str:
+def _resolved(extern: CheckedExtern) -> str:
     return "not there" if extern.error else extern.value
 
 
 def _write_relocations(out: Output, report: CheckReport) -> None:
-    """Write each question once; without `-v` only those that have no answer."""
-    found = {each.question: each for each in reversed(report.relocations)}
-    shown = [each for each in found.values() if out.is_verbose or each.poisoned]
+    """Write each question of CO-RE once; without `-v` only those without an answer."""
+    by_question = {relocation.question: relocation for relocation in reversed(report.relocations)}
+    shown = [
+        relocation for relocation in by_question.values() if out.is_verbose or relocation.poisoned
+    ]
     if shown:
-        rows = [(each.question, _answer(each), each.place) for each in shown]
+        rows = [
+            (relocation.question, _answer(relocation), relocation.place) for relocation in shown
+        ]
         out.table(RELOCATION_COLUMNS, rows)
-    if len(found) > len(shown):
+    if len(by_question) > len(shown):
         places = len(report.relocations)
         out.text(
-            f"CO-RE: {places} relocations ask for {len(found)} things; {len(found) - len(shown)}"
+            f"CO-RE: {places} relocations ask for {len(by_question)} things;"
+            f" {len(by_question) - len(shown)}"
             f" {'more ' if shown else ''}have answers, which -v shows"
         )
 
@@ -190,18 +204,18 @@ def _answer(relocation: CheckedRelocation) -> str:
 
 def _notes(report: CheckReport) -> Iterator[str]:
     yield from report.notes
-    yield from (each.note for each in report.programs if each.note)
-    for each in report.programs:
-        if each.optional and each.error:
-            yield f"{each.name}, which is loaded only by name, is refused: {each.error}"
+    yield from (program.note for program in report.programs if program.note)
+    for program in report.programs:
+        if program.optional and program.error:
+            yield f"{program.name}, which is loaded only by name, is refused: {program.error}"
 
 
-# A bar on stderr while many objects are checked; only where a person looks on.
 @contextlib.contextmanager
 def shown_progress(out: Output, total: int) -> Iterator[Advance]:
-    """Show a bar of *total* objects, which what is yielded moves on by the report that it takes.
+    """Show a progress bar of *total* objects on stderr; yield the function that advances it.
 
-    There is none for one object, with `-q`, and where stderr is no terminal.
+    The function returns the report that it is called with. No bar is shown for one object, with
+    `-q`, or if stderr is not a terminal.
     """
     is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     if total < 2 or out.is_quiet or not is_terminal:
@@ -224,29 +238,31 @@ def shown_progress(out: Output, total: int) -> Iterator[Advance]:
 
 @bpfpin_command("check")
 @click.argument("objects", metavar="OBJ…", nargs=-1, required=True)
-@click.option("--type", "program_type", metavar="TYPE", help="Of programs in free-named sections.")
-@click.option("--btf", "kernel_btf", metavar="FILE", help="The kernel's types for CO-RE.")
+@click.option(
+    "--type", "program_type", metavar="TYPE", help="Type of programs whose section names none."
+)
+@click.option("--btf", "kernel_btf", metavar="FILE", help="BTF of the kernel for CO-RE.")
 @click.option(
     "--set",
     "variables",
     metavar="NAME=VALUE",
     multiple=True,
     callback=lambda _ctx, _parameter, words: parse_set_words(words),
-    help="Let this variable or constant be VALUE, as load does; repeatable.",
+    help="Initial value of a global variable, as in load; repeatable.",
 )
-@click.option("--convert", is_flag=True, help="Print C that defines old maps in section .maps.")
+@click.option("--convert", is_flag=True, help="Print old map definitions as C for section .maps.")
 @click.option(
     "--log-level",
     "log_level",
     type=click.Choice(["1", "2", "4"]),
     callback=lambda _ctx, _parameter, word: int(word or 0),
-    help="What the verifier's log has: refused paths, all instructions with states, figures.",
+    help="Log of the verifier: 1: refused paths, 2: all instructions and states, 4: figures.",
 )
 @click.option(
     "--max-map-memory",
     type=SIZE,
     metavar="SIZE",
-    help="Refuse maps that take more (a quarter of the memory).",
+    help="Limit of the memory of all maps (default: a quarter of the host's memory).",
 )
 @log_file_option
 def command(
@@ -259,23 +275,24 @@ def command(
     max_map_memory: int | None,
     **words: Any,
 ) -> int | None:
-    """Read each OBJ, a file or builtin:NAME, and have the kernel verify its programs.
+    """Read each OBJ and let the kernel verify its programs; attach and pin nothing.
 
-    Nothing is attached or pinned. Without the privilege for the kernel's part the objects are read
-    only. The exit code is that of load for one object, and 10 if any of several would not load. Of
-    a directory all *.o are checked; of several objects each has a line, with -v all that is known.
+    OBJ is a file, builtin:NAME, or a directory, of which all *.o are checked. Without the privilege
+    to load programs the objects are read only. For one object the exit status is that of load; for
+    several it is 10 if one of them would not load. Several objects have one line each, with -v all
+    details.
 
-    Programs in sections whose names start with ? are verified too, but only load --prog would load
-    them: that one is refused leaves the exit code as it is.
+    Programs in sections whose names start with ? are loaded by load --prog only. They are verified
+    too, but a refusal does not change the exit status.
 
-    What CO-RE asks of the running kernel's types is shown where there is no answer, and all of it
-    with -v; or of those in --btf FILE, which is raw BTF or an ELF file such as vmlinux.
+    CO-RE relocations without an answer in the running kernel's BTF are shown, with -v all
+    relocations. --btf FILE replaces the kernel's BTF by raw BTF or an ELF file such as vmlinux.
 
-    With --convert it prints what maps of the two old dialects, struct bpf_map_def and struct
-    bpf_elf_map, are in the form of today; comments tell what that form cannot say.
+    --convert prints maps of the two old dialects, struct bpf_map_def and struct bpf_elf_map, as
+    definitions for section .maps; comments tell what these cannot express.
 
-    With --log-level the log of programs that are accepted is shown too, and with -o json it is in
-    the document.
+    With --log-level the logs of accepted programs are shown too; with -o json they are in the
+    document.
     """
     sources = sources_in(objects)
     choices = CheckChoices(is_converting=convert, **words).with_types_of(kernel_btf)
@@ -284,7 +301,9 @@ def command(
     with shown_progress(context.out, len(sources)) as advance:
         reports = [advance(report) for report in check_all(sources, choices)]
     _keep_logs(context.out, reports, log_file)
-    _write(context.out, reports, is_converting=convert)
+    context.out.show(
+        Report(lambda: _document(reports), lambda out: _write(out, reports, is_converting=convert))
+    )
     refused = [report for report in reports if report.error]
     if len(reports) == 1 and refused and refused[0].error:
         raise refused[0].error
@@ -292,9 +311,6 @@ def command(
 
 
 def _write(out: Output, reports: list[CheckReport], *, is_converting: bool) -> None:
-    if out.is_json:
-        _write_document(out, reports)
-        return
     is_short = len(reports) > 1 and not out.is_verbose
     write = write_converted if is_converting else write_line if is_short else write_report
     for report in reports:
@@ -304,14 +320,18 @@ def _write(out: Output, reports: list[CheckReport], *, is_converting: bool) -> N
 
 
 def _keep_logs(out: Output, reports: Iterable[CheckReport], file: Path | None) -> None:
-    """Write the logs of all programs that have one, and say in each refusal where it is."""
-    programs = {f"{each.name} of {one.path}": each for one in reports for each in one.programs}
+    """Write the logs of all programs, and add their place to the hints of refusals."""
+    programs = {
+        f"{program.name} of {report.path}": program
+        for report in reports
+        for program in report.programs
+    }
     refusals = [
-        (name, each.error)
-        for name, each in programs.items()
-        if isinstance(each.error, VerifierError)
+        (name, program.error)
+        for name, program in programs.items()
+        if isinstance(program.error, VerifierError)
     ]
-    accepted = {name: each.log for name, each in programs.items() if each.log}
+    accepted = {name: program.log for name, program in programs.items() if program.log}
     keep(refusals, out, file, others=accepted)
 
 
@@ -323,11 +343,11 @@ def _complain(out: Output, refused: list[CheckReport]) -> int | None:
     return ExitCode.FOUND if refused else None
 
 
-def _write_document(out: Output, reports: list[CheckReport]) -> None:
+def _document(reports: list[CheckReport]) -> dict[str, object]:
     objects = []
     for report in reports:
         error = describe(report.error, words=()).document() if report.error else {"error": None}
         objects.append({**report.to_json(), **error})
     first = objects[0]["error"] if len(objects) == 1 else None
     summary = {"summary": Summary.of(reports).to_json()}
-    out.document({"objects": objects, **summary, **({"error": first} if first else {})})
+    return {"objects": objects, **summary, **({"error": first} if first else {})}

@@ -1,10 +1,11 @@
-"""`bpfpin clean`: remove leftovers that are ours and that nothing uses."""
+"""`bpfpin clean`: remove leftovers of bpfpin that nothing uses."""
 
 from __future__ import annotations
 
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.formats import Report
 from bpfpin.sets.clean import clean
 from bpfpin.sets.reports import CleanReport
 
@@ -12,26 +13,24 @@ COLUMNS = ("kind", "path", "reason")
 
 
 @bpfpin_command("clean")
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, change nothing.")
 def command(context: Context, *, dry_run: bool) -> None:
-    """Finish or undo what dead commands left, and remove the sets of devices that are gone.
+    """Complete or roll back interrupted changes, and remove the sets of deleted devices.
 
-    Nothing else is touched: maps that somebody uses stay, and all that bpfpin did not make.
+    Nothing else is touched: maps in use stay, and so does everything that bpfpin did not make.
     """
     report = clean(
         pin_root=context.pin_root, lock_timeout_s=context.lock_timeout_s, dry_run=dry_run
     )
-    if context.out.is_json:
-        context.out.document(report.to_json())
-    elif report.removed:
-        rows = [(one.kind.value, one.path, one.reason) for one in report.removed]
-        context.out.table(COLUMNS, rows)
+    rows = [(entry.kind.value, entry.path, entry.reason) for entry in report.removed]
+    table = (lambda out: out.table(COLUMNS, rows)) if rows else None
+    context.out.show(Report(report.to_json(), table))
     _say(context, report)
 
 
 def _say(context: Context, report: CleanReport) -> None:
-    for one in report.left:
-        context.out.say(f"left: {one.path}: {one.reason}")
+    for entry in report.left:
+        context.out.say(f"left: {entry.path}: {entry.reason}")
     if not report.removed:
         context.out.say(f"nothing to clean below {context.pin_root}")
     elif report.is_planned:

@@ -1,4 +1,4 @@
-"""`bpfpin compile`: C to a BPF object."""
+"""`bpfpin compile`: compile C to a BPF object."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from bpfpin.apps.compile import compile_source
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.formats import Report
 
 FILE = click.Path(path_type=Path)
 
@@ -15,16 +16,25 @@ FILE = click.Path(path_type=Path)
 @bpfpin_command("compile")
 @click.argument("source", metavar="SRC", type=FILE)
 @click.argument("object_path", metavar="[OBJ]", required=False, type=FILE)
-@click.option("-I", "--include", metavar="DIR", type=FILE, multiple=True, help="Headers of yours.")
-@click.option("-D", "--define", metavar="NAME[=VALUE]", multiple=True, help="Define a macro.")
+@click.option(
+    "-I",
+    "--include",
+    metavar="DIR",
+    type=FILE,
+    multiple=True,
+    help="Directory of header files; repeatable.",
+)
+@click.option(
+    "-D", "--define", metavar="NAME[=VALUE]", multiple=True, help="Define a macro; repeatable."
+)
 @click.option(
     "--cpu",
     type=click.Choice(["v1", "v2", "v3", "v4"]),
     default="v3",
     show_default=True,
-    help="The BPF instruction set; v4 needs Linux 6.6 and clang 18.",
+    help="BPF instruction set; v4 needs Linux 6.6 and clang 18.",
 )
-@click.option("--compiler", metavar="CLANG", help="A clang by name or path, or ziglang.")
+@click.option("--compiler", metavar="CLANG", help="clang by name or path, or ziglang.")
 def command(
     context: Context,
     *,
@@ -35,7 +45,7 @@ def command(
     cpu: str,
     compiler: str | None,
 ) -> None:
-    """Compile the C file SRC to the BPF object OBJ, by default beside it (x.bpf.c: x.bpf.o).
+    """Compile the C file SRC to the BPF object OBJ, by default next to it (x.bpf.c: x.bpf.o).
 
     <bpf/bpf_helpers.h> and <bpf/bpf_endian.h> come with bpfpin. The compiler is the installed
     clang, or else the one of `pip install 'bpfpin[compile]'`.
@@ -45,14 +55,7 @@ def command(
     )
     if result.warnings:
         context.out.say(result.warnings.rstrip())
-    if context.out.is_json:
-        context.out.document(
-            {
-                "object": result.object_path,
-                "compiler": result.compiler,
-                "warnings": result.warnings,
-            }
-        )
-        return
-    made = result.object_path
-    context.out.say(f"compiled {made} with {result.compiler}; next: bpfpin check {made}")
+    path, clang = result.object_path, result.compiler
+    done = f"compiled {path} with {clang}; next: bpfpin check {path}"
+    data = {"object": path, "compiler": clang, "warnings": result.warnings}
+    context.out.show(Report(data, lambda out: out.say(done)))

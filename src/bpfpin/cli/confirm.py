@@ -1,8 +1,9 @@
-"""`bpfpin confirm`: keep what a `--confirm` is about to take back."""
+"""`bpfpin confirm`: keep a change that was made with `--confirm`."""
 
 from __future__ import annotations
 
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.formats import Report
 from bpfpin.cli.options import optional_target_options
 from bpfpin.sets.confirm import confirm
 
@@ -10,7 +11,10 @@ from bpfpin.sets.confirm import confirm
 @bpfpin_command("confirm")
 @optional_target_options
 def command(context: Context, *, target: str | None) -> None:
-    """Keep the change of DEV or NAME that is on trial, or the only one there is."""
+    """Keep the change of DEV or NAME that is on trial.
+
+    Without a target the only change on trial is kept.
+    """
     report = confirm(
         target,
         netns=context.netns,
@@ -18,5 +22,4 @@ def command(context: Context, *, target: str | None) -> None:
         lock_timeout_s=context.lock_timeout_s,
     )
     context.out.say(f"confirmed: {report.what} of {report.set or report.device} stays")
-    if context.out.is_json:
-        context.out.document(report.to_json())
+    context.out.show(Report(report.to_json()))

@@ -1,4 +1,4 @@
-"""The global options, accepted before and after the verb, and what a command is handed of them."""
+"""The global options, accepted before and after the verb, and the context made of them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
-from bpfpin.cli.output import JSON, TABLE, Color, Output
+from bpfpin.cli.formats import DOCUMENT, TABLE
+from bpfpin.cli.output import Color, Output
 
 P = ParamSpec("P")
-Settings = dict[str, Any]  # the global options that were typed, by name; the last one typed counts
+Settings = dict[str, Any]  # the global options that were typed, by name; the last one wins
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every command gets: the global options and the streams to write to."""
+    """The global options and the streams of a command."""
 
     out: Output
     netns: str | None = None
     pin_root: Path = Path("/sys/fs/bpf")
     lock_timeout_s: float = 10.0
-    words: tuple[str, ...] = ()  # what was typed after `bpfpin`
+    words: tuple[str, ...] = ()  # the arguments of `bpfpin`
 
     @classmethod
     def of(cls, settings: Settings) -> Context:
-        """Make one from the options that were typed."""
+        """Return the context of the options that were typed."""
         return cls(
             out=output_of(settings),
             netns=settings.get("netns"),
@@ -40,7 +41,7 @@ class Context:
 
 
 def output_of(settings: Settings) -> Output:
-    """Return the streams as the options that were typed want them; one and the same each time."""
+    """Return the streams of a command; always the same object for the same *settings*."""
     if "out" not in settings:
         settings["out"] = Output(
             settings.get("output", TABLE),
@@ -59,38 +60,40 @@ def _keep(ctx: click.Context, parameter: click.Parameter, value: object) -> None
 
 
 def global_option(*names: str, **attributes: Any) -> click.Option:
-    """Make an option whose value is kept in the `Settings` when it is typed."""
+    """Make an option whose value is stored in the `Settings` when it is typed."""
     return click.Option(names, expose_value=False, callback=_keep, **attributes)
 
 
 GLOBAL_OPTIONS = (
-    global_option("-n", "--netns", metavar="NAME", help="Work in this network namespace."),
+    global_option("-n", "--netns", metavar="NAME", help="Run in this network namespace."),
     global_option(
-        "-o", "--output", metavar="FORM", help="table, json, or a form of the verb's own."
+        "-o", "--output", metavar="FORMAT", help="table, json, or another format of the verb."
     ),
-    global_option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
-    global_option("-v", "--verbose", is_flag=True, help="Say more."),
+    global_option("-q", "--quiet", is_flag=True, help="Only print errors."),
+    global_option("-v", "--verbose", is_flag=True, help="Verbose output."),
     global_option("--debug", is_flag=True, help="Show the traceback of an error."),
     global_option(
         "--pin-root",
         metavar="DIR",
         type=click.Path(path_type=Path),
-        help="The bpffs directory of the pin sets (/sys/fs/bpf).",
+        help="bpffs directory of the pin sets (/sys/fs/bpf).",
     ),
     global_option(
         "--lock-timeout",
         metavar="S",
         type=click.FloatRange(min=0),
-        help="Wait so long for another command's lock (10).",
+        help="Seconds to wait for another command's lock (10).",
     ),
-    global_option("--color", type=click.Choice([c.value for c in Color]), help="Colour of text."),
+    global_option(
+        "--color", type=click.Choice([c.value for c in Color]), help="When to colour text."
+    ),
 )
 
 
 private_mount_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--private-mount",
     is_flag=True,
-    help="Also in a bpffs that ends with this process's mount namespace.",
+    help="Allow a bpffs that is mounted in this mount namespace only.",
 )
 
 
@@ -105,24 +108,24 @@ def _write_options(command: click.Command, ctx: click.Context, help_: click.Help
 
 
 class Command(click.Command):
-    """A verb; its help shows the global options below its own."""
+    """A verb, whose help shows the global options below its own options."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.params = [*self.params, *GLOBAL_OPTIONS]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the verb's own options, then the global ones."""
+        """Write the options of the verb, then the global options."""
         _write_options(self, ctx, formatter)
 
 
 def bpfpin_command(
-    name: str, *, outputs: Sequence[str] = (TABLE, JSON), **attributes: Any
+    name: str, *, outputs: Sequence[str] = DOCUMENT, **attributes: Any
 ) -> Callable[[Callable[Concatenate[Context, P], int | None]], Command]:
-    """Make a verb of a function that takes a `Context` first, then its own options.
+    """Make a verb from a function that takes a `Context` and its own options.
 
-    *outputs* are the forms of `-o` that it writes; another one is a usage error. What the function
-    returns is the exit status, None for 0. It runs in the namespace that `-n` names.
+    *outputs* are the values of `-o` that the verb accepts. The function returns the exit status,
+    None for 0. It runs in the network namespace that `-n` names.
     """
 
     def decorate(function: Callable[Concatenate[Context, P], int | None]) -> Command:
@@ -130,7 +133,7 @@ def bpfpin_command(
         @click.pass_context
         def run(ctx: click.Context, /, *args: P.args, **options: P.kwargs) -> int | None:
             context = Context.of(ctx.obj)
-            _check_output(context.out.kind, outputs, name)
+            check_format(context.out, outputs, name)
             with _namespace(context.netns):
                 if isinstance(target := options.get("map_"), str):
                     options["map_"] = _map_path(target, context.pin_root)
@@ -147,9 +150,11 @@ def _map_path(target: str, pin_root: Path) -> str:
     return path_of(target, pin_root)
 
 
-def _check_output(kind: str, outputs: Sequence[str], verb: str) -> None:
-    if kind not in outputs:
-        message = f"{verb} has no output form {kind!r}; it has: {', '.join(outputs)}"
+def check_format(out: Output, formats: Sequence[str], verb: str) -> None:
+    """Raise a usage error if the output format is not one of *formats*, those of *verb*."""
+    if out.format.name not in formats:
+        name = out.format.name
+        message = f"{verb} has no output format {name!r}; it has: {', '.join(formats)}"
         raise click.BadOptionUsage("output", message)
 
 

@@ -1,4 +1,4 @@
-"""`bpfpin demo`: the whole story on a throw-away lab."""
+"""`bpfpin demo`: load, count, switch, reload and share, on a temporary lab."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ import click
 
 from bpfpin.apps.demo import Scene, demo
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.formats import Report
 from bpfpin.cli.output import Output
 
 WIDTH = 80
 
 
 @bpfpin_command("demo")
-@click.option("--keep", is_flag=True, help="Leave the lab up and the program loaded.")
+@click.option("--keep", is_flag=True, help="Keep the lab and the loaded program.")
 def command(context: Context, *, keep: bool) -> None:
-    """Play the whole story in a network namespace, from load to reload and sharing, and clean up.
+    """Show the whole life of a pin set in a network namespace: load, reload, sharing, clean-up.
 
-    Every command is run as it is shown, and what stands below it is its output. It touches no
-    device of yours and leaves nothing.
+    Every command is run as it is shown, followed by its output. The demo does not touch your
+    devices and leaves nothing behind.
     """
     with closing(demo(keep=keep, pin_root=context.pin_root)) as scenes:
-        if context.out.is_json:
-            context.out.document({"scenes": [scene.to_json() for scene in _joined(scenes)]})
-        else:
-            _show(context.out, scenes)
+        context.out.show(
+            Report(
+                lambda: {"scenes": [scene.to_json() for scene in _joined(scenes)]},
+                lambda out: _show(out, scenes),
+            )
+        )
 
 
 def _joined(scenes: Iterable[Scene]) -> list[Scene]:
-    """Put a title and its first command into one scene, and remarks to the command before them."""
+    """Join a title with its first command, and remarks with the command before them."""
     joined: list[Scene] = []
     for scene in scenes:
         last = joined[-1] if joined else Scene("")
@@ -63,7 +66,7 @@ def _show(out: Output, scenes: Iterable[Scene]) -> None:
 
 
 def _wrapped(command: str) -> list[str]:
-    """Break a long command where a shell goes on after a backslash."""
+    """Break a long command into lines that end in a backslash."""
     # An option and its value stay on one line.
     kept = re.sub(r"(--[\w-]+) (?!-)", "\\1\N{NO-BREAK SPACE}", command)
     lines = textwrap.wrap(

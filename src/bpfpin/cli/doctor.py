@@ -1,8 +1,9 @@
-"""`bpfpin doctor`: what is allowed here, and what to do about what is not."""
+"""`bpfpin doctor`: check what works on this host, and how to mend what does not."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import click
@@ -10,28 +11,32 @@ import click
 from bpfpin.apps.doctor import Check, doctor
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
+from bpfpin.cli.formats import Report
 from bpfpin.cli.options import chosen_target, device_option
+from bpfpin.cli.output import Output
 
 
 @bpfpin_command("doctor")
 @click.argument("device", metavar="[DEV]", required=False)
 @click.option(
-    "--dev", metavar="DEV", help="The device; the same as DEV.", shell_complete=device_option
+    "--dev", metavar="DEV", help="Network device; the same as DEV.", shell_complete=device_option
 )
 def command(context: Context, *, device: str | None, dev: str | None) -> None:
-    """Say what this kernel, this user, bpffs and the device DEV allow.
+    """Check what this kernel, this user, bpffs and the device DEV allow.
 
-    What does not work comes with what to do about it.
+    Each failed check comes with a fix.
     """
-    wanted = chosen_target(device, dev)
+    chosen_device = chosen_target(device, dev)
     as_root = sudo_hint(context.words) if os.geteuid() else "give this root the capabilities"
-    checks = doctor(wanted, pin_root=context.pin_root, as_root=as_root)
-    if context.out.is_json:
-        context.out.document({"checks": [asdict(check) for check in checks]})
-        return
+    checks = doctor(chosen_device, pin_root=context.pin_root, as_root=as_root)
+    data = {"checks": [asdict(check) for check in checks]}
+    context.out.show(Report(data, lambda out: _write(out, checks)))
+
+
+def _write(out: Output, checks: Iterable[Check]) -> None:
     for check in checks:
         for line in _lines(check):
-            context.out.text(line)
+            out.text(line)
 
 
 def _lines(check: Check) -> list[str]:

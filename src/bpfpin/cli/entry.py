@@ -1,10 +1,10 @@
-"""How keys and values are written for people: as they can be typed again."""
+"""Keys and values as text, in the form that `map set` reads."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from bpfpin.cli.output import to_json
+from bpfpin.cli.formats import to_json
 from bpfpin.map.entries import Entry
 from bpfpin.map.form import is_escaped
 
@@ -12,7 +12,7 @@ _MARKS = ('"', "{", "[", "hex:")
 
 
 def value_text(value: Any) -> str:
-    """Return a key or a value as text that `map set` takes: `5`, `hex:0a00`, `PASS`, JSON."""
+    """Return a key or a value as text that `map set` reads: `5`, `hex:0a00`, `PASS`, JSON."""
     if isinstance(value, str) and _is_word(value):
         return value
     text = to_json(value)
@@ -20,13 +20,13 @@ def value_text(value: Any) -> str:
 
 
 def _is_word(text: str) -> bool:
-    """Whether *text* is read as itself: not as JSON or bytes, and nothing in it is hidden."""
+    """Whether `map set` reads *text* as itself, and a terminal shows all of it."""
     is_plain = bool(text) and text.isprintable() and text.strip() == text
     return is_plain and not text.startswith(_MARKS) and not is_escaped(text)
 
 
 def value_lines(entry: Entry) -> list[str]:
-    """Return the value of an entry, of a per-CPU map a line for each CPU."""
+    """Return the value of an entry; one line for each CPU of a per-CPU map."""
     if not entry.is_percpu:
         return [value_text(entry.value)]
     return [f"cpu {cpu}: {value_text(value)}" for cpu, value in enumerate(entry.value)]

@@ -1,4 +1,4 @@
-"""What is said of an exception: its sentence, its exit status and its JSON document."""
+"""Exceptions as the user sees them: message, hint, exit status and document."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bpfpin.errors import (
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception as the user sees it."""
+    """An exception as the command reports it."""
 
     type: str
     exit: int
@@ -34,14 +34,14 @@ class Failure:
     verifier: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the content of the JSON document; `verifier` is in it for its refusals alone."""
+        """Return the content of the document; `verifier` is only in it for a `VerifierError`."""
         fields = {**asdict(self), "differences": list(self.differences)}
         if self.verifier is None:
             del fields["verifier"]
         return {"error": fields}
 
 
-# What is raised by Python itself and yet the user's business; anything else is a bug of ours.
+# Exceptions of Python that are not bugs of bpfpin; all others are.
 _BUILTIN_EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
     (click.Abort, ExitCode.INTERRUPTED),
@@ -60,7 +60,7 @@ _ENDINGS = {
 
 
 def describe(error: BaseException, *, words: Sequence[str]) -> Failure:
-    """Say what *error* means to somebody who typed *words* after `bpfpin`."""
+    """Return how *error* is reported to the user who typed *words* after `bpfpin`."""
     if isinstance(error, BpfError):
         return _of_ours(error, words)
     if isinstance(error, click.ClickException):
@@ -105,7 +105,7 @@ def _lines(*texts: str) -> str:
 
 
 def sudo_hint(words: Sequence[str]) -> str:
-    """Return what to type to have the privileges: a `sudo` line with absolute paths."""
+    """Return how to get the privileges: the same command with sudo and absolute paths."""
     if os.geteuid() == 0:
         return "root lacks the capability here: give it to the container or the service"
     return shlex.join(["sudo", *_program(), *_absolute(words)])
@@ -114,13 +114,13 @@ def sudo_hint(words: Sequence[str]) -> str:
 def _program() -> list[str]:
     called = Path(sys.argv[0]).absolute()
     if called.name == "__main__.py":
-        # -P: as root, nothing is imported from the directory that happens to be the current one.
+        # -P: root must not import modules from the current directory.
         return [sys.executable, "-P", "-m", "bpfpin"]
     return [str(called)]
 
 
 def _absolute(words: Iterable[str]) -> Iterable[str]:
-    # sudo may change PATH and, by its rules, the directory: every file is named in full.
+    # sudo may change PATH and the current directory.
     for word in words:
         option, equals, value = word.partition("=")
         is_option = bool(equals) and option.startswith("--")

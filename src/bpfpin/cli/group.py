@@ -1,11 +1,11 @@
-"""Verbs that have verbs: found in a table and imported when they are called."""
+"""Groups of verbs, whose modules are imported when a verb is called."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -15,9 +15,9 @@ from bpfpin.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """Where a verb's command is, and the line that `--help` shows without importing it.
+    """A row of a table of verbs: where the command is, and its line in the help of the group.
 
-    *place* is `MODULE` for its `command`, or `MODULE:NAME`.
+    *place* is `MODULE:NAME`, or `MODULE` for the name `command`.
     """
 
     place: str
@@ -25,10 +25,10 @@ class Verb:
 
 
 class Group(Command, click.Group):
-    """A command whose verbs are the rows of a table; their modules are imported on use."""
+    """A command whose subcommands are the rows of a table of verbs."""
 
     def __init__(self, name: str, verbs: Mapping[str, Verb], **attributes: Any) -> None:
-        attributes.setdefault("callback", click.pass_context(need_a_verb))
+        attributes.setdefault("callback", click.pass_context(_require_verb))
         super().__init__(name, invoke_without_command=True, no_args_is_help=False, **attributes)
         self.verbs = verbs
         self.subcommand_metavar = "VERB …"
@@ -49,7 +49,7 @@ class Group(Command, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb that was typed, or raise `UsageError` with the nearest ones."""
+        """Find the command of the verb that was typed; `UsageError` names similar verbs."""
         if args[0] in self.verbs:
             return super().resolve_command(ctx, args)
         raise UsageError(
@@ -58,23 +58,26 @@ class Group(Command, click.Group):
         )
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, then the verbs with their line of help."""
+        """Write the options, then the verbs, each with its line of help."""
         super().format_options(ctx, formatter)
         with formatter.section("Verbs"):
             formatter.write_dl([(name, verb.help) for name, verb in self.verbs.items()])
 
 
-def need_a_verb(ctx: click.Context) -> None:
-    """Refuse a group that was called alone."""
-    if ctx.invoked_subcommand is None and isinstance(ctx.command, Group):
-        there = ", ".join(ctx.command.verbs)
-        raise UsageError(
-            f"{ctx.command_path}: which verb? {there}", hint=f"{ctx.command_path} --help"
-        )
+def _require_verb(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        refuse_without_verb(ctx)
+
+
+def refuse_without_verb(ctx: click.Context) -> NoReturn:
+    """Raise the `UsageError` of a group that was called without a verb."""
+    assert isinstance(ctx.command, Group)
+    verbs = ", ".join(ctx.command.verbs)
+    raise UsageError(f"{ctx.command_path}: give a verb: {verbs}", hint=f"{ctx.command_path} --help")
 
 
 def _near(word: str, words: Sequence[str]) -> str:
     import difflib  # noqa: PLC0415 - only for a wrong word
 
-    found = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    return f"; near it: {', '.join(found)}" if found else f"; it has: {', '.join(words)}"
+    matches = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(matches)}?" if matches else f"; it has: {', '.join(words)}"

@@ -1,29 +1,26 @@
-"""The live table of counters on a terminal."""
+"""Counters as text, and the live table of them on a terminal."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from bpfpin.apps.stats import Found, Interval, Row
 from bpfpin.cli.output import Output, escape
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = ("packets", "pkts/s", "bytes", "Mbit/s")
-FEW_ROWS = 8  # of more rows only those that have counted something are shown
+FEW_ROWS = 8  # of more rows only those with packets are shown
 HISTORY = 32  # intervals of a sparkline
 
 
-# Counters as text: numbers with units, sparklines, and the block of lines of one interval.
-
-
 def sparkline(rates: Sequence[float]) -> str:
-    """Return *rates* as bars, the highest of them full; 0 is the lowest bar."""
+    """Return *rates* as bars; the highest rate is a full bar, 0 the lowest bar."""
     top = max(rates, default=0.0)
     if top <= 0:
         return BARS[0] * len(rates)
@@ -31,19 +28,19 @@ def sparkline(rates: Sequence[float]) -> str:
 
 
 def label(row: Row) -> str:
-    """Return what the row is called."""
+    """Return the name of a row."""
     return row.action if row.cpu is None else f"{row.action} cpu {row.cpu}"
 
 
 def shown(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows worth a line: all of a few, else those that have counted something."""
-    every = list(rows)
-    few = len({row.action for row in every}) <= FEW_ROWS and all(row.cpu is None for row in every)
-    return every if few else [row for row in every if row.packets]
+    """Return the rows to show: all if they are few, else those with packets."""
+    rows = list(rows)
+    is_few = len({row.action for row in rows}) <= FEW_ROWS and all(row.cpu is None for row in rows)
+    return rows if is_few else [row for row in rows if row.packets]
 
 
 def amounts(row: Row) -> tuple[str, str, str, str]:
-    """Return packets, packets a second, bytes and Mbit a second."""
+    """Return packets, packets/s, bytes and Mbit/s as text."""
     in_bytes = "-" if row.bytes is None else f"{row.bytes:,}"
     rate = row.bytes_per_second
     mbits = "-" if rate is None else f"{rate * 8 / 1e6:,.3f}"
@@ -51,7 +48,7 @@ def amounts(row: Row) -> tuple[str, str, str, str]:
 
 
 def clock(wall_time_s: float) -> str:
-    """Return a moment as local time."""
+    """Return a time of day in the local time zone."""
     return time.strftime("%H:%M:%S", time.localtime(wall_time_s))
 
 
@@ -61,33 +58,35 @@ def header() -> str:
 
 
 def block(interval: Interval) -> list[str]:
-    """Return the lines of one interval: its end as local time, then a row an action."""
+    """Return the lines of one interval: its end in local time, and a row for each action."""
     end = clock(interval.wall_time_s)
     lines = [_line(end, label(row), *amounts(row)) for row in shown(interval.rows)]
     return lines or [f"{end} nothing counted yet"]
 
 
 def _line(*cells: str) -> str:
-    """Return a row of 79 columns, more where a number is very large."""
+    """Return a row of 79 columns, or more if a number is very large."""
     return "{:<8} {:<12} {:>13} {:>12} {:>18} {:>11}".format(*cells)
 
 
-def show_live(out: Output, found: Iterable[Found], *, title: str) -> None:
-    """Redraw a table with each interval *found*, until they end; the last one stays.
+def show_live(out: Output, events: Iterable[Found], *, title: str) -> None:
+    """Redraw a table for each interval of *events*; the last table stays.
 
-    What was announced last stands below it.
+    The last event that is not an interval is shown below the table.
     """
+    from rich.live import Live  # noqa: PLC0415 - 40 ms, only on terminals
+
     history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=HISTORY))
-    last, said = Interval(0.0, 0.0, ()), ""
+    last, message = Interval(0.0, 0.0, ()), ""
     with Live(console=out.console(), auto_refresh=False) as live:
-        for one in found:
-            if isinstance(one, Interval):
-                last = one
-                for row in one.rows:
+        for event in events:
+            if isinstance(event, Interval):
+                last = event
+                for row in event.rows:
                     history[label(row)].append(row.packets_per_second)
             else:
-                said = f"{clock(time.time())}  {one}"
-            table = _table(last, history, title=title, said=said, width=live.console.width)
+                message = f"{clock(time.time())}  {event}"
+            table = _table(last, history, title=title, message=message, width=live.console.width)
             live.update(table, refresh=True)
 
 
@@ -96,13 +95,16 @@ def _table(
     history: dict[str, deque[float]],
     *,
     title: str,
-    said: str,
+    message: str,
     width: int,
 ) -> Table:
+    from rich.table import Table  # noqa: PLC0415 - 40 ms, only on terminals
+    from rich.text import Text  # noqa: PLC0415 - likewise
+
     table = Table(
         title=Text(escape(title)),
         title_justify="left",
-        caption=Text(escape(said)) if said else None,
+        caption=Text(escape(message)) if message else None,
         caption_justify="left",
         box=None,
         pad_edge=False,
@@ -113,7 +115,7 @@ def _table(
     table.add_column("", no_wrap=True)
     rows = [(label(row), *amounts(row)) for row in shown(interval.rows)]
     columns = zip(("action", *COLUMNS), *rows, strict=True)
-    # The numbers come first: a sparkline is as long as the rest of the line.
+    # A sparkline gets the rest of the line, after the numbers.
     room = max(0, width - sum(max(map(len, column)) + 1 for column in columns))
     for row in rows:
         rates = list(history[row[0]])

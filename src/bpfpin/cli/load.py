@@ -1,4 +1,4 @@
-"""`bpfpin load`: load an object, attach it, pin its maps."""
+"""`bpfpin load`: load an object, attach its programs, pin its maps."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import click
 
 from bpfpin.apps.stats import has_counters
 from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
+from bpfpin.cli.formats import Report
 from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
 from bpfpin.cli.options import MODE, SIZE, complete_devices
-from bpfpin.cli.verifier_log import log_file_option, told
+from bpfpin.cli.verifier_log import log_file_option, logged
 from bpfpin.errors import UsageError
 from bpfpin.map.open import path_of
 from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook
@@ -25,7 +26,7 @@ from bpfpin.spec import XdpMode
 
 
 def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Make a click callback that hands on what *parse* makes of an option that was typed."""
+    """Return a click callback that applies *parse* to the value of an option."""
     return lambda _ctx, _parameter, value: None if value is None else parse(value)
 
 
@@ -36,7 +37,7 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     "devices",
     metavar="DEV",
     multiple=True,
-    help="The device; repeatable.",
+    help="Network device to attach to; repeatable.",
     shell_complete=complete_devices,
 )
 @click.option(
@@ -44,50 +45,55 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     "cgroups",
     metavar="PATH",
     multiple=True,
-    help="The cgroup, a folder of cgroup2; repeatable.",
+    help="Directory of a cgroup (version 2) to attach to; repeatable.",
 )
 @click.option(
     "--prog",
     "programs",
     metavar="NAME[:HOOK]",
     multiple=True,
-    help="Attach this program; by default all whose section names a hook.",
+    help="Program to attach, and where; repeatable (default: all whose section names a hook).",
 )
 @click.option(
     "--hook",
     metavar="HOOK",
     callback=_parsed(parse_hook),
-    help="Where programs go whose section does not say it.",
+    help="Hook for programs whose section names none: xdp, tcx-ingress …",
 )
-@click.option("--type", "program_type", metavar="TYPE", help="What programs in free sections are.")
+@click.option(
+    "--type",
+    "program_type",
+    metavar="TYPE",
+    help="Type of programs whose section names none: xdp, tc, cgroup/skb …",
+)
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in XdpMode]),
     default=XdpMode.AUTO.value,
     callback=_parsed(XdpMode),
-    help="XDP mode; auto is native, or generic where the driver has none.",
+    help="XDP mode; auto is native, or generic if the driver lacks native XDP.",
 )
 @click.option(
     "--order",
     metavar="WHERE",
     callback=_parsed(parse_order),
-    help="Where among the programs of tcx: first, last, before:ID, after:ID (program ids).",
+    help="Position among the programs of tcx: first, last, before:ID or after:ID (program ids).",
 )
-@click.option("--name", metavar="NAME", help="Call the set so, and not after its place.")
+@click.option("--name", metavar="NAME", help="Name of the pin set (default: the device).")
 @click.option(
     "--map",
     "maps",
     metavar="NAME=PATH|NAME=id:N|idx:I=…",
     multiple=True,
     callback=_parsed(parse_map_words),
-    help="Use that map for NAME; repeatable.",
+    help="Use an existing map as map NAME of the object; repeatable.",
 )
 @click.option(
     "--pinning",
     metavar="NAME=none|by-name",
     multiple=True,
     callback=_parsed(parse_pinning_words),
-    help="Pin map NAME so, whatever the object asks for; repeatable.",
+    help="Override how the object pins map NAME; repeatable.",
 )
 @click.option(
     "--set",
@@ -95,39 +101,45 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
     metavar="NAME=VALUE",
     multiple=True,
     callback=_parsed(parse_set_words),
-    help="Let this global variable start with VALUE; repeatable.",
+    help="Initial value of a global variable; repeatable.",
 )
 @click.option(
     "--fresh",
     metavar="NAME|all",
     multiple=True,
-    help="Start this map empty on a reload, which keeps all that fit.",
+    help="Replace this map by an empty one on a reload (default: maps that fit are kept).",
 )
 @migrate_options
-@click.option("--replace", is_flag=True, help="Also for an unrelated object or another device.")
-@click.option("--take-over", is_flag=True, help="Also where somebody else's program is attached.")
-@click.option("--dry-run", is_flag=True, help="Have it verified, show the plan, change nothing.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Allow to replace a set of an unrelated object or of another device.",
+)
+@click.option("--take-over", is_flag=True, help="Replace a program that bpfpin did not attach.")
+@click.option(
+    "--dry-run", is_flag=True, help="Verify the programs and show the plan, change nothing."
+)
 @click.option(
     "--confirm",
     "confirm_s",
     type=click.IntRange(1, 86400),
     metavar="SECONDS",
-    help="Take it back after that, unless `bpfpin confirm` comes.",
+    help="Undo the load after SECONDS unless `bpfpin confirm` is run before.",
 )
-@click.option("--force", is_flag=True, help="Also what would cut the way you came in by.")
-@click.option("--group", metavar="GROUP", help="Let this group read the maps.")
-@click.option("--chmod", type=MODE, metavar="MODE", help="The mode of the map pins (0600).")
+@click.option("--force", is_flag=True, help="Allow changes that may cut your own connection.")
+@click.option("--group", metavar="GROUP", help="Group that may read the maps.")
+@click.option("--chmod", type=MODE, metavar="MODE", help="Mode of the pins of maps (0600).")
 @click.option(
     "--btf",
     "kernel_btf",
     metavar="FILE",
-    help="The kernel's types for CO-RE, where it does not show its own.",
+    help="BTF of the kernel for CO-RE, if the kernel has no /sys/kernel/btf/vmlinux.",
 )
 @click.option(
     "--max-map-memory",
     type=SIZE,
     metavar="SIZE",
-    help="Refuse maps that take more (a quarter of the memory).",
+    help="Limit of the memory of all maps (default: a quarter of the host's memory).",
 )
 @private_mount_option
 @log_file_option
@@ -141,12 +153,12 @@ def command(
     log_file: Path | None,
     **words: Any,
 ) -> None:
-    """Load OBJ, attach its programs to DEV or to a cgroup, and pin its maps; or reload.
+    """Load OBJ, attach its programs to DEV or a cgroup, and pin its maps; or reload the set.
 
     OBJ is a file or builtin:NAME (default: builtin:xdp_stats, for a cgroup builtin:cgroup_stats).
-    All of it happens, or nothing, on several devices too. Where the set is loaded already, its maps
-    are kept if they fit and the programs are switched without a gap; with --migrate what they hold
-    goes over to new ones where their definition changed.
+    Either everything happens or nothing, also on several devices. If the set is already loaded, its
+    programs are replaced without a gap and maps that fit are kept; with --migrate the entries of
+    maps whose definition changed are copied to new maps.
     """
     migration = taken(words)
     options = dict(words)
@@ -160,20 +172,19 @@ def command(
     }
     options["lock_timeout_s"] = context.lock_timeout_s
     source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
-    with told(context.out, log_file):
+    with logged(context.out, log_file):
         deployments = deploy_all(source, devices=devices, cgroups=cgroups, **options)
     reports = [deployment.report for deployment in deployments]
     for report in reports:
         _say(context, report, names_set=len(reports) > 1)
-    if context.out.is_json:
-        context.out.document(_document(reports))
+    context.out.show(Report(_document(reports)))
 
 
 def _check(context: Context, devices: tuple[str, ...], cgroups: tuple[str, ...]) -> None:
-    """Refuse to load nowhere, and on missing devices, before the object is read."""
+    """Refuse a load without a target or with a missing device, before the object is read."""
     if not devices and not cgroups:
         raise UsageError(
-            "where to load it? No device was named, nor a cgroup",
+            "no target: give --dev or --cgroup",
             hint="bpfpin load --dev DEV, or --cgroup PATH",
         )
     require_devices(devices, netns=context.netns)
@@ -188,7 +199,7 @@ def _document(reports: list[LoadReport]) -> dict[str, object]:
 
 
 def _say(context: Context, report: LoadReport, *, names_set: bool = False) -> None:
-    """Tell of one set; *names_set* says of each note which set it is about."""
+    """Write the messages about one set; with *names_set* each note names the set."""
     about = f"{report.set}: " if names_set else ""
     for note in _notes(report):
         context.out.say(f"note: {about}{note}")
@@ -209,7 +220,7 @@ def _say(context: Context, report: LoadReport, *, names_set: bool = False) -> No
 
 
 def _next_verb(report: LoadReport) -> str:
-    """Return the verb that shows something of the set: `stats` only where it has counters."""
+    """Return the verb to run next: `stats` if the set has counters, else `status`."""
     return "stats" if has_counters(report.path) else "status"
 
 
@@ -225,11 +236,11 @@ def _notes(report: LoadReport) -> Iterator[str]:
 
 
 def _plan_lines(report: LoadReport) -> Iterator[str]:
-    for held in report.maps:
-        decision = held.decision.value if held.decision else ""
-        reason = f" ({held.reason})" if held.reason else ""
-        yield f"map {held.name} (id {held.id or 'none yet'}) {decision}: {held.path}{reason}"
-        yield from (f"  {line}" for line in held.migration.lines()) if held.migration else ()
+    for map_ in report.maps:
+        decision = map_.decision.value if map_.decision else ""
+        reason = f" ({map_.reason})" if map_.reason else ""
+        yield f"map {map_.name} (id {map_.id or 'none yet'}) {decision}: {map_.path}{reason}"
+        yield from (f"  {line}" for line in map_.migration.lines()) if map_.migration else ()
     for hook in report.hooks:
         link = f", link id {hook.link}" if hook.link else ""
         before = f"program id {hook.before} -> " if hook.before else ""
@@ -239,6 +250,6 @@ def _plan_lines(report: LoadReport) -> Iterator[str]:
 _SENTENCES = {
     LoadResult.LOADED: "loaded {name} on {place}",
     LoadResult.RELOADED: "reloaded {name} on {place}{ids}",
-    LoadResult.UNCHANGED: "unchanged: {name} was loaded on {place} before",
+    LoadResult.UNCHANGED: "unchanged: {name} is already loaded on {place}",
     LoadResult.PLANNED: "planned: {name} was verified and would be loaded on {place}",
 }

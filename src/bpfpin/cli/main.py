@@ -1,4 +1,4 @@
-"""The `bpfpin` command: the table of verbs, and the one place where errors become exit codes."""
+"""The `bpfpin` command: the table of verbs, and how errors become exit codes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ from typing import NoReturn
 import click
 
 from bpfpin.cli.context import Settings, global_option, output_of
-from bpfpin.cli.group import Group, Verb, need_a_verb
+from bpfpin.cli.formats import Report
+from bpfpin.cli.group import Group, Verb, refuse_without_verb
 from bpfpin.cli.help import show_version
-from bpfpin.cli.output import JSON, NDJSON, TABLE, Terminated
+from bpfpin.cli.output import Terminated
 from bpfpin.errors import ExitCode
 
 COMMANDS = {
-    "demo": Verb("bpfpin.cli.demo", "The whole story on a throw-away lab."),
-    "doctor": Verb("bpfpin.cli.doctor", "What this kernel, user, bpffs and device allow."),
-    "check": Verb("bpfpin.cli.check", "Read and verify objects, attach and pin nothing."),
-    "load": Verb("bpfpin.cli.load", "Load an object, attach it, pin its maps."),
-    "unload": Verb("bpfpin.cli.unload", "Detach and unpin."),
-    "status": Verb("bpfpin.cli.status", "What is loaded and attached, and what is wrong."),
-    "clean": Verb("bpfpin.cli.clean", "Remove leftovers that are ours and unused."),
-    "stats": Verb("bpfpin.cli.stats", "Live rates of a counter map."),
+    "demo": Verb("bpfpin.cli.demo", "Show everything on a temporary test network."),
+    "doctor": Verb("bpfpin.cli.doctor", "Check what this kernel, user, bpffs and device allow."),
+    "check": Verb("bpfpin.cli.check", "Read and verify objects without attaching or pinning."),
+    "load": Verb("bpfpin.cli.load", "Load an object, attach its programs, pin its maps."),
+    "unload": Verb("bpfpin.cli.unload", "Detach and unpin a set."),
+    "status": Verb("bpfpin.cli.status", "Show what is loaded and attached, and problems."),
+    "clean": Verb("bpfpin.cli.clean", "Remove unused leftovers of bpfpin."),
+    "stats": Verb("bpfpin.cli.stats", "Show live rates of a counter map."),
     "action": Verb("bpfpin.cli.action", "Show or switch the verdict of an XDP program."),
-    "confirm": Verb("bpfpin.cli.confirm", "Keep what --confirm is about to take back."),
-    "lab": Verb("bpfpin.cli.lab", "A throw-away namespace and device: up, down, list, exec."),
-    "compile": Verb("bpfpin.cli.compile", "C to a BPF object."),
-    "graph": Verb("bpfpin.cli.graph.command", "Who shares what: devices, programs, maps, pins."),
-    "map": Verb("bpfpin.cli.map.command", "Any map on the host: list, show, get, set, dump."),
+    "confirm": Verb("bpfpin.cli.confirm", "Keep a change that was made with --confirm."),
+    "lab": Verb("bpfpin.cli.lab", "Temporary namespace and device: up, down, list, exec."),
+    "compile": Verb("bpfpin.cli.compile", "Compile C to a BPF object."),
+    "graph": Verb(
+        "bpfpin.cli.graph.command", "Show which devices, programs, maps and pins are connected."
+    ),
+    "map": Verb("bpfpin.cli.map.command", "Read and change any map: list, show, get, set, dump …"),
     "completion": Verb(
         "bpfpin.cli.help:completion_command", "Print the completion script of a shell."
     ),
     "help": Verb("bpfpin.cli.help:help_command", "Show the help of a verb."),
     "version": Verb("bpfpin.cli.help:version_command", "Show the version."),
 }
-# Set by the scripts that `bpfpin completion` prints, as click has it.
+# The variable that click's completion scripts set (`bpfpin completion`).
 COMPLETE = "_BPFPIN_COMPLETE"
 
 
@@ -49,10 +52,9 @@ def _version_or_verb(ctx: click.Context) -> None:
         show_version(output_of(ctx.obj))
         ctx.exit()
     if ctx.invoked_subcommand is None:
-        out = output_of(ctx.obj)
-        if out.kind != TABLE:
-            need_a_verb(ctx)
-        out.line(ctx.get_help())
+        output_of(ctx.obj).show(
+            Report(lambda: refuse_without_verb(ctx), lambda out: out.line(ctx.get_help()))
+        )
         ctx.exit()
 
 
@@ -60,7 +62,7 @@ ROOT = Group(
     "bpfpin",
     COMMANDS,
     callback=_version_or_verb,
-    help="Load BPF objects, pin their maps, read and change them from anywhere.",
+    help="Load BPF objects, pin their maps, and read and change the maps from any process.",
     params=[global_option("--version", is_flag=True, help="Show the version.")],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -84,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Write into nothing where the caller closed stdout or stderr (`>&-`)."""
+    """Open /dev/null in place of a closed stdout or stderr (`>&-`)."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            # The number may be taken by a file that we open later, which must get no output.
+            # The descriptor number may be reused for a file, which must not get our output.
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
             setattr(sys, name, stream)
 
@@ -118,27 +120,24 @@ def _fail(error: BaseException, words: Sequence[str], settings: Settings) -> int
     if settings.get("debug") or "--debug" in words:
         sys.excepthook(type(error), error, error.__traceback__)
     failure = describe(error, words=words)
-    # An error of the command line may come before its -o was parsed.
-    settings.setdefault("output", _asked_output(words))
-    out = output_of(settings)
-    if out.kind == NDJSON or (out.kind == JSON and not out.has_document):
-        out.document(failure.document())
-    out.complain(failure.message, hint=failure.hint)
+    # A usage error may be raised before -o is parsed.
+    settings.setdefault("output", _output_option(words))
+    output_of(settings).fail(failure.document(), failure.message, hint=failure.hint)
     return failure.exit
 
 
-def _asked_output(words: Sequence[str]) -> str:
-    """Return what `-o` says in *words*, by looking for it."""
-    asked = ""
+def _output_option(words: Sequence[str]) -> str:
+    """Return the value of the last `-o` in *words* without parsing them."""
+    value = ""
     before = [*words, "--"].index("--")
     for word, following in zip(words[:before], [*words[1:], ""], strict=False):
         if word in ("-o", "--output"):
-            asked = following
+            value = following
         elif word.startswith("--output="):
-            asked = word.removeprefix("--output=")
+            value = word.removeprefix("--output=")
         elif word.startswith("-o"):
-            asked = word.removeprefix("-o")
-    return asked
+            value = word.removeprefix("-o")
+    return value
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -146,6 +145,6 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _after_closed_pipe() -> int:
-    # The interpreter flushes stdout once more on its way out; let it flush into nothing.
+    # The interpreter flushes stdout again at exit; /dev/null takes it.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.OK

@@ -1,4 +1,4 @@
-"""`load --migrate`: its options, and what it tells when it is done."""
+"""The options of `--migrate`, and the messages about migrated maps."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from bpfpin.sets.reports import LoadReport
 F = TypeVar("F", bound=Callable[..., Any])
 
 _WORDS = {
-    "rule": ("[MAP:]MEMBER=RULE", "How it goes over: sum, keep-new, keep-old, max or min."),
-    "rename": ("[MAP:]OLD=NEW", "A member that has another name now."),
-    "drop": ("[MAP:]MEMBER", "A member that may be lost."),
-    "start": ("[MAP:]MEMBER=VALUE", "What a new member begins with (0)."),
+    "rule": ("[MAP:]MEMBER=RULE", "How a member is migrated: sum, keep-new, keep-old, max or min."),
+    "rename": ("[MAP:]OLD=NEW", "Rename a member of the old map."),
+    "drop": ("[MAP:]MEMBER", "Allow to lose this member."),
+    "start": ("[MAP:]MEMBER=VALUE", "Initial value of a new member (0)."),
     "layout": (
         "MAP=LAYOUT",
-        "Old or new values of a map without BTF: 'u64 packets; u32 drops' or 'struct NAME'.",
+        "Type of the values of a map without BTF: 'u64 packets; u32 drops', 'struct NAME'.",
     ),
 }
 _FLAGS = {
-    "clamp": "Cut numbers to what the new member can hold.",
-    "best-effort": "Also where not every count is proven to come over.",
+    "clamp": "Reduce numbers to the range of the new member.",
+    "best-effort": "Migrate even if it is not proven that no count is lost.",
 }
 
 
 def convert_options(command: F) -> F:
-    """Add `--migrate` for entries that nobody counts in: all but `--best-effort`."""
+    """Add `--migrate` and its options for entries that no program writes: not `--best-effort`."""
     return _with_options(command, {"clamp": _FLAGS["clamp"]})
 
 
 def migrate_options(command: F) -> F:
-    """Add `--migrate` and what goes with it to a command."""
+    """Add `--migrate` and its options to a command."""
     return _with_options(command, _FLAGS)
 
 
@@ -45,12 +45,12 @@ def _with_options(command: F, flags: dict[str, str]) -> F:
     for name, (metavar, help_) in reversed(_WORDS.items()):
         command = click.option(f"--{name}", metavar=metavar, multiple=True, help=help_)(command)
     return click.option(
-        "--migrate", is_flag=True, help="Carry over what maps hold whose definition changed."
+        "--migrate", is_flag=True, help="Copy the entries of maps whose definition changed."
     )(command)
 
 
 def taken(options: dict[str, Any]) -> Migration | None:
-    """Take the options of `migrate_options` out of *options* and return what they mean."""
+    """Remove the options of `migrate_options` from *options* and return the migration."""
     is_asked = options.pop("migrate")
     words = {name: options.pop(name) for name in _WORDS}
     flags = {name: options.pop(name, False) for name in ("clamp", "best_effort")}
@@ -58,16 +58,16 @@ def taken(options: dict[str, Any]) -> Migration | None:
         return parse_migration(**words, **flags)
     if given := [name for name, value in {**words, **flags}.items() if value]:
         raise UsageError(
-            f"--{given[0].replace('_', '-')} says how maps are migrated; it goes with --migrate"
+            f"--{given[0].replace('_', '-')} is an option of a migration: add --migrate"
         )
     return None
 
 
 def migrated_lines(report: LoadReport) -> Iterator[str]:
-    """Yield what went over, and why not all of it may have."""
-    for held in report.maps if not report.is_planned else ():
-        if plan := held.migration:
-            ids = f"id {plan.old_id} -> {held.id}"
-            yield f"migrated map {held.name} ({ids}), entries: {plan.entries}"
+    """Yield the messages about migrated maps: entries, losses, reasons for inexact counts."""
+    for map_ in report.maps if not report.is_planned else ():
+        if plan := map_.migration:
+            ids = f"id {plan.old_id} -> {map_.id}"
+            yield f"migrated map {map_.name} ({ids}), entries: {plan.entries}"
             yield from (f"  lost: {loss.text()}" for loss in plan.exactness.losses)
             yield from (f"  not exact: {reason}" for reason in plan.exactness.reasons)

@@ -17,8 +17,9 @@ from bpfpin.apps.stats import (
     open_counters,
     watch_events,
 )
-from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.live import block, header
+from bpfpin.cli.context import Context, bpfpin_command, check_format
+from bpfpin.cli.formats import RECORDS, TEXT, Report
+from bpfpin.cli.live import block, header, show_live
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.cli.output import Output
 from bpfpin.errors import UsageError
@@ -26,12 +27,12 @@ from bpfpin.map.changes import document
 from bpfpin.map.open import path_of
 
 
-@bpfpin_command("stats", outputs=("table", "json", "ndjson"))
+@bpfpin_command("stats", outputs=RECORDS)
 @click.argument("target", metavar="DEV|NAME|PATH", required=False, shell_complete=complete_sets)
 @click.option(
-    "--dev", metavar="DEV", help="The device; the same as DEV.", shell_complete=device_option
+    "--dev", metavar="DEV", help="Network device; the same as DEV.", shell_complete=device_option
 )
-@click.option("--map", "map_name", metavar="NAME", help="The map in the set (xdp_stats_map).")
+@click.option("--map", "map_name", metavar="NAME", help="Map of the set (xdp_stats_map).")
 @click.option(
     "--interval",
     metavar="S",
@@ -44,10 +45,10 @@ from bpfpin.map.open import path_of
     "--count",
     metavar="N",
     type=click.IntRange(min=1),
-    help="End after N intervals; with -o json 1, else never.",
+    help="End after N intervals (with -o json: 1, else no end).",
 )
-@click.option("--per-cpu", is_flag=True, help="A row for each CPU.")
-@click.option("--classic", "is_classic", is_flag=True, help="The XDP tutorial's format.")
+@click.option("--per-cpu", is_flag=True, help="One row for each CPU.")
+@click.option("--classic", "is_classic", is_flag=True, help="Text format of the XDP tutorial.")
 def command(
     context: Context,
     *,
@@ -61,94 +62,99 @@ def command(
 ) -> None:
     """Show packets, bytes and rates per second of a counter map until Ctrl-C.
 
-    It reads arrays and per-CPU arrays, whoever made them: of a device or a pin set of bpfpin, of a
-    directory with pins, or one map by path, id:N or name:NAME.
+    Counters are arrays or per-CPU arrays, whoever made them: those of a device or a pin set of
+    bpfpin, of a directory with pins, or one map by path, id:N or name:NAME.
 
-    It follows reloads, and says so on stderr; where a reload brought another map, counting begins
-    anew, unless it was migrated: then it goes on. What is unloaded is waited for. With id:N and
-    name:NAME it stays with that one map.
+    Reloads are followed and reported on stderr. If a reload replaced the map, counting starts
+    again, unless the map was migrated. After an unload, the next load is awaited. With id:N or
+    name:NAME only that map is read.
     """
     out = context.out
-    _check_choices(out, per_cpu=per_cpu, is_classic=is_classic)
-    wanted = _one_target(target, dev)
-    if "/" in wanted:
-        wanted = path_of(wanted, context.pin_root)
+    if is_classic:
+        check_format(out, TEXT, "stats --classic")
+        if per_cpu:
+            raise UsageError("--classic has no rows of CPUs: leave out --per-cpu")
+    counters_of = _one_target(target, dev)
+    if "/" in counters_of:
+        counters_of = path_of(counters_of, context.pin_root)
     counters = open_counters(
-        wanted, map_name=map_name, pin_root=context.pin_root, netns=context.netns
+        counters_of, map_name=map_name, pin_root=context.pin_root, netns=context.netns
     )
     out.detail(f"reading map {counters.map.name} (id {counters.map.id}) of {counters.path}")
+    title = f"{counters_of} · {counters.path}"
+
+    def read(count: int | None) -> Iterator[Found]:
+        return watch_events(counters, interval_s=interval, count=count, is_percpu=per_cpu)
+
     with closing(counters), contextlib.suppress(KeyboardInterrupt):
-        number = 1 if out.is_json and count is None else count
-        found = watch_events(counters, interval_s=interval, count=number, is_percpu=per_cpu)
-        if is_classic:
-            _write_classic(out, _announced(out, found))
-        elif out.is_live:
-            from bpfpin.cli.live import show_live  # noqa: PLC0415 - rich, only on a terminal
-
-            show_live(out, found, title=f"{wanted} · {counters.path}")
-        else:
-            _write(out, _announced(out, found))
-
-
-def _check_choices(out: Output, *, per_cpu: bool, is_classic: bool) -> None:
-    if is_classic and (per_cpu or out.is_json or out.is_ndjson):
-        raise UsageError("--classic is a format of its own: without --per-cpu and -o")
+        out.show(
+            Report(
+                lambda: _document(_announced(out, read(count or 1))),
+                lambda out: _write(out, read(count), title=title, is_classic=is_classic),
+                records=lambda: _records(_announced(out, read(count))),
+            )
+        )
 
 
 def _one_target(target: str | None, dev: str | None) -> str:
-    wanted = chosen_target(target, dev)
-    if not wanted:
-        raise UsageError("counters of what? Name a device, a set or a map", hint="bpfpin status")
-    return wanted
+    chosen = chosen_target(target, dev)
+    if not chosen:
+        raise UsageError("no target: give a device, a set or a map", hint="bpfpin status")
+    return chosen
 
 
-def _announced(out: Output, found: Iterable[Found]) -> Iterator[Found]:
-    """Say on stderr what came between the intervals."""
-    for one in found:
-        if not isinstance(one, Interval):
-            out.say(str(one))
-        yield one
+def _announced(out: Output, events: Iterable[Found]) -> Iterator[Found]:
+    """Yield *events*, and write those that are not intervals to stderr."""
+    for event in events:
+        if not isinstance(event, Interval):
+            out.say(str(event))
+        yield event
 
 
-def _write_classic(out: Output, found: Iterable[Found]) -> None:
+def _write(out: Output, events: Iterable[Found], *, title: str, is_classic: bool) -> None:
+    if is_classic:
+        _write_classic(out, _announced(out, events))
+    elif out.is_live:
+        show_live(out, events, title=title)
+    else:
+        _write_lines(out, _announced(out, events))
+
+
+def _write_classic(out: Output, events: Iterable[Found]) -> None:
     is_grouped = has_grouping()
-    for one in found:
-        if isinstance(one, Interval):
-            out.line("\n".join(classic(one, is_grouped=is_grouped)))
+    for event in events:
+        if isinstance(event, Interval):
+            out.line("\n".join(classic(event, is_grouped=is_grouped)))
 
 
-def _write(out: Output, found: Iterable[Found]) -> None:
-    if out.is_json:
-        _write_document(out, found)
-        return
+def _write_lines(out: Output, events: Iterable[Found]) -> None:
     has_header = False
-    for one in found:
-        if out.is_ndjson:
-            for line in _documents(one):
-                out.document(line)
-        elif isinstance(one, Interval):
-            out.text("\n".join([*([] if has_header else [header()]), *block(one)]))
+    for event in events:
+        if isinstance(event, Interval):
+            out.text("\n".join([*([] if has_header else [header()]), *block(event)]))
             has_header = True
 
 
-def _write_document(out: Output, found: Iterable[Found]) -> None:
+def _document(events: Iterable[Found]) -> dict[str, object]:
     rows: list[dict[str, object]] = []
-    events: list[dict[str, object]] = []
-    with contextlib.suppress(KeyboardInterrupt):  # what was read until then is the document
-        for one in found:
-            (rows if isinstance(one, Interval) else events).extend(_documents(one))
-    out.document({"rows": rows, "events": events})
+    others: list[dict[str, object]] = []
+    with contextlib.suppress(KeyboardInterrupt):  # the document has what was read until then
+        for event in events:
+            (rows if isinstance(event, Interval) else others).extend(_records([event]))
+    return {"rows": rows, "events": others}
 
 
-def _documents(one: Found) -> Iterator[dict[str, object]]:
-    if not isinstance(one, Interval):
-        yield document(one)
-    else:
-        for row in one.rows:
-            yield {"time": round(one.wall_time_s, 6), **_document(row)}
+def _records(events: Iterable[Found]) -> Iterator[dict[str, object]]:
+    """Yield a document for each row of an interval, and for each other event."""
+    for event in events:
+        if not isinstance(event, Interval):
+            yield document(event)
+            continue
+        for row in event.rows:
+            yield {"time": round(event.wall_time_s, 6), **_row(row)}
 
 
-def _document(row: Row) -> dict[str, object]:
+def _row(row: Row) -> dict[str, object]:
     cpu = {} if row.cpu is None else {"cpu": row.cpu}
     rate = row.bytes_per_second
     return {

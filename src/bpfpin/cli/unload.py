@@ -1,10 +1,11 @@
-"""`bpfpin unload`: detach and unpin what `load` made."""
+"""`bpfpin unload`: detach the programs of a set and unpin its maps."""
 
 from __future__ import annotations
 
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.formats import Report
 from bpfpin.cli.options import optional_target_options
 from bpfpin.errors import UsageError
 from bpfpin.sets.reports import UnloadReport
@@ -13,21 +14,21 @@ from bpfpin.sets.undeploy import undeploy, undeploy_all
 
 @bpfpin_command("unload")
 @optional_target_options
-@click.option("--keep-maps", is_flag=True, help="Leave the maps for the next load.")
-@click.option("--all", "is_all", is_flag=True, help="Unload every set of yours.")
+@click.option("--keep-maps", is_flag=True, help="Keep the pinned maps for the next load.")
+@click.option("--all", "is_all", is_flag=True, help="Unload every set below the pin root.")
 def command(context: Context, *, target: str | None, keep_maps: bool, is_all: bool) -> None:
-    """Detach and unpin the set of DEV, or the set NAME.
+    """Detach the programs and unpin the maps of the set of DEV, or of the set NAME.
 
-    What somebody else attached or pinned stays.
+    Programs and pins that bpfpin did not make stay.
     """
     if is_all and target is not None:
-        raise UsageError(f"{target!r} or --all? Name one of them")
+        raise UsageError(f"two targets, {target!r} and --all: give one of them")
     if is_all:
         _unload_all(context, keep_maps=keep_maps)
         return
     if target is None:
         raise UsageError(
-            "which set? Name its device or its name", hint="bpfpin status; all of them: --all"
+            "no set: give its device or its name", hint="bpfpin status; for all sets: --all"
         )
     report = undeploy(
         target,
@@ -37,8 +38,7 @@ def command(context: Context, *, target: str | None, keep_maps: bool, is_all: bo
         keep_maps=keep_maps,
     )
     _say(context, report)
-    if context.out.is_json:
-        context.out.document(report.to_json())
+    context.out.show(Report(report.to_json()))
 
 
 def _unload_all(context: Context, *, keep_maps: bool) -> None:
@@ -53,9 +53,8 @@ def _unload_all(context: Context, *, keep_maps: bool) -> None:
         context.out.say(f"problem: {error.message}")
     if errors:
         raise errors[0]
-    if context.out.is_json:
-        sets = [report.to_json() for report in reports]
-        context.out.document({"result": "unloaded", "sets": sets})
+    sets = [report.to_json() for report in reports]
+    context.out.show(Report({"result": "unloaded", "sets": sets}))
 
 
 def _say(context: Context, report: UnloadReport) -> None:
@@ -66,5 +65,5 @@ def _say(context: Context, report: UnloadReport) -> None:
     if report.kept_maps:
         context.out.say(
             f"kept in {report.path}: {', '.join(report.kept_maps)};"
-            f" the next load of {report.set} goes on with them"
+            f" the next load of {report.set} uses them"
         )

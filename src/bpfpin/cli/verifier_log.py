@@ -1,4 +1,4 @@
-"""Where the verifier's whole log goes: to the file of `--log-file`, and with `-v` to stderr."""
+"""The verifier's whole log: in the file of `--log-file`, and with `-v` on stderr."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ log_file_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.opti
     "--log-file",
     metavar="FILE",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write the verifier's whole log there.",
+    help="Write the verifier's whole log to FILE.",
 )
 
 
 @contextlib.contextmanager
-def told(out: Output, file: Path | None) -> Iterator[None]:
-    """Hand on a refusal of the verifier with its log written, and with a word of where it is."""
+def logged(out: Output, file: Path | None) -> Iterator[None]:
+    """Write the log of a verifier's refusal, add its place to the hint, and raise it again."""
     try:
         yield
     except VerifierError as error:
@@ -41,9 +41,10 @@ def keep(
     *,
     others: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write the logs of *refusals*, by what was refused, and tell each where its log is.
+    """Write the logs of *refusals*, and add their place to the hints.
 
-    *others* are the logs of accepted programs, which go to the file only.
+    The first of each pair names what was refused. *others* are the logs of accepted programs, which
+    go to the file only.
     """
     logs = {**others, **{name: error.log for name, error in refusals}}
     where = _written(logs, file) if file and logs else "" if out.is_verbose else HOW
@@ -53,7 +54,7 @@ def keep(
 
 
 def _written(logs: Mapping[str, str], file: Path) -> str:
-    """Write the file and say so; one that cannot be written must not hide the refusal."""
+    """Write the file and return a message; a failure to write must not hide the refusal."""
     parts = [f"# {name}\n{log.rstrip()}\n" for name, log in logs.items()]
     try:
         write_text(file, "\n".join(parts))

@@ -43,7 +43,7 @@ def said(capsys: pytest.CaptureFixture[str], result: LoadReport, *, is_verbose: 
         ),
         (
             LoadResult.UNCHANGED,
-            "unchanged: count was loaded on lab0 (native) before; see: bpfpin status lab0",
+            "unchanged: count is already loaded on lab0 (native); see: bpfpin status lab0",
         ),
         (
             LoadResult.PLANNED,
@@ -98,7 +98,7 @@ def test_one_set_is_the_document_and_several_are_a_list() -> None:
 
 
 def test_no_place_at_all_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="No device was named"):
+    with pytest.raises(UsageError, match="no target: give --dev or --cgroup"):
         load._check(Context(Output()), (), ())
 
 

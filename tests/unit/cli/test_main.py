@@ -68,7 +68,7 @@ def test_an_unknown_verb_is_a_usage_error_with_the_near_ones() -> None:
 
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("bpfpin: bpfpin has no verb 'stast'; near it: stats")
+    assert result.stderr.startswith("bpfpin: bpfpin has no verb 'stast'; did you mean stats")
 
 
 def test_bpfpin_alone_shows_its_help() -> None:
@@ -86,7 +86,7 @@ def test_help_of_a_wrong_verb_is_a_usage_error_with_the_near_ones() -> None:
     result = run_cli("help", "map", "dmup")
 
     assert result.exit_code == 2
-    assert "bpfpin map has no verb 'dmup'; near it: dump" in result.stderr
+    assert "bpfpin map has no verb 'dmup'; did you mean dump?" in result.stderr
 
 
 def test_the_version_is_a_verb_too() -> None:
@@ -153,7 +153,7 @@ def test_a_group_alone_is_a_usage_error_with_its_verbs(group: list[str]) -> None
     result = run_cli(*group)
 
     assert result.exit_code == 2
-    assert "which verb?" in result.stderr
+    assert "give a verb: " in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,11 @@ def test_words_after_two_dashes_do_not_choose_the_output() -> None:
     assert run_cli("check", "--nosuch", "--", "-o", "json").stdout == ""
 
 
-def test_an_output_form_that_the_verb_lacks_is_a_usage_error() -> None:
+def test_an_output_format_that_the_verb_lacks_is_a_usage_error() -> None:
     result = run_cli("map", "list", "-o", "ndjson")
 
     assert result.exit_code == 2
-    assert "list has no output form 'ndjson'; it has: table, json" in result.stderr
+    assert "list has no output format 'ndjson'; it has: table, json" in result.stderr
 
 
 def test_debug_shows_where_an_error_came_from() -> None:

@@ -1,16 +1,18 @@
-"""Data on stdout, talk on stderr, and nothing that steers a terminal."""
+"""Data on stdout, messages on stderr, and no control characters on a terminal."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfpin.cli.output import Color, Output, escape, escape_lines, table_lines, to_json
+from bpfpin.cli.formats import Report, to_json
+from bpfpin.cli.output import Color, Output, escape, escape_lines, table_lines
 from bpfpin.map.form import unescaped
 from bpfpin.uapi import MapType
 
@@ -45,7 +47,7 @@ def test_lines_stay_lines_where_a_text_may_have_several() -> None:
         ({"key": "\x1b"}, '{"key": "\\u001b"}'),
     ],
 )
-def test_what_json_has_no_word_for_is_said_plainly(value: object, text: str) -> None:
+def test_values_without_a_json_type_are_written_as_text(value: object, text: str) -> None:
     assert to_json(value) == text
 
 
@@ -92,13 +94,13 @@ def test_every_text_of_bytes_can_be_had_back(raw: bytes) -> None:
     assert unescaped(text) == raw
 
 
-def test_what_has_no_form_at_all_is_refused() -> None:
+def test_an_object_without_a_json_form_is_refused() -> None:
     with pytest.raises(TypeError, match="object has no JSON form"):
         to_json(object())
 
 
 def test_a_document_is_one_line_with_its_schema(capsys: pytest.CaptureFixture[str]) -> None:
-    Output("json").document({"maps": []})
+    Output("json").show(Report({"maps": []}))
 
     assert json.loads(capsys.readouterr().out) == {"schema": 1, "maps": []}
 
@@ -159,7 +161,7 @@ def test_a_table_for_a_terminal_takes_no_markup(capsys: pytest.CaptureFixture[st
     ],
     ids=["plain", "quiet", "verbose"],
 )
-def test_talk_goes_to_stderr_as_much_as_is_wanted(
+def test_messages_go_to_stderr_by_verbosity(
     out: Output, heard: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out.say("said")
@@ -168,7 +170,81 @@ def test_talk_goes_to_stderr_as_much_as_is_wanted(
     assert capsys.readouterr() == ("", heard)
 
 
-def test_an_error_is_told_even_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_written_even_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     Output(is_quiet=True).complain("no map 'a\x1b'", hint="bpfpin map list")
 
     assert capsys.readouterr().err == "bpfpin: no map 'a\\x1b'\nhint: bpfpin map list\n"
+
+
+FAILURE = {"error": {"type": "BpfError"}}
+
+
+@pytest.mark.parametrize(
+    ("format_name", "stdout"),
+    [
+        ("table", ""),
+        ("csv", ""),
+        ("json", '{"schema": 1, "error": {"type": "BpfError"}}\n'),
+        ("ndjson", '{"schema": 1, "error": {"type": "BpfError"}}\n'),
+    ],
+)
+def test_a_failure_has_a_document_in_the_formats_of_documents(
+    format_name: str, stdout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Output(format_name).fail(FAILURE, "it failed", hint="bpfpin status")
+
+    assert capsys.readouterr() == (stdout, "bpfpin: it failed\nhint: bpfpin status\n")
+
+
+def test_a_failure_after_the_document_is_on_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output("json")
+    out.show(Report({"maps": []}))
+    out.fail(FAILURE, "it failed")
+
+    assert capsys.readouterr() == ('{"schema": 1, "maps": []}\n', "bpfpin: it failed\n")
+
+
+@pytest.mark.parametrize(
+    ("format_name", "stdout"),
+    [
+        ("table", "text\n"),
+        ("json", '{"schema": 1, "rows": [1, 2]}\n'),
+        ("ndjson", '{"schema": 1, "row": 1}\n{"schema": 1, "row": 2}\n'),
+        ("dot", "digraph\n"),
+    ],
+)
+def test_a_report_is_written_in_the_format_that_was_asked_for(
+    format_name: str, stdout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the parts of that format are made; the others may read without end."""
+    made = []
+
+    def part(name: str, value: Any) -> Any:
+        made.append(name)
+        return value
+
+    report = Report(
+        lambda: part("data", {"rows": [1, 2]}),
+        lambda out: out.line(part("text", "text")),
+        records=lambda: part("records", [{"row": 1}, {"row": 2}]),
+        own={"dot": lambda out: out.line(part("dot", "digraph"))},
+    )
+
+    Output(format_name).show(report)
+
+    assert capsys.readouterr().out == stdout
+    assert len(made) == 1
+
+
+def test_a_report_without_text_writes_nothing_for_people(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Output().show(Report({"result": "unloaded"}))
+
+    assert capsys.readouterr().out == ""
+
+
+def test_a_report_without_records_is_one_record(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("ndjson").show(Report({"id": 7}))
+
+    assert capsys.readouterr().out == '{"schema": 1, "id": 7}\n'

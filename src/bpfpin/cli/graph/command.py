@@ -1,16 +1,16 @@
-"""`bpfpin graph`: who shares what, on the whole host or around one thing."""
+"""`bpfpin graph`: which devices, programs, maps, pins and processes are connected."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
+from bpfpin.cli.formats import DOCUMENT, Report
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
-from bpfpin.cli.output import JSON, TABLE, Color
+from bpfpin.cli.output import Color, Output
 from bpfpin.host.collect import graph
 from bpfpin.host.graph import Graph, around
 from bpfpin.sets.place import load_lines
@@ -19,85 +19,97 @@ from bpfpin.sets.split_brain import Finding, findings
 DOT, MERMAID, SVG = "dot", "mermaid", "svg"
 
 
-@bpfpin_command("graph", outputs=(TABLE, JSON, DOT, MERMAID, SVG))
+@bpfpin_command("graph", outputs=(*DOCUMENT, DOT, MERMAID, SVG))
 @click.argument("target", metavar="[DEV|NAME|MAP]", required=False, shell_complete=complete_sets)
 @click.option(
     "--dev",
     metavar="DEV",
-    help="Only what hangs together with this device.",
+    help="Only what is connected to this device.",
     shell_complete=device_option,
 )
 def command(context: Context, *, target: str | None, dev: str | None) -> None:
-    """Show who shares what: devices and cgroups, programs, maps, pins and processes.
+    """Show which devices, cgroups, programs, maps, pins and processes are connected.
 
-    All of the host, ours or not, or what hangs together with a device, a cgroup, a set, a program
-    or a map. Forms: table (a tree), json, dot, mermaid, svg.
+    Shows the whole host, whoever loaded the programs, or what is connected to a device, a cgroup, a
+    set, a program or a map. Output formats: table (a tree), json, dot, mermaid, svg.
     """
     whole = graph(pin_root=context.pin_root)
-    found = findings(whole, pin_root=context.pin_root, load_lines=load_lines(context.pin_root))
-    wanted = chosen_target(target, dev)
-    shown = whole if wanted is None else around(whole, wanted)
-    found = tuple(
-        one for one in found if any(f"map:{map_id}" in shown.by_id for map_id in one.maps)
+    chosen = chosen_target(target, dev)
+    shown = whole if chosen is None else around(whole, chosen)
+    problems = tuple(
+        finding
+        for finding in findings(
+            whole, pin_root=context.pin_root, load_lines=load_lines(context.pin_root)
+        )
+        if any(f"map:{map_id}" in shown.by_id for map_id in finding.maps)
     )
-    if context.out.is_json:
-        context.out.document(_document(shown, found))
-    elif context.out.kind == TABLE:
-        _show_tree(context, shown)
-    else:
-        sys.stdout.write(_renderer(context.out.kind)(shown))
-    if not context.out.is_json:
-        _tell(context, shown, found)
+
+    def write(draw: Callable[[Output, Graph], None]) -> Callable[[Output], None]:
+        def written(out: Output) -> None:
+            draw(out, shown)
+            _write_notes(context, shown, problems)
+
+        return written
+
+    context.out.show(
+        Report(
+            lambda: {**shown.to_json(), "problems": [problem.to_json() for problem in problems]},
+            write(_write_tree),
+            own={DOT: write(_write_dot), MERMAID: write(_write_mermaid), SVG: write(_write_svg)},
+        )
+    )
 
 
-def _tell(context: Context, shown: Graph, found: tuple[Finding, ...]) -> None:
+def _write_notes(context: Context, shown: Graph, problems: tuple[Finding, ...]) -> None:
     for note in shown.notes:
         context.out.say(f"note: {note}")
     if not shown.is_complete:
         context.out.say(f"to see all: {sudo_hint(context.words)}")
-    for finding in found:
-        context.out.say(f"problem: {finding.text}\n  fix: {finding.fix}")
+    for problem in problems:
+        context.out.say(f"problem: {problem.text}\n  fix: {problem.fix}")
 
 
-def _document(shown: Graph, found: tuple[Finding, ...]) -> dict[str, object]:
-    return {**shown.to_json(), "problems": [finding.to_json() for finding in found]}
+# The writers of the formats; each module costs some milliseconds and is imported when it is needed.
 
 
-def _show_tree(context: Context, shown: Graph) -> None:
-    from bpfpin.cli.graph.tree import branches, fitted, lines  # noqa: PLC0415 - see _renderer
+def _write_tree(out: Output, shown: Graph) -> None:
+    from bpfpin.cli.graph.tree import branches, fitted, lines  # noqa: PLC0415 - see above
 
-    width = context.out.width
+    width = out.width
     drawn = [
         (start, text, branch.style)
         for guides, branch in lines(branches(shown))
         for start, text in fitted(guides, branch, width)
     ]
     if not drawn:
-        context.out.say("nothing is loaded on this host; next: bpfpin load --dev DEV")
-    elif context.out.is_live or context.out.color is Color.ALWAYS:
-        _show_colored(context, drawn)
+        out.say("nothing is loaded on this host; next: bpfpin load --dev DEV")
+    elif out.is_live or out.color is Color.ALWAYS:
+        _write_colored(out, drawn)
     else:
-        context.out.line("\n".join(guides + text for guides, text, _ in drawn))
+        out.line("\n".join(guides + text for guides, text, _ in drawn))
 
 
-def _show_colored(context: Context, drawn: list[tuple[str, str, str]]) -> None:
+def _write_colored(out: Output, drawn: list[tuple[str, str, str]]) -> None:
     from rich.text import Text  # noqa: PLC0415 - 40 ms, only where it is shown
 
-    console = context.out.console()
+    console = out.console()
     for guides, text, style in drawn:
         console.print(Text.assemble((guides, "dim"), (text, style)), soft_wrap=True)
 
 
-def _renderer(kind: str) -> Callable[[Graph], str]:
-    """Import the one that is wanted: each costs some milliseconds."""
-    if kind == SVG:
-        from bpfpin.cli.graph.svg import svg  # noqa: PLC0415
+def _write_dot(out: Output, shown: Graph) -> None:
+    from bpfpin.cli.graph.dot import dot  # noqa: PLC0415 - see above
 
-        return svg
-    if kind == DOT:
-        from bpfpin.cli.graph.dot import dot  # noqa: PLC0415
+    out.piece(dot(shown))
 
-        return dot
-    from bpfpin.cli.graph.dot import mermaid  # noqa: PLC0415
 
-    return mermaid
+def _write_mermaid(out: Output, shown: Graph) -> None:
+    from bpfpin.cli.graph.dot import mermaid  # noqa: PLC0415 - see above
+
+    out.piece(mermaid(shown))
+
+
+def _write_svg(out: Output, shown: Graph) -> None:
+    from bpfpin.cli.graph.svg import svg  # noqa: PLC0415 - see above
+
+    out.piece(svg(shown))

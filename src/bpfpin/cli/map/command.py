@@ -1,4 +1,4 @@
-"""`bpfpin map`: any map on the host."""
+"""`bpfpin map`: the table of its verbs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from bpfpin.cli.group import Group, Verb
 command = Group(
     "map",
     {
-        "list": Verb("bpfpin.cli.map.listing", "All maps, their pins and who uses them."),
-        "show": Verb("bpfpin.cli.map.show", "One map: types, sizes, flags, users."),
-        "get": Verb("bpfpin.cli.map.entry:get_command", "The value under one key."),
+        "list": Verb("bpfpin.cli.map.listing", "List all maps, their pins and users."),
+        "show": Verb("bpfpin.cli.map.show", "Show one map: types, sizes, flags, users."),
+        "get": Verb("bpfpin.cli.map.entry:get_command", "Print the value under one key."),
         "set": Verb("bpfpin.cli.map.entry:set_command", "Write the value under one key."),
         "delete": Verb("bpfpin.cli.map.entry:delete_command", "Delete entries."),
-        "pin": Verb("bpfpin.cli.map.pin:pin_command", "Give a map one more name in bpffs."),
-        "unpin": Verb("bpfpin.cli.map.pin:unpin_command", "Take a name of a map from bpffs."),
-        "save": Verb("bpfpin.cli.map.save:save_command", "Write all entries into a file."),
+        "pin": Verb("bpfpin.cli.map.pin:pin_command", "Pin a map at one more path."),
+        "unpin": Verb("bpfpin.cli.map.pin:unpin_command", "Remove a pin of a map."),
+        "save": Verb("bpfpin.cli.map.save:save_command", "Write all entries to a file."),
         "restore": Verb(
-            "bpfpin.cli.map.save:restore_command", "Write the entries of such a file into a map."
+            "bpfpin.cli.map.save:restore_command", "Write the entries of such a file to a map."
         ),
-        "dump": Verb("bpfpin.cli.map.dump", "All entries, or those that meet conditions."),
-        "watch": Verb("bpfpin.cli.map.watch", "Entries that come, change and go."),
-        "events": Verb("bpfpin.cli.map.events", "The events that programs send, as they come."),
+        "dump": Verb("bpfpin.cli.map.dump", "Print all entries, or those that match."),
+        "watch": Verb("bpfpin.cli.map.watch", "Print changes of the entries."),
+        "events": Verb("bpfpin.cli.map.events", "Print the events that programs send."),
         "push": Verb(
-            "bpfpin.cli.map.push:push_command", "One more value in a queue, stack or the like."
+            "bpfpin.cli.map.push:push_command", "Push a value to a queue, a stack or the like."
         ),
-        "pop": Verb("bpfpin.cli.map.push:pop_command", "The next values of a queue or a stack."),
+        "pop": Verb(
+            "bpfpin.cli.map.push:pop_command", "Take the next values from a queue or a stack."
+        ),
     },
-    help="Read and change any map: named by path, id:N or name:NAME, typed by its BTF.",
+    help="Read and change any map, named by path, id:N or name:NAME; its BTF tells the types.",
 )

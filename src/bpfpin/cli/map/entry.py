@@ -1,4 +1,4 @@
-"""`bpfpin map get`: the value under one key."""
+"""`bpfpin map get`, `map set` and `map delete`: entries by their keys."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ import click
 
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_lines, value_text
+from bpfpin.cli.formats import Report
 from bpfpin.cli.map.guard import force_option, guarded
+from bpfpin.cli.output import Output
 from bpfpin.map.change import change
-from bpfpin.map.entries import delete, delete_all, lookup
+from bpfpin.map.entries import Entry, delete, delete_all, lookup
 from bpfpin.map.open import Typing
 from bpfpin.uapi import UpdateFlag
 
-# So that a negative key is no option.
+# A negative key is not an option.
 AS_TYPED = {"ignore_unknown_options": True}
 F = TypeVar("F", bound=Callable[..., Any])
 FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
 
 
 def typing_options(*, has_value: bool = True) -> Callable[[F], F]:
-    """Give a verb the options that say how keys and values read; *has_value*: it has values."""
+    """Give a verb the options for the types of keys and, with *has_value*, of values."""
     key = (
-        click.option("--key-type", metavar="TYPE", help="As --type, for keys."),
-        click.option("--key-format", metavar="FMT", help="As --format, for keys."),
+        click.option("--key-type", metavar="TYPE", help="Like --type, for keys."),
+        click.option("--key-format", metavar="FMT", help="Like --format, for keys."),
     )
     value = (
         click.option(
             "--type",
             "value_type",
             metavar="TYPE",
-            help="Values are of this type of the programs that use the map: 'struct datarec'.",
+            help="Type of values, from the BTF of programs that use the map: 'struct datarec'.",
         ),
         click.option(
             "--format",
             "value_format",
             metavar="FMT",
-            help="Values read by this format of Python's struct module, such as QQ.",
+            help="Type of values as a format of Python's struct module, such as QQ.",
         ),
     )
 
@@ -53,27 +55,31 @@ def typing_options(*, has_value: bool = True) -> Callable[[F], F]:
 @bpfpin_command("get", context_settings=AS_TYPED)
 @click.argument("map_", metavar="MAP")
 @click.argument("key")
-@click.option("--raw", is_flag=True, help="Numbers for names, bytes for texts, no addresses.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Print numbers instead of names and addresses, and bytes instead of texts.",
+)
 @typing_options()
 def get_command(
     context: Context, /, *, map_: str, key: str, raw: bool, **typing: str | None
 ) -> None:
-    """Print the value under KEY in MAP; exit 4 if there is none.
+    """Print the value under KEY in MAP; exit 4 if MAP does not have KEY.
 
     KEY is an integer (7, 0x1f, -1), hex:0a00…, a name of an enumeration, a text, an address
-    (10.0.0.1, fe80::1, 02:00:00:00:00:01), a prefix 10.0.0.0/24 in an LPM trie, a device, XDP_DROP
-    where a key is a plain number; JSON or FIELD=VALUE,… for a structure. A per-CPU map has a line a
-    CPU. A bloom filter is asked for a value: true if it may have been added, exit 4 if not.
+    (10.0.0.1, fe80::1, 02:00:00:00:00:01), a prefix (10.0.0.0/24) of an LPM trie, a device, a
+    verdict (XDP_DROP) if keys are plain numbers, or JSON or FIELD=VALUE,… for a structure.
+
+    The value of a per-CPU map has one line for each CPU. For a bloom filter KEY is a value: the
+    answer is true if it may have been added, else exit 4.
     """
     entry = lookup(map_, key, raw=raw, typing=Typing(**typing))
-    if context.out.is_json:
-        context.out.document(entry.to_json())
-        return
+    context.out.show(Report(entry.to_json(), lambda out: _write_value(out, entry)))
+
+
+def _write_value(out: Output, entry: Entry) -> None:
     for line in value_lines(entry):
-        context.out.text(line)
-
-
-# `bpfpin map set`: write the value under one key.
+        out.text(line)
 
 
 @bpfpin_command("set", context_settings=AS_TYPED)
@@ -84,16 +90,16 @@ def get_command(
     "--flag",
     type=click.Choice(list(FLAGS)),
     default="any",
-    help="noexist: only a new key (else exit 7); exist: only one that is there (else 4).",
+    help="noexist: only add a new key (else exit 7); exist: only change a key (else exit 4).",
 )
 @click.option(
     "--if",
     "conditions",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Write only if this holds, or the whole VALUE (else exit 7); not atomic.",
+    help="Write only if FIELD, or the whole value, is VALUE (else exit 7); not atomic.",
 )
-@click.option("--cpu", type=int, metavar="N", help="Write the value of this CPU alone.")
+@click.option("--cpu", type=int, metavar="N", help="Write the value of CPU N only.")
 @force_option
 @typing_options()
 def set_command(
@@ -109,14 +115,14 @@ def set_command(
     force: bool,
     **typing: str | None,
 ) -> None:
-    """Write VALUE under KEY in MAP; both as `map get` takes and prints them.
+    """Write VALUE under KEY in MAP; both have the forms that `map get` reads and prints.
 
-    FIELD=VALUE changes fields of a structure (a.b=1, ports[2]=80), the others stay as they are, or
-    are 0 under a new key. In a per-CPU map one value goes to every CPU, or with --cpu to that one;
-    a JSON list has one for each. In a map of maps or of programs, VALUE is a path or id:N.
+    FIELD=VALUE changes fields of a structure (a.b=1, ports[2]=80); the others keep their values, or
+    are 0 under a new key. In a per-CPU map one value is written for every CPU, or with --cpu for
+    that one; a JSON list has one value for each CPU. In a map of maps or programs, VALUE is a path
+    or id:N.
 
-    What --if, --cpu and FIELD=VALUE keep is read before it is written: somebody else may come
-    between.
+    --if, --cpu and FIELD=VALUE read the value before they write it: a change in between is lost.
     """
     with guarded(context, is_forced=force) as guard:
         entry = change(
@@ -129,14 +135,9 @@ def set_command(
             typing=Typing(**typing),
             guard=guard,
         )
-    if context.out.is_json:
-        context.out.document(entry.to_json())
-        return
     value = "; ".join(value_lines(entry))
-    context.out.say(f"set {value_text(entry.key)} to {value} in {map_}")
-
-
-# `bpfpin map delete`: delete entries of a map.
+    done = f"set {value_text(entry.key)} to {value} in {map_}"
+    context.out.show(Report(entry.to_json(), lambda out: out.say(done)))
 
 
 @bpfpin_command("delete", context_settings=AS_TYPED)
@@ -155,19 +156,17 @@ def delete_command(
     force: bool,
     **typing: str | None,
 ) -> None:
-    """Delete the entries under these KEYs of MAP, or with --all every one.
+    """Delete the entries under these KEYs of MAP, or with --all every entry.
 
-    If one of the keys is not there (exit 4), nothing is deleted. Of an array nothing can be
-    deleted (exit 2): set its values to 0.
+    If MAP lacks one of the keys (exit 4), nothing is deleted. Entries of an array cannot be deleted
+    (exit 2): set their values to 0.
     """
     if is_all == bool(keys):
-        raise click.UsageError("delete which? KEY…, or --all")
+        raise click.UsageError("give at least one KEY, or --all")
     with guarded(context, is_forced=force) as guard:
         if is_all:
             count = delete_all(map_, guard=guard)
         else:
             count = delete(map_, keys, typing=Typing(**typing), guard=guard)
-    if context.out.is_json:
-        context.out.document({"deleted": count})
-        return
-    context.out.say(f"deleted {count} {'entry' if count == 1 else 'entries'} of {map_}")
+    done = f"deleted {count} {'entry' if count == 1 else 'entries'} of {map_}"
+    context.out.show(Report({"deleted": count}, lambda out: out.say(done)))

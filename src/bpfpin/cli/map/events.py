@@ -1,4 +1,4 @@
-"""`bpfpin map events`: the events that programs send, as they come."""
+"""`bpfpin map events`: print the events that programs send."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Any
 
 import click
 
-from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.context import Context, bpfpin_command, check_format
 from bpfpin.cli.entry import value_text
+from bpfpin.cli.formats import RECORDS, STREAM, Report
 from bpfpin.cli.output import Output
-from bpfpin.errors import UsageError
 from bpfpin.map.watch import Told, candidates, events, open_events
 
 
-@bpfpin_command("events", outputs=("table", "json", "ndjson"))
+@bpfpin_command("events", outputs=RECORDS)
 @click.argument("map_", metavar="MAP")
 @click.option(
-    "--type", "type_", metavar="TYPE", help="How an event reads: a BTF type, 'struct event'."
+    "--type", "type_", metavar="TYPE", help="BTF type of an event, such as 'struct event'."
 )
-@click.option("--format", "form", metavar="FORMAT", help="The same as a struct format: QII.")
+@click.option(
+    "--format",
+    "form",
+    metavar="FORMAT",
+    help="The type as a format of Python's struct module, such as QII.",
+)
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N events.")
 @click.option("--timeout", metavar="S", type=click.FloatRange(min=0), help="End after S seconds.")
 def command(
@@ -35,57 +40,55 @@ def command(
 ) -> None:
     """Print the events of MAP, a ring buffer or perf event array, until Ctrl-C.
 
-    MAP is a path, id:N or name:NAME. TYPE is looked up in the BTF of the programs that use the map;
-    an event of another size is written as bytes. Reading takes the events out of the map: have one
-    reader at a time. Events of a perf event array that found no room are told as lost; what a full
-    ring buffer refuses, only the program knows. The time is that of reading.
+    MAP is a path, id:N or name:NAME. TYPE is a type in the BTF of the programs that use the map; an
+    event of another size is written as bytes. Reading removes the events from the map, so use one
+    reader at a time. Events that found no room in a perf event array are reported as lost; a full
+    ring buffer refuses events and only the program notices. The time is that of reading.
     """
     out = context.out
-    if out.is_json and count is None and timeout is None:
-        raise UsageError(
-            "events without an end make no JSON document",
-            hint="-o ndjson writes a document an event; or say --count N or --timeout S",
-        )
+    if count is None and timeout is None:
+        check_format(out, STREAM, "events without --count and --timeout")
     with open_events(map_, event_type=type_, form=form) as source:
         if not (type_ or form):
             _say_candidates(out, candidates(source))
         path = map_ if map_.startswith("/") else None
+        read = events(source, count=count, timeout_s=timeout, path=path)
         with contextlib.suppress(KeyboardInterrupt):
-            _write(out, events(source, count=count, timeout_s=timeout, path=path))
+            out.show(
+                Report(
+                    lambda: _document(read),
+                    lambda out: _write(out, read),
+                    records=lambda: (event.to_json() for event in read),
+                )
+            )
 
 
 def _say_candidates(out: Output, structures: list[str]) -> None:
-    told = f"; --type may be: {', '.join(structures)}" if structures else ""
-    out.say(f"note: events are shown as bytes{told}")
+    types = f"; --type may be: {', '.join(structures)}" if structures else ""
+    out.say(f"note: events are shown as bytes{types}")
 
 
-def _write(out: Output, told: Iterable[Told]) -> None:
-    if out.is_json:
-        _write_document(out, told)
-        return
-    for one in told:
-        if out.is_ndjson:
-            out.document(one.to_json())
-        else:
-            out.text(_line(one))
+def _write(out: Output, read: Iterable[Told]) -> None:
+    for event in read:
+        out.text(_line(event))
 
 
-def _write_document(out: Output, told: Iterable[Told]) -> None:
+def _document(read: Iterable[Told]) -> dict[str, Any]:
     documents: list[dict[str, Any]] = []
-    with contextlib.suppress(KeyboardInterrupt):  # what was read until then is the document
-        documents.extend(one.to_json() for one in told)
-    out.document({"events": documents})
+    with contextlib.suppress(KeyboardInterrupt):  # the document has the events read so far
+        documents.extend(event.to_json() for event in read)
+    return {"events": documents}
 
 
-def _line(told: Told) -> str:
-    document = told.to_json()
+def _line(event: Told) -> str:
+    document = event.to_json()
     if "lost" in document:
         text = f"lost {document['lost']} events on CPU {document['cpu']}"
     elif isinstance(document["event"], Mapping):
-        text = " ".join(f"{name}={value_text(value)}" for name, value in told.event.items())
+        text = " ".join(f"{name}={value_text(value)}" for name, value in event.event.items())
     else:
-        text = value_text(told.event)
-    return f"{_clock(told.wall_time_s)}  {text}"
+        text = value_text(event.event)
+    return f"{_clock(event.wall_time_s)}  {text}"
 
 
 def _clock(wall_time_s: float) -> str:

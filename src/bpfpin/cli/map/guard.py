@@ -1,4 +1,4 @@
-"""The lock-out check of commands that write into a map."""
+"""The lockout check of commands that write to a map."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bpfpin.cli.context import Context
 from bpfpin.sets.guard import MapGuard
 
 force_option = click.option(
-    "--force", is_flag=True, help="Also what would cut the way you came in by."
+    "--force", is_flag=True, help="Allow changes that may cut your own connection."
 )
 
 
 @contextmanager
 def guarded(context: Context, *, is_forced: bool) -> Iterator[MapGuard]:
-    """Yield what looks at a change before it is made, and print what it has to tell."""
+    """Yield the check that a change must pass, and write its notes after the change."""
     guard = MapGuard(context.pin_root, is_forced)
     yield guard
     for note in guard.notes:

@@ -1,10 +1,12 @@
-"""`bpfpin map list`: all maps, where they are pinned and who uses them."""
+"""`bpfpin map list`: all maps of the host, their pins and users."""
 
 from __future__ import annotations
 
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.formats import Report
+from bpfpin.cli.output import Output
 from bpfpin.map.list import SORTS, MapRow, Selection, known_types, list_maps, maps_of_user
 
 COLUMNS = ("id", "type", "name", "key", "value", "max_entries", "memory", "programs", "pins")
@@ -13,25 +15,37 @@ NUMBERS = ("id", "key", "value", "max_entries", "memory")
 
 @bpfpin_command("list")
 @click.option(
-    "--type", "types", multiple=True, metavar="TYPE", help="Maps of this type: hash, lpm_trie …"
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="Only maps of this type: hash, lpm_trie …; repeatable.",
 )
 @click.option(
-    "--name", "names", multiple=True, metavar="GLOB", help="Maps of this name: flows, 'xdp_*'."
+    "--name",
+    "names",
+    multiple=True,
+    metavar="GLOB",
+    help="Only maps with this name: flows, 'xdp_*'; repeatable.",
 )
-@click.option("--pinned", is_flag=True, help="Maps that are pinned where this user sees it.")
+@click.option("--pinned", is_flag=True, help="Only maps with a pin that this user can see.")
 @click.option(
     "--orphans",
     is_flag=True,
-    help="Maps that no pin, program, link or other map keeps, but processes alone.",
+    help="Only maps that are kept by processes alone: no pin, program, link or map.",
 )
-@click.option("--user", metavar="PROGRAM|pid:N", help="Maps of this program (name, id) or process.")
+@click.option(
+    "--user", metavar="PROGRAM|pid:N", help="Only maps of this program (name or id) or process."
+)
 @click.option(
     "--sort",
     default="id",
     metavar="FIELD",
-    help=f"Sort by {', '.join(SORTS)}; -FIELD: the greatest first.",
+    help=f"Sort by {', '.join(SORTS)}; -FIELD: descending.",
 )
-@click.option("--users", "with_users", is_flag=True, help="Tell the processes, too, as -v does.")
+@click.option(
+    "--users", "with_users", is_flag=True, help="Show the processes that use each map, as -v does."
+)
 def command(
     context: Context,
     *,
@@ -45,13 +59,13 @@ def command(
 ) -> None:
     """List the maps of this host by id: sizes and memory in bytes, programs, pins.
 
-    A map must be all that is asked for; of options given more than once, one of them. Without
-    CAP_SYS_ADMIN only those maps are listed that are pinned where you may read.
+    Several filters must all match; of one filter that is repeated, one value must match. Without
+    CAP_SYS_ADMIN only maps with a pin that you can read are listed.
     """
     field = sort.removeprefix("-")
     if field not in SORTS:
         raise click.BadOptionUsage("sort", f"no field {field!r} to sort by: {', '.join(SORTS)}")
-    found = list_maps(
+    listing = list_maps(
         context.pin_root,
         selection=Selection(
             known_types(types),
@@ -64,16 +78,18 @@ def command(
         is_descending=sort.startswith("-"),
         with_processes=with_users or context.out.is_verbose,
     )
-    for note in found.notes:
+    for note in listing.notes:
         context.out.say(f"note: {note}")
-    if context.out.is_json:
-        context.out.document({"maps": [to_json(row) for row in found.maps]})
-        return
-    _table(context, found.maps)
+    context.out.show(
+        Report(
+            lambda: {"maps": [to_json(row) for row in listing.maps]},
+            lambda out: _write_table(out, listing.maps),
+        )
+    )
 
 
 def described(row: MapRow) -> dict[str, object]:
-    """Return what every map is, as the JSON documents have it."""
+    """Return the members that describe a map in every document."""
     info = row.info
     return {
         "id": info.id,
@@ -86,38 +102,40 @@ def described(row: MapRow) -> dict[str, object]:
 
 
 def to_json(row: MapRow) -> dict[str, object]:
-    """Return a map as the JSON documents have it."""
-    told: dict[str, object] = {
+    """Return a map as it is in the document of `map list`."""
+    members: dict[str, object] = {
         **described(row),
         "memory_bytes": row.memory_bytes,
         "frozen": row.is_frozen,
         "pins": list(row.pins),
-        "programs": [{"id": one.id, "name": one.name} for one in row.programs],
+        "programs": [{"id": program.id, "name": program.name} for program in row.programs],
         "outer_maps": list(row.outer_maps),
         "links": list(row.links),
         "orphan": row.is_orphan,
     }
     if row.processes is not None:
-        told["processes"] = [{"pid": one.id, "name": one.name} for one in row.processes]
-    return told
+        members["processes"] = [
+            {"pid": process.id, "name": process.name} for process in row.processes
+        ]
+    return members
 
 
-def _table(context: Context, rows: tuple[MapRow, ...]) -> None:
+def _write_table(out: Output, rows: tuple[MapRow, ...]) -> None:
     has_processes = any(row.processes is not None for row in rows)
     columns = (*COLUMNS, "processes") if has_processes else COLUMNS
-    context.out.table(columns, [_cells(row) for row in rows], right=NUMBERS)
+    out.table(columns, [_cells(row) for row in rows], right=NUMBERS)
     if not rows:
-        context.out.say("there is no such map")
+        out.say("no map matches")
 
 
 def _cells(row: MapRow) -> tuple[object, ...]:
     info = row.info
     sizes = (info.key_size, info.value_size, info.max_entries, row.memory_bytes)
-    programs = [f"{one.id}:{one.name}" for one in row.programs]
+    programs = [f"{program.id}:{program.name}" for program in row.programs]
     cells = (info.id, row.type_name, info.name, *sizes, _words(programs), _words(row.pins))
     if row.processes is None:
         return cells
-    return (*cells, _words([f"{one.id}:{one.name}" for one in row.processes]))
+    return (*cells, _words([f"{process.id}:{process.name}" for process in row.processes]))
 
 
 def _words(words: list[str] | tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""`bpfpin map pin`: give a map one more name in bpffs."""
+"""`bpfpin map pin` and `map unpin`: add and remove names of maps in bpffs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
+from bpfpin.cli.formats import Report
 from bpfpin.map.pinning import Unpinned, pin_map, unpin_map
 
 
@@ -15,44 +16,38 @@ from bpfpin.map.pinning import Unpinned, pin_map, unpin_map
 @click.argument("path", type=click.Path(path_type=Path))
 @private_mount_option
 def pin_command(context: Context, *, map_: str, path: Path, private_mount: bool) -> None:
-    """Pin MAP at PATH, a new name in a bpffs: the map stays until every name of it is gone.
+    """Pin MAP at PATH, a new name in a bpffs; the map exists until all its names are removed.
 
-    Its directory must be there. Pin sets are changed by load and unload alone.
+    The directory of PATH must exist. Pin sets are changed by load and unload only.
     """
     pinned = pin_map(map_, path, private_mount=private_mount)
-    if context.out.is_json:
-        context.out.document({"id": pinned.id, "name": pinned.name, "path": pinned.path})
-        return
-    context.out.say(f"pinned map id {pinned.id} ({pinned.name}) at {pinned.path}")
-
-
-# `bpfpin map unpin`: take a name of a map from bpffs.
+    data = {"id": pinned.id, "name": pinned.name, "path": pinned.path}
+    done = f"pinned map id {pinned.id} ({pinned.name}) at {pinned.path}"
+    context.out.show(Report(data, lambda out: out.say(done)))
 
 
 @bpfpin_command("unpin")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Unpin in a pin set of ours, too.")
+@click.option("--force", is_flag=True, help="Allow PATH in a pin set of bpfpin.")
 def unpin_command(context: Context, *, path: Path, force: bool) -> None:
-    """Remove the pin of a map at PATH, and say who else keeps the map.
+    """Remove the pin of a map at PATH, and list the other users of the map.
 
-    The map goes with its last user. Pins of a pin set stay (exit 7): unload removes them.
+    The kernel frees the map with its last user. Pins of a pin set are refused (exit 7): unload
+    removes them.
     """
-    done = unpin_map(path, pin_root=context.pin_root, is_forced=force)
-    if context.out.is_json:
-        context.out.document(
-            {
-                "id": done.id,
-                "name": done.name,
-                "path": done.path,
-                "users": list(done.users),
-                "gone": done.is_gone,
-            }
-        )
-        return
-    context.out.say(f"unpinned map id {done.id} ({done.name}) from {done.path}; {_fate(done)}")
+    unpinned = unpin_map(path, pin_root=context.pin_root, is_forced=force)
+    data = {
+        "id": unpinned.id,
+        "name": unpinned.name,
+        "path": unpinned.path,
+        "users": list(unpinned.users),
+        "gone": unpinned.is_gone,
+    }
+    done = f"unpinned map id {unpinned.id} ({unpinned.name}) from {unpinned.path}"
+    context.out.show(Report(data, lambda out: out.say(f"{done}; {_rest(unpinned)}")))
 
 
-def _fate(done: Unpinned) -> str:
-    if done.users:
-        return f"it stays, used by {', '.join(done.users)}"
-    return "nothing uses it any more: it is gone" if done.is_gone else "no other user is seen"
+def _rest(unpinned: Unpinned) -> str:
+    if unpinned.users:
+        return f"it stays, used by {', '.join(unpinned.users)}"
+    return "nothing uses it any more: it is gone" if unpinned.is_gone else "no other user is seen"

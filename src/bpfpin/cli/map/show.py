@@ -1,4 +1,4 @@
-"""`bpfpin map show`: one map in full."""
+"""`bpfpin map show`: all facts about one map."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.formats import Report
 from bpfpin.cli.map.listing import described
+from bpfpin.cli.output import Output
 from bpfpin.host.users import UserKind
 from bpfpin.map.show import MapDetails, show_map
 
@@ -17,17 +19,18 @@ NO_BTF = "no BTF"
 @bpfpin_command("show")
 @click.argument("map_", metavar="MAP")
 def command(context: Context, *, map_: str) -> None:
-    """Show what the kernel says of MAP: a path, id:N or name:NAME.
+    """Show what the kernel reports about MAP: a path, id:N or name:NAME.
 
-    Types as C, sizes and memory in bytes, and all who use it: programs and where they are attached,
-    links, maps that hold it, pins, processes.
+    Types are shown as C, sizes and memory in bytes. The users of the map are programs and where
+    they are attached, links, maps of maps that contain it, pins and processes.
     """
     details = show_map(map_, pin_root=context.pin_root)
-    if context.out.is_json:
-        context.out.document(_document(details))
-        return
+    context.out.show(Report(_document(details), lambda out: _write(out, details)))
+
+
+def _write(out: Output, details: MapDetails) -> None:
     for name, text in _facts(details):
-        context.out.text(f"{name:<12} {text}")
+        out.text(f"{name:<12} {text}")
 
 
 def _document(details: MapDetails) -> dict[str, object]:
@@ -43,14 +46,14 @@ def _document(details: MapDetails) -> dict[str, object]:
         "frozen": details.row.is_frozen,
         "cpus": details.cpus or None,
         "programs": [
-            {"id": one.id, "name": one.name, "attached": one.place}
-            for one in details.users
-            if one.kind is UserKind.PROGRAM
+            {"id": user.id, "name": user.name, "attached": user.place}
+            for user in details.users
+            if user.kind is UserKind.PROGRAM
         ],
         "processes": [
-            {"pid": one.id, "name": one.name}
-            for one in details.users
-            if one.kind is UserKind.PROCESS
+            {"pid": user.id, "name": user.name}
+            for user in details.users
+            if user.kind is UserKind.PROCESS
         ],
         "outer_maps": list(details.row.outer_maps),
         "links": list(details.row.links),
@@ -75,8 +78,8 @@ def _facts(details: MapDetails) -> Iterator[tuple[str, object]]:
         yield "pin", path
     yield from _users(details)
     if details.inner:
-        told = " ".join(f"{name} {value}" for name, value in described(details.inner).items())
-        yield "inner", f"such as {told}"
+        inner = " ".join(f"{name} {value}" for name, value in described(details.inner).items())
+        yield "inner", f"such as {inner}"
     for note in details.notes:
         yield "note", note
 

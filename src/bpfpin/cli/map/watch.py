@@ -1,24 +1,25 @@
-"""`bpfpin map watch`: what becomes of the entries of a map."""
+"""`bpfpin map watch`: entries of a map that are added, changed or removed."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
+from bpfpin.cli.formats import STREAM, Report
 from bpfpin.cli.live import clock
 from bpfpin.cli.map.entry import typing_options
-from bpfpin.cli.output import NDJSON, TABLE, Output
+from bpfpin.cli.output import Output
 from bpfpin.map.changes import document
 from bpfpin.map.open import Typing
 from bpfpin.map.watch import Event, EventKind, Found, open_watch
 
 
-@bpfpin_command("watch", outputs=(TABLE, NDJSON))
+@bpfpin_command("watch", outputs=STREAM)
 @click.argument("map_", metavar="MAP")
 @click.option(
     "--interval",
@@ -33,7 +34,7 @@ from bpfpin.map.watch import Event, EventKind, Found, open_watch
     "--where",
     metavar="COND",
     multiple=True,
-    help="Only entries that are or were like this: 'FIELD>5' as in map dump; repeatable.",
+    help="Only entries that match before or after the change: 'FIELD>5'; repeatable.",
 )
 @typing_options()
 def command(
@@ -46,34 +47,39 @@ def command(
     where: tuple[str, ...],
     **typing: str | None,
 ) -> None:
-    """Tell what becomes of the entries of MAP until Ctrl-C: a path, id:N or name:NAME.
+    """Print changes of the entries of MAP, a path, id:N or name:NAME, until Ctrl-C.
 
-    A line begins with + for a new entry, ~ for one that changed, - for one that is gone. The map is
-    only read, all of it once an interval: what comes and goes between two readings is not seen. Of
-    a large map readings are fewer, so that they take a twentieth of one CPU at most.
+    A line begins with + for a new entry, ~ for a changed one, and - for a removed one. The whole
+    map is read once in each interval; changes that are undone between two readings are not seen.
+    Large maps are read less often, so that reading takes at most a twentieth of one CPU.
 
-    A path is followed through reloads, and what is unloaded is waited for. After a migration
-    members are compared by name.
+    A path is followed through reloads; after an unload, the next load is awaited. After a
+    migration members are compared by name.
     """
     with (
         open_watch(map_, conditions=where, typing=Typing(**typing)) as watching,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        for found in watching.events(interval_s=interval, count=count):
-            _write(context.out, found)
+        events = watching.events(interval_s=interval, count=count)
+        context.out.show(
+            Report(
+                lambda: {"events": [_document(event) for event in events]},
+                lambda out: _write(out, events),
+                records=lambda: map(_document, events),
+            )
+        )
 
 
-def _write(out: Output, found: Found) -> None:
-    if out.is_ndjson:
-        out.document(_document(found))
-    elif isinstance(found, Event):
-        out.text(line(found))
-    else:
-        out.say(str(found))
+def _write(out: Output, events: Iterable[Found]) -> None:
+    for event in events:
+        if isinstance(event, Event):
+            out.text(line(event))
+        else:
+            out.say(str(event))
 
 
-def _document(found: Found) -> dict[str, Any]:
-    return found.to_json() if isinstance(found, Event) else document(found)
+def _document(event: Found) -> dict[str, Any]:
+    return event.to_json() if isinstance(event, Event) else document(event)
 
 
 def line(event: Event) -> str:
@@ -87,7 +93,7 @@ def line(event: Event) -> str:
 
 
 def _moves(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """Yield what changed, each member by its name."""
+    """Yield each changed member as `PATH OLD -> NEW`."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in new:
             if old.get(name) != new[name]:

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpfpin.cli.map.dump import cell, json_rows, lines, write_document, write_lines
-from bpfpin.cli.output import Output, to_json
+from bpfpin.cli.failure import describe
+from bpfpin.cli.formats import Report, Rows, json_rows, to_json
+from bpfpin.cli.map.dump import cell, lines
+from bpfpin.cli.output import Output
 from bpfpin.errors import LimitError
 
 NAMES = ("key", "value")
@@ -51,19 +53,31 @@ def batches(*sizes: int, then: BaseException | None = None) -> Iterator[list[tup
         raise then
 
 
+def rows(batches: Iterator[list[tuple[int, int]]]) -> Rows:
+    return Rows((NAMES, batch) for batch in batches)
+
+
 def written(*sizes: int, then: BaseException | None = None) -> Any:
+    """Return the document of rows; with *then* reading ends in that, which is reported."""
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
-        ends = pytest.raises(type(then)) if then else contextlib.nullcontext()
-        with ends:
-            write_document(Output("json"), NAMES, batches(*sizes, then=then), words=["map"])
-    return json.loads(stdout.getvalue()) if stdout.getvalue() else None
+        out = Output("json")
+        report = Report({"entries": rows(batches(*sizes, then=then))})
+        if then is None:
+            out.show(report)
+        else:
+            with pytest.raises(type(then)):
+                out.show(report)
+            failure = describe(then, words=["map"])
+            out.fail(failure.document(), failure.message)
+    return json.loads(stdout.getvalue())
 
 
 @pytest.mark.parametrize("sizes", [(), (1,), (2, 3), (1, 1, 1)])
 def test_a_document_in_pieces_is_one_document(sizes: tuple[int, ...]) -> None:
-    rows = [{"key": key, "value": value} for batch in batches(*sizes) for key, value in batch]
+    entries = [{"key": key, "value": value} for batch in batches(*sizes) for key, value in batch]
 
-    assert written(*sizes) == {"schema": 1, "entries": rows}
+    assert written(*sizes) == {"schema": 1, "entries": entries}
+    assert list(rows(batches(*sizes))) == entries
 
 
 @pytest.mark.parametrize(
@@ -82,13 +96,13 @@ def test_a_failure_after_the_first_rows_closes_the_document_and_is_raised(
     assert (document["error"]["type"], document["error"]["exit"]) == (kind, exit_code)
 
 
-def test_a_failure_before_the_first_rows_leaves_the_document_to_the_failure() -> None:
-    assert written(then=LimitError("too many", limit=1, asked=2)) is None
+def test_a_failure_before_the_first_rows_has_a_document_of_its_own() -> None:
+    assert list(written(then=LimitError("too many", limit=1, asked=2))) == ["schema", "error"]
 
 
 def test_lines_are_a_document_each() -> None:
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
-        write_lines(Output("ndjson"), NAMES, batches(1, 2))
+        Output("ndjson").show(Report(dict, records=lambda: rows(batches(1, 2))))
 
     assert [json.loads(line) for line in stdout.getvalue().splitlines()] == [
         {"schema": 1, "key": 0, "value": 1},
@@ -113,7 +127,7 @@ def test_nothing_is_kept_of_the_rows_that_are_written(monkeypatch: pytest.Monkey
             yield [(1, 1)]
 
     monkeypatch.setattr(sys, "stdout", Counting())
-    write_document(Output("json"), NAMES, counted(), words=[])
+    Output("json").show(Report({"entries": rows(counted())}))
 
     assert sorted(set(written_then)) == [1, 2, 3, 4]
 
