@@ -97,7 +97,7 @@ def test_one_set_is_the_document_and_several_are_a_list() -> None:
     }
 
 
-def test_no_place_at_all_is_a_usage_error() -> None:
+def test_a_load_without_a_target_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no target: give --dev or --cgroup"):
         load._check(Context(Output()), (), ())
 
@@ -122,8 +122,8 @@ def test_sizes_are_typed_with_a_letter(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1.5M", "12X"])
-def test_what_is_no_size_is_a_usage_error(text: str) -> None:
+def test_text_that_is_not_a_size_is_a_usage_error(text: str) -> None:
     result = run_cli("load", "--dev", "lo", f"--max-map-memory={text}")
 
     assert result.exit_code == 2
-    assert "no size" in result.stderr
+    assert "not a size" in result.stderr
