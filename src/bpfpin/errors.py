@@ -1,59 +1,61 @@
 """Every exception that bpfpin raises.
 
 BpfError
-├── SyscallError(OSError)              a system call was refused: .command .errno .target
+├── SyscallError(OSError)              a system call failed: .command .errno .target
 │   ├── VerifierError                  the verifier refused a program: .log
 │   ├── PermissionDeniedError(PermissionError)   a privilege is missing: .missing
-│   ├── KeyNotFoundError(KeyError)     the map has no such key
-│   │   └── EmptyMapError(IndexError)  the queue or stack has no value now
-│   ├── IdNotFoundError(LookupError)   no map, program, link or BTF has that id
-│   ├── KeyExistsError                 the key is there and NOEXIST was asked
+│   ├── KeyNotFoundError(KeyError)     the map does not have the key
+│   │   └── EmptyMapError(IndexError)  the queue or stack is empty
+│   ├── IdNotFoundError(LookupError)   no map, program, link or BTF has the id
+│   ├── KeyExistsError                 the key exists and NOEXIST was asked
 │   ├── MapFullError                   no room for another key
-│   ├── ReadOnlyMapError               the map or this handle of it may not be written
-│   └── NotSupportedError              this kernel or driver lacks it: .feature .since
+│   ├── ReadOnlyMapError               the map is frozen or was opened read-only
+│   └── NotSupportedError              the kernel or driver lacks it: .feature .since
 ├── ObjectFileError(ValueError)        the object file is malformed: .path .section .symbol .offset
-│   ├── ObjectNotFoundError(FileNotFoundError)   there is no such object or source file
-│   └── ObjectLimitError(LimitError)   it has more of something than bpfpin reads
-├── LimitError                         a limit of ours, not the kernel's: .limit .asked
-├── IncompatibleMapError               a map does not fit what was asked: .path .differences
-├── PinError                           a name in bpffs
-│   ├── NotBpffsError                  no bpffs is there
-│   ├── PrivateMountError              the bpffs ends with this process's mount namespace
-│   ├── PinExistsError                 the name is taken
+│   ├── ObjectNotFoundError(FileNotFoundError)   the object or source file does not exist
+│   └── ObjectLimitError(LimitError)   it exceeds a limit of bpfpin
+├── LimitError                         a limit of bpfpin was exceeded: .limit .asked
+├── IncompatibleMapError               an existing map does not fit: .path .differences
+├── PinError                           a path in bpffs cannot be used: .path
+│   ├── NotBpffsError                  no bpffs is mounted there
+│   ├── PrivateMountError              the bpffs ends with this mount namespace
+│   ├── PinExistsError                 the name exists
 │   ├── PinNotFoundError(FileNotFoundError)
-│   ├── PinNameError                   no legal name for a pin
-│   ├── PinKindError                   a pin, but of another kind than asked
-│   └── UnsafePathError                somebody else could have changed the path
-├── BusyError                          somebody else holds it: .holder
+│   ├── PinNameError                   the name cannot be that of a pin
+│   ├── PinKindError                   the pin is of another kind
+│   └── UnsafePathError                another user could have changed the path
+├── BusyError                          it is in use: .holder
 │   ├── LockTimeoutError
 │   ├── HookBusyError
 │   ├── ProgramChangedError
-│   └── ValueDiffersError              a value of a map is not what was to be changed
-├── AttachError                        where a program was to be attached
+│   └── ValueDiffersError              the value of a map is not the expected one
+├── AttachError                        the target of an attachment cannot be used
 │   ├── InterfaceNotFoundError
 │   ├── CgroupNotFoundError
 │   ├── NamespaceNotFoundError
 │   └── WrongHookError
-├── MissingExtraError(ImportError)     a package that bpfpin needs for this is not installed
-└── UsageError(ValueError)             a name or choice that the object or the set does not have
+├── MissingExtraError(ImportError)     an optional package is not installed
+└── UsageError(ValueError)             an argument is wrong: an unknown or ambiguous name
 
-A message says what was asked, what is there and, in `hint`, what to do.
+A message says what was asked and what was found; `hint` says what to do. A hint that names
+an argument of the call has it as data, in a `Fix`: Python callers read `take_over=True`, and the
+command words the same argument as its option, `--take-over`.
 """
 
 from __future__ import annotations
 
 import errno as errno_names
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Any
 
 _OS_ERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
 
 
 class ExitCode(IntEnum):
-    """What the command answers to the shell; every exception class names one."""
+    """The exit status of the command; every exception class names one."""
 
     OK = 0
     FAILURE = 1
@@ -71,7 +73,7 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field in which a map is not what was asked; *old* is there, *new* was asked."""
+    """A field in which an existing map (*old*) differs from the definition asked for (*new*)."""
 
     map: str
     field: str
@@ -82,11 +84,56 @@ class Difference:
         return f"{self.map}: {self.field}: {self.old} -> {self.new}"
 
 
-class Portable(Exception):  # noqa: N818  (no error by itself)
-    """An exception that pickle and copy bring back whole, whatever its constructor takes.
+class Placeholder(str):
+    """A value that the caller fills in, such as NAME; written without quotes."""
 
-    Python would call the class with `args`, which has the message alone, so that keyword-only
-    arguments fail (a multiprocessing pool waits for ever then) and attributes are lost.
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A keyword argument that solves a problem, such as `take_over=True`.
+
+    The command has an option for it: a flag for True, one option for each element of a list, and
+    `KEY=VALUE` for each item of a mapping.
+    """
+
+    name: str
+    value: object = True
+
+    def __str__(self) -> str:
+        value = self.value.value if isinstance(self.value, Enum) else self.value
+        return f"{self.name}={value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """What to do about an error: a sentence, whose keyword arguments are data."""
+
+    parts: tuple[str | Argument, ...]
+
+    @classmethod
+    def of(cls, *parts: str | Argument) -> Fix:
+        """Return a fix of texts and arguments, which are joined without spaces."""
+        return cls(parts)
+
+    def text(self, word: Callable[[Argument], str] = str) -> str:
+        """Return the sentence; *word* writes its arguments, by default as in Python."""
+        return "".join(part if isinstance(part, str) else word(part) for part in self.parts)
+
+    def joined(self, text: str, separator: str = "\n") -> Fix:
+        """Return this fix and *text*, with *separator* between them if both have words."""
+        return Fix((*self.parts, separator if self.text() and text else "", text))
+
+
+class Portable(Exception):  # noqa: N818 - a base class, not an error
+    """An exception that pickle and copy restore completely, whatever its constructor takes.
+
+    By default both call the class with `args`, which has the message only: keyword-only arguments
+    then fail (a multiprocessing pool waits forever) and attributes are lost.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -99,40 +146,64 @@ class Portable(Exception):  # noqa: N818  (no error by itself)
 
 
 def _blank(kind: type[Portable]) -> Portable:
-    """Return an exception whose attributes are set next, by BaseException.__setstate__."""
-    # The builtin that decides the memory layout makes it: with several bases `kind.__new__` may be
-    # that of another one, which refuses.
-    builtin = next((one for one in (OSError, ImportError) if issubclass(kind, one)), Exception)
+    """Return an exception without attributes; BaseException.__setstate__ sets them next."""
+    # With several bases `kind.__new__` may be that of a builtin with another memory layout, which
+    # refuses to make the object.
+    builtin = next((base for base in (OSError, ImportError) if issubclass(kind, base)), Exception)
     return builtin.__new__(kind)
 
 
-def _say_missing(error: FileNotFoundError) -> None:
+def _set_enoent(error: FileNotFoundError) -> None:
     error.errno, error.strerror = errno_names.ENOENT, os.strerror(errno_names.ENOENT)
 
 
 class BpfError(Portable):
-    """The root of all errors of bpfpin; catching it catches everything we raise on purpose."""
+    """The root of all errors that bpfpin raises on purpose.
+
+    Attributes:
+        message: What was asked and what was found.
+        fix: What to do, with arguments of the call as data.
+        hint: `fix` as a text for Python; may be empty. Assigning a text replaces `fix`.
+        exit_code: The exit status of the command.
+    """
 
     exit_code: ExitCode = ExitCode.FAILURE
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str | Fix = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.fix = hint if isinstance(hint, Fix) else Fix((hint,))
+
+    @property
+    def hint(self) -> str:
+        """What to do, with arguments as they are written in Python."""
+        return self.fix.text()
+
+    @hint.setter
+    def hint(self, text: str) -> None:
+        self.fix = Fix((text,))
 
     def __str__(self) -> str:
         return self.message
 
 
 class SyscallError(BpfError, OSError):
-    """The kernel refused a call and no neighbour below says it better.
+    """A system call failed and no subclass fits the errno.
 
-    `command` is the kernel's name of the call (`BPF_MAP_CREATE`), `errno` its answer, `target`
-    what it was asked of.
+    Attributes:
+        command: The kernel's name of the call, such as `BPF_MAP_CREATE`.
+        errno: The error number that the kernel returned.
+        target: The object of the call: a name, a path or an id.
     """
 
     def __init__(
-        self, message: str, *, command: str = "", errno: int = 0, target: str = "", hint: str = ""
+        self,
+        message: str,
+        *,
+        command: str = "",
+        errno: int = 0,
+        target: str = "",
+        hint: str | Fix = "",
     ) -> None:
         BpfError.__init__(self, message, hint=hint)
         self.command = command
@@ -141,7 +212,7 @@ class SyscallError(BpfError, OSError):
         self.target = target
 
     def __str__(self) -> str:
-        """Say what was asked, then the kernel's own words."""
+        """Return the message, and command and errno in the kernel's words."""
         if not self.errno:
             return self.message
         name = errno_names.errorcode.get(self.errno, str(self.errno))
@@ -150,11 +221,21 @@ class SyscallError(BpfError, OSError):
 
 
 class VerifierError(SyscallError):
-    """The verifier refused a program; the program is at fault, not the object file's form.
+    """The verifier refused a program.
 
-    `log` is all that it wrote, `telling_line` the reason in it. What was made of it is empty where
-    nothing was: `cause` ("null-check"), `file`, `line` and `source` of C, the last `instructions`,
-    the states of the `registers` that matter, and `context`, all these as lines to show.
+    The program is at fault. A malformed object file is an `ObjectFileError`; a program type that
+    the kernel lacks is a `NotSupportedError`.
+
+    Attributes:
+        log: The whole log of the verifier.
+        telling_line: The line of the log that has the reason.
+        cause: The kind of problem, such as "null-check"; empty if bpfpin does not know it.
+        file: The C file of the refused instruction; empty without line information.
+        line: The line in `file`; 0 without line information.
+        source: The text of that line.
+        instructions: The last instructions before the refusal.
+        registers: The states of the registers of these instructions, by name.
+        context: All of this as lines to show.
     """
 
     exit_code = ExitCode.REFUSED
@@ -172,12 +253,18 @@ class VerifierError(SyscallError):
         self.registers: dict[str, str] = {}
 
     def __str__(self) -> str:
-        said = [super().__str__(), *self.context, self.telling_line]
-        return "\n  ".join(filter(None, said))
+        lines = [super().__str__(), *self.context, self.telling_line]
+        return "\n  ".join(filter(None, lines))
 
 
 class PermissionDeniedError(SyscallError, PermissionError):
-    """A privilege is missing; `missing` names it (`CAP_BPF`). Not a read-only map: see below."""
+    """The caller lacks a privilege.
+
+    A map that nobody may write is a `ReadOnlyMapError`.
+
+    Attributes:
+        missing: Names of the missing capabilities, such as `CAP_BPF`; empty if unknown.
+    """
 
     exit_code = ExitCode.PRIVILEGE
 
@@ -189,48 +276,69 @@ class PermissionDeniedError(SyscallError, PermissionError):
         command: str = "",
         errno: int = errno_names.EPERM,
         target: str = "",
-        hint: str = "",
+        hint: str | Fix = "",
     ) -> None:
         super().__init__(message, command=command, errno=errno, target=target, hint=hint)
         self.missing = tuple(missing)
 
 
 class KeyNotFoundError(SyscallError, KeyError):
-    """The map has no such key; ordinary `except KeyError` works."""
+    """The map does not have the key; also a `KeyError`.
+
+    An index past the end of an array is one, too. An id without an object is an `IdNotFoundError`.
+    """
 
     exit_code = ExitCode.NOT_FOUND
 
 
 class EmptyMapError(KeyNotFoundError, IndexError):
-    """The queue or the stack holds no value now: an `IndexError`, as for an empty list."""
+    """The queue or stack is empty; also an `IndexError`, as for an empty list."""
 
 
 class IdNotFoundError(SyscallError, LookupError):
-    """No map, program, link or BTF has that id, or it went away meanwhile."""
+    """No map, program, link or BTF object has the id or name; also a `LookupError`.
+
+    The object may have been freed between two calls. A pin that does not exist is a
+    `PinNotFoundError`.
+    """
 
     exit_code = ExitCode.NOT_FOUND
 
 
 class KeyExistsError(SyscallError):
-    """The key is there already, and `UpdateFlag.NOEXIST` was asked."""
+    """The key exists, and the call asked for a new one (`UpdateFlag.NOEXIST`).
+
+    A name in bpffs that exists is a `PinExistsError`.
+    """
 
     exit_code = ExitCode.BUSY
 
 
 class MapFullError(SyscallError):
-    """The map holds `max_entries` entries already; an index past the end is `KeyNotFoundError`."""
+    """The map has `max_entries` entries and takes no new key.
+
+    An index past the end of an array is a `KeyNotFoundError`.
+    """
 
     exit_code = ExitCode.BUSY
 
 
 class ReadOnlyMapError(SyscallError):
-    """The map is frozen, or this descriptor of it was opened for reading only."""
+    """The map is frozen, or was opened read-only.
+
+    A caller without the privilege to write gets a `PermissionDeniedError`.
+    """
 
     exit_code = ExitCode.PRIVILEGE
 
 
 class NotSupportedError(SyscallError):
-    """The kernel or the driver lacks the feature; `since` is the first Linux that has it."""
+    """The kernel or the driver lacks a feature.
+
+    Attributes:
+        feature: Name of the feature.
+        since: The first Linux version that has it; empty if unknown.
+    """
 
     exit_code = ExitCode.NOT_SUPPORTED
 
@@ -243,7 +351,7 @@ class NotSupportedError(SyscallError):
         command: str = "",
         errno: int = errno_names.EOPNOTSUPP,
         target: str = "",
-        hint: str = "",
+        hint: str | Fix = "",
     ) -> None:
         super().__init__(message, command=command, errno=errno, target=target, hint=hint)
         self.feature = feature
@@ -251,7 +359,16 @@ class NotSupportedError(SyscallError):
 
 
 class ObjectFileError(BpfError, ValueError):
-    """The object file is malformed, or asks for what bpfpin does not do; the file is at fault."""
+    """The object file is malformed, or needs something that bpfpin does not support.
+
+    The file is at fault. A program that the verifier refuses is a `VerifierError`.
+
+    Attributes:
+        path: The file; empty if it was given as bytes.
+        section: Name of the section with the problem; may be empty.
+        symbol: Name of the symbol with the problem; may be empty.
+        offset: Offset in the section, or in the file without a section; None if unknown.
+    """
 
     exit_code = ExitCode.REFUSED
 
@@ -263,7 +380,7 @@ class ObjectFileError(BpfError, ValueError):
         section: str = "",
         symbol: str = "",
         offset: int | None = None,
-        hint: str = "",
+        hint: str | Fix = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.path = path
@@ -272,43 +389,57 @@ class ObjectFileError(BpfError, ValueError):
         self.offset = offset
 
     def __str__(self) -> str:
-        places = [
+        parts = [
             f"section {self.section}" if self.section else "",
             f"symbol {self.symbol}" if self.symbol else "",
             f"offset {self.offset:#x}" if self.offset is not None else "",
         ]
-        where = ", ".join(place for place in places if place)
+        where = ", ".join(part for part in parts if part)
         path = f"{self.path}: " if self.path else ""
         return f"{path}{self.message}" + (f" ({where})" if where else "")
 
 
 class ObjectNotFoundError(ObjectFileError, FileNotFoundError):
-    """There is no such object or source file; ordinary `except FileNotFoundError` works."""
+    """The object or source file does not exist; also a `FileNotFoundError`."""
 
     exit_code = ExitCode.NOT_FOUND
 
     def __init__(self, message: str, **known: Any) -> None:
         super().__init__(message, **known)
-        _say_missing(self)
+        _set_enoent(self)
 
 
 class LimitError(BpfError):
-    """A limit of ours, there to protect the host, was passed; the kernel was not asked."""
+    """A limit of bpfpin, which protects the host, was exceeded; the kernel was not asked.
+
+    A map that is full is a `MapFullError`.
+
+    Attributes:
+        limit: The limit.
+        asked: The number that exceeds it.
+    """
 
     exit_code = ExitCode.REFUSED
 
-    def __init__(self, message: str, *, limit: int, asked: int, hint: str = "") -> None:
+    def __init__(self, message: str, *, limit: int, asked: int, hint: str | Fix = "") -> None:
         super().__init__(message, hint=hint)
         self.limit = limit
         self.asked = asked
 
 
 class ObjectLimitError(LimitError, ObjectFileError):
-    """An object has more of something than bpfpin reads, so that no file can eat the host."""
+    """An object file exceeds a limit of bpfpin, such as its size or its number of symbols."""
 
 
 class IncompatibleMapError(BpfError):
-    """A map that exists does not fit the definition asked for; all differences are listed."""
+    """An existing map does not fit the definition asked for.
+
+    A pin that is not a map is a `PinKindError`.
+
+    Attributes:
+        path: The pin of the map; may be empty.
+        differences: Every field that differs.
+    """
 
     exit_code = ExitCode.INCOMPATIBLE
 
@@ -318,7 +449,7 @@ class IncompatibleMapError(BpfError):
         *,
         path: str = "",
         differences: Sequence[Difference] = (),
-        hint: str = "",
+        hint: str | Fix = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.path = path
@@ -329,121 +460,147 @@ class IncompatibleMapError(BpfError):
 
 
 class PinError(BpfError):
-    """A name in bpffs is not what it should be; its children say which way."""
+    """A path in bpffs cannot be used; the subclasses tell why.
+
+    Attributes:
+        path: The path.
+    """
 
     exit_code = ExitCode.FAILURE
 
-    def __init__(self, message: str, *, path: str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, path: str = "", hint: str | Fix = "") -> None:
         super().__init__(message, hint=hint)
         self.path = path
 
 
 class NotBpffsError(PinError):
-    """No bpffs is mounted where pins were to be; not a missing pin."""
+    """The directory for pins is not in a bpffs.
+
+    A pin that is missing in a bpffs is a `PinNotFoundError`.
+    """
 
     exit_code = ExitCode.NOT_FOUND
 
 
 class PrivateMountError(PinError):
-    """The bpffs is mounted in this mount namespace alone: pins in it would not outlive it."""
+    """The bpffs is only mounted in this mount namespace, so its pins would end with it."""
 
     exit_code = ExitCode.REFUSED
 
 
 class PinExistsError(PinError):
-    """The name is taken."""
+    """The name in bpffs exists already.
+
+    A key of a map that exists is a `KeyExistsError`.
+    """
 
     exit_code = ExitCode.BUSY
 
 
 class PinNotFoundError(PinError, FileNotFoundError):
-    """Nothing is pinned under that name; ordinary `except FileNotFoundError` works."""
+    """The pin or pin set does not exist; also a `FileNotFoundError`."""
 
     exit_code = ExitCode.NOT_FOUND
 
-    def __init__(self, message: str, *, path: str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, path: str = "", hint: str | Fix = "") -> None:
         super().__init__(message, path=path, hint=hint)
-        _say_missing(self)
+        _set_enoent(self)
 
 
 class PinNameError(PinError, ValueError):
-    """The name cannot be a pin's: no C identifier, or more than one path component."""
+    """The name cannot be that of a pin: not a C identifier, or more than one path component."""
 
     exit_code = ExitCode.REFUSED
 
 
 class PinKindError(PinError):
-    """Something of another kind is there: a program, a link, a directory, a symlink."""
+    """The path is not a pin of the kind asked for: a program, link, directory or symlink.
+
+    A map whose definition differs is an `IncompatibleMapError`.
+    """
 
     exit_code = ExitCode.INCOMPATIBLE
 
 
 class UnsafePathError(PinError):
-    """Somebody else owns or may write a component of the path, or it is not ours to change."""
+    """Another user could have changed the path, or bpfpin did not make it and leaves it alone."""
 
     exit_code = ExitCode.BUSY
 
 
 class BusyError(BpfError):
-    """Somebody else holds what was asked for; `holder` says who."""
+    """Something is in use by another command, program or user.
+
+    Attributes:
+        holder: Who uses it; empty if unknown.
+    """
 
     exit_code = ExitCode.BUSY
 
-    def __init__(self, message: str, *, holder: str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, holder: str = "", hint: str | Fix = "") -> None:
         super().__init__(message, hint=hint)
         self.holder = holder
 
 
 class LockTimeoutError(BusyError):
-    """Another command held the pin root's lock for the whole time limit."""
+    """Another command held the lock of the pin root during the whole time limit."""
 
 
 class HookBusyError(BusyError):
-    """Another program is attached at the hook."""
+    """Another program is attached to the hook.
+
+    A program that was replaced during the call is a `ProgramChangedError`.
+    """
 
 
 class ProgramChangedError(BusyError):
-    """Somebody changed the program at a hook between our look and our update."""
+    """Another process changed the program of a hook between the check and the update."""
 
 
 class ValueDiffersError(BusyError):
-    """A value of a map is not the one that was to be changed; nothing was written."""
+    """The value of a map is not the one that a conditional change expects; nothing was written."""
 
 
 class AttachError(BpfError):
-    """A program could not be attached for a reason of the place, not of the program."""
+    """A program could not be attached because of its target; the subclasses tell why.
+
+    A hook that is in use is a `HookBusyError`.
+    """
 
     exit_code = ExitCode.FAILURE
 
 
 class InterfaceNotFoundError(AttachError):
-    """No network device of that name in that namespace."""
+    """The network device does not exist in the network namespace."""
 
     exit_code = ExitCode.NOT_FOUND
 
 
 class CgroupNotFoundError(AttachError):
-    """No such folder in the cgroup2 hierarchy."""
+    """The cgroup does not exist, or is not in a cgroup version 2 hierarchy."""
 
     exit_code = ExitCode.NOT_FOUND
 
 
 class NamespaceNotFoundError(AttachError):
-    """No network namespace of that name."""
+    """The network namespace does not exist."""
 
     exit_code = ExitCode.NOT_FOUND
 
 
 class WrongHookError(AttachError):
-    """The program's type cannot run at that hook."""
+    """Programs of this type cannot be attached to the hook.
+
+    A hook that the kernel lacks is a `NotSupportedError`.
+    """
 
     exit_code = ExitCode.USAGE
 
 
 class MissingExtraError(BpfError, ImportError):
-    """A package that only this needs is not installed: numpy for `Map.to_numpy`.
+    """An optional package is not installed, such as numpy for `Map.to_numpy`.
 
-    It comes with the extra of its name: `pip install 'bpfpin[numpy]'`.
+    The extra of the same name installs it: `pip install 'bpfpin[numpy]'`.
     """
 
     exit_code = ExitCode.NOT_SUPPORTED
@@ -455,6 +612,9 @@ class MissingExtraError(BpfError, ImportError):
 
 
 class UsageError(BpfError, ValueError):
-    """A program, map, hook or choice was named that the object or the set does not have."""
+    """An argument is wrong: an unknown or ambiguous program, map, hook or choice.
+
+    A device, cgroup or pin that does not exist has a class of its own.
+    """
 
     exit_code = ExitCode.USAGE

@@ -18,7 +18,7 @@ import pytest
 
 import bpfpin
 from bpfpin import errors
-from bpfpin.errors import BpfError, Difference, Portable
+from bpfpin.errors import Argument, BpfError, Difference, Fix, Placeholder, Portable
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.refusal import TABLE, refusal
 from bpfpin.uapi import Cmd
@@ -27,6 +27,7 @@ CODE_RUN_ON_IMPORT = {"bpfpin.__main__"}
 # By annotation, what a constructor is given; each differs from the default.
 VALUES: dict[str, Any] = {
     "str": "some text",
+    "str | Fix": Fix.of("choose one: ", Argument("name", Placeholder("NAME"))),
     "int": 28,
     "int | None": 0x40,
     "Sequence[str]": ("CAP_BPF", "CAP_PERFMON"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 
 from bpfpin.cli.output import Terminated
 from bpfpin.errors import (
+    Argument,
     BpfError,
     ExitCode,
     IncompatibleMapError,
@@ -53,6 +55,21 @@ _BUILTIN_EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
 _VERIFIER_FIELDS = [
     *("cause", "telling_line", "file", "line", "source", "instructions", "registers")
 ]
+# Options whose names are not those of the arguments.
+_OPTIONS = {
+    "confirm_s": "confirm",
+    "device": "dev",
+    "event_type": "type",
+    "form": "format",
+    "is_forced": "force",
+    "kernel_btf": "btf",
+    "lock_timeout_s": "lock-timeout",
+    "map_name": "map",
+    "maps": "map",
+    "program_type": "type",
+    "programs": "prog",
+    "variables": "set",
+}
 _ENDINGS = {
     ExitCode.INTERRUPTED: "interrupted",
     ExitCode.TERMINATED: "terminated by SIGTERM",
@@ -82,7 +99,7 @@ def _of_click(error: click.ClickException) -> Failure:
 
 
 def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
-    message, hint = str(error), error.hint
+    message, hint = str(error), error.fix.text(option)
     differences: tuple[dict[str, str], ...] = ()
     if isinstance(error, IncompatibleMapError):
         differences = tuple(map(asdict, error.differences))
@@ -92,6 +109,19 @@ def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
         hint = _lines(hint, sudo_hint(words) if os.geteuid() or error.missing else "")
     kind = type(error).__name__
     return Failure(kind, error.exit_code, message, hint, differences, _verifier_part(error))
+
+
+def option(argument: Argument) -> str:
+    """Return the option of the command for an argument of the library."""
+    name = f"--{_OPTIONS.get(argument.name, argument.name.replace('_', '-'))}"
+    value = argument.value.value if isinstance(argument.value, Enum) else argument.value
+    if value is True:
+        return name
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {key}={item}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(f"{name} {item}" for item in value)
+    return f"{name} {value}"
 
 
 def _verifier_part(error: BpfError) -> dict[str, Any] | None:

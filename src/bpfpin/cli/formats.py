@@ -54,7 +54,7 @@ class Report:
 
         Args:
             data: The content of the one document, or a function that returns it; its last member
-                may be `Rows`.
+                may be `RowBatches`.
             text: Writes the result for people. None: the verb says all of it on stderr.
             records: Returns the documents of a format with a document a line.
             own: Writers of the formats that only this verb has, by their names.
@@ -69,7 +69,7 @@ class Report:
         return self._data() if callable(self._data) else self._data
 
 
-class Rows(Iterable[Document]):
+class RowBatches(Iterable[Document]):
     """Rows with the same members, in batches, written as they are read.
 
     A batch is the names of the members and the rows, as tuples or as mappings.
@@ -90,7 +90,7 @@ class Rows(Iterable[Document]):
             yield json_rows(names, batch)
 
 
-class Format:
+class OutputFormat:
     """An output format: how it writes reports and failures.
 
     Formats that are not in `FORMATS` belong to one verb, whose report has their writer.
@@ -108,7 +108,7 @@ class Format:
         """Write the document of a failure; formats for people have none."""
 
 
-class TextFormat(Format):
+class TextFormat(OutputFormat):
     """Text and tables for people."""
 
     def show(self, report: Report) -> None:
@@ -117,7 +117,7 @@ class TextFormat(Format):
             report.text(self.out)
 
 
-class JsonFormat(Format):
+class JsonFormat(OutputFormat):
     """One JSON document, also for a failure."""
 
     def __init__(self, name: str, out: Output) -> None:
@@ -129,14 +129,14 @@ class JsonFormat(Format):
         """Write the document of *report*; rows as they are read."""
         content = {"schema": SCHEMA, **report.document()}
         name, last = list(content.items())[-1]
-        if isinstance(last, Rows):
+        if isinstance(last, RowBatches):
             del content[name]
             self._write_rows(f"{to_json(content)[:-1]}, {to_json(name)}: [", last)
         else:
             self._is_begun = True
             self.out.line(to_json(content))
 
-    def _write_rows(self, head: str, rows: Rows) -> None:
+    def _write_rows(self, head: str, rows: RowBatches) -> None:
         """Write a document in pieces.
 
         A failure before the first batch has a document of its own; a later one closes this one.
@@ -161,13 +161,13 @@ class JsonFormat(Format):
             self.out.line(to_json({"schema": SCHEMA, **error}))
 
 
-class NdjsonFormat(Format):
+class NdjsonFormat(OutputFormat):
     """A JSON document a line."""
 
     def show(self, report: Report) -> None:
         """Write the records of *report* as they come."""
         records = report.records() if report.records else [report.document()]
-        if not isinstance(records, Rows):
+        if not isinstance(records, RowBatches):
             for record in records:
                 self.out.line(to_json({"schema": SCHEMA, **record}))
             return
@@ -180,7 +180,7 @@ class NdjsonFormat(Format):
         self.out.line(to_json({"schema": SCHEMA, **error}))
 
 
-FORMATS: Final[Mapping[str, type[Format]]] = {
+FORMATS: Final[Mapping[str, type[OutputFormat]]] = {
     TABLE: TextFormat,
     JSON: JsonFormat,
     NDJSON: NdjsonFormat,

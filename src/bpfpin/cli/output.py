@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TextIO
 
-from bpfpin.cli.formats import FORMATS, TABLE, Format, Report
+from bpfpin.cli.formats import FORMATS, TABLE, OutputFormat, Report
 from bpfpin.errors import BpfError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Output:
         is_quiet: bool = False,
         is_verbose: bool = False,
     ) -> None:
-        self.format: Format = FORMATS.get(format_name, Format)(format_name, self)
+        self.format: OutputFormat = FORMATS.get(format_name, OutputFormat)(format_name, self)
         self.color = color
         self.is_quiet = is_quiet
         self.is_verbose = is_verbose

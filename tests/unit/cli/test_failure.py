@@ -11,12 +11,16 @@ import pytest
 from bpfpin.cli.failure import describe
 from bpfpin.cli.output import Terminated
 from bpfpin.errors import (
+    Argument,
     BusyError,
     Difference,
+    Fix,
     IncompatibleMapError,
     PermissionDeniedError,
+    Placeholder,
     VerifierError,
 )
+from bpfpin.spec import XdpMode
 
 
 @pytest.fixture
@@ -104,3 +108,36 @@ def test_what_the_verifier_said_is_in_the_document() -> None:
         "registers": {},
     }
     assert "verifier" not in describe(BusyError("held"), words=[]).document()["error"]
+
+
+NAME = Placeholder("NAME")
+
+
+@pytest.mark.parametrize(
+    ("argument", "in_python", "on_the_command_line"),
+    [
+        (Argument("take_over"), "take_over=True", "--take-over"),
+        (Argument("name", NAME), "name=NAME", "--name NAME"),
+        (Argument("name", "web"), "name='web'", "--name web"),
+        (Argument("confirm_s", 30), "confirm_s=30", "--confirm 30"),
+        (Argument("mode", XdpMode.GENERIC), "mode='generic'", "--mode generic"),
+        (Argument("fresh", ["a", "b"]), "fresh=['a', 'b']", "--fresh a --fresh b"),
+        (Argument("maps", {"a": Placeholder("PATH")}), "maps={'a': PATH}", "--map a=PATH"),
+        (Argument("program_type", "xdp"), "program_type='xdp'", "--type xdp"),
+    ],
+)
+def test_a_fix_is_an_argument_in_python_and_an_option_of_the_command(
+    argument: Argument, in_python: str, on_the_command_line: str
+) -> None:
+    error = BusyError("held", hint=Fix.of("use ", argument, "."))
+
+    assert error.hint == f"use {in_python}."
+    assert describe(error, words=[]).hint == f"use {on_the_command_line}."
+
+
+def test_a_fix_that_is_extended_keeps_its_arguments() -> None:
+    error = BusyError("held", hint=Fix.of("use ", Argument("replace")))
+    error.fix = error.fix.joined("or wait")
+
+    assert describe(error, words=[]).hint == "use --replace\nor wait"
+    assert BusyError("held").fix.joined("wait").text() == "wait"

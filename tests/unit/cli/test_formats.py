@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpfpin.cli.failure import describe
-from bpfpin.cli.formats import Report, Rows, json_rows, to_json
+from bpfpin.cli.formats import Report, RowBatches, json_rows, to_json
 from bpfpin.cli.map.dump import cell, lines
 from bpfpin.cli.output import Output
 from bpfpin.errors import LimitError
@@ -53,8 +53,8 @@ def batches(*sizes: int, then: BaseException | None = None) -> Iterator[list[tup
         raise then
 
 
-def rows(batches: Iterator[list[tuple[int, int]]]) -> Rows:
-    return Rows((NAMES, batch) for batch in batches)
+def rows(batches: Iterator[list[tuple[int, int]]]) -> RowBatches:
+    return RowBatches((NAMES, batch) for batch in batches)
 
 
 def written(*sizes: int, then: BaseException | None = None) -> Any:

@@ -12,7 +12,7 @@ import click
 
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.entry import value_text
-from bpfpin.cli.formats import RECORDS, Report, Row, Rows
+from bpfpin.cli.formats import RECORDS, Report, Row, RowBatches
 from bpfpin.cli.map.entry import typing_options
 from bpfpin.cli.output import Output, escape
 from bpfpin.map.dump import Cpus, Dump, Selection, open_dump
@@ -123,8 +123,8 @@ def _opened(map_: str, selection: Selection, out: Output) -> Iterator[Dump]:
             )
 
 
-def _rows(dump: Dump) -> Rows:
-    return Rows((dump.names, _with_key_bytes(dump.names, batch)) for batch in dump.batches())
+def _rows(dump: Dump) -> RowBatches:
+    return RowBatches((dump.names, _with_key_bytes(dump.names, batch)) for batch in dump.batches())
 
 
 def _with_key_bytes(names: Sequence[str], batch: Sequence[Row]) -> Sequence[Any]:
