@@ -35,7 +35,7 @@ _HOMES = {
     "attach.xdp": "attach_xdp",
     "codecs.formats": "AUTO Format Nanoseconds",
     "errors": (
-        "AttachError BpfError BusyError CgroupNotFoundError Difference EmptyMapError "
+        "Argument AttachError BpfError BusyError CgroupNotFoundError Difference EmptyMapError Fix "
         "HookBusyError IdNotFoundError IncompatibleMapError InterfaceNotFoundError KeyExistsError "
         "KeyNotFoundError LimitError LockTimeoutError MapFullError MissingExtraError "
         "NamespaceNotFoundError NotBpffsError NotSupportedError ObjectFileError ObjectLimitError "

@@ -25,12 +25,14 @@ from bpfpin.codecs.formats import (
     Nanoseconds as Nanoseconds,
 )
 from bpfpin.errors import (
+    Argument as Argument,
     AttachError as AttachError,
     BpfError as BpfError,
     BusyError as BusyError,
     CgroupNotFoundError as CgroupNotFoundError,
     Difference as Difference,
     EmptyMapError as EmptyMapError,
+    Fix as Fix,
     HookBusyError as HookBusyError,
     IdNotFoundError as IdNotFoundError,
     IncompatibleMapError as IncompatibleMapError,
@@ -156,6 +158,7 @@ from bpfpin.version import (
 
 __all__ = [
     "AUTO",
+    "Argument",
     "AttachError",
     "AttachType",
     "BloomFilter",
@@ -167,6 +170,7 @@ __all__ = [
     "Deployment",
     "Difference",
     "EmptyMapError",
+    "Fix",
     "Follower",
     "Format",
     "Hook",

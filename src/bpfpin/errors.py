@@ -47,9 +47,10 @@ from __future__ import annotations
 import errno as errno_names
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any
+
+from bpfpin.records import dataclass
 
 _OS_ERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
 

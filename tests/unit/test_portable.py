@@ -139,7 +139,7 @@ with multiprocessing.get_context("fork").Pool(1) as pool:
         try:
             pool.apply_async(raising, (0,)).get(timeout=600)
         except (VerifierError, LimitError) as error:
-            print(type(error).__name__, sorted(vars(error).items()), error.args)
+            print(type(error).__name__, error.hint, sorted(vars(error).items()), error.args)
 """
 
 
@@ -151,7 +151,7 @@ def test_a_pool_of_processes_hands_exceptions_over() -> None:
     assert refused.startswith("VerifierError")
     for part in ("('log', '0: R1=ctx()')", "('cause', 'null-check')", "{'R1': 'ctx()'}"):
         assert part in refused
-    assert limited.startswith("LimitError [('asked', 5), ('hint', '--max-map-memory 5')")
+    assert limited.startswith("LimitError --max-map-memory 5 [('asked', 5), ")
 
 
 def test_a_missing_pin_or_object_has_the_errno_of_a_missing_file() -> None:

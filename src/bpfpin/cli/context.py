@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -13,6 +12,7 @@ import click
 
 from bpfpin.cli.formats import DOCUMENT, TABLE
 from bpfpin.cli.output import Color, Output
+from bpfpin.records import dataclass
 
 P = ParamSpec("P")
 Settings = dict[str, Any]  # the global options that were typed, by name; the last one wins

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     VerifierError,
 )
+from bpfpin.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
 
 from bpfpin.cli.context import Command
 from bpfpin.errors import UsageError
+from bpfpin.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)
