@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bpfpin.errors import UsageError
-from bpfpin.sets.load.migrate import Migration, parse_migration
 from bpfpin.sets.reports import LoadReport
+
+if TYPE_CHECKING:
+    from bpfpin.sets.load.migrate import Migration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +57,8 @@ def taken(options: dict[str, Any]) -> Migration | None:
     words = {name: options.pop(name) for name in _WORDS}
     flags = {name: options.pop(name, False) for name in ("clamp", "best_effort")}
     if is_asked:
+        from bpfpin.sets.load.migrate import parse_migration  # noqa: PLC0415 - few loads migrate
+
         return parse_migration(**words, **flags)
     if given := [name for name, value in {**words, **flags}.items() if value]:
         raise UsageError(

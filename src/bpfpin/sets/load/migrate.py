@@ -13,7 +13,6 @@ from bpfpin.analysis.follow import users_of_programs, users_of_specs
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import BpfError, Difference, IncompatibleMapError, UsageError
 from bpfpin.host.users import MapUser, programs_of
-from bpfpin.migration.fold import FoldPrograms
 from bpfpin.migration.members import struct_names
 from bpfpin.migration.plan import (
     MigrationPlan,
@@ -26,13 +25,11 @@ from bpfpin.migration.refusal import MemberNames, require_known, split_loss_hint
 from bpfpin.migration.request import Migration, parse_migration
 from bpfpin.objects.kernel.btf import map_btf
 from bpfpin.objects.kernel.object import wait_until_freed
-from bpfpin.objects.load.collection import Loaded
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds
-from bpfpin.pins.manifest import Lineage
 from bpfpin.pins.pinset import LoadedSet
-from bpfpin.pins.plan import Decision, HookPlan, Migrating, Plan
+from bpfpin.pins.plan import HookPlan
 from bpfpin.sets.load.hooks import attached
 from bpfpin.sets.request import Loading
 from bpfpin.spec import MapSpec, ObjectSpec
@@ -42,35 +39,8 @@ _WORD: Final = 8
 _CARRY: Final = "to carry over what is counted there"
 _OPTION: Final = re.compile(r"--[a-z-]+( \S+=.+| \S+)?(, or .*)?")
 
-__all__ = ["Migration", "Migrator", "fold_programs", "lineages", "parse_migration"]
 
-
-def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[Migrating, FoldPrograms]]:
-    """Have the programs loaded that move the old maps; the caller closes them."""
-    with ExitStack() as undo:
-        found = []
-        for each in plan.migrating:
-            folding = FoldPrograms.load(each.plan.fold, each.old, loaded.maps[each.name])
-            undo.callback(folding.close)
-            found.append((each, folding))
-        undo.pop_all()
-    return found
-
-
-def lineages(plan: Plan, loaded: Loaded) -> dict[str, Lineage]:
-    """Return from which map each one has its contents that was migrated, now or before."""
-    before = plan.live.manifest.migrated if plan.live else {}
-    after = {name: line for name, line in before.items() if _is_kept(plan, name, line)}
-    for each in reversed(plan.migrating):  # what an earlier one left over comes after the map
-        line = before.get(each.name)
-        first = line.first if line and line.id == each.old.id else each.old.id
-        after[each.name] = Lineage(loaded.maps[each.name].id, first)
-    return after
-
-
-def _is_kept(plan: Plan, name: str, line: Lineage) -> bool:
-    kept = {each.name: each.map_id for each in plan.maps if each.decision is Decision.KEPT}
-    return kept.get(name) == line.id
+__all__ = ["Migration", "Migrator", "parse_migration"]
 
 
 @dataclass(frozen=True)

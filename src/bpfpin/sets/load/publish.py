@@ -1,4 +1,4 @@
-"""Carrying a plan out: the next generation of a set is made, published, and told."""
+"""Publish a plan: build the next generation of each set, make it the live one, and report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bpfpin.attach import clsact, netlink_tc
 from bpfpin.attach.cgroup import attach_cgroup
@@ -33,21 +33,23 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.objfile import reader
 from bpfpin.pins import folds, names
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Held, HookRecord, Manifest, OutsidePin
+from bpfpin.pins.manifest import Held, HookRecord, Lineage, Manifest, OutsidePin
 from bpfpin.pins.pinset import LoadedSet
-from bpfpin.pins.plan import Decision, HookAction, HookPlan, Plan
+from bpfpin.pins.plan import Decision, HookAction, HookPlan, Migrating, Plan
 from bpfpin.pins.transaction import Stage, next_generations
 from bpfpin.sets.live import notes_on_others, reopen
-from bpfpin.sets.load.migrate import fold_programs, lineages
 from bpfpin.sets.load.plan import access_after
 from bpfpin.sets.load.report import attached, finished, planned
-from bpfpin.sets.load.trial import LoadTrial
 from bpfpin.sets.reports import LoadReport, ProgramReport
 from bpfpin.sets.request import Loading
 from bpfpin.sets.shared import exchanged, holders_of_old, map_ids, shared_names, unshared
 from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall.fd import Closing
 from bpfpin.version import __version__
+
+if TYPE_CHECKING:
+    from bpfpin.migration.fold import FoldPrograms
+    from bpfpin.sets.load.trial import LoadTrial
 
 _PATIENCE_S: Final = 1.0
 _PAUSE_S: Final = 0.02
@@ -219,26 +221,30 @@ def _is_held(ifindex: int) -> bool:
 
 
 class Verified(Closing):
-    """A load with its plan, its new maps, and its programs as the kernel has verified them.
+    """A planned load whose new maps are made and whose programs the kernel has verified.
 
-    *notes* are told with its report.
+    *notes* go into its report.
     """
 
     def __init__(self, loading: Loading, plan: Plan, *, notes: tuple[str, ...] = ()) -> None:
         self.notes = notes
         self.loading = loading
         self.plan = plan
-        self.loaded = _loaded(loading, plan)
+        self.loaded = collection.load_checked(
+            loading.spec.only_programs(*loading.programs),
+            maps=plan.given,
+            max_map_memory=loading.max_map_memory,
+        )
         self.shared = shared_names(loading)
-        self.left = _left_names(plan.live, self.shared)
+        self.leaving = _leaving_names(plan.live, self.shared)
         self.exchanged = exchanged(loading, plan)
 
     def close(self) -> None:
-        """Let go of what was made; what is pinned or attached by then stays."""
+        """Close the maps and programs; what is pinned or attached by then stays."""
         self.loaded.close()
 
     def made(self) -> Iterator[tuple[Path, Map]]:
-        """Yield the maps made for shared names, for the other sets that use these."""
+        """Yield the maps made for shared names, for other sets of the command that use these."""
         for pin in self.exchanged:
             yield pin.below(self.loading.path.parent), self.loaded.maps[pin.map]
         for shared in self.loading.shared.values():
@@ -246,9 +252,9 @@ class Verified(Closing):
                 yield shared.path, self.loaded.maps[shared.name]
 
     def planned(self) -> LoadReport:
-        """Return what `publish` would do."""
-        for _, folding in fold_programs(self.plan, self.loaded):
-            folding.close()
+        """Return the report of a dry run: what `publish` would do."""
+        for _, fold in fold_programs(self.plan, self.loaded):
+            fold.close()
         notes: dict[str, str] = {}
         for hook in self.plan.hooks:
             if hook.action is not HookAction.DETACH:
@@ -258,66 +264,99 @@ class Verified(Closing):
 
 
 def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
-    """Build the next generation of every set and make these the ones that hold, all or none.
+    """Build the next generation of every set and publish them, all or none.
 
     The lock must be held. The loads are closed.
     """
-    leaving = [_unshared(root, loads, one) for one in loads]
-    planned_loads = [(one.loading, one.plan, one.loaded.programs) for one in loads]
+    leaving = [_unshared(root, loads, load) for load in loads]
+    planned_loads = [(load.loading, load.plan, load.loaded.programs) for load in loads]
     with explained_updates(planned_loads), ExitStack() as trials:
-        # Around all that changes anything: the trials begin last, and what failed goes back.
-        begun = [trials.enter_context(_trial(one.loading, one.plan, root)) for one in loads]
+        # A trial surrounds everything that changes: it begins last, and takes a failure back.
+        begun = [trials.enter_context(_trial(load.loading, load.plan, root)) for load in loads]
         with (
-            next_generations(root, [one.loading.name for one in loads], reopen) as stages,
+            next_generations(root, [load.loading.name for load in loads], reopen) as stages,
             ExitStack() as opened,
         ):
             running = []
-            for one, stage, trial in zip(loads, stages, begun, strict=True):
-                has_live = one.plan.live is not None
-                live = opened.enter_context(root.child(one.loading.name)) if has_live else None
-                building = _Building(stage, one.loading, one.plan, one.loaded, live, trial)
-                running.append(building.build(one.shared))
+            for load, stage, trial in zip(loads, stages, begun, strict=True):
+                has_live = load.plan.live is not None
+                live = opened.enter_context(root.child(load.loading.name)) if has_live else None
+                building = _Building(stage, load.loading, load.plan, load.loaded, live, trial)
+                running.append(building.build(load.shared))
             for stage, (unused, _) in zip(stages, leaving, strict=True):
                 for pin, map_id in unused.items():
                     stage.unshare(pin, map_id)
-        old_ids = [{pin: old.id for pin, old in one.exchanged.items()} for one in loads]
-        reports = []
-        for one, programs in zip(loads, running, strict=True):
-            collection.fill_given(one.loading.spec, one.loaded, one.plan.given)
-            reports.append(finished(one.loading, one.plan, one.loaded, programs))
-        for one in loads:
-            one.close()
-            one.plan.close()  # it holds the old programs; what still uses such a map is another's
-            one.loading.close()  # it holds maps that were replaced
-        return [
-            report.with_notes(
-                (
-                    *one.notes,
-                    *names_kept,
-                    *holders_of_old(root, before),
-                    *_left_over(root, one.loading),
-                    *notes_on_others(root, one.loading.name),
-                )
+    old_ids = [{pin: old.id for pin, old in load.exchanged.items()} for load in loads]
+    reports = []
+    for load, programs in zip(loads, running, strict=True):
+        collection.fill_given(load.loading.spec, load.loaded, load.plan.given)
+        reports.append(finished(load.loading, load.plan, load.loaded, programs))
+    for load in loads:
+        # The plan holds old programs, the request maps that were replaced. Closed before the notes
+        # are made: a user of such a map that is left is somebody else.
+        load.close()
+        load.plan.close()
+        load.loading.close()
+    return [
+        report.with_notes(
+            (
+                *load.notes,
+                *notes_on_shared,
+                *holders_of_old(root, before),
+                *_unfinished_folds(root, load.loading),
+                *notes_on_others(root, load.loading.name),
             )
-            for one, before, (_, names_kept), report in zip(
-                loads, old_ids, leaving, reports, strict=True
+        )
+        for load, before, (_, notes_on_shared), report in zip(
+            loads, old_ids, leaving, reports, strict=True
+        )
+    ]
+
+
+def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[Migrating, FoldPrograms]]:
+    """Load the programs that move the contents of old maps; the caller closes them."""
+    if not plan.migrating:
+        return []
+    from bpfpin.migration.fold import FoldPrograms  # noqa: PLC0415 - few loads migrate
+
+    with ExitStack() as undo:
+        folds_by_map = []
+        for migrating in plan.migrating:
+            fold = FoldPrograms.load(
+                migrating.plan.fold, migrating.old, loaded.maps[migrating.name]
             )
-        ]
+            undo.callback(fold.close)
+            folds_by_map.append((migrating, fold))
+        undo.pop_all()
+    return folds_by_map
+
+
+def _lineages(plan: Plan, loaded: Loaded) -> dict[str, Lineage]:
+    """Return which map each migrated map took its contents from, in this load or before."""
+    before = plan.live.manifest.migrated if plan.live else {}
+    kept = {each.name: each.map_id for each in plan.maps if each.decision is Decision.KEPT}
+    after = {name: line for name, line in before.items() if kept.get(name) == line.id}
+    # Of one name there may be several: the map, then those that earlier migrations left over.
+    for migrating in reversed(plan.migrating):
+        line, old_id = before.get(migrating.name), migrating.old.id
+        first = line.first if line and line.id == old_id else old_id
+        after[migrating.name] = Lineage(loaded.maps[migrating.name].id, first)
+    return after
 
 
 def _unshared(
     root: Directory, loads: Sequence[Verified], load: Verified
 ) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
-    """Return which of the shared names that the set leaves go, and notes on those that stay."""
+    """Return which of the shared names that the set leaves are unpinned, and notes on the rest."""
     if load.loading.confirm_s is not None:
-        paths = [pin.below(root.path) for pin in load.left]
+        paths = [pin.below(root.path) for pin in load.leaving]
         return {}, tuple(f"{path} stays pinned, for this load may go back" for path in paths)
-    sets = [one.plan.live for one in loads if one.plan.live is not None]
-    return unshared(root.path, sets, load.left)
+    sets = [each.plan.live for each in loads if each.plan.live is not None]
+    return unshared(root.path, sets, load.leaving)
 
 
-def _left_over(root: Directory, loading: Loading) -> Iterator[str]:
-    """Tell of maps that had no room for all that was to go over."""
+def _unfinished_folds(root: Directory, loading: Loading) -> Iterator[str]:
+    """Yield notes on maps that had no room for all entries that were to be migrated."""
     with root.child(loading.name) as live:
         for name in folds.unfinished(live):
             yield (
@@ -326,7 +365,7 @@ def _left_over(root: Directory, loading: Loading) -> Iterator[str]:
             )
 
 
-def _left_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
+def _leaving_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
     """Return the shared names of the live set that the next one has no map for."""
     if live is None:
         return {}
@@ -336,32 +375,25 @@ def _left_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> dict[
 def _trial(
     loading: Loading, plan: Plan, root: Directory
 ) -> AbstractContextManager[LoadTrial | None]:
-    """Return what takes the load back unless it is confirmed, if that is wanted."""
+    """Return the context that takes the load back unless it is confirmed, if that was asked."""
     if loading.confirm_s is None:
         return nullcontext()
-    leaving = [hook.hook for hook in plan.hooks if hook.action is HookAction.DETACH]
-    held = {hook.hook for hook in plan.hooks if hook.before and hook.before.held is Held.NETLINK}
-    for hook in leaving:
-        if hook in held:
+    for hook in plan.hooks:
+        is_of_netlink = hook.before is not None and hook.before.held is Held.NETLINK
+        if hook.action is HookAction.DETACH and is_of_netlink:
             raise UsageError(
-                f"{hook} is held by netlink and would leave the set: that cannot go back by itself",
+                f"{hook.hook} is held by netlink and would leave the set: that cannot go back by"
+                " itself",
                 hint=f"without --confirm; or first: bpfpin unload --keep-maps {loading.shown_name}",
             )
+    from bpfpin.sets.load.trial import LoadTrial  # noqa: PLC0415 - few loads are on trial
+
     return LoadTrial(loading.confirm_s, root, loading.name, loading.place)
-
-
-def _loaded(loading: Loading, plan: Plan) -> Loaded:
-    """Make the maps that are not given, and load the programs."""
-    return collection.load_checked(
-        loading.spec.only_programs(*loading.programs),
-        maps=plan.given,
-        max_map_memory=loading.max_map_memory,
-    )
 
 
 @dataclass(frozen=True)
 class _Building:
-    """One generation on its way into *stage*; *live* is the directory of the one before."""
+    """A generation that is built in *stage*; *live* is the directory of the one before."""
 
     stage: Stage
     loading: Loading
@@ -371,7 +403,7 @@ class _Building:
     trial: LoadTrial | None
 
     def build(self, shared: tuple[OutsidePin, ...]) -> list[ProgramReport]:
-        """Pin everything, then attach what is attached anew, and return what will run where."""
+        """Pin everything, then attach at new hooks, and return which program runs where."""
         self._pin_maps()
         for pin, old in exchanged(self.loading, self.plan).items():
             self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])
@@ -385,7 +417,7 @@ class _Building:
         manifest = _manifest(self.loading, self.plan, self._same_qdisc(records))
         if self.trial is not None:
             self.trial.begin(self.live)
-        migrated = lineages(self.plan, self.loaded)
+        migrated = _lineages(self.plan, self.loaded)
         self.stage.write_manifest(dataclasses.replace(manifest, outside=shared, migrated=migrated))
         for hook, _ in reversed(new):  # of one priority, the filter that was made last runs first
             if hook.record.held is Held.FILTER:
@@ -394,35 +426,35 @@ class _Building:
 
     def _pin_maps(self) -> None:
         """Pin the maps; kept ones last, for their mode must not change before the commit."""
-        kept = {each.name for each in self.plan.maps if each.decision is Decision.KEPT}
-        for name, held in self.loaded.maps.items():
+        kept = {plan.name for plan in self.plan.maps if plan.decision is Decision.KEPT}
+        for name, bpf_map in self.loaded.maps.items():
             spec = self.loading.spec.maps[name]
             if name not in kept:
-                self.stage.pin_map(name, held, key=spec.key, value=spec.value)
-        self._pin_foldings()
+                self.stage.pin_map(name, bpf_map, key=spec.key, value=spec.value)
+        self._pin_folds()
         access = access_after(self.loading, self.plan.live)
         if access is not None:
             self.stage.set_access(access)
-        for name, held in self.loaded.maps.items():
+        for name, bpf_map in self.loaded.maps.items():
             spec = self.loading.spec.maps[name]
             if name in kept and self.live is not None:
-                self.stage.keep_map(name, self.live, held, key=spec.key, value=spec.value)
+                self.stage.keep_map(name, self.live, bpf_map, key=spec.key, value=spec.value)
 
-    def _pin_foldings(self) -> None:
-        """Have the programs loaded that move the contents of old maps, and keep those still at it.
+    def _pin_folds(self) -> None:
+        """Pin the programs that move the contents of old maps, and keep those of unfinished moves.
 
-        They run when the hooks are switched.
+        They run after the hooks are switched.
         """
-        for each, folding in fold_programs(self.plan, self.loaded):
-            with folding:
-                each.plan.fill(each.old, self.loaded.maps[each.name])
-                self.stage.pin_folding(each.name, folding)
+        for migrating, fold in fold_programs(self.plan, self.loaded):
+            with fold:
+                migrating.plan.fill(migrating.old, self.loaded.maps[migrating.name])
+                self.stage.pin_folding(migrating.name, fold)
         for plan in self.plan.maps:
             if plan.decision is Decision.KEPT and self.live is not None:
                 self.stage.keep_foldings(plan.name, self.live)
 
     def _prepare_update(self, hook: HookPlan) -> Attached:
-        """Keep a hook, and what it runs now, in the stage; it is switched after the commit."""
+        """Keep a hook and the program that it runs now in the stage; the commit switches it."""
         if isinstance(hook.attachment, Link):
             if hook.is_taken:
                 self.stage.pin_link(hook.link, hook.attachment)
@@ -436,9 +468,9 @@ class _Building:
         return record, attached(self.loading, record, self.loaded, link_id=hook.link_id)
 
     def _same_qdisc(self, records: tuple[HookRecord, ...]) -> tuple[HookRecord, ...]:
-        """Let all filters know that the qdisc is ours if one does, also one of the live set.
+        """Mark all filters if the set made the qdisc, also for a filter of the live set.
 
-        The last of them takes it away.
+        The last filter that is detached removes the qdisc.
         """
         live, here = self.plan.live, self.loading.place
         before: tuple[HookRecord, ...] = ()
@@ -448,12 +480,14 @@ class _Building:
             before = live.hooks if is_same else ()
         is_ours = any(record.made_qdisc for record in (*before, *records))
         return tuple(
-            dataclasses.replace(one, made_qdisc=is_ours) if one.held is Held.FILTER else one
-            for one in records
+            dataclasses.replace(record, made_qdisc=is_ours)
+            if record.held is Held.FILTER
+            else record
+            for record in records
         )
 
     def _attach(self, plan: HookPlan) -> tuple[NewHook, ProgramReport]:
-        """Attach at a hook, or prepare a filter, which needs the manifest to be undone by."""
+        """Attach at a hook, or prepare a filter, which only the manifest lets recovery undo."""
         new = attach(self.loading, plan, self.loaded.programs[plan.program])
         with new.link or nullcontext():
             link_id = None
@@ -468,7 +502,7 @@ class _Building:
 
 
 def _record(loading: Loading, hook: HookPlan) -> HookRecord:
-    """Return what is remembered of a hook that is updated."""
+    """Return the record of a hook that is updated."""
     if hook.before is not None:
         asked = loading.mode.value if hook.before.asked_mode else ""
         return dataclasses.replace(
