@@ -49,8 +49,8 @@ def closed(found: dict[str, Shared]) -> dict[str, Shared]:
     """Return *found* after closing all that it holds."""
     with ExitStack() as stack:
         for shared in found.values():
-            if shared.held:
-                stack.enter_context(shared.held)
+            if shared.bpf_map:
+                stack.enter_context(shared.bpf_map)
     return found
 
 
@@ -66,8 +66,8 @@ def test_a_map_comes_from_a_path_an_id_a_name_or_a_handle(flows: Map, bpffs: Pat
     for source, told, where in sources:
         shared = closed(open_shared(described(FLOWS), {"flows": source}, pin_root=bpffs))["flows"]
 
-        assert shared.held is not None
-        assert shared.held.id == flows.id
+        assert shared.bpf_map is not None
+        assert shared.bpf_map.id == flows.id
         assert (shared.source, shared.path, shared.is_promised) == (told, where, True)
 
 
@@ -99,16 +99,16 @@ def test_the_owner_of_a_handle_keeps_it_with_its_types(bpffs: Path) -> None:
         shared = closed(open_shared(described(PLAIN), {"plain": typed}, pin_root=bpffs))["plain"]
         typed[1] = {"rx_packets": 1, "rx_bytes": 2}
 
-    assert shared.held is not None
-    assert shared.held.value_type is DATAREC
+    assert shared.bpf_map is not None
+    assert shared.bpf_map.value_type is DATAREC
 
 
 def test_a_map_pinned_by_name_is_taken_from_the_pin_root(flows: Map, bpffs: Path) -> None:
     asked = FLOWS.with_changes(name="there", pinning=Pinning.BY_NAME)
     shared = closed(open_shared(described(asked), {}, pin_root=bpffs))["there"]
 
-    assert shared.held is not None
-    assert shared.held.id == flows.id
+    assert shared.bpf_map is not None
+    assert shared.bpf_map.id == flows.id
     assert shared.path == bpffs / "there"
     assert not shared.is_promised
 
@@ -120,7 +120,7 @@ def test_what_is_not_pinned_yet_is_told_with_its_place_and_nothing_is_made(bpffs
 
     places = {name: shared.path for name, shared in found.items()}
     assert places == {"flows": bpffs / "flows", "counts": bpffs / "tc/globals/counts"}
-    assert [shared.held for shared in found.values()] == [None, None]
+    assert [shared.bpf_map for shared in found.values()] == [None, None]
     assert [place for place in bpffs.iterdir() if place.is_dir()] == []
 
 
@@ -135,8 +135,8 @@ def test_outside_of_the_pin_root_a_map_of_iproute2_is_used_but_none_is_promised(
     found = closed(open_shared(described(there, missing), {}, pin_root=bpffs / "ours"))
 
     assert list(found) == ["there"]
-    assert found["there"].held is not None
-    assert found["there"].held.id == flows.id
+    assert found["there"].bpf_map is not None
+    assert found["there"].bpf_map.id == flows.id
     assert found["there"].path is None
     assert found["there"].source == str(bpffs / "tc/globals/there")
 
@@ -151,7 +151,7 @@ def test_what_the_user_says_wins_over_what_the_object_asks(flows: Map, bpffs: Pa
 def test_before_bpffs_is_mounted_nothing_is_pinned(tmp_path: Path) -> None:
     asked = FLOWS.with_changes(pinning=Pinning.BY_NAME)
 
-    assert open_shared(described(asked), {}, pin_root=tmp_path)["flows"].held is None
+    assert open_shared(described(asked), {}, pin_root=tmp_path)["flows"].bpf_map is None
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_a_map_that_tc_pinned_is_found_by_an_object_of_the_old_kind(pinned_by_tc
     spec = read_object(compiled("elf_map"))
     with ExitStack() as stack:
         shared = open_shared(spec, {}, pin_root=BPFFS)["packets"]
-        assert shared.held is not None
-        held = stack.enter_context(shared.held)
+        assert shared.bpf_map is not None
+        held = stack.enter_context(shared.bpf_map)
         pinned = stack.enter_context(Map.from_pin(pinned_by_tc))
 
         assert (held.id, shared.path) == (pinned.id, pinned_by_tc)

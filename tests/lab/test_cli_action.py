@@ -274,7 +274,7 @@ def test_a_verdict_is_an_integer_of_any_width(
 
     assert (switched["action"], written) == ("XDP_DROP", b"\1" + bytes(size - 1))
     assert shown == "XDP_PASS"
-    assert unusual["note"] == f"{other} is no verdict"
+    assert unusual["note"] == f"{other} is not a verdict"
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_number_that_is_no_verdict_is_shown_as_what_it_does(loaded: Here) -> N
     with Map.from_pin(loaded.set / "action") as held:
         held[0] = 77
 
-    assert plain(loaded, "action", loaded.device).stdout == "XDP_PASS (77 is no verdict)\n"
+    assert plain(loaded, "action", loaded.device).stdout == "XDP_PASS (77 is not a verdict)\n"
 
 
 def test_who_may_write_the_map_switches_it_without_the_lock(here: Here) -> None:

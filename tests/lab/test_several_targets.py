@@ -421,7 +421,7 @@ def test_a_device_that_is_gone_after_a_kill_brings_all_back(
 
     assert halfway != before
     assert after == before
-    assert any("what ran before runs again" in one["reason"] for one in told["removed"]), told
+    assert any("the previous programs run again" in one["reason"] for one in told["removed"]), told
     assert reloading.records() == []
 
 

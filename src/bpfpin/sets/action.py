@@ -41,11 +41,8 @@ _NOT_SET: Final = "not set"
 _VERDICTS: Final = frozenset(map(int, XdpAction))
 
 
-# What is told of the verdict of a program: the kernel's words, and what they mean there.
-
-
 class ActionResult(Enum):
-    """What became of the verdict."""
+    """The outcome of showing or switching a verdict."""
 
     SHOWN = "shown"
     SWITCHED = "switched"
@@ -55,10 +52,10 @@ class ActionResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ActionReport:
-    """The verdict of a program; *set* is empty for a program that is not ours.
+    """The verdict of a program; *set* is empty for a program that is in no set.
 
-    *action* and *before* are the kernel's words, a number that is no verdict, or None where the map
-    has no entry. *confirm_s* are the seconds in which a verdict on trial is to be confirmed.
+    *action* and *before* are the kernel's names of verdicts, a number without a name, or None where
+    the map has no entry. *confirm_s* are the seconds in which a verdict on trial can be confirmed.
     """
 
     set: str
@@ -89,49 +86,50 @@ class ActionReport:
 
 def report(
     subject: Subject,
-    held: Map,
+    bpf_map: Map,
     value: bytes | None,
     *,
     result: ActionResult = ActionResult.SHOWN,
     before: str | None = None,
     unset: XdpAction | None = None,
 ) -> ActionReport:
-    """Return what is to be told where the map *held* of *subject* holds *value*.
+    """Return the report on *value* of the verdict map of *subject*.
 
-    *unset* is what the program answers while no verdict is set, as far as that is known.
+    *unset* is the verdict of the program while none is set, as far as that is known.
     """
-    action, note = words_of(subject, held, value, unset)
+    action, note = words_of(subject, bpf_map, value, unset)
     return ActionReport(
-        subject.set, subject.device, subject.map_name, held.id, action, note, result, before
+        subject.set, subject.device, subject.map_name, bpf_map.id, action, note, result, before
     )
 
 
 def words_of(
-    subject: Subject, held: Map, value: bytes | None, unset: XdpAction | None = None
+    subject: Subject, bpf_map: Map, value: bytes | None, unset: XdpAction | None = None
 ) -> tuple[str | None, str]:
-    """Return the verdict that a value of *held* means, and what is to be said of it."""
+    """Return the verdict that a value of *bpf_map* means, and a note on it."""
     if subject.is_zero_pass:
         unset = XdpAction.XDP_PASS
     if value is None:
         return unset.name if unset is not None else None, _NOT_SET
-    number = int.from_bytes(value, "little", signed=is_signed(held))
+    number = int.from_bytes(value, "little", signed=is_signed(bpf_map))
     if number == 0 and unset:
         return unset.name, _NOT_SET
     if subject.is_zero_pass and number not in _VERDICTS:
-        return XdpAction.XDP_PASS.name, f"{number} is no verdict"
+        return XdpAction.XDP_PASS.name, f"{number} is not a verdict"
     if number == 0:
         return XdpAction.XDP_ABORTED.name, "or not set: both are 0"
     if number not in _VERDICTS:
-        return str(number), "no verdict; a program that returns it aborts"
+        return str(number), "not a verdict; a program that returns it aborts"
     return XdpAction(number).name, ""
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """How a verdict is to be switched.
+    """Options of switching a verdict.
 
-    *flag* is that of BPF_MAP_UPDATE_ELEM; *is_forced* means XDP_TX, XDP_REDIRECT and cutting one's
-    own way to the host; with *confirm_s* it goes back after so many seconds unless confirmed.
+    *flag* is that of BPF_MAP_UPDATE_ELEM. *is_forced* allows XDP_TX, XDP_REDIRECT and cutting the
+    caller's own connection. *confirm_s* takes the verdict back after so many seconds unless it is
+    confirmed.
     """
 
     flag: UpdateFlag = UpdateFlag.ANY
@@ -144,15 +142,15 @@ def show(
 ) -> ActionReport:
     """Return the verdict that the program of device or set *target* returns.
 
-    It is read from the map `action`, or *map_name*, of the set; for a program that is not ours, of
-    those that the running program uses. Raises `PinNotFoundError` (nothing runs there),
-    `UsageError` (no such map) and `IncompatibleMapError` (it holds no verdict).
+    It is read from map `action`, or *map_name*, of the set; of a program that is in no set, from
+    the maps that it uses. Raises `PinNotFoundError` (nothing runs there), `UsageError` (no such
+    map) and `IncompatibleMapError` (the map holds no verdict).
     """
     with namespaces.enter(netns):
         subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
-        with subject.open(read_only=True) as held:
-            value = _value(held)
-            return report(subject, held, value, unset=_unset(subject, held, value))
+        with subject.open(read_only=True) as bpf_map:
+            value = _value(bpf_map)
+            return report(subject, bpf_map, value, unset=_unset(subject, bpf_map, value))
 
 
 def switch(
@@ -165,55 +163,55 @@ def switch(
     pin_root: Path = BPFFS,
     lock_timeout_s: float = 10.0,
 ) -> ActionReport:
-    """Let the program of *target* return *action*, an `XdpAction` or a word for one.
+    """Let the program of *target* return *action*, an `XdpAction` or its name.
 
-    Raises what `show` does; `UsageError` for a verdict that would cut the default route or one's
-    ssh session without a way back, or that a program alone does not make useful; `BusyError` while
-    something of the set is on trial; `KeyExistsError` and `KeyNotFoundError` by the flag.
+    Raises what `show` does; `UsageError` for a verdict that would cut the default route or the
+    caller's SSH session without a way back, or that is rarely intended; `BusyError` while a change
+    of the set is on trial; `KeyExistsError` and `KeyNotFoundError` by the flag.
     """
     verdict = action if isinstance(action, XdpAction) else parse_verdict(action)
     require_willing(verdict, is_forced=how.is_forced)
     with namespaces.enter(netns):
         subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
-        with subject.open(read_only=False) as held:
-            _require_meaning(subject, held, verdict)
-            place = _place(subject, held, pin_root)
+        with subject.open(read_only=False) as bpf_map:
+            _require_meaning(subject, bpf_map, verdict)
+            place = _place(subject, bpf_map, pin_root)
         with _changing(place, lock_timeout_s, is_trial=how.confirm_s is not None) as (root, notes):
-            # Anew: what was found may have been reloaded before the lock was ours.
+            # Look again: the set may have been reloaded before the lock was granted.
             subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
-            with subject.open(read_only=False) as held:
-                told = _switch(_Switching(subject, held, verdict, how), place, root)
-                return replace(told, notes=notes)
+            with subject.open(read_only=False) as bpf_map:
+                switched = _switch(_Switching(subject, bpf_map, verdict, how), place, root)
+                return replace(switched, notes=notes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Switching:
-    """A verdict on its way into a map."""
+    """The switch of one verdict map."""
 
     subject: Subject
-    held: Map
+    bpf_map: Map
     verdict: XdpAction
     how: Switch
 
     @property
     def value(self) -> bytes:
         """The entry's new value."""
-        return int(self.verdict).to_bytes(self.held.value_size, "little")
+        return int(self.verdict).to_bytes(self.bpf_map.value_size, "little")
 
     def write(self) -> None:
-        """Write it; by the flag, it may have to be new or to be there."""
-        self.held.update_bytes(KEY, self.value, flag=self.how.flag)
+        """Write the value; the flag may require that the entry is new, or that it exists."""
+        self.bpf_map.update_bytes(KEY, self.value, flag=self.how.flag)
 
 
 def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) -> ActionReport:
-    subject, held, how = switching.subject, switching.held, switching.how
-    old = _value(held)
-    before = words_of(subject, held, old, _unset(subject, held, old))[0]
+    subject, bpf_map, how = switching.subject, switching.bpf_map, switching.how
+    old = _value(bpf_map)
+    before = words_of(subject, bpf_map, old, _unset(subject, bpf_map, old))[0]
     if old == switching.value and how.flag is not UpdateFlag.NOEXIST:
-        return report(subject, held, old, result=ActionResult.UNCHANGED, before=before)
+        return report(subject, bpf_map, old, result=ActionResult.UNCHANGED, before=before)
     if switching.verdict in CUTTING and not how.is_forced and how.confirm_s is None:
         require_way_back(
-            held,
+            bpf_map,
             switching.verdict.name,
             lambda copy: copy.update_bytes(KEY, switching.value),
             pin_root=place.root,
@@ -222,20 +220,23 @@ def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) ->
         )
     if how.confirm_s is None or root is None:
         switching.write()
-        return report(subject, held, _value(held), result=ActionResult.SWITCHED, before=before)
+        return report(
+            subject, bpf_map, _value(bpf_map), result=ActionResult.SWITCHED, before=before
+        )
     with _trial(switching, how.confirm_s, place, root):
         switching.write()
-        told = report(subject, held, _value(held), result=ActionResult.ON_TRIAL, before=before)
-    return replace(told, confirm_s=how.confirm_s)
+        value = _value(bpf_map)
+        on_trial = report(subject, bpf_map, value, result=ActionResult.ON_TRIAL, before=before)
+    return replace(on_trial, confirm_s=how.confirm_s)
 
 
 @contextmanager
 def _trial(
     switching: _Switching, seconds: int, place: TrialPlace, root: Directory
 ) -> Iterator[None]:
-    """Let the block change the verdict while a process waits that takes it back.
+    """Let the block change the verdict while a process waits that takes the change back.
 
-    The trial begins at the end of the block. An error in there takes the change back.
+    The trial begins at the end of the block. An error in the block takes the change back.
     """
     with (
         signals_deferred(),
@@ -245,7 +246,7 @@ def _trial(
     ):
         with make_room(parent, place.entry) as room:
             undo.callback(end_trial, parent, place.entry)
-            switching.held.pin(room.pin_path(MAP))
+            switching.bpf_map.pin(room.pin_path(MAP))
             token, deadline_ms = secrets.token_hex(8), command_deadline_ms(seconds)
             process = opened.enter_context(start_waiting(place, token, deadline_ms))
             trial = Trial(
@@ -257,7 +258,7 @@ def _trial(
                 device=switching.subject.device,
                 netns_inode=namespaces.inode(),
                 what=switching.verdict.name,
-                change=EntryChange(KEY, _value(switching.held), switching.value),
+                change=EntryChange(KEY, _value(switching.bpf_map), switching.value),
             )
             undo.callback(end_waiting, trial)
             room.write_text(RECORD, trial.to_text())
@@ -290,17 +291,17 @@ def _may_lock(place: TrialPlace) -> bool:
     return parent.exists() and parent.stat().st_uid == os.geteuid()
 
 
-def _place(subject: Subject, held: Map, pin_root: Path) -> TrialPlace:
-    if subject.found is not None and subject.is_ours:
-        return TrialPlace(pin_root, subject.found.name)
-    return TrialPlace.of_map(pin_root, held.id)
+def _place(subject: Subject, bpf_map: Map, pin_root: Path) -> TrialPlace:
+    if subject.pin_set is not None and subject.is_ours:
+        return TrialPlace(pin_root, subject.pin_set.name)
+    return TrialPlace.of_map(pin_root, bpf_map.id)
 
 
-def _require_meaning(subject: Subject, held: Map, verdict: XdpAction) -> None:
-    """Refuse XDP_ABORTED where the program takes 0 for a verdict that was never set."""
+def _require_meaning(subject: Subject, bpf_map: Map, verdict: XdpAction) -> None:
+    """Refuse XDP_ABORTED where the program reads 0 as a verdict that was never set."""
     if verdict is not XdpAction.XDP_ABORTED:
         return
-    is_pass = _unset(subject, held, bytes(held.value_size)) is XdpAction.XDP_PASS
+    is_pass = _unset(subject, bpf_map, bytes(bpf_map.value_size)) is XdpAction.XDP_PASS
     if subject.is_zero_pass or is_pass:
         raise UsageError(
             "XDP_ABORTED is 0, which this program takes for a verdict that was never set, and"
@@ -309,14 +310,14 @@ def _require_meaning(subject: Subject, held: Map, verdict: XdpAction) -> None:
         )
 
 
-def _unset(subject: Subject, held: Map, value: bytes | None) -> XdpAction | None:
-    """Return what the program does while no verdict is set, if it is *value* that means this."""
+def _unset(subject: Subject, bpf_map: Map, value: bytes | None) -> XdpAction | None:
+    """Return the program's verdict while none is set, if *value* may mean that none is."""
     is_asked = not any(value or b"") and not subject.is_zero_pass
-    return unset_verdict(subject.found, held) if is_asked and subject.found else None
+    return unset_verdict(subject.pin_set, bpf_map) if is_asked and subject.pin_set else None
 
 
-def _value(held: Map) -> bytes | None:
+def _value(bpf_map: Map) -> bytes | None:
     try:
-        return held.lookup_bytes(KEY)
+        return bpf_map.lookup_bytes(KEY)
     except KeyNotFoundError:
         return None

@@ -1,4 +1,4 @@
-"""The map that holds the verdict of an XDP program: found by its set or its device, and checked."""
+"""The verdict map of an XDP program: looked up by set or device, and checked."""
 
 from __future__ import annotations
 
@@ -35,66 +35,70 @@ _TAKES_ZERO_FOR_PASS: Final = frozenset({"builtin:xdp_stats"})
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whose verdict it is: that of a set, or (*found* is None) of what runs on a device.
+    """The owner of a verdict: a set, or (*pin_set* is None) the program that runs on a device.
 
     *path* is the pin of the map in the set.
     """
 
-    found: PinSet | None
+    pin_set: PinSet | None
     device: str = ""
     map_name: str = USUAL_NAME
     path: Path | None = None
 
     @property
     def set(self) -> str:
-        """The set as a user types it, "" if it is none."""
-        return names.display_name(self.found.name) if self.found else ""
+        """The set as its user types it, "" for a program without a set."""
+        return names.display_name(self.pin_set.name) if self.pin_set else ""
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is a set that this user made."""
-        found = self.found
-        return isinstance(found, LoadedSet) and found.is_own
+        """Whether it is a set of this user."""
+        pin_set = self.pin_set
+        return isinstance(pin_set, LoadedSet) and pin_set.is_own
 
     @property
     def is_zero_pass(self) -> bool:
-        """Whether the program is known to pass what a verdict of 0, never set, is held for."""
-        return self.found is not None and _object_of(self.found) in _TAKES_ZERO_FOR_PASS
+        """Whether the program is known to pass packets while the verdict is 0, as never set."""
+        return self.pin_set is not None and _object_of(self.pin_set) in _TAKES_ZERO_FOR_PASS
 
     def open(self, *, read_only: bool) -> Map:
-        """Open the map; `UsageError` with those there are, `IncompatibleMapError` if it is none."""
+        """Open the map; `UsageError` lists the maps if it is missing.
+
+        `IncompatibleMapError` if it cannot hold a verdict.
+        """
         if self.path is None:
-            held = _map_of_running(self.device, self.map_name, read_only=read_only)
+            bpf_map = _map_of_running(self.device, self.map_name, read_only=read_only)
         else:
-            held = Map.from_pin(self.path, read_only=read_only)
+            bpf_map = Map.from_pin(self.path, read_only=read_only)
         try:
-            require_verdict(held, self.map_name)
+            require_verdict(bpf_map, self.map_name)
         except BaseException:
-            held.close()
+            bpf_map.close()
             raise
-        return held
+        return bpf_map
 
 
 def find_subject(
     target: str, *, map_name: str | None = None, pin_root: Path, netns: str | None = None
 ) -> Subject:
-    """Return what *target*, a device or a set, means; the current namespace is that of *netns*.
+    """Return the subject of *target*, a device or a set; the current namespace is that of *netns*.
 
-    Where the set of a device has no such map, or nothing of ours is there, it is the program that
-    runs on the device. `PinNotFoundError` if nothing is, `UsageError` if the set has no such map.
+    If no set is loaded on the device, or its set has neither the map nor an XDP program, the
+    subject is the program that runs there. `PinNotFoundError` if none does, `UsageError` if the
+    set has no such map.
     """
     name = map_name or USUAL_NAME
     try:
-        found = find_readable_set(target, pin_root=pin_root, netns=netns)
+        pin_set = find_readable_set(target, pin_root=pin_root, netns=netns)
     except PinNotFoundError:
         if not running_ids(target):
             raise
         return Subject(None, target, name)
-    pins = dict(found.maps) or _pins_of_others(found)
+    pins = dict(pin_set.maps) or _pins_of_others(pin_set)
     if name in pins:
-        device = found.manifest.place.device if isinstance(found, LoadedSet) else target
-        return Subject(found, device, name, pins[name])
-    if not _has_xdp(found) and running_ids(target):
+        device = pin_set.manifest.place.device if isinstance(pin_set, LoadedSet) else target
+        return Subject(pin_set, device, name, pins[name])
+    if not _has_xdp(pin_set) and running_ids(target):
         return Subject(None, target, name)
     raise UsageError(
         f"{target!r} has no map {name!r}; it has: {', '.join(pins) or 'none'}",
@@ -112,10 +116,10 @@ def running_ids(device: str) -> list[int]:
 
 
 def own_devices(subject: Subject) -> list[str]:
-    """Return the device of a set, if it is one of this namespace."""
-    found = subject.found
+    """Return the device of *subject* if it is in this namespace."""
+    pin_set = subject.pin_set
     is_elsewhere = (
-        isinstance(found, LoadedSet) and found.manifest.place.netns_inode != namespaces.inode()
+        isinstance(pin_set, LoadedSet) and pin_set.manifest.place.netns_inode != namespaces.inode()
     )
     is_here = not is_elsewhere and subject.device in interface.names().values()
     return [subject.device] if is_here else []
@@ -124,14 +128,14 @@ def own_devices(subject: Subject) -> list[str]:
 def devices_of_map(map_id: int) -> list[str]:
     """Return the devices of this namespace on which a program runs that uses the map.
 
-    Without CAP_SYS_ADMIN others cannot be seen.
+    None without CAP_SYS_ADMIN: programs can be opened by id with it alone.
     """
-    found = []
+    devices = []
     with suppress(PermissionDeniedError):
         for row in all_devices():
             if any(map_id in _map_ids(program_id) for program_id in _program_ids(row)):
-                found.append(row.name)
-    return found
+                devices.append(row.name)
+    return devices
 
 
 def _program_ids(row: DeviceRow) -> Iterator[int]:
@@ -142,15 +146,15 @@ def _program_ids(row: DeviceRow) -> Iterator[int]:
     yield from (each.program_id for each in clsact_filters(row.ifindex))
 
 
-def _pins_of_others(found: PinSet) -> dict[str, Path]:
-    """Return what is pinned in a set that is not this user's, but that it may read."""
-    with os.scandir(found.path) as entries:
+def _pins_of_others(pin_set: PinSet) -> dict[str, Path]:
+    """Return the pins of another user's set that this user may read."""
+    with os.scandir(pin_set.path) as entries:
         files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
-    return {name: found.path / name for name in sorted(files)}
+    return {name: pin_set.path / name for name in sorted(files)}
 
 
-def _has_xdp(found: PinSet) -> bool:
-    return any(record.hook == Hook.XDP.value for record in found.hooks)
+def _has_xdp(pin_set: PinSet) -> bool:
+    return any(record.hook == Hook.XDP.value for record in pin_set.hooks)
 
 
 def _map_ids(program_id: int) -> tuple[int, ...]:
@@ -163,10 +167,12 @@ def _map_of_running(device: str, name: str, *, read_only: bool) -> Map:
     ids = [map_id for program_id in running_ids(device) for map_id in _map_ids(program_id)]
     with ExitStack() as opened:
         there = [opened.enter_context(Map.from_id(id_, read_only=read_only)) for id_ in ids]
-        fitting = [held for held in there if held.name == name[:KERNEL_NAME_LENGTH]]
+        fitting = [bpf_map for bpf_map in there if bpf_map.name == name[:KERNEL_NAME_LENGTH]]
         if len(fitting) == 1:
             return Map.from_id(fitting[0].id, read_only=read_only)
-    listed = ", ".join(f"{held.name} (id {held.id})" for held in fitting or there) or "none"
+    listed = (
+        ", ".join(f"{bpf_map.name} (id {bpf_map.id})" for bpf_map in fitting or there) or "none"
+    )
     what = f"{len(fitting)} maps named {name!r}" if fitting else f"no map {name!r}"
     raise UsageError(
         f"the program that runs on {device} uses {what}: {listed}",
@@ -174,13 +180,13 @@ def _map_of_running(device: str, name: str, *, read_only: bool) -> Map:
     )
 
 
-def _object_of(found: PinSet) -> str:
-    """Return the object of a set; a set of root's tells it to everybody who may read it."""
-    if isinstance(found, LoadedSet):
-        return found.manifest.object
-    link = found.path / names.MANIFEST
+def _object_of(pin_set: PinSet) -> str:
+    """Return the object of a set; that of root's sets can be read by everybody."""
+    if isinstance(pin_set, LoadedSet):
+        return pin_set.manifest.object
+    link = pin_set.path / names.MANIFEST
     try:
-        if {found.path.lstat().st_uid, link.lstat().st_uid} != {0}:
+        if {pin_set.path.lstat().st_uid, link.lstat().st_uid} != {0}:
             return ""
         return Manifest.parse(os.readlink(link)).object  # noqa: PTH115  (a text, not a path)
     except (OSError, ValueError):

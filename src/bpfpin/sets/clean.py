@@ -1,4 +1,4 @@
-"""Remove leftovers that are ours and that nothing uses: what `bpfpin clean` does."""
+"""Remove unused leftovers of this user: what `bpfpin clean` does."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from bpfpin.sets.trial import describe_orphan, orphans
 _BY_RECOVERY = {
     Recovery.UNDONE: "a dead process had begun it: undone",
     Recovery.FINISHED: "a dead process had committed it: finished",
-    Recovery.TURNED_BACK: "a dead process could not switch to it: what ran before runs again",
+    Recovery.TURNED_BACK: "a dead process could not switch to it: the previous programs run again",
 }
 
 
 def clean(
     *, pin_root: Path = BPFFS, lock_timeout_s: float = 10.0, dry_run: bool = False
 ) -> CleanReport:
-    """Finish or undo what dead commands left below *pin_root*, and remove sets without a device.
+    """Recover interrupted changes below *pin_root*, and remove sets whose device is gone.
 
-    A set goes when its device is gone and nothing uses it; of its maps those stay that a program,
-    a pin or a process of others still uses. Maps that were kept for the next load stay, and all
-    that is not ours. *dry_run* only says what would be done. Raises `NotBpffsError`,
+    A set is removed if its device is gone and nothing uses it; maps that a program, a pin or a
+    process of others still uses stay. Maps that were kept for the next load stay, and so does
+    everything of other users. *dry_run* only reports what would be done. Raises `NotBpffsError`,
     `PermissionDeniedError`, `UnsafePathError` (the pin root itself) and `LockTimeoutError`.
     """
     if bpffs.inspect(pin_root) is RootState.ABSENT:
@@ -50,7 +50,7 @@ def clean(
 
 
 def _lock(root: Directory, timeout_s: float, *, is_dry_run: bool) -> AbstractContextManager[None]:
-    """Take the lock; where nobody ever took it, a dry run has no need to make its directory."""
+    """Take the lock; a dry run does not make the lock's directory."""
     if is_dry_run and not root.has(names.LOCK_DIRECTORY):
         return nullcontext()
     return locked(root, timeout_s=timeout_s)
@@ -67,27 +67,27 @@ class _Cleaning:
         self._settled: dict[str, Recovery] = {}
 
     def report(self) -> CleanReport:
-        """Clean, and say what was done."""
+        """Clean, and return the report."""
         for stage in left_stages(self._root):
             with self._or_left(stage.path):
                 self._clean_stage(stage)
         self._clean_records()
-        for told in self._clear():
-            self._removed.append(Removed(LeftoverKind.TRIAL, self._root.path, told))
+        for note in self._clear():
+            self._removed.append(Removed(LeftoverKind.TRIAL, self._root.path, note))
         for name in self._directories():
             with self._or_left(self._root.path / name):
                 self._clean_set(name)
         return CleanReport(self._is_dry_run, tuple(self._removed), tuple(self._left))
 
     def _clear(self) -> tuple[str, ...]:
-        """Do what `clear` does; a dry run only tells of the processes that would be ended."""
+        """Do what `clear` does; a dry run only describes the processes that would be ended."""
         if self._is_dry_run:
             return tuple(map(describe_orphan, orphans(self._root)))
         return clear(self._root)
 
     @contextmanager
     def _or_left(self, path: Path) -> Iterator[None]:
-        """Leave what somebody else stands in the way of, and go on with the next."""
+        """Report an entry that cannot be cleaned as left, and go on with the next."""
         try:
             yield
         except (PinError, BusyError, AttachError) as error:
@@ -109,12 +109,12 @@ class _Cleaning:
             planned = Recovery.FINISHED if stage.is_committed else Recovery.UNDONE
             self._recover(stage.name, stage.path, planned)
             with suppress(PinNotFoundError):
-                found = PinSet.read(self._root.path, stage.name)
+                pin_set = PinSet.read(self._root.path, stage.name)
                 reason = "bpfpin did not pin it"
-                self._left += [Left(found.path / entry, reason) for entry in found.foreign]
+                self._left += [Left(pin_set.path / entry, reason) for entry in pin_set.foreign]
 
     def _clean_records(self) -> None:
-        """Remove what a command on several sets left before it began with any of them."""
+        """Remove the records of commands on several sets that ended before the first stage."""
         for name in [] if self._is_dry_run else remove_stale_records(self._root, reopen):
             path = self._root.path / names.LOCK_DIRECTORY / name
             self._removed.append(Removed(LeftoverKind.STAGE, path, _BY_RECOVERY[Recovery.UNDONE]))
@@ -132,48 +132,48 @@ class _Cleaning:
     def _clean_set(self, name: str) -> None:
         if self._is_marked(name):
             self._recover(name, self._root.path / name / names.COMMIT, Recovery.FINISHED)
-        found = PinSet.read(self._root.path, name)
-        if found.state is SetState.UNLOADED:
-            self._clean_unloaded(found)
-        elif found.state is SetState.FOREIGN or not found.is_own:
-            reason = found.reason or "another user loaded it"
-            self._left.append(Left(found.path, reason))
-        elif isinstance(found, LoadedSet) and not self._has_stage(name):
-            self._clean_own(found)
+        pin_set = PinSet.read(self._root.path, name)
+        if pin_set.state is SetState.UNLOADED:
+            self._clean_unloaded(pin_set)
+        elif pin_set.state is SetState.FOREIGN or not pin_set.is_own:
+            reason = pin_set.reason or "another user loaded it"
+            self._left.append(Left(pin_set.path, reason))
+        elif isinstance(pin_set, LoadedSet) and not self._has_stage(name):
+            self._clean_own(pin_set)
 
-    def _clean_unloaded(self, found: PinSet) -> None:
-        """Remove the directory that an unload left for pins of others, once they are gone."""
-        if found.foreign:
-            self._left.append(Left(found.path, found.reason))
+    def _clean_unloaded(self, pin_set: PinSet) -> None:
+        """Remove the directory that an unload left for pins of others, once these are gone."""
+        if pin_set.foreign:
+            self._left.append(Left(pin_set.path, pin_set.reason))
             return
         if not self._is_dry_run:
-            self._root.rmdir(found.name)
+            self._root.rmdir(pin_set.name)
         reason = "it was unloaded, and the pins of others in it are gone"
-        self._removed.append(Removed(LeftoverKind.DIRECTORY, found.path, reason))
+        self._removed.append(Removed(LeftoverKind.DIRECTORY, pin_set.path, reason))
 
     def _is_marked(self, name: str) -> bool:
-        """Whether a set of ours still carries the mark of its transaction."""
+        """Whether a set still has the mark of its transaction."""
         if not isinstance(PinSet.read(self._root.path, name), LoadedSet):
             return False
         with self._root.child(name) as directory:
             return directory.has(names.COMMIT)
 
     def _has_stage(self, name: str) -> bool:
-        """Whether the set is still to be finished: in a dry run, or as a stage is not ours."""
+        """Whether the set has a stage: in a dry run, or because the stage is foreign."""
         return self._root.has(names.stage_name(name))
 
-    def _clean_own(self, found: LoadedSet) -> None:
-        verdict = leftover.judge(self._root, found)
+    def _clean_own(self, pin_set: LoadedSet) -> None:
+        verdict = leftover.judge(self._root, pin_set)
         if not verdict.is_leftover:
             if verdict.reason:
-                self._left.append(Left(found.path, verdict.reason))
+                self._left.append(Left(pin_set.path, verdict.reason))
             return
-        used = used_maps(found)
+        used = used_maps(pin_set)
         for name, others in used.items():
             reason = f"{verdict.reason}, but it is used by {', '.join(map(str, others))}"
-            self._left.append(Left(found.maps[name], reason))
-        going = leftover.parts(found, used)
+            self._left.append(Left(pin_set.maps[name], reason))
+        going = leftover.parts(pin_set, used)
         if going and not self._is_dry_run:
-            leftover.remove_unused(self._root, found, used)
+            leftover.remove_unused(self._root, pin_set, used)
         reason = f"{verdict.reason}, and nothing uses it"
         self._removed += [Removed(kind, path, reason) for kind, path in going]

@@ -1,4 +1,4 @@
-"""Keep what is on trial: what `bpfpin confirm` does."""
+"""Confirm a change that is on trial: what `bpfpin confirm` does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from bpfpin.syscall.signals import signals_deferred
 
 @dataclass(frozen=True, slots=True)
 class ConfirmReport:
-    """What is kept from now on: *set* is empty for a device whose program is not ours."""
+    """The confirmed change; *set* is empty for a device whose program is in no set."""
 
     set: str
     device: str
@@ -62,22 +62,22 @@ class ConfirmReport:
 
 @dataclass(frozen=True, slots=True)
 class OnTrial:
-    """Something that is on trial, and where that stands."""
+    """A change that is on trial, and the place of its record."""
 
     place: TrialPlace
     trial: Trial
 
     @property
     def shown(self) -> str:
-        """What the user calls it."""
+        """The name of the set or device, as its user types it."""
         return shown_name(self.place, self.trial)
 
 
 def trials(pin_root: Path = BPFFS) -> list[OnTrial]:
-    """Return all that is on trial below *pin_root*, sets first; `NotBpffsError`."""
-    places = [TrialPlace(pin_root, found.path.name) for found in all_sets(pin_root)]
-    found = [(place, trial_at(place)) for place in [*places, *_places_of_maps(pin_root)]]
-    return [OnTrial(place, trial) for place, trial in found if trial is not None]
+    """Return all changes on trial below *pin_root*, sets first; `NotBpffsError`."""
+    places = [TrialPlace(pin_root, pin_set.name) for pin_set in all_sets(pin_root)]
+    with_trials = [(place, trial_at(place)) for place in [*places, *_places_of_maps(pin_root)]]
+    return [OnTrial(place, trial) for place, trial in with_trials if trial is not None]
 
 
 def confirm(
@@ -87,15 +87,15 @@ def confirm(
     pin_root: Path = BPFFS,
     lock_timeout_s: float = 10.0,
 ) -> ConfirmReport:
-    """Keep the change on trial of device or set *target*, or (None) the only one there is.
+    """Keep the change on trial of device or set *target*; None for the only change on trial.
 
     `PinNotFoundError` if nothing is on trial, `UsageError` with the list if several changes are,
-    `BusyError` if it is too late: then what was before is back.
+    `BusyError` if it is too late: then the change was taken back.
     """
     try:
         wanted = _only(trials(pin_root), target, pin_root=pin_root, netns=netns)
     except PinNotFoundError:
-        # A confirm that was killed may have left the process that waited beside what it confirmed.
+        # A confirm that was killed may have left the waiting process of the change it confirmed.
         end_orphans_below(pin_root, lock_timeout_s=lock_timeout_s)
         raise
     place = wanted.place
@@ -114,25 +114,25 @@ def confirm(
 
 
 def clear(root: Directory) -> tuple[str, ...]:
-    """Put back all that is overdue, remove what dead commands left of trials; the lock is held.
+    """Take overdue changes back, and remove the rest of ended trials; the lock must be held.
 
-    Returns what is to be told. What is on trial stays, and what is not ours.
+    Returns notes. Trials that can still be confirmed stay, and so do those of other users.
     """
-    told = [*end_orphans(root)]
-    sets = [TrialPlace(root.path, found.path.name) for found in all_sets(root.path)]
+    notes = [*end_orphans(root)]
+    sets = [TrialPlace(root.path, pin_set.name) for pin_set in all_sets(root.path)]
     for place in [*sets, *_places_of_maps(root.path)]:
         with suppress(PinNotFoundError, UnsafePathError), root.child(place.parent) as parent:
             trial = read_trial(parent, place.entry)
             if trial is None:
                 end_trial(parent, place.entry)
             elif is_overdue(trial):
-                told.append(put_back(root, place, trial))
-    return tuple(told)
+                notes.append(put_back(root, place, trial))
+    return tuple(notes)
 
 
 def _places_of_maps(pin_root: Path) -> Iterator[TrialPlace]:
-    """Yield the trials of maps that are in no set of ours."""
-    missing = (PinNotFoundError, UnsafePathError)  # a name that somebody else took holds no trials
+    """Yield the places of trials of maps that are in no set."""
+    missing = (PinNotFoundError, UnsafePathError)  # somebody else's directory has no trials
     with suppress(*missing), Directory.open(pin_root / names.LOCK_DIRECTORY) as directory:
         for name in [] if unsafe_reason(directory.status) else directory.names():
             if name.startswith(CONFIRM):
@@ -140,34 +140,34 @@ def _places_of_maps(pin_root: Path) -> Iterator[TrialPlace]:
 
 
 def _only(
-    found: list[OnTrial], target: str | None, *, pin_root: Path, netns: str | None
+    on_trial: list[OnTrial], target: str | None, *, pin_root: Path, netns: str | None
 ) -> OnTrial:
-    fitting = found
+    fitting = on_trial
     if target is not None:
-        fitting = list(_fitting(found, target, pin_root=pin_root, netns=netns))
+        fitting = list(_fitting(on_trial, target, pin_root=pin_root, netns=netns))
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        there = ", ".join(one.shown for one in fitting)
+        listed = ", ".join(change.shown for change in fitting)
         raise UsageError(
-            f"{len(fitting)} changes are on trial: {there}",
+            f"{len(fitting)} changes are on trial: {listed}",
             hint=f"name one of them: bpfpin confirm {fitting[0].shown}",
         )
     raise _nothing(target)
 
 
 def _fitting(
-    found: list[OnTrial], target: str, *, pin_root: Path, netns: str | None
+    on_trial: list[OnTrial], target: str, *, pin_root: Path, netns: str | None
 ) -> Iterator[OnTrial]:
     name = ""
     with suppress(PinNotFoundError):
         name = find_set(target, pin_root=pin_root, netns=netns).name
     with namespaces.enter(netns):
         here = namespaces.inode()
-    for one in found:
-        is_device = (one.trial.device, one.trial.netns_inode) == (target, here)
-        if one.place.set == name if one.place.set else is_device:
-            yield one
+    for change in on_trial:
+        is_device = (change.trial.device, change.trial.netns_inode) == (target, here)
+        if change.place.set == name if change.place.set else is_device:
+            yield change
 
 
 def _nothing(target: str | None) -> PinNotFoundError:
@@ -182,30 +182,30 @@ def _keep(root: Directory, place: TrialPlace, trial: Trial) -> None:
     with root.child(place.parent) as parent:
         if trial.links:
             _pin_links(root, place, trial, parent)
-        end_record(parent, place.entry)  # from here on it is confirmed: the rest is cleaning
+        end_record(parent, place.entry)  # from here on it is confirmed; the rest is cleanup
         end_waiting(trial)
         try:
             end_trial(parent, place.entry)
         except BpfError:
-            with suppress(BpfError):  # what fails twice is left to the next command
+            with suppress(BpfError):  # after a second failure the next command does it
                 end_trial(parent, place.entry)
 
 
 def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directory) -> None:
-    """Pin what only the waiting process holds."""
+    """Pin the links that only the waiting process holds."""
     programs = {record.link: record.program for record in read_manifest(parent).hooks}
     with parent.child(names.LINKS) as links:
         for pin, link_id in trial.links.items():
             try:
                 with Link.from_id(link_id) as link:
                     _require_own_program(link, parent.path / names.PROGRAMS / programs[pin])
-                    if not links.has(pin):  # a confirm before this one was killed
+                    if not links.has(pin):  # an earlier confirm may have been killed after this
                         if parent.has(names.OBJECTS):
                             write_down(parent, names.LINKS, pin, link.id)
                         link.pin(links.pin_path(pin))
             except IdNotFoundError:
-                told = put_back(root, place, trial)
-                raise BusyError(told, hint="load it again: --confirm SECONDS") from None
+                note = put_back(root, place, trial)
+                raise BusyError(note, hint="load it again: --confirm SECONDS") from None
 
 
 def _require_own_program(link: Link, pin: Path) -> None:

@@ -133,7 +133,7 @@ def _object_hash(spec: ObjectSpec) -> str:
 class Shared:
     """One map of the object that comes from, or is to be found at, a place outside of the set.
 
-    *held* is the opened map, None where nothing is pinned yet and a new one is to be pinned at
+    *bpf_map* is the opened map, None where nothing is pinned yet and a new one is to be pinned at
     *path*, too. *path* is None for a map that was named by id, name or handle, and for one that
     iproute2 keeps outside of the pin root, where we only look. *source* is what was told;
     *is_promised* says that the user asked for it, not the object; *is_new* that another set of the
@@ -141,7 +141,7 @@ class Shared:
     """
 
     name: str
-    held: Map | None
+    bpf_map: Map | None
     path: Path | None
     source: str
     is_promised: bool
@@ -155,12 +155,12 @@ class Shared:
         if self.is_promised or self.path is None or self.path not in made:
             return self
         _close(self)
-        return dataclasses.replace(self, held=_duplicate(made[self.path]), is_new=True)
+        return dataclasses.replace(self, bpf_map=_duplicate(made[self.path]), is_new=True)
 
     @property
     def is_exchangeable(self) -> bool:
         """Whether it is at a name below the pin root that may get another map, if nobody minds."""
-        is_there = self.held is not None and self.path is not None
+        is_there = self.bpf_map is not None and self.path is not None
         return is_there and not (self.is_promised or self.is_new)
 
 
@@ -301,19 +301,21 @@ def _opened(name: str, source: Given) -> Shared:
 
         return Shared(name, open_map(source, read_only=False), None, source, is_promised=True)
     path = Path(os.path.abspath(source))  # noqa: PTH100  (no symlink may be resolved)
-    held = _told_for(name, lambda: Map.from_pin(path), f"--map {name}={source}")
-    return Shared(name, held, path, str(source), is_promised=True)
+    bpf_map = _told_for(name, lambda: Map.from_pin(path), f"--map {name}={source}")
+    return Shared(name, bpf_map, path, str(source), is_promised=True)
 
 
 def _looked_up(name: str, path: Path, pin_root: Path) -> Shared | None:
     """Return the map that is at *path* or is to be there; None for neither."""
     is_ours = path.is_relative_to(pin_root)  # a set makes no names where its lock does not reach
-    held = None
+    bpf_map = None
     with suppress(PinNotFoundError, NotBpffsError):  # no bpffs yet: `load` mounts one
-        held = _told_for(name, lambda: Map.from_pin(path), "the object asks it to be pinned there")
-    if held is None and not is_ours:
+        bpf_map = _told_for(
+            name, lambda: Map.from_pin(path), "the object asks it to be pinned there"
+        )
+    if bpf_map is None and not is_ours:
         return None
-    return Shared(name, held, path if is_ours else None, str(path), is_promised=False)
+    return Shared(name, bpf_map, path if is_ours else None, str(path), is_promised=False)
 
 
 def _told_for(name: str, opened: Callable[[], Map], reason: str) -> Map:
@@ -324,11 +326,11 @@ def _told_for(name: str, opened: Callable[[], Map], reason: str) -> Map:
         raise
 
 
-def _duplicate(held: Map) -> Map:
-    copy = Descriptor(os.dup(held.fd))
-    return Map(copy, key_type=held.key_type, value_type=held.value_type)
+def _duplicate(bpf_map: Map) -> Map:
+    copy = Descriptor(os.dup(bpf_map.fd))
+    return Map(copy, key_type=bpf_map.key_type, value_type=bpf_map.value_type)
 
 
 def _close(shared: Shared) -> None:
-    if shared.held is not None:
-        shared.held.close()
+    if shared.bpf_map is not None:
+        shared.bpf_map.close()

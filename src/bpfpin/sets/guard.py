@@ -41,7 +41,7 @@ Change = Callable[[Map], object]
 
 
 def require_way_back(
-    held: Map,
+    bpf_map: Map,
     what: str,
     change: Change,
     *,
@@ -60,13 +60,13 @@ def require_way_back(
     """
     check, here = _Check(what, hint, is_cutting=is_cutting), namespaces.inode()
     tried: set[str] = set()
-    for live in _sets_with(held, pin_root):
+    for live in _sets_with(bpf_map, pin_root):
         with suppress(NamespaceNotFoundError), namespaces.enter(namespace_of(live.manifest.place)):
             for target in _targets(live):
-                check.try_it(live, target, (held, change))
+                check.try_it(live, target, (bpf_map, change))
                 if live.manifest.place.netns_inode == here:
                     tried.add(target.place)
-    for device in dict.fromkeys((*devices, *devices_of_map(held.id))):
+    for device in dict.fromkeys((*devices, *devices_of_map(bpf_map.id))):
         if device not in tried and (danger := danger_of(device)):
             check.is_untried(device, danger, "its program is none of a set")
     return tuple(check.notes)
@@ -80,16 +80,16 @@ class MapGuard:
     is_forced: bool = False
     notes: dict[str, None] = field(default_factory=dict)
 
-    def require_way_back(self, held: Map, what: str, change: Change) -> None:
+    def require_way_back(self, bpf_map: Map, what: str, change: Change) -> None:
         """Raise `UsageError` if the change, called *what*, would cut the user's way to here."""
         if self.is_forced:
             return
-        verdict = _verdict_after(held, change) if is_verdict_map(held) else None
+        verdict = _verdict_after(bpf_map, change) if is_verdict_map(bpf_map) else None
         hint = "mean it: --force"
         if verdict is not None:
             hint += f"; or with a way back: bpfpin action {{subject}} {verdict.name} --confirm 30"
         found = require_way_back(
-            held,
+            bpf_map,
             what,
             change,
             pin_root=self.pin_root,
@@ -99,7 +99,7 @@ class MapGuard:
         self.notes.update(dict.fromkeys(found))
 
 
-def unset_verdict(live: PinSet, held: Map) -> XdpAction | None:
+def unset_verdict(live: PinSet, bpf_map: Map) -> XdpAction | None:
     """Return what the XDP program of a set answers while its verdict map is not set; None: unknown.
 
     That is tried with a copy, which takes the rights to load programs.
@@ -116,14 +116,14 @@ def unset_verdict(live: PinSet, held: Map) -> XdpAction | None:
 
     with suppress(BpfError, UntriedError):
         for name in programs[:1]:
-            with _copying(live, (held, unset)) as copying:
+            with _copying(live, (bpf_map, unset)) as copying:
                 return verdict_of(copying, name, anybody())
     return None
 
 
-def _verdict_after(held: Map, change: Change) -> XdpAction | None:
+def _verdict_after(bpf_map: Map, change: Change) -> XdpAction | None:
     """Return the verdict with which a map stops packets after the change, and not before."""
-    with copy_of(held, Budget()) as copy, copy.read_as(held) as typed:
+    with copy_of(bpf_map, Budget()) as copy, copy.read_as(bpf_map) as typed:
         before = _verdict(typed)
         with suppress(BpfError, TypeError, ValueError):
             change(typed)
@@ -131,9 +131,9 @@ def _verdict_after(held: Map, change: Change) -> XdpAction | None:
     return XdpAction(after) if after in CUTTING and after != before else None
 
 
-def _verdict(held: Map) -> int | None:
+def _verdict(bpf_map: Map) -> int | None:
     with suppress(KeyNotFoundError):
-        return int.from_bytes(held.lookup_bytes(KEY), "little")
+        return int.from_bytes(bpf_map.lookup_bytes(KEY), "little")
     return None
 
 
@@ -173,11 +173,11 @@ class _Check:
         return UsageError(message, hint=self.hint.format(subject=subject or place))
 
 
-def _sets_with(held: Map, pin_root: Path) -> Iterator[LoadedSet]:
+def _sets_with(bpf_map: Map, pin_root: Path) -> Iterator[LoadedSet]:
     """Yield our sets whose programs use the map, directly or in a map of maps."""
     with suppress(BpfError):
         for live in loaded_sets(pin_root):
-            if live.hooks and _uses(live, held.id):
+            if live.hooks and _uses(live, bpf_map.id):
                 yield live
 
 

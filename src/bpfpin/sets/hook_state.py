@@ -60,19 +60,19 @@ class _Seen:
     missing: str = ""
 
 
-def look_at_hook(found: LoadedSet, record: HookRecord) -> FoundHook:
+def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
     """Look at one hook of a set of ours; changes nothing."""
-    place = found.manifest.place
+    place = pin_set.manifest.place
     try:
         look = _look_at_link if record.held is Held.LINK else _look_at_device
-        seen, is_hidden = look(found, record, place), False
+        seen, is_hidden = look(pin_set, record, place), False
     except PermissionDeniedError:
         seen, is_hidden = _Seen(), True
     device = f"cgroup {place.cgroup}" if is_cgroup(record) else _device(place, seen.ifindex)
     report = HeldHook(
         record.hook, device, record.program, record.mode, record.held.value, seen.link_id
     )
-    pinned_id = _program_id(found, record)
+    pinned_id = _program_id(pin_set, record)
     return FoundHook(record, report, seen.running_id, pinned_id, seen.missing, is_hidden)
 
 
@@ -89,9 +89,9 @@ def is_without_device(state: DeviceState, hooks: Collection[FoundHook]) -> bool:
     return bool(hooks) and all(hook.report.link for hook in hooks)
 
 
-def _look_at_link(found: LoadedSet, record: HookRecord, _place: Place) -> _Seen:
+def _look_at_link(pin_set: LoadedSet, record: HookRecord, _place: Place) -> _Seen:
     try:
-        with _link(found, record) as link:
+        with _link(pin_set, record) as link:
             info = link.info
     except (PinNotFoundError, IdNotFoundError):
         return _Seen(missing=f"the link at {record.hook} is no longer pinned")
@@ -103,32 +103,32 @@ def _look_at_link(found: LoadedSet, record: HookRecord, _place: Place) -> _Seen:
     return _Seen(info.program_id, info.id, info.ifindex or 0)
 
 
-def _link(found: LoadedSet, record: HookRecord) -> Link:
+def _link(pin_set: LoadedSet, record: HookRecord) -> Link:
     """Open the link of a hook; that of a load on trial is held by its process alone."""
-    if names.LINKS in found.hidden:
-        raise PermissionDeniedError(f"{found.path / names.LINKS}: access denied", errno=EACCES)
-    if link := _lasting_link(found, record.link):
+    if names.LINKS in pin_set.hidden:
+        raise PermissionDeniedError(f"{pin_set.path / names.LINKS}: access denied", errno=EACCES)
+    if link := _lasting_link(pin_set, record.link):
         return link
-    trial = trial_of(found)
+    trial = trial_of(pin_set)
     if trial is None or record.link not in trial.links:
         raise PinNotFoundError(f"the link at {record.hook} is not pinned")
     return Link.from_id(trial.links[record.link])
 
 
-def _lasting_link(found: LoadedSet, pin: str) -> Link | None:
+def _lasting_link(pin_set: LoadedSet, pin: str) -> Link | None:
     """Open a link of the set; one that lost its pin only if something else keeps it."""
-    link = found.open_link(pin)
-    own_id = found.id_of(names.LINKS, pin)
-    if link is None or own_id is None or _holds(found.links.get(pin), own_id):
+    link = pin_set.open_link(pin)
+    own_id = pin_set.id_of(names.LINKS, pin)
+    if link is None or own_id is None or _holds(pin_set.links.get(pin), own_id):
         return link
     link.close()
 
     def is_gone() -> bool:
-        with found.open_link(pin) or nullcontext() as link:
+        with pin_set.open_link(pin) or nullcontext() as link:
             return link is None
 
     wait_until_freed(is_gone, bool, timeout_s=_PATIENCE_S)
-    return found.open_link(pin)
+    return pin_set.open_link(pin)
 
 
 def _holds(path: Path | None, link_id: int) -> bool:
@@ -150,9 +150,9 @@ def _look_at_device(_found: LoadedSet, record: HookRecord, place: Place) -> _See
     return _Seen(missing=f"{record.program} no longer runs at {record.hook} of {place.device}")
 
 
-def _program_id(found: LoadedSet, record: HookRecord) -> int | None:
+def _program_id(pin_set: LoadedSet, record: HookRecord) -> int | None:
     with suppress(PinError, PermissionDeniedError):
-        return program_id(found, record.program)
+        return program_id(pin_set, record.program)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Sets whose device is gone: which of them are leftovers, and how one is removed."""
+"""Leftovers: stages of interrupted commands, and sets whose device is gone."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ from bpfpin.sets.place import DeviceState, device_state, name_of
 from bpfpin.sets.reports import LeftoverKind
 from bpfpin.sets.shared import links_elsewhere, map_ids
 
-# What commands that died have left beside the sets, and whether it is ours to undo or finish.
-
 
 @dataclass(frozen=True, slots=True)
 class LeftStage:
-    """A directory `NAME~stage`; *foreign* says why it is not ours, *is_committed* how it ends."""
+    """A directory `NAME~stage` that an interrupted command left.
+
+    *foreign* says why it must be left alone, "" if recovery may complete it (*is_committed*) or
+    undo it.
+    """
 
     name: str
     path: Path
@@ -41,42 +43,44 @@ class LeftStage:
 
 
 def left_stages(root: Directory) -> list[LeftStage]:
-    """Return all stages below *root* by name; while the lock is held nobody is at one of them."""
-    found = []
+    """Return all stages below *root* by name; while the lock is held no command builds one."""
+    stages = []
     for entry in root.names():
         name = entry.removesuffix(names.STAGE_SUFFIX)
         if name not in ("", entry):
-            found.append(_look(root, entry, name))
-    return found
+            stages.append(_look(root, entry, name))
+    return stages
 
 
 def staged_programs(stage: LeftStage) -> set[int]:
-    """Return the ids of the programs of a stage that is ours: hooks may run them already."""
-    found: set[int] = set()
+    """Return the ids of the programs of a stage of this user: hooks may run them already."""
+    ids: set[int] = set()
     with suppress(BpfError), Directory.open(stage.path / names.PROGRAMS) as programs:
         for name in programs.names() if not stage.foreign else ():
             with suppress(BpfError), Program.from_pin(programs.path / name) as program:
-                found.add(program.id)
-    return found
+                ids.add(program.id)
+    return ids
 
 
 def foreign_content(directory: Directory) -> str:
-    """Return what in a generation of a set is not of our making, "" if nothing is."""
-    return "".join(_told(entry.path) for entry in foreign_entries(directory)[:1])
+    """Describe a pin of others in a generation of a set, "" if there is none."""
+    return "".join(_described(entry.path) for entry in foreign_entries(directory)[:1])
 
 
 def _in_the_way(directory: Directory) -> str:
-    """Return what keeps a stage from being ours to undo, "" if nothing does.
+    """Describe an entry that keeps recovery from undoing a stage, "" if there is none.
 
-    Where it is written down what is ours, all else is given back to its owner.
+    Where the stage records its own objects, recovery gives all other entries back to their owner.
     """
     if directory.has(names.OBJECTS):
         return ""
-    foreign = (one for one in directory.names() if not _is_ours(one, directory.stat(one).st_mode))
-    return "".join(map(_told, list(foreign)[:1]))
+    foreign = [
+        entry for entry in directory.names() if not _is_ours(entry, directory.stat(entry).st_mode)
+    ]
+    return "".join(map(_described, foreign[:1]))
 
 
-def _told(entry: str) -> str:
+def _described(entry: str) -> str:
     return f"it holds {entry!r}, which bpfpin does not make there"
 
 
@@ -97,7 +101,7 @@ def _look(root: Directory, entry: str, name: str) -> LeftStage:
 def _foreign_name(root: Directory, entry: str, name: str) -> str:
     status = root.stat(entry)
     if not stat.S_ISDIR(status.st_mode):
-        return "it is no directory"
+        return "it is not a directory"
     if not names.is_set_name(name):
         return "no set of ours has such a name"
     if status.st_uid != os.geteuid():
@@ -114,58 +118,58 @@ def _is_ours(entry: str, mode: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is to become of a set, and why; without a reason it is in order."""
+class LeftoverVerdict:
+    """Whether a set is a leftover, and why or why not; a set in order has no reason."""
 
     is_leftover: bool
     reason: str = ""
 
 
-def judge(root: Directory, found: LoadedSet) -> Verdict:
+def judge(root: Directory, pin_set: LoadedSet) -> LeftoverVerdict:
     """Return whether a set of this user is a leftover; the lock must be held after recovery."""
-    manifest = found.manifest
-    by_hand = f"to remove it: bpfpin unload {names.display_name(found.name)}"
+    manifest = pin_set.manifest
+    by_hand = f"to remove it: bpfpin unload {names.display_name(pin_set.name)}"
     device = device_state(manifest.place)
     gone = f"{name_of(manifest.place)} is gone"
     if not manifest.hooks:
         why = "" if device is DeviceState.HERE else f"{gone}; "
-        return Verdict(False, f"{why}its maps were kept for the next load; {by_hand}")
-    hooks = [look_at_hook(found, record) for record in manifest.hooks]
+        return LeftoverVerdict(False, f"{why}its maps were kept for the next load; {by_hand}")
+    hooks = [look_at_hook(pin_set, record) for record in manifest.hooks]
     if not is_without_device(device, hooks):
         is_known = device is DeviceState.HERE or any(hook.is_attached for hook in hooks)
-        return Verdict(False, "" if is_known else f"{device.value}; {by_hand}")
+        return LeftoverVerdict(False, "" if is_known else f"{device.value}; {by_hand}")
     if device is DeviceState.ANOTHER:
         reason = f"{gone}, but another has its name: a load goes on with the maps; {by_hand}"
-        return Verdict(False, reason)
-    if others := _others(root, found):
-        return Verdict(False, f"{gone}, but {others}; {by_hand}")
-    return Verdict(True, gone)
+        return LeftoverVerdict(False, reason)
+    if others := _others(root, pin_set):
+        return LeftoverVerdict(False, f"{gone}, but {others}; {by_hand}")
+    return LeftoverVerdict(True, gone)
 
 
-def parts(found: PinSet, used: Collection[str]) -> list[tuple[LeftoverKind, Path]]:
-    """Return what goes with a set: all of it, or what is left after the maps that are *used*."""
+def parts(pin_set: PinSet, used: Collection[str]) -> list[tuple[LeftoverKind, Path]]:
+    """Return what is removed of a set: all of it, or everything but the maps that are *used*."""
     if not used:
-        return [(LeftoverKind.SET, found.path)]
-    maps = [path for name, path in found.maps.items() if name not in used]
+        return [(LeftoverKind.SET, pin_set.path)]
+    maps = [path for name, path in pin_set.maps.items() if name not in used]
     return [
-        *((LeftoverKind.LINK, path) for path in found.links.values()),
-        *((LeftoverKind.PROGRAM, path) for path in found.programs.values()),
+        *((LeftoverKind.LINK, path) for path in pin_set.links.values()),
+        *((LeftoverKind.PROGRAM, path) for path in pin_set.programs.values()),
         *((LeftoverKind.MAP, path) for path in maps),
     ]
 
 
-def remove_unused(root: Directory, found: LoadedSet, used: Collection[str]) -> None:
+def remove_unused(root: Directory, pin_set: LoadedSet, used: Collection[str]) -> None:
     """Remove the set, or all of it but the maps that are *used*; the lock must be held."""
-    given_up = map_ids(found, [pin for pin in found.outside if pin.map not in used])
+    given_up = map_ids(pin_set, [pin for pin in pin_set.outside if pin.map not in used])
     if used:
-        _shrink(root, found, used, given_up=given_up)
+        _shrink(root, pin_set, used, given_up=given_up)
     else:
-        remove(root, found.name, reopen, given_up)
+        remove(root, pin_set.name, reopen, given_up)
 
 
 def _shrink(
     root: Directory,
-    found: LoadedSet,
+    pin_set: LoadedSet,
     used: Collection[str],
     *,
     given_up: Mapping[OutsidePin, int],
@@ -175,13 +179,13 @@ def _shrink(
     Its manifest still names the hooks, so that a later `clean` removes the set once its maps are
     unused: nobody asked to keep it.
     """
-    manifest = found.manifest
-    shared = map_ids(found, [pin for pin in found.outside if pin.map in used])
+    manifest = pin_set.manifest
+    shared = map_ids(pin_set, [pin for pin in pin_set.outside if pin.map in used])
     kept = tuple(pin for pin, map_id in shared.items() if outside.holds(root.path, pin, map_id))
     shrunk = dataclasses.replace(
         manifest, generation=manifest.generation + 1, time=int(time.time()), outside=kept
     )
-    with next_generation(root, found.name, reopen) as stage, root.child(found.name) as old:
+    with next_generation(root, pin_set.name, reopen) as stage, root.child(pin_set.name) as old:
         for name in used:
             stage.keep_map(name, old)
             stage.keep_foldings(name, old)
@@ -190,13 +194,13 @@ def _shrink(
             stage.unshare(pin, map_id)
 
 
-def _others(root: Directory, found: LoadedSet) -> str:
+def _others(root: Directory, pin_set: LoadedSet) -> str:
     """Return what of somebody else's keeps the set from being removed, "" for nothing."""
-    with root.child(found.name) as directory:
+    with root.child(pin_set.name) as directory:
         if foreign := foreign_content(directory):
             return foreign
-    unknown = set(found.links) - {record.link for record in found.hooks}
+    unknown = set(pin_set.links) - {record.link for record in pin_set.hooks}
     if unknown:
         return f"no hook of it knows the links {', '.join(sorted(unknown))}"
-    running = ", ".join(str(link.id) for link in links_elsewhere(found))
+    running = ", ".join(str(link.id) for link in links_elsewhere(pin_set))
     return f"its programs run by links of others: id {running}" if running else ""

@@ -207,8 +207,8 @@ class Loading(Closing):
     def close(self) -> None:
         """Close the maps from outside that it holds."""
         for shared in self.shared.values():
-            if shared.held is not None:
-                shared.held.close()
+            if shared.bpf_map is not None:
+                shared.bpf_map.close()
 
 
 def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Shared]) -> None:
@@ -220,7 +220,7 @@ def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Sh
             f"--fresh names no map of the object: {', '.join(sorted(unknown))}; it has: {there}"
         )
     for name in sorted(fresh & set(shared)):
-        is_there = shared[name].held is not None and not shared[name].is_new
+        is_there = shared[name].bpf_map is not None and not shared[name].is_new
         if is_there and not shared[name].is_exchangeable:
             raise UsageError(
                 f"map {name} is that of {shared[name].source}, which others may use: it cannot"

@@ -1,7 +1,7 @@
-"""The names outside of a set under which its maps are shared: those it makes, and their end.
+"""Shared names: pins outside of a set under which it shares its maps, made and removed with it.
 
-Such a name gets another map only if nobody but the set uses the one that it holds: whoever else
-does would go on with a map that nobody finds any more.
+A shared name gets another map only if the set alone uses the map that is pinned there. Any other
+user would go on with a map that nobody finds any more.
 """
 
 from __future__ import annotations
@@ -33,32 +33,29 @@ _ADVICE_ON_PROGRAMS: Final = "detach it first, or end who holds it"
 _PATIENCE_S: Final = 5.0
 
 
-# Who uses what is pinned in a set, beside the set itself.
-
-
-def used_maps(found: PinSet) -> dict[str, tuple[MapUser, ...]]:
+def used_maps(pin_set: PinSet) -> dict[str, tuple[MapUser, ...]]:
     """Return the maps of the set that others use, by name: programs, pins and processes.
 
-    The set's own programs, and the names that it made outside to share its maps, are no others.
+    The set's own programs and the shared names that it made do not count.
     """
-    own = program_ids(found)
-    users = {name: _users(found, path, own) for name, path in found.maps.items()}
+    own = program_ids(pin_set)
+    users = {name: _users(pin_set, path, own) for name, path in pin_set.maps.items()}
     return {name: others for name, others in users.items() if others}
 
 
-def links_of(found: PinSet) -> dict[str, LinkInfo]:
+def links_of(pin_set: PinSet) -> dict[str, LinkInfo]:
     """Return what the kernel reports of the links that are pinned in the set, by name."""
     infos: dict[str, LinkInfo] = {}
-    for name, path in found.links.items():
+    for name, path in pin_set.links.items():
         with suppress(PinError), Link.from_pin(path) as link:
             infos[name] = link.info
     return infos
 
 
-def links_elsewhere(found: PinSet) -> tuple[LinkInfo, ...]:
-    """Return the links of others that run a program of the set, where a device is still there."""
-    own = program_ids(found)
-    ours = {info.id for info in links_of(found).values()}
+def links_elsewhere(pin_set: PinSet) -> tuple[LinkInfo, ...]:
+    """Return the links of others that run a program of the set and are attached."""
+    own = program_ids(pin_set)
+    ours = {info.id for info in links_of(pin_set).values()}
     return tuple(
         link
         for link in walk.links()
@@ -66,19 +63,19 @@ def links_elsewhere(found: PinSet) -> tuple[LinkInfo, ...]:
     )
 
 
-def outside_paths(found: PinSet) -> Mapping[str, Path]:
-    """Return the names that the set made outside to share its maps, by map."""
-    return {pin.map: pin.below(found.path.parent) for pin in found.outside}
+def outside_paths(pin_set: PinSet) -> Mapping[str, Path]:
+    """Return the paths of the shared names that the set made, by map."""
+    return {pin.map: pin.below(pin_set.path.parent) for pin in pin_set.outside}
 
 
-def _users(found: PinSet, path: Path, own_programs: set[int]) -> tuple[MapUser, ...]:
+def _users(pin_set: PinSet, path: Path, own_programs: set[int]) -> tuple[MapUser, ...]:
     try:
-        with Map.from_pin(path, read_only=True) as held:
-            map_id = held.id
+        with Map.from_pin(path, read_only=True) as bpf_map:
+            map_id = bpf_map.id
     except PinError:  # not a map
         return ()
-    pins = {str(path), *map(str, outside_paths(found).values())}
-    users = users_of(map_id, pin_root=found.path.parent)
+    pins = {str(path), *map(str, outside_paths(pin_set).values())}
+    users = users_of(map_id, pin_root=pin_set.path.parent)
     return tuple(user for user in users if not _is_own(user, own_programs, pins))
 
 
@@ -88,19 +85,19 @@ def _is_own(user: MapUser, programs: set[int], pins: set[str]) -> bool:
     return user.kind is UserKind.PIN and user.name in pins
 
 
-def program_ids(found: PinSet) -> set[int]:
-    """Return the ids of the programs that are pinned in the set, or were."""
-    ids = set(found.objects.programs.values()) if found.objects else set()
-    for path in found.programs.values():
+def program_ids(pin_set: PinSet) -> set[int]:
+    """Return the ids of the programs that are or were pinned in the set."""
+    ids = set(pin_set.objects.programs.values()) if pin_set.objects else set()
+    for path in pin_set.programs.values():
         with suppress(PinError), Program.from_pin(path) as program:
             ids.add(program.id)
     return ids
 
 
 def shared_names(loading: Loading) -> tuple[OutsidePin, ...]:
-    """Return the shared names that the set is to remember: it makes them, or a set of ours did.
+    """Return the shared names for the manifest of the set: those that it or another set makes.
 
-    What somebody else made is used and never taken away.
+    A name that somebody else made is used, and never removed.
     """
     root = loading.path.parent
     asked = {
@@ -110,30 +107,30 @@ def shared_names(loading: Loading) -> tuple[OutsidePin, ...]:
     }
     if not asked:
         return ()
-    ours = {pin.path for found in all_sets(root) for pin in found.outside}
+    ours = {pin.path for pin_set in all_sets(root) for pin in pin_set.outside}
     return tuple(
         pin
         for pin, shared in asked.items()
-        if shared.held is None or shared.is_new or pin.path in ours
+        if shared.bpf_map is None or shared.is_new or pin.path in ours
     )
 
 
 def map_ids(live: PinSet, pins: Iterable[OutsidePin]) -> dict[OutsidePin, int]:
-    """Return which map of the set each shared name stood for, where its own pin is still there."""
-    found = {}
+    """Return the id of the map of each shared name, as far as the set still has its own pin."""
+    ids = {}
     for pin in pins:
         try:
-            with Map.from_pin(live.maps[pin.map]) as held:
-                found[pin] = held.id
+            with Map.from_pin(live.maps[pin.map]) as bpf_map:
+                ids[pin] = bpf_map.id
         except (KeyError, PinNotFoundError):
             continue
-    return found
+    return ids
 
 
 def unshared(
     root: Path, sets: Collection[PinSet], pins: Mapping[OutsidePin, int]
 ) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
-    """Return which of the shared names *pins* go with *sets*, and notes on those that stay.
+    """Return which of the shared names *pins* are removed with *sets*, and notes on the others.
 
     A name stays if anything but those sets uses its map.
     """
@@ -149,7 +146,7 @@ def unshared(
 
 @dataclass(frozen=True)
 class Replacing:
-    """Decides for one load which shared names may get another map; *hooks* are what it changes."""
+    """Decides for one load which shared names may get another map; *hooks* is the plan of hooks."""
 
     loading: Loading
     live: LoadedSet | None
@@ -161,7 +158,7 @@ class Replacing:
 
         `UsageError` with who else uses it if it is to start empty by the user's word.
         """
-        if self._shared(name).is_new:  # another set of the command has replaced it
+        if self._shared(name).is_new:  # another set of this command has replaced it
             return False
         if self.loading.confirm_s is not None or not self._shared(name).is_exchangeable:
             self._require_not_asked(name, "that does not go back by itself (--confirm)", "")
@@ -172,24 +169,24 @@ class Replacing:
         return not others
 
     def others(self, name: str) -> tuple[MapUser, ...]:
-        """Return who else uses the map at a shared name: programs that stay, and other pins."""
+        """Return the other users of the map at a shared name: programs that stay, other pins."""
         shared = self._shared(name)
-        if shared.held is None or shared.path is None:
+        if shared.bpf_map is None or shared.path is None:
             return ()
         if name not in self._others:
             pins = {str(shared.path)}
             sets = [*([self.live] if self.live else []), *self.loading.beside]
-            pins |= {str(found.maps[name]) for found in sets if name in found.maps}
+            pins |= {str(pin_set.maps[name]) for pin_set in sets if name in pin_set.maps}
             root, own = self.loading.path.parent, self._own_programs()
-            held = shared.held
-            self._others[name] = _lasting(lambda: _users_but(held.id, root, own, pins))
+            bpf_map = shared.bpf_map
+            self._others[name] = _lasting(lambda: _users_but(bpf_map.id, root, own, pins))
         return self._others[name]
 
     def advice(self, name: str) -> Iterator[str]:
-        """Yield what to do about each of the others, for the name to get another map."""
+        """Yield what to do about each of the other users, so that the name may get another map."""
         sets = all_sets(self.loading.path.parent)
         for user in self.others(name):
-            owner = next((each for each in sets if _belongs(user, each)), None)
+            owner = next((pin_set for pin_set in sets if _belongs(user, pin_set)), None)
             if owner is not None:
                 shown = names.display_name(owner.name)
                 yield f"{user} is of the set {shown}: {_together(owner)}bpfpin unload {shown}"
@@ -202,7 +199,7 @@ class Replacing:
         return self.loading.shared[name]
 
     def _own_programs(self) -> set[int]:
-        """Return the programs that end with this load, and those of its set's migrations."""
+        """Return the programs that this load replaces, and those of unfinished migrations."""
         running = {hook.previous.id for hook in self.hooks if hook.previous is not None}
         for pin in self.loading.beside_programs.values():
             with Program.from_pin(pin) as program:
@@ -222,18 +219,18 @@ class Replacing:
 
 def exchanged(loading: Loading, plan: Plan) -> dict[OutsidePin, Map]:
     """Return the shared names that get another map by *plan*, and the maps that they hold now."""
-    found = {}
-    for each in plan.maps:
-        shared = loading.shared.get(each.name)
-        is_new = each.decision in (Decision.FRESH, Decision.MIGRATED)
-        if is_new and shared is not None and shared.held is not None and shared.path is not None:
+    exchanged_maps = {}
+    for map_plan in plan.maps:
+        shared = loading.shared.get(map_plan.name)
+        is_new = map_plan.decision in (Decision.FRESH, Decision.MIGRATED)
+        if is_new and shared is not None and shared.bpf_map is not None and shared.path is not None:
             path = str(shared.path.relative_to(loading.path.parent))
-            found[OutsidePin(each.name, path)] = shared.held
-    return found
+            exchanged_maps[OutsidePin(map_plan.name, path)] = shared.bpf_map
+    return exchanged_maps
 
 
 def holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterator[str]:
-    """Tell of processes that still have the map that a shared name held before."""
+    """Yield notes on processes that still have the map that a shared name had before."""
     for pin, map_id in old_ids.items():
         for process in processes_of(map_id):
             yield (
@@ -242,25 +239,25 @@ def holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterat
             )
 
 
-def _together(found: PinSet) -> str:
-    """Return how to load the object on a set's device in the same command, if it has one."""
-    device = found.manifest.place.device if isinstance(found, LoadedSet) else ""
+def _together(pin_set: PinSet) -> str:
+    """Return the option that loads the object on the device of a set in the same command."""
+    device = pin_set.manifest.place.device if isinstance(pin_set, LoadedSet) else ""
     return f"load both at once (add --dev {device}), or first: " if device else ""
 
 
-def _belongs(user: MapUser, found: PinSet) -> bool:
+def _belongs(user: MapUser, pin_set: PinSet) -> bool:
     if user.kind is UserKind.PIN:
-        return found.path in Path(user.name).parents
-    return user.id in program_ids(found)
+        return pin_set.path in Path(user.name).parents
+    return user.id in program_ids(pin_set)
 
 
 def _users_but(
     map_id: int, pin_root: Path, programs: Collection[int], pins: Collection[str]
 ) -> list[MapUser]:
-    """Return the programs and pins that use a map, without those named."""
-    found = [user for user in programs_of(map_id) if user.id not in programs]
+    """Return the programs and pins that use a map, except those given."""
+    others = [user for user in programs_of(map_id) if user.id not in programs]
     paths = pinned_maps(pin_root).paths.get(map_id, [])
-    return [*found, *(MapUser(UserKind.PIN, 0, path) for path in paths if path not in pins)]
+    return [*others, *(MapUser(UserKind.PIN, 0, path) for path in paths if path not in pins)]
 
 
 def _lasting(look: Callable[[], list[MapUser]]) -> tuple[MapUser, ...]:
@@ -275,9 +272,10 @@ def _lasting(look: Callable[[], list[MapUser]]) -> tuple[MapUser, ...]:
 
 
 def _lasting_others(map_id: int, sets: Collection[PinSet], pin: OutsidePin, path: str) -> list[str]:
-    """Return who else uses a map, after giving programs that nobody holds the time to go."""
-    own = {number for each in sets for number in program_ids(each)}
-    own.update(*(folds.program_ids(each.path) for each in sets))
-    pins = {path, *(str(each.maps[pin.map]) for each in sets if pin.map in each.maps)}
+    """Return the users of a map other than *sets*, once the kernel freed unreferenced programs."""
+    own = {number for pin_set in sets for number in program_ids(pin_set)}
+    own.update(*(folds.program_ids(pin_set.path) for pin_set in sets))
+    maps = [pin_set.maps[pin.map] for pin_set in sets if pin.map in pin_set.maps]
+    pins = {path, *map(str, maps)}
     root = next(iter(sets)).path.parent
     return [str(user) for user in _lasting(lambda: _users_but(map_id, root, own, pins))]

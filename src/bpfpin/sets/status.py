@@ -201,8 +201,8 @@ class SetView:
         values: dict[str, Any] = {}
         for name, path in self._found.maps.items():
             if name.partition(".")[2].startswith("rodata"):
-                with suppress(BpfError, LookupError), Map.from_pin(path, read_only=True) as held:
-                    value = held[0]
+                with suppress(BpfError, LookupError), Map.from_pin(path, read_only=True) as bpf_map:
+                    value = bpf_map[0]
                     values |= value if isinstance(value, dict) else {}
         return {
             name.removeprefix(_METADATA): value
@@ -376,8 +376,8 @@ class SetView:
 
     def _map_id(self, path: Path) -> int | None:
         try:
-            with Map.from_pin(path, read_only=True) as held:
-                return held.id
+            with Map.from_pin(path, read_only=True) as bpf_map:
+                return bpf_map.id
         except PermissionDeniedError as error:
             self._tell(ProblemKind.UNREADABLE, self._as_root, reason=error.message)
             return None

@@ -1,4 +1,10 @@
-"""What is on trial goes back when nobody confirmed it in time: who looks, and how it goes back."""
+"""Trials: a change that is taken back unless it is confirmed in time.
+
+A small process waits beside each trial and takes the change back at the deadline. From its first
+instruction on it holds a sealed memory file that says which trial it belongs to. Such a file
+belongs to the user who made it, and no other user can make one for him. So the process is known by
+what it holds, whatever is left of the records, and nobody can have another process ended.
+"""
 
 from __future__ import annotations
 
@@ -65,19 +71,11 @@ _PROC: Final = Path("/proc")
 _LOCK_TIMEOUT_S: Final = 60.0
 
 
-# The small process that waits beside a change on trial: started, found again, ended.
-#
-# From its first instruction on it holds a sealed memory file that says which trial it belongs to.
-# Such a file belongs to the user who made it, and no other user can make one for him. So the
-# process is known by what it holds, whatever is left of the records, and nobody can have another
-# one ended.
-
-
 class Started(Closing):
     """The waiting process that was just started.
 
-    Closing this tells the process that the command is over. It then looks whether the trial has
-    begun, and takes the change back at once if not. The death of the command says the same.
+    Closing this tells the process that the command is over, and so does the death of the command.
+    If the trial has not begun by then, the process takes the change back at once.
     """
 
     def __init__(self, pid: int, started: int, gate: Descriptor) -> None:
@@ -86,7 +84,7 @@ class Started(Closing):
         self._gate = gate
 
     def close(self) -> None:
-        """Let the process go on by itself."""
+        """Leave the process to itself."""
         self._gate.close()
 
 
@@ -95,9 +93,9 @@ def start_waiting(
 ) -> Started:
     """Start the process that takes the change back at the deadline.
 
-    It is a new interpreter in a session of its own. It holds the descriptors *keeps*, the file that
-    says what it is, and one end of a pipe until the command is over. It has read all the code it
-    needs when this returns.
+    It is a new interpreter in a session of its own. It holds the descriptors *keeps*, its identity
+    file, and one end of a pipe until the command is over. When this returns, it has read all the
+    code it needs.
     """
     with ExitStack() as opened:
         try:
@@ -120,7 +118,7 @@ def start_waiting(
 
 
 def _run(command: Sequence[str], keeps: tuple[int, ...]) -> tuple[int, int]:
-    """Run the process, which leaves a child of its own behind; return pid and start of that."""
+    """Run the process, which forks and ends; return pid and start time of its child."""
     answer = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -137,7 +135,7 @@ def _run(command: Sequence[str], keeps: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _identity_file(place: TrialPlace, token: str) -> Descriptor:
-    """Return a sealed memory file that says which trial its holder waits beside."""
+    """Return a sealed memory file that names the trial of the process that holds it."""
     status = place.root.stat()
     root = f"{status.st_dev}:{status.st_ino}"
     text = {"root": root, "parent": place.parent, "entry": place.entry, "token": token}
@@ -153,7 +151,7 @@ def _identity_file(place: TrialPlace, token: str) -> Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A process that waits beside the trial *entry* of *parent*, found by what it holds."""
+    """A process that waits beside the trial *entry* of *parent*, known by its identity file."""
 
     pid: int
     root: str
@@ -164,9 +162,9 @@ class Waiting:
 
 
 def waiting_processes(root: Directory) -> Iterator[Waiting]:
-    """Yield the processes that wait beside trials below *root*, but not the calling one.
+    """Yield the processes that wait beside trials below *root*, except the calling one.
 
-    Those of another PID namespace are not seen.
+    Processes of another PID namespace cannot be seen.
     """
     status = root.status
     here = f"{status.st_dev}:{status.st_ino}"
@@ -178,7 +176,7 @@ def waiting_processes(root: Directory) -> Iterator[Waiting]:
 
 
 def _look_at(pid: int) -> Waiting | None:
-    """Return what the process *pid* waits beside, None if it is no waiting process of this user."""
+    """Return process *pid* if it is a waiting process of this user."""
     with suppress(OSError, ValueError):
         if not _is_named_so(pid):
             return None
@@ -197,7 +195,7 @@ def _look_at(pid: int) -> Waiting | None:
 
 
 def _is_named_so(pid: int) -> bool:
-    """Whether the command line is that of a waiting process; quick, for all are looked at."""
+    """Whether the command line is that of a waiting process: a fast check for every process."""
     words = os.open(f"/proc/{pid}/cmdline", os.O_RDONLY)
     try:
         return MODULE.encode() in os.read(words, _IDENTITY_SIZE_MAX)
@@ -220,23 +218,23 @@ def is_waiting(trial: Trial) -> bool:
 
 
 def end_waiting(trial: Trial) -> None:
-    """End the process of a trial that is over, and wait until it has let go of what it held.
+    """End the process of a trial that is over, and wait until its descriptors are closed.
 
-    Its record must be gone: from then on the process has nothing to do and nothing to lose.
+    The record of the trial must be gone, so that the process has nothing left to do.
     """
     if trial.pid != os.getpid():
         _kill(trial.pid, lambda: is_waiting(trial))
 
 
 def end_process(process: Waiting) -> None:
-    """End a waiting process that was found, and wait until it has let go of what it held."""
+    """End a waiting process, and wait until its descriptors are closed."""
     _kill(process.pid, lambda: _look_at(process.pid) == process)
 
 
 def _kill(pid: int, is_still: Callable[[], bool]) -> None:
-    """Kill the process that has the number *pid* if it is still the one that is meant.
+    """Kill process *pid* if *is_still* says that it is the same process.
 
-    One that cannot be killed takes nothing back: there is no trial of it any more.
+    A process that cannot be killed takes nothing back: its trial has no record any more.
     """
     with suppress(OSError), Descriptor(os.pidfd_open(pid)) as process:
         if is_still():
@@ -247,7 +245,7 @@ def _kill(pid: int, is_still: Callable[[], bool]) -> None:
 
 
 def trial_at(place: TrialPlace) -> Trial | None:
-    """Return what is on trial there, None if nothing is; takes no lock."""
+    """Return the trial at *place*, None if there is none; takes no lock."""
     with (
         suppress(PinNotFoundError, UnsafePathError),
         Directory.open(place.root) as root,
@@ -258,13 +256,15 @@ def trial_at(place: TrialPlace) -> Trial | None:
     return None
 
 
-def trial_of(found: PinSet) -> Trial | None:
-    """Return what of a set is on trial, None if nothing is."""
-    return trial_at(TrialPlace(found.path.parent, found.path.name)) if found.is_readable else None
+def trial_of(pin_set: PinSet) -> Trial | None:
+    """Return the trial of a set, None if there is none."""
+    if not pin_set.is_readable:
+        return None
+    return trial_at(TrialPlace(pin_set.path.parent, pin_set.path.name))
 
 
 def describe_trial(trial: Trial, shown: str) -> str:
-    """Return what is to be told of a trial; *shown* is the set or device as it is typed."""
+    """Describe a trial in one line; *shown* is the set or device as it is typed."""
     if is_overdue(trial):
         return (
             f"{trial.what} {_why_over(trial)}: the next command that changes {shown}"
@@ -277,10 +277,10 @@ def describe_trial(trial: Trial, shown: str) -> str:
 
 
 def is_overdue(trial: Trial) -> bool:
-    """Whether it cannot be confirmed any more.
+    """Whether the trial cannot be confirmed any more.
 
-    The deadline passed, links ended with their process, or it never began: the lock must be held to
-    know that the command is not still at it.
+    The deadline passed, its links ended with their process, or it never began. Of the last only a
+    caller that holds the lock can be sure: without it the command may still be running.
     """
     is_ended = bool(trial.links) and not is_waiting(trial)
     return not trial.is_begun or trial.is_late or is_ended
@@ -293,24 +293,24 @@ def _why_over(trial: Trial) -> str:
 
 
 def settle(root: Directory, place: TrialPlace) -> tuple[str, ...]:
-    """Put back what is overdue, and return what is to be told of it; the lock must be held.
+    """Take an overdue change back, and return notes; the lock must be held.
 
-    Processes that wait beside nothing are ended, and what is left of trials that are over goes.
-    `BusyError` if something is on trial that can still be confirmed. For every command that is
-    about to change what is there, after `recovered`.
+    Orphaned waiting processes are ended, and the rest of an ended trial is removed. `BusyError` if
+    a change is on trial that can still be confirmed. Every command calls this after `recovered` and
+    before it changes anything.
     """
-    told = end_orphans(root)
+    notes = end_orphans(root)
     with suppress(PinNotFoundError), root.child(place.parent) as parent:
         trial = read_trial(parent, place.entry)
         if trial is not None:
-            told += _settle(root, place, trial)
+            notes += _settle(root, place, trial)
         else:
             _forget(parent, place)
-    return told
+    return notes
 
 
 def _forget(parent: Directory, place: TrialPlace) -> None:
-    """Remove what is left of a trial that is over; what is not ours stays."""
+    """Remove the rest of a trial that is over, unless the directory is somebody else's."""
     with suppress(UnsafePathError):
         if place.set:
             read_manifest(parent)
@@ -318,31 +318,31 @@ def _forget(parent: Directory, place: TrialPlace) -> None:
 
 
 def orphans(root: Directory) -> tuple[Waiting, ...]:
-    """Return the processes that wait beside a trial that is not there any more.
+    """Return the waiting processes whose trial has no record.
 
-    Only while the lock is held it is sure that no command is about to write the record.
+    Without the lock a command may be about to write that record.
     """
     return tuple(process for process in waiting_processes(root) if not _has_trial(root, process))
 
 
 def end_orphans(root: Directory) -> tuple[str, ...]:
-    """End the `orphans`, and return what is to be told of them; the lock must be held."""
-    told = []
+    """End the `orphans`, and return notes on those that held a link; the lock must be held."""
+    notes = []
     for process in orphans(root):
         end_process(process)
         if process.holds_link:
-            told.append(f"{describe_orphan(process)}: it was ended")
-    return tuple(told)
+            notes.append(f"{describe_orphan(process)}: it was ended")
+    return tuple(notes)
 
 
 def end_orphans_below(pin_root: Path, *, lock_timeout_s: float) -> None:
-    """Do what `end_orphans` does where no set was found; what cannot be changed is left."""
+    """Do what `end_orphans` does, also where no set exists; errors are ignored."""
     with suppress(BpfError), locked_root(pin_root, timeout_s=lock_timeout_s) as root:
         end_orphans(root)
 
 
 def describe_orphan(process: Waiting) -> str:
-    """Return what is to be told of a process that waits beside a trial that is over."""
+    """Describe a process that waits beside a trial that is over."""
     holds = "still holds the link of" if process.holds_link else "still waits beside"
     return f"process {process.pid} {holds} a trial that is over"
 
@@ -366,12 +366,12 @@ def _settle(root: Directory, place: TrialPlace, trial: Trial) -> tuple[str, ...]
 
 
 def shown_name(place: TrialPlace, trial: Trial) -> str:
-    """Return what the user calls what is on trial: its set, or its device."""
+    """Return the set or the device of a trial, as its user types it."""
     return names.display_name(place.set) if place.set else trial.device
 
 
 def expire(place: TrialPlace, token: str) -> None:
-    """Put back what is on trial there under *token*, if it still is: nobody has confirmed it."""
+    """Take the change of trial *token* back if it was not confirmed: what the process does."""
     try:
         root = bpffs.open_to_change(place.root)
     except (PinNotFoundError, NotBpffsError):  # unmounted, and all that ran with it
@@ -381,16 +381,16 @@ def expire(place: TrialPlace, token: str) -> None:
             recovered(root, place.set)
         with suppress(PinNotFoundError), root.child(place.parent) as parent:
             trial = read_trial(parent, place.entry)
-            if trial is None:  # there may be the room for one, of a command that was killed
+            if trial is None:  # a command that was killed may have left the room for one
                 _forget(parent, place)
             elif trial.token == token:
                 put_back(root, place, trial)
 
 
 def put_back(root: Directory, place: TrialPlace, trial: Trial) -> str:
-    """Take the change back and return what is to be told; the lock must be held.
+    """Take the change back and return a note; the lock must be held.
 
-    What somebody else changed meanwhile is left as it is: then only the trial ends.
+    A hook or an entry that somebody else changed meanwhile is left alone: only the trial ends.
     """
     with signals_deferred():
         try:
@@ -398,30 +398,30 @@ def put_back(root: Directory, place: TrialPlace, trial: Trial) -> str:
                 _put_entry_back(root, place, trial.change)
             else:
                 _put_generation_back(root, place.set)
-            told = f"{trial.what} {_why_over(trial)}: what was before is back"
+            note = f"{trial.what} {_why_over(trial)}: what was before is back"
         except (ProgramChangedError, AttachError) as error:
-            told = f"{trial.what} was not confirmed, but cannot go back: {error.message}"
+            note = f"{trial.what} was not confirmed, but cannot go back: {error.message}"
         with suppress(PinNotFoundError), root.child(place.parent) as parent:
             now = read_trial(parent, place.entry)
             if now is not None and now.token == trial.token:
                 end_trial(parent, place.entry)
         end_waiting(trial)
-    return told
+    return note
 
 
 def _put_entry_back(root: Directory, place: TrialPlace, change: EntryChange) -> None:
     with (
         root.child(place.parent) as parent,
         parent.child(place.entry) as room,
-        Map.from_pin(room.path / MAP) as held,
+        Map.from_pin(room.path / MAP) as bpf_map,
         suppress(KeyNotFoundError),
     ):
-        if held.lookup_bytes(change.key) != change.new:
-            return  # somebody chose another one since
+        if bpf_map.lookup_bytes(change.key) != change.new:
+            return  # somebody chose another value since
         if change.old is None:
-            held.delete_bytes(change.key)
+            bpf_map.delete_bytes(change.key)
         else:
-            held.update_bytes(change.key, change.old)
+            bpf_map.update_bytes(change.key, change.old)
 
 
 def _put_generation_back(root: Directory, name: str) -> None:
@@ -454,7 +454,7 @@ def _manifest_before(root: Directory, name: str) -> Manifest | None:
 
 
 class _Return:
-    """The generation before as the next one."""
+    """Builds the next generation from the one before the load."""
 
     def __init__(self, root: Directory, live: LoadedSet, before: Manifest) -> None:
         self._root = root
@@ -462,7 +462,7 @@ class _Return:
         self._before = before
 
     def build(self, stage: Stage) -> None:
-        """Give *stage* what the set had, and say which programs leave which hooks."""
+        """Copy the generation before into *stage*, and pin the programs that its hooks run now."""
         name = self._live.name
         with ExitStack() as opened:
             directory = opened.enter_context(self._root.child(name))
@@ -481,7 +481,7 @@ class _Return:
         )
 
     def _moved(self) -> list[tuple[str, str]]:
-        """Return the hooks that were there before, with the programs that they run now."""
+        """Return the hooks that the generation before has too, with the programs they run now."""
         links = {record.link for record in self._before.hooks}
         return [
             (record.link, record.program) for record in self._live.hooks if record.link in links

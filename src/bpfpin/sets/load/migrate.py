@@ -156,8 +156,8 @@ class Migrator:
     def _old(self, name: str) -> AbstractContextManager[Map]:
         """Open the map that is there now: that of a shared name, else that of the set."""
         shared = self.loading.shared.get(name)
-        if shared is not None and shared.held is not None:
-            return nullcontext(shared.held)
+        if shared is not None and shared.bpf_map is not None:
+            return nullcontext(shared.bpf_map)
         return Map.from_pin(self.live.maps[name] if self.live else self.loading.map_path(name))
 
     def _folding_ids(self) -> set[int]:

@@ -101,9 +101,9 @@ def access_after(loading: Loading, live: LoadedSet | None) -> Access | None:
 
 def _shared_maps(loading: Loading) -> dict[str, tuple[Map, str]]:
     return {
-        name: (shared.held, shared.source)
+        name: (shared.bpf_map, shared.source)
         for name, shared in loading.shared.items()
-        if shared.held is not None
+        if shared.bpf_map is not None
     }
 
 
@@ -191,7 +191,7 @@ def _is_unchanged(
         and running == {(hook.hook, hook.link, hook.program) for hook in planned}
         and all(_is_pinned_already(plan, live) for plan in maps)
         and set(live.programs) == set(loading.programs)
-        and all(shared.held is not None for shared in loading.shared.values())
+        and all(shared.bpf_map is not None for shared in loading.shared.values())
         and manifest.access == access_after(loading, live)
         and manifest.variables == loading.settings.hashes
         and _use_pinned_maps(planned, live)
@@ -259,7 +259,7 @@ def _users(name: str, loading: Loading, live: LoadedSet | None) -> list[str]:
     try:
         with ExitStack() as opened:
             shared = loading.shared.get(name)
-            bpf_map = shared.held if shared else None
+            bpf_map = shared.bpf_map if shared else None
             if bpf_map is None:
                 bpf_map = opened.enter_context(Map.from_pin(_place(name, loading, live)))
             own = str(_place(name, loading, live))

@@ -248,7 +248,7 @@ class Verified(Closing):
         for pin in self.exchanged:
             yield pin.below(self.loading.path.parent), self.loaded.maps[pin.map]
         for shared in self.loading.shared.values():
-            if shared.held is None and shared.path and shared.name in self.loaded.maps:
+            if shared.bpf_map is None and shared.path and shared.name in self.loaded.maps:
                 yield shared.path, self.loaded.maps[shared.name]
 
     def planned(self) -> LoadReport:

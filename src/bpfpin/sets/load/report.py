@@ -190,5 +190,5 @@ def _not_fresh(loading: Loading, plan: Plan) -> Iterator[str]:
     fresh = {map_plan.name for map_plan in plan.maps if map_plan.decision is Decision.FRESH}
     for shared in loading.shared.values() if ALL in loading.fresh else ():
         is_replaced = shared.is_new or shared.name in fresh
-        if shared.held is not None and not is_replaced:
+        if shared.bpf_map is not None and not is_replaced:
             yield f"map {shared.name} is that of {shared.source} and did not start empty"

@@ -1,4 +1,4 @@
-"""A load on trial: what it attaches is held by a process alone, what it replaces is kept."""
+"""A load on trial: the waiting process holds its new links, and the generation before is kept."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from bpfpin.syscall.signals import signals_deferred
 
 
 class LoadTrial:
-    """A load that goes back after *seconds*: around all that the load of set *name* changes.
+    """A context around a load of set *name* that is taken back after *seconds*.
 
-    Within its `next_generation`, `hold` takes what is attached anew, instead of a pin, and `begin`
-    comes last before the manifest. The trial begins when the block is left without an error. An
-    error, also one after the commit, leaves neither the trial nor its process: what was before is
-    back. Death on the way does the same: the process takes the change back.
+    Within its `next_generation`, `hold` takes each new link, which gets no pin, and `begin` comes
+    last before the manifest. The trial begins when the block is left without an error. After an
+    error, also one that follows the commit, the change is taken back and its process ended. If the
+    command dies, the process takes the change back.
     """
 
     def __init__(self, seconds: int, root: Directory, name: str, place: Place) -> None:
@@ -91,9 +91,9 @@ class LoadTrial:
         self._kept.append(Descriptor(os.dup(link.fd)))
 
     def begin(self, live: Directory | None) -> None:
-        """Start the process, and keep the generation in *live*, if there is one, to go back to.
+        """Start the waiting process, and keep the generation in *live*, if any, to go back to.
 
-        The descriptors of what was held belong to that process from here on.
+        The process holds the new links from here on.
         """
         place = TrialPlace(self._root.path, self._name)
         token, deadline_ms = secrets.token_hex(8), command_deadline_ms(self._seconds)
@@ -118,6 +118,6 @@ class LoadTrial:
 
     def _is_published(self, trial: Trial) -> bool:
         with suppress(PinNotFoundError), self._root.child(self._name) as live:
-            there = read_trial(live)
-            return there is not None and there.token == trial.token
+            record = read_trial(live)
+            return record is not None and record.token == trial.token
         return False

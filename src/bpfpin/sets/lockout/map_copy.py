@@ -50,30 +50,32 @@ class Contents:
     is_whole: bool = True
 
 
-def is_usable_itself(held: Map) -> bool:
+def is_usable_itself(bpf_map: Map) -> bool:
     """Whether programs cannot write the map, so that it needs no copy."""
-    is_read_only = traits_of(held.type).is_read_only_to_programs
-    return is_read_only or bool(held.info.map_flags & MapFlag.RDONLY_PROG)
+    is_read_only = traits_of(bpf_map.type).is_read_only_to_programs
+    return is_read_only or bool(bpf_map.info.map_flags & MapFlag.RDONLY_PROG)
 
 
-def contents_of(held: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> Contents:
+def contents_of(bpf_map: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> Contents:
     """Return what is in a map, as far as *budget* allows, and the entries under *wanted*.
 
     *wanted* are such bytes as addresses: they are looked up where a key has their size, and in an
     LPM trie by the prefix that covers them, which is copied as an entry of its own.
     """
-    traits = traits_of(held.type)
+    traits = traits_of(bpf_map.type)
     if not traits.is_plain_data:
         if traits.family in _UNREADABLE or traits.is_sockmap:
-            budget.notes.append(f"{held.name} was taken as empty: nothing can read what is in it")
+            budget.notes.append(
+                f"{bpf_map.name} was taken as empty: nothing can read what is in it"
+            )
         return Contents(b"", b"", 0)
     keys, values = bytearray(), bytearray()
     count = 0
     is_whole = True
-    for part in held.batches_bytes():
+    for part in bpf_map.batches_bytes():
         per_entry = (len(part.keys) + len(part.values)) // part.count if part.count else 1
         room = max(0, min(part.count, budget.entries, budget.bytes // per_entry))
-        keys += part.keys[: held.key_size * room]
+        keys += part.keys[: bpf_map.key_size * room]
         values += part.values[: len(part.values) // max(part.count, 1) * room]
         count += room
         budget.entries -= room
@@ -82,11 +84,11 @@ def contents_of(held: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> Cont
             is_whole = False
             break
     if not is_whole:
-        more = _looked_up(held, wanted)
+        more = _looked_up(bpf_map, wanted)
         keys += b"".join(more)
         values += b"".join(more.values())
         budget.notes.append(
-            f"of {held.name}, {count} entries were copied"
+            f"of {bpf_map.name}, {count} entries were copied"
             + (f" and {len(more)} for the test packets" if more else "")
         )
         count += len(more)
@@ -156,9 +158,9 @@ def copy_of(real: Map, budget: Budget) -> Map:
     return made
 
 
-def spec_of(held: Map) -> MapSpec:
+def spec_of(bpf_map: Map) -> MapSpec:
     """Return the definition of a map that exists."""
-    info = held.info
+    info = bpf_map.info
     assert isinstance(info.type, MapType)
     access = MapFlag.RDONLY | MapFlag.WRONLY | MapFlag.NUMA_NODE
     return MapSpec(
@@ -169,8 +171,8 @@ def spec_of(held: Map) -> MapSpec:
         info.max_entries,
         map_flags=info.map_flags & ~access,
         map_extra=info.map_extra,
-        key=held.key_type,
-        value=held.value_type,
+        key=bpf_map.key_type,
+        value=bpf_map.value_type,
     )
 
 
@@ -187,14 +189,14 @@ def fill_programs(copy: Map, real: Map, own: Mapping[str, Program]) -> None:
             copy.update_bytes(key, chosen.fd.to_bytes(4, "little"))
 
 
-def _looked_up(held: Map, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
+def _looked_up(bpf_map: Map, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
     """Return the values under those of *wanted* that are keys here."""
     found: dict[bytes, bytes] = {}
-    head = _PREFIX_BYTES if traits_of(held.type).is_trie else 0
+    head = _PREFIX_BYTES if traits_of(bpf_map.type).is_trie else 0
     for each in dict.fromkeys(wanted):
-        if len(each) + head != held.key_size:
+        if len(each) + head != bpf_map.key_size:
             continue
         key = (8 * len(each)).to_bytes(head, "little") + each if head else each
         with suppress(KeyNotFoundError):
-            found[key] = held.lookup_bytes(key)
+            found[key] = bpf_map.lookup_bytes(key)
     return found

@@ -127,12 +127,12 @@ class Copying:
         spec, contents, given = self.spec.only_programs(*self.programs), {}, {}
         changed_id = self.changes[0].id if self.changes else 0
         with ExitStack() as opened:
-            for name, held in self.real.items():
-                if held.id != changed_id and map_copy.is_usable_itself(held):
-                    given[name] = Map.of(held)  # closed with what is loaded
+            for name, bpf_map in self.real.items():
+                if bpf_map.id != changed_id and map_copy.is_usable_itself(bpf_map):
+                    given[name] = Map.of(bpf_map)  # closed with what is loaded
                     continue
-                contents[name] = map_copy.contents_of(held, budget, addresses)
-                if held.id != changed_id:
+                contents[name] = map_copy.contents_of(bpf_map, budget, addresses)
+                if bpf_map.id != changed_id:
                     room = map_copy.room_for(spec.maps[name], contents[name])
                     spec = spec.with_map(name, max_entries=room)
             loaded = opened.enter_context(
