@@ -257,7 +257,7 @@ def test_a_map_without_types_is_moved_by_a_given_layout() -> None:
 def test_an_unknown_member_is_refused_with_those_that_there_are() -> None:
     with (
         Map.create(spec_of(PACKETS)) as old,
-        pytest.raises(UsageError, match=r"there are: drops, key\.port, packets"),
+        pytest.raises(UsageError, match=r"members: drops, key\.port, packets"),
     ):
         plan(old, spec_of(PACKETS, DROPS), Migration(rules={"byts": Rule.SUM}))
 

@@ -156,7 +156,7 @@ def test_what_is_there_is_replaced_and_not_added_to(path: Path) -> None:
 @pytest.mark.parametrize(
     ("new", "said", "words"),
     [
-        (spec((PACKETS,)), "value bytes: u64 -> none", "to lose what bytes counts: --drop bytes"),
+        (spec((PACKETS,)), "value bytes: u64 -> none", "to lose the counts of bytes: --drop bytes"),
         (spec((Field("packets", "u8"), Field("bytes", "u8"))), "u8 has no room", "--clamp"),
         (spec(OLD, MapType.ARRAY), "type: percpu_hash -> array", ""),
         (spec(OLD), "value packets", "--rule packets="),

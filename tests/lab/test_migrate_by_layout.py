@@ -149,7 +149,7 @@ def test_the_line_of_the_refusal_works_when_typed(here: Here, old: str, new: str
         (["u64 a; u64 b; u64 c"], "its members take 24 bytes, the map's old values 8"),
         (["struct nothing"], "neither the object nor the running programs have struct nothing"),
         (["u64 a", "u64 a; u64 b", "u64 c"], "for old and new, twice"),
-        (["float x"], "'float x' is none of"),
+        (["float x"], "'float x' is not a member"),
     ],
 )
 def test_a_layout_that_fits_neither_side_is_refused(

@@ -23,7 +23,7 @@ NONSENSE = [
     (("--migrate", "--drop", "nothing"), "no old member 'nothing'"),
     (("--migrate", "--rule", "nothing=sum"), "no new member 'nothing'"),
     (("--migrate", "--rule", "flows:packets=sum"), "no map 'flows' is to be migrated"),
-    (("--migrate", "--rule", "packets=wild"), "'wild' is no rule"),
+    (("--migrate", "--rule", "packets=wild"), "'wild' is not a rule"),
     (("--migrate", "--start", "drops"), "it takes MEMBER=VALUE"),
     (("--migrate", "--start", "drops=many"), "many"),
     (("--migrate", "--layout", "flows=u64 x"), "no map 'flows' is to be migrated"),
@@ -69,7 +69,7 @@ def test_the_line_has_what_would_be_lost(here: Here) -> None:
         (
             {"MEMBERS": "__u64 packets;", "COUNT": "ADD(counter->packets, 1)"},
             (),
-            "to lose what bytes counts, and carry over the rest: add --drop bytes",
+            "to lose the counts of bytes, and carry over the rest: add --drop bytes",
             2,
         ),
         # All that was counted would be dropped: that is no way to carry anything over.
@@ -88,7 +88,7 @@ def test_the_line_has_what_would_be_lost(here: Here) -> None:
         (
             {"MEMBERS": "__u64 packets; __u8 bytes;", "COUNT": "ADD(counter->packets, 1)"},
             ("--rule", "bytes=sum"),
-            "to lose what of bytes does not fit, and carry over the rest: add --clamp",
+            "to lose the part of bytes that does not fit, and carry over the rest: add --clamp",
             2,
         ),
     ],
@@ -177,7 +177,7 @@ def test_a_map_without_types_asks_for_its_layout(here: Here) -> None:
 
     assert told(here, version(**WIDER))[1] == f"--migrate {layout}"
     assert told(here, version(**WIDER), "--migrate")[1] == f"add {layout}"
-    for given, text in (("float x", "'float x' is none of"), ("u64 packets", "take 8 bytes")):
+    for given, text in (("float x", "'float x' is not a member"), ("u64 packets", "take 8 bytes")):
         words = ("--migrate", "--layout", f"counters={given}")
         assert text in here.load_refused(2, version(**WIDER), *words).json["error"]["message"]
 

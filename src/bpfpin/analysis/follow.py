@@ -1,7 +1,22 @@
-"""Follows a program's instructions, and notes what it does to the values of maps.
+"""The abstract interpreter: follows a program and notes what it may do to the values of maps.
 
-An abstract interpretation: every instruction is followed with all that its registers may hold, both
-ways of each branch, until nothing new is learned. What cannot be followed is said, never guessed.
+Each instruction is executed on sets of facts instead of values (`facts`), on both sides of every
+branch, until no state changes any more. What the model holds:
+
+* registers and 8-byte stack slots, with pointers into maps, values and the stack, and with numbers
+  that were read from a value;
+* lookups and what is known after their NULL check; updates, deletions, atomic operations;
+* functions of the program and callbacks (`bpf_for_each_map_elem`, `bpf_loop`).
+
+What it gives up: the path taken (both sides of a branch are followed whatever the condition),
+values of numbers except constants, other memory than values and the stack, and which entry of a map
+a pointer is in. A store through an address that may lie in a value is always noted, and a map that
+is handed to code outside of the model is noted as unknown: no migration of it is "exact"
+(`migration.exact`).
+
+That this is enough rests on the verifier, which accepted the program or will before it runs: it
+refuses stores through anything but a known pointer, arithmetic that could leave the value, reads of
+clobbered registers, and recursion.
 """
 
 from __future__ import annotations
@@ -11,7 +26,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from bpfpin.analysis import listing
 from bpfpin.analysis.facts import (
     FACTS_MAX,
     FRAME_POINTER,
@@ -27,7 +41,7 @@ from bpfpin.analysis.facts import (
     join_facts,
     sum_facts,
 )
-from bpfpin.analysis.listing import Listing
+from bpfpin.analysis.listing import Listing, listing_of_kernel, listing_of_spec
 from bpfpin.analysis.memory import call_helper, load, store
 from bpfpin.analysis.uses import UNUSED, Use, UseNotes, UsingProgram
 from bpfpin.insn import CALL, EXIT, Instruction
@@ -39,17 +53,24 @@ from bpfpin.spec import ProgramSpec
 _ADD, _SUBTRACT, _MOVE = 0x00, 0x10, 0xB0
 _REGISTER: Final = 0x08
 _WIDE: Final = 0x07
-_SIGN_EXTENSIONS: Final = (8, 16, 32)  # in `offset`; others say which address space it is
+_SIGN_EXTENSIONS: Final = (
+    8,
+    16,
+    32,
+)  # in `offset` of a move; other numbers there are casts of address spaces (arena)
 _ADDRESSES: Final = frozenset(FactKind) - {
     FactKind.ANYTHING,
     FactKind.NUMBER,
     FactKind.LOADED,
     FactKind.ADDED,
 }
+# Instructions followed before giving up; the verifier itself gives up after 1,000,000.
 INSTRUCTIONS_MAX: Final = 400_000
 _JUMPS: Final = (0x05, 0x06)
 _JUMP_ALWAYS: Final = (0x05, 0x06)
 _IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
+# Classes of instructions (include/uapi/linux/bpf.h). Class LD, 64-bit loads aside, is the legacy
+# packet access of classic BPF: it clobbers R0 to R5.
 _LOADS, _LEGACY, _STORES, _ALU = (0x01,), (0x00,), (0x02, 0x03), (0x04, 0x07)
 _LONG_JUMP: Final = 0x06
 _SAVED: Final = range(6, 10)
@@ -58,58 +79,66 @@ _HIDDEN = "is not shown by the kernel (it takes CAP_SYSLOG, or kernel.kptr_restr
 _UNSEEN = "has it, and what the kernel shows of it does not say what for"
 
 
-# Moves between registers, sums and differences, as far as maps are concerned.
 def follow_arithmetic(insn: Instruction, state: State, per_cpu: frozenset[str]) -> None:
-    """Follow one instruction of the classes ALU and ALU64."""
-    what = state.registers[insn.src] if insn.opcode & _REGISTER else constant(insn.imm)
-    found = _answer(insn, state.registers[insn.dst], what, per_cpu)
+    """Follow one instruction of the classes ALU and ALU64: moves, sums and differences."""
+    operand = state.registers[insn.src] if insn.opcode & _REGISTER else constant(insn.imm)
+    facts = _result(insn, state.registers[insn.dst], operand, per_cpu)
     is_wide = insn.opcode & 0x07 == _WIDE
-    state.registers[insn.dst] = found if is_wide else frozenset(map(_narrowed, found))
+    state.registers[insn.dst] = facts if is_wide else frozenset(map(_narrowed, facts))
 
 
-def _answer(insn: Instruction, before: Facts, what: Facts, per_cpu: frozenset[str]) -> Facts:
+def _result(insn: Instruction, before: Facts, operand: Facts, per_cpu: frozenset[str]) -> Facts:
     operation = insn.opcode & 0xF0
     if operation == _MOVE:
         is_signed = insn.opcode & _REGISTER and insn.offset in _SIGN_EXTENSIONS
-        return UNKNOWN if is_signed else what
-    found: Facts = frozenset()
+        return UNKNOWN if is_signed else operand
+    facts: Facts = frozenset()
     if operation == _ADD:
         for left in before:
-            for right in what:
-                found |= sum_facts(left, right, per_cpu)
+            for right in operand:
+                facts |= sum_facts(left, right, per_cpu)
     elif operation == _SUBTRACT:
-        found = frozenset(difference_fact(left, right) for left in before for right in what)
+        facts = frozenset(difference_fact(left, right) for left in before for right in operand)
     else:
+        # Multiplied, shifted or masked: no counter any more, and no address (the verifier refuses
+        # such arithmetic on pointers).
         return UNKNOWN
-    return join_facts(found, frozenset()) if len(found) > FACTS_MAX else found
+    return join_facts(facts, frozenset()) if len(facts) > FACTS_MAX else facts
 
 
 def _narrowed(fact: Fact) -> Fact:
-    """Return what is left of 32 bits: no address."""
+    """Return the fact of the lower 32 bits: half an address is none."""
     return UNKNOWN_FACT if fact.kind in _ADDRESSES else fact
 
 
 def program_uses(listing: Listing) -> Mapping[str, Use]:
-    """Return what the program does to each map that it has, by the map's name."""
-    walk = _Interpreter(listing)
-    walk.run()
-    names = {each.map for each in listing.maps.values()}
-    return {name: walk.notes.use(name) for name in names}
+    """Return what a program does to each map it refers to, by the map's name."""
+    interpreter = _Interpreter(listing)
+    interpreter.run()
+    names = {reference.map for reference in listing.maps.values()}
+    return {name: interpreter.notes.use(name) for name in names}
 
 
 @dataclass
 class _Interpreter:
+    """Runs a work list of positions to a fixed point.
+
+    *states* holds the joined state before each entry of the list: jump targets, returns and entries
+    of functions. Between them an instruction has one predecessor, and its state is not kept.
+    """
+
     listing: Listing
     notes: UseNotes = field(default_factory=UseNotes)
     states: dict[int, State] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
-    # Of each function by its first instruction: who calls it, and what it leaves behind.
+    # By a function's first instruction: the state at each call of it, and its joined state at exit.
+    # A function is analysed once for all its callers (context-insensitive).
     callers: dict[int, dict[int, State]] = field(default_factory=lambda: defaultdict(dict))
     ends: dict[int, State] = field(default_factory=dict)
     steps: int = 0
 
     def run(self) -> None:
-        joints = _jump_targets(self.listing.instructions)
+        targets = _jump_targets(self.listing.instructions)
         self.enter(0, State.at_start())
         while self.waiting:
             at: int | None = self.waiting.pop()
@@ -121,16 +150,16 @@ class _Interpreter:
                     self._give_up()
                     return
                 at = self.step(at, state)
-                if at in joints and at is not None:
+                if at in targets and at is not None:
                     self.enter(at, state)
                     break
 
     def _give_up(self) -> None:
-        for each in self.listing.maps.values():
-            self.notes.tell(each.map, "is too long to be followed")
+        for reference in self.listing.maps.values():
+            self.notes.note_unknown(reference.map, "is too long to be followed")
 
     def enter(self, at: int, state: State) -> None:
-        """Go on at *at* later, if *state* brings anything new there."""
+        """Schedule the position *at*, if *state* adds anything to what is known there."""
         if at not in self.states:
             self.states[at] = state.copy()
         elif not self.states[at].join(state):
@@ -139,7 +168,7 @@ class _Interpreter:
             self.waiting.append(at)
 
     def step(self, at: int, state: State) -> int | None:
-        """Follow one instruction; return the next one, None where it does not go on."""
+        """Follow one instruction; return the next position, None if this path ends here."""
         insn = self.listing.instructions[at]
         family = insn.opcode & 0x07
         if insn.is_wide:
@@ -160,12 +189,12 @@ class _Interpreter:
     def _wide(self, at: int, insn: Instruction) -> Facts:
         if at in self.listing.functions:
             return frozenset({Fact(FactKind.CODE, offset=self.listing.functions[at])})
-        used = self.listing.maps.get(at)
-        if used is None:
+        reference = self.listing.maps.get(at)
+        if reference is None:
             return UNKNOWN if insn.src else constant(insn.imm)
-        if used.at is None:
-            return frozenset({Fact(FactKind.MAP, used.map)})
-        return frozenset({Fact(FactKind.VALUE, used.map, used.at)})
+        if reference.at is None:
+            return frozenset({Fact(FactKind.MAP, reference.map)})
+        return frozenset({Fact(FactKind.VALUE, reference.map, reference.at)})
 
     def _jump(self, at: int, insn: Instruction, state: State) -> int | None:
         if insn.opcode == EXIT:
@@ -176,6 +205,8 @@ class _Interpreter:
         target = at + 1 + (insn.imm if insn.opcode == _LONG_JUMP else insn.offset)
         if insn.opcode in _JUMP_ALWAYS:
             return target
+        # Of all conditions only comparisons with NULL teach anything: they tell a lookup that found
+        # an entry from one that did not.
         taken = state.copy()
         if insn.opcode in (_IF_EQUAL, _IF_NOT_EQUAL) and insn.imm == 0:
             _learn_null(taken, insn.dst, is_null=insn.opcode == _IF_EQUAL)
@@ -208,10 +239,15 @@ class _Interpreter:
             self._return(at, function)
 
     def _enter_callback(self, function: int, arguments: Iterable[Facts], state: State) -> None:
-        """Enter what a helper calls: any of its arguments may be any of the helper's."""
+        """Follow a callback of a helper; each of its arguments may be any argument of the helper.
+
+        What a callback gets depends on the helper (an entry's key and value, a loop's index, the
+        context). Over-approximating spares a table of helpers. The values that
+        `bpf_for_each_map_elem` hands over are not among the arguments; that the map itself is
+        handed to the helper is noted as unknown (`_note_escapes`).
+        """
         inner = State.at_start(function)
-        given = UNKNOWN.union(*arguments)
-        inner.registers[1:6] = [given] * 5
+        inner.registers[1:6] = [UNKNOWN.union(*arguments)] * 5
         inner.stack = dict(state.stack)
         self.enter(function, inner)
 
@@ -234,22 +270,23 @@ class _Interpreter:
 
 
 def _jump_targets(code: tuple[Instruction, ...]) -> frozenset[int]:
-    """Return the instructions that several ways lead to."""
-    found: set[int] = set()
+    """Return the positions that jumps lead to, where states have to be joined."""
+    targets: set[int] = set()
     for at, insn in enumerate(code):
         if insn.opcode & 0x07 in _JUMPS and insn.opcode not in (CALL, EXIT):
-            found.add(at + 1 + (insn.imm if insn.opcode == _LONG_JUMP else insn.offset))
-    return frozenset(found)
+            targets.add(at + 1 + (insn.imm if insn.opcode == _LONG_JUMP else insn.offset))
+    return frozenset(targets)
 
 
 def _learn_null(state: State, register: int, *, is_null: bool) -> None:
-    """Take in that an address is null, or is not: what a lookup answered."""
+    """Refine *register* on one side of a comparison with NULL: *is_null* says which side."""
     facts = state.registers[register]
     if not is_null:
-        kept = (one for one in facts if one.kind not in (FactKind.MISSED, FactKind.NUMBER))
-        state.registers[register] = frozenset(kept) or UNKNOWN
+        remaining = (f for f in facts if f.kind not in (FactKind.MISSED, FactKind.NUMBER))
+        state.registers[register] = frozenset(remaining) or UNKNOWN
         return
-    maps = {one.map for one in facts if one.kind in POINTERS or one.kind is FactKind.MISSED}
+    # If the NULL can only come from a lookup in one map, it is certain which map lacks the key.
+    maps = {fact.map for fact in facts if fact.kind in POINTERS or fact.kind is FactKind.MISSED}
     if len(maps) == 1 and all(one.kind in POINTERS or one.kind is FactKind.MISSED for one in facts):
         state.missed |= maps
     state.registers[register] = frozenset(
@@ -257,27 +294,28 @@ def _learn_null(state: State, register: int, *, is_null: bool) -> None:
     )
 
 
-# The programs that use maps, by map: those of an object file, and those that are loaded.
-
-
 def users_of_specs(programs: Iterable[ProgramSpec]) -> Users:
-    """Return what programs of an object file do to each map, by the map's name."""
-    found: dict[str, list[UsingProgram]] = defaultdict(list)
+    """Return what the programs of an object file do to each map, by the map's name."""
+    users: dict[str, list[UsingProgram]] = defaultdict(list)
     for program in programs:
-        for name, use in program_uses(listing.listing_of_spec(program)).items():
-            found[name].append(UsingProgram.of_spec(program, use))
-    return {name: tuple(users) for name, users in found.items()}
+        for name, use in program_uses(listing_of_spec(program)).items():
+            users[name].append(UsingProgram.of_spec(program, use))
+    return {name: tuple(programs_of_map) for name, programs_of_map in users.items()}
 
 
 def users_of_programs(programs: Iterable[Program], maps: Mapping[str, Map]) -> Users:
-    """Return what loaded programs do to each of *maps*, by the name that it has there."""
-    names = {held.id: name for name, held in maps.items()}
-    per_cpu = frozenset(name for name, held in maps.items() if held.is_per_cpu)
-    found: dict[str, list[UsingProgram]] = defaultdict(list)
+    """Return what loaded programs do to each of *maps*, by the name given there.
+
+    If the kernel does not show a program's instructions, or they do not refer to the map, the use
+    is unknown: a program can also reach a map through a map of maps.
+    """
+    names = {bpf_map.id: name for name, bpf_map in maps.items()}
+    per_cpu = frozenset(name for name, bpf_map in maps.items() if bpf_map.is_per_cpu)
+    users: dict[str, list[UsingProgram]] = defaultdict(list)
     for program in programs:
         info, code = program.info, xlated(program.fd)
-        used = program_uses(listing.listing_of_kernel(code, names, per_cpu)) if code else {}
+        known = program_uses(listing_of_kernel(code, names, per_cpu)) if code else {}
         for name in (names[id_] for id_ in info.map_ids if id_ in names):
             unknown = replace(UNUSED, unknown=(_UNSEEN if code else _HIDDEN,))
-            found[name].append(UsingProgram.of_info(info, used.get(name, unknown)))
-    return {name: tuple(users) for name, users in found.items()}
+            users[name].append(UsingProgram.of_info(info, known.get(name, unknown)))
+    return {name: tuple(programs_of_map) for name, programs_of_map in users.items()}

@@ -1,7 +1,8 @@
-"""A program as a list of instructions, with the names of what they refer to.
+"""A program as a list of instructions, with the names of the maps and helpers they refer to.
 
-It comes from an object file, or from the kernel, which shows what the verifier made of a program:
-lookups inlined, helpers by their distance from one function of the kernel.
+It comes from an object file, or from the kernel (BPF_OBJ_GET_INFO_BY_FD). The kernel shows the
+program as the verifier rewrote it: lookups are inlined, and a helper call holds the distance of the
+kernel function from `__bpf_call_base` instead of the helper's number.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FUNCTION_OF_KERNEL: Final = "a function of the kernel"
 
 @dataclass(frozen=True, slots=True)
 class MapReference:
-    """What one 64-bit load refers to: the map *map* itself, or the byte *at* of its value."""
+    """The target of a 64-bit load: the map *map*, or the byte *at* of its only value."""
 
     map: str
     at: int | None = None
@@ -30,10 +31,16 @@ class MapReference:
 
 @dataclass(frozen=True)
 class Listing:
-    """One run of instructions; all numbers count its slots.
+    """The instructions of one program; positions count slots of eight bytes.
 
-    *helpers* are the names of what is called (`bpf_map_lookup_elem`), *functions* where calls and
-    addresses of functions lead. *per_cpu* are the maps that have values of each CPU.
+    Attributes:
+        instructions: One for each slot; a 64-bit load has two.
+        maps: The map that a 64-bit load refers to, by position.
+        helpers: The name of the helper that a call reaches (`bpf_map_lookup_elem`), by position.
+        functions: The position of the function that a call, or a load of a function's address,
+            leads to.
+        per_cpu: The names of the maps that have a value for each CPU. Only needed for loaded
+            programs, whose lookups are inlined.
     """
 
     instructions: tuple[Instruction, ...]
@@ -44,19 +51,20 @@ class Listing:
 
 
 def listing_of_spec(program: ProgramSpec) -> Listing:
-    """Return the instructions of a program of an object file."""
+    """Return the listing of a program of an object file, its functions linked into one."""
     linked = link(program)
     code = tuple(linked.instructions)
     maps = {
-        each.index: MapReference(
-            each.target, each.addend if each.kind is ReferenceKind.MAP_VALUE else None
+        reference.index: MapReference(
+            reference.target,
+            reference.addend if reference.kind is ReferenceKind.MAP_VALUE else None,
         )
-        for each in linked.references
+        for reference in linked.references
     }
     helpers = {
-        index: _helper(each)
-        for index, each in enumerate(code)
-        if each.is_call and each.src != PseudoCall.CALL
+        index: _helper(insn)
+        for index, insn in enumerate(code)
+        if insn.is_call and insn.src != PseudoCall.CALL
     }
     return Listing(code, maps, helpers, _functions(code))
 
@@ -64,17 +72,19 @@ def listing_of_spec(program: ProgramSpec) -> Listing:
 def listing_of_kernel(
     code: tuple[Instruction, ...], names: Mapping[int, str], per_cpu: frozenset[str]
 ) -> Listing:
-    """Return the instructions *code* that the kernel shows of a program.
+    """Return the listing of a loaded program, from the instructions *code* that the kernel shows.
 
-    *names* are those of the maps by id; others are called by their id.
+    *names* are the names of maps by id; a map without one is called `map ID`.
     """
     maps: dict[int, MapReference] = {}
-    for index, each in enumerate(code):
-        if each.is_wide and each.src in (PseudoSource.MAP_FD, PseudoSource.MAP_VALUE):
-            name = names.get(each.imm & 0xFFFFFFFF, f"map {each.imm & 0xFFFFFFFF}")
-            is_value = each.src == PseudoSource.MAP_VALUE
+    for index, insn in enumerate(code):
+        if insn.is_wide and insn.src in (PseudoSource.MAP_FD, PseudoSource.MAP_VALUE):
+            # The kernel puts the map's id where the descriptor was (bpf_insn_prepare_dump() of
+            # kernel/bpf/syscall.c).
+            name = names.get(insn.imm & 0xFFFFFFFF, f"map {insn.imm & 0xFFFFFFFF}")
+            is_value = insn.src == PseudoSource.MAP_VALUE
             maps[index] = MapReference(name, code[index + 1].imm if is_value else None)
-    calls = {i: each.imm for i, each in enumerate(code) if each.is_call and each.src == 0}
+    calls = {index: insn.imm for index, insn in enumerate(code) if insn.is_call and insn.src == 0}
     known = helper_names(calls.values())
     helpers = {index: known.get(number, UNNAMED) for index, number in calls.items()}
     return Listing(code, maps, helpers, _functions(code), per_cpu)
@@ -88,20 +98,20 @@ def _helper(call: Instruction) -> str:
 
 
 def _functions(code: tuple[Instruction, ...]) -> dict[int, int]:
-    """Return where calls of the program's own functions lead, and loads of their addresses.
+    """Return the targets of calls of the program's own functions, and of loads of their addresses.
 
-    Of a compiled program the kernel shows the distance of a call in `offset`, and in `imm` the
-    function's number (`jit_subprogs()` of kernel/bpf/verifier.c).
+    For a JIT-compiled program the kernel shows the distance of a call in `offset`, and the
+    function's number in `imm` (`jit_subprogs()` of kernel/bpf/verifier.c).
     """
-    found: dict[int, int] = {}
+    targets: dict[int, int] = {}
     skip = -1
-    for index, each in enumerate(code):
+    for index, insn in enumerate(code):
         if index == skip:
             continue
-        if each.is_wide:
+        if insn.is_wide:
             skip = index + 1
-            if each.src == PseudoSource.FUNC:
-                found[index] = index + 1 + each.imm
-        elif each.opcode == CALL and each.src == PseudoCall.CALL:
-            found[index] = index + 1 + (each.offset or each.imm)
-    return found
+            if insn.src == PseudoSource.FUNC:
+                targets[index] = index + 1 + insn.imm
+        elif insn.opcode == CALL and insn.src == PseudoCall.CALL:
+            targets[index] = index + 1 + (insn.offset or insn.imm)
+    return targets

@@ -45,7 +45,7 @@ class Converted:
         found: dict[str, None] = {}
         for side, moves in ((KEY, self.keys), (VALUE, self.values)):
             for check in moves.checks if moves else ():
-                if check.is_wished and self._is_lost(side, check):
+                if check.is_accepted and self._is_lost(side, check):
                     found[f"{KEY}.{check.path}" if side == KEY else check.path or VALUE] = None
         return tuple(found)
 
@@ -85,7 +85,7 @@ class Converted:
         name, where = self.definition.name, f"at key hex:{key.hex()}"
         for side, moves, data in ((KEY, self.keys, [key]), (VALUE, self.values, values)):
             for check in moves.checks if moves else ():
-                if not check.is_wished and not all(map(check.fits, data)):
+                if not check.is_accepted and not all(map(check.fits, data)):
                     yield Difference(name, f"{side} {check.path}".rstrip(), where, check.what)
         if self._is_cut_off(key) and any(map(any, values)):
             length = self.definition.max_entries
@@ -153,7 +153,7 @@ def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Conv
     name, wishes = new.name, migration.of(new.name)
     refused = Refusals(name)
     before, after = _shape(old), _shape(new)
-    refused.tell(
+    refused.add(
         ()
         if are_interchangeable(old.type, new.type)
         else entries.shape_differences(name, before, after)
@@ -172,9 +172,9 @@ def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Conv
         default_rule=lambda _old, _new: None if is_joined else Rule.KEEP_NEW,
         otherwise=Rule.KEEP_NEW,
     )
-    refused.parts(KEY, keys)
-    refused.parts(VALUE, values)
-    refused.words(keys, values, (before, after), ())
+    refused.add_unfit(KEY, keys)
+    refused.add_unfit(VALUE, values)
+    refused.add_contradictions(keys, values, (before, after), ())
     _stop_if_any(refused, name, snapshot.path)
     start = start_value(name, types[1], bytes(new.value_size), said.start)
     found = Converted(snapshot, new, keys, values, start)

@@ -1,4 +1,7 @@
-"""What is in the old map, as far as it decides whether it can be moved."""
+"""Reads the old map once: how many entries it has, and which of them cannot be moved.
+
+Also the shapes of maps, and which of them can become which.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,18 @@ from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType
 
-SHOWN: Final = 3  # entries that do not fit, of each kind
+SHOWN: Final = 3  # examples of entries that do not fit, for each reason
 _ELEMENT_OF_HASH: Final = 48  # bytes before the key: struct htab_elem of kernel/bpf/hashtab.c
 _WORD: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """An entry that does not fit: which number of it, and why; keys and values are bytes."""
+    """An entry that does not fit into the new map, with the member at fault.
+
+    *part* is `key` or `value`, *path* the member, *number* its number; *key* and *value* are the
+    entry's bytes, *what* says why it does not fit.
+    """
 
     part: str
     path: str
@@ -37,24 +44,24 @@ class Misfit:
 
 @dataclass
 class EntrySurvey:
-    """What a walk found: how many entries, and the first of those that do not fit, by kind.
+    """The result of reading the old map: the number of entries, and examples of misfits.
 
-    *lost* says of each wished check of keys or values how many entries give something up.
+    *lost* counts, for each check whose loss the user accepted, the entries that lose something.
     """
 
     entries: int = 0
     misfits: list[Misfit] = field(default_factory=list)
     lost: Counter[tuple[str, EntryCheck]] = field(default_factory=Counter)
 
-    def tell(self, misfit: Misfit) -> None:
-        """Keep a misfit, unless enough of its kind are known."""
-        same = (one for one in self.misfits if (one.path, one.what) == (misfit.path, misfit.what))
-        if sum(1 for _ in same) < SHOWN:
+    def add(self, misfit: Misfit) -> None:
+        """Keep a misfit as an example, unless there are enough for its member and reason."""
+        reasons = [(known.path, known.what) for known in self.misfits]
+        if reasons.count((misfit.path, misfit.what)) < SHOWN:
             self.misfits.append(misfit)
 
 
 class OldEntry(NamedTuple):
-    """A key, and the values of all CPUs."""
+    """An entry of the old map: its key, and its values, one for each CPU of a per-CPU map."""
 
     key: bytes
     values: list[bytes]
@@ -66,73 +73,76 @@ Examine = Callable[[OldEntry], Iterator[Misfit]]
 def survey_entries(
     old: Map, shapes: tuple[MapShape, MapShape], keys: PartMoves | None, values: PartMoves
 ) -> EntrySurvey:
-    """Count the entries of *old*, and hold each against the checks."""
+    """Count the entries of *old* and check each; the programs go on writing meanwhile.
+
+    Whatever holds now has to hold until the switch: see `losses.conditions`.
+    """
     before, _ = shapes
-    found = EntrySurvey()
-    examiners = _examiners(shapes, keys, values, found)
+    survey = EntrySurvey()
+    examiners = _examiners(shapes, keys, values, survey)
     if before.is_array and not examiners:
-        found.entries = before.max_entries
-        return found
+        survey.entries = before.max_entries
+        return survey
     stride = stride_of(before.value_size) if before.is_per_cpu else before.value_size
     copies = possible_cpus() if before.is_per_cpu else 1
     for batch in old.batches_bytes():
-        found.entries += batch.count
+        survey.entries += batch.count
         for index in range(batch.count if examiners else 0):
             key = bytes(batch.keys[index * before.key_size : (index + 1) * before.key_size])
             start = index * stride * copies
-            each = [
+            copies_of_entry = [
                 bytes(batch.values[at : at + before.value_size])
                 for at in range(start, start + copies * stride, stride)
             ]
             for examine in examiners:
-                for misfit in examine(OldEntry(key, each)):
-                    found.tell(misfit)
-    return found
+                for misfit in examine(OldEntry(key, copies_of_entry)):
+                    survey.add(misfit)
+    return survey
 
 
 def bits_in_use(old: Map, shape: MapShape) -> bytes:
-    """Return all values of *old*, of all CPUs, laid upon each other: 0 where each has 0."""
+    """Return the bitwise OR of all values of *old*, of all CPUs: 0 wherever every value is 0."""
     stride = stride_of(shape.value_size) if shape.is_per_cpu else shape.value_size
-    found = 0
+    bits = 0
     for batch in old.batches_bytes():
         values = bytes(batch.values)
         for start in range(0, len(values), stride):
-            found |= int.from_bytes(values[start : start + shape.value_size], "little")
-    return found.to_bytes(shape.value_size, "little")
+            bits |= int.from_bytes(values[start : start + shape.value_size], "little")
+    return bits.to_bytes(shape.value_size, "little")
 
 
 def _examiners(
     shapes: tuple[MapShape, MapShape],
     keys: PartMoves | None,
     values: PartMoves,
-    contents: EntrySurvey,
+    survey: EntrySurvey,
 ) -> list[Examine]:
     old, new = shapes
-    found: list[Examine] = []
+    examiners: list[Examine] = []
     if keys is not None and keys.checks:
-        found.append(lambda entry: _unfit("key", keys.checks, entry, [entry.key], contents))
+        examiners.append(lambda entry: _unfit("key", keys.checks, entry, [entry.key], survey))
     if values.checks:
-        found.append(lambda entry: _unfit("value", values.checks, entry, entry.values, contents))
+        examiners.append(lambda entry: _unfit("value", values.checks, entry, entry.values, survey))
     totals = [move for move in values.moves if _may_overflow(move, old, new)]
     if totals:
-        found.append(lambda entry: _too_great(totals, entry))
+        examiners.append(lambda entry: _too_great(totals, entry))
     if old.is_array and new.max_entries < old.max_entries:
         parts = [move.old for move in values.moves] + [leaf.place for leaf in values.dropped]
-        found.append(lambda entry: _cut_off(new.max_entries, parts, entry))
-    return found
+        examiners.append(lambda entry: _cut_off(new.max_entries, parts, entry))
+    return examiners
 
 
-def _unfit(  # noqa: PLR0917  (where it looks, and where it counts)
+def _unfit(  # noqa: PLR0917  (the checks, the bytes they read, and the survey they count in)
     part: str,
     checks: Sequence[EntryCheck],
     entry: OldEntry,
     where: list[bytes],
-    contents: EntrySurvey,
+    survey: EntrySurvey,
 ) -> Iterator[Misfit]:
     for check in checks:
         unfit = [data for data in where if not check.fits(data)]
-        if check.is_wished:
-            contents.lost[part, check] += bool(unfit)
+        if check.is_accepted:
+            survey.lost[part, check] += bool(unfit)
             continue
         for data in unfit:
             yield Misfit(part, check.path, *_first(entry), _number(data, check), check.what)
@@ -149,7 +159,7 @@ def _number(data: bytes, check: EntryCheck) -> int:
 
 
 def _may_overflow(move: MemberMove, old: MapShape, new: MapShape) -> bool:
-    """Whether the numbers of all CPUs together may be too great for the one that they become."""
+    """Whether the sum of all CPUs may exceed the shared number that it becomes."""
     is_one = old.is_per_cpu and not new.is_per_cpu
     is_sum = move.rule is Rule.SUM and not move.is_bytes and move.limits is None
     return is_one and is_sum and move.new.size < 8
@@ -172,7 +182,7 @@ def _read(move: MemberMove, value: bytes) -> int:
 
 
 def _cut_off(length: int, parts: Sequence[Span], entry: OldEntry) -> Iterator[Misfit]:
-    """Yield an element beyond the end that has anything in it but what is the kernel's own."""
+    """Yield the entry if its index is beyond the new end and any of its *parts* is not 0."""
     index = int.from_bytes(entry.key, "little")
     if index >= length and any(
         any(value[part.offset : part.offset + part.size])
@@ -188,24 +198,25 @@ def shown(codec: Any, data: bytes) -> str:
     return str(codec.decode(data))
 
 
-# Which maps can become which: types, sizes and flags.
-
-
 def shape_of_spec(spec: MapSpec) -> MapShape:
-    """Return the shape of a map that is wanted."""
+    """Return the shape of the map that *spec* describes."""
     return MapShape(spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.map_flags)
 
 
-def shape_of_map(held: Map) -> MapShape | None:
-    """Return the shape of a map that exists, None if its type is newer than this version."""
-    if not isinstance(held.type, MapType):
+def shape_of_map(bpf_map: Map) -> MapShape | None:
+    """Return the shape of an existing map; None if this version does not know its type."""
+    if not isinstance(bpf_map.type, MapType):
         return None
-    flags = held.info.map_flags
-    return MapShape(held.type, held.key_size, held.value_size, held.max_entries, flags)
+    flags = bpf_map.info.map_flags
+    sizes = bpf_map.key_size, bpf_map.value_size, bpf_map.max_entries
+    return MapShape(bpf_map.type, *sizes, flags)
 
 
 def shape_differences(name: str, old: MapShape, new: MapShape) -> Iterator[Difference]:
-    """Yield why a map cannot become the other, whatever is in it."""
+    """Yield why the old map cannot become the new one, whatever its entries are.
+
+    Arrays become arrays and hashes become hashes, per-CPU or shared, LRU or not.
+    """
     if not ((old.is_array and new.is_array) or (old.is_hash and new.is_hash)):
         yield Difference(name, "type", type_text(old), f"{type_text(new)}, which cannot take it")
         return
@@ -229,7 +240,7 @@ def type_text(shape: MapShape) -> str:
 
 
 def memory_bytes(shape: MapShape, entries: int) -> int:
-    """Return about how much memory a map takes with so many entries, without its buckets."""
+    """Return about how many bytes a map takes with that many *entries*, without its buckets."""
     copies = possible_cpus() if shape.is_per_cpu else 1
     value = _rounded(shape.value_size) * copies
     if shape.is_array:

@@ -1,4 +1,4 @@
-"""What new entries begin with, and what is written into the new map before programs get it."""
+"""First values of new entries, written before programs use the map; moves in user space."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STEP: Final = re.compile(r"[^.\[\]]+|\[\d+\]")
 def start_value(
     name: str, type_: TypeRef | None, empty: bytes, start: Mapping[str, object]
 ) -> bytes:
-    """Return *empty*, the bytes of a value, with the members *start* set; `UsageError`."""
+    """Return the value *empty* with the members in *start* set; `UsageError` if one is wrong."""
     if not start:
         return empty
     try:
@@ -34,9 +34,9 @@ def start_value(
 
 
 def zero_counters(contents: bytes, moves: Iterable[MemberMove]) -> bytes:
-    """Return what global variables start with: those that the old value comes to, with 0.
+    """Return the initial values of global variables, 0 for those that old values are added to.
 
-    What the object file says of them was counted in when the old program started.
+    The old value contains the initial value already: the old program started with it.
     """
     data = bytearray(contents)
     for move in moves:
@@ -46,7 +46,7 @@ def zero_counters(contents: bytes, moves: Iterable[MemberMove]) -> bytes:
 
 
 def with_members(kind: Codec, data: bytes, members: Mapping[str, object]) -> bytes:
-    """Return the value *data* with members, named by path, that are another."""
+    """Return the value *data* with the members in *members*, by path, replaced."""
     whole = kind.decode(data)
     for path, value in members.items():
         whole = _with_value(whole, _STEP.findall(path), value)
@@ -61,28 +61,28 @@ def _with_value(whole: Any, steps: list[str], value: object) -> Any:
     return whole
 
 
-def _typed(value: object, there: object) -> object:
-    """Return what a word of the command line stands for, where *there* is now."""
+def _typed(value: object, current: object) -> object:
+    """Parse a word of the command line like the *current* value of the member."""
     if not isinstance(value, str):
         return value
     try:
         return int(value, 0)
     except ValueError:
         pass
-    if isinstance(there, str):
+    if isinstance(current, str):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        return value  # the codec says what it wants
+        return value  # the codec raises an error that names what it takes
 
 
 class FirstValues:
-    """Writes what cannot wait for the fold into a new map that no program has yet.
+    """Writes first values into a new map before programs use it; the fold adds the rest.
 
-    Elements of an array are there from the start, and so get their first values; what Python
-    functions make of old values is written with the entry. The fold adds the rest. *made* is what
-    an element has when the map was created.
+    The elements of an array exist from the start, so the fold cannot insert them with first values.
+    Python functions run in user space, so their results are written here, entry by entry. *made* is
+    the value that the elements of an array have after creation.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class FirstValues:
         self._functions = functions
 
     def is_needed(self, new: MapShape) -> bool:
-        """Whether there is anything to be written."""
+        """Whether anything has to be written."""
         return bool(self._functions) or (new.is_array and self._is_other)
 
     def fill(self, old: Map, new: Map, shapes: tuple[MapShape, MapShape]) -> None:
-        """Write the first values into *new*; both maps stay the caller's."""
+        """Write the first values into *new*; the caller keeps both maps."""
         before, after = shapes
         if after.is_array and self._is_other:
             for index in range(after.max_entries):
@@ -115,20 +115,20 @@ class FirstValues:
         )
         for key, value in old.items_bytes():
             if not (after.is_array and int.from_bytes(key, "little") >= after.max_entries):
-                made = [self._made(kinds, one) for one in _values(value, before)]
+                made = [self._made(kinds, copy) for copy in _values(value, before)]
                 new.update_bytes(key, self._copies(made, after))
 
     def _made(self, kinds: tuple[Codec, ...], value: bytes) -> bytes:
-        said = kinds[0].decode(value)
-        members = {path: function(said) for path, function in self._functions.items()}
+        decoded = kinds[0].decode(value)
+        members = {path: function(decoded) for path, function in self._functions.items()}
         return with_members(kinds[1], self._start, members)
 
     def _copies(self, values: list[bytes], shape: MapShape) -> bytes:
-        """Return a value as the map takes it: of a per-CPU map one for each CPU."""
+        """Return *values* as the map takes them: for a per-CPU map one for each CPU, padded."""
         if not shape.is_per_cpu:
             return values[0]
-        each = values if len(values) > 1 else values * possible_cpus()
-        return b"".join(one.ljust(stride_of(shape.value_size), b"\0") for one in each)
+        copies = values if len(values) > 1 else values * possible_cpus()
+        return b"".join(copy.ljust(stride_of(shape.value_size), b"\0") for copy in copies)
 
 
 def _values(value: bytes, shape: MapShape) -> list[bytes]:
@@ -136,15 +136,13 @@ def _values(value: bytes, shape: MapShape) -> list[bytes]:
     return [value[at : at + shape.value_size] for at in range(0, len(value), stride)]
 
 
-# Moving the parts of one value in user space, by the same moves that a fold is generated from.
-#
-# For values that nobody counts in: those of a file. Where a fold adds to what programs have counted
-# since, here nothing was: every rule gives what the old value says. Rules decide where several old
-# values become one, of several CPUs or keys.
-
-
 def apply_moves(moves: Sequence[MemberMove], old: bytes, start: bytes) -> bytes:
-    """Return *start*, a new key or value, with the parts of *old* that come over."""
+    """Return *start*, a new key or value, with the members of *old* moved into it.
+
+    For the entries of a snapshot file, by the same moves that a fold is generated from. No program
+    has written the new value, so every rule yields the old number; rules matter only to
+    `join_values`.
+    """
     new = bytearray(start)
     for move in moves:
         if move.is_bytes:
@@ -156,9 +154,9 @@ def apply_moves(moves: Sequence[MemberMove], old: bytes, start: bytes) -> bytes:
 
 
 def join_values(moves: Sequence[MemberMove], values: Sequence[bytes]) -> bytes:
-    """Return the one value that several new ones become, by the rules; of the rest the first one's.
+    """Join the values of several CPUs or keys by the rules; members without a move are the first's.
 
-    `OverflowError` names a sum that has no room; with limits it becomes what has.
+    Raises `OverflowError` for a sum that does not fit its member; with limits the sum is cut.
     """
     new = bytearray(values[0])
     for move in moves if len(values) > 1 else ():
@@ -191,7 +189,9 @@ def _within(move: MemberMove, number: int) -> int:
     if low <= number <= high:
         return number
     if move.limits is None:
-        raise OverflowError(f"{move.path or 'value'}: {number} is more than it has room for")
+        raise OverflowError(
+            f"{move.path or 'value'}: {number} does not fit into {move.new.size} bytes"
+        )
     return min(max(number, low), high)
 
 
@@ -200,7 +200,7 @@ def _least(numbers: Sequence[int]) -> int:
 
 
 def _greatest(move: MemberMove, numbers: Sequence[int]) -> int:
-    # As in a fold: where numbers may be negative, 0 is no number yet.
+    # As in a fold: a 0 means "no number yet" if numbers may be negative.
     return max(filter(None, numbers), default=0) if move.new.is_signed else max(numbers)
 
 

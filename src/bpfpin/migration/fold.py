@@ -1,4 +1,9 @@
-"""Folding one map into another: the generated programs, loaded, kept by pins, and run."""
+"""Folds one map into another: loads the generated programs and runs them.
+
+The caller keeps this order: `FoldPrograms.load`, the switch of all hooks, `wait_for_programs`,
+`insert`, `wait_for_programs` again if keys were inserted, `move`. An interrupted fold is run again
+from the start; see `fold_program` for why that counts nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -25,66 +30,70 @@ from bpfpin.syscall.cpu import membarrier, possible_cpus
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapFlag, MapType
 
-CHUNK_KEYS: Final = 4096
-KEPT_BYTES_MAX: Final = 64 << 20  # of keys that are not read twice
+CHUNK_KEYS: Final = 4096  # keys of one run; another task on that CPU waits some 5 ms for it
+KEPT_BYTES_MAX: Final = 64 << 20  # keys that are remembered and not read twice
 _WORDS: Final[dict[int, Any]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
-WHOLE_ENTRIES_MAX: Final = (
-    50_000  # entries of one run, during which no other task gets that CPU: 25 ms
-)
-FEW_MOVES: Final = 8  # that take no longer than finding the entry
+# The most entries that one run folds. No other task gets that CPU meanwhile: 25 ms (a run over
+# 1,000,000 entries delayed one by 523 ms, measured). Packets are processed all the same.
+WHOLE_ENTRIES_MAX: Final = 50_000
+FEW_MOVES: Final = 8  # moving so many members takes as long as finding the entry
 _COUNTS: Final = struct.Struct("<QQQ")
 _INNER: Final = MapSpec("barrier_inner", MapType.ARRAY, 4, 4, 1)
 _OUTER: Final = MapSpec("barrier", MapType.ARRAY_OF_MAPS, 4, 4, 1, inner=_INNER)
 
 
-# The keys of an old map, a part at a time, in a map that the programs of a fold walk.
-
-
 class KeyChunks:
-    """Writes the keys of *old* to the map *keys*, through its memory; both stay the caller's."""
+    """Writes the keys of *old*, a chunk at a time, into the array *keys* that fold programs walk.
+
+    It writes through the array's memory (mmap), without a system call for each key. The caller
+    keeps both maps and closes them.
+    """
 
     def __init__(self, old: Map, keys: Map) -> None:
         self._old = old
         self._keys = keys
         self._kept: list[bytes] = []
 
-    def each(self, size: int, *, again: bool = False) -> Iterator[int]:
-        """Write up to *size* keys at a time, and yield how many there are.
+    def write_chunks(self, size: int, *, again: bool = False) -> Iterator[int]:
+        """Write up to *size* keys at a time, and yield after each chunk how many they are.
 
-        With *again* they are those of the walk before, if they were not too many to be kept.
+        With *again* the keys of the walk before are used, if they were few enough to be remembered.
         """
         key_size = self._keys.value_size
         with MappedMemory(self._keys) as memory:
             for keys in (again and self._kept) or self._read():
                 for at in range(0, len(keys), size * key_size):
-                    part = memoryview(keys)[at : at + size * key_size]
-                    scatter(part, key_size, memory.view, memory.stride)
-                    yield len(part) // key_size
+                    chunk = memoryview(keys)[at : at + size * key_size]
+                    scatter(chunk, key_size, memory.view, memory.stride)
+                    yield len(chunk) // key_size
 
     def forget(self) -> None:
-        """Drop the keys of the walk before."""
+        """Drop the remembered keys."""
         self._kept = []
 
     def _read(self) -> Iterator[memoryview]:
         self.forget()
         kept, room = list[bytes](), KEPT_BYTES_MAX
-        for some in self._old.batches_bytes():
-            room -= len(some.keys)
+        for batch in self._old.batches_bytes():
+            room -= len(batch.keys)
             if room >= 0:
-                kept.append(bytes(some.keys))
-            yield some.keys
+                kept.append(bytes(batch.keys))
+            yield batch.keys
         if room >= 0:
             self._kept = kept
 
 
 def create_keys(key_size: int) -> Map:
-    """Make the map that the keys of a part are written to."""
+    """Create the array that the keys of a chunk are written to."""
     spec = MapSpec("fold_keys", MapType.ARRAY, 4, key_size, CHUNK_KEYS, map_flags=MapFlag.MMAPABLE)
     return Map.create(spec)
 
 
 def scatter(packed: memoryview, size: int, into: memoryview, stride: int) -> None:
-    """Copy items of *size* bytes that lie back to back to every *stride* bytes of *into*."""
+    """Copy items of *size* bytes, which lie back to back, to every *stride* bytes of *into*.
+
+    One slice assignment for each word of an item is much faster than one for each item.
+    """
     count = len(packed) // size
     width = math.gcd(size, 8)
     source = packed.cast(_WORDS[width])
@@ -94,9 +103,10 @@ def scatter(packed: memoryview, size: int, into: memoryview, stride: int) -> Non
 
 
 class FoldStep(Enum):
-    """What a program of a fold is for, as its pin is called.
+    """The purpose of a fold program; the value is the name of its pin.
 
-    `MOVE` runs on each CPU for its own values; `GATHER` takes those of all CPUs at once.
+    `INSERT` inserts missing keys. `MOVE` moves a shared map's values, or on each CPU that CPU's
+    own. `GATHER` moves the values of all CPUs in one run.
     """
 
     INSERT = "insert"
@@ -106,7 +116,10 @@ class FoldStep(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FoldCounts:
-    """What a fold met: entries visited and inserted, and those that found no room (*failed*)."""
+    """The counts of a fold: entries *visited*, *inserted*, and *failed* for want of room.
+
+    The counts of a failed entry stay in the old map.
+    """
 
     visited: int = 0
     inserted: int = 0
@@ -122,9 +135,10 @@ class FoldCounts:
 
 @dataclass(frozen=True)
 class FoldSpec:
-    """What is folded into what; *start* is the value that a new entry begins with, of one CPU.
+    """The description of a fold: both maps, and the moves of members.
 
-    *entries* is about how many there are: many are folded in parts.
+    *start* is the first value of a new entry, for one CPU. *key_moves* is None if keys stay as they
+    are. *entries* is about how many entries the old map has; many are folded in chunks.
     """
 
     old: MapShape
@@ -135,26 +149,28 @@ class FoldSpec:
     entries: int = 0
 
     def programs(self) -> dict[FoldStep, FoldProgram]:
-        """Return the programs that it takes."""
+        """Return the programs that the fold needs."""
         from_cpus, to_cpus = self.old.is_per_cpu, self.new.is_per_cpu
-        found: dict[FoldStep, FoldProgram] = {}
+        programs: dict[FoldStep, FoldProgram] = {}
         if fold_program.needs_insert_phase(self.new):
-            found[FoldStep.INSERT] = self._fold(self.moves, phase=Phase.INSERT)
+            programs[FoldStep.INSERT] = self._fold(self.moves, phase=Phase.INSERT)
         if to_cpus or not from_cpus:
-            found[FoldStep.MOVE] = self._fold(self.moves)
+            programs[FoldStep.MOVE] = self._fold(self.moves)
         if from_cpus:
-            # Where each CPU keeps its own, what is left is that of CPUs nobody could run on.
+            # From per-CPU to per-CPU each CPU moves its own values. GATHER then only takes counters
+            # of the CPUs that this process may not run on (offline, or outside of its cpuset), and
+            # adds them to the CPU that it runs on: sums stay exact, their attribution does not.
             sums = [move for move in self.moves if move.rule is Rule.SUM]
             moves = sums if to_cpus else self.moves
-            found[FoldStep.GATHER] = self._fold(moves, cpus=possible_cpus())
-        return found
+            programs[FoldStep.GATHER] = self._fold(moves, cpus=possible_cpus())
+        return programs
 
     @property
-    def sweep(self) -> FoldWalk:
-        """Whether one run takes all, or many a part each: no run may hold up a CPU for long."""
+    def walk(self) -> FoldWalk:
+        """Whether one run folds all entries, or many runs a chunk each, to keep the runs short."""
         cpus = possible_cpus() if self.old.is_per_cpu else 1
         work = self.entries * cpus * (1 + len(self.moves) / FEW_MOVES)
-        return FoldWalk.PART if work > 2 * WHOLE_ENTRIES_MAX else FoldWalk.WHOLE
+        return FoldWalk.CHUNK if work > 2 * WHOLE_ENTRIES_MAX else FoldWalk.WHOLE
 
     def _fold(
         self, moves: Sequence[MemberMove], *, phase: Phase = Phase.MOVE, cpus: int = 0
@@ -165,16 +181,16 @@ class FoldSpec:
             moves,
             key_moves=self.key_moves,
             phase=phase,
-            sweep=self.sweep,
+            walk=self.walk,
             cpus=cpus,
         )
 
 
 class FoldPrograms(Closing):
-    """The programs that fold *old* into a new map; with *keys* they work on parts.
+    """The loaded programs that fold *old* into a new map; with *keys* they work on chunks.
 
-    It may be run again and again, by several at once too unless they share *keys*: a counter is
-    taken only once.
+    They may be run repeatedly, also by several processes at once unless those share *keys*: a
+    counter is taken only once.
     """
 
     def __init__(
@@ -183,20 +199,20 @@ class FoldPrograms(Closing):
         self.old = old
         self.programs = programs
         self.keys = keys
-        self._parts = KeyChunks(old, keys) if keys is not None else None
+        self._chunks = KeyChunks(old, keys) if keys is not None else None
 
     @classmethod
     def load(cls, spec: FoldSpec, old: Map, new: Map) -> Self:
-        """Have the programs verified and loaded; nothing is moved yet.
+        """Generate, verify and load the programs; nothing is moved yet.
 
-        *old* stays the caller's and must be open while it runs. `VerifierError` if the kernel does
-        not take a program, for one because a map may not be written.
+        The caller keeps *old* open while they run. Raises `VerifierError` if the kernel refuses a
+        program, for example because programs may not write a map (BPF_F_RDONLY_PROG).
         """
         with ExitStack() as undo:
             start = undo.enter_context(_start(spec))
             maps = {fold_program.OLD: old, fold_program.NEW: new, fold_program.START: start}
             keys = None
-            if spec.sweep is FoldWalk.PART:
+            if spec.walk is FoldWalk.CHUNK:
                 keys = undo.enter_context(create_keys(old.key_size))
                 maps[fold_program.KEYS] = keys
             types = undo.enter_context(BtfHandle.load(fold_program.fold_types()))
@@ -205,52 +221,54 @@ class FoldPrograms(Closing):
                 programs[step] = Program.load(fold_program.fold_program(fold), maps=maps, btf=types)
                 undo.callback(programs[step].close)
             undo.pop_all()
-        start.close()  # the programs hold it
+        start.close()  # the programs hold a reference to the map and to the BTF
         types.close()
         return cls(old, programs, keys=keys)
 
     def close(self) -> None:
-        """Let go of the programs; the maps are not touched."""
+        """Close the programs and the array of keys; both maps stay open."""
         for program in self.programs.values():
             program.close()
         if self.keys is not None:
             self.keys.close()
 
     def insert(self) -> FoldCounts:
-        """Insert the keys that the new map lacks; nothing where that needs no step of its own.
+        """Insert the keys that the new map lacks, if that is a phase of its own; else do nothing.
 
         The programs that wrote the old map must have ended.
         """
         program = self.programs.get(FoldStep.INSERT)
-        return self._sweep(program) if program else FoldCounts()
+        return self._run_all(program) if program else FoldCounts()
 
     def move(self) -> FoldCounts:
-        """Move what the entries hold; the programs that wrote the old map must have ended.
+        """Move the values; the programs that wrote the old map must have ended.
 
-        Where keys are inserted by a step of its own, so must those that had missed one before it.
+        After a phase of insertion the new programs that missed a key before it must have ended too.
         """
         own, gather = self.programs.get(FoldStep.MOVE), self.programs.get(FoldStep.GATHER)
         is_again = FoldStep.INSERT in self.programs
         if own is not None and gather is None:
-            return self._sweep(own, again=is_again)
+            return self._run_all(own, again=is_again)
         counts, cpus = FoldCounts(), list[int]()
         if own is not None:
+            # A run adds to the values of the CPU it is on, which must not change in between: the
+            # kernel disables migration during BPF_PROG_TEST_RUN, and the affinity picks the CPU.
             cpus = sorted(os.sched_getaffinity(0))
             for cpu in cpus:
                 with _running_on(cpu):
-                    counts += self._sweep(own, again=is_again or cpu != cpus[0])
+                    counts += self._run_all(own, again=is_again or cpu != cpus[0])
         if gather is not None and len(cpus) < possible_cpus():
-            size = max(CHUNK_KEYS // possible_cpus(), 1)
-            counts += self._sweep(gather, again=is_again or bool(cpus), size=size)
+            size = max(CHUNK_KEYS // possible_cpus(), 1)  # each entry is as much work as CPUs
+            counts += self._run_all(gather, again=is_again or bool(cpus), size=size)
         return counts
 
-    def _sweep(
+    def _run_all(
         self, program: Program, *, again: bool = False, size: int = CHUNK_KEYS
     ) -> FoldCounts:
-        if self._parts is None:
+        if self._chunks is None:
             return _run(program)
         counts = FoldCounts()
-        for keys in self._parts.each(size, again=again):
+        for keys in self._chunks.write_chunks(size, again=again):
             counts += _run(program, keys=keys)
         return counts
 
@@ -261,7 +279,7 @@ def _run(program: Program, *, keys: int = 0) -> FoldCounts:
 
 
 def _start(spec: FoldSpec) -> Map:
-    """Make the map that holds what a new entry begins with."""
+    """Create the array that holds the first value of a new entry."""
     made = Map.create(MapSpec("fold_start", MapType.ARRAY, 4, spec.new.value_size, 1))
     made.update_bytes(bytes(4), spec.start)
     return made
@@ -269,25 +287,26 @@ def _start(spec: FoldSpec) -> Map:
 
 @contextmanager
 def _running_on(cpu: int) -> Iterator[None]:
-    """Let this thread run on *cpu* alone for a while (sched_setaffinity(2))."""
+    """Pin this thread to *cpu* for the block (sched_setaffinity(2))."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:
         yield
     finally:
-        with suppress(OSError):  # the CPUs of before may be gone by now
+        with suppress(OSError):  # those CPUs may have gone offline meanwhile
             os.sched_setaffinity(0, before)
 
 
-# Waiting until no program runs any more that started before.
-
-
 def wait_for_programs() -> None:
-    """Return when every program that runs now has ended; 8 to 30 ms.
+    """Wait until every program that is running now has ended: an RCU grace period, 8 to 30 ms.
 
-    Whoever writes an element of a map of maps waits for that in the kernel
-    (`maybe_wait_bpf_programs()` of kernel/bpf/syscall.c); where no such map can be made,
-    membarrier(2) waits as long. Neither waits for programs that may sleep.
+    BPF_LINK_UPDATE alone does not wait: on x86-64 an XDP link seems to, as long as the old program
+    runs nowhere else, since the XDP dispatcher is patched; a tcx link never does (measured).
+
+    An update of a map of maps waits in the kernel (`maybe_wait_bpf_programs()` of
+    kernel/bpf/syscall.c: synchronize_rcu()). If no such map can be created, membarrier(2) with
+    MEMBARRIER_CMD_GLOBAL waits as long. Neither waits for sleepable programs; a migration with one
+    of them is not called exact (`exact`).
     """
     with suppress(BpfError), Map.create(_INNER) as inner, Map.create(_OUTER, inner=inner) as outer:
         outer[0] = inner

@@ -1,4 +1,12 @@
-"""The instructions that move one member of a value, by its rule. Registers: 7 old, 9 new value."""
+"""Generates the instructions that move one member of a value, by its rule.
+
+Register 7 points to the old value and register 9 to the new one. Registers 0 to 5 are scratch.
+
+What is exact: `sum`, of 4 or 8 aligned bytes on both sides (see `fold_program`). The kernel has no
+other atomic operations: "invalid atomic operand size" for 1 and 2 bytes, "misaligned" otherwise
+(check_atomic() of kernel/bpf/verifier.c). Smaller counters are added plainly; `exact` then says
+that the result is not exact if programs write them.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +20,13 @@ from bpfpin.migration.members import MemberMove
 from bpfpin.migration.request import Rule
 
 ATOMIC_SIZES: Final = (4, 8)
-TRIES: Final = 64  # of a compare-and-exchange that others disturb
+# Tries of a compare-and-exchange loop. The verifier needs a bound; a failed try means that another
+# CPU changed the number in between.
+TRIES: Final = 64
 
 
 def move_member(code: Assembler, move: MemberMove) -> None:
-    """Move one member, as its rule says."""
+    """Generate the move of one member, by its rule."""
     if move.is_bytes:
         _move_bytes(code, move)
     elif move.rule is Rule.SUM and is_atomic(move):
@@ -26,7 +36,7 @@ def move_member(code: Assembler, move: MemberMove) -> None:
 
 
 def is_atomic(move: MemberMove) -> bool:
-    """Whether both sides of a number can be changed atomically: four or eight bytes, aligned."""
+    """Whether both the old and the new number can be changed atomically: 4 or 8 bytes, aligned."""
     return all(
         place.size in ATOMIC_SIZES and place.offset % place.size == 0
         for place in (move.old, move.new)
@@ -34,8 +44,9 @@ def is_atomic(move: MemberMove) -> bool:
 
 
 def rebuild_key(code: Assembler, moves: Sequence[MemberMove], size: int, *, at: int) -> None:
-    """Write the key of the new map to the stack, below *at*; register 6 points to the old one."""
+    """Generate the new key, on the stack below *at*; register 6 points to the old key."""
     start = at - (size + 7) // 8 * 8
+    # Zeros first, padding too: a hash compares keys by all their bytes.
     code.set(a.R1, 0)
     for offset in range(start, at, 8):
         code.store(a.FP, offset, a.R1)
@@ -51,7 +62,7 @@ def rebuild_key(code: Assembler, moves: Sequence[MemberMove], size: int, *, at: 
 
 
 def _sum(code: Assembler, move: MemberMove) -> None:
-    """Take the number, which leaves 0 behind, and add it."""
+    """Take the number by an exchange with 0, and add it atomically; a 0 needs no addition."""
     done = code.new_label()
     code.set(a.R1, 0)
     code.atomic(a.ATOMIC_EXCHANGE, a.R7, move.old.offset, a.R1, size=move.old.size)
@@ -63,7 +74,11 @@ def _sum(code: Assembler, move: MemberMove) -> None:
 
 
 def _add_plainly(code: Assembler, move: MemberMove) -> None:
-    """Take and add where nothing is atomic: one or two bytes, or a place that is not aligned."""
+    """Take and add without atomic operations: one or two bytes, or not aligned.
+
+    Taking is safe, since nothing else writes the old map any more. Adding is not, if new programs
+    write the number at the same time.
+    """
     _load(code, a.R7, move.old)
     code.set(a.R2, 0)
     code.store(a.R7, move.old.offset, a.R2, size=move.old.size)
@@ -80,7 +95,7 @@ def _keep_old(code: Assembler, move: MemberMove) -> None:
 
 
 def _keep_new(code: Assembler, move: MemberMove) -> None:
-    """Write the old number where there is still 0."""
+    """Write the old number if the new one is still 0."""
     _load(code, a.R7, move.old)
     _adjust(code, move)
     _replace_zero(code, move.new)
@@ -99,7 +114,7 @@ def _replace_zero(code: Assembler, new: Span) -> None:
 
 
 def _keep_greater(code: Assembler, move: MemberMove) -> None:
-    # Where numbers may be negative, the 0 of a new entry would else win over them.
+    # A new entry starts at 0, which would win over every negative old number.
     is_signed = move.new.is_signed
     _keep_best(code, move, a.IF_BELOW_REG[is_signed], zero_loses=is_signed)
 
@@ -109,9 +124,10 @@ def _keep_lesser(code: Assembler, move: MemberMove) -> None:
 
 
 def _keep_best(code: Assembler, move: MemberMove, better: int, *, zero_loses: bool) -> None:
-    """Write the old number if the one that is there (register 2) is not as good.
+    """Write the old number if it is better than the new one (register 2).
 
-    *better* is the jump that is taken if it is to be replaced; with *zero_loses* 0 is no number.
+    *better* is the jump that is taken if the new number is to be replaced. With *zero_loses* a 0
+    stands for "no number yet" on both sides.
     """
     done, again, replace = code.new_label(), code.new_label(), code.new_label()
     _load(code, a.R7, move.old)
@@ -133,12 +149,12 @@ def _keep_best(code: Assembler, move: MemberMove, better: int, *, zero_loses: bo
 
 
 def _exchange(code: Assembler, new: Span, again: str, done: str) -> None:
-    """Replace register 2 by register 1 in the new value, unless others changed it meanwhile."""
+    """Replace the number in register 2 by that in register 1, if no one changed it meanwhile."""
     if new.size not in ATOMIC_SIZES or new.offset % new.size:
         code.store(a.R9, new.offset, a.R1, size=new.size)
         return
     code.move(a.R0, a.R2)
-    code.move(a.R4, a.R1)  # the operation leaves its operand as it is, but of its size alone
+    code.move(a.R4, a.R1)  # a copy, since the operation keeps only its own size of it
     code.atomic(a.ATOMIC_COMPARE_EXCHANGE, a.R9, new.offset, a.R4, size=new.size)
     if new.is_signed:
         code.sign_extend(a.R0, new.size)
@@ -148,7 +164,7 @@ def _exchange(code: Assembler, new: Span, again: str, done: str) -> None:
 
 
 def _move_bytes(code: Assembler, move: MemberMove) -> None:
-    """Copy bytes; with any rule but `KEEP_OLD` only over zeros."""
+    """Copy bytes; by any rule but `KEEP_OLD` only over zeros, which the new program has not set."""
     taken = code.new_label()
     if move.rule is not Rule.KEEP_OLD:
         code.set(a.R2, 0)
@@ -163,7 +179,7 @@ def _move_bytes(code: Assembler, move: MemberMove) -> None:
 
 
 def _pieces(move: MemberMove) -> Iterator[tuple[int, int]]:
-    """Yield offset and width of the parts that one instruction each copies, all aligned."""
+    """Yield offset and width of the pieces that one aligned load and store can copy."""
     at, end = 0, min(move.old.size, move.new.size)
     while at < end:
         width = next(
@@ -178,7 +194,7 @@ def _pieces(move: MemberMove) -> Iterator[tuple[int, int]]:
 
 
 def _load(code: Assembler, base: int, place: Span) -> None:
-    """Let register 1 be the number at *place*."""
+    """Load the number at *place* into register 1, extended to 64 bits by its sign."""
     code.load(a.R1, base, place.offset, place.size)
     _widen(code, place)
 
@@ -189,7 +205,7 @@ def _widen(code: Assembler, place: Span) -> None:
 
 
 def _adjust(code: Assembler, move: MemberMove) -> None:
-    """Give register 1 the number that it has in the new map."""
+    """Convert the number in register 1 to the new map: renumbered, then brought into limits."""
     if move.renumbered:
         _renumber(code, move.renumbered)
     if move.limits is not None:
@@ -209,7 +225,7 @@ def _renumber(code: Assembler, renumbered: Sequence[tuple[int, int]]) -> None:
 
 
 def _limit(code: Assembler, move: MemberMove) -> None:
-    """Bring the number between the limits; what is there is compared as the old side reads it."""
+    """Bring the number in register 1 into the limits, compared with the old member's signedness."""
     assert move.limits is not None
     low, high = move.limits
     is_signed = move.old.is_signed

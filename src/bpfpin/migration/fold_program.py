@@ -1,13 +1,32 @@
-"""The program that folds an old map into a new one, generated for the two maps at hand.
+"""Generates the BPF program that folds an old map into a new one.
 
-A program of type syscall walks the old map in the kernel. Of each entry it finds the key in the
-new map, or inserts it with first values, and moves the members. A counter is *taken* from the old
-map by an atomic exchange with 0 and then added atomically, so that it is counted exactly once
-however often the fold runs and whoever else runs it; everything else may be repeated as it is.
+A program of type BPF_PROG_TYPE_SYSCALL walks the old map in the kernel (`bpf_for_each_map_elem`).
+For each entry it looks the key up in the new map, or inserts it with first values, and moves the
+members.
 
-The context that the program is run with is three numbers of 64 bits, which it fills in: entries
-visited, inserted, and those there was no room for. A program that works on a part finds in the
-first how many keys the part has.
+Why that is exact, for counters that programs only add to:
+
+* *Conservation.* A counter is taken from the old map by an atomic exchange with 0 (`xchg`), and
+  what was taken is added to the new map by an atomic addition. The sum of both maps stays the same
+  whoever else does the same at the same time, so a fold may run twice or be repeated after a crash:
+  what was taken already is 0.
+* *No half move.* A run of a BPF program is not interrupted by a signal. SIGKILL in the middle of a
+  run over 1,000,000 entries takes effect after it (measured on Linux 6.18).
+* *Completeness.* The fold runs after the hooks were switched and every old program has ended
+  (`fold.wait_for_programs`), so that nothing is added to the old map any more.
+* *Shared maps.* The new programs add atomically too (`exact` checks that).
+* *Per-CPU maps.* The new programs may add with a plain load, add and store, in a softirq. The fold
+  is a task on the same CPU and adds to that CPU's value alone, with one instruction: a task cannot
+  run in the middle of a softirq, so its addition comes before the load or after the store.
+  Measured: 341,000,000 additions against 600,000 packets lost none; plain additions in the fold
+  lost 27,634, and atomic ones to another CPU's value 823.
+* *Insertions.* See `Phase`.
+
+The other rules (keep-new, keep-old, max, min) give the same result when they are repeated.
+
+The context of the program is three 64-bit numbers that it fills in: the entries visited, inserted,
+and failed (no room for them). A program that works on a chunk of keys reads the number of keys from
+the first.
 """
 
 from __future__ import annotations
@@ -31,25 +50,29 @@ from bpfpin.uapi import FuncId, ProgramFlag, ProgramType, UpdateFlag
 OLD: Final = "old"
 NEW: Final = "new"
 START: Final = "start"  # an array of one element: the value that a new entry begins with
-KEYS: Final = "keys"  # an array of keys of the old map, when it is folded in parts
+KEYS: Final = "keys"  # an array of keys of the old map, when it is folded in chunks
 
 CONTEXT_SIZE: Final = 3 * 8
-KEY_SIZE_MAX: Final = 400  # the stack of a program is 512 bytes
+KEY_SIZE_MAX: Final = 400  # it is built on the stack, of 512 bytes (MAX_BPF_STACK)
 
 _VISITED, _INSERTED, _FAILED = range(0, CONTEXT_SIZE, 8)
-_LIMIT = CONTEXT_SIZE  # behind the counters, on the stack alone
+_LIMIT = CONTEXT_SIZE  # after the counters: the number of keys, on the stack alone
 _STACK = CONTEXT_SIZE + 8
-_EEXIST = -17  # what a helper returns for a key that is there
-_KEY = -16  # below it on the stack: the index of the start value, then the key
+_EEXIST = -17  # bpf_map_update_elem with BPF_NOEXIST, if the key exists
+# The callback's stack: at -8 the index of the start value (or the CPU), below -16 the new key.
+_KEY = -16
 _MAIN, _EACH = "fold", "fold_entry"
 _TYPE_MAIN, _TYPE_EACH = 3, 4
 
 
 class Phase(Enum):
-    """What a fold does to each entry.
+    """What a fold program does to each entry.
 
-    A hash that several CPUs share is filled with first values before anything is moved: a program
-    that missed a key just now would else store its own first value over what was moved.
+    A hash that several CPUs share is folded in two phases. A new program that looked a key up just
+    before the fold inserted it would store its own first value (BPF_ANY) over the moved counts: 512
+    packets lost in 60 migrations with a slow program (measured), none with two phases. So the keys
+    are inserted with first values alone, then every program that may have missed one is waited for,
+    then the counts are moved.
     """
 
     INSERT = "insert"
@@ -57,18 +80,18 @@ class Phase(Enum):
 
 
 class FoldWalk(Enum):
-    """What a fold goes through: the old map itself, or the keys of one part of it."""
+    """What a fold program walks: the old map itself, or an array with a chunk of its keys."""
 
     WHOLE = "whole"
-    PART = "part"
+    CHUNK = "chunk"
 
 
 @dataclass(frozen=True)
 class FoldProgram:
-    """One program to be generated.
+    """The description of one program to be generated.
 
-    *key_moves* are None where the key stays as it is. *cpus*: take the values of so many CPUs of a
-    per-CPU map and not only this one's; 0 is this one's, or those of a map that is shared.
+    *key_moves* is None if the key stays as it is. With *cpus* the program takes the values of that
+    many CPUs from a per-CPU map; 0 takes the value of the CPU it runs on, or of a shared map.
     """
 
     old: MapShape
@@ -76,12 +99,12 @@ class FoldProgram:
     moves: Sequence[MemberMove]
     key_moves: Sequence[MemberMove] | None = None
     phase: Phase = Phase.MOVE
-    sweep: FoldWalk = FoldWalk.WHOLE
+    walk: FoldWalk = FoldWalk.WHOLE
     cpus: int = 0
 
 
 def fold_types() -> Btf:
-    """Return the types that a program with a callback needs: two functions."""
+    """Return the BTF that the verifier requires of a program with a callback: its two functions."""
     types = BtfBuilder()
     number = types.add(Int("int", 4, 32, IntEncoding.SIGNED))
     prototype = types.add(FunctionPrototype(number, ()))
@@ -91,19 +114,24 @@ def fold_types() -> Btf:
 
 
 def fold_program(fold: FoldProgram) -> ProgramSpec:
-    """Return the program; its maps are called `old`, `new`, `start` and, for a part, `keys`."""
+    """Return the program; its maps are called `old`, `new`, `start` and, for chunks, `keys`."""
     return ProgramSpec(
         _MAIN,
         ProgramType.SYSCALL,
         "syscall",
         (_main(fold), _each(fold)),
         license="GPL",
+        # "Syscall programs can only be sleepable" (bpf_check() of kernel/bpf/verifier.c).
         program_flags=ProgramFlag.SLEEPABLE,
     )
 
 
 def _main(fold: FoldProgram) -> FunctionSpec:
-    """Walk the map; the callback counts on this function's stack."""
+    """Generate the main function: it walks the map, and the callback counts on its stack.
+
+    The verifier takes only the stack (or NULL) as a callback's context, so the counts are copied to
+    the program's context at the end.
+    """
     code = Assembler(_MAIN)
     code.move(a.R6, a.R1)
     code.load(a.R2, a.R6, 0, 8)
@@ -111,7 +139,7 @@ def _main(fold: FoldProgram) -> FunctionSpec:
     code.set(a.R1, 0)
     for at in range(0, CONTEXT_SIZE, 8):
         code.store(a.FP, at - _STACK, a.R1)
-    code.map(a.R1, OLD if fold.sweep is FoldWalk.WHOLE else KEYS)
+    code.map(a.R1, OLD if fold.walk is FoldWalk.WHOLE else KEYS)
     code.function(a.R2, _EACH)
     code.move(a.R3, a.FP)
     code.add(a.R3, -_STACK)
@@ -125,13 +153,13 @@ def _main(fold: FoldProgram) -> FunctionSpec:
 
 
 def _each(fold: FoldProgram) -> FunctionSpec:
-    """Fold one entry; registers 6 to 9: the old key, the old value, the counters, the new value."""
+    """Generate the callback. Registers 6 to 9: old key, old value, counters, new value."""
     code = Assembler(_EACH)
     code.move(a.R6, a.R2)
     code.move(a.R7, a.R3)
     code.move(a.R8, a.R4)
-    if fold.sweep is FoldWalk.PART:
-        _enter_part(code, fold)
+    if fold.walk is FoldWalk.CHUNK:
+        _enter_chunk(code, fold)
     _count(code, _VISITED)
     _leave_if_cut_off(code, fold)
     if fold.key_moves is not None:
@@ -145,9 +173,11 @@ def _each(fold: FoldProgram) -> FunctionSpec:
     return code.finish(_TYPE_EACH)
 
 
-def _enter_part(code: Assembler, fold: FoldProgram) -> None:
-    """Take the key from the walk's value, and look the old value up; end after the last key."""
-    inside, found = code.new_label(), code.new_label()
+def _enter_chunk(code: Assembler, fold: FoldProgram) -> None:
+    """Read the key from the array, and look the old value up; end the walk after the last key."""
+    # The keys travel in an array, not in the context: the verifier refuses to read the context at
+    # a variable offset ("variable ctx access var_off ... disallowed").
+    inside, exists = code.new_label(), code.new_label()
     code.load(a.R1, a.R6, 0, 4)
     code.load(a.R2, a.R8, _LIMIT, 8)
     code.jump(inside, a.IF_BELOW_REG[False], a.R1, src=a.R2)
@@ -159,9 +189,9 @@ def _enter_part(code: Assembler, fold: FoldProgram) -> None:
     code.map(a.R1, OLD)
     code.move(a.R2, a.R6)
     code.call(FuncId.map_lookup_elem)
-    code.jump(found, a.IF_NOT_EQUAL, a.R0, imm=0)
+    code.jump(exists, a.IF_NOT_EQUAL, a.R0, imm=0)
     code.leave()
-    code.put(found)
+    code.put(exists)
     code.move(a.R7, a.R0)
 
 
@@ -172,7 +202,7 @@ def _count(code: Assembler, at: int) -> None:
 
 
 def _leave_if_cut_off(code: Assembler, fold: FoldProgram) -> None:
-    """Elements beyond the end of a smaller array are lost unless they are 0: those are no loss."""
+    """Leave at an element beyond the end of a smaller array; count it as failed unless it is 0."""
     is_cut_off = fold.new.is_array and fold.new.max_entries < fold.old.max_entries
     if not is_cut_off or not fold.old.is_array or fold.key_moves is not None:
         return
@@ -192,10 +222,11 @@ def _leave_if_cut_off(code: Assembler, fold: FoldProgram) -> None:
 
 
 def _find_or_insert(code: Assembler, fold: FoldProgram) -> None:
-    """Let register 9 point to the new value; leave where there is no room for one."""
-    there, ready, full = code.new_label(), code.new_label(), code.new_label()
+    """Let register 9 point to the new value; leave if there is no room, and keep the old counts."""
+    exists, ready, full = code.new_label(), code.new_label(), code.new_label()
     _look_up_new(code, fold)
-    code.jump(there, a.IF_NOT_EQUAL, a.R0, imm=0)
+    code.jump(exists, a.IF_NOT_EQUAL, a.R0, imm=0)
+    # EEXIST is as good as success: a new program was faster. The second lookup tells.
     _insert(code, fold, full)
     _look_up_new(code, fold)
     code.jump(full, a.IF_EQUAL, a.R0, imm=0)
@@ -205,14 +236,17 @@ def _find_or_insert(code: Assembler, fold: FoldProgram) -> None:
     code.put(full)
     _count(code, _FAILED)
     code.leave()
-    code.put(there)
+    code.put(exists)
     code.move(a.R9, a.R0)
     code.put(ready)
 
 
 def _insert_only(code: Assembler, fold: FoldProgram) -> None:
-    """Insert the key if it is not there; one call does both, except where it may evict another."""
+    """Insert the key if the new map lacks it."""
     done, full = code.new_label(), code.new_label()
+    # The update itself tells whether the key exists, except in an LRU hash: it takes an element
+    # first, and may evict another entry for it, before it finds the key (htab_lru_map_update_elem()
+    # of kernel/bpf/hashtab.c).
     if fold.new.is_lru:
         _look_up_new(code, fold)
         code.jump(done, a.IF_NOT_EQUAL, a.R0, imm=0)
@@ -233,7 +267,11 @@ def _look_up_new(code: Assembler, fold: FoldProgram) -> None:
 
 
 def _insert(code: Assembler, fold: FoldProgram, full: str) -> None:
-    """Insert the start value unless the key is there; register 0 is what the helper returns."""
+    """Insert the start value with BPF_NOEXIST; the helper's result is in register 0.
+
+    The start value is an element of an array and not on the stack, which is too small for a value
+    of more than some 400 bytes.
+    """
     code.set(a.R1, 0)
     code.store(a.FP, -8, a.R1)
     code.map(a.R1, START)
@@ -258,7 +296,7 @@ def _key(code: Assembler, fold: FoldProgram) -> None:
 
 
 def key_place(key_size: int, below: int) -> int:
-    """Return where on the stack a key of that size begins, *below* being taken already."""
+    """Return the stack offset of a key of that size under *below*, in slots of eight bytes."""
     return below - (key_size + 7) // 8 * 8
 
 
@@ -271,9 +309,10 @@ def _move_all(code: Assembler, fold: FoldProgram) -> None:
 
 
 def _for_each_cpu(code: Assembler, fold: FoldProgram) -> None:
-    """Move what every CPU has of the old value; the number of the CPU is kept on the stack.
+    """Move the old value of every CPU; the number of the CPU is kept on the stack.
 
-    The verifier goes through the loop CPU by CPU: 256 of them are 25,000 instructions to it.
+    The verifier unrolls the loop: 256 CPUs are 25,000 instructions to it, 1,024 are 98,000
+    (measured), of the 1,000,000 that it takes.
     """
     again, end = code.new_label(), code.new_label()
     code.set(a.R7, 0)
@@ -294,5 +333,8 @@ def _for_each_cpu(code: Assembler, fold: FoldProgram) -> None:
 
 
 def needs_insert_phase(new: MapShape) -> bool:
-    """Whether first values must be inserted before anything is moved: in hashes that are shared."""
+    """Whether keys are inserted in a phase of their own: only in hashes that all CPUs share.
+
+    In a per-CPU hash an update writes the value of its own CPU alone.
+    """
     return new.is_hash and not new.is_per_cpu

@@ -1,7 +1,7 @@
-"""What a plan gives up because the user said so, member by member, and what must stay as it is.
+"""What a plan gives up at the user's request, member by member, and what must stay as it is.
 
-A migration is exact if every count ends up in the new map. What is dropped, cut or passed over by a
-rule does not, however exactly the rest is moved.
+A migration is exact if every count ends up in the new map. A member that is dropped, cut, or moved
+by a rule other than `sum` does not end up there, however exactly the rest is moved.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _OF_RULES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A member that does not come over, or not all of it: *what* happens to it.
+    """A member that is lost, entirely or in part.
 
-    *part* is `key` or `value`, *entries* in how many there is something to lose; None if that
-    cannot be counted.
+    *part* is `key` or `value`, *what* says what happens to the member. *entries* is how many
+    entries lose something; None if that cannot be counted.
     """
 
     part: str
@@ -44,13 +44,13 @@ class Loss:
         return path or self.part
 
     def text(self) -> str:
-        """Return it as a line: `drops: dropped, in 2 entries`."""
+        """Return the loss as a line: `drops: dropped, in 2 entries`."""
         entries = "1 entry" if self.entries == 1 else f"{self.entries} entries"
         counted = "" if self.entries is None else f", in {entries}"
         return f"{self.name}: {self.what}{counted}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the loss as JSON takes it."""
         return {
             "part": self.part,
             "member": self.member,
@@ -62,33 +62,33 @@ class Loss:
 def losses(
     keys: PartMoves | None,
     values: PartMoves,
-    contents: EntrySurvey,
+    survey: EntrySurvey,
     users: tuple[Sequence[UsingProgram], Sequence[UsingProgram]],
 ) -> tuple[Loss, ...]:
-    """Return what is given up, by what was found in the entries and what programs do.
+    """Return what is given up, judged by the entries and by what the programs do.
 
     *users* are the programs of the old and of the new map.
     """
     old_users, new_users = users
-    found = [*_of_checks(KEY, keys, contents), *_of_checks(VALUE, values, contents)]
+    lost = [*_of_checks(KEY, keys, survey), *_of_checks(VALUE, values, survey)]
     for (old, new), move in zip(values.carried, values.moves, strict=True):
         is_counted = ADDS & (write_kinds(old_users, move.old) | write_kinds(new_users, move.new))
         if move.rule is Rule.SUM and not move.is_bytes:
             continue
         if is_counted and LeafKind.ENUM not in (old.kind, new.kind):
             what = "moved as bytes" if move.is_bytes else f"{move.rule.value}"
-            found.append(Loss(VALUE, old.path, f"{what}: {_OF_RULES.get(move.rule, '')}"))
-    return tuple(dict.fromkeys(found))
+            lost.append(Loss(VALUE, old.path, f"{what}: {_OF_RULES.get(move.rule, '')}"))
+    return tuple(dict.fromkeys(lost))
 
 
-def _of_checks(part: str, moves: PartMoves | None, contents: EntrySurvey) -> Iterator[Loss]:
+def _of_checks(part: str, moves: PartMoves | None, survey: EntrySurvey) -> Iterator[Loss]:
     dropped = {leaf.path for leaf in moves.dropped} if moves else set()
     for check in moves.checks if moves else ():
-        entries = contents.lost[part, check]
-        if not check.is_wished or not (entries or check.path in dropped):
+        entries = survey.lost[part, check]
+        if not check.is_accepted or not (entries or check.path in dropped):
             continue
         if check.path not in dropped:
-            yield Loss(part, check.path, f"cut, for {check.what}", entries)
+            yield Loss(part, check.path, f"cut, because {check.what}", entries)
         elif part == KEY:
             yield Loss(part, check.path, "dropped, and keys that differ only in it become one")
         else:
@@ -96,9 +96,9 @@ def _of_checks(part: str, moves: PartMoves | None, contents: EntrySurvey) -> Ite
 
 
 def conditions(values: PartMoves, old_users: Sequence[UsingProgram]) -> tuple[str, ...]:
-    """Return what the entries keep to now, and have to until the hooks are switched.
+    """Return the checks that all entries pass now and have to pass until the hooks are switched.
 
-    Only of what the old programs write, which goes on until then.
+    Only members that the old programs write are named; they go on writing until the switch.
     """
     return tuple(
         dict.fromkeys(
@@ -111,7 +111,7 @@ def conditions(values: PartMoves, old_users: Sequence[UsingProgram]) -> tuple[st
 
 def _condition(check: EntryCheck) -> str:
     name = check.path or VALUE
-    if check.is_wished:
+    if check.is_accepted:
         return ""
     if check.is_zero:
         return f"{name} stays 0 where {check.what}"

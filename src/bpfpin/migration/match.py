@@ -1,4 +1,9 @@
-"""Which part of an old key or value goes where in the new one, by the names of members."""
+"""Matches old members with new ones by name, and derives the moves and the checks.
+
+A move (`MemberMove`) says how a member's number or bytes get to the new place; the fold is
+generated from the moves. A check (`EntryCheck`) says what every existing entry must satisfy for the
+moves to lose nothing, such as a number that fits into a narrower member.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +24,18 @@ from bpfpin.migration.request import (
     without_indices,
 )
 
+# The rule of an old and a new number that the user gave none for; None: the user has to decide.
 DefaultRule = Callable[[Leaf, Leaf], Rule | None]
 _COUNTABLE: Final = (LeafKind.NUMBER, LeafKind.ENUM)
-
-"""Says the rule of an old and a new number that nobody said one of, None if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntryCheck:
-    """What every entry must keep to be moved: the old number at *place* is within *limits*.
+    """A condition that every old key or value must satisfy to be moved without loss.
 
-    None of *forbidden* may occur; with *is_zero* all bytes there are 0. *what* says why. With
-    *is_wished* the user gave up what does not fit: then it is told, and refuses nothing.
+    The number at *place* is within *limits*, if given, and not among *forbidden*. With *is_zero*
+    all bytes there are 0 instead. *what* says what is wrong otherwise. With *is_accepted* the user
+    accepts the loss: entries that fail are counted and reported, but do not refuse the migration.
     """
 
     path: str
@@ -39,24 +44,25 @@ class EntryCheck:
     limits: tuple[int, int] | None = None
     forbidden: frozenset[int] = frozenset()
     is_zero: bool = False
-    is_wished: bool = False
+    is_accepted: bool = False
 
     def fits(self, data: bytes | memoryview) -> bool:
-        """Whether the old value *data* keeps it."""
-        part = data[self.place.offset : self.place.offset + self.place.size]
+        """Whether the old key or value *data* satisfies the condition."""
+        member = data[self.place.offset : self.place.offset + self.place.size]
         if self.is_zero:
-            return not any(part)
-        number = int.from_bytes(part, "little", signed=self.place.is_signed)
+            return not any(member)
+        number = int.from_bytes(member, "little", signed=self.place.is_signed)
         is_within = self.limits is None or self.limits[0] <= number <= self.limits[1]
         return is_within and number not in self.forbidden
 
 
 @dataclass(frozen=True, slots=True)
 class UnfitMember:
-    """A part that cannot be moved as things are: what it was, what it is to be, what to type.
+    """A member that cannot be moved without a decision of the user.
 
-    With *may_be_lost* it can be given up instead; with *may_be_renamed* the new value has a part
-    that it may be under another name.
+    *old* and *new* describe the member on both sides, *hint* is the option to type. With
+    *may_be_lost* the member can be dropped; with *may_be_renamed* there is a new member of a
+    matching type that it may be called now.
     """
 
     path: str
@@ -69,11 +75,15 @@ class UnfitMember:
 
 @dataclass(frozen=True)
 class PartMoves:
-    """How the parts of an old key or value become those of a new one.
+    """How the members of an old key or value become those of the new one.
 
-    *moves* have their old and new parts in *carried*. *added* are new parts, which start at 0
-    unless the user said otherwise; *dropped* are old ones that are given up. It may be done only if
-    nothing is *unfit* and every entry keeps the *checks*.
+    Attributes:
+        moves: One for each member that comes over.
+        carried: The old and the new member of each move.
+        checks: What every entry must satisfy.
+        added: New members without an old one; they start at 0 or at the user's first value.
+        dropped: Old members that are given up.
+        unfit: Members that need a decision; while there are any, nothing is migrated.
     """
 
     moves: tuple[MemberMove, ...]
@@ -87,66 +97,69 @@ class PartMoves:
 def match_members(
     old: Iterable[Leaf],
     new: Iterable[Leaf],
-    wishes: MigrationRules,
+    rules: MigrationRules,
     *,
     default_rule: DefaultRule = lambda old, new: Rule.SUM,
     otherwise: Rule = Rule.KEEP_NEW,
     is_unused: Callable[[Leaf], bool] = lambda leaf: False,
 ) -> PartMoves:
-    """Find for each old part the new one of its name, and how its number gets there.
+    """Find the new member for each old one, by name, and how it is moved.
 
-    *otherwise* is the rule of what is no number, if nobody said one. Old parts that *are unused*,
-    such as padding with a name, need no word: nobody writes them, and they are 0 everywhere.
+    *default_rule* chooses the rule of numbers and *otherwise* is the rule of other members, where
+    the user gave none. An old member for which *is_unused* is true may go without a decision: no
+    program writes it and it is 0 everywhere, such as named padding.
     """
     before, after = list(old), list(new)
-    pairs = list(_pairs(before, after, wishes))
+    pairs = list(_pairs(before, after, rules))
     free = [target for leaf, target in pairs if leaf is None and target is not None]
-    paths = frozenset(one.path for one in after)
-    matching = _Matching(wishes, default_rule, otherwise, is_unused, paths, free)
+    paths = frozenset(leaf.path for leaf in after)
+    matching = _Matching(rules, default_rule, otherwise, is_unused, paths, free)
     for leaf, target in pairs:
         matching.take(leaf, target)
-    matching.unfit += _wrong_words(before, after, wishes)
+    matching.unfit += _contradictions(before, after, rules)
     return matching.result()
 
 
 def _pairs(
-    old: list[Leaf], new: list[Leaf], wishes: MigrationRules
+    old: list[Leaf], new: list[Leaf], rules: MigrationRules
 ) -> Iterable[tuple[Leaf | None, Leaf | None]]:
-    """Yield old parts with their new ones, None where there is none on that side."""
+    """Yield each old member with its new one; None for a member without a counterpart."""
     targets = {leaf.path: leaf for leaf in new}
     for leaf in old:
-        yield leaf, targets.pop(new_path(leaf.path, wishes.renamed), None)
+        yield leaf, targets.pop(new_path(leaf.path, rules.renamed), None)
     for leaf in targets.values():
         yield None, leaf
 
 
-def _wrong_words(old: list[Leaf], new: list[Leaf], wishes: MigrationRules) -> Iterable[UnfitMember]:
-    """Yield what is said of new parts that cannot be: two names for one, or values of old ones."""
-    paths = [new_path(leaf.path, wishes.renamed) for leaf in old]
-    there = {leaf.path: leaf for leaf in new}
+def _contradictions(
+    old: list[Leaf], new: list[Leaf], rules: MigrationRules
+) -> Iterable[UnfitMember]:
+    """Yield rules that contradict: two old members for a new one, a first value for an old one."""
+    paths = [new_path(leaf.path, rules.renamed) for leaf in old]
+    new_leaves = {leaf.path: leaf for leaf in new}
     for path, count in Counter(paths).items():
-        if count > 1 and path in there:
+        if count > 1 and path in new_leaves:
             both = " and ".join(
-                one.path for one, its in zip(old, paths, strict=True) if its == path
+                leaf.path for leaf, target in zip(old, paths, strict=True) if target == path
             )
             yield UnfitMember(
-                path, both, there[path].type, "--rename: two old members have this name"
+                path, both, new_leaves[path].type, "--rename: two old members have this name"
             )
-    for path in wishes.start:
-        if any(is_named(one, [path]) for one in paths if one in there):
+    for path in rules.start:
+        if any(is_named(target, [path]) for target in paths if target in new_leaves):
             yield UnfitMember(
-                path, "it is there", "it is carried over", "--start is for new members"
+                path, "exists", "comes over from the old map", "--start is for new members"
             )
 
 
 @dataclass
 class _Matching:
-    wishes: MigrationRules
+    rules: MigrationRules
     default_rule: DefaultRule
     otherwise: Rule
     is_unused: Callable[[Leaf], bool]
     new_paths: frozenset[str]
-    free: list[Leaf]  # new parts that have no old one
+    free: list[Leaf]  # new members without an old one
     moves: list[MemberMove] = field(default_factory=list)
     carried: list[tuple[Leaf, Leaf]] = field(default_factory=list)
     checks: list[EntryCheck] = field(default_factory=list)
@@ -173,25 +186,29 @@ class _Matching:
             self._move(old, new)
 
     def _lose(self, old: Leaf) -> None:
-        """Give an old part up if that was wished; the end of an array if there is nothing in it."""
-        if is_named(old.path, self.wishes.dropped):
+        """Drop an old member, if the user accepts that or if every entry has 0 there."""
+        if is_named(old.path, self.rules.dropped):
             self._drop(old)
-        elif is_beyond_end(new_path(old.path, self.wishes.renamed), self.new_paths):
+        elif is_beyond_end(new_path(old.path, self.rules.renamed), self.new_paths):
             self.checks.append(
                 EntryCheck(old.path, old.place, "the new array ends before it", is_zero=True)
             )
         elif self.is_unused(old):
             self.dropped.append(old)
-            self.checks.append(EntryCheck(old.path, old.place, "it has no place", is_zero=True))
+            self.checks.append(
+                EntryCheck(old.path, old.place, "the new value has no such member", is_zero=True)
+            )
         else:
-            is_free = any(_is_alike(old, one) for one in self.free)
+            is_free = any(_is_alike(old, leaf) for leaf in self.free)
             self.unfit.append(
                 UnfitMember(old.path, old.type, "none", may_be_lost=True, may_be_renamed=is_free)
             )
 
     def _drop(self, old: Leaf) -> None:
         self.dropped.append(old)
-        self.checks.append(EntryCheck(old.path, old.place, "dropped", is_zero=True, is_wished=True))
+        self.checks.append(
+            EntryCheck(old.path, old.place, "dropped", is_zero=True, is_accepted=True)
+        )
 
     def _move(self, old: Leaf, new: Leaf) -> None:
         if old.kind in _COUNTABLE and new.kind in _COUNTABLE:
@@ -200,7 +217,7 @@ class _Matching:
             self._move_text(old, new)
         elif (old.kind, old.type, old.place.size) == (new.kind, new.type, new.place.size):
             self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
-        elif is_named(old.path, self.wishes.dropped):
+        elif is_named(old.path, self.rules.dropped):
             self._drop(old)
             self.added.append(new)
         else:
@@ -210,9 +227,11 @@ class _Matching:
         cut = old.place.size - new.place.size
         if cut > 0:
             tail = Span(old.place.offset + new.place.size, cut)
-            is_wished = is_named(old.path, self.wishes.dropped)
+            is_accepted = is_named(old.path, self.rules.dropped)
             what = "the new text is shorter"
-            self.checks.append(EntryCheck(old.path, tail, what, is_zero=True, is_wished=is_wished))
+            self.checks.append(
+                EntryCheck(old.path, tail, what, is_zero=True, is_accepted=is_accepted)
+            )
         self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
 
     def _move_number(self, old: Leaf, new: Leaf) -> None:
@@ -226,23 +245,23 @@ class _Matching:
             return
         limits = _limits(old, new)
         if limits:
-            what, is_cut = f"{new.type} has no room", self.wishes.clamp
-            self.checks.append(EntryCheck(old.path, old.place, what, limits, is_wished=is_cut))
+            what, is_cut = f"{new.type} has no room", self.rules.clamp
+            self.checks.append(EntryCheck(old.path, old.place, what, limits, is_accepted=is_cut))
         renumbered, lost = _renumbered(old, new)
         if lost:
             what, is_dropped = (
                 f"{new.type} has no such name",
-                is_named(old.path, self.wishes.dropped),
+                is_named(old.path, self.rules.dropped),
             )
             self.checks.append(
-                EntryCheck(old.path, old.place, what, forbidden=lost, is_wished=is_dropped)
+                EntryCheck(old.path, old.place, what, forbidden=lost, is_accepted=is_dropped)
             )
         self._add(
             old,
             new,
             rule,
             renumbered=renumbered,
-            limits=limits if self.wishes.clamp else None,
+            limits=limits if self.rules.clamp else None,
         )
 
     def _add(  # noqa: PLR0917  (the fields of a move)
@@ -260,14 +279,14 @@ class _Matching:
         )
 
     def _rule(self, new: Leaf) -> Rule | None:
-        return setting_of(new.path, self.wishes.rules)
+        return setting_of(new.path, self.rules.rules)
 
     def _default(self, old: Leaf, new: Leaf) -> Rule | None:
         return self.otherwise if new.kind is LeafKind.ENUM else self.default_rule(old, new)
 
 
 def _is_alike(old: Leaf, new: Leaf) -> bool:
-    """Whether an old part could be the new one under another name."""
+    """Whether an old member could be the new one under another name."""
     if old.kind in _COUNTABLE and new.kind in _COUNTABLE:
         return True
     if old.kind is new.kind is LeafKind.TEXT:
@@ -276,9 +295,10 @@ def _is_alike(old: Leaf, new: Leaf) -> bool:
 
 
 def _limits(old: Leaf, new: Leaf) -> tuple[int, int] | None:
-    """Return the numbers that both sides can hold, None if those are all of the old ones.
+    """Return the range of numbers that both members can hold; None if the new one holds them all.
 
-    An enumeration of the same size can: only compilers from clang 15 on say whether it is signed.
+    Enumerations of the same size are taken to be alike: their signedness is in BTF only since
+    clang 15 (BTF_KIND_ENUM's kind flag).
     """
     if old.kind is new.kind is LeafKind.ENUM and old.place.size == new.place.size:
         return None
@@ -293,7 +313,7 @@ def _reach(place: Span) -> tuple[int, int]:
 
 
 def _renumbered(old: Leaf, new: Leaf) -> tuple[tuple[tuple[int, int], ...], frozenset[int]]:
-    """Return the values whose names have other numbers, and those whose names are gone."""
+    """Return the enumeration values to be renumbered, and those whose names are gone."""
     if not old.values or not new.values:
         return (), frozenset()
     numbers = dict(new.values)
@@ -303,43 +323,43 @@ def _renumbered(old: Leaf, new: Leaf) -> tuple[tuple[tuple[int, int], ...], froz
 
 
 def _compared_bits(old: Leaf, new: Leaf) -> int:
-    """Return the bits in which two numbers of one name differ; all, for two sizes.
+    """Return the bits that two numbers of one name are compared in; all, if the sizes differ.
 
-    Compilers before clang 15 store no sign, and of 64 bits the lower 32.
+    Compilers before clang 15 store no sign, and only the lower 32 bits of a 64-bit enumerator.
     """
     size = old.place.size
     if size != new.place.size:
         return -1
-    is_cut = any(all(0 <= n < 1 << 32 for _, n in one.values) for one in (old, new))
+    is_cut = any(all(0 <= n < 1 << 32 for _, n in leaf.values) for leaf in (old, new))
     return (1 << (32 if size == 8 and is_cut else 8 * size)) - 1
-
-
-# A plan member by member: what was where, where it goes, and by which rule.
 
 
 @dataclass(frozen=True, slots=True)
 class MemberRow:
-    """One member: its old and its new part, None where there is none, and what becomes of it."""
+    """A line of the plan: an old and a new member, None on the side that lacks it, and the rule.
+
+    *rule* is a rule's name, `new` or `dropped`.
+    """
 
     old: Leaf | None
     new: Leaf | None
-    becomes: str
+    rule: str
 
     def text(self) -> str:
-        """Return it as a line: `packets u64 at 0 -> u64 at 8: sum`."""
+        """Return the row as a line: `packets u64 at 0 -> u64 at 8: sum`."""
         path = self.old.path if self.old else ""
         later = self.new.path if self.new else ""
         name = path or later or "value"
-        renamed = f"{later} " if path and later and later != path else ""
-        return f"{name} {_place(self.old)} -> {renamed}{_place(self.new)}: {self.becomes}"
+        new_name = f"{later} " if path and later and later != path else ""
+        return f"{name} {_place(self.old)} -> {new_name}{_place(self.new)}: {self.rule}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
-        return {"old": _json(self.old), "new": _json(self.new), "rule": self.becomes}
+        """Return the row as JSON takes it."""
+        return {"old": _json(self.old), "new": _json(self.new), "rule": self.rule}
 
 
 def member_rows(moves: PartMoves) -> Iterator[MemberRow]:
-    """Yield the members: what is carried over, what is new, what is dropped."""
+    """Yield the rows: members that come over, new members, dropped members."""
     for (old, new), move in zip(moves.carried, moves.moves, strict=True):
         yield MemberRow(old, new, move.rule.value)
     for leaf in moves.added:

@@ -1,4 +1,9 @@
-"""A type taken apart: every number in it by its path, and where it lies."""
+"""Takes the types of keys and values apart into members (`Leaf`), with their paths and places.
+
+Also the layouts that the user gives for values without BTF (`--layout`): members of their own
+(`u64 packets; u32 drops[4]`), or the name of a structure that the programs were compiled with. A
+layout belongs to the side whose values have its size, the old or the new.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,9 @@ from bpfpin.map_traits import traits_of
 from bpfpin.migration.request import Rule
 from bpfpin.uapi import MapType
 
-LEAVES_MAX: Final = 8192  # of one value; the program that moves them has at most a million steps
+# Members of one value. The fold has some 10 instructions for each, times the CPUs, and the verifier
+# takes 1,000,000.
+LEAVES_MAX: Final = 8192
 _NUMBERS: Final = (1, 2, 4, 8)
 _MEMBER: Final = re.compile(
     r"(?P<type>(?:__)?[us](?:8|16|32|64)|u?int(?:8|16|32|64)_t|char)"
@@ -41,17 +48,14 @@ _MEMBER: Final = re.compile(
 )
 _STRUCT: Final = re.compile(r"(?:struct|union)\s+(?P<name>\w+)|(?P<typedef>[A-Za-z_]\w*)")
 STRUCTS_SHOWN: Final = 3
-Sizes = tuple[int, int]
+Sizes = tuple[int, int]  # of old and new values
 Types = tuple[TypeRef | None, TypeRef | None]
-Libraries = tuple[Sequence[Btf], Sequence[Btf]]
-
-
-# Where each part of an old value goes in the new one, and how: what the fold is generated from.
+Libraries = tuple[Sequence[Btf], Sequence[Btf]]  # the BTF of the old and of the new programs
 
 
 @dataclass(frozen=True, slots=True)
 class MapShape:
-    """What a map is, its types aside; sizes in bytes, that of a value of one CPU."""
+    """The type, sizes and flags of a map; *value_size* is that of one CPU's value, in bytes."""
 
     type: MapType
     key_size: int
@@ -82,10 +86,16 @@ class MapShape:
 
 @dataclass(frozen=True, slots=True)
 class MemberMove:
-    """A number, or with *is_bytes* bytes as they are, that goes from *old* to *new*.
+    """The move of one member from its place in the old key or value to its place in the new one.
 
-    *renumbered* are values of an enumeration whose numbers changed, old and new. *limits* are what
-    the number is brought into before it is written, if any.
+    Attributes:
+        path: The new member's path.
+        old: The place in the old key or value.
+        new: The place in the new one.
+        rule: How the old number and the new one become one.
+        is_bytes: The member is copied as bytes and is not a number.
+        renumbered: Enumeration values whose numbers changed, as pairs of old and new.
+        limits: The range that the number is cut to before it is written; None to leave it.
     """
 
     path: str
@@ -98,22 +108,22 @@ class MemberMove:
 
 
 class LeafKind(Enum):
-    """What a part of a value is, as far as moving it goes."""
+    """The kinds of members, by how they can be moved."""
 
     NUMBER = "number"
     ENUM = "enum"
     POINTER = "pointer"
-    TEXT = "text"  # characters: may grow
-    OPAQUE = "opaque"  # unions, bit-fields, floats: bytes that must have the same type
-    OWNED = "owned"  # the kernel's own: locks, timers, kernel pointers
+    TEXT = "text"  # an array of char: it may grow
+    OPAQUE = "opaque"  # unions, bit-fields, floats: copied if the type is the same
+    OWNED = "owned"  # locks, timers, kernel pointers: only the kernel writes them
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One part of a value; *path* is as in C (`flows[2].bytes`, empty for a plain value).
+    """A member without members of its own; *path* is as in C, empty if the value is one number.
 
-    *type* is its type in C, by which opaque parts are compared; *values* are an enumeration's, by
-    name.
+    *type* is the type as C has it, by which opaque members are compared. *values* are the names and
+    numbers of an enumeration.
     """
 
     path: str
@@ -124,19 +134,19 @@ class Leaf:
 
 
 def leaves(ref: TypeRef | None, size: int) -> tuple[Leaf, ...]:
-    """Return the parts of a value of *size* bytes; without a type it is one, and opaque.
+    """Return the members of a key or value of *size* bytes; without a type one opaque member.
 
-    What is the kernel's own (locks, timers) and padding is no part. `LimitError` for more than
-    8,192 parts.
+    Padding and members owned by the kernel (locks, timers) are left out. Raises `LimitError` for
+    more than 8,192 members.
     """
     if ref is None:
         return (Leaf("", Span(0, size), LeafKind.OPAQUE, f"{size} bytes without BTF"),)
-    return tuple(one for one in _all(ref) if one.kind is not LeafKind.OWNED)
+    return tuple(leaf for leaf in _all(ref) if leaf.kind is not LeafKind.OWNED)
 
 
 def kernel_owned_leaves(ref: TypeRef | None) -> tuple[Leaf, ...]:
-    """Return the parts of a value that are the kernel's own, which user space cannot move."""
-    return tuple(one for one in _all(ref) if one.kind is LeafKind.OWNED) if ref else ()
+    """Return the members that only the kernel writes; they cannot be moved."""
+    return tuple(leaf for leaf in _all(ref) if leaf.kind is LeafKind.OWNED) if ref else ()
 
 
 def _all(ref: TypeRef) -> Iterator[Leaf]:
@@ -166,10 +176,10 @@ class _LeafWalk:
         elif isinstance(kind, Struct):
             yield from self._members(type_id, path, offset, depth)
         elif isinstance(kind, DataSection):
-            for each in kind.variables:
-                name = self.btf[each.type_id].name
+            for variable in kind.variables:
+                name = self.btf[variable.type_id].name
                 yield from self.of(
-                    each.type_id, _joined(path, name), offset + each.offset, depth + 1
+                    variable.type_id, _joined(path, name), offset + variable.offset, depth + 1
                 )
         elif isinstance(kind, Var):
             yield from self.of(kind.type_id, path, offset, depth + 1)
@@ -186,53 +196,53 @@ class _LeafWalk:
             return
         size = size_of(self.btf, kind.element_id)
         for index in range(min(kind.length, LEAVES_MAX + 1) if size else 0):
-            place_of = offset + index * size
-            yield from self.of(kind.element_id, f"{path}[{index}]", place_of, depth + 1)
+            start = offset + index * size
+            yield from self.of(kind.element_id, f"{path}[{index}]", start, depth + 1)
 
     def _members(self, type_id: int, path: str, offset: int, depth: int) -> Iterator[Leaf]:
-        """Yield the parts of all members; bit-fields beside each other are one."""
+        """Yield the leaves of a structure; adjacent bit-fields, or a union, are one opaque leaf."""
         laid_out = members(self.btf, type_id, flatten=True)
         unions = self._overlapping(laid_out)
         for is_whole, group in groupby(
-            laid_out, lambda one: not _is_bits(one) and one not in unions
+            laid_out, lambda member: not _is_bits(member) and member not in unions
         ):
             if not is_whole:
                 yield self._together(list(group), path, offset)
                 continue
-            for one in group:
-                place = offset + one.bit_offset // 8
-                yield from self.of(one.type_id, _joined(path, one.name), place, depth + 1)
+            for member in group:
+                start = offset + member.bit_offset // 8
+                yield from self.of(member.type_id, _joined(path, member.name), start, depth + 1)
 
     def _overlapping(self, laid_out: list[MemberLayout]) -> frozenset[MemberLayout]:
-        """Return the members that lie upon each other: those of unnamed unions."""
-        found: set[MemberLayout] = set()
+        """Return the members that overlap: those of unnamed unions."""
+        overlapping: set[MemberLayout] = set()
         reach, last = 0, None
-        for one in laid_out:
-            if last is not None and not _is_bits(one) and one.bit_offset < reach:
-                found |= {one, last}
-            if self._end(one) > reach:
-                reach, last = self._end(one), one
-        return frozenset(found)
+        for member in laid_out:
+            if last is not None and not _is_bits(member) and member.bit_offset < reach:
+                overlapping |= {member, last}
+            if self._end(member) > reach:
+                reach, last = self._end(member), member
+        return frozenset(overlapping)
 
-    def _end(self, one: MemberLayout) -> int:
-        return one.bit_offset + (one.bitfield_size or 8 * size_of(self.btf, one.type_id))
+    def _end(self, member: MemberLayout) -> int:
+        return member.bit_offset + (member.bitfield_size or 8 * size_of(self.btf, member.type_id))
 
     def _together(self, group: list[MemberLayout], path: str, offset: int) -> Leaf:
-        first = min(one.bit_offset for one in group) // 8
-        end = -(-max(self._end(one) for one in group) // 8)
-        told = ", ".join(
-            f"{self._text(one.type_id)} {one.name} at bit {one.bit_offset - 8 * first}"
-            f" of {one.bitfield_size or 8 * size_of(self.btf, one.type_id)}"
-            for one in group
+        first = min(member.bit_offset for member in group) // 8
+        end = -(-max(self._end(member) for member in group) // 8)
+        text = ", ".join(
+            f"{self._text(member.type_id)} {member.name} at bit {member.bit_offset - 8 * first}"
+            f" of {member.bitfield_size or 8 * size_of(self.btf, member.type_id)}"
+            for member in group
         )
-        name = "|".join(one.name for one in group if one.name)
-        return Leaf(_joined(path, name), Span(offset + first, end - first), LeafKind.OPAQUE, told)
+        name = "|".join(member.name for member in group if member.name)
+        return Leaf(_joined(path, name), Span(offset + first, end - first), LeafKind.OPAQUE, text)
 
     def _scalar(self, kind: BtfType, type_id: int, path: str, offset: int) -> Leaf:
         size, text = size_of(self.btf, type_id), self._text(type_id)
         if isinstance(kind, EnumType) and size in _NUMBERS:
             place = Span(offset, size, kind.is_signed)
-            values = tuple((one.name, one.value) for one in kind.values)
+            values = tuple((value.name, value.value) for value in kind.values)
             return Leaf(path, place, LeafKind.ENUM, text, values)
         if isinstance(kind, Int) and size in _NUMBERS and kind.bits == 8 * size:
             return Leaf(path, Span(offset, size, kind.is_signed), LeafKind.NUMBER, text)
@@ -244,8 +254,8 @@ class _LeafWalk:
         return c_type(self.btf.ref(type_id))
 
 
-def _is_bits(one: MemberLayout) -> bool:
-    return bool(one.bitfield_size or one.bit_offset % 8)
+def _is_bits(member: MemberLayout) -> bool:
+    return bool(member.bitfield_size or member.bit_offset % 8)
 
 
 def _is_char(kind: Int) -> bool:
@@ -256,40 +266,33 @@ def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
 
 
-# The layout of values without BTF, as the user gives it: members, or a structure of the object.
-#
-# `u64 packets; u32 drops[4]` describes the side whose values have that size, the old or the new;
-# `struct datarec` is looked up on each side in the types of its programs.
-
-"""The types that programs were compiled with, of the old and of the new ones."""
-
-
 def layout_texts(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the layouts that were given for one map."""
+    """Return the layouts given for one map, of which there may be one or several."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
 def types_with_layouts(
     texts: Sequence[str], types: Types, sizes: Sizes, libraries: Libraries, *, about: str
 ) -> Types:
-    """Return the types of old and new values: *types*, and for those that have none the user's.
+    """Return the types of old and new values: *types*, with the user's layouts for missing ones.
 
-    Of two layouts for values of one size the first is that of the old ones. `UsageError` for one
-    that describes neither side, or where both sides have types.
+    If both values have the same size, the first layout is that of the old ones and the last that of
+    the new ones. Raises `UsageError` for a layout that fits neither side, or if both sides have
+    types already.
     """
     if not any(type_ is None for type_ in types):
         raise UsageError(f"{about}: the map has types of its own, by which its values are read")
-    made = [_sides(text, sizes, libraries, about=about) for text in texts]
-    found = list(types)
+    layouts = [_sides(text, sizes, libraries, about=about) for text in texts]
+    chosen = list(types)
     for side in (0, 1):
-        fitting = [both[side] for both in made if both[side] is not None]
-        if found[side] is None and fitting:
-            found[side] = fitting[-1] if side else fitting[0]
-    return found[0], found[1]
+        fitting = [both[side] for both in layouts if both[side] is not None]
+        if chosen[side] is None and fitting:
+            chosen[side] = fitting[-1] if side else fitting[0]
+    return chosen[0], chosen[1]
 
 
 def struct_names(library: Iterable[Btf], size: int) -> tuple[str, ...]:
-    """Return the structures of that size that could be a map's values, by name."""
+    """Return the names of the structures of *size* bytes, which could be the type of values."""
     names = (
         kind.name
         for btf in library
@@ -300,29 +303,32 @@ def struct_names(library: Iterable[Btf], size: int) -> tuple[str, ...]:
 
 
 def _sides(text: str, sizes: Sizes, libraries: Libraries, *, about: str) -> Types:
-    """Return the type that *text* gives to old and to new values; `UsageError` if to neither."""
-    found = _STRUCT.fullmatch(text.strip())
-    if found is None:
+    """Return the types that *text* gives to old and new values; `UsageError` if to neither."""
+    struct = _STRUCT.fullmatch(text.strip())
+    if struct is None:
         made = _structure(text, about=about)
         if made.size not in sizes:
             raise UsageError(f"{about}: its members take {made.size} bytes, {_wanted(sizes)}")
         old, new = (made if made.size == size else None for size in sizes)
         return old, new
-    name = found["name"] or found["typedef"]
-    # A structure that did not change may be missing in programs that were loaded without types.
+    name = struct["name"] or struct["typedef"]
+    # Old programs may have been loaded without BTF. If the structure did not change, the new
+    # programs have it too.
     candidates = [*libraries[0], *libraries[1]], [*libraries[1]]
-    there = [[ref for btf in one if (ref := _named(btf, name)) is not None] for one in candidates]
-    if not any(there):
+    structs = [
+        [ref for btf in library if (ref := _named(btf, name)) is not None] for library in candidates
+    ]
+    if not any(structs):
         raise UsageError(
             f"{about}: neither the object nor the running programs have {text.strip()}",
             hint=f"write its members: {about}='u64 MEMBER;…'",
         )
     old, new = (
         next((ref for ref in refs if ref.size == size), None)
-        for refs, size in zip(there, sizes, strict=True)
+        for refs, size in zip(structs, sizes, strict=True)
     )
     if old is None and new is None:
-        takes = " and ".join(str(n) for n in dict.fromkeys(ref.size for ref in there[0]))
+        takes = " and ".join(str(n) for n in dict.fromkeys(ref.size for ref in structs[0]))
         raise UsageError(f"{about}: {text.strip()} takes {takes} bytes, {_wanted(sizes)}")
     return old, new
 
@@ -347,10 +353,10 @@ def _named(btf: Btf, name: str) -> TypeRef | None:
 
 
 def layout_type(text: str, size: int, *, about: str = "the layout") -> TypeRef:
-    """Return the structure that *text* describes, laid out as C does, *size* bytes of it.
+    """Return the structure of *size* bytes that *text* describes, with C's alignment.
 
-    Its members are `u8` to `u64`, `s8` to `s64` and `char`, and arrays of them, divided by `;`.
-    `UsageError` for anything else, or if the members do not take *size* bytes.
+    Members are `u8` to `u64`, `s8` to `s64` and `char`, and arrays of them, separated by `;`.
+    Raises `UsageError` for anything else, or if the members do not take *size* bytes.
     """
     made = _structure(text, about=about)
     if made.size != size:
@@ -362,15 +368,17 @@ def _structure(text: str, *, about: str) -> TypeRef:
     types, members, end, widest = BtfBuilder(), [], 0, 1
     index = types.add(Int("unsigned int", 4, 32))
     for word in filter(None, map(str.strip, text.split(";"))):
-        found = _MEMBER.fullmatch(word)
-        if found is None:
-            raise UsageError(f"{about}: {word!r} is none of u8 … u64, s8 … s64, char and a name")
-        kind = _number(found["type"])
-        type_id, length = types.add(kind), int(found["n"] or 1)
-        if found["n"]:
+        member = _MEMBER.fullmatch(word)
+        if member is None:
+            raise UsageError(
+                f"{about}: {word!r} is not a member: a type (u8 … u64, s8 … s64, char) and a name"
+            )
+        kind = _number(member["type"])
+        type_id, length = types.add(kind), int(member["n"] or 1)
+        if member["n"]:
             type_id = types.add(Array(type_id, index, length))
         end = -(-end // kind.size) * kind.size
-        members.append(Member(found["name"], type_id, 8 * end))
+        members.append(Member(member["name"], type_id, 8 * end))
         end, widest = end + kind.size * length, max(widest, kind.size)
     whole = -(-end // widest) * widest
     last = types.add(Struct("", whole, tuple(members)))

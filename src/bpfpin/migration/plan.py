@@ -1,4 +1,7 @@
-"""Decides what becomes of a map whose definition changed, or why it cannot be moved as it is."""
+"""Plans the migration of one map whose definition changed, or says why it cannot be migrated.
+
+`plan_migration` is the walk through steps 2 to 6 of the package's description; it only reads.
+"""
 
 from __future__ import annotations
 
@@ -45,15 +48,23 @@ from bpfpin.spec import Dialect, MapSpec
 Types = tuple[TypeRef | None, TypeRef | None]
 
 
-# What a migration of one map will do: decided by looking, before anything is changed.
-
-
 @dataclass(frozen=True)
 class MigrationPlan:
-    """What a migration does: member by member, how many entries, whether exactly, in which steps.
+    """The plan of migrating one map, made before anything is changed.
 
-    *keys* is None where they stay as they are. *start* is what a new entry begins with, of one CPU,
-    *memory_bytes* about what the new map takes while the old one is still there.
+    Attributes:
+        name: The map's name in the object.
+        old_id: The id of the old map.
+        shapes: Types, sizes and flags of the old and the new map.
+        types: BTF types of old and new values; None without one.
+        keys: The moves of key members; None if keys stay as they are.
+        values: The moves of value members.
+        entries: The entries of the old map when the plan was made.
+        memory_bytes: About how much the new map takes while the old one still exists.
+        exactness: The verdict.
+        start: The first value of a new entry, for one CPU.
+        first_values: What writes first values before programs use the new map.
+        functions: The members whose values Python functions compute.
     """
 
     name: str
@@ -66,25 +77,25 @@ class MigrationPlan:
     memory_bytes: int
     exactness: Exactness
     start: bytes
-    filling: FirstValues = field(repr=False, compare=False)
+    first_values: FirstValues = field(repr=False, compare=False)
     functions: tuple[str, ...] = ()
 
     @property
     def fold(self) -> FoldSpec:
-        """The fold to be generated."""
+        """The description of the fold."""
         old, new = self.shapes
         key_moves = self.keys.moves if self.keys else None
         return FoldSpec(old, new, self.values.moves, self.start, key_moves, self.entries)
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """What is done, in order; all that can be refused is before the switch."""
+        """The steps of the migration; whatever may be refused comes before the switch."""
         old, new = self.shapes
         inserts = needs_insert_phase(new)
-        found = {
+        steps = {
             f"create {entries.shape_text(new)}, about {self.memory_bytes} bytes": True,
             f"write first values, of {', '.join(self.functions) or 'new members'}": (
-                self.filling.is_needed(new)
+                self.first_values.is_needed(new)
             ),
             "load the new programs and the program that folds the old map into the new one": True,
             "switch all hooks": True,
@@ -94,10 +105,10 @@ class MigrationPlan:
             f"move {self.entries} entries": True,
             f"publish; the old map (id {self.old_id}, {entries.shape_text(old)}) goes": True,
         }
-        return tuple(step for step, is_done in found.items() if is_done)
+        return tuple(step for step, is_done in steps.items() if is_done)
 
     def lines(self) -> tuple[str, ...]:
-        """Return the plan for people: what becomes what, member by member, and how exactly."""
+        """Return the plan in lines for people: member by member, and the verdict."""
         old, new = self.shapes
         judged = self.exactness
         return (
@@ -111,12 +122,12 @@ class MigrationPlan:
         )
 
     def verdict(self) -> tuple[str, ...]:
-        """Return what comes over and what does not, in lines for people."""
+        """Return the verdict in lines for people: losses, reasons, and what comes over."""
         judged = self.exactness
         lines = [f"lost: {loss.text()}" for loss in judged.losses]
         lines += [f"not exact: {reason}" for reason in judged.reasons]
         if not self.values.moves:
-            lines.append("nothing that was counted comes over, but the keys")
+            lines.append("no count comes over, only the keys")
         elif not judged.reasons:
             until = f", if until the switch {'; '.join(judged.conditions)}"
             rest = "exact for the rest" if judged.losses else "exact"
@@ -156,24 +167,29 @@ class MigrationPlan:
         }
 
     def fill(self, old: Map, new: Map) -> None:
-        """Write what must be in *new* before programs get it; does nothing where that is nothing.
+        """Write first values into *new*, if any have to be written.
 
-        To be called after *new* was created, and before the hooks are switched.
+        Call it after *new* was created and before the hooks are switched.
         """
-        self.filling.fill(old, new, self.shapes)
+        self.first_values.fill(old, new, self.shapes)
 
 
 def type_text(type_: TypeRef | None, size: int) -> str:
-    """Return a type as one line of C, or how many bytes it takes."""
+    """Return a type as one line of C, or its size if there is no type."""
     return c_type(type_) if type_ else f"{size} bytes"
 
 
 @dataclass(frozen=True)
 class MigrationRequest:
-    """One map to be migrated: what it is to be, what is there, and who uses the one and the other.
+    """One map to be migrated.
 
-    *old_users* are the programs that have the map now, *new_users* those that are to have it.
-    *libraries* are the types that these were compiled with: what a layout may name.
+    Attributes:
+        spec: The new definition.
+        old: The existing map.
+        old_users: The programs that use the old map.
+        new_users: The programs that will use the new map.
+        migration: What the user asks for.
+        libraries: The BTF of the old and of the new programs, whose structures a layout may name.
     """
 
     spec: MapSpec
@@ -185,29 +201,29 @@ class MigrationRequest:
 
 
 def plan_migration(request: MigrationRequest) -> MigrationPlan:
-    """Look at the old map and decide what becomes of it; nothing is changed.
+    """Plan the migration of one map; read every entry of it, and change nothing.
 
-    Every entry is read. `IncompatibleMapError` with all that stands against it, and what to type;
-    `UsageError` for a first value or a layout that does not read.
+    Raises `IncompatibleMapError` with everything that stands against the migration and the options
+    that decide it, and `UsageError` for a malformed first value or layout.
     """
-    spec, old, wishes = request.spec, request.old, request.migration.of(request.spec.name)
+    spec, old, rules = request.spec, request.old, request.migration.of(request.spec.name)
     refused = Refusals(spec.name)
     before, after = entries.shape_of_map(old), entries.shape_of_spec(spec)
     types = types_of(request)
     _require_possible(request, refused, before)
     assert before is not None
     functions = request.migration.functions_of(spec.name)
-    keys = None if before.is_array else _keys(request, wishes)
-    values = _values(request, types, wishes, frozenset(functions))
-    refused.parts(KEY, keys)
-    refused.parts(VALUE, values)
-    refused.words(keys, values, (before, after), functions)
-    found = entries.survey_entries(old, (before, after), keys, values)
-    refused.contents(found, (old.key_type, types[0]), (before, after))
-    exactness = _exactness(request, (before, after), (keys, values), found)
-    refused.inexact(exactness, wishes)
+    keys = None if before.is_array else _keys(request, rules)
+    values = _values(request, types, rules, frozenset(functions))
+    refused.add_unfit(KEY, keys)
+    refused.add_unfit(VALUE, values)
+    refused.add_contradictions(keys, values, (before, after), functions)
+    survey = entries.survey_entries(old, (before, after), keys, values)
+    refused.add_misfits(survey, (old.key_type, types[0]), (before, after))
+    exactness = _exactness(request, (before, after), (keys, values), survey)
+    refused.add_inexact(exactness, rules)
     refused.stop_if_any()
-    start, filling = _start(request, values, types, wishes)
+    start, first_values = _start(request, values, types, rules)
     return MigrationPlan(
         name=spec.name,
         old_id=old.id,
@@ -215,11 +231,11 @@ def plan_migration(request: MigrationRequest) -> MigrationPlan:
         types=types,
         keys=keys,
         values=values,
-        entries=found.entries,
-        memory_bytes=entries.memory_bytes(after, found.entries),
+        entries=survey.entries,
+        memory_bytes=entries.memory_bytes(after, survey.entries),
         exactness=exactness,
         start=start,
-        filling=filling,
+        first_values=first_values,
         functions=tuple(functions),
     )
 
@@ -227,81 +243,82 @@ def plan_migration(request: MigrationRequest) -> MigrationPlan:
 def _require_possible(
     request: MigrationRequest, refused: Refusals, before: MapShape | None
 ) -> None:
-    """Refuse what no word helps against: other kinds of maps."""
+    """Refuse maps that cannot become each other whatever the rules are: other kinds of maps."""
     spec, after = request.spec, entries.shape_of_spec(request.spec)
     if before is None:
         kind = str(request.old.type)
-        refused.tell([Difference(spec.name, "type", kind, entries.type_text(after))])
+        refused.add([Difference(spec.name, "type", kind, entries.type_text(after))])
     else:
-        refused.tell(entries.shape_differences(spec.name, before, after))
+        refused.add(entries.shape_differences(spec.name, before, after))
     refused.stop_if_any()
 
 
 def members_of(request: MigrationRequest) -> MemberNames:
-    """Return how the members of old and new keys and values are typed."""
-    (old, new), spec, held = types_of(request), request.spec, request.old
-    keys = leaves(held.key_type, held.key_size), leaves(spec.key, spec.key_size)
-    values = leaves(old, held.value_size), leaves(new, spec.value_size)
+    """Return the names of the members of the old and the new map, as the user types them."""
+    (old, new), spec, bpf_map = types_of(request), request.spec, request.old
+    keys = leaves(bpf_map.key_type, bpf_map.key_size), leaves(spec.key, spec.key_size)
+    values = leaves(old, bpf_map.value_size), leaves(new, spec.value_size)
     return MemberNames(*(names_of(key, value) for key, value in zip(keys, values, strict=True)))
 
 
 def types_of(request: MigrationRequest) -> Types:
-    """Return the types of old and new values; the user's word for those that have none."""
-    given = request.migration.layouts.get(request.spec.name)
+    """Return the types of old and new values, with the user's layouts for values without BTF."""
+    layout = request.migration.layouts.get(request.spec.name)
     types = request.old.value_type, request.spec.value
-    if given is None:
+    if layout is None:
         return types
     sizes = request.old.value_size, request.spec.value_size
     about = f"--layout {request.spec.name}"
-    return types_with_layouts(layout_texts(given), types, sizes, request.libraries, about=about)
+    return types_with_layouts(layout_texts(layout), types, sizes, request.libraries, about=about)
 
 
-def _keys(request: MigrationRequest, wishes: MigrationRules) -> PartMoves | None:
-    """Return how keys become new ones, None if they are the same."""
+def _keys(request: MigrationRequest, rules: MigrationRules) -> PartMoves | None:
+    """Return the moves of key members; None if keys are the same on both sides."""
     spec, old = request.spec, request.old
     before, after = leaves(old.key_type, old.key_size), leaves(spec.key, spec.key_size)
     is_untyped = old.key_type is None or spec.key is None
-    is_same = [(one.path, one.place, one.type) for one in before] == [
-        (one.path, one.place, one.type) for one in after
+    is_same = [(leaf.path, leaf.place, leaf.type) for leaf in before] == [
+        (leaf.path, leaf.place, leaf.type) for leaf in after
     ]
     if old.key_size == spec.key_size and (is_same or is_untyped):
         return None
-    said = rules_of_part(wishes, KEY, has_members=_has_members(before, after))
+    own_rules = rules_of_part(rules, KEY, has_members=_has_members(before, after))
     return match_members(
         before,
         after,
-        said,
+        own_rules,
         default_rule=lambda old, new: Rule.KEEP_OLD,
         otherwise=Rule.KEEP_OLD,
     )
 
 
 def _values(
-    request: MigrationRequest, types: Types, wishes: MigrationRules, functions: frozenset[str]
+    request: MigrationRequest, types: Types, rules: MigrationRules, functions: frozenset[str]
 ) -> PartMoves:
     spec = request.spec
     is_data = spec.dialect is Dialect.DATA
     before, after = leaves(types[0], request.old.value_size), leaves(types[1], spec.value_size)
-    said = rules_of_part(wishes, VALUE, has_members=_has_members(before, after))
-    matched = partial(
+    own_rules = rules_of_part(rules, VALUE, has_members=_has_members(before, after))
+    match = partial(
         match_members,
-        [one for one in before if not is_named(one.path, functions)],
-        [one for one in after if not is_named(one.path, functions)],
-        said,
+        [leaf for leaf in before if not is_named(leaf.path, functions)],
+        [leaf for leaf in after if not is_named(leaf.path, functions)],
+        own_rules,
         default_rule=partial(
             exact.default_rule, request.old_users, request.new_users, is_data=is_data
         ),
         otherwise=Rule.KEEP_OLD if is_data else Rule.KEEP_NEW,
     )
-    found = matched()
-    return matched(is_unused=_unused(request)) if found.unfit else found
+    moves = match()
+    # Reading all values for unused members is only worth it if some member needs a decision.
+    return match(is_unused=_unused(request)) if moves.unfit else moves
 
 
 def _unused(request: MigrationRequest) -> Callable[[Leaf], bool]:
-    """Return what says of an old part that no program writes it, and that it is 0 everywhere."""
+    """Return a test for unused old members: no program writes them, and they are 0 everywhere."""
     shape = entries.shape_of_map(request.old)
     users = (*request.old_users, *request.new_users)
-    if shape is None or not users or any(one.use.unknown or one.use.overwrites for one in users):
+    if shape is None or not users or any(user.use.unknown or user.use.overwrites for user in users):
         return lambda leaf: False
     bits = entries.bits_in_use(request.old, shape)
 
@@ -314,27 +331,29 @@ def _unused(request: MigrationRequest) -> Callable[[Leaf], bool]:
 
 
 def _has_members(before: Sequence[Leaf], after: Sequence[Leaf]) -> bool:
-    return all(one.path for one in (*before, *after))
+    return all(leaf.path for leaf in (*before, *after))
 
 
 def _exactness(
     request: MigrationRequest,
     both: tuple[MapShape, MapShape],
     parts: tuple[PartMoves | None, PartMoves],
-    found: EntrySurvey,
+    survey: EntrySurvey,
 ) -> Exactness:
     keys, values = parts
     old_users, new_users = request.old_users, request.new_users
-    case = ExactnessCase(*both, values.moves, found.entries, old_users, new_users)
+    case = ExactnessCase(*both, values.moves, survey.entries, old_users, new_users)
     judged = exact.judge(case)
     reasons = list(judged.reasons)
     if request.migration.functions_of(request.spec.name):
-        reasons.append("a function sees old values as they are before the switch, and no later")
+        reasons.append(
+            "functions are called before the switch: later changes of old values are not seen"
+        )
     reasons += _of_untyped(values, old_users, new_users)
     return Exactness(
         tuple(reasons),
         (*judged.notes, *_of_owned(request)),
-        losses(keys, values, found, (old_users, new_users)),
+        losses(keys, values, survey, (old_users, new_users)),
         conditions(values, old_users),
     )
 
@@ -342,17 +361,17 @@ def _exactness(
 def _of_untyped(
     values: PartMoves, old_users: Sequence[UsingProgram], new_users: Sequence[UsingProgram]
 ) -> Iterator[str]:
-    """Yield a reason if programs count in a value that is moved as a whole, without members."""
+    """Yield a reason if programs count in a value that is moved as one opaque member."""
     for (old, _), move in zip(values.carried, values.moves, strict=True):
         is_counted = ADDS & (write_kinds(old_users, move.old) | write_kinds(new_users, move.new))
         if old.kind is LeafKind.OPAQUE and not old.path and is_counted:
-            yield "programs count in values whose members are not known (--layout says them)"
+            yield "programs count in values whose members are not known (give them with --layout)"
 
 
 def _of_owned(request: MigrationRequest) -> Iterator[str]:
-    """Yield what becomes of locks, timers and kernel pointers: each new one is empty."""
+    """Yield notes about locks, timers and kernel pointers: new ones are empty, old ones go."""
     before, after = (
-        {(one.path, one.type.partition(" {")[0]): one for one in kernel_owned_leaves(type_)}
+        {(leaf.path, leaf.type.partition(" {")[0]): leaf for leaf in kernel_owned_leaves(type_)}
         for type_ in (request.old.value_type, request.spec.value)
     )
     for path, type_ in after:
@@ -363,23 +382,23 @@ def _of_owned(request: MigrationRequest) -> Iterator[str]:
 
 
 def _start(
-    request: MigrationRequest, values: PartMoves, types: Types, wishes: MigrationRules
+    request: MigrationRequest, values: PartMoves, types: Types, rules: MigrationRules
 ) -> tuple[bytes, FirstValues]:
-    """Return what new entries begin with, and what has to write that where the fold does not."""
+    """Return the first value of a new entry, and what writes it where the fold does not."""
     spec = request.spec
     made = spec.contents if spec.contents is not None else bytes(spec.value_size)
     empty = zero_counters(made, values.moves)
-    start = start_value(spec.name, types[1], empty, _starts(values, wishes, types[1]))
+    start = start_value(spec.name, types[1], empty, _starts(values, rules, types[1]))
     functions = request.migration.functions_of(spec.name)
     return start, FirstValues(types, start, functions, made=made)
 
 
-def _starts(values: PartMoves, wishes: MigrationRules, type_: TypeRef | None) -> dict[str, Any]:
-    """Return the first values of those new members that this map has."""
-    has_members = bool(type_) and all(one.path for one in values.added)
-    said = rules_of_part(wishes, VALUE, has_members=has_members)
+def _starts(values: PartMoves, rules: MigrationRules, type_: TypeRef | None) -> dict[str, Any]:
+    """Return the first values that the user gave for new members of this map."""
+    has_members = bool(type_) and all(leaf.path for leaf in values.added)
+    own_rules = rules_of_part(rules, VALUE, has_members=has_members)
     return {
         name: value
-        for name, value in said.start.items()
-        if any(is_named(one.path, [name]) for one in values.added)
+        for name, value in own_rules.start.items()
+        if any(is_named(leaf.path, [name]) for leaf in values.added)
     }

@@ -1,4 +1,4 @@
-"""What the user says of a migration: the words of the command line, and `Migration` for Python."""
+"""What the user asks for in a migration: the options of the command line, or a `Migration`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ KEY = "key"
 VALUE = "value"
 
 
-# What becomes of each member of a value when its map's definition changed: the words for it.
-
-
 class Rule(Enum):
-    """How the old value of a member and the new program's value of it become one.
+    """How a member's old value and the value that the new program has written become one.
 
-    `SUM` is for counters: what was counted before and what is counted since. `KEEP_NEW` takes the
-    old value where the new program has not written one (where it is 0), `KEEP_OLD` always takes the
-    old one. `MAX` and `MIN` take the greater or the lesser; to `MIN`, and where numbers may be
-    negative, a 0 is no value yet.
+    * `SUM`: both are added. For counters.
+    * `KEEP_NEW`: the new value, or the old one while the new value is 0.
+    * `KEEP_OLD`: the old value.
+    * `MAX`, `MIN`: the greater or the lesser one. For `MIN`, and for numbers that may be negative,
+      a 0 counts as "no value yet".
     """
 
     SUM = "sum"
@@ -41,11 +39,15 @@ class Rule(Enum):
 
 @dataclass(frozen=True)
 class MigrationRules:
-    """What the user says of the members of one map, by path (`src.port`); `*` stands for all.
+    """What the user asks for one map, with members by path (`src.port`); `*` stands for all.
 
-    *renamed* leads from old to new paths; *dropped* are old ones that may be lost; *start* are
-    first values of new ones. With *clamp* a number that does not fit becomes the nearest one that
-    does; *best_effort* accepts that not everything is exact.
+    Attributes:
+        rules: The rules of members.
+        renamed: New paths by old ones.
+        dropped: Old members that may be lost.
+        start: First values of new members.
+        clamp: A number that does not fit becomes the nearest one that does.
+        best_effort: The migration need not be exact.
     """
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
@@ -59,27 +61,24 @@ class MigrationRules:
 NO_RULES: Final = MigrationRules()
 
 
-# Names of parts of a value, as they are typed: `flows[2].bytes`, or `flows.bytes` for all.
-
-
 def without_indices(path: str) -> str:
-    """Return the path without indices: what stands for all elements."""
+    """Return the path without indices: `flows.bytes` names `flows[2].bytes` and all its like."""
     return _INDEX.sub("", path)
 
 
 def is_named(path: str, names: Collection[str]) -> bool:
-    """Whether one of *names* is the part *path*, or what it is in."""
+    """Whether one of *names* is the member *path* or contains it."""
     return any(_is_within(path, name) or _is_within(without_indices(path), name) for name in names)
 
 
-def setting_of(path: str, words: Mapping[str, Setting]) -> Setting | None:
-    """Return what was said of a part: of itself, of what it is in, or of all."""
-    within = [name for name in words if is_named(path, [name]) and name != EVERY]
-    return words[max(within, key=len)] if within else words.get(EVERY)
+def setting_of(path: str, settings: Mapping[str, Setting]) -> Setting | None:
+    """Return the setting of a member: its own, that of what contains it, or that of `*`."""
+    names = [name for name in settings if is_named(path, [name]) and name != EVERY]
+    return settings[max(names, key=len)] if names else settings.get(EVERY)
 
 
 def new_path(path: str, names: Mapping[str, str]) -> str:
-    """Return what the old part *path* is called now."""
+    """Return the new path of the old member *path*, by the renames *names*."""
     for before, after in names.items():
         if _is_within(path, before):
             return after + path[len(before) :]
@@ -95,7 +94,7 @@ def new_path(path: str, names: Mapping[str, str]) -> str:
 
 
 def is_beyond_end(path: str, paths: Collection[str]) -> bool:
-    """Whether it is an element beyond the end of an array that *paths* has the first of."""
+    """Whether *path* is in an array of which *paths* has the first element, but not this one."""
     return any(
         f"{path[: index.start()]}[0]{_zeroed(path[index.end() :])}" in paths
         for index in _INDEX.finditer(path)
@@ -103,9 +102,11 @@ def is_beyond_end(path: str, paths: Collection[str]) -> bool:
 
 
 def unknown_names(names: Iterable[str], paths: Collection[str]) -> list[str]:
-    """Return those of *names* that are no part and nothing that parts are in."""
+    """Return those of *names* that neither are one of the members *paths* nor contain one."""
     return [
-        name for name in names if name != EVERY and not any(is_named(one, [name]) for one in paths)
+        name
+        for name in names
+        if name != EVERY and not any(is_named(path, [name]) for path in paths)
     ]
 
 
@@ -114,24 +115,37 @@ def _zeroed(rest: str) -> str:
 
 
 def _is_within(path: str, whole: str) -> bool:
-    """Whether *path* is the member *whole*, or a part of it."""
+    """Whether *path* is the member *whole* or lies in it."""
     return path.startswith(whole) and path[len(whole) : len(whole) + 1] in ("", ".", "[")
 
 
 @dataclass(frozen=True)
 class Migration:
-    """How old values become new ones; members are named as in C (`src.port`), keys as `key.port`.
+    """How the entries of maps whose layout changed are carried over, in `deploy(migrate=...)`.
 
-    A name may stand behind that of its map (`flows:src.port`), else it is of every map. *rules* are
-    by member, *renamed* leads from old to new names, *dropped* may be lost, *start* are first
-    values of new members, as a map takes them. *layouts* are types of the values of maps without
-    BTF, by map: `u64 packets; u64 bytes`, a structure of the object (`struct datarec`), or several
-    of these, of which each is for the side whose size it has. *clamp* cuts numbers to what fits.
+    Members are named as in C (`src.port`), those of keys with `key.` in front (`key.port`), a key
+    or value that is one number `key` or `value`. A name may be limited to one map
+    (`flows:src.port`); else it holds for every map that is migrated. Without any rule counters are
+    added up and everything else must have an obvious place, or the migration is refused with the
+    options that decide it.
 
-    *functions* are a last resort, by new member: called with the old value (a dict, as reading the
-    map gives it; of per-CPU maps once for each CPU) they return the new member's. They are called
-    before the programs are switched, so that what the old program writes from then on is not in it:
-    with one of them a migration is never exact, and *best_effort* must say that this will do.
+    Args:
+        rules: Rules by new member, `*` for all.
+        renamed: New names by old names.
+        dropped: Old members that may be lost.
+        start: First values of new members, in the form in which the map takes them (default: 0).
+        functions: A last resort: functions by new member. Each is called with the old value (a
+            dict, as reading the map returns it; of a per-CPU map once for each CPU) and returns the
+            new member's value. They run before the hooks are switched, so later changes by the old
+            programs are not in it: such a migration is never exact and needs *best_effort*.
+        layouts: Types of the values of maps without BTF, by map: `u64 packets; u64 bytes`, or a
+            structure that the programs were compiled with (`struct datarec`), or both layouts, old
+            and new, if they differ.
+        clamp: Cut numbers that do not fit to the nearest number that does. Default: refuse them.
+        best_effort: Migrate even if some counts may be lost. Default: refuse what is not exact.
+
+    Kernel: programs of type BPF_PROG_TYPE_SYSCALL (Linux 5.14) that walk the old map with
+        `bpf_for_each_map_elem` (5.13); per-CPU maps need `bpf_map_lookup_percpu_elem` (5.19).
     """
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
@@ -144,7 +158,7 @@ class Migration:
     best_effort: bool = False
 
     def of(self, name: str) -> MigrationRules:
-        """Return what is said of the map *name* and of all maps."""
+        """Return the rules for the map called *name*: its own, and those for all maps."""
         return MigrationRules(
             rules=_of(self.rules, name),
             renamed=_of(self.renamed, name),
@@ -155,13 +169,12 @@ class Migration:
         )
 
     def functions_of(self, name: str) -> dict[str, MemberFunction]:
-        """Return the functions for members of the map *name*."""
+        """Return the functions for members of the map called *name*, by member."""
         return _of(self.functions, name)
 
     def names(self) -> frozenset[str]:
-        """Return all members that something was said of, as it was said."""
-        said = {*self.rules, *self.renamed, *self.dropped, *self.start, *self.functions}
-        return frozenset(said)
+        """Return every member that is named anywhere, as the user wrote it."""
+        return frozenset({*self.rules, *self.renamed, *self.dropped, *self.start, *self.functions})
 
 
 def parse_migration(
@@ -174,10 +187,11 @@ def parse_migration(
     clamp: bool = False,
     best_effort: bool = False,
 ) -> Migration:
-    """Read the words of the command line; each option may be given several times.
+    """Parse the options of the command line, each of which may be given several times.
 
-    They are `[MAP:]MEMBER=RULE`, `[MAP:]OLD=NEW`, `[MAP:]MEMBER`, `[MAP:]MEMBER=VALUE` and
-    `MAP=LAYOUT`. `UsageError` for what does not read as one of them, or contradicts itself.
+    Their forms are `[MAP:]MEMBER=RULE` (*rule*), `[MAP:]OLD=NEW` (*rename*), `[MAP:]MEMBER`
+    (*drop*), `[MAP:]MEMBER=VALUE` (*start*) and `MAP=LAYOUT` (*layout*). Raises `UsageError` for
+    anything else, and for two options that contradict.
     """
     return Migration(
         rules={name: _rule(word) for name, word in _pairs("--rule", "MEMBER=RULE", rule)},
@@ -190,77 +204,79 @@ def parse_migration(
     )
 
 
-def rules_of_part(wishes: MigrationRules, side: str, *, has_members: bool) -> MigrationRules:
-    """Return what is said of keys, or of values, by the names of members in them.
+def rules_of_part(rules: MigrationRules, part: str, *, has_members: bool) -> MigrationRules:
+    """Return the rules for *part* (`key` or `value`), with the paths of members inside of it.
 
-    Where the whole is one number it is called `key` or `value` itself.
+    Without members (*has_members*) the part is one number, called `key` or `value` itself.
     """
     return dataclasses.replace(
-        wishes,
-        rules=_inner(wishes.rules, side, has_members=has_members),
+        rules,
+        rules=_inner(rules.rules, part, has_members=has_members),
         renamed={
             old: new.removeprefix("key.")
-            for old, new in _inner(wishes.renamed, side, has_members=has_members).items()
+            for old, new in _inner(rules.renamed, part, has_members=has_members).items()
         },
-        dropped=frozenset(_inner(dict.fromkeys(wishes.dropped), side, has_members=has_members)),
-        start=_inner(wishes.start, side, has_members=has_members),
+        dropped=frozenset(_inner(dict.fromkeys(rules.dropped), part, has_members=has_members)),
+        start=_inner(rules.start, part, has_members=has_members),
     )
 
 
 def _layouts(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Return the layouts of each map: one for both sides, or one for each of them."""
-    found: dict[str, tuple[str, ...]] = {}
+    layouts: dict[str, tuple[str, ...]] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not (name and equals and text):
             raise UsageError(f"--layout {word}: it takes MAP=LAYOUT")
-        found[name] = tuple(dict.fromkeys((*found.get(name, ()), text)))
-    for name, texts in found.items():
+        layouts[name] = tuple(dict.fromkeys((*layouts.get(name, ()), text)))
+    for name, texts in layouts.items():
         if len(texts) > _SIDES:
-            raise UsageError(f"--layout {name} is given {len(texts)} times: for old and new, twice")
-    return found
+            raise UsageError(
+                f"--layout {name} is given {len(texts)} times: at most two, for old and new values"
+            )
+    return layouts
 
 
 def _pairs(option: str, form: str, words: Iterable[str]) -> list[tuple[str, str]]:
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for word in words:
-        name, equals, what = word.rpartition("=") if option == "--rule" else word.partition("=")
-        if not (name and equals and what):
+        name, equals, value = word.rpartition("=") if option == "--rule" else word.partition("=")
+        if not (name and equals and value):
             raise UsageError(f"{option} {word}: it takes {form}")
-        if found.get(name, what) != what:
-            raise UsageError(f"{option} {name} is given as {found[name]} and as {what}")
-        found[name] = what
-    return list(found.items())
+        if pairs.get(name, value) != value:
+            raise UsageError(f"{option} {name} is given as {pairs[name]} and as {value}")
+        pairs[name] = value
+    return list(pairs.items())
 
 
 def _rule(word: str) -> Rule:
     try:
         return Rule(word)
     except ValueError:
-        rules = ", ".join(each.value for each in Rule)
-        raise UsageError(f"{word!r} is no rule; there are {rules}") from None
+        rules = ", ".join(rule.value for rule in Rule)
+        raise UsageError(f"{word!r} is not a rule (rules: {rules})") from None
 
 
-def _of(words: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return words by member: those of all maps, and of the map *name*, which count more."""
-    split = [(*_split(word), what) for word, what in words.items()]
-    of_all = {member: what for place, member, what in split if place == EVERY}
-    return of_all | {member: what for place, member, what in split if place == name}
+def _of(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings by member: those of all maps, overridden by those of the map *name*."""
+    split = [(*_split(word), setting) for word, setting in settings.items()]
+    of_all = {member: setting for map_name, member, setting in split if map_name == EVERY}
+    return of_all | {member: setting for map_name, member, setting in split if map_name == name}
 
 
 def _split(word: str) -> tuple[str, str]:
-    place, colon, member = word.partition(":")
-    return (place, member) if colon else (EVERY, word)
+    map_name, colon, member = word.partition(":")
+    return (map_name, member) if colon else (EVERY, word)
 
 
-def _inner(words: Mapping[str, Any], side: str, *, has_members: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, what in words.items():
-        if name == side and not has_members:
-            found[""] = what
+def _inner(settings: Mapping[str, Any], part: str, *, has_members: bool) -> dict[str, Any]:
+    inner: dict[str, Any] = {}
+    for name, setting in settings.items():
+        if name == part and not has_members:
+            inner[""] = setting
         elif name.startswith(f"{KEY}."):
-            if side == KEY:
-                found[name.removeprefix(f"{KEY}.")] = what
-        elif side == VALUE and (name != KEY or has_members):
-            found[name] = what
-    return found
+            if part == KEY:
+                inner[name.removeprefix(f"{KEY}.")] = setting
+        elif part == VALUE and (name != KEY or has_members):
+            inner[name] = setting
+    return inner

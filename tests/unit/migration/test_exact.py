@@ -127,7 +127,7 @@ def test_both_ways_of_a_branch_are_followed() -> None:
         code.put(other)
         code.store(a.R0, 8, a.R6)
 
-    assert {each.how for each in use_of(write).writes} == {WriteKind.ATOMIC_ADD, WriteKind.STORE}
+    assert {write.kind for write in use_of(write).writes} == {WriteKind.ATOMIC_ADD, WriteKind.STORE}
 
 
 def test_a_loop_ends_though_its_address_grows() -> None:
@@ -142,7 +142,7 @@ def test_a_loop_ends_though_its_address_grows() -> None:
     use = use_of(write)
 
     assert use.to(Span(64, 8)) == {WriteKind.PLAIN_ADD}
-    assert {each.how for each in use.writes} == {WriteKind.PLAIN_ADD}
+    assert {write.kind for write in use.writes} == {WriteKind.PLAIN_ADD}
 
 
 def test_an_insertion_after_a_miss_is_no_overwriting() -> None:

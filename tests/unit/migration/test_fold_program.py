@@ -107,7 +107,7 @@ def test_a_key_is_looked_for_first_only_where_inserting_may_evict_another() -> N
 
 def test_a_part_is_walked_by_its_keys() -> None:
     assert maps_of(FOLD) == {"old", "new", "start"}
-    assert maps_of(dataclasses.replace(FOLD, sweep=FoldWalk.PART)) == {
+    assert maps_of(dataclasses.replace(FOLD, walk=FoldWalk.CHUNK)) == {
         "old",
         "new",
         "start",
@@ -149,16 +149,16 @@ def test_where_each_cpu_keeps_its_own_only_counters_are_gathered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "members", "sweep"),
+    ("entries", "members", "walk"),
     [
         (1000, 2, FoldWalk.WHOLE),
         (50_000, 2, FoldWalk.WHOLE),
-        (100_000, 2, FoldWalk.PART),
-        (10_000, 250, FoldWalk.PART),
+        (100_000, 2, FoldWalk.CHUNK),
+        (10_000, 250, FoldWalk.CHUNK),
         (0, 250, FoldWalk.WHOLE),
     ],
 )
-def test_what_takes_long_is_done_in_parts(entries: int, members: int, sweep: FoldWalk) -> None:
+def test_what_takes_long_is_done_in_parts(entries: int, members: int, walk: FoldWalk) -> None:
     moves = [MOVES[0]] * members
 
-    assert FoldSpec(HASH, HASH, moves, bytes(16), entries=entries).sweep is sweep
+    assert FoldSpec(HASH, HASH, moves, bytes(16), entries=entries).walk is walk

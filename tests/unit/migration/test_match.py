@@ -83,7 +83,7 @@ def test_a_sign_that_changes_is_checked_for_what_both_can_hold() -> None:
 def test_clamping_cuts_instead_of_checking() -> None:
     moves = matched([Field("n", "u64")], [Field("n", "u16")], MigrationRules(clamp=True))
 
-    assert [check.is_wished for check in moves.checks] == [True]
+    assert [check.is_accepted for check in moves.checks] == [True]
     assert moves.moves[0].limits == (0, 0xFFFF)
 
 
