@@ -148,7 +148,7 @@ def test_the_line_of_the_refusal_works_when_typed(here: Here, old: str, new: str
         (["u32 packets"], "its members take 4 bytes, the map's old values 8 and its new ones 16"),
         (["u64 a; u64 b; u64 c"], "its members take 24 bytes, the map's old values 8"),
         (["struct nothing"], "neither the object nor the running programs have struct nothing"),
-        (["u64 a", "u64 a; u64 b", "u64 c"], "for old and new, twice"),
+        (["u64 a", "u64 a; u64 b", "u64 c"], "at most two, for old and new"),
         (["float x"], "'float x' is not a member"),
     ],
 )
