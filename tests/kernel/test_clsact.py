@@ -26,7 +26,7 @@ from bpfpin.errors import (
     WrongHookError,
 )
 from bpfpin.spec import Hook
-from bpfpin.syscall.refusal import refusal
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.rtnetlink import RouteCommand, request
 from bpfpin.uapi import ProgramType
 from support.hooks import Counting, counting, idle
@@ -211,7 +211,7 @@ def test_a_qdisc_of_others_stays(device: str) -> None:
 def test_a_refused_filter_leaves_no_qdisc(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(command: RouteCommand, body: bytes, **options: Any) -> list[bytes]:
         if command is RouteCommand.NEWTFILTER:
-            raise refusal("RTM_NEWTFILTER", errno.ENOMEM)
+            raise syscall_error("RTM_NEWTFILTER", errno.ENOMEM)
         return request(command, body, **options)
 
     monkeypatch.setattr(netlink_tc, "request", refusing)

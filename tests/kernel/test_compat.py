@@ -16,7 +16,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import MapFlag, MapType
 from support.btf_tables import S32
 from support.btf_tables import table as types

@@ -26,7 +26,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.syscall.shared import MappedAt
+from bpfpin.syscall.mmap import MappedAt
 from bpfpin.uapi import AttachType, MapType, ProgramType
 from support.cli import run_cli
 from support.objects import compiled, compiled_case

@@ -19,7 +19,7 @@ from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked
-from bpfpin.pins.manifest import HookRecord, Manifest, Place
+from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.transaction import Stage, next_generation
 from bpfpin.pins.trial import CONFIRM, TrialPlace
@@ -67,7 +67,7 @@ class Loads:
     def load(self, name: str, *, seconds: int | None = None, fails: bool = False) -> int:
         """Load a program as the next generation, on trial for *seconds*; return its id."""
         index = socket.if_nametoindex(self.device)
-        place = Place(netns_inode=netns.inode(), ifindex=index, device=self.device)
+        place = AttachPoint(netns_inode=netns.inode(), ifindex=index, device=self.device)
         with xdp_program(name) as program, ExitStack() as around:
             trial = None
             if seconds is not None:
@@ -79,7 +79,9 @@ class Loads:
                     raise RuntimeError("on purpose")
             return program.id
 
-    def _build(self, stage: Stage, program: Program, place: Place, trial: LoadTrial | None) -> None:
+    def _build(
+        self, stage: Stage, program: Program, place: AttachPoint, trial: LoadTrial | None
+    ) -> None:
         live = read_live(self.root.path, self.device).loaded
         with ExitStack() as opened:
             before = opened.enter_context(self.root.child(self.device)) if live else None

@@ -14,7 +14,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.rules import RULES, broken_rules
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec
-from bpfpin.syscall.refusal import MapDefinitionError
+from bpfpin.syscall.errno_table import MapDefinitionError
 from bpfpin.uapi import MapFlag, MapType
 from support.objects import COMPILERS, compiled_case
 

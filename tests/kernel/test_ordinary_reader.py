@@ -13,7 +13,7 @@ from bpfpin.errors import PermissionDeniedError, ReadOnlyMapError
 from bpfpin.objects.maps import layouts
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.shared import write
+from bpfpin.pins.shared import write_types
 from bpfpin.uapi import MapType
 from support.maps import DATAREC, KEY, PLAIN, U32
 from support.nobody import NOBODY, let_everybody_enter, nobody
@@ -35,7 +35,7 @@ def pin(bpffs: Path) -> Path:
         made[1] = ROW
         made.pin(folder / "counters")
         with directory.make(layouts.DIRECTORY) as stored:
-            write(stored, "counters", key=U32, value=DATAREC)
+            write_types(stored, "counters", key=U32, value=DATAREC)
     for place, mode in [(folder, 0o750), (stored_in(folder), 0o750), (folder / "counters", 0o640)]:
         os.chown(place, 0, GROUP)
         place.chmod(mode)
@@ -114,7 +114,7 @@ def damaged(folder: Path) -> None:
 def of_other_sizes(folder: Path) -> None:
     (stored_in(folder) / "counters").unlink()
     with Directory.open(stored_in(folder)) as stored:
-        write(stored, "counters", key=DATAREC, value=KEY)
+        write_types(stored, "counters", key=DATAREC, value=KEY)
 
 
 def with_a_part_of_a_stranger(folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_map_that_has_no_btf_is_typed_for_root_too(bpffs: Path) -> None:
         made[b"\1\0\0\0"] = BYTES
         made.pin(bpffs / "plain")
         with directory.make(layouts.DIRECTORY) as stored:
-            write(stored, "plain", key=U32, value=DATAREC)
+            write_types(stored, "plain", key=U32, value=DATAREC)
     with Map.from_pin(bpffs / "plain") as reader:
         assert reader.type is MapType.HASH
         assert reader.info.btf_id == 0

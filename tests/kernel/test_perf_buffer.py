@@ -14,7 +14,7 @@ from bpfpin.errors import BusyError
 from bpfpin.objects.events.perf_buffer import PerfBuffer
 from bpfpin.objects.events.perf_ring import Lost
 from bpfpin.syscall.cpu import online_cpus
-from bpfpin.syscall.shared import PAGE_SIZE
+from bpfpin.syscall.mmap import PAGE_SIZE
 from support.events import Teller, on_cpu, teller
 from support.wait import HANG_S, wait_until
 

@@ -16,7 +16,7 @@ from bpfpin.pins import bpffs as pin_roots
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Manifest, Place
+from bpfpin.pins.manifest import AttachPoint, Manifest
 from bpfpin.pins.pinset import PinSet, SetState, pin_sets
 from bpfpin.pins.recover import Recovery, recover
 from bpfpin.pins.transaction import Stage, next_generation, remove
@@ -27,7 +27,7 @@ from bpfpin.syscall.signals import signals_deferred
 from bpfpin.uapi import MapType
 
 NOBODY = 65534
-MANIFEST = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, Place(device="lab0", ifindex=7))
+MANIFEST = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, AttachPoint(device="lab0", ifindex=7))
 
 
 @pytest.fixture

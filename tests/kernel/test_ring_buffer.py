@@ -20,7 +20,7 @@ from bpfpin.objects.events.source import EventSource
 from bpfpin.objects.kernel.info import MapInfo, map_info
 from bpfpin.objects.maps import base
 from bpfpin.spec import MapSpec
-from bpfpin.syscall.shared import PAGE_SIZE, SharedPages
+from bpfpin.syscall.mmap import PAGE_SIZE, SharedPages
 from bpfpin.uapi import MapFlag, MapType
 from support.events import EVENT_SIZE, RING_SIZE, Teller, teller
 from support.wait import HANG_S, wait_until

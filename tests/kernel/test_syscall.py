@@ -20,8 +20,8 @@ from bpfpin.errors import (
 )
 from bpfpin.syscall import attr, bpf, fs, netns
 from bpfpin.syscall.call import ATTEMPTS, Call, fail_call
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import Cmd, MapType, UpdateFlag
 from support import isolation
 

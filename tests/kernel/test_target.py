@@ -9,7 +9,7 @@ import pytest
 
 from bpfpin.errors import NotBpffsError, PinNotFoundError, UsageError
 from bpfpin.pins.bpffs import open_to_change
-from bpfpin.pins.manifest import Manifest, Place
+from bpfpin.pins.manifest import AttachPoint, Manifest
 from bpfpin.pins.pinset import all_sets
 from bpfpin.pins.transaction import next_generation
 from bpfpin.sets.find import find_set
@@ -21,7 +21,7 @@ LO = socket.if_nametoindex("lo")
 
 def publish(root: Path, name: str, *, device: str = "", ifindex: int = 0) -> None:
     """Make a set without maps of a device of this namespace."""
-    place = Place(netns_inode=netns.inode(), device=device, ifindex=ifindex)
+    place = AttachPoint(netns_inode=netns.inode(), device=device, ifindex=ifindex)
     with open_to_change(root) as directory, next_generation(directory, name, reopen) as stage:
         stage.write_manifest(Manifest("0.1.0", "x.o", "00" * 32, 1, 0, place))
 
@@ -66,7 +66,7 @@ def test_a_set_of_that_very_name_wins_over_a_device_that_several_fit(bpffs: Path
 
 
 def test_the_same_ifindex_of_another_namespace_is_another_device(bpffs: Path) -> None:
-    place = Place(netns_inode=netns.inode() + 1, netns="blue", device="lo", ifindex=LO)
+    place = AttachPoint(netns_inode=netns.inode() + 1, netns="blue", device="lo", ifindex=LO)
     with open_to_change(bpffs) as directory, next_generation(directory, "blue@lo", reopen) as stage:
         stage.write_manifest(Manifest("0.1.0", "x.o", "00" * 32, 1, 0, place))
 

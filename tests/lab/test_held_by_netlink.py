@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.attach.netlink import Netlink
-from bpfpin.pins.manifest import Held
+from bpfpin.pins.manifest import HeldBy
 from bpfpin.spec import XdpMode
 from bpfpin.syscall import netns as namespaces
 from support.here import Here, decisions, holder_of, map_ids, packets, veth
@@ -46,7 +46,7 @@ def test_a_program_held_by_netlink_is_replaced_and_the_set_says_so(here: Here) -
     (program,) = taken["programs"]
 
     assert running(here) == program["id"] != before
-    assert (program["link"], held(here)) == (None, [Held.NETLINK])
+    assert (program["link"], held(here)) == (None, [HeldBy.NETLINK])
     assert list((here.set / "links~").iterdir()) == []
     (note,) = [note for note in taken["notes"] if "netlink" in note]
     assert f"taken over from program id {before}" in note
@@ -166,6 +166,6 @@ def test_the_way_to_a_link_keeps_the_counters(taken: Here) -> None:
     taken.ok("unload", "--keep-maps", taken.device)
     second = taken.load(compiled(OLD))
 
-    assert held(taken) == [Held.LINK]
+    assert held(taken) == [HeldBy.LINK]
     assert set(decisions(second).values()) == {"kept"}
     assert map_ids(second) == map_ids(first)

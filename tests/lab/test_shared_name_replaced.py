@@ -14,7 +14,7 @@ from bpfpin.errors import AttachError
 from bpfpin.map.generation import is_folding
 from bpfpin.migration.fold import FoldCounts, FoldPrograms
 from bpfpin.objects.maps.map import Map
-from bpfpin.pins.switch import Move
+from bpfpin.pins.switch import HookSwitch
 from bpfpin.pins.transaction import Stage
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
@@ -188,15 +188,15 @@ def test_one_of_two_sets_that_refuses_keeps_the_name_for_both(
     beside.load(grown(16))
     before = here.everything(), beside.everything()
     with monkeypatch.context() as patched:
-        forward, calls = Move.forward, []
+        forward, calls = HookSwitch.forward, []
 
-        def second_refuses(self: Move) -> None:
+        def second_refuses(self: HookSwitch) -> None:
             calls.append(self)
             if len(calls) > 1:
                 refuse(self)
             forward(self)
 
-        patched.setattr(Move, "forward", second_refuses)
+        patched.setattr(HookSwitch, "forward", second_refuses)
         devices = ("--dev", here.device, "--dev", beside.device)
         result = here.run("load", grown(), *devices, "--migrate")
 
@@ -297,7 +297,7 @@ def test_readers_of_the_name_wait_until_all_was_moved(
 # going back
 
 
-def refuse(_: Move) -> None:
+def refuse(_: HookSwitch) -> None:
     raise AttachError("refused, for a test")
 
 
@@ -308,7 +308,7 @@ def test_a_hook_that_refuses_brings_the_old_map_back_to_the_name(
     inode = (here.root / FRAGS).stat().st_ino
     names = names_below(here.root)
     with monkeypatch.context() as patched:
-        patched.setattr(Move, "forward", refuse)
+        patched.setattr(HookSwitch, "forward", refuse)
         result = here.run("load", grown(), "--dev", here.device, "--migrate")
 
     assert result.exit_code != 0

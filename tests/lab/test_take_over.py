@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.objects.link import Link
-from bpfpin.pins.manifest import Held
+from bpfpin.pins.manifest import HeldBy
 from bpfpin.spec import XdpMode
 from support.here import Here, bpftool, veth
 from support.holders import held, running, their_link, their_program
@@ -58,7 +58,7 @@ def test_a_link_taken_over_is_the_same_link_with_our_program(here: Here) -> None
     (program,) = taken["programs"]
 
     assert running_in_their_link == program["id"] == running(here)
-    assert (program["link"], held(here)) == (link_id, [Held.LINK])
+    assert (program["link"], held(here)) == (link_id, [HeldBy.LINK])
     assert taken["hooks"][0] == {
         "hook": "xdp",
         "device": here.device,

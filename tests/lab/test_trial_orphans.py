@@ -31,7 +31,7 @@ THE_KERNELS = {"maps.debug", "progs.debug"}
 MOMENTS = {
     "before the manifest": (transaction.Stage, "write_manifest"),
     "before the commit": (transaction.Stage, "commit"),
-    "after the commit": (transaction, "conclude"),
+    "after the commit": (transaction, "roll_forward"),
     "before the trial begins": (load, "begin_trial"),
 }
 

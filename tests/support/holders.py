@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from bpfpin.attach.netlink import Netlink
 from bpfpin.attach.xdp import XdpLink, attach_xdp
 from bpfpin.objects.programs.program import Program
-from bpfpin.pins.manifest import Held
+from bpfpin.pins.manifest import HeldBy
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import XdpMode
 from support.here import Here, holder_of
@@ -43,8 +43,8 @@ def running(here: Here) -> int:
     return 0 if holder is None else holder.program_id
 
 
-def held(here: Here) -> list[Held]:
+def held(here: Here) -> list[HeldBy]:
     """Return how the hooks of the set are held, as its manifest says."""
     manifest = PinSet.read(here.root, here.device).manifest
     assert manifest is not None
-    return [record.held for record in manifest.hooks]
+    return [record.held_by for record in manifest.hooks]

@@ -12,7 +12,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, remove_tree
-from bpfpin.pins.manifest import HookRecord, Manifest, Place
+from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
 from bpfpin.spec import FunctionSpec, MapSpec, ProgramSpec
 from bpfpin.syscall.fs import Rename
 from bpfpin.uapi import MapType, ProgramType, XdpAction
@@ -34,7 +34,7 @@ def publish(path: Path, maps: Mapping[str, Map], programs: Mapping[str, Program]
             for hook, program in programs.items():
                 program.pin(below.pin_path(f"at_{hook}"))
             hooks = tuple(HookRecord(hook, f"at_{hook}", hook) for hook in programs)
-            manifest = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, Place(), hooks)
+            manifest = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, AttachPoint(), hooks)
             directory.write_text(names.MANIFEST, manifest.to_text())
         if not root.has(path.name):
             root.rename(stage, path.name, Rename.NOREPLACE)

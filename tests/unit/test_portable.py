@@ -19,8 +19,8 @@ import pytest
 import bpfpin
 from bpfpin import errors
 from bpfpin.errors import Argument, BpfError, Difference, Fix, Placeholder, Portable
+from bpfpin.syscall.errno_table import TABLE, syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
-from bpfpin.syscall.refusal import TABLE, refusal
 from bpfpin.uapi import Cmd
 
 CODE_RUN_ON_IMPORT = {"bpfpin.__main__"}
@@ -116,7 +116,7 @@ def test_the_tree_has_no_exception_that_python_would_rebuild() -> None:
 
 def test_what_the_kernel_refused_comes_back_with_errno_and_command() -> None:
     for command, errno in TABLE:
-        error = refusal(command or Cmd.MAP_CREATE, errno, target="map flows")
+        error = syscall_error(command or Cmd.MAP_CREATE, errno, target="map flows")
         back = pickle.loads(pickle.dumps(error))
 
         assert everything(back) == everything(error)

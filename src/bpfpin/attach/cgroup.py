@@ -19,7 +19,7 @@ from bpfpin.errors import (
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook, choice_of
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import AttachType, ProgramType
 
 _BY_TYPE: dict[ProgramType, str] = {

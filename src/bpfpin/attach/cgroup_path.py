@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bpfpin.errors import BpfError, CgroupNotFoundError
 from bpfpin.syscall import fs
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.refusal import refusal
 
 _MOUNT_LINE = "mount -t cgroup2 none /sys/fs/cgroup/unified"
 
@@ -37,7 +37,7 @@ def open_cgroup(path: str | Path) -> Descriptor:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise _not_there(whole) from None
     except OSError as error:
-        raise refusal("open", error.errno or 0, target=str(whole)) from None
+        raise syscall_error("open", error.errno or 0, target=str(whole)) from None
     kind = fs.magic(opened.fileno())
     if kind == fs.CGROUP2_MAGIC:
         return opened

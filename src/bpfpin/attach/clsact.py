@@ -17,8 +17,8 @@ from bpfpin.attach.order import require_hook, require_type
 from bpfpin.errors import HookBusyError, IdNotFoundError, ProgramChangedError, UsageError
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook, choice_of
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import ProgramType
 
 HOOKS = frozenset({Hook.TC_INGRESS, Hook.TC_EGRESS})

@@ -14,7 +14,7 @@ from bpfpin.errors import HookBusyError, IdNotFoundError, NotSupportedError, Wro
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import AttachFlag, ProgramType
 
 # Whether a program is of the type that a hook runs.

@@ -15,7 +15,7 @@ from bpfpin.attach.netlink_tc import Filter
 from bpfpin.spec import Hook
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgQueryAttr
-from bpfpin.syscall.refusal import BufferTooSmallError, InvalidArgumentError
+from bpfpin.syscall.errno_table import BufferTooSmallError, InvalidArgumentError
 from bpfpin.uapi import AttachFlag, AttachType, QueryFlag
 
 _NO_FLAGS = AttachFlag(0)

@@ -20,7 +20,7 @@ from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import XdpMode, choice_of
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpFlag
 
 _FLAGS = {

@@ -21,7 +21,7 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.shared import is_exchanged
-from bpfpin.syscall.refusal import refusal
+from bpfpin.syscall.errno_table import syscall_error
 
 WAIT_MAX_S: Final = 10.0
 PAUSE_S: Final = 0.002
@@ -76,7 +76,7 @@ def identity(path: Path) -> Identity | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise refusal("stat", error.errno or 0, target=str(path)) from None
+        raise syscall_error("stat", error.errno or 0, target=str(path)) from None
     return Identity((directory.st_dev, directory.st_ino), (pin.st_dev, pin.st_ino))
 
 

@@ -28,9 +28,9 @@ from bpfpin.errors import (
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps import layouts
 from bpfpin.objects.maps.codec import stride_of
-from bpfpin.pins.manifest import TEXT_SIZE_MAX, Record
+from bpfpin.pins.manifest import TEXT_SIZE_MAX, JsonObject
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
-from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import MapType
 
 BLOCK_BYTES: Final = 4 << 20  # of one block, which has one entry at least
@@ -104,7 +104,7 @@ class Definition:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the definition in *text*; `ValueError` says why it is none."""
-        record = Record.load(text)
+        record = JsonObject.load(text)
         limits = {
             "key_size": KEY_SIZE_MAX,
             "value_size": VALUE_SIZE_MAX,
@@ -397,4 +397,4 @@ def _do(path: Path, call: Callable[[], T]) -> T:
     try:
         return call()
     except OSError as error:
-        raise refusal("open", error.errno or 0, target=str(path)) from None
+        raise syscall_error("open", error.errno or 0, target=str(path)) from None

@@ -26,8 +26,8 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall import bpf, fs, netns
 from bpfpin.syscall.attr import MapBatchAttr, MapCreateAttr
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import AttachType, MapType, ProgramType, XdpFlag
 
 _LOOPBACK = 1
@@ -135,6 +135,6 @@ def _exchange(directory: Path) -> None:
             try:
                 name.mkdir(mode=0o700)
             except OSError as error:  # the bpffs is read-only
-                raise refusal("mkdir", error.errno or 0, target=str(name)) from None
+                raise syscall_error("mkdir", error.errno or 0, target=str(name)) from None
             undo.callback(name.rmdir)
         fs.renameat2(*names, flags=fs.Rename.EXCHANGE)

@@ -9,8 +9,8 @@ from bpfpin.objects.kernel.info import LinkInfo, link_info
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
 from bpfpin.objects.programs.program import Program
 from bpfpin.syscall import bpf
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import AttachType, Cmd, LinkType
 
 
@@ -88,7 +88,7 @@ class Link(KernelObject):
             if isinstance(error, PermissionDeniedError) or not error.errno:
                 raise
             kind = self.info.type  # what the errno means depends on the hook
-            raise refusal(
+            raise syscall_error(
                 Cmd.LINK_UPDATE,
                 error.errno,
                 target=target,

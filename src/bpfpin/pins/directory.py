@@ -18,10 +18,10 @@ from typing import Final, Self
 from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError, UnsafePathError
 from bpfpin.pins.names import LINKS
 from bpfpin.syscall import fs
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename, Resolve
 from bpfpin.syscall.libc import INTERRUPTED_MAX
-from bpfpin.syscall.refusal import refusal
 
 DIRECTORY_MODE: Final = 0o700
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -30,7 +30,7 @@ _BELOW = Resolve.NO_SYMLINKS | Resolve.BENEATH
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-class Kind(Enum):
+class EntryKind(Enum):
     """What a name in bpffs is."""
 
     PIN = "pin"
@@ -101,7 +101,7 @@ class Directory(Closing):
         except OSError as error:
             raise self._refusal("stat", name, error) from None
 
-    def kinds(self) -> dict[str, Kind]:
+    def kinds(self) -> dict[str, EntryKind]:
         """Return what each name in it is, by name."""
         try:
             with os.scandir(self.fileno()) as entries:
@@ -191,13 +191,13 @@ class Directory(Closing):
             return PinNotFoundError(f"{path}: there is no such name", path=path)
         if isinstance(error, FileExistsError):
             return PinExistsError(f"{path}: the name is taken", path=path)
-        return refusal(command, error.errno or 0, target=path)
+        return syscall_error(command, error.errno or 0, target=path)
 
 
-def _kind(entry: os.DirEntry[str]) -> Kind:
+def _kind(entry: os.DirEntry[str]) -> EntryKind:
     if entry.is_dir(follow_symlinks=False):
-        return Kind.DIRECTORY
-    return Kind.PIN if entry.is_file(follow_symlinks=False) else Kind.SYMLINK
+        return EntryKind.DIRECTORY
+    return EntryKind.PIN if entry.is_file(follow_symlinks=False) else EntryKind.SYMLINK
 
 
 def remove_tree(parent: Directory, name: str) -> None:
@@ -207,7 +207,7 @@ def remove_tree(parent: Directory, name: str) -> None:
     for directories that `unsafe_reason` finds nothing against.
     """
     with parent.child(name) as directory:
-        entries = {entry: kind is Kind.DIRECTORY for entry, kind in directory.kinds().items()}
+        entries = {entry: kind is EntryKind.DIRECTORY for entry, kind in directory.kinds().items()}
         for entry in sorted(entries, key=lambda entry: (entry != LINKS, not entries[entry], entry)):
             if entries[entry]:
                 remove_tree(directory, entry)

@@ -60,7 +60,7 @@ def unfinished(directory: Directory) -> tuple[str, ...]:
         return ()
 
 
-def left_of(live: Path, map_pin: str) -> Iterator[Map]:
+def remaining_maps(live: Path, map_pin: str) -> Iterator[Map]:
     """Open the old maps of *map_pin* whose contents found no room in the live set at *live*."""
     with (
         suppress(PinNotFoundError),

@@ -31,12 +31,13 @@ _ID_MAX = (1 << 32) - 2  # of users, groups and maps
 _PRIORITY_MAX = (1 << 16) - 1
 _HANDLE_MAX = (1 << 32) - 1
 _DEPTH_MAX = 16  # components of an outside pin's path
+_KEYS = {"held_by": "held"}  # fields of `HookRecord` whose key in the manifest has another name
 
 
 # What is stored as the text of a symlink: JSON of which nothing is believed when it is read.
 
 
-class Record:
+class JsonObject:
     """A JSON object of which nothing is believed."""
 
     def __init__(self, value: object) -> None:
@@ -87,7 +88,7 @@ class Record:
         return value
 
 
-class Held(Enum):
+class HeldBy(Enum):
     """What holds a program at its hook."""
 
     LINK = "link"  # a BPF link, pinned in the set
@@ -96,7 +97,7 @@ class Held(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AttachPoint:
     """Where the hooks of a set are: a network device, or a cgroup.
 
     *netns_inode* identifies the network namespace, *netns* is the name it was entered by (empty:
@@ -124,7 +125,7 @@ class HookRecord:
     link: str
     asked_mode: str = ""
     mode: str = ""
-    held: Held = Held.LINK
+    held_by: HeldBy = HeldBy.LINK
     priority: int = 0
     handle: int = 0
     made_qdisc: bool = False
@@ -133,7 +134,7 @@ class HookRecord:
         """Return what is written of it: what is as usual is left out, for room is scarce."""
         fields = self.__dataclass_fields__.items()
         values = ((name, getattr(self, name), field.default) for name, field in fields)
-        return {name: value for name, value, usual in values if value != usual}
+        return {_KEYS.get(name, name): value for name, value, usual in values if value != usual}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class Manifest:
     sha256: str
     generation: int
     time: int  # seconds since 1970, wall clock
-    place: Place
+    place: AttachPoint
     hooks: tuple[HookRecord, ...] = ()
     access: Access | None = None
     outside: tuple[OutsidePin, ...] = ()
@@ -242,7 +243,7 @@ class Manifest:
 
 @lru_cache(maxsize=8)  # one command reads the same text again and again
 def _parsed(text: str) -> Manifest:
-    record = Record.load(text)
+    record = JsonObject.load(text)
     if record.number("schema") != SCHEMA:
         raise ValueError("it was made by another version of bpfpin")
     return Manifest(
@@ -251,7 +252,7 @@ def _parsed(text: str) -> Manifest:
         sha256=record.text("sha256"),
         generation=record.number("generation"),
         time=record.number("time"),
-        place=_place(Record(record.value("place"))),
+        place=_place(JsonObject(record.value("place"))),
         hooks=_hooks(record.value("hooks")),
         access=_access(record.optional("access", None)),
         outside=_outside(record.optional("outside", [])),
@@ -261,8 +262,8 @@ def _parsed(text: str) -> Manifest:
     )
 
 
-def _place(record: Record) -> Place:
-    return Place(
+def _place(record: JsonObject) -> AttachPoint:
+    return AttachPoint(
         netns_inode=record.number("netns_inode"),
         netns=record.text("netns"),
         ifindex=record.number("ifindex"),
@@ -274,17 +275,17 @@ def _place(record: Record) -> Place:
 def _hooks(value: object) -> tuple[HookRecord, ...]:
     if not isinstance(value, list):
         raise ValueError("'hooks' is not a list")
-    return tuple(_hook(Record(item)) for item in value)
+    return tuple(_hook(JsonObject(item)) for item in value)
 
 
-def _hook(record: Record) -> HookRecord:
+def _hook(record: JsonObject) -> HookRecord:
     return HookRecord(
         hook=record.component("hook"),
         program=record.component("program"),
         link=record.component("link"),
         asked_mode=record.text("asked_mode", ""),
         mode=record.text("mode", ""),
-        held=Held(record.optional("held", Held.LINK.value)),
+        held_by=HeldBy(record.optional("held", HeldBy.LINK.value)),
         priority=record.number("priority", limit=_PRIORITY_MAX, default=0),
         handle=record.number("handle", limit=_HANDLE_MAX, default=0),
         made_qdisc=record.optional("made_qdisc", False) is True,
@@ -294,7 +295,7 @@ def _hook(record: Record) -> HookRecord:
 def _access(value: object) -> Access | None:
     if value is None:
         return None
-    record = Record(value)
+    record = JsonObject(value)
     gid = None if record.value("gid") is None else record.number("gid", limit=_ID_MAX)
     return Access(gid, record.number("mode", limit=0o666))
 
@@ -322,10 +323,10 @@ def _lineage(ids: object) -> Lineage:
 def _outside(value: object) -> tuple[OutsidePin, ...]:
     if not isinstance(value, list):
         raise ValueError("'outside' is not a list")
-    return tuple(_outside_pin(Record(item)) for item in value)
+    return tuple(_outside_pin(JsonObject(item)) for item in value)
 
 
-def _outside_pin(record: Record) -> OutsidePin:
+def _outside_pin(record: JsonObject) -> OutsidePin:
     path = record.text("path")
     parts = path.split("/")
     if len(parts) > _DEPTH_MAX or not all(map(COMPONENT.fullmatch, parts)):

@@ -30,7 +30,7 @@ from bpfpin.errors import (
 from bpfpin.objects.kernel.object import ObjectKind, identity
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
-from bpfpin.pins.directory import OTHERS_WRITE, Directory, Kind, remove_tree, require_safe
+from bpfpin.pins.directory import OTHERS_WRITE, Directory, EntryKind, remove_tree, require_safe
 from bpfpin.pins.manifest import Manifest, read_manifest
 
 # What a directory that has nothing but pins of others is known by: a set was unloaded from it.
@@ -68,7 +68,7 @@ _KINDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Objects:
+class ObjectIds:
     """The objects of one generation by the name of their pin; *previous* are programs by link.
 
     *layouts* are the numbers of symlinks that hold the types of the maps that have any.
@@ -109,7 +109,7 @@ class Objects:
         return cls(*(found[letter] for letter in _LETTERS.values()))
 
 
-def write_down(generation: Directory, folder: str, pin: str, object_id: int) -> None:
+def record_object(generation: Directory, folder: str, pin: str, object_id: int) -> None:
     """Write into the directory of a generation what is about to be pinned in its *folder*."""
     entry, text = _entry(folder, pin), f"{object_id} {pin}"
     with generation.child(names.OBJECTS) as objects:
@@ -120,13 +120,13 @@ def write_down(generation: Directory, folder: str, pin: str, object_id: int) -> 
             objects.write_text(entry, text)
 
 
-def write_down_all(generation: Directory) -> None:
+def record_all_objects(generation: Directory) -> None:
     """Write down every map, program and link that is pinned in a generation at its usual place."""
     for folder, entry in list(_entries(generation)):
-        if entry.kind is Kind.PIN and entry.folder in _KINDS:
+        if entry.kind is EntryKind.PIN and entry.folder in _KINDS:
             there = identity(folder.pin_path(entry.name))
             if there is not None and there[0] is _KINDS[entry.folder]:
-                write_down(generation, entry.folder, entry.name, there[1])
+                record_object(generation, entry.folder, entry.name, there[1])
 
 
 def _entry(folder: str, pin: str) -> str:
@@ -143,12 +143,12 @@ def _text(folder: Directory, entry: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class GenerationEntry:
     """Something in a generation: *name* in *folder*, "" for the set's directory itself."""
 
     folder: str
     name: str
-    kind: Kind
+    kind: EntryKind
 
     @property
     def path(self) -> str:
@@ -157,40 +157,40 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class Ownership:
     """Tells the entries of one generation from those of others.
 
     *links* are the link pins that its manifest names. Without *objects*, but with a manifest, it is
     a set of an earlier version: all pins at the usual places are taken for its own.
     """
 
-    objects: Objects | None
+    objects: ObjectIds | None
     links: frozenset[str]
     has_manifest: bool
 
     @classmethod
-    def of(cls, manifest: Manifest | None, objects: Objects | None) -> Self:
+    def of(cls, manifest: Manifest | None, objects: ObjectIds | None) -> Self:
         """Return who owns what, by what a generation has of the two."""
         links = frozenset(record.link for record in manifest.hooks) if manifest else frozenset()
         return cls(objects, links, has_manifest=manifest is not None)
 
-    def names_it(self, entry: Entry) -> bool:
+    def has_own_name(self, entry: GenerationEntry) -> bool:
         """Whether an entry has the name and kind of one of ours; its object is not looked at."""
         folder, name, kind = entry.folder, entry.name, entry.kind
-        if not folder and kind is Kind.DIRECTORY:
+        if not folder and kind is EntryKind.DIRECTORY:
             return name in names.PARTS | names.MARKS
-        if not folder and kind is Kind.SYMLINK:
+        if not folder and kind is EntryKind.SYMLINK:
             return name in names.TEXTS
         if folder == names.OBJECTS:
-            return kind is Kind.SYMLINK
+            return kind is EntryKind.SYMLINK
         if folder == names.LAYOUTS:
             pin = name.partition("~")[0]
-            return kind is Kind.SYMLINK and self.needs_name("", pin)
+            return kind is EntryKind.SYMLINK and self.is_own_name("", pin)
         if folder == names.FOLDS:
-            return kind is Kind.PIN and _FOLD.fullmatch(name) is not None
-        return kind is Kind.PIN and self.needs_name(folder, name)
+            return kind is EntryKind.PIN and _FOLD.fullmatch(name) is not None
+        return kind is EntryKind.PIN and self.is_own_name(folder, name)
 
-    def needs_name(self, folder: str, pin: str) -> bool:
+    def is_own_name(self, folder: str, pin: str) -> bool:
         """Whether an object of ours is pinned as *pin* in *folder*, or was."""
         if folder not in _LETTERS:
             return False
@@ -200,12 +200,12 @@ class Owner:
             return self.has_manifest and "~" not in pin and folder != names.LINKS
         return pin in self.objects.of(folder)
 
-    def owns(self, directory: Directory, entry: Entry) -> bool:
+    def owns(self, directory: Directory, entry: GenerationEntry) -> bool:
         """Whether an entry of the open folder *directory* is ours by name and by its object."""
-        if not self.names_it(entry):
+        if not self.has_own_name(entry):
             return False
         objects = self.objects
-        if entry.kind is not Kind.PIN or entry.folder not in _KINDS or objects is None:
+        if entry.kind is not EntryKind.PIN or entry.folder not in _KINDS or objects is None:
             return True
         try:
             there = identity(directory.pin_path(entry.name))
@@ -217,24 +217,24 @@ class Owner:
             return True
         return entry.folder == names.LINKS and self._runs_ours(there[1], objects)
 
-    def _runs_ours(self, link_id: int, objects: Objects) -> bool:
+    def _runs_ours(self, link_id: int, objects: ObjectIds) -> bool:
         """Whether a link that was never written down, as one that was on trial, is ours."""
         with suppress(IdNotFoundError), Link.from_id(link_id) as link:
             return link.info.program_id in objects.programs.values()
         return False
 
 
-def owner_of(directory: Directory) -> Owner:
+def ownership_of(directory: Directory) -> Ownership:
     """Return who owns what in the generation *directory*; it belongs to us, as the caller knows."""
     try:
         manifest: Manifest | None = read_manifest(directory)
     except UnsafePathError:
         manifest = None
-    return Owner.of(manifest, Objects.read(directory))
+    return Ownership.of(manifest, ObjectIds.read(directory))
 
 
-def look_by_name(
-    directory: Directory, owner: Owner
+def sort_by_name(
+    directory: Directory, owner: Ownership
 ) -> tuple[dict[str, list[str]], tuple[str, ...], frozenset[str]]:
     """Sort the entries of a generation by their names alone: no object is opened.
 
@@ -245,31 +245,31 @@ def look_by_name(
     foreign: list[str] = []
     hidden: list[str] = []
     for _, entry in _entries(directory, hidden):
-        if not owner.names_it(entry):
+        if not owner.has_own_name(entry):
             foreign.append(entry.path)
-        elif entry.kind is Kind.PIN:
+        elif entry.kind is EntryKind.PIN:
             ours.setdefault(entry.folder, []).append(entry.name)
     return ours, tuple(foreign), frozenset(hidden)
 
 
-def foreign_entries(directory: Directory, owner: Owner | None = None) -> list[Entry]:
+def foreign_entries(directory: Directory, owner: Ownership | None = None) -> list[GenerationEntry]:
     """Return what in a generation is not ours, by name or by the object that is pinned there."""
-    judge = owner or owner_of(directory)
+    judge = owner or ownership_of(directory)
     return [entry for folder, entry in _entries(directory) if not judge.owns(folder, entry)]
 
 
 def _entries(
     directory: Directory, hidden: list[str] | None = None
-) -> Iterator[tuple[Directory, Entry]]:
+) -> Iterator[tuple[Directory, GenerationEntry]]:
     """Yield the entries of a generation, each with the open directory that it is in.
 
     What this user may not look into is added to *hidden*, if that is given.
     """
     top = directory.kinds()
     for name, kind in top.items():
-        yield directory, Entry("", name, kind)
+        yield directory, GenerationEntry("", name, kind)
     for folder in _FOLDERS:
-        if top.get(folder) is not Kind.DIRECTORY:
+        if top.get(folder) is not EntryKind.DIRECTORY:
             continue
         with contextlib.ExitStack() as opened:
             try:
@@ -282,7 +282,7 @@ def _entries(
                 hidden.append(folder)
                 continue
             for name, kind in below.kinds().items():
-                yield below, Entry(folder, name, kind)
+                yield below, GenerationEntry(folder, name, kind)
 
 
 def is_unloaded(directory: Directory) -> bool:
@@ -298,19 +298,19 @@ def remove_own(directory: Directory) -> None:
     The maps go last: somebody may be about to open one of them. What tells ours from others goes
     after all of it, so that a kill in between changes no answer.
     """
-    owner = owner_of(directory)
+    owner = ownership_of(directory)
     for folder in (*_FOLDERS[:-2], names.LAYOUTS):
         remove_own_folder(directory, folder, owner)
     for name, kind in directory.kinds().items():
-        if name in _EMPTY and kind is Kind.DIRECTORY:
+        if name in _EMPTY and kind is EntryKind.DIRECTORY:
             directory.rmdir(name)
-        elif name in _WHOLE and kind is Kind.DIRECTORY:
+        elif name in _WHOLE and kind is EntryKind.DIRECTORY:
             remove_tree(directory, name)
     for name, kind in directory.kinds().items():
-        if kind is Kind.PIN and owner.owns(directory, Entry("", name, kind)):
+        if kind is EntryKind.PIN and owner.owns(directory, GenerationEntry("", name, kind)):
             directory.unlink(name)
     for name, kind in directory.kinds().items():
-        if name in names.TEXTS and kind is Kind.SYMLINK:
+        if name in names.TEXTS and kind is EntryKind.SYMLINK:
             directory.unlink(name)
     remove_own_folder(directory, names.OBJECTS, owner)
 
@@ -324,29 +324,29 @@ def remove_previous(directory: Directory) -> None:
                 objects.unlink(entry)
 
 
-def remove_own_folder(directory: Directory, folder: str, owner: Owner | None = None) -> None:
+def remove_own_folder(directory: Directory, folder: str, owner: Ownership | None = None) -> None:
     """Remove what is ours in one folder of a generation, and the folder once it is empty."""
-    judge = owner or owner_of(directory)
+    judge = owner or ownership_of(directory)
     try:
         below = directory.child(folder)
     except PinNotFoundError:
         return
     with below:
         for name, kind in below.kinds().items():
-            if judge.owns(below, Entry(folder, name, kind)):
+            if judge.owns(below, GenerationEntry(folder, name, kind)):
                 below.unlink(name)
         is_empty = not below.names()
     if is_empty:
         directory.rmdir(folder)
 
 
-def keep_foreign(live: Directory, target: Directory) -> None:
+def link_foreign(live: Directory, target: Directory) -> None:
     """Give the pins of others in *live* the same names in *target*, which is to take its place.
 
     A pin that somebody put in the place of one of ours is called `idN~NAME` there, N being the
     object's id, for ours needs the name. `PinExistsError` if the name is needed for another reason.
     """
-    owner = owner_of(live)
+    owner = ownership_of(live)
     if not owner.has_manifest and not is_unloaded(live):  # not a set of ours at all
         return
     for entry in foreign_entries(live, owner):
@@ -358,16 +358,16 @@ def keep_foreign(live: Directory, target: Directory) -> None:
                 source = opened.enter_context(live.child(entry.folder))
                 place = opened.enter_context(target.child(entry.folder))
             name = entry.name
-            if place.has(name) and owner.needs_name(entry.folder, name):
-                if entry.kind is Kind.DIRECTORY:  # it is moved afterwards, as a whole
+            if place.has(name) and owner.is_own_name(entry.folder, name):
+                if entry.kind is EntryKind.DIRECTORY:  # it is moved afterwards, as a whole
                     continue
                 name = aside_name(source, entry)
             _copy(source, place, entry.name, new_name=name)
 
 
-def aside_name(directory: Directory, entry: Entry) -> str:
+def aside_name(directory: Directory, entry: GenerationEntry) -> str:
     """Return what an object is called that somebody pinned in the place of one of ours."""
-    there = identity(directory.pin_path(entry.name)) if entry.kind is Kind.PIN else None
+    there = identity(directory.pin_path(entry.name)) if entry.kind is EntryKind.PIN else None
     name = f"id{there[1]}~{entry.name}" if there else _ASIDE + entry.name
     return name[: names.NAME_LENGTH_MAX]
 
@@ -395,7 +395,7 @@ def _copy(
         os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode))
 
 
-def give_back(root: Directory, stage: str, name: str) -> None:
+def return_foreign(root: Directory, stage: str, name: str) -> None:
     """Move what is left in the directory *stage*, which is not ours, to the set's directory *name*.
 
     What was linked there before is only unlinked; a name that is taken by something else comes
@@ -414,7 +414,7 @@ def give_back(root: Directory, stage: str, name: str) -> None:
                 _give_entries(directory, live, entries)
 
 
-def _give_entries(directory: Directory, live: Directory, entries: list[Entry]) -> None:
+def _give_entries(directory: Directory, live: Directory, entries: list[GenerationEntry]) -> None:
     for entry in entries:
         if not entry.folder:
             if entry.name not in _FOLDERS:

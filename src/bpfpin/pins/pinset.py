@@ -29,7 +29,7 @@ from bpfpin.pins import bpffs, lock, names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, user_name
 from bpfpin.pins.manifest import HookRecord, Manifest, OutsidePin, read_manifest
-from bpfpin.pins.ownership import Objects, Owner, is_unloaded, look_by_name
+from bpfpin.pins.ownership import ObjectIds, Ownership, is_unloaded, sort_by_name
 
 # How often a directory may be exchanged under a reader before it gives up.
 _ATTEMPTS: Final = 20
@@ -70,7 +70,7 @@ class PinSet:
     maps: Mapping[str, Path] = field(default_factory=dict)
     programs: Mapping[str, Path] = field(default_factory=dict)
     links: Mapping[str, Path] = field(default_factory=dict)
-    objects: Objects | None = None
+    objects: ObjectIds | None = None
     foreign: tuple[str, ...] = ()
     hidden: frozenset[str] = frozenset()
     is_own: bool = True
@@ -199,8 +199,8 @@ class PinSet:
                 return cls._unloaded(directory, path, unfinished)
             is_own = directory.status.st_uid == os.geteuid()
             return cls(path, SetState.FOREIGN, error.message, is_own=is_own)
-        owner = Owner.of(manifest, Objects.read(directory))
-        ours, foreign, hidden = look_by_name(directory, owner)
+        owner = Ownership.of(manifest, ObjectIds.read(directory))
+        ours, foreign, hidden = sort_by_name(directory, owner)
         return LoadedSet(
             path,
             SetState.HALF_BUILT if unfinished else SetState.OK,
@@ -217,7 +217,7 @@ class PinSet:
 
     @classmethod
     def _unloaded(cls, directory: Directory, path: Path, unfinished: str) -> PinSet:
-        _, foreign, _ = look_by_name(directory, Owner.of(None, None))
+        _, foreign, _ = sort_by_name(directory, Ownership.of(None, None))
         what = f"what others pinned there is left: {', '.join(foreign)}" if foreign else "empty"
         state = SetState.HALF_BUILT if unfinished else SetState.UNLOADED
         return cls(path, state, unfinished or f"it was unloaded, {what}", foreign=foreign)

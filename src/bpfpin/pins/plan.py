@@ -25,7 +25,7 @@ from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names
-from bpfpin.pins.manifest import Held, HookRecord
+from bpfpin.pins.manifest import HeldBy, HookRecord
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall.fd import Closing
@@ -73,7 +73,7 @@ class MapPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Migrating:
+class MapMigration:
     """An old map whose contents go over to map *name* of the next generation."""
 
     name: str
@@ -103,7 +103,7 @@ class HookPlan(Closing):
     previous_id: int | None = None
     link_id: int | None = None
     mode: str = ""
-    held: Held = Held.LINK
+    held_by: HeldBy = HeldBy.LINK
     before: HookRecord | None = None
     is_taken: bool = False
 
@@ -127,7 +127,7 @@ class Plan(Closing):
     maps: tuple[MapPlan, ...]
     hooks: tuple[HookPlan, ...]
     given: Mapping[str, Map] = field(default_factory=dict)
-    migrating: tuple[Migrating, ...] = ()
+    migrating: tuple[MapMigration, ...] = ()
     is_unchanged: bool = False
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class PlannedMaps(NamedTuple):
 
     plans: tuple[MapPlan, ...]
     given: dict[str, Map]
-    migrating: tuple[Migrating, ...]
+    migrating: tuple[MapMigration, ...]
 
 
 def plan_maps(
@@ -197,7 +197,7 @@ class _Sources:
     undo: ExitStack
     migrate: PlanMigration | None = None
     may_replace: Callable[[str], bool] = lambda name: False
-    migrating: list[Migrating] = field(default_factory=list)
+    migrating: list[MapMigration] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
 
     def decide(self, spec: MapSpec) -> _Decided:
@@ -227,10 +227,10 @@ class _Sources:
         assert self.migrate is not None
         try:
             plan = self.migrate(spec, held)
-            self.migrating.append(Migrating(spec.name, held, plan))
+            self.migrating.append(MapMigration(spec.name, held, plan))
             for left in self._left_of(spec.name):
                 old = self.undo.enter_context(left)
-                self.migrating.append(Migrating(spec.name, old, self.migrate(spec, old)))
+                self.migrating.append(MapMigration(spec.name, old, self.migrate(spec, old)))
         except IncompatibleMapError as error:
             self.hints.append(error.hint)
             return MapPlan(spec.name, Decision.MIGRATED, held.id), None, list(error.differences)
@@ -256,7 +256,7 @@ class _Sources:
     def _left_of(self, name: str) -> Iterator[Map]:
         """Open what earlier migrations of the map had no room for."""
         if self.live is not None:
-            yield from folds.left_of(self.live.path, names.map_pin_name(name))
+            yield from folds.remaining_maps(self.live.path, names.map_pin_name(name))
 
 
 def _id_at(path: Path) -> int | None:

@@ -24,17 +24,17 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names, shared
 from bpfpin.pins.directory import Directory, remove_tree, require_safe, user_name
-from bpfpin.pins.manifest import Held, HookRecord, Manifest, read_manifest
+from bpfpin.pins.manifest import HeldBy, HookRecord, Manifest, read_manifest
 from bpfpin.pins.ownership import (
-    Objects,
-    give_back,
+    ObjectIds,
     is_unloaded,
     remove_own,
     remove_previous,
+    return_foreign,
 )
 from bpfpin.pins.pinset import pin_sets
 from bpfpin.pins.shared import set_access
-from bpfpin.pins.switch import Reopen, switch, turn_back
+from bpfpin.pins.switch import Reopen, switch, switch_back
 from bpfpin.syscall.fs import Rename
 
 
@@ -70,7 +70,7 @@ def check_stage(root: Directory, name: str) -> bool:
     return False
 
 
-def conclude(root: Directory, name: str, reopen: Reopen) -> None:
+def roll_forward(root: Directory, name: str, reopen: Reopen) -> None:
     """Do what follows the commit mark: switch hooks, publish the stage, remove what it replaces.
 
     An error of a hook is raised after the outcome was turned to the old generation by the mark
@@ -107,11 +107,11 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
     set_name = name.removesuffix(names.STAGE_SUFFIX)
     if _is_unloaded(root, set_name):
         with root.child(set_name) as left:
-            shared.unshare_given_up(root, left)
+            shared.unshare_recorded(root, left)
     with root.child(name) as directory:
         _detach(directory, reopen)
         remove_own(directory)
-    give_back(root, name, set_name)
+    return_foreign(root, name, set_name)
     if _is_unloaded(root, set_name, and_empty=True):
         root.rmdir(set_name)
     root.rmdir(name)
@@ -133,7 +133,7 @@ def _recover_stage(root: Directory, name: str, reopen: Reopen) -> Recovery:
         return Recovery.NOTHING
     if is_committed:
         try:
-            conclude(root, name, reopen)
+            roll_forward(root, name, reopen)
         except BpfError:
             if not _has_turned(root, stage):
                 raise
@@ -159,7 +159,7 @@ def _turn_back(root: Directory, name: str, reopen: Reopen) -> None:
     """Let the hooks run what they ran, and take shared names back that no live set has."""
     with root.child(names.stage_name(name)) as stage:
         manifest = read_manifest(stage)
-        turn_back(stage, manifest, reopen)
+        switch_back(stage, manifest, reopen)
         shared.exchange_back(root, stage)
         lasting = _shared_names(root) if manifest.outside else set()
         for pin in manifest.outside:
@@ -188,7 +188,7 @@ def _settle(root: Directory, directory: Directory, manifest: Manifest) -> None:
     """Let those read the maps who are to, and take the marks of the transaction away."""
     if manifest.access is not None:
         set_access(directory, manifest.access)
-    shared.unshare_given_up(root, directory)
+    shared.unshare_recorded(root, directory)
     remove_previous(directory)
     with suppress(PinNotFoundError):
         remove_tree(directory, names.SHARED)
@@ -212,9 +212,9 @@ def _detach(directory: Directory, reopen: Reopen) -> None:
         manifest = read_manifest(directory)
     except UnsafePathError:  # half-built: nothing runs its programs yet
         return
-    objects = Objects.read(directory)
+    objects = ObjectIds.read(directory)
     for record in manifest.hooks:
-        if record.held is Held.LINK or not directory.has(names.PROGRAMS):
+        if record.held_by is HeldBy.LINK or not directory.has(names.PROGRAMS):
             continue
         with suppress(PinNotFoundError, AttachError):  # the device is gone, the program with it
             ours = _program_id(directory, record, objects)
@@ -228,7 +228,7 @@ def _detach(directory: Directory, reopen: Reopen) -> None:
                 hook.close()
 
 
-def _program_id(directory: Directory, record: HookRecord, objects: Objects | None) -> int:
+def _program_id(directory: Directory, record: HookRecord, objects: ObjectIds | None) -> int:
     """Return the id of the set's program, also if its pin was removed or replaced by hand."""
     pin = names.program_pin_name(record.program)
     if objects is not None and pin in objects.programs:

@@ -25,10 +25,10 @@ from bpfpin.errors import PinError, PinExistsError, PinNotFoundError
 from bpfpin.objects.maps.layouts import NO_TYPES, decode_texts, encode, parts
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
-from bpfpin.pins.directory import Directory, Kind, remove_tree, require_safe
+from bpfpin.pins.directory import Directory, EntryKind, remove_tree, require_safe
 from bpfpin.pins.manifest import TEXT_SIZE_MAX, Access, OutsidePin
 from bpfpin.pins.names import map_pin_name
-from bpfpin.pins.ownership import Entry, owner_of
+from bpfpin.pins.ownership import GenerationEntry, ownership_of
 
 _OLD: Final = "~old"
 _PATH: Final = "~path"
@@ -180,7 +180,7 @@ def unshare(root: Directory, pin: OutsidePin, map_id: int) -> bool:
     return False
 
 
-def give_up(stage: Directory, pin: OutsidePin, map_id: int) -> None:
+def record_unshare(stage: Directory, pin: OutsidePin, map_id: int) -> None:
     """Write down in *stage* that the shared name of map *map_id* goes once the stage holds."""
     with suppress(PinExistsError):
         stage.mark(names.UNSHARED)
@@ -188,7 +188,7 @@ def give_up(stage: Directory, pin: OutsidePin, map_id: int) -> None:
         given_up.write_text(names.map_pin_name(pin.map), f"{map_id} {pin.path}")
 
 
-def unshare_given_up(root: Directory, directory: Directory) -> None:
+def unshare_recorded(root: Directory, directory: Directory) -> None:
     """Remove the shared names that a generation which holds gives up; again does nothing."""
     try:
         given_up = directory.child(names.UNSHARED)
@@ -223,9 +223,9 @@ def set_access(directory: Directory, access: Access) -> None:
 
     Pins of others in it stay as they are.
     """
-    owner = owner_of(directory)
+    owner = ownership_of(directory)
     for name, kind in directory.kinds().items():
-        if kind is Kind.PIN and owner.owns(directory, Entry("", name, kind)):
+        if kind is EntryKind.PIN and owner.owns(directory, GenerationEntry("", name, kind)):
             set_map_access(directory, name, access)
     _open_directory(directory, access)
     for folder in (names.LAYOUTS, names.OBJECTS):
@@ -253,7 +253,9 @@ def _open_directory(directory: Directory, access: Access) -> None:
 # Keeps the types of a map's key and value beside its pin; `objects.layouts` knows their form.
 
 
-def write(directory: Directory, name: str, *, key: TypeRef | None, value: TypeRef | None) -> int:
+def write_types(
+    directory: Directory, name: str, *, key: TypeRef | None, value: TypeRef | None
+) -> int:
     """Store the types of map *name* in *directory*, and return in how many symlinks; 0 for none."""
     text = base64.b64encode(encode(key, value)).decode()
     chunks = [text[start : start + CHUNK_SIZE] for start in range(0, len(text), CHUNK_SIZE)]
@@ -262,12 +264,12 @@ def write(directory: Directory, name: str, *, key: TypeRef | None, value: TypeRe
     return len(chunks)
 
 
-def keep(directory: Directory, live: Directory, name: str) -> int:
+def link_types(directory: Directory, live: Directory, name: str) -> int:
     """Give *directory* what *live* has of map *name*'s types, and return how many symlinks.
 
     What is damaged, because somebody removed a part, counts for nothing.
     """
-    if read(live, name) == NO_TYPES:
+    if read_types(live, name) == NO_TYPES:
         return 0
     kept = 0
     for part in parts(map_pin_name(name)):
@@ -279,7 +281,7 @@ def keep(directory: Directory, live: Directory, name: str) -> int:
     return kept
 
 
-def read(directory: Directory, name: str) -> tuple[TypeRef | None, TypeRef | None]:
+def read_types(directory: Directory, name: str) -> tuple[TypeRef | None, TypeRef | None]:
     """Return the types of map *name*'s key and value; None where there is none or it is damaged."""
     texts: list[str] = []
     for part in parts(map_pin_name(name)):

@@ -16,14 +16,14 @@ from bpfpin.objects.link import HookAttachment, Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names, shared
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Held, HookRecord, Manifest, Place
+from bpfpin.pins.manifest import AttachPoint, HeldBy, HookRecord, Manifest
 
-Reopen = Callable[[Place, HookRecord], HookAttachment]
+Reopen = Callable[[AttachPoint, HookRecord], HookAttachment]
 """Opens the hook of a record that no link holds, in the namespace of its place."""
 
 
 @dataclass(frozen=True)
-class Move:
+class HookSwitch:
     """A hook that is to run *new* where it runs *old*."""
 
     record: HookRecord
@@ -66,22 +66,22 @@ def switch(stage: Directory, manifest: Manifest, reopen: Reopen, *, root: Direct
         move.forward()
 
 
-def turn_back(stage: Directory, manifest: Manifest, reopen: Reopen) -> None:
+def switch_back(stage: Directory, manifest: Manifest, reopen: Reopen) -> None:
     """Run the programs again that ran before `switch`."""
     for move in _moves(stage, manifest, reopen):
         move.back()
 
 
-def held_hook(
-    directory: Directory, place: Place, record: HookRecord, reopen: Reopen
+def open_hook(
+    directory: Directory, place: AttachPoint, record: HookRecord, reopen: Reopen
 ) -> HookAttachment:
     """Open the hook of *record*, which belongs to the generation in *directory*."""
-    if record.held is Held.LINK:
+    if record.held_by is HeldBy.LINK:
         return Link.from_pin(directory.path / names.LINKS / record.link)
     return reopen(place, record)
 
 
-def _moves(stage: Directory, manifest: Manifest, reopen: Reopen) -> Iterator[Move]:
+def _moves(stage: Directory, manifest: Manifest, reopen: Reopen) -> Iterator[HookSwitch]:
     """Yield the hooks that run a program before the switch, each open while it is looked at."""
     moved = _names_below(stage, names.PREVIOUS)
     for record in manifest.hooks:
@@ -91,15 +91,17 @@ def _moves(stage: Directory, manifest: Manifest, reopen: Reopen) -> Iterator[Mov
 
 
 @contextmanager
-def _open(stage: Directory, place: Place, record: HookRecord, reopen: Reopen) -> Iterator[Move]:
+def _open(
+    stage: Directory, place: AttachPoint, record: HookRecord, reopen: Reopen
+) -> Iterator[HookSwitch]:
     program = names.program_pin_name(record.program)
     with (
         Program.from_pin(stage.path / names.PREVIOUS / record.link) as old,
         Program.from_pin(stage.path / names.PROGRAMS / program) as new,
     ):
-        hook = held_hook(stage, place, record, reopen)
+        hook = open_hook(stage, place, record, reopen)
         try:
-            yield Move(record, hook, old, new)
+            yield HookSwitch(record, hook, old, new)
         finally:
             hook.close()
 

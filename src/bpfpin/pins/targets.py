@@ -51,7 +51,7 @@ class Targets:
         self._outcome: Recovery | None = None
 
     @classmethod
-    def left_below(cls, root: Directory) -> list[Targets]:
+    def unfinished(cls, root: Directory) -> list[Targets]:
         """Return the changes that dead commands left below *root*."""
         found = []
         with suppress(PinNotFoundError), root.child(names.LOCK_DIRECTORY) as parent:
@@ -77,7 +77,7 @@ class Targets:
         with self._open() as record:
             record.mark(names.COMMIT)
 
-    def conclude(self, reopen: Reopen) -> None:
+    def roll_forward(self, reopen: Reopen) -> None:
         """Do what follows the commit: switch all hooks, then publish set by set.
 
         The error of a hook is raised after the outcome of all was turned to the old generations;
@@ -175,7 +175,7 @@ def recover_with_others(root: Directory, name: str, reopen: Reopen) -> Recovery:
     the next command that changes it says why it cannot be finished.
     """
     recovery = Recovery.NOTHING
-    for change in Targets.left_below(root):
+    for change in Targets.unfinished(root):
         is_half_done = any(recover.is_half_done(root, each) for each in change.sets)
         if name in change.sets or not is_half_done:
             decision = change.decide(reopen)
@@ -190,7 +190,7 @@ def recover_with_others(root: Directory, name: str, reopen: Reopen) -> Recovery:
 def remove_stale_records(root: Directory, reopen: Reopen) -> list[str]:
     """Remove the records of changes of which nothing else is left; return their names."""
     removed = []
-    for change in Targets.left_below(root):
+    for change in Targets.unfinished(root):
         if not any(recover.is_half_done(root, each) for each in change.sets):
             change.finish(reopen)
             removed.append(names.TARGETS + change.token)
@@ -208,7 +208,7 @@ def is_committed(root: Directory, stage: Directory) -> bool:
 def sets_with(root: Directory, name: str) -> tuple[str, ...]:
     """Return the sets that change together with set *name*, itself among them."""
     token = _token_of(root, name)
-    changes = [change.sets for change in Targets.left_below(root) if change.token == token]
+    changes = [change.sets for change in Targets.unfinished(root) if change.token == token]
     return changes[0] if changes else (name,)
 
 

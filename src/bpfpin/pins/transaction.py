@@ -23,14 +23,14 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.pins import folds, names, shared
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Access, Manifest, OutsidePin
-from bpfpin.pins.ownership import UNLOADED_MODE, foreign_entries, keep_foreign, write_down
-from bpfpin.pins.recover import Recovery, conclude, recover, remove_generation
+from bpfpin.pins.ownership import UNLOADED_MODE, foreign_entries, link_foreign, record_object
+from bpfpin.pins.recover import Recovery, recover, remove_generation, roll_forward
 from bpfpin.pins.shared import set_access
 from bpfpin.pins.switch import Reopen
 from bpfpin.pins.targets import Targets
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename
-from bpfpin.syscall.refusal import refusal
 from bpfpin.syscall.signals import signals_deferred
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class _Reserve(Closing):
                 for _ in range(_RESERVED):
                     opened.enter_context(Descriptor(os.dup(root.fileno())))
             except OSError as error:
-                raise refusal("dup", error.errno or 0, target=str(root.path)) from None
+                raise syscall_error("dup", error.errno or 0, target=str(root.path)) from None
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -98,9 +98,9 @@ class Stage(Closing):
     ) -> None:
         """Pin a map under its whole name, and keep its types beside it."""
         pin = names.map_pin_name(name)
-        write_down(self._directory, "", pin, held.id)
+        record_object(self._directory, "", pin, held.id)
         held.pin(self._directory.pin_path(pin))
-        self._write_types(name, shared.write(self._layouts, name, key=key, value=value))
+        self._write_types(name, shared.write_types(self._layouts, name, key=key, value=value))
 
     def keep_map(
         self,
@@ -121,27 +121,27 @@ class Stage(Closing):
         self._keep("", live, pin, held)
         before = NO_TYPES
         with suppress(PinNotFoundError), live.child(names.LAYOUTS) as kept:
-            if value is None and (parts := shared.keep(self._layouts, kept, name)):
+            if value is None and (parts := shared.link_types(self._layouts, kept, name)):
                 self._write_types(name, parts)
                 return
-            before = shared.read(kept, name) if key is None else NO_TYPES
-        parts = shared.write(self._layouts, name, key=key or before[0], value=value)
+            before = shared.read_types(kept, name) if key is None else NO_TYPES
+        parts = shared.write_types(self._layouts, name, key=key or before[0], value=value)
         self._write_types(name, parts)
 
     def _write_types(self, name: str, parts: int) -> None:
         """Write down that the types of map *name* are stored in so many symlinks."""
         if parts:
-            write_down(self._directory, names.LAYOUTS, names.map_pin_name(name), parts)
+            record_object(self._directory, names.LAYOUTS, names.map_pin_name(name), parts)
 
     def pin_program(self, name: str, held: Pinnable) -> None:
         """Pin a program."""
         pin = names.program_pin_name(name)
-        write_down(self._directory, names.PROGRAMS, pin, held.id)
+        record_object(self._directory, names.PROGRAMS, pin, held.id)
         held.pin(self._programs.pin_path(pin))
 
     def pin_link(self, name: str, held: Pinnable) -> None:
         """Pin a link under the name that `names.link_pin_name` gave; from here on it is kept."""
-        write_down(self._directory, names.LINKS, name, held.id)
+        record_object(self._directory, names.LINKS, name, held.id)
         held.pin(self._links.pin_path(name))
 
     def keep_link(
@@ -164,18 +164,18 @@ class Stage(Closing):
         new_name, there = as_name or name, _id_at(source, name)
         target = self._links if folder else self._directory
         if held is not None and held.id != there:
-            write_down(self._directory, folder, new_name, held.id)
+            record_object(self._directory, folder, new_name, held.id)
             held.pin(target.pin_path(new_name))
             return
         if there is not None:
-            write_down(self._directory, folder, new_name, there)
+            record_object(self._directory, folder, new_name, there)
         target.link_from(source, name, new_name)
 
     def pin_previous(self, link: str, program: Pinnable) -> None:
         """Say which program the hook of *link* runs until it is switched."""
         with suppress(PinExistsError):
             self._directory.mark(names.PREVIOUS)
-        write_down(self._directory, names.PREVIOUS, link, program.id)
+        record_object(self._directory, names.PREVIOUS, link, program.id)
         with self._directory.child(names.PREVIOUS) as previous:
             program.pin(previous.pin_path(link))
 
@@ -198,7 +198,7 @@ class Stage(Closing):
 
     def unshare(self, pin: OutsidePin, map_id: int) -> None:
         """Let the shared name *pin* of map *map_id* go once this generation holds."""
-        shared.give_up(self._directory, pin, map_id)
+        shared.record_unshare(self._directory, pin, map_id)
 
     def set_access(self, access: Access) -> None:
         """Let those open the maps, before they are seen, who are to; for maps pinned until now."""
@@ -210,9 +210,9 @@ class Stage(Closing):
         Manifest.parse(text)
         self._directory.write_text(names.MANIFEST, text)
 
-    def keep_foreign(self, live: Directory) -> None:
+    def link_foreign(self, live: Directory) -> None:
         """Give the names that others have in the live generation to this one too."""
-        keep_foreign(live, self._directory)
+        link_foreign(live, self._directory)
 
     def commit(self) -> None:
         """Pass the point from which on the next generation is the one that holds."""
@@ -235,7 +235,7 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
             with signals_deferred():
                 _keep_foreign(root, name, stage)
                 stage.commit()
-                conclude(root, name, reopen)
+                roll_forward(root, name, reopen)
     except BaseException as error:
         reserve.close()
         with signals_deferred():
@@ -272,7 +272,7 @@ def next_generations(
                 for name, stage in zip(set_names, stages, strict=True):
                     _keep_foreign(root, name, stage)
                 change.commit()
-                change.conclude(reopen)
+                change.roll_forward(reopen)
     except BaseException as error:
         reserve.close()
         with signals_deferred():
@@ -313,7 +313,7 @@ def remove(
 
 def _keep_foreign(root: Directory, name: str, stage: Stage) -> None:
     with suppress(PinNotFoundError), root.child(name) as live:
-        stage.keep_foreign(live)
+        stage.link_foreign(live)
 
 
 def _leave(root: Directory, name: str, unshared: Mapping[OutsidePin, int]) -> bool:
@@ -327,9 +327,9 @@ def _leave(root: Directory, name: str, unshared: Mapping[OutsidePin, int]) -> bo
         stage, mode = names.stage_name(name), stat.S_IMODE(live.status.st_mode)
         root.mark(stage, mode | UNLOADED_MODE)
         with root.child(stage) as left:
-            keep_foreign(live, left)
+            link_foreign(live, left)
             for pin, map_id in unshared.items():
-                shared.give_up(left, pin, map_id)
+                shared.record_unshare(left, pin, map_id)
     return True
 
 

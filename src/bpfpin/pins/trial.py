@@ -24,9 +24,9 @@ from typing import Any, Final, Self
 
 from bpfpin.errors import PermissionDeniedError, PinError, PinExistsError, PinNotFoundError
 from bpfpin.pins import names
-from bpfpin.pins.directory import Directory, Kind, remove_tree, require_safe
-from bpfpin.pins.manifest import Record
-from bpfpin.pins.ownership import Entry, Owner, owner_of, write_down_all
+from bpfpin.pins.directory import Directory, EntryKind, remove_tree, require_safe
+from bpfpin.pins.manifest import JsonObject
+from bpfpin.pins.ownership import GenerationEntry, Ownership, ownership_of, record_all_objects
 
 CONFIRM: Final = names.CONFIRM
 RECORD: Final = "record"
@@ -114,7 +114,7 @@ class Trial:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the trial of a record; `ValueError` if it is none."""
-        record = Record.load(text)
+        record = JsonObject.load(text)
         if record.number("schema") != _SCHEMA:
             raise ValueError("it was made by another version of bpfpin")
         return cls(
@@ -156,7 +156,7 @@ def read_trial(parent: Directory, entry: str = CONFIRM) -> Trial | None:
     return None
 
 
-def make_room(parent: Directory, entry: str = CONFIRM) -> Directory:
+def make_trial(parent: Directory, entry: str = CONFIRM) -> Directory:
     """Make and open the directory of a trial; what a dead command left there goes first."""
     try:
         return parent.make(entry)
@@ -199,26 +199,30 @@ def copy_generation(source: Directory, target: Directory) -> None:
 
     What others pinned there is left out. What tells ours from others is copied first.
     """
-    owner, kinds = owner_of(source), source.kinds()
-    folders = [name for name, kind in kinds.items() if kind is Kind.DIRECTORY]
+    owner, kinds = ownership_of(source), source.kinds()
+    folders = [name for name, kind in kinds.items() if kind is EntryKind.DIRECTORY]
     for name in sorted(folders, key=lambda name: name != names.OBJECTS):
-        if name not in names.MARKS and owner.names_it(Entry("", name, Kind.DIRECTORY)):
+        if name not in names.MARKS and owner.has_own_name(
+            GenerationEntry("", name, EntryKind.DIRECTORY)
+        ):
             with suppress(PinExistsError):
                 target.mark(name)
             with source.child(name) as below, target.child(name) as there:
                 for entry, kind in below.kinds().items():
-                    _copy_entry(below, there, Entry(name, entry, kind), owner)
+                    _copy_entry(below, there, GenerationEntry(name, entry, kind), owner)
     for name, kind in kinds.items():
-        if kind is not Kind.DIRECTORY:
-            _copy_entry(source, target, Entry("", name, kind), owner)
+        if kind is not EntryKind.DIRECTORY:
+            _copy_entry(source, target, GenerationEntry("", name, kind), owner)
     if owner.objects is None and target.has(names.OBJECTS):  # of an earlier version
-        write_down_all(target)
+        record_all_objects(target)
 
 
-def _copy_entry(source: Directory, target: Directory, entry: Entry, owner: Owner) -> None:
+def _copy_entry(
+    source: Directory, target: Directory, entry: GenerationEntry, owner: Ownership
+) -> None:
     if not owner.owns(source, entry):
         return
-    if entry.kind is Kind.SYMLINK:
+    if entry.kind is EntryKind.SYMLINK:
         target.write_text(entry.name, source.read_text(entry.name))
     else:
         target.link_from(source, entry.name)
@@ -240,5 +244,5 @@ def _links(value: Any) -> dict[str, int]:
         raise ValueError("'links' is no table of links")
     if any("/" in name or not name for name in value):
         raise ValueError("'links' has a name that is none")
-    links = Record(value)
+    links = JsonObject(value)
     return {name: links.number(name) for name in value}

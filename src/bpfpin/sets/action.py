@@ -27,7 +27,7 @@ from bpfpin.pins.trial import (
     begin_trial,
     command_deadline_ms,
     end_trial,
-    make_room,
+    make_trial,
 )
 from bpfpin.sets.action_map import Subject, find_subject, own_devices
 from bpfpin.sets.changing import settled_place
@@ -244,7 +244,7 @@ def _trial(
         ExitStack() as opened,
         ExitStack() as undo,
     ):
-        with make_room(parent, place.entry) as room:
+        with make_trial(parent, place.entry) as room:
             undo.callback(end_trial, parent, place.entry)
             switching.bpf_map.pin(room.pin_path(MAP))
             token, deadline_ms = secrets.token_hex(8), command_deadline_ms(seconds)

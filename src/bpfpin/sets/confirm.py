@@ -24,7 +24,7 @@ from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked_root
 from bpfpin.pins.manifest import read_manifest
-from bpfpin.pins.ownership import write_down
+from bpfpin.pins.ownership import record_object
 from bpfpin.pins.pinset import all_sets
 from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, end_trial, read_trial
 from bpfpin.sets.find import find_set
@@ -201,7 +201,7 @@ def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directo
                     _require_own_program(link, parent.path / names.PROGRAMS / programs[pin])
                     if not links.has(pin):  # an earlier confirm may have been killed after this
                         if parent.has(names.OBJECTS):
-                            write_down(parent, names.LINKS, pin, link.id)
+                            record_object(parent, names.LINKS, pin, link.id)
                         link.pin(links.pin_path(pin))
             except IdNotFoundError:
                 note = put_back(root, place, trial)

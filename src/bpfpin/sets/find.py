@@ -16,7 +16,7 @@ from bpfpin.errors import (
 )
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, user_name
-from bpfpin.pins.manifest import Place, read_manifest
+from bpfpin.pins.manifest import AttachPoint, read_manifest
 from bpfpin.pins.pinset import LoadedSet, PinSet, all_sets
 from bpfpin.syscall import fs
 from bpfpin.syscall import netns as namespaces
@@ -93,7 +93,7 @@ def set_names(pin_root: Path) -> list[str]:
     return []
 
 
-def sets_at(place: Place, sets: list[PinSet]) -> list[PinSet]:
+def sets_at(place: AttachPoint, sets: list[PinSet]) -> list[PinSet]:
     """Return those of *sets* at the same device, or without one at the same cgroup."""
     return [
         pin_set
@@ -102,14 +102,14 @@ def sets_at(place: Place, sets: list[PinSet]) -> list[PinSet]:
     ]
 
 
-def is_set_at(place: Place, path: Path) -> bool:
+def is_set_at(place: AttachPoint, path: Path) -> bool:
     """Whether *path* is a set of ours at that place; nothing but its manifest is looked at."""
     with suppress(BpfError), Directory.open(path) as directory:
         return _is_at(read_manifest(directory).place, place)
     return False
 
 
-def _is_at(there: Place, place: Place) -> bool:
+def _is_at(there: AttachPoint, place: AttachPoint) -> bool:
     if place.ifindex:
         return (there.ifindex, there.netns_inode) == (place.ifindex, place.netns_inode)
     return not there.ifindex and there.cgroup == place.cgroup
@@ -121,7 +121,7 @@ def _of_device(target: str, sets: list[PinSet], *, netns: str | None) -> list[Pi
             ifindex = interface.ifindex(target)
         except InterfaceNotFoundError:
             return []
-        here = Place(ifindex=ifindex, netns_inode=namespaces.inode())
+        here = AttachPoint(ifindex=ifindex, netns_inode=namespaces.inode())
         return sets_at(here, sets)
 
 

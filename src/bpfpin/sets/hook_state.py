@@ -21,7 +21,7 @@ from bpfpin.errors import (
 from bpfpin.objects.kernel.object import wait_until_freed
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
-from bpfpin.pins.manifest import Held, HookRecord, Place
+from bpfpin.pins.manifest import AttachPoint, HeldBy, HookRecord
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.sets.live import program_id, reopen
 from bpfpin.sets.place import DeviceState, is_cgroup
@@ -64,13 +64,13 @@ def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
     """Look at one hook of a set of ours; changes nothing."""
     place = pin_set.manifest.place
     try:
-        look = _look_at_link if record.held is Held.LINK else _look_at_device
+        look = _look_at_link if record.held_by is HeldBy.LINK else _look_at_device
         seen, is_hidden = look(pin_set, record, place), False
     except PermissionDeniedError:
         seen, is_hidden = _Seen(), True
     device = f"cgroup {place.cgroup}" if is_cgroup(record) else _device(place, seen.ifindex)
     report = HeldHook(
-        record.hook, device, record.program, record.mode, record.held.value, seen.link_id
+        record.hook, device, record.program, record.mode, record.held_by.value, seen.link_id
     )
     pinned_id = _program_id(pin_set, record)
     return FoundHook(record, report, seen.running_id, pinned_id, seen.missing, is_hidden)
@@ -89,7 +89,7 @@ def is_without_device(state: DeviceState, hooks: Collection[FoundHook]) -> bool:
     return bool(hooks) and all(hook.report.link for hook in hooks)
 
 
-def _look_at_link(pin_set: LoadedSet, record: HookRecord, _place: Place) -> _Seen:
+def _look_at_link(pin_set: LoadedSet, record: HookRecord, _place: AttachPoint) -> _Seen:
     try:
         with _link(pin_set, record) as link:
             info = link.info
@@ -139,7 +139,7 @@ def _holds(path: Path | None, link_id: int) -> bool:
     return False
 
 
-def _look_at_device(_found: LoadedSet, record: HookRecord, place: Place) -> _Seen:
+def _look_at_device(_found: LoadedSet, record: HookRecord, place: AttachPoint) -> _Seen:
     try:
         with closing(reopen(place, record)) as hook:
             running_id = hook.program_id()
@@ -156,7 +156,7 @@ def _program_id(pin_set: LoadedSet, record: HookRecord) -> int | None:
     return None
 
 
-def _device(place: Place, ifindex: int) -> str:
+def _device(place: AttachPoint, ifindex: int) -> str:
     """Return the device's name now: it may have been renamed since."""
     if not ifindex or place.netns_inode != namespaces.inode():
         return place.device

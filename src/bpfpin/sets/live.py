@@ -22,7 +22,7 @@ from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, user_name
-from bpfpin.pins.manifest import Held, HookRecord, Place
+from bpfpin.pins.manifest import AttachPoint, HeldBy, HookRecord
 from bpfpin.pins.pinset import LoadedSet, PinSet, SetState
 from bpfpin.pins.recover import Recovery, is_half_done
 from bpfpin.pins.targets import Targets, recover_with_others
@@ -39,20 +39,20 @@ def recovered(root: Directory, name: str) -> Recovery:
     Sets that were changed by the same command are recovered with it. The lock must be held; Ctrl-C
     is deferred.
     """
-    if not Targets.left_below(root) and not is_half_done(root, name):
+    if not Targets.unfinished(root) and not is_half_done(root, name):
         return Recovery.NOTHING
     with signals_deferred():
         return recover_with_others(root, name, reopen)
 
 
-def reopen(place: Place, record: HookRecord) -> HookAttachment:
+def reopen(place: AttachPoint, record: HookRecord) -> HookAttachment:
     """Open the hook of *record*, which no link holds, in whichever namespace it is."""
-    if record.held is Held.FILTER:
+    if record.held_by is HeldBy.FILTER:
         return _HookInNamespace(place, lambda: _filter(place, record))
     return _HookInNamespace(place, lambda: NetlinkXdp(place.ifindex, XdpMode(record.mode)))
 
 
-def _filter(place: Place, record: HookRecord) -> ClsactFilter:
+def _filter(place: AttachPoint, record: HookRecord) -> ClsactFilter:
     """Return the filter with the program that it runs now; the caller compares that program."""
     at = FilterPlace(place.ifindex, Hook(record.hook), record.priority, record.handle)
     running = ClsactFilter(at, program_id=0, made_qdisc=False).program_id()
@@ -62,7 +62,7 @@ def _filter(place: Place, record: HookRecord) -> ClsactFilter:
 class _HookInNamespace(Closing):
     """A hook in another network namespace, which is entered for every call."""
 
-    def __init__(self, place: Place, opened: Callable[[], HookAttachment]) -> None:
+    def __init__(self, place: AttachPoint, opened: Callable[[], HookAttachment]) -> None:
         self._place = place
         self._opened = opened
 
@@ -122,10 +122,10 @@ def require_unchanged_programs(live: LoadedSet) -> None:
         own_id = program_id(live, record.program)
         if own_id is None:
             continue
-        if record.held is Held.FILTER:
+        if record.held_by is HeldBy.FILTER:
             _require_unchanged_filter(live, record, own_id)
             continue
-        link = live.open_link(record.link) if record.held is Held.LINK else None
+        link = live.open_link(record.link) if record.held_by is HeldBy.LINK else None
         if link is None:
             continue
         with link:
@@ -162,7 +162,7 @@ def _require_unchanged_filter(live: LoadedSet, record: HookRecord, own_id: int) 
 def runs_its_program(live: LoadedSet, record: HookRecord) -> bool:
     """Whether the hook of *record* runs the set's own program now."""
     running = 0
-    if record.held is not Held.LINK:
+    if record.held_by is not HeldBy.LINK:
         with suppress(AttachError):  # the device is gone
             running = reopen(live.manifest.place, record).program_id()
     elif link := live.open_link(record.link):

@@ -15,7 +15,7 @@ from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import BpfError, NamespaceNotFoundError
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.manifest import HookRecord, Manifest, Place
+from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
 from bpfpin.pins.pinset import all_sets
 from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
@@ -37,12 +37,12 @@ def is_cgroup(record: HookRecord) -> bool:
     return any(hook.is_cgroup and hook.value == record.hook for hook in Hook)
 
 
-def name_of(place: Place) -> str:
+def name_of(place: AttachPoint) -> str:
     """Return what a set is on, as it is told: `device lab0`, `cgroup /web`."""
     return f"device {place.device}" if place.device else f"cgroup {place.cgroup}"
 
 
-def device_state(place: Place) -> DeviceState:
+def device_state(place: AttachPoint) -> DeviceState:
     """Look for the device in its network namespace, by ifindex and then by name.
 
     The cgroup of a set without a device is looked for by its path.
@@ -57,7 +57,7 @@ def device_state(place: Place) -> DeviceState:
     return DeviceState.UNKNOWN
 
 
-def in_namespace(place: Place, line: str) -> str:
+def in_namespace(place: AttachPoint, line: str) -> str:
     """Return *line* so that it works on the devices of *place* when it is typed here."""
     if not place.netns:
         return line
@@ -90,7 +90,7 @@ def at_root(line: str, root: Path) -> str:
     return _VERB.sub(rf"bpfpin --pin-root {shlex.quote(str(root))} \1", line)
 
 
-def namespace_of(place: Place) -> str | None:
+def namespace_of(place: AttachPoint) -> str | None:
     """Return the name that the device's namespace has now, None for this one."""
     if place.netns_inode == namespaces.inode():
         return None

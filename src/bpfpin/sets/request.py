@@ -17,7 +17,7 @@ from bpfpin.objects.load.collection import map_memory_limit
 from bpfpin.objects.maps.struct_ops import without_unusable
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
-from bpfpin.pins.manifest import Access, Place
+from bpfpin.pins.manifest import Access, AttachPoint
 from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import ALL
 from bpfpin.sets.choose import Choice, Places, check_order, choose, programs_to_load
@@ -141,7 +141,7 @@ class Loading(Closing):
     spec: ObjectSpec
     chosen: tuple[Choice, ...]
     mode: XdpMode
-    place: Place
+    place: AttachPoint
     path: Path
     max_map_memory: int
     shared: Mapping[str, Shared] = field(default_factory=dict)
@@ -269,7 +269,7 @@ def _gid(group: str | int | None) -> int | None:
 # Where a load goes: the device and the cgroup that were named, and the set that is theirs.
 
 
-def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None) -> Place:
+def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None) -> AttachPoint:
     """Return the place of *device* in the current namespace, of *cgroup*, or of both.
 
     `InterfaceNotFoundError` and `CgroupNotFoundError` for what is not there, `UsageError` if
@@ -282,8 +282,8 @@ def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | Non
         )
     path = cgroup_path(cgroup) if cgroup else ""
     if not device:
-        return Place(cgroup=path)
-    return Place(
+        return AttachPoint(cgroup=path)
+    return AttachPoint(
         netns_inode=namespaces.inode(),
         netns=netns or "",
         ifindex=interface.ifindex(device),
@@ -314,7 +314,7 @@ def _folder(cgroup: str | Path) -> Path:
     return below if is_told and below.is_dir() else path
 
 
-def _set_name_for(place: Place, pin_root: Path) -> str:
+def _set_name_for(place: AttachPoint, pin_root: Path) -> str:
     """Return the name of the set that *place* has already, or would get.
 
     `UsageError` with the list if it has several.
@@ -335,7 +335,7 @@ def _set_name_for(place: Place, pin_root: Path) -> str:
     return set_names[0]
 
 
-def _usual_name(place: Place) -> str:
+def _usual_name(place: AttachPoint) -> str:
     if place.device:
         return names.set_name(place.device, place.netns or None)
     return names.cgroup_set_name(place.cgroup)
@@ -371,7 +371,7 @@ def requests_of(spec: ObjectSpec, targets: Iterable[Target], options: LoadOption
 
 
 def _request(
-    spec: ObjectSpec, chosen: tuple[Choice, ...], place: Place, options: LoadOptions
+    spec: ObjectSpec, chosen: tuple[Choice, ...], place: AttachPoint, options: LoadOptions
 ) -> Loading:
     spec = without_unusable(spec)
     if options.order is not None:

@@ -29,7 +29,7 @@ from bpfpin.objfile import reader
 from bpfpin.pins import bpffs, folds, lock, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Access, Held, Manifest
+from bpfpin.pins.manifest import Access, HeldBy, Manifest
 from bpfpin.pins.pinset import LoadedSet, LostPin, PinSet, SetState, all_sets, lost_pins
 from bpfpin.sets.find import find_set
 from bpfpin.sets.hook_state import FoundHook, is_without_device, look_at_hook
@@ -273,7 +273,7 @@ class SetView:
             )
             fix = "to put yours in its place: {load} --take-over"
             self._tell(ProblemKind.PROGRAM_CHANGED, fix, reason=reason)
-        elif record.held is Held.NETLINK:
+        elif record.held_by is HeldBy.NETLINK:
             reason = f"{record.hook} of {shown.device} is held by netlink, without a link"
             fix = "to make it a link: bpfpin unload --keep-maps {set}, then {load}"
             self._tell(ProblemKind.HELD_BY_NETLINK, fix, reason=reason)

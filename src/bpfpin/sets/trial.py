@@ -37,7 +37,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked, locked_root
-from bpfpin.pins.manifest import Manifest, Record, read_manifest
+from bpfpin.pins.manifest import JsonObject, Manifest, read_manifest
 from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.pins.trial import (
     BEFORE,
@@ -187,7 +187,7 @@ def _look_at(pid: int) -> Waiting | None:
             # The owner of a memory file is its maker; a user namespace does not change that.
             if str(target).startswith(_IDENTITY_LINK) and path.stat().st_uid == os.geteuid():
                 with path.open() as file:
-                    record = Record.load(file.read(_IDENTITY_SIZE_MAX))
+                    record = JsonObject.load(file.read(_IDENTITY_SIZE_MAX))
                 root, parent = record.text("root"), record.text("parent")
                 entry, token = record.text("entry"), record.text("token")
                 return Waiting(pid, root, parent, entry, token, holds_link)

@@ -1,6 +1,6 @@
 """The commands of bpf(2), one function each, named as the kernel names them.
 
-They know nothing of layouts or types; what they may raise is in the table of `refusal.py`. A
+They know nothing of layouts or types; what they may raise is in the table of `errno_table.py`. A
 `target` names in errors what is asked of. Commands that run thousands of times a second have no
 function here: `objects` keeps a `call.Call` for them.
 """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bpfpin.errors import BpfError
-from bpfpin.syscall.refusal import link_type_of, refusal
+from bpfpin.syscall.errno_table import link_type_of, syscall_error
 from bpfpin.uapi import Cmd
 
 NUMBERS = {"x86_64": 321, "aarch64": 280}
@@ -71,7 +71,9 @@ class Call:
         link_type = None
         if self.command == Cmd.LINK_CREATE:
             link_type = link_type_of(self.attribute.attach_type)
-        return refusal(self.command, code, target=target, subtype=subtype, link_type=link_type)
+        return syscall_error(
+            self.command, code, target=target, subtype=subtype, link_type=link_type
+        )
 
     def was_interrupted(self) -> bool:
         """Whether the refusal just met only asks to try again."""

@@ -15,7 +15,7 @@ from bpfpin.syscall.libc import LIBC, checked
 BUFFER_SIZE = 65536
 
 
-class Event(IntFlag):
+class InotifyEvent(IntFlag):
     """What can happen to the names in a directory."""
 
     ATTRIB = 0x4
@@ -25,7 +25,13 @@ class Event(IntFlag):
     DELETE = 0x200
 
 
-NAMES = Event.ATTRIB | Event.MOVED_FROM | Event.MOVED_TO | Event.CREATE | Event.DELETE
+NAMES = (
+    InotifyEvent.ATTRIB
+    | InotifyEvent.MOVED_FROM
+    | InotifyEvent.MOVED_TO
+    | InotifyEvent.CREATE
+    | InotifyEvent.DELETE
+)
 
 
 class Inotify(Closing):
@@ -45,7 +51,7 @@ class Inotify(Closing):
         """Return a descriptor that is readable when something happened."""
         return self._descriptor.duplicate()
 
-    def add(self, directory: Path, events: Event = NAMES) -> None:
+    def add(self, directory: Path, events: InotifyEvent = NAMES) -> None:
         """Listen to the directory that is at this path now; again does nothing."""
         fd, mask = self._descriptor.fileno(), ctypes.c_uint32(events)
         answer = LIBC.inotify_add_watch(fd, os.fsencode(directory), mask)

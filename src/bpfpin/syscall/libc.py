@@ -6,7 +6,7 @@ import ctypes
 import errno
 from collections.abc import Callable
 
-from bpfpin.syscall.refusal import refusal
+from bpfpin.syscall.errno_table import syscall_error
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
@@ -25,5 +25,5 @@ def uninterrupted(call: Callable[[], int]) -> int:
 def checked(command: str, answer: int, *, target: str = "") -> int:
     """Return *answer*, or raise the refusal of *command* about *target* when it is negative."""
     if answer < 0:
-        raise refusal(command, ctypes.get_errno(), target=target)
+        raise syscall_error(command, ctypes.get_errno(), target=target)
     return answer

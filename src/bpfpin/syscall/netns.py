@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bpfpin.errors import BpfError, NamespaceNotFoundError
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.libc import LIBC, checked
-from bpfpin.syscall.refusal import refusal
 
 NAMED = Path("/run/netns")
 OWN = Path("/proc/thread-self/ns/net")
@@ -45,7 +45,9 @@ def open_namespace(name: str | Path) -> Descriptor:
     try:
         return Descriptor(os.open(path_of(name), os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
-        raise _with_names(refusal("open netns", error.errno or 0, target=str(name)), name) from None
+        raise _with_names(
+            syscall_error("open netns", error.errno or 0, target=str(name)), name
+        ) from None
 
 
 def _with_names(error: BpfError, name: str | Path) -> BpfError:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from enum import IntEnum, IntFlag
 
 from bpfpin.errors import BpfError
-from bpfpin.syscall.refusal import refusal
+from bpfpin.syscall.errno_table import syscall_error
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr of linux/netlink.h
 ATTRIBUTE = struct.Struct("=HH")  # rtattr
@@ -102,7 +102,7 @@ def _ask(command: RouteCommand, body: bytes, flags: RequestFlag, target: str) ->
     except BpfError:
         raise
     except OSError as error:  # of the socket itself
-        raise refusal(f"RTM_{command.name}", error.errno or 0, target=target) from None
+        raise syscall_error(f"RTM_{command.name}", error.errno or 0, target=target) from None
 
 
 def _answers(asked: socket.socket, command: RouteCommand, target: str) -> Iterator[bytes]:
@@ -128,7 +128,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _refused(command: RouteCommand, code: int, body: bytes, target: str) -> BpfError:
-    error = refusal(f"RTM_{command.name}", code, target=target)
+    error = syscall_error(f"RTM_{command.name}", code, target=target)
     words = attributes(body[CODE.size + HEADER.size :]).get(WORDS, b"")
     error.hint = words.rstrip(b"\0").decode(errors="replace")
     return error

@@ -13,7 +13,7 @@ from bpfpin.objects.verifier import (
     LogChoice,
     explain,
 )
-from bpfpin.syscall.refusal import BufferTooSmallError
+from bpfpin.syscall.errno_table import BufferTooSmallError
 
 REASON = "R5 !read_ok\n"
 

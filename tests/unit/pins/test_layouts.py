@@ -41,8 +41,8 @@ def texts(ref: TypeRef | None) -> str | None:
 
 def test_types_read_back_as_they_were_written(directory: Directory) -> None:
     key, value = u32_and_struct()
-    shared.write(directory, "counts", key=key, value=value)
-    found = shared.read(directory, "counts")
+    shared.write_types(directory, "counts", key=key, value=value)
+    found = shared.read_types(directory, "counts")
 
     assert directory.names() == ["counts"]
     assert [texts(ref) for ref in found] == ["u32", "struct record { u32 member_0000; }"]
@@ -50,8 +50,8 @@ def test_types_read_back_as_they_were_written(directory: Directory) -> None:
 
 def test_a_map_may_have_only_one_of_the_two(directory: Directory) -> None:
     _, value = u32_and_struct()
-    shared.write(directory, "queue", key=None, value=value)
-    key_found, value_found = shared.read(directory, "queue")
+    shared.write_types(directory, "queue", key=None, value=value)
+    key_found, value_found = shared.read_types(directory, "queue")
 
     assert key_found is None
     assert value_found is not None
@@ -59,24 +59,24 @@ def test_a_map_may_have_only_one_of_the_two(directory: Directory) -> None:
 
 
 def test_a_map_without_types_has_no_layout(directory: Directory) -> None:
-    shared.write(directory, "raw", key=None, value=None)
+    shared.write_types(directory, "raw", key=None, value=None)
 
     assert directory.names() == []
-    assert shared.read(directory, "raw") == (None, None)
+    assert shared.read_types(directory, "raw") == (None, None)
 
 
 def test_the_dot_of_a_data_map_is_encoded(directory: Directory) -> None:
     key, value = u32_and_struct()
-    shared.write(directory, ".bss", key=key, value=value)
+    shared.write_types(directory, ".bss", key=key, value=value)
 
     assert directory.names() == ["%2ebss"]
-    assert shared.read(directory, ".bss")[1] is not None
+    assert shared.read_types(directory, ".bss")[1] is not None
 
 
 def test_large_types_go_on_in_further_texts(directory: Directory) -> None:
     key, value = u32_and_struct(300)
-    shared.write(directory, "big", key=key, value=value)
-    found = shared.read(directory, "big")[1]
+    shared.write_types(directory, "big", key=key, value=value)
+    found = shared.read_types(directory, "big")[1]
     sizes = [len(directory.read_text(name)) for name in directory.names()]
 
     assert directory.names() == ["big", "big~1", "big~2", "big~3"][: len(sizes)]
@@ -88,10 +88,10 @@ def test_large_types_go_on_in_further_texts(directory: Directory) -> None:
 
 def test_a_missing_part_is_no_layout_instead_of_a_wrong_one(directory: Directory) -> None:
     key, value = u32_and_struct(300)
-    shared.write(directory, "big", key=key, value=value)
+    shared.write_types(directory, "big", key=key, value=value)
     directory.unlink("big~1")
 
-    assert shared.read(directory, "big") == (None, None)
+    assert shared.read_types(directory, "big") == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_missing_part_is_no_layout_instead_of_a_wrong_one(directory: Directory
 def test_a_damaged_text_is_no_layout(directory: Directory, text: str) -> None:
     directory.write_text("counts", text)
 
-    assert shared.read(directory, "counts") == (None, None)
+    assert shared.read_types(directory, "counts") == (None, None)
 
 
 def test_readers_look_where_they_are_written() -> None:

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfpin.errors import LimitError
-from bpfpin.pins.manifest import Access, Held, HookRecord, Lineage, Manifest, OutsidePin, Place
+from bpfpin.pins.manifest import (
+    Access,
+    AttachPoint,
+    HeldBy,
+    HookRecord,
+    Lineage,
+    Manifest,
+    OutsidePin,
+)
 
 MANIFEST = Manifest(
     tool="0.1.0",
@@ -19,7 +27,7 @@ MANIFEST = Manifest(
     sha256="ab" * 32,
     generation=3,
     time=1_790_000_000,
-    place=Place(netns_inode=4026531840, netns="blue", ifindex=7, device="lab0"),
+    place=AttachPoint(netns_inode=4026531840, netns="blue", ifindex=7, device="lab0"),
     hooks=(HookRecord("xdp", "xdp_pass_func", "xdp", asked_mode="auto", mode="native"),),
 )
 
@@ -43,7 +51,7 @@ def test_what_was_set_reads_back_and_takes_no_room_if_nothing_was() -> None:
 def test_who_may_read_and_where_maps_are_shared_read_back() -> None:
     whole = dataclasses.replace(
         MANIFEST,
-        hooks=(dataclasses.replace(MANIFEST.hooks[0], held=Held.NETLINK),),
+        hooks=(dataclasses.replace(MANIFEST.hooks[0], held_by=HeldBy.NETLINK),),
         access=Access(gid=100, mode=0o640),
         outside=(OutsidePin("flows", "tc/globals/flows"),),
     )

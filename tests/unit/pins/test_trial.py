@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Manifest, Place
+from bpfpin.pins.manifest import AttachPoint, Manifest
 from bpfpin.pins.trial import (
     BEGUN,
     CONFIRM,
@@ -24,7 +24,7 @@ from bpfpin.pins.trial import (
     copy_generation,
     end_record,
     end_trial,
-    make_room,
+    make_trial,
     now_ms,
     read_trial,
 )
@@ -47,7 +47,7 @@ def parent(tmp_path: Path) -> Iterator[Directory]:
 
 def write(parent: Directory, text: str) -> None:
     """Put *text* where the record is."""
-    with make_room(parent) as room:
+    with make_trial(parent) as room:
         room.write_text(RECORD, text)
 
 
@@ -71,7 +71,7 @@ def test_where_nothing_is_there_nothing_is_on_trial(parent: Directory) -> None:
 
 
 def test_a_room_without_a_record_is_no_trial(parent: Directory) -> None:
-    make_room(parent).close()
+    make_trial(parent).close()
 
     assert read_trial(parent) is None
 
@@ -184,18 +184,18 @@ def test_a_trial_that_is_over_leaves_nothing(parent: Directory) -> None:
 
 def test_room_is_made_where_a_dead_command_left_some(parent: Directory) -> None:
     write(parent, trial().to_text())
-    make_room(parent).close()
+    make_trial(parent).close()
 
     assert read_trial(parent) is None
     assert parent.names() == [CONFIRM]
 
 
 def test_a_generation_is_copied_whole_without_what_passes(parent: Directory) -> None:
-    text = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, Place()).to_text()
+    text = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, AttachPoint()).to_text()
     with parent.make("live") as live, parent.make("copy") as copy:
         live.write_text("manifest~", text)
         live.mark("commit~")
-        make_room(live).close()
+        make_trial(live).close()
         with live.make("programs~") as programs:
             (programs.path / "count").write_text("a pin")
         copy_generation(live, copy)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.pins.manifest import Access, Manifest, Place
+from bpfpin.pins.manifest import Access, AttachPoint, Manifest
 from bpfpin.pins.pinset import LoadedSet, SetState
 from bpfpin.sets.status import open_pins
 
@@ -22,7 +22,7 @@ def loaded(directory: Path, access: Access | None, **modes: int) -> LoadedSet:
     for name, path in paths.items():
         path.touch()
         path.chmod(modes[name])
-    manifest = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, Place(), access=access)
+    manifest = Manifest("0.1.0", "x.o", "00" * 32, 1, 0, AttachPoint(), access=access)
     maps, programs, links = ({n: p for n, p in paths.items() if n == kind} for kind in KINDS)
     return LoadedSet(directory, SetState.OK, "", manifest, maps, programs, links)
 

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.manifest import Manifest, Place
+from bpfpin.pins.manifest import AttachPoint, Manifest
 from bpfpin.sets.place import DeviceState, device_state, load_line
 from bpfpin.syscall import netns
 
 NO_IFINDEX = 2_000_000_000
 
 
-def lo(**changes: Any) -> Place:
+def lo(**changes: Any) -> AttachPoint:
     """Return the place of a set on `lo` of this namespace, with some values replaced."""
     index = socket.if_nametoindex("lo")
-    return replace(Place(netns_inode=netns.inode(), ifindex=index, device="lo"), **changes)
+    return replace(AttachPoint(netns_inode=netns.inode(), ifindex=index, device="lo"), **changes)
 
 
 def manifest_of(name: str, **place: Any) -> Manifest:

@@ -11,7 +11,7 @@ from bpfpin.errors import SyscallError
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.perf_ring import Lost, PerfRing
 from bpfpin.objects.events.source import EventSource
-from bpfpin.syscall import bpf, sole
+from bpfpin.syscall import bpf, exclusive_name
 from bpfpin.syscall.cpu import online_cpus
 from bpfpin.syscall.fd import Descriptor
 
@@ -52,13 +52,13 @@ class PerfBuffer(EventSource):
             descriptor.close()
             raise ValueError(f"a perf buffer of {pages} pages: their number is a power of two")
         self._rings: deque[PerfRing] = deque()
-        self._sole: sole.Claim | None = None
+        self._claim: exclusive_name.Claim | None = None
         self._shape = pages, watermark_bytes
         super().__init__(descriptor, **reading)
 
     def _open(self) -> None:
         pages, watermark = self._shape
-        self._sole = sole.hold("perf_event_array", self.id, target=self._described())
+        self._claim = exclusive_name.acquire("perf_event_array", self.id, target=self._described())
         for cpu in online_cpus():
             if cpu >= self.max_entries:
                 continue
@@ -105,8 +105,8 @@ class PerfBuffer(EventSource):
             with contextlib.suppress(SyscallError):
                 bpf.map_delete_elem(self.fd, _key(ring.cpu))
             ring.close()
-        if self._sole is not None:
-            self._sole.close()
+        if self._claim is not None:
+            self._claim.close()
 
 
 def _key(cpu: int) -> bytes:

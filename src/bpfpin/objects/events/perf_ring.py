@@ -11,7 +11,7 @@ from bpfpin.codecs.codec import Codec
 from bpfpin.objects.events.source import Run, runs
 from bpfpin.syscall import perf
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.shared import PAGE_SIZE, Fence, SharedPages
+from bpfpin.syscall.mmap import PAGE_SIZE, Fence, SharedPages
 
 CodecFor = Callable[[int], Codec]
 

@@ -8,9 +8,9 @@ from typing import Any
 from bpfpin.errors import BusyError, NotSupportedError
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.source import EventSource, Run, runs
-from bpfpin.syscall import sole
+from bpfpin.syscall import exclusive_name
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.shared import PAGE_SIZE, WORD, Fence, SharedPages
+from bpfpin.syscall.mmap import PAGE_SIZE, WORD, Fence, SharedPages
 from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ, MapFlag
 
 LENGTH = ~(RINGBUF_BUSY_BIT | RINGBUF_DISCARD_BIT) & 0xFFFFFFFF
@@ -29,7 +29,7 @@ class RingBuffer(EventSource):
     A ring has one position, whoever reads: two readers at once would spoil it. So from the first
     event it takes a handle keeps others away, `BusyError`, until it is closed. That works between
     processes of root that share /run, and in one network namespace between all who use this
-    library (`syscall/sole.py`); another user cannot keep root away.
+    library (`syscall/exclusive_name.py`); another user cannot keep root away.
 
     Memory of the kernel as kernel/bpf/ringbuf.c lays it out: a page with the consumer's position,
     which we write, one with the producers', and the data twice, so that a record that passes the
@@ -40,7 +40,7 @@ class RingBuffer(EventSource):
 
     def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
         self._pages: list[SharedPages] = []
-        self._sole: sole.Claim | None = None
+        self._claim: exclusive_name.Claim | None = None
         self._is_reader = False
         self._fence = Fence()
         super().__init__(descriptor, **reading)
@@ -125,7 +125,7 @@ class RingBuffer(EventSource):
 
     def _be_the_reader(self) -> None:
         if not self._is_reader:
-            self._sole = sole.hold("ringbuf", self.id, target=self._described())
+            self._claim = exclusive_name.acquire("ringbuf", self.id, target=self._described())
             self._is_reader = True
 
     def _watched(self) -> list[int]:
@@ -135,8 +135,8 @@ class RingBuffer(EventSource):
         super()._let_go()
         for pages in self._pages:
             pages.close()
-        if self._sole is not None:
-            self._sole.close()
+        if self._claim is not None:
+            self._claim.close()
 
 
 def _stride(header: int) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 from bpfpin.errors import MapFullError
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.event_map import EventMap
-from bpfpin.syscall import sole
+from bpfpin.syscall import exclusive_name
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.shared import PAGE_SIZE, Fence, SharedPages
+from bpfpin.syscall.mmap import PAGE_SIZE, Fence, SharedPages
 from bpfpin.syscall.waiter import WRITABLE, Waiter
 from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ
 
@@ -38,7 +38,7 @@ class UserRingBuffer(EventMap):
     def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
         self._pages: list[SharedPages] = []
         self._waiter: Waiter | None = None
-        self._sole: sole.Claim | None = None
+        self._claim: exclusive_name.Claim | None = None
         self._is_writer = False
         self._fence = Fence()
         super().__init__(descriptor, **reading)
@@ -122,7 +122,7 @@ class UserRingBuffer(EventMap):
 
     def _be_the_writer(self) -> None:
         if not self._is_writer:
-            self._sole = sole.hold("user_ringbuf", self.id, target=self._described())
+            self._claim = exclusive_name.acquire("user_ringbuf", self.id, target=self._described())
             self._is_writer = True
 
     def _waiting(self) -> Waiter:
@@ -136,8 +136,8 @@ class UserRingBuffer(EventMap):
             self._waiter.close()
         for pages in self._pages:
             pages.close()
-        if self._sole is not None:
-            self._sole.close()
+        if self._claim is not None:
+            self._claim.close()
 
 
 def _taken(length: int) -> int:

@@ -23,8 +23,8 @@ from bpfpin.errors import (
 )
 from bpfpin.syscall import bpf, fs
 from bpfpin.syscall.attr import u32
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
-from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import ObjectFlag
 
 _LOOK_AGAIN_S: Final = 0.01
@@ -87,7 +87,7 @@ class KernelObject(Closing):
         try:
             descriptor = Descriptor(fd)
         except OSError as error:
-            raise refusal("fcntl", error.errno or 0, target=what) from None
+            raise syscall_error("fcntl", error.errno or 0, target=what) from None
         return cls(check_kind(descriptor, cls.kind, path=what))
 
     @classmethod

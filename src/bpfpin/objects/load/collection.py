@@ -38,7 +38,7 @@ from bpfpin.objects.verifier import LOG_LIMIT
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.shared import MappedAt, free_address
+from bpfpin.syscall.mmap import MappedAt, free_address
 
 _LEAST_MEMORY_LIMIT = 256 << 20
 _MEMORY_SHARE = 4

@@ -19,7 +19,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import MapFlag
 
 FIRST_KEY = bytes(4)

@@ -25,8 +25,8 @@ from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps.elements import CLOSED_FD, Closed, Elements, buffer
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
+from bpfpin.syscall.errno_table import BufferTooSmallError
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.refusal import BufferTooSmallError
 from bpfpin.uapi import Cmd, MapType
 
 BATCH = 4096  # measured: flat from 256 elements up

@@ -15,8 +15,8 @@ from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr
 from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.syscall.errno_table import InvalidArgumentError, MapDefinitionError
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.refusal import InvalidArgumentError, MapDefinitionError
 from bpfpin.uapi import MapFlag, MapType
 
 _NUMA_NODE = int(MapFlag.NUMA_NODE)

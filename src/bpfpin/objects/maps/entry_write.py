@@ -16,7 +16,7 @@ from bpfpin.codecs.record import Part, RecordCodec, UnionCodec
 from bpfpin.errors import KeyNotFoundError
 from bpfpin.objects.maps.codec import PerCpuCodec, stride_of
 from bpfpin.objects.maps.elements import Elements
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import UpdateFlag
 
 CPU_SHIFT = 32  # the upper half of the flags is the CPU

@@ -22,7 +22,7 @@ from bpfpin.errors import (
     UsageError,
 )
 from bpfpin.map_traits import KeyKind, ValueKind, traits_of
-from bpfpin.syscall.refusal import BufferTooSmallError, InvalidArgumentError, name_of
+from bpfpin.syscall.errno_table import BufferTooSmallError, InvalidArgumentError, name_of
 from bpfpin.uapi import Cmd, MapType, UpdateFlag
 
 WRITES = (Cmd.MAP_UPDATE_ELEM, Cmd.MAP_UPDATE_BATCH)

@@ -28,7 +28,7 @@ from bpfpin.objects.maps.mapped import MappedArray
 from bpfpin.objects.maps.watch import ENTRIES_MAX, Watch
 from bpfpin.spec import flag_of
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import UpdateFlag
 
 if TYPE_CHECKING:

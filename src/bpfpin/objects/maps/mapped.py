@@ -16,8 +16,8 @@ from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.batch_write import is_number
 from bpfpin.objects.maps.codec import stride_of
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.refusal import refusal
 from bpfpin.uapi import MapFlag, MapType
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _mapped(
 
 
 def _refused(error: OSError, about: str) -> BpfError:
-    refused = refusal("mmap", error.errno or 0, target=about)
+    refused = syscall_error("mmap", error.errno or 0, target=about)
     if isinstance(refused, NotSupportedError):
         refused.hint = "the kernel maps no values with locks, timers and the like in them"
     return refused

@@ -35,8 +35,8 @@ from bpfpin.objects.verifier import LOG_LIMIT, LogChoice
 from bpfpin.spec import ProgramSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.refusal import InvalidArgumentError
 from bpfpin.uapi import OBJ_NAME_LEN, XDP_PACKET_HEADROOM, AttachType, ProgramType
 
 _FUNCTION_INFO = struct.Struct("<II")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bpfpin.errors import SyscallError
-from bpfpin.syscall.refusal import BufferTooSmallError
+from bpfpin.syscall.errno_table import BufferTooSmallError
 
 LOG_LEVEL = 1  # the instructions and states of the path that was refused
 LOG_STATISTICS = 4  # the reason and the figures, no instructions

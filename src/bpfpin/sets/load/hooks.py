@@ -21,7 +21,7 @@ from bpfpin.errors import (
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
-from bpfpin.pins.manifest import Held, HookRecord
+from bpfpin.pins.manifest import HeldBy, HookRecord
 from bpfpin.pins.pinset import PinSet, all_sets
 from bpfpin.pins.plan import HookAction, HookPlan
 from bpfpin.sets.choose import RUNS_ONE, Choice
@@ -104,7 +104,7 @@ def _taken(loading: Loading, wanted: HookPlan, holder: XdpHolder) -> HookPlan:
         previous = undo.enter_context(Program.from_id(holder.program_id))
         if holder.link_id is None:
             hook = NetlinkXdp(loading.place.ifindex, holder.mode)
-            planned = replace(planned, attachment=hook, held=Held.NETLINK)
+            planned = replace(planned, attachment=hook, held_by=HeldBy.NETLINK)
         else:
             planned = replace(planned, attachment=Link.from_id(holder.link_id))
         undo.pop_all()
@@ -218,8 +218,10 @@ def _is_here(loading: Loading, live: PinSet, hook: Hook) -> bool:
 def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | None:
     """Open a hook of the set and say what it runs; None if it is no longer there."""
     assert live.manifest is not None
-    found = HookPlan(HookAction.UPDATE, record.hook, record.link, held=record.held, before=record)
-    if record.held is not Held.LINK:
+    found = HookPlan(
+        HookAction.UPDATE, record.hook, record.link, held_by=record.held_by, before=record
+    )
+    if record.held_by is not HeldBy.LINK:
         hook = reopen(live.manifest.place, record)
         undo.callback(hook.close)
         with suppress(AttachError):  # the device is gone
@@ -265,7 +267,7 @@ def _previous(
 def describe(plans: tuple[HookPlan, ...]) -> Iterator[str]:
     """Yield what is to be told of hooks that are taken over."""
     for plan in plans:
-        if plan.is_taken and plan.held is Held.NETLINK:
+        if plan.is_taken and plan.held_by is HeldBy.NETLINK:
             yield (
                 f"{plan.hook} was taken over from program id {plan.previous_id} and is held by"
                 " netlink, without a link; to make it one: unload --keep-maps, then load"

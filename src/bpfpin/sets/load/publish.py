@@ -33,9 +33,9 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.objfile import reader
 from bpfpin.pins import folds, names
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Held, HookRecord, Lineage, Manifest, OutsidePin
+from bpfpin.pins.manifest import HeldBy, HookRecord, Lineage, Manifest, OutsidePin
 from bpfpin.pins.pinset import LoadedSet
-from bpfpin.pins.plan import Decision, HookAction, HookPlan, Migrating, Plan
+from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapMigration, Plan
 from bpfpin.pins.transaction import Stage, next_generations
 from bpfpin.sets.live import notes_on_others, reopen
 from bpfpin.sets.load.plan import access_after
@@ -201,7 +201,7 @@ def _prepared(
         hook=hook.value,
         program=plan.program,
         link=plan.link,
-        held=Held.FILTER,
+        held_by=HeldBy.FILTER,
         priority=clsact.PRIORITY,
         handle=program.id,
         made_qdisc=not has_clsact,
@@ -313,7 +313,7 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
     ]
 
 
-def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[Migrating, FoldPrograms]]:
+def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[MapMigration, FoldPrograms]]:
     """Load the programs that move the contents of old maps; the caller closes them."""
     if not plan.migrating:
         return []
@@ -379,7 +379,7 @@ def _trial(
     if loading.confirm_s is None:
         return nullcontext()
     for hook in plan.hooks:
-        is_of_netlink = hook.before is not None and hook.before.held is Held.NETLINK
+        is_of_netlink = hook.before is not None and hook.before.held_by is HeldBy.NETLINK
         if hook.action is HookAction.DETACH and is_of_netlink:
             raise UsageError(
                 f"{hook.hook} is held by netlink and would leave the set: that cannot go back by"
@@ -420,7 +420,7 @@ class _Building:
         migrated = _lineages(self.plan, self.loaded)
         self.stage.write_manifest(dataclasses.replace(manifest, outside=shared, migrated=migrated))
         for hook, _ in reversed(new):  # of one priority, the filter that was made last runs first
-            if hook.record.held is Held.FILTER:
+            if hook.record.held_by is HeldBy.FILTER:
                 attach_filter(self.loading, hook, self.loaded.programs[hook.record.program])
         return [report for _, report in (*kept, *new)]
 
@@ -481,7 +481,7 @@ class _Building:
         is_ours = any(record.made_qdisc for record in (*before, *records))
         return tuple(
             dataclasses.replace(record, made_qdisc=is_ours)
-            if record.held is Held.FILTER
+            if record.held_by is HeldBy.FILTER
             else record
             for record in records
         )
@@ -514,7 +514,7 @@ def _record(loading: Loading, hook: HookPlan) -> HookRecord:
         link=hook.link,
         asked_mode=loading.mode.value,
         mode=hook.mode,
-        held=hook.held,
+        held_by=hook.held_by,
     )
 
 

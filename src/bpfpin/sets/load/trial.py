@@ -12,7 +12,7 @@ from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Place
+from bpfpin.pins.manifest import AttachPoint
 from bpfpin.pins.trial import (
     BEFORE,
     RECORD,
@@ -21,7 +21,7 @@ from bpfpin.pins.trial import (
     begin_trial,
     command_deadline_ms,
     copy_generation,
-    make_room,
+    make_trial,
     read_trial,
 )
 from bpfpin.sets.trial import Started, end_waiting, put_back, start_waiting
@@ -38,7 +38,7 @@ class LoadTrial:
     command dies, the process takes the change back.
     """
 
-    def __init__(self, seconds: int, root: Directory, name: str, place: Place) -> None:
+    def __init__(self, seconds: int, root: Directory, name: str, place: AttachPoint) -> None:
         self._seconds = seconds
         self._root = root
         self._name = name
@@ -110,7 +110,7 @@ class LoadTrial:
             what="a reload" if live else "a load",
             links=self._links,
         )
-        with self._root.child(names.stage_name(self._name)) as stage, make_room(stage) as room:
+        with self._root.child(names.stage_name(self._name)) as stage, make_trial(stage) as room:
             if live is not None:
                 with room.make(BEFORE) as before:
                     copy_generation(live, before)

@@ -25,7 +25,7 @@ from bpfpin.sets.lockout.map_copy import Budget, InnerMaps
 from bpfpin.sets.lockout.packets import Direction, Packet
 from bpfpin.sets.lockout.ways import Danger
 from bpfpin.spec import Hook, ObjectSpec
-from bpfpin.syscall.refusal import InvalidArgumentError
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import XdpAction
 
 _XDP: Final = {int(action): action.name for action in XdpAction}

@@ -189,7 +189,7 @@ SINCE: dict[Cmd | str, str] = {
 }
 
 
-def refusal(
+def syscall_error(
     command: Cmd | str,
     errno: int,
     *,

@@ -7,9 +7,9 @@ import ctypes
 import mmap
 import threading
 
+from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.libc import LIBC
-from bpfpin.syscall.refusal import refusal
 
 PAGE_SIZE = mmap.PAGESIZE
 WORD = 4
@@ -33,7 +33,7 @@ class SharedPages(Closing):
         try:
             pages = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=protection, offset=offset)
         except OSError as error:
-            raise refusal("mmap", error.errno or 0, target=target) from None
+            raise syscall_error("mmap", error.errno or 0, target=target) from None
         self._pages = pages
         self.data = memoryview(pages)
         self._views = [self.data]
@@ -79,7 +79,7 @@ class MappedAt(Closing):
         access = mmap.PROT_READ | mmap.PROT_WRITE
         start = LIBC.mmap(address, size, access, flags, fd, 0)
         if start == _MAP_FAILED:
-            raise refusal("mmap", ctypes.get_errno(), target=target)
+            raise syscall_error("mmap", ctypes.get_errno(), target=target)
         self._start, self._size = start, size
 
     def write(self, data: bytes) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from bpfpin import Map, MapSpec, MapType
 from bpfpin.errors import BusyError
-from bpfpin.syscall import sole
+from bpfpin.syscall import exclusive_name
 from support.nobody import NOBODY, nobody
 
 KIND = "ringbuf"
@@ -54,7 +54,7 @@ def claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if parent.name.startswith("pytest-"):
             parent.chmod(0o755)
     tmp_path.chmod(0o755)
-    monkeypatch.setattr(sole, "CLAIMS", tmp_path / "claims")
+    monkeypatch.setattr(exclusive_name, "CLAIMS", tmp_path / "claims")
     return tmp_path / "claims"
 
 
@@ -71,43 +71,43 @@ def test_who_takes_the_names_first_keeps_nobody_away(ring: Map, how: str) -> Non
     ) as squatter:
         assert squatter.stdout is not None
         assert squatter.stdout.readline() == "ready\n"
-        with sole.hold(KIND, ring.id, target="map events"):
+        with exclusive_name.acquire(KIND, ring.id, target="map events"):
             with pytest.raises(BusyError, match=f"by process {os.getpid()} already"):
-                sole.hold(KIND, ring.id, target="map events")
+                exclusive_name.acquire(KIND, ring.id, target="map events")
             with nobody(group=100), pytest.raises(BusyError, match=f"process {os.getpid()}"):
-                sole.hold(KIND, ring.id, target="map events")
-        sole.hold(KIND, ring.id, target="map events").close()
+                exclusive_name.acquire(KIND, ring.id, target="map events")
+        exclusive_name.acquire(KIND, ring.id, target="map events").close()
         squatter.communicate("")
 
 
 def test_another_user_who_has_the_map_open_does_count(ring: Map) -> None:
     """He reads by right: root is told who it is."""
     with nobody():
-        claim = sole.hold(KIND, ring.id, target="map events")
+        claim = exclusive_name.acquire(KIND, ring.id, target="map events")
     with claim, pytest.raises(BusyError) as refused:
-        sole.hold(KIND, ring.id, target="map events")
+        exclusive_name.acquire(KIND, ring.id, target="map events")
 
     assert refused.value.holder == f"pid {os.getpid()}"
-    sole.hold(KIND, ring.id, target="map events").close()
+    exclusive_name.acquire(KIND, ring.id, target="map events").close()
 
 
 def test_two_of_one_user_are_told_apart_from_two_maps(ring: Map) -> None:
-    with nobody(), sole.hold(KIND, ring.id, target="map events"):
+    with nobody(), exclusive_name.acquire(KIND, ring.id, target="map events"):
         with pytest.raises(BusyError):
-            sole.hold(KIND, ring.id, target="map events")
-        sole.hold(KIND, ring.id + 1, target="another map").close()
-        sole.hold("user_ringbuf", ring.id, target="another use").close()
+            exclusive_name.acquire(KIND, ring.id, target="map events")
+        exclusive_name.acquire(KIND, ring.id + 1, target="another map").close()
+        exclusive_name.acquire("user_ringbuf", ring.id, target="another use").close()
 
 
 def test_the_claim_leaves_nothing_and_a_killed_one_is_swept(ring: Map, claims: Path) -> None:
-    with sole.hold(KIND, ring.id, target="map events"):
+    with exclusive_name.acquire(KIND, ring.id, target="map events"):
         assert [path.name for path in claims.iterdir()] == [f"{KIND}-{ring.id}"]
         assert (claims / f"{KIND}-{ring.id}").stat().st_mode & 0o777 == 0o600
     assert list(claims.iterdir()) == []
 
     (claims / f"{KIND}-4000000000").touch()
     (claims / "something-else").touch()
-    with sole.hold(KIND, ring.id, target="map events"):
+    with exclusive_name.acquire(KIND, ring.id, target="map events"):
         assert sorted(path.name for path in claims.iterdir()) == [
             f"{KIND}-{ring.id}",
             "something-else",
@@ -129,11 +129,11 @@ def test_a_place_that_is_not_roots_alone_is_not_used(
         claims.mkdir()
         claims.chmod(0o777)
     else:
-        monkeypatch.setattr(sole, "CLAIMS", claims / "none" / "claims")
-    with sole.hold(KIND, ring.id, target="map events"):
+        monkeypatch.setattr(exclusive_name, "CLAIMS", claims / "none" / "claims")
+    with exclusive_name.acquire(KIND, ring.id, target="map events"):
         assert list(elsewhere.iterdir()) == []
         with pytest.raises(BusyError):  # by the socket
-            sole.hold(KIND, ring.id, target="map events")
+            exclusive_name.acquire(KIND, ring.id, target="map events")
 
 
 def test_root_in_another_network_namespace_is_seen(ring: Map) -> None:
@@ -141,14 +141,14 @@ def test_root_in_another_network_namespace_is_seen(ring: Map) -> None:
 import sys
 from pathlib import Path
 from bpfpin.errors import BusyError
-from bpfpin.syscall import sole
-sole.CLAIMS = Path({str(sole.CLAIMS)!r})
+from bpfpin.syscall import exclusive_name
+exclusive_name.CLAIMS = Path({str(exclusive_name.CLAIMS)!r})
 try:
-    sole.hold({KIND!r}, {ring.id}, target="map events")
+    exclusive_name.acquire({KIND!r}, {ring.id}, target="map events")
 except BusyError as error:
     print(error.holder)
 """
-    with sole.hold(KIND, ring.id, target="map events"):
+    with exclusive_name.acquire(KIND, ring.id, target="map events"):
         done = subprocess.run(
             ["unshare", "--net", sys.executable, "-c", script],
             capture_output=True,
@@ -160,20 +160,20 @@ except BusyError as error:
 
 
 def test_a_forked_process_does_not_end_the_claim(ring: Map) -> None:
-    with sole.hold(KIND, ring.id, target="map events") as claim:
+    with exclusive_name.acquire(KIND, ring.id, target="map events") as claim:
         if not (child := os.fork()):
             claim.close()
             os._exit(0)
         os.waitpid(child, 0)
         with pytest.raises(BusyError):
-            sole.hold(KIND, ring.id, target="map events")
+            exclusive_name.acquire(KIND, ring.id, target="map events")
 
 
 def test_a_flood_of_names_ends_at_a_limit(ring: Map, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sole, "_SOCKETS_MAX", 5)
+    monkeypatch.setattr(exclusive_name, "_SOCKETS_MAX", 5)
     with ExitStack() as stack:
         for number in range(20):
             taker = stack.enter_context(socket.socket(socket.AF_UNIX))
             taker.bind(f"\0bpfpin/{KIND}/{ring.id}/x{number}")
-        assert len(sole._names(f"bpfpin/{KIND}/{ring.id}/", set())) == 5
-        sole.hold(KIND, ring.id, target="map events").close()
+        assert len(exclusive_name._names(f"bpfpin/{KIND}/{ring.id}/", set())) == 5
+        exclusive_name.acquire(KIND, ring.id, target="map events").close()

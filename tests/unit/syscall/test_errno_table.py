@@ -26,7 +26,7 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.syscall import capability
-from bpfpin.syscall.refusal import ENOTSUPP, BufferTooSmallError, link_type_of, refusal
+from bpfpin.syscall.errno_table import ENOTSUPP, BufferTooSmallError, link_type_of, syscall_error
 from bpfpin.uapi import AttachType, Cmd, MapType, ProgramType
 
 ALL = (1 << 41) - 1
@@ -70,7 +70,7 @@ def hold(status: Path, *held: capability.Capability) -> None:
 def test_each_refusal_has_its_class(
     held: Path, command: Cmd | str, code: int, kind: type[BpfError]
 ) -> None:
-    assert type(refusal(command, code, target="x")) is kind
+    assert type(syscall_error(command, code, target="x")) is kind
 
 
 @pytest.mark.parametrize(
@@ -95,18 +95,18 @@ def test_each_refusal_has_its_class(
 def test_an_errno_of_a_link_means_what_it_means_at_its_hook(
     held: Path, attach_type: AttachType, code: int, kind: type[BpfError]
 ) -> None:
-    error = refusal(Cmd.LINK_CREATE, code, target="x", link_type=link_type_of(attach_type))
+    error = syscall_error(Cmd.LINK_CREATE, code, target="x", link_type=link_type_of(attach_type))
 
     assert type(error) is kind
 
 
 def test_no_room_is_no_room_for_an_answer_only_where_there_is_one(held: Path) -> None:
-    assert type(refusal(Cmd.PROG_QUERY, errno.ENOSPC)) is BufferTooSmallError
-    assert type(refusal(Cmd.LINK_UPDATE, errno.ENOSPC)) is SyscallError
+    assert type(syscall_error(Cmd.PROG_QUERY, errno.ENOSPC)) is BufferTooSmallError
+    assert type(syscall_error(Cmd.LINK_UPDATE, errno.ENOSPC)) is SyscallError
 
 
 def test_an_error_says_what_was_asked_and_the_kernels_words(held: Path) -> None:
-    error = refusal(Cmd.MAP_LOOKUP_ELEM, errno.ENOENT, target="map flows, key 7")
+    error = syscall_error(Cmd.MAP_LOOKUP_ELEM, errno.ENOENT, target="map flows, key 7")
 
     assert str(error) == (
         "map flows, key 7: there is no such key "
@@ -117,7 +117,7 @@ def test_an_error_says_what_was_asked_and_the_kernels_words(held: Path) -> None:
 
 
 def test_errors_of_places_keep_the_kernels_words_too(held: Path) -> None:
-    error = refusal(Cmd.OBJ_GET, errno.ENOENT, target="/sys/fs/bpf/x")
+    error = syscall_error(Cmd.OBJ_GET, errno.ENOENT, target="/sys/fs/bpf/x")
 
     assert str(error).startswith("/sys/fs/bpf/x: nothing is pinned there (BPF_OBJ_GET: ENOENT")
     assert isinstance(error, PinNotFoundError)
@@ -147,7 +147,7 @@ def test_the_missing_capability_is_named(
     missing: tuple[str, ...],
 ) -> None:
     hold(held, *has)
-    error = refusal(asked[0], errno.EPERM, target="x", subtype=asked[1])
+    error = syscall_error(asked[0], errno.EPERM, target="x", subtype=asked[1])
 
     assert isinstance(error, PermissionDeniedError)
     assert error.missing == missing

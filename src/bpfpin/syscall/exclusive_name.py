@@ -67,7 +67,7 @@ class Claim(Closing):
             self._held.pop().close()
 
 
-def hold(kind: str, map_id: int, *, target: str) -> Claim:
+def acquire(kind: str, map_id: int, *, target: str) -> Claim:
     """Claim the reading (or writing) of map *map_id*; `BusyError` while another holds it.
 
     *kind* keeps claims of different meaning apart; *target* is what the error calls the map.
