@@ -20,10 +20,9 @@ from bpfpin.errors import (
 )
 from bpfpin.map import follow as alarm_module
 from bpfpin.map import follow as follow_module
-from bpfpin.map.changes import Change, Gone, Reload
-from bpfpin.map.follow import Follower, beats, follow
+from bpfpin.map.follow import Follower, Gone, beats, follow
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.watch import Pace
+from bpfpin.objects.maps.watch import Change, Pace, Reload
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType

@@ -13,13 +13,13 @@ import pytest
 from bpfpin.apps.stats import Interval, open_counters, watch_events
 from bpfpin.errors import BusyError
 from bpfpin.map import generation
-from bpfpin.map.changes import Change, Migrating, Reload
-from bpfpin.map.follow import Follower, follow
-from bpfpin.map.watch import Event, open_watch
+from bpfpin.map.follow import Follower, StillMigrating, follow
+from bpfpin.map.watch import EntryEvent, open_watch
 from bpfpin.migration.fold import FoldPrograms
 from bpfpin.migration.request import Migration
 from bpfpin.objects.maps.codec import total
 from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.watch import Change, Reload
 from bpfpin.pins import names
 from bpfpin.sets.load.deploy import deploy
 from support.here import run_here
@@ -219,11 +219,11 @@ def test_events_cross_a_migration(migrated: Migrated) -> None:
         migrated.migrate()
         loader = threading.Timer(2 * SHORT_S, migrated.count, (4,))
         loader.start()
-        event = next(one for one in found if isinstance(one, Event))
+        event = next(one for one in found if isinstance(one, EntryEvent))
         loader.join()
 
-    assert event.told(event.old)["packets"] == 3
-    assert 3 < event.told(event.value)["packets"] <= 7
+    assert event.readable(event.old)["packets"] == 3
+    assert 3 < event.readable(event.value)["packets"] <= 7
 
 
 # folds that take long
@@ -300,7 +300,7 @@ def test_stats_wait_for_a_fold_whose_process_died_and_go_on(
         told, after = next(found), next(found)
 
     assert isinstance(before, Interval)
-    assert isinstance(hangs, Migrating)
+    assert isinstance(hangs, StillMigrating)
     assert "bpfpin clean finishes it" in str(hangs)
     assert cleaned.exit_code == 0, cleaned.stderr
     assert isinstance(told, Reload)

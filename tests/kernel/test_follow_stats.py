@@ -10,9 +10,10 @@ import pytest
 
 from bpfpin.apps.stats import Interval, open_counters, watch_events
 from bpfpin.errors import UsageError
-from bpfpin.map.changes import Gone, Reload
 from bpfpin.map.counters import Counters
+from bpfpin.map.follow import Gone
 from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.watch import Reload
 from support.maps import COUNTERS, FLOWS
 from support.sets import Generations, counted, generations, publish, unpublish
 

@@ -217,7 +217,7 @@ def test_nothing_of_an_array_is_deleted(pinned: Path, words: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("sessions", "1", "verdict=PASS"), "key '1' is no struct session"),
+        (("sessions", "1", "verdict=PASS"), "key '1' is not of type struct session"),
         (("sessions", '{"saddr": 1}', "verdict=PASS"), "dport: the member is missing"),
         (
             ("sessions", FIELDS, "verdict=MAYBE"),
@@ -229,11 +229,11 @@ def test_nothing_of_an_array_is_deleted(pinned: Path, words: tuple[str, ...]) ->
         (("sessions", FIELDS, "ifindex=nosuch0"), "value.ifindex 'nosuch0' does not fit"),
         (("sessions", FIELDS, "word=4294967296"), "does not fit into 32 bits"),
         (("sessions", FIELDS, "hex:00"), "has 1 bytes; the map's takes 28"),
-        (("routes", "10.0.0.0/33", "1"), "key '10.0.0.0/33' is no struct prefix"),
-        (("flows", "XDP_MAYBE", "1"), "key 'XDP_MAYBE' is no u32"),
-        (("flows", "1", "verdict=1"), "value 'verdict=1' is no u32"),
+        (("routes", "10.0.0.0/33", "1"), "key '10.0.0.0/33' is not of type struct prefix"),
+        (("flows", "XDP_MAYBE", "1"), "key 'XDP_MAYBE' is not of type u32"),
+        (("flows", "1", "verdict=1"), "value 'verdict=1' is not of type u32"),
         (("flows", "1", "1", "2"), "'1 2' is more than one value"),
-        (("counters", "1", "[1]"), "value '1' is no struct datarec"),
+        (("counters", "1", "[1]"), "value '1' is not of type struct datarec"),
         (("counters", "1", "[]"), "0 values, but"),
     ],
 )

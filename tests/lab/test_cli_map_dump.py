@@ -83,7 +83,7 @@ def test_what_does_not_fit_the_map_exits_2(flows: str, counters: str) -> None:
     assert "the fields are: key, value" in refused(flows, "--where", "rx_packets>1")
     assert "the fields are: key, rx_packets, rx_bytes" in refused(counters, "--sort", "value.rx")
     assert "rx_packets, value.rx_bytes" in refused(counters, "--sort", "value")
-    assert "is no condition" in refused(flows, "--where", "value")
+    assert "is not a condition" in refused(flows, "--where", "value")
     assert "without --per-cpu" in refused(flows, "--per-cpu")
 
 

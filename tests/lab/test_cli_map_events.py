@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import BusyError
-from bpfpin.map.watch import Told, events, open_events
+from bpfpin.map.watch import TimedEvent, events, open_events
 from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
@@ -167,7 +167,7 @@ def test_a_ring_that_a_reload_replaced_ends_with_the_reason(programs: Teller, bp
         replaced.unlink()
         with Map.create(MapSpec("events", MapType.RINGBUF, 0, 0, 4096)) as other:
             other.pin(replaced)
-            told: list[Told] = []
+            told: list[TimedEvent] = []
             with pytest.raises(BusyError) as ended:
                 told.extend(events(source, path=replaced))
             told.extend(events(source, timeout_s=0))

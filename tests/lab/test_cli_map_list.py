@@ -117,7 +117,7 @@ def test_a_list_is_sorted(counters: Path, flows: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
-        (("--type", "hsh"), 2, "'hsh' is no type of map"),
+        (("--type", "hsh"), 2, "'hsh' is not a type of map"),
         (("--sort", "colour"), 2, "no field 'colour' to sort by: id, name"),
         (("--user", "nosuch_program"), 4, "no program is called 'nosuch_program'"),
         (("--user", "pid:99999999"), 4, "there is no process '99999999'"),

@@ -17,7 +17,7 @@ import pytest
 
 from bpfpin.cli.map.watch import line
 from bpfpin.errors import UsageError
-from bpfpin.map.watch import Event, EventKind, open_watch
+from bpfpin.map.watch import EntryEvent, EventKind, open_watch
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
@@ -89,8 +89,8 @@ def test_watching_changes_nothing(flows: Map) -> None:
     assert (result.exit_code, result.stdout, flows.to_dict()) == (0, "", before)
 
 
-def event(kind: EventKind, value: Any, old: Any) -> Event:
-    return Event(kind, 0.0, 2, value, old, False, lambda row: row)
+def event(kind: EventKind, value: Any, old: Any) -> EntryEvent:
+    return EntryEvent(kind, 0.0, 2, value, old, False, lambda row: row)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from bpfpin.errors import BusyError
 from bpfpin.map import snapshot
-from bpfpin.map.dump import Selection, open_dump
+from bpfpin.map.dump import DumpOptions, open_dump
 from bpfpin.map.follow import follow
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
@@ -53,7 +53,7 @@ def test_a_map_that_stays_is_dumped_to_the_end(
     here: Here, meanwhile: Callable[[Here], None]
 ) -> None:
     before = id_at(here.set / COUNTERS)
-    with open_dump(str(here.set / COUNTERS), Selection()) as dump:
+    with open_dump(str(here.set / COUNTERS), DumpOptions()) as dump:
         batches = dump.batches()
         rows = [*next(batches)]
         meanwhile(here)
@@ -79,7 +79,7 @@ def unload(here: Here) -> None:
 def test_a_map_whose_name_went_to_another_is_told(
     here: Here, meanwhile: Callable[[Here], None]
 ) -> None:
-    with open_dump(str(here.set / COUNTERS), Selection()) as dump:
+    with open_dump(str(here.set / COUNTERS), DumpOptions()) as dump:
         batches = dump.batches()
         rows = [*next(batches)]
         meanwhile(here)

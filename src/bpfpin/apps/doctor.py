@@ -38,7 +38,7 @@ DEEDS: tuple[tuple[str, Cmd | str, int], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Finding:
     """One finding; *fix* says what to do when it is not ok, or what would be better."""
 
     name: str
@@ -47,7 +47,7 @@ class Check:
     fix: str = ""
 
 
-def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> list[Check]:
+def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> list[Finding]:
     """Look at everything that loading and reading needs, and at *device* if one is named.
 
     Changes nothing but for two directories in *pin_root* that come and go. *as_root* is the line
@@ -59,140 +59,142 @@ def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> l
     return found + (list(_device(device, ifindex)) if device is not None else [])
 
 
-def _kernel() -> Check:
+def _kernel() -> Finding:
     machine = platform.machine()
     text = f"Linux {platform.release()} on {machine}"
     fix = "" if machine in MACHINES else f"bpfpin runs on {' and '.join(MACHINES)}"
-    return Check("kernel", not fix, text, fix)
+    return Finding("kernel", not fix, text, fix)
 
 
-def _jit() -> Check:
+def _jit() -> Finding:
     setting = _read(JIT)
     if setting == "0":
-        return Check("jit", ok=False, text="programs are interpreted", fix=f"echo 1 > {JIT}")
-    return Check("jit", ok=True, text="programs are compiled to machine code")
+        return Finding("jit", ok=False, text="programs are interpreted", fix=f"echo 1 > {JIT}")
+    return Finding("jit", ok=True, text="programs are compiled to machine code")
 
 
-def _lockdown() -> Iterator[Check]:
+def _lockdown() -> Iterator[Finding]:
     chosen = _read(LOCKDOWN).partition("[")[2].partition("]")[0]
     if chosen == "confidentiality":
         text = "the kernel is locked down (confidentiality): maps may not be read by some programs"
-        yield Check("lockdown", ok=False, text=text, fix="boot with lockdown=integrity")
+        yield Finding("lockdown", ok=False, text=text, fix="boot with lockdown=integrity")
 
 
-def _privileges(as_root: str) -> Iterator[Check]:
+def _privileges(as_root: str) -> Iterator[Finding]:
     for what, command, subtype in DEEDS:
         missing = missing_capabilities(command, subtype)
         if missing:
-            yield Check(what, ok=False, text=f"needs {' and '.join(missing)}", fix=as_root)
+            yield Finding(what, ok=False, text=f"needs {' and '.join(missing)}", fix=as_root)
         else:
-            yield Check(what, ok=True, text="allowed")
+            yield Finding(what, ok=True, text="allowed")
 
 
-def _bpffs(pin_root: Path) -> Iterator[Check]:
+def _bpffs(pin_root: Path) -> Iterator[Finding]:
     try:
         bpffs.require(pin_root)
     except NotBpffsError as error:
         is_fine = bpffs.inspect(pin_root) is RootState.ABSENT
         text = f"{error}; load mounts it" if is_fine else str(error)
-        yield Check("bpffs", ok=is_fine, text=text, fix=error.hint)
+        yield Finding("bpffs", ok=is_fine, text=text, fix=error.hint)
         yield from _mount_namespace(pin_root)
         return
-    yield Check("bpffs", ok=True, text=f"{pin_root} is in a bpffs")
+    yield Finding("bpffs", ok=True, text=f"{pin_root} is in a bpffs")
     yield from _mount_namespace(pin_root)
     yield _asked("pin root", lambda: _pin_root(pin_root))
 
 
-def _mount_namespace(pin_root: Path) -> Iterator[Check]:
+def _mount_namespace(pin_root: Path) -> Iterator[Finding]:
     if reason := bpffs.private_reason(pin_root):
         text = f"{reason}: pins end with it, and load refuses to make any"
-        yield Check("mount namespace", ok=False, text=text, fix=bpffs.PRIVATE_HINT)
+        yield Finding("mount namespace", ok=False, text=text, fix=bpffs.PRIVATE_HINT)
 
 
-def _pin_root(pin_root: Path) -> Check:
+def _pin_root(pin_root: Path) -> Finding:
     with Directory.open(pin_root) as directory:
         status, foreign = directory.status, foreign_lock_directory(directory)
     if foreign:
-        return Check("pin root", ok=False, text=foreign.message, fix=foreign.hint)
+        return Finding("pin root", ok=False, text=foreign.message, fix=foreign.hint)
     unsafe = unsafe_reason(status, is_sticky_enough=True)
     fix = f"use another one (--pin-root), or chmod 0755 {pin_root}"
     if unsafe:
-        return Check("pin root", ok=False, text=f"{pin_root} is not safe: {unsafe}", fix=fix)
+        return Finding("pin root", ok=False, text=f"{pin_root} is not safe: {unsafe}", fix=fix)
     if status.st_mode & WRITABLE_BY_OTHERS:
         text = f"everybody may take names in {pin_root} (mode {status.st_mode & 0o7777:04o})"
-        return Check("pin root", ok=True, text=text, fix=f"chmod 0755 {pin_root}")
-    return Check("pin root", ok=True, text=f"only its owner may change {pin_root}")
+        return Finding("pin root", ok=True, text=text, fix=f"chmod 0755 {pin_root}")
+    return Finding("pin root", ok=True, text=f"only its owner may change {pin_root}")
 
 
-def _kernel_btf() -> Check:
+def _kernel_btf() -> Finding:
     if KERNEL_BTF.exists():
-        return Check("kernel BTF", ok=True, text=f"{KERNEL_BTF} is there")
+        return Finding("kernel BTF", ok=True, text=f"{KERNEL_BTF} is there")
     text = "the kernel carries no types of its own; maps and programs of files work without"
-    return Check("kernel BTF", ok=False, text=text, fix="a kernel with CONFIG_DEBUG_INFO_BTF=y")
+    return Finding("kernel BTF", ok=False, text=text, fix="a kernel with CONFIG_DEBUG_INFO_BTF=y")
 
 
-def _features(pin_root: Path, as_root: str) -> Iterator[Check]:
+def _features(pin_root: Path, as_root: str) -> Iterator[Finding]:
     try:
         found = features()
         if bpffs.inspect(pin_root) is RootState.MOUNTED:
             found.append(probe_rename_exchange(pin_root))
     except (PermissionDeniedError, PermissionError) as error:
-        yield Check("features", ok=False, text=f"not asked: {error}", fix=as_root)
+        yield Finding("features", ok=False, text=f"not asked: {error}", fix=as_root)
         return
     yield from map(_feature, found)
 
 
-def _feature(found: Feature) -> Check:
+def _feature(found: Feature) -> Finding:
     if found.is_supported:
-        return Check(found.name, ok=True, text="supported")
-    return Check(found.name, ok=False, text=found.reason, fix="a newer kernel (6.1 or later)")
+        return Finding(found.name, ok=True, text="supported")
+    return Finding(found.name, ok=False, text=found.reason, fix="a newer kernel (6.1 or later)")
 
 
-def _shares(pin_root: Path, as_root: str) -> Iterator[Check]:
+def _shares(pin_root: Path, as_root: str) -> Iterator[Finding]:
     """Tell who should share a map and does not."""
     if not may_walk():
-        yield Check("shared maps", ok=False, text="not asked: needs CAP_SYS_ADMIN", fix=as_root)
+        yield Finding("shared maps", ok=False, text="not asked: needs CAP_SYS_ADMIN", fix=as_root)
         return
     found = splits(pin_root=pin_root)
     if not found:
-        yield Check("shared maps", ok=True, text="who should share a map does")
+        yield Finding("shared maps", ok=True, text="who should share a map does")
     for one in found:
-        yield Check("shared maps", ok=False, text=one.text, fix=one.fix)
+        yield Finding("shared maps", ok=False, text=one.text, fix=one.fix)
 
 
-def _device(device: str, ifindex: int) -> Iterator[Check]:
+def _device(device: str, ifindex: int) -> Iterator[Finding]:
     name = devices.driver_name(device) or "unknown"
-    yield Check("device", ok=True, text=f"{device} has ifindex {ifindex} and driver {name}")
+    yield Finding("device", ok=True, text=f"{device} has ifindex {ifindex} and driver {name}")
     yield _native(device, devices.xdp_features(ifindex))
     yield _asked("XDP hook", lambda: _hook(device, ifindex))
 
 
-def _native(device: str, found: XdpFeature | None) -> Check:
+def _native(device: str, found: XdpFeature | None) -> Finding:
     if found is None:
         text = f"the kernel does not say what the driver of {device} does (before Linux 6.3)"
-        return Check("native XDP", ok=True, text=text, fix=f"bpfpin load --dev {device} tells")
+        return Finding("native XDP", ok=True, text=text, fix=f"bpfpin load --dev {device} tells")
     if found & XdpFeature.BASIC:
         others = [str(flag.name).lower() for flag in XdpFeature if flag & found]
-        return Check("native XDP", ok=True, text=f"{device} has it: {', '.join(others)}")
+        return Finding("native XDP", ok=True, text=f"{device} has it: {', '.join(others)}")
     text = f"the driver of {device} has none; programs run in generic mode, which is slower"
-    return Check("native XDP", ok=False, text=text, fix="nothing to do: --mode auto takes generic")
+    return Finding(
+        "native XDP", ok=False, text=text, fix="nothing to do: --mode auto takes generic"
+    )
 
 
-def _hook(device: str, ifindex: int) -> Check:
+def _hook(device: str, ifindex: int) -> Finding:
     holder = xdp_holder(ifindex)
     if holder is None:
-        return Check("XDP hook", ok=True, text=f"{device} is free")
-    return Check(
+        return Finding("XDP hook", ok=True, text=f"{device} is free")
+    return Finding(
         "XDP hook", ok=True, text=f"{device} runs {holder}", fix="bpfpin status tells more"
     )
 
 
-def _asked(name: str, ask: Callable[[], Check]) -> Check:
+def _asked(name: str, ask: Callable[[], Finding]) -> Finding:
     """Return what *ask* finds, or why it could not be asked."""
     try:
         return ask()
     except BpfError as error:
-        return Check(name, ok=False, text=f"could not be asked: {error}", fix=error.hint)
+        return Finding(name, ok=False, text=f"could not be asked: {error}", fix=error.hint)
 
 
 def _read(path: Path) -> str:

@@ -43,7 +43,7 @@ _PAUSE_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class LabAddresses:
     """The addresses of both ends, IPv4 first, as `ping` takes them."""
 
     host: tuple[str, ...]
@@ -58,7 +58,7 @@ class Lab:
     device: str
     netns: str
     peer: str
-    addresses: Addresses
+    addresses: LabAddresses
 
     def to_json(self) -> dict[str, Any]:
         """Return the lab as `lab up -o json` shows it."""
@@ -184,7 +184,7 @@ def _lab(link: Netlink, device: Device) -> Lab:
         device=device.name,
         netns=device.name,
         peer=PEER,
-        addresses=Addresses(
+        addresses=LabAddresses(
             host=tuple(link.addresses(device.ifindex)), peer=_peer_addresses(device.name)
         ),
     )

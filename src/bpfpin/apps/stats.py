@@ -12,13 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import BpfError, PinNotFoundError, UsageError
-from bpfpin.map.changes import Gone, Migrating, Reload
-from bpfpin.map.counters import Count, Counters, Sample, carried, is_likely_counter, total
-from bpfpin.map.follow import Reading, follow, readings
+from bpfpin.map.counters import (
+    Count,
+    Counters,
+    Sample,
+    is_likely_counter,
+    sample_across_migration,
+    total,
+)
+from bpfpin.map.follow import FollowedReading, Gone, StillMigrating, follow, readings
 from bpfpin.map.open import is_map_name, open_map
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.watch import Pace
+from bpfpin.objects.maps.watch import Pace, Reload
 from bpfpin.sets.find import cgroup_set_name, find_readable_set
 from bpfpin.uapi import XdpAction
 
@@ -29,7 +35,7 @@ BITS_PER_MBIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CounterRate:
     """One action over one interval; *cpu* is None for the sum over all CPUs.
 
     *bytes* and *bytes_per_second* are None where the map counts packets alone.
@@ -49,11 +55,11 @@ class Interval:
 
     wall_time_s: float
     period_s: float
-    rows: tuple[Row, ...]
+    rows: tuple[CounterRate, ...]
 
 
 # What `watch_events` yields.
-Found = Interval | Reload | Gone | Migrating
+StatsItem = Interval | Reload | Gone | StillMigrating
 
 
 def open_counters(
@@ -90,11 +96,11 @@ def has_counters(directory: Path) -> bool:
 
 
 def _fixed(target: str) -> Counters:
-    held = open_map(target)
+    bpf_map = open_map(target)
     try:
-        return Counters(held, path=target)
+        return Counters(bpf_map, path=target)
     except BaseException:
-        held.close()
+        bpf_map.close()
         raise
 
 
@@ -182,7 +188,7 @@ def watch_events(
     interval_s: float = 1.0,
     count: int | None = None,
     is_percpu: bool = False,
-) -> Iterator[Found]:
+) -> Iterator[StatsItem]:
     """Yield what was counted in each interval, *count* times or for ever, and what came between.
 
     The first one ends *interval_s* seconds from now. Rates are of the monotonic clock. Where a
@@ -193,7 +199,7 @@ def watch_events(
     before: Sample | None = None
     is_told = False
     for found in _readings(counters, interval_s, count):
-        if isinstance(found, Gone | Migrating):
+        if isinstance(found, Gone | StillMigrating):
             if not is_told:
                 yield found
             is_told = True
@@ -204,23 +210,23 @@ def watch_events(
             continue
         now = found.value
         if before is not None and not found.is_first:
-            before = carried(before, now)
+            before = sample_across_migration(before, now)
             yield interval_between(before, now, keys=counters.keys, is_percpu=is_percpu)
         before = now
 
 
 def _readings(
     counters: Counters, interval_s: float, count: int | None
-) -> Iterator[Reading[Sample] | Reload | Gone | Migrating]:
+) -> Iterator[FollowedReading[Sample] | Reload | Gone | StillMigrating]:
     if counters.live:
         yield from readings(counters.live, counters.read_from, pace=Pace(interval_s), count=count)
         return
-    yield Reading(counters.read(), is_first=True)
+    yield FollowedReading(counters.read(), is_first=True)
     deadline = time.monotonic()
     for _ in itertools.count() if count is None else range(count):
         deadline += interval_s
         time.sleep(max(0.0, deadline - time.monotonic()))
-        yield Reading(counters.read(), is_first=False)
+        yield FollowedReading(counters.read(), is_first=False)
 
 
 def interval_between(
@@ -228,7 +234,7 @@ def interval_between(
 ) -> Interval:
     """Return the rows of the interval between two samples, by key and, if asked, by CPU."""
     period_s = now.monotonic_s - before.monotonic_s
-    rows: list[Row] = []
+    rows: list[CounterRate] = []
     for key, old, new in zip(keys, before.counts, now.counts, strict=True):
         if is_percpu:
             pairs = enumerate(zip(old, new, strict=True))
@@ -238,13 +244,15 @@ def interval_between(
     return Interval(now.wall_s, period_s, tuple(rows))
 
 
-def _row(key: str, pair: tuple[Count, Count], period_s: float, *, cpu: int | None = None) -> Row:
+def _row(
+    key: str, pair: tuple[Count, Count], period_s: float, *, cpu: int | None = None
+) -> CounterRate:
     old, new = pair
     bytes_rate = None
     if new.bytes is not None and old.bytes is not None:
         bytes_rate = _rate(old.bytes, new.bytes, period_s)
     packets_rate = _rate(old.packets, new.packets, period_s)
-    return Row(key, new.packets, new.bytes, packets_rate, bytes_rate, cpu)
+    return CounterRate(key, new.packets, new.bytes, packets_rate, bytes_rate, cpu)
 
 
 def _rate(old: int, new: int, period_s: float) -> float:
@@ -282,7 +290,7 @@ def classic(interval: Interval, *, is_grouped: bool) -> list[str]:
     return [f"{'XDP-action':<12}", *lines, ""]
 
 
-def _line(row: Row, period_s: float, is_grouped: bool) -> str:
+def _line(row: CounterRate, period_s: float, is_grouped: bool) -> str:
     comma = "," if is_grouped else ""
     kbytes = (row.bytes or 0) // BYTES_PER_KBYTE
     mbits = (row.bytes_per_second or 0.0) * 8 / BITS_PER_MBIT

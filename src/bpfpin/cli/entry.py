@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bpfpin.cli.formats import to_json
-from bpfpin.map.entries import Entry
+from bpfpin.map.entries import MapEntry
 from bpfpin.map.form import is_escaped
 
 _MARKS = ('"', "{", "[", "hex:")
@@ -25,7 +25,7 @@ def _is_word(text: str) -> bool:
     return is_plain and not text.startswith(_MARKS) and not is_escaped(text)
 
 
-def value_lines(entry: Entry) -> list[str]:
+def value_lines(entry: MapEntry) -> list[str]:
     """Return the value of an entry; one line for each CPU of a per-CPU map."""
     if not entry.is_percpu:
         return [value_text(entry.value)]

@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from bpfpin.apps.stats import Found, Interval, Row
+from bpfpin.apps.stats import CounterRate, Interval, StatsItem
 from bpfpin.cli.output import Output, escape
 
 if TYPE_CHECKING:
@@ -27,19 +27,19 @@ def sparkline(rates: Sequence[float]) -> str:
     return "".join(BARS[round(rate / top * (len(BARS) - 1))] for rate in rates)
 
 
-def label(row: Row) -> str:
+def label(row: CounterRate) -> str:
     """Return the name of a row."""
     return row.action if row.cpu is None else f"{row.action} cpu {row.cpu}"
 
 
-def shown(rows: Iterable[Row]) -> list[Row]:
+def shown(rows: Iterable[CounterRate]) -> list[CounterRate]:
     """Return the rows to show: all if they are few, else those with packets."""
     rows = list(rows)
     is_few = len({row.action for row in rows}) <= FEW_ROWS and all(row.cpu is None for row in rows)
     return rows if is_few else [row for row in rows if row.packets]
 
 
-def amounts(row: Row) -> tuple[str, str, str, str]:
+def amounts(row: CounterRate) -> tuple[str, str, str, str]:
     """Return packets, packets/s, bytes and Mbit/s as text."""
     in_bytes = "-" if row.bytes is None else f"{row.bytes:,}"
     rate = row.bytes_per_second
@@ -69,7 +69,7 @@ def _line(*cells: str) -> str:
     return "{:<8} {:<12} {:>13} {:>12} {:>18} {:>11}".format(*cells)
 
 
-def show_live(out: Output, events: Iterable[Found], *, title: str) -> None:
+def show_live(out: Output, events: Iterable[StatsItem], *, title: str) -> None:
     """Redraw a table for each interval of *events*; the last table stays.
 
     The last event that is not an interval is shown below the table.

@@ -9,9 +9,9 @@ from contextlib import closing
 import click
 
 from bpfpin.apps.stats import (
-    Found,
+    CounterRate,
     Interval,
-    Row,
+    StatsItem,
     classic,
     has_grouping,
     open_counters,
@@ -23,7 +23,7 @@ from bpfpin.cli.live import block, header, show_live
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.cli.output import Output
 from bpfpin.errors import UsageError
-from bpfpin.map.changes import document
+from bpfpin.map.follow import follow_event_to_json
 from bpfpin.map.open import path_of
 
 
@@ -83,7 +83,7 @@ def command(
     out.detail(f"reading map {counters.map.name} (id {counters.map.id}) of {counters.path}")
     title = f"{counters_of} · {counters.path}"
 
-    def read(count: int | None) -> Iterator[Found]:
+    def read(count: int | None) -> Iterator[StatsItem]:
         return watch_events(counters, interval_s=interval, count=count, is_percpu=per_cpu)
 
     with closing(counters), contextlib.suppress(KeyboardInterrupt):
@@ -103,7 +103,7 @@ def _one_target(target: str | None, dev: str | None) -> str:
     return chosen
 
 
-def _announced(out: Output, events: Iterable[Found]) -> Iterator[Found]:
+def _announced(out: Output, events: Iterable[StatsItem]) -> Iterator[StatsItem]:
     """Yield *events*, and write those that are not intervals to stderr."""
     for event in events:
         if not isinstance(event, Interval):
@@ -111,7 +111,7 @@ def _announced(out: Output, events: Iterable[Found]) -> Iterator[Found]:
         yield event
 
 
-def _write(out: Output, events: Iterable[Found], *, title: str, is_classic: bool) -> None:
+def _write(out: Output, events: Iterable[StatsItem], *, title: str, is_classic: bool) -> None:
     if is_classic:
         _write_classic(out, _announced(out, events))
     elif out.is_live:
@@ -120,14 +120,14 @@ def _write(out: Output, events: Iterable[Found], *, title: str, is_classic: bool
         _write_lines(out, _announced(out, events))
 
 
-def _write_classic(out: Output, events: Iterable[Found]) -> None:
+def _write_classic(out: Output, events: Iterable[StatsItem]) -> None:
     is_grouped = has_grouping()
     for event in events:
         if isinstance(event, Interval):
             out.line("\n".join(classic(event, is_grouped=is_grouped)))
 
 
-def _write_lines(out: Output, events: Iterable[Found]) -> None:
+def _write_lines(out: Output, events: Iterable[StatsItem]) -> None:
     has_header = False
     for event in events:
         if isinstance(event, Interval):
@@ -135,7 +135,7 @@ def _write_lines(out: Output, events: Iterable[Found]) -> None:
             has_header = True
 
 
-def _document(events: Iterable[Found]) -> dict[str, object]:
+def _document(events: Iterable[StatsItem]) -> dict[str, object]:
     rows: list[dict[str, object]] = []
     others: list[dict[str, object]] = []
     with contextlib.suppress(KeyboardInterrupt):  # the document has what was read until then
@@ -144,17 +144,17 @@ def _document(events: Iterable[Found]) -> dict[str, object]:
     return {"rows": rows, "events": others}
 
 
-def _records(events: Iterable[Found]) -> Iterator[dict[str, object]]:
+def _records(events: Iterable[StatsItem]) -> Iterator[dict[str, object]]:
     """Yield a document for each row of an interval, and for each other event."""
     for event in events:
         if not isinstance(event, Interval):
-            yield document(event)
+            yield follow_event_to_json(event)
             continue
         for row in event.rows:
             yield {"time": round(event.wall_time_s, 6), **_row(row)}
 
 
-def _row(row: Row) -> dict[str, object]:
+def _row(row: CounterRate) -> dict[str, object]:
     cpu = {} if row.cpu is None else {"cpu": row.cpu}
     rate = row.bytes_per_second
     return {

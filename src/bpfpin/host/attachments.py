@@ -1,4 +1,9 @@
-"""What is attached to the devices of every network namespace, by links, netlink and queries."""
+"""The programs that are attached to devices of any network namespace, and to cgroups.
+
+A device reports its XDP programs by netlink and its TCX programs by BPF_PROG_QUERY; classic tc
+filters are dumped by netlink. Each cgroup of the cgroup2 mount is asked by BPF_PROG_QUERY. Which
+link holds an attached program is known from the infos of all links.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +27,11 @@ from bpfpin.uapi import AttachType, LinkType, ProgramType
 _TCX = (Hook.TCX_INGRESS, Hook.TCX_EGRESS)
 _CLASSIC = (Hook.TC_INGRESS, Hook.TC_EGRESS)
 _NETKIT = (Hook.NETKIT_PRIMARY, Hook.NETKIT_PEER)
-_Place = tuple[int, AttachType | int | None, int]  # cgroup, attach type, program
+_AtCgroup = tuple[int, AttachType | int | None, int]  # ids of cgroup, attach type and program
 CGROUP2: Final = "cgroup2"
 CGROUPS_MAX: Final = 50_000
-# Which attach types a type of program fits, by how their names begin.
-_PLACES: Final[dict[ProgramType, tuple[str, ...]]] = {
+# The attach types that a type of program fits, by prefixes of their names.
+_ATTACH_TYPES: Final[dict[ProgramType, tuple[str, ...]]] = {
     ProgramType.CGROUP_SKB: ("CGROUP_INET_INGRESS", "CGROUP_INET_EGRESS"),
     ProgramType.CGROUP_SOCK: (
         "CGROUP_INET_SOCK_",
@@ -51,8 +56,8 @@ _PLACES: Final[dict[ProgramType, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
-    """A program at a hook of a device or cgroup; *link* is 0 where no link holds it."""
+class AttachedProgram:
+    """A program at a hook of a device or cgroup; *link* is the id of its link, 0 for none."""
 
     place: Node
     program_id: int
@@ -62,10 +67,10 @@ class Attachment:
 
 
 class DeviceWalk:
-    """Looks at the devices of all namespaces once; `notes` say where it may not look.
+    """One walk over the devices of all network namespaces; `notes` say what was not readable.
 
-    *types* are the types of the programs that are loaded: a kind of hook that none of them fits is
-    not asked for.
+    *types* are the types of the programs that are loaded: hooks that fit none of them are not
+    queried.
     """
 
     def __init__(self, links: Iterable[LinkInfo], types: Collection[int]) -> None:
@@ -73,50 +78,54 @@ class DeviceWalk:
         self._xdp_links = _xdp_links(links)
         self.notes: list[str] = []
 
-    def attachments(self) -> list[Attachment]:
-        """Return what is attached to devices, ours or not, in the order of the namespaces."""
+    def attachments(self) -> list[AttachedProgram]:
+        """Return the programs of all devices, by whomever attached, namespace by namespace."""
         if self._types.isdisjoint({ProgramType.XDP, ProgramType.SCHED_CLS}):
             return []
-        found: list[Attachment] = []
+        attached: list[AttachedProgram] = []
         closed: list[str] = []
         for namespace in all_namespaces():
             try:
                 with netns.enter(namespace.path):
-                    found += self._namespace(namespace)
-            except NamespaceNotFoundError:  # ended meanwhile, or a name that was left behind
+                    attached += self._namespace(namespace)
+            except NamespaceNotFoundError:  # it ended meanwhile, or only its name is left
                 continue
             except (BpfError, OSError):
                 closed.append(namespace.name)
         if closed:
             self.notes.append(f"network namespaces that could not be entered: {', '.join(closed)}")
-        return found
+        return attached
 
-    def _namespace(self, namespace: Namespace) -> Iterator[Attachment]:
+    def _namespace(self, namespace: Namespace) -> Iterator[AttachedProgram]:
         devices = {device.ifindex: device for device in all_devices()}
         nodes = {ifindex: _node(namespace, device) for ifindex, device in devices.items()}
         for ifindex, device in devices.items():
             for mode, program_id in device.xdp.items():
                 link = self._xdp_link(ifindex, program_id)
-                yield Attachment(nodes[ifindex], program_id, Hook.XDP.value, mode.value, link)
+                yield AttachedProgram(nodes[ifindex], program_id, Hook.XDP.value, mode.value, link)
         if ProgramType.SCHED_CLS in self._types:
             for ifindex, device in devices.items():
                 yield from self._traffic(nodes[ifindex], device)
             yield from _filters(nodes)
 
-    def _traffic(self, node: Node, device: DeviceRow) -> Iterator[Attachment]:
+    def _traffic(self, node: Node, device: DeviceRow) -> Iterator[AttachedProgram]:
         for hook in _NETKIT + _TCX if device.kind == "netkit" else _TCX:
             try:
                 programs = query.tcx_programs(device.ifindex, hook)
             except PermissionDeniedError as error:
                 self._note(f"what {hook.value} hooks run is not shown: {error}")
                 return
-            except BpfError:  # gone meanwhile
+            except BpfError:  # the device was removed meanwhile
                 return
-            for one in programs:
-                yield Attachment(node, one.program_id, hook.value, link=one.link_id)
+            for program in programs:
+                yield AttachedProgram(node, program.program_id, hook.value, link=program.link_id)
 
     def _xdp_link(self, ifindex: int, program_id: int) -> int:
-        """Return a link that fits; where devices of two namespaces fit it, each gets one."""
+        """Return the id of a link that fits, 0 for none.
+
+        An ifindex repeats in each namespace, and a link does not report its own: if two devices
+        fit, each gets one of the links.
+        """
         fitting = self._xdp_links.get((ifindex, program_id), [])
         return fitting.pop(0) if fitting else 0
 
@@ -125,15 +134,15 @@ class DeviceWalk:
             self.notes.append(text)
 
 
-def _filters(nodes: Mapping[int, Node]) -> Iterator[Attachment]:
-    """Yield what classic tc runs: one dump tells the devices that have its hooks."""
+def _filters(nodes: Mapping[int, Node]) -> Iterator[AttachedProgram]:
+    """Yield the programs of classic tc; one dump of qdiscs tells which devices have hooks."""
     for ifindex, kind in netlink_tc.qdiscs().items():
-        # The qdisc `ingress` answers a question for egress with its ingress.
+        # The qdisc `ingress` has no egress: it answers a dump of egress with its ingress filters.
         hooks = _CLASSIC if kind == netlink_tc.CLSACT else _CLASSIC[:1]
         for hook in hooks if ifindex in nodes else ():
-            for one in netlink_tc.filters(ifindex, hook):
-                if one.program_id:
-                    yield Attachment(nodes[ifindex], one.program_id, hook.value)
+            for tc_filter in netlink_tc.filters(ifindex, hook):
+                if tc_filter.program_id:
+                    yield AttachedProgram(nodes[ifindex], tc_filter.program_id, hook.value)
 
 
 def _node(namespace: Namespace, device: DeviceRow) -> Node:
@@ -148,54 +157,51 @@ def _node(namespace: Namespace, device: DeviceRow) -> Node:
 
 
 def _xdp_links(links: Iterable[LinkInfo]) -> dict[tuple[int, int], list[int]]:
-    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    by_device: dict[tuple[int, int], list[int]] = defaultdict(list)
     for link in links:
         if link.type == LinkType.XDP and link.ifindex:
-            found[link.ifindex, link.program_id].append(link.id)
-    return dict(found)
-
-
-# What is attached to cgroups: each one of the cgroup2 mount is asked (BPF_PROG_QUERY).
+            by_device[link.ifindex, link.program_id].append(link.id)
+    return dict(by_device)
 
 
 class CgroupWalk:
-    """Looks at all cgroups once; `notes` say where it may not look. *types* as for devices."""
+    """One walk over all cgroups; `notes` say what was not readable. *types* as for devices."""
 
     def __init__(self, links: Iterable[LinkInfo], types: Collection[int]) -> None:
-        # A cgroup does not tell what holds a program: these links do.
-        self._links: dict[_Place, list[int]] = defaultdict(list)
+        # BPF_PROG_QUERY reports the programs of a cgroup without their links.
+        self._links: dict[_AtCgroup, list[int]] = defaultdict(list)
         for link in links:
             if link.type == LinkType.CGROUP and link.cgroup_id:
                 self._links[link.cgroup_id, link.attach_type, link.program_id].append(link.id)
-        self._hooks = hooks_of(types)
+        self._hooks = attach_types_of(types)
         self.notes: list[str] = []
 
-    def attachments(self) -> list[Attachment]:
-        """Return what is attached to cgroups, by a link or without one."""
+    def attachments(self) -> list[AttachedProgram]:
+        """Return the programs of all cgroups, with a link or without."""
         if not self._hooks and not self._links:
             return []
         nodes = {node.number: (path, node) for path, node in _cgroups(self.notes)}
-        asked = [one for path, node in nodes.values() for one in self._asked(path, node)]
-        # Links at hooks that were not asked for, such as those of LSM programs.
-        return asked + [
-            Attachment(nodes[cgroup_id][1], program_id, word(hook), "", link)
+        attached = [program for path, node in nodes.values() for program in self._query(path, node)]
+        # Links at hooks that were not queried, such as those of LSM programs.
+        return attached + [
+            AttachedProgram(nodes[cgroup_id][1], program_id, hook_word(hook), "", link)
             for (cgroup_id, hook, program_id), links in self._links.items()
             for link in links
             if cgroup_id in nodes
         ]
 
-    def _asked(self, path: str, node: Node) -> Iterator[Attachment]:
-        """Yield what one cgroup runs itself, not what it inherits."""
+    def _query(self, path: str, node: Node) -> Iterator[AttachedProgram]:
+        """Yield the programs that are attached to one cgroup itself, not the inherited ones."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:  # removed meanwhile, or not for us
+        except OSError:  # removed meanwhile, or not readable for this user
             return
         try:
             for hook in self._hooks:
-                for one in query.cgroup_programs(fd, hook):
-                    links = self._links.get((node.number, hook, one.program_id))
+                for program in query.cgroup_programs(fd, hook):
+                    links = self._links.get((node.number, hook, program.program_id))
                     link = links.pop(0) if links else 0
-                    yield Attachment(node, one.program_id, word(hook), link=link)
+                    yield AttachedProgram(node, program.program_id, hook_word(hook), link=link)
         except PermissionDeniedError as error:
             self._hooks.clear()
             self.notes.append(f"what cgroups run without a link is not shown: {error}")
@@ -205,22 +211,24 @@ class CgroupWalk:
             os.close(fd)
 
 
-def hooks_of(types: Collection[int]) -> list[AttachType]:
-    """Return the attach types that programs of these types fit."""
-    begins = tuple(begin for kind, names in _PLACES.items() if kind in types for begin in names)
-    return [hook for hook in AttachType if begins and hook.name.startswith(begins)]
+def attach_types_of(types: Collection[int]) -> list[AttachType]:
+    """Return the attach types of cgroups that programs of these types fit."""
+    prefixes = tuple(
+        name for kind, names in _ATTACH_TYPES.items() if kind in types for name in names
+    )
+    return [hook for hook in AttachType if prefixes and hook.name.startswith(prefixes)]
 
 
-def word(hook: AttachType | int | None) -> str:
-    """Return an attach type as it is typed: `cgroup-inet-ingress`."""
+def hook_word(hook: AttachType | int | None) -> str:
+    """Return the word for an attach type, as `--hook` has it: `cgroup-inet-ingress`."""
     return hook.name.lower().replace("_", "-") if isinstance(hook, AttachType) else str(hook)
 
 
 def _cgroups(notes: list[str]) -> Iterator[tuple[str, Node]]:
     """Yield the path and the node of every cgroup; its id is the inode of its directory.
 
-    Who was given a cgroup may make others in it, in any number and depth: the walk ends at
-    `CGROUPS_MAX`, and says so in *notes*.
+    A user to whom a cgroup was delegated may make others in it, in any number and depth: the walk
+    ends at `CGROUPS_MAX` and adds a note.
     """
     mount = next((mount for mount in fs.mounts() if mount.fs_type == CGROUP2), None)
     if mount is None:
@@ -238,9 +246,9 @@ def _cgroups(notes: list[str]) -> Iterator[tuple[str, Node]]:
 
 def _children(path: str, name: str) -> list[tuple[str, str, int]]:
     try:
-        with os.scandir(path) as there:
-            children = [entry for entry in there if entry.is_dir(follow_symlinks=False)]
-    except OSError:  # removed meanwhile, not for us, or a path longer than the kernel takes
+        with os.scandir(path) as listing:
+            children = [entry for entry in listing if entry.is_dir(follow_symlinks=False)]
+    except OSError:  # removed meanwhile, not readable, or a path longer than PATH_MAX
         return []
     children.sort(key=lambda entry: entry.name)
     parent = name.rstrip("/")

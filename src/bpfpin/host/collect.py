@@ -1,4 +1,8 @@
-"""Puts together what was found into the nodes and edges of a `Graph`."""
+"""The graph of the whole host, asked of the kernel: programs, maps, pins and their holders.
+
+Devices and cgroups run programs, programs use maps, and pins and processes keep them alive,
+whoever made them.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bpfpin.host import objects as kernel_objects
-from bpfpin.host.attachments import Attachment, CgroupWalk, DeviceWalk, word
+from bpfpin.host.attachments import AttachedProgram, CgroupWalk, DeviceWalk, hook_word
 from bpfpin.host.graph import ELSEWHERE, Edge, EdgeKind, Graph, Node, NodeKind
-from bpfpin.host.objects import Contained, Objects
+from bpfpin.host.objects import Contained, HostObjects
 from bpfpin.host.pins import Pin, all_pins, set_names, set_of
 from bpfpin.host.processes import Holder, all_holders
 from bpfpin.objects.kernel.info import LinkInfo, MapInfo, ProgramInfo
@@ -22,10 +26,50 @@ _ORDER = {kind: number for number, kind in enumerate(NodeKind)}
 _OF_DEVICES = (LinkType.XDP, LinkType.TCX, LinkType.NETKIT)
 
 
-class Draft:
-    """A graph in the making; whatever is named twice becomes one node."""
+def graph(*, pin_root: Path = BPFFS) -> Graph:
+    """Return the graph of everything on the host; changes nothing.
 
-    def __init__(self, objects: Objects) -> None:
+    It is seen from the current network namespace: its devices go by their names, those of other
+    namespaces by `NAMESPACE@NAME`. Sets are those below *pin_root*; pins are found in every
+    mounted bpffs. Without CAP_SYS_ADMIN the graph has what this user may see, and notes on the
+    rest.
+    """
+    is_privileged = kernel_objects.may_walk()
+    pins = all_pins(pin_root, with_infos=not is_privileged)
+    objects = kernel_objects.all_objects() if is_privileged else kernel_objects.pinned_objects(pins)
+    draft = Draft(objects)
+    draft.add_attachments(_attachments(objects))
+    draft.add_contents(kernel_objects.contents(objects))
+    draft.add_pins(pins.pins, set_names(pin_root, objects.notes))
+    _add_holders(draft, objects)
+    objects.notes += pins.notes
+    return draft.graph()
+
+
+def _attachments(objects: HostObjects) -> list[AttachedProgram]:
+    types: set[int] = set(ProgramType)
+    if objects.is_complete:
+        types = {info.type for info in objects.programs.values()}
+    links = list(objects.links.values())
+    devices, cgroups = DeviceWalk(links, types), CgroupWalk(links, types)
+    attached = [*devices.attachments(), *cgroups.attachments()]
+    objects.notes += [*devices.notes, *cgroups.notes]
+    return attached
+
+
+def _add_holders(draft: Draft, objects: HostObjects) -> None:
+    holders = all_holders()
+    draft.add_holders(holders.processes)
+    if holders.hidden:
+        objects.notes.append(f"{holders.hidden} processes of other users were not looked into")
+    if holders.is_cut:
+        objects.notes.append("this host has too many open files to look at all; some holders lack")
+
+
+class Draft:
+    """A graph under construction; an object that is named twice becomes one node."""
+
+    def __init__(self, objects: HostObjects) -> None:
         self._objects = objects
         self._nodes: dict[str, Node] = {}
         self._edges: dict[Edge, None] = {}
@@ -38,31 +82,31 @@ class Draft:
             for map_id in program.map_ids:
                 self._connect(f"program:{program.id}", self._map(map_id), EdgeKind.USES)
 
-    def add_attachments(self, found: Iterable[Attachment]) -> None:
-        """Add what devices and cgroups run, then the links that hold anything elsewhere."""
+    def add_attachments(self, attachments: Iterable[AttachedProgram]) -> None:
+        """Add the programs of devices and cgroups, then the links that are attached elsewhere."""
         placed = set()
-        for one in found:
-            program = self._program(one.program_id)
+        for attached in attachments:
+            program = self._program(attached.program_id)
             if not program:
                 continue
-            self._add(one.place)
+            self._add(attached.place)
             edge = Edge(
-                one.place.id,
+                attached.place.id,
                 program,
                 EdgeKind.ATTACHED,
-                hook=one.hook,
-                mode=one.mode,
-                link=one.link,
+                hook=attached.hook,
+                mode=attached.mode,
+                link=attached.link,
             )
             self._edges[edge] = None
-            self._hooks[program].append(f"{one.hook} of {one.place.name}")
-            placed.add(one.link)
+            self._hooks[program].append(f"{attached.hook} of {attached.place.name}")
+            placed.add(attached.link)
         for link in self._objects.links.values():
             if link.id not in placed and link.program_id:
                 self._add_link(link)
 
     def _add_link(self, link: LinkInfo) -> None:
-        """Add a link whose place is no device or cgroup that we see."""
+        """Add a link that is attached to something else than a device or cgroup in sight."""
         program = self._program(link.program_id)
         if not program:
             return
@@ -75,14 +119,14 @@ class Draft:
             return
         self._hooks[program].append(_hook(link) + _place(link))
 
-    def add_contents(self, found: Iterable[Contained]) -> None:
-        """Add what maps hold: other maps, and programs that are jumped to."""
-        for one in found:
-            target = self._program(one.id) if one.is_program else self._map(one.id)
-            self._connect(self._map(one.map_id), target, EdgeKind.CONTAINS)
+    def add_contents(self, elements: Iterable[Contained]) -> None:
+        """Add the elements of maps of maps, and of program arrays."""
+        for element in elements:
+            target = self._program(element.id) if element.is_program else self._map(element.id)
+            self._connect(self._map(element.map_id), target, EdgeKind.CONTAINS)
 
     def add_pins(self, pins: Iterable[Pin], sets: Mapping[str, str]) -> None:
-        """Add the pins, each with the set of ours that it belongs to."""
+        """Add the pins, each with the pin set that it belongs to."""
         for pin in pins:
             node = Node(f"pin:{pin.path}", NodeKind.PIN, pin.path, set=set_of(pin.path, sets))
             source = self._object(pin.kind, pin.id)
@@ -91,18 +135,19 @@ class Draft:
                 self._connect(source, node.id, EdgeKind.PINNED, what=_what(pin.kind))
 
     def add_holders(self, holders: Iterable[Holder]) -> None:
-        """Add the processes that have something open that the graph knows."""
-        for one in holders:
-            notes = (ELSEWHERE,) if one.is_elsewhere else ()
-            node = Node(f"process:{one.pid}", NodeKind.PROCESS, one.name, one.pid, notes=notes)
-            for kind, object_id in one.held:
+        """Add the processes that have an object of the graph open."""
+        for holder in holders:
+            notes = (ELSEWHERE,) if holder.is_elsewhere else ()
+            process_id = f"process:{holder.pid}"
+            node = Node(process_id, NodeKind.PROCESS, holder.name, holder.pid, notes=notes)
+            for kind, object_id in holder.objects:
                 source = self._object(kind, object_id)
                 if source:
                     self._add(node)
                     self._connect(source, node.id, EdgeKind.HELD, what=_what(kind))
 
     def graph(self) -> Graph:
-        """Return what was put together; the kinds one after the other, each by its number."""
+        """Return the finished graph: nodes by kind, then by number; edges as they were added."""
         nodes = sorted(map(self._finished, self._nodes.values()), key=_sort_key)
         objects = self._objects
         return Graph(tuple(nodes), tuple(self._edges), tuple(objects.notes), objects.is_complete)
@@ -114,7 +159,7 @@ class Draft:
         return dataclasses.replace(node, hooks=tuple(dict.fromkeys(hooks)), notes=tuple(notes))
 
     def _object(self, kind: ObjectKind, object_id: int) -> str:
-        """Return the node of an object, "" for one that the graph does not have."""
+        """Return the id of the node of an object, "" if the graph does not have it."""
         if kind is ObjectKind.MAP:
             return self._map(object_id)
         if kind is ObjectKind.PROGRAM:
@@ -129,9 +174,10 @@ class Draft:
         return self._known(Node(f"map:{map_id}", NodeKind.MAP, "", map_id))
 
     def _known(self, node: Node) -> str:
-        """Return the id of a node that is there; "" where it was made after all were counted.
+        """Return the id of the node, "" for an object that was created after the listing.
 
-        Where not all may be seen, one that is named somewhere comes in by its number alone.
+        If the listing is not complete, an object that is only referred to gets a node with its id
+        and no name.
         """
         if node.id in self._nodes:
             return node.id
@@ -164,10 +210,10 @@ def _what(kind: ObjectKind) -> str:
 
 
 def _hook(link: LinkInfo) -> str:
-    """Return the hook's word: the attach type, or the link's type where it has none of use."""
+    """Return the word for a link's hook: its attach type, or the type of the link without one."""
     is_known = isinstance(link.attach_type, AttachType)
     if is_known and (link.attach_type or link.type == LinkType.CGROUP):
-        return word(link.attach_type)
+        return hook_word(link.attach_type)
     return link.type.name.lower().replace("_", "-") if isinstance(link.type, LinkType) else "link"
 
 
@@ -182,47 +228,3 @@ def _place(link: LinkInfo) -> str:
 def _sort_key(node: Node) -> tuple[int, str, int, str]:
     place = node.netns if node.kind is NodeKind.DEVICE else ""
     return (_ORDER[node.kind], place, node.number, node.name)
-
-
-# Who shares what on this host, ours or not, asked of the kernel: the graph of all of it.
-#
-# Devices and cgroups run programs, programs use maps, and pins and processes keep them.
-
-
-def graph(*, pin_root: Path = BPFFS) -> Graph:
-    """Return who shares what, for everything on the host; changes nothing.
-
-    Seen from the current network namespace: its devices go by their name, those of another one by
-    `NAMESPACE@NAME`. Sets are those below *pin_root*, pins are found in every mounted bpffs.
-    Without CAP_SYS_ADMIN the graph has what this user may see, and notes on the rest.
-    """
-    is_privileged = kernel_objects.may_walk()
-    pins = all_pins(pin_root, with_infos=not is_privileged)
-    objects = kernel_objects.all_objects() if is_privileged else kernel_objects.pinned_objects(pins)
-    draft = Draft(objects)
-    draft.add_attachments(_attachments(objects))
-    draft.add_contents(kernel_objects.contents(objects))
-    draft.add_pins(pins.pins, set_names(pin_root, objects.notes))
-    _add_holders(draft, objects)
-    objects.notes += pins.notes
-    return draft.graph()
-
-
-def _attachments(objects: Objects) -> list[Attachment]:
-    types: set[int] = set(ProgramType)
-    if objects.is_complete:
-        types = {info.type for info in objects.programs.values()}
-    links = list(objects.links.values())
-    devices, cgroups = DeviceWalk(links, types), CgroupWalk(links, types)
-    found = [*devices.attachments(), *cgroups.attachments()]
-    objects.notes += [*devices.notes, *cgroups.notes]
-    return found
-
-
-def _add_holders(draft: Draft, objects: Objects) -> None:
-    holders = all_holders()
-    draft.add_holders(holders.processes)
-    if holders.hidden:
-        objects.notes.append(f"{holders.hidden} processes of other users were not looked into")
-    if holders.is_cut:
-        objects.notes.append("this host has too many open files to look at all; some holders lack")

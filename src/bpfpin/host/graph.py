@@ -1,4 +1,7 @@
-"""The graph of who shares what, as plain values: nodes, edges, and questions to ask of them."""
+"""The graph of the host's BPF objects as plain values: nodes, edges, and queries on them.
+
+`host/collect.py` builds it, `around` cuts out the part that is connected with one object.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ from bpfpin.errors import PinNotFoundError
 from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME
 
 SCHEMA: Final = 1
+LAYOUT: Final = ("key_size", "value_size", "max_entries", "map_flags")
 # The note on a process that may see pins which we do not.
 ELSEWHERE: Final = "in another mount namespace"
 _NEAR_MAX: Final = 5
 
 
 class NodeKind(Enum):
-    """What a node is."""
+    """Kinds of nodes."""
 
     DEVICE = "device"
     CGROUP = "cgroup"
@@ -31,12 +35,12 @@ class NodeKind(Enum):
 
 
 class EdgeKind(Enum):
-    """How two nodes hang together, read from the first to the second."""
+    """How two nodes are connected, read from the source to the target."""
 
     ATTACHED = "attached"  # a device or cgroup runs a program
-    EXTENDS = "extends"  # a program runs another one in the place of a function of its own
+    EXTENDS = "extends"  # a program runs another one in place of a function of its own
     USES = "uses"  # a program refers to a map
-    CONTAINS = "contains"  # a map holds an inner map, or a program that is jumped to
+    CONTAINS = "contains"  # a map holds an inner map, or a program for tail calls
     PINNED = "pinned"  # a map, a program or its link has a name in bpffs
     HELD = "held"  # a process has a map, a program or its link open
 
@@ -46,10 +50,9 @@ class Node:
     """One thing on the host.
 
     *id* is unique in the graph. *number* is the kernel's id, an ifindex or a pid, 0 for a pin.
-    *type* is the kernel's word for the type of a program or map. *set* names the pin set of ours
-    that a pin, or what is pinned in it, belongs to. *hooks* are the places that a program is
-    attached at, *layout* is a map's key size, value size, max_entries and map_flags. *notes* are
-    what else is worth a line.
+    *type* is the kernel's word for the type of a program or map. *set* is the name of the pin set
+    that a pin belongs to. *hooks* are the places where a program is attached. *layout* has a map's
+    key_size, value_size, max_entries and map_flags. *notes* are further lines to show.
     """
 
     id: str
@@ -75,15 +78,12 @@ class Node:
         return shown | dict(zip(LAYOUT, self.layout, strict=False))
 
 
-LAYOUT: Final = ("key_size", "value_size", "max_entries", "map_flags")
-
-
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """*source* and *target* are ids of nodes; *link* is the id of the link that holds them, if any.
+    """A connection from node *source* to node *target*, by their ids.
 
-    *hook* and *mode* are those of an attached program. *what* says which object of a program is
-    pinned or held: `program` or `link`.
+    *hook* and *mode* are those of an attached program, *link* is the id of its link, 0 for none.
+    *what* says which object of a program is pinned or held open: `program` or `link`.
     """
 
     source: str
@@ -106,13 +106,16 @@ class Edge:
         return shown | {key: value for key, value in more.items() if value}
 
 
-# What makes a program or map part of what runs, once the first one does.
-_CARRIES: Final = (EdgeKind.USES, EdgeKind.CONTAINS, EdgeKind.EXTENDS)
+# Edges over which a running program can reach another one.
+_REACHES: Final = (EdgeKind.USES, EdgeKind.CONTAINS, EdgeKind.EXTENDS)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes and edges, and notes on what could not be seen; *is_complete*: every program was."""
+    """Nodes, edges, and notes on what could not be seen.
+
+    *is_complete*: all programs of the host are nodes.
+    """
 
     nodes: tuple[Node, ...] = ()
     edges: tuple[Edge, ...] = ()
@@ -138,12 +141,12 @@ class Graph:
 
     @cached_property
     def leaving(self) -> Mapping[str, list[Edge]]:
-        """The edges by the node that they leave."""
+        """The edges by their source."""
         return _grouped((edge.source, edge) for edge in self.edges)
 
     @cached_property
     def reaching(self) -> Mapping[str, list[Edge]]:
-        """The edges by the node that they reach."""
+        """The edges by their target."""
         return _grouped((edge.target, edge) for edge in self.edges)
 
     def of_kind(self, *kinds: NodeKind) -> list[Node]:
@@ -151,14 +154,14 @@ class Graph:
         return [node for node in self.nodes if node.kind in kinds]
 
     def targets(self, node_id: str, kind: EdgeKind) -> list[Node]:
-        """Return the nodes that edges of *kind* lead to from a node, each once."""
+        """Return the targets of the edges of *kind* that leave a node, each once."""
         ids = dict.fromkeys(e.target for e in self.leaving.get(node_id, ()) if e.kind is kind)
-        return [self.by_id[one] for one in ids]
+        return [self.by_id[target] for target in ids]
 
     def sources(self, node_id: str, kind: EdgeKind) -> list[Node]:
-        """Return the nodes that edges of *kind* come from to a node, each once."""
+        """Return the sources of the edges of *kind* that reach a node, each once."""
         ids = dict.fromkeys(e.source for e in self.reaching.get(node_id, ()) if e.kind is kind)
-        return [self.by_id[one] for one in ids]
+        return [self.by_id[source] for source in ids]
 
     def is_shared(self, map_id: str) -> bool:
         """Whether several programs use the map."""
@@ -166,37 +169,37 @@ class Graph:
 
     @cached_property
     def running(self) -> frozenset[str]:
-        """The ids of the programs that are attached, or that one of these may jump to."""
-        found = {e.target for e in self.edges if e.kind is EdgeKind.ATTACHED}
-        found |= {node.id for node in self.of_kind(NodeKind.PROGRAM) if node.hooks}
-        waiting = list(found)
+        """The ids of the programs that are attached, or that an attached one can tail-call."""
+        reached = {e.target for e in self.edges if e.kind is EdgeKind.ATTACHED}
+        reached |= {node.id for node in self.of_kind(NodeKind.PROGRAM) if node.hooks}
+        waiting = list(reached)
         while waiting:
             for edge in self.leaving.get(waiting.pop(), ()):
-                if edge.kind in _CARRIES and edge.target not in found:
-                    found.add(edge.target)
+                if edge.kind in _REACHES and edge.target not in reached:
+                    reached.add(edge.target)
                     waiting.append(edge.target)
-        return frozenset(found & {node.id for node in self.of_kind(NodeKind.PROGRAM)})
+        return frozenset(reached & {node.id for node in self.of_kind(NodeKind.PROGRAM)})
 
 
 def _grouped(pairs: Iterable[tuple[str, Edge]]) -> Mapping[str, list[Edge]]:
-    found: dict[str, list[Edge]] = defaultdict(list)
+    groups: dict[str, list[Edge]] = defaultdict(list)
     for key, edge in pairs:
-        found[key].append(edge)
-    return dict(found)
+        groups[key].append(edge)
+    return dict(groups)
 
 
-# The part of a graph that hangs together with one thing: a device, a set, a program or a map.
-
-# Those are where the walk ends: a daemon that holds every map of the host joins nothing.
+# `around` does not walk through these kinds: a daemon that has every map of the host open must not
+# connect everything with everything.
 _ENDS: Final = (NodeKind.DEVICE, NodeKind.CGROUP, NodeKind.PIN, NodeKind.PROCESS)
 
 
 def around(graph: Graph, target: str) -> Graph:
-    """Return what hangs together with *target*: programs, the maps they share, and all at these.
+    """Return the part of *graph* that is connected with *target*.
 
-    *target* is a device (`lab0`, `blue@lab0`), a cgroup's path, the name of a pin set, a path of a
-    pin, `id:N` or `name:NAME` of a map, or the name of a map or a program. `PinNotFoundError` with
-    the near names if nothing is called so.
+    That is its programs, the maps that they share, and everything that is attached to these.
+    *target* is a device (`lab0`, `blue@lab0`), the path of a cgroup, the name of a pin set, the
+    path of a pin, `id:N` or `name:NAME` of a map, or the name of a map or a program. Raises
+    `PinNotFoundError` with similar names if nothing has that name.
     """
     starts = find(graph, target)
     if not starts:
@@ -208,10 +211,10 @@ def around(graph: Graph, target: str) -> Graph:
 
 
 def find(graph: Graph, target: str) -> list[str]:
-    """Return the ids of the nodes that *target* means; of several meanings the first that fits."""
+    """Return the ids of the nodes that *target* names; if it has several meanings, the first."""
     for fits in _meanings(target):
-        if found := [node.id for node in graph.nodes if fits(node)]:
-            return found
+        if ids := [node.id for node in graph.nodes if fits(node)]:
+            return ids
     return []
 
 
@@ -237,17 +240,13 @@ def _reached(graph: Graph, starts: Iterable[str]) -> set[str]:
     kept = set(starts)
     waiting = list(kept)
     while waiting:
-        here = graph.by_id[waiting.pop()]
-        for edge in (*graph.leaving.get(here.id, ()), *graph.reaching.get(here.id, ())):
-            there = _other(edge, here.id)
-            if there not in kept:
-                kept.add(there)
-                waiting += [there] if graph.by_id[there].kind not in _ENDS else []
+        node_id = waiting.pop()
+        for edge in (*graph.leaving.get(node_id, ()), *graph.reaching.get(node_id, ())):
+            neighbour = edge.target if edge.source == node_id else edge.source
+            if neighbour not in kept:
+                kept.add(neighbour)
+                waiting += [neighbour] if graph.by_id[neighbour].kind not in _ENDS else []
     return kept
-
-
-def _other(edge: Edge, here: str) -> str:
-    return edge.target if edge.source == here else edge.source
 
 
 def _not_found(graph: Graph, target: str) -> PinNotFoundError:

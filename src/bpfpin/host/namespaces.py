@@ -1,4 +1,4 @@
-"""The network namespaces of the host: those with a name, and those that some process is in."""
+"""The network namespaces of the host: those with a name, and those that processes are in."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bpfpin.host.users import PROC
+from bpfpin.host.processes import PROC
 from bpfpin.syscall import netns
 
-UNNAMED: Final = "pid:"  # how the name of one without a name begins
+UNNAMED: Final = "pid:"  # the prefix of the name that a namespace without a name gets
 _LINK = re.compile(r"net:\[(\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A network namespace; *name* is empty for the one we are in, *path* None likewise.
+    """A network namespace; for the current one *name* is empty and *path* is None.
 
-    One that has no name below /run/netns is called after a process in it: `pid:4711`.
+    A namespace without a name below /run/netns is called after a process in it: `pid:4711`.
     """
 
     inode: int
@@ -28,38 +28,35 @@ class Namespace:
     path: Path | None = None
 
     def device_name(self, device: str) -> str:
-        """Return how a device of this namespace is told from those of others."""
+        """Return the name of a device, unique on this host: `blue@eth0`, `eth0` for our own."""
         return f"{self.name}@{device}" if self.name else device
 
 
 def all_namespaces(*, named: Path = netns.NAMED, proc: Path = PROC) -> list[Namespace]:
-    """Return every network namespace once: ours, those of /run/netns, those of /proc/*/ns/net.
+    """Return every network namespace once: the current one, /run/netns, /proc/*/ns/net.
 
-    One without a name is known by the process with the lowest pid; those of processes that this
-    user may not look into are missing.
+    A namespace without a name is called after the process with the lowest pid in it. Namespaces
+    of processes that this user may not inspect are missing.
     """
     own = netns.inode()
-    found = {own: Namespace(own)}
+    by_inode = {own: Namespace(own)}
     for path in sorted(named.iterdir()) if named.is_dir() else []:
         with suppress(OSError):
             inode = path.stat().st_ino
-            found.setdefault(inode, Namespace(inode, path.name, path))
+            by_inode.setdefault(inode, Namespace(inode, path.name, path))
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):  # noqa: PTH208
         with suppress(OSError):
             path = proc / str(pid) / "ns/net"
             if match := _LINK.fullmatch(os.readlink(path)):  # noqa: PTH115  (no path)
                 inode = int(match[1])
-                found.setdefault(inode, Namespace(inode, f"{UNNAMED}{pid}", path))
-    return list(found.values())
-
-
-# The network namespace that a command works in.
+                by_inode.setdefault(inode, Namespace(inode, f"{UNNAMED}{pid}", path))
+    return list(by_inode.values())
 
 
 def entered(name: str) -> AbstractContextManager[object]:
-    """Enter network namespace *name* (of `ip netns`, or a path); the mounts stay as they are.
+    """Enter network namespace *name* (of `ip netns`, or a path); mounts stay as they are.
 
-    Raises `NamespaceNotFoundError` if there is none, `PermissionDeniedError` without
-    CAP_SYS_ADMIN. Stands on setns(2).
+    Raises `NamespaceNotFoundError` if it does not exist, `PermissionDeniedError` without
+    CAP_SYS_ADMIN. Uses setns(2).
     """
     return netns.enter(name)

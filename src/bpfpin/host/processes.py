@@ -1,44 +1,52 @@
-"""Which processes have maps, programs and links open: one look at every descriptor (proc(5))."""
+"""The processes that have maps, programs and links open: one walk of /proc/*/fd (proc(5))."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bpfpin.host.users import DESCRIPTORS_MAX, PROC
 from bpfpin.objects.kernel.object import ObjectKind
 
-# What a descriptor is open on, and the line of its fdinfo that has the id.
-_FIELDS: Final = {
+PROC: Final = Path("/proc")
+# Of all processes together: a report must not take minutes on a host with millions of sockets.
+DESCRIPTORS_MAX: Final = 200_000
+# By the target of the link /proc/PID/fd/N: the kind of object, and the line of fdinfo with its id.
+# The kernel writes bpf_link for a link that it creates, bpf-link for one that it opens
+# (bpf_link_prime() and bpf_link_new_fd() in kernel/bpf/syscall.c).
+_FDINFO_LINES: Final = {
     "anon_inode:bpf-map": (ObjectKind.MAP, "map_id"),
     "anon_inode:bpf-prog": (ObjectKind.PROGRAM, "prog_id"),
     "anon_inode:bpf-link": (ObjectKind.LINK, "link_id"),
     "anon_inode:bpf_link": (ObjectKind.LINK, "link_id"),
 }
 
-Held = tuple[ObjectKind, int]
+ObjectId = tuple[ObjectKind, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process and the objects it has open, each once, by kind and id.
+    """A process and the objects that it has open, each once, by kind and id.
 
-    *is_elsewhere*: it is in another mount namespace, where it may see pins that we do not.
+    *is_elsewhere*: the process is in another mount namespace and may see pins that we do not.
     """
 
     pid: int
     name: str
-    held: tuple[Held, ...]
+    objects: tuple[ObjectId, ...]
     is_elsewhere: bool = False
 
 
 @dataclass
 class Holders:
-    """The processes found; *hidden* counts those that this user may not look into."""
+    """The result of the walk.
+
+    *hidden* counts the processes that this user may not inspect; *is_cut* says that the walk ended
+    at its limit of descriptors.
+    """
 
     processes: list[Holder] = field(default_factory=list)
     hidden: int = 0
@@ -46,11 +54,11 @@ class Holders:
 
 
 def all_holders(*, proc: Path = PROC, descriptors_max: int = DESCRIPTORS_MAX) -> Holders:
-    """Return the processes that have an object open, without this one and kernel threads.
+    """Return the processes that have an object open, except this one and kernel threads.
 
-    After *descriptors_max* descriptors the rest is left out: `is_cut`.
+    The walk ends after *descriptors_max* descriptors; then `is_cut` is true.
     """
-    found, left, own = Holders(), descriptors_max, os.getpid()
+    holders, left, own = Holders(), descriptors_max, os.getpid()
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):  # noqa: PTH208
         if pid == own:
             continue
@@ -58,26 +66,35 @@ def all_holders(*, proc: Path = PROC, descriptors_max: int = DESCRIPTORS_MAX) ->
         try:
             descriptors = os.listdir(f"{process}/fd")  # noqa: PTH208  (names, not paths)
         except PermissionError:
-            found.hidden += 1
+            holders.hidden += 1
             continue
-        except OSError:  # ended meanwhile
+        except OSError:  # the process ended meanwhile
             continue
         left -= len(descriptors)
         if left < 0:
-            found.is_cut = True
+            holders.is_cut = True
             break
-        if held := sorted(set(_held(process, descriptors)), key=lambda one: (one[0].value, one[1])):
-            is_elsewhere = _mounts(process) != _mounts(f"{proc}/self")
-            found.processes.append(Holder(pid, _command(process), tuple(held), is_elsewhere))
-    return found
+        if ids := set(_object_ids(process, descriptors)):
+            objects = sorted(ids, key=lambda object_id: (object_id[0].value, object_id[1]))
+            is_elsewhere = _mount_namespace(process) != _mount_namespace(f"{proc}/self")
+            holder = Holder(pid, _command(process), tuple(objects), is_elsewhere)
+            holders.processes.append(holder)
+    return holders
 
 
-def _held(process: str, descriptors: list[str]) -> Iterator[Held]:
+def open_objects(process: Path) -> list[ObjectId]:
+    """Return the objects that one process, `/proc/PID`, has open; `PermissionError` if hidden."""
+    descriptors = os.listdir(process / "fd")  # noqa: PTH208  (names, not paths)
+    return list(_object_ids(str(process), descriptors))
+
+
+def _object_ids(process: str, descriptors: Iterable[str]) -> Iterator[ObjectId]:
     for fd in descriptors:
-        with suppress(OSError, ValueError, IndexError):  # closed meanwhile
-            field_ = _FIELDS.get(os.readlink(f"{process}/fd/{fd}"))  # noqa: PTH115  (no path)
-            if field_ is not None:
-                yield field_[0], _id(f"{process}/fdinfo/{fd}", field_[1])
+        with suppress(OSError, ValueError, IndexError):  # the descriptor was closed meanwhile
+            line = _FDINFO_LINES.get(os.readlink(f"{process}/fd/{fd}"))  # noqa: PTH115  (no path)
+            if line is not None:
+                kind, name = line
+                yield kind, _id(f"{process}/fdinfo/{fd}", name)
 
 
 def _id(path: str, name: str) -> int:
@@ -85,7 +102,7 @@ def _id(path: str, name: str) -> int:
         return int(next((line for line in lines if line.startswith(f"{name}:")), "").split()[-1])
 
 
-def _mounts(process: str) -> str:
+def _mount_namespace(process: str) -> str:
     try:
         return os.readlink(f"{process}/ns/mnt")  # noqa: PTH115  (no path)
     except OSError:

@@ -1,6 +1,8 @@
-"""All entries of a map, or those that meet conditions, in an order: read as a stream of batches.
+"""Dumps the entries of a map, or those that meet conditions, sorted if asked.
 
-Nothing but `sort` keeps more than a batch in memory, and with `top` no more than so many rows.
+`open_dump` opens the map, parses the options against its columns, and returns a `Dump`, whose
+`batches` stream the entries: one batch at a time is in memory. Only `sort` keeps more: all rows,
+or with `top` that many.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, Final
 from bpfpin.codecs.stray import StrayBytes
 from bpfpin.errors import BusyError, UsageError
 from bpfpin.map import query
-from bpfpin.map.entries import require_entries, said
+from bpfpin.map.entries import require_entries, usage_errors
 from bpfpin.map.generation import Moment
 from bpfpin.map.open import AS_IT_IS, Typing, moment_of, open_typed
 from bpfpin.map.query import CPU, KEY, VALUE, Column, Columns, Row
@@ -24,23 +26,27 @@ from bpfpin.objects.maps.codec import total
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.fd import Closing
 
-ROWS: Final = 4096  # that are given out at once
+ROWS: Final = 4096  # in one batch of sorted rows
 VALUES: Final = "values"
 
 Batch = list[Row]
 
 
 class Cpus(Enum):
-    """What becomes of the values of a per-CPU map."""
+    """How the values of a per-CPU map are shown."""
 
     LIST = "a list of all CPUs' values"
-    TOTAL = "their sum, or a row each if they are no numbers"
+    TOTAL = "their sum, or a row each if they cannot be added"
     EACH = "a row each"
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """Which rows are wanted; *sort* is a field, with `-` before it the greatest comes first."""
+class DumpOptions:
+    """Which rows to show and how.
+
+    *where* are conditions. *sort* is the name of a column, with a leading `-` in descending order;
+    *top* limits the number of rows.
+    """
 
     where: Sequence[str] = ()
     sort: str | None = None
@@ -51,30 +57,31 @@ class Selection:
 
 
 class Dump(Closing):
-    """The rows of one map, as they were selected; they can be read once or again."""
+    """The rows of one map; they can be read more than once. Closing it closes the map."""
 
-    def __init__(self, held: Map, selection: Selection, *, moment: Moment | None = None) -> None:
-        self._held = held
+    def __init__(self, bpf_map: Map, options: DumpOptions, *, moment: Moment | None = None) -> None:
+        self._map = bpf_map
         self._moment = moment
-        self._top = selection.top
-        self._cpus = _possible(held, selection.cpus)
-        self._is_listed = held.is_per_cpu and self._cpus is Cpus.LIST
+        self._top = options.top
+        self._cpus = _possible(bpf_map, options.cpus)
+        self._is_listed = bpf_map.is_per_cpu and self._cpus is Cpus.LIST
         self.stray_keys = 0
-        """How many of the rows so far have a key whose padding is not zero."""
-        self._compared = query.compared(held) if self._is_listed else _as_it_is
-        self.columns = Columns.of(held, has_cpu=self._cpus is Cpus.EACH)
-        conditions = [query.parse_condition(text, self.columns) for text in selection.where]
+        """The number of rows so far that have a key whose padding is not zero."""
+        self._compared = query.compared(bpf_map) if self._is_listed else _unchanged
+        self.columns = Columns.of(bpf_map, has_cpu=self._cpus is Cpus.EACH)
+        conditions = [query.parse_condition(text, self.columns) for text in options.where]
         self._is_wanted = query.all_hold(conditions) if conditions else None
-        self._is_reversed = (selection.sort or "").startswith("-")
-        self._by = self.columns.named(selection.sort.removeprefix("-")) if selection.sort else None
+        self._is_reversed = (options.sort or "").startswith("-")
+        self._by = self.columns.named(options.sort.removeprefix("-")) if options.sort else None
         if self._by:
             query.require_order(self._by)
         if self._is_listed:
-            query.check(held, [*(one.column for one in conditions), *filter(None, [self._by])])
+            compared = [condition.column for condition in conditions]
+            query.check(bpf_map, [*compared, *filter(None, [self._by])])
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the parts of a row are called."""
+        """The names of the parts of a row."""
         if self._cpus is Cpus.EACH:
             return KEY, CPU, VALUE
         return KEY, VALUES if self._is_listed else VALUE
@@ -85,16 +92,16 @@ class Dump(Closing):
         return self._is_wanted is not None
 
     def close(self) -> None:
-        """Let the map go."""
-        self._held.close()
+        """Close the map."""
+        self._map.close()
 
     def batches(self) -> Iterator[Batch]:
         """Yield the rows, some thousand at a time.
 
-        `BusyError` at the end if another map has its name by then: some rows may lack counts that
-        a migration moved. A reload that keeps the map is none.
+        `BusyError` at the end if meanwhile another map was pinned at the path: a migration may
+        have moved entries before they were read. A reload that keeps the map does not matter.
         """
-        with garbage.paused(self._held.max_entries), said(self._held):
+        with garbage.paused(self._map.max_entries), usage_errors(self._map):
             if self._by:
                 yield from _in_batches(self._sorted(self._by))
             elif self._top is not None:
@@ -103,7 +110,7 @@ class Dump(Closing):
                 yield from self._selected()
         if self._moment and not self._moment.lasts:
             raise BusyError(
-                f"map {self._held.name!r} (id {self._held.id}) lost its name while it was read, and"
+                f"map {self._map.name!r} (id {self._map.id}) lost its name while it was read, and"
                 " its contents may have moved to another one",
                 hint="read it again",
             )
@@ -112,9 +119,9 @@ class Dump(Closing):
         return chain.from_iterable(self._selected())
 
     def _selected(self) -> Iterator[Batch]:
-        shape = _SHAPES[self._cpus] if self._held.is_per_cpu else None
-        for batch in self._held.lookup_batch():
-            rows: Batch = shape(batch) if shape else batch
+        to_rows = _TO_ROWS[self._cpus] if self._map.is_per_cpu else None
+        for batch in self._map.lookup_batch():
+            rows: Batch = to_rows(batch) if to_rows else batch
             if self._is_wanted:
                 rows = [row for row in rows if self._is_wanted(self._compared(row))]
             if rows:
@@ -131,30 +138,30 @@ class Dump(Closing):
         return take(self._top, self._rows(), key=key)
 
 
-def open_dump(target: str, selection: Selection) -> Dump:
+def open_dump(target: str, options: DumpOptions) -> Dump:
     """Open the map that *target* names; the caller closes the dump.
 
-    `UsageError` for a field that the map does not have, and for a map without entries.
+    `UsageError` for a field that the map does not have, and for a map without keys.
     """
     moment = moment_of(target)
-    held = open_typed(target, raw=selection.raw, typing=selection.typing)
+    bpf_map = open_typed(target, raw=options.raw, typing=options.typing)
     try:
-        require_entries(held)
-        return Dump(held, selection, moment=moment)
+        require_entries(bpf_map)
+        return Dump(bpf_map, options, moment=moment)
     except BaseException:
-        held.close()
+        bpf_map.close()
         raise
 
 
-def _possible(held: Map, cpus: Cpus) -> Cpus:
-    if held.is_per_cpu:
-        return Cpus.EACH if cpus is Cpus.TOTAL and not query.can_add(held) else cpus
+def _possible(bpf_map: Map, cpus: Cpus) -> Cpus:
+    if bpf_map.is_per_cpu:
+        return Cpus.EACH if cpus is Cpus.TOTAL and not query.can_add(bpf_map) else cpus
     if cpus is Cpus.EACH:
-        raise UsageError(f"map {held.name!r} has one value for all CPUs: without --per-cpu")
+        raise UsageError(f"map {bpf_map.name!r} has one value for all CPUs: without --per-cpu")
     return cpus
 
 
-def _as_it_is(row: Row) -> Row:
+def _unchanged(row: Row) -> Row:
     return row
 
 
@@ -162,14 +169,14 @@ def _totals(batch: list[tuple[Any, Any]]) -> Batch:
     return [(key, total(values)) for key, values in batch]
 
 
-def _each(batch: list[tuple[Any, Any]]) -> Batch:
+def _row_per_cpu(batch: list[tuple[Any, Any]]) -> Batch:
     return [(key, cpu, value) for key, values in batch for cpu, value in enumerate(values)]
 
 
-_SHAPES: Final[dict[Cpus, Callable[[list[tuple[Any, Any]]], Batch] | None]] = {
+_TO_ROWS: Final[dict[Cpus, Callable[[list[tuple[Any, Any]]], Batch] | None]] = {
     Cpus.LIST: None,
     Cpus.TOTAL: _totals,
-    Cpus.EACH: _each,
+    Cpus.EACH: _row_per_cpu,
 }
 
 

@@ -1,26 +1,26 @@
-"""A map held by its name, through reloads: the name is looked at again, and opened anew.
+"""Follows a map by its path through reloads and migrations.
 
-Whether a name still holds the same is asked by two calls of stat(2): a reload exchanges the set's
-directory, and whatever is pinned anew has another inode. inotify only wakes us at that moment; who
-may not listen notices at the end of the interval.
+Two calls of stat(2) tell whether the path still leads to the same map: a reload exchanges the
+directory of the set, and a new pin has another inode. inotify(7) only wakes the follower at that
+moment; a user who may not use it notices at the end of the interval.
 
-While a map is migrated, what is read under its name is too little (`folding.py`): it is read again.
+While a map is migrated its entries are in two maps (`generation.py`): such a reading is repeated.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.map import generation
-from bpfpin.map.changes import Change, Gone, Migrating, Reload, change_across
+from bpfpin.map.diff_across_migration import change_across
 from bpfpin.map.generation import (
     FoldUnfinishedError,
     Generation,
@@ -30,55 +30,93 @@ from bpfpin.map.generation import (
 )
 from bpfpin.map.open import open_map
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.watch import ENTRIES_MAX, Pace
+from bpfpin.objects.maps.watch import ENTRIES_MAX, Change, Pace, Reload
 from bpfpin.objects.maps.watch import Reading as Snapshot
 from bpfpin.objects.maps.watch import read as read_entries
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.inotify import Inotify
 
-# How often a name may change while we look at it, before we leave it for the next time.
+if TYPE_CHECKING:
+    from bpfpin.btf.btf import TypeRef
+    from bpfpin.codecs.formats import Format
+
+# How often a path may change while it is opened before the follower gives up until the next time.
 _ATTEMPTS: Final = 20
-# A reload publishes first and lets a group read afterwards.
+# A reload publishes the set first and grants a group read access afterwards.
 _DENIED_FOR_S: Final = 1.0
 _WAIT_MAX_S: Final = 3600.0
 T = TypeVar("T")
 
 
-# Waking a reader when a name in bpffs comes to hold something else: inotify(7), where it may.
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """An event: the path leads to nothing now; *map* is the id of the last map."""
+
+    path: Path
+    map: int
+
+    def __str__(self) -> str:
+        return f"{self.path} is gone; waiting for it"
 
 
-class Alarm(Closing):
-    """Wakes when a name changes where the follower's lies, or its directory's."""
+@dataclass(frozen=True, slots=True)
+class StillMigrating:
+    """An event: map *map* (its id) has been migrated for too long, so nothing can be read."""
+
+    path: Path
+    map: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is still being migrated; waiting for it. If the process that did it is"
+            " dead, bpfpin clean finishes it, and so does the next load"
+        )
+
+
+def follow_event_to_json(event: Reload | Gone | StillMigrating) -> dict[str, Any]:
+    """Return an event of a follower in the form of the JSON documents."""
+    if isinstance(event, Reload):
+        migrated = {"migrated": True} if event.is_migration else {}
+        return {"event": "reload", "program": event.program, "map": event.map, **migrated}
+    word = "gone" if isinstance(event, Gone) else "migrating"
+    return {"event": word, "path": event.path, "map": event.map}
+
+
+class BpffsWatch(Closing):
+    """Wakes a reader when a name changes in the directory of a pin, or in the one above (inotify).
+
+    Without inotify (no instances left for this user, no permission) `wait` just sleeps.
+    """
 
     def __init__(self) -> None:
         self._inotify: Inotify | None = None
-        with suppress(BpfError):  # no more instances of it for this user
+        with suppress(BpfError):  # fs.inotify.max_user_instances is used up
             self._inotify = Inotify()
 
     def close(self) -> None:
-        """Wake nobody any more."""
+        """Stop watching."""
         if self._inotify:
             self._inotify.close()
 
-    def listen(self, path: Path) -> None:
-        """Listen to the directories on the way to *path* that are there now."""
+    def add(self, path: Path) -> None:
+        """Watch the directories above *path* that exist now."""
         if self._inotify is None:
             return
         for directory in (path.parent, path.parent.parent):
-            with suppress(BpfError):  # it is gone, or not for this user
+            with suppress(BpfError):  # it was removed, or this user may not read it
                 if fs.is_bpffs(directory):
                     self._inotify.add(directory)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for *timeout_s*, or less."""
+        """Wait until a name changes, at most *timeout_s* seconds."""
         if self._inotify:
             self._inotify.wait(timeout_s)
         else:
             time.sleep(max(0.0, timeout_s))
 
     async def wait_in_a_loop(self, timeout_s: float) -> None:
-        """Do what `wait` does without keeping the event loop."""
+        """Do the same as `wait` without blocking the event loop."""
         import asyncio  # noqa: PLC0415  (30 ms)
 
         if not self._inotify:
@@ -86,7 +124,7 @@ class Alarm(Closing):
             return
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
-        # A loop has one reader for a number: each wait has one of its own.
+        # A loop has one reader per descriptor, so each wait needs a descriptor of its own.
         with self._inotify.duplicate() as descriptor:
             loop.add_reader(descriptor.fileno(), woken.set)
             try:
@@ -97,23 +135,68 @@ class Alarm(Closing):
         self._inotify.wait(0)
 
 
-def follow(path: str | Path, *, read_only: bool = False, **reading: Any) -> Follower:
-    """Open the map pinned at *path* and follow the name from then on; `with` ends it.
+def follow(
+    path: str | Path,
+    *,
+    read_only: bool = False,
+    key_type: TypeRef | str | None = None,
+    value_type: TypeRef | str | None = None,
+    key_format: Any = None,
+    value_format: Any = None,
+    raw: bool = False,
+    formats: Mapping[str, Format | str] | None = None,
+) -> Follower:
+    """Open the map pinned at *path* and follow the path through reloads; use it in a `with`.
 
-    The arguments are those of `Map.from_pin`, and so are the errors; a name that holds nothing yet
-    is `PinNotFoundError`. Stands on stat(2), openat2(2), BPF_OBJ_GET and, where it may, inotify(7).
+    Args:
+        path: Path of the pin in a bpffs.
+        read_only: Open for reading only; read permission on the pin is enough.
+        key_type: BTF type of the keys, or its name, such as `"struct flow"`; see `Map.from_pin`.
+        value_type: The same for values.
+        key_format: Layout of keys without BTF: a format of the struct module, a
+            `ctypes.Structure`, or a `NamedTuple` of annotated integers; see `Map.from_pin`.
+        value_format: The same for values.
+        raw: Decode enumerations as numbers and char arrays as bytes.
+        formats: Formats of single members or types, such as `bpfpin.AUTO`; see `Map.from_pin`.
+
+    Returns:
+        The follower, with the map that is pinned now.
+
+    Raises:
+        PinNotFoundError: Nothing is pinned at *path* yet.
+        PinKindError: A program or a link is pinned there.
+        PermissionDeniedError: This user may not open the pin.
+        UsageError: A type of that name is not in the BTF of the programs that use the map.
+        ValueError: A format does not fit the map.
+
+    Kernel: BPF_OBJ_GET, stat(2), openat2(2) (Linux 5.6), inotify(7) if this user may use it.
     """
     name = Path(path).absolute()
+    reading: dict[str, Any] = {
+        "key_type": key_type,
+        "value_type": value_type,
+        "key_format": key_format,
+        "value_format": value_format,
+        "formats": formats,
+    }
+    reading = {option: value for option, value in reading.items() if value is not None}
+    if raw:
+        reading["raw"] = True
     if reading:
         return Follower(name, lambda: Map.from_pin(name, read_only=read_only, **reading))
     return Follower(name, lambda: open_map(str(name), read_only=read_only))
 
 
 class Follower(Closing):
-    """The map that a name holds, also after the name was reloaded.
+    """A map that is followed by its path, also through reloads that put another map there.
 
-    `map` is the handle of now: where another map came, the one before is closed. Between two calls
-    of `refresh`, or steps of `watch`, nothing changes under the caller. Not for two threads.
+    `map` is the current handle; when another map takes its place the old handle is closed. That
+    happens only within `refresh`, `read`, or a step of `watch`. Not safe for use by two threads.
+    Make one with `bpfpin.follow`.
+
+    Args:
+        path: Absolute path of the pin.
+        open_now: Opens the map that is pinned at *path* now; called again after each reload.
     """
 
     def __init__(self, path: Path, open_now: Callable[[], Map]) -> None:
@@ -122,117 +205,155 @@ class Follower(Closing):
         self._denied_at_s: float | None = None
         self._folding_at_s: float | None = None
         self._is_gone = False
-        self._alarm = Alarm()
+        self._watch = BpffsWatch()
         try:
             self._now = self._first()
         except BaseException:
-            self._alarm.close()
+            self._watch.close()
             raise
 
     @property
     def map(self) -> Map:
-        """The handle of now; of a name that is gone the last one, which still reads."""
+        """The current handle; if the pin is gone, the last one, which can still be read."""
         return self._now.map
 
     @property
     def is_gone(self) -> bool:
-        """Whether the name held nothing when it was last looked at."""
+        """Whether nothing was pinned at the path at the last look."""
         return self._is_gone
 
     def close(self) -> None:
-        """Let the map go and follow no longer; again does nothing."""
+        """Close the map and stop following; may be called again."""
         self._now.map.close()
-        self._alarm.close()
+        self._watch.close()
 
     def refresh(self) -> Reload | None:
-        """Look at the name; if it holds another generation, `map` is of that, and it is told.
+        """Look at the path, and replace `map` if a reload put another map there.
 
-        None also when the name is gone: see `is_gone`. Raises what `Map.from_pin` does where the
-        name holds something that cannot be opened, of rights only when they lack for a while.
+        Returns:
+            The reload, or None if nothing changed or the pin is gone (see `is_gone`).
+
+        Raises:
+            PinKindError: A program or a link is pinned there now.
+            PermissionDeniedError: This user has not been allowed to open the pin for a second. A
+                reload that has just been published may still be granting access.
+
+        Kernel: stat(2); after a change BPF_OBJ_GET.
         """
         try:
             is_same = not self._is_gone and identity(self.path) == self._now.identity
-            found = None if is_same else self._look()
+            current = None if is_same else self._look()
         except PermissionError:
             if not self._may_be_granted_yet():
                 raise
             return None
         self._denied_at_s = None
-        return self._take(found) if found else None
+        return self._take(current) if current else None
 
     def read(self, once: Callable[[Map], T]) -> tuple[T, Reload | None]:
-        """Return what *once* reads of the map, none of it taken away, and what was told meanwhile.
+        """Read the map as a whole, not while a migration moves its entries.
 
-        That is a reload as `refresh` tells it. While the map is migrated (tens of milliseconds) its
-        contents are in two places: then it waits, and reads the new one. It may call *once* again.
-        Raises `BusyError` if a migration takes more than ten seconds in all, at once from then on,
-        as long as it lasts; otherwise what `refresh` and *once* raise.
+        A migration takes tens of milliseconds, in which the entries are in two maps; then this
+        waits, and reads the new map.
+
+        Args:
+            once: Reads the map that it is given. It may be called again, with another map.
+
+        Returns:
+            The result of *once*, and the reload that was noticed meanwhile, if any.
+
+        Raises:
+            BusyError: A migration has been going on for more than ten seconds; from then on
+                raised without waiting, as long as the migration lasts.
+            PinKindError: A program or a link is pinned there now.
+            PermissionDeniedError: This user may not open the pin (any more).
         """
         reload = None
         while True:
             self._wait_for_fold()
-            told = self.refresh()
-            reload = told.since(reload) if told else reload
-            found = once(self.map)
+            noticed = self.refresh()
+            reload = noticed.since(reload) if noticed else reload
+            result = once(self.map)
             if self._is_gone or self._is_still():
-                return found, reload
+                return result, reload
             time.sleep(generation.PAUSE_S)
 
     def wait(self, deadline_s: float) -> bool:
-        """Wait until *deadline_s* (monotonic) and return True, or False when a name changed."""
-        self._alarm.wait(min(deadline_s - time.monotonic(), _WAIT_MAX_S))
+        """Wait until a pin near the path changes, or until the deadline.
+
+        Args:
+            deadline_s: When to stop, by `time.monotonic()`.
+
+        Returns:
+            True at the deadline, False if something changed before.
+
+        Kernel: inotify(7), else a sleep.
+        """
+        self._watch.wait(min(deadline_s - time.monotonic(), _WAIT_MAX_S))
         return time.monotonic() >= deadline_s
 
     async def _wait_in_a_loop(self, deadline_s: float) -> None:
-        await self._alarm.wait_in_a_loop(min(deadline_s - time.monotonic(), _WAIT_MAX_S))
+        await self._watch.wait_in_a_loop(min(deadline_s - time.monotonic(), _WAIT_MAX_S))
 
     def watch(
         self, *, interval_s: float = 1.0, count: int | None = None, entries_max: int = ENTRIES_MAX
     ) -> FollowedWatch:
-        """Return what tells what changed in each interval, for `for` and `async for`.
+        """Yield a `Change` for each interval, for `for` or `async for`.
 
-        It yields a `Change` for each, *count* times or for ever.
+        If the pin is gone at the end of an interval, `Change.is_gone` is true. If a reload brings
+        another map, the interval starts again with the first reading of that map: a change never
+        mixes two maps. But if the new map was migrated from the old one, the interval goes on:
+        members are compared by name, and new members started at 0. The cost is that of
+        `Map.watch`.
 
-        An interval in which the name is gone is told as such; one in which another map came begins
-        anew with the first reading of that map, so that no difference is one of two maps. But where
-        the other map was migrated from the one before, the interval goes on: members are compared
-        by name, new ones began at 0. Cost and limits are those of `Map.watch`; `LimitError` for
-        more than *entries_max* entries.
+        Args:
+            interval_s: Seconds between two readings; longer if reading takes more than a twentieth
+                of it.
+            count: Number of intervals; None for no end.
+            entries_max: Largest number of entries to read.
+
+        Returns:
+            An iterator of `Change`; closing it leaves the follower open.
+
+        Raises:
+            LimitError: The map has more than *entries_max* entries.
+            PinKindError: A program or a link is pinned there now.
+            PermissionDeniedError: This user may not open the pin (any more).
         """
         pace = Pace(interval_s)
         return FollowedWatch(self, pace, self._changes(pace, count, entries_max))
 
     def _changes(self, pace: Pace, count: int | None, entries_max: int) -> Iterator[Change | _Wait]:
-        def once(held: Map) -> Snapshot:
+        def once(bpf_map: Map) -> Snapshot:
             pace.begin()
-            return read_entries(held, entries_max=entries_max)
+            return read_entries(bpf_map, entries_max=entries_max)
 
         before: Snapshot | None = None
         reload, began_s = None, time.monotonic()
-        for found in _readings(self, once, pace=pace, count=count):
-            if isinstance(found, _Wait):
-                yield found
-            elif isinstance(found, Reload):
-                reload = found.since(reload)
-            elif not isinstance(found, Reading):
+        for event in _readings(self, once, pace=pace, count=count):
+            if isinstance(event, _Wait):
+                yield event
+            elif isinstance(event, Reload):
+                reload = event.since(reload)
+            elif not isinstance(event, FollowedReading):
                 period_s = time.monotonic() - (before.monotonic_s if before else began_s)
-                is_gone = isinstance(found, Gone)
+                is_gone = isinstance(event, Gone)
                 yield Change(
-                    time.time(), period_s, found.map, is_gone=is_gone, is_unfinished=not is_gone
+                    time.time(), period_s, event.map, is_gone=is_gone, is_unfinished=not is_gone
                 )
-            elif before is None or found.is_first:
-                before = found.value
+            elif before is None or event.is_first:
+                before = event.value
             else:
-                change = replace(change_across(before, found.value), reload=reload)
+                change = replace(change_across(before, event.value), reload=reload)
                 pace.end()
                 yield change
-                before, reload = found.value, None
+                before, reload = event.value, None
 
     def _first(self) -> Generation:
-        found = self._look()
-        if found:
-            return found
-        self._open_now().close()  # says what is wrong with the path
+        current = self._look()
+        if current:
+            return current
+        self._open_now().close()  # raises the error that says what is wrong with the path
         raise PinNotFoundError(f"{self.path} changes faster than it can be read")
 
     def _may_be_granted_yet(self) -> bool:
@@ -242,37 +363,40 @@ class Follower(Closing):
         return now_s - self._denied_at_s < _DENIED_FOR_S
 
     def _look(self) -> Generation | None:
-        """Open what the name holds; None if that is nothing, or another thing each time."""
+        """Open the map that is pinned now; None if none is, or if it keeps changing."""
         for _ in range(_ATTEMPTS):
-            self._alarm.listen(self.path)
+            # Watch first, then look: a change in between wakes the next wait.
+            self._watch.add(self.path)
             now = identity(self.path)
             self._is_gone = now is None
             if now is None:
                 return None
             with suppress(PinNotFoundError):  # exchanged or removed just now
-                found = Generation.of(now, self.path, self._open_now())
+                current = Generation.of(now, self.path, self._open_now())
                 if identity(self.path) == now:
-                    return found
-                found.map.close()
+                    return current
+                current.map.close()
         return None
 
-    def _take(self, found: Generation) -> Reload | None:
-        before, self._now = self._now, found
+    def _take(self, current: Generation) -> Reload | None:
+        before, self._now = self._now, current
         reload = Reload(
-            program_change(before, found),
-            (before.map.id, found.map.id),
-            found.goes_on_with(before),
+            program_change(before, current),
+            (before.map.id, current.map.id),
+            current.continues(before),
         )
         if reload.is_other_map:
             before.map.close()
             return reload
-        before.map.read_as_in(found.map)  # a new program may have more names for the values
-        found.map.close()  # whoever has the handle may go on with it
-        self._now = replace(found, map=before.map)
-        return reload if before.directory != found.directory else None
+        # Keep the old handle, which the caller may be using; only its types may be newer now: an
+        # enumeration of the new program may name more values.
+        before.map.read_as_in(current.map)
+        current.map.close()
+        self._now = replace(current, map=before.map)
+        return reload if before.directory != current.directory else None
 
     def _wait_for_fold(self) -> None:
-        """Wait until nothing is moved; only for the rest of the time if that was begun before."""
+        """Wait until no entries are being moved, at most `WAIT_MAX_S` in all for one migration."""
         if not is_folding(self.path):
             self._folding_at_s = None
             return
@@ -283,25 +407,26 @@ class Follower(Closing):
         self._folding_at_s = None
 
     def _is_still(self) -> bool:
-        """Whether the name holds the map that it held when it was last looked at, and all of it.
+        """Whether the path still leads to the same map, and no entry was moved out of it.
 
-        In this order: a fold ends with an exchange. A reload that keeps the map takes nothing away;
-        it is told the next time.
+        The mark of a fold is checked before the identity, because a fold ends with the exchange
+        that changes the identity. A reload that keeps the map moves nothing; `refresh` reports it
+        the next time.
         """
         if is_folding(self.path):
             return False
         try:
             now = identity(self.path)
             return now is not None and now.pin == self._now.identity.pin
-        except PermissionError:  # exchanged; who may read is told a moment later
+        except PermissionError:  # exchanged; read access is granted a moment later
             return False
 
 
 class FollowedWatch(Closing, Iterator[Change]):
-    """The changes of a map that is followed, by `for`, or by `async for` in an event loop.
+    """The changes of a followed map, by `for`, or by `async for` in an event loop.
 
-    One walk of either kind; `close` ends it, the follower stays. `async for` starts no thread: only
-    reading takes the loop's time, and for the moment of a migration waiting for its end.
+    Can be walked once; `close` ends the walk and leaves the follower open. `async for` starts no
+    thread: reading takes the loop's time, and so does waiting for the end of a migration.
     """
 
     def __init__(self, live: Follower, pace: Pace, steps: Iterator[Change | _Wait]) -> None:
@@ -321,32 +446,35 @@ class FollowedWatch(Closing, Iterator[Change]):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading(Generic[T]):
-    """What was read of a name; *is_first* if nothing that was read before goes on in it."""
+class FollowedReading(Generic[T]):
+    """One reading of a followed map.
+
+    *is_first*: it cannot be compared with earlier readings, because the map is another one.
+    """
 
     value: T
     is_first: bool
 
 
 class _Wait(Enum):
-    """What a walk yields where its caller has to wait for the end of the interval."""
+    """Yielded by a walk when its caller has to wait for the end of the interval."""
 
     NOW = "wait"
 
 
 def readings(
     live: Follower, once: Callable[[Map], T], *, pace: Pace, count: int | None = None
-) -> Iterator[Reading[T] | Reload | Gone | Migrating]:
-    """Yield what *once* reads at first, then at the end of each interval, *count* of them.
+) -> Iterator[FollowedReading[T] | Reload | Gone | StillMigrating]:
+    """Yield a first reading by *once*, then one at the end of each of *count* intervals.
 
-    What is noticed meanwhile comes between: a reload; at the end of an interval that the name is
-    gone, or that its map has been migrated for long.
+    Events come in between: a reload when it is noticed; `Gone` or `StillMigrating` instead of the
+    reading at the end of an interval.
     """
     return _waiting(live, pace, _readings(live, once, pace=pace, count=count))
 
 
 def _waiting(live: Follower, pace: Pace, steps: Iterator[T | _Wait]) -> Iterator[T]:
-    """Yield what *steps* does, and wait in this thread where it says so."""
+    """Yield the items of *steps*; at `_Wait`, wait in this thread."""
     for step in steps:
         if isinstance(step, _Wait):
             live.wait(pace.deadline_s)
@@ -357,7 +485,7 @@ def _waiting(live: Follower, pace: Pace, steps: Iterator[T | _Wait]) -> Iterator
 async def _waiting_in_a_loop(
     live: Follower, pace: Pace, steps: Iterator[T | _Wait]
 ) -> AsyncIterator[T]:
-    """Do what `_waiting` does without keeping the event loop."""
+    """Do the same as `_waiting` without blocking the event loop."""
     for step in steps:
         if isinstance(step, _Wait):
             await live._wait_in_a_loop(pace.deadline_s)
@@ -367,7 +495,7 @@ async def _waiting_in_a_loop(
 
 def _readings(
     live: Follower, once: Callable[[Map], T], *, pace: Pace, count: int | None
-) -> Iterator[Reading[T] | Reload | Gone | Migrating | _Wait]:
+) -> Iterator[FollowedReading[T] | Reload | Gone | StillMigrating | _Wait]:
     is_first = True
     for beat in itertools.chain([live.refresh()], _beats(live, pace=pace, count=count)):
         if beat:
@@ -381,31 +509,31 @@ def _readings(
         try:
             value, reload = live.read(once)
         except FoldUnfinishedError:
-            yield Migrating(live.path, live.map.id)
+            yield StillMigrating(live.path, live.map.id)
             continue
         if reload:
             yield reload
             is_first = is_first or reload.is_restart
-        yield Reading(value, is_first)
+        yield FollowedReading(value, is_first)
         is_first = False
 
 
 def beats(
     live: Follower, *, pace: Pace, count: int | None = None
 ) -> Iterator[Reload | Gone | None]:
-    """Do what `_beats` does, and wait in between."""
+    """Yield the items of `_beats`, and wait in between."""
     return _waiting(live, pace, _beats(live, pace=pace, count=count))
 
 
 def _beats(
     live: Follower, *, pace: Pace, count: int | None
 ) -> Iterator[Reload | Gone | _Wait | None]:
-    """Yield None at the end of each interval, `Gone` if the name is gone then; *count* of them.
+    """Yield None at the end of each interval, or `Gone` if the pin is gone; *count* times.
 
-    A reload is yielded when it is noticed. If it brings another map, the interval begins anew,
-    when the caller has taken his first reading of it and comes back. Who reads between the pace's
-    `begin` and `end` has longer intervals where reading costs much. At `_Wait` the caller waits for
-    the deadline, or until the name changed.
+    A reload is yielded when it is noticed. If it brings another map, the interval starts again
+    when the caller, after the first reading of that map, asks for the next item. A caller that
+    reads between `pace.begin` and `pace.end` gets longer intervals if reading is expensive. At
+    `_Wait` the caller waits for the deadline, or until a pin changed.
     """
     number = 0
     while count is None or number < count:

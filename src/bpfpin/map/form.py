@@ -1,4 +1,8 @@
-"""What a typed word is to be: its codec, and how it may be written."""
+"""How a typed word becomes a key or a value: by the codec of the map, or as a literal.
+
+A literal is a word for a few bytes that the codec itself does not read: an address, a prefix, a
+device, a verdict.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +18,27 @@ from bpfpin.btf.c_source import c_type
 from bpfpin.btf.types import Enum
 from bpfpin.codecs.codec import BytesCodec, Codec, TextCodec
 from bpfpin.codecs.number import MappedCodec
-from bpfpin.codecs.of_btf import codec
 from bpfpin.codecs.prefix import is_prefix, prefix_key
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
 from bpfpin.uapi import XdpAction
 
 HEX: Final = "hex:"
-_TRUTHS: Final = {"true": 1, "false": 0}
-_IFINDEX_BYTES: Final = 4
-_MAC: Final = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}")
-Literal = Callable[[str, int], bytes | None]
 MAX_INTEGER_BYTES: Final = 8
-_NAMES_SHOWN: Final = 8
+_TRUTHS: Final = {"true": 1, "false": 0}
 _IFINDEX: Final = "ifindex"
+_IFINDEX_BYTES: Final = 4
+_NAMES_SHOWN: Final = 8
+_MAC: Final = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}")
+_ESCAPE: Final = re.compile(r"\\x([0-9a-fA-F]{2})")
+_ESCAPE_BYTES: Final = re.compile(_ESCAPE.pattern.encode())
 
-
-# What people write in one word for a few bytes: numbers, addresses, devices, verdicts.
-
-"""Returns the bytes, as many as asked for, that a word stands for; None if it is no such word."""
+# Returns the bytes that a word stands for, as many as asked for; None if it is not such a word.
+Literal = Callable[[str, int], bytes | None]
 
 
 def number(text: str) -> int | None:
-    """Return the integer that *text* is (`7`, `-7`, `0x1f`, `true`), None if it is none."""
+    """Return the integer that *text* stands for (`7`, `-7`, `0x1f`, `true`), else None."""
     try:
         return _TRUTHS[text] if text in _TRUTHS else int(text, 0)
     except ValueError:
@@ -55,13 +57,13 @@ def hex_bytes(text: str, size: int, *, what: str = "value") -> bytes:
 
 
 def address(text: str, size: int) -> bytes | None:
-    """Return the bytes of an IPv4, IPv6 or MAC address as packets carry them."""
+    """Return the bytes of an IPv4, IPv6 or MAC address in network order."""
     data = bytes.fromhex(re.sub("[:-]", "", text)) if _MAC.fullmatch(text) else _ip(text)
     return data if data is not None and len(data) == size else None
 
 
 def prefix(text: str, size: int) -> bytes | None:
-    """Return the key of an LPM trie for `10.0.0.1/24`; an address alone is a prefix of all bits."""
+    """Return the key of an LPM trie for `10.0.0.1/24`; without a length all bits count."""
     codec = BytesCodec(size)
     try:
         return bytes(prefix_key(text, codec)) if is_prefix(codec) else None
@@ -70,7 +72,7 @@ def prefix(text: str, size: int) -> bytes | None:
 
 
 def device(text: str, size: int) -> bytes | None:
-    """Return the ifindex of a device of this network namespace; what follows it is zero."""
+    """Return the ifindex of a device of this network namespace, followed by zeros."""
     if size < _IFINDEX_BYTES:
         return None
     try:
@@ -80,13 +82,13 @@ def device(text: str, size: int) -> bytes | None:
 
 
 def verdict(text: str, size: int) -> bytes | None:
-    """Return the number of `XDP_DROP` and its like in *size* bytes."""
-    found = XdpAction.__members__.get(text)
-    return int(found).to_bytes(size, "little") if found is not None and size else None
+    """Return the number of an XDP action such as `XDP_DROP`, in *size* bytes."""
+    member = XdpAction.__members__.get(text)
+    return int(member).to_bytes(size, "little") if member is not None and size else None
 
 
 def action(text: str, size: int) -> bytes | None:
-    """Return the number of `XDP_DROP`, `drop` and its like, in any case, in *size* bytes."""
+    """Return the number of an XDP action, also written `drop`, in any case, in *size* bytes."""
     name = text.upper()
     return verdict(name, size) or verdict(f"XDP_{name}", size)
 
@@ -98,13 +100,20 @@ def _ip(text: str) -> bytes | None:
         return None
 
 
-_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})")
+# How an error names the literals that are accepted.
+FORMS: Final[dict[Literal, str]] = {
+    address: "an address",
+    prefix: "10.0.0.1/24",
+    device: "a device",
+    verdict: "XDP_PASS",
+    action: f"a verdict ({', '.join(verdict.name for verdict in XdpAction)})",
+}
 
 
 def escaped(text: str) -> str:
-    r"""Return *text* without surrogates: a byte that is no UTF-8 as `\xff`.
+    r"""Return *text* without surrogates: a byte that is not UTF-8 becomes `\xff`.
 
-    A backslash that begins what looks like one becomes `\x5c`, so that `unescaped` gives *text*.
+    A backslash that would read as such an escape becomes `\x5c`, so that `unescaped` is exact.
     """
     text = _ESCAPE.sub(lambda match: rf"\x5cx{match[1]}", text)
     try:
@@ -116,41 +125,27 @@ def escaped(text: str) -> str:
 
 def _escaped_surrogate(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # as the error handler "surrogateescape" keeps a byte
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, by the error handler "surrogateescape" (PEP 383)
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}" if 0xD800 <= code <= 0xDFFF else character
 
 
 def unescaped(text: str) -> bytes:
-    """Return the bytes that a text with escapes of `escaped` stands for."""
+    """Return the bytes of a text with the escapes of `escaped`."""
     raw = text.encode(errors="surrogateescape")
     return _ESCAPE_BYTES.sub(lambda match: bytes.fromhex(match[1].decode()), raw)
 
 
-_ESCAPE_BYTES = re.compile(_ESCAPE.pattern.encode())
-
-
 def is_escaped(text: str) -> bool:
-    """Whether `unescaped` has something to do."""
+    """Whether *text* has escapes."""
     return bool(_ESCAPE.search(text))
 
 
-FORMS: Final[dict[Literal, str]] = {
-    address: "an address",
-    prefix: "10.0.0.1/24",
-    device: "a device",
-    verdict: "XDP_PASS",
-    action: f"a verdict ({', '.join(one.name for one in XdpAction)})",
-}
-
-"""How the help of an error names each."""
-
-
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What a word is to be: *what* names it in errors, *ref* is its type if one is known.
+class InputForm:
+    """How one word is read: *what* names it in errors, *ref* is its type if known.
 
-    *literals* are the words that it may be beside those of its codec, the likeliest first.
+    *literals* are the words that it may be apart from those of its codec, the likeliest first.
     """
 
     codec: Codec
@@ -158,18 +153,13 @@ class Form:
     what: str = "value"
     literals: tuple[Literal, ...] = (address,)
 
-    @classmethod
-    def of_type(cls, ref: TypeRef | None, size: int, *, what: str = "value") -> Form:
-        """Return the form of a value of *size* bytes and type *ref*, bytes for None."""
-        return cls(codec(ref, size), ref, what)
-
     @property
     def names(self) -> tuple[str, ...]:
         """The members of a structure, none for anything else."""
         return self.codec.names if isinstance(self.codec, RecordCodec) else ()
 
-    def opened(self) -> Form:
-        """Return the form of the structure that reads as one word, such as an LPM trie's key."""
+    def opened(self) -> InputForm:
+        """Return the form of a structure that reads as one word, such as the key of an LPM trie."""
         is_word = isinstance(self.codec, MappedCodec)
         origin = self.codec.origin if isinstance(self.codec, MappedCodec) else self.codec
         return replace(self, codec=origin) if is_word and isinstance(origin, RecordCodec) else self
@@ -181,39 +171,40 @@ class Form:
 
     @property
     def may_be_number(self) -> bool:
-        """Whether it is no structure, array or text."""
+        """Whether it is not a structure, an array or a text."""
         return not isinstance(self.codec, RecordCodec | ArrayCodec | TextCodec)
 
-    def of_member(self, name: str) -> Form:
-        """Return the form of a member of a structure; `UsageError` names those there are."""
-        found = _member(self.codec, name)
-        if found is None:
-            there = ", ".join(self.names) or "none"
-            raise UsageError(f"{self.what}: there is no field {name!r}; the fields are: {there}")
+    def of_member(self, name: str) -> InputForm:
+        """Return the form of a member of a structure; `UsageError` lists the members."""
+        codec = _member(self.codec, name)
+        if codec is None:
+            fields = ", ".join(self.names) or "none"
+            raise UsageError(f"{self.what}: there is no field {name!r}; the fields are: {fields}")
         more = (device,) if _IFINDEX in name else ()
-        return Form(found, None, f"{self.what}.{name}", (address, *more))
+        return InputForm(codec, None, f"{self.what}.{name}", (address, *more))
 
-    def of_element(self, index: int) -> Form:
-        """Return the form of an element of an array; `UsageError` if it is not that long."""
+    def of_element(self, index: int) -> InputForm:
+        """Return the form of an element of an array; `UsageError` if the array is shorter."""
         length = self.codec.length if isinstance(self.codec, ArrayCodec) else 0
         if not isinstance(self.codec, ArrayCodec) or not 0 <= index < length:
             raise UsageError(f"{self.what}: there is no element [{index}]; it has {length}")
-        return Form(self.codec.element, None, f"{self.what}[{index}]")
+        return InputForm(self.codec.element, None, f"{self.what}[{index}]")
 
-    def also(self, *more: Literal) -> Form:
-        """Return the form with more words that it may be, before those it has."""
+    def with_first(self, *more: Literal) -> InputForm:
+        """Return the form with more literals, before the present ones."""
         return replace(self, literals=(*more, *self.literals))
 
-    def at_last(self, *more: Literal) -> Form:
-        """Return the form with more words that it may be, after those it has."""
+    def with_last(self, *more: Literal) -> InputForm:
+        """Return the form with more literals, after the present ones."""
         return replace(self, literals=(*self.literals, *more))
 
     def refused(self, text: str) -> UsageError:
-        """Return the error for a word that is nothing of the kind, with the forms that go."""
+        """Return the error for a word that cannot be read, with the forms that can."""
         hint = f"give {self.forms()}"
         if self.ref is not None and not isinstance(self.codec, TextCodec):
             more = f": {self._reason(text)}" if self.opened() is not self else ""
-            return UsageError(f"{self.what} {text!r} is no {c_type(self.ref)}{more}", hint=hint)
+            message = f"{self.what} {text!r} is not of type {c_type(self.ref)}{more}"
+            return UsageError(message, hint=hint)
         if not self.is_untyped:
             return UsageError(f"{self.what} {text!r} does not fit: {self._reason(text)}", hint=hint)
         size = self.codec.size
@@ -223,7 +214,7 @@ class Form:
         return UsageError(message, hint=hint)
 
     def _reason(self, text: str) -> str:
-        """Return what the codec says of a text that it does not take."""
+        """Return why the codec does not accept *text*."""
         try:
             self.codec.encode(text)
         except (TypeError, ValueError) as error:
@@ -231,12 +222,12 @@ class Form:
         return "it is something else"
 
     def forms(self) -> str:
-        """Return the forms that go, as an error lists them."""
+        """Return the forms that are accepted, as an error lists them."""
         size = self.codec.size
         sample = f"{HEX}{'00' * min(size, 4)}{'…' if size > 4 else ''} ({size} bytes)"
-        named = [FORMS[one] for one in self.literals if one is not address]
-        told = [*self._own_forms(), *named]
-        return f"{', '.join(told)}, or {sample}" if told else sample
+        named = [FORMS[literal] for literal in self.literals if literal is not address]
+        listed = [*self._own_forms(), *named]
+        return f"{', '.join(listed)}, or {sample}" if listed else sample
 
     def _own_forms(self) -> list[str]:
         size = self.codec.size

@@ -1,6 +1,13 @@
-"""What a name in bpffs holds at one moment: the map, and the programs of the set it lies in.
+"""The map at a path in bpffs at one moment: its generation, and whether all entries are in it.
 
-Whether another map goes on with what the one before has counted stands in the set's manifest.
+A reload or a migration puts the next generation at the same path. The manifest of the pin set says
+whether the next map took over the entries of the one before.
+
+Readers do not lock; stat(2) tells them whether they read a whole map. While a fold runs, the path
+still leads to the old map, which is being emptied. The mark `NAME~stage/folding~` exists from
+before the first entry is moved until the exchange of the names. So a reading is whole if afterwards
+the mark does not exist and the path still leads to the same map. A map that the next generation
+keeps has a hard link in the stage: none of its entries are moved, and a reload does not change it.
 """
 
 from __future__ import annotations
@@ -11,17 +18,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from bpfpin.errors import BpfError, BusyError, PermissionDeniedError, PinError
-from bpfpin.map.changes import Ids
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.shared import is_exchanged
 from bpfpin.syscall.errno_table import syscall_error
+
+if TYPE_CHECKING:
+    from bpfpin.objects.maps.watch import Ids
 
 WAIT_MAX_S: Final = 10.0
 PAUSE_S: Final = 0.002
@@ -29,10 +37,15 @@ SHARED_DEPTH_MAX: Final = 4  # directories above a shared name: tc/globals/NAME 
 T = TypeVar("T")
 
 
-class Identity(NamedTuple):
-    """What tells a name from its next generation: device and inode of its directory and its pin.
+class FoldUnfinishedError(BusyError):
+    """The map at a path has been migrated for longer than a reader waits."""
 
-    A reload exchanges the directory; the pin of a map that is kept is linked, and stays the same.
+
+class Identity(NamedTuple):
+    """Device and inode of a pin and of its directory: they differ from generation to generation.
+
+    A reload exchanges the directory. The pin of a map that is kept is hard-linked, so its inode
+    stays the same.
     """
 
     directory: tuple[int, int]
@@ -41,9 +54,10 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What a name holds: its map, and the ids of the programs of its set by link.
+    """The map at a path, and the ids of the programs of its pin set, by link.
 
-    *first_id* is the id of the map whose contents it has through migrations, its own if of none.
+    *first_id* is the id of the first map in the chain of migrations that led to this one; its own
+    id if it was not migrated.
     """
 
     identity: Identity
@@ -52,24 +66,24 @@ class Generation:
     first_id: int
 
     @classmethod
-    def of(cls, identity: Identity, path: Path, held: Map) -> Self:
-        """Return what *path* holds, which is *held*."""
-        return cls(identity, held, program_ids(path), first_id(path, held.id))
+    def of(cls, identity: Identity, path: Path, bpf_map: Map) -> Self:
+        """Return the generation at *path*, whose map is *bpf_map*."""
+        return cls(identity, bpf_map, program_ids(path), first_id(path, bpf_map.id))
 
-    def goes_on_with(self, before: Generation) -> bool:
-        """Whether it is another map that has the contents of the one *before*."""
+    def continues(self, before: Generation) -> bool:
+        """Whether this is another map, to which the entries of the one *before* were migrated."""
         return self.map.id != before.map.id and self.first_id == before.first_id
 
     @property
     def directory(self) -> tuple[int, int]:
-        """Which directory the name is in; a reload brings another one."""
+        """Device and inode of the directory; a reload brings another one."""
         return self.identity.directory
 
 
 def identity(path: Path) -> Identity | None:
-    """Return what tells whether a name, and the directory it is in, are still the same.
+    """Return the identity of the pin at *path*, None if it does not exist.
 
-    `PermissionDeniedError` where this user may not look.
+    `PermissionDeniedError` if this user may not search a directory on the way.
     """
     try:
         directory, pin = path.parent.stat(), path.lstat()
@@ -81,13 +95,13 @@ def identity(path: Path) -> Identity | None:
 
 
 def first_id(path: Path, map_id: int) -> int:
-    """Return the id of the map that *map_id* at *path* was migrated from at first, else its own.
+    """Return the id of the first map in the chain of migrations to map *map_id* at *path*.
 
-    Whoever could write the manifest there could pin another map as well: it is believed for this,
-    also by those to whom the set does not belong.
+    The manifest is trusted for this, whoever owns the set: a user who can write it can also pin
+    another map there.
     """
     with suppress(OSError, ValueError):
-        # Not Path.readlink: the text is no path, and two slashes in it are two.
+        # The target of the symlink is JSON text. Path.readlink would merge two slashes in it.
         manifest = Manifest.parse(os.readlink(path.parent / names.MANIFEST))  # noqa: PTH115
         line = manifest.migrated.get(names.decode(path.name))
         if line is not None and line.id == map_id:
@@ -96,42 +110,32 @@ def first_id(path: Path, map_id: int) -> int:
 
 
 def program_ids(path: Path) -> dict[str, int]:
-    """Return the programs of the set that *path* lies in, by link; none of what is not ours."""
+    """Return the ids of the programs of the pin set around *path*, by link; none without one."""
+    # Only followers need programs, and the modules that loading them takes.
+    from bpfpin.objects.programs.program import Program  # noqa: PLC0415
+
     ids: dict[str, int] = {}
     with suppress(BpfError, OSError):
-        found = PinSet.read(path.parent.parent, path.parent.name)
-        for record in found.hooks:
-            if pin := found.programs.get(record.program):
+        pin_set = PinSet.read(path.parent.parent, path.parent.name)
+        for record in pin_set.hooks:
+            if pin := pin_set.programs.get(record.program):
                 with Program.from_pin(pin) as program:
                     ids[record.link] = program.id
     return ids
 
 
 def program_change(before: Generation, now: Generation) -> Ids:
-    """Return the ids of the first program that changed, else of the first there is."""
+    """Return the old and new id of the first program that changed, else of the first program."""
     links = {**before.programs, **now.programs}
     pairs = [(before.programs.get(link), now.programs.get(link)) for link in links]
     changed = [(old, new) for old, new in pairs if old != new]
     return next(iter((*changed, *pairs)), (None, None))
 
 
-# Maps that are just being migrated: readers wait the tens of milliseconds that it takes.
-#
-# While a fold runs, a set's name still holds the old map, which is being emptied. The mark
-# `NAME~stage/folding~` stands from before the first entry is moved until the exchange of the
-# names, so what was read is whole if afterwards the mark is not there and the name still holds the
-# same map. A map that the next generation keeps has a hard link in the stage: it is not moved, and
-# a reload does not change it. Nobody locks for that; stat(2) tells.
-
-
-class FoldUnfinishedError(BusyError):
-    """What a name holds has been migrated for longer than a reader waits."""
-
-
 def is_folding(path: Path) -> bool:
-    """Whether the contents of the map at *path* are being moved at this moment.
+    """Whether entries of the map at *path* are being moved now.
 
-    That is by the set that *path* lies in, or by one that shares its map under this name.
+    They are moved by the pin set that *path* is in, or by a set that shares its map by this name.
     """
     stage = path.parent.parent / f"{path.parent.name}{names.STAGE_SUFFIX}"
     if _is_marked(stage):
@@ -140,14 +144,16 @@ def is_folding(path: Path) -> bool:
 
 
 def _is_marked(stage: Path) -> bool:
-    with suppress(OSError):  # ENOENT as a rule; who may not look may not read the maps either
+    # Usually ENOENT. EACCES counts as no mark: a user who may not search the stage may not read
+    # the maps either.
+    with suppress(OSError):
         (stage / names.FOLDING).stat()
         return True
     return False
 
 
 def _is_shared_and_folding(path: Path) -> bool:
-    """Whether *path* is a shared name whose map a set migrates; a set's own pins are none."""
+    """Whether *path* is a shared name, not a set's own pin, and a set migrates its map now."""
     with suppress(OSError):
         if (path.parent / names.MANIFEST).is_symlink():
             return False
@@ -158,16 +164,19 @@ def _is_shared_and_folding(path: Path) -> bool:
     return False
 
 
-def _is_same_pin(one: Path, other: Path) -> bool:
-    """Whether two names in bpffs are links to one pin, as those of a kept map are."""
+def _is_same_pin(path: Path, other: Path) -> bool:
+    """Whether two names in bpffs are hard links to one pin, as those of a kept map are."""
     with suppress(OSError):
-        first, second = one.lstat(), other.lstat()
+        first, second = path.lstat(), other.lstat()
         return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
     return False
 
 
 def wait_for_fold(path: Path, *, timeout_s: float = WAIT_MAX_S) -> None:
-    """Wait until nothing is moved in the set of *path*; `FoldUnfinishedError` after *timeout_s*."""
+    """Wait until no entries of the map at *path* are moved; at most *timeout_s* seconds.
+
+    Then `FoldUnfinishedError`.
+    """
     deadline_s = 0.0
     while is_folding(path):
         now_s = time.monotonic()
@@ -183,16 +192,16 @@ def wait_for_fold(path: Path, *, timeout_s: float = WAIT_MAX_S) -> None:
 
 
 def read_whole(path: Path, once: Callable[[], T], *, timeout_s: float = WAIT_MAX_S) -> T:
-    """Return what *once* opens at *path* and reads, from before a migration or from after it."""
+    """Return the result of *once*, which opens and reads *path*; not from amid a migration."""
     while True:
         moment = Moment(path, timeout_s=timeout_s)
-        found = once()
+        result = once()
         if moment.lasts:
-            return found
+            return result
 
 
 class Moment:
-    """From when on the map at *path* is whole, after a wait if need be; and whether it still is."""
+    """A moment from which on all entries are in the map at *path*; waits for a fold to end."""
 
     def __init__(self, path: Path, *, timeout_s: float = WAIT_MAX_S) -> None:
         wait_for_fold(path, timeout_s=timeout_s)
@@ -202,10 +211,10 @@ class Moment:
 
     @property
     def lasts(self) -> bool:
-        """Whether the name holds the map that it held, and nothing was moved away from it.
+        """Whether the path still leads to the same map, and no entry was moved out of it.
 
-        A fold ends by an exchange that puts another map there. A reload that keeps the map, and
-        somebody who pins it anew, change nothing.
+        A fold ends with an exchange that puts another map there. A reload that keeps the map, or
+        a new pin of the same map, makes no difference.
         """
         if is_folding(self._path):
             return False
@@ -216,7 +225,7 @@ class Moment:
 
 
 def _map_id(path: Path) -> int | None:
-    """Return which map *path* holds, None for none that may be opened."""
-    with suppress(PinError, PermissionDeniedError), Map.from_pin(path, read_only=True) as held:
-        return held.id
+    """Return the id of the map at *path*, None if this user can open none there."""
+    with suppress(PinError, PermissionDeniedError), Map.from_pin(path, read_only=True) as bpf_map:
+        return bpf_map.id
     return None

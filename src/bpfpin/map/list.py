@@ -1,10 +1,9 @@
-"""All maps of the host: what the kernel says of them, where they are pinned and who uses them."""
+"""Lists the maps of the host, with their pins and users, and filters them."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError, UsageError
-from bpfpin.host.objects import Keepers, keepers, may_walk, processes
+from bpfpin.host.objects import Keepers, keepers, may_walk
 from bpfpin.host.pins import all_pins
-from bpfpin.host.users import PROC, MapUser
+from bpfpin.host.processes import PROC, open_objects
+from bpfpin.host.users import MapUser, processes_by_map
 from bpfpin.objects.kernel import info
 from bpfpin.objects.kernel.info import (
     KERNEL_NAME_LENGTH,
@@ -34,15 +34,13 @@ PID: Final = "pid:"
 _MAGIC: Final = frozenset("*?[")
 
 
-# What a list of maps has of each.
-
-
 @dataclass(frozen=True, slots=True)
 class MapRow:
-    """A map and the paths where it is pinned.
+    """A map with its pins (their paths) and users.
 
-    *programs* use it, *outer_maps* hold it, *links* are at it (by id); *is_orphan*: none of these
-    keeps it, nor a pin that we see. *processes* have it open, None if nobody looked.
+    *outer_maps* and *links* are the ids of the maps that hold it and of the links that refer to
+    it. *is_orphan*: no program, outer map or link uses it, and no pin is in sight. *processes*
+    have it open; None if they were not searched.
     """
 
     info: MapInfo
@@ -57,20 +55,17 @@ class MapRow:
 
     @property
     def type_name(self) -> str:
-        """The kernel's word for its type, in lower case; a number that we do not know."""
+        """The kernel's word for the type, in lower case; a number for an unknown type."""
         return type_name(self.info.type)
 
 
-# Which of all maps somebody means: by type, name, pin and user.
-
-
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """What a map must be; what is empty or False asks nothing.
+class MapFilter:
+    """Which maps to list; a field that is empty or False does not restrict.
 
-    One of *types*, a name that fits one of *names* (as a shell's file names do), pinned or an
-    orphan: not pinned where we see it, and used by no program, map or link, so that processes alone
-    keep it. *ids* are those of the maps that it may be at all, None for any.
+    *types* are words for types, *names* are patterns as for file names in a shell. An orphan has
+    no pin in sight and is used by no program, outer map or link: only processes keep it alive.
+    *ids* are those of the maps to choose from, None for all.
     """
 
     types: frozenset[str] = frozenset()
@@ -79,8 +74,8 @@ class Selection:
     is_orphan: bool = False
     ids: frozenset[int] | None = None
 
-    def has(self, row: MapRow) -> bool:
-        """Whether the map is one of those."""
+    def matches(self, row: MapRow) -> bool:
+        """Whether the map is to be listed."""
         return (
             (not self.types or row.type_name in self.types)
             and (not self.names or any(_fits(row.info.name, name) for name in self.names))
@@ -91,69 +86,63 @@ class Selection:
 
 
 def known_types(words: Iterable[str]) -> frozenset[str]:
-    """Return the words for types of maps as the kernel spells them; `UsageError` for others.
+    """Return *words* for types of maps as the kernel spells them; `UsageError` for other words.
 
-    A type that this version does not know goes by its number.
+    A type that this version does not know is named by its number.
     """
-    there = [kind.name.lower() for kind in MapType]
-    found = {word.lower() for word in words}
-    for word in sorted(found):
-        if word not in there and not word.isdecimal():
-            near = difflib.get_close_matches(word, there)
-            hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(there)}"
-            raise UsageError(f"{word!r} is no type of map", hint=hint)
-    return frozenset(found)
+    known = [kind.name.lower() for kind in MapType]
+    types = {word.lower() for word in words}
+    for word in sorted(types):
+        if word not in known and not word.isdecimal():
+            near = difflib.get_close_matches(word, known)
+            hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
+            raise UsageError(f"{word!r} is not a type of map", hint=hint)
+    return frozenset(types)
 
 
 def maps_of_user(user: str) -> frozenset[int]:
-    """Return the ids of the maps that *user* has: a program's name or id, or `pid:N`.
+    """Return the ids of the maps that *user* has: a program by name or id, or `pid:N`.
 
-    `IdNotFoundError` if there is no such program or process; CAP_SYS_ADMIN for programs.
+    `IdNotFoundError` if the program or process does not exist. Programs need CAP_SYS_ADMIN.
     """
     if user.startswith(PID):
         return frozenset(_maps_of_process(user))
     programs = list(info.programs())
     name = user[:KERNEL_NAME_LENGTH]
-    found = [one for one in programs if user == str(one.id) or (name and one.name == name)]
-    if found:
-        return frozenset(map_id for one in found for map_id in one.map_ids)
-    near = difflib.get_close_matches(user, {one.name for one in programs})
+    users = [
+        program
+        for program in programs
+        if user == str(program.id) or (name and program.name == name)
+    ]
+    if users:
+        return frozenset(map_id for program in users for map_id in program.map_ids)
+    near = difflib.get_close_matches(user, {program.name for program in programs})
     hint = f"near it: {', '.join(near)}" if near else f"a process is named {PID}N"
     raise IdNotFoundError(f"no program is called {user!r}, and none has that id", hint=hint)
 
 
-def _maps_of_process(user: str) -> Iterator[int]:
+def _maps_of_process(user: str) -> list[int]:
     number = user.removeprefix(PID)
     process = PROC / number
     if not (number.isascii() and number.isdecimal() and process.is_dir()):
         raise IdNotFoundError(f"there is no process {number!r}")
     try:
-        descriptors = os.listdir(process / "fd")  # noqa: PTH208  (names, not paths)
+        objects = open_objects(process)
     except PermissionError as error:
         message = f"process {number} is another user's"
         raise PermissionDeniedError(message, errno=error.errno or 0) from None
-    for fd in descriptors:
-        with suppress(OSError):  # closed meanwhile
-            yield from _map_at(process, fd)
-
-
-def _map_at(process: Path, fd: str) -> list[int]:
-    if os.readlink(process / "fd" / fd) != ObjectKind.MAP.value:  # noqa: PTH115  (no path)
-        return []
-    lines = (process / "fdinfo" / fd).read_text().splitlines()
-    fields = (line.partition(":") for line in lines)
-    return [int(value) for name, _, value in fields if name == "map_id"]
+    return [object_id for kind, object_id in objects if kind is ObjectKind.MAP]
 
 
 def _fits(name: str, pattern: str) -> bool:
-    # The kernel keeps 15 characters; who types the whole name means that one.
+    # The kernel keeps 15 characters of a name (BPF_OBJ_NAME_LEN), so a typed name is cut as well.
     is_name = not _MAGIC & set(pattern)
     return fnmatch.fnmatchcase(name, pattern[:KERNEL_NAME_LENGTH] if is_name else pattern)
 
 
 @dataclass(frozen=True, slots=True)
 class MapList:
-    """All maps that can be seen, by id, and what hides the others."""
+    """The listed maps, and notes on maps that could not be seen."""
 
     maps: tuple[MapRow, ...]
     notes: tuple[str, ...]
@@ -166,6 +155,7 @@ class _Facts:
     is_frozen: bool
 
 
+# The keys that a list of maps can be sorted by.
 SORTS: Final[dict[str, Callable[[MapRow], Any]]] = {
     "id": lambda row: row.info.id,
     "name": lambda row: row.info.name,
@@ -174,75 +164,72 @@ SORTS: Final[dict[str, Callable[[MapRow], Any]]] = {
     "entries": lambda row: row.info.max_entries,
 }
 
-"""What a list of maps can be sorted by."""
-
 
 def list_maps(
     pin_root: Path,
     *,
-    selection: Selection | None = None,
+    selection: MapFilter | None = None,
     sort: str = "id",
     is_descending: bool = False,
     with_processes: bool = False,
 ) -> MapList:
-    """Return the maps of the kernel with their pins and users; without CAP_SYS_ADMIN only pinned.
+    """Return the maps of the kernel with their pins and users.
 
-    *sort* is one of `SORTS`; what is equal by it stands by id. *with_processes* looks at every open
-    file of the host, which takes a while where there are many.
+    Without CAP_SYS_ADMIN, only pinned maps that this user may open. *sort* is one of `SORTS`; ties
+    are in order of ids. With *with_processes*, reads every open descriptor of the host, which takes
+    long where there are many.
     """
     pins = all_pins(pin_root, with_infos=False)
     notes = list(pins.notes)
-    paths: dict[int, list[str]] = {}
-    for pin in pins.pins:
-        if pin.kind is ObjectKind.MAP:
-            paths.setdefault(pin.id, []).append(pin.path)
+    paths = pins.map_paths()
     if may_walk():
-        facts = {one.info.id: one for one in _all_facts()}
+        facts = {map_.info.id: map_ for map_ in _all_facts()}
     else:
-        facts = {one.info.id: one for one in _pinned_facts(paths)}
+        facts = {map_.info.id: map_ for map_ in _pinned_facts(paths)}
         notes.append("only pinned maps are listed; all others, and users, need CAP_SYS_ADMIN")
-    found = keepers({id_: one.info for id_, one in facts.items()})
-    rows = [_row(facts[id_], paths.get(id_, ()), found) for id_ in sorted(facts)]
-    wanted = selection or Selection()
-    rows = [row for row in rows if wanted.has(row)]
+    kept_by = keepers({map_id: map_.info for map_id, map_ in facts.items()})
+    rows = [_row(facts[map_id], paths.get(map_id, ()), kept_by) for map_id in sorted(facts)]
+    wanted = selection or MapFilter()
+    rows = [row for row in rows if wanted.matches(row)]
     rows.sort(key=SORTS[sort], reverse=is_descending)
     return MapList(tuple(with_holders(rows) if with_processes else rows), tuple(notes))
 
 
 def with_holders(rows: Sequence[MapRow]) -> list[MapRow]:
     """Return the rows with the processes that have each map open."""
-    found = processes(row.info.id for row in rows)
-    return [replace(row, processes=tuple(found.get(row.info.id, ()))) for row in rows]
+    by_map = processes_by_map(row.info.id for row in rows)
+    return [replace(row, processes=tuple(by_map.get(row.info.id, ()))) for row in rows]
 
 
-def _row(facts: _Facts, paths: Sequence[str], found: Keepers) -> MapRow:
-    id_ = facts.info.id
+def _row(facts: _Facts, paths: Sequence[str], kept_by: Keepers) -> MapRow:
+    map_id = facts.info.id
     return MapRow(
         facts.info,
         tuple(paths),
         facts.memory_bytes,
         facts.is_frozen,
-        programs=tuple(found.programs.get(id_, ())),
-        outer_maps=tuple(found.outer_maps.get(id_, ())),
-        links=tuple(found.links.get(id_, ())),
-        is_orphan=found.is_complete and not paths and not found.is_kept(id_),
+        programs=tuple(kept_by.programs.get(map_id, ())),
+        outer_maps=tuple(kept_by.outer_maps.get(map_id, ())),
+        links=tuple(kept_by.links.get(map_id, ())),
+        is_orphan=kept_by.is_complete and not paths and not kept_by.is_kept(map_id),
     )
 
 
 def _all_facts() -> Iterator[_Facts]:
-    for id_ in map_ids():
-        with suppress(IdNotFoundError):  # gone meanwhile
-            yield _facts(bpf.map_get_fd_by_id(id_, flags=ObjectFlag.RDONLY))
+    for map_id in map_ids():
+        with suppress(IdNotFoundError):  # freed meanwhile
+            yield _facts(bpf.map_get_fd_by_id(map_id, flags=ObjectFlag.RDONLY))
 
 
 def _pinned_facts(paths: dict[int, list[str]]) -> Iterator[_Facts]:
     for first, *_ in paths.values():
-        with suppress(BpfError):  # gone meanwhile
+        with suppress(BpfError):  # unpinned meanwhile
             yield _facts(bpf.obj_get(first, flags=ObjectFlag.RDONLY))
 
 
 def _facts(fd: int) -> _Facts:
-    with Descriptor(fd) as there:
-        more = fdinfo(there.fileno())
-        memory_bytes, is_frozen = int(more.get("memlock", "0")), more.get("frozen") == "1"
-        return _Facts(map_info(there.fileno()), memory_bytes, is_frozen)
+    with Descriptor(fd) as descriptor:
+        # struct bpf_map_info has neither: bpf_map_show_fdinfo() in kernel/bpf/syscall.c.
+        lines = fdinfo(descriptor.fileno())
+        memory_bytes, is_frozen = int(lines.get("memlock", "0")), lines.get("frozen") == "1"
+        return _Facts(map_info(descriptor.fileno()), memory_bytes, is_frozen)

@@ -1,8 +1,10 @@
-"""Keys and values as people type them: `7`, `0x1f`, `hex:0a00…`, `10.0.0.1`, names, JSON, fields.
+"""Parses typed keys and values: `7`, `0x1f`, `hex:0a00…`, `10.0.0.1`, names, JSON, fields.
 
-A word is read by the codec that the map has for it: what the codec takes as text (the names of an
-enumeration, a `char[]`, an address where a format applies) is left to it, all else becomes the
-number or the bytes that it stands for.
+A word is read by the codec of the map. Text that the codec accepts (a name of an enumeration, a
+`char[]`, an address where a format applies) is passed to it; any other word becomes the number or
+the bytes that it stands for.
+
+A field of a value is named by its path: `rx_bytes=7`, `inner.b=1`, `ports[2]=80`.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from bpfpin.codecs.of_format import FormatCodec
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
 from bpfpin.map import form as literals
-from bpfpin.map.form import HEX, MAX_INTEGER_BYTES, Form, is_escaped, unescaped
+from bpfpin.map.form import HEX, MAX_INTEGER_BYTES, InputForm, is_escaped, unescaped
 
 _SHOWN_MAX: Final = 60
-# A comma between two fields, not one within JSON or a text.
+# A comma between two fields, not within JSON or a text.
 _BETWEEN: Final = re.compile(r",(?=\s*[A-Za-z_]\w*=)")
 _FIELD: Final = re.compile(r"\s*[A-Za-z_][\w.\[\]]*=")
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d{1,9}\])*")
@@ -30,15 +32,18 @@ _STEP: Final = re.compile(r"\w+")
 Step = str | int
 
 
-def parse_value(text: str, form: Form) -> Any:
-    """Return what *text* means, as the map reads it; `UsageError` says which forms there are."""
+def parse_value(text: str, form: InputForm) -> Any:
+    """Return the key or value that *text* stands for, as the map decodes it.
+
+    `UsageError` lists the accepted forms.
+    """
     if text.startswith(HEX):
         return _from_hex(text, form)
-    return as_read(_typed(text, form), form)
+    return as_decoded(_typed(text, form), form)
 
 
-def parse_list(text: str, form: Form) -> list[Any]:
-    """Return the values of a JSON list, one a CPU, each as `parse` takes it."""
+def parse_list(text: str, form: InputForm) -> list[Any]:
+    """Return the values of a JSON list, one per CPU, each parsed by `parse_value`."""
     items = _from_json(text, form)
     return [
         parse_value(item if isinstance(item, str) else json.dumps(item), form) for item in items
@@ -46,12 +51,12 @@ def parse_list(text: str, form: Form) -> list[Any]:
 
 
 def is_fields(words: Sequence[str]) -> bool:
-    """Whether *words* are `FIELD=VALUE` each."""
+    """Whether all *words* have the form `FIELD=VALUE`."""
     return bool(words) and all(_FIELD.match(word) for word in words)
 
 
-def as_read(value: Any, form: Form) -> Any:
-    """Return *value* as it reads when it is in the map; `UsageError` if the map cannot have it."""
+def as_decoded(value: Any, form: InputForm) -> Any:
+    """Return *value* as the map would decode it; `UsageError` if it does not fit the map."""
     try:
         data = form.codec.encode(value)
     except (TypeError, ValueError) as error:
@@ -59,24 +64,26 @@ def as_read(value: Any, form: Form) -> Any:
         shown = shown if len(shown) <= _SHOWN_MAX else f"{shown[:_SHOWN_MAX]}…"
         hint = f"give {form.forms()}"
         raise UsageError(f"{form.what} {shown}: {error}", hint=hint) from None
-    # Bytes of another kind stand for something that is open: a cgroup's path, a process.
+    # A subclass of bytes refers to something open, such as a cgroup or a process: keep it.
     return form.codec.decode(data) if type(data) is bytes else value
 
 
-def converted(value: Any, form: Form) -> Any:
-    """Return what JSON has, with the texts in it turned into what they mean at their place."""
+def converted(value: Any, form: InputForm) -> Any:
+    """Return a JSON value with each text in it parsed by the form of its member or element."""
     if isinstance(value, str):
         return _text(value, form)
     if isinstance(value, dict) and isinstance(form.codec, RecordCodec):
-        return {name: converted(one, form.of_member(name)) for name, one in value.items()}
+        return {name: converted(part, form.of_member(name)) for name, part in value.items()}
     if isinstance(value, list) and isinstance(form.codec, ArrayCodec):
         length = form.codec.length
-        whole = [converted(one, form.of_element(at)) for at, one in enumerate(value[:length])]
-        return [*whole, *value[length:]]  # the codec says that it is too long
+        parts = [
+            converted(part, form.of_element(index)) for index, part in enumerate(value[:length])
+        ]
+        return [*parts, *value[length:]]  # the codec raises the error for a list that is too long
     return value
 
 
-def _typed(text: str, form: Form) -> Any:
+def _typed(text: str, form: InputForm) -> Any:
     opened = form.opened()
     if opened is not form and (text.startswith("{") or is_fields([text])):
         return _typed(text, opened)
@@ -90,10 +97,10 @@ def _typed(text: str, form: Form) -> Any:
     return _text(text, form)
 
 
-def _text(text: str, form: Form) -> Any:
-    """Return what one word means: what its codec takes, or a number, or what bytes it stands for.
+def _text(text: str, form: InputForm) -> Any:
+    """Return the value of one word, or of one text in JSON.
 
-    Texts in JSON come here as well, so bytes may be among them.
+    In this order: text that the codec accepts, a number, a literal for some bytes.
     """
     codec = form.codec
     if isinstance(codec, TextCodec):
@@ -112,8 +119,8 @@ def _text(text: str, form: Form) -> Any:
     raise form.refused(text)
 
 
-def _number(text: str, form: Form) -> Any:
-    """Return the number that *text* is, as bytes where no type is known; None if it is none."""
+def _number(text: str, form: InputForm) -> Any:
+    """Return the number that *text* stands for, else None; as bytes if the map has no type."""
     value = literals.number(text)
     if value is None:
         return _fraction(text, form.codec)
@@ -143,73 +150,73 @@ def _takes(codec: Codec, value: Any) -> bool:
     return True
 
 
-def _from_hex(text: str, form: Form) -> Any:
+def _from_hex(text: str, form: InputForm) -> Any:
     return form.codec.decode(literals.hex_bytes(text, form.codec.size, what=form.what))
 
 
-def _from_json(text: str, form: Form) -> Any:
+def _from_json(text: str, form: InputForm) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise form.refused(text) from None
 
 
-# Fields of a value by their paths, as they are typed: `rx_bytes=7`, `inner.b=1`, `ports[2]=80`.
-
-
 @dataclass(frozen=True, slots=True)
-class Field:
-    """One `FIELD=VALUE`: *path* as it was typed, *value* as the map reads it."""
+class FieldValue:
+    """One `FIELD=VALUE`: *path* as it was typed, *value* as the map decodes it."""
 
     path: str
     steps: tuple[Step, ...]
     value: Any
 
     def of(self, whole: Any) -> Any:
-        """Return what *whole*, a value of the map, has in this field."""
-        return taken(whole, self.steps)
+        """Return this field of *whole*, a value of the map."""
+        return value_at(whole, self.steps)
 
 
-def parse_field(word: str, form: Form) -> Field:
-    """Read one `FIELD=VALUE` of a value; `UsageError` names the fields there are."""
+def parse_field(word: str, form: InputForm) -> FieldValue:
+    """Parse one `FIELD=VALUE` of a value; `UsageError` lists the fields."""
     path, _, text = word.partition("=")
-    steps, there = at(path, form)
-    return Field(path, steps, parse_value(text, there))
+    steps, field_form = resolve_path(path, form)
+    return FieldValue(path, steps, parse_value(text, field_form))
 
 
-def at(path: str, form: Form) -> tuple[tuple[Step, ...], Form]:
-    """Return the steps of a path such as `a.b[1]`, and the form of what is there; `UsageError`."""
+def resolve_path(path: str, form: InputForm) -> tuple[tuple[Step, ...], InputForm]:
+    """Return the steps of a path such as `a.b[1]`, and the form of that part.
+
+    `UsageError` if the form does not have such a part.
+    """
     if not _PATH.fullmatch(path):
-        raise UsageError(f"{path!r} is no field", hint="a field is named like a.b or a[2]")
+        raise UsageError(f"{path!r} is not a field", hint="a field is named like a.b or a[2]")
     steps = tuple(int(step) if step.isdecimal() else step for step in _STEP.findall(path))
     for step in steps:
         form = form.of_element(step) if isinstance(step, int) else form.of_member(step)
     return steps, form
 
 
-def taken(whole: Any, steps: Iterable[Step]) -> Any:
-    """Return what a value of the map has after these steps."""
+def value_at(whole: Any, steps: Iterable[Step]) -> Any:
+    """Return the part of a value that these steps lead to."""
     for step in steps:
         whole = whole[step]
     return whole
 
 
-def partial(fields: Iterable[Field], current: Any) -> dict[str, Any]:
-    """Return just these fields as nested dicts, for `Map.update(partial=True)`.
+def nested(fields: Iterable[FieldValue], current: Any) -> dict[str, Any]:
+    """Return these fields alone as nested dicts, for `Map.update(partial=True)`.
 
-    A list is given whole: its other elements are those of *current*.
+    A list is always whole: its other elements come from *current*.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for field in fields:
-        _put(found, field.steps, field.value, current)
-    return found
+        _put(result, field.steps, field.value, current)
+    return result
 
 
-def _put(place: Any, steps: tuple[Step, ...], value: Any, current: Any) -> None:
+def _put(container: Any, steps: tuple[Step, ...], value: Any, current: Any) -> None:
     step, *rest = steps
     if not rest:
-        place[step] = value
+        container[step] = value
         return
-    if isinstance(step, str) and step not in place:
-        place[step] = {} if isinstance(rest[0], str) else copy.deepcopy(current[step])
-    _put(place[step], tuple(rest), value, current[step])
+    if isinstance(step, str) and step not in container:
+        container[step] = {} if isinstance(rest[0], str) else copy.deepcopy(current[step])
+    _put(container[step], tuple(rest), value, current[step])

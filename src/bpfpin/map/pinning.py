@@ -1,4 +1,4 @@
-"""Names for maps in bpffs that belong to no pin set: made and removed one at a time."""
+"""Pins and unpins single maps, outside of pin sets."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from bpfpin.syscall import fs
 
 
 @dataclass(frozen=True, slots=True)
-class Pinned:
-    """Map *id* called *name* has a pin at *path*."""
+class PinnedMap:
+    """Map *id* named *name* is pinned at *path*."""
 
     id: int
     name: str
@@ -37,10 +37,10 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Unpinned:
-    """*path* was a pin of map *id* called *name*; *users* are those who keep it, in words.
+    """Map *id* named *name* was unpinned from *path*; *users* keep it alive, in words.
 
-    Without any that this user may see the kernel frees it, unless *is_sure* is false: then there
-    may be users that are not seen without CAP_SYS_ADMIN.
+    Without users the kernel frees the map. *is_sure* is false without CAP_SYS_ADMIN, because then
+    some users are hidden.
     """
 
     id: int
@@ -51,61 +51,62 @@ class Unpinned:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the map ended with this pin."""
+        """Whether the kernel freed the map."""
         return self.is_sure and not self.users
 
 
-def pin_map(target: str, path: str | Path, *, private_mount: bool = False) -> Pinned:
+def pin_map(target: str, path: str | Path, *, private_mount: bool = False) -> PinnedMap:
     """Pin the map that *target* names at *path*, a new name in a bpffs (BPF_OBJ_PIN).
 
-    `PinNameError` for a name that bpffs does not take, `PinNotFoundError` without such a directory,
-    `NotBpffsError` elsewhere, `PinExistsError` with what is there, `UnsafePathError` in a pin set
-    of ours or in a directory that somebody else could change, `PrivateMountError` where the pin
-    would end with this mount namespace, unless *private_mount*.
+    Raises `PinNameError` for a name that bpffs refuses, `PinNotFoundError` if the directory does
+    not exist, `NotBpffsError` outside of a bpffs, `PinExistsError` with the object that has the
+    name, `UnsafePathError` in a pin set or in a directory that other users could change, and
+    `PrivateMountError` where the pin would end with this mount namespace, unless *private_mount*.
     """
-    place = _absolute(path)
+    pin_path = _absolute(path)
     if not private_mount:
-        require_lasting(place.parent)
-    if "." in place.name or not place.name:
-        raise PinNameError(f"{place}: a name in bpffs has no dots", path=str(place))
-    with open_map(target, read_only=False) as held, _directory(place) as directory:
-        _require_outside(place)
+        require_lasting(pin_path.parent)
+    # bpf_lookup() in kernel/bpf/inode.c refuses dots.
+    if "." in pin_path.name or not pin_path.name:
+        raise PinNameError(f"{pin_path}: a name in bpffs has no dots", path=str(pin_path))
+    with open_map(target, read_only=False) as bpf_map, _directory(pin_path) as directory:
+        _require_outside(pin_path)
         require_safe(directory, is_sticky_enough=True)
-        if directory.has(place.name):
-            raise _taken(place)
+        if directory.has(pin_path.name):
+            raise _taken(pin_path)
         try:
-            held.pin(directory.pin_path(place.name))
-        except PinExistsError:  # somebody else was quicker
-            raise _taken(place) from None
-        return Pinned(held.id, held.name, place)
+            bpf_map.pin(directory.pin_path(pin_path.name))
+        except PinExistsError:  # another process was faster
+            raise _taken(pin_path) from None
+        return PinnedMap(bpf_map.id, bpf_map.name, pin_path)
 
 
 def unpin_map(path: str | Path, *, pin_root: Path, is_forced: bool = False) -> Unpinned:
-    """Remove the pin of a map at *path*, and tell who else keeps the map.
+    """Remove the pin of a map at *path*, and return the remaining users of the map.
 
-    `PinNotFoundError`, `PinKindError` for what is no map's pin, `UnsafePathError` for one in a pin
-    set of ours unless *is_forced*, and in a directory that somebody else could change.
+    Raises `PinNotFoundError`, `PinKindError` if it is not the pin of a map, and `UnsafePathError`
+    in a pin set, unless *is_forced*, or in a directory that other users could change.
     """
-    place = _absolute(path)
-    with Map.from_pin(place, read_only=True) as held:
+    pin_path = _absolute(path)
+    with Map.from_pin(pin_path, read_only=True) as bpf_map:
         if not is_forced:
-            _require_outside(place)
-        id_, name = held.id, held.name
-        with Directory.open(place.parent) as directory:
+            _require_outside(pin_path)
+        map_id, name = bpf_map.id, bpf_map.name
+        with Directory.open(pin_path.parent) as directory:
             require_safe(directory, is_sticky_enough=True)
-            directory.unlink(place.name)
-        users = users_of(id_, pin_root=pin_root)
-    found = keepers()
-    left = (*map(str, users), *found.told(id_))
-    return Unpinned(id_, name, place, left, is_sure=found.is_complete)
+            directory.unlink(pin_path.name)
+        users = users_of(map_id, pin_root=pin_root)
+    kept_by = keepers()
+    left = (*map(str, users), *kept_by.in_words(map_id))
+    return Unpinned(map_id, name, pin_path, left, is_sure=kept_by.is_complete)
 
 
 def set_around(path: Path) -> Path | None:
-    """Return the directory of the pin set of ours that *path* is in, None if it is in none.
+    """Return the directory of the pin set that *path* is in, else None.
 
-    The directory of the lock, where trials of other maps are kept, counts as one.
+    The directory of the lock, where changes on trial are kept, counts as one.
     """
-    # From the outside: what a trial keeps of a generation has a manifest as well.
+    # From the outside in: a generation that a trial keeps has a manifest as well.
     for parent in reversed(path.parents):
         if parent.name == names.LOCK_DIRECTORY or parent.name.endswith(names.STAGE_SUFFIX):
             return parent
@@ -119,50 +120,51 @@ def set_around(path: Path) -> Path | None:
     return next((parent for parent in path.parents if parent.name in ours), None)
 
 
-def _require_outside(place: Path) -> None:
-    found = set_around(place)
-    if found is not None and found.name == names.LOCK_DIRECTORY:
+def _require_outside(pin_path: Path) -> None:
+    pin_set = set_around(pin_path)
+    if pin_set is not None and pin_set.name == names.LOCK_DIRECTORY:
         raise UnsafePathError(
-            f"{place} is kept for bpfpin itself, while a change is on trial",
-            path=str(place),
-            hint="to keep the change: bpfpin confirm; what is over goes with: bpfpin clean",
+            f"{pin_path} is kept for bpfpin itself, while a change is on trial",
+            path=str(pin_path),
+            hint="to keep the change: bpfpin confirm; to remove leftovers: bpfpin clean",
         )
-    if found is not None:
+    if pin_set is not None:
         raise UnsafePathError(
-            f"{place} is in the pin set {found}, which only load and unload change",
-            path=str(place),
+            f"{pin_path} is in the pin set {pin_set}, which only load and unload change",
+            path=str(pin_path),
             hint="unpin takes --force; a set as a whole goes with: bpfpin unload "
-            f"{names.display_name(found.name)}",
+            f"{names.display_name(pin_set.name)}",
         )
 
 
-def _directory(place: Path) -> Directory:
+def _directory(pin_path: Path) -> Directory:
+    parent = pin_path.parent
     try:
-        directory = Directory.open(place.parent)
+        directory = Directory.open(parent)
     except PinNotFoundError:
-        if place.parent.is_symlink():
-            raise UnsafePathError(f"{place.parent} is a symbolic link", path=str(place)) from None
+        if parent.is_symlink():
+            raise UnsafePathError(f"{parent} is a symbolic link", path=str(pin_path)) from None
         raise PinNotFoundError(
-            f"{place}: there is no directory {place.parent}",
-            path=str(place),
-            hint=f"mkdir {place.parent}",
+            f"{pin_path}: there is no directory {parent}",
+            path=str(pin_path),
+            hint=f"mkdir {parent}",
         ) from None
     if fs.is_bpffs(directory.fileno()):
         return directory
     directory.close()
-    message = f"{place} does not lie in a bpffs"
-    raise NotBpffsError(message, path=str(place), hint=fs.bpffs_hint())
+    message = f"{pin_path} does not lie in a bpffs"
+    raise NotBpffsError(message, path=str(pin_path), hint=fs.bpffs_hint())
 
 
-def _taken(place: Path) -> PinExistsError:
+def _taken(pin_path: Path) -> PinExistsError:
     try:
-        with Map.from_pin(place, read_only=True) as there:
-            what = f"map id {there.id} ({there.name})"
+        with Map.from_pin(pin_path, read_only=True) as bpf_map:
+            what = f"map id {bpf_map.id} ({bpf_map.name})"
     except PinKindError as error:
         what = error.message.rpartition(", ")[2].removesuffix(" is there")
     except BpfError:
         what = "something else"
-    return PinExistsError(f"{place}: the name is taken by {what}", path=str(place))
+    return PinExistsError(f"{pin_path}: the name is taken by {what}", path=str(pin_path))
 
 
 def _absolute(path: str | Path) -> Path:

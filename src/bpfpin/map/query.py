@@ -1,4 +1,16 @@
-"""Conditions on entries as they are typed, `rx_packets>1000`, `key.src~10.0.*`, and their order."""
+"""Conditions on entries, `rx_packets>1000`, `key.src~10.0.*`, and the order of entries.
+
+The parts of an entry have these names in `--where`, `--sort` and CSV:
+
+| name | part |
+|---|---|
+| `key`, `value` | the whole key or value |
+| `key.src`, `key.ports[0]` | a member of the key |
+| `rx_packets`, `inner.b`, `value.rx_packets` | a member of the value |
+| `cpu` | the number of the CPU, in rows of one CPU each |
+
+In a per-CPU map a condition applies to the sum over all CPUs, if the values are numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +25,8 @@ from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.codecs.stray import without_bytes
 from bpfpin.errors import UsageError
 from bpfpin.map import form, parse
-from bpfpin.map import parse as keys
 from bpfpin.map.entries import key_form, value_form
-from bpfpin.map.form import Form
+from bpfpin.map.form import InputForm
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.codec import PerCpuCodec, total
 
@@ -24,30 +35,21 @@ VALUE: Final = "value"
 CPU: Final = "cpu"
 _NAMES_SHOWN: Final = 24
 _INDEX: Final = re.compile(r"\[(\d{1,9})\]\.?")
-Row = tuple[Any, ...]
 _CONDITION: Final = re.compile(r"\s*([\w.\[\]]+)\s*(>=|<=|!=|==|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
 _DIGITS: Final = re.compile(r"(\d+)")
 
 
-# What an entry of a map consists of, by the names that `--where`, `--sort` and CSV have for it.
-#
-# | name | what |
-# |---|---|
-# | `key`, `value` | all of it |
-# | `key.src`, `key.ports[0]` | a member of the key |
-# | `rx_packets`, `inner.b`, `value.rx_packets` | a member of the value |
-# | `cpu` | in rows of one CPU each |
-
-"""Key and value, or key, CPU and that CPU's value."""
+# Key and value, or key, CPU and the value of that CPU.
+Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A part of each row; *form* is how its values are typed, None for the number of a CPU."""
+    """One part of each row; *form* is how its values are typed, None for the number of a CPU."""
 
     name: str
     of: Callable[[Row], Any]
-    form: Form | None
+    form: InputForm | None
 
     @property
     def is_of_key(self) -> bool:
@@ -56,32 +58,34 @@ class Column:
 
     @property
     def has_parts(self) -> bool:
-        """Whether it is a structure or an array, which has no order."""
+        """Whether it is a structure or an array; these have no order."""
         return self.form is not None and isinstance(self.form.codec, RecordCodec | ArrayCodec)
 
 
 class Columns:
-    """The columns of one map's rows; *has_cpu*: each row is of one CPU."""
+    """The columns of the rows of one map; *has_cpu*: each row is of one CPU."""
 
-    def __init__(self, map_name: str, key: Form, value: Form, *, has_cpu: bool = False) -> None:
+    def __init__(
+        self, map_name: str, key: InputForm, value: InputForm, *, has_cpu: bool = False
+    ) -> None:
         self._named = f"map {map_name!r}"
         self._forms = {KEY: key, VALUE: value}
         self._has_cpu = has_cpu
 
     @classmethod
-    def of(cls, held: BaseMap, *, has_cpu: bool = False) -> Columns:
-        """Return those of a map."""
-        return cls(held.name, key_form(held), value_form(held), has_cpu=has_cpu)
+    def of(cls, bpf_map: BaseMap, *, has_cpu: bool = False) -> Columns:
+        """Return the columns of a map."""
+        return cls(bpf_map.name, key_form(bpf_map), value_form(bpf_map), has_cpu=has_cpu)
 
     @property
     def names(self) -> list[str]:
-        """The names of all parts that have no parts of their own; arrays count as one."""
+        """The names of all parts that are not structures; an array is one part."""
         key, value = (_leaves(self._forms[name]) for name in (KEY, VALUE))
         cpu = [CPU] if self._has_cpu else []
         return [*_below(KEY, key), *cpu, *_of_value(value)]
 
     def named(self, name: str) -> Column:
-        """Return the column of that name; `UsageError` lists those there are."""
+        """Return the column of that name; `UsageError` lists the columns."""
         if name == CPU and self._has_cpu:
             return Column(name, operator.itemgetter(1), None)
         whole, below = self._split(name)
@@ -97,7 +101,7 @@ class Columns:
 
         def of(row: Row) -> Any:
             data = closed.codec.encode(row[part])
-            return parse.taken(opened.codec.decode(data), steps)
+            return parse.value_at(opened.codec.decode(data), steps)
 
         return Column(name, of, form)
 
@@ -106,36 +110,36 @@ class Columns:
         return [self.named(name) for name in self.names]
 
     def _split(self, name: str) -> tuple[str, str]:
-        """Return `key` or `value`, and the path within; a name alone is a member of the value."""
+        """Return `key` or `value` and the path in it; other names are members of the value."""
         for whole in (KEY, VALUE):
             if name == whole or name.startswith((f"{whole}.", f"{whole}[")):
                 return whole, name.removeprefix(whole).removeprefix(".")
         return VALUE, name
 
     def _unknown(self, name: str) -> UsageError:
-        there = self.names
-        shown = ", ".join(there[:_NAMES_SHOWN]) + (", …" if len(there) > _NAMES_SHOWN else "")
+        names = self.names
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
         return UsageError(f"{self._named} has no field {name!r}; the fields are: {shown}")
 
 
-def _enter(path: str, form: Form) -> tuple[list[str | int], Form]:
-    """Return the steps of a path below key or value, which may be arrays, and the form there."""
+def _enter(path: str, form: InputForm) -> tuple[list[str | int], InputForm]:
+    """Return the steps of a path within key or value, which may be arrays, and its form."""
     steps: list[str | int] = []
     while match := _INDEX.match(path):
         steps.append(int(match[1]))
         form, path = form.of_element(int(match[1])), path[match.end() :]
-    more, form = parse.at(path, form) if path else ((), form)
+    more, form = parse.resolve_path(path, form) if path else ((), form)
     return [*steps, *more], form
 
 
 def _getter(part: int, steps: Sequence[str | int]) -> Callable[[Row], Any]:
     if not steps:
         return operator.itemgetter(part)
-    return lambda row: parse.taken(row[part], steps)
+    return lambda row: parse.value_at(row[part], steps)
 
 
-def _leaves(form: Form) -> list[str]:
-    """Return the dotted names of the members that are no structures; "" for the whole."""
+def _leaves(form: InputForm) -> list[str]:
+    """Return the dotted names of the members that are not structures; "" for the whole."""
     if not form.names:
         return [""]
     return [
@@ -148,16 +152,16 @@ def _below(name: str, leaves: Sequence[str]) -> Iterator[str]:
 
 
 def _of_value(leaves: Sequence[str]) -> Iterator[str]:
-    """Yield the names of the value's members, in full where they would mean something else."""
+    """Yield the names of the members of the value, with `value.` where they are ambiguous."""
     for leaf in leaves:
         is_taken = not leaf or re.split(r"[.\[]", leaf)[0] in (KEY, VALUE, CPU)
         yield next(_below(VALUE, [leaf])) if is_taken else leaf
 
 
 def order(value: Any) -> tuple[int, Any]:
-    """Return what sorts *value*: numbers by size, text so that `eth2` comes before `eth10`.
+    """Return the sort key of *value*: numbers by size, text so that `eth2` precedes `eth10`.
 
-    Numbers stand before texts (an enumeration may have both), bytes at the end.
+    Numbers come before texts (an enumeration may decode to both), bytes come last.
     """
     if isinstance(value, int | float):
         return 0, value
@@ -195,23 +199,23 @@ _OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a column's value must be for a row to be taken."""
+    """A comparison of a column with a wanted value."""
 
     column: Column
     compare: Callable[[Any, Any], bool]
     wanted: Any
 
     def holds(self, row: Row) -> bool:
-        """Whether the row is taken."""
+        """Whether the row meets the condition."""
         return self.compare(without_bytes(self.column.of(row)), self.wanted)
 
 
 def parse_condition(text: str, columns: Columns) -> Condition:
-    """Read one condition; `UsageError` says what is wrong with it."""
+    """Parse one condition; `UsageError` says why it is not one."""
     match = _CONDITION.fullmatch(text)
     if match is None:
         raise UsageError(
-            f"{text!r} is no condition",
+            f"{text!r} is not a condition",
             hint=f"conditions are like FIELD>5; there are {' '.join(_OPERATORS)}",
         )
     name, sign, wanted = match.groups()
@@ -224,7 +228,7 @@ def parse_condition(text: str, columns: Columns) -> Condition:
 
 
 def require_order(column: Column) -> None:
-    """Raise `UsageError` for a structure or an array: neither is greater than another."""
+    """Raise `UsageError` for a structure or an array, which have no order."""
     if column.has_parts:
         names = [f"{column.name}.{name}" for name in column.form.names] if column.form else []
         hint = f"take one of its fields: {', '.join(names)}" if names else "take an element: […]"
@@ -232,14 +236,14 @@ def require_order(column: Column) -> None:
 
 
 def _typed(text: str, column: Column) -> Any:
-    """Return what is compared with; a sum of all CPUs may be more than fits the type."""
+    """Return the wanted value; a number may exceed the type, as a sum over CPUs does."""
     number = form.number(text)
     if column.form is None:
         if number is None:
-            raise UsageError(f"{column.name}: {text!r} is no number")
+            raise UsageError(f"{column.name}: {text!r} is not a number")
         return number
     try:
-        return keys.parse_value(text, column.form)
+        return parse.parse_value(text, column.form)
     except UsageError:
         if number is None or not column.form.may_be_number or column.form.is_untyped:
             raise
@@ -247,34 +251,31 @@ def _typed(text: str, column: Column) -> Any:
 
 
 def all_hold(conditions: Iterable[Condition]) -> Callable[[Row], bool]:
-    """Return whether a row meets all conditions."""
+    """Return a function that tells whether a row meets all conditions."""
     every = tuple(conditions)
     return lambda row: all(condition.holds(row) for condition in every)
 
 
-# The values of several CPUs as one: what conditions see of a per-CPU map.
-
-
-def can_add(held: BaseMap) -> bool:
-    """Whether the values of several CPUs are numbers throughout; of one CPU, always."""
-    codec = held.value_codec
+def can_add(bpf_map: BaseMap) -> bool:
+    """Whether the values of all CPUs can be added: all parts are numbers, or it is not per CPU."""
+    codec = bpf_map.value_codec
     if not isinstance(codec, PerCpuCodec):
         return True
     return _is_number(codec.value.decode(bytes(codec.stride)))
 
 
-def compared(held: BaseMap) -> Callable[[Row], Row]:
-    """Return what makes a row of key and all CPUs' values one of key and their sum, if it can."""
-    if held.is_per_cpu and can_add(held):
+def compared(bpf_map: BaseMap) -> Callable[[Row], Row]:
+    """Return a function that replaces the values of all CPUs in a row by their sum, if possible."""
+    if bpf_map.is_per_cpu and can_add(bpf_map):
         return lambda row: (row[0], total(row[1]))
     return lambda row: row
 
 
-def check(held: BaseMap, columns: Iterable[Column]) -> None:
-    """Raise `UsageError` if a column is of values of several CPUs that cannot be added."""
-    if not can_add(held) and not all(column.is_of_key for column in columns):
+def check(bpf_map: BaseMap, columns: Iterable[Column]) -> None:
+    """Raise `UsageError` if a column belongs to per-CPU values that cannot be added."""
+    if not can_add(bpf_map) and not all(column.is_of_key for column in columns):
         raise UsageError(
-            f"map {held.name!r} has a value for each CPU that cannot be added up",
+            f"map {bpf_map.name!r} has a value for each CPU that cannot be added up",
             hint="bpfpin map dump --per-cpu compares each CPU's value",
         )
 

@@ -1,4 +1,4 @@
-"""One map in full."""
+"""Describes one map in full: definition, types, users, and notes on its type."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from bpfpin.uapi import MapFlag, ProgramType
 class MapDetails:
     """One map: its types as C (empty without BTF), flags by name.
 
-    *users* are programs and where they are attached, pins and processes, *keepers* in words the
-    maps that hold it and the links at it. *cpus*: how many values an
-    entry has in a per-CPU map, 0 for another one. *inner* is one of the maps in a map of maps;
-    *notes* what else the kernel tells, and what its type means.
+    *users* are programs with the places where they are attached, pins and processes. *keepers*
+    are the outer maps and links that keep it, in words. *cpus* is the number of values of an entry
+    in a per-CPU map, else 0. *inner* is one of the maps in a map of maps. *notes* are further facts
+    of the kernel, and an explanation of the type.
     """
 
     row: MapRow
@@ -44,43 +44,46 @@ class MapDetails:
 
 
 def show_map(target: str, *, pin_root: Path) -> MapDetails:
-    """Return what the kernel says of the map that *target* names, and who uses it."""
-    with open_map(target) as held:
-        info, more = held.info, fdinfo(held.fd)
+    """Return the details of the map that *target* names, and its users."""
+    with open_map(target) as bpf_map:
+        info, more = bpf_map.info, fdinfo(bpf_map.fd)
         users = users_of(info.id, pin_root=pin_root)
-        found, inner = keepers(), _inner(held)
+        kept_by, inner = keepers(), _inner(bpf_map)
         return MapDetails(
             row=MapRow(
                 info,
-                tuple(one.name for one in users if one.kind is UserKind.PIN),
+                tuple(user.name for user in users if user.kind is UserKind.PIN),
                 memory_bytes=int(more.get("memlock", "0")),
                 is_frozen=more.get("frozen") == "1",
-                outer_maps=tuple(found.outer_maps.get(info.id, ())),
-                links=tuple(found.links.get(info.id, ())),
+                outer_maps=tuple(kept_by.outer_maps.get(info.id, ())),
+                links=tuple(kept_by.links.get(info.id, ())),
             ),
-            key_type=_c_type(held.key_type),
-            value_type=_c_type(held.value_type),
+            key_type=_c_type(bpf_map.key_type),
+            value_type=_c_type(bpf_map.value_type),
             flags=flag_names(info.map_flags),
             users=users,
-            keepers=tuple(found.told(info.id)),
-            cpus=possible_cpus() if held.is_per_cpu else 0,
+            keepers=tuple(kept_by.in_words(info.id)),
+            cpus=possible_cpus() if bpf_map.is_per_cpu else 0,
             inner=MapRow(inner) if inner else None,
-            notes=(*_notes(info, more), *_notes_of_inner(info, inner), *_hidden(found)),
+            notes=(*_notes(info, more), *_notes_of_inner(info, inner), *_hidden(kept_by)),
         )
 
 
 def flag_names(flags: int) -> tuple[str, ...]:
-    """Return the names of map flags; bits without a name together as a number."""
+    """Return the names of map flags; bits without a name as one number."""
     names = [flag.name for flag in MapFlag if flags & flag and flag.name]
     unnamed = flags & ~sum(MapFlag)
     return (*names, hex(unnamed)) if unnamed else tuple(names)
 
 
-def _inner(held: Map) -> MapInfo | None:
-    """Return one of the maps in a map of maps: the kernel tells of none what all must be like."""
-    if not traits_of(held.type).holds_maps:
+def _inner(bpf_map: Map) -> MapInfo | None:
+    """Return the info of one of the maps in a map of maps.
+
+    The kernel does not report the definition that all inner maps must have (`inner_map_meta`).
+    """
+    if not traits_of(bpf_map.type).holds_maps:
         return None
-    with suppress(BpfError, StopIteration), Map.from_id(next(iter(held.values()))) as inner:
+    with suppress(BpfError, StopIteration), Map.from_id(next(iter(bpf_map.values()))) as inner:
         return inner.info
     return None
 
@@ -104,12 +107,12 @@ def _notes(info: MapInfo, more: dict[str, str]) -> Iterator[str]:
 
 def _notes_of_inner(info: MapInfo, inner: MapInfo | None) -> Iterator[str]:
     if traits_of(info.type).holds_maps and inner is None:
-        yield "it holds no map that we may open, and only those tell what it takes"
+        yield "it holds no map that this user may open, and only an inner map shows what it takes"
 
 
-def _hidden(found: Keepers) -> Iterator[str]:
-    if not found.is_complete:
-        yield "programs, links and maps that use it are seen with CAP_SYS_ADMIN alone"
+def _hidden(kept_by: Keepers) -> Iterator[str]:
+    if not kept_by.is_complete:
+        yield "programs, links and maps that use it are shown only with CAP_SYS_ADMIN"
 
 
 def _c_type(ref: TypeRef | None) -> str:

@@ -1,4 +1,4 @@
-"""Saving the entries of a map into a file, and putting them back: into this map or one like it."""
+"""Saves the entries of a map to a file, and restores them into that map or a similar one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.errors import KeyNotFoundError
-from bpfpin.map.entries import ChangeGuard, said
+from bpfpin.map.entries import ChangeGuard, usage_errors
 from bpfpin.map.open import moment_of, open_map, whole
 from bpfpin.map.snapshot_file import SnapshotReader, SnapshotWriter, new_file
 from bpfpin.map.snapshot_fit import definition_of, require_fit, require_room, surplus_keys
-from bpfpin.map.snapshot_migrate import Converted, converted
+from bpfpin.map.snapshot_migrate import ConvertedSnapshot, convert_snapshot
 from bpfpin.migration.request import Migration
 from bpfpin.objects.maps import layouts
 from bpfpin.objects.maps.map import Map
@@ -20,7 +20,7 @@ from bpfpin.objects.maps.map import Map
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What was written: how many entries of which map (the kernel's id), and the file's size."""
+    """The result of saving map *map_id*: the number of entries, and the size of the file."""
 
     path: Path
     map_id: int
@@ -35,9 +35,10 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How many entries were written, and how many were deleted that the file does not have.
+    """The result of restoring into map *map_id*.
 
-    *lost* are the members that did not come over, or not whole, because the user gave them up.
+    *deleted* is the number of entries that were deleted because the file does not have them.
+    *lost* are the members that were dropped or cut to fit, as the user allowed.
     """
 
     path: Path
@@ -53,66 +54,95 @@ class Restored:
         return shown | ({"lost": list(self.lost)} if self.lost else {})
 
 
-def save_map(held: Map, path: str | Path) -> Saved:
-    """Write all entries of *held* into the file *path*, with the map's definition and types.
+def save_map(bpf_map: Map, path: str | Path) -> Saved:
+    """Save all entries of a map to a file, with the definition and the types of the map.
 
-    The file (0600) takes the place of one that is there, and is there as a whole or not at all. It
-    shows no single moment of a map that changes meanwhile: each entry is as it was when the walk
-    came by (`objects/maps/batch.py`). `TypeError` for a map whose entries are no plain bytes.
+    The file is written as a whole or not at all. If the map changes meanwhile, the file does not
+    show one moment: each entry is saved as it was when the walk reached it.
+
+    Args:
+        bpf_map: The map: an array, a hash or an LPM trie, per CPU or not.
+        path: The file to write, with mode 0600; a regular file of that name is replaced.
+
+    Returns:
+        The path, the id of the map, the number of entries and the size of the file.
+
+    Raises:
+        TypeError: The entries of the map are not plain bytes (maps of maps, sockets, and so on).
+        UsageError: *path* exists and is not a regular file.
+        ObjectNotFoundError: The directory of *path* does not exist.
+        UnsafePathError: *path* leads over a symbolic link that another user could have made.
+        PermissionDeniedError: The file may not be written.
+
+    Kernel: BPF_MAP_LOOKUP_BATCH (Linux 5.6), else a walk by key.
     """
     path = Path(path)
-    definition = definition_of(held)
-    types = layouts.encode(held.key_type, held.value_type)
+    definition = definition_of(bpf_map)
+    types = layouts.encode(bpf_map.key_type, bpf_map.value_type)
     with new_file(path) as file:
         writer = SnapshotWriter(file, definition, types)
-        for part in held.batches_bytes():
+        for part in bpf_map.batches_bytes():
             writer.add(part.keys, part.values)
         writer.end()
         size = file.tell()
-    return Saved(path, held.id, writer.entries, size)
+    return Saved(path, bpf_map.id, writer.entries, size)
 
 
 def restore_map(
-    path: str | Path, held: Map, *, exact: bool = False, migrate: Migration | None = None
+    path: str | Path, bpf_map: Map, *, exact: bool = False, migrate: Migration | None = None
 ) -> Restored:
-    """Write the entries of the file *path*, which `save_map` made, into *held*, in batches.
+    """Write the entries of a file that `save_map` made into a map, in batches.
 
-    An entry that is there gets the value of the file; what the file does not have stays, or with
-    *exact* is deleted first. The file is read once to the end before anything is written, so that
-    these leave the map as it was: `ObjectFileError` (no snapshot, damaged, truncated),
-    `IncompatibleMapError` with all differences (type, sizes, layout of key and value, CPUs), and
-    `MapFullError` if the map has not the room. Programs that write meanwhile may still fill it, or
-    win.
+    The file is read to its end before anything is written, so an error leaves the map as it was.
+    A program that writes meanwhile may still fill the map, or overwrite an entry.
 
-    With *migrate* a map of another definition takes the entries by the rules of `deploy`: members
-    by name, other types and lengths of arrays and hashes, the values of other CPUs. Values are
-    written, and not added to those that are there; rules decide where several old ones become one.
+    Args:
+        path: The file.
+        bpf_map: The map to write, open for writing.
+        exact: First delete the entries that the file does not have; by default they stay.
+        migrate: Rules for a map of another definition, as for `deploy`: members are matched by
+            name; types, lengths and numbers of CPUs may differ. Values replace those in the map,
+            they are not added; the rules decide if several old values become one. By default the
+            definitions must fit.
+
+    Returns:
+        The numbers of entries written and deleted, and the members that were lost.
+
+    Raises:
+        ObjectNotFoundError: The file does not exist.
+        ObjectFileError: It is not a snapshot, or it is damaged or cut.
+        IncompatibleMapError: The map does not fit; `differences` lists type, sizes, layouts, CPUs.
+        MapFullError: The map has no room for all entries.
+        TypeError: Entries of such a map cannot be restored.
+        UsageError: *migrate* names a member that neither map has.
+
+    Kernel: BPF_MAP_UPDATE_BATCH (Linux 5.6), else BPF_MAP_UPDATE_ELEM; BPF_MAP_DELETE_ELEM.
     """
     with SnapshotReader(Path(path)) as file:
-        snapshot: SnapshotReader | Converted = file
+        snapshot: SnapshotReader | ConvertedSnapshot = file
         if migrate is not None:
-            snapshot = converted(file, held, migrate)
+            snapshot = convert_snapshot(file, bpf_map, migrate)
         else:
-            require_fit(file, held, exact=exact)
-        require_room(snapshot, held, exact=exact)
-        surplus = surplus_keys(snapshot, held) if exact and not held.is_array else set()
+            require_fit(file, bpf_map, exact=exact)
+        require_room(snapshot, bpf_map, exact=exact)
+        surplus = surplus_keys(snapshot, bpf_map) if exact and not bpf_map.is_array else set()
         for key in surplus:
             with suppress(KeyNotFoundError):
-                held.delete_bytes(key)
-        entries = sum(held.update_arrays(keys, values) for keys, values in snapshot.blocks())
-        lost = snapshot.lost if isinstance(snapshot, Converted) else ()
-    return Restored(Path(path), held.id, entries, len(surplus), lost)
+                bpf_map.delete_bytes(key)
+        entries = sum(bpf_map.update_arrays(keys, values) for keys, values in snapshot.blocks())
+        lost = snapshot.lost if isinstance(snapshot, ConvertedSnapshot) else ()
+    return Restored(Path(path), bpf_map.id, entries, len(surplus), lost)
 
 
 def save(target: str, path: str) -> Saved:
-    """Save the map that *target* names; what cannot be saved is `UsageError`.
+    """Save the map that *target* names; `UsageError` for a map that cannot be saved.
 
-    A map that is just being migrated is waited for.
+    Waits while a migration moves the entries.
     """
 
     def once() -> Saved:
-        with open_map(target) as held, said(held):
-            return save_map(held, path)
+        with open_map(target) as bpf_map, usage_errors(bpf_map):
+            return save_map(bpf_map, path)
 
     return whole(target, once)
 
@@ -125,16 +155,16 @@ def restore(
     migrate: Migration | None = None,
     guard: ChangeGuard | None = None,
 ) -> Restored:
-    """Restore into the map that *target* names; what cannot be restored is `UsageError`.
+    """Restore into the map that *target* names; `UsageError` for a map that cannot be restored.
 
-    So is what *guard* refuses. A map that is just being migrated is waited for.
+    The same for a change that *guard* refuses. Waits while a migration moves the entries.
     """
     moment_of(target)
-    with open_map(target, read_only=False) as held, said(held):
+    with open_map(target, read_only=False) as bpf_map, usage_errors(bpf_map):
         if guard is not None:
             guard.require_way_back(
-                held,
+                bpf_map,
                 f"restoring {path}",
                 lambda copy: restore_map(path, copy, exact=exact, migrate=migrate),
             )
-        return restore_map(path, held, exact=exact, migrate=migrate)
+        return restore_map(path, bpf_map, exact=exact, migrate=migrate)

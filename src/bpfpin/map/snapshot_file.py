@@ -1,7 +1,12 @@
-"""The file that `map save` writes: a map's definition, its types, and its entries.
+"""Reads and writes the file of `map save`: a map's definition, its types, and its entries.
 
-`docs/snapshot-format.md` describes it byte by byte. Nothing of a file is believed: lengths are
-checked against the file's size before anything is read, and the checksum at the end counts.
+`docs/snapshot-format.md` describes it byte by byte. The file is untrusted: lengths are checked
+against its size before anything is read, and the checksum at the end must fit.
+
+A file is written so that it exists as a whole or not at all, and so that no other user can misguide
+the writer. Root writes into /tmp, too, where others can make names: their symbolic links must not
+decide which file is overwritten. So the path is walked first, its directory is opened once, and the
+file is created beside its final name (O_EXCL) and renamed, all relative to that descriptor.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import MapType
 
-BLOCK_BYTES: Final = 4 << 20  # of one block, which has one entry at least
+BLOCK_BYTES: Final = 4 << 20  # of one block, which has at least one entry
 KEY_SIZE_MAX: Final = 1 << 16
 VALUE_SIZE_MAX: Final = 1 << 31
 CPUS_MAX: Final = 1 << 16
@@ -44,20 +49,18 @@ START: Final = struct.Struct(f"<{len(MAGIC)}sIII")  # magic, version, bytes of d
 COUNT: Final = struct.Struct("<I")
 TOTAL: Final = struct.Struct("<Q")
 TYPES_BYTES_MAX: Final = 16 << 20
-Block = tuple[memoryview, memoryview]
 PRIVATE: Final = 0o600
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-_LINKS_MAX: Final = 40  # as many as the kernel follows
+_LINKS_MAX: Final = 40  # MAXSYMLINKS in include/linux/namei.h
 _STREAMS: Final = (stat.S_ISCHR, stat.S_ISFIFO, stat.S_ISSOCK)
+# The keys of some entries and their values, each back to back.
+Block = tuple[memoryview, memoryview]
 T = TypeVar("T")
 
 
-# What a snapshot says of the map whose entries it has.
-
-
 @dataclass(frozen=True, slots=True)
-class Definition:
-    """The map that was saved; *cpus* is how many values each entry has in a per-CPU map, else 1."""
+class SavedDefinition:
+    """The definition of a saved map; *cpus* is the number of values per entry, 1 if not per CPU."""
 
     name: str
     type: MapType
@@ -69,15 +72,15 @@ class Definition:
     cpus: int
 
     @property
-    def copied(self) -> int:
-        """Bytes of the values of one entry."""
+    def value_bytes(self) -> int:
+        """The size of all values of one entry, in bytes."""
         is_percpu = traits_of(self.type).is_percpu
         return stride_of(self.value_size) * self.cpus if is_percpu else self.value_size
 
     def key_fault(self, keys: memoryview, before: int) -> str:
-        """Return what is wrong with *keys*, behind *before* others; empty if nothing is.
+        """Return why *keys*, which follow *before* others, are not valid; "" if they are.
 
-        What the kernel would refuse is found before anything is written.
+        The kernel would refuse them only after others have been written.
         """
         if traits_of(self.type).is_array and keys.cast("I").tolist() != list(
             range(before, before + len(keys) // self.key_size)
@@ -94,16 +97,16 @@ class Definition:
 
     @property
     def block_entries(self) -> int:
-        """How many entries one block has at most."""
-        return max(1, BLOCK_BYTES // (self.key_size + self.copied))
+        """The largest number of entries in one block."""
+        return max(1, BLOCK_BYTES // (self.key_size + self.value_bytes))
 
     def to_text(self) -> str:
-        """Return the JSON of it."""
+        """Return the definition as JSON."""
         return json.dumps({**asdict(self), "type": int(self.type)}, separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the definition in *text*; `ValueError` says why it is none."""
+        """Return the definition in *text*; `ValueError` says why it is not one."""
         record = JsonObject.load(text)
         limits = {
             "key_size": KEY_SIZE_MAX,
@@ -122,13 +125,10 @@ class Definition:
         return cls(record.text("name"), kind, **numbers)
 
 
-"""The keys of some entries and their values, each back to back."""
-
-
 class SnapshotWriter:
     """Writes one snapshot into *file*, in the order of the methods."""
 
-    def __init__(self, file: IO[bytes], definition: Definition, types: bytes) -> None:
+    def __init__(self, file: IO[bytes], definition: SavedDefinition, types: bytes) -> None:
         self._file = file
         self._definition = definition
         self._hash = hashlib.sha256()
@@ -138,19 +138,19 @@ class SnapshotWriter:
 
     def add(self, keys: memoryview, values: memoryview) -> None:
         """Write some entries, their keys and their values back to back."""
-        key_size, copied = self._definition.key_size, self._definition.copied
+        key_size, value_bytes = self._definition.key_size, self._definition.value_bytes
         count, step = len(keys) // key_size, self._definition.block_entries
         for start in range(0, count, step):
             end = min(start + step, count)
             self._write(
                 COUNT.pack(end - start),
                 keys[start * key_size : end * key_size],
-                values[start * copied : end * copied],
+                values[start * value_bytes : end * value_bytes],
             )
         self.entries += count
 
     def end(self) -> None:
-        """Write what tells that the file is whole."""
+        """Write the end marker, the number of entries and the checksum."""
         self._write(COUNT.pack(0), TOTAL.pack(self.entries))
         self._file.write(self._hash.digest())
 
@@ -161,7 +161,7 @@ class SnapshotWriter:
 
 
 class SnapshotReader(Closing):
-    """A snapshot, opened; `ObjectFileError` tells what is wrong with it and where."""
+    """An open snapshot; `ObjectFileError` says what is wrong with the file, and where."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -169,7 +169,7 @@ class SnapshotReader(Closing):
         try:
             status = os.fstat(self._file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ObjectFileError("it is no regular file", path=str(path))
+                raise ObjectFileError("it is not a regular file", path=str(path))
             self._size = status.st_size
             self._hash = hashlib.sha256()
             self._read_start()
@@ -182,11 +182,11 @@ class SnapshotReader(Closing):
         self._file.close()
 
     def blocks(self) -> Iterator[Block]:
-        """Yield all entries; the file is known to be whole when this ends, and not before.
+        """Yield all entries, from the start of the file each time.
 
-        From the start again each time.
+        The checksum is compared at the end: until then the file may be damaged.
         """
-        key_size, copied = self.definition.key_size, self.definition.copied
+        key_size, value_bytes = self.definition.key_size, self.definition.value_bytes
         self._file.seek(0)
         self._hash = hashlib.sha256()
         self._read(self._entries_at, "the definition")
@@ -194,7 +194,7 @@ class SnapshotReader(Closing):
         while count := COUNT.unpack(self._read(COUNT.size, "a block"))[0]:
             if count > self.definition.block_entries:
                 raise self._error(f"a block of {count} entries, which is too large")
-            block = memoryview(self._read(count * (key_size + copied), f"{count} entries"))
+            block = memoryview(self._read(count * (key_size + value_bytes), f"{count} entries"))
             keys, values = block[: count * key_size], block[count * key_size :]
             if fault := self.definition.key_fault(keys, total):
                 raise self._error(fault)
@@ -203,26 +203,28 @@ class SnapshotReader(Closing):
         self._read_end(total)
 
     def _read_end(self, total: int) -> None:
-        (said,) = TOTAL.unpack(self._read(TOTAL.size, "the number of entries"))
-        digest = self._hash.digest()
-        there = self._read(len(digest), "the checksum")
-        if said != total:
-            raise self._error(f"{total} entries, where it says {said}")
-        if there != digest:
-            raise self._error("the checksum is another one: the file is damaged")
+        (written,) = TOTAL.unpack(self._read(TOTAL.size, "the number of entries"))
+        computed = self._hash.digest()
+        checksum = self._read(len(computed), "the checksum")
+        if written != total:
+            raise self._error(f"{total} entries, where it says {written}")
+        if checksum != computed:
+            raise self._error("the checksum does not match: the file is damaged")
         if self._file.tell() != self._size:
-            raise self._error("something stands behind the end")
+            raise self._error("the file goes on after its end")
 
     def _read_start(self) -> None:
         magic, version, text_size, types_size = START.unpack(self._read(START.size, "the start"))
         if magic != MAGIC:
-            raise self._error("it is no snapshot of a map")
+            raise self._error("it is not a snapshot of a map")
         if version != VERSION:
             raise self._error(f"it is of version {version}, and this bpfpin reads {VERSION}")
         if text_size > TEXT_SIZE_MAX or types_size > TYPES_BYTES_MAX:
             raise self._error("its definition is too large")
         try:
-            self.definition = Definition.parse(self._read(text_size, "the definition").decode())
+            self.definition = SavedDefinition.parse(
+                self._read(text_size, "the definition").decode()
+            )
         except ValueError as error:
             raise self._error(f"its definition cannot be read: {error}") from None
         self.types = self._types(self._read(types_size, "the types"))
@@ -230,14 +232,14 @@ class SnapshotReader(Closing):
 
     def _types(self, blob: bytes) -> layouts.Types:
         try:
-            found = layouts.decode(blob)
+            types = layouts.decode(blob)
             sizes = (self.definition.key_size, self.definition.value_size)
-            fits = [ref is None or ref.size == size for ref, size in zip(found, sizes, strict=True)]
+            fits = [ref is None or ref.size == size for ref, size in zip(types, sizes, strict=True)]
         except ObjectFileError as error:
             raise self._error(f"its types cannot be read: {error}") from None
         if not all(fits):
             raise self._error("its types do not have the sizes of its keys and values")
-        return found
+        return types
 
     def _read(self, size: int, what: str) -> bytes:
         at = self._file.tell()
@@ -252,7 +254,7 @@ class SnapshotReader(Closing):
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a named pipe, too, at which one would wait for a writer."""
+    """Open a file, without waiting for a writer if it is a named pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -269,23 +271,16 @@ def _opened(path: Path) -> IO[bytes]:
         ) from None
 
 
-# A file that is there as a whole or not at all, written where nobody else can lead us astray.
-#
-# As root one writes into /tmp, too, where others make names: a symbolic link of theirs must not say
-# which file is overwritten. So the path is walked first, its directory is opened once, and the file
-# is made beside (O_EXCL) and renamed, all below that descriptor.
-
-
 @contextmanager
 def new_file(path: Path, *, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
-    """Yield a file that is called *path* at the end of `with`; an error leaves no trace.
+    """Yield a new file that is renamed to *path* at the end of `with`; an error leaves no file.
 
-    It is written beside, made durable (fsync) and renamed, over a file that is there already. Its
-    mode is *mode*, less the umask.
+    It is created beside *path*, made durable (fsync) and renamed, also over an existing file. Its
+    mode is *mode* less the umask.
 
-    Raises `UsageError` where something is that is no file, `ObjectNotFoundError` without the
-    directory, `UnsafePathError` for a symbolic link of another user or in a directory that others
-    may write, and what writing is refused with, with the path.
+    Raises `UsageError` if *path* exists and is not a regular file, `ObjectNotFoundError` if its
+    directory does not exist, `UnsafePathError` for a symbolic link of another user or in a
+    directory that others may write, and the error of the kernel if writing fails.
     """
     whole = resolved(path.absolute().parent) / path.name
     _require_replaceable(whole)
@@ -305,17 +300,18 @@ def new_file(path: Path, *, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            places = {"src_dir_fd": directory.fileno(), "dst_dir_fd": directory.fileno()}
-            _do(path, lambda: os.rename(name, whole.name, **places))  # noqa: PTH104  (by descriptor)
+            at = {"src_dir_fd": directory.fileno(), "dst_dir_fd": directory.fileno()}
+            _do(path, lambda: os.rename(name, whole.name, **at))  # noqa: PTH104  (by descriptor)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=directory.fileno())
             raise
+        # rename(2) is durable only once the directory is on disk as well.
         os.fsync(directory.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write *text* into a new file as `new_file` does, or to a terminal, a pipe or /dev/null."""
+    """Write *text* to a new file by `new_file`, or to a terminal, a pipe or /dev/null."""
     if _is_stream(path):
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text)
@@ -325,10 +321,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def resolved(path: Path) -> Path:
-    """Return *path* without symbolic links; `UnsafePathError` if somebody else could set one.
+    """Return *path* without symbolic links; `UnsafePathError` for a link that others control.
 
-    Those are links in a directory that others may write, unless it is sticky and the link is ours
-    or root's (what the kernel's `fs.protected_symlinks` allows), and links of other users anywhere.
+    That is a link of another user anywhere, and a link in a directory that others may write,
+    unless the directory is sticky and the link belongs to this user or root: the rule of the
+    sysctl fs.protected_symlinks (may_follow_link() in fs/namei.c), always applied.
     """
     whole, left = Path("/"), list(path.absolute().parts[1:])
     for _ in range(_LINKS_MAX):
@@ -341,7 +338,7 @@ def resolved(path: Path) -> Path:
             try:
                 status = whole.lstat()
             except OSError:
-                return whole.joinpath(*left)  # what is missing is told by who opens it
+                return whole.joinpath(*left)  # the caller gets the error when it opens the path
             if stat.S_ISLNK(status.st_mode):
                 break
         else:
@@ -368,10 +365,10 @@ def _require_safe_link(link: Path, status: os.stat_result) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether there is something that is written to and never replaced."""
+    """Whether *path* is a device, a pipe or a socket: it is written to, and never replaced."""
     name = path.absolute()
     if name.parent in (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd")):
-        with suppress(OSError):  # /dev/stdout, >(…) of a shell: links that only we have
+        with suppress(OSError):  # /dev/stdout, >(…) of a shell: links of this process alone
             return not stat.S_ISBLK(name.stat().st_mode)
     with suppress(OSError):
         status = resolved(path).lstat()
@@ -380,12 +377,12 @@ def _is_stream(path: Path) -> bool:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Refuse what a rename would destroy."""
+    """Raise an error for a path that a rename would destroy, such as a device."""
     if not path.parent.is_dir():
         raise ObjectNotFoundError("no such directory", path=str(path.parent))
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise UsageError(f"{path} is there and no regular file", hint="give another name")
+            raise UsageError(f"{path} exists and is not a regular file", hint="give another name")
 
 
 def _directory(path: Path) -> Descriptor:

@@ -1,4 +1,4 @@
-"""Whether the entries of a snapshot can go into a map: asked before anything is written."""
+"""Checks that the entries of a snapshot fit into a map, before anything is written."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Protocol
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import Difference, IncompatibleMapError, MapFullError
-from bpfpin.map.snapshot_file import Block, Definition, SnapshotReader
+from bpfpin.map.snapshot_file import Block, SavedDefinition, SnapshotReader
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType
 
 
-class Entries(Protocol):
-    """Entries that are to go into a map: a snapshot's, as they are or for another definition."""
+class SnapshotEntries(Protocol):
+    """Entries to write into a map: those of a snapshot, as they are or converted."""
 
     @property
     def path(self) -> Path:
-        """The file they are from."""
+        """The path of the file."""
 
     @property
-    def definition(self) -> Definition:
-        """What they are like."""
+    def definition(self) -> SavedDefinition:
+        """The definition that the entries have."""
 
     def blocks(self) -> Iterator[Block]:
-        """Yield keys and values, back to back; from the start again each time."""
+        """Yield keys and values, back to back, from the start each time."""
 
 
 def are_interchangeable(old: MapType, new: MapType) -> bool:
@@ -40,16 +40,16 @@ def are_interchangeable(old: MapType, new: MapType) -> bool:
     return (before.family, before.is_percpu) == (after.family, after.is_percpu)
 
 
-def definition_of(held: Map) -> Definition:
-    """Return what a snapshot says of *held*; `TypeError` if its entries cannot be saved."""
-    info, kind = held.info, held.type
+def definition_of(bpf_map: Map) -> SavedDefinition:
+    """Return the definition of *bpf_map* for a snapshot; `TypeError` if it cannot be saved."""
+    info, kind = bpf_map.info, bpf_map.type
     if not isinstance(kind, MapType) or not traits_of(kind).is_plain_data:
         name = kind.name.lower() if isinstance(kind, MapType) else kind
         raise TypeError(
             f"map {info.name!r} (id {info.id}) is of type {name}: only entries of arrays, hashes"
             " and LPM tries can be saved and restored"
         )
-    return Definition(
+    return SavedDefinition(
         info.name,
         kind,
         info.key_size,
@@ -57,86 +57,89 @@ def definition_of(held: Map) -> Definition:
         info.max_entries,
         info.map_flags,
         info.map_extra,
-        possible_cpus() if held.is_per_cpu else 1,
+        possible_cpus() if bpf_map.is_per_cpu else 1,
     )
 
 
-def require_fit(snapshot: SnapshotReader, held: Map, *, exact: bool) -> None:
-    """Raise `IncompatibleMapError` with all that differs between the map saved and *held*."""
-    old, new = snapshot.definition, definition_of(held)
+def require_fit(snapshot: SnapshotReader, bpf_map: Map, *, exact: bool) -> None:
+    """Raise `IncompatibleMapError` with all differences between the saved map and *bpf_map*."""
+    old, new = snapshot.definition, definition_of(bpf_map)
     name = new.name
     fields = ["key_size", "value_size", "cpus"]
-    fields += ["max_entries"] if exact and held.is_array else []
-    found = [
+    fields += ["max_entries"] if exact and bpf_map.is_array else []
+    differences = [
         Difference(name, field, str(getattr(old, field)), str(getattr(new, field)))
         for field in fields
         if getattr(old, field) != getattr(new, field)
     ]
     if not are_interchangeable(old.type, new.type):
-        found.insert(0, Difference(name, "type", old.type.name.lower(), new.type.name.lower()))
+        types = old.type.name.lower(), new.type.name.lower()
+        differences.insert(0, Difference(name, "type", *types))
     key, value = snapshot.types
-    found += [*_unlike(name, "key", key, held.key_type)]
-    found += [*_unlike(name, "value", value, held.value_type)]
-    if found:
+    differences += [*_type_differences(name, "key", key, bpf_map.key_type)]
+    differences += [*_type_differences(name, "value", value, bpf_map.value_type)]
+    if differences:
         raise IncompatibleMapError(
-            f"the entries saved of map {old.name!r} do not fit map {name!r} (id {held.id})",
+            f"the entries saved of map {old.name!r} do not fit map {name!r} (id {bpf_map.id})",
             path=str(snapshot.path),
-            differences=found,
-            hint=_hint(found),
+            differences=differences,
+            hint=_hint(differences),
         )
 
 
-def _hint(found: list[Difference]) -> str:
-    if {one.field for one in found} != {"cpus"}:
-        return "--migrate takes over what has the same name"
+def _hint(differences: list[Difference]) -> str:
+    if {difference.field for difference in differences} != {"cpus"}:
+        return "--migrate carries over members of the same name"
     return (
-        "per-CPU values belong to their CPUs: restore them where there are as many; or"
-        " --migrate, which gives those of other CPUs to the first one"
+        "per-CPU values belong to their CPUs: restore them on a host with as many, or use"
+        " --migrate, which gives the values of missing CPUs to the first one"
     )
 
 
-def _unlike(name: str, what: str, old: TypeRef | None, new: TypeRef | None) -> Iterator[Difference]:
-    found = compare.differences(old, new)
-    whole = compare.whole(old, new) if found else None
-    for path, before, after in dict.fromkeys([whole, *found] if whole else found):
+def _type_differences(
+    name: str, what: str, old: TypeRef | None, new: TypeRef | None
+) -> Iterator[Difference]:
+    rows = compare.differences(old, new)
+    whole = compare.whole(old, new) if rows else None
+    for path, before, after in dict.fromkeys([whole, *rows] if whole else rows):
         yield Difference(name, f"{what} {path}".rstrip(), before, after)
 
 
-def require_room(snapshot: Entries, held: Map, *, exact: bool) -> None:
-    """Read the file to its end, and raise `MapFullError` unless all of it goes into *held*.
+def require_room(snapshot: SnapshotEntries, bpf_map: Map, *, exact: bool) -> None:
+    """Read the file to its end; `MapFullError` if *bpf_map* has no room for all entries.
 
-    A map that forgets makes room by itself, as long as it has room for the file at all.
+    An LRU map makes room by itself, as long as the entries of the file alone fit.
     """
-    key_size, room = held.key_size, held.max_entries
+    key_size, room = bpf_map.key_size, bpf_map.max_entries
     saved = sum(len(keys) // key_size for keys, _ in snapshot.blocks())
-    is_merged = not (exact or held.is_array or traits_of(held.type).is_lru)
+    is_merged = not (exact or bpf_map.is_array or traits_of(bpf_map.type).is_lru)
     needed = saved
-    if is_merged and saved <= room < saved + len(held):
-        together = set(_keys_of(held))
+    if is_merged and saved <= room < saved + len(bpf_map):
+        together = set(_keys_of(bpf_map))
         together.update(_keys_in(snapshot))
         needed = len(together)
     if needed > room:
         raise MapFullError(
-            f"{snapshot.path}: with its entries map {held.name!r} (id {held.id}) would have"
+            f"{snapshot.path}: with its entries map {bpf_map.name!r} (id {bpf_map.id}) would have"
             f" {needed}, and there is room for {room}; nothing was written",
-            target=f"map {held.name}",
+            target=f"map {bpf_map.name}",
             hint="restore it into a larger map (max_entries)"
-            + (", or let it replace what is there: --exact" if saved <= room else ""),
+            + (", or replace the present entries: --exact" if saved <= room else ""),
         )
 
 
-def surplus_keys(snapshot: Entries, held: Map) -> set[bytes]:
-    """Return the keys of *held* that the file does not have."""
-    there = set(_keys_of(held))
-    there.difference_update(_keys_in(snapshot))
-    return there
+def surplus_keys(snapshot: SnapshotEntries, bpf_map: Map) -> set[bytes]:
+    """Return the keys of *bpf_map* that the file does not have."""
+    surplus = set(_keys_of(bpf_map))
+    surplus.difference_update(_keys_in(snapshot))
+    return surplus
 
 
-def _keys_of(held: Map) -> Iterator[bytes]:
-    return _cut((part.keys for part in held.batches_bytes()), held.key_size)
+def _keys_of(bpf_map: Map) -> Iterator[bytes]:
+    return _cut((part.keys for part in bpf_map.batches_bytes()), bpf_map.key_size)
 
 
-def _keys_in(snapshot: Entries) -> Iterator[bytes]:
+def _keys_in(snapshot: SnapshotEntries) -> Iterator[bytes]:
     return _cut((keys for keys, _ in snapshot.blocks()), snapshot.definition.key_size)
 
 

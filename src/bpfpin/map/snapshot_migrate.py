@@ -1,4 +1,4 @@
-"""Entries of a snapshot for a map of another definition, by the rules of `load --migrate`."""
+"""Converts the entries of a snapshot for a map of another definition, as `load --migrate` does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import Difference, IncompatibleMapError
-from bpfpin.map.snapshot_file import Block, Definition, SnapshotReader
+from bpfpin.map.snapshot_file import Block, SavedDefinition, SnapshotReader
 from bpfpin.map.snapshot_fit import are_interchangeable, definition_of
 from bpfpin.map_traits import traits_of
 from bpfpin.migration import entries
@@ -25,32 +25,36 @@ _Leaves = tuple[tuple[Leaf, ...], tuple[Leaf, ...]]
 
 
 @dataclass(frozen=True)
-class Converted:
-    """A snapshot as the other map takes it; its blocks are read and converted each time."""
+class ConvertedSnapshot:
+    """A snapshot in the form of another map; entries are converted while they are read.
+
+    *keys* is None if keys are the same. *start* is the value of a new entry, whose members the
+    values are written into.
+    """
 
     snapshot: SnapshotReader
-    definition: Definition
+    definition: SavedDefinition
     keys: PartMoves | None
     values: PartMoves
     start: bytes
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self.snapshot.path
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """The members that do not come over, or not whole: dropped ones, and those cut to fit."""
-        found: dict[str, None] = {}
+        """The members that lose something: dropped ones, and those that are cut to fit."""
+        paths: dict[str, None] = {}
         for side, moves in ((KEY, self.keys), (VALUE, self.values)):
             for check in moves.checks if moves else ():
                 if check.is_accepted and self._is_lost(side, check):
-                    found[f"{KEY}.{check.path}" if side == KEY else check.path or VALUE] = None
-        return tuple(found)
+                    paths[f"{KEY}.{check.path}" if side == KEY else check.path or VALUE] = None
+        return tuple(paths)
 
     def _is_lost(self, side: str, check: EntryCheck) -> bool:
-        """Whether an entry of the file has something there; reads the file."""
+        """Whether an entry of the file has a value that does not fit; reads the file."""
         return any(
             not check.fits(data)
             for key, values in self._old_entries()
@@ -67,19 +71,20 @@ class Converted:
         together: dict[bytes, bytes] = {}
         for block in self.snapshot.blocks():
             for key, value in self._entries(block):
-                there = together.get(key)
-                together[key] = self._both(there, value) if there is not None else value
+                earlier = together.get(key)
+                together[key] = self._joined(earlier, value) if earlier is not None else value
         yield memoryview(b"".join(together)), memoryview(b"".join(together.values()))
 
     def require_fit(self) -> None:
         """Raise `IncompatibleMapError` with the first entries that do not fit; reads the file."""
-        found: list[Difference] = []
+        misfits: list[Difference] = []
         for key, values in self._old_entries():
-            found += self._misfits(key, values)
-            if len(found) >= SHOWN:
+            misfits += self._misfits(key, values)
+            if len(misfits) >= SHOWN:
                 break
-        if found:
-            raise _refusal(self.definition.name, self.path, found, hint="--clamp, or --drop MEMBER")
+        if misfits:
+            hint = "--clamp, or --drop MEMBER"
+            raise _refusal(self.definition.name, self.path, misfits, hint=hint)
 
     def _misfits(self, key: bytes, values: list[bytes]) -> Iterator[Difference]:
         name, where = self.definition.name, f"at key hex:{key.hex()}"
@@ -106,15 +111,15 @@ class Converted:
     def _cut(self, block: Block) -> Iterator[tuple[bytes, list[bytes]]]:
         """Yield each key with the values of all CPUs."""
         old = self.snapshot.definition
-        stride = old.copied // old.cpus
+        stride = old.value_bytes // old.cpus
         keys, values = block
         for number in range(len(keys) // old.key_size):
-            at = number * old.copied
-            each = [
+            at = number * old.value_bytes
+            by_cpu = [
                 bytes(values[start : start + old.value_size])
-                for start in range(at, at + old.copied, stride)
+                for start in range(at, at + old.value_bytes, stride)
             ]
-            yield bytes(keys[number * old.key_size : (number + 1) * old.key_size]), each
+            yield bytes(keys[number * old.key_size : (number + 1) * old.key_size]), by_cpu
 
     def _entries(self, block: Block) -> Iterator[tuple[bytes, bytes]]:
         for key, values in self._cut(block):
@@ -125,31 +130,34 @@ class Converted:
             yield new_key, self._value(values)
 
     def _value(self, values: list[bytes]) -> bytes:
-        """Return a value as the kernel takes it; what CPUs had that are not here, the first has."""
+        """Return a value as the kernel takes it; the first CPU gets the values of missing CPUs."""
         moves, new = self.values.moves, self.definition
-        each = [apply_moves(moves, value, self.start) for value in values]
-        if len(each) > new.cpus:
-            surplus = each[new.cpus :]
-            each = [join_values(moves, [each[0], *surplus]), *each[1 : new.cpus]]
-        each += [self.start] * (new.cpus - len(each))
-        return b"".join(value.ljust(new.copied // new.cpus, b"\0") for value in each)
+        by_cpu = [apply_moves(moves, value, self.start) for value in values]
+        if len(by_cpu) > new.cpus:
+            surplus = by_cpu[new.cpus :]
+            by_cpu = [join_values(moves, [by_cpu[0], *surplus]), *by_cpu[1 : new.cpus]]
+        by_cpu += [self.start] * (new.cpus - len(by_cpu))
+        return b"".join(value.ljust(new.value_bytes // new.cpus, b"\0") for value in by_cpu)
 
-    def _both(self, there: bytes, value: bytes) -> bytes:
-        """Return the value of two old keys that are one now."""
-        stride = self.definition.copied // self.definition.cpus
+    def _joined(self, earlier: bytes, value: bytes) -> bytes:
+        """Return the joined value of two old keys that have become one key."""
+        stride = self.definition.value_bytes // self.definition.cpus
         pairs = (
-            (there[at : at + stride], value[at : at + stride])
+            (earlier[at : at + stride], value[at : at + stride])
             for at in range(0, len(value), stride)
         )
         return b"".join(join_values(self.values.moves, pair) for pair in pairs)
 
 
-def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Converted:
-    """Return *snapshot* as *held* takes it; `IncompatibleMapError` with all that stands against it.
+def convert_snapshot(
+    snapshot: SnapshotReader, bpf_map: Map, migration: Migration
+) -> ConvertedSnapshot:
+    """Return the entries of *snapshot* converted for *bpf_map*.
 
-    `UsageError` for members that were named and are not there.
+    `IncompatibleMapError` with everything that does not fit; `UsageError` for members that
+    *migration* names and neither map has.
     """
-    old, new = snapshot.definition, definition_of(held)
+    old, new = snapshot.definition, definition_of(bpf_map)
     name, wishes = new.name, migration.of(new.name)
     refused = Refusals(name)
     before, after = _shape(old), _shape(new)
@@ -158,17 +166,17 @@ def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Conv
         if are_interchangeable(old.type, new.type)
         else entries.shape_differences(name, before, after)
     )
-    types = _types(snapshot, held, migration)
-    key_leaves = leaves(snapshot.types[0], old.key_size), leaves(held.key_type, new.key_size)
+    types = _types(snapshot, bpf_map, migration)
+    key_leaves = leaves(snapshot.types[0], old.key_size), leaves(bpf_map.key_type, new.key_size)
     value_leaves = leaves(types[0], old.value_size), leaves(types[1], new.value_size)
     both = zip(key_leaves, value_leaves, strict=True)
-    require_known(migration, {name: MemberNames(*(names_of(*one) for one in both))})
+    require_known(migration, {name: MemberNames(*(names_of(*leaf_pair) for leaf_pair in both))})
     keys = _keys(old, new, key_leaves, wishes)
     is_joined = keys is not None or new.cpus < old.cpus
-    said = rules_of_part(wishes, VALUE, has_members=_have_members(value_leaves))
+    value_rules = rules_of_part(wishes, VALUE, has_members=_have_members(value_leaves))
     values = match_members(
         *value_leaves,
-        said,
+        value_rules,
         default_rule=lambda _old, _new: None if is_joined else Rule.KEEP_NEW,
         otherwise=Rule.KEEP_NEW,
     )
@@ -176,54 +184,56 @@ def converted(snapshot: SnapshotReader, held: Map, migration: Migration) -> Conv
     refused.add_unfit(VALUE, values)
     refused.add_contradictions(keys, values, (before, after), ())
     _stop_if_any(refused, name, snapshot.path)
-    start = start_value(name, types[1], bytes(new.value_size), said.start)
-    found = Converted(snapshot, new, keys, values, start)
-    found.require_fit()
-    return found
+    start = start_value(name, types[1], bytes(new.value_size), value_rules.start)
+    converted = ConvertedSnapshot(snapshot, new, keys, values, start)
+    converted.require_fit()
+    return converted
 
 
 def _stop_if_any(refused: Refusals, name: str, path: Path) -> None:
     error = refused.error()
     if error.differences:
-        hints = [one for one in error.hint.split("; ") if not one.startswith("--fresh")]
+        hints = [hint for hint in error.hint.split("; ") if not hint.startswith("--fresh")]
         raise _refusal(name, path, list(error.differences), hint="; ".join(hints))
 
 
-def _refusal(name: str, path: Path, found: list[Difference], *, hint: str) -> IncompatibleMapError:
+def _refusal(
+    name: str, path: Path, differences: list[Difference], *, hint: str
+) -> IncompatibleMapError:
     return IncompatibleMapError(
-        f"the entries saved cannot become those of map {name!r} as things are",
+        f"the saved entries cannot be converted for map {name!r} as they are",
         path=str(path),
-        differences=found,
+        differences=differences,
         hint=hint,
     )
 
 
-def _shape(definition: Definition) -> MapShape:
+def _shape(definition: SavedDefinition) -> MapShape:
     sizes = definition.key_size, definition.value_size, definition.max_entries
     return MapShape(definition.type, *sizes)
 
 
-def _types(snapshot: SnapshotReader, held: Map, migration: Migration) -> _Types:
-    old, new = snapshot.types[1], held.value_type
-    given = migration.layouts.get(held.name)
+def _types(snapshot: SnapshotReader, bpf_map: Map, migration: Migration) -> _Types:
+    old, new = snapshot.types[1], bpf_map.value_type
+    given = migration.layouts.get(bpf_map.name)
     if given is None or not (old is None or new is None):
         return old, new
-    sizes = snapshot.definition.value_size, held.value_size
-    about = f"--layout {held.name}"
+    sizes = snapshot.definition.value_size, bpf_map.value_size
+    about = f"--layout {bpf_map.name}"
     return types_with_layouts(layout_texts(given), (old, new), sizes, ((), ()), about=about)
 
 
 def _keys(
-    old: Definition, new: Definition, both: _Leaves, wishes: MigrationRules
+    old: SavedDefinition, new: SavedDefinition, both: _Leaves, wishes: MigrationRules
 ) -> PartMoves | None:
-    """Return how keys become new ones, None if they are the same."""
-    before, after = ([(one.path, one.place, one.type) for one in side] for side in both)
+    """Return how old keys become new ones, None if they are the same."""
+    before, after = ([(leaf.path, leaf.place, leaf.type) for leaf in side] for side in both)
     if before == after and old.key_size == new.key_size:
         return None
-    said = rules_of_part(wishes, KEY, has_members=_have_members(both))
+    rules = rules_of_part(wishes, KEY, has_members=_have_members(both))
     keep = Rule.KEEP_OLD
-    return match_members(*both, said, default_rule=lambda _old, _new: keep, otherwise=keep)
+    return match_members(*both, rules, default_rule=lambda _old, _new: keep, otherwise=keep)
 
 
 def _have_members(both: _Leaves) -> bool:
-    return all(one.path for side in both for one in side)
+    return all(leaf.path for side in both for leaf in side)

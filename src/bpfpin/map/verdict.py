@@ -1,4 +1,4 @@
-"""XDP verdicts as they are typed and shown."""
+"""XDP verdicts: parses typed ones, and finds the maps that hold one."""
 
 from __future__ import annotations
 
@@ -21,75 +21,76 @@ _VALUE_SIZES: Final = (1, 2, 4, 8)  # of integers
 _PREFIX: Final = "XDP_"
 
 CUTTING: Final = frozenset(set(XdpAction) - {XdpAction.XDP_PASS})
-"""Verdicts with which nothing reaches the host any more."""
+"""Verdicts with which no packet reaches the host any more."""
 
 UNUSUAL: Final = {
     XdpAction.XDP_TX: (
         "it sends every packet back out of the device it came in on, unchanged: the addresses are"
-        " not swapped, so nobody takes it, and switches learn a wrong place for its sender"
+        " not swapped, so no host accepts it, and switches learn a wrong port for its sender"
     ),
     XdpAction.XDP_REDIRECT: (
-        "it sends every packet to where the program says, and a program that says nothing drops it"
+        "it sends every packet to the target that the program sets, and drops it without one"
     ),
 }
-"""Verdicts that a program alone does not make useful, and why."""
+"""Verdicts that are useful only in a program written for them, and why."""
 
 
 def parse_verdict(word: str) -> XdpAction:
-    """Return the verdict that is typed `XDP_DROP`, `drop` or `1`, in any case."""
+    """Return the verdict of a word such as `XDP_DROP`, `drop` or `1`, in any case."""
     name = word.upper()
     for action in XdpAction:
         if name in (action.name, action.name.removeprefix(_PREFIX), str(int(action))):
             return action
-    there = ", ".join(f"{action.name} ({int(action)})" for action in XdpAction)
-    raise UsageError(f"there is no verdict {word!r}; there are: {there}")
+    verdicts = ", ".join(f"{action.name} ({int(action)})" for action in XdpAction)
+    raise UsageError(f"there is no verdict {word!r}; the verdicts are: {verdicts}")
 
 
 def require_willing(verdict: XdpAction, *, is_forced: bool) -> None:
-    """Raise `UsageError` for a verdict that hardly anybody means, unless it is meant."""
+    """Raise `UsageError` for a verdict that is rarely intended, unless *is_forced*."""
     if verdict in UNUSUAL and not is_forced:
         raise UsageError(
-            f"{verdict.name} is hardly what you want: {UNUSUAL[verdict]}",
-            hint="if it is: --force; to drop packets: XDP_DROP",
+            f"{verdict.name} is rarely intended: {UNUSUAL[verdict]}",
+            hint="to set it nevertheless: --force; to drop packets: XDP_DROP",
         )
 
 
-def can_hold_verdict(held: BaseMap) -> bool:
+def can_hold_verdict(bpf_map: BaseMap) -> bool:
     """Whether the first entry of the map is an integer that can be an XDP verdict."""
-    return not list(_differences(held, held.name))
+    return not list(_differences(bpf_map, bpf_map.name))
 
 
-def is_verdict_map(held: BaseMap) -> bool:
-    """Whether the map is called as verdict maps are, and can be one."""
-    return held.name == USUAL_NAME and can_hold_verdict(held)
+def is_verdict_map(bpf_map: BaseMap) -> bool:
+    """Whether the map has the usual name of a verdict map, and can hold a verdict."""
+    return bpf_map.name == USUAL_NAME and can_hold_verdict(bpf_map)
 
 
-def is_signed(held: BaseMap) -> bool:
-    """Whether the value is a signed integer; without BTF it is not."""
-    kind = held.value_type.stripped if held.value_type is not None else None
+def is_signed(bpf_map: BaseMap) -> bool:
+    """Whether the value is a signed integer; False without BTF."""
+    kind = bpf_map.value_type.stripped if bpf_map.value_type is not None else None
     return isinstance(kind, Int | Enum) and kind.is_signed
 
 
-def require_verdict(held: BaseMap, name: str) -> None:
+def require_verdict(bpf_map: BaseMap, name: str) -> None:
     """Raise `IncompatibleMapError` unless the first entry of the map can hold a verdict."""
-    found = list(_differences(held, name))
-    if found:
+    differences = list(_differences(bpf_map, name))
+    if differences:
         raise IncompatibleMapError(
-            f"map {name!r} (id {held.id}) cannot hold a verdict", differences=found
+            f"map {name!r} (id {bpf_map.id}) cannot hold a verdict", differences=differences
         )
 
 
-def _differences(held: BaseMap, name: str) -> Iterable[Difference]:
-    traits = traits_of(held.type)
+def _differences(bpf_map: BaseMap, name: str) -> Iterable[Difference]:
+    traits = traits_of(bpf_map.type)
     if traits.is_percpu or not (traits.is_array or traits.is_hash):
-        yield Difference(name, "type", type_name(held.type), "array or hash")
-    if held.key_size != len(KEY):
-        yield Difference(name, "key_size", str(held.key_size), str(len(KEY)))
-    if held.value_size not in _VALUE_SIZES:
-        yield Difference(name, "value_size", str(held.value_size), "1, 2, 4 or 8")
-    elif held.value_type is not None:
-        kind = held.value_type.stripped
+        yield Difference(name, "type", type_name(bpf_map.type), "array or hash")
+    if bpf_map.key_size != len(KEY):
+        yield Difference(name, "key_size", str(bpf_map.key_size), str(len(KEY)))
+    if bpf_map.value_size not in _VALUE_SIZES:
+        yield Difference(name, "value_size", str(bpf_map.value_size), "1, 2, 4 or 8")
+    elif bpf_map.value_type is not None:
+        kind = bpf_map.value_type.stripped
         if isinstance(kind, Int) and kind.encoding & IntEncoding.BOOL:
-            yield Difference(name, "value", "bool", "an integer")  # it holds two verdicts of five
+            # A bool can hold two of the five verdicts.
+            yield Difference(name, "value", "bool", "an integer")
         elif not isinstance(kind, Int | Enum):
             yield Difference(name, "value", "not an integer", "an integer")

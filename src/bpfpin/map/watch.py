@@ -1,4 +1,7 @@
-"""What becomes of the entries of any map, one event each, through reloads where it has a path."""
+"""Watches the entries of a map (added, changed, removed), and reads the events of buffers.
+
+A map that is named by its path is followed through reloads.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,8 @@ from bpfpin.codecs.formats import AUTO
 from bpfpin.codecs.stray import key_bytes_of
 from bpfpin.errors import BpfError, BusyError, UsageError
 from bpfpin.map import query
-from bpfpin.map.changes import Change, Gone, Migrating, Reload
-from bpfpin.map.entries import require_entries, said
-from bpfpin.map.follow import Follower, follow
+from bpfpin.map.entries import require_entries, usage_errors
+from bpfpin.map.follow import Follower, Gone, StillMigrating, follow
 from bpfpin.map.open import AS_IT_IS, Typing, open_map, open_typed
 from bpfpin.map.query import Columns, Row
 from bpfpin.map_traits import MapFamily, traits_of
@@ -28,18 +30,21 @@ from bpfpin.objects.events.source import EventSource
 from bpfpin.objects.kernel import btf as event_types
 from bpfpin.objects.kernel.info import ID, NAME, type_name
 from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.watch import Change, Reload
 from bpfpin.syscall.fd import Closing
 
 KINDS: dict[MapFamily, type[EventSource]] = {
     MapFamily.RING_BUFFER: RingBuffer,
     MapFamily.PERF_BUFFER: PerfBuffer,
 }
-LOOK_AGAIN_S = 1.0  # at the name that the map was opened by
-AT_ONCE = 64  # so that an end by Ctrl-C takes few events with it
+# How often `events` checks that the path still leads to the same map.
+LOOK_AGAIN_S = 1.0
+# Events are taken out of the kernel's buffer in portions: Ctrl-C loses at most one portion.
+AT_ONCE = 64
 
 
 class EventKind(Enum):
-    """What became of an entry."""
+    """Kinds of changes of an entry."""
 
     ADDED = "added"
     CHANGED = "changed"
@@ -47,10 +52,11 @@ class EventKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """What became of one entry; *value* is None if it was removed, *old* if it was added.
+class EntryEvent:
+    """A change of one entry; *value* is None if it was removed, *old* if it was added.
 
-    *is_percpu*: values are lists with one item a possible CPU.
+    *is_percpu*: values are lists with one item per possible CPU. *shown* turns a row into the form
+    that people read.
     """
 
     kind: EventKind
@@ -61,69 +67,72 @@ class Event:
     is_percpu: bool
     shown: Callable[[Row], Row]
 
-    def told(self, value: Any) -> Any:
-        """Return *value* as a person reads it: of all CPUs the sum, where they are numbers."""
+    def readable(self, value: Any) -> Any:
+        """Return *value* in the form that people read: per-CPU numbers as their sum."""
         return self.shown((self.key, value))[1]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the event as the JSON documents have it."""
+        """Return the event in the form of the JSON documents."""
         name = "values" if self.is_percpu else "value"
         parts = {name: self.value, "old": self.old}
-        there = {name: part for name, part in parts.items() if part is not None}
+        present = {name: part for name, part in parts.items() if part is not None}
         time_s = round(self.wall_time_s, 6)
         raw = key_bytes_of(self.key)
         more = {} if raw is None else {"key_bytes": raw}
-        return {"time": time_s, "event": self.kind.value, "key": self.key, **more, **there}
+        return {"time": time_s, "event": self.kind.value, "key": self.key, **more, **present}
 
 
-# What `Watching.events` yields.
-Found = Event | Reload | Gone | Migrating
+# The items that `EntryWatch.events` yields.
+WatchItem = EntryEvent | Reload | Gone | StillMigrating
 
 
-class Watching(Closing):
-    """A map that is watched: the one that a path holds, or one for good (`id:N`, `name:NAME`).
+class EntryWatch(Closing):
+    """A watched map: the map at a path, followed, or one fixed map (`id:N`, `name:NAME`).
 
-    Of a map where conditions hold, before or now, they let an event through.
+    With *conditions*, only events of entries that meet them, before or after the change.
     """
 
     def __init__(self, source: Map | Follower, conditions: Sequence[str]) -> None:
         self._source = source
         self._conditions = conditions
-        self._look()
+        self._parse_conditions()
 
     def close(self) -> None:
-        """Let the map go."""
+        """Close the map."""
         self._source.close()
 
-    def events(self, *, interval_s: float, count: int | None = None) -> Iterator[Found]:
-        """Yield what happened in each of *count* intervals; why there is nothing just once."""
-        is_told = False
-        with said(self._map):
+    def events(self, *, interval_s: float, count: int | None = None) -> Iterator[WatchItem]:
+        """Yield the changes of each of *count* intervals.
+
+        If the map cannot be read, yields the reason, once until it can be read again.
+        """
+        is_reported = False
+        with usage_errors(self._map):
             for change in self._source.watch(interval_s=interval_s, count=count):
                 if change.reload:
                     yield change.reload
-                    self._look()
-                is_nothing = change.is_gone or change.is_unfinished
-                if is_nothing and not is_told and isinstance(self._source, Follower):
-                    why = Gone if change.is_gone else Migrating
-                    yield why(self._source.path, change.map_id)
-                is_told = is_nothing
-                yield from self._of(change)
+                    self._parse_conditions()
+                is_unreadable = change.is_gone or change.is_unfinished
+                if is_unreadable and not is_reported and isinstance(self._source, Follower):
+                    reason = Gone if change.is_gone else StillMigrating
+                    yield reason(self._source.path, change.map_id)
+                is_reported = is_unreadable
+                yield from self._events_of(change)
 
     @property
     def _map(self) -> Map:
         return self._source.map if isinstance(self._source, Follower) else self._source
 
-    def _look(self) -> None:
-        """Read the conditions as the map of now has the fields."""
-        held = self._map
-        columns = Columns.of(held)
+    def _parse_conditions(self) -> None:
+        """Parse the conditions by the fields of the current map; a reload may change them."""
+        bpf_map = self._map
+        columns = Columns.of(bpf_map)
         conditions = [query.parse_condition(text, columns) for text in self._conditions]
-        query.check(held, (one.column for one in conditions))
-        self._is_percpu, self._shown = held.is_per_cpu, query.compared(held)
+        query.check(bpf_map, (condition.column for condition in conditions))
+        self._is_percpu, self._shown = bpf_map.is_per_cpu, query.compared(bpf_map)
         self._is_wanted = query.all_hold(conditions)
 
-    def _of(self, change: Change) -> Iterator[Event]:
+    def _events_of(self, change: Change) -> Iterator[EntryEvent]:
         added = ((key, value, None) for key, value in change.added.items())
         changed = ((key, new, old) for key, (old, new) in change.changed.items())
         removed = ((key, None, old) for key, old in change.removed.items())
@@ -133,55 +142,52 @@ class Watching(Closing):
 
     def _events(
         self, kind: EventKind, change: Change, parts: Iterable[tuple[Any, Any, Any]]
-    ) -> Iterator[Event]:
+    ) -> Iterator[EntryEvent]:
         for key, value, old in parts:
-            there = [(key, one) for one in (value, old) if one is not None]
-            if any(self._is_wanted(self._shown(row)) for row in there):
+            rows = [(key, known) for known in (value, old) if known is not None]
+            if any(self._is_wanted(self._shown(row)) for row in rows):
                 when_s = change.wall_time_s
-                yield Event(kind, when_s, key, value, old, self._is_percpu, self._shown)
+                yield EntryEvent(kind, when_s, key, value, old, self._is_percpu, self._shown)
 
 
 def open_watch(
     target: str, *, conditions: Sequence[str] = (), typing: Typing = AS_IT_IS
-) -> Watching:
+) -> EntryWatch:
     """Open the map that *target* names; the caller closes it.
 
-    `UsageError` for a map without entries, and for a field that the map does not have.
+    `UsageError` for a map without keys, and for a field that the map does not have.
     """
-    held = open_typed(target, typing=typing)
+    bpf_map = open_typed(target, typing=typing)
     try:
-        require_entries(held)
-        watching = Watching(held, conditions)
+        require_entries(bpf_map)
+        watching = EntryWatch(bpf_map, conditions)
     except BaseException:
-        held.close()
+        bpf_map.close()
         raise
     if target.startswith((ID, NAME)):
         return watching
-    held.close()
+    bpf_map.close()
     return _following(target, conditions, typing)
 
 
-def _following(path: str, conditions: Sequence[str], typing: Typing) -> Watching:
+def _following(path: str, conditions: Sequence[str], typing: Typing) -> EntryWatch:
     live = follow(path, read_only=True, formats=AUTO, **typing.to_reading())
     try:
-        return Watching(live, conditions)
+        return EntryWatch(live, conditions)
     except BaseException:
         live.close()
         raise
 
 
-# The events of a map: of a ring buffer or a perf buffer, as they come.
-
-
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An event, or `Lost`, and when it was taken out of the map: seconds since 1970."""
+class TimedEvent:
+    """An event of a buffer, or `Lost`, and when it was taken out: seconds since the epoch."""
 
     wall_time_s: float
     event: Any
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the JSON documents have it."""
+        """Return it in the form of the JSON documents."""
         moment = {"time": round(self.wall_time_s, 6)}
         if isinstance(self.event, Lost):
             return {**moment, "lost": self.event.count, "cpu": self.event.cpu}
@@ -189,23 +195,23 @@ class Told:
 
 
 def open_events(target: str, *, event_type: str | None, form: str | None) -> EventSource:
-    """Open the map that *target* names to take its events; the caller closes it.
+    """Open the ring buffer or perf buffer that *target* names; the caller closes it.
 
-    They read as *event_type* (`struct event`, of the programs that use the map) or *form*, a format
-    of the struct module, says; else as bytes. `UsageError` if the map is no source of events.
+    Events are decoded by *event_type*, such as `struct event` of the programs that use the map, or
+    by *form*, a format of the struct module; else they are bytes. `UsageError` for other maps.
     """
     if event_type and form:
         raise UsageError("--type and --format both say how an event reads: give one of them")
-    with open_map(target, read_only=False) as held:
-        kind = KINDS.get(traits_of(held.type).family)
+    with open_map(target, read_only=False) as bpf_map:
+        kind = KINDS.get(traits_of(bpf_map.type).family)
         if kind is None:
             raise UsageError(
-                f"map {held.name!r} is of type {type_name(held.type)}; events come from a ringbuf"
-                " or a perf_event_array",
+                f"map {bpf_map.name!r} is of type {type_name(bpf_map.type)}; events come from a"
+                " ringbuf or a perf_event_array",
                 hint=f"bpfpin map dump {target}",
             )
         try:
-            return kind.of(held, event_type=event_type, value_format=form, formats=AUTO)
+            return kind.of(bpf_map, event_type=event_type, value_format=form, formats=AUTO)
         except struct.error as error:
             raise UsageError(
                 f"--format {form!r}: {error}", hint="for example --format QII"
@@ -213,7 +219,7 @@ def open_events(target: str, *, event_type: str | None, form: str | None) -> Eve
 
 
 def candidates(source: EventSource) -> list[str]:
-    """Return the structures that its events may be; none where that may not be asked."""
+    """Return the structures that the events may be; none if the kernel cannot be asked."""
     try:
         return event_types.candidates(source.info)
     except BpfError:
@@ -226,12 +232,12 @@ def events(
     count: int | None = None,
     timeout_s: float | None = None,
     path: str | Path | None = None,
-) -> Iterator[Told]:
+) -> Iterator[TimedEvent]:
     """Yield the events of *source* as they come, `Lost` among them.
 
-    Ends after *count* events and after *timeout_s* seconds, whatever is first; else never. Where
-    *path* is given, the pin that *source* was opened by, `BusyError` says that a reload put another
-    map there, once there are no events left in this one: nobody sends to it any more.
+    Ends after *count* events or *timeout_s* seconds; without these never. *path* is the pin that
+    *source* was opened by: `BusyError` if a reload put another map there and the last event was
+    read, because nothing sends to this map any more.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while count is None or count > 0:
@@ -239,8 +245,8 @@ def events(
         is_over = deadline is not None and left <= LOOK_AGAIN_S
         replaced = "" if path is None else _replaced(Path(path), source.id)
         limit = AT_ONCE if count is None else min(count, AT_ONCE)
-        found = source.poll(0.0 if replaced else min(left, LOOK_AGAIN_S), limit=limit)
-        if not found:
+        polled = source.poll(0.0 if replaced else min(left, LOOK_AGAIN_S), limit=limit)
+        if not polled:
             if replaced:
                 raise BusyError(
                     f"{path}: {replaced}; its events go there now",
@@ -250,15 +256,15 @@ def events(
                 return
             continue
         now = time.time()
-        for one in found:
-            yield Told(now, one)
+        for event in polled:
+            yield TimedEvent(now, event)
         if count is not None:
-            count -= sum(not isinstance(one, Lost) for one in found)
+            count -= sum(not isinstance(event, Lost) for event in polled)
 
 
 def _replaced(path: Path, map_id: int) -> str:
-    """Say which other map is pinned at *path* now, "" if it is the same, or none for us to see."""
-    with suppress(BpfError, OSError), Map.from_pin(path, read_only=True) as held:
-        if held.id != map_id:
-            return f"a reload put map id {held.id} in the place of id {map_id}"
+    """Return which other map is pinned at *path* now, in words; "" if none is, or none in sight."""
+    with suppress(BpfError, OSError), Map.from_pin(path, read_only=True) as bpf_map:
+        if bpf_map.id != map_id:
+            return f"a reload put map id {bpf_map.id} in the place of id {map_id}"
     return ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.errors import PinError, PinNotFoundError, UsageError
-from bpfpin.host.pins import pinned_maps
+from bpfpin.host.pins import map_pins
 from bpfpin.host.users import MapUser, UserKind, processes_of, programs_of, users_of
 from bpfpin.objects.kernel import info as walk
 from bpfpin.objects.kernel.info import LinkInfo
@@ -256,7 +256,7 @@ def _users_but(
 ) -> list[MapUser]:
     """Return the programs and pins that use a map, except those given."""
     others = [user for user in programs_of(map_id) if user.id not in programs]
-    paths = pinned_maps(pin_root).paths.get(map_id, [])
+    paths = map_pins(pin_root).get(map_id, [])
     return [*others, *(MapUser(UserKind.PIN, 0, path) for path in paths if path not in pins)]
 
 

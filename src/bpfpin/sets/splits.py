@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
-from bpfpin.host.objects import Objects, all_objects, may_walk
+from bpfpin.host.objects import HostObjects, all_objects, may_walk
 from bpfpin.host.pins import Pin, all_pins
 from bpfpin.objects.kernel.info import ProgramInfo
 from bpfpin.objects.kernel.object import ObjectKind
@@ -34,7 +34,7 @@ def splits(*, pin_root: Path = BPFFS) -> tuple[Finding, ...]:
     return findings(whole, pin_root=pin_root, load_lines=load_lines(pin_root))
 
 
-def may_be_split(pins: Iterable[Pin], objects: Objects, *, pin_root: Path = BPFFS) -> bool:
+def may_be_split(pins: Iterable[Pin], objects: HostObjects, *, pin_root: Path = BPFFS) -> bool:
     """Whether *findings* may find anything in the graph of these pins and objects.
 
     What it would find is never missed; what it would not find, because a program is not attached
@@ -47,7 +47,7 @@ def may_be_split(pins: Iterable[Pin], objects: Objects, *, pin_root: Path = BPFF
 class _Look:
     """Pins by what they hold and where they are, to be asked of one program at a time."""
 
-    def __init__(self, pins: list[Pin], objects: Objects, pin_root: Path) -> None:
+    def __init__(self, pins: list[Pin], objects: HostObjects, pin_root: Path) -> None:
         self._objects = objects
         self._maps = [pin for pin in pins if pin.kind is ObjectKind.MAP and shared_name(pin.path)]
         self._pinned = {pin.id for pin in pins if pin.kind is ObjectKind.MAP}

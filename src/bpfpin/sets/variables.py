@@ -118,10 +118,10 @@ def _with_variable(spec: ObjectSpec, key: str, value: Any) -> ObjectSpec:
 
 
 def _parsed(text: str, variable: VariableSpec, key: str) -> Any:
-    from bpfpin.map.form import Form  # noqa: PLC0415 - few loads set a variable
+    from bpfpin.map.form import InputForm  # noqa: PLC0415 - few loads set a variable
     from bpfpin.map.parse import parse_value  # noqa: PLC0415
 
-    return parse_value(text, Form(variable.codec, variable.type, f"variable {key}:"))
+    return parse_value(text, InputForm(variable.codec, variable.type, f"variable {key}:"))
 
 
 def _hashes(variables: Iterable[VariableSpec]) -> dict[str, str]:

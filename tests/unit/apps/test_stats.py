@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfpin.apps.stats import Interval, Row, classic, interval_between
+from bpfpin.apps.stats import CounterRate, Interval, classic, interval_between
 from bpfpin.btf.types import Array, BtfType, Member, Modifier, ModifierKind, Struct
 from bpfpin.cli.live import block, header, sparkline
 from bpfpin.errors import UsageError
 from bpfpin.map.counters import (
     Count,
-    Place,
+    CounterField,
+    CounterFields,
     Sample,
-    Shape,
-    carried,
-    shape_of_size,
-    shape_of_type,
+    fields_of_size,
+    fields_of_type,
+    sample_across_migration,
     total,
 )
 from bpfpin.uapi import XdpAction
@@ -38,7 +38,7 @@ def test_rates_are_differences_per_second_over_all_cpus() -> None:
     interval = interval_between(before, now, keys=("XDP_PASS",))
 
     assert interval.period_s == 2.0
-    assert interval.rows == (Row("XDP_PASS", 160, 3500, 25.0, 1000.0),)
+    assert interval.rows == (CounterRate("XDP_PASS", 160, 3500, 25.0, 1000.0),)
 
 
 def test_each_cpu_has_its_row_when_asked() -> None:
@@ -46,7 +46,10 @@ def test_each_cpu_has_its_row_when_asked() -> None:
 
     rows = interval_between(before, now, keys=("0",), is_percpu=True).rows
 
-    assert rows == (Row("0", 1, None, 1.0, None, cpu=0), Row("0", 1, None, 0.0, None, cpu=1))
+    assert rows == (
+        CounterRate("0", 1, None, 1.0, None, cpu=0),
+        CounterRate("0", 1, None, 0.0, None, cpu=1),
+    )
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.floats(0, 1e6, allow_nan=False))
@@ -76,7 +79,7 @@ def test_a_rate_is_never_negative(old: int, new: int, period_s: float) -> None:
 def test_a_sample_takes_the_form_of_the_map_after_a_migration(
     old: list[list[Count]], new: list[list[Count]], carried_over: list[list[Count]]
 ) -> None:
-    assert carried(sample(1, *old), sample(2, *new)) == sample(1, *carried_over)
+    assert sample_across_migration(sample(1, *old), sample(2, *new)) == sample(1, *carried_over)
 
 
 def test_a_total_of_packets_alone_has_no_bytes() -> None:
@@ -87,59 +90,64 @@ def test_a_total_of_packets_alone_has_no_bytes() -> None:
 @pytest.mark.parametrize(
     ("types", "shape"),
     [
-        ([U64], Shape(Place(0, 8), None)),
-        ([U32], Shape(Place(0, 4), None)),
-        ([U64, Array(1, 1, 2)], Shape(Place(0, 8), Place(8, 8))),
-        ([U64, Array(1, 1, 1)], Shape(Place(0, 8), None)),
+        ([U64], CounterFields(CounterField(0, 8), None)),
+        ([U32], CounterFields(CounterField(0, 4), None)),
+        ([U64, Array(1, 1, 2)], CounterFields(CounterField(0, 8), CounterField(8, 8))),
+        ([U64, Array(1, 1, 1)], CounterFields(CounterField(0, 8), None)),
         ([U64, Array(1, 1, 3)], None),
         (
             [U64, Struct("datarec", 16, (Member("rx_packets", 1, 0), Member("rx_bytes", 1, 64)))],
-            Shape(Place(0, 8), Place(8, 8)),
+            CounterFields(CounterField(0, 8), CounterField(8, 8)),
         ),
         (
             [U64, Struct("swapped", 16, (Member("bytes", 1, 0), Member("pkts", 1, 64)))],
-            Shape(Place(8, 8), Place(0, 8)),
+            CounterFields(CounterField(8, 8), CounterField(0, 8)),
         ),
         (
             [U64, Struct("unnamed", 16, (Member("a", 1, 0), Member("b", 1, 64)))],
-            Shape(Place(0, 8), Place(8, 8)),
+            CounterFields(CounterField(0, 8), CounterField(8, 8)),
         ),
-        ([U64, Struct("one", 8, (Member("rx_packets", 1, 0),))], Shape(Place(0, 8), None)),
+        (
+            [U64, Struct("one", 8, (Member("rx_packets", 1, 0),))],
+            CounterFields(CounterField(0, 8), None),
+        ),
         (
             [U64, Struct("r", 8, (Member("n", 1, 0),)), Modifier(ModifierKind.TYPEDEF, "t", 2)],
-            Shape(Place(0, 8), None),
+            CounterFields(CounterField(0, 8), None),
         ),
         ([Struct("empty", 0, ())], None),
     ],
     ids=lambda value: value[-1].name or type(value[-1]).__name__ if isinstance(value, list) else "",
 )
-def test_packets_and_bytes_are_found_by_type(types: list[BtfType], shape: Shape | None) -> None:
-    assert shape_of_type(table(*types).ref(len(types))) == shape
+def test_packets_and_bytes_are_found_by_type(
+    types: list[BtfType], shape: CounterFields | None
+) -> None:
+    assert fields_of_type(table(*types).ref(len(types))) == shape
 
 
 @pytest.mark.parametrize(
     ("size", "shape"),
     [
-        (8, Shape(Place(0, 8), None)),
-        (16, Shape(Place(0, 8), Place(8, 8))),
+        (8, CounterFields(CounterField(0, 8), None)),
+        (16, CounterFields(CounterField(0, 8), CounterField(8, 8))),
         (4, None),
         (24, None),
     ],
 )
-def test_without_types_the_size_decides(size: int, shape: Shape | None) -> None:
-    assert shape_of_size(size) == shape
+def test_without_types_the_size_decides(size: int, shape: CounterFields | None) -> None:
+    assert fields_of_size(size) == shape
 
 
-def actions(row: Row) -> tuple[Row, ...]:
+def actions(row: CounterRate) -> tuple[CounterRate, ...]:
     """Return the rows of the five actions, *row* for XDP_PASS and zeros for the others."""
-    others = [Row(action.name, 0, 0, 0.0, 0.0) for action in XdpAction]
+    others = [CounterRate(action.name, 0, 0, 0.0, 0.0) for action in XdpAction]
     return tuple(row if row.action == other.action else other for other in others)
 
 
 FORMAT = "%-12s %'11lld pkts (%'10.0f pps) %'11lld Kbytes (%'6.0f Mbits/s) period:%f"
 
 
-def printed_by_c(row: Row, period_s: float) -> str:
+def printed_by_c(row: CounterRate, period_s: float) -> str:
     """Return what C's printf makes of the tutorial's format, in this process's C locale."""
     assert row.bytes is not None
     assert row.bytes_per_second is not None
@@ -167,7 +175,7 @@ def printed_by_c(row: Row, period_s: float) -> str:
 def test_a_classic_line_is_what_c_prints(
     packets: int, in_bytes: int, rate: float, period_s: float
 ) -> None:
-    row = Row("XDP_PASS", packets, in_bytes, rate, rate)
+    row = CounterRate("XDP_PASS", packets, in_bytes, rate, rate)
 
     lines = classic(Interval(0.0, period_s, actions(row)), is_grouped=False)
 
@@ -175,7 +183,7 @@ def test_a_classic_line_is_what_c_prints(
 
 
 def test_a_classic_block_is_a_heading_five_actions_and_an_empty_line() -> None:
-    rows = actions(Row("XDP_PASS", 1234567, 99_999_999, 1000.4, 125_000_000.0))
+    rows = actions(CounterRate("XDP_PASS", 1234567, 99_999_999, 1000.4, 125_000_000.0))
 
     lines = classic(Interval(0.0, 2.000123, rows), is_grouped=True)
 
@@ -197,7 +205,7 @@ def test_a_classic_block_is_a_heading_five_actions_and_an_empty_line() -> None:
 
 def test_classic_is_for_xdp_actions_alone() -> None:
     with pytest.raises(UsageError, match="five XDP actions"):
-        classic(Interval(0.0, 1.0, (Row("0", 1, 1, 0.0, 0.0),)), is_grouped=False)
+        classic(Interval(0.0, 1.0, (CounterRate("0", 1, 1, 0.0, 0.0),)), is_grouped=False)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +217,7 @@ def test_a_sparkline_is_as_high_as_its_highest_rate(rates: list[float], bars: st
 
 
 def test_a_block_has_a_line_for_each_of_a_few_rows() -> None:
-    lines = block(Interval(0.0, 1.0, actions(Row("XDP_PASS", 1500, 98_000, 2.0, 1e6))))
+    lines = block(Interval(0.0, 1.0, actions(CounterRate("XDP_PASS", 1500, 98_000, 2.0, 1e6))))
 
     assert [line.split()[1] for line in lines] == [action.name for action in XdpAction]
     assert lines[2].split()[2:] == ["1,500", "2.0", "98,000", "8.000"]
@@ -218,7 +226,7 @@ def test_a_block_has_a_line_for_each_of_a_few_rows() -> None:
 
 
 def test_of_many_rows_those_that_counted_are_shown() -> None:
-    rows = tuple(Row(str(key), int(key == 7), None, 0.0, None) for key in range(100))
+    rows = tuple(CounterRate(str(key), int(key == 7), None, 0.0, None) for key in range(100))
 
     (line,) = block(Interval(0.0, 1.0, rows))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from bpfpin.host.attachments import Attachment
+from bpfpin.host.attachments import AttachedProgram
 from bpfpin.host.collect import Draft
 from bpfpin.host.graph import ELSEWHERE, EdgeKind, Graph, NodeKind
-from bpfpin.host.objects import Contained, Objects
+from bpfpin.host.objects import Contained, HostObjects
 from bpfpin.host.pins import Pin
 from bpfpin.host.processes import Holder
 from bpfpin.objects.kernel.info import LinkInfo, MapInfo, ProgramInfo
@@ -21,8 +21,8 @@ PART = dataclasses.replace(XDP, id=42, name="part", type=ProgramType.EXT, map_id
 LAB0 = device()
 
 
-def objects(*links: LinkInfo) -> Objects:
-    return Objects({27: COUNTERS}, {41: XDP, 42: PART}, {link.id: link for link in links})
+def objects(*links: LinkInfo) -> HostObjects:
+    return HostObjects({27: COUNTERS}, {41: XDP, 42: PART}, {link.id: link for link in links})
 
 
 def edges(graph: Graph, kind: EdgeKind) -> list[tuple[str, str]]:
@@ -39,7 +39,7 @@ def test_a_program_and_its_map_are_joined() -> None:
 
 def test_an_attached_program_knows_its_hook() -> None:
     draft = Draft(objects(LinkInfo(LinkType.XDP, 4, 41, ifindex=3)))
-    draft.add_attachments([Attachment(LAB0, 41, "xdp", "native", 4)])
+    draft.add_attachments([AttachedProgram(LAB0, 41, "xdp", "native", 4)])
     found = draft.graph()
 
     assert edges(found, EdgeKind.ATTACHED) == [(LAB0.id, "program:41")]
@@ -78,7 +78,7 @@ def test_a_link_whose_device_is_gone_attaches_nothing() -> None:
 def test_an_extension_hangs_on_the_program_that_it_extends() -> None:
     """As libxdp does it: the device runs a dispatcher, which runs the programs of others."""
     draft = Draft(objects(LinkInfo(LinkType.TRACING, 5, 42, target_id=41)))
-    draft.add_attachments([Attachment(LAB0, 41, "xdp")])
+    draft.add_attachments([AttachedProgram(LAB0, 41, "xdp")])
     found = draft.graph()
 
     assert edges(found, EdgeKind.EXTENDS) == [("program:41", "program:42")]
@@ -105,7 +105,7 @@ def test_pins_and_holders_of_a_link_are_those_of_its_program() -> None:
 
 def test_what_was_made_after_all_were_counted_is_left_out() -> None:
     draft = Draft(objects())
-    draft.add_attachments([Attachment(LAB0, 99, "xdp")])
+    draft.add_attachments([AttachedProgram(LAB0, 99, "xdp")])
     draft.add_holders([Holder(7, "late", ((ObjectKind.MAP, 98),))])
     found = draft.graph()
 
@@ -115,7 +115,7 @@ def test_what_was_made_after_all_were_counted_is_left_out() -> None:
 def test_who_may_not_see_a_program_still_learns_its_number() -> None:
     info = dataclasses.replace(objects(), is_complete=False)
     draft = Draft(info)
-    draft.add_attachments([Attachment(LAB0, 99, "xdp")])
+    draft.add_attachments([AttachedProgram(LAB0, 99, "xdp")])
     found = draft.graph()
 
     assert found.by_id["program:99"].name == ""

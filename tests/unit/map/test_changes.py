@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.map.changes import Ids, Migrating, Reload, document
+from bpfpin.map.follow import StillMigrating, follow_event_to_json
+from bpfpin.objects.maps.watch import Ids, Reload
 
 
 @pytest.mark.parametrize(
@@ -43,13 +44,13 @@ def test_a_migration_goes_on_and_so_do_several() -> None:
 
 
 def test_documents_say_what_was_migrated() -> None:
-    told: list[Reload | Migrating] = [
+    told: list[Reload | StillMigrating] = [
         Reload((41, 44), (12, 12)),
         Reload((41, 44), (12, 17), True),
-        Migrating(Path("/x"), 12),
+        StillMigrating(Path("/x"), 12),
     ]
 
-    assert [document(one) for one in told] == [
+    assert [follow_event_to_json(one) for one in told] == [
         {"event": "reload", "program": (41, 44), "map": (12, 12)},
         {"event": "reload", "program": (41, 44), "map": (12, 17), "migrated": True},
         {"event": "migrating", "path": Path("/x"), "map": 12},

@@ -8,7 +8,7 @@ import pytest
 
 from bpfpin.cli.entry import value_lines, value_text
 from bpfpin.errors import NotBpffsError, UsageError
-from bpfpin.map.entries import Entry
+from bpfpin.map.entries import MapEntry
 from bpfpin.map.open import is_map_name, open_map
 from bpfpin.map.show import flag_names
 from bpfpin.objects.kernel.info import type_name
@@ -32,7 +32,7 @@ def test_a_map_is_told_from_a_device(target: str, is_map: bool) -> None:
 
 @pytest.mark.parametrize("target", ["id:", "id:x", "id:-1", "id:4294967296", "id:\uff11"])
 def test_an_id_is_a_number_of_32_bits(target: str) -> None:
-    with pytest.raises(UsageError, match="is no id"):
+    with pytest.raises(UsageError, match="is not an id"):
         open_map(target)
 
 
@@ -41,7 +41,7 @@ def test_a_bare_word_is_answered_with_the_ways_to_name_a_map() -> None:
         open_map("flows")
 
     assert caught.value.hint == (
-        "a map is named by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or name:flows"
+        "name a map by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or name:flows"
     )
 
 
@@ -64,8 +64,8 @@ def test_a_type_that_is_not_known_is_a_number() -> None:
 
 
 def test_an_entry_says_value_or_values() -> None:
-    assert Entry(1, 2, is_percpu=False).to_json() == {"key": 1, "value": 2}
-    assert Entry(1, [2, 3], is_percpu=True).to_json() == {"key": 1, "values": [2, 3]}
+    assert MapEntry(1, 2, is_percpu=False).to_json() == {"key": 1, "value": 2}
+    assert MapEntry(1, [2, 3], is_percpu=True).to_json() == {"key": 1, "values": [2, 3]}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_values_are_written_as_they_can_be_typed(value: object, text: str) -> No
 
 
 def test_a_percpu_value_has_a_line_a_cpu() -> None:
-    assert value_lines(Entry(0, [b"\0", b"\1"], is_percpu=True)) == [
+    assert value_lines(MapEntry(0, [b"\0", b"\1"], is_percpu=True)) == [
         "cpu 0: hex:00",
         "cpu 1: hex:01",
     ]

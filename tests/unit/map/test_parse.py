@@ -11,12 +11,19 @@ from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import size_of
 from bpfpin.btf.types import Array, Enum, Enumerator, Float, Int, Member, Struct, Union
 from bpfpin.codecs.codec import BytesCodec
+from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import UsageError
 from bpfpin.map import form as literals
 from bpfpin.map import parse as fields
-from bpfpin.map.form import Form
+from bpfpin.map.form import InputForm
 from bpfpin.map.parse import is_fields, parse_list, parse_value
 from support.btf_tables import U8, U32, U64, table
+
+
+def form_of(ref: TypeRef | None, size: int, *, what: str = "value") -> InputForm:
+    """Return how a word for *size* bytes of type *ref* is read; bytes without a type for None."""
+    return InputForm(codec(ref, size), ref, what)
+
 
 TYPES = table(
     U32,
@@ -94,28 +101,33 @@ LOOPBACK = socket.if_nametoindex("lo")
 def test_what_is_typed_is_read_by_the_type(
     text: str, ref: TypeRef | None, size: int, value: Any
 ) -> None:
-    assert parse_value(text, Form.of_type(ref, size)) == value
+    assert parse_value(text, form_of(ref, size)) == value
 
 
 @pytest.mark.parametrize(
     ("text", "ref", "size", "message"),
     [
-        ("xyz", INTEGER, 4, "key 'xyz' is no u32"),
-        ("1.5", INTEGER, 4, "key '1.5' is no u32"),
-        ("MAYBE", VERDICT, 4, "'MAYBE' is no enum"),
-        ("{", RECORD, 16, "is no struct datarec"),
-        ("[" * 5000, RECORD, 16, "is no struct datarec"),
+        ("xyz", INTEGER, 4, "key 'xyz' is not of type u32"),
+        ("1.5", INTEGER, 4, "key '1.5' is not of type u32"),
+        ("MAYBE", VERDICT, 4, "'MAYBE' is not of type enum"),
+        ("{", RECORD, 16, "is not of type struct datarec"),
+        ("[" * 5000, RECORD, 16, "is not of type struct datarec"),
         ("-1", INTEGER, 4, r"key -1: -1 does not fit into 32 bits \(0 to 4294967295\)"),
         ("4294967296", INTEGER, 4, "does not fit into 32 bits"),
         ('{"rx_packets": 1}', RECORD, 16, "rx_bytes: the member is missing"),
         ("rx_packets=1", RECORD, 16, "rx_bytes: the member is missing"),
-        ("rx_bits=1", RECORD, 16, "there is no field 'rx_bits'; the fields are: rx_packets, rx_by"),
+        (
+            "rx_bits=1",
+            RECORD,
+            16,
+            "there is no field 'rx_bits'; the fields are: rx_packets, rx_by",
+        ),
         ('{"rx_packets": "x", "rx_bytes": 2}', RECORD, 16, "key.rx_packets 'x' does not fit"),
         ("[1, 2, 3]", PAIR, 8, "3 elements, not 2"),
         ("10.0.0.1", None, 8, "without a type"),
-        ("10.0.0.256", INTEGER, 4, "is no u32"),
-        ("::1", INTEGER, 4, "is no u32"),
-        ("lo", INTEGER, 4, "is no u32"),
+        ("10.0.0.256", INTEGER, 4, "is not of type u32"),
+        ("::1", INTEGER, 4, "is not of type u32"),
+        ("lo", INTEGER, 4, "is not of type u32"),
         ("much too long", TEXT, 8, "13 bytes of text, 8 at most"),
         ("hex:0g", INTEGER, 4, "not hexadecimal"),
         ("hex:0a", INTEGER, 4, "has 1 bytes; the map's takes 4"),
@@ -129,11 +141,11 @@ def test_what_cannot_be_meant_is_a_usage_error(
     text: str, ref: TypeRef | None, size: int, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_value(text, Form.of_type(ref, size, what="key"))
+        parse_value(text, form_of(ref, size, what="key"))
 
 
 def test_the_hint_shows_the_forms_that_fit() -> None:
-    forms = [Form.of_type(ref, size).forms() for ref, size in ((RECORD, 16), (VERDICT, 4))]
+    forms = [form_of(ref, size).forms() for ref, size in ((RECORD, 16), (VERDICT, 4))]
 
     assert forms == [
         'JSON like {"rx_packets": 1}, rx_packets=1,…, or hex:00000000… (16 bytes)',
@@ -150,14 +162,14 @@ def test_the_hint_shows_the_forms_that_fit() -> None:
     ],
 )
 def test_a_prefix_is_the_key_of_a_trie(text: str, key: object) -> None:
-    form = Form.of_type(LPM, 8, what="key").also(literals.prefix)
+    form = form_of(LPM, 8, what="key").with_first(literals.prefix)
 
     assert parse_value(text, form) == key
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/x", "::/0", "10.0.0/8"])
 def test_what_is_no_prefix_names_the_form(text: str) -> None:
-    form = Form(BytesCodec(8), what="key").also(literals.prefix)
+    form = InputForm(BytesCodec(8), what="key").with_first(literals.prefix)
     with pytest.raises(UsageError) as caught:
         parse_value(text, form)
 
@@ -169,10 +181,10 @@ def test_a_prefix_of_ipv6_has_sixteen_bytes() -> None:
 
 
 def test_verdicts_and_devices_are_the_last_resort_of_a_plain_number() -> None:
-    form = Form.of_type(INTEGER, 4, what="key").at_last(literals.verdict, literals.device)
+    form = form_of(INTEGER, 4, what="key").with_last(literals.verdict, literals.device)
 
     assert [parse_value(text, form) for text in ("XDP_DROP", "lo", "3")] == [1, LOOPBACK, 3]
-    with pytest.raises(UsageError, match="'XDP_MAYBE' is no u32"):
+    with pytest.raises(UsageError, match="'XDP_MAYBE' is not of type u32"):
         parse_value("XDP_MAYBE", form)
 
 
@@ -191,10 +203,10 @@ def test_fields_are_told_from_values(words: list[str], are_fields: bool) -> None
 
 
 def test_a_list_has_a_value_for_each_cpu() -> None:
-    assert parse_list('[1, "0x10"]', Form.of_type(INTEGER, 4)) == [1, 16]
-    assert parse_list('["hex:0100"]', Form.of_type(None, 2)) == [b"\x01\0"]
-    with pytest.raises(UsageError, match="is no u32"):
-        parse_list("[1", Form.of_type(INTEGER, 4))
+    assert parse_list('[1, "0x10"]', form_of(INTEGER, 4)) == [1, 16]
+    assert parse_list('["hex:0100"]', form_of(None, 2)) == [b"\x01\0"]
+    with pytest.raises(UsageError, match="is not of type u32"):
+        parse_list("[1", form_of(INTEGER, 4))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +222,7 @@ def test_a_list_has_a_value_for_each_cpu() -> None:
     ],
 )
 def test_a_field_is_read_by_its_type(ref: TypeRef, word: str, steps: object, value: object) -> None:
-    field = fields.parse_field(word, Form.of_type(ref, size_of(ref.btf, ref.id)))
+    field = fields.parse_field(word, form_of(ref, size_of(ref.btf, ref.id)))
 
     assert (field.steps, field.value) == (steps, value)
 
@@ -233,21 +245,21 @@ def test_a_field_is_read_by_its_type(ref: TypeRef, word: str, steps: object, val
         ),
         (RECORD, 16, "rx_packets[0]=1", r"there is no element \[0\]; it has 0"),
         (NESTED, 12, "pair[2]=1", r"value.pair: there is no element \[2\]; it has 2"),
-        (NESTED, 12, "pair[=1", r"'pair\[' is no field"),
+        (NESTED, 12, "pair[=1", r"'pair\[' is not a field"),
     ],
 )
 def test_a_field_that_is_not_there_is_a_usage_error(
     ref: TypeRef, size: int, word: str, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        fields.parse_field(word, Form.of_type(ref, size))
+        fields.parse_field(word, form_of(ref, size))
 
 
 def test_fields_alone_are_nested_and_their_lists_whole() -> None:
-    form = Form.of_type(NESTED, 12)
+    form = form_of(NESTED, 12)
     current = {"pair": [1, 2], "either": {"word": 3, "byte": 3}}
 
     changes = [fields.parse_field(word, form) for word in ("pair[1]=7", "either.byte=9")]
 
-    assert fields.partial(changes, current) == {"pair": [1, 7], "either": {"byte": 9}}
+    assert fields.nested(changes, current) == {"pair": [1, 7], "either": {"byte": 9}}
     assert current["pair"] == [1, 2]

@@ -13,11 +13,11 @@ from bpfpin.codecs.codec import BytesCodec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import UsageError
 from bpfpin.map import query
-from bpfpin.map.form import Form
+from bpfpin.map.form import InputForm
 from bpfpin.map.query import Columns
 
 
-def forms() -> tuple[Form, Form]:
+def forms() -> tuple[InputForm, InputForm]:
     """Return those of `struct flow { __be32 src; u16 ports[2]; }` and of a value with a state."""
     types = BtfBuilder()
     u16 = types.add(Int("unsigned short", 2, 16))
@@ -31,7 +31,9 @@ def forms() -> tuple[Form, Form]:
     value = types.add(Struct("value", 24, (*members, Member("cpu", u32, 160))))
     btf = Btf.parse(types.build())
     key = codec(btf.ref(flow), 8, is_key=True, formats={"src": "ipv4"})
-    return Form(key, btf.ref(flow), "key"), Form(codec(btf.ref(value), 24), btf.ref(value))
+    return InputForm(key, btf.ref(flow), "key"), InputForm(
+        codec(btf.ref(value), 24), btf.ref(value)
+    )
 
 
 KEY, VALUE = forms()
@@ -105,8 +107,8 @@ def test_a_condition_compares_as_its_type_reads(text: str, expected: bool) -> No
         ("key.dst=1", "no field 'key.dst'"),
         ("key.ports[2]=1", "no field 'key.ports[2]'"),
         ("packets[0]=1", "no field 'packets[0]'"),
-        ("packets", "is no condition"),
-        (">5", "is no condition"),
+        ("packets", "is not a condition"),
+        (">5", "is not a condition"),
         ("packets>many", "'many'"),
         ("state=SHUT", "'SHUT'"),
         ("value>5", "several parts"),
@@ -129,7 +131,7 @@ def test_rows_of_one_cpu_can_be_chosen_by_it() -> None:
 
 
 def test_values_without_a_type_are_compared_as_bytes() -> None:
-    columns = Columns("plain", Form(BytesCodec(2), None, "key"), Form(BytesCodec(4)))
+    columns = Columns("plain", InputForm(BytesCodec(2), None, "key"), InputForm(BytesCodec(4)))
     row = (b"\x01\x00", b"\x0a\x00\x00\x01")
 
     assert holds("value=hex:0a000001", row, columns=columns)

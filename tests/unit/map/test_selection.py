@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import UsageError
-from bpfpin.map.list import MapRow, Selection, known_types
+from bpfpin.map.list import MapFilter, MapRow, known_types
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.uapi import MapType
 
@@ -29,30 +29,30 @@ def row(name: str = "flows", kind: MapType | int = MapType.HASH, **facts: bool) 
     ],
 )
 def test_names_fit_as_file_names_do(name: str, pattern: str, *, fits: bool) -> None:
-    assert Selection(names=(pattern,)).has(row(name)) is fits
+    assert MapFilter(names=(pattern,)).matches(row(name)) is fits
 
 
 def test_nothing_asked_is_everything() -> None:
-    assert Selection().has(row())
+    assert MapFilter().matches(row())
 
 
 @pytest.mark.parametrize(
     ("selection", "one", "has"),
     [
-        (Selection(types=frozenset({"hash"})), row(), True),
-        (Selection(types=frozenset({"array"})), row(), False),
-        (Selection(types=frozenset({"999"})), row(kind=999), True),
-        (Selection(is_pinned=True), row(is_pinned=True), True),
-        (Selection(is_pinned=True), row(), False),
-        (Selection(is_orphan=True), row(is_orphan=True), True),
-        (Selection(is_orphan=True), row(), False),
-        (Selection(ids=frozenset({7})), row(), True),
-        (Selection(ids=frozenset()), row(), False),
-        (Selection(names=("x",), is_pinned=True), row(is_pinned=True), False),
+        (MapFilter(types=frozenset({"hash"})), row(), True),
+        (MapFilter(types=frozenset({"array"})), row(), False),
+        (MapFilter(types=frozenset({"999"})), row(kind=999), True),
+        (MapFilter(is_pinned=True), row(is_pinned=True), True),
+        (MapFilter(is_pinned=True), row(), False),
+        (MapFilter(is_orphan=True), row(is_orphan=True), True),
+        (MapFilter(is_orphan=True), row(), False),
+        (MapFilter(ids=frozenset({7})), row(), True),
+        (MapFilter(ids=frozenset()), row(), False),
+        (MapFilter(names=("x",), is_pinned=True), row(is_pinned=True), False),
     ],
 )
-def test_a_map_must_be_all_that_is_asked(selection: Selection, one: MapRow, *, has: bool) -> None:
-    assert selection.has(one) is has
+def test_a_map_must_be_all_that_is_asked(selection: MapFilter, one: MapRow, *, has: bool) -> None:
+    assert selection.matches(one) is has
 
 
 def test_types_are_the_kernels_words() -> None:

@@ -13,12 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bpfpin.errors import ObjectFileError, ObjectNotFoundError, UsageError
-from bpfpin.map.snapshot_file import START, Definition, SnapshotReader, SnapshotWriter, new_file
+from bpfpin.map.snapshot_file import (
+    START,
+    SavedDefinition,
+    SnapshotReader,
+    SnapshotWriter,
+    new_file,
+)
 from bpfpin.objects.maps import layouts
 from bpfpin.uapi import MapType
 from support.maps import DATAREC, U32
 
-FLOWS = Definition("flows", MapType.HASH, 4, 16, 100, 0, 0, 1)
+FLOWS = SavedDefinition("flows", MapType.HASH, 4, 16, 100, 0, 0, 1)
 TYPES = layouts.encode(U32, DATAREC)
 KEYS, VALUES = bytes(range(8)), bytes(range(32))
 
@@ -27,7 +33,7 @@ def snapshot(
     keys: bytes = KEYS,
     values: bytes = VALUES,
     *,
-    definition: Definition = FLOWS,
+    definition: SavedDefinition = FLOWS,
     types: bytes = TYPES,
 ) -> bytes:
     """Return the file that has these entries."""
@@ -43,7 +49,7 @@ def signed(data: bytes) -> bytes:
     return data[:-32] + hashlib.sha256(data[:-32]).digest()
 
 
-def read(path: Path, data: bytes) -> tuple[Definition, bytes, bytes]:
+def read(path: Path, data: bytes) -> tuple[SavedDefinition, bytes, bytes]:
     """Return what a file with these bytes has."""
     path.write_bytes(data)
     with SnapshotReader(path) as reader:
@@ -119,7 +125,7 @@ TRIE = dataclasses.replace(FLOWS, type=MapType.LPM_TRIE, key_size=8)
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"\x7fELF" + bytes(100), "no snapshot of a map"),
+        (b"\x7fELF" + bytes(100), "not a snapshot of a map"),
         (START.pack(b"bpfpin-snapshot\n", 2, 0, 0) + bytes(99), "of version 2"),
         (START.pack(b"bpfpin-snapshot\n", 1, 5000, 0) + bytes(9999), "too large"),
         (START.pack(b"bpfpin-snapshot\n", 1, 2, 0) + b"{}" + bytes(99), "'key_size' is missing"),
@@ -130,7 +136,7 @@ TRIE = dataclasses.replace(FLOWS, type=MapType.LPM_TRIE, key_size=8)
         (snapshot(definition=dataclasses.replace(ARRAY, key_size=8), types=b""), "has 4 bytes"),
         (snapshot(bytes(8), definition=ARRAY), "indexes of the array do not follow"),
         (snapshot(b"\x21" + bytes(7), VALUES[:16], definition=TRIE, types=b""), "longer than 32"),
-        (snapshot() + b"\0", "behind the end"),
+        (snapshot() + b"\0", "after its end"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused_with_the_reason(
@@ -151,7 +157,7 @@ def test_a_block_that_claims_more_than_there_is_takes_no_memory(tmp_path: Path) 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ObjectFileError, match="no regular file"):
+    with pytest.raises(ObjectFileError, match="not a regular file"):
         SnapshotReader(tmp_path / "pipe")
     with pytest.raises(ObjectFileError, match="directory"):
         SnapshotReader(tmp_path)
@@ -174,7 +180,7 @@ def test_a_new_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_new_file_replaces_nothing_but_files(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("elsewhere")
     for name in ("link", "."):
-        with pytest.raises(UsageError, match="no regular file"), new_file(tmp_path / name):
+        with pytest.raises(UsageError, match="not a regular file"), new_file(tmp_path / name):
             pass
     with pytest.raises(ObjectNotFoundError, match="no such directory"), new_file(tmp_path / "a/b"):
         pass

@@ -22,7 +22,7 @@ def test_what_is_no_verdict_is_told_with_those_there_are(word: str) -> None:
 
 @pytest.mark.parametrize("verdict", [XdpAction.XDP_TX, XdpAction.XDP_REDIRECT])
 def test_a_verdict_that_alone_is_of_no_use_is_refused_with_the_reason(verdict: XdpAction) -> None:
-    with pytest.raises(UsageError, match=rf"{verdict.name} is hardly what you want: it sends"):
+    with pytest.raises(UsageError, match=rf"{verdict.name} is rarely intended: it sends"):
         require_willing(verdict, is_forced=False)
     require_willing(verdict, is_forced=True)
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfpin.host.attachments import Attachment
+from bpfpin.host.attachments import AttachedProgram
 from bpfpin.host.collect import Draft
 from bpfpin.host.graph import Graph
-from bpfpin.host.objects import Objects
+from bpfpin.host.objects import HostObjects
 from bpfpin.host.pins import Pin
 from bpfpin.host.processes import Holder
 from bpfpin.objects.kernel.info import MapInfo, ProgramInfo
@@ -32,16 +32,16 @@ def program(number: int, *map_ids: int) -> ProgramInfo:
     return ProgramInfo(kind, number, "ab" * 8, name, map_ids, 0, 0, True, *[0] * 8)
 
 
-def host(*programs: ProgramInfo, name: str = "counters") -> Objects:
+def host(*programs: ProgramInfo, name: str = "counters") -> HostObjects:
     one = MapInfo(MapType.ARRAY, OWN, 4, 16, 5, 0, name, 0, 0, 0, 0, 0)
     maps = {number: dataclasses.replace(one, id=number) for number in (OWN, OTHER)}
-    return Objects(maps, {one.id: one for one in programs})
+    return HostObjects(maps, {one.id: one for one in programs})
 
 
-def graph_of(pins: Iterable[Pin], objects: Objects) -> Graph:
+def graph_of(pins: Iterable[Pin], objects: HostObjects) -> Graph:
     """Return the graph of a device that runs every program, and a process that has every map."""
     draft = Draft(objects)
-    draft.add_attachments(Attachment(device(), number, "xdp") for number in objects.programs)
+    draft.add_attachments(AttachedProgram(device(), number, "xdp") for number in objects.programs)
     draft.add_pins(pins, {f"{ROOT}/lab0": "lab0", f"{ROOT}/lab1": "lab1"})
     draft.add_holders([Holder(7, "reader", tuple((ObjectKind.MAP, one) for one in objects.maps))])
     return draft.graph()

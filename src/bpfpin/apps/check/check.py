@@ -45,7 +45,7 @@ MAX_VALUE_BYTES = 4096  # of one variable; longer ones are shown without
 
 
 @dataclass
-class Verdict:
+class Verification:
     """What the kernel said: refusals and logs by program, *error* about the object as a whole.
 
     *optional* are the programs that are loaded only by who names them.
@@ -76,13 +76,13 @@ class Verdict:
         )
 
 
-def verify(spec: ObjectSpec, *, max_map_memory: int, log_level: int) -> Verdict:
+def verify(spec: ObjectSpec, *, max_map_memory: int, log_level: int) -> Verification:
     """Load what is loaded by default, and each optional program by itself; let all of it go.
 
     Without the capabilities for it nothing is asked, and a note says so.
     """
     default = selected(spec, None).programs
-    verdict = Verdict(optional=frozenset(spec.programs.keys() - default.keys()))
+    verdict = Verification(optional=frozenset(spec.programs.keys() - default.keys()))
     try:
         check_byte_order(spec)
     except BpfError as error:
@@ -101,7 +101,7 @@ def verify(spec: ObjectSpec, *, max_map_memory: int, log_level: int) -> Verdict:
 @dataclass
 class _Asking:
     spec: ObjectSpec
-    verdict: Verdict
+    verdict: Verification
     max_map_memory: int
     log_level: int
 

@@ -15,7 +15,7 @@ from bpfpin.cli.entry import value_text
 from bpfpin.cli.formats import RECORDS, Report, Row, RowBatches
 from bpfpin.cli.map.entry import typing_options
 from bpfpin.cli.output import Output, escape
-from bpfpin.map.dump import Cpus, Dump, Selection, open_dump
+from bpfpin.map.dump import Cpus, Dump, DumpOptions, open_dump
 from bpfpin.map.entries import key_bytes
 from bpfpin.map.open import Typing
 
@@ -98,8 +98,8 @@ def command(
 
         def dump_of(cpus: Cpus) -> Dump:
             cpus = Cpus.EACH if per_cpu else cpus
-            selection = Selection(where, sort, top, cpus, raw, Typing(**typing))
-            return opened.enter_context(_opened(map_, selection, context.out))
+            options = DumpOptions(where, sort, top, cpus, raw, Typing(**typing))
+            return opened.enter_context(_opened(map_, options, context.out))
 
         context.out.show(
             Report(
@@ -112,9 +112,9 @@ def command(
 
 
 @contextmanager
-def _opened(map_: str, selection: Selection, out: Output) -> Iterator[Dump]:
+def _opened(map_: str, options: DumpOptions, out: Output) -> Iterator[Dump]:
     """Open the dump of a map, and report keys with padding once it is written."""
-    with open_dump(map_, selection) as dump:
+    with open_dump(map_, options) as dump:
         yield dump
         if dump.stray_keys:
             out.say(

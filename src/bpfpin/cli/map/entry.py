@@ -13,7 +13,7 @@ from bpfpin.cli.formats import Report
 from bpfpin.cli.map.guard import force_option, guarded
 from bpfpin.cli.output import Output
 from bpfpin.map.change import change
-from bpfpin.map.entries import Entry, delete, delete_all, lookup
+from bpfpin.map.entries import MapEntry, delete, delete_all, lookup
 from bpfpin.map.open import Typing
 from bpfpin.uapi import UpdateFlag
 
@@ -77,7 +77,7 @@ def get_command(
     context.out.show(Report(entry.to_json(), lambda out: _write_value(out, entry)))
 
 
-def _write_value(out: Output, entry: Entry) -> None:
+def _write_value(out: Output, entry: MapEntry) -> None:
     for line in value_lines(entry):
         out.text(line)
 

@@ -13,7 +13,7 @@ from bpfpin.cli.context import Context, bpfpin_command, check_format
 from bpfpin.cli.entry import value_text
 from bpfpin.cli.formats import RECORDS, STREAM, Report
 from bpfpin.cli.output import Output
-from bpfpin.map.watch import Told, candidates, events, open_events
+from bpfpin.map.watch import TimedEvent, candidates, events, open_events
 
 
 @bpfpin_command("events", outputs=RECORDS)
@@ -68,19 +68,19 @@ def _say_candidates(out: Output, structures: list[str]) -> None:
     out.say(f"note: events are shown as bytes{types}")
 
 
-def _write(out: Output, read: Iterable[Told]) -> None:
+def _write(out: Output, read: Iterable[TimedEvent]) -> None:
     for event in read:
         out.text(_line(event))
 
 
-def _document(read: Iterable[Told]) -> dict[str, Any]:
+def _document(read: Iterable[TimedEvent]) -> dict[str, Any]:
     documents: list[dict[str, Any]] = []
     with contextlib.suppress(KeyboardInterrupt):  # the document has the events read so far
         documents.extend(event.to_json() for event in read)
     return {"events": documents}
 
 
-def _line(event: Told) -> str:
+def _line(event: TimedEvent) -> str:
     document = event.to_json()
     if "lost" in document:
         text = f"lost {document['lost']} events on CPU {document['cpu']}"

@@ -7,7 +7,7 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import Report
 from bpfpin.cli.output import Output
-from bpfpin.map.list import SORTS, MapRow, Selection, known_types, list_maps, maps_of_user
+from bpfpin.map.list import SORTS, MapFilter, MapRow, known_types, list_maps, maps_of_user
 
 COLUMNS = ("id", "type", "name", "key", "value", "max_entries", "memory", "programs", "pins")
 NUMBERS = ("id", "key", "value", "max_entries", "memory")
@@ -67,7 +67,7 @@ def command(
         raise click.BadOptionUsage("sort", f"no field {field!r} to sort by: {', '.join(SORTS)}")
     listing = list_maps(
         context.pin_root,
-        selection=Selection(
+        selection=MapFilter(
             known_types(types),
             names,
             is_pinned=pinned,

@@ -14,9 +14,9 @@ from bpfpin.cli.formats import STREAM, Report
 from bpfpin.cli.live import clock
 from bpfpin.cli.map.entry import typing_options
 from bpfpin.cli.output import Output
-from bpfpin.map.changes import document
+from bpfpin.map.follow import follow_event_to_json
 from bpfpin.map.open import Typing
-from bpfpin.map.watch import Event, EventKind, Found, open_watch
+from bpfpin.map.watch import EntryEvent, EventKind, WatchItem, open_watch
 
 
 @bpfpin_command("watch", outputs=STREAM)
@@ -70,26 +70,27 @@ def command(
         )
 
 
-def _write(out: Output, events: Iterable[Found]) -> None:
+def _write(out: Output, events: Iterable[WatchItem]) -> None:
     for event in events:
-        if isinstance(event, Event):
+        if isinstance(event, EntryEvent):
             out.text(line(event))
         else:
             out.say(str(event))
 
 
-def _document(event: Found) -> dict[str, Any]:
-    return event.to_json() if isinstance(event, Event) else document(event)
+def _document(event: WatchItem) -> dict[str, Any]:
+    return event.to_json() if isinstance(event, EntryEvent) else follow_event_to_json(event)
 
 
-def line(event: Event) -> str:
+def line(event: EntryEvent) -> str:
     """Return an event as a line: `14:02:11 ~ 2: rx_packets 5 -> 7`."""
     when, key = clock(event.wall_time_s), value_text(event.key)
     if event.kind is EventKind.ADDED:
-        return f"{when} + {key} = {value_text(event.told(event.value))}"
+        return f"{when} + {key} = {value_text(event.readable(event.value))}"
     if event.kind is EventKind.REMOVED:
         return f"{when} - {key}"
-    return f"{when} ~ {key}: {', '.join(_moves(event.told(event.old), event.told(event.value)))}"
+    moves = _moves(event.readable(event.old), event.readable(event.value))
+    return f"{when} ~ {key}: {', '.join(moves)}"
 
 
 def _moves(old: Any, new: Any, path: str = "") -> Iterator[str]:

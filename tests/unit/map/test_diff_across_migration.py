@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.map.changes import carried
+from bpfpin.map.diff_across_migration import in_form_of
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ from bpfpin.map.changes import carried
 def test_members_are_found_by_name_and_new_ones_began_at_0(
     old: Any, new: Any, expected: Any
 ) -> None:
-    assert carried(old, new) == expected
+    assert in_form_of(old, new) == expected
