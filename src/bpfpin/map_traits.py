@@ -32,7 +32,7 @@ class MapFamily(Enum):
 
 
 class KeyKind(Enum):
-    """What the keys of a type of map are."""
+    """Kinds of keys."""
 
     DATA = "data"
     INDEX = "index"  # the numbers below max_entries
@@ -47,7 +47,7 @@ class KeyKind(Enum):
 
 
 class ValueKind(Enum):
-    """What the values of a type of map are."""
+    """Kinds of values."""
 
     DATA = "data"
     MAP = "map"
@@ -71,11 +71,11 @@ _WALK = (Cmd.MAP_GET_NEXT_KEY,)
 _KEYED = (*_WALK, *_DELETE)
 _ELEMENTS = (*_READ, *_WRITE, *_KEYED, Cmd.MAP_LOOKUP_AND_DELETE_ELEM)
 
-_UNREADABLE = "the kernel lets nobody read its entries"
-_NO_COOKIES = "the kernel tells the cookies of its sockets only where values have 8 bytes"
-_NO_WALK = "user space cannot walk it, only ask for one owner at a time"
+_UNREADABLE = "user space cannot read its entries"
+_NO_COOKIES = "user space can read the cookies of its sockets only if values have 8 bytes"
+_NO_WALK = "user space cannot walk it, only look up one owner at a time"
 _NO_KEYS = "it has no keys: open it as a Queue"
-_WITH_ITS_LINK = "the kernel removes its entries with the link of the program"
+_WITH_ITS_LINK = "its entries are removed with the link of the program"
 _MEMBERS_ONLY = "it only knows whether a value was added: open it as a BloomFilter"
 _RING = "it has no entries but a stream of records"
 _MEMORY = "it has no entries: it is memory that programs and processes share"
@@ -86,7 +86,7 @@ _TAKES_SOCKETS = "it takes TCP sockets that listen or are connected, and bound U
 
 
 class MapTraits(NamedTuple):
-    """What is true of all maps of one type.
+    """The facts about all maps of one type.
 
     Attributes:
         since: The first kernel that has the type; empty if bpfpin does not know it.
@@ -102,7 +102,7 @@ class MapTraits(NamedTuple):
         refusal: Why it refuses them.
         takes: Which values it takes, where it refuses some.
         takes_flags: BPF_NOEXIST and BPF_EXIST are accepted (a queue takes BPF_EXIST all the same).
-        note: What else the type means, for a person who looks at a map.
+        note: How to read such a map, for `bpfpin map show`.
     """
 
     since: str = ""
@@ -245,7 +245,7 @@ _CGROUP_STORAGE = MapTraits("4.19", key=KeyKind.CGROUP_ID, refuses=_DELETE, refu
 
 
 def _local_storage(since: str, key: KeyKind, owners: str) -> MapTraits:
-    note = f"kept with {owners}: it goes with each of them"
+    note = f"stored with {owners}: an entry ends with its owner"
     return MapTraits(since, key=key, refuses=_WALK, refusal=_NO_WALK, note=note)
 
 
@@ -269,7 +269,7 @@ MAP_TRAITS: dict[int, MapTraits] = {
         refuses=_READ,
         refusal=_UNREADABLE,
         takes_flags=False,
-        note="one ring buffer a CPU, opened by who reads the events",
+        note="one ring buffer for each CPU, opened by the reader of the events",
     ),
     MapType.PERCPU_HASH: _PERCPU_HASH,
     MapType.PERCPU_ARRAY: _ARRAY._replace(since="4.6", is_percpu=True),
@@ -340,8 +340,8 @@ MAP_TRAITS: dict[int, MapTraits] = {
         "5.6",
         key=KeyKind.NUMBER,
         value=ValueKind.STRUCT_OPS,
-        note="functions of the kernel that programs stand for: its value is the kernel's own"
-        " structure, in use once the map is registered or has a link",
+        note="functions of the kernel that programs implement: its value is the kernel's own"
+        " structure, used once the map is registered or has a link",
     ),
     MapType.RINGBUF: MapTraits(
         "5.8",

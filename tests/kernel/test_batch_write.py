@@ -119,7 +119,7 @@ def test_arrays_that_do_not_fit_are_refused_before_anything_is_written() -> None
             made.update_arrays(keys, array("Q", range(4)))
         with pytest.raises(ValueError, match="4 keys want 4 values of 4 bytes, not 12 bytes"):
             made.update_arrays(keys, array("I", range(3)))
-        with pytest.raises(ValueError, match="7 bytes of keys are no multiple of 4"):
+        with pytest.raises(ValueError, match="7 bytes of keys are not a multiple of 4"):
             made.update_arrays(bytes(7), bytes(8))
 
         assert len(made) == 0

@@ -163,7 +163,7 @@ def test_a_socket_map_takes_sockets_and_tells_their_cookies(
 def test_a_socket_map_with_values_of_four_bytes_tells_no_cookies(listener: socket.socket) -> None:
     with Map.create(spec(MapType.SOCKMAP, 4, 4)) as sockets:
         sockets[0] = listener.fileno()
-        with pytest.raises(TypeError, match=r"is a sockmap: .* only where values have 8 bytes"):
+        with pytest.raises(TypeError, match=r"is a sockmap: .* only if values have 8 bytes"):
             sockets[0]
         del sockets[0]
 
@@ -286,7 +286,7 @@ def test_the_storage_of_a_cgroup_program_is_there_while_it_is_attached(
             written = [RECORD] * CPUS if records.is_per_cpu else RECORD
             keys = list(records)
             records[key] = written
-            with pytest.raises(TypeError, match="removes its entries with the link"):
+            with pytest.raises(TypeError, match="entries are removed with the link"):
                 del records[key]
 
             assert keys == [key]
@@ -333,7 +333,7 @@ def check_storage(held: Map, owner: Any) -> None:
     read = held[owner]
     held.update_batch([(owner, OTHER)])
     changed = held.get(owner)
-    with pytest.raises(TypeError, match="cannot walk it, only ask for one owner"):
+    with pytest.raises(TypeError, match="cannot walk it, only look up one owner"):
         list(held)
     with pytest.raises(TypeError, match=r"was expected, not 1\.5"):
         held[1.5]

@@ -202,7 +202,7 @@ def test_a_structure_is_not_found_as_a_union(programs: Teller) -> None:
 
 
 def test_another_kind_of_map_is_no_ring(programs: Teller) -> None:
-    with pytest.raises(TypeError, match="is a array, not a ringbuf"):
+    with pytest.raises(TypeError, match="is an array, not a ringbuf"):
         RingBuffer.of(programs.loaded.maps["control"])
 
 

@@ -71,12 +71,12 @@ def test_a_structure_that_the_kernel_takes_from_nobody_is_named() -> None:
     assert spec.btf is not None
     assert ours is not None
     wrong = spec.with_map("dummy", value=spec.btf.ref(ours))
-    with pytest.raises(NotSupportedError, match="lets nobody provide a struct sock"):
+    with pytest.raises(NotSupportedError, match="does not let programs provide a struct sock"):
         load(wrong, programs=["answer"])
     with load(wrong) as loaded:  # the other tables work
         (note,) = loaded.notes
 
-    assert "lets nobody provide a struct sock" in note
+    assert "does not let programs provide a struct sock" in note
 
 
 def test_a_program_of_no_table_is_refused() -> None:

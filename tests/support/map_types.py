@@ -62,7 +62,8 @@ def spec(kind: MapType, key_size: int, value_size: int, **more: Any) -> MapSpec:
 def unreadable(held: Map) -> str:
     """Return the pattern of what is said when a map cannot be read."""
     kind = held.type.name.lower() if isinstance(held.type, MapType) else ""
-    text = f"map made (id {held.id}) is a {kind}: the kernel lets nobody read its entries"
+    article = "an" if kind == "xskmap" else "a"
+    text = f"map made (id {held.id}) is {article} {kind}: user space cannot read its entries"
     return f"^{re.escape(text)}$"
 
 

@@ -12,10 +12,10 @@ from itertools import zip_longest
 from typing import Any
 
 from bpfpin.objects.maps.codec import PerCpuCodec, total
-from bpfpin.objects.maps.watch import Change, Entries, Reading, change_between
+from bpfpin.objects.maps.watch import Change, DecodedEntries, Snapshot, change_between
 
 
-def change_across(before: Reading, now: Reading) -> Change:
+def change_across(before: Snapshot, now: Snapshot) -> Change:
     """Compare two snapshots, of one map or of a map and the one it was migrated to.
 
     If the keys have different forms nothing is compared, and `changed` is empty.
@@ -24,7 +24,7 @@ def change_across(before: Reading, now: Reading) -> Change:
         return change_between(before, now)
     no_change = change_between(now, now)
     change = replace(no_change, period_s=now.monotonic_s - before.monotonic_s)
-    old, new = dict(Entries(before)), dict(Entries(now))
+    old, new = dict(DecodedEntries(before)), dict(DecodedEntries(now))
     if old and new and _key_form(next(iter(old))) != _key_form(next(iter(new))):
         return change
     is_percpu = [isinstance(snapshot.codecs[1], PerCpuCodec) for snapshot in (before, now)]

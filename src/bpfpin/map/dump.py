@@ -21,7 +21,7 @@ from bpfpin.map.entries import require_entries, usage_errors
 from bpfpin.map.generation import Moment
 from bpfpin.map.open import AS_IT_IS, Typing, moment_of, open_typed
 from bpfpin.map.query import CPU, KEY, VALUE, Column, Columns, Row
-from bpfpin.objects.maps import garbage
+from bpfpin.objects.maps import gc_pause
 from bpfpin.objects.maps.codec import total
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.fd import Closing
@@ -101,7 +101,7 @@ class Dump(Closing):
         `BusyError` at the end if meanwhile another map was pinned at the path: a migration may
         have moved entries before they were read. A reload that keeps the map does not matter.
         """
-        with garbage.paused(self._map.max_entries), usage_errors(self._map):
+        with gc_pause.paused(self._map.max_entries), usage_errors(self._map):
             if self._by:
                 yield from _in_batches(self._sorted(self._by))
             elif self._top is not None:

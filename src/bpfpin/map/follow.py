@@ -30,8 +30,7 @@ from bpfpin.map.generation import (
 )
 from bpfpin.map.open import open_map
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.watch import ENTRIES_MAX, Change, Pace, Reload
-from bpfpin.objects.maps.watch import Reading as Snapshot
+from bpfpin.objects.maps.watch import ENTRIES_MAX, Change, Pace, Reload, Snapshot
 from bpfpin.objects.maps.watch import read as read_entries
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Closing

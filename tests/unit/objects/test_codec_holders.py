@@ -65,7 +65,7 @@ def test_a_process_is_named_by_its_id_and_what_is_open_by_itself() -> None:
     ("codec", "value", "kind", "said"),
     [
         (OwnerCodec(SOCKET), "eth0", TypeError, "a socket or its descriptor was expected"),
-        (OwnerCodec(SOCKET), -1, ValueError, "-1 is no descriptor"),
+        (OwnerCodec(SOCKET), -1, ValueError, "-1 is not a descriptor"),
         (OwnerCodec(SOCKET), 1.5, TypeError, "a socket or its descriptor was expected"),
         (OwnerCodec(FILE), "/nosuch/file", ValueError, "/nosuch/file: No such file or directory"),
         (OwnerCodec(PROCESS), 1 << 22, ValueError, "process 4194304: "),

@@ -259,6 +259,12 @@ def _infos(
             yield read(there.fileno())
 
 
+def type_with_article(kind: MapType | int) -> str:
+    """Return the name of a type of map for a sentence: `an array`, `a queue`."""
+    name = type_name(kind)
+    return f"{'an' if name[0] in 'aix' or name.startswith(('lpm_', 'lru_')) else 'a'} {name}"
+
+
 def type_name(kind: MapType | int) -> str:
     """Return the kernel's word for a map type, in lower case."""
     return kind.name.lower() if isinstance(kind, MapType) else str(kind)

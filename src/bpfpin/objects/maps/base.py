@@ -14,7 +14,7 @@ from bpfpin.codecs.format_table import FormatTable
 from bpfpin.codecs.formats import Format
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.btf import BtfHandle, type_of, value_type_of
-from bpfpin.objects.kernel.info import MapInfo, fdinfo, map_info, type_name
+from bpfpin.objects.kernel.info import MapInfo, fdinfo, map_info, type_name, type_with_article
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind, open_pin
 from bpfpin.objects.maps import layouts
 from bpfpin.objects.maps.codec import DecodeOptions, key_codec, stride_of, value_codec
@@ -404,7 +404,9 @@ class BaseMap(KernelObject):
     def _check_type(self) -> None:
         if self.map_types and self.type not in self.map_types:
             wanted = " or ".join(sorted(map_type.name.lower() for map_type in self.map_types))
-            raise TypeError(f"{self._described()} is a {type_name(self.type)}, not a {wanted}")
+            raise TypeError(
+                f"{self._described()} is {type_with_article(self.type)}, not a {wanted}"
+            )
 
     def _described(self) -> str:
         return f"map {self.name or 'without a name'} (id {self.id})"

@@ -1,15 +1,17 @@
-"""Elements of a map read many at a time (BPF_MAP_LOOKUP_BATCH, Linux 5.6).
+"""Reading many elements of a map (BPF_MAP_LOOKUP_BATCH, Linux 5.6).
 
-What a walk promises although the map changes under it:
+What a walk guarantees although others change the map:
 
 * It ends.
-* What is there from its beginning to its end is seen; what comes or goes meanwhile may be or not.
+* It yields every entry that exists from its start to its end. Entries that are added or deleted
+  meanwhile may be missing.
 * No key comes twice. A hash is walked bucket by bucket, each read at one moment, and a key never
-  changes its bucket; an array is walked by index. Other types go key by key (BPF_MAP_GET_NEXT_KEY),
-  where the kernel starts anew if the key it stands at was deleted: those keys are remembered, and
-  the walk goes back to the last one that is still there. Should others delete each key that it
-  reaches, it gives up after `STEPS_PER_ENTRY` steps for each entry that the map has room for.
-* A value is that of its key, read in the same moment where the type has batches, else just after.
+  changes its bucket; an array is walked by index. Other types are walked key by key
+  (BPF_MAP_GET_NEXT_KEY), where the kernel starts again if the current key was deleted: keys are
+  remembered, and the walk goes back to the last one that still exists. If others delete each key
+  that it reaches, it gives up after `STEPS_PER_ENTRY` steps for each entry of the map's size.
+* A value belongs to its key; it is read at the same moment if the type has batches, else just
+  after.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from bpfpin.uapi import Cmd, MapType
 
 BATCH = 4096  # measured: flat from 256 elements up
 BUFFER_BYTES = 4 << 20
-STEPS_PER_ENTRY = 4  # of a walk by key, before it gives up running after deleted keys
+STEPS_PER_ENTRY = 4  # of a walk by key, before it gives up because of deleted keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,15 @@ class Room:
         self.take = Call(Cmd.MAP_LOOKUP_AND_DELETE_BATCH, self.attribute)
 
     def go_to(self, position: bytes | None, fd: int) -> None:
-        """Set where in the map *fd* the next batch starts; None is its start."""
-        self.attribute.map_fd = fd  # the map may be closed while somebody walks it
+        """Set where in the map *fd* the next batch starts; None is the start of the map."""
+        self.attribute.map_fd = fd  # the map may be closed during a walk
         if position is not None:
             self.position[:] = position
         self.attribute.in_batch = 0 if position is None else self._position_address
         self.attribute.count = self.count
 
     def filled(self) -> RawBatch:
-        """Return what the last call filled in."""
+        """Return the entries of the last call."""
         count = self.attribute.count
         key_bytes = len(self.keys) // self.count * count
         value_bytes = len(self.values) // self.count * count
@@ -79,29 +81,31 @@ class Room:
 
 
 class Batches(Closing):
-    """Reading many elements of one map; the buffers stay for the next walk.
+    """Reads many elements of one map; buffers are kept for the next walk.
 
-    Each walk has buffers of its own: threads and nested walks do not meet.
+    Each walk takes buffers of its own, so threads and nested walks do not share any.
     """
 
-    def __init__(self, elements: Elements, fd: int, kind: MapType | int, max_entries: int) -> None:
+    def __init__(
+        self, elements: Elements, fd: int, map_type: MapType | int, max_entries: int
+    ) -> None:
         self._elements = elements
         self._fd = fd
         self._max_entries = max_entries
         fits = BUFFER_BYTES // (elements.key_size + elements.value_size or 1)
         self._count = max(1, min(BATCH, max_entries, fits))
-        self._is_batched = traits_of(kind).reads_batches
-        self._is_array = traits_of(kind).is_array
+        self._is_batched = traits_of(map_type).reads_batches
+        self._is_array = traits_of(map_type).is_array
         self._is_single = self._is_array and max_entries <= self._count
         self._rooms: list[Any] = []
 
     def close(self) -> None:
-        """Forget the descriptor."""
+        """Forget the descriptor, whose number may be reused."""
         self._fd = CLOSED_FD
         self._rooms = Closed()
 
     def walk(self) -> Iterator[RawBatch]:
-        """Yield everything, by batches where the kernel has them, else key by key."""
+        """Yield all entries, in batches if the kernel has them, else key by key."""
         if self._is_batched:
             try:
                 yield from self._by_batch(Cmd.MAP_LOOKUP_BATCH)
@@ -111,11 +115,11 @@ class Batches(Closing):
             yield from self._by_key()
 
     def taken(self) -> Iterator[RawBatch]:
-        """Yield everything and remove it, in one step; `NotSupportedError` before the first."""
+        """Yield and remove all entries in one step; `NotSupportedError` before the first batch."""
         return self._by_batch(Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
 
     def whole(self) -> tuple[bytearray, bytearray]:
-        """Return all keys and all values, each back to back, in memory that nobody else uses."""
+        """Return all keys and all values, each back to back, in new memory."""
         keys, values = bytearray(), bytearray()
         if room := self.at_once():
             keys += room.keys
@@ -128,9 +132,9 @@ class Batches(Closing):
         return keys, values
 
     def at_once(self) -> Room | None:
-        """Read the whole map if it is an array that one call reads, None if it is not.
+        """Read the whole map if it is an array that fits one call; else return None.
 
-        Whoever gets the room puts it back. This is the shortest way to read counters.
+        The caller returns the room with `put`. This is the fastest way to read counters.
         """
         if not self._is_single:
             return None
@@ -141,7 +145,7 @@ class Batches(Closing):
         return room if room.lookup.enter() >= 0 else None
 
     def put(self, room: Room) -> None:
-        """Let others have the room; it must be set to the start of the map."""
+        """Return a room to the pool; it must be set to the start of the map."""
         self._rooms.append(room)
 
     def _take(self) -> Room:
@@ -172,7 +176,7 @@ class Batches(Closing):
         self.put(room)
 
     def _is_too_small(self, call: Call) -> bool:
-        """Whether a bucket holds more than the room, False at the map's end, else raises."""
+        """Return whether a bucket has more entries than the room; False at the map's end."""
         error = self._elements.refused(call, None)
         if isinstance(error, BufferTooSmallError):
             return True
@@ -181,32 +185,32 @@ class Batches(Closing):
         raise error
 
     def _by_key(self) -> Iterator[RawBatch]:
-        found = self._pairs()
-        while pairs := list(itertools.islice(found, self._count)):
+        left = self._pairs()
+        while pairs := list(itertools.islice(left, self._count)):
             keys, values = (memoryview(b"".join(part)) for part in zip(*pairs, strict=True))
             yield RawBatch(len(pairs), keys, values)
 
     def _pairs(self) -> Iterator[tuple[bytes, bytes]]:
         for key in self._keys():
-            with contextlib.suppress(KeyNotFoundError):  # gone meanwhile, or an empty place
+            with contextlib.suppress(KeyNotFoundError):  # deleted meanwhile, or an empty slot
                 yield key, self._elements.lookup(key)
 
     def _keys(self) -> Iterator[bytes]:
-        """Yield each key once; `trail` holds those that the walk stood at."""
+        """Yield each key once; `trail` has the keys that the walk can go back to."""
         seen: set[bytes] = set()
         trail: list[bytes | None] = []
         key = None
         for _ in range(STEPS_PER_ENTRY * self._max_entries + BATCH):
-            found = self._elements.next_key(key)
-            if found is None:
+            following = self._elements.next_key(key)
+            if following is None:
                 return
-            if found in seen:
-                key = trail.pop() if trail else found
+            if following in seen:
+                key = trail.pop() if trail else following
                 continue
-            seen.add(found)
+            seen.add(following)
             trail.append(key)
-            key = found
-            yield found
+            key = following
+            yield following
 
 
 class Batched(Protocol):

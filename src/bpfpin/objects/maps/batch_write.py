@@ -1,6 +1,6 @@
-"""Elements of a map written and deleted many at a time (BPF_MAP_UPDATE_BATCH, DELETE_BATCH).
+"""Writing and deleting many elements of a map (BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH).
 
-Nothing here is atomic: a refusal names the key at which it stopped. What stood before it is done.
+Nothing here is atomic: an error names the key at which it stopped; the keys before it are done.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from bpfpin.syscall.call import Call
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import Cmd, MapType, UpdateFlag
 
-# The kernel refuses other flags in a batch (EINVAL).
+# generic_map_update_batch in kernel/bpf/syscall.c refuses other flags (EINVAL).
 BATCH_FLAGS = UpdateFlag.ANY, UpdateFlag.LOCK
 Entries = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 RAW = frozenset("Bbc")  # buffers of single bytes
-HALF = "e"  # which no memoryview casts to
+HALF = "e"  # memoryview.cast does not support it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,13 @@ class EncodedEntries:
 class Writer(Closing):
     """Writes the elements of one map."""
 
-    def __init__(self, elements: Elements, fd: int, kind: MapType | int) -> None:
+    def __init__(self, elements: Elements, fd: int, map_type: MapType | int) -> None:
         self._elements = elements
         self._fd = fd
-        self.is_batched = traits_of(kind).writes_batches
+        self.is_batched = traits_of(map_type).writes_batches
 
     def close(self) -> None:
-        """Forget the descriptor."""
+        """Forget the descriptor, whose number may be reused."""
         self._fd = CLOSED_FD
 
     def write(
@@ -74,15 +74,15 @@ class Writer(Closing):
     ) -> int:
         """Write *values* at *keys*, or delete the keys if there are none; returns how many.
 
-        *named* makes of a key what errors call it. `ValueError` if the sizes do not fit each other
-        and the map.
+        *named* returns how errors show a key. `ValueError` if the sizes do not fit each other and
+        the map.
         """
         entries = self._checked(keys, values, named)
         done = 0
         if self.is_batched and flag in BATCH_FLAGS:
             done = self._by_batch(entries, flag)
         for index in range(done, len(entries)):
-            self._one(entries, index, flag)
+            self._write_single(entries, index, flag)
         return len(entries)
 
     def update_all(self, entries: Entries, key: Codec, value: Codec, *, flag: UpdateFlag) -> int:
@@ -128,8 +128,8 @@ class Writer(Closing):
     def _delete_present(self, keys: memoryview, named: Callable[[bytes], object]) -> int:
         """Delete those of *keys* that exist and return how many.
 
-        A batch stops at a key that is not there and tells how many it deleted before
-        (`generic_map_delete_batch` in kernel/bpf/syscall.c), so the next one goes on behind it.
+        A batch stops at a key that does not exist and reports how many it deleted before
+        (`generic_map_delete_batch` in kernel/bpf/syscall.c), so the next one starts after it.
         """
         entries = self._checked(keys, None, named)
         deleted = at = 0
@@ -137,12 +137,12 @@ class Writer(Closing):
             done = self._delete_run(entries, at) if self.is_batched else 0
             deleted, at = deleted + done, at + done
             if at < len(entries):
-                deleted += self._delete_if_there(entries, at)
+                deleted += self._delete_if_present(entries, at)
                 at += 1
         return deleted
 
     def _delete_run(self, entries: EncodedEntries, at: int) -> int:
-        """Delete the keys from the one at *at* on, until one is not there; return how many."""
+        """Delete keys from index *at* up to the first that does not exist; return how many."""
         keys, _keys_stay = address(entries.keys)
         attribute = MapBatchAttr(elem_flags=UpdateFlag.ANY)
         call = Call(Cmd.MAP_DELETE_BATCH, attribute)
@@ -159,7 +159,7 @@ class Writer(Closing):
         self.is_batched = False
         return 0
 
-    def _delete_if_there(self, entries: EncodedEntries, index: int) -> bool:
+    def _delete_if_present(self, entries: EncodedEntries, index: int) -> bool:
         key = entries.key(index)
         try:
             self._elements.delete(key, named=entries.named(key))
@@ -172,7 +172,7 @@ class Writer(Closing):
     ) -> EncodedEntries:
         key_size, value_size = self._elements.key_size, self._elements.value_size
         if len(keys) % key_size:
-            raise ValueError(f"{len(keys)} bytes of keys are no multiple of {key_size}")
+            raise ValueError(f"{len(keys)} bytes of keys are not a multiple of {key_size}")
         entries = EncodedEntries(self._elements, keys, values, named)
         if values is not None and len(values) != len(entries) * value_size:
             wanted = f"{len(entries)} keys want {len(entries)} values of {value_size} bytes"
@@ -180,7 +180,7 @@ class Writer(Closing):
         return entries
 
     def _by_batch(self, entries: EncodedEntries, flag: UpdateFlag) -> int:
-        """Return how many are done: all, or none where the kernel has no batches."""
+        """Return how many are written: all, or none if the kernel has no batches."""
         command = Cmd.MAP_DELETE_BATCH if entries.values is None else Cmd.MAP_UPDATE_BATCH
         attribute = MapBatchAttr(elem_flags=flag)
         call = Call(command, attribute)
@@ -197,7 +197,7 @@ class Writer(Closing):
         return len(entries)
 
     def _check(self, call: Call, entries: EncodedEntries, start: int, count: int) -> None:
-        """Raise why a batch was refused; return where the kernel has no batches."""
+        """Raise why a batch was refused; return if the kernel has no batches."""
         done = call.attribute.count
         failed = start + done if done < count else start
         key = entries.key(failed)
@@ -206,7 +206,7 @@ class Writer(Closing):
             raise error
         self.is_batched = False
 
-    def _one(self, entries: EncodedEntries, index: int, flag: UpdateFlag) -> None:
+    def _write_single(self, entries: EncodedEntries, index: int, flag: UpdateFlag) -> None:
         key = entries.key(index)
         if entries.values is None:
             self._elements.delete(key, named=entries.named(key))
@@ -215,7 +215,7 @@ class Writer(Closing):
 
 
 def address(data: memoryview) -> tuple[int, object]:
-    """Return where the bytes lie, and what keeps them there; the kernel only reads them."""
+    """Return the address of bytes that the kernel reads, and an object that keeps them alive."""
     if not len(data):
         return 0, None
     if data.readonly:
@@ -225,11 +225,6 @@ def address(data: memoryview) -> tuple[int, object]:
         return ctypes.cast(ctypes.c_char_p(owner), ctypes.c_void_p).value or 0, owner
     array = (ctypes.c_ubyte * len(data)).from_buffer(data)
     return ctypes.addressof(array), array
-
-
-# Keys and values of many entries, each in one piece: as the caller gives them, as the kernel does.
-#
-# Nothing here enters the kernel.
 
 
 def pairs(entries: Entries) -> Iterator[tuple[Any, Any]]:
@@ -250,12 +245,12 @@ def columns(entries: Entries, count: int) -> Iterator[tuple[list[Any], list[Any]
 
 
 def is_number(codec: Codec) -> bool:
-    """Whether a memoryview reads and writes such values by itself."""
+    """Return whether a memoryview can decode and encode such values."""
     return type(codec) is ScalarCodec and codec.letter != HALF
 
 
 def items(codec: Codec, data: memoryview) -> Iterable[Any]:
-    """Return the values in *data*, plain numbers without a list between."""
+    """Return the values in *data*, plain numbers without an intermediate list."""
     if is_number(codec):
         letter: Any = codec.letter  # mypy knows the letters of a cast only as literals
         return data.cast(letter)

@@ -1,4 +1,4 @@
-"""How the keys and values of a map read: by its kind, its BTF, or what the caller says."""
+"""Which codecs a map's keys and values get: by its type, its BTF, or the caller's formats."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.objects.maps.kernel_values import HOLDERS, attachment_key, owner_key
 from bpfpin.syscall.cpu import possible_cpus
 
-LPM_TRIE: Final = "lpm_trie"  # in rules for formats
-
-
-# Values of which every possible CPU has its own, padded to eight bytes, one behind the other.
+LPM_TRIE: Final = "lpm_trie"  # the name of its keys in rules for formats
 
 
 def stride_of(value_size: int) -> int:
-    """Return the bytes that one CPU's value takes in what the kernel copies."""
+    """Return the bytes of one CPU's value where the kernel copies those of all CPUs.
+
+    Each is padded to eight bytes (bpf_percpu_hash_copy in kernel/bpf/hashtab.c).
+    """
     return (value_size + 7) // 8 * 8
 
 
 class PerCpuCodec(Codec):
-    """A list with one value a possible CPU, in the order of the CPUs."""
+    """A list with one value for each possible CPU, in the order of the CPUs."""
 
     def __init__(self, value: Codec, cpus: int) -> None:
         self.value = value
@@ -45,7 +45,7 @@ class PerCpuCodec(Codec):
         return list(self.value.decode_many(whole, self.stride))
 
     def decode_many(self, data: Buffer, stride: int) -> Sequence[Any]:
-        """Return a list of lists; elements follow each other without a gap."""
+        """Return a list of lists; there are no gaps between elements."""
         assert stride == self.size
         flat, cpus = self.value.decode_many(data, self.stride), self.cpus
         return [flat[at : at + cpus] for at in range(0, len(flat), cpus)]
@@ -67,8 +67,8 @@ class PerCpuCodec(Codec):
 def total(values: Sequence[Any]) -> Any:
     """Add the values of all CPUs, member by member.
 
-    Numbers are added (Python's do not wrap), dicts and lists in their parts; what is no number
-    stays if it is the same everywhere, else `TypeError`.
+    Numbers are added (Python's do not wrap), dicts and lists part by part. Any other value must be
+    the same on all CPUs, else `TypeError`.
     """
     return _joined(values, sum, "added")
 
@@ -78,15 +78,17 @@ def maximum(values: Sequence[Any]) -> Any:
     return _joined(values, max, "compared")
 
 
-def _joined(values: Sequence[Any], how: Callable[[Sequence[Any]], Any], done: str) -> Any:
+def _joined(values: Sequence[Any], combine: Callable[[Sequence[Any]], Any], done: str) -> Any:
     first = values[0]
     if isinstance(first, Mapping):
-        return {name: _joined([value[name] for value in values], how, done) for name in first}
+        return {name: _joined([value[name] for value in values], combine, done) for name in first}
     if isinstance(first, list | tuple):
-        return [_joined(parts, how, done) for parts in zip(*values, strict=True)]
-    is_number = all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+        return [_joined(parts, combine, done) for parts in zip(*values, strict=True)]
+    is_number = all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
     if is_number:
-        return type(first)(how(values))
+        return type(first)(combine(values))
     if all(value == first for value in values):
         return first
     raise TypeError(f"{type(first).__name__} values of several CPUs cannot be {done}")
@@ -94,7 +96,7 @@ def _joined(values: Sequence[Any], how: Callable[[Sequence[Any]], Any], done: st
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How the caller wants keys and values to read, as in `Map.from_pin`; by default by type."""
+    """How the caller wants keys and values decoded; `BaseMap.from_pin` documents the fields."""
 
     key_format: Any = None
     value_format: Any = None
@@ -103,22 +105,23 @@ class DecodeOptions:
 
     @property
     def may_misfit(self) -> bool:
-        """Whether something is asked for that the map's types may refuse."""
-        asked = self.key_format is not None or self.value_format is not None
-        return asked or bool(self.formats and self.formats.is_exact)
+        """Whether a format is given that may not fit the map."""
+        has_format = self.key_format is not None or self.value_format is not None
+        return has_format or bool(self.formats and self.formats.is_exact)
 
 
 def key_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:
-    """Return how the keys read; a format wins over the type *ref*, an index is a number without.
+    """Return the codec of the keys.
 
-    What is read keeps the bytes that it does not show (`codecs/stray.py`).
+    A format takes precedence over the type *ref*; an index without a type is a number. Decoded keys
+    keep the bytes of their padding (`codecs/stray.py`).
     """
     made = _key_codec(info, ref, options)
     return keeping_bytes(_of_prefixes(made, options) if traits_of(info.type).is_trie else made)
 
 
 def _of_prefixes(plain: Codec, options: DecodeOptions) -> Codec:
-    """Return how keys of an LPM trie read; prefixes are taken as they are written anyway."""
+    """Return the codec of an LPM trie's keys, which takes `"10.0.0.0/8"` in any case."""
     made = plain
     if options.formats is not None and is_address_prefix(plain):
         made = options.formats.formatted(plain, FieldPath("", KEY, (LPM_TRIE,)))
@@ -140,12 +143,12 @@ def _key_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Co
 
 
 def value_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:
-    """Return how the values read, a per-CPU map's as lists."""
+    """Return the codec of the values, of a per-CPU map that of lists."""
     traits = traits_of(info.type)
     if options.value_format is None and traits.value in HOLDERS:
         return HOLDERS[traits.value](info)
-    one = _value_codec(info, ref, options)
-    return PerCpuCodec(one, possible_cpus()) if traits.is_percpu else one
+    plain = _value_codec(info, ref, options)
+    return PerCpuCodec(plain, possible_cpus()) if traits.is_percpu else plain
 
 
 def _value_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:

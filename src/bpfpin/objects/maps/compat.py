@@ -1,6 +1,6 @@
-"""Whether a map that exists is what a definition asks for, field by field, all differences at once.
+"""Compares a map that exists with a definition, field by field; all differences are reported.
 
-What is rounded up when a map is created, and what the kernel adds to it, is no difference.
+Sizes that are rounded up when a map is created, and flags that the kernel adds, do not count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType, ProgramType
 
-_ACCESS = MapFlag.RDONLY | MapFlag.WRONLY  # belong to a descriptor, the kernel does not keep them
+_ACCESS = MapFlag.RDONLY | MapFlag.WRONLY  # of a descriptor; the kernel does not report them
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,59 +74,61 @@ def _program_type(number: int) -> str:
     return str(number)
 
 
-def differences(spec: MapSpec, there: Map) -> list[Difference]:
-    """Return in which fields the map *there* is not what *spec* asks for; none: it fits.
+def differences(spec: MapSpec, bpf_map: Map) -> list[Difference]:
+    """Return the fields in which *bpf_map* differs from *spec*; an empty list if it fits.
 
     Compared are type, sizes, max_entries, flags, map_extra, the inner map, and the BTF layouts of
     key and value where both sides have one: names, offsets, sizes and signs of members. A layout
-    that differs is told as a whole (`value`), then member by member (`value rx_bytes`); a data
-    section by its variables alone.
+    that differs is reported as a whole (`value`), then member by member (`value rx_bytes`); a data
+    section only by its variables.
     """
-    return compare_map(spec, there.info, types=_types(there), inner=_inner(spec, there))
+    return compare_map(spec, bpf_map.info, types=_types(bpf_map), inner=_inner(spec, bpf_map))
 
 
 def compare_map(
     spec: MapSpec, info: MapInfo, *, types: Types | None = None, inner: Inner | None = None
 ) -> list[Difference]:
-    """Like `differences`, of what the kernel reports of a map; asks the kernel nothing."""
-    found = _map_differences(spec, info, types or Types())
+    """Like `differences`, for facts that were read before; makes no system call."""
+    own = _map_differences(spec, info, types or Types())
     if spec.inner is None or inner is None:
-        return found
+        return own
     unlike = _map_differences(spec.inner.with_changes(name=spec.name), inner.info, inner.types)
-    is_elastic = (
-        bool(spec.inner.map_flags & MapFlag.INNER_MAP) or not traits_of(spec.inner.type).is_array
-    )
-    told = [one for one in unlike if not (is_elastic and one.field == "max_entries")]
-    return found + [replace(one, field=f"inner {one.field}") for one in told]
+    is_elastic = _may_differ_in_length(spec.inner)
+    counted = [diff for diff in unlike if not (is_elastic and diff.field == "max_entries")]
+    return own + [replace(diff, field=f"inner {diff.field}") for diff in counted]
 
 
 def inner_differences(wanted: MapSpec, info: MapInfo) -> list[Difference]:
-    """Return in what a map is not what a map of maps with inner maps *wanted* takes.
+    """Return the fields in which a map differs from *wanted*, the inner map of a map of maps.
 
     As bpf_map_meta_equal and array_map_meta_equal in the kernel's kernel/bpf have it: type, sizes
-    and flags, and `max_entries` of arrays without BPF_F_INNER_MAP. What BTF says is not looked at.
+    and flags, and `max_entries` of arrays without BPF_F_INNER_MAP. BTF types are not compared.
     """
     is_elastic = _may_differ_in_length(wanted)
-    found = _field_differences(wanted, info)
-    return [each for each in found if not (is_elastic and each.field == "max_entries")]
+    return [
+        difference
+        for difference in _field_differences(wanted, info)
+        if not (is_elastic and difference.field == "max_entries")
+    ]
 
 
 def _may_differ_in_length(inner: MapSpec) -> bool:
-    # Arrays of different length may share an outer map when they say so (Linux v5.10).
+    # Linux commit 4a8f87e60f6d ("bpf: Allow for map-in-map with dynamic inner array map entries")
+    # (v5.10): arrays with this flag may differ in length.
     return bool(inner.map_flags & MapFlag.INNER_MAP) or not traits_of(inner.type).is_array
 
 
 def unfit(error: SyscallError, wanted: MapSpec, inner: Map, *, about: str) -> BpfError:
-    """Return the error that names in what *inner* does not fit into a map of maps.
+    """Return the error that lists why *inner* does not fit into a map of maps.
 
-    *error* is the kernel's, which stays where nothing differs that is known. *about* names the
-    entry, *wanted* is what the map of maps holds.
+    *error* is the kernel's; it is returned if no difference is found. *about* names the entry,
+    *wanted* is the definition of the inner maps.
     """
-    found = inner_differences(wanted.with_changes(name=inner.name), inner.info)
-    if not found:
+    unlike = inner_differences(wanted.with_changes(name=inner.name), inner.info)
+    if not unlike:
         return error
     return IncompatibleMapError(
-        f"{about}: map {inner.name} (id {inner.id}) is not what it holds", differences=found
+        f"{about}: map {inner.name} (id {inner.id}) is not what it holds", differences=unlike
     )
 
 
@@ -138,14 +140,14 @@ def _map_differences(spec: MapSpec, info: MapInfo, types: Types) -> list[Differe
     ]
 
 
-def _as_reported(spec: MapSpec, there: MapInfo) -> dict[str, int]:
-    """Return the fields of *spec* that the kernel reports otherwise of the map made of it."""
+def _as_reported(spec: MapSpec, info: MapInfo) -> dict[str, int]:
+    """Return the fields that the kernel reports differently for a map made from *spec*."""
     flags = (spec.map_flags & ~_ACCESS) | traits_of(spec.type).added_flags
     if spec.numa_node is not None:
         flags |= MapFlag.NUMA_NODE
     fields = {"map_flags": flags, "max_entries": _entries_reported(spec)}
     if traits_of(spec.type).is_arena and not spec.map_extra:
-        fields["map_extra"] = there.map_extra  # the loader chose the address
+        fields["map_extra"] = info.map_extra  # the loader chose the address
     return fields
 
 
@@ -153,7 +155,7 @@ def _entries_reported(spec: MapSpec) -> int:
     asked = entries_asked(spec)
     if not traits_of(spec.type).is_lru or not spec.map_flags & MapFlag.NO_COMMON_LRU:
         return asked
-    cpus = possible_cpus()  # each of them has a list of its own, all of the same length
+    cpus = possible_cpus()  # one list for each, of equal length (htab_map_alloc)
     return -(-asked // cpus) * cpus
 
 
@@ -187,23 +189,23 @@ def _field_differences(spec: MapSpec, info: MapInfo) -> Iterator[Difference]:
 def _layout_differences(
     name: str, what: str, old: TypeRef | None, new: TypeRef | None
 ) -> Iterator[Difference]:
-    found = compare.differences(old, new)
-    whole = compare.whole(old, new) if found else None
-    for path, before, after in dict.fromkeys([whole, *found] if whole else found):
+    members = compare.differences(old, new)
+    whole = compare.whole(old, new) if members else None
+    for path, before, after in dict.fromkeys([whole, *members] if whole else members):
         yield Difference(name, f"{what} {path}".rstrip(), before, after)
 
 
-def _types(there: Map) -> Types:
-    return Types(there.key_type, there.value_type)
+def _types(bpf_map: Map) -> Types:
+    return Types(bpf_map.key_type, bpf_map.value_type)
 
 
-def _inner(spec: MapSpec, there: Map) -> Inner | None:
-    """Return one of the maps in a map of maps, None if there is none to look at."""
-    if spec.inner is None or not traits_of(there.info.type).holds_maps:
+def _inner(spec: MapSpec, bpf_map: Map) -> Inner | None:
+    """Return one of the maps in a map of maps; None if it is empty or cannot be opened."""
+    if spec.inner is None or not traits_of(bpf_map.info.type).holds_maps:
         return None
     # The kernel reports no template; opening by id needs CAP_SYS_ADMIN.
     with contextlib.suppress(PermissionDeniedError, KeyError):
-        for inner_id in there.values():
+        for inner_id in bpf_map.values():
             with contextlib.suppress(IdNotFoundError), Map.from_id(inner_id) as inner:
                 return Inner(inner.info, _types(inner))
     return None

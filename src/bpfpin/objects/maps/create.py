@@ -1,4 +1,4 @@
-"""Making a map as a spec wants it (BPF_MAP_CREATE)."""
+"""Creates a map from a spec (BPF_MAP_CREATE), and estimates its memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapFlag, MapType
 
 _NUMA_NODE = int(MapFlag.NUMA_NODE)
-# What the kernel answers to a definition that it does not take; EBADF: to no inner map.
+# How the kernel refuses a definition; EBADF: the inner map is missing.
 _OF_RULES = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP, errno.EBADF, errno.ENOMEM)
 NO_TYPES: tuple[int, int, int] = (0, 0, 0)
 _ELEMENT_OVERHEAD = 48  # struct htab_elem of the kernel's kernel/bpf/hashtab.c
@@ -30,15 +30,15 @@ _POINTER = 8
 _ENTRY_BYTES = {
     MapFamily.RING_BUFFER: 1,  # max_entries counts bytes
     MapFamily.USER_RING_BUFFER: 1,
-    MapFamily.TRIE: 0,  # elements are allocated as they come
+    MapFamily.TRIE: 0,  # elements are allocated when they are added
     MapFamily.BLOOM_FILTER: 2,
 }
 
 
 def create(spec: MapSpec, *, inner_fd: int | None, btf: BtfHandle | None) -> Descriptor:
-    """Make the map and return its descriptor; without BTF where this kernel takes none for it."""
+    """Create the map and return its descriptor; without BTF if this kernel takes none for it."""
     if spec.inner is not None and not inner_fd:
-        # With the object's own BTF: its declaration tags say what a special member contains.
+        # With the object's own BTF: its declaration tags describe special members (`__contains`).
         with create(spec.inner, inner_fd=None, btf=btf) as template:
             return create(spec, inner_fd=template.fileno(), btf=btf)
     if traits_of(spec.type).is_struct_ops:
@@ -52,9 +52,9 @@ def create(spec: MapSpec, *, inner_fd: int | None, btf: BtfHandle | None) -> Des
 
 
 def _create_table(spec: MapSpec, btf: BtfHandle | None) -> Descriptor:
-    """Make a map of struct_ops, whose value is of a type of the kernel's.
+    """Create a struct_ops map, whose value has one of the kernel's types.
 
-    The kernel wants to see BTF of the object's too, and uses none of it.
+    The kernel demands a BTF descriptor of the object, too, and does not use it.
     """
     if btf is None:
         with BtfHandle.load_types([spec.value] if spec.value else [])[0] as handle:
@@ -67,7 +67,7 @@ def _create_table(spec: MapSpec, btf: BtfHandle | None) -> Descriptor:
 
 
 def _create_with_own_types(spec: MapSpec, inner_fd: int, value: TypeRef) -> Descriptor:
-    """Load just the types of key and value for the time of the call."""
+    """Load only the types of key and value, for the time of the call."""
     refs = [value] if spec.key is None else [value, spec.key]
     try:
         handle, ids = BtfHandle.load_types(refs)
@@ -78,7 +78,7 @@ def _create_with_own_types(spec: MapSpec, inner_fd: int, value: TypeRef) -> Desc
 
 
 def _create_typed(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descriptor:
-    """Make the map with types; BTF is an ornament, never required."""
+    """Create the map with types, or without them if the kernel refuses it with types."""
     try:
         return _create(spec, inner_fd, types)
     except (NotSupportedError, InvalidArgumentError):
@@ -94,7 +94,7 @@ def _create(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descri
 
 
 def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> SyscallError:
-    """Return *error* with the kernel's rules that *spec* breaks, if they are what was refused."""
+    """Return *error* with the kernel's rules that *spec* breaks, if it was refused for these."""
     if error.errno not in _OF_RULES or isinstance(error, MapDefinitionError):
         return error
     rules = broken_rules(spec, max_entries=entries_asked(spec), has_inner=has_inner)
@@ -112,7 +112,7 @@ def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> Syscal
     refused.rules = tuple(rules)
     if not spec.max_entries and any(rule.startswith("max_entries is 0") for rule in rules):
         refused.hint = (
-            "The object leaves max_entries to who loads it: "
+            "The object leaves max_entries to its loader: "
             f"spec.with_map({spec.name!r}, max_entries=N)"
         )
     return refused
@@ -155,7 +155,7 @@ _BITS = {
 
 
 def _require_fitting(spec: MapSpec) -> None:
-    """Raise for a number that the kernel would see cut: of 2**32 + 8 entries there would be 8."""
+    """Raise for a number that would be truncated: of 2**32 + 8 entries 8 would be left."""
     for name, bits in _BITS.items():
         number = getattr(spec, name)
         if number is not None and not 0 <= number < 1 << bits:
@@ -165,16 +165,16 @@ def _require_fitting(spec: MapSpec) -> None:
     if not isinstance(spec.type, MapType):
         raise UsageError(
             f"map {spec.name}: there is no type of map {int(spec.type)}; there are:"
-            f" {', '.join(f'{one.value} {one.name.lower()}' for one in MapType)}"
+            f" {', '.join(f'{kind.value} {kind.name.lower()}' for kind in MapType)}"
         )
 
 
 def entries_asked(spec: MapSpec) -> int:
     """Return the `max_entries` that the kernel is asked for.
 
-    None of a perf event array stands for one a CPU, and the size of a ring is rounded up to a power
-    of two of whole pages, as libbpf does. A CPU map has at most an entry for each CPU, as
-    cilium/ebpf has it: the kernel refuses more than it was built for (E2BIG).
+    0 of a perf event array means one for each CPU, and the size of a ring is rounded up to a power
+    of two of whole pages, as libbpf does (adjust_ringbuf_sz). A CPU map gets at most one entry for
+    each CPU, as in cilium/ebpf: the kernel refuses more than NR_CPUS (E2BIG).
     """
     traits = traits_of(spec.type)
     if traits.value is ValueKind.CPU:
@@ -186,14 +186,12 @@ def entries_asked(spec: MapSpec) -> int:
     return spec.max_entries
 
 
-# About how much memory a map takes, so that a wrong number in an object cannot eat the host.
-
-
 def estimate_bytes(spec: MapSpec) -> int:
-    """Return about how many bytes the kernel takes when it creates the map *spec*.
+    """Return about how many bytes the kernel allocates when it creates the map *spec*.
 
-    Maps that allocate their elements as they come (LPM tries, hashes with NO_PREALLOC, storage)
-    count with what they take empty.
+    With it a load refuses an object whose wrong number would use up the host's memory. For maps
+    that allocate their elements later (LPM tries, hashes with NO_PREALLOC, local storages) it is
+    the size of the empty map.
     """
     return entries_asked(spec) * _entry_bytes(spec)
 
@@ -219,7 +217,7 @@ def _padded(size: int) -> int:
 
 
 def size_text(size_bytes: int) -> str:
-    """Return a size as it is told: in MiB, KiB or bytes, rounded down."""
+    """Return a size as text: in MiB, KiB or bytes, rounded down."""
     for unit, shift in (("MiB", 20), ("KiB", 10)):
         if size_bytes >> shift:
             return f"{size_bytes >> shift} {unit}"

@@ -1,9 +1,9 @@
-"""Elements of a map one at a time, as bytes, with buffers that are used again and again.
+"""Single elements of a map, as bytes, with buffers that are reused.
 
-Making an attribute and its buffers takes longer than a small lookup. So a map keeps a pool of
-them: whoever reads takes a `Slot` out and puts it back, other threads and signal handlers find
-another one or make their own. Every buffer is as long as what the kernel copies: the sizes it
-reports, and of a per-CPU value one for each possible CPU.
+Creating an attribute and its buffers takes longer than a small lookup, so each map keeps a pool of
+them. A caller takes a `Slot` out of the pool and puts it back; other threads and signal handlers
+take another one or create their own. Every buffer has the size that the kernel copies: that of the
+map, and for a per-CPU value once for each possible CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bpfpin.syscall.call import Call
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import Cmd, MapType
 
-CLOSED_FD = 0xFFFFFFFF  # no descriptor: the kernel answers EBADF
+CLOSED_FD = 0xFFFFFFFF  # not a descriptor: the kernel answers EBADF
 
 
 class Letters(NamedTuple):
@@ -61,14 +61,14 @@ class Slot:
 
 
 class Closed(list[Any]):
-    """The pool of a closed map: what comes back late holds a number that is no longer ours."""
+    """The pool of a closed map; a slot that is put back late has a stale descriptor number."""
 
     def append(self, _late: object) -> None:
-        """Drop it."""
+        """Drop the slot."""
 
 
 def buffer(size: int) -> tuple[memoryview, int]:
-    """Return *size* zero bytes that cannot be resized, and their address; 0 for none at all."""
+    """Return *size* zero bytes that cannot be resized, and their address (0 if there are none)."""
     if not size:
         return memoryview(bytearray()), 0
     array = (ctypes.c_ubyte * size)()
@@ -76,10 +76,10 @@ def buffer(size: int) -> tuple[memoryview, int]:
 
 
 class Elements(Closing):
-    """The elements of the map *fd*; *value_size* is what the kernel copies, all CPUs together.
+    """The elements of the map *fd*; *value_size* is that of all CPUs together.
 
     *about* names the map in errors, for which *map_type* and *max_entries* may be the
-    reason. `close` forgets the descriptor, whose number may be somebody else's soon.
+    reason. `close` forgets the descriptor, whose number may be reused.
     """
 
     def __init__(
@@ -102,51 +102,51 @@ class Elements(Closing):
         self._pool: list[Slot] = []
 
     def are_numbers(self, letters: Letters) -> None:
-        """Prepare for `lookup_number`; both letters stand for as many bytes as there are."""
+        """Prepare for `lookup_number`; the letters have the sizes of key and value."""
         self._letters = letters
         self._pool.clear()
 
     def close(self) -> None:
-        """Forget the descriptor; every call is refused from now on (EBADF)."""
+        """Forget the descriptor; the kernel refuses every later call (EBADF)."""
         self._fd = CLOSED_FD
         self._pool = Closed()
 
     def refused(
         self, call: Call, key: object, *, slot: Slot | None = None, raw_key: bytes = b""
     ) -> Exception:
-        """Return why *call* was refused, about *key* or (None) the map; `ValueError` if closed.
+        """Return the error of *call*, about *key* or (None) the map; `ValueError` if it is closed.
 
         `TypeError` if the kernel has no such call for this type of map (`map_traits.py`).
-        *slot* has the bytes that were asked with, or *raw_key* those of the key alone.
+        *slot* has the bytes of the call, or *raw_key* those of the key alone.
         """
         error = call.error(self._about if key is None else f"{self._about}, key {key!r}")
         if self._fd == CLOSED_FD:
             raise ValueError("the map is closed")
         if isinstance(error, ReadOnlyMapError):
             error.message = f"{error.target}: {self._why_read_only()}"
-        asked = explain.Asked(
+        refused = explain.RefusedCall(
             call.command,
             self._max_entries,
             bytes(slot.key) if slot else raw_key,
             bytes(slot.value[: self.value_size]) if slot else b"",
             call.attribute.flags if slot else 0,
         )
-        return explain.explained(error, self._map_type, asked, about=self._about)
+        return explain.explained(error, self._map_type, refused, about=self._about)
 
     def _why_read_only(self) -> str:
         if fdinfo(self._fd).get("frozen") == "1":
-            return "the map is frozen, nobody writes it through the kernel's calls any more"
+            return "the map is frozen: user space can no longer write it"
         return "the map was opened for reading only"
 
     def take(self) -> Slot:
-        """Return a slot that nobody else has."""
+        """Take a slot out of the pool, or create one."""
         try:
             return self._pool.pop()
         except IndexError:
             return Slot(self._fd, self.key_size, self.value_size, self._letters)
 
     def take_for(self, key: bytes) -> Slot:
-        """Return a slot with *key* in it; `ValueError` if it has not the size of a key."""
+        """Take a slot and write *key* into it; `ValueError` if the key has another size."""
         slot = self.take()
         try:
             slot.key[:] = key
@@ -155,7 +155,7 @@ class Elements(Closing):
         return slot
 
     def put(self, slot: Slot) -> None:
-        """Let others have the slot."""
+        """Return the slot to the pool."""
         self._pool.append(slot)
 
     def lookup(self, key: bytes, *, flags: int = 0, named: object = None) -> bytes:
@@ -180,7 +180,7 @@ class Elements(Closing):
     def lookup_number(self, key: Any) -> Any:
         """Return the number at the number *key*, without a copy of either (`are_numbers`).
 
-        `TypeError` or `ValueError`, which say little, if *key* does not fit.
+        `TypeError` or `ValueError` with a vague message if *key* does not fit.
         """
         slot = self.take()
         slot.key_number[0] = key
@@ -191,7 +191,7 @@ class Elements(Closing):
         return value
 
     def has(self, key: bytes) -> bool:
-        """Whether the map has *key*."""
+        """Return whether the map has *key*."""
         try:
             self.lookup(key)
         except KeyNotFoundError:
@@ -205,7 +205,7 @@ class Elements(Closing):
         self.update_part(key, value, flags, named=named)
 
     def update_part(self, key: bytes, part: bytes, flags: int, *, named: object = None) -> None:
-        """Write what may be less than a whole value, for the flags that say so."""
+        """Write a value, or with BPF_F_CPU among the flags one CPU's part of it."""
         slot = self.take_for(key)
         slot.value[: len(part)] = part
         slot.update.attribute.flags = flags
@@ -221,7 +221,7 @@ class Elements(Closing):
         self._pool.append(slot)
 
     def next_key(self, key: bytes | None) -> bytes | None:
-        """Return the key after *key*, None at the end; a key that is gone leads to the first."""
+        """Return the key after *key*, None at the end; after a deleted key the first one."""
         slot = self.take()
         slot.next_key.attribute.key = slot.key_address if key is not None else 0
         if key is not None:
@@ -231,6 +231,6 @@ class Elements(Closing):
             if isinstance(error, KeyNotFoundError):
                 return None
             raise error
-        found = bytes(slot.value[: self.key_size])
+        following = bytes(slot.value[: self.key_size])
         self._pool.append(slot)
-        return found
+        return following

@@ -1,4 +1,4 @@
-"""Elements that stand for a thing of the kernel: written as the thing, read as its number.
+"""Codecs of elements that are objects of the kernel: written as the object, read as its number.
 
 | map | written | read |
 |---|---|---|
@@ -9,6 +9,17 @@
 | socket map, hash, reuseport array | socket | the socket's cookie, where values have 8 bytes |
 | XDP socket map, cgroup array, perf event array | XDP socket, cgroup, event | the kernel refuses |
 | stack traces | the kernel refuses | list of addresses, or of dicts with build ids |
+
+The kernel takes some elements as a descriptor:
+
+| map | owner |
+|---|---|
+| socket storage, socket map | a socket |
+| task storage | the process id of a process, or an object with its pidfd |
+| inode storage | an open file, or its path |
+| cgroup storage (CGRP_STORAGE), cgroup array | the path of the cgroup, or an object open on it |
+
+All but the task storage accept the number of an open descriptor, too, and all accept bytes.
 """
 
 from __future__ import annotations
@@ -44,24 +55,24 @@ BUILD_ID_SIZE = 20
 
 
 class HeldBytes(bytes):
-    """Bytes with the numbers of descriptors, which stay open for as long as the bytes are there."""
+    """Bytes with the numbers of descriptors, which stay open as long as the bytes exist."""
 
     _opened: int | None = None
     _parts: Sequence[bytes] = ()
 
     @classmethod
     def opened(cls, fd: int, size: int) -> HeldBytes:
-        """Return the bytes of *fd*, which belongs to them from now on."""
-        made = cls(fd.to_bytes(size, "little"))
-        made._opened = fd
-        return made
+        """Return the bytes of *fd*; deleting them closes it."""
+        data = cls(fd.to_bytes(size, "little"))
+        data._opened = fd
+        return data
 
     @classmethod
     def joined(cls, parts: Sequence[bytes]) -> HeldBytes:
-        """Return all *parts* back to back; they live on with the whole."""
-        made = cls(b"".join(parts))
-        made._parts = parts
-        return made
+        """Return all *parts* back to back; they are kept with the result."""
+        data = cls(b"".join(parts))
+        data._parts = parts
+        return data
 
     def __del__(self) -> None:
         if self._opened is not None:
@@ -69,8 +80,8 @@ class HeldBytes(bytes):
 
 
 @dataclass(frozen=True)
-class Owner:
-    """A kind of owner: what it is called, and how those that are not open yet are opened."""
+class OwnerKind:
+    """A kind of owner: what it is called, and how one that is not open is opened."""
 
     noun: str
     openers: tuple[tuple[type, Callable[[Any], int]], ...] = ()
@@ -92,18 +103,18 @@ def _open_process(process_id: int) -> int:
 
 PATHS = ((str, _open_path), (os.PathLike, _open_path))
 
-CGROUP = Owner("a cgroup, its path or its descriptor", PATHS)
+CGROUP = OwnerKind("a cgroup, its path or its descriptor", PATHS)
 
-FILE = Owner("an open file, its path or its descriptor", PATHS)
+FILE = OwnerKind("an open file, its path or its descriptor", PATHS)
 
-PROCESS = Owner("the id of a process", ((int, _open_process),))
+PROCESS = OwnerKind("the id of a process", ((int, _open_process),))
 
-SOCKET = Owner("a socket or its descriptor")
+SOCKET = OwnerKind("a socket or its descriptor")
 
-EVENT = Owner("a perf event or its descriptor")
+EVENT = OwnerKind("a perf event or its descriptor")
 
 # The keys of local storages.
-OWNERS: dict[KeyKind, Owner] = {
+OWNERS: dict[KeyKind, OwnerKind] = {
     KeyKind.SOCKET: SOCKET,
     KeyKind.FILE: FILE,
     KeyKind.PROCESS: PROCESS,
@@ -112,18 +123,18 @@ OWNERS: dict[KeyKind, Owner] = {
 
 
 class OwnerCodec(Codec):
-    """An element that is a descriptor; what `encode` opens stays open as long as its bytes."""
+    """An element that is a descriptor; one that `encode` opens is open as long as its bytes."""
 
-    def __init__(self, owner: Owner, *, size: int = WORD) -> None:
+    def __init__(self, owner: OwnerKind, *, size: int = WORD) -> None:
         self.size = size
         self._owner = owner
 
     def decode(self, data: Buffer, at: int = 0) -> int:
-        """Return the number that the kernel tells instead, such as a socket's cookie."""
+        """Return the number that the kernel reports instead, such as a socket's cookie."""
         return int.from_bytes(data[at : at + self.size], "little")
 
     def encode(self, value: Any) -> bytes:
-        """Return the bytes of the descriptor; `ValueError` or `TypeError` if it is none."""
+        """Return the bytes of the descriptor; `ValueError` or `TypeError` if there is none."""
         opener = self._opener(value)
         if opener is None:
             return super().encode(value)
@@ -137,7 +148,7 @@ class OwnerCodec(Codec):
         return HeldBytes.joined([self.encode(value) for value in values])
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take what is open already: something with a `fileno`, its number or the bytes of it."""
+        """Encode an open descriptor: an object with `fileno`, its number or the bytes of it."""
         if isinstance(value, bytes) and len(value) == self.size:
             data[at : at + self.size] = value
             return
@@ -146,7 +157,7 @@ class OwnerCodec(Codec):
         if not isinstance(fd, int) or (not is_open and self._opener(fd)):
             raise MisfitError(TypeError, f"{self._owner.noun} was expected, not {value!r}")
         if not 0 <= fd < 1 << 31:
-            raise MisfitError(ValueError, f"{fd} is no descriptor")
+            raise MisfitError(ValueError, f"{fd} is not a descriptor")
         data[at : at + self.size] = fd.to_bytes(self.size, "little")
 
     def _opener(self, value: Any) -> Callable[[Any], int] | None:
@@ -167,7 +178,7 @@ class ObjectCodec(Codec):
         return int.from_bytes(data[at : at + WORD], "little")
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take the object; an id would be mistaken for a descriptor, so no number is taken."""
+        """Encode the object. Numbers are refused: an id could be mistaken for a descriptor."""
         if not isinstance(value, KernelObject) or value.kind != self._kind:
             name = str(self._kind).capitalize()
             raise MisfitError(TypeError, f"a {name} was expected, not {value!r}")
@@ -181,7 +192,7 @@ class DeviceCodec(ScalarCodec):
         super().__init__("I")
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take the index or the name."""
+        """Encode the index or the name."""
         if isinstance(value, str):
             value = _ifindex(value)
         super().encode_into(value, data, at)
@@ -194,36 +205,36 @@ def _ifindex(name: str) -> int:
         raise MisfitError(ValueError, f"there is no device {name!r}") from None
 
 
-class ThereCodec(ObjectCodec):
-    """The program that runs on packets where they arrive: its id, None where there is none."""
+class TargetProgramCodec(ObjectCodec):
+    """The program that runs on packets at their target: its id, or None."""
 
     def __init__(self) -> None:
         super().__init__(ObjectKind.PROGRAM)
 
     def decode(self, data: Buffer, at: int = 0) -> int | None:  # type: ignore[override]  # 0 is no id
-        """Return the id of the program."""
+        """Return the id of the program; None if there is none."""
         return super().decode(data, at) or None
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take a `Program`, or None."""
+        """Encode a `Program`, or None."""
         if value is not None:
             super().encode_into(value, data, at)
 
 
 class TargetCodec(RecordCodec):
-    """Where packets go, and the program that runs on them there.
+    """A target of packets, and the program that runs on them there.
 
     `struct bpf_devmap_val` and `struct bpf_cpumap_val` of linux/bpf.h; *member* names the number,
-    which may be given alone.
+    which can be given alone.
     """
 
     def __init__(self, member: str, number: Codec) -> None:
         self._member = member
-        parts = (Part(member, 0, number), Part("program", WORD, ThereCodec()))
+        parts = (Part(member, 0, number), Part("program", WORD, TargetProgramCodec()))
         super().__init__(parts, 2 * WORD)
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take the number alone, or a dict of it and of a `Program`."""
+        """Encode the number alone, or a dict of it and of a `Program`."""
         if not isinstance(value, Mapping):
             value = {self._member: value}
         self._check_names(value)
@@ -259,11 +270,11 @@ def _object(kind: ObjectKind) -> Callable[[MapInfo], Codec]:
     return lambda _info: ObjectCodec(kind)
 
 
-def _owner(owner: Owner) -> Callable[[MapInfo], Codec]:
+def _owner(owner: OwnerKind) -> Callable[[MapInfo], Codec]:
     return lambda info: OwnerCodec(owner, size=info.value_size)
 
 
-# What makes the codec of a value by the type of map, whatever its BTF says.
+# They make the codec of a value by its kind, whatever the BTF of the map says.
 HOLDERS: dict[ValueKind, Callable[[MapInfo], Codec]] = {
     ValueKind.PROGRAM: _object(ObjectKind.PROGRAM),
     ValueKind.MAP: _object(ObjectKind.MAP),

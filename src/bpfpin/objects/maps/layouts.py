@@ -1,7 +1,7 @@
-"""The types of a map that are kept beside its pin, for readers who may not open BTF by id.
+"""Types of a map that are stored beside its pin, for readers that cannot open BTF by id.
 
-`layouts~/MAP` is a symlink whose text is base64 of a BTF blob; what does not fit goes on in
-`MAP~1`, `MAP~2` …. The blob's last type is a union whose members `key` and `value` are the two.
+`layouts~/MAP` is a symlink whose text is base64 of a BTF blob; if it is too long, it
+continues in `MAP~1`, `MAP~2` …. The blob's last type is a union with the members `key` and `value`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DIRECTORY: Final = "layouts~"
 CHUNKS_MAX: Final = 256
 
 Types = tuple[TypeRef | None, TypeRef | None]
-"""The types of key and value, None where there is none."""
+"""The types of key and value; None if there is no type."""
 
 NO_TYPES: Final[Types] = (None, None)
 _OPEN = os.O_PATH | os.O_DIRECTORY
@@ -59,18 +59,18 @@ def decode(data: bytes) -> Types:
         return NO_TYPES
     types = Btf.parse(data)
     last = len(types) - 1
-    # The union is ours: it may have a data section in it, of which no value of C can be.
+    # Only the union may contain a data section, which no C value can have as its type.
     check(Btf.parse(blob(types.encoded(1, last), types.strings)) if last > 0 else types)
     union = types[last]
     members = union.members if isinstance(union, Union) else ()
-    found = {one.name: types.ref(one.type_id) for one in members if one.type_id < last}
-    for ref in found.values():
-        _ = ref.size  # what has none is no type of a value
-    return found.get("key"), found.get("value")
+    refs = {member.name: types.ref(member.type_id) for member in members if member.type_id < last}
+    for ref in refs.values():
+        _ = ref.size  # raises for a type without a size, which no value has
+    return refs.get("key"), refs.get("value")
 
 
 def decode_texts(texts: Iterable[str]) -> Types:
-    """Return the types that the texts of a map's symlinks hold together; none if damaged."""
+    """Return the types in the texts of a map's symlinks; none if they are damaged."""
     try:
         return decode(base64.b64decode("".join(texts), validate=True))
     except (ObjectFileError, binascii.Error, ValueError):
@@ -84,24 +84,24 @@ def parts(pin: str) -> Iterator[str]:
 
 
 def newest(path: Path, info: MapInfo, made_with: Types) -> Types:
-    """Return the types by which the map at *path* reads: those it was *made_with*, or newer ones.
+    """Return the types to decode the map at *path* with: those it was *made_with*, or newer ones.
 
     The kernel keeps the types that a map was made with. A reload that keeps the map may bring an
-    enumeration with more names, which stand beside the pin. They count if nothing else differs.
+    enumeration with more names, which is stored beside the pin. It is used if nothing else differs.
     """
     if made_with[1] is None:
         return beside(path, info)
     if not any(ref is not None and has_names(ref) for ref in made_with):
         return made_with
     stored = beside(path, info)
-    both = list(zip(made_with, stored, strict=True))
-    if any(new is None or differences(old, new) for old, new in both if old is not None):
+    pairs = list(zip(made_with, stored, strict=True))
+    if any(new is None or differences(old, new) for old, new in pairs if old is not None):
         return made_with
     return (stored[0] if made_with[0] is not None else None), stored[1]
 
 
 def has_names(ref: TypeRef) -> bool:
-    """Whether there is an enumeration in the type."""
+    """Return whether the type contains an enumeration."""
     pending, seen = [ref.id], set[int]()
     while pending:
         type_id = ref.btf.strip(pending.pop())
@@ -116,18 +116,18 @@ def has_names(ref: TypeRef) -> bool:
         elif isinstance(kind, Struct | Union):
             pending += [member.type_id for member in kind.members]
         elif isinstance(kind, DataSection):
-            pending += [one.type_id for one in kind.variables]
+            pending += [variable.type_id for variable in kind.variables]
         elif isinstance(kind, Var):
             pending.append(kind.type_id)
     return False
 
 
 def beside(path: Path, info: MapInfo) -> Types:
-    """Return the types stored beside the pin *path* of the map *info*; none that do not count.
+    """Return the types stored beside the pin *path* of the map *info*; none if not trusted.
 
-    Who could give us wrong types is not believed: directory and symlinks must belong to root, to us
-    or to the pin's owner, and nobody else may write the directory. The pin must still be that map,
-    and the types must have its sizes.
+    Directory and symlinks must belong to root, to this user or to the owner of the pin, and nobody
+    else may be able to write the directory. The pin must still be that map, and the types must have
+    its sizes.
     """
     try:
         with Descriptor(fs.openat2(path.parent, flags=_OPEN, resolve=Resolve.NO_SYMLINKS)) as place:
@@ -136,13 +136,13 @@ def beside(path: Path, info: MapInfo) -> Types:
                 return NO_TYPES
     except (BpfError, OSError):
         return NO_TYPES
-    found = decode_texts(texts)
-    sizes = zip(found, (info.key_size, info.value_size), strict=True)
-    return found if all(ref is None or ref.size == size for ref, size in sizes) else NO_TYPES
+    types = decode_texts(texts)
+    sizes = zip(types, (info.key_size, info.value_size), strict=True)
+    return types if all(ref is None or ref.size == size for ref, size in sizes) else NO_TYPES
 
 
 def _texts(place: int, pin: str) -> list[str]:
-    """Return the texts of a map's symlinks; raises or returns none where one is not to count."""
+    """Return the texts of a map's symlinks; none, or an error, if one of them is not trusted."""
     trusted = {0, os.geteuid(), _status(place, pin).st_uid}
     texts: list[str] = []
     with Descriptor(fs.openat2(DIRECTORY, flags=_OPEN, resolve=_BELOW, dir_fd=place)) as opened:
@@ -166,11 +166,11 @@ def _status(directory: int, name: str) -> os.stat_result:
 
 
 def _is_pin_of(place: int, pin: str, map_id: int) -> bool:
-    """Whether the map is still pinned in this directory, which may have been exchanged since."""
+    """Return whether the map is pinned in this directory, which may have been exchanged."""
     with (
-        Descriptor(fs.openat2(pin, resolve=_BELOW, dir_fd=place)) as found,
+        Descriptor(fs.openat2(pin, resolve=_BELOW, dir_fd=place)) as pin_path,
         Descriptor(
-            bpf.obj_get(Path(f"/proc/self/fd/{found.fileno()}"), flags=ObjectFlag.RDONLY)
-        ) as held,
+            bpf.obj_get(Path(f"/proc/self/fd/{pin_path.fileno()}"), flags=ObjectFlag.RDONLY)
+        ) as bpf_map,
     ):
-        return map_info(held.fileno()).id == map_id
+        return map_info(bpf_map.fileno()).id == map_id

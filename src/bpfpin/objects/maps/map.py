@@ -17,7 +17,7 @@ from bpfpin.errors import (
     SyscallError,
 )
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.maps import batch_write, garbage, rules
+from bpfpin.objects.maps import batch_write, gc_pause, rules
 from bpfpin.objects.maps import codec as percpu
 from bpfpin.objects.maps.base import BaseMap, Formats
 from bpfpin.objects.maps.batch import Batches, EntriesView, EntryValuesView, RawBatch
@@ -55,8 +55,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     BPF_MAP_UPDATE_BATCH, BPF_MAP_DELETE_BATCH and BPF_MAP_LOOKUP_AND_DELETE_BATCH (Linux 5.6).
 
     Refusals are `KeyNotFoundError` (a `KeyError`), `KeyExistsError`, `MapFullError` and
-    `ReadOnlyMapError`. What does not fit the types is `ValueError` or `TypeError`; what the kernel
-    refuses for the type of map is a `TypeError` with the reason.
+    `ReadOnlyMapError`. Keys and values that do not fit their types raise `ValueError` or
+    `TypeError`; operations that the kernel has not for the type of map raise `TypeError`.
     """
 
     def _prepare(self) -> None:
@@ -141,7 +141,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
         Raises:
             KeyNotFoundError: The map does not have the key.
-            TypeError: The map is no hash, or its values have no lock.
+            TypeError: The map is not a hash, or its values have no lock.
             NotSupportedError: The kernel is older than Linux 5.14.
 
         Kernel: BPF_MAP_LOOKUP_AND_DELETE_ELEM, for hashes of all kinds (Linux 5.14).
@@ -331,8 +331,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def lookup_batch(self) -> Iterator[list[tuple[Any, Any]]]:
         """Iterate over all entries in lists of up to 4,096.
 
-        Memory grows with the batch, not with the map. `batch.py` says what is seen of a map that
-        changes meanwhile.
+        Memory grows with the batch, not with the map. `batch.py` lists what a walk guarantees
+        while the map changes.
         """
         for batch in self._walk():
             yield self._pairs(batch)
@@ -478,7 +478,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def to_dict(self) -> dict[Any, Any]:
         """Return all entries as a dict, read in batches.
 
-        While more than 16,384 are decoded, Python's collector of cycles is paused (`garbage.py`).
+        Python's garbage collector is paused while more than 16,384 are decoded (`gc_pause.py`).
         """
         if room := self._batches.at_once():
             entries = dict(self._decoded(room.keys, room.values))
@@ -604,7 +604,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def _read_whole(self) -> Iterator[Iterator[tuple[Any, Any]]]:
         # Read first, then decode: by turns, the two take the processor's caches from each other.
         keys, values = self._whole()
-        with garbage.paused(len(keys) // (self.key_size or 1)):
+        with gc_pause.paused(len(keys) // (self.key_size or 1)):
             yield self._decoded(memoryview(keys), memoryview(values))
 
     def _whole(self) -> tuple[bytearray, bytearray]:

@@ -1,4 +1,4 @@
-"""An array whose elements are read and written without a system call."""
+"""Arrays whose elements are read and written in memory, without system calls (Linux 5.5)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from bpfpin.codecs.codec import Codec
 from bpfpin.errors import BpfError, NotSupportedError, ReadOnlyMapError
 from bpfpin.map_traits import traits_of
+from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.batch_write import is_number
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing
-from bpfpin.uapi import MapFlag, MapType
+from bpfpin.uapi import MapFlag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,30 +28,27 @@ READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
 WORDS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
-# An array's elements as memory of this process (mmap of a BPF_F_MMAPABLE array, Linux 5.5).
-
-
 class MappedMemory(Closing):
-    """The memory of an array's elements, each *stride* bytes behind the other.
+    """The memory of an array's elements, one every *stride* bytes (mmap of a BPF_F_MMAPABLE array).
 
-    It is the map's own memory: programs and other processes see what is written at once, and the
-    map lives as long as the mapping. It can only be read where the map is frozen, or with
-    *read_only*. `TypeError` for a map that cannot be mapped, `ReadOnlyMapError` for a handle that
-    was opened for reading only: the kernel maps none.
+    It is the map's own memory: programs and other processes see writes at once, and the map exists
+    as long as the mapping. It is read-only if the map is frozen, or with *read_only*. `TypeError`
+    for a map that cannot be mapped, `ReadOnlyMapError` for a handle that was opened for reading
+    only, which the kernel does not map (bpf_map_mmap in kernel/bpf/syscall.c).
     """
 
-    def __init__(self, held: BaseMap, *, read_only: bool = False) -> None:
-        self.about = require_mappable(held)
-        self.stride = stride_of(held.value_size)
-        self.count = held.max_entries
+    def __init__(self, bpf_map: BaseMap, *, read_only: bool = False) -> None:
+        self.about = require_mappable(bpf_map)
+        self.stride = stride_of(bpf_map.value_size)
+        self.count = bpf_map.max_entries
         size = self.stride * self.count
         self._mapping, self.is_read_only = _mapped(
-            held, _whole_pages(size), about=self.about, read_only=read_only
+            bpf_map, _whole_pages(size), about=self.about, read_only=read_only
         )
         self.view = memoryview(self._mapping)[:size]
 
     def close(self) -> None:
-        """Let the memory go; arrays of numpy that still show it keep it. Again does nothing."""
+        """Release the memory; numpy arrays that show it keep it. Closing twice does nothing."""
         self.view.release()
         with contextlib.suppress(BufferError):  # the last of those arrays ends the mapping
             self._mapping.close()
@@ -59,8 +57,8 @@ class MappedMemory(Closing):
 class Cells(Closing):
     """Values in memory, one every *stride* bytes.
 
-    What takes 1, 2, 4 or 8 bytes is read and written in one step: if it is aligned, nobody sees
-    half of it. *plain* are such values if they are numbers to Python, too, *step* items apart.
+    Values of 1, 2, 4 or 8 bytes are read and written in one step, so that nobody sees half of an
+    aligned one. If they are plain numbers, *plain* shows them, *step* items apart.
     """
 
     __slots__ = ("_codec", "_stride", "_view", "_words", "plain", "step")
@@ -95,18 +93,18 @@ class Cells(Closing):
             self._view[at : at + len(data)] = data
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         if self._words is not None:
             self._words.release()
 
 
-def require_mappable(held: BaseMap) -> str:
-    """Return how the map is told; `TypeError` if its type or flags do not let it be mapped."""
-    about = f"map {held.name!r} (id {held.id})"
-    if not traits_of(held.type).is_mmapable:
-        kind = held.type.name.lower() if isinstance(held.type, MapType) else held.type
+def require_mappable(bpf_map: BaseMap) -> str:
+    """Return how errors call the map; `TypeError` if its type or flags do not allow a mapping."""
+    about = f"map {bpf_map.name!r} (id {bpf_map.id})"
+    if not traits_of(bpf_map.type).is_mmapable:
+        kind = type_name(bpf_map.type)
         raise TypeError(f"{about} is of type {kind}: only an array can be mapped into memory")
-    if not held.info.map_flags & MapFlag.MMAPABLE:
+    if not bpf_map.info.map_flags & MapFlag.MMAPABLE:
         raise TypeError(
             f"{about} was made without BPF_F_MMAPABLE, so it cannot be mapped into memory;"
             " add it to map_flags in the source, or read the map by its keys"
@@ -115,10 +113,10 @@ def require_mappable(held: BaseMap) -> str:
 
 
 def _mapped(
-    held: KernelObject, size: int, *, about: str, read_only: bool
+    bpf_map: KernelObject, size: int, *, about: str, read_only: bool
 ) -> tuple[mmap.mmap, bool]:
-    """Return the mapping and whether it is for reading only, which the kernel knows best."""
-    if fcntl.fcntl(held.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+    """Return the mapping and whether it is read-only, which the kernel decides."""
+    if fcntl.fcntl(bpf_map.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise ReadOnlyMapError(
             f"{about} was opened for reading only, and the kernel does not map such a handle",
             hint="open it without read_only and map it with read_only=True, or read it by its keys",
@@ -126,8 +124,8 @@ def _mapped(
     try:
         if not read_only:
             with contextlib.suppress(PermissionError):  # it is frozen
-                return mmap.mmap(held.fd, size, mmap.MAP_SHARED, READ_WRITE), False
-        return mmap.mmap(held.fd, size, mmap.MAP_SHARED, mmap.PROT_READ), True
+                return mmap.mmap(bpf_map.fd, size, mmap.MAP_SHARED, READ_WRITE), False
+        return mmap.mmap(bpf_map.fd, size, mmap.MAP_SHARED, mmap.PROT_READ), True
     except OSError as error:
         raise _refused(error, about) from None
 
@@ -146,12 +144,12 @@ def _whole_pages(size: int) -> int:
 class MappedArray(Closing):
     """The values of a BPF_F_MMAPABLE array as a sequence, in the map's own memory.
 
-    Values read as the map's own do. A value of 1, 2, 4 or 8 bytes is read and written as a whole:
-    nobody sees half of one. What is larger is copied piece by piece, so that a program that writes
-    meanwhile may be seen between two members. `mapped[0] += 1` is a read and a write: what others
-    add between the two is lost. Nothing orders one element against another.
+    Values are decoded as those of the map. A value of 1, 2, 4 or 8 bytes is read and written as a
+    whole: nobody sees half of one. Larger values are copied piece by piece, so the write of a
+    program may be seen in some members and not yet in others. `mapped[0] += 1` is a read and a
+    write: what others add between the two is lost. There is no order between elements.
 
-    It is independent of the map's handle, which may be closed; `close` or `with` ends it.
+    The mapping is independent of the map's handle, which may be closed; `close` or `with` ends it.
     """
 
     __slots__ = ("_cells", "_codec", "_memory", "_plain", "_step")
@@ -163,17 +161,28 @@ class MappedArray(Closing):
         self._plain, self._step = self._cells.plain, self._cells.step
 
     @classmethod
-    def of(cls, held: BaseMap, *, read_only: bool = False) -> Self:
-        """Map the array *held* (mmap; Linux 5.5), to be read only if it is frozen or so asked.
+    def of(cls, bpf_map: BaseMap, *, read_only: bool = False) -> Self:
+        """Map the values of an array into memory.
 
-        `TypeError` if it is no array, or was made without `MapFlag.MMAPABLE`; `ReadOnlyMapError` if
-        this handle was opened for reading only, which the kernel does not map.
+        Args:
+            bpf_map: The array; the handle may be closed afterwards.
+            read_only: Map it for reading only, as a frozen map always is.
+
+        Returns:
+            The values as a sequence.
+
+        Raises:
+            TypeError: It is not an array, or was created without `MapFlag.MMAPABLE`.
+            ReadOnlyMapError: The handle was opened for reading only.
+            NotSupportedError: The values contain locks or timers, or the kernel is too old.
+
+        Kernel: mmap (Linux 5.5).
         """
-        return cls(MappedMemory(held, read_only=read_only), held._value)
+        return cls(MappedMemory(bpf_map, read_only=read_only), bpf_map.value_codec)
 
     @property
     def is_read_only(self) -> bool:
-        """Whether the map is frozen, or was mapped to be read only."""
+        """Whether the map is frozen, or was mapped for reading only."""
         return self._memory.is_read_only
 
     def __len__(self) -> int:
@@ -190,21 +199,25 @@ class MappedArray(Closing):
         self._cells.write(self._checked(index), value)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield what each element holds when its turn comes."""
+        """Iterate over the values; each is read when it is yielded."""
         return (self[index] for index in range(len(self)))
 
     def to_numpy(self) -> np.ndarray[Any, Any]:
-        """Return an array that shows the map's memory itself, now and later (extra `numpy`).
+        """Return an array that shows the memory of the map.
 
-        Nothing is copied; `.copy()` makes a snapshot. Structures are structured types. The array
-        can be written where the map can, and keeps the memory after `close`.
+        Nothing is copied, so later writes show; `.copy()` makes a snapshot. Structures are
+        structured types. The array is writable if the map is, and keeps the memory after `close`.
+
+        Raises:
+            MissingExtraError: numpy is not installed (extra `numpy`).
+            TypeError: A type has no counterpart in numpy.
         """
         from bpfpin.objects.maps.numpy_arrays import live_array  # noqa: PLC0415  (numpy is an extra)
 
         return live_array(self._codec, self._memory.view, self._memory.stride)
 
     def close(self) -> None:
-        """Let the memory go; the map stays. Again does nothing."""
+        """Release the memory; the map stays. Closing twice does nothing."""
         self._cells.close()
         self._memory.close()
 

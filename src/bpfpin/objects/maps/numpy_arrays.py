@@ -35,16 +35,16 @@ def array_of(codec: Codec, data: bytes | bytearray) -> np.ndarray[Any, Any]:
 
 
 def live_array(codec: Codec, memory: memoryview, stride: int) -> np.ndarray[Any, Any]:
-    """Return an array that shows the values in *memory* itself, one every *stride* bytes.
+    """Return an array that shows the values in *memory*, one every *stride* bytes.
 
-    It holds the memory: `np.ndarray(buffer=…)` would not, and be left with a mapping that is gone.
+    It keeps the memory alive; `np.ndarray(buffer=…)` would not.
     """
     return np.frombuffer(memory, _padded(codec, stride))["value"]
 
 
 def _padded(codec: Codec, stride: int) -> np.dtype[Any]:
-    one = {"names": ["value"], "formats": [dtype_of(codec)], "offsets": [0], "itemsize": stride}
-    return np.dtype(one)  # type: ignore[call-overload, no-any-return]  # numpy's stub wants a TypedDict
+    field = {"names": ["value"], "formats": [dtype_of(codec)], "offsets": [0], "itemsize": stride}
+    return np.dtype(field)  # type: ignore[call-overload, no-any-return]  # numpy's stub wants a TypedDict
 
 
 def dtype_of(codec: Codec) -> np.dtype[Any]:
@@ -53,16 +53,16 @@ def dtype_of(codec: Codec) -> np.dtype[Any]:
     `TypeError` names every member for which numpy has no type: bit-fields, integers of 128 bits.
     """
     missing: list[str] = []
-    found = _dtype(codec, "", missing)
+    dtype = _dtype(codec, "", missing)
     if missing:
         raise TypeError(f"numpy has no type for {', '.join(missing)}")
-    return found
+    return dtype
 
 
 def _dtype(codec: Codec, path: str, missing: list[str]) -> np.dtype[Any]:
-    """Return the type of what is at *path*; what has none is added to *missing*."""
+    """Return the type of the member at *path*; one without a type is added to *missing*."""
     if isinstance(codec, MappedCodec):
-        return _dtype(codec.origin, path, missing)  # numbers: numpy knows no names
+        return _dtype(codec.origin, path, missing)  # numbers: numpy has no names for values
     if isinstance(codec, ScalarCodec):
         return _number(codec.letter)
     if isinstance(codec, ArrayCodec):
@@ -141,7 +141,9 @@ def _ctypes(codec: CtypesCodec, path: str, missing: list[str]) -> np.dtype[Any]:
     try:
         return np.dtype(codec.kind)
     except (TypeError, ValueError, NotImplementedError) as error:  # bit-fields, pointers
-        bits = [one[0] for one in getattr(codec.kind, "_fields_", ()) if len(one) > _PLAIN_FIELD]
+        bits = [
+            field[0] for field in getattr(codec.kind, "_fields_", ()) if len(field) > _PLAIN_FIELD
+        ]
         dot = f"{path}." if path else ""
-        told = ", ".join(f"{dot}{name}" for name in bits) or codec.kind.__name__
-        return _missing(codec.size, f"{told} ({error})", missing)
+        names = ", ".join(f"{dot}{name}" for name in bits) or codec.kind.__name__
+        return _missing(codec.size, f"{names} ({error})", missing)

@@ -4,7 +4,7 @@ The kernel answers EINVAL or E2BIG for most of them and does not say which rule 
 are those of `map_alloc_check` and `map_alloc` in the kernel's kernel/bpf (arraymap.c, hashtab.c,
 lpm_trie.c, queue_stack_maps.c, bloom_filter.c, ringbuf.c, stackmap.c, devmap.c, cpumap.c,
 local_storage.c, bpf_local_storage.c, arena.c) and net (sock_map.c, xskmap.c), Linux 6.18. They are
-looked at after a refusal only: other kernels may take what this table does not.
+asked only after a refusal: other kernels may accept what this table does not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bpfpin.errors import BpfError, Difference, IncompatibleMapError, SyscallError
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.kernel.info import MapInfo, map_info
+from bpfpin.objects.kernel.info import MapInfo, map_info, type_with_article
 from bpfpin.objects.kernel.object import OPEN_BY_ID, ObjectKind
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.fd import Descriptor
@@ -44,8 +44,8 @@ _DESCRIPTOR = _F.RDONLY | _F.WRONLY
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What definitions of one type must keep.
+class DefinitionRules:
+    """The kernel's rules for definitions of one type.
 
     *key* and *value* are the allowed sizes, or None for any size from 1 on. *flags* are those that
     the type accepts, *needs* those that every map of it has. *more* yields what else is broken.
@@ -70,12 +70,12 @@ def _hash(spec: MapSpec) -> Iterator[str]:
         yield "an LRU map is always preallocated: leave BPF_F_NO_PREALLOC out"
     is_split = spec.map_flags & _F.NO_COMMON_LRU or traits_of(spec.type).is_percpu
     if spec.numa_node is not None and is_split:
-        yield "what each CPU has of its own cannot be on one NUMA node: leave numa_node out"
+        yield "per-CPU memory cannot be on one NUMA node: leave numa_node out"
 
 
 def _percpu_array(spec: MapSpec) -> Iterator[str]:
     if spec.numa_node is not None:
-        yield "what each CPU has of its own cannot be on one NUMA node: leave numa_node out"
+        yield "per-CPU memory cannot be on one NUMA node: leave numa_node out"
 
 
 def _array(spec: MapSpec) -> Iterator[str]:
@@ -163,14 +163,14 @@ def _sockhash(spec: MapSpec) -> Iterator[str]:
 
 
 _HASH_FLAGS = _F.NO_PREALLOC | _F.NO_COMMON_LRU | _F.ZERO_SEED | _NODE | _ACCESS
-_HASHES = Rules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash)
-_PERCPU_HASHES = Rules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash)
+_HASHES = DefinitionRules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash)
+_PERCPU_HASHES = DefinitionRules(None, None, _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash)
 _ARRAY_FLAGS = _NODE | _ACCESS
-_DESCRIPTORS = Rules((4,), (4,), _NODE | _DESCRIPTOR)
-_QUEUES = Rules((0,), None, _NODE | _ACCESS, more=_large)
-_RINGS = Rules((0,), (0,), _NODE, more=_ring)
-_DEVICES = Rules((4,), (4, 8), _NODE | _DESCRIPTOR)
-_STORAGES = Rules(
+_DESCRIPTORS = DefinitionRules((4,), (4,), _NODE | _DESCRIPTOR)
+_QUEUES = DefinitionRules((0,), None, _NODE | _ACCESS, more=_large)
+_RINGS = DefinitionRules((0,), (0,), _NODE, more=_ring)
+_DEVICES = DefinitionRules((4,), (4, 8), _NODE | _DESCRIPTOR)
+_STORAGES = DefinitionRules(
     (4,),
     None,
     _F.NO_PREALLOC | _F.CLONE,
@@ -178,19 +178,23 @@ _STORAGES = Rules(
     more=_storage,
 )
 
-RULES: dict[MapType, Rules] = {
+RULES: dict[MapType, DefinitionRules] = {
     MapType.HASH: _HASHES,
     MapType.LRU_HASH: _HASHES,
     MapType.PERCPU_HASH: _PERCPU_HASHES,
     MapType.LRU_PERCPU_HASH: _PERCPU_HASHES,
-    MapType.HASH_OF_MAPS: Rules(None, (4,), _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash),
-    MapType.ARRAY: Rules((4,), None, _ARRAY_FLAGS | _F.MMAPABLE | _F.INNER_MAP, more=_array),
-    MapType.PERCPU_ARRAY: Rules((4,), None, _ARRAY_FLAGS, more=_percpu_array),
+    MapType.HASH_OF_MAPS: DefinitionRules(
+        None, (4,), _HASH_FLAGS, entries_max=ENTRIES_MAX, more=_hash
+    ),
+    MapType.ARRAY: DefinitionRules(
+        (4,), None, _ARRAY_FLAGS | _F.MMAPABLE | _F.INNER_MAP, more=_array
+    ),
+    MapType.PERCPU_ARRAY: DefinitionRules((4,), None, _ARRAY_FLAGS, more=_percpu_array),
     MapType.PROG_ARRAY: _DESCRIPTORS,
     MapType.CGROUP_ARRAY: _DESCRIPTORS,
     MapType.ARRAY_OF_MAPS: _DESCRIPTORS,
-    MapType.PERF_EVENT_ARRAY: Rules((4,), (4,), _NODE | _DESCRIPTOR | _F.PRESERVE_ELEMS),
-    MapType.LPM_TRIE: Rules(
+    MapType.PERF_EVENT_ARRAY: DefinitionRules((4,), (4,), _NODE | _DESCRIPTOR | _F.PRESERVE_ELEMS),
+    MapType.LPM_TRIE: DefinitionRules(
         range(LPM_KEY[0], LPM_KEY[1] + 1),
         None,
         _F.NO_PREALLOC | _NODE | _ACCESS,
@@ -199,26 +203,32 @@ RULES: dict[MapType, Rules] = {
     ),
     MapType.QUEUE: _QUEUES,
     MapType.STACK: _QUEUES,
-    MapType.BLOOM_FILTER: Rules((0,), None, _NODE | _F.ZERO_SEED | _ACCESS, more=_bloom_filter),
+    MapType.BLOOM_FILTER: DefinitionRules(
+        (0,), None, _NODE | _F.ZERO_SEED | _ACCESS, more=_bloom_filter
+    ),
     MapType.RINGBUF: _RINGS,
     MapType.USER_RINGBUF: _RINGS,
-    MapType.STACK_TRACE: Rules(
+    MapType.STACK_TRACE: DefinitionRules(
         (4,), None, _NODE | _DESCRIPTOR | _F.STACK_BUILD_ID, more=_stack_trace
     ),
     MapType.DEVMAP: _DEVICES,
-    MapType.DEVMAP_HASH: Rules((4,), (4, 8), _NODE | _DESCRIPTOR, entries_max=ENTRIES_MAX),
-    MapType.CPUMAP: Rules((4,), (4, 8), _NODE, more=_cpumap),
-    MapType.XSKMAP: Rules((4,), (4,), _NODE | _DESCRIPTOR),
+    MapType.DEVMAP_HASH: DefinitionRules(
+        (4,), (4, 8), _NODE | _DESCRIPTOR, entries_max=ENTRIES_MAX
+    ),
+    MapType.CPUMAP: DefinitionRules((4,), (4, 8), _NODE, more=_cpumap),
+    MapType.XSKMAP: DefinitionRules((4,), (4,), _NODE | _DESCRIPTOR),
     MapType.SOCKMAP: _DEVICES,
-    MapType.SOCKHASH: Rules(None, (4, 8), _NODE | _DESCRIPTOR, more=_sockhash),
-    MapType.REUSEPORT_SOCKARRAY: Rules((4,), (4, 8), _ARRAY_FLAGS),
+    MapType.SOCKHASH: DefinitionRules(None, (4, 8), _NODE | _DESCRIPTOR, more=_sockhash),
+    MapType.REUSEPORT_SOCKARRAY: DefinitionRules((4,), (4, 8), _ARRAY_FLAGS),
     MapType.SK_STORAGE: _STORAGES,
     MapType.INODE_STORAGE: _STORAGES,
     MapType.TASK_STORAGE: _STORAGES,
     MapType.CGRP_STORAGE: _STORAGES,
-    MapType.CGROUP_STORAGE: Rules((8, 16), None, _NODE | _ACCESS, more=_cgroup_storage),
-    MapType.PERCPU_CGROUP_STORAGE: Rules((8, 16), None, _NODE | _ACCESS, more=_cgroup_storage),
-    MapType.ARENA: Rules(
+    MapType.CGROUP_STORAGE: DefinitionRules((8, 16), None, _NODE | _ACCESS, more=_cgroup_storage),
+    MapType.PERCPU_CGROUP_STORAGE: DefinitionRules(
+        (8, 16), None, _NODE | _ACCESS, more=_cgroup_storage
+    ),
+    MapType.ARENA: DefinitionRules(
         (0,),
         (0,),
         _F.MMAPABLE | _F.SEGV_ON_FAULT | _F.NO_USER_CONV,
@@ -232,10 +242,10 @@ _WITH_EXTRA = (MapType.BLOOM_FILTER, MapType.ARENA)
 def broken_rules(
     spec: MapSpec, *, max_entries: int | None = None, has_inner: bool = True
 ) -> list[str]:
-    """Return what in *spec* the kernel's rules for its type do not allow; none: nothing is known.
+    """Return the rules of its type that *spec* breaks; none if no broken rule is known.
 
-    *max_entries* is what the kernel was asked for where that is not what *spec* says; *has_inner*
-    whether a map of maps was given the one that says what it holds.
+    *max_entries* is the number that the kernel got if it differs from that of *spec*; *has_inner*
+    whether a map of maps was given an inner map as a template.
     """
     rules = RULES.get(spec.type)
     if rules is None:
@@ -246,7 +256,7 @@ def broken_rules(
         node = spec.numa_node or 0
         spec = spec.with_changes(map_flags=spec.map_flags & ~_NODE, numa_node=node)
     traits = traits_of(spec.type)
-    found = [
+    broken = [
         *_sizes(spec, rules),
         *_entries(spec, rules),
         *_flags(spec, rules),
@@ -254,15 +264,15 @@ def broken_rules(
         *(rules.more(spec) if rules.more else ()),
     ]
     if traits.holds_maps and not has_inner:
-        found.append("nothing says what maps it holds: __array(values, struct { … })")
+        broken.append("nothing says what maps it holds: __array(values, struct { … })")
     if traits.is_local_storage and (spec.key is None or spec.value is None):
-        found.append("the types of key and value are needed: __type(key, int), __type(value, T)")
+        broken.append("the types of key and value are needed: __type(key, int), __type(value, T)")
     if spec.map_extra and spec.type not in _WITH_EXTRA:
-        found.append(f"map_extra is {spec.map_extra:#x}; only bloom_filter and arena have it")
-    return found
+        broken.append(f"map_extra is {spec.map_extra:#x}; only bloom_filter and arena have it")
+    return broken
 
 
-def _sizes(spec: MapSpec, rules: Rules) -> Iterator[str]:
+def _sizes(spec: MapSpec, rules: DefinitionRules) -> Iterator[str]:
     for what, size, sizes in (
         ("key", spec.key_size, rules.key),
         ("value", spec.value_size, rules.value),
@@ -288,15 +298,15 @@ def _allowed(kind: MapType, what: str, sizes: tuple[int, ...] | range) -> str:
             f" {sizes.stop - 5} bytes of data"
         )
     if sizes == (0,):
-        return f"{_a(kind)} has no {what}s: leave {what} and {what}_size out"
-    return f"that of {_a(kind)} is {' or '.join(map(str, sizes))}"
+        return f"{type_with_article(kind)} has no {what}s: leave {what} and {what}_size out"
+    return f"that of {type_with_article(kind)} is {' or '.join(map(str, sizes))}"
 
 
-def _entries(spec: MapSpec, rules: Rules) -> Iterator[str]:
+def _entries(spec: MapSpec, rules: DefinitionRules) -> Iterator[str]:
     if traits_of(spec.type).grows_with_owners:
         if spec.max_entries:
             yield (
-                f"max_entries is {spec.max_entries}; {_a(spec.type)} grows with its"
+                f"max_entries is {spec.max_entries}; {type_with_article(spec.type)} grows with its"
                 " owners: leave it out"
             )
     elif not spec.max_entries:
@@ -305,27 +315,22 @@ def _entries(spec: MapSpec, rules: Rules) -> Iterator[str]:
         yield f"max_entries is {spec.max_entries}; at most {rules.entries_max} fit"
 
 
-def _flags(spec: MapSpec, rules: Rules) -> Iterator[str]:
+def _flags(spec: MapSpec, rules: DefinitionRules) -> Iterator[str]:
     missing = rules.needs & ~spec.map_flags
     if missing:
         yield f"map_flags lack {_names(missing)}, which every {spec.type.name.lower()} needs"
     unknown = spec.map_flags & ~rules.flags
     if unknown:
-        yield f"map_flags have {_names(unknown)}, which {_a(spec.type)} cannot have"
-    for one, other in ((_F.RDONLY, _F.WRONLY), (_F.RDONLY_PROG, _F.WRONLY_PROG)):
-        if spec.map_flags & one and spec.map_flags & other:
-            yield f"map_flags have both {_names(one)} and {_names(other)}"
-
-
-def _a(kind: MapType) -> str:
-    word = kind.name.lower()
-    return f"{'an' if word[0] in 'aix' or word == 'lru_hash' else 'a'} {word}"
+        yield f"map_flags have {_names(unknown)}, which {type_with_article(spec.type)} cannot have"
+    for first, second in ((_F.RDONLY, _F.WRONLY), (_F.RDONLY_PROG, _F.WRONLY_PROG)):
+        if spec.map_flags & first and spec.map_flags & second:
+            yield f"map_flags have both {_names(first)} and {_names(second)}"
 
 
 def _names(flags: int) -> str:
-    known = [each for each in MapFlag if flags & each]
+    known = [flag for flag in MapFlag if flags & flag]
     rest = flags & ~sum(known)
-    names = [f"BPF_F_{each.name}" for each in known]
+    names = [f"BPF_F_{flag.name}" for flag in known]
     return " and ".join([*names, *([f"{rest:#x}"] if rest else [])])
 
 
@@ -334,7 +339,7 @@ def _node(spec: MapSpec) -> Iterator[str]:
     if node is None:
         return
     if not _NODE & RULES[spec.type].flags:
-        yield f"numa_node is set, which {_a(spec.type)} cannot have"
+        yield f"numa_node is set, which {type_with_article(spec.type)} cannot have"
         return
     online = _online_nodes()
     if online and node not in online:
@@ -343,16 +348,16 @@ def _node(spec: MapSpec) -> Iterator[str]:
 
 
 def _online_nodes() -> set[int]:
-    """Return the NUMA nodes of this machine; none where the kernel does not tell."""
+    """Return the NUMA nodes of this machine; none if the kernel does not report them."""
     try:
         text = _ONLINE_NODES.read_text().strip()
     except OSError:
         return {0}  # a kernel without NUMA has node 0 alone
-    found: set[int] = set()
+    nodes: set[int] = set()
     for part in text.split(",") if text else ():
         first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return found
+        nodes.update(range(int(first), int(last or first) + 1))
+    return nodes
 
 
 def unlike_sample(error: SyscallError, sample: bytes, value: bytes, *, about: str) -> BpfError:
@@ -375,21 +380,21 @@ def unlike_sample(error: SyscallError, sample: bytes, value: bytes, *, about: st
     return error
 
 
-def inner_differences(held: MapInfo, given: MapInfo) -> list[Difference]:
-    """Return in what *given* is not like *held*, which is in the map of maps.
+def inner_differences(sample: MapInfo, given: MapInfo) -> list[Difference]:
+    """Return the fields in which *given* differs from *sample*, which is in the map of maps.
 
     As bpf_map_meta_equal and array_map_meta_equal in the kernel's kernel/bpf have it: type, sizes
     and flags, and `max_entries` of arrays without BPF_F_INNER_MAP.
     """
-    traits = traits_of(held.type)
+    traits = traits_of(sample.type)
     is_array = traits.is_array and not traits.is_percpu
     fields = ["type", "key_size", "value_size", "map_flags"]
-    if is_array and not held.map_flags & _F.INNER_MAP:
+    if is_array and not sample.map_flags & _F.INNER_MAP:
         fields.append("max_entries")
     return [
-        Difference(given.name, name, _shown(name, there), _shown(name, wanted))
+        Difference(given.name, name, _shown(name, value), _shown(name, wanted))
         for name in fields
-        if (there := getattr(given, name)) != (wanted := getattr(held, name))
+        if (value := getattr(given, name)) != (wanted := getattr(sample, name))
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tables of functions that the kernel calls (struct_ops): the object's structure in the kernel's.
+"""Tables of functions that the kernel calls (struct_ops), in the kernel's own layout.
 
 The object's members are found in the kernel's structure by name, as libbpf does. A map of such a
 table has the kernel's `struct bpf_struct_ops_NAME` as its value, with the structure in its member
@@ -33,14 +33,14 @@ class Table:
     structure: TypeRef
 
     def member(self, name: str) -> tuple[int, Member] | None:
-        """Return position and member of that name, None if this kernel's structure has none."""
+        """Return position and member of that name; None if this kernel's structure has no such."""
         kind = self.structure.type
         assert isinstance(kind, Struct)
         return next(((at, m) for at, m in enumerate(kind.members) if m.name == name), None)
 
 
 def kernel_table(spec: MapSpec) -> Table:
-    """Return how this kernel has the table *spec*; `NotSupportedError` if it does not."""
+    """Return the table *spec* as this kernel defines it; `NotSupportedError` if it does not."""
     wanted = essential_name(spec.value.name) if spec.value else ""
     kernel = _vmlinux(spec)
     value_id = kernel.find(_VALUE_PREFIX + wanted, Struct)
@@ -50,15 +50,15 @@ def kernel_table(spec: MapSpec) -> Table:
         if value_id is not None and isinstance(inner.type, Struct) and inner.name == wanted:
             return Table(kernel.ref(value_id), member.bit_offset // 8, inner)
     raise NotSupportedError(
-        f"map {spec.name}: this kernel lets nobody provide a struct {wanted}",
+        f"map {spec.name}: this kernel does not let programs provide a struct {wanted}",
         feature=f"struct_ops of struct {wanted}",
     )
 
 
 def without_unusable(spec: ObjectSpec) -> ObjectSpec:
-    """Return *spec* without the tables that this kernel cannot take, and what only they need.
+    """Return *spec* without the tables that this kernel does not support, and what only they need.
 
-    A note says why each was left out: one wrong table does not keep the rest from working. If
+    A note says why each was left out, so that one such table does not prevent the others. If
     nothing would be left, the first reason is raised (`NotSupportedError`).
     """
     errors: dict[str, NotSupportedError] = {}
@@ -70,11 +70,11 @@ def without_unusable(spec: ObjectSpec) -> ObjectSpec:
                 errors[table.name] = error
     if not errors:
         return spec
-    maps = {name: each for name, each in spec.maps.items() if name not in errors}
+    maps = {name: table for name, table in spec.maps.items() if name not in errors}
     pointed = {name: {program for _, program in spec.maps[name].initial} for name in spec.maps}
     needed = {program for name in maps for program in pointed[name]}
     dropped = {program for name in errors for program in pointed[name]} - needed
-    programs = {name: each for name, each in spec.programs.items() if name not in dropped}
+    programs = {name: program for name, program in spec.programs.items() if name not in dropped}
     if spec.programs and not programs:
         raise next(iter(errors.values()))
     notes = [f"{error}; the table and its programs are left out" for error in errors.values()]
@@ -82,23 +82,23 @@ def without_unusable(spec: ObjectSpec) -> ObjectSpec:
 
 
 def targets(maps: Iterable[MapSpec]) -> dict[str, AttachTarget]:
-    """Return for each program in the tables of *maps* which member it stands for."""
-    found: dict[str, AttachTarget] = {}
+    """Return for each program in the tables of *maps* the member that it implements."""
+    attach_targets: dict[str, AttachTarget] = {}
     for spec in maps:
         if not traits_of(spec.type).is_struct_ops or spec.value is None:
             continue
         table = kernel_table(spec)
         names = {member.bit_offset // 8: member.name for member in _members(spec)}
         for offset, program in spec.initial:
-            there = table.member(names.get(offset, ""))
-            if there is None:
+            match = table.member(names.get(offset, ""))
+            if match is None:
                 raise _lacking(spec, table, names.get(offset, f"at byte {offset}"))
-            found[program] = AttachTarget(table.structure.id, member=there[0])
-    return found
+            attach_targets[program] = AttachTarget(table.structure.id, member=match[0])
+    return attach_targets
 
 
 def value_of(spec: MapSpec, programs: Mapping[str, int]) -> bytes:
-    """Return the first value of table *spec* in this kernel's form, with the descriptors in it.
+    """Return the value of table *spec* in this kernel's layout, with the descriptors in it.
 
     `NotSupportedError` if a member is set that the kernel's structure does not have, `UsageError`
     if it has one of another size.
@@ -110,16 +110,16 @@ def value_of(spec: MapSpec, programs: Mapping[str, int]) -> bytes:
         offset = member.bit_offset // 8
         name = functions.get(offset)
         data = _bytes(spec, member)
-        there = table.member(member.name)
-        if there is None:
+        match = table.member(member.name)
+        if match is None:
             if name or any(data):
                 raise _lacking(spec, table, member.name)
             continue
-        start = table.start + there[1].bit_offset // 8
+        start = table.start + match[1].bit_offset // 8
         if name is not None and name in programs:
             value[start : start + _DESCRIPTOR_SIZE] = programs[name].to_bytes(8, "little")
         elif name is None and not _is_pointer(spec, member):
-            _check_size(spec, member, size_of(table.structure.btf, there[1].type_id))
+            _check_size(spec, member, size_of(table.structure.btf, match[1].type_id))
             value[start : start + len(data)] = data
     return bytes(value)
 

@@ -14,10 +14,14 @@ from bpfpin.syscall.fd import Closing
 
 
 class Variable(Closing):
-    """One global variable where programs see it; reading and writing makes no system call.
+    """A global variable in the memory that programs use; access makes no system call.
 
-    A value of 1, 2, 4 or 8 bytes is read and written as a whole. What is larger is copied piece by
+    A value of 1, 2, 4 or 8 bytes is read and written as a whole. A larger one is copied piece by
     piece, and `variable.value += 1` is a read and a write (see `MappedArray`).
+
+    Args:
+        spec: The definition, as `ObjectSpec.variables` has it.
+        memory: The memory of the section's map.
     """
 
     def __init__(self, spec: VariableSpec, memory: MappedMemory) -> None:
@@ -38,7 +42,7 @@ class Variable(Closing):
 
     @property
     def type(self) -> str:
-        """Its type as one line of C; empty where the object has no BTF."""
+        """Its type as one line of C; empty if the object has no BTF."""
         return self.spec.type_name
 
     @property
@@ -48,14 +52,15 @@ class Variable(Closing):
 
     @property
     def is_read_only(self) -> bool:
-        """Whether it cannot be written any more: it is a constant."""
+        """Whether it is a constant, which can only be set before the load."""
         return self._memory.is_read_only
 
     @property
     def value(self) -> Any:
-        """What it holds now; without BTF an unsigned integer, or bytes.
+        """The present value; without BTF an unsigned integer, or bytes.
 
-        Writing a constant is `ReadOnlyMapError`, what does not fit `ValueError` or `TypeError`.
+        Writing a constant raises `ReadOnlyMapError`; a value that does not fit its type raises
+        `ValueError` or `TypeError`.
         """
         return self._cells.read(0)
 
@@ -66,7 +71,7 @@ class Variable(Closing):
         self._cells.write(0, value)
 
     def close(self) -> None:
-        """Let go of its memory."""
+        """Release its memory."""
         self._cells.close()
         self._place.release()
 
@@ -77,8 +82,8 @@ class Variable(Closing):
 class Variables(Mapping[str, Variable], Closing):
     """The global variables of an object by name, as `ObjectSpec.variables` has them.
 
-    `SECTION:NAME` finds one, too. *maps* has the map of each section under the section's name; each
-    is mapped into memory when a variable of it is first asked for.
+    `SECTION:NAME` works as a name, too. *maps* has the map of each section under the section's
+    name; each is mapped into memory when a variable of it is first used.
     """
 
     def __init__(self, specs: Sequence[VariableSpec], maps: Mapping[str, BaseMap]) -> None:
@@ -108,7 +113,7 @@ class Variables(Mapping[str, Variable], Closing):
         return len(self._specs)
 
     def close(self) -> None:
-        """Let go of the memory; the maps stay as they are. Again does nothing."""
+        """Release the memory; the maps stay. Closing twice does nothing."""
         while self._opened:
             self._opened.popitem()[1].close()
         while self._memory:
@@ -122,7 +127,7 @@ class Variables(Mapping[str, Variable], Closing):
 
 def _read_only(spec: VariableSpec) -> ReadOnlyMapError:
     return ReadOnlyMapError(
-        f"variable {spec.name} stands in {spec.section}, which can only be read now",
+        f"variable {spec.name} stands in {spec.section}, which is read-only after the load",
         hint=f'set it before the load: spec.with_variable("{spec.name}", …), or load --set'
         f" {spec.name}=VALUE",
     )

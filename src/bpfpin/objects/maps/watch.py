@@ -1,8 +1,12 @@
-"""Watching the entries of a map: read once an interval, and told what became of them.
+"""Watching the entries of a map: all are read at an interval, and the differences reported.
 
-Readings are kept and compared as bytes (`difference.py`); only what changed is decoded. A reading
-copies all entries out of the kernel, so its cost grows with the map: where it takes more than a
-twentieth of the interval the interval is stretched, and `Change.period_s` tells.
+Snapshots are kept and compared as bytes; only what differs is decoded. Entries that are equal stand
+next to each other in both snapshots, because the kernel returns them in the order of its buckets,
+so whole stretches are compared at once. Entries that are left over are matched by key in the end:
+the order only saves time, the result does not depend on it.
+
+A snapshot copies all entries out of the kernel, so its cost grows with the map. If it takes more
+than a twentieth of the interval, the interval is stretched, and `Change.period_s` says so.
 """
 
 from __future__ import annotations
@@ -25,15 +29,7 @@ WINDOW = 32  # how far ahead the next key that both have is looked for
 Pairs = dict[bytes, bytes]
 Ids = tuple[int | None, int | None]
 ENTRIES_MAX: Final = 1 << 20
-SHARE_MAX: Final = 0.05  # of one CPU
-
-
-# Two readings of a map as bytes compared, at a cost of what changed and not of what is there.
-#
-# Whole stretches are compared at once. A reading has its keys in the order of the kernel's buckets,
-# so that what is the same stands behind each other in both readings, but for a few entries where
-# something came or went. Those are left over, and matched by key in the end: the order only saves
-# time, it decides nothing.
+SHARE_MAX: Final = 0.05  # of one CPU, spent on reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +65,32 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """The entries that are in one of two readings only, or in both with two values."""
+class EntryChanges:
+    """Entries that are in one of two snapshots only, or in both with different values."""
 
     added: Pairs = field(default_factory=dict)
     removed: Pairs = field(default_factory=dict)
     changed: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
 
 
-def difference(old: Rows, new: Rows) -> Difference:
-    """Compare two readings of one map."""
-    found = Difference()
-    gone, came = found.removed, found.added
+def difference(old: Rows, new: Rows) -> EntryChanges:
+    """Compare two snapshots of one map."""
+    changes = EntryChanges()
     at = ahead = 0
     while at < old.count and ahead < new.count:
         same = _same_keys(old, at, new, ahead)
         for index in _unlike(old, at, new, ahead, count=same):
-            there = old.value(at + index), new.value(ahead + index)
-            found.changed[old.key(at + index)] = there
+            values = old.value(at + index), new.value(ahead + index)
+            changes.changed[old.key(at + index)] = values
         at, ahead = at + same, ahead + same
         skip_old, skip_new = _to_the_next_common(old, at, new, ahead)
-        old.put(at, at + skip_old, gone)
-        new.put(ahead, ahead + skip_new, came)
+        old.put(at, at + skip_old, changes.removed)
+        new.put(ahead, ahead + skip_new, changes.added)
         at, ahead = at + skip_old, ahead + skip_new
-    old.put(at, old.count, gone)
-    new.put(ahead, new.count, came)
-    _match(found)
-    return found
+    old.put(at, old.count, changes.removed)
+    new.put(ahead, new.count, changes.added)
+    _match(changes)
+    return changes
 
 
 def _same_keys(old: Rows, at: int, new: Rows, ahead: int) -> int:
@@ -137,36 +132,38 @@ def _unlike(old: Rows, at: int, new: Rows, ahead: int, *, count: int) -> Iterato
 
 
 def _to_the_next_common(old: Rows, at: int, new: Rows, ahead: int) -> tuple[int, int]:
-    """Return how many entries of each to leave out until both go on with the same key."""
+    """Return how many entries of each to skip until both continue with the same key."""
     width = min(WINDOW, old.count - at), min(WINDOW, new.count - ahead)
-    there = {new.key(ahead + index): index for index in range(width[1])}
+    positions = {new.key(ahead + index): index for index in range(width[1])}
     for index in range(width[0]):
-        if (found := there.get(old.key(at + index))) is not None:
-            return index, found
+        if (position := positions.get(old.key(at + index))) is not None:
+            return index, position
     return width
 
 
-def _match(found: Difference) -> None:
-    """Turn what is left over in both readings into what changed, or did not."""
-    for key in found.removed.keys() & found.added.keys():
-        old, new = found.removed.pop(key), found.added.pop(key)
+def _match(changes: EntryChanges) -> None:
+    """Match the entries that are left over in both snapshots by their keys."""
+    for key in changes.removed.keys() & changes.added.keys():
+        old, new = changes.removed.pop(key), changes.added.pop(key)
         if old != new:
-            found.changed[key] = old, new
+            changes.changed[key] = old, new
 
 
-# What whoever watches a map is told: what became of its entries, and that a name was reloaded.
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """A name that holds another generation than before; each pair of ids is old and new.
+    """A pin set that was loaded again while one of its maps was followed by name.
 
-    *program* is one of the set's hooks, of several the first that changed; None where there is
-    none, where the pin lies in no set of ours, or where this user may not look.
+    Args:
+        program: Ids of the program of one of the set's hooks, old and new; of several hooks the
+            first that changed. None where there is no program, the pin is in no pin set, or this
+            user may not look.
+        map: Ids of the map that the name holds, old and new.
+        is_migration: The new map took over the entries of the old one, so counts go on.
     """
 
     program: Ids
     map: tuple[int, int]
     is_migration: bool = False
-    """The other map took over what the one before held: its counts go on."""
 
     @property
     def is_other_map(self) -> bool:
@@ -175,18 +172,26 @@ class Reload:
 
     @property
     def is_restart(self) -> bool:
-        """Whether the name holds another map, whose entries have nothing to do with the others."""
+        """Whether the name holds another map that starts without the entries of the old one."""
         return self.is_other_map and not self.is_migration
 
     def since(self, earlier: Reload | None) -> Reload:
-        """Return this reload and the one before it as one."""
+        """Combine this reload with the one before it.
+
+        Args:
+            earlier: The reload before; None if there was none.
+
+        Returns:
+            One reload, from the earlier ids to the later ones.
+        """
         if earlier is None:
             return self
-        both = earlier, self
+        reloads = earlier, self
         return Reload(
             (earlier.program[0], self.program[1]),
             (earlier.map[0], self.map[1]),
-            any(one.is_migration for one in both) and not any(one.is_restart for one in both),
+            any(reload.is_migration for reload in reloads)
+            and not any(reload.is_restart for reload in reloads),
         )
 
     def __str__(self) -> str:
@@ -200,17 +205,25 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of a map's entries between two readings.
+    """How a map's entries differ between two readings.
 
-    *wall_time_s* is the moment of the later one (seconds since the epoch), *period_s* the time
-    between the two. *changed* has old and new value by key. *entries*, all of them as they are now,
-    are decoded when they are first looked at. What came and went between the readings is not seen.
+    Entries that come and go between the readings are not seen. If the name of a map is followed and
+    a reload brings another map, the comparison starts again with the first reading of that map. If
+    it was migrated from the one before, the comparison goes on, by the names that members have in
+    both.
 
-    Of a name that is followed, a *reload* came before or within the interval; if it brought another
-    map, the comparison begins with the first reading of that one; but if that was migrated from the
-    one before, it goes on, by the names that members have in both. *is_gone*: the name held nothing
-    at the end of the interval, and there are no entries. *is_unfinished*: there are none because a
-    migration has been moving them for long, whose process is perhaps dead.
+    Args:
+        wall_time_s: When the later reading was made, in seconds since the epoch.
+        period_s: Seconds between the two readings.
+        map_id: The id of the map.
+        entries: All entries as they are now; decoded when they are first looked at.
+        changed: Old and new value by key.
+        added: New entries.
+        removed: Entries that no longer exist.
+        reload: The reload that came before or within the interval, if any.
+        is_gone: The name held no map at the end of the interval; there are no entries.
+        is_unfinished: There are no entries because a migration has been moving them for long; its
+            process may be dead.
     """
 
     wall_time_s: float
@@ -226,7 +239,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Snapshot:
     """All entries of a map at one moment, and how they are decoded."""
 
     monotonic_s: float
@@ -236,16 +249,16 @@ class Reading:
     codecs: tuple[Codec, Codec]
 
 
-class Entries(Mapping[Any, Any]):
-    """The entries of a reading, decoded when they are first looked at."""
+class DecodedEntries(Mapping[Any, Any]):
+    """The entries of a snapshot, decoded when they are first looked at."""
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     @cached_property
     def _decoded(self) -> dict[Any, Any]:
-        key, value = self._reading.codecs
-        rows = self._reading.rows
+        key, value = self._snapshot.codecs
+        rows = self._snapshot.rows
         return dict(zip(_many(key, rows.keys), _many(value, rows.values), strict=True))
 
     def __getitem__(self, key: Any) -> Any:
@@ -255,53 +268,53 @@ class Entries(Mapping[Any, Any]):
         return iter(self._decoded)
 
     def __len__(self) -> int:
-        return self._reading.rows.count
+        return self._snapshot.rows.count
 
     def __repr__(self) -> str:
         return repr(self._decoded)
 
 
-def read(held: Map, *, entries_max: int = ENTRIES_MAX) -> Reading:
+def read(bpf_map: Map, *, entries_max: int = ENTRIES_MAX) -> Snapshot:
     """Read all entries; `LimitError` if there are more than *entries_max*."""
     monotonic_s, wall_s = time.monotonic(), time.time()
     keys, values, count = [], [], 0
-    for part in held._walk():
-        count += part.count
+    for batch in bpf_map.batches_bytes():
+        count += batch.count
         if count > entries_max:
             raise LimitError(
-                f"map {held.name!r} (id {held.id}) has more than {entries_max} entries, too many to"
-                " compare each time",
+                f"map {bpf_map.name!r} (id {bpf_map.id}) has more than {entries_max} entries, too"
+                " many to compare each time",
                 limit=entries_max,
-                asked=held.max_entries,
+                asked=bpf_map.max_entries,
                 hint="raise entries_max, or read it by its batches: Map.lookup_batch()",
             )
-        keys.append(bytes(part.keys))
-        values.append(bytes(part.values))
-    codecs = held._key, held._value
+        keys.append(bytes(batch.keys))
+        values.append(bytes(batch.values))
+    codecs = bpf_map.key_codec, bpf_map.value_codec
     rows = Rows(count, b"".join(keys), b"".join(values), codecs[0].size, codecs[1].size)
-    return Reading(monotonic_s, wall_s, held.id, rows, codecs)
+    return Snapshot(monotonic_s, wall_s, bpf_map.id, rows, codecs)
 
 
-def change_between(before: Reading, now: Reading) -> Change:
-    """Compare two readings of one map."""
-    found = difference(before.rows, now.rows)
+def change_between(before: Snapshot, now: Snapshot) -> Change:
+    """Compare two snapshots of one map."""
+    changes = difference(before.rows, now.rows)
     key, value = now.codecs
-    keys = _many(key, b"".join(found.changed))
-    old = _many(value, b"".join(pair[0] for pair in found.changed.values()))
-    new = _many(value, b"".join(pair[1] for pair in found.changed.values()))
+    keys = _many(key, b"".join(changes.changed))
+    old = _many(value, b"".join(pair[0] for pair in changes.changed.values()))
+    new = _many(value, b"".join(pair[1] for pair in changes.changed.values()))
     return Change(
         wall_time_s=now.wall_s,
         period_s=now.monotonic_s - before.monotonic_s,
         map_id=now.map_id,
-        entries=Entries(now),
+        entries=DecodedEntries(now),
         changed=dict(zip(keys, zip(old, new, strict=True), strict=True)),
-        added=_pairs(now, found.added),
-        removed=_pairs(now, found.removed),
+        added=_pairs(now, changes.added),
+        removed=_pairs(now, changes.removed),
     )
 
 
-def _pairs(reading: Reading, raw: dict[bytes, bytes]) -> dict[Any, Any]:
-    key, value = reading.codecs
+def _pairs(snapshot: Snapshot, raw: dict[bytes, bytes]) -> dict[Any, Any]:
+    key, value = snapshot.codecs
     keys, values = _many(key, b"".join(raw)), _many(value, b"".join(raw.values()))
     return dict(zip(keys, values, strict=True))
 
@@ -312,10 +325,10 @@ def _many(codec: Codec, data: bytes) -> Any:
 
 @dataclass(slots=True)
 class Pace:
-    """When to read next: every *interval_s*, less often where the readings would cost too much.
+    """When to read next: every *interval_s*, or less often if the readings cost too much.
 
-    What a reading costs is the time of the CPU that this thread spends between `begin` and `end`;
-    who does not measure has even intervals.
+    The cost of a reading is the CPU time of this thread between `begin` and `end`. Without these
+    two calls the intervals are even.
     """
 
     interval_s: float
@@ -328,7 +341,7 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a whole interval now."""
+        """Start a whole interval now."""
         self.deadline_s = time.monotonic() + self.stretched_s
 
     def left_s(self) -> float:
@@ -336,29 +349,29 @@ class Pace:
         return max(0.0, self.deadline_s - time.monotonic())
 
     def begin(self) -> None:
-        """Start to measure."""
+        """Start to measure the cost of a reading."""
         self._began_s = time.thread_time()
 
     def end(self) -> None:
-        """Stretch the interval by what was measured, or let it go back."""
+        """Set the interval by the measured cost: stretched, or *interval_s* again."""
         spent_s = time.thread_time() - self._began_s
         self.stretched_s = max(self.interval_s, spent_s / SHARE_MAX)
 
     def step(self) -> None:
-        """Begin the next interval where the last one ended, or now if that one is over too."""
+        """Start the next interval at the end of the last one, or now if it is over, too."""
         self.deadline_s = max(self.deadline_s + self.stretched_s, time.monotonic())
 
 
 class Watch(Iterator[Change], AsyncIterator[Change]):
-    """What `Map.watch` returns: for `for` and for `async for`, from now on.
+    """The iterator that `Map.watch` returns, for `for` and `async for`.
 
-    Reading itself is not awaited: it takes about 30 ms for 100,000 entries. To stop is to ask no
-    more; nothing is left behind, and the map stays open.
+    Reading blocks, also in `async for`: it takes about 30 ms for 100,000 entries. To stop watching,
+    stop iterating; the map stays open.
     """
 
     def __init__(
         self,
-        held: Map,
+        bpf_map: Map,
         *,
         interval_s: float = 1.0,
         count: int | None = None,
@@ -366,8 +379,7 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
     ) -> None:
         if not interval_s > 0:
             raise ValueError(f"an interval of {interval_s} s; it must be more than 0")
-        self._held = held
-        self._read: Callable[[], Reading] = lambda: read(held, entries_max=entries_max)
+        self._read: Callable[[], Snapshot] = lambda: read(bpf_map, entries_max=entries_max)
         self._pace = Pace(interval_s)
         self._steps = iter(itertools.count() if count is None else range(count))
         self._before = self._read()
