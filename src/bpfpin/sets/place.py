@@ -1,4 +1,4 @@
-"""Where a set was loaded: whether that device is still there, and how to load it again."""
+"""The place of a set: whether its device still exists, and the line that loads the set again."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import BpfError, NamespaceNotFoundError
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
-from bpfpin.pins.pinset import all_sets
+from bpfpin.pins.manifest import HookRecord, Manifest, AttachPoint
+from bpfpin.pins.pinset import loaded_sets
 from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
 
@@ -24,7 +24,7 @@ _VERB: Final = re.compile(r"\bbpfpin (load|unload|clean|confirm)\b")
 
 
 class DeviceState(Enum):
-    """What has become of the device that a set was loaded on."""
+    """The state of the device that a set was loaded on."""
 
     HERE = "it is there"
     GONE = "it is gone"
@@ -33,12 +33,12 @@ class DeviceState(Enum):
 
 
 def is_cgroup(record: HookRecord) -> bool:
-    """Whether a hook is one of the set's cgroup, and not of its device."""
+    """Whether a hook is at the cgroup of the set, and not at its device."""
     return any(hook.is_cgroup and hook.value == record.hook for hook in Hook)
 
 
 def name_of(place: AttachPoint) -> str:
-    """Return what a set is on, as it is told: `device lab0`, `cgroup /web`."""
+    """Return the place of a set in words: `device lab0`, `cgroup /web`."""
     return f"device {place.device}" if place.device else f"cgroup {place.cgroup}"
 
 
@@ -50,10 +50,10 @@ def device_state(place: AttachPoint) -> DeviceState:
     if not place.device:
         return DeviceState.HERE if _has_cgroup(place.cgroup) else DeviceState.GONE
     with suppress(BpfError), namespaces.enter(namespace_of(place)):
-        there = interface.names()
-        if place.ifindex in there:
+        devices = interface.names()
+        if place.ifindex in devices:
             return DeviceState.HERE
-        return DeviceState.ANOTHER if place.device in there.values() else DeviceState.GONE
+        return DeviceState.ANOTHER if place.device in devices.values() else DeviceState.GONE
     return DeviceState.UNKNOWN
 
 
@@ -65,7 +65,7 @@ def in_namespace(place: AttachPoint, line: str) -> str:
 
 
 def load_line(path: Path, manifest: Manifest) -> str:
-    """Return what to type to load the set in the directory *path* again."""
+    """Return the line that loads the set in directory *path* again."""
     place = manifest.place
     words = ["bpfpin", "load", manifest.object or "OBJ"]
     words += ["--dev", place.device] if place.device else []
@@ -84,14 +84,14 @@ def load_line(path: Path, manifest: Manifest) -> str:
 
 
 def at_root(line: str, root: Path) -> str:
-    """Return what to type, with the pin root where it is not the usual one."""
+    """Return *line*, with the option for the pin root where it is not the default."""
     if root == BPFFS:
         return line
     return _VERB.sub(rf"bpfpin --pin-root {shlex.quote(str(root))} \1", line)
 
 
 def namespace_of(place: AttachPoint) -> str | None:
-    """Return the name that the device's namespace has now, None for this one."""
+    """Return the name that the device's namespace has now, None for the current namespace."""
     if place.netns_inode == namespaces.inode():
         return None
     for name in filter(None, (place.netns, *namespaces.names())):
@@ -110,16 +110,11 @@ def _has_cgroup(path: str) -> bool:
     return False
 
 
-# Which pin set of ours a pin belongs to, told by its path.
-
-
 def load_lines(pin_root: Path) -> Mapping[str, str]:
-    """Return what to type to load each set of ours again, by its name; none without a bpffs."""
+    """Return the line that loads each set again, by its name; none without a bpffs."""
     with suppress(BpfError):
-        sets = all_sets(pin_root)
         return {
-            names.display_name(one.name): load_line(one.path, one.manifest)
-            for one in sets
-            if one.manifest
+            names.display_name(pin_set.name): load_line(pin_set.path, pin_set.manifest)
+            for pin_set in loaded_sets(pin_root)
         }
     return {}

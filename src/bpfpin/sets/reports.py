@@ -1,4 +1,4 @@
-"""What loading, unloading and looking found: frozen values with the form that `-o json` shows."""
+"""Reports of load, unload, status and clean: frozen values with their form in `-o json`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class LoadResult(Enum):
 
 @dataclass(frozen=True)
 class ProgramReport:
-    """A program of a set and where it runs; ids are None while it is only planned.
+    """A program of a set and its hook; ids are None while it is only planned.
 
-    *hook*, *mode* and *link* are None for a program that is not attached; *device* or *cgroup* says
-    where.
+    *hook*, *mode* and *link* are None for a program that is not attached; *device* or *cgroup* is
+    the place of the hook.
     """
 
     name: str
@@ -59,7 +59,7 @@ class ProgramReport:
 
 @dataclass(frozen=True)
 class MapReport:
-    """A map of a set, where it is pinned, what became of it and why, and how its contents came."""
+    """A map of a set: its pin, the decision of the load and its reason, and its migration."""
 
     name: str
     id: int | None
@@ -79,10 +79,10 @@ class MapReport:
 
 @dataclass(frozen=True)
 class HookReport:
-    """What became of one hook: *action* is `attach`, `update`, `detach` or `keep`.
+    """What a load did with one hook: *action* is `attach`, `update`, `detach` or `keep`.
 
-    *device* is where it is, `cgroup PATH` for a cgroup; *before* the id of the program that ran
-    there, None for none.
+    *device* is its place, `cgroup PATH` for a cgroup; *before* is the id of the program that ran
+    at the hook, None for none.
     """
 
     hook: str
@@ -127,7 +127,7 @@ class LoadReport:
             "path": str(self.path),
             "generation": self.generation,
             "programs": [program.to_json() for program in self.programs],
-            "maps": [held.to_json() for held in self.maps],
+            "maps": [map_report.to_json() for map_report in self.maps],
             "hooks": [hook.to_json() for hook in self.hooks],
             "notes": list(self.notes),
         }
@@ -153,14 +153,11 @@ class UnloadReport:
         }
 
 
-# What `status` and `clean` found: frozen values with the form that `-o json` shows.
-
-
 @dataclass(frozen=True)
 class HeldHook:
-    """A hook of a set as it is found: *held* is `link` or `netlink`, *link* the link's id.
+    """A hook of a set as `status` sees it: *held* is `link` or `netlink`, *link* the link's id.
 
-    *link* is None where there is none, or this user may not open it.
+    *link* is None for a hook without a link, and for one that this user may not open.
     """
 
     hook: str
@@ -179,7 +176,7 @@ class HeldHook:
 class SetReport:
     """One set as `status` sees it; *object* and *generation* are empty for a foreign one.
 
-    *metadata* is what the object says of itself in constants named `bpf_metadata_NAME`, by NAME.
+    *metadata* has the values of the object's constants named `bpf_metadata_NAME`, by NAME.
     *foreign* are the pins of others in its directory.
     """
 
@@ -205,7 +202,7 @@ class SetReport:
             "object": self.object,
             "generation": self.generation,
             "programs": [program.to_json() for program in self.programs],
-            "maps": [held.to_json() for held in self.maps],
+            "maps": [map_report.to_json() for map_report in self.maps],
             "hooks": [hook.to_json() for hook in self.hooks],
             "metadata": dict(self.metadata),
             "foreign": [str(path) for path in self.foreign],
@@ -234,7 +231,7 @@ class ProblemKind(Enum):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be, and what to type against it."""
+    """Something that is wrong with a set, and the line that mends it."""
 
     kind: ProblemKind
     text: str
@@ -247,7 +244,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class StatusReport:
-    """All sets of a pin root, or the one asked for, and what is wrong with them."""
+    """All sets of a pin root, or the one asked for, and the problems with them."""
 
     sets: tuple[SetReport, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -256,7 +253,7 @@ class StatusReport:
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
         return {
-            "sets": [found.to_json() for found in self.sets],
+            "sets": [report.to_json() for report in self.sets],
             "problems": [problem.to_json() for problem in self.problems],
             "others": [program.to_json() for program in self.others],
         }
@@ -265,8 +262,8 @@ class StatusReport:
 class LeftoverKind(Enum):
     """What `clean` removes."""
 
-    STAGE = "stage"  # what a dead command had begun
-    TRIAL = "trial"  # what was not confirmed in time
+    STAGE = "stage"  # of an interrupted command
+    TRIAL = "trial"  # that was not confirmed in time
     SET = "set"  # of a device that is gone
     DIRECTORY = "directory"  # of a set that was unloaded, kept for pins of others
     LINK = "link"
@@ -289,7 +286,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class Left:
-    """What was looked at and left alone, and why."""
+    """An entry that was left alone although it looks unused, and why."""
 
     path: Path
     reason: str
@@ -311,6 +308,6 @@ class CleanReport:
         """Return the form that `-o json` shows."""
         return {
             "result": "planned" if self.is_planned else "cleaned",
-            "removed": [one.to_json() for one in self.removed],
-            "left": [one.to_json() for one in self.left],
+            "removed": [removed.to_json() for removed in self.removed],
+            "left": [left.to_json() for left in self.left],
         }

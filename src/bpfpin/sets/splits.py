@@ -1,7 +1,7 @@
-"""The split brains of this host, for those who ask often: a cheap look first, then the graph.
+"""The split brains of this host: a cheap look first, and the graph only if it can find any.
 
-The graph of a host looks at every process and enters every network namespace. Whether it can find
-anything at all is told by the pins, maps and programs alone.
+The graph of a host looks at every process and enters every network namespace. The pins, maps and
+programs alone tell whether there can be a split brain.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Ids = Mapping[str, set[int]]
 
 
 def splits(*, pin_root: Path = BPFFS) -> tuple[Finding, ...]:
-    """Return the split brains of the host; none for a user who may not see its programs."""
+    """Return the split brains of the host; none for a user without the right to list programs."""
     if not may_walk():
         return ()
     pins, objects = all_pins(pin_root, with_infos=False).pins, all_objects()
     if not may_be_split(pins, objects, pin_root=pin_root):
         return ()
-    from bpfpin.host.collect import graph  # noqa: PLC0415 - half of what the look costs
+    from bpfpin.host.collect import graph  # noqa: PLC0415 - half of the time of the look
 
     whole = graph(pin_root=pin_root)
     return findings(whole, pin_root=pin_root, load_lines=load_lines(pin_root))
@@ -37,15 +37,15 @@ def splits(*, pin_root: Path = BPFFS) -> tuple[Finding, ...]:
 def may_be_split(pins: Iterable[Pin], objects: HostObjects, *, pin_root: Path = BPFFS) -> bool:
     """Whether *findings* may find anything in the graph of these pins and objects.
 
-    What it would find is never missed; what it would not find, because a program is not attached
-    or nobody holds a map, may be said to be possible.
+    A finding is never missed. The answer may be true without a finding: if a program is not
+    attached, or no process holds a map.
     """
     look = _Look(list(pins), objects, pin_root)
     return look.is_a_map_left() or any(map(look.has_another, objects.programs.values()))
 
 
 class _Look:
-    """Pins by what they hold and where they are, to be asked of one program at a time."""
+    """Pins by name and directory, to check one program at a time against."""
 
     def __init__(self, pins: list[Pin], objects: HostObjects, pin_root: Path) -> None:
         self._objects = objects
@@ -54,17 +54,17 @@ class _Look:
         shared = (pin for pin in self._maps if is_shared_place(PurePath(pin.path), pin_root))
         self._shared = _by_name(shared)
         self._at: dict[str, Ids] = {
-            directory: _by_name(there) for directory, there in _by_directory(self._maps).items()
+            directory: _by_name(pins) for directory, pins in _by_directory(self._maps).items()
         }
         self._places = self._directories(pins)
 
     def _directories(self, pins: Iterable[Pin]) -> Mapping[int, set[str]]:
-        """Return the directories that a pin of a program, or of its link, is somewhere below."""
-        found: dict[int, set[str]] = defaultdict(set)
+        """Return the directories above the pins of each program and of its links."""
+        above_pins: dict[int, set[str]] = defaultdict(set)
         for pin in pins:
             program_id = self._program_id(pin)
-            found[program_id].update(str(above) for above in PurePath(pin.path).parents)
-        return found
+            above_pins[program_id].update(str(above) for above in PurePath(pin.path).parents)
+        return above_pins
 
     def _program_id(self, pin: Pin) -> int:
         if pin.kind is ObjectKind.LINK:
@@ -82,7 +82,7 @@ class _Look:
         )
 
     def has_another(self, program: ProgramInfo) -> bool:
-        """Whether a map of the program has the name of one that is pinned for it, and is not it."""
+        """Whether a map of the program has the name of a map pinned for it, and is another map."""
         pinned = [self._shared]
         pinned += [self._at[at] for at in self._places.get(program.id, ()) if at in self._at]
         return any(
@@ -98,14 +98,14 @@ class _Look:
 
 
 def _by_name(pins: Iterable[Pin]) -> Ids:
-    found: dict[str, set[int]] = defaultdict(set)
+    ids: dict[str, set[int]] = defaultdict(set)
     for pin in pins:
-        found[shared_name(pin.path)].add(pin.id)
-    return found
+        ids[shared_name(pin.path)].add(pin.id)
+    return ids
 
 
 def _by_directory(pins: Iterable[Pin]) -> Mapping[str, list[Pin]]:
-    found: dict[str, list[Pin]] = defaultdict(list)
+    by_directory: dict[str, list[Pin]] = defaultdict(list)
     for pin in pins:
-        found[str(PurePath(pin.path).parent)].append(pin)
-    return found
+        by_directory[str(PurePath(pin.path).parent)].append(pin)
+    return by_directory

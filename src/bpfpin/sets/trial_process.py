@@ -1,11 +1,12 @@
-"""The process that waits beside a change on trial and takes it back: `start` starts it.
+"""The process that waits beside a trial and takes the change back; `sets/trial` starts it.
 
-It is told what is on trial by its place in bpffs and a token, waits without holding anything open
-there, and looks again at the deadline: what was confirmed meanwhile is no longer there. SIGTERM,
-SIGINT and SIGHUP make it look at once, so that the end of a login session takes the change back.
+Its arguments are the place of the trial in bpffs and a token. It waits without an open descriptor
+in bpffs, and looks for the trial again at the deadline: a confirmed trial has no record any more.
+SIGTERM, SIGINT and SIGHUP make it look at once, so that the end of a login session takes the change
+back.
 
 The command that started it holds the other end of a pipe until it is over. If the trial has not
-begun by then, the command failed or was killed: the change is taken back at once.
+begun by then, the command failed or was killed, and the change is taken back at once.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ from bpfpin.pins.trial import Trial, TrialPlace, now_ms
 from bpfpin.sets.trial import expire, start_time, trial_at
 
 _WAKING: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_ATTEMPTS: Final = 600  # one a second, for a lock that somebody holds
-_NAP_MAX_S: Final = 5.0  # between looks; also, the timer stands still in suspend
-_LOOK_MS: Final = 100  # how often signals are looked for while the command is at it
+_ATTEMPTS: Final = 600  # one a second, while another command holds the lock
+_NAP_MAX_S: Final = 5.0  # between looks; the timer of sigtimedwait stands still in suspend
+_LOOK_MS: Final = 100  # between looks for signals while the command runs
 
 
 def main(words: Sequence[str]) -> None:
-    """Leave the caller, say so on stdout, wait for the deadline, and take the change back."""
+    """Detach from the caller, print the pid, wait for the deadline, and take the change back."""
     root, parent, entry, token, deadline_ms, gate, *links = words
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
     if os.fork():
         os._exit(0)
-    with suppress(OSError):  # the caller is dead already, which the pipe says, too
+    with suppress(OSError):  # the caller is dead already; the pipe tells as well
         os.write(1, f"{os.getpid()} {start_time(os.getpid())}".encode())
     _let_go()
     place = TrialPlace(Path(root), parent, entry)
     trial = _begun(int(gate), place, token, int(deadline_ms))
     if trial is not None:
         _wait(place, trial)
-    for link in links:  # which detaches, whoever has the lock that going back needs
+    for link in links:  # this detaches, even while another command holds the lock
         os.close(int(link))
     _expire(place, token)
 
 
 def _let_go() -> None:
-    """Give up the directory and the streams that we came with."""
+    """Leave the current directory and the streams of the caller."""
     os.chdir("/")
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -59,7 +60,7 @@ def _let_go() -> None:
 def _begun(gate: int, place: TrialPlace, token: str, deadline_ms: int) -> Trial | None:
     """Wait until the command is over, and return the trial if it has begun.
 
-    A command that stands still does not keep the change beyond its own deadline.
+    A command that hangs does not keep the change beyond the deadline.
     """
     poll = select.poll()
     poll.register(gate, select.POLLIN)
@@ -79,9 +80,10 @@ def _own_trial(place: TrialPlace, token: str) -> Trial | None:
 
 
 def _wait(place: TrialPlace, trial: Trial) -> None:
-    """Wait for the deadline, for a signal, or for the end of the trial by any other hand.
+    """Wait for the deadline, for a signal, or for the end of the trial.
 
-    Whoever confirms ends this process; but he may be killed before, or the set be removed by hand.
+    A confirm ends this process, unless it is killed before that; the set may also be removed by
+    hand.
     """
     while (left_ms := trial.deadline_ms - now_ms()) > 0:
         if signal.sigtimedwait(_WAKING, min(left_ms / 1000, _NAP_MAX_S)):
