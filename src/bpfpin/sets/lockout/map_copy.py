@@ -1,8 +1,8 @@
-"""Copies of maps with what is in them, for programs that are run to see what they do.
+"""Copies of maps with their contents, for programs that run on test packets.
 
-A program that runs with the copies changes nothing that counts. What programs cannot write is not
-copied but used itself. Of large maps as much is copied as a `Budget` has room for, and the entries
-that are asked for besides.
+A program that runs with the copies changes no real map. A map that programs cannot write is not
+copied but used itself. Of a large map as many entries are copied as a `Budget` allows, and besides
+them the entries that are asked for.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PREFIX_BYTES: Final = 4  # of the key of an LPM trie
 
 @dataclass
 class Budget:
-    """How many entries and bytes are copied still; *notes* tell of maps that took more."""
+    """How many entries and bytes may still be copied, and *notes* on maps that needed more."""
 
     entries: int = ENTRIES_MAX
     bytes: int = BYTES_MAX
@@ -41,8 +41,8 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """Entries of a map, keys and values each back to back; *is_whole* if these are all."""
+class MapContents:
+    """Entries of a map, keys and values each back to back; *is_whole* if none is missing."""
 
     keys: bytes
     values: bytes
@@ -56,19 +56,17 @@ def is_usable_itself(bpf_map: Map) -> bool:
     return is_read_only or bool(bpf_map.info.map_flags & MapFlag.RDONLY_PROG)
 
 
-def contents_of(bpf_map: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> Contents:
-    """Return what is in a map, as far as *budget* allows, and the entries under *wanted*.
+def contents_of(bpf_map: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> MapContents:
+    """Return the entries of a map, as far as *budget* allows, and the entries under *wanted*.
 
-    *wanted* are such bytes as addresses: they are looked up where a key has their size, and in an
-    LPM trie by the prefix that covers them, which is copied as an entry of its own.
+    *wanted* are bytes such as addresses. They are looked up if the keys have their size, and in an
+    LPM trie by the longest prefix that covers them, which is copied as an entry of its own.
     """
     traits = traits_of(bpf_map.type)
     if not traits.is_plain_data:
         if traits.family in _UNREADABLE or traits.is_sockmap:
-            budget.notes.append(
-                f"{bpf_map.name} was taken as empty: nothing can read what is in it"
-            )
-        return Contents(b"", b"", 0)
+            budget.notes.append(f"{bpf_map.name} was taken as empty: its contents cannot be read")
+        return MapContents(b"", b"", 0)
     keys, values = bytearray(), bytearray()
     count = 0
     is_whole = True
@@ -92,11 +90,11 @@ def contents_of(bpf_map: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> C
             + (f" and {len(more)} for the test packets" if more else "")
         )
         count += len(more)
-    return Contents(bytes(keys), bytes(values), count, is_whole)
+    return MapContents(bytes(keys), bytes(values), count, is_whole)
 
 
-def room_for(spec: MapSpec, contents: Contents) -> int:
-    """Return how many entries the copy of a map needs: a hash is made as small as will do."""
+def room_for(spec: MapSpec, contents: MapContents) -> int:
+    """Return how many entries the copy of a map needs; a hash is made as small as possible."""
     traits = traits_of(spec.type)
     if traits.is_array or not traits.is_plain_data:
         return spec.max_entries
@@ -105,10 +103,10 @@ def room_for(spec: MapSpec, contents: Contents) -> int:
     return max(1, min(spec.max_entries, needed)) if not traits.is_lru else 2 * needed
 
 
-def fill(copy: Map, contents: Contents) -> None:
+def fill(copy: Map, contents: MapContents) -> None:
     """Write *contents* into a copy."""
     if contents.count:
-        with suppress(MapFullError):  # entries came while they were read
+        with suppress(MapFullError):  # entries were added while the map was read
             copy.update_arrays(contents.keys, contents.values)
 
 
@@ -121,7 +119,7 @@ class InnerMaps(Closing):
         self._opened = ExitStack()
 
     def close(self) -> None:
-        """Let go of the copies; maps that hold them keep them."""
+        """Close the copies; maps of maps that contain them keep them."""
         self._opened.close()
 
     def fill(self, copy: Map, real: Map) -> None:
@@ -148,7 +146,7 @@ class InnerMaps(Closing):
 
 
 def copy_of(real: Map, budget: Budget) -> Map:
-    """Return a map of the same definition with what is in *real*; the caller closes it."""
+    """Return a map with the definition and the contents of *real*; the caller closes it."""
     made = Map.create(spec_of(real))
     try:
         fill(made, contents_of(real, budget))
@@ -177,26 +175,27 @@ def spec_of(bpf_map: Map) -> MapSpec:
 
 
 def fill_programs(copy: Map, real: Map, own: Mapping[str, Program]) -> None:
-    """Put what the program array *real* holds into *copy*.
+    """Fill *copy* with the programs of the program array *real*.
 
-    For a program whose name is one of *own* that one goes in, which works with copies as well; any
-    other one goes in itself, since nothing else can stand in for it.
+    A program whose name is in *own* is replaced by the one of *own*, which works with copies as
+    well; any other program is used itself.
     """
     for key, value in real.items_bytes():
-        with suppress(BpfError), Program.from_id(int.from_bytes(value, "little")) as there:
-            name = there.name
-            chosen = next((one for full, one in own.items() if full[:15] == name), there)
+        with suppress(BpfError), Program.from_id(int.from_bytes(value, "little")) as program:
+            # The kernel keeps 15 bytes of a name.
+            same = (copied for name, copied in own.items() if name[:15] == program.name)
+            chosen = next(same, program)
             copy.update_bytes(key, chosen.fd.to_bytes(4, "little"))
 
 
 def _looked_up(bpf_map: Map, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
-    """Return the values under those of *wanted* that are keys here."""
-    found: dict[bytes, bytes] = {}
+    """Return the entries under those of *wanted* that are keys of the map."""
+    entries: dict[bytes, bytes] = {}
     head = _PREFIX_BYTES if traits_of(bpf_map.type).is_trie else 0
-    for each in dict.fromkeys(wanted):
-        if len(each) + head != bpf_map.key_size:
+    for data in dict.fromkeys(wanted):
+        if len(data) + head != bpf_map.key_size:
             continue
-        key = (8 * len(each)).to_bytes(head, "little") + each if head else each
+        key = (8 * len(data)).to_bytes(head, "little") + data if head else data
         with suppress(KeyNotFoundError):
-            found[key] = bpf_map.lookup_bytes(key)
-    return found
+            entries[key] = bpf_map.lookup_bytes(key)
+    return entries

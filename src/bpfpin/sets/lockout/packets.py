@@ -154,7 +154,7 @@ def of_neighbours(
     assert isinstance(target, IPv6Address)
     group = IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + target.packed[13:])
     asked = _neighbour(_SOLICITATION, 0, target, bytes((1, 1)) + macs[0])
-    told = _neighbour(_ADVERTISEMENT, 0x60000000, sender, bytes((2, 1)) + macs[0])
+    advertised = _neighbour(_ADVERTISEMENT, 0x60000000, sender, bytes((2, 1)) + macs[0])
     pairs = [
         (
             f"IPv6 neighbour solicitation from {sender} for {target}",
@@ -162,7 +162,7 @@ def of_neighbours(
             b"\x33\x33" + group.packed[12:],
             asked,
         ),
-        (f"IPv6 neighbour advertisement from {sender} to {target}", target, macs[1], told),
+        (f"IPv6 neighbour advertisement from {sender} to {target}", target, macs[1], advertised),
     ]
     return [
         Packet(what, _frame((mac, macs[0]), _IPV6, _icmpv6(sender, to, body), segment.vlans))
@@ -171,13 +171,13 @@ def of_neighbours(
 
 
 def of_tunnel(tunnel: Tunnel, segment: Segment, direction: Direction) -> list[Packet]:
-    """Return packets of a tunnel as the device below it sees them; what is in them is no matter."""
+    """Return packets of a tunnel as the device below it sees them; their contents do not matter."""
     is_in = direction is Direction.IN
     pair = (tunnel.peer, tunnel.local) if is_in else (tunnel.local, tunnel.peer)
     header = _ip_size(tunnel.local)
     largest = min(segment.mtu, FRAME_MAX - _ETHERNET) - header
     ports = (tunnel.peer_port, tunnel.local_port)
-    found = []
+    packets = []
     for size in (64, largest):
         inner = bytes(size)
         if tunnel.protocol == _UDP:
@@ -185,40 +185,42 @@ def of_tunnel(tunnel: Tunnel, segment: Segment, direction: Direction) -> list[Pa
         what = (
             f"tunnel packet (protocol {tunnel.protocol}, {size} bytes) from {pair[0]} to {pair[1]}"
         )
-        found.append(Packet(what, framed(_ip(*pair, tunnel.protocol, inner), segment, is_in=is_in)))
-    return found
+        packets.append(
+            Packet(what, framed(_ip(*pair, tunnel.protocol, inner), segment, is_in=is_in))
+        )
+    return packets
 
 
 def of_hosts(
     locals_: Iterable[Address], segment: Segment, outside: Iterable[Address], direction: Direction
 ) -> list[Packet]:
-    """Return packets of nobody in particular: ssh in and out, with a neighbour and from *outside*.
+    """Return packets of arbitrary hosts: SSH in and out, with a neighbour and from *outside*.
 
-    From outside one of several hosts of a family has to get through: a program that keeps some
-    part of the Internet out is not one that cuts.
+    Of the hosts outside, one of each family has to get through: a program that keeps a part of the
+    Internet out does not cut.
     """
-    found: list[Packet] = []
+    packets: list[Packet] = []
     outside = tuple(outside)
     for local in locals_:
         hops = [hop for hop in segment.next_hops if hop.version == local.version]
         for hop in hops:
-            found += of_neighbours(local, hop, segment, direction)
+            packets += of_neighbours(local, hop, segment, direction)
         peers = [(hop, "") for hop in hops]
         peers += [
-            (one, f"outside {one.version}") for one in outside if one.version == local.version
+            (host, f"outside {host.version}") for host in outside if host.version == local.version
         ]
         for peer, choice in peers:
-            found += of_flow(
+            packets += of_flow(
                 Flow(local, SSH_PORT, peer, HIGH_PORT), segment, direction, choice=choice
             )
             way_back = f"{choice} back" if choice else ""
-            found += of_flow(
+            packets += of_flow(
                 Flow(local, HIGH_PORT, peer, SSH_PORT, is_ours=True),
                 segment,
                 direction,
                 choice=way_back,
             )
-    return found
+    return packets
 
 
 def framed(packet: bytes, segment: Segment, *, is_in: bool) -> bytes:
@@ -245,7 +247,7 @@ def _ip_size(address: Address) -> int:
 
 
 def _frame(macs: tuple[bytes, bytes], kind: int, body: bytes, vlans: tuple[int, ...]) -> bytes:
-    """Return a frame; *macs* are to whom and from whom."""
+    """Return a frame; *macs* are those of the receiver and the sender."""
     tags = b"".join(struct.pack(">HH", _VLAN, vlan) for vlan in vlans)
     return (b"".join(macs) + tags + struct.pack(">H", kind) + body).ljust(_FRAME_MIN, b"\0")
 

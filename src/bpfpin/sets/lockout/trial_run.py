@@ -1,9 +1,9 @@
-"""The lock-out check: whether programs stop what the user's way to this host is made of.
+"""The lock-out check: whether programs stop packets of the user's own way to this host.
 
-A copy of the programs, with copies of their maps and what is in them, is run on test packets
-(BPF_PROG_TEST_RUN). Nothing that counts is changed. A packet counts as stopped if it is stopped in
-the sequence of all of them, and alone in a fresh copy as well: so a limit of packets a second, or a
-state that the first packet makes, does not look like a cut.
+A copy of the programs, with copies of their maps, is run on test packets (BPF_PROG_TEST_RUN). No
+real map is changed. A packet counts as stopped if it is stopped in the sequence of all packets, and
+also alone in a fresh copy. So a limit of packets a second, or state that the first packet creates,
+does not look like a cut.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import XdpAction
 
 _XDP: Final = {int(action): action.name for action in XdpAction}
-# include/uapi/linux/pkt_cls.h. What cls_bpf and tcx do not know lets the packet go on, netkit drops
-# it (drivers/net/netkit.c).
+# include/uapi/linux/pkt_cls.h. With any other answer the packet goes on at cls_bpf and tcx, and
+# netkit drops it (drivers/net/netkit.c).
 _TC: Final = {2: "TC_ACT_SHOT", 4: "TC_ACT_STOLEN", 7: "TC_ACT_REDIRECT", 8: "TC_ACT_TRAP"}
 _NETKIT_PASSES: Final = frozenset({-1, 0})
 _IN: Final = frozenset(
@@ -46,14 +46,14 @@ _OUT: Final = frozenset(
     {Hook.TCX_EGRESS, Hook.TC_EGRESS, Hook.NETKIT_PRIMARY, Hook.CGROUP_INET_EGRESS}
 )
 _TCP: Final = "TCP"
-_RECHECKED: Final = 8  # packets that are tried again in a fresh copy, of different kinds at best
+_RECHECKED: Final = 8  # packets that are tried again in a fresh copy, of different kinds first
 _XDP_CONTEXT: Final = struct.Struct("=6I")  # xdp_md
 _SKB_CONTEXT: Final = struct.Struct("=36xII")  # __sk_buff up to ingress_ifindex and ifindex
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A program at a hook, and what is in danger there; *ifindex* is 0 for a cgroup."""
+    """A program at a hook, and the danger of cutting its place; *ifindex* is 0 for a cgroup."""
 
     program: str
     hook: Hook
@@ -62,7 +62,7 @@ class Target:
     ifindex: int = 0
 
     def packets(self) -> list[Packet]:
-        """Return the packets that have to pass; none at a hook that sees no packets."""
+        """Return the packets that have to pass."""
         direction = Direction.IN if self.hook in _IN else Direction.OUT
         return self.danger.packets(
             direction, has_tags=self.hook is Hook.XDP, has_ethernet=self.is_partial
@@ -70,17 +70,17 @@ class Target:
 
     @property
     def why_not(self) -> str:
-        """Why the kernel cannot run it on test packets, "" if it can."""
+        """The reason why the kernel cannot run the program on test packets, "" if it can."""
         if self.hook not in _IN | _OUT:
             return f"the kernel runs no program of {self.hook.value} on test packets"
         return ""
 
     @property
     def is_partial(self) -> bool:
-        """Whether it can only be told if it stops everything.
+        """Whether only a program that stops every packet can be recognized.
 
-        Test packets have headers of Ethernet at all hooks but XDP (bpf_prog_test_run_skb of
-        net/bpf/test_run.c), which the packets of this device have not.
+        Test packets have Ethernet headers at all hooks but XDP (bpf_prog_test_run_skb() in
+        net/bpf/test_run.c), and the packets of this device do not.
         """
         is_skb = self.hook is not Hook.XDP and not self.hook.is_cgroup
         return is_skb and not self.danger.has_ethernet
@@ -88,7 +88,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A packet that a program stops, and what it answers; *more* others are stopped too."""
+    """A packet that a program stops, and its answer; it stops *more* other packets too."""
 
     target: Target
     packet: Packet
@@ -105,10 +105,10 @@ class Cut:
 
 @dataclass(frozen=True)
 class Copying:
-    """How a copy of programs is made: *real* are the maps to be copied, by name.
+    """Makes copies of programs: *real* are the maps to copy, by name.
 
-    *prepare* does something with the copies; *changes* are a real map and what changes its copy,
-    which reads keys and values in the same way.
+    *prepare* is called with the copies; *changes* are a real map and the function that changes its
+    copy, which decodes keys and values as the real map does.
     """
 
     spec: ObjectSpec
@@ -118,18 +118,18 @@ class Copying:
     changes: tuple[Map, Callable[[Map], object]] | None = None
     max_map_memory: int = field(default_factory=map_memory_limit)
     notes: dict[str, None] = field(default_factory=dict)
-    """What was not copied, told once."""
+    """Notes on entries that were not copied, each once."""
 
     @contextmanager
     def made(self, packets: Iterable[Packet] = (), *, is_changed: bool = True) -> Iterator[Loaded]:
-        """Load the copy; entries for *packets* are copied of maps that are too large."""
+        """Load the copy; of maps that are too large, the entries for *packets* are copied."""
         budget, addresses = Budget(), list(_addresses(packets))
         spec, contents, given = self.spec.only_programs(*self.programs), {}, {}
         changed_id = self.changes[0].id if self.changes else 0
         with ExitStack() as opened:
             for name, bpf_map in self.real.items():
                 if bpf_map.id != changed_id and map_copy.is_usable_itself(bpf_map):
-                    given[name] = Map.of(bpf_map)  # closed with what is loaded
+                    given[name] = Map.of(bpf_map)  # closed with the loaded object
                     continue
                 contents[name] = map_copy.contents_of(bpf_map, budget, addresses)
                 if bpf_map.id != changed_id:
@@ -139,14 +139,14 @@ class Copying:
                 collection.load_checked(spec, maps=given, max_map_memory=self.max_map_memory)
             )
             inner = opened.enter_context(InnerMaps(budget))
-            for name, there in contents.items():
+            for name, entries in contents.items():
                 real, copy = self.real[name], loaded.maps[name]
                 if traits_of(real.type).holds_maps:
                     inner.fill(copy, real)
                 elif traits_of(real.type).holds_programs:
                     map_copy.fill_programs(copy, real, loaded.programs)
                 else:
-                    map_copy.fill(copy, there)
+                    map_copy.fill(copy, entries)
             if self.prepare is not None:
                 self.prepare(loaded)
             if self.changes and is_changed:
@@ -157,7 +157,7 @@ class Copying:
 
 
 def _change(copy: Map | None, real: Map, change: Callable[[Map], object]) -> None:
-    """Make the change; what does not fit the map is told when the real one is changed."""
+    """Make the change; an error is ignored, for the change of the real map raises it again."""
     if copy is not None:
         with copy.read_as(real) as typed, suppress(BpfError, TypeError, ValueError):
             change(typed)
@@ -168,10 +168,10 @@ class UntriedError(Portable):
 
 
 def cut_by(copying: Copying, target: Target, *, is_compared: bool = False) -> Cut | None:
-    """Return what the program of *target* cuts, None if all that has to pass does.
+    """Return the cut that the program of *target* makes, None if all packets pass.
 
-    With *is_compared* only what passes without the change counts. Raises `UntriedError` where the
-    kernel does not run it on test packets.
+    With *is_compared* only packets that pass without the change count. Raises `UntriedError` if the
+    kernel does not run the program on test packets.
     """
     if target.why_not:
         raise UntriedError(target.why_not)
@@ -180,14 +180,14 @@ def cut_by(copying: Copying, target: Target, *, is_compared: bool = False) -> Cu
         stopped = _stopped(copy.programs[target.program], target, packets)
     if target.is_partial and len(stopped) < len(packets):
         raise UntriedError(
-            "it does not stop all, and the kernel's test packets have Ethernet headers, which that"
-            " device has not"
+            "it does not stop all, and the kernel's test packets have Ethernet headers, which"
+            " packets of that device do not have"
         )
     stopped = _without_choices(packets, stopped)
     if stopped and is_compared:
         with copying.made(packets, is_changed=False) as copy:
             before = _stopped(copy.programs[target.program], target, packets)
-        stopped = {one: answer for one, answer in stopped.items() if one not in before}
+        stopped = {packet: word for packet, word in stopped.items() if packet not in before}
     for packet in _of_different_kinds(stopped)[:_RECHECKED]:
         with copying.made([packet]) as copy:
             alone = _stopped(copy.programs[target.program], target, [packet])
@@ -197,7 +197,7 @@ def cut_by(copying: Copying, target: Target, *, is_compared: bool = False) -> Cu
 
 
 def verdict_of(copying: Copying, program: str, packets: Sequence[Packet]) -> XdpAction | None:
-    """Return what an XDP program answers to all *packets*, None if that is not one verdict."""
+    """Return the verdict of an XDP program on all *packets*, None if the verdicts differ."""
     with copying.made(packets) as copy:
         answers = {copy.programs[program].test_run(packet.data).return_value for packet in packets}
     is_one = len(answers) == 1 and answers <= set(_XDP)
@@ -206,7 +206,7 @@ def verdict_of(copying: Copying, program: str, packets: Sequence[Packet]) -> Xdp
 
 def _stopped(program: Program, target: Target, packets: Sequence[Packet]) -> dict[Packet, str]:
     """Return the packets that the program stops, with its answers."""
-    found: dict[Packet, str] = {}
+    stopped: dict[Packet, str] = {}
     has_context = True
     is_tried = False
     for packet in packets:
@@ -214,18 +214,21 @@ def _stopped(program: Program, target: Target, packets: Sequence[Packet]) -> dic
             answer, has_context = _answer(program, target, packet, has_context=has_context)
         except SyscallError as error:
             if isinstance(error, InvalidArgumentError) and is_tried:
-                continue  # larger than the kernel takes
+                continue  # larger than test runs of this kernel allow
             raise UntriedError(f"the kernel does not run it on test packets: {error}") from None
         is_tried = True
         if not passes(target.hook, answer):
-            found[packet] = _word(target.hook, answer)
-    return found
+            stopped[packet] = _word(target.hook, answer)
+    return stopped
 
 
 def _answer(
     program: Program, target: Target, packet: Packet, *, has_context: bool
 ) -> tuple[int, bool]:
-    """Run it as on the device; where the kernel takes no context (no queue is set up), without."""
+    """Run the program as on the device; without a context if the kernel refuses the context.
+
+    The kernel refuses it for a device that has no receive queue set up.
+    """
     if has_context and target.ifindex:
         size = len(packet.data)
         if target.hook is Hook.XDP:
@@ -244,11 +247,11 @@ def _signed(value: int) -> int:
 
 
 def passes(hook: Hook, answer: int) -> bool:
-    """Whether a packet goes on that the program at *hook* gives that answer to."""
+    """Whether a packet goes on if the program at *hook* returns *answer*."""
     if hook is Hook.XDP:
         return answer == XdpAction.XDP_PASS
     if hook.is_cgroup:
-        return bool(answer & 1)  # of egress, 2 and 3 say congestion besides
+        return bool(answer & 1)  # at egress, 2 and 3 signal congestion as well
     if hook in (Hook.NETKIT_PRIMARY, Hook.NETKIT_PEER):
         return answer in _NETKIT_PASSES
     return answer not in _TC
@@ -261,9 +264,9 @@ def _word(hook: Hook, answer: int) -> str:
 
 
 def _without_choices(packets: Iterable[Packet], stopped: Mapping[Packet, str]) -> dict[Packet, str]:
-    """Leave out packets in whose place another one passes."""
-    passing = {one.choice for one in packets if one.choice and one not in stopped}
-    return {one: answer for one, answer in stopped.items() if one.choice not in passing}
+    """Leave out stopped packets of which an alternative passes."""
+    passing = {packet.choice for packet in packets if packet.choice and packet not in stopped}
+    return {packet: word for packet, word in stopped.items() if packet.choice not in passing}
 
 
 def _of_different_kinds(packets: Iterable[Packet]) -> list[Packet]:
@@ -271,8 +274,9 @@ def _of_different_kinds(packets: Iterable[Packet]) -> list[Packet]:
     kinds: dict[str, list[Packet]] = {}
     for packet in packets:
         kinds.setdefault(" ".join(packet.what.split()[:2]), []).append(packet)
-    firsts = sorted((same[0] for same in kinds.values()), key=lambda one: _TCP not in one.what)
-    return [*firsts, *(one for same in kinds.values() for one in same[1:])]
+    firsts = [same[0] for same in kinds.values()]
+    firsts.sort(key=lambda packet: _TCP not in packet.what)
+    return [*firsts, *(packet for same in kinds.values() for packet in same[1:])]
 
 
 def _addresses(packets: Iterable[Packet]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What must not be cut: the default route and the user's ssh session, and packets of both."""
+"""Ways that must not be cut: the default route and the user's SSH session, and their packets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _OURS: Final = (IPv4Address("198.18.0.1"), IPv6Address("2001:2::1"))
 
 @dataclass(frozen=True, slots=True)
 class SshSession:
-    """An ssh session as sshd tells it: who came, and to which address of ours.
+    """An SSH session as sshd reports it: the client, and the address of this host.
 
     *is_own* says that this process was started in it.
     """
@@ -58,7 +58,7 @@ class SshSession:
 
     @property
     def peer(self) -> Address | None:
-        """The client's address, None if what sshd tells is none of the same family."""
+        """The client's address, None if sshd reports none of the same family."""
         with suppress(ValueError):
             peer = _unmapped(ip_address(self.client.partition("%")[0]))
             return peer if peer.version == self.address.version else None
@@ -66,12 +66,12 @@ class SshSession:
 
     @property
     def zone(self) -> str:
-        """The device of a link-local address, "" for any other one."""
+        """The device of a link-local address, "" for any other address."""
         return self.client.partition("%")[2]
 
     @property
     def flow(self) -> Flow | None:
-        """Its connection, None if the client's address is not known."""
+        """The connection, None if the client's address is not known."""
         peer = self.peer
         return Flow(self.address, self.port, peer, self.client_port) if peer else None
 
@@ -81,7 +81,7 @@ class SshSession:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way that a device carries something: packets of a flow, of a tunnel, or of any host."""
+    """A use of a device: packets of a flow, of a tunnel, or of any host."""
 
     segment: Segment
     flow: Flow | None = None
@@ -94,17 +94,18 @@ class Way:
     ) -> list[Packet]:
         """Return test packets that have to pass; on a loopback device those of both directions.
 
-        With *has_ethernet* they have headers of Ethernet on any device.
+        With *has_ethernet* they have Ethernet headers on any device.
 
-        The kernel takes the tags of VLANs out of packets before all but XDP sees them, and many
-        drivers do so before that: with *has_tags* the packets come with tags and without.
+        The kernel removes VLAN tags before any hook but XDP, and many drivers do so even before
+        XDP: with *has_tags* the packets come with tags and without.
         """
         has_ethernet = has_ethernet or self.segment.has_ethernet
         plain = replace(self, segment=replace(self.segment, vlans=(), has_ethernet=has_ethernet))
         ways = (self, plain) if has_tags and self.segment.vlans else (plain,)
         directions = Direction if self.is_loop else (direction,)
-        found = [way._packets(each) for way in ways for each in directions]
-        return [packet for packets in found for packet in packets]
+        return [
+            packet for way in ways for towards in directions for packet in way._packets(towards)
+        ]
 
     def _packets(self, direction: Direction) -> list[Packet]:
         if self.tunnel is not None:
@@ -121,13 +122,16 @@ class Way:
 
     def _neighbours(self, local: Address, direction: Direction) -> list[Packet]:
         hops = [hop for hop in self.segment.next_hops if hop.version == local.version]
-        found = [probes.of_neighbours(local, hop, self.segment, direction) for hop in hops]
-        return [packet for packets in found for packet in packets]
+        return [
+            packet
+            for hop in hops
+            for packet in probes.of_neighbours(local, hop, self.segment, direction)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Danger:
-    """What cutting a device or a cgroup would cut, in words; false if it is nothing of ours."""
+    """The connections that a device or a cgroup carries, in words; false if there are none."""
 
     reasons: tuple[str, ...] = ()
     ways: tuple[Way, ...] = ()
@@ -140,51 +144,51 @@ class Danger:
 
     @property
     def has_ethernet(self) -> bool:
-        """Whether packets have headers of Ethernet there."""
+        """Whether packets have Ethernet headers there."""
         return all(way.segment.has_ethernet for way in self.ways)
 
     def packets(
         self, direction: Direction, *, has_tags: bool = False, has_ethernet: bool = False
     ) -> list[Packet]:
-        """Return test packets of all that it carries, as a hook of that direction sees them."""
-        found = (
+        """Return test packets of all ways, as a hook of that direction sees them."""
+        packets = (
             packet
             for way in self.ways
             for packet in way.packets(direction, has_tags=has_tags, has_ethernet=has_ethernet)
         )
-        return list(probes.once(found))
+        return list(probes.once(packets))
 
 
 def danger_of(device: str | int) -> Danger:
-    """Return what cutting *device* (name or ifindex) would cut, in the current network namespace.
+    """Return the danger of cutting *device* (name or ifindex) in the current network namespace.
 
-    That is the default route, and the ssh session in which this process was started (`sudo` hides
-    it, so the environment of every ancestor is asked), or where there is none, every connection
-    that an sshd has. What a VLAN, bond, bridge or tunnel carries is carried by the devices below
-    it, too. `InterfaceNotFoundError` if there is no such device.
+    A device may carry the default route, and the SSH session in which this process was started, or
+    without such a session any connection of an sshd. `sudo` hides the session, so the environment
+    of every ancestor is read. The devices below a VLAN, bond, bridge or tunnel carry its packets,
+    too. `InterfaceNotFoundError` if the device does not exist.
     """
     view = _View.now()
     carried = list(view.carried_by(interface.ifindex(device)))
     defaults = {way.ifindex for way in view.defaults}
     reasons, ways = [], []
-    if any(each.device.ifindex in defaults for each in carried):
+    if any(upper.device.ifindex in defaults for upper in carried):
         reasons.append("the default route")
     for session in _sessions():
-        there = view.devices_of(session)
-        fitting = [each for each in carried if each.device.ifindex in there]
+        indexes = view.devices_of(session)
+        fitting = [upper for upper in carried if upper.device.ifindex in indexes]
         if fitting:
             reasons.append(str(session))
-            ways += [view.way(each, session) for each in fitting]
-    if not ways:  # else the session is what counts
-        ways = [view.way(each) for each in carried if each.device.ifindex in defaults]
+            ways += [view.way(upper, session) for upper in fitting]
+    if not ways:  # otherwise the packets of the session are enough
+        ways = [view.way(upper) for upper in carried if upper.device.ifindex in defaults]
     return Danger(tuple(dict.fromkeys(reasons)), tuple(dict.fromkeys(ways)))
 
 
 def danger_of_cgroup(path: str) -> Danger:
-    """Return what cutting the sockets of cgroup *path* (`/web`) would cut.
+    """Return the danger of cutting the sockets of cgroup *path* (`/web`).
 
-    That is an ssh session whose processes are in it, and for the root of all cgroups the default
-    route.
+    A cgroup may have the processes of an SSH session; the root of all cgroups carries the default
+    route as well.
     """
     view = _View.now()
     sessions = [session for session in _sessions() if view.devices_of(session)]
@@ -202,14 +206,14 @@ def danger_of_cgroup(path: str) -> Danger:
 
 
 def anybody() -> list[Packet]:
-    """Return packets that come in from nobody in particular, of both families."""
+    """Return incoming packets of arbitrary hosts, of both families."""
     hops = tuple(_beside(address) for address in _OURS)
     return probes.of_hosts(_OURS, Segment(next_hops=hops), _OUTSIDE, Direction.IN)
 
 
 @dataclass(frozen=True, slots=True)
 class _Carried:
-    """A device whose packets come through another one, in these VLANs, or in a tunnel's packets."""
+    """A device whose packets go through *lower*: directly, in VLANs, or in a tunnel."""
 
     device: NetDevice
     lower: NetDevice
@@ -230,46 +234,47 @@ class _View:
         return cls(routes.devices(), tuple(routes.addresses()), tuple(routes.default_routes()))
 
     def carried_by(self, ifindex: int) -> Iterator[_Carried]:
-        """Yield the device itself, and all above it; *lower* is the one itself for all."""
+        """Yield the device itself and all devices above it; it is the *lower* of each."""
         above: defaultdict[int, list[tuple[int, Underlay | None]]] = defaultdict(list)
         for below, stacked in routes.stacked(self.devices):
             above[below].append((stacked, None))
         for device in self.devices.values():
-            for one in routes.underlays(device, self.devices):
-                above[one.ifindex].append((device.ifindex, one))
+            for underlay in routes.underlays(device, self.devices):
+                above[underlay.ifindex].append((device.ifindex, underlay))
         bottom = self.devices.get(ifindex)
         queue = [_Carried(bottom, bottom)] if bottom else []
         seen = {ifindex}
         while queue:
             here = queue.pop(0)
             yield here
-            for index, underlay in above[here.device.ifindex]:
+            for index, tunnel in above[here.device.ifindex]:
                 if index in seen or index not in self.devices:
                     continue
                 seen.add(index)
                 upper = self.devices[index]
                 vlan = routes.vlan_of(upper) if here.underlay is None else None
                 vlans = (*here.vlans, vlan) if vlan is not None else here.vlans
-                queue.append(_Carried(upper, here.lower, vlans, here.underlay or underlay))
+                queue.append(_Carried(upper, here.lower, vlans, here.underlay or tunnel))
 
     def devices_of(self, session: SshSession) -> set[int]:
-        """Return the ifindexes of the devices that the packets of a session come and go by.
+        """Return the ifindexes of the devices that the packets of a session pass.
 
-        None if the address that it came to is not one of this namespace.
+        Empty if its address is not in this namespace.
         """
-        at = {one.ifindex for one in self.addresses if one.address == session.address}
+        at = {own.ifindex for own in self.addresses if own.address == session.address}
         if not at:
             return set()
         if session.zone:
-            return {one.ifindex for one in self.devices.values() if one.name == session.zone}
+            zone = session.zone
+            return {device.ifindex for device in self.devices.values() if device.name == zone}
         way = routes.route_to(session.peer, session.address) if session.peer else None
         if way is not None and self._is_loop(way.ifindex):
-            return {way.ifindex}  # from this host to itself, whatever device has the address
+            return {way.ifindex}  # from this host to itself: whichever device has the address
         out = {way.ifindex} if way else set()
         return (out | {ifindex for ifindex in at if not self._is_loop(ifindex)}) or at
 
     def way(self, carried: _Carried, session: SshSession | None = None) -> Way:
-        """Return how the device below carries that; for no session in particular anybody's."""
+        """Return the way of *session* through the lower device; without one, of any host."""
         lower, underlay = carried.lower, carried.underlay
         segment = Segment(
             (carried.device if underlay is None else lower).mac,
@@ -290,7 +295,7 @@ class _View:
         return Way(segment, session.flow, is_loop=lower.is_loopback)
 
     def anybody(self, segment: Segment, carried: _Carried | None) -> Way:
-        """Return the way of hosts that nothing is known of, in both families."""
+        """Return the way of arbitrary hosts, in both families."""
         upper = 0
         if carried is not None:
             upper = (carried.lower if carried.underlay else carried.device).ifindex
@@ -311,13 +316,14 @@ class _View:
         return (*gateways, *(_beside(self._local(family, upper)) for family in sorted(missing)))
 
     def _local(self, family: int, ifindex: int) -> Address:
-        """Return an address of ours: at best one of the device that is not link-local."""
-        there = [one for one in self.addresses if one.address.version == family]
-        best = sorted(
-            (one for one in there if not one.address.is_loopback),
-            key=lambda one: (one.ifindex != ifindex, one.address.is_link_local),
-        )
-        return best[0].address if best else _OURS[family == 6]
+        """Return an address of this host: preferably of the device, and not link-local."""
+        usable = [
+            own
+            for own in self.addresses
+            if own.address.version == family and not own.address.is_loopback
+        ]
+        usable.sort(key=lambda own: (own.ifindex != ifindex, own.address.is_link_local))
+        return usable[0].address if usable else _OURS[family == 6]
 
     def _is_loop(self, ifindex: int) -> bool:
         device = self.devices.get(ifindex)
@@ -325,32 +331,36 @@ class _View:
 
 
 def _sessions() -> list[SshSession]:
-    """Return the user's own sessions; those of all if these are none, or none that is open still.
+    """Return the user's own sessions; the sessions of all users if none of these is still open.
 
-    What was started in a session, such as tmux, keeps its environment after the session has ended.
+    A process that was started in a session, such as tmux, keeps its environment after its end.
     """
     own, established = ssh_sessions(), sshd_connections()
-    ends = {(one.client, one.client_port, one.address, one.port) for one in established}
-    if any((one.client, one.client_port, one.address, one.port) in ends for one in own):
+
+    def ends(session: SshSession) -> tuple[object, ...]:
+        return session.client, session.client_port, session.address, session.port
+
+    if set(map(ends, own)) & set(map(ends, established)):
         return own
     return [*own, *established]
 
 
 def ssh_sessions(proc: Path = PROC) -> list[SshSession]:
-    """Return the ssh sessions that this process and its ancestors say they are in."""
-    found = (_session(text) for pid in _ancestors(proc) for text in _told(proc / str(pid)))
-    return list(dict.fromkeys(session for session in found if session is not None))
+    """Return the SSH sessions in the environments of this process and its ancestors."""
+    texts = (text for pid in _ancestors(proc) for text in _variables(proc / str(pid)))
+    return list(dict.fromkeys(session for session in map(_session, texts) if session is not None))
 
 
 def sshd_connections(proc: Path = PROC) -> list[SshSession]:
     """Return the established connections of all sshd, in the current network namespace.
 
-    For a process that nothing tells of its session: one in tmux or screen, or started by a service.
+    They are used for a process without a session in its environment: in tmux or screen, or started
+    by a service.
     """
     sockets = {inode for _, process in _sshd_processes(proc) for inode in _sockets(process)}
     if not sockets:
         return []
-    found = []
+    sessions = []
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
             for line in (proc / "thread-self" / "net" / table).read_text().splitlines()[1:]:
@@ -358,8 +368,8 @@ def sshd_connections(proc: Path = PROC) -> list[SshSession]:
                 if words[3] == _ESTABLISHED and words[9] in sockets:
                     local, peer = (_socket_address(words[index]) for index in (1, 2))
                     client, port = str(peer[0]), local[1]
-                    found.append(SshSession(client, local[0], peer[1], port, is_own=False))
-    return list(dict.fromkeys(found))
+                    sessions.append(SshSession(client, local[0], peer[1], port, is_own=False))
+    return list(dict.fromkeys(sessions))
 
 
 def _sshd_processes(proc: Path) -> Iterator[tuple[int, Path]]:
@@ -381,7 +391,7 @@ def _sockets(process: Path) -> Iterator[str]:
 
 
 def _socket_address(text: str) -> tuple[Address, int]:
-    """Read `0100007F:0016` of /proc/net/tcp: words of 32 bits as they lie in memory."""
+    """Parse `0100007F:0016` of /proc/net/tcp: words of 32 bits in the host's byte order."""
     address, _, port = text.partition(":")
     words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
     return _unmapped(ip_address(struct.pack(f"={len(words)}I", *words))), int(port, 16)
@@ -405,8 +415,8 @@ def _ancestors(proc: Path) -> Iterator[int]:
             return
 
 
-def _told(process: Path) -> Iterator[str]:
-    # The kernel shows the environment as it was at exec; ours may have changed since.
+def _variables(process: Path) -> Iterator[str]:
+    # The kernel shows the environment at exec(); that of this process may have changed since.
     if process.name == str(os.getpid()) and "SSH_CONNECTION" in os.environ:
         yield os.environ["SSH_CONNECTION"]
     with suppress(OSError):
@@ -416,7 +426,7 @@ def _told(process: Path) -> Iterator[str]:
 
 
 def _session(text: str) -> SshSession | None:
-    """Read `CLIENT PORT ADDRESS PORT` (sshd writes it); None for anything else."""
+    """Parse `CLIENT PORT ADDRESS PORT`, as sshd writes it; None for anything else."""
     words = text.split()
     if len(words) != _WORDS:
         return None
