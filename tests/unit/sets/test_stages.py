@@ -122,4 +122,4 @@ def test_what_is_no_directory_is_not_ours(root: Directory, make: object) -> None
     make(root.path / "lab0~stage")
     (found,) = left_stages(root)
 
-    assert found.foreign == "it is no directory"
+    assert found.foreign == "it is not a directory"
