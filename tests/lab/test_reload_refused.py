@@ -217,7 +217,7 @@ FOREIGN: list[tuple[Callable[[Here], None], str]] = [
     (forged, "its manifest is not one of ours"),
     (damaged, "its manifest is damaged"),
     (symlinked, "it is a symlink"),
-    (a_map, "it is not a directory"),
+    (a_map, "it is no directory"),
     (stage_of_somebody_else, OWNER),
     (with_a_stage_of_somebody_else, OWNER),
 ]

@@ -15,7 +15,7 @@ from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import BpfError, NamespaceNotFoundError
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.manifest import HookRecord, Manifest, AttachPoint
+from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
 from bpfpin.pins.pinset import loaded_sets
 from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
