@@ -181,7 +181,7 @@ def test_a_directory_that_others_made_is_read_by_its_name(bpffs: Path) -> None:
         (("nodev",), 4, "nothing is loaded for 'nodev'"),
         (("/sys/fs/bpf/nothing",), 4, "nothing"),
         (("/proc/self/exe",), 6, "symbolic link"),
-        (("lab0", "--dev", "lab1"), 2, "Name one"),
+        (("lab0", "--dev", "lab1"), 2, "give one of them"),
         (("lab0", "--classic", "-o", "json"), 2, "--classic"),
         (("lab0", "--interval", "0"), 2, "--interval"),
         (("lab0", "--count", "0"), 2, "--count"),

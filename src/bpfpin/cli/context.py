@@ -12,6 +12,7 @@ import click
 
 from bpfpin.cli.formats import DOCUMENT, TABLE
 from bpfpin.cli.output import Color, Output
+from bpfpin.errors import UsageError
 from bpfpin.records import dataclass
 
 P = ParamSpec("P")
@@ -150,11 +151,13 @@ def _map_path(target: str, pin_root: Path) -> str:
     return path_of(target, pin_root)
 
 
-def check_format(out: Output, formats: Sequence[str], verb: str) -> None:
+def check_format(out: Output, formats: Sequence[str], verb: str, *, hint: str = "") -> None:
     """Raise a usage error if the output format is not one of *formats*, those of *verb*."""
     if out.format.name not in formats:
         name = out.format.name
         message = f"{verb} has no output format {name!r}; it has: {', '.join(formats)}"
+        if hint:
+            raise UsageError(message, hint=hint)
         raise click.BadOptionUsage("output", message)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -130,7 +129,11 @@ class Output:
         """
         if (asked := os.environ.get("BPFPIN_COLUMNS", "")).isdecimal():
             return int(asked)
-        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        if not sys.stdout.isatty():
+            return None
+        import shutil  # noqa: PLC0415 - pulls in three compressors; only on terminals
+
+        return shutil.get_terminal_size().columns
 
     def console(self) -> Console:
         """Return a rich console on stdout, without markup, emoji and highlighting."""

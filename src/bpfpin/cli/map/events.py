@@ -47,7 +47,8 @@ def command(
     """
     out = context.out
     if count is None and timeout is None:
-        check_format(out, STREAM, "events without --count and --timeout")
+        hint = "use -o ndjson, or --count N or --timeout S"
+        check_format(out, STREAM, "events without end", hint=hint)
     with open_events(map_, event_type=type_, form=form) as source:
         if not (type_ or form):
             _say_candidates(out, candidates(source))
