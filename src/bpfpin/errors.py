@@ -125,9 +125,10 @@ class Fix:
         """Return the sentence; *word* writes its arguments, by default as in Python."""
         return "".join(part if isinstance(part, str) else word(part) for part in self.parts)
 
-    def joined(self, text: str, separator: str = "\n") -> Fix:
-        """Return this fix and *text*, with *separator* between them if both have words."""
-        return Fix((*self.parts, separator if self.text() and text else "", text))
+    def joined(self, *parts: str | Argument, separator: str = "") -> Fix:
+        """Return this fix and *parts*, with *separator* between them if both have words."""
+        more = Fix(parts)
+        return Fix((*self.parts, separator if self.text() and more.text() else "", *parts))
 
 
 class Portable(Exception):  # noqa: N818 - a base class, not an error

@@ -100,7 +100,7 @@ def test_a_pinning_without_a_meaning_is_asked_about(bpffs: Path) -> None:
         assert (bpffs / "calls").exists()
         assert deployment.maps["calls"].max_entries == 8
 
-    assert "--pinning calls=none" in caught.value.hint
+    assert "pinning={'calls': 'none'}" in caught.value.hint
 
 
 def test_the_options_that_the_command_names_for_it_work(bpffs: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_kernel_that_does_not_show_its_types_is_told(
     with pytest.raises(NotSupportedError, match=r"there is no .*vmlinux") as caught:
         load(read_object(compiled("core_missing")))
 
-    assert "--btf" in caught.value.hint
+    assert "kernel_btf=FILE" in caught.value.hint
 
 
 def test_objects_without_relocations_do_not_ask_for_the_kernels_types() -> None:

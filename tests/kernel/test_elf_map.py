@@ -100,7 +100,7 @@ def test_a_map_of_maps_without_a_kind_of_maps_needs_to_be_given() -> None:
     ) as caught:
         load(ObjectSpec({"outer": alone}, {}))
 
-    assert caught.value.hint == "use a map that exists: --map outer=PATH"
+    assert caught.value.hint == "use a map that exists: maps={'outer': PATH}"
 
 
 def test_a_map_of_maps_that_is_given_needs_no_kind() -> None:

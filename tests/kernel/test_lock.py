@@ -61,7 +61,7 @@ def test_who_waits_too_long_is_told_who_holds_it(root: Directory, timeout_s: flo
 
     assert refused.value.holder == f"pid {os.getpid()}"
     assert f"process {os.getpid()} has been changing {root.path}" in str(refused.value)
-    assert "--lock-timeout" in refused.value.hint
+    assert "lock_timeout_s=SECONDS" in refused.value.hint
 
 
 def test_who_gave_up_does_not_keep_the_lock(root: Directory) -> None:

@@ -158,7 +158,7 @@ def test_the_library_refuses_it_too(here: Here) -> None:
         deploy(compiled("lockout"), **choices)
     deploy(compiled("lockout"), **choices, force=True).close()
 
-    assert "--confirm 30" in refused.value.hint
+    assert "confirm_s=30" in refused.value.hint
 
 
 def test_a_map_that_is_given_or_kept_counts_with_what_is_in_it(here: Here) -> None:

@@ -104,7 +104,7 @@ def test_a_program_of_unknown_type_asks_for_the_type() -> None:
     with pytest.raises(UsageError, match="does not say its type") as caught:
         Program.load(DROP.with_changes(type=ProgramType.UNSPEC, section="mine"))
 
-    assert "--type" in caught.value.hint
+    assert "program_type='xdp'" in caught.value.hint
 
 
 def test_a_program_that_attaches_to_what_the_kernel_lacks_is_refused_by_us() -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.errors import BpfError, PinNotFoundError, UsageError
+from bpfpin.errors import Argument, BpfError, Fix, PinNotFoundError, Placeholder, UsageError
 from bpfpin.map.counters import (
     Count,
     Counters,
@@ -151,7 +151,7 @@ def _only_counters(target: str, pins: dict[str, Path]) -> Counters:
     if fitting:
         raise UsageError(
             f"{target!r} has {len(fitting)} maps of counters: {_listed(fitting)}",
-            hint="choose one: --map NAME",
+            hint=Fix.of("choose one: ", Argument("map_name", Placeholder("NAME"))),
         )
     raise UsageError(
         f"{target!r} has no map of counters; its maps are: {_listed(pins)}",

@@ -9,7 +9,9 @@ from bpfpin.attach import devices
 from bpfpin.attach import interface as interfaces
 from bpfpin.attach.devices import XdpFeature
 from bpfpin.errors import (
+    Argument,
     BpfError,
+    Fix,
     HookBusyError,
     NotSupportedError,
     PermissionDeniedError,
@@ -29,8 +31,13 @@ _FLAGS = {
     XdpMode.OFFLOAD: XdpFlag.HW_MODE,
 }
 _INSTEAD = {
-    XdpMode.NATIVE: "without the driver: --mode generic",
-    XdpMode.OFFLOAD: "in the driver: --mode native, or without it: --mode generic",
+    XdpMode.NATIVE: Fix.of("without the driver: ", Argument("mode", XdpMode.GENERIC)),
+    XdpMode.OFFLOAD: Fix.of(
+        "in the driver: ",
+        Argument("mode", XdpMode.NATIVE),
+        ", or without it: ",
+        Argument("mode", XdpMode.GENERIC),
+    ),
 }
 # The kernel's words (dev_xdp_attach of net/core/dev.c), with EOPNOTSUPP.
 NO_NATIVE = "Underlying driver does not support XDP in native mode"
@@ -111,9 +118,9 @@ def mode_refusal(
     *error* is the kernel's refusal, None for one that is foreseen.
     """
     name = interfaces.name_of(ifindex) or f"ifindex {ifindex}"
-    hint = _INSTEAD.get(mode, "")
+    hint = _INSTEAD.get(mode, Fix(()))
     if "MTU" in words:
-        hint += '; or build it for frames in several buffers: SEC("xdp.frags")'
+        hint = hint.joined('; or build it for frames in several buffers: SEC("xdp.frags")')
     return NotSupportedError(
         f"{name} refuses program {program.name} in {mode.value} mode: {words}",
         feature=f"XDP in {mode.value} mode",

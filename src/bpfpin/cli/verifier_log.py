@@ -50,7 +50,7 @@ def keep(
     where = _written(logs, file) if file and logs else "" if out.is_verbose else HOW
     for name, error in refusals:
         out.detail(f"the verifier on {name}:\n{error.log.rstrip()}")
-        error.fix = error.fix.joined(where, "\n      ")
+        error.fix = error.fix.joined(where, separator="\n      ")
 
 
 def _written(logs: Mapping[str, str], file: Path) -> str:

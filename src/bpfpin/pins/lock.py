@@ -11,10 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bpfpin.errors import (
+    Argument,
     BpfError,
+    Fix,
     LockTimeoutError,
     PinExistsError,
     PinNotFoundError,
+    Placeholder,
     UnsafePathError,
 )
 from bpfpin.pins import bpffs
@@ -206,5 +209,7 @@ def _timeout(root: Directory, timeout_s: float) -> LockTimeoutError:
     return LockTimeoutError(
         f"{who} has been changing {root.path} for {timeout_s:g} seconds",
         holder=f"pid {pid}" if pid else "",
-        hint="wait for it, or give it longer: --lock-timeout SECONDS",
+        hint=Fix.of(
+            "wait for it, or give it longer: ", Argument("lock_timeout_s", Placeholder("SECONDS"))
+        ),
     )

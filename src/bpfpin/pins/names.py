@@ -10,7 +10,7 @@ import os
 import re
 from typing import Final
 
-from bpfpin.errors import PinNameError
+from bpfpin.errors import Argument, Fix, PinNameError, Placeholder
 
 LOCK_DIRECTORY: Final = "bpfpin~"
 PROGRAMS: Final = "programs~"
@@ -128,5 +128,5 @@ def _checked(name: str) -> str:
     raise PinNameError(
         f"{name[:40]!r}… is {length} bytes long in bpffs, where a name has at most"
         f" {NAME_LENGTH_MAX}",
-        hint="choose a shorter one with --name",
+        hint=Fix.of("choose a shorter one: ", Argument("name", Placeholder("NAME"))),
     )

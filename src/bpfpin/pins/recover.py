@@ -19,7 +19,15 @@ import os
 from contextlib import suppress
 from enum import Enum
 
-from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import (
+    Argument,
+    AttachError,
+    BpfError,
+    Fix,
+    PinNotFoundError,
+    Placeholder,
+    UnsafePathError,
+)
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names, shared
@@ -256,5 +264,5 @@ def _own_manifest(directory: Directory) -> Manifest:
         raise UnsafePathError(
             f"{directory.path} is not a pin set of ours and was left alone: {error.message}",
             path=str(directory.path),
-            hint="choose another name: --name NAME",
+            hint=Fix.of("choose another name: ", Argument("name", Placeholder("NAME"))),
         ) from None

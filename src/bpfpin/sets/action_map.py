@@ -13,10 +13,13 @@ from bpfpin.attach import interface, netkit, tcx
 from bpfpin.attach.devices import DeviceRow, all_devices
 from bpfpin.attach.query import clsact_filters, tcx_programs
 from bpfpin.errors import (
+    Argument,
+    Fix,
     IdNotFoundError,
     InterfaceNotFoundError,
     PermissionDeniedError,
     PinNotFoundError,
+    Placeholder,
     UsageError,
 )
 from bpfpin.map.verdict import USUAL_NAME, require_verdict
@@ -102,7 +105,7 @@ def find_subject(
         return Subject(None, target, name)
     raise UsageError(
         f"{target!r} has no map {name!r}; it has: {', '.join(pins) or 'none'}",
-        hint="choose one: --map NAME",
+        hint=Fix.of("choose one: ", Argument("map_name", Placeholder("NAME"))),
     )
 
 
@@ -176,7 +179,9 @@ def _map_of_running(device: str, name: str, *, read_only: bool) -> Map:
     what = f"{len(fitting)} maps named {name!r}" if fitting else f"no map {name!r}"
     raise UsageError(
         f"the program that runs on {device} uses {what}: {listed}",
-        hint="choose one: --map NAME" if not fitting else "bpfpin map set id:N 0 VERDICT",
+        hint="bpfpin map set id:N 0 VERDICT"
+        if fitting
+        else Fix.of("choose one: ", Argument("map_name", Placeholder("NAME"))),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.attach import cgroup, clsact, netkit, tcx
-from bpfpin.errors import UsageError, WrongHookError
+from bpfpin.errors import Argument, Fix, Placeholder, UsageError, WrongHookError
 from bpfpin.map_traits import traits_of
 from bpfpin.objfile.reader import read_btf, read_object
 from bpfpin.spec import Hook, ObjectSpec, ProgramSpec
@@ -150,7 +150,7 @@ def check_order(chosen: Iterable[Choice]) -> None:
         there = ", ".join(hook.value for hook in hooks)
         raise UsageError(
             f"--order is for the programs of tcx and netkit, and these go to: {there}",
-            hint="say another hook: --hook tcx-ingress",
+            hint=Fix.of("say another hook: ", Argument("hook", "tcx-ingress")),
         )
 
 
@@ -238,19 +238,27 @@ def _require_attachable(choice: Choice, places: Places) -> None:
     if program.type is ProgramType.UNSPEC:
         raise UsageError(
             f"section {program.section!r} does not say what type program {program.name} is of",
-            hint=f"say it: --type {_type_word(PROGRAM_TYPES[hook])}",
+            hint=Fix.of("say it: ", Argument("program_type", _type_word(PROGRAM_TYPES[hook]))),
         )
     if program.type is not PROGRAM_TYPES[hook] or not _may_run(program, hook):
         raise WrongHookError(
             f"program {program.name} is of type {_type_name(program)} (section"
             f" {program.section!r}) and cannot run at {hook.value}",
-            hint=f"choose another program of the object: --prog NAME:{hook.value}",
+            hint=Fix.of(
+                "choose another program of the object: ",
+                Argument("programs", [f"NAME:{hook.value}"]),
+            ),
         )
     if not places.have(hook):
-        kind, option = ("cgroup", "--cgroup PATH") if hook.is_cgroup else ("device", "--dev DEV")
+        kind, value = ("cgroup", "PATH") if hook.is_cgroup else ("device", "DEV")
         raise UsageError(
             f"program {program.name} goes to {hook.value} of a {kind}, and none was named",
-            hint=f"name it: {option}; or choose other programs: --prog NAME",
+            hint=Fix.of(
+                "name it: ",
+                Argument(kind, Placeholder(value)),
+                "; or choose other programs: ",
+                Argument("programs", [Placeholder("NAME")]),
+            ),
         )
 
 
@@ -278,7 +286,7 @@ def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
             what = "which runs one" if hook in RUNS_ONE else "and it was not said that all should"
             raise UsageError(
                 f"{len(names)} programs would go to {hook.value}, {what}: {', '.join(names)}",
-                hint="choose:\n" + "\n".join(f"  --prog {name}" for name in names),
+                hint=_one_of("choose:", names),
             )
 
 
@@ -287,8 +295,16 @@ def _all_optional(spec: ObjectSpec) -> UsageError:
     return UsageError(
         f"all programs of {_path(spec)} are optional, and load only when they are named:"
         f" {', '.join(listed)}",
-        hint="choose:\n" + "\n".join(f"  --prog {name}" for name in spec.programs),
+        hint=_one_of("choose:", spec.programs),
     )
+
+
+def _one_of(words: str, programs: Iterable[str]) -> Fix:
+    """Return the fix to choose one of *programs*, each on a line."""
+    parts: list[str | Argument] = [words]
+    for program in programs:
+        parts += ["\n  ", Argument("programs", [program])]
+    return Fix(tuple(parts))
 
 
 def left_out(spec: ObjectSpec, loaded: Iterable[str]) -> list[str]:
@@ -300,10 +316,9 @@ def left_out(spec: ObjectSpec, loaded: Iterable[str]) -> list[str]:
 def _no_hook(programs: Iterable[ProgramSpec]) -> UsageError:
     programs = list(programs)
     listed = [f"{one.name} (section {one.section!r})" for one in programs]
-    lines = [f"  --prog {one.name}:{_fitting(one)}" for one in programs]
     return UsageError(
         f"no section says where a program goes: {', '.join(listed)}",
-        hint="say it:\n" + "\n".join(lines),
+        hint=_one_of("say it:", [f"{one.name}:{_fitting(one)}" for one in programs]),
     )
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.errors import (
+    Argument,
     BpfError,
     BusyError,
+    Fix,
     IdNotFoundError,
     PinNotFoundError,
+    Placeholder,
     ProgramChangedError,
     UnsafePathError,
     UsageError,
@@ -107,7 +110,10 @@ def confirm(
         if trial is None or trial.token != wanted.trial.token:
             raise _nothing(target)
         if is_overdue(trial):
-            raise BusyError(put_back(root, place, trial), hint="change it again: --confirm SECONDS")
+            raise BusyError(
+                put_back(root, place, trial),
+                hint=Fix.of("change it again: ", Argument("confirm_s", Placeholder("SECONDS"))),
+            )
         with signals_deferred():
             _keep(root, place, trial)
     return ConfirmReport(names.display_name(place.set), trial.device, trial.what)
@@ -205,7 +211,10 @@ def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directo
                         link.pin(links.pin_path(pin))
             except IdNotFoundError:
                 note = put_back(root, place, trial)
-                raise BusyError(note, hint="load it again: --confirm SECONDS") from None
+                raise BusyError(
+                    note,
+                    hint=Fix.of("load it again: ", Argument("confirm_s", Placeholder("SECONDS"))),
+                ) from None
 
 
 def _require_own_program(link: Link, pin: Path) -> None:

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from bpfpin.errors import NotBpffsError, PinKindError, PinNotFoundError, UsageError
+from bpfpin.errors import (
+    Argument,
+    Fix,
+    NotBpffsError,
+    PinKindError,
+    PinNotFoundError,
+    Placeholder,
+    UsageError,
+)
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
@@ -220,8 +228,14 @@ def with_pinnings(
             raise UsageError(
                 f"map {name} asks for pinning {wanted.pinning_id}, which has no meaning here:"
                 " LIBBPF_PIN_NONE (0) and LIBBPF_PIN_BY_NAME (1) have",
-                hint=f"say how to pin it: --pinning {name}=none or --pinning {name}=by-name; or"
-                f" use a map that exists: --map {name}=PATH",
+                hint=Fix.of(
+                    "say how to pin it: ",
+                    Argument("pinning", {name: "none"}),
+                    " or ",
+                    Argument("pinning", {name: "by-name"}),
+                    "; or use a map that exists: ",
+                    Argument("maps", {name: Placeholder("PATH")}),
+                ),
             )
     return spec
 

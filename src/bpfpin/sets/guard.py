@@ -9,7 +9,9 @@ from pathlib import Path
 
 from bpfpin.attach import interface
 from bpfpin.errors import (
+    Argument,
     BpfError,
+    Fix,
     KeyNotFoundError,
     LimitError,
     NamespaceNotFoundError,
@@ -48,7 +50,7 @@ def require_way_back(
     pin_root: Path,
     devices: Iterable[str] = (),
     is_cutting: bool = False,
-    hint: str = WAY_BACK,
+    hint: Fix = WAY_BACK,
 ) -> tuple[str, ...]:
     """Raise `UsageError` if *change* lets a program stop what the user's way to here is made of.
 
@@ -85,9 +87,10 @@ class MapGuard:
         if self.is_forced:
             return
         verdict = _verdict_after(bpf_map, change) if is_verdict_map(bpf_map) else None
-        hint = "mean it: --force"
+        hint = Fix.of("mean it: ", Argument("force"))
         if verdict is not None:
-            hint += f"; or with a way back: bpfpin action {{subject}} {verdict.name} --confirm 30"
+            way_back = f"bpfpin action {{subject}} {verdict.name} --confirm 30"
+            hint = hint.joined(f"; or with a way back: {way_back}")
         found = require_way_back(
             bpf_map,
             what,
@@ -142,7 +145,7 @@ class _Check:
     """The check of one change, called *what*; *notes* are what is to be told of it."""
 
     what: str
-    hint: str
+    hint: Fix
     is_cutting: bool
     notes: dict[str, None] = field(default_factory=dict)
 
@@ -170,7 +173,11 @@ class _Check:
 
     def _refused(self, place: str, danger: Danger, why: str, subject: str = "") -> UsageError:
         message = f"{why}{self.what} would cut {place}, which carries {danger}"
-        return UsageError(message, hint=self.hint.format(subject=subject or place))
+        parts = [
+            part.format(subject=subject or place) if isinstance(part, str) else part
+            for part in self.hint.parts
+        ]
+        return UsageError(message, hint=Fix.of(*parts))
 
 
 def _sets_with(bpf_map: Map, pin_root: Path) -> Iterator[LoadedSet]:

@@ -12,9 +12,12 @@ from bpfpin.attach.clsact import ClsactFilter
 from bpfpin.attach.netlink_tc import FilterPlace
 from bpfpin.attach.xdp_netlink import NetlinkXdp
 from bpfpin.errors import (
+    Argument,
     AttachError,
     BpfError,
+    Fix,
     PinNotFoundError,
+    Placeholder,
     ProgramChangedError,
     UnsafePathError,
 )
@@ -111,7 +114,7 @@ def read_live(pin_root: Path, name: str) -> LiveState:
             f"{directory.path} is not a pin set of ours and was left alone: {reason}"
             f" (it belongs to {user_name(directory.path.lstat().st_uid)})",
             path=str(directory.path),
-            hint="choose another name for the set: --name NAME",
+            hint=Fix.of("choose another name for the set: ", Argument("name", Placeholder("NAME"))),
         )
     return LiveState(directory)
 

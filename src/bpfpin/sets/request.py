@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
 from bpfpin.attach.order import Order
-from bpfpin.errors import BusyError, CgroupNotFoundError, UsageError
+from bpfpin.errors import Argument, BusyError, CgroupNotFoundError, Fix, Placeholder, UsageError
 from bpfpin.objects.load.collection import map_memory_limit
 from bpfpin.objects.maps.struct_ops import without_unusable
 from bpfpin.pins import bpffs, names
@@ -277,8 +277,12 @@ def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | Non
     """
     if not device and not cgroup:
         raise UsageError(
-            "where to load it? No device was named, nor a cgroup",
-            hint="--dev DEV, or --cgroup PATH",
+            "no target: no device and no cgroup was given",
+            hint=Fix.of(
+                Argument("device", Placeholder("DEV")),
+                ", or ",
+                Argument("cgroup", Placeholder("PATH")),
+            ),
         )
     path = cgroup_path(cgroup) if cgroup else ""
     if not device:
@@ -330,7 +334,8 @@ def _set_name_for(place: AttachPoint, pin_root: Path) -> str:
         shown = ", ".join(map(names.display_name, set_names))
         where = place.device or f"cgroup {place.cgroup}"
         raise UsageError(
-            f"{where} has {len(set_names)} pin sets: {shown}", hint="name one: --name NAME"
+            f"{where} has {len(set_names)} pin sets: {shown}",
+            hint=Fix.of("name one: ", Argument("name", Placeholder("NAME"))),
         )
     return set_names[0]
 
@@ -365,7 +370,10 @@ def requests_of(spec: ObjectSpec, targets: Iterable[Target], options: LoadOption
             raise BusyError(
                 f"{' and '.join(where)} have one set between them, {request.shown_name}",
                 holder=request.shown_name,
-                hint="load them one after the other, each with --name NAME",
+                hint=Fix.of(
+                    "load them one after the other, each with ",
+                    Argument("name", Placeholder("NAME")),
+                ),
             )
     return list(requests.values())
 

@@ -137,7 +137,7 @@ def test_a_fix_is_an_argument_in_python_and_an_option_of_the_command(
 
 def test_a_fix_that_is_extended_keeps_its_arguments() -> None:
     error = BusyError("held", hint=Fix.of("use ", Argument("replace")))
-    error.fix = error.fix.joined("or wait")
+    error.fix = error.fix.joined("or wait", separator="\n")
 
     assert describe(error, words=[]).hint == "use --replace\nor wait"
-    assert BusyError("held").fix.joined("wait").text() == "wait"
+    assert BusyError("held").fix.joined("wait", separator="\n").text() == "wait"

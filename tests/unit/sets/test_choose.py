@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from bpfpin.cli.failure import describe
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.sets.choose import (
     Choice,
@@ -166,8 +167,8 @@ def test_an_object_of_optional_programs_alone_asks_for_one() -> None:
     ) as caught:
         choose(optional)
 
-    assert "--prog one" in caught.value.hint
-    assert "--prog two" in caught.value.hint
+    assert "--prog one" in describe(caught.value, words=()).hint
+    assert "--prog two" in describe(caught.value, words=()).hint
     assert left_out(optional, ["two"]) == ["one"]
 
 
@@ -220,7 +221,7 @@ def test_what_is_not_one_answer_is_a_usage_error_with_the_line_to_type(
     with pytest.raises(UsageError, match=said) as caught:
         choose(made, **options)  # type: ignore[arg-type]  # a table of options
 
-    assert hint in caught.value.hint
+    assert hint in describe(caught.value, words=()).hint
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.c_source import c_type
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import (
+    Argument,
     BpfError,
+    Fix,
     NotSupportedError,
     PermissionDeniedError,
     UsageError,
@@ -146,7 +148,7 @@ class _Asking:
 def _untyped(program: ProgramSpec) -> UsageError:
     return UsageError(
         f"section {program.section!r} does not say what type program {program.name} is of",
-        hint="say it: --type xdp",
+        hint=Fix.of("say it: ", Argument("program_type", "xdp")),
     )
 
 

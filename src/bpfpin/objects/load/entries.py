@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bpfpin.errors import (
+    Argument,
     BpfError,
+    Fix,
     IncompatibleMapError,
     LimitError,
     ObjectFileError,
     PermissionDeniedError,
+    Placeholder,
     UsageError,
 )
 from bpfpin.map_traits import traits_of
@@ -108,7 +111,9 @@ def check_inner(specs: Iterable[MapSpec]) -> None:
             raise UsageError(
                 f"map {each.name} holds maps, and the object has no map{wanted} that says of what"
                 " kind",
-                hint=f"use a map that exists: --map {each.name}=PATH",
+                hint=Fix.of(
+                    "use a map that exists: ", Argument("maps", {each.name: Placeholder("PATH")})
+                ),
             )
 
 
@@ -154,5 +159,5 @@ def check_memory(path: str, specs: Iterable[MapSpec], limit: int) -> None:
         f" ({largest}: {size_text(sizes[largest])}), the limit is {size_text(limit)}",
         limit=limit,
         asked=asked,
-        hint="Allow more with --max-map-memory.",
+        hint=Fix.of("allow more: ", Argument("max_map_memory", Placeholder("SIZE"))),
     )

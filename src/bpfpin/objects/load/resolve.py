@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpfpin.btf.btf import Btf
-from bpfpin.errors import NotSupportedError, ObjectFileError, VerifierError
+from bpfpin.errors import (
+    Argument,
+    Fix,
+    NotSupportedError,
+    ObjectFileError,
+    Placeholder,
+    VerifierError,
+)
 from bpfpin.objects import verifier
 from bpfpin.objects.kernel import btf as kernel_btf
 from bpfpin.objects.kernel.btf import BtfHandle
@@ -128,7 +135,7 @@ def _raise_first(spec: ObjectSpec, answers: Sequence[Answer]) -> None:
         error.path = error.path or spec.path
     if len(failed) > 1:
         others = ", ".join(each.extern.name for each in failed[1:])
-        error.hint = "\n".join([part for part in (error.hint, f"It lacks, too: {others}.") if part])
+        error.fix = error.fix.joined(f"It lacks, too: {others}.", separator="\n")
     raise error
 
 
@@ -174,7 +181,10 @@ def _running_kernel() -> Btf:
         raise NotSupportedError(
             f"the object is fitted to the kernel's types, and there is no {kernel_btf.VMLINUX}",
             feature="BTF of the kernel (CONFIG_DEBUG_INFO_BTF)",
-            hint="give the types of this kernel in a file: --btf FILE",
+            hint=Fix.of(
+                "give the types of this kernel in a file: ",
+                Argument("kernel_btf", Placeholder("FILE")),
+            ),
         ) from None
 
 

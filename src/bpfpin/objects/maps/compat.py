@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import (
+    Argument,
     BpfError,
     Difference,
+    Fix,
     IdNotFoundError,
     IncompatibleMapError,
     PermissionDeniedError,
@@ -64,7 +66,7 @@ def require_owner(maps: Iterable[Map], kind: ProgramType | int, *, program: str)
                     array.name, "owner_prog_type", _program_type(int(owner)), _program_type(kind)
                 )
             ],
-            hint=f"give {program} an array of its own: --fresh {array.name}",
+            hint=Fix.of(f"give {program} an array of its own: ", Argument("fresh", [array.name])),
         )
 
 

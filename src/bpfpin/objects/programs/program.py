@@ -14,6 +14,8 @@ from typing import Self
 from bpfpin import insn
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import (
+    Argument,
+    Fix,
     NotSupportedError,
     PermissionDeniedError,
     SyscallError,
@@ -351,7 +353,7 @@ def _check_type(spec: ProgramSpec) -> None:
     if spec.type == ProgramType.UNSPEC:
         raise UsageError(
             f"the section {spec.section!r} of program {spec.name!r} does not say its type",
-            hint="Say it with --type, for example --type xdp.",
+            hint=Fix.of("say it, for example: ", Argument("program_type", "xdp")),
         )
 
 

@@ -427,7 +427,7 @@ def _none_changed_hint(root: Directory, requests: Sequence[Loading]) -> Iterator
         shown = ", ".join(request.shown_name for request in requests)
         if len(requests) > 1 and not any(is_half_done(root, each.name) for each in requests):
             stays = f"all or none: nothing was changed in {shown}"
-            error.hint = f"{error.hint}\n      {stays}" if error.hint else stays
+            error.fix = error.fix.joined(stays, separator="\n      ")
         raise
 
 

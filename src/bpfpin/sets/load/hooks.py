@@ -11,9 +11,11 @@ from typing import Final
 from bpfpin.attach.xdp import XdpHolder, xdp_holder
 from bpfpin.attach.xdp_netlink import NetlinkXdp
 from bpfpin.errors import (
+    Argument,
     AttachError,
     BpfError,
     BusyError,
+    Fix,
     HookBusyError,
     PermissionDeniedError,
     ProgramChangedError,
@@ -49,14 +51,18 @@ def plan_beside_others(loading: Loading, wanted: HookPlan) -> HookPlan:
         raise HookBusyError(
             f"{loading.place.device} runs another XDP program already: {holder}",
             holder=str(holder),
-            hint="it was left as it is; to put yours in its place: --take-over",
+            hint=Fix.of("it was left as it is; to put yours in its place: ", Argument("take_over")),
         )
     owner = _owning_set(loading, holder)
     if owner:
         raise HookBusyError(
             f"{loading.place.device} runs the program of another set of yours, {owner}: {holder}",
             holder=owner,
-            hint=f"load it into that set: --name {owner}; or first: bpfpin unload {owner}",
+            hint=Fix.of(
+                "load it into that set: ",
+                Argument("name", owner),
+                f"; or first: bpfpin unload {owner}",
+            ),
         )
     if not holder.is_link_known:
         raise PermissionDeniedError(
@@ -118,7 +124,7 @@ def require_mode(loading: Loading, there: str, whose: str, detach: str) -> None:
     raise BusyError(
         f"{loading.place.device} runs {whose} in {there} mode, and a mode cannot change in place",
         holder=whose,
-        hint=f"{detach}, then load with --mode {loading.mode.value}",
+        hint=Fix.of(f"{detach}, then load with ", Argument("mode", loading.mode)),
     )
 
 
@@ -254,13 +260,15 @@ def _previous(
             f"the pin of {record.program} is gone from the set {loading.shown_name}: whether"
             f" program id {found.previous_id} at {found.hook} is the set's own cannot be told",
             holder=f"program id {found.previous_id}",
-            hint="if it is: --take-over",
+            hint=Fix.of("if it is: ", Argument("take_over")),
         )
     raise ProgramChangedError(
         f"{found.hook} of {loading.place_of(found.hook)} runs program id {found.previous_id}, which"
         f" is not the {record.program} of the set {loading.shown_name}: somebody else put it there",
         holder=f"program id {found.previous_id}",
-        hint="see who it is: bpfpin status; to put yours in its place: --take-over",
+        hint=Fix.of(
+            "see who it is: bpfpin status; to put yours in its place: ", Argument("take_over")
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from bpfpin.analysis.follow import users_of_programs, users_of_specs
 from bpfpin.btf.btf import Btf
-from bpfpin.errors import BpfError, Difference, IncompatibleMapError, UsageError
+from bpfpin.errors import Argument, BpfError, Difference, Fix, IncompatibleMapError, UsageError
 from bpfpin.host.users import MapUser, programs_of
 from bpfpin.migration.members import struct_names
 from bpfpin.migration.plan import (
@@ -61,7 +61,7 @@ class Migrator:
             raise UsageError(
                 "--migrate and --confirm do not go together: what was moved does not go back by"
                 " itself",
-                hint="try it first: --dry-run",
+                hint=Fix.of("try it first: ", Argument("dry_run")),
             )
 
     @property

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpfpin.errors import (
+    Argument,
     BpfError,
     BusyError,
+    Fix,
     IncompatibleMapError,
     PinKindError,
     PinNotFoundError,
+    Placeholder,
 )
 from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.map import Map
@@ -123,7 +126,12 @@ def _require_same_place(loading: Loading, live: LoadedSet | None) -> None:
         raise BusyError(
             f"the set {loading.shown_name} is loaded on {was}, not {wanted}",
             holder=was,
-            hint="load it as another set: --name NAME; or move this one: --replace",
+            hint=Fix.of(
+                "load it as another set: ",
+                Argument("name", Placeholder("NAME")),
+                "; or move this one: ",
+                Argument("replace"),
+            ),
         )
 
 
@@ -170,7 +178,12 @@ def _require_related(loading: Loading, live: LoadedSet | None) -> None:
         f"{loading.shown_name} runs another object, {live.manifest.object or 'without a path'}:"
         " they share neither a program nor a hook",
         holder=live.manifest.object,
-        hint="load it as another set: --name NAME; or put it in place of that one: --replace",
+        hint=Fix.of(
+            "load it as another set: ",
+            Argument("name", Placeholder("NAME")),
+            "; or put it in place of that one: ",
+            Argument("replace"),
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from bpfpin.attach.xdp import (
     mode_refusal,
     xdp_holder,
 )
-from bpfpin.errors import HookBusyError, NotSupportedError, UsageError
+from bpfpin.errors import Argument, Fix, HookBusyError, NotSupportedError, UsageError
 from bpfpin.objects.link import Link
 from bpfpin.objects.load import collection
 from bpfpin.objects.load.collection import Loaded
@@ -119,7 +119,9 @@ def attach_when_free(program: Program, ifindex: int, *, mode: XdpMode) -> XdpLin
         except HookBusyError as error:
             if time.monotonic() >= deadline or _is_held(ifindex):
                 if error.holder:
-                    error.hint += " To put yours in its place: --take-over"
+                    error.fix = error.fix.joined(
+                        " To put yours in its place: ", Argument("take_over")
+                    )
                 raise
             time.sleep(_PAUSE_S)
 
@@ -172,12 +174,15 @@ def _cannot_stay(
 ) -> NotSupportedError:
     """Return the refusal of a program in a mode that cannot change in place."""
     refused = mode_refusal(program, loading.place.ifindex, XdpMode.NATIVE, words, error=error)
-    refused.hint = (
+    refused.fix = Fix.of(
         f"the mode cannot change in place: bpfpin unload --keep-maps {loading.shown_name}, then"
-        " load with --mode generic"
+        " load with ",
+        Argument("mode", XdpMode.GENERIC),
     )
     if "MTU" in words:
-        refused.hint += '; or build it for frames in several buffers: SEC("xdp.frags")'
+        refused.fix = refused.fix.joined(
+            '; or build it for frames in several buffers: SEC("xdp.frags")'
+        )
     return refused
 
 

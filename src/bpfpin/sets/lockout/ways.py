@@ -14,6 +14,7 @@ from typing import Final
 
 from bpfpin.attach import interface, routes
 from bpfpin.attach.routes import InterfaceAddress, NetDevice, Underlay
+from bpfpin.errors import Argument, Fix
 from bpfpin.sets.lockout import packets as probes
 from bpfpin.sets.lockout.packets import (
     HIGH_PORT,
@@ -27,8 +28,11 @@ from bpfpin.sets.lockout.packets import (
 )
 
 PROC: Final = Path("/proc")
-WAY_BACK: Final = (
-    "give a way back, which comes by itself unless you confirm: --confirm 30; or mean it: --force"
+WAY_BACK: Final = Fix.of(
+    "give a way back, which comes by itself unless you confirm: ",
+    Argument("confirm_s", 30),
+    "; or mean it: ",
+    Argument("force"),
 )
 _VARIABLE = b"SSH_CONNECTION="
 _WORDS: Final = 4  # client address and port, then ours
