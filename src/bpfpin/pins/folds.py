@@ -1,8 +1,16 @@
-"""Foldings in a stage: kept by pins, so that whoever finishes the load can run them.
+"""Folds of a stage: pins of old maps and of the programs that move their contents.
 
-Below `folds~` each has the old map and its programs as `MAP~N~old`, `MAP~N~move` and the like. They
-are run after the hooks were switched, and again if that was cut short; the pins go when all was
-moved. What is still there in a live set is a fold that found no room: nothing of it is lost.
+A fold moves the contents of an old map into the map that replaces it (package `migration`). It is
+pinned before the commit point and run after the hooks were switched (step 6 of module
+`transaction`), so that after a crash the next command can run it, without the object file.
+
+In `folds~`, fold N of map MAP has the pins `MAP~N~old` (the old map), `MAP~N~STEP` for each of its
+programs, and `MAP~N~keys` for a map of keys. A fold counts only with its `old` pin, which is made
+last and removed first. Programs without it are remains of a crash.
+
+A fold can be run again at any time: it takes each counter by an atomic exchange with 0 before it
+adds it to the new map, so a counter that was moved is 0. A fold that finds no room in the new map
+stays pinned in the live set, and the next generation keeps it: nothing of it is lost.
 """
 
 from __future__ import annotations
@@ -27,32 +35,32 @@ KEYS: Final = "keys"
 
 
 def pin(stage: Directory, map_pin: str, folding: FoldPrograms) -> None:
-    """Pin all parts of *folding* below `folds~` of the stage."""
+    """Pin all parts of *folding* in `folds~` of the stage, the old map last."""
     with stage.child(names.FOLDS) as folds:
         number = len({fold for fold in _foldings(folds) if fold[0] == map_pin})
         for step, program in folding.programs.items():
             program.pin(folds.pin_path(names.fold_pin_name(map_pin, number, step.value)))
         if folding.keys is not None:
             folding.keys.pin(folds.pin_path(names.fold_pin_name(map_pin, number, KEYS)))
-        # Last: a folding counts by its old map.
+        # Last: with this pin the fold is complete, and counts.
         folding.old.pin(folds.pin_path(names.fold_pin_name(map_pin, number, OLD)))
 
 
 def keep(stage: Directory, live: Directory, map_pin: str) -> None:
-    """Link the foldings of one map from the live generation, if it has any."""
-    with suppress(PinNotFoundError), live.child(names.FOLDS) as kept:
-        parts = [name for name in kept.names() if name.startswith(f"{map_pin}~")]
+    """Link the folds of one map from the live generation into the stage, if it has any."""
+    with suppress(PinNotFoundError), live.child(names.FOLDS) as live_folds:
+        parts = [name for name in live_folds.names() if name.startswith(f"{map_pin}~")]
         if not parts:
             return
         with suppress(PinExistsError):
             stage.mark(names.FOLDS)
         with stage.child(names.FOLDS) as folds:
             for part in parts:
-                folds.link_from(kept, part)
+                folds.link_from(live_folds, part)
 
 
 def unfinished(directory: Directory) -> tuple[str, ...]:
-    """Return the pins of the maps that have a folding in this generation."""
+    """Return the pin names of the maps that have a fold in this generation."""
     try:
         with directory.child(names.FOLDS) as folds:
             return tuple(sorted({map_pin for map_pin, _ in _foldings(folds)}))
@@ -61,7 +69,7 @@ def unfinished(directory: Directory) -> tuple[str, ...]:
 
 
 def remaining_maps(live: Path, map_pin: str) -> Iterator[Map]:
-    """Open the old maps of *map_pin* whose contents found no room in the live set at *live*."""
+    """Open the old maps whose contents found no room in map *map_pin* of the set at *live*."""
     with (
         suppress(PinNotFoundError),
         Directory.open(live) as directory,
@@ -73,8 +81,8 @@ def remaining_maps(live: Path, map_pin: str) -> Iterator[Map]:
 
 
 def program_ids(live: Path) -> set[int]:
-    """Return the programs of the foldings that found no room in the live set at *live*."""
-    found: set[int] = set()
+    """Return the ids of the programs of all folds in the live set at *live*."""
+    ids: set[int] = set()
     with (
         suppress(PinNotFoundError),
         Directory.open(live) as directory,
@@ -82,29 +90,36 @@ def program_ids(live: Path) -> set[int]:
     ):
         for fold in _foldings(folds):
             with _open(folds, *fold) as folding:
-                found |= {program.id for program in folding.programs.values()}
-    return found
+                ids |= {program.id for program in folding.programs.values()}
+    return ids
 
 
 def fold_all(stage: Directory) -> None:
-    """Run the foldings of a stage whose hooks are switched; those that moved all are unpinned.
+    """Run the folds of a stage whose hooks are switched, and unpin those that moved everything.
 
-    It may be run again at any time: what was moved is not moved twice.
+    It can be run again at any time: nothing is moved twice.
     """
     try:
         with stage.child(names.FOLDS) as folds:
             if _foldings(folds):
+                # Before anything moves: from this mark on recovery rolls forward only.
                 with suppress(PinExistsError):
                     stage.mark(names.FOLDING)
                 _run(folds)
             is_done = not _foldings(folds)
     except PinNotFoundError:
         return
-    if is_done:  # what is left are programs of a folding that was being unpinned
+    if is_done:  # remaining pins are programs of a fold that a crash left partly unpinned
         remove_own_folder(stage, names.FOLDS)
 
 
 def _run(folds: Directory) -> None:
+    """Run all folds: wait, insert missing keys, wait, move the counts.
+
+    After the first wait no old program runs on any CPU, so nothing writes to the old map any more.
+    The second wait is for new programs that missed a key before it was inserted: they would
+    overwrite a moved value with their own first value (docs/decisions/0015).
+    """
     from bpfpin.migration.fold import wait_for_programs  # noqa: PLC0415 - few sets migrate
 
     with ExitStack() as opened:
@@ -120,7 +135,7 @@ def _run(folds: Directory) -> None:
 
 
 def _unpin(folds: Directory, map_pin: str, number: str) -> None:
-    """Remove the pins of a folding; its old map first, since it counts by that."""
+    """Remove the pins of a fold; its old map first, so that it no longer counts after a crash."""
     prefix = f"{map_pin}~{number}~"
     parts = [name for name in folds.names() if name.startswith(prefix)]
     for part in sorted(parts, key=lambda name: not name.endswith(f"~{OLD}")):
@@ -131,22 +146,23 @@ def _unpin(folds: Directory, map_pin: str, number: str) -> None:
 def _open(folds: Directory, map_pin: str, number: str) -> Iterator[FoldPrograms]:
     from bpfpin.migration.fold import FoldPrograms, FoldStep  # noqa: PLC0415 - few sets migrate
 
+    """Open the old map and the programs of one fold."""
     prefix = f"{map_pin}~{number}~"
-    there = folds.names()
+    pins = folds.names()
     with ExitStack() as opened:
         old = opened.enter_context(Map.from_pin(folds.path / f"{prefix}{OLD}"))
         programs = {
             step: opened.enter_context(Program.from_pin(folds.path / f"{prefix}{step.value}"))
             for step in FoldStep
-            if f"{prefix}{step.value}" in there
+            if f"{prefix}{step.value}" in pins
         }
         keys = None
-        if f"{prefix}{KEYS}" in there:
+        if f"{prefix}{KEYS}" in pins:
             keys = opened.enter_context(Map.from_pin(folds.path / f"{prefix}{KEYS}"))
         yield FoldPrograms(old, programs, keys=keys)
 
 
 def _foldings(folds: Directory) -> list[tuple[str, str]]:
-    """Return pin and number of each folding that is whole."""
-    found = (name.rsplit("~", 2) for name in folds.names())
-    return sorted((parts[0], parts[1]) for parts in found if parts[-1] == OLD)
+    """Return map pin and number of each fold that is complete."""
+    names_in_parts = (name.rsplit("~", 2) for name in folds.names())
+    return sorted((parts[0], parts[1]) for parts in names_in_parts if parts[-1] == OLD)

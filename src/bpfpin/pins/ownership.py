@@ -1,9 +1,16 @@
-"""Which entries of a pin set's directory are the set's own, and what becomes of the others.
+"""Tells the pins of a set from pins that others made in its directory, and preserves the latter.
 
-Every object that is pinned in a generation is written down first, as a symlink below `objects~`
-whose text is its id. A pin is ours if its name and the id of its object are written there; anything
-else was put there by somebody else. It is never removed: a reload links it into the next
-generation before the commit, and an unload leaves it in a directory that has nothing else.
+Each object that is pinned in a generation is recorded first, as a symlink in `objects~`: its name
+is a letter for the folder, `~` and the name of the pin; its text is the object's id and that name.
+A pin belongs to the set if its name and the id of its object are recorded. Every other entry is
+foreign: somebody else made it, and it is never removed.
+
+* A reload links foreign entries into the next generation before the commit (`link_foreign`, step 2
+  of module `transaction`). Removing the old generation later only unlinks them there. Entries that
+  could not be linked, and those made meanwhile, are moved afterwards (`return_foreign`).
+* An unload leaves a directory with just the foreign entries, known by its sticky bit.
+
+Sets of the first versions have no `objects~`: every pin at a usual place counts as the set's.
 """
 
 from __future__ import annotations
@@ -33,13 +40,15 @@ from bpfpin.pins import names
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, EntryKind, remove_tree, require_safe
 from bpfpin.pins.manifest import Manifest, read_manifest
 
-# What a directory that has nothing but pins of others is known by: a set was unloaded from it.
+# The mode bit of a directory that an unload left for pins of others. The sticky bit changes nothing
+# where only the owner may write, and needs no entry of ours among theirs.
 UNLOADED_MODE: Final = stat.S_ISVTX
 
-# Directories of others are copied down to this depth; a deeper one is moved as a whole afterwards.
+# link(2) refuses directories (EPERM), so those of others are rebuilt, down to this depth; a deeper
+# one is moved as a whole after the exchange.
 _DEPTH_MAX: Final = 16
-_ROUNDS_MAX: Final = 8
-_ASIDE: Final = "other~"  # before the name of what has no other place
+_ROUNDS_MAX: Final = 8  # an entry that is made during one round is moved in the next
+_ASIDE: Final = "other~"  # prefix of the new name of an entry whose name is taken
 
 _FOLDERS: Final = (
     names.LINKS,
@@ -49,8 +58,10 @@ _FOLDERS: Final = (
     names.LAYOUTS,
     names.OBJECTS,
 )
-_WHOLE: Final = frozenset({names.CONFIRM, names.SHARED, names.UNSHARED})  # all of it is ours
-_EMPTY: Final = names.MARKS - {names.PREVIOUS} - _WHOLE  # mere names
+_WHOLE: Final = frozenset(
+    {names.CONFIRM, names.SHARED, names.UNSHARED}
+)  # everything in these is the set's
+_EMPTY: Final = names.MARKS - {names.PREVIOUS} - _WHOLE  # markers: directories without entries
 _FOLD: Final = re.compile(r".+~\d+~[a-z]+")
 _LETTERS: Final = {
     "": "m",
@@ -69,9 +80,10 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ObjectIds:
-    """The objects of one generation by the name of their pin; *previous* are programs by link.
+    """The ids of the objects of one generation, by the name of the pin, as `objects~` records them.
 
-    *layouts* are the numbers of symlinks that hold the types of the maps that have any.
+    *previous* are programs by the name of the link. *layouts* are not ids: they say in how many
+    symlinks the types of a map are stored.
     """
 
     maps: Mapping[str, int] = field(default_factory=dict)
@@ -81,7 +93,7 @@ class ObjectIds:
     layouts: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, folder: str) -> Mapping[str, int]:
-        """Return the objects that are pinned in *folder*, "" for the set's directory itself."""
+        """Return the ids of the objects pinned in *folder*; "" is the set's directory itself."""
         return {
             "": self.maps,
             names.PROGRAMS: self.programs,
@@ -92,44 +104,45 @@ class ObjectIds:
 
     @classmethod
     def read(cls, directory: Directory) -> Self | None:
-        """Return what is written down in *directory*; None if nothing ever was.
+        """Return what `objects~` in *directory* records; None if there is no such folder.
 
-        Sets of earlier versions have no such folder; an entry that is damaged counts for nothing.
+        Sets of the first versions have none. A damaged entry is ignored.
         """
         try:
             with directory.child(names.OBJECTS) as folder:
                 texts = {entry: _text(folder, entry) for entry in folder.names()}
         except (PinNotFoundError, PermissionDeniedError):
             return None
-        found: dict[str, dict[str, int]] = {letter: {} for letter in _LETTERS.values()}
+        ids: dict[str, dict[str, int]] = {letter: {} for letter in _LETTERS.values()}
         for entry, text in texts.items():
             number, _, pin = text.partition(" ")
-            if entry[:1] in found and number.isdecimal() and pin:
-                found[entry[0]][pin] = int(number)
-        return cls(*(found[letter] for letter in _LETTERS.values()))
+            if entry[:1] in ids and number.isdecimal() and pin:
+                ids[entry[0]][pin] = int(number)
+        return cls(*(ids[letter] for letter in _LETTERS.values()))
 
 
 def record_object(generation: Directory, folder: str, pin: str, object_id: int) -> None:
-    """Write into the directory of a generation what is about to be pinned in its *folder*."""
+    """Record in *generation* that an object is about to be pinned as *pin* in its *folder*."""
     entry, text = _entry(folder, pin), f"{object_id} {pin}"
     with generation.child(names.OBJECTS) as objects:
         try:
             objects.write_text(entry, text)
-        except PinExistsError:
+        except PinExistsError:  # symlink(2) replaces nothing
             objects.unlink(entry)
             objects.write_text(entry, text)
 
 
 def record_all_objects(generation: Directory) -> None:
-    """Write down every map, program and link that is pinned in a generation at its usual place."""
+    """Record every map, program and link that is pinned at a usual place of a generation."""
     for folder, entry in list(_entries(generation)):
         if entry.kind is EntryKind.PIN and entry.folder in _KINDS:
-            there = identity(folder.pin_path(entry.name))
-            if there is not None and there[0] is _KINDS[entry.folder]:
-                record_object(generation, entry.folder, entry.name, there[1])
+            pinned = identity(folder.pin_path(entry.name))
+            if pinned is not None and pinned[0] is _KINDS[entry.folder]:
+                record_object(generation, entry.folder, entry.name, pinned[1])
 
 
 def _entry(folder: str, pin: str) -> str:
+    """Return the name of the symlink that records *pin* of *folder*; a long one is hashed."""
     name = f"{_LETTERS[folder]}~{pin}"
     if len(os.fsencode(name)) <= names.NAME_LENGTH_MAX:
         return name
@@ -144,7 +157,7 @@ def _text(folder: Directory, entry: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GenerationEntry:
-    """Something in a generation: *name* in *folder*, "" for the set's directory itself."""
+    """An entry of a generation: *name* in *folder*; "" is the set's directory itself."""
 
     folder: str
     name: str
@@ -158,10 +171,11 @@ class GenerationEntry:
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Tells the entries of one generation from those of others.
+    """Decides which entries of one generation are its own.
 
-    *links* are the link pins that its manifest names. Without *objects*, but with a manifest, it is
-    a set of an earlier version: all pins at the usual places are taken for its own.
+    *objects* is the record of `objects~`, *links* are the link pins that the manifest names. With a
+    manifest but without *objects* it is a set of the first versions: all pins at the usual places
+    count as its own.
     """
 
     objects: ObjectIds | None
@@ -170,12 +184,12 @@ class Ownership:
 
     @classmethod
     def of(cls, manifest: Manifest | None, objects: ObjectIds | None) -> Self:
-        """Return who owns what, by what a generation has of the two."""
+        """Return the ownership in a generation with this manifest and this record."""
         links = frozenset(record.link for record in manifest.hooks) if manifest else frozenset()
         return cls(objects, links, has_manifest=manifest is not None)
 
     def has_own_name(self, entry: GenerationEntry) -> bool:
-        """Whether an entry has the name and kind of one of ours; its object is not looked at."""
+        """Whether an entry has the name and the kind of one of the set's; no object is opened."""
         folder, name, kind = entry.folder, entry.name, entry.kind
         if not folder and kind is EntryKind.DIRECTORY:
             return name in names.PARTS | names.MARKS
@@ -191,7 +205,7 @@ class Ownership:
         return kind is EntryKind.PIN and self.is_own_name(folder, name)
 
     def is_own_name(self, folder: str, pin: str) -> bool:
-        """Whether an object of ours is pinned as *pin* in *folder*, or was."""
+        """Whether the set pinned an object as *pin* in *folder*, even if that pin is gone."""
         if folder not in _LETTERS:
             return False
         if folder == names.LINKS and pin in self.links:
@@ -201,31 +215,31 @@ class Ownership:
         return pin in self.objects.of(folder)
 
     def owns(self, directory: Directory, entry: GenerationEntry) -> bool:
-        """Whether an entry of the open folder *directory* is ours by name and by its object."""
+        """Whether an entry of the open folder *directory* is the set's, by name and by object."""
         if not self.has_own_name(entry):
             return False
         objects = self.objects
         if entry.kind is not EntryKind.PIN or entry.folder not in _KINDS or objects is None:
             return True
         try:
-            there = identity(directory.pin_path(entry.name))
+            pinned = identity(directory.pin_path(entry.name))
         except PinNotFoundError:
             return False
-        if there is None or there[0] is not _KINDS[entry.folder]:
+        if pinned is None or pinned[0] is not _KINDS[entry.folder]:
             return False
-        if objects.of(entry.folder).get(entry.name) == there[1]:
+        if objects.of(entry.folder).get(entry.name) == pinned[1]:
             return True
-        return entry.folder == names.LINKS and self._runs_ours(there[1], objects)
+        return entry.folder == names.LINKS and self._runs_own_program(pinned[1], objects)
 
-    def _runs_ours(self, link_id: int, objects: ObjectIds) -> bool:
-        """Whether a link that was never written down, as one that was on trial, is ours."""
+    def _runs_own_program(self, link_id: int, objects: ObjectIds) -> bool:
+        """Whether a link that is not recorded, such as one that was on trial, is the set's."""
         with suppress(IdNotFoundError), Link.from_id(link_id) as link:
             return link.info.program_id in objects.programs.values()
         return False
 
 
 def ownership_of(directory: Directory) -> Ownership:
-    """Return who owns what in the generation *directory*; it belongs to us, as the caller knows."""
+    """Return the ownership in the generation *directory*, which belongs to this user."""
     try:
         manifest: Manifest | None = read_manifest(directory)
     except UnsafePathError:
@@ -236,10 +250,11 @@ def ownership_of(directory: Directory) -> Ownership:
 def sort_by_name(
     directory: Directory, owner: Ownership
 ) -> tuple[dict[str, list[str]], tuple[str, ...], frozenset[str]]:
-    """Sort the entries of a generation by their names alone: no object is opened.
+    """Sort the entries of a generation into own and foreign ones by name; no object is opened.
 
-    Returns the pins that have a name of ours, by folder; the paths of what is not ours; and the
-    folders that this user may not look into.
+    Returns:
+        The pins with a name of the set, by folder; the paths of foreign entries; the folders that
+        this user may not read.
     """
     ours: dict[str, list[str]] = {}
     foreign: list[str] = []
@@ -253,17 +268,17 @@ def sort_by_name(
 
 
 def foreign_entries(directory: Directory, owner: Ownership | None = None) -> list[GenerationEntry]:
-    """Return what in a generation is not ours, by name or by the object that is pinned there."""
-    judge = owner or ownership_of(directory)
-    return [entry for folder, entry in _entries(directory) if not judge.owns(folder, entry)]
+    """Return the entries of a generation that are not the set's, by name or by object."""
+    ownership = owner or ownership_of(directory)
+    return [entry for folder, entry in _entries(directory) if not ownership.owns(folder, entry)]
 
 
 def _entries(
     directory: Directory, hidden: list[str] | None = None
 ) -> Iterator[tuple[Directory, GenerationEntry]]:
-    """Yield the entries of a generation, each with the open directory that it is in.
+    """Yield the entries of a generation, each with the open directory that contains it.
 
-    What this user may not look into is added to *hidden*, if that is given.
+    Folders that this user may not read are added to *hidden*; without it they raise.
     """
     top = directory.kinds()
     for name, kind in top.items():
@@ -286,17 +301,18 @@ def _entries(
 
 
 def is_unloaded(directory: Directory) -> bool:
-    """Whether *directory* is what an `unload` of ours left for the pins of others in it."""
+    """Whether an unload of this user left *directory* for pins of others."""
     status = directory.status
     is_ours = status.st_uid == os.geteuid() and not status.st_mode & OTHERS_WRITE
     return is_ours and bool(status.st_mode & UNLOADED_MODE) and not directory.has(names.MANIFEST)
 
 
 def remove_own(directory: Directory) -> None:
-    """Remove what is ours in a generation, its links first, and leave what is not.
+    """Remove the set's own entries of a generation, and leave the foreign ones.
 
-    The maps go last: somebody may be about to open one of them. What tells ours from others goes
-    after all of it, so that a kill in between changes no answer.
+    The links go first: their programs are detached before anything that they use goes. The maps go
+    late, because a reader may be about to open one. The manifest and `objects~` go last: they tell
+    own entries from foreign ones, so after a crash the next command still decides alike.
     """
     owner = ownership_of(directory)
     for folder in (*_FOLDERS[:-2], names.LAYOUTS):
@@ -316,7 +332,7 @@ def remove_own(directory: Directory) -> None:
 
 
 def remove_previous(directory: Directory) -> None:
-    """Remove the pins of the programs that the hooks ran before, and what was written of them."""
+    """Remove `previous~` with its pins, and then the records of these."""
     remove_own_folder(directory, names.PREVIOUS)
     with suppress(PinNotFoundError), directory.child(names.OBJECTS) as objects:
         for entry in objects.names():
@@ -325,15 +341,15 @@ def remove_previous(directory: Directory) -> None:
 
 
 def remove_own_folder(directory: Directory, folder: str, owner: Ownership | None = None) -> None:
-    """Remove what is ours in one folder of a generation, and the folder once it is empty."""
-    judge = owner or ownership_of(directory)
+    """Remove the set's own entries of one folder, and the folder once it is empty."""
+    ownership = owner or ownership_of(directory)
     try:
         below = directory.child(folder)
     except PinNotFoundError:
         return
     with below:
         for name, kind in below.kinds().items():
-            if judge.owns(below, GenerationEntry(folder, name, kind)):
+            if ownership.owns(below, GenerationEntry(folder, name, kind)):
                 below.unlink(name)
         is_empty = not below.names()
     if is_empty:
@@ -341,13 +357,14 @@ def remove_own_folder(directory: Directory, folder: str, owner: Ownership | None
 
 
 def link_foreign(live: Directory, target: Directory) -> None:
-    """Give the pins of others in *live* the same names in *target*, which is to take its place.
+    """Link the foreign entries of *live* into *target*, which will replace it, by the same names.
 
-    A pin that somebody put in the place of one of ours is called `idN~NAME` there, N being the
-    object's id, for ours needs the name. `PinExistsError` if the name is needed for another reason.
+    A pin that somebody put in the place of the set's own pin gets the name `idN~NAME`, with the id
+    N of its object, because the set pins its own object again. `PinExistsError` if the name is
+    needed for another reason.
     """
     owner = ownership_of(live)
-    if not owner.has_manifest and not is_unloaded(live):  # not a set of ours at all
+    if not owner.has_manifest and not is_unloaded(live):  # not a set of this tool
         return
     for entry in foreign_entries(live, owner):
         with contextlib.ExitStack() as opened:
@@ -359,22 +376,23 @@ def link_foreign(live: Directory, target: Directory) -> None:
                 place = opened.enter_context(target.child(entry.folder))
             name = entry.name
             if place.has(name) and owner.is_own_name(entry.folder, name):
-                if entry.kind is EntryKind.DIRECTORY:  # it is moved afterwards, as a whole
+                if entry.kind is EntryKind.DIRECTORY:  # `return_foreign` moves it as a whole
                     continue
                 name = aside_name(source, entry)
             _copy(source, place, entry.name, new_name=name)
 
 
 def aside_name(directory: Directory, entry: GenerationEntry) -> str:
-    """Return what an object is called that somebody pinned in the place of one of ours."""
-    there = identity(directory.pin_path(entry.name)) if entry.kind is EntryKind.PIN else None
-    name = f"id{there[1]}~{entry.name}" if there else _ASIDE + entry.name
+    """Return the new name of a foreign object that is pinned under a name of the set."""
+    pinned = identity(directory.pin_path(entry.name)) if entry.kind is EntryKind.PIN else None
+    name = f"id{pinned[1]}~{entry.name}" if pinned else _ASIDE + entry.name
     return name[: names.NAME_LENGTH_MAX]
 
 
 def _copy(
     source: Directory, target: Directory, name: str, *, new_name: str = "", depth: int = 0
 ) -> None:
+    """Link a pin or symlink into *target*; rebuild a directory there, with owner and mode."""
     new_name = new_name or name
     try:
         status = source.stat(name)
@@ -396,11 +414,11 @@ def _copy(
 
 
 def return_foreign(root: Directory, stage: str, name: str) -> None:
-    """Move what is left in the directory *stage*, which is not ours, to the set's directory *name*.
+    """Move the foreign entries that remain in the directory *stage* to the set's directory *name*.
 
-    What was linked there before is only unlinked; a name that is taken by something else comes
-    beside it as `other~NAME`. A directory that is missing is made, and known again as that of an
-    unloaded set.
+    An entry that was linked there before is only unlinked here; one whose name is taken by
+    something else gets the name `other~NAME`. If the set's directory is missing, it is made, with
+    the mark of an unloaded set.
     """
     with root.child(stage) as directory:
         for _ in range(_ROUNDS_MAX):
@@ -435,18 +453,23 @@ def _give_entries(directory: Directory, live: Directory, entries: list[Generatio
 
 
 def _inodes(directory: Directory) -> set[int]:
-    """Return the inodes of what is in a directory; all of one bpffs have different ones."""
+    """Return the inode numbers in a directory; hard links of one pin have the same.
+
+    bpffs takes them from get_next_ino() (kernel/bpf/inode.c), so that different pins of one object
+    have different numbers.
+    """
     with os.scandir(directory.fileno()) as entries:
         return {entry.inode() for entry in entries}
 
 
 def _give(source: Directory, target: Directory, name: str, depth: int = 0) -> None:
+    """Move one entry to *target*; merge directories, and rename the entry if the name is taken."""
     with suppress(PinExistsError):
         return source.rename_into(target, name, name)
-    there, here = source.stat(name), target.stat(name)
-    if not stat.S_ISDIR(there.st_mode) and there.st_ino in _inodes(target):
+    moved, existing = source.stat(name), target.stat(name)
+    if not stat.S_ISDIR(moved.st_mode) and moved.st_ino in _inodes(target):
         return source.unlink(name)  # it was linked before, maybe under another name
-    if stat.S_ISDIR(there.st_mode) and stat.S_ISDIR(here.st_mode) and depth < _DEPTH_MAX:
+    if stat.S_ISDIR(moved.st_mode) and stat.S_ISDIR(existing.st_mode) and depth < _DEPTH_MAX:
         with source.child(name) as below, target.child(name) as place:
             for entry in below.names():
                 _give(below, place, entry, depth + 1)

@@ -1,16 +1,20 @@
-"""What a dead command left of a pin set is undone or finished, by its own marks.
+"""Crash recovery of one pin set: rolls an interrupted change back or forward, from its markers.
 
-* `NAME~stage` without a mark: undone. It is a generation that was never published, or an old one
-  that was on its way out.
-* `NAME~stage/commit~`: finished, as the command itself would have done: the hooks are switched, old
-  maps folded into new ones and the names exchanged. A hook that refuses for good turns the outcome
-  to the old generation; not with `NAME~stage/folding~`: then hooks are switched and counts moved,
-  nor with `NAME~stage/switched~`: then the hooks of several sets were switched together, which
-  `targets` does.
-* `NAME~stage/abort~`: the hooks run what they ran before, and the stage is undone.
-* `NAME/commit~`: the names were exchanged; only cleaning is left.
+The docstring of module `transaction` shows the steps of a change and the marks that they leave.
+The next command that changes the set finds one of these, under the lock, and does:
 
-What others pinned in a directory that goes is given back to the one that stays.
+* `NAME~stage` without a mark: removes it. It is a generation that was never published, or an old
+  one that was being removed; both end in the same way.
+* `NAME~stage/commit~`: rolls forward, by the code that the killed command would have run: switches
+  the hooks, folds old maps into new ones, exchanges the names, removes the marks. If a hook
+  refuses, the change rolls back instead. Two marks exclude that: `folding~` (the hooks are switched
+  and some counts are moved) and `switched~` (module `targets` switched the hooks of several sets).
+* `NAME~stage/abort~`: rolls back: the hooks run their previous programs again, the shared names
+  hold their previous maps, and the stage is removed.
+* `NAME/commit~`: the names were exchanged: removes the marks.
+
+Each step can be repeated, so recovery may be killed as well. Pins of others in a directory that is
+removed go to the directory that stays.
 """
 
 from __future__ import annotations
@@ -47,21 +51,23 @@ from bpfpin.syscall.fs import Rename
 
 
 class Recovery(Enum):
-    """What was done with a half-built set."""
+    """The outcome of a recovery; the value is a note for the user."""
 
-    NOTHING = "nothing was left"
-    UNDONE = "removed what a dead process left half-built"
-    FINISHED = "finished what a dead process had begun"
-    TURNED_BACK = "went back to what was loaded before a dead process began"
+    NOTHING = "no change was interrupted"
+    UNDONE = "rolled back a change that a killed command had not completed"
+    FINISHED = "completed a change that a killed command had begun"
+    TURNED_BACK = "went back to the previous set: a hook refused the change of a killed command"
 
 
 def is_half_done(root: Directory, name: str) -> bool:
-    """Whether a dead command left anything of set *name* for `recover`; the lock must be held."""
+    """Whether `recover` has anything to do for set *name*; the lock must be held."""
     return root.has(names.stage_name(name)) or _is_marked(root, name)
 
 
 def recover(root: Directory, name: str, reopen: Reopen) -> Recovery:
-    """Undo or finish what is half-done of set *name*; the lock must be held."""
+    """Roll an interrupted change of set *name* back or forward; the lock must be held."""
+    # The stage first: with `NAME/commit~` it is the old generation. As long as the mark is there,
+    # the next command knows that cleaning is left.
     recovery = _recover_stage(root, name, reopen)
     if not _is_marked(root, name):
         return recovery
@@ -71,7 +77,7 @@ def recover(root: Directory, name: str, reopen: Reopen) -> Recovery:
 
 
 def check_stage(root: Directory, name: str) -> bool:
-    """Whether set *name* is half-built; `UnsafePathError` if its stage is somebody else's."""
+    """Whether set *name* has a stage; `UnsafePathError` if it belongs to somebody else."""
     with suppress(PinNotFoundError), root.child(names.stage_name(name)) as stage:
         require_own(stage)
         return True
@@ -79,43 +85,46 @@ def check_stage(root: Directory, name: str) -> bool:
 
 
 def roll_forward(root: Directory, name: str, reopen: Reopen) -> None:
-    """Do what follows the commit mark: switch hooks, publish the stage, remove what it replaces.
+    """Do the steps after the commit point: switch, fold, publish, clean (4 to 9).
 
-    An error of a hook is raised after the outcome was turned to the old generation by the mark
-    `abort~`; `recover` does the rest of that.
+    If a hook refuses, `commit~` becomes `abort~` and the error is raised; `recover` does the rest.
     """
     stage = names.stage_name(name)
     with root.child(stage) as directory:
         manifest = read_manifest(directory)
-        # From either mark on nothing goes back.
+        # With either mark the hooks are switched already. Switching again would find a hook that
+        # somebody changed since, and would roll back although counts were moved.
         if not (directory.has(names.FOLDING) or directory.has(names.SWITCHED)):
             try:
                 switch(directory, manifest, reopen, root=root)
             except BpfError:
+                # One rename changes the outcome: there is no moment with both marks, or with none.
                 directory.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
                 raise
         folds.fold_all(directory)
         _publish(root, name)
-        _settle(root, directory, manifest)  # the same directory, under its new name
+        # The descriptor still refers to the directory, whose name is now NAME.
+        _settle(root, directory, manifest)
     try:
         with suppress(PinNotFoundError):
             remove_generation(root, stage, reopen)
-    except BpfError:  # the next generation holds: only cleaning is left, and that is done again
+    except BpfError:  # the next generation is published: only cleaning failed, so try it once more
         recover(root, name, reopen)
 
 
 def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
-    """Remove the directory *name* with all pins; hooks that only its programs run are left first.
+    """Remove the generation in the directory *name*, which is that of a stage.
 
-    Links are left by unpinning. A hook without one is detached if it still runs the program that
-    is pinned here: after a reload it runs the next one. *name* is that of a stage; what others
-    pinned there goes to the set's directory. What an unload put there instead of the set goes once
-    its shared names are gone, unless others pinned something in it.
+    Hooks are detached first: the kernel detaches a link when its last pin goes; a hook without a
+    link is detached here if it still runs the program that is pinned in this generation (after a
+    reload it runs the program of the next one). Pins of others move to the directory of the set.
+    The directory that an unload left in the place of the set goes once its shared names are
+    removed, unless it contains pins of others.
     """
     set_name = name.removesuffix(names.STAGE_SUFFIX)
     if _is_unloaded(root, set_name):
-        with root.child(set_name) as left:
-            shared.unshare_recorded(root, left)
+        with root.child(set_name) as remainder:
+            shared.unshare_recorded(root, remainder)
     with root.child(name) as directory:
         _detach(directory, reopen)
         remove_own(directory)
@@ -126,8 +135,8 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
 
 
 def _is_unloaded(root: Directory, name: str, *, and_empty: bool = False) -> bool:
-    with suppress(PinNotFoundError, UnsafePathError), root.child(name) as left:
-        return is_unloaded(left) and not (and_empty and left.names())
+    with suppress(PinNotFoundError, UnsafePathError), root.child(name) as directory:
+        return is_unloaded(directory) and not (and_empty and directory.names())
     return False
 
 
@@ -143,28 +152,32 @@ def _recover_stage(root: Directory, name: str, reopen: Reopen) -> Recovery:
         try:
             roll_forward(root, name, reopen)
         except BpfError:
-            if not _has_turned(root, stage):
+            if not _is_aborted(root, stage):
                 raise
-            is_aborted = True
+            is_aborted = True  # a hook refused, and `roll_forward` renamed the mark
         else:
             return Recovery.FINISHED
     if is_aborted:
-        _turn_back(root, name, reopen)
+        _roll_back(root, name, reopen)
         with root.child(stage) as directory:
-            # Before the parts that going back needs: from here on it is a stage like any other.
+            # The hooks are back. The mark goes before `previous~` and `shared~`: with the mark but
+            # without these, the next recovery could not roll back.
             directory.rmdir(names.ABORT)
     remove_generation(root, stage, reopen)
     return Recovery.TURNED_BACK if is_aborted else Recovery.UNDONE
 
 
-def _has_turned(root: Directory, stage: str) -> bool:
+def _is_aborted(root: Directory, stage: str) -> bool:
     with suppress(PinNotFoundError), root.child(stage) as directory:
         return directory.has(names.ABORT)
     return False
 
 
-def _turn_back(root: Directory, name: str, reopen: Reopen) -> None:
-    """Let the hooks run what they ran, and take shared names back that no live set has."""
+def _roll_back(root: Directory, name: str, reopen: Reopen) -> None:
+    """Undo steps 4 and 5: the hooks, then the shared names.
+
+    A shared name that the stage made is removed unless a live set has it in its manifest.
+    """
     with root.child(names.stage_name(name)) as stage:
         manifest = read_manifest(stage)
         switch_back(stage, manifest, reopen)
@@ -172,28 +185,32 @@ def _turn_back(root: Directory, name: str, reopen: Reopen) -> None:
         lasting = _shared_names(root) if manifest.outside else set()
         for pin in manifest.outside:
             if pin.path not in lasting:
-                with Map.from_pin(stage.path / names.map_pin_name(pin.map)) as held:
-                    shared.unshare(root, pin, held.id)
+                with Map.from_pin(stage.path / names.map_pin_name(pin.map)) as bpf_map:
+                    shared.unshare(root, pin, bpf_map.id)
 
 
 def _shared_names(root: Directory) -> set[str]:
-    """Return the shared names that the sets below *root* remember."""
+    """Return the shared names that the sets below *root* have in their manifests."""
     return {pin.path for pin_set in pin_sets(root.path) for pin in pin_set.outside}
 
 
 def _publish(root: Directory, name: str) -> None:
+    """Give the stage the name of the set, in one renameat2(2): readers see the old or the new set.
+
+    A first load has no set to exchange with; NOREPLACE refuses a directory made meanwhile.
+    """
     stage = names.stage_name(name)
     if not root.has(name):
         root.rename(stage, name, Rename.NOREPLACE)
         return
     with root.child(name) as directory:
         if not is_unloaded(directory):
-            _own_manifest(directory)
+            _own_manifest(directory)  # a directory that is not ours is never moved away
     root.rename(stage, name, Rename.EXCHANGE)
 
 
 def _settle(root: Directory, directory: Directory, manifest: Manifest) -> None:
-    """Let those read the maps who are to, and take the marks of the transaction away."""
+    """Set the access to the maps, and remove the marks of the transaction (step 8)."""
     if manifest.access is not None:
         set_access(directory, manifest.access)
     shared.unshare_recorded(root, directory)
@@ -203,6 +220,7 @@ def _settle(root: Directory, directory: Directory, manifest: Manifest) -> None:
     for mark in (names.FOLDING, names.SWITCHED):
         with suppress(PinNotFoundError):
             directory.rmdir(mark)
+    # Last: as long as it is there, the next command does all of this again.
     directory.rmdir(names.COMMIT)
 
 
@@ -215,21 +233,22 @@ def _is_marked(root: Directory, name: str) -> bool:
 
 
 def _detach(directory: Directory, reopen: Reopen) -> None:
-    """Leave the hooks that no link holds, as far as they run the programs pinned here."""
+    """Detach the programs of this generation from the hooks that no link holds."""
     try:
         manifest = read_manifest(directory)
-    except UnsafePathError:  # half-built: nothing runs its programs yet
+    except UnsafePathError:  # without a manifest no hook was attached by other means than a link
         return
     objects = ObjectIds.read(directory)
     for record in manifest.hooks:
         if record.held_by is HeldBy.LINK or not directory.has(names.PROGRAMS):
             continue
-        with suppress(PinNotFoundError, AttachError):  # the device is gone, the program with it
+        with suppress(PinNotFoundError, AttachError):  # the device is gone, and the program with it
             ours = _program_id(directory, record, objects)
             hook = reopen(manifest.place, record)
             try:
                 running = hook.program_id()
-                # A qdisc that was made is left without its filter by who removed it, or by a kill.
+                # Program id 0: the filter is gone (removed by hand, or by a recovery that was
+                # killed), but the clsact qdisc that this tool made for it is still there.
                 if running == ours or (running == 0 and record.made_qdisc):
                     hook.detach()
             finally:
@@ -237,7 +256,7 @@ def _detach(directory: Directory, reopen: Reopen) -> None:
 
 
 def _program_id(directory: Directory, record: HookRecord, objects: ObjectIds | None) -> int:
-    """Return the id of the set's program, also if its pin was removed or replaced by hand."""
+    """Return the id of the program, also if somebody removed or replaced its pin."""
     pin = names.program_pin_name(record.program)
     if objects is not None and pin in objects.programs:
         return objects.programs[pin]

@@ -1,8 +1,17 @@
-"""From the programs of one generation to those of the next, hook by hook and without a gap.
+"""Switches hooks from the programs of one generation to those of the next, without a gap.
 
-What a stage has under `previous~/LINK` is the program that the hook of that link runs before the
-switch; its manifest names the one that it runs after it. Each hook is moved by compare-and-swap,
-so that what somebody else attached meanwhile is never replaced, and every step may be repeated.
+This is step 5 of a change (module `transaction`), and the reverse of it for a roll-back.
+
+In a stage, `previous~/LINK` pins the program that the hook of that link runs before the switch. The
+manifest of the stage names the program that it runs afterwards, pinned in `programs~`. A hook
+without an entry in `previous~` is new and already runs the new program.
+
+Each hook is switched by compare-and-swap: the new program replaces the old one only if the hook
+runs the old one. So a program that somebody else attached meanwhile is never replaced, and every
+switch can be repeated: a hook that already runs the new program is left alone. For a link the
+kernel compares (BPF_LINK_UPDATE with BPF_F_REPLACE, EPERM for another program; Linux 5.7). For a
+netlink attachment it compares as well (IFLA_XDP_EXPECTED_FD). A filter of classic tc has no
+compare-and-swap; its program is read before and after it is replaced (docs/decisions/0012).
 """
 
 from __future__ import annotations
@@ -19,12 +28,12 @@ from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import AttachPoint, HeldBy, HookRecord, Manifest
 
 Reopen = Callable[[AttachPoint, HookRecord], HookAttachment]
-"""Opens the hook of a record that no link holds, in the namespace of its place."""
+"""Opens the hook of a record that no link holds, in the network namespace of its attach point."""
 
 
 @dataclass(frozen=True)
 class HookSwitch:
-    """A hook that is to run *new* where it runs *old*."""
+    """One open hook with the program *old* that it runs now, and *new* that replaces it."""
 
     record: HookRecord
     hook: HookAttachment
@@ -32,11 +41,11 @@ class HookSwitch:
     new: Program
 
     def forward(self) -> None:
-        """Run the new program, if the hook does not already; `ProgramChangedError` if neither."""
+        """Run the new program; `ProgramChangedError` if the hook runs neither of the two."""
         self._swap(self.new, self.old)
 
     def back(self) -> None:
-        """Run the old program again; what is neither of the two, or gone, is left as it is."""
+        """Run the old program again; a hook that runs neither, or is gone, is left as it is."""
         with suppress(ProgramChangedError, AttachError):
             self._swap(self.old, self.new)
 
@@ -46,11 +55,11 @@ class HookSwitch:
         except ProgramChangedError as error:
             running = self.hook.program_id()
             if running == wanted.id:
-                return
+                return  # an earlier attempt switched it
             if running == expected.id:
-                raise
+                raise  # the hook did not change: the kernel refused for another reason
             raise ProgramChangedError(
-                f"{self.record.hook} runs program id {running} by now, which is neither"
+                f"{self.record.hook} runs program id {running} now, which is neither"
                 f" {self.record.program} nor its predecessor (id {expected.id}); it was left alone",
                 holder=f"program id {running}",
                 hint="see who changed it: bpfpin status",
@@ -58,18 +67,20 @@ class HookSwitch:
 
 
 def switch(stage: Directory, manifest: Manifest, reopen: Reopen, *, root: Directory) -> None:
-    """Share the maps of *stage* that are to be shared, then run its programs."""
+    """Exchange and make the shared names of *stage*, then switch its hooks (steps 4 and 5)."""
+    # The names first: a program that shares a map must not run while another loader finds no map,
+    # or an old one, under the shared name (docs/decisions/0009).
     shared.exchange(root, stage)
     for pin in manifest.outside:
         shared.share(root, stage, pin)
-    for move in _moves(stage, manifest, reopen):
-        move.forward()
+    for hook in _hooks(stage, manifest, reopen):
+        hook.forward()
 
 
 def switch_back(stage: Directory, manifest: Manifest, reopen: Reopen) -> None:
-    """Run the programs again that ran before `switch`."""
-    for move in _moves(stage, manifest, reopen):
-        move.back()
+    """Undo `switch` at the hooks: each runs its previous program again."""
+    for hook in _hooks(stage, manifest, reopen):
+        hook.back()
 
 
 def open_hook(
@@ -81,13 +92,13 @@ def open_hook(
     return reopen(place, record)
 
 
-def _moves(stage: Directory, manifest: Manifest, reopen: Reopen) -> Iterator[HookSwitch]:
-    """Yield the hooks that run a program before the switch, each open while it is looked at."""
-    moved = _names_below(stage, names.PREVIOUS)
+def _hooks(stage: Directory, manifest: Manifest, reopen: Reopen) -> Iterator[HookSwitch]:
+    """Yield the hooks that have a previous program; each stays open until the next one."""
+    switched = _names_below(stage, names.PREVIOUS)
     for record in manifest.hooks:
-        if record.link in moved:
-            with _open(stage, manifest.place, record, reopen) as move:
-                yield move
+        if record.link in switched:
+            with _open(stage, manifest.place, record, reopen) as hook:
+                yield hook
 
 
 @contextmanager

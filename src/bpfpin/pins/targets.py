@@ -1,18 +1,29 @@
 """Several sets that change in one transaction: one mark decides for all of them.
 
-`bpfpin~/targets~TOKEN/` is the record of such a change. It has an empty directory for each set,
-and the mark that decides. The stage of each set names the record by the symlink `targets~`, whose
-text is the token. Tokens are random, so that no stage can be mistaken for one of a later change.
+The steps for one set are in module `transaction`; here is what differs for several. The reasons are
+in docs/decisions/0016.
 
-* No mark: nothing is decided, and every stage is undone.
-* `commit~`: all sets change. The hooks of all are switched; one that refuses turns the outcome of
-  all to the old generation (`abort~`).
-* `switched~`: the hooks of all are switched, and there is no way back.
-* `abort~`: the hooks of all run what they ran before.
+    step                                          a crash after it          the next command
+    1  mkdir bpfpin~/targets~TOKEN/, with an      the record, maybe         removes the stages,
+       empty directory for each set; then the     some stages               then the record
+       stages, each with the symlink `targets~`
+       whose text is TOKEN
+    2  mkdir targets~TOKEN/commit~                the record has `commit~`  switches all hooks
+       (the commit point of all sets)
+    3  exchange and make the shared names, and    the same                  the same; if one
+       switch the hooks, set by set                                         refuses: `abort~`
+    4  rename commit~ to switched~ in the         the record has            marks the stages
+       record: no way back from here              `switched~`
+    5  in each stage: make `switched~` and        some stages decide        marks the others
+       `commit~`, remove `targets~`               for themselves
+    6  each set: steps 6 to 9 of a change         marks of one set          rolls each forward
+    7  remove the record                          nothing
 
-Once it is decided, each stage gets the marks that say the same of this set alone, and loses the
-symlink. Then every set is finished, or undone, like a set that changes alone, and the record goes
-last. Each step may be repeated, by whoever comes next.
+`abort~` in the record, in the place of `commit~`, rolls all sets back: each stage gets `abort~`.
+
+The marks of a stage count only once its symlink `targets~` is gone: until then the record decides.
+TOKEN is random, so that an old record or stage is never taken for one of a later change. Every step
+can be repeated, by this command or by the next one.
 """
 
 from __future__ import annotations
@@ -33,7 +44,8 @@ from bpfpin.syscall.fs import Rename
 
 _TOKEN: Final = re.compile(r"[0-9a-f]{16}")
 _RECORD: Final = re.compile(re.escape(names.TARGETS) + _TOKEN.pattern)
-# What a stage is told once the outcome is decided; the last mark is the one that counts.
+# The marks that a stage gets once the outcome is decided. `switched~` comes first: with `commit~`
+# alone, recovery of that set could still roll back, while the others go on.
 _MARKS: Final = {
     Recovery.UNDONE: (),
     Recovery.FINISHED: (names.SWITCHED, names.COMMIT),
@@ -42,7 +54,7 @@ _MARKS: Final = {
 
 
 class Targets:
-    """One change of the sets *sets* below *root*; the lock must be held all the time."""
+    """One change of the sets *sets* below *root*; the caller holds the lock all the time."""
 
     def __init__(self, root: Directory, sets: Sequence[str], token: str = "") -> None:
         self._root = root
@@ -52,8 +64,8 @@ class Targets:
 
     @classmethod
     def unfinished(cls, root: Directory) -> list[Targets]:
-        """Return the changes that dead commands left below *root*."""
-        found = []
+        """Return the changes below *root* that a killed command left."""
+        changes = []
         with suppress(PinNotFoundError), root.child(names.LOCK_DIRECTORY) as parent:
             require_safe(parent)
             for entry in parent.names():
@@ -61,11 +73,11 @@ class Targets:
                     continue
                 with parent.child(entry) as record:
                     sets = [name for name in record.names() if names.is_set_name(name)]
-                found.append(cls(root, sets, entry.removeprefix(names.TARGETS)))
-        return found
+                changes.append(cls(root, sets, entry.removeprefix(names.TARGETS)))
+        return changes
 
     def begin(self) -> None:
-        """Write the record, before there is any stage."""
+        """Create the record, before any stage."""
         with self._root.child(names.LOCK_DIRECTORY) as parent:
             require_safe(parent)
             with parent.make(self._record) as record:
@@ -73,15 +85,15 @@ class Targets:
                     record.mark(name)
 
     def commit(self) -> None:
-        """Pass the point from which on the next generations of all sets are those that hold."""
+        """Pass the commit point of all sets."""
         with self._open() as record:
             record.mark(names.COMMIT)
 
     def roll_forward(self, reopen: Reopen) -> None:
-        """Do what follows the commit: switch all hooks, then publish set by set.
+        """Do the steps after the commit point: switch all hooks, then publish set by set.
 
-        The error of a hook is raised after the outcome of all was turned to the old generations;
-        `recover` does the rest of that.
+        If a hook refuses, the record gets `abort~` and the error is raised; then `recover` rolls
+        all sets back.
         """
         with self._open() as record:
             self._switch(record, reopen)
@@ -89,9 +101,9 @@ class Targets:
         self.recover(reopen)
 
     def recover(self, reopen: Reopen) -> Recovery:
-        """Undo or finish all sets, as the record says; return what became of them.
+        """Roll all sets back or forward, as the record says, and return which of the two.
 
-        The first error is raised after all sets were tried.
+        If sets cannot be recovered, the others are; then the first error is raised.
         """
         self.decide(reopen)
         for error in self.finish(reopen):
@@ -99,7 +111,7 @@ class Targets:
         return self._outcome or Recovery.NOTHING
 
     def decide(self, reopen: Reopen) -> Recovery:
-        """Decide what becomes of the sets, and let each stage say it for itself."""
+        """Decide the outcome from the record, and mark each stage accordingly."""
         if self._outcome is None:
             try:
                 with self._open() as record:
@@ -111,26 +123,27 @@ class Targets:
         return self._outcome
 
     def finish(self, reopen: Reopen) -> list[BpfError]:
-        """Undo or finish each set by its own marks; return the errors of those that refuse."""
+        """Recover each set by its own marks; return the errors of those that cannot be."""
         errors: list[BpfError] = []
         for name in self.sets:
-            if _token_of(self._root, name):  # it is in another change by now
+            if _token_of(self._root, name):  # a later change of several sets owns this stage
                 continue
             try:
                 recover.recover(self._root, name, reopen)
             except BpfError as error:
                 errors.append(error)
-        self._forget()  # of those that refuse the marks are left
+        # Also after errors: those stages have marks of their own now, which the next command reads.
+        self._remove_record()
         return errors
 
     def is_committed(self) -> bool:
-        """Whether the next generations are those that hold."""
+        """Whether the commit point is passed, so that the next generations count."""
         with suppress(PinNotFoundError), self._open() as record:
             return record.has(names.COMMIT) or record.has(names.SWITCHED)
         return False
 
-    def _forget(self) -> None:
-        """Remove the record; again does nothing."""
+    def _remove_record(self) -> None:
+        """Remove the record. Calling it again does nothing."""
         with suppress(PinNotFoundError), self._root.child(names.LOCK_DIRECTORY) as parent:
             remove_tree(parent, self._record)
 
@@ -147,6 +160,7 @@ class Targets:
             yield record
 
     def _decided(self, record: Directory, reopen: Reopen) -> Recovery:
+        """Return the outcome, after switching all hooks if they may not be switched yet."""
         if record.has(names.COMMIT):
             try:
                 self._switch(record, reopen)
@@ -158,6 +172,7 @@ class Targets:
         return Recovery.FINISHED if record.has(names.SWITCHED) else Recovery.UNDONE
 
     def _switch(self, record: Directory, reopen: Reopen) -> None:
+        """Switch the hooks of all sets, and rename the mark of the record: one call decides."""
         try:
             for name in self.sets:
                 with _own_stage(self._root, name) as stage:
@@ -169,14 +184,15 @@ class Targets:
 
 
 def recover_with_others(root: Directory, name: str, reopen: Reopen) -> Recovery:
-    """Undo or finish what is half-done of set *name*, and of the sets that change with it.
+    """Recover set *name*, and the sets that change together with it; the lock must be held.
 
-    The lock must be held. An error of another set is not raised: that set is marked by then, and
-    the next command that changes it says why it cannot be finished.
+    Changes of which no set is half-done any more are finished too: only their record is left. An
+    error of another set is not raised: its stage is marked by then, and the next command that
+    changes that set says why it cannot be recovered.
     """
     recovery = Recovery.NOTHING
     for change in Targets.unfinished(root):
-        is_half_done = any(recover.is_half_done(root, each) for each in change.sets)
+        is_half_done = any(recover.is_half_done(root, member) for member in change.sets)
         if name in change.sets or not is_half_done:
             decision = change.decide(reopen)
             change.finish(reopen)
@@ -188,17 +204,17 @@ def recover_with_others(root: Directory, name: str, reopen: Reopen) -> Recovery:
 
 
 def remove_stale_records(root: Directory, reopen: Reopen) -> list[str]:
-    """Remove the records of changes of which nothing else is left; return their names."""
+    """Remove the records of changes that are complete but for the record; return their names."""
     removed = []
     for change in Targets.unfinished(root):
-        if not any(recover.is_half_done(root, each) for each in change.sets):
+        if not any(recover.is_half_done(root, member) for member in change.sets):
             change.finish(reopen)
             removed.append(names.TARGETS + change.token)
     return removed
 
 
 def is_committed(root: Directory, stage: Directory) -> bool:
-    """Whether what is in *stage* holds, by its own mark or that of the sets it changes with."""
+    """Whether the change in *stage* is committed, by its own mark or that of a common record."""
     if stage.has(names.COMMIT):
         return True
     token = _text(stage)
@@ -206,29 +222,34 @@ def is_committed(root: Directory, stage: Directory) -> bool:
 
 
 def sets_with(root: Directory, name: str) -> tuple[str, ...]:
-    """Return the sets that change together with set *name*, itself among them."""
+    """Return the sets that change together with set *name*, including itself."""
     token = _token_of(root, name)
     changes = [change.sets for change in Targets.unfinished(root) if change.token == token]
     return changes[0] if changes else (name,)
 
 
 def _mark(root: Directory, name: str, token: str, outcome: Recovery) -> None:
-    """Let the stage of set *name* say itself what becomes of it."""
-    if _token_of(root, name) != token:  # it says so already, or there is none any more
+    """Give the stage of set *name* marks of its own, then remove its symlink to the record."""
+    if _token_of(root, name) != token:  # it is marked already, or was removed
         return
     with _own_stage(root, name) as stage:
         for mark in _MARKS[outcome]:
-            with suppress(PinExistsError):
+            with suppress(PinExistsError):  # made before a crash
                 stage.mark(mark)
+        # Last: the marks count from here on.
         stage.unlink(names.TARGETS)
 
 
 def _mark_without_record(root: Directory, name: str, token: str) -> None:
-    """Mark a stage whose record somebody removed: its hooks go back, if they were switched."""
+    """Mark a stage whose record somebody removed: it rolls back.
+
+    Nobody knows any more whether its hooks were switched. Rolling back is right in both cases, for
+    the hooks go back by compare-and-swap.
+    """
     with _own_stage(root, name) as stage:
         try:
             read_manifest(stage)
-        except UnsafePathError:  # it was never finished, so no hook was switched
+        except UnsafePathError:  # without a manifest it was never committed: no hook was switched
             outcome = Recovery.UNDONE
         else:
             outcome = Recovery.TURNED_BACK
@@ -236,13 +257,14 @@ def _mark_without_record(root: Directory, name: str, token: str) -> None:
 
 
 def _token_of(root: Directory, name: str) -> str:
-    """Return the token that the stage of set *name* has, "" without one."""
+    """Return the token in the stage of set *name*, "" if it has none."""
     with suppress(PinNotFoundError, UnsafePathError), _own_stage(root, name) as stage:
         return _text(stage)
     return ""
 
 
 def _text(stage: Directory) -> str:
+    """Return the token in *stage*; a text of another form is none, for it becomes a path."""
     with suppress(BpfError):
         text = stage.read_text(names.TARGETS)
         return text if _TOKEN.fullmatch(text) else ""

@@ -1,9 +1,55 @@
-"""The next generation of a pin set: built aside, then published by one rename.
+"""The transaction that replaces a pin set: built beside the live set, published by one rename.
 
-A set changes in six steps, and every command that finds them half-done does the same with them:
-build `NAME~stage`, `mkdir NAME~stage/commit~` (the commit point), switch the hooks, fold old maps
-into new ones, exchange the names, clean. Before the commit point everything is undone, after it
-everything is finished: by us, or by `recover` in the next command of a dead process's set.
+The live set is the directory `NAME` below the pin root. Its next generation is built in the
+directory `NAME~stage`. The caller holds the lock of the pin root (flock(2) on `bpfpin~`) from
+before crash recovery until the end. Marker directories and symlinks in the two directories say how
+far a change came, because bpffs stores nothing else (docs/decisions/0003).
+
+    step                                  a crash after it leaves        the next command
+    1  mkdir NAME~stage, its folders,     NAME~stage without a mark      rolls back: removes
+       pins in it, `manifest~`                                           the stage
+    2  link the pins of others into it    the same                       rolls back
+    3  mkdir NAME~stage/commit~           NAME~stage/commit~             rolls forward: does
+       (the commit point)                                                steps 4 to 8
+    4  exchange and make shared names     the same                       rolls forward
+    5  switch the hooks                   the same                       rolls forward, or back if
+                                                                         a hook refuses
+    6  mkdir NAME~stage/folding~, fold    NAME~stage/folding~ too        rolls forward only
+       old maps into new ones
+    7  exchange NAME and NAME~stage       NAME/commit~, and the old      removes the old generation,
+       (the publication)                  generation in NAME~stage       does step 8
+    8  set access, remove shared names,   the same                       the same
+       `previous~`, other marks, and
+       last NAME/commit~
+    9  remove NAME~stage (the old one)    NAME~stage without a mark      removes it
+
+The order follows from which steps can be undone. Everything before step 3 is invisible to readers
+and is undone by removing the stage. New links are attached in step 1, and the kernel detaches them
+when their pins in the stage go. A new filter of classic tc has no pin: it is created after the
+manifest that records it (docs/decisions/0012). Step 4 comes before step 5 so that the new programs
+never run without the shared names of their maps. Steps 4 and 5 are compare-and-swap and can be
+undone. Step 6 cannot: counts that were moved cannot be told from new ones, so it comes after the
+last step that may fail for good. Step 7 comes after it so that a reader finds either the old maps,
+or the new ones complete. Step 9 is last because the old generation holds the references to maps and
+programs.
+
+If a hook refuses in step 5 (somebody else replaced its program, or its device is gone), `commit~`
+is renamed to `abort~`: the hooks and the shared names go back, `abort~` is removed, and then the
+stage. A crash in between leaves NAME~stage/abort~, and the next command does the rest.
+
+Several sets change together if one mark decides for all of them (module `targets`). Steps 3 to 8
+are in `recover.roll_forward`, so that this command and the next one run the same code.
+
+An unload has one step: `remove` renames NAME to NAME~stage, which then is a stage without a mark.
+
+What the markers and folders in a generation mean:
+
+* `objects~`: which objects this tool pinned here, written before each pin (module `ownership`).
+* `previous~`: the programs that the hooks run until step 5 (module `switch`).
+* `folds~`: old maps and the programs that move their contents (module `folds`).
+* `shared~`, `unshared~`: shared names to exchange, and to remove (module `shared`).
+* `targets~`, `switched~`: the set changes together with others (module `targets`).
+* `confirm~`: the change is on trial (module `trial`).
 """
 
 from __future__ import annotations
@@ -36,25 +82,26 @@ from bpfpin.syscall.signals import signals_deferred
 if TYPE_CHECKING:
     from bpfpin.migration.fold import FoldPrograms
 
+# For the directories, the link and the programs that a roll-back has open at the same time.
 _RESERVED: Final = 12
 
 
 class Pinnable(Protocol):
-    """What can be pinned: a map, a program, a link."""
+    """An object that can be pinned: a map, a program or a link."""
 
     @property
     def id(self) -> int:
         """The id of the object."""
 
     def pin(self, path: str | Path) -> None:
-        """Give it the name *path* in bpffs."""
+        """Pin the object at *path* in a bpffs."""
 
 
 class _Reserve(Closing):
-    """Descriptors that are held for crash recovery.
+    """File descriptors reserved for the roll-back.
 
-    A change that fails because there are none left can still be undone then. It fails before it
-    begins if there are not even these.
+    If a change fails because the process has no descriptor left (EMFILE), closing these makes room
+    to undo it. If they cannot be reserved, the change fails before it begins.
     """
 
     def __init__(self, root: Directory) -> None:
@@ -67,18 +114,20 @@ class _Reserve(Closing):
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """Let them go; again does nothing."""
+        """Close the descriptors. Calling it again does nothing."""
         self._opened.close()
 
 
 class Stage(Closing):
-    """A generation that is being built; nothing in it is seen before it is published."""
+    """A generation that is being built; readers do not see it before it is published."""
 
     def __init__(self, root: Directory, name: str, *, targets: str = "") -> None:
-        """Make the stage of set *name*; *targets* is the token of a change of several sets."""
+        """Create the stage of set *name*; *targets* is the token of a change of several sets."""
         self._root = root
         with ExitStack() as stack:
             self._directory = stack.enter_context(root.make(names.stage_name(name)))
+            # First, so that no stage of several is ever without the token: recovery would take it
+            # for the stage of a set that changes alone, and remove it after their common commit.
             if targets:
                 self._directory.write_text(names.TARGETS, targets)
             for folder in (names.OBJECTS, names.PROGRAMS, names.LINKS, names.LAYOUTS):
@@ -90,35 +139,47 @@ class Stage(Closing):
             self._opened = stack.pop_all()
 
     def close(self) -> None:
-        """Close the directories; what is in them stays."""
+        """Close the directories; their entries stay."""
         self._opened.close()
 
     def pin_map(
-        self, name: str, held: Pinnable, *, key: TypeRef | None = None, value: TypeRef | None = None
+        self,
+        name: str,
+        bpf_map: Pinnable,
+        *,
+        key: TypeRef | None = None,
+        value: TypeRef | None = None,
     ) -> None:
-        """Pin a map under its whole name, and keep its types beside it."""
+        """Pin a map under its full name, and store the types of its key and value in `layouts~`."""
         pin = names.map_pin_name(name)
-        record_object(self._directory, "", pin, held.id)
-        held.pin(self._directory.pin_path(pin))
+        # Recorded first, here and below: after a crash between the two, the record names an object
+        # without a pin, which is harmless. A pin without a record would count as somebody else's,
+        # and would never be removed.
+        record_object(self._directory, "", pin, bpf_map.id)
+        bpf_map.pin(self._directory.pin_path(pin))
         self._write_types(name, shared.write_types(self._layouts, name, key=key, value=value))
 
     def keep_map(
         self,
         name: str,
         live: Directory,
-        held: Pinnable | None = None,
+        bpf_map: Pinnable | None = None,
         *,
         key: TypeRef | None = None,
         value: TypeRef | None = None,
     ) -> None:
-        """Give a map of the live generation to this one too, and the types as they are now.
+        """Keep a map of the live generation: link its pin into this one, and store its types.
 
-        *held* is the map, which is pinned anew where its pin was removed or replaced by hand; None:
-        what is pinned there. *key* and *value* are those of the new object, which may know more
-        names for the values of an enumeration; where it has none, those that are kept stay.
+        Args:
+            name: The full name of the map.
+            live: The directory of the live generation.
+            bpf_map: The map, which is pinned again if somebody removed or replaced its pin; None:
+                the map that is pinned there.
+            key: The type of the key in the new object; None: the stored one is kept.
+            value: The same of the value. The new object may know more enumerators than the old one.
         """
         pin = names.map_pin_name(name)
-        self._keep("", live, pin, held)
+        self._keep("", live, pin, bpf_map)
         before = NO_TYPES
         with suppress(PinNotFoundError), live.child(names.LAYOUTS) as kept:
             if value is None and (parts := shared.link_types(self._layouts, kept, name)):
@@ -129,50 +190,69 @@ class Stage(Closing):
         self._write_types(name, parts)
 
     def _write_types(self, name: str, parts: int) -> None:
-        """Write down that the types of map *name* are stored in so many symlinks."""
+        """Record that the types of map *name* are stored in *parts* symlinks."""
         if parts:
             record_object(self._directory, names.LAYOUTS, names.map_pin_name(name), parts)
 
-    def pin_program(self, name: str, held: Pinnable) -> None:
-        """Pin a program."""
+    def pin_program(self, name: str, program: Pinnable) -> None:
+        """Pin a program in `programs~`."""
         pin = names.program_pin_name(name)
-        record_object(self._directory, names.PROGRAMS, pin, held.id)
-        held.pin(self._programs.pin_path(pin))
+        record_object(self._directory, names.PROGRAMS, pin, program.id)
+        program.pin(self._programs.pin_path(pin))
 
-    def pin_link(self, name: str, held: Pinnable) -> None:
-        """Pin a link under the name that `names.link_pin_name` gave; from here on it is kept."""
-        record_object(self._directory, names.LINKS, name, held.id)
-        held.pin(self._links.pin_path(name))
+    def pin_link(self, name: str, link: Pinnable) -> None:
+        """Pin a link in `links~` as *name*, which comes from `names.link_pin_name`.
+
+        From here on the link outlives the process: the pin keeps the program attached.
+        """
+        record_object(self._directory, names.LINKS, name, link.id)
+        link.pin(self._links.pin_path(name))
 
     def keep_link(
-        self, name: str, live: Directory, held: Pinnable | None = None, *, new_name: str = ""
+        self, name: str, live: Directory, link: Pinnable | None = None, *, new_name: str = ""
     ) -> None:
-        """Give a link of the live generation to this one too, under *new_name* if it has one.
+        """Keep a link of the live generation: link its pin into this one.
 
-        *held* is the link, which is pinned anew where its pin was removed or replaced by hand.
+        Args:
+            name: The name of the pin in `links~` of the live generation.
+            live: The directory of the live generation.
+            link: The link, which is pinned again if somebody removed or replaced its pin.
+            new_name: The name of the pin in this generation, if it is another one.
         """
-        with suppress(PinNotFoundError), live.child(names.LINKS) as kept:
-            self._keep(names.LINKS, kept, name, held, as_name=new_name)
+        with suppress(PinNotFoundError), live.child(names.LINKS) as live_links:
+            self._keep(names.LINKS, live_links, name, link, as_name=new_name)
             return
-        if held is not None:
-            self.pin_link(new_name or name, held)
+        if link is not None:
+            self.pin_link(new_name or name, link)
 
     def _keep(
-        self, folder: str, source: Directory, name: str, held: Pinnable | None, *, as_name: str = ""
+        self,
+        folder: str,
+        source: Directory,
+        name: str,
+        pinnable: Pinnable | None,
+        *,
+        as_name: str = "",
     ) -> None:
-        """Link the pin *name* of *source* as *as_name*, or pin *held* if it is no pin of that."""
-        new_name, there = as_name or name, _id_at(source, name)
+        """Link the pin *name* of *source* as *as_name*, or pin *pinnable* if it is not pinned so.
+
+        A hard link (link(2)) keeps owner, group and mode of the pin, which a new pin would not.
+        """
+        new_name, pinned_id = as_name or name, _id_at(source, name)
         target = self._links if folder else self._directory
-        if held is not None and held.id != there:
-            record_object(self._directory, folder, new_name, held.id)
-            held.pin(target.pin_path(new_name))
+        if pinnable is not None and pinnable.id != pinned_id:
+            record_object(self._directory, folder, new_name, pinnable.id)
+            pinnable.pin(target.pin_path(new_name))
             return
-        if there is not None:
-            record_object(self._directory, folder, new_name, there)
+        if pinned_id is not None:
+            record_object(self._directory, folder, new_name, pinned_id)
         target.link_from(source, name, new_name)
 
     def pin_previous(self, link: str, program: Pinnable) -> None:
-        """Say which program the hook of *link* runs until it is switched."""
+        """Pin the program that the hook of *link* runs until it is switched, in `previous~`.
+
+        The switch expects this program at the hook, and a roll-back attaches it again.
+        """
         with suppress(PinExistsError):
             self._directory.mark(names.PREVIOUS)
         record_object(self._directory, names.PREVIOUS, link, program.id)
@@ -180,66 +260,73 @@ class Stage(Closing):
             program.pin(previous.pin_path(link))
 
     def pin_folding(self, name: str, folding: FoldPrograms) -> None:
-        """Keep what moves the contents of an old map into map *name*, which is done on publishing.
+        """Pin an old map and the programs that move its contents into map *name*, in `folds~`.
 
-        A map may have several.
+        They run after the switch of the hooks (step 6). A map may have several folds: those of an
+        earlier migration that found no room come over as well.
         """
         with suppress(PinExistsError):
             self._directory.mark(names.FOLDS)
         folds.pin(self._directory, names.map_pin_name(name), folding)
 
     def keep_foldings(self, name: str, live: Directory) -> None:
-        """Give the foldings of the live generation that found no room to this one too."""
+        """Keep the folds of the live generation that found no room in map *name*."""
         folds.keep(self._directory, live, names.map_pin_name(name))
 
     def exchange_shared(self, pin: OutsidePin, *, old: Map, new: Map) -> None:
-        """Let the shared name *pin*, which holds *old*, hold *new* when the hooks are switched."""
+        """Prepare that the shared name *pin* changes from map *old* to map *new* in step 4."""
         shared.prepare_exchange(self._root, self._directory, pin, old=old, new=new)
 
     def unshare(self, pin: OutsidePin, map_id: int) -> None:
-        """Let the shared name *pin* of map *map_id* go once this generation holds."""
+        """Record that the shared name *pin* of map *map_id* is removed in step 8."""
         shared.record_unshare(self._directory, pin, map_id)
 
     def set_access(self, access: Access) -> None:
-        """Let those open the maps, before they are seen, who are to; for maps pinned until now."""
+        """Set group and mode of the maps that are pinned so far, before readers see them."""
         set_access(self._directory, access)
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Store the manifest; the last thing before the commit. What cannot be read back is not."""
+        """Store the manifest, as the last entry before the commit.
+
+        A manifest that cannot be parsed again is not written: `ValueError`.
+        """
         text = manifest.to_text()
+        # A set with a manifest that does not parse is foreign: nobody could unload it.
         Manifest.parse(text)
         self._directory.write_text(names.MANIFEST, text)
 
     def link_foreign(self, live: Directory) -> None:
-        """Give the names that others have in the live generation to this one too."""
+        """Link the pins of others in the live generation into this one (step 2)."""
         link_foreign(live, self._directory)
 
     def commit(self) -> None:
-        """Pass the point from which on the next generation is the one that holds."""
+        """Pass the commit point (step 3): from here on the change is completed."""
+        # mkdir(2) either creates the name or does not: one system call decides.
         self._directory.mark(names.COMMIT)
 
 
 @contextmanager
 def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stage]:
-    """Build set *name*'s next generation in the block and publish it at its end.
+    """Build the next generation of set *name* in the block, and publish it at the end.
 
-    The lock must be held and `recover` done. Any exception, Ctrl-C and SIGTERM (if it raises)
-    included, leaves the old state when it comes before the commit. After it the new state holds,
-    and a step that failed is done again; but a hook that cannot be switched, for somebody else
-    changed it or its device is gone, brings the old state back and is raised.
+    The caller holds the lock and has run `recover`. An exception before the commit (Ctrl-C, and
+    SIGTERM if it raises, included) rolls back and is raised. After the commit, a step that failed
+    is done once more, and if that succeeds, nothing is raised. A hook that cannot be switched,
+    because somebody else changed it or its device is gone, rolls back and is raised.
     """
     reserve = _Reserve(root)
     try:
         with Stage(root, name) as stage:
             yield stage
             with signals_deferred():
-                _keep_foreign(root, name, stage)
+                _link_foreign(root, name, stage)
                 stage.commit()
                 roll_forward(root, name, reopen)
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too
         reserve.close()
         with signals_deferred():
             recovery = recover(root, name, reopen)
+        # FINISHED: the requested state holds, so the command succeeded. Ctrl-C is raised anyway.
         if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
             raise
     finally:
@@ -250,10 +337,10 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
 def next_generations(
     root: Directory, set_names: Sequence[str], reopen: Reopen
 ) -> Iterator[list[Stage]]:
-    """Do what `next_generation` does for several sets, of which all change or none does.
+    """Build and publish the next generations of several sets, all of them or none.
 
-    The commit is one mark for all of them; a hook that cannot be switched brings the old state of
-    all sets back.
+    One mark is the commit point of all (module `targets`). A hook that cannot be switched rolls all
+    sets back. One set alone is changed as `next_generation` does it, with the same system calls.
     """
     if len(set_names) == 1:
         with next_generation(root, set_names[0], reopen) as stage:
@@ -270,7 +357,7 @@ def next_generations(
             yield stages
             with signals_deferred():
                 for name, stage in zip(set_names, stages, strict=True):
-                    _keep_foreign(root, name, stage)
+                    _link_foreign(root, name, stage)
                 change.commit()
                 change.roll_forward(reopen)
     except BaseException as error:
@@ -286,18 +373,24 @@ def next_generations(
 def remove(
     root: Directory, name: str, reopen: Reopen, unshared: Mapping[OutsidePin, int] | None = None
 ) -> None:
-    """Remove set *name*, its links first: one rename takes it away, what follows is cleaning.
+    """Remove set *name*: one rename takes it away, and the rest is cleaning, its links first.
 
-    The shared names *unshared* go with it, if they hold the maps of these ids. If others pinned
-    something in its directory, one that has nothing but that takes its place.
+    If others pinned something in the directory of the set, or shared names are to be removed, the
+    set is exchanged with a directory that contains just that.
+
+    Args:
+        root: The pin root, whose lock the caller holds.
+        name: The directory of the set.
+        reopen: Opens a hook that no link holds.
+        unshared: The shared names to remove, each with the id of the map that it must hold.
     """
     stage = names.stage_name(name)
-    is_begun = False
+    is_begun = False  # after the rename the set is gone, and a failure is only one of cleaning
     reserve = _Reserve(root)
     try:
         with signals_deferred():
-            is_left = _leave(root, name, unshared or {})
-            flags = Rename.EXCHANGE if is_left else Rename.NOREPLACE
+            has_remainder = _make_remainder(root, name, unshared or {})
+            flags = Rename.EXCHANGE if has_remainder else Rename.NOREPLACE
             root.rename(name, stage, flags)
             is_begun = True
             remove_generation(root, stage, reopen)
@@ -311,39 +404,46 @@ def remove(
         reserve.close()
 
 
-def _keep_foreign(root: Directory, name: str, stage: Stage) -> None:
+def _link_foreign(root: Directory, name: str, stage: Stage) -> None:
     with suppress(PinNotFoundError), root.child(name) as live:
         stage.link_foreign(live)
 
 
-def _leave(root: Directory, name: str, unshared: Mapping[OutsidePin, int]) -> bool:
-    """Make the stage that takes the place of set *name* when it is removed; False if none need.
+def _make_remainder(root: Directory, name: str, unshared: Mapping[OutsidePin, int]) -> bool:
+    """Create the directory that replaces set *name* on its removal; False if none is needed.
 
-    It has nothing in it but what others pinned, and which shared names go.
+    It contains the pins of others, and which shared names are to be removed. Its sticky bit tells
+    it from a stage and from a set (`ownership.UNLOADED_MODE`).
     """
     with root.child(name) as live:
         if not unshared and not foreign_entries(live):
             return False
         stage, mode = names.stage_name(name), stat.S_IMODE(live.status.st_mode)
         root.mark(stage, mode | UNLOADED_MODE)
-        with root.child(stage) as left:
-            link_foreign(live, left)
+        with root.child(stage) as remainder:
+            link_foreign(live, remainder)
             for pin, map_id in unshared.items():
-                shared.record_unshare(left, pin, map_id)
+                shared.record_unshare(remainder, pin, map_id)
     return True
 
 
 def _id_at(directory: Directory, pin: str) -> int | None:
+    """Return the id of the object that is pinned as *pin*, None if none is."""
     with suppress(PinNotFoundError):
-        # No symlink may be followed, and no directory can be opened.
+        # BPF_OBJ_GET follows symlinks (bpf_obj_do_get() of kernel/bpf/inode.c looks up with
+        # LOOKUP_FOLLOW), and refuses a directory (EACCES): only a regular file is opened.
         is_pin = stat.S_ISREG(directory.stat(pin).st_mode)
-        there = identity(directory.pin_path(pin)) if is_pin else None
-        return there[1] if there else None
+        pinned = identity(directory.pin_path(pin)) if is_pin else None
+        return pinned[1] if pinned else None
     return None
 
 
 def _require_exchange(stage: Directory) -> None:
-    """Ask the kernel, with two empty directories, whether bpffs can exchange names."""
+    """Raise `NotSupportedError` if bpffs cannot exchange names; try it with two empty folders.
+
+    bpffs renames by simple_rename() of fs/libfs.c, which takes RENAME_EXCHANGE since Linux 5.16 and
+    answers EINVAL before. Trying it here refuses such a kernel before anything is attached.
+    """
     try:
         stage.rename(names.PROGRAMS, names.LINKS, Rename.EXCHANGE)
     except NotSupportedError as error:
