@@ -148,7 +148,7 @@ def test_a_link_that_somebody_changed_meanwhile_turns_the_outcome_to_the_old_set
         with Link.from_pin(before.links["xdp"]) as link:
             link.update(other)
 
-    with pytest.raises(ProgramChangedError, match=f"runs program id {other.id} by now"):
+    with pytest.raises(ProgramChangedError, match=f"runs program id {other.id} now"):
         publish(root, following, meanwhile)
 
     assert running(root) == other.id

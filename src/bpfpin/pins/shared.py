@@ -1,12 +1,24 @@
-"""Pins outside of the set: the names under which an object asks its maps to be shared.
+"""Shared names of maps (pins outside of the set), access to the maps, and their stored types.
 
-Where such a name is to hold another map, the stage has what is needed to exchange it and to take
-that back, below `shared~`: `MAP` is the pin that changes places with the shared name, `MAP~old` the
-map that the name holds before, and `MAP~path` a symlink whose text is where the name is.
+**Shared names.** An object can ask to share a map with others under a name outside of the set
+(libbpf's pinning by name, iproute2's directories). Module `transaction` shows when they change:
 
-Where such a name is to go, the generation that takes the place of its set's has a symlink `MAP`
-below `unshared~`, whose text is the id of the map and the path of the name. It is removed after the
-commit, by the command itself or by crash recovery.
+* A new shared name is made after the commit point, before the hooks are switched (step 4): `share`.
+* If a shared name changes to another map, `shared~` of the stage keeps all that the exchange and
+  its reversal need: `MAP` is a pin of the new map that is exchanged with the shared name in one
+  renameat2(2), `MAP~old` pins the old map, and the text of the symlink `MAP~path` is the path of
+  the name. `MAP~path` is made last: without it the exchange does not count. After the exchange,
+  `MAP` is the old pin with its owner and mode, so that a roll-back restores exactly that pin.
+* If a shared name is to be removed, the next generation has a symlink `MAP` in `unshared~`, whose
+  text is the id of the map and the path of the name. The name is removed in step 8, if it still
+  holds that map. After a crash, recovery does it.
+
+All of this can be repeated. A name that holds another map than expected is never touched.
+
+**Access.** `set_access` gives a group or others access to the pins of the maps.
+
+**Types.** `layouts~` keeps the types of each map's key and value as BTF beside its pin, for readers
+that cannot query BTF by id. The form is that of `objects.maps.layouts`.
 """
 
 from __future__ import annotations
@@ -32,49 +44,49 @@ from bpfpin.pins.ownership import GenerationEntry, ownership_of
 
 _OLD: Final = "~old"
 _PATH: Final = "~path"
-CHUNK_SIZE: Final = TEXT_SIZE_MAX // 4 * 4  # so that each text is base64 by itself
+CHUNK_SIZE: Final = TEXT_SIZE_MAX // 4 * 4  # each chunk is valid base64 by itself
 
 
 def prepare_exchange(
     root: Directory, stage: Directory, pin: OutsidePin, *, old: Map, new: Map
 ) -> None:
-    """Keep in *stage* what lets the shared name hold *new* where it holds *old*.
+    """Store in *stage* what the exchange of a shared name from map *old* to map *new* needs.
 
-    The new pin may be opened by whom the old one may. `PinNotFoundError` if the name is gone.
+    The new pin gets group and mode of the old one. `PinNotFoundError` if the name is gone.
     """
     part, name = names.map_pin_name(pin.map), pin.below(root.path).name
     with suppress(PinExistsError):
         stage.mark(names.SHARED)
     with stage.child(names.SHARED) as shared, _parent(root, pin, makes=False) as parent:
-        there = parent.stat(name)
+        existing = parent.stat(name)
         new.pin(shared.pin_path(part))
-        if shared.stat(part).st_gid != there.st_gid:
-            shared.chown_group(part, there.st_gid)
-        shared.chmod(part, stat.S_IMODE(there.st_mode))
+        if shared.stat(part).st_gid != existing.st_gid:
+            shared.chown_group(part, existing.st_gid)
+        shared.chmod(part, stat.S_IMODE(existing.st_mode))
         old.pin(shared.pin_path(f"{part}{_OLD}"))
-        # Last: an exchange counts by its path.
+        # Last: with the path the exchange is complete, and counts.
         shared.write_text(f"{part}{_PATH}", pin.path)
 
 
 def exchange(root: Directory, stage: Directory) -> None:
-    """Let the shared names that *stage* is to exchange hold their new maps; again does nothing.
+    """Exchange the shared names that *stage* records to their new maps. Idempotent.
 
-    `PinExistsError` if a name holds neither the old map nor the new one by now.
+    `PinExistsError` if a name now holds neither the old map nor the new one.
     """
-    for each in _exchanges(root, stage):
-        each.forward()
+    for shared_name in _exchanges(root, stage):
+        shared_name.forward()
 
 
 def exchange_back(root: Directory, stage: Directory) -> None:
-    """Let the shared names hold what they held before `exchange`; again does nothing."""
-    for each in _exchanges(root, stage):
-        each.back()
+    """Undo `exchange`: the shared names hold their old maps again. Idempotent."""
+    for shared_name in _exchanges(root, stage):
+        shared_name.back()
 
 
 def is_exchanged(stage: Path, name: Path) -> bool:
-    """Whether the generation at *stage* gives the shared name *name* another map.
+    """Whether the generation at *stage* exchanges the shared name *name* to another map.
 
-    *name* is a path below the pin root. `OSError` for who may not look.
+    *name* is a path below the pin root. `OSError` if this user may not read the directory.
     """
     return any(
         entry.name.endswith(_PATH) and entry.readlink() == name
@@ -84,7 +96,7 @@ def is_exchanged(stage: Path, name: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Exchange:
-    """One shared name that is to hold another map; *shared* is `shared~` of the stage."""
+    """One shared name that changes to another map; *shared* is the open `shared~` of the stage."""
 
     root: Directory
     shared: Directory
@@ -93,26 +105,29 @@ class _Exchange:
 
     def forward(self) -> None:
         path, old, new = self.pin.below(self.root.path), self._old_id(), self._new_id()
-        there = _map_id(path)
-        if there in (None, new):  # gone: made anew where the set makes its shared names
+        current = _map_id(path)
+        if current in (None, new):  # if the name is gone, `share` makes it again
             return
-        if there == old:
+        if current == old:
             self._exchange(self.part)
+            # An exchange has no expected value: look afterwards what was there, and undo it if
+            # somebody replaced the pin between the look and the exchange.
             if _map_id(self.shared.path / self.part) == old:
                 return
-            self._exchange(self.part)  # somebody put another map there in between
+            self._exchange(self.part)
         raise PinExistsError(
-            f"{path} holds map id {_map_id(path)} by now, made by somebody else meanwhile",
+            f"{path} holds map id {_map_id(path)} now, made by somebody else meanwhile",
             path=str(path),
-            hint="load again: that map is used then, if it fits",
+            hint="load again: the load then uses that map, if it fits",
         )
 
     def back(self) -> None:
         if _map_id(self.pin.below(self.root.path)) != self._new_id():
             return
-        # The pin that was there, with its owner and mode, if it changed places; else a new one.
-        is_there = _map_id(self.shared.path / self.part) == self._old_id()
-        self._exchange(self.part if is_there else f"{self.part}{_OLD}")
+        # The original pin, with its owner and mode, if it was exchanged; else the new pin of the
+        # old map (the name was gone, and `share` made it for the new map).
+        is_exchanged = _map_id(self.shared.path / self.part) == self._old_id()
+        self._exchange(self.part if is_exchanged else f"{self.part}{_OLD}")
 
     def _exchange(self, part: str) -> None:
         with _parent(self.root, self.pin, makes=False) as parent:
@@ -135,43 +150,44 @@ def _exchanges(root: Directory, stage: Directory) -> Iterator[_Exchange]:
 
 
 def _map_id(path: Path) -> int | None:
-    """Return which map is pinned at *path*, None if nothing or something else is."""
-    with suppress(PinError), Map.from_pin(path, read_only=True) as held:
-        return held.id
+    """Return the id of the map that is pinned at *path*, None if no map is."""
+    with suppress(PinError), Map.from_pin(path, read_only=True) as bpf_map:
+        return bpf_map.id
     return None
 
 
 def share(root: Directory, owner: Directory, pin: OutsidePin) -> None:
-    """Give the map of the set in *owner* its shared name as well; again does nothing.
+    """Pin the map of the set in *owner* under its shared name too. Idempotent.
 
-    `PinExistsError` if that name holds another map by now: two maps would be used where one was
-    meant.
+    `PinExistsError` if that name now holds another map: programs would use two maps where the
+    object asks for one.
     """
     source, path = owner.path / names.map_pin_name(pin.map), pin.below(root.path)
-    with Map.from_pin(source) as held:
+    with Map.from_pin(source) as bpf_map:
+        # BPF_OBJ_PIN never replaces a name (EEXIST), so the name is claimed in one call.
         with suppress(PinExistsError), _parent(root, pin, makes=True) as parent:
-            held.pin(parent.pin_path(path.name))
+            bpf_map.pin(parent.pin_path(path.name))
             return
-        with Map.from_pin(path) as there:
-            if there.id == held.id:
+        with Map.from_pin(path) as pinned:
+            if pinned.id == bpf_map.id:
                 return
             raise PinExistsError(
-                f"{path} holds map id {there.id} by now, made by somebody else meanwhile",
+                f"{path} holds map id {pinned.id} now, made by somebody else meanwhile",
                 path=str(path),
-                hint="load again: that map is used then, if it fits",
+                hint="load again: the load then uses that map, if it fits",
             )
 
 
 def holds(root: Path, pin: OutsidePin, map_id: int) -> bool:
-    """Whether the shared name holds just that map; it does not if it is gone or no map's.
+    """Whether the shared name holds map *map_id*; False if it is gone or holds another object.
 
-    Any other error is raised: what cannot be asked is no answer.
+    Other errors are raised, because they leave the question open.
     """
     return _map_id(pin.below(root)) == map_id
 
 
 def unshare(root: Directory, pin: OutsidePin, map_id: int) -> bool:
-    """Remove the shared name if it still holds map *map_id*; say whether it was removed."""
+    """Remove the shared name if it still holds map *map_id*; return whether it was removed."""
     if not holds(root.path, pin, map_id):
         return False
     with suppress(PinNotFoundError), _parent(root, pin, makes=False) as parent:
@@ -181,29 +197,29 @@ def unshare(root: Directory, pin: OutsidePin, map_id: int) -> bool:
 
 
 def record_unshare(stage: Directory, pin: OutsidePin, map_id: int) -> None:
-    """Write down in *stage* that the shared name of map *map_id* goes once the stage holds."""
+    """Record in *stage* that the shared name of map *map_id* is removed in step 8."""
     with suppress(PinExistsError):
         stage.mark(names.UNSHARED)
-    with stage.child(names.UNSHARED) as given_up:
-        given_up.write_text(names.map_pin_name(pin.map), f"{map_id} {pin.path}")
+    with stage.child(names.UNSHARED) as unshared:
+        unshared.write_text(names.map_pin_name(pin.map), f"{map_id} {pin.path}")
 
 
 def unshare_recorded(root: Directory, directory: Directory) -> None:
-    """Remove the shared names that a generation which holds gives up; again does nothing."""
+    """Remove the shared names that a published generation records for that. Idempotent."""
     try:
-        given_up = directory.child(names.UNSHARED)
+        unshared = directory.child(names.UNSHARED)
     except PinNotFoundError:
         return
-    with given_up:
-        for part in given_up.names():
-            map_id, _, path = given_up.read_text(part).partition(" ")
+    with unshared:
+        for part in unshared.names():
+            map_id, _, path = unshared.read_text(part).partition(" ")
             unshare(root, OutsidePin(names.decode(part), path), int(map_id))
     remove_tree(directory, names.UNSHARED)
 
 
 @contextmanager
 def _parent(root: Directory, pin: OutsidePin, *, makes: bool) -> Iterator[Directory]:
-    """Open the directory that the shared name is in, below directories that only we may change."""
+    """Open the directory of the shared name; only this user and root may write any on the way."""
     directory = root
     with ExitStack() as opened:
         for part in pin.path.split("/")[:-1]:
@@ -215,13 +231,10 @@ def _parent(root: Directory, pin: OutsidePin, *, makes: bool) -> Iterator[Direct
         yield directory
 
 
-# Who else may open the maps of a set: its group and mode, and the directories on the way.
-
-
 def set_access(directory: Directory, access: Access) -> None:
-    """Let those open the maps in *directory* whom *access* names; what is so already stays.
+    """Set group and mode of the maps in *directory*, and of the directories that readers need.
 
-    Pins of others in it stay as they are.
+    Pins that already match, and pins of others, are left alone.
     """
     owner = ownership_of(directory)
     for name, kind in directory.kinds().items():
@@ -235,28 +248,28 @@ def set_access(directory: Directory, access: Access) -> None:
 
 def set_map_access(directory: Directory, pin: str, access: Access) -> None:
     """Set group and mode of one pin."""
-    there = directory.stat(pin)
-    if access.gid is not None and there.st_gid != access.gid:
+    status = directory.stat(pin)
+    if access.gid is not None and status.st_gid != access.gid:
         directory.chown_group(pin, access.gid)
-    if stat.S_IMODE(there.st_mode) != access.mode:
+    if stat.S_IMODE(status.st_mode) != access.mode:
         directory.chmod(pin, access.mode)
 
 
 def _open_directory(directory: Directory, access: Access) -> None:
-    there = directory.status
-    if access.gid is not None and there.st_gid != access.gid:
+    status = directory.status
+    if access.gid is not None and status.st_gid != access.gid:
         os.fchown(directory.fileno(), -1, access.gid)
-    if stat.S_IMODE(there.st_mode) != access.directory_mode:
+    if stat.S_IMODE(status.st_mode) != access.directory_mode:
         os.fchmod(directory.fileno(), access.directory_mode)
-
-
-# Keeps the types of a map's key and value beside its pin; `objects.layouts` knows their form.
 
 
 def write_types(
     directory: Directory, name: str, *, key: TypeRef | None, value: TypeRef | None
 ) -> int:
-    """Store the types of map *name* in *directory*, and return in how many symlinks; 0 for none."""
+    """Store the types of map *name* in *directory*; return the number of symlinks, 0 without types.
+
+    A symlink in bpffs takes 4,095 bytes of text at most, so that longer types need several.
+    """
     text = base64.b64encode(encode(key, value)).decode()
     chunks = [text[start : start + CHUNK_SIZE] for start in range(0, len(text), CHUNK_SIZE)]
     for part, chunk in zip(parts(map_pin_name(name)), chunks, strict=False):
@@ -265,9 +278,9 @@ def write_types(
 
 
 def link_types(directory: Directory, live: Directory, name: str) -> int:
-    """Give *directory* what *live* has of map *name*'s types, and return how many symlinks.
+    """Link the stored types of map *name* from *live* to *directory*; return how many symlinks.
 
-    What is damaged, because somebody removed a part, counts for nothing.
+    Types of which somebody removed a part are not linked: 0.
     """
     if read_types(live, name) == NO_TYPES:
         return 0
@@ -282,7 +295,7 @@ def link_types(directory: Directory, live: Directory, name: str) -> int:
 
 
 def read_types(directory: Directory, name: str) -> tuple[TypeRef | None, TypeRef | None]:
-    """Return the types of map *name*'s key and value; None where there is none or it is damaged."""
+    """Return the stored types of key and value of map *name*; None if missing or damaged."""
     texts: list[str] = []
     for part in parts(map_pin_name(name)):
         if not directory.has(part):

@@ -1,13 +1,21 @@
-"""What stands in bpffs of a change that is on trial: it goes back unless somebody confirms it.
+"""The state of a trial in bpffs: a change that is undone unless somebody confirms it in time.
 
-`NAME/confirm~/` belongs to the set NAME and holds `record`, a symlink whose text says until when
-and what goes back, and what that takes: the pin `map` of a map that one entry was changed in, or
-`before`, the generation that a load replaced. A map of no set has its own in the directory of the
-lock. Without a record, and where somebody else made it, it counts for nothing.
+The directory `NAME/confirm~/` of set NAME contains:
 
-The command that puts the change on trial adds `begun` last of all, a symlink whose text is the
-deadline. Without it the command failed or was killed: nobody was told of the trial, and the change
-goes back.
+* `record`: a symlink whose text is JSON: the deadline, and what to undo.
+* `map`: a pin of the map, if the change is one entry of a map; or `before/`: the pins of the
+  generation that a load replaced, from which it is loaded again.
+* `begun`: a symlink whose text is the deadline.
+
+A map that belongs to no set has such a directory in `bpfpin~`, named after its id.
+
+The order of writing decides what a crash leaves. The record and the pins come before the change,
+inside of the stage of a load, so that they are published with it. `begun` is written last, when the
+command reports the trial. Without it the command failed or was killed, nobody knows of the trial,
+and the change is undone. To end a trial, the record is removed first: a directory without a record,
+or one that another user made, counts for nothing.
+
+The process that waits for the deadline, and what it does then, are in package `sets`.
 """
 
 from __future__ import annotations
@@ -35,7 +43,7 @@ BEFORE: Final = "before"
 BEGUN: Final = "begun"
 SECONDS_MAX: Final = 86400
 GRACE_S: Final = (
-    30  # more than its seconds, for the command that puts a change on trial to get done
+    30  # more than its seconds, for the command that puts a change on trial to complete
 )
 
 _SCHEMA: Final = 1
@@ -43,7 +51,7 @@ _SCHEMA: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class TrialPlace:
-    """Where a trial stands: *entry* in the directory *parent* of the pin root *root*."""
+    """The place of a trial: *entry* in the directory *parent* of the pin root *root*."""
 
     root: Path
     parent: str
@@ -51,18 +59,18 @@ class TrialPlace:
 
     @classmethod
     def of_map(cls, root: Path, map_id: int) -> Self:
-        """Return the place of a map that is in no set of ours."""
+        """Return the place for a map that belongs to no set."""
         return cls(root, names.LOCK_DIRECTORY, f"{CONFIRM}{map_id}")
 
     @property
     def set(self) -> str:
-        """The directory of the set that is on trial, "" if it is none."""
+        """The directory of the set that is on trial, "" for a map outside of sets."""
         return "" if self.parent == names.LOCK_DIRECTORY else self.parent
 
 
 @dataclass(frozen=True, slots=True)
 class EntryChange:
-    """An entry of a map that was changed; *old* is None where there was none."""
+    """A changed entry of a map; *old* is None if the entry is new."""
 
     key: bytes
     old: bytes | None
@@ -71,13 +79,15 @@ class EntryChange:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A change on trial; the deadline is of the clock that runs since boot, also in suspend.
+    """A change on trial.
 
-    Until the trial has begun, the deadline is the one of the command that puts the change on trial.
+    *deadline_ms* is a time of CLOCK_BOOTTIME, which also runs in suspend. Until the trial has begun
+    it is the deadline of the command that puts the change on trial.
 
-    *pid* and *started* (clock ticks since boot) are of the process that waits for the deadline. It
-    alone holds *links*, link ids by the name that their pins in the set are to have. *is_begun*,
-    which the record does not hold, says whether the command that put it on trial came to its end.
+    *pid* and *started* (clock ticks since boot) identify the process that waits for the deadline.
+    It alone holds *links* (link ids by the name that their pins in the set will have), so that the
+    kernel detaches them if that process is killed. *is_begun* is not part of the record: it says
+    whether the command that started the trial completed.
     """
 
     token: str
@@ -113,7 +123,7 @@ class Trial:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the trial of a record; `ValueError` if it is none."""
+        """Return the trial in the text of a record; `ValueError` says what is wrong with it."""
         record = JsonObject.load(text)
         if record.number("schema") != _SCHEMA:
             raise ValueError("it was made by another version of bpfpin")
@@ -132,17 +142,22 @@ class Trial:
 
 
 def now_ms() -> int:
-    """Return the milliseconds since boot, those in suspend too."""
+    """Return the milliseconds since boot, including suspend (CLOCK_BOOTTIME)."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 def command_deadline_ms(seconds: int) -> int:
-    """Return until when the command has to be over that puts a change on trial for *seconds*."""
+    """Return the deadline of the command that puts a change on trial for *seconds*."""
     return now_ms() + (seconds + GRACE_S) * 1000
 
 
 def read_trial(parent: Directory, entry: str = CONFIRM) -> Trial | None:
-    """Return what is on trial in *parent*, None if nothing is; what others forged is nothing."""
+    """Return the trial in *parent*, None if there is none.
+
+    A directory or a record that another user made, or could change, is ignored: it could make root
+    undo a change, or load pins of somebody else's choice. So is a deadline beyond what a trial can
+    have.
+    """
     nothing = (PinError, PermissionDeniedError, ValueError, RecursionError)
     with suppress(*nothing), parent.child(entry) as room:
         record = room.stat(RECORD)
@@ -157,7 +172,7 @@ def read_trial(parent: Directory, entry: str = CONFIRM) -> Trial | None:
 
 
 def make_trial(parent: Directory, entry: str = CONFIRM) -> Directory:
-    """Make and open the directory of a trial; what a dead command left there goes first."""
+    """Create and open the directory of a trial; remains of a killed command are removed first."""
     try:
         return parent.make(entry)
     except PinExistsError:
@@ -166,7 +181,7 @@ def make_trial(parent: Directory, entry: str = CONFIRM) -> Directory:
 
 
 def begin_trial(parent: Directory, seconds: int, entry: str = CONFIRM) -> None:
-    """Let the trial in *parent* begin: from here on there are *seconds* to confirm it."""
+    """Begin the trial in *parent*: from now on there are *seconds* to confirm it."""
     with parent.child(entry) as room:
         room.write_text(BEGUN, str(now_ms() + seconds * 1000))
 
@@ -181,23 +196,24 @@ def _begun(trial: Trial, room: Directory) -> Trial:
 
 
 def end_record(parent: Directory, entry: str = CONFIRM) -> None:
-    """Let nothing be on trial any more, and keep what going back takes."""
+    """Remove the record, so that nothing is on trial, and keep the pins that an undo needs."""
     with suppress(PinNotFoundError), parent.child(entry) as room:
         require_safe(room)
         room.unlink(RECORD)
 
 
 def end_trial(parent: Directory, entry: str = CONFIRM) -> None:
-    """Let nothing be on trial any more: the record goes first, then what going back takes."""
+    """Remove a trial: the record first, so that it counts for nothing, then the pins."""
     end_record(parent, entry)
     with suppress(PinNotFoundError):
         remove_tree(parent, entry)
 
 
 def copy_generation(source: Directory, target: Directory) -> None:
-    """Give all pins, types and the manifest of one generation to another directory, too.
+    """Link the pins of one generation into another directory, and copy types and manifest.
 
-    What others pinned there is left out. What tells ours from others is copied first.
+    Foreign entries are left out. `objects~` is copied first, so that after a crash the pins of the
+    copy count as the set's own.
     """
     owner, kinds = ownership_of(source), source.kinds()
     folders = [name for name, kind in kinds.items() if kind is EntryKind.DIRECTORY]
@@ -207,13 +223,13 @@ def copy_generation(source: Directory, target: Directory) -> None:
         ):
             with suppress(PinExistsError):
                 target.mark(name)
-            with source.child(name) as below, target.child(name) as there:
+            with source.child(name) as below, target.child(name) as copy:
                 for entry, kind in below.kinds().items():
-                    _copy_entry(below, there, GenerationEntry(name, entry, kind), owner)
+                    _copy_entry(below, copy, GenerationEntry(name, entry, kind), owner)
     for name, kind in kinds.items():
         if kind is not EntryKind.DIRECTORY:
             _copy_entry(source, target, GenerationEntry("", name, kind), owner)
-    if owner.objects is None and target.has(names.OBJECTS):  # of an earlier version
+    if owner.objects is None and target.has(names.OBJECTS):  # a set of the first versions
         record_all_objects(target)
 
 
@@ -232,7 +248,7 @@ def _change(value: Any) -> EntryChange | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != len(dataclasses.fields(EntryChange)):
-        raise ValueError("'change' is no change of an entry")
+        raise ValueError("'change' is not a change of an entry")
     key, old, new = (None if word is None else bytes.fromhex(str(word)) for word in value)
     if key is None or new is None:
         raise ValueError("'change' lacks a value")
@@ -241,8 +257,8 @@ def _change(value: Any) -> EntryChange | None:
 
 def _links(value: Any) -> dict[str, int]:
     if not isinstance(value, dict):
-        raise ValueError("'links' is no table of links")
+        raise ValueError("'links' is not a table of links")
     if any("/" in name or not name for name in value):
-        raise ValueError("'links' has a name that is none")
+        raise ValueError("'links' has an invalid name")
     links = JsonObject(value)
     return {name: links.number(name) for name in value}
