@@ -1,4 +1,4 @@
-"""Writes one function of a program: instructions, labels to jump to, maps and functions by name."""
+"""An assembler for one function: instructions, jump labels, references to maps and functions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ ADD_IMM, ADD_REG, OR_REG = 0x07, 0x0F, 0x4F
 SHIFT_LEFT, SHIFT_RIGHT_SIGNED = 0x67, 0xC7
 ALWAYS, IF_EQUAL, IF_NOT_EQUAL, IF_BELOW = 0x05, 0x15, 0x55, 0xA5
 IF_EQUAL_REG, IF_NOT_EQUAL_REG = 0x1D, 0x5D
-# By whether the numbers are signed: jump if dst > src, dst < src, dst >= src (registers).
+# By whether the numbers are signed: jump if dst > src, dst < src, dst >= src. The kernel has no
+# register form of "below or equal"; swap the operands of "not below".
 IF_ABOVE_REG = {False: 0x2D, True: 0x6D}
 IF_BELOW_REG = {False: 0xAD, True: 0xCD}
 IF_NOT_BELOW_REG = {False: 0x3D, True: 0x7D}
 
 
 class Assembler:
-    """A function on its way; `finish` returns it."""
+    """A function under construction; `finish` returns it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -35,80 +36,83 @@ class Assembler:
         self._next = 0
 
     def new_label(self) -> str:
-        """Return a label that no other place has."""
+        """Return a new label."""
         self._next += 1
         return f"label {self._next}"
 
     def put(self, label: str) -> None:
-        """Let *label* stand for the place of the next instruction."""
+        """Define *label* as the position of the next instruction."""
         self._labels[label] = len(self._code)
 
     def emit(
         self, opcode: int, dst: int = 0, *, src: int = 0, offset: int = 0, imm: int = 0
     ) -> None:
-        """Write one instruction."""
+        """Append one instruction."""
         self._code.append(Instruction(opcode, dst, src, offset, insn.signed32(imm)))
 
     def move(self, dst: int, src: int) -> None:
-        """Write `dst = src`."""
+        """Append `dst = src`."""
         self._code.append(insn.mov_reg(dst, src))
 
     def set(self, dst: int, value: int) -> None:
-        """Write `dst = value`, of 64 bits if it must be."""
+        """Append `dst = value`, as a 64-bit load if the value needs it."""
         if -(1 << 31) <= value < 1 << 31:
             self._code.append(insn.mov_imm(dst, value))
         else:
             self._code += insn.load_imm64(dst, value & (1 << 64) - 1)
 
     def load(self, dst: int, src: int, offset: int, size: int) -> None:
-        """Write `dst = *(src + offset)`, zero-extended."""
+        """Append `dst = *(src + offset)`, zero-extended."""
         self.emit(LOAD[size], dst, src=src, offset=offset)
 
     def store(self, dst: int, offset: int, src: int, *, size: int = 8) -> None:
-        """Write `*(dst + offset) = src`."""
+        """Append `*(dst + offset) = src`."""
         self.emit(STORE[size], dst, src=src, offset=offset)
 
     def atomic(self, what: int, dst: int, offset: int, src: int, *, size: int) -> None:
-        """Write an atomic operation on `*(dst + offset)`; those that fetch leave it in *src*."""
+        """Append an atomic operation on `*(dst + offset)`; the old value, if any, goes to *src*.
+
+        The exception is ATOMIC_COMPARE_EXCHANGE, which compares with and fetches into register 0.
+        """
         self.emit(ATOMIC[size], dst, src=src, offset=offset, imm=what)
 
     def add(self, dst: int, value: int) -> None:
-        """Write `dst += value`."""
+        """Append `dst += value`."""
         self.emit(ADD_IMM, dst, imm=value)
 
     def sign_extend(self, dst: int, size: int) -> None:
-        """Make a number of *size* bytes one of eight."""
+        """Append the sign extension of *dst* from *size* bytes to eight."""
         if size < 8:
             self.emit(SHIFT_LEFT, dst, imm=64 - 8 * size)
             self.emit(SHIFT_RIGHT_SIGNED, dst, imm=64 - 8 * size)
 
     def jump(self, label: str, opcode: int = ALWAYS, dst: int = 0, **operand: int) -> None:
-        """Write a jump to *label*, if `opcode` says so of *dst* and `imm=` or `src=`."""
+        """Append a jump to *label*, on the condition *opcode* of *dst* and `imm=` or `src=`."""
         self._jumps.append((len(self._code), label))
         self.emit(opcode, dst, **operand)
 
     def map(self, dst: int, name: str) -> None:
-        """Write `dst = the map name`."""
+        """Append `dst = map`, a reference to map *name*."""
         self._refer(ReferenceKind.MAP, name, dst)
 
     def function(self, dst: int, name: str) -> None:
-        """Write `dst = the address of the function name`."""
+        """Append `dst = function`, a reference to the address of function *name*."""
         self._refer(ReferenceKind.FUNCTION, name, dst)
 
     def call(self, helper: FuncId) -> None:
-        """Call a helper: arguments in registers 1 to 5, the answer in 0."""
+        """Append a call of a helper: arguments in registers 1 to 5, the result in register 0."""
         self._code.append(insn.call_helper(helper))
 
     def leave(self, value: int = 0) -> None:
-        """Return *value*."""
+        """Append `return value`."""
         self.set(R0, value)
         self._code.append(insn.exit_())
 
     def finish(self, type_id: int) -> FunctionSpec:
-        """Return the function; *type_id* is its BTF_KIND_FUNC."""
+        """Return the function with all jumps resolved; *type_id* is its BTF_KIND_FUNC."""
         code = list(self._code)
         for index, label in self._jumps:
-            distance = self._labels[label] - index - 1
+            distance = self._labels[label] - index - 1  # counted from the next instruction
             code[index] = code[index]._replace(offset=distance)
         return FunctionSpec(
             self._name, ".text", tuple(code), tuple(self._references), type_id=type_id

@@ -1,7 +1,7 @@
-"""What an object takes from the running kernel by name: configuration, variables, functions.
+"""Externs: names that the running kernel defines (configuration, variables, functions).
 
-The forms and their rules are libbpf's: `__kconfig` puts a variable into section `.kconfig`,
-`__ksym` a variable or a function into `.ksyms`.
+The rules are those of libbpf: `__kconfig` puts a variable into section `.kconfig`, `__ksym` puts a
+variable or a function into `.ksyms`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _SIZES = (2, 4, 8)
 
 
 class ExternKind(Enum):
-    """Where an extern comes from."""
+    """The origin of an extern's value."""
 
-    KCONFIG = "kconfig"  # the kernel's configuration, or what the loader knows of the kernel
-    KSYM = "ksym"  # the address of a symbol of the kernel, of no type
+    KCONFIG = "kconfig"  # the kernel's configuration, or a fact that the loader provides
+    KSYM = "ksym"  # the address of a kernel symbol, declared as void
     KSYM_TYPED = "typed ksym"  # a variable in the kernel's BTF
     KFUNC = "kfunc"  # a function of the kernel that programs may call
 
 
 class ConfigForm(Enum):
-    """What a variable of section `.kconfig` can hold."""
+    """Form of a variable in section `.kconfig`."""
 
     BOOL = "bool"
     CHAR = "char"  # y, n, m or a number of one byte
@@ -50,11 +50,16 @@ class ConfigForm(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ExternSpec:
-    """A name that the running kernel is to fill in.
+    """A name that the running kernel fills in.
 
-    *type* is the variable's type or the function's prototype. A weak one may be absent: its value
-    or address is 0 then, and a call must not be reached. *offset* and *size* say, in bytes, where
-    one of section `.kconfig` lies in its map.
+    Attributes:
+        name: The name in the source.
+        kind: The origin of its value.
+        type: Type of the variable, or prototype of the function.
+        is_weak: The kernel may lack it: its value or address is 0 then, and the program must not
+            reach a call of it.
+        size: Bytes in the map of `.kconfig`; 0 for other kinds.
+        offset: First byte in the map of `.kconfig`.
     """
 
     name: str
@@ -66,7 +71,7 @@ class ExternSpec:
 
     @property
     def kernel_name(self) -> str:
-        """What the kernel calls it: the name without its flavour (`___x`)."""
+        """The name in the kernel: without flavour (`___x`)."""
         return self.name if self.kind is ExternKind.KCONFIG else essential_name(self.name)
 
     @property
@@ -76,12 +81,12 @@ class ExternSpec:
         if not isinstance(prototype, FunctionPrototype):
             return declaration(self.type, self.name)
         btf = self.type.btf
-        taken = [c_type(btf.ref(each.type_id)) for each in prototype.parameters]
+        taken = [c_type(btf.ref(parameter.type_id)) for parameter in prototype.parameters]
         return f"{c_type(btf.ref(prototype.return_id))} {self.name}({', '.join(taken) or 'void'})"
 
     @property
     def config_form(self) -> ConfigForm | None:
-        """What it can hold if it is of section `.kconfig`; None if its type is no good there."""
+        """Its form in section `.kconfig`; None if its type is not allowed there."""
         return config_form(self.type)
 
     @property
@@ -92,8 +97,8 @@ class ExternSpec:
 
 
 def config_form(ref: TypeRef) -> ConfigForm | None:
-    """Return what a variable of the type holds in section `.kconfig`; None if that is no good."""
-    kind = ref.stripped
+    """Return the form of a variable in section `.kconfig`; None if its type is not allowed."""
+    kind = ref.stripped  # the rules are those of find_kcfg_type() in libbpf.c
     if not isinstance(kind, Array):
         return _scalar_form(kind)
     element = _scalar_form(ref.btf.ref(kind.element_id).stripped)

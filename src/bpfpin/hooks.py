@@ -1,4 +1,4 @@
-"""The places that programs are attached to, in the words that users type."""
+"""Hooks that programs attach to, and XDP modes, by the names that users type."""
 
 from __future__ import annotations
 
@@ -8,18 +8,39 @@ from bpfpin.uapi import AttachType
 
 
 class XdpMode(Enum):
-    """Where in the receive path an XDP program runs."""
+    """The stage of the receive path at which an XDP program runs.
 
-    AUTO = "auto"  # native, and generic where the driver has none
+    Wherever a mode is expected, its value may be given as text: `"native"`.
+
+    Attributes:
+        AUTO: Native; generic if the driver does not support native XDP.
+        NATIVE: In the driver, before a socket buffer is allocated.
+        GENERIC: In the network stack, with any driver; slower.
+        OFFLOAD: On the network card.
+    """
+
+    AUTO = "auto"
     NATIVE = "native"
     GENERIC = "generic"
     OFFLOAD = "offload"
 
 
 class Hook(Enum):
-    """A place where a program is attached, as it is typed after `--hook`.
+    """A hook that a program attaches to, with the name that `--hook` accepts as its value.
 
-    Its words are the kernel's: those of its attach type, where it has one.
+    The names are those of the kernel's attach types (`BPF_TCX_INGRESS` -> `"tcx-ingress"`); classic
+    tc has none. Wherever a hook is expected, its value may be given as text.
+
+    Attributes:
+        XDP: The receive path of a network device (see `XdpMode`).
+        TCX_INGRESS: tc on a device's ingress, as a link (Linux 6.6).
+        TCX_EGRESS: tc on a device's egress, as a link (Linux 6.6).
+        TC_INGRESS: A classic tc filter (clsact) on ingress.
+        TC_EGRESS: A classic tc filter (clsact) on egress.
+        NETKIT_PRIMARY: The primary device of a netkit pair (Linux 6.7).
+        NETKIT_PEER: The peer device of a netkit pair (Linux 6.7).
+        CGROUP_INET_INGRESS: Packets received by the sockets of a cgroup. All `CGROUP_*` hooks are
+            named after the kernel's attach types.
     """
 
     XDP = "xdp"
@@ -60,10 +81,10 @@ class Hook(Enum):
 
     @property
     def attach_type(self) -> AttachType | None:
-        """What BPF_LINK_CREATE is told; None for the hooks of classic tc, which have no links."""
+        """The attach type for BPF_LINK_CREATE; None for hooks of classic tc, which has no links."""
         return AttachType.__members__.get(self.name)
 
     @property
     def is_cgroup(self) -> bool:
-        """Whether it is a hook of a cgroup; all others are of a network device."""
+        """Whether it is a hook of a cgroup; all other hooks belong to a network device."""
         return self.name.startswith("CGROUP_")

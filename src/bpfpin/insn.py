@@ -1,6 +1,6 @@
-"""One BPF instruction: eight bytes, or sixteen for a load of a 64-bit immediate.
+"""BPF instructions: eight bytes each, or sixteen for a load of a 64-bit immediate.
 
-The form is that of the kernel's Documentation/bpf/standardization/instruction-set.rst: opcode u8,
+The format is that of the kernel's Documentation/bpf/standardization/instruction-set.rst: opcode u8,
 registers u8 (source in the high nibble), offset s16, immediate s32, little-endian.
 """
 
@@ -23,7 +23,7 @@ _IMMEDIATE = struct.Struct("<I")
 
 
 class Instruction(NamedTuple):
-    """One eight-byte slot of a program; a 64-bit load takes two of them."""
+    """One eight-byte slot of a program; a 64-bit load consists of two of them."""
 
     opcode: int
     dst: int = 0
@@ -33,7 +33,7 @@ class Instruction(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes, at: int = 0) -> Self:
-        """Read the instruction that starts at byte *at* of *data*; `struct.error` if cut short."""
+        """Return the instruction at byte *at* of *data*; `struct.error` if *data* is too short."""
         opcode, registers, offset, imm = _FORM.unpack_from(data, at)
         return cls(opcode, registers & 0xF, registers >> 4, offset, imm)
 
@@ -53,21 +53,22 @@ class Instruction(NamedTuple):
 
 
 def signed32(value: int) -> int:
-    """Return the 32-bit immediate that stands for the unsigned or signed *value*."""
+    """Return the low 32 bits of *value* as a signed immediate."""
     return (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
 
 
 class Code(Sequence[Instruction]):
-    """Instructions as the kernel takes them, in *data*; each is decoded when it is asked for.
+    """A sequence of instructions, kept as the code for the kernel (*data*) and decoded on access.
 
-    It is equal to any sequence of the same instructions.
+    It is equal to any sequence of the same instructions. Most programs are linked and loaded
+    without decoding an instruction.
     """
 
     __slots__ = ("data",)
 
     def __init__(self, data: bytes) -> None:
         if len(data) % INSN_SIZE:
-            raise ValueError(f"{len(data)} bytes of instructions, each of which takes {INSN_SIZE}")
+            raise ValueError(f"{len(data)} bytes of code, not a multiple of {INSN_SIZE}")
         self.data = data
 
     def __len__(self) -> int:
@@ -99,7 +100,7 @@ class Code(Sequence[Instruction]):
 
 
 def encode(instructions: Iterable[Instruction]) -> bytes:
-    """Return the code that the kernel takes."""
+    """Return the code for BPF_PROG_LOAD."""
     if isinstance(instructions, Code):
         return instructions.data
     return b"".join([instruction.encode() for instruction in instructions])
@@ -111,7 +112,7 @@ def decode(code: bytes) -> tuple[Instruction, ...]:
 
 
 def fill(code: bytearray, index: int, *, imm: int, src: int | None = None) -> None:
-    """Write the immediate, and the source register if it is given, of instruction *index*."""
+    """Set the immediate, and the source register if it is given, of instruction *index*."""
     at = index * INSN_SIZE
     _IMMEDIATE.pack_into(code, at + 4, imm & 0xFFFFFFFF)
     if src is not None:
@@ -135,10 +136,10 @@ def mov_reg(dst: int, src: int) -> Instruction:
 
 
 def call_helper(number: int) -> Instruction:
-    """Assemble the call of the helper that `FuncId` numbers."""
+    """Assemble a call of the helper with that number (`FuncId`)."""
     return Instruction(CALL, imm=number)
 
 
 def exit_() -> Instruction:
-    """Assemble the return to the caller; the result is in register 0."""
+    """Assemble a return to the caller; the result is in register 0."""
     return Instruction(EXIT)

@@ -1,6 +1,6 @@
-"""What is wanted: frozen descriptions of maps, programs and objects, and the words to choose from.
+"""Specs: frozen descriptions of wanted maps, programs and objects, and the enums they use.
 
-Nothing here touches the kernel. A change makes a copy: `spec.with_map("flows", max_entries=8)`.
+Nothing here uses the kernel. A change makes a copy: `spec.with_map("flows", max_entries=8)`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,25 @@ E = TypeVar("E", bound=Enum)
 
 
 def flag_of(value: UpdateFlag | str) -> UpdateFlag:
-    """Return the flag of a write to a map, which may be named: `noexist`, `exist`, `any`."""
+    """Return the flag for a write to a map; it may be a name: `noexist`, `exist`, `any`."""
     if isinstance(value, str):
         return choice_of(UpdateFlag, value, what="flag")
     return UpdateFlag(value)
 
 
 def choice_of(kind: type[E], value: object, *, what: str) -> E:
-    """Return the member of *kind* that *value* is, or names as it is typed: `native`, `tcx-egress`.
+    """Return the member of *kind* that *value* is or names: `native`, `tcx-egress`, `TCX_EGRESS`.
 
-    The kernel's spelling (`TCX_EGRESS`) does as well. `UsageError`, which is a `ValueError`, lists
-    the choices of *what* for anything else.
+    Args:
+        kind: The enum.
+        value: A member, or a name: as users type it, or as the kernel spells it.
+        what: The kind of choice, for the error message.
+
+    Returns:
+        The member.
+
+    Raises:
+        UsageError: There is no such choice; the error, also a `ValueError`, lists all.
     """
     if isinstance(value, kind):
         return value
@@ -74,7 +82,7 @@ __all__ = [
 
 
 class Dialect(Enum):
-    """How the object file defines a map."""
+    """The way in which an object file defines a map."""
 
     BTF = "btf"  # section .maps
     BPF_MAP_DEF = "bpf_map_def"
@@ -84,32 +92,36 @@ class Dialect(Enum):
 
 
 class Pinning(IntEnum):
-    """Where the object file asks a map to be pinned."""
+    """The pinning that an object file wants for a map."""
 
     NONE = 0
     BY_NAME = 1  # libbpf: <pin root>/NAME
     OBJECT_NAMESPACE = 2  # iproute2's pinning 1
     GLOBAL_NAMESPACE = 3  # iproute2's pinning 2
-    FILE = 4  # iproute2: `pinning_id` is looked up in its bpf_pinning file
-    UNKNOWN = 5  # `pinning_id` is a number that bpfpin knows no meaning of; loading asks for one
+    FILE = 4  # iproute2: `pinning_id` is a key of its bpf_pinning file
+    UNKNOWN = 5  # `pinning_id` has no known meaning; the user must choose when loading
 
 
 class ReferenceKind(Enum):
-    """What an instruction refers to before it is fixed up."""
+    """The kind of object that an instruction refers to, before the reference is filled in."""
 
     MAP = "map"  # ld_imm64: the map's descriptor
     MAP_VALUE = "map_value"  # ld_imm64: an address in the first value of a data map
     CALL = "call"  # call: a subprogram
     FUNCTION = "function"  # ld_imm64: the address of a subprogram (a callback)
-    EXTERN = "extern"  # ld_imm64: the address of what the kernel has
+    EXTERN = "extern"  # ld_imm64: the address of a kernel symbol
     EXTERN_CALL = "extern_call"  # call: a function of the kernel
-    CONSTANT = "constant"  # ld_imm64: a number that who loads the object gives
+    CONSTANT = "constant"  # ld_imm64: a number given by the loader of the object
 
 
 class Reference(NamedTuple):
-    """Instruction *index* (counted in slots within its function) refers to *target* by name.
+    """A reference by name from an instruction to a map, function or extern.
 
-    *addend* is the byte offset into the value for `MAP_VALUE`, 0 else.
+    Attributes:
+        index: Slot of the instruction in its function.
+        kind: Kind of the target.
+        target: Name of the target.
+        addend: Byte offset in the value for `MAP_VALUE`; otherwise 0.
     """
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
@@ -119,20 +131,23 @@ class Reference(NamedTuple):
 
 
 class LineInfo(NamedTuple):
-    """The source line from instruction *index* of the function on; its strings are in the BTF."""
+    """The source line of instruction *index* and those that follow; its strings are in the BTF."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     file_name_offset: int
     line_offset: int
-    line_column: int  # line << 10 | column, as the kernel takes it
+    line_column: int  # line << 10 | column, as in struct bpf_line_info
 
 
 @dataclass(frozen=True, slots=True)
 class CoreRelocation:
-    """Instruction *index* of the function depends on what a type is in the running kernel (CO-RE).
+    """A CO-RE relocation: an instruction that depends on a type of the running kernel.
 
-    *access* is the path into type *type_id* of the object's BTF, as the compiler wrote it: `0:1:2`.
-    *kind* is the question.
+    Attributes:
+        index: Slot of the instruction in its function.
+        type_id: The type in the object's BTF.
+        access: The path into that type, as the compiler wrote it: `0:1:2`.
+        kind: The requested property, such as offset, size or existence.
     """
 
     index: int
@@ -143,24 +158,32 @@ class CoreRelocation:
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """One function of an object: its own instructions and what they refer to.
+    """One function of an object: its instructions and their references.
 
-    *name* is unique among the functions of an object: a static function whose name occurs twice
-    carries its place (`section:name`). *constants* are the 64-bit loads of numbers that who loads
-    the object gives: index and name; they are 0, or what `ObjectSpec.with_constant` put there.
+    Attributes:
+        name: Unique name; if static functions share a name, it includes the section
+            (`section:name`).
+        section: Section of the code.
+        instructions: Its own instructions, without those of the functions that it calls.
+        references: References to maps, functions and externs.
+        type_id: Its BTF_KIND_FUNC in the object's BTF; 0: none.
+        line_info: Source lines, sorted by instruction.
+        relocations: CO-RE relocations.
+        constants: Slot and name of each 64-bit load of a number that the loader of the object
+            gives; the number is 0 until `ObjectSpec.with_constant` sets it.
     """
 
     name: str
     section: str
     instructions: Sequence[Instruction]
     references: tuple[Reference, ...] = ()
-    type_id: int = 0  # BTF_KIND_FUNC in the object's BTF; 0: none
+    type_id: int = 0
     line_info: tuple[LineInfo, ...] = ()
     relocations: tuple[CoreRelocation, ...] = ()
     constants: tuple[tuple[int, str], ...] = ()
 
     def with_constant(self, name: str, value: int) -> Self:
-        """Return a copy in which the loads of constant *name* have the number *value*."""
+        """Return a copy in which the loads of constant *name* load the number *value*."""
         code = list(self.instructions)
         for index in [index for index, its_name in self.constants if its_name == name]:
             low, high = code[index : index + 2]
@@ -171,14 +194,40 @@ class FunctionSpec:
 
 @dataclass(frozen=True)
 class MapSpec:
-    """A map as it is wanted; sizes in bytes.
+    """The description of a wanted map.
 
-    *key* and *value* are the BTF types, None where the object has none. *contents* is what the one
-    value of a data map starts with. *is_frozen* asks for BPF_MAP_FREEZE after it is filled.
-    *section_index* and *offset* order the maps of an object as libbpf does (`--map idx:0=…`).
-    *initial* are entries the file gives to a map of maps or of programs: index and symbol; of
-    struct_ops the byte of the member, and the program that it points to.
-    *variables* are those of a data section, without contents.
+    It comes from an object file, or you make one: `MapSpec("flows", "hash", 4, 8, 1024)`.
+    `Map.create` makes the map.
+
+    Attributes:
+        name: Full name; the kernel keeps 15 characters (`kernel_name`).
+        type: Map type, or its name: `MapType.HASH`, `"lru-hash"`.
+        key_size: Bytes of a key.
+        value_size: Bytes of a value.
+        max_entries: Number of entries; bytes for ring buffers, pages for arenas.
+        map_flags: Bits of `MapFlag`.
+        map_extra: Extra number for some types, such as the hash functions of a Bloom filter.
+        numa_node: NUMA node for the memory; None: any.
+        pinning: The pinning that the object file wants.
+        pinning_id: The number in the file for `Pinning.FILE` and `Pinning.UNKNOWN`.
+        key: BTF type of the keys; None if the object has none.
+        value: BTF type of the values; None if the object has none.
+        inner: The inner map of a map of maps.
+        initial: Initial entries of a map of maps or programs: index and symbol. For struct_ops:
+            byte of the member and the program that it points to.
+        contents: Initial bytes of the only value of a data map.
+        is_frozen: Freeze the map (BPF_MAP_FREEZE) after filling it.
+        variables: Variables of a data section, without contents.
+        dialect: The way in which the object file defines it.
+        section: Its section in the object file.
+        section_index: Index of that section. With *offset* it orders the maps of an object like
+            libbpf does (`--map idx:0=…`).
+        offset: Byte of the definition in the section.
+        id: `id` of a `bpf_elf_map`, which `inner_id` and sections `ID/KEY` refer to.
+        inner_id: `inner_id` of a `bpf_elf_map`.
+        inner_index: Index of the inner map (`bpf_map_def`), or in the outer map (`bpf_elf_map`).
+        data_section: Index of the section whose variables are at the start of an arena; 0: none.
+        note: Says which part of the definition was guessed or is ignored.
     """
 
     name: str
@@ -202,11 +251,11 @@ class MapSpec:
     section: str = ""
     section_index: int = 0
     offset: int = 0
-    id: int = 0  # bpf_elf_map: `id`, referred to by `inner_id` and by ID/KEY sections
+    id: int = 0
     inner_id: int = 0
-    inner_index: int = -1  # bpf_map_def's inner index, bpf_elf_map's inner_idx
-    data_section: int = 0  # index of the section whose variables stand at the start of an arena
-    note: str = ""  # what was guessed at, or is not obeyed, of its definition
+    inner_index: int = -1
+    data_section: int = 0
+    note: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.type, str):
@@ -215,30 +264,48 @@ class MapSpec:
             object.__setattr__(self, "pinning", choice_of(Pinning, self.pinning, what="pinning"))
 
     def with_changes(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed."""
+        """Return a copy with some fields changed.
+
+        Args:
+            changes: Fields of `MapSpec` with their new values.
+
+        Returns:
+            The copy.
+        """
         return dataclasses.replace(self, **changes)
 
     @property
     def kernel_name(self) -> str:
-        """The fifteen characters of the name that the kernel keeps; it takes [A-Za-z0-9_.] only."""
+        """The name for the kernel: 15 characters, all but letters, digits, `_` and `.` replaced."""
+        # bpf_obj_name_cpy() in kernel/bpf/syscall.c refuses other characters, and keeps up to
+        # BPF_OBJ_NAME_LEN (16) bytes with the NUL.
         return re.sub(r"[^A-Za-z0-9_.]", "_", self.name)[:15]
 
     @property
     def is_optional(self) -> bool:
-        """Whether it is made only by who asks for it: its section's name starts with `?`."""
+        """Whether it is created only if asked for: the name of its section starts with `?`."""
         return self.section.startswith("?")
 
 
 @dataclass(frozen=True)
 class ProgramSpec:
-    """A program as it is wanted: the entry function, and those it can reach through references.
+    """The description of a wanted program: its entry function and the functions that it reaches.
 
-    *functions* starts with the entry function. *hook* is where the section says it goes (None:
-    nowhere, or the section names no direction). *attach_to* is the rest of a section name after its
-    prefix (`kprobe/NAME`): the function or tracepoint that it attaches to. *exception_callback* is
-    the one of *functions* that bpf_throw() ends in, "" if there is none. *section_note* tells
-    that the section's name was guessed at. *ifindex* is the device that it is loaded for, where
-    *program_flags* have `ProgramFlag.XDP_DEV_BOUND_ONLY`.
+    Attributes:
+        name: Name of the entry function.
+        type: Program type.
+        section: Section in the object file, which usually gives the type: `xdp`, `tcx/ingress`.
+        functions: The entry function, then those that it reaches through references.
+        license: License of the object; the kernel allows some helpers for GPL programs only.
+        expected_attach_type: Attribute of BPF_PROG_LOAD; None: none.
+        attach_type: Attach type for the attachment; None if the section does not give one.
+        hook: Hook that the section gives; None if it gives none, or no direction.
+        attach_to: The rest of a section name such as `kprobe/NAME`: a function or tracepoint.
+        exception_callback: Name of the function that bpf_throw() ends in; "": none.
+        program_flags: Bits of `ProgramFlag`.
+        section_note: Says that the meaning of the section's name was guessed.
+        kernel_version: The object's `version`, which old kernels require for kprobes.
+        ifindex: Device that it is loaded for, with `ProgramFlag.XDP_DEV_BOUND_ONLY`; 0: none.
     """
 
     name: str
@@ -257,24 +324,41 @@ class ProgramSpec:
     ifindex: int = 0
 
     def with_changes(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed."""
+        """Return a copy with some fields changed.
+
+        Args:
+            changes: Fields of `ProgramSpec` with their new values.
+
+        Returns:
+            The copy.
+        """
         return dataclasses.replace(self, **changes)
 
     @property
     def is_optional(self) -> bool:
-        """Whether it is loaded only when it is named: its section's name starts with `?`."""
+        """Whether it is loaded only if asked for: the name of its section starts with `?`."""
         return self.section.startswith("?")
 
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """All that an object file asks for; maps in libbpf's order, by full ELF name.
+    """The description of an object file; `read_object` returns it.
 
-    *kernel_btf* are the types that CO-RE fits the programs to; None: those of the running kernel.
-    *externs* are, by name, what the running kernel is to fill in; *kernel_config* is a kernel's
-    configuration for those of `.kconfig` (`CONFIG_HZ` -> `250`), None: that of the running one.
-    *given_constants* are the constants that were given (`with_constant`). *is_big_endian* says for
-    which machines it was compiled; on others it is described, without the contents of its data.
+    Attributes:
+        maps: Maps by full name, in libbpf's order.
+        programs: Programs by name, in the order of the file.
+        btf: Types of the object, as the kernel accepts them; None: none.
+        license: Text of section `license`.
+        path: Path of the file; empty if it was read from bytes.
+        sha256: Hash of the file, in hexadecimal digits.
+        notes: Remarks for the user about parts that were guessed or are ignored.
+        kernel_btf: Types that CO-RE adapts the programs to; None: those of the running kernel.
+        externs: Names that the running kernel fills in.
+        kernel_config: Kernel configuration for externs of `.kconfig` (`CONFIG_HZ` -> `250`); None:
+            that of the running kernel.
+        given_constants: Constants set by `with_constant`.
+        is_big_endian: It was compiled for big-endian machines: it is described without the contents
+            of its data, and cannot be loaded.
     """
 
     maps: Mapping[str, MapSpec]
@@ -296,40 +380,78 @@ class ObjectSpec:
 
     @property
     def has_relocations(self) -> bool:
-        """Whether a program has instructions that CO-RE is to fit to the kernel's types."""
-        functions = [each for program in self.programs.values() for each in program.functions]
-        return any(function.relocations for function in functions)
+        """Whether a program has CO-RE relocations."""
+        return any(
+            function.relocations
+            for program in self.programs.values()
+            for function in program.functions
+        )
 
     def with_map(self, name: str, **changes: Any) -> Self:
-        """Return a copy in which map *name* has other fields; `UsageError` if there is none."""
+        """Return a copy in which fields of a map are changed.
+
+        Args:
+            name: Name of the map.
+            changes: Fields of `MapSpec` with their new values.
+
+        Returns:
+            The changed description.
+
+        Raises:
+            UsageError: There is no such map.
+        """
         changed = self._named("map", self.maps, name).with_changes(**changes)
         return dataclasses.replace(self, maps={**self.maps, name: changed})
 
     def with_program(self, name: str, **changes: Any) -> Self:
-        """Return a copy in which program *name* has other fields; `UsageError` if there is none."""
+        """Return a copy in which fields of a program are changed.
+
+        Args:
+            name: Name of the program.
+            changes: Fields of `ProgramSpec` with their new values.
+
+        Returns:
+            The changed description.
+
+        Raises:
+            UsageError: There is no such program.
+        """
         changed = self._named("program", self.programs, name).with_changes(**changes)
         return dataclasses.replace(self, programs={**self.programs, name: changed})
 
     @property
     def all_variables(self) -> tuple[VariableSpec, ...]:
         """The global variables of all maps, without contents; see `variables`."""
-        return tuple(each for held in self.maps.values() for each in held.variables)
+        return tuple(variable for spec in self.maps.values() for variable in spec.variables)
 
     @cached_property
     def variables(self) -> Mapping[str, VariableSpec]:
-        """The global variables by name, static ones too, with type and what each starts with.
+        """The global variables by name, static ones included, with type and initial contents.
 
-        A name that several sections have stands as `SECTION:NAME`.
+        If several sections have a variable of that name, its key is `SECTION:NAME`.
         """
-        contents = {name: held.contents or b"" for name, held in self.maps.items()}
-        return by_name(each.with_contents_of(contents[each.section]) for each in self.all_variables)
+        contents = {name: spec.contents or b"" for name, spec in self.maps.items()}
+        return by_name(
+            variable.with_contents_of(contents[variable.section]) for variable in self.all_variables
+        )
 
     def with_variable(self, name: str, value: Any) -> Self:
-        """Return a copy in which global variable *name* starts as *value*.
+        """Return a copy in which a global variable has another initial value.
 
-        For what stands in `.rodata` (`const volatile`) this is the only way: it cannot be written
-        once the object is loaded. *value* is what a map's value of that type takes; `ValueError` or
-        `TypeError` if it does not fit, `UsageError` if there is no such variable.
+        Variables in `.rodata` (`const volatile`) can be set in this way only: they cannot be
+        written after the object is loaded.
+
+        Args:
+            name: Name of the variable, or `SECTION:NAME`.
+            value: Its initial value, in the form of a map's value of that type.
+
+        Returns:
+            The changed description.
+
+        Raises:
+            UsageError: There is no such variable.
+            ValueError: The value does not fit the type of the variable.
+            TypeError: The value is of the wrong type.
         """
         try:
             variable = self.variables[key_of(self.variables, name)]
@@ -345,9 +467,9 @@ class ObjectSpec:
 
     @property
     def constants(self) -> Mapping[str, int | None]:
-        """The numbers that who loads the object gives, by name; None for those not given yet.
+        """The constants that the loader of the object must give, by name; None: not given yet.
 
-        Programs load them by symbols that the object does not define.
+        Programs load them through symbols that the object does not define.
         """
         names = {
             name: None
@@ -360,31 +482,52 @@ class ObjectSpec:
     def with_constant(self, name: str, value: int) -> Self:
         """Return a copy in which the programs load *value* as constant *name*.
 
-        `UsageError` if no program loads such a constant, `ValueError` if it does not fit 64 bits.
+        Args:
+            name: Name of the constant, one of `constants`.
+            value: The number, signed or unsigned, of at most 64 bits.
+
+        Returns:
+            The changed description.
+
+        Raises:
+            UsageError: No program loads such a constant.
+            ValueError: The number does not fit into 64 bits.
         """
         if name not in self.constants:
-            there = ", ".join(self.constants) or "none"
+            known = ", ".join(self.constants) or "none"
             raise UsageError(
-                f"{self.path or 'the object'} has no constant {name!r}; it has: {there}"
+                f"{self.path or 'the object'} has no constant {name!r}; it has: {known}"
             )
         if not -(1 << 63) <= value < 1 << 64:
             raise ValueError(f"constant {name}: {value} does not fit into 64 bits")
         programs = {
-            each.name: each.with_changes(
-                functions=tuple(it.with_constant(name, value) for it in each.functions)
+            program.name: program.with_changes(
+                functions=tuple(
+                    function.with_constant(name, value) for function in program.functions
+                )
             )
-            for each in self.programs.values()
+            for program in self.programs.values()
         }
         given = {**self.given_constants, name: value}
         return dataclasses.replace(self, programs=programs, given_constants=given)
 
     def only_programs(self, *names: str) -> Self:
-        """Return a copy with just these programs; the maps all stay."""
+        """Return a copy with these programs only; all maps stay.
+
+        Args:
+            names: Names of the programs.
+
+        Returns:
+            The changed description.
+
+        Raises:
+            UsageError: There is no such program.
+        """
         kept = {name: self._named("program", self.programs, name) for name in names}
         return dataclasses.replace(self, programs=kept)
 
     def _named(self, kind: str, things: Mapping[str, Any], name: str) -> Any:
         if name in things:
             return things[name]
-        there = ", ".join(things) or "none"
-        raise UsageError(f"{self.path or 'the object'} has no {kind} {name!r}; it has: {there}")
+        known = ", ".join(things) or "none"
+        raise UsageError(f"{self.path or 'the object'} has no {kind} {name!r}; it has: {known}")

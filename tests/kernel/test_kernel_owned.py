@@ -72,7 +72,7 @@ def test_a_lock_is_neither_read_nor_written(loaded: bpfpin.Loaded) -> None:
     assert locks[0] == {"count": 6, "bytes": 7}
     assert locks.to_dict() == {0: {"count": 6, "bytes": 7}}
     assert locks.value_codec.has_lock
-    with pytest.raises(ValueError, match="there is no member lock; there are count, bytes"):
+    with pytest.raises(ValueError, match="no member lock; the members are count, bytes"):
         locks[0] = {"lock": {"val": 1}, "count": 6, "bytes": 7}
 
 

@@ -73,7 +73,7 @@ def test_the_callback_is_no_program_and_belongs_to_those_that_name_it() -> None:
     ("defines", "words"),
     [
         (('CALLBACK="nowhere"',), "the exception callback nowhere is not defined in the object"),
-        (('SECOND="other"',), "2 exception callbacks; there can be one"),
+        (('SECOND="other"',), "2 exception callbacks; at most 1"),
     ],
 )
 def test_a_callback_that_cannot_be_one_is_refused(defines: tuple[str, ...], words: str) -> None:
@@ -144,7 +144,7 @@ def test_an_arena_keeps_the_address_that_it_asks_for() -> None:
 
 def test_variables_of_an_arena_need_the_one_arena() -> None:
     path = compiled_case("arena_global", options=(*V4, "-DTYPE=2"))
-    with pytest.raises(ObjectFileError, match="variables of an arena, and 0 arenas"):
+    with pytest.raises(ObjectFileError, match="variables of an arena, but 0 arenas"):
         read_object(path)
 
 

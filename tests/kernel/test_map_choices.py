@@ -94,7 +94,7 @@ def test_a_partial_write_leaves_the_bits_beside_a_bit_field() -> None:
 def test_a_partial_write_names_what_does_not_fit(held: Map) -> None:
     with pytest.raises(ValueError, match=r"^port\.high: 65536 does not fit into 16 bits"):
         held.update(1, {"port": {"high": 65536}}, partial=True)
-    with pytest.raises(ValueError, match="there is no member colour"):
+    with pytest.raises(ValueError, match="no member colour"):
         held.update(1, {"colour": 1}, partial=True)
     with pytest.raises(ValueError, match="NOEXIST contradicts"):
         held.update(1, {"count": 1}, UpdateFlag.NOEXIST, partial=True)

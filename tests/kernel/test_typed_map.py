@@ -58,9 +58,11 @@ def test_keys_and_members_are_names_of_their_enumerations(bpffs: Path) -> None:
 
         assert held[1] == ROW
         assert held.to_dict() == {"DROP": ROW, 7: ROW | {"verdict": 9}}
-        with pytest.raises(ValueError, match="'DORP' is no name of enum verdict; there are ABORT"):
+        with pytest.raises(
+            ValueError, match="'DORP' is not a name of enum verdict; the names are ABORT"
+        ):
             held["DORP"] = ROW
-        with pytest.raises(ValueError, match="verdict: 'DORP' is no name of enum verdict"):
+        with pytest.raises(ValueError, match="verdict: 'DORP' is not a name of enum verdict"):
             held["DROP"] = ROW | {"verdict": "DORP"}
 
 
@@ -85,7 +87,7 @@ def test_a_handle_reads_as_it_was_asked_to(bpffs: Path) -> None:
 @pytest.mark.parametrize(
     ("formats", "message"),
     [
-        ({"sadr": "ipv4"}, "no member or type is called 'sadr'"),
+        ({"sadr": "ipv4"}, "no member or type 'sadr'"),
         ({"saddr": "mac"}, "value.saddr is 4 bytes|saddr is 4 bytes"),
         ({"value": "ip"}, "value is 24 bytes .seen., which 'ip' does not fit"),
     ],

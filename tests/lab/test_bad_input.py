@@ -133,7 +133,7 @@ def test_a_truncated_object_is_told(lab: TestLab, tmp_path: Path, size: int) -> 
     path.write_bytes(GOOD[:size])
     result = load(lab, path)
 
-    told(result, 5, str(path), "cut short" if size >= 16 else "not an ELF file")
+    told(result, 5, str(path), "truncated" if size >= 16 else "not an ELF file")
     assert result.json["error"]["type"] == "ObjectFileError"
 
 

@@ -221,7 +221,7 @@ def test_nothing_of_an_array_is_deleted(pinned: Path, words: tuple[str, ...]) ->
         (("sessions", '{"saddr": 1}', "verdict=PASS"), "dport: the member is missing"),
         (
             ("sessions", FIELDS, "verdict=MAYBE"),
-            "'MAYBE' is no name of enum verdict; there are DROP, PASS",
+            "'MAYBE' is not a name of enum verdict; the names are DROP, PASS",
         ),
         (("sessions", FIELDS, "hits[2]=1"), "there is no element [2]"),
         (("sessions", FIELDS, "hits=[1]"), "1 elements, not 2"),

@@ -97,7 +97,7 @@ def test_prefixes_in_python(forms: Here) -> None:
         assert {"prefixlen": 8, "data": (10, 0, 0, 0)} in list(routes)
         with pytest.raises(ValueError, match="a number from 0 to 32"):
             routes["10.0.0.0/33"] = 1
-        with pytest.raises(ValueError, match="is no IPv4 address"):
+        with pytest.raises(ValueError, match="is not an IPv4 address"):
             routes["2001:db8::/32"] = 1
         assert routes.delete_batch(["10.3.0.0/16"]) == 1
     for formats in (AUTO, {"key": Format.PREFIX}, {"key": "prefix"}):

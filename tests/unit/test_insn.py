@@ -87,7 +87,7 @@ def test_code_is_a_sequence_of_what_its_bytes_hold() -> None:
 
 
 def test_code_is_of_whole_instructions() -> None:
-    with pytest.raises(ValueError, match="9 bytes of instructions"):
+    with pytest.raises(ValueError, match="9 bytes of code, not a multiple of 8"):
         Code(bytes(9))
 
 

@@ -1,6 +1,7 @@
-"""A table of types, read from a blob; nothing is decoded before it is asked for.
+"""A BTF type table, read from a blob; each type is decoded on first use.
 
-Works on files and on what the kernel reports (`/sys/kernel/btf/vmlinux`, `BPF_OBJ_GET_INFO_BY_FD`).
+The blob comes from an object file or from the kernel (`/sys/kernel/btf/vmlinux`, or
+`BPF_OBJ_GET_INFO_BY_FD`). The format is described in the kernel's Documentation/bpf/btf.rst.
 """
 
 from __future__ import annotations
@@ -17,22 +18,20 @@ from bpfpin.btf.names import NameIndex, StringFinder, flavoured
 from bpfpin.btf.types import BtfType, Modifier, Void
 from bpfpin.uapi import BTF_MAGIC, BTF_MAX_NAME_OFFSET, BTF_VERSION
 
-_OVERLAPS = 4
-_SMALL_BYTES = 1 << 16  # a section this small is read as a whole
+_OVERLAPS = 4  # total length of decoded strings, as a multiple of the section's size
+_SMALL_BYTES = 1 << 16  # a string section up to this size is decoded at once
 HEADER = struct.Struct("<HBBIIIII")  # magic, version, flags, hdr_len, type_off, _len, str_off, _len
 _MAGIC_OF_BIG_ENDIAN = 0x9FEB
 _VOID = Void()
-_LISTED_BYTES = 1 << 18  # a table this small is mostly read as a whole
+_LISTED_BYTES = 1 << 18  # most types of a table up to this size are read
 _Kind = TypeVar("_Kind")
 
 
-# The string section of BTF, read by offset.
-
-
 class Strings(dict[int, str]):
-    """The strings by offset, each decoded once; a table with a *base* goes on where that ends.
+    """A string section as a dict from offset to string; each string is decoded once.
 
-    A dict, so that a name that is known costs no call.
+    In a table with a *base* the offsets continue where those of the base end. The class is a dict
+    because the lookup of a decoded name then runs no Python code.
     """
 
     def __init__(self, data: bytes, base: Strings | None) -> None:
@@ -40,7 +39,7 @@ class Strings(dict[int, str]):
         self.data = data
         self.end: int = len(data) + (base.end if base is not None else 0)
         self._base = base
-        self.first = base.end if base is not None else 0  # empty before it is read
+        self.first = base.end if base is not None else 0  # offset of the first own string
         self._bytes_read = 0
 
     def __missing__(self, offset: int) -> str:
@@ -56,14 +55,15 @@ class Strings(dict[int, str]):
     def _read_all(self) -> None:
         texts = self.data.decode("ascii").split("\0")[:-1]
         offsets = accumulate([len(text) + 1 for text in texts], initial=self.first)
-        self.update(zip(offsets, texts, strict=False))  # the last offset is the end
+        self.update(zip(offsets, texts, strict=False))  # the last offset is the section's end
 
     def _read(self, offset: int) -> str:
         start = offset - self.first
         if not 0 <= start < len(self.data):
             raise malformed(f"there is no string at {offset:#x} of {self.end:#x} bytes")
-        end = self.data.index(0, start)  # the section ends with one
-        # Strings may share tails; types that all name tails of one long string are a bomb.
+        end = self.data.index(0, start)  # `check_strings` made sure of a zero byte at the end
+        # Strings may share tails. A hostile file could name every tail of one long string, and the
+        # decoded strings would need memory quadratic in the size of the file.
         self._bytes_read += end - start
         if self._bytes_read > _OVERLAPS * len(self.data):
             raise malformed(f"the strings overlap too much, at {offset:#x}")
@@ -71,10 +71,12 @@ class Strings(dict[int, str]):
 
 
 def check_strings(data: bytes, *, has_base: bool) -> None:
-    """Raise `ObjectFileError` unless *data* starts and ends with a zero byte, and is not too large.
+    """Raise `ObjectFileError` unless *data* is a valid string section.
 
-    The section of a table with a base may be empty, and starts with a string.
+    It starts and ends with a zero byte and is not too large. The section of a table with a base may
+    be empty, and its first byte may be part of a string.
     """
+    # The rules are those of btf_parse_str_sec() in kernel/bpf/btf.c.
     if has_base and not data:
         return
     if not data or data[-1] or (data[0] and not has_base):
@@ -86,7 +88,8 @@ def check_strings(data: bytes, *, has_base: bool) -> None:
 class Btf:
     """The types of one object or of the kernel, by id; id 0 is void.
 
-    A table with a *base* (a kernel module's) goes on where the ids and strings of the base end.
+    A table with a *base* (that of a kernel module) numbers its types and strings after those of the
+    base.
     """
 
     def __init__(self, types: bytes, strings: bytes, *, base: Btf | None, first_byte: int) -> None:
@@ -94,7 +97,7 @@ class Btf:
         self._first_id = len(base) if base else 1
         self._types = types
         words = memoryview(types).cast("I")
-        # A list is read twice as fast, but the kernel's types would fill 30 MB.
+        # Indexing a list is twice as fast as a memoryview; the kernel's types would take 30 MB.
         self._words: Words = words.tolist() if len(types) <= _LISTED_BYTES else words
         self._starts = scan(self._words, first_id=self._first_id, first_byte=first_byte)
         self._texts: Strings = Strings(strings, base._texts if base else None)
@@ -107,17 +110,30 @@ class Btf:
 
     @classmethod
     def parse(cls, data: bytes, *, base: Btf | None = None) -> Self:
-        """Read a BTF blob: checks the header and where each type starts.
+        """Read a BTF blob: check the header and find the start of each type.
 
-        What a type names is checked when it is decoded; `check.check` does so for all of them.
-        `ObjectFileError` with section and offset if the bytes are no BTF, and nothing else.
+        The contents of a type are checked when it is decoded; `check.check` decodes and checks all.
+
+        Args:
+            data: Header, type section and string section.
+            base: The table that this one extends, such as that of vmlinux for a kernel module.
+
+        Returns:
+            The table.
+
+        Raises:
+            ObjectFileError: The bytes are not valid BTF; it names section and offset. Nothing else
+                is raised, whatever the bytes are.
         """
-        header_size, *places = _header(data)
-        types = _part(data, header_size, places[0], places[1], what="type")
-        strings = _part(data, header_size, places[2], places[3], what="string")
-        first_byte = header_size + places[0]
-        if (header_size + places[0]) % 4 or len(types) % 4:
-            raise malformed(f"the type section is no whole number of words: {len(types)}", offset=8)
+        header_size, *sections = _header(data)
+        types = _part(data, header_size, sections[0], sections[1], what="type")
+        strings = _part(data, header_size, sections[2], sections[3], what="string")
+        first_byte = header_size + sections[0]
+        if (header_size + sections[0]) % 4 or len(types) % 4:
+            raise malformed(
+                f"the type section is not made of aligned 4-byte words: {len(types)} bytes",
+                offset=8,
+            )
         check_strings(strings, has_base=base is not None)
         return cls(types, strings, base=base, first_byte=first_byte)
 
@@ -127,10 +143,10 @@ class Btf:
 
     def __getitem__(self, type_id: int) -> BtfType:
         """Return the type *type_id*; `ObjectFileError` if there is none or it is malformed."""
-        found = self._decoded.get(type_id)
-        if found is None:
-            found = self._decoded[type_id] = self._decode(type_id)
-        return found
+        kind = self._decoded.get(type_id)
+        if kind is None:
+            kind = self._decoded[type_id] = self._decode(type_id)
+        return kind
 
     def _decode(self, type_id: int) -> BtfType:
         if not 0 <= type_id < len(self):
@@ -140,7 +156,10 @@ class Btf:
         return self._base[type_id] if self._base else _VOID
 
     def encoded(self, first: int, end: int | None = None) -> bytes:
-        """Return the bytes of a type, or of those before *end*; of this table, not of its base."""
+        """Return the bytes of type *first*, or of the types from *first* up to *end* (exclusive).
+
+        The ids are those of this table; types of the base cannot be asked for.
+        """
         start, stop = (self._start(i) for i in (first, first + 1 if end is None else end))
         return self._types[4 * start : 4 * stop]
 
@@ -148,7 +167,7 @@ class Btf:
         return self._starts[type_id - self._first_id] if type_id < len(self) else len(self._words)
 
     def adopt(self, other: Btf, *, but: Collection[int]) -> None:
-        """Take over what *other* has decoded: the same table, with other types at the ids *but*."""
+        """Copy the decoded types and strings of *other*, which differs at the ids *but* only."""
         self._texts.update(other._texts)
         self._decoded = {i: kind for i, kind in other._decoded.items() if i not in but}
 
@@ -161,48 +180,55 @@ class Btf:
         return range(len(self))
 
     def string(self, offset: int) -> str:
-        """Return the string at byte *offset* of the string section; that of the base goes first."""
+        """Return the string at byte *offset*; the strings of the base have the first offsets."""
         return self._texts[offset]
 
     @property
     def strings(self) -> bytes:
-        """The string section as it is; offsets into it are those of types and of line infos."""
+        """The bytes of the string section; types and line infos refer to offsets in it."""
         return self._texts.data
 
     def find(self, name: str, *kinds: type[BtfType]) -> int | None:
-        """Return the first id whose type is called *name*, and is one of *kinds* if there are any.
+        """Return the lowest id of a type with this name.
 
-        None if there is no such type. `Modifier` stands for typedefs and all other modifiers.
+        Args:
+            name: Name of the type, without `struct` or `union`.
+            kinds: Classes of `btf.types` to accept; none: any. `Modifier` stands for typedefs and
+                for all other modifiers.
+
+        Returns:
+            The id; None if there is no such type.
         """
-        found = self._base.find(name, *kinds) if self._base else None
-        if found is not None:
-            return found
+        base_id = self._base.find(name, *kinds) if self._base else None
+        if base_id is not None:
+            return base_id
         for type_id in self._named(name.encode()):
             if not kinds or isinstance(self[type_id], kinds):
                 return type_id
         return None
 
     def flavours(self, essential: str) -> list[int]:
-        """Return the ids of this table, not of its base, called *essential* or *essential*___ANY.
+        """Return the ids of this table, without its base, named *essential* or *essential*___ANY.
 
-        Nothing is decoded: the first call indexes the names (20 ms for the kernel's).
+        No type is decoded. The first call indexes the names (20 ms for those of the kernel).
         """
         if self._flavoured is None:
             self._flavoured = self._flavoured_offsets()
         offsets = self._flavoured.get(essential, ())
-        found = self._named(essential.encode())
-        return sorted([*found, *(i for offset in offsets for i in self._index.at(offset))])
+        ids = self._named(essential.encode())
+        return sorted([*ids, *(i for offset in offsets for i in self._index.at(offset))])
 
     def _named(self, name: bytes) -> list[int]:
-        """Return the ids of this table called *name*; a name may be the tail of a longer string.
+        """Return the ids of this table with that name, which may be the tail of a longer string.
 
-        The strings of the base are those of this table too.
+        A type of this table may take its name from the strings of the base.
         """
         offsets = self._offsets_of(name)
         return sorted([type_id for offset in offsets for type_id in self._index.at(offset)])
 
     def _offsets_of(self, name: bytes) -> list[int]:
-        # A type here may be called as nothing but a member is in the base.
+        # The base may use the string for a member only, so all its strings are searched, not just
+        # the names of its types.
         inherited = self._base._strings_finder.search(name) if self._base else []
         return inherited + self._strings_finder.offsets(name)
 
@@ -214,10 +240,13 @@ class Btf:
         return self._finder
 
     def _flavoured_offsets(self) -> dict[str, list[int]]:
-        found = dict(self._base._flavoured_offsets()) if self._base else {}
-        for name, places in flavoured(self.strings).items():
-            found[name] = [*found.get(name, ()), *(self._texts.first + at for at in places)]
-        return found
+        by_name = dict(self._base._flavoured_offsets()) if self._base else {}
+        for name, starts in flavoured(self.strings).items():
+            by_name[name] = [
+                *by_name.get(name, ()),
+                *(self._texts.first + start for start in starts),
+            ]
+        return by_name
 
     @property
     def _index(self) -> NameIndex:
@@ -232,9 +261,10 @@ class Btf:
         return blob(self._types, self.strings)
 
     def strip(self, type_id: int) -> int:
-        """Return the id under typedef, const, volatile, restrict and type tags.
+        """Return the id of the type under typedefs, const, volatile, restrict and type tags.
 
-        `ObjectFileError` if there are more than 32 of them, as in a cycle.
+        Raises:
+            ObjectFileError: More than 32 of them, for instance in a cycle.
         """
         known = self._stripped.get(type_id)
         if known is not None:
@@ -251,20 +281,20 @@ class Btf:
         )
 
     def ref(self, type_id: int) -> TypeRef:
-        """Return *type_id* together with this table."""
+        """Return a reference: *type_id* together with this table."""
         return TypeRef(self, type_id)
 
 
 @dataclass(frozen=True, slots=True)
 class TypeRef:
-    """One type of one table."""
+    """A reference to one type of one table."""
 
     btf: Btf = field(repr=False)
     id: int
 
     @property
     def type(self) -> BtfType:
-        """The type as it is stored, typedefs and qualifiers included."""
+        """The type itself; it may be a typedef or a qualifier."""
         return self.btf[self.id]
 
     @property
@@ -274,12 +304,12 @@ class TypeRef:
 
     @property
     def size(self) -> int:
-        """Bytes of a value; `ObjectFileError` for what has no size."""
+        """Bytes of a value; `ObjectFileError` for types without a size, such as functions."""
         return size_of(self.btf, self.id)
 
     @property
     def name(self) -> str:
-        """The name of the type as it is stored; empty for pointers, arrays and the unnamed."""
+        """The name of the type itself; empty for pointers, arrays and unnamed types."""
         return self.type.name
 
 
@@ -292,18 +322,18 @@ def blob(types: bytes, strings: bytes) -> bytes:
 def _header(data: bytes) -> tuple[int, int, int, int, int]:
     if len(data) < HEADER.size:
         raise malformed(f"{len(data)} bytes are too few for BTF, whose header takes {HEADER.size}")
-    magic, version, flags, *places = HEADER.unpack_from(data)
+    magic, version, flags, *sections = HEADER.unpack_from(data)
     if magic == _MAGIC_OF_BIG_ENDIAN:
         raise malformed("the BTF is big-endian; only little-endian is read", offset=0)
     if magic != BTF_MAGIC:
-        raise malformed(f"no BTF: it starts with {magic:#06x}, not {BTF_MAGIC:#06x}", offset=0)
+        raise malformed(f"not BTF: it starts with {magic:#06x}, not {BTF_MAGIC:#06x}", offset=0)
     if version != BTF_VERSION or flags:
         raise malformed(
             f"BTF version {version}, flags {flags:#x}; only version 1 is read", offset=2
         )
-    if not HEADER.size <= places[0] <= len(data):
-        raise malformed(f"the BTF header claims {places[0]} of {len(data)} bytes", offset=4)
-    return cast("tuple[int, int, int, int, int]", tuple(places))
+    if not HEADER.size <= sections[0] <= len(data):
+        raise malformed(f"the BTF header claims {sections[0]} of {len(data)} bytes", offset=4)
+    return cast("tuple[int, int, int, int, int]", tuple(sections))
 
 
 def _part(data: bytes, header_size: int, start: int, size: int, *, what: str) -> bytes:

@@ -1,6 +1,8 @@
-"""Types as one line of C, by what they are in memory: `struct datarec { u64 rx_packets; }`.
+"""Types as one line of C: `struct datarec { u64 rx_packets; }`, and their names in C source.
 
-Typedefs and qualifiers are looked through; integers are named by size. Long types end in `…`.
+`c_type` and `declaration` are for people and show the memory layout: typedefs and qualifiers are
+left out, integers are named by size, long types end in `…`. `c_name` is for code: it keeps typedefs
+(`__u32`, `struct datarec`, `__u8[6]`) and does not list members.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from bpfpin.btf.types import (
     Void,
 )
 
-_PARTS_SHOWN = 256  # members and enumerators of one line; without an end, nesting doubles them
+# Members and enumerators in one line. Without a limit, a small file of nested structures, each with
+# two members of the next one, would make a line that grows by a factor of two for each level.
+_PARTS_SHOWN = 256
 _CUT = "…"
 _FLOATS = {4: "float", 8: "double", 16: "long double"}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -49,7 +53,7 @@ def declaration(ref: TypeRef, name: str) -> str:
 
 
 class _Line:
-    """One line being written; *parts_left* bounds what it becomes."""
+    """One line of C under construction; `_parts_left` limits its length."""
 
     def __init__(self, btf: Btf) -> None:
         self._btf = btf
@@ -91,19 +95,19 @@ class _Line:
         return f"{_CUT} {stars}"
 
     def _body(self, kind: Struct | Union | DataSection, depth: int) -> str:
-        places = kind.variables if isinstance(kind, DataSection) else kind.members
+        parts = kind.variables if isinstance(kind, DataSection) else kind.members
         shown = []
-        for place in places:
+        for part in parts:
             self._parts_left -= 1
             if self._parts_left < 0 or depth == 0:
                 shown.append(_CUT)
                 break
-            shown.append(self._part(place.type_id, place, depth - 1))
+            shown.append(self._part(part.type_id, part, depth - 1))
         return f"{{ {' '.join(shown)} }}" if shown else "{ }"
 
-    def _part(self, type_id: int, place: object, depth: int) -> str:
-        name = place.name if isinstance(place, Member) else self._btf[type_id].name
-        bits = place.bitfield_size if isinstance(place, Member) else 0
+    def _part(self, type_id: int, part: object, depth: int) -> str:
+        name = part.name if isinstance(part, Member) else self._btf[type_id].name
+        bits = part.bitfield_size if isinstance(part, Member) else 0
         return self.declare(type_id, name, depth) + (f" : {bits};" if bits else ";")
 
     def _enumerators(self, kind: Enum) -> str:
@@ -115,7 +119,7 @@ class _Line:
 
 
 def _head(kind: BtfType) -> str:
-    """Return what names the type, without its members."""
+    """Return keyword and name of the type, without its members."""
     if isinstance(kind, Int):
         return _int_name(kind)
     if isinstance(kind, Float):
@@ -142,16 +146,10 @@ def _int_name(kind: Int) -> str:
     return f"{'s' if kind.is_signed else 'u'}{kind.bits}"
 
 
-# What a C source calls a type: `__u32`, `struct datarec`, `__u8[6]`.
-#
-# Unlike `c_source` this keeps typedefs and does not spell members out: it is for code, not for
-# eyes.
-
-
 def c_name(ref: TypeRef) -> str | None:
-    """Return what stands for the type in `__type(value, …)`; None where it has no name in C.
+    """Return the type as it is written in `__type(value, …)`; None if C has no name for it.
 
-    Unnamed structures and pointers to functions have none. Qualifiers are left out.
+    Unnamed structures and pointers to functions have no name. Qualifiers are left out.
     """
     return _name(ref.btf, ref.id, MAX_DEPTH)
 
@@ -173,10 +171,11 @@ def _name(btf: Btf, type_id: int, depth: int) -> str | None:
 
 
 def _array(btf: Btf, kind: Array, depth: int) -> str | None:
-    """Return `T[2][3]` for two arrays of three."""
+    """Return the name of an array: `T[2][3]` for two arrays of three T."""
     element = _name(btf, kind.element_id, depth - 1)
     if element is None:
         return None
+    # BTF nests arrays from the outside in, and C writes the outermost length first.
     base, bracket, rest = element.partition("[")
     return f"{base}[{kind.length}]{bracket}{rest}"
 

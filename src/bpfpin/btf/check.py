@@ -1,7 +1,7 @@
-"""Whether a whole table of types can be believed: what the kernel checks, for files of anybody.
+"""Validation of a whole type table, as the kernel does in kernel/bpf/btf.c, for untrusted files.
 
-After it, values can be walked by the types without care: sizes are right, nothing lies outside its
-structure, no type is inside itself. The kernel's own checks are in kernel/bpf/btf.c.
+After it, code can walk values by their types without further checks: sizes are right, members lie
+inside their structure, and no type contains itself.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from bpfpin.btf.types import (
     Var,
 )
 
+# Scalars that a value may have beyond eight for each byte (bit-fields). Members of size 0 and
+# overlapping members make more; a few kilobytes of nested types could claim billions of them.
 _SPARE_LEAVES = 1 << 16
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 _NESTING = (Array, Struct, Union)
-_VALUELESS = {Var, DataSection, DeclTag}  # nothing is of such a type
+_VALUELESS = {Var, DataSection, DeclTag}  # members, parameters and pointers cannot have these types
 
 
 def check(btf: Btf) -> None:
-    """Decode every type and raise `ObjectFileError` for the first that cannot be right."""
+    """Decode every type and raise `ObjectFileError` for the first one that is invalid."""
     table = _Table(btf)
     for type_id, kind in enumerate(table.kinds):
         rule = _RULES.get(type(kind))
@@ -48,7 +50,7 @@ def check(btf: Btf) -> None:
 
 
 class _MemberSize(NamedTuple):
-    """What a member of some type takes; *bits* is None for what is no integer."""
+    """The size of a member of some type; *bits* is None unless the type is an integer."""
 
     kind: BtfType
     size: int
@@ -56,19 +58,19 @@ class _MemberSize(NamedTuple):
 
 
 class _Stripped(dict[int, int]):
-    """The id under typedefs and qualifiers, by id; each is looked for once."""
+    """A cache of `Btf.strip`: the id under typedefs and qualifiers, by id."""
 
     def __init__(self, btf: Btf) -> None:
         super().__init__()
         self._btf = btf
 
     def __missing__(self, type_id: int) -> int:
-        found = self[type_id] = self._btf.strip(type_id)
-        return found
+        stripped = self[type_id] = self._btf.strip(type_id)
+        return stripped
 
 
 class _Table:
-    """The table being checked, and what is known of its types so far."""
+    """The table being checked, with the sizes and depths computed so far."""
 
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
@@ -76,19 +78,19 @@ class _Table:
         self.valueless = {i for i, kind in enumerate(self.kinds) if type(kind) in _VALUELESS}
         self.stripped = _Stripped(btf)
         self.nestings: dict[int, _Nesting] = {}
-        self._places: dict[int, _MemberSize] = {}
+        self._member_sizes: dict[int, _MemberSize] = {}
 
-    def place(self, type_id: int) -> _MemberSize:
-        """Return what a member of this type takes."""
-        found = self._places.get(type_id)
-        if found is None:
+    def member_size(self, type_id: int) -> _MemberSize:
+        """Return the size of a member of this type."""
+        member_size = self._member_sizes.get(type_id)
+        if member_size is None:
             kind = self.kinds[self.stripped[type_id]]
             size = size_of(self.btf, type_id)
             bits = 8 * size if isinstance(kind, Enum) else None
             if isinstance(kind, Int):
                 bits = kind.bit_offset + kind.bits
-            found = self._places[type_id] = _MemberSize(kind, size, bits)
-        return found
+            member_size = self._member_sizes[type_id] = _MemberSize(kind, size, bits)
+        return member_size
 
 
 def _refuse(type_id: int, kind: BtfType, what: str) -> None:
@@ -96,11 +98,13 @@ def _refuse(type_id: int, kind: BtfType, what: str) -> None:
 
 
 def _check_int(_: _Table, type_id: int, kind: Int) -> None:
+    # btf_int_check_meta(): offset and bits together fit the size, which is at most 16 bytes.
     if kind.size not in {1, 2, 4, 8, 16} or not 0 < kind.bits <= 8 * kind.size - kind.bit_offset:
         _refuse(type_id, kind, f"{kind.bits} bits at {kind.bit_offset} in {kind.size} bytes")
 
 
 def _check_scalar_size(_: _Table, type_id: int, kind: Enum | Float) -> None:
+    # btf_enum_check_meta() allows powers of two up to 8; btf_float_check_meta() 2, 4, 8, 12, 16.
     if kind.size not in {1, 2, 4, 8, 12, 16}:
         _refuse(type_id, kind, f"takes {kind.size} bytes")
 
@@ -109,9 +113,9 @@ def _check_ids(table: _Table, type_id: int, kind: BtfType, *ids: int) -> None:
     count = len(table.kinds)
     for referred in ids:
         if referred >= count:
-            _refuse(type_id, kind, f"names type {referred} of {count}")
+            _refuse(type_id, kind, f"refers to type {referred} of {count}")
         if referred in table.valueless:
-            _refuse(type_id, kind, f"names type {referred}, which is no type of a value")
+            _refuse(type_id, kind, f"refers to type {referred}, which no value can have")
 
 
 def _check_target(table: _Table, type_id: int, kind: Pointer | Var) -> None:
@@ -120,7 +124,7 @@ def _check_target(table: _Table, type_id: int, kind: Pointer | Var) -> None:
 
 def _check_tag(table: _Table, type_id: int, kind: DeclTag) -> None:
     if kind.type_id >= len(table.kinds):
-        _refuse(type_id, kind, f"names type {kind.type_id} of {len(table.kinds)}")
+        _refuse(type_id, kind, f"refers to type {kind.type_id} of {len(table.kinds)}")
 
 
 def _check_array(table: _Table, type_id: int, kind: Array) -> None:
@@ -137,15 +141,16 @@ def _check_composite(table: _Table, type_id: int, kind: Struct | Union) -> None:
     last_bit = 8 * kind.size
     for member in kind.members:
         if _end_bit(table, type_id, member) > last_bit:
-            _refuse(type_id, kind, f"member {member.name!r} passes its {kind.size} bytes")
+            _refuse(type_id, kind, f"member {member.name!r} exceeds its {kind.size} bytes")
 
 
 def _end_bit(table: _Table, type_id: int, member: Member) -> int:
     name, member_type, bit_offset, bitfield_size = member
-    kind, size, own_bits = table.place(member_type)
+    kind, size, own_bits = table.member_size(member_type)
+    # Only integers and enumerations can be bit-fields (btf_generic_check_kflag_member()).
     if own_bits is None:
         if bit_offset % 8 or bitfield_size:
-            _refuse(type_id, kind, f"member {name!r} does not start at a byte")
+            _refuse(type_id, kind, f"member {name!r} does not start at a byte boundary")
         return bit_offset + 8 * size
     if bitfield_size > 8 * size:
         _refuse(type_id, kind, f"member {name!r} has {bitfield_size} bits")
@@ -154,7 +159,7 @@ def _end_bit(table: _Table, type_id: int, member: Member) -> int:
 
 def _check_function(table: _Table, type_id: int, kind: Function) -> None:
     if not isinstance(table.btf[kind.type_id], FunctionPrototype):
-        _refuse(type_id, kind, f"its type {kind.type_id} is no prototype")
+        _refuse(type_id, kind, f"its type {kind.type_id} is not a prototype")
 
 
 def _check_prototype(table: _Table, type_id: int, kind: FunctionPrototype) -> None:
@@ -165,7 +170,7 @@ def _check_prototype(table: _Table, type_id: int, kind: FunctionPrototype) -> No
 def _check_section(table: _Table, type_id: int, kind: DataSection) -> None:
     for variable in kind.variables:
         if not isinstance(table.btf[variable.type_id], (Var, Function)):
-            _refuse(type_id, kind, f"type {variable.type_id} in it is no variable")
+            _refuse(type_id, kind, f"its entry, type {variable.type_id}, is not a variable")
 
 
 _RULES: dict[type, Callable[[_Table, int, Any], None]] = {
@@ -186,7 +191,7 @@ _RULES: dict[type, Callable[[_Table, int, Any], None]] = {
 
 
 class _Nesting(NamedTuple):
-    """How deep a value goes and how many scalars are in it."""
+    """The nesting depth of a value and the number of scalars in it."""
 
     depth: int = 0
     leaves: int = 1
@@ -196,8 +201,12 @@ _SCALAR = _Nesting()
 
 
 def _measure(table: _Table, root: int) -> None:
-    """Measure *root* after all that is inside it; a stack of our own, as files can be deep."""
+    """Record the nesting of *root* and of every type inside it.
+
+    The walk uses an explicit stack: a damaged file can nest deeper than Python recurses.
+    """
     kinds, known = table.kinds, table.nestings
+    # Most structures hold scalars only and need no walk.
     inside = [kinds[table.stripped[i]] for i in value_ids(kinds[root])]
     if not any(isinstance(kind, _NESTING) for kind in inside):
         known[root] = _nesting(table, root, [_SCALAR] * len(inside))
@@ -211,6 +220,7 @@ def _measure(table: _Table, root: int) -> None:
         inner = [table.stripped[i] for i in value_ids(kinds[type_id])]
         waiting = {i for i in inner if i not in known and isinstance(kinds[i], _NESTING)}
         if waiting:
+            # A type on the stack that is reached again, from itself or from inside, is a cycle.
             if not entered.isdisjoint({type_id, *waiting}):
                 _refuse(type_id, kinds[type_id], "is inside itself")
             if len(entered) == MAX_DEPTH:

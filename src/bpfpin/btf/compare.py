@@ -1,8 +1,8 @@
-"""How two types differ in memory: what was written with the one reads wrong with the other.
+"""Comparison of two types by memory layout, as to whether old bytes can be read as the new type.
 
-Names of types, typedefs and qualifiers do not count; names of members do. An enumerator that only
-the new type has is no difference, as old values keep their meaning. Two compilers' BTF of one
-enumeration is the same.
+Names of members are compared; names of types, typedefs and qualifiers are not. An enumerator that
+was added is not a difference, because old values keep their meaning. Compilers encode the same
+enumeration in different ways; such differences do not count either.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from bpfpin.btf.types import (
     Union,
 )
 
-_REMEMBERED = 64  # comparisons: many maps of one object have the same types
+_REMEMBERED = 64  # results cached, because many maps of one object have the same types
 Difference = tuple[str, str, str]
-"""Path of a member (`stats.bytes`, `slots[]`; empty: the whole), what is old, what is new."""
+"""Path of a member (`stats.bytes`, `slots[]`; empty: the whole type), old text, new text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class _Pair:
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """A member or variable: where it is and what."""
+    """Type and position of a member or variable."""
 
     type_id: int
     bit_offset: int
@@ -58,54 +58,54 @@ class _Position:
 
 
 def differences(old: TypeRef | None, new: TypeRef | None) -> list[Difference]:
-    """Return every difference in layout; none where a side has no type, as nothing is known.
+    """Return every difference in layout; none if a side has no type, because nothing is known then.
 
-    Members are compared by name wherever they are declared: offset, width, type (size, signedness,
-    array length, enumerators). Pointers are equal whatever they point to.
+    Members are matched by name, those of unnamed structures included, and compared by offset, width
+    and type (size, signedness, array length, enumerators). All pointers are equal.
     """
     return [] if old is None or new is None else list(_differences(old, new))
 
 
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _differences(old: TypeRef, new: TypeRef) -> tuple[Difference, ...]:
-    found: list[Difference] = []
+    found_differences: list[Difference] = []
     pending, seen = [_Pair("", old, new)], set[tuple[int, int]]()
     while pending:
         pair = pending.pop(0)
         if (pair.old.id, pair.new.id) not in seen:
             seen.add((pair.old.id, pair.new.id))
             own, inner = _compare(pair)
-            found += own
-            pending[:0] = inner  # members in order, each with all that is inside
-    return tuple(found)
+            found_differences += own
+            pending[:0] = inner  # depth first, so that the members are reported in their order
+    return tuple(found_differences)
 
 
 def whole(old: TypeRef | None, new: TypeRef | None) -> Difference | None:
-    """Return both types, each in one line; None for data sections and where the lines are equal.
+    """Return a difference that shows both types, each in one line; None if the lines are equal.
 
-    A data section is no type that somebody wrote: its variables tell more.
+    None also for data sections: nobody wrote such a type, and its variables are shown instead.
     """
     if old is None or new is None or isinstance(new.stripped, DataSection):
         return None
-    told = _Pair("", old, new).differ()
-    return told if told[1] != told[2] else None
+    difference = _Pair("", old, new).differ()
+    return difference if difference[1] != difference[2] else None
 
 
 def _compare(pair: _Pair) -> tuple[list[Difference], list[_Pair]]:
-    """Return the differences of the two types themselves, and what is left to compare."""
+    """Return the differences of the two types themselves, and the pairs inside to compare next."""
     old, new = pair.old.stripped, pair.new.stripped
     if isinstance(old, Array) and isinstance(new, Array):
         own = [] if old.length == new.length else [pair.differ()]
         return own, [pair.inner("[]", old.element_id, new.element_id)]
     if isinstance(old, (Struct, Union, DataSection)) and type(old) is type(new):
-        return _compare_places(pair)
+        return _compare_members(pair)
     if isinstance(old, Enum) and isinstance(new, Enum):
         return _compare_enums(pair, old, new), []
     return ([] if _scalar(old) == _scalar(new) else [pair.differ()]), []
 
 
 def _scalar(kind: BtfType) -> tuple[object, ...]:
-    """Return what decides how the bytes of a scalar read; an enumeration reads as an integer."""
+    """Return what determines the meaning of a scalar's bytes; an enumeration equals an integer."""
     if isinstance(kind, Int):
         return (Int, kind.size, kind.is_signed, kind.bits, kind.bit_offset)
     if isinstance(kind, Enum):
@@ -116,48 +116,49 @@ def _scalar(kind: BtfType) -> tuple[object, ...]:
 
 
 def _compare_enums(pair: _Pair, old: Enum, new: Enum) -> list[Difference]:
-    """Compare names with their bits: whether it is signed, only compilers from clang 15 on say.
-
-    Older ones also store no more than the lower 32 bits of a value of 64.
-    """
+    """Compare names and values of two enumerations; *new* may have more."""
+    # Values are compared as bits, without sign: only compilers from clang 15 on store whether an
+    # enumeration is signed. Older ones store the lower 32 bits of a 64-bit value only.
     bits = 32 if old.is_cut or new.is_cut else 8 * old.size
     before, after = ({(name, value % (1 << bits)) for name, value in e.values} for e in (old, new))
     return [] if old.size == new.size and before <= after else [pair.differ()]
 
 
-def _compare_places(pair: _Pair) -> tuple[list[Difference], list[_Pair]]:
-    old, new = _places(pair.old), _places(pair.new)
-    found: list[Difference] = []
+def _compare_members(pair: _Pair) -> tuple[list[Difference], list[_Pair]]:
+    old, new = _positions(pair.old), _positions(pair.new)
+    own: list[Difference] = []
     shared: list[_Pair] = []
     for name in old | new:
         inner = pair.inner(name, *(s[name].type_id if name in s else 0 for s in (old, new)))
         if name in old and name in new:
             shared.append(inner)
-        found += _compare_place(inner, old.get(name), new.get(name))
-    if not found and pair.old.size != pair.new.size and not _all_differ(shared):
-        found = [pair.differ(f"{pair.old.size} bytes", f"{pair.new.size} bytes")]
-    return found, shared
+        own += _compare_position(inner, old.get(name), new.get(name))
+    # A member of another size explains the size of the whole, and is reported itself.
+    if not own and pair.old.size != pair.new.size and not _any_resized(shared):
+        own = [pair.differ(f"{pair.old.size} bytes", f"{pair.new.size} bytes")]
+    return own, shared
 
 
-def _all_differ(shared: list[_Pair]) -> bool:
-    """Return whether a member's own size already tells why the whole has another one."""
+def _any_resized(shared: list[_Pair]) -> bool:
     return any(pair.old.size != pair.new.size for pair in shared)
 
 
-def _compare_place(inner: _Pair, old: _Position | None, new: _Position | None) -> list[Difference]:
+def _compare_position(
+    inner: _Pair, old: _Position | None, new: _Position | None
+) -> list[Difference]:
     if old and new and str(old) == str(new):
         return []
-    return [inner.differ(_told(inner.old, old, new), _told(inner.new, new, old))]
+    return [inner.differ(_text(inner.old, old, new), _text(inner.new, new, old))]
 
 
-def _told(ref: TypeRef, place: _Position | None, other: _Position | None) -> str:
-    if place is None:
+def _text(ref: TypeRef, position: _Position | None, other: _Position | None) -> str:
+    if position is None:
         return "none"
-    return str(place) if other else f"{c_type(ref)} {place}"
+    return str(position) if other else f"{c_type(ref)} {position}"
 
 
-def _places(ref: TypeRef) -> dict[str, _Position]:
-    """Return the members by name; those without a name (bit-field gaps) by their place."""
+def _positions(ref: TypeRef) -> dict[str, _Position]:
+    """Return the members by name; those without a name (bit-field gaps) by their position."""
     kind = ref.stripped
     if isinstance(kind, DataSection):
         return {ref.btf[v.type_id].name: _Position(v.type_id, 8 * v.offset) for v in kind.variables}

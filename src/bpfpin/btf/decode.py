@@ -1,7 +1,8 @@
-"""Bytes of the type section to the records of `types`, one at a time.
+"""Decoder of the type section: bytes to the records of `types`, one type at a time.
 
-The form is that of the kernel's Documentation/bpf/btf.rst: three words a type (name offset, info,
-size or type id) and, by kind, words of its own. All is read as a sequence of 32-bit words.
+The format is that of the kernel's Documentation/bpf/btf.rst, "Type Encoding": each type has three
+words (name offset, info, size or type id) and further words depending on its kind. The section is
+read as a sequence of 32-bit words.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _HEADER_WORDS = 3
 _LINKAGES = {linkage.value: linkage for linkage in Linkage}
 _MODIFIERS = {kind.value: kind for kind in ModifierKind}
 _ENCODINGS = {bits: IntEncoding(bits) for bits in range(8)}
-_TAIL_WORDS = {  # words after the three of every type: (fixed, for each of vlen)
+_TAIL_WORDS = {  # words after the first three of a type: (always, for each of vlen entries)
     BtfKind.INT: (1, 0),
     BtfKind.PTR: (0, 0),
     BtfKind.ARRAY: (3, 0),
@@ -69,12 +70,15 @@ _TAILS = [_TAIL_WORDS.get(kind) for kind in range(_KIND_MASK + 1)]  # type: igno
 
 
 def malformed(message: str, *, offset: int | None = None) -> ObjectFileError:
-    """Return the one error of malformed BTF; *offset* counts bytes of the blob."""
+    """Return the error for malformed BTF; *offset* is a byte of the blob."""
     return ObjectFileError(message, section=".BTF", offset=offset)
 
 
 def scan(words: Words, *, first_id: int, first_byte: int) -> array[int]:
-    """Return the index of the first word of each type; errors name bytes from *first_byte* on."""
+    """Return the index of the first word of each type.
+
+    *first_byte* is the offset of the type section in the blob; errors add it to theirs.
+    """
     starts = array("I")
     at, end = 0, len(words)
     while at + _HEADER_WORDS <= end:
@@ -92,18 +96,19 @@ def scan(words: Words, *, first_id: int, first_byte: int) -> array[int]:
         )
     if first_id + len(starts) > BTF_MAX_TYPE:
         raise malformed(
-            f"{first_id + len(starts)} types; BTF takes {BTF_MAX_TYPE}", offset=first_byte
+            f"{first_id + len(starts)} types; BTF allows {BTF_MAX_TYPE}", offset=first_byte
         )
     return starts
 
 
 def _unknown_kind(info: int, type_id: int, offset: int) -> ObjectFileError:
     kind = info >> 24 & _KIND_MASK
+    # The length of an unknown kind is unknown as well, so the rest of the table cannot be read.
     return malformed(f"type {type_id} is of kind {kind}, which is unknown", offset=offset)
 
 
 def decode(words: Words, at: int, string: ReadString) -> BtfType:
-    """Return the type whose first word is *at*; names are asked of *string*."""
+    """Return the type whose first word has index *at*; *string* returns a name by its offset."""
     return _DECODERS[words[at + 1] >> 24 & _KIND_MASK](words, at, string)
 
 
@@ -115,17 +120,18 @@ def _vlen(words: Words, at: int) -> int:
     return words[at + 1] & BTF_MAX_VLEN
 
 
-def _tail(words: Words, at: int, each: int) -> range:
+def _tail(words: Words, at: int, step: int) -> range:
     start = at + _HEADER_WORDS
-    return range(start, start + each * _vlen(words, at), each)
+    return range(start, start + step * _vlen(words, at), step)
 
 
 def _int(words: Words, at: int, string: ReadString) -> Int:
-    name, about = string(words[at]), words[at + 3]
-    encoding = _ENCODINGS.get(about >> 24)
+    # The fourth word: encoding << 24 | offset << 16 | bits (BTF_INT_* in include/uapi/linux/btf.h).
+    name, data = string(words[at]), words[at + 3]
+    encoding = _ENCODINGS.get(data >> 24)
     if encoding is None:
-        raise malformed(f"integer {name!r} has the unknown encoding {about >> 24:#x}")
-    return Int(name, words[at + 2], about & 0xFF, encoding, about >> 16 & 0xFF)
+        raise malformed(f"integer {name!r} has the unknown encoding {data >> 24:#x}")
+    return Int(name, words[at + 2], data & 0xFF, encoding, data >> 16 & 0xFF)
 
 
 def _pointer(words: Words, at: int, string: ReadString) -> Pointer:
@@ -137,6 +143,9 @@ def _array(words: Words, at: int, string: ReadString) -> Array:
 
 
 def _members(words: Words, at: int, string: ReadString) -> tuple[Member, ...]:
+    # With the flag, the third word of a member is bitfield_size << 24 | bit_offset. The tuples are
+    # made of lists here and below: that is faster than from a generator, and the kernel has 130,000
+    # types.
     if not _flag(words, at):
         return tuple(
             [Member(string(words[i]), words[i + 1], words[i + 2]) for i in _tail(words, at, 3)]

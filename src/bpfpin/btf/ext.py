@@ -1,7 +1,7 @@
-"""Section `.BTF.ext`: what the instructions of each section are in the source.
+"""Section `.BTF.ext`: function infos, line infos and CO-RE relocations of the instructions.
 
-Three parts of one form (function infos, line infos, CO-RE relocations): the size of a record, then
-for each section its name, the number of records and the records.
+All three parts have one format: the size of a record, then for each section its name, the number of
+records and the records (Documentation/bpf/btf.rst, ".BTF.ext section").
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from bpfpin.btf.btf import Btf
 from bpfpin.errors import ObjectFileError, ObjectLimitError
 from bpfpin.uapi import BTF_MAGIC, BTF_VERSION
 
-MAX_RECORDS = 1 << 18  # of one part
-MAX_RELOCATIONS = 1 << 15  # each has a path to be followed in two tables
+# Limits for untrusted files, many times the numbers of the largest objects in use.
+MAX_RECORDS = 1 << 18  # in one part
+MAX_RELOCATIONS = 1 << 15  # lower, because the path of each is followed in two type tables
 
 _HEADER = struct.Struct("<HBBI")
-_PLACE = struct.Struct("<II")
+_PART = struct.Struct("<II")  # offset and size of one part
 _BLOCK = struct.Struct("<II")
 _FUNCTION = struct.Struct("<II")
 _FOUR_WORDS = struct.Struct("<IIII")
@@ -28,11 +29,14 @@ _RELOCATION_PART = 2
 
 @dataclass(frozen=True)
 class BtfExt:
-    """Records by section name; an instruction is given by its byte offset in the section.
+    """The records by section name; each starts with the instruction's byte offset in the section.
 
-    *functions*: offset, type id. *lines*: offset, string offsets of the file name and of the line,
-    line number << 10 | column. *relocations*, CO-RE's: offset, type id, path into the type
-    (`0:1:2`), number of the kind.
+    Attributes:
+        functions: Offset, type id of the function.
+        lines: Offset, string offset of the file name, string offset of the source line,
+            line number << 10 | column.
+        relocations: CO-RE relocations: offset, type id, path into the type (`0:1:2`), kind
+            (enum bpf_core_relo_kind).
     """
 
     functions: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
@@ -41,14 +45,19 @@ class BtfExt:
 
 
 def parse_ext(data: bytes, btf: Btf) -> BtfExt:
-    """Read the section; names are those of *btf*. `ObjectFileError` if it is malformed."""
+    """Return the records of the section *data*; their names are strings of *btf*.
+
+    Raises:
+        ObjectFileError: The section is malformed.
+    """
     header_size = _header_size(data)
     ext = BtfExt()
     for section, records in _records(data, 0, _FUNCTION, btf):
         ext.functions.setdefault(section, []).extend(records)
     for section, records in _records(data, 1, _FOUR_WORDS, btf):
         ext.lines.setdefault(section, []).extend(records)
-    if header_size < _HEADER.size + 3 * _PLACE.size:
+    # Headers written before CO-RE have two parts.
+    if header_size < _HEADER.size + 3 * _PART.size:
         return ext
     for section, records in _records(data, _RELOCATION_PART, _FOUR_WORDS, btf):
         ext.relocations.setdefault(section, []).extend(
@@ -61,7 +70,7 @@ def parse_ext(data: bytes, btf: Btf) -> BtfExt:
 
 
 def _header_size(data: bytes) -> int:
-    least = _HEADER.size + 2 * _PLACE.size
+    least = _HEADER.size + 2 * _PART.size
     if len(data) < least:
         raise _malformed(f"{len(data)} bytes are too few, the header takes {least}")
     magic, version, flags, size = _HEADER.unpack_from(data)
@@ -75,8 +84,8 @@ def _header_size(data: bytes) -> int:
 def _records(
     data: bytes, part: int, record: struct.Struct, btf: Btf
 ) -> Iterator[tuple[str, Iterator[Any]]]:
-    """Yield the name and the records of each section; of longer records only what we know."""
-    start, size = _PLACE.unpack_from(data, _HEADER.size + part * _PLACE.size)
+    """Yield name and records of each section; unknown words at the end of a record are skipped."""
+    start, size = _PART.unpack_from(data, _HEADER.size + part * _PART.size)
     if size == 0:
         return
     at = start + _header_size(data)
@@ -107,10 +116,10 @@ def _check_count(count: int, limit: int) -> None:
 
 def _block_count(data: bytes, at: int, end: int, step: int) -> int:
     if at + _BLOCK.size > end:
-        raise _malformed("the list of a section is cut short", at)
+        raise _malformed("the list of a section is truncated", at)
     count = int(_BLOCK.unpack_from(data, at)[1])
     if at + _BLOCK.size + count * step > end:
-        raise _malformed(f"{count} records of {step} bytes pass the end of their part", at)
+        raise _malformed(f"{count} records of {step} bytes exceed their part", at)
     return count
 
 

@@ -1,4 +1,4 @@
-"""Where things lie in memory: sizes, alignments, offsets of members.
+"""Memory layout of types: sizes, alignments, offsets of members.
 
 Sizes are those of the 64-bit BPF machine: a pointer takes eight bytes.
 """
@@ -26,15 +26,15 @@ from bpfpin.btf.types import (
 )
 
 POINTER_SIZE = 8
-MAX_DEPTH = 32  # the kernel's own limit, MAX_RESOLVE_DEPTH in kernel/bpf/btf.c
-MAX_SIZE = 0xFFFFFFFF
-MAX_MEMBERS = 1 << 16  # of one type, those of the unnamed inside counted
+MAX_DEPTH = 32  # the kernel's limit, MAX_RESOLVE_DEPTH in kernel/bpf/btf.c
+MAX_SIZE = 0xFFFFFFFF  # sizes are u32 in BTF; btf_array_resolve() refuses larger arrays
+MAX_MEMBERS = 1 << 16  # of one type, members of unnamed structures inside it included
 
 _Sized = Int | Float | Enum | Struct | Union | DataSection
 
 
 class TypeTable(Protocol):
-    """What the functions here need of a `Btf`."""
+    """The part of `Btf` that the functions here need."""
 
     def __getitem__(self, type_id: int, /) -> BtfType:
         """Return the type *type_id*."""
@@ -45,7 +45,7 @@ class TypeTable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MemberLayout:
-    """A member and its place, counted in bits from the start of the outermost structure."""
+    """A member and its position in bits, counted from the start of the outermost structure."""
 
     name: str
     type_id: int
@@ -54,10 +54,11 @@ class MemberLayout:
 
 
 def size_of(btf: TypeTable, type_id: int) -> int:
-    """Return the bytes that a value of the type takes.
+    """Return the size of a value of the type in bytes.
 
-    `ObjectFileError` for what has no size (void, functions, forward declarations) and for 4 GiB and
-    more.
+    Raises:
+        ObjectFileError: The type has no size (void, functions, forward declarations), or a size of
+            4 GiB or more.
     """
     count = 1
     for _ in range(MAX_DEPTH):
@@ -83,16 +84,17 @@ def _own_size(kind: BtfType, type_id: int) -> int:
 def _product(count: int, size: int, type_id: int) -> int:
     if count * size > MAX_SIZE:
         raise malformed(
-            f"{count} times type {type_id} of {size} bytes is more than BTF can hold (4 GiB)"
+            f"{count} times type {type_id} of {size} bytes is more than BTF allows (4 GiB)"
         )
     return count * size
 
 
 def align_of(btf: TypeTable, type_id: int) -> int:
-    """Return the alignment in bytes that C gives the type; 1 for what has none.
+    """Return the alignment of the type in C, in bytes; 1 for types without alignment.
 
-    A structure whose size or offsets do not fit that of its members is packed: 1.
+    A structure whose size or offsets do not fit the alignment of its members is packed: 1.
     """
+    # BTF does not store alignment; libbpf's btf__align_of() derives it in the same way.
     return _align_of(btf, type_id, MAX_DEPTH, {})
 
 
@@ -107,7 +109,7 @@ def _align_of(btf: TypeTable, type_id: int, depth: int, known: dict[int, int]) -
 
 
 def value_ids(kind: BtfType) -> tuple[int, ...]:
-    """Return the ids of the types that a value of *kind* has inside: elements, members."""
+    """Return the ids of the types that a value of *kind* contains: elements, members."""
     if isinstance(kind, Array):
         return (kind.element_id,)
     if isinstance(kind, Var):
@@ -127,26 +129,36 @@ def _align_over(kind: BtfType, inner: Mapping[int, int]) -> int:
 
 
 def members(btf: TypeTable, type_id: int, *, flatten: bool = False) -> list[MemberLayout]:
-    """Return the members of the structure or union *type_id*, in its order.
+    """Return the members of a structure or union in their order.
 
-    *flatten* puts the members of unnamed structures and unions in their place, as C sees them.
-    `ObjectFileError` if the type has no members, or for nesting deeper than 32.
+    Args:
+        btf: The type table.
+        type_id: The structure or union, or a typedef of it.
+        flatten: Replace unnamed structures and unions by their members, as C does.
+
+    Returns:
+        The members.
+
+    Raises:
+        ObjectFileError: The type has no members, nests deeper than 32, or has more than 65,536.
     """
     kind = btf[btf.strip(type_id)]
     if not isinstance(kind, (Struct, Union)):
         raise malformed(f"type {type_id} ({type(kind).__name__} {kind.name!r}) has no members")
-    found = list(islice(_walk(btf, kind, 0, MAX_DEPTH if flatten else 0), MAX_MEMBERS + 1))
-    if len(found) > MAX_MEMBERS:
-        raise malformed(f"type {type_id} has more than {MAX_MEMBERS} members, unnamed ones opened")
-    return found
+    layouts = list(islice(_walk(btf, kind, 0, MAX_DEPTH if flatten else 0), MAX_MEMBERS + 1))
+    if len(layouts) > MAX_MEMBERS:
+        raise malformed(
+            f"type {type_id} has more than {MAX_MEMBERS} members, those of unnamed ones included"
+        )
+    return layouts
 
 
 def _walk(btf: TypeTable, kind: Struct | Union, base: int, depth: int) -> Iterator[MemberLayout]:
     for member in kind.members:
         inner = _unnamed(btf, member) if depth else None
         if inner is None:
-            place = base + member.bit_offset
-            yield MemberLayout(member.name, member.type_id, place, member.bitfield_size)
+            offset = base + member.bit_offset
+            yield MemberLayout(member.name, member.type_id, offset, member.bitfield_size)
         elif depth == 1:
             raise malformed(
                 f"unnamed members of {kind.name!r} are nested more than {MAX_DEPTH} deep"
@@ -162,7 +174,7 @@ def _unnamed(btf: TypeTable, member: Member) -> Struct | Union | None:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a key or value: *size* bytes from byte *offset* on."""
+    """A part of a key or value: *size* bytes at byte *offset*."""
 
     offset: int
     size: int

@@ -1,8 +1,10 @@
-"""A compiler's BTF made such that BPF_BTF_LOAD takes it; no type id and no string offset changes.
+"""Conversion of a compiler's BTF into BTF that BPF_BTF_LOAD accepts; ids and offsets stay.
 
-Compilers leave to the loader what only the linked sections tell: sizes and offsets of data. And the
-kernel refuses what it does not have itself: variables and functions defined elsewhere, parameters
-without a name (btf_var_check_meta, btf_datasec_check_meta, btf_func_check in kernel/bpf/btf.c).
+Compilers leave sizes and offsets of data to the loader, which knows them from the ELF sections. The
+kernel refuses extern variables and functions, and parameters without a name (btf_var_check_meta,
+btf_datasec_check_meta, btf_func_check in kernel/bpf/btf.c). libbpf does the same conversion in
+btf_fixup_datasec() and bpf_object__sanitize_btf(). Type ids and string offsets do not change,
+because `.BTF.ext` and map definitions refer to them.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ from bpfpin.btf.types import (
 )
 from bpfpin.btf.write import BtfBuilder
 
-_BLANK = Struct("", 0, ())  # takes the place of what the kernel has no use for
+_BLANK = Struct("", 0, ())  # replaces types that the kernel refuses, so that the ids stay
 
 _BYTE = Int("", 1, 8)
 
 _SUSPECT = frozenset({DataSection, Var, Function, FunctionPrototype, Int})
-_ENCODINGS = (*IntEncoding,)  # signed, char, bool: the kernel takes one of them
+# Signed, char, bool. btf_int_check_meta() accepts one of them, not a combination.
+_ENCODINGS = (*IntEncoding,)
 
 DataSections = Mapping[str, tuple[int, Mapping[str, int]]]
 
@@ -45,13 +48,21 @@ def for_kernel(
     static_functions: Collection[str] = (),
     defined: Collection[int] = (),
 ) -> Btf:
-    """Return *btf* as the kernel takes it.
+    """Return *btf* as the kernel accepts it.
 
-    *data_sections* gives for each section of the object its size in bytes and the offsets of its
-    symbols. A section that is not among them (`.ksyms`, `.kconfig`), and variables defined
-    elsewhere, become an unnamed empty structure. *static_functions* are those of hidden visibility:
-    the verifier checks a static function with its callers and a global one on its own. *defined*
-    are the ids of variables of elsewhere that have a place all the same: the loader gives it.
+    A section that is not in *data_sections* (`.ksyms`, `.kconfig`) and extern variables become an
+    unnamed empty structure.
+
+    Args:
+        btf: The compiler's BTF.
+        data_sections: For each data section of the object its size in bytes and the offsets of its
+            symbols.
+        static_functions: Functions of hidden visibility, which become static: the verifier checks a
+            static function in the context of its callers and a global one on its own.
+        defined: Ids of extern variables to which the loader gives an address; they stay.
+
+    Returns:
+        The converted table; *btf* itself if nothing had to change.
     """
     suspects = [(i, kind) for i, kind in enumerate(btf.types()) if type(kind) in _SUSPECT]
     prototypes = {kind.type_id for _, kind in suspects if isinstance(kind, Function)}
@@ -59,16 +70,16 @@ def for_kernel(
     for type_id, kind in suspects:
         fixed = kind
         if isinstance(kind, DataSection):
-            fixed = _placed(btf, kind, data_sections, defined)
+            fixed = _filled_section(btf, kind, data_sections, defined)
         elif isinstance(kind, Var) and kind.linkage is Linkage.EXTERN:
             fixed = replace(kind, linkage=Linkage.GLOBAL) if type_id in defined else _BLANK
         elif isinstance(kind, Function):
-            # GCC 12 has functions without a name: what is called through a pointer.
+            # GCC 12 writes functions without a name, for calls through a pointer.
             fixed = _linked(kind, static_functions) if kind.name else _BLANK
         elif isinstance(kind, FunctionPrototype) and type_id in prototypes:
             fixed = _with_names(kind)
         elif isinstance(kind, Int) and kind.encoding not in (IntEncoding.NONE, *_ENCODINGS):
-            # GCC 12 has signed characters.
+            # GCC 12 writes the encoding "signed and char".
             fixed = replace(kind, encoding=_one_encoding(kind))
         if fixed is not kind:
             changed[type_id] = fixed
@@ -76,14 +87,14 @@ def for_kernel(
 
 
 def _one_encoding(kind: Int) -> IntEncoding:
-    return next((each for each in _ENCODINGS if each & kind.encoding), IntEncoding.NONE)
+    return next((flag for flag in _ENCODINGS if flag & kind.encoding), IntEncoding.NONE)
 
 
 def with_large_numbers(btf: Btf) -> Btf:
-    """Return *btf* with room for the numbers of map definitions from 1 << 30 on.
+    """Return *btf* with arrays that the kernel accepts for numbers of map definitions from 1 << 30.
 
-    `__uint(max_entries, 1 << 30)` is a pointer to an array of so many `int`, which is larger than
-    a type can be, and which the kernel refuses. Such an array gets elements of one byte.
+    `__uint(max_entries, 1 << 30)` is a pointer to an array of that many `int`, which the kernel
+    refuses because its size does not fit in 32 bits. Such an array gets elements of one byte.
     """
     too_long = {
         type_id: kind
@@ -112,9 +123,9 @@ def _is_too_long(btf: Btf, kind: Array) -> bool:
 def _with_types(
     btf: Btf, changed: Mapping[int, BtfType], *, after: Collection[BtfType] = ()
 ) -> Btf:
-    """Return a copy of *btf* with other types at some ids; ascending, as they are in *changed*.
+    """Return a copy of *btf* with the types *changed*, and with the types *after* at its end.
 
-    The types in *after* follow the last one.
+    The ids of *changed* ascend.
     """
     builder = BtfBuilder(strings=btf.strings)
     following = 1
@@ -125,9 +136,9 @@ def _with_types(
     builder.add_encoded(btf.encoded(following, len(btf)))
     for kind in after:
         builder.add(kind)
-    made = Btf.parse(builder.build())
-    made.adopt(btf, but=changed)
-    return made
+    copy = Btf.parse(builder.build())
+    copy.adopt(btf, but=changed)
+    return copy
 
 
 def _linked(kind: Function, static_functions: Collection[str]) -> Function:
@@ -138,7 +149,7 @@ def _linked(kind: Function, static_functions: Collection[str]) -> Function:
 
 
 def _with_names(kind: FunctionPrototype) -> FunctionPrototype:
-    """Return *kind* with no unnamed parameter but the last one of type 0, `...`."""
+    """Return *kind* with a name for every parameter; type 0 stands for `...` and has none."""
     if all(p.name or not p.type_id for p in kind.parameters):
         return kind
     named = (
@@ -148,21 +159,21 @@ def _with_names(kind: FunctionPrototype) -> FunctionPrototype:
     return replace(kind, parameters=tuple(named))
 
 
-def _placed(
+def _filled_section(
     btf: Btf, kind: DataSection, data_sections: DataSections, defined: Collection[int]
 ) -> BtfType:
     size, symbols = data_sections.get(kind.name, (0, {}))
     is_ours = any(variable.type_id in defined for variable in kind.variables)
-    if kind.size and not is_ours:  # a linker (bpftool gen object) has filled it in already
+    if kind.size and not is_ours:  # a linker (bpftool gen object) has already filled it in
         size, symbols = kind.size, {}
-    places = [_place(btf, variable, symbols, defined) for variable in kind.variables]
-    variables = _disjoint(places, size)
+    located = [_located(btf, variable, symbols, defined) for variable in kind.variables]
+    variables = _disjoint(located, size)
     if not variables or kind.name not in data_sections:
         return _BLANK
     return DataSection(kind.name, size, variables)
 
 
-def _place(
+def _located(
     btf: Btf,
     variable: SectionVariable,
     symbols: Mapping[str, int],
@@ -171,13 +182,13 @@ def _place(
     kind = btf[variable.type_id]
     is_missing = isinstance(kind, Var) and kind.linkage is Linkage.EXTERN
     if not isinstance(kind, Var) or (is_missing and variable.type_id not in defined):
-        return variable._replace(size=0)
-    # A static variable may have no symbol; its offset is in the BTF then.
+        return variable._replace(size=0)  # `_disjoint` drops it
+    # A static variable may have no symbol; the compiler then wrote its offset into the BTF.
     return variable._replace(offset=symbols.get(kind.name, variable.offset))
 
 
 def _disjoint(variables: list[SectionVariable], size: int) -> tuple[SectionVariable, ...]:
-    """Return those that the kernel takes: ascending, none over another, none past the end."""
+    """Return the variables that the kernel accepts: ascending, disjoint, inside the section."""
     kept: list[SectionVariable] = []
     end = 0
     for variable in sorted(variables, key=lambda v: (v.offset, v.size)):

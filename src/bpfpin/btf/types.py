@@ -1,7 +1,8 @@
-"""The kinds of BTF, one frozen record each; they name other types by id.
+"""The kinds of BTF types, one frozen record for each; they refer to other types by id.
 
 The kinds and their meaning are those of the kernel's Documentation/bpf/btf.rst. Type id 0 is void
-and is never stored. What a type has many of (members, parameters) are tuples: made twice as fast.
+and is never stored. Members, parameters, enumerators and section entries are named tuples, which
+are created twice as fast as dataclasses.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 
 class Linkage(IntEnum):
-    """Who sees a function or a variable."""
+    """Visibility of a function or variable (BTF_FUNC_STATIC … in include/uapi/linux/btf.h)."""
 
     STATIC = 0
     GLOBAL = 1
@@ -20,7 +21,7 @@ class Linkage(IntEnum):
 
 
 class IntEncoding(IntFlag):
-    """How the bits of an integer read; none of them: unsigned."""
+    """Interpretation of an integer's bits; NONE means unsigned."""
 
     NONE = 0
     SIGNED = 1
@@ -37,7 +38,7 @@ class Void:
 
 @dataclass(frozen=True, slots=True)
 class Int:
-    """An integer of *size* bytes; *bits* of them from *bit_offset* on carry the value."""
+    """An integer of *size* bytes, of which *bits* bits from *bit_offset* on hold the value."""
 
     name: str
     size: int
@@ -69,7 +70,7 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """*length* elements of *element_id*."""
+    """An array of *length* elements of type *element_id*."""
 
     element_id: int
     index_id: int
@@ -78,7 +79,7 @@ class Array:
 
 
 class Member(NamedTuple):
-    """One member of a structure; *bitfield_size* is 0 when it is no bit-field."""
+    """One member of a structure; *bitfield_size* is 0 unless it is a bit-field."""
 
     name: str
     type_id: int
@@ -126,7 +127,7 @@ class Enum:
 
     @property
     def is_cut(self) -> bool:
-        """Whether there are just the lower 32 bits of its 64: BTF_KIND_ENUM, before clang 15."""
+        """Whether only the lower 32 of 64 bits are stored: BTF_KIND_ENUM, before clang 15."""
         return self.size == _WIDE_SIZE and not self.is_wide
 
 
@@ -139,7 +140,7 @@ class Forward:
 
 
 class ModifierKind(IntEnum):
-    """What a modifier adds to a type; the numbers are those of `BtfKind`."""
+    """Kind of a modifier; the numbers are those of `BtfKind`."""
 
     TYPEDEF = 8
     VOLATILE = 9
@@ -150,7 +151,7 @@ class ModifierKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Modifier:
-    """Typedef, volatile, const, restrict or type tag around *type_id*."""
+    """A typedef, volatile, const, restrict or type tag of *type_id*."""
 
     kind: ModifierKind
     name: str
@@ -175,7 +176,7 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FunctionPrototype:
-    """What a function takes and returns."""
+    """Parameters and return type of a function."""
 
     return_id: int
     parameters: tuple[Parameter, ...]
@@ -184,7 +185,7 @@ class FunctionPrototype:
 
 @dataclass(frozen=True, slots=True)
 class Var:
-    """A global variable of type *type_id*."""
+    """A global variable of type *type_id* (BTF_KIND_VAR)."""
 
     name: str
     type_id: int
@@ -192,7 +193,7 @@ class Var:
 
 
 class SectionVariable(NamedTuple):
-    """Where a variable lies in its section, in bytes."""
+    """Offset and size of a variable in its section, in bytes; *type_id* is its `Var`."""
 
     type_id: int
     offset: int
@@ -201,7 +202,7 @@ class SectionVariable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """A section of the object file and its variables; compilers leave *size* 0."""
+    """A section of the object file and its variables; compilers write 0 as *size*."""
 
     name: str
     size: int
@@ -210,7 +211,7 @@ class DataSection:
 
 @dataclass(frozen=True, slots=True)
 class DeclTag:
-    """A tag on *type_id*, or on its member or parameter *component* (-1: on itself)."""
+    """A tag on *type_id*, or on its member or parameter number *component* (-1: on the type)."""
 
     name: str
     type_id: int

@@ -1,4 +1,4 @@
-"""A BTF blob from types: whole tables, or the few types that a map's key and value need."""
+"""Encoder of BTF: whole tables, or the few types that a map's key and value need."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ AddString = Callable[[str], int]
 _WORD = 0xFFFFFFFF
 
 
-# The records of `types` to the bytes of a type section: the other direction of `decode`.
-
-
 def encode(kind: BtfType, add_string: AddString) -> bytes:
-    """Return the bytes of one type; *add_string* gives the offset of a name.
+    """Return the bytes of one type in a type section, the inverse of `decode.decode`.
 
-    `ValueError` for `Void`, which is never stored, and for numbers that the form has no room for.
+    Args:
+        kind: The type.
+        add_string: Adds a name to the string section and returns its offset.
+
+    Returns:
+        The encoded type.
+
+    Raises:
+        ValueError: The type is `Void`, which is never stored, or a number does not fit its field.
     """
     if isinstance(kind, Void):
         raise ValueError("void is type 0 of every BTF and is not stored")
@@ -54,8 +59,8 @@ def _info(kind: int, vlen: int = 0, *, flag: bool = False) -> int:
 
 
 def _int(kind: Int, _: AddString) -> list[int]:
-    about = kind.encoding << 24 | kind.bit_offset << 16 | kind.bits
-    return [_info(BtfKind.INT), kind.size, about]
+    data = kind.encoding << 24 | kind.bit_offset << 16 | kind.bits
+    return [_info(BtfKind.INT), kind.size, data]
 
 
 def _array(kind: Array, _: AddString) -> list[int]:
@@ -63,14 +68,15 @@ def _array(kind: Array, _: AddString) -> list[int]:
 
 
 def _composite(kind: Struct | Union, add_string: AddString) -> list[int]:
+    # The flag changes the meaning of every member's third word (see `decode._members`).
     flag = any(member.bitfield_size for member in kind.members)
     number = BtfKind.STRUCT if isinstance(kind, Struct) else BtfKind.UNION
     words = [_info(number, len(kind.members), flag=flag), kind.size]
     for member in kind.members:
         if flag and member.bit_offset > 0xFFFFFF:
             raise ValueError(f"{kind.name!r}: bit {member.bit_offset} is too far for bit-fields")
-        place = member.bitfield_size << 24 | member.bit_offset
-        words += [add_string(member.name), member.type_id, place]
+        position = member.bitfield_size << 24 | member.bit_offset
+        words += [add_string(member.name), member.type_id, position]
     return words
 
 
@@ -118,7 +124,8 @@ _ENCODERS: dict[type, Callable[[Any, AddString], list[int]]] = {
 class BtfBuilder:
     """Collects types and strings; ids count from 1 in the order of `add`.
 
-    *strings* is a string section to start with: its offsets stay valid (those of line infos).
+    *strings* is an existing string section to start with. Its offsets stay valid, because line
+    infos refer to them.
     """
 
     def __init__(self, *, strings: bytes = b"\0") -> None:
@@ -128,7 +135,7 @@ class BtfBuilder:
         self._types: list[bytes] = []
 
     def add(self, kind: BtfType) -> int:
-        """Add a type and return its id; `ValueError` if the form has no room for its numbers."""
+        """Add a type and return its id; `ValueError` if a number does not fit its field."""
         self._types.append(encode(kind, self.add_string))
         return len(self._types)
 
@@ -137,7 +144,7 @@ class BtfBuilder:
         self._types.append(data)
 
     def add_string(self, text: str) -> int:
-        """Return the offset of *text* in the string section, where each string is kept once."""
+        """Return the offset of *text* in the string section; each string is stored once."""
         data = text.encode()
         if not self._is_indexed:
             self._index()
@@ -147,7 +154,7 @@ class BtfBuilder:
         return self._offsets[data]
 
     def _index(self) -> None:
-        """Note where the strings are that were there from the start."""
+        """Index the strings that the section started with."""
         self._is_indexed = True
         offset = 0
         for text in bytes(self._strings).split(b"\0")[:-1]:
@@ -160,10 +167,10 @@ class BtfBuilder:
 
 
 def subset(refs: Sequence[TypeRef]) -> tuple[bytes, list[int]]:
-    """Return a BTF blob with only what *refs* need, and their ids in it.
+    """Return a BTF blob with the types that *refs* need, and the ids of *refs* in it.
 
-    Sizes, offsets and names of values stay as they are. What pointers point to is no part of a
-    value: a structure there becomes a declaration, a function becomes void.
+    Sizes, offsets and names stay. The target of a pointer is not part of a value: a structure there
+    becomes a forward declaration, a function becomes void.
     """
     selection = _Selection()
     ids = [selection.id_of(ref) for ref in refs]
@@ -171,7 +178,7 @@ def subset(refs: Sequence[TypeRef]) -> tuple[bytes, list[int]]:
 
 
 class _Selection:
-    """Types in the order they are met; an id is given at once, so that cycles do no harm."""
+    """Types in the order of discovery; each gets its id at once, so that cycles end."""
 
     def __init__(self) -> None:
         self._ids: dict[tuple[Btf, int] | Forward, int] = {}
@@ -188,7 +195,7 @@ class _Selection:
 
     def build(self) -> bytes:
         builder = BtfBuilder()
-        for wanted in self._pending:  # grows while it is walked
+        for wanted in self._pending:  # `_renumbered` appends to it during the loop
             builder.add(wanted if isinstance(wanted, Forward) else self._renumbered(wanted))
         return builder.build()
 
@@ -209,7 +216,7 @@ class _Selection:
 
 
 def with_ids(kind: BtfType, new_id: Callable[[int], int]) -> BtfType:
-    """Return *kind* with each type id in it replaced by *new_id* of it."""
+    """Return *kind* with every type id replaced by the result of *new_id*."""
     if isinstance(kind, (Int, Enum, Float, Forward)):
         return kind
     if isinstance(kind, Array):

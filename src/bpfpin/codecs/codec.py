@@ -1,20 +1,21 @@
-"""Bytes of keys and values to Python values and back.
+"""Conversion between the bytes of keys and values and Python values.
 
 | C | Python |
 |---|---|
 | integers, pointers | `int`; `_Bool` is `bool` |
-| enumerations | the name as `str`, `int` where no name fits; `raw`: always `int` |
+| enumerations | the name as `str`, `int` if no name fits; `raw`: always `int` |
 | `float`, `double` | `float` |
-| `char[N]` | `str` without the NULs at its end, what is no UTF-8 as surrogates; `raw`: `bytes` |
+| `char[N]` | `str` without trailing NULs, invalid UTF-8 as surrogates; `raw`: `bytes` |
 | other arrays | `list` |
-| `struct`, data section | `dict` by member; those of unnamed members stand beside the others |
-| `union` | `dict` of every member; for writing, any that do not contradict each other |
-| locks, timers, what else is the kernel's (`kernel_owned.py`) | left out; zeros when written |
+| `struct`, data section | `dict` by member; the members of unnamed members are included |
+| `union` | `dict` of every member; for writing, any members that do not contradict each other |
+| locks, timers and other kernel-owned members (`kernel_owned.py`) | left out; written as zeros |
 | no type known | `bytes` |
 
-In keys a structure is a `Record`, a dict that can be hashed, and an array is a tuple. Writing wants
-every member that takes room, fills padding with zeros and refuses with `ValueError` or `TypeError`
-what does not fit, naming the member. What else values can look like is in `formats.py`.
+In keys a structure is a `KeyRecord`, a dict that can be hashed, and an array is a tuple. For
+writing, every member with a size must be given, and padding is filled with zeros. A value that does
+not fit raises `ValueError` or `TypeError`, which name the member. Other representations are in
+`formats.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ FLOATS = "efd"
 
 
 class MisfitError(Portable):
-    """A value does not fit its type; `path` grows on the way out of nested members."""
+    """A value does not fit its type; each enclosing member adds its name to `path`."""
 
     def __init__(self, kind: type[ValueError] | type[TypeError], text: str) -> None:
         super().__init__(text)
@@ -41,21 +42,22 @@ class MisfitError(Portable):
         self.path = ""
 
     def within(self, step: str) -> MisfitError:
-        """Return the same one level further out."""
+        """Prefix the path with *step*, the name of the enclosing member, and return self."""
         self.path = step + self.path
         return self
 
     def final(self) -> ValueError | TypeError:
-        """Return what the caller is told."""
+        """Return the error to raise to the caller: a `ValueError` or `TypeError`."""
         path = self.path.removeprefix(".")
         return self.kind(f"{path}: {self.text}" if path else self.text)
 
 
 class Codec(ABC):
-    """Reads and writes values of *size* bytes.
+    """Decodes and encodes values of *size* bytes.
 
-    Where the struct module unpacks a value as one item, *letter* says which one and *shown* what
-    becomes of it (None: nothing). *has_lock*: there is a `bpf_spin_lock` inside.
+    If the struct module can unpack a value as one item, *letter* is the letter of its format, and
+    *shown* converts the item into the value (None: it is the value). *has_lock* says whether the
+    value contains a `bpf_spin_lock`.
     """
 
     size: int
@@ -63,11 +65,11 @@ class Codec(ABC):
     shown: Callable[[Any], Any] | None = None
     has_lock: bool = False
     is_reversible: bool = True
-    """Whether what is read is written as the same bits, of those in `mask`."""
+    """Whether encoding a decoded value gives the same bits again, of those in `mask`."""
 
     @functools.cached_property
     def mask(self) -> int:
-        """The bits that are read, of all bytes as one little-endian number; others are padding."""
+        """The decoded bits, in all bytes as one little-endian number; other bits are padding."""
         return (1 << 8 * self.size) - 1
 
     @abstractmethod
@@ -97,7 +99,7 @@ class Codec(ABC):
 
 
 class BytesCodec(Codec):
-    """Bytes as they are, for what has no type."""
+    """Bytes as they are, for values without a type."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -108,7 +110,7 @@ class BytesCodec(Codec):
         return bytes(data[at : at + self.size])
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take any bytes of just this size."""
+        """Accept bytes of exactly this size."""
         if not isinstance(value, bytes | bytearray | memoryview):
             name = type(value).__name__
             raise MisfitError(TypeError, f"no type is known here: give bytes, not {name}")
@@ -118,10 +120,10 @@ class BytesCodec(Codec):
 
 
 class CharsCodec(BytesCodec):
-    """`char[N]` as it is: all of its bytes."""
+    """`char[N]` as bytes, NULs included."""
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take text, or bytes, that is not longer than the array; no NUL at the end is needed."""
+        """Accept text or bytes up to the length of the array; a NUL at the end is not needed."""
         if not isinstance(value, str | bytes):
             raise MisfitError(TypeError, f"a text was expected, not {value!r}")
         raw = value.encode(errors="surrogateescape") if isinstance(value, str) else value
@@ -131,7 +133,7 @@ class CharsCodec(BytesCodec):
 
 
 def text_of(raw: bytes) -> str:
-    """Return the text up to the NULs at the end; what is no UTF-8 becomes surrogates."""
+    """Return the text without trailing NULs; invalid UTF-8 becomes surrogates (PEP 383)."""
     return raw.rstrip(b"\0").decode(errors="surrogateescape")
 
 
@@ -140,19 +142,20 @@ class TextCodec(CharsCodec):
 
     shown = staticmethod(text_of)
 
-    def decode(self, data: Buffer, at: int = 0) -> str:  # type: ignore[override]  # text is what bytes of char are
+    def decode(self, data: Buffer, at: int = 0) -> str:  # type: ignore[override]  # bytes in CharsCodec
         """Return the text."""
         return text_of(bytes(data[at : at + self.size]))
 
 
 class ScalarCodec(Codec):
-    """A number that the struct module knows by one letter."""
+    """A number with a letter of its own in the struct module."""
 
     def __init__(self, letter: str) -> None:
         self.letter = letter
         self._form = struct.Struct("<" + letter)
         self.size = self._form.size
-        self.is_reversible = letter not in FLOATS  # -0.0 equals 0.0, and NaN may change its bits
+        # -0.0 equals 0.0, and the bits of a NaN may change when Python handles it.
+        self.is_reversible = letter not in FLOATS
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return the number."""
@@ -160,13 +163,13 @@ class ScalarCodec(Codec):
 
     def decode_many(self, data: Buffer, stride: int) -> Sequence[Any]:
         """Return all numbers at once."""
-        if stride == self.size and self.letter != "e":  # no memoryview has halves
+        if stride == self.size and self.letter != "e":  # memoryview.cast has no half floats
             return memoryview(data).cast("B").cast(_letter(self.letter)).tolist()
         form = padded_form(self._form.format, stride - self.size)
         return [number for (number,) in form.iter_unpack(data)]
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take a number in range; a float where an integer is wanted does not fit."""
+        """Accept a number in range; an integer type does not accept a float."""
         try:
             self._form.pack_into(data, at, value)
         except (struct.error, OverflowError) as error:
@@ -177,17 +180,17 @@ class ScalarCodec(Codec):
         try:
             return struct.pack(f"<{len(values)}{self.letter}", *values)
         except (struct.error, OverflowError):
-            return super().encode_many(values)  # says which one does not fit
+            return super().encode_many(values)  # its error names the value that does not fit
 
 
 @functools.cache
 def padded_form(form: str, padding: int) -> struct.Struct:
-    """Return the form with *padding* bytes behind it; compiling one takes longer than its use."""
+    """Return *form* with *padding* bytes after it; cached, as compiling takes longer than use."""
     return struct.Struct(f"{form}{padding}x")
 
 
 def _letter(letter: str) -> Any:
-    """Return the letter for `memoryview.cast`, whose literal type mypy cannot see in a str."""
+    """Return *letter* as Any: `memoryview.cast` wants a literal type, which mypy cannot derive."""
     return letter
 
 
@@ -202,7 +205,7 @@ def _misfit_number(value: Any, letter: str, size: int) -> MisfitError:
 
 
 def bounds(bits: int, *, is_signed: bool) -> tuple[int, int]:
-    """Return the least and the greatest integer of *bits* bits."""
+    """Return the smallest and the largest integer of *bits* bits."""
     if is_signed:
         return -(1 << bits - 1), (1 << bits - 1) - 1
     return 0, (1 << bits) - 1

@@ -1,4 +1,4 @@
-"""Which format a member gets: what the caller asked for by path, name or type, then by rule."""
+"""Selection of a member's format: by path, name or type from the caller, then by rules."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bpfpin.codecs.formats import AUTO, Format
 KEY: Final = "key"
 VALUE: Final = "value"
 _ROOTS: Final = frozenset({KEY, VALUE})
-_NAMES_TOLD: Final = 24
+_NAMES_SHOWN: Final = 24
 
 Formatted = Callable[[Codec, Format], Codec | None]
 
 
 @dataclass(frozen=True, slots=True)
 class FieldPath:
-    """Where a value is: its path from key or value, its last name, the names of its type.
+    """A member: its path from the key or value, its name, and the names of its type.
 
-    A path is empty where no format asks for it.
+    The path is empty if no format refers to it, so that types without formats share their codecs.
     """
 
     path: str
@@ -34,73 +34,77 @@ class FieldPath:
 
     @property
     def keys(self) -> Iterator[str]:
-        """What it is called in `formats`, the most telling first; a root is no member's name."""
+        """The keys of `formats` that match it, the most specific first."""
         yield self.path
-        if self.name not in _ROOTS:
+        if (
+            self.name not in _ROOTS
+        ):  # the root's path is `key` or `value`; a member may have that name
             yield self.name
         yield from self.types
 
 
 def type_names(btf: Btf, type_id: int) -> list[str]:
-    """Return what a type is called, typedefs first; an array is called like its elements."""
-    found: list[str] = []
+    """Return the names of a type, typedefs first; an array has the names of its elements."""
+    names: list[str] = []
     for _ in range(2 * MAX_DEPTH):
         kind = btf[type_id]
         if not isinstance(kind, Array):
-            found.append(kind.name)
+            names.append(kind.name)
         if not isinstance(kind, Array | Modifier):
             break
         type_id = kind.element_id if isinstance(kind, Array) else kind.type_id
-    return [name for name in found if name]
+    return [name for name in names if name]
 
 
 class FormatTable:
     """The formats of one map, as in `formats=` of `Map.from_pin`.
 
-    A key with an asterisk, or one of `AUTO`, is a rule `TYPE NAME`, patterns of `fnmatch`, or just
-    `NAME`; it goes where it fits. Every other one is a path, a name or a type; where it does not
-    fit, that is `ValueError`.
+    A key with an asterisk, or one of `AUTO`, is a rule `TYPE NAME` or `NAME`, made of `fnmatch`
+    patterns; it applies to the members that it fits. Any other key is a path, a name or a type; if
+    the format does not fit there, `ValueError` is raised.
     """
 
     def __init__(self, formats: Mapping[str, Format | str]) -> None:
-        known = {key.removeprefix("struct "): _format(how) for key, how in formats.items()}
-        self._exact = {key: how for key, how in known.items() if not _is_rule(key)}
-        rules = ((key.lower().rpartition(" "), how) for key, how in known.items() if _is_rule(key))
-        self._rules = [(kind or "*", name, how) for (kind, _, name), how in rules]
+        known = {key.removeprefix("struct "): _format(form) for key, form in formats.items()}
+        self._exact = {key: form for key, form in known.items() if not _is_rule(key)}
+        rules = (
+            (key.lower().rpartition(" "), form) for key, form in known.items() if _is_rule(key)
+        )
+        self._rules = [(kind or "*", name, form) for (kind, _, name), form in rules]
         self._unused = dict.fromkeys(self._exact)
         self._seen: dict[str, None] = {}
 
     @property
     def is_exact(self) -> bool:
-        """Whether there is more than rules, so that something may not fit."""
+        """Whether there are keys other than rules, so that `check_used` may fail."""
         return bool(self._exact)
 
     def cares_for(self, path: str) -> bool:
-        """Whether a path that is asked for begins with *path*."""
+        """Whether a path in `formats` is *path* or below it."""
         return any(key == path or key.startswith(f"{path}.") for key in self._exact)
 
-    def formatted(self, plain: Codec, place: FieldPath) -> Codec:
-        """Return the codec of a place that without any format would read as *plain*."""
-        self._seen[place.name] = None
-        asked = [key for key in place.keys if key in self._exact]
+    def formatted(self, plain: Codec, field: FieldPath) -> Codec:
+        """Return the codec of *field* in its format; *plain* is its codec without a format."""
+        self._seen[field.name] = None
+        asked = [key for key in field.keys if key in self._exact]
         for key in asked:
             self._unused.pop(key, None)
         if asked:
-            return _fitting(plain, self._exact[asked[0]], place)
-        return self._by_rule(plain, place)
+            return _fitting(plain, self._exact[asked[0]], field)
+        return self._by_rule(plain, field)
 
     def check_used(self) -> None:
-        """Raise `ValueError` where something asked for is not there."""
+        """Raise `ValueError` if a key of `formats` matched no member."""
         if self._unused:
-            there = ", ".join(list(self._seen)[:_NAMES_TOLD])
+            known = ", ".join(list(self._seen)[:_NAMES_SHOWN])
             missing = ", ".join(map(repr, self._unused))
-            raise ValueError(f"formats: no member or type is called {missing}; there are {there}")
+            raise ValueError(f"formats: no member or type {missing}; the members are {known}")
 
-    def _by_rule(self, plain: Codec, place: FieldPath) -> Codec:
-        types, name = [one.lower() for one in place.types], place.name.lower()
+    def _by_rule(self, plain: Codec, field: FieldPath) -> Codec:
+        types, name = [text.lower() for text in field.types], field.name.lower()
         fitting = (
-            _maker()(plain, how)
-            for type_pattern, name_pattern, how in self._rules
+            _maker()(plain, form)
+            for type_pattern, name_pattern, form in self._rules
             if fnmatchcase(name, name_pattern) and _any_matches(types, type_pattern)
         )
         return next(filter(None, fitting), plain)
@@ -111,30 +115,30 @@ def _is_rule(key: str) -> bool:
 
 
 def _any_matches(types: Sequence[str], pattern: str) -> bool:
-    return any(fnmatchcase(one, pattern) for one in types)
+    return any(fnmatchcase(name, pattern) for name in types)
 
 
-def _fitting(plain: Codec, how: Format, place: FieldPath) -> Codec:
-    made = _maker()(plain, how)
-    if made is None:
-        where = place.path or place.name
-        kind = next(filter(None, place.types), "")
+def _fitting(plain: Codec, form: Format, field: FieldPath) -> Codec:
+    codec = _maker()(plain, form)
+    if codec is None:
+        path = field.path or field.name
+        kind = next(filter(None, field.types), "")
         raise ValueError(
-            f"formats: {where} is {plain.size} bytes ({kind or 'no type'}), which {how.value!r}"
+            f"formats: {path} has {plain.size} bytes ({kind or 'no type'}); format {form.value!r}"
             " does not fit"
         )
-    return made
+    return codec
 
 
 def _format(how: Format | str) -> Format:
     try:
         return Format(how)
     except ValueError:
-        there = ", ".join(one.value for one in Format)
-        raise ValueError(f"there is no format {how!r}; there are {there}") from None
+        known = ", ".join(form.value for form in Format)
+        raise ValueError(f"unknown format {how!r}; the formats are {known}") from None
 
 
 def _maker() -> Formatted:
-    from bpfpin.codecs.formats import formatted  # noqa: PLC0415  (who asks for none pays for none)
+    from bpfpin.codecs.formats import formatted  # noqa: PLC0415  (saves its import if unused)
 
     return formatted

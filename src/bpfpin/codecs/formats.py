@@ -1,17 +1,17 @@
-"""Other ways to read members: addresses, ports, times, hexadecimal, text.
+"""Formats of members: addresses, ports, times, hexadecimal, text.
 
-| `Format` | for | reads as | takes besides |
+| `Format` | applies to | decoded as | also accepts |
 |---|---|---|---|
-| `IPV4`, `IPV6`, `IP` | 4, 16, either number of bytes | `"10.0.0.1"` | `ipaddress`, its number |
-| `MAC` | 6 bytes | `"02:00:00:00:00:01"` | the number |
+| `IPV4`, `IPV6`, `IP` | 4, 16, 4 or 16 bytes | `"10.0.0.1"` | `ipaddress` objects, `int` |
+| `MAC` | 6 bytes | `"02:00:00:00:00:01"` | `int` |
 | `PORT` | 2 bytes in network order | `int`: 443 | |
 | `NS` | integers of 4 or 8 bytes | `Nanoseconds`, an `int` | `"5 ms"` |
-| `HEX` | integers; all else by its bytes | `"0x1f"`; `"0a00"` | the integer |
-| `TEXT` | bytes, arrays of such | `str` | |
-| `PREFIX` | whole keys of LPM tries | `"10.0.0.0/24"` | `ipaddress`, the structure |
+| `HEX` | integers; other types as bytes | `"0x1f"`; `"0a00"` | `int` |
+| `TEXT` | bytes, arrays of bytes | `str` | |
+| `PREFIX` | whole keys of LPM tries | `"10.0.0.0/24"` | `ipaddress` objects, the structure |
 
-All take bytes as they are in memory, too. An array that a format does not fit as a whole is read
-element by element.
+All accept bytes as they are in memory, too. If a format does not fit an array as a whole, it is
+applied to the elements.
 """
 
 from __future__ import annotations
@@ -35,7 +35,21 @@ _PORT_SIZE = 2
 
 
 class Format(Enum):
-    """How a member reads; see the table of the module."""
+    """How a member of a key or value is decoded, for `formats=` of `Map.from_pin` and others.
+
+    A format may also be given as its value, such as `"ipv4"`.
+
+    Attributes:
+        IPV4: 4 bytes in network order as `"10.0.0.1"`.
+        IPV6: 16 bytes as `"2001:db8::1"`.
+        IP: `IPV4` or `IPV6`, depending on the size.
+        MAC: 6 bytes as `"02:00:00:00:00:01"`.
+        PORT: 2 bytes in network order as an `int`.
+        NS: An integer of 4 or 8 bytes as `Nanoseconds`; accepts texts such as `"5 ms"`.
+        HEX: An integer as `"0x1f"`; the bytes of other types as `"0a00"`.
+        TEXT: Bytes, or an array of bytes, as `str` without trailing NULs.
+        PREFIX: A whole key of an LPM trie as `"10.0.0.0/24"`.
+    """
 
     IPV4 = "ipv4"
     IPV6 = "ipv6"
@@ -49,7 +63,7 @@ class Format(Enum):
 
 
 class FormatRules(dict[str, Format]):
-    """Formats by rules `TYPE NAME`, patterns of `fnmatch`, which apply where they fit."""
+    """Formats by rule `TYPE NAME`, two `fnmatch` patterns; a rule applies where it fits."""
 
 
 AUTO: Final = FormatRules(
@@ -84,11 +98,20 @@ AUTO: Final = FormatRules(
     }
 )
 
-"""What types and names tell for sure enough; `lpm_trie` stands for the keys of such maps."""
+"""Formats for members whose type and name are a reliable sign of their meaning.
+
+Use it as `formats=AUTO` or `formats=AUTO | {"saddr": "ipv4"}`. The type `lpm_trie` stands for the
+keys of LPM tries.
+"""
 
 
 class Nanoseconds(int):
-    """Nanoseconds that print as seconds: `1.000000002 s`; JSON and arithmetic see the number."""
+    """A number of nanoseconds, which `str` shows as seconds: `1.000000002 s`.
+
+    It is an `int`: in JSON, `repr`, comparisons and arithmetic it is the number of nanoseconds.
+    Values of members with `Format.NS` have this type. `Nanoseconds(5_000_000)` makes one from an
+    `int`.
+    """
 
     def __str__(self) -> str:
         seconds, rest = divmod(abs(self), _UNITS["s"])
@@ -96,32 +119,36 @@ class Nanoseconds(int):
 
 
 def parse_ns(text: str) -> int:
-    """Return the nanoseconds that `1.000000002 s`, `5 ms`, `20us` or `7 ns` mean; `ValueError`."""
+    """Return the nanoseconds of a text such as `1.000000002 s`, `5 ms`, `20us` or `7 ns`.
+
+    Raises:
+        ValueError: The text is not a time, or not a whole number of nanoseconds.
+    """
     match = _TIME.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no time such as '5 ms'; the units are {', '.join(_UNITS)}")
+        raise ValueError(
+            f"{text!r} is not a time such as '5 ms'; the units are {', '.join(_UNITS)}"
+        )
     whole, fraction, unit = match[1], match[2] or "", match[3]
     number, rest = divmod(int(whole + fraction) * _UNITS[unit], int("1" + "0" * len(fraction)))
     if rest:
-        raise ValueError(f"{text!r} is no whole number of nanoseconds")
+        raise ValueError(f"{text!r} is not a whole number of nanoseconds")
     return number
 
 
-# The codecs of the formats in `formats.py`.
-
-
-def formatted(plain: Codec, how: Format) -> Codec | None:
-    """Return the codec that reads as *how* what *plain* reads; None where that does not fit."""
+def formatted(plain: Codec, form: Format) -> Codec | None:
+    """Return the codec for the values of *plain* in format *form*; None if it does not fit."""
     bare = plain.origin if isinstance(plain, MappedCodec) else plain
     if not isinstance(bare, ArrayCodec):
-        return _MAKERS[how](bare)
+        return _MAKERS[form](bare)
+    # An array of one integer stays a list of one; `u8 addr[1]` may still be bytes as a whole.
     if bare.length == 1 and not _is_byte(bare.element):
-        return _elements(bare, how)
-    return _MAKERS[how](bare) or _elements(bare, how)
+        return _elements(bare, form)
+    return _MAKERS[form](bare) or _elements(bare, form)
 
 
-def _elements(plain: ArrayCodec, how: Format) -> Codec | None:
-    element = formatted(plain.element, how)
+def _elements(plain: ArrayCodec, form: Format) -> Codec | None:
+    element = formatted(plain.element, form)
     return ArrayCodec(element, plain.length, factory=plain.factory) if element else None
 
 
@@ -163,7 +190,7 @@ def _packed(family: socket.AddressFamily, text: str, title: str) -> bytes:
     try:
         return socket.inet_pton(family, text)
     except (OSError, ValueError):
-        raise MisfitError(ValueError, f"{text!r} is no {title} address") from None
+        raise MisfitError(ValueError, f"{text!r} is not an {title} address") from None
 
 
 def _mac(plain: Codec) -> Codec | None:
@@ -177,7 +204,7 @@ def _mac_bytes(value: Any, size: int) -> bytes:
         return _integer(value, "a MAC address").to_bytes(size, "big")
     parts = re.split("[:-]", value)
     if len(parts) != size or not all(re.fullmatch("[0-9A-Fa-f]{1,2}", part) for part in parts):
-        raise MisfitError(ValueError, f"{value!r} is no MAC address like 02:00:00:00:00:01")
+        raise MisfitError(ValueError, f"{value!r} is not a MAC address like 02:00:00:00:00:01")
     return bytes(int(part, 16) for part in parts)
 
 
@@ -190,7 +217,7 @@ def _port(plain: Codec) -> Codec | None:
 def _port_bytes(value: Any, size: int) -> bytes:
     number = _integer(value, "a port")
     if not 0 <= number < 1 << 16:
-        raise MisfitError(ValueError, f"{number} is no port (0 to 65535)")
+        raise MisfitError(ValueError, f"{number} is not a port (0 to 65535)")
     return number.to_bytes(size, "big")
 
 
@@ -211,7 +238,7 @@ def _hex(plain: Codec) -> Codec | None:
     if _is_integer(plain):
         return MappedCodec(plain, hex, _hex_number)
     if isinstance(plain, ArrayCodec) and not _is_byte(plain.element):
-        return None  # its elements are
+        return None  # `formatted` then tries the elements
     return None if isinstance(plain, BitsCodec) else _over_bytes(plain, bytes.hex, _hex_bytes)
 
 
@@ -221,7 +248,7 @@ def _hex_number(value: Any) -> Any:
     try:
         return int(value, 16)
     except ValueError:
-        raise MisfitError(ValueError, f"{value!r} is no hexadecimal number") from None
+        raise MisfitError(ValueError, f"{value!r} is not a hexadecimal number") from None
 
 
 def _hex_bytes(value: Any, _size: int) -> bytes:
@@ -261,7 +288,7 @@ def _is_integer(plain: Codec) -> bool:
 
 
 def _is_whole_bytes(plain: Codec) -> bool:
-    """Whether the bytes may be an address: an integer, an array, a structure."""
+    """Whether the bytes may be an address: an integer, an array or a structure, not a bit-field."""
     if isinstance(plain, ScalarCodec):
         return _is_integer(plain)
     return not isinstance(plain, BitsCodec) or plain.is_whole

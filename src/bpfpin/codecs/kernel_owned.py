@@ -1,7 +1,7 @@
-"""Members of values that are the kernel's own: locks, timers, and what programs put into maps.
+"""Members of values that the kernel owns: locks, timers, and objects that programs put into maps.
 
-User space reads zeros there, and the kernel skips them when it copies what user space writes
-(`btf_field_type` in include/linux/bpf.h). So they are no part of what is read or written here.
+User space reads zeros there, and the kernel skips them when it copies a value from user space
+(`enum btf_field_type` and bpf_obj_memcpy() in include/linux/bpf.h). Codecs leave them out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from bpfpin.btf.layout import MAX_DEPTH
 from bpfpin.btf.types import Array, BtfType, Modifier, ModifierKind, Pointer, Struct
 
 SPIN_LOCK: Final = "bpf_spin_lock"
+# The kernel finds them by the name of the type, too (btf_get_field_type in kernel/bpf/btf.c).
 STRUCTURES: Final = frozenset(
     {
         SPIN_LOCK,
@@ -27,12 +28,12 @@ STRUCTURES: Final = frozenset(
         "bpf_refcount",
     }
 )
-# A `uptr` is not among them: that pointer is user space's to write.
+# The type tags of pointers that only programs set. `uptr` is missing, because user space sets it.
 POINTERS: Final = frozenset({"kptr", "kptr_untrusted", "percpu_kptr"})
 
 
 def is_kernel_owned(btf: Btf, type_id: int) -> bool:
-    """Whether values of the type, or the elements of such an array, are the kernel's own."""
+    """Whether the kernel owns values of the type, or the elements if it is an array."""
     kind = _element(btf, type_id)
     if isinstance(kind, Struct):
         return kind.name in STRUCTURES
@@ -40,7 +41,7 @@ def is_kernel_owned(btf: Btf, type_id: int) -> bool:
 
 
 def is_spin_lock(btf: Btf, type_id: int) -> bool:
-    """Whether the type is the lock that BPF_F_LOCK takes."""
+    """Whether the type is `struct bpf_spin_lock`, which BPF_F_LOCK acquires."""
     kind = btf[btf.strip(type_id)]
     return isinstance(kind, Struct) and kind.name == SPIN_LOCK
 

@@ -1,4 +1,4 @@
-"""Numbers that are more than one letter of the struct module: bits, truth values, names."""
+"""Codecs of numbers beyond those of the struct module: bit-fields, booleans, enumerations."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from bpfpin.btf.types import Enum, Int
 from bpfpin.codecs.codec import Buffer, Codec, MisfitError, ScalarCodec, bounds
 
-_NAMES_TOLD = 16
+_NAMES_SHOWN = 16
 _TRUTHS = frozenset({0, 1})
 
 
 class BitsCodec(Codec):
-    """An integer that no letter of struct stands for: a bit-field, or 128 bits.
+    """An integer without a letter in the struct module: a bit-field, or one of 128 bits.
 
-    Takes *bits* bits from *bit_offset* on, little-endian, and writes only those.
+    It consists of *bits* bits from *bit_offset* on, in little-endian order; others are not changed.
     """
 
     def __init__(self, bits: int, *, bit_offset: int = 0, is_signed: bool = False) -> None:
@@ -32,12 +32,12 @@ class BitsCodec(Codec):
 
     @property
     def bits(self) -> int:
-        """How many it takes."""
+        """The number of bits."""
         return self._bits
 
     @property
     def is_whole(self) -> bool:
-        """Whether it takes all of its bytes, as 128 bits do."""
+        """Whether it fills its bytes, as an integer of 128 bits does."""
         return not self._shift and self._bits == 8 * self.size
 
     def decode(self, data: Buffer, at: int = 0) -> int:
@@ -48,7 +48,7 @@ class BitsCodec(Codec):
         return value - (1 << self._bits) if negative else value
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take an integer in range; the bits around stay as they are."""
+        """Accept an integer in range; the bits around it do not change."""
         if not hasattr(value, "__index__"):
             raise MisfitError(TypeError, f"an integer was expected, not {value!r}")
         low, high = bounds(self._bits, is_signed=self._is_signed)
@@ -62,7 +62,7 @@ class BitsCodec(Codec):
 
 
 class OddCodec(BitsCodec):
-    """An integer of odd width, or one that does not fill its bytes."""
+    """An integer type of unusual width, or one that does not fill its bytes."""
 
     def __init__(self, kind: Int) -> None:
         super().__init__(kind.bits, bit_offset=kind.bit_offset, is_signed=kind.is_signed)
@@ -70,24 +70,24 @@ class OddCodec(BitsCodec):
 
 
 class BoolCodec(ScalarCodec):
-    """`_Bool` of one byte: whatever is not zero is true."""
+    """`_Bool` of one byte; every byte but zero is true."""
 
     def __init__(self) -> None:
         super().__init__("?")
         self.is_reversible = False
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take a truth value, 0 or 1."""
+        """Accept a boolean, 0 or 1."""
         data[at] = truth(value)
 
     def encode_many(self, values: Sequence[Any]) -> bytes:
-        """Return the bytes of all of them; the struct module would take anything for true."""
+        """Return the bytes of all values, each checked: the struct module accepts any object."""
         return b"".join(map(self.encode, values))
 
 
 def truth(value: Any) -> int:
-    """Return 1 or 0 for a truth value or these numbers, else `MisfitError`."""
-    if not hasattr(value, "__index__") and type(value).__name__ != "bool_":  # that one is numpy's
+    """Return 1 or 0 for a boolean or for these numbers; `MisfitError` for other values."""
+    if not hasattr(value, "__index__") and type(value).__name__ != "bool_":  # bool_ is numpy's
         raise MisfitError(TypeError, f"true or false was expected, not {value!r}")
     if value not in {0, 1}:
         raise MisfitError(ValueError, f"{value!r} is neither true nor false (0 or 1)")
@@ -95,9 +95,9 @@ def truth(value: Any) -> int:
 
 
 class MappedCodec(Codec):
-    """A number, or bytes, that *shown* turns into what is read and *taken* back.
+    """A codec that converts the values of *plain*: *shown* when decoding, *taken* when encoding.
 
-    *origin* is how it would read without, by default the same as *plain*, which does the work.
+    *origin* is the codec of the member without the conversion, by default *plain*.
     """
 
     def __init__(
@@ -119,25 +119,25 @@ class MappedCodec(Codec):
         self._taken = taken
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
-        """Return what the number stands for."""
+        """Return the converted value."""
         return self.shown(self.plain.decode(data, at))
 
     def decode_many(self, data: Buffer, stride: int) -> Sequence[Any]:
-        """Return what all of them stand for."""
+        """Return the converted values."""
         return list(map(self.shown, self.plain.decode_many(data, stride)))
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take what is read here, or the number itself."""
+        """Accept a converted value, or one of the plain codec."""
         self.plain.encode_into(self._taken(value), data, at)
 
 
 def truths(bits: BitsCodec, *, is_key: bool = False) -> Codec:
-    """Return the codec of truth values that are not one byte: bit-fields, wide ones."""
+    """Return the codec of booleans that are not one byte: bit-fields and wide `_Bool`."""
     return _key_truths(bits, bits) if is_key else MappedCodec(bits, bool, truth)
 
 
 def bool_codec(*, is_key: bool = False) -> Codec:
-    """Return the codec of `_Bool`; in keys a byte of 2 reads as 2, as it is another key than 1."""
+    """Return the codec of `_Bool`; in keys a byte of 2 is the number 2, as 1 is a different key."""
     return _key_truths(ScalarCodec("B"), BoolCodec()) if is_key else BoolCodec()
 
 
@@ -156,21 +156,22 @@ def _truth_number(value: Any) -> int:
 
 
 class _Names(dict[int, str]):
-    """The names by number; what has none stays a number."""
+    """Names by number; a number without a name stays a number."""
 
     def __missing__(self, number: int) -> int:
         return number
 
 
 def enum_codec(kind: Enum, plain: Codec) -> MappedCodec:
-    """Return the codec of an enumeration whose numbers *plain* reads: names where they fit.
+    """Return the codec of an enumeration: names, or numbers without a name.
 
-    Of several names for a number the first one is read; all of them are taken.
+    *plain* is the codec of the number. If a number has several names, it decodes to the first one
+    and all of them are accepted.
     """
-    numbers = {one.name: _stored(kind, one.value) for one in kind.values}
+    numbers = {enumerator.name: _stored(kind, enumerator.value) for enumerator in kind.values}
     names = _Names()
     for name, number in numbers.items():
-        names.setdefault(number, name)  # that of a damaged BTF which names two is of the last
+        names.setdefault(number, name)  # in damaged BTF one name may occur twice: the last counts
     title = f"enum {kind.name}".rstrip()
     return MappedCodec(plain, names.__getitem__, lambda value: _number(value, numbers, title))
 
@@ -178,10 +179,11 @@ def enum_codec(kind: Enum, plain: Codec) -> MappedCodec:
 def _stored(kind: Enum, value: int) -> int:
     """Return the number that a variable of the enumeration has for an enumerator.
 
-    Compilers before clang 15 call all of them unsigned and store 32 bits, of fewer bytes and of
-    more. Of 64 bits the upper half is not known: it is taken for the sign of the lower one, so that
-    -1 has its name; a greater number reads as the number that it is.
+    Compilers before clang 15 mark every enumeration as unsigned and store 32 bits of each value,
+    whatever the size of the type.
     """
+    # The upper half of 64 bits is then unknown. The sign of the lower half is extended into it, so
+    # that -1 has its name; a larger number decodes as a number.
     if kind.is_cut:
         value = value - (1 << 32) if value >> 31 == 1 else value
     low, high = bounds(8 * kind.size, is_signed=kind.is_signed)
@@ -192,9 +194,9 @@ def _number(value: Any, numbers: Mapping[str, int], title: str) -> Any:
     if isinstance(value, str):
         if value in numbers:
             return numbers[value]
-        more = ", …" if len(numbers) > _NAMES_TOLD else ""
-        names = ", ".join(list(numbers)[:_NAMES_TOLD]) + more
-        raise MisfitError(ValueError, f"{value!r} is no name of {title}; there are {names}")
+        more = ", …" if len(numbers) > _NAMES_SHOWN else ""
+        names = ", ".join(list(numbers)[:_NAMES_SHOWN]) + more
+        raise MisfitError(ValueError, f"{value!r} is not a name of {title}; the names are {names}")
     if not hasattr(value, "__index__"):
-        raise MisfitError(TypeError, f"a name of {title} or an integer, not {value!r}")
+        raise MisfitError(TypeError, f"a name of {title} or an integer was expected, not {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""The codec of a BTF type, made once a map."""
+"""Codecs of BTF types, made once for each map."""
 
 from __future__ import annotations
 
@@ -46,19 +46,29 @@ def codec(
     formats: Formats = None,
     root: str = "",
 ) -> Codec:
-    """Return the codec for values of *size* bytes and type *ref*, bytes for None.
+    """Return the codec for values of a type.
 
-    With *is_key* its values can be hashed; with *raw* enumerations are numbers and char arrays
-    bytes. *formats* are those of `Map.from_pin`; paths in it begin with *root*, by default `key` or
-    `value`. A type of another size than the map's, or one that has no values (a function), raises
-    `ObjectFileError`; a format that does not fit, or names nothing that is there, `ValueError`.
+    Args:
+        ref: The type; None for bytes.
+        size: Size of the map's keys or values in bytes.
+        is_key: Make values that can be hashed.
+        raw: Decode enumerations as numbers and char arrays as bytes.
+        formats: As in `Map.from_pin`.
+        root: The first name of the paths in *formats*, by default `key` or `value`.
+
+    Returns:
+        The codec.
+
+    Raises:
+        ObjectFileError: The type has another size than *size*, or no values (a function).
+        ValueError: A format does not fit, or names a member that does not exist.
     """
     root = root or (KEY if is_key else VALUE)
     table = formats if isinstance(formats, FormatTable | None) else FormatTable(formats)
     if ref is None:
         made: Codec = untyped(BytesCodec(size), table, root)
     else:
-        made = _Maker(ref.btf, is_key, is_raw=raw, table=table).place(ref.id, At(root, root))
+        made = _Maker(ref.btf, is_key, is_raw=raw, table=table).in_format(ref.id, At(root, root))
     if made.size != size:
         name = ref.name if ref else ""
         raise ObjectFileError(f"type {name} takes {made.size} bytes, the map's {size}")
@@ -68,19 +78,19 @@ def codec(
 
 
 def untyped(plain: Codec, table: FormatTable | None, root: str) -> Codec:
-    """Return the codec of a whole key or value without a type, in the format asked for."""
+    """Return the codec of a whole key or value without a type, in its format."""
     return table.formatted(plain, FieldPath(root, root, ())) if table else plain
 
 
 class At(NamedTuple):
-    """Where the maker is; *path* is empty where no format asks for what is below."""
+    """The position in the type; *path* is empty if no format refers to members below it."""
 
     path: str
     name: str
     depth: int = 0
 
     def inner(self, name: str) -> At:
-        """Return the place of a member; one without a name lends its own to what is around it."""
+        """Return the position of a member; an unnamed member has the path of its structure."""
         path = f"{self.path}.{name}" if self.path and name else self.path
         return At(path, name or self.name, self.depth + 1)
 
@@ -93,8 +103,8 @@ class _Maker:
     table: FormatTable | None
     made: dict[tuple[int, str], Codec] = field(default_factory=dict)
 
-    def place(self, type_id: int, at: At) -> Codec:
-        """Return the codec of a member, an element or the whole, in its format."""
+    def in_format(self, type_id: int, at: At) -> Codec:
+        """Return the codec of a member, an element or the whole value, in its format."""
         if self.table and not self.table.cares_for(at.path):
             at = at._replace(path="")
         return self._formatted(self.make(type_id, at), type_id, at)
@@ -110,6 +120,7 @@ class _Maker:
         if at.depth > MAX_DEPTH:
             raise ObjectFileError(f"type {type_id} is nested more than {MAX_DEPTH} deep")
         type_id = self.btf.strip(type_id)
+        # The path is part of the key, because formats of members may differ from path to path.
         path = at.path if self.table else ""
         if (type_id, path) not in self.made:
             kind = self.btf[type_id]
@@ -158,9 +169,9 @@ class _Maker:
     def structure(self, kind: Struct, at: At) -> Codec:
         parts = self._parts(kind, at)
         self._check_ends(parts, kind.size)
-        made = record_codec(parts, kind.size, factory=self._factory())
-        made.has_lock |= any(is_spin_lock(self.btf, one.type_id) for one in kind.members)
-        return made
+        codec = record_codec(parts, kind.size, factory=self._factory())
+        codec.has_lock |= any(is_spin_lock(self.btf, member.type_id) for member in kind.members)
+        return codec
 
     def union(self, kind: Union, at: At) -> Codec:
         parts = self._parts(kind, at)
@@ -169,7 +180,9 @@ class _Maker:
 
     def section(self, kind: DataSection, at: At) -> Codec:
         parts = [
-            self._variable(one, at) for one in kind.variables if not self._is_owned(one.type_id)
+            self._variable(variable, at)
+            for variable in kind.variables
+            if not self._is_owned(variable.type_id)
         ]
         self._check_ends(parts, kind.size)
         return record_codec(parts, kind.size, factory=self._factory())
@@ -178,14 +191,14 @@ class _Maker:
         kind = self.btf[variable_id]
         return isinstance(kind, Var) and is_kernel_owned(self.btf, kind.type_id)
 
-    def _variable(self, place: SectionVariable, at: At) -> Part:
-        kind = self.btf[place.type_id]
+    def _variable(self, entry: SectionVariable, at: At) -> Part:
+        kind = self.btf[entry.type_id]
         if not isinstance(kind, Var):
-            raise ObjectFileError(f"type {place.type_id} in a data section is no variable")
-        return Part(kind.name, place.offset, self.place(kind.type_id, at.inner(kind.name)))
+            raise ObjectFileError(f"type {entry.type_id} in a data section is not a variable")
+        return Part(kind.name, entry.offset, self.in_format(kind.type_id, at.inner(kind.name)))
 
     def _parts(self, kind: Struct | Union, at: At) -> list[Part]:
-        # Nothing of no size is looked into: it could be nested without end in a few bytes.
+        # Types of size 0 are not entered: a few bytes could nest them exponentially.
         members = kind.members if kind.size else ()
         return [
             self._part(member, at)
@@ -196,7 +209,9 @@ class _Maker:
     def _check_ends(self, parts: list[Part], size: int) -> None:
         for part in parts:
             if part.offset + part.codec.size > size:
-                raise ObjectFileError(f"member {part.name} ends beyond the {size} bytes around it")
+                raise ObjectFileError(
+                    f"member {part.name} exceeds the {size} bytes of its structure"
+                )
 
     def _part(self, member: Member, at: At) -> Part:
         offset, bit = divmod(member.bit_offset, 8)
@@ -204,7 +219,7 @@ class _Maker:
         if member.bitfield_size or bit:
             made = self._formatted(self._bits(member, bit), member.type_id, inner)
         elif member.name:
-            made = self.place(member.type_id, inner)
+            made = self.in_format(member.type_id, inner)
         else:
             made = self.make(member.type_id, inner)
         return Part(member.name, offset, made)

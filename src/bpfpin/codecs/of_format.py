@@ -1,4 +1,4 @@
-"""Codecs for maps without BTF, from what the caller says: struct formats, ctypes, NamedTuples."""
+"""Codecs for maps without BTF, described by the caller: struct formats, ctypes, NamedTuples."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ CtypesType = type[ctypes.Structure] | type[ctypes.Union]
 
 
 def format_codec(form: Any, size: int | None, *, is_key: bool = False) -> Codec:
-    """Return the codec that *form* describes; it must take *size* bytes, else `ValueError`.
+    """Return the codec that *form* describes.
 
-    A *size* of None takes any.
+    Args:
+        form: A format of the struct module (`"I"` gives a number, `"QQ"` a tuple), a subclass of
+            `ctypes.Structure` or `ctypes.Union`, or a `NamedTuple` whose fields are
+            `Annotated[int, "Q"]`.
+        size: The size that it must have, in bytes; None for any.
+        is_key: Decode ctypes structures as a subclass that compares and hashes by its bytes.
 
-    *form* is a format of the struct module (`"I"` gives a number, `"QQ"` a tuple), a subclass of
-    `ctypes.Structure`, or a `NamedTuple` whose fields are `Annotated[int, "Q"]`. With *is_key*
-    structures of ctypes are of a subclass that compares and hashes by its bytes.
+    Returns:
+        The codec.
+
+    Raises:
+        ValueError: The format has another size.
+        TypeError: A field of the `NamedTuple` is not annotated.
     """
     if isinstance(form, type) and issubclass(form, ctypes.Structure | ctypes.Union):
         made: Codec = CtypesCodec(form, _hashable(form) if is_key else form)
     elif isinstance(form, type) and issubclass(form, tuple):
-        made = FormatCodec(_named_form(form), factory=form._make, names=form._fields)  # type: ignore[attr-defined]  # of NamedTuple
+        made = FormatCodec(_named_form(form), factory=form._make, names=form._fields)  # type: ignore[attr-defined]  # a NamedTuple
     else:
         made = FormatCodec(form.format if isinstance(form, struct.Struct) else form)
     if size is not None and made.size != size:
@@ -48,11 +56,11 @@ def _named_form(kind: type[tuple[Any, ...]]) -> str:
 
 
 def _unpadded(form: str) -> int:
-    """Return the bytes of the items alone: without an alignment between them."""
+    """Return the size of the items alone, without padding for alignment between them."""
     order = "=" if form[:1] not in ("<", ">", "!") else form[0]
     try:
         return struct.calcsize(order + form.lstrip(_ORDERS))
-    except struct.error:  # `P`, `n`, `N` are of the native order alone
+    except struct.error:  # `P`, `n` and `N` exist in the native mode only
         return struct.calcsize(form)
 
 
@@ -66,12 +74,12 @@ class FormatItem(NamedTuple):
 
 
 class FormatCodec(Codec):
-    """A format of the struct module: one item alone, several as a tuple."""
+    """A format of the struct module: a single item as its value, several as a tuple."""
 
     def __init__(self, form: str, *, factory: Any = None, names: Sequence[str] = ()) -> None:
         self._form = struct.Struct(form)
         self.size = self._form.size
-        # Padding and truth values, and what floats equal, are not written as they were read.
+        # Padding, booleans and floats may change their bytes when they are decoded and encoded.
         self.is_reversible = bool(_AS_READ.fullmatch(form)) and self.size == _unpadded(form)
         count = len(self._form.unpack(bytes(self.size)))
         self.is_single = count == 1 and factory is None
@@ -85,30 +93,30 @@ class FormatCodec(Codec):
 
     @functools.cached_property
     def items(self) -> list[FormatItem]:
-        """Where each item is and what."""
+        """The items, padding left out."""
         text = "".join(self.format.split())
         prefix = text[0] if text[0] in _ORDERS else "@"
         order = ">" if prefix in ">!" else "<"
-        found, before = [], prefix
+        items, before = [], prefix
         for count, letter in _ITEM.findall(text.lstrip(_ORDERS)):
             times = 1 if letter in "sp" or not count else int(count)
-            one = f"{count}{letter}" if letter in "sp" else letter
+            item = f"{count}{letter}" if letter in "sp" else letter
             for _ in range(times):
-                before += one
-                size = struct.calcsize(prefix + one)
+                before += item
+                size = struct.calcsize(prefix + item)
                 if letter != "x":
-                    found.append(FormatItem(letter, struct.calcsize(before) - size, size, order))
-        return found
+                    items.append(FormatItem(letter, struct.calcsize(before) - size, size, order))
+        return items
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
-        """Return the number, the tuple, or what the factory makes of it."""
+        """Return the number, the tuple, or the result of the factory."""
         items = self._form.unpack_from(data, at)
         if self.is_single:
             return items[0]
         return self._factory(items) if self._factory else items
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take a number, or a tuple of as many as the format has."""
+        """Accept a number, or a tuple of as many items as the format has."""
         items = (value,) if self.is_single else value
         try:
             self._form.pack_into(data, at, *items)
@@ -118,7 +126,7 @@ class FormatCodec(Codec):
 
 
 def _hashable(kind: CtypesType) -> Any:
-    """Return a subclass for keys; ctypes itself compares by identity."""
+    """Return a subclass for keys; ctypes structures themselves compare by identity."""
     return type(
         kind.__name__,
         (kind,),
@@ -130,7 +138,7 @@ def _hashable(kind: CtypesType) -> Any:
 
 
 class CtypesCodec(Codec):
-    """A structure of ctypes; each value is a copy."""
+    """A ctypes structure; each value is a copy."""
 
     def __init__(self, kind: CtypesType, made: CtypesType) -> None:
         self.kind = kind
@@ -142,7 +150,7 @@ class CtypesCodec(Codec):
         return self._made.from_buffer_copy(data, at)
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take a structure of that type."""
+        """Accept a structure of that type."""
         if not isinstance(value, self.kind):
             raise MisfitError(TypeError, f"a {self.kind.__name__} was expected, not {value!r}")
         data[at : at + self.size] = bytes(value)

@@ -1,7 +1,7 @@
-"""Keys of LPM tries as people write them: `10.0.0.1/24`, `2001:db8::/32`.
+"""Keys of LPM tries as text: `10.0.0.1/24`, `2001:db8::/32`.
 
-Such a key is a length of 32 bits, the processor's way round, and an address in network order
-(`struct bpf_lpm_trie_key_u8` of linux/bpf.h); the structure may be the program's own.
+Such a key is a 32-bit length in the byte order of the machine, and an address in network order
+(`struct bpf_lpm_trie_key_u8` of linux/bpf.h). Programs may define the structure themselves.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from bpfpin.codecs.record import ArrayCodec, RecordCodec
 _LENGTH_SIZE: Final = 4
 _FAMILIES: Final = {4: socket.AF_INET, 16: socket.AF_INET6}
 _NAME: Final = "prefixlen"
-# What a plain integer is called that is an address; it may as well be a number of the program's.
+# A plain integer is taken for an address only if its name says so: it may be any number.
 _ADDRESS: Final = re.compile("addr|ip|data|net|src|dst|host|key|prefix", re.IGNORECASE)
 _NETWORKS: Final = (
     ipaddress.IPv4Network,
     ipaddress.IPv6Network,
-    ipaddress.IPv4Address,  # an interface is one, too
+    ipaddress.IPv4Address,  # IPv4Interface is a subclass
     ipaddress.IPv6Address,
 )
 
 
 def is_prefix(codec: Codec) -> bool:
-    """Whether keys read by *codec* are a length and an address of IPv4 or IPv6.
+    """Whether keys of *codec* may be a length and an IPv4 or IPv6 address.
 
-    Of keys without a type, which only the size tells, that is true for an LPM trie alone.
+    For keys without a type, this depends on the size only, and is right for LPM tries only.
     """
     if codec.size - _LENGTH_SIZE not in _FAMILIES:
         return False
@@ -42,14 +42,14 @@ def is_prefix(codec: Codec) -> bool:
 
 
 def is_address_prefix(codec: Codec) -> bool:
-    """Whether what follows the length is one address by its type or name, or of no type at all."""
+    """Whether the bytes after the length are one address by type or name, or have no type."""
     if not is_prefix(codec):
         return False
     return isinstance(codec, BytesCodec) or _is_address(codec, _LENGTH_SIZE)
 
 
 def _has_length(codec: Codec) -> bool:
-    """Whether the first member, or that of a header at the start, is the length."""
+    """Whether the first member, or the first one of a header structure, is the length."""
     if not isinstance(codec, RecordCodec) or not codec.parts or codec.parts[0].offset:
         return False
     first = codec.parts[0]
@@ -58,7 +58,7 @@ def _has_length(codec: Codec) -> bool:
 
 
 def _is_address(codec: Codec, at: int, name: str = "") -> bool:
-    """Whether the bytes of *codec* from *at* on are one address."""
+    """Whether the bytes of *codec* from *at* on are exactly one address."""
     if isinstance(codec, RecordCodec):
         behind = [part for part in codec.parts if part.offset + part.codec.size > at]
         return len(behind) == 1 and all(
@@ -74,14 +74,14 @@ _ADDRESS_KINDS: Final = (ArrayCodec, BytesCodec, MappedCodec)
 
 
 def text_of_bytes(data: bytes) -> str:
-    """Return the bytes of a key as `10.0.0.1/24`."""
+    """Return the text of a key's bytes: `10.0.0.1/24`."""
     address = data[_LENGTH_SIZE:]
     length = int.from_bytes(data[:_LENGTH_SIZE], "little")
     return f"{socket.inet_ntop(_FAMILIES[len(address)], address)}/{length}"
 
 
 def prefix_text(key: Any, codec: Codec) -> str:
-    """Return the key as `10.0.0.1/24`; *codec* is that of the keys, `held.key_codec`."""
+    """Return the text of a key: `10.0.0.1/24`; *codec* is the key codec of the map."""
     return text_of_bytes(codec.encode(key))
 
 
@@ -101,24 +101,28 @@ def prefix_bytes(value: Any, size: int) -> bytes:
         packed = socket.inet_pton(family, address)
     except (OSError, ValueError):
         title = "IPv4" if family is socket.AF_INET else "IPv6"
-        raise ValueError(f"{address!r} is no {title} address") from None
+        raise ValueError(f"{address!r} is not an {title} address") from None
     return length.to_bytes(_LENGTH_SIZE, "little") + packed
 
 
 def prefix_key(text: str, codec: Codec) -> Any:
-    """Return the key that `10.0.0.1/24` means, without a length all bits; `ValueError`."""
+    """Return the key for a text such as `10.0.0.1/24`; without a length, all bits are meant.
+
+    Raises:
+        ValueError: The text is not a prefix of the key's family.
+    """
     return codec.decode(prefix_bytes(text, codec.size))
 
 
 def is_written_prefix(value: Any) -> bool:
-    """Whether *value* is a text or an object of `ipaddress`."""
+    """Whether *value* is text or an object of `ipaddress`."""
     return isinstance(value, (str, *_NETWORKS))
 
 
 def prefix_codec(plain: Codec) -> Codec | None:
-    """Return the codec that reads such keys as texts; None for other keys.
+    """Return the codec that decodes prefix keys as text; None for other keys.
 
-    It takes what *plain* takes besides.
+    It also accepts the values of *plain*.
     """
     if not is_prefix(plain):
         return None
@@ -134,9 +138,10 @@ def prefix_codec(plain: Codec) -> Codec | None:
 
 
 def taking_prefixes(plain: Codec) -> Codec:
-    """Return a codec that reads as *plain* and takes texts and objects of `ipaddress`, too.
+    """Return a codec that decodes like *plain* and also accepts text and objects of `ipaddress`.
 
-    It is of the same class and has the same attributes, as others ask which kind of codec it is.
+    It is a subclass of *plain*'s class and has the same attributes, because other code checks the
+    class of a codec.
     """
     if isinstance(plain, MappedCodec) or not is_prefix(plain):
         return plain
@@ -146,10 +151,10 @@ def taking_prefixes(plain: Codec) -> Codec:
 
 
 class PrefixKeys(Codec):
-    """What a codec of LPM tries' keys gains: it takes prefixes as they are written."""
+    """Mix-in for codecs of LPM trie keys, which makes them accept prefixes as text."""
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take a text, an object of `ipaddress`, or what the codec takes without."""
+        """Accept text, an object of `ipaddress`, or a value of the codec itself."""
         if is_written_prefix(value):
             data[at : at + self.size] = _bytes_or_misfit(value, self.size)
         else:

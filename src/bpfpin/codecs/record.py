@@ -1,4 +1,4 @@
-"""Arrays, structures and unions, put together from the codecs of their parts."""
+"""Codecs of arrays, structures and unions, made of the codecs of their elements and members."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Rows = Iterable[tuple[Any, ...]]
 
 
 class KeyRecord(dict[str, Any]):
-    """A structure that is a key: a dict that cannot change and can be hashed."""
+    """A structure in a key: an immutable dict that can be hashed."""
 
     def __hash__(self) -> int:  # type: ignore[override]  # dict has none because it can change
         return hash(frozenset(self.items()))
 
     def _refuse(self, *_arguments: object, **_members: object) -> NoReturn:
-        raise TypeError("a key cannot be changed; dict(key) makes a copy that can")
+        raise TypeError("a key cannot be changed; dict(key) makes a copy that can be changed")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return KeyRecord, (dict(self),)  # a dict's own way sets item after item
+        return KeyRecord, (dict(self),)  # a pickled dict would be filled with `__setitem__`
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
 
 class ArrayCodec(Codec):
-    """*length* elements, one behind the other; a list, or what *factory* makes of one."""
+    """An array of *length* elements; its value is a list, or what *factory* makes of one."""
 
     def __init__(
         self, element: Codec, length: int, *, factory: Callable[[Iterable[Any]], Any] = list
@@ -47,9 +47,9 @@ class ArrayCodec(Codec):
 
     @functools.cached_property
     def mask(self) -> int:
-        """Those of every element."""
-        one = self.element.mask.to_bytes(self.element.size, "little")
-        return int.from_bytes(one * self.length, "little")
+        """The bits of every element."""
+        element_mask = self.element.mask.to_bytes(self.element.size, "little")
+        return int.from_bytes(element_mask * self.length, "little")
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return the elements."""
@@ -59,7 +59,7 @@ class ArrayCodec(Codec):
         return self.factory(self.element.decode_many(whole, self.element.size))
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take any sequence of just this length."""
+        """Accept a sequence of exactly this length."""
         if not isinstance(value, Sequence) or isinstance(value, str):
             text = f"a list of {self.length} was expected, not {value!r}"
             raise MisfitError(TypeError, text)
@@ -74,7 +74,7 @@ class ArrayCodec(Codec):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A member at byte *offset*; one without a name lends its own members to the whole."""
+    """A member at byte *offset*; the members of an unnamed one belong to the whole structure."""
 
     name: str
     offset: int
@@ -82,20 +82,20 @@ class Part:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that it puts into the whole."""
+        """The names that it adds to the structure."""
         if self.name:
             return (self.name,)
         return self.codec.names if isinstance(self.codec, RecordCodec) else ()
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is something to write: it takes room, and not just for the kernel."""
+        """Whether it must be given for writing: it has a size and members beside the kernel's."""
         is_empty = isinstance(self.codec, RecordCodec) and not self.codec.names
         return self.codec.size > 0 and not is_empty
 
 
 class RecordCodec(Codec):
-    """What structures and unions have in common: named parts."""
+    """Base of `StructCodec` and `UnionCodec`: named parts."""
 
     def __init__(
         self,
@@ -106,39 +106,39 @@ class RecordCodec(Codec):
     ) -> None:
         self.parts = tuple(part for part in parts if part.names)
         self.names = tuple(name for part in self.parts for name in part.names)
-        if len(self.names) > MAX_MEMBERS:  # unnamed ones in one another may double them each time
+        if len(self.names) > MAX_MEMBERS:  # each level of unnamed members may double them
             raise ObjectFileError(f"a structure of more than {MAX_MEMBERS} members")
         self.size = size
         self.has_lock = any(part.codec.has_lock for part in self.parts)
-        is_each_once = len(set(self.names)) == len(self.names)  # not so in a damaged BTF
-        self.is_reversible = is_each_once and all(one.codec.is_reversible for one in self.parts)
+        is_unique = len(set(self.names)) == len(self.names)  # false in damaged BTF only
+        self.is_reversible = is_unique and all(part.codec.is_reversible for part in self.parts)
         self._factory = factory
 
     @functools.cached_property
     def mask(self) -> int:
-        """Those of every member; the rest is padding."""
-        found = 0
+        """The bits of every member; the rest is padding."""
+        mask = 0
         for part in self.parts:
-            found |= part.codec.mask << 8 * part.offset
-        return found
+            mask |= part.codec.mask << 8 * part.offset
+        return mask
 
     def decode(self, data: Buffer, at: int = 0) -> dict[str, Any]:
         """Return the members by name."""
-        found: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         for part in self.parts:
             value = part.codec.decode(data, at + part.offset)
             if part.name:
-                found[part.name] = value
+                members[part.name] = value
             else:
-                found |= value
-        return self._factory(found.items())
+                members |= value
+        return self._factory(members.items())
 
     def _check_names(self, value: Any) -> None:
         if not isinstance(value, Mapping):
             members = ", ".join(self.names)
             raise MisfitError(TypeError, f"a dict of {members} was expected, not {value!r}")
         if unknown := [str(name) for name in value if name not in self.names]:
-            text = f"there is no member {', '.join(unknown)}; there are {', '.join(self.names)}"
+            text = f"no member {', '.join(unknown)}; the members are {', '.join(self.names)}"
             raise MisfitError(ValueError, text)
 
     def _write(self, part: Part, value: Mapping[str, Any], data: bytearray, at: int) -> None:
@@ -153,10 +153,10 @@ class RecordCodec(Codec):
 
 
 class StructCodec(RecordCodec):
-    """A structure: every member that takes room is wanted, padding is written as zeros."""
+    """A structure: every member with a size must be given, padding is written as zeros."""
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take a mapping of all members."""
+        """Accept a mapping of all members."""
         self._check_names(value)
         for part in self.parts:
             if not part.name or part.name in value:
@@ -166,22 +166,24 @@ class StructCodec(RecordCodec):
 
 
 class UnionCodec(RecordCodec):
-    """A union: all members read the same bytes."""
+    """A union: all members are decoded from the same bytes."""
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take a mapping of one member or more that do not contradict each other."""
+        """Accept a mapping of one or more members that do not contradict each other."""
         self._check_names(value)
         given = [part for part in self.parts if any(name in value for name in part.names)]
         if not self.parts:
             return
         if not given:
             names = ", ".join(self.names)
-            raise MisfitError(ValueError, f"one of {names} is wanted")
+            raise MisfitError(ValueError, f"one of {names} must be given")
         images = [(part, self._image(part, value)) for part in given]
         data[at : at + self.size] = self._agreed(images)
 
     def _agreed(self, images: Sequence[tuple[Part, bytearray]]) -> Buffer:
-        """Return the bytes that read as all members do; refuse where there are none."""
+        """Return bytes that decode to every given member; `MisfitError` if there are none."""
+        # Members may leave padding to others, so the images are merged first. An image by itself is
+        # right if merging changes a value, as with a `_Bool` that shares a byte with a number.
         merged = bytearray(self.size)
         for _, image in images:
             merged = bytearray(a | b for a, b in zip(merged, image, strict=True))
@@ -199,17 +201,15 @@ class UnionCodec(RecordCodec):
 
 
 def _differs(part: Part, image: Buffer, whole: Buffer) -> bool:
-    """Whether the member reads from *whole* as something else than was given in *image*."""
+    """Whether the member decoded from *whole* differs from the one encoded in *image*."""
     again = bytearray(len(image))
     part.codec.encode_into(part.codec.decode(whole), again, 0)
     return again != image
 
 
-# Structures whose members lie one behind the other: unpacked as a whole, many at once.
-
-
 def record_codec(parts: Sequence[Part], size: int, **options: Any) -> StructCodec:
-    """Return the fastest codec that reads a structure of these *parts*."""
+    """Return the fastest codec for a structure of these *parts*."""
+    # Flat: scalars in the order of their offsets, without overlap, so that one struct format fits.
     ends = [0, *(part.offset + part.codec.size for part in parts)]
     in_order = all(end <= part.offset for end, part in zip(ends, parts, strict=False))
     is_flat = in_order and parts and all(part.name and part.codec.letter for part in parts)
@@ -217,12 +217,12 @@ def record_codec(parts: Sequence[Part], size: int, **options: Any) -> StructCode
 
 
 class FlatStructCodec(StructCodec):
-    """A structure of single items of the struct module."""
+    """A structure of scalars, decoded with one struct format, many rows at once."""
 
     def __init__(self, parts: Iterable[Part], size: int, **options: Any) -> None:
         super().__init__(parts, size, **options)
         self._form = struct.Struct(_form_of(self.parts, size))
-        # For other items the struct module takes more than their codecs do.
+        # Other codecs check more than the struct module does, which accepts any object as `?`.
         self._is_packed = all(type(part.codec) is ScalarCodec for part in self.parts)
 
     @cached_property
@@ -248,7 +248,7 @@ class FlatStructCodec(StructCodec):
             try:
                 return b"".join([pack(*[value[name] for name in names]) for value in values])
             except (struct.error, OverflowError, LookupError):
-                pass  # the codec of the member says which one does not fit
+                pass  # the member's codec below raises an error that names the member
         return b"".join(map(super().encode, values))
 
     def _has_all(self, value: Any) -> bool:
@@ -264,10 +264,10 @@ def _form_of(parts: Sequence[Part], size: int) -> str:
 
 
 def _dicts_of(parts: Sequence[Part], *, is_key: bool) -> Callable[[Rows], list[dict[str, Any]]]:
-    """Return the function that makes a dict of each row, with what its items are shown as.
+    """Return a function that makes a dict of each row, its items converted by `shown`.
 
-    It is put together as text, as `collections.namedtuple` does: a display that names the members
-    takes two thirds of the time of any call that is given them. The names are quoted.
+    The function is compiled from text, as in `collections.namedtuple`: a dict display with constant
+    names takes two thirds of the time of `dict(zip(names, row))`. Names are quoted with `repr`.
     """
     names = {f"shown{at}": part.codec.shown for at, part in enumerate(parts)}
     items = "".join(f"item{at}, " for at in range(len(parts)))
@@ -275,8 +275,8 @@ def _dicts_of(parts: Sequence[Part], *, is_key: bool) -> Callable[[Rows], list[d
         f"{part.name!r}: " + (f"shown{at}(item{at})" if part.codec.shown else f"item{at}")
         for at, part in enumerate(parts)
     )
-    record = f"Record({{{members}}})" if is_key else f"{{{members}}}"
+    record = f"KeyRecord({{{members}}})" if is_key else f"{{{members}}}"
     made: Callable[[Rows], list[dict[str, Any]]] = eval(
-        f"lambda rows: [{record} for {items}in rows]", {**names, "Record": KeyRecord}
+        f"lambda rows: [{record} for {items}in rows]", {**names, "KeyRecord": KeyRecord}
     )
     return made

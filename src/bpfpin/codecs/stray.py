@@ -1,13 +1,13 @@
-"""Keys whose bytes say more than their members: padding, unused bits, odd floats.
+"""Keys with stray bits: nonzero padding, unused bits, NaN and -0.0.
 
 A program that does not clear the padding of a key on its stack writes whatever was there. The
-kernel compares all bytes, so such a key is another one than that with zeros, although both read
-the same. Decoding a key therefore keeps the bytes wherever encoding it again would not give them:
-the value is of a subclass with a `key_bytes`, and is written as these bytes.
+kernel hashes and compares all bytes, so such a key differs from the one with zeros, although both
+decode to the same members. Decoding a key therefore keeps its bytes if encoding the value would not
+give them again: the value belongs to a subclass with `key_bytes` and is encoded as these bytes.
 
-Two such keys are equal if their bytes are, so that `dict(bpf_map)` has both. A plain dict is equal
-to every key that reads like it. Of numbers and tuples, whose plain forms are keys of a dict
-themselves, none is equal to a plain one.
+Two such keys are equal if their bytes are equal, so that `dict(bpf_map)` has both. A plain dict is
+equal to every key with the same members. Numbers and tuples with stray bits are not equal to plain
+ones, because plain ones are hashed by their value.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bpfpin.codecs.codec import Buffer, Codec
 
 
 class StrayBytes:
-    """What keys have in common that keep their bytes; the other base is the type of the value."""
+    """Base of keys that keep their bytes; the other base class is the type of the value."""
 
     key_bytes: bytes
 
@@ -48,10 +48,10 @@ class StrayBytes:
 
 
 def stray(value: Any, key_bytes: bytes) -> Any:
-    """Return *value* as one that keeps its bytes."""
+    """Return a copy of *value* that keeps *key_bytes*."""
     base: Any = int if isinstance(value, bool) else type(value)
     kind = _stray_kind(base)
-    made = getattr(kind, "_make", kind)(value)  # of a NamedTuple
+    made = getattr(kind, "_make", kind)(value)  # NamedTuples have `_make`
     made.key_bytes = key_bytes
     return made
 
@@ -62,26 +62,26 @@ def _stray_kind(base: type) -> Any:
 
 
 def without_bytes(value: Any) -> Any:
-    """Return *value* as it would be with zeros in the padding; what keeps no bytes as it is."""
+    """Return *value* as the plain type; a value that keeps no bytes is returned itself."""
     if not isinstance(value, StrayBytes):
         return value
     base = type(value).__mro__[2]
-    made: Any = getattr(base, "_make", base)  # of a NamedTuple
+    made: Any = getattr(base, "_make", base)  # NamedTuples have `_make`
     return made(value)
 
 
 def key_bytes_of(value: Any) -> bytes | None:
-    """Return the bytes that a key keeps, None for one that is written as it reads."""
+    """Return the bytes that a key keeps; None for a plain key."""
     return value.key_bytes if isinstance(value, StrayBytes) else None
 
 
 class KeyCodec(Codec):
-    """What a codec of keys gains (see `keeping_bytes`): its values keep the bytes they lack."""
+    """Mix-in for codecs of keys (see `keeping_bytes`); values with stray bits keep their bytes."""
 
     plain_codec: Codec
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
-        """Return the key; of a subclass of its type where its bytes say more."""
+        """Return the key; as a subclass of its type if its bytes have stray bits."""
         raw = bytes(data[at : at + self.size])
         value = self.plain_codec.decode(raw)
         return stray(value, raw) if self._is_stray(value, raw) else value
@@ -91,13 +91,14 @@ class KeyCodec(Codec):
         if not self.plain_codec.is_reversible or stride != self.size:
             return [self.decode(data, at) for at in range(0, len(data), stride)]
         values = self.plain_codec.decode_many(data, stride)
+        # Stray bits are rare: one test of all keys together is cheaper than one test for each.
         if not has_unread(data, self.plain_codec):
             return values
-        each = zip(values, pieces(data, stride), strict=True)
-        return [stray(value, raw) if self._is_stray(value, raw) else value for value, raw in each]
+        rows = zip(values, pieces(data, stride), strict=True)
+        return [stray(value, raw) if self._is_stray(value, raw) else value for value, raw in rows]
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take what the plain codec takes, or a key with its bytes."""
+        """Accept a value of the plain codec, or a key that keeps its bytes."""
         raw = self._kept(value)
         if raw is None:
             self.plain_codec.encode_into(value, data, at)
@@ -115,10 +116,10 @@ class KeyCodec(Codec):
         return self.plain_codec.encode_many(values)
 
     def _kept(self, value: Any) -> bytes | None:
-        """Return the bytes of a key that is of a map like this one, None for others."""
+        """Return the bytes that *value* keeps, if it comes from a map with keys like these."""
         if not isinstance(value, StrayBytes) or len(value.key_bytes) != self.size:
             return None
-        # Another structure of this size may have other members at these bytes.
+        # A structure of another map may have the same size and different members.
         return value.key_bytes if repr(self.decode(value.key_bytes)) == repr(value) else None
 
     def _is_stray(self, value: Any, raw: bytes) -> bool:
@@ -130,9 +131,10 @@ class KeyCodec(Codec):
 
 
 def keeping_bytes(plain: Codec) -> Codec:
-    """Return the codec for keys that *plain* reads, itself if every key is written as it reads.
+    """Return a codec for keys like *plain* that keeps stray bits; *plain* itself if it has none.
 
-    It is of the same class and has the same attributes, as others ask which kind of codec it is.
+    It is a subclass of *plain*'s class and has the same attributes, because other code checks the
+    class of a codec.
     """
     if plain.is_reversible and plain.mask == whole_mask(plain.size):
         return plain
@@ -148,7 +150,7 @@ def _key_codec_kind(kind: type[Codec]) -> type[Codec]:
 
 
 def reads_alike(codec: Codec, key: bytes) -> Callable[[bytes], bool]:
-    """Return whether another key reads like *key*."""
+    """Return a function that says whether another key decodes to the same value as *key*."""
     if codec.is_reversible:
         wanted = int.from_bytes(key, "little") & codec.mask
         return lambda other: int.from_bytes(other, "little") & codec.mask == wanted
@@ -162,7 +164,7 @@ def whole_mask(size: int) -> int:
 
 
 def has_unread(data: Buffer, codec: Codec) -> bool:
-    """Whether any of the keys in *data* has a bit set that *codec* does not read."""
+    """Whether any of the keys in *data* has a bit set that *codec* does not decode."""
     unread = codec.mask ^ whole_mask(codec.size)
     if not unread:
         return False

@@ -1,4 +1,4 @@
-"""Global variables of an object: where each is in its section, and what its bytes mean."""
+"""Global variables of an object: their position in the section, and their type."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _INTEGER_SIZES = frozenset({1, 2, 4, 8})
 
 
 class UntypedCodec(BytesCodec):
-    """A variable of which only the size is known: an unsigned integer of 1, 2, 4 or 8 bytes."""
+    """A variable without a type: an unsigned integer of 1, 2, 4 or 8 bytes, else bytes."""
 
     def decode(self, data: Any, at: int = 0) -> Any:
-        """Return the integer, bytes for another size."""
+        """Return the integer; bytes for any other size."""
         raw = super().decode(data, at)
         return int.from_bytes(raw, "little") if self.size in _INTEGER_SIZES else raw
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Take an integer, also a negative one, or just as many bytes."""
+        """Accept an integer, which may be negative, or exactly as many bytes."""
         if not isinstance(value, int) or self.size not in _INTEGER_SIZES:
             super().encode_into(value, data, at)
             return
@@ -39,9 +39,15 @@ class UntypedCodec(BytesCodec):
 
 @dataclass(frozen=True)
 class VariableSpec:
-    """A global variable: *size* bytes at byte *offset* of data section *section*.
+    """A global variable of an object file, as wanted: part of the one value of its section's map.
 
-    *type* is its BTF type, None where the object has none. *contents* is what it starts with.
+    Attributes:
+        name: Its name in the source.
+        section: The data section, which is also the name of the map: `.data`, `.bss`, `.rodata` ….
+        offset: First byte in the section.
+        size: Bytes.
+        type: Its BTF type; None if the object has no BTF.
+        contents: Its initial bytes; empty if they are not known.
     """
 
     name: str
@@ -53,67 +59,75 @@ class VariableSpec:
 
     @cached_property
     def codec(self) -> Codec:
-        """How its bytes read; as plain bytes where the type does not have the variable's size."""
+        """The codec of its bytes; plain bytes if the type and the variable differ in size."""
         if self.type is None:
             return UntypedCodec(self.size)
-        is_whole = self.type.size == self.size  # an array without a length takes more than its type
+        is_whole = self.type.size == self.size  # an array without a length is larger than its type
         return codec(self.type, self.size) if is_whole else BytesCodec(self.size)
 
     @property
     def value(self) -> Any:
-        """What it starts with; `ValueError` where its bytes are not known (big-endian objects)."""
+        """The initial value; `ValueError` if its bytes are not known (big-endian objects)."""
         if len(self.contents) != self.size:
-            raise ValueError(f"{self.name}: what it starts with is not known")
+            raise ValueError(f"{self.name}: the initial value is not known")
         return self.codec.decode(self.contents)
 
     @property
     def type_name(self) -> str:
-        """Its type as one line of C; empty if that is unknown."""
+        """The type as one line of C; empty if it is not known."""
         return c_type(self.type) if self.type else ""
 
     @property
     def end(self) -> int:
-        """The byte of the section behind it."""
+        """The first byte of the section after the variable."""
         return self.offset + self.size
 
     def with_contents_of(self, section: bytes) -> VariableSpec:
-        """Return a copy that starts with what the bytes of its section say."""
+        """Return a copy with its initial bytes, taken from those of the whole *section*."""
         return dataclasses.replace(self, contents=section[self.offset : self.end])
 
 
 def by_name(variables: Iterable[VariableSpec]) -> dict[str, VariableSpec]:
-    """Return the variables by what tells each from all others.
+    """Return the variables by unique name.
 
-    That is its name; `SECTION:NAME` where several sections have one of that name, and
-    `SECTION:NAME@OFFSET` where one section has several.
+    That is `NAME`; `SECTION:NAME` if several sections have a variable of that name, and
+    `SECTION:NAME@OFFSET` if one section has several (static variables of several functions).
     """
     listed = list(variables)
-    plain = Counter(each.name for each in listed)
-    in_section = Counter((each.section, each.name) for each in listed)
-    found = {}
-    for each in listed:
-        name = each.name if plain[each.name] == 1 else f"{each.section}:{each.name}"
-        if in_section[each.section, each.name] > 1:
-            name += f"@{each.offset}"
-        found[name] = each
-    return found
+    plain = Counter(variable.name for variable in listed)
+    in_section = Counter((variable.section, variable.name) for variable in listed)
+    named = {}
+    for variable in listed:
+        name = variable.name if plain[variable.name] == 1 else f"{variable.section}:{variable.name}"
+        if in_section[variable.section, variable.name] > 1:
+            name += f"@{variable.offset}"
+        named[name] = variable
+    return named
 
 
 def key_of(variables: Mapping[str, VariableSpec], name: str) -> str:
-    """Return the key in what `by_name` made for a *name*, which may have its section before it.
+    """Return the key of *variables*, made by `by_name`, that *name* means.
 
-    `LookupError` says what there is.
+    Args:
+        variables: The variables by unique name.
+        name: `NAME`, `SECTION:NAME`, or a key as it is.
+
+    Returns:
+        The key.
+
+    Raises:
+        LookupError: No variable, or more than one, has that name; the message lists them.
     """
     if name in variables:
         return name
     section, _, bare = name.rpartition(":")
-    fits = [
+    matches = [
         key
-        for key, each in variables.items()
-        if each.name == bare and section in ("", each.section)
+        for key, variable in variables.items()
+        if variable.name == bare and section in ("", variable.section)
     ]
-    if len(fits) == 1:
-        return fits[0]
-    if fits:
-        raise LookupError(f"{len(fits)} variables are named {name!r}: {', '.join(fits)}")
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise LookupError(f"{len(matches)} variables are named {name!r}: {', '.join(matches)}")
     raise LookupError(f"no variable {name!r}; there are: {', '.join(variables) or 'none'}")

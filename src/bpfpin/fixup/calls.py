@@ -1,4 +1,4 @@
-"""Links a program: its functions one after the other, calls and function addresses filled in."""
+"""Linking of a program: its functions are joined, and calls and map descriptors filled in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SOURCES = {
     ReferenceKind.CALL: int(PseudoCall.CALL),
     ReferenceKind.FUNCTION: int(PseudoSource.FUNC),
 }
-_FUNCTIONS = tuple(_SOURCES)  # compared, for hashing the members of an enum is slow
+_FUNCTIONS = tuple(_SOURCES)  # a tuple: comparing enum members is faster than hashing them
 _MAP_VALUE = int(PseudoSource.MAP_VALUE)
 _MAP_FD = int(PseudoSource.MAP_FD)
 _FILLED = (ReferenceKind.MAP, ReferenceKind.MAP_VALUE)
@@ -24,10 +24,14 @@ _FILLED = (ReferenceKind.MAP, ReferenceKind.MAP_VALUE)
 
 @dataclass(frozen=True)
 class LinkedProgram:
-    """One run of instructions; all indices count its slots.
+    """The instructions of a whole program; all indices count its slots.
 
-    *references* are those to maps, still to be filled. *functions* (index and BTF id of each) and
-    *lines* are empty unless every function has them: the kernel takes all or none.
+    Attributes:
+        instructions: The functions, one after the other.
+        references: References to maps and externs, to be filled in.
+        functions: First index and BTF id of each function; empty unless all functions have an id,
+            because the kernel accepts `func_info` for all or none.
+        lines: Source lines; empty unless all functions have them, for the same reason.
     """
 
     instructions: Code
@@ -37,9 +41,12 @@ class LinkedProgram:
 
 
 def link(program: ProgramSpec) -> LinkedProgram:
-    """Put the entry function first, then one copy of each function that it can reach.
+    """Return *program* linked: the entry function, then one copy of each function it can reach.
 
-    The exception callback is among them: the kernel finds it by its BTF.
+    The exception callback is included: the kernel finds it by its BTF.
+
+    Raises:
+        UsageError: A called function is not one of the program's functions.
     """
     functions = _reachable(program)
     if len(functions) == 1 and not _calls(functions[0]):
@@ -54,8 +61,10 @@ def link(program: ProgramSpec) -> LinkedProgram:
     )
     placed = [(bases[function.name], function) for function in functions]
     return LinkedProgram(
-        instructions=Code(b"".join([_code(each, base, bases) for base, each in placed])),
-        references=tuple(left for base, each in placed for left in _map_references(each, base)),
+        instructions=Code(b"".join([_code(function, base, bases) for base, function in placed])),
+        references=tuple(
+            reference for base, function in placed for reference in _map_references(function, base)
+        ),
         functions=_function_info(placed),
         lines=_line_info(placed),
     )
@@ -66,7 +75,7 @@ def _calls(function: FunctionSpec) -> list[str]:
 
 
 def _alone(function: FunctionSpec) -> LinkedProgram:
-    """Return the one function as it is, which most programs are."""
+    """Return a program of one function, the usual case, without copying its instructions."""
     placed = [(0, function)]
     code = Code(encode(function.instructions))
     return LinkedProgram(code, function.references, _function_info(placed), _line_info(placed))
@@ -74,41 +83,41 @@ def _alone(function: FunctionSpec) -> LinkedProgram:
 
 def _reachable(program: ProgramSpec) -> list[FunctionSpec]:
     known = {function.name: function for function in program.functions}
-    # The callback comes last, as libbpf has it; nothing in the code refers to it.
+    # The callback comes last, as in libbpf; no instruction refers to it.
     callback = [program.exception_callback] if program.exception_callback else []
     waiting = [*callback, program.functions[0].name]
-    found: dict[str, FunctionSpec] = {}
+    reached: dict[str, FunctionSpec] = {}
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in reached:
             continue
         if name not in known:
             raise UsageError(
                 f"program {program.name} calls {name}, which is not among its functions"
             )
-        found[name] = known[name]
+        reached[name] = known[name]
         waiting += reversed(_calls(known[name]))
-    return list(found.values())
+    return list(reached.values())
 
 
 def _code(function: FunctionSpec, base: int, bases: Mapping[str, int]) -> bytes:
-    """Return the function's instructions with the distances to other functions filled in."""
+    """Return the function's code with the distances to other functions filled in."""
     code = bytearray(encode(function.instructions))
     for index, kind, target, _ in function.references:
         if kind not in _FUNCTIONS:
             continue
-        distance = bases[target] - (base + index) - 1
+        distance = bases[target] - (base + index) - 1  # counted from the next instruction
         fill(code, index, imm=distance, src=_SOURCES[kind])
         if code[index * INSN_SIZE] == LD_IMM64:
-            # The upper half of a function's address stays 0, whatever addend stood there.
+            # The upper half must not keep an addend that the compiler wrote there.
             fill(code, index + 1, imm=0)
     return bytes(code)
 
 
 def _map_references(function: FunctionSpec, base: int) -> Iterator[Reference]:
-    for each in function.references:
-        if each.kind not in _FUNCTIONS:
-            yield each._replace(index=base + each.index) if base else each
+    for reference in function.references:
+        if reference.kind not in _FUNCTIONS:
+            yield reference._replace(index=base + reference.index) if base else reference
 
 
 def _function_info(placed: list[tuple[int, FunctionSpec]]) -> tuple[tuple[int, int], ...]:
@@ -118,12 +127,13 @@ def _function_info(placed: list[tuple[int, FunctionSpec]]) -> tuple[tuple[int, i
 
 
 def _line_info(placed: list[tuple[int, FunctionSpec]]) -> tuple[LineInfo, ...]:
-    # The kernel wants a line for the first instruction of every function.
-    if not all(each.line_info and each.line_info[0].index == 0 for _, each in placed):
+    # check_btf_line() in kernel/bpf/verifier.c requires a line for the first instruction of every
+    # function.
+    if not all(function.line_info and function.line_info[0].index == 0 for _, function in placed):
         return ()
     lines: list[LineInfo] = []
-    for base, each in placed:
-        lines += _moved(each.line_info, base) if base else each.line_info
+    for base, function in placed:
+        lines += _moved(function.line_info, base) if base else function.line_info
     return tuple(lines)
 
 
@@ -133,18 +143,25 @@ def _moved(lines: Iterable[LineInfo], base: int) -> Iterator[LineInfo]:
         yield LineInfo(index, line.file_name_offset, line.line_offset, line.line_column)
 
 
-# Fills the descriptors of maps into a linked program.
-
-
 def fill_maps(
     instructions: Sequence[insn.Instruction],
     references: Iterable[Reference],
     descriptors: Mapping[str, int],
 ) -> insn.Code:
-    """Return *instructions* with each map reference replaced by its map's descriptor.
+    """Return *instructions* with the descriptors of maps filled in.
 
-    A reference into a value carries its offset in the second slot. `UsageError` if *descriptors*
-    lacks a map.
+    A reference to a map's value has the offset in the value in its second slot.
+
+    Args:
+        instructions: The linked program.
+        references: Its references to maps.
+        descriptors: File descriptors by name of the map.
+
+    Returns:
+        The code for BPF_PROG_LOAD.
+
+    Raises:
+        UsageError: *descriptors* lacks a map, or a reference is to an extern.
     """
     filled = bytearray(insn.encode(instructions))
     for reference in references:

@@ -1,7 +1,8 @@
-"""CO-RE: fits the instructions of an object to the types of another kernel.
+"""CO-RE: adapts the instructions of an object to the types of a kernel.
 
-Pure: functions, the object's BTF and a target in, functions and a report out. The rules and the
-numbers of the kinds are those of the kernel (enum bpf_core_relo_kind in linux/bpf.h) and of libbpf.
+The functions are pure. The kinds of relocations are those of the kernel (enum bpf_core_relo_kind in
+linux/bpf.h), and the rules those of libbpf's relo_core.c, which the kernel uses, too
+(tools/lib/bpf/relo_core.c).
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ _QUESTIONS = {
 _KEYWORDS = {Struct: "struct ", Union: "union ", Enum: "enum "}
 
 
-# What each CO-RE relocation of an object asks for, and what it came to; put in words when read.
-
-
 @dataclass(frozen=True)
 class Resolution:
-    """One relocation: what is asked, and the answer in the kernel.
+    """One relocation and its result.
 
-    *value* is what the instruction holds now, None where the target (None too) has no such thing.
+    Attributes:
+        function: The function of the instruction.
+        relocation: The relocation.
+        local: The types of the object.
+        value: The number that the instruction now contains; None if the target has no answer.
+        target: The type in the target; None if there is none.
+        is_poisoned: The instruction was replaced by one that the verifier refuses.
     """
 
     function: FunctionSpec
@@ -63,20 +67,20 @@ class Resolution:
 
     @property
     def line(self) -> int:
-        """The number of the source line, 0 where the object does not say."""
+        """The number of the source line; 0 if the object has no line infos."""
         lines = self.function.line_info
         at = bisect_right(lines, self.relocation.index, key=lambda line: line.index)
         return lines[at - 1].line_column >> 10 if at else 0
 
     @property
     def place(self) -> str:
-        """Where it stands: function, and the source line if it is known."""
+        """The function, and the source line if it is known."""
         line = f" (line {self.line})" if self.line else ""
         return f"{self.function.name}{line}"
 
 
 def describe(btf: Btf, relocation: CoreRelocation) -> str:
-    """Return *relocation* in words, and the path as it stands in the object."""
+    """Return *relocation* in words, with the path as it is in the object."""
     question, kind = _QUESTIONS[relocation.kind], btf[relocation.type_id]
     name = f"{_keyword(kind)}{kind.name or f'type {relocation.type_id}'}{_path(btf, relocation)}"
     return f"{question} {name} ({relocation.access[:80]})"
@@ -111,9 +115,9 @@ def _enumerator(btf: Btf, relocation: CoreRelocation) -> str:
 
 @dataclass(frozen=True)
 class Relocated:
-    """An object whose instructions fit the target, and what each relocation came to.
+    """An object adapted to the target, and the results of its relocations.
 
-    A poisoned instruction carries the number of its relocation in *resolutions*.
+    A poisoned instruction contains the index of its relocation in *resolutions*.
     """
 
     spec: ObjectSpec
@@ -121,21 +125,25 @@ class Relocated:
 
 
 def relocate(spec: ObjectSpec, target: CoreTarget) -> Relocated:
-    """Return *spec* with the instructions of all its programs fitted to *target*.
+    """Return *spec* with the instructions of all its programs adapted to *target*.
 
-    `ObjectFileError` if a relocation is malformed, or the target has several types of the name
-    that give different answers. What the target lacks is no error before the program gets there.
+    A type or member that the target lacks is not an error: the instruction is poisoned, and the
+    verifier refuses it if the program can reach it.
+
+    Raises:
+        ObjectFileError: A relocation is malformed, or the target has several types of that name
+            with different answers.
     """
     if spec.btf is None or not spec.has_relocations:
         return Relocated(spec)
     relocator = _Relocator(spec.btf, target)
-    programs = {name: relocator.program(each) for name, each in spec.programs.items()}
+    programs = {name: relocator.program(program) for name, program in spec.programs.items()}
     changed = dataclasses.replace(spec, programs=programs)
     return Relocated(changed, tuple(relocator.resolutions))
 
 
 class _Relocator:
-    """Fits functions, each one once however many programs share it."""
+    """Relocates functions; a function that several programs share is done once."""
 
     def __init__(self, btf: Btf, target: CoreTarget) -> None:
         self.resolutions: list[Resolution] = []
@@ -144,7 +152,7 @@ class _Relocator:
         self._done: dict[str, FunctionSpec] = {}
 
     def program(self, spec: ProgramSpec) -> ProgramSpec:
-        functions = tuple([self._function(each) for each in spec.functions])
+        functions = tuple([self._function(function) for function in spec.functions])
         return spec.with_changes(functions=functions)
 
     def _function(self, function: FunctionSpec) -> FunctionSpec:
@@ -163,24 +171,24 @@ class _Relocator:
         self, code: list[Instruction], function: FunctionSpec, relocation: CoreRelocation
     ) -> None:
         if relocation.index >= len(code):
-            raise self._placed(
+            raise self._located(
                 ObjectFileError("there is no such instruction"), function, relocation
             )
         number = len(self.resolutions)
         try:
-            found = self._finder.find(relocation.type_id, relocation.access, relocation.kind)
-            fits = patch(code, relocation.index, found.local, found.target, number=number)
+            answer = self._finder.find(relocation.type_id, relocation.access, relocation.kind)
+            fits = patch(code, relocation.index, answer.local, answer.target, number=number)
         except ObjectFileError as error:
-            raise self._placed(error, function, relocation) from None
-        value = found.target.number if found.target else None
+            raise self._located(error, function, relocation) from None
+        value = answer.target.number if answer.target else None
         self.resolutions.append(
-            Resolution(function, relocation, self._btf, value, found.type, is_poisoned=not fits)
+            Resolution(function, relocation, self._btf, value, answer.type, is_poisoned=not fits)
         )
 
-    def _placed(
+    def _located(
         self, error: ObjectFileError, function: FunctionSpec, relocation: CoreRelocation
     ) -> ObjectFileError:
-        """Say which relocation it is about; sections of the target's BTF are none of the object."""
+        """Return *error* with the relocation in its message."""
         what = describe(self._btf, relocation)
         message = f"instruction {relocation.index} of {function.name} asks for {what}"
         return ObjectFileError(

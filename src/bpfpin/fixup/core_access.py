@@ -1,8 +1,9 @@
-"""The path of a CO-RE relocation: a field of a local type, and the same field of a target's.
+"""Access paths of CO-RE relocations: a field of a local type, and the same field in the target.
 
-The compiler writes down indices (`0:3:1`: of the first structure member 3, of that element or
-member 1). Members are looked for by name in the target, those of unnamed structures among them;
-the form is told in the kernel's Documentation/bpf/btf.rst (CO-RE relocation).
+The compiler writes indices: `0:3:1` is member or element 1 of member 3 of the first structure. In
+the target, members are found by name, also inside unnamed structures. The format is described in
+include/uapi/linux/bpf.h (struct bpf_core_relo); the rules are those of bpf_core_parse_spec() and
+bpf_core_spec_match() in libbpf's relo_core.c.
 """
 
 from __future__ import annotations
@@ -18,81 +19,82 @@ from bpfpin.btf.types import Array, Struct, Union
 from bpfpin.errors import ObjectFileError
 from bpfpin.fixup.core_match import fields_fit
 
-_LIMIT = 1 << 20  # members listed in all; the kernel has some 60,000, unnamed ones counted twice
+_LIMIT = 1 << 20  # members listed in total; the kernel has some 60,000, unnamed ones counted twice
 MAX_STEPS = 64  # libbpf's BPF_CORE_SPEC_MAX_LEN
-_MAX_DIGITS = 10
-
-
-# Members of structures by name, as C sees them: those of unnamed structures are among them.
+_MAX_DIGITS = 10  # of an index, which is a u32
 
 
 class MemberEntry(NamedTuple):
-    """A member, its offset counted from the outermost structure."""
+    """A member; its offset is counted from the outermost structure."""
 
     layout: MemberLayout
     is_last: bool  # of its own structure
 
 
 class MemberIndex:
-    """Finds members; each structure's are listed once, when it is first asked for."""
+    """Members of structures by name, as in C: members of unnamed structures are included.
+
+    The members of a structure are listed on first use.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[Btf, int], dict[str, MemberEntry]] = {}
         self._listed = 0
 
     def find(self, btf: Btf, type_id: int, name: str) -> MemberEntry | None:
-        """Return member *name* of type *type_id*; None if there is none, or it has no members.
+        """Return member *name* of type *type_id*; None if it has no such member.
 
-        `ObjectFileError` for unnamed structures nested more than 32 deep, and for a table whose
-        structures repeat each other's members a million times.
+        Raises:
+            ObjectFileError: Unnamed structures nest more than 32 deep, or the structures together
+                have more than a million members.
         """
         return self._named(btf, type_id, MAX_DEPTH).get(name)
 
     def _named(self, btf: Btf, type_id: int, depth: int) -> dict[str, MemberEntry]:
         stripped = btf.strip(type_id)
-        found = self._known.get((btf, stripped))
-        if found is not None:
-            return found
+        entries = self._known.get((btf, stripped))
+        if entries is not None:
+            return entries
         if depth == 0:
             raise malformed(f"unnamed members of type {type_id} are nested over {MAX_DEPTH} deep")
-        found = self._list(btf, btf[stripped], depth)
-        self._known[btf, stripped] = found
-        return found
+        entries = self._list(btf, btf[stripped], depth)
+        self._known[btf, stripped] = entries
+        return entries
 
     def _list(self, btf: Btf, kind: object, depth: int) -> dict[str, MemberEntry]:
-        found: dict[str, MemberEntry] = {}
+        entries: dict[str, MemberEntry] = {}
         if not isinstance(kind, Struct | Union):
-            return found
+            return entries
         last = len(kind.members) - 1
-        seen: set[int] = set()  # one more of the same unnamed type has no new names
+        seen: set[int] = set()  # another member of the same unnamed type adds no names
         for number, (name, type_id, bit_offset, bitfield_size) in enumerate(kind.members):
             if name:
                 layout = MemberLayout(name, type_id, bit_offset, bitfield_size)
-                found.setdefault(name, MemberEntry(layout, number == last))
+                entries.setdefault(name, MemberEntry(layout, number == last))
             elif type_id not in seen:
                 seen.add(type_id)
                 inner = self._named(btf, type_id, depth - 1)
                 self._count(len(inner))
-                for place in inner.values():
-                    found.setdefault(place.layout.name, _moved_bits(place, bit_offset))
+                for entry in inner.values():
+                    entries.setdefault(entry.layout.name, _moved_bits(entry, bit_offset))
         self._count(len(kind.members))
-        return found
+        return entries
 
     def _count(self, number: int) -> None:
         self._listed += number
         if self._listed > _LIMIT:
-            raise malformed(f"the structures asked for have more than {_LIMIT} members")
+            raise malformed(f"the structures of the relocations have more than {_LIMIT} members")
 
 
-def _moved_bits(place: MemberEntry, by: int) -> MemberEntry:
-    name, type_id = place.layout.name, place.layout.type_id
-    bit_offset = by + place.layout.bit_offset
-    layout = MemberLayout(name, type_id, bit_offset, place.layout.bitfield_size)
-    return MemberEntry(layout, place.is_last)
+def _moved_bits(entry: MemberEntry, by: int) -> MemberEntry:
+    name, type_id = entry.layout.name, entry.layout.type_id
+    bit_offset = by + entry.layout.bit_offset
+    layout = MemberLayout(name, type_id, bit_offset, entry.layout.bitfield_size)
+    return MemberEntry(layout, entry.is_last)
 
 
 class AccessStep(NamedTuple):
-    """One step of a path: to member *name* of type *type_id*, or to element *number* (no name)."""
+    """One step of a path: to member *name*, or to element *number* (no name), of type *type_id*."""
 
     name: str
     number: int
@@ -101,7 +103,7 @@ class AccessStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CoreField:
-    """Where a path ends: a member of type *type_id*, or an array element of that type."""
+    """The end of a path: a member of type *type_id*, or an array element of that type."""
 
     btf: Btf
     type_id: int
@@ -111,19 +113,19 @@ class CoreField:
 
 
 def indices_of(access: str) -> tuple[int, ...]:
-    """Return the numbers of *access*; `ObjectFileError` if it is no path."""
+    """Return the indices of the path *access*; `ObjectFileError` if it is malformed."""
     parts = access.split(":", MAX_STEPS)
     if len(parts) > MAX_STEPS:
         raise malformed_relocation(f"the path {access[:40]!r}… has more than {MAX_STEPS} steps")
     if not all(part.isascii() and part.isdigit() and len(part) <= _MAX_DIGITS for part in parts):
-        raise malformed_relocation(f"{access[:80]!r} is no path of numbers")
+        raise malformed_relocation(f"{access[:80]!r} is not a path of numbers")
     return tuple([int(part) for part in parts])
 
 
 def local_field(btf: Btf, type_id: int, access: str) -> tuple[CoreField, list[AccessStep]]:
-    """Follow *access* from *type_id*; returns where it ends, and the steps that have a meaning.
+    """Follow *access* from *type_id*; return the field at its end, and the steps to it.
 
-    The step to an unnamed structure has none: the target may have its members elsewhere.
+    Steps to unnamed structures are left out, because the target may have their members elsewhere.
     """
     first, *rest = indices_of(access)
     root = btf.strip(type_id)
@@ -171,9 +173,9 @@ def element(field: CoreField, kind: Array, index: int) -> CoreField:
 def target_field(
     local: Btf, steps: list[AccessStep], target: TypeRef, members: MemberIndex
 ) -> CoreField | None:
-    """Follow *steps* from the type *target*; None if it has no such field, or one that is unlike.
+    """Follow *steps* from the type *target*; None if it has no such field, or an incompatible one.
 
-    The element of an array must be in its bounds, unless it is the last member and open (`[]`).
+    An array index must be within the array, unless this is a flexible array at the structure's end.
     """
     btf = target.btf
     root = btf.strip(target.id)
@@ -182,10 +184,10 @@ def target_field(
     is_open = False
     for step in steps[1:]:
         if step.name:
-            place = members.find(btf, field.type_id, step.name)
-            if place is None or not fields_fit(local, step.type_id, btf, place.layout.type_id):
+            entry = members.find(btf, field.type_id, step.name)
+            if entry is None or not fields_fit(local, step.type_id, btf, entry.layout.type_id):
                 return None
-            field, is_open = _moved(field, place.layout), place.is_last
+            field, is_open = _moved(field, entry.layout), entry.is_last
             continue
         kind = btf[btf.strip(field.type_id)]
         if not isinstance(kind, Array) or not _has_element(kind, step.number, is_open=is_open):
@@ -194,9 +196,9 @@ def target_field(
     return field
 
 
-def _moved(field: CoreField, place: MemberLayout) -> CoreField:
-    bit_offset = field.bit_offset + place.bit_offset
-    return CoreField(field.btf, place.type_id, bit_offset, place.bitfield_size)
+def _moved(field: CoreField, layout: MemberLayout) -> CoreField:
+    bit_offset = field.bit_offset + layout.bit_offset
+    return CoreField(field.btf, layout.type_id, bit_offset, layout.bitfield_size)
 
 
 def _has_element(kind: Array, index: int, *, is_open: bool) -> bool:
@@ -204,7 +206,7 @@ def _has_element(kind: Array, index: int, *, is_open: bool) -> bool:
 
 
 def words(btf: Btf, type_id: int, access: str) -> str:
-    """Return the path as C has it (`.member[3]`); "" where *access* is none into the type."""
+    """Return the path as in C (`.member[3]`); "" if *access* does not fit the type."""
     try:
         _, steps = local_field(btf, type_id, access)
     except ObjectFileError:
@@ -219,5 +221,5 @@ def _words(steps: list[AccessStep]) -> Iterator[str]:
 
 
 def malformed_relocation(message: str) -> ObjectFileError:
-    """Return the error of a relocation that is not what the compilers write."""
+    """Return the error for a relocation that no compiler writes."""
     return ObjectFileError(message, section=".BTF.ext")

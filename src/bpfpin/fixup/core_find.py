@@ -1,4 +1,4 @@
-"""Finds what a relocation asks for: in the object's types, and in the target's."""
+"""Answers to CO-RE relocations: the value in the object's types, and in the target's types."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ from bpfpin.fixup.core_values import (
 )
 from bpfpin.uapi import CoreRelocationKind as Kind
 
-# The types that local ones are looked for in: the kernel's, then those of its modules.
-
 
 def _none() -> tuple[Btf, ...]:
     return ()
@@ -38,24 +36,24 @@ def _none() -> tuple[Btf, ...]:
 
 @dataclass(frozen=True)
 class CoreTarget:
-    """Where types come from; neither is called before a relocation needs it.
+    """The types of a kernel and of its modules, both read when a relocation needs them.
 
-    *modules* are asked only for what *kernel* does not have.
+    *modules* are searched only for types that *kernel* does not have.
     """
 
     kernel: Callable[[], Btf]
     modules: Callable[[], Iterable[Btf]] = _none
 
     def candidates(self, local: TypeRef) -> list[TypeRef]:
-        """Return the types of the local one's kind and name, flavours of either aside."""
+        """Return the types with the kind and name of the local type, flavours ignored."""
         if not local.name:
             raise ObjectFileError(
                 f"type {local.id} has no name to look for in the kernel", section=".BTF.ext"
             )
-        found = _candidates(self.kernel(), local)
-        if found:
-            return found
-        return [each for btf in self.modules() for each in _candidates(btf, local)]
+        candidates = _candidates(self.kernel(), local)
+        if candidates:
+            return candidates
+        return [ref for btf in self.modules() for ref in _candidates(btf, local)]
 
 
 def _candidates(btf: Btf, local: TypeRef) -> list[TypeRef]:
@@ -65,7 +63,7 @@ def _candidates(btf: Btf, local: TypeRef) -> list[TypeRef]:
 
 
 class Found(NamedTuple):
-    """The local value, the target's, and the type that has it; no value: nothing has it."""
+    """The local value, the target's value (None: it has none), and the type that has it."""
 
     local: Value
     target: Value | None
@@ -81,10 +79,10 @@ _Ask = Callable[[TypeRef], _Answer | None]
 
 
 class Finder:
-    """Answers relocations of one object; the same question is looked up once.
+    """Answers the relocations of one object; answers are cached.
 
-    Of several types of one name those that had what a relocation asked for are the candidates of
-    the next one of the same local type, as in libbpf.
+    If several types have the name of a local type, those that answered one relocation are the
+    candidates for the next one, as in libbpf.
     """
 
     def __init__(self, btf: Btf, target: CoreTarget) -> None:
@@ -96,7 +94,7 @@ class Finder:
         self._found: dict[tuple[int, str, Kind], Found] = {}
 
     def find(self, type_id: int, access: str, kind: Kind) -> Found:
-        """Return both values; `ObjectFileError` for what is malformed or not to be decided."""
+        """Return both values; `ObjectFileError` if the relocation is malformed or ambiguous."""
         key = type_id, access, kind
         if key not in self._found:
             self._found[key] = self._find(type_id, access, kind)
@@ -108,7 +106,7 @@ class Finder:
         if kind in ENUMERATORS:
             return self._enumerator(type_id, access, kind)
         if access != "0":
-            raise malformed_relocation(f"{access[:80]!r} is no path into a whole type")
+            raise malformed_relocation(f"{access[:80]!r} is not the path of a whole type")
         if kind is Kind.TYPE_ID_LOCAL:
             own = Value(type_id, is_sure=False)
             return Found(own, own)
@@ -119,8 +117,8 @@ class Finder:
         local = field_value(kind, field)
 
         def ask(ref: TypeRef) -> _Answer | None:
-            there = target_field(self._btf, steps, ref, self._members)
-            return _Answer(field_value(kind, there), there.bit_offset) if there else None
+            target = target_field(self._btf, steps, ref, self._members)
+            return _Answer(field_value(kind, target), target.bit_offset) if target else None
 
         return self._decide(type_id, kind, local, ask)
 
@@ -136,21 +134,21 @@ class Finder:
         own_id = self._btf.strip(type_id)
         enum, path = self._btf[own_id], indices_of(access)
         if not isinstance(enum, Enum) or len(path) > 1 or path[0] >= len(enum.values):
-            raise malformed_relocation(f"{access[:80]!r} is no enumerator of type {type_id}")
+            raise malformed_relocation(f"{access[:80]!r} is not an enumerator of type {type_id}")
         name = essential_name(enum.values[path[0]].name)
 
         def ask(ref: TypeRef) -> _Answer | None:
-            there = ref.btf.strip(ref.id)
-            index = _enumerator_index(ref.btf, there, name)
+            enum_id = ref.btf.strip(ref.id)
+            index = _enumerator_index(ref.btf, enum_id, name)
             if index is None:
                 return None
-            return _Answer(enumerator_value(kind, ref.btf, there, index))
+            return _Answer(enumerator_value(kind, ref.btf, enum_id, index))
 
         local = enumerator_value(kind, self._btf, own_id, path[0])
         return self._decide(type_id, kind, local, ask)
 
     def _decide(self, type_id: int, kind: Kind, local: Value, ask: _Ask) -> Found:
-        """Ask every candidate; all that have an answer must give the same."""
+        """Ask every candidate; all answers must be equal."""
         answers = [(ref, answer) for ref in self._named(type_id) if (answer := ask(ref))]
         if not answers:
             return Found(local, None if _needs_answer(kind) else Value(0))
@@ -173,7 +171,7 @@ class Finder:
 
 
 def _needs_answer(kind: Kind) -> bool:
-    """Whether the lack of a target makes the instruction wrong; the others then read 0."""
+    """Whether the instruction is wrong without a target; other kinds have the value 0 then."""
     return kind not in EXISTENCE and kind not in (Kind.TYPE_SIZE, Kind.TYPE_ID_TARGET)
 
 
@@ -181,15 +179,17 @@ def _enumerator_index(btf: Btf, type_id: int, name: str) -> int | None:
     enum = btf[type_id]
     if not isinstance(enum, Enum):
         return None
-    names = (number for number, (each, _) in enumerate(enum.values) if essential_name(each) == name)
-    return next(names, None)
+    matches = (
+        number for number, (text, _) in enumerate(enum.values) if essential_name(text) == name
+    )
+    return next(matches, None)
 
 
-def _ambiguous(one: tuple[TypeRef, _Answer], other: tuple[TypeRef, _Answer]) -> ObjectFileError:
-    said = [
-        f"type {ref.id} ({ref.name}) says {answer.value.number}" for ref, answer in (one, other)
+def _ambiguous(first: tuple[TypeRef, _Answer], second: tuple[TypeRef, _Answer]) -> ObjectFileError:
+    texts = [
+        f"type {ref.id} ({ref.name}) says {answer.value.number}" for ref, answer in (first, second)
     ]
     return ObjectFileError(
-        f"the kernel has several types of that name that answer differently: {' and '.join(said)}",
-        hint="name a member, or a flavour of the type, that only one of them has",
+        f"the kernel has several types of that name that answer differently: {' and '.join(texts)}",
+        hint="use a member that only one of them has, or a flavour of the type",
     )

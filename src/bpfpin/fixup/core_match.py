@@ -1,7 +1,10 @@
-"""Whether a type of the target is the local one, asked of whole types in two ways (libbpf's rules).
+"""Comparison of a local type with a type of the target, by libbpf's rules (relo_core.c).
 
-They *fit* if their kinds agree down to the first structure. They *match* if every local member and
-enumerator is there with the same size and sign; behind a pointer names and kinds are enough.
+Types *fit* if their kinds agree down to the first structure (bpf_core_types_are_compat()). They
+*match* if the target has every local member and enumerator with the same size and sign; behind a
+pointer, names and kinds are enough (bpf_core_types_match()). Members *fit* by the loosest rules
+(bpf_core_fields_are_compat()): kinds must agree, sizes may differ, because a load is adapted to the
+size in the target.
 """
 
 from __future__ import annotations
@@ -26,47 +29,42 @@ from bpfpin.btf.types import (
 )
 from bpfpin.errors import ObjectFileError
 
-_WHOLE = (Void, Struct, Union, Enum, Forward)  # fit whatever is in them
-_STEP_LIMIT = 1 << 17  # comparisons of two types; task_struct with all it holds takes some 3,000
+_WHOLE = (Void, Struct, Union, Enum, Forward)  # fit whatever their members are
+_STEP_LIMIT = 1 << 17  # comparisons of two types; task_struct and all types in it take some 3,000
 
 
-# When a member of the target stands for a local one of the same name: the loosest of the rules.
-#
-# What the two hold must be of one kind; sizes may differ, since a load is fitted to the target's.
-
-
-def is_one_kind(one: BtfType, other: BtfType) -> bool:
-    """Whether both are of one BTF kind; enumerations of 32 and 64 bits are."""
-    if isinstance(one, Modifier) and isinstance(other, Modifier):
-        return one.kind == other.kind
-    return type(one) is type(other)
+def is_one_kind(local: BtfType, target: BtfType) -> bool:
+    """Whether both have the same BTF kind; enumerations of 32 and 64 bits count as the same."""
+    if isinstance(local, Modifier) and isinstance(target, Modifier):
+        return local.kind == target.kind
+    return type(local) is type(target)
 
 
 def fields_fit(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:
-    """Whether a member of the target may be taken for the local one of the same name."""
+    """Whether a member of the target may stand for the local member of the same name."""
     for _ in range(MAX_DEPTH):
-        one, other = local[local.strip(local_id)], target[target.strip(target_id)]
-        if isinstance(one, Array) and isinstance(other, Array):
-            local_id, target_id = one.element_id, other.element_id
+        local_type, target_type = local[local.strip(local_id)], target[target.strip(target_id)]
+        if isinstance(local_type, Array) and isinstance(target_type, Array):
+            local_id, target_id = local_type.element_id, target_type.element_id
             continue
-        if isinstance(one, Struct | Union) and isinstance(other, Struct | Union):
+        if isinstance(local_type, Struct | Union) and isinstance(target_type, Struct | Union):
             return True
-        return is_one_kind(one, other) and field_fits(one, other)
+        return is_one_kind(local_type, target_type) and field_fits(local_type, target_type)
     raise malformed(f"type {local_id} is nested more than {MAX_DEPTH} deep")
 
 
-def field_fits(one: BtfType, other: BtfType) -> bool:
-    """Whether two of one kind fit: those that carry a name by the name, integers unless shifted."""
-    if isinstance(one, Enum | Forward):
-        names = essential_name(one.name), essential_name(other.name)
+def field_fits(local: BtfType, target: BtfType) -> bool:
+    """Whether two types of the same kind fit: named ones by name, integers unless shifted."""
+    if isinstance(local, Enum | Forward):
+        names = essential_name(local.name), essential_name(target.name)
         return not all(names) or names[0] == names[1]
-    if isinstance(one, Int) and isinstance(other, Int):
-        return one.bit_offset == 0 and other.bit_offset == 0
-    return isinstance(one, Pointer | Float)
+    if isinstance(local, Int) and isinstance(target, Int):
+        return local.bit_offset == 0 and target.bit_offset == 0
+    return isinstance(local, Pointer | Float)
 
 
 class Comparison:
-    """Compares types of one table with those of another; each pair once."""
+    """Compares the types of one table with those of another; results are cached."""
 
     def __init__(self, local: Btf, target: Btf) -> None:
         self._local = local
@@ -75,103 +73,113 @@ class Comparison:
         self._steps = 0
 
     def fits(self, local_id: int, target_id: int, *, depth: int = MAX_DEPTH) -> bool:
-        """Whether the types are of one kind, through pointers, arrays and prototypes.
+        """Whether the types have the same kind, through pointers, arrays and prototypes.
 
-        `ObjectFileError` if they are nested more than 32 deep.
+        Raises:
+            ObjectFileError: They nest more than 32 deep.
         """
         if not is_one_kind(self._local[local_id], self._target[target_id]):
             return False
         while depth > 0:
             depth -= 1
             self._count()
-            one, other = self._stripped(local_id, target_id)
-            if not is_one_kind(one, other):
+            local, target = self._stripped(local_id, target_id)
+            if not is_one_kind(local, target):
                 return False
-            if not self._parameters_fit(one, other, depth):
+            if not self._parameters_fit(local, target, depth):
                 return False
-            inner = _below(one, other)
+            inner = _below(local, target)
             if inner is None:
-                return isinstance(one, _WHOLE) or (isinstance(one, Int) and field_fits(one, other))
+                return isinstance(local, _WHOLE) or (
+                    isinstance(local, Int) and field_fits(local, target)
+                )
             local_id, target_id = inner
         raise _too_deep(local_id)
 
     def matches(
         self, local_id: int, target_id: int, *, is_behind: bool = False, depth: int = MAX_DEPTH
     ) -> bool:
-        """Whether the target's type has all that the local one has.
+        """Whether the target's type has everything that the local type has.
 
-        *is_behind* a pointer a structure is known by its name alone. Names are compared without
-        flavour. `ObjectFileError` if the types are nested more than 32 deep.
+        Names are compared without flavour. *is_behind* a pointer, structures are compared by name
+        only.
+
+        Raises:
+            ObjectFileError: The types nest more than 32 deep.
         """
         while depth > 0:
             depth -= 1
             self._count()
-            one, other = self._stripped(local_id, target_id)
-            if not _one_name(one.name, other.name):
+            local, target = self._stripped(local_id, target_id)
+            if not _one_name(local.name, target.name):
                 return False
-            inner = _below(one, other)
+            inner = _below(local, target)
             if inner is None:
-                return self._same(one, other, (local_id, target_id, is_behind), depth)
-            if not self._outer_matches(one, other, is_behind=is_behind, depth=depth):
+                return self._same(local, target, (local_id, target_id, is_behind), depth)
+            if not self._outer_matches(local, target, is_behind=is_behind, depth=depth):
                 return False
-            is_behind = is_behind or isinstance(one, Pointer)
+            is_behind = is_behind or isinstance(local, Pointer)
             local_id, target_id = inner
         raise _too_deep(local_id)
 
-    def _outer_matches(self, one: BtfType, other: BtfType, *, is_behind: bool, depth: int) -> bool:
-        """Compare what there is besides the type that comes next: lengths, parameters."""
-        if isinstance(one, Array) and isinstance(other, Array):
-            return one.length == other.length
-        if isinstance(one, FunctionPrototype) and isinstance(other, FunctionPrototype):
-            return len(one.parameters) == len(other.parameters) and all(
+    def _outer_matches(
+        self, local: BtfType, target: BtfType, *, is_behind: bool, depth: int
+    ) -> bool:
+        """Compare array lengths and parameters; the caller goes on with the type inside."""
+        if isinstance(local, Array) and isinstance(target, Array):
+            return local.length == target.length
+        if isinstance(local, FunctionPrototype) and isinstance(target, FunctionPrototype):
+            return len(local.parameters) == len(target.parameters) and all(
                 self.matches(a.type_id, b.type_id, is_behind=is_behind, depth=depth)
-                for a, b in zip(one.parameters, other.parameters, strict=True)
+                for a, b in zip(local.parameters, target.parameters, strict=True)
             )
         return True
 
-    def _same(self, one: BtfType, other: BtfType, key: tuple[int, int, bool], depth: int) -> bool:
-        if isinstance(one, Enum) and isinstance(other, Enum):
-            return one.size == other.size and self._has_enumerators(one, other)
-        if isinstance(one, Int) and isinstance(other, Int):
-            return one.size == other.size and one.is_signed == other.is_signed
-        if key[2] and isinstance(one, Struct | Union | Forward):
-            return _is_union(one) == _is_union(other)
-        if isinstance(one, Struct | Union) and type(one) is type(other):
+    def _same(
+        self, local: BtfType, target: BtfType, key: tuple[int, int, bool], depth: int
+    ) -> bool:
+        if isinstance(local, Enum) and isinstance(target, Enum):
+            return local.size == target.size and self._has_enumerators(local, target)
+        if isinstance(local, Int) and isinstance(target, Int):
+            return local.size == target.size and local.is_signed == target.is_signed
+        if key[2] and isinstance(local, Struct | Union | Forward):
+            return _is_union(local) == _is_union(target)
+        if isinstance(local, Struct | Union) and type(local) is type(target):
             if key not in self._matched:
-                self._matched[key] = self._has_members(one, other, depth)
+                self._matched[key] = self._has_members(local, target, depth)
             return self._matched[key]
-        if isinstance(one, Forward) and isinstance(other, Forward):
-            return one.is_union == other.is_union
-        return isinstance(one, Void) and isinstance(other, Void)
+        if isinstance(local, Forward) and isinstance(target, Forward):
+            return local.is_union == target.is_union
+        return isinstance(local, Void) and isinstance(target, Void)
 
-    def _has_members(self, one: Struct | Union, other: BtfType, depth: int) -> bool:
-        assert isinstance(other, Struct | Union)
-        if len(one.members) > len(other.members):
+    def _has_members(self, local: Struct | Union, target: BtfType, depth: int) -> bool:
+        assert isinstance(target, Struct | Union)
+        if len(local.members) > len(target.members):
             return False
         by_name: dict[str, list[int]] = {}
-        for member in other.members:
+        for member in target.members:
             by_name.setdefault(essential_name(member.name), []).append(member.type_id)
         return all(
             any(
                 self.matches(member.type_id, type_id, depth=depth)
                 for type_id in by_name.get(essential_name(member.name), ())
             )
-            for member in one.members
+            for member in local.members
         )
 
-    def _has_enumerators(self, one: Enum, other: Enum) -> bool:
-        there = {essential_name(each.name) for each in other.values}
-        return len(one.values) <= len(other.values) and all(
-            essential_name(each.name) in there for each in one.values
+    def _has_enumerators(self, local: Enum, target: Enum) -> bool:
+        names = {essential_name(value.name) for value in target.values}
+        return len(local.values) <= len(target.values) and all(
+            essential_name(value.name) in names for value in local.values
         )
 
-    def _parameters_fit(self, one: BtfType, other: BtfType, depth: int) -> bool:
-        if not isinstance(one, FunctionPrototype) or not isinstance(other, FunctionPrototype):
+    def _parameters_fit(self, local: BtfType, target: BtfType, depth: int) -> bool:
+        if not isinstance(local, FunctionPrototype) or not isinstance(target, FunctionPrototype):
             return True
         strip, strip_other = self._local.strip, self._target.strip
-        return len(one.parameters) == len(other.parameters) and all(
+        return len(local.parameters) == len(target.parameters) and all(
             self.fits(strip(a.type_id), strip_other(b.type_id), depth=depth)
-            for a, b in zip(one.parameters, other.parameters, strict=True)
+            for a, b in zip(local.parameters, target.parameters, strict=True)
         )
 
     def _stripped(self, local_id: int, target_id: int) -> tuple[BtfType, BtfType]:
@@ -184,14 +192,14 @@ class Comparison:
             raise malformed(f"comparing the types takes more than {_STEP_LIMIT} steps")
 
 
-def _below(one: BtfType, other: BtfType) -> tuple[int, int] | None:
-    """Return the types that come next: pointed to, held in an array, returned."""
-    if isinstance(one, Pointer) and isinstance(other, Pointer):
-        return one.type_id, other.type_id
-    if isinstance(one, Array) and isinstance(other, Array):
-        return one.element_id, other.element_id
-    if isinstance(one, FunctionPrototype) and isinstance(other, FunctionPrototype):
-        return one.return_id, other.return_id
+def _below(local: BtfType, target: BtfType) -> tuple[int, int] | None:
+    """Return the types inside: the target of a pointer, the element of an array, a return type."""
+    if isinstance(local, Pointer) and isinstance(target, Pointer):
+        return local.type_id, target.type_id
+    if isinstance(local, Array) and isinstance(target, Array):
+        return local.element_id, target.element_id
+    if isinstance(local, FunctionPrototype) and isinstance(target, FunctionPrototype):
+        return local.return_id, target.return_id
     return None
 
 
@@ -200,7 +208,7 @@ def _one_name(local: str, target: str) -> bool:
 
 
 def _is_union(kind: BtfType) -> bool | None:
-    """Whether it is a union, or declared as one; None for what is neither union nor structure."""
+    """Whether it is a union or a declaration of one; None unless it is a union or structure."""
     if isinstance(kind, Forward):
         return kind.is_union
     return isinstance(kind, Union) if isinstance(kind, Struct | Union) else None

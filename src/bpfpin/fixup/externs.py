@@ -1,7 +1,8 @@
-"""Fills what the running kernel has into an object: addresses, types, functions, configuration.
+"""Fills the externs of an object: addresses, types, functions and configuration of the kernel.
 
-Pure: an object and the answers in, an object out. The pseudo sources are those of linux/bpf.h; what
-is weak and absent becomes address 0, or the call of a helper that does not exist, as libbpf has it.
+The functions are pure; the answers of the kernel are arguments. The pseudo sources of instructions
+are those of linux/bpf.h. As in libbpf, a weak extern that the kernel does not have becomes address
+0, or a call of a helper that does not exist.
 """
 
 from __future__ import annotations
@@ -17,18 +18,23 @@ from bpfpin.insn import CALL, Instruction, signed32
 from bpfpin.spec import FunctionSpec, MapSpec, ObjectSpec, Reference, ReferenceKind
 from bpfpin.uapi import PseudoCall, PseudoSource
 
-POISON = 2002000000  # the helper that marks extern 0; the others count from here
+POISON = 2002000000  # libbpf's POISON_CALL_KFUNC_BASE; extern N has this number plus N
 
 _EXTERNS = (ReferenceKind.EXTERN, ReferenceKind.EXTERN_CALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the kernel has for an extern.
+    """The kernel's answer for an extern.
 
-    *number* is an address, or the id of a type in the BTF of *module* (empty: of vmlinux);
-    *contents* is what stands in `.kconfig`. With neither it is absent, and *error* says so unless
-    it may be.
+    Without *number* and *contents* the extern is absent.
+
+    Attributes:
+        extern: The extern.
+        number: An address, or the id of a type in the BTF of *module*.
+        module: Name of the kernel module; empty: vmlinux.
+        contents: Bytes of a variable in `.kconfig`.
+        error: Set if the extern is absent and not weak.
     """
 
     extern: ExternSpec
@@ -44,7 +50,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The answer in words: `250`, `0xffffffff81000000`, `type 1234 of vmlinux`, `absent`."""
+        """The answer as text: `250`, `0xffffffff81000000`, `type 1234 of vmlinux`, `absent`."""
         if self.contents is not None:
             return str(variable_of(self.extern).with_contents_of(self._padded).value)
         if self.number is None:
@@ -60,7 +66,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ModuleTypes:
-    """The BTF of a kernel module: its descriptor and its place in the program's `fd_array`."""
+    """The BTF of a kernel module: its descriptor and its index in the program's `fd_array`."""
 
     fd: int
     position: int
@@ -68,7 +74,7 @@ class ModuleTypes:
 
 @dataclass(frozen=True, slots=True)
 class _Filler:
-    """The answers by name, and the externs' numbers for poisoned calls."""
+    """The answers by name, and the numbers of externs for poisoned calls."""
 
     answers: Mapping[str, Answer]
     modules: Mapping[str, ModuleTypes]
@@ -93,6 +99,7 @@ class _Filler:
             code[reference.index] = Instruction(CALL, imm=poison)
             return
         module = self.modules.get(answer.module)
+        # For a function of a module, the offset is the index of its BTF in fd_array.
         code[reference.index] = Instruction(
             CALL,
             src=int(PseudoCall.KFUNC_CALL),
@@ -102,6 +109,8 @@ class _Filler:
 
     def _fill_load(self, code: list[Instruction], reference: Reference) -> None:
         answer = self.answers[reference.target]
+        # An untyped symbol, and an absent one, become a plain 64-bit number. For a typed one the
+        # verifier wants the type's id and, in the upper half, the descriptor of its BTF.
         number, upper, source = answer.number or 0, 0, 0
         if answer.extern.kind is ExternKind.KSYM or not answer.is_found:
             upper = number >> 32
@@ -115,7 +124,7 @@ class _Filler:
 
 
 def used_externs(spec: ObjectSpec) -> tuple[ExternSpec, ...]:
-    """Return the externs that the programs of *spec* use, and all of `.kconfig`."""
+    """Return the externs that the programs of *spec* use, and all of those in `.kconfig`."""
     used = {
         reference.target
         for program in spec.programs.values()
@@ -124,9 +133,9 @@ def used_externs(spec: ObjectSpec) -> tuple[ExternSpec, ...]:
         if reference.kind in _EXTERNS
     }
     return tuple(
-        each
-        for each in spec.externs.values()
-        if each.kind is ExternKind.KCONFIG or each.name in used
+        extern
+        for extern in spec.externs.values()
+        if extern.kind is ExternKind.KCONFIG or extern.name in used
     )
 
 
@@ -135,33 +144,41 @@ def fill(
 ) -> ObjectSpec:
     """Return *spec* with the answers in its instructions and in the map of `.kconfig`.
 
-    *answers* are those of `used_externs`, without an error; *modules* has all that they name.
+    Args:
+        spec: The object.
+        answers: The answers for `used_externs(spec)`, all without error.
+        modules: The modules that the answers refer to, by name.
+
+    Returns:
+        A copy of *spec*, without references to externs.
     """
-    by_name = {each.extern.name: each for each in answers}
+    by_name = {answer.extern.name: answer for answer in answers}
     numbers = {name: number for number, name in enumerate(spec.externs)}
     filler = _Filler(by_name, modules, numbers)
     programs = {
-        name: each.with_changes(functions=tuple([filler.function(it) for it in each.functions]))
-        for name, each in spec.programs.items()
+        name: program.with_changes(
+            functions=tuple([filler.function(function) for function in program.functions])
+        )
+        for name, program in spec.programs.items()
     }
     return dataclasses.replace(spec, programs=programs, maps=_with_config(spec, by_name.values()))
 
 
 def poisoned_number(helper: int) -> int | None:
-    """Return the number of the extern that the call of *helper* stands for, if it does."""
+    """Return the number of the extern that a call of *helper* marks; None if it marks none."""
     return helper - POISON if POISON <= helper < 1 << 31 else None
 
 
 def variable_of(extern: ExternSpec) -> VariableSpec:
-    """Return the extern of `.kconfig` as a variable of its map."""
+    """Return an extern of `.kconfig` as a variable of that section's map."""
     return VariableSpec(extern.name, KCONFIG, extern.offset, extern.size, extern.type)
 
 
 def _with_config(spec: ObjectSpec, answers: Iterable[Answer]) -> dict[str, MapSpec]:
-    held = spec.maps.get(KCONFIG)
-    if held is None:
+    config = spec.maps.get(KCONFIG)
+    if config is None:
         return dict(spec.maps)
-    contents = bytearray(held.value_size)
+    contents = bytearray(config.value_size)
     variables = []
     for answer in answers:
         extern = answer.extern
@@ -170,5 +187,5 @@ def _with_config(spec: ObjectSpec, answers: Iterable[Answer]) -> dict[str, MapSp
                 extern.size
             )
             variables.append(variable_of(extern))
-    changed = held.with_changes(contents=bytes(contents), variables=tuple(variables))
+    changed = config.with_changes(contents=bytes(contents), variables=tuple(variables))
     return {**spec.maps, KCONFIG: changed}

@@ -1,4 +1,4 @@
-"""Finds what the kernel has for the externs of an object; the kernel itself is given."""
+"""Finds the kernel's answers for the externs of an object; pure, the kernel is an argument."""
 
 from __future__ import annotations
 
@@ -27,33 +27,36 @@ _WORDS = {
     ExternKind.KSYM_TYPED: "variable",
     ExternKind.KFUNC: "function",
 }
-_STEM = 6  # what names must share to be proposed for one another
+_STEM = 6  # characters that a proposed name must share
 _PROPOSED = 3
 
 
-# A kernel's configuration as text, and its values as the bytes of an object's variables.
-#
-# The forms are those of Kconfig's `.config` and the rules libbpf's: `y`, `n` and `m` fill a bool,
-# an `enum libbpf_tristate` or a char, a number an integer that has room for it, a text in quotes
-# an array of char.
-
-
 def values_in(text: bytes, wanted: Collection[str] | None = None) -> dict[str, str]:
-    """Return what the configuration *text* says of the *wanted* names, or of all of them.
+    """Return the values in a kernel configuration.
 
-    Where it names one twice, the last word counts.
+    Args:
+        text: The configuration, in the format of Kconfig's `.config`.
+        wanted: Names to return; None: all.
+
+    Returns:
+        The values by name (`CONFIG_HZ` -> `250`); of several lines with one name the last counts.
     """
     return {
         name: value.decode(errors="replace").strip()
-        for name, value in ((found[1].decode(), found[2]) for found in _LINE.finditer(text))
+        for name, value in ((match[1].decode(), match[2]) for match in _LINE.finditer(text))
         if wanted is None or name in wanted
     }
 
 
 def encoded(extern: ExternSpec, text: str) -> bytes:
-    """Return the bytes that *text* gives the variable; a longer text is cut, its NUL kept.
+    """Return the bytes of the variable for the configuration value *text*.
 
-    `ObjectFileError` if it does not fit the variable's type.
+    As in libbpf, `y`, `n` and `m` fit a bool, an `enum libbpf_tristate` or a char, a number fits an
+    integer that is large enough, a quoted text an array of char. A text that is too long is
+    truncated and ends with a NUL.
+
+    Raises:
+        ObjectFileError: The value does not fit the type of the variable.
     """
     form = extern.config_form
     if text in _TRISTATE:
@@ -82,15 +85,15 @@ def _of_tristate(form: ConfigForm | None, text: str) -> int | None:
 
 
 def _of_number(extern: ExternSpec, form: ConfigForm | None, text: str) -> int | None:
-    """Return the number as the unsigned one of the same bits; None if the variable is too small."""
-    found = _NUMBER.fullmatch(text)
-    if found is None or form not in (ConfigForm.NUMBER, ConfigForm.CHAR, ConfigForm.BOOL):
+    """Return the number as unsigned with the same bits; None if the variable is too small."""
+    match = _NUMBER.fullmatch(text)
+    if match is None or form not in (ConfigForm.NUMBER, ConfigForm.CHAR, ConfigForm.BOOL):
         return None
-    digits = found[2]
+    digits = match[2]
     is_octal = len(digits) > 1 and digits[1] not in "xX" and digits[0] == "0"
-    number = int(digits, 8 if is_octal else 0) * (-1 if found[1] == "-" else 1)
+    number = int(digits, 8 if is_octal else 0) * (-1 if match[1] == "-" else 1)
     bits = 1 if form is ConfigForm.BOOL else 8 * extern.size
-    # Of eight bytes the kernel writes addresses, which a signed variable may hold as well.
+    # Numbers of eight bytes may be addresses (CONFIG_PAGE_OFFSET), also in a signed variable.
     is_signed = extern.is_signed and bits < 64
     low = -(1 << (bits - 1)) if is_signed or bits == 64 else 0
     high = 1 << (bits - 1 if is_signed else bits)
@@ -99,10 +102,12 @@ def _of_number(extern: ExternSpec, form: ConfigForm | None, text: str) -> int | 
 
 @dataclass(frozen=True)
 class ExternSources:
-    """The kernel; nothing of it is asked before an extern needs it.
+    """Access to the kernel; each function is called when an extern needs it.
 
-    *config* returns text by name, of those that it has; *addresses* the same for symbols. *types*
-    yields the kernel's types under an empty name, then those of its modules.
+    Attributes:
+        config: Returns the configuration values of those names that have one.
+        addresses: Returns the addresses of those symbols that exist.
+        types: Yields the kernel's types under an empty name, then those of its modules by name.
     """
 
     config: Callable[[Collection[str]], Mapping[str, str]]
@@ -111,34 +116,34 @@ class ExternSources:
 
 
 def answers(externs: Sequence[ExternSpec], sources: ExternSources) -> tuple[Answer, ...]:
-    """Return what the kernel has for each of *externs*, in their order.
+    """Return the kernel's answer for each of *externs*, in their order.
 
-    Nothing is raised for what it lacks: an answer carries its error.
+    Errors are not raised: the answer contains them.
     """
-    found: dict[str, Answer] = {}
+    by_name: dict[str, Answer] = {}
     for kind in ExternKind:
-        of_kind = [each for each in externs if each.kind is kind]
+        of_kind = [extern for extern in externs if extern.kind is kind]
         try:
-            found |= {each.extern.name: each for each in _ask(kind, of_kind, sources)}
+            by_name |= {answer.extern.name: answer for answer in _ask(kind, of_kind, sources)}
         except BpfError as error:
-            found |= {each.name: Answer(each, error=error) for each in of_kind}
-    return tuple(found[each.name] for each in externs)
+            by_name |= {extern.name: Answer(extern, error=error) for extern in of_kind}
+    return tuple(by_name[extern.name] for extern in externs)
 
 
 def _ask(
     kind: ExternKind, externs: Sequence[ExternSpec], sources: ExternSources
 ) -> Iterator[Answer]:
-    names = {each.kernel_name for each in externs}
+    names = {extern.kernel_name for extern in externs}
     if not names:
         return
     if kind is ExternKind.KCONFIG:
         texts = sources.config(names)
-        yield from (_configured(each, texts.get(each.name)) for each in externs)
+        yield from (_configured(extern, texts.get(extern.name)) for extern in externs)
     elif kind is ExternKind.KSYM:
         known = sources.addresses(names)
-        yield from (_addressed(each, known.get(each.kernel_name)) for each in externs)
+        yield from (_addressed(extern, known.get(extern.kernel_name)) for extern in externs)
     else:
-        yield from (_typed(each, sources.types) for each in externs)
+        yield from (_typed(extern, sources.types) for extern in externs)
 
 
 def _configured(extern: ExternSpec, text: str | None) -> Answer:
@@ -166,20 +171,20 @@ def _typed(extern: ExternSpec, types: Callable[[], Iterable[tuple[str, Btf]]]) -
 
 
 def _compared(extern: ExternSpec, module: str, btf: Btf, type_id: int) -> Answer:
-    held = btf[type_id]
-    its_type = held.type_id if isinstance(held, Function | Var) else type_id
-    theirs = its_type if isinstance(held, Function) else btf.strip(its_type)
+    kind = btf[type_id]
+    its_type = kind.type_id if isinstance(kind, Function | Var) else type_id
+    theirs = its_type if isinstance(kind, Function) else btf.strip(its_type)
     if Comparison(extern.type.btf, btf).fits(extern.type.id, theirs):
         return Answer(extern, number=type_id, module=module)
     if extern.is_weak:
         return Answer(extern)
-    there = ExternSpec(extern.kernel_name, extern.kind, TypeRef(btf, theirs)).c_source
+    in_kernel = ExternSpec(extern.kernel_name, extern.kind, TypeRef(btf, theirs)).c_source
     return Answer(
         extern,
         error=NotSupportedError(
-            f"the object asks for {extern.c_source}, and the kernel has {there}",
+            f"the object asks for {extern.c_source}, and the kernel has {in_kernel}",
             feature=extern.name,
-            hint="declare it as the kernel has it (bpftool btf dump), or weak",
+            hint="declare it as in the kernel (bpftool btf dump), or as __weak",
         ),
     )
 
@@ -200,7 +205,7 @@ def _absent(extern: ExternSpec, *, proposed: Sequence[str] = ()) -> Answer:
 
 
 def _near(name: str, kind: type[BtfType], tables: Iterable[Btf]) -> list[str]:
-    """Return names much like *name* that are there; among those that begin alike."""
+    """Return existing names similar to *name*, among those with the same first characters."""
     stem = name[:_STEM].encode()
     alike = [
         (text.decode(errors="replace"), btf)
@@ -209,5 +214,5 @@ def _near(name: str, kind: type[BtfType], tables: Iterable[Btf]) -> list[str]:
         if text.startswith(stem)
     ]
     close = difflib.get_close_matches(name, [text for text, _ in alike], n=4 * _PROPOSED)
-    found = [text for text in close if any(btf.find(text, kind) for _, btf in alike)]
-    return found[:_PROPOSED]
+    matches = [text for text in close if any(btf.find(text, kind) for _, btf in alike)]
+    return matches[:_PROPOSED]

@@ -1,7 +1,8 @@
-"""The names that an object leaves to the kernel: undefined symbols and what BTF says of them.
+"""The externs of an object: names that the kernel defines.
 
-As libbpf has it: the symbol is undefined, the variable or function is extern in the BTF, and stands
-in a section `.kconfig` or `.ksyms` there. Offsets in those sections mean nothing, and are not read.
+As in libbpf (bpf_object__collect_externs()), an extern is an undefined symbol whose variable or
+function is extern in the BTF and belongs to its section `.kconfig` or `.ksyms`. Compilers write
+meaningless offsets in these sections, so they are not read.
 """
 
 from __future__ import annotations
@@ -20,52 +21,61 @@ from bpfpin.objfile.elf.file import SHN_UNDEF, Elf, Symbol, SymbolBinding
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 
-MAX_CONFIG_BYTES = 1 << 20  # a string of the kernel's configuration takes some 100
+MAX_CONFIG_BYTES = 1 << 20  # strings in the kernel's configuration have some 100 bytes
 
 _NAME = re.compile(r"[A-Za-z_.$][A-Za-z0-9_.$]{0,510}", re.ASCII)  # KSYM_NAME_LEN is 512
 
 
 class _Declared(NamedTuple):
-    """What BTF says is defined elsewhere, and the section that says where."""
+    """An extern variable or function of the BTF, and its section."""
 
     section: str
     kind: Var | Function
 
 
 def read_externs(elf: Elf, btf: Btf | None) -> dict[str, ExternSpec]:
-    """Return the externs of an object by name, those of `.kconfig` with their places in its map.
+    """Return the externs of an object by name; those of `.kconfig` have their offsets in its map.
 
-    *btf* is as the compiler wrote it. `ObjectFileError` for one whose type or name is no good.
-    Undefined symbols that the BTF does not place are not among them.
+    Undefined symbols that are not in the BTF are left out.
+
+    Args:
+        elf: The file.
+        btf: Its BTF as the compiler wrote it; None if it has none.
+
+    Returns:
+        The externs, in the order of the BTF.
+
+    Raises:
+        ObjectFileError: An extern has an invalid type or name, or occurs twice.
     """
     undefined = _undefined(elf)
     if btf is None or not undefined:
         return {}
-    found: dict[str, ExternSpec] = {}
+    externs: dict[str, ExternSpec] = {}
     for declared in _declared(elf, btf):
         symbol = undefined.get(declared.kind.name)
         if symbol is None:
             continue
-        if symbol.name in found:
+        if symbol.name in externs:
             raise elf.error("a second extern of that name", section=declared.section, symbol=symbol)
-        found[symbol.name] = _extern(elf, btf, declared, symbol)
-    placed = _placed(elf, [one for one in found.values() if one.kind is ExternKind.KCONFIG])
-    return {**found, **{each.name: each for each in placed}}
+        externs[symbol.name] = _extern(elf, btf, declared, symbol)
+    located = _located(elf, [spec for spec in externs.values() if spec.kind is ExternKind.KCONFIG])
+    return {**externs, **{spec.name: spec for spec in located}}
 
 
 def config_variables(btf: Btf, externs: Mapping[str, ExternSpec]) -> dict[int, ExternSpec]:
-    """Return, by the id of the variable's type, the externs that have a place in `.kconfig`."""
-    placed = {each.name: each for each in externs.values() if each.kind is ExternKind.KCONFIG}
-    type_id = btf.find(KCONFIG, DataSection) if placed else None
+    """Return the externs of `.kconfig` by the id of their `Var`."""
+    by_name = {spec.name: spec for spec in externs.values() if spec.kind is ExternKind.KCONFIG}
+    type_id = btf.find(KCONFIG, DataSection) if by_name else None
     section = btf[type_id] if type_id is not None else None
-    ids = [one.type_id for one in section.variables] if isinstance(section, DataSection) else []
-    return {type_id: placed[btf[type_id].name] for type_id in ids if btf[type_id].name in placed}
+    ids = [entry.type_id for entry in section.variables] if isinstance(section, DataSection) else []
+    return {type_id: by_name[btf[type_id].name] for type_id in ids if btf[type_id].name in by_name}
 
 
 def config_map(
     externs: Iterable[ExternSpec], btf: Btf | None, *, section_index: int
 ) -> list[MapSpec]:
-    """Return the one map that holds section `.kconfig`, still empty; none without such externs."""
+    """Return the map of section `.kconfig`, filled with zeros; an empty list if there is none."""
     size = config_size(externs)
     if not size:
         return []
@@ -89,8 +99,8 @@ def config_map(
 
 
 def config_size(externs: Iterable[ExternSpec]) -> int:
-    """Return the bytes of section `.kconfig`."""
-    ends = [each.offset + each.size for each in externs if each.kind is ExternKind.KCONFIG]
+    """Return the size of section `.kconfig` in bytes."""
+    ends = [spec.offset + spec.size for spec in externs if spec.kind is ExternKind.KCONFIG]
     return max(ends, default=0)
 
 
@@ -103,60 +113,61 @@ def _undefined(elf: Elf) -> dict[str, Symbol]:
 
 
 def _declared(elf: Elf, btf: Btf) -> Iterator[_Declared]:
-    """Yield what stands in the two sections and is defined elsewhere."""
+    """Yield the extern variables and functions of the two sections."""
     for kind in btf.types():
         if not isinstance(kind, DataSection) or kind.name not in (KCONFIG, KSYMS):
             continue
-        for place in kind.variables:
-            held = btf[place.type_id]
-            if not isinstance(held, Var | Function):
+        for entry in kind.variables:
+            variable = btf[entry.type_id]
+            if not isinstance(variable, Var | Function):
                 raise elf.error(
-                    f"type {place.type_id} is neither a variable nor a function", section=kind.name
+                    f"type {entry.type_id} is neither a variable nor a function", section=kind.name
                 )
-            if held.linkage is Linkage.EXTERN:
-                yield _Declared(kind.name, held)
+            if variable.linkage is Linkage.EXTERN:
+                yield _Declared(kind.name, variable)
 
 
 def _extern(elf: Elf, btf: Btf, declared: _Declared, symbol: Symbol) -> ExternSpec:
     section, kind = declared
     if not _NAME.fullmatch(symbol.name):
-        raise elf.error(f"the extern's name {symbol.name!r} is no C identifier", section=section)
+        raise elf.error(f"the extern's name {symbol.name!r} is not a C identifier", section=section)
     type_id = kind.type_id if isinstance(kind, Function) else btf.strip(kind.type_id)
     is_weak = symbol.binding == SymbolBinding.WEAK
-    made = ExternSpec(symbol.name, _kind(section, kind, btf[type_id]), btf.ref(type_id), is_weak)
-    if made.kind is not ExternKind.KCONFIG:
-        return made
-    if isinstance(kind, Function) or made.config_form is None:
+    spec = ExternSpec(symbol.name, _kind(section, kind, btf[type_id]), btf.ref(type_id), is_weak)
+    if spec.kind is not ExternKind.KCONFIG:
+        return spec
+    if isinstance(kind, Function) or spec.config_form is None:
         raise elf.error(
-            f"{made.c_source} is nothing that the kernel's configuration can fill in",
+            f"{spec.c_source} cannot be filled in from the kernel's configuration",
             section=section,
             symbol=symbol,
             hint="declare it as bool, enum libbpf_tristate, an integer, or an array of char",
         )
-    size = made.type.size
+    size = spec.type.size
     if size > MAX_CONFIG_BYTES:
         raise _too_large(elf, symbol.name, size)
-    return replace(made, size=size)
+    return replace(spec, size=size)
 
 
-def _kind(section: str, kind: Var | Function, type_of_it: BtfType) -> ExternKind:
+def _kind(section: str, kind: Var | Function, own_type: BtfType) -> ExternKind:
     if section == KCONFIG:
         return ExternKind.KCONFIG
     if isinstance(kind, Function):
         return ExternKind.KFUNC
-    return ExternKind.KSYM if isinstance(type_of_it, Void) else ExternKind.KSYM_TYPED
+    return ExternKind.KSYM if isinstance(own_type, Void) else ExternKind.KSYM_TYPED
 
 
-def _placed(elf: Elf, externs: list[ExternSpec]) -> Iterator[ExternSpec]:
-    """Yield them with their offsets: by alignment, the largest first, then by size and name."""
-    aligned = [(align_of(each.type.btf, each.type.id), each) for each in externs]
+def _located(elf: Elf, externs: list[ExternSpec]) -> Iterator[ExternSpec]:
+    """Yield *externs* with offsets: by descending alignment, then by size and name."""
+    # The order is that of cmp_externs() in libbpf.c, so that the map has the same layout.
+    aligned = [(align_of(spec.type.btf, spec.type.id), spec) for spec in externs]
     end = 0
-    for alignment, each in sorted(aligned, key=lambda one: (-one[0], one[1].size, one[1].name)):
+    for alignment, spec in sorted(aligned, key=lambda row: (-row[0], row[1].size, row[1].name)):
         offset = -(-end // alignment) * alignment
-        end = offset + each.size
+        end = offset + spec.size
         if end > MAX_CONFIG_BYTES:
-            raise _too_large(elf, each.name, end)
-        yield replace(each, offset=offset)
+            raise _too_large(elf, spec.name, end)
+        yield replace(spec, offset=offset)
 
 
 def _too_large(elf: Elf, name: str, size: int) -> ObjectFileError:

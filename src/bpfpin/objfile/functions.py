@@ -1,4 +1,4 @@
-"""Which functions an object's code sections hold, and where each begins and ends."""
+"""The functions in an object's code sections, with their start and end."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ TEXT = ".text"  # where compilers put functions that name no section
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpan:
-    """The bytes from *start* to *end* of *section* are the function *name*.
+    """The bytes of one function: those from *start* to *end* of *section*.
 
-    *name* is unique in the object: of static functions of one name, each carries its place.
+    *name* is unique in the object: if static functions share a name, their section and offset are
+    part of it (`section:name+0x10`).
     """
 
     name: str
@@ -37,39 +38,39 @@ class Functions:
     """All functions of an object, in the order of the file."""
 
     def __init__(self, elf: Elf) -> None:
-        self.places = tuple(_places(elf))
-        self._by_start = {(place.section.index, place.start): place for place in self.places}
-        self._by_name = {place.name: place for place in self.places}
+        self.spans = tuple(_spans(elf))
+        self._by_start = {(span.section.index, span.start): span for span in self.spans}
+        self._by_name = {span.name: span for span in self.spans}
 
     def __getitem__(self, name: str) -> FunctionSpan:
-        """Return the function of that unique name."""
+        """Return the function with that unique name."""
         return self._by_name[name]
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is a function of that unique name."""
+        """Whether there is a function with that unique name."""
         return name in self._by_name
 
     def at(self, section: Section, offset: int) -> FunctionSpan | None:
-        """Return the function that begins at byte *offset* of *section*."""
+        """Return the function that begins at byte *offset* of *section*; None if none does."""
         return self._by_start.get((section.index, offset))
 
 
 def _symbols(elf: Elf, section: Section) -> list[Symbol]:
-    """Return the symbols that stand for functions, by address."""
+    """Return the symbols of functions, by address."""
     symbols = [symbol for symbol in elf.symbols_in(section) if symbol.name]
     functions = [symbol for symbol in symbols if symbol.type == SymbolType.FUNCTION]
     # Assemblers, and LLVM before 7, give functions no type; local labels have none either.
     return functions or [symbol for symbol in symbols if not symbol.is_local]
 
 
-def _places(elf: Elf) -> Iterator[FunctionSpan]:
+def _spans(elf: Elf) -> Iterator[FunctionSpan]:
     sections = _code_sections(elf)
     symbols = [symbol for section in sections for symbol in _symbols(elf, section)]
-    if not symbols and (code := [each for each in sections if each.size]):
+    if not symbols and (code := [section for section in sections if section.size]):
         raise elf.error(
-            f"{code[0].size} bytes of code, and no symbol says what they are: it was stripped",
+            f"{code[0].size} bytes of code without symbols: the file was stripped",
             section=code[0],
-            hint="keep the symbols: strip -g (llvm-strip -g) takes the debug information alone",
+            hint="keep the symbols: strip -g (llvm-strip -g) removes the debug information only",
         )
     check_limit(len(symbols), MAX_FUNCTIONS, "functions")
     counts = Counter(symbol.name for symbol in symbols)
@@ -90,23 +91,23 @@ def _places(elf: Elf) -> Iterator[FunctionSpan]:
 
 
 def _code_sections(elf: Elf) -> list[Section]:
-    found: dict[str, Section] = {}
+    sections: dict[str, Section] = {}
     for section in elf.sections:
-        # Its name is all that .BTF.ext knows of a section.
-        if section.is_code and found.setdefault(section.name, section) is not section:
+        # .BTF.ext refers to sections by name, so names of code sections must be unique.
+        if section.is_code and sections.setdefault(section.name, section) is not section:
             raise elf.error("a second code section of that name", section=section)
-    return list(found.values())
+    return list(sections.values())
 
 
 def _extent(elf: Elf, symbol: Symbol, following: Symbol | None) -> tuple[int, int]:
-    """Return where the function begins and ends; without size it reaches up to the next."""
+    """Return start and end of the function; without a size it extends to the next one."""
     section = elf.sections[symbol.section_index]
     limit = following.value if following else section.size
     start, end = symbol.value, symbol.value + symbol.size if symbol.size else limit
     if start % INSN_SIZE or end % INSN_SIZE or not start < end <= limit:
         raise elf.error(
-            f"the function from byte {start} to {end} is cut within an instruction, empty, or "
-            f"runs into what begins at {limit}",
+            f"the function from byte {start} to {end} splits an instruction, is empty, or "
+            f"runs into the next one at {limit}",
             section=section,
             symbol=symbol,
         )

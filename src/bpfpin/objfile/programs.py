@@ -1,8 +1,8 @@
-"""Which functions of an object are programs, and what their sections say of them.
+"""Programs of an object and the functions that they consist of.
 
-A function that is seen outside the file is a program if its section's name says what it is. In a
-section with a free name it is one unless another function calls it; in `.text` only if the object
-has no other.
+A global function is a program if the name of its section says what kind of program it is. In a
+section with any other name it is a program unless another function calls it; in `.text` only if the
+object has no other programs.
 """
 
 from __future__ import annotations
@@ -36,12 +36,9 @@ MAX_PROGRAMS = 4096
 UNKNOWN = ProgramKind(ProgramType.UNSPEC)
 
 
-# The functions of an object as specs: instructions, references, debug information.
-
-
 @dataclass
 class _Debug:
-    """What `.BTF.ext` says of one section, by offset."""
+    """The records of `.BTF.ext` for one section, sorted by offset."""
 
     functions: dict[int, int] = field(default_factory=dict)
     lines: list[tuple[int, int, int, int]] = field(default_factory=list)
@@ -49,9 +46,10 @@ class _Debug:
 
 
 class CodeReader:
-    """Makes `FunctionSpec`s, each one once and only when asked for: dead code may be anything.
+    """Makes `FunctionSpec`s, each on first use.
 
-    *declared* are the types as the compiler wrote them, with what is defined elsewhere.
+    Functions that no program reaches are not read, so that malformed dead code does no harm.
+    *declared* are the types as the compiler wrote them, with the externs that *btf* has lost.
     """
 
     def __init__(
@@ -77,13 +75,15 @@ class CodeReader:
         self._linked = 0
 
     def exception_callback(self, name: str) -> str:
-        """Return the function that bpf_throw() ends in when the program *name* calls it; or "".
+        """Return the name of the program's exception callback; "" if it has none.
 
-        A declaration tag of the program names it: `__exception_cb(NAME)` of bpf_experimental.h.
+        bpf_throw() ends in this function. A declaration tag of the program names it:
+        `__exception_cb(NAME)` in bpf_experimental.h of the kernel's selftests.
         """
         tags = self._callback_tags.get(self._function(name).type_id, [])
         if len(tags) > 1:
-            raise self._elf.error(f"{len(tags)} exception callbacks; there can be one", symbol=name)
+            # bpf_find_exception_callback_insn_off() in kernel/bpf/verifier.c refuses several, too.
+            raise self._elf.error(f"{len(tags)} exception callbacks; at most 1", symbol=name)
         for callback in tags:
             if callback not in self._functions:
                 raise self._elf.error(
@@ -94,45 +94,45 @@ class CodeReader:
 
     @cached_property
     def _callback_tags(self) -> dict[int, list[str]]:
-        """Return the names of exception callbacks, by the id of the function that is tagged."""
-        found: dict[int, list[str]] = {}
+        """The names of exception callbacks by the id of the tagged function."""
+        names_by_id: dict[int, list[str]] = {}
         for kind in self._btf.types() if self._btf else ():
             if isinstance(kind, DeclTag) and kind.name.startswith(_EXCEPTION_CALLBACK):
                 name = kind.name.removeprefix(_EXCEPTION_CALLBACK)
-                found.setdefault(kind.type_id, []).append(name)
-        return found
+                names_by_id.setdefault(kind.type_id, []).append(name)
+        return names_by_id
 
     def reachable(self, name: str) -> tuple[FunctionSpec, ...]:
-        """Return the function and all that it calls or takes the address of, itself first."""
-        found: dict[str, FunctionSpec] = {}
+        """Return the function and all functions that it calls or takes the address of, in order."""
+        functions: dict[str, FunctionSpec] = {}
         waiting = [name]
         while waiting:
             next_name = waiting.pop()
-            if next_name in found:
+            if next_name in functions:
                 continue
-            found[next_name] = self._function(next_name)
-            self._count_linked(found[next_name])
-            if len(found) > MAX_FUNCTIONS:
+            functions[next_name] = self._function(next_name)
+            self._count_linked(functions[next_name])
+            if len(functions) > MAX_FUNCTIONS:
                 raise self._elf.error(
-                    f"the program has more functions than the {MAX_FUNCTIONS} that Linux takes",
+                    f"the program has more than {MAX_FUNCTIONS} functions, the kernel's limit",
                     section=self._functions[name].section,
                     symbol=name,
                 )
             waiting += reversed(self._callees_of(next_name))
-        return tuple(found.values())
+        return tuple(functions.values())
 
     def called_by(self, names: Iterable[str]) -> set[str]:
-        """Return all that these functions call or take the address of, directly or not."""
+        """Return the functions that these call or take the address of, directly or indirectly."""
         called: set[str] = set()
         waiting = [*names][::-1]
         while waiting:
-            found = self._callees_of(waiting.pop())
-            waiting += [name for name in found if name not in called]
-            called.update(found)
+            callee_names = self._callees_of(waiting.pop())
+            waiting += [name for name in callee_names if name not in called]
+            called.update(callee_names)
         return called
 
     def _callees_of(self, name: str) -> list[str]:
-        """Return the functions that this one leads to: called, pointed to, thrown to; each once."""
+        """Return the functions that this one refers to, and its exception callback."""
         if name not in self._callees:
             callback = self.exception_callback(name)
             called = [*callees(self._function(name)), *([callback] if callback else [])]
@@ -140,7 +140,7 @@ class CodeReader:
         return self._callees[name]
 
     def _count_linked(self, function: FunctionSpec) -> None:
-        """Count what each program copies: many programs may share one huge function."""
+        """Limit the sum of all programs: many of them may each copy one huge function."""
         self._linked += len(function.instructions)
         limit = MAX_LINKED_INSTRUCTIONS
         check_limit(self._linked, limit, "instructions in all programs", symbol=function.name)
@@ -150,31 +150,31 @@ class CodeReader:
             self._read[name] = self._spec(self._functions[name])
         return self._read[name]
 
-    def _spec(self, place: FunctionSpan) -> FunctionSpec:
-        self._instructions += (place.end - place.start) // INSN_SIZE
+    def _spec(self, function: FunctionSpan) -> FunctionSpec:
+        self._instructions += (function.end - function.start) // INSN_SIZE
         check_limit(
-            self._instructions, MAX_INSTRUCTIONS, "instructions", section=place.section.name
+            self._instructions, MAX_INSTRUCTIONS, "instructions", section=function.section.name
         )
-        instructions = Code(place.code)
-        debug = self._debug_of(place.section.name)
-        references = self._resolver.references(place, instructions)
+        instructions = Code(function.code)
+        debug = self._debug_of(function.section.name)
+        references = self._resolver.references(function, instructions)
         return FunctionSpec(
-            place.name,
-            place.section.name,
+            function.name,
+            function.section.name,
             instructions,
-            tuple(each for each in references if each.kind is not ReferenceKind.CONSTANT),
-            self._type_id(place, debug),
+            tuple(ref for ref in references if ref.kind is not ReferenceKind.CONSTANT),
+            self._type_id(function, debug),
             tuple(
                 [
-                    LineInfo((offset - place.start) // INSN_SIZE, file_name, line, column)
-                    for offset, file_name, line, column in _between(debug.lines, place)
+                    LineInfo((offset - function.start) // INSN_SIZE, file_name, line, column)
+                    for offset, file_name, line, column in _between(debug.lines, function)
                 ]
             ),
-            tuple([self._relocation(place, each) for each in _between(debug.relocations, place)]),
             tuple(
-                (each.index, each.target)
-                for each in references
-                if each.kind is ReferenceKind.CONSTANT
+                [self._relocation(function, row) for row in _between(debug.relocations, function)]
+            ),
+            tuple(
+                (ref.index, ref.target) for ref in references if ref.kind is ReferenceKind.CONSTANT
             ),
         )
 
@@ -187,51 +187,59 @@ class CodeReader:
             )
         return self._debug[section]
 
-    def _type_id(self, place: FunctionSpan, debug: _Debug) -> int:
-        type_id = debug.functions.get(place.start, 0)
+    def _type_id(self, function: FunctionSpan, debug: _Debug) -> int:
+        type_id = debug.functions.get(function.start, 0)
         if type_id and self._btf and not isinstance(self._btf[type_id], Function):
             raise self._elf.error(
-                f".BTF.ext gives the function type {type_id}, which is no function",
-                section=place.section,
-                symbol=place.name,
+                f".BTF.ext gives the function type {type_id}, which is not a function",
+                section=function.section,
+                symbol=function.name,
             )
         return type_id
 
-    def _relocation(self, place: FunctionSpan, record: tuple[int, int, str, int]) -> CoreRelocation:
-        """Check what needs no target: the instruction, the type, the kind."""
+    def _relocation(
+        self, function: FunctionSpan, record: tuple[int, int, str, int]
+    ) -> CoreRelocation:
+        """Return the relocation, with its instruction, type and kind checked."""
         offset, type_id, access, number = record
         kind = _CORE_KINDS.get(number)
         if kind is None:
-            raise self._bad_relocation(place, offset, f"is of kind {number}, which is unknown")
+            raise self._bad_relocation(function, offset, f"is of kind {number}, which is unknown")
         if offset % INSN_SIZE:
-            raise self._bad_relocation(place, offset, "is within an instruction")
+            raise self._bad_relocation(function, offset, "is within an instruction")
         if self._btf is None or not 0 < type_id < len(self._btf):
-            raise self._bad_relocation(place, offset, f"names type {type_id}, which is not there")
-        return CoreRelocation((offset - place.start) // INSN_SIZE, type_id, access, kind)
+            raise self._bad_relocation(
+                function, offset, f"refers to type {type_id}, not in the BTF"
+            )
+        return CoreRelocation((offset - function.start) // INSN_SIZE, type_id, access, kind)
 
-    def _bad_relocation(self, place: FunctionSpan, offset: int, what: str) -> ObjectFileError:
+    def _bad_relocation(self, function: FunctionSpan, offset: int, what: str) -> ObjectFileError:
         return self._elf.error(
-            f"a CO-RE relocation of {place.name} {what}",
-            section=place.section,
-            symbol=place.name,
+            f"a CO-RE relocation of {function.name} {what}",
+            section=function.section,
+            symbol=function.name,
             offset=offset,
         )
 
 
 def callees(function: FunctionSpec) -> list[str]:
-    """Return the names of the functions that this one calls or takes the address of."""
+    """Return the names of the functions that *function* calls or takes the address of."""
     kinds = (ReferenceKind.CALL, ReferenceKind.FUNCTION)
-    return [each.target for each in function.references if each.kind in kinds]
+    return [reference.target for reference in function.references if reference.kind in kinds]
 
 
-def _between(records: Sequence[_Record], place: FunctionSpan) -> Sequence[_Record]:
-    """Return those of the sorted *records* whose offset lies in the function."""
-    first = bisect_left(records, (place.start,))
-    return records[first : bisect_left(records, (place.end,))]
+def _between(records: Sequence[_Record], function: FunctionSpan) -> Sequence[_Record]:
+    """Return those of the sorted *records* whose offset is in the function."""
+    first = bisect_left(records, (function.start,))
+    return records[first : bisect_left(records, (function.end,))]
 
 
 class ProgramReader:
-    """Finds the programs; *types* are the user's words, by program or for all free sections."""
+    """Finds the programs of an object.
+
+    *types* are words of the user for program types: by program, or one for all programs whose
+    section does not say their type.
+    """
 
     def __init__(
         self,
@@ -242,8 +250,8 @@ class ProgramReader:
     ) -> None:
         self._elf = elf
         self._code = code
-        self._static = [place for place in functions.places if place.is_static]
-        self._seen = [place for place in functions.places if not place.is_static]
+        self._static = [span for span in functions.spans if span.is_static]
+        self._global = [span for span in functions.spans if not span.is_static]
         self._by_name = types if isinstance(types, Mapping) else {}
         self._free = kind_by_word(types) if isinstance(types, str) else UNKNOWN
         self._check_names()
@@ -251,69 +259,69 @@ class ProgramReader:
     def read(self, license_text: str, version: int) -> list[tuple[ProgramSpec, ProgramKind]]:
         """Return the programs and their kinds, in the order of the file."""
         return [
-            (self._program(place, kind, license_text, version), kind)
-            for place, kind in self._kinds()
+            (self._program(function, kind, license_text, version), kind)
+            for function, kind in self._kinds()
         ]
 
     def notes(self, programs: Iterable[ProgramSpec]) -> tuple[str, ...]:
-        """Return a word on each static function that stands where programs do, but is none."""
+        """Return a note on each unused static function in a section of programs."""
         reached = {function.name for program in programs for function in program.functions}
         return tuple(
-            f"{place.name} in section {place.section.name} is static, and therefore no program"
-            for place in self._static
-            if place.name not in reached and program_kind(place.section.name)
+            f"{span.name} in section {span.section.name} is static, and therefore not a program"
+            for span in self._static
+            if span.name not in reached and program_kind(span.section.name)
         )
 
     def _check_names(self) -> None:
-        there = [place.name for place in self._seen]
-        unknown = [name for name in self._by_name if name not in there]
+        names = [span.name for span in self._global]
+        unknown = [name for name in self._by_name if name not in names]
         if unknown:
             raise UsageError(
                 f"{self._elf.path or 'the object'} has no program {unknown[0]!r}; "
-                f"it has: {', '.join(there) or 'none'}"
+                f"it has: {', '.join(names) or 'none'}"
             )
 
     def _kinds(self) -> Iterator[tuple[FunctionSpan, ProgramKind]]:
-        kinds = {place.name: self._kind(place) for place in self._seen}
+        kinds = {function.name: self._kind(function) for function in self._global}
         known = [name for name, kind in kinds.items() if kind]
-        outside = [place.name for place in self._seen if place.section.name != TEXT]
+        outside = [function.name for function in self._global if function.section.name != TEXT]
         called = {*known, *self._code.called_by(known)}
         free = [name for name in outside or kinds if name not in called]
         programs = {*known, *free} - (self._code.called_by(free) - {*known})
         if len(programs) > MAX_PROGRAMS:
             raise self._elf.error(f"{len(programs)} programs; at most {MAX_PROGRAMS} are read")
-        for place in self._seen:
-            if place.name in programs:
-                yield place, kinds[place.name] or self._free
+        for function in self._global:
+            if function.name in programs:
+                yield function, kinds[function.name] or self._free
 
-    def _kind(self, place: FunctionSpan) -> ProgramKind | None:
-        kind = program_kind(place.section.name)
+    def _kind(self, function: FunctionSpan) -> ProgramKind | None:
+        kind = program_kind(function.section.name)
         tail_call = kind.tail_call if kind else None
-        told = self._told(place, is_free=tail_call is not None)
-        if told is None or tail_call is None:
-            return told or kind
-        return dataclasses.replace(told, attach_type=None, hook=None, tail_call=tail_call)
+        given = self._given(function, is_free=tail_call is not None)
+        if given is None or tail_call is None:
+            return given or kind
+        return dataclasses.replace(given, attach_type=None, hook=None, tail_call=tail_call)
 
-    def _told(self, place: FunctionSpan, *, is_free: bool) -> ProgramKind | None:
-        """Return what the user says of the program itself, or of all whose section says nothing."""
-        if place.name in self._by_name:
-            return kind_by_word(self._by_name[place.name])
+    def _given(self, function: FunctionSpan, *, is_free: bool) -> ProgramKind | None:
+        """Return the user's kind for the program, or the one for all if its section has none."""
+        if function.name in self._by_name:
+            return kind_by_word(self._by_name[function.name])
         return self._free if is_free and self._free is not UNKNOWN else None
 
     def _program(
-        self, place: FunctionSpan, kind: ProgramKind, license_text: str, version: int
+        self, function: FunctionSpan, kind: ProgramKind, license_text: str, version: int
     ) -> ProgramSpec:
         return ProgramSpec(
-            place.name,
+            function.name,
             kind.type,
-            place.section.name,
-            self._code.reachable(place.name),
+            function.section.name,
+            self._code.reachable(function.name),
             license=license_text,
             expected_attach_type=kind.expected_attach_type,
             attach_type=kind.attach_type,
             hook=kind.hook,
             attach_to=kind.attach_to,
-            exception_callback=self._code.exception_callback(place.name),
+            exception_callback=self._code.exception_callback(function.name),
             program_flags=int(kind.program_flags),
             section_note=kind.note,
             kernel_version=version,

@@ -1,4 +1,4 @@
-"""From an object file to its description; pure, so that it needs no privilege and no kernel."""
+"""Reads an object file into an `ObjectSpec`; pure, without privileges and without the kernel."""
 
 from __future__ import annotations
 
@@ -36,28 +36,29 @@ _ELF_MAGIC = b"\x7fELF"
 _CHUNK_BYTES = 1 << 16
 
 
-# All maps of an object, whatever the dialect, in libbpf's order.
-
-
 def read_maps(elf: Elf, btf: Btf | None) -> list[MapSpec]:
-    """Return the maps by place in the file, data maps last; names are unique and usable."""
-    found: dict[str, MapSpec] = {}
+    """Return the maps of all dialects, in libbpf's order: by position in the file, data maps last.
+
+    Raises:
+        ObjectFileError: Two maps have the same name, or a name cannot be pinned.
+    """
+    by_name: dict[str, MapSpec] = {}
     for spec in _maps(elf, btf):
-        if spec.name in found:
+        if spec.name in by_name:
             raise elf.error("a second map of that name", section=spec.section, symbol=spec.name)
         if spec.dialect != Dialect.DATA and not _IDENTIFIER.fullmatch(spec.name):
             raise elf.error(
-                f"the map's name {spec.name!r} is no C identifier",
+                f"the map's name {spec.name!r} is not a C identifier",
                 section=spec.section,
                 symbol=spec.name,
                 hint="a map is pinned under its name; rename it in the source",
             )
-        found[spec.name] = spec
-    return sorted(with_arena_variables(elf, list(found.values())), key=_order)
+        by_name[spec.name] = spec
+    return sorted(with_arena_variables(elf, list(by_name.values())), key=_order)
 
 
 def _maps(elf: Elf, btf: Btf | None) -> Iterator[MapSpec]:
-    yield from read_old_maps(elf, [each for each in elf.sections if is_old(each)], btf)
+    yield from read_old_maps(elf, [section for section in elf.sections if is_old(section)], btf)
     for section in elf.sections:
         reader = reader_for(section)
         yield from reader(elf, section, btf) if reader else ()
@@ -67,16 +68,13 @@ def _order(spec: MapSpec) -> tuple[bool, int, int]:
     return spec.dialect == Dialect.DATA, spec.section_index, spec.offset
 
 
-# The objects that come with bpfpin, named `builtin:NAME`.
-
-
 def builtins() -> list[str]:
-    """Return the names of the objects that come with bpfpin, as they are typed."""
+    """Return the names of the objects that are part of bpfpin: `builtin:NAME`."""
     return sorted(PREFIX + path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}"))
 
 
 def builtin_path(name: str) -> Path:
-    """Return where the object `builtin:NAME` is; `ObjectNotFoundError` if there is none."""
+    """Return the path of the object `builtin:NAME`; `ObjectNotFoundError` if there is none."""
     if name not in builtins():
         raise ObjectNotFoundError(f"there is no {name}; there are: {', '.join(builtins())}")
     return _FOLDER / (name.removeprefix(PREFIX) + _SUFFIX)
@@ -85,15 +83,26 @@ def builtin_path(name: str) -> Path:
 def read_object(
     source: str | Path | bytes, *, program_types: Mapping[str, str] | str | None = None
 ) -> ObjectSpec:
-    """Read the BPF object at a path, its bytes, or `builtin:NAME`; describe its maps and programs.
+    """Read a BPF object file and describe its maps and programs.
 
-    *program_types* says what programs in sections with free names are: one word for all of them, or
-    a word by program name (`xdp`, `sched_cls`, `cgroup/skb`); without it such a program has type
-    `ProgramType.UNSPEC`, and loading it is refused.
+    Nothing is loaded, and no privilege is needed. One malformed part fails the whole file.
 
-    Raises `ObjectNotFoundError` (no such file), `PermissionDeniedError` (it may not be read),
-    `ObjectFileError` (malformed, or it needs what bpfpin does not do) and `UsageError` (no such
-    program or type). Any malformed part fails the whole file.
+    Args:
+        source: Path of the file, its bytes, or `"builtin:NAME"`.
+        program_types: Types of programs whose section name does not say one: a word for all of
+            them, or a word by program name (`"xdp"`, `"sched_cls"`, `"cgroup/skb"`). Without it
+            such a program has type `ProgramType.UNSPEC` and cannot be loaded.
+
+    Returns:
+        The description, which can be changed (`with_map`, `with_variable`, …) and loaded.
+
+    Raises:
+        ObjectNotFoundError: There is no such file or built-in object.
+        PermissionDeniedError: The file may not be read.
+        ObjectFileError: The file is malformed or needs a feature that bpfpin does not have; the
+            error names section, symbol and offset.
+        ObjectLimitError: The file exceeds a limit, such as 32 MiB.
+        UsageError: There is no such program, or no such program type.
     """
     path = "" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _bytes_of(_file(source))
@@ -105,9 +114,19 @@ def read_object(
 
 
 def read_btf(path: str | Path) -> Btf:
-    """Read the types in a file of raw BTF, or in section `.BTF` of an ELF file such as vmlinux.
+    """Read the types of a file.
 
-    `ObjectNotFoundError`, `PermissionDeniedError` and `ObjectFileError` as `read_object`.
+    Args:
+        path: A file of raw BTF, such as `/sys/kernel/btf/vmlinux`, or an ELF file with a section
+            `.BTF`, such as vmlinux.
+
+    Returns:
+        The type table.
+
+    Raises:
+        ObjectNotFoundError: There is no such file.
+        PermissionDeniedError: The file may not be read.
+        ObjectFileError: The file has no BTF, or it is malformed.
     """
     data = _bytes_of(Path(path))
     try:
@@ -115,7 +134,7 @@ def read_btf(path: str | Path) -> Btf:
             return Btf.parse(data)
         section = Elf.parse(data, path=str(path)).section(".BTF")
         if section is None:
-            raise ObjectFileError("there is no section .BTF in it")
+            raise ObjectFileError("the file has no section .BTF")
         return Btf.parse(section.data)
     except ObjectFileError as error:
         error.path = error.path or str(path)
@@ -130,7 +149,7 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
         *read_maps(elf, btf),
         *config_map(externs.values(), btf, section_index=len(elf.sections)),
     ]
-    if elf.is_big_endian:  # the bytes of variables stand in the other order
+    if elf.is_big_endian:  # the bytes of variables are in the other order (see `byte_order`)
         maps = [spec.with_changes(contents=None) for spec in maps]
     functions = Functions(elf)
     code = CodeReader(
@@ -138,8 +157,8 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
     )
     license_text = _license(elf)
     reader = ProgramReader(elf, functions, code, program_types)
-    found = reader.read(license_text, _version(elf))
-    maps, programs = link_tail_calls(elf, maps, found)
+    kinds = reader.read(license_text, _version(elf))
+    maps, programs = link_tail_calls(elf, maps, kinds)
     return ObjectSpec(
         maps={spec.name: spec for spec in maps},
         programs={program.name: program for program in programs},
@@ -165,7 +184,7 @@ def _file(source: str | Path) -> Path:
 def _bytes_of(path: Path) -> bytes:
     try:
         with path.open("rb", buffering=0) as file:
-            return _read_at_most(file, MAX_FILE_BYTES + 1)  # one more tells that it is too large
+            return _read_at_most(file, MAX_FILE_BYTES + 1)  # one more shows that it is too large
     except FileNotFoundError:
         raise ObjectNotFoundError("no such file", path=str(path)) from None
     except PermissionError as error:
@@ -177,7 +196,10 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _read_at_most(file: FileIO, size: int) -> bytes:
-    """Return what *file* has, without making room for all of *size* when it has far less."""
+    """Return up to *size* bytes of *file*.
+
+    It is read in chunks: `file.read(size)` would allocate all of *size*, even for a small file.
+    """
     parts = []
     while size and (part := file.read(min(size, _CHUNK_BYTES))):
         parts.append(part)
@@ -199,7 +221,7 @@ def _for_kernel(elf: Elf, btf: Btf | None, externs: Mapping[str, ExternSpec]) ->
     if btf is None:
         return None
     given = config_variables(btf, externs)
-    offsets = {each.name: each.offset for each in given.values()}
+    offsets = {extern.name: extern.offset for extern in given.values()}
     config = {KCONFIG: (config_size(given.values()), offsets)} if given else {}
     return for_kernel(
         btf,
@@ -210,8 +232,8 @@ def _for_kernel(elf: Elf, btf: Btf | None, externs: Mapping[str, ExternSpec]) ->
 
 
 def _data_sections(elf: Elf) -> dict[str, tuple[int, dict[str, int]]]:
-    """Return size and variables of each section, for what compilers leave 0 in the BTF."""
-    found: dict[str, tuple[int, dict[str, int]]] = {
+    """Return size and symbols of each data section, which compilers leave out of the BTF."""
+    sections: dict[str, tuple[int, dict[str, int]]] = {
         section.name: (section.size, {})
         for section in elf.sections
         if section.flags & SHF_ALLOC and not section.is_code
@@ -220,9 +242,9 @@ def _data_sections(elf: Elf) -> dict[str, tuple[int, dict[str, int]]]:
         if symbol.type == SymbolType.SECTION or not 0 < symbol.section_index < len(elf.sections):
             continue
         name = elf.sections[symbol.section_index].name
-        if name in found:
-            found[name][1][symbol.name] = symbol.value
-    return found
+        if name in sections:
+            sections[name][1][symbol.name] = symbol.value
+    return sections
 
 
 def _hidden_functions(elf: Elf) -> set[str]:
@@ -245,7 +267,7 @@ def _license(elf: Elf) -> str:
     try:
         return section.data.partition(b"\0")[0].decode()
     except UnicodeDecodeError:
-        raise elf.error("the license is no text", section=section) from None
+        raise elf.error("the license is not UTF-8 text", section=section) from None
 
 
 def _version(elf: Elf) -> int:

@@ -56,9 +56,9 @@ def test_what_c_can_say_is_believed(kinds: tuple[BtfType, ...]) -> None:
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        ((Pointer(2),), "names type 2 of 2"),
-        ((FunctionPrototype(9, ()),), "names type 9 of 2"),
-        ((FunctionPrototype(0, (Parameter("a", 9),)),), "names type 9 of 2"),
+        ((Pointer(2),), "refers to type 2 of 2"),
+        ((FunctionPrototype(9, ()),), "refers to type 9 of 2"),
+        ((FunctionPrototype(0, (Parameter("a", 9),)),), "refers to type 9 of 2"),
         ((Modifier(TYPEDEF, "loop", 1),), "or a cycle"),
         ((Modifier(TYPEDEF, "a", 2), Modifier(TYPEDEF, "b", 1)), "or a cycle"),
         ((Array(1, 1, 1),), "nested more than 32"),
@@ -67,8 +67,8 @@ def test_what_c_can_say_is_believed(kinds: tuple[BtfType, ...]) -> None:
             (Struct("a", 8, (Member("b", 2, 0),)), Union("b", 8, (Member("a", 1, 0),))),
             "inside itself",
         ),
-        ((U32, Struct("short", 4, (Member("late", 1, 1),))), "'late' passes its 4 bytes"),
-        ((U32, Struct("short", 4, (Member("late", 1, 0xFFFFFFFF),))), "passes its 4 bytes"),
+        ((U32, Struct("short", 4, (Member("late", 1, 1),))), "'late' exceeds its 4 bytes"),
+        ((U32, Struct("short", 4, (Member("late", 1, 0xFFFFFFFF),))), "exceeds its 4 bytes"),
         ((U32, Struct("wide", 8, (Member("bits", 1, 0, 33),))), "'bits' has 33 bits"),
         ((Struct("", 0, ()), Struct("s", 8, (Member("m", 1, 3),))), "start at a byte"),
         ((Struct("s", 8, (Member("nothing", 0, 0),)),), "no size"),
@@ -78,8 +78,8 @@ def test_what_c_can_say_is_believed(kinds: tuple[BtfType, ...]) -> None:
         ((Int("long", 4, 33),), "33 bits"),
         ((Enum("odd", 3, False, ()),), "takes 3 bytes"),
         ((Float("odd", 5),), "takes 5 bytes"),
-        ((U32, Function("main", 1)), "no prototype"),
-        ((U32, DataSection(".data", 4, (SectionVariable(1, 0, 4),))), "no variable"),
+        ((U32, Function("main", 1)), "not a prototype"),
+        ((U32, DataSection(".data", 4, (SectionVariable(1, 0, 4),))), "not a variable"),
     ],
 )
 def test_what_cannot_be_is_refused(kinds: tuple[BtfType, ...], message: str) -> None:

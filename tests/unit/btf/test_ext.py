@@ -65,8 +65,8 @@ def test_longer_records_are_read_as_far_as_they_are_known() -> None:
         (b"\x9f\xeb\x02\x00" + bytes(20), "version 2"),
         (ext(words(4, 1, 1, 0)), "records of 4 bytes"),
         (ext(words(9, 1, 1, 0)), "records of 9 bytes"),
-        (ext(words(8, 1)), "cut short"),
-        (ext(words(8, 1, 0xFFFFFFFF, 0, 7)), "pass the end"),
+        (ext(words(8, 1)), "truncated"),
+        (ext(words(8, 1, 0xFFFFFFFF, 0, 7)), "exceed their part"),
         (ext(words(8, 0x1000, 1, 0, 7)), "no string at 0x1000"),
     ],
 )

@@ -107,7 +107,7 @@ def test_any_word_may_be_extreme(value: int) -> None:
     ("at", "value", "message"),
     [
         (0, b"\xeb\x9f", "big-endian"),
-        (0, b"\x7fE", "no BTF"),
+        (0, b"\x7fE", "not BTF"),
         (2, b"\x02", "version 2"),
         (3, b"\x01", "flags 0x1"),
         (4, b"\xff\xff\xff\xff", "header claims"),

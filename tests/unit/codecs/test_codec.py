@@ -142,7 +142,7 @@ def test_members_of_a_union_must_not_contradict_each_other() -> None:
     assert made.encode({"byte": 1}).hex() == "01000000"
     with pytest.raises(ValueError, match="word: contradicts another member"):
         made.encode({"word": 2, "byte": 1})
-    with pytest.raises(ValueError, match="one of word, byte is wanted"):
+    with pytest.raises(ValueError, match="one of word, byte must be given"):
         made.encode({})
 
 
@@ -192,7 +192,11 @@ def test_bit_fields_share_their_bytes() -> None:
     ("value", "kind", "message"),
     [
         ({"rx_packets": 1}, ValueError, "rx_bytes: the member is missing"),
-        ({"rx_packets": 1, "rx_bytes": 2, "x": 3}, ValueError, "no member x; there are rx_packets"),
+        (
+            {"rx_packets": 1, "rx_bytes": 2, "x": 3},
+            ValueError,
+            "no member x; the members are rx_packets",
+        ),
         ({"rx_packets": -1, "rx_bytes": 0}, ValueError, "rx_packets: -1 does not fit into 64 bits"),
         ({"rx_packets": "a", "rx_bytes": 0}, TypeError, "rx_packets: an integer was expected"),
         ({"rx_packets": 1.5, "rx_bytes": 0}, TypeError, "rx_packets: an integer was expected"),

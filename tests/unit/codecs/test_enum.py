@@ -46,11 +46,11 @@ def test_raw_reads_numbers_and_takes_no_names() -> None:
 def test_a_wrong_name_is_refused_with_its_path_and_the_names_there_are() -> None:
     types = (U32, VERDICT, Array(2, 1, 2), Struct("rule", 8, (Member("verdicts", 3, 0),)))
     made = codec(last(*types), 8)
-    message = r"^verdicts\[1\]: 'TX' is no name of enum verdict; there are DROP, PASS$"
+    message = r"^verdicts\[1\]: 'TX' is not a name of enum verdict; the names are DROP, PASS$"
 
     with pytest.raises(ValueError, match=message):
         made.encode({"verdicts": ["DROP", "TX"]})
-    with pytest.raises(TypeError, match="a name of enum verdict or an integer, not"):
+    with pytest.raises(TypeError, match="a name of enum verdict or an integer was expected, not"):
         made.encode({"verdicts": ["DROP", 1.5]})
 
 

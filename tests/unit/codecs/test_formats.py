@@ -174,11 +174,11 @@ def test_a_path_wins_over_a_name_and_that_over_a_type() -> None:
 @pytest.mark.parametrize(
     ("formats", "message"),
     [
-        ({"sadr": "ipv4"}, "no member or type is called 'sadr'; there are .*saddr, ifindex"),
-        ({"saddr": "mac"}, "saddr is 4 bytes .__be32., which 'mac' does not fit"),
-        ({"value.dport": "ip"}, "value.dport is 2 bytes .__be16., which 'ip' does not fit"),
-        ({"saddr": "ipv5"}, "there is no format 'ipv5'; there are ipv4, ipv6, ip, mac"),
-        ({"next_hop": "ns"}, "which 'ns' does not fit"),
+        ({"sadr": "ipv4"}, "no member or type 'sadr'; the members are .*saddr, ifindex"),
+        ({"saddr": "mac"}, "saddr has 4 bytes .__be32.; format 'mac' does not fit"),
+        ({"value.dport": "ip"}, "value.dport has 2 bytes .__be16.; format 'ip' does not fit"),
+        ({"saddr": "ipv5"}, "unknown format 'ipv5'; the formats are ipv4, ipv6, ip, mac"),
+        ({"next_hop": "ns"}, "format 'ns' does not fit"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_once(formats: dict[str, str], message: str) -> None:
@@ -222,13 +222,13 @@ def test_formats_take_what_they_give_and_what_means_the_same(
 @pytest.mark.parametrize(
     ("kind", "how", "value", "message"),
     [
-        ("u32", Format.IPV4, "10.0.0.256", "'10.0.0.256' is no IPv4 address"),
+        ("u32", Format.IPV4, "10.0.0.256", "'10.0.0.256' is not an IPv4 address"),
         ("u32", Format.IPV4, 1 << 32, "does not fit"),
-        ("u8[6]", Format.MAC, "02:00", "is no MAC address like"),
-        ("u16", Format.PORT, 65536, r"65536 is no port \(0 to 65535\)"),
-        ("u64", Format.NS, "5 h", "is no time such as '5 ms'; the units are ns, us, ms, s"),
-        ("u64", Format.NS, "0.5 ns", "no whole number of nanoseconds"),
-        ("u32", Format.HEX, "0xfg", "is no hexadecimal number"),
+        ("u8[6]", Format.MAC, "02:00", "is not a MAC address like"),
+        ("u16", Format.PORT, 65536, r"65536 is not a port \(0 to 65535\)"),
+        ("u64", Format.NS, "5 h", "is not a time such as '5 ms'; the units are ns, us, ms, s"),
+        ("u64", Format.NS, "0.5 ns", "not a whole number of nanoseconds"),
+        ("u32", Format.HEX, "0xfg", "is not a hexadecimal number"),
         ("u32", Format.HEX, "0x1ffffffff", "does not fit into 32 bits"),
         ("u8[3]", Format.HEX, "0a", "1 bytes, not 3"),
         ("u32", Format.IPV4, b"\1", "1 bytes, not 4"),

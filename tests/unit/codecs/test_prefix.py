@@ -69,8 +69,8 @@ def test_other_keys_are_no_prefixes(made: Codec) -> None:
         ("10.0.0.1/33", "a number from 0 to 32"),
         ("10.0.0.1/", "a number from 0 to 32"),
         ("10.0.0.1/-1", "a number from 0 to 32"),
-        ("10.0.0/24", "'10.0.0' is no IPv4 address"),
-        ("::1/24", "'::1' is no IPv4 address"),
+        ("10.0.0/24", "'10.0.0' is not an IPv4 address"),
+        ("::1/24", "'::1' is not an IPv4 address"),
     ],
 )
 def test_what_is_no_prefix_is_refused(text: str, message: str) -> None:

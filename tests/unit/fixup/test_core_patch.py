@@ -121,11 +121,11 @@ def test_both_slots_of_a_wide_load_are_poisoned() -> None:
         (mov_imm(1, 5), 8, "the instruction has number 5, and the object's types 4"),
         (Instruction(LDX_W, 1, 2, 5), 8, "has offset 5, and the object's types 4"),
         (Instruction(LDX_W, 1, 2, 4), 1 << 15, "an offset of 32768 bytes does not fit"),
-        (mov_reg(1, 2), 8, "takes a register"),
-        (call_helper(4), 8, "neither a load or store nor takes a number"),
+        (mov_reg(1, 2), 8, "has a register as its source"),
+        (call_helper(4), 8, "neither an offset nor a number to patch"),
         (Instruction(0x18, 1, imm=4), 8, "the second half"),
-        (Instruction(0x18, 1, 1, imm=4), 8, "neither a load"),
-        (Instruction(0, imm=4), 8, "neither a load"),
+        (Instruction(0x18, 1, 1, imm=4), 8, "neither an offset"),
+        (Instruction(0, imm=4), 8, "neither an offset"),
     ],
 )
 def test_instructions_that_compilers_do_not_mark_are_refused(

@@ -209,12 +209,12 @@ def test_a_static_program_in_an_array_is_refused() -> None:
     assert tail.section is not None
     maps.fill(program_array(maps), 24, maps.elf.section_symbol(tail.section))
 
-    with pytest.raises(ObjectFileError, match="something static"):
+    with pytest.raises(ObjectFileError, match="a static symbol"):
         maps.read()
 
 
 @pytest.mark.parametrize(
-    ("at", "message"), [(24 + 16, "entry 2"), (16, "no element"), (27, "no element")]
+    ("at", "message"), [(24 + 16, "entry 2"), (16, "not an element"), (27, "not an element")]
 )
 def test_what_is_initialised_must_be_an_element_of_the_values(at: int, message: str) -> None:
     maps = Maps()
@@ -402,7 +402,7 @@ def test_maps_without_btf_are_refused_with_what_to_do() -> None:
     maps.map("m", maps.array_map())
     elf = Elf.parse(maps.elf.build())
 
-    with pytest.raises(ObjectFileError, match="without BTF") as caught:
+    with pytest.raises(ObjectFileError, match="the maps have no BTF") as caught:
         read_maps(elf, elf.sections[1], None)
 
     assert "-g" in caught.value.hint

@@ -114,7 +114,7 @@ def test_longer_definitions_are_read_if_the_rest_is_zero() -> None:
 def test_a_set_byte_that_is_not_known_is_refused_with_its_place() -> None:
     maps = {"first": definition(*COUNTERS, 0, 0, 0), "m": definition(*COUNTERS, 0, 0, 9)}
 
-    with pytest.raises(ObjectFileError, match="byte 28 of the 32") as caught:
+    with pytest.raises(ObjectFileError, match="byte 28 of the definition of 32 bytes") as caught:
         read(maps)
 
     assert (caught.value.path, caught.value.section) == ("old.o", "maps")
@@ -165,7 +165,7 @@ def test_bytes_that_no_symbol_covers_must_be_padding() -> None:
     section = elf.section("maps", definition(*COUNTERS) + bytes(4) + definition(*SESSIONS))
     elf.symbol("m", section, size=20)
 
-    with pytest.raises(ObjectFileError, match="24 bytes that belong to no map") as caught:
+    with pytest.raises(ObjectFileError, match="24 bytes belong to no map") as caught:
         read_section(elf)
 
     assert caught.value.offset == 20

@@ -81,17 +81,17 @@ def test_relocations_with_and_without_addend_are_read_by_offset() -> None:
     ("field", "value", "words"),
     [
         ("class", 1, "not a 64-bit ELF file"),
-        ("data", 3, "byte order 3 is none"),
+        ("data", 3, "unknown byte order 3"),
         ("ident_version", 2, "ELF version 2"),
         ("machine", 62, "made for x86-64, not for BPF"),
         ("machine", 9999, "made for machine 9999"),
         ("type", 2, "not a relocatable object"),
         ("section_header_size", 40, "section headers of 40 bytes"),
         ("section_count", 0, "0 sections"),
-        ("section_count", 7, "cut short"),
+        ("section_count", 7, "truncated"),
         ("names_index", 6, "section names in section 6 of 6"),
-        ("section_headers", 0, "cut short"),
-        ("section_headers", 2**64 - 1, "cut short"),
+        ("section_headers", 0, "truncated"),
+        ("section_headers", 2**64 - 1, "truncated"),
     ],
 )
 def test_a_header_that_is_none_of_bpf_is_refused(field: str, value: int, words: str) -> None:
@@ -142,7 +142,7 @@ def test_a_symbol_in_a_section_that_is_not_there_is_refused(index: int) -> None:
     source = writer()
     source.symbol("lost").section_index = index
 
-    with pytest.raises(ObjectFileError, match="which is not there"):
+    with pytest.raises(ObjectFileError, match="which does not exist"):
         Elf.parse(source.build())
 
 

@@ -217,7 +217,9 @@ def test_a_variable_is_not_called() -> None:
 
 def test_a_function_is_no_value_of_the_configuration() -> None:
     held = Function("wanted", 2, Linkage.EXTERN)
-    with pytest.raises(ObjectFileError, match="nothing that the kernel's configuration"):
+    with pytest.raises(
+        ObjectFileError, match="cannot be filled in from the kernel's configuration"
+    ):
         read(calling(PROTOTYPE, held, section=".kconfig"))
 
 

@@ -33,9 +33,9 @@ def test_the_types_of_an_elf_file_are_read(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (b"", "too few for BTF"),
-        (b"text, and no types at all", "no BTF"),
+        (b"text, and no types at all", "not BTF"),
         (b"\x7fELF", "ELF"),
-        (ElfWriter().build(), "there is no section .BTF"),
+        (ElfWriter().build(), "the file has no section .BTF"),
     ],
 )
 def test_files_without_types_are_refused_by_name(tmp_path: Path, data: bytes, message: str) -> None:

@@ -175,7 +175,7 @@ def test_a_namespace_of_gobpf_is_text_and_has_a_note(has_btf: bool) -> None:
 
 
 def test_bytes_that_are_no_text_are_no_namespace() -> None:
-    with pytest.raises(ObjectFileError, match="byte 24 of the 280"):
+    with pytest.raises(ObjectFileError, match="byte 24 of the definition of 280 bytes"):
         read(numbers(*HASH, 0) + b"\x02\x02".ljust(256, b"\0"))
 
 

@@ -96,7 +96,7 @@ def test_a_map_name_that_is_no_identifier_is_refused() -> None:
     elf = ElfWriter()
     elf.symbol("../evil", elf.section("maps", MAP_DEF), size=20)
 
-    with pytest.raises(ObjectFileError, match="no C identifier") as caught:
+    with pytest.raises(ObjectFileError, match="not a C identifier") as caught:
         read_object(elf.build())
 
     assert (caught.value.section, caught.value.symbol) == ("maps", "../evil")

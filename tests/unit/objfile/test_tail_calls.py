@@ -80,7 +80,7 @@ def test_where_several_types_would_do_it_is_what_iproute2_mostly_loads() -> None
 
     assert types(spec)["first"] == (ProgramType.SCHED_CLS, None)
     assert spec.programs["first"].section_note.endswith(
-        "taken to be sched_cls, as iproute2's mostly are"
+        "taken to be sched_cls, iproute2's usual type"
     )
 
 
@@ -130,7 +130,7 @@ def test_a_map_with_that_id_that_holds_no_programs_is_refused() -> None:
     elf, _ = with_maps(flows=(MapType.HASH, 7))
     elf.function("7/1", "one", RETURN)
 
-    with pytest.raises(ObjectFileError, match="id 7, which flows has: that is no program array"):
+    with pytest.raises(ObjectFileError, match="id 7, but flows is of type"):
         read_object(elf.build())
 
 

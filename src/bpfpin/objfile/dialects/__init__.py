@@ -1,4 +1,4 @@
-"""How object files define maps: one file a dialect, and which section is in which."""
+"""Dialects of map definitions, one module each, and the choice of a reader for a section."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ OLD_READERS = {
     Dialect.BPF_ELF_MAP: iproute2.maps_of,
 }
 _DATA_PREFIXES = (".rodata.", ".data.", ".bss.")
-_HELD = (SectionType.PROGBITS, SectionType.NOBITS)
+_WITH_DATA = (SectionType.PROGBITS, SectionType.NOBITS)
 
 
 def reader_for(section: Section) -> MapReader | None:
-    """Return what reads the maps of *section*, None if it defines none or in an old dialect."""
+    """Return the reader for the maps of *section*; None if it has none, or an old dialect."""
     name = section.name
     if name.removeprefix("?") in struct_ops.SECTIONS:
         return struct_ops.read_maps
     reader = data.read_maps if name.startswith(_DATA_PREFIXES) else READERS.get(name)
-    if reader is None or section.type not in _HELD or section.is_code:
+    if reader is None or section.type not in _WITH_DATA or section.is_code:
         return None
     return reader
 
 
 def is_old(section: Section) -> bool:
-    """Whether *section* has maps defined by C structures: `maps`, or `maps/NAME` for each map."""
+    """Whether *section* defines maps by C structures: `maps`, or `maps/NAME` for each map."""
     is_named = section.name == "maps" or section.name.startswith("maps/")
-    return is_named and section.type in _HELD and not section.is_code
+    return is_named and section.type in _WITH_DATA and not section.is_code
 
 
 def read_old_maps(elf: Elf, sections: Sequence[Section], btf: Btf | None) -> list[MapSpec]:
-    """Return the maps of all old *sections* together: they name each other by index or id."""
+    """Return the maps of all old *sections*, which may refer to each other by index or id."""
     definitions = struct_form.read(elf, sections, btf)
     reader = OLD_READERS[definitions[0].dialect] if definitions else legacy.maps_of
     return reader(elf, definitions, btf)

@@ -1,9 +1,10 @@
-"""Maps defined by their types in section `.maps`, libbpf's own dialect.
+"""Maps defined by their BTF type in section `.maps`, libbpf's own dialect.
 
-A definition is an anonymous structure whose members say by their types what the map is:
+A definition is an anonymous structure whose members describe the map by their types:
 `__uint(name, N)` is a pointer to an array of N elements, `__ulong(name, N)` an enumeration with the
-one value N, `__type(name, T)` a pointer to T, `__array(values, T)` an array of pointers to T. What
-the variable is initialised with are relocations, in `values`.
+single value N, `__type(name, T)` a pointer to T, `__array(values, T)` an array of pointers to T. If
+`values` is initialised (with maps in maps, or programs in program arrays), the compiler writes a
+relocation for each element, eight bytes apart.
 """
 
 from __future__ import annotations
@@ -39,35 +40,40 @@ _NUMBERS = dict.fromkeys(_U32_FIELDS, 0xFFFFFFFF) | {"map_extra": 0xFFFFFFFFFFFF
 _TYPES = ("key", "value")
 _KNOWN = {*_NUMBERS, *_TYPES, "values"}
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.BY_NAME}
-# Maps of events, and the sizes that their keys and values have in the kernel. Sources name a type
-# all the same, that of the events: bpf2go makes a Go type of it.
+# Maps of events, and the sizes of their keys and values in the kernel. Sources may give a type all
+# the same, that of the events: bpf2go makes a Go type of it.
 _EVENT_SIZES = {
     MapFamily.RING_BUFFER: 0,
     MapFamily.USER_RING_BUFFER: 0,
     MapFamily.PERF_BUFFER: 4,
 }
-_SLOT_SIZE = 4  # what a map of maps or of programs holds: a descriptor going in, an id coming out
-
-
-# What `.maps` definitions are initialised with: maps in maps, programs in program arrays.
-#
-# The compiler leaves a relocation for each initialised element of `values`, eight bytes apart.
+_SLOT_SIZE = 4  # a value of a map of maps or programs: a descriptor when written, an id when read
 
 
 def initial_slots(
     elf: Elf, section: Section, maps: Sequence[tuple[MapSpec, int | None]]
 ) -> list[MapSpec]:
-    """Return *maps* with what the relocations of *section* put into them.
+    """Return *maps* with the initial entries that the relocations of *section* give.
 
-    Each map comes with the byte of its definition at which `values` begin. `ObjectFileError` for a
-    relocation outside of them, or to what such a map cannot hold.
+    Args:
+        elf: The file.
+        section: The section of the definitions.
+        maps: The maps, each with the byte of its definition at which `values` begins.
+
+    Returns:
+        The maps in the same order.
+
+    Raises:
+        ObjectFileError: A relocation is outside `values`, or refers to the wrong kind of object.
     """
     starts = [spec.offset for spec, _ in maps]
     slots: list[dict[int, str]] = [{} for _ in maps]
     for relocation in elf.relocations(section):
         position = bisect_right(starts, relocation.offset) - 1
         if position < 0:
-            raise elf.error("no map is there", section=section, offset=relocation.offset)
+            raise elf.error(
+                "a relocation outside all maps", section=section, offset=relocation.offset
+            )
         spec, values_offset = maps[position]
         index = _index(elf, spec, values_offset, relocation)
         slots[position][index] = _target(elf, section, spec, relocation)
@@ -82,7 +88,7 @@ def _index(elf: Elf, spec: MapSpec, values_offset: int | None, relocation: Reloc
         raise _error(elf, spec, relocation, "the map is initialised, but has no `values`")
     index, odd = divmod(relocation.offset - spec.offset - values_offset, _POINTER_SIZE)
     if index < 0 or odd:
-        raise _error(elf, spec, relocation, "what is initialised is no element of `values`")
+        raise _error(elf, spec, relocation, "the initialised bytes are not an element of `values`")
     if fault := slot_fault(elf, spec, index):
         raise fault
     return index
@@ -91,9 +97,9 @@ def _index(elf: Elf, spec: MapSpec, values_offset: int | None, relocation: Reloc
 def _target(elf: Elf, section: Section, spec: MapSpec, relocation: Relocation) -> str:
     """Return the name of the map or program that fills the entry."""
     symbol = relocation.symbol
-    # Compilers refer to what is static by its section and the offset there.
+    # Compilers refer to static symbols by section and offset, so their name is not known here.
     if symbol.is_local:
-        raise _error(elf, spec, relocation, "an entry is initialised with something static")
+        raise _error(elf, spec, relocation, "an entry is initialised with a static symbol")
     if traits_of(spec.type).holds_maps:
         is_right, what = symbol.section_index == section.index, "a map of this section"
     else:
@@ -110,7 +116,7 @@ def _error(elf: Elf, spec: MapSpec, relocation: Relocation, message: str) -> Obj
 
 @dataclass(frozen=True)
 class _MapContext:
-    """Where the definition stands that is being read."""
+    """The definition that is being read, for error messages and lookups."""
 
     elf: Elf
     section: Section
@@ -119,7 +125,7 @@ class _MapContext:
     is_inner: bool = False
 
     def error(self, message: str, *, hint: str = "") -> ObjectFileError:
-        """Make the error that names the map."""
+        """Return an error that names the map."""
         what = f"inner map: {message}" if self.is_inner else message
         return self.elf.error(what, section=self.section, symbol=self.symbol, hint=hint)
 
@@ -130,14 +136,14 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     if not symbols:
         return []
     if btf is None:
-        raise elf.error("maps without BTF", section=section, hint="compile with -g")
+        raise elf.error("the maps have no BTF", section=section, hint="compile with -g")
     variables = _variables(btf, section.name)
-    found: list[tuple[MapSpec, int | None]] = []
+    maps: list[tuple[MapSpec, int | None]] = []
     for symbol in symbols:
-        place = _MapContext(elf, section, symbol, btf)
-        definition = _definition(place, variables.get(symbol.name))
-        found.append((_map(place, definition), _values_offset(definition)))
-    return initial_slots(elf, section, found)
+        context = _MapContext(elf, section, symbol, btf)
+        definition = _definition(context, variables.get(symbol.name))
+        maps.append((_map(context, definition), _values_offset(definition)))
+    return initial_slots(elf, section, maps)
 
 
 def _variables(btf: Btf, section: str) -> dict[str, Var]:
@@ -149,40 +155,40 @@ def _variables(btf: Btf, section: str) -> dict[str, Var]:
     return {kind.name: kind for kind in variables if isinstance(kind, Var)}
 
 
-def _definition(place: _MapContext, variable: Var | None) -> Struct:
+def _definition(context: _MapContext, variable: Var | None) -> Struct:
     if variable is None:
-        raise place.error("the map is not in the BTF", hint="compile with -g")
+        raise context.error("the map is not in the BTF", hint="compile with -g")
     if variable.linkage != Linkage.GLOBAL:
-        raise place.error(f"the map is {Linkage(variable.linkage).name.lower()}, not global")
-    kind = place.btf[place.btf.strip(variable.type_id)]
+        raise context.error(f"the map is {Linkage(variable.linkage).name.lower()}, not global")
+    kind = context.btf[context.btf.strip(variable.type_id)]
     if not isinstance(kind, Struct):
-        raise place.error(f"a map is defined by a structure, not by {_word(kind)}")
+        raise context.error(f"a map is defined by a structure, not by {_word(kind)}")
     return kind
 
 
-def _map(place: _MapContext, definition: Struct) -> MapSpec:
-    members = _members(place, definition)
+def _map(context: _MapContext, definition: Struct) -> MapSpec:
+    members = _members(context, definition)
     numbers = {
-        name: _number(place, members[name], limit=limit)
+        name: _number(context, members[name], limit=limit)
         for name, limit in _NUMBERS.items()
         if name in members
     }
-    key, value = (_type(place, members[name]) if name in members else None for name in _TYPES)
-    kind = map_type(place.elf, place.section, place.symbol, number=numbers.get("type", 0))
-    inner = _inner(place, members["values"], kind) if "values" in members else None
+    key, value = (_type(context, members[name]) if name in members else None for name in _TYPES)
+    kind = map_type(context.elf, context.section, context.symbol, number=numbers.get("type", 0))
+    inner = _inner(context, members["values"], kind) if "values" in members else None
     if "values" in members and numbers.setdefault("value_size", _SLOT_SIZE) != _SLOT_SIZE:
-        raise place.error(
+        raise context.error(
             f"value_size is {numbers['value_size']}; that of `values` is {_SLOT_SIZE}"
         )
-    pinning = _pinning(place, numbers.get("pinning", 0))
-    key_size = _size(place, "key", key, numbers.get("key_size"))
-    value_size = _size(place, "value", value, numbers.get("value_size"))
+    pinning = _pinning(context, numbers.get("pinning", 0))
+    key_size = _size(context, "key", key, numbers.get("key_size"))
+    value_size = _size(context, "value", value, numbers.get("value_size"))
     event_size = _EVENT_SIZES.get(traits_of(kind).family)
     if event_size is not None:
         key_size = key_size if key is None and key_size else event_size
         value_size = value_size if value is None and value_size else event_size
     return MapSpec(
-        f"{place.symbol.name}.inner" if place.is_inner else place.symbol.name,
+        f"{context.symbol.name}.inner" if context.is_inner else context.symbol.name,
         kind,
         key_size=key_size,
         value_size=value_size,
@@ -195,106 +201,108 @@ def _map(place: _MapContext, definition: Struct) -> MapSpec:
         key=key,
         value=value,
         inner=inner,
-        section=place.section.name,
-        section_index=place.section.index,
-        offset=place.symbol.value,
+        section=context.section.name,
+        section_index=context.section.index,
+        offset=context.symbol.value,
     )
 
 
-def _members(place: _MapContext, definition: Struct) -> dict[str, Member]:
+def _members(context: _MapContext, definition: Struct) -> dict[str, Member]:
     members: dict[str, Member] = {}
     for member in definition.members:
         if member.name not in _KNOWN:
-            raise place.error(f"member {member.name!r} of the definition is unknown")
+            raise context.error(f"member {member.name!r} of the definition is unknown")
         if member.name in members:
-            raise place.error(f"member {member.name!r} occurs twice")
+            raise context.error(f"member {member.name!r} occurs twice")
         members[member.name] = member
     return members
 
 
-def _number(place: _MapContext, member: Member, *, limit: int) -> int:
+def _number(context: _MapContext, member: Member, *, limit: int) -> int:
     """Return N of `__uint(…, N)` or of `__ulong(…, N)`."""
-    kind = place.btf[place.btf.strip(member.type_id)]
+    kind = context.btf[context.btf.strip(member.type_id)]
     if isinstance(kind, Pointer):
-        array = place.btf[place.btf.strip(kind.type_id)]
+        array = context.btf[context.btf.strip(kind.type_id)]
         if isinstance(array, Array):
             return array.length
     if isinstance(kind, Enum) and len(kind.values) == 1:
         number = kind.values[0].value & 0xFFFFFFFFFFFFFFFF
         if number <= limit:
             return number
-        raise place.error(f"{member.name} is {number}; at most {limit} fits")
-    raise place.error(f"{member.name} is {_word(kind)}; write __uint({member.name}, N)")
+        raise context.error(f"{member.name} is {number}; at most {limit} fits")
+    raise context.error(f"{member.name} is {_word(kind)}; write __uint({member.name}, N)")
 
 
-def _type(place: _MapContext, member: Member) -> TypeRef:
+def _type(context: _MapContext, member: Member) -> TypeRef:
     """Return T of `__type(…, T)`."""
-    kind = place.btf[place.btf.strip(member.type_id)]
+    kind = context.btf[context.btf.strip(member.type_id)]
     if not isinstance(kind, Pointer):
-        raise place.error(f"{member.name} is {_word(kind)}; write __type({member.name}, T)")
-    return place.btf.ref(_defined(place.btf, kind.type_id))
+        raise context.error(f"{member.name} is {_word(kind)}; write __type({member.name}, T)")
+    return context.btf.ref(_defined(context.btf, kind.type_id))
 
 
 def _defined(btf: Btf, type_id: int) -> int:
-    """Return the structure of that name for one that is only declared at *type_id*.
+    """Return the definition of a structure that is only declared at *type_id*, if there is one.
 
-    Linkers and clang leave a declaration beside the definition.
+    Linkers and clang may keep a forward declaration beside the definition.
     """
     kind = btf[btf.strip(type_id)]
     if not isinstance(kind, Forward):
         return type_id
-    found = btf.find(kind.name, Union if kind.is_union else Struct)
-    return type_id if found is None else found
+    definition = btf.find(kind.name, Union if kind.is_union else Struct)
+    return type_id if definition is None else definition
 
 
-def _size(place: _MapContext, what: str, ref: TypeRef | None, given: int | None) -> int:
-    """Return the size of the key or value; given by type and by number, the two must agree."""
+def _size(context: _MapContext, what: str, ref: TypeRef | None, given: int | None) -> int:
+    """Return the size of the key or value; if both type and size are given, they must agree."""
     if ref is None:
         return given or 0
     try:
         size = ref.size
     except ObjectFileError as error:
-        raise place.error(f"{what}: {error.message}") from None
+        raise context.error(f"{what}: {error.message}") from None
     if given and given != size:
-        raise place.error(f"{what}_size is {given}, but the type of {what} has {size} bytes")
+        raise context.error(f"{what}_size is {given}, but the type of {what} has {size} bytes")
     return size
 
 
-def _pinning(place: _MapContext, number: int) -> Pinning:
-    if number and place.is_inner:
-        raise place.error("an inner map cannot be pinned")
+def _pinning(context: _MapContext, number: int) -> Pinning:
+    if number and context.is_inner:
+        raise context.error("an inner map cannot be pinned")
     return _PINNINGS.get(number, Pinning.UNKNOWN)
 
 
-def _inner(place: _MapContext, member: Member, kind: MapType) -> MapSpec | None:
-    """Return the inner map that `values` describes; None where they are programs."""
-    if place.is_inner:
-        raise place.error("it is a map of maps itself; the kernel has one level of them")
+def _inner(context: _MapContext, member: Member, kind: MapType) -> MapSpec | None:
+    """Return the inner map that `values` describes; None if it describes programs."""
+    if context.is_inner:
+        raise context.error("it is a map of maps itself; the kernel allows one level")
     traits = traits_of(kind)
     if not (traits.holds_maps or traits.holds_programs):
-        raise place.error(f"a map of type {kind.name.lower()} has no `values`")
-    target = _element(place, member)
+        raise context.error(f"a map of type {kind.name.lower()} has no `values`")
+    target = _element(context, member)
     if traits.holds_programs:
         return None
     if not isinstance(target, Struct):
-        raise place.error(f"`values` describe an inner map by a structure, not by {_word(target)}")
-    return _map(dataclasses.replace(place, is_inner=True), target)
+        raise context.error(
+            f"`values` describe an inner map by a structure, not by {_word(target)}"
+        )
+    return _map(dataclasses.replace(context, is_inner=True), target)
 
 
-def _element(place: _MapContext, member: Member) -> object:
+def _element(context: _MapContext, member: Member) -> object:
     """Return T of `__array(values, T)`."""
-    array = place.btf[place.btf.strip(member.type_id)]
+    array = context.btf[context.btf.strip(member.type_id)]
     if isinstance(array, Array):
-        pointer = place.btf[place.btf.strip(array.element_id)]
+        pointer = context.btf[context.btf.strip(array.element_id)]
         if isinstance(pointer, Pointer):
-            return place.btf[place.btf.strip(pointer.type_id)]
-    raise place.error(f"`values` is {_word(array)}; write __array(values, T)")
+            return context.btf[context.btf.strip(pointer.type_id)]
+    raise context.error(f"`values` is {_word(array)}; write __array(values, T)")
 
 
 def _values_offset(definition: Struct) -> int | None:
-    """Return the byte at which `values` begin, None if there are none."""
-    found = [m.bit_offset // 8 for m in definition.members if m.name == "values"]
-    return found[0] if found else None
+    """Return the byte at which `values` begins; None if there is no such member."""
+    offsets = [m.bit_offset // 8 for m in definition.members if m.name == "values"]
+    return offsets[0] if offsets else None
 
 
 def _word(kind: object) -> str:

@@ -1,9 +1,9 @@
-"""Global variables: a data section is a map of one entry, whose value is the section's bytes.
+"""Global variables: a data section becomes an array map of one entry, the section's bytes.
 
-As libbpf has it: all can be mapped into memory; read-only sections are read-only for programs, and
-frozen. Where there is BTF the value's type is the section itself, and the key has none.
+As in libbpf, these maps can be mapped into memory; read-only sections are read-only for programs
+and frozen. If the object has BTF, the type of the value is the section itself; the key has no type.
 
-Addresses (`const char *name = "x"`) mean nothing in a map: they are 0, as libbpf leaves them.
+Addresses (`const char *name = "x"`) have no meaning in a map. They are 0, as in libbpf.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 
 _R_BPF_64_ABS32 = 3
-_LARGEST = 8
+_LARGEST = 8  # bytes of an address
 _SHOWN_NAMES = 3
-ARENA_SECTION = ".addr_space.1"  # clang's name of address space 1
+ARENA_SECTION = ".addr_space.1"  # clang's name for address space 1, the arena
 _LEAST_PAGE = 4096
-_OVERLAPS = 4  # aliases lie over one another; each variable has a copy of its bytes
+# Aliases may overlap, and each variable copies its bytes: the sum of their sizes, as a multiple of
+# the section's size.
+_OVERLAPS = 4
 
 
 def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
-    """Return the one map that holds *section*; none for an empty one."""
+    """Return the map of *section*; an empty list if the section is empty."""
     contents = section_bytes(elf, section)
     if not contents:
         return []
@@ -38,7 +40,7 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     flags = MapFlag.MMAPABLE | (MapFlag.RDONLY_PROG if is_read_only else 0)
     variables = tuple(_variables(elf, section, value))
     addresses = DataAddresses(elf, section, variables)
-    contents = _without(contents, addresses.places)
+    contents = _without(contents, addresses.spans)
     return [
         MapSpec(
             section.name,
@@ -54,46 +56,46 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
             dialect=Dialect.DATA,
             section=section.name,
             section_index=section.index,
-            note=_note([*addresses.holders]) if addresses.places else "",
+            note=_note([*addresses.variables]) if addresses.spans else "",
         )
     ]
 
 
 class DataAddresses:
-    """What in a data section is the address of something, and which variables have such.
+    """The addresses in a data section, and the variables that contain them.
 
-    *places* are offsets and sizes in ascending order.
+    *spans* are offsets and sizes of the addresses, ascending. *variables* are the names.
     """
 
     def __init__(self, elf: Elf, section: Section, variables: Iterable[VariableSpec]) -> None:
-        self.places = [
-            (each.offset, 4 if each.type == _R_BPF_64_ABS32 else 8)
-            for each in elf.relocations(section)
+        self.spans = [
+            (relocation.offset, 4 if relocation.type == _R_BPF_64_ABS32 else 8)
+            for relocation in elf.relocations(section)
         ]
-        self._variables = sorted(variables, key=lambda each: each.offset) if self.places else []
-        self._starts = [each.offset for each in self._variables]
-        names = (self.holder_of(offset) for offset, _ in self.places)
-        self.holders = dict.fromkeys(name for name in names if name)
+        self._variables = sorted(variables, key=lambda spec: spec.offset) if self.spans else []
+        self._starts = [spec.offset for spec in self._variables]
+        names = (self.variable_at(offset) for offset, _ in self.spans)
+        self.variables = dict.fromkeys(name for name in names if name)
 
-    def holder_of(self, offset: int) -> str:
-        """Return the name of the variable that has byte *offset*, empty for none."""
+    def variable_at(self, offset: int) -> str:
+        """Return the name of the variable that includes byte *offset*; empty if none does."""
         index = bisect_right(self._starts, offset) - 1
         if index < 0 or offset >= self._variables[index].end:
             return ""
         return self._variables[index].name
 
     def are_at(self, offset: int) -> bool:
-        """Whether byte *offset* is of an address, or of a variable that has one."""
-        if not self.places:
+        """Whether byte *offset* belongs to an address, or to a variable that contains one."""
+        if not self.spans:
             return False
-        if self.holder_of(offset) in self.holders:
+        if self.variable_at(offset) in self.variables:
             return True
-        index = bisect_right(self.places, (offset, _LARGEST)) - 1
-        return index >= 0 and offset < sum(self.places[index])
+        index = bisect_right(self.spans, (offset, _LARGEST)) - 1
+        return index >= 0 and offset < sum(self.spans[index])
 
 
 def _without(contents: bytes, addresses: Sequence[tuple[int, int]]) -> bytes:
-    """Return *contents* with 0 for the addresses: what a compiler leaves there is an addend."""
+    """Return *contents* with 0 for the addresses, where compilers write an addend."""
     if not addresses:
         return contents
     changed = bytearray(contents)
@@ -107,14 +109,17 @@ def _note(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_SHOWN_NAMES])
     others = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
     what = f"{shown}{others}: addresses" if names else "addresses"
-    return f"{what} are 0 in the map, as nothing in the kernel is there"
+    return f"{what} are 0 in the map, because the object has no address in the kernel"
 
 
 def with_arena_variables(elf: Elf, maps: list[MapSpec]) -> list[MapSpec]:
-    """Return *maps* with the variables of the arena as its first contents.
+    """Return *maps* with the `__arena` variables as initial contents of the arena.
 
-    `__arena` variables stand in a section of their own and are put at the start of the object's
-    only arena, as libbpf does.
+    These variables have a section of their own, which libbpf copies to the start of the object's
+    only arena.
+
+    Raises:
+        ObjectFileError: There is not exactly one arena, or it is too small.
     """
     section = elf.section(ARENA_SECTION)
     if section is None or not section.size:
@@ -122,7 +127,8 @@ def with_arena_variables(elf: Elf, maps: list[MapSpec]) -> list[MapSpec]:
     arenas = [spec for spec in maps if traits_of(spec.type).is_arena]
     if len(arenas) != 1:
         raise elf.error(
-            f"variables of an arena, and {len(arenas)} arenas; there must be one", section=section
+            f"variables of an arena, but {len(arenas)} arenas; exactly one is needed",
+            section=section,
         )
     if section.size > arenas[0].max_entries * _LEAST_PAGE:
         raise elf.error(
@@ -141,9 +147,9 @@ def _value(section: Section, btf: Btf | None) -> TypeRef | None:
 
 
 def _variables(elf: Elf, section: Section, value: TypeRef | None) -> Iterator[VariableSpec]:
-    found = _by_type(section, value) if value else _by_symbol(elf, section)
+    unchecked = _by_type(section, value) if value else _by_symbol(elf, section)
     room = _OVERLAPS * section.size
-    for variable in found:
+    for variable in unchecked:
         room -= variable.size
         if room < 0:
             raise elf.error("the variables overlap too much", section=section, symbol=variable.name)
@@ -158,14 +164,14 @@ def _variables(elf: Elf, section: Section, value: TypeRef | None) -> Iterator[Va
 
 def _by_type(section: Section, value: TypeRef) -> Iterator[VariableSpec]:
     kind, btf = value.type, value.btf
-    for place in kind.variables if isinstance(kind, DataSection) else ():
-        variable = btf[place.type_id]
-        type_id = variable.type_id if isinstance(variable, Var) else place.type_id
-        yield VariableSpec(variable.name, section.name, place.offset, place.size, btf.ref(type_id))
+    for entry in kind.variables if isinstance(kind, DataSection) else ():
+        variable = btf[entry.type_id]
+        type_id = variable.type_id if isinstance(variable, Var) else entry.type_id
+        yield VariableSpec(variable.name, section.name, entry.offset, entry.size, btf.ref(type_id))
 
 
 def _by_symbol(elf: Elf, section: Section) -> Iterator[VariableSpec]:
-    """Yield what the symbols tell: no types, and no names for strings without a variable."""
+    """Yield the variables by their symbols, without types; string literals have no symbol."""
     for symbol in elf.symbols_in(section):
         if symbol.type == SymbolType.OBJECT and symbol.size:
             yield VariableSpec(symbol.name, section.name, symbol.value, symbol.size)

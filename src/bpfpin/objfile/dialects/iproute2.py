@@ -1,7 +1,12 @@
-"""Maps defined by iproute2's `struct bpf_elf_map` in section `maps`.
+"""Maps defined by iproute2's `struct bpf_elf_map` in section `maps`, and its tail calls.
 
-36 bytes; iproute2 fills shorter, older structures up with zeros (include/bpf_elf.h there). A map of
-maps names the `id` of its inner maps, and each of those the index (`inner_idx`) that it fills.
+The structure has 36 bytes (include/bpf_elf.h of iproute2); older, shorter ones are extended with
+zeros. A map of maps refers to its inner maps by their `id`; each inner map gives the index that it
+fills (`inner_idx`).
+
+A program in section `ID/KEY` fills entry KEY of the program array with that id. The name of the
+section does not give a program type. The kernel lets programs of one type only into an array, so
+such a program gets the type of the programs that use the array.
 """
 
 from __future__ import annotations
@@ -62,7 +67,7 @@ def _map(elf: Elf, btf: Btf | None, definition: Fields) -> MapSpec:
 
 
 def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
-    """Give a map of maps its inner maps, as far as they are in this object."""
+    """Return *spec* with its inner maps, if it is a map of maps and they are in this object."""
     if not traits_of(spec.type).holds_maps or not spec.inner_id:
         return spec
     inner = [m for m in maps if m.id == spec.inner_id and not traits_of(m.type).holds_maps]
@@ -73,20 +78,24 @@ def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
     return dataclasses.replace(spec, inner=inner[0] if inner else None, initial=initial)
 
 
-# iproute2's tail calls: a program in section `ID/KEY` fills entry KEY of the array with that id.
-#
-# Such a name does not say what the program is. The kernel lets programs of one type alone into an
-# array, so it is taken to be what those are that jump there.
-
-
 def link_tail_calls(
     elf: Elf, maps: Sequence[MapSpec], programs: Sequence[tuple[ProgramSpec, ProgramKind]]
 ) -> tuple[list[MapSpec], list[ProgramSpec]]:
-    """Return *maps* with the programs of `ID/KEY` sections in them, and *programs* with types.
+    """Put the programs of `ID/KEY` sections into their arrays, and give them a type.
 
-    A program for an array that is not there stays out, as iproute2 leaves it; its note says so.
-    `ObjectFileError` where the map with that id holds no programs or has no such index, or two
-    programs fill one.
+    As in iproute2, a program whose array does not exist is left out of it; its note says so.
+
+    Args:
+        elf: The file, for errors.
+        maps: All maps of the object.
+        programs: All programs, each with the kind that its section gives.
+
+    Returns:
+        The maps and the programs.
+
+    Raises:
+        ObjectFileError: The map with that id is not a program array, the index is out of range, or
+            two programs fill the same index.
     """
     filled = {spec.name: spec for spec in maps}
     plain = [program for program, kind in programs if kind.tail_call is None]
@@ -108,14 +117,14 @@ def link_tail_calls(
 def _array(
     elf: Elf, maps: Iterable[MapSpec], program: ProgramSpec, array_id: int
 ) -> MapSpec | None:
-    there = [each for each in maps if each.id == array_id]
-    arrays = [each for each in there if traits_of(each.type).holds_programs]
+    matches = [spec for spec in maps if spec.id == array_id]
+    arrays = [spec for spec in matches if traits_of(spec.type).holds_programs]
     if arrays:
         return arrays[0]
-    if not there or not array_id:
+    if not matches or not array_id:
         return None
-    what = f"{there[0].name} has: that is no program array, but {there[0].type.name.lower()}"
-    raise _error(elf, program, f"belongs into the map with id {array_id}, which {what}")
+    what = f"{matches[0].name} is of type {matches[0].type.name.lower()}, not prog_array"
+    raise _error(elf, program, f"fills the map with id {array_id}, but {what}")
 
 
 def _unplaced(program: ProgramSpec) -> ProgramSpec:
@@ -133,17 +142,17 @@ def _with_entry(elf: Elf, array: MapSpec, index: int, program: ProgramSpec) -> M
 
 
 def _typed(program: ProgramSpec, array: str, plain: Sequence[ProgramSpec]) -> ProgramSpec:
-    """Give the program the type of those that use *array*, else that of all others."""
+    """Return *program* with the type of the programs that use *array*, or of all other programs."""
     if program.type is not ProgramType.UNSPEC:
         return program
-    known = [each for each in plain if each.type is not ProgramType.UNSPEC]
-    callers = [each for each in known if _uses(each, array)] or known
-    if len({each.type for each in callers}) != 1:
-        note = f"{program.section_note}; taken to be {_word(_DEFAULT)}, as iproute2's mostly are"
+    known = [candidate for candidate in plain if candidate.type is not ProgramType.UNSPEC]
+    callers = [candidate for candidate in known if _uses(candidate, array)] or known
+    if len({candidate.type for candidate in callers}) != 1:
+        note = f"{program.section_note}; taken to be {_word(_DEFAULT)}, iproute2's usual type"
         return program.with_changes(type=_DEFAULT, section_note=note)
-    # The kernel compares these, too, when a program goes into an array.
-    attach_types = {each.expected_attach_type for each in callers}
-    flags = {each.program_flags for each in callers}
+    # bpf_prog_map_compatible() in kernel/bpf/core.c compares these as well.
+    attach_types = {candidate.expected_attach_type for candidate in callers}
+    flags = {candidate.program_flags for candidate in callers}
     kind = callers[0].type
     return program.with_changes(
         type=kind,

@@ -1,10 +1,15 @@
-"""Maps defined by a C structure of u32 members, as before BTF: what both old dialects share.
+"""Maps defined by a C structure of u32 members in section `maps`, from before BTF-defined maps.
 
-Loaders disagreed on what follows the first five members, and on whether there are five. A
-definition is read by the names of its members where BTF has them. Without BTF the size and the
-contents of all definitions of one size say which loader's structure it is: a form is taken if every
-member that is set makes sense in it. What is not known must be zero: a loader that knew it would
-have made another map.
+This module reads the structures of both old dialects, and makes the maps of `struct bpf_map_def`;
+those of iproute2 are made in `iproute2.py`.
+
+Loaders disagreed about the members after the first five. `struct bpf_map_def` has 16 bytes in the
+oldest programs and 20 in libbpf until 1.0. The kernel's samples (samples/bpf/bpf_load.h, until
+Linux 5.16) added the index of the inner map and the NUMA node, gobpf and its successors the
+pinning, aya an id and the pinning. If the BTF has the structure, members are read by their names.
+Otherwise size and contents of all definitions of one size decide: a form fits if every member that
+is set makes sense in it. Unknown bytes must be zero, because a loader that knows them would make a
+different map.
 """
 
 from __future__ import annotations
@@ -26,13 +31,13 @@ from bpfpin.objfile.elf.section import program_kind
 from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.uapi import MapFlag
 
-REQUIRED = ("type", "key_size", "value_size", "max_entries")  # all that the oldest structure has
+REQUIRED = ("type", "key_size", "value_size", "max_entries")  # the whole of the oldest structure
 NAMESPACE = "namespace"
 MAX_NUMA_NODES = 1024  # MAX_NUMNODES of the largest configuration
 _COMMON = (*REQUIRED, "map_flags")
 _U32 = struct.Struct("<I")
-_DEPTH = 4  # of structures around the definition, as Rust has them
-# How sources call the members, by the names that are used here.
+_DEPTH = 4  # of wrapper structures around the definition, as in Rust
+# Names of members in sources, and the names used here.
 _ALIASES = {
     "type_": "type",
     "map_type": "type",
@@ -48,14 +53,14 @@ _KNOWN = frozenset(
 _NAMES_OF_IPROUTE2 = frozenset({"size_key", "size_value", "max_elem"})
 _NAMES_OF_BPF_MAP_DEF = frozenset({"key_size", "value_size", "max_entries"})
 _TEXT = re.compile(rb"[\x20-\x7e]*\0*")
-# What the member `pinning` means: of aya, whose structure has an `id`, and of all the others.
+# Meaning of the member `pinning`: in aya, whose structure has an `id`, and in all others.
 _PINNINGS_WITH_ID = {0: Pinning.NONE, 1: Pinning.BY_NAME, 2: Pinning.GLOBAL_NAMESPACE}
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAMESPACE}
 
 
 @dataclass(frozen=True)
 class StructForm:
-    """A structure that a loader knows: its members in their order, and what it is called here."""
+    """A structure of some loader: its members in their order."""
 
     name: str
     dialect: Dialect
@@ -83,13 +88,13 @@ _IPROUTE2_SIZE = 4 * len(IPROUTE2.members)
 
 @dataclass(frozen=True)
 class RawDefinition:
-    """One structure: where it stands, its bytes, and where BTF says that its members are."""
+    """The bytes of one definition, and its members' offsets and sizes from BTF (*spans*)."""
 
     section: Section
     symbol: Symbol
     data: bytes
     dialect: Dialect | None = None
-    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # offset and size, by name
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # offset and size by name
 
     def word(self, index: int) -> int:
         """Return member *index* in the order of the structure, 0 beyond its end."""
@@ -99,7 +104,7 @@ class RawDefinition:
 
 @dataclass(frozen=True)
 class Fields:
-    """What a definition says, by the names used here; *note* says that its form was guessed."""
+    """The members of a definition by name; *note* says that its form was guessed."""
 
     section: Section
     symbol: Symbol
@@ -109,32 +114,42 @@ class Fields:
     note: str = ""
 
     def __getitem__(self, name: str) -> int:
-        """Return a member, 0 for one that the structure lacks."""
+        """Return a member; 0 if the structure does not have it."""
         return self.values.get(name, 0)
 
 
 def read(elf: Elf, sections: Sequence[Section], btf: Btf | None) -> list[Fields]:
-    """Return what the definitions in *sections* say, by section and offset, all of one dialect.
+    """Return the definitions in *sections*, by section and offset; all have the same dialect.
 
-    `ObjectFileError` for odd sizes, overlaps, and a byte that is set and belongs to no member.
+    Raises:
+        ObjectFileError: A size is odd, definitions overlap, dialects are mixed, or a byte is set
+            that belongs to no member.
     """
-    definitions = [each for section in sections for each in _definitions(elf, section, btf)]
-    unnamed = [each for each in definitions if each.dialect is None]
+    definitions = [
+        definition for section in sections for definition in _definitions(elf, section, btf)
+    ]
+    unnamed = [definition for definition in definitions if definition.dialect is None]
     forms = _forms(unnamed, _tail_calls(elf))
-    found = [_fields(elf, each, forms.get(len(each.data))) for each in definitions]
-    dialects = {each.dialect: each for each in found}
+    read_fields = [
+        _fields(elf, definition, forms.get(len(definition.data))) for definition in definitions
+    ]
+    dialects = {fields.dialect: fields for fields in read_fields}
     if len(dialects) > 1:
         words = " and ".join(dialect.value for dialect in dialects)
         last = list(dialects.values())[-1]
         message = f"maps in two dialects, {words}"
         raise elf.error(message, section=last.section, symbol=last.symbol)
-    return found
+    return read_fields
 
 
 def annotated_types(
     btf: Btf | None, name: str, *, key_size: int, value_size: int
 ) -> tuple[TypeRef | None, TypeRef | None]:
-    """Return the types that BPF_ANNOTATE_KV_PAIR gives to map *name*, if they have its sizes."""
+    """Return the types that BPF_ANNOTATE_KV_PAIR gives to map *name*, if their sizes fit.
+
+    The macro (of the kernel selftests' bpf_helpers.h, later bpf_legacy.h) declares a structure
+    `____btf_map_NAME` with the members `key` and `value`.
+    """
     type_id = btf.find(f"____btf_map_{name}", Struct) if btf else None
     if btf is None or type_id is None:
         return None, None
@@ -155,7 +170,7 @@ def _fit(*wanted: tuple[TypeRef, int]) -> bool:
 
 
 def _definitions(elf: Elf, section: Section, btf: Btf | None) -> Iterator[RawDefinition]:
-    """Yield the structures of *section*; a symbol without a size reaches to the next one."""
+    """Yield the definitions in *section*; a symbol without a size extends to the next one."""
     data = section_bytes(elf, section)
     symbols = map_symbols(elf, section)
     starts = [symbol.value for symbol in symbols] + [len(data)]
@@ -169,13 +184,13 @@ def _definitions(elf: Elf, section: Section, btf: Btf | None) -> Iterator[RawDef
 
 
 def _definition(
-    elf: Elf, section: Section, btf: Btf | None, found: tuple[Symbol, bytes]
+    elf: Elf, section: Section, btf: Btf | None, item: tuple[Symbol, bytes]
 ) -> RawDefinition:
-    symbol, data = found
+    symbol, data = item
     if len(data) < len(REQUIRED) * 4 or len(data) % 4:
         raise elf.error(
-            f"a map definition of {len(data)} bytes; it takes {len(REQUIRED) * 4}, or more by"
-            " fours",
+            f"a map definition of {len(data)} bytes; it must have {len(REQUIRED) * 4} or more, in"
+            " steps of 4",
             section=section,
             symbol=symbol,
             offset=symbol.value,
@@ -188,16 +203,16 @@ def _definition(
         dialect = Dialect.BPF_MAP_DEF
     else:
         return RawDefinition(section, symbol, data)
-    places = {_ALIASES.get(name, name): place for name, place in members.items()}
-    if "type" not in places:
+    spans = {_ALIASES.get(name, name): span for name, span in members.items()}
+    if "type" not in spans:
         return RawDefinition(section, symbol, data)
-    return RawDefinition(section, symbol, data, dialect, places)
+    return RawDefinition(section, symbol, data, dialect, spans)
 
 
 def _members(btf: Btf, name: str, room: int) -> dict[str, tuple[int, int]]:
-    """Return offset and size of the members that the variable's type names and *room* holds.
+    """Return offset and size of the members of the variable's type that lie within *room* bytes.
 
-    A wrapper whose first member is the definition is looked through: Rust has maps so.
+    A wrapper structure whose first member is the definition is skipped: Rust defines maps this way.
     """
     variable_id = btf.find(name, Var)
     variable = btf[variable_id] if variable_id is not None else None
@@ -205,7 +220,7 @@ def _members(btf: Btf, name: str, room: int) -> dict[str, tuple[int, int]]:
     for _ in range(_DEPTH):
         if not isinstance(kind, Struct):
             return {}
-        found = {
+        spans = {
             member.name: (member.bit_offset // 8, size)
             for member in kind.members
             if not member.bitfield_size
@@ -213,9 +228,9 @@ def _members(btf: Btf, name: str, room: int) -> dict[str, tuple[int, int]]:
             and (size := _size(btf, member.type_id)) is not None
             and member.bit_offset // 8 + size <= room
         }
-        if found.keys() >= _NAMES_OF_IPROUTE2 or found.keys() >= _NAMES_OF_BPF_MAP_DEF:
-            return found
-        first = next((each for each in kind.members if not each.bit_offset), None)
+        if spans.keys() >= _NAMES_OF_IPROUTE2 or spans.keys() >= _NAMES_OF_BPF_MAP_DEF:
+            return spans
+        first = next((part for part in kind.members if not part.bit_offset), None)
         kind = btf[btf.strip(first.type_id)] if first else None
     return {}
 
@@ -229,49 +244,49 @@ def _size(btf: Btf, type_id: int) -> int | None:
 
 def _fields(elf: Elf, definition: RawDefinition, form: StructForm | None) -> Fields:
     if definition.dialect is not None:
-        places = {
-            name: place
-            for name, place in definition.places.items()
-            if name in _KNOWN and (place[1] == _U32.size or name == NAMESPACE)
+        spans = {
+            name: span
+            for name, span in definition.spans.items()
+            if name in _KNOWN and (span[1] == _U32.size or name == NAMESPACE)
         }
-        return _read_places(elf, definition, definition.dialect, places)
+        return _read_spans(elf, definition, definition.dialect, spans)
     assert form is not None
     size = len(definition.data)
-    places = {
+    spans = {
         name: (4 * index, 4) for index, name in enumerate(form.members) if 4 * index + 4 <= size
     }
     if form is PINNED:
-        places[NAMESPACE] = (4 * len(form.members), max(0, size - 4 * len(form.members)))
+        spans[NAMESPACE] = (4 * len(form.members), max(0, size - 4 * len(form.members)))
     note = ""
     if form is not SAMPLES and any(definition.data[4 * len(_COMMON) :]) and size != _IPROUTE2_SIZE:
-        members = ", ".join(name for name in form.members[len(_COMMON) :] if name in places)
+        members = ", ".join(name for name in form.members[len(_COMMON) :] if name in spans)
         note = (
             f"its definition of {size} bytes has no BTF; by its contents it is struct"
             f" {form.dialect.value} with {members}; compile with -g to say so"
         )
-    return _read_places(elf, definition, form.dialect, places, note=note)
+    return _read_spans(elf, definition, form.dialect, spans, note=note)
 
 
-def _read_places(
+def _read_spans(
     elf: Elf,
     definition: RawDefinition,
     dialect: Dialect,
-    places: Mapping[str, tuple[int, int]],
+    spans: Mapping[str, tuple[int, int]],
     *,
     note: str = "",
 ) -> Fields:
-    """Return the members at *places*; `ObjectFileError` if a byte elsewhere is set."""
+    """Return the members at *spans*; `ObjectFileError` if a byte outside of them is set."""
     rest = bytearray(definition.data)
-    for offset, size in places.values():
+    for offset, size in spans.values():
         rest[offset : offset + size] = bytes(size)
     if any(rest):
         raise _unknown_byte(elf, definition, next(at for at, byte in enumerate(rest) if byte))
     values = {
         name: int(_U32.unpack_from(definition.data, at)[0])
-        for name, (at, _) in places.items()
+        for name, (at, _) in spans.items()
         if name != NAMESPACE
     }
-    at, size = places.get(NAMESPACE, (0, 0))
+    at, size = spans.get(NAMESPACE, (0, 0))
     text = definition.data[at : at + size].partition(b"\0")[0].decode("ascii", "replace")
     return Fields(definition.section, definition.symbol, dialect, values, text, note)
 
@@ -280,14 +295,14 @@ def _unknown_byte(elf: Elf, definition: RawDefinition, at: int) -> ObjectFileErr
     name = next(
         (
             f", member {name!r}"
-            for name, (start, size) in definition.places.items()
+            for name, (start, size) in definition.spans.items()
             if start <= at < start + size
         ),
         "",
     )
     return elf.error(
-        f"byte {at} of the {len(definition.data)} of the definition{name} is set, and not known"
-        " to bpfpin",
+        f"byte {at} of the definition of {len(definition.data)} bytes{name} is set, but its meaning"
+        " is unknown",
         section=definition.section,
         symbol=definition.symbol,
         offset=definition.symbol.value + at,
@@ -295,7 +310,7 @@ def _unknown_byte(elf: Elf, definition: RawDefinition, at: int) -> ObjectFileErr
 
 
 def _tail_calls(elf: Elf) -> frozenset[int]:
-    """Return the ids of program arrays that sections ID/KEY name."""
+    """Return the ids of the program arrays in the names of sections `ID/KEY`."""
     kinds = (program_kind(section.name) for section in elf.sections if section.is_code)
     return frozenset(kind.tail_call[0] for kind in kinds if kind and kind.tail_call)
 
@@ -303,28 +318,33 @@ def _tail_calls(elf: Elf) -> frozenset[int]:
 def _forms(
     definitions: Sequence[RawDefinition], tail_calls: frozenset[int]
 ) -> dict[int, StructForm]:
-    """Return, by size, the form of definitions that no BTF names the members of."""
+    """Return, by size, the form of the definitions without BTF."""
     by_size: dict[int, list[RawDefinition]] = {}
-    for each in definitions:
-        by_size.setdefault(len(each.data), []).append(each)
-    return {size: _form(each, size, tail_calls) for size, each in by_size.items()}
+    for definition in definitions:
+        by_size.setdefault(len(definition.data), []).append(definition)
+    return {size: _form(definition, size, tail_calls) for size, definition in by_size.items()}
 
 
 def _form(
     definitions: Sequence[RawDefinition], size: int, tail_calls: frozenset[int]
 ) -> StructForm:
     """Return the first form in which all *definitions*, each of *size* bytes, make sense."""
+    # From the most specific form to the most general one.
     if size == _IPROUTE2_SIZE:
         return IPROUTE2
     if size > 4 * len(_COMMON):
-        arrays = {each.word(5) for each in definitions if traits_of(each.word(0)).holds_programs}
+        arrays = {
+            definition.word(5)
+            for definition in definitions
+            if traits_of(definition.word(0)).holds_programs
+        }
         if arrays & (tail_calls - {0}):
             return IPROUTE2
-        if all(_is_of_samples(each) for each in definitions):
+        if all(_is_of_samples(definition) for definition in definitions):
             return SAMPLES
         if _are_pinned(definitions):
             return PINNED
-        if all(each.word(5) == 0 and each.word(6) <= 1 for each in definitions):
+        if all(definition.word(5) == 0 and definition.word(6) <= 1 for definition in definitions):
             return AYA
         if size < _IPROUTE2_SIZE:
             return IPROUTE2
@@ -342,17 +362,17 @@ def _is_of_samples(definition: RawDefinition) -> bool:
 
 
 def _are_pinned(definitions: Sequence[RawDefinition]) -> bool:
-    """Whether the sixth member of all is a pinning, and text follows where anything does.
+    """Whether the sixth member of every definition is a pinning, followed by text or nothing.
 
-    Numbers that all differ are ids of maps.
+    If the numbers all differ, they are ids of maps instead.
     """
-    pinnings = [each.word(5) for each in definitions]
+    pinnings = [definition.word(5) for definition in definitions]
     are_ids = len(pinnings) > 1 and all(pinnings) and len(set(pinnings)) == len(pinnings)
     return (
         any(pinnings)
         and max(pinnings) <= 3
         and not are_ids
-        and all(_TEXT.fullmatch(each.data[24:]) for each in definitions)
+        and all(_TEXT.fullmatch(definition.data[24:]) for definition in definitions)
     )
 
 
@@ -363,21 +383,12 @@ def _flat(starts: Sequence[int], ends: Sequence[int]) -> Iterator[int]:
 
 
 def _check_gaps(elf: Elf, section: Section, data: bytes, edges: Sequence[int]) -> None:
-    """Check that what lies between the definitions is padding; *edges* are ends and starts."""
+    """Check that bytes between definitions are zero; *edges* are pairs of end and next start."""
     for end, start in list(pairwise(edges))[::2]:
         if end > start:
             raise elf.error("two map definitions overlap", section=section, offset=start)
         if any(data[end:start]):
-            raise elf.error(
-                f"{start - end} bytes that belong to no map", section=section, offset=end
-            )
-
-
-# Maps defined by `struct bpf_map_def` in section `maps`, as libbpf had them until 1.0.
-#
-# Sixteen bytes in the oldest programs, twenty in libbpf, and more: the kernel's samples
-# (samples/bpf/bpf_load.h, until Linux 5.16) added the index of the inner map and the NUMA node,
-# gobpf and those after it where the map is pinned, aya an id and whether it is pinned by its name.
+            raise elf.error(f"{start - end} bytes belong to no map", section=section, offset=end)
 
 
 def maps_of(elf: Elf, definitions: Sequence[Fields], btf: Btf | None) -> list[MapSpec]:
@@ -419,7 +430,7 @@ def _map(elf: Elf, btf: Btf | None, definition: Fields) -> MapSpec:
 
 def _note(definition: Fields) -> str:
     where = (
-        f"namespace {definition.namespace!r} of its definition is not a place where bpfpin pins it"
+        f"namespace {definition.namespace!r} of its definition is not used: bpfpin cannot pin there"
         if definition.namespace
         else ""
     )
@@ -427,7 +438,10 @@ def _note(definition: Fields) -> str:
 
 
 def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
-    """Resolve the index of the inner map; a map that names itself left the member at zero."""
+    """Return *spec* with its inner map, given by index.
+
+    The index of the map itself means that the member was left at zero.
+    """
     if spec.inner_index == -1:
         return spec
     inner = maps[spec.inner_index] if spec.inner_index < len(maps) else None
@@ -436,7 +450,7 @@ def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
     if inner is None or traits_of(inner.type).holds_maps:
         what = f"map {inner.name}, of maps itself" if inner else f"one of {len(maps)} maps"
         raise elf.error(
-            f"the inner map is to be index {spec.inner_index}, {what}",
+            f"the inner map has index {spec.inner_index}, {what}",
             section=spec.section,
             symbol=spec.name,
             offset=spec.offset,

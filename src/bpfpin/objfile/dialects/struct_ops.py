@@ -1,8 +1,9 @@
-"""Tables of functions that the kernel calls: variables in `.struct_ops` and `.struct_ops.link`.
+"""struct_ops maps: tables of functions that the kernel calls.
 
-Each is a map of one entry whose value is the variable: plain members stand in its bytes, functions
-are relocations. The kernel's own structure of that name decides where they go when it is loaded. A
-`?` before the section's name makes its tables optional, as libbpf has it.
+They are the variables in `.struct_ops` and `.struct_ops.link`. Each is a map of one entry whose
+value is the variable: its bytes contain the plain members, relocations give the functions. The
+layout in the kernel is that of its own structure of the same name, known at load time. As in
+libbpf, `?` before the section's name makes its tables optional.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ _POINTER = 8
 
 
 def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
-    """Return the tables of *section* by offset; `ObjectFileError` names the variable."""
+    """Return the struct_ops maps of *section* by offset; `ObjectFileError` names the variable."""
     symbols = map_symbols(elf, section)
     if symbols and btf is None:
-        raise elf.error("struct_ops without BTF", section=section, hint="compile with -g")
+        raise elf.error("struct_ops need BTF", section=section, hint="compile with -g")
     relocations = elf.relocations(section)
     return [_map(elf, section, symbol, btf, relocations) for symbol in symbols if btf is not None]
 
 
-def _map(  # noqa: PLR0917  (what each of the variables is read from)
+def _map(  # noqa: PLR0917  (the sources of one variable)
     elf: Elf, section: Section, symbol: Symbol, btf: Btf, relocations: list[Relocation]
 ) -> MapSpec:
     value = _type(elf, section, symbol, btf)
@@ -47,9 +48,9 @@ def _map(  # noqa: PLR0917  (what each of the variables is read from)
         map_flags=int(MapFlag.LINK) if is_link else 0,
         value=value,
         initial=tuple(
-            (each.offset - symbol.value, _function(elf, section, each))
-            for each in relocations
-            if symbol.value <= each.offset < end
+            (relocation.offset - symbol.value, _function(elf, section, relocation))
+            for relocation in relocations
+            if symbol.value <= relocation.offset < end
         ),
         contents=section_bytes(elf, section)[symbol.value : end],
         dialect=Dialect.STRUCT_OPS,
@@ -62,17 +63,17 @@ def _map(  # noqa: PLR0917  (what each of the variables is read from)
 def _type(elf: Elf, section: Section, symbol: Symbol, btf: Btf) -> TypeRef:
     section_id = btf.find(section.name, DataSection)
     kind = btf[section_id] if section_id is not None else None
-    for place in kind.variables if isinstance(kind, DataSection) else ():
-        variable = btf[place.type_id]
+    for entry in kind.variables if isinstance(kind, DataSection) else ():
+        variable = btf[entry.type_id]
         if isinstance(variable, Var) and variable.name == symbol.name:
             value = btf.ref(btf.strip(variable.type_id))
             if isinstance(value.type, Struct):
                 return value
-    raise elf.error("no structure in the BTF", section=section, symbol=symbol)
+    raise elf.error("its type in the BTF is not a structure", section=section, symbol=symbol)
 
 
 def _function(elf: Elf, section: Section, relocation: Relocation) -> str:
-    """Return the name of the function that a member is initialised with."""
+    """Return the name of the function that initialises a member."""
     symbol = relocation.symbol
     if symbol.type == SymbolType.FUNCTION:
         return symbol.name
@@ -92,7 +93,7 @@ def _addend(section: Section, relocation: Relocation) -> int:
 
 def _error(elf: Elf, section: Section, relocation: Relocation) -> ObjectFileError:
     return elf.error(
-        "a member is initialised with an address that is no program's",
+        "a member is initialised with an address that is not a program",
         section=section,
         symbol=relocation.symbol,
         offset=relocation.offset,

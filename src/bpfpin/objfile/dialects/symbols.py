@@ -1,4 +1,4 @@
-"""What the dialects share: which symbols are maps, and what a map's type and slots may be."""
+"""Functions shared by the dialects: symbols of maps, map types, checks of initial entries."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bpfpin.uapi import MapType
 
 
 def map_symbols(elf: Elf, section: Section) -> list[Symbol]:
-    """Return the symbols of *section* by offset, each a map; `ObjectFileError` for a static one."""
+    """Return the symbols of maps in *section* by offset; `ObjectFileError` for a static one."""
     symbols = [symbol for symbol in elf.symbols_in(section) if not _is_label(symbol)]
     if not symbols and section.size:
         raise elf.error(
-            f"{section.size} bytes of maps, and no symbol says what they are: it was stripped",
+            f"{section.size} bytes of maps without symbols: the file was stripped",
             section=section,
-            hint="keep the symbols: strip -g (llvm-strip -g) takes the debug information alone",
+            hint="keep the symbols: strip -g (llvm-strip -g) removes the debug information only",
         )
     for symbol in symbols:
         if symbol.is_local:
@@ -26,16 +26,16 @@ def map_symbols(elf: Elf, section: Section) -> list[Symbol]:
 
 
 def section_bytes(elf: Elf, section: Section) -> bytes:
-    """Return the bytes of *section*; for one that takes no bytes of the file, zeros."""
+    """Return the bytes of *section*; zeros for `.bss`, which has no bytes in the file."""
     if section.type == SectionType.NOBITS:
         return bytes(section.size)
     if section.type != SectionType.PROGBITS:
-        raise elf.error(f"a section of type {int(section.type)} holds no data", section=section)
+        raise elf.error(f"a section of type {int(section.type)} has no data", section=section)
     return section.data
 
 
 def map_type(elf: Elf, section: Section, symbol: Symbol, *, number: int) -> MapType:
-    """Return the type of that number; `ObjectFileError` if it is none, as 0 is."""
+    """Return the map type with that number; `ObjectFileError` if there is none, or for 0."""
     try:
         kind = MapType(number)
     except ValueError:
@@ -46,7 +46,7 @@ def map_type(elf: Elf, section: Section, symbol: Symbol, *, number: int) -> MapT
 
 
 def slot_fault(elf: Elf, spec: MapSpec, index: int) -> ObjectFileError | None:
-    """Return the error of filling entry *index* if an array *spec* has no such entry."""
+    """Return an error if *spec* is an array without entry *index*; None if it can be filled."""
     if not traits_of(spec.type).has_index_key or index < spec.max_entries:
         return None
     return elf.error(
@@ -57,5 +57,5 @@ def slot_fault(elf: Elf, spec: MapSpec, index: int) -> ObjectFileError | None:
 
 
 def _is_label(symbol: Symbol) -> bool:
-    """Whether an assembler left it, as a place to jump to or to measure from."""
+    """Whether the symbol is an assembler's label, such as the target of a jump."""
     return symbol.is_local and symbol.type == SymbolType.NOTYPE and not symbol.size

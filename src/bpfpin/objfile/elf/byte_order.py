@@ -1,8 +1,8 @@
-"""Big-endian objects (`clang -target bpfeb`) in the byte order that is read.
+"""Conversion of big-endian objects (`clang -target bpfeb`) to little-endian.
 
-Such a file is described like any other, and never loaded: what is turned here is what describes it
-(headers, symbols, relocations, code, BTF, old map definitions). Bytes of global data stay, as only
-the types of the variables say which of them belong together.
+Such an object can be described, but not loaded. The bytes of headers, symbols, relocations, code,
+BTF and old map definitions are swapped. Global data is not, because only the types of the variables
+say which bytes belong together.
 """
 
 from __future__ import annotations
@@ -39,20 +39,24 @@ _TABLES = {
 }
 _HEADER_SIZE = 64
 _BIG, _LITTLE = 2, 1  # ELFDATA2MSB, ELFDATA2LSB
-_ORDER = 5  # the byte of the ELF header that says which it is
+_ORDER = 5  # EI_DATA, the byte of the ELF header with the byte order
+# Source and destination register are bit-fields of one byte: their order depends on the machine.
 _TURNED_NIBBLES = bytes((byte & 0xF) << 4 | byte >> 4 for byte in range(256))
 _BTF_HEADER = struct.Struct("<4I")  # type_off, type_len, str_off, str_len, from byte 8 on
 
 
 def is_big_endian(data: bytes) -> bool:
-    """Whether *data* begins like a big-endian ELF file."""
+    """Whether *data* starts with the header of a big-endian ELF file."""
     return len(data) >= _HEADER_SIZE and data[:4] == b"\x7fELF" and data[_ORDER] == _BIG
 
 
 def to_little_endian(data: bytes) -> bytes:
     """Return the big-endian ELF file *data* as a little-endian one.
 
-    `ObjectFileError` for what is no BPF object; what is malformed elsewhere stays so.
+    Malformed sections are copied as they are; their reader refuses them.
+
+    Raises:
+        ObjectFileError: The file is not a BPF object.
     """
     turned = bytearray(data)
     _turn(turned, 0, _HEADER_SIZE, _HEADER_SIZE, _HEADER)
@@ -62,7 +66,7 @@ def to_little_endian(data: bytes) -> bytes:
     if _HEADER_SIZE <= table <= len(turned) - 64 * count:
         _turn(turned, table, 64 * count, 64, _SECTION)
     whole = bytes(turned)
-    headers, names_index = section_headers(whole)  # no two overlap: each byte is turned once
+    headers, names_index = section_headers(whole)  # checks for overlaps: no byte is swapped twice
     names = extent(whole, headers[names_index])
     for header in headers:
         _turn_section(turned, header, _name(names, header[0]))
@@ -94,7 +98,7 @@ def _turn_section(data: bytearray, header: SectionHeader, name: bytes) -> None:
 
 
 def _turn_btf(data: bytearray, offset: int, size: int) -> None:
-    """Turn the header and the types, which are all words; strings stay."""
+    """Swap the header and the types, which consist of 32-bit words; strings stay."""
     if size < 24:
         return
     _turn(data, offset, 2, 2, ((0, 2),))
@@ -109,7 +113,7 @@ def _turn_btf(data: bytearray, offset: int, size: int) -> None:
 def _turn(  # noqa: PLR0917  (where, how much, and what)
     data: bytearray, start: int, size: int, stride: int, fields: Iterable[tuple[int, int]]
 ) -> None:
-    """Turn the bytes of *fields* in each record of *stride* bytes; a part of a record stays."""
+    """Swap the bytes of *fields* in each record of *stride* bytes; an incomplete record stays."""
     end = start + size // stride * stride
     record = bytes(data[start:end])
     for at, width in fields:

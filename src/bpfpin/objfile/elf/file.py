@@ -1,9 +1,9 @@
-"""A reader of ELF relocatable objects for BPF, made for files that nobody vouches for.
+"""A reader of ELF relocatable objects for BPF, made for untrusted files.
 
-Only what BPF objects have: 64-bit, ET_REL, EM_BPF; the form is that of elf(5). Big-endian files are
-turned first (`byte_order.py`). Every
-offset and size is checked before it is used and nothing is decompressed, so that any bytes give an
-`Elf` or an `ObjectFileError` in time and memory of the order of the file.
+It reads what BPF objects have: 64-bit, ET_REL, EM_BPF; the format is that of elf(5). Big-endian
+files are converted first (`byte_order.py`). Every offset and size is checked before use and nothing
+is decompressed, so that any bytes give an `Elf` or an `ObjectFileError`, in time and memory
+proportional to the size of the file.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ _BINDINGS = {int(binding): binding for binding in SymbolBinding}
 
 
 class Elf:
-    """The sections and symbols of one file; *path* is only for messages.
+    """The sections and symbols of one file; *path* is used in messages only.
 
-    *is_big_endian* says that all but the bytes of data sections was turned.
+    If *is_big_endian*, the bytes of data sections are still in that order, all others converted.
     """
 
     def __init__(self, data: bytes, path: str) -> None:
@@ -88,7 +88,7 @@ class Elf:
 
     @classmethod
     def parse(cls, data: bytes, *, path: str = "") -> Self:
-        """Read the whole file; `ObjectFileError` if it is no well-formed BPF object."""
+        """Return the file *data*; `ObjectFileError` if it is not a well-formed BPF object."""
         return cls(data, path)
 
     def section(self, name: str) -> Section | None:
@@ -96,18 +96,18 @@ class Elf:
         return next((section for section in self.sections if section.name == name), None)
 
     def symbols_in(self, section: Section) -> list[Symbol]:
-        """Return what is defined in *section*, by address; without section and file symbols."""
-        found = self._defined.get(section.index, ())
-        return sorted(found, key=lambda symbol: symbol.value)
+        """Return the symbols defined in *section*, by address, without section and file symbols."""
+        symbols = self._defined.get(section.index, ())
+        return sorted(symbols, key=lambda symbol: symbol.value)
 
     def relocations(self, section: Section) -> list[Relocation]:
-        """Return the relocations that apply to *section*, by offset; they are read once."""
+        """Return the relocations that apply to *section*, by offset; the result is cached."""
         if section.index not in self._relocations:
-            found: list[Relocation] = []
+            relocations: list[Relocation] = []
             for table in self._relocation_tables.get(section.index, ()):
-                found.extend(self._read_relocations(table, section))
-            found.sort(key=lambda relocation: relocation.offset)
-            self._relocations[section.index] = found
+                relocations.extend(self._read_relocations(table, section))
+            relocations.sort(key=lambda relocation: relocation.offset)
+            self._relocations[section.index] = relocations
         return self._relocations[section.index]
 
     def error(
@@ -119,7 +119,7 @@ class Elf:
         offset: int | None = None,
         hint: str = "",
     ) -> ObjectFileError:
-        """Make the error that names this file; the caller raises it."""
+        """Return an error that names this file, for the caller to raise."""
         return ObjectFileError(
             message,
             path=self.path,
@@ -146,7 +146,7 @@ class Elf:
             self._check_section(section)
 
     def _check_section(self, section: Section) -> None:
-        # Debug sections are never read.
+        # Decompression could need any amount of memory. Debug sections are not read.
         if section.flags & SHF_COMPRESSED and not section.name.startswith(".debug"):
             raise self.error("the section is compressed", section=section)
         if section.type == SectionType.SYMTAB:
@@ -184,15 +184,17 @@ class Elf:
                 other & 3,
                 section_index,
             )
-            self._check_place(symbol)
+            self._check_position(symbol)
             yield symbol
 
-    def _check_place(self, symbol: Symbol) -> None:
+    def _check_position(self, symbol: Symbol) -> None:
         index = symbol.section_index
+        # Indices from SHN_LORESERVE on are special (SHN_ABS, SHN_COMMON). SHN_XINDEX, for files
+        # with more than 65,279 sections, falls through to the error: such files are refused.
         if index == SHN_UNDEF or (index >= SHN_LORESERVE and index != SHN_XINDEX):
             return
         if index >= len(self.sections):
-            raise self.error(f"a symbol in section {index}, which is not there", symbol=symbol)
+            raise self.error(f"a symbol in section {index}, which does not exist", symbol=symbol)
         section = self.sections[index]
         if symbol.value + symbol.size > section.size:
             raise self.error(
@@ -233,7 +235,7 @@ def _section(index: int, name: str, header: SectionHeader, data: bytes) -> Secti
 
 
 class _Strings(dict[int, str]):
-    """A string table: the names by offset, each read once, however often it is used."""
+    """A string table: the names by offset, each decoded on first use."""
 
     def __init__(self, elf: Elf, data: bytes, what: str) -> None:
         super().__init__({0: ""})
@@ -251,7 +253,5 @@ class _Strings(dict[int, str]):
         try:
             name = self[offset] = self._data[offset:end].decode()
         except UnicodeDecodeError:
-            raise self._elf.error(
-                f"bytes that are no text in the {self._what}", offset=offset
-            ) from None
+            raise self._elf.error(f"invalid UTF-8 in the {self._what}", offset=offset) from None
         return name

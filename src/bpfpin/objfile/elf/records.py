@@ -1,4 +1,8 @@
-"""What an ELF file consists of, as elf(5) has it: sections, symbols, relocations."""
+"""The records of an ELF file (elf(5)): sections, symbols, relocations, and the checked headers.
+
+The limits keep the description of any file below one second and 256 MiB. Each is many times what
+the largest objects in use have. `ObjectLimitError` says which limit was exceeded.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +18,26 @@ SHF_ALLOC = 0x2
 SHF_EXECINSTR = 0x4
 SHF_COMPRESSED = 0x800
 SHN_UNDEF = 0
-SHN_LORESERVE = 0xFF00  # from here on a section index is none
+SHN_LORESERVE = 0xFF00  # larger section indices have special meanings
 SHN_ABS = 0xFFF1
 SHN_COMMON = 0xFFF2
 SHN_XINDEX = 0xFFFF
 MAX_FILE_BYTES = 32 << 20
-MAX_MEMORY_BYTES = 64 << 20  # of all sections without bytes together
+MAX_MEMORY_BYTES = 64 << 20  # sum of all sections that have no bytes in the file, such as .bss
 MAX_SYMBOLS = 100_000
 MAX_NAME_BYTES = 1023
-MAX_NAMES_BYTES = 8 << 20  # of one string table; symbols may share the tails of long names
+MAX_NAMES_BYTES = 8 << 20  # decoded from one string table; names may share tails of a long string
 MAX_RELOCATIONS = 1 << 18
 MAX_FUNCTIONS = 1 << 14
-MAX_INSTRUCTIONS = 1 << 19  # of all functions that are read
-MAX_LINKED_INSTRUCTIONS = 1 << 22  # of all programs, each with its own copy of what it calls
+MAX_INSTRUCTIONS = 1 << 19  # sum of all functions that are read
+MAX_LINKED_INSTRUCTIONS = 1 << 22  # sum of all programs, with a copy of every function they call
 MAX_BTF_BYTES = 4 << 20
 _IDENT = b"\x7fELF"
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _ET_REL = 1
 _EM_BPF = 247
-_EM_NONE = 0  # of clang before 4.0, and of assemblers that have no number for BPF
+_EM_NONE = 0  # written by clang before 4.0, and by assemblers without a number for BPF
 _MACHINES = {3: "x86", 8: "MIPS", 21: "PowerPC", 22: "s390", 40: "ARM", 62: "x86-64"} | {
     183: "arm64",
     243: "RISC-V",
@@ -43,7 +47,7 @@ SectionHeader = tuple[int, ...]  # name, type, flags, address, offset, size, lin
 
 
 class SectionType(IntEnum):
-    """What a section holds; other numbers occur."""
+    """The type of a section (SHT_*); others occur as plain numbers."""
 
     NULL = 0
     PROGBITS = 1
@@ -55,7 +59,7 @@ class SectionType(IntEnum):
 
 
 class SymbolType(IntEnum):
-    """What a symbol stands for; other numbers occur."""
+    """The type of a symbol (STT_*); others occur as plain numbers."""
 
     NOTYPE = 0
     OBJECT = 1
@@ -65,7 +69,7 @@ class SymbolType(IntEnum):
 
 
 class SymbolBinding(IntEnum):
-    """Who sees a symbol; other numbers occur."""
+    """The binding of a symbol (STB_*); others occur as plain numbers."""
 
     LOCAL = 0
     GLOBAL = 1
@@ -73,7 +77,7 @@ class SymbolBinding(IntEnum):
 
 
 class Section(NamedTuple):
-    """One section; *data* is empty for `NOBITS`, whatever *size* says."""
+    """One section; *data* is empty for `NOBITS`, regardless of *size*."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     name: str
@@ -96,7 +100,7 @@ class Section(NamedTuple):
 
 
 class Symbol(NamedTuple):
-    """One symbol; *section_index* 0 is undefined, from `SHN_LORESERVE` on it is no section."""
+    """One symbol; *section_index* is 0 if undefined, and special from `SHN_LORESERVE` on."""
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     name: str
@@ -109,22 +113,20 @@ class Symbol(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether it is static in its source."""
+        """Whether it is static in the source."""
         return self.binding == SymbolBinding.LOCAL
 
 
 class Relocation(NamedTuple):
-    """The bytes at *offset* of a section refer to *symbol*; *addend* is None where they hold it."""
+    """A reference to *symbol* at *offset* of a section.
+
+    *addend* is None if the bytes at *offset* contain it (SHT_REL).
+    """
 
     offset: int
     type: int
     symbol: Symbol
     addend: int | None
-
-
-# How much of anything is read of an object, so that no file takes more than a second or 256 MiB.
-#
-# Each is many times what the largest objects in use have. `ObjectLimitError` says which was passed.
 
 
 def check_limit(asked: int, limit: int, what: str, *, section: str = "", symbol: str = "") -> None:
@@ -136,21 +138,22 @@ def check_limit(asked: int, limit: int, what: str, *, section: str = "", symbol:
         raise error
 
 
-# The headers of an ELF file, checked before anything is cut out of it.
-
 _WITHOUT_BYTES = frozenset({SectionType.NOBITS, SectionType.NULL})
 
 
 def section_headers(data: bytes) -> tuple[list[SectionHeader], int]:
-    """Return the section headers, and which section has their names.
+    """Return the section headers and the index of the section with their names.
 
-    Whatever they say lies within *data*. `ObjectFileError` for what is no BPF object.
+    The sections lie within *data* and do not overlap.
+
+    Raises:
+        ObjectFileError: The file is not a BPF object.
     """
     table_offset, count, names_index = _read_header(data)
     end = table_offset + count * _SECTION.size
     if table_offset < _HEADER.size or end > len(data):
         raise ObjectFileError(
-            f"cut short: the section headers end at byte {end}, the file at {len(data)}",
+            f"truncated: the section headers end at byte {end}, the file at {len(data)}",
             offset=table_offset,
         )
     headers = list(_SECTION.iter_unpack(data[table_offset:end]))
@@ -167,14 +170,14 @@ def extent(data: bytes, header: SectionHeader) -> bytes:
 
 
 def _read_header(data: bytes) -> tuple[int, int, int]:
-    """Return where the section headers are, how many, and which section has their names."""
+    """Return offset and number of the section headers, and the index of their names' section."""
     check_limit(len(data), MAX_FILE_BYTES, "bytes")
     if not data.startswith(_IDENT):
         raise ObjectFileError(
             "not an ELF file", offset=0, hint="compile the source: bpfpin compile FILE.bpf.c"
         )
     if len(data) < _HEADER.size:
-        raise ObjectFileError(f"cut short: {len(data)} bytes are less than an ELF header")
+        raise ObjectFileError(f"truncated: {len(data)} bytes are less than an ELF header")
     ident, *fields = _HEADER.unpack_from(data)
     _check_kind(ident, fields[0], fields[1])
     table_offset, entry_size, count, names_index = fields[5], *fields[10:]
@@ -192,7 +195,7 @@ def _check_kind(ident: bytes, kind: int, machine: int) -> None:
     if ident[4] != 2:
         raise ObjectFileError("not a 64-bit ELF file", offset=4, hint=hint)
     if ident[5] != 1:
-        raise ObjectFileError(f"byte order {ident[5]} is none", offset=5, hint=hint)
+        raise ObjectFileError(f"unknown byte order {ident[5]}", offset=5, hint=hint)
     if ident[6] != 1:
         raise ObjectFileError(f"ELF version {ident[6]}, not 1", offset=6)
     if machine not in (_EM_BPF, _EM_NONE):
@@ -203,7 +206,7 @@ def _check_kind(ident: bytes, kind: int, machine: int) -> None:
 
 
 def _check_extents(headers: Sequence[SectionHeader], file_size: int) -> None:
-    """Check that sections lie in the file, and that the others are not too large."""
+    """Check that sections lie in the file, and that those without bytes are not too large."""
     in_memory = 0
     for index, header in enumerate(headers):
         kind, offset, size = header[1], header[4], header[5]
@@ -211,7 +214,7 @@ def _check_extents(headers: Sequence[SectionHeader], file_size: int) -> None:
             in_memory += size
         elif offset + size > file_size:
             raise ObjectFileError(
-                f"cut short: section {index} ends at byte {offset + size}, the file at {file_size}",
+                f"truncated: section {index} ends at byte {offset + size}, the file at {file_size}",
                 offset=offset,
             )
     check_limit(in_memory, MAX_MEMORY_BYTES, "bytes of memory for sections without bytes")
@@ -219,14 +222,15 @@ def _check_extents(headers: Sequence[SectionHeader], file_size: int) -> None:
 
 def _check_overlaps(headers: Sequence[SectionHeader], table_offset: int) -> None:
     """Check that no byte belongs to two sections, or to a section and the headers."""
-    places = [(0, _HEADER.size, "the ELF header")]
-    places.append((table_offset, len(headers) * _SECTION.size, "the section headers"))
-    places += [
+    # Otherwise many sections could share the same bytes, and the work would exceed the file's size.
+    spans = [(0, _HEADER.size, "the ELF header")]
+    spans.append((table_offset, len(headers) * _SECTION.size, "the section headers"))
+    spans += [
         (header[4], header[5], f"section {index}")
         for index, header in enumerate(headers)
         if header[1] not in _WITHOUT_BYTES and header[5]
     ]
-    places.sort()
-    for (start, size, one), (following, _, other) in pairwise(places):
+    spans.sort()
+    for (start, size, title), (following, _, other) in pairwise(spans):
         if start + size > following:
-            raise ObjectFileError(f"{one} and {other} overlap", offset=following)
+            raise ObjectFileError(f"{title} and {other} overlap", offset=following)

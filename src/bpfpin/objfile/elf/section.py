@@ -1,4 +1,8 @@
-"""What a section's name, or a word of the user, says about the programs that it stands for."""
+"""Kinds of programs by section name (`xdp`, `kprobe/NAME`) or by a word of the user.
+
+The names are those of the kernel's Documentation/bpf/libbpf/program_types.rst and of libbpf 1.7
+(`section_defs` in its libbpf.c).
+"""
 
 from __future__ import annotations
 
@@ -19,20 +23,20 @@ _TAIL_CALL = re.compile(r"(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})/(0[xX][0-9a-fA-F]{
 _SHOWN_WORDS = "xdp, tc, classifier, action, tcx/ingress, tcx/egress, socket, cgroup/skb, syscall"
 
 
-# The section names that libbpf knows, and what a program in each of them is.
-#
-# The names are those of the kernel's Documentation/bpf/libbpf/program_types.rst and of libbpf 1.7.
-# A name that ends in `+` may be followed by `/` and where the program attaches.
-
-
 @dataclass(frozen=True, slots=True)
 class ProgramKind:
-    """What a section's name says of the programs in it.
+    """The properties of a program that follow from the name of its section.
 
-    *expected_attach_type* goes into BPF_PROG_LOAD, *attach_type* into the attachment. *attach_to*
-    is the rest of a name such as `kprobe/NAME`. *note* says that the name was guessed at. A program
-    that *is_optional* (`?xdp`) is loaded only when named. *tail_call* is the id of iproute2's
-    program array and the index there that the program fills.
+    Attributes:
+        type: Program type.
+        expected_attach_type: Attribute of BPF_PROG_LOAD.
+        attach_type: Attribute of the attachment.
+        hook: The hook, if bpfpin has one for the attach type.
+        program_flags: Flags for BPF_PROG_LOAD.
+        attach_to: The rest of a name such as `kprobe/NAME`.
+        note: Says that the meaning of the name was guessed, and how.
+        is_optional: The name starts with `?`: the program is loaded only if asked for.
+        tail_call: iproute2's `ID/KEY`: the id of a program array and the index to fill.
     """
 
     type: Pt
@@ -48,7 +52,7 @@ class ProgramKind:
 
 @dataclass(frozen=True, slots=True)
 class SectionRow:
-    """One name of the table; *takes_rest* if `/` and more may follow it."""
+    """One name of the table; *takes_rest* if `/` and a target may follow it."""
 
     name: str
     kind: ProgramKind
@@ -59,6 +63,7 @@ _SLEEPS = ProgramFlag.SLEEPABLE
 
 _FRAGS = ProgramFlag.XDP_HAS_FRAGS
 
+# A name that ends in `+` may be followed by `/` and the target that the program attaches to.
 _Row = tuple[str, Pt] | tuple[str, Pt, At | None] | tuple[str, Pt, At | None, ProgramFlag]
 
 _NETWORK: tuple[_Row, ...] = (
@@ -192,7 +197,7 @@ HOOKS: dict[At, Hook] = {hook.attach_type: hook for hook in Hook if hook.attach_
 def kind_of(
     program_type: Pt, attach_type: At | None = None, flags: ProgramFlag = NO_FLAGS
 ) -> ProgramKind:
-    """Return the kind whose hook, if bpfpin has one for it, follows from *attach_type*."""
+    """Return the kind of a program; its hook follows from *attach_type*."""
     hook = HOOKS.get(attach_type) if attach_type is not None else None
     return ProgramKind(program_type, attach_type, attach_type, hook, flags)
 
@@ -207,8 +212,8 @@ def _rows() -> dict[str, SectionRow]:
 
 ROWS: dict[str, SectionRow] = _rows()
 
-# Names that libbpf before 1.0 matched by their beginning: all that take no rest. `tc` needs
-# a separator here: a section `tcp_…` is about something else.
+# Names that libbpf before 1.0 matched as a prefix: all that take no rest. `tc` must be followed by
+# a separator here, because a section `tcp_…` has nothing to do with tc.
 OLD_PREFIXES: dict[str, ProgramKind] = {
     "xdp_devmap/": kind_of(Pt.XDP, At.XDP_DEVMAP),
     "xdp_cpumap/": kind_of(Pt.XDP, At.XDP_CPUMAP),
@@ -225,12 +230,11 @@ _OLD_LONGEST_FIRST = sorted(OLD_PREFIXES, key=len, reverse=True)
 
 
 def program_kind(section: str) -> ProgramKind | None:
-    """Return what a program in *section* is, None where the name says nothing.
+    """Return the kind of the programs in *section*; None if the name says nothing about it.
 
-    Known are libbpf's names (`tcx/ingress`, `kprobe/do_exit`), names that libbpf before 1.0 took by
-    their beginning (`xdp_stats1`), and iproute2's `ID/KEY` of a tail call, which leaves the type
-    open; `note` tells of the last two. A `?` before the name makes the program optional, as libbpf
-    has it.
+    Known are libbpf's names (`tcx/ingress`, `kprobe/do_exit`), names that libbpf before 1.0 matched
+    by their prefix (`xdp_stats1`), and `ID/KEY` of iproute2's tail calls, which leaves the type
+    open. The last two have a `note`. As in libbpf, `?` before the name makes the program optional.
     """
     name = section.removeprefix("?")
     kind = _known(name) or _by_beginning(name) or _tail_call(name)
@@ -240,9 +244,12 @@ def program_kind(section: str) -> ProgramKind | None:
 
 
 def kind_by_word(word: str) -> ProgramKind:
-    """Return what the user's *word* (`xdp`, `sched_cls`, `cgroup/skb`) stands for.
+    """Return the kind that the user's *word* (`xdp`, `sched_cls`, `cgroup/skb`) means.
 
-    Words are section names and the kernel's program types in lower case; `UsageError` else.
+    Words are section names, and the kernel's program types in lower case.
+
+    Raises:
+        UsageError: The word is unknown; the error lists similar ones.
     """
     known = words()
     if word in known:
@@ -256,7 +263,7 @@ def kind_by_word(word: str) -> ProgramKind:
 
 
 def words() -> dict[str, ProgramKind]:
-    """Return all words that `kind_by_word` takes, each with its kind."""
+    """Return all words that `kind_by_word` accepts, each with its kind."""
     types = {kind.name.lower(): kind_of(kind) for kind in ProgramType if kind != ProgramType.UNSPEC}
     return types | {name: row.kind for name, row in ROWS.items()}
 
@@ -291,7 +298,7 @@ def _tail_call(name: str) -> ProgramKind | None:
 
 
 def _number(text: str) -> int | None:
-    """Read *text* as C's %i does: `0x` is hexadecimal, a leading zero octal."""
+    """Return the number *text*, read like scanf's %i, which iproute2 uses: `0x` hex, `0` octal."""
     is_octal = text.startswith("0") and text.isdigit()
     try:
         value = int(text, 8 if is_octal else 0)
