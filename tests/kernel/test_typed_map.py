@@ -88,8 +88,8 @@ def test_a_handle_reads_as_it_was_asked_to(bpffs: Path) -> None:
     ("formats", "message"),
     [
         ({"sadr": "ipv4"}, "no member or type 'sadr'"),
-        ({"saddr": "mac"}, "value.saddr is 4 bytes|saddr is 4 bytes"),
-        ({"value": "ip"}, "value is 24 bytes .seen., which 'ip' does not fit"),
+        ({"saddr": "mac"}, "value.saddr has 4 bytes|saddr has 4 bytes"),
+        ({"value": "ip"}, "value has 24 bytes .seen.; format 'ip' does not fit"),
     ],
 )
 def test_formats_that_do_not_fit_open_nothing(
