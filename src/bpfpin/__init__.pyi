@@ -104,6 +104,12 @@ from bpfpin.objects.load.collection import (
     Loaded as Loaded,
     load as load,
 )
+from bpfpin.objects.maps.base import (
+    BaseMap as BaseMap,
+)
+from bpfpin.objects.maps.batch import (
+    RawBatch as RawBatch,
+)
 from bpfpin.objects.maps.map import (
     Map as Map,
 )
@@ -116,10 +122,12 @@ from bpfpin.objects.maps.queue import (
 )
 from bpfpin.objects.maps.variables import (
     Variable as Variable,
+    Variables as Variables,
 )
 from bpfpin.objects.maps.watch import (
     Change as Change,
     Reload as Reload,
+    Watch as Watch,
 )
 from bpfpin.objects.programs.program import (
     Program as Program,
@@ -161,6 +169,7 @@ __all__ = [
     "Argument",
     "AttachError",
     "AttachType",
+    "BaseMap",
     "BloomFilter",
     "BpfError",
     "BusyError",
@@ -218,6 +227,7 @@ __all__ = [
     "ProgramSpec",
     "ProgramType",
     "Queue",
+    "RawBatch",
     "ReadOnlyMapError",
     "Reload",
     "RingBuffer",
@@ -229,7 +239,9 @@ __all__ = [
     "UserRingBuffer",
     "ValueDiffersError",
     "Variable",
+    "Variables",
     "VerifierError",
+    "Watch",
     "WrongHookError",
     "XdpAction",
     "XdpMode",

@@ -303,7 +303,7 @@ def test_a_cgroup_is_named_by_its_path(tmp_path: Path) -> None:
 
         assert done["value"] == str(tmp_path)
         assert ok("delete", f"id:{held.id}", "1")["deleted"] == 1
-        assert "nobody read" in refused(2, "get", f"id:{held.id}", "1")["message"]
+        assert "user space cannot read" in refused(2, "get", f"id:{held.id}", "1")["message"]
     isolation.umount(tmp_path)
 
 

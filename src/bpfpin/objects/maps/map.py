@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -320,11 +320,11 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         """Count the entries by walking them; an array always has all of its entries."""
         return self.max_entries if self.is_array else sum(batch.count for batch in self._walk())
 
-    def items(self) -> EntriesView:
+    def items(self) -> ItemsView[Any, Any]:
         """Return a view of keys and values, which are read in batches."""
         return EntriesView(self)
 
-    def values(self) -> EntryValuesView:
+    def values(self) -> ValuesView[Any]:
         """Return a view of the values, which are read in batches."""
         return EntryValuesView(self)
 

@@ -150,6 +150,10 @@ class MappedArray(Closing):
     write: what others add between the two is lost. There is no order between elements.
 
     The mapping is independent of the map's handle, which may be closed; `close` or `with` ends it.
+
+    Args:
+        memory: The memory of the map; `MappedArray.of` makes it.
+        codec: How its values are decoded.
     """
 
     __slots__ = ("_cells", "_codec", "_memory", "_plain", "_step")
