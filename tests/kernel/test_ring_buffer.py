@@ -209,13 +209,13 @@ def test_another_kind_of_map_is_no_ring(programs: Teller) -> None:
 def test_a_ring_that_programs_overwrite_is_not_read(
     programs: Teller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kernels that make such rings are newer than most; this one is only told to be one."""
+    """Kernels that make such rings are newer than most, so the flag is faked."""
 
     def overwritten(fd: int) -> MapInfo:
         return replace(map_info(fd), map_flags=MapFlag.RB_OVERWRITE)
 
     monkeypatch.setattr(base, "map_info", overwritten)
-    with pytest.raises(NotSupportedError, match="overwrite events that nobody read"):
+    with pytest.raises(NotSupportedError, match="overwrite unread events"):
         ring_of(programs)
 
 
@@ -242,12 +242,12 @@ def test_a_position_that_somebody_else_moved_is_told(programs: Teller, ring: Rin
     programs.tell(3)
     with SharedPages(ring.fd, PAGE_SIZE, writable=True) as page, page.words(8) as words:
         words[0] = 4
-        with pytest.raises(BusyError, match="somebody else reads it"):
+        with pytest.raises(BusyError, match="another reader uses it"):
             ring.consume()
 
         programs.tell_bytes(b"\xff\xff\xff\x3f" * 4)
         words[0] = 3 * EVENT_SIZE + 8  # on the data of a record, which make no header
-        with pytest.raises(BusyError, match="somebody else reads it"):
+        with pytest.raises(BusyError, match="another reader uses it"):
             ring.consume()
 
 

@@ -1,4 +1,4 @@
-"""Maps whose contents are records of events: how these read, and what all such maps share."""
+"""Maps whose contents are records of events: how records are decoded, and how maps are opened."""
 
 from __future__ import annotations
 
@@ -23,12 +23,25 @@ from bpfpin.uapi import ObjectFlag
 
 
 class EventMap(BaseMap):
-    """A map of records, whose type the kernel does not know.
+    """A map of event records. The kernel does not know their type, so the caller says it.
 
-    The ways in take what says how a record reads: *event_type*, the name of a structure in the BTF
-    of the programs that use the map (`"struct event"`, CAP_SYS_ADMIN), *value_type*, a BTF type, or
-    *value_format*, *raw* and *formats* (whose paths begin with `event`), as for other maps. A
-    record of another size than that reads as bytes, whole, as all do without one.
+    A record whose size is not that of the type reads as `bytes`; so do all records if no type is
+    given.
+
+    Args:
+        descriptor: An open descriptor of the map; it belongs to the new object, also after errors.
+        event_type: Name of a type in the BTF of the programs that use the map (`"struct event"`;
+            CAP_SYS_ADMIN).
+        value_type: A BTF type. It takes precedence over *event_type*.
+        value_format: A format of the struct module, a `ctypes.Structure`, or a `NamedTuple` of
+            `Annotated[int, "Q"]`, instead of a type.
+        raw: Read enumerations as numbers and char arrays as bytes.
+        formats: How members are shown: a `Format` or its name by member or path (paths begin with
+            `event`).
+
+    Raises:
+        TypeError: The class does not open maps of this type.
+        UsageError: No program that uses the map has a type of that name.
     """
 
     def __init__(
@@ -42,6 +55,7 @@ class EventMap(BaseMap):
         formats: Formats | None = None,
     ) -> None:
         self._lock = threading.Lock()
+        self._prepare()
         super().__init__(descriptor)
         try:
             named = type_named(event_type, self._fixed) if event_type else None
@@ -63,41 +77,153 @@ class EventMap(BaseMap):
         *,
         inner: BaseMap | None = None,
         btf: BtfHandle | None = None,
-        **reading: Any,
+        event_type: str | None = None,
+        value_type: TypeRef | None = None,
+        value_format: Any = None,
+        raw: bool = False,
+        formats: Formats | None = None,
     ) -> Self:
-        """Make a new map (BPF_MAP_CREATE; CAP_BPF); *reading* is what the other ways in take.
+        """Create a map (BPF_MAP_CREATE).
 
-        `max_entries` of a ring is its size in bytes, rounded up to a power of two of whole pages.
+        Args:
+            spec: The definition. `max_entries` of a ring is its size in bytes. The kernel takes a
+                power of two of whole pages; other sizes are rounded up.
+            inner: Not used by maps of events.
+            btf: The loaded BTF of the object, instead of types loaded for this map alone.
+            event_type: Name of the records' type; see the class for this and the next four.
+            value_type: BTF type of the records; default: `spec.value`.
+            value_format: Format of the records.
+            raw: Whether enumerations read as numbers and char arrays as bytes.
+            formats: How members are shown.
+
+        Raises:
+            PermissionDeniedError: CAP_BPF is missing.
+
+        Kernel: BPF_MAP_CREATE.
         """
-        reading.setdefault("value_type", spec.value)
-        return cls(create(spec, inner_fd=inner.fd if inner else None, btf=btf), **reading)
+        return cls(
+            create(spec, inner_fd=inner.fd if inner else None, btf=btf),
+            event_type=event_type,
+            value_type=spec.value if value_type is None else value_type,
+            value_format=value_format,
+            raw=raw,
+            formats=formats,
+        )
 
     @classmethod
-    def from_pin(cls, path: str | Path, *, read_only: bool = False, **reading: Any) -> Self:
-        """Open the map pinned at *path* (BPF_OBJ_GET); errors as in `kernel_object.open_pin`.
+    def from_pin(  # type: ignore[override]  # records have no keys
+        cls,
+        path: str | Path,
+        *,
+        read_only: bool = False,
+        event_type: str | None = None,
+        value_type: TypeRef | None = None,
+        value_format: Any = None,
+        raw: bool = False,
+        formats: Formats | None = None,
+    ) -> Self:
+        """Open the map pinned at *path*.
 
-        Both positions of a ring are written to, so a handle with *read_only* is refused:
-        `ReadOnlyMapError`.
+        Args:
+            path: The pin in bpffs. A symbolic link is not followed.
+            read_only: Open for reading alone. A ring's positions are written by its reader, so that
+                is refused.
+            event_type: Name of the records' type; see the class for this and the next four.
+            value_type: BTF type of the records.
+            value_format: Format of the records.
+            raw: Whether enumerations read as numbers and char arrays as bytes.
+            formats: How members are shown.
+
+        Raises:
+            PinNotFoundError: There is no such name.
+            PinKindError: The pin is a program or link, or a directory.
+            ReadOnlyMapError: *read_only* was asked for.
+            TypeError: The class does not open maps of this type.
+
+        Kernel: BPF_OBJ_GET.
         """
-        return cls(open_pin(path, cls.kind, read_only=read_only), **reading)
+        return cls(
+            open_pin(path, cls.kind, read_only=read_only),
+            event_type=event_type,
+            value_type=value_type,
+            value_format=value_format,
+            raw=raw,
+            formats=formats,
+        )
 
     @classmethod
-    def from_id(cls, object_id: int, *, read_only: bool = False, **reading: Any) -> Self:
-        """Open a map by its id (BPF_MAP_GET_FD_BY_ID; CAP_SYS_ADMIN).
+    def from_id(  # type: ignore[override]  # records have no keys
+        cls,
+        object_id: int,
+        *,
+        read_only: bool = False,
+        event_type: str | None = None,
+        value_type: TypeRef | None = None,
+        value_format: Any = None,
+        raw: bool = False,
+        formats: Formats | None = None,
+    ) -> Self:
+        """Open a map by its id.
 
-        *reading* is what the other ways in take; `IdNotFoundError` if the map does not exist.
+        Args:
+            object_id: The id of the map.
+            read_only: As for `from_pin`.
+            event_type: Name of the records' type; see the class for this and the next four.
+            value_type: BTF type of the records.
+            value_format: Format of the records.
+            raw: Whether enumerations read as numbers and char arrays as bytes.
+            formats: How members are shown.
+
+        Raises:
+            IdNotFoundError: No map has this id.
+            PermissionDeniedError: CAP_SYS_ADMIN is missing.
+
+        Kernel: BPF_MAP_GET_FD_BY_ID.
         """
-        flags = ObjectFlag.RDONLY if read_only else ObjectFlag(0)
-        return cls(Descriptor(bpf.map_get_fd_by_id(object_id, flags=flags)), **reading)
+        return cls(
+            open_id(object_id, read_only=read_only),
+            event_type=event_type,
+            value_type=value_type,
+            value_format=value_format,
+            raw=raw,
+            formats=formats,
+        )
 
     @classmethod
-    def of(cls, other: BaseMap, **reading: Any) -> Self:
-        """Return another handle of the same map, with a descriptor of its own, to read it as told.
+    def of(
+        cls,
+        other: BaseMap,
+        *,
+        event_type: str | None = None,
+        value_type: TypeRef | None = None,
+        value_format: Any = None,
+        raw: bool = False,
+        formats: Formats | None = None,
+    ) -> Self:
+        """Return another handle of the same map, with a descriptor of its own.
 
-        So a map becomes what its type is for: `RingBuffer.of(loaded.maps["events"],
-        event_type="struct event")`. `TypeError` if it is a map of another type.
+        Args:
+            other: An open map, for example `loaded.maps["events"]`, which stays open.
+            event_type: Name of the records' type; see the class for this and the next four.
+            value_type: BTF type of the records.
+            value_format: Format of the records.
+            raw: Whether enumerations read as numbers and char arrays as bytes.
+            formats: How members are shown.
+
+        Raises:
+            TypeError: The class does not open maps of this type.
+
+        Example:
+            `RingBuffer.of(loaded.maps["events"], event_type="struct event")`
         """
-        return cls(other._descriptor.duplicate(), **reading)
+        return cls(
+            other._descriptor.duplicate(),
+            event_type=event_type,
+            value_type=value_type,
+            value_format=value_format,
+            raw=raw,
+            formats=formats,
+        )
 
     @property
     def is_closed(self) -> bool:
@@ -105,22 +231,31 @@ class EventMap(BaseMap):
         return self._descriptor.is_closed
 
     def close(self) -> None:
-        """Let the map go, and whoever waits go on; again does nothing."""
+        """Close the map and wake threads that wait for events. Closing twice does nothing."""
         with self._lock:
             if not self.is_closed:
                 self._let_go()
                 super().close()
 
+    def _prepare(self) -> None:
+        """Set the attributes that `_let_go` uses, before anything can fail."""
+
     def _open(self) -> None:
-        """Take what reading or writing needs."""
+        """Acquire what reading or writing needs (memory, events)."""
 
     def _let_go(self) -> None:
-        """Give it back, as far as it was taken."""
+        """Release what `_open` acquired, even if it acquired only a part."""
 
     def _codec_for(self, size: int) -> Codec:
-        """Return how records of *size* bytes read."""
+        """Return the codec for records of *size* bytes."""
         typed = self._record
         return typed if typed is not None and typed.size == size else _as_bytes(size)
+
+
+def open_id(object_id: int, *, read_only: bool) -> Descriptor:
+    """Open a map by its id."""
+    flags = ObjectFlag.RDONLY if read_only else ObjectFlag(0)
+    return Descriptor(bpf.map_get_fd_by_id(object_id, flags=flags))
 
 
 @functools.lru_cache

@@ -1,4 +1,4 @@
-"""The records of one CPU in a buffer of perf events."""
+"""The perf event of one CPU, and the records in its buffer."""
 
 from __future__ import annotations
 
@@ -15,31 +15,37 @@ from bpfpin.syscall.mmap import PAGE_SIZE, Fence, SharedPages
 
 CodecFor = Callable[[int], Codec]
 
-RAW = 12  # a sample's bytes stand behind its header of eight and their length
-LOST_COUNT = 2  # the word of a lost record that has the number, behind header and id
-CHUNK = 1 << 17  # bytes copied at a time, more than two of the longest records
-BEHIND = bytes(16)  # so that the last record has bytes up to where the next one's would start
+RAW = 12  # a sample's data follows the header (8 bytes) and the data's length (4)
+LOST_COUNT = 2  # the 64-bit word of a PERF_RECORD_LOST with the count, after header and id
+CHUNK = 1 << 17  # bytes copied at a time, more than two of the longest records (64 KiB)
+BEHIND = bytes(16)  # appended, so that the last record's slice is as long as the others
 HEAD, TAIL = perf.DATA_HEAD // 8, perf.DATA_TAIL // 8
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Stands among events: here *count* of them found no room in the buffer of *cpu*."""
+    """Stands among events: at this point *count* events found no room in the buffer of *cpu*.
+
+    Args:
+        cpu: The CPU on which the program ran.
+        count: How many events were lost.
+    """
 
     cpu: int
     count: int
 
 
 class PerfRing(Closing):
-    """The event that programs on *cpu* write to, with a buffer of *pages* pages, a power of two.
+    """The perf event that programs on *cpu* write to, with a buffer of *pages* pages.
 
-    The buffer is laid out as perf_event_open(2) says: a page with the positions, then the records.
+    *pages* is a power of two. The layout is that of perf_event_open(2): a page with the positions,
+    then the records.
     """
 
     def __init__(self, cpu: int, pages: int, *, watermark_bytes: int = 0) -> None:
         self.cpu = cpu
-        self.lost = 0  # as far as it was told
-        self._early = 0  # told of it before the kernel's record about it came
+        self.lost = 0  # as far as the kernel has reported
+        self._early = 0  # of these, reported before the kernel's record of them was read
         self._size = pages * PAGE_SIZE
         self._fence = Fence()
         self._event = perf.open_bpf_output(cpu, watermark_bytes=watermark_bytes)
@@ -58,40 +64,40 @@ class PerfRing(Closing):
         return self._event.fileno()
 
     def close(self) -> None:
-        """End the event; records that nobody took are gone. Again does nothing."""
+        """Close the event; unread records are gone. Closing twice does nothing."""
         self._pages.close()
         self._event.close()
 
     @property
     def available_bytes(self) -> int:
-        """Bytes of records that wait, with their headers."""
+        """Bytes of unread records, with headers."""
         return int(self._positions[HEAD] - self._positions[TAIL])
 
     def take(self, limit: int | None, codec_for: CodecFor) -> list[Any]:
-        """Return up to *limit* events, read by what *codec_for* says of their size.
+        """Take up to *limit* events, decoded by the codec that *codec_for* returns for their size.
 
-        Beyond the limit there are `Lost` between them, where the kernel put its records of that,
-        and at the end, when everything was taken, what its records do not tell yet: it writes one
-        only before the next event that finds room.
+        `Lost` records, which do not count towards the limit, stand where the kernel wrote them. The
+        kernel writes one only before the next event that finds room. So when everything has been
+        taken, the losses that it has not written down yet are asked for and added at the end.
         """
         room = sys.maxsize if limit is None else limit
-        found: list[Any] = []
+        events: list[Any] = []
         end = self._positions[HEAD]
         self._fence()  # the records are read after the position that says they are there
         while room > 0 and (copied := self._copied(end)):
             used = 0
             for run, count in _fitting(copied, room):
-                found += self._items(copied, run, count, codec_for)
+                events += self._items(copied, run, count, codec_for)
                 room -= count if _is_sample(run) else 0
                 used = run.start + count * run.stride
-            self._fence()  # they are copied before the position that gives their room away
+            self._fence()  # the records are copied before the position that frees their room
             self._positions[TAIL] += used
             if not used:
                 break
-        return found + self._untold() if room > 0 else found
+        return events + self._unreported() if room > 0 else events
 
     def _copied(self, end: int) -> bytes:
-        """Return the records from the tail on, put together where they pass the buffer's end."""
+        """Return a copy of the records from the tail on, joined if they pass the buffer's end."""
         tail = self._positions[TAIL]
         length = min(end - tail, CHUNK)
         if not length:
@@ -109,16 +115,17 @@ class PerfRing(Closing):
             return []
         words = memoryview(data).cast("Q")
         starts = range(run.start, run.start + count * run.stride, run.stride)
-        told = (self._told(words[start // 8 + LOST_COUNT]) for start in starts)
-        return [lost for lost in told if lost]
+        losses = (self._reported(words[start // 8 + LOST_COUNT]) for start in starts)
+        return [lost for lost in losses if lost]
 
-    def _told(self, count: int) -> Lost | None:
-        """Return what is new in the kernel's record of *count* lost events."""
+    def _reported(self, count: int) -> Lost | None:
+        """Return the losses in the kernel's record of *count* that were not reported early."""
         known = min(count, self._early)
         self._early -= known
         return self._lost(count - known)
 
-    def _untold(self) -> list[Lost]:
+    def _unreported(self) -> list[Lost]:
+        """Return the losses that the kernel counts but has not written a record of yet."""
         count = perf.lost_records(self.fileno()) - self.lost
         self._early += count
         lost = self._lost(count)
@@ -130,7 +137,7 @@ class PerfRing(Closing):
 
 
 def _fitting(data: bytes, room: int) -> Iterator[tuple[Run, int]]:
-    """Yield the runs of records in *data*, each with how many of it fit into *room* events."""
+    """Yield the runs of records in *data*, each with how many of its records *room* allows."""
     for run in runs(memoryview(data).cast("Q"), 0, len(data) - len(BEHIND), _stride):
         count = min(run.records, room) if _is_sample(run) else run.records
         yield run, count

@@ -1,4 +1,4 @@
-"""Events that programs send by a ring buffer (BPF_MAP_TYPE_RINGBUF, Linux 5.8)."""
+"""Ring buffers: events that programs send to a BPF_MAP_TYPE_RINGBUF (Linux 5.8)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from bpfpin.errors import BusyError, NotSupportedError
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.source import EventSource, Run, runs
 from bpfpin.syscall import exclusive_name
-from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.mmap import PAGE_SIZE, WORD, Fence, SharedPages
 from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ, MapFlag
 
@@ -17,39 +16,40 @@ LENGTH = ~(RINGBUF_BUSY_BIT | RINGBUF_DISCARD_BIT) & 0xFFFFFFFF
 
 
 class RingBuffer(EventSource):
-    """The events of a ring buffer, in the order in which programs reserved them.
+    """The reader of a ring buffer: events in the order in which programs reserved them.
 
-    `consume`, `poll`, `for` and `async for` give each event once, decoded as `EventMap` says, and
-    make room for new ones. A record that is reserved and not submitted yet holds back those behind
-    it; discarded ones are left out.
+    `consume`, `poll`, `for` and `async for` yield each event once, decoded as `EventMap` says, and
+    free its room. A record that is reserved but not submitted yet holds back the ones after it;
+    discarded records are skipped.
 
-    What found no room was refused to the program (`bpf_ringbuf_reserve` gave NULL) and is counted
-    nowhere in the kernel: programs that must know count it themselves, in a map beside.
+    An event that finds no room is refused to the program (`bpf_ringbuf_reserve` returns NULL). The
+    kernel does not count these; a program that wants to know counts them in another map.
 
-    A ring has one position, whoever reads: two readers at once would spoil it. So from the first
-    event it takes a handle keeps others away, `BusyError`, until it is closed. That works between
-    processes of root that share /run, and in one network namespace between all who use this
-    library (`syscall/exclusive_name.py`); another user cannot keep root away.
+    A ring has one read position, so two readers would take events from each other. From the first
+    event that it takes until `close`, a handle keeps other readers out: they get `BusyError`. That
+    works between processes of root that share /run, and between all users of this library in one
+    network namespace (`syscall/exclusive_name.py`); another user cannot keep root out.
 
-    Memory of the kernel as kernel/bpf/ringbuf.c lays it out: a page with the consumer's position,
-    which we write, one with the producers', and the data twice, so that a record that passes the
-    end goes on behind it.
+    The parameters are those of `EventMap`.
+
+    Kernel: mmap(2) of the map, as kernel/bpf/ringbuf.c lays it out: a page with the consumer
+        position, which the reader writes, a page with the producer position, and the data twice in
+        a row, so that a record that passes the end is still contiguous.
     """
 
     map_types = types_in(MapFamily.RING_BUFFER)
 
-    def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
+    def _prepare(self) -> None:
         self._pages: list[SharedPages] = []
         self._claim: exclusive_name.Claim | None = None
         self._is_reader = False
         self._fence = Fence()
-        super().__init__(descriptor, **reading)
+        super()._prepare()
 
     def _open(self) -> None:
         if self._fixed.map_flags & MapFlag.RB_OVERWRITE:
             raise NotSupportedError(
-                f"{self._described()} lets programs overwrite events that nobody read yet;"
-                " such rings are not read here",
+                f"{self._described()}: rings that overwrite unread events are not supported",
                 feature="BPF_F_RB_OVERWRITE",
             )
         self._size = self.max_entries
@@ -64,62 +64,64 @@ class RingBuffer(EventSource):
 
     @property
     def consumer_position(self) -> int:
-        """How many bytes of the ring were read since it was made."""
+        """Bytes that were read from the ring since its creation."""
         _ = self.fd
         return int(self._consumer[0])
 
     @property
     def producer_position(self) -> int:
-        """How many bytes of the ring programs have reserved since it was made."""
+        """Bytes that programs have reserved in the ring since its creation."""
         _ = self.fd
         return int(self._producer[0])
 
     @property
     def available_bytes(self) -> int:
-        """Bytes of records that wait in the ring, with headers of eight bytes and padding.
+        """Bytes of records in the ring, with headers of eight bytes and padding.
 
-        Reserved and discarded ones count; events that a walk took ahead do not.
+        Reserved and discarded records count; events that were read ahead do not.
         """
         return max(0, self.producer_position - self.consumer_position)
 
     def _read(self, limit: int | None) -> list[Any]:
         self._be_the_reader()
         room = sys.maxsize if limit is None else limit
-        found: list[Any] = []
+        events: list[Any] = []
         position, end = self._consumer[0], self._producer[0]
         self._fence()  # the headers are read after the position that says they are there
         self._check(position, end)
         start = position % self._size
         for run in runs(self._headers, start, start + end - position, _stride):
             is_discarded = run.word & RINGBUF_DISCARD_BIT
-            count = run.records if is_discarded else min(run.records, room - len(found))
+            count = run.records if is_discarded else min(run.records, room - len(events))
             if not is_discarded:
-                found += self._decoded(run, count)
+                events += self._decoded(run, count)
             position += count * run.stride
             self._consumer[0] = position
-            if len(found) >= room:
+            if len(events) >= room:
                 break
-        self._fence()  # so that whoever waits next cannot miss what came meanwhile
-        return found
+        # The new position has to be visible before the next wait: a program wakes the reader only
+        # if the reader has read everything (bpf_ringbuf_commit() of kernel/bpf/ringbuf.c).
+        self._fence()
+        return events
 
     def _decoded(self, run: Run, count: int) -> list[Any]:
         codec, first = self._codec_for(run.word & LENGTH), run.start + RINGBUF_HDR_SZ
         self._fence()  # the records are read after the headers that say they are complete
-        # Each stretch ends with the header behind its record, which belongs to no value.
-        found = codec.decode_many(self._data[first : first + count * run.stride], run.stride)
+        # Each stride ends with the header of the next record, which is not part of the value.
+        events = codec.decode_many(self._data[first : first + count * run.stride], run.stride)
         self._fence()  # and before the position that gives their room to new ones
-        return list(found)
+        return list(events)
 
     def _check(self, position: int, end: int) -> None:
-        """Refuse to go on where the positions cannot be: somebody else moved them."""
+        """Raise `BusyError` if the positions are impossible: another reader moved them."""
         waiting = end - position
         is_possible = position % RINGBUF_HDR_SZ == 0 and 0 <= waiting <= self._size
         if is_possible and waiting:
             is_possible = _stride(self._headers[position % self._size // WORD]) <= waiting
         if not is_possible:
             raise BusyError(
-                f"{self._described()}: somebody else reads it, too: its position is {position},"
-                f" that of the programs {end}, its size {self._size}",
+                f"{self._described()}: another reader uses it as well (read position {position},"
+                f" write position {end}, size {self._size})",
                 hint="end the other reader; the events in the ring are lost",
             )
 
@@ -140,5 +142,5 @@ class RingBuffer(EventSource):
 
 
 def _stride(header: int) -> int:
-    """Return the bytes from a record's header to the next one, 0 for one that is not submitted."""
+    """Return the bytes from a record's header to the next one; 0 if it is not submitted yet."""
     return 0 if header & RINGBUF_BUSY_BIT else ((header & LENGTH) + RINGBUF_HDR_SZ + 7) & ~7

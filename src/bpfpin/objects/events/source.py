@@ -1,4 +1,4 @@
-"""What ring buffers and perf buffers have in common: events are taken, waited for, walked."""
+"""What ring buffers and perf buffers share: taking events, waiting for them, iterating."""
 
 from __future__ import annotations
 
@@ -9,62 +9,85 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bpfpin.objects.events.event_map import EventMap
-from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.waiter import Waiter
 
 if TYPE_CHECKING:
     import asyncio
 
-READ_AHEAD = 256  # events that a walk takes at a time
-# A program may submit without waking anybody (BPF_RB_NO_WAKEUP), so we look now and then.
+READ_AHEAD = 256  # events that an iteration reads at a time
+# A program may submit without waking the reader (BPF_RB_NO_WAKEUP), so readers look now and then.
 LOOK_ANYWAY_S = 0.25
-# A record that is reserved and not submitted yet counts as readable: waiting would only spin.
+# A record that is reserved but not submitted yet makes the descriptor readable (ring_buffer_poll in
+# kernel/bpf/ringbuf.c compares positions alone), so waiting on it would only spin.
 NAP_S = 0.001
-SHORT, LONG = 16, 4096  # records that are looked at in one step: first, and when all were alike
+SHORT, LONG = (
+    16,
+    4096,
+)  # headers compared in one step: at first, and after steps that were all alike
 
 
 class EventSource(EventMap):
-    """A map that programs send events by; taking an event removes it.
+    """A map that programs send events through; taking an event removes it.
 
-    `for event in events` waits for each and ends when some thread calls `close`;
-    `async for event in events` does so in an event loop, without a thread, and ends with `close` or
-    with its task. A walk takes up to 256 events at a time. It hands them all out before it ends; if
-    it is broken off, the next `consume`, `poll` or walk of this handle gives the others first, and
-    they end with the handle. Threads may share one.
+    `for event in events` waits for each event and ends when any thread calls `close`;
+    `async for event in events` does the same in an event loop, without a thread, and ends with
+    `close` or with its task.
+
+    An iteration reads up to 256 events ahead. If it is broken off, the next `consume`, `poll` or
+    iteration of the same handle returns the rest first; `close` drops them. Threads may share a
+    handle.
     """
 
-    def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
+    def _prepare(self) -> None:
         self._ahead: deque[Any] = deque()
         self._waiter: Waiter | None = None
-        super().__init__(descriptor, **reading)
+        super()._prepare()
 
     def consume(self, limit: int | None = None) -> list[Any]:
-        """Take the events that are there, *limit* at most, without waiting; `[]` for none.
+        """Take the available events, without waiting.
 
-        `ValueError` once it is closed.
+        Args:
+            limit: The most events to take. Default: all. `Lost` records do not count.
+
+        Returns:
+            The events in order; an empty list if there are none.
+
+        Raises:
+            BusyError: Another reader takes events from the map.
+            ValueError: The handle is closed.
         """
         with self._lock:
-            _ = self.fd  # a closed one says so
+            _ = self.fd  # raises if closed
             ahead = self._ahead
-            found = [ahead.popleft() for _ in range(min(len(ahead), _number(limit, len(ahead))))]
-            left = None if limit is None else limit - len(found)
-            return found if left == 0 else found + self._read(left)
+            room = len(ahead) if limit is None else limit
+            events = [ahead.popleft() for _ in range(min(len(ahead), room))]
+            left = None if limit is None else limit - len(events)
+            return events if left == 0 else events + self._read(left)
 
     def poll(self, timeout_s: float | None = None, *, limit: int | None = None) -> list[Any]:
-        """Wait until there is an event and take what is there, *limit* at most.
+        """Wait until there is an event, and take the available ones.
 
-        `[]` after *timeout_s* seconds without one (None: for ever), and when another thread closes
-        the handle meanwhile. `ValueError` if it is closed already.
+        Args:
+            timeout_s: Seconds to wait. Default: without limit.
+            limit: The most events to take. Default: all.
+
+        Returns:
+            The events in order; an empty list if none came in time, or if another thread closed the
+            handle.
+
+        Raises:
+            BusyError: Another reader takes events from the map.
+            ValueError: The handle is closed already.
         """
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        found, is_ready = self.consume(limit), False
+        events, is_ready = self.consume(limit), False
         with self._until_closed():
-            while not found and (left := deadline - time.monotonic()) > 0:
+            while not events and (left := deadline - time.monotonic()) > 0:
                 if is_ready:
                     time.sleep(min(NAP_S, left))
                 is_ready = self._waiting().wait(min(LOOK_ANYWAY_S, left))
-                found = self.consume(limit)
-        return found
+                events = self.consume(limit)
+        return events
 
     def __iter__(self) -> Iterator[Any]:
         _ = self.fd
@@ -87,20 +110,20 @@ class EventSource(EventMap):
                 for event in self._handed_out():
                     yield event
                 is_ready = False
-            # Also after events: a flood of them must not keep the loop.
+            # Also after events: a flood of them must not starve the loop's other tasks.
             await pause(NAP_S if is_ready else 0)
             with self._until_closed():
                 is_ready = await ready(self._waiting(), LOOK_ANYWAY_S)
 
     def _fetch(self, timeout_s: float) -> None:
-        """Have events at hand, unless there is none for so long or the handle is closed."""
+        """Read events ahead, unless some are left; wait up to *timeout_s* for the first."""
         with self._until_closed():
             if not self._ahead:
                 self._ahead.extend(self.poll(timeout_s, limit=READ_AHEAD))
 
     @contextlib.contextmanager
     def _until_closed(self) -> Iterator[None]:
-        """End the block when another thread closes the handle meanwhile."""
+        """Leave the block if another thread closes the handle meanwhile."""
         try:
             yield
         except ValueError:
@@ -126,23 +149,20 @@ class EventSource(EventMap):
             self._waiter.close()
 
     def _read(self, limit: int | None) -> list[Any]:
-        """Take up to *limit* events out of the kernel's memory; the lock is held."""
+        """Take up to *limit* events from the kernel's memory; the caller holds the lock."""
         raise NotImplementedError
 
     def _watched(self) -> list[int]:
-        """Return the descriptors that are readable when there is an event."""
+        """Return the descriptors that become readable with an event."""
         raise NotImplementedError
 
 
-def _number(limit: int | None, otherwise: int) -> int:
-    return otherwise if limit is None else limit
-
-
-# Records in a ring, found many at a time.
-
-
 class Run(NamedTuple):
-    """*records* of them with the same header *word*, one every *stride* bytes from *start* on."""
+    """Consecutive records with the same header.
+
+    *word* is the first word of the header, *start* the position of the first record in bytes,
+    *records* their number and *stride* the distance between them.
+    """
 
     word: int
     start: int
@@ -151,12 +171,12 @@ class Run(NamedTuple):
 
 
 def runs(words: memoryview, start: int, end: int, stride_of: Callable[[int], int]) -> Iterator[Run]:
-    """Yield the records between the bytes *start* and *end*, in order.
+    """Yield the records between the bytes *start* and *end*, in order, as runs of equal headers.
 
-    Each begins with a header whose first word says how far it is to the next one, which is what
-    *stride_of* returns for it; 0 ends the walk. So does a record that would pass *end*. *words* is
-    the memory as words of the header's size. Most events are as long as the one before; so the
-    headers that would follow then are read in one step, by a slice.
+    *words* is the memory as words. *stride_of* returns the distance from a record to the next one
+    by the header's first word; 0 ends the walk, and so does a record that would pass *end*. Most
+    events are as long as the one before, so the headers of equally long records are read in one
+    step, by a slice.
     """
     unit, length = words.itemsize, SHORT
     while start < end:
@@ -173,23 +193,20 @@ def runs(words: memoryview, start: int, end: int, stride_of: Callable[[int], int
 
 
 def _alike(headers: list[int], word: int) -> int:
-    """Return how many of *headers*, from the first on, are *word*; only so far they are headers."""
+    """Return how many of *headers* from the first on are *word*; the rest may not be headers."""
     count = headers.count(word)
     if count == len(headers):
         return count
     return next(index for index, other in enumerate(headers) if other != word)
 
 
-# Waiting for descriptors in an event loop, without a thread.
-
-
 async def ready(waiter: Waiter, timeout_s: float) -> bool:
-    """Do what `waiter.wait` does without keeping the loop; `ValueError` once it is closed."""
-    import asyncio  # noqa: PLC0415  (30 ms, for those who use it already)
+    """Wait as `waiter.wait` does, without blocking the event loop; `ValueError` if it is closed."""
+    import asyncio  # noqa: PLC0415  (takes 30 ms; callers have imported it already)
 
     loop = asyncio.get_running_loop()
     woken: asyncio.Future[None] = loop.create_future()
-    # Each has a number of its own, since a loop has one reader for a number.
+    # A loop has one reader for each descriptor, so every task waits on a descriptor of its own.
     with waiter.watched() as fd:
         loop.add_reader(fd, _settle, woken)
         try:
@@ -202,7 +219,7 @@ async def ready(waiter: Waiter, timeout_s: float) -> bool:
 
 
 async def pause(seconds: float) -> None:
-    """Let the other tasks of the loop run."""
+    """Let other tasks of the loop run for *seconds*."""
     import asyncio  # noqa: PLC0415  (see above)
 
     await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Records that user space sends to programs (BPF_MAP_TYPE_USER_RINGBUF, Linux 6.1)."""
+"""User ring buffers: records that user space sends to programs (BPF_MAP_TYPE_USER_RINGBUF)."""
 
 from __future__ import annotations
 
@@ -11,37 +11,40 @@ from bpfpin.errors import MapFullError
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.event_map import EventMap
 from bpfpin.syscall import exclusive_name
-from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.mmap import PAGE_SIZE, Fence, SharedPages
 from bpfpin.syscall.waiter import WRITABLE, Waiter
 from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ
 
-HEADER = struct.Struct("<II")  # length, then a word that the kernel leaves alone
+HEADER = struct.Struct("<II")  # the length, and a word that the kernel does not read
 LOOK_ANYWAY_S = 0.25  # a program may drain without waking anybody (BPF_RB_NO_WAKEUP)
 MAX_RECORD = min(RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT)
 
 
 class UserRingBuffer(EventMap):
-    """A ring that programs drain (`bpf_user_ringbuf_drain`), record by record, in order.
+    """The writer of a user ring buffer, which programs drain with `bpf_user_ringbuf_drain`.
 
-    `submit` takes what *event_type*, *value_type* or *value_format* describe, as `EventMap` says,
-    and bytes of any length always. Programs are not woken by it: they drain when they next run.
+    `submit` takes values of the type that *event_type*, *value_type* or *value_format* name, and
+    always bytes of any length. It does not wake programs: they drain the ring when they next run.
 
-    The ring has one position for writing: from its first record on a handle keeps other writers
-    away, `BusyError`, as `RingBuffer` does other readers. Threads may share a handle.
+    The ring has one write position. From its first record until `close`, a handle keeps other
+    writers out: they get `BusyError`, as other readers do with `RingBuffer`. Threads may share a
+    handle.
 
-    The layout is that of `RingBuffer`; here we write the producers' position and the data.
+    The parameters are those of `EventMap`.
+
+    Kernel: mmap(2) of the map, laid out as a ring buffer; here user space writes the producer
+        position and the data (Linux 6.1).
     """
 
     map_types = types_in(MapFamily.USER_RING_BUFFER)
 
-    def __init__(self, descriptor: Descriptor, **reading: Any) -> None:
+    def _prepare(self) -> None:
         self._pages: list[SharedPages] = []
         self._waiter: Waiter | None = None
         self._claim: exclusive_name.Claim | None = None
         self._is_writer = False
         self._fence = Fence()
-        super().__init__(descriptor, **reading)
+        super()._prepare()
 
     def _open(self) -> None:
         self._size = self.max_entries
@@ -62,15 +65,21 @@ class UserRingBuffer(EventMap):
 
     @property
     def room_bytes(self) -> int:
-        """Bytes that are free; a record takes its length and 8 more, rounded up to 8."""
+        """Free bytes; a record takes its length plus 8, rounded up to a multiple of 8."""
         return self._size - self.available_bytes
 
     def submit(self, value: Any, *, timeout_s: float = 0.0) -> None:
         """Send one record.
 
-        `MapFullError` if it finds no room, with *timeout_s* only after waiting so long for a
-        program to drain. `ValueError` or `TypeError` for a value that does not fit its type, or
-        that is longer than the ring.
+        Args:
+            value: A value of the record's type, or bytes.
+            timeout_s: Seconds to wait for a program to make room. Default: 0, do not wait.
+
+        Raises:
+            MapFullError: There is no room.
+            BusyError: Another handle writes to the ring.
+            ValueError, TypeError: The value does not fit its type, or is longer than the ring; or
+                the handle is closed.
         """
         record = self._encoded(value)
         deadline = time.monotonic() + timeout_s
@@ -93,7 +102,7 @@ class UserRingBuffer(EventMap):
         return record
 
     def _put(self, record: bytes) -> bool:
-        """Write the record if there is room, header and all, before the position that shows it."""
+        """Write the record, then the position that makes it visible; return False if full."""
         with self._lock:
             _ = self.fd
             self._be_the_writer()
@@ -101,7 +110,7 @@ class UserRingBuffer(EventMap):
             taken = _taken(len(record))
             if taken > self._size - (position - self._consumer[0]):
                 return False
-            self._fence()  # what the program read there, it has read
+            self._fence()  # the consumer position is read before the room that it frees is written
             start = position % self._size
             data = start + RINGBUF_HDR_SZ
             self._data[start:data] = HEADER.pack(len(record), 0)
