@@ -1,4 +1,4 @@
-"""Links: what holds a program at its hook."""
+"""Links: kernel objects that keep a program attached to its hook."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from bpfpin.uapi import AttachType, Cmd, LinkType
 
 
 class HookAttachment(Protocol):
-    """Whatever holds a program at a hook: a link, or the device itself."""
+    """What keeps a program attached to a hook: a link, or the device itself (netlink)."""
 
     def program_id(self) -> int:
-        """Return the id of the program that runs there now, 0 for none."""
+        """Return the id of the attached program, 0 for none."""
 
     def update(self, program: Program, expected_old: Program | None = None) -> None:
-        """Run *program* instead, if *expected_old* runs now, else `ProgramChangedError`."""
+        """Replace the program; `ProgramChangedError` if *expected_old* is not the attached one."""
 
     def detach(self) -> None:
-        """Leave the hook empty."""
+        """Detach the program."""
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Close the descriptors; what is pinned stays attached."""
 
 
 class Link(KernelObject):
-    """A link held by descriptor; closing the last one detaches, unless the link is pinned."""
+    """A link, held by a descriptor; closing the last one detaches, unless the link is pinned."""
 
     kind = ObjectKind.LINK
 
@@ -45,12 +45,21 @@ class Link(KernelObject):
         flags: int = 0,
         relative: int = 0,
     ) -> Self:
-        """Attach *program* (BPF_LINK_CREATE).
+        """Attach *program* by a new link.
 
-        *link_target* is an ifindex or a cgroup's descriptor, *flags* are the hook's; *relative* is
-        the program or link that it goes beside, if *flags* say so.
-        `HookBusyError` where the hook takes no other program, `NotSupportedError` where the device
-        or the kernel lacks the hook.
+        Args:
+            program: The program.
+            link_target: An ifindex, or the descriptor of a cgroup.
+            attach_type: The hook.
+            flags: Flags of the hook. Default: 0.
+            relative: Descriptor or id of the program or link to attach beside, if *flags* say so.
+
+        Raises:
+            HookBusyError: The hook is taken.
+            NotSupportedError: The device or the kernel does not have the hook.
+            PermissionDeniedError: A capability is missing (CAP_NET_ADMIN, CAP_BPF).
+
+        Kernel: BPF_LINK_CREATE (Linux 5.7; XDP 5.9, tcx 6.6, netkit 6.7).
         """
         name = f"program {program.name} at {attach_type.name.lower()}"
         fd = bpf.link_create(
@@ -60,7 +69,7 @@ class Link(KernelObject):
 
     @property
     def info(self) -> LinkInfo:
-        """What the kernel reports of the link now; ifindex 0 when its device is gone."""
+        """The kernel's report of the link now."""
         return link_info(self.fd)
 
     @property
@@ -69,18 +78,26 @@ class Link(KernelObject):
         return self.info.id
 
     def program_id(self) -> int:
-        """Return the id of the program that the link runs now."""
+        """Return the id of the attached program."""
         return self.info.program_id
 
     def update(self, program: Program, expected_old: Program | None = None) -> None:
-        """Run *program* from the next packet on, losing none (BPF_LINK_UPDATE).
+        """Replace the program atomically: every packet is seen by the old one or the new one.
 
-        With *expected_old* only if the link runs that one now, else `ProgramChangedError`;
-        `AttachError` if the device or cgroup is gone, `NotSupportedError` if the device's driver
-        refuses the program.
+        Args:
+            program: The new program, of the same type.
+            expected_old: Replace only this program. Default: any.
+
+        Raises:
+            ProgramChangedError: Another program than *expected_old* is attached.
+            AttachError: The device or cgroup is gone.
+            NotSupportedError: The device's driver refuses the program.
+
+        Kernel: BPF_LINK_UPDATE (Linux 5.7; with *expected_old* BPF_F_REPLACE).
         """
         old_fd = None if expected_old is None else expected_old.fd
-        # Without the id in the words: asking for it waits for the network's lock, milliseconds.
+        # The message does not name the link's id: asking for it takes the network's lock (rtnl, in
+        # bpf_xdp_link_fill_link_info() of net/core/dev.c), milliseconds on a busy host.
         target = "the link's program"
         try:
             bpf.link_update(self.fd, program.fd, old_prog_fd=old_fd, target=target)
@@ -96,5 +113,8 @@ class Link(KernelObject):
             ) from None
 
     def detach(self) -> None:
-        """Detach the program for good, also if the link is pinned (BPF_LINK_DETACH)."""
+        """Detach the program for good, also if the link is pinned.
+
+        Kernel: BPF_LINK_DETACH (Linux 5.9).
+        """
         bpf.link_detach(self.fd, target=f"link id {self.id}")

@@ -1,6 +1,6 @@
-"""What the kernel reports of its objects (BPF_OBJ_GET_INFO_BY_FD), as frozen records.
+"""The kernel's reports of maps, programs, links and BTF (BPF_OBJ_GET_INFO_BY_FD), as records.
 
-A number for which this version knows no name stays a number.
+A number that this version has no name for, such as a newer type, stays an `int`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,27 @@ Info = TypeVar("Info")
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
-    """A map: sizes in bytes, *name* as the kernel keeps it (15 characters), BTF ids 0 for none."""
+    """What the kernel reports of a map.
+
+    Args:
+        type: The type of the map.
+        id: The id, unique on this host until it restarts.
+        key_size: Size of a key in bytes.
+        value_size: Size of a value in bytes; of a per-CPU map that of one CPU's value.
+        max_entries: The most entries; of a ring buffer its size in bytes.
+        map_flags: Flags of its creation, `MapFlag`.
+        name: The name as the kernel keeps it, 15 characters at most.
+        ifindex: The device that the map is offloaded to; 0 for none.
+        btf_id: The id of the BTF that describes keys and values; 0 for none.
+        btf_key_type_id: The keys' type in it; 0 for none.
+        btf_value_type_id: The values' type in it; 0 for none.
+        map_extra: A number whose meaning depends on the type: for a bloom filter the hash
+            functions, for an arena its address.
+        btf_vmlinux_id: For struct_ops: the id of the kernel's BTF; else 0.
+        btf_vmlinux_value_type_id: For struct_ops: the kernel's type of the value; else 0.
+
+    Kernel: `struct bpf_map_info` of include/uapi/linux/bpf.h.
+    """
 
     type: MapType | int
     id: int
@@ -44,15 +64,33 @@ class MapInfo:
     btf_key_type_id: int
     btf_value_type_id: int
     map_extra: int
-    btf_vmlinux_id: int = 0  # of struct_ops: the kernel's own type of the value
+    btf_vmlinux_id: int = 0
     btf_vmlinux_value_type_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """A program; *tag* is the hash of its code, run times count while bpf statistics are on.
+    """What the kernel reports of a program.
 
-    *load_time_ns* is nanoseconds since boot, *run_time_ns* all runs together.
+    Args:
+        type: The type of the program.
+        id: The id, unique on this host until it restarts.
+        tag: A hash of the instructions, in hexadecimal.
+        name: The name as the kernel keeps it, 15 characters at most.
+        map_ids: The ids of the maps that its instructions refer to.
+        load_time_ns: When it was loaded, in nanoseconds since boot.
+        uid: The user who loaded it.
+        is_gpl_compatible: Whether its license is compatible with the GPL.
+        ifindex: The device that it is offloaded to; 0 for none.
+        btf_id: The id of its BTF; 0 for none.
+        run_count: How often it ran while statistics were on (kernel.bpf_stats_enabled).
+        run_time_ns: How long these runs took together, in nanoseconds.
+        recursion_misses: Runs that were skipped because the program was running on that CPU.
+        jited_size: Size of the machine code in bytes; 0 if it is interpreted.
+        xlated_size: Size of the instructions in bytes, as the verifier left them.
+        verified_instructions: Instructions that the verifier went through.
+
+    Kernel: `struct bpf_prog_info` of include/uapi/linux/bpf.h.
     """
 
     type: ProgramType | int
@@ -75,10 +113,21 @@ class ProgramInfo:
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """A link; what its type does not have is None. *ifindex* 0: the device is gone.
+    """What the kernel reports of a link; fields that its type does not have are None.
 
-    *target_id* is the id of the program (of the BTF object, for a kernel function) whose function a
-    tracing or extension program is attached to.
+    Args:
+        type: The type of the link.
+        id: The id, unique on this host until it restarts.
+        program_id: The id of the program that it runs.
+        ifindex: The device it is attached to; 0 if the device is gone.
+        attach_type: The attach type.
+        cgroup_id: The cgroup it is attached to; 0 if the cgroup is gone.
+        netns_inode: The inode number of the network namespace it is attached to.
+        map_id: The id of the map it belongs to (struct_ops, sockmap).
+        target_id: For tracing and extension programs: the id of the program, or for a kernel
+            function of the BTF object, that has the function.
+
+    Kernel: `struct bpf_link_info` of include/uapi/linux/bpf.h.
     """
 
     type: LinkType | int
@@ -93,13 +142,13 @@ class LinkInfo:
 
     @property
     def is_attached(self) -> bool:
-        """Whether its device or cgroup is still there, as far as links of its type have one."""
+        """Whether its device or cgroup still exists; True for links without one."""
         return 0 not in (self.ifindex, self.cgroup_id)
 
 
 @dataclass(frozen=True, slots=True)
 class BtfInfo:
-    """A BTF object; *size* of its blob in bytes, *is_kernel* for vmlinux and modules."""
+    """What the kernel reports of a BTF object; *is_kernel* is true for vmlinux and modules."""
 
     id: int
     size: int
@@ -107,7 +156,7 @@ class BtfInfo:
     is_kernel: bool
 
 
-# How `place` of a link's info reads, after its type (linux/bpf.h, struct bpf_link_info).
+# The layout of the union in struct bpf_link_info (include/uapi/linux/bpf.h), by the link's type.
 PLACES: dict[int, tuple[str, tuple[str, ...]]] = {
     LinkType.XDP: ("<I", ("ifindex",)),
     LinkType.TCX: ("<II", ("ifindex", "attach_type")),
@@ -121,7 +170,7 @@ PLACES: dict[int, tuple[str, tuple[str, ...]]] = {
 
 
 def named(family: type[Family], number: int) -> Family | int:
-    """Return the member of *family*, or the number itself where the kernel is newer than we."""
+    """Return the member of *family*, or the number itself if this version does not know it."""
     try:
         return family(number)
     except ValueError:
@@ -129,7 +178,7 @@ def named(family: type[Family], number: int) -> Family | int:
 
 
 def map_info(fd: int) -> MapInfo:
-    """Return what the kernel says of the map *fd*."""
+    """Return the kernel's report of the map *fd*."""
     answer = MapInfoAnswer()
     bpf.obj_get_info_by_fd(fd, answer)
     return MapInfo(
@@ -143,7 +192,7 @@ _PLAIN_MAP_FIELDS = tuple(set(MapInfo.__dataclass_fields__) - {"type", "name"})
 
 
 def program_info(fd: int) -> ProgramInfo:
-    """Return what the kernel says of the program *fd*."""
+    """Return the kernel's report of the program *fd*."""
     answer = ProgInfoAnswer()
     bpf.obj_get_info_by_fd(fd, answer)
     return ProgramInfo(
@@ -167,7 +216,7 @@ def program_info(fd: int) -> ProgramInfo:
 
 
 def program_id(fd: int) -> int:
-    """Return the id of the program *fd*, in one call."""
+    """Return the id of the program *fd*, in one call; `program_info` takes two."""
     answer = ProgInfoAnswer()
     bpf.obj_get_info_by_fd(fd, answer)
     return int(answer.id)
@@ -183,7 +232,7 @@ def _map_ids(fd: int, count: int) -> tuple[int, ...]:
 
 
 def link_info(fd: int) -> LinkInfo:
-    """Return what the kernel says of the link *fd*."""
+    """Return the kernel's report of the link *fd*."""
     answer = LinkInfoAnswer()
     bpf.obj_get_info_by_fd(fd, answer)
     form, names = PLACES.get(answer.type, ("<", ()))
@@ -194,7 +243,7 @@ def link_info(fd: int) -> LinkInfo:
 
 
 def btf_info(fd: int) -> BtfInfo:
-    """Return what the kernel says of the BTF *fd*."""
+    """Return the kernel's report of the BTF *fd*."""
     name = ctypes.create_string_buffer(64)
     answer = BtfInfoAnswer(name=ctypes.addressof(name), name_len=len(name))
     bpf.obj_get_info_by_fd(fd, answer)
@@ -209,9 +258,6 @@ def fdinfo(fd: int) -> dict[str, str]:
 
 def _text(name: bytes) -> str:
     return name.decode(errors="replace")
-
-
-# All maps, programs and links of the host, by id (CAP_SYS_ADMIN).
 
 
 def map_ids() -> Iterator[int]:
@@ -230,33 +276,66 @@ def link_ids() -> Iterator[int]:
 
 
 def maps() -> Iterator[MapInfo]:
-    """Yield what the kernel reports of every map; one that goes away meanwhile is left out."""
+    """Yield the kernel's report of every map on the host, in the order of ids.
+
+    A map that is freed meanwhile is left out.
+
+    Returns:
+        An iterator of `MapInfo`.
+
+    Raises:
+        PermissionDeniedError: CAP_SYS_ADMIN is missing.
+
+    Kernel: BPF_MAP_GET_NEXT_ID, BPF_MAP_GET_FD_BY_ID (Linux 4.13).
+    """
     return _infos(map_ids(), bpf.map_get_fd_by_id, map_info)
 
 
 def programs() -> Iterator[ProgramInfo]:
-    """Yield what the kernel reports of every program; as `maps`."""
+    """Yield the kernel's report of every program on the host, in the order of ids.
+
+    A program that is unloaded meanwhile is left out.
+
+    Returns:
+        An iterator of `ProgramInfo`.
+
+    Raises:
+        PermissionDeniedError: CAP_SYS_ADMIN is missing.
+
+    Kernel: BPF_PROG_GET_NEXT_ID, BPF_PROG_GET_FD_BY_ID (Linux 4.13).
+    """
     return _infos(program_ids(), bpf.prog_get_fd_by_id, program_info)
 
 
 def links() -> Iterator[LinkInfo]:
-    """Yield what the kernel reports of every link; as `maps`."""
+    """Yield the kernel's report of every link on the host, in the order of ids.
+
+    A link that goes away meanwhile is left out.
+
+    Returns:
+        An iterator of `LinkInfo`.
+
+    Raises:
+        PermissionDeniedError: CAP_SYS_ADMIN is missing.
+
+    Kernel: BPF_LINK_GET_NEXT_ID, BPF_LINK_GET_FD_BY_ID (Linux 5.8).
+    """
     return _infos(link_ids(), bpf.link_get_fd_by_id, link_info)
 
 
 def _ids(next_id: Callable[[int], int | None]) -> Iterator[int]:
-    found = next_id(0)
-    while found is not None:
-        yield found
-        found = next_id(found)
+    object_id = next_id(0)
+    while object_id is not None:
+        yield object_id
+        object_id = next_id(object_id)
 
 
 def _infos(
     ids: Iterator[int], open_id: Callable[[int], int], read: Callable[[int], Info]
 ) -> Iterator[Info]:
     for object_id in ids:
-        with contextlib.suppress(IdNotFoundError), Descriptor(open_id(object_id)) as there:
-            yield read(there.fileno())
+        with contextlib.suppress(IdNotFoundError), Descriptor(open_id(object_id)) as opened:
+            yield read(opened.fileno())
 
 
 def type_with_article(kind: MapType | int) -> str:
@@ -266,5 +345,5 @@ def type_with_article(kind: MapType | int) -> str:
 
 
 def type_name(kind: MapType | int) -> str:
-    """Return the kernel's word for a map type, in lower case."""
+    """Return the kernel's name of a map type, in lower case."""
     return kind.name.lower() if isinstance(kind, MapType) else str(kind)

@@ -1,4 +1,4 @@
-"""What maps, programs and links have in common: one descriptor, an id, pins."""
+"""What maps, programs and links share: a descriptor, an id, pins."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ _LOOK_AGAIN_S: Final = 0.01
 
 T = TypeVar("T")
 
-RENAMED_UNDER_US = 3  # how often a reader tries again when the directory was exchanged meanwhile
+# How often opening a path is tried. A publication exchanges the directory by one rename, so a path
+# walk that was in the old directory may miss the name once.
+RENAMED_UNDER_US = 3
 
 
 class ObjectKind(Enum):
-    """Kinds of kernel object, by what /proc/self/fd says they are."""
+    """Kinds of kernel objects, by the target of their link in /proc/self/fd."""
 
     MAP = "anon_inode:bpf-map"
     PROGRAM = "anon_inode:bpf-prog"
@@ -70,7 +72,11 @@ def wait_until_freed(
 
 
 class KernelObject(Closing):
-    """Holds one object of the kernel by a descriptor of its own; `with` or `close` lets it go."""
+    """A kernel object, held by a descriptor of its own until `close` or the end of `with`.
+
+    Args:
+        descriptor: The open descriptor; it belongs to the new object.
+    """
 
     kind: ClassVar[ObjectKind]
 
@@ -79,9 +85,14 @@ class KernelObject(Closing):
 
     @classmethod
     def from_fd(cls, fd: int) -> Self:
-        """Take over the open descriptor *fd*; `PinKindError` if it is of another kind.
+        """Take over an open descriptor.
 
-        It belongs to the new object from now on, in the case of an error it is closed.
+        Args:
+            fd: The descriptor. It belongs to the new object from now on, and is closed on an error.
+
+        Raises:
+            PinKindError: The descriptor is open on another kind of object.
+            OSError: The number is not an open descriptor.
         """
         what = f"descriptor {fd}"
         try:
@@ -92,30 +103,63 @@ class KernelObject(Closing):
 
     @classmethod
     def from_id(cls, object_id: int) -> Self:
-        """Open by id (BPF_*_GET_FD_BY_ID; CAP_SYS_ADMIN); `IdNotFoundError` if there is none."""
+        """Open an object by its id.
+
+        Args:
+            object_id: The id, as in the kernel's reports.
+
+        Raises:
+            IdNotFoundError: No object of this kind has the id.
+            PermissionDeniedError: CAP_SYS_ADMIN is missing.
+
+        Kernel: BPF_MAP_GET_FD_BY_ID, BPF_PROG_GET_FD_BY_ID (Linux 4.13), BPF_LINK_GET_FD_BY_ID
+            (5.8).
+        """
         return cls(Descriptor(OPEN_BY_ID[cls.kind](object_id)))
 
     @classmethod
     def from_pin(cls, path: str | Path) -> Self:
-        """Open what is pinned at *path* (BPF_OBJ_GET), see `open_pin` for the errors."""
+        """Open a pinned object.
+
+        Args:
+            path: The pin in bpffs. Symbolic links are not followed.
+
+        Raises:
+            PinNotFoundError: There is no such name.
+            PinKindError: The pin is another kind of object, a directory or a symbolic link.
+            NotBpffsError: The path is not in a bpffs.
+            UnsafePathError: A directory on the way is a symbolic link.
+            PermissionDeniedError: The pin's mode or a missing capability forbids it.
+
+        Kernel: BPF_OBJ_GET (Linux 4.4).
+        """
         return cls(open_pin(path, cls.kind))
 
     @property
     def fd(self) -> int:
-        """The descriptor's number, which stays ours; `ValueError` once closed."""
+        """The descriptor's number, which stays this object's; `ValueError` once it is closed."""
         if self._descriptor.is_closed:
             raise ValueError(f"the {self.kind} is closed")
         return self._descriptor.fileno()
 
     def fileno(self) -> int:
-        """Return the descriptor's number, for `select` and the like."""
+        """Return the descriptor's number, for `select` and similar functions."""
         return self.fd
 
     def pin(self, path: str | Path) -> None:
-        """Give the object a name in bpffs, so that it outlives this process (BPF_OBJ_PIN).
+        """Give the object a name in bpffs, so that it outlives this process.
 
-        Raises `PinExistsError`, `PinNotFoundError` (no such directory), `NotBpffsError`,
-        `PinNameError` (bpffs takes no dots).
+        Args:
+            path: The new name, in an existing directory.
+
+        Raises:
+            PinExistsError: The name exists.
+            PinNotFoundError: There is no such directory.
+            NotBpffsError: The directory is not in a bpffs.
+            PinNameError: The name contains a dot, which bpffs refuses.
+            PermissionDeniedError: A capability, or write access to the directory, is missing.
+
+        Kernel: BPF_OBJ_PIN (Linux 4.4).
         """
         try:
             bpf.obj_pin(self.fd, path)
@@ -123,16 +167,19 @@ class KernelObject(Closing):
             raise _explain_pin(error, Path(fs.shown_path(path))) from None
 
     def close(self) -> None:
-        """Let the descriptor go; what holds nobody else's interest ends. Again does nothing."""
+        """Close the descriptor; the kernel frees the object once nothing references it.
+
+        Closing twice does nothing.
+        """
         self._descriptor.close()
 
 
 def open_pin(path: str | Path, kind: ObjectKind, *, read_only: bool = False) -> Descriptor:
     """Open the *kind* of object pinned at *path* without following a symbolic link.
 
-    Raises `PinNotFoundError`, `PinKindError` (something else is there), `NotBpffsError`,
-    `UnsafePathError` (a directory on the way is a symbolic link) and `PermissionDeniedError`. A
-    directory that is exchanged for another at this moment does not show.
+    Raises `PinNotFoundError`, `PinKindError` (another kind of object), `NotBpffsError`,
+    `UnsafePathError` (a directory on the way is a symbolic link) and `PermissionDeniedError`. If
+    the directory is exchanged for another one at this moment, one of them is opened.
     """
     flags = ObjectFlag.RDONLY if read_only else ObjectFlag(0)
     with _open_path(Path(path)) as place:
@@ -151,7 +198,7 @@ def _object_at(path: str, flags: ObjectFlag) -> int:
     except SyscallError:
         if not flags:
             raise
-        # Only a map can be opened for reading alone; what else is there shows without the flag.
+        # Only a map can be opened for reading alone. For the message, find out what else it is.
         return bpf.obj_get(path)
 
 
@@ -170,15 +217,16 @@ def _open_path(path: Path) -> Descriptor:
 
 
 class _ObjectIdStruct(ctypes.Structure):
-    """How the infos of maps, programs and links begin."""
+    """The fields that the infos of maps, programs and links begin with."""
 
     _fields_ = [*u32("type", "id")]
 
 
 def identity(path: str | Path) -> tuple[ObjectKind, int] | None:
-    """Return kind and id of what is pinned at *path*; None for what is no map, program or link.
+    """Return kind and id of the object pinned at *path*; None if it is not a map, program or link.
 
-    `PinNotFoundError` if there is no such name. A map that may only be read is opened for that.
+    A map that this user may only read is opened for reading. Raises `PinNotFoundError` if there is
+    no such name.
     """
     try:
         fd = bpf.obj_get(path)
@@ -187,32 +235,37 @@ def identity(path: str | Path) -> tuple[ObjectKind, int] | None:
             fd = bpf.obj_get(path, flags=ObjectFlag.RDONLY)
         except SyscallError:  # programs and links cannot be opened that way
             raise error from None
-    with Descriptor(fd) as there:
+    with Descriptor(fd) as opened:
         target = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - in half the time
         with suppress(ValueError):
             kind = ObjectKind(target.replace("_link", "-link"))
             answer = _ObjectIdStruct()
-            bpf.obj_get_info_by_fd(there.fileno(), answer)
+            bpf.obj_get_info_by_fd(opened.fileno(), answer)
             return kind, int(answer.id)
     return None
 
 
 def check_kind(descriptor: Descriptor, kind: ObjectKind, *, path: str) -> Descriptor:
-    """Return *descriptor* if it is open on *kind*, else close it and raise `PinKindError`."""
+    """Return *descriptor* if it is open on a *kind*; else close it and raise `PinKindError`."""
     link = os.readlink(f"/proc/self/fd/{descriptor.fileno()}")  # noqa: PTH115 - in half the time
-    # The kernel writes bpf_link where a link is made, bpf-link where one is opened.
-    found = link.replace("_link", "-link")
-    if found == kind.value:
+    # The kernel names the inode bpf_link when it creates a link, bpf-link when it opens one
+    # (bpf_link_prime() and bpf_link_new_fd() of kernel/bpf/syscall.c).
+    target = link.replace("_link", "-link")
+    if target == kind.value:
         return descriptor
     descriptor.close()
-    there = next((str(other) for other in ObjectKind if other.value == found), found)
-    raise PinKindError(f"{path}: a {kind} was asked for, a {there} is there", path=path)
+    actual = next((str(other) for other in ObjectKind if other.value == target), target)
+    raise PinKindError(f"{path}: a {kind} was asked for, a {actual} is there", path=path)
 
 
 def _explain_open(
     error: PinError | PermissionDeniedError, path: Path, fd: int, kind: ObjectKind
 ) -> Exception:
-    """Say what the kernel meant by EACCES or EPERM: it gives them for four different reasons."""
+    """Return an error that says what EACCES or EPERM meant here.
+
+    The kernel returns them for a path outside of bpffs, a directory, another kind of object, and a
+    missing right.
+    """
     if not fs.is_bpffs(fd):
         return _no_bpffs(path)
     if os.path.isdir(path):  # noqa: PTH112 - no error for what this user may not see
@@ -233,9 +286,9 @@ def _rights(path: Path) -> str:
 
 
 def _explain_missing(error: PinNotFoundError, path: Path) -> PinError:
-    """Tell a missing pin from a place that is no bpffs at all."""
-    there = next((parent for parent in path.parents if os.path.isdir(parent)), Path("/"))  # noqa: PTH112 - no error for what this user may not see
-    return error if fs.is_bpffs(there) else _no_bpffs(path)
+    """Return *error*, or another one if the path is not in a bpffs at all."""
+    existing = next((parent for parent in path.parents if os.path.isdir(parent)), Path("/"))  # noqa: PTH112 - no error for what this user may not see
+    return error if fs.is_bpffs(existing) else _no_bpffs(path)
 
 
 def _explain_pin(error: PinError | PermissionDeniedError, path: Path) -> Exception:

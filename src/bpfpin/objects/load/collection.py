@@ -1,4 +1,4 @@
-"""Loads an object: its BTF, its maps, its programs; all of it or nothing."""
+"""Loads an object: its BTF, its maps and its programs, all of them or none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict, Unpack
 
 from bpfpin.btf.btf import Btf
 from bpfpin.codecs.variable import VariableSpec
@@ -46,46 +45,13 @@ __all__ = ["Loaded", "fill_given", "load", "load_checked", "map_memory_limit"]
 Targets = dict[str, Program | AttachTarget]
 
 
-# What loading an object is told beside the object itself.
-
-
 def map_memory_limit() -> int:
-    """Return how many bytes new maps may take unless more is allowed: a quarter of the memory.
+    """Return the default limit for the memory of new maps: a quarter of the host's, in bytes.
 
-    It is 256 MiB at least. What must not happen is that a wrong number in an object eats the host.
+    The limit is at least 256 MiB. It keeps a wrong `max_entries` from exhausting the host's memory.
     """
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(_LEAST_MEMORY_LIMIT, memory // _MEMORY_SHARE)
-
-
-class LoadChoices(TypedDict, total=False):
-    """The choices of `load` that change nothing in what is made.
-
-    *max_map_memory* is how many bytes the new maps may take (a quarter of the memory). *log_level*
-    and *log_size* are those
-    of `Program.load`. *targets* are the programs, by the name of who attaches to them, whose
-    functions freplace, fentry and fexit mean; they stay open.
-    """
-
-    max_map_memory: int
-    log_level: int
-    log_size: int
-    targets: Mapping[str, Program]
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """`LoadChoices` with what holds where nothing was chosen."""
-
-    max_map_memory: int = field(default_factory=map_memory_limit)
-    log_level: int = 0
-    log_size: int = LOG_LIMIT
-    targets: Mapping[str, Program] = field(default_factory=dict)
-
-
-# Which part of an object is loaded: what is named, or all that its sections do not make optional.
-#
-# A `?` before a section's name makes its programs, or its tables of struct_ops, optional (libbpf).
 
 
 def selected(
@@ -93,39 +59,45 @@ def selected(
     programs: Sequence[str] | None,
     attach_to: Mapping[str, str] | None = None,
 ) -> ObjectSpec:
-    """Return *spec* with just *programs*, or those that load by default, and their targets.
+    """Return *spec* with *programs* alone, or with those that load by default.
 
-    Of the maps only optional tables leave, those of which no program is loaded. *attach_to* says
-    where programs attach instead of what their sections say. `UsageError` if a name is unknown.
+    A section name that starts with `?` makes its programs, or its struct_ops tables, optional (as
+    in libbpf): they only load by name. An optional table is left out if none of its programs is
+    loaded; other maps stay. *attach_to* overrides where programs attach. Raises `UsageError` for an
+    unknown name.
     """
-    for name, place in (attach_to or {}).items():
-        spec = spec.with_program(name, attach_to=place)
+    for name, target in (attach_to or {}).items():
+        spec = spec.with_program(name, attach_to=target)
     names = _by_default(spec) if programs is None else programs
     chosen = spec.only_programs(*names)
     kept = {
-        name: each
-        for name, each in spec.maps.items()
-        if not each.is_optional or any(program in chosen.programs for _, program in each.initial)
+        name: bpf_map
+        for name, bpf_map in spec.maps.items()
+        if not bpf_map.is_optional
+        or any(program in chosen.programs for _, program in bpf_map.initial)
     }
     return dataclasses.replace(chosen, maps=kept) if len(kept) < len(spec.maps) else chosen
 
 
 def _by_default(spec: ObjectSpec) -> list[str]:
-    tables = [each for each in spec.maps.values() if each.is_optional]
+    tables = [bpf_map for bpf_map in spec.maps.values() if bpf_map.is_optional]
     optional = {program for table in tables for _, program in table.initial}
     return [
         name
-        for name, each in spec.programs.items()
-        if not each.is_optional and name not in optional
+        for name, program in spec.programs.items()
+        if not program.is_optional and name not in optional
     ]
 
 
 @dataclass(frozen=True)
 class Loaded(Closing):
-    """The maps and programs of an object, held until `close` or the end of `with`.
+    """The maps and programs of a loaded object, open until `close` or the end of `with`.
 
-    Maps are under their full ELF names, those that were given among them. *notes* tell what was
-    done without.
+    Args:
+        maps: The maps by their full names in the object, reused ones included.
+        programs: The programs by name.
+        notes: What was left out or not supported, in lines for people.
+        variable_specs: The descriptions of the object's global variables; see `variables`.
     """
 
     maps: Mapping[str, Map] = field(default_factory=dict)
@@ -139,10 +111,10 @@ class Loaded(Closing):
         return Variables(self.variable_specs, self.maps)
 
     def close(self) -> None:
-        """Let go of everything; what is pinned or attached stays in the kernel."""
+        """Close all maps and programs; what is pinned or attached stays in the kernel."""
         self.variables.close()
-        for held in (*self.programs.values(), *self.maps.values()):
-            held.close()
+        for kernel_object in (*self.programs.values(), *self.maps.values()):
+            kernel_object.close()
 
 
 def load(
@@ -153,20 +125,47 @@ def load(
     kernel_btf: Btf | str | Path | None = None,
     kernel_config: Mapping[str, str] | str | Path | None = None,
     attach_to: Mapping[str, str] | None = None,
-    **choices: Unpack[LoadChoices],
+    targets: Mapping[str, Program] | None = None,
+    max_map_memory: int | None = None,
+    log_level: int = 0,
+    log_size: int = LOG_LIMIT,
 ) -> Loaded:
-    """Create the maps of *spec* and load its programs, or only those named in *programs*.
+    """Create the maps of an object and load its programs: all of them or none.
 
-    Without names all are loaded but those in sections whose names start with `?`. *attach_to* says,
-    by program, the function or tracepoint to attach to, instead of what its section says.
+    Args:
+        spec: The object, from `read_object`.
+        maps: Open maps to use instead of new ones, by name. They belong to the result, and are
+            closed with it or on an error. The object's programs are put into program arrays among
+            them, after everything else.
+        programs: Names of the programs to load. Default: all but those in sections whose names
+            start with `?`.
+        kernel_btf: The types that CO-RE fits the programs to, or a file of raw BTF. Default: those
+            of the running kernel.
+        kernel_config: Kernel configuration by name (`CONFIG_HZ`), or a file of it, plain or gzip.
+            Default: that of the running kernel.
+        attach_to: By program, the function or tracepoint to attach to, instead of what its section
+            says.
+        targets: By program of type freplace, fentry or fexit, the loaded program whose function it
+            attaches to. They stay open. Default: functions of the kernel.
+        max_map_memory: The most bytes that the new maps may take. Default: a quarter of the host's
+            memory, at least 256 MiB.
+        log_level: Which verifier log to keep of programs that load; see `Program.load`. Default: 0,
+            none.
+        log_size: The most bytes of a log. Default: 16 MiB.
 
-    *maps* are used instead of new ones if they fit, else `IncompatibleMapError` names all that
-    differs; they belong to the result from then on, and are closed with it or with a failure. Into
-    a program array among them go the programs that the object puts there, last of all.
-    `LimitError` if the new maps would take too much memory, `VerifierError` if a program is
-    refused, `NotSupportedError` if the kernel lacks what the object takes from it. CO-RE fits the
-    programs to *kernel_btf* (types, or a file of raw BTF) instead of the running kernel's types,
-    *kernel_config* (texts by name, or a file) stands in for its configuration.
+    Returns:
+        The open maps and programs. `notes` says what was left out.
+
+    Raises:
+        IncompatibleMapError: One of *maps* does not fit; `differences` has every difference.
+        VerifierError: A program is refused.
+        LimitError: The new maps would take more than *max_map_memory*.
+        NotSupportedError: The kernel lacks something that the object needs.
+        ObjectFileError: The object is for big-endian machines, or cannot be fitted to the kernel.
+        PermissionDeniedError: A capability is missing.
+        UsageError: A name is unknown, or the object needs a number that was not given.
+
+    Kernel: BPF_BTF_LOAD, BPF_MAP_CREATE, BPF_PROG_LOAD.
     """
     given = dict(maps or {})
     with _closed_after_an_error(*given.values()):
@@ -178,89 +177,112 @@ def load(
         chosen = struct_ops.without_unusable(chosen)
         check_given(chosen, given)
     left_out = chosen.notes[len(spec.notes) :]
-    loaded = load_checked(chosen, maps=given, **choices)
+    loaded = load_checked(
+        chosen,
+        maps=given,
+        targets=targets,
+        max_map_memory=max_map_memory,
+        log_level=log_level,
+        log_size=log_size,
+    )
     with _closed_after_an_error(loaded):
         fill_given(chosen, loaded, given)
     return dataclasses.replace(loaded, notes=(*left_out, *loaded.notes))
 
 
 @contextlib.contextmanager
-def _closed_after_an_error(*held: Closing) -> Iterator[None]:
+def _closed_after_an_error(*objects: Closing) -> Iterator[None]:
+    """Close *objects* if the block raises."""
     with contextlib.ExitStack() as undo:
-        for each in held:
-            undo.callback(each.close)
+        for closing in objects:
+            undo.callback(closing.close)
         yield
         undo.pop_all()
 
 
 def fill_given(spec: ObjectSpec, loaded: Loaded, given: Iterable[str]) -> None:
-    """Put the programs of *spec* into those of the *given* maps that are program arrays of it.
+    """Put the programs of *spec* into the program arrays among the *given* maps.
 
-    From then on whoever calls through such an array reaches them.
+    From then on tail calls through such an array, by any program, reach them.
     """
     fill_program_arrays([spec.maps[name] for name in given], loaded.maps, loaded.programs)
 
 
 def load_checked(
-    spec: ObjectSpec, *, maps: Mapping[str, Map], **choices: Unpack[LoadChoices]
+    spec: ObjectSpec,
+    *,
+    maps: Mapping[str, Map],
+    targets: Mapping[str, Program] | None = None,
+    max_map_memory: int | None = None,
+    log_level: int = 0,
+    log_size: int = LOG_LIMIT,
 ) -> Loaded:
-    """Do what `load` does; *maps* were compared with *spec* before, and stay as they are."""
-    chosen = Chosen(**choices)
+    """Load a selected object with *maps* that are known to fit, and leave their contents alone.
+
+    The other parameters are those of `load`.
+    """
     with contextlib.ExitStack() as undo:
-        for held in maps.values():
-            undo.callback(held.close)
+        for bpf_map in maps.values():
+            undo.callback(bpf_map.close)
         check_byte_order(spec)
         check_constants(spec)
         fitted, resolutions = resolve.fitted(spec)
-        new = [each for name, each in spec.maps.items() if name not in maps]
+        new = [map_spec for name, map_spec in spec.maps.items() if name not in maps]
         check_inner(new)
-        check_memory(spec.path, new, chosen.max_map_memory)
+        limit = map_memory_limit() if max_map_memory is None else max_map_memory
+        check_memory(spec.path, new, limit)
         btf, notes = _load_btf(spec)
         with btf or contextlib.nullcontext(), resolve.filled(fitted) as ready:
-            made = {each.name: _create(ready.spec.maps[each.name], undo, btf) for each in new}
-            every = {name: {**maps, **made}[name] for name in spec.maps}
-            fill_maps_of_maps(new, every)
-            targets: Targets = {**struct_ops.targets(spec.maps.values()), **chosen.targets}
+            created = {
+                new_spec.name: _create(ready.spec.maps[new_spec.name], undo, btf)
+                for new_spec in new
+            }
+            all_maps = {name: {**maps, **created}[name] for name in spec.maps}
+            fill_maps_of_maps(new, all_maps)
+            all_targets: Targets = {
+                **struct_ops.targets(spec.maps.values()),
+                **(targets or {}),
+            }
             loaded = {}
-            for name, each in ready.spec.programs.items():
+            for name, program_spec in ready.spec.programs.items():
                 with resolve.naming(resolutions), ready.naming():
                     loaded[name] = Program.load(
-                        each,
-                        maps=every,
+                        program_spec,
+                        maps=all_maps,
                         btf=btf,
                         types=spec.btf,
-                        log_level=chosen.log_level,
-                        log_size=chosen.log_size,
+                        log_level=log_level,
+                        log_size=log_size,
                         path=spec.path,
-                        target=targets.get(name),
+                        target=all_targets.get(name),
                         module_fds=ready.module_fds,
                     )
                 undo.callback(loaded[name].close)
-        _bind_constants(ready.spec, every, loaded)
-        fill_program_arrays(new, every, loaded)
-        notes += fill_tables(new, every, loaded)
+        _bind_constants(ready.spec, all_maps, loaded)
+        fill_program_arrays(new, all_maps, loaded)
+        notes += fill_tables(new, all_maps, loaded)
         undo.pop_all()
-        return Loaded(every, loaded, notes, ready.spec.all_variables)
+        return Loaded(all_maps, loaded, notes, ready.spec.all_variables)
 
 
 def _bind_constants(
     spec: ObjectSpec, maps: Mapping[str, Map], programs: Mapping[str, Program]
 ) -> None:
-    """Let each program hold the constants of its object, which say what it is (`bpf_metadata_*`).
+    """Bind the object's constants to each program, for the metadata in them (`bpf_metadata_*`).
 
-    bpftool reads them by the program's map ids. As for libbpf it is no failure where a kernel does
-    not do it (before 5.10): nothing but that reading needs it.
+    `bpftool prog show` reads it from the maps that a program refers to. As in libbpf a refusal
+    (BPF_PROG_BIND_MAP came with Linux 5.10) is ignored: nothing else needs it.
     """
-    names = [name for name, each in spec.maps.items() if each.dialect is Dialect.DATA]
+    names = [name for name, bpf_map in spec.maps.items() if bpf_map.dialect is Dialect.DATA]
     constants = [maps[name] for name in names if name.partition(".")[2].startswith("rodata")]
     for program in programs.values():
-        for each in constants:
+        for bpf_map in constants:
             with contextlib.suppress(SyscallError):
-                bpf.prog_bind_map(program.fd, each.fd, target=f"map {each.name}")
+                bpf.prog_bind_map(program.fd, bpf_map.fd, target=f"map {bpf_map.name}")
 
 
 def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) -> Map:
-    """Make a map, with its first contents when it is a data section."""
+    """Create a map; write the contents of a data section or arena, and freeze constants."""
     if traits_of(spec.type).is_arena and spec.max_entries and not spec.map_extra:
         spec = spec.with_changes(map_extra=_arena_address(spec))
     made = Map.create(spec, btf=btf)
@@ -275,10 +297,11 @@ def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) ->
 
 
 def _arena_address(spec: MapSpec) -> int:
-    """Return where an arena goes that leaves it to its loader: where this process has room.
+    """Return an address for an arena that does not ask for one: where this process has room.
 
-    The verifier asks for an address (arena_map_mmap in kernel/bpf/arena.c), and whoever maps the
-    arena must map it there: as `map_extra` everybody can read it. It must not cross 4 GiB.
+    An arena has one user-space address, at which every process has to map it (arena_map_mmap() in
+    kernel/bpf/arena.c). Choosing it at creation puts it into `map_extra`, where all can read it. An
+    arena must not cross a multiple of 4 GiB.
     """
     size = spec.max_entries * mmap.PAGESIZE
     boundary = 1 << 32
@@ -287,16 +310,16 @@ def _arena_address(spec: MapSpec) -> int:
     return -(-address // boundary) * boundary if crosses else address
 
 
-def _set_up_arena(held: Map, spec: MapSpec) -> None:
-    """Give the arena its first contents; its pages stay when the memory is unmapped."""
+def _set_up_arena(arena: Map, spec: MapSpec) -> None:
+    """Write the first contents of an arena; its pages stay when the memory is unmapped."""
     if spec.contents:
-        size, address = spec.max_entries * mmap.PAGESIZE, held.info.map_extra
-        with MappedAt(held.fd, size, address=address, target=f"map {spec.name}") as memory:
+        size, address = spec.max_entries * mmap.PAGESIZE, arena.info.map_extra
+        with MappedAt(arena.fd, size, address=address, target=f"map {spec.name}") as memory:
             memory.write(spec.contents)
 
 
 def _load_btf(spec: ObjectSpec) -> tuple[BtfHandle | None, tuple[str, ...]]:
-    """Load the object's types; without them all but programs with callbacks work."""
+    """Load the object's BTF; if the kernel refuses it, only programs with callbacks need it."""
     if spec.btf is None:
         return None, ()
     try:

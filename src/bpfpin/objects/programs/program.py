@@ -1,4 +1,4 @@
-"""Programs in the kernel: verified, loaded, run on test input."""
+"""Programs in the kernel: loading, the verifier's refusals, and test runs."""
 
 from __future__ import annotations
 
@@ -43,16 +43,13 @@ from bpfpin.uapi import OBJ_NAME_LEN, XDP_PACKET_HEADROOM, AttachType, ProgramTy
 
 _FUNCTION_INFO = struct.Struct("<II")
 _LINE_INFO = struct.Struct("<IIII")
-# A link of attach type none cannot take a program loaded as XDP since Linux 6.18.
+# Since Linux 6.18 a link only takes an XDP program that was loaded with the attach type XDP.
 _ATTACH_TYPES = {ProgramType.XDP: AttachType.XDP}
-_RETURN_ONE = insn.encode((insn.mov_imm(0, 1), insn.exit_()))  # what every type may do
-
-
-# One BPF_PROG_LOAD: the attribute, the buffers it points to, and asking again for the log.
+_RETURN_ONE = insn.encode((insn.mov_imm(0, 1), insn.exit_()))  # valid for every program type
 
 
 class ProgramLoad:
-    """The attribute of one BPF_PROG_LOAD and the buffers it points to."""
+    """One BPF_PROG_LOAD: its attribute, the buffers that it points to, and a retry for the log."""
 
     def __init__(
         self,
@@ -67,15 +64,17 @@ class ProgramLoad:
         self._spec = spec
         self._target = target
         linked = calls.link(spec)
-        self._places = verifier.SourceLines(linked.lines, types or (btf.btf if btf else None))
+        self._source_lines = verifier.SourceLines(linked.lines, types or (btf.btf if btf else None))
         code = maps.fill_maps(linked.instructions, linked.references, descriptors)
         self._slots = len(code)
-        # Calls of functions of modules count from 1; 0 would be the kernel itself.
+        # A call of a module's function holds an index into fd_array, from 1 on; 0 means vmlinux.
         fds = struct.pack(f"<{len(module_fds) + 1}i", 0, *module_fds) if module_fds else b""
         self._fds = bpf.buffer_of(fds) if fds else None
         self._code = bpf.buffer_of(insn.encode(code))
         self._license = ctypes.create_string_buffer(spec.license.encode())
-        self._functions = b"".join([_FUNCTION_INFO.pack(*each) for each in linked.functions])
+        self._functions = b"".join(
+            [_FUNCTION_INFO.pack(*function) for function in linked.functions]
+        )
         self._lines = b"".join([_LINE_INFO.pack(*line) for line in linked.lines])
         self._btf = btf if self._functions else None
         if spec.exception_callback and self._btf is None:
@@ -86,7 +85,7 @@ class ProgramLoad:
             )
 
     def load(self, choice: verifier.LogChoice, path: str) -> tuple[Descriptor, str]:
-        """Load without a log first, which is faster; only a refusal is asked about again."""
+        """Load without a log, which is faster; load again with one if that is refused."""
         if choice.level:
             return self._load_explained(choice, path, None)
         try:
@@ -106,8 +105,8 @@ class ProgramLoad:
             return Descriptor(made.fd), made.log
         error = first or made.error
         assert error is not None
-        # A program is never loaded with less than it has: its BTF says what its functions are for
-        # (an exception callback, the arguments of a global function), which is no ornament.
+        # Never retry without BTF: it is more than debug information. The verifier reads from it
+        # exception callbacks and the argument types of global functions.
         if verifier.is_before_instructions(made.log) and not verifier.reason_lines(made.log):
             raise error
         if not made.log.strip():
@@ -117,7 +116,7 @@ class ProgramLoad:
     def _refusal(self, error: SyscallError, log: str, path: str) -> VerifierError:
         from bpfpin.objects.verifier.report import refusal  # noqa: PLC0415 - many patterns: 10 ms
 
-        return refusal(error, log, program=self._spec.name, path=path, places=self._places)
+        return refusal(error, log, program=self._spec.name, path=path, places=self._source_lines)
 
     def _attempt(self, log_level: int, size: int) -> verifier.Attempt:
         log = ctypes.create_string_buffer(size)
@@ -160,7 +159,7 @@ class ProgramLoad:
 
     def _add_debug_information(self, attribute: ProgLoadAttr, btf: BtfHandle) -> None:
         attribute.prog_btf_fd = btf.fd
-        # The buffers are kept: the attribute holds only their addresses.
+        # The buffers are attributes, so that they live as long as their addresses are in use.
         self._function_buffer = bpf.buffer_of(self._functions)
         attribute.func_info = ctypes.addressof(self._function_buffer)
         attribute.func_info_rec_size = _FUNCTION_INFO.size
@@ -175,18 +174,17 @@ def _kernel_name(name: str) -> bytes:
     return re.sub(r"[^A-Za-z0-9_.]", "_", name)[: OBJ_NAME_LEN - 1].encode()
 
 
-# Why the kernel refuses a program before it looks at one instruction: its type, or a policy.
 def named(error: SyscallError, spec: ProgramSpec) -> SyscallError:
-    """Return *error*, the kernel's answer without a log, or one that says more.
+    """Return a better error for a refusal that came without a log, before any instruction was read.
 
-    `NotSupportedError` if the simplest program of that type and attach type is refused likewise.
-    Where all capabilities are there the kernel's or the host's policy is what forbids it.
+    `NotSupportedError` if the simplest program of that type and attach type is refused as well. If
+    no capability is missing, a policy of the kernel or the host forbids the type: the hint says so.
     """
     if isinstance(error, PermissionDeniedError):
         if not error.missing and not error.hint:
             error.hint = (
-                "The capabilities for it are there: this kernel, or a policy on this host, allows"
-                f" no programs of {_words(spec)}."
+                "No capability is missing: this kernel, or a policy on this host, forbids"
+                f" programs of {_words(spec)}."
             )
         return error
     if _loads_simplest(spec):
@@ -208,7 +206,10 @@ def _words(spec: ProgramSpec) -> str:
 
 
 def _loads_simplest(spec: ProgramSpec) -> bool:
-    """Whether the type is there; a type whose programs all need a target cannot be asked so."""
+    """Whether the simplest program of the type loads; True also if the kernel refuses otherwise.
+
+    A type whose programs all need an attach target cannot be probed like this.
+    """
     code, terms = bpf.buffer_of(_RETURN_ONE), ctypes.create_string_buffer(b"GPL")
     attribute = ProgLoadAttr(
         prog_type=spec.type,
@@ -228,7 +229,14 @@ def _loads_simplest(spec: ProgramSpec) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TestRun:
-    """What a program answered to a test: its return value, packet and context; time of one run."""
+    """The result of `Program.test_run`.
+
+    Args:
+        return_value: What the program returned.
+        data: The packet after the run.
+        context: The context after the run.
+        duration_ns: The average time of one run, in nanoseconds.
+    """
 
     __test__ = False
 
@@ -239,7 +247,11 @@ class TestRun:
 
 
 class Program(KernelObject):
-    """A program held by descriptor; closing it lets it go unless it is pinned or attached."""
+    """A program, held by a descriptor; the kernel unloads it once nothing references it.
+
+    A pin, a link and a slot in a program array are references. `log` is the verifier's log of
+    `load`, if one was asked for.
+    """
 
     kind = ObjectKind.PROGRAM
     log: str = ""
@@ -258,34 +270,48 @@ class Program(KernelObject):
         target: Program | AttachTarget | None = None,
         module_fds: Sequence[int] = (),
     ) -> Self:
-        """Verify and load *spec* (BPF_PROG_LOAD); *maps* are those it refers to, by name.
+        """Verify and load a program.
 
-        *target* is the program whose function `spec.attach_to` names; without it that is a function
-        of the kernel. `NotSupportedError` if the kernel has none of that name. *module_fds* are the
-        BTF of the modules whose functions the program calls, which it counts from 1.
+        Args:
+            spec: The program.
+            maps: The maps that it refers to, by name.
+            btf: The loaded BTF of its object; with it the verifier's log shows lines of C.
+            types: The BTF as the object has it; with it errors show lines of C even if the kernel
+                refused to load the BTF.
+            log_level: Which log to keep of a program that loads, a sum of 1 (the instructions of a
+                refused path), 2 (all instructions, with the state after each), 4 (figures) and 8
+                (keep the beginning of a log that is too long, not its end). Default: 0, none.
+            log_size: The most bytes of a log. Default: 16 MiB.
+            path: The object file, for error messages.
+            target: The program whose function `spec.attach_to` names. Default: a kernel function.
+            module_fds: The BTF descriptors of kernel modules whose functions the program calls.
 
-        With *btf*, the loaded BTF of its object, the verifier's log shows lines of C; with *types*,
-        that BTF as the object has it, errors do where the kernel did not take it. *log_level* asks
-        for a log of a good program too, in `log`: 2 shows all instructions with the state after
-        each, 1 only those of a refusal, 4 figures alone. At most *log_size* bytes of a log are
-        kept, its end rather than its beginning. `VerifierError` if it is refused,
-        `PermissionDeniedError` if a capability lacks, `ValueError` for a level or size that there
-        is not; *path* names the object in errors.
+        Raises:
+            VerifierError: The verifier refuses the program; it carries the cause and the line of C.
+            NotSupportedError: The kernel does not have this type, or not the attach target.
+            PermissionDeniedError: A capability is missing.
+            UsageError: The section does not say the program's type.
+            ValueError: *log_level* or *log_size* is out of range.
+
+        Kernel: BPF_PROG_LOAD.
         """
         _check_type(spec)
         choice = LogChoice(log_level, log_size)
-        used = {each.target for function in spec.functions for each in function.references}
+        used = {ref.target for function in spec.functions for ref in function.references}
         descriptors = {name: maps[name].fd for name in used if name in maps} if maps else {}
-        with _target(spec, target) as found:
-            loading = ProgramLoad(spec, descriptors, btf, found, types=types, module_fds=module_fds)
+        with _target(spec, target) as attach_to:
+            loading = ProgramLoad(
+                spec, descriptors, btf, attach_to, types=types, module_fds=module_fds
+            )
             try:
                 descriptor, log = loading.load(choice, path)
             except (InvalidArgumentError, PermissionDeniedError) as error:
                 raise named(error, spec) from None
             except VerifierError as error:
-                # An array of another owner is refused after the verifier found nothing wrong.
+                # A program array of programs of another type is refused after verification, without
+                # a word in the log (bpf_prog_map_compatible() of kernel/bpf/core.c).
                 if error.errno == errno.EINVAL:
-                    arrays = [each for name, each in (maps or {}).items() if name in used]
+                    arrays = [bpf_map for name, bpf_map in (maps or {}).items() if name in used]
                     arrays = [each for each in arrays if traits_of(each.type).holds_programs]
                     compat.require_owner(arrays, spec.type, program=spec.name)
                 raise
@@ -295,7 +321,7 @@ class Program(KernelObject):
 
     @property
     def info(self) -> ProgramInfo:
-        """What the kernel reports of the program now."""
+        """The kernel's report of the program now."""
         return program_info(self.fd)
 
     @property
@@ -305,7 +331,7 @@ class Program(KernelObject):
 
     @property
     def name(self) -> str:
-        """The name, of which the kernel keeps fifteen characters."""
+        """The name as the kernel keeps it, 15 characters at most."""
         return self.info.name
 
     @property
@@ -314,10 +340,22 @@ class Program(KernelObject):
         return self.info.type
 
     def test_run(self, data: bytes = b"", *, repeat: int = 1, context: bytes = b"") -> TestRun:
-        """Run the program on the packet *data*, *repeat* times (BPF_PROG_TEST_RUN).
+        """Run the program on a test packet.
 
-        XDP and tc programs want at least 14 bytes of packet; programs of type syscall take
-        *context* alone.
+        Args:
+            data: The packet. XDP and tc programs need at least 14 bytes, an Ethernet header.
+                Programs of type syscall take none.
+            repeat: How often to run it. Default: 1.
+            context: The context, if the type of program takes one.
+
+        Returns:
+            The return value, the packet and the context after the last run, and the average time.
+
+        Raises:
+            NotSupportedError: Programs of this type cannot be run like this.
+            PermissionDeniedError: A capability is missing.
+
+        Kernel: BPF_PROG_TEST_RUN (Linux 4.12).
         """
         packet, packet_out = _input(data), _output(len(data))
         ctx = _input(context)
@@ -352,7 +390,7 @@ def _output(size: int) -> ctypes.Array[ctypes.c_char]:
 def _check_type(spec: ProgramSpec) -> None:
     if spec.type == ProgramType.UNSPEC:
         raise UsageError(
-            f"the section {spec.section!r} of program {spec.name!r} does not say its type",
+            f"program {spec.name!r}: the section {spec.section!r} does not say its type",
             hint=Fix.of("say it, for example: ", Argument("program_type", "xdp")),
         )
 
