@@ -1,4 +1,4 @@
-"""The pin root: whether it is a bpffs, what is there else, and mounting one where none is."""
+"""The pin root: checks that it is in a bpffs that lasts, and mounts one if there is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.syscall import fs
 from bpfpin.syscall.fs import Mount
 
-BPFFS: Final = Path("/sys/fs/bpf")  # the directory that the kernel makes for it
+BPFFS: Final = Path(
+    "/sys/fs/bpf"
+)  # the kernel makes this directory as a mount point (bpf_init() of kernel/bpf/inode.c)
 PRIVATE_MOUNT: Final = "BPFPIN_PRIVATE_MOUNT"
 PRIVATE_HINT: Final = (
     "run it in the host's mount namespace (nsenter --mount=/proc/1/ns/mnt bpfpin …), in a systemd"
@@ -24,17 +26,17 @@ _BPF: Final = "bpf"
 
 
 class RootState(Enum):
-    """What is found at a pin root."""
+    """The state of the path of a pin root."""
 
     MOUNTED = "a directory of a bpffs"
     ABSENT = "no bpffs is mounted there yet"
-    HIDDEN = "/sys was mounted anew, which hides the bpffs"
-    OTHER = "something else than a bpffs"
+    HIDDEN = "/sys was mounted again, which hides the bpffs"
+    OTHER = "not a bpffs"
     MISSING = "nothing"
 
 
 def inspect(root: Path) -> RootState:
-    """Say what is at *root*; changes nothing, needs no privilege."""
+    """Return the state of *root*; changes nothing and needs no privilege."""
     try:
         if fs.is_bpffs(root):
             return RootState.MOUNTED
@@ -47,17 +49,18 @@ def inspect(root: Path) -> RootState:
 
 
 def require(root: Path) -> None:
-    """Raise `NotBpffsError` with what to do unless *root* is in a bpffs."""
+    """Raise `NotBpffsError` with a hint unless *root* is in a bpffs."""
     state = inspect(root)
     if state is not RootState.MOUNTED:
         raise _not_bpffs(root, state)
 
 
 def ensure(root: Path) -> None:
-    """Mount a bpffs if *root* is the kernel's place for one and it is bare; for `load` and `demo`.
+    """Mount a bpffs on *root* if that is the kernel's mount point for one and nothing is mounted.
 
-    Anything else that is no bpffs is a `NotBpffsError`: somebody meant it to be so, or we are
-    inside `ip netns exec`, where a mount would not be seen by anybody else.
+    Only `load` and `demo` call this. Any other path outside of a bpffs is a `NotBpffsError`:
+    somebody wants it so, or the command runs inside of `ip netns exec`, where nobody else would see
+    the mount.
     """
     if inspect(root) is RootState.ABSENT:
         fs.mount_bpffs(root)
@@ -65,11 +68,11 @@ def ensure(root: Path) -> None:
 
 
 def require_lasting(root: Path) -> None:
-    """Raise `PrivateMountError` if what is pinned below *root* ends with our mount namespace.
+    """Raise `PrivateMountError` if pins below *root* would end with this mount namespace.
 
-    A service with private mounts, a container and `unshare --mount` may have a bpffs of their own:
-    pins in it are gone when the last process of the namespace ends, and nobody else sees them. The
-    environment variable `BPFPIN_PRIVATE_MOUNT=1` says that this is meant.
+    A service with private mounts, a container or `unshare --mount` may have a bpffs of its own: its
+    pins disappear when the last process of the namespace ends, and nobody else sees them. The
+    environment variable `BPFPIN_PRIVATE_MOUNT=1` allows it.
     """
     reason = private_reason(root)
     if reason and os.environ.get(PRIVATE_MOUNT) != "1":
@@ -81,10 +84,11 @@ def require_lasting(root: Path) -> None:
 
 
 def private_reason(root: Path) -> str:
-    """Say why a bpffs at *root* is seen in our mount namespace alone, "" if it is not.
+    """Return why only this mount namespace sees a bpffs at *root*, "" if others see it too.
 
-    Process 1 stands for the host: it sees the same bpffs at another place or the same one, or what
-    we are about to mount would show in its namespace, too.
+    Process 1 stands for the host. Either it sees the same bpffs (the same device number, at any
+    mount point), or a mount made here would propagate to it (the same peer group, see
+    mount_namespaces(7)).
     """
     firsts = fs.mounts_of_init()
     if firsts is None:
@@ -103,7 +107,7 @@ def private_reason(root: Path) -> str:
 
 
 def open_to_change(root: Path) -> Directory:
-    """Open the pin root; `UnsafePathError` if somebody else could swap what we make in it."""
+    """Open the pin root; `UnsafePathError` if another user could replace entries in it."""
     require(root)
     directory = Directory.open(root)
     try:
@@ -126,17 +130,17 @@ def _require_writable(root: Directory) -> None:
 
 
 def _mount_of(path: Path, mounts: list[Mount]) -> Mount:
-    """Return the mount that *path* is on: of the longest mount points the last one."""
+    """Return the mount of *path*: the last one at the longest mount point, hiding the others."""
     covering = [m for m in mounts if PurePath(path).is_relative_to(m.mount_point)]
     longest = max(len(mount.mount_point) for mount in covering)
     return [mount for mount in covering if len(mount.mount_point) == longest][-1]
 
 
 def _hiding_namespace(mounts: list[Mount]) -> str | None:
-    """Return the namespace whose `ip netns exec` we are in ("" if unnamed), None for a whole /sys.
+    """Return the namespace of the `ip netns exec` around us, "" if unnamed, None outside of one.
 
-    `ip netns exec` takes /sys and all that is mounted below it away, and mounts a new one with the
-    namespace's name as its source.
+    `ip netns exec` unmounts /sys with everything below it, and mounts a new sysfs whose source is
+    the name of the namespace (lib/namespace.c of iproute2).
     """
     if any(mount.mount_point.startswith(f"{_SYS}/") for mount in mounts):
         return None
@@ -149,7 +153,7 @@ def _not_bpffs(root: Path, state: RootState) -> NotBpffsError:
     if state is RootState.HIDDEN:
         name = _hiding_namespace(fs.mounts()) or "NAME"
         return NotBpffsError(
-            f"{root} is no bpffs: {state.value}, as `ip netns exec` does",
+            f"{root} is not a bpffs: {state.value}, as `ip netns exec` does",
             path=str(root),
             hint=f"run bpfpin outside of `ip netns exec`, with -n {name}; or: {mount_line}",
         )
@@ -159,9 +163,9 @@ def _not_bpffs(root: Path, state: RootState) -> NotBpffsError:
             path=str(root),
             hint=f"mkdir {root}" if _is_in_bpffs(root.parent) else fs.bpffs_hint(),
         )
-    there = _mount_of(root, fs.mounts())
+    mount = _mount_of(root, fs.mounts())
     return NotBpffsError(
-        f"{root} is no bpffs: it is on a {there.fs_type} ({there.source} at {there.mount_point})",
+        f"{root} is not in a bpffs: it is on a {mount.fs_type} ({mount.source} at {mount.mount_point})",
         path=str(root),
         hint=mount_line if root == BPFFS else fs.bpffs_hint(),
     )

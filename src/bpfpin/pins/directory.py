@@ -1,7 +1,9 @@
-"""A directory of bpffs that stays the same one whatever happens to its path.
+"""An open directory of a bpffs: entries are reached by one name below its descriptor.
 
-Everything in it is reached by one name below its descriptor, so that nobody can put a symlink in
-between. Who may change what is in it is asked of the descriptor, too.
+The descriptor stays with the directory when its path is renamed or replaced, and no symlink can be
+put in between. Owner and mode are read from the descriptor too, so that the checked directory is
+the used one. Pins are made through `/proc/self/fd/N/NAME`, because BPF_OBJ_PIN takes a path; its
+flag BPF_F_PATH_FD (Linux 6.5) would follow `..` and symlinks.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class EntryKind(Enum):
-    """What a name in bpffs is."""
+    """The kind of an entry in bpffs, which has no others."""
 
     PIN = "pin"
     DIRECTORY = "directory"
@@ -39,7 +41,7 @@ class EntryKind(Enum):
 
 
 class Directory(Closing):
-    """An open directory; *path* is where it was found, for messages and for `Map.from_pin`."""
+    """An open directory; *path* is where it was opened, for messages and for `Map.from_pin`."""
 
     def __init__(self, descriptor: Descriptor, path: Path, name: str = "") -> None:
         self._descriptor = descriptor
@@ -47,7 +49,7 @@ class Directory(Closing):
 
     @cached_property
     def path(self) -> Path:
-        """Where it was found."""
+        """The path at which it was opened."""
         return self._parent_path / self._name if self._name else self._parent_path
 
     @classmethod
@@ -74,7 +76,7 @@ class Directory(Closing):
 
     @property
     def status(self) -> os.stat_result:
-        """What stat(2) says of the directory."""
+        """The result of fstat(2) on the directory."""
         return os.fstat(self.fileno())
 
     def names(self) -> list[str]:
@@ -102,7 +104,7 @@ class Directory(Closing):
             raise self._refusal("stat", name, error) from None
 
     def kinds(self) -> dict[str, EntryKind]:
-        """Return what each name in it is, by name."""
+        """Return the kind of each entry by name, sorted."""
         try:
             with os.scandir(self.fileno()) as entries:
                 return dict(sorted((entry.name, _kind(entry)) for entry in entries))
@@ -115,7 +117,7 @@ class Directory(Closing):
         return self.child(name)
 
     def mark(self, name: str, mode: int = DIRECTORY_MODE) -> None:
-        """Make the directory *name* for its name's sake."""
+        """Make the directory *name* without opening it; its existence is the information."""
         self._do("mkdir", name, lambda: os.mkdir(name, mode, dir_fd=self.fileno()))
 
     def rmdir(self, name: str) -> None:
@@ -127,7 +129,7 @@ class Directory(Closing):
         self._do("unlink", name, lambda: os.unlink(name, dir_fd=self.fileno()))
 
     def write_text(self, name: str, text: str) -> None:
-        """Store *text* as the symlink *name*, all that bpffs can store."""
+        """Store *text* in a new symlink *name*; it is never followed."""
         self._do("symlink", name, lambda: os.symlink(text, name, dir_fd=self.fileno()))
 
     def read_text(self, name: str) -> str:
@@ -138,7 +140,7 @@ class Directory(Closing):
             raise self._refusal("readlink", name, error) from None
 
     def link_from(self, other: Directory, name: str, new_name: str = "") -> None:
-        """Give the pin *name* of *other* a name here, the same one or *new_name* (link(2))."""
+        """Hard-link the pin *name* of *other* here, as *new_name* if given (link(2))."""
         places = {"src_dir_fd": other.fileno(), "dst_dir_fd": self.fileno()}
         self._do(
             "link",
@@ -172,11 +174,14 @@ class Directory(Closing):
         self._do("chown", name, lambda: os.chown(name, -1, gid, dir_fd=self.fileno()))
 
     def pin_path(self, name: str) -> Path:
-        """Return a path for BPF_OBJ_PIN that leads into this very directory."""
+        """Return a path for BPF_OBJ_PIN and BPF_OBJ_GET that leads into this very directory."""
         return Path(f"/proc/self/fd/{self.fileno()}/{name}")
 
     def _do(self, command: str, name: str, change: Callable[[], None]) -> None:
-        """Make a change, again where a signal came between: Python does not for all of these."""
+        """Run *change*, and repeat it after EINTR.
+
+        PEP 475 repeats only some calls; os.rename(), os.mkdir() and the like are not among them.
+        """
         for left in reversed(range(INTERRUPTED_MAX)):
             try:
                 return change()
@@ -201,10 +206,10 @@ def _kind(entry: os.DirEntry[str]) -> EntryKind:
 
 
 def remove_tree(parent: Directory, name: str) -> None:
-    """Remove the directory *name* and what is in it; links first, so that hooks are left first.
+    """Remove the directory *name* with its contents: links first, so that hooks are detached first.
 
-    The pins in *name* itself, its maps, go last: somebody may be about to open one of them. Only
-    for directories that `unsafe_reason` finds nothing against.
+    The pins in *name* itself, the maps, go last, because a reader may be about to open one. Call it
+    only for directories for which `unsafe_reason` is "".
     """
     with parent.child(name) as directory:
         entries = {entry: kind is EntryKind.DIRECTORY for entry, kind in directory.kinds().items()}
@@ -217,9 +222,10 @@ def remove_tree(parent: Directory, name: str) -> None:
 
 
 def unsafe_reason(status: os.stat_result, *, is_sticky_enough: bool = False) -> str:
-    """Return why a directory or symlink could be changed by somebody else, "" if it could not.
+    """Return why another user could change a directory or symlink, "" if none could.
 
-    Root and we ourselves may own it; *is_sticky_enough* lets a sticky directory be written by all.
+    It may belong to root or to the effective user. With *is_sticky_enough* others may write it if
+    it is sticky: they cannot rename or remove entries of other users there.
     """
     if status.st_uid not in (0, os.geteuid()):
         return f"it belongs to {user_name(status.st_uid)}"
@@ -241,7 +247,7 @@ def require_safe(directory: Directory, *, is_sticky_enough: bool = False) -> Non
 
 
 def user_name(uid: int) -> str:
-    """Return a user as it is shown: `nobody (uid 65534)`."""
+    """Return a user for a message: `nobody (uid 65534)`."""
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:

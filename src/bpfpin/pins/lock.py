@@ -1,4 +1,10 @@
-"""The lock of a pin root: a flock(2) on a directory of ours, so that it ends with its holder."""
+"""The lock of a pin root: flock(2) on the directory `bpfpin~`, so that it ends with its holder.
+
+The kernel releases the lock when the last descriptor of the opened directory is closed, that is at
+the latest when the process ends: no stale lock remains after a crash, unlike with a pid file.
+The pin root itself cannot be locked: any user may take a flock on a directory that it can open,
+which the root of a bpffs of mode 1777 is. `bpfpin~` has the mode 0700.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +40,26 @@ from bpfpin.syscall import fs
 
 @contextmanager
 def locked(root: Directory, *, timeout_s: float) -> Iterator[None]:
-    """Hold the pin root's lock during the block; one command changes it at a time.
+    """Hold the lock of the pin root during the block: one command changes it at a time.
 
-    Who waits stands in the kernel's queue and costs no CPU. `LockTimeoutError` names the holder's
-    pid after *timeout_s* seconds.
+    Waiting commands block in the kernel, in the order of asking, and use no CPU time.
+
+    Args:
+        root: The open pin root.
+        timeout_s: Seconds to wait for the lock.
+
+    Raises:
+        LockTimeoutError: The lock is still taken; names the pid of the holder.
+        UnsafePathError: Somebody else made the directory of the lock.
     """
     taker = os.getpid()
     with _current(root, timeout_s) as directory:
         try:
             yield
         finally:
-            # A process forked in the block shares the lock: closing would not end it here, and
-            # leaving the block there must not.
+            # A process that was forked in the block shares the lock (flock(2) belongs to the open
+            # file description). So this process unlocks explicitly, because closing its descriptor
+            # would not; and the forked one does not, because the lock is not its own.
             if os.getpid() == taker:
                 fs.unlock(directory.fileno())
 
@@ -61,26 +75,26 @@ def locked_root(pin_root: Path, *, timeout_s: float) -> Iterator[Directory]:
 
 
 def remove_lock(root: Directory) -> bool:
-    """Remove the directory of the lock if nothing is in it; the lock must be held.
+    """Remove the directory of the lock if it is empty; the lock must be held.
 
-    Who waits for the lock meanwhile gets that of a directory without a name, sees that, and makes
-    another one.
+    A command that waits for the lock gets it on the removed directory, notices that, and makes a
+    new one (`_current`).
     """
     try:
         with root.child(LOCK_DIRECTORY) as directory:
             if directory.names():
                 return False
         root.rmdir(LOCK_DIRECTORY)
-    except BpfError:  # it is no harm if it stays
+    except BpfError:  # a directory that stays does no harm
         return False
     return True
 
 
 def _current(root: Directory, timeout_s: float) -> Directory:
-    """Return the lock's directory with the lock on it, made if it is not there.
+    """Return the directory of the lock, locked; it is made if it is missing.
 
-    It may be removed between the moment that it is opened and that the lock is granted: then the
-    lock is that of a directory which nobody else will ever find.
+    Another command may remove the directory between the open and the lock. Then the lock is on a
+    directory without a name, which excludes nobody, and this starts again.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -97,14 +111,14 @@ def _current(root: Directory, timeout_s: float) -> Directory:
 
 def _is_current(root: Directory, directory: Directory) -> bool:
     try:
-        there = root.stat(LOCK_DIRECTORY)
+        current = root.stat(LOCK_DIRECTORY)
     except PinNotFoundError:
         return False
-    return os.path.samestat(there, directory.status)
+    return os.path.samestat(current, directory.status)
 
 
 def holder(root: Directory) -> int | None:
-    """Return the pid that holds the lock, None if nobody does or we cannot see it."""
+    """Return the pid of the process that holds the lock, None if it is free or not visible."""
     with suppress(PinNotFoundError):
         status = root.stat(LOCK_DIRECTORY)
         if stat.S_ISDIR(status.st_mode) and not unsafe_reason(status):
@@ -113,9 +127,9 @@ def holder(root: Directory) -> int | None:
 
 
 def foreign_lock_directory(root: Directory) -> UnsafePathError | None:
-    """Return what is wrong with the name that the lock needs, None if it is ours or free.
+    """Return an error if somebody else took the name of the lock; None if it is ours or free.
 
-    Anybody may take the name in a bpffs of mode 1777: commands that change nothing go on without.
+    In a bpffs of mode 1777 any user may take the name. Commands that only read work without it.
     """
     path = root.path / LOCK_DIRECTORY
     try:
@@ -141,7 +155,10 @@ def foreign_lock_directory(root: Directory) -> UnsafePathError | None:
 
 
 def _taken(root: Directory, timeout_s: float, *, asked_s: float) -> Directory:
-    """Return the lock's directory, opened anew, with the lock on it."""
+    """Open the directory of the lock and lock it within *timeout_s* seconds.
+
+    It is opened anew each time: locks by one open file description do not exclude each other.
+    """
     if foreign := foreign_lock_directory(root):
         raise foreign
     directory = root.child(LOCK_DIRECTORY)
@@ -160,10 +177,11 @@ def _taken(root: Directory, timeout_s: float, *, asked_s: float) -> Directory:
 
 
 class _PlaceInQueue:
-    """A thread that blocks in flock(2), since that can be given neither a time nor a way out.
+    """A thread that blocks in flock(2), which has no timeout and cannot be cancelled.
 
-    It has *directory* until the lock is granted in time; too late, it gives the lock back at once
-    and closes. Which of the two it is, is decided once, by who takes `_decision` first.
+    The thread owns *directory* until the lock is granted in time. If it is granted too late, the
+    thread unlocks and closes it at once. The thread and the waiting caller decide by `_decision`,
+    which only one of them can take, so that exactly one of them owns the directory.
     """
 
     def __init__(self, directory: Directory) -> None:
@@ -172,7 +190,7 @@ class _PlaceInQueue:
         self._answer = threading.Event()
 
     def is_granted(self, timeout_s: float) -> bool:
-        """Wait at most *timeout_s* seconds; the directory is the caller's only if it is true."""
+        """Wait at most *timeout_s* seconds; if True, the caller owns the locked directory."""
         try:
             self._start()
             self._answer.wait(min(timeout_s, threading.TIMEOUT_MAX))
@@ -183,11 +201,11 @@ class _PlaceInQueue:
         return not self._is_first()
 
     def _start(self) -> None:
-        # A daemon does not keep a process that gave up from ending.
+        # A daemon thread does not keep the process from exiting after a timeout.
         thread = threading.Thread(target=self._queue, name="bpfpin-lock", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # no room for another thread
+        except RuntimeError:  # no memory for another thread
             self._directory.close()
             raise
 

@@ -1,7 +1,8 @@
-"""The manifest of a pin set: what the kernel does not know about it, in at most 4,095 bytes.
+"""The manifest of a pin set: what the kernel does not store about it, in at most 4,095 bytes.
 
-It is the text of a symlink, since bpffs stores nothing else. The text may be anybody's: parsing
-believes nothing and answers with a `Manifest` or a `ValueError` that gives the reason.
+It is the text of the symlink `manifest~`: bpffs stores pins, directories and symlinks, and no
+files. Any user may have written the text, so it is untrusted: each field is validated, and parsing
+returns a `Manifest` or raises a `ValueError` with the reason.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bpfpin.errors import LimitError, PinNotFoundError, UnsafePathError
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, user_name
 from bpfpin.pins.names import MANIFEST, OBJECTS
 
-TEXT_SIZE_MAX: Final = 4095  # what a symlink in bpffs can carry
+TEXT_SIZE_MAX: Final = 4095  # the longest text of a symlink in bpffs (PATH_MAX without the NUL)
 NUMBER_MAX: Final = (1 << 64) - 1
 COMPONENT: Final = re.compile(r"[^/\0.]{1,255}")
 SCHEMA: Final = 1
@@ -34,11 +35,11 @@ _DEPTH_MAX = 16  # components of an outside pin's path
 _KEYS = {"held_by": "held"}  # fields of `HookRecord` whose key in the manifest has another name
 
 
-# What is stored as the text of a symlink: JSON of which nothing is believed when it is read.
-
-
 class JsonObject:
-    """A JSON object of which nothing is believed."""
+    """An untrusted JSON object, validated field by field; each error is a `ValueError`.
+
+    Manifests and the records of trials are stored as such objects, in the text of a symlink.
+    """
 
     def __init__(self, value: object) -> None:
         if not isinstance(value, dict):
@@ -47,41 +48,41 @@ class JsonObject:
 
     @classmethod
     def load(cls, text: str) -> Self:
-        """Return the object in a text that may be anybody's."""
+        """Parse an untrusted text."""
         if len(text) > TEXT_SIZE_MAX:
             raise ValueError("it is too long")
         try:
             value = json.loads(text)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # a text of 4,095 brackets nests too deep
             raise ValueError("it is not JSON") from None
         return cls(value)
 
     def value(self, key: str) -> object:
-        """Return what must be there."""
+        """Return a value that must exist."""
         if key not in self._values:
             raise ValueError(f"{key!r} is missing")
         return self._values[key]
 
     def optional(self, key: str, default: object) -> object:
-        """Return what the manifests of earlier versions may lack."""
+        """Return a value that manifests of earlier versions may lack, or *default*."""
         return self._values.get(key, default)
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Return a text; without *default* it must be there."""
+        """Return a text; without *default* it must exist."""
         value = self.value(key) if default is None else self.optional(key, default)
         if not isinstance(value, str):
             raise ValueError(f"{key!r} is not a text")
         return value
 
     def number(self, key: str, *, limit: int = NUMBER_MAX, default: int | None = None) -> int:
-        """Return a number from 0 to *limit*; without *default* it must be there."""
+        """Return a number from 0 to *limit*; without *default* it must exist."""
         value = self.value(key) if default is None else self.optional(key, default)
         if type(value) is not int or not 0 <= value <= limit:
             raise ValueError(f"{key!r} is not a number up to {limit}")
         return value
 
     def component(self, key: str) -> str:
-        """Return a text that is used as one name in bpffs."""
+        """Return a text that is used as one component of a path in bpffs."""
         value = self.text(key)
         if not COMPONENT.fullmatch(value):
             raise ValueError(f"{key!r} is not one name")
@@ -89,19 +90,19 @@ class JsonObject:
 
 
 class HeldBy(Enum):
-    """What holds a program at its hook."""
+    """What keeps a program attached to its hook."""
 
     LINK = "link"  # a BPF link, pinned in the set
-    NETLINK = "netlink"  # the device itself: it was taken over from somebody without a link
+    NETLINK = "netlink"  # the device itself: taken over from an attachment without a link
     FILTER = "filter"  # a filter of classic tc
 
 
 @dataclass(frozen=True, slots=True)
 class AttachPoint:
-    """Where the hooks of a set are: a network device, or a cgroup.
+    """Where the hooks of a set are: a network device or a cgroup.
 
-    *netns_inode* identifies the network namespace, *netns* is the name it was entered by (empty:
-    the one the command ran in).
+    *netns_inode* identifies the network namespace; *netns* is the name by which it was entered, ""
+    for the namespace of the command.
     """
 
     netns_inode: int = 0
@@ -113,11 +114,11 @@ class AttachPoint:
 
 @dataclass(frozen=True, slots=True)
 class HookRecord:
-    """One hook of a set: which program runs there, the mode asked for and the mode taken.
+    """One hook of a set: its program, the requested mode and the actual one.
 
-    *link* is the name of its pin below `links~`; a hook that is held otherwise has the name, which
-    identifies it over reloads, and no pin. *priority*, *handle* and *made_qdisc* (whether the qdisc
-    is to go with the last filter in it) are those of a filter.
+    *link* is the name of the pin in `links~`. A hook without a link has such a name too, which
+    identifies it over reloads, but no pin. *priority*, *handle* and *made_qdisc* belong to a filter
+    of classic tc; *made_qdisc* says whether the qdisc is removed with the last filter in it.
     """
 
     hook: str
@@ -131,7 +132,7 @@ class HookRecord:
     made_qdisc: bool = False
 
     def to_record(self) -> dict[str, Any]:
-        """Return what is written of it: what is as usual is left out, for room is scarce."""
+        """Return the JSON object; fields with their default are left out to save room."""
         fields = self.__dataclass_fields__.items()
         values = ((name, getattr(self, name), field.default) for name, field in fields)
         return {_KEYS.get(name, name): value for name, value, usual in values if value != usual}
@@ -139,34 +140,34 @@ class HookRecord:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may open the maps of a set: the group *gid* (None: as they were made), and *mode*."""
+    """The access to the maps of a set: the group *gid* (None: unchanged) and *mode* of the pins."""
 
     gid: int | None = None
     mode: int = 0o600
 
     @property
     def directory_mode(self) -> int:
-        """The mode of a directory that all who may read the maps can look into."""
+        """The mode of a directory that lets the readers of the maps list and enter it."""
         group, others = (0o5 if self.mode & bits else 0 for bits in (0o060, 0o006))
         return 0o700 | group << 3 | others
 
 
 @dataclass(frozen=True, slots=True)
 class OutsidePin:
-    """A pin that the set made of map *map* to share it: a path below the pin root."""
+    """A shared name of map *map*: the path of a pin outside of the set, below the pin root."""
 
     map: str
     path: str
 
     def below(self, root: Path) -> Path:
-        """Return the whole path."""
+        """Return the absolute path."""
         return root / self.path
 
 
 class Lineage(NamedTuple):
-    """That map *id* took over the contents of another, that of one before, up to map *first*.
+    """The migrations of a map: *id* has the contents of a chain of maps that began with *first*.
 
-    The first one is what stays the same, for whoever missed some of those between.
+    A reader that missed migrations in between recognises the map by *first*.
     """
 
     id: int
@@ -175,7 +176,7 @@ class Lineage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What was loaded, from where, to where, and how it was asked for."""
+    """What was loaded, from which file, onto which hooks, and with which options."""
 
     tool: str
     object: str
@@ -186,24 +187,30 @@ class Manifest:
     hooks: tuple[HookRecord, ...] = ()
     access: Access | None = None
     outside: tuple[OutsidePin, ...] = ()
-    is_chosen: bool = False  # programs and hooks were named, and not left to the sections
+    is_chosen: bool = False  # the user named programs and hooks; else the ELF sections decide
     variables: Mapping[str, str] = field(default_factory=dict)
-    """A hash of the variables that were set, by section."""
+    """By section: a hash of the variables that the user set."""
     migrated: Mapping[str, Lineage] = field(default_factory=dict)
-    """The maps that took over what others had counted; readers go on with them."""
+    """By name: the maps with migrated contents, with which readers continue."""
 
     def without_hooks(self) -> Self:
-        """Return the manifest of a next generation in which nothing is attached."""
+        """Return the manifest of the next generation if nothing is attached in it."""
         return dataclasses.replace(
             self, generation=self.generation + 1, time=int(time.time()), hooks=()
         )
 
     def to_text(self) -> str:
-        """Return the symlink's text; a long object path is cut to its last part."""
+        """Return the text of the symlink.
+
+        If it is too long, the object's path is cut to its file name, and then `migrated` is left
+        out. `LimitError` if that is not enough.
+        """
         text = self._dump()
         if len(text) > TEXT_SIZE_MAX:
             text = dataclasses.replace(self, object=PurePath(self.object).name)._dump()
-        if len(text) > TEXT_SIZE_MAX:  # without it readers begin anew, and that is all
+        if (
+            len(text) > TEXT_SIZE_MAX
+        ):  # without `migrated` readers start from zero; no count is lost
             text = dataclasses.replace(self, object=PurePath(self.object).name, migrated={})._dump()
         if len(text) > TEXT_SIZE_MAX:
             raise LimitError(
@@ -301,7 +308,7 @@ def _access(value: object) -> Access | None:
 
 
 def _variables(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ValueError("'variables' is not a table of texts")
     return value
 
@@ -315,7 +322,7 @@ def _migrated(value: object) -> dict[str, Lineage]:
 def _lineage(ids: object) -> Lineage:
     if not isinstance(ids, list) or len(ids) != len(Lineage._fields):
         raise ValueError("'migrated' is not a table of pairs")
-    if not all(type(one) is int and 0 < one <= _ID_MAX for one in ids):
+    if not all(type(map_id) is int and 0 < map_id <= _ID_MAX for map_id in ids):
         raise ValueError("'migrated' is not a table of pairs of map ids")
     return Lineage(*ids)
 
@@ -335,9 +342,15 @@ def _outside_pin(record: JsonObject) -> OutsidePin:
 
 
 def read_manifest(directory: Directory, owners: Collection[int] | None = None) -> Manifest:
-    """Return the manifest of a set that is ours; `UnsafePathError` says why one is not.
+    """Return the manifest of the set in *directory*.
 
-    *owners* are the users whose manifest is believed, by default just the one who asks.
+    Args:
+        directory: The open directory of the set.
+        owners: The users whose manifests are accepted; by default only the effective user.
+
+    Raises:
+        UnsafePathError: The directory or the manifest belongs to another user, others may write the
+            directory, or the manifest is missing or damaged; the message is the reason.
     """
     allowed = {os.geteuid()} if owners is None else owners
     status = directory.status

@@ -1,7 +1,12 @@
-"""Names in bpffs: one reversible encoding, and what a pin set calls its parts.
+"""Names in bpffs: the reversible encoding, and the names of the parts of a pin set.
 
-bpffs refuses names with a dot (EPERM), `/` separates components, and `~` and `@` stand for
-something in our own names; `%` is refused in device names by the kernel and so is free to escape.
+bpffs refuses names with a dot (EPERM, bpf_lookup() of kernel/bpf/inode.c). `/` separates the
+components of a path. `~` marks names of this tool: it is in no C identifier, so they never meet the
+name of a map or a program. `@` separates a network namespace from a device. All of these are
+encoded as `%xx`; no device has a `%` in its name (net/core/dev.c takes it only as `%d`, which it
+replaces by a number), so that it is free as the escape character.
+
+What each of the folders and marks means is in the docstring of module `transaction`.
 """
 
 from __future__ import annotations
@@ -31,10 +36,10 @@ SWITCHED: Final = "switched~"
 STAGE_SUFFIX: Final = "~stage"
 
 PARTS: Final = frozenset({OBJECTS, PROGRAMS, LINKS, LAYOUTS, FOLDS})
-"""The directories of a generation; they go over into the next one."""
+"""The directories of a generation; the next generation has them too."""
 
 MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, SWITCHED, SHARED, UNSHARED, CONFIRM})
-"""The directories of a transaction or a trial in a generation; they never go over."""
+"""The directories of a change or a trial in a generation; the next generation does not get them."""
 
 TEXTS: Final = frozenset({MANIFEST, TARGETS})
 """The symlinks of a generation, and of a stage."""
@@ -48,7 +53,7 @@ _DATA_SECTION = re.compile(r"\.(?:rodata|data|bss|kconfig)(?:[A-Za-z0-9_.$-]*)",
 
 
 def encode(part: str) -> str:
-    """Return *part* as (a part of) one name in bpffs; `PinNameError` if none can be made of it."""
+    """Encode *part* for use in a name in bpffs; `PinNameError` if it is empty or too long."""
     raw = os.fsencode(part)
     if not raw:
         raise PinNameError("a name in bpffs cannot be empty")
@@ -57,7 +62,7 @@ def encode(part: str) -> str:
 
 
 def decode(text: str) -> str:
-    """Return what `encode` was given; what is no escape of ours stays as it is."""
+    """Undo `encode`; other characters stay as they are."""
     raw = _ESCAPE.sub(lambda escape: bytes((int(escape[1], 16),)), os.fsencode(text))
     return os.fsdecode(raw)
 
@@ -78,26 +83,26 @@ def display_name(directory: str) -> str:
 
 
 def map_pin_name(name: str) -> str:
-    """Return the pin of map *name*: itself, or the encoded name of a data section.
+    """Return the name of the pin of map *name*: the name itself, or encoded for a data section.
 
-    Raises `PinNameError` for any other name: a name made fit could meet another map's.
+    Raises `PinNameError` for any other name: changed to fit, it could equal another map's name.
     """
     if _C_IDENTIFIER.fullmatch(name):
         return _checked(name)
     if _DATA_SECTION.fullmatch(name):
         return encode(name)
-    raise PinNameError(f"map name {name!r} cannot be pinned: it is no C identifier")
+    raise PinNameError(f"map name {name!r} cannot be pinned: it is not a C identifier")
 
 
 def program_pin_name(name: str) -> str:
-    """Return the pin of program *name*; `PinNameError` if it is no C identifier."""
+    """Return the name of the pin of a program; `PinNameError` unless it is a C identifier."""
     if _C_IDENTIFIER.fullmatch(name):
         return _checked(name)
-    raise PinNameError(f"program name {name!r} cannot be pinned: it is no C identifier")
+    raise PinNameError(f"program name {name!r} cannot be pinned: it is not a C identifier")
 
 
 def link_pin_name(hook: str, program: str | None = None) -> str:
-    """Return the pin of the link at *hook*; *program* is given where a hook has several."""
+    """Return the name of the pin of the link at *hook*; with *program* if the hook has several."""
     return _checked(f"{hook}~{program}" if program else hook)
 
 
@@ -107,17 +112,17 @@ def hook_of_link(name: str) -> str:
 
 
 def fold_pin_name(map_pin: str, number: int, part: str) -> str:
-    """Return the pin of a part of the fold of a map; a map may have several, by number."""
+    """Return the name of the pin of one part of fold *number* of a map (module `folds`)."""
     return _checked(f"{map_pin}~{number}~{part}")
 
 
 def stage_name(set_directory: str) -> str:
-    """Return where the next generation of a set is built."""
+    """Return the name of the directory in which the next generation of a set is built."""
     return _checked(set_directory + STAGE_SUFFIX)
 
 
 def is_set_name(directory: str) -> bool:
-    """Whether a directory of the pin root could be a set: ours carry no bare `~`."""
+    """Whether *directory* can be the name of a set: these contain no `~`, which is encoded."""
     return "~" not in directory
 
 

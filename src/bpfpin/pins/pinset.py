@@ -1,4 +1,10 @@
-"""A pin set as it is found in bpffs; reading one changes nothing and takes no lock."""
+"""Reads pin sets from bpffs, without the lock and without a change.
+
+A reader may meet a set while another command exchanges it (module `transaction`). It opens the
+directory once, reads everything below that descriptor, and compares the inode of the name at the
+end: if the name now is another directory, it reads again. A stage or a mark beside the set makes
+its state `HALF_BUILT`.
+"""
 
 from __future__ import annotations
 
@@ -31,25 +37,26 @@ from bpfpin.pins.directory import Directory, user_name
 from bpfpin.pins.manifest import HookRecord, Manifest, OutsidePin, read_manifest
 from bpfpin.pins.ownership import ObjectIds, Ownership, is_unloaded, sort_by_name
 
-# How often a directory may be exchanged under a reader before it gives up.
+# How often a directory may be exchanged during a read before the reader gives up; each exchange is
+# one whole load, so that 20 in a row do not happen in practice.
 _ATTEMPTS: Final = 20
 
 
-_Held = TypeVar("_Held", Map, Program, Link)
+_Object = TypeVar("_Object", Map, Program, Link)
 
 
 class SetState(Enum):
-    """How a set is found; `status` alone looks at its hooks and tells more than the last four."""
+    """The state of a set. Only `status` looks at its hooks; others see `OK` and the last four."""
 
     OK = "ok"
     DEFUNCT = "defunct"  # its device or cgroup is gone, or a program of it runs nowhere
     DEGRADED = "degraded"  # it runs, but something is wrong with it
-    ON_TRIAL = "on-trial"  # it goes back unless it is confirmed
+    ON_TRIAL = "on-trial"  # it is undone unless it is confirmed
     KEPT = "kept"  # its maps wait for the next load, nothing runs
-    UNLOADED = "unloaded"  # nothing of it is left, only pins of others in its directory
-    HALF_BUILT = "half-built"  # a command that changed it died, or is at it
-    UNREADABLE = "unreadable"  # this user may not look into it
-    FOREIGN = "foreign"  # not ours, or its manifest is damaged
+    UNLOADED = "unloaded"  # only pins of others are left in its directory
+    HALF_BUILT = "half-built"  # a command is changing it, or was killed while it did
+    UNREADABLE = "unreadable"  # this user may not read its directory
+    FOREIGN = "foreign"  # made by somebody else, or its manifest is damaged
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class PinSet:
 
     @property
     def is_readable(self) -> bool:
-        """Whether this user may look into the directory."""
+        """Whether this user may read the directory."""
         return self.state is not SetState.UNREADABLE
 
     def id_of(self, folder: str, pin: str) -> int | None:
@@ -101,13 +108,13 @@ class PinSet:
 
     @property
     def map_names(self) -> list[str]:
-        """The maps of the set, also those whose pin was removed by hand."""
+        """The names of the set's maps, including those whose pin was removed by hand."""
         written = self.objects.maps if self.objects else {}
         return sorted({*self.maps, *map(names.decode, written)})
 
     @property
     def program_names(self) -> list[str]:
-        """The programs of the set, also those whose pin was removed by hand."""
+        """The names of the set's programs, including those whose pin was removed by hand."""
         written = self.objects.programs if self.objects else {}
         return sorted({*self.programs, *written})
 
@@ -120,26 +127,30 @@ class PinSet:
         return self._open(Map, "", names.map_pin_name(name), self.maps.get(name))
 
     def open_program(self, name: str) -> Program | None:
-        """Open the set's own program as `open_map` does a map."""
+        """Open the set's own program, as `open_map` opens a map."""
         return self._open(Program, names.PROGRAMS, name, self.programs.get(name))
 
     def open_link(self, pin: str) -> Link | None:
-        """Open the set's own link as `open_map` does a map."""
+        """Open the set's own link, as `open_map` opens a map."""
         return self._open(Link, names.LINKS, pin, self.links.get(pin))
 
-    def _open(self, kind: type[_Held], folder: str, pin: str, path: Path | None) -> _Held | None:
+    def _open(
+        self, kind: type[_Object], folder: str, pin: str, path: Path | None
+    ) -> _Object | None:
         own_id = self.id_of(folder, pin)
         if path is not None:
             try:
-                held = kind.from_pin(path)
+                pinned = kind.from_pin(path)
             except PinNotFoundError:
                 pass
-            except (PinKindError, PermissionDeniedError):  # of a read-only bpffs, by its id
+            # BPF_OBJ_GET for writing is refused in a bpffs that is mounted read-only (EROFS); the
+            # id opens the object there as well.
+            except (PinKindError, PermissionDeniedError):
                 if own_id is None:
                     raise
             else:
-                if own_id is None or _is_object(held, own_id):
-                    return held
+                if own_id is None or _is_object(pinned, own_id):
+                    return pinned
         with suppress(IdNotFoundError):
             return None if own_id is None else kind.from_id(own_id)
         return None
@@ -148,13 +159,13 @@ class PinSet:
     def read(cls, root: Path, name: str) -> PinSet:
         """Read set *name*; `PinNotFoundError` if there is neither a set nor a stage of one.
 
-        A directory that is somebody else's comes back as `FOREIGN`, with its owner in *reason*.
+        A directory of somebody else has the state `FOREIGN`, with its owner in *reason*.
         """
         with Directory.open(root) as directory:
             for _ in range(_ATTEMPTS):
-                found = cls._read_once(directory, name)
-                if found is not None:
-                    return found
+                pin_set = cls._read_once(directory, name)
+                if pin_set is not None:
+                    return pin_set
         raise PinNotFoundError(f"{root / name}: the set changes faster than it can be read")
 
     @classmethod
@@ -164,8 +175,8 @@ class PinSet:
         unfinished = _unfinished(root, name)
         try:
             with root.child(name) as directory:
-                found = cls._of(directory, path, unfinished)
-                return found if _is_still(root, name, directory) else None
+                pin_set = cls._of(directory, path, unfinished)
+                return pin_set if _is_still(root, name, directory) else None
         except PermissionDeniedError:
             return cls._unreadable(root, path)
         except UnsafePathError:
@@ -229,11 +240,11 @@ class LoadedSet(PinSet):
     manifest: Manifest
 
 
-def _is_object(held: Map | Program | Link, own_id: int) -> bool:
-    """Whether *held* is the object of that id; it is closed if it is not."""
+def _is_object(bpf_object: Map | Program | Link, own_id: int) -> bool:
+    """Whether *bpf_object* has the id *own_id*; it is closed if it has not."""
     with ExitStack() as undo:
-        undo.callback(held.close)
-        if held.id == own_id:
+        undo.callback(bpf_object.close)
+        if bpf_object.id == own_id:
             undo.pop_all()
             return True
     return False
@@ -241,16 +252,16 @@ def _is_object(held: Map | Program | Link, own_id: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LostPin:
-    """A pin of a set that somebody removed by hand, or put another object in the place of.
+    """A pin of a set that somebody removed by hand, or replaced by another object.
 
-    *id* is that of the set's own object (of the map, where its stored types are meant); *there* is
-    what the name holds now, "" for nothing.
+    *id* is the id of the set's own object; if the stored types of a map are lost, the id of the
+    map. *replaced_by* says what the name holds now, "" for nothing.
     """
 
     folder: str
     pin: str
     id: int
-    there: str = ""
+    replaced_by: str = ""
 
     @property
     def path(self) -> str:
@@ -258,24 +269,24 @@ class LostPin:
         return f"{self.folder}/{self.pin}" if self.folder else self.pin
 
 
-def lost_pins(found: PinSet) -> list[LostPin]:
-    """Return the pins of a set that are no longer there, or hold something else.
+def lost_pins(pin_set: PinSet) -> list[LostPin]:
+    """Return the pins of a set that somebody removed or replaced.
 
-    What this user may not look at is left out, and so are links that are gone themselves.
+    Folders that this user may not read are left out.
     """
-    objects = found.objects
+    objects = pin_set.objects
     if objects is None:
         return []
     lost: list[LostPin] = []
     for folder in ("", names.PROGRAMS, names.LINKS):
-        for pin, own_id in objects.of(folder).items() if folder not in found.hidden else ():
-            there = _what_is_at(found.path / folder / pin)
-            if there is not None and there != (_WORDS[folder], own_id):
-                word, other_id = there
-                held = f"{word} id {other_id}" if other_id else word
-                lost.append(LostPin(folder, pin, own_id, held))
-    for pin, parts in objects.layouts.items() if names.LAYOUTS not in found.hidden else ():
-        if pin in objects.maps and not _has_types(found.path / names.LAYOUTS, pin, parts):
+        for pin, own_id in objects.of(folder).items() if folder not in pin_set.hidden else ():
+            current = _what_is_at(pin_set.path / folder / pin)
+            if current is not None and current != (_WORDS[folder], own_id):
+                word, other_id = current
+                replaced_by = f"{word} id {other_id}" if other_id else word
+                lost.append(LostPin(folder, pin, own_id, replaced_by))
+    for pin, parts in objects.layouts.items() if names.LAYOUTS not in pin_set.hidden else ():
+        if pin in objects.maps and not _has_types(pin_set.path / names.LAYOUTS, pin, parts):
             lost.append(LostPin(names.LAYOUTS, pin, objects.maps[pin]))
     return lost
 
@@ -284,16 +295,16 @@ _WORDS: Final = {"": "map", names.PROGRAMS: "program", names.LINKS: "link"}
 
 
 def _what_is_at(path: Path) -> tuple[str, int] | None:
-    """Return what is pinned at *path*, ("", 0) for nothing; None if this user may not look."""
+    """Return kind and id of the object at *path*, ("", 0) for none; None without permission."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):  # no symlink may be followed
+        if not stat.S_ISREG(path.lstat().st_mode):  # BPF_OBJ_GET follows symlinks
             return "a symlink" if path.is_symlink() else "a directory", 0
-        there = identity(path)
+        pinned = identity(path)
     except (PinNotFoundError, FileNotFoundError):
         return "", 0
     except (PermissionDeniedError, PermissionError):
         return None
-    return (str(there[0]), there[1]) if there else ("something else", 0)
+    return (str(pinned[0]), pinned[1]) if pinned else ("something else", 0)
 
 
 def _has_types(folder: Path, pin: str, parts: int) -> bool:
@@ -301,18 +312,18 @@ def _has_types(folder: Path, pin: str, parts: int) -> bool:
 
 
 def pin_sets(root: Path) -> list[PinSet]:
-    """Return all sets below *root*, foreign and half-built ones too, by name."""
+    """Return all sets below *root* by name, including foreign and half-built ones."""
     with Directory.open(root) as directory:
         candidates = {
             entry.removesuffix(names.STAGE_SUFFIX)
             for entry in directory.names()
             if _may_be_set(directory, entry)
         }
-    found: list[PinSet] = []
+    sets: list[PinSet] = []
     for name in sorted(candidates):
         with suppress(PinNotFoundError):  # unloaded meanwhile
-            found.append(PinSet.read(root, name))
-    return found
+            sets.append(PinSet.read(root, name))
+    return sets
 
 
 def _may_be_set(root: Directory, entry: str) -> bool:
@@ -334,7 +345,7 @@ def _may_be_set(root: Directory, entry: str) -> bool:
 
 
 def _unfinished(root: Directory, name: str) -> str:
-    """Return what there is to say of a stage or a mark of the set, "" if there is none."""
+    """Describe the unfinished change of the set, if it has a stage or a mark; else ""."""
     if not root.has(names.stage_name(name)) and not _is_marked(root, name):
         return ""
     is_folding = _is_marked(root, names.stage_name(name), names.FOLDING)
@@ -366,7 +377,7 @@ def loaded_sets(pin_root: Path) -> list[LoadedSet]:
 
 
 def all_sets(pin_root: Path) -> list[PinSet]:
-    """Return all pin sets; none where no bpffs was ever mounted."""
+    """Return all pin sets; an empty list where no bpffs was ever mounted."""
     if bpffs.inspect(pin_root) is RootState.ABSENT:
         return []
     bpffs.require(pin_root)

@@ -1,6 +1,6 @@
-"""What a load will do with a pin set: decided by looking, before anything is changed.
+"""The plan of a load: what becomes of each map and each hook, decided before any change.
 
-The same plan is printed by a dry run and followed by a real one.
+A dry run prints the plan, and a real load follows the same one.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from bpfpin.migration.plan import MigrationPlan
 
 ALL: Final = "all"  # of --fresh
-LOST: Final = "its pin was"  # how the reason begins where somebody removed or replaced a pin
-_KERNEL_NAME_LENGTH: Final = 15
-CONSTANTS: Final = (".rodata", ".kconfig")  # each generation makes its own
+LOST: Final = "its pin was"  # the reason begins so if somebody removed or replaced a pin
+_KERNEL_NAME_LENGTH: Final = 15  # BPF_OBJ_NAME_LEN (16) without the NUL
+CONSTANTS: Final = (".rodata", ".kconfig")  # each generation makes these maps anew
 
 
 class Decision(Enum):
-    """What becomes of a map."""
+    """The decision on a map."""
 
     CREATED = "created"
     KEPT = "kept"
@@ -51,7 +51,7 @@ class Decision(Enum):
 
 
 class HookAction(Enum):
-    """What becomes of a hook."""
+    """The action at a hook."""
 
     ATTACH = "attach"
     UPDATE = "update"
@@ -60,9 +60,9 @@ class HookAction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MapPlan:
-    """What becomes of one map, and why; *map_id* is that of the map that is there already.
+    """The decision on one map, with the reason; *map_id* is the id of the existing map.
 
-    *migration* is how its contents go over to the one that takes its place.
+    *migration* is the plan for its contents, if a new map replaces it.
     """
 
     name: str
@@ -74,7 +74,7 @@ class MapPlan:
 
 @dataclass(frozen=True, slots=True)
 class MapMigration:
-    """An old map whose contents go over to map *name* of the next generation."""
+    """An old map whose contents move to map *name* of the next generation."""
 
     name: str
     old: Map
@@ -82,16 +82,16 @@ class MapMigration:
 
 
 PlanMigration = Callable[[MapSpec, Map], "MigrationPlan"]
-"""Plans how the contents of a map go over; `IncompatibleMapError` where they cannot."""
+"""Plans how the contents of a map move to a new one; `IncompatibleMapError` if they cannot."""
 
 
 @dataclass(frozen=True)
 class HookPlan(Closing):
-    """What becomes of one hook; *link* is the name of its pin.
+    """The action at one hook; *link* is the name of its pin.
 
-    To be updated is *attachment*, which runs *previous* now; *is_taken* if that is somebody else's.
-    Both are open while the plan is. *before* is what the live set remembers of it, *mode* the XDP
-    mode of what is attached there.
+    An update switches *attachment*, which runs the program *previous* now; *is_taken* if that is
+    somebody else's. Both stay open as long as the plan. *before* is the record of the hook in the
+    live set, *mode* the XDP mode of the attached program.
     """
 
     action: HookAction
@@ -108,7 +108,7 @@ class HookPlan(Closing):
     is_taken: bool = False
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Close the attachment and the previous program."""
         for opened in (self.attachment, self.previous):
             if opened is not None:
                 opened.close()
@@ -116,10 +116,11 @@ class HookPlan(Closing):
 
 @dataclass(frozen=True)
 class Plan(Closing):
-    """All that a load will do to the set *live*; *given* are the maps that are used, not made.
+    """The whole plan of a load for the set *live* (None: there is none yet).
 
-    *migrating* are old maps whose contents go over. It owns what it looked at: `close` lets go of
-    it. *is_unchanged*: there is nothing to be done.
+    *given* are existing maps that the programs will use; *migrating* are old maps whose contents
+    move to new ones. The plan owns these and its hooks: `close` closes them. *is_unchanged*: the
+    set already is as requested.
     """
 
     live: LoadedSet | None
@@ -132,14 +133,14 @@ class Plan(Closing):
 
     def close(self) -> None:
         """Close the maps, programs and links that the plan holds."""
-        for held in (*self.given.values(), *(each.old for each in self.migrating)):
-            held.close()
+        for bpf_map in (*self.given.values(), *(migration.old for migration in self.migrating)):
+            bpf_map.close()
         for hook in self.hooks:
             hook.close()
 
 
 class PlannedMaps(NamedTuple):
-    """The plans of all maps, those that are used again, and those whose contents go over."""
+    """The plans of all maps, the existing maps to use, and the maps whose contents move."""
 
     plans: tuple[MapPlan, ...]
     given: dict[str, Map]
@@ -155,20 +156,30 @@ def plan_maps(
     migrate: PlanMigration | None = None,
     may_replace: Callable[[str], bool] = lambda name: False,
 ) -> PlannedMaps:
-    """Decide on every map, and return those that are used again, opened; the caller closes them.
+    """Decide on every map of the object.
 
-    *shared* are maps from outside of the set with where they came from, and belong to the caller
-    until this returns; *fresh* names maps that start empty, `all` is every one. With *migrate* the
-    contents of maps of the set that do not fit go over to new ones. A shared map is only replaced
-    if *may_replace* says so, which is asked where it is to start empty or does not fit. The
-    differences of all maps that do not fit are in one `IncompatibleMapError`.
+    Args:
+        spec: The new object.
+        live: The live set, None for a first load.
+        shared: Existing maps from outside of the set by name, each with a description of where it
+            comes from. They belong to the caller until this function returns.
+        fresh: Names of maps that start empty; `all` stands for every map.
+        migrate: Plans how the contents of a map move to a new one; None: maps must fit.
+        may_replace: Whether a shared map may be replaced. Asked if it does not fit or is to start
+            empty.
+
+    Returns:
+        The plans, with the existing maps opened; the caller closes these.
+
+    Raises:
+        IncompatibleMapError: With the differences of all maps that do not fit.
     """
     with ExitStack() as undo:
         sources = _Sources(live, shared, fresh, undo, migrate, may_replace)
-        decided = [sources.decide(each) for each in spec.maps.values()]
-        found = [difference for _, _, found in decided for difference in found]
-        _require_fit(found, hints=sources.hints)
-        given = {plan.name: held for plan, held, _ in decided if held is not None}
+        decided = [sources.decide(map_spec) for map_spec in spec.maps.values()]
+        differences = [difference for _, _, of_map in decided for difference in of_map]
+        _require_fit(differences, hints=sources.hints)
+        given = {plan.name: bpf_map for plan, bpf_map, _ in decided if bpf_map is not None}
         undo.pop_all()
     gone = [
         MapPlan(name, Decision.REMOVED, _id_at(path), "the new object does not define it")
@@ -180,7 +191,7 @@ def plan_maps(
 
 
 def is_constant(name: str) -> bool:
-    """Whether a map holds what the object file says and nothing else."""
+    """Whether the object file alone determines the contents of a map."""
     return name.startswith(CONSTANTS)
 
 
@@ -189,7 +200,7 @@ _Decided = tuple[MapPlan, Map | None, list[Difference]]
 
 @dataclass(frozen=True)
 class _Sources:
-    """Where maps may come from; what is opened is closed by *undo*."""
+    """The sources of existing maps; *undo* closes those that were opened."""
 
     live: LoadedSet | None
     shared: Mapping[str, tuple[Map, str]]
@@ -212,63 +223,63 @@ class _Sources:
             return _start_empty(name)
         if spec.initial and name in live.map_names:
             return _make(spec, "the object itself says what is in it")
-        held = _own_map(live, spec)
-        if held is None:
+        bpf_map = _own_map(live, spec)
+        if bpf_map is None:
             is_lost = name in live.map_names
             return _make(
                 spec, f"{LOST} removed by hand, and the map with it" if is_lost else "it is new"
             )
-        self.undo.enter_context(held)
-        decided = _use(spec, held, Decision.KEPT, _kept_reason(spec, live, held))
-        return self._migrate(spec, held) if decided[2] and self.migrate else decided
+        self.undo.enter_context(bpf_map)
+        decided = _use(spec, bpf_map, Decision.KEPT, _kept_reason(spec, live, bpf_map))
+        return self._migrate(spec, bpf_map) if decided[2] and self.migrate else decided
 
-    def _migrate(self, spec: MapSpec, held: Map) -> _Decided:
-        """Let the contents go over to a new map, with those that an earlier one had no room for."""
+    def _migrate(self, spec: MapSpec, bpf_map: Map) -> _Decided:
+        """Plan that the contents move to a new map, with those that found no room before."""
         assert self.migrate is not None
         try:
-            plan = self.migrate(spec, held)
-            self.migrating.append(MapMigration(spec.name, held, plan))
+            plan = self.migrate(spec, bpf_map)
+            self.migrating.append(MapMigration(spec.name, bpf_map, plan))
             for left in self._left_of(spec.name):
                 old = self.undo.enter_context(left)
                 self.migrating.append(MapMigration(spec.name, old, self.migrate(spec, old)))
         except IncompatibleMapError as error:
             self.hints.append(error.hint)
-            return MapPlan(spec.name, Decision.MIGRATED, held.id), None, list(error.differences)
+            return MapPlan(spec.name, Decision.MIGRATED, bpf_map.id), None, list(error.differences)
         reason = "its contents go over to a new map"
-        return MapPlan(spec.name, Decision.MIGRATED, held.id, reason, plan), None, []
+        return MapPlan(spec.name, Decision.MIGRATED, bpf_map.id, reason, plan), None, []
 
     def _share(self, spec: MapSpec) -> _Decided:
-        held, source = self.shared[spec.name]
+        bpf_map, source = self.shared[spec.name]
         pinned = self.live.maps.get(spec.name) if self.live else None
-        is_kept = pinned is not None and _id_at(pinned) == held.id
+        is_kept = pinned is not None and _id_at(pinned) == bpf_map.id
         decision = Decision.KEPT if is_kept else Decision.SHARED
-        decided = _use(spec, held, decision, f"it is the map of {source}")
+        decided = _use(spec, bpf_map, decision, f"it is the map of {source}")
         is_fresh, is_unfit = self._is_fresh(spec.name), bool(decided[2])
         if not (is_fresh or is_unfit) or not self.may_replace(spec.name):
             return decided
         if is_fresh:
             return _start_empty(spec.name)
-        return self._migrate(spec, held) if self.migrate else decided
+        return self._migrate(spec, bpf_map) if self.migrate else decided
 
     def _is_fresh(self, name: str) -> bool:
         return ALL in self.fresh or name in self.fresh
 
     def _left_of(self, name: str) -> Iterator[Map]:
-        """Open what earlier migrations of the map had no room for."""
+        """Open the old maps whose contents found no room in earlier migrations."""
         if self.live is not None:
             yield from folds.remaining_maps(self.live.path, names.map_pin_name(name))
 
 
 def _id_at(path: Path) -> int | None:
-    """Return the id of the map that is pinned there, None if that is something else."""
-    with suppress(PinKindError, PinNotFoundError), Map.from_pin(path) as held:
-        return held.id
+    """Return the id of the map that is pinned at *path*, None if no map is."""
+    with suppress(PinKindError, PinNotFoundError), Map.from_pin(path) as bpf_map:
+        return bpf_map.id
     return None
 
 
-def _use(spec: MapSpec, held: Map, decision: Decision, reason: str) -> _Decided:
-    plan = MapPlan(spec.name, decision, held.id, reason)
-    return plan, held, compat.differences(spec, held)
+def _use(spec: MapSpec, bpf_map: Map, decision: Decision, reason: str) -> _Decided:
+    plan = MapPlan(spec.name, decision, bpf_map.id, reason)
+    return plan, bpf_map, compat.differences(spec, bpf_map)
 
 
 def _start_empty(name: str) -> _Decided:
@@ -280,19 +291,21 @@ def _make(spec: MapSpec, reason: str) -> _Decided:
 
 
 def _own_map(live: LoadedSet, spec: MapSpec) -> Map | None:
-    """Open the map of the set that *spec* goes on with, None if there is none.
+    """Open the map of the set that *spec* continues, None if there is none.
 
-    Where its pin was removed or replaced by hand, it is the one that was written down, else the one
-    of that name and definition that a program of the set uses.
+    If somebody removed or replaced its pin, it is the recorded map, or else the map of that name
+    and definition that a program of the set uses.
     """
     try:
-        held = live.open_map(spec.name)
+        bpf_map = live.open_map(spec.name)
     except PinKindError as error:
         error.hint = (
             f"bpfpin did not put it there; to make the map anew in its place: --fresh {spec.name}"
         )
         raise
-    return _used_map(live, spec) if held is None and spec.name not in live.maps else held
+    if bpf_map is None and spec.name not in live.maps:
+        return _used_map(live, spec)
+    return bpf_map
 
 
 def _used_map(live: LoadedSet, spec: MapSpec) -> Map | None:
@@ -300,20 +313,23 @@ def _used_map(live: LoadedSet, spec: MapSpec) -> Map | None:
     fitting: list[Map] = []
     for map_id in _used_ids(live):
         with suppress(IdNotFoundError), ExitStack() as undo:
-            held = undo.enter_context(Map.from_id(map_id))
-            # The kernel keeps 15 bytes of a name, and replaces none of those that C allows.
-            if held.name == spec.name[:_KERNEL_NAME_LENGTH] and not compat.differences(spec, held):
-                fitting.append(held)
+            bpf_map = undo.enter_context(Map.from_id(map_id))
+            # The kernel stores 15 bytes of a name, and takes all characters of C identifiers
+            # (bpf_obj_name_cpy() of kernel/bpf/syscall.c).
+            has_name = bpf_map.name == spec.name[:_KERNEL_NAME_LENGTH]
+            if has_name and not compat.differences(spec, bpf_map):
+                fitting.append(bpf_map)
                 undo.pop_all()
     if len(fitting) == 1:
         return fitting[0]
-    for held in fitting:
-        held.close()
+    # Several would be a guess.
+    for bpf_map in fitting:
+        bpf_map.close()
     return None
 
 
 def _used_ids(live: LoadedSet) -> set[int]:
-    """Return the maps that the programs of the set use, and which are not pinned in it."""
+    """Return the ids of maps that the set's programs use and that are not pinned in the set."""
     ids: set[int] = set()
     for name in live.program_names:
         if program := live.open_program(name):
@@ -327,20 +343,20 @@ def _used_ids(live: LoadedSet) -> set[int]:
     return ids - {_id_at(path) for path in live.maps.values()}
 
 
-def _kept_reason(spec: MapSpec, live: LoadedSet, held: Map) -> str:
+def _kept_reason(spec: MapSpec, live: LoadedSet, bpf_map: Map) -> str:
     path = live.maps.get(spec.name)
-    if path is None or _id_at(path) != held.id:
+    if path is None or _id_at(path) != bpf_map.id:
         return f"{LOST} {'replaced' if path else 'removed'} by hand; it is pinned again"
     if spec.dialect is Dialect.DATA:
         return "its variables are the same and go on with their values"
     return "its definition is the same"
 
 
-def _require_fit(found: list[Difference], *, hints: Collection[str]) -> None:
-    if found:
-        maps = ", ".join(dict.fromkeys(each.map for each in found))
+def _require_fit(differences: list[Difference], *, hints: Collection[str]) -> None:
+    if differences:
+        maps = ", ".join(dict.fromkeys(difference.map for difference in differences))
         raise IncompatibleMapError(
             f"not the map that the object asks for: {maps}",
-            differences=found,
+            differences=differences,
             hint="\n".join(filter(None, dict.fromkeys(hints))),
         )

@@ -212,7 +212,9 @@ class SetView:
 
     def _foreign(self) -> list[str]:
         """Return what others pinned in the directory, also in the place of a pin of ours."""
-        return sorted({*self._found.foreign, *(lost.path for lost in self._lost if lost.there)})
+        return sorted(
+            {*self._found.foreign, *(lost.path for lost in self._lost if lost.replaced_by)}
+        )
 
     def _tell(self, kind: ProblemKind, fix: str, *, reason: str) -> None:
         fix = fix.replace("{set}", self._shown).replace("{path}", str(self._found.path))
@@ -299,8 +301,8 @@ class SetView:
     def _tell_lost(self, lost: LostPin) -> None:
         path, what = self._found.path / lost.path, _LOST_WORDS[lost.folder]
         own = what.format(id=lost.id)
-        if lost.there:
-            reason = f"{path} holds {lost.there}, which is not the set's: that is {own}"
+        if lost.replaced_by:
+            reason = f"{path} holds {lost.replaced_by}, which is not the set's: that is {own}"
             self._tell(ProblemKind.PIN_REPLACED, self._fix_of(lost), reason=reason)
         elif self._is_alive(lost):
             reason = f"{path} was removed by hand: {own} is no longer pinned there"
@@ -318,7 +320,7 @@ class SetView:
             return "{load}"
         pin = f"bpftool {_TOOL_WORDS[lost.folder]} pin id {lost.id} {shlex.quote(str(path))}"
         aside = shlex.quote(str(path.with_name(f"other_{path.name}")))
-        return f"mv {shlex.quote(str(path))} {aside} && {pin}" if lost.there else pin
+        return f"mv {shlex.quote(str(path))} {aside} && {pin}" if lost.replaced_by else pin
 
     def _is_alive(self, lost: LostPin) -> bool:
         kind = _OPENED.get(lost.folder)
