@@ -31,6 +31,7 @@ class Assembler:
         self._name = name
         self._code: list[Instruction] = []
         self._references: list[Reference] = []
+        # Labels may be used before they are defined, so jumps are resolved at the end.
         self._labels: dict[str, int] = {}
         self._jumps: list[tuple[int, str]] = []
         self._next = 0

@@ -82,6 +82,7 @@ class Hook(Enum):
     @property
     def attach_type(self) -> AttachType | None:
         """The attach type for BPF_LINK_CREATE; None for hooks of classic tc, which has no links."""
+        # The members have the names of the attach types on purpose, so no second table is needed.
         return AttachType.__members__.get(self.name)
 
     @property

@@ -22,6 +22,8 @@ _FORM = struct.Struct("<BBhi")
 _IMMEDIATE = struct.Struct("<I")
 
 
+# A named tuple is created several times faster than a frozen dataclass; CO-RE decodes every
+# instruction of a function.
 class Instruction(NamedTuple):
     """One eight-byte slot of a program; a 64-bit load consists of two of them."""
 
@@ -54,6 +56,7 @@ class Instruction(NamedTuple):
 
 def signed32(value: int) -> int:
     """Return the low 32 bits of *value* as a signed immediate."""
+    # The immediate field is an s32; values such as the lower half of an address may be unsigned.
     return (value & 0xFFFFFFFF) - ((value & 0x80000000) << 1)
 
 
@@ -84,12 +87,14 @@ class Code(Sequence[Instruction]):
         return Instruction.decode(self.data, range(len(self))[index] * INSN_SIZE)
 
     def __iter__(self) -> Iterator[Instruction]:
+        # Faster than decoding slot by slot.
         for opcode, registers, offset, imm in _FORM.iter_unpack(self.data):
             yield Instruction(opcode, registers & 0xF, registers >> 4, offset, imm)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Code):
             return self.data == other.data
+        # Specs made by hand have tuples of instructions.
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
 
     def __hash__(self) -> int:
@@ -101,6 +106,7 @@ class Code(Sequence[Instruction]):
 
 def encode(instructions: Iterable[Instruction]) -> bytes:
     """Return the code for BPF_PROG_LOAD."""
+    # The bytes are already the kernel's format.
     if isinstance(instructions, Code):
         return instructions.data
     return b"".join([instruction.encode() for instruction in instructions])
@@ -121,6 +127,8 @@ def fill(code: bytearray, index: int, *, imm: int, src: int | None = None) -> No
 
 def load_imm64(dst: int, value: int, *, src: int = 0) -> tuple[Instruction, Instruction]:
     """Assemble `dst = value ll`; *src* is a `PseudoSource` when *value* is a descriptor."""
+    # All fields of the second slot but the immediate must be 0 (resolve_pseudo_ldimm64()
+    # in kernel/bpf/verifier.c).
     upper = Instruction(0, imm=signed32(value >> 32))
     return Instruction(LD_IMM64, dst, src, imm=signed32(value)), upper
 

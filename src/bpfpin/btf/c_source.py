@@ -139,6 +139,8 @@ def _keyword(kind: BtfType) -> str:
 
 
 def _int_name(kind: Int) -> str:
+    # Names of integers differ between compilers and headers (`__u32`, `unsigned int`); size and
+    # sign do not, so they are shown instead.
     if kind.encoding & IntEncoding.BOOL:
         return "bool"
     if kind.name == "char" or kind.encoding & IntEncoding.CHAR:

@@ -158,6 +158,7 @@ def _end_bit(table: _Table, type_id: int, member: Member) -> int:
 
 
 def _check_function(table: _Table, type_id: int, kind: Function) -> None:
+    # btf_func_check() requires the same.
     if not isinstance(table.btf[kind.type_id], FunctionPrototype):
         _refuse(type_id, kind, f"its type {kind.type_id} is not a prototype")
 
@@ -169,6 +170,7 @@ def _check_prototype(table: _Table, type_id: int, kind: FunctionPrototype) -> No
 
 def _check_section(table: _Table, type_id: int, kind: DataSection) -> None:
     for variable in kind.variables:
+        # `.ksyms` has functions beside variables; the loader removes that section for the kernel.
         if not isinstance(table.btf[variable.type_id], (Var, Function)):
             _refuse(type_id, kind, f"its entry, type {variable.type_id}, is not a variable")
 
@@ -244,6 +246,7 @@ def _nesting(table: _Table, type_id: int, inner: list[_Nesting]) -> _Nesting:
         _refuse(type_id, kind, _TOO_DEEP)
     if isinstance(kind, Array):
         leaves *= kind.length
+    # A structure without members, or an array of length 0, still costs one step to walk.
     leaves = leaves or 1
     if leaves > _SPARE_LEAVES:
         size = size_of(table.btf, type_id)

@@ -69,6 +69,8 @@ def differences(old: TypeRef | None, new: TypeRef | None) -> list[Difference]:
 @functools.lru_cache(maxsize=_REMEMBERED)
 def _differences(old: TypeRef, new: TypeRef) -> tuple[Difference, ...]:
     found_differences: list[Difference] = []
+    # Types may contain themselves through pointers only, which end the comparison; *seen* saves the
+    # repeated work for a structure that is a member many times.
     pending, seen = [_Pair("", old, new)], set[tuple[int, int]]()
     while pending:
         pair = pending.pop(0)
@@ -110,6 +112,8 @@ def _scalar(kind: BtfType) -> tuple[object, ...]:
         return (Int, kind.size, kind.is_signed, kind.bits, kind.bit_offset)
     if isinstance(kind, Enum):
         return (Int, kind.size, kind.is_signed, 8 * kind.size, 0)
+    # A pointer in a map is an address of the kernel or of a process: no other program may follow
+    # it, so its target does not matter.
     if isinstance(kind, Pointer):
         return (Pointer,)
     return (type(kind), getattr(kind, "size", 0))

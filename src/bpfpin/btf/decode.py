@@ -40,6 +40,8 @@ from bpfpin.uapi import BTF_MAX_TYPE, BTF_MAX_VLEN, BtfKind
 Words = Sequence[int]  # of 32 bits
 ReadString = Callable[[int], str]
 
+# The kind is in bits 24 to 28 of the info word. The two unused bits above it are read with it, so
+# that a set one makes an unknown kind.
 _KIND_MASK = 0x7F
 _HEADER_WORDS = 3
 _LINKAGES = {linkage.value: linkage for linkage in Linkage}
@@ -167,6 +169,7 @@ def _union(words: Words, at: int, string: ReadString) -> Union:
 
 
 def _signed(value: int, bits: int) -> int:
+    # Two's complement: subtract 2**bits if the top bit is set.
     return value - (value >> bits - 1 << bits)
 
 
@@ -181,6 +184,7 @@ def _enum(words: Words, at: int, string: ReadString) -> Enum:
 
 def _enum64(words: Words, at: int, string: ReadString) -> Enum:
     is_signed = _flag(words, at)
+    # The lower half comes first (struct btf_enum64).
     wide = ((string(words[i]), words[i + 1] | words[i + 2] << 32) for i in _tail(words, at, 3))
     values = tuple(Enumerator(name, _signed(v, 64) if is_signed else v) for name, v in wide)
     return Enum(string(words[at]), words[at + 2], is_signed, values, is_wide=True)

@@ -103,6 +103,7 @@ def with_large_numbers(btf: Btf) -> Btf:
     }
     if not too_long:
         return btf
+    # Only targets of pointers are changed: a value that contains such an array is an error.
     pointed_to = {kind.type_id for kind in btf.types() if isinstance(kind, Pointer)}
     byte_id = len(btf)
     changed: dict[int, BtfType] = {

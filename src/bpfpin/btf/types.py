@@ -17,9 +17,11 @@ class Linkage(IntEnum):
 
     STATIC = 0
     GLOBAL = 1
-    EXTERN = 2
+    EXTERN = 2  # the kernel refuses it (see `sanitize`)
 
 
+# BTF_INT_SIGNED, BTF_INT_CHAR, BTF_INT_BOOL. Compilers leave BTF_INT_CHAR out: clang marks `char`
+# as signed or not, and only the name says that it is a character.
 class IntEncoding(IntFlag):
     """Interpretation of an integer's bits; NONE means unsigned."""
 
@@ -73,6 +75,7 @@ class Array:
     """An array of *length* elements of type *element_id*."""
 
     element_id: int
+    # Type of the index in C, which BTF requires; it has no influence on the layout.
     index_id: int
     length: int
     name: str = ""
@@ -112,6 +115,8 @@ class Enumerator(NamedTuple):
     value: int
 
 
+# BTF_KIND_ENUM has 32-bit values, even if its size is 8 (kernel commit 6089fb325cf7, v6.0, added
+# BTF_KIND_ENUM64).
 _WIDE_SIZE = 8
 
 
@@ -132,6 +137,7 @@ class Enum:
 
 
 @dataclass(frozen=True, slots=True)
+# Compilers write it for a type that a file uses through pointers only.
 class Forward:
     """A structure or union that is declared but not defined."""
 
@@ -139,6 +145,7 @@ class Forward:
     is_union: bool = False
 
 
+# The kernel treats a type tag like a qualifier: it stands between a pointer and its target.
 class ModifierKind(IntEnum):
     """Kind of a modifier; the numbers are those of `BtfKind`."""
 
@@ -210,6 +217,7 @@ class DataSection:
 
 
 @dataclass(frozen=True, slots=True)
+# Other types never refer to a tag: it points at what it describes.
 class DeclTag:
     """A tag on *type_id*, or on its member or parameter number *component* (-1: on the type)."""
 

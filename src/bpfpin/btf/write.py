@@ -81,6 +81,7 @@ def _composite(kind: Struct | Union, add_string: AddString) -> list[int]:
 
 
 def _enum(kind: Enum, add_string: AddString) -> list[int]:
+    # The flag says that the values are signed (kernel commit 6089fb325cf7, v6.0).
     number = BtfKind.ENUM64 if kind.is_wide else BtfKind.ENUM
     words = [_info(number, len(kind.values), flag=kind.is_signed), kind.size]
     for value in kind.values:
@@ -97,6 +98,7 @@ def _prototype(kind: FunctionPrototype, add_string: AddString) -> list[int]:
 
 
 def _data_section(kind: DataSection, _: AddString) -> list[int]:
+    # Unlike members, entries have no name of their own: it is that of the variable.
     words = [_info(BtfKind.DATASEC, len(kind.variables)), kind.size]
     for variable in kind.variables:
         words += [variable.type_id, variable.offset, variable.size]
@@ -130,6 +132,7 @@ class BtfBuilder:
 
     def __init__(self, *, strings: bytes = b"\0") -> None:
         self._strings = bytearray(strings)
+        # Filled on first use: a copy with changed types often adds no string at all.
         self._offsets: dict[bytes, int] = {}
         self._is_indexed = False
         self._types: list[bytes] = []
@@ -194,6 +197,9 @@ class _Selection:
         return self._ids[key]
 
     def build(self) -> bytes:
+        # The kernel gets these types with BPF_BTF_LOAD before BPF_MAP_CREATE, which refers to them
+        # by id. A small table is enough, and it does not keep the object's whole BTF in kernel
+        # memory.
         builder = BtfBuilder()
         for wanted in self._pending:  # `_renumbered` appends to it during the loop
             builder.add(wanted if isinstance(wanted, Forward) else self._renumbered(wanted))
@@ -209,6 +215,8 @@ class _Selection:
         kind = ref.stripped
         if isinstance(kind, (Int, Enum, Float)):
             return self.id_of(ref.btf.ref(ref.btf.strip(ref.id)))
+        # A declaration keeps the name for readers (bpftool), and breaks cycles such as linked
+        # lists.
         if isinstance(kind, (Struct, Union, Forward)) and kind.name:
             is_union = kind.is_union if isinstance(kind, Forward) else isinstance(kind, Union)
             return self.id_of(Forward(kind.name, is_union))

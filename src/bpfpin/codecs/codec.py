@@ -48,6 +48,7 @@ class MisfitError(Portable):
 
     def final(self) -> ValueError | TypeError:
         """Return the error to raise to the caller: a `ValueError` or `TypeError`."""
+        # The path starts with the step of the outermost member: `.name` or `[index]`.
         path = self.path.removeprefix(".")
         return self.kind(f"{path}: {self.text}" if path else self.text)
 
@@ -134,6 +135,7 @@ class CharsCodec(BytesCodec):
 
 def text_of(raw: bytes) -> str:
     """Return the text without trailing NULs; invalid UTF-8 becomes surrogates (PEP 383)."""
+    # Surrogates let the bytes survive a round trip; programs copy names from the kernel unchecked.
     return raw.rstrip(b"\0").decode(errors="surrogateescape")
 
 

@@ -71,6 +71,7 @@ class FormatTable:
             (key.lower().rpartition(" "), form) for key, form in known.items() if _is_rule(key)
         )
         self._rules = [(kind or "*", name, form) for (kind, _, name), form in rules]
+        # A key that matches nothing is most likely a typing error, so `check_used` reports it.
         self._unused = dict.fromkeys(self._exact)
         self._seen: dict[str, None] = {}
 
@@ -85,6 +86,7 @@ class FormatTable:
 
     def formatted(self, plain: Codec, field: FieldPath) -> Codec:
         """Return the codec of *field* in its format; *plain* is its codec without a format."""
+        # Names that occurred, for the message of `check_used`; a dict keeps their order.
         self._seen[field.name] = None
         asked = [key for key in field.keys if key in self._exact]
         for key in asked:
@@ -101,6 +103,7 @@ class FormatTable:
             raise ValueError(f"formats: no member or type {missing}; the members are {known}")
 
     def _by_rule(self, plain: Codec, field: FieldPath) -> Codec:
+        # Rules are guesses, so they ignore case and are skipped where they do not fit.
         types, name = [text.lower() for text in field.types], field.name.lower()
         fitting = (
             _maker()(plain, form)

@@ -70,6 +70,8 @@ AUTO: Final = FormatRules(
     {
         "in_addr *": Format.IPV4,
         "in6_addr *": Format.IPV6,
+        # Sparse's __be types say that a number is in network order; the name then tells its
+        # meaning.
         "__be32 *addr*": Format.IP,
         "__be32 *ip*": Format.IP,
         "__be32 src*": Format.IP,
@@ -77,6 +79,7 @@ AUTO: Final = FormatRules(
         "__be16 *port*": Format.PORT,
         "__be16 source*": Format.PORT,
         "__be16 dest*": Format.PORT,
+        # `__u8` is a typedef of `unsigned char`, which its array has as the last name.
         "unsigned char *ip*": Format.IP,
         "unsigned char *addr*": Format.IP,
         "unsigned char *mac*": Format.MAC,
@@ -94,6 +97,8 @@ AUTO: Final = FormatRules(
         "__be16 key": Format.PORT,
         "__be16 value": Format.PORT,
         "lpm_trie key": Format.PREFIX,
+        # `u64` and `__u64` end in `unsigned long long`. Times of bpf_ktime_get_ns() are named like
+        # this.
         "*long* *_ns": Format.NS,
     }
 )
@@ -130,6 +135,7 @@ def parse_ns(text: str) -> int:
             f"{text!r} is not a time such as '5 ms'; the units are {', '.join(_UNITS)}"
         )
     whole, fraction, unit = match[1], match[2] or "", match[3]
+    # Integers throughout: a float has 53 bits, which is 104 days of nanoseconds.
     number, rest = divmod(int(whole + fraction) * _UNITS[unit], int("1" + "0" * len(fraction)))
     if rest:
         raise ValueError(f"{text!r} is not a whole number of nanoseconds")
@@ -138,6 +144,7 @@ def parse_ns(text: str) -> int:
 
 def formatted(plain: Codec, form: Format) -> Codec | None:
     """Return the codec for the values of *plain* in format *form*; None if it does not fit."""
+    # Formats apply to the type in memory, not to an enumeration's names or another format.
     bare = plain.origin if isinstance(plain, MappedCodec) else plain
     if not isinstance(bare, ArrayCodec):
         return _MAKERS[form](bare)

@@ -44,6 +44,7 @@ class BitsCodec(Codec):
         """Return the integer."""
         word = int.from_bytes(data[at : at + self.size], "little") >> self._shift
         value = word & ((1 << self._bits) - 1)
+        # Sign extension by hand: Python integers have no width.
         negative = self._is_signed and value >> (self._bits - 1)
         return value - (1 << self._bits) if negative else value
 
@@ -74,6 +75,7 @@ class BoolCodec(ScalarCodec):
 
     def __init__(self) -> None:
         super().__init__("?")
+        # A byte of 2 is decoded as True and encoded as 1.
         self.is_reversible = False
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
@@ -89,6 +91,7 @@ def truth(value: Any) -> int:
     """Return 1 or 0 for a boolean or for these numbers; `MisfitError` for other values."""
     if not hasattr(value, "__index__") and type(value).__name__ != "bool_":  # bool_ is numpy's
         raise MisfitError(TypeError, f"true or false was expected, not {value!r}")
+    # Other numbers are refused, although C takes them for true: 2 is more likely a mistake.
     if value not in {0, 1}:
         raise MisfitError(ValueError, f"{value!r} is neither true nor false (0 or 1)")
     return int(value)

@@ -127,6 +127,8 @@ class _Maker:
             maker = MAKERS.get(type(kind))
             if maker is None:
                 raise ObjectFileError(f"a {type(kind).__name__} has no values")
+            # Damaged or hostile BTF may use one type many times on many levels; without this table
+            # each use would be made again.
             self.made[type_id, path] = maker(self, kind, at)
         return self.made[type_id, path]
 
@@ -156,10 +158,12 @@ class _Maker:
         return ScalarCodec(letter) if letter else BytesCodec(kind.size)
 
     def pointer(self, _kind: Pointer, _at: At) -> Codec:
+        # Pointers have 8 bytes in BPF on every machine (see `btf.layout`).
         return ScalarCodec("Q")
 
     def array(self, kind: Array, at: At) -> Codec:
         element = self.btf[self.btf.strip(kind.element_id)]
+        # `char[N]` is text by convention. `__u8[N]` is not: it holds addresses and the like.
         if isinstance(element, Int) and _is_char(element):
             return (CharsCodec if self.is_raw else TextCodec)(kind.length)
         inner = at._replace(depth=at.depth + 1)
@@ -170,6 +174,8 @@ class _Maker:
         parts = self._parts(kind, at)
         self._check_ends(parts, kind.size)
         codec = record_codec(parts, kind.size, factory=self._factory())
+        # BPF_F_LOCK needs a bpf_spin_lock in the value (map_lookup_elem() in kernel/bpf/syscall.c).
+        # The parts do not have it, because the kernel owns the lock.
         codec.has_lock |= any(is_spin_lock(self.btf, member.type_id) for member in kind.members)
         return codec
 
@@ -225,6 +231,7 @@ class _Maker:
         return Part(member.name, offset, made)
 
     def _bits(self, member: Member, bit: int) -> Codec:
+        # Without BTF's kind flag, a bit-field is a member that does not start at a byte boundary.
         kind = self.btf[self.btf.strip(member.type_id)]
         bits = member.bitfield_size or 8 * size_of(self.btf, member.type_id)
         is_signed = isinstance(kind, Int | Enum) and kind.is_signed

@@ -13,6 +13,7 @@ from bpfpin.codecs.codec import Buffer, Codec, MisfitError
 
 _ORDERS = "@=<>!"
 _ITEM = re.compile(r"(\d*)([a-zA-Z?])")
+# Items that give the same bytes again when packed: all but padding, booleans and floats.
 _AS_READ = re.compile(r"[@=<>!]?[\s\dbBhHiIlLqQnNPsc]*")
 CtypesType = type[ctypes.Structure] | type[ctypes.Union]
 
@@ -94,6 +95,7 @@ class FormatCodec(Codec):
     @functools.cached_property
     def items(self) -> list[FormatItem]:
         """The items, padding left out."""
+        # The struct module allows spaces between items.
         text = "".join(self.format.split())
         prefix = text[0] if text[0] in _ORDERS else "@"
         order = ">" if prefix in ">!" else "<"
@@ -104,6 +106,7 @@ class FormatCodec(Codec):
             for _ in range(times):
                 before += item
                 size = struct.calcsize(prefix + item)
+                # The end of an item minus its size is its start, after alignment.
                 if letter != "x":
                     items.append(FormatItem(letter, struct.calcsize(before) - size, size, order))
         return items
@@ -127,6 +130,8 @@ class FormatCodec(Codec):
 
 def _hashable(kind: CtypesType) -> Any:
     """Return a subclass for keys; ctypes structures themselves compare by identity."""
+    # ctypes structures are mutable; a subclass with __hash__ lets keys be used in a dict, as long
+    # as the caller does not change them.
     return type(
         kind.__name__,
         (kind,),

@@ -66,6 +66,7 @@ def _is_address(codec: Codec, at: int, name: str = "") -> bool:
         )
     if at or codec.size not in _FAMILIES:
         return False
+    # An array of 4 or 16 bytes after the length can be nothing but the address.
     is_number = isinstance(codec, ScalarCodec)
     return bool(_ADDRESS.search(name)) if is_number else isinstance(codec, _ADDRESS_KINDS)
 
@@ -146,6 +147,7 @@ def taking_prefixes(plain: Codec) -> Codec:
     if isinstance(plain, MappedCodec) or not is_prefix(plain):
         return plain
     made: Any = copy.copy(plain)
+    # The copy keeps all attributes, and isinstance() checks against the codec's class still hold.
     made.__class__ = _prefix_kind(type(plain))
     return made  # type: ignore[no-any-return]  # its class is made at run time
 

@@ -27,6 +27,7 @@ class StrayBytes:
     key_bytes: bytes
 
     def __eq__(self, other: object) -> bool:
+        # Keys of different Python types are different, even with the same bytes.
         if isinstance(other, StrayBytes):
             return type(self) is type(other) and self.key_bytes == other.key_bytes
         return type(other) is dict and bool(dict.__eq__(other, self))
@@ -49,6 +50,7 @@ class StrayBytes:
 
 def stray(value: Any, key_bytes: bytes) -> Any:
     """Return a copy of *value* that keeps *key_bytes*."""
+    # bool cannot be subclassed.
     base: Any = int if isinstance(value, bool) else type(value)
     kind = _stray_kind(base)
     made = getattr(kind, "_make", kind)(value)  # NamedTuples have `_make`

@@ -30,6 +30,7 @@ class UntypedCodec(BytesCodec):
         if not isinstance(value, int) or self.size not in _INTEGER_SIZES:
             super().encode_into(value, data, at)
             return
+        # Without a type the sign is unknown, so both ranges are accepted.
         bits = 8 * self.size
         low, high = bounds(bits, is_signed=True)[0], bounds(bits, is_signed=False)[1]
         if not low <= value <= high:

@@ -69,6 +69,7 @@ class Resolution:
     def line(self) -> int:
         """The number of the source line; 0 if the object has no line infos."""
         lines = self.function.line_info
+        # A line info stands for its instruction and all that follow, up to the next line info.
         at = bisect_right(lines, self.relocation.index, key=lambda line: line.index)
         return lines[at - 1].line_column >> 10 if at else 0
 
@@ -107,6 +108,7 @@ def _enumerator(btf: Btf, relocation: CoreRelocation) -> str:
         enum = btf[btf.strip(relocation.type_id)]
     except ObjectFileError:
         return ""
+    # Messages must not fail themselves: the path may be malformed, and may have any length.
     index = int(relocation.access) if relocation.access[:9].isdecimal() else -1
     if not isinstance(enum, Enum) or not 0 <= index < len(enum.values):
         return ""
@@ -158,7 +160,10 @@ class _Relocator:
     def _function(self, function: FunctionSpec) -> FunctionSpec:
         if not function.relocations:
             return function
+        # Relocating a function twice would also count its relocations twice in the report.
         if function.name not in self._done:
+            # The instructions change in place. They stay a list of slots, because a 64-bit load has
+            # two of them.
             code = list(function.instructions)
             for relocation in function.relocations:
                 self._apply(code, function, relocation)
@@ -174,6 +179,7 @@ class _Relocator:
             raise self._located(
                 ObjectFileError("there is no such instruction"), function, relocation
             )
+        # The number goes into a poisoned instruction, and the verifier's log then contains it.
         number = len(self.resolutions)
         try:
             answer = self._finder.find(relocation.type_id, relocation.access, relocation.kind)
@@ -189,6 +195,7 @@ class _Relocator:
         self, error: ObjectFileError, function: FunctionSpec, relocation: CoreRelocation
     ) -> ObjectFileError:
         """Return *error* with the relocation in its message."""
+        # Sections and offsets of an error about the target's BTF are not those of the object.
         what = describe(self._btf, relocation)
         message = f"instruction {relocation.index} of {function.name} asks for {what}"
         return ObjectFileError(

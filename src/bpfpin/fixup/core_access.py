@@ -74,6 +74,8 @@ class MemberIndex:
             elif type_id not in seen:
                 seen.add(type_id)
                 inner = self._named(btf, type_id, depth - 1)
+                # Without this count, a file of nested unnamed structures could need exponential
+                # time.
                 self._count(len(inner))
                 for entry in inner.values():
                     entries.setdefault(entry.layout.name, _moved_bits(entry, bit_offset))
@@ -114,6 +116,7 @@ class CoreField:
 
 def indices_of(access: str) -> tuple[int, ...]:
     """Return the indices of the path *access*; `ObjectFileError` if it is malformed."""
+    # The limit keeps a long string from becoming a list of millions of parts.
     parts = access.split(":", MAX_STEPS)
     if len(parts) > MAX_STEPS:
         raise malformed_relocation(f"the path {access[:40]!r}… has more than {MAX_STEPS} steps")
@@ -140,6 +143,8 @@ def local_field(btf: Btf, type_id: int, access: str) -> tuple[CoreField, list[Ac
             name = kind.members[index].name
             steps += [AccessStep(name, index, field.type_id)] if name else []
         elif isinstance(kind, Array):
+            # As in libbpf, the last member of a structure may be a flexible array, whose length is
+            # 0 in BTF.
             _check_length(kind, index, may_be_open=is_last and bool(steps[-1].name))
             field = element(field, kind, index)
             steps.append(AccessStep("", index, field.type_id))
@@ -180,6 +185,7 @@ def target_field(
     btf = target.btf
     root = btf.strip(target.id)
     first = steps[0].number
+    # The size is not needed for index 0; the target's type may be only declared and have none.
     field = CoreField(btf, root, first * size_of(btf, root) * 8 if first else 0, is_element=True)
     is_open = False
     for step in steps[1:]:

@@ -46,6 +46,7 @@ class CoreTarget:
 
     def candidates(self, local: TypeRef) -> list[TypeRef]:
         """Return the types with the kind and name of the local type, flavours ignored."""
+        # Without a name every type of the kernel would be a candidate.
         if not local.name:
             raise ObjectFileError(
                 f"type {local.id} has no name to look for in the kernel", section=".BTF.ext"
@@ -58,6 +59,8 @@ class CoreTarget:
 
 def _candidates(btf: Btf, local: TypeRef) -> list[TypeRef]:
     kind = local.type
+    # The object's flavours (`task_struct___old`) are views of the same kernel type. The kernel's
+    # own BTF may have names with `___`, too.
     named = btf.flavours(essential_name(local.name))
     return [btf.ref(type_id) for type_id in named if is_one_kind(kind, btf[type_id])]
 
@@ -89,6 +92,7 @@ class Finder:
         self._btf = btf
         self._target = target
         self._members = MemberIndex()
+        # By local type id; narrowed by each relocation.
         self._candidates: dict[int, list[TypeRef]] = {}
         self._comparisons: dict[Btf, Comparison] = {}
         self._found: dict[tuple[int, str, Kind], Found] = {}
@@ -108,6 +112,8 @@ class Finder:
         if access != "0":
             raise malformed_relocation(f"{access[:80]!r} is not the path of a whole type")
         if kind is Kind.TYPE_ID_LOCAL:
+            # The id does not depend on the kernel. Linkers renumber types, so the instruction is
+            # not checked.
             own = Value(type_id, is_sure=False)
             return Found(own, own)
         return self._type(type_id, kind)
@@ -135,6 +141,7 @@ class Finder:
         enum, path = self._btf[own_id], indices_of(access)
         if not isinstance(enum, Enum) or len(path) > 1 or path[0] >= len(enum.values):
             raise malformed_relocation(f"{access[:80]!r} is not an enumerator of type {type_id}")
+        # Enumerators are found by name: their values differ between kernels.
         name = essential_name(enum.values[path[0]].name)
 
         def ask(ref: TypeRef) -> _Answer | None:
@@ -154,6 +161,8 @@ class Finder:
             return Found(local, None if _needs_answer(kind) else Value(0))
         first, answer = answers[0]
         for ref, other in answers[1:]:
+            # libbpf refuses to guess as well. The bit offset counts, too: equal loads may extract
+            # other bits.
             if (other.value.number, other.bit_offset) != (answer.value.number, answer.bit_offset):
                 raise _ambiguous((first, answer), (ref, other))
         self._candidates[type_id] = [ref for ref, _ in answers]

@@ -47,6 +47,7 @@ def fields_fit(local: Btf, local_id: int, target: Btf, target_id: int) -> bool:
         if isinstance(local_type, Array) and isinstance(target_type, Array):
             local_id, target_id = local_type.element_id, target_type.element_id
             continue
+        # Nested structures are not compared: the next step of the path looks into them.
         if isinstance(local_type, Struct | Union) and isinstance(target_type, Struct | Union):
             return True
         return is_one_kind(local_type, target_type) and field_fits(local_type, target_type)
@@ -57,8 +58,11 @@ def field_fits(local: BtfType, target: BtfType) -> bool:
     """Whether two types of the same kind fit: named ones by name, integers unless shifted."""
     if isinstance(local, Enum | Forward):
         names = essential_name(local.name), essential_name(target.name)
+        # An unnamed enumeration fits any other, as in libbpf.
         return not all(names) or names[0] == names[1]
     if isinstance(local, Int) and isinstance(target, Int):
+        # Sizes and signs may differ: loads are adapted, and programs ask for the sign if they need
+        # it.
         return local.bit_offset == 0 and target.bit_offset == 0
     return isinstance(local, Pointer | Float)
 
@@ -142,9 +146,12 @@ class Comparison:
             return local.size == target.size and self._has_enumerators(local, target)
         if isinstance(local, Int) and isinstance(target, Int):
             return local.size == target.size and local.is_signed == target.is_signed
+        # Behind a pointer a declaration may stand for the definition.
         if key[2] and isinstance(local, Struct | Union | Forward):
             return _is_union(local) == _is_union(target)
         if isinstance(local, Struct | Union) and type(local) is type(target):
+            # Structures refer to each other; without this table a pair would be compared again and
+            # again.
             if key not in self._matched:
                 self._matched[key] = self._has_members(local, target, depth)
             return self._matched[key]
@@ -156,6 +163,7 @@ class Comparison:
         assert isinstance(target, Struct | Union)
         if len(local.members) > len(target.members):
             return False
+        # Several unnamed members share the empty name, so a name has a list of types.
         by_name: dict[str, list[int]] = {}
         for member in target.members:
             by_name.setdefault(essential_name(member.name), []).append(member.type_id)

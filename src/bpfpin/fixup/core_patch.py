@@ -14,6 +14,7 @@ from bpfpin.insn import CALL, Instruction, signed32
 
 POISON = 195896080  # 0xbad2310, libbpf's helper number; relocation N has this number plus N
 
+# Instruction classes and sizes of Documentation/bpf/standardization/instruction-set.rst.
 _CLASS_MASK = 0x07
 _LD, _LDX, _ST, _STX, _ALU, _ALU64 = 0x00, 0x01, 0x02, 0x03, 0x04, 0x07
 _MEMORY = (_LDX, _ST, _STX)
@@ -62,6 +63,7 @@ def patch(
 
 def poisoned_number(helper: int) -> int | None:
     """Return the number of the relocation that a call of *helper* marks; None if it marks none."""
+    # The immediate of a call is an s32.
     return helper - POISON if POISON <= helper < 1 << 31 else None
 
 
@@ -77,6 +79,7 @@ def _with_offset(instruction: Instruction, local: Value, target: Value) -> Instr
         raise malformed_relocation(
             f"an offset of {target.number} bytes does not fit the instruction"
         )
+    # A field may have another size in the target; the size is part of the opcode.
     opcode = instruction.opcode
     if target.access_size != local.access_size:
         opcode = _resized(opcode, local, target)
@@ -123,6 +126,8 @@ def _with_wide_immediate(
 
 
 def _expect(local: Value, current: int, what: str) -> None:
+    # A different number means that something else has changed the instruction since compilation, or
+    # that BTF and code do not belong together.
     if local.is_sure and current != local.number:
         raise _unexpected(what, current, local)
 

@@ -98,6 +98,7 @@ def _size(field: CoreField, span: _BitSpan) -> Value:
 
 def _signed(field: CoreField, _: _BitSpan) -> Value:
     kind = field.btf[field.btf.strip(field.type_id)]
+    # Compilers before clang 15 mark no enumeration as signed.
     return Value(int(isinstance(kind, Int | Enum) and kind.is_signed))
 
 

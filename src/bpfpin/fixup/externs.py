@@ -95,6 +95,8 @@ class _Filler:
     def _fill_call(self, code: list[Instruction], reference: Reference) -> None:
         answer = self.answers[reference.target]
         if answer.number is None:
+            # As in libbpf: the verifier removes the call if the program tests the weak address
+            # before.
             poison = POISON + self.numbers[reference.target]
             code[reference.index] = Instruction(CALL, imm=poison)
             return
@@ -153,6 +155,7 @@ def fill(
         A copy of *spec*, without references to externs.
     """
     by_name = {answer.extern.name: answer for answer in answers}
+    # Numbers count all externs of the object, not only the used ones, so that they are stable.
     numbers = {name: number for number, name in enumerate(spec.externs)}
     filler = _Filler(by_name, modules, numbers)
     programs = {

@@ -77,6 +77,7 @@ def encoded(extern: ExternSpec, text: str) -> bytes:
 
 
 def _of_tristate(form: ConfigForm | None, text: str) -> int | None:
+    # A char gets the letter itself (set_kcfg_value_tri() in libbpf.c).
     if form is ConfigForm.CHAR:
         return ord(text)
     if form is ConfigForm.TRISTATE or (form is ConfigForm.BOOL and text != "m"):
@@ -90,6 +91,7 @@ def _of_number(extern: ExternSpec, form: ConfigForm | None, text: str) -> int | 
     if match is None or form not in (ConfigForm.NUMBER, ConfigForm.CHAR, ConfigForm.BOOL):
         return None
     digits = match[2]
+    # libbpf uses strtoull() with base 0.
     is_octal = len(digits) > 1 and digits[1] not in "xX" and digits[0] == "0"
     number = int(digits, 8 if is_octal else 0) * (-1 if match[1] == "-" else 1)
     bits = 1 if form is ConfigForm.BOOL else 8 * extern.size
@@ -133,6 +135,8 @@ def answers(externs: Sequence[ExternSpec], sources: ExternSources) -> tuple[Answ
 def _ask(
     kind: ExternKind, externs: Sequence[ExternSpec], sources: ExternSources
 ) -> Iterator[Answer]:
+    # All names of a kind are looked up together: /proc/kallsyms and the configuration are read
+    # once.
     names = {extern.kernel_name for extern in externs}
     if not names:
         return
@@ -161,6 +165,7 @@ def _addressed(extern: ExternSpec, address: int | None) -> Answer:
 
 def _typed(extern: ExternSpec, types: Callable[[], Iterable[tuple[str, Btf]]]) -> Answer:
     kind = _KINDS[extern.kind]
+    # vmlinux first: a module's variable or function of the same name is another object.
     tables = []
     for module, btf in types():
         type_id = btf.find(extern.kernel_name, kind)
@@ -206,6 +211,7 @@ def _absent(extern: ExternSpec, *, proposed: Sequence[str] = ()) -> Answer:
 
 def _near(name: str, kind: type[BtfType], tables: Iterable[Btf]) -> list[str]:
     """Return existing names similar to *name*, among those with the same first characters."""
+    # difflib is slow: over all strings of the kernel's BTF it would take seconds.
     stem = name[:_STEM].encode()
     alike = [
         (text.decode(errors="replace"), btf)

@@ -131,7 +131,9 @@ def _extern(elf: Elf, btf: Btf, declared: _Declared, symbol: Symbol) -> ExternSp
     section, kind = declared
     if not _NAME.fullmatch(symbol.name):
         raise elf.error(f"the extern's name {symbol.name!r} is not a C identifier", section=section)
+    # Variables are usually `const volatile` in C, which the kernel's type is not.
     type_id = kind.type_id if isinstance(kind, Function) else btf.strip(kind.type_id)
+    # BTF does not store whether an extern is weak, only the symbol does.
     is_weak = symbol.binding == SymbolBinding.WEAK
     spec = ExternSpec(symbol.name, _kind(section, kind, btf[type_id]), btf.ref(type_id), is_weak)
     if spec.kind is not ExternKind.KCONFIG:

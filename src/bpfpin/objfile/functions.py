@@ -73,6 +73,7 @@ def _spans(elf: Elf) -> Iterator[FunctionSpan]:
             hint="keep the symbols: strip -g (llvm-strip -g) removes the debug information only",
         )
     check_limit(len(symbols), MAX_FUNCTIONS, "functions")
+    # The linker (bpftool gen object) keeps static functions of several files with one name.
     counts = Counter(symbol.name for symbol in symbols)
     taken: set[str] = set()
     for symbol, following in zip_longest(symbols, symbols[1:]):

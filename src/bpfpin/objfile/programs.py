@@ -151,6 +151,7 @@ class CodeReader:
         return self._read[name]
 
     def _spec(self, function: FunctionSpan) -> FunctionSpec:
+        # Counted before decoding, so that a huge function costs nothing.
         self._instructions += (function.end - function.start) // INSN_SIZE
         check_limit(
             self._instructions, MAX_INSTRUCTIONS, "instructions", section=function.section.name
@@ -182,6 +183,8 @@ class CodeReader:
         if section not in self._debug:
             self._debug[section] = _Debug(
                 dict(self._ext.functions.get(section, ())),
+                # Linkers may leave two line infos for an instruction, which the kernel refuses
+                # (check_btf_line()). The last one counts.
                 sorted({line[0]: line for line in self._ext.lines.get(section, ())}.values()),
                 sorted(self._ext.relocations.get(section, ())),
             )
@@ -207,6 +210,7 @@ class CodeReader:
             raise self._bad_relocation(function, offset, f"is of kind {number}, which is unknown")
         if offset % INSN_SIZE:
             raise self._bad_relocation(function, offset, "is within an instruction")
+        # Id 0 is void, which no relocation is about.
         if self._btf is None or not 0 < type_id < len(self._btf):
             raise self._bad_relocation(
                 function, offset, f"refers to type {type_id}, not in the BTF"
@@ -284,7 +288,9 @@ class ProgramReader:
     def _kinds(self) -> Iterator[tuple[FunctionSpan, ProgramKind]]:
         kinds = {function.name: self._kind(function) for function in self._global}
         known = [name for name, kind in kinds.items() if kind]
+        # Compilers put functions without a section attribute, such as subprograms, into `.text`.
         outside = [function.name for function in self._global if function.section.name != TEXT]
+        # A function that a known program calls is a subprogram, even in a section of its own.
         called = {*known, *self._code.called_by(known)}
         free = [name for name in outside or kinds if name not in called]
         programs = {*known, *free} - (self._code.called_by(free) - {*known})

@@ -142,6 +142,7 @@ def read_btf(path: str | Path) -> Btf:
 
 
 def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | None) -> ObjectSpec:
+    # The kernel's form of the BTF lacks the externs, so both forms are needed.
     compiled = _btf(elf)
     externs = read_externs(elf, compiled)
     btf = _for_kernel(elf, compiled, externs)
@@ -151,6 +152,7 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
     ]
     if elf.is_big_endian:  # the bytes of variables are in the other order (see `byte_order`)
         maps = [spec.with_changes(contents=None) for spec in maps]
+    # After the maps: references are resolved to them while the code is read.
     functions = Functions(elf)
     code = CodeReader(
         elf, functions, maps, btf=btf, ext=_ext(elf, btf), externs=externs, declared=compiled
@@ -212,6 +214,7 @@ def _btf(elf: Elf) -> Btf | None:
     if section is None:
         return None
     check_limit(section.size, MAX_BTF_BYTES, "bytes of BTF", section=section.name)
+    # Before `check`, which refuses arrays of 4 GiB and more.
     btf = with_large_numbers(Btf.parse(section.data))
     check(btf)
     return btf

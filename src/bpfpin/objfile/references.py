@@ -64,9 +64,11 @@ class Resolver:
             (spec.section_index, spec.offset): spec for spec in maps if spec.dialect != Dialect.DATA
         }
         self._data = {spec.section_index: spec for spec in maps if spec.dialect == Dialect.DATA}
+        # Variables of an arena have a section, and are values of the arena's map.
         self._data |= {spec.data_section: spec for spec in maps if spec.data_section}
         self._relocations: dict[int, dict[int, Relocation]] = {}
         self._addresses: dict[int, DataAddresses] = {}  # in data sections
+        # Compilers write their name there. It decides only if an instruction fits both forms.
         comment = elf.section(".comment")
         self._is_of_gcc = comment is not None and b"GCC:" in comment.data
 
@@ -236,10 +238,13 @@ class Resolver:
     ) -> Reference:
         """Return the reference of a call within the section."""
         offset = function.start + index * INSN_SIZE
+        # A source register other than 0 says that the immediate is a descriptor or id, which no
+        # file can know.
         if not instruction.is_call or instruction.src != PseudoCall.CALL:
             raise self._error(
                 function, offset, "refers to a map or kernel object without relocation"
             )
+        # Calls count in instructions, relative to the next one.
         address = offset + (instruction.imm + 1) * INSN_SIZE
         target = self._function(function, offset, function.section, address)
         return Reference(index, ReferenceKind.CALL, target)

@@ -22,6 +22,7 @@ OLD_READERS = {
     Dialect.BPF_MAP_DEF: legacy.maps_of,
     Dialect.BPF_ELF_MAP: iproute2.maps_of,
 }
+# Data sections of their own (`SEC(".data.hot")`); compilers write `.rodata.str1.1` and others.
 _DATA_PREFIXES = (".rodata.", ".data.", ".bss.")
 _WITH_DATA = (SectionType.PROGBITS, SectionType.NOBITS)
 
@@ -39,6 +40,7 @@ def reader_for(section: Section) -> MapReader | None:
 
 def is_old(section: Section) -> bool:
     """Whether *section* defines maps by C structures: `maps`, or `maps/NAME` for each map."""
+    # `maps/NAME` is gobpf's form.
     is_named = section.name == "maps" or section.name.startswith("maps/")
     return is_named and section.type in _WITH_DATA and not section.is_code
 

@@ -38,6 +38,7 @@ _POINTER_SIZE = 8
 _U32_FIELDS = ("type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "pinning")
 _NUMBERS = dict.fromkeys(_U32_FIELDS, 0xFFFFFFFF) | {"map_extra": 0xFFFFFFFFFFFFFFFF}
 _TYPES = ("key", "value")
+# libbpf refuses unknown members, too: they may ask for something that would be missing.
 _KNOWN = {*_NUMBERS, *_TYPES, "values"}
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.BY_NAME}
 # Maps of events, and the sizes of their keys and values in the kernel. Sources may give a type all
@@ -86,6 +87,7 @@ def initial_slots(
 def _index(elf: Elf, spec: MapSpec, values_offset: int | None, relocation: Relocation) -> int:
     if values_offset is None:
         raise _error(elf, spec, relocation, "the map is initialised, but has no `values`")
+    # `values` is a flexible array of pointers of eight bytes.
     index, odd = divmod(relocation.offset - spec.offset - values_offset, _POINTER_SIZE)
     if index < 0 or odd:
         raise _error(elf, spec, relocation, "the initialised bytes are not an element of `values`")
@@ -158,6 +160,7 @@ def _variables(btf: Btf, section: str) -> dict[str, Var]:
 def _definition(context: _MapContext, variable: Var | None) -> Struct:
     if variable is None:
         raise context.error("the map is not in the BTF", hint="compile with -g")
+    # A static map could not be referred to by name, and libbpf refuses it as well.
     if variable.linkage != Linkage.GLOBAL:
         raise context.error(f"the map is {Linkage(variable.linkage).name.lower()}, not global")
     kind = context.btf[context.btf.strip(variable.type_id)]
@@ -226,6 +229,7 @@ def _number(context: _MapContext, member: Member, *, limit: int) -> int:
         if isinstance(array, Array):
             return array.length
     if isinstance(kind, Enum) and len(kind.values) == 1:
+        # The value of an enumerator may be stored as signed.
         number = kind.values[0].value & 0xFFFFFFFFFFFFFFFF
         if number <= limit:
             return number
@@ -261,12 +265,15 @@ def _size(context: _MapContext, what: str, ref: TypeRef | None, given: int | Non
         size = ref.size
     except ObjectFileError as error:
         raise context.error(f"{what}: {error.message}") from None
+    # The kernel would refuse the difference with EINVAL only (map_check_btf() in
+    # kernel/bpf/syscall.c).
     if given and given != size:
         raise context.error(f"{what}_size is {given}, but the type of {what} has {size} bytes")
     return size
 
 
 def _pinning(context: _MapContext, number: int) -> Pinning:
+    # Only outer maps have a name that a pin could use (libbpf: "inner def can't be pinned").
     if number and context.is_inner:
         raise context.error("an inner map cannot be pinned")
     return _PINNINGS.get(number, Pinning.UNKNOWN)

@@ -24,6 +24,8 @@ _R_BPF_64_ABS32 = 3
 _LARGEST = 8  # bytes of an address
 _SHOWN_NAMES = 3
 ARENA_SECTION = ".addr_space.1"  # clang's name for address space 1, the arena
+# Arenas count in pages of the kernel. Objects are read without one, so the smallest size is
+# assumed.
 _LEAST_PAGE = 4096
 # Aliases may overlap, and each variable copies its bytes: the sum of their sizes, as a multiple of
 # the section's size.
@@ -35,6 +37,7 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     contents = section_bytes(elf, section)
     if not contents:
         return []
+    # The verifier treats values of a frozen read-only map as constants and removes dead branches.
     is_read_only = section.name == ".rodata" or section.name.startswith(".rodata.")
     value = _value(section, btf)
     flags = MapFlag.MMAPABLE | (MapFlag.RDONLY_PROG if is_read_only else 0)

@@ -97,6 +97,7 @@ def link_tail_calls(
         ObjectFileError: The map with that id is not a program array, the index is out of range, or
             two programs fill the same index.
     """
+    # iproute2 finds arrays by id alone; several maps may have the id 0, the default.
     filled = {spec.name: spec for spec in maps}
     plain = [program for program, kind in programs if kind.tail_call is None]
     typed = []

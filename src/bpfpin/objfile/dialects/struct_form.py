@@ -214,6 +214,8 @@ def _members(btf: Btf, name: str, room: int) -> dict[str, tuple[int, int]]:
 
     A wrapper structure whose first member is the definition is skipped: Rust defines maps this way.
     """
+    # Only the structure of the variable itself counts: other structures may have the same member
+    # names.
     variable_id = btf.find(name, Var)
     variable = btf[variable_id] if variable_id is not None else None
     kind = btf[btf.strip(variable.type_id)] if isinstance(variable, Var) else None
@@ -255,6 +257,7 @@ def _fields(elf: Elf, definition: RawDefinition, form: StructForm | None) -> Fie
     spans = {
         name: (4 * index, 4) for index, name in enumerate(form.members) if 4 * index + 4 <= size
     }
+    # gobpf's structure has a text of 256 bytes after the pinning.
     if form is PINNED:
         spans[NAMESPACE] = (4 * len(form.members), max(0, size - 4 * len(form.members)))
     note = ""

@@ -78,6 +78,8 @@ def _function(elf: Elf, section: Section, relocation: Relocation) -> str:
     if symbol.type == SymbolType.FUNCTION:
         return symbol.name
     if symbol.type == SymbolType.SECTION and symbol.section_index < len(elf.sections):
+        # A static function has a section symbol: the addend, in bytes, says which function is
+        # meant.
         address = _addend(section, relocation)
         for other in elf.symbols_in(elf.sections[symbol.section_index]):
             if other.type == SymbolType.FUNCTION and other.value == address:

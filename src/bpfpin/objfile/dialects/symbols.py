@@ -11,6 +11,7 @@ from bpfpin.uapi import MapType
 
 def map_symbols(elf: Elf, section: Section) -> list[Symbol]:
     """Return the symbols of maps in *section* by offset; `ObjectFileError` for a static one."""
+    # Every other symbol defines a map. BTF has the same names, but an object may have no BTF.
     symbols = [symbol for symbol in elf.symbols_in(section) if not _is_label(symbol)]
     if not symbols and section.size:
         raise elf.error(
@@ -19,6 +20,7 @@ def map_symbols(elf: Elf, section: Section) -> list[Symbol]:
             hint="keep the symbols: strip -g (llvm-strip -g) removes the debug information only",
         )
     for symbol in symbols:
+        # References to a static map have the section symbol only, and the linker may drop its name.
         if symbol.is_local:
             hint = f"remove `static` from the definition of {symbol.name}"
             raise elf.error("the map is static", section=section, symbol=symbol, hint=hint)

@@ -61,6 +61,7 @@ def to_little_endian(data: bytes) -> bytes:
     turned = bytearray(data)
     _turn(turned, 0, _HEADER_SIZE, _HEADER_SIZE, _HEADER)
     turned[_ORDER] = _LITTLE
+    # e_shoff and e_shnum, already swapped.
     (table,) = struct.unpack_from("<Q", turned, 40)
     (count,) = struct.unpack_from("<H", turned, 60)
     if _HEADER_SIZE <= table <= len(turned) - 64 * count:
@@ -91,6 +92,7 @@ def _turn_section(data: bytearray, header: SectionHeader, name: bytes) -> None:
     elif name == b".BTF":
         _turn_btf(data, offset, size)
     elif name == b".BTF.ext":
+        # magic is a u16; version and flags are bytes, and all the rest are words.
         _turn(data, offset, min(size, 2), 2, ((0, 2),))
         _turn(data, offset + 4, max(0, size - 4), 4, _WORD)
     elif name in (b"maps", b"version") or name.startswith(b"maps/"):

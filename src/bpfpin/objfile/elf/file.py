@@ -181,6 +181,7 @@ class Elf:
                 size,
                 _KINDS.get(kind, kind),
                 _BINDINGS.get(binding, binding),
+                # STV_*, the visibility, has two bits.
                 other & 3,
                 section_index,
             )
@@ -205,10 +206,12 @@ class Elf:
             )
 
     def _read_relocations(self, table: Section, target: Section) -> Iterator[Relocation]:
+        # sh_link is the symbol table of the relocations, sh_info the section that they apply to.
         if table.link != self._symbol_table:
             raise self.error("relocations without a symbol table", section=table)
         form = _REL if table.type == SectionType.REL else _RELA
         self._check_entries(table, form.size)
+        # Counted over the whole file: many sections may share one symbol table.
         self._relocations_read += table.size // form.size
         check_limit(self._relocations_read, MAX_RELOCATIONS, "relocations", section=table.name)
         symbols, size = self.symbols, target.size
@@ -245,6 +248,8 @@ class _Strings(dict[int, str]):
         self._bytes_read = 0
 
     def __missing__(self, offset: int) -> str:
+        # find() with an end, so that a table without zero bytes is not searched to its end each
+        # time.
         end = self._data.find(b"\0", offset, offset + MAX_NAME_BYTES + 1)
         if end < 0:
             raise self._elf.error(f"no name ends within the {self._what}", offset=offset)

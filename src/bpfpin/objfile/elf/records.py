@@ -183,6 +183,7 @@ def _read_header(data: bytes) -> tuple[int, int, int]:
     table_offset, entry_size, count, names_index = fields[5], *fields[10:]
     if entry_size != _SECTION.size:
         raise ObjectFileError(f"section headers of {entry_size} bytes, not 64", offset=58)
+    # A larger number would be in section 0 (e_shnum 0); no BPF object needs that.
     if not 0 < count < SHN_LORESERVE:
         raise ObjectFileError(f"{count} sections; a BPF object has 1 to 65,279", offset=60)
     if names_index >= count:
@@ -212,6 +213,7 @@ def _check_extents(headers: Sequence[SectionHeader], file_size: int) -> None:
         kind, offset, size = header[1], header[4], header[5]
         if kind in _WITHOUT_BYTES:
             in_memory += size
+        # Python's integers do not overflow, so the sum of two u64 needs no further check.
         elif offset + size > file_size:
             raise ObjectFileError(
                 f"truncated: section {index} ends at byte {offset + size}, the file at {file_size}",

@@ -279,6 +279,7 @@ def _known(name: str) -> ProgramKind | None:
 
 
 def _by_beginning(name: str) -> ProgramKind | None:
+    # The longest prefix first: `xdp_devmap/` before `xdp`.
     for prefix in _OLD_LONGEST_FIRST:
         if name.startswith(prefix):
             note = f"section {name!r} is read as {prefix.rstrip('_-/')!r}, which it starts with"
