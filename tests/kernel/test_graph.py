@@ -215,7 +215,7 @@ def test_an_ordinary_user_sees_what_he_may_open_and_is_told_so(bpffs: Path) -> N
     pins = [pin.name for pin in found.of_kind(NodeKind.PIN) if pin.name.startswith(str(bpffs))]
     assert pins == [str(bpffs / "flows")]
     assert not found.is_complete
-    assert found.notes[0].startswith("without CAP_SYS_ADMIN only what is pinned")
+    assert found.notes[0].startswith("without CAP_SYS_ADMIN only pinned objects")
     assert any(str(bpffs / "secret") in note for note in found.notes)
 
 

@@ -1,1 +1,1 @@
-"""Layer 6, what users run: each app returns values and never prints."""
+"""Layer 9, the applications behind other commands: they return values and never print."""

@@ -1,9 +1,8 @@
-"""From C to a BPF object, with the clang that is installed or else the one in the `ziglang` wheel.
+"""Compiles C to a BPF object, with the installed clang or the one in the `ziglang` wheel.
 
-Sources that include <bpf/bpf_helpers.h> compile without libbpf's headers: ours come first, also
-where libbpf's are installed, so that every machine has the same and the older map dialect stays.
-The kernel's headers are those in /usr/include; ziglang brings its own, and lends them to a clang
-that has none.
+Sources that include <bpf/bpf_helpers.h> compile without libbpf's headers: our own come first, even
+if libbpf's are installed, so that results are the same everywhere and the older map dialect works.
+Kernel headers come from /usr/include. The wheel has its own, which a clang without any uses, too.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from bpfpin.map.snapshot_file import resolved
 
 OUR_HEADERS = Path(__file__).parents[1] / "builtin" / "include"
 ZIGLANG = "ziglang"
-# Half of the old sources define this structure themselves, half take it from bpf_helpers.h.
+# Some old sources define this structure themselves, others take it from bpf_helpers.h.
 OWN_MAP_DEF = "redefinition of 'bpf_map_def'"
 INSTALL_HINT = "apt install clang, or pip install 'bpfpin[compile]'"
 HINTS = {
@@ -33,13 +32,13 @@ HINTS = {
     ),
 }
 
-# BPF is its own architecture: its programs need some asm/ folder, and any little-endian one does.
+# BPF is an architecture without an asm/ folder of its own: any little-endian one will do.
 _WHEEL_FOLDERS = ("any-linux-any", "x86-linux-any", "x86_64-linux-musl", "generic-musl")
 
 
 @dataclass(frozen=True, slots=True)
 class CompileResult:
-    """A finished object: where it is, what compiled it, and what the compiler had to say."""
+    """A compiled object: its path, the version of the compiler, and the compiler's warnings."""
 
     object_path: Path
     compiler: str
@@ -48,7 +47,7 @@ class CompileResult:
 
 @dataclass(frozen=True, slots=True)
 class _Compiler:
-    """How one compiler is called for BPF."""
+    """The command line of one compiler for BPF."""
 
     program: tuple[str, ...]
     version: tuple[str, ...]
@@ -65,14 +64,24 @@ def compile_source(
     cpu: str = "v3",
     compiler: str | None = None,
 ) -> CompileResult:
-    """Compile the C file *source* to a BPF object, by default beside it (`x.bpf.c` -> `x.bpf.o`).
+    """Compile a C file to a BPF object.
 
-    *include* are folders searched first, *defines* macros (`NAME` or `NAME=VALUE`), *cpu* the BPF
-    instruction set (`v1` to `v4`), *compiler* a clang by name or path, or `ziglang`. The same
-    source gives the same bytes in every folder. A failed compile leaves an older object alone.
+    The same source gives the same bytes in every folder. If compiling fails, an older object is
+    left alone. In C: `clang -target bpfel -O2 -g -c x.bpf.c -o x.bpf.o`.
 
-    Raises ObjectNotFoundError (no such source or folder), ObjectFileError (the compiler's words),
-    BpfError (no compiler). In C: `clang -target bpfel -O2 -g -c x.bpf.c -o x.bpf.o`.
+    Args:
+        source: The C file.
+        object_path: The object to write; by default beside the source (`x.bpf.c` -> `x.bpf.o`).
+        include: Folders to search for headers first.
+        defines: Macros, `NAME` or `NAME=VALUE`.
+        cpu: The BPF instruction set, `v1` to `v4`.
+        compiler: A clang by name or path, or `ziglang`; by default the first that is installed.
+
+    Raises:
+        ObjectNotFoundError: The source or the folder of the object does not exist.
+        ObjectFileError: The source does not compile; the message has the compiler's words.
+        UsageError: The object would overwrite its source.
+        BpfError: No compiler is installed.
     """
     source = Path(source).absolute()
     target = Path(object_path).absolute() if object_path else source.with_suffix(".o")
@@ -80,23 +89,23 @@ def compile_source(
     target = resolved(target.parent) / target.name
     chosen = _find_compiler(compiler)
     folders = [Path(folder).absolute() for folder in include]
-    command = [*chosen.program, *_flags(chosen, cpu), *_places(source.parent, folders)]
+    command = [*chosen.program, *_flags(chosen, cpu), *_prefix_maps(source.parent, folders)]
     command += [f"-I{folder}" for folder in folders] + [f"-D{define}" for define in defines]
     with _scratch(target) as scratch:
-        made = Path(scratch) / "object.o"
-        command += ["-c", _as_argument(source.name), "-o", str(made)]
+        compiled = Path(scratch) / "object.o"
+        command += ["-c", _as_argument(source.name), "-o", str(compiled)]
         run = _run(command, source.parent, scratch)
         if OWN_MAP_DEF in run.stderr:
             run = _run([*command, "-DBPF_NO_MAP_DEF"], source.parent, scratch)
         if run.returncode:
             raise _refusal(run.stderr, source)
-        made.replace(target)
+        compiled.replace(target)
         version = _run(list(chosen.version), source.parent, scratch).stdout
     return CompileResult(target, _version_line(chosen, version), run.stderr)
 
 
 def wheel_include() -> Path:
-    """Return the folder of headers in the `ziglang` wheel; BpfError if it is not installed."""
+    """Return the folder of headers in the `ziglang` wheel; `BpfError` if it is not installed."""
     wheel = _wheel()
     if wheel is None:
         raise BpfError("the ziglang wheel is not installed", hint=INSTALL_HINT)
@@ -160,8 +169,11 @@ def _flags(compiler: _Compiler, cpu: str) -> list[str]:
     ]
 
 
-def _places(source: Path, include: Sequence[Path]) -> list[str]:
-    """Name folders the same on every machine; of several that fit the last one counts."""
+def _prefix_maps(source: Path, include: Sequence[Path]) -> list[str]:
+    """Return options that give folders the same names in debug information on every machine.
+
+    If several fit a path, clang uses the last one.
+    """
     names = {source: "."} | {folder: folder.name for folder in include if folder != source}
     names[OUR_HEADERS] = "bpfpin"
     wheel = _wheel()
@@ -171,12 +183,12 @@ def _places(source: Path, include: Sequence[Path]) -> list[str]:
 
 
 def _as_argument(name: str) -> str:
-    """Keep a file's name from being read as an option or as a file of options."""
+    """Return *name* so that clang does not take it for an option or a file of options."""
     return f"./{name}" if name.startswith(("-", "@")) else name
 
 
 def _scratch(target: Path) -> tempfile.TemporaryDirectory[str]:
-    """Make a folder beside the object, so that the finished object can be renamed into place."""
+    """Create a folder beside the object, from which the finished object is renamed into place."""
     try:
         return tempfile.TemporaryDirectory(prefix=".compile-", dir=target.parent)
     except OSError as error:
@@ -186,7 +198,7 @@ def _scratch(target: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def _run(command: list[str], folder: Path, scratch: str) -> subprocess.CompletedProcess[str]:
-    """Run a compiler; zig keeps a cache, which goes away with the scratch folder."""
+    """Run a compiler; the cache of zig is in the scratch folder and removed with it."""
     cache = {"ZIG_GLOBAL_CACHE_DIR": scratch, "ZIG_LOCAL_CACHE_DIR": scratch}
     return subprocess.run(
         command,
@@ -200,7 +212,7 @@ def _run(command: list[str], folder: Path, scratch: str) -> subprocess.Completed
 
 
 def _refusal(words: str, source: Path) -> ObjectFileError:
-    hints = [hint for telling, hint in HINTS.items() if telling in words]
+    hints = [hint for phrase, hint in HINTS.items() if phrase in words]
     return ObjectFileError(
         f"does not compile:\n{words.rstrip()}", path=str(source), hint="; ".join(hints)
     )

@@ -1,8 +1,8 @@
-"""The whole story on a throw-away lab: real commands, their real output, every claim checked.
+"""Demonstrates bpfpin on a throw-away lab: real commands, real output, every claim checked.
 
-Each scene runs the commands that it shows, as a user would type them, and prints what they print.
-The demo itself sends the traffic that has to go on meanwhile, and compares what was sent with what
-the maps counted; those lines begin with `#`.
+Each scene runs the commands that it shows, as a user would type them, and shows their output. The
+demo itself sends traffic meanwhile, and compares the number of packets with the counters in the
+maps; those lines begin with `#`.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ WIDER_OBJECT = "builtin:xdp_sizes"
 COUNTERS = "xdp_stats_map"
 PINGS = 5
 _LABS = 10
-_CGROUP_HOOKS = 4  # where a ping is counted: the cgroup and tc, and back by XDP and the cgroup
+_CGROUP_HOOKS = 4  # count each ping: the cgroup and tc on the way out, XDP and the cgroup back
 _SETTLE_S = 10.0
 _AROUND_RELOAD_S = 0.3
 _ENVIRONMENT = {
-    "BPFPIN_COLUMNS": "77",  # what the output is indented by belongs to the 80
+    "BPFPIN_COLUMNS": "77",  # 80 less the indentation of the output
     "NO_COLOR": "1",
-    PRIVATE_MOUNT: "1",  # what the demo pins is meant to go with it
+    PRIVATE_MOUNT: "1",  # the pins of the demo may end with this mount namespace
     "PYTHONUNBUFFERED": "1",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One step: what it shows, the command that was run for it, and what came of it.
+    """One step of the demo: a title, a command, and the lines of its output.
 
-    A scene of several commands is several of these; only the first has a title.
+    A scene with several commands consists of several steps; only the first has a title.
     """
 
     title: str
@@ -73,7 +73,7 @@ class Scene:
 
 
 def demo(*, keep: bool = False, pin_root: Path = BPFFS) -> Generator[Scene, None, None]:
-    """Play the story; close the iterator to end it early, the lab goes with it.
+    """Run the demo; close the iterator to end it early and remove the lab.
 
     Args:
         keep: Leave the lab up and the program loaded.
@@ -103,7 +103,7 @@ def demo(*, keep: bool = False, pin_root: Path = BPFFS) -> Generator[Scene, None
 
 
 class _Play:
-    """The lab that the scenes share, and how they run a command and look at its effect."""
+    """The lab that the scenes share; runs their commands and reads the counters."""
 
     def __init__(self, device: str, pin_root: Path, clean_up: ExitStack) -> None:
         self.device = device
@@ -117,7 +117,7 @@ class _Play:
         return next(lab for lab in labs() if lab.name == self.device)
 
     def run(self, *words: str, expected: int = 0) -> Scene:
-        """Run `bpfpin WORDS` in a process of its own; `BpfError` at an unexpected exit."""
+        """Run `bpfpin WORDS` in a process of its own; `BpfError` if it exits otherwise."""
         if self.pin_root != BPFFS and words[0] not in ("lab",):
             words = (*words, "--pin-root", str(self.pin_root))
         # -P: never import a module from the current directory.
@@ -184,13 +184,13 @@ def _reload(play: _Play) -> Iterator[Scene]:
     counted = _settled(play, before + meanwhile.sent) - before
     _require(counted == meanwhile.sent, f"{meanwhile.sent} packets were sent, {counted} counted")
     protocols = play.pin_root / play.device / "protocols"
-    by_the_new = _packets(protocols, socket.IPPROTO_UDP)
-    _require(0 < by_the_new < counted, f"of {counted} packets the new program saw {by_the_new}")
+    by_new = _packets(protocols, socket.IPPROTO_UDP)
+    _require(0 < by_new < counted, f"of {counted} packets the new program saw {by_new}")
     yield Scene(
         "",
         lines=(
             f"# {meanwhile.sent} packets sent meanwhile, {counted} counted in the same map:",
-            f"# {counted - by_the_new} by the old program, {by_the_new} by the new one",
+            f"# {counted - by_new} by the old program, {by_new} by the new one",
         ),
     )
 
@@ -239,7 +239,7 @@ def _graph(play: _Play) -> Iterator[Scene]:
 
 
 def _migrate(play: _Play) -> Iterator[Scene]:
-    # A map that other sets use as well is migrated when they have let go of it.
+    # A map can be migrated only if no other set uses it.
     yield play.run("unload", f"{play.device}-tc")
     if play.cgroup is not None:
         yield play.run("unload", _set_of(play.cgroup))
@@ -273,15 +273,15 @@ _SCENES = (
     ("Switch the running program to XDP_DROP.", _drop),
     ("And back to XDP_PASS.", _pass),
     ("Reload another object under traffic: no packet goes uncounted.", _reload),
-    ("Let tc count into the same map what leaves.", _share_with_tc),
-    ("And a cgroup, what its processes send and receive.", _share_with_cgroup),
-    ("See who shares it, asked of the kernel.", _graph),
-    ("Give the counters one member more under traffic; every count is carried over.", _migrate),
+    ("Let tc count outgoing packets in the same map.", _share_with_tc),
+    ("Let a cgroup count the packets of its processes there, too.", _share_with_cgroup),
+    ("Show everything that uses the map, as the kernel reports it.", _graph),
+    ("Add a member to the counters under traffic; every count is carried over.", _migrate),
 )
 
 
 def _pinging(play: _Play, *, answer_s: float = 5.0, address: str | None = None) -> list[str]:
-    """Return the command that sends the pings: `ping`, or ours where none is installed."""
+    """Return the command that sends the pings: `ping`, or our own if it is not installed."""
     program = (
         ["ping", "-q", "-i", "0.05", "-W", f"{answer_s:g}"]
         if shutil.which("ping")
@@ -296,8 +296,7 @@ def _run(command: Sequence[str], *, shown: Sequence[str] = (), expected: int = 0
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=os.environ
-        | {"PYTHONUNBUFFERED": "1", "NO_COLOR": "1", "BPFPIN_COLUMNS": "77", PRIVATE_MOUNT: "1"},
+        env=os.environ | _ENVIRONMENT,
         text=True,
         errors="backslashreplace",
         check=False,
@@ -313,7 +312,7 @@ def _run(command: Sequence[str], *, shown: Sequence[str] = (), expected: int = 0
 
 
 def _same_map(play: _Play, name: str) -> Scene:
-    """Say that the set *name* counts into the map of the XDP program, after a look at the ids."""
+    """Return a line that the set *name* uses the map of the XDP program; compares the ids first."""
     with (
         Map.from_pin(play.counters, read_only=True) as of_xdp,
         Map.from_pin(play.pin_root / name / COUNTERS, read_only=True) as of_other,
@@ -325,7 +324,7 @@ def _same_map(play: _Play, name: str) -> Scene:
 
 
 def _settled(play: _Play, expected: int) -> int:
-    """Read XDP_PASS until what was sent has arrived, on a busy machine a moment later."""
+    """Return the count of XDP_PASS, once it has reached *expected* or `_SETTLE_S` has passed."""
     deadline = time.monotonic() + _SETTLE_S
     while (counted := play.packets()) < expected and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -333,19 +332,19 @@ def _settled(play: _Play, expected: int) -> int:
 
 
 def _packets(counters: Path, key: int, member: str = "rx_packets") -> int:
-    """Return the packets of all CPUs that a map has counted under *key*."""
-    with Map.from_pin(counters, read_only=True) as opened:
-        return int(opened.total(key)[member])
+    """Return the packets that a map has counted under *key*, on all CPUs."""
+    with Map.from_pin(counters, read_only=True) as bpf_map:
+        return int(bpf_map.total(key)[member])
 
 
-def _require(is_so: bool, otherwise: str) -> None:
-    if not is_so:
-        raise BpfError(f"the demo did not work: {otherwise}", hint="bpfpin doctor")
+def _require(is_met: bool, failure: str) -> None:
+    if not is_met:
+        raise BpfError(f"the demo did not work: {failure}", hint="bpfpin doctor")
 
 
 def _free_name() -> str:
     taken = {*interface.names().values(), *netns.names()}
-    with suppress(CgroupNotFoundError):  # what a killed demo left, or another one uses
+    with suppress(CgroupNotFoundError):  # a killed demo left cgroups, or another demo uses them
         taken |= {
             path.name.removeprefix("bpfpin-") for path in cgroup2_mount().glob("bpfpin-demo*")
         }
@@ -353,7 +352,7 @@ def _free_name() -> str:
         if (name := f"demo{number}") not in taken:
             return name
     raise BusyError(
-        f"devices or namespaces demo0 to demo{_LABS - 1} are all there",
+        f"devices or namespaces demo0 to demo{_LABS - 1} all exist",
         holder="labs",
         hint="bpfpin lab down demo0",
     )

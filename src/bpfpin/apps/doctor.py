@@ -1,4 +1,4 @@
-"""What this kernel, this user, bpffs and a device allow, and what to do about what they do not."""
+"""Checks what the kernel, the user, bpffs and a device allow, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ LOCKDOWN = Path("/sys/kernel/security/lockdown")
 JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 WRITABLE_BY_OTHERS = 0o022
 
-# What people want to do, and the call whose capabilities decide it.
-DEEDS: tuple[tuple[str, Cmd | str, int], ...] = (
+# Tasks of users, each with the system call whose capabilities decide it.
+TASKS: tuple[tuple[str, Cmd | str, int], ...] = (
     ("create maps", Cmd.MAP_CREATE, MapType.ARRAY),
     ("load XDP programs", Cmd.PROG_LOAD, ProgramType.XDP),
     ("attach XDP programs", Cmd.LINK_CREATE, 0),
@@ -38,8 +38,8 @@ DEEDS: tuple[tuple[str, Cmd | str, int], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One finding; *fix* says what to do when it is not ok, or what would be better."""
+class HostCheck:
+    """The result of one check; *fix* is the remedy if it is not ok, else an improvement."""
 
     name: str
     ok: bool
@@ -47,154 +47,156 @@ class Finding:
     fix: str = ""
 
 
-def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> list[Finding]:
-    """Look at everything that loading and reading needs, and at *device* if one is named.
+def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> list[HostCheck]:
+    """Check everything that loading and reading needs, and *device* if given.
 
-    Changes nothing but for two directories in *pin_root* that come and go. *as_root* is the line
-    that runs this as root. `InterfaceNotFoundError` if there is no such device.
+    Changes nothing, except that it makes two directories in *pin_root* and removes them. *as_root*
+    is the command line that runs this as root. `InterfaceNotFoundError` if the device does not
+    exist.
     """
     ifindex = interface.ifindex(device) if device is not None else 0
-    found = [_kernel(), _jit(), *_lockdown(), *_privileges(as_root), *_bpffs(pin_root)]
-    found += [_kernel_btf(), *_features(pin_root, as_root), *_shares(pin_root, as_root)]
-    return found + (list(_device(device, ifindex)) if device is not None else [])
+    checks = [_kernel(), _jit(), *_lockdown(), *_privileges(as_root), *_bpffs(pin_root)]
+    checks += [_kernel_btf(), *_features(pin_root, as_root), *_shares(pin_root, as_root)]
+    return checks + (list(_device(device, ifindex)) if device is not None else [])
 
 
-def _kernel() -> Finding:
+def _kernel() -> HostCheck:
     machine = platform.machine()
     text = f"Linux {platform.release()} on {machine}"
     fix = "" if machine in MACHINES else f"bpfpin runs on {' and '.join(MACHINES)}"
-    return Finding("kernel", not fix, text, fix)
+    return HostCheck("kernel", not fix, text, fix)
 
 
-def _jit() -> Finding:
+def _jit() -> HostCheck:
     setting = _read(JIT)
     if setting == "0":
-        return Finding("jit", ok=False, text="programs are interpreted", fix=f"echo 1 > {JIT}")
-    return Finding("jit", ok=True, text="programs are compiled to machine code")
+        return HostCheck("jit", ok=False, text="programs are interpreted", fix=f"echo 1 > {JIT}")
+    return HostCheck("jit", ok=True, text="programs are compiled to machine code")
 
 
-def _lockdown() -> Iterator[Finding]:
+def _lockdown() -> Iterator[HostCheck]:
     chosen = _read(LOCKDOWN).partition("[")[2].partition("]")[0]
     if chosen == "confidentiality":
         text = "the kernel is locked down (confidentiality): maps may not be read by some programs"
-        yield Finding("lockdown", ok=False, text=text, fix="boot with lockdown=integrity")
+        yield HostCheck("lockdown", ok=False, text=text, fix="boot with lockdown=integrity")
 
 
-def _privileges(as_root: str) -> Iterator[Finding]:
-    for what, command, subtype in DEEDS:
+def _privileges(as_root: str) -> Iterator[HostCheck]:
+    for task, command, subtype in TASKS:
         missing = missing_capabilities(command, subtype)
         if missing:
-            yield Finding(what, ok=False, text=f"needs {' and '.join(missing)}", fix=as_root)
+            yield HostCheck(task, ok=False, text=f"needs {' and '.join(missing)}", fix=as_root)
         else:
-            yield Finding(what, ok=True, text="allowed")
+            yield HostCheck(task, ok=True, text="allowed")
 
 
-def _bpffs(pin_root: Path) -> Iterator[Finding]:
+def _bpffs(pin_root: Path) -> Iterator[HostCheck]:
     try:
         bpffs.require(pin_root)
     except NotBpffsError as error:
         is_fine = bpffs.inspect(pin_root) is RootState.ABSENT
         text = f"{error}; load mounts it" if is_fine else str(error)
-        yield Finding("bpffs", ok=is_fine, text=text, fix=error.hint)
+        yield HostCheck("bpffs", ok=is_fine, text=text, fix=error.hint)
         yield from _mount_namespace(pin_root)
         return
-    yield Finding("bpffs", ok=True, text=f"{pin_root} is in a bpffs")
+    yield HostCheck("bpffs", ok=True, text=f"{pin_root} is in a bpffs")
     yield from _mount_namespace(pin_root)
     yield _asked("pin root", lambda: _pin_root(pin_root))
 
 
-def _mount_namespace(pin_root: Path) -> Iterator[Finding]:
+def _mount_namespace(pin_root: Path) -> Iterator[HostCheck]:
     if reason := bpffs.private_reason(pin_root):
         text = f"{reason}: pins end with it, and load refuses to make any"
-        yield Finding("mount namespace", ok=False, text=text, fix=bpffs.PRIVATE_HINT)
+        yield HostCheck("mount namespace", ok=False, text=text, fix=bpffs.PRIVATE_HINT)
 
 
-def _pin_root(pin_root: Path) -> Finding:
+def _pin_root(pin_root: Path) -> HostCheck:
     with Directory.open(pin_root) as directory:
         status, foreign = directory.status, foreign_lock_directory(directory)
     if foreign:
-        return Finding("pin root", ok=False, text=foreign.message, fix=foreign.hint)
+        return HostCheck("pin root", ok=False, text=foreign.message, fix=foreign.hint)
     unsafe = unsafe_reason(status, is_sticky_enough=True)
     fix = f"use another one (--pin-root), or chmod 0755 {pin_root}"
     if unsafe:
-        return Finding("pin root", ok=False, text=f"{pin_root} is not safe: {unsafe}", fix=fix)
+        return HostCheck("pin root", ok=False, text=f"{pin_root} is not safe: {unsafe}", fix=fix)
     if status.st_mode & WRITABLE_BY_OTHERS:
-        text = f"everybody may take names in {pin_root} (mode {status.st_mode & 0o7777:04o})"
-        return Finding("pin root", ok=True, text=text, fix=f"chmod 0755 {pin_root}")
-    return Finding("pin root", ok=True, text=f"only its owner may change {pin_root}")
+        text = f"other users may create names in {pin_root} (mode {status.st_mode & 0o7777:04o})"
+        return HostCheck("pin root", ok=True, text=text, fix=f"chmod 0755 {pin_root}")
+    return HostCheck("pin root", ok=True, text=f"only its owner may change {pin_root}")
 
 
-def _kernel_btf() -> Finding:
+def _kernel_btf() -> HostCheck:
     if KERNEL_BTF.exists():
-        return Finding("kernel BTF", ok=True, text=f"{KERNEL_BTF} is there")
-    text = "the kernel carries no types of its own; maps and programs of files work without"
-    return Finding("kernel BTF", ok=False, text=text, fix="a kernel with CONFIG_DEBUG_INFO_BTF=y")
+        return HostCheck("kernel BTF", ok=True, text=f"{KERNEL_BTF} is there")
+    text = "the kernel has no BTF of its own; maps and programs from files work without it"
+    return HostCheck("kernel BTF", ok=False, text=text, fix="a kernel with CONFIG_DEBUG_INFO_BTF=y")
 
 
-def _features(pin_root: Path, as_root: str) -> Iterator[Finding]:
+def _features(pin_root: Path, as_root: str) -> Iterator[HostCheck]:
     try:
-        found = features()
+        probed = features()
         if bpffs.inspect(pin_root) is RootState.MOUNTED:
-            found.append(probe_rename_exchange(pin_root))
+            probed.append(probe_rename_exchange(pin_root))
     except (PermissionDeniedError, PermissionError) as error:
-        yield Finding("features", ok=False, text=f"not asked: {error}", fix=as_root)
+        yield HostCheck("features", ok=False, text=f"not asked: {error}", fix=as_root)
         return
-    yield from map(_feature, found)
+    yield from map(_feature, probed)
 
 
-def _feature(found: Feature) -> Finding:
-    if found.is_supported:
-        return Finding(found.name, ok=True, text="supported")
-    return Finding(found.name, ok=False, text=found.reason, fix="a newer kernel (6.1 or later)")
+def _feature(feature: Feature) -> HostCheck:
+    if feature.is_supported:
+        return HostCheck(feature.name, ok=True, text="supported")
+    fix = "a newer kernel (6.1 or later)"
+    return HostCheck(feature.name, ok=False, text=feature.reason, fix=fix)
 
 
-def _shares(pin_root: Path, as_root: str) -> Iterator[Finding]:
-    """Tell who should share a map and does not."""
+def _shares(pin_root: Path, as_root: str) -> Iterator[HostCheck]:
+    """Check for pin sets that should share a map and do not (split brain)."""
     if not may_walk():
-        yield Finding("shared maps", ok=False, text="not asked: needs CAP_SYS_ADMIN", fix=as_root)
+        yield HostCheck("shared maps", ok=False, text="not asked: needs CAP_SYS_ADMIN", fix=as_root)
         return
-    found = splits(pin_root=pin_root)
-    if not found:
-        yield Finding("shared maps", ok=True, text="who should share a map does")
-    for one in found:
-        yield Finding("shared maps", ok=False, text=one.text, fix=one.fix)
+    findings = splits(pin_root=pin_root)
+    if not findings:
+        yield HostCheck("shared maps", ok=True, text="programs that should share a map do")
+    for finding in findings:
+        yield HostCheck("shared maps", ok=False, text=finding.text, fix=finding.fix)
 
 
-def _device(device: str, ifindex: int) -> Iterator[Finding]:
+def _device(device: str, ifindex: int) -> Iterator[HostCheck]:
     name = devices.driver_name(device) or "unknown"
-    yield Finding("device", ok=True, text=f"{device} has ifindex {ifindex} and driver {name}")
+    yield HostCheck("device", ok=True, text=f"{device} has ifindex {ifindex} and driver {name}")
     yield _native(device, devices.xdp_features(ifindex))
     yield _asked("XDP hook", lambda: _hook(device, ifindex))
 
 
-def _native(device: str, found: XdpFeature | None) -> Finding:
-    if found is None:
-        text = f"the kernel does not say what the driver of {device} does (before Linux 6.3)"
-        return Finding("native XDP", ok=True, text=text, fix=f"bpfpin load --dev {device} tells")
-    if found & XdpFeature.BASIC:
-        others = [str(flag.name).lower() for flag in XdpFeature if flag & found]
-        return Finding("native XDP", ok=True, text=f"{device} has it: {', '.join(others)}")
+def _native(device: str, supported: XdpFeature | None) -> HostCheck:
+    if supported is None:
+        text = f"the kernel does not report what the driver of {device} supports (before Linux 6.3)"
+        return HostCheck("native XDP", ok=True, text=text, fix=f"try: bpfpin load --dev {device}")
+    if supported & XdpFeature.BASIC:
+        others = [str(flag.name).lower() for flag in XdpFeature if flag & supported]
+        return HostCheck("native XDP", ok=True, text=f"{device} has it: {', '.join(others)}")
     text = f"the driver of {device} has none; programs run in generic mode, which is slower"
-    return Finding(
+    return HostCheck(
         "native XDP", ok=False, text=text, fix="nothing to do: --mode auto takes generic"
     )
 
 
-def _hook(device: str, ifindex: int) -> Finding:
+def _hook(device: str, ifindex: int) -> HostCheck:
     holder = xdp_holder(ifindex)
     if holder is None:
-        return Finding("XDP hook", ok=True, text=f"{device} is free")
-    return Finding(
-        "XDP hook", ok=True, text=f"{device} runs {holder}", fix="bpfpin status tells more"
+        return HostCheck("XDP hook", ok=True, text=f"{device} is free")
+    return HostCheck(
+        "XDP hook", ok=True, text=f"{device} runs {holder}", fix="details: bpfpin status"
     )
 
 
-def _asked(name: str, ask: Callable[[], Finding]) -> Finding:
-    """Return what *ask* finds, or why it could not be asked."""
+def _asked(name: str, ask: Callable[[], HostCheck]) -> HostCheck:
+    """Return the result of *ask*, or a check that failed with its error."""
     try:
         return ask()
     except BpfError as error:
-        return Finding(name, ok=False, text=f"could not be asked: {error}", fix=error.hint)
+        return HostCheck(name, ok=False, text=f"could not be asked: {error}", fix=error.hint)
 
 
 def _read(path: Path) -> str:

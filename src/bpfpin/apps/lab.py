@@ -1,10 +1,11 @@
-"""The throw-away test environment: a network namespace and a pair of devices into it.
+"""Throw-away labs for tests: a network namespace with a pair of veth devices into it.
 
 `NAME` is a device of the current namespace whose other end is `veth0` in the namespace NAME, with
-addresses on both ends: the environment of the XDP tutorial. Neither end sends anything of its own
-(no duplicate address detection, no router solicitation, no ARP but permanent neighbours), so
+addresses on both ends: the environment of the XDP tutorial. Neither end sends anything by itself
+(no duplicate address detection, no router solicitation, permanent neighbours instead of ARP), so
 counts are exact.
-Nothing is remembered in files: a lab is known by the alias of its device, and its namespace by that
+
+No files keep state: a lab is recognized by the alias of its device, and its namespace by the alias
 of the loopback device in it.
 """
 
@@ -52,7 +53,7 @@ class LabAddresses:
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """A lab that is up: *device* here, *peer* in the namespace *netns*."""
+    """A lab: *device* in the current namespace, *peer* in the namespace *netns*."""
 
     name: str
     device: str
@@ -62,21 +63,22 @@ class Lab:
 
     def to_json(self) -> dict[str, Any]:
         """Return the lab as `lab up -o json` shows it."""
-        found = dataclasses.asdict(self)
-        return {"lab": found.pop("name"), **found}
+        fields = dataclasses.asdict(self)
+        return {"lab": fields.pop("name"), **fields}
 
 
 def lab_up(name: str) -> Lab:
-    """Make the lab *name*; needs CAP_NET_ADMIN and CAP_SYS_ADMIN (`ip netns add`, `ip link add`).
+    """Create the lab *name*, like `ip netns add` and `ip link add`; a failure leaves nothing.
 
-    `BusyError` if a lab, device or namespace of that name is there; a failure leaves nothing.
+    Needs CAP_NET_ADMIN and CAP_SYS_ADMIN. `BusyError` if a lab, a device or a namespace of that
+    name exists.
     """
     _check_name(name)
     with Netlink() as link, contextlib.ExitStack() as undo:
         _check_free(link, name)
         device = link.create_veth(name)
         undo.callback(_delete, link, device)
-        link.set_alias(device.ifindex, ALIAS)  # from here on `lab_down` finds what is made
+        link.set_alias(device.ifindex, ALIAS)  # from here on `lab_down` can remove it
         create_namespace(name)
         undo.callback(remove_namespace, name)
         _connect(link, device, name)
@@ -85,10 +87,10 @@ def lab_up(name: str) -> Lab:
 
 
 def lab_down(name: str) -> None:
-    """Delete the lab *name*, its namespace first, or what is left of it.
+    """Delete the lab *name*, its namespace first, or the remains of it.
 
-    A lab is half there after a process was killed that made or deleted it, or after somebody
-    deleted its device. Raises `InterfaceNotFoundError` if there is nothing of that name.
+    A lab is incomplete if a process was killed while it made or deleted it, or if somebody deleted
+    its device. `InterfaceNotFoundError` if nothing of that name exists.
     """
     with Netlink() as link:
         device = _find(link, name)
@@ -102,28 +104,28 @@ def lab_down(name: str) -> None:
 
 
 def labs() -> list[Lab]:
-    """Return the labs whose device is in the current namespace, by name."""
+    """Return the labs whose device is in the current namespace, sorted by name."""
     with Netlink() as link:
-        found = [_lab(link, device) for device in link.devices() if device.alias == ALIAS]
-    return sorted(found, key=lambda lab: lab.name)
+        all_labs = [_lab(link, device) for device in link.devices() if device.alias == ALIAS]
+    return sorted(all_labs, key=lambda lab: lab.name)
 
 
 def lab_exec(name: str, argv: Sequence[str]) -> int:
     """Run a command in the lab's namespace and return its exit status (128 + N for signal N).
 
-    Only the network namespace changes: /sys and bpffs stay as they are, unlike `ip netns exec`.
+    Only the network namespace changes; /sys and bpffs stay mounted, unlike with `ip netns exec`.
     """
     if name not in [lab.name for lab in labs()]:
         raise _no_lab(name, labs())
     process = None
     try:
-        # A signal that comes while the command starts waits until it can be ended.
+        # A signal that arrives meanwhile is handled once there is a process to terminate.
         with signals_deferred(), netns.enter(name):
             process = subprocess.Popen(list(argv))
         status = process.wait()
     except FileNotFoundError:
         raise UsageError(f"no command {argv[0]!r} to run in the lab {name!r}") from None
-    except BaseException:  # Ctrl-C, SIGTERM: the command does not outlive us
+    except BaseException:  # Ctrl-C, SIGTERM: the command must not outlive this process
         if process is not None:
             process.terminate()
             process.wait()
@@ -132,7 +134,7 @@ def lab_exec(name: str, argv: Sequence[str]) -> int:
 
 
 def _delete(link: Netlink, device: Device) -> None:
-    """Delete the device, which ends with its namespace unless something still runs there."""
+    """Delete the device; it is gone already if the kernel has freed its peer's namespace."""
     try:
         link.delete_device(device.ifindex)
     except AttachError:
@@ -141,7 +143,7 @@ def _delete(link: Netlink, device: Device) -> None:
 
 
 def _connect(link: Netlink, device: Device, name: str) -> None:
-    """Move the peer into the namespace; give both ends addresses and tell them of each other."""
+    """Move the peer into the namespace; give both ends addresses and permanent neighbours."""
     number = _free_number(link)
     peer_mac = link.device(device.peer_ifindex).hardware_address
     link.move(device.peer_ifindex, name, PEER)
@@ -170,7 +172,7 @@ def _addresses(number: int, host: int) -> tuple[str, str]:
 
 
 def _free_number(link: Netlink) -> int:
-    """Return the first N for which nobody here has 10.11.N.1."""
+    """Return the first N for which no device of this namespace has 10.11.N.1."""
     taken = {address for device in link.devices() for address in link.addresses(device.ifindex)}
     for number in _NETWORKS:
         if _addresses(number, 1)[0] not in taken:
@@ -191,12 +193,12 @@ def _lab(link: Netlink, device: Device) -> Lab:
 
 
 def _peer_addresses(name: str) -> tuple[str, ...]:
-    """Return the addresses of the other end; none of a lab that is only half there."""
+    """Return the addresses of the other end; none if the lab is incomplete."""
     if not netns.is_namespace(name):
         return ()
     with netns.enter(name), Netlink() as inside:
-        found = [device for device in inside.devices() if device.name == PEER]
-        return tuple(inside.addresses(found[0].ifindex)) if found else ()
+        peers = [device for device in inside.devices() if device.name == PEER]
+        return tuple(inside.addresses(peers[0].ifindex)) if peers else ()
 
 
 def _named(link: Netlink, name: str) -> Device:
@@ -204,22 +206,24 @@ def _named(link: Netlink, name: str) -> Device:
 
 
 def _find(link: Netlink, name: str) -> Device | None:
-    found = [one for one in link.devices() if one.name == name and one.alias == ALIAS]
-    return found[0] if found else None
+    for device in link.devices():
+        if device.name == name and device.alias == ALIAS:
+            return device
+    return None
 
 
 def _is_lab_namespace(name: str) -> bool:
-    """Whether the namespace is a lab's, or a mere file that somebody was killed over."""
+    """Whether the namespace belongs to a lab, or is only the file that a killed process left."""
     if not netns.is_namespace(name):
         return True
     with netns.enter(name), Netlink() as inside:
         return _named(inside, "lo").alias == ALIAS
 
 
-def _no_lab(name: str, there: Sequence[Lab]) -> InterfaceNotFoundError:
-    found = ", ".join(lab.name for lab in there) or "none"
+def _no_lab(name: str, present: Sequence[Lab]) -> InterfaceNotFoundError:
+    listed = ", ".join(lab.name for lab in present) or "none"
     return InterfaceNotFoundError(
-        f"no lab {name!r}; labs that are up: {found}", hint=f"bpfpin lab up {name}"
+        f"no lab {name!r}; labs that are up: {listed}", hint=f"bpfpin lab up {name}"
     )
 
 
@@ -248,12 +252,9 @@ def _check_free(link: Netlink, name: str) -> None:
         )
 
 
-# Bounded traffic into a lab: as many packets as it says were sent, and no longer than asked.
-
-
 @dataclass(slots=True)
 class Traffic:
-    """How many packets have been sent so far."""
+    """The number of packets sent so far."""
 
     sent: int = 0
 
@@ -261,22 +262,22 @@ class Traffic:
 @contextmanager
 def traffic(lab: Lab) -> Iterator[Traffic]:
     """Send some thousand UDP packets a second to the lab's device while the block runs."""
-    sent, done = Traffic(), threading.Event()
+    counter, done = Traffic(), threading.Event()
     with netns.enter(lab.netns):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sender:
-        arguments = (sender, lab.addresses.host[0], sent, done)
+        arguments = (sender, lab.addresses.host[0], counter, done)
         thread = threading.Thread(target=_send, args=arguments)
         thread.start()
         try:
-            yield sent
+            yield counter
         finally:
             done.set()
             thread.join()
 
 
-def _send(sender: socket.socket, address: str, sent: Traffic, done: threading.Event) -> None:
+def _send(sender: socket.socket, address: str, counter: Traffic, done: threading.Event) -> None:
     while not done.wait(_PAUSE_S):
         for _ in range(_BURST):
             sender.sendto(_PAYLOAD, (address, PORT))
-            sent.sent += 1
+            counter.sent += 1

@@ -1,8 +1,6 @@
-"""ICMP echo over IPv4, so that a lab can be tried where no `ping` is installed.
+"""ICMP echo over IPv4 (RFC 792, checksum RFC 1071), for hosts without the command `ping`.
 
-`python -P -m bpfpin.apps.ping -c 5 ADDRESS` prints what `ping -q` would, less its times.
-
-Echo request and reply: RFC 792. The checksum: RFC 1071.
+`python -P -m bpfpin.apps.ping -c 5 ADDRESS` prints the summary of `ping -q` without its times.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ _PAYLOAD = bytes(range(56))
 
 @dataclass(frozen=True, slots=True)
 class PingResult:
-    """How many echo requests were sent, and how many of them were answered in time."""
+    """The number of echo requests that were sent, and of those that were answered in time."""
 
     sent: int
     received: int
@@ -72,7 +70,7 @@ def _checksum(data: bytes) -> int:
 
 
 def _is_answered(receiver: socket.socket, identifier: int, sequence: int, deadline: float) -> bool:
-    """Read until the one answer arrives; a raw socket sees everybody's ICMP."""
+    """Wait for the answer; a raw socket gets the ICMP packets of all processes."""
     while time.monotonic() < deadline:
         try:
             packet = receiver.recv(1500)
@@ -86,8 +84,8 @@ def _is_answered(receiver: socket.socket, identifier: int, sequence: int, deadli
 
 
 def main(words: Sequence[str]) -> int:
-    """Ping as `-c COUNT -W SECONDS ADDRESS` in *words* say; 1 if nothing was answered."""
-    import argparse  # noqa: PLC0415 - this module is a library elsewhere
+    """Ping by the options `-c COUNT -W SECONDS ADDRESS`; return 1 if no request was answered."""
+    import argparse  # noqa: PLC0415 - not needed if this module is used as a library
 
     parser = argparse.ArgumentParser(prog="ping")
     parser.add_argument("-c", dest="count", type=int, default=5)

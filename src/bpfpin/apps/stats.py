@@ -1,4 +1,10 @@
-"""Rates of a counter map: find it, read it once an interval, follow it through reloads."""
+"""Rates of a counter map: finds the map, reads it once per interval, follows it through reloads.
+
+The tutorial format is that of `xdp_stats` in the XDP tutorial, to the character:
+`"%-12s %'11lld pkts (%'10.0f pps) %'11lld Kbytes (%'6.0f Mbits/s) period:%f"`. The apostrophe
+groups thousands by the locale `en_US`, which the program sets. Many machines do not have it; then
+nothing is grouped.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +42,9 @@ BITS_PER_MBIT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class CounterRate:
-    """One action over one interval; *cpu* is None for the sum over all CPUs.
+    """The counters and rates of one action in one interval; *cpu* is None for all CPUs.
 
-    *bytes* and *bytes_per_second* are None where the map counts packets alone.
+    *bytes* and *bytes_per_second* are None if the map counts only packets.
     """
 
     action: str
@@ -51,26 +57,26 @@ class CounterRate:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What was counted in one interval; *wall_time_s* is its end (seconds since the epoch)."""
+    """The rates in one interval; *wall_time_s* is its end (seconds since the epoch)."""
 
     wall_time_s: float
     period_s: float
     rows: tuple[CounterRate, ...]
 
 
-# What `watch_events` yields.
+# The items that `watch_events` yields.
 StatsItem = Interval | Reload | Gone | StillMigrating
 
 
 def open_counters(
     target: str, *, map_name: str | None = None, pin_root: Path, netns: str | None = None
 ) -> Counters:
-    """Open the counter map that *target* means; the caller closes it.
+    """Open the counter map that *target* names; the caller closes it.
 
-    *target* is a device or a pin set, a directory with pins or a pin of any maker's, or a map as
-    `id:N` or `name:NAME`. In a set or a directory *map_name* chooses; without it `xdp_stats_map`,
-    or the only map that is one of counters. `UsageError` if several or none fit. What has a path
-    is followed through reloads; `id:N` and `name:NAME` mean this one map.
+    *target* is a device or a pin set, a directory with pins or one pin, by whomever made, or a map
+    as `id:N` or `name:NAME`. In a set or a directory *map_name* chooses the map; by default it is
+    `xdp_stats_map`, or the only counter map. `UsageError` if several or none fit. A map with a path
+    is followed through reloads; `id:N` and `name:NAME` stand for one fixed map.
     """
     target = cgroup_set_name(target, pin_root=pin_root) or target
     if is_map_name(target) and not Path(target).is_dir():
@@ -87,7 +93,7 @@ def open_counters(
 
 
 def has_counters(directory: Path) -> bool:
-    """Whether `open_counters` would find one counter map among the pins of *directory*."""
+    """Whether `open_counters` finds one counter map among the pins of *directory*."""
     try:
         open_counters(str(directory), pin_root=directory.parent).close()
     except BpfError:
@@ -117,15 +123,15 @@ def _pins(target: str, *, pin_root: Path, netns: str | None) -> dict[str, Path]:
     if is_map_name(target):
         return _pins_in(Path(target))
     try:
-        found = find_readable_set(target, pin_root=pin_root, netns=netns)
-        # A set that is not ours is read like any directory.
-        return dict(found.maps) or _pins_in(found.path)
+        pin_set = find_readable_set(target, pin_root=pin_root, netns=netns)
+        # A set of another loader is read like any directory.
+        return dict(pin_set.maps) or _pins_in(pin_set.path)
     except PinNotFoundError:
-        # A directory of that name that bpfpin did not make, as the XDP tutorial's loader does.
-        made_by_others = pin_root / target
-        if "/" in target or not made_by_others.is_dir():
+        # A directory of that name by another loader, such as that of the XDP tutorial.
+        directory = pin_root / target
+        if "/" in target or not directory.is_dir():
             raise
-        return _pins_in(made_by_others)
+        return _pins_in(directory)
 
 
 def _pins_in(directory: Path) -> dict[str, Path]:
@@ -177,9 +183,9 @@ def watch(
     count: int | None = None,
     is_percpu: bool = False,
 ) -> Iterator[Interval]:
-    """Yield what was counted in each interval as `watch_events` does, without the events."""
-    found = watch_events(counters, interval_s=interval_s, count=count, is_percpu=is_percpu)
-    return (interval for interval in found if isinstance(interval, Interval))
+    """Yield the intervals of `watch_events` without the other events."""
+    events = watch_events(counters, interval_s=interval_s, count=count, is_percpu=is_percpu)
+    return (interval for interval in events if isinstance(interval, Interval))
 
 
 def watch_events(
@@ -189,27 +195,27 @@ def watch_events(
     count: int | None = None,
     is_percpu: bool = False,
 ) -> Iterator[StatsItem]:
-    """Yield what was counted in each interval, *count* times or for ever, and what came between.
+    """Yield the rates of each interval, *count* times or without end, and events in between.
 
-    The first one ends *interval_s* seconds from now. Rates are of the monotonic clock. Where a
-    reload brought another map, the next interval begins with the first reading of that one; if it
-    was migrated from the one before, the interval goes on. That the name is gone, or is still being
-    migrated, is told once; intervals in which it is are counted and not yielded.
+    The first interval ends *interval_s* seconds from now. Rates are by the monotonic clock. If a
+    reload brings another map, the next interval starts with the first reading of that map; if the
+    map was migrated from the one before, the interval goes on. `Gone` and `StillMigrating` are
+    yielded once; while they last, intervals are counted and not yielded.
     """
     before: Sample | None = None
-    is_told = False
-    for found in _readings(counters, interval_s, count):
-        if isinstance(found, Gone | StillMigrating):
-            if not is_told:
-                yield found
-            is_told = True
+    is_reported = False
+    for event in _readings(counters, interval_s, count):
+        if isinstance(event, Gone | StillMigrating):
+            if not is_reported:
+                yield event
+            is_reported = True
             continue
-        is_told = False
-        if isinstance(found, Reload):
-            yield found
+        is_reported = False
+        if isinstance(event, Reload):
+            yield event
             continue
-        now = found.value
-        if before is not None and not found.is_first:
+        now = event.value
+        if before is not None and not event.is_first:
             before = sample_across_migration(before, now)
             yield interval_between(before, now, keys=counters.keys, is_percpu=is_percpu)
         before = now
@@ -256,19 +262,12 @@ def _row(
 
 
 def _rate(old: int, new: int, period_s: float) -> float:
-    # A counter that went back was set to something by somebody: that is no rate.
+    # A counter that decreased was overwritten by somebody: there is no rate.
     return max(0, new - old) / period_s if period_s > 0 else 0.0
 
 
-# The counters as the XDP tutorial's `xdp_stats` prints them, to the character.
-#
-# Its format is `"%-12s %'11lld pkts (%'10.0f pps) %'11lld Kbytes (%'6.0f Mbits/s) period:%f"`. The
-# apostrophe groups thousands as the locale `en_US` does, which the program asks for and which many
-# machines do not have: then nothing is grouped. `has_grouping` asks the same question.
-
-
 def has_grouping() -> bool:
-    """Whether this machine has the locale that the tutorial's program groups thousands by."""
+    """Whether this machine has the locale by which the tutorial's program groups thousands."""
     before = locale.setlocale(locale.LC_NUMERIC)
     try:
         locale.setlocale(locale.LC_NUMERIC, LOCALE)
@@ -278,8 +277,8 @@ def has_grouping() -> bool:
     return True
 
 
-def classic(interval: Interval, *, is_grouped: bool) -> list[str]:
-    """Return the lines of one interval: a heading, the five actions, an empty line.
+def tutorial_format(interval: Interval, *, is_grouped: bool) -> list[str]:
+    """Return the lines of one interval in the tutorial format: heading, five actions, empty line.
 
     `UsageError` for a map that does not count XDP actions.
     """

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import click
 
-from bpfpin.apps.doctor import Finding, doctor
+from bpfpin.apps.doctor import HostCheck, doctor
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import sudo_hint
 from bpfpin.cli.formats import Report
@@ -33,13 +33,13 @@ def command(context: Context, *, device: str | None, dev: str | None) -> None:
     context.out.show(Report(data, lambda out: _write(out, checks)))
 
 
-def _write(out: Output, findings: Iterable[Finding]) -> None:
+def _write(out: Output, findings: Iterable[HostCheck]) -> None:
     for finding in findings:
         for line in _lines(finding):
             out.text(line)
 
 
-def _lines(check: Finding) -> list[str]:
+def _lines(check: HostCheck) -> list[str]:
     lines = [f"{'ok' if check.ok else 'NO':<3} {check.name}: {check.text}"]
     if check.fix:
         lines.append(f"    {'better' if check.ok else 'do'}: {check.fix}")

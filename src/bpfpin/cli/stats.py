@@ -12,9 +12,9 @@ from bpfpin.apps.stats import (
     CounterRate,
     Interval,
     StatsItem,
-    classic,
     has_grouping,
     open_counters,
+    tutorial_format,
     watch_events,
 )
 from bpfpin.cli.context import Context, bpfpin_command, check_format
@@ -124,7 +124,7 @@ def _write_classic(out: Output, events: Iterable[StatsItem]) -> None:
     is_grouped = has_grouping()
     for event in events:
         if isinstance(event, Interval):
-            out.line("\n".join(classic(event, is_grouped=is_grouped)))
+            out.line("\n".join(tutorial_format(event, is_grouped=is_grouped)))
 
 
 def _write_lines(out: Output, events: Iterable[StatsItem]) -> None:

@@ -1,1 +1,1 @@
-"""Layer 6, what is on this host: programs, maps, links, pins and processes, asked of the kernel."""
+"""Layer 6, the state of this host: programs, maps, links, pins and processes, from the kernel."""

@@ -67,7 +67,7 @@ class AttachedProgram:
 
 
 class DeviceWalk:
-    """One walk over the devices of all network namespaces; `notes` say what was not readable.
+    """One walk over the devices of all network namespaces; `notes` list unreadable places.
 
     *types* are the types of the programs that are loaded: hooks that fit none of them are not
     queried.
@@ -165,7 +165,7 @@ def _xdp_links(links: Iterable[LinkInfo]) -> dict[tuple[int, int], list[int]]:
 
 
 class CgroupWalk:
-    """One walk over all cgroups; `notes` say what was not readable. *types* as for devices."""
+    """One walk over all cgroups; `notes` list unreadable places. *types* as for devices."""
 
     def __init__(self, links: Iterable[LinkInfo], types: Collection[int]) -> None:
         # BPF_PROG_QUERY reports the programs of a cgroup without their links.
@@ -227,8 +227,8 @@ def hook_word(hook: AttachType | int | None) -> str:
 def _cgroups(notes: list[str]) -> Iterator[tuple[str, Node]]:
     """Yield the path and the node of every cgroup; its id is the inode of its directory.
 
-    A user to whom a cgroup was delegated may make others in it, in any number and depth: the walk
-    ends at `CGROUPS_MAX` and adds a note.
+    The owner of a delegated cgroup may make others in it, in any number and depth: the walk ends
+    at `CGROUPS_MAX` and adds a note.
     """
     mount = next((mount for mount in fs.mounts() if mount.fs_type == CGROUP2), None)
     if mount is None:

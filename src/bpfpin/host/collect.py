@@ -1,7 +1,7 @@
 """The graph of the whole host, asked of the kernel: programs, maps, pins and their holders.
 
 Devices and cgroups run programs, programs use maps, and pins and processes keep them alive,
-whoever made them.
+no matter which loader made them.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Node:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that `-o json` shows: what is empty is left out."""
+        """Return the form that `-o json` shows, without empty fields."""
         shown: dict[str, Any] = {"id": self.id, "kind": self.kind.value, "name": self.name}
         for key in ("number", "type", "netns", "set"):
             if value := getattr(self, key):
@@ -100,7 +100,7 @@ class Edge:
         return (self.source, self.target)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that `-o json` shows: what is empty is left out."""
+        """Return the form that `-o json` shows, without empty fields."""
         shown = {"from": self.source, "to": self.target, "kind": self.kind.value}
         more = {key: getattr(self, key) for key in ("hook", "mode", "link", "what")}
         return shown | {key: value for key, value in more.items() if value}
@@ -112,7 +112,7 @@ _REACHES: Final = (EdgeKind.USES, EdgeKind.CONTAINS, EdgeKind.EXTENDS)
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes, edges, and notes on what could not be seen.
+    """Nodes, edges, and notes on hidden objects.
 
     *is_complete*: all programs of the host are nodes.
     """

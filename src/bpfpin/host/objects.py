@@ -58,8 +58,8 @@ def all_objects() -> HostObjects:
 def pinned_objects(pins: Pins) -> HostObjects:
     """Return the objects that are pinned, with a note on those that cannot be seen."""
     note = (
-        "without CAP_SYS_ADMIN only what is pinned where this user may open it is shown, and the"
-        " programs that devices name"
+        "without CAP_SYS_ADMIN only pinned objects that this user may open are shown, and the"
+        " programs that devices report"
     )
     return HostObjects(pins.maps, pins.programs, pins.links, [note], is_complete=False)
 

@@ -59,7 +59,7 @@ class Pin:
 
 @dataclass
 class Pins:
-    """The pins of the host; the infos of their objects by id; notes on what was left out."""
+    """The pins of the host; the infos of their objects by id; notes on omissions."""
 
     pins: list[Pin] = field(default_factory=list)
     maps: dict[int, MapInfo] = field(default_factory=dict)
@@ -166,7 +166,7 @@ class BpffsWalk:
         return sorted(paths, key=lambda path: path.split("/"))
 
     def notes(self) -> list[str]:
-        """Return what this user could not read and what was left out, as sentences to show."""
+        """Return notes on unreadable and omitted directories, as sentences to show."""
         return [
             f"{text}: {_listed(paths)}"
             for text, paths in (

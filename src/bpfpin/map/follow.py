@@ -2,7 +2,7 @@
 
 Two calls of stat(2) tell whether the path still leads to the same map: a reload exchanges the
 directory of the set, and a new pin has another inode. inotify(7) only wakes the follower at that
-moment; a user who may not use it notices at the end of the interval.
+moment; without permission for it, changes are noticed at the end of the interval.
 
 While a map is migrated its entries are in two maps (`generation.py`): such a reading is repeated.
 """
@@ -352,7 +352,7 @@ class Follower(Closing):
         current = self._look()
         if current:
             return current
-        self._open_now().close()  # raises the error that says what is wrong with the path
+        self._open_now().close()  # raises the error for the path
         raise PinNotFoundError(f"{self.path} changes faster than it can be read")
 
     def _may_be_granted_yet(self) -> bool:

@@ -97,8 +97,8 @@ def identity(path: Path) -> Identity | None:
 def first_id(path: Path, map_id: int) -> int:
     """Return the id of the first map in the chain of migrations to map *map_id* at *path*.
 
-    The manifest is trusted for this, whoever owns the set: a user who can write it can also pin
-    another map there.
+    The manifest is trusted for this, also in sets of other users: write access to it implies the
+    right to pin another map there.
     """
     with suppress(OSError, ValueError):
         # The target of the symlink is JSON text. Path.readlink would merge two slashes in it.
@@ -144,8 +144,8 @@ def is_folding(path: Path) -> bool:
 
 
 def _is_marked(stage: Path) -> bool:
-    # Usually ENOENT. EACCES counts as no mark: a user who may not search the stage may not read
-    # the maps either.
+    # Usually ENOENT. EACCES counts as no mark: without search permission for the stage, the
+    # maps cannot be read either.
     with suppress(OSError):
         (stage / names.FOLDING).stat()
         return True

@@ -161,7 +161,7 @@ class SnapshotWriter:
 
 
 class SnapshotReader(Closing):
-    """An open snapshot; `ObjectFileError` says what is wrong with the file, and where."""
+    """An open snapshot; `ObjectFileError` describes a fault of the file, with its offset."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfpin.apps.stats import CounterRate, Interval, classic, interval_between
+from bpfpin.apps.stats import CounterRate, Interval, interval_between, tutorial_format
 from bpfpin.btf.types import Array, BtfType, Member, Modifier, ModifierKind, Struct
 from bpfpin.cli.live import block, header, sparkline
 from bpfpin.errors import UsageError
@@ -177,7 +177,7 @@ def test_a_classic_line_is_what_c_prints(
 ) -> None:
     row = CounterRate("XDP_PASS", packets, in_bytes, rate, rate)
 
-    lines = classic(Interval(0.0, period_s, actions(row)), is_grouped=False)
+    lines = tutorial_format(Interval(0.0, period_s, actions(row)), is_grouped=False)
 
     assert lines[1 + XdpAction.XDP_PASS] == printed_by_c(row, period_s)
 
@@ -185,7 +185,7 @@ def test_a_classic_line_is_what_c_prints(
 def test_a_classic_block_is_a_heading_five_actions_and_an_empty_line() -> None:
     rows = actions(CounterRate("XDP_PASS", 1234567, 99_999_999, 1000.4, 125_000_000.0))
 
-    lines = classic(Interval(0.0, 2.000123, rows), is_grouped=True)
+    lines = tutorial_format(Interval(0.0, 2.000123, rows), is_grouped=True)
 
     assert lines == [
         "XDP-action  ",
@@ -205,7 +205,7 @@ def test_a_classic_block_is_a_heading_five_actions_and_an_empty_line() -> None:
 
 def test_classic_is_for_xdp_actions_alone() -> None:
     with pytest.raises(UsageError, match="five XDP actions"):
-        classic(Interval(0.0, 1.0, (CounterRate("0", 1, 1, 0.0, 0.0),)), is_grouped=False)
+        tutorial_format(Interval(0.0, 1.0, (CounterRate("0", 1, 1, 0.0, 0.0),)), is_grouped=False)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checks objects: reads each, has the kernel verify it, and reports what it is."""
+"""Checks objects: reads each, has the kernel verify its programs as loading would, and reports."""
 
 from __future__ import annotations
 
@@ -40,17 +40,14 @@ from bpfpin.sets.variables import with_variables
 from bpfpin.spec import MapSpec, ObjectSpec, Pinning, ProgramSpec
 from bpfpin.uapi import MapFlag, ProgramType
 
-MAX_VALUE_BYTES = 4096  # of one variable; longer ones are shown without
-
-
-# Has the kernel verify the programs of an object, as loading it would.
+MAX_VALUE_BYTES = 4096  # of one variable; a longer value is not shown
 
 
 @dataclass
 class Verification:
-    """What the kernel said: refusals and logs by program, *error* about the object as a whole.
+    """The answer of the kernel: refusals and logs by program, *error* about the whole object.
 
-    *optional* are the programs that are loaded only by who names them.
+    *optional* are the programs that are loaded only if they are named.
     """
 
     is_asked: bool = True
@@ -61,7 +58,7 @@ class Verification:
     optional: frozenset[str] = frozenset()
 
     def program(self, spec: ProgramSpec) -> CheckedProgram:
-        """Describe a program with what the kernel said of it."""
+        """Describe a program, with the answer of the kernel."""
         attach_type = spec.expected_attach_type or spec.attach_type
         return CheckedProgram(
             name=spec.name,
@@ -79,59 +76,59 @@ class Verification:
 
 
 def verify(spec: ObjectSpec, *, max_map_memory: int, log_level: int) -> Verification:
-    """Load what is loaded by default, and each optional program by itself; let all of it go.
+    """Load the default programs, and each optional program by itself, and close them again.
 
-    Without the capabilities for it nothing is asked, and a note says so.
+    Without the capabilities the kernel is not asked, and a note says so.
     """
     default = selected(spec, None).programs
-    verdict = Verification(optional=frozenset(spec.programs.keys() - default.keys()))
+    result = Verification(optional=frozenset(spec.programs.keys() - default.keys()))
     try:
         check_byte_order(spec)
     except BpfError as error:
-        verdict.is_asked, verdict.error = False, error
-        return verdict
-    asking = _Asking(spec, verdict, max_map_memory, log_level)
+        result.is_asked, result.error = False, error
+        return result
+    asking = _Asking(spec, result, max_map_memory, log_level)
     try:
         asking.together(list(default))
-        asking.one_by_one(name for name in spec.programs if name in verdict.optional)
+        asking.one_by_one(name for name in spec.programs if name in result.optional)
     except PermissionDeniedError as error:
-        verdict.is_asked = False
-        verdict.notes.append(f"read only, the kernel was not asked: {error}")
-    return verdict
+        result.is_asked = False
+        result.notes.append(f"read only, the kernel was not asked: {error}")
+    return result
 
 
 @dataclass
 class _Asking:
     spec: ObjectSpec
-    verdict: Verification
+    result: Verification
     max_map_memory: int
     log_level: int
 
     def together(self, names: list[str]) -> None:
-        """Load these programs; where that fails, each by itself, to hear of all refusals."""
+        """Load these programs; if that fails, each by itself, to get all refusals."""
         try:
             with self._load(names) as loaded:
                 self._keep(loaded)
-                self.verdict.notes += loaded.notes
+                self.result.notes += loaded.notes
         except BpfError as error:
             if isinstance(error, PermissionDeniedError) and error.missing:
                 raise
             self.one_by_one(names)
-            # What only all of them together meet is the object's.
-            self.verdict.error = next(iter(self.verdict.refusals.values()), error)
+            # An error that no program has by itself is one of the object.
+            self.result.error = next(iter(self.result.refusals.values()), error)
 
     def one_by_one(self, names: Iterable[str]) -> None:
-        """Load each of these programs by itself and keep what is said of it."""
+        """Load each of these programs by itself, and keep its log or its refusal."""
         for name in names:
             program = self.spec.programs[name]
             if program.type is ProgramType.UNSPEC:
-                self.verdict.refusals[name] = _untyped(program)
+                self.result.refusals[name] = _untyped(program)
                 continue
             try:
                 with self._load([name]) as loaded:
                     self._keep(loaded)
             except BpfError as error:
-                self.verdict.refusals[name] = error
+                self.result.refusals[name] = error
 
     def _load(self, names: list[str]) -> Loaded:
         return load(
@@ -142,18 +139,18 @@ class _Asking:
         )
 
     def _keep(self, loaded: Loaded) -> None:
-        self.verdict.logs |= {name: program.log for name, program in loaded.programs.items()}
+        self.result.logs |= {name: program.log for name, program in loaded.programs.items()}
 
 
 def _untyped(program: ProgramSpec) -> UsageError:
     return UsageError(
-        f"section {program.section!r} does not say what type program {program.name} is of",
-        hint=Fix.of("say it: ", Argument("program_type", "xdp")),
+        f"section {program.section!r} does not give the type of program {program.name}",
+        hint=Fix.of("give it: ", Argument("program_type", "xdp")),
     )
 
 
 def lacking(errors: Iterable[BpfError | None]) -> tuple[str, ...]:
-    """Return the features that the kernel lacks, after what was refused for the want of them."""
+    """Return the features that the kernel lacks, by the errors of refused programs."""
     return tuple(dict.fromkeys(_features(errors)))
 
 
@@ -165,14 +162,13 @@ def _features(errors: Iterable[BpfError | None]) -> Iterator[str]:
             yield error.telling_line
 
 
-# An object's description in the words of a report; of the kernel only its types are asked.
 def dialects(spec: ObjectSpec) -> tuple[str, ...]:
-    """Return how its maps are defined, each way once."""
-    return tuple(dict.fromkeys(each.dialect.value for each in spec.maps.values()))
+    """Return the dialects in which the maps are defined."""
+    return tuple(dict.fromkeys(map_.dialect.value for map_ in spec.maps.values()))
 
 
 def checked_map(spec: MapSpec) -> CheckedMap:
-    """Describe a map, and those it holds."""
+    """Describe a map and its inner maps."""
     key, value = (c_type(ref) if ref else "" for ref in (spec.key, spec.value))
     return CheckedMap(
         name=spec.name,
@@ -195,60 +191,63 @@ def _pinning(spec: MapSpec) -> str:
 
 
 def asked_at_load(spec: ObjectSpec) -> tuple[str, ...]:
-    """Return a word on each map whose pinning `load` asks about."""
+    """Return a note on each map whose pinning `load` asks about."""
     return tuple(
-        f"map {name}: pinning {each.pinning_id} has no meaning here; load asks for --pinning"
+        f"map {name}: pinning {map_.pinning_id} has no meaning here; load asks for --pinning"
         f" {name}=none or --pinning {name}=by-name"
-        for name, each in spec.maps.items()
-        if each.pinning is Pinning.UNKNOWN
+        for name, map_ in spec.maps.items()
+        if map_.pinning is Pinning.UNKNOWN
     )
 
 
 def _flags(flags: int) -> tuple[str, ...]:
-    known = [each for each in MapFlag if flags & each]
+    known = [flag for flag in MapFlag if flags & flag]
     left = flags & ~sum(known)
-    return (*(each.name.lower() for each in known if each.name), *([hex(left)] if left else []))
+    return (*(flag.name.lower() for flag in known if flag.name), *([hex(left)] if left else []))
 
 
 def checked_variables(spec: ObjectSpec) -> tuple[CheckedVariable, ...]:
-    """Describe the global variables, static ones too."""
+    """Describe the global variables, also static ones."""
     return tuple(
-        CheckedVariable(name, each.section, each.type_name, each.size, _value(each))
-        for name, each in spec.variables.items()
+        CheckedVariable(name, variable.section, variable.type_name, variable.size, _value(variable))
+        for name, variable in spec.variables.items()
     )
 
 
 def _value(variable: VariableSpec) -> Any:
     if variable.size > MAX_VALUE_BYTES:
         return None
-    with contextlib.suppress(BpfError, ValueError):  # types that no value can be read by
+    with contextlib.suppress(BpfError, ValueError):  # the type cannot be decoded
         return variable.value
     return None
 
 
 def checked_relocations(spec: ObjectSpec) -> tuple[CheckedRelocation, ...]:
-    """Describe what CO-RE asks for; nothing where that is what every program is refused for."""
+    """Describe the CO-RE relocations; none if they fail and so refuse every program."""
     try:
-        _, found = resolve.fitted(spec)
+        _, relocations = resolve.fitted(spec)
     except BpfError:
         return ()
     return tuple(
-        CheckedRelocation(each.place, each.question, each.value, each.is_poisoned) for each in found
+        CheckedRelocation(
+            relocation.place, relocation.question, relocation.value, relocation.is_poisoned
+        )
+        for relocation in relocations
     )
 
 
 def checked_externs(spec: ObjectSpec) -> tuple[CheckedExtern, ...]:
-    """Describe what the object takes from the running kernel by name."""
+    """Describe the externs, which the running kernel provides by name."""
     return tuple(
         CheckedExtern(
-            name=each.extern.name,
-            kind=each.extern.kind.value,
-            declaration=each.extern.c_source,
-            weak=each.extern.is_weak,
-            value=each.text,
-            error=each.error,
+            name=resolved.extern.name,
+            kind=resolved.extern.kind.value,
+            declaration=resolved.extern.c_source,
+            weak=resolved.extern.is_weak,
+            value=resolved.text,
+            error=resolved.error,
         )
-        for each in resolve.resolve(spec)
+        for resolved in resolve.resolve(spec)
     )
 
 
@@ -256,11 +255,13 @@ def checked_externs(spec: ObjectSpec) -> tuple[CheckedExtern, ...]:
 class CheckChoices:
     """How objects are checked.
 
-    *program_type* is the word for sections with free names; *is_converting* asks for the maps of
-    the old dialects in C for section `.maps`. *kernel_btf* are the types that CO-RE takes for the
-    kernel's. *variables* are what variables and constants start with. A *log_level* of the verifier
-    (1, 2, 4) asks for its log of accepted programs. Maps of more than *max_map_memory* bytes are
-    not made.
+    Attributes:
+        program_type: The type of programs in sections whose names do not give it.
+        is_converting: Convert maps of the old dialects to C for the section `.maps`.
+        kernel_btf: The types that CO-RE uses instead of those of the running kernel.
+        variables: Initial values of variables and constants.
+        max_map_memory: The size in bytes of the largest map that is created.
+        log_level: The log level of the verifier (1, 2, 4) for accepted programs; 0 for no log.
     """
 
     program_type: str | None = None
@@ -271,7 +272,7 @@ class CheckChoices:
     log_level: int = 0
 
     def with_types_of(self, path: str | None) -> CheckChoices:
-        """Return a copy with the kernel's types from a file, which is read once for all objects."""
+        """Return a copy with kernel types from a file, which is read once for all objects."""
         return dataclasses.replace(self, kernel_btf=read_btf(path)) if path else self
 
 
@@ -279,21 +280,21 @@ DEFAULT = CheckChoices()
 
 
 def sources_in(paths: Sequence[str]) -> list[str]:
-    """Return *paths* with each directory replaced by its `*.o`; `UsageError` if it has none."""
+    """Return *paths* with each directory replaced by its `*.o`; `UsageError` without any."""
     return [source for path in paths for source in _sources_of(path)]
 
 
 def _sources_of(path: str) -> list[str]:
     if not Path(path).is_dir():
         return [path]
-    found = sorted(map(str, Path(path).glob("*.o")))
-    if not found:
+    objects = sorted(map(str, Path(path).glob("*.o")))
+    if not objects:
         raise UsageError(f"{path} is a directory without objects (*.o)")
-    return found
+    return objects
 
 
 def check_all(sources: Sequence[str], choices: CheckChoices = DEFAULT) -> Iterator[CheckReport]:
-    """Check several objects, each by itself, and yield each report when it is there."""
+    """Check several objects, each by itself, and yield each report as soon as it is done."""
     for source in sources:
         yield check(source, choices)
 
@@ -301,8 +302,8 @@ def check_all(sources: Sequence[str], choices: CheckChoices = DEFAULT) -> Iterat
 def check(source: str, choices: CheckChoices = DEFAULT) -> CheckReport:
     """Read *source* (a path, or `builtin:NAME`) and have the kernel verify its programs.
 
-    The report carries what refused it, at reading or in the kernel; without CAP_BPF the kernel is
-    not asked and a note says so.
+    Errors, of the reader or of the kernel, are part of the report. Without CAP_BPF the kernel is
+    not asked, and a note says so.
     """
     try:
         spec = read_source(source, program_type=choices.program_type)
@@ -313,22 +314,22 @@ def check(source: str, choices: CheckChoices = DEFAULT) -> CheckReport:
 
 
 def _report(source: str, spec: ObjectSpec, choices: CheckChoices) -> CheckReport:
-    verdict = verify(spec, max_map_memory=choices.max_map_memory, log_level=choices.log_level)
+    result = verify(spec, max_map_memory=choices.max_map_memory, log_level=choices.log_level)
     externs = checked_externs(spec)
-    errors = [verdict.error, *verdict.refusals.values(), *(each.error for each in externs)]
+    errors = [result.error, *result.refusals.values(), *(extern.error for extern in externs)]
     return CheckReport(
         path=spec.path or source,
         sha256=spec.sha256,
         license=spec.license,
         dialects=dialects(spec),
-        maps=tuple(checked_map(each) for each in spec.maps.values()),
-        programs=tuple(verdict.program(each) for each in spec.programs.values()),
+        maps=tuple(checked_map(map_) for map_ in spec.maps.values()),
+        programs=tuple(result.program(program) for program in spec.programs.values()),
         variables=checked_variables(spec),
         relocations=checked_relocations(spec),
         externs=externs,
         lacks=lacking(errors),
-        notes=(*spec.notes, *asked_at_load(spec), *verdict.notes),
-        error=verdict.error,
-        is_asked=verdict.is_asked,
+        notes=(*spec.notes, *asked_at_load(spec), *result.notes),
+        error=result.error,
+        is_asked=result.is_asked,
         converted=btf_definitions(spec) if choices.is_converting else None,
     )

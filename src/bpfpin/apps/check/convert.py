@@ -26,18 +26,18 @@ _PINNING_NOTES = {
 
 
 def btf_definitions(spec: ObjectSpec) -> str:
-    """Return C source that defines the old maps of *spec* by BTF; comments tell what it cannot say.
+    """Return C source that defines the maps of old dialects of *spec* by BTF.
 
-    Types that the object's BTF knows are named as its source names them, and not defined. What is
-    to hold other maps comes after them.
+    Comments in it say what BTF cannot express. Types that the BTF of the object has are referred
+    to by name, and not defined. Maps of maps come last.
     """
-    old = [each for each in spec.maps.values() if each.dialect in OLD_DIALECTS]
+    old = [map_ for map_ in spec.maps.values() if map_.dialect in OLD_DIALECTS]
     path = (spec.path or "the object").replace("*/", "* /")
     if not old:
         return f"/* {path} has no maps of the old dialects. */\n"
     head = f"/* The maps of {path}, after <linux/bpf.h> and <bpf/bpf_helpers.h>. */"
-    ordered = sorted(old, key=lambda each: traits_of(each.type).holds_maps)
-    return "\n\n".join([head, *(_definition(spec, each) for each in ordered)]) + "\n"
+    ordered = sorted(old, key=lambda map_: traits_of(map_.type).holds_maps)
+    return "\n\n".join([head, *(_definition(spec, map_) for map_ in ordered)]) + "\n"
 
 
 def _definition(spec: ObjectSpec, wanted: MapSpec) -> str:
@@ -62,28 +62,28 @@ def _members(wanted: MapSpec) -> Iterator[str]:
 
 
 def _numbers(wanted: MapSpec) -> dict[str, int]:
-    """Return what is to be said of the map in numbers; what is 0 goes without saying."""
+    """Return the numbers of the definition that are not 0, by name."""
     names = ("max_entries", "key_size", "value_size", "map_flags")
     numbers = {name: number for name in names if (number := getattr(wanted, name))}
     return numbers if wanted.numa_node is None else numbers | {"numa_node": wanted.numa_node}
 
 
 def _type_names(wanted: MapSpec) -> dict[str, str]:
-    """Return how C names the types of key and value, by the size that they stand for."""
+    """Return the C names of the types of key and value, by `key_size` and `value_size`."""
     types = {"key_size": wanted.key, "value_size": wanted.value}
-    found = {size: c_name(ref) for size, ref in types.items() if ref is not None}
-    return {size: name for size, name in found.items() if name is not None}
+    c_names = {size: c_name(ref) for size, ref in types.items() if ref is not None}
+    return {size: name for size, name in c_names.items() if name is not None}
 
 
 def _flags(flags: int) -> str:
-    """Return the flags by the kernel's names, what has none in hexadecimal."""
+    """Return the flags by the kernel's names; unknown bits in hexadecimal."""
     known = [flag for flag in MapFlag if flag & flags]
     rest = flags & ~sum(known)
     return " | ".join([*(f"BPF_F_{flag.name}" for flag in known), *([hex(rest)] if rest else [])])
 
 
 def _values(wanted: MapSpec, *, has_prototypes: bool) -> tuple[list[str], str]:
-    """Return the member `values` and the initialiser of what the file puts there, if it does."""
+    """Return the member `values`, and the initialiser of the entries that the object sets."""
     if traits_of(wanted.type).holds_maps and wanted.inner is not None:
         inner = [f"\t{line}" for line in _members(wanted.inner.with_changes(pinning=Pinning.NONE))]
         return ["__array(values, struct {", *inner, "});"], _initial(wanted)
@@ -100,12 +100,12 @@ def _initial(wanted: MapSpec) -> str:
 
 
 def _entries(wanted: MapSpec) -> list[tuple[int, str]]:
-    # Of two at one index the last one stays.
+    # dict: of two entries with one index, the last counts.
     return sorted((index, _word(name)) for index, name in dict(wanted.initial).items())
 
 
 def _word(symbol: str) -> str:
-    """Return *symbol*, what no C identifier has in it replaced: it goes into code and comments."""
+    """Return *symbol* as a C identifier: an untrusted name must not end a comment or statement."""
     return _NO_WORD.sub("_", symbol)
 
 
@@ -114,15 +114,15 @@ def _is_too_wide(wanted: MapSpec) -> bool:
 
 
 def _prototypes(spec: ObjectSpec, wanted: MapSpec) -> list[str]:
-    """Declare the programs that a program array starts with; none if one's type is not known."""
+    """Return declarations of the initial programs of a program array; none if a type is unknown."""
     if not traits_of(wanted.type).holds_programs:
         return []
-    found = [_prototype(spec, name) for _, name in _entries(wanted)]
-    return found if all(found) else []
+    declarations = [_prototype(spec, name) for _, name in _entries(wanted)]
+    return declarations if all(declarations) else []
 
 
 def _prototype(spec: ObjectSpec, name: str) -> str:
-    """Declare program *name*; nothing if the object does not know its type."""
+    """Return a declaration of program *name*; "" if its type is unknown."""
     program, btf = spec.programs.get(name), spec.btf
     if program is None or btf is None:
         return ""

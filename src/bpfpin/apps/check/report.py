@@ -1,4 +1,4 @@
-"""What is told of an object: plain records, and their form as JSON."""
+"""The report on a checked object: plain records, and their form as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bpfpin.errors import BpfError, NotSupportedError, ObjectFileError, UsageErr
 class CheckedMap:
     """A map definition; types as C, empty without BTF, sizes in bytes, flags by name.
 
-    *inner* are the maps that it holds.
+    *inner* is the definition of its inner maps.
     """
 
     name: str
@@ -37,10 +37,10 @@ class CheckedMap:
 
 @dataclass(frozen=True, slots=True)
 class CheckedProgram:
-    """A program; *error* is what the kernel has against it, *is_verified* False if not asked.
+    """A program; *error* is the refusal of the kernel, *is_verified* is False if it was not asked.
 
-    *attach_to* is the function or tracepoint that its section names. One that is *optional* is
-    loaded only by who names it, and does not keep the object from loading.
+    *attach_to* is the function or tracepoint that its section names. An *optional* program is
+    loaded only if it is named, and does not keep the object from loading.
     """
 
     name: str
@@ -81,9 +81,10 @@ class CheckedVariable:
 
 @dataclass(frozen=True, slots=True)
 class CheckedRelocation:
-    """What CO-RE asks of the kernel, where, and the answer; None: the kernel has no such thing.
+    """A CO-RE relocation: its place, its question to the kernel's types, and the answer.
 
-    An instruction that is *poisoned* is refused if the program gets there.
+    *value* is None if the kernel does not have the type or member. A *poisoned* instruction is
+    refused by the verifier if the program can reach it.
     """
 
     place: str
@@ -98,9 +99,9 @@ class CheckedRelocation:
 
 @dataclass(frozen=True, slots=True)
 class CheckedExtern:
-    """What the object takes from the kernel by name, and what this kernel has in *value*.
+    """A symbol that the object takes from the kernel; *value* is its value in this kernel.
 
-    One that is absent keeps the object from loading unless it is *weak*; *error* says so.
+    A missing symbol keeps the object from loading, unless it is *weak*; *error* says so.
     """
 
     name: str
@@ -119,18 +120,19 @@ class Outcome(Enum):
     """How the check of one object ended."""
 
     LOADS = "load"
-    NOT_ASKED = "not asked"  # read; the kernel was not asked for want of privilege
+    NOT_ASKED = "not asked"  # read; the kernel was not asked, without the capabilities
     REFUSED = "refused by the kernel"
     MALFORMED = "malformed"
-    NOT_READ = "not read"  # no such file, or it may not be read
+    NOT_READ = "not read"  # the file does not exist, or this user may not read it
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """One object; *error* is why it would not load, *is_asked* whether the kernel was asked.
+    """The report on one object.
 
-    *lacks* are the features that this kernel lacks and something of the object wants. *converted*
-    is C that defines its old maps by BTF, None if it was not asked for.
+    *error* is the reason why it would not load. *is_asked*: the kernel was asked. *lacks* are
+    features that the object needs and this kernel does not have. *converted* is C source that
+    defines its old maps by BTF, None if not requested.
     """
 
     path: str
@@ -150,7 +152,7 @@ class CheckReport:
 
     @property
     def loads(self) -> bool | None:
-        """Whether the kernel would take it; None if it was not asked."""
+        """Whether the kernel would load it; None if it was not asked."""
         if self.error:
             return False
         return True if self.is_asked else None
@@ -167,22 +169,22 @@ class CheckReport:
 
     @property
     def reason(self) -> str:
-        """Why it would not load, in so few words that many objects share them; empty if it does."""
+        """The kind of reason why it would not load, shared by many objects; "" if it loads."""
         return reason_of(self.error) if self.error else ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form that `-o json` shows; the error is added by who shows it."""
+        """Return the form that `-o json` shows, without the error, which the caller adds."""
         return {
             "path": self.path,
             "sha256": self.sha256,
             "license": self.license,
             "loads": self.loads,
             "dialects": list(self.dialects),
-            "maps": [one.to_json() for one in self.maps],
-            "programs": [one.to_json() for one in self.programs],
-            "variables": [one.to_json() for one in self.variables],
-            "relocations": [one.to_json() for one in self.relocations],
-            "externs": [one.to_json() for one in self.externs],
+            "maps": [map_.to_json() for map_ in self.maps],
+            "programs": [program.to_json() for program in self.programs],
+            "variables": [variable.to_json() for variable in self.variables],
+            "relocations": [relocation.to_json() for relocation in self.relocations],
+            "externs": [extern.to_json() for extern in self.externs],
             "lacks": list(self.lacks),
             "notes": list(self.notes),
             **({} if self.converted is None else {"converted": self.converted}),
@@ -191,7 +193,7 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class Summary:
-    """How many of several objects ended how, and why those were refused that were read."""
+    """The outcomes of several objects, and the reasons of refusals, with their numbers."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -200,18 +202,18 @@ class Summary:
     def of(cls, reports: Iterable[CheckReport]) -> Summary:
         """Count the outcomes of *reports*."""
         listed = list(reports)
-        refused = [one.reason for one in listed if one.outcome is Outcome.REFUSED]
-        return cls(Counter(one.outcome for one in listed), Counter(refused))
+        refused = [report.reason for report in listed if report.outcome is Outcome.REFUSED]
+        return cls(Counter(report.outcome for report in listed), Counter(refused))
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
-        names = {each: each.name.lower() for each in Outcome}
+        names = {outcome: outcome.name.lower() for outcome in Outcome}
         counts = {name: self.outcomes[outcome] for outcome, name in names.items()}
         return {**counts, "reasons": dict(self.reasons.most_common())}
 
 
 def reason_of(error: BpfError) -> str:
-    """Return what kind of refusal *error* is."""
+    """Return the kind of refusal that *error* is, in a few words."""
     if isinstance(error, VerifierError):
         return f"verifier: {error.cause or 'other'}"
     if isinstance(error, NotSupportedError):
@@ -224,5 +226,5 @@ def reason_of(error: BpfError) -> str:
     return type(error).__name__.removesuffix("Error")
 
 
-def _fields(one: Any) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in one.__slots__}
+def _fields(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
