@@ -212,6 +212,7 @@ class MapTraits(NamedTuple):
         return self.is_array and not self.is_percpu
 
 
+# array_map_delete_elem answers EINVAL for every key (kernel/bpf/arraymap.c).
 _ARRAY = MapTraits("3.19", MapFamily.ARRAY, KeyKind.INDEX)
 _HASH = MapTraits("3.19", MapFamily.HASH)
 _PERCPU_HASH = _HASH._replace(since="4.6", is_percpu=True)
@@ -224,6 +225,7 @@ _DEVMAP = MapTraits(
     added_flags=MapFlag.RDONLY_PROG,  # dev_map_init_map in kernel/bpf/devmap.c
     takes=_TAKES_XDP.format("xdp/devmap"),
 )
+# sock_map_lookup_sys answers ENOSPC unless values have the 8 bytes of a cookie.
 _SOCKMAP = MapTraits(
     "4.14",
     key=KeyKind.INDEX,
@@ -233,6 +235,7 @@ _SOCKMAP = MapTraits(
     refusal=_NO_COOKIES,
     takes=_TAKES_SOCKETS,
 )
+# kernel/bpf/queue_stack_maps.c: EINVAL for keys, and for BPF_NOEXIST; BPF_EXIST drops the oldest.
 _QUEUE = MapTraits(
     "4.20",
     MapFamily.QUEUE,
@@ -241,10 +244,12 @@ _QUEUE = MapTraits(
     refusal=_NO_KEYS,
     takes_flags=False,
 )
+# cgroup_storage_delete_elem answers EINVAL (kernel/bpf/local_storage.c).
 _CGROUP_STORAGE = MapTraits("4.19", key=KeyKind.CGROUP_ID, refuses=_DELETE, refusal=_WITH_ITS_LINK)
 
 
 def _local_storage(since: str, key: KeyKind, owners: str) -> MapTraits:
+    # Their map_get_next_key is notsupp_get_next_key: ENOTSUPP.
     note = f"stored with {owners}: an entry ends with its owner"
     return MapTraits(since, key=key, refuses=_WALK, refusal=_NO_WALK, note=note)
 
@@ -255,12 +260,14 @@ MAP_TRAITS: dict[int, MapTraits] = {
     MapType.UNSPEC: UNKNOWN,
     MapType.HASH: _HASH,
     MapType.ARRAY: _ARRAY,
+    # bpf_prog_map_compatible (kernel/bpf/core.c) compares a program with the owner of the array.
     MapType.PROG_ARRAY: _ARRAY._replace(
         since="4.2",
         value=ValueKind.PROGRAM,
         takes="it takes programs of one type, that of its first one or of its owner",
         takes_flags=False,
     ),
+    # bpf_fd_array_map_lookup_elem answers ENOTSUPP without a map_fd_sys_lookup_elem.
     MapType.PERF_EVENT_ARRAY: MapTraits(
         "4.3",
         MapFamily.PERF_BUFFER,
@@ -273,6 +280,7 @@ MAP_TRAITS: dict[int, MapTraits] = {
     ),
     MapType.PERCPU_HASH: _PERCPU_HASH,
     MapType.PERCPU_ARRAY: _ARRAY._replace(since="4.6", is_percpu=True),
+    # stack_map_update_elem answers EINVAL (kernel/bpf/stackmap.c).
     MapType.STACK_TRACE: MapTraits(
         "4.6",
         key=KeyKind.INDEX,
@@ -311,6 +319,7 @@ MAP_TRAITS: dict[int, MapTraits] = {
         is_read_only_to_programs=True,
         takes=_TAKES_XDP.format("xdp/cpumap"),
     ),
+    # xsk_map_lookup_elem_sys_only answers EOPNOTSUPP (net/xdp/xskmap.c).
     MapType.XSKMAP: MapTraits(
         "4.18",
         key=KeyKind.INDEX,
@@ -322,6 +331,7 @@ MAP_TRAITS: dict[int, MapTraits] = {
     ),
     MapType.SOCKHASH: _SOCKMAP._replace(since="4.18", key=KeyKind.DATA),
     MapType.CGROUP_STORAGE: _CGROUP_STORAGE,
+    # bpf_fd_reuseport_array_lookup_elem answers ENOSPC unless values have 8 bytes.
     MapType.REUSEPORT_SOCKARRAY: MapTraits(
         "4.19",
         key=KeyKind.INDEX,
@@ -343,6 +353,7 @@ MAP_TRAITS: dict[int, MapTraits] = {
         note="functions of the kernel that programs implement: its value is the kernel's own"
         " structure, used once the map is registered or has a link",
     ),
+    # All operations on elements answer ENOTSUPP (kernel/bpf/ringbuf.c).
     MapType.RINGBUF: MapTraits(
         "5.8",
         MapFamily.RING_BUFFER,
@@ -354,6 +365,7 @@ MAP_TRAITS: dict[int, MapTraits] = {
     ),
     MapType.INODE_STORAGE: _local_storage("5.10", KeyKind.FILE, "files"),
     MapType.TASK_STORAGE: _local_storage("5.11", KeyKind.PROCESS, "tasks"),
+    # Its map_delete_elem and map_get_next_key answer EOPNOTSUPP (kernel/bpf/bloom_filter.c).
     MapType.BLOOM_FILTER: MapTraits(
         "5.16",
         MapFamily.BLOOM_FILTER,
@@ -374,6 +386,7 @@ MAP_TRAITS: dict[int, MapTraits] = {
         note="max_entries is its size in bytes; programs drain it",
     ),
     MapType.CGRP_STORAGE: _local_storage("6.2", KeyKind.CGROUP, "cgroups"),
+    # kernel/bpf/arena.c; programs get its pages with bpf_arena_alloc_pages.
     MapType.ARENA: MapTraits(
         "6.9",
         MapFamily.ARENA,

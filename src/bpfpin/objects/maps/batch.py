@@ -160,6 +160,7 @@ class Batches(Closing):
 
     def _by_batch(self, command: Cmd) -> Iterator[RawBatch]:
         room, position, seen = self._take(), None, 0
+        # An array ends at max_entries, so no further call is needed to learn it.
         while position is None or not (self._is_array and seen >= self._max_entries):
             room.go_to(position, self._fd)
             call = room.lookup if command is Cmd.MAP_LOOKUP_BATCH else room.take
@@ -177,6 +178,8 @@ class Batches(Closing):
 
     def _is_too_small(self, call: Call) -> bool:
         """Return whether a bucket has more entries than the room; False at the map's end."""
+        # ENOSPC: the bucket has more elements than the buffers, and none was copied
+        # (__htab_map_lookup_and_delete_batch in kernel/bpf/hashtab.c).
         error = self._elements.refused(call, None)
         if isinstance(error, BufferTooSmallError):
             return True
@@ -204,7 +207,7 @@ class Batches(Closing):
             following = self._elements.next_key(key)
             if following is None:
                 return
-            if following in seen:
+            if following in seen:  # the current key was deleted: the kernel started again
                 key = trail.pop() if trail else following
                 continue
             seen.add(following)

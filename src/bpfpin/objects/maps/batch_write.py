@@ -198,6 +198,8 @@ class Writer(Closing):
 
     def _check(self, call: Call, entries: EncodedEntries, start: int, count: int) -> None:
         """Raise why a batch was refused; return if the kernel has no batches."""
+        # The kernel writes back how many elements it wrote before it failed
+        # (generic_map_update_batch in kernel/bpf/syscall.c).
         done = call.attribute.count
         failed = start + done if done < count else start
         key = entries.key(failed)

@@ -22,7 +22,7 @@ from bpfpin.errors import (
     SyscallError,
 )
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.kernel.info import MapInfo, fdinfo
+from bpfpin.objects.kernel.info import MapInfo, fdinfo, named, type_name
 from bpfpin.objects.maps.create import entries_asked
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
@@ -162,7 +162,7 @@ def _entries_reported(spec: MapSpec) -> int:
 
 
 def _type_text(value: int) -> str:
-    return MapType(value).name.lower() if value in MapType.__members__.values() else str(value)
+    return type_name(named(MapType, value))
 
 
 def _flags_text(value: int) -> str:

@@ -223,6 +223,7 @@ class Elements(Closing):
     def next_key(self, key: bytes | None) -> bytes | None:
         """Return the key after *key*, None at the end; after a deleted key the first one."""
         slot = self.take()
+        # Linux commit 8fe45924387b ("bpf: map_get_next_key to return first key on NULL") (v4.12)
         slot.next_key.attribute.key = slot.key_address if key is not None else 0
         if key is not None:
             slot.key[:] = key

@@ -88,6 +88,7 @@ class OwnerKind:
 
 
 def _open_path(path: str | os.PathLike[str]) -> int:
+    # O_PATH is enough: bpf_fd_inode_storage_lookup_elem accepts such descriptors (fd_raw).
     try:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
@@ -95,6 +96,7 @@ def _open_path(path: str | os.PathLike[str]) -> int:
 
 
 def _open_process(process_id: int) -> int:
+    # bpf_pid_task_storage_lookup_elem (kernel/bpf/bpf_task_storage.c) takes a pidfd.
     try:
         return os.pidfd_open(process_id)
     except OSError as error:

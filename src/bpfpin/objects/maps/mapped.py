@@ -50,7 +50,8 @@ class MappedMemory(Closing):
     def close(self) -> None:
         """Release the memory; numpy arrays that show it keep it. Closing twice does nothing."""
         self.view.release()
-        with contextlib.suppress(BufferError):  # the last of those arrays ends the mapping
+        # Closing fails while numpy arrays use the buffer; the last of them ends the mapping.
+        with contextlib.suppress(BufferError):
             self._mapping.close()
 
 
@@ -123,7 +124,8 @@ def _mapped(
         )
     try:
         if not read_only:
-            with contextlib.suppress(PermissionError):  # it is frozen
+            # bpf_map_mmap (kernel/bpf/syscall.c) answers EPERM for a frozen map.
+            with contextlib.suppress(PermissionError):
                 return mmap.mmap(bpf_map.fd, size, mmap.MAP_SHARED, READ_WRITE), False
         return mmap.mmap(bpf_map.fd, size, mmap.MAP_SHARED, mmap.PROT_READ), True
     except OSError as error:

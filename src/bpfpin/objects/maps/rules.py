@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bpfpin.errors import BpfError, Difference, IncompatibleMapError, SyscallError
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.kernel.info import MapInfo, map_info, type_with_article
+from bpfpin.objects.kernel.info import MapInfo, map_info, type_name, type_with_article
 from bpfpin.objects.kernel.object import OPEN_BY_ID, ObjectKind
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.fd import Descriptor
@@ -60,6 +60,7 @@ class DefinitionRules:
 
 
 def _hash(spec: MapSpec) -> Iterator[str]:
+    # htab_map_alloc_check
     size = spec.key_size + spec.value_size
     if size >= KMALLOC_MAX - 64:
         yield f"key and value have {size} bytes together; they must have less than {KMALLOC_MAX}"
@@ -74,16 +75,19 @@ def _hash(spec: MapSpec) -> Iterator[str]:
 
 
 def _percpu_array(spec: MapSpec) -> Iterator[str]:
+    # array_map_alloc_check
     if spec.numa_node is not None:
         yield "per-CPU memory cannot be on one NUMA node: leave numa_node out"
 
 
 def _array(spec: MapSpec) -> Iterator[str]:
+    # array_map_alloc_check
     if spec.value_size > INT_MAX:
         yield f"a value has {spec.value_size} bytes; at most {INT_MAX} fit"
 
 
 def _ring(spec: MapSpec) -> Iterator[str]:
+    # ringbuf_map_alloc
     size = spec.max_entries
     if size and (size & (size - 1) or size % mmap.PAGESIZE):
         yield (
@@ -93,6 +97,7 @@ def _ring(spec: MapSpec) -> Iterator[str]:
 
 
 def _stack_trace(spec: MapSpec) -> Iterator[str]:
+    # stack_map_alloc
     has_build_ids = bool(spec.map_flags & _F.STACK_BUILD_ID)
     size = _BUILD_ID_SIZE if has_build_ids else 8
     what = "struct bpf_stack_build_id" if has_build_ids else "address"
@@ -115,12 +120,14 @@ def _max_stack() -> int:
 
 
 def _large(spec: MapSpec) -> Iterator[str]:
+    # trie_alloc, queue_stack_map_alloc_check
     size = spec.key_size + spec.value_size
     if size > KMALLOC_MAX - 64:
         yield f"an entry has {size} bytes; at most about {KMALLOC_MAX} (4 MiB) fit"
 
 
 def _cpumap(spec: MapSpec) -> Iterator[str]:
+    # cpu_map_alloc compares with NR_CPUS, which the kernel shows as its last CPU.
     try:
         limit = int(_LAST_CPU.read_text()) + 1
     except (OSError, ValueError):
@@ -130,12 +137,14 @@ def _cpumap(spec: MapSpec) -> Iterator[str]:
 
 
 def _bloom_filter(spec: MapSpec) -> Iterator[str]:
+    # bloom_map_alloc
     yield from _large(spec)
     if spec.map_extra > 15:
         yield f"map_extra is {spec.map_extra}: the number of hash functions, 1 to 15 (0: 5)"
 
 
 def _cgroup_storage(spec: MapSpec) -> Iterator[str]:
+    # cgroup_storage_map_alloc
     is_percpu = traits_of(spec.type).is_percpu
     limit = PERCPU_VALUE_MAX if is_percpu else STORAGE_MAX
     if spec.value_size > limit:
@@ -143,11 +152,13 @@ def _cgroup_storage(spec: MapSpec) -> Iterator[str]:
 
 
 def _storage(spec: MapSpec) -> Iterator[str]:
+    # bpf_local_storage_map_alloc_check
     if spec.value_size > STORAGE_MAX:
         yield f"a value has {spec.value_size} bytes; at most about {STORAGE_MAX} fit"
 
 
 def _arena(spec: MapSpec) -> Iterator[str]:
+    # arena_map_alloc
     size = spec.max_entries * mmap.PAGESIZE
     if size > ARENA_MAX:
         yield f"max_entries is {spec.max_entries} pages; an arena has at most 4 GiB"
@@ -158,6 +169,7 @@ def _arena(spec: MapSpec) -> Iterator[str]:
 
 
 def _sockhash(spec: MapSpec) -> Iterator[str]:
+    # sock_hash_alloc
     if spec.key_size > STACK_MAX:
         yield f"a key has {spec.key_size} bytes; at most {STACK_MAX} fit"
 
@@ -400,5 +412,5 @@ def inner_differences(sample: MapInfo, given: MapInfo) -> list[Difference]:
 
 def _shown(field: str, value: int) -> str:
     if field == "type":
-        return value.name.lower() if isinstance(value, MapType) else str(value)
+        return type_name(value)
     return hex(value) if field == "map_flags" else str(value)
