@@ -50,7 +50,7 @@ def test_a_variable_that_is_kept_is_not_set_by_the_way(here: Here) -> None:
     refused = here.load_refused(2, GLOBALS, "--set", "verdict=1")
     fresh = here.load(GLOBALS, "--set", "verdict=1", "--fresh", ".data")
 
-    assert "goes on with its values" in refused.json["error"]["message"]
+    assert "keeps its values" in refused.json["error"]["message"]
     assert "bpfpin map set id:" in refused.json["error"]["hint"]
     assert decisions(fresh)[".data"] == "fresh"
     assert value(here, DATA, "verdict") == 1

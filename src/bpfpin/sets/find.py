@@ -1,4 +1,4 @@
-"""Which pin set somebody means by a device or a name."""
+"""Find the pin set that a user means by a device, a cgroup or a name."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ from bpfpin.uapi import Cmd
 
 
 def find_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet:
-    """Return the set of device *target* in namespace *netns* (None: the current one), or so named.
+    """Return the set of device *target* in namespace *netns*, or of that name.
 
-    A device finds its set by ifindex and namespace, whatever the set is called; where it has
-    several, the one that is called *target* is meant. The path of a set's directory always names
-    that one. Raises `UsageError`
-    with the list if several fit, `PinNotFoundError` if none does, `NotBpffsError` if *pin_root* is
-    somebody else's file system.
+    A device is matched by ifindex and namespace (None: the current one), whatever the set is
+    called; if it has several sets, the one of that name is meant. The path of a set's directory is
+    always unique. Raises `UsageError` with the list if several fit, `PinNotFoundError` if none
+    does, `NotBpffsError` if *pin_root* is in another file system.
     """
     sets = all_sets(pin_root)
     fitting = (
-        [one for one in sets if str(one.path) == target]
+        [pin_set for pin_set in sets if str(pin_set.path) == target]
         or _of_device(target, sets, netns=netns)
         or _of_cgroup(target, sets)
         or _of_name(target, sets, netns=netns)
     )
-    if len(fitting) > 1:  # of several on a device, or elsewhere, one may be called just that
+    if len(fitting) > 1:  # of several sets one may have exactly that name
         named = _of_name(target, sets, netns=netns)
         fitting = named if len(named) == 1 else fitting
     if len(fitting) == 1:
@@ -66,35 +65,35 @@ def _load_hint(target: str) -> str:
 
 
 def cgroup_set_name(target: str, *, pin_root: Path) -> str | None:
-    """Return the name of the one set of the cgroup whose path *target* is, None if it is none."""
-    with suppress(BpfError):  # who names a pin needs no pin root
+    """Return the name of the only set of cgroup *target*, None unless there is exactly one."""
+    with suppress(BpfError):  # a path of a pin needs no pin root
         fitting = _of_cgroup(target, all_sets(pin_root)) if target.startswith("/") else []
         return names.display_name(fitting[0].name) if len(fitting) == 1 else None
     return None
 
 
 def find_readable_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet:
-    """Return what `find_set` does; `PermissionDeniedError` if this user may not look into it."""
-    found = find_set(target, pin_root=pin_root, netns=netns)
-    if not os.access(found.path, os.R_OK | os.X_OK):
+    """Return what `find_set` does; `PermissionDeniedError` if this user may not read the set."""
+    pin_set = find_set(target, pin_root=pin_root, netns=netns)
+    if not os.access(pin_set.path, os.R_OK | os.X_OK):
         raise PermissionDeniedError(
-            f"{found.path} may not be read by this user, it belongs to"
-            f" {user_name(found.path.stat().st_uid)}",
-            target=str(found.path),
+            f"{pin_set.path} may not be read by this user, it belongs to"
+            f" {user_name(pin_set.path.stat().st_uid)}",
+            target=str(pin_set.path),
             errno=0,
         )
-    return found
+    return pin_set
 
 
 def set_names(pin_root: Path) -> list[str]:
-    """Return how the sets below *pin_root* are called, sorted; none where it cannot be read."""
+    """Return the names of the sets below *pin_root*, sorted; none if it cannot be read."""
     with suppress(BpfError, OSError):
-        return sorted(names.display_name(one.name) for one in all_sets(pin_root))
+        return sorted(names.display_name(pin_set.name) for pin_set in all_sets(pin_root))
     return []
 
 
 def sets_at(place: AttachPoint, sets: list[PinSet]) -> list[PinSet]:
-    """Return those of *sets* at the same device, or without one at the same cgroup."""
+    """Return the sets at the same device; without a device, those at the same cgroup."""
     return [
         pin_set
         for pin_set in sets
@@ -103,16 +102,16 @@ def sets_at(place: AttachPoint, sets: list[PinSet]) -> list[PinSet]:
 
 
 def is_set_at(place: AttachPoint, path: Path) -> bool:
-    """Whether *path* is a set of ours at that place; nothing but its manifest is looked at."""
+    """Whether *path* is a set of this user at that place; only its manifest is read."""
     with suppress(BpfError), Directory.open(path) as directory:
         return _is_at(read_manifest(directory).place, place)
     return False
 
 
-def _is_at(there: AttachPoint, place: AttachPoint) -> bool:
+def _is_at(recorded: AttachPoint, place: AttachPoint) -> bool:
     if place.ifindex:
-        return (there.ifindex, there.netns_inode) == (place.ifindex, place.netns_inode)
-    return not there.ifindex and there.cgroup == place.cgroup
+        return (recorded.ifindex, recorded.netns_inode) == (place.ifindex, place.netns_inode)
+    return not recorded.ifindex and recorded.cgroup == place.cgroup
 
 
 def _of_device(target: str, sets: list[PinSet], *, netns: str | None) -> list[PinSet]:
@@ -126,9 +125,9 @@ def _of_device(target: str, sets: list[PinSet], *, netns: str | None) -> list[Pi
 
 
 def _of_cgroup(target: str, sets: list[PinSet]) -> list[PinSet]:
-    """Return the sets of a cgroup, if *target* is the path of its folder, or below the mount.
+    """Return the sets of cgroup *target*: the path of its folder, or its path below the mount.
 
-    The folder need not be there any more, and the hierarchy may be mounted several times.
+    The folder need not exist any more, and the hierarchy may be mounted several times.
     """
     folder = PurePath(target)
     if not folder.is_absolute():
@@ -145,25 +144,25 @@ def _of_cgroup(target: str, sets: list[PinSet]) -> list[PinSet]:
 
 
 def _of_name(target: str, sets: list[PinSet], *, netns: str | None) -> list[PinSet]:
-    """Return the set of that name: as `load` would call it, as the directory is, or as shown."""
+    """Return the set of that name: the name that `load` gives, the directory's, or as shown."""
     if not target:
         return []
     wanted = [names.set_name(target, netns), target]
     for name in wanted:
-        if found := [one for one in sets if one.name == name]:
-            return found
-    return [one for one in sets if names.display_name(one.name) == target]
+        if matches := [pin_set for pin_set in sets if pin_set.name == name]:
+            return matches
+    return [pin_set for pin_set in sets if names.display_name(pin_set.name) == target]
 
 
 def _listed(sets: list[PinSet]) -> str:
-    return ", ".join(names.display_name(found.name) for found in sets)
-
-
-# Asks for the privileges of a whole job before its first step, so that the answer names them.
+    return ", ".join(names.display_name(pin_set.name) for pin_set in sets)
 
 
 def require_attach(job: str) -> None:
-    """Raise `PermissionDeniedError` unless this thread may load programs and attach them."""
+    """Raise `PermissionDeniedError` unless this thread may load programs and attach them.
+
+    It is called before the first step of *job*, so that one message names all capabilities.
+    """
     missing = missing_capabilities(Cmd.LINK_CREATE)
     if missing:
         message = f"{job} needs {' and '.join(missing)}"

@@ -1,4 +1,12 @@
-"""Which maps of an object come from outside of its set, or are to be found there by others."""
+"""Maps of an object from outside of its set, and maps that it shares outside of its set.
+
+iproute2 pins the maps of `struct bpf_elf_map` as follows (lib/bpf_legacy.c, 6.1; a build with
+libbpf calls the same functions), and bpfpin shares them there. Below the mount point of bpffs each
+kind of program has a directory. All but the first are symlinks to it (`xdp -> tc`), unless they
+were made as directories before. Below it, pinning 1 is a directory named by the SHA-1 of the object
+file, and pinning 2 is `globals`. The other numbers are looked up in a table of directories below
+the mount point; a number that is not in the table asks for no pin.
+"""
 
 from __future__ import annotations
 
@@ -50,21 +58,12 @@ INDEX = "idx:"  # bpftool's word for a map of the object by its place in libbpf'
 _INDEX_DIGITS = 10  # of a u32; `int` is slow and at last unwilling with very long numbers
 
 
-# Where `tc` and `ip` keep the pins of `struct bpf_elf_map`, so that we share maps with them.
-#
-# Facts from iproute2's lib/bpf_legacy.c (6.1; a build with libbpf asks the same functions): below
-# the mount point of bpffs each kind of program has a directory, and all but the first are symlinks
-# to it (`xdp -> tc`) unless they were made as directories before. In it, pinning 1 is a directory
-# named by the SHA-1 of the object file, pinning 2 is `globals`; the other numbers are looked up in
-# a table of directories below the mount point. A number that is not in the table asks for no pin.
-
-
 def pin_path(
     spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path, tables: Iterable[Path] = TABLES
 ) -> Path | None:
-    """Return where iproute2 pins map *wanted* of object *spec*; None where it would not.
+    """Return where iproute2 pins map *wanted* of object *spec*; None if it does not pin it.
 
-    The object's own directory cannot be known of an object that was read from bytes, or whose file
+    The object's own directory is not known of an object that was read from bytes, or whose file
     changed meanwhile.
     """
     mount_point = _mount_point(pin_root)
@@ -82,13 +81,13 @@ def pin_path(
 def custom_directories(tables: Iterable[Path] = TABLES) -> dict[int, PurePosixPath]:
     """Return the directories below bpffs by pinning number, from the first table that exists.
 
-    A line is `NUMBER DIRECTORY`, `#` begins a comment. As in iproute2 the numbers 0 to 2 are its
-    own, the last line of a number counts, and reading ends at a line that is neither; a directory
-    that leads out of bpffs counts as such a line.
+    A line is `NUMBER DIRECTORY`, and `#` begins a comment. As in iproute2, the numbers 0 to 2 are
+    reserved, the last line of a number counts, and reading ends at any other line; a line whose
+    directory leads out of bpffs is such a line.
     """
     table = next((table for table in tables if table.is_file()), None)
     text = table.read_text(errors="surrogateescape") if table else ""
-    found: dict[int, PurePosixPath] = {}
+    directories: dict[int, PurePosixPath] = {}
     for line in text.splitlines():
         words = line.partition("#")[0].split()
         if not words:
@@ -97,8 +96,8 @@ def custom_directories(tables: Iterable[Path] = TABLES) -> dict[int, PurePosixPa
         if directory is None:
             break
         if number not in _OWN_NUMBERS:
-            found[number] = directory
-    return found
+            directories[number] = directory
+    return directories
 
 
 def _entry(words: list[str]) -> tuple[int, PurePosixPath | None]:
@@ -110,7 +109,7 @@ def _entry(words: list[str]) -> tuple[int, PurePosixPath | None]:
 
 
 def _mount_point(pin_root: Path) -> Path:
-    """Return where the bpffs of *pin_root* is mounted; *pin_root* itself where none is."""
+    """Return the mount point of the bpffs of *pin_root*; *pin_root* itself without a bpffs."""
     place = pin_root
     while place.parent.is_dir() and fs.is_bpffs(place.parent):
         place = place.parent
@@ -134,12 +133,9 @@ def _object_hash(spec: ObjectSpec) -> str:
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
-"""What a user names a map by: a path in bpffs, `id:N`, `name:NAME`, or a `Map`."""
-
-
 @dataclass(frozen=True)
 class Shared:
-    """One map of the object that comes from, or is to be found at, a place outside of the set.
+    """A map of the object that comes from outside of the set, or is shared there.
 
     *bpf_map* is the opened map, None where nothing is pinned yet and a new one is to be pinned at
     *path*, too. *path* is None for a map that was named by id, name or handle, and for one that
@@ -156,9 +152,9 @@ class Shared:
     is_new: bool = False
 
     def use(self, made: Mapping[Path, Map]) -> Shared:
-        """Return it with the map that another set of the same command makes for its path.
+        """Return it with the map that another set of the same command makes for its path, if any.
 
-        That may be in place of one that is there, which is closed.
+        A map that is pinned there now is closed.
         """
         if self.is_promised or self.path is None or self.path not in made:
             return self
@@ -167,16 +163,15 @@ class Shared:
 
     @property
     def is_exchangeable(self) -> bool:
-        """Whether it is at a name below the pin root that may get another map, if nobody minds."""
-        is_there = self.bpf_map is not None and self.path is not None
-        return is_there and not (self.is_promised or self.is_new)
+        """Whether the shared name may get another map, as far as nobody else uses the map."""
+        is_pinned = self.bpf_map is not None and self.path is not None
+        return is_pinned and not (self.is_promised or self.is_new)
 
 
 def parse_map_words(words: Sequence[str]) -> dict[str, str]:
-    """Return `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME` by name; `UsageError` for others.
+    """Parse `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME`; `UsageError` for any other text.
 
-    In place of NAME there may be `idx:I`, which stays as it is: only the object tells which map
-    that is.
+    `idx:I` in place of NAME is kept as it is: only the object tells which map that is.
     """
     given: dict[str, str] = {}
     for word in words:
@@ -193,7 +188,7 @@ PINNINGS = {"none": Pinning.NONE, "by-name": Pinning.BY_NAME}
 
 
 def parse_pinning_words(words: Sequence[str]) -> dict[str, str]:
-    """Return `NAME=none` and `NAME=by-name` by name; `UsageError` for others."""
+    """Parse `NAME=none` and `NAME=by-name`; `UsageError` for any other text."""
     given: dict[str, str] = {}
     for word in words:
         name, _, pinning = word.partition("=")
@@ -210,7 +205,7 @@ def parse_pinning_words(words: Sequence[str]) -> dict[str, str]:
 def with_pinnings(
     spec: ObjectSpec, pinnings: Mapping[str, str], given: Mapping[str, Given]
 ) -> ObjectSpec:
-    """Return *spec* with maps pinned as *pinnings* says by name: `none`, `by-name`.
+    """Return *spec* with the pinnings of *pinnings*, by map name: `none` or `by-name`.
 
     `UsageError` for a map that the object lacks, another word, and a map whose definition asks for
     a pinning that bpfpin has no meaning for, unless it is here or in *given*, the maps from
@@ -243,7 +238,7 @@ def with_pinnings(
 def open_shared(
     spec: ObjectSpec, given: Mapping[str, Given], *, pin_root: Path
 ) -> dict[str, Shared]:
-    """Open the maps that *given* names, and look where the object asks its maps to be pinned.
+    """Open the maps that *given* names, and those at the pins that the object asks for.
 
     *given* is by map name, or by `idx:I`, the map's place in libbpf's order: by section, then by
     offset, data sections last. A `Map` stays its owner's; all that is in the result is the caller's
@@ -254,23 +249,23 @@ def open_shared(
     `PinNameError` for a name that could lead elsewhere.
     """
     promised = _by_name(spec, given)
-    found: dict[str, Shared] = {}
+    shared_maps: dict[str, Shared] = {}
     with ExitStack() as undo:
         for name, source in promised.items():
-            found[name] = _opened(name, source)
-            undo.callback(_close, found[name])
+            shared_maps[name] = _opened(name, source)
+            undo.callback(_close, shared_maps[name])
         for name, wanted in spec.maps.items():
             path = None if name in promised else own_place(spec, wanted, pin_root=pin_root)
             shared = _looked_up(name, path, pin_root) if path else None
             if shared is not None:
-                found[name] = shared
+                shared_maps[name] = shared
                 undo.callback(_close, shared)
         undo.pop_all()
-    return found
+    return shared_maps
 
 
 def own_place(spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path) -> Path | None:
-    """Return where the object asks map *wanted* to be pinned for others, None for nowhere."""
+    """Return the shared path that the object asks for map *wanted*, None for none."""
     if wanted.pinning in (Pinning.NONE, Pinning.UNKNOWN):
         return None
     if wanted.pinning is Pinning.BY_NAME:
@@ -279,7 +274,7 @@ def own_place(spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path) -> Path | No
 
 
 def _by_name(spec: ObjectSpec, given: Mapping[str, Given]) -> dict[str, Given]:
-    """Return *given* by the names of the maps that its words stand for."""
+    """Return *given* by map name: `idx:I` is resolved."""
     named: dict[str, Given] = {}
     for word, source in given.items():
         name = _map_at(spec, word) if word.startswith(INDEX) else word
@@ -296,15 +291,15 @@ def _map_at(spec: ObjectSpec, word: str) -> str:
     is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _INDEX_DIGITS
     if is_number and int(digits) < len(names_in_order):
         return names_in_order[int(digits)]
-    there = ", ".join(f"{INDEX}{index} {name}" for index, name in enumerate(names_in_order))
-    raise UsageError(f"the object has no map {word}; it has: {there or 'none'}")
+    listed = ", ".join(f"{INDEX}{index} {name}" for index, name in enumerate(names_in_order))
+    raise UsageError(f"the object has no map {word}; it has: {listed or 'none'}")
 
 
 def _unknown(spec: ObjectSpec, name: str) -> UsageError:
     near = difflib.get_close_matches(name, spec.maps, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else ""
-    there = ", ".join(spec.maps) or "none"
-    return UsageError(f"the object has no map {name}; it has: {there}", hint=hint)
+    listed = ", ".join(spec.maps) or "none"
+    return UsageError(f"the object has no map {name}; it has: {listed}", hint=hint)
 
 
 def _opened(name: str, source: Given) -> Shared:
@@ -315,16 +310,16 @@ def _opened(name: str, source: Given) -> Shared:
 
         return Shared(name, open_map(source, read_only=False), None, source, is_promised=True)
     path = Path(os.path.abspath(source))  # noqa: PTH100  (no symlink may be resolved)
-    bpf_map = _told_for(name, lambda: Map.from_pin(path), f"--map {name}={source}")
+    bpf_map = _open_for(name, lambda: Map.from_pin(path), f"--map {name}={source}")
     return Shared(name, bpf_map, path, str(source), is_promised=True)
 
 
 def _looked_up(name: str, path: Path, pin_root: Path) -> Shared | None:
-    """Return the map that is at *path* or is to be there; None for neither."""
+    """Return the map that is pinned at *path* or is to be pinned there; None for neither."""
     is_ours = path.is_relative_to(pin_root)  # a set makes no names where its lock does not reach
     bpf_map = None
     with suppress(PinNotFoundError, NotBpffsError):  # no bpffs yet: `load` mounts one
-        bpf_map = _told_for(
+        bpf_map = _open_for(
             name, lambda: Map.from_pin(path), "the object asks it to be pinned there"
         )
     if bpf_map is None and not is_ours:
@@ -332,7 +327,7 @@ def _looked_up(name: str, path: Path, pin_root: Path) -> Shared | None:
     return Shared(name, bpf_map, path if is_ours else None, str(path), is_promised=False)
 
 
-def _told_for(name: str, opened: Callable[[], Map], reason: str) -> Map:
+def _open_for(name: str, opened: Callable[[], Map], reason: str) -> Map:
     try:
         return opened()
     except PinKindError as error:

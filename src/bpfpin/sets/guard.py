@@ -1,4 +1,4 @@
-"""Whether a change of a map would cut the user's own way to this host, tried beforehand."""
+"""Guards against lock-out: check whether a change or a load cuts the user's own connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from bpfpin.errors import (
 )
 from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
 from bpfpin.map_traits import traits_of
-from bpfpin.migration.fold import FoldPrograms
 from bpfpin.objects.load.collection import Loaded, fill_given
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
@@ -52,13 +51,13 @@ def require_way_back(
     is_cutting: bool = False,
     hint: Fix = WAY_BACK,
 ) -> tuple[str, ...]:
-    """Raise `UsageError` if *change* lets a program stop what the user's way to here is made of.
+    """Raise `UsageError` if *change* lets a program stop packets of the user's own connection.
 
-    Looked at are the sets whose programs use the map, where they are attached to a device or cgroup
-    that carries the default route or an ssh session. Their object is loaded once more with copies
-    of the maps, and *change* is made to the copy of this one; only packets that pass without it
-    count. Where that cannot be tried, and on *devices* and others with programs that are none of
-    ours, a verdict that *is_cutting* is refused; for any other change the returned notes say so.
+    The check covers the sets whose programs use the map and are attached to a device or cgroup that
+    carries the default route or an SSH session. Their object is loaded once more with copies of the
+    maps, and *change* is made to the copy of this map; only packets that pass without the change
+    count. If that cannot be tried, and on *devices* and others whose programs are in no set, a
+    verdict that *is_cutting* is refused; for any other change the returned notes say so.
     """
     check, here = _Check(what, hint, is_cutting=is_cutting), namespaces.inode()
     tried: set[str] = set()
@@ -70,20 +69,20 @@ def require_way_back(
                     tried.add(target.place)
     for device in dict.fromkeys((*devices, *devices_of_map(bpf_map.id))):
         if device not in tried and (danger := danger_of(device)):
-            check.is_untried(device, danger, "its program is none of a set")
+            check.is_untried(device, danger, "its program is in no set")
     return tuple(check.notes)
 
 
 @dataclass(frozen=True)
 class MapGuard:
-    """Looks at changes of maps before they are made; *notes* are what it has to tell of them."""
+    """Checks changes of maps before they are made, and collects *notes* on them."""
 
     pin_root: Path = BPFFS
     is_forced: bool = False
     notes: dict[str, None] = field(default_factory=dict)
 
     def require_way_back(self, bpf_map: Map, what: str, change: Change) -> None:
-        """Raise `UsageError` if the change, called *what*, would cut the user's way to here."""
+        """Raise `UsageError` if the change, called *what*, would cut the user's own connection."""
         if self.is_forced:
             return
         verdict = _verdict_after(bpf_map, change) if is_verdict_map(bpf_map) else None
@@ -91,7 +90,7 @@ class MapGuard:
         if verdict is not None:
             way_back = f"bpfpin action {{subject}} {verdict.name} --confirm 30"
             hint = hint.joined(f"; or with a way back: {way_back}")
-        found = require_way_back(
+        notes = require_way_back(
             bpf_map,
             what,
             change,
@@ -99,13 +98,13 @@ class MapGuard:
             is_cutting=verdict is not None,
             hint=hint,
         )
-        self.notes.update(dict.fromkeys(found))
+        self.notes.update(dict.fromkeys(notes))
 
 
 def unset_verdict(live: PinSet, bpf_map: Map) -> XdpAction | None:
-    """Return what the XDP program of a set answers while its verdict map is not set; None: unknown.
+    """Return the verdict of a set's XDP program while its verdict map is not set; None if unknown.
 
-    That is tried with a copy, which takes the rights to load programs.
+    It is tried with a copy, which takes the rights to load programs.
     """
     if not isinstance(live, LoadedSet):
         return None
@@ -125,7 +124,7 @@ def unset_verdict(live: PinSet, bpf_map: Map) -> XdpAction | None:
 
 
 def _verdict_after(bpf_map: Map, change: Change) -> XdpAction | None:
-    """Return the verdict with which a map stops packets after the change, and not before."""
+    """Return the new verdict if the change makes the map stop packets."""
     with copy_of(bpf_map, Budget()) as copy, copy.read_as(bpf_map) as typed:
         before = _verdict(typed)
         with suppress(BpfError, TypeError, ValueError):
@@ -142,7 +141,7 @@ def _verdict(bpf_map: Map) -> int | None:
 
 @dataclass(frozen=True)
 class _Check:
-    """The check of one change, called *what*; *notes* are what is to be told of it."""
+    """The check of one change, called *what*, and its notes."""
 
     what: str
     hint: Fix
@@ -150,7 +149,7 @@ class _Check:
     notes: dict[str, None] = field(default_factory=dict)
 
     def try_it(self, live: LoadedSet, target: Target, changes: tuple[Map, Change]) -> None:
-        """Raise `UsageError` if a program of the set cuts something with the change made."""
+        """Raise `UsageError` if a program of the set cuts a connection after the change."""
         try:
             with _copying(live, changes) as copying:
                 cut = cut_by(copying, target, is_compared=True)
@@ -164,7 +163,7 @@ class _Check:
             self.notes[f"when it was tried on test packets, {note}"] = None
 
     def is_untried(self, place: str, danger: Danger, reason: str) -> None:
-        """Refuse a change that is known to cut, and tell of any other one."""
+        """Refuse a change that is known to cut, and note any other change."""
         if self.is_cutting:
             raise self._refused(place, danger, "")
         self.notes[
@@ -181,7 +180,7 @@ class _Check:
 
 
 def _sets_with(bpf_map: Map, pin_root: Path) -> Iterator[LoadedSet]:
-    """Yield our sets whose programs use the map, directly or in a map of maps."""
+    """Yield the sets whose programs use the map, directly or in a map of maps."""
     with suppress(BpfError):
         for live in loaded_sets(pin_root):
             if live.hooks and _uses(live, bpf_map.id):
@@ -205,7 +204,7 @@ def _uses(live: LoadedSet, map_id: int) -> bool:
 
 
 def _targets(live: LoadedSet) -> Iterator[Target]:
-    """Yield the hooks of a set at which something is in danger; in its namespace."""
+    """Yield the hooks of a set whose place carries a connection of the user; in its namespace."""
     place = live.manifest.place
     for record in live.hooks:
         hook = Hook(record.hook)
@@ -223,7 +222,7 @@ def _targets(live: LoadedSet) -> Iterator[Target]:
 
 @contextmanager
 def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
-    """Prepare the copy of a set: its object once more, and its maps."""
+    """Prepare a copy of a set: read its object again, and open its maps."""
     manifest = live.manifest
     words = [f"{record.program}:{record.hook}" for record in manifest.hooks]
     try:
@@ -250,15 +249,12 @@ def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
         )
 
 
-# Whether a load would cut the user's own way to this host, tried beforehand.
-
-
 def require_way_back_after_load(loading: Loading, plan: Plan) -> tuple[str, ...]:
-    """Raise `UsageError` if a program stops what the user's way to this host is made of.
+    """Raise `UsageError` if a program of the load stops packets of the user's own connection.
 
-    Asked only at a device or cgroup that carries the default route or an ssh session, and where no
-    way back was given. Maps that are used from elsewhere, kept or migrated are copied with what is
-    in them. Returns what was not tried, and why.
+    Only loads without `--confirm` and `--force` are checked, at a device or cgroup that carries the
+    default route or an SSH session. Maps from elsewhere, kept maps and migrated maps are copied
+    with their contents. Returns notes on programs that were not tried, with the reason.
     """
     if loading.confirm_s is not None or loading.is_forced:
         return ()
@@ -287,20 +283,22 @@ def require_way_back_after_load(loading: Loading, plan: Plan) -> tuple[str, ...]
                 f"{cut}: loading it would cut {target.place}, which carries {target.danger}",
                 hint=WAY_BACK,
             )
-    notes.update({f"when it was tried on test packets, {one}": None for one in copying.notes})
+    tried = [f"when it was tried on test packets, {note}" for note in copying.notes]
+    notes.update(dict.fromkeys(tried))
     return tuple(notes)
 
 
 def _load_targets(loading: Loading) -> Iterator[Target]:
-    """Yield the programs that are to be attached, each with what is in danger where it goes."""
+    """Yield the programs of the load, each with the danger of cutting its place."""
     dangers: dict[bool, Danger] = {}
     device = loading.place.device
     ifindex = interface.ifindex(device) if device else 0
     for choice in loading.chosen:
         is_cgroup = choice.hook.is_cgroup
         if is_cgroup not in dangers:
-            found = danger_of_cgroup(loading.place.cgroup) if is_cgroup else danger_of(ifindex)
-            dangers[is_cgroup] = found
+            dangers[is_cgroup] = (
+                danger_of_cgroup(loading.place.cgroup) if is_cgroup else danger_of(ifindex)
+            )
         yield Target(
             choice.program.name,
             choice.hook,
@@ -313,9 +311,14 @@ def _load_targets(loading: Loading) -> Iterator[Target]:
 def _prepare_load(loading: Loading, plan: Plan, copy: Loaded) -> None:
     """Do with the copies what the load does: fill program arrays, and migrate maps."""
     fill_given(loading.spec, copy, plan.given)
-    for each in plan.migrating:
-        with copy_of(each.old, Budget()) as old:
-            each.plan.fill(old, copy.maps[each.name])
-            with FoldPrograms.load(each.plan.fold, old, copy.maps[each.name]) as folding:
-                folding.insert()
-                folding.move()
+    if not plan.migrating:
+        return
+    from bpfpin.migration.fold import FoldPrograms  # noqa: PLC0415 - few loads migrate
+
+    for migrating in plan.migrating:
+        new = copy.maps[migrating.name]
+        with copy_of(migrating.old, Budget()) as old:
+            migrating.plan.fill(old, new)
+            with FoldPrograms.load(migrating.plan.fold, old, new) as fold:
+                fold.insert()
+                fold.move()

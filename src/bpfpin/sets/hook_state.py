@@ -1,4 +1,4 @@
-"""One hook of a set as it is found: who holds it, and what it runs."""
+"""The state of one hook of a set: what holds it, and which program it runs."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _PATIENCE_S: Final = 0.3
 
 @dataclass(frozen=True, slots=True)
 class FoundHook:
-    """A hook of a set; *running_id* is the program there now, 0 for none, *pinned_id* the set's.
+    """A hook of a set: *running_id* is the program there now, 0 for none, *pinned_id* the set's.
 
-    *missing* says why nothing runs there. What this user may not look at `is_hidden`.
+    *missing* says why nothing runs there. A hook that this user may not look at `is_hidden`.
     """
 
     record: HookRecord
@@ -48,7 +48,7 @@ class FoundHook:
 
     @property
     def is_attached(self) -> bool:
-        """Whether a program runs there, the set's or another one."""
+        """Whether a program runs there, the set's or another program."""
         return bool(self.running_id)
 
 
@@ -61,7 +61,7 @@ class _Seen:
 
 
 def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
-    """Look at one hook of a set of ours; changes nothing."""
+    """Look at one hook of a set; nothing is changed."""
     place = pin_set.manifest.place
     try:
         look = _look_at_link if record.held_by is HeldBy.LINK else _look_at_device
@@ -77,10 +77,10 @@ def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
 
 
 def is_without_device(state: DeviceState, hooks: Collection[FoundHook]) -> bool:
-    """Whether the device of a set is gone, and so nothing of it runs.
+    """Whether the device of a set is gone, so that no program of the set runs.
 
-    What is attached proves that it is there; links that nothing holds prove that it is gone, where
-    its namespace cannot be looked into any more.
+    An attached hook proves that the device exists. If its namespace cannot be entered any more,
+    links without a program prove that it is gone.
     """
     if any(hook.is_attached or hook.is_hidden for hook in hooks):
         return False
@@ -104,7 +104,7 @@ def _look_at_link(pin_set: LoadedSet, record: HookRecord, _place: AttachPoint) -
 
 
 def _link(pin_set: LoadedSet, record: HookRecord) -> Link:
-    """Open the link of a hook; that of a load on trial is held by its process alone."""
+    """Open the link of a hook; the waiting process of a trial is the only holder of its links."""
     if names.LINKS in pin_set.hidden:
         raise PermissionDeniedError(f"{pin_set.path / names.LINKS}: access denied", errno=EACCES)
     if link := _lasting_link(pin_set, record.link):
@@ -134,8 +134,8 @@ def _lasting_link(pin_set: LoadedSet, pin: str) -> Link | None:
 def _holds(path: Path | None, link_id: int) -> bool:
     if path is None:
         return False
-    with suppress(BpfError), Link.from_pin(path) as there:
-        return there.id == link_id
+    with suppress(BpfError), Link.from_pin(path) as pinned:
+        return pinned.id == link_id
     return False
 
 
@@ -157,7 +157,7 @@ def _program_id(pin_set: LoadedSet, record: HookRecord) -> int | None:
 
 
 def _device(place: AttachPoint, ifindex: int) -> str:
-    """Return the device's name now: it may have been renamed since."""
+    """Return the current name of the device, which may have been renamed."""
     if not ifindex or place.netns_inode != namespaces.inode():
         return place.device
     return interface.name_of(ifindex) or place.device

@@ -1,4 +1,4 @@
-"""What one load is asked to do: the object, where it goes, and the choices of the user."""
+"""The request of one load: the object, its place, and the choices of the user."""
 
 from __future__ import annotations
 
@@ -123,19 +123,19 @@ def parse_mode(text: str) -> int:
     """Return a mode as `chmod` takes it, `0640` or `640`; `UsageError` for any other text."""
     digits = text.removeprefix("0o")
     if not 3 <= len(digits) <= 4 or set(digits) - set("01234567"):
-        raise UsageError(f"{text!r} is no mode; say it as chmod takes it: 0640")
+        raise UsageError(f"{text!r} is not a mode: write it as for chmod (0640)")
     return int(digits, 8)
 
 
 @dataclass(frozen=True)
 class Loading(Closing):
-    """What is to be loaded where; *path* is the set's directory.
+    """The load of one set; *path* is the set's directory.
 
-    *shared* are maps from outside of the set, *fresh* those that start empty, *settings* the
-    variables that were set, as they are in the spec already. *beside* are the sets as they are that
-    the same command changes as well. *replaces* allows an
-    unrelated object or another place, *takes_over* the hook of somebody else. *access* is None
-    where it stays as it is; *is_chosen* says that programs or hooks were named.
+    *shared* are maps from outside of the set, *fresh* the names of those that start empty,
+    *settings* the variables that were set, which the spec has already. *beside* are the live sets
+    that the same command changes as well. *replaces* allows an unrelated object or another place,
+    *takes_over* the hook of another owner. *access* is None to leave it as it is; *is_chosen* says
+    that programs or hooks were named.
     """
 
     spec: ObjectSpec
@@ -170,14 +170,14 @@ class Loading(Closing):
 
     @property
     def programs(self) -> list[str]:
-        """The programs that are loaded: those chosen, and what their tail calls may reach."""
+        """The programs that are loaded: the chosen programs, and those that they may tail-call."""
         return programs_to_load(self.spec, self.chosen)
 
     @property
     def beside_programs(self) -> dict[str, Path]:
-        """The pins of those programs of the other sets that end with this command.
+        """The pins of the programs of other sets that this command replaces.
 
-        That is all but those at hooks which the object does not go to.
+        Programs at hooks that the object does not go to stay.
         """
         hooks = {choice.hook.value for choice in self.chosen}
         pins: dict[str, Path] = {}
@@ -188,7 +188,7 @@ class Loading(Closing):
 
     @property
     def places(self) -> Places:
-        """Which kinds of place were named."""
+        """The kinds of place that were named."""
         return Places(bool(self.place.device), bool(self.place.cgroup))
 
     @property
@@ -197,31 +197,31 @@ class Loading(Closing):
         return cgroup2_mount() / self.place.cgroup.lstrip("/")
 
     def place_of(self, hook: str) -> str:
-        """Return where *hook* is, as it is told: `lab0`, or `cgroup /web`."""
+        """Return the place of *hook* in words: `lab0`, or `cgroup /web`."""
         return f"cgroup {self.place.cgroup}" if Hook(hook).is_cgroup else self.place.device
 
     def map_path(self, name: str) -> Path:
-        """Return where map *name* is pinned."""
+        """Return the path of the pin of map *name*."""
         return self.path / names.map_pin_name(name)
 
     def close(self) -> None:
-        """Close the maps from outside that it holds."""
+        """Close the maps from outside of the set."""
         for shared in self.shared.values():
             if shared.bpf_map is not None:
                 shared.bpf_map.close()
 
 
 def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Shared]) -> None:
-    """Raise `UsageError` for maps that the object lacks, or that the user named elsewhere."""
+    """Raise `UsageError` for fresh maps that the object lacks, or that come from elsewhere."""
     unknown = fresh - {ALL} - set(spec.maps)
     if unknown:
-        there = ", ".join(spec.maps) or "none"
+        listed = ", ".join(spec.maps) or "none"
         raise UsageError(
-            f"--fresh names no map of the object: {', '.join(sorted(unknown))}; it has: {there}"
+            f"--fresh names no map of the object: {', '.join(sorted(unknown))}; it has: {listed}"
         )
     for name in sorted(fresh & set(shared)):
-        is_there = shared[name].bpf_map is not None and not shared[name].is_new
-        if is_there and not shared[name].is_exchangeable:
+        exists = shared[name].bpf_map is not None and not shared[name].is_new
+        if exists and not shared[name].is_exchangeable:
             raise UsageError(
                 f"map {name} is that of {shared[name].source}, which others may use: it cannot"
                 " start empty here",
@@ -243,7 +243,7 @@ def _access_of(group: str | int | None, mode: int | None) -> Access | None:
 
 
 def parse_order(word: str) -> Order:
-    """Return where `first`, `last`, `before:ID` or `after:ID` puts a program among the others."""
+    """Parse `first`, `last`, `before:ID` or `after:ID`; `UsageError` for any other text."""
     side, colon, number = word.partition(":")
     plain = {"first": Order.first, "last": Order.last}
     beside = {"before": Order.before, "after": Order.after}
@@ -251,7 +251,7 @@ def parse_order(word: str) -> Order:
         return plain[side]()
     if side in beside and number.isdecimal():
         return beside[side](int(number))
-    raise UsageError(f"{word!r} is no order; there are: first, last, before:ID, after:ID")
+    raise UsageError(f"{word!r} is not an order: first, last, before:ID, after:ID")
 
 
 def _gid(group: str | int | None) -> int | None:
@@ -266,14 +266,10 @@ def _gid(group: str | int | None) -> int | None:
     return gid
 
 
-# Where a load goes: the device and the cgroup that were named, and the set that is theirs.
-
-
 def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None) -> AttachPoint:
     """Return the place of *device* in the current namespace, of *cgroup*, or of both.
 
-    `InterfaceNotFoundError` and `CgroupNotFoundError` for what is not there, `UsageError` if
-    neither was named.
+    Raises `InterfaceNotFoundError`, `CgroupNotFoundError`, and `UsageError` if neither was named.
     """
     if not device and not cgroup:
         raise UsageError(
@@ -299,7 +295,7 @@ def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | Non
 def cgroup_path(cgroup: str | Path) -> str:
     """Return the path of a cgroup below the cgroup2 mount, `/` for the mount itself.
 
-    *cgroup* is a folder, or such a path, as cgroups are told by it.
+    *cgroup* is the path of a folder, or already such a path.
     """
     with open_cgroup(_folder(cgroup)) as opened:
         folder = Path(os.readlink(f"/proc/self/fd/{opened.fileno()}"))  # noqa: PTH115 - no file's path
@@ -307,15 +303,15 @@ def cgroup_path(cgroup: str | Path) -> str:
     for mount in reversed(fs.mounts()):
         if mount.fs_type == "cgroup2" and folder.is_relative_to(mount.mount_point):
             return str(PurePath(mount.root, folder.relative_to(mount.mount_point)))
-    raise CgroupNotFoundError(f"{folder} is below no mount of cgroup2 that is seen here")
+    raise CgroupNotFoundError(f"{folder} is not below a mount of cgroup2 that can be seen here")
 
 
 def _folder(cgroup: str | Path) -> Path:
-    """Return the folder that is meant: one that is there, or the one below the mount."""
+    """Return the folder of *cgroup*: an existing folder, or the path below the mount."""
     path = Path(cgroup)
-    is_told = path.is_absolute() and (path == Path("/") or not path.exists())
-    below = cgroup2_mount() / str(path).lstrip("/") if is_told else path
-    return below if is_told and below.is_dir() else path
+    is_below_mount = path.is_absolute() and (path == Path("/") or not path.exists())
+    below = cgroup2_mount() / str(path).lstrip("/") if is_below_mount else path
+    return below if is_below_mount and below.is_dir() else path
 
 
 def _set_name_for(place: AttachPoint, pin_root: Path) -> str:
@@ -345,8 +341,6 @@ def _usual_name(place: AttachPoint) -> str:
         return names.set_name(place.device, place.netns or None)
     return names.cgroup_set_name(place.cgroup)
 
-
-# From the options of one command to a request for each set.
 
 Target = tuple[str | None, str | Path | None]
 """The device and the cgroup of one set; one of them may be None."""

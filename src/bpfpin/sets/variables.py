@@ -13,25 +13,25 @@ from bpfpin.errors import BpfError, UsageError
 from bpfpin.pins.plan import Decision, MapPlan
 from bpfpin.spec import ObjectSpec
 
-_HASH_DIGITS = 16  # the manifest has little room; nobody gains by two settings of one hash
+_HASH_DIGITS = 16  # the manifest has little room, and a collision would serve nobody
 
-_CONSTANTS = ":constants"  # among sections: no map is called so
+_CONSTANTS = ":constants"  # among names of sections: no map has this name
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Variables that were set, each with its first value; *hashes* tell them by section."""
+    """Variables that were set, each with its first value, and a hash of them for each section."""
 
     variables: tuple[VariableSpec, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def in_section(self, section: str) -> list[VariableSpec]:
-        """Return those of one section."""
-        return [each for each in self.variables if each.section == section]
+        """Return the variables of one section."""
+        return [variable for variable in self.variables if variable.section == section]
 
 
 def parse_set_words(words: Sequence[str]) -> dict[str, str]:
-    """Return the values of `NAME=VALUE` by name; `UsageError` for other words."""
+    """Parse `NAME=VALUE`; `UsageError` for any other text."""
     given: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -44,9 +44,9 @@ def parse_set_words(words: Sequence[str]) -> dict[str, str]:
 
 
 def with_variables(spec: ObjectSpec, given: Mapping[str, Any]) -> tuple[ObjectSpec, Settings]:
-    """Return *spec* with the variables and constants in *given* set, and what was set.
+    """Return *spec* with the variables and constants of *given* set, and the settings.
 
-    A text is read as it is typed on the command line. `UsageError` for a variable that the object
+    Text is parsed as on the command line. `UsageError` for a variable that the object
     lacks, and for a value that does not fit.
     """
     names = []
@@ -66,9 +66,9 @@ def with_variables(spec: ObjectSpec, given: Mapping[str, Any]) -> tuple[ObjectSp
 
 
 def check_kept(settings: Settings, maps: Iterable[MapPlan], before: Mapping[str, str]) -> None:
-    """Raise `UsageError` if a map keeps its values and variables of it are to start otherwise.
+    """Raise `UsageError` if variables are set of a map that keeps its values.
 
-    *before* are the hashes of the load that made the map: what was set then may be said again.
+    *before* are the hashes of the load that made the map: the same settings may be given again.
     """
     for plan in maps:
         wanted = settings.hashes.get(plan.name)
@@ -79,13 +79,15 @@ def check_kept(settings: Settings, maps: Iterable[MapPlan], before: Mapping[str,
 
 
 def _number(name: str, value: Any) -> int:
-    """Return the number that constant *name* is to be; `UsageError` if it is none of 64 bits."""
+    """Return the number of constant *name*; `UsageError` if it is not an integer of 64 bits."""
     try:
         number = int(value, 0) if isinstance(value, str) else operator.index(value)
     except (ValueError, TypeError):
         number = None
     if number is None or not -(1 << 63) <= number < 1 << 64:
-        raise UsageError(f"--set {name}: {value!r} is no integer of 64 bits", hint=f"{name}=NUMBER")
+        raise UsageError(
+            f"--set {name}: {value!r} is not an integer of 64 bits", hint=f"{name}=NUMBER"
+        )
     return number
 
 
@@ -125,19 +127,19 @@ def _parsed(text: str, variable: VariableSpec, key: str) -> Any:
 
 
 def _hashes(variables: Iterable[VariableSpec]) -> dict[str, str]:
-    """Return a hash of what was set in each section: where, and to which bytes."""
-    found: dict[str, Any] = {}
-    for each in sorted(variables, key=lambda one: one.offset):
-        digest = found.setdefault(each.section, hashlib.sha256())
-        digest.update(f"{each.offset}+{each.size}:".encode() + each.contents)
-    return {section: digest.hexdigest()[:_HASH_DIGITS] for section, digest in found.items()}
+    """Return a hash for each section: of the offsets, sizes and bytes that were set."""
+    digests: dict[str, Any] = {}
+    for variable in sorted(variables, key=lambda variable: variable.offset):
+        digest = digests.setdefault(variable.section, hashlib.sha256())
+        digest.update(f"{variable.offset}+{variable.size}:".encode() + variable.contents)
+    return {section: digest.hexdigest()[:_HASH_DIGITS] for section, digest in digests.items()}
 
 
 def _kept(plan: MapPlan, variables: Sequence[VariableSpec]) -> UsageError:
-    names = ", ".join(each.name for each in variables)
+    names = ", ".join(variable.name for variable in variables)
     return UsageError(
-        f"--set {names}: map {plan.name} (id {plan.map_id}) is there and goes on with its values;"
-        " --set says what new maps start with",
+        f"--set {names}: map {plan.name} (id {plan.map_id}) exists and keeps its values;"
+        " --set is for new maps",
         hint=f"to change the running one: bpfpin map set id:{plan.map_id} 0"
         f" {variables[0].name}=VALUE"
         + (

@@ -81,7 +81,7 @@ def test_settings_are_compared_by_section_and_bytes(spec: ObjectSpec) -> None:
 def test_a_map_that_is_kept_goes_on_with_its_values(spec: ObjectSpec) -> None:
     _, settings = with_variables(spec, {"verdict": "1"})
 
-    with pytest.raises(UsageError, match=r"map \.data .* goes on with its values") as e:
+    with pytest.raises(UsageError, match=r"map \.data .* keeps its values") as e:
         check_kept(settings, [KEPT], {})
     assert "bpfpin map set id:7 0 verdict=VALUE" in e.value.hint
     assert "--fresh .data" in e.value.hint

@@ -1,4 +1,4 @@
-"""Maps whose definition changed: who uses them, and the programs that fold old into new."""
+"""Plan the migration of maps whose definition changed, and check who else uses them."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Migrator:
     _members: dict[str, MemberNames] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot go back by itself."""
+        """Refuse a migration that would have to go back by itself."""
         if self.is_asked and self.loading.confirm_s is not None:
             raise UsageError(
-                "--migrate and --confirm do not go together: what was moved does not go back by"
-                " itself",
+                "--migrate and --confirm do not go together: moved entries do not go back by"
+                " themselves",
                 hint=Fix.of("try it first: ", Argument("dry_run")),
             )
 
@@ -70,20 +70,20 @@ class Migrator:
         return self.loading.migration is not None
 
     def plan(self, spec: MapSpec, old: Map) -> MigrationPlan:
-        """Plan how the contents of *old* go over; `IncompatibleMapError` where they cannot."""
+        """Plan how the contents of *old* move; `IncompatibleMapError` if they cannot."""
         return self._plan(spec, old, self.loading.migration or Migration())
 
     def require_known(self) -> None:
-        """Raise `UsageError` for a member that was named and that no map to be migrated has."""
+        """Raise `UsageError` for a named member that no map of the migration has."""
         if any(shared.is_new for shared in self.loading.shared.values()):
-            return  # the set that makes the new map has held the words against it
+            return  # the set that makes the new map has checked the members
         if self.loading.migration is not None and self._members:
             require_known(self.loading.migration, self._members)
 
     def ways_out(self, name: str, error: IncompatibleMapError) -> Iterator[str]:
-        """Yield what to type for the contents of map *name* to go over; *error* refused it.
+        """Yield lines to type that migrate map *name*, which *error* refused.
 
-        What loses counts is said to do so; nothing if it cannot be migrated at all.
+        A line that loses counts says so. Nothing if the map cannot be migrated at all.
         """
         if self.is_asked:
             yield from _ways("add", error.hint)
@@ -125,36 +125,39 @@ class Migrator:
         return _planned(request)
 
     def _require_switched(self, name: str, old: Map) -> None:
-        """Refuse a map that a hook uses which leaves the set: it runs until all is published."""
+        """Refuse a map that is used at a hook that leaves the set.
+
+        The program there counts in the old map until the new generation is published.
+        """
         if self.live is None:
             return
         switched = {hook.before.link for hook in self.hooks if hook.attachment and hook.before}
-        leaving = [one for one in attached(self.live) if one.link not in switched]
-        found = [one for one in leaving if self._uses(one.program, old)]
-        if found:
-            told = "leaves the set, and what it counts until then is lost"
+        leaving = [record for record in attached(self.live) if record.link not in switched]
+        using = [record for record in leaving if self._uses(record.program, old)]
+        if using:
+            loss = "leaves the set, and what it counts until then is lost"
             raise IncompatibleMapError(
                 f"map {name} is used at hooks that leave the set",
-                differences=[Difference(name, "hook", one.hook, told) for one in found],
+                differences=[Difference(name, "hook", record.hook, loss) for record in using],
                 hint="--best-effort, or first: bpfpin unload --keep-maps"
                 f" {self.loading.shown_name}",
             )
 
     def _uses(self, program: str, old: Map) -> bool:
         if self.live is None or program not in self.live.programs:
-            return True  # whatever it is that runs there
+            return True  # an unknown program runs there
         with Program.from_pin(self.live.programs[program]) as pinned:
             return old.id in pinned.info.map_ids
 
     def _remember(self, request: MigrationRequest) -> None:
-        """Keep the names of its members; what an earlier load left over has some of its own."""
-        found, before = members_of(request), self._members.get(request.spec.name)
+        """Keep the names of the members; entries that an earlier load left over have their own."""
+        names, before = members_of(request), self._members.get(request.spec.name)
         if before is not None:
-            found = MemberNames(found.old | before.old, found.new | before.new)
-        self._members[request.spec.name] = found
+            names = MemberNames(names.old | before.old, names.new | before.new)
+        self._members[request.spec.name] = names
 
     def _old(self, name: str) -> AbstractContextManager[Map]:
-        """Open the map that is there now: that of a shared name, else that of the set."""
+        """Open the current map: that of a shared name, else that of the set."""
         shared = self.loading.shared.get(name)
         if shared is not None and shared.bpf_map is not None:
             return nullcontext(shared.bpf_map)
@@ -164,7 +167,10 @@ class Migrator:
         return folds.program_ids(self.live.path) if self.live else set()
 
     def _program_paths(self, name: str) -> Iterable[Path]:
-        """Return the programs that end with this load; with a shared name those of all its sets."""
+        """Return the pins of the programs that this load replaces and that may use map *name*.
+
+        For a shared name they are those of all sets of the command.
+        """
         own = self.live.programs.values() if self.live else ()
         shared = self.loading.shared.get(name)
         if shared is None or not shared.is_exchangeable:
@@ -173,7 +179,7 @@ class Migrator:
 
 
 def _planned(request: MigrationRequest) -> MigrationPlan:
-    """Plan it; where nobody knows what is in the values, that is what to tell."""
+    """Plan the migration; if values have no types, a refusal hints at `--layout`."""
     try:
         return plan_migration(request)
     except IncompatibleMapError as error:
@@ -183,7 +189,7 @@ def _planned(request: MigrationRequest) -> MigrationPlan:
 
 
 def _layout_hint(request: MigrationRequest) -> str:
-    """Return what says the values' members, where a side has none; "" where both have."""
+    """Return the option that gives the layout of untyped values, "" if both sides have types."""
     spec, old = request.spec, request.old
     untyped = [type_ is None for type_ in types_of(request)]
     if not any(untyped):
@@ -199,27 +205,27 @@ def _layout_hint(request: MigrationRequest) -> str:
     if len(common) == 1:
         return f"{option}'struct {common[0]}'"
     is_missing = [True, False] if sizes[0] == sizes[1] else untyped
-    said = [
+    options = [
         f"{option}'{_members(size)}'"
         for is_untyped, size in zip(is_missing, sizes, strict=True)
         if is_untyped
     ]
-    return "; ".join(said)
+    return "; ".join(options)
 
 
 def _members(size: int) -> str:
-    """Return the form of a layout; as many numbers of eight bytes as there may be are shown."""
+    """Return the form of a layout of *size* bytes, with numbers of eight bytes."""
     return "u64 MEMBER;…" if size > _WORD else "u64 MEMBER"
 
 
 def _libraries(programs: Iterable[Program]) -> tuple[Btf, ...]:
-    """Return the types that loaded programs were compiled with, of those that have any."""
-    found: dict[int, Btf] = {}
+    """Return the BTF of loaded programs, as far as they have any."""
+    btf_by_id: dict[int, Btf] = {}
     for program in programs:
-        if (btf_id := program.info.btf_id) and btf_id not in found:
+        if (btf_id := program.info.btf_id) and btf_id not in btf_by_id:
             with suppress(BpfError):  # gone, or not for this user
-                found[btf_id] = map_btf(btf_id)
-    return tuple(found.values())
+                btf_by_id[btf_id] = map_btf(btf_id)
+    return tuple(btf_by_id.values())
 
 
 def _library(spec: ObjectSpec) -> tuple[Btf, ...]:
@@ -242,19 +248,19 @@ def _require_reached(name: str, old: Map, ours: set[int]) -> None:
 
 
 def _difference(name: str, user: MapUser) -> Difference:
-    told = "stays with the old map, and what it counts from then on is lost: not of this set"
-    return Difference(name, "user", str(user), told)
+    loss = "stays with the old map, and what it counts from then on is lost: not of this set"
+    return Difference(name, "user", str(user), loss)
 
 
 def _ways(verb: str, hint: str) -> Iterator[str]:
-    """Yield lines with what to type after *verb*, from hints divided by `;`.
+    """Yield lines to type with *verb*, from hints that are divided by `;`.
 
-    One keeps everything, if there is such a way, and one says what it loses.
+    The first keeps everything, if that is possible, and the second says what it loses.
     """
     parts = (part.strip() for line in hint.splitlines() for part in line.split("; "))
-    told = [part for part in dict.fromkeys(parts) if part and not part.startswith("--fresh")]
+    ways = [part for part in dict.fromkeys(parts) if part and not part.startswith("--fresh")]
     keeping, losing, lost, others = list[str](), list[str](), list[str](), list[str]()
-    for part in told:
+    for part in ways:
         keep, what, option = split_loss_hint(part)
         if not option and not _OPTION.fullmatch(part):
             others.append(part)
@@ -262,7 +268,7 @@ def _ways(verb: str, hint: str) -> Iterator[str]:
         keeping.append(_first_of(keep))
         losing.append(option or _first_of(keep))
         lost += [what] if what else []
-    if not told:
+    if not ways:
         return
     if all(keeping):
         yield f"{_CARRY}: {_line(verb, keeping, others)}"
