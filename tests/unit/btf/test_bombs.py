@@ -79,10 +79,10 @@ def test_unnamed_structures_that_double_at_every_level_have_no_values() -> None:
 
 def test_named_structures_that_double_at_every_level_have_a_codec() -> None:
     spec = read_object(map_of(*doubling("x")))
-    held = spec.maps["flows"]
+    map_spec = spec.maps["flows"]
 
     with at_once():
-        assert codec(held.value, held.value_size).size == 1 << 29
+        assert codec(map_spec.value, map_spec.value_size).size == 1 << 29
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ VOID = 0
 def name_of(*types: BtfType) -> str | None:
     """Return what the last of *types* is called; they are numbered from 1 on."""
     builder = BtfBuilder()
-    for each in types:
-        builder.add(each)
+    for kind in types:
+        builder.add(kind)
     return c_name(Btf.parse(builder.build()).ref(len(types)))
 
 

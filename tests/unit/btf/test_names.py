@@ -52,17 +52,17 @@ def test_names_that_are_tails_of_others_are_found(searches: int) -> None:
     strings = b"\0longname\0"
     data = encode(Int("", 4, 32), lambda _: 1) + encode(Int("", 4, 32), lambda _: 5)
     btf = Btf.parse(blob(data, strings))
-    found = [btf.flavours(name) for name in ["name", "longname", "ongname"] * searches]
+    ids = [btf.flavours(name) for name in ["name", "longname", "ongname"] * searches]
 
-    assert found == [[2], [1], []] * searches
+    assert ids == [[2], [1], []] * searches
 
 
 @pytest.mark.parametrize("searches", [1, 40])
 def test_many_searches_find_what_one_finds(searches: int) -> None:
     btf = table(*(Struct(f"s{number}", number, ()) for number in range(8)))
-    found = [btf.flavours(f"s{number}") for _ in range(searches) for number in range(9)]
+    ids = [btf.flavours(f"s{number}") for _ in range(searches) for number in range(9)]
 
-    assert found == [[1], [2], [3], [4], [5], [6], [7], [8], []] * searches
+    assert ids == [[1], [2], [3], [4], [5], [6], [7], [8], []] * searches
 
 
 @pytest.mark.parametrize("searches", [1, 40])
@@ -72,7 +72,7 @@ def test_a_modules_type_may_be_called_by_a_string_of_the_kernels(searches: int) 
     places = iter([1, 8, 19])
     data = b"".join(encode(Struct("", 0, ()), lambda _: next(places)) for _ in range(3))
     module = Btf.parse(blob(data, b"own\0"), base=base)
-    found = [(module.flavours("shared"), module.flavours("own")) for _ in range(searches)]
+    ids = [(module.flavours("shared"), module.flavours("own")) for _ in range(searches)]
 
-    assert found == [([1, 2], [3])] * searches
+    assert ids == [([1, 2], [3])] * searches
     assert module.find("shared") == 1

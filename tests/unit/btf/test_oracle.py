@@ -66,7 +66,7 @@ def shown_reference(kind: BtfType, name: str) -> tuple[Any, ...]:
             word = "FUNC" if isinstance(kind, Function) else "VAR"
             return word, name, kind.type_id, Linkage(kind.linkage).name.lower()
         case FunctionPrototype():
-            parameters = [(each.name or ANONYMOUS, each.type_id) for each in kind.parameters]
+            parameters = [(entry.name or ANONYMOUS, entry.type_id) for entry in kind.parameters]
             return "FUNC_PROTO", name, kind.return_id, parameters
         case DataSection():
             return "DATASEC", name, kind.size, list(kind.variables)
@@ -105,13 +105,15 @@ PARTS = {
 def said(record: dict[str, Any]) -> tuple[Any, ...]:
     """Return what bpftool says of a type, in the order of `shown`."""
     kind = record["kind"]
-    found = [kind, record["name"], *(record[field] for field in FIELDS[kind])]
+    fields_read = [kind, record["name"], *(record[field] for field in FIELDS[kind])]
     if kind == "INT":
-        found.append(ENCODINGS.get(record["encoding"], record["encoding"]))
+        fields_read.append(ENCODINGS.get(record["encoding"], record["encoding"]))
     if kind in PARTS:
         part, fields = PARTS[kind]
-        found.append([tuple(each.get(field, 0) for field in fields) for each in record[part]])
-    return tuple(found)
+        fields_read.append(
+            [tuple(entry.get(field, 0) for field in fields) for entry in record[part]]
+        )
+    return tuple(fields_read)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

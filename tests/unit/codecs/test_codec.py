@@ -43,7 +43,7 @@ BOOL = Int("_Bool", 1, 8, IntEncoding.BOOL)
 def refs(*types: BtfType) -> list[TypeRef]:
     """Return *types* in one table, in which the first has id 1."""
     builder = BtfBuilder()
-    ids = [builder.add(each) for each in types]
+    ids = [builder.add(kind) for kind in types]
     assert ids == list(range(1, len(types) + 1))
     btf = Btf.parse(builder.build())
     return [btf.ref(type_id) for type_id in ids]

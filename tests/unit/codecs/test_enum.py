@@ -18,7 +18,7 @@ U32 = Int("unsigned int", 4, 32)
 def last(*types: BtfType) -> TypeRef:
     """Return the last of *types*, which name each other by id, from 1 on."""
     builder = BtfBuilder()
-    ids = [builder.add(each) for each in types]
+    ids = [builder.add(kind) for kind in types]
     return Btf.parse(builder.build()).ref(ids[-1])
 
 

@@ -30,7 +30,7 @@ LOCK = Struct("bpf_spin_lock", 4, ())
 def codec_of(*types: BtfType, raw: bool = False) -> Codec:
     """Return the codec of the last of *types*; they name each other by id, from 1 on."""
     builder = BtfBuilder()
-    ids = [builder.add(each) for each in types]
+    ids = [builder.add(kind) for kind in types]
     ref = Btf.parse(builder.build()).ref(ids[-1])
     return codec(ref, ref.size, raw=raw)
 

@@ -55,8 +55,8 @@ SHORT_ARMS = Union("short", 8, (Member("v4", 1, 0), Member("tail", 2, 0)))
 def key_codec(*types: BtfType) -> Codec:
     """Return the codec of keys of the last of *types*; they name each other by id, from 1 on."""
     builder = BtfBuilder()
-    for each in types:
-        builder.add(each)
+    for kind in types:
+        builder.add(kind)
     ref = Btf.parse(builder.build()).ref(len(types))
     return keeping_bytes(codec(ref, ref.size, is_key=True))
 
@@ -103,8 +103,10 @@ def test_every_key_is_written_as_it_was_read_and_no_two_are_one(
     name: str, data: st.DataObject
 ) -> None:
     kind = CODECS[name]()
-    one = st.binary(min_size=kind.size, max_size=kind.size)
-    raws = data.draw(st.lists(st.one_of(one, st.just(bytes(kind.size))), unique=True, min_size=1))
+    raw_keys = st.binary(min_size=kind.size, max_size=kind.size)
+    raws = data.draw(
+        st.lists(st.one_of(raw_keys, st.just(bytes(kind.size))), unique=True, min_size=1)
+    )
 
     keys = kind.decode_many(b"".join(raws), kind.size)
 
@@ -150,14 +152,14 @@ def test_a_truth_of_two_is_the_key_two() -> None:
 
 
 def test_a_key_of_another_structure_is_written_by_its_members() -> None:
-    here, there = CODECS["holes"](), key_codec(
+    own, other = CODECS["holes"](), key_codec(
         U8, U32, U16,
         Struct("turned", 12, (Member("port", 3, 0), Member("ip", 2, 32), Member("proto", 1, 64))),
     )  # fmt: skip
-    key = here.decode(b"\6\xff\xff\xff\1\0\0\0\x50\0\xff\xff")
+    key = own.decode(b"\6\xff\xff\xff\1\0\0\0\x50\0\xff\xff")
 
-    assert there.encode(key).hex() == "500000000100000006000000"
-    assert there.encode_many([key, key]) == there.encode(key) * 2
+    assert other.encode(key).hex() == "500000000100000006000000"
+    assert other.encode_many([key, key]) == other.encode(key) * 2
 
 
 def test_keys_can_be_copied_and_pickled() -> None:
@@ -166,8 +168,8 @@ def test_keys_can_be_copied_and_pickled() -> None:
         key = kind.decode(raw)
 
         copies = copy.copy(key), copy.deepcopy(key), pickle.loads(pickle.dumps(key))
-        assert [kind.encode(one) for one in copies] == [raw] * 3
-        assert all(one == key for one in copies)
+        assert [kind.encode(copied) for copied in copies] == [raw] * 3
+        assert all(copied == key for copied in copies)
 
 
 @pytest.mark.parametrize(

@@ -150,14 +150,14 @@ def test_bit_fields_are_loaded_by_the_least_bytes_that_hold_them() -> None:
     local = table(U8, Struct("s", 2, (Member("flag", 1, 0, 1),)))
     inside = table(U8, Struct("s", 4, (Member("flag", 1, 13, 3),)))
     across = table(U8, Struct("s", 4, (Member("flag", 1, 13, 6),)))
-    said = [
+    lines = [
         [answer(local, target, kind, "0:0", type_id=2) for kind in FIELD_KINDS]
         for target in (inside, across)
     ]
 
-    assert said[0] == [1, 1, 1, 0, 64 - 8, 64 - 3]
+    assert lines[0] == [1, 1, 1, 0, 64 - 8, 64 - 3]
     # bits 13 to 18 need the four bytes from 0 on
-    assert said[1] == [0, 4, 1, 0, 64 - 19, 64 - 6]
+    assert lines[1] == [0, 4, 1, 0, 64 - 19, 64 - 6]
 
 
 def test_a_bit_field_that_no_load_holds_is_refused() -> None:
@@ -290,8 +290,8 @@ def test_modules_are_asked_only_for_what_the_kernel_lacks() -> None:
     finder = Finder(local, CoreTarget(lambda: kernel, modules))
     offsets = []
     for type_id, asks in ((2, []), (3, ["modules"])):
-        there = finder.find(type_id, "0:0", Kind.FIELD_BYTE_OFFSET).target
-        offsets.append(there.number if there else None)
+        target = finder.find(type_id, "0:0", Kind.FIELD_BYTE_OFFSET).target
+        offsets.append(target.number if target else None)
         assert asked == asks
 
     assert offsets == [8, 0]
@@ -317,7 +317,10 @@ def test_relocations_are_reported_in_words() -> None:
         object_of(LOCAL, code, *relocations), target_of(struct_of(Member("name", 4, 8)))
     )
 
-    assert [(each.question, each.value, each.is_poisoned) for each in done.resolutions] == [
+    assert [
+        (resolution.question, resolution.value, resolution.is_poisoned)
+        for resolution in done.resolutions
+    ] == [
         ("the offset of struct task.name[3] (0:2:3)", 4, False),
         ("whether there is struct task.start (0:1)", 0, False),
         ("the size of struct task.start (0:1)", None, True),

@@ -47,7 +47,7 @@ def matches(local: Btf, target: Btf) -> bool:
 
 
 def prototype(returned: int, *parameters: int) -> FunctionPrototype:
-    return FunctionPrototype(returned, tuple(Parameter("", each) for each in parameters))
+    return FunctionPrototype(returned, tuple(Parameter("", entry) for entry in parameters))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_types_fit_by_kind_down_to_the_first_structure(
 
 
 def struct(*members: tuple[str, int], name: str = "s") -> Struct:
-    return Struct(name, 64, tuple(Member(each, type_id, 0) for each, type_id in members))
+    return Struct(name, 64, tuple(Member(entry, type_id, 0) for entry, type_id in members))
 
 
 @pytest.mark.parametrize(

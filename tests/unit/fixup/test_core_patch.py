@@ -106,7 +106,7 @@ def test_what_is_missing_calls_a_helper_that_does_not_exist() -> None:
     done = relocate(object_of(holding(U32, at=4), before, *relocations), target_of(table(U32)))
 
     assert code_of(done)[:2] == (Instruction(CALL, imm=195896080), Instruction(CALL, imm=195896081))
-    assert [poisoned_number(each.imm) for each in code_of(done)[:2]] == [0, 1]
+    assert [poisoned_number(instruction.imm) for instruction in code_of(done)[:2]] == [0, 1]
     assert poisoned_number(6) is None
 
 
@@ -157,9 +157,9 @@ def test_numbers_must_fit_the_instruction(opcode: int, value: int, fits: bool) -
     """The 64-bit instruction would extend the sign."""
     before = [Instruction(opcode, 1, imm=7)]
     if fits:
-        held = patched(enum_of(7), enum_of(value), before, VALUE)[0].imm
+        imm = patched(enum_of(7), enum_of(value), before, VALUE)[0].imm
 
-        assert held & 0xFFFFFFFF == value
+        assert imm & 0xFFFFFFFF == value
     else:
         with pytest.raises(ObjectFileError, match="does not fit the 32 bits"):
             patched(enum_of(7), enum_of(value), before, VALUE)

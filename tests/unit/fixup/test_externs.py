@@ -45,8 +45,8 @@ def sources(*modules: tuple[str, Btf], addresses: dict[str, int] | None = None) 
 
 
 def function(name: str, *types: BtfType, is_weak: bool = False) -> ExternSpec:
-    held = table(*types)
-    return ExternSpec(name, ExternKind.KFUNC, held.ref(len(types)), is_weak)
+    types_table = table(*types)
+    return ExternSpec(name, ExternKind.KFUNC, types_table.ref(len(types)), is_weak)
 
 
 def variable(name: str, kind: BtfType = S32, *, is_weak: bool = False) -> ExternSpec:
@@ -58,30 +58,36 @@ def symbol(name: str, *, is_weak: bool = False) -> ExternSpec:
 
 
 def answer(extern: ExternSpec, given: ExternSources) -> Answer:
-    (found,) = answers([extern], given)
-    return found
+    (kernel_answer,) = answers([extern], given)
+    return kernel_answer
 
 
 def program(
     code: list[Instruction], kind: ReferenceKind, extern: ExternSpec, *others: ExternSpec
 ) -> ObjectSpec:
     """Return an object whose one program refers to *extern* by its first instruction."""
-    held = FunctionSpec("run", "xdp", tuple(code), (Reference(0, kind, extern.name),))
-    spec = ProgramSpec("run", ProgramType.XDP, "xdp", (held,))
-    externs = {each.name: each for each in (*others, extern)}
+    entry_function = FunctionSpec("run", "xdp", tuple(code), (Reference(0, kind, extern.name),))
+    spec = ProgramSpec("run", ProgramType.XDP, "xdp", (entry_function,))
+    externs = {entry.name: entry for entry in (*others, extern)}
     return ObjectSpec({}, {"run": spec}, externs=externs)
 
 
-def filled(spec: ObjectSpec, found: Answer, **modules: ModuleTypes) -> Sequence[Instruction]:
-    held = fill(spec, [found], modules).programs["run"].functions[0]
-    assert held.references == ()
-    return tuple(held.instructions)
+def filled(
+    spec: ObjectSpec, kernel_answer: Answer, **modules: ModuleTypes
+) -> Sequence[Instruction]:
+    filled_function = fill(spec, [kernel_answer], modules).programs["run"].functions[0]
+    assert filled_function.references == ()
+    return tuple(filled_function.instructions)
 
 
 def test_a_function_is_found_by_name_and_prototype() -> None:
-    found = answer(function("bpf_count_all", S32, TAKES_INT), sources())
+    kernel_answer = answer(function("bpf_count_all", S32, TAKES_INT), sources())
 
-    assert (found.number, found.module, found.text) == (3, "", "type 3 of vmlinux")
+    assert (kernel_answer.number, kernel_answer.module, kernel_answer.text) == (
+        3,
+        "",
+        "type 3 of vmlinux",
+    )
 
 
 def test_a_flavour_is_looked_up_without_it() -> None:
@@ -98,9 +104,13 @@ def test_a_function_of_another_prototype_is_told_with_both() -> None:
 
 
 def test_a_weak_one_of_another_type_counts_as_absent() -> None:
-    found = answer(variable("jiffies_64", Pointer(0), is_weak=True), sources())
+    kernel_answer = answer(variable("jiffies_64", Pointer(0), is_weak=True), sources())
 
-    assert (found.is_found, found.error, found.text) == (False, None, "absent")
+    assert (kernel_answer.is_found, kernel_answer.error, kernel_answer.text) == (
+        False,
+        None,
+        "absent",
+    )
 
 
 def test_integers_of_other_sizes_fit_as_for_libbpf() -> None:
@@ -122,10 +132,10 @@ def test_a_variable_is_no_function_of_that_name() -> None:
 
 def test_a_module_is_asked_for_what_the_kernel_lacks() -> None:
     module = module_with(Function("bpf_of_module", 2))
-    found = answer(function("bpf_of_module", S32, TAKES_INT), sources(("nf_nat", module)))
+    kernel_answer = answer(function("bpf_of_module", S32, TAKES_INT), sources(("nf_nat", module)))
 
-    assert (found.number, found.module) == (len(KERNEL), "nf_nat")
-    assert found.text == f"type {len(KERNEL)} of nf_nat"
+    assert (kernel_answer.number, kernel_answer.module) == (len(KERNEL), "nf_nat")
+    assert kernel_answer.text == f"type {len(KERNEL)} of nf_nat"
 
 
 def test_an_error_of_the_kernel_stands_at_each_that_asked() -> None:
@@ -133,9 +143,9 @@ def test_an_error_of_the_kernel_stands_at_each_that_asked() -> None:
         raise PermissionDeniedError("no addresses")
 
     given = ExternSources(lambda _: {}, refuse, list)
-    found = answers([symbol("_text"), symbol("_etext", is_weak=True)], given)
+    kernel_answer = answers([symbol("_text"), symbol("_etext", is_weak=True)], given)
 
-    assert [str(each.error) for each in found] == [str(found[0].error)] * 2
+    assert [str(entry.error) for entry in kernel_answer] == [str(kernel_answer[0].error)] * 2
 
 
 def test_the_address_of_a_symbol_fills_both_halves() -> None:

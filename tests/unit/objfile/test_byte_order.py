@@ -37,17 +37,20 @@ def shown(spec: ObjectSpec) -> object:
     """Return what a description says, without the bytes of data."""
     maps = [
         (
-            *(each.name, each.type, each.key_size, each.value_size, each.max_entries),
-            *(each.map_flags, each.pinning, each.id, each.initial),
-            [one.name for one in each.variables],
+            *(item.name, item.type, item.key_size, item.value_size, item.max_entries),
+            *(item.map_flags, item.pinning, item.id, item.initial),
+            [variable.name for variable in item.variables],
         )
-        for each in spec.maps.values()
+        for item in spec.maps.values()
     ]
     programs = [
-        (name, each.type, each.section, [it.references for it in each.functions])
-        for name, each in spec.programs.items()
+        (name, item.type, item.section, [function.references for function in item.functions])
+        for name, item in spec.programs.items()
     ]
-    code = [[tuple(it.instructions) for it in each.functions] for each in spec.programs.values()]
+    code = [
+        [tuple(function.instructions) for function in item.functions]
+        for item in spec.programs.values()
+    ]
     return maps, programs, code, spec.license, [*spec.constants]
 
 
@@ -88,9 +91,9 @@ def test_cut_and_damaged_files_are_refused_as_objects() -> None:
         damaged.append(bytes(changed))
 
     refused = 0
-    for each in damaged:
+    for item in damaged:
         try:
-            read_object(each)
+            read_object(item)
         except ObjectFileError:
             refused += 1
 

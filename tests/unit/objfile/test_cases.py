@@ -20,7 +20,7 @@ def case(
 
 
 def without_data(spec: ObjectSpec) -> list[MapSpec]:
-    return [each for each in spec.maps.values() if each.dialect is not Dialect.DATA]
+    return [item for item in spec.maps.values() if item.dialect is not Dialect.DATA]
 
 
 @both
@@ -66,10 +66,10 @@ def test_old_definitions_of_all_sizes(
         8,
     )
     assert (second.name, second.type, second.max_entries) == ("second_map", MapType.ARRAY, 16)
-    for each in (first, second):
-        assert (each.section, each.dialect) == (section, Dialect.BPF_MAP_DEF)
-        assert (each.pinning, each.pinning_id) == (FORMS[variant], 0)
-        assert (each.map_flags, each.inner_index, each.numa_node) == (0, -1, None)
+    for item in (first, second):
+        assert (item.section, item.dialect) == (section, Dialect.BPF_MAP_DEF)
+        assert (item.pinning, item.pinning_id) == (FORMS[variant], 0)
+        assert (item.map_flags, item.inner_index, item.numa_node) == (0, -1, None)
 
 
 @both
@@ -125,10 +125,10 @@ def test_a_billion_entries_are_read(compiler: str) -> None:
 def test_gcc_refers_to_the_second_map_and_the_second_variable() -> None:
     spec = case("gcc_second_map", "gcc", defines=("VARS",))
 
-    found = spec.programs["p"].functions[0].references
+    references = spec.programs["p"].functions[0].references
     variable = spec.variables["b"]
-    assert [each.target for each in found if each.kind is ReferenceKind.MAP] == ["two", "one"]
-    assert [each.addend for each in found if each.kind is ReferenceKind.MAP_VALUE] == [
+    assert [item.target for item in references if item.kind is ReferenceKind.MAP] == ["two", "one"]
+    assert [item.addend for item in references if item.kind is ReferenceKind.MAP_VALUE] == [
         variable.offset
     ]
     assert variable.value == 2

@@ -103,7 +103,7 @@ def with_short_sections(data: bytes) -> Iterator[bytes]:
 
 def read_sections(data: bytes) -> list[Section]:
     unread = (".debug", ".rel.debug", ".rel.BTF", ".llvm")
-    return [each for each in Elf.parse(data).sections if not each.name.startswith(unread)]
+    return [section for section in Elf.parse(data).sections if not section.name.startswith(unread)]
 
 
 def file_offset(data: bytes, section: Section) -> int:

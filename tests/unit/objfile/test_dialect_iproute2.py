@@ -45,7 +45,7 @@ def parse(maps: dict[str, bytes]) -> Elf:
 def read(maps: dict[str, bytes], *, btf: Btf | None = None) -> list[MapSpec]:
     """Read the section with the reader that is chosen for it."""
     elf = parse(maps)
-    return read_old_maps(elf, [each for each in elf.sections if is_old(each)], btf)
+    return read_old_maps(elf, [section for section in elf.sections if is_old(section)], btf)
 
 
 def btf_of(names: tuple[str, ...], *variables: str) -> Btf:

@@ -37,7 +37,7 @@ def read(maps: dict[str, bytes], *, btf: Btf | None = None, sized: bool = True) 
 
 def read_section(elf: ElfWriter, *, btf: Btf | None = None) -> list[MapSpec]:
     parsed = Elf.parse(elf.build(), path="old.o")
-    return read_old_maps(parsed, [each for each in parsed.sections if is_old(each)], btf)
+    return read_old_maps(parsed, [section for section in parsed.sections if is_old(section)], btf)
 
 
 def test_the_five_numbers_are_type_sizes_entries_and_flags() -> None:

@@ -52,14 +52,14 @@ def test_the_symbols_of_a_section_come_by_address_and_without_the_section_symbol
     source.section_symbol(source.sections[2])
     elf = Elf.parse(source.build())
 
-    found = elf.symbols_in(elf.sections[3])
+    symbols = elf.symbols_in(elf.sections[3])
 
-    assert [(symbol.name, symbol.value, symbol.size) for symbol in found] == [
+    assert [(symbol.name, symbol.value, symbol.size) for symbol in symbols] == [
         ("first", 0, 16),
         ("second", 16, 16),
     ]
-    assert all(symbol.type == SymbolType.FUNCTION for symbol in found)
-    assert [symbol.is_local for symbol in found] == [False, True]
+    assert all(symbol.type == SymbolType.FUNCTION for symbol in symbols)
+    assert [symbol.is_local for symbol in symbols] == [False, True]
 
 
 def test_relocations_with_and_without_addend_are_read_by_offset() -> None:
@@ -69,9 +69,9 @@ def test_relocations_with_and_without_addend_are_read_by_offset() -> None:
     source.relocation(first, second, at=1, type=R_BPF_64_32)
     elf = Elf.parse(source.build())
 
-    found = elf.relocations(elf.sections[3])
+    relocations = elf.relocations(elf.sections[3])
 
-    assert [(each.offset, each.symbol.name, each.addend) for each in found] == [
+    assert [(item.offset, item.symbol.name, item.addend) for item in relocations] == [
         (8, "second", None),
         (16, "first", -8),
     ]

@@ -44,9 +44,9 @@ def with_extern(
     """Return an object that loads the address of *name*, a variable of the last of *types*."""
     count = len(types)
     elf = ElfWriter()
-    held = variable or Var(name, count, Linkage.EXTERN)
+    declared = variable or Var(name, count, Linkage.EXTERN)
     places = (place or SectionVariable(count + 1, 0, 0),) * times
-    elf.section(".BTF", blob(*types, held, DataSection(section, 0, places)), flags=0)
+    elf.section(".BTF", blob(*types, declared, DataSection(section, 0, places)), flags=0)
     program = elf.function("xdp", "run", LOAD)
     elf.relocation(program, elf.symbol(name, type=0), at=0)
     return elf
@@ -62,21 +62,21 @@ def references(spec: ObjectSpec) -> tuple[Reference, ...]:
 
 def test_a_value_of_the_configuration_lies_in_a_map_of_constants() -> None:
     spec = read(with_extern(S32))
-    held = spec.maps[".kconfig"]
+    config = spec.maps[".kconfig"]
 
     assert references(spec) == (Reference(0, ReferenceKind.MAP_VALUE, ".kconfig", 0),)
-    assert (held.dialect, held.value_size, held.contents) == (Dialect.DATA, 4, bytes(4))
-    assert held.is_frozen
-    assert held.map_flags & MapFlag.RDONLY_PROG
+    assert (config.dialect, config.value_size, config.contents) == (Dialect.DATA, 4, bytes(4))
+    assert config.is_frozen
+    assert config.map_flags & MapFlag.RDONLY_PROG
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_the_values_lie_as_libbpf_lays_them(compiler: str) -> None:
     """By alignment, the largest first, then by size and name."""
     spec = read_object(compiled("config_values", compiler))
-    placed = sorted(spec.externs.values(), key=lambda each: each.offset)
+    ordered = sorted(spec.externs.values(), key=lambda extern: extern.offset)
 
-    assert [(each.name, each.offset) for each in placed] == [
+    assert [(extern.name, extern.offset) for extern in ordered] == [
         ("CONFIG_PHYSICAL_START", 0),
         ("CONFIG_NET", 8),
         ("CONFIG_NEVER_THERE", 12),
@@ -89,7 +89,7 @@ def test_the_values_lie_as_libbpf_lays_them(compiler: str) -> None:
         ("CONFIG_NEVER_NAMED", 26),
         ("CONFIG_DEFAULT_HOSTNAME", 30),
     ]
-    assert {each.name for each in placed if each.is_weak} == {
+    assert {extern.name for extern in ordered if extern.is_weak} == {
         "CONFIG_NEVER_THERE",
         "CONFIG_NEVER_NAMED",
     }
@@ -191,11 +191,13 @@ def test_an_undefined_name_without_types_is_a_number_of_the_loader() -> None:
     assert read_object(elf.build()).constants == {"wanted": None}
 
 
-def calling(prototype: FunctionPrototype, held: BtfType, *, section: str = ".ksyms") -> ElfWriter:
+def calling(
+    prototype: FunctionPrototype, declared: BtfType, *, section: str = ".ksyms"
+) -> ElfWriter:
     """Return an object that calls `wanted`."""
     elf = ElfWriter()
     data = DataSection(section, 0, (SectionVariable(3, 0, 0),))
-    elf.section(".BTF", blob(S32, prototype, held, data), flags=0)
+    elf.section(".BTF", blob(S32, prototype, declared, data), flags=0)
     program = elf.function("xdp", "run", [KFUNC_CALL, exit_()])
     elf.relocation(program, elf.symbol("wanted", type=0), at=0, type=R_BPF_64_32)
     return elf
@@ -216,11 +218,11 @@ def test_a_variable_is_not_called() -> None:
 
 
 def test_a_function_is_no_value_of_the_configuration() -> None:
-    held = Function("wanted", 2, Linkage.EXTERN)
+    declared = Function("wanted", 2, Linkage.EXTERN)
     with pytest.raises(
         ObjectFileError, match="cannot be filled in from the kernel's configuration"
     ):
-        read(calling(PROTOTYPE, held, section=".kconfig"))
+        read(calling(PROTOTYPE, declared, section=".kconfig"))
 
 
 def test_an_address_within_a_symbol_is_refused() -> None:

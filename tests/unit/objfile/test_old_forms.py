@@ -112,10 +112,10 @@ def test_what_is_guessed_from_the_contents_has_a_note() -> None:
 
 
 def test_numbers_that_all_differ_are_ids() -> None:
-    maps = read(*(numbers(*HASH, each, 0) for each in (1, 2, 3)))
+    maps = read(*(numbers(*HASH, number, 0) for number in (1, 2, 3)))
 
     assert [(spec.dialect, spec.id, spec.pinning) for spec in maps] == [
-        (Dialect.BPF_ELF_MAP, each, Pinning.NONE) for each in (1, 2, 3)
+        (Dialect.BPF_ELF_MAP, number, Pinning.NONE) for number in (1, 2, 3)
     ]
 
 
@@ -140,7 +140,7 @@ def test_a_number_at_a_map_of_maps_is_the_index_of_its_inner_map() -> None:
 
 def test_inner_maps_are_counted_over_all_sections() -> None:
     outer, _, inner = read(
-        *(numbers(*each) for each in ((*OUTER, 2, 0), (*HASH, 0, 0), (*ARRAY, 0, 0))),
+        *(numbers(*words) for words in ((*OUTER, 2, 0), (*HASH, 0, 0), (*ARRAY, 0, 0))),
         each_own=True,
     )
 
@@ -233,8 +233,8 @@ def test_programs_find_the_maps_of_each_section() -> None:
 
     spec = read_object(writer.build())
 
-    found = [each.target for each in spec.programs["main"].functions[0].references]
-    assert found == ["two", "one"]
+    targets = [reference.target for reference in spec.programs["main"].functions[0].references]
+    assert targets == ["two", "one"]
 
 
 @pytest.mark.parametrize("number", [1 << 30, (1 << 31) + 5, 0xFFFFFFFF])

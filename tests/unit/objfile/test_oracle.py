@@ -33,9 +33,9 @@ def test_the_sections_are_the_same(name: str, compiler: str) -> None:
         for section in theirs.iter_sections()
     ]
 
-    found = [(each.name, each.size, each.flags, each.link, each.data) for each in ours.sections]
+    own = [(each.name, each.size, each.flags, each.link, each.data) for each in ours.sections]
 
-    assert found == expected
+    assert own == expected
 
 
 def test_the_symbols_are_the_same(name: str, compiler: str) -> None:
@@ -43,7 +43,9 @@ def test_the_symbols_are_the_same(name: str, compiler: str) -> None:
     special = {"SHN_UNDEF": 0, "SHN_ABS": 0xFFF1, "SHN_COMMON": 0xFFF2}
     kinds = ("STT_NOTYPE", "STT_OBJECT", "STT_FUNC", "STT_SECTION", "STT_FILE")
     bindings = ("STB_LOCAL", "STB_GLOBAL", "STB_WEAK")
-    table = next(each for each in theirs.iter_sections() if isinstance(each, SymbolTableSection))
+    table = next(
+        section for section in theirs.iter_sections() if isinstance(section, SymbolTableSection)
+    )
     expected = [
         (
             # pyelftools names a section's symbol after the section.
@@ -57,12 +59,19 @@ def test_the_symbols_are_the_same(name: str, compiler: str) -> None:
         for symbol in table.iter_symbols()
     ]
 
-    found = [
-        (each.name, each.value, each.size, each.type, each.binding, each.section_index)
-        for each in ours.symbols
+    own = [
+        (
+            symbol.name,
+            symbol.value,
+            symbol.size,
+            symbol.type,
+            symbol.binding,
+            symbol.section_index,
+        )
+        for symbol in ours.symbols
     ]
 
-    assert found == expected
+    assert own == expected
 
 
 def test_the_relocations_are_the_same(name: str, compiler: str) -> None:
@@ -74,11 +83,11 @@ def test_the_relocations_are_the_same(name: str, compiler: str) -> None:
         for each in table.iter_relocations()
     )
 
-    found = sorted(
+    own = sorted(
         (section.index, each.offset, each.type, each.symbol.index)
         for section in ours.sections
         for each in ours.relocations(section)
     )
 
-    assert found == expected
-    assert found
+    assert own == expected
+    assert own
