@@ -165,7 +165,8 @@ def _not_bpffs(root: Path, state: RootState) -> NotBpffsError:
         )
     mount = _mount_of(root, fs.mounts())
     return NotBpffsError(
-        f"{root} is not in a bpffs: it is on a {mount.fs_type} ({mount.source} at {mount.mount_point})",
+        f"{root} is not in a bpffs: it is on a {mount.fs_type}"
+        f" ({mount.source} at {mount.mount_point})",
         path=str(root),
         hint=mount_line if root == BPFFS else fs.bpffs_hint(),
     )

@@ -1,1 +1,1 @@
-"""The kernel's door: integers and bytes in, integers and bytes out."""
+"""System calls, one function a command: integers and bytes in, integers and bytes out."""

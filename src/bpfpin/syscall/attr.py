@@ -1,8 +1,12 @@
-"""The attribute of each bpf(2) command: the members of `union bpf_attr` in linux/bpf.h, one by one.
+"""The attributes of the bpf(2) commands: the members of `union bpf_attr` in linux/bpf.h.
 
-Every structure is exactly as long as the members we use and is zero where nothing was given. The
-kernel takes a shorter attribute as if it went on with zeros, and refuses members it does not know
-only when they are not zero.
+Each structure is exactly as long as the members that are used here, and members that are not given
+are zero. The kernel treats a shorter attribute as if zeros followed, and refuses unknown members
+only if they are not zero (E2BIG; bpf_check_uarg_tail_zero() of kernel/bpf/syscall.c). So one
+structure works on older and newer kernels.
+
+The `…Answer` structures are what BPF_OBJ_GET_INFO_BY_FD fills in. Pointers and counts that are left
+zero ask only for the numbers.
 """
 
 from __future__ import annotations
@@ -16,22 +20,22 @@ Fields = list[tuple[str, Any]]
 
 
 def u32(*names: str) -> Fields:
-    """Members of 32 bits."""
+    """Return unsigned members of 32 bits."""
     return [(name, ctypes.c_uint32) for name in names]
 
 
 def s32(*names: str) -> Fields:
-    """Signed members of 32 bits."""
+    """Return signed members of 32 bits."""
     return [(name, ctypes.c_int32) for name in names]
 
 
 def u64(*names: str) -> Fields:
-    """Members of 64 bits, pointers too."""
+    """Return unsigned members of 64 bits, which pointers are as well."""
     return [(name, ctypes.c_uint64) for name in names]
 
 
 def name16(field: str) -> Fields:
-    """Room for the name of an object: sixteen bytes, the last one NUL."""
+    """Return a member for the name of an object: 16 bytes, the last one NUL."""
     return [(field, ctypes.c_char * OBJ_NAME_LEN)]
 
 
@@ -49,7 +53,7 @@ class MapCreateAttr(ctypes.Structure):
 
 
 class MapElemAttr(ctypes.Structure):
-    """One element of a map; `value` is the next key for BPF_MAP_GET_NEXT_KEY."""
+    """BPF_MAP_*_ELEM and BPF_MAP_GET_NEXT_KEY; for the latter `value` receives the next key."""
 
     _fields_ = [*u32("map_fd"), *u64("key", "value", "flags")]
 
@@ -61,7 +65,7 @@ class MapFreezeAttr(ctypes.Structure):
 
 
 class MapBatchAttr(ctypes.Structure):
-    """BPF_MAP_*_BATCH; `count` is what is asked, then what was done."""
+    """BPF_MAP_*_BATCH; `count` is the requested number, and afterwards the number done."""
 
     _fields_ = [
         *u64("in_batch", "out_batch", "keys", "values"),
@@ -103,7 +107,7 @@ class ProgTestRunAttr(ctypes.Structure):
 
 
 class ObjAttr(ctypes.Structure):
-    """BPF_OBJ_PIN and BPF_OBJ_GET; `path_fd` counts with BPF_F_PATH_FD only (Linux 6.5)."""
+    """BPF_OBJ_PIN and BPF_OBJ_GET; the kernel reads `path_fd` with BPF_F_PATH_FD (Linux 6.5)."""
 
     _fields_ = [*u64("pathname"), *u32("bpf_fd", "file_flags"), *s32("path_fd")]
 
@@ -115,7 +119,7 @@ class ObjInfoAttr(ctypes.Structure):
 
 
 class IdAttr(ctypes.Structure):
-    """BPF_*_GET_NEXT_ID and BPF_*_GET_FD_BY_ID; `id` is where to start, or what to open."""
+    """BPF_*_GET_NEXT_ID and BPF_*_GET_FD_BY_ID; `id` is the id to start after, or to open."""
 
     _fields_ = u32("id", "next_id", "open_flags")
 
@@ -130,7 +134,7 @@ class BtfLoadAttr(ctypes.Structure):
 
 
 class LinkCreateAttr(ctypes.Structure):
-    """BPF_LINK_CREATE; the last two are those of tcx, netkit and cgroup links."""
+    """BPF_LINK_CREATE; the last two members are for tcx, netkit and cgroup links."""
 
     _fields_ = [
         *u32("prog_fd", "target", "attach_type", "flags", "relative"),
@@ -165,11 +169,6 @@ class ProgQueryAttr(ctypes.Structure):
         *u32("count", "reserved"),
         *u64("prog_attach_flags", "link_ids", "link_attach_flags", "revision"),
     ]
-
-
-# What BPF_OBJ_GET_INFO_BY_FD fills in: the structures of linux/bpf.h.
-#
-# Pointers and counts left zero ask for nothing but the numbers.
 
 
 class MapInfoAnswer(ctypes.Structure):
@@ -212,7 +211,7 @@ class ProgInfoAnswer(ctypes.Structure):
 
 
 class LinkInfoAnswer(ctypes.Structure):
-    """`struct bpf_link_info`; what `place` means depends on the type."""
+    """`struct bpf_link_info`; `place` is a union by link type."""
 
     _fields_ = [*u32("type", "id", "prog_id", "reserved"), ("place", ctypes.c_uint8 * 48)]
 

@@ -1,8 +1,11 @@
 """The commands of bpf(2), one function each, named as the kernel names them.
 
-They know nothing of layouts or types; what they may raise is in the table of `errno_table.py`. A
-`target` names in errors what is asked of. Commands that run thousands of times a second have no
-function here: `objects` keeps a `call.Call` for them.
+The functions know nothing of layouts or types. Each raises what `errno_table.TABLE` has for its
+command; the docstrings name the errors that callers handle. The argument *target* names the object
+in the message of an error (`map flows`).
+
+Commands that run thousands of times a second have no function here: `objects` keeps a `call.Call`
+for them.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ Path = str | bytes | os.PathLike[str]
 
 
 def address(buffer: ctypes.Array[ctypes.c_char] | None) -> int:
-    """Return where *buffer* lies, 0 for none; the caller keeps it alive during the call."""
+    """Return the address of *buffer*, 0 for None; the caller keeps it alive during the call."""
     return 0 if buffer is None else ctypes.addressof(buffer)
 
 
@@ -48,19 +51,28 @@ def buffer_of(data: bytes) -> ctypes.Array[ctypes.c_char]:
 
 
 def map_create(attribute: MapCreateAttr, *, target: str = "") -> int:
-    """Make a map and return its descriptor (BPF_MAP_CREATE)."""
+    """Create a map and return its descriptor (BPF_MAP_CREATE, Linux 3.18).
+
+    `InvalidArgumentError` if the definition breaks a rule of the map's type.
+    """
     return bpf(Cmd.MAP_CREATE, attribute, target=target)
 
 
 def map_freeze(fd: int, *, target: str = "") -> None:
-    """Make the map read-only for user space, for ever (BPF_MAP_FREEZE)."""
+    """Make the map read-only for user space, for good (BPF_MAP_FREEZE, Linux 5.2).
+
+    `SyscallError` (EBUSY) if it is frozen already, or while a process writes to it or maps it.
+    """
     bpf(Cmd.MAP_FREEZE, MapFreezeAttr(map_fd=fd), target=target)
 
 
 def map_lookup_elem(
     fd: int, key: bytes, value_size: int, *, flags: int = 0, target: str = ""
 ) -> bytes:
-    """Return the value at *key*, *value_size* bytes (BPF_MAP_LOOKUP_ELEM)."""
+    """Return the value at *key*, *value_size* bytes (BPF_MAP_LOOKUP_ELEM, Linux 3.18).
+
+    `KeyNotFoundError` if there is no such key.
+    """
     return _read_elem(Cmd.MAP_LOOKUP_ELEM, fd, key, value_size, flags=flags, target=target)
 
 
@@ -69,14 +81,18 @@ def map_lookup_and_delete_elem(
 ) -> bytes:
     """Return the value at *key* and remove it (BPF_MAP_LOOKUP_AND_DELETE_ELEM).
 
-    A queue or a stack has no keys: *key* is empty, and the value is popped.
+    For a queue or a stack (Linux 4.20) *key* is empty, and the value is popped; for a hash since
+    Linux 5.14. `KeyNotFoundError` if there is no such key, or the queue is empty.
     """
     command = Cmd.MAP_LOOKUP_AND_DELETE_ELEM
     return _read_elem(command, fd, key, value_size, flags=flags, target=target)
 
 
 def map_get_next_key(fd: int, key: bytes | None, key_size: int, *, target: str = "") -> bytes:
-    """Return the key after *key*, the first one for None (BPF_MAP_GET_NEXT_KEY)."""
+    """Return the key after *key*, the first one for None (BPF_MAP_GET_NEXT_KEY, Linux 3.18).
+
+    `KeyNotFoundError` after the last key.
+    """
     return _read_elem(Cmd.MAP_GET_NEXT_KEY, fd, key or b"", key_size, target=target)
 
 
@@ -91,74 +107,86 @@ def _read_elem(
 
 
 def map_update_elem(fd: int, key: bytes, value: bytes, *, flags: int = 0, target: str = "") -> None:
-    """Write *value* at *key* (BPF_MAP_UPDATE_ELEM)."""
+    """Write *value* at *key* (BPF_MAP_UPDATE_ELEM, Linux 3.18); *flags* are of `UpdateFlag`.
+
+    `KeyExistsError` with NOEXIST, `KeyNotFoundError` with EXIST, `MapFullError`, and
+    `ReadOnlyMapError` for a frozen map or a descriptor for reading.
+    """
     key_buffer, value_buffer = buffer_of(key), buffer_of(value)
     attribute = MapElemAttr(fd, address(key_buffer), address(value_buffer), flags)
     bpf(Cmd.MAP_UPDATE_ELEM, attribute, target=target)
 
 
 def map_delete_elem(fd: int, key: bytes, *, flags: int = 0, target: str = "") -> None:
-    """Remove *key* (BPF_MAP_DELETE_ELEM)."""
+    """Remove *key* (BPF_MAP_DELETE_ELEM, Linux 3.18); `KeyNotFoundError` if it is missing."""
     key_buffer = buffer_of(key)
     attribute = MapElemAttr(fd, address(key_buffer), 0, flags)
     bpf(Cmd.MAP_DELETE_ELEM, attribute, target=target)
 
 
 def map_update_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
-    """Write many elements (BPF_MAP_UPDATE_BATCH); `count` says afterwards how many were."""
+    """Write many elements (BPF_MAP_UPDATE_BATCH, Linux 5.6); `count` then is the number written."""
     bpf(Cmd.MAP_UPDATE_BATCH, attribute, target=target)
 
 
 def map_delete_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
-    """Remove many keys (BPF_MAP_DELETE_BATCH); `count` says afterwards how many were."""
+    """Remove many keys (BPF_MAP_DELETE_BATCH, Linux 5.6); `count` then is the number removed."""
     bpf(Cmd.MAP_DELETE_BATCH, attribute, target=target)
 
 
 def map_lookup_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
-    """Read many elements (BPF_MAP_LOOKUP_BATCH); at the map's end `KeyNotFoundError`."""
+    """Read many elements (BPF_MAP_LOOKUP_BATCH, Linux 5.6); `KeyNotFoundError` at the end."""
     bpf(Cmd.MAP_LOOKUP_BATCH, attribute, target=target)
 
 
 def map_lookup_and_delete_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
-    """Read and remove many elements (BPF_MAP_LOOKUP_AND_DELETE_BATCH)."""
+    """Read and remove many elements (BPF_MAP_LOOKUP_AND_DELETE_BATCH, Linux 5.6)."""
     bpf(Cmd.MAP_LOOKUP_AND_DELETE_BATCH, attribute, target=target)
 
 
 def prog_load(attribute: ProgLoadAttr, *, target: str = "") -> int:
-    """Verify and load a program and return its descriptor (BPF_PROG_LOAD).
+    """Verify and load a program and return its descriptor (BPF_PROG_LOAD, Linux 3.18).
 
-    A log that did not fit raises `BufferTooSmallError`; the attribute's `log_true_size` then says
-    how much there was (Linux 6.4, 0 before).
+    `BufferTooSmallError` if the verifier's log did not fit; then `log_true_size` of the attribute
+    is the size needed (Linux 6.4, 0 before).
     """
     return bpf(Cmd.PROG_LOAD, attribute, target=target)
 
 
 def prog_bind_map(prog_fd: int, map_fd: int, *, target: str = "") -> None:
-    """Let a program hold a map that it does not use (BPF_PROG_BIND_MAP, Linux 5.10)."""
+    """Make a program keep a reference to a map that it does not use (BPF_PROG_BIND_MAP, 5.10)."""
     bpf(Cmd.PROG_BIND_MAP, ProgBindMapAttr(prog_fd, map_fd), target=target)
 
 
 def prog_test_run(attribute: ProgTestRunAttr, *, target: str = "") -> None:
-    """Run a program once or more on given input (BPF_PROG_TEST_RUN)."""
+    """Run a program on given input, once or several times (BPF_PROG_TEST_RUN, Linux 4.12)."""
     bpf(Cmd.PROG_TEST_RUN, attribute, target=target)
 
 
 def prog_query(attribute: ProgQueryAttr, *, target: str = "") -> None:
-    """Ask which programs are attached at a hook (BPF_PROG_QUERY)."""
+    """Fill in the programs that are attached at a hook (BPF_PROG_QUERY, Linux 4.15).
+
+    `BufferTooSmallError` if there are more than the attribute has room for.
+    """
     bpf(Cmd.PROG_QUERY, attribute, target=target)
 
 
 def obj_pin(fd: int, path: Path, *, flags: int = 0, path_fd: int = 0) -> None:
-    """Give an object a name in bpffs (BPF_OBJ_PIN); never follows a symbolic link."""
+    """Pin an object at *path* in a bpffs (BPF_OBJ_PIN, Linux 4.4).
+
+    `PinExistsError` if the name is taken, also by a symbolic link: the last component is never
+    followed. `PinError` (EPERM) outside of a bpffs, and for names with a dot.
+    """
     name = ctypes.create_string_buffer(os.fsencode(path))
     attribute = ObjAttr(ctypes.addressof(name), fd, flags, path_fd)
     bpf(Cmd.OBJ_PIN, attribute, target=fs.shown_path(path))
 
 
 def obj_get(path: Path, *, flags: int = 0, path_fd: int = 0) -> int:
-    """Open what is pinned at *path* and return its descriptor (BPF_OBJ_GET).
+    """Open the object pinned at *path* and return its descriptor (BPF_OBJ_GET, Linux 4.4).
 
-    Symbolic links are followed; *flags* are of `ObjectFlag`.
+    Symbolic links are followed. *flags* are of `ObjectFlag` (Linux 4.15). `PinNotFoundError` if
+    nothing is pinned at *path*.
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     attribute = ObjAttr(ctypes.addressof(name), 0, flags, path_fd)
@@ -166,29 +194,32 @@ def obj_get(path: Path, *, flags: int = 0, path_fd: int = 0) -> int:
 
 
 def obj_get_info_by_fd(fd: int, info: ctypes.Structure) -> int:
-    """Fill *info* and return how many bytes of it the kernel knows (BPF_OBJ_GET_INFO_BY_FD)."""
+    """Fill *info* and return how many bytes of it the kernel knows (BPF_OBJ_GET_INFO_BY_FD, 4.13).
+
+    An older kernel knows fewer members and leaves the rest as it was.
+    """
     attribute = ObjInfoAttr(fd, ctypes.sizeof(info), ctypes.addressof(info))
     bpf(Cmd.OBJ_GET_INFO_BY_FD, attribute, target=f"descriptor {fd}")
     return int(attribute.info_len)
 
 
 def map_get_next_id(after: int) -> int | None:
-    """Return the next map id above *after*, None at the end (BPF_MAP_GET_NEXT_ID)."""
+    """Return the next map id above *after*, None at the end (BPF_MAP_GET_NEXT_ID, 4.13)."""
     return _next_id(Cmd.MAP_GET_NEXT_ID, after)
 
 
 def prog_get_next_id(after: int) -> int | None:
-    """Return the next program id above *after*, None at the end (BPF_PROG_GET_NEXT_ID)."""
+    """Return the next program id above *after*, None at the end (BPF_PROG_GET_NEXT_ID, 4.13)."""
     return _next_id(Cmd.PROG_GET_NEXT_ID, after)
 
 
 def link_get_next_id(after: int) -> int | None:
-    """Return the next link id above *after*, None at the end (BPF_LINK_GET_NEXT_ID)."""
+    """Return the next link id above *after*, None at the end (BPF_LINK_GET_NEXT_ID, 5.8)."""
     return _next_id(Cmd.LINK_GET_NEXT_ID, after)
 
 
 def btf_get_next_id(after: int) -> int | None:
-    """Return the next BTF id above *after*, None at the end (BPF_BTF_GET_NEXT_ID)."""
+    """Return the next BTF id above *after*, None at the end (BPF_BTF_GET_NEXT_ID, 5.4)."""
     return _next_id(Cmd.BTF_GET_NEXT_ID, after)
 
 
@@ -202,37 +233,38 @@ def _next_id(command: Cmd, after: int) -> int | None:
 
 
 def _open_by_id(command: Cmd, what: str, number: int, flags: int = 0) -> int:
-    """Open an object by its id; one of more than 32 bits is not cut to that of another object."""
+    """Open an object by its id; `IdNotFoundError` if there is none."""
     target = f"{what} id {number}"
+    # ctypes would cut a larger number to 32 bits, which may be the id of another object.
     if not 0 <= number <= ID_MAX:
         raise IdNotFoundError(f"{target}: ids are from 1 to {ID_MAX}", target=target)
     return bpf(command, IdAttr(number, 0, flags), target=target)
 
 
 def map_get_fd_by_id(map_id: int, *, flags: int = 0) -> int:
-    """Open map *map_id* (BPF_MAP_GET_FD_BY_ID); *flags* are of `ObjectFlag`."""
+    """Open map *map_id* (BPF_MAP_GET_FD_BY_ID, Linux 4.13); *flags* are of `ObjectFlag`."""
     return _open_by_id(Cmd.MAP_GET_FD_BY_ID, "map", map_id, flags)
 
 
 def prog_get_fd_by_id(prog_id: int) -> int:
-    """Open program *prog_id* (BPF_PROG_GET_FD_BY_ID)."""
+    """Open program *prog_id* (BPF_PROG_GET_FD_BY_ID, Linux 4.13)."""
     return _open_by_id(Cmd.PROG_GET_FD_BY_ID, "program", prog_id)
 
 
 def link_get_fd_by_id(link_id: int) -> int:
-    """Open link *link_id* (BPF_LINK_GET_FD_BY_ID)."""
+    """Open link *link_id* (BPF_LINK_GET_FD_BY_ID, Linux 5.8)."""
     return _open_by_id(Cmd.LINK_GET_FD_BY_ID, "link", link_id)
 
 
 def btf_get_fd_by_id(btf_id: int) -> int:
-    """Open BTF *btf_id* (BPF_BTF_GET_FD_BY_ID)."""
+    """Open BTF *btf_id* (BPF_BTF_GET_FD_BY_ID, Linux 4.18)."""
     return _open_by_id(Cmd.BTF_GET_FD_BY_ID, "BTF", btf_id)
 
 
 def btf_load(data: bytes, *, log_size: int = 0, target: str = "") -> int:
-    """Load BTF and return its descriptor (BPF_BTF_LOAD).
+    """Load BTF and return its descriptor (BPF_BTF_LOAD, Linux 4.18).
 
-    With *log_size* the kernel's complaint is in the hint of the error.
+    With *log_size* bytes for a log, an error has the kernel's log as its hint.
     """
     buffer = buffer_of(data)
     log = ctypes.create_string_buffer(log_size) if log_size else None
@@ -254,10 +286,18 @@ def link_create(
     relative: int = 0,
     target: str = "",
 ) -> int:
-    """Attach a program and return the link's descriptor (BPF_LINK_CREATE).
+    """Attach a program and return the descriptor of the link (BPF_LINK_CREATE).
 
-    *link_target* is an ifindex, or the descriptor of a cgroup or a network namespace. *relative*
-    is what it goes before or after, as *flags* of `AttachFlag` say.
+    Cgroups since Linux 5.7, XDP since 5.9, tcx since 6.6. `HookBusyError` if another program is in
+    the way.
+
+    Args:
+        prog_fd: The program.
+        link_target: An ifindex, or the descriptor of a cgroup or a network namespace.
+        attach_type: The `AttachType`.
+        flags: Of `AttachFlag`: the order, or the XDP mode.
+        relative: The program or link before or after which this one goes, as *flags* say.
+        target: The hook, for messages.
     """
     attribute = LinkCreateAttr(prog_fd, link_target, attach_type, flags, relative)
     return bpf(Cmd.LINK_CREATE, attribute, target=target)
@@ -266,9 +306,10 @@ def link_create(
 def link_update(
     link_fd: int, new_prog_fd: int, *, old_prog_fd: int | None = None, target: str = ""
 ) -> None:
-    """Let a link run another program, atomically (BPF_LINK_UPDATE).
+    """Replace the program of a link atomically (BPF_LINK_UPDATE, Linux 5.7; XDP 5.9).
 
-    With *old_prog_fd* only if it runs that one now, else `ProgramChangedError`.
+    With *old_prog_fd* the kernel compares and swaps: `ProgramChangedError` if the link runs another
+    program. `InterfaceNotFoundError` if the device or cgroup is gone.
     """
     flags = LinkUpdateFlag(0) if old_prog_fd is None else LinkUpdateFlag.REPLACE
     attribute = LinkUpdateAttr(link_fd, new_prog_fd, flags, old_prog_fd or 0)
@@ -276,5 +317,5 @@ def link_update(
 
 
 def link_detach(link_fd: int, *, target: str = "") -> None:
-    """Detach a link's program for good; the link stays, defunct (BPF_LINK_DETACH)."""
+    """Detach the program of a link for good; the link stays, defunct (BPF_LINK_DETACH, 5.9)."""
     bpf(Cmd.LINK_DETACH, LinkDetachAttr(link_fd), target=target)

@@ -1,7 +1,7 @@
-"""The one way into bpf(2).
+"""The only entry into bpf(2).
 
-Commands used now and then go through `bpf`. `Call` keeps an attribute for commands that are
-repeated: making a structure anew takes longer than a small system call.
+Single commands go through `bpf`. `Call` keeps the attribute of a command that is repeated, because
+making a ctypes structure takes longer than a small system call.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from bpfpin.syscall.errno_table import link_type_of, syscall_error
 from bpfpin.uapi import Cmd
 
 NUMBERS = {"x86_64": 321, "aarch64": 280}
-# A verification that a signal interrupts starts anew; libbpf gives up after five, too.
+# The verifier gives up with EAGAIN when a signal is pending (do_check() of kernel/bpf/verifier.c);
+# libbpf repeats BPF_PROG_LOAD five times, too.
 ATTEMPTS = 5
 
 _NUMBER = NUMBERS.get(os.uname().machine, 280)
 _libc_syscall = ctypes.CDLL(None, use_errno=True).syscall
 _libc_syscall.restype = ctypes.c_long
 Enter = Callable[..., int]
-# Every call of this process goes through this name, so that a test can make the Nth one fail.
+# All calls of this process go through this name, so that a test can make the Nth one fail.
 _enter: Enter = _libc_syscall
 
 
 def bpf(command: Cmd, attribute: ctypes.Structure, *, target: str = "") -> int:
-    """Enter the kernel and return its answer, a new descriptor or 0.
+    """Run one command and return the kernel's answer, a new descriptor or 0.
 
-    *target* names what is asked of (`map flows`) in the error that a refusal raises.
+    Repeated after EINTR, and BPF_PROG_LOAD after EAGAIN. An error raises the exception that
+    `errno_table.TABLE` has for it; *target* names the object in its message (`map flows`).
     """
     call = Call(command, attribute)
     for _ in range(ATTEMPTS):
@@ -44,10 +46,10 @@ def bpf(command: Cmd, attribute: ctypes.Structure, *, target: str = "") -> int:
 
 
 class Call:
-    """One command whose attribute is filled in again for every call; not for two threads at once.
+    """A command whose attribute is filled in again for each call; for one thread at a time.
 
-    After a refusal `error` says why. It does not try again when a signal came between; of the
-    commands that are repeated none answers so.
+    After a negative answer `error` returns the exception. It does not repeat after EINTR: none of
+    the commands for which it is used answers so.
     """
 
     __slots__ = ("_arguments", "attribute", "command")
@@ -55,15 +57,15 @@ class Call:
     def __init__(self, command: Cmd, attribute: ctypes.Structure) -> None:
         self.command = command
         self.attribute = attribute
-        # Without argtypes ctypes takes these as they are: half the time of a conversion.
+        # Without argtypes ctypes passes these as they are, in half the time of a conversion.
         self._arguments = (_NUMBER, int(command), ctypes.byref(attribute), ctypes.sizeof(attribute))
 
     def enter(self) -> int:
-        """Enter the kernel once and return its answer, negative when it refused."""
+        """Run the command once and return the kernel's answer, negative for an error."""
         return _enter(*self._arguments)
 
     def error(self, target: str = "") -> BpfError:
-        """Return the exception for the refusal just met."""
+        """Return the exception for the last error of this thread."""
         subtype = next(
             (getattr(self.attribute, name, 0) for name in _SUBTYPES.get(self.command, ())), 0
         )
@@ -76,7 +78,7 @@ class Call:
         )
 
     def was_interrupted(self) -> bool:
-        """Whether the refusal just met only asks to try again."""
+        """Whether the last error of this thread only asks to try again."""
         code = ctypes.get_errno()
         return code == errno.EINTR or (code == errno.EAGAIN and self.command == Cmd.PROG_LOAD)
 
@@ -86,9 +88,9 @@ _SUBTYPES = {Cmd.MAP_CREATE: ("map_type",), Cmd.PROG_LOAD: ("prog_type",)}
 
 @contextmanager
 def fail_call(nth: int, code: int) -> Iterator[None]:
-    """Let the *nth* call of bpf(2) from here on (the first is 1) be refused with errno *code*.
+    """Make the *nth* call of bpf(2) in the block (the first is 1) fail with errno *code*.
 
-    The kernel is not entered for that one. This is for tests, and counts the calls of all threads.
+    The kernel is not entered for that call. For tests; it counts the calls of all threads.
     """
     global _enter  # noqa: PLW0603  (the seam: the hot path must find no other cost than this name)
     entered, count = _enter, 0

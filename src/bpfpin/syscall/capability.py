@@ -1,7 +1,8 @@
-"""Which capability a bpf(2) command needs, and which of those this thread lacks.
+"""The capabilities that a command needs, and those that this thread lacks.
 
-The kernel's rules: bpf_capable() is CAP_BPF or CAP_SYS_ADMIN, the other two likewise
-(include/linux/capability.h); who asks for which is in kernel/bpf/syscall.c.
+bpf_capable() of include/linux/capability.h is CAP_BPF or CAP_SYS_ADMIN, and likewise for
+CAP_PERFMON and CAP_NET_ADMIN; kernel/bpf/syscall.c says which command needs which. The kernel
+answers EPERM without a reason, so that messages name the missing capability from these tables.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ WHOLE_UID_MAP = ["0", "0", "4294967295"]
 
 
 class Capability(IntEnum):
-    """The capabilities that bpf(2) and our mounts ask for, by their bit."""
+    """The capabilities that bpf(2), mounts and namespaces need; the value is the bit."""
 
     CAP_NET_ADMIN = 12
     CAP_SYS_ADMIN = 21
@@ -77,18 +78,18 @@ PLAIN_PROGRAMS = frozenset(
 
 
 def missing_capabilities(command: Cmd | str, subtype: int = 0) -> tuple[str, ...]:
-    """Return the capabilities that *command* needs and this thread lacks, by name.
+    """Return the names of the capabilities that *command* needs and this thread lacks.
 
-    *subtype* is the type of the map or program to be made. Outside the first user namespace all
-    of them count as missing: the kernel asks for them there.
+    *subtype* is the type of the map or program to create. Outside of the initial user namespace all
+    needed ones count as missing, because the kernel requires them in the initial one.
     """
     needed = _needed(command, subtype)
     if not _is_first_user_namespace():
         return tuple(capability.name for capability in needed)
-    held = _held()
-    if held >> ADMIN & 1:
+    effective = _effective()
+    if effective >> ADMIN & 1:
         return ()
-    return tuple(capability.name for capability in needed if not held >> capability & 1)
+    return tuple(capability.name for capability in needed if not effective >> capability & 1)
 
 
 def _needed(command: Cmd | str, subtype: int) -> tuple[Capability, ...]:
@@ -100,7 +101,7 @@ def _needed(command: Cmd | str, subtype: int) -> tuple[Capability, ...]:
     return (*needed, PERFMON if subtype in TRACING_PROGRAMS else NET)
 
 
-def _held() -> int:
+def _effective() -> int:
     """Return the effective capabilities as a mask (`CapEff` of proc_pid_status(5))."""
     for line in STATUS.read_text().splitlines():
         if line.startswith("CapEff:"):

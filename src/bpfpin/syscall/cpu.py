@@ -1,4 +1,4 @@
-"""The CPUs that the kernel lays out per-CPU values for."""
+"""Possible and online CPUs, and membarrier(2), which waits for all of them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _GLOBAL: Final = 1  # MEMBARRIER_CMD_GLOBAL of linux/membarrier.h
 
 @functools.cache
 def possible_cpus() -> int:
-    """Return how many values a per-CPU element has: one a possible CPU, online or not.
+    """Return the number of values in a per-CPU element: one for each possible CPU, online or not.
 
-    The kernel counts `num_possible_cpus()`; it is fixed at boot.
+    It is num_possible_cpus() of the kernel, which is fixed at boot.
     """
     return count_cpus(POSSIBLE.read_text())
 
 
 def online_cpus() -> list[int]:
-    """Return the numbers of the CPUs that run now."""
+    """Return the numbers of the CPUs that are online now."""
     return list_cpus(ONLINE.read_text())
 
 
@@ -40,10 +40,11 @@ def list_cpus(ranges: str) -> list[int]:
     return [cpu for pair in bounds for cpu in range(int(pair[0]), int(pair[-1]) + 1)]
 
 
-# membarrier(2): waiting until every CPU has passed through the scheduler.
-
-
 def membarrier() -> None:
-    """Wait for a grace period (MEMBARRIER_CMD_GLOBAL); refused on kernels with nohz_full."""
+    """Wait until each CPU has passed through the scheduler (membarrier(2), Linux 4.3).
+
+    MEMBARRIER_CMD_GLOBAL waits for an RCU grace period. The kernel refuses it (EINVAL) if it runs
+    with nohz_full (kernel/sched/membarrier.c).
+    """
     number = NUMBERS.get(os.uname().machine, NUMBERS["aarch64"])
     checked("membarrier", LIBC.syscall(number, _GLOBAL, 0, 0))

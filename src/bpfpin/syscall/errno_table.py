@@ -1,7 +1,8 @@
-"""From a refused system call to an exception: the one table of (command, errno).
+"""The exception for each failed system call: the only table of (command, errno).
 
-A command is a `Cmd` of bpf(2), or the name of another system call. A row under `None` holds for
-every command that has no row of its own for that errno.
+A command is a `Cmd` of bpf(2), or the name of another system call. A row under `None` applies to
+every command without a row of its own for that errno. For BPF_LINK_CREATE and BPF_LINK_UPDATE a row
+of `AT_HOOK` comes first, if there is one for the type of the link.
 """
 
 from __future__ import annotations
@@ -36,20 +37,21 @@ from bpfpin.errors import (
 from bpfpin.syscall.capability import missing_capabilities
 from bpfpin.uapi import AttachType, Cmd, LinkType
 
-# The kernel's own ENOTSUPP, which no C library has a name for; told as EOPNOTSUPP.
+# The kernel's internal ENOTSUPP (include/linux/errno.h), which some commands leak to user space and
+# no C library names; it is reported as EOPNOTSUPP.
 ENOTSUPP = 524
 
 
 class BufferTooSmallError(SyscallError):
-    """What the kernel had to write did not fit (ENOSPC); ask again with more room."""
+    """The buffer for the kernel's answer was too small (ENOSPC); retry with a larger one."""
 
 
 class InvalidArgumentError(SyscallError):
-    """The kernel takes these arguments for wrong (EINVAL); it may know no such flag or type."""
+    """The kernel rejected the arguments (EINVAL); it may not know a flag or a type."""
 
 
 class MapDefinitionError(InvalidArgumentError):
-    """The definition of a map breaks a rule of the kernel's for its type; *rules* are those."""
+    """The definition of a map breaks rules of the kernel for its type; *rules* lists them."""
 
     exit_code = ExitCode.REFUSED
     rules: Sequence[str] = ()
@@ -108,7 +110,9 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     **{(command, e.EPERM): READ_ONLY for command in (*REMOVALS, *UPDATES)},
     **{(command, e.EEXIST): (KeyExistsError, "the key is there already") for command in UPDATES},
     **{(command, e.E2BIG): FULL for command in UPDATES},
-    **{(command, e.ENOSPC): FULL for command in UPDATES},  # of an LPM trie
+    **{
+        (command, e.ENOSPC): FULL for command in UPDATES
+    },  # an LPM trie (trie_update_elem() of kernel/bpf/lpm_trie.c)
     (Cmd.MAP_LOOKUP_ELEM, e.EPERM): (PermissionDeniedError, "the map was opened for writing only"),
     (Cmd.MAP_LOOKUP_BATCH, e.EINVAL): NO_BATCH,
     (Cmd.MAP_CREATE, e.E2BIG): (SyscallError, "the map would be too large"),
@@ -119,7 +123,8 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.PROG_LOAD, e.E2BIG): (SyscallError, "the program is too large"),
     (Cmd.PROG_LOAD, e.ENOSPC): (BufferTooSmallError, "the verifier's log did not fit"),
     **{(command, e.ENOENT): NO_ID for command in OPENINGS},
-    # A link that is being made has an id before it can be opened.
+    # A link gets its id before it is complete; until then EAGAIN (bpf_link_by_id() of
+    # kernel/bpf/syscall.c).
     (Cmd.LINK_GET_FD_BY_ID, e.EAGAIN): NO_ID,
     (Cmd.OBJ_PIN, e.EEXIST): TAKEN,
     (Cmd.OBJ_PIN, e.ENOENT): (PinNotFoundError, "there is no such directory"),
@@ -162,8 +167,8 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     ("open netns", e.ENOENT): (NamespaceNotFoundError, "there is no such network namespace"),
     ("setns", e.EINVAL): (NamespaceNotFoundError, "this is no network namespace"),
 }
-# What BPF_LINK_CREATE and BPF_LINK_UPDATE mean by an errno at one kind of hook: a device's driver
-# answers what it likes (ndo_bpf), and each kind says in its own way that it is full.
+# The meaning of an errno of BPF_LINK_CREATE and BPF_LINK_UPDATE at one kind of hook: the driver of
+# a device chooses its errnos (ndo_bpf), and each kind of hook has its own for "full".
 FULL_HOOK: Row = (HookBusyError, "there is no room for one more program there")
 DRIVER: Row = (NotSupportedError, "the device refuses the program in this mode")
 AT_HOOK: dict[tuple[LinkType, int], Row] = {
@@ -197,10 +202,14 @@ def syscall_error(
     subtype: int = 0,
     link_type: LinkType | None = None,
 ) -> BpfError:
-    """Return the exception for *errno*, the answer of *command* about *target*.
+    """Return the exception for *errno* of *command*.
 
-    *subtype* is the type of map or program to be made, which decides the capabilities needed;
-    *link_type* that of the link which was to be made or updated.
+    Args:
+        command: The command of bpf(2), or the name of another system call.
+        errno: The error number.
+        target: The object in the message (`map flows`).
+        subtype: The type of the map or program to create, which decides the capabilities needed.
+        link_type: The type of the link to create or update.
     """
     row = AT_HOOK.get((link_type, errno)) if link_type is not None else None
     row = row or TABLE.get((command, errno)) or TABLE.get((None, errno), (SyscallError, "refused"))
@@ -214,7 +223,7 @@ def syscall_error(
 
 
 def link_type_of(attach_type: int) -> LinkType | None:
-    """Return the type of the links at the hooks of *attach_type*, as far as `AT_HOOK` has rows."""
+    """Return the link type of *attach_type*, None if `AT_HOOK` has no rows for it."""
     try:
         name = AttachType(attach_type).name
     except ValueError:

@@ -1,15 +1,17 @@
-"""One reader at a time for a ring: a claim that ends with the process that made it.
+"""Exclusive access to a ring by a name: a claim that ends with the process that made it.
 
-Kernel objects have no file to lock: all of them share one inode. A claim has two parts, since what
-no other user can take away from root cannot be taken by an ordinary user, either.
+A ring has one position, so two readers would spoil it for each other. BPF objects cannot be locked
+themselves: their descriptors share one anonymous inode. A claim has two parts, because a name that
+other users cannot take from root is one that ordinary users cannot take either:
 
-* Root locks (flock(2)) a file of its own in /run, by the map's id. Nobody else can open that file,
-  so nobody can keep root from reading; all may see in /proc/locks that root reads.
-* Everybody listens on a socket in the abstract namespace (unix(7)), whose names anybody may take.
-  Such a socket counts only if whoever made it is shown to read: root, the same user, or a process
-  that has the map open (/proc/PID/fdinfo, as far as we may look).
+* Root locks (flock(2)) a file in /run/bpfpin that is named after the map's id. Only root can open
+  it, so other users cannot keep root from reading. /proc/locks shows the holder to all users.
+* Every user listens on a socket in the abstract namespace (unix(7)), in which any user can take any
+  name. So a socket counts only if its owner is known to read: root, the same user, or a process
+  that has the map open (/proc/PID/fdinfo, as far as this user may read it).
 
-Each announces itself first and looks for others then, so that of two at least one sees the other.
+Each process makes its claim first and looks for others then, so that of two processes at least one
+sees the other.
 """
 
 from __future__ import annotations
@@ -34,43 +36,50 @@ SOCKETS: Final = Path("/proc/thread-self/net/unix")
 ROOT: Final = 0
 
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-_ATTEMPTS: Final = 20  # a file that its last holder removes meanwhile is made anew
-_SOCKETS_MAX: Final = 1000  # anybody may make them in any number
+_ATTEMPTS: Final = 20  # the last holder may remove the file between the open and the lock
+_SOCKETS_MAX: Final = 1000  # any user may make any number of them
 
 
 class Claim(Closing):
-    """A claim that is held until it is closed, at the latest until the process ends."""
+    """An exclusive claim; it lasts until `close`, at the latest until the process ends."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._held: list[Descriptor] = []
+        self._descriptors: list[Descriptor] = []
         self._process = os.getpid()
 
     def lock(self, path: Path, fd: Descriptor) -> None:
-        """Own the lock on the file *path*, which goes with the claim."""
+        """Take over the locked file *path*, which is removed with the claim."""
         self._path = path
-        self._held.append(fd)
+        self._descriptors.append(fd)
 
     def listen(self, fd: Descriptor) -> None:
-        """Own a socket."""
-        self._held.append(fd)
+        """Take over a listening socket."""
+        self._descriptors.append(fd)
 
     def close(self) -> None:
-        """Let others read; again does nothing."""
-        # Removed while it is locked: whoever opened it meanwhile sees that it has no name. A forked
-        # process shares the lock, and leaves it to the one that took it.
+        """End the claim. Calling it again does nothing."""
+        # The file is removed while it is locked: a process that opened it meanwhile sees that the
+        # file has no name any more, and opens again. A forked process shares the lock, and leaves
+        # the file to the process that took it.
         if self._path is not None and self._process == os.getpid():
             with suppress(OSError):
                 self._path.unlink()
         self._path = None
-        while self._held:
-            self._held.pop().close()
+        while self._descriptors:
+            self._descriptors.pop().close()
 
 
 def acquire(kind: str, map_id: int, *, target: str) -> Claim:
-    """Claim the reading (or writing) of map *map_id*; `BusyError` while another holds it.
+    """Claim to be the only reader (or writer) of map *map_id*.
 
-    *kind* keeps claims of different meaning apart; *target* is what the error calls the map.
+    Args:
+        kind: The use that is claimed; claims of different kinds do not exclude each other.
+        map_id: The id of the map.
+        target: The map in the message of an error.
+
+    Raises:
+        BusyError: Another process has the claim; names its pid if that is visible.
     """
     claim = Claim()
     try:
@@ -79,7 +88,7 @@ def acquire(kind: str, map_id: int, *, target: str) -> Claim:
         _listen(claim, f"bpfpin/{kind}/{map_id}/")
         if os.geteuid() != ROOT and (pid := _root_holder(kind, map_id)) is not None:
             raise _busy(target, pid)
-        own = {fd.fileno() for fd in claim._held}
+        own = {fd.fileno() for fd in claim._descriptors}
         for pid in _listeners(f"bpfpin/{kind}/{map_id}/", map_id, own):
             raise _busy(target, pid)
     except BaseException:
@@ -97,7 +106,7 @@ def _busy(target: str, pid: int) -> BusyError:
 
 
 def _lock(claim: Claim, kind: str, map_id: int, target: str) -> None:
-    """Take root's lock, where there is a place for it that is root's alone."""
+    """Take root's lock, if /run/bpfpin can be a directory that only root writes."""
     with suppress(OSError):
         CLAIMS.mkdir(0o755)
     if not _is_roots(CLAIMS):
@@ -108,7 +117,7 @@ def _lock(claim: Claim, kind: str, map_id: int, target: str) -> None:
     for _ in range(_ATTEMPTS):
         try:
             fd = Descriptor(os.open(path, flags, 0o600))
-        except OSError:  # a file system that is read-only: the sockets have to do
+        except OSError:  # on a read-only file system there are only the sockets
             return
         with fd:
             if not fs.try_lock(fd.fileno()):
@@ -133,7 +142,7 @@ def _is_same(path: Path, fd: Descriptor) -> bool:
 
 
 def _sweep() -> None:
-    """Remove what killed readers left, of maps that are gone: nobody can read those any more."""
+    """Remove the files of killed readers whose maps are gone."""
     for path in CLAIMS.iterdir():
         with suppress(OSError, ValueError, PermissionDeniedError):
             map_id = int(path.name.rpartition("-")[2])
@@ -144,7 +153,7 @@ def _sweep() -> None:
 
 
 def _root_holder(kind: str, map_id: int) -> int | None:
-    """Return the pid of root's process that holds the claim, None if none does."""
+    """Return the pid of the process of root that has the claim, None if none has."""
     if not _is_roots(CLAIMS):
         return None
     with suppress(OSError):
@@ -153,7 +162,7 @@ def _root_holder(kind: str, map_id: int) -> int | None:
 
 
 def _listen(claim: Claim, prefix: str) -> None:
-    """Listen under our uid's name, or where another user took that, under any."""
+    """Listen under the name of this uid, or with a random suffix if another user took that."""
     names = [f"{prefix}{os.geteuid()}"]
     names += [f"{names[0]}.{secrets.token_hex(8)}" for _ in range(_ATTEMPTS)]
     for name in names:
@@ -169,27 +178,27 @@ def _listen(claim: Claim, prefix: str) -> None:
 
 def _listeners(prefix: str, map_id: int, own: set[int]) -> Iterator[int]:
     """Yield the pids of other claims that count."""
-    mine = {f"{os.fstat(fd).st_ino}" for fd in own}
-    for name in _names(prefix, mine):
+    own_inodes = {f"{os.fstat(fd).st_ino}" for fd in own}
+    for name in _names(prefix, own_inodes):
         pid, uid = _listener(f"\0{name}")
         if pid and (uid in (ROOT, os.geteuid()) or _has_open(pid, map_id)):
             yield pid
 
 
-def _names(prefix: str, mine: set[str]) -> list[str]:
-    """Return the names of sockets that begin with *prefix*, but for those of the inodes *mine*."""
+def _names(prefix: str, own_inodes: set[str]) -> list[str]:
+    """Return the names of sockets that begin with *prefix*, except those with *own_inodes*."""
     try:
         lines = SOCKETS.read_text(errors="replace").splitlines()
     except OSError:
         return []
     fields = (line.split(maxsplit=7) for line in lines if f"@{prefix}" in line)
-    named = [words for words in fields if len(words) == 8 and words[6] not in mine]
-    found = dict.fromkeys(words[7].removeprefix("@") for words in named)
-    return [name for name in found if name.startswith(prefix)][:_SOCKETS_MAX]
+    named = [words for words in fields if len(words) == 8 and words[6] not in own_inodes]
+    unique = dict.fromkeys(words[7].removeprefix("@") for words in named)
+    return [name for name in unique if name.startswith(prefix)][:_SOCKETS_MAX]
 
 
 def _listener(address: str) -> tuple[int, int]:
-    """Return pid and uid of who listens there; (0, 0) if nobody does or that does not show."""
+    """Return pid and uid of the listener (SO_PEERCRED); (0, 0) if there is none or it is hidden."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.setblocking(False)
         try:
@@ -202,7 +211,7 @@ def _listener(address: str) -> tuple[int, int]:
 
 
 def _has_open(pid: int, map_id: int) -> bool:
-    """Whether a process has the map open; False where we may not look."""
+    """Whether a process has the map open; False if this user may not read its descriptors."""
     line = f"map_id:\t{map_id}\n"
     with suppress(OSError):
         for entry in Path(f"/proc/{pid}/fdinfo").iterdir():

@@ -1,4 +1,4 @@
-"""Descriptors with one owner, closed on exec and by `with`."""
+"""File descriptors with one owner, closed by `with` and on exec."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ CLOSED = -1
 
 
 class Closing:
-    """Ends at the end of `with`, by its `close`.
+    """A base for objects that `with` closes.
 
-    It cannot be copied or pickled, as files cannot: a copy would hold the same descriptor number,
-    and would close another file's once the first of the two is closed.
+    They cannot be copied or pickled, like files: a copy would have the same descriptor number, and
+    after the first of the two was closed, the second would close the file that got the number next.
     """
 
     __slots__ = ()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        # copy, deepcopy, pickle, multiprocessing and dataclasses.asdict all come here.
+        # copy, deepcopy, pickle, multiprocessing and dataclasses.asdict all call this method.
         raise TypeError(
             f"cannot copy or pickle {type(self).__name__!r} objects: each owns what it closes;"
             " open it again (Map.from_pin, from_id), or fork"
         )
 
     def close(self) -> None:
-        """Let go of what is held; again does nothing."""
+        """Release the resources. Calling it again does nothing."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -43,41 +43,41 @@ class Closing:
 
 
 class Descriptor(Closing):
-    """Owns the file descriptor *fd* until it is closed or released.
+    """The owner of the file descriptor *fd* until `close` or `release`.
 
-    Dropping an open one closes it and warns with `ResourceWarning`; the descriptor does not
-    survive exec.
+    If an open one is garbage-collected, it is closed with a `ResourceWarning`. The descriptor is
+    closed on exec.
     """
 
     __slots__ = ("_fd",)
 
     def __init__(self, fd: int) -> None:
-        os.set_inheritable(fd, False)  # first: a number that is no descriptor is not owned
+        os.set_inheritable(fd, False)  # first: fails for a number that is not a descriptor
         self._fd = fd
 
     def fileno(self) -> int:
-        """Return the number; `ValueError` after `close` or `release`, as files do."""
+        """Return the number; `ValueError` after `close` or `release`, as with files."""
         if self._fd == CLOSED:
             raise ValueError("the descriptor is closed")
         return self._fd
 
     @property
     def is_closed(self) -> bool:
-        """Whether it no longer owns anything."""
+        """Whether it no longer owns a descriptor."""
         return self._fd == CLOSED
 
     def duplicate(self) -> Descriptor:
-        """Return a new owner of a copy (fcntl F_DUPFD_CLOEXEC)."""
+        """Return the owner of a duplicate, which is closed on exec as well."""
         return Descriptor(os.dup(self.fileno()))
 
     def release(self) -> int:
-        """Return the number and leave closing it to the caller."""
+        """Return the number; the caller closes it."""
         fd = self.fileno()
         self._fd = CLOSED
         return fd
 
     def close(self) -> None:
-        """Close it; again does nothing."""
+        """Close the descriptor. Calling it again does nothing."""
         if self._fd != CLOSED:
             os.close(self.release())
 

@@ -1,4 +1,4 @@
-"""Files, directories and mounts beyond the functions of `os`."""
+"""System calls on files, directories and mounts that `os` has no functions for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from bpfpin.syscall.libc import LIBC, checked, uninterrupted
 
 AT_FDCWD = -100
-BPFFS = "/sys/fs/bpf"  # the directory that the kernel makes for it
+BPFFS = "/sys/fs/bpf"  # the kernel makes this directory as a mount point
 BPFFS_MAGIC = 0xCAFE4A11
 CGROUP_MAGIC, CGROUP2_MAGIC = 0x27E0EB, 0x63677270  # linux/magic.h
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -25,7 +25,7 @@ STATFS_SIZE = 256  # struct statfs takes 120 bytes; its first word is f_type
 
 
 class Resolve(IntFlag):
-    """How openat2(2) may walk a path."""
+    """Restrictions on how openat2(2) resolves a path (linux/openat2.h)."""
 
     NO_XDEV = 0x1
     NO_MAGICLINKS = 0x2
@@ -35,7 +35,7 @@ class Resolve(IntFlag):
 
 
 class Rename(IntFlag):
-    """How renameat2(2) renames; bpffs knows the exchange since Linux 5.16."""
+    """Flags of renameat2(2) (linux/fs.h); bpffs takes EXCHANGE since Linux 5.16."""
 
     REPLACE = 0
     NOREPLACE = 0x1
@@ -52,10 +52,11 @@ class MountFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of /proc/PID/mountinfo; *device* is (major, minor), *id* of the host's numbering.
+    """One line of /proc/PID/mountinfo (proc(5)); *device* is (major, minor).
 
-    What is mounted below a mount with a *peer_group* is mounted in all mounts of that group, those
-    of other mount namespaces too; 0 is none (mount_namespaces(7)).
+    *id* is unique on the host. A mount made below a mount with a *peer_group* also appears in all
+    other mounts of that group, including those of other mount namespaces; 0 is no group
+    (mount_namespaces(7)).
     """
 
     mount_point: str
@@ -78,7 +79,11 @@ _HOW_SIZE = ctypes.c_size_t(ctypes.sizeof(_OpenHow))
 def openat2(
     path: str | Path, *, flags: int = os.O_PATH, resolve: Resolve, dir_fd: int = AT_FDCWD
 ) -> int:
-    """Open *path* and return a descriptor, walking only where *resolve* allows (openat2(2))."""
+    """Open *path* as far as *resolve* allows, and return a descriptor (openat2(2), Linux 5.6).
+
+    `PinNotFoundError` if it is missing, `UnsafePathError` at a symbolic link (ELOOP) or if the path
+    leaves the directory (EXDEV).
+    """
     how = ctypes.byref(_OpenHow(flags | os.O_CLOEXEC, 0, resolve))
     raw = os.fsencode(path)
     answer = uninterrupted(lambda: LIBC.syscall(OPENAT2, dir_fd, raw, how, _HOW_SIZE))
@@ -93,14 +98,18 @@ def renameat2(
     old_dir_fd: int = AT_FDCWD,
     new_dir_fd: int = AT_FDCWD,
 ) -> None:
-    """Rename, or exchange two names, in one step (renameat2(2))."""
+    """Rename, or exchange two names, atomically (renameat2(2)).
+
+    `PinNotFoundError` if a name is missing, `PinExistsError` if NOREPLACE meets a name,
+    `NotSupportedError` if the file system does not know the flag (EINVAL).
+    """
     names = (old_dir_fd, os.fsencode(old), new_dir_fd, os.fsencode(new))
     answer = uninterrupted(lambda: int(LIBC.renameat2(*names, ctypes.c_uint(flags))))
     checked("renameat2", answer, target=f"{old} -> {new}")
 
 
 def shown_path(path: str | bytes | os.PathLike[str]) -> str:
-    """Return a path for people: `/proc/self/fd/N/NAME` by the name of the directory that N is."""
+    """Return a path for messages: `/proc/self/fd/N/NAME` by the path of the directory N."""
     text = os.fsdecode(path)
     head, _, name = text.removeprefix(_OPEN).partition("/")
     if not text.startswith(_OPEN) or not head.isdecimal():
@@ -113,12 +122,12 @@ def shown_path(path: str | bytes | os.PathLike[str]) -> str:
 
 
 def is_bpffs(place: str | Path | int) -> bool:
-    """Whether a path or descriptor lies in a bpffs (statfs(2)); `PinNotFoundError` if nowhere."""
+    """Whether a path or descriptor is in a bpffs; `PinNotFoundError` if there is no such path."""
     return magic(place) == BPFFS_MAGIC
 
 
 def bpffs_hint() -> str:
-    """Return where a bpffs is, or how to mount one, for somebody who named a place in none."""
+    """Return a hint for a path outside of any bpffs: where one is, or how to mount one."""
     try:
         if is_bpffs(BPFFS):
             return f"name a place in a bpffs: one is mounted at {BPFFS}"
@@ -128,7 +137,7 @@ def bpffs_hint() -> str:
 
 
 def magic(place: str | Path | int) -> int:
-    """Return the kind of file system of a path or descriptor, its `f_type` (statfs(2))."""
+    """Return the magic number of the file system of a path or descriptor (statfs(2))."""
     buffer = ctypes.create_string_buffer(STATFS_SIZE)
     if isinstance(place, int):
         answer = LIBC.fstatfs(place, buffer)
@@ -141,8 +150,8 @@ def magic(place: str | Path | int) -> int:
 def mount_bpffs(path: str | Path) -> None:
     """Mount a bpffs on the directory *path* (mount(2)); needs CAP_SYS_ADMIN.
 
-    Its mode is 0700, as systemd mounts it: the kernel's own choice (1777) lets everybody take names
-    and build trees in it.
+    Its mode is 0700, as with systemd: the default of the kernel (1777) lets all users take names
+    and make directories in it. bpffs silently ignores options that it does not know.
     """
     flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
     data = b"mode=0700"
@@ -151,23 +160,23 @@ def mount_bpffs(path: str | Path) -> None:
 
 
 def mounts(mountinfo: Path | None = None) -> list[Mount]:
-    """Return the mounts that this process sees (or another, by its *mountinfo*), oldest first."""
+    """Return the mounts of this process, or of another by its *mountinfo*, oldest first."""
     text = (mountinfo or MOUNTINFO).read_text(errors="surrogateescape")
     return [_mount(line) for line in text.splitlines()]
 
 
 def mounts_of_init() -> list[Mount] | None:
-    """Return the mounts of process 1; None if we are in its mount namespace, or may not know.
+    """Return the mounts of process 1; None in its mount namespace, or without permission.
 
-    A mount namespace has mounts of its own, with ids of their own, from the moment it is made; so
-    one id in common tells that it is the same one. In a container process 1 is its own init.
+    Each mount namespace has its own mounts with their own ids, so one common id means that it is
+    the same namespace. In a container, process 1 is the init of the container.
     """
     try:
-        firsts = mounts(INIT_MOUNTINFO)
+        of_init = mounts(INIT_MOUNTINFO)
     except OSError:  # /proc is mounted with hidepid, or not at all
         return None
-    is_same = {mount.id for mount in firsts} & {mount.id for mount in mounts()}
-    return None if is_same or not firsts else firsts
+    common = {mount.id for mount in of_init} & {mount.id for mount in mounts()}
+    return None if common or not of_init else of_init
 
 
 def _mount(line: str) -> Mount:
@@ -184,14 +193,15 @@ def _mount(line: str) -> Mount:
 
 
 def _unescape(text: str) -> str:
-    r"""Turn `\040` back into a space; the kernel writes space, tab, newline and backslash so."""
+    r"""Decode `\040` to a space; the kernel encodes space, tab, newline and backslash in octal."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def try_lock(fd: int) -> bool:
-    """Take the exclusive flock(2) of an open file; False when somebody else holds it.
+    """Take the exclusive flock(2) of an open file; False if it is taken.
 
-    It ends with the last descriptor of this opening of the file, at the latest with the process.
+    It ends when the last descriptor of this open file description is closed, at the latest with the
+    last process that has it.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,21 +211,21 @@ def try_lock(fd: int) -> bool:
 
 
 def lock(fd: int) -> None:
-    """Take the exclusive flock(2) of an open file, in the order of asking; blocks until then."""
+    """Take the exclusive flock(2) of an open file; blocks, in the order of asking."""
     fcntl.flock(fd, fcntl.LOCK_EX)
 
 
 def unlock(fd: int) -> None:
-    """Give the flock(2) of an open file back."""
+    """Release the flock(2) of an open file."""
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def lock_holder(status: os.stat_result) -> int | None:
-    """Return the pid that holds the flock of what has *status*, None for nobody (/proc/locks).
+    """Return the pid that holds the flock of the file with *status*, None if it is free.
 
-    A holder in another pid namespace shows as pid 0.
+    /proc/locks shows a holder in another pid namespace as pid 0.
     """
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     lines = (line.split() for line in LOCKS.read_text().splitlines())
-    # A line of somebody waiting has an arrow in its second place.
+    # The line of a waiting process has an arrow (`->`) as its second field.
     return next((int(f[4]) for f in lines if f[1] == "FLOCK" and f[5] == device), None)

@@ -1,4 +1,4 @@
-"""Being woken when names in a directory change (inotify(7)); bpffs tells of them, too."""
+"""Waking up when names in a directory change (inotify(7)), which works in bpffs as well."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUFFER_SIZE = 65536
 
 
 class InotifyEvent(IntFlag):
-    """What can happen to the names in a directory."""
+    """The changes of names in a directory, as bits of a mask (linux/inotify.h)."""
 
     ATTRIB = 0x4
     MOVED_FROM = 0x40
@@ -35,7 +35,7 @@ NAMES = (
 
 
 class Inotify(Closing):
-    """Directories that are listened to; which name it was, the caller looks himself."""
+    """A set of watched directories. It does not say which name changed: the caller looks."""
 
     def __init__(self) -> None:
         flags = ctypes.c_int(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -44,21 +44,21 @@ class Inotify(Closing):
         self._poll.register(self._descriptor.fileno(), select.POLLIN)
 
     def close(self) -> None:
-        """Listen to nothing any more."""
+        """Stop watching."""
         self._descriptor.close()
 
     def duplicate(self) -> Descriptor:
-        """Return a descriptor that is readable when something happened."""
+        """Return a descriptor that is readable when a name has changed."""
         return self._descriptor.duplicate()
 
     def add(self, directory: Path, events: InotifyEvent = NAMES) -> None:
-        """Listen to the directory that is at this path now; again does nothing."""
+        """Watch the directory that is at this path now. Calling it again does nothing."""
         fd, mask = self._descriptor.fileno(), ctypes.c_uint32(events)
         answer = LIBC.inotify_add_watch(fd, os.fsencode(directory), mask)
         checked("inotify_add_watch", answer, target=str(directory))
 
     def wait(self, timeout_s: float) -> bool:
-        """Return True as soon as something happened, False after *timeout_s*."""
+        """Wait for a change; return True at the first one, False after *timeout_s* seconds."""
         if not self._poll.poll(max(0, math.ceil(timeout_s * 1000))):
             return False
         os.read(self._descriptor.fileno(), BUFFER_SIZE)

@@ -1,4 +1,4 @@
-"""System calls for which Python has no function."""
+"""The C library, for system calls that Python has no function for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bpfpin.syscall.errno_table import syscall_error
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
-INTERRUPTED_MAX = 5  # how often a call that a signal came between is made anew
+INTERRUPTED_MAX = 5  # attempts of a call that signals interrupt (EINTR)
 
 
 def uninterrupted(call: Callable[[], int]) -> int:
-    """Return what *call* answers, making it again where a signal came between (EINTR)."""
+    """Return the answer of *call*, which is repeated after EINTR."""
     for _ in range(INTERRUPTED_MAX):
         answer = call()
         if answer >= 0 or ctypes.get_errno() != errno.EINTR:
@@ -23,7 +23,7 @@ def uninterrupted(call: Callable[[], int]) -> int:
 
 
 def checked(command: str, answer: int, *, target: str = "") -> int:
-    """Return *answer*, or raise the refusal of *command* about *target* when it is negative."""
+    """Return *answer*; if it is negative, raise the exception for errno, *command* and *target*."""
     if answer < 0:
         raise syscall_error(command, ctypes.get_errno(), target=target)
     return answer

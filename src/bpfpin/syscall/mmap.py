@@ -1,4 +1,4 @@
-"""Memory that a descriptor shares with the kernel (mmap(2)), and the order of its reads."""
+"""Memory that a descriptor shares with the kernel (mmap(2)), and a barrier for its reads."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from bpfpin.syscall.libc import LIBC
 
 PAGE_SIZE = mmap.PAGESIZE
 WORD = 4
-_MAP_FIXED_NOREPLACE = 0x100000  # of asm-generic/mman-common.h; Python has it from 3.13 on
-_MAP_NORESERVE = 0x4000  # likewise
+_MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h; in Python's mmap since 3.13
+_MAP_NORESERVE = 0x4000  # the same
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 class SharedPages(Closing):
-    """*size* bytes of what descriptor *fd* shares, from byte *offset* on; whole pages.
+    """A mapping of *size* bytes of descriptor *fd* from byte *offset* on, in whole pages.
 
-    Words of 32 and 64 bits are read and written in one piece: `words` gives a memoryview of native
-    words, whose items CPython copies by one load or store of their size. (The `struct` module does
-    not promise that.) `ReadOnlyMapError` where writing is asked of a handle for reading.
+    Words of 32 and 64 bits are read and written in one piece: `words` returns a memoryview of
+    native words, whose items CPython copies by one load or store of their size. (The `struct`
+    module does not promise that.) `ReadOnlyMapError` if *writable* is asked of a descriptor that is
+    open for reading only.
     """
 
     def __init__(
@@ -39,30 +40,30 @@ class SharedPages(Closing):
         self._views = [self.data]
 
     def part(self, start: int) -> memoryview:
-        """Return the bytes from *start* on; like all views of the memory they end with `close`."""
+        """Return a view of the bytes from *start* on; `close` releases it, like all views."""
         view = self.data[start:]
         self._views.append(view)
         return view
 
     def words(self, size: int, start: int = 0) -> memoryview:
-        """Return the memory from byte *start* on as words of *size* bytes, 4 or 8."""
+        """Return a view of the memory from byte *start* on as words of *size* bytes, 4 or 8."""
         view = self.part(start).cast("I" if size == WORD else "Q")
         self._views.append(view)
         return view
 
     def close(self) -> None:
-        """Give the memory back; views of it end. Again does nothing."""
+        """Release all views and unmap the memory. Calling it again does nothing."""
         for view in self._views:
             view.release()
-        # A slice that somebody still holds keeps the memory until it is dropped, too.
+        # A slice of a view that the caller still has keeps the memory mapped until it is dropped.
         with contextlib.suppress(BufferError):
             self._pages.close()
 
 
 class MappedAt(Closing):
-    """*size* bytes of what descriptor *fd* shares, mapped at *address*; 0: where there is room.
+    """A mapping of *size* bytes of descriptor *fd* at *address*; 0: the kernel chooses.
 
-    Python's mmap takes no address; an arena of BPF that has one is mapped nowhere else.
+    Python's mmap takes no address, but a BPF arena that has one can be mapped only there.
     """
 
     def __init__(self, fd: int, size: int, *, address: int, target: str = "") -> None:
@@ -83,7 +84,7 @@ class MappedAt(Closing):
         self._start, self._size = start, size
 
     def write(self, data: bytes) -> None:
-        """Write *data* at the start; not more than there is room for."""
+        """Write *data* at the start, at most the size of the mapping."""
         ctypes.memmove(self._start, data, min(len(data), self._size))
 
     def read(self, size: int) -> bytes:
@@ -91,31 +92,31 @@ class MappedAt(Closing):
         return ctypes.string_at(self._start, min(size, self._size))
 
     def close(self) -> None:
-        """Unmap the memory. Again does nothing."""
+        """Unmap the memory. Calling it again does nothing."""
         if self._size:
             LIBC.munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._size))
         self._size = 0
 
 
 def free_address(size: int) -> int:
-    """Return an address at which this process has *size* bytes of room now."""
+    """Return an address at which this process can map *size* bytes now."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     with mmap.mmap(-1, size, flags=flags) as room:
         byte = ctypes.c_char.from_buffer(room)
         address = ctypes.addressof(byte)
-        del byte  # it holds the memory
+        del byte  # it keeps the memory mapped
     return address
 
 
 class Fence:
-    """A barrier: what is read or written before a call of it comes before what follows.
+    """A memory barrier: reads and writes before a call complete before those after it.
 
-    The kernel writes a record first and its position then; we must read them the other way round.
-    x86-64 keeps the order of reads by itself, arm64 does not, and Python has no barrier. But giving
-    a lock back stores with release order, and taking one loads with acquire order, and a load of
-    that kind never passes a store of that kind: so to take, give back, take and give back is a
-    barrier in both directions, for a tenth of a microsecond. (On x86-64 all four are locked
-    instructions, full barriers.)
+    The kernel writes a record first and then its position, so a reader must read the position
+    first. x86-64 keeps the order of reads by itself, arm64 does not, and Python has no barrier. But
+    releasing a lock is a store with release order, taking one is a load with acquire order, and
+    such a load never passes such a store. So taking and releasing a lock twice is a barrier in both
+    directions, in a tenth of a microsecond. (On x86-64 all four are locked instructions, which are
+    full barriers.)
     """
 
     __slots__ = ("_lock",)
@@ -124,7 +125,7 @@ class Fence:
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        """Keep what stands before from passing what stands behind."""
+        """Complete earlier reads and writes before later ones."""
         with self._lock:
             pass
         with self._lock:

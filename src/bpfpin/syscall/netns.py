@@ -1,7 +1,7 @@
-"""Network namespaces: enter and leave, name and tell apart. All of it is per thread.
+"""Network namespaces of the calling thread: enter, leave, name, identify.
 
-A name stands for the file that `ip netns add` mounts in /run/netns. The mount namespace is left
-alone, so bpffs stays visible, which `ip netns exec` hides.
+A name is a file that `ip netns add` mounts in /run/netns. Only the network namespace changes. So
+bpffs stays visible, unlike in `ip netns exec`, which mounts a new /sys over it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ CLONE_NEWNET = 0x40000000
 
 
 def path_of(name: str | Path) -> Path:
-    """Return the file of a namespace: a name under /run/netns, or a path as it is."""
+    """Return the file of a namespace: a name is one in /run/netns, a path stays as it is."""
     return Path(name) if os.sep in os.fspath(name) else NAMED / name
 
 
 def names() -> list[str]:
-    """Return the namespaces that have a name."""
+    """Return the names of all named namespaces, sorted."""
     return sorted(entry.name for entry in NAMED.iterdir()) if NAMED.is_dir() else []
 
 
 def is_namespace(name: str | Path) -> bool:
-    """Whether there is a namespace behind the file; none is, where its maker was killed."""
+    """Whether the file is a namespace: if `ip netns add` is killed, it leaves an empty file."""
     try:
         return path_of(name).stat().st_dev == OWN.stat().st_dev
     except OSError:
@@ -41,7 +41,7 @@ def is_namespace(name: str | Path) -> bool:
 
 
 def open_namespace(name: str | Path) -> Descriptor:
-    """Open a namespace; `NamespaceNotFoundError` with the near names."""
+    """Open a namespace; `NamespaceNotFoundError` hints at similar names."""
     try:
         return Descriptor(os.open(path_of(name), os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
@@ -59,16 +59,16 @@ def _with_names(error: BpfError, name: str | Path) -> BpfError:
 
 @contextmanager
 def enter(name: str | Path | None) -> Iterator[None]:
-    """Run the block in namespace *name* (setns(2)); None stays where we are.
+    """Run the block in namespace *name* (setns(2)); None: in the current one.
 
-    Only this thread moves, and it comes back whatever happens.
+    Only this thread moves, and it always comes back.
     """
     if name is None:
         yield
         return
     with Descriptor(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)) as home:
-        with open_namespace(name) as there:
-            _move(there, str(name))
+        with open_namespace(name) as namespace:
+            _move(namespace, str(name))
         try:
             yield
         finally:
@@ -80,11 +80,11 @@ def _move(namespace: Descriptor, target: str) -> None:
 
 
 def inode(name: str | Path | None = None) -> int:
-    """Return the inode that identifies a namespace, None: this thread's."""
+    """Return the inode number that identifies a namespace; None: that of this thread."""
     if name is None:
         return OWN.stat().st_ino
-    with open_namespace(name) as there:
-        return os.fstat(there.fileno()).st_ino
+    with open_namespace(name) as namespace:
+        return os.fstat(namespace.fileno()).st_ino
 
 
 def unshare() -> None:

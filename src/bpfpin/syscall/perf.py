@@ -1,4 +1,4 @@
-"""Buffers of perf events that BPF programs write to (perf_event_open(2))."""
+"""Perf events whose buffers BPF programs write to (perf_event_open(2))."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ENABLE = 0x2400
 ANY_PROCESS, NO_GROUP = -1, -1
 
 RECORD_LOST, RECORD_SAMPLE = 2, 9
-# Bytes of the first page, struct perf_event_mmap_page.
+# Offsets in the first page of the buffer, struct perf_event_mmap_page.
 DATA_HEAD, DATA_TAIL = 1024, 1032
 
-_COUNTS = struct.Struct("<QQ")  # what reading an event answers with FORMAT_LOST: value, lost
+_COUNTS = struct.Struct("<QQ")  # read(2) of an event with FORMAT_LOST: value, lost
 
 
 class EventAttr(ctypes.Structure):
-    """`struct perf_event_attr` as far as its first version went."""
+    """`struct perf_event_attr` in its first version (PERF_ATTR_SIZE_VER0); the rest is zero."""
 
     _fields_ = [
         *u32("type", "size"),
@@ -42,9 +42,9 @@ class EventAttr(ctypes.Structure):
 
 
 def open_bpf_output(cpu: int, *, watermark_bytes: int = 0) -> Descriptor:
-    """Open the event that `bpf_perf_event_output` writes to on *cpu* (CAP_PERFMON).
+    """Open the event on *cpu* that `bpf_perf_event_output` writes to; needs CAP_PERFMON.
 
-    Readers are woken by each record, with *watermark_bytes* once so much is there.
+    Each record wakes the readers; with *watermark_bytes*, so many unread bytes do.
     """
     attribute = EventAttr(
         type=TYPE_SOFTWARE,
@@ -68,10 +68,10 @@ def open_bpf_output(cpu: int, *, watermark_bytes: int = 0) -> Descriptor:
 
 
 def enable(fd: int) -> None:
-    """Let the event record from now on (PERF_EVENT_IOC_ENABLE)."""
+    """Start recording (PERF_EVENT_IOC_ENABLE of ioctl(2))."""
     fcntl.ioctl(fd, ENABLE, 0)
 
 
 def lost_records(fd: int) -> int:
-    """Return how many records of the event found no room since it was opened (Linux 6.0)."""
+    """Return how many records of the event were lost since it was opened (Linux 6.0)."""
     return int(_COUNTS.unpack(os.read(fd, _COUNTS.size))[1])

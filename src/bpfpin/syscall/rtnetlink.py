@@ -1,7 +1,7 @@
-"""One request to rtnetlink(7) and its answers: bytes in, bytes out.
+"""Requests to rtnetlink(7): bytes in, bytes out.
 
-For what is asked often, or what pyroute2 does not read; it costs no import and no thread. The
-request is made in the network namespace of the calling thread.
+For frequent requests, and for answers that pyroute2 does not decode; needs no import of it and no
+thread. A request is made in the network namespace of the calling thread.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ATTRIBUTE = struct.Struct("=HH")  # rtattr
 CODE = struct.Struct("=i")
 ERROR, DONE = 2, 3
 SOL_NETLINK, CAP_ACK, EXT_ACK = 270, 10, 11
-WORDS = 1  # NLMSGERR_ATTR_MSG: what the kernel says in English
+WORDS = 1  # NLMSGERR_ATTR_MSG: the kernel's message in English
 TYPE_MASK = 0x3FFF
 ANSWER_SIZE = 1 << 16
-# A dump during which something changed starts anew.
+# A dump is repeated if the kernel marks it as interrupted by a change (NLM_F_DUMP_INTR).
 ATTEMPTS = 5
 
 
 class RouteCommand(IntEnum):
-    """What is asked of rtnetlink (linux/rtnetlink.h)."""
+    """The types of requests (linux/rtnetlink.h)."""
 
     GETLINK = 18
     GETADDR = 22
@@ -41,7 +41,7 @@ class RouteCommand(IntEnum):
 
 
 class RequestFlag(IntFlag):
-    """How a request is meant (linux/netlink.h)."""
+    """The flags of a request (linux/netlink.h)."""
 
     REQUEST = 0x1
     ACK = 0x4
@@ -55,38 +55,39 @@ NO_FLAGS = RequestFlag(0)
 
 
 class _InterruptedError(Exception):
-    """The kernel says that what it listed changed meanwhile."""
+    """A dump that a change interrupted."""
 
 
 def request(
     command: RouteCommand, body: bytes, *, flags: RequestFlag = NO_FLAGS, target: str = ""
 ) -> list[bytes]:
-    """Send a request and return the messages of its answer, without their headers.
+    """Send a request and return the messages of the answer, without their headers.
 
-    *target* names in errors what is asked of; the kernel's own words become the error's hint.
+    An error raises the exception of `errno_table.TABLE`, with the kernel's message (extended ACK)
+    as the hint; *target* names the object in it.
     """
     for _ in range(ATTEMPTS):
         try:
             return _ask(command, body, flags, target)
         except _InterruptedError:
             continue
-    raise BpfError(f"{target}: it changed all the time while it was listed")
+    raise BpfError(f"{target}: it changed during each of {ATTEMPTS} attempts to list it")
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
-    """Return one attribute as it is sent, padded to four bytes."""
+    """Return the encoded attribute, padded to four bytes."""
     padding = bytes(-len(payload) % 4)
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(payload), kind) + payload + padding
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Return the attributes in *data* by their kind."""
-    found, at = {}, 0
+    """Return the payloads of the attributes in *data* by kind."""
+    payloads, at = {}, 0
     while at + ATTRIBUTE.size <= len(data):
         length, kind = ATTRIBUTE.unpack_from(data, at)
-        found[kind & TYPE_MASK] = data[at + ATTRIBUTE.size : at + length]
+        payloads[kind & TYPE_MASK] = data[at + ATTRIBUTE.size : at + length]
         at += max(ATTRIBUTE.size, length + 3 & ~3)
-    return found
+    return payloads
 
 
 def _ask(command: RouteCommand, body: bytes, flags: RequestFlag, target: str) -> list[bytes]:

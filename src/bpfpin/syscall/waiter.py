@@ -1,4 +1,4 @@
-"""Waiting until one of several descriptors is ready (epoll(7)), in a way that `close` ends."""
+"""Waiting for one of several descriptors (epoll(7)) so that `close` of another thread ends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WRITABLE = select.EPOLLOUT
 
 
 class Waiter(Closing):
-    """Waits until one of the descriptors *fds* is ready; `close` wakes whoever waits."""
+    """Waits until one of the descriptors *fds* is ready; `close` wakes all waiting threads."""
 
     def __init__(self, fds: Iterable[int], events: int = READABLE) -> None:
         self._bell = Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
@@ -28,7 +28,7 @@ class Waiter(Closing):
         self.is_closed = False
 
     def wait(self, timeout_s: float) -> bool:
-        """Return True as soon as one is ready, False after *timeout_s* or once it is closed."""
+        """Return True as soon as one is ready, False after *timeout_s* seconds or `close`."""
         if not self._enter():
             return False
         try:
@@ -52,7 +52,7 @@ class Waiter(Closing):
             self._leave()
 
     def close(self) -> None:
-        """Let everybody who waits go on; again does nothing."""
+        """Wake all waiting threads. Calling it again does nothing."""
         with self._lock:
             if self.is_closed:
                 return
@@ -71,7 +71,7 @@ class Waiter(Closing):
             self._end_if_unused()
 
     def _end_if_unused(self) -> None:
-        # A number that is closed while another thread polls it may be given to another file.
+        # Only when no thread polls: the number of a closed descriptor may be given to another file.
         if self.is_closed and not self._waiting:
             self._epoll.close()
             self._bell.close()
