@@ -1,10 +1,18 @@
-"""Hooks that programs attach to, and XDP modes, by the names that users type."""
+"""The hook registry: every hook that programs are attached to, and its facts.
+
+Each hook is one member of `Hook`, and its row of facts is `Hook.traits`. All other modules ask the
+row and never compare hooks. This module is pure data: the code of a hook is in the file of
+`attach/` that the row names (`HookTraits.code`), which `attach.registry.code_of` imports on use.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
+from typing import NamedTuple, Self
 
-from bpfpin.uapi import AttachType
+from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpAction
 
 
 class XdpMode(Enum):
@@ -25,6 +33,201 @@ class XdpMode(Enum):
     OFFLOAD = "offload"
 
 
+class TargetKind(Enum):
+    """What a hook belongs to: the kind of thing that a program is attached to.
+
+    Its value is the argument of `deploy` that names such a target, with *placeholder* in its place
+    in hints. Without a placeholder there is no argument: the section of the program names the
+    target (`kprobe/do_exit`), or there is nothing to name.
+    """
+
+    DEVICE = "device", "DEV"
+    NETWORK_NAMESPACE = "network namespace", ""
+    CGROUP = "cgroup", "PATH"
+    FUNCTION = "function", ""
+    TRACEPOINT = "tracepoint", ""
+    PROCESS = "process", ""
+    PERF_EVENT = "perf event", ""
+    MAP = "map", ""
+    SOCKET = "socket", ""
+    PROGRAM = "program", ""
+    NOTHING = "nothing", ""
+
+    _value_: str
+    placeholder: str
+
+    def __new__(cls, word: str, placeholder: str = "") -> Self:
+        """Make a member whose value is its *word*."""
+        member = object.__new__(cls)
+        member._value_ = word
+        member.placeholder = placeholder
+        return member
+
+
+class HeldBy(Enum):
+    """What keeps a program attached to its hook: the words that the manifest of a set stores.
+
+    Perf events need no word of their own: since Linux 5.15 a link holds them, too.
+    """
+
+    LINK = "link"  # a BPF link, pinned in the set
+    NETLINK = "netlink"  # the device itself: an XDP program without a link, taken over
+    FILTER = "filter"  # a filter of classic tc
+
+
+class PacketForm(Enum):
+    """What BPF_PROG_TEST_RUN makes of a test packet for a type of program (net/bpf/test_run.c)."""
+
+    FRAME = "xdp_md"  # the frame as it is, VLAN tags and all
+    L2 = "__sk_buff"  # with an Ethernet header, on a device
+    L3 = "__sk_buff without a device"  # from the IP header on
+
+
+class PacketTraits(NamedTuple):
+    """How programs of a hook see packets, and which of their answers let a packet go on."""
+
+    is_incoming: bool
+    form: PacketForm
+    passes: Callable[[int], bool]
+    answers: Mapping[int, str]
+    """The names of answers; others are shown as numbers."""
+
+
+class HookTraits(NamedTuple):
+    """The facts of one hook."""
+
+    program_types: tuple[ProgramType, ...]
+    """The types of programs that it runs; the first one is meant where nothing says the type."""
+    attach_type: AttachType | None
+    """The attach type of BPF_LINK_CREATE; None if the hook is not reached by bpf(2)."""
+    target: TargetKind
+    code: str
+    """The module of `bpfpin.attach` with its code."""
+    since: str
+    """The first Linux with the hook, held the way *held_by* says."""
+    sections: tuple[str, ...] = ()
+    """Section names (libbpf's) that mean the hook, beside those with its attach type."""
+    held_by: HeldBy = HeldBy.LINK
+    link_type: LinkType | None = None
+    """The type that the kernel reports of its links."""
+    updates_in_place: bool = True
+    """Whether another program takes the place of the one attached, losing nothing."""
+    checks_attach_type: bool = True
+    """Whether it refuses programs loaded for another attach type (`expected_attach_type`)."""
+    runs_one: bool = False
+    """Whether it runs one program only; all others run several."""
+    has_order: bool = False
+    """Whether a new program is put before or after others (`--order`)."""
+    has_mode: bool = False
+    """Whether it has the modes of `XdpMode`."""
+    has_actions: bool = False
+    """Whether programs answer with an XDP action, which `bpfpin action` switches."""
+    can_lock_out: bool = False
+    """Whether a program there can stop the traffic that the user came in by."""
+    packets: PacketTraits | None = None
+    """How its programs run on test packets; None where the kernel does not do that."""
+
+
+_XDP_ANSWERS = MappingProxyType({int(action): action.name for action in XdpAction})
+# TC_ACT_* of include/uapi/linux/pkt_cls.h, as far as they stop a packet.
+_TC_STOPS = MappingProxyType(
+    {2: "TC_ACT_SHOT", 4: "TC_ACT_STOLEN", 7: "TC_ACT_REDIRECT", 8: "TC_ACT_TRAP"}
+)
+
+
+def _xdp_passes(answer: int) -> bool:
+    return answer == XdpAction.XDP_PASS
+
+
+def _tc_passes(answer: int) -> bool:
+    # cls_bpf and tcx let a packet go on whose answer they do not know.
+    return answer not in _TC_STOPS
+
+
+def _netkit_passes(answer: int) -> bool:
+    # NETKIT_NEXT and NETKIT_PASS; what it does not know, netkit drops (drivers/net/netkit.c).
+    return answer in (-1, 0)
+
+
+def _cgroup_passes(answer: int) -> bool:
+    # At egress, 2 and 3 tell of congestion besides (BPF_PROG_CGROUP_INET_EGRESS_RUN_ARRAY).
+    return bool(answer & 1)
+
+
+def _xdp() -> HookTraits:
+    return HookTraits(
+        (ProgramType.XDP,),
+        AttachType.XDP,
+        TargetKind.DEVICE,
+        code="xdp",
+        since="5.9",
+        link_type=LinkType.XDP,
+        runs_one=True,
+        has_mode=True,
+        has_actions=True,
+        can_lock_out=True,
+        packets=PacketTraits(True, PacketForm.FRAME, _xdp_passes, _XDP_ANSWERS),
+    )
+
+
+def _tc(attach_type: AttachType | None, *, is_incoming: bool) -> HookTraits:
+    """Return the row of a tc hook: of tcx if it has an attach type, else of classic tc."""
+    is_tcx = attach_type is not None
+    return HookTraits(
+        (ProgramType.SCHED_CLS,),
+        attach_type,
+        TargetKind.DEVICE,
+        code="tcx" if is_tcx else "clsact",
+        since="6.6" if is_tcx else "4.5",
+        held_by=HeldBy.LINK if is_tcx else HeldBy.FILTER,
+        link_type=LinkType.TCX if is_tcx else None,
+        checks_attach_type=False,
+        has_order=is_tcx,
+        can_lock_out=True,
+        packets=PacketTraits(is_incoming, PacketForm.L2, _tc_passes, _TC_STOPS),
+    )
+
+
+def _netkit(attach_type: AttachType, *, is_incoming: bool) -> HookTraits:
+    return HookTraits(
+        (ProgramType.SCHED_CLS,),
+        attach_type,
+        TargetKind.DEVICE,
+        code="netkit",
+        since="6.7",
+        link_type=LinkType.NETKIT,
+        checks_attach_type=False,
+        has_order=True,
+        can_lock_out=True,
+        packets=PacketTraits(is_incoming, PacketForm.L2, _netkit_passes, _TC_STOPS),
+    )
+
+
+def _cgroup(
+    attach_type: AttachType,
+    program_type: ProgramType = ProgramType.CGROUP_SOCK_ADDR,
+    *,
+    since: str = "5.7",
+) -> HookTraits:
+    """Return the row of a cgroup hook; links hold them since Linux 5.7."""
+    return HookTraits(
+        (program_type,),
+        attach_type,
+        TargetKind.CGROUP,
+        code="cgroup",
+        since=since,
+        link_type=LinkType.CGROUP,
+        can_lock_out=True,
+    )
+
+
+def _cgroup_skb(attach_type: AttachType, *, is_incoming: bool) -> HookTraits:
+    return _cgroup(attach_type, ProgramType.CGROUP_SKB)._replace(
+        checks_attach_type=False,
+        packets=PacketTraits(is_incoming, PacketForm.L3, _cgroup_passes, MappingProxyType({})),
+    )
+
+
 class Hook(Enum):
     """A hook that a program attaches to, with the name that `--hook` accepts as its value.
 
@@ -43,49 +246,132 @@ class Hook(Enum):
             named after the kernel's attach types.
     """
 
-    XDP = "xdp"
-    TCX_INGRESS = "tcx-ingress"
-    TCX_EGRESS = "tcx-egress"
-    TC_INGRESS = "tc-ingress"
-    TC_EGRESS = "tc-egress"
-    NETKIT_PRIMARY = "netkit-primary"
-    NETKIT_PEER = "netkit-peer"
-    CGROUP_INET_INGRESS = "cgroup-inet-ingress"
-    CGROUP_INET_EGRESS = "cgroup-inet-egress"
-    CGROUP_INET_SOCK_CREATE = "cgroup-inet-sock-create"
-    CGROUP_INET_SOCK_RELEASE = "cgroup-inet-sock-release"
-    CGROUP_SOCK_OPS = "cgroup-sock-ops"
-    CGROUP_DEVICE = "cgroup-device"
-    CGROUP_INET4_BIND = "cgroup-inet4-bind"
-    CGROUP_INET6_BIND = "cgroup-inet6-bind"
-    CGROUP_INET4_POST_BIND = "cgroup-inet4-post-bind"
-    CGROUP_INET6_POST_BIND = "cgroup-inet6-post-bind"
-    CGROUP_INET4_CONNECT = "cgroup-inet4-connect"
-    CGROUP_INET6_CONNECT = "cgroup-inet6-connect"
-    CGROUP_UNIX_CONNECT = "cgroup-unix-connect"
-    CGROUP_UDP4_SENDMSG = "cgroup-udp4-sendmsg"
-    CGROUP_UDP6_SENDMSG = "cgroup-udp6-sendmsg"
-    CGROUP_UNIX_SENDMSG = "cgroup-unix-sendmsg"
-    CGROUP_UDP4_RECVMSG = "cgroup-udp4-recvmsg"
-    CGROUP_UDP6_RECVMSG = "cgroup-udp6-recvmsg"
-    CGROUP_UNIX_RECVMSG = "cgroup-unix-recvmsg"
-    CGROUP_INET4_GETPEERNAME = "cgroup-inet4-getpeername"
-    CGROUP_INET6_GETPEERNAME = "cgroup-inet6-getpeername"
-    CGROUP_UNIX_GETPEERNAME = "cgroup-unix-getpeername"
-    CGROUP_INET4_GETSOCKNAME = "cgroup-inet4-getsockname"
-    CGROUP_INET6_GETSOCKNAME = "cgroup-inet6-getsockname"
-    CGROUP_UNIX_GETSOCKNAME = "cgroup-unix-getsockname"
-    CGROUP_SYSCTL = "cgroup-sysctl"
-    CGROUP_GETSOCKOPT = "cgroup-getsockopt"
-    CGROUP_SETSOCKOPT = "cgroup-setsockopt"
+    XDP = "xdp", _xdp()
+    TCX_INGRESS = "tcx-ingress", _tc(AttachType.TCX_INGRESS, is_incoming=True)
+    TCX_EGRESS = "tcx-egress", _tc(AttachType.TCX_EGRESS, is_incoming=False)
+    TC_INGRESS = "tc-ingress", _tc(None, is_incoming=True)
+    TC_EGRESS = "tc-egress", _tc(None, is_incoming=False)
+    NETKIT_PRIMARY = "netkit-primary", _netkit(AttachType.NETKIT_PRIMARY, is_incoming=False)
+    NETKIT_PEER = "netkit-peer", _netkit(AttachType.NETKIT_PEER, is_incoming=True)
+    CGROUP_INET_INGRESS = (
+        "cgroup-inet-ingress",
+        _cgroup_skb(AttachType.CGROUP_INET_INGRESS, is_incoming=True),
+    )
+    CGROUP_INET_EGRESS = (
+        "cgroup-inet-egress",
+        _cgroup_skb(AttachType.CGROUP_INET_EGRESS, is_incoming=False),
+    )
+    CGROUP_INET_SOCK_CREATE = (
+        "cgroup-inet-sock-create",
+        _cgroup(AttachType.CGROUP_INET_SOCK_CREATE, ProgramType.CGROUP_SOCK),
+    )
+    CGROUP_INET_SOCK_RELEASE = (
+        "cgroup-inet-sock-release",
+        _cgroup(AttachType.CGROUP_INET_SOCK_RELEASE, ProgramType.CGROUP_SOCK, since="5.9"),
+    )
+    CGROUP_SOCK_OPS = "cgroup-sock-ops", _cgroup(AttachType.CGROUP_SOCK_OPS, ProgramType.SOCK_OPS)
+    CGROUP_DEVICE = "cgroup-device", _cgroup(AttachType.CGROUP_DEVICE, ProgramType.CGROUP_DEVICE)
+    CGROUP_INET4_BIND = "cgroup-inet4-bind", _cgroup(AttachType.CGROUP_INET4_BIND)
+    CGROUP_INET6_BIND = "cgroup-inet6-bind", _cgroup(AttachType.CGROUP_INET6_BIND)
+    CGROUP_INET4_POST_BIND = (
+        "cgroup-inet4-post-bind",
+        _cgroup(AttachType.CGROUP_INET4_POST_BIND, ProgramType.CGROUP_SOCK),
+    )
+    CGROUP_INET6_POST_BIND = (
+        "cgroup-inet6-post-bind",
+        _cgroup(AttachType.CGROUP_INET6_POST_BIND, ProgramType.CGROUP_SOCK),
+    )
+    CGROUP_INET4_CONNECT = "cgroup-inet4-connect", _cgroup(AttachType.CGROUP_INET4_CONNECT)
+    CGROUP_INET6_CONNECT = "cgroup-inet6-connect", _cgroup(AttachType.CGROUP_INET6_CONNECT)
+    CGROUP_UNIX_CONNECT = (
+        "cgroup-unix-connect",
+        _cgroup(AttachType.CGROUP_UNIX_CONNECT, since="6.7"),
+    )
+    CGROUP_UDP4_SENDMSG = "cgroup-udp4-sendmsg", _cgroup(AttachType.CGROUP_UDP4_SENDMSG)
+    CGROUP_UDP6_SENDMSG = "cgroup-udp6-sendmsg", _cgroup(AttachType.CGROUP_UDP6_SENDMSG)
+    CGROUP_UNIX_SENDMSG = (
+        "cgroup-unix-sendmsg",
+        _cgroup(AttachType.CGROUP_UNIX_SENDMSG, since="6.7"),
+    )
+    CGROUP_UDP4_RECVMSG = "cgroup-udp4-recvmsg", _cgroup(AttachType.CGROUP_UDP4_RECVMSG)
+    CGROUP_UDP6_RECVMSG = "cgroup-udp6-recvmsg", _cgroup(AttachType.CGROUP_UDP6_RECVMSG)
+    CGROUP_UNIX_RECVMSG = (
+        "cgroup-unix-recvmsg",
+        _cgroup(AttachType.CGROUP_UNIX_RECVMSG, since="6.7"),
+    )
+    CGROUP_INET4_GETPEERNAME = (
+        "cgroup-inet4-getpeername",
+        _cgroup(AttachType.CGROUP_INET4_GETPEERNAME, since="5.8"),
+    )
+    CGROUP_INET6_GETPEERNAME = (
+        "cgroup-inet6-getpeername",
+        _cgroup(AttachType.CGROUP_INET6_GETPEERNAME, since="5.8"),
+    )
+    CGROUP_UNIX_GETPEERNAME = (
+        "cgroup-unix-getpeername",
+        _cgroup(AttachType.CGROUP_UNIX_GETPEERNAME, since="6.7"),
+    )
+    CGROUP_INET4_GETSOCKNAME = (
+        "cgroup-inet4-getsockname",
+        _cgroup(AttachType.CGROUP_INET4_GETSOCKNAME, since="5.8"),
+    )
+    CGROUP_INET6_GETSOCKNAME = (
+        "cgroup-inet6-getsockname",
+        _cgroup(AttachType.CGROUP_INET6_GETSOCKNAME, since="5.8"),
+    )
+    CGROUP_UNIX_GETSOCKNAME = (
+        "cgroup-unix-getsockname",
+        _cgroup(AttachType.CGROUP_UNIX_GETSOCKNAME, since="6.7"),
+    )
+    CGROUP_SYSCTL = "cgroup-sysctl", _cgroup(AttachType.CGROUP_SYSCTL, ProgramType.CGROUP_SYSCTL)
+    CGROUP_GETSOCKOPT = (
+        "cgroup-getsockopt",
+        _cgroup(AttachType.CGROUP_GETSOCKOPT, ProgramType.CGROUP_SOCKOPT),
+    )
+    CGROUP_SETSOCKOPT = (
+        "cgroup-setsockopt",
+        _cgroup(AttachType.CGROUP_SETSOCKOPT, ProgramType.CGROUP_SOCKOPT),
+    )
+
+    _value_: str
+    traits: HookTraits
+    """The facts of the hook."""
+
+    def __new__(cls, word: str, traits: HookTraits | None = None) -> Self:
+        """Make a member whose value is its *word*; for type checkers, `Hook(word)` calls this."""
+        assert traits is not None
+        member = object.__new__(cls)
+        member._value_ = word
+        member.traits = traits
+        return member
 
     @property
     def attach_type(self) -> AttachType | None:
         """The attach type for BPF_LINK_CREATE; None for hooks of classic tc, which has no links."""
-        # The members have the names of the attach types on purpose, so no second table is needed.
-        return AttachType.__members__.get(self.name)
+        return self.traits.attach_type
 
     @property
     def is_cgroup(self) -> bool:
-        """Whether it is a hook of a cgroup; all other hooks belong to a network device."""
-        return self.name.startswith("CGROUP_")
+        """Whether it is a hook of a cgroup."""
+        return self.traits.target is TargetKind.CGROUP
+
+
+def known_hook(word: str) -> Hook | None:
+    """Return the hook that is called *word*; None for one that only another version knows."""
+    return next((hook for hook in Hook if hook.value == word), None)
+
+
+def has_actions(word: str) -> bool:
+    """Whether the programs of the hook called *word* answer with XDP actions."""
+    hook = known_hook(word)
+    return hook is not None and hook.traits.has_actions
+
+
+def hooks_at(target: TargetKind) -> list[Hook]:
+    """Return the hooks that belong to targets of a kind, in the order of the registry."""
+    return [hook for hook in Hook if hook.traits.target is target]
+
+
+def hooks_with_code(code: str) -> tuple[Hook, ...]:
+    """Return the hooks whose code is in the module *code* of `bpfpin.attach`."""
+    return tuple(hook for hook in Hook if hook.traits.code == code)

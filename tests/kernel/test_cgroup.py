@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.attach.cgroup import PROGRAM_TYPES, attach_cgroup
+from bpfpin.attach.cgroup import attach_cgroup
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.attach.query import cgroup_programs
 from bpfpin.errors import (
@@ -21,6 +21,7 @@ from bpfpin.errors import (
     ProgramChangedError,
     WrongHookError,
 )
+from bpfpin.hooks import TargetKind, hooks_at
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.elf.section import ROWS
 from bpfpin.spec import Hook
@@ -114,9 +115,9 @@ def test_a_program_sees_the_cgroups_below(cgroup: Path, programs: Counting) -> N
     assert programs.counted(programs.egress) == 3
 
 
-@pytest.mark.parametrize("hook", PROGRAM_TYPES)
+@pytest.mark.parametrize("hook", hooks_at(TargetKind.CGROUP))
 def test_every_hook_takes_its_program_and_an_update(cgroup: Path, hook: Hook) -> None:
-    kind = PROGRAM_TYPES[hook]
+    (kind,) = hook.traits.program_types
     with (
         idle_at(hook, kind) as old,
         idle_at(hook, kind) as new,
@@ -143,7 +144,11 @@ def test_the_hooks_are_those_of_the_section_names() -> None:
     kinds = [row.kind for name, row in ROWS.items() if name.startswith(("cgroup", "sockops"))]
     expected = {kind.attach_type: kind.type for kind in kinds if kind.attach_type is not None}
 
-    assert {hook.attach_type: kind for hook, kind in PROGRAM_TYPES.items()} == expected
+    rows = {hook.attach_type: hook.traits for hook in hooks_at(TargetKind.CGROUP)}
+
+    assert {kind: row.program_types for kind, row in rows.items()} == {
+        kind: (program_type,) for kind, program_type in expected.items()
+    }
 
 
 def test_a_relative_path_is_below_the_mount(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +178,7 @@ def test_without_a_mount_the_line_to_type_is_told(monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_no_cgroup_is_told(cgroup: Path, tmp_path: Path) -> None:
     with packets() as program:
-        with pytest.raises(CgroupNotFoundError, match=f"{tmp_path} is no cgroup"):
+        with pytest.raises(CgroupNotFoundError, match=f"{tmp_path} is not a cgroup"):
             attach_cgroup(program, tmp_path, EGRESS)
         with pytest.raises(CgroupNotFoundError, match=r"there is no cgroup .*/nosuch"):
             attach_cgroup(program, cgroup / "nosuch", EGRESS)

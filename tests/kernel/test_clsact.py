@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from bpfpin.attach import netlink_tc
-from bpfpin.attach.clsact import PRIORITY, ClsactFilter, attach_clsact
-from bpfpin.attach.netlink_tc import FilterPlace
-from bpfpin.attach.query import clsact_filters
+from bpfpin.attach import clsact
+from bpfpin.attach.clsact import PRIORITY, ClsactFilter, FilterPlace, attach_clsact, clsact_filters
 from bpfpin.errors import (
     BpfError,
     HookBusyError,
@@ -58,7 +56,7 @@ def tc(*words: str) -> str:
 
 
 def qdisc_of(device: str) -> str | None:
-    return netlink_tc.qdiscs().get(socket.if_nametoindex(device))
+    return clsact.qdiscs().get(socket.if_nametoindex(device))
 
 
 def opened_again(held: ClsactFilter, program_id: int) -> ClsactFilter:
@@ -144,7 +142,7 @@ def test_the_same_program_is_attached_once(device: str) -> None:
             attach_clsact(program, device, INGRESS, priority=5)
 
         assert refused.value.holder == f"filter {program.id:#x} of priority {PRIORITY}"
-        assert len(netlink_tc.filters(socket.if_nametoindex(device), INGRESS)) == 1
+        assert len(clsact.filters(socket.if_nametoindex(device), INGRESS)) == 1
 
 
 def test_a_handle_that_is_taken_is_left_alone(device: str) -> None:
@@ -214,7 +212,7 @@ def test_a_refused_filter_leaves_no_qdisc(device: str, monkeypatch: pytest.Monke
             raise syscall_error("RTM_NEWTFILTER", errno.ENOMEM)
         return request(command, body, **options)
 
-    monkeypatch.setattr(netlink_tc, "request", refusing)
+    monkeypatch.setattr(clsact, "request", refusing)
     with idle() as program, pytest.raises(BpfError, match="ENOMEM"):
         attach_clsact(program, device, INGRESS)
 
@@ -228,7 +226,7 @@ def test_the_qdisc_ingress_serves_ingress_and_has_no_egress(device: str) -> None
         attached = attach_clsact(one, device, INGRESS)
         with pytest.raises(HookBusyError, match="has the qdisc ingress where clsact would be"):
             attach_clsact(other, device, EGRESS)
-        found = netlink_tc.filters(attached.ifindex, INGRESS)
+        found = clsact.filters(attached.ifindex, INGRESS)
         attached.detach()
 
         assert [each.program_id for each in found] == [one.id]

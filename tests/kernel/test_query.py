@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.attach import netlink_tc
+from bpfpin.attach import clsact
 from bpfpin.attach.cgroup import attach_cgroup
 from bpfpin.attach.cgroup_path import open_cgroup
-from bpfpin.attach.clsact import attach_clsact
+from bpfpin.attach.clsact import Filter, FilterPlace, attach_clsact, clsact_filters
 from bpfpin.attach.netlink import Netlink
-from bpfpin.attach.netlink_tc import Filter, FilterPlace
 from bpfpin.attach.query import (
     cgroup_programs,
-    clsact_filters,
     is_known,
     tcx_programs,
 )
@@ -89,7 +87,7 @@ def test_classic_tc_tells_each_filter_with_its_program(ifindex: int) -> None:
             Filter(FilterPlace(ifindex, Hook.TC_INGRESS, 1, 8), "bpf", "comes", comes.id, True),
             Filter(FilterPlace(ifindex, Hook.TC_EGRESS, 2, 9), "bpf", "goes", goes.id, True),
         )
-        assert netlink_tc.qdiscs() == {ifindex: "clsact"}
+        assert clsact.qdiscs() == {ifindex: "clsact"}
 
 
 def test_two_hundred_filters_are_all_told(ifindex: int) -> None:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.attach import netlink_tc
-from bpfpin.attach.clsact import attach_clsact
-from bpfpin.attach.query import clsact_filters
+from bpfpin.attach import clsact
+from bpfpin.attach.clsact import attach_clsact, clsact_filters
 from bpfpin.errors import BpfError, InterfaceNotFoundError, ProgramChangedError
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import bpffs as pin_roots
@@ -84,7 +83,7 @@ def pinned(root: Directory) -> int:
 def change(device: str, program: Program) -> None:
     """Let the filter run another program, as somebody else does it."""
     (found,) = clsact_filters(socket.if_nametoindex(device))
-    netlink_tc.change_filter(found.place, program.fd, program.name)
+    clsact.change_filter(found.place, program.fd, program.name)
 
 
 def abandon(root: Directory, program: Program, *, mark: str = "") -> None:
@@ -205,7 +204,7 @@ def test_a_first_load_that_was_killed_is_undone_with_its_qdisc(
 
         assert recovered(root, NAME) is Recovery.UNDONE
     assert running(device) == []
-    assert netlink_tc.qdiscs().get(socket.if_nametoindex(device)) is None
+    assert clsact.qdiscs().get(socket.if_nametoindex(device)) is None
 
 
 def test_what_is_undone_leaves_the_filters_of_others(root: Directory, device: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.attach.netlink import Netlink
-from bpfpin.pins.manifest import HeldBy
+from bpfpin.hooks import HeldBy
 from bpfpin.spec import XdpMode
 from bpfpin.syscall import netns as namespaces
 from support.here import Here, decisions, holder_of, map_ids, packets, veth

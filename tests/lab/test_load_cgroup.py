@@ -206,7 +206,7 @@ def test_a_folder_that_is_missing_is_told_with_where_cgroups_are(web: Web) -> No
 def test_a_folder_that_is_none_of_a_cgroup_is_told(web: Web, tmp_path: Path) -> None:
     refused = web.here.refused(4, "load", "--cgroup", tmp_path)
 
-    assert f"{tmp_path} is no cgroup" in refused.stderr
+    assert f"{tmp_path} is not a cgroup" in refused.stderr
 
 
 def test_a_folder_of_version_1_is_told_with_the_path_to_type(web: Web, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bpfpin.attach import netlink_tc
-from bpfpin.attach.clsact import PRIORITY, attach_clsact
-from bpfpin.attach.query import clsact_filters, tcx_programs
+from bpfpin.attach import clsact
+from bpfpin.attach.clsact import PRIORITY, attach_clsact, clsact_filters
+from bpfpin.attach.query import tcx_programs
 from bpfpin.attach.tcx import attach_tcx
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
@@ -250,7 +250,7 @@ def replace_by_hand(here: Here, hook: str, theirs: Program) -> None:
             link.update(theirs)
         return
     (found,) = clsact_filters(socket.if_nametoindex(here.device))
-    netlink_tc.change_filter(found.place, theirs.fd, theirs.name)
+    clsact.change_filter(found.place, theirs.fd, theirs.name)
 
 
 def test_a_filter_that_somebody_changes_during_a_reload_leaves_the_old_set(

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from bpfpin.attach import netlink_tc
-from bpfpin.attach.query import cgroup_programs, clsact_filters, tcx_programs
+from bpfpin.attach import clsact
+from bpfpin.attach.clsact import clsact_filters
+from bpfpin.attach.query import cgroup_programs, tcx_programs
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
@@ -282,7 +283,7 @@ def test_hooks_that_were_moved_go_back_when_another_one_cannot(
     (found,) = clsact_filters(socket.if_nametoindex(several.here.device))
     with idle("theirs") as theirs:
         done = after_the_first_move(
-            monkeypatch, lambda: netlink_tc.change_filter(found.place, theirs.fd, "theirs")
+            monkeypatch, lambda: clsact.change_filter(found.place, theirs.fd, "theirs")
         )
         refused = several.here.run(*several.words(NEW))
         running, theirs_id = several.running(), theirs.id

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.link import Link
-from bpfpin.pins.manifest import HeldBy
 from bpfpin.spec import XdpMode
 from support.here import Here, bpftool, veth
 from support.holders import held, running, their_link, their_program

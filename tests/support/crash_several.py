@@ -7,8 +7,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from bpfpin.attach import netlink_tc
-from bpfpin.attach.query import cgroup_programs, clsact_filters, tcx_programs
+from bpfpin.attach import clsact
+from bpfpin.attach.clsact import clsact_filters
+from bpfpin.attach.query import cgroup_programs, tcx_programs
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
@@ -75,7 +76,7 @@ class SeveralLab(CrashLab):
         return super().attached() or (None if is_clear else (0, "XDP runs nothing, others do"))
 
     def _has_qdisc(self) -> bool:
-        return self.lab.ifindex in netlink_tc.qdiscs()
+        return self.lab.ifindex in clsact.qdiscs()
 
     def identity(self) -> dict[str, int]:
         """Return the ids of maps and links, and the handle of the filter."""

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpfpin.attach import netlink_tc
-from bpfpin.attach.query import clsact_filters, tcx_programs
+from bpfpin.attach import clsact
+from bpfpin.attach.clsact import clsact_filters
+from bpfpin.attach.query import tcx_programs
 from bpfpin.attach.xdp import XdpHolder, xdp_holder
 from bpfpin.cli.main import main
 from bpfpin.errors import IdNotFoundError
@@ -113,7 +114,7 @@ def tc_of(device: str) -> tuple[object, ...]:
     except OSError:
         return ()
     tcx = [tcx_programs(index, hook) for hook in (Hook.TCX_INGRESS, Hook.TCX_EGRESS)]
-    return (*tcx, clsact_filters(index), netlink_tc.qdiscs().get(index))
+    return (*tcx, clsact_filters(index), clsact.qdiscs().get(index))
 
 
 def tree(root: Path) -> dict[str, tuple[object, ...]]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from bpfpin.attach.netlink import Netlink
 from bpfpin.attach.xdp import XdpLink, attach_xdp
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.programs.program import Program
-from bpfpin.pins.manifest import HeldBy
 from bpfpin.pins.pinset import PinSet
 from bpfpin.spec import XdpMode
 from support.here import Here, holder_of

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from bpfpin.hooks import Hook, HookTraits
 from bpfpin.insn import exit_, mov_imm
 from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
-from bpfpin.spec import FunctionSpec, Hook, ProgramSpec
+from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall import call
 from bpfpin.uapi import AttachType, Cmd, ProgramType
 from support import isolation
@@ -79,6 +80,21 @@ def refuse(monkeypatch: pytest.MonkeyPatch, code: int, *commands: Cmd) -> None:
         return -1
 
     monkeypatch.setattr(call, "_enter", enter)
+
+
+@contextlib.contextmanager
+def registered(word: str, traits: HookTraits) -> Iterator[Hook]:
+    """Add a row to the registry of hooks for a while, as one more member of `Hook` would."""
+    hook = object.__new__(Hook)
+    name = word.upper().replace("-", "_")
+    hook._name_, hook._value_, hook.traits = name, word, traits
+    Hook._member_names_.append(name)
+    Hook._member_map_[name] = Hook._value2member_map_[word] = hook
+    try:
+        yield hook
+    finally:
+        Hook._member_names_.remove(name)
+        del Hook._member_map_[name], Hook._value2member_map_[word]
 
 
 def without_hook(monkeypatch: pytest.MonkeyPatch) -> None:

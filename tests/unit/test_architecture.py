@@ -20,7 +20,7 @@ MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
 BASE = {"uapi", "errors", "records"}
-PURE = BASE | {"map_traits", "insn", "btf", "codecs", "externs", "spec"}
+PURE = BASE | {"hooks", "map_traits", "insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
 LAYERS: dict[str, set[str]] = {
@@ -33,7 +33,7 @@ LAYERS: dict[str, set[str]] = {
     "btf": BASE,
     "codecs": BASE | {"btf"},
     "externs": BASE | {"btf"},
-    "spec": PURE - {"spec"} | {"hooks"},
+    "spec": PURE - {"spec"},
     "assembler": BASE | {"insn", "spec"},
     "fixup": PURE,
     "syscall": BASE | {"map_traits"},
@@ -42,7 +42,7 @@ LAYERS: dict[str, set[str]] = {
     "analysis": OBJECTS | {"objects"},
     "migration": OBJECTS | {"assembler", "objects", "analysis"},
     "pins": OBJECTS | {"objects", "migration", "version"},
-    "attach": BASE | {"codecs", "spec", "syscall", "objects"},
+    "attach": BASE | {"hooks", "codecs", "spec", "syscall", "objects"},
     "host": HOST,
     "map": HOST | {"host", "migration"},
     "sets": HOST | {"host", "map", "migration", "analysis", "objfile", "builtin"},

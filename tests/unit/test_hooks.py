@@ -1,9 +1,51 @@
-"""The words for hooks are the kernel's, one for each place that a program can be attached to."""
+"""The hook registry: rows in the kernel's words, and decisions that ask the row alone."""
 
 from __future__ import annotations
 
-from bpfpin.spec import Hook
-from bpfpin.uapi import AttachType
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bpfpin.attach.registry import HookCode, code_of
+from bpfpin.errors import UsageError, WrongHookError
+from bpfpin.hooks import (
+    HeldBy,
+    Hook,
+    HookTraits,
+    TargetKind,
+    hooks_at,
+    hooks_with_code,
+    known_hook,
+)
+from bpfpin.objfile.elf.section import section_rows
+from bpfpin.pins.manifest import AttachPoint
+from bpfpin.sets.choose import check_order, choose, has_target, parse_hook, types_of_hooks
+from bpfpin.sets.place import target_name
+from bpfpin.spec import ObjectSpec, ProgramSpec
+from bpfpin.uapi import AttachType, LinkType, ProgramType
+from support.hooks import registered
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
+TRACEPOINT = HookTraits(
+    (ProgramType.TRACEPOINT,),
+    AttachType.PERF_EVENT,
+    TargetKind.TRACEPOINT,
+    code="tracepoint",
+    since="5.15",
+    sections=("tracepoint", "tp"),
+    link_type=LinkType.PERF_EVENT,
+    updates_in_place=False,
+    checks_attach_type=False,
+)
+
+
+@pytest.fixture
+def tracepoint() -> Iterator[Hook]:
+    with registered("tracepoint", TRACEPOINT) as hook:
+        yield hook
 
 
 def test_every_attach_type_of_a_cgroup_has_its_hook() -> None:
@@ -20,3 +62,102 @@ def test_a_hook_is_typed_as_the_kernel_calls_it() -> None:
 
 def test_classic_tc_alone_has_no_attach_type() -> None:
     assert {hook for hook in Hook if hook.attach_type is None} == {Hook.TC_INGRESS, Hook.TC_EGRESS}
+
+
+def test_a_row_has_the_attach_type_of_its_word() -> None:
+    for hook in Hook:
+        assert hook.attach_type is AttachType.__members__.get(hook.name)
+
+
+def test_a_word_of_another_version_is_no_known_hook() -> None:
+    assert known_hook("xdp") is Hook.XDP
+    assert known_hook("tracepoint") is None
+
+
+@pytest.mark.parametrize("hook", Hook)
+def test_the_code_of_a_hook_does_what_its_row_needs(hook: Hook) -> None:
+    traits = hook.traits
+    needed = {"attach"}
+    needed |= {"running_on"} if traits.target is TargetKind.DEVICE else set()
+    needed |= {"running_in"} if traits.target is TargetKind.CGROUP else set()
+    needed |= {"complete", "reopen", "detach_line"} if traits.held_by is not HeldBy.LINK else set()
+    needed |= {"holder"} if traits.runs_one else set()
+    code = type(code_of(hook))
+
+    assert {name for name in needed if getattr(code, name) is getattr(HookCode, name)} == set()
+    assert (traits.link_type is not None) == (traits.held_by is HeldBy.LINK)
+
+
+def test_the_table_of_the_reference_is_that_of_the_registry() -> None:
+    """Hooks of cgroups are too many for it: those whose word is left out have the same code."""
+    section = REFERENCE.read_text().partition("\n## Hooks\n")[2].partition("\n## ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    hooks = {Hook(word): row for row in rows for word in re.findall(r"`([^`]+)`", row[1])}
+
+    assert {hook.traits.code for hook in Hook if hook not in hooks} == {"cgroup"}
+    assert {hook.traits.code for hook in hooks} == {hook.traits.code for hook in Hook}
+    for hook, (_, _, target, _, held_by, _) in hooks.items():
+        assert target.strip() == hook.traits.target.value
+        assert ("a link" in held_by) == (hook.traits.held_by is HeldBy.LINK)
+        assert ("(Linux " not in held_by) or f"(Linux {hook.traits.since}" in held_by
+
+
+def test_a_new_row_is_typed_and_listed(tracepoint: Hook) -> None:
+    assert parse_hook("tracepoint") is tracepoint
+    with pytest.raises(UsageError, match="there is no hook 'tracepoin'; near it: tracepoint"):
+        parse_hook("tracepoin")
+    assert hooks_at(TargetKind.TRACEPOINT) == [tracepoint]
+    assert hooks_with_code("tracepoint") == (tracepoint,)
+
+
+def test_a_new_row_says_which_sections_go_there(tracepoint: Hook) -> None:
+    rows = section_rows()
+
+    assert {name for name, row in rows.items() if row.kind.hook is tracepoint} == {
+        "tracepoint",
+        "tp",
+    }
+    assert rows["xdp"].kind.hook is Hook.XDP
+
+
+def traced(name: str, hook: Hook | None) -> ProgramSpec:
+    section, attach_to = "tracepoint/sched/sched_switch", "sched/sched_switch"
+    return ProgramSpec(name, ProgramType.TRACEPOINT, section, (), hook=hook, attach_to=attach_to)
+
+
+def objects(*programs: ProgramSpec) -> ObjectSpec:
+    return ObjectSpec({}, {program.name: program for program in programs}, path="x.o")
+
+
+def test_programs_are_chosen_for_a_new_row(tracepoint: Hook) -> None:
+    """It belongs to no device: it goes with whatever target the load was given."""
+    xdp = ProgramSpec("count", ProgramType.XDP, "xdp", (), hook=Hook.XDP)
+    both = objects(traced("trace", tracepoint), xdp)
+
+    assert has_target(tracepoint, frozenset())
+    assert [(one.program.name, one.hook) for one in choose(both)] == [
+        ("trace", tracepoint),
+        ("count", Hook.XDP),
+    ]
+    (choice,) = choose(both, words=["trace"], targets=frozenset({TargetKind.CGROUP}))
+    assert choice.program.expected_attach_type is None
+    untyped = replace(traced("any", None), type=ProgramType.UNSPEC)
+    assert types_of_hooks(objects(untyped), hook=tracepoint) == {"any": "tracepoint"}
+
+
+def test_a_new_row_refuses_what_it_cannot_run(tracepoint: Hook) -> None:
+    xdp = ProgramSpec("count", ProgramType.XDP, "xdp", (), hook=Hook.XDP)
+
+    with pytest.raises(WrongHookError, match=r"is of type xdp .* cannot run at tracepoint"):
+        choose(objects(xdp), words=["count:tracepoint"])
+    with pytest.raises(UsageError, match="and these go to: tracepoint"):
+        check_order(choose(objects(traced("trace", tracepoint))))
+
+
+def test_a_new_row_is_shown_at_its_target(tracepoint: Hook) -> None:
+    place = AttachPoint(device="lab0", cgroup="/web")
+
+    assert target_name(place, tracepoint.value) == "this host"
+    assert target_name(place, "xdp") == "lab0"
+    assert target_name(place, "cgroup-device") == "cgroup /web"
+    assert target_name(place, "a hook of another version") == "lab0"

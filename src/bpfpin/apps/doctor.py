@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bpfpin.attach import devices, interface
 from bpfpin.attach.devices import XdpFeature
@@ -27,13 +28,21 @@ LOCKDOWN = Path("/sys/kernel/security/lockdown")
 JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 WRITABLE_BY_OTHERS = 0o022
 
-# Tasks of users, each with the system call whose capabilities decide it.
-TASKS: tuple[tuple[str, Cmd | str, int], ...] = (
-    ("create maps", Cmd.MAP_CREATE, MapType.ARRAY),
-    ("load XDP programs", Cmd.PROG_LOAD, ProgramType.XDP),
-    ("attach XDP programs", Cmd.LINK_CREATE, 0),
-    ("find maps by id or name", Cmd.MAP_GET_NEXT_ID, 0),
-    ("enter network namespaces", "setns", 0),
+
+class Task(NamedTuple):
+    """A task of users, with the system call whose capabilities decide it."""
+
+    what: str
+    command: Cmd | str
+    subtype: int = 0
+
+
+TASKS = (
+    Task("create maps", Cmd.MAP_CREATE, MapType.ARRAY),
+    Task("load XDP programs", Cmd.PROG_LOAD, ProgramType.XDP),
+    Task("attach XDP programs", Cmd.LINK_CREATE),
+    Task("find maps by id or name", Cmd.MAP_GET_NEXT_ID),
+    Task("enter network namespaces", "setns"),
 )
 
 

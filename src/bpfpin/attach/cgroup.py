@@ -1,14 +1,22 @@
-"""Programs of cgroups: they run for what the processes of a cgroup, and of those below it, do."""
+"""Programs of cgroups: they run for the processes of a cgroup and of the cgroups below it."""
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from bpfpin.attach.cgroup_path import open_cgroup
 from bpfpin.attach.order import require_type
 from bpfpin.attach.query import cgroup_programs
+from bpfpin.attach.registry import (
+    AttachOptions,
+    HookCode,
+    HookTarget,
+    NewAttachment,
+    RunningProgram,
+)
 from bpfpin.errors import (
     CgroupNotFoundError,
     HookBusyError,
@@ -16,39 +24,42 @@ from bpfpin.errors import (
     PermissionDeniedError,
     WrongHookError,
 )
+from bpfpin.hooks import Hook
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
-from bpfpin.spec import Hook, choice_of
+from bpfpin.spec import choice_of
 from bpfpin.syscall.errno_table import InvalidArgumentError
-from bpfpin.uapi import AttachType, ProgramType
-
-_BY_TYPE: dict[ProgramType, str] = {
-    ProgramType.CGROUP_SKB: "inet-ingress inet-egress",
-    ProgramType.CGROUP_SOCK: "inet-sock-create inet-sock-release inet4-post-bind inet6-post-bind",
-    ProgramType.SOCK_OPS: "sock-ops",
-    ProgramType.CGROUP_DEVICE: "device",
-    ProgramType.CGROUP_SYSCTL: "sysctl",
-    ProgramType.CGROUP_SOCKOPT: "getsockopt setsockopt",
-}
-# What each hook of a cgroup runs; those without a row above are about addresses.
-PROGRAM_TYPES: dict[Hook, ProgramType] = {
-    hook: ProgramType.CGROUP_SOCK_ADDR for hook in Hook if hook.is_cgroup
-} | {Hook(f"cgroup-{word}"): kind for kind, words in _BY_TYPE.items() for word in words.split()}
+from bpfpin.uapi import AttachType
 
 
 def attach_cgroup(program: Program, path: str | Path, hook: Hook | str) -> Link:
     """Attach *program* to a cgroup; closing the link detaches it, unless the link is pinned.
 
-    *path* is the folder of a cgroup of version 2, absolute or relative to its mount, which is
-    found by itself: `CgroupNotFoundError` if it is none. It runs beside the programs that are
-    there already, after them; `HookBusyError` if it is there itself, or if one in the cgroup or
-    above it allows no other. `WrongHookError` if its type, or the attach type that it was loaded
-    for (`ProgramSpec.expected_attach_type`), is of another hook. BPF_LINK_CREATE (Linux 5.7).
+    It runs after the programs that are attached there already.
+
+    Args:
+        program: A program of the type, and loaded for the attach type
+            (`ProgramSpec.expected_attach_type`), of the hook.
+        path: The folder of a cgroup of version 2, absolute or relative to the cgroup2 mount.
+        hook: One of the hooks `Hook.CGROUP_…`, or its word.
+
+    Returns:
+        The link.
+
+    Raises:
+        CgroupNotFoundError: The folder is not a cgroup of version 2.
+        HookBusyError: The program is attached there already, or a program in the cgroup or above
+            it was attached without BPF_F_ALLOW_MULTI.
+        WrongHookError: The program is of another type or attach type, or the hook is not one of
+            cgroups.
+        PermissionDeniedError: CAP_NET_ADMIN or CAP_BPF is missing.
+
+    Kernel: BPF_LINK_CREATE with BPF_CGROUP_… (Linux 5.7).
     """
     hook = choice_of(Hook, hook, what="hook")
-    if hook not in PROGRAM_TYPES or hook.attach_type is None:
+    if hook.traits.code != "cgroup" or hook.attach_type is None:
         raise WrongHookError(f"a cgroup has no hook {hook.value}")
-    require_type(program, PROGRAM_TYPES[hook], hook)
+    require_type(program, hook)
     with open_cgroup(path) as cgroup:
         _require_absent(program, cgroup.fileno(), hook.attach_type, path)
         return _attach(program, cgroup.fileno(), hook, path)
@@ -78,17 +89,37 @@ def _attach(program: Program, cgroup_fd: int, hook: Hook, path: str | Path) -> L
 
 def _folder(cgroup_fd: int) -> str:
     """Return the folder of a cgroup, which may have been named relative to its mount."""
-    return os.readlink(f"/proc/self/fd/{cgroup_fd}")  # noqa: PTH115 - no file's path
+    return os.readlink(f"/proc/self/fd/{cgroup_fd}")  # noqa: PTH115 - not a path of a file
 
 
 def _require_absent(
     program: Program, cgroup_fd: int, attach_type: AttachType, path: str | Path
 ) -> None:
-    """Refuse what the kernel would do: run one program twice for everything."""
-    there = cgroup_programs(cgroup_fd, attach_type)
-    if any(one.program_id == program.id for one in there):
+    """Refuse what the kernel would do: run one program twice for each event."""
+    programs = cgroup_programs(cgroup_fd, attach_type)
+    if any(entry.program_id == program.id for entry in programs):
         holder = f"program id {program.id}"
         raise HookBusyError(
             f"{attach_type.name.lower()} of {path} runs this program already: {holder}",
             holder=holder,
         )
+
+
+class CgroupCode(HookCode):
+    """The code of the hooks of cgroups."""
+
+    def attach(
+        self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    ) -> NewAttachment:
+        """Attach by a link."""
+        assert target.cgroup is not None
+        return NewAttachment(hook, attach_cgroup(program, target.cgroup, hook))
+
+    def running_in(self, cgroup_fd: int, hook: Hook) -> Iterator[RunningProgram]:
+        """Yield the programs that are attached to the cgroup itself, not those it inherits."""
+        assert hook.attach_type is not None
+        for entry in cgroup_programs(cgroup_fd, hook.attach_type):
+            yield RunningProgram(hook, entry.program_id)
+
+
+CODE = CgroupCode()

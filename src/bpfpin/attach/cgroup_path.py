@@ -1,4 +1,4 @@
-"""Cgroups by their folders: the hierarchy of version 2, where programs are attached."""
+"""Cgroups by their folders, in the hierarchy of version 2: only there programs are attached."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _MOUNT_LINE = "mount -t cgroup2 none /sys/fs/cgroup/unified"
 
 
 def cgroup2_mount() -> Path:
-    """Return where the cgroup2 hierarchy is mounted (/proc/self/mountinfo).
+    """Return the mount point of the cgroup2 hierarchy (/proc/self/mountinfo).
 
-    `CgroupNotFoundError` if it is not. Of several mounts the first one, which the system made.
+    Of several mounts it is the first one, which the system made. `CgroupNotFoundError` if there is
+    none.
     """
     for mount in fs.mounts():
         if mount.fs_type == "cgroup2" and _is_seen(mount.mount_point):
@@ -27,36 +28,35 @@ def cgroup2_mount() -> Path:
 def open_cgroup(path: str | Path) -> Descriptor:
     """Open the folder of a cgroup; *path* is absolute, or relative to `cgroup2_mount`.
 
-    `CgroupNotFoundError` if there is none, or if it is one of version 1; the hint has the path of
-    version 2 to type.
+    `CgroupNotFoundError` if the folder is not a cgroup, or a cgroup of version 1; the hint has the
+    path of version 2 to type.
     """
     whole = Path(path) if Path(path).is_absolute() else cgroup2_mount() / path
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
         opened = Descriptor(os.open(whole, flags))
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise _not_there(whole) from None
+        raise _not_found(whole) from None
     except OSError as error:
         raise syscall_error("open", error.errno or 0, target=str(whole)) from None
     kind = fs.magic(opened.fileno())
     if kind == fs.CGROUP2_MAGIC:
         return opened
     opened.close()
-    raise _version_1(whole) if kind == fs.CGROUP_MAGIC else _not_there(whole)
+    raise _version_1(whole) if kind == fs.CGROUP_MAGIC else _not_found(whole)
 
 
 def _is_seen(mount_point: str) -> bool:
-    """Whether the mount is not hidden below another one."""
+    """Whether no other mount hides it."""
     try:
         return fs.magic(mount_point) == fs.CGROUP2_MAGIC
     except BpfError:
         return False
 
 
-def _not_there(path: Path) -> CgroupNotFoundError:
+def _not_found(path: Path) -> CgroupNotFoundError:
     mount = cgroup2_mount()
-    is_there = path.is_dir()
-    message = f"{path} is no cgroup" if is_there else f"there is no cgroup {path}"
+    message = f"{path} is not a cgroup" if path.is_dir() else f"there is no cgroup {path}"
     below = mount / str(path).lstrip("/")
     if below.is_dir():
         return CgroupNotFoundError(message, hint=f"did you mean {below}?")
@@ -65,9 +65,9 @@ def _not_there(path: Path) -> CgroupNotFoundError:
 
 
 def _version_1(path: Path) -> CgroupNotFoundError:
-    """Point to the folder of the same name, as far as there is one in the other hierarchy."""
+    """Return the error for a cgroup of version 1; its hint has the folder of the same name."""
     mount = cgroup2_mount()
-    tops = [Path(one.mount_point) for one in fs.mounts() if one.fs_type == "cgroup"]
+    tops = [Path(entry.mount_point) for entry in fs.mounts() if entry.fs_type == "cgroup"]
     inner = next((path.relative_to(top) for top in tops if path.is_relative_to(top)), Path())
     same = mount / inner
     hint = f"type {same}" if same.is_dir() else f"make one: mkdir -p {same}"

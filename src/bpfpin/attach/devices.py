@@ -1,6 +1,8 @@
-"""All devices of a network namespace and their XDP programs, in one netlink dump.
+"""All devices of a network namespace with their XDP programs, and what their drivers can do.
 
-It costs a tenth of a millisecond and no import, so that hundreds of namespaces can be visited.
+One netlink dump lists the devices: it takes a tenth of a millisecond and needs no import, so that
+hundreds of namespaces can be visited. Drivers are asked by SIOCETHTOOL, and by the generic netlink
+family `netdev` (Linux 6.3; Documentation/netlink/specs/netdev.yaml); that changes nothing.
 Attribute numbers are those of linux/if_link.h.
 """
 
@@ -28,7 +30,7 @@ _U32 = struct.Struct("=I")
 _PROGRAMS = {5: XdpMode.NATIVE, 6: XdpMode.GENERIC, 7: XdpMode.OFFLOAD}
 SIOCETHTOOL = 0x8946
 ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS = 3, 0x3C
-CHANNELS = struct.Struct("=20xII4xI")  # ethtool_channels: what is set, after what could be
+CHANNELS = struct.Struct("=20xII4xI")  # ethtool_channels: the counts in use, after the maxima
 DRIVER_NAME = slice(4, 36)  # of struct ethtool_drvinfo, after its command
 DRIVER_INFO_SIZE = 196
 NETLINK_GENERIC = 16
@@ -43,9 +45,9 @@ ANSWER_SIZE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
-    """A device and the ids of its XDP programs by mode, held by links or not.
+    """A device and the ids of its XDP programs by mode, whether links hold them or not.
 
-    *kind* is what it was made as (`veth`, `netkit`), empty for a real one.
+    *kind* is that of a virtual device (`veth`, `netkit`), empty for a physical one.
     """
 
     ifindex: int
@@ -63,25 +65,19 @@ def all_devices() -> list[DeviceRow]:
 
 def _row(answer: bytes) -> DeviceRow:
     ifindex = _MESSAGE.unpack_from(answer)[2]
-    found = attributes(answer[_MESSAGE.size :])
-    information = attributes(found.get(IFLA_LINKINFO, b""))
-    xdp = attributes(found.get(IFLA_XDP, b""))
+    fields = attributes(answer[_MESSAGE.size :])
+    information = attributes(fields.get(IFLA_LINKINFO, b""))
+    xdp = attributes(fields.get(IFLA_XDP, b""))
     ids = {mode: _U32.unpack_from(xdp[kind])[0] for kind, mode in _PROGRAMS.items() if kind in xdp}
-    return DeviceRow(ifindex, _text(found, IFLA_IFNAME), _text(information, IFLA_INFO_KIND), ids)
+    return DeviceRow(ifindex, _text(fields, IFLA_IFNAME), _text(information, IFLA_INFO_KIND), ids)
 
 
-def _text(found: Mapping[int, bytes], kind: int) -> str:
-    return found.get(kind, b"").rstrip(b"\0").decode(errors="surrogateescape")
-
-
-# What a network device's driver says of itself: its name, and what XDP it does.
-#
-# Asked of the kernel without changing the device: SIOCETHTOOL, and the generic netlink family
-# `netdev` (Linux 6.3; Documentation/netlink/specs/netdev.yaml).
+def _text(fields: Mapping[int, bytes], kind: int) -> str:
+    return fields.get(kind, b"").rstrip(b"\0").decode(errors="surrogateescape")
 
 
 class XdpFeature(IntFlag):
-    """What a driver does of XDP (`enum netdev_xdp_act`); BASIC is native mode."""
+    """The parts of XDP that a driver supports (`enum netdev_xdp_act`); BASIC is native mode."""
 
     BASIC = 1
     REDIRECT = 2
@@ -93,7 +89,7 @@ class XdpFeature(IntFlag):
 
 
 def driver_name(device: str) -> str:
-    """Return the name of the device's driver, "" if it does not say (`ethtool -i DEV`)."""
+    """Return the name of the device's driver (`ethtool -i DEV`), "" if it does not report one."""
     answer = ctypes.create_string_buffer(DRIVER_INFO_SIZE)
     struct.pack_into("=I", answer, 0, ETHTOOL_GDRVINFO)
     request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(answer))
@@ -104,7 +100,7 @@ def driver_name(device: str) -> str:
 
 
 def queue_counts(device: str) -> tuple[int, int] | None:
-    """Return how many queues the device receives and sends on (`ethtool -l`); None if unknown."""
+    """Return the numbers of receive and transmit queues (`ethtool -l`); None if unknown."""
     channels = ctypes.create_string_buffer(CHANNELS.size)
     struct.pack_into("=I", channels, 0, ETHTOOL_GCHANNELS)
     request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(channels))
@@ -118,7 +114,7 @@ def queue_counts(device: str) -> tuple[int, int] | None:
 
 
 def xdp_features(ifindex: int) -> XdpFeature | None:
-    """Return what the device's driver does of XDP; None if the kernel cannot be asked."""
+    """Return the parts of XDP that the driver supports; None on kernels that do not report it."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as asked:
         name = _attribute(FAMILY_NAME, b"netdev\0")
         family = _ask(asked, CONTROL_FAMILY, GET_FAMILY, name).get(FAMILY_ID)
@@ -126,8 +122,8 @@ def xdp_features(ifindex: int) -> XdpFeature | None:
             return None
         device = _attribute(DEVICE_IFINDEX, struct.pack("=I", ifindex))
         number = int.from_bytes(family, "little")
-        found = _ask(asked, number, GET_DEVICE, device).get(DEVICE_XDP_FEATURES)
-    return None if found is None else XdpFeature(int.from_bytes(found, "little"))
+        features = _ask(asked, number, GET_DEVICE, device).get(DEVICE_XDP_FEATURES)
+    return None if features is None else XdpFeature(int.from_bytes(features, "little"))
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

@@ -1,6 +1,7 @@
-"""Network devices of the current namespace, by name and by ifindex.
+"""Names and indexes of the network devices of the current namespace.
 
-Asked by ioctl and netlink through libc: /sys/class/net keeps showing another namespace after setns.
+They come from libc (ioctl and netlink): /sys/class/net shows the namespace in which /sys was
+mounted, and so another one after setns(2).
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ def names() -> dict[int, str]:
 def ifindex(interface: str | int) -> int:
     """Return the ifindex of *interface*, a device's name or ifindex (if_nametoindex(3)).
 
-    `InterfaceNotFoundError` names the devices that are near, or all there are.
+    `InterfaceNotFoundError` lists the devices of the namespace, and those with a similar name.
     """
     if isinstance(interface, int):
         if name_of(interface):
             return interface
         raise _not_found(f"no network device with ifindex {interface}", "")
     try:
-        return socket.if_nametoindex(interface)  # alternative names, too
+        return socket.if_nametoindex(interface)  # also by an alternative name (`ip link property`)
     except (OSError, ValueError):
         raise _not_found(f"no network device {interface!r}", interface) from None
 
 
 def name_of(index: int) -> str:
-    """Return the name of the device with ifindex *index*, or "" if there is none now."""
+    """Return the name of the device with ifindex *index*, "" if there is none."""
     try:
         return socket.if_indextoname(index)
     except (OSError, OverflowError):
@@ -40,9 +41,9 @@ def name_of(index: int) -> str:
 
 
 def _not_found(message: str, wanted: str) -> InterfaceNotFoundError:
-    there = names()
-    devices = ", ".join(there.values()) or "none"
-    near = difflib.get_close_matches(wanted, there.values())
+    known = names().values()
+    devices = ", ".join(known) or "none"
+    near = difflib.get_close_matches(wanted, known)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
     return InterfaceNotFoundError(
         f"{message} in this network namespace; there are: {devices}",

@@ -1,7 +1,7 @@
-"""What only rtnetlink can do: devices, addresses, neighbours, and who holds XDP without a link.
+"""rtnetlink by pyroute2: devices, addresses, neighbours, and XDP programs without a link.
 
-The one importer of pyroute2, which costs 125 ms: import this module where it is needed, not before.
-Everything happens in the network namespace that the calling thread is in.
+This is the only importer of pyroute2, which takes 125 ms: import this module where it is used, not
+at the top of a file. Everything happens in the network namespace of the calling thread.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PROGRAM_IDS = {
     XdpMode.GENERIC: "IFLA_XDP_SKB_PROG_ID",
     XdpMode.OFFLOAD: "IFLA_XDP_HW_PROG_ID",
 }
-# What the kernel answers when the device has changed under us (dev_xdp_attach of net/core/dev.c).
+# The kernel's errors if the device has changed meanwhile (dev_xdp_attach of net/core/dev.c).
 _REFUSALS: dict[int, type[BpfError]] = {
     errno.ENODEV: InterfaceNotFoundError,
     errno.EEXIST: ProgramChangedError,
@@ -57,7 +57,7 @@ _REFUSALS: dict[int, type[BpfError]] = {
     errno.ENOSPC: NotSupportedError,
     errno.EOPNOTSUPP: NotSupportedError,
 }
-_ADDRESS_NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h: no packets to ask for duplicates
+_ADDRESS_NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h: no duplicate address detection
 _ADDRESS_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE of linux/if_link.h: no link-local address
 
 
@@ -75,7 +75,7 @@ class Device:
 
 
 class Netlink(Closing):
-    """A socket to rtnetlink, with the errors of the kernel as ours; `with` closes it."""
+    """A socket to rtnetlink that raises the errors of this package; `with` closes it."""
 
     def __init__(self) -> None:
         self._route = IPRoute(ext_ack=True)
@@ -94,15 +94,15 @@ class Netlink(Closing):
         return _device(self._message(ifindex))
 
     def xdp_program_ids(self, ifindex: int) -> dict[XdpMode, int]:
-        """Return the id of the XDP program in each mode that has one, held by links or not."""
+        """Return the id of the XDP program in each mode that has one, with a link or without."""
         xdp = self._message(ifindex).get_attr("IFLA_XDP")
-        found = {mode: xdp.get_attr(name) for mode, name in _PROGRAM_IDS.items()} if xdp else {}
-        return {mode: int(program_id) for mode, program_id in found.items() if program_id}
+        ids = {mode: xdp.get_attr(name) for mode, name in _PROGRAM_IDS.items()} if xdp else {}
+        return {mode: int(program_id) for mode, program_id in ids.items() if program_id}
 
     def xdp_refusal(self, program_fd: int, ifindex: int, mode: XdpMode) -> str:
-        """Ask the driver why it refuses a program, for links do not say; "" if it takes it.
+        """Return why the driver refuses a program, "" if it accepts it; links do not say.
 
-        Only a device without any XDP program is changed, and at once changed back.
+        Only a device without an XDP program is changed, and changed back at once.
         """
         flags = MODE_FLAGS[mode]
         try:
@@ -113,21 +113,22 @@ class Netlink(Closing):
         return ""
 
     def attach_xdp(self, program_fd: int, ifindex: int, mode: XdpMode) -> None:
-        """Attach a program the old way, without a link, where none is attached."""
+        """Attach a program without a link, if the device has none."""
         with _errors(f"attach an XDP program to ifindex {ifindex}"):
             self._set_xdp(ifindex, program_fd, MODE_FLAGS[mode] | XdpFlag.UPDATE_IF_NOEXIST)
 
     def detach_xdp(self, ifindex: int, mode: XdpMode) -> None:
-        """Detach whatever program was attached without a link."""
+        """Detach the program that is attached without a link."""
         with _errors(f"detach the XDP program of ifindex {ifindex}"):
             self._set_xdp(ifindex, -1, MODE_FLAGS[mode])
 
     def replace_xdp(
         self, program_fd: int, ifindex: int, mode: XdpMode, *, expected_fd: int
     ) -> None:
-        """Attach another program, or none for -1, where *expected_fd* is attached without a link.
+        """Replace the program *expected_fd*, attached without a link, by another; -1 detaches it.
 
-        `ProgramChangedError` if another one is: compare-and-swap by IFLA_XDP_EXPECTED_FD (v5.7).
+        `ProgramChangedError` if another program is attached: compare-and-swap by
+        IFLA_XDP_EXPECTED_FD (Linux 5.7).
         """
         with _errors(f"replace the XDP program of ifindex {ifindex}", _REFUSALS):
             self._set_xdp(
@@ -135,7 +136,7 @@ class Netlink(Closing):
             )
 
     def create_veth(self, name: str) -> Device:
-        """Create a pair of virtual devices; one is called *name*, the kernel names its peer."""
+        """Create a pair of virtual devices: one has the name *name*, the kernel names its peer."""
         with _errors(f"create the device {name!r}"):
             self._route.link("add", ifname=name, kind="veth")
             (ifindex,) = self._route.link_lookup(ifname=name)
@@ -144,9 +145,9 @@ class Netlink(Closing):
     def create_veth_for(self, mtu: int, *, has_queues: bool) -> int:
         """Create a pair whose second device has that MTU; return the ifindex of the first.
 
-        The second one sends on more queues than the first receives on, unless it *has_queues*.
+        The second device sends on more queues than the first receives on, unless *has_queues*.
         """
-        # Both numbers of both ends: the kernel uses one queue where it is told only one of them.
+        # Both numbers of both ends: if one of them is missing, the kernel makes a single queue.
         queues, more = (
             {"IFLA_NUM_RX_QUEUES": number, "IFLA_NUM_TX_QUEUES": number} for number in (1, 2)
         )
@@ -157,9 +158,9 @@ class Netlink(Closing):
         return int(ifindex)
 
     def veth_peer(self, ifindex: int) -> tuple[int, bool]:
-        """Return the MTU of a veth's other end, and whether the device has a queue for each of its.
+        """Return the MTU of the peer of a veth, and whether the device has a queue for each of its.
 
-        Where the other end is not seen, that of the device itself, and yes.
+        If the peer cannot be seen: the MTU of the device itself, and True.
         """
         own = self._message(ifindex)
         index, namespace = own.get_attr("IFLA_LINK"), own.get_attr("IFLA_LINK_NETNSID")
@@ -177,7 +178,7 @@ class Netlink(Closing):
         return int(peer.get_attr("IFLA_MTU")), receiving >= sending
 
     def delete_device(self, ifindex: int) -> None:
-        """Delete a device; the other end of a veth pair goes with it."""
+        """Delete a device, and with it the peer of a veth."""
         with _errors(f"delete the device with ifindex {ifindex}"):
             self._route.link("del", index=ifindex)
 
@@ -187,7 +188,7 @@ class Netlink(Closing):
             self._route.link("set", index=ifindex, ifalias=alias)
 
     def move(self, ifindex: int, namespace: str, name: str) -> None:
-        """Move a device to the network namespace *namespace*, where it is called *name*."""
+        """Move a device to the network namespace *namespace*, and name it *name* there."""
         fd = os.open(path_of(namespace), os.O_RDONLY | os.O_CLOEXEC)
         try:
             with _errors(f"move ifindex {ifindex} to {namespace}"):
@@ -201,10 +202,10 @@ class Netlink(Closing):
             self._route.link("set", index=ifindex, state="up")
 
     def set_silent(self, ifindex: int) -> None:
-        """Keep a device from sending of its own accord: `addrgenmode none` and `arp off`.
+        """Keep a device from sending packets by itself: `addrgenmode none` and `arp off`.
 
-        Without a link-local IPv6 address no router is asked for; without ARP no multicast group is
-        joined for neighbour discovery, which would be reported to the network (MLD).
+        Without a link-local IPv6 address the kernel does not solicit routers; without ARP it does
+        not join the multicast groups of neighbour discovery, which MLD would report.
         """
         inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDRESS_MODE_NONE)]}
         with _errors(f"configure ifindex {ifindex}"):
@@ -212,7 +213,7 @@ class Netlink(Closing):
             self._route.link("set", index=ifindex, arp=False)
 
     def add_address(self, ifindex: int, interface: str) -> None:
-        """Give a device the address `ADDRESS/BITS` without asking the network for duplicates."""
+        """Give a device the address `ADDRESS/BITS` without duplicate address detection."""
         address = ipaddress.ip_interface(interface)
         flags = _ADDRESS_NODAD if address.version == 6 else 0
         with _errors(f"add the address {interface} to ifindex {ifindex}"):
@@ -231,7 +232,7 @@ class Netlink(Closing):
         return [str(item.get_attr("IFA_ADDRESS")) for item in messages]
 
     def add_neighbour(self, ifindex: int, address: str, hardware_address: str) -> None:
-        """Tell for good where *address* is, so that nobody asks by ARP or neighbour discovery."""
+        """Add a permanent neighbour, so that *address* needs no ARP or neighbour discovery."""
         with _errors(f"add the neighbour {address} to ifindex {ifindex}"):
             self._route.neigh(
                 "add", ifindex=ifindex, dst=address, lladdr=hardware_address, state="permanent"
@@ -251,9 +252,9 @@ class Netlink(Closing):
 
 
 def aside(work: Callable[[Netlink], Result]) -> Result:
-    """Return what *work* answers in a thread of its own, in the caller's network namespace.
+    """Run *work* in a thread of its own, in the caller's network namespace; return its result.
 
-    pyroute2 runs an event loop, which it cannot in a thread that runs one already (asyncio).
+    pyroute2 runs an event loop, which is impossible in a thread that runs one already (asyncio).
     """
 
     def run() -> Result:
@@ -265,10 +266,10 @@ def aside(work: Callable[[Netlink], Result]) -> Result:
 
 
 def on_a_copy_of_veth(program_fd: int, ifindex: int) -> str:
-    """Return why a veth like the one with *ifindex* refuses a program in native mode, "" if not.
+    """Return why a veth like *ifindex* refuses a program in native mode, "" if it accepts it.
 
     The copy is made in a network namespace that ends with this call: a pair whose peer has the MTU
-    of the real one's, and more queues than the device receives on if that is so.
+    of the real peer, and more queues than the device receives on if the real peer has.
     """
 
     def run() -> str:
@@ -284,13 +285,13 @@ def on_a_copy_of_veth(program_fd: int, ifindex: int) -> str:
 
 
 def create_namespace(name: str) -> None:
-    """Make a network namespace, as `ip netns add`."""
+    """Create a network namespace, like `ip netns add`."""
     with _errors(f"create the network namespace {name!r}"):
         pyroute2_netns.create(str(NAMED / name))
 
 
 def remove_namespace(name: str) -> None:
-    """Take the name away, as `ip netns delete`; it ends with its last process."""
+    """Remove a name, like `ip netns delete`; the namespace ends with its last process."""
     with _errors(f"remove the network namespace {name!r}"):
         pyroute2_netns.remove(str(NAMED / name))
 
@@ -311,7 +312,7 @@ def _device(message: Any) -> Device:
 def _errors(
     what: str, refusals: Mapping[int, type[BpfError]] = MappingProxyType({})
 ) -> Iterator[None]:
-    """Turn what rtnetlink answers into our errors, its words kept; *refusals* are by errno."""
+    """Turn errors of rtnetlink into ours, with its words; *refusals* has the classes by errno."""
     try:
         yield
     except (NetlinkError, OSError) as error:

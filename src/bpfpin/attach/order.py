@@ -1,68 +1,83 @@
-"""Hooks of devices that run several programs, and where among them a new one goes.
+"""Hooks of devices that run several programs in an order: tcx and netkit.
 
-tcx and netkit: both keep their programs in a `bpf_mprog` (kernel/bpf/mprog.c, Linux 6.6).
+Both keep their programs in a `bpf_mprog` (kernel/bpf/mprog.c, Linux 6.6), which takes for a new
+one a place before or after another.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Self
 
 from bpfpin.attach import interface as interfaces
 from bpfpin.attach.query import is_known, tcx_programs
 from bpfpin.errors import HookBusyError, IdNotFoundError, NotSupportedError, WrongHookError
+from bpfpin.hooks import Hook, hooks_with_code
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
-from bpfpin.spec import Hook
+from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import InvalidArgumentError
-from bpfpin.uapi import AttachFlag, ProgramType
-
-# Whether a program is of the type that a hook runs.
+from bpfpin.uapi import AttachFlag
 
 
-def require_type(program: Program, wanted: ProgramType, hook: Hook) -> None:
-    """Raise `WrongHookError` unless *program* is of the type that *hook* runs."""
-    there = program.type
-    if there == wanted:
+def require_type(program: Program, hook: Hook) -> None:
+    """Raise `WrongHookError` unless *program* is of a type that *hook* runs."""
+    wanted = hook.traits.program_types
+    if program.type in wanted:
         return
-    kind = getattr(there, "name", str(there)).lower()
+    kind = getattr(program.type, "name", str(program.type)).lower()
+    words = " or ".join(program_type.name.lower() for program_type in wanted)
     raise WrongHookError(
-        f"program {program.name!r} is of type {kind}, and {hook.value} runs {wanted.name.lower()}"
+        f"program {program.name!r} is of type {kind}, and {hook.value} runs {words}"
     )
 
 
-def require_hook(hook: Hook, known: frozenset[Hook], what: str) -> None:
-    """Raise `WrongHookError` if *hook* is none of those that *what* has."""
-    if hook not in known:
-        there = ", ".join(one.value for one in Hook if one in known)
-        raise WrongHookError(f"{what} has no hook {hook.value}; it has: {there}")
+def require_hook(hook: Hook, code: str, what: str) -> None:
+    """Raise `WrongHookError` unless the code of *hook* is *code*, called *what* in the message."""
+    if hook.traits.code != code:
+        words = ", ".join(own.value for own in hooks_with_code(code))
+        raise WrongHookError(f"{what} has no hook {hook.value}; it has: {words}")
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Where among the programs of a hook a new one runs; made by the functions below."""
+    """A position among the programs of a hook: `Order.first()`, `.last()`, `.before()`, `.after()`.
+
+    It holds for the moment of attaching: programs that come later may go before it.
+
+    Args:
+        flags: BPF_F_BEFORE or BPF_F_AFTER, with BPF_F_ID and BPF_F_LINK.
+        relative_id: The id of the program or link beside which it runs; 0 for all others.
+    """
 
     flags: AttachFlag
     relative_id: int = 0
 
     @classmethod
     def first(cls) -> Self:
-        """Before all programs that are there now."""
+        """Return the position before all programs that are attached now."""
         return cls(AttachFlag.BEFORE)
 
     @classmethod
     def last(cls) -> Self:
-        """After all programs that are there now."""
+        """Return the position after all programs that are attached now."""
         return cls(AttachFlag.AFTER)
 
     @classmethod
     def before(cls, anchor: Program | Link | int) -> Self:
-        """Just before *anchor*, which is attached there; a number is a program's id."""
+        """Return the position just before another program.
+
+        Args:
+            anchor: A program or link that is attached at the hook, or the id of a program.
+        """
         return cls._beside(AttachFlag.BEFORE, anchor)
 
     @classmethod
     def after(cls, anchor: Program | Link | int) -> Self:
-        """Just after *anchor*, which is attached there; a number is a program's id."""
+        """Return the position just after another program.
+
+        Args:
+            anchor: A program or link that is attached at the hook, or the id of a program.
+        """
         return cls._beside(AttachFlag.AFTER, anchor)
 
     @classmethod
@@ -79,13 +94,13 @@ class Order:
 
 
 def attach_in_order(
-    program: Program, interface: str | int, hook: Hook, order: Order | None, *, since: str
+    program: Program, interface: str | int, hook: Hook, order: Order | None
 ) -> Link:
     """Attach a tc program to a hook of a device that runs several, last unless *order* says.
 
-    Raises what `attach_tcx` tells; *since* is the first Linux with that hook.
+    Raises what `attach_tcx` does.
     """
-    require_type(program, ProgramType.SCHED_CLS, hook)
+    require_type(program, hook)
     ifindex = interfaces.ifindex(interface)
     wanted = order or Order.last()
     assert hook.attach_type is not None
@@ -98,38 +113,40 @@ def attach_in_order(
     except IdNotFoundError:
         raise _no_anchor(ifindex, hook, wanted) from None
     except InvalidArgumentError as error:
-        # A kernel without the hook answers an attach type or flags that it does not know so.
+        # A kernel without the hook answers with EINVAL: it does not know the attach type.
         if is_known(ifindex, hook):
             raise
-        raise _not_supported(hook, since, error) from None
+        raise _not_supported(hook, error) from None
 
 
 def _busy(program: Program, ifindex: int, hook: Hook, error: HookBusyError) -> HookBusyError:
-    """Say who has the program there already; the kernel runs each program once."""
+    """Say what runs the program there already; the kernel runs each program once at a hook."""
     place = f"{hook.value} of {interfaces.name_of(ifindex)}"
-    there = tcx_programs(ifindex, hook)
-    same = [one for one in there if one.program_id == program.id]
+    programs = tcx_programs(ifindex, hook)
+    same = [entry for entry in programs if entry.program_id == program.id]
     if not same:
-        error.hint = f"{place} runs {len(there)} programs"
+        error.hint = f"{place} runs {len(programs)} programs"
         return error
     holder = f"program id {same[0].program_id}, {same[0].held}"
     return HookBusyError(f"{place} runs this program already: {holder}", holder=holder)
 
 
 def _no_anchor(ifindex: int, hook: Hook, order: Order) -> IdNotFoundError:
-    there = [f"program id {one.program_id} ({one.held})" for one in tcx_programs(ifindex, hook)]
+    programs = [
+        f"program id {entry.program_id} ({entry.held})" for entry in tcx_programs(ifindex, hook)
+    ]
     place = f"{hook.value} of {interfaces.name_of(ifindex)}"
     return IdNotFoundError(
         f"nothing can go {order} at {place}, where that is not attached;"
-        f" in their order there are: {', '.join(there) or 'none'}"
+        f" in their order there are: {', '.join(programs) or 'none'}"
     )
 
 
-def _not_supported(hook: Hook, since: str, error: InvalidArgumentError) -> NotSupportedError:
+def _not_supported(hook: Hook, error: InvalidArgumentError) -> NotSupportedError:
     return NotSupportedError(
         f"this kernel has no {hook.value}",
         feature=hook.value,
-        since=since,
+        since=hook.traits.since,
         command=error.command,
         errno=error.errno or 0,
     )

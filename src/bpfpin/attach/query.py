@@ -1,26 +1,32 @@
-"""Who is attached where, asked of the hooks themselves: BPF_PROG_QUERY and tc's filters.
+"""The programs of a hook, asked of the kernel by BPF_PROG_QUERY.
 
-The devices are those of the network namespace of the calling thread. XDP is in `attach.xdp`.
+Devices are those of the network namespace of the calling thread. XDP programs are listed by netlink
+(`attach.devices`), filters of classic tc by rtnetlink (`attach.clsact`).
 """
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bpfpin.attach import netlink_tc
 from bpfpin.attach.cgroup_path import open_cgroup
-from bpfpin.attach.netlink_tc import Filter
-from bpfpin.spec import Hook
+from bpfpin.attach.registry import RunningProgram
+from bpfpin.errors import BpfError, PermissionDeniedError
+from bpfpin.hooks import Hook
+from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgQueryAttr
 from bpfpin.syscall.errno_table import BufferTooSmallError, InvalidArgumentError
 from bpfpin.uapi import AttachFlag, AttachType, QueryFlag
 
+if TYPE_CHECKING:
+    from bpfpin.attach.devices import DeviceRow
+
 _NO_FLAGS = AttachFlag(0)
 _ALL_OWN = QueryFlag(0)
-_ROOM = 64  # programs at one hook: all that tcx and netkit take
+_ROOM = 64  # programs at one hook: BPF_MPROG_MAX, all that tcx and netkit take
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +39,15 @@ class HookProgram:
 
     @property
     def held(self) -> str:
-        """Who holds it, in words."""
+        """What holds it, in words."""
         return f"held by link id {self.link_id}" if self.link_id else "held without a link"
 
 
 def tcx_programs(ifindex: int, hook: Hook) -> tuple[HookProgram, ...]:
     """Return the programs of a tcx or netkit hook in the order in which they run.
 
-    None where the kernel or the device has no such hook; `InterfaceNotFoundError` if the device is
-    gone. Stands on BPF_PROG_QUERY (Linux 6.6), and needs CAP_NET_ADMIN.
+    There are none where the kernel or the device has no such hook. `InterfaceNotFoundError` if
+    the device is gone, `PermissionDeniedError` without CAP_NET_ADMIN. BPF_PROG_QUERY (Linux 6.6).
     """
     assert hook.attach_type is not None
     try:
@@ -60,14 +66,34 @@ def is_known(ifindex: int, hook: Hook) -> bool:
     return True
 
 
+def running_on(devices: Iterable[DeviceRow], hooks: Iterable[Hook]) -> Iterator[RunningProgram]:
+    """Yield the programs of tcx or netkit hooks; devices that are gone are left out.
+
+    `PermissionDeniedError` if this user cannot ask any of them.
+    """
+    hooks = tuple(hooks)
+    for device in devices:
+        try:
+            programs = [(hook, tcx_programs(device.ifindex, hook)) for hook in hooks]
+        except PermissionDeniedError as error:
+            if error.missing:
+                raise
+            continue  # EACCES of a peer of netkit, whose primary device has the hooks
+        except BpfError:  # gone meanwhile
+            continue
+        for hook, entries in programs:
+            for entry in entries:
+                yield RunningProgram(hook, entry.program_id, device.ifindex, link_id=entry.link_id)
+
+
 def cgroup_programs(
     cgroup: str | Path | int, attach_type: AttachType, *, is_effective: bool = False
 ) -> tuple[HookProgram, ...]:
     """Return the programs of a cgroup, a path or a descriptor, in the order in which they run.
 
-    *is_effective* adds those of the cgroups above it, that run for its processes, too. A cgroup
-    does not tell links: those are found by `cgroup_id` among `links()`. None where the kernel does
-    not know the attach type; `CgroupNotFoundError` if the cgroup was removed.
+    *is_effective* adds those of the cgroups above it, which run for its processes, too. The kernel
+    does not report their links: find these by `cgroup_id` among `links()`. There are none where
+    the kernel does not know the attach type; `CgroupNotFoundError` if the cgroup was removed.
     """
     flags = QueryFlag.EFFECTIVE if is_effective else _ALL_OWN
     if not isinstance(cgroup, int):
@@ -77,20 +103,6 @@ def cgroup_programs(
         return _query(cgroup, attach_type, flags=flags)
     except InvalidArgumentError:
         return ()
-
-
-def clsact_filters(ifindex: int) -> tuple[Filter, ...]:
-    """Return the filters of classic tc on a device that run an eBPF program, ingress first.
-
-    None where the device is gone (RTM_GETTFILTER).
-    """
-    kind = netlink_tc.qdiscs().get(ifindex)
-    if kind is None:
-        return ()
-    # The qdisc `ingress` answers a question for egress with its ingress.
-    hooks = (Hook.TC_INGRESS, Hook.TC_EGRESS)[: 2 if kind == netlink_tc.CLSACT else 1]
-    found = (one for hook in hooks for one in netlink_tc.filters(ifindex, hook))
-    return tuple(one for one in found if one.program_id)
 
 
 def _query(
@@ -109,7 +121,7 @@ def _query(
             query_flags=flags,
             prog_ids=ctypes.addressof(programs),
             count=room,
-            # Refused where the kernel has nothing to write there.
+            # With query flags the kernel refuses a buffer for attach flags: it has none to write.
             prog_attach_flags=0 if flags else ctypes.addressof(attach_flags),
             link_ids=ctypes.addressof(links) if has_links else 0,
         )

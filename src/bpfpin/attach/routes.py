@@ -1,7 +1,6 @@
-"""Devices of the current network namespace: their routes, addresses, and the devices above them.
+"""Routes, addresses and stacked devices of the current network namespace, read by rtnetlink(7).
 
-Asked of rtnetlink(7). Attribute numbers are those of linux/rtnetlink.h, if_addr.h, if_link.h and
-if_tunnel.h.
+Attribute numbers are those of linux/rtnetlink.h, if_addr.h, if_link.h and if_tunnel.h.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ IFLA_VLAN_ID = 1
 SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS
 ARPHRD_ETHER, ARPHRD_LOOPBACK = 1, 772
 IFF_LOOPBACK, IFF_NOARP = 0x8, 0x80
-# Half of all addresses, as OpenVPN's 0.0.0.0/1 and 128.0.0.0/1, down to 2000::/3: what is longer is
-# a route to somewhere.
+# The longest prefix of a default route. OpenVPN makes two of half of all addresses (0.0.0.0/1 and
+# 128.0.0.0/1), and 2000::/3 is all of the global IPv6 Internet.
 DEFAULT_LENGTH = 3
-# What is received by the device that IFLA_LINK names before they see it; a veth names its peer.
+# Kinds of devices whose packets the device of IFLA_LINK receives first; that of a veth is its peer.
 _STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec", "xfrm"})
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _UDP = 17
@@ -43,7 +42,7 @@ _UDP = 17
 
 @dataclass(frozen=True, slots=True)
 class _TunnelKind:
-    """Where IFLA_INFO_DATA of a kind of tunnel has its ends, and IP's number for its packets.
+    """The attributes of IFLA_INFO_DATA with the ends of a kind of tunnel, and its IP protocol.
 
     *port* is the attribute of the UDP port (in network byte order), *usual_port* that without one.
     """
@@ -68,13 +67,13 @@ _TUNNELS = {
     "vxlan": _TunnelKind(3, (4, 17), (2, 16), _UDP, 15, 4789),
     "geneve": _TunnelKind(0, (), (2, 7), _UDP, 5, 6081),
 }
-# What does not tell rtnetlink where its other end is.
+# Tunnels whose other end rtnetlink does not know: a program or another protocol does.
 _OPAQUE = frozenset({"tun", "ppp", "l2tp", "wireguard"})
 
 
 @dataclass(frozen=True, slots=True)
 class NetDevice:
-    """A device; *kind* is what it was made as, *data* what its kind is told (IFLA_INFO_DATA)."""
+    """A device of a *kind* (`vlan`, `veth`, …), with the *data* of that kind (IFLA_INFO_DATA)."""
 
     ifindex: int
     name: str
@@ -89,23 +88,23 @@ class NetDevice:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether what it sends comes back in."""
+        """Whether the packets that it sends come back in."""
         return bool(self.flags & IFF_LOOPBACK)
 
     @property
     def has_ethernet(self) -> bool:
-        """Whether its packets have headers of Ethernet."""
+        """Whether its packets have Ethernet headers."""
         return self.hardware_type in (ARPHRD_ETHER, ARPHRD_LOOPBACK)
 
     @property
     def has_neighbours(self) -> bool:
-        """Whether it asks who has an address (ARP, neighbour discovery)."""
+        """Whether it resolves addresses by ARP and neighbour discovery."""
         return self.has_ethernet and not self.flags & (IFF_LOOPBACK | IFF_NOARP)
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceAddress:
-    """An address of a device, with the network that is reached there."""
+    """An address of a device, and the length of the prefix of its network."""
 
     ifindex: int
     address: Address
@@ -114,7 +113,7 @@ class InterfaceAddress:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One way out: a device, and the *gateway* if it is not reached directly."""
+    """One next hop: a device, and the *gateway* if the destination is not on its network."""
 
     ifindex: int
     gateway: Address | None = None
@@ -123,7 +122,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Underlay:
-    """What carries a tunnel: device *ifindex*, and its ends as far as they are known."""
+    """The device that carries a tunnel, and the tunnel's ends as far as they are known."""
 
     ifindex: int
     local: Address | None = None
@@ -134,20 +133,23 @@ class Underlay:
 
 
 def default_routes() -> list[Route]:
-    """Return the ways of the default routes of all tables, IPv4 and IPv6.
+    """Return the default routes of all tables, IPv4 and IPv6.
 
     A route to half of all addresses counts as one.
     """
-    return [way for way in _routes() if way.prefix_length <= DEFAULT_LENGTH]
+    return [route for route in _routes() if route.prefix_length <= DEFAULT_LENGTH]
 
 
 def default_route_devices() -> set[int]:
-    """Return the ifindexes that a default route of any table goes out by."""
-    return {way.ifindex for way in default_routes()}
+    """Return the ifindexes of the devices of all default routes."""
+    return {route.ifindex for route in default_routes()}
 
 
 def route_to(address: Address, source: Address | None = None) -> Route | None:
-    """Return the way that packets to *address* take, from *source* if that is ours; None: none."""
+    """Return the route of packets to *address*, from *source* if that is ours.
+
+    None if there is no route.
+    """
     body = [attribute(RTA_DST, address.packed)]
     bits = 8 * len(address.packed)
     if source is not None:
@@ -158,41 +160,43 @@ def route_to(address: Address, source: Address | None = None) -> Route | None:
         answers = request(RouteCommand.GETROUTE, head + b"".join(body), target=str(address))
     except BpfError:
         return route_to(address) if source is not None else None
-    ways = [way for answer in answers for way in _ways(attributes(answer[_ROUTE.size :]), bits)]
-    return ways[0] if ways else None
+    hops = [
+        hop for answer in answers for hop in _next_hops(attributes(answer[_ROUTE.size :]), bits)
+    ]
+    return hops[0] if hops else None
 
 
 def addresses() -> list[InterfaceAddress]:
     """Return the addresses of all devices."""
-    found = []
+    entries = []
     for answer in _dump(RouteCommand.GETADDR, bytes(_ADDRESS.size), "addresses"):
         _, length, _, _, ifindex = _ADDRESS.unpack_from(answer)
-        told = attributes(answer[_ADDRESS.size :])
-        # Between two ends IFA_ADDRESS is that of the other one.
-        packed = told.get(IFA_LOCAL) or told.get(IFA_ADDRESS)
+        fields = attributes(answer[_ADDRESS.size :])
+        # On a point-to-point device IFA_ADDRESS is the address of the peer (linux/if_addr.h).
+        packed = fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS)
         if packed:
-            found.append(InterfaceAddress(ifindex, ipaddress.ip_address(packed), length))
-    return found
+            entries.append(InterfaceAddress(ifindex, ipaddress.ip_address(packed), length))
+    return entries
 
 
 def devices_with_address(address: Address) -> set[int]:
     """Return the ifindexes of the devices that have *address*."""
-    return {one.ifindex for one in addresses() if one.address == address}
+    return {entry.ifindex for entry in addresses() if entry.address == address}
 
 
 def devices() -> dict[int, NetDevice]:
     """Return all devices by ifindex."""
     body = bytes(_DEVICE.size) + attribute(IFLA_EXT_MASK, _U32.pack(SKIP_STATISTICS))
-    found = (_device(answer) for answer in _dump(RouteCommand.GETLINK, body, "devices"))
-    return {one.ifindex: one for one in found}
+    rows = (_device(answer) for answer in _dump(RouteCommand.GETLINK, body, "devices"))
+    return {device.ifindex: device for device in rows}
 
 
-def stacked(there: Mapping[int, NetDevice]) -> Iterator[tuple[int, int]]:
-    """Yield pairs of devices, the lower one first: what the upper one receives came in there.
+def stacked(by_ifindex: Mapping[int, NetDevice]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of ifindexes: a lower device, and one whose packets it receives first.
 
-    VLANs, bonds, bridges and the like; not tunnels.
+    The upper device is a VLAN, bond, bridge or the like; tunnels are left out.
     """
-    for device in there.values():
+    for device in by_ifindex.values():
         if device.master:
             yield device.ifindex, device.master
         if device.kind in _STACKED and device.link:
@@ -200,45 +204,46 @@ def stacked(there: Mapping[int, NetDevice]) -> Iterator[tuple[int, int]]:
 
 
 def vlan_of(device: NetDevice) -> int | None:
-    """Return the number of a VLAN, None for a device that is none."""
+    """Return the VLAN id of a device, None if it is not a VLAN."""
     if device.kind != "vlan" or IFLA_VLAN_ID not in device.data:
         return None
     return int.from_bytes(device.data[IFLA_VLAN_ID][:2], "little")
 
 
-def underlays(device: NetDevice, there: Mapping[int, NetDevice]) -> list[Underlay]:
-    """Return what carries the packets of a tunnel; none for a device that is no tunnel.
+def underlays(device: NetDevice, by_ifindex: Mapping[int, NetDevice]) -> list[Underlay]:
+    """Return the devices that carry the packets of a tunnel; empty if *device* is not a tunnel.
 
-    Where a tunnel does not say where its other end is, as one of a program of user space, that is
-    every device with a gateway, or else every one with a route.
+    If the other end of the tunnel is not known, as with one made by a program in user space, these
+    are all devices with a gateway, or else all devices with a route.
     """
-    found: list[Underlay] = []
     kind = _TUNNELS.get(device.kind)
     if kind is not None:
-        found = list(_of_kernel(device, kind))
+        if carriers := list(_of_kernel(device, kind)):
+            return carriers
     elif device.kind not in _OPAQUE:
         return []
-    if found:
-        return found
-    tunnels = {one.ifindex for one in there.values() if one.kind in (*_TUNNELS, *_OPAQUE)}
-    loops = {one.ifindex for one in there.values() if one.is_loopback}
-    ways = [way for way in _routes() if way.ifindex not in tunnels | loops]
-    found_ways = [way for way in ways if way.gateway is not None] or ways
-    return [Underlay(ifindex) for ifindex in sorted({way.ifindex for way in found_ways})]
+    all_devices = by_ifindex.values()
+    tunnels = {other.ifindex for other in all_devices if other.kind in (*_TUNNELS, *_OPAQUE)}
+    loops = {other.ifindex for other in all_devices if other.is_loopback}
+    routes = [route for route in _routes() if route.ifindex not in tunnels | loops]
+    with_gateway = [route for route in routes if route.gateway is not None]
+    return [
+        Underlay(ifindex) for ifindex in sorted({hop.ifindex for hop in with_gateway or routes})
+    ]
 
 
 def _of_kernel(device: NetDevice, kind: _TunnelKind) -> Iterator[Underlay]:
     link = _number(device.data.get(kind.link, b""))
     local, peer = (_first(device.data, where) for where in (kind.locals, kind.remotes))
     port = int.from_bytes(device.data.get(kind.port, b"")[:2], "big") or kind.usual_port
-    way = route_to(peer, local) if peer is not None else None
+    route = route_to(peer, local) if peer is not None else None
     ports = (port, port) if kind.port else (0, 0)
-    for ifindex in dict.fromkeys(filter(None, (link, way.ifindex if way else 0))):
+    for ifindex in dict.fromkeys(filter(None, (link, route.ifindex if route else 0))):
         yield Underlay(ifindex, local, peer, kind.protocol, *ports)
 
 
 def _first(data: Mapping[int, bytes], kinds: Iterable[int]) -> Address | None:
-    """Return the first address that is there and is one of a host."""
+    """Return the first address that is set; None if it is a multicast group."""
     for kind in kinds:
         packed = data.get(kind, b"")
         if any(packed) and len(packed) in (4, 16):
@@ -249,19 +254,19 @@ def _first(data: Mapping[int, bytes], kinds: Iterable[int]) -> Address | None:
 
 def _device(answer: bytes) -> NetDevice:
     _, hardware_type, ifindex, flags, _ = _DEVICE.unpack_from(answer)
-    told = attributes(answer[_DEVICE.size :])
-    information = attributes(told.get(IFLA_LINKINFO, b""))
-    is_here = IFLA_LINK_NETNSID not in told  # else IFLA_LINK is of another namespace
+    fields = attributes(answer[_DEVICE.size :])
+    information = attributes(fields.get(IFLA_LINKINFO, b""))
+    is_here = IFLA_LINK_NETNSID not in fields  # else IFLA_LINK is of another namespace
     return NetDevice(
         ifindex,
-        _text(told.get(IFLA_IFNAME, b"")),
+        _text(fields.get(IFLA_IFNAME, b"")),
         hardware_type,
         flags,
-        told.get(IFLA_ADDRESS, bytes(6))[:6].ljust(6, b"\0"),
-        _number(told.get(IFLA_MTU, b"")),
+        fields.get(IFLA_ADDRESS, bytes(6))[:6].ljust(6, b"\0"),
+        _number(fields.get(IFLA_MTU, b"")),
         _text(information.get(IFLA_INFO_KIND, b"")),
-        _number(told.get(IFLA_MASTER, b"")),
-        _number(told.get(IFLA_LINK, b"")) if is_here else 0,
+        _number(fields.get(IFLA_MASTER, b"")),
+        _number(fields.get(IFLA_LINK, b"")) if is_here else 0,
         attributes(information.get(IFLA_INFO_DATA, b"")),
     )
 
@@ -271,13 +276,13 @@ def _routes() -> Iterator[Route]:
         fields = _ROUTE.unpack_from(answer)
         prefix_length, kind = fields[1], fields[7]
         if kind == RTN_UNICAST:
-            yield from _ways(attributes(answer[_ROUTE.size :]), prefix_length)
+            yield from _next_hops(attributes(answer[_ROUTE.size :]), prefix_length)
 
 
-def _ways(told: dict[int, bytes], prefix_length: int) -> Iterator[Route]:
-    if RTA_OIF in told:
-        yield Route(_number(told[RTA_OIF]), _gateway(told), prefix_length)
-    data, at = told.get(RTA_MULTIPATH, b""), 0
+def _next_hops(fields: dict[int, bytes], prefix_length: int) -> Iterator[Route]:
+    if RTA_OIF in fields:
+        yield Route(_number(fields[RTA_OIF]), _gateway(fields), prefix_length)
+    data, at = fields.get(RTA_MULTIPATH, b""), 0
     while at + _NEXT_HOP.size <= len(data):
         length, _, _, ifindex = _NEXT_HOP.unpack_from(data, at)
         inner = attributes(data[at + _NEXT_HOP.size : at + length])
@@ -285,9 +290,9 @@ def _ways(told: dict[int, bytes], prefix_length: int) -> Iterator[Route]:
         at += max(_NEXT_HOP.size, length + 3 & ~3)
 
 
-def _gateway(told: dict[int, bytes]) -> Address | None:
-    # RTA_VIA has a family before an address that may be of the other one.
-    packed = told.get(RTA_GATEWAY) or told.get(RTA_VIA, b"")[2:]
+def _gateway(fields: dict[int, bytes]) -> Address | None:
+    # RTA_VIA is a gateway of another family: struct rtvia has the family before the address.
+    packed = fields.get(RTA_GATEWAY) or fields.get(RTA_VIA, b"")[2:]
     return ipaddress.ip_address(packed) if len(packed) in (4, 16) else None
 
 

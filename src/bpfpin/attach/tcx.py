@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from bpfpin.attach.devices import DeviceRow
 from bpfpin.attach.order import Order, attach_in_order, require_hook
+from bpfpin.attach.query import running_on
+from bpfpin.attach.registry import (
+    AttachOptions,
+    HookCode,
+    HookTarget,
+    NewAttachment,
+    RunningProgram,
+    code_of,
+)
+from bpfpin.errors import NotSupportedError
+from bpfpin.hooks import Hook, hooks_with_code
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
-from bpfpin.spec import Hook, choice_of
-
-HOOKS = frozenset({Hook.TCX_INGRESS, Hook.TCX_EGRESS})
+from bpfpin.spec import choice_of
 
 
 def attach_tcx(
@@ -15,12 +28,54 @@ def attach_tcx(
 ) -> Link:
     """Attach a tc program to a device; closing the link detaches it, unless the link is pinned.
 
-    *interface* is a name or an ifindex of the current network namespace, *hook* TCX_INGRESS or
-    TCX_EGRESS. It runs after the programs that are there, unless *order* says where; all of them
-    run before the filters of classic tc. `HookBusyError` if the hook runs this program already or
-    is full, `IdNotFoundError` if what *order* names is not attached there, `NotSupportedError` if
-    the kernel has no tcx (`attach_clsact` works there). BPF_LINK_CREATE (Linux 6.6).
+    All programs of tcx run before the filters of classic tc.
+
+    Args:
+        program: A program of type SCHED_CLS.
+        interface: Name or ifindex of a device of the current network namespace.
+        hook: `Hook.TCX_INGRESS` or `Hook.TCX_EGRESS`, or its word.
+        order: Where among the programs of the hook it runs. Default: after all others.
+
+    Returns:
+        The link.
+
+    Raises:
+        HookBusyError: The hook runs this program already, or is full (64 programs).
+        IdNotFoundError: The program or link that *order* names is not attached there.
+        NotSupportedError: The kernel has no tcx; `attach_clsact` works there.
+        WrongHookError: The program is of another type, or the hook is not one of tcx.
+        InterfaceNotFoundError: The device is not in this network namespace.
+        PermissionDeniedError: CAP_NET_ADMIN is missing.
+
+    Kernel: BPF_LINK_CREATE with BPF_TCX_INGRESS or BPF_TCX_EGRESS (Linux 6.6).
     """
     hook = choice_of(Hook, hook, what="hook")
-    require_hook(hook, HOOKS, "tcx")
-    return attach_in_order(program, interface, hook, order, since="6.6")
+    require_hook(hook, "tcx", "tcx")
+    return attach_in_order(program, interface, hook, order)
+
+
+class TcxCode(HookCode):
+    """The code of the hooks of tcx."""
+
+    def attach(
+        self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    ) -> NewAttachment:
+        """Attach by a link; where the kernel has no tcx, prepare a filter of classic tc."""
+        try:
+            return NewAttachment(
+                hook, attach_tcx(program, target.ifindex, hook, order=options.order)
+            )
+        except NotSupportedError:
+            # tc-ingress and tc-egress see the same packets.
+            instead = Hook(hook.value.replace("tcx-", "tc-"))
+            filters = code_of(instead)
+            new = filters.attach(program, instead, target, options)
+            note = f"this kernel has no tcx: {program.name} is at {instead.value}"
+            return replace(new, note=note)
+
+    def running_on(self, devices: Iterable[DeviceRow]) -> Iterator[RunningProgram]:
+        """Yield the programs of tcx."""
+        return running_on(devices, hooks_with_code("tcx"))
+
+
+CODE = TcxCode()

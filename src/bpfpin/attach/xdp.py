@@ -1,13 +1,25 @@
-"""XDP: programs at the driver's receive path of a network device, held by a link."""
+"""XDP: programs at the driver's receive path of a network device.
+
+A link holds them, or the device itself (`ip link set dev DEV xdp …`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterable, Iterator
 
 from bpfpin.attach import devices
 from bpfpin.attach import interface as interfaces
-from bpfpin.attach.devices import XdpFeature
+from bpfpin.attach.devices import DeviceRow, XdpFeature
+from bpfpin.attach.registry import (
+    AttachOptions,
+    HookCode,
+    HookTarget,
+    NewAttachment,
+    RememberedHook,
+    RunningProgram,
+)
 from bpfpin.errors import (
     Argument,
     BpfError,
@@ -15,15 +27,19 @@ from bpfpin.errors import (
     HookBusyError,
     NotSupportedError,
     PermissionDeniedError,
+    ProgramChangedError,
     SyscallError,
     WrongHookError,
 )
+from bpfpin.hooks import Hook, XdpMode
 from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
-from bpfpin.spec import XdpMode, choice_of
+from bpfpin.records import dataclass
+from bpfpin.spec import choice_of
 from bpfpin.syscall.errno_table import InvalidArgumentError
-from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpFlag
+from bpfpin.syscall.fd import Closing
+from bpfpin.uapi import AttachType, LinkType, XdpFlag
 
 _FLAGS = {
     XdpMode.NATIVE: XdpFlag.DRV_MODE,
@@ -39,13 +55,25 @@ _INSTEAD = {
         Argument("mode", XdpMode.GENERIC),
     ),
 }
+# Options of `ip link set`: `xdp off` would mean native mode wherever the driver has it, and leave a
+# generic program attached.
+_IP_WORDS = {
+    XdpMode.NATIVE: "xdpdrv",
+    XdpMode.GENERIC: "xdpgeneric",
+    XdpMode.OFFLOAD: "xdpoffload",
+}
 # The kernel's words (dev_xdp_attach of net/core/dev.c), with EOPNOTSUPP.
 NO_NATIVE = "Underlying driver does not support XDP in native mode"
 VETH = "veth"
 
 
 class XdpLink(Link):
-    """A link at an XDP hook: *mode* is the one taken, *note* says why it is not a better one."""
+    """A link at an XDP hook.
+
+    Attributes:
+        mode: The mode that the program runs in, never AUTO once it is attached.
+        note: Why it is not native mode, in the kernel's words; else empty.
+    """
 
     mode: XdpMode = XdpMode.AUTO
     note: str = ""
@@ -53,9 +81,9 @@ class XdpLink(Link):
 
 @dataclass(frozen=True, slots=True)
 class XdpHolder:
-    """Who is attached to a device; *link_id* is None for a program held by netlink alone.
+    """The program that a device runs, and what holds it: a link, or netlink (*link_id* is None).
 
-    Without CAP_SYS_ADMIN links cannot be seen: then `is_link_known` is False and *link_id* None.
+    Callers without CAP_SYS_ADMIN cannot see links: then `is_link_known` is False, *link_id* None.
     """
 
     program_id: int
@@ -80,13 +108,26 @@ def attach_xdp(
 ) -> XdpLink:
     """Attach *program* to a device; closing the link detaches it, unless the link is pinned.
 
-    *interface* is a name or an ifindex of the current network namespace. AUTO tries native mode,
-    and generic mode when the driver has no native one; `note` then has the driver's words.
-    `HookBusyError` says who holds the device, `NotSupportedError` why a mode is refused. Like
-    `ip link set dev DEV xdp…`, by BPF_LINK_CREATE (Linux 5.9).
+    Args:
+        program: A program of type XDP.
+        interface: Name or ifindex of a device of the current network namespace.
+        mode: Where in the receive path it runs. AUTO takes native mode, and generic mode if the
+            driver refuses native mode; `XdpLink.note` then has the driver's words.
+
+    Returns:
+        The link, with the mode taken.
+
+    Raises:
+        HookBusyError: The device runs another XDP program; `holder` says what holds it.
+        NotSupportedError: The driver refuses the mode; the message has its reason.
+        WrongHookError: The program is of another type.
+        InterfaceNotFoundError: The device is not in this network namespace.
+        PermissionDeniedError: CAP_NET_ADMIN or CAP_BPF is missing.
+
+    Kernel: BPF_LINK_CREATE with BPF_XDP (Linux 5.9).
     """
     mode = choice_of(XdpMode, mode, what="XDP mode")
-    if program.type != ProgramType.XDP:
+    if program.type not in Hook.XDP.traits.program_types:
         kind = getattr(program.type, "name", str(program.type)).lower()
         raise WrongHookError(f"program {program.name!r} is of type {kind}, not xdp")
     ifindex = interfaces.ifindex(interface)
@@ -105,7 +146,7 @@ def attach_xdp(
 
 
 def generic_note(ifindex: int, words: str) -> str:
-    """Return what is told of a device that refused native mode with the kernel's *words*."""
+    """Return the note on a device that refused native mode with the kernel's *words*."""
     name = interfaces.name_of(ifindex)
     return f"{name} runs it in generic mode, for native mode was refused: {words}"
 
@@ -115,7 +156,7 @@ def mode_refusal(
 ) -> NotSupportedError:
     """Return the exception for a device that refuses *program* in *mode* with *words*.
 
-    *error* is the kernel's refusal, None for one that is foreseen.
+    *error* is the kernel's refusal; None if the refusal is foreseen.
     """
     name = interfaces.name_of(ifindex) or f"ifindex {ifindex}"
     hint = _INSTEAD.get(mode, Fix(()))
@@ -131,11 +172,11 @@ def mode_refusal(
 
 
 def xdp_holder(ifindex: int) -> XdpHolder | None:
-    """Return who is attached to the device with this ifindex, None if nobody is."""
-    from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, for a held device only
+    """Return the program of the device with this ifindex and what holds it, None without one."""
+    from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, and few need it
 
-    found = aside(lambda netlink: netlink.xdp_program_ids(ifindex))
-    for mode, program_id in found.items():
+    program_ids = aside(lambda netlink: netlink.xdp_program_ids(ifindex))
+    for mode, program_id in program_ids.items():
         name = ""
         with contextlib.suppress(BpfError), Program.from_id(program_id) as program:
             name = program.name
@@ -147,7 +188,7 @@ def xdp_holder(ifindex: int) -> XdpHolder | None:
 
 
 class _Refused(Exception):  # noqa: N818 - it never leaves this file
-    """The device refused a mode: *error* is what to raise, *words* are the kernel's."""
+    """The device refused a mode: *error* is to be raised, *words* are the kernel's."""
 
     def __init__(self, error: SyscallError, words: str) -> None:
         super().__init__(words)
@@ -163,7 +204,7 @@ def _attach(program: Program, ifindex: int, mode: XdpMode) -> XdpLink:
     except PermissionDeniedError:
         raise
     except SyscallError as error:
-        interfaces.ifindex(ifindex)  # a device that is gone meanwhile is refused with EINVAL, too
+        interfaces.ifindex(ifindex)  # the kernel answers EINVAL for a device that is gone, too
         raise _refused(program, ifindex, mode, error) from None
     link.mode = mode
     return link
@@ -172,7 +213,7 @@ def _attach(program: Program, ifindex: int, mode: XdpMode) -> XdpLink:
 def _refused(
     program: Program, ifindex: int, mode: XdpMode, error: SyscallError
 ) -> _Refused | SyscallError:
-    """Ask for the kernel's words; an error that is not the device's own stays as it is."""
+    """Add the kernel's words; an error with another cause than the device stays as it is."""
     words = _driver_words(program, ifindex, mode)
     # A driver without offload answers EINVAL to XDP_SETUP_PROG_HW (veth, virtio_net).
     is_offload = mode is XdpMode.OFFLOAD
@@ -186,7 +227,7 @@ def _refused(
 
 
 def _busy(program: Program, ifindex: int, mode: XdpMode, error: HookBusyError) -> HookBusyError:
-    """Say who holds the device, as far as we may know; else what the kernel says."""
+    """Say what holds the device, as far as this user can see; else what the kernel says."""
     name = interfaces.name_of(ifindex) or f"ifindex {ifindex}"
     holder = xdp_holder(ifindex)
     if holder is None:
@@ -200,7 +241,7 @@ def _busy(program: Program, ifindex: int, mode: XdpMode, error: HookBusyError) -
 
 
 def _driver_words(program: Program, ifindex: int, mode: XdpMode) -> str:
-    """Ask netlink for the reason; links carry no extended acknowledgement."""
+    """Ask netlink for the reason: BPF_LINK_CREATE has no extended acknowledgement."""
     from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, for a refusal only
 
     return aside(lambda netlink: netlink.xdp_refusal(program.fd, ifindex, mode))
@@ -214,22 +255,18 @@ def _link_id(ifindex: int, program_id: int) -> int | None:
     return None
 
 
-# What a driver would say to an XDP program, found out without touching the device.
-#
-# The kernel asks a driver only by attaching, which a dry run must not do; and a refused
-# BPF_LINK_UPDATE comes without words. What can be known beforehand:
-#
-# * whether the driver has native XDP at all: it says so itself (`netdev`, Linux 6.3).
-# * what veth answers: a pair like it is made in a network namespace of our own, which ends with the
-# question, and the program is attached there. `veth_xdp_set` of drivers/net/veth.c looks at the
-# peer's MTU, and whether the device receives on as many queues as its peer sends on.
+# Refusals foreseen, without touching the device: the kernel asks a driver only by attaching, which
+# a dry run must not do; and a refused BPF_LINK_UPDATE comes without words.
 
 
 def foreseen_refusal(program: Program, ifindex: int, mode: XdpMode) -> str:
-    """Return the words by which *program* would be refused in *mode*, "" if none are known.
+    """Return the words by which the driver would refuse *program* in *mode*, "" if none are known.
 
-    AUTO asks for native mode first. Only native mode can be foreseen; the device, which is in the
-    current network namespace, is only looked at.
+    AUTO asks for native mode first, and only that can be foreseen. A driver says itself whether it
+    has native XDP (`netdev`, Linux 6.3). A veth is asked by a copy: a pair like it is made in a
+    network namespace of our own, which ends with the question, and the program is attached there
+    (`veth_xdp_set` of drivers/net/veth.c looks at the peer's MTU, and whether the device receives
+    on as many queues as its peer sends on). The device is in the current network namespace.
     """
     if mode not in (XdpMode.NATIVE, XdpMode.AUTO):
         return ""
@@ -239,3 +276,81 @@ def foreseen_refusal(program: Program, ifindex: int, mode: XdpMode) -> str:
         return on_a_copy_of_veth(program.fd, ifindex)
     features = devices.xdp_features(ifindex)
     return "" if features is None or XdpFeature.BASIC in features else NO_NATIVE
+
+
+class NetlinkXdp(Closing):
+    """The XDP program that the device with *ifindex* itself holds in *mode*, without a link.
+
+    It was put there by netlink: `ip link set dev DEV xdp …`. It outlives every process, and is
+    replaced by naming the program that is expected.
+    """
+
+    def __init__(self, ifindex: int, mode: XdpMode) -> None:
+        self._ifindex = ifindex
+        self._mode = mode
+
+    def program_id(self) -> int:
+        """Return the id of the program that is attached, 0 for none; `AttachError` if gone."""
+        from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, for such a hook only
+
+        return aside(lambda netlink: netlink.xdp_program_ids(self._ifindex)).get(self._mode, 0)
+
+    def update(self, program: Program, expected_old: Program | None = None) -> None:
+        """Run *program* from the next packet on, if *expected_old* runs now.
+
+        Raises `ProgramChangedError` if another one runs, or if *expected_old* is not given;
+        `HookBusyError` if a link holds the device by now, `AttachError` if it is gone.
+        """
+        if expected_old is None:
+            raise ProgramChangedError("a program held by netlink is replaced only if it is known")
+        self._replace(program.fd, expected_old)
+
+    def detach(self) -> None:
+        """Detach the program that runs now, and no other."""
+        if running := self.program_id():
+            with Program.from_id(running) as program:
+                self._replace(-1, program)
+
+    def close(self) -> None:
+        """Do nothing: the device holds the program."""
+
+    def _replace(self, program_fd: int, expected: Program) -> None:
+        from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, for such a hook only
+
+        aside(
+            lambda netlink: netlink.replace_xdp(
+                program_fd, self._ifindex, self._mode, expected_fd=expected.fd
+            )
+        )
+
+
+class XdpCode(HookCode):
+    """The code of the XDP hook."""
+
+    def attach(
+        self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    ) -> NewAttachment:
+        """Attach by a link."""
+        link = attach_xdp(program, target.ifindex, mode=options.mode)
+        return NewAttachment(hook, link, link.note, mode=link.mode.value)
+
+    def reopen(self, hook: Hook, target: HookTarget, remembered: RememberedHook) -> NetlinkXdp:
+        """Return the program that the device itself holds."""
+        return NetlinkXdp(target.ifindex, XdpMode(remembered.mode))
+
+    def holder(self, target: HookTarget) -> XdpHolder | None:
+        """Return the program of the device, and what holds it."""
+        return xdp_holder(target.ifindex)
+
+    def detach_line(self, hook: Hook, device: str, remembered: RememberedHook) -> str:
+        """Return the line of ip(8) that detaches the program, in its mode."""
+        return f"ip link set dev {shlex.quote(device)} {_IP_WORDS[XdpMode(remembered.mode)]} off"
+
+    def running_on(self, devices: Iterable[DeviceRow]) -> Iterator[RunningProgram]:
+        """Yield the XDP programs of the rows of the devices, without their links."""
+        for device in devices:
+            for mode, program_id in device.xdp.items():
+                yield RunningProgram(Hook.XDP, program_id, device.ifindex, mode.value)
+
+
+CODE = XdpCode()

@@ -9,50 +9,25 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from bpfpin.attach import netlink_tc, query
 from bpfpin.attach.devices import DeviceRow, all_devices
+from bpfpin.attach.registry import RunningProgram, code_named, code_of
 from bpfpin.errors import BpfError, NamespaceNotFoundError, PermissionDeniedError
+from bpfpin.hooks import Hook, TargetKind, hooks_at
 from bpfpin.host.graph import Node, NodeKind
 from bpfpin.host.namespaces import Namespace, all_namespaces
 from bpfpin.objects.kernel.info import LinkInfo
-from bpfpin.spec import Hook
 from bpfpin.syscall import fs, netns
-from bpfpin.uapi import AttachType, LinkType, ProgramType
+from bpfpin.uapi import AttachType, LinkType
 
-_TCX = (Hook.TCX_INGRESS, Hook.TCX_EGRESS)
-_CLASSIC = (Hook.TC_INGRESS, Hook.TC_EGRESS)
-_NETKIT = (Hook.NETKIT_PRIMARY, Hook.NETKIT_PEER)
+_OnDevice = tuple[LinkType | int | None, int, int]  # type of link, ifindex, id of program
 _AtCgroup = tuple[int, AttachType | int | None, int]  # ids of cgroup, attach type and program
 CGROUP2: Final = "cgroup2"
 CGROUPS_MAX: Final = 50_000
-# The attach types that a type of program fits, by prefixes of their names.
-_ATTACH_TYPES: Final[dict[ProgramType, tuple[str, ...]]] = {
-    ProgramType.CGROUP_SKB: ("CGROUP_INET_INGRESS", "CGROUP_INET_EGRESS"),
-    ProgramType.CGROUP_SOCK: (
-        "CGROUP_INET_SOCK_",
-        "CGROUP_INET4_POST_BIND",
-        "CGROUP_INET6_POST_BIND",
-    ),
-    ProgramType.SOCK_OPS: ("CGROUP_SOCK_OPS",),
-    ProgramType.CGROUP_DEVICE: ("CGROUP_DEVICE",),
-    ProgramType.CGROUP_SYSCTL: ("CGROUP_SYSCTL",),
-    ProgramType.CGROUP_SOCKOPT: ("CGROUP_GETSOCKOPT", "CGROUP_SETSOCKOPT"),
-    ProgramType.CGROUP_SOCK_ADDR: (
-        "CGROUP_INET4_BIND",
-        "CGROUP_INET6_BIND",
-        "CGROUP_INET4_CONNECT",
-        "CGROUP_INET6_CONNECT",
-        "CGROUP_INET4_GET",
-        "CGROUP_INET6_GET",
-        "CGROUP_UDP",
-        "CGROUP_UNIX",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +49,14 @@ class DeviceWalk:
     """
 
     def __init__(self, links: Iterable[LinkInfo], types: Collection[int]) -> None:
-        self._types = set(types)
-        self._xdp_links = _xdp_links(links)
+        hooks = hooks_for(TargetKind.DEVICE, types)
+        self._codes = tuple(dict.fromkeys(hook.traits.code for hook in hooks))
+        self._links = _links_on_devices(links)
         self.notes: list[str] = []
 
     def attachments(self) -> list[AttachedProgram]:
         """Return the programs of all devices, by whomever attached, namespace by namespace."""
-        if self._types.isdisjoint({ProgramType.XDP, ProgramType.SCHED_CLS}):
+        if not self._codes:
             return []
         attached: list[AttachedProgram] = []
         closed: list[str] = []
@@ -97,52 +73,32 @@ class DeviceWalk:
         return attached
 
     def _namespace(self, namespace: Namespace) -> Iterator[AttachedProgram]:
-        devices = {device.ifindex: device for device in all_devices()}
-        nodes = {ifindex: _node(namespace, device) for ifindex, device in devices.items()}
-        for ifindex, device in devices.items():
-            for mode, program_id in device.xdp.items():
-                link = self._xdp_link(ifindex, program_id)
-                yield AttachedProgram(nodes[ifindex], program_id, Hook.XDP.value, mode.value, link)
-        if ProgramType.SCHED_CLS in self._types:
-            for ifindex, device in devices.items():
-                yield from self._traffic(nodes[ifindex], device)
-            yield from _filters(nodes)
-
-    def _traffic(self, node: Node, device: DeviceRow) -> Iterator[AttachedProgram]:
-        for hook in _NETKIT + _TCX if device.kind == "netkit" else _TCX:
+        devices = all_devices()
+        nodes = {device.ifindex: _node(namespace, device) for device in devices}
+        for code in self._codes:
             try:
-                programs = query.tcx_programs(device.ifindex, hook)
+                for running in code_named(code).running_on(devices):
+                    node, hook = nodes[running.ifindex], running.hook.value
+                    link = running.link_id
+                    if link is None:
+                        link = self._link(running)
+                    yield AttachedProgram(node, running.program_id, hook, running.mode, link)
             except PermissionDeniedError as error:
-                self._note(f"what {hook.value} hooks run is not shown: {error}")
-                return
-            except BpfError:  # the device was removed meanwhile
-                return
-            for program in programs:
-                yield AttachedProgram(node, program.program_id, hook.value, link=program.link_id)
+                self._note(f"what {code} hooks run is not shown: {error}")
 
-    def _xdp_link(self, ifindex: int, program_id: int) -> int:
+    def _link(self, running: RunningProgram) -> int:
         """Return the id of a link that fits, 0 for none.
 
         An ifindex repeats in each namespace, and a link does not report its own: if two devices
         fit, each gets one of the links.
         """
-        fitting = self._xdp_links.get((ifindex, program_id), [])
+        place = (running.hook.traits.link_type, running.ifindex, running.program_id)
+        fitting = self._links.get(place, [])
         return fitting.pop(0) if fitting else 0
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
-
-
-def _filters(nodes: Mapping[int, Node]) -> Iterator[AttachedProgram]:
-    """Yield the programs of classic tc; one dump of qdiscs tells which devices have hooks."""
-    for ifindex, kind in netlink_tc.qdiscs().items():
-        # The qdisc `ingress` has no egress: it answers a dump of egress with its ingress filters.
-        hooks = _CLASSIC if kind == netlink_tc.CLSACT else _CLASSIC[:1]
-        for hook in hooks if ifindex in nodes else ():
-            for tc_filter in netlink_tc.filters(ifindex, hook):
-                if tc_filter.program_id:
-                    yield AttachedProgram(nodes[ifindex], tc_filter.program_id, hook.value)
 
 
 def _node(namespace: Namespace, device: DeviceRow) -> Node:
@@ -156,12 +112,12 @@ def _node(namespace: Namespace, device: DeviceRow) -> Node:
     )
 
 
-def _xdp_links(links: Iterable[LinkInfo]) -> dict[tuple[int, int], list[int]]:
-    by_device: dict[tuple[int, int], list[int]] = defaultdict(list)
+def _links_on_devices(links: Iterable[LinkInfo]) -> dict[_OnDevice, list[int]]:
+    by_place: dict[_OnDevice, list[int]] = defaultdict(list)
     for link in links:
-        if link.type == LinkType.XDP and link.ifindex:
-            by_device[link.ifindex, link.program_id].append(link.id)
-    return dict(by_device)
+        if link.ifindex:
+            by_place[link.type, link.ifindex, link.program_id].append(link.id)
+    return dict(by_place)
 
 
 class CgroupWalk:
@@ -173,7 +129,7 @@ class CgroupWalk:
         for link in links:
             if link.type == LinkType.CGROUP and link.cgroup_id:
                 self._links[link.cgroup_id, link.attach_type, link.program_id].append(link.id)
-        self._hooks = attach_types_of(types)
+        self._hooks = hooks_for(TargetKind.CGROUP, types)
         self.notes: list[str] = []
 
     def attachments(self) -> list[AttachedProgram]:
@@ -198,10 +154,11 @@ class CgroupWalk:
             return
         try:
             for hook in self._hooks:
-                for program in query.cgroup_programs(fd, hook):
-                    links = self._links.get((node.number, hook, program.program_id))
+                for running in code_of(hook).running_in(fd, hook):
+                    place = (node.number, hook.attach_type, running.program_id)
+                    links = self._links.get(place)
                     link = links.pop(0) if links else 0
-                    yield AttachedProgram(node, program.program_id, hook_word(hook), link=link)
+                    yield AttachedProgram(node, running.program_id, hook.value, link=link)
         except PermissionDeniedError as error:
             self._hooks.clear()
             self.notes.append(f"what cgroups run without a link is not shown: {error}")
@@ -211,12 +168,9 @@ class CgroupWalk:
             os.close(fd)
 
 
-def attach_types_of(types: Collection[int]) -> list[AttachType]:
-    """Return the attach types of cgroups that programs of these types fit."""
-    prefixes = tuple(
-        name for kind, names in _ATTACH_TYPES.items() if kind in types for name in names
-    )
-    return [hook for hook in AttachType if prefixes and hook.name.startswith(prefixes)]
+def hooks_for(target: TargetKind, types: Collection[int]) -> list[Hook]:
+    """Return the hooks of targets of a kind that run programs of any of these types."""
+    return [hook for hook in hooks_at(target) if set(hook.traits.program_types) & set(types)]
 
 
 def hook_word(hook: AttachType | int | None) -> str:

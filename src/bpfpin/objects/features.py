@@ -47,7 +47,9 @@ def features() -> list[Feature]:
     """Return what bpfpin uses and this kernel may lack."""
     return [
         probe_btf(),
-        *map(probe_program, (ProgramType.XDP, ProgramType.SCHED_CLS, ProgramType.CGROUP_SKB)),
+        probe_program(ProgramType.XDP),
+        probe_program(ProgramType.SCHED_CLS),
+        probe_program(ProgramType.CGROUP_SKB),
         probe_xdp_link(),
         *map(probe_batch, (MapType.HASH, MapType.ARRAY, MapType.PERCPU_ARRAY)),
     ]

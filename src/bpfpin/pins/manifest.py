@@ -15,12 +15,12 @@ import stat
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, Self
 
 from bpfpin.errors import LimitError, PinNotFoundError, UnsafePathError
+from bpfpin.hooks import HeldBy
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, user_name
 from bpfpin.pins.names import MANIFEST, OBJECTS
 
@@ -87,14 +87,6 @@ class JsonObject:
         if not COMPONENT.fullmatch(value):
             raise ValueError(f"{key!r} is not one name")
         return value
-
-
-class HeldBy(Enum):
-    """What keeps a program attached to its hook."""
-
-    LINK = "link"  # a BPF link, pinned in the set
-    NETLINK = "netlink"  # the device itself: taken over from an attachment without a link
-    FILTER = "filter"  # a filter of classic tc
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,13 @@ from bpfpin.errors import (
     PinKindError,
     PinNotFoundError,
 )
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names
-from bpfpin.pins.manifest import HeldBy, HookRecord
+from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall.fd import Closing

@@ -32,11 +32,12 @@ from bpfpin.errors import (
     Placeholder,
     UnsafePathError,
 )
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names, shared
 from bpfpin.pins.directory import Directory, remove_tree, require_safe, user_name
-from bpfpin.pins.manifest import HeldBy, HookRecord, Manifest, read_manifest
+from bpfpin.pins.manifest import HookRecord, Manifest, read_manifest
 from bpfpin.pins.ownership import (
     ObjectIds,
     is_unloaded,

@@ -21,11 +21,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from bpfpin.errors import AttachError, PinNotFoundError, ProgramChangedError
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.link import HookAttachment, Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names, shared
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import AttachPoint, HeldBy, HookRecord, Manifest
+from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
 
 Reopen = Callable[[AttachPoint, HookRecord], HookAttachment]
 """Opens the hook of a record that no link holds, in the network namespace of its attach point."""

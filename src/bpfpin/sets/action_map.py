@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bpfpin.attach import interface, netkit, tcx
-from bpfpin.attach.devices import DeviceRow, all_devices
-from bpfpin.attach.query import clsact_filters, tcx_programs
+from bpfpin.attach import interface
+from bpfpin.attach.devices import all_devices
+from bpfpin.attach.registry import running_on_devices
 from bpfpin.errors import (
     Argument,
     Fix,
@@ -22,6 +21,7 @@ from bpfpin.errors import (
     Placeholder,
     UsageError,
 )
+from bpfpin.hooks import has_actions
 from bpfpin.map.verdict import USUAL_NAME, require_verdict
 from bpfpin.objects.kernel.info import KERNEL_NAME_LENGTH
 from bpfpin.objects.maps.map import Map
@@ -30,7 +30,6 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.sets.find import find_readable_set
-from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
 
 _TAKES_ZERO_FOR_PASS: Final = frozenset({"builtin:xdp_stats"})
@@ -133,20 +132,13 @@ def devices_of_map(map_id: int) -> list[str]:
 
     None without CAP_SYS_ADMIN: programs can be opened by id with it alone.
     """
-    devices = []
+    devices = all_devices()
+    users = set()
     with suppress(PermissionDeniedError):
-        for row in all_devices():
-            if any(map_id in _map_ids(program_id) for program_id in _program_ids(row)):
-                devices.append(row.name)
-    return devices
-
-
-def _program_ids(row: DeviceRow) -> Iterator[int]:
-    yield from row.xdp.values()
-    hooks = netkit.HOOKS if row.kind == "netkit" else tcx.HOOKS
-    for hook in sorted(hooks, key=lambda hook: hook.value):
-        yield from (each.program_id for each in tcx_programs(row.ifindex, hook))
-    yield from (each.program_id for each in clsact_filters(row.ifindex))
+        for running in running_on_devices(devices):
+            if map_id in _map_ids(running.program_id):
+                users.add(running.ifindex)
+    return [device.name for device in devices if device.ifindex in users]
 
 
 def _pins_of_others(pin_set: PinSet) -> dict[str, Path]:
@@ -157,7 +149,7 @@ def _pins_of_others(pin_set: PinSet) -> dict[str, Path]:
 
 
 def _has_xdp(pin_set: PinSet) -> bool:
-    return any(record.hook == Hook.XDP.value for record in pin_set.hooks)
+    return any(has_actions(record.hook) for record in pin_set.hooks)
 
 
 def _map_ids(program_id: int) -> tuple[int, ...]:

@@ -9,26 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from bpfpin.attach import cgroup, clsact, netkit, tcx
 from bpfpin.errors import Argument, Fix, Placeholder, UsageError, WrongHookError
+from bpfpin.hooks import Hook, TargetKind
 from bpfpin.map_traits import traits_of
 from bpfpin.objfile.reader import read_btf, read_object
-from bpfpin.spec import Hook, ObjectSpec, ProgramSpec
+from bpfpin.spec import ObjectSpec, ProgramSpec
 from bpfpin.uapi import ProgramType
 
 DEFAULT_SOURCE: Final = "builtin:xdp_stats"
 DEFAULT_CGROUP_SOURCE: Final = "builtin:cgroup_stats"
 Source = str | Path | bytes | ObjectSpec
-# What each hook that can be attached runs.
-PROGRAM_TYPES = {
-    Hook.XDP: ProgramType.XDP,
-    **dict.fromkeys((*tcx.HOOKS, *clsact.HOOKS, *netkit.HOOKS), ProgramType.SCHED_CLS),
-    **cgroup.PROGRAM_TYPES,
-}
-HAS_ORDER = tcx.HOOKS | netkit.HOOKS
-RUNS_ONE = frozenset({Hook.XDP})
-# These run at every hook of their kind, whatever they were loaded for.
-_FREE_TYPES = frozenset({ProgramType.SCHED_CLS, ProgramType.CGROUP_SKB})
+# The kinds of target that a load was given (`--dev`, `--cgroup`).
+TargetKinds = frozenset[TargetKind]
+DEVICE: Final[TargetKinds] = frozenset({TargetKind.DEVICE})
 OPTIONAL = "?"  # libbpf's: a program in such a section is loaded only when it is named
 
 
@@ -61,19 +54,10 @@ class Choice:
     hook: Hook
 
 
-@dataclass(frozen=True)
-class Places:
-    """Which kinds of place a load was given: a device, a cgroup."""
-
-    has_device: bool = True
-    has_cgroup: bool = False
-
-    def have(self, hook: Hook) -> bool:
-        """Whether *hook* is at one of them."""
-        return self.has_cgroup if hook.is_cgroup else self.has_device
-
-
-DEVICE = Places()
+def has_target(hook: Hook, targets: TargetKinds) -> bool:
+    """Whether *targets* are enough for *hook*: its own is among them, or needs no name."""
+    kind = hook.traits.target
+    return kind in targets or not kind.placeholder
 
 
 def choose(
@@ -81,12 +65,12 @@ def choose(
     *,
     words: Sequence[str] = (),
     hook: Hook | None = None,
-    places: Places = DEVICE,
+    targets: TargetKinds = DEVICE,
 ) -> list[Choice]:
     """Return what is to be attached where, one program a hook unless more are named.
 
     *words* are `NAME` or `NAME:HOOK`; without them every program goes where its section says, as
-    far as *places* have that. *hook* is for programs that nothing else gives one. Raises
+    far as it has one of the *targets*. *hook* is for programs that nothing else gives one. Raises
     `UsageError` with the lines to type where that is not one answer, `WrongHookError` for a hook
     that the program cannot run at.
     """
@@ -95,9 +79,9 @@ def choose(
     if words:
         chosen = _once(_word(spec, word, hook) for word in words)
     else:
-        chosen = _by_section(spec, hook, places)
+        chosen = _by_section(spec, hook, targets)
     for choice in chosen:
-        _require_attachable(choice, places)
+        _require_attachable(choice, targets)
     _require_one_a_hook(chosen, has_words=bool(words))
     return [_for_hook(choice) for choice in chosen]
 
@@ -136,7 +120,7 @@ def types_of_hooks(
         name, colon, place = word.partition(":")
         if colon and name in untyped:
             hooks[name] = parse_hook(place)
-    types = {name: _type_word(PROGRAM_TYPES[each]) for name, each in hooks.items()}
+    types = {name: _type_word(hook) for name, hook in hooks.items()}
     if len(set(types.values())) == 1:
         only = next(iter(types.values()))
         types |= {name: only for name in _tail_called(spec) if name in untyped}
@@ -146,21 +130,24 @@ def types_of_hooks(
 def check_order(chosen: Iterable[Choice]) -> None:
     """Raise `UsageError` for an order where no hook of *chosen* has one."""
     hooks = [choice.hook for choice in chosen]
-    if not HAS_ORDER.intersection(hooks):
-        there = ", ".join(hook.value for hook in hooks)
+    if not any(hook.traits.has_order for hook in hooks):
+        codes = dict.fromkeys(hook.traits.code for hook in Hook if hook.traits.has_order)
+        words = ", ".join(hook.value for hook in hooks)
         raise UsageError(
-            f"--order is for the programs of tcx and netkit, and these go to: {there}",
+            f"--order is for the programs of {' and '.join(codes)}, and these go to: {words}",
             hint=Fix.of("say another hook: ", Argument("hook", "tcx-ingress")),
         )
 
 
-def passed_over(spec: ObjectSpec, chosen: Iterable[Choice], places: Places) -> list[ProgramSpec]:
-    """Return the programs whose section names a hook that *places* do not have."""
+def passed_over(
+    spec: ObjectSpec, chosen: Iterable[Choice], targets: TargetKinds
+) -> list[ProgramSpec]:
+    """Return the programs whose section names a hook that has none of the *targets*."""
     taken = {choice.program.name for choice in chosen}
     return [
         one
         for one in _candidates(spec)
-        if one.hook and not places.have(one.hook) and one.name not in taken
+        if one.hook and not has_target(one.hook, targets) and one.name not in taken
     ]
 
 
@@ -200,7 +187,7 @@ def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
     return Choice(program, wanted)
 
 
-def _by_section(spec: ObjectSpec, hook: Hook | None, places: Places) -> list[Choice]:
+def _by_section(spec: ObjectSpec, hook: Hook | None, targets: TargetKinds) -> list[Choice]:
     programs = _candidates(spec)
     if not programs:
         raise _all_optional(spec)
@@ -211,7 +198,7 @@ def _by_section(spec: ObjectSpec, hook: Hook | None, places: Places) -> list[Cho
         return at_hook or [Choice(one, hook) for one in free or programs]
     if not placed:
         raise _no_hook(programs)
-    return [choice for choice in placed if places.have(choice.hook)] or placed
+    return [choice for choice in placed if has_target(choice.hook, targets)] or placed
 
 
 def parse_hook(word: str) -> Hook:
@@ -233,14 +220,14 @@ def parse_hook(word: str) -> Hook:
         raise UsageError(f"there is no hook {word!r}; {listed}") from None
 
 
-def _require_attachable(choice: Choice, places: Places) -> None:
+def _require_attachable(choice: Choice, targets: TargetKinds) -> None:
     program, hook = choice.program, choice.hook
     if program.type is ProgramType.UNSPEC:
         raise UsageError(
             f"section {program.section!r} does not say what type program {program.name} is of",
-            hint=Fix.of("say it: ", Argument("program_type", _type_word(PROGRAM_TYPES[hook]))),
+            hint=Fix.of("say it: ", Argument("program_type", _type_word(hook))),
         )
-    if program.type is not PROGRAM_TYPES[hook] or not _may_run(program, hook):
+    if not _may_run(program, hook):
         raise WrongHookError(
             f"program {program.name} is of type {_type_name(program)} (section"
             f" {program.section!r}) and cannot run at {hook.value}",
@@ -249,13 +236,13 @@ def _require_attachable(choice: Choice, places: Places) -> None:
                 Argument("programs", [f"NAME:{hook.value}"]),
             ),
         )
-    if not places.have(hook):
-        kind, value = ("cgroup", "PATH") if hook.is_cgroup else ("device", "DEV")
+    if not has_target(hook, targets):
+        kind = hook.traits.target
         raise UsageError(
-            f"program {program.name} goes to {hook.value} of a {kind}, and none was named",
+            f"program {program.name} goes to {hook.value} of a {kind.value}, and none was named",
             hint=Fix.of(
                 "name it: ",
-                Argument(kind, Placeholder(value)),
+                Argument(kind.value, Placeholder(kind.placeholder)),
                 "; or choose other programs: ",
                 Argument("programs", [Placeholder("NAME")]),
             ),
@@ -263,27 +250,31 @@ def _require_attachable(choice: Choice, places: Places) -> None:
 
 
 def _may_run(program: ProgramSpec, hook: Hook) -> bool:
-    """Whether the attach type that a program is loaded for is that of the hook, or does not matter.
+    """Whether a hook runs programs of that type, loaded for that attach type.
 
     A program in a section such as `xdp/devmap` is of type xdp, and runs elsewhere.
     """
-    expected = program.expected_attach_type
-    return expected in (None, hook.attach_type) or program.type in _FREE_TYPES
+    traits = hook.traits
+    is_loaded_for_it = program.expected_attach_type in (None, traits.attach_type)
+    return program.type in traits.program_types and (
+        is_loaded_for_it or not traits.checks_attach_type
+    )
 
 
 def _for_hook(choice: Choice) -> Choice:
     """Have the program loaded for its hook where the section does not say for which."""
-    program, wanted = choice.program, choice.hook.attach_type
-    if program.type in (ProgramType.XDP, *_FREE_TYPES) or program.expected_attach_type is not None:
+    program, traits = choice.program, choice.hook.traits
+    if program.expected_attach_type is not None or not traits.checks_attach_type:
         return choice
-    return Choice(program.with_changes(expected_attach_type=wanted), choice.hook)
+    return Choice(program.with_changes(expected_attach_type=traits.attach_type), choice.hook)
 
 
 def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
     for hook in dict.fromkeys(choice.hook for choice in chosen):
         names = [choice.program.name for choice in chosen if choice.hook is hook]
-        if len(names) > 1 and (hook in RUNS_ONE or not has_words):
-            what = "which runs one" if hook in RUNS_ONE else "and it was not said that all should"
+        runs_one = hook.traits.runs_one
+        if len(names) > 1 and (runs_one or not has_words):
+            what = "which runs one" if runs_one else "and it was not said that all should"
             raise UsageError(
                 f"{len(names)} programs would go to {hook.value}, {what}: {', '.join(names)}",
                 hint=_one_of("choose:", names),
@@ -324,16 +315,16 @@ def _no_hook(programs: Iterable[ProgramSpec]) -> UsageError:
 
 def _fitting(program: ProgramSpec) -> str:
     """Return the hooks that run programs of its type, as they are typed."""
-    hooks = [hook for hook in Hook if PROGRAM_TYPES[hook] is program.type]
-    return "|".join(hook.value for hook in hooks if _may_run(program, hook)) or "HOOK"
+    return "|".join(hook.value for hook in Hook if _may_run(program, hook)) or "HOOK"
 
 
 def _type_name(program: ProgramSpec) -> str:
-    return _type_word(program.type)
+    return program.type.name.lower()
 
 
-def _type_word(kind: ProgramType) -> str:
-    return kind.name.lower()
+def _type_word(hook: Hook) -> str:
+    """Return the type that a program is meant to be of which goes to *hook*."""
+    return hook.traits.program_types[0].name.lower()
 
 
 def _path(spec: ObjectSpec) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bpfpin.attach import interface
@@ -18,6 +18,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     UsageError,
 )
+from bpfpin.hooks import Hook, TargetKind, has_actions
 from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.load.collection import Loaded, fill_given
@@ -25,16 +26,16 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
+from bpfpin.pins.manifest import AttachPoint
 from bpfpin.pins.pinset import LoadedSet, PinSet, loaded_sets
 from bpfpin.pins.plan import Plan
 from bpfpin.sets.action_map import devices_of_map
-from bpfpin.sets.choose import Places, choose, programs_to_load, read_for_hooks
+from bpfpin.sets.choose import choose, programs_to_load, read_for_hooks
 from bpfpin.sets.lockout.map_copy import Budget, copy_of
 from bpfpin.sets.lockout.trial_run import Copying, Target, UntriedError, cut_by, verdict_of
 from bpfpin.sets.lockout.ways import WAY_BACK, Danger, anybody, danger_of, danger_of_cgroup
-from bpfpin.sets.place import namespace_of
+from bpfpin.sets.place import namespace_of, target_name
 from bpfpin.sets.request import Loading
-from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import XdpAction
 
@@ -108,7 +109,7 @@ def unset_verdict(live: PinSet, bpf_map: Map) -> XdpAction | None:
     """
     if not isinstance(live, LoadedSet):
         return None
-    programs = [record.program for record in live.hooks if record.hook == Hook.XDP.value]
+    programs = [record.program for record in live.hooks if has_actions(record.hook)]
 
     def unset(copy: Map) -> None:
         if copy.is_array:
@@ -208,16 +209,27 @@ def _targets(live: LoadedSet) -> Iterator[Target]:
     place = live.manifest.place
     for record in live.hooks:
         hook = Hook(record.hook)
-        if hook.is_cgroup:
-            target = Target(
-                record.program, hook, f"cgroup {place.cgroup}", danger_of_cgroup(place.cgroup)
-            )
-        elif name := interface.name_of(place.ifindex):
-            target = Target(record.program, hook, name, danger_of(place.ifindex), place.ifindex)
-        else:
-            continue
+        if hook.traits.target is TargetKind.DEVICE:
+            place = replace(place, device=interface.name_of(place.ifindex))
+            if not place.device:
+                continue
+        target = _target(record.program, hook, place, _danger(hook, place))
         if target.danger:
             yield target
+
+
+def _target(program: str, hook: Hook, place: AttachPoint, danger: Danger) -> Target:
+    ifindex = place.ifindex if hook.traits.target is TargetKind.DEVICE else 0
+    return Target(program, hook, target_name(place, hook.value), danger, ifindex)
+
+
+def _danger(hook: Hook, place: AttachPoint) -> Danger:
+    """Return what a program at *hook* can stop of what the user's way to this host is made of."""
+    if not hook.traits.can_lock_out:
+        return Danger()
+    if hook.traits.target is TargetKind.CGROUP:
+        return danger_of_cgroup(place.cgroup)
+    return danger_of(place.ifindex)
 
 
 @contextmanager
@@ -231,7 +243,7 @@ def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
         raise UntriedError(f"its object cannot be read: {error}") from None
     if spec.sha256 != manifest.sha256:
         raise UntriedError(f"{manifest.object} is not the object that was loaded any more")
-    choices = choose(spec, words=words, places=Places(has_device=True, has_cgroup=True))
+    choices = choose(spec, words=words, targets=frozenset(TargetKind))
     for choice in choices:
         attach_type = choice.program.expected_attach_type
         spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
@@ -290,22 +302,13 @@ def require_way_back_after_load(loading: Loading, plan: Plan) -> tuple[str, ...]
 
 def _load_targets(loading: Loading) -> Iterator[Target]:
     """Yield the programs of the load, each with the danger of cutting its place."""
-    dangers: dict[bool, Danger] = {}
-    device = loading.place.device
-    ifindex = interface.ifindex(device) if device else 0
+    dangers: dict[tuple[TargetKind, bool], Danger] = {}  # the same for many hooks, and not cheap
     for choice in loading.chosen:
-        is_cgroup = choice.hook.is_cgroup
-        if is_cgroup not in dangers:
-            dangers[is_cgroup] = (
-                danger_of_cgroup(loading.place.cgroup) if is_cgroup else danger_of(ifindex)
-            )
-        yield Target(
-            choice.program.name,
-            choice.hook,
-            loading.place_of(choice.hook.value),
-            dangers[is_cgroup],
-            0 if is_cgroup else ifindex,
-        )
+        hook = choice.hook
+        key = (hook.traits.target, hook.traits.can_lock_out)
+        if key not in dangers:
+            dangers[key] = _danger(hook, loading.place)
+        yield _target(choice.program.name, hook, loading.place, dangers[key])
 
 
 def _prepare_load(loading: Loading, plan: Plan, copy: Loaded) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EACCES
 from pathlib import Path
 from typing import Final
@@ -18,13 +18,14 @@ from bpfpin.errors import (
     PinError,
     PinNotFoundError,
 )
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.kernel.object import wait_until_freed
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
-from bpfpin.pins.manifest import AttachPoint, HeldBy, HookRecord
+from bpfpin.pins.manifest import AttachPoint, HookRecord
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.sets.live import program_id, reopen
-from bpfpin.sets.place import DeviceState, is_cgroup
+from bpfpin.sets.place import DeviceState, target_name
 from bpfpin.sets.reports import HeldHook
 from bpfpin.sets.trial import trial_of
 from bpfpin.syscall import netns as namespaces
@@ -68,7 +69,7 @@ def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
         seen, is_hidden = look(pin_set, record, place), False
     except PermissionDeniedError:
         seen, is_hidden = _Seen(), True
-    device = f"cgroup {place.cgroup}" if is_cgroup(record) else _device(place, seen.ifindex)
+    device = target_name(replace(place, device=_device(place, seen.ifindex)), record.hook)
     report = HeldHook(
         record.hook, device, record.program, record.mode, record.held_by.value, seen.link_id
     )

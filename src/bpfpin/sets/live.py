@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpfpin.attach.clsact import ClsactFilter
-from bpfpin.attach.netlink_tc import FilterPlace
-from bpfpin.attach.xdp_netlink import NetlinkXdp
+from bpfpin.attach.registry import HookTarget, code_of
 from bpfpin.errors import (
     Argument,
     AttachError,
@@ -21,16 +18,16 @@ from bpfpin.errors import (
     ProgramChangedError,
     UnsafePathError,
 )
+from bpfpin.hooks import HeldBy, Hook
 from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, user_name
-from bpfpin.pins.manifest import AttachPoint, HeldBy, HookRecord
+from bpfpin.pins.manifest import AttachPoint, HookRecord
 from bpfpin.pins.pinset import LoadedSet, PinSet, SetState
 from bpfpin.pins.recover import Recovery, is_half_done
 from bpfpin.pins.targets import Targets, recover_with_others
 from bpfpin.sets.place import in_namespace, namespace_of
-from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.signals import signals_deferred
@@ -50,16 +47,9 @@ def recovered(root: Directory, name: str) -> Recovery:
 
 def reopen(place: AttachPoint, record: HookRecord) -> HookAttachment:
     """Open the hook of *record*, which no link holds, in whichever namespace it is."""
-    if record.held_by is HeldBy.FILTER:
-        return _HookInNamespace(place, lambda: _filter(place, record))
-    return _HookInNamespace(place, lambda: NetlinkXdp(place.ifindex, XdpMode(record.mode)))
-
-
-def _filter(place: AttachPoint, record: HookRecord) -> ClsactFilter:
-    """Return the filter with the program that it runs now; the caller compares that program."""
-    at = FilterPlace(place.ifindex, Hook(record.hook), record.priority, record.handle)
-    running = ClsactFilter(at, program_id=0, made_qdisc=False).program_id()
-    return ClsactFilter(at, program_id=running, made_qdisc=record.made_qdisc)
+    hook = Hook(record.hook)
+    code, target = code_of(hook), HookTarget(place.ifindex)
+    return _HookInNamespace(place, lambda: code.reopen(hook, target, record))
 
 
 class _HookInNamespace(Closing):
@@ -148,17 +138,13 @@ def _require_unchanged_filter(live: LoadedSet, record: HookRecord, own_id: int) 
     with suppress(AttachError):  # the device is gone
         running = reopen(place, record).program_id()
     if running not in (0, own_id):
-        side = record.hook.removeprefix("tc-")
+        hook = Hook(record.hook)
+        line = code_of(hook).detach_line(hook, place.device, record)
         raise ProgramChangedError(
             f"the filter of {live.path} at {record.hook} runs program id {running}, which is not"
             f" the set's {record.program}; it was left alone",
             holder=f"program id {running}",
-            hint="remove it on purpose: "
-            + in_namespace(
-                place,
-                f"tc filter del dev {shlex.quote(place.device)} {side}"
-                f" pref {record.priority} handle {record.handle:#x} bpf",
-            ),
+            hint=f"remove it on purpose: {in_namespace(place, line)}",
         )
 
 

@@ -12,12 +12,13 @@ from typing import Final
 
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
+from bpfpin.attach.registry import HookTarget
 from bpfpin.errors import BpfError, NamespaceNotFoundError
+from bpfpin.hooks import TargetKind, known_hook
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
+from bpfpin.pins.manifest import AttachPoint, Manifest
 from bpfpin.pins.pinset import loaded_sets
-from bpfpin.spec import Hook
 from bpfpin.syscall import netns as namespaces
 
 _VERB: Final = re.compile(r"\bbpfpin (load|unload|clean|confirm)\b")
@@ -32,9 +33,29 @@ class DeviceState(Enum):
     UNKNOWN = "its network namespace is gone, or has no name here"
 
 
-def is_cgroup(record: HookRecord) -> bool:
-    """Whether a hook is at the cgroup of the set, and not at its device."""
-    return any(hook.is_cgroup and hook.value == record.hook for hook in Hook)
+def target_kinds(place: AttachPoint) -> frozenset[TargetKind]:
+    """Return the kinds of target that *place* names."""
+    named = {TargetKind.DEVICE: place.device, TargetKind.CGROUP: place.cgroup}
+    return frozenset(kind for kind, name in named.items() if name)
+
+
+def target_name(place: AttachPoint, hook: str) -> str:
+    """Return the target of *hook* as it is shown: `lab0`, `cgroup /web`.
+
+    A hook that only a later version knows is shown at the device.
+    """
+    shown = {TargetKind.DEVICE: place.device, TargetKind.CGROUP: f"cgroup {place.cgroup}"}
+    known = known_hook(hook)
+    return shown.get(known.traits.target if known else TargetKind.DEVICE, "this host")
+
+
+def hook_target(place: AttachPoint, name: str = "") -> HookTarget:
+    """Return what programs are attached to at *place*, for use in its network namespace.
+
+    *name* is the target that the program's section names, if it does.
+    """
+    cgroup = cgroup2_mount() / place.cgroup.lstrip("/") if place.cgroup else None
+    return HookTarget(place.ifindex, cgroup, name)
 
 
 def name_of(place: AttachPoint) -> str:

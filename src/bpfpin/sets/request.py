@@ -20,9 +20,10 @@ from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.manifest import Access, AttachPoint
 from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import ALL
-from bpfpin.sets.choose import Choice, Places, check_order, choose, programs_to_load
+from bpfpin.sets.choose import Choice, TargetKinds, check_order, choose, programs_to_load
 from bpfpin.sets.find import is_set_at, sets_at
 from bpfpin.sets.given_maps import Given, Shared, with_pinnings
+from bpfpin.sets.place import target_kinds, target_name
 from bpfpin.sets.variables import Settings, with_variables
 from bpfpin.spec import Hook, ObjectSpec, XdpMode, choice_of
 from bpfpin.syscall import fs
@@ -187,18 +188,13 @@ class Loading(Closing):
         return pins
 
     @property
-    def places(self) -> Places:
-        """The kinds of place that were named."""
-        return Places(bool(self.place.device), bool(self.place.cgroup))
-
-    @property
-    def cgroup_path(self) -> Path:
-        """The folder of the cgroup."""
-        return cgroup2_mount() / self.place.cgroup.lstrip("/")
+    def targets(self) -> TargetKinds:
+        """The kinds of target that were named."""
+        return target_kinds(self.place)
 
     def place_of(self, hook: str) -> str:
-        """Return the place of *hook* in words: `lab0`, or `cgroup /web`."""
-        return f"cgroup {self.place.cgroup}" if Hook(hook).is_cgroup else self.place.device
+        """Return the target of *hook* as it is shown: `lab0`, or `cgroup /web`."""
+        return target_name(self.place, hook)
 
     def map_path(self, name: str) -> Path:
         """Return the path of the pin of map *name*."""
@@ -355,8 +351,8 @@ def requests_of(spec: ObjectSpec, targets: Iterable[Target], options: LoadOption
     requests: dict[Path, Loading] = {}
     for device, cgroup in targets:
         place = _place_of(device, cgroup, netns=options.netns)
-        places = Places(bool(place.device), bool(place.cgroup))
-        chosen = tuple(choose(spec, words=options.programs, hook=options.hook, places=places))
+        words, hook = options.programs, options.hook
+        chosen = tuple(choose(spec, words=words, hook=hook, targets=target_kinds(place)))
         request = _request(spec, chosen, place, options)
         other = requests.setdefault(request.path, request).place
         if (other.ifindex, other.cgroup) != (place.ifindex, place.cgroup):

@@ -21,6 +21,7 @@ from bpfpin.errors import (
     PinKindError,
     PinNotFoundError,
 )
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
@@ -29,7 +30,7 @@ from bpfpin.objfile import reader
 from bpfpin.pins import bpffs, folds, lock, names
 from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import Access, HeldBy, Manifest
+from bpfpin.pins.manifest import Access, Manifest
 from bpfpin.pins.pinset import LoadedSet, LostPin, PinSet, SetState, all_sets, lost_pins
 from bpfpin.sets.find import find_set
 from bpfpin.sets.hook_state import FoundHook, is_without_device, look_at_hook

@@ -27,7 +27,7 @@ from bpfpin.sets.live import (
     require_unchanged_programs,
     runs_its_program,
 )
-from bpfpin.sets.place import is_cgroup
+from bpfpin.sets.place import target_name
 from bpfpin.sets.reports import UnloadReport
 from bpfpin.sets.shared import map_ids, unshared
 from bpfpin.sets.trial import end_orphans_below
@@ -250,5 +250,4 @@ def _devices(live: LoadedSet) -> tuple[str, ...]:
     """Return the device and the cgroup that run programs of the set."""
     place = live.manifest.place
     running = [hook for hook in live.hooks if runs_its_program(live, hook)]
-    devices = [f"cgroup {place.cgroup}" if is_cgroup(hook) else place.device for hook in running]
-    return tuple(dict.fromkeys(devices))
+    return tuple(dict.fromkeys(target_name(place, record.hook) for record in running))

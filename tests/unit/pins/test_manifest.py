@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfpin.errors import LimitError
-from bpfpin.pins.manifest import (
-    Access,
-    AttachPoint,
-    HeldBy,
-    HookRecord,
-    Lineage,
-    Manifest,
-    OutsidePin,
-)
+from bpfpin.hooks import HeldBy
+from bpfpin.pins.manifest import Access, AttachPoint, HookRecord, Lineage, Manifest, OutsidePin
 
 MANIFEST = Manifest(
     tool="0.1.0",

@@ -8,9 +8,10 @@ import pytest
 
 from bpfpin.cli.failure import describe
 from bpfpin.errors import UsageError, WrongHookError
+from bpfpin.hooks import TargetKind
 from bpfpin.sets.choose import (
+    DEVICE,
     Choice,
-    Places,
     check_order,
     choose,
     left_out,
@@ -57,8 +58,8 @@ EGRESS = program(
     expected=AttachType.CGROUP_INET_EGRESS,
 )
 ADDRESS = program("address", "mine", kind=ProgramType.CGROUP_SOCK_ADDR, hook=None, expected=None)
-CGROUP = Places(has_device=False, has_cgroup=True)
-BOTH = Places(has_device=True, has_cgroup=True)
+CGROUP = frozenset({TargetKind.CGROUP})
+BOTH = frozenset({TargetKind.DEVICE, TargetKind.CGROUP})
 DEVMAP = program("devmap", "xdp/devmap", hook=None, expected=AttachType.XDP_DEVMAP)
 
 
@@ -103,9 +104,9 @@ def test_of_a_device_and_a_cgroup_each_program_goes_to_its_own() -> None:
     both = spec(program("count"), EGRESS)
 
     assert chosen(choose(both)) == {"count": Hook.XDP}
-    assert [one.name for one in passed_over(both, choose(both), Places())] == ["egress"]
-    assert chosen(choose(both, places=CGROUP)) == {"egress": Hook.CGROUP_INET_EGRESS}
-    assert chosen(choose(both, places=BOTH)) == {
+    assert [one.name for one in passed_over(both, choose(both), DEVICE)] == ["egress"]
+    assert chosen(choose(both, targets=CGROUP)) == {"egress": Hook.CGROUP_INET_EGRESS}
+    assert chosen(choose(both, targets=BOTH)) == {
         "count": Hook.XDP,
         "egress": Hook.CGROUP_INET_EGRESS,
     }
@@ -128,7 +129,7 @@ def test_one_program_goes_to_several_hooks() -> None:
 
 
 def test_a_program_is_loaded_for_the_hook_that_its_section_does_not_say() -> None:
-    (found,) = choose(spec(ADDRESS), words=["address:cgroup-inet6-connect"], places=CGROUP)
+    (found,) = choose(spec(ADDRESS), words=["address:cgroup-inet6-connect"], targets=CGROUP)
 
     assert found.program.expected_attach_type is AttachType.CGROUP_INET6_CONNECT
 
@@ -196,7 +197,7 @@ def test_an_optional_section_counts_only_when_it_is_named() -> None:
         (spec(EGRESS), {}, "goes to cgroup-inet-egress of a cgroup, and none", "--cgroup PATH"),
         (
             spec(EGRESS, program("a")),
-            {"places": CGROUP, "words": ["a"]},
+            {"targets": CGROUP, "words": ["a"]},
             "goes to xdp of a device, and none was named",
             "--dev DEV",
         ),

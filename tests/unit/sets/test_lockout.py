@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from bpfpin.sets.lockout.packets import Flow, Segment
-from bpfpin.sets.lockout.trial_run import Target, passes
+from bpfpin.sets.lockout.trial_run import Target
 from bpfpin.sets.lockout.ways import Danger, Way
 from bpfpin.spec import Hook
 
@@ -28,8 +28,10 @@ def test_what_lets_a_packet_through_is_a_matter_of_the_hook(
     hooks: list[Hook], passing: list[int], stopping: list[int]
 ) -> None:
     for hook in hooks:
-        assert [passes(hook, answer) for answer in passing] == [True] * len(passing)
-        assert [passes(hook, answer) for answer in stopping] == [False] * len(stopping)
+        packets = hook.traits.packets
+        assert packets is not None
+        assert [packets.passes(answer) for answer in passing] == [True] * len(passing)
+        assert [packets.passes(answer) for answer in stopping] == [False] * len(stopping)
 
 
 @pytest.mark.parametrize(

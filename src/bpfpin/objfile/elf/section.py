@@ -202,15 +202,20 @@ def kind_of(
     return ProgramKind(program_type, attach_type, attach_type, hook, flags)
 
 
-def _rows() -> dict[str, SectionRow]:
+def section_rows() -> dict[str, SectionRow]:
+    """Return the table of section names, each with the hook that has it in the registry."""
+    hooks = {name: hook for hook in Hook for name in hook.traits.sections}
     table: dict[str, SectionRow] = {}
     for name, *what in (*_NETWORK, *_CGROUP, *_TRACING):
         plain = name.removesuffix("+")
-        table[plain] = SectionRow(plain, kind_of(*what), takes_rest=name != plain)
+        kind = kind_of(*what)
+        if plain in hooks:
+            kind = dataclasses.replace(kind, hook=hooks[plain])
+        table[plain] = SectionRow(plain, kind, takes_rest=name != plain)
     return table
 
 
-ROWS: dict[str, SectionRow] = _rows()
+ROWS: dict[str, SectionRow] = section_rows()
 
 # Names that libbpf before 1.0 matched as a prefix: all that take no rest. `tc` must be followed by
 # a separator here, because a section `tcp_…` has nothing to do with tc.

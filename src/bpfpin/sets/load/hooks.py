@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Final
 
-from bpfpin.attach.xdp import XdpHolder, xdp_holder
-from bpfpin.attach.xdp_netlink import NetlinkXdp
+from bpfpin.attach.registry import HookHolder, NewAttachment, code_of
 from bpfpin.errors import (
     Argument,
     AttachError,
@@ -20,43 +17,37 @@ from bpfpin.errors import (
     PermissionDeniedError,
     ProgramChangedError,
 )
+from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
-from bpfpin.pins.manifest import HeldBy, HookRecord
+from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.pinset import PinSet, all_sets
 from bpfpin.pins.plan import HookAction, HookPlan
-from bpfpin.sets.choose import RUNS_ONE, Choice
+from bpfpin.sets.choose import Choice
 from bpfpin.sets.live import reopen
-from bpfpin.sets.place import in_namespace
+from bpfpin.sets.place import hook_target, in_namespace
 from bpfpin.sets.request import Loading
-from bpfpin.spec import Hook, XdpMode
 
-_WORDS: Final = {
-    XdpMode.NATIVE: "xdpdrv",
-    XdpMode.GENERIC: "xdpgeneric",
-    XdpMode.OFFLOAD: "xdpoffload",
-}
+# A hook that runs one program, and runs another one: refused, or taken over on purpose.
 
 
-# A hook that somebody else holds: told, or taken over on purpose.
-
-
-def plan_beside_others(loading: Loading, wanted: HookPlan) -> HookPlan:
-    """Look who holds the device, and plan to take it over if that is wanted."""
-    holder = xdp_holder(loading.place.ifindex)
+def plan_beside_others(loading: Loading, hook: Hook, wanted: HookPlan) -> HookPlan:
+    """Plan to take a hook over that another program holds, if that is wanted."""
+    holder = code_of(hook).holder(hook_target(loading.place))
     if holder is None:
         return wanted
+    target = loading.place_of(hook.value)
     if not loading.takes_over:
         raise HookBusyError(
-            f"{loading.place.device} runs another XDP program already: {holder}",
+            f"{target} runs another {_program_kind(hook)} already: {holder}",
             holder=str(holder),
             hint=Fix.of("it was left as it is; to put yours in its place: ", Argument("take_over")),
         )
     owner = _owning_set(loading, holder)
     if owner:
         raise HookBusyError(
-            f"{loading.place.device} runs the program of another set of yours, {owner}: {holder}",
+            f"{target} runs the program of another set of yours, {owner}: {holder}",
             holder=owner,
             hint=Fix.of(
                 "load it into that set: ",
@@ -70,24 +61,29 @@ def plan_beside_others(loading: Loading, wanted: HookPlan) -> HookPlan:
             missing=["CAP_SYS_ADMIN"],
             errno=0,
         )
-    detach = detach_line(loading, holder.mode)
+    if hook.traits.has_mode:
+        whose = f"program id {holder.program_id}"
+        require_mode(loading, holder.mode.value, whose, _detach_line(loading, hook, holder))
+    return _taken(loading, hook, wanted, holder)
+
+
+def _program_kind(hook: Hook) -> str:
+    return f"{hook.traits.program_types[0].name} program"
+
+
+def _detach_line(loading: Loading, hook: Hook, holder: HookHolder) -> str:
+    """Return the line to type that frees a hook."""
     if holder.link_id is not None:
-        detach = f"bpftool link detach id {holder.link_id}"
-    whose = f"program id {holder.program_id}"
-    require_mode(loading, holder.mode.value, whose, detach)
-    return _taken(loading, wanted, holder)
-
-
-def detach_line(loading: Loading, mode: XdpMode) -> str:
-    """Return what to type to detach a program of *mode* that no link holds.
-
-    `xdp off` would mean native mode wherever the driver has it, and leave a generic program.
-    """
-    line = f"ip link set dev {shlex.quote(loading.place.device)} {_WORDS[mode]} off"
+        return f"bpftool link detach id {holder.link_id}"
+    line = code_of(hook).detach_line(hook, loading.place.device, _without_link(hook, holder))
     return in_namespace(loading.place, line)
 
 
-def _owning_set(loading: Loading, holder: XdpHolder) -> str:
+def _without_link(hook: Hook, holder: HookHolder) -> NewAttachment:
+    return NewAttachment(hook, held_by=HeldBy.NETLINK, mode=holder.mode.value)
+
+
+def _owning_set(loading: Loading, holder: HookHolder) -> str:
     """Return the set of ours that has pinned the holder's program, "" if none has."""
     for found in all_sets(loading.path.parent):
         for path in found.programs.values() if found.name != loading.name else ():
@@ -97,7 +93,7 @@ def _owning_set(loading: Loading, holder: XdpHolder) -> str:
     return ""
 
 
-def _taken(loading: Loading, wanted: HookPlan, holder: XdpHolder) -> HookPlan:
+def _taken(loading: Loading, hook: Hook, wanted: HookPlan, holder: HookHolder) -> HookPlan:
     planned = replace(
         wanted,
         action=HookAction.UPDATE,
@@ -109,8 +105,9 @@ def _taken(loading: Loading, wanted: HookPlan, holder: XdpHolder) -> HookPlan:
     with ExitStack() as undo:
         previous = undo.enter_context(Program.from_id(holder.program_id))
         if holder.link_id is None:
-            hook = NetlinkXdp(loading.place.ifindex, holder.mode)
-            planned = replace(planned, attachment=hook, held_by=HeldBy.NETLINK)
+            remembered = _without_link(hook, holder)
+            attachment = code_of(hook).reopen(hook, hook_target(loading.place), remembered)
+            planned = replace(planned, attachment=attachment, held_by=remembered.held_by)
         else:
             planned = replace(planned, attachment=Link.from_id(holder.link_id))
         undo.pop_all()
@@ -194,7 +191,7 @@ def _plan(
         with ExitStack() as undo:
             found = _own_hook(live, record, undo)
             if found is not None and found.previous_id:
-                if choice.hook is Hook.XDP:
+                if choice.hook.traits.has_mode:
                     name = loading.shown_name
                     detach = f"bpfpin unload --keep-maps {name}"
                     require_mode(loading, found.mode, f"the set {name}", detach)
@@ -206,8 +203,8 @@ def _plan(
                     previous=previous,
                     is_taken=is_taken,
                 )
-    if choice.hook in RUNS_ONE and (loading.takes_over or loading.is_dry_run):
-        return plan_beside_others(loading, wanted)
+    if choice.hook.traits.runs_one and (loading.takes_over or loading.is_dry_run):
+        return plan_beside_others(loading, choice.hook, wanted)
     return wanted
 
 
@@ -215,10 +212,10 @@ def _is_here(loading: Loading, live: PinSet, hook: Hook) -> bool:
     """Whether the live set has its hooks of that kind where they are wanted."""
     if live.manifest is None:
         return False
-    there, here = live.manifest.place, loading.place
-    if hook.is_cgroup:
-        return there.cgroup == here.cgroup
-    return (there.netns_inode, there.ifindex) == (here.netns_inode, here.ifindex)
+    before, wanted = live.manifest.place, loading.place
+    if hook.traits.target is TargetKind.CGROUP:
+        return before.cgroup == wanted.cgroup
+    return (before.netns_inode, before.ifindex) == (wanted.netns_inode, wanted.ifindex)
 
 
 def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | None:

@@ -10,21 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bpfpin.attach import clsact, netlink_tc
-from bpfpin.attach.cgroup import attach_cgroup
-from bpfpin.attach.netkit import HOOKS as NETKIT
-from bpfpin.attach.netkit import attach_netkit
-from bpfpin.attach.tcx import HOOKS as TCX
-from bpfpin.attach.tcx import attach_tcx
-from bpfpin.attach.xdp import (
-    XdpLink,
-    attach_xdp,
-    foreseen_refusal,
-    generic_note,
-    mode_refusal,
-    xdp_holder,
-)
+from bpfpin.attach.registry import AttachOptions, HookTarget, NewAttachment, code_of
+from bpfpin.attach.xdp import foreseen_refusal, generic_note, mode_refusal
 from bpfpin.errors import Argument, Fix, HookBusyError, NotSupportedError, UsageError
+from bpfpin.hooks import HeldBy, Hook, XdpMode
 from bpfpin.objects.link import Link
 from bpfpin.objects.load import collection
 from bpfpin.objects.load.collection import Loaded
@@ -33,17 +22,17 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.objfile import reader
 from bpfpin.pins import folds, names
 from bpfpin.pins.directory import Directory
-from bpfpin.pins.manifest import HeldBy, HookRecord, Lineage, Manifest, OutsidePin
+from bpfpin.pins.manifest import HookRecord, Lineage, Manifest, OutsidePin
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapMigration, Plan
 from bpfpin.pins.transaction import Stage, next_generations
 from bpfpin.sets.live import notes_on_others, reopen
 from bpfpin.sets.load.plan import access_after
 from bpfpin.sets.load.report import attached, finished, planned
+from bpfpin.sets.place import hook_target
 from bpfpin.sets.reports import LoadReport, ProgramReport
 from bpfpin.sets.request import Loading
 from bpfpin.sets.shared import exchanged, holders_of_old, map_ids, shared_names, unshared
-from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall.fd import Closing
 from bpfpin.version import __version__
 
@@ -53,71 +42,42 @@ if TYPE_CHECKING:
 
 _PATIENCE_S: Final = 1.0
 _PAUSE_S: Final = 0.02
-_WITHOUT_TCX: Final = {Hook.TCX_INGRESS: Hook.TC_INGRESS, Hook.TCX_EGRESS: Hook.TC_EGRESS}
 Attached = tuple[HookRecord, ProgramReport]
 
 
-# Attach at any hook of `load`: by a link where there is one, by a filter of classic tc else.
+# Attaching at the hooks of a load: by a link, or prepared where no link holds the program.
 
 
-@dataclass(frozen=True)
-class NewHook:
-    """A hook that a set gets: what is remembered of it, the link if one holds it, and a note.
+def attach(loading: Loading, hook: Hook, program: Program) -> NewAttachment:
+    """Attach *program* at *hook*; the caller closes the link.
 
-    Without a link its filter is still to be made, by `attach_filter`.
+    What no link holds is only prepared: the manifest has to tell how to undo it before it is made.
     """
-
-    record: HookRecord
-    link: Link | None = None
-    note: str = ""
-
-
-def attach(loading: Loading, plan: HookPlan, program: Program) -> NewHook:
-    """Attach *program* where *plan* says; the caller closes the link.
-
-    A hook of classic tc is only prepared, and so is one of tcx where the kernel has none: what is
-    to undo it must be remembered before it is there.
-    """
-    hook = Hook(plan.hook)
-    if hook in clsact.HOOKS:
-        return _prepared(loading, plan, hook, program)
-    try:
-        link = _link(loading, hook, program)
-    except NotSupportedError:
-        if hook not in _WITHOUT_TCX:
-            raise
-        instead = _WITHOUT_TCX[hook]
-        note = f"this kernel has no tcx: {program.name} is at {instead.value}"
-        return _prepared(loading, plan, instead, program, note=note)
-    mode = link.mode.value if isinstance(link, XdpLink) else ""
-    note = link.note if isinstance(link, XdpLink) else ""
-    return NewHook(_hook_record(loading, plan, hook, mode=mode), link, note)
+    options = AttachOptions(mode=loading.mode, order=loading.order)
+    target = hook_target(loading.place, loading.spec.programs[program.name].attach_to)
+    if hook.traits.runs_one:
+        return _attach_when_free(program, hook, target, options)
+    return code_of(hook).attach(program, hook, target, options)
 
 
-def attach_filter(loading: Loading, new: NewHook, program: Program) -> None:
-    """Make the filter of a hook that `attach` prepared."""
-    record = new.record
-    clsact.attach_clsact(
-        program,
-        loading.place.ifindex,
-        Hook(record.hook),
-        priority=record.priority,
-        handle=record.handle,
-    )
-
-
-def attach_when_free(program: Program, ifindex: int, *, mode: XdpMode) -> XdpLink:
+def _attach_when_free(
+    program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+) -> NewAttachment:
     """Attach *program*, waiting a moment for a link that nobody holds any more.
 
     The kernel frees a link some time after its last pin or descriptor went, that of a killed
-    command for one. A link that somebody holds is refused at once, as `attach_xdp` does.
+    command for one. A link that somebody holds is refused at once.
     """
+    code = code_of(hook)
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return attach_xdp(program, ifindex, mode=mode)
+            return code.attach(program, hook, target, options)
         except HookBusyError as error:
-            if time.monotonic() >= deadline or _is_held(ifindex):
+            holder = code.holder(target)
+            # A link that is being freed cannot be opened, and so has no known id.
+            is_held = holder is not None and holder.link_id is not None
+            if time.monotonic() >= deadline or is_held:
                 if error.holder:
                     error.fix = error.fix.joined(
                         " To put yours in its place: ", Argument("take_over")
@@ -132,9 +92,8 @@ def foreseen(loading: Loading, plan: HookPlan, program: Program) -> str:
     Raises `NotSupportedError` where that refuses the load: native mode was asked for, or it is
     what the hook runs in now.
     """
-    is_xdp = Hook(plan.hook) is Hook.XDP
     mode = XdpMode(plan.mode) if plan.mode else loading.mode
-    if not is_xdp or plan.action is HookAction.DETACH:
+    if not Hook(plan.hook).traits.has_mode or plan.action is HookAction.DETACH:
         return ""
     ifindex = loading.place.ifindex
     words = foreseen_refusal(program, ifindex, mode)
@@ -184,45 +143,6 @@ def _cannot_stay(
             '; or build it for frames in several buffers: SEC("xdp.frags")'
         )
     return refused
-
-
-def _link(loading: Loading, hook: Hook, program: Program) -> Link:
-    ifindex = loading.place.ifindex
-    if hook.is_cgroup:
-        return attach_cgroup(program, loading.cgroup_path, hook)
-    if hook in TCX:
-        return attach_tcx(program, ifindex, hook, order=loading.order)
-    if hook in NETKIT:
-        return attach_netkit(program, ifindex, hook, order=loading.order)
-    return attach_when_free(program, ifindex, mode=loading.mode)
-
-
-def _prepared(
-    loading: Loading, plan: HookPlan, hook: Hook, program: Program, *, note: str = ""
-) -> NewHook:
-    """Return the filter that is to be made; whose the qdisc is, is known before it is there."""
-    has_clsact = netlink_tc.qdiscs().get(loading.place.ifindex) == netlink_tc.CLSACT
-    record = HookRecord(
-        hook=hook.value,
-        program=plan.program,
-        link=plan.link,
-        held_by=HeldBy.FILTER,
-        priority=clsact.PRIORITY,
-        handle=program.id,
-        made_qdisc=not has_clsact,
-    )
-    return NewHook(record, note=note)
-
-
-def _hook_record(loading: Loading, plan: HookPlan, hook: Hook, *, mode: str) -> HookRecord:
-    asked = loading.mode.value if hook is Hook.XDP else ""
-    return HookRecord(hook.value, plan.program, plan.link, asked_mode=asked, mode=mode)
-
-
-def _is_held(ifindex: int) -> bool:
-    """Whether a link that can be opened holds the hook; one that is being freed cannot be."""
-    holder = xdp_holder(ifindex)
-    return holder is not None and holder.link_id is not None
 
 
 class Verified(Closing):
@@ -418,16 +338,22 @@ class _Building:
         attaches = [hook for hook in self.plan.hooks if hook.action is HookAction.ATTACH]
         kept = [self._prepare_update(hook) for hook in updates]
         new = [self._attach(hook) for hook in attaches]
-        records = (*(record for record, _ in kept), *(hook.record for hook, _ in new))
+        records = (*(record for record, _ in kept), *(record for record, _, _ in new))
         manifest = _manifest(self.loading, self.plan, self._same_qdisc(records))
         if self.trial is not None:
             self.trial.begin(self.live)
         migrated = _lineages(self.plan, self.loaded)
         self.stage.write_manifest(dataclasses.replace(manifest, outside=shared, migrated=migrated))
-        for hook, _ in reversed(new):  # of one priority, the filter that was made last runs first
-            if hook.record.held_by is HeldBy.FILTER:
-                attach_filter(self.loading, hook, self.loaded.programs[hook.record.program])
-        return [report for _, report in (*kept, *new)]
+        # Of filters with one priority, the kernel runs the one that was made last first.
+        for record, _, is_prepared in reversed(new):
+            if is_prepared:
+                self._complete(record)
+        return [*(report for _, report in kept), *(report for _, report, _ in new)]
+
+    def _complete(self, record: HookRecord) -> None:
+        """Make what was only prepared, now that the manifest tells how to undo it."""
+        hook, target = Hook(record.hook), hook_target(self.loading.place)
+        code_of(hook).complete(self.loaded.programs[record.program], hook, target, record)
 
     def _pin_maps(self) -> None:
         """Pin the maps; kept ones last, for their mode must not change before the commit."""
@@ -491,9 +417,11 @@ class _Building:
             for record in records
         )
 
-    def _attach(self, plan: HookPlan) -> tuple[NewHook, ProgramReport]:
-        """Attach at a hook, or prepare a filter, which only the manifest lets recovery undo."""
-        new = attach(self.loading, plan, self.loaded.programs[plan.program])
+    def _attach(self, plan: HookPlan) -> tuple[HookRecord, ProgramReport, bool]:
+        """Attach at a hook; the last item says that it is only prepared."""
+        program = self.loaded.programs[plan.program]
+        new = attach(self.loading, Hook(plan.hook), program)
+        record = _new_record(self.loading, plan, new)
         with new.link or nullcontext():
             link_id = None
             if new.link is not None:
@@ -502,8 +430,23 @@ class _Building:
                     self.stage.pin_link(plan.link, new.link)
                 else:
                     self.trial.hold(plan.link, new.link)
-            report = attached(self.loading, new.record, self.loaded, link_id=link_id, note=new.note)
-        return new, report
+            report = attached(self.loading, record, self.loaded, link_id=link_id, note=new.note)
+        return record, report, new.link is None
+
+
+def _new_record(loading: Loading, plan: HookPlan, new: NewAttachment) -> HookRecord:
+    """Return what is remembered of a new attachment."""
+    return HookRecord(
+        new.hook.value,
+        plan.program,
+        plan.link,
+        asked_mode=loading.mode.value if new.hook.traits.has_mode else "",
+        mode=new.mode,
+        held_by=new.held_by,
+        priority=new.priority,
+        handle=new.handle,
+        made_qdisc=new.made_qdisc,
+    )
 
 
 def _record(loading: Loading, hook: HookPlan) -> HookRecord:

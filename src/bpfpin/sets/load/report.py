@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
+from bpfpin.hooks import Hook, TargetKind, XdpMode
 from bpfpin.objects.load.collection import Loaded
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins.manifest import HookRecord
@@ -13,7 +14,6 @@ from bpfpin.sets.choose import left_out, passed_over
 from bpfpin.sets.load import hooks
 from bpfpin.sets.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
 from bpfpin.sets.request import Loading
-from bpfpin.spec import Hook, XdpMode
 
 _SHOWN_NAMES = 5  # of the programs that were left out
 
@@ -94,15 +94,15 @@ def _running(loading: Loading, hook: HookPlan, program_id: int) -> ProgramReport
 
 
 def _device(loading: Loading, hook: str) -> str | None:
-    return None if Hook(hook).is_cgroup else loading.place.device
+    return loading.place.device if Hook(hook).traits.target is TargetKind.DEVICE else None
 
 
 def _cgroup(loading: Loading, hook: str) -> str | None:
-    return loading.place.cgroup if Hook(hook).is_cgroup else None
+    return loading.place.cgroup if Hook(hook).traits.target is TargetKind.CGROUP else None
 
 
 def _mode(loading: Loading, hook: HookPlan) -> str | None:
-    return (hook.mode or loading.mode.value) if Hook(hook.hook) is Hook.XDP else None
+    return (hook.mode or loading.mode.value) if Hook(hook.hook).traits.has_mode else None
 
 
 def _report(
@@ -164,11 +164,13 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
             f"left out, as their sections begin with `?`: {shown}"
             f"{f' and {others} more' if others > 0 else ''}; --prog {optional[0]} loads it"
         )
-    for program in passed_over(loading.spec, loading.chosen, loading.places):
-        where = (
-            "cgroup was named" if program.hook and program.hook.is_cgroup else "device was named"
+    for program in passed_over(loading.spec, loading.chosen, loading.targets):
+        assert program.hook is not None
+        target = program.hook.traits.target.value
+        yield (
+            f"program {program.name} (section {program.section!r}) was left out:"
+            f" no {target} was named"
         )
-        yield f"program {program.name} (section {program.section!r}) was left out: no {where}"
     for map_plan in plan.maps:
         if map_plan.decision is Decision.REMOVED:
             yield f"map {map_plan.name} was unpinned: {map_plan.reason}"

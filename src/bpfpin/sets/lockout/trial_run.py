@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bpfpin.errors import BpfError, Portable, SyscallError
+from bpfpin.hooks import Hook, PacketForm, PacketTraits
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.load import collection
 from bpfpin.objects.load.collection import Loaded, map_memory_limit
@@ -24,27 +25,10 @@ from bpfpin.sets.lockout import map_copy
 from bpfpin.sets.lockout.map_copy import Budget, InnerMaps
 from bpfpin.sets.lockout.packets import Direction, Packet
 from bpfpin.sets.lockout.ways import Danger
-from bpfpin.spec import Hook, ObjectSpec
+from bpfpin.spec import ObjectSpec
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import XdpAction
 
-_XDP: Final = {int(action): action.name for action in XdpAction}
-# include/uapi/linux/pkt_cls.h. With any other answer the packet goes on at cls_bpf and tcx, and
-# netkit drops it (drivers/net/netkit.c).
-_TC: Final = {2: "TC_ACT_SHOT", 4: "TC_ACT_STOLEN", 7: "TC_ACT_REDIRECT", 8: "TC_ACT_TRAP"}
-_NETKIT_PASSES: Final = frozenset({-1, 0})
-_IN: Final = frozenset(
-    {
-        Hook.XDP,
-        Hook.TCX_INGRESS,
-        Hook.TC_INGRESS,
-        Hook.NETKIT_PEER,
-        Hook.CGROUP_INET_INGRESS,
-    }
-)
-_OUT: Final = frozenset(
-    {Hook.TCX_EGRESS, Hook.TC_EGRESS, Hook.NETKIT_PRIMARY, Hook.CGROUP_INET_EGRESS}
-)
 _TCP: Final = "TCP"
 _RECHECKED: Final = 8  # packets that are tried again in a fresh copy, of different kinds first
 _XDP_CONTEXT: Final = struct.Struct("=6I")  # xdp_md
@@ -63,15 +47,22 @@ class Target:
 
     def packets(self) -> list[Packet]:
         """Return the packets that have to pass."""
-        direction = Direction.IN if self.hook in _IN else Direction.OUT
-        return self.danger.packets(
-            direction, has_tags=self.hook is Hook.XDP, has_ethernet=self.is_partial
-        )
+        seen = self.seen
+        direction = Direction.IN if seen.is_incoming else Direction.OUT
+        has_tags = seen.form is PacketForm.FRAME
+        return self.danger.packets(direction, has_tags=has_tags, has_ethernet=self.is_partial)
+
+    @property
+    def seen(self) -> PacketTraits:
+        """How programs of the hook see packets."""
+        traits = self.hook.traits.packets
+        assert traits is not None
+        return traits
 
     @property
     def why_not(self) -> str:
         """The reason why the kernel cannot run the program on test packets, "" if it can."""
-        if self.hook not in _IN | _OUT:
+        if self.hook.traits.packets is None:
             return f"the kernel runs no program of {self.hook.value} on test packets"
         return ""
 
@@ -82,8 +73,7 @@ class Target:
         Test packets have Ethernet headers at all hooks but XDP (bpf_prog_test_run_skb() in
         net/bpf/test_run.c), and the packets of this device do not.
         """
-        is_skb = self.hook is not Hook.XDP and not self.hook.is_cgroup
-        return is_skb and not self.danger.has_ethernet
+        return self.seen.form is PacketForm.L2 and not self.danger.has_ethernet
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +190,7 @@ def verdict_of(copying: Copying, program: str, packets: Sequence[Packet]) -> Xdp
     """Return the verdict of an XDP program on all *packets*, None if the verdicts differ."""
     with copying.made(packets) as copy:
         answers = {copy.programs[program].test_run(packet.data).return_value for packet in packets}
-    is_one = len(answers) == 1 and answers <= set(_XDP)
+    is_one = len(answers) == 1 and answers <= set(XdpAction)
     return XdpAction(answers.pop()) if is_one else None
 
 
@@ -217,8 +207,8 @@ def _stopped(program: Program, target: Target, packets: Sequence[Packet]) -> dic
                 continue  # larger than test runs of this kernel allow
             raise UntriedError(f"the kernel does not run it on test packets: {error}") from None
         is_tried = True
-        if not passes(target.hook, answer):
-            stopped[packet] = _word(target.hook, answer)
+        if not target.seen.passes(answer):
+            stopped[packet] = target.seen.answers.get(answer, str(answer))
     return stopped
 
 
@@ -231,10 +221,11 @@ def _answer(
     """
     if has_context and target.ifindex:
         size = len(packet.data)
-        if target.hook is Hook.XDP:
+        if target.seen.form is PacketForm.FRAME:
             context = _XDP_CONTEXT.pack(0, size, 0, target.ifindex, 0, 0)
         else:
-            context = _SKB_CONTEXT.pack(target.ifindex if target.hook in _IN else 0, target.ifindex)
+            ingress_ifindex = target.ifindex if target.seen.is_incoming else 0
+            context = _SKB_CONTEXT.pack(ingress_ifindex, target.ifindex)
         try:
             return _signed(program.test_run(packet.data, context=context).return_value), True
         except SyscallError:
@@ -244,23 +235,6 @@ def _answer(
 
 def _signed(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
-
-
-def passes(hook: Hook, answer: int) -> bool:
-    """Whether a packet goes on if the program at *hook* returns *answer*."""
-    if hook is Hook.XDP:
-        return answer == XdpAction.XDP_PASS
-    if hook.is_cgroup:
-        return bool(answer & 1)  # at egress, 2 and 3 signal congestion as well
-    if hook in (Hook.NETKIT_PRIMARY, Hook.NETKIT_PEER):
-        return answer in _NETKIT_PASSES
-    return answer not in _TC
-
-
-def _word(hook: Hook, answer: int) -> str:
-    if hook is Hook.XDP:
-        return _XDP.get(answer, str(answer))
-    return str(answer) if hook.is_cgroup else _TC.get(answer, str(answer))
 
 
 def _without_choices(packets: Iterable[Packet], stopped: Mapping[Packet, str]) -> dict[Packet, str]:

@@ -1,0 +1,183 @@
+"""The code of the hooks: `code_of` finds it by the row, `HookCode` says what each file offers.
+
+`bpfpin.hooks` has the facts of all hooks. A file of code is imported when `code_of` asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode, hooks_at
+from bpfpin.objects.link import HookAttachment, Link
+from bpfpin.objects.programs.program import Program
+from bpfpin.records import dataclass
+
+if TYPE_CHECKING:
+    from bpfpin.attach.devices import DeviceRow
+    from bpfpin.attach.order import Order
+
+
+@dataclass(frozen=True, slots=True)
+class HookTarget:
+    """What a program is attached to, in the current network namespace.
+
+    Each hook reads the field of its own kind of target (`HookTraits.target`). *name* is that of the
+    function, tracepoint, … that the section of a program names (`ProgramSpec.attach_to`).
+    """
+
+    ifindex: int = 0
+    cgroup: Path | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachOptions:
+    """Options for hooks that have a mode or an order; others ignore them."""
+
+    mode: XdpMode = XdpMode.AUTO
+    order: Order | None = None
+
+
+class RememberedHook(Protocol):
+    """The part of a manifest's record that opens a hook again which no link holds."""
+
+    @property
+    def held_by(self) -> HeldBy:
+        """What holds it."""
+
+    @property
+    def mode(self) -> str:
+        """The XDP mode taken, "" where there are none."""
+
+    @property
+    def priority(self) -> int:
+        """The priority of a filter."""
+
+    @property
+    def handle(self) -> int:
+        """The handle of a filter."""
+
+    @property
+    def made_qdisc(self) -> bool:
+        """Whether the qdisc goes with its last filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttachment:
+    """A program attached at *hook*, by *link*; without one it is only prepared.
+
+    What no link holds outlives a crash, so it is written to the manifest before it is made:
+    `HookCode.attach` prepares it, and `HookCode.complete` makes it. *hook* may be another one than
+    was asked for, where the kernel lacks that; *note* says so.
+    """
+
+    hook: Hook
+    link: Link | None = None
+    note: str = ""
+    held_by: HeldBy = HeldBy.LINK
+    mode: str = ""
+    priority: int = 0
+    handle: int = 0
+    made_qdisc: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunningProgram:
+    """A program found at a hook of this host.
+
+    *link_id* is that of the link that holds it, 0 for none, None where the hook does not tell.
+    """
+
+    hook: Hook
+    program_id: int
+    ifindex: int = 0
+    mode: str = ""
+    link_id: int | None = None
+
+
+class HookHolder(Protocol):
+    """The program at a hook that runs one only; its text says in words what holds it."""
+
+    @property
+    def program_id(self) -> int:
+        """The id of the program."""
+
+    @property
+    def link_id(self) -> int | None:
+        """The id of the link that holds it; None without one."""
+
+    @property
+    def is_link_known(self) -> bool:
+        """Whether this user can see which link holds it."""
+
+    @property
+    def mode(self) -> XdpMode:
+        """The XDP mode that it runs in."""
+
+
+class HookCode:
+    """What the hooks of one file of `attach/` do in the kernel.
+
+    Each file has one instance, called CODE. A hook that is always held by links needs `attach`
+    alone: links are opened again by their pins, and found on the host by their type.
+    """
+
+    def attach(
+        self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    ) -> NewAttachment:
+        """Attach *program*, or prepare what no link holds; the caller closes the link."""
+        raise NotImplementedError(hook.value)
+
+    def complete(
+        self, program: Program, hook: Hook, target: HookTarget, prepared: RememberedHook
+    ) -> None:
+        """Make what `attach` only prepared."""
+        raise NotImplementedError(hook.value)
+
+    def reopen(self, hook: Hook, target: HookTarget, remembered: RememberedHook) -> HookAttachment:
+        """Return the attachment that no link holds, as crash recovery and `unload` change it."""
+        raise NotImplementedError(hook.value)
+
+    def holder(self, target: HookTarget) -> HookHolder | None:
+        """Return what holds a hook that runs one program only, None if it is free."""
+        raise NotImplementedError
+
+    def detach_line(self, hook: Hook, device: str, remembered: RememberedHook) -> str:
+        """Return the line to type that detaches what no link holds."""
+        raise NotImplementedError(hook.value)
+
+    def running_on(self, devices: Iterable[DeviceRow]) -> Iterator[RunningProgram]:
+        """Yield what these hooks run on *devices* of the current network namespace.
+
+        `PermissionDeniedError` if this user cannot ask; devices that are gone are left out.
+        """
+        yield from ()
+
+    def running_in(self, cgroup_fd: int, hook: Hook) -> Iterator[RunningProgram]:
+        """Yield what a cgroup itself runs at *hook*, in order, without its links."""
+        yield from ()
+
+
+def code_of(hook: Hook) -> HookCode:
+    """Return the code of a hook; its module is imported now."""
+    return code_named(hook.traits.code)
+
+
+def running_on_devices(devices: Collection[DeviceRow]) -> Iterator[RunningProgram]:
+    """Yield what all hooks of devices run on *devices* of the current network namespace.
+
+    One kind of hook after the other, in the order of the registry. `PermissionDeniedError` for the
+    first kind that this user cannot ask.
+    """
+    for name in dict.fromkeys(hook.traits.code for hook in hooks_at(TargetKind.DEVICE)):
+        yield from code_named(name).running_on(devices)
+
+
+def code_named(name: str) -> HookCode:
+    """Return the code in the module *name* of this folder (`HookTraits.code`)."""
+    code = importlib.import_module(f"bpfpin.attach.{name}").CODE
+    assert isinstance(code, HookCode)
+    return code
