@@ -38,7 +38,13 @@ STEPS_PER_ENTRY = 4  # of a walk by key, before it gives up because of deleted k
 
 @dataclass(frozen=True, slots=True)
 class RawBatch:
-    """*count* keys and values, back to back; views of buffers that the next batch overwrites."""
+    """Some keys and values of a map, in buffers that the next batch overwrites.
+
+    Args:
+        count: How many entries there are.
+        keys: The keys, back to back.
+        values: The values, back to back; of a per-CPU map those of all possible CPUs.
+    """
 
     count: int
     keys: memoryview

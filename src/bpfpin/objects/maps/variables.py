@@ -82,8 +82,12 @@ class Variable(Closing):
 class Variables(Mapping[str, Variable], Closing):
     """The global variables of an object by name, as `ObjectSpec.variables` has them.
 
-    `SECTION:NAME` works as a name, too. *maps* has the map of each section under the section's
-    name; each is mapped into memory when a variable of it is first used.
+    `SECTION:NAME` works as a name, too. A section's map is mapped into memory when a variable of it
+    is first used.
+
+    Args:
+        specs: The definitions of the variables.
+        maps: The map of each section by the section's name; they stay open.
     """
 
     def __init__(self, specs: Sequence[VariableSpec], maps: Mapping[str, BaseMap]) -> None:

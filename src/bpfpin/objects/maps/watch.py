@@ -367,6 +367,12 @@ class Watch(Iterator[Change], AsyncIterator[Change]):
 
     Reading blocks, also in `async for`: it takes about 30 ms for 100,000 entries. To stop watching,
     stop iterating; the map stays open.
+
+    Args:
+        bpf_map: The map; it must stay open.
+        interval_s: Seconds between two readings.
+        count: How many changes to yield; by default without end.
+        entries_max: How many entries a reading may have, else `LimitError`.
     """
 
     def __init__(
