@@ -1,4 +1,4 @@
-"""One set as `status` sees it: what is pinned, what runs, and what is wrong with it."""
+"""The status of pin sets: their pins, the programs that run, and problems; changes nothing."""
 
 from __future__ import annotations
 
@@ -68,26 +68,23 @@ _LOST_WORDS: Final = {
 }
 
 
-# Pins of a set that let more users in than the set was loaded for.
-
-
 @dataclass(frozen=True, slots=True)
 class OpenPin:
-    """A pin that is open to more than it should be, in words, and the mode it should have."""
+    """A pin that is open to more users than the set was loaded for, and the mode to set."""
 
     path: Path
     reason: str
     mode: int
 
 
-def open_pins(found: LoadedSet) -> Iterator[OpenPin]:
-    """Yield the pins of the set whose mode or group lets in whom its manifest does not name.
+def open_pins(pin_set: LoadedSet) -> Iterator[OpenPin]:
+    """Yield the pins of the set whose mode or group admits users that its manifest does not name.
 
-    Programs and links are nobody else's at all.
+    Programs and links are for the owner alone.
     """
-    for path in found.maps.values():
-        yield from _too_open(path, found.manifest.access or Access())
-    for path in (*found.programs.values(), *found.links.values()):
+    for path in pin_set.maps.values():
+        yield from _too_open(path, pin_set.manifest.access or Access())
+    for path in (*pin_set.programs.values(), *pin_set.links.values()):
         yield from _too_open(path, Access())
 
 
@@ -109,8 +106,8 @@ def _who(extra: int, gid: int) -> str:
     group, others = _DOES.get(extra >> 3 & 6, ""), _DOES.get(extra & 6, "")
     if group == others:
         return f"group {_group_name(gid)} and everybody {group} it"
-    said = {f"group {_group_name(gid)}": group, "everybody": others}
-    return " and ".join(f"{who} {does} it" for who, does in said.items() if does)
+    rights = {f"group {_group_name(gid)}": group, "everybody": others}
+    return " and ".join(f"{who} {does} it" for who, does in rights.items() if does)
 
 
 def _group_name(gid: int) -> str:
@@ -120,16 +117,16 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
-def state_of(found: PinSet, problems: Collection[ProblemKind]) -> SetState:
-    """Return the state of a set that was found, and that has problems of these kinds.
+def state_of(pin_set: PinSet, problems: Collection[ProblemKind]) -> SetState:
+    """Return the state of a set that has problems of these kinds.
 
-    It is `OK` only if all of its hooks run what they should and there is no problem at all.
+    It is `OK` only if all of its hooks run the set's programs and there is no problem.
     """
-    if found.state is not SetState.OK:
-        return found.state
+    if pin_set.state is not SetState.OK:
+        return pin_set.state
     if ProblemKind.DEFUNCT_LINK in problems:
         return SetState.DEFUNCT
-    if not found.hooks:
+    if not pin_set.hooks:
         return SetState.DEFUNCT if ProblemKind.ORPHAN in problems else SetState.KEPT
     if ProblemKind.ON_TRIAL in problems:
         return SetState.ON_TRIAL
@@ -140,18 +137,18 @@ _METADATA = "bpf_metadata_"  # as libbpf and bpftool have it
 
 
 class SetView:
-    """One set, looked at once; `problems` fills while `report` looks.
+    """One set, looked at once; `report` fills `problems`.
 
-    *as_root* is what to type where this user may not look, *stage* what a dead command left of a
-    next generation.
+    *as_root* is the line to type if this user may not look, *stage* the next generation that an
+    interrupted command left.
     """
 
-    def __init__(self, found: PinSet, *, as_root: str, stage: LeftStage | None = None) -> None:
-        self._found = found
+    def __init__(self, pin_set: PinSet, *, as_root: str, stage: LeftStage | None = None) -> None:
+        self._pin_set = pin_set
         self._stage = stage
         self._as_root = as_root
-        self._shown = names.display_name(found.name)
-        self._lost = lost_pins(found)
+        self._shown = names.display_name(pin_set.name)
+        self._lost = lost_pins(pin_set)
         self.problems: list[Problem] = []
 
     @property
@@ -160,47 +157,47 @@ class SetView:
         return self._shown
 
     def report(self, splits: Collection[Finding] = ()) -> SetReport:
-        """Look at everything that is pinned in the set.
+        """Look at every pin of the set.
 
-        *splits* are those who should share a map with it and do not, as they were found before.
+        *splits* are the split brains that concern the set.
         """
-        found, hooks = self._found, tuple[FoundHook, ...]()
-        if not found.is_readable:
-            self._tell(ProblemKind.UNREADABLE, self._as_root, reason=found.reason)
-        elif found.state is SetState.FOREIGN:
+        pin_set, hooks = self._pin_set, tuple[FoundHook, ...]()
+        if not pin_set.is_readable:
+            self._tell(ProblemKind.UNREADABLE, self._as_root, reason=pin_set.reason)
+        elif pin_set.state is SetState.FOREIGN:
             fix = "look who made it: ls -la {path}"
-            if found.is_own and (found.path / names.OBJECTS).is_dir():
+            if pin_set.is_own and (pin_set.path / names.OBJECTS).is_dir():
                 fix = "detach and unpin what is left: rm -r {path}"
-            self._tell(ProblemKind.FOREIGN, fix, reason=found.reason)
-        elif found.state is SetState.HALF_BUILT and self._stage is not None:
+            self._tell(ProblemKind.FOREIGN, fix, reason=pin_set.reason)
+        elif pin_set.state is SetState.HALF_BUILT and self._stage is not None:
             self._tell_stage(self._stage)
-        if isinstance(found, LoadedSet):
-            hooks = tuple(look_at_hook(found, record) for record in found.hooks)
-        if isinstance(found, LoadedSet) and found.state is SetState.OK:
-            self._check(found, hooks)
-            self._check_pins(hooks, {one.maps for one in splits})
+        if isinstance(pin_set, LoadedSet):
+            hooks = tuple(look_at_hook(pin_set, record) for record in pin_set.hooks)
+        if isinstance(pin_set, LoadedSet) and pin_set.state is SetState.OK:
+            self._check(pin_set, hooks)
+            self._check_pins(hooks, {finding.maps for finding in splits})
         programs = tuple(self._programs(hooks))
         maps = tuple(self._maps())
         self._check_foreign()
         kinds = {problem.kind for problem in self.problems}
         return SetReport(
             self._shown,
-            found.path,
-            state_of(found, kinds | {ProblemKind(one.kind.value) for one in splits}),
-            found.reason,
-            found.manifest.object if found.manifest else "",
-            found.manifest.generation if found.manifest else 0,
+            pin_set.path,
+            state_of(pin_set, kinds | {ProblemKind(finding.kind.value) for finding in splits}),
+            pin_set.reason,
+            pin_set.manifest.object if pin_set.manifest else "",
+            pin_set.manifest.generation if pin_set.manifest else 0,
             programs,
             maps,
             tuple(hook.report for hook in hooks),
             self._metadata(),
-            tuple(found.path / entry for entry in self._foreign()),
+            tuple(pin_set.path / entry for entry in self._foreign()),
         )
 
     def _metadata(self) -> dict[str, Any]:
         """Return the constants `bpf_metadata_*` of the object, as bpftool shows them."""
         values: dict[str, Any] = {}
-        for name, path in self._found.maps.items():
+        for name, path in self._pin_set.maps.items():
             if name.partition(".")[2].startswith("rodata"):
                 with suppress(BpfError, LookupError), Map.from_pin(path, read_only=True) as bpf_map:
                     value = bpf_map[0]
@@ -212,16 +209,16 @@ class SetView:
         }
 
     def _foreign(self) -> list[str]:
-        """Return what others pinned in the directory, also in the place of a pin of ours."""
+        """Return the pins of others in the directory, also in place of a pin of the set."""
         return sorted(
-            {*self._found.foreign, *(lost.path for lost in self._lost if lost.replaced_by)}
+            {*self._pin_set.foreign, *(lost.path for lost in self._lost if lost.replaced_by)}
         )
 
     def _tell(self, kind: ProblemKind, fix: str, *, reason: str) -> None:
-        fix = fix.replace("{set}", self._shown).replace("{path}", str(self._found.path))
-        fix = at_root(fix, self._found.path.parent)
-        if isinstance(self._found, LoadedSet):
-            fix = fix.replace("{load}", load_line(self._found.path, self._found.manifest))
+        fix = fix.replace("{set}", self._shown).replace("{path}", str(self._pin_set.path))
+        fix = at_root(fix, self._pin_set.path.parent)
+        if isinstance(self._pin_set, LoadedSet):
+            fix = fix.replace("{load}", load_line(self._pin_set.path, self._pin_set.manifest))
         self.problems.append(Problem(kind, f"{self._shown}: {reason}", fix))
 
     def _tell_stage(self, stage: LeftStage) -> None:
@@ -231,23 +228,23 @@ class SetView:
             self._tell(ProblemKind.FOREIGN, fix, reason=reason)
         else:
             fix = "bpfpin clean; load and unload of it do the same"
-            self._tell(ProblemKind.HALF_BUILT, fix, reason=self._found.reason)
+            self._tell(ProblemKind.HALF_BUILT, fix, reason=self._pin_set.reason)
 
-    def _check(self, found: LoadedSet, hooks: tuple[FoundHook, ...]) -> None:
-        """Tell what is wrong with the hooks and the pins of a set of ours."""
-        trial = trial_of(found)
+    def _check(self, pin_set: LoadedSet, hooks: tuple[FoundHook, ...]) -> None:
+        """Report problems with the hooks and the pins of the set."""
+        trial = trial_of(pin_set)
         if trial is not None:
             reason = describe_trial(trial, self._shown)
             fix = "bpfpin clean" if is_overdue(trial) else "bpfpin confirm {set}"
             self._tell(ProblemKind.ON_TRIAL, fix, reason=reason)
-        device = device_state(found.manifest.place)
+        device = device_state(pin_set.manifest.place)
         if is_without_device(device, hooks):
-            self._tell_gone(found.manifest, device)
+            self._tell_gone(pin_set.manifest, device)
         else:
             for hook in hooks:
                 self._check_hook(hook)
         self._check_folds()
-        for pin in open_pins(found):
+        for pin in open_pins(pin_set):
             fix = f"chmod {pin.mode:04o} {pin.path}, or load it for them: --group, --chmod"
             self._tell(ProblemKind.ACCESS, fix, reason=f"{pin.path}: {pin.reason}")
 
@@ -284,10 +281,10 @@ class SetView:
     def _check_pins(
         self, hooks: tuple[FoundHook, ...], splits: Collection[tuple[int, int]]
     ) -> None:
-        """Tell of pins of the set that somebody removed by hand, or put something else in."""
-        written = self._found.objects
+        """Report pins of the set that somebody removed or replaced by hand."""
+        written = self._pin_set.objects
         if hooks and written is not None and not written.programs:
-            marks = self._found.path / names.OBJECTS
+            marks = self._pin_set.path / names.OBJECTS
             reason = f"{marks} was emptied by hand: no pin is known to be of the set any more"
             fix = f"if what is pinned there is the set's: rm -r {marks}"
             self._tell(ProblemKind.PIN_MISSING, fix, reason=reason)
@@ -295,12 +292,12 @@ class SetView:
         used = {map_id for map_id, _ in splits}
         for lost in self._lost:
             if lost.folder == names.LINKS and lost.pin not in running:
-                continue  # it was told that nothing runs there
+                continue  # reported already: nothing runs there
             if lost.folder or lost.id not in used:
                 self._tell_lost(lost)
 
     def _tell_lost(self, lost: LostPin) -> None:
-        path, what = self._found.path / lost.path, _LOST_WORDS[lost.folder]
+        path, what = self._pin_set.path / lost.path, _LOST_WORDS[lost.folder]
         own = what.format(id=lost.id)
         if lost.replaced_by:
             reason = f"{path} holds {lost.replaced_by}, which is not the set's: that is {own}"
@@ -313,9 +310,9 @@ class SetView:
             self._tell(ProblemKind.PIN_MISSING, "{load}", reason=reason)
 
     def _fix_of(self, lost: LostPin) -> str:
-        """Return what pins it again: a load, or where that needs to be known more, bpftool."""
-        found, path = self._found, self._found.path / lost.path
-        if isinstance(found, LoadedSet) and _may_be_loaded_again(found.manifest):
+        """Return the line that pins it again: a load, or bpftool if a load lacks something."""
+        pin_set, path = self._pin_set, self._pin_set.path / lost.path
+        if isinstance(pin_set, LoadedSet) and _may_be_loaded_again(pin_set.manifest):
             return "{load}"
         if lost.folder not in _TOOL_WORDS:
             return "{load}"
@@ -336,14 +333,14 @@ class SetView:
         return True
 
     def _check_foreign(self) -> None:
-        """Tell of links and programs of others in the set's directory; maps are only listed."""
-        for entry in self._found.foreign if isinstance(self._found, LoadedSet) else ():
-            path = self._found.path / entry
+        """Report links and programs of others in the set's directory; maps are only listed."""
+        for entry in self._pin_set.foreign if isinstance(self._pin_set, LoadedSet) else ():
+            path = self._pin_set.path / entry
             if path.parent.name == names.LINKS and path.is_file():
                 reason = f"{path} is pinned, and no hook of the set knows it{_running(path)}"
                 fix = f"if nobody needs it, unpin it, which detaches: rm {path}"
                 self._tell(ProblemKind.ORPHAN, fix, reason=reason)
-            elif path.parent == self._found.path and "~" not in entry and path.is_file():
+            elif path.parent == self._pin_set.path and "~" not in entry and path.is_file():
                 self._check_foreign_pin(path)
 
     def _check_foreign_pin(self, path: Path) -> None:
@@ -352,26 +349,26 @@ class SetView:
         except PinKindError as error:
             fix = f"if nobody needs it, unpin it: rm {path}"
             self._tell(ProblemKind.ORPHAN, fix, reason=error.message)
-        except (PinError, PermissionDeniedError):  # unpinned meanwhile, or not to be seen
+        except (PinError, PermissionDeniedError):  # unpinned meanwhile, or not readable
             return
 
     def _check_folds(self) -> None:
-        """Tell of maps that had no room for all that was migrated; the rest waits beside them."""
-        with suppress(BpfError), Directory.open(self._found.path) as directory:
+        """Report maps that had no room for all migrated entries; the rest waits beside them."""
+        with suppress(BpfError), Directory.open(self._pin_set.path) as directory:
             for pin in folds.unfinished(directory):
                 reason = (
                     f"map {names.decode(pin)} had no room for all that was migrated into it: what"
-                    f" is left is in an old map, kept in {self._found.path / names.FOLDS}"
+                    f" is left is in an old map, kept in {self._pin_set.path / names.FOLDS}"
                 )
                 fix = "{load} --migrate, from an object in which it has more max_entries"
                 self._tell(ProblemKind.FOLD_UNFINISHED, fix, reason=reason)
 
     def _maps(self) -> Iterator[MapReport]:
-        for name, path in self._found.maps.items():
+        for name, path in self._pin_set.maps.items():
             try:
                 yield MapReport(name, self._map_id(path), path)
             except PinKindError as error:
-                if self._found.objects is None:
+                if self._pin_set.objects is None:
                     fix = f"if nobody needs it, unpin it: rm {path}"
                     self._tell(ProblemKind.ORPHAN, fix, reason=error.message)
             except PinError:  # unloaded meanwhile
@@ -386,8 +383,8 @@ class SetView:
             return None
 
     def _programs(self, hooks: tuple[FoundHook, ...]) -> Iterator[ProgramReport]:
-        for name in self._found.program_names if isinstance(self._found, LoadedSet) else ():
-            own_id = _program_id(self._found, name)
+        for name in self._pin_set.program_names if isinstance(self._pin_set, LoadedSet) else ():
+            own_id = _program_id(self._pin_set, name)
             attached = [hook.report for hook in hooks if hook.record.program == name]
             for hook in attached:
                 yield ProgramReport(name, own_id, hook.hook, hook.device, hook.mode, hook.link)
@@ -396,15 +393,15 @@ class SetView:
 
 
 def _may_be_loaded_again(manifest: Manifest) -> bool:
-    """Whether the line that loads a set again is whole: its object is there, and all it was set."""
+    """Whether one line loads the set again: its object exists, and no variables were set."""
     path = manifest.object
-    is_there = path.startswith(reader.PREFIX) or (bool(path) and Path(path).is_file())
-    return is_there and not manifest.variables
+    exists = path.startswith(reader.PREFIX) or (bool(path) and Path(path).is_file())
+    return exists and not manifest.variables
 
 
-def _program_id(found: PinSet, name: str) -> int | None:
+def _program_id(pin_set: PinSet, name: str) -> int | None:
     with suppress(PinError, PermissionDeniedError):
-        return program_id(found, name)
+        return program_id(pin_set, name)
     return None
 
 
@@ -415,9 +412,6 @@ def _running(path: Path) -> str:
     return ""
 
 
-# What is loaded, what is attached where, and what is wrong with it; changes nothing.
-
-
 def status(
     target: str | None = None,
     *,
@@ -425,52 +419,57 @@ def status(
     netns: str | None = None,
     as_root: str = "run it as root",
 ) -> StatusReport:
-    """Return all sets below *pin_root*, or the one of *target*, and what is wrong with them.
+    """Return the status of all sets below *pin_root*, or of the set of *target*.
 
-    Without a *target* that includes programs and readers of others which should share a map.
-    Whoever else is attached is told as well: to any device of this namespace, or to that of the
-    *target*, where nothing of ours need be loaded then.
+    Without a *target* the problems include programs and readers of others that should share a map.
+    The report also lists other programs that are attached to any device of this namespace, or to
+    the device of *target*, which need not have a set then.
 
-    What may not be read (an ordinary user, a set of root's) is said to be so and left out;
-    *as_root* is what to do about it. Raises what `find_set` does.
+    Sets that this user may not read are reported as such, with the hint *as_root*. Raises what
+    `find_set` does.
     """
     if target is None:
-        found = all_sets(pin_root)
+        sets = all_sets(pin_root)
     else:
         try:
-            found = [find_set(target, pin_root=pin_root, netns=netns)]
+            sets = [find_set(target, pin_root=pin_root, netns=netns)]
         except PinNotFoundError:
             others = _others_on(target, pin_root=pin_root, netns=netns)
             if not others:
                 raise
             return StatusReport(others=others)
     stages = _stages(pin_root)
-    views = [SetView(one, as_root=as_root, stage=stages.get(one.name)) for one in found]
+    views = [SetView(pin_set, as_root=as_root, stage=stages.get(pin_set.name)) for pin_set in sets]
     split = _splits(pin_root, None if target is None else {view.shown for view in views})
-    reports = tuple(view.report([one for one in split if view.shown in one.sets]) for view in views)
+    reports = tuple(
+        view.report([finding for finding in split if view.shown in finding.sets]) for view in views
+    )
     problems = [problem for view in views for problem in view.problems]
     problems += _lock_directory(pin_root)
-    problems += _orphans(pin_root, None if target is None else {one.name for one in found})
-    problems += [Problem(ProblemKind(one.kind.value), one.text, one.fix) for one in split]
-    own = {program.id for one in reports for program in one.programs if program.id}
+    set_names = None if target is None else {pin_set.name for pin_set in sets}
+    problems += _orphans(pin_root, set_names)
+    problems += [
+        Problem(ProblemKind(finding.kind.value), finding.text, finding.fix) for finding in split
+    ]
+    own = {program.id for report in reports for program in report.programs if program.id}
     own.update(*map(staged_programs, stages.values()))
-    others = other_programs(own) if target is None else _others_beside(found[0], pin_root=pin_root)
+    others = other_programs(own) if target is None else _others_beside(sets[0], pin_root=pin_root)
     return StatusReport(reports, tuple(problems), others)
 
 
 def _others_on(device: str, *, pin_root: Path, netns: str | None) -> tuple[OtherProgram, ...]:
-    """Return the programs of others on a device; none if it is no device."""
+    """Return the programs of others on a device; none if the device does not exist."""
     own = _own_programs(pin_root)
     with suppress(InterfaceNotFoundError), namespaces.enter(netns):
         return other_programs(own, ifindex=interface.ifindex(device))
     return ()
 
 
-def _others_beside(found: PinSet, *, pin_root: Path) -> tuple[OtherProgram, ...]:
+def _others_beside(pin_set: PinSet, *, pin_root: Path) -> tuple[OtherProgram, ...]:
     """Return the programs of others on the device of a set, in its namespace."""
-    if not isinstance(found, LoadedSet) or not found.manifest.place.ifindex:
+    if not isinstance(pin_set, LoadedSet) or not pin_set.manifest.place.ifindex:
         return ()
-    place = found.manifest.place
+    place = pin_set.manifest.place
     own = _own_programs(pin_root)
     with suppress(BpfError), namespaces.enter(namespace_of(place)):
         return other_programs(own, ifindex=place.ifindex)
@@ -479,17 +478,17 @@ def _others_beside(found: PinSet, *, pin_root: Path) -> tuple[OtherProgram, ...]
 
 def _own_programs(pin_root: Path) -> set[int]:
     with suppress(PermissionDeniedError):
-        own = {id_ for found in all_sets(pin_root) for id_ in program_ids(found)}
+        own = {id_ for pin_set in all_sets(pin_root) for id_ in program_ids(pin_set)}
         return own.union(*map(staged_programs, _stages(pin_root).values()))
     return set()
 
 
 def _orphans(pin_root: Path, sets: set[str] | None) -> list[Problem]:
-    """Return the processes that wait beside trials that are over, of *sets* or of all."""
+    """Report processes that wait beside trials that are over, of *sets* or of all sets."""
     if bpffs.inspect(pin_root) is not RootState.MOUNTED:
         return []
     with Directory.open(pin_root) as root:
-        if lock.holder(root) is not None:  # it may be about to end them, or to begin their trial
+        if lock.holder(root) is not None:  # that command may end them, or begin their trial
             return []
         return [
             Problem(ProblemKind.ORPHAN, describe_orphan(process), at_root("bpfpin clean", pin_root))
@@ -499,12 +498,14 @@ def _orphans(pin_root: Path, sets: set[str] | None) -> list[Problem]:
 
 
 def _splits(pin_root: Path, sets: set[str] | None) -> list[Finding]:
-    """Return who should share a map and does not, on the whole host or in these *sets*."""
-    return [one for one in splits(pin_root=pin_root) if sets is None or sets & set(one.sets)]
+    """Return the split brains of the whole host, or of these *sets*."""
+    return [
+        finding for finding in splits(pin_root=pin_root) if sets is None or sets & set(finding.sets)
+    ]
 
 
 def _lock_directory(pin_root: Path) -> list[Problem]:
-    """Return what keeps every command from changing anything below *pin_root*."""
+    """Report a lock directory that keeps every command from changing anything."""
     if bpffs.inspect(pin_root) is not RootState.MOUNTED:
         return []
     with Directory.open(pin_root) as root:
@@ -513,7 +514,7 @@ def _lock_directory(pin_root: Path) -> list[Problem]:
 
 
 def _stages(pin_root: Path) -> dict[str, LeftStage]:
-    """Return the stages that nobody is at, by the name of their set."""
+    """Return the stages that no running command builds, by the name of their set."""
     if bpffs.inspect(pin_root) is not RootState.MOUNTED:
         return {}
     with Directory.open(pin_root) as root:
