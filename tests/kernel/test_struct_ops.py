@@ -81,5 +81,5 @@ def test_a_structure_that_the_kernel_takes_from_nobody_is_named() -> None:
 
 def test_a_program_of_no_table_is_refused() -> None:
     spec = read().with_map("dummy", initial=())
-    with pytest.raises(UsageError, match="answer stands in no table"):
+    with pytest.raises(UsageError, match="answer is not in a table"):
         load(spec, programs=["answer"])

@@ -287,10 +287,11 @@ def _learn_null(state: State, register: int, *, is_null: bool) -> None:
         return
     # If the NULL can only come from a lookup in one map, it is certain which map lacks the key.
     maps = {fact.map for fact in facts if fact.kind in POINTERS or fact.kind is FactKind.MISSED}
-    if len(maps) == 1 and all(one.kind in POINTERS or one.kind is FactKind.MISSED for one in facts):
+    nulls = {*POINTERS, FactKind.MISSED}
+    if len(maps) == 1 and all(fact.kind in nulls for fact in facts):
         state.missed |= maps
     state.registers[register] = frozenset(
-        Fact(FactKind.MISSED, one.map) if one.kind in POINTERS else one for one in facts
+        Fact(FactKind.MISSED, fact.map) if fact.kind in POINTERS else fact for fact in facts
     )
 
 

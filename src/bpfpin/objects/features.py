@@ -1,6 +1,7 @@
-"""What this kernel can do, asked by doing it in the smallest way; versions are never compared.
+"""Probes for kernel features: each is tried in its smallest form; versions are never compared.
 
-Each probe is asked once a process. A missing privilege is no answer: `PermissionDeniedError`.
+A distribution's kernel has features of later versions, so only trying tells. Each probe runs once a
+process. A missing privilege says nothing about the kernel: it raises `PermissionDeniedError`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _RETURN_ONE = (insn.mov_imm(0, 1), insn.exit_())  # allowed to programs of every
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One thing that the kernel can or cannot do; *reason* is its answer where it cannot."""
+    """A kernel feature; *reason* is the kernel's error if it is not supported."""
 
     name: str
     is_supported: bool
@@ -44,7 +45,7 @@ class Feature:
 
 
 def features() -> list[Feature]:
-    """Return what bpfpin uses and this kernel may lack."""
+    """Probe the features that bpfpin uses and that a kernel may lack."""
     return [
         probe_btf(),
         probe_program(ProgramType.XDP),
@@ -57,33 +58,33 @@ def features() -> list[Feature]:
 
 @functools.cache
 def probe_program(program_type: ProgramType) -> Feature:
-    """Whether programs of this type load, the simplest one at least."""
+    """Whether the simplest program of this type loads."""
     return _probe(f"programs of type {program_type.name.lower()}", lambda: _load(program_type))
 
 
 @functools.cache
 def probe_btf() -> Feature:
-    """Whether the kernel takes BTF (Linux 4.18), without which maps have no types."""
+    """Whether the kernel loads BTF (Linux 4.18); without it maps have no types."""
     return _probe("BTF", _load_btf)
 
 
 @functools.cache
 def probe_xdp_link() -> Feature:
-    """Whether XDP programs are attached by links (Linux 5.9)."""
+    """Whether XDP programs can be attached by links (Linux 5.9)."""
     return _probe("XDP by bpf_link", _link_aside)
 
 
 @functools.cache
 def probe_batch(map_type: MapType) -> Feature:
-    """Whether maps of this type are read in batches."""
+    """Whether maps of this type can be read in batches."""
     name = f"batches of {map_type.name.lower()} maps"
     return _probe(name, lambda: _read_batch(map_type))
 
 
 def probe_rename_exchange(directory: str | Path) -> Feature:
-    """Whether two names in the bpffs *directory* are exchanged in one step (Linux 5.16).
+    """Whether two names in the bpffs *directory* can be exchanged atomically (Linux 5.16).
 
-    Makes two directories there and removes them again.
+    It creates two directories there and removes them again.
     """
     return _probe("exchange of names in bpffs", lambda: _exchange(Path(directory)))
 
@@ -114,7 +115,7 @@ def _load_btf() -> None:
 
 
 def _link_aside() -> None:
-    """Attach to the loopback device of a namespace that is made for it and ends with the call."""
+    """Attach to the loopback device of a new network namespace, which ends with the call."""
     with Program.load(_spec(ProgramType.XDP)) as program, netns.enter(netns.OWN):
         netns.unshare()
         Link.create(program, _LOOPBACK, AttachType.XDP, flags=XdpFlag.SKB_MODE).close()
@@ -122,7 +123,7 @@ def _link_aside() -> None:
 
 def _read_batch(map_type: MapType) -> None:
     made = Descriptor(bpf.map_create(MapCreateAttr(map_type, 4, 8, 1), target="a probe"))
-    values = ctypes.create_string_buffer(1 << 16)  # one value for each CPU there can be
+    values = ctypes.create_string_buffer(1 << 16)  # a value for each possible CPU
     keys, position = ctypes.create_string_buffer(4), ctypes.create_string_buffer(4)
     addresses = [ctypes.addressof(buffer) for buffer in (position, keys, values)]
     with made, contextlib.suppress(KeyNotFoundError):

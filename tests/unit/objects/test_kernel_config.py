@@ -50,7 +50,7 @@ def test_no_more_is_unpacked_than_a_configuration_can_be(
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
     damaged = tmp_path / "config.gz"
     damaged.write_bytes(b"\x1f\x8b" + b"no gzip")
-    with pytest.raises(UsageError, match=r"config\.gz is no file of gzip"):
+    with pytest.raises(UsageError, match=r"config\.gz is not a gzip file"):
         as_config(damaged)
 
 

@@ -1,8 +1,8 @@
-"""What a program of tracing, LSM or extension type attaches to: a type of the kernel or a program.
+"""The attach targets of tracing, LSM and extension programs, looked up in BTF.
 
-BPF_PROG_LOAD takes it as the id of a type in BTF. The kernel's names for the types are those of its
-btf_check_attach_target (kernel/bpf/verifier.c): tracepoints have a typedef `btf_trace_NAME`,
-hooks of LSM and iterators a function `bpf_lsm_NAME` and `bpf_iter_NAME`.
+BPF_PROG_LOAD takes the target as the id of a type in the BTF of the kernel, a module or a program.
+The names follow bpf_check_attach_target() of kernel/bpf/verifier.c: a tracepoint has a typedef
+`btf_trace_NAME`, an LSM hook a function `bpf_lsm_NAME`, an iterator a function `bpf_iter_NAME`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bpfpin.uapi import AttachType, ProgramType
 
 @dataclass(frozen=True, slots=True)
 class AttachTarget:
-    """Type *btf_id* of vmlinux, or of what *fd* stands for: a module's BTF or a program.
+    """Type *btf_id* of vmlinux, or of the module's BTF or the program open at *fd*.
 
     *member* is the position of a struct_ops program among the members of its structure.
     """
@@ -35,7 +35,7 @@ class AttachTarget:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How the kernel calls what attaches there, and what kind of thing it is."""
+    """How targets of an attach type are named in BTF, and what messages call them (*word*)."""
 
     prefix: str
     kind: type[BtfType]
@@ -58,18 +58,18 @@ _OF_PROGRAMS = frozenset({AttachType.TRACE_FENTRY, AttachType.TRACE_FEXIT})
 
 @contextlib.contextmanager
 def found(spec: ProgramSpec, program_fd: int | None = None) -> Iterator[AttachTarget | None]:
-    """Look up what *spec* attaches to, for the time of `with`; None for types that need nothing.
+    """Look up the attach target of *spec* for the block; None for types that need none.
 
-    With *program_fd* it is a function of that program, else one of the kernel or of a module
-    (`MODULE:FUNCTION`, or the first that has it). `UsageError` if the program names no target,
-    `NotSupportedError` if there is none of that name here.
+    With *program_fd* the target is a function of that program, else one of the kernel or of a
+    module (`MODULE:FUNCTION`, or the first module that has it). Raises `UsageError` if the program
+    names no target, and `NotSupportedError` if this kernel does not have it.
     """
     if spec.type is ProgramType.EXT:
         yield _of_program(spec, program_fd, "an extension replaces a function of a loaded program")
         return
     if spec.type is ProgramType.STRUCT_OPS:
         raise UsageError(
-            f"program {spec.name} stands in no table: no variable in section .struct_ops or"
+            f"program {spec.name} is not in a table: no variable in section .struct_ops or"
             " .struct_ops.link points to it"
         )
     form = _FORMS.get(spec.expected_attach_type) if spec.expected_attach_type else None
@@ -128,7 +128,7 @@ def _vmlinux(spec: ProgramSpec) -> Btf:
 
 
 def _modules(wanted: str) -> Iterator[BtfHandle]:
-    """Yield the types of the kernel's modules, or of the one called *wanted*, each open."""
+    """Yield the open BTF of every kernel module, or of the module called *wanted*."""
     btf_id = bpf.btf_get_next_id(0)
     while btf_id is not None:
         with contextlib.suppress(IdNotFoundError), BtfHandle.from_id(btf_id) as handle:

@@ -1,4 +1,4 @@
-"""BTF in the kernel: loading it, and reading what a map's BTF id stands for."""
+"""BTF in the kernel: loading it, and reading the types of maps, programs and the kernel itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[type[BtfType], ...]] = {
     "enum": (Enum,),
     "": (Struct, Union, Enum, Modifier, Int),
 }
-# What programs are handed by the kernel is no event of theirs.
+# Structures that programs get from the kernel; they are not types of events.
 CONTEXTS = frozenset(
     {"xdp_md", "__sk_buff", "bpf_sock", "bpf_sock_addr", "bpf_sock_ops", "bpf_sockopt"}
     | {"bpf_sysctl", "bpf_sk_lookup", "sk_msg_md", "sk_reuseport_md", "pt_regs"}
@@ -38,7 +38,7 @@ SHOWN = 12
 
 
 class BtfHandle(KernelObject):
-    """A table of types that the kernel holds; maps and programs keep it after it is closed."""
+    """A loaded BTF object; maps and programs that use it keep it alive after `close`."""
 
     kind = ObjectKind.BTF
 
@@ -48,43 +48,44 @@ class BtfHandle(KernelObject):
 
     @classmethod
     def load(cls, btf: Btf) -> BtfHandle:
-        """Give *btf* to the kernel (BPF_BTF_LOAD, CAP_BPF); an error's hint is its log."""
+        """Load *btf* into the kernel (BPF_BTF_LOAD, CAP_BPF); an error's hint is the log."""
         data = btf.to_bytes()
         try:
             fd = bpf.btf_load(data, target="BTF")
         except SyscallError:
-            # Only now with a log: the kernel writes down every type, which takes long.
+            # A log only after a refusal: the kernel writes a line for every type, which is slow.
             fd = bpf.btf_load(data, log_size=LOG_SIZE, target="BTF")
         return cls(Descriptor(fd), btf)
 
     @classmethod
     def load_types(cls, refs: Sequence[TypeRef]) -> tuple[BtfHandle, list[int]]:
-        """Give the kernel just the types that *refs* need; returns their new ids too.
+        """Load only the types that *refs* need; return their new ids as well.
 
-        A whole object's BTF may hold what this kernel does not know; a map needs two types of it.
+        The whole BTF of an object may have kinds that this kernel does not know, and a map needs
+        two of its types.
         """
         blob, ids = subset(refs)
         return cls.load(Btf.parse(blob)), ids
 
     @property
     def btf(self) -> Btf:
-        """The types, read back from the kernel unless they were loaded by us."""
+        """The types, read back from the kernel unless this process loaded them."""
         if self._btf is None:
             self._btf = read_btf(self.fd)
         return self._btf
 
 
 def map_btf(btf_id: int) -> Btf:
-    """Return the types of BTF *btf_id* (CAP_SYS_ADMIN), from memory while somebody uses them."""
-    found = _known.get(btf_id)
-    if found is None:
+    """Return the types of BTF *btf_id* (CAP_SYS_ADMIN); cached while they are in use."""
+    btf = _known.get(btf_id)
+    if btf is None:
         with BtfHandle.from_id(btf_id) as handle:
-            found = _known[btf_id] = handle.btf
-    return found
+            btf = _known[btf_id] = handle.btf
+    return btf
 
 
 def read_btf(fd: int) -> Btf:
-    """Return the types of the BTF *fd*; those of a kernel module stand on vmlinux's."""
+    """Return the types of the BTF *fd*; those of a kernel module refer to vmlinux's (split BTF)."""
     reported = btf_info(fd)
     is_split = reported.is_kernel and reported.name != "vmlinux"
     data = ctypes.create_string_buffer(reported.size)
@@ -100,29 +101,29 @@ def vmlinux_btf() -> Btf:
 
 
 def as_btf(source: Btf | str | Path) -> Btf:
-    """Return *source*, read if it is the path of a file of raw BTF, as /sys/kernel/btf/vmlinux."""
+    """Return *source*, read from its file (raw BTF, as /sys/kernel/btf/vmlinux) if it is a path."""
     return source if isinstance(source, Btf) else Btf.parse(Path(source).read_bytes())
 
 
 @functools.cache
 def module_btfs() -> tuple[Btf, ...]:
-    """Return the types of the kernel's modules, those of vmlinux below; read once a process."""
+    """Return the types of all kernel modules, on top of vmlinux's; read once a process."""
     base = vmlinux_btf()
     paths = sorted(path for path in VMLINUX.parent.iterdir() if path != VMLINUX)
     return tuple(Btf.parse(path.read_bytes(), base=base) for path in paths)
 
 
 def value_type_of(info: MapInfo) -> TypeRef | None:
-    """Return the type of a map's values, of a struct_ops map the kernel's own."""
+    """Return the type of a map's values; for a struct_ops map it is in the kernel's BTF."""
     if info.btf_vmlinux_value_type_id:
         return type_of(info.btf_vmlinux_id, info.btf_vmlinux_value_type_id)
     return type_of(info.btf_id, info.btf_value_type_id)
 
 
 def type_of(btf_id: int, type_id: int) -> TypeRef | None:
-    """Return type *type_id* of BTF *btf_id*; None without one, or where BTF by id is refused.
+    """Return type *type_id* of BTF *btf_id*; None if there is none or it cannot be opened.
 
-    An ordinary user may not open BTF by id, whatever the rights on the map's pin.
+    Callers without CAP_SYS_ADMIN cannot open BTF by id, whatever the mode of the map's pin.
     """
     if not btf_id or not type_id:
         return None
@@ -131,59 +132,57 @@ def type_of(btf_id: int, type_id: int) -> TypeRef | None:
     return None
 
 
-# The types of events: a map of events has none in the kernel, the programs that use it have.
-
-
 def event_type(name: str, info: MapInfo, *, size: int | None = None) -> TypeRef:
-    """Return the type called *name* (`struct event`, or `event`) of the programs that use a map.
+    """Return the type *name* (`struct event` or `event`) from the BTF of a map's programs.
 
-    Their BTF is asked for by id (CAP_SYS_ADMIN). `UsageError` with the structures that there are,
-    of *size* bytes if that is given.
+    The kernel keeps no type for a map of events, but the programs that write them know it. Needs
+    CAP_SYS_ADMIN. If no program has the type, `UsageError` names the structures that exist, only
+    those of *size* bytes if that is given.
     """
     keyword, _, rest = name.strip().rpartition(" ")
-    if keyword not in KINDS:  # of several words, as `unsigned int`
+    if keyword not in KINDS:  # the name has several words, as `unsigned int`
         keyword, rest = "", name.strip()
     for btf in _tables(info):
-        found = btf.find(rest, *KINDS[keyword])
-        if found is not None and isinstance(btf[found], KINDS[keyword]):
-            return btf.ref(found)
-    told = ", ".join(candidates(info, size=size)) or "none: no program with BTF uses the map"
+        type_id = btf.find(rest, *KINDS[keyword])
+        if type_id is not None and isinstance(btf[type_id], KINDS[keyword]):
+            return btf.ref(type_id)
+    structs = ", ".join(candidates(info, size=size)) or "none: no program with BTF uses the map"
     raise UsageError(
         f"no type {name!r} in the programs that use map {info.name!r} (id {info.id})",
-        hint=f"structures there: {told}",
+        hint=f"structures there: {structs}",
     )
 
 
 def type_of_size(name: str, info: MapInfo, size: int) -> TypeRef:
-    """Return the type called *name*, which must take *size* bytes, as `event_type` finds it."""
-    found = event_type(name, info, size=size)
-    if found.size != size:
-        told = ", ".join(candidates(info, size=size)) or "none"
+    """Return the type *name* as `event_type` does; it must have *size* bytes."""
+    ref = event_type(name, info, size=size)
+    if ref.size != size:
+        structs = ", ".join(candidates(info, size=size)) or "none"
         raise UsageError(
-            f"{name} takes {found.size} bytes, where map {info.name!r} (id {info.id}) has {size}",
-            hint=f"structures of {size} bytes there: {told}",
+            f"{name} takes {ref.size} bytes, where map {info.name!r} (id {info.id}) has {size}",
+            hint=f"structures of {size} bytes there: {structs}",
         )
-    return found
+    return ref
 
 
 def candidates(info: MapInfo, *, size: int | None = None) -> list[str]:
-    """Return the structures that the events of a map may be, as `struct event (16 bytes)`.
+    """Return the structures that may be the type of a map's events, as `struct event (16 bytes)`.
 
-    With *size* those alone that take so many bytes.
+    With *size* only those of that many bytes.
     """
-    found = {
+    structs = {
         f"struct {kind.name} ({kind.size} bytes)": None
         for btf in _tables(info)
         for kind in btf.types()
         if isinstance(kind, Struct) and kind.name and kind.size and kind.name not in CONTEXTS
         if size in (None, kind.size)
     }
-    return list(found)[:SHOWN]
+    return list(structs)[:SHOWN]
 
 
 def _tables(info: MapInfo) -> Iterator[Btf]:
-    """Yield the BTF of the map, if it has any, and of each program that uses it."""
+    """Yield the BTF of the map, if it has any, and of every program that uses it."""
     users = {program.btf_id for program in walk.programs() if info.id in program.map_ids}
     for btf_id in sorted(users | {info.btf_id} - {0}, reverse=True):
-        with contextlib.suppress(BpfError):  # it was unloaded just now, or is malformed
+        with contextlib.suppress(BpfError):  # unloaded meanwhile, or malformed
             yield map_btf(btf_id)

@@ -1,4 +1,4 @@
-"""The entries that an object file gives to its maps: maps, programs, tables of functions."""
+"""The initial entries of an object's maps, and the checks before its maps are created."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ FIRST_KEY = bytes(4)
 
 
 def fill_maps_of_maps(specs: Iterable[MapSpec], maps: Mapping[str, Map]) -> None:
-    """Put the inner maps that *specs* name into their maps."""
-    _fill([each for each in specs if traits_of(each.type).holds_maps], maps, maps)
+    """Put the inner maps that *specs* name into the maps of maps."""
+    _fill([spec for spec in specs if traits_of(spec.type).holds_maps], maps, maps)
 
 
 def fill_program_arrays(
     specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
 ) -> None:
-    """Put the programs that *specs* name into their arrays."""
-    _fill([each for each in specs if traits_of(each.type).holds_programs], maps, programs)
+    """Put the programs that *specs* name into the program arrays."""
+    _fill([spec for spec in specs if traits_of(spec.type).holds_programs], maps, programs)
 
 
 def fill_tables(
     specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
 ) -> tuple[str, ...]:
-    """Write the tables of struct_ops that are attached by a link; writing registers the others.
+    """Write the struct_ops tables that are attached by a link.
 
-    A table of which a program was not chosen is left empty, and one that the kernel refuses too:
-    the notes that are returned say so.
+    Tables without the flag BPF_F_LINK are not written here, since writing one registers it. A table
+    is left empty if one of its programs is not loaded or if the kernel refuses it; the returned
+    notes name the refused ones.
     """
     notes = []
     descriptors = {name: program.fd for name, program in programs.items()}
@@ -71,65 +72,63 @@ def _fill(
         for index, name in spec.initial:
             if name not in values:
                 continue  # a program that was not chosen leaves its slot empty
-            held = values[name]
-            key, value = index.to_bytes(4, "little"), held.fd.to_bytes(4, "little")
+            target = values[name]
+            key, value = index.to_bytes(4, "little"), target.fd.to_bytes(4, "little")
             about = f"map {spec.name}, entry {index}"
             try:
                 bpf.map_update_elem(maps[spec.name].fd, key, value, target=about)
             except InvalidArgumentError as error:
-                if isinstance(held, Program):
-                    compat.require_owner([maps[spec.name]], held.type, program=name)
+                if isinstance(target, Program):
+                    compat.require_owner([maps[spec.name]], target.type, program=name)
                 elif spec.inner is not None:
-                    raise compat.unfit(error, spec.inner, held, about=about) from None
+                    raise compat.unfit(error, spec.inner, target, about=about) from None
                 raise
 
 
-# What is checked before an object's maps are made.
-
-
 def check_given(spec: ObjectSpec, given: Mapping[str, Map]) -> None:
-    """Compare all the maps that are to be used with what the object asks for."""
+    """Compare the *given* maps with the object's definitions; raise `IncompatibleMapError`."""
     unknown = [name for name in given if name not in spec.maps]
     if unknown:
-        there = ", ".join(spec.maps) or "none"
-        raise UsageError(f"the object has no map {', '.join(unknown)}; it has: {there}")
-    found = [
-        each for name, held in given.items() for each in compat.differences(spec.maps[name], held)
+        names = ", ".join(spec.maps) or "none"
+        raise UsageError(f"the object has no map {', '.join(unknown)}; it has: {names}")
+    differences = [
+        difference
+        for name, bpf_map in given.items()
+        for difference in compat.differences(spec.maps[name], bpf_map)
     ]
-    if found:
-        names = ", ".join(dict.fromkeys(each.map for each in found))
+    if differences:
+        names = ", ".join(dict.fromkeys(difference.map for difference in differences))
         raise IncompatibleMapError(
-            f"not the map that the object asks for: {names}", differences=found
+            f"not the map that the object asks for: {names}", differences=differences
         )
 
 
 def check_inner(specs: Iterable[MapSpec]) -> None:
-    """Refuse maps of maps that nothing says the inner kind of: the kernel says only EINVAL."""
-    for each in specs:
-        if traits_of(each.type).holds_maps and each.inner is None:
-            wanted = f" with id {each.inner_id}" if each.inner_id else ""
+    """Refuse maps of maps without an inner definition, for which the kernel says only EINVAL."""
+    for spec in specs:
+        if traits_of(spec.type).holds_maps and spec.inner is None:
+            wanted = f" with id {spec.inner_id}" if spec.inner_id else ""
             raise UsageError(
-                f"map {each.name} holds maps, and the object has no map{wanted} that says of what"
-                " kind",
+                f"map {spec.name} holds maps, but the object does not define the inner map{wanted}",
                 hint=Fix.of(
-                    "use a map that exists: ", Argument("maps", {each.name: Placeholder("PATH")})
+                    "use a map that exists: ", Argument("maps", {spec.name: Placeholder("PATH")})
                 ),
             )
 
 
 def check_byte_order(spec: ObjectSpec) -> None:
-    """Refuse an object that was compiled for machines of the other byte order."""
+    """Refuse an object that was compiled for big-endian machines."""
     if spec.is_big_endian:
         raise ObjectFileError(
-            "compiled for big-endian machines (bpfeb), and this one is little-endian: it can be"
-            " read, not loaded",
+            "compiled for big-endian machines (bpfeb), but this machine is little-endian: it can"
+            " be read, not loaded",
             path=spec.path,
             hint="compile it with: clang -O2 -g -target bpfel -c",
         )
 
 
 def check_constants(spec: ObjectSpec) -> None:
-    """Refuse programs that load a number that nobody has given."""
+    """Refuse programs that load a constant without a value."""
     missing = [name for name, value in spec.constants.items() if value is None]
     if not missing:
         return
@@ -140,8 +139,8 @@ def check_constants(spec: ObjectSpec) -> None:
     )
     options = " ".join(f"--set {name}=NUMBER" for name in missing)
     raise UsageError(
-        f"program {program} loads {', '.join(missing)}, which the object does not define: a number"
-        " that its loader is to give",
+        f"program {program} loads {', '.join(missing)}, which the object does not define: its"
+        " loader has to give the number",
         hint=f"give it: {options}, or in Python spec.with_constant({missing[0]!r}, NUMBER); what"
         " the kernel has is declared with __ksym or __kconfig, and compiled with -g",
     )

@@ -1,6 +1,6 @@
-"""What an object takes from the running kernel: looked up, and filled in for the time of a load.
+"""Resolves what an object needs of the running kernel: externs, and types for CO-RE.
 
-What does the work is imported when an object has externs; the others need none of it.
+The modules that do the work are imported late, only for objects that have externs or relocations.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Filled:
-    """An object that needs nothing more of the kernel than to be loaded, and what it asked for.
+    """An object with its externs filled in, and the *answers* that were filled in.
 
-    *module_fds* are the BTF of modules that its calls count from 1.
+    *module_fds* are the BTF descriptors of the kernel modules that its calls refer to, by position
+    from 1.
     """
 
     spec: ObjectSpec
@@ -45,7 +46,7 @@ class Filled:
 
     @contextlib.contextmanager
     def naming(self) -> Iterator[None]:
-        """Put into a refusal which extern is absent, if a call of it was reached."""
+        """Add the name of an absent extern to a `VerifierError` that a call of it caused."""
         try:
             yield
         except VerifierError as error:
@@ -66,9 +67,10 @@ class Filled:
 
 
 def with_config(spec: ObjectSpec, source: Mapping[str, str] | str | Path) -> ObjectSpec:
-    """Return a copy that takes texts by name, or those in a file, for the kernel's configuration.
+    """Return a copy of *spec* with a kernel configuration by name, or from a file.
 
-    `ObjectNotFoundError` if there is no such file, `UsageError` if it is too large or damaged.
+    Raises `ObjectNotFoundError` if the file does not exist, and `UsageError` if it is too large or
+    damaged.
     """
     from bpfpin.objects.load.symbols import as_config  # noqa: PLC0415 - see above
 
@@ -78,7 +80,7 @@ def with_config(spec: ObjectSpec, source: Mapping[str, str] | str | Path) -> Obj
 def resolve(spec: ObjectSpec) -> tuple[Answer, ...]:
     """Return what the running kernel has for each extern that the programs of *spec* use.
 
-    Nothing is raised for what it lacks: an answer carries its error, and `text` for people.
+    A missing extern raises nothing: its answer carries the error, and `text` for people.
     """
     if not spec.externs:
         return ()
@@ -93,22 +95,23 @@ def resolve(spec: ObjectSpec) -> tuple[Answer, ...]:
 
 @contextlib.contextmanager
 def filled(spec: ObjectSpec) -> Iterator[Filled]:
-    """Fill the externs of *spec* from the running kernel; what it holds ends with `with`.
+    """Fill the externs of *spec* from the running kernel; descriptors are open for the block.
 
-    `NotSupportedError` for what the kernel lacks or has in another form, `ObjectFileError` for a
-    variable of `.kconfig` that its value does not fit; the hint names further ones.
+    Raises `NotSupportedError` for an extern that the kernel lacks or has with another type, and
+    `ObjectFileError` for a variable of `.kconfig` that its value does not fit. The hint names
+    further ones.
     """
     if not spec.externs:
         yield Filled(spec)
         return
     from bpfpin.fixup.externs import fill  # noqa: PLC0415 - see above
 
-    found = resolve(spec)
-    _raise_first(spec, found)
+    resolved = resolve(spec)
+    _raise_first(spec, resolved)
     with contextlib.ExitStack() as handles:
-        modules = _open_modules(found, handles)
-        fds = tuple(each.fd for each in modules.values())
-        yield Filled(fill(spec, found, modules), found, fds)
+        modules = _open_modules(resolved, handles)
+        fds = tuple(module.fd for module in modules.values())
+        yield Filled(fill(spec, resolved, modules), resolved, fds)
 
 
 def _open_modules(
@@ -117,7 +120,7 @@ def _open_modules(
     from bpfpin.fixup.externs import ModuleTypes  # noqa: PLC0415 - see above
     from bpfpin.objects.load import symbols  # noqa: PLC0415
 
-    names = dict.fromkeys(each.module for each in answers if each.module)
+    names = dict.fromkeys(answer.module for answer in answers if answer.module)
     opened: list[BtfHandle] = [handles.enter_context(symbols.open_module(name)) for name in names]
     return {
         name: ModuleTypes(handle.fd, position)
@@ -126,7 +129,7 @@ def _open_modules(
 
 
 def _raise_first(spec: ObjectSpec, answers: Sequence[Answer]) -> None:
-    failed = [each for each in answers if each.error is not None]
+    failed = [answer for answer in answers if answer.error is not None]
     if not failed:
         return
     error = failed[0].error
@@ -134,21 +137,17 @@ def _raise_first(spec: ObjectSpec, answers: Sequence[Answer]) -> None:
     if isinstance(error, ObjectFileError):
         error.path = error.path or spec.path
     if len(failed) > 1:
-        others = ", ".join(each.extern.name for each in failed[1:])
+        others = ", ".join(answer.extern.name for answer in failed[1:])
         error.fix = error.fix.joined(f"It lacks, too: {others}.", separator="\n")
     raise error
 
 
-# CO-RE in the running kernel: its types for the relocations, and their names in refusals.
-#
-# What does the work is imported when an object has relocations; the others need none of it.
-
-
 def fitted(spec: ObjectSpec) -> tuple[ObjectSpec, tuple[Resolution, ...]]:
-    """Return *spec* fitted to its `kernel_btf`, or else to the running kernel and its modules.
+    """Apply the CO-RE relocations of *spec*; return it, and the result of each relocation.
 
-    What each relocation came to is the second part. `ObjectFileError` as `fixup.core.relocate`;
-    `NotSupportedError` if types are asked for and the kernel does not show its own.
+    The types are those of its `kernel_btf`, or of the running kernel and its modules. Raises
+    `ObjectFileError` as `fixup.core.relocate` does, and `NotSupportedError` if the kernel does not
+    provide its BTF.
     """
     if not spec.has_relocations:
         return spec, ()
@@ -190,13 +189,13 @@ def _running_kernel() -> Btf:
 
 @contextlib.contextmanager
 def naming(resolutions: tuple[Resolution, ...]) -> Iterator[None]:
-    """Put into a refusal which relocation it is about, if a poisoned instruction was reached."""
+    """Add the relocation to a `VerifierError` that its poisoned instruction caused."""
     try:
         yield
     except VerifierError as error:
-        found = _reached(error.log, resolutions) if resolutions else None
-        if found is not None:
-            error.telling_line = f"{_reason(found)} ({error.telling_line})"
+        resolution = _reached(error.log, resolutions) if resolutions else None
+        if resolution is not None:
+            error.telling_line = f"{_reason(resolution)} ({error.telling_line})"
         raise
 
 

@@ -1,4 +1,4 @@
-"""The running kernel's configuration and version, for variables of section `.kconfig`."""
+"""The running kernel's symbols, types, configuration and version, for the externs of an object."""
 
 from __future__ import annotations
 
@@ -34,33 +34,30 @@ _LLVM_SUFFIX = rb"(?:\.llvm\.[0-9]+)?"
 CONFIG = Path("/proc/config.gz")
 BOOT = Path("/boot")
 SIGNATURE = Path("/proc/version_signature")
-MAX_BYTES = 16 << 20  # a configuration takes some 200 kB
+MAX_BYTES = 16 << 20  # a real configuration takes some 200 kB
 _GZIP = b"\x1f\x8b"
-_GZIP_WINDOW = 31
+_GZIP_WINDOW = 31  # wbits of zlib for gzip files
 _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?", re.ASCII)
 _UBUNTU = re.compile(r"\S+ \S+ (\d+)\.(\d+)\.(\d+)", re.ASCII)
 _DEBIAN = re.compile(r"Debian (\d+)\.(\d+)\.(\d+)", re.ASCII)
 _MAX_PATCH = 255
 
 
-# The running kernel's symbols and types by name: /proc/kallsyms, and the BTF of its modules.
-
-
 def addresses(names: Collection[str]) -> dict[str, int]:
-    """Return the address of each symbol of the kernel that is called one of *names*.
+    """Return the addresses of kernel symbols by name; names without a symbol are left out.
 
-    `PermissionDeniedError` if the kernel shows no addresses (CAP_SYSLOG, kernel.kptr_restrict);
-    `NotSupportedError` if several symbols have one of the names, or /proc/kallsyms is not there.
+    Raises `PermissionDeniedError` if the kernel hides addresses (CAP_SYSLOG, kernel.kptr_restrict),
+    and `NotSupportedError` if a name is ambiguous or /proc/kallsyms does not exist.
     """
-    found: dict[str, set[int]] = {}
+    candidates: dict[str, set[int]] = {}
     for name, address in _symbols(names):
-        found.setdefault(name, set()).add(address)
-    for name, places in found.items():
-        if len(places) > 1:
+        candidates.setdefault(name, set()).add(address)
+    for name, same_name in candidates.items():
+        if len(same_name) > 1:
             raise NotSupportedError(
-                f"the kernel has {len(places)} symbols called {name}", feature=name
+                f"the kernel has {len(same_name)} symbols called {name}", feature=name
             )
-    only = {name: places.pop() for name, places in found.items()}
+    only = {name: same_name.pop() for name, same_name in candidates.items()}
     if any(address == 0 for address in only.values()) and _is_hidden():
         raise PermissionDeniedError(
             f"the kernel does not show the address of {', '.join(only)}",
@@ -73,12 +70,12 @@ def addresses(names: Collection[str]) -> dict[str, int]:
 
 
 def is_there(name: str) -> bool:
-    """Whether the kernel has a symbol of that name; needs no right."""
+    """Whether the kernel has a symbol called *name*; needs no privilege."""
     return any(True for _ in _symbols((name,)))
 
 
 def types() -> Iterator[tuple[str, Btf]]:
-    """Yield the kernel's types under an empty name, then those of each module under its own."""
+    """Yield the kernel's types with an empty name, then those of each module with its name."""
     try:
         yield "", vmlinux_btf()
     except FileNotFoundError:
@@ -117,8 +114,8 @@ def _symbols(names: Collection[str]) -> Iterator[tuple[str, int]]:
         ) from None
     any_name = b"|".join(re.escape(name.encode()) for name in names)
     line = rb"^([0-9a-f]+) . (" + any_name + rb")" + _LLVM_SUFFIX + rb"(?:\t.*)?$"
-    for found in re.finditer(line, table, re.MULTILINE):
-        yield found[2].decode(), int(found[1], 16)
+    for match in re.finditer(line, table, re.MULTILINE):
+        yield match[2].decode(), int(match[1], 16)
 
 
 def _is_hidden() -> bool:
@@ -126,10 +123,10 @@ def _is_hidden() -> bool:
 
 
 def running_values(names: Collection[str], given: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the text that the kernel has for each of *names*, without those that it lacks.
+    """Return the configuration texts for *names*; names that the kernel does not set are left out.
 
-    *given* stands in for the kernel's configuration. `LINUX_…` are what libbpf makes of the kernel:
-    its version, and whether it has BPF cookies and wrappers of system calls.
+    *given* replaces the kernel's configuration. The names `LINUX_…` are libbpf's: the kernel's
+    version, and whether it has BPF cookies and system call wrappers.
     """
     linux = {name: str(_LINUX[name]()) for name in names if name in _LINUX}
     if given is not None:
@@ -139,9 +136,10 @@ def running_values(names: Collection[str], given: Mapping[str, str] | None) -> d
 
 
 def as_config(source: Mapping[str, str] | str | Path) -> Mapping[str, str]:
-    """Return *source*, read if it is the path of a configuration, plain or packed by gzip.
+    """Return *source*, read from its file (plain or gzip) if it is a path.
 
-    `ObjectNotFoundError` if there is none, `UsageError` if it is larger than 16 MiB or damaged.
+    Raises `ObjectNotFoundError` if the file does not exist, and `UsageError` if it is larger than
+    16 MiB or damaged.
     """
     if isinstance(source, Mapping):
         return source
@@ -149,7 +147,7 @@ def as_config(source: Mapping[str, str] | str | Path) -> Mapping[str, str]:
 
 
 def running_text() -> bytes:
-    """Return the configuration of the running kernel; empty where it is nowhere."""
+    """Return the configuration of the running kernel; empty if neither /proc nor /boot has it."""
     for path in (CONFIG, BOOT / f"config-{os.uname().release}"):
         try:
             return read_text(path)
@@ -168,14 +166,15 @@ def read_text(path: Path) -> bytes:
     if data.startswith(_GZIP):
         data = _unpacked(data, path)
     if len(data) > MAX_BYTES:
-        raise UsageError(f"{path}: a configuration of more than {MAX_BYTES >> 20} MiB")
+        raise UsageError(f"{path}: the configuration has more than {MAX_BYTES >> 20} MiB")
     return data
 
 
 def kernel_version() -> int:
-    """Return the version as LINUX_VERSION_CODE has it: 0x061204 for 6.18.4.
+    """Return LINUX_VERSION_CODE of the running kernel: 0x061204 for 6.18.4.
 
-    That of the source: Ubuntu and Debian count their releases in the name of the kernel.
+    Ubuntu and Debian put their own release numbers into `uname -r`, and the version of the source
+    into /proc/version_signature and `uname -v`.
     """
     names = os.uname()
     signature = SIGNATURE.read_text(errors="replace") if SIGNATURE.exists() else ""
@@ -183,16 +182,17 @@ def kernel_version() -> int:
 
 
 def version_code(release: str, version: str, signature: str = "") -> int:
-    """Return the number for what uname(2) says, and Ubuntu's /proc/version_signature; 0 if none."""
-    found = _UBUNTU.match(signature) or _DEBIAN.search(version) or _RELEASE.match(release)
-    if found is None:
+    """Return the version code for texts of uname(2) and Ubuntu's version_signature; 0 if none."""
+    match = _UBUNTU.match(signature) or _DEBIAN.search(version) or _RELEASE.match(release)
+    if match is None:
         return 0
-    major, minor, patch = (int(part or 0) for part in found.groups())
+    major, minor, patch = (int(part or 0) for part in match.groups())
+    # From 4.4.256 and 4.9.256 on, the kernel caps the last number at 255 as well.
     return major << 16 | minor << 8 | min(patch, _MAX_PATCH)
 
 
 def has_bpf_cookie() -> int:
-    """Return 1 if programs can ask for the cookie of their attachment (Linux 5.15), else 0."""
+    """Return 1 if programs can read their attachment's cookie (Linux 5.15), else 0."""
     code = (call_helper(FuncId.get_attach_cookie), exit_())
     function = FunctionSpec("probe", "", code)
     try:
@@ -205,7 +205,7 @@ def has_bpf_cookie() -> int:
 
 
 def has_syscall_wrapper() -> int:
-    """Return 1 if functions of system calls take one structure of registers, else 0."""
+    """Return 1 if functions of system calls take one pointer to registers (pt_regs), else 0."""
     machine = platform.machine()
     return int(is_there(f"__{_MACHINES.get(machine, machine)}_sys_bpf"))
 
@@ -224,4 +224,4 @@ def _unpacked(data: bytes, path: Path) -> bytes:
     try:
         return unpacker.decompress(data, MAX_BYTES + 1)
     except zlib.error as error:
-        raise UsageError(f"{path} is no file of gzip: {error}") from None
+        raise UsageError(f"{path} is not a gzip file: {error}") from None

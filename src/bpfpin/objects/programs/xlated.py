@@ -1,4 +1,4 @@
-"""The instructions that the kernel made of a program, and what the helpers in them are called."""
+"""The instructions of a loaded program as the kernel shows them, and the helpers' names."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _WORD: Final = (1 << 64) - 1
 def xlated(fd: int) -> tuple[Instruction, ...]:
     """Return the instructions of the program *fd* as the verifier left them.
 
-    Maps are there by their ids, helpers by distance (`helper_names`). Nothing, where the kernel
-    does not show them: that takes CAP_SYSLOG, or kernel.kptr_restrict at 0
+    They refer to maps by id, and to helpers by their distance (`helper_names`). The result is empty
+    if the kernel does not show them: that needs CAP_SYSLOG, or kernel.kptr_restrict at 0
     (`bpf_prog_get_info_by_fd()` of kernel/bpf/syscall.c).
     """
     size = ProgInfoAnswer()
@@ -39,17 +39,18 @@ def xlated(fd: int) -> tuple[Instruction, ...]:
 def helper_names(distances: Iterable[int]) -> dict[int, str]:
     """Return the names of kernel functions by their distance from `__bpf_call_base`.
 
-    What /proc/kallsyms does not tell us is left out; it shows no addresses to who may not see them.
+    Names that /proc/kallsyms does not have are left out. Callers without CAP_SYSLOG see only zeros
+    for addresses there, so that the result is empty.
     """
     wanted = set(distances)
     symbols = SYMBOLS.read_bytes() if wanted else b""
     base = re.search(_BASE, symbols, re.MULTILINE)
     if base is None or not int(base[1], 16):
         return {}
-    found = {}
+    names = {}
     for distance in wanted:
         address = b"%016x" % (int(base[1], 16) + distance & _WORD)
         symbol = re.search(rb"^" + address + rb" \w (\w+)", symbols, re.MULTILINE)
         if symbol:
-            found[distance] = symbol[1].decode()
-    return found
+            names[distance] = symbol[1].decode()
+    return names

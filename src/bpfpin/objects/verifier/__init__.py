@@ -1,6 +1,6 @@
-"""What the verifier says of a program: its log, the cause of a refusal, and what to do about it.
+"""The verifier's log: asking for it, and finding the cause of a refusal and a way out of it.
 
-Reading a log is left to `log`, `cause` and `report`, which are imported with the first refusal.
+`attempt` loads a program with a log, `report` reads the log, and `table` has the causes and hints.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Loading with a log: a buffer that grows until it fits, and what is kept of a longer one."""
+"""Loads a program with a log: the buffer grows until the log fits, or its limit is reached."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from bpfpin.syscall.errno_table import BufferTooSmallError
 
 LOG_LEVEL = 1  # the instructions and states of the path that was refused
 LOG_STATISTICS = 4  # the reason and the figures, no instructions
-LOG_FIXED = 8  # the log's beginning is kept where it is too long, not its end
+LOG_FIXED = 8  # keep the beginning of a log that is too long, not its end (Linux 6.4)
 LOG_LEVELS = 15
 LOG_SIZE = 64 << 10
 LOG_LEAST = 128  # bytes; kernels before 6.4 take no smaller buffer
 LOG_LIMIT = 16 << 20
 
-# What the verifier writes whatever it thinks of the program (print_verification_stats, do_check).
+# Lines that the verifier writes for accepted programs too (print_verification_stats(), do_check()).
 _FIGURES = re.compile(
     r"(processed \d+ insns|verification time|stack depth|func#\d+ @\d+$|mark_precise:|Live regs)"
 )
-# What could steer a terminal, or pass for a line end: the log repeats text of the object file.
+# Characters that control a terminal or pass for a line end. The log repeats names and lines of C of
+# the object file, which are untrusted.
 _STEERING = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
 class LogChoice:
-    """Which log is wanted of a load: its *level* (0: only of a refusal) and most bytes of it.
+    """The log that a load asks for: its *level* (0: only for a refusal) and its *size* in bytes.
 
-    The levels are bits: 1 shows the instructions of a path that is refused, 2 all with the state
-    after each, 4 the reason and figures alone; 8 keeps the beginning of a log that is too
-    long and not its end. `ValueError` for others.
+    The level is a sum of bits: 1 shows the instructions of a refused path, 2 all instructions with
+    the state after each, 4 only the reason and figures; 8 keeps the beginning of a log that is too
+    long, not its end. Raises `ValueError` for values out of range.
     """
 
     level: int = 0
@@ -47,9 +48,10 @@ class LogChoice:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one load with a log came to: a descriptor or the refusal, and the log.
+    """The result of one load with a log: a descriptor or the error, and the log.
 
-    *true_size* is how many bytes all of the log would take, 0 where the kernel does not say.
+    *true_size* is the size of the whole log in bytes; 0 if the kernel does not report it (before
+    6.4).
     """
 
     fd: int | None
@@ -59,10 +61,10 @@ class Attempt:
 
 
 def explain(attempt: Callable[[int, int], Attempt], choice: LogChoice) -> Attempt:
-    """Load again with a log buffer that grows until all of the log fits, or *choice* is passed.
+    """Load with a log buffer that grows until the whole log fits, or up to the size in *choice*.
 
-    *attempt* is given the level and the size in bytes. Kernels from 6.4 tell the size that is
-    needed (`log_true_size`); the ones before fill the buffer, which is then doubled and doubled.
+    *attempt* takes the level and the buffer's size. Linux 6.4 and later report the needed size
+    (`log_true_size`); before, the buffer is doubled each time.
     """
     level, size = choice.level or LOG_LEVEL, min(LOG_SIZE, choice.size)
     while True:
@@ -76,10 +78,11 @@ def explain(attempt: Callable[[int, int], Attempt], choice: LogChoice) -> Attemp
 
 
 def _cut(attempt: Callable[[int, int], Attempt], made: Attempt, level: int) -> Attempt:
-    """Return *made* with the reason in its log, and as it would be if the log had fitted.
+    """Return *made* as if its log had fitted, with the reason at the log's end.
 
-    The kernel refuses what it cannot tell all of, a good program too; and before 6.4 it kept the
-    beginning of the log, where no reason is. A log of the reason alone is short.
+    The kernel fails with ENOSPC if the log does not fit, even if the program is good. Before 6.4 it
+    kept the beginning of the log, which has no reason. So the reason comes from a second load that
+    logs nothing else.
     """
     ending = attempt(LOG_STATISTICS, LOG_SIZE)
     is_end_kept = bool(made.true_size) and not level & LOG_FIXED
@@ -88,16 +91,16 @@ def _cut(attempt: Callable[[int, int], Attempt], made: Attempt, level: int) -> A
 
 
 def printable(log: bytes) -> str:
-    r"""Return *log* as text in which nothing steers a terminal; such bytes are written `\x1b`."""
+    r"""Return *log* as text without control characters; they are written out as `\x1b`."""
     return _STEERING.sub(_written_out, log.decode(errors="backslashreplace"))
 
 
-def _written_out(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+def _written_out(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def is_before_instructions(log: str) -> bool:
-    """Whether the refusal came before any instruction was looked at: of BTF, or of the shape."""
+    """Whether the program was refused before its first instruction, for its BTF or its form."""
     return "processed 0 insns" in log
 
 
@@ -108,6 +111,6 @@ def reason_lines(log: str) -> list[str]:
 
 
 def unknown_helper(log: str) -> int | None:
-    """Return the number of the helper that the kernel does not have, if that is the refusal."""
-    found = re.search(r"invalid func unknown#(\d{1,10})$", log, re.MULTILINE)
-    return int(found[1]) if found else None
+    """Return the number of the helper that the kernel lacks, if that is the reason; else None."""
+    match = re.search(r"invalid func unknown#(\d{1,10})$", log, re.MULTILINE)
+    return int(match[1]) if match else None

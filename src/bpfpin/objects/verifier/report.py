@@ -1,4 +1,10 @@
-"""The error that says why a program was refused, with the line of C and what to do."""
+"""Reads the verifier's log from its end, and builds the error with the cause and the line of C.
+
+The log is prose for people and changes with each kernel (Documentation/bpf/verifier.rst). Only a
+few marks are stable: lines of C start with `;`, instructions with their number, and a line
+`processed N insns` ends it. From Linux 7.3 on a report follows the telling line, in sections
+`Reason`, `At` and `Suggestion` (kernel/bpf/diagnostics.c).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,7 @@ from bpfpin.spec import LineInfo
 WINDOW = 256 << 10  # characters of the log's end that are looked at
 LINE_LIMIT = 4096  # the kernel writes at most 1,024 at once
 SHOWN_LIMIT = 400  # characters of one line or state in a message
-STEPS = 4  # instructions that are kept: the one that was refused and three before
+STEPS = 4  # instructions that are kept: the refused one and three before it
 _TELLING_LIMIT = 3
 _TRAILER = re.compile(r"processed \d+ insns|verification time|stack depth|-- END|max_states")
 _STEP = re.compile(r"(\d{1,10}): (\([0-9a-f]{2}\) .*)")
@@ -34,24 +40,16 @@ _SECTION = re.compile(r"(?:([A-Z][A-Za-z ]{0,40}):)\s*(.*)")
 _AT = re.compile(r"(?:\S+ @ )?(\S{1,400}?):(\d{1,10})(?::\d+)?")
 _MARKED = re.compile(r"\s*>>> +\d+ \| (.*)")
 _CALL = "(85) call"
-_SCRATCH = frozenset({"R1", "R2", "R3", "R4", "R5"})  # a call leaves nothing in them
+_SCRATCH = frozenset({"R1", "R2", "R3", "R4", "R5"})  # a call clobbers them
 _NUMBERED = re.compile(r"\binsn (\d{1,10})\b")
 _LINE_SHIFT = 10
 _TEXT_LIMIT = 500
 _REGISTER = re.compile(r"\b[Rrw](\d)\b")
 
 
-# The verifier's log, read from its end: instructions, states of registers, lines of C, reasons.
-#
-# The log is prose for people and changes with each kernel (Documentation/bpf/verifier.rst); what
-# is looked for here are the few marks that stayed: source lines start with `;`, instructions with
-# their number, and a line `processed N insns` ends it. From Linux 7.3 on a report follows the
-# telling line, in sections `Reason`, `At` and `Suggestion` (kernel/bpf/diagnostics.c).
-
-
 @dataclass(frozen=True, slots=True)
 class VerifierStep:
-    """One instruction as the log has it; *index* counts the program's slots."""
+    """An instruction in the log's words; *index* is its position in slots of eight bytes."""
 
     index: int
     text: str
@@ -62,7 +60,7 @@ class VerifierStep:
 
 @dataclass(frozen=True, slots=True)
 class Comment:
-    """A line of C in the log; *file* is "" and *line* 0 where the kernel leaves them out."""
+    """A line of C in the log; *file* is "" and *line* is 0 if the kernel leaves them out."""
 
     text: str
     file: str = ""
@@ -71,7 +69,7 @@ class Comment:
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
-    """The report of kernels from 7.3 on; every part "" or 0 where there is none."""
+    """The report of Linux 7.3 and later; missing parts are "" or 0."""
 
     title: str = ""
     reason: str = ""
@@ -83,11 +81,15 @@ class LogReport:
 
 @dataclass(frozen=True, slots=True)
 class ParsedLog:
-    """What the end of a log says.
+    """The parsed end of a log.
 
-    *words* are the telling lines in the form of all kernels, *steps* the last instructions, the
-    refused one last, *registers* what was known of each when it came to that one. *index* is that
-    instruction's, None where the log names none.
+    Attributes:
+        words: The telling lines, joined, in the form of all kernels.
+        steps: The last instructions; the refused one is the last.
+        registers: The state of each register before the refused instruction.
+        comment: The last line of C.
+        report: The report of newer kernels.
+        index: The position of the refused instruction; None if the log names none.
     """
 
     words: str
@@ -99,12 +101,12 @@ class ParsedLog:
 
     @property
     def telling_line(self) -> str:
-        """Why: the report's reason, or else up to three telling lines."""
+        """The reason: that of the report, or else up to three telling lines."""
         return self.report.reason or self.words
 
 
 def parse(log: str) -> ParsedLog:
-    """Read the end of *log*; any text will do."""
+    """Parse the end of *log*. Any text is accepted."""
     before, after = _divided(_lines(log))
     words = _last_words(before)
     steps = tuple(_steps(before))[-STEPS:]
@@ -114,10 +116,10 @@ def parse(log: str) -> ParsedLog:
 
 
 def telling_line(log: str) -> str:
-    """Return the line of *log* that says why, "" if there is none.
+    """Return the reason in *log*, "" if there is none.
 
     Newer kernels end with a report that has a `Reason`; older ones with up to three telling lines
-    after the last instruction, joined here by a semicolon.
+    after the last instruction, which are joined by a semicolon.
     """
     return parse(log).telling_line
 
@@ -127,7 +129,7 @@ def _lines(log: str) -> list[str]:
 
 
 def _divided(lines: list[str]) -> tuple[list[str], list[str]]:
-    """Return the lines before the report and those of it."""
+    """Return the lines before the report, and the report's lines."""
     starts = (number for number, line in enumerate(lines) if _REPORT.match(line.strip()))
     start = next(starts, len(lines))
     return lines[:start], lines[start:]
@@ -151,30 +153,30 @@ def _joined(words: list[str]) -> str:
 
 
 def _behind_jump(line: str) -> str:
-    """Return what was written on the line of a jump, as `infinite loop detected` is."""
-    found = _AFTER_JUMP.match(line)
-    return (line[found.end() :] if found else line).strip()[:SHOWN_LIMIT]
+    """Return the text after a jump on its line, where `infinite loop detected` stands."""
+    match = _AFTER_JUMP.match(line)
+    return (line[match.end() :] if match else line).strip()[:SHOWN_LIMIT]
 
 
 def _steps(lines: list[str]) -> Iterator[VerifierStep]:
     for line in lines:
         jump = _AFTER_JUMP.match(line)
-        found = _STEP.fullmatch(jump[1] if jump else line)
-        if found:
-            yield VerifierStep(int(found[1]), found[2].partition(" ; ")[0].strip()[:SHOWN_LIMIT])
+        match = _STEP.fullmatch(jump[1] if jump else line)
+        if match:
+            yield VerifierStep(int(match[1]), match[2].partition(" ; ")[0].strip()[:SHOWN_LIMIT])
 
 
 def _comment(lines: list[str]) -> Comment | None:
-    """Return the last line of C that has text; the code of a macro or of none (line 0) has not."""
+    """Return the last line of C with text; code of macros, or without a line (0), has none."""
     for line in reversed(lines):
-        found = _COMMENT.fullmatch(line)
-        if found and found[1].strip():
-            return Comment(found[1].strip()[:SHOWN_LIMIT], found[2] or "", int(found[3] or 0))
+        match = _COMMENT.fullmatch(line)
+        if match and match[1].strip():
+            return Comment(match[1].strip()[:SHOWN_LIMIT], match[2] or "", int(match[3] or 0))
     return None
 
 
 def _registers(lines: list[str]) -> dict[str, str]:
-    """Return what is known of each register at the end, in the function that it ended in."""
+    """Return the state of each register at the end of the log, in the function that it ends in."""
     known: dict[str, str] = {}
     frame = "0"
     for line in lines:
@@ -183,23 +185,23 @@ def _registers(lines: list[str]) -> dict[str, str]:
         is_whole = step is None
         if step and step[2].startswith(_CALL):
             known = {name: state for name, state in known.items() if name not in _SCRATCH}
-        found = _STATE_REGISTERS.match(line if is_whole else behind.lstrip())
-        if found is None:
+        match = _STATE_REGISTERS.match(line if is_whole else behind.lstrip())
+        if match is None:
             continue
-        if is_whole or (found[1] or "0") != frame:
+        if is_whole or (match[1] or "0") != frame:
             known.clear()
-        frame = found[1] or "0"
+        frame = match[1] or "0"
         known.update(_values(line if is_whole else behind))
     return known
 
 
 def _values(state: str) -> Iterator[tuple[str, str]]:
-    for found in _STATE_REGISTER.finditer(state):
-        yield found[1], _value(state, found.end())[:SHOWN_LIMIT]
+    for match in _STATE_REGISTER.finditer(state):
+        yield match[1], _value(state, match.end())[:SHOWN_LIMIT]
 
 
 def _value(state: str, start: int) -> str:
-    """Return what stands there up to the next space outside of brackets."""
+    """Return the text from *start* to the next space outside of brackets."""
     depth = 0
     for at in range(start, len(state)):
         depth += (state[at] == "(") - (state[at] == ")")
@@ -212,14 +214,14 @@ def _report(lines: list[str]) -> LogReport:
     sections = _sections(lines)
     at = sections.get("At", [])
     place = _AT.fullmatch(at[0].strip()) if at else None
-    source = next((found[1].strip() for line in at if (found := _MARKED.fullmatch(line))), "")
+    source = next((match[1].strip() for line in at if (match := _MARKED.fullmatch(line))), "")
     return LogReport(
         title=_text(sections, "Verification failed"),
         reason=_text(sections, "Reason"),
         suggestion=_text(sections, "Suggestion"),
         file=place[1] if place else "",
         line=int(place[2]) if place else 0,
-        source=source if place else "",  # without a place it is an instruction that is marked
+        source=source if place else "",  # without a place the mark is on an instruction
     )
 
 
@@ -241,7 +243,6 @@ def _text(sections: dict[str, list[str]], name: str) -> str:
     return " ".join(line.strip() for line in sections.get(name, []))[: 4 * SHOWN_LIMIT]
 
 
-# The lines of C that a program's instructions come from, as its object says.
 @dataclass(frozen=True, slots=True)
 class SourceLine:
     """A line of C: *file* as the compiler was given it, *line* counted from 1, its *text*."""
@@ -255,7 +256,10 @@ class SourceLine:
 
 
 class SourceLines:
-    """Answers which line of C an instruction comes from; nothing without *types*."""
+    """The lines of C of a program's instructions, from the object's line info.
+
+    Without *types*, whose strings hold the text, no line is known.
+    """
 
     def __init__(self, lines: Sequence[LineInfo] = (), types: Btf | None = None) -> None:
         self._lines = lines if types is not None else ()
@@ -301,7 +305,7 @@ def refusal(
     of = f" of {path}" if path else ""
     parsed = parse(log)
     words = f"{parsed.words}\n{parsed.report.title}\n{parsed.report.reason}"
-    found = diagnose(words, places.name)
+    diagnosis = diagnose(words, places.name)
     place = _place(parsed, places)
     made = VerifierError(
         f"the verifier refused program {program!r}{of}",
@@ -309,9 +313,9 @@ def refusal(
         telling_line=parsed.telling_line,
         errno=error.errno or 0,
         target=program,
-        hint=parsed.report.suggestion or found.hint,
+        hint=parsed.report.suggestion or diagnosis.hint,
     )
-    made.cause = found.cause
+    made.cause = diagnosis.cause
     made.file, made.line, made.source = place.file, place.line, place.text
     made.instructions = tuple(map(str, parsed.steps))
     made.registers = _telling_registers(parsed)
@@ -329,7 +333,7 @@ def _context(error: VerifierError) -> Iterator[str]:
 
 
 def _place(parsed: ParsedLog, places: SourceLines) -> SourceLine:
-    """Return the line of C: by the kernel's report, the object's line info, the log's comment."""
+    """Return the line of C from the report, the object's line info or the log's comment."""
     report, comment = parsed.report, parsed.comment
     own = None if parsed.index is None else places.at(parsed.index)
     if report.file:
@@ -342,7 +346,7 @@ def _place(parsed: ParsedLog, places: SourceLines) -> SourceLine:
 
 
 def _telling_registers(parsed: ParsedLog) -> dict[str, str]:
-    """Return what was known of the registers that the reason names, or else the instruction."""
+    """Return the states of the registers that the reason names, or else the instruction."""
     last = parsed.steps[-1].text if parsed.steps else ""
     for text in (parsed.words, last):
         named = [f"R{number}" for number in _REGISTER.findall(text)]

@@ -1,6 +1,6 @@
-"""The table of causes: what kernels of all ages write, and what to do about it.
+"""The table of causes: patterns of verifier messages of all kernels, and a hint for each.
 
-The first row that fits counts, so that the narrow ones stand before the wide.
+The first matching row counts, so narrow patterns come before wide ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from enum import StrEnum
 
 from bpfpin.uapi import FuncId
 
-# The first helper of each release (include/uapi/linux/bpf.h at its tag). After 211 none came.
+# The first helper of each release (include/uapi/linux/bpf.h at its tag). 211 is the last one: newer
+# functions are kfuncs.
 _FIRST_OF = (
     (210, "6.2"),
     (208, "6.1"),
@@ -22,15 +23,12 @@ _FIRST_OF = (
     (180, "5.17"),
     (176, "5.16"),
 )
-_KNOWN = frozenset(int(each) for each in FuncId)
+_KNOWN = frozenset(int(helper) for helper in FuncId)
 Say = Callable[[re.Match[str]], str]
 
 
-# The commonest causes of refusals, by name.
-
-
 class Cause(StrEnum):
-    """What is wrong with a program; `UNKNOWN` is "": no row of the table fits."""
+    """The cause of a refusal, by name; `UNKNOWN` is "": no row of the table matches."""
 
     UNKNOWN = ""
     NULL_CHECK = "null-check"
@@ -70,23 +68,20 @@ class Cause(StrEnum):
     NOT_OPTIMIZED = "not-optimized"
 
 
-# Names of the kernel's helpers, and the Linux that brought them.
-
-
 def name_of_helper(number: int) -> str:
-    """Return the name as C has it, `bpf_loop`; `unknown` where we do not know it either."""
+    """Return the helper's name in C, such as `bpf_loop`; `unknown` if this version lacks it too."""
     return f"bpf_{FuncId(number).name}" if number in _KNOWN else "unknown"
 
 
 def release_of_helper(number: int) -> str:
-    """Return the first Linux with the helper, "" for older than 5.16 and for unknown ones."""
+    """Return the first Linux release with the helper; "" before 5.16 and for unknown helpers."""
     if number not in _KNOWN:
         return ""
     return next((release for first, release in _FIRST_OF if number >= first), "")
 
 
-def _missing_helper(found: re.Match[str]) -> str:
-    number = int(found["number"])
+def _missing_helper(match: re.Match[str]) -> str:
+    number = int(match["number"])
     name, release = name_of_helper(number), release_of_helper(number)
     since = f", which came with Linux {release}" if release else ""
     return f"this kernel has no helper {number} ({name}{since}): use another, or a newer kernel"
@@ -325,27 +320,24 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
 TABLE = tuple((cause, re.compile(pattern), hint) for cause, pattern, hint in _ROWS)
 
 
-# From the words of a verifier to a cause and a hint.
-
-
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A cause, and a hint of what to do ("" if we know of none)."""
+    """A cause, and a hint what to do; "" if there is none."""
 
     cause: Cause = Cause.UNKNOWN
     hint: str = ""
 
 
 def diagnose(words: str, name_place: Callable[[int], str]) -> Diagnosis:
-    """Return the first row of the table that *words* of a verifier fit.
+    """Return the cause and hint of the first row that matches *words*, the verifier's message.
 
-    *name_place* tells what to call an instruction (`line 12`), for what began at another one.
+    *name_place* returns the name of an instruction (`line 12`), for hints that point at one.
     """
     for cause, pattern, hint in TABLE:
-        found = pattern.search(words)
-        if found:
-            groups = {name: text or "" for name, text in found.groupdict().items()}
+        match = pattern.search(words)
+        if match:
+            groups = {name: text or "" for name, text in match.groupdict().items()}
             if groups.get("insn"):
                 groups["place"] = name_place(int(groups["insn"]))
-            return Diagnosis(cause, hint(found) if callable(hint) else hint.format(**groups))
+            return Diagnosis(cause, hint(match) if callable(hint) else hint.format(**groups))
     return Diagnosis()
