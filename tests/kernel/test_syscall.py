@@ -192,7 +192,7 @@ def test_a_namespace_is_entered_and_left_even_after_an_error(elsewhere: Path) ->
 
 def test_what_is_no_namespace_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(NamespaceNotFoundError, match="this is no network namespace"):
+    with pytest.raises(NamespaceNotFoundError, match="this is not a network namespace"):
         enter(tmp_path / "file")
 
 

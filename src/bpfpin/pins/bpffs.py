@@ -97,6 +97,7 @@ def private_reason(root: Path) -> str:
     if state is RootState.MOUNTED:
         number = root.stat().st_dev
         device = os.major(number), os.minor(number)
+        # All mounts of one bpffs have its device number; each new bpffs gets another one.
         is_seen = any(m.device == device and m.fs_type == _BPF for m in firsts)
         return "" if is_seen else "this bpffs is mounted in this process's mount namespace alone"
     if state is not RootState.ABSENT:

@@ -28,6 +28,7 @@ from bpfpin.syscall.libc import INTERRUPTED_MAX
 DIRECTORY_MODE: Final = 0o700
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
+# One component below the descriptor: ELOOP for a symlink, EXDEV for `..`, also in bpffs.
 _BELOW = Resolve.NO_SYMLINKS | Resolve.BENEATH
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 

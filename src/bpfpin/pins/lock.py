@@ -106,7 +106,7 @@ def _current(root: Directory, timeout_s: float) -> Directory:
             continue
         if _is_current(root, directory):
             return directory
-        directory.close()
+        directory.close()  # the lock of a removed directory excludes nobody
 
 
 def _is_current(root: Directory, directory: Directory) -> bool:
@@ -164,6 +164,7 @@ def _taken(root: Directory, timeout_s: float, *, asked_s: float) -> Directory:
     directory = root.child(LOCK_DIRECTORY)
     try:
         require_safe(directory)
+        # The usual case needs no thread.
         if fs.try_lock(directory.fileno()):
             return directory
         if timeout_s <= 0:

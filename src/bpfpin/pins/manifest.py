@@ -168,7 +168,7 @@ class Lineage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What was loaded, from which file, onto which hooks, and with which options."""
+    """The description of a set: objects, file, hooks, and the options of the load."""
 
     tool: str
     object: str
@@ -355,7 +355,7 @@ def read_manifest(directory: Directory, owners: Collection[int] | None = None) -
     except PinNotFoundError:
         if directory.has(OBJECTS):
             raise _foreign(
-                f"its {MANIFEST} was removed, so bpfpin cannot tell what is attached"
+                f"its {MANIFEST} was removed, so bpfpin does not know its hooks"
             ) from None
         raise _foreign("it has no manifest, so bpfpin did not make it") from None
     if not stat.S_ISLNK(entry.st_mode) or entry.st_uid not in allowed:

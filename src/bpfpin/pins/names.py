@@ -17,22 +17,24 @@ from typing import Final
 
 from bpfpin.errors import Argument, Fix, PinNameError, Placeholder
 
-LOCK_DIRECTORY: Final = "bpfpin~"
-PROGRAMS: Final = "programs~"
-LINKS: Final = "links~"
-LAYOUTS: Final = "layouts~"
-OBJECTS: Final = "objects~"
-MANIFEST: Final = "manifest~"
-PREVIOUS: Final = "previous~"
-COMMIT: Final = "commit~"
-ABORT: Final = "abort~"
-FOLDS: Final = "folds~"
-FOLDING: Final = "folding~"
-SHARED: Final = "shared~"
-UNSHARED: Final = "unshared~"
-CONFIRM: Final = "confirm~"
-TARGETS: Final = "targets~"
-SWITCHED: Final = "switched~"
+LOCK_DIRECTORY: Final = "bpfpin~"  # in the pin root: the lock, and records of several sets
+# In each generation:
+PROGRAMS: Final = "programs~"  # pins of the programs
+LINKS: Final = "links~"  # pins of the links, by hook
+LAYOUTS: Final = "layouts~"  # symlinks: BTF of each map's key and value
+OBJECTS: Final = "objects~"  # symlinks: the ids of all objects that the set pinned
+MANIFEST: Final = "manifest~"  # a symlink: JSON about the whole set
+FOLDS: Final = "folds~"  # pins of old maps, and of the programs that move their contents
+# Only during a change:
+PREVIOUS: Final = "previous~"  # pins of the programs that the hooks run until the switch
+COMMIT: Final = "commit~"  # the change is committed: recovery rolls forward
+ABORT: Final = "abort~"  # a hook refused: recovery rolls back
+FOLDING: Final = "folding~"  # contents of maps are being moved: no roll-back any more
+SHARED: Final = "shared~"  # what the exchange of shared names needs, and its reversal
+UNSHARED: Final = "unshared~"  # symlinks: the shared names to remove
+TARGETS: Final = "targets~"  # a symlink: the token of the common record of several sets
+SWITCHED: Final = "switched~"  # the hooks of several sets are switched: no roll-back any more
+CONFIRM: Final = "confirm~"  # the change is on trial
 STAGE_SUFFIX: Final = "~stage"
 
 PARTS: Final = frozenset({OBJECTS, PROGRAMS, LINKS, LAYOUTS, FOLDS})

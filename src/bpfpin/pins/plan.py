@@ -1,4 +1,4 @@
-"""The plan of a load: what becomes of each map and each hook, decided before any change.
+"""The plan of a load: the decisions on all maps and hooks, made before any change.
 
 A dry run prints the plan, and a real load follows the same one.
 """

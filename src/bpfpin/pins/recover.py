@@ -102,6 +102,7 @@ def roll_forward(root: Directory, name: str, reopen: Reopen) -> None:
                 # One rename changes the outcome: there is no moment with both marks, or with none.
                 directory.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
                 raise
+        # After the last step that can be undone, and before readers see the new maps.
         folds.fold_all(directory)
         _publish(root, name)
         # The descriptor still refers to the directory, whose name is now NAME.
@@ -129,6 +130,7 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
     with root.child(name) as directory:
         _detach(directory, reopen)
         remove_own(directory)
+    # What the reload could not link before the commit, or others pinned since.
     return_foreign(root, name, set_name)
     if _is_unloaded(root, set_name, and_empty=True):
         root.rmdir(set_name)
@@ -181,6 +183,7 @@ def _roll_back(root: Directory, name: str, reopen: Reopen) -> None:
     """
     with root.child(names.stage_name(name)) as stage:
         manifest = read_manifest(stage)
+        # In the reverse order of `switch`: first the hooks, then the names.
         switch_back(stage, manifest, reopen)
         shared.exchange_back(root, stage)
         lasting = _shared_names(root) if manifest.outside else set()

@@ -110,8 +110,8 @@ class _Exchange:
             return
         if current == old:
             self._exchange(self.part)
-            # An exchange has no expected value: look afterwards what was there, and undo it if
-            # somebody replaced the pin between the look and the exchange.
+            # renameat2(2) has no expected value: check afterwards which pin came back, and undo the
+            # exchange if somebody replaced the pin between the check and the exchange.
             if _map_id(self.shared.path / self.part) == old:
                 return
             self._exchange(self.part)

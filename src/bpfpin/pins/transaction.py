@@ -28,10 +28,10 @@ and is undone by removing the stage. New links are attached in step 1, and the k
 when their pins in the stage go. A new filter of classic tc has no pin: it is created after the
 manifest that records it (docs/decisions/0012). Step 4 comes before step 5 so that the new programs
 never run without the shared names of their maps. Steps 4 and 5 are compare-and-swap and can be
-undone. Step 6 cannot: counts that were moved cannot be told from new ones, so it comes after the
-last step that may fail for good. Step 7 comes after it so that a reader finds either the old maps,
-or the new ones complete. Step 9 is last because the old generation holds the references to maps and
-programs.
+undone. Step 6 cannot: counts that were moved cannot be distinguished from new ones, so it comes
+after the last step that may fail for good. Step 7 comes after it so that a reader finds either the
+old maps, or the new ones complete. Step 9 is last because the old generation holds the references
+to maps and programs.
 
 If a hook refuses in step 5 (somebody else replaced its program, or its device is gone), `commit~`
 is renamed to `abort~`: the hooks and the shared names go back, `abort~` is removed, and then the
@@ -361,8 +361,9 @@ def next_generations(
                 change.commit()
                 change.roll_forward(reopen)
     except BaseException as error:
-        reserve.close()
+        reserve.close()  # first: the roll-back needs the descriptors
         with signals_deferred():
+            # The same code that the next command would run after a kill at this moment.
             recovery = change.recover(reopen)
         if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
             raise
@@ -389,6 +390,7 @@ def remove(
     reserve = _Reserve(root)
     try:
         with signals_deferred():
+            # A kill before the rename leaves a stage without a mark, which recovery removes.
             has_remainder = _make_remainder(root, name, unshared or {})
             flags = Rename.EXCHANGE if has_remainder else Rename.NOREPLACE
             root.rename(name, stage, flags)

@@ -123,7 +123,7 @@ class Trial:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the trial in the text of a record; `ValueError` says what is wrong with it."""
+        """Return the trial in the text of a record; `ValueError` if it is invalid."""
         record = JsonObject.load(text)
         if record.number("schema") != _SCHEMA:
             raise ValueError("it was made by another version of bpfpin")
@@ -198,7 +198,7 @@ def _begun(trial: Trial, room: Directory) -> Trial:
 def end_record(parent: Directory, entry: str = CONFIRM) -> None:
     """Remove the record, so that nothing is on trial, and keep the pins that an undo needs."""
     with suppress(PinNotFoundError), parent.child(entry) as room:
-        require_safe(room)
+        require_safe(room)  # never unlink in a directory that another user can swap entries in
         room.unlink(RECORD)
 
 

@@ -165,7 +165,7 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     ("statfs", e.ENOTDIR): (PinNotFoundError, "there is no such directory"),
     ("mmap", e.EACCES): READ_ONLY,
     ("open netns", e.ENOENT): (NamespaceNotFoundError, "there is no such network namespace"),
-    ("setns", e.EINVAL): (NamespaceNotFoundError, "this is no network namespace"),
+    ("setns", e.EINVAL): (NamespaceNotFoundError, "this is not a network namespace"),
 }
 # The meaning of an errno of BPF_LINK_CREATE and BPF_LINK_UPDATE at one kind of hook: the driver of
 # a device chooses its errnos (ndo_bpf), and each kind of hook has its own for "full".
