@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from bpfpin.cli.graph.svg import told
+from bpfpin.cli.graph.svg import summary_of
 from bpfpin.host.collect import graph
 from bpfpin.host.graph import Graph, NodeKind
 from bpfpin.insn import exit_, load_imm64, mov_imm
@@ -127,7 +127,7 @@ def one_program(number: int, maps: list[Map]) -> Program:
 def describe(found: Graph) -> None:
     """Print the size of the graph, and check that it contains what was created."""
     counts = {kind: len(found.of_kind(kind)) for kind in NodeKind}
-    print(f"the graph: {told(found, found.nodes)}")
+    print(f"the graph: {summary_of(found, found.nodes)}")
     assert counts[NodeKind.PROGRAM] >= PROGRAMS
     assert counts[NodeKind.MAP] >= MAPS
     assert counts[NodeKind.DEVICE] >= 2 * PAIRS

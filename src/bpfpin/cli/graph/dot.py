@@ -1,4 +1,4 @@
-"""The graph in the words of Graphviz: `bpfpin graph -o dot | dot -Tpng -o graph.png`."""
+"""The graph for Graphviz (`bpfpin graph -o dot | dot -Tpng -o graph.png`) and for Mermaid."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _MERMAID_SHAPES: Final = {
     NodeKind.PROCESS: ("([", "])"),
 }
 _ARROWS: Final = {EdgeKind.HELD: "-.->", EdgeKind.CONTAINS: "-.->", EdgeKind.EXTENDS: "-.->"}
-# What Mermaid leaves alone in a quoted text; all else is written as a character number.
+# Characters that Mermaid shows unchanged in quoted text; others are written as numbers.
 _PLAIN: Final = frozenset(" -_./:,@()+=…·→")
 
 
 def dot(graph: Graph) -> str:
-    """Return *graph* in the DOT language; nodes are numbered, since their names may be anything."""
+    """Return *graph* in the DOT language; nodes have numbers, since names may contain anything."""
     names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
     return "\n".join(_lines(graph, names)) + "\n"
 
 
 def quoted(text: str) -> str:
-    """Return a string of DOT; a line end in *text* is one in the picture."""
+    """Return a quoted string of DOT; line ends of *text* are kept."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
@@ -66,21 +66,21 @@ def _attributes(graph: Graph, node: Node) -> str:
 
 
 def edge_word(edge: Edge) -> str:
-    """Return the word on a line: the hook of what is attached, how others hang together."""
+    """Return the label of an edge: the hook of an attachment, else the kind of edge."""
     return escape(edge.hook) or " ".join(filter(None, (edge.what, edge.kind.value)))
 
 
-# The graph as a Mermaid flowchart, which GitHub and GitLab draw in a ```mermaid block.
-
-
 def mermaid(graph: Graph) -> str:
-    """Return *graph* as a flowchart; nodes are numbered, since their names may be anything."""
+    """Return *graph* as a flowchart, which GitHub and GitLab draw in a ```mermaid block.
+
+    Nodes have numbers, since names may contain anything.
+    """
     names = {node.id: f"n{number}" for number, node in enumerate(graph.nodes)}
     return "\n".join(_mermaid_lines(graph, names)) + "\n"
 
 
 def escaped(text: str) -> str:
-    """Return *text* for between quotes: `#35;` for `#`, as Mermaid and HTML both take it."""
+    """Escape *text* for a quoted string: `#35;` for `#`, which Mermaid and HTML both read."""
     return "".join(char if char.isalnum() or char in _PLAIN else f"#{ord(char)};" for char in text)
 
 

@@ -1,4 +1,4 @@
-"""What the pictures of a graph write on a node, and how much room that takes."""
+"""Labels of the nodes of a graph's picture, and the width of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WIDE: Final = ("W", "F")
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """The name of a node, a line below it, and more for who points at it; safe to show."""
+    """The name of a node, a line below it, and details that are shown on hover; all escaped."""
 
     title: str
     detail: str
@@ -24,20 +24,20 @@ class Label:
 
 
 def label(graph: Graph, node: Node) -> Label:
-    """Return what is written on *node*; every name is escaped for a terminal."""
+    """Return the label of *node*; names are escaped for a terminal."""
     title, detail, more = _PARTS[node.kind](graph, node)
     return Label(escape(title), escape(detail), tuple(map(escape, (*more, *node.notes))))
 
 
 def hooks_of(graph: Graph, node: Node) -> list[str]:
-    """Return the words of the hooks that a program is attached at, each once."""
+    """Return the names of the hooks that a program is attached to, each once."""
     edges = [e for e in graph.reaching.get(node.id, ()) if e.kind is EdgeKind.ATTACHED]
     words = [edge.hook for edge in edges] + [hook.partition(" of ")[0] for hook in node.hooks]
     return list(dict.fromkeys(words))
 
 
 def sharers(graph: Graph, node: Node) -> int:
-    """Return how many programs use a map."""
+    """Return the number of programs that use a map."""
     return len(graph.sources(node.id, EdgeKind.USES))
 
 
@@ -47,12 +47,12 @@ def plural(count: int, word: str, words: str = "") -> str:
 
 
 def width(text: str) -> int:
-    """Return how many columns of a fixed-width font *text* takes."""
+    """Return the number of columns that *text* takes in a fixed-width font."""
     return sum(2 if unicodedata.east_asian_width(char) in _WIDE else 1 for char in text)
 
 
 def cut(text: str, columns: int, *, keep_end: bool = False) -> str:
-    """Return *text* cut to *columns*, an ellipsis in the place of what was cut off."""
+    """Return *text* cut to *columns*, with an ellipsis in place of the rest."""
     if width(text) <= columns:
         return text
     kept, room = list[str](), columns - 1
@@ -87,8 +87,8 @@ def _program(graph: Graph, node: Node) -> _Parts:
     where = ", ".join(hooks) or (f"in {hosts[0].name}" if hosts else "not attached")
     pins = [f"pinned at {pin.name}" for pin in graph.targets(node.id, EdgeKind.PINNED)]
     holders = [
-        f"held by process {one.number} ({one.name})"
-        for one in graph.targets(node.id, EdgeKind.HELD)
+        f"held by process {process.number} ({process.name})"
+        for process in graph.targets(node.id, EdgeKind.HELD)
     ]
     kind = (f"{node.type} program id {node.number}".strip(),)
     detail = f"{where} · id {node.number}"
@@ -99,8 +99,8 @@ def _map(graph: Graph, node: Node) -> _Parts:
     entries = plural(node.layout[2], "entry", "entries") if node.layout else ""
     parts = [part for part in (node.type, f"id {node.number}", entries) if part]
     users = [
-        f"used by {one.name or 'a program'} (id {one.number})"
-        for one in graph.sources(node.id, EdgeKind.USES)
+        f"used by {program.name or 'a program'} (id {program.number})"
+        for program in graph.sources(node.id, EdgeKind.USES)
     ]
     sizes = f"key {node.layout[0]} B, value {node.layout[1]} B" if node.layout else ""
     more = (f"map id {node.number} {node.name}", *([sizes] if sizes else []), *users)

@@ -1,4 +1,9 @@
-"""Where the boxes and lines of a graph's picture are: four columns, from places to pins."""
+"""The layout of a graph's picture: boxes in four columns, from devices to pins, and their lines.
+
+The boxes of a column are sorted by the mean position of their neighbours, so that few lines cross
+(the barycentre method of Sugiyama, Tagawa and Toda, 1981). Their heights then minimise the squares
+of the distances to the neighbours; boxes that would overlap are pooled, as in isotonic regression.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,9 @@ from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
 
 SWEEPS: Final = 16
 Columns = list[list[str]]
-Neighbours = Mapping[str, Sequence[str]]  # of each item, those in the columns beside it
-TITLE_WIDTH: Final = 7.95  # of a character at 13 px, and at 11 px: the widest of the fonts named
+Neighbours = Mapping[str, Sequence[str]]  # of each item, the connected items of other columns
+# Width of a character of the widest of the fonts in the style sheet, at 13 px and at 11 px.
+TITLE_WIDTH: Final = 7.95
 DETAIL_WIDTH: Final = 6.7
 BOX_HEIGHT: Final = 42.0
 BOX_GAP: Final = 12.0
@@ -36,16 +42,9 @@ COLUMN_OF: Final = {
 }
 
 
-# Order and height of boxes in columns, so that few lines cross and most run straight.
-#
-# Columns are sorted by the mean place of their neighbours (the barycentre method of Sugiyama), and
-# heights then follow the neighbours as far as the order and the gaps between boxes let them: the
-# least squares under an order, found by pooling those that would overlap.
-
-
 @dataclass
 class _Pool:
-    """Items that touch each other; *sum* and *count* give the mean of where their tops would be."""
+    """Items of a column that touch; *sum* is that of the shifts that the items would have alone."""
 
     sum: float
     count: int
@@ -56,19 +55,19 @@ class _Pool:
 
 
 def ordered(columns: Columns, neighbours: Neighbours) -> Columns:
-    """Return the columns in the order, of those tried, in which the fewest lines cross."""
+    """Return the columns in the order with the fewest crossings among those tried."""
     best, fewest = columns, crossings(columns, neighbours)
     current = columns
     for sweep in range(SWEEPS):
         current = _swept(current, neighbours, is_backward=bool(sweep % 2))
-        found = crossings(current, neighbours)
-        if found < fewest:
-            best, fewest = current, found
+        count = crossings(current, neighbours)
+        if count < fewest:
+            best, fewest = current, count
     return best
 
 
 def crossings(columns: Columns, neighbours: Neighbours) -> int:
-    """Return how many pairs of lines between columns side by side cross."""
+    """Return the number of crossings of lines between adjacent columns."""
     return sum(_crossings(left, right, neighbours) for left, right in pairwise(columns))
 
 
@@ -87,7 +86,7 @@ def _crossings(left: Sequence[str], right: Sequence[str], neighbours: Neighbours
 
 
 def _swept(columns: Columns, neighbours: Neighbours, *, is_backward: bool) -> Columns:
-    """Sort each column by the places in the one before it, from one side to the other."""
+    """Sort each column by the positions of its neighbours in the column before it."""
     swept = columns[::-1] if is_backward else columns[:]
     for index in range(1, len(swept)):
         place = _places(swept[index - 1])
@@ -96,22 +95,22 @@ def _swept(columns: Columns, neighbours: Neighbours, *, is_backward: bool) -> Co
         def mean(
             item: str, place: Mapping[str, float] = place, own: Mapping[str, float] = own
         ) -> float:
-            found = [place[other] for other in neighbours[item] if other in place]
-            return sum(found) / len(found) if found else own[item]
+            positions = [place[other] for other in neighbours[item] if other in place]
+            return sum(positions) / len(positions) if positions else own[item]
 
         swept[index] = sorted(swept[index], key=mean)
     return swept[::-1] if is_backward else swept
 
 
 def _places(column: Sequence[str]) -> dict[str, float]:
-    """Return the places of a column's items between 0 and 1, so that columns compare."""
+    """Return the positions of the items of a column, between 0 and 1."""
     return {item: (index + 0.5) / len(column) for index, item in enumerate(column)}
 
 
 def heights(
     columns: Columns, neighbours: Neighbours, sizes: Mapping[str, float], *, gap: float
 ) -> dict[str, float]:
-    """Return the middle of each item, from 0 down; items of a column keep *gap* apart."""
+    """Return the y of the middle of each item, at least *gap* apart in a column; the top is 0."""
     middles: dict[str, float] = {}
     for column in columns:
         wanted = dict.fromkeys(column, 0.0)
@@ -125,8 +124,8 @@ def heights(
 
 
 def _mean(item: str, neighbours: Neighbours, middles: Mapping[str, float]) -> float:
-    found = [middles[other] for other in neighbours[item]]
-    return sum(found) / len(found) if found else middles[item]
+    others = [middles[other] for other in neighbours[item]]
+    return sum(others) / len(others) if others else middles[item]
 
 
 def placed(
@@ -136,7 +135,7 @@ def placed(
     *,
     gap: float,
 ) -> dict[str, float]:
-    """Return the middles nearest to those *wanted* that keep the order and the gaps."""
+    """Return the middles closest to *wanted* that keep the order and the gaps."""
     offsets, offset = list[float](), 0.0
     for item in column:
         offsets.append(offset + sizes[item] / 2)
@@ -155,7 +154,7 @@ def placed(
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A node's rectangle, in pixels from the upper left."""
+    """The rectangle of a node, in pixels from the upper left corner."""
 
     node: Node
     label: Label
@@ -165,21 +164,21 @@ class Box:
     height: float = BOX_HEIGHT
 
     def edge_x(self, side: int) -> float:
-        """Return where the left (-1) or the right (1) side is."""
+        """Return the x of the left (-1) or the right (1) side."""
         return self.x + self.width if side > 0 else self.x
 
     @property
     def columns(self) -> tuple[int, int]:
-        """How many characters of the title and of the line below it fit."""
+        """The number of characters that fit in the title and in the line below it."""
         room = self.width - ICON_ROOM - MARGIN
         return int(room / TITLE_WIDTH), int(room / DETAIL_WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A line: *points* are joined by curves that leave and reach each of them level.
+    """A line: curves through *points*, horizontal at each point.
 
-    *side* is 0, or for two boxes of one column the direction in which the line bulges.
+    *side* is 0, or for two boxes of one column the side (-1, 1) to which the line bulges.
     """
 
     edge: Edge
@@ -189,7 +188,7 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """All boxes and lines, the x of each column that has a box, and the size of all of it."""
+    """All boxes and lines, the x of each column with a box, and the size of the picture."""
 
     boxes: tuple[Box, ...]
     wires: tuple[Wire, ...]
@@ -199,7 +198,7 @@ class Picture:
 
 
 def picture(graph: Graph) -> Picture:
-    """Lay the graph out: what hangs together is one group, the groups one below the other."""
+    """Return the layout of *graph*, its connected components one below the other."""
     edges = _drawn(graph)
     ids = {end for edge in edges for end in (edge.source, edge.target)}
     hidden = {e.target for e in graph.edges} - ids
@@ -225,25 +224,25 @@ def picture(graph: Graph) -> Picture:
 def _drawn(graph: Graph) -> list[Edge]:
     """Return the edges that get a line.
 
-    The pins of programs are told on the program, and so are those who hold it, if they hold a map
-    of it, too.
+    Pins of a program are listed in its box, and so are its processes if they also hold one of its
+    maps.
     """
-    found: dict[tuple[str, str, EdgeKind], Edge] = {}
+    drawn: dict[tuple[str, str, EdgeKind], Edge] = {}
     for edge in graph.edges:
         if not edge.what or (edge.kind is EdgeKind.HELD and not _is_near(graph, edge)):
-            found.setdefault((edge.source, edge.target, edge.kind), edge)
-    return list(found.values())
+            drawn.setdefault((edge.source, edge.target, edge.kind), edge)
+    return list(drawn.values())
 
 
 def _is_near(graph: Graph, edge: Edge) -> bool:
-    maps = {held.id for held in graph.targets(edge.source, EdgeKind.USES)}
+    maps = {map_node.id for map_node in graph.targets(edge.source, EdgeKind.USES)}
     return any(e.source in maps for e in graph.reaching[edge.target] if not e.what)
 
 
 def _columns(
     nodes: Mapping[str, Node], labels: Mapping[str, Label]
 ) -> tuple[dict[int, float], dict[int, float], float]:
-    """Return x and width of each column that has a node, and the width of all of them."""
+    """Return x and width of each column, and the width of all columns."""
     widths: dict[int, float] = defaultdict(float)
     for key, node in nodes.items():
         text = max(width(labels[key].title) * TITLE_WIDTH, width(labels[key].detail) * DETAIL_WIDTH)
@@ -258,7 +257,7 @@ def _columns(
 
 
 def _lane(nodes: Mapping[str, Node], edge: Edge) -> str:
-    """Return a name for the way of a line past the column of maps, "" if it does not pass it."""
+    """Return a name for the lane of a line past the column of maps; "" if it does not pass it."""
     ends = COLUMN_OF[nodes[edge.source].kind], COLUMN_OF[nodes[edge.target].kind]
     return f"lane {edge.source} {edge.target}" if ends == (1, 3) else ""
 
@@ -266,13 +265,13 @@ def _lane(nodes: Mapping[str, Node], edge: Edge) -> str:
 def _stacked(
     nodes: Mapping[str, Node], edges: Iterable[Edge], lanes: Mapping[Edge, str]
 ) -> tuple[dict[str, float], float]:
-    """Return the middle of every node and lane, and where the last one ends."""
+    """Return the middle of every node and lane, and the bottom of the last one."""
     links: dict[str, list[str]] = {item: [] for item in (*nodes, *lanes.values())}
     for edge in edges:
         chain = (edge.source, lanes[edge], edge.target) if edge in lanes else edge.ends
-        for one, other in pairwise(chain):
-            links[one].append(other)
-            links[other].append(one)
+        for first, second in pairwise(chain):
+            links[first].append(second)
+            links[second].append(first)
     columns_of = {item: _column(nodes, item) for item in links}
     beside = {
         item: [other for other in others if columns_of[other] != columns_of[item]]
@@ -283,9 +282,10 @@ def _stacked(
         columns = [[item for item in group if columns_of[item] == c] for c in range(4)]
         columns = ordered([column for column in columns if column], beside)
         sizes = {item: BOX_HEIGHT if item in nodes else LANE_HEIGHT for item in group}
-        found = heights(columns, beside, sizes, gap=BOX_GAP)
-        middles |= {item: bottom + middle for item, middle in found.items()}
-        bottom += max(middle + sizes[item] / 2 for item, middle in found.items()) + GROUP_GAP
+        group_middles = heights(columns, beside, sizes, gap=BOX_GAP)
+        middles |= {item: bottom + middle for item, middle in group_middles.items()}
+        height = max(middle + sizes[item] / 2 for item, middle in group_middles.items())
+        bottom += height + GROUP_GAP
     return middles, max(bottom - GROUP_GAP, 0.0)
 
 
@@ -294,7 +294,7 @@ def _column(nodes: Mapping[str, Node], item: str) -> int:
 
 
 def _groups(links: Mapping[str, list[str]]) -> list[list[str]]:
-    """Return what hangs together, each group from its first item on; last all that stands alone."""
+    """Return the connected components in the order of their first items; single items come last."""
     seen: set[str] = set()
     groups: list[list[str]] = []
     for start in links:
@@ -316,9 +316,9 @@ def _wires(
     boxes: Mapping[str, Box],
     past: Mapping[Edge, tuple[tuple[float, float], tuple[float, float]]],
 ) -> list[Wire]:
-    """Return the lines; those at one side of a box are spread over it in the order they come in.
+    """Return the lines; the ends at one side of a box are sorted and spread over the side.
 
-    *past* are the two points where a line passes a column.
+    *past* has the two points at which a line passes a column.
     """
     ends = {edge: _sides(boxes[edge.source], boxes[edge.target]) for edge in edges}
     ports = _ports(ends, boxes)
@@ -337,9 +337,9 @@ def _wires(
 
 
 def _sides(source: Box, target: Box) -> tuple[int, int]:
-    """Return the sides that a line leaves and reaches, -1 the left and 1 the right one.
+    """Return the sides at which a line starts and ends: -1 is left, 1 is right.
 
-    Between boxes of one column both are the same: programs have theirs left, maps right.
+    For two boxes of one column they are the same: left for programs, right for maps.
     """
     if source.x == target.x:
         side = -1 if source.node.kind is NodeKind.PROGRAM else 1
@@ -350,16 +350,16 @@ def _sides(source: Box, target: Box) -> tuple[int, int]:
 def _ports(
     ends: Mapping[Edge, tuple[int, int]], boxes: Mapping[str, Box]
 ) -> dict[tuple[Edge, int, str], float]:
-    """Return the height of both ends of each edge, by edge, side and node."""
+    """Return the y of both ends of each edge, by edge, side and node."""
     at: dict[tuple[str, int], list[tuple[float, int, Edge]]] = defaultdict(list)
     for number, (edge, (out, into)) in enumerate(ends.items()):
         at[edge.source, out].append((boxes[edge.target].y, number, edge))
         at[edge.target, into].append((boxes[edge.source].y, number, edge))
     ports: dict[tuple[Edge, int, str], float] = {}
-    for (node_id, side), there in at.items():
+    for (node_id, side), ends_here in at.items():
         box = boxes[node_id]
-        step = min(PORT_STEP, (box.height - 12) / len(there))
-        first = box.y + box.height / 2 - step * (len(there) - 1) / 2
-        for index, (_, _, edge) in enumerate(sorted(there, key=lambda one: one[:2])):
+        step = min(PORT_STEP, (box.height - 12) / len(ends_here))
+        first = box.y + box.height / 2 - step * (len(ends_here) - 1) / 2
+        for index, (_, _, edge) in enumerate(sorted(ends_here, key=lambda end: end[:2])):
             ports[edge, side, node_id] = first + index * step
     return ports

@@ -1,4 +1,8 @@
-"""The graph as a picture for a document: SVG, readable in light and dark, without any script."""
+"""The graph as an SVG picture for documents, with light and dark colours and without scripts.
+
+The style is plain CSS without variables, which not every viewer of SVG supports. The picture has a
+background of its own, so that it is readable on any page even if the viewer ignores the dark style.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ ICONS: Final = {
     NodeKind.PIN: "M5.4 2.5h5.2M6.2 2.5v4.2L4.5 9.3h7L9.8 6.7V2.5M8 9.3v4.4",
     NodeKind.PROCESS: "M2 3h12v10H2zM4.6 6.2l2 1.8-2 1.8M8.2 10.2h3",
 }
-# Of the kinds of node, and of maps that are shared: light, dark.
+# Colours of the kinds of nodes, and of shared maps: light, dark.
 KIND_COLORS: Final = {
     NodeKind.DEVICE: ("#0969da", "#58a6ff"),
     NodeKind.CGROUP: ("#0969da", "#58a6ff"),
@@ -62,14 +66,8 @@ WIDTH_MIN: Final = 460.0
 HEADINGS: Final = ("DEVICES AND CGROUPS", "PROGRAMS", "MAPS", "PINS AND PROCESSES")
 
 
-# How the picture of a graph looks: colours for light and dark, and the icons.
-#
-# Plain CSS without variables, which not every viewer of SVG knows. The picture brings its own
-# ground, so that it can be read on a page of either kind even where its dark half is not taken.
-
-
 def style() -> str:
-    """Return the style sheet: shapes, light colours, and dark ones where they are wanted."""
+    """Return the style sheet: shapes, light colours, and dark ones for viewers that prefer them."""
     light, dark = (_colors(index) for index in (0, 1))
     return f"{_SHAPES}{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
 
@@ -117,11 +115,11 @@ def _colors(index: int) -> str:
 def _mixed(color: str, ground: str, part: float = 0.1) -> str:
     """Return *ground* with a tenth of *color*."""
     pairs = [(int(color[i : i + 2], 16), int(ground[i : i + 2], 16)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(one * part + other * (1 - part)):02x}" for one, other in pairs)
+    return "#" + "".join(f"{round(front * part + back * (1 - part)):02x}" for front, back in pairs)
 
 
 def svg(graph: Graph) -> str:
-    """Return the picture of *graph*; names are escaped and cut to fit; the rest on hover."""
+    """Return the picture of *graph*; long names are cut and shown in full on hover."""
     return "\n".join(_document(graph, picture(graph))) + "\n"
 
 
@@ -133,7 +131,7 @@ def _document(graph: Graph, drawn: Picture) -> Iterator[str]:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
         f' viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-labelledby="what">'
     )
-    summary = escape(told(graph, [box.node for box in drawn.boxes]))
+    summary = escape(summary_of(graph, [box.node for box in drawn.boxes]))
     yield f'<title id="what">Who shares what: {summary}</title>'
     yield f"<style>\n{style()}</style>"
     size = f'width="{width - 1:.0f}" height="{height - 1:.0f}"'
@@ -143,16 +141,16 @@ def _document(graph: Graph, drawn: Picture) -> Iterator[str]:
     yield f'<g transform="translate({PADDING:.0f} {HEADER:.0f})">'
     for column, x in drawn.columns.items():
         yield f'<text class="heading" x="{x:.1f}" y="-11">{HEADINGS[column]}</text>'
-    # Lines first: where they must pass a box, they pass below it; those of shared maps last.
-    for wire in sorted(drawn.wires, key=lambda one: _hue(one, hues) is not None):
+    # Lines are drawn before boxes, so that boxes cover them; lines of shared maps come last.
+    for wire in sorted(drawn.wires, key=lambda wire: _hue(wire, hues) is not None):
         yield _wire(graph, wire, hues)
     for box in drawn.boxes:
         yield from _box(graph, box, hues)
     yield "</g>\n</svg>"
 
 
-def told(graph: Graph, nodes: Sequence[Node]) -> str:
-    """Return how many of what are in *nodes*: `2 devices · 3 programs · 2 maps, 1 shared`."""
+def summary_of(graph: Graph, nodes: Sequence[Node]) -> str:
+    """Return the numbers of *nodes* by kind: `2 devices · 3 programs · 2 maps, 1 shared`."""
     shared = sum(graph.is_shared(node.id) for node in nodes if node.kind is NodeKind.MAP)
     parts = []
     for kind in NodeKind:
@@ -164,14 +162,14 @@ def told(graph: Graph, nodes: Sequence[Node]) -> str:
 
 
 def shared_hues(graph: Graph, drawn: Picture) -> dict[str, int]:
-    """Return which of the colours each shared map has; those next to each other differ."""
+    """Return the number of the colour of each shared map; neighbours have different colours."""
     boxes = sorted(drawn.boxes, key=lambda box: box.y)
     shared = [box.node.id for box in boxes if graph.is_shared(box.node.id)]
     return {node_id: number % len(SHARED_COLORS) for number, node_id in enumerate(shared)}
 
 
 def _hue(wire: Wire, hues: Mapping[str, int]) -> int | None:
-    """Return the colour of the shared map that a line leads to or comes from."""
+    """Return the number of the colour of the shared map at an end of a line."""
     return next((hues[end] for end in wire.edge.ends if end in hues), None)
 
 
@@ -181,7 +179,7 @@ def _wire(graph: Graph, wire: Wire, hues: Mapping[str, int]) -> str:
     words += [] if hue is None else ["shared", f"hue{hue}"]
     shown = " ".join(filter(None, words))
     return (
-        f'<path class="{shown}" d="{_path(wire)}"><title>{_wire_told(graph, wire)}</title></path>'
+        f'<path class="{shown}" d="{_path(wire)}"><title>{_wire_title(graph, wire)}</title></path>'
     )
 
 
@@ -192,7 +190,7 @@ _WIRE_WORDS: Final = {
 }
 
 
-def _wire_told(graph: Graph, wire: Wire) -> str:
+def _wire_title(graph: Graph, wire: Wire) -> str:
     source, target = (graph.by_id[end].name for end in wire.edge.ends)
     what = " ".join(filter(None, (wire.edge.kind.value, wire.edge.hook, wire.edge.mode)))
     link = f", link id {wire.edge.link}" if wire.edge.link else ""
@@ -200,7 +198,7 @@ def _wire_told(graph: Graph, wire: Wire) -> str:
 
 
 def _path(wire: Wire) -> str:
-    """Return curves through the points, level at each of them; the second of three is straight."""
+    """Return curves through the points, horizontal at each; the second of three is straight."""
     (x, y), *others = wire.points
     parts = [f"M{x:.1f} {y:.1f}"]
     for number, (to_x, to_y) in enumerate(others):
@@ -247,5 +245,5 @@ def _badge(box: Box, text: str) -> str:
 
 
 def _xml(text: str) -> str:
-    """Return text that is safe in XML: labels carry no control characters any more."""
+    """Return text that is safe in XML; labels have no control characters."""
     return escape("\n".join(map(clean, text.split("\n"))))

@@ -1,4 +1,4 @@
-"""The graph as a tree of lines: places, their programs, the maps of these, pins and processes."""
+"""The graph as a tree of lines: devices and cgroups, programs, maps, pins and processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bpfpin.cli.output import escape
 from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
 
 SHARED: Final = "●"
-PART: Final = " · "  # parts what a line says
+PART: Final = " · "  # separates the parts of a line
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A line of the tree and what is below it; *style* is rich's word for how it looks."""
+    """A line of the tree and the branches below it; *style* is a style of rich."""
 
     text: str
     style: str = ""
@@ -24,12 +24,12 @@ class Branch:
 
 
 def branches(graph: Graph) -> list[Branch]:
-    """Return the trees of *graph*: one a device or cgroup, then programs and maps without one."""
+    """Return the trees of *graph*: devices and cgroups, then the programs and maps without one."""
     return _Forest(graph).branches()
 
 
 def lines(trees: Iterable[Branch]) -> Iterator[tuple[str, Branch]]:
-    """Yield each line of the trees: the guides before it, and the branch that it tells."""
+    """Yield each line of the trees: its guides and its branch."""
     for tree in trees:
         yield "", tree
         yield from _below(tree, "")
@@ -43,9 +43,9 @@ def _below(branch: Branch, indent: str) -> Iterator[tuple[str, Branch]]:
 
 
 def fitted(guides: str, branch: Branch, width: int | None) -> Iterator[tuple[str, str]]:
-    """Yield a line of the tree, broken between its parts where it is longer than *width*.
+    """Yield a line of the tree, broken between its parts if it is longer than *width*.
 
-    Each line comes as the guides before it and its text; a part is never broken.
+    Each line is yielded as its guides and its text. A part is never broken.
     """
     if not width or len(guides) + len(branch.text) <= width:
         yield guides, branch.text
@@ -63,7 +63,7 @@ def fitted(guides: str, branch: Branch, width: int | None) -> Iterator[tuple[str
 
 
 class _Forest:
-    """Draws each map in full where it comes first, and by its line alone after that."""
+    """Builds the trees; a map has its branches only where it occurs first."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -104,7 +104,7 @@ class _Forest:
         if node.id in self._drawn:
             return tree
         self._drawn.add(node.id)
-        tree.branches.extend([self._keeper(one, edge) for one, edge in self._keepers(node)])
+        tree.branches.extend([self._keeper(keeper, edge) for keeper, edge in self._keepers(node)])
         for kind, draw in ((EdgeKind.EXTENDS, self._program), (EdgeKind.USES, self._map)):
             tree.branches.extend([draw(other) for other in self._graph.targets(node.id, kind)])
         return tree
@@ -123,11 +123,11 @@ class _Forest:
         for inner in self._graph.targets(node.id, EdgeKind.CONTAINS):
             draw = self._program if inner.kind is NodeKind.PROGRAM else self._map
             tree.branches.append(draw(inner))
-        tree.branches.extend([self._keeper(one, edge) for one, edge in self._keepers(node)])
+        tree.branches.extend([self._keeper(keeper, edge) for keeper, edge in self._keepers(node)])
         return tree
 
     def _keepers(self, node: Node) -> list[tuple[Node, Edge]]:
-        """Return who keeps a map or program: pins, then processes."""
+        """Return the pins of a map or program, then its processes."""
         edges = self._graph.leaving.get(node.id, ())
         kinds = (EdgeKind.PINNED, EdgeKind.HELD)
         return [(self._graph.by_id[e.target], e) for kind in kinds for e in edges if e.kind is kind]
