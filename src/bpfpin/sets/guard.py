@@ -35,7 +35,7 @@ from bpfpin.sets.lockout.map_copy import Budget, copy_of
 from bpfpin.sets.lockout.trial_run import Copying, Target, UntriedError, cut_by, verdict_of
 from bpfpin.sets.lockout.ways import WAY_BACK, Danger, anybody, danger_of, danger_of_cgroup
 from bpfpin.sets.place import namespace_of, target_name
-from bpfpin.sets.request import Loading
+from bpfpin.sets.request import LoadRequest
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import XdpAction
 
@@ -261,7 +261,7 @@ def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
         )
 
 
-def require_way_back_after_load(loading: Loading, plan: Plan) -> tuple[str, ...]:
+def require_way_back_after_load(loading: LoadRequest, plan: Plan) -> tuple[str, ...]:
     """Raise `UsageError` if a program of the load stops packets of the user's own connection.
 
     Only loads without `--confirm` and `--force` are checked, at a device or cgroup that carries the
@@ -300,7 +300,7 @@ def require_way_back_after_load(loading: Loading, plan: Plan) -> tuple[str, ...]
     return tuple(notes)
 
 
-def _load_targets(loading: Loading) -> Iterator[Target]:
+def _load_targets(loading: LoadRequest) -> Iterator[Target]:
     """Yield the programs of the load, each with the danger of cutting its place."""
     dangers: dict[tuple[TargetKind, bool], Danger] = {}  # the same for many hooks, and not cheap
     for choice in loading.chosen:
@@ -311,7 +311,7 @@ def _load_targets(loading: Loading) -> Iterator[Target]:
         yield _target(choice.program.name, hook, loading.place, dangers[key])
 
 
-def _prepare_load(loading: Loading, plan: Plan, copy: Loaded) -> None:
+def _prepare_load(loading: LoadRequest, plan: Plan, copy: Loaded) -> None:
     """Do with the copies what the load does: fill program arrays, and migrate maps."""
     fill_given(loading.spec, copy, plan.given)
     if not plan.migrating:

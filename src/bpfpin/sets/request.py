@@ -129,7 +129,7 @@ def parse_mode(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class Loading(Closing):
+class LoadRequest(Closing):
     """The load of one set; *path* is the set's directory.
 
     *shared* are maps from outside of the set, *fresh* the names of those that start empty,
@@ -342,13 +342,15 @@ Target = tuple[str | None, str | Path | None]
 """The device and the cgroup of one set; one of them may be None."""
 
 
-def requests_of(spec: ObjectSpec, targets: Iterable[Target], options: LoadOptions) -> list[Loading]:
+def requests_of(
+    spec: ObjectSpec, targets: Iterable[Target], options: LoadOptions
+) -> list[LoadRequest]:
     """Return a request for each set; a device under two names is one.
 
     The current namespace is that of the devices. `BusyError` if two targets have one set between
     them.
     """
-    requests: dict[Path, Loading] = {}
+    requests: dict[Path, LoadRequest] = {}
     for device, cgroup in targets:
         place = _place_of(device, cgroup, netns=options.netns)
         words, hook = options.programs, options.hook
@@ -370,7 +372,7 @@ def requests_of(spec: ObjectSpec, targets: Iterable[Target], options: LoadOption
 
 def _request(
     spec: ObjectSpec, chosen: tuple[Choice, ...], place: AttachPoint, options: LoadOptions
-) -> Loading:
+) -> LoadRequest:
     spec = without_unusable(spec)
     if options.order is not None:
         check_order(chosen)
@@ -380,7 +382,7 @@ def _request(
         attach_type = choice.program.expected_attach_type
         spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
     name = names.encode(options.name) if options.name else _set_name_for(place, options.pin_root)
-    return Loading(
+    return LoadRequest(
         spec,
         chosen,
         options.mode,

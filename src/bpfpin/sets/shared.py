@@ -27,7 +27,7 @@ from bpfpin.pins.manifest import OutsidePin
 from bpfpin.pins.pinset import LoadedSet, PinSet, all_sets
 from bpfpin.pins.plan import Decision, HookPlan, Plan
 from bpfpin.sets.given_maps import Shared
-from bpfpin.sets.request import Loading
+from bpfpin.sets.request import LoadRequest
 
 _ADVICE_ON_PROGRAMS: Final = "detach it first, or end who holds it"
 _PATIENCE_S: Final = 5.0
@@ -94,7 +94,7 @@ def program_ids(pin_set: PinSet) -> set[int]:
     return ids
 
 
-def shared_names(loading: Loading) -> tuple[OutsidePin, ...]:
+def shared_names(loading: LoadRequest) -> tuple[OutsidePin, ...]:
     """Return the shared names for the manifest of the set: those that it or another set makes.
 
     A name that somebody else made is used, and never removed.
@@ -148,7 +148,7 @@ def unshared(
 class Replacing:
     """Decides for one load which shared names may get another map; *hooks* is the plan of hooks."""
 
-    loading: Loading
+    loading: LoadRequest
     live: LoadedSet | None
     hooks: Sequence[HookPlan]
     _others: dict[str, tuple[MapUser, ...]] = field(default_factory=dict)
@@ -217,7 +217,7 @@ class Replacing:
             )
 
 
-def exchanged(loading: Loading, plan: Plan) -> dict[OutsidePin, Map]:
+def exchanged(loading: LoadRequest, plan: Plan) -> dict[OutsidePin, Map]:
     """Return the shared names that get another map by *plan*, and the maps that they hold now."""
     exchanged_maps = {}
     for map_plan in plan.maps:

@@ -31,7 +31,7 @@ from bpfpin.sets.live import LiveState, read_live
 from bpfpin.sets.load.plan import make_plan
 from bpfpin.sets.load.report import unchanged
 from bpfpin.sets.reports import LoadReport
-from bpfpin.sets.request import Loading, LoadOptions, Target, check_fresh, requests_of
+from bpfpin.sets.request import LoadOptions, LoadRequest, Target, check_fresh, requests_of
 from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall import netns as namespaces
 
@@ -325,7 +325,7 @@ def _deploy(source: Source, targets: Sequence[Target], options: LoadOptions) -> 
         return [Deployment(report, variables=spec.all_variables) for report in reports]
 
 
-def _load(requests: Sequence[Loading], options: LoadOptions) -> list[LoadReport]:
+def _load(requests: Sequence[LoadRequest], options: LoadOptions) -> list[LoadReport]:
     """Plan all sets and publish those that change, in one transaction under one lock."""
     bpffs.ensure(options.pin_root)
     with (
@@ -341,7 +341,7 @@ def _load(requests: Sequence[Loading], options: LoadOptions) -> list[LoadReport]
         ]
 
 
-def _plan_only(requests: Sequence[Loading], options: LoadOptions) -> list[LoadReport]:
+def _plan_only(requests: Sequence[LoadRequest], options: LoadOptions) -> list[LoadReport]:
     """Plan all sets and have their programs verified; nothing changes, so no lock is taken."""
     root = options.pin_root
     lives = [LiveState() for _ in requests]
@@ -360,7 +360,7 @@ def _plan_only(requests: Sequence[Loading], options: LoadOptions) -> list[LoadRe
 
 
 def _planned(
-    requests: Sequence[Loading],
+    requests: Sequence[LoadRequest],
     lives: Sequence[LiveState],
     maps: Mapping[str, Given],
     opened: ExitStack,
@@ -405,8 +405,8 @@ def _published(outcomes: Sequence[Verified | LoadReport], root: Directory) -> li
 
 @contextmanager
 def _with_shared_maps(
-    request: Loading, maps: Mapping[str, Given], made: Mapping[Path, Map]
-) -> Iterator[Loading]:
+    request: LoadRequest, maps: Mapping[str, Given], made: Mapping[Path, Map]
+) -> Iterator[LoadRequest]:
     """Open the maps from outside of the set for the time of the load."""
     shared = open_shared(request.spec, maps, pin_root=request.path.parent)
     shared = {name: shared_map.use(made) for name, shared_map in shared.items()}
@@ -419,7 +419,7 @@ def _with_shared_maps(
 
 
 @contextmanager
-def _none_changed_hint(root: Directory, requests: Sequence[Loading]) -> Iterator[None]:
+def _none_changed_hint(root: Directory, requests: Sequence[LoadRequest]) -> Iterator[None]:
     """Add to the refusal of one of several sets that the others were not changed either."""
     try:
         yield

@@ -22,17 +22,17 @@ from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import HookRecord
-from bpfpin.pins.pinset import PinSet, all_sets
+from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import HookAction, HookPlan
 from bpfpin.sets.choose import Choice
 from bpfpin.sets.live import reopen
 from bpfpin.sets.place import hook_target, in_namespace
-from bpfpin.sets.request import Loading
+from bpfpin.sets.request import LoadRequest
 
 # A hook that runs one program, and runs another one: refused, or taken over on purpose.
 
 
-def plan_beside_others(loading: Loading, hook: Hook, wanted: HookPlan) -> HookPlan:
+def plan_beside_others(loading: LoadRequest, hook: Hook, wanted: HookPlan) -> HookPlan:
     """Plan to take a hook over that another program holds, if that is wanted."""
     holder = code_of(hook).holder(hook_target(loading.place))
     if holder is None:
@@ -71,7 +71,7 @@ def _program_kind(hook: Hook) -> str:
     return f"{hook.traits.program_types[0].name} program"
 
 
-def _detach_line(loading: Loading, hook: Hook, holder: HookHolder) -> str:
+def _detach_line(loading: LoadRequest, hook: Hook, holder: HookHolder) -> str:
     """Return the line to type that frees a hook."""
     if holder.link_id is not None:
         return f"bpftool link detach id {holder.link_id}"
@@ -83,7 +83,7 @@ def _without_link(hook: Hook, holder: HookHolder) -> NewAttachment:
     return NewAttachment(hook, held_by=HeldBy.NETLINK, mode=holder.mode.value)
 
 
-def _owning_set(loading: Loading, holder: HookHolder) -> str:
+def _owning_set(loading: LoadRequest, holder: HookHolder) -> str:
     """Return the set of ours that has pinned the holder's program, "" if none has."""
     for found in all_sets(loading.path.parent):
         for path in found.programs.values() if found.name != loading.name else ():
@@ -93,7 +93,7 @@ def _owning_set(loading: Loading, holder: HookHolder) -> str:
     return ""
 
 
-def _taken(loading: Loading, hook: Hook, wanted: HookPlan, holder: HookHolder) -> HookPlan:
+def _taken(loading: LoadRequest, hook: Hook, wanted: HookPlan, holder: HookHolder) -> HookPlan:
     planned = replace(
         wanted,
         action=HookAction.UPDATE,
@@ -114,7 +114,7 @@ def _taken(loading: Loading, hook: Hook, wanted: HookPlan, holder: HookHolder) -
     return replace(planned, previous=previous)
 
 
-def require_mode(loading: Loading, there: str, whose: str, detach: str) -> None:
+def require_mode(loading: LoadRequest, there: str, whose: str, detach: str) -> None:
     """Raise `BusyError` if another mode is asked for than the one taken; *detach* frees it."""
     if loading.mode is XdpMode.AUTO or loading.mode.value == there:
         return
@@ -125,7 +125,7 @@ def require_mode(loading: Loading, there: str, whose: str, detach: str) -> None:
     )
 
 
-def plan_hooks(loading: Loading, live: PinSet | None) -> tuple[HookPlan, ...]:
+def plan_hooks(loading: LoadRequest, live: LoadedSet | None) -> tuple[HookPlan, ...]:
     """Decide on every hook, those wanted and those that leave; the caller closes what is open.
 
     Raises `ProgramChangedError` where somebody else changed a hook of the set, `HookBusyError`
@@ -143,7 +143,7 @@ def plan_hooks(loading: Loading, live: PinSet | None) -> tuple[HookPlan, ...]:
     return (*plans, *map(_leaving, records.values()))
 
 
-def _link_name(loading: Loading, choice: Choice) -> str:
+def _link_name(loading: LoadRequest, choice: Choice) -> str:
     """Return the name that identifies a hook over reloads: with its program, if it has several."""
     several = [one for one in loading.chosen if one.hook is choice.hook]
     program = choice.program.name if len(several) > 1 else None
@@ -160,12 +160,12 @@ def _record_of(records: dict[str, HookRecord], link: str, choice: Choice) -> Hoo
     return None
 
 
-def is_alive(live: PinSet) -> bool:
+def is_alive(live: LoadedSet) -> bool:
     """Whether any link of the set is still attached anywhere."""
     return any(True for _ in attached(live))
 
 
-def attached(live: PinSet) -> Iterator[HookRecord]:
+def attached(live: LoadedSet) -> Iterator[HookRecord]:
     """Yield the hooks of the set that are still attached, wherever that is."""
     for record in _hooks(live):
         with ExitStack() as opened:
@@ -174,8 +174,8 @@ def attached(live: PinSet) -> Iterator[HookRecord]:
                 yield record
 
 
-def _hooks(live: PinSet | None) -> tuple[HookRecord, ...]:
-    return live.manifest.hooks if live and live.manifest else ()
+def _hooks(live: LoadedSet | None) -> tuple[HookRecord, ...]:
+    return live.hooks if live else ()
 
 
 def _leaving(record: HookRecord) -> HookPlan:
@@ -184,7 +184,7 @@ def _leaving(record: HookRecord) -> HookPlan:
 
 
 def _plan(
-    loading: Loading, choice: Choice, live: PinSet | None, record: HookRecord | None
+    loading: LoadRequest, choice: Choice, live: LoadedSet | None, record: HookRecord | None
 ) -> HookPlan:
     wanted = HookPlan(HookAction.ATTACH, choice.hook.value, "", choice.program.name)
     if live is not None and record is not None and _is_here(loading, live, choice.hook):
@@ -208,19 +208,16 @@ def _plan(
     return wanted
 
 
-def _is_here(loading: Loading, live: PinSet, hook: Hook) -> bool:
+def _is_here(loading: LoadRequest, live: LoadedSet, hook: Hook) -> bool:
     """Whether the live set has its hooks of that kind where they are wanted."""
-    if live.manifest is None:
-        return False
     before, wanted = live.manifest.place, loading.place
     if hook.traits.target is TargetKind.CGROUP:
         return before.cgroup == wanted.cgroup
     return (before.netns_inode, before.ifindex) == (wanted.netns_inode, wanted.ifindex)
 
 
-def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | None:
+def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan | None:
     """Open a hook of the set and say what it runs; None if it is no longer there."""
-    assert live.manifest is not None
     found = HookPlan(
         HookAction.UPDATE, record.hook, record.link, held_by=record.held_by, before=record
     )
@@ -240,7 +237,7 @@ def _own_hook(live: PinSet, record: HookRecord, undo: ExitStack) -> HookPlan | N
 
 
 def _previous(
-    loading: Loading, live: PinSet, record: HookRecord, found: HookPlan
+    loading: LoadRequest, live: LoadedSet, record: HookRecord, found: HookPlan
 ) -> tuple[Program, bool]:
     """Return the program that a hook of the set runs, and whether it is somebody else's."""
     program = live.open_program(record.program)

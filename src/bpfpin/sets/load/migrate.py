@@ -31,7 +31,7 @@ from bpfpin.pins import folds
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.pins.plan import HookPlan
 from bpfpin.sets.load.hooks import attached
-from bpfpin.sets.request import Loading
+from bpfpin.sets.request import LoadRequest
 from bpfpin.spec import MapSpec, ObjectSpec
 
 _FREED_S: Final = 0.5
@@ -50,7 +50,7 @@ class Migrator:
     `UsageError` for `--migrate` together with `--confirm`.
     """
 
-    loading: Loading
+    loading: LoadRequest
     live: LoadedSet | None
     hooks: tuple[HookPlan, ...]
     _members: dict[str, MemberNames] = field(default_factory=dict)

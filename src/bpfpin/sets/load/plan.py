@@ -33,7 +33,7 @@ from bpfpin.pins.plan import (
 )
 from bpfpin.sets.live import LiveState
 from bpfpin.sets.load import hooks
-from bpfpin.sets.request import Loading
+from bpfpin.sets.request import LoadRequest
 from bpfpin.sets.variables import check_kept
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from bpfpin.sets.shared import Replacing
 
 
-def make_plan(loading: Loading, state: LiveState) -> Plan:
+def make_plan(loading: LoadRequest, state: LiveState) -> Plan:
     """Decide on every map and hook; nothing is changed, and the caller closes the plan.
 
     Raises `IncompatibleMapError` with all differences of all maps and their users, `BusyError`
@@ -66,7 +66,7 @@ def make_plan(loading: Loading, state: LiveState) -> Plan:
 
 
 def _plan_maps(
-    loading: Loading, live: LoadedSet | None, planned: tuple[HookPlan, ...], undo: ExitStack
+    loading: LoadRequest, live: LoadedSet | None, planned: tuple[HookPlan, ...], undo: ExitStack
 ) -> PlannedMaps:
     """Decide on every map; *undo* closes those that the plan uses."""
 
@@ -97,12 +97,12 @@ def _plan_maps(
     return maps
 
 
-def access_after(loading: Loading, live: LoadedSet | None) -> Access | None:
+def access_after(loading: LoadRequest, live: LoadedSet | None) -> Access | None:
     """Return who may open the maps afterwards: as asked, else as before."""
     return loading.access or (live.manifest.access if live else None)
 
 
-def _shared_maps(loading: Loading) -> dict[str, tuple[Map, str]]:
+def _shared_maps(loading: LoadRequest) -> dict[str, tuple[Map, str]]:
     return {
         name: (shared.bpf_map, shared.source)
         for name, shared in loading.shared.items()
@@ -110,7 +110,7 @@ def _shared_maps(loading: Loading) -> dict[str, tuple[Map, str]]:
     }
 
 
-def _require_same_place(loading: Loading, live: LoadedSet | None) -> None:
+def _require_same_place(loading: LoadRequest, live: LoadedSet | None) -> None:
     """Raise `BusyError` if the set is attached to another device or cgroup."""
     if live is None or not live.hooks or loading.replaces:
         return
@@ -135,7 +135,9 @@ def _require_same_place(loading: Loading, live: LoadedSet | None) -> None:
         )
 
 
-def _require_free_names(loading: Loading, state: LiveState, planned: tuple[HookPlan, ...]) -> None:
+def _require_free_names(
+    loading: LoadRequest, state: LiveState, planned: tuple[HookPlan, ...]
+) -> None:
     """Raise `BusyError` if somebody else pinned something where the set is to pin its own."""
     directory = state.directory
     if directory is None:
@@ -164,7 +166,7 @@ def _what_is_at(path: Path) -> str:
     return "something"
 
 
-def _require_related(loading: Loading, live: LoadedSet | None) -> None:
+def _require_related(loading: LoadRequest, live: LoadedSet | None) -> None:
     """Raise `BusyError` for an object that has neither a program nor a hook of the live set."""
     if live is None or not live.hooks or loading.replaces:
         return
@@ -188,7 +190,7 @@ def _require_related(loading: Loading, live: LoadedSet | None) -> None:
 
 
 def _is_unchanged(
-    loading: Loading,
+    loading: LoadRequest,
     live: LoadedSet | None,
     maps: tuple[MapPlan, ...],
     planned: tuple[HookPlan, ...],
@@ -231,7 +233,9 @@ def _use_pinned_maps(planned: tuple[HookPlan, ...], live: LoadedSet) -> bool:
     return all(pinned.issuperset(ids) for ids in used)
 
 
-def _migrator(loading: Loading, live: LoadedSet | None, planned: tuple[HookPlan, ...]) -> Migrator:
+def _migrator(
+    loading: LoadRequest, live: LoadedSet | None, planned: tuple[HookPlan, ...]
+) -> Migrator:
     from bpfpin.sets.load.migrate import Migrator  # noqa: PLC0415 - few loads change definitions
 
     return Migrator(loading, live, planned)
@@ -260,14 +264,14 @@ def _explained(
     return error
 
 
-def _place(name: str, loading: Loading, live: LoadedSet | None) -> Path | str:
+def _place(name: str, loading: LoadRequest, live: LoadedSet | None) -> Path | str:
     """Return where the map that does not fit is pinned, or how it was named."""
     if name in loading.shared:
         return loading.shared[name].source
     return live.maps.get(name, loading.map_path(name)) if live else loading.map_path(name)
 
 
-def _users(name: str, loading: Loading, live: LoadedSet | None) -> list[str]:
+def _users(name: str, loading: LoadRequest, live: LoadedSet | None) -> list[str]:
     """Return a line with the users of the map that does not fit, as far as they can be seen."""
     try:
         with ExitStack() as opened:

@@ -31,7 +31,7 @@ from bpfpin.sets.load.plan import access_after
 from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
 from bpfpin.sets.reports import LoadReport, ProgramReport
-from bpfpin.sets.request import Loading
+from bpfpin.sets.request import LoadRequest
 from bpfpin.sets.shared import exchanged, holders_of_old, map_ids, shared_names, unshared
 from bpfpin.syscall.fd import Closing
 from bpfpin.version import __version__
@@ -48,7 +48,7 @@ Attached = tuple[HookRecord, ProgramReport]
 # Attaching at the hooks of a load: by a link, or prepared where no link holds the program.
 
 
-def attach(loading: Loading, hook: Hook, program: Program) -> NewAttachment:
+def attach(loading: LoadRequest, hook: Hook, program: Program) -> NewAttachment:
     """Attach *program* at *hook*; the caller closes the link.
 
     What no link holds is only prepared: the manifest has to tell how to undo it before it is made.
@@ -86,7 +86,7 @@ def _attach_when_free(
             time.sleep(_PAUSE_S)
 
 
-def foreseen(loading: Loading, plan: HookPlan, program: Program) -> str:
+def foreseen(loading: LoadRequest, plan: HookPlan, program: Program) -> str:
     """Return the note of an XDP hook whose device will refuse native mode; nothing is attached.
 
     Raises `NotSupportedError` where that refuses the load: native mode was asked for, or it is
@@ -108,7 +108,7 @@ def foreseen(loading: Loading, plan: HookPlan, program: Program) -> str:
 
 @contextmanager
 def explained_updates(
-    loads: Iterable[tuple[Loading, Plan, Mapping[str, Program]]],
+    loads: Iterable[tuple[LoadRequest, Plan, Mapping[str, Program]]],
 ) -> Iterator[None]:
     """Say why a device refused the program of a reload; BPF_LINK_UPDATE has no words for it."""
     try:
@@ -129,7 +129,7 @@ def explained_updates(
 
 
 def _cannot_stay(
-    loading: Loading, program: Program, words: str, error: NotSupportedError | None = None
+    loading: LoadRequest, program: Program, words: str, error: NotSupportedError | None = None
 ) -> NotSupportedError:
     """Return the refusal of a program in a mode that cannot change in place."""
     refused = mode_refusal(program, loading.place.ifindex, XdpMode.NATIVE, words, error=error)
@@ -151,7 +151,7 @@ class Verified(Closing):
     *notes* go into its report.
     """
 
-    def __init__(self, loading: Loading, plan: Plan, *, notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, loading: LoadRequest, plan: Plan, *, notes: tuple[str, ...] = ()) -> None:
         self.notes = notes
         self.loading = loading
         self.plan = plan
@@ -280,7 +280,7 @@ def _unshared(
     return unshared(root.path, sets, load.leaving)
 
 
-def _unfinished_folds(root: Directory, loading: Loading) -> Iterator[str]:
+def _unfinished_folds(root: Directory, loading: LoadRequest) -> Iterator[str]:
     """Yield notes on maps that had no room for all entries that were to be migrated."""
     with root.child(loading.name) as live:
         for name in folds.unfinished(live):
@@ -298,7 +298,7 @@ def _leaving_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> di
 
 
 def _trial(
-    loading: Loading, plan: Plan, root: Directory
+    loading: LoadRequest, plan: Plan, root: Directory
 ) -> AbstractContextManager[LoadTrial | None]:
     """Return the context that takes the load back unless it is confirmed, if that was asked."""
     if loading.confirm_s is None:
@@ -321,7 +321,7 @@ class _Building:
     """A generation that is built in *stage*; *live* is the directory of the one before."""
 
     stage: Stage
-    loading: Loading
+    loading: LoadRequest
     plan: Plan
     loaded: Loaded
     live: Directory | None
@@ -434,7 +434,7 @@ class _Building:
         return record, report, new.link is None
 
 
-def _new_record(loading: Loading, plan: HookPlan, new: NewAttachment) -> HookRecord:
+def _new_record(loading: LoadRequest, plan: HookPlan, new: NewAttachment) -> HookRecord:
     """Return what is remembered of a new attachment."""
     return HookRecord(
         new.hook.value,
@@ -449,7 +449,7 @@ def _new_record(loading: Loading, plan: HookPlan, new: NewAttachment) -> HookRec
     )
 
 
-def _record(loading: Loading, hook: HookPlan) -> HookRecord:
+def _record(loading: LoadRequest, hook: HookPlan) -> HookRecord:
     """Return the record of a hook that is updated."""
     if hook.before is not None:
         asked = loading.mode.value if hook.before.asked_mode else ""
@@ -466,7 +466,7 @@ def _record(loading: Loading, hook: HookPlan) -> HookRecord:
     )
 
 
-def _manifest(loading: Loading, plan: Plan, records: tuple[HookRecord, ...]) -> Manifest:
+def _manifest(loading: LoadRequest, plan: Plan, records: tuple[HookRecord, ...]) -> Manifest:
     path = loading.spec.path
     if path and not path.startswith(reader.PREFIX):
         path = str(Path(path).absolute())

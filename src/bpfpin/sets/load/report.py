@@ -13,12 +13,12 @@ from bpfpin.pins.plan import ALL, LOST, Decision, HookAction, HookPlan, Plan
 from bpfpin.sets.choose import left_out, passed_over
 from bpfpin.sets.load import hooks
 from bpfpin.sets.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
-from bpfpin.sets.request import Loading
+from bpfpin.sets.request import LoadRequest
 
 _SHOWN_NAMES = 5  # of the programs that were left out
 
 
-def unchanged(loading: Loading, plan: Plan) -> LoadReport:
+def unchanged(loading: LoadRequest, plan: Plan) -> LoadReport:
     """Return the report of a set that is loaded already as requested."""
     programs: list[ProgramReport] = []
     for name, path in plan.live.programs.items() if plan.live else ():
@@ -31,7 +31,7 @@ def unchanged(loading: Loading, plan: Plan) -> LoadReport:
 
 
 def planned(
-    loading: Loading, plan: Plan, loaded: Loaded, *, generic: Mapping[str, str]
+    loading: LoadRequest, plan: Plan, loaded: Loaded, *, generic: Mapping[str, str]
 ) -> LoadReport:
     """Return the report of a dry run; programs have no id yet.
 
@@ -55,7 +55,7 @@ def planned(
 
 
 def finished(
-    loading: Loading, plan: Plan, loaded: Loaded, running: Sequence[ProgramReport]
+    loading: LoadRequest, plan: Plan, loaded: Loaded, running: Sequence[ProgramReport]
 ) -> LoadReport:
     """Return the report of a load that changed the set; *running* are the attached programs."""
     is_reload = plan.live is not None and bool(plan.live.hooks)
@@ -66,7 +66,7 @@ def finished(
 
 
 def attached(
-    loading: Loading, record: HookRecord, loaded: Loaded, *, link_id: int | None, note: str = ""
+    loading: LoadRequest, record: HookRecord, loaded: Loaded, *, link_id: int | None, note: str = ""
 ) -> ProgramReport:
     """Return the report of a program at its hook."""
     return ProgramReport(
@@ -81,7 +81,7 @@ def attached(
     )
 
 
-def _running(loading: Loading, hook: HookPlan, program_id: int) -> ProgramReport:
+def _running(loading: LoadRequest, hook: HookPlan, program_id: int) -> ProgramReport:
     return ProgramReport(
         hook.program,
         program_id,
@@ -93,20 +93,20 @@ def _running(loading: Loading, hook: HookPlan, program_id: int) -> ProgramReport
     )
 
 
-def _device(loading: Loading, hook: str) -> str | None:
+def _device(loading: LoadRequest, hook: str) -> str | None:
     return loading.place.device if Hook(hook).traits.target is TargetKind.DEVICE else None
 
 
-def _cgroup(loading: Loading, hook: str) -> str | None:
+def _cgroup(loading: LoadRequest, hook: str) -> str | None:
     return loading.place.cgroup if Hook(hook).traits.target is TargetKind.CGROUP else None
 
 
-def _mode(loading: Loading, hook: HookPlan) -> str | None:
+def _mode(loading: LoadRequest, hook: HookPlan) -> str | None:
     return (hook.mode or loading.mode.value) if Hook(hook.hook).traits.has_mode else None
 
 
 def _report(
-    loading: Loading,
+    loading: LoadRequest,
     plan: Plan,
     result: LoadResult,
     programs: Sequence[ProgramReport],
@@ -130,13 +130,15 @@ def _report(
     )
 
 
-def _hook(loading: Loading, hook: HookPlan, link_id: int | None, is_unchanged: bool) -> HookReport:
+def _hook(
+    loading: LoadRequest, hook: HookPlan, link_id: int | None, is_unchanged: bool
+) -> HookReport:
     action = "keep" if is_unchanged else hook.action.value
     place = loading.place_of(hook.hook)
     return HookReport(hook.hook, place, action, hook.program, link_id, hook.previous_id)
 
 
-def _maps(loading: Loading, plan: Plan, loaded: Loaded | None = None) -> Iterator[MapReport]:
+def _maps(loading: LoadRequest, plan: Plan, loaded: Loaded | None = None) -> Iterator[MapReport]:
     for map_plan in plan.maps:
         name = map_plan.name
         bpf_map = loaded.maps.get(name) if loaded else None
@@ -152,7 +154,7 @@ def _unattached(plan: Plan, loaded: Loaded) -> list[str]:
     return [name for name in loaded.programs if name not in at_hooks]
 
 
-def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
+def _notes(loading: LoadRequest, plan: Plan) -> Iterator[str]:
     yield from loading.spec.notes
     for choice in loading.chosen:
         if choice.program.section_note:
@@ -184,7 +186,7 @@ def _notes(loading: Loading, plan: Plan) -> Iterator[str]:
         )
 
 
-def _not_fresh(loading: Loading, plan: Plan) -> Iterator[str]:
+def _not_fresh(loading: LoadRequest, plan: Plan) -> Iterator[str]:
     """Yield notes on maps that did not start empty though `--fresh all` was given.
 
     Others may use such a map.
