@@ -229,6 +229,7 @@ def _port_bytes(value: Any, size: int) -> bytes:
 
 
 def _nanoseconds(plain: Codec) -> Codec | None:
+    # Smaller integers cannot be times: two bytes of nanoseconds are 65 microseconds.
     if plain.size not in _NS_SIZES or not _is_integer(plain) or isinstance(plain, BitsCodec):
         return None
     return MappedCodec(plain, Nanoseconds, _ns_number)

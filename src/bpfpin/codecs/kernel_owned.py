@@ -57,5 +57,6 @@ def _element(btf: Btf, type_id: int) -> BtfType:
 
 def _tag(btf: Btf, kind: Pointer) -> str:
     target = btf[kind.type_id]
+    # `__kptr` and its relatives are type tags on the target of the pointer (bpf_helpers.h).
     is_tag = isinstance(target, Modifier) and target.kind is ModifierKind.TYPE_TAG
     return target.name if is_tag else ""

@@ -31,6 +31,7 @@ from bpfpin.codecs.number import BitsCodec, OddCodec, bool_codec, enum_codec, tr
 from bpfpin.codecs.record import ArrayCodec, KeyRecord, Part, UnionCodec, record_codec
 from bpfpin.errors import ObjectFileError
 
+# Letters of the struct module by size; lower case is signed.
 LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 FLOAT_LETTERS = {2: "e", 4: "f", 8: "d"}
 
@@ -64,6 +65,7 @@ def codec(
         ValueError: A format does not fit, or names a member that does not exist.
     """
     root = root or (KEY if is_key else VALUE)
+    # Key and value of a map share one table, which then knows all keys that matched nothing.
     table = formats if isinstance(formats, FormatTable | None) else FormatTable(formats)
     if ref is None:
         made: Codec = untyped(BytesCodec(size), table, root)

@@ -28,6 +28,7 @@ class KeyRecord(dict[str, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         return KeyRecord, (dict(self),)  # a pickled dict would be filled with `__setitem__`
 
+    # Every method of dict that changes it is replaced, because a hash must not change.
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 

@@ -122,6 +122,7 @@ class KeyCodec(Codec):
         if not isinstance(value, StrayBytes) or len(value.key_bytes) != self.size:
             return None
         # A structure of another map may have the same size and different members.
+        # repr() shows NaN and -0.0, which `==` does not tell apart.
         return value.key_bytes if repr(self.decode(value.key_bytes)) == repr(value) else None
 
     def _is_stray(self, value: Any, raw: bytes) -> bool:

@@ -29,6 +29,7 @@ from bpfpin.spec import CoreRelocation, FunctionSpec, LineInfo, MapSpec, Program
 from bpfpin.uapi import CoreRelocationKind, ProgramType
 
 MAX_FUNCTIONS = 256  # of one program: BPF_MAX_SUBPROGS in the kernel's include/linux/bpf_verifier.h
+# The text of the declaration tag that __exception_cb() makes.
 _EXCEPTION_CALLBACK = "exception_callback:"
 _CORE_KINDS = {kind.value: kind for kind in CoreRelocationKind}
 _Record = TypeVar("_Record", bound=tuple[Any, ...])
@@ -118,6 +119,7 @@ class CodeReader:
                     section=self._functions[name].section,
                     symbol=name,
                 )
+            # Reversed, because the last one is taken first: callees come in the order of the calls.
             waiting += reversed(self._callees_of(next_name))
         return tuple(functions.values())
 
@@ -133,6 +135,7 @@ class CodeReader:
 
     def _callees_of(self, name: str) -> list[str]:
         """Return the functions that this one refers to, and its exception callback."""
+        # Computed once: with many programs, `called_by` visits each function again and again.
         if name not in self._callees:
             callback = self.exception_callback(name)
             called = [*callees(self._function(name)), *([callback] if callback else [])]
@@ -234,6 +237,7 @@ def callees(function: FunctionSpec) -> list[str]:
 
 def _between(records: Sequence[_Record], function: FunctionSpan) -> Sequence[_Record]:
     """Return those of the sorted *records* whose offset is in the function."""
+    # A tuple of one is less than any record with the same offset.
     first = bisect_left(records, (function.start,))
     return records[first : bisect_left(records, (function.end,))]
 
@@ -294,6 +298,7 @@ class ProgramReader:
         called = {*known, *self._code.called_by(known)}
         free = [name for name in outside or kinds if name not in called]
         programs = {*known, *free} - (self._code.called_by(free) - {*known})
+        # Each program has its own copy of its functions' specs, so their number is limited as well.
         if len(programs) > MAX_PROGRAMS:
             raise self._elf.error(f"{len(programs)} programs; at most {MAX_PROGRAMS} are read")
         for function in self._global:
@@ -301,6 +306,8 @@ class ProgramReader:
                 yield function, kinds[function.name] or self._free
 
     def _kind(self, function: FunctionSpan) -> ProgramKind | None:
+        # A section `ID/KEY` is known but leaves the type open, so a word of the user applies to it,
+        # too.
         kind = program_kind(function.section.name)
         tail_call = kind.tail_call if kind else None
         given = self._given(function, is_free=tail_call is not None)

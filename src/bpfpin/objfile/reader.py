@@ -26,6 +26,7 @@ from bpfpin.objfile.functions import Functions
 from bpfpin.objfile.programs import CodeReader, ProgramReader
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 
+# The names of data maps (`.rodata`) are exempt: the pin layer encodes them.
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 PREFIX: Final = "builtin:"
 _FOLDER = Path(__file__).parents[1] / "builtin"
@@ -58,6 +59,7 @@ def read_maps(elf: Elf, btf: Btf | None) -> list[MapSpec]:
 
 
 def _maps(elf: Elf, btf: Btf | None) -> Iterator[MapSpec]:
+    # Old maps come together, because their indices and ids count over all sections of the object.
     yield from read_old_maps(elf, [section for section in elf.sections if is_old(section)], btf)
     for section in elf.sections:
         reader = reader_for(section)
@@ -65,6 +67,7 @@ def _maps(elf: Elf, btf: Btf | None) -> Iterator[MapSpec]:
 
 
 def _order(spec: MapSpec) -> tuple[bool, int, int]:
+    # libbpf creates user maps first, then data maps (bpf_object__init_maps()).
     return spec.dialect == Dialect.DATA, spec.section_index, spec.offset
 
 
@@ -223,6 +226,8 @@ def _btf(elf: Elf) -> Btf | None:
 def _for_kernel(elf: Elf, btf: Btf | None, externs: Mapping[str, ExternSpec]) -> Btf | None:
     if btf is None:
         return None
+    # The variables of `.kconfig` stay in the BTF for the kernel: their map has it as its value
+    # type.
     given = config_variables(btf, externs)
     offsets = {extern.name: extern.offset for extern in given.values()}
     config = {KCONFIG: (config_size(given.values()), offsets)} if given else {}
@@ -242,6 +247,7 @@ def _data_sections(elf: Elf) -> dict[str, tuple[int, dict[str, int]]]:
         if section.flags & SHF_ALLOC and not section.is_code
     }
     for symbol in elf.symbols:
+        # Section symbols have the name of their section and say nothing about variables.
         if symbol.type == SymbolType.SECTION or not 0 < symbol.section_index < len(elf.sections):
             continue
         name = elf.sections[symbol.section_index].name

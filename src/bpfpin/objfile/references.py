@@ -83,6 +83,7 @@ class Resolver:
         for index, opcode in enumerate(opcodes):
             if index == upper_half:
                 continue
+            # The second slot of a 64-bit load is data and must not be read as an instruction.
             if opcode == LD_IMM64:
                 upper_half = index + 1
                 self._check_upper_half(function, upper_half, opcodes, relocations)
@@ -181,6 +182,7 @@ class Resolver:
         the programs or to the kernel.
         """
         symbol = relocation.symbol
+        # The name becomes a key and part of messages, so odd ones are not taken for constants.
         if symbol.section_index != SHN_UNDEF or not _CONSTANT.fullmatch(symbol.name):
             return False
         if symbol.name == KERNEL_VERSION or symbol.name.startswith("CONFIG_"):
@@ -195,6 +197,7 @@ class Resolver:
         address = relocation.symbol.value + _call_addend(instruction, relocation)
         if relocation.addend is not None:
             return address
+        # gas stores the target in bytes minus one, clang the distance in instructions minus one.
         of_gcc = instruction.imm + 1
         first, second = (of_gcc, address) if self._is_of_gcc else (address, of_gcc)
         return second if self._functions.at(section, first) is None else first
@@ -209,6 +212,7 @@ class Resolver:
         if relocation.addend is not None or not symbol.name or not symbol.value:
             return address
         end = symbol.value + symbol.size if symbol.size else section.size
+        # Within the symbol: a reference to an array element or member stays inside its variable.
         fits, fits_gcc = (symbol.value <= value < end for value in (address, addend))
         is_of_gcc = self._is_of_gcc if fits == fits_gcc else fits_gcc
         return addend if is_of_gcc else address
@@ -283,6 +287,7 @@ class Resolver:
     def _map_reference(
         self, function: FunctionSpan, index: int, section: Section, address: int
     ) -> Reference:
+        # Code may add an offset to a data section, but must refer to exactly the start of a map.
         exact = self._maps.get((section.index, address))
         if exact is not None:
             return Reference(index, ReferenceKind.MAP, exact.name)
@@ -302,6 +307,7 @@ class Resolver:
         self, function: FunctionSpan, index: int, section: Section, address: int
     ) -> None:
         """Refuse a reference to a variable that contains an address, which is 0 in the map."""
+        # Made on first use: most objects have no addresses in their data.
         if section.index not in self._addresses:
             variables = self._data[section.index].variables
             self._addresses[section.index] = DataAddresses(self._elf, section, variables)

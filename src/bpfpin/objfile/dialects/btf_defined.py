@@ -35,6 +35,7 @@ from bpfpin.spec import MapSpec, Pinning
 from bpfpin.uapi import MapType
 
 _POINTER_SIZE = 8
+# Those of parse_btf_map_def() in libbpf.c; map_extra is the only one of 64 bits.
 _U32_FIELDS = ("type", "key_size", "value_size", "max_entries", "map_flags", "numa_node", "pinning")
 _NUMBERS = dict.fromkeys(_U32_FIELDS, 0xFFFFFFFF) | {"map_extra": 0xFFFFFFFFFFFFFFFF}
 _TYPES = ("key", "value")
@@ -67,6 +68,7 @@ def initial_slots(
     Raises:
         ObjectFileError: A relocation is outside `values`, or refers to the wrong kind of object.
     """
+    # The maps are sorted by offset, as `map_symbols` returns them.
     starts = [spec.offset for spec, _ in maps]
     slots: list[dict[int, str]] = [{} for _ in maps]
     for relocation in elf.relocations(section):

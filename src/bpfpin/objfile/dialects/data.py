@@ -40,6 +40,8 @@ def read_maps(elf: Elf, section: Section, btf: Btf | None) -> list[MapSpec]:
     # The verifier treats values of a frozen read-only map as constants and removes dead branches.
     is_read_only = section.name == ".rodata" or section.name.startswith(".rodata.")
     value = _value(section, btf)
+    # BPF_F_MMAPABLE needs Linux 5.5; user space then reads and writes variables without system
+    # calls.
     flags = MapFlag.MMAPABLE | (MapFlag.RDONLY_PROG if is_read_only else 0)
     variables = tuple(_variables(elf, section, value))
     addresses = DataAddresses(elf, section, variables)
@@ -103,6 +105,7 @@ def _without(contents: bytes, addresses: Sequence[tuple[int, int]]) -> bytes:
         return contents
     changed = bytearray(contents)
     for offset, size in addresses:
+        # A relocation near the end of a damaged section may exceed it.
         end = min(offset + size, len(changed))
         changed[offset:end] = bytes(end - offset)
     return bytes(changed)

@@ -27,6 +27,7 @@ from bpfpin.uapi import ProgramType
 
 _NO_INDEX = 0xFFFFFFFF
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAMESPACE}
+# iproute2 knows the type from its command line (`tc filter … bpf`, `ip link … xdp`), not the file.
 _DEFAULT = ProgramType.SCHED_CLS  # what iproute2 is mostly used for
 
 
@@ -134,6 +135,7 @@ def _unplaced(program: ProgramSpec) -> ProgramSpec:
 
 
 def _with_entry(elf: Elf, array: MapSpec, index: int, program: ProgramSpec) -> MapSpec:
+    # iproute2 would get E2BIG from the kernel here.
     if fault := slot_fault(elf, array, index):
         raise fault
     before = dict(array.initial).get(index)

@@ -67,6 +67,7 @@ class StructForm:
     members: tuple[str, ...]
 
 
+# The oldest programs have the first four members only; the fifth is 0 then.
 PLAIN = StructForm("plain", Dialect.BPF_MAP_DEF, _COMMON)
 
 SAMPLES = StructForm(  # samples/bpf/bpf_load.h, Linux v4.12 to v5.16
@@ -134,6 +135,7 @@ def read(elf: Elf, sections: Sequence[Section], btf: Btf | None) -> list[Fields]
         _fields(elf, definition, forms.get(len(definition.data))) for definition in definitions
     ]
     dialects = {fields.dialect: fields for fields in read_fields}
+    # Ids and indices have different meanings in the two dialects, so they cannot be mixed.
     if len(dialects) > 1:
         words = " and ".join(dialect.value for dialect in dialects)
         last = list(dialects.values())[-1]
@@ -162,6 +164,7 @@ def annotated_types(
     return key, value
 
 
+# The sizes in the definition are what the kernel gets; a type of another size would be refused.
 def _fit(*wanted: tuple[TypeRef, int]) -> bool:
     try:
         return all(ref.size == size for ref, size in wanted)
@@ -356,6 +359,7 @@ def _form(
 
 def _is_of_samples(definition: RawDefinition) -> bool:
     inner, node = definition.word(5), definition.word(6)
+    # The kernel uses the node with BPF_F_NUMA_NODE only.
     has_node = bool(definition.word(4) & MapFlag.NUMA_NODE)
     return (
         (not inner or traits_of(definition.word(0)).holds_maps)

@@ -63,6 +63,7 @@ _REL = struct.Struct("<QII")
 _RELA = struct.Struct("<QIIq")
 _RELOCATIONS = frozenset({SectionType.REL, SectionType.RELA})
 _UNNAMED = frozenset({SymbolType.SECTION, SymbolType.FILE})
+# A lookup in a dict is faster than `SymbolType(number)`.
 _KINDS = {int(kind): kind for kind in SymbolType}
 _BINDINGS = {int(binding): binding for binding in SymbolBinding}
 
@@ -214,6 +215,7 @@ class Elf:
         # Counted over the whole file: many sections may share one symbol table.
         self._relocations_read += table.size // form.size
         check_limit(self._relocations_read, MAX_RELOCATIONS, "relocations", section=table.name)
+        # Local names: this loop runs for each relocation of the file.
         symbols, size = self.symbols, target.size
         for entry in form.iter_unpack(table.data):
             offset, kind, symbol_index = entry[:3]

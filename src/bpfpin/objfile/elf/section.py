@@ -59,8 +59,10 @@ class SectionRow:
     takes_rest: bool
 
 
+# BPF_F_SLEEPABLE: the program may call helpers that sleep. libbpf writes `.s` into such names.
 _SLEEPS = ProgramFlag.SLEEPABLE
 
+# BPF_F_XDP_HAS_FRAGS: the program handles packets in several buffers, such as jumbo frames.
 _FRAGS = ProgramFlag.XDP_HAS_FRAGS
 
 # A name that ends in `+` may be followed by `/` and the target that the program attaches to.
@@ -74,6 +76,7 @@ _NETWORK: tuple[_Row, ...] = (
     ("tc/egress", Pt.SCHED_CLS, At.TCX_EGRESS),
     ("tcx/ingress", Pt.SCHED_CLS, At.TCX_INGRESS),
     ("tcx/egress", Pt.SCHED_CLS, At.TCX_EGRESS),
+    # tc and classifier give no direction, and classic tc filters have no attach type.
     ("tc", Pt.SCHED_CLS),
     ("classifier", Pt.SCHED_CLS),
     ("action", Pt.SCHED_ACT),
@@ -104,6 +107,7 @@ _NETWORK: tuple[_Row, ...] = (
 _CGROUP: tuple[_Row, ...] = (
     ("cgroup_skb/ingress", Pt.CGROUP_SKB, At.CGROUP_INET_INGRESS),
     ("cgroup_skb/egress", Pt.CGROUP_SKB, At.CGROUP_INET_EGRESS),
+    # Without a direction there is no expected attach type; the hook is chosen when it is attached.
     ("cgroup/skb", Pt.CGROUP_SKB),
     ("cgroup/sock_create", Pt.CGROUP_SOCK, At.CGROUP_INET_SOCK_CREATE),
     ("cgroup/sock_release", Pt.CGROUP_SOCK, At.CGROUP_INET_SOCK_RELEASE),
@@ -151,6 +155,7 @@ _TRACING: tuple[_Row, ...] = (
     ("uprobe.session.s+", Pt.KPROBE, At.TRACE_UPROBE_SESSION, _SLEEPS),
     ("ksyscall+", Pt.KPROBE),
     ("kretsyscall+", Pt.KPROBE),
+    # bpfpin describes programs of all types, also of those that it cannot attach.
     ("usdt+", Pt.KPROBE),
     ("usdt.s+", Pt.KPROBE, None, _SLEEPS),
     ("tracepoint+", Pt.TRACEPOINT),
@@ -185,6 +190,7 @@ _TRACING: tuple[_Row, ...] = (
     ("lsm_cgroup+", Pt.LSM, At.LSM_CGROUP),
     ("iter+", Pt.TRACING, At.TRACE_ITER),
     ("iter.s+", Pt.TRACING, At.TRACE_ITER, _SLEEPS),
+    # Programs of this type are always sleepable (kernel/bpf/verifier.c requires the flag).
     ("syscall", Pt.SYSCALL, None, _SLEEPS),
     ("perf_event", Pt.PERF_EVENT),
     ("struct_ops+", Pt.STRUCT_OPS),
@@ -276,6 +282,7 @@ def words() -> dict[str, ProgramKind]:
 def _known(name: str) -> ProgramKind | None:
     if name in ROWS:
         return ROWS[name].kind
+    # A name with its own row, such as `xdp/devmap`, was found above, before the split at the slash.
     beginning, slash, rest = name.partition("/")
     row = ROWS.get(beginning)
     if row is None or not slash or not row.takes_rest:
