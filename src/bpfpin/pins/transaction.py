@@ -10,7 +10,7 @@ far a change came, because bpffs stores nothing else (docs/decisions/0003).
        pins in it, `manifest~`                                           the stage
     2  link the pins of others into it    the same                       rolls back
     3  mkdir NAME~stage/commit~           NAME~stage/commit~             rolls forward: does
-       (the commit point)                                                steps 4 to 8
+       (the commit point)                                                steps 4 to 9
     4  exchange and make shared names     the same                       rolls forward
     5  switch the hooks                   the same                       rolls forward, or back if
                                                                          a hook refuses
@@ -18,10 +18,10 @@ far a change came, because bpffs stores nothing else (docs/decisions/0003).
        old maps into new ones
     7  exchange NAME and NAME~stage       NAME/commit~, and the old      removes the old generation,
        (the publication)                  generation in NAME~stage       does step 8
-    8  set access, remove shared names,   the same                       the same
-       `previous~`, other marks, and
+    8  set access, remove shared names,   the old generation in          removes it
+       `previous~`, other marks, and      NAME~stage, without a mark
        last NAME/commit~
-    9  remove NAME~stage (the old one)    NAME~stage without a mark      removes it
+    9  remove NAME~stage (the old one)    nothing
 
 The order follows from which steps can be undone. Everything before step 3 is invisible to readers
 and is undone by removing the stage. New links are attached in step 1, and the kernel detaches them
@@ -37,7 +37,7 @@ If a hook refuses in step 5 (somebody else replaced its program, or its device i
 is renamed to `abort~`: the hooks and the shared names go back, `abort~` is removed, and then the
 stage. A crash in between leaves NAME~stage/abort~, and the next command does the rest.
 
-Several sets change together if one mark decides for all of them (module `targets`). Steps 3 to 8
+Several sets change together if one mark decides for all of them (module `targets`). Steps 4 to 9
 are in `recover.roll_forward`, so that this command and the next one run the same code.
 
 An unload has one step: `remove` renames NAME to NAME~stage, which then is a stage without a mark.
