@@ -109,5 +109,5 @@ def test_without_a_table_no_number_asks_for_a_pin(tmp_path: Path) -> None:
 def test_a_name_that_is_no_identifier_never_becomes_a_path(
     tmp_path: Path, name: str, pinning: Pinning
 ) -> None:
-    with pytest.raises(PinNameError, match="no C identifier"):
+    with pytest.raises(PinNameError, match="not a C identifier"):
         pin_path(described(), wanted(pinning, name=name), pin_root=tmp_path)
