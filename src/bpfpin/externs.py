@@ -6,7 +6,7 @@ variable or a function into `.ksyms`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from bpfpin.btf.btf import TypeRef
@@ -22,6 +22,7 @@ from bpfpin.btf.types import (
 from bpfpin.btf.types import (
     Enum as BtfEnum,
 )
+from bpfpin.records import dataclass
 
 KCONFIG = ".kconfig"
 KSYMS = ".ksyms"

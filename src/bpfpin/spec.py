@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, IntEnum
 from functools import cached_property
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from bpfpin.errors import UsageError
 from bpfpin.externs import ExternKind, ExternSpec
 from bpfpin.hooks import Hook, XdpMode
 from bpfpin.insn import Code, Instruction, encode, signed32
+from bpfpin.records import dataclass
 from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType, UpdateFlag
 
 E = TypeVar("E", bound=Enum)

@@ -8,12 +8,13 @@ kernel function from `__bpf_call_base` instead of the helper's number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from bpfpin.fixup.calls import link
 from bpfpin.insn import CALL, Instruction
 from bpfpin.objects.programs.xlated import helper_names
+from bpfpin.records import dataclass
 from bpfpin.spec import ProgramSpec, ReferenceKind
 from bpfpin.uapi import FuncId, PseudoCall, PseudoSource
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from bpfpin.btf.layout import Span
 from bpfpin.objects.kernel.info import ProgramInfo
+from bpfpin.records import dataclass
 from bpfpin.spec import ProgramSpec
 from bpfpin.uapi import ProgramFlag, ProgramType
 

@@ -14,11 +14,11 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import BpfError, ObjectFileError, ObjectNotFoundError, UsageError
 from bpfpin.map.snapshot_file import resolved
+from bpfpin.records import dataclass
 
 OUR_HEADERS = Path(__file__).parents[1] / "builtin" / "include"
 ZIGLANG = "ziglang"

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS, PRIVATE_MOUNT
+from bpfpin.records import dataclass
 from bpfpin.sets.find import require_attach
 from bpfpin.sets.undeploy import undeploy
 from bpfpin.syscall import netns

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import foreign_lock_directory
+from bpfpin.records import dataclass
 from bpfpin.sets.splits import splits
 from bpfpin.syscall.capability import missing_capabilities
 from bpfpin.uapi import Cmd, MapType, ProgramType

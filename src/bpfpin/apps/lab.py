@@ -18,7 +18,6 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from bpfpin.attach import interface
@@ -29,6 +28,7 @@ from bpfpin.attach.netlink import (
     remove_namespace,
 )
 from bpfpin.errors import AttachError, BusyError, InterfaceNotFoundError, UsageError
+from bpfpin.records import dataclass
 from bpfpin.syscall import netns
 from bpfpin.syscall.signals import signals_deferred
 

@@ -11,8 +11,8 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from bpfpin.records import dataclass
 from bpfpin.syscall import netns as network_namespace
 
 ECHO_REPLY = 0

@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import Argument, BpfError, Fix, PinNotFoundError, Placeholder, UsageError
@@ -31,6 +30,7 @@ from bpfpin.map.open import is_map_name, open_map
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.watch import Pace, Reload
+from bpfpin.records import dataclass
 from bpfpin.sets.find import cgroup_set_name, find_readable_set
 from bpfpin.uapi import XdpAction
 

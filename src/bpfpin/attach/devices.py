@@ -14,10 +14,10 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final
 
+from bpfpin.records import dataclass
 from bpfpin.spec import XdpMode
 from bpfpin.syscall.rtnetlink import RequestFlag, RouteCommand, attribute, attributes, request
 

@@ -12,7 +12,6 @@ import ipaddress
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -30,6 +29,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     ProgramChangedError,
 )
+from bpfpin.records import dataclass
 from bpfpin.spec import XdpMode
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.netns import NAMED, path_of, unshare

@@ -9,9 +9,10 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bpfpin.errors import BpfError
+from bpfpin.records import dataclass
 from bpfpin.syscall.rtnetlink import RequestFlag, RouteCommand, attribute, attributes, request
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

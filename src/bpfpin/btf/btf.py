@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import accumulate
 from typing import Self, TypeVar, cast
 
@@ -16,6 +16,7 @@ from bpfpin.btf.decode import Words, decode, malformed, scan
 from bpfpin.btf.layout import MAX_DEPTH, size_of
 from bpfpin.btf.names import NameIndex, StringFinder, flavoured
 from bpfpin.btf.types import BtfType, Modifier, Void
+from bpfpin.records import dataclass
 from bpfpin.uapi import BTF_MAGIC, BTF_MAX_NAME_OFFSET, BTF_VERSION
 
 _OVERLAPS = 4  # total length of decoded strings, as a multiple of the section's size

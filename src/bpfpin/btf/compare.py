@@ -8,7 +8,6 @@ enumeration in different ways; such differences do not count either.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.c_source import c_type
@@ -23,6 +22,7 @@ from bpfpin.btf.types import (
     Struct,
     Union,
 )
+from bpfpin.records import dataclass
 
 _REMEMBERED = 64  # results cached, because many maps of one object have the same types
 Difference = tuple[str, str, str]

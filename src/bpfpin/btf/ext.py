@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import ObjectFileError, ObjectLimitError
+from bpfpin.records import dataclass
 from bpfpin.uapi import BTF_MAGIC, BTF_VERSION
 
 # Limits for untrusted files, many times the numbers of the largest objects in use.

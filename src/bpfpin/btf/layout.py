@@ -6,7 +6,6 @@ Sizes are those of the 64-bit BPF machine: a pointer takes eight bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from bpfpin.btf.types import (
     Union,
     Var,
 )
+from bpfpin.records import dataclass
 
 POINTER_SIZE = 8
 MAX_DEPTH = 32  # the kernel's limit, MAX_RESOLVE_DEPTH in kernel/bpf/btf.c

@@ -7,9 +7,10 @@ are created twice as fast as dataclasses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
+
+from bpfpin.records import dataclass
 
 
 class Linkage(IntEnum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -12,6 +11,7 @@ from bpfpin.btf.layout import MAX_DEPTH
 from bpfpin.btf.types import Array, Modifier
 from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.formats import AUTO, Format
+from bpfpin.records import dataclass
 
 KEY: Final = "key"
 VALUE: Final = "value"

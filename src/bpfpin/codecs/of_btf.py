@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from bpfpin.btf.btf import Btf, TypeRef
@@ -30,6 +30,7 @@ from bpfpin.codecs.kernel_owned import is_kernel_owned, is_spin_lock
 from bpfpin.codecs.number import BitsCodec, OddCodec, bool_codec, enum_codec, truths
 from bpfpin.codecs.record import ArrayCodec, KeyRecord, Part, UnionCodec, record_codec
 from bpfpin.errors import ObjectFileError
+from bpfpin.records import dataclass
 
 # Letters of the struct module by size; lower case is signed.
 LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}

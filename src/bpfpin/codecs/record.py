@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
 
 from bpfpin.btf.layout import MAX_MEMBERS
 from bpfpin.codecs.codec import Buffer, Codec, MisfitError, ScalarCodec, padded_form
 from bpfpin.errors import ObjectFileError
+from bpfpin.records import dataclass
 
 Rows = Iterable[tuple[Any, ...]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.c_source import c_type
 from bpfpin.codecs.codec import BytesCodec, Codec, MisfitError, bounds
 from bpfpin.codecs.of_btf import codec
+from bpfpin.records import dataclass
 
 _INTEGER_SIZES = frozenset({1, 2, 4, 8})
 

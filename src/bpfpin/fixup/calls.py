@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 from bpfpin import insn
 from bpfpin.errors import UsageError
 from bpfpin.insn import INSN_SIZE, LD_IMM64, Code, encode, fill
+from bpfpin.records import dataclass
 from bpfpin.spec import FunctionSpec, LineInfo, ProgramSpec, Reference, ReferenceKind
 from bpfpin.uapi import PseudoCall, PseudoSource
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import Enum, Forward, Modifier, ModifierKind, Struct, Union
@@ -19,6 +19,7 @@ from bpfpin.fixup.core_find import CoreTarget, Finder
 from bpfpin.fixup.core_patch import patch
 from bpfpin.fixup.core_values import ENUMERATORS, FIELDS
 from bpfpin.insn import Instruction
+from bpfpin.records import dataclass
 from bpfpin.spec import CoreRelocation, FunctionSpec, ObjectSpec, ProgramSpec
 from bpfpin.uapi import CoreRelocationKind as Kind
 

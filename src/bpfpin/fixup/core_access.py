@@ -9,7 +9,6 @@ bpf_core_spec_match() in libbpf's relo_core.c.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from bpfpin.btf.btf import Btf, TypeRef
@@ -18,6 +17,7 @@ from bpfpin.btf.layout import MAX_DEPTH, MemberLayout, size_of
 from bpfpin.btf.types import Array, Struct, Union
 from bpfpin.errors import ObjectFileError
 from bpfpin.fixup.core_match import fields_fit
+from bpfpin.records import dataclass
 
 _LIMIT = 1 << 20  # members listed in total; the kernel has some 60,000, unnamed ones counted twice
 MAX_STEPS = 64  # libbpf's BPF_CORE_SPEC_MAX_LEN

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from bpfpin.btf.btf import Btf, TypeRef
@@ -27,6 +26,7 @@ from bpfpin.fixup.core_values import (
     field_value,
     type_value,
 )
+from bpfpin.records import dataclass
 from bpfpin.uapi import CoreRelocationKind as Kind
 
 

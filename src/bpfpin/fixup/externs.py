@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import BpfError
 from bpfpin.externs import KCONFIG, ExternKind, ExternSpec
 from bpfpin.insn import CALL, Instruction, signed32
+from bpfpin.records import dataclass
 from bpfpin.spec import FunctionSpec, MapSpec, ObjectSpec, Reference, ReferenceKind
 from bpfpin.uapi import PseudoCall, PseudoSource
 

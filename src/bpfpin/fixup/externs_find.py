@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import BtfType, Function, Var
@@ -13,6 +12,7 @@ from bpfpin.errors import BpfError, NotSupportedError, ObjectFileError
 from bpfpin.externs import KCONFIG, ConfigForm, ExternKind, ExternSpec
 from bpfpin.fixup.core_match import Comparison
 from bpfpin.fixup.externs import Answer
+from bpfpin.records import dataclass
 
 _LINE = re.compile(rb"^(CONFIG_\w+)=(.*)$", re.MULTILINE | re.ASCII)
 _NUMBER = re.compile(r"([+-]?)(0[xX][0-9a-fA-F]{1,64}|0[0-7]{0,64}|[1-9][0-9]{0,64})", re.ASCII)

@@ -11,7 +11,6 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from bpfpin.attach.devices import DeviceRow, all_devices
@@ -21,6 +20,7 @@ from bpfpin.hooks import Hook, TargetKind, hooks_at
 from bpfpin.host.graph import Node, NodeKind
 from bpfpin.host.namespaces import Namespace, all_namespaces
 from bpfpin.objects.kernel.info import LinkInfo
+from bpfpin.records import dataclass
 from bpfpin.syscall import fs, netns
 from bpfpin.uapi import AttachType, LinkType
 

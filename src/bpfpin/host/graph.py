@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from typing import Any, Final
 
 from bpfpin.errors import PinNotFoundError
 from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME
+from bpfpin.records import dataclass
 
 SCHEMA: Final = 1
 LAYOUT: Final = ("key_size", "value_size", "max_entries", "map_flags")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bpfpin.host.processes import PROC
+from bpfpin.records import dataclass
 from bpfpin.syscall import netns
 
 UNNAMED: Final = "pid:"  # the prefix of the name that a namespace without a name gets

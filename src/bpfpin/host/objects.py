@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError
 from bpfpin.host.pins import Pins
@@ -12,6 +12,7 @@ from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel import info as kernel_info
 from bpfpin.objects.kernel.info import LinkInfo, MapInfo, ProgramInfo
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
 
 CONTENTS_MAX = 4096  # elements read of one map; a note says when a map has more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,6 +21,7 @@ from bpfpin.objects.kernel.info import (
 from bpfpin.objects.kernel.object import ObjectKind
 from bpfpin.pins import names
 from bpfpin.pins.pinset import all_sets
+from bpfpin.records import dataclass
 from bpfpin.syscall import bpf, fs
 from bpfpin.syscall.attr import u32
 from bpfpin.syscall.fd import Descriptor

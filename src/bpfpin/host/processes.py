@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
 from bpfpin.objects.kernel.object import ObjectKind
+from bpfpin.records import dataclass
 
 PROC: Final = Path("/proc")
 # Of all processes together: a report must not take minutes on a host with millions of sockets.

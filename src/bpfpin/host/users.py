@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from bpfpin.objects.kernel import info as kernel_info
 from bpfpin.objects.kernel.info import LinkInfo, ProgramInfo
 from bpfpin.objects.kernel.object import ObjectKind
 from bpfpin.pins.bpffs import BPFFS
+from bpfpin.records import dataclass
 from bpfpin.uapi import LinkType
 
 

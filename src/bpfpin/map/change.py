@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from bpfpin.errors import KeyNotFoundError, MapFullError, UsageError, ValueDiffersError
@@ -27,6 +26,7 @@ from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.entry_write import overlaid
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
+from bpfpin.records import dataclass
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import UpdateFlag
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import MemberLayout, members
@@ -13,6 +13,7 @@ from bpfpin.errors import UsageError
 from bpfpin.map.follow import Follower
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapType, XdpAction
 

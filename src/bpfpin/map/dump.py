@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import chain, islice
 from typing import Any, Final
@@ -24,6 +23,7 @@ from bpfpin.map.query import CPU, KEY, VALUE, Column, Columns, Row
 from bpfpin.objects.maps import gc_pause
 from bpfpin.objects.maps.codec import total
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 from bpfpin.syscall.fd import Closing
 
 ROWS: Final = 4096  # in one batch of sorted rows

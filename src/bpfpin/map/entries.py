@@ -9,7 +9,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from bpfpin.codecs.stray import KeyCodec, key_bytes_of
@@ -26,6 +25,7 @@ from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.codec import PerCpuCodec
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.queue import BloomFilter, Queue
+from bpfpin.records import dataclass
 from bpfpin.syscall.fd import Descriptor
 
 # The commands for maps that have no entries to look up.

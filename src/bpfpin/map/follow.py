@@ -13,7 +13,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -32,6 +32,7 @@ from bpfpin.map.open import open_map
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.watch import ENTRIES_MAX, Change, Pace, Reload, Snapshot
 from bpfpin.objects.maps.watch import read as read_entries
+from bpfpin.records import dataclass
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.inotify import Inotify

@@ -10,7 +10,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from bpfpin.btf.btf import TypeRef
@@ -21,6 +21,7 @@ from bpfpin.codecs.number import MappedCodec
 from bpfpin.codecs.prefix import is_prefix, prefix_key
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
+from bpfpin.records import dataclass
 from bpfpin.uapi import XdpAction
 
 HEX: Final = "hex:"

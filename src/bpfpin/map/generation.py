@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
@@ -26,6 +25,7 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.shared import is_exchanged
+from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import syscall_error
 
 if TYPE_CHECKING:

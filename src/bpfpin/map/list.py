@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from bpfpin.objects.kernel.info import (
     type_name,
 )
 from bpfpin.objects.kernel.object import ObjectKind
+from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapType, ObjectFlag

@@ -8,7 +8,6 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -21,6 +20,7 @@ from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.layouts import has_names
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
+from bpfpin.records import dataclass
 
 DEFAULT_PIN_ROOT = Path("/sys/fs/bpf")
 _FORMAT_HINT = "a format is one of Python's struct module: I for 4 bytes, QQ for two numbers of 8"

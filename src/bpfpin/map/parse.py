@@ -13,7 +13,6 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from bpfpin.codecs.codec import Codec, TextCodec, text_of
@@ -22,6 +21,7 @@ from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
 from bpfpin.map import form as literals
 from bpfpin.map.form import HEX, MAX_INTEGER_BYTES, InputForm, is_escaped, unescaped
+from bpfpin.records import dataclass
 
 _SHOWN_MAX: Final = 60
 # A comma between two fields, not within JSON or a text.

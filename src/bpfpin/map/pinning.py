@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import (
@@ -23,6 +22,7 @@ from bpfpin.pins import names
 from bpfpin.pins.bpffs import require_lasting
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.pins.manifest import read_manifest
+from bpfpin.records import dataclass
 from bpfpin.syscall import fs
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ from bpfpin.map.entries import key_form, value_form
 from bpfpin.map.form import InputForm
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.codec import PerCpuCodec, total
+from bpfpin.records import dataclass
 
 KEY: Final = "key"
 VALUE: Final = "value"

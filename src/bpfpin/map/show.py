@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.btf.btf import TypeRef
@@ -18,6 +17,7 @@ from bpfpin.map.open import open_map
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, ProgramType
 

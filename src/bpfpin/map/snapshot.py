@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from bpfpin.map.snapshot_migrate import ConvertedSnapshot, convert_snapshot
 from bpfpin.migration.request import Migration
 from bpfpin.objects.maps import layouts
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

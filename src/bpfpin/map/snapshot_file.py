@@ -19,7 +19,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Final, Self, TypeVar
 
@@ -34,6 +34,7 @@ from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps import layouts
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.pins.manifest import TEXT_SIZE_MAX, JsonObject
+from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import MapType

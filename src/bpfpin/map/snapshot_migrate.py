@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.btf.btf import TypeRef
@@ -19,6 +18,7 @@ from bpfpin.migration.members import Leaf, MapShape, layout_texts, leaves, types
 from bpfpin.migration.refusal import MemberNames, Refusals, names_of, require_known
 from bpfpin.migration.request import KEY, VALUE, Migration, MigrationRules, Rule, rules_of_part
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 
 _Types = tuple[TypeRef | None, TypeRef | None]
 _Leaves = tuple[tuple[Leaf, ...], tuple[Leaf, ...]]

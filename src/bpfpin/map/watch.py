@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from bpfpin.objects.kernel import btf as event_types
 from bpfpin.objects.kernel.info import ID, NAME, type_name
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.watch import Change, Reload
+from bpfpin.records import dataclass
 from bpfpin.syscall.fd import Closing
 
 KINDS: dict[MapFamily, type[EventSource]] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, NamedTuple
 
 from bpfpin.btf.layout import Span
@@ -17,6 +17,7 @@ from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType

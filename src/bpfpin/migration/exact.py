@@ -8,7 +8,6 @@ against it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from bpfpin.migration.fold_member import ATOMIC_SIZES, is_atomic
 from bpfpin.migration.losses import Loss
 from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
 from bpfpin.migration.request import Rule
+from bpfpin.records import dataclass
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, ProgramType
 

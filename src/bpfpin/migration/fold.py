@@ -12,7 +12,6 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Self
 
@@ -25,6 +24,7 @@ from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.mapped import MappedMemory
 from bpfpin.objects.programs.program import Program
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import membarrier, possible_cpus
 from bpfpin.syscall.fd import Closing

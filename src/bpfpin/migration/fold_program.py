@@ -32,7 +32,6 @@ the first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -44,6 +43,7 @@ from bpfpin.btf.write import BtfBuilder
 from bpfpin.migration.fold_member import move_member, rebuild_key
 from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
+from bpfpin.records import dataclass
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.uapi import FuncId, ProgramFlag, ProgramType, UpdateFlag
 

@@ -7,7 +7,6 @@ by a rule other than `sum` does not end up there, however exactly the rest is mo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from bpfpin.analysis.uses import ADDS, UsingProgram, write_kinds
@@ -15,6 +14,7 @@ from bpfpin.migration.entries import EntrySurvey
 from bpfpin.migration.match import EntryCheck, PartMoves
 from bpfpin.migration.members import LeafKind
 from bpfpin.migration.request import KEY, VALUE, Rule
+from bpfpin.records import dataclass
 
 _OF_RULES: Final = {
     Rule.KEEP_NEW: "where the new program has counted already, the old count is lost",

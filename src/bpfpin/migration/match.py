@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from bpfpin.btf.layout import Span
@@ -23,6 +23,7 @@ from bpfpin.migration.request import (
     setting_of,
     without_indices,
 )
+from bpfpin.records import dataclass
 
 # The rule of an old and a new number that the user gave none for; None: the user has to decide.
 DefaultRule = Callable[[Leaf, Leaf], Rule | None]

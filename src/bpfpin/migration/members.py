@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 from typing import Final
@@ -36,6 +35,7 @@ from bpfpin.codecs.kernel_owned import is_kernel_owned
 from bpfpin.errors import LimitError, ObjectFileError, UsageError
 from bpfpin.map_traits import traits_of
 from bpfpin.migration.request import Rule
+from bpfpin.records import dataclass
 from bpfpin.uapi import MapType
 
 # Members of one value. The fold has some 10 instructions for each, times the CPUs, and the verifier

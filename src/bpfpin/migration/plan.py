@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,7 @@ from bpfpin.migration.request import (
     rules_of_part,
 )
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 from bpfpin.spec import Dialect, MapSpec
 
 Types = tuple[TypeRef | None, TypeRef | None]

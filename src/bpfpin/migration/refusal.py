@@ -7,7 +7,6 @@ all of them at once, and not one after each attempt.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from bpfpin.btf.btf import TypeRef
@@ -27,6 +26,7 @@ from bpfpin.migration.request import (
     unknown_names,
     without_indices,
 )
+from bpfpin.records import dataclass
 
 _TO_LOSE: Final = "to lose "
 

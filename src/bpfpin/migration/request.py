@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any, Final, TypeVar
 
 from bpfpin.errors import UsageError
+from bpfpin.records import dataclass
 
 Setting = TypeVar("Setting")
 EVERY: Final = "*"

@@ -11,7 +11,6 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin import insn
@@ -24,6 +23,7 @@ from bpfpin.errors import (
 )
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
+from bpfpin.records import dataclass
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall import bpf, fs, netns
 from bpfpin.syscall.attr import MapBatchAttr, MapCreateAttr

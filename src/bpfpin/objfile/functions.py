@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 
 from bpfpin.insn import INSN_SIZE
 from bpfpin.objfile.elf.file import Elf, Section, Symbol, SymbolType
 from bpfpin.objfile.elf.records import MAX_FUNCTIONS, check_limit
+from bpfpin.records import dataclass
 
 TEXT = ".text"  # where compilers put functions that name no section
 

@@ -14,7 +14,7 @@ import re
 import stat
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, Self
@@ -23,6 +23,7 @@ from bpfpin.errors import LimitError, PinNotFoundError, UnsafePathError
 from bpfpin.hooks import HeldBy
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, user_name
 from bpfpin.pins.names import MANIFEST, OBJECTS
+from bpfpin.records import dataclass
 
 TEXT_SIZE_MAX: Final = 4095  # the longest text of a symlink in bpffs (PATH_MAX without the NUL)
 NUMBER_MAX: Final = (1 << 64) - 1

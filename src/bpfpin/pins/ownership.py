@@ -23,7 +23,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Self
 
 from bpfpin.errors import (
@@ -39,6 +39,7 @@ from bpfpin.objects.link import Link
 from bpfpin.pins import names
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, EntryKind, remove_tree, require_safe
 from bpfpin.pins.manifest import Manifest, read_manifest
+from bpfpin.records import dataclass
 
 # The mode bit of a directory that an unload left for pins of others. The sticky bit changes nothing
 # where only the owner may write, and needs no entry of ours among theirs.

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
@@ -36,6 +36,7 @@ from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, user_name
 from bpfpin.pins.manifest import HookRecord, Manifest, OutsidePin, read_manifest
 from bpfpin.pins.ownership import ObjectIds, Ownership, is_unloaded, sort_by_name
+from bpfpin.records import dataclass
 
 # How often a directory may be exchanged during a read before the reader gives up; each exchange is
 # one whole load, so that 20 in a row do not happen in practice.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -28,6 +28,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names
 from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.pinset import LoadedSet
+from bpfpin.records import dataclass
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall.fd import Closing
 

@@ -28,7 +28,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +40,7 @@ from bpfpin.pins.directory import Directory, EntryKind, remove_tree, require_saf
 from bpfpin.pins.manifest import TEXT_SIZE_MAX, Access, OutsidePin
 from bpfpin.pins.names import map_pin_name
 from bpfpin.pins.ownership import GenerationEntry, ownership_of
+from bpfpin.records import dataclass
 
 _OLD: Final = "~old"
 _PATH: Final = "~path"

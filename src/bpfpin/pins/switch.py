@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from bpfpin.errors import AttachError, PinNotFoundError, ProgramChangedError
 from bpfpin.hooks import HeldBy
@@ -27,6 +26,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names, shared
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
+from bpfpin.records import dataclass
 
 Reopen = Callable[[AttachPoint, HookRecord], HookAttachment]
 """Opens the hook of a record that no link holds, in the network namespace of its attach point."""

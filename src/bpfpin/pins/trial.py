@@ -26,7 +26,7 @@ import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -35,6 +35,7 @@ from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, EntryKind, remove_tree, require_safe
 from bpfpin.pins.manifest import JsonObject
 from bpfpin.pins.ownership import GenerationEntry, Ownership, ownership_of, record_all_objects
+from bpfpin.records import dataclass
 
 CONFIRM: Final = names.CONFIRM
 RECORD: Final = "record"

@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ from bpfpin.pins.trial import (
     end_trial,
     make_trial,
 )
+from bpfpin.records import dataclass
 from bpfpin.sets.action_map import Subject, find_subject, own_devices
 from bpfpin.sets.changing import settled_place
 from bpfpin.sets.guard import require_way_back, unset_verdict
@@ -157,7 +158,7 @@ def switch(
     target: str,
     action: str | XdpAction,
     *,
-    how: Switch = Switch(),
+    how: Switch = Switch(),  # noqa: B008  (frozen)
     map_name: str | None = None,
     netns: str | None = None,
     pin_root: Path = BPFFS,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +28,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import LoadedSet, PinSet
+from bpfpin.records import dataclass
 from bpfpin.sets.find import find_readable_set
 from bpfpin.syscall import netns as namespaces
 

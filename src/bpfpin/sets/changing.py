@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.lock import locked_root
 from bpfpin.pins.recover import Recovery
 from bpfpin.pins.trial import TrialPlace
+from bpfpin.records import dataclass
 from bpfpin.sets.live import LiveState, read_live, recovered
 from bpfpin.sets.trial import settle
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from bpfpin.errors import Argument, Fix, Placeholder, UsageError, WrongHookError
 from bpfpin.hooks import Hook, TargetKind
 from bpfpin.map_traits import traits_of
 from bpfpin.objfile.reader import read_btf, read_object
+from bpfpin.records import dataclass
 from bpfpin.spec import ObjectSpec, ProgramSpec
 from bpfpin.uapi import ProgramType
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from bpfpin.pins.manifest import read_manifest
 from bpfpin.pins.ownership import record_object
 from bpfpin.pins.pinset import all_sets
 from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, end_trial, read_trial
+from bpfpin.records import dataclass
 from bpfpin.sets.find import find_set
 from bpfpin.sets.live import recovered
 from bpfpin.sets.trial import (

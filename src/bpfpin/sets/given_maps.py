@@ -16,7 +16,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -32,6 +31,7 @@ from bpfpin.errors import (
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec, ObjectSpec, Pinning
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Descriptor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from bpfpin.attach import interface
@@ -29,6 +29,7 @@ from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.manifest import AttachPoint
 from bpfpin.pins.pinset import LoadedSet, PinSet, loaded_sets
 from bpfpin.pins.plan import Plan
+from bpfpin.records import dataclass
 from bpfpin.sets.action_map import devices_of_map
 from bpfpin.sets.choose import choose, programs_to_load, read_for_hooks
 from bpfpin.sets.lockout.map_copy import Budget, copy_of

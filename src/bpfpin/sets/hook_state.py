@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from errno import EACCES
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from bpfpin.objects.link import Link
 from bpfpin.pins import names
 from bpfpin.pins.manifest import AttachPoint, HookRecord
 from bpfpin.pins.pinset import LoadedSet
+from bpfpin.records import dataclass
 from bpfpin.sets.live import program_id, reopen
 from bpfpin.sets.place import DeviceState, target_name
 from bpfpin.sets.reports import HeldHook

@@ -8,7 +8,6 @@ import stat
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import BpfError, PinNotFoundError
@@ -21,6 +20,7 @@ from bpfpin.pins.ownership import foreign_entries
 from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.pins.targets import is_committed
 from bpfpin.pins.transaction import next_generation, remove
+from bpfpin.records import dataclass
 from bpfpin.sets.hook_state import is_without_device, look_at_hook
 from bpfpin.sets.live import reopen
 from bpfpin.sets.place import DeviceState, device_state, name_of

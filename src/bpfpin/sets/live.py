@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.attach.registry import HookTarget, code_of
@@ -27,6 +26,7 @@ from bpfpin.pins.manifest import AttachPoint, HookRecord
 from bpfpin.pins.pinset import LoadedSet, PinSet, SetState
 from bpfpin.pins.recover import Recovery, is_half_done
 from bpfpin.pins.targets import Targets, recover_with_others
+from bpfpin.records import dataclass
 from bpfpin.sets.place import in_namespace, namespace_of
 from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.fd import Closing

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.attach.devices import all_devices
 from bpfpin.attach.registry import running_on_devices
 from bpfpin.errors import BpfError
 from bpfpin.objects.programs.program import Program
+from bpfpin.records import dataclass
 
 
 @dataclass(frozen=True)

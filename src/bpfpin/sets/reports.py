@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bpfpin.pins.pinset import SetState
 from bpfpin.pins.plan import Decision
+from bpfpin.records import dataclass
 
 if TYPE_CHECKING:
     from bpfpin.migration.plan import MigrationPlan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -20,6 +20,7 @@ from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.manifest import Access, AttachPoint
 from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import ALL
+from bpfpin.records import dataclass
 from bpfpin.sets.choose import Choice, TargetKinds, check_order, choose, programs_to_load
 from bpfpin.sets.find import is_set_at, sets_at
 from bpfpin.sets.given_maps import Given, Shared, with_pinnings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import OutsidePin
 from bpfpin.pins.pinset import LoadedSet, PinSet, all_sets
 from bpfpin.pins.plan import Decision, HookPlan, Plan
+from bpfpin.records import dataclass
 from bpfpin.sets.given_maps import Shared
 from bpfpin.sets.request import LoadRequest
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from bpfpin.host.namespaces import UNNAMED
 from bpfpin.objects.kernel.info import KERNEL_NAME_LENGTH
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
+from bpfpin.records import dataclass
 
 # Where others share maps by name, below the mount of a bpffs: iproute2's two places.
 _GLOBALS: Final = (("tc", "globals"), ("xdp", "globals"))

@@ -7,7 +7,6 @@ import shlex
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +31,7 @@ from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Access, Manifest
 from bpfpin.pins.pinset import LoadedSet, LostPin, PinSet, SetState, all_sets, lost_pins
+from bpfpin.records import dataclass
 from bpfpin.sets.find import find_set
 from bpfpin.sets.hook_state import FoundHook, is_without_device, look_at_hook
 from bpfpin.sets.leftover import LeftStage, left_stages, staged_programs

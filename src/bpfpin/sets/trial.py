@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +49,7 @@ from bpfpin.pins.trial import (
     end_trial,
     read_trial,
 )
+from bpfpin.records import dataclass
 from bpfpin.sets.live import read_live, recovered, reopen
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.signals import signals_deferred

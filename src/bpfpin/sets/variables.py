@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from bpfpin.codecs.variable import VariableSpec, key_of
 from bpfpin.errors import BpfError, UsageError
 from bpfpin.pins.plan import Decision, MapPlan
+from bpfpin.records import dataclass
 from bpfpin.spec import ObjectSpec
 
 _HASH_DIGITS = 16  # the manifest has little room, and a collision would serve nobody

@@ -6,10 +6,10 @@ import ctypes
 import fcntl
 import os
 import re
-from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 
+from bpfpin.records import dataclass
 from bpfpin.syscall.libc import LIBC, checked, uninterrupted
 
 AT_FDCWD = -100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from bpfpin.objects.load.collection import Loaded, load, map_memory_limit, selec
 from bpfpin.objects.load.entries import check_byte_order
 from bpfpin.objects.verifier.table import Cause
 from bpfpin.objfile.reader import read_btf
+from bpfpin.records import dataclass
 from bpfpin.sets.choose import read_source
 from bpfpin.sets.variables import with_variables
 from bpfpin.spec import MapSpec, ObjectSpec, Pinning, ProgramSpec

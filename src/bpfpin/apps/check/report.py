@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any
 
 from bpfpin.errors import BpfError, NotSupportedError, ObjectFileError, UsageError, VerifierError
+from bpfpin.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
 from typing import Final
 
 from bpfpin.cli.output import escape
 from bpfpin.host.graph import EdgeKind, Graph, Node, NodeKind
+from bpfpin.records import dataclass
 
 BPFFS: Final = "/sys/fs/bpf/"
 ELLIPSIS: Final = "…"

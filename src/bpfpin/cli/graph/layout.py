@@ -10,12 +10,12 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 from bpfpin.cli.graph.label import Label, label, width
 from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
+from bpfpin.records import dataclass
 
 SWEEPS: Final = 16
 Columns = list[list[str]]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from bpfpin.cli.graph.label import plural, sharers
 from bpfpin.cli.output import escape
 from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
+from bpfpin.records import dataclass
 
 SHARED: Final = "●"
 PART: Final = " · "  # separates the parts of a line

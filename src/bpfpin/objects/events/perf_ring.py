@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.codecs.codec import Codec
 from bpfpin.objects.events.source import Run, runs
+from bpfpin.records import dataclass
 from bpfpin.syscall import perf
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.mmap import PAGE_SIZE, Fence, SharedPages

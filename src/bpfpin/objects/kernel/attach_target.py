@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import BtfType, Function, Modifier
 from bpfpin.errors import IdNotFoundError, NotSupportedError, UsageError
 from bpfpin.objects.kernel.btf import VMLINUX, BtfHandle, vmlinux_btf
 from bpfpin.objects.kernel.info import btf_info, program_info
+from bpfpin.records import dataclass
 from bpfpin.spec import ProgramSpec
 from bpfpin.syscall import bpf
 from bpfpin.uapi import AttachType, ProgramType

@@ -9,12 +9,12 @@ import contextlib
 import ctypes
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar
 
 from bpfpin.errors import IdNotFoundError
+from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import BtfInfoAnswer, LinkInfoAnswer, MapInfoAnswer, ProgInfoAnswer
 from bpfpin.syscall.fd import Descriptor

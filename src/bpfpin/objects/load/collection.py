@@ -7,7 +7,7 @@ import dataclasses
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.variables import Variables
 from bpfpin.objects.programs.program import Program
 from bpfpin.objects.verifier import LOG_LIMIT
+from bpfpin.records import dataclass
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing

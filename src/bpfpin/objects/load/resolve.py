@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from bpfpin.errors import (
 from bpfpin.objects import verifier
 from bpfpin.objects.kernel import btf as kernel_btf
 from bpfpin.objects.kernel.btf import BtfHandle
+from bpfpin.records import dataclass
 from bpfpin.spec import ObjectSpec
 
 if TYPE_CHECKING:

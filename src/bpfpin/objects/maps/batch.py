@@ -19,12 +19,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import ItemsView, Iterator, ValuesView
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps.elements import CLOSED_FD, Closed, Elements, buffer
+from bpfpin.records import dataclass
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
 from bpfpin.syscall.errno_table import BufferTooSmallError

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.codecs.codec import Codec, ScalarCodec
@@ -16,6 +15,7 @@ from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps.batch import BATCH
 from bpfpin.objects.maps.elements import CLOSED_FD, Elements
+from bpfpin.records import dataclass
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
 from bpfpin.syscall.fd import Closing

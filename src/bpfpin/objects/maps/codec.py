@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from bpfpin.btf.btf import TypeRef
@@ -16,6 +15,7 @@ from bpfpin.codecs.stray import keeping_bytes
 from bpfpin.map_traits import KeyKind, traits_of
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.objects.maps.kernel_values import HOLDERS, attachment_key, owner_key
+from bpfpin.records import dataclass
 from bpfpin.syscall.cpu import possible_cpus
 
 LPM_TRIE: Final = "lpm_trie"  # the name of its keys in rules for formats

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
@@ -25,6 +25,7 @@ from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo, named, type_name
 from bpfpin.objects.maps.create import entries_asked
 from bpfpin.objects.maps.map import Map
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType, ProgramType

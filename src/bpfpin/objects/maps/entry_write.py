@@ -7,7 +7,6 @@ bit-field stay.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.codecs.codec import Codec, MisfitError
@@ -16,6 +15,7 @@ from bpfpin.codecs.record import Part, RecordCodec, UnionCodec
 from bpfpin.errors import KeyNotFoundError
 from bpfpin.objects.maps.codec import PerCpuCodec, stride_of
 from bpfpin.objects.maps.elements import Elements
+from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import UpdateFlag
 

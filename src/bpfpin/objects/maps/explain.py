@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass
 
 from bpfpin.errors import (
     BpfError,
@@ -22,6 +21,7 @@ from bpfpin.errors import (
 )
 from bpfpin.map_traits import KeyKind, ValueKind, traits_of
 from bpfpin.objects.kernel.info import type_with_article
+from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import BufferTooSmallError, InvalidArgumentError, name_of
 from bpfpin.uapi import Cmd, MapType, UpdateFlag
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bpfpin.codecs.codec import Buffer, BytesCodec, Codec, MisfitError, ScalarCodec
@@ -35,6 +34,7 @@ from bpfpin.codecs.record import ArrayCodec, KeyRecord, Part, RecordCodec, Struc
 from bpfpin.map_traits import KeyKind, ValueKind, traits_of
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
+from bpfpin.records import dataclass
 from bpfpin.uapi import MapFlag
 
 WORD = 4

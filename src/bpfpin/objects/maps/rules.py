@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from bpfpin.errors import BpfError, Difference, IncompatibleMapError, SyscallError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo, map_info, type_name, type_with_article
 from bpfpin.objects.kernel.object import OPEN_BY_ID, ObjectKind
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapFlag, MapType

@@ -8,7 +8,7 @@ table has the kernel's `struct bpf_struct_ops_NAME` as its value, with the struc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.layout import size_of
@@ -18,6 +18,7 @@ from bpfpin.errors import NotSupportedError, UsageError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.attach_target import AttachTarget
 from bpfpin.objects.kernel.btf import VMLINUX, vmlinux_btf
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec, ObjectSpec
 
 _VALUE_PREFIX = "bpf_struct_ops_"

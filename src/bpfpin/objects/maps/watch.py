@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from bpfpin.codecs.codec import Codec
 from bpfpin.errors import LimitError
+from bpfpin.records import dataclass
 
 if TYPE_CHECKING:
     from bpfpin.objects.maps.map import Map

@@ -8,7 +8,6 @@ import errno
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from bpfpin import insn
@@ -34,6 +33,7 @@ from bpfpin.objects.kernel.object import KernelObject, ObjectKind
 from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.verifier import LOG_LIMIT, LogChoice
+from bpfpin.records import dataclass
 from bpfpin.spec import ProgramSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr

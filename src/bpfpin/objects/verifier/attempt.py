@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from bpfpin.errors import SyscallError
+from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import BufferTooSmallError
 
 LOG_LEVEL = 1  # the instructions and states of the path that was refused

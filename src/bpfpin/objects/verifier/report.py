@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import ObjectFileError, SyscallError, VerifierError
 from bpfpin.objects.verifier.attempt import printable
 from bpfpin.objects.verifier.table import diagnose
+from bpfpin.records import dataclass
 from bpfpin.spec import LineInfo
 
 WINDOW = 256 << 10  # characters of the log's end that are looked at

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 
+from bpfpin.records import dataclass
 from bpfpin.uapi import FuncId
 
 # The first helper of each release (include/uapi/linux/bpf.h at its tag). 211 is the last one: newer

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import (
@@ -31,6 +30,7 @@ from bpfpin.errors import ObjectFileError
 from bpfpin.map_traits import MapFamily, traits_of
 from bpfpin.objfile.dialects.symbols import map_symbols, map_type, slot_fault
 from bpfpin.objfile.elf.file import Elf, Relocation, Section, Symbol, SymbolType
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec, Pinning
 from bpfpin.uapi import MapType
 

@@ -18,7 +18,7 @@ import dataclasses
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 
 from bpfpin.btf.btf import Btf, TypeRef
@@ -28,6 +28,7 @@ from bpfpin.map_traits import traits_of
 from bpfpin.objfile.dialects.symbols import map_symbols, map_type, section_bytes
 from bpfpin.objfile.elf.file import Elf, Section, Symbol
 from bpfpin.objfile.elf.section import program_kind
+from bpfpin.records import dataclass
 from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.uapi import MapFlag
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from dataclasses import dataclass
 
 from bpfpin.errors import UsageError
+from bpfpin.records import dataclass
 from bpfpin.spec import Hook
 from bpfpin.uapi import AttachType as At
 from bpfpin.uapi import ProgramFlag, ProgramType

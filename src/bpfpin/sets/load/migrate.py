@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.pins.plan import HookPlan
+from bpfpin.records import dataclass
 from bpfpin.sets.load.hooks import attached
 from bpfpin.sets.request import LoadRequest
 from bpfpin.spec import MapSpec, ObjectSpec

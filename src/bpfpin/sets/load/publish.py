@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +25,7 @@ from bpfpin.pins.manifest import HookRecord, Lineage, Manifest, OutsidePin
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapMigration, Plan
 from bpfpin.pins.transaction import Stage, next_generations
+from bpfpin.records import dataclass
 from bpfpin.sets.live import notes_on_others, reopen
 from bpfpin.sets.load.plan import access_after
 from bpfpin.sets.load.report import attached, finished, planned

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from bpfpin.errors import BpfError, IdNotFoundError, KeyNotFoundError, MapFullError
 from bpfpin.map_traits import MapFamily, traits_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapFlag, MapType

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
+
+from bpfpin.records import dataclass
 
 Address = IPv4Address | IPv6Address
 

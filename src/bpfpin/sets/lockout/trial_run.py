@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from bpfpin.errors import BpfError, Portable, SyscallError
@@ -21,6 +21,7 @@ from bpfpin.objects.load import collection
 from bpfpin.objects.load.collection import Loaded, map_memory_limit
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
+from bpfpin.records import dataclass
 from bpfpin.sets.lockout import map_copy
 from bpfpin.sets.lockout.map_copy import Budget, InnerMaps
 from bpfpin.sets.lockout.packets import Direction, Packet

@@ -7,7 +7,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from typing import Final
 from bpfpin.attach import interface, routes
 from bpfpin.attach.routes import InterfaceAddress, NetDevice, Underlay
 from bpfpin.errors import Argument, Fix
+from bpfpin.records import dataclass
 from bpfpin.sets.lockout import packets as probes
 from bpfpin.sets.lockout.packets import (
     HIGH_PORT,
