@@ -53,7 +53,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing() -> None:
 
     assert [part["title"].partition(" ")[0] for part in scenes if part["title"]] == [
         *("A", "Load", "Send", "Watch", "Another", "Switch", "And", "Reload"),
-        *("Let", "And", "See", "Give", "Clean"),
+        *("Let", "Let", "Show", "Add", "Clean"),
     ]
     assert all(part["command"] for part in scenes)
     assert "# 5 sent, 5 counted as XDP_PASS" in lines
@@ -75,8 +75,8 @@ def test_the_demo_reloads_under_traffic_and_every_packet_is_counted() -> None:
 def test_the_demo_shares_one_map_of_xdp_tc_and_a_cgroup_and_draws_it() -> None:
     """The graph asks the kernel: what it draws as shared is one map, whatever the pins say."""
     (of_tc,) = scene("Let tc")
-    _, of_cgroup, pinged = scene("And a cgroup")
-    (drawing,) = scene("See who")
+    _, of_cgroup, pinged = scene("Let a cgroup")
+    (drawing,) = scene("Show everything")
     map_ids = {re.findall(r"id (\d+)", part["lines"][-1])[0] for part in (of_tc, of_cgroup)}
     # Lines that were broken to fit 80 columns, put together again.
     tree = re.sub(r"\n[│ ]+· ", " · ", "\n".join(drawing["lines"])).splitlines()
@@ -91,7 +91,7 @@ def test_the_demo_shares_one_map_of_xdp_tc_and_a_cgroup_and_draws_it() -> None:
 
 
 def test_the_demo_gives_the_counters_one_member_more_and_no_packet_is_lost() -> None:
-    lines = scene("Give")[-1]["lines"]
+    lines = scene("Add")[-1]["lines"]
     before, sent, counted = map(int, re.findall(r"\d+", lines[-2]))
     small = int(re.findall(r"\d+", lines[-1])[0])
 

@@ -161,6 +161,9 @@ def _wheel_headers() -> tuple[Path, ...]:
 
 
 def _flags(compiler: _Compiler, cpu: str) -> list[str]:
+    # No unwind tables: they would be sections that no loader reads. The folder of compilation goes
+    # into the debug information, and would make the bytes depend on it. Kernel headers come last
+    # (-idirafter), behind those of --include.
     return [
         *("-target", compiler.target, "-O2", "-g", f"-mcpu={cpu}"),
         *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fdebug-compilation-dir=."),

@@ -177,6 +177,7 @@ def _pass(play: _Play) -> Iterator[Scene]:
 
 def _reload(play: _Play) -> Iterator[Scene]:
     before = play.packets()
+    # Traffic before and after the reload, so that both programs count.
     with traffic(play.lab) as meanwhile:
         time.sleep(_AROUND_RELOAD_S)
         yield play.run("load", NEXT_OBJECT, "--dev", play.device)

@@ -84,6 +84,8 @@ def _jit() -> HostCheck:
 
 
 def _lockdown() -> Iterator[HostCheck]:
+    # The chosen mode is in brackets: "none integrity [confidentiality]". In that mode
+    # security_locked_down(LOCKDOWN_BPF_READ_KERNEL) refuses bpf_probe_read_kernel().
     chosen = _read(LOCKDOWN).partition("[")[2].partition("]")[0]
     if chosen == "confidentiality":
         text = "the kernel is locked down (confidentiality): maps may not be read by some programs"

@@ -97,6 +97,7 @@ def lab_down(name: str) -> None:
         has_namespace = name in netns.names()
         if device is None and not (has_namespace and _is_lab_namespace(name)):
             raise _no_lab(name, labs())
+        # The namespace first: its end takes the peer and so the pair of devices with it.
         if has_namespace:
             remove_namespace(name)
         if device is not None:
@@ -146,6 +147,7 @@ def _connect(link: Netlink, device: Device, name: str) -> None:
     """Move the peer into the namespace; give both ends addresses and permanent neighbours."""
     number = _free_number(link)
     peer_mac = link.device(device.peer_ifindex).hardware_address
+    # The peer gets its addresses after the move: a device that changes its namespace loses them.
     link.move(device.peer_ifindex, name, PEER)
     _configure(link, device.ifindex, _addresses(number, 1))
     for address in _addresses(number, 2):

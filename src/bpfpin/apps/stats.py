@@ -228,6 +228,7 @@ def _readings(
         yield from readings(counters.live, counters.read_from, pace=Pace(interval_s), count=count)
         return
     yield FollowedReading(counters.read(), is_first=True)
+    # Deadlines are added up, so that delays of single readings do not.
     deadline = time.monotonic()
     for _ in itertools.count() if count is None else range(count):
         deadline += interval_s

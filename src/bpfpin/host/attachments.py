@@ -56,6 +56,7 @@ class DeviceWalk:
 
     def attachments(self) -> list[AttachedProgram]:
         """Return the programs of all devices, by whomever attached, namespace by namespace."""
+        # Each namespace costs a setns(2) and several dumps: skip them if nothing can be attached.
         if not self._codes:
             return []
         attached: list[AttachedProgram] = []
@@ -188,6 +189,7 @@ def _cgroups(notes: list[str]) -> Iterator[tuple[str, Node]]:
     if mount is None:
         return
     with suppress(OSError):
+        # The id of a cgroup is the inode number (kernfs_id_ino() in include/linux/kernfs.h).
         stack = [(mount.mount_point, "/", os.stat(mount.mount_point).st_ino)]  # noqa: PTH116
         for _ in range(CGROUPS_MAX):
             if not stack:

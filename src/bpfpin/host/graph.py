@@ -221,6 +221,7 @@ def find(graph: Graph, target: str) -> list[str]:
 def _meanings(target: str) -> list[Callable[[Node], bool]]:
     if target.startswith(ID):
         return [lambda node: node.kind is NodeKind.MAP and str(node.number) == target[len(ID) :]]
+    # The kernel has cut the names of maps and programs (BPF_OBJ_NAME_LEN), so the word is cut, too.
     name = target.removeprefix(NAME)[:KERNEL_NAME_LENGTH]
 
     def maps(node: Node) -> bool:

@@ -44,6 +44,7 @@ def all_namespaces(*, named: Path = netns.NAMED, proc: Path = PROC) -> list[Name
         with suppress(OSError):
             inode = path.stat().st_ino
             by_inode.setdefault(inode, Namespace(inode, path.name, path))
+    # By pid: the name of an unnamed namespace stays the same as long as that process lives.
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):  # noqa: PTH208
         with suppress(OSError):
             path = proc / str(pid) / "ns/net"

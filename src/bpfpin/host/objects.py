@@ -40,6 +40,7 @@ class Contained:
 
 def may_walk() -> bool:
     """Whether this user may walk all objects by id (CAP_SYS_ADMIN)."""
+    # bpf_obj_get_next_id() checks the capability before it looks for an object.
     try:
         bpf.map_get_next_id(0)
     except PermissionDeniedError:
@@ -95,6 +96,8 @@ def _contents(info: MapInfo, objects: HostObjects) -> list[Contained]:
 
 
 def _number(value: object) -> int:
+    # A lookup from user space returns the id of the map or program, not its descriptor
+    # (bpf_fd_array_map_lookup_elem() in kernel/bpf/arraymap.c).
     return int.from_bytes(value, "little") if isinstance(value, bytes) else int(str(value))
 
 

@@ -198,6 +198,8 @@ def _write_fields(
         value = old[at : at + codec.size]
         return overlaid(codec, parse.nested(changes, codec.decode(value)), value)
 
+    # One update replaces the values of all CPUs (bpf_percpu_array_update() in
+    # kernel/bpf/arraymap.c), so those of the other CPUs are written back as they were read.
     stride = stride_of(codec.size) if bpf_map.is_per_cpu else codec.size
     if options.cpu is not None:
         value = codec.decode(changed(options.cpu * stride))

@@ -86,6 +86,7 @@ class Counters(Closing):
 
     def read(self) -> Sample:
         """Read all counters at once."""
+        # Both clocks are read before the map, so a sample is never older than its time.
         monotonic_s, wall_s = time.monotonic(), time.time()
         values = [value for _, value in self.map.items_bytes()]
         return Sample(monotonic_s, wall_s, tuple(self._counts(value) for value in values))
@@ -104,6 +105,7 @@ class Counters(Closing):
         view = memoryview(value)
         if not self.map.is_per_cpu:
             return (self._count(view),)
+        # The kernel pads the value of each CPU to eight bytes.
         step = stride_of(self.map.value_size)
         starts = range(0, len(view), step)
         return tuple(self._count(view[start : start + step]) for start in starts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -68,7 +69,6 @@ class Dump(Closing):
         self.stray_keys = 0
         """The number of rows so far that have a key whose padding is not zero."""
         self._compared = query.compared(bpf_map) if self._is_listed else _unchanged
-        self.columns = Columns.of(bpf_map, has_cpu=self._cpus is Cpus.EACH)
         conditions = [query.parse_condition(text, self.columns) for text in options.where]
         self._is_wanted = query.all_hold(conditions) if conditions else None
         self._is_reversed = (options.sort or "").startswith("-")
@@ -78,6 +78,11 @@ class Dump(Closing):
         if self._is_listed:
             compared = [condition.column for condition in conditions]
             query.check(bpf_map, [*compared, *filter(None, [self._by])])
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The columns of the rows, by name."""
+        return Columns.of(self._map, has_cpu=self._cpus is Cpus.EACH)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -218,6 +218,7 @@ def delete(
     with open_typed(target, read_only=False, typing=typing) as bpf_map, usage_errors(bpf_map):
         require_entries(bpf_map)
         wanted = list(dict.fromkeys(present_key(bpf_map, key) for key in typed_keys))
+        # All lookups come before the first deletion, so a mistyped key deletes nothing.
         for key in wanted:
             with suppress(TypeError):  # the kernel lets nobody read some types of map
                 _ = bpf_map[key]
@@ -237,6 +238,8 @@ def delete_all(target: str, *, guard: ChangeGuard | None = None) -> int:
         require_entries(bpf_map)
         if guard is not None:
             guard.require_way_back(bpf_map, "deleting all entries", Map.clear)
+        # List all keys first: once a key is deleted, BPF_MAP_GET_NEXT_KEY after it starts again at
+        # the first one (htab_map_get_next_key() in kernel/bpf/hashtab.c).
         return bpf_map.delete_present(list(bpf_map))
 
 

@@ -241,6 +241,7 @@ class Follower(Closing):
         Kernel: stat(2); after a change BPF_OBJ_GET.
         """
         try:
+            # Two calls of stat(2) in the usual case; only a change opens the pin.
             is_same = not self._is_gone and identity(self.path) == self._now.identity
             current = None if is_same else self._look()
         except PermissionError:

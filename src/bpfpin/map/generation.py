@@ -23,8 +23,6 @@ from bpfpin.errors import BpfError, BusyError, PermissionDeniedError, PinError
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Manifest
-from bpfpin.pins.pinset import PinSet
-from bpfpin.pins.shared import is_exchanged
 from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import syscall_error
 
@@ -111,8 +109,9 @@ def first_id(path: Path, map_id: int) -> int:
 
 def program_ids(path: Path) -> dict[str, int]:
     """Return the ids of the programs of the pin set around *path*, by link; none without one."""
-    # Only followers need programs, and the modules that loading them takes.
+    # Only followers need sets and programs, and the modules that loading programs takes.
     from bpfpin.objects.programs.program import Program  # noqa: PLC0415
+    from bpfpin.pins.pinset import PinSet  # noqa: PLC0415
 
     ids: dict[str, int] = {}
     with suppress(BpfError, OSError):
@@ -138,6 +137,7 @@ def is_folding(path: Path) -> bool:
     They are moved by the pin set that *path* is in, or by a set that shares its map by this name.
     """
     stage = path.parent.parent / f"{path.parent.name}{names.STAGE_SUFFIX}"
+    # A map that the next generation keeps is hard-linked into the stage, and is not emptied.
     if _is_marked(stage):
         return not _is_same_pin(path, stage / path.name)
     return _is_shared_and_folding(path)
@@ -157,6 +157,8 @@ def _is_shared_and_folding(path: Path) -> bool:
     with suppress(OSError):
         if (path.parent / names.MANIFEST).is_symlink():
             return False
+        from bpfpin.pins.shared import is_exchanged  # noqa: PLC0415
+
         for root in path.parents[:SHARED_DEPTH_MAX]:
             for stage in root.glob(f"*{names.STAGE_SUFFIX}"):
                 if _is_marked(stage) and is_exchanged(stage, path.relative_to(root)):

@@ -218,6 +218,7 @@ def _row(facts: _Facts, paths: Sequence[str], kept_by: Keepers) -> MapRow:
 
 def _all_facts() -> Iterator[_Facts]:
     for map_id in map_ids():
+        # By a descriptor: fdinfo needs one, and the map cannot be freed between the two questions.
         with suppress(IdNotFoundError):  # freed meanwhile
             yield _facts(bpf.map_get_fd_by_id(map_id, flags=ObjectFlag.RDONLY))
 

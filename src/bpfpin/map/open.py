@@ -176,6 +176,7 @@ def open_typed(
     choice of types and formats. Errors as in `open_map`, and `BusyError` if the path is in a pin
     set whose migration does not end.
     """
+    # A path may lead to a map that is being emptied by a migration; an id stands for one map.
     if not target.startswith((ID, NAME)):
         wait_for_fold(Path(target).absolute())
     reading: dict[str, Any] = {"raw": True} if raw else {"formats": AUTO}
@@ -224,6 +225,7 @@ def _number(target: str) -> int:
 
 
 def _id_of_name(name: str) -> int:
+    # Names of maps need not be unique, and the kernel keeps 15 characters of them.
     infos = list(maps())
     ids = [info.id for info in infos if info.name == name[:KERNEL_NAME_LENGTH]]
     if len(ids) == 1:

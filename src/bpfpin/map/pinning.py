@@ -72,6 +72,7 @@ def pin_map(target: str, path: str | Path, *, private_mount: bool = False) -> Pi
     with open_map(target, read_only=False) as bpf_map, _directory(pin_path) as directory:
         _require_outside(pin_path)
         require_safe(directory, is_sticky_enough=True)
+        # For the message only: BPF_OBJ_PIN itself fails with EEXIST.
         if directory.has(pin_path.name):
             raise _taken(pin_path)
         try:

@@ -126,6 +126,7 @@ def restore_map(
             require_fit(file, bpf_map, exact=exact)
         require_room(snapshot, bpf_map, exact=exact)
         surplus = surplus_keys(snapshot, bpf_map) if exact and not bpf_map.is_array else set()
+        # Deleted before anything is written: a full hash has no room for new entries otherwise.
         for key in surplus:
             with suppress(KeyNotFoundError):
                 bpf_map.delete_bytes(key)

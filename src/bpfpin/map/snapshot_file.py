@@ -256,6 +256,7 @@ class SnapshotReader(Closing):
 
 def _without_waiting(path: str, flags: int) -> int:
     """Open a file, without waiting for a writer if it is a named pipe."""
+    # Only the type of the file matters then: SnapshotReader refuses a pipe.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -300,6 +301,7 @@ def new_file(path: Path, *, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
             with os.fdopen(fd, "w+b") as file:
                 yield file
                 file.flush()
+                # Before the rename: else a power failure could leave an empty file in its place.
                 os.fsync(file.fileno())
             at = {"src_dir_fd": directory.fileno(), "dst_dir_fd": directory.fileno()}
             _do(path, lambda: os.rename(name, whole.name, **at))  # noqa: PTH104  (by descriptor)

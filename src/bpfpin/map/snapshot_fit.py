@@ -114,6 +114,7 @@ def require_room(snapshot: SnapshotEntries, bpf_map: Map, *, exact: bool) -> Non
     saved = sum(len(keys) // key_size for keys, _ in snapshot.blocks())
     is_merged = not (exact or bpf_map.is_array or traits_of(bpf_map.type).is_lru)
     needed = saved
+    # Keys are compared only if the sum could be too large: it takes a set of all keys in memory.
     if is_merged and saved <= room < saved + len(bpf_map):
         together = set(_keys_of(bpf_map))
         together.update(_keys_in(snapshot))

@@ -13,7 +13,7 @@ from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.uapi import XdpAction
 
-KEY: Final = bytes(4)  # the first entry
+KEY: Final = bytes(4)  # index 0, also in a hash
 
 USUAL_NAME: Final = ACTION
 _VALUE_SIZES: Final = (1, 2, 4, 8)  # of integers

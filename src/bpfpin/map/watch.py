@@ -243,6 +243,7 @@ def events(
     while count is None or count > 0:
         left = LOOK_AGAIN_S if deadline is None else max(0.0, deadline - time.monotonic())
         is_over = deadline is not None and left <= LOOK_AGAIN_S
+        # A replaced map is read to its end first: it may have events from before the reload.
         replaced = "" if path is None else _replaced(Path(path), source.id)
         limit = AT_ONCE if count is None else min(count, AT_ONCE)
         polled = source.poll(0.0 if replaced else min(left, LOOK_AGAIN_S), limit=limit)

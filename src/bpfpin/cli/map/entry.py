@@ -12,7 +12,6 @@ from bpfpin.cli.entry import value_lines, value_text
 from bpfpin.cli.formats import Report
 from bpfpin.cli.map.guard import force_option, guarded
 from bpfpin.cli.output import Output
-from bpfpin.map.change import change
 from bpfpin.map.entries import MapEntry, delete, delete_all, lookup
 from bpfpin.map.open import Typing
 from bpfpin.uapi import UpdateFlag
@@ -124,6 +123,9 @@ def set_command(
 
     --if, --cpu and FIELD=VALUE read the value before they write it: a change in between is lost.
     """
+    # Writing needs the modules of programs, for their arrays; reading verbs do not.
+    from bpfpin.map.change import change  # noqa: PLC0415
+
     with guarded(context, is_forced=force) as guard:
         entry = change(
             map_,
