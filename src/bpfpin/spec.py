@@ -6,7 +6,6 @@ Nothing here uses the kernel. A change makes a copy: `spec.with_map("flows", max
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -48,6 +47,8 @@ def choice_of(kind: type[E], value: object, *, what: str) -> E:
     Raises:
         UsageError: There is no such choice; the error, also a `ValueError`, lists all.
     """
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     if isinstance(value, kind):
         return value
     members = {

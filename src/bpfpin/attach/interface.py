@@ -6,14 +6,13 @@ mounted, and so another one after setns(2).
 
 from __future__ import annotations
 
-import difflib
-import socket
-
 from bpfpin.errors import InterfaceNotFoundError
 
 
 def names() -> dict[int, str]:
     """Return the names of all devices of the current network namespace by ifindex."""
+    import socket  # noqa: PLC0415  (few commands need it)
+
     return dict(socket.if_nameindex())
 
 
@@ -22,6 +21,8 @@ def ifindex(interface: str | int) -> int:
 
     `InterfaceNotFoundError` lists the devices of the namespace, and those with a similar name.
     """
+    import socket  # noqa: PLC0415  (few commands need it)
+
     if isinstance(interface, int):
         if name_of(interface):
             return interface
@@ -34,6 +35,8 @@ def ifindex(interface: str | int) -> int:
 
 def name_of(index: int) -> str:
     """Return the name of the device with ifindex *index*, "" if there is none."""
+    import socket  # noqa: PLC0415  (few commands need it)
+
     try:
         return socket.if_indextoname(index)
     except (OSError, OverflowError):
@@ -41,6 +44,8 @@ def name_of(index: int) -> str:
 
 
 def _not_found(message: str, wanted: str) -> InterfaceNotFoundError:
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     known = names().values()
     devices = ", ".join(known) or "none"
     near = difflib.get_close_matches(wanted, known)

@@ -11,7 +11,6 @@ from bpfpin.host.pins import Pins
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel import info as kernel_info
 from bpfpin.objects.kernel.info import LinkInfo, MapInfo, ProgramInfo
-from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
 
@@ -83,6 +82,8 @@ def contents(objects: HostObjects) -> list[Contained]:
 
 
 def _contents(info: MapInfo, objects: HostObjects) -> list[Contained]:
+    from bpfpin.objects.maps.map import Map  # noqa: PLC0415  (few commands need it)
+
     with Map.from_id(info.id) as bpf_map:
         ids = []
         for number, value in enumerate(bpf_map.values()):

@@ -20,7 +20,6 @@ from bpfpin.objects.kernel.info import (
 )
 from bpfpin.objects.kernel.object import ObjectKind
 from bpfpin.pins import names
-from bpfpin.pins.pinset import all_sets
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf, fs
 from bpfpin.syscall.attr import u32
@@ -113,6 +112,8 @@ def set_names(pin_root: Path, notes: list[str]) -> Mapping[str, str]:
 
     If the pin root cannot be read, adds the reason to *notes* and returns none.
     """
+    from bpfpin.pins.pinset import all_sets  # noqa: PLC0415  (few commands need it)
+
     try:
         sets = all_sets(pin_root)
     except BpfError as error:

@@ -9,7 +9,6 @@ from enum import Enum, IntEnum
 from pathlib import Path
 
 from bpfpin.attach import interface
-from bpfpin.attach.xdp import xdp_holder
 from bpfpin.errors import BpfError, PermissionDeniedError
 from bpfpin.host.pins import map_pins
 from bpfpin.host.processes import PROC, all_holders
@@ -119,6 +118,8 @@ def _device(link: LinkInfo) -> str:
     The kernel reports an ifindex without its namespace, and ifindexes repeat in each one. So the
     device must run the same program.
     """
+    from bpfpin.attach.xdp import xdp_holder  # noqa: PLC0415  (few commands need it)
+
     name = interface.name_of(link.ifindex or 0)
     if not name or link.type != LinkType.XDP:
         return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -91,6 +90,8 @@ def known_types(words: Iterable[str]) -> frozenset[str]:
 
     A type that this version does not know is named by its number.
     """
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     known = [kind.name.lower() for kind in MapType]
     types = {word.lower() for word in words}
     for word in sorted(types):
@@ -106,6 +107,8 @@ def maps_of_user(user: str) -> frozenset[int]:
 
     `IdNotFoundError` if the program or process does not exist. Programs need CAP_SYS_ADMIN.
     """
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     if user.startswith(PID):
         return frozenset(_maps_of_process(user))
     programs = list(info.programs())
