@@ -10,7 +10,6 @@ from dataclasses import field
 from enum import Enum
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.btf.c_source import c_type, declaration
 from bpfpin.btf.names import essential_name
 from bpfpin.btf.types import (
     Array,
@@ -78,6 +77,8 @@ class ExternSpec:
     @property
     def c_source(self) -> str:
         """Its declaration as one line of C."""
+        from bpfpin.btf.c_source import c_type, declaration  # noqa: PLC0415  (only for messages)
+
         prototype = self.type.type
         if not isinstance(prototype, FunctionPrototype):
             return declaration(self.type, self.name)

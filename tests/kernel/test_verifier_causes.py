@@ -17,7 +17,7 @@ from bpfpin.fixup import externs
 from bpfpin.fixup.core_patch import POISON
 from bpfpin.objects.load.collection import load
 from bpfpin.objects.programs.program import Program
-from bpfpin.objects.verifier import LOG_LIMIT
+from bpfpin.objects.verifier.attempt import LOG_LIMIT
 from bpfpin.objects.verifier.table import Cause
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, ObjectSpec, ProgramSpec

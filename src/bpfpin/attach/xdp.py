@@ -6,7 +6,6 @@ A link holds them, or the device itself (`ip link set dev DEV xdp …`).
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterable, Iterator
 
 from bpfpin.attach import devices
@@ -344,6 +343,8 @@ class XdpCode(HookCode):
 
     def detach_line(self, hook: Hook, device: str, remembered: RememberedHook) -> str:
         """Return the line of ip(8) that detaches the program, in its mode."""
+        import shlex  # noqa: PLC0415  (only for a hint)
+
         return f"ip link set dev {shlex.quote(device)} {_IP_WORDS[XdpMode(remembered.mode)]} off"
 
     def running_on(self, devices: Iterable[DeviceRow]) -> Iterator[RunningProgram]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.btf.c_source import c_type
 from bpfpin.btf.layout import members
 from bpfpin.btf.types import (
     Array,
@@ -40,6 +39,8 @@ class _Pair:
         return _Pair(f"{self.path}{dot}{step}", self.old.btf.ref(old_id), self.new.btf.ref(new_id))
 
     def differ(self, old: str = "", new: str = "") -> Difference:
+        from bpfpin.btf.c_source import c_type  # noqa: PLC0415  (only for messages)
+
         return (self.path, old or c_type(self.old), new or c_type(self.new))
 
 
@@ -156,6 +157,8 @@ def _compare_position(
 
 
 def _text(ref: TypeRef, position: _Position | None, other: _Position | None) -> str:
+    from bpfpin.btf.c_source import c_type  # noqa: PLC0415  (only for messages)
+
     if position is None:
         return "none"
     return str(position) if other else f"{c_type(ref)} {position}"

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.btf.c_source import c_type
 from bpfpin.codecs.codec import BytesCodec, Codec, MisfitError, bounds
 from bpfpin.codecs.of_btf import codec
 from bpfpin.records import dataclass
@@ -77,6 +76,8 @@ class VariableSpec:
     @property
     def type_name(self) -> str:
         """The type as one line of C; empty if it is not known."""
+        from bpfpin.btf.c_source import c_type  # noqa: PLC0415  (only for messages)
+
         return c_type(self.type) if self.type else ""
 
     @property

@@ -9,7 +9,6 @@ flag BPF_F_PATH_FD (Linux 6.5) would follow `..` and symlinks.
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from collections.abc import Callable
 from enum import Enum
@@ -249,6 +248,8 @@ def require_safe(directory: Directory, *, is_sticky_enough: bool = False) -> Non
 
 def user_name(uid: int) -> str:
     """Return a user for a message: `nobody (uid 65534)`."""
+    import pwd  # noqa: PLC0415  (only for a message)
+
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:

@@ -8,7 +8,6 @@ returns a `Manifest` or raises a `ValueError` with the reason.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import stat
@@ -50,6 +49,8 @@ class JsonObject:
     @classmethod
     def load(cls, text: str) -> Self:
         """Parse an untrusted text."""
+        import json  # noqa: PLC0415  (few commands need it)
+
         if len(text) > TEXT_SIZE_MAX:
             raise ValueError("it is too long")
         try:
@@ -216,6 +217,8 @@ class Manifest:
         return text
 
     def _dump(self) -> str:
+        import json  # noqa: PLC0415  (few commands need it)
+
         record = {
             "schema": SCHEMA,
             "tool": self.tool,

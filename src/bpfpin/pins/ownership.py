@@ -16,7 +16,6 @@ Sets of the first versions have no `objects~`: every pin at a usual place counts
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import re
@@ -144,6 +143,8 @@ def record_all_objects(generation: Directory) -> None:
 
 def _entry(folder: str, pin: str) -> str:
     """Return the name of the symlink that records *pin* of *folder*; a long one is hashed."""
+    import hashlib  # noqa: PLC0415  (few commands need it)
+
     name = f"{_LETTERS[folder]}~{pin}"
     if len(os.fsencode(name)) <= names.NAME_LENGTH_MAX:
         return name

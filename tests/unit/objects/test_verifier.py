@@ -7,8 +7,8 @@ import pytest
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import SyscallError, VerifierError
-from bpfpin.objects.verifier import SourceLine, SourceLines, printable, unknown_helper
-from bpfpin.objects.verifier.report import parse, refusal, telling_line
+from bpfpin.objects.verifier.attempt import printable, unknown_helper
+from bpfpin.objects.verifier.report import SourceLine, SourceLines, parse, refusal, telling_line
 from bpfpin.objects.verifier.table import Cause
 from bpfpin.spec import LineInfo
 

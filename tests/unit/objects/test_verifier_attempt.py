@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import SyscallError
-from bpfpin.objects.verifier import (
+from bpfpin.objects.verifier.attempt import (
     LOG_LIMIT,
     LOG_SIZE,
     LOG_STATISTICS,

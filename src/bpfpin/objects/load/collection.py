@@ -33,7 +33,7 @@ from bpfpin.objects.maps import struct_ops
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.variables import Variables
 from bpfpin.objects.programs.program import Program
-from bpfpin.objects.verifier import LOG_LIMIT
+from bpfpin.objects.verifier.attempt import LOG_LIMIT
 from bpfpin.records import dataclass
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall import bpf

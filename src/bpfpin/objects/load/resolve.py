@@ -21,9 +21,9 @@ from bpfpin.errors import (
     Placeholder,
     VerifierError,
 )
-from bpfpin.objects import verifier
 from bpfpin.objects.kernel import btf as kernel_btf
 from bpfpin.objects.kernel.btf import BtfHandle
+from bpfpin.objects.verifier.attempt import unknown_helper
 from bpfpin.records import dataclass
 from bpfpin.spec import ObjectSpec
 
@@ -61,7 +61,7 @@ class Filled:
     def _reached(self, log: str) -> str | None:
         from bpfpin.fixup.externs import poisoned_number  # noqa: PLC0415 - see above
 
-        helper = verifier.unknown_helper(log)
+        helper = unknown_helper(log)
         number = None if helper is None else poisoned_number(helper)
         names = [*self.spec.externs]
         return None if number is None or number >= len(names) else names[number]
@@ -203,7 +203,7 @@ def naming(resolutions: tuple[Resolution, ...]) -> Iterator[None]:
 def _reached(log: str, resolutions: tuple[Resolution, ...]) -> Resolution | None:
     from bpfpin.fixup.core_patch import poisoned_number  # noqa: PLC0415 - see above
 
-    helper = verifier.unknown_helper(log)
+    helper = unknown_helper(log)
     number = None if helper is None else poisoned_number(helper)
     return None if number is None or number >= len(resolutions) else resolutions[number]
 

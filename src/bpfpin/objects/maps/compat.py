@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import (
     Argument,
@@ -192,6 +191,8 @@ def _field_differences(spec: MapSpec, info: MapInfo) -> Iterator[Difference]:
 def _layout_differences(
     name: str, what: str, old: TypeRef | None, new: TypeRef | None
 ) -> Iterator[Difference]:
+    from bpfpin.btf import compare  # noqa: PLC0415  (only where layouts differ)
+
     members = compare.differences(old, new)
     whole = compare.whole(old, new) if members else None
     for path, before, after in dict.fromkeys([whole, *members] if whole else members):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import mmap
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, SyscallError, UsageError
 from bpfpin.map_traits import MapFamily, ValueKind, traits_of
 from bpfpin.objects.kernel.btf import BtfHandle
-from bpfpin.objects.maps import struct_ops
-from bpfpin.objects.maps.rules import broken_rules
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr
@@ -56,6 +53,8 @@ def _create_table(spec: MapSpec, btf: BtfHandle | None) -> Descriptor:
 
     The kernel demands a BTF descriptor of the object, too, and does not use it.
     """
+    from bpfpin.objects.maps import struct_ops  # noqa: PLC0415  (only for maps of struct_ops)
+
     if btf is None:
         with BtfHandle.load_types([spec.value] if spec.value else [])[0] as handle:
             return _create_table(spec, handle)
@@ -95,6 +94,8 @@ def _create(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> Descri
 
 def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> SyscallError:
     """Return *error* with the kernel's rules that *spec* breaks, if it was refused for these."""
+    from bpfpin.objects.maps.rules import broken_rules  # noqa: PLC0415  (only for a refused definition)
+
     if error.errno not in _OF_RULES or isinstance(error, MapDefinitionError):
         return error
     rules = broken_rules(spec, max_entries=entries_asked(spec), has_inner=has_inner)
@@ -176,6 +177,8 @@ def entries_asked(spec: MapSpec) -> int:
     of two of whole pages, as libbpf does (adjust_ringbuf_sz). A CPU map gets at most one entry for
     each CPU, as in cilium/ebpf: the kernel refuses more than NR_CPUS (E2BIG).
     """
+    import mmap  # noqa: PLC0415  (only for arenas)
+
     traits = traits_of(spec.type)
     if traits.value is ValueKind.CPU:
         return min(spec.max_entries or possible_cpus(), possible_cpus())

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from bpfpin.errors import KeyNotFoundError, ReadOnlyMapError
 from bpfpin.objects.kernel.info import fdinfo
-from bpfpin.objects.maps import explain
 from bpfpin.syscall.attr import MapElemAttr
 from bpfpin.syscall.call import Call
 from bpfpin.syscall.fd import Closing
@@ -119,6 +118,8 @@ class Elements(Closing):
         `TypeError` if the kernel has no such call for this type of map (`map_traits.py`).
         *slot* has the bytes of the call, or *raw_key* those of the key alone.
         """
+        from bpfpin.objects.maps import explain  # noqa: PLC0415  (only for a refused call)
+
         error = call.error(self._about if key is None else f"{self._about}, key {key!r}")
         if self._fd == CLOSED_FD:
             raise ValueError("the map is closed")

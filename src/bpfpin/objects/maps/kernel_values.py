@@ -25,7 +25,6 @@ All but the task storage accept the number of an open descriptor, too, and all a
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -201,6 +200,8 @@ class DeviceCodec(ScalarCodec):
 
 
 def _ifindex(name: str) -> int:
+    import socket  # noqa: PLC0415  (only for maps of sockets)
+
     try:
         return socket.if_nametoindex(name)
     except OSError:

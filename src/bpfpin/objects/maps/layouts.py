@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.btf.btf import Btf, TypeRef, blob
-from bpfpin.btf.check import check
-from bpfpin.btf.compare import differences
 from bpfpin.btf.types import Array, DataSection, Enum, Member, Struct, Union, Var
 from bpfpin.btf.write import BtfBuilder, subset
 from bpfpin.errors import BpfError, ObjectFileError
@@ -55,6 +53,8 @@ def encode(key: TypeRef | None, value: TypeRef | None) -> bytes:
 
 def decode(data: bytes) -> Types:
     """Return the key's and the value's type from a blob; `ObjectFileError` if it is damaged."""
+    from bpfpin.btf.check import check  # noqa: PLC0415  (only to read a pinned layout)
+
     if not data:
         return NO_TYPES
     types = Btf.parse(data)
@@ -89,6 +89,8 @@ def newest(path: Path, info: MapInfo, made_with: Types) -> Types:
     The kernel keeps the types that a map was made with. A reload that keeps the map may bring an
     enumeration with more names, which is stored beside the pin. It is used if nothing else differs.
     """
+    from bpfpin.btf.compare import differences  # noqa: PLC0415  (only where layouts differ)
+
     if made_with[1] is None:
         return beside(path, info)
     if not any(ref is not None and has_names(ref) for ref in made_with):

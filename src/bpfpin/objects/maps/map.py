@@ -17,15 +17,14 @@ from bpfpin.errors import (
     SyscallError,
 )
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.maps import batch_write, gc_pause, rules
+from bpfpin.objects.maps import batch_write, gc_pause
 from bpfpin.objects.maps import codec as percpu
 from bpfpin.objects.maps.base import BaseMap, Formats
 from bpfpin.objects.maps.batch import Batches, EntriesView, EntryValuesView, RawBatch
 from bpfpin.objects.maps.batch_write import Entries, Writer
 from bpfpin.objects.maps.elements import Letters
 from bpfpin.objects.maps.entry_write import EntryAccess, WriteOptions
-from bpfpin.objects.maps.mapped import MappedArray
-from bpfpin.objects.maps.watch import ENTRIES_MAX, Watch
+from bpfpin.objects.maps.watch import ENTRIES_MAX
 from bpfpin.spec import flag_of
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.errno_table import InvalidArgumentError
@@ -33,6 +32,9 @@ from bpfpin.uapi import UpdateFlag
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from bpfpin.objects.maps.mapped import MappedArray
+    from bpfpin.objects.maps.watch import Watch
 
 
 class Map(BaseMap, MutableMapping[Any, Any]):
@@ -516,6 +518,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         Returns:
             The values as a sequence; `MappedArray.of` documents the errors.
         """
+        from bpfpin.objects.maps.mapped import MappedArray  # noqa: PLC0415  (few maps are mapped)
+
         return MappedArray.of(self, read_only=read_only)
 
     def watch(
@@ -539,6 +543,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
             LimitError: The map has more than *entries_max* entries.
             ValueError: The interval is not positive.
         """
+        from bpfpin.objects.maps.watch import Watch  # noqa: PLC0415  (few commands watch)
+
         return Watch(self, interval_s=interval_s, count=count, entries_max=entries_max)
 
     def lookup_bytes(self, key: bytes) -> bytes:
@@ -639,6 +645,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
     def _unfit(self, error: SyscallError, value: bytes, *, key: Any) -> BpfError:
         """Return why a map of maps refuses *value*, a descriptor; else *error* itself."""
+        from bpfpin.objects.maps import rules  # noqa: PLC0415  (only for a refused call)
+
         if not self._traits.holds_maps:
             return error
         with contextlib.suppress(StopIteration):

@@ -21,18 +21,21 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
-from bpfpin.fixup import calls
-from bpfpin.fixup import calls as maps
 from bpfpin.map_traits import traits_of
-from bpfpin.objects import verifier
-from bpfpin.objects.kernel import attach_target
 from bpfpin.objects.kernel.attach_target import AttachTarget
 from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.kernel.info import ProgramInfo, program_id, program_info
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
-from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.verifier import LOG_LIMIT, LogChoice
+from bpfpin.objects.verifier.attempt import (
+    LOG_LIMIT,
+    Attempt,
+    LogChoice,
+    explain,
+    is_before_instructions,
+    printable,
+    reason_lines,
+)
 from bpfpin.records import dataclass
 from bpfpin.spec import ProgramSpec
 from bpfpin.syscall import bpf
@@ -61,11 +64,15 @@ class ProgramLoad:
         types: Btf | None = None,
         module_fds: Sequence[int] = (),
     ) -> None:
+        # Only a program that is loaded needs them.
+        from bpfpin.fixup import calls  # noqa: PLC0415
+        from bpfpin.objects.verifier.report import SourceLines  # noqa: PLC0415
+
         self._spec = spec
         self._target = target
         linked = calls.link(spec)
-        self._source_lines = verifier.SourceLines(linked.lines, types or (btf.btf if btf else None))
-        code = maps.fill_maps(linked.instructions, linked.references, descriptors)
+        self._source_lines = SourceLines(linked.lines, types or (btf.btf if btf else None))
+        code = calls.fill_maps(linked.instructions, linked.references, descriptors)
         self._slots = len(code)
         # A call of a module's function holds an index into fd_array, from 1 on; 0 means vmlinux.
         fds = struct.pack(f"<{len(module_fds) + 1}i", 0, *module_fds) if module_fds else b""
@@ -84,7 +91,7 @@ class ProgramLoad:
                 feature="BTF of programs",
             )
 
-    def load(self, choice: verifier.LogChoice, path: str) -> tuple[Descriptor, str]:
+    def load(self, choice: LogChoice, path: str) -> tuple[Descriptor, str]:
         """Load without a log, which is faster; load again with one if that is refused."""
         if choice.level:
             return self._load_explained(choice, path, None)
@@ -98,16 +105,16 @@ class ProgramLoad:
             return self._load_explained(choice, path, error)
 
     def _load_explained(
-        self, choice: verifier.LogChoice, path: str, first: SyscallError | None
+        self, choice: LogChoice, path: str, first: SyscallError | None
     ) -> tuple[Descriptor, str]:
-        made = verifier.explain(self._attempt, choice)
+        made = explain(self._attempt, choice)
         if made.fd is not None:
             return Descriptor(made.fd), made.log
         error = first or made.error
         assert error is not None
         # Never retry without BTF: it is more than debug information. The verifier reads from it
         # exception callbacks and the argument types of global functions.
-        if verifier.is_before_instructions(made.log) and not verifier.reason_lines(made.log):
+        if is_before_instructions(made.log) and not reason_lines(made.log):
             raise error
         if not made.log.strip():
             raise error
@@ -118,7 +125,7 @@ class ProgramLoad:
 
         return refusal(error, log, program=self._spec.name, path=path, places=self._source_lines)
 
-    def _attempt(self, log_level: int, size: int) -> verifier.Attempt:
+    def _attempt(self, log_level: int, size: int) -> Attempt:
         log = ctypes.create_string_buffer(size)
         attribute = self._attribute()
         attribute.log_level, attribute.log_size = log_level, size
@@ -128,8 +135,8 @@ class ProgramLoad:
             fd = self._enter(attribute)
         except SyscallError as refused:
             error = refused
-        text = verifier.printable(log.value)
-        return verifier.Attempt(fd, error, text, attribute.log_true_size)
+        text = printable(log.value)
+        return Attempt(fd, error, text, attribute.log_true_size)
 
     def _enter(self, attribute: ProgLoadAttr) -> int:
         return bpf.prog_load(attribute, target=f"program {self._spec.name}")
@@ -295,6 +302,8 @@ class Program(KernelObject):
 
         Kernel: BPF_PROG_LOAD.
         """
+        from bpfpin.objects.maps import compat  # noqa: PLC0415  (only to load a program)
+
         _check_type(spec)
         choice = LogChoice(log_level, log_size)
         used = {ref.target for function in spec.functions for ref in function.references}
@@ -398,6 +407,8 @@ def _check_type(spec: ProgramSpec) -> None:
 def _target(
     spec: ProgramSpec, given: Program | AttachTarget | None
 ) -> contextlib.AbstractContextManager[AttachTarget | None]:
+    from bpfpin.objects.kernel import attach_target  # noqa: PLC0415  (only to load a program)
+
     if isinstance(given, AttachTarget):
         return contextlib.nullcontext(given)
     return attach_target.found(spec, given.fd if given is not None else None)

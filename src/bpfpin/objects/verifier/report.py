@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import ObjectFileError, SyscallError, VerifierError
 from bpfpin.objects.verifier.attempt import printable
-from bpfpin.objects.verifier.table import diagnose
 from bpfpin.records import dataclass
 from bpfpin.spec import LineInfo
 
@@ -302,6 +301,8 @@ def refusal(
 
     *places* is what the object knows of its lines of C.
     """
+    from bpfpin.objects.verifier.table import diagnose  # noqa: PLC0415  (only for a refused program)
+
     of = f" of {path}" if path else ""
     parsed = parse(log)
     words = f"{parsed.words}\n{parsed.report.title}\n{parsed.report.reason}"
