@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bpfpin.errors import Argument, BpfError, Fix, PinNotFoundError, Placeholder, UsageError
 from bpfpin.map.counters import (
@@ -25,7 +26,7 @@ from bpfpin.map.counters import (
     sample_across_migration,
     total,
 )
-from bpfpin.map.follow import FollowedReading, Gone, StillMigrating, follow, readings
+from bpfpin.map.follow import Gone, StillMigrating
 from bpfpin.map.open import is_map_name, open_map
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
@@ -33,6 +34,10 @@ from bpfpin.objects.maps.watch import Pace, Reload
 from bpfpin.records import dataclass
 from bpfpin.sets.find import cgroup_set_name, find_readable_set
 from bpfpin.uapi import XdpAction
+
+if TYPE_CHECKING:
+    from bpfpin.map.follow import FollowedReading
+
 
 USUAL_NAME = "xdp_stats_map"
 LOCALE = "en_US"
@@ -111,6 +116,8 @@ def _fixed(target: str) -> Counters:
 
 
 def _following(path: Path) -> Counters:
+    from bpfpin.map.follow import follow  # noqa: PLC0415  (a load only asks whether there are counters)
+
     live = follow(path, read_only=True)
     try:
         return Counters.following(live)
@@ -224,6 +231,8 @@ def watch_events(
 def _readings(
     counters: Counters, interval_s: float, count: int | None
 ) -> Iterator[FollowedReading[Sample] | Reload | Gone | StillMigrating]:
+    from bpfpin.map.follow import FollowedReading, readings  # noqa: PLC0415  (a load only asks whether there are counters)
+
     if counters.live:
         yield from readings(counters.live, counters.read_from, pace=Pace(interval_s), count=count)
         return

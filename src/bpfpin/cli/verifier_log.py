@@ -12,7 +12,6 @@ import click
 
 from bpfpin.cli.output import Output
 from bpfpin.errors import BpfError, VerifierError
-from bpfpin.map.snapshot_file import write_text
 
 HOW = "the verifier's whole log: --log-file FILE, or -v"
 
@@ -55,6 +54,8 @@ def keep(
 
 def _written(logs: Mapping[str, str], file: Path) -> str:
     """Write the file and return a message; a failure to write must not hide the refusal."""
+    from bpfpin.map.snapshot_file import write_text  # noqa: PLC0415  (only for --log-file)
+
     parts = [f"# {name}\n{log.rstrip()}\n" for name, log in logs.items()]
     try:
         write_text(file, "\n".join(parts))

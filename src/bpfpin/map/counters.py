@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import MemberLayout, members
 from bpfpin.btf.types import Array, Enum, Int, Struct
 from bpfpin.errors import UsageError
-from bpfpin.map.follow import Follower
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapType, XdpAction
+
+if TYPE_CHECKING:
+    from bpfpin.map.follow import Follower
+
 
 COUNTER_SIZE = 8
 ACTION = "action"  # the name of the map that holds the verdict of an XDP program

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import struct
@@ -225,6 +224,8 @@ def _number(target: str) -> int:
 
 
 def _id_of_name(name: str) -> int:
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     # Names of maps need not be unique, and the kernel keeps 15 characters of them.
     infos = list(maps())
     ids = [info.id for info in infos if info.name == name[:KERNEL_NAME_LENGTH]]

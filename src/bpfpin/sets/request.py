@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import field
@@ -13,7 +12,7 @@ from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
 from bpfpin.attach.order import Order
 from bpfpin.errors import Argument, BusyError, CgroupNotFoundError, Fix, Placeholder, UsageError
-from bpfpin.objects.load.collection import map_memory_limit
+from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.maps.struct_ops import without_unusable
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
@@ -252,6 +251,8 @@ def parse_order(word: str) -> Order:
 
 
 def _gid(group: str | int | None) -> int | None:
+    import grp  # noqa: PLC0415  (only for a named group)
+
     if group is None:
         return None
     try:

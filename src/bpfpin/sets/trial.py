@@ -14,7 +14,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -97,6 +96,8 @@ def start_waiting(
     file, and one end of a pipe until the command is over. When this returns, it has read all the
     code it needs.
     """
+    import subprocess  # noqa: PLC0415  (only to start the process that waits)
+
     with ExitStack() as opened:
         try:
             reading, writing = os.pipe()
@@ -119,6 +120,8 @@ def start_waiting(
 
 def _run(command: Sequence[str], keeps: tuple[int, ...]) -> tuple[int, int]:
     """Run the process, which forks and ends; return pid and start time of its child."""
+    import subprocess  # noqa: PLC0415  (only to start the process that waits)
+
     answer = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import mmap
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
@@ -30,6 +29,7 @@ from bpfpin.objects.load.entries import (
     fill_tables,
 )
 from bpfpin.objects.maps import struct_ops
+from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.variables import Variables
 from bpfpin.objects.programs.program import Program
@@ -40,19 +40,8 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.mmap import MappedAt, free_address
 
-_LEAST_MEMORY_LIMIT = 256 << 20
-_MEMORY_SHARE = 4
-__all__ = ["Loaded", "fill_given", "load", "load_checked", "map_memory_limit"]
+__all__ = ["Loaded", "fill_given", "load", "load_checked"]
 Targets = dict[str, Program | AttachTarget]
-
-
-def map_memory_limit() -> int:
-    """Return the default limit for the memory of new maps: a quarter of the host's, in bytes.
-
-    The limit is at least 256 MiB. It keeps a wrong `max_entries` from exhausting the host's memory.
-    """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(_LEAST_MEMORY_LIMIT, memory // _MEMORY_SHARE)
 
 
 def selected(

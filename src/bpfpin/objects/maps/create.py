@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, SyscallError, UsageError
@@ -15,6 +16,9 @@ from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.errno_table import InvalidArgumentError, MapDefinitionError
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapFlag, MapType
+
+_LEAST_MEMORY_LIMIT = 256 << 20
+_MEMORY_SHARE = 4
 
 _NUMA_NODE = int(MapFlag.NUMA_NODE)
 # How the kernel refuses a definition; EBADF: the inner map is missing.
@@ -225,3 +229,12 @@ def size_text(size_bytes: int) -> str:
         if size_bytes >> shift:
             return f"{size_bytes >> shift} {unit}"
     return f"{size_bytes} bytes"
+
+
+def map_memory_limit() -> int:
+    """Return the default limit for the memory of new maps: a quarter of the host's, in bytes.
+
+    The limit is at least 256 MiB. It keeps a wrong `max_entries` from exhausting the host's memory.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(_LEAST_MEMORY_LIMIT, memory // _MEMORY_SHARE)

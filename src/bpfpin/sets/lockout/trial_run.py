@@ -18,7 +18,8 @@ from bpfpin.errors import BpfError, Portable, SyscallError
 from bpfpin.hooks import Hook, PacketForm, PacketTraits
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.load import collection
-from bpfpin.objects.load.collection import Loaded, map_memory_limit
+from bpfpin.objects.load.collection import Loaded
+from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
