@@ -22,7 +22,6 @@ from bpfpin.errors import (
 )
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.link import HookAttachment
-from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names
@@ -280,6 +279,8 @@ def _id_at(path: Path) -> int | None:
 
 
 def _use(spec: MapSpec, bpf_map: Map, decision: Decision, reason: str) -> _Decided:
+    from bpfpin.objects.maps import compat  # noqa: PLC0415  (only where a definition changed)
+
     plan = MapPlan(spec.name, decision, bpf_map.id, reason)
     return plan, bpf_map, compat.differences(spec, bpf_map)
 
@@ -312,6 +313,8 @@ def _own_map(live: LoadedSet, spec: MapSpec) -> Map | None:
 
 def _used_map(live: LoadedSet, spec: MapSpec) -> Map | None:
     """Open the only map of that name and definition that the set's programs use."""
+    from bpfpin.objects.maps import compat  # noqa: PLC0415  (only where a definition changed)
+
     fitting: list[Map] = []
     for map_id in _used_ids(live):
         with suppress(IdNotFoundError), ExitStack() as undo:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import UsageError
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.variables import Variables
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.plan import Decision
 from bpfpin.sets.reports import LoadReport, MapReport, UnloadReport
 from bpfpin.syscall.fd import Closing
+
+if TYPE_CHECKING:
+    from bpfpin.objects.maps.variables import Variables
+
 
 T = TypeVar("T", bound=KernelObject)
 
@@ -60,6 +63,8 @@ class Deployment(Closing):
     """
 
     def __init__(self, report: LoadReport, *, variables: Sequence[VariableSpec] = ()) -> None:
+        from bpfpin.objects.maps.variables import Variables  # noqa: PLC0415  (few programs need them)
+
         self.report = report
         maps, programs = _pins(report)
         self._maps: PinnedObjects[Map] = PinnedObjects(Map, maps)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from bpfpin.hooks import Hook, TargetKind, XdpMode
-from bpfpin.objects.load.collection import Loaded
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.plan import ALL, LOST, Decision, HookAction, HookPlan, Plan
@@ -14,6 +14,10 @@ from bpfpin.sets.choose import left_out, passed_over
 from bpfpin.sets.load import hooks
 from bpfpin.sets.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
 from bpfpin.sets.request import LoadRequest
+
+if TYPE_CHECKING:
+    from bpfpin.objects.load.collection import Loaded
+
 
 _SHOWN_NAMES = 5  # of the programs that were left out
 
