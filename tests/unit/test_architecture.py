@@ -19,12 +19,13 @@ ROOT = Path(bpfpin.__file__).parent
 MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
-BASE = {"uapi", "errors", "records"}
+BASE = {"uapi", "errors", "records", "deprecated"}
 PURE = BASE | {"hooks", "map_traits", "insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
 LAYERS: dict[str, set[str]] = {
     "records": set(),
+    "deprecated": set(),
     "uapi": set(),
     "errors": {"uapi", "records"},
     "hooks": BASE,

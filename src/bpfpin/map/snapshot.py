@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bpfpin.deprecated import renamed_argument
 from bpfpin.errors import KeyNotFoundError
 from bpfpin.map.entries import ChangeGuard, usage_errors
 from bpfpin.map.open import moment_of, open_map, whole
@@ -54,6 +55,7 @@ class Restored:
         return shown | ({"lost": list(self.lost)} if self.lost else {})
 
 
+@renamed_argument("held", "bpf_map")
 def save_map(bpf_map: Map, path: str | Path) -> Saved:
     """Save all entries of a map to a file, with the definition and the types of the map.
 
@@ -88,6 +90,7 @@ def save_map(bpf_map: Map, path: str | Path) -> Saved:
     return Saved(path, bpf_map.id, writer.entries, size)
 
 
+@renamed_argument("held", "bpf_map")
 def restore_map(
     path: str | Path, bpf_map: Map, *, exact: bool = False, migrate: Migration | None = None
 ) -> Restored:

@@ -7,6 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Self
 
+from bpfpin import deprecated
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import BytesCodec, Codec
 from bpfpin.errors import SyscallError
@@ -22,6 +23,7 @@ from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf, exclusive_name
 from bpfpin.syscall.cpu import online_cpus
 from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import UpdateFlag
 
 PAGES = 64
 
@@ -270,6 +272,11 @@ class PerfBuffer(EventSource):
             pages=pages,
             watermark_bytes=watermark_bytes,
         )
+
+    def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
+        """Store a perf event in the map; deprecated, use `Map.update_bytes`."""
+        deprecated.warn("PerfBuffer.update_bytes", "Map.update_bytes")
+        bpf.map_update_elem(self.fd, key, value, flags=flag)
 
     def _prepare(self) -> None:
         super()._prepare()

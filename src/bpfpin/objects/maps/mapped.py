@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from bpfpin.codecs.codec import Codec
+from bpfpin.deprecated import renamed_argument
 from bpfpin.errors import BpfError, NotSupportedError, ReadOnlyMapError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import type_name
@@ -167,6 +168,7 @@ class MappedArray(Closing):
         self._plain, self._step = self._cells.plain, self._cells.step
 
     @classmethod
+    @renamed_argument("held", "bpf_map")
     def of(cls, bpf_map: BaseMap, *, read_only: bool = False) -> Self:
         """Map the values of an array into memory.
 

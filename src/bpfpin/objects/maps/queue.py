@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from bpfpin import deprecated
 from bpfpin.errors import EmptyMapError, KeyNotFoundError, MapFullError
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.maps.base import BaseMap
@@ -99,6 +100,16 @@ class Queue(BaseMap):
                 return
             yield value
 
+    def lookup_bytes(self, key: bytes) -> bytes:
+        """Return the bytes of the next value; deprecated, use `peek`."""
+        deprecated.warn("Queue.lookup_bytes", "Queue.peek")
+        return self._elements.lookup(key)
+
+    def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
+        """Add a value given as bytes; deprecated, use `push`."""
+        deprecated.warn("Queue.update_bytes", "Queue.push")
+        self._elements.update(key, value, flag)
+
     def _empty(self, error: KeyNotFoundError) -> EmptyMapError:
         return EmptyMapError(
             f"{self._described()}: it is empty",
@@ -148,6 +159,11 @@ class BloomFilter(BaseMap):
         """
         for value in values:
             self.add(value)
+
+    def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
+        """Add a value given as bytes; deprecated, use `add`."""
+        deprecated.warn("BloomFilter.update_bytes", "BloomFilter.add")
+        self._elements.update(key, value, flag)
 
     def __contains__(self, value: object) -> bool:
         """Return whether the value may have been added; False is certain (BPF_MAP_LOOKUP_ELEM)."""
