@@ -645,13 +645,10 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
     def _unfit(self, error: SyscallError, value: bytes, *, key: Any) -> BpfError:
         """Return why a map of maps refuses *value*, a descriptor; else *error* itself."""
+        first = next(iter(self.items_bytes()), None) if self._traits.holds_maps else None
+        if first is None:
+            return error
         from bpfpin.objects.maps import rules  # noqa: PLC0415  (only for a refused call)
 
-        if not self._traits.holds_maps:
-            return error
-        with contextlib.suppress(StopIteration):
-            sample = next(iter(self.items_bytes()))[1]
-            return rules.unlike_sample(
-                error, sample, value, about=f"{self._described()}, key {key!r}"
-            )
-        return error
+        about = f"{self._described()}, key {key!r}"
+        return rules.unlike_sample(error, first[1], value, about=about)
