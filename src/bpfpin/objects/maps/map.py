@@ -24,6 +24,7 @@ from bpfpin.objects.maps.batch import Batches, EntriesView, EntryValuesView, Raw
 from bpfpin.objects.maps.batch_write import Entries, Writer
 from bpfpin.objects.maps.elements import Letters
 from bpfpin.objects.maps.entry_write import EntryAccess, WriteOptions
+from bpfpin.objects.maps.mapped import MappedArray
 from bpfpin.objects.maps.watch import ENTRIES_MAX
 from bpfpin.spec import flag_of
 from bpfpin.syscall.cpu import possible_cpus
@@ -33,7 +34,6 @@ from bpfpin.uapi import UpdateFlag
 if TYPE_CHECKING:
     import numpy as np
 
-    from bpfpin.objects.maps.mapped import MappedArray
     from bpfpin.objects.maps.watch import Watch
 
 
@@ -337,7 +337,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         while the map changes.
         """
         for batch in self._walk():
-            yield self._pairs(batch)
+            yield list(self._decoded(batch.keys, batch.values))
 
     def lookup_and_delete_batch(self) -> Iterator[list[tuple[Any, Any]]]:
         """Iterate over all entries in lists, each removed when it is yielded.
@@ -358,13 +358,13 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def _taken(self) -> Iterator[list[tuple[Any, Any]]]:
         try:
             for batch in self._batches.taken():
-                yield self._pairs(batch)
+                yield list(self._decoded(batch.keys, batch.values))
         except NotSupportedError:  # before the first batch or never
             yield from self._read_and_deleted()
 
     def _read_and_deleted(self) -> Iterator[list[tuple[Any, Any]]]:
         for batch in self._walk():
-            pairs, keys = self._pairs(batch), bytes(batch.keys)
+            pairs, keys = list(self._decoded(batch.keys, batch.values)), bytes(batch.keys)
             for at in range(0, len(keys), self.key_size):
                 key = keys[at : at + self.key_size]
                 with contextlib.suppress(KeyNotFoundError):
@@ -518,8 +518,6 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         Returns:
             The values as a sequence; `MappedArray.of` documents the errors.
         """
-        from bpfpin.objects.maps.mapped import MappedArray  # noqa: PLC0415  (few maps are mapped)
-
         return MappedArray.of(self, read_only=read_only)
 
     def watch(
@@ -620,9 +618,6 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def _walk(self) -> Iterator[RawBatch]:
         _ = self.fd
         return self._batches.walk()
-
-    def _pairs(self, batch: RawBatch) -> list[tuple[Any, Any]]:
-        return list(self._decoded(batch.keys, batch.values))
 
     def _decoded(self, keys: memoryview, values: memoryview) -> Iterator[tuple[Any, Any]]:
         key, value = batch_write.items(self._key, keys), batch_write.items(self._value, values)
