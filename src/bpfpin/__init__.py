@@ -24,49 +24,81 @@ if _sys.argv[:1] == ["-m"] and not _sys.flags.safe_path:
 
 import importlib as _importlib
 
-# The public names, by the module that defines each. A name is imported when it is first used, so
-# `import bpfpin` costs nothing (PEP 562). `make generate` writes the stub that type checkers read.
+# The public names, by the module that defines each: with every function, also the types in its
+# signature. A name is imported when it is first used, so `import bpfpin` costs nothing (PEP 562).
+# `make generate` writes the stub that type checkers read.
 _HOMES = {
     "attach.cgroup": "attach_cgroup",
-    "attach.clsact": "ClsactFilter attach_clsact",
+    "attach.clsact": "ClsactFilter FilterPlace attach_clsact",
     "attach.netkit": "attach_netkit",
     "attach.order": "Order",
     "attach.tcx": "attach_tcx",
-    "attach.xdp": "attach_xdp",
-    "codecs.formats": "AUTO Format Nanoseconds",
-    "errors": (
-        "Argument AttachError BpfError BusyError CgroupNotFoundError Difference EmptyMapError Fix "
-        "HookBusyError IdNotFoundError IncompatibleMapError InterfaceNotFoundError KeyExistsError "
-        "KeyNotFoundError LimitError LockTimeoutError MapFullError MissingExtraError "
-        "NamespaceNotFoundError NotBpffsError NotSupportedError ObjectFileError ObjectLimitError "
-        "ObjectNotFoundError PermissionDeniedError PinError PinExistsError PinKindError "
-        "PinNameError PinNotFoundError PrivateMountError ProgramChangedError ReadOnlyMapError "
-        "SyscallError UnsafePathError UsageError ValueDiffersError VerifierError WrongHookError"
+    "attach.xdp": "XdpLink attach_xdp",
+    "btf.btf": "Btf TypeRef",
+    "btf.layout": "Span",
+    "btf.types": (
+        "Array DataSection DeclTag Enum Enumerator Float Forward Function FunctionPrototype "
+        "Int IntEncoding Linkage Member Modifier ModifierKind Parameter Pointer "
+        "SectionVariable Struct Union Var Void"
     ),
-    "map.follow": "Follower follow",
-    "map.snapshot": "restore_map save_map",
-    "migration.request": "Migration Rule",
+    "codecs.codec": "Codec",
+    "codecs.formats": "AUTO Format Nanoseconds",
+    "codecs.variable": "VariableSpec",
+    "errors": (
+        "Argument AttachError BpfError BusyError CgroupNotFoundError Difference EmptyMapError "
+        "Fix HookBusyError IdNotFoundError IncompatibleMapError InterfaceNotFoundError "
+        "KeyExistsError KeyNotFoundError LimitError LockTimeoutError MapFullError "
+        "MissingExtraError NamespaceNotFoundError NotBpffsError NotSupportedError "
+        "ObjectFileError ObjectLimitError ObjectNotFoundError PermissionDeniedError PinError "
+        "PinExistsError PinKindError PinNameError PinNotFoundError PrivateMountError "
+        "ProgramChangedError ReadOnlyMapError SyscallError UnsafePathError UsageError "
+        "ValueDiffersError VerifierError WrongHookError"
+    ),
+    "externs": "ConfigForm ExternKind ExternSpec",
+    "insn": "Instruction",
+    "map.follow": "FollowedWatch Follower WaitStep follow",
+    "map.snapshot": "Restored Saved restore_map save_map",
+    "migration.exact": "Exactness",
+    "migration.first_values": "FirstValues",
+    "migration.fold": "FoldSpec FoldStep",
+    "migration.fold_program": "FoldProgram FoldWalk Phase",
+    "migration.losses": "Loss",
+    "migration.match": "EntryCheck PartMoves UnfitMember",
+    "migration.members": "Leaf LeafKind MapShape MemberMove",
+    "migration.plan": "MigrationPlan",
+    "migration.request": "Migration MigrationRules Rule",
     "objects.events.perf_buffer": "PerfBuffer",
     "objects.events.perf_ring": "Lost",
     "objects.events.ring_buffer": "RingBuffer",
     "objects.events.user_ring_buffer": "UserRingBuffer",
+    "objects.kernel.attach_target": "AttachTarget",
+    "objects.kernel.btf": "BtfHandle",
     "objects.kernel.info": "LinkInfo MapInfo ProgramInfo links maps programs",
     "objects.link": "Link",
     "objects.load.collection": "Loaded load",
     "objects.maps.base": "BaseMap",
     "objects.maps.batch": "RawBatch",
     "objects.maps.map": "Map",
-    "objects.maps.mapped": "MappedArray",
+    "objects.maps.mapped": "MappedArray MappedMemory",
     "objects.maps.queue": "BloomFilter Queue",
     "objects.maps.variables": "Variable Variables",
-    "objects.maps.watch": "Change Reload Watch",
-    "objects.programs.program": "Program",
+    "objects.maps.watch": "Change Pace Reload Watch",
+    "objects.programs.program": "Program TestRun",
     "objfile.reader": "read_object",
+    "pins.plan": "Decision",
     "sets.deployment": "Deployment",
     "sets.load.deploy": "deploy deploy_all",
+    "sets.reports": "HookReport LoadReport LoadResult MapReport ProgramReport UnloadReport",
     "sets.undeploy": "undeploy",
-    "spec": "Hook MapSpec ObjectSpec ProgramSpec XdpMode",
-    "uapi": "AttachType MapFlag MapType ProgramType UpdateFlag XdpAction",
+    "spec": (
+        "CoreRelocation Dialect FunctionSpec Hook LineInfo MapSpec ObjectSpec Pinning "
+        "ProgramSpec Reference ReferenceKind XdpMode"
+    ),
+    "syscall.fd": "Descriptor",
+    "uapi": (
+        "AttachFlag AttachType CoreRelocationKind LinkType MapFlag MapType ProgramType "
+        "UpdateFlag XdpAction"
+    ),
     "version": "__version__",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}

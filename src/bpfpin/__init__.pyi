@@ -5,6 +5,7 @@ from bpfpin.attach.cgroup import (
 )
 from bpfpin.attach.clsact import (
     ClsactFilter as ClsactFilter,
+    FilterPlace as FilterPlace,
     attach_clsact as attach_clsact,
 )
 from bpfpin.attach.netkit import (
@@ -17,12 +18,50 @@ from bpfpin.attach.tcx import (
     attach_tcx as attach_tcx,
 )
 from bpfpin.attach.xdp import (
+    XdpLink as XdpLink,
     attach_xdp as attach_xdp,
+)
+from bpfpin.btf.btf import (
+    Btf as Btf,
+    TypeRef as TypeRef,
+)
+from bpfpin.btf.layout import (
+    Span as Span,
+)
+from bpfpin.btf.types import (
+    Array as Array,
+    DataSection as DataSection,
+    DeclTag as DeclTag,
+    Enum as Enum,
+    Enumerator as Enumerator,
+    Float as Float,
+    Forward as Forward,
+    Function as Function,
+    FunctionPrototype as FunctionPrototype,
+    Int as Int,
+    IntEncoding as IntEncoding,
+    Linkage as Linkage,
+    Member as Member,
+    Modifier as Modifier,
+    ModifierKind as ModifierKind,
+    Parameter as Parameter,
+    Pointer as Pointer,
+    SectionVariable as SectionVariable,
+    Struct as Struct,
+    Union as Union,
+    Var as Var,
+    Void as Void,
+)
+from bpfpin.codecs.codec import (
+    Codec as Codec,
 )
 from bpfpin.codecs.formats import (
     AUTO as AUTO,
     Format as Format,
     Nanoseconds as Nanoseconds,
+)
+from bpfpin.codecs.variable import (
+    VariableSpec as VariableSpec,
 )
 from bpfpin.errors import (
     Argument as Argument,
@@ -65,16 +104,61 @@ from bpfpin.errors import (
     VerifierError as VerifierError,
     WrongHookError as WrongHookError,
 )
+from bpfpin.externs import (
+    ConfigForm as ConfigForm,
+    ExternKind as ExternKind,
+    ExternSpec as ExternSpec,
+)
+from bpfpin.insn import (
+    Instruction as Instruction,
+)
 from bpfpin.map.follow import (
+    FollowedWatch as FollowedWatch,
     Follower as Follower,
+    WaitStep as WaitStep,
     follow as follow,
 )
 from bpfpin.map.snapshot import (
+    Restored as Restored,
+    Saved as Saved,
     restore_map as restore_map,
     save_map as save_map,
 )
+from bpfpin.migration.exact import (
+    Exactness as Exactness,
+)
+from bpfpin.migration.first_values import (
+    FirstValues as FirstValues,
+)
+from bpfpin.migration.fold import (
+    FoldSpec as FoldSpec,
+    FoldStep as FoldStep,
+)
+from bpfpin.migration.fold_program import (
+    FoldProgram as FoldProgram,
+    FoldWalk as FoldWalk,
+    Phase as Phase,
+)
+from bpfpin.migration.losses import (
+    Loss as Loss,
+)
+from bpfpin.migration.match import (
+    EntryCheck as EntryCheck,
+    PartMoves as PartMoves,
+    UnfitMember as UnfitMember,
+)
+from bpfpin.migration.members import (
+    Leaf as Leaf,
+    LeafKind as LeafKind,
+    MapShape as MapShape,
+    MemberMove as MemberMove,
+)
+from bpfpin.migration.plan import (
+    MigrationPlan as MigrationPlan,
+)
 from bpfpin.migration.request import (
     Migration as Migration,
+    MigrationRules as MigrationRules,
     Rule as Rule,
 )
 from bpfpin.objects.events.perf_buffer import (
@@ -88,6 +172,12 @@ from bpfpin.objects.events.ring_buffer import (
 )
 from bpfpin.objects.events.user_ring_buffer import (
     UserRingBuffer as UserRingBuffer,
+)
+from bpfpin.objects.kernel.attach_target import (
+    AttachTarget as AttachTarget,
+)
+from bpfpin.objects.kernel.btf import (
+    BtfHandle as BtfHandle,
 )
 from bpfpin.objects.kernel.info import (
     LinkInfo as LinkInfo,
@@ -115,6 +205,7 @@ from bpfpin.objects.maps.map import (
 )
 from bpfpin.objects.maps.mapped import (
     MappedArray as MappedArray,
+    MappedMemory as MappedMemory,
 )
 from bpfpin.objects.maps.queue import (
     BloomFilter as BloomFilter,
@@ -126,14 +217,19 @@ from bpfpin.objects.maps.variables import (
 )
 from bpfpin.objects.maps.watch import (
     Change as Change,
+    Pace as Pace,
     Reload as Reload,
     Watch as Watch,
 )
 from bpfpin.objects.programs.program import (
     Program as Program,
+    TestRun as TestRun,
 )
 from bpfpin.objfile.reader import (
     read_object as read_object,
+)
+from bpfpin.pins.plan import (
+    Decision as Decision,
 )
 from bpfpin.sets.deployment import (
     Deployment as Deployment,
@@ -142,18 +238,39 @@ from bpfpin.sets.load.deploy import (
     deploy as deploy,
     deploy_all as deploy_all,
 )
+from bpfpin.sets.reports import (
+    HookReport as HookReport,
+    LoadReport as LoadReport,
+    LoadResult as LoadResult,
+    MapReport as MapReport,
+    ProgramReport as ProgramReport,
+    UnloadReport as UnloadReport,
+)
 from bpfpin.sets.undeploy import (
     undeploy as undeploy,
 )
 from bpfpin.spec import (
+    CoreRelocation as CoreRelocation,
+    Dialect as Dialect,
+    FunctionSpec as FunctionSpec,
     Hook as Hook,
+    LineInfo as LineInfo,
     MapSpec as MapSpec,
     ObjectSpec as ObjectSpec,
+    Pinning as Pinning,
     ProgramSpec as ProgramSpec,
+    Reference as Reference,
+    ReferenceKind as ReferenceKind,
     XdpMode as XdpMode,
 )
+from bpfpin.syscall.fd import (
+    Descriptor as Descriptor,
+)
 from bpfpin.uapi import (
+    AttachFlag as AttachFlag,
     AttachType as AttachType,
+    CoreRelocationKind as CoreRelocationKind,
+    LinkType as LinkType,
     MapFlag as MapFlag,
     MapType as MapType,
     ProgramType as ProgramType,
@@ -167,43 +284,96 @@ from bpfpin.version import (
 __all__ = [
     "AUTO",
     "Argument",
+    "Array",
     "AttachError",
+    "AttachFlag",
+    "AttachTarget",
     "AttachType",
     "BaseMap",
     "BloomFilter",
     "BpfError",
+    "Btf",
+    "BtfHandle",
     "BusyError",
     "CgroupNotFoundError",
     "Change",
     "ClsactFilter",
+    "Codec",
+    "ConfigForm",
+    "CoreRelocation",
+    "CoreRelocationKind",
+    "DataSection",
+    "Decision",
+    "DeclTag",
     "Deployment",
+    "Descriptor",
+    "Dialect",
     "Difference",
     "EmptyMapError",
+    "EntryCheck",
+    "Enum",
+    "Enumerator",
+    "Exactness",
+    "ExternKind",
+    "ExternSpec",
+    "FilterPlace",
+    "FirstValues",
     "Fix",
+    "Float",
+    "FoldProgram",
+    "FoldSpec",
+    "FoldStep",
+    "FoldWalk",
+    "FollowedWatch",
     "Follower",
     "Format",
+    "Forward",
+    "Function",
+    "FunctionPrototype",
+    "FunctionSpec",
     "Hook",
     "HookBusyError",
+    "HookReport",
     "IdNotFoundError",
     "IncompatibleMapError",
+    "Instruction",
+    "Int",
+    "IntEncoding",
     "InterfaceNotFoundError",
     "KeyExistsError",
     "KeyNotFoundError",
+    "Leaf",
+    "LeafKind",
     "LimitError",
+    "LineInfo",
     "Link",
     "LinkInfo",
+    "LinkType",
+    "Linkage",
+    "LoadReport",
+    "LoadResult",
     "Loaded",
     "LockTimeoutError",
+    "Loss",
     "Lost",
     "Map",
     "MapFlag",
     "MapFullError",
     "MapInfo",
+    "MapReport",
+    "MapShape",
     "MapSpec",
     "MapType",
     "MappedArray",
+    "MappedMemory",
+    "Member",
+    "MemberMove",
     "Migration",
+    "MigrationPlan",
+    "MigrationRules",
     "MissingExtraError",
+    "Modifier",
+    "ModifierKind",
     "NamespaceNotFoundError",
     "Nanoseconds",
     "NotBpffsError",
@@ -213,37 +383,61 @@ __all__ = [
     "ObjectNotFoundError",
     "ObjectSpec",
     "Order",
+    "Pace",
+    "Parameter",
+    "PartMoves",
     "PerfBuffer",
     "PermissionDeniedError",
+    "Phase",
     "PinError",
     "PinExistsError",
     "PinKindError",
     "PinNameError",
     "PinNotFoundError",
+    "Pinning",
+    "Pointer",
     "PrivateMountError",
     "Program",
     "ProgramChangedError",
     "ProgramInfo",
+    "ProgramReport",
     "ProgramSpec",
     "ProgramType",
     "Queue",
     "RawBatch",
     "ReadOnlyMapError",
+    "Reference",
+    "ReferenceKind",
     "Reload",
+    "Restored",
     "RingBuffer",
     "Rule",
+    "Saved",
+    "SectionVariable",
+    "Span",
+    "Struct",
     "SyscallError",
+    "TestRun",
+    "TypeRef",
+    "UnfitMember",
+    "Union",
+    "UnloadReport",
     "UnsafePathError",
     "UpdateFlag",
     "UsageError",
     "UserRingBuffer",
     "ValueDiffersError",
+    "Var",
     "Variable",
+    "VariableSpec",
     "Variables",
     "VerifierError",
+    "Void",
+    "WaitStep",
     "Watch",
     "WrongHookError",
     "XdpAction",
+    "XdpLink",
     "XdpMode",
     "__version__",
     "attach_cgroup",

@@ -324,7 +324,9 @@ class Follower(Closing):
         pace = Pace(interval_s)
         return FollowedWatch(self, pace, self._changes(pace, count, entries_max))
 
-    def _changes(self, pace: Pace, count: int | None, entries_max: int) -> Iterator[Change | _Wait]:
+    def _changes(
+        self, pace: Pace, count: int | None, entries_max: int
+    ) -> Iterator[Change | WaitStep]:
         def once(bpf_map: Map) -> Snapshot:
             pace.begin()
             return read_entries(bpf_map, entries_max=entries_max)
@@ -332,7 +334,7 @@ class Follower(Closing):
         before: Snapshot | None = None
         reload, began_s = None, time.monotonic()
         for event in _readings(self, once, pace=pace, count=count):
-            if isinstance(event, _Wait):
+            if isinstance(event, WaitStep):
                 yield event
             elif isinstance(event, Reload):
                 reload = event.since(reload)
@@ -430,7 +432,7 @@ class FollowedWatch(Closing, Iterator[Change]):
     thread: reading takes the loop's time, and so does waiting for the end of a migration.
     """
 
-    def __init__(self, live: Follower, pace: Pace, steps: Iterator[Change | _Wait]) -> None:
+    def __init__(self, live: Follower, pace: Pace, steps: Iterator[Change | WaitStep]) -> None:
         self._live, self._pace, self._steps = live, pace, steps
         self._now = _waiting(live, pace, steps)
 
@@ -457,7 +459,7 @@ class FollowedReading(Generic[T]):
     is_first: bool
 
 
-class _Wait(Enum):
+class WaitStep(Enum):
     """Yielded by a walk when its caller has to wait for the end of the interval."""
 
     NOW = "wait"
@@ -474,21 +476,21 @@ def readings(
     return _waiting(live, pace, _readings(live, once, pace=pace, count=count))
 
 
-def _waiting(live: Follower, pace: Pace, steps: Iterator[T | _Wait]) -> Iterator[T]:
-    """Yield the items of *steps*; at `_Wait`, wait in this thread."""
+def _waiting(live: Follower, pace: Pace, steps: Iterator[T | WaitStep]) -> Iterator[T]:
+    """Yield the items of *steps*; at `WaitStep`, wait in this thread."""
     for step in steps:
-        if isinstance(step, _Wait):
+        if isinstance(step, WaitStep):
             live.wait(pace.deadline_s)
         else:
             yield step
 
 
 async def _waiting_in_a_loop(
-    live: Follower, pace: Pace, steps: Iterator[T | _Wait]
+    live: Follower, pace: Pace, steps: Iterator[T | WaitStep]
 ) -> AsyncIterator[T]:
     """Do the same as `_waiting` without blocking the event loop."""
     for step in steps:
-        if isinstance(step, _Wait):
+        if isinstance(step, WaitStep):
             await live._wait_in_a_loop(pace.deadline_s)
         else:
             yield step
@@ -496,12 +498,12 @@ async def _waiting_in_a_loop(
 
 def _readings(
     live: Follower, once: Callable[[Map], T], *, pace: Pace, count: int | None
-) -> Iterator[FollowedReading[T] | Reload | Gone | StillMigrating | _Wait]:
+) -> Iterator[FollowedReading[T] | Reload | Gone | StillMigrating | WaitStep]:
     is_first = True
     for beat in itertools.chain([live.refresh()], _beats(live, pace=pace, count=count)):
         if beat:
             yield beat
-        if isinstance(beat, _Wait):
+        if isinstance(beat, WaitStep):
             continue
         if isinstance(beat, Reload):
             is_first = is_first or beat.is_restart
@@ -528,17 +530,17 @@ def beats(
 
 def _beats(
     live: Follower, *, pace: Pace, count: int | None
-) -> Iterator[Reload | Gone | _Wait | None]:
+) -> Iterator[Reload | Gone | WaitStep | None]:
     """Yield None at the end of each interval, or `Gone` if the pin is gone; *count* times.
 
     A reload is yielded when it is noticed. If it brings another map, the interval starts again
     when the caller, after the first reading of that map, asks for the next item. A caller that
     reads between `pace.begin` and `pace.end` gets longer intervals if reading is expensive. At
-    `_Wait` the caller waits for the deadline, or until a pin changed.
+    `WaitStep` the caller waits for the deadline, or until a pin changed.
     """
     number = 0
     while count is None or number < count:
-        yield _Wait.NOW
+        yield WaitStep.NOW
         is_over = time.monotonic() >= pace.deadline_s
         reload = live.refresh()
         if reload:
