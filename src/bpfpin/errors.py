@@ -37,9 +37,9 @@ BpfError
 ├── MissingExtraError(ImportError)     an optional package is not installed
 └── UsageError(ValueError)             an argument is wrong: an unknown or ambiguous name
 
-A message says what was asked and what was found; `hint` says what to do. A hint that names
-an argument of the call has it as data, in a `Fix`: Python callers read `take_over=True`, and the
-command words the same argument as its option, `--take-over`.
+A message names the request and the state that stands against it; `hint` says what to do. A hint
+that names an argument of the call has it as data, in a `Fix`: Python callers read `take_over=True`,
+and the command words the same argument as its option, `--take-over`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class BpfError(Portable):
     """The root of all errors that bpfpin raises on purpose.
 
     Attributes:
-        message: What was asked and what was found.
+        message: The request, and the state that stands against it.
         fix: What to do, with arguments of the call as data.
         hint: `fix` as a text for Python; may be empty. Assigning a text replaces `fix`.
         exit_code: The exit status of the command.
@@ -534,7 +534,7 @@ class BusyError(BpfError):
     """Something is in use by another command, program or user.
 
     Attributes:
-        holder: Who uses it; empty if unknown.
+        holder: Its user, such as `program id 7`; empty if unknown.
     """
 
     exit_code = ExitCode.BUSY

@@ -5,7 +5,7 @@ branch, until no state changes any more. What the model holds:
 
 * registers and 8-byte stack slots, with pointers into maps, values and the stack, and with numbers
   that were read from a value;
-* lookups and what is known after their NULL check; updates, deletions, atomic operations;
+* lookups and the facts known after their NULL check; updates, deletions, atomic operations;
 * functions of the program and callbacks (`bpf_for_each_map_elem`, `bpf_loop`).
 
 What it gives up: the path taken (both sides of a branch are followed whatever the condition),
@@ -159,7 +159,7 @@ class _Interpreter:
             self.notes.note_unknown(reference.map, "is too long to be followed")
 
     def enter(self, at: int, state: State) -> None:
-        """Schedule the position *at*, if *state* adds anything to what is known there."""
+        """Schedule the position *at*, if *state* adds a fact to those known at it."""
         if at not in self.states:
             self.states[at] = state.copy()
         elif not self.states[at].join(state):

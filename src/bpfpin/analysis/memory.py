@@ -2,8 +2,8 @@
 
 A load from a value yields `LOADED`, with the place that it came from; arithmetic makes it `ADDED`;
 a store of an `ADDED` number back to the same place is a plain (non-atomic) addition. Everything
-else that reaches a value is a store. Memory that is not a value or the stack is not modelled: what
-is read from it may be anything, and what is written to it is ignored.
+else that reaches a value is a store. Memory that is not a value or the stack is not modelled:
+a read from it may give anything, and a write to it is ignored.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ def _loaded(base: Fact, offset: int, size: int, state: State) -> Facts:
 
 
 def _spill(target: Fact, stored: Facts, state: State, insn: Instruction, *, is_only: bool) -> None:
-    """Write to a stack slot; *is_only* if the address is certain and replaces what was there."""
+    """Write to a stack slot; *is_only* if the address is certain and the old content goes."""
     if target.offset is None:
-        # Given up: a store at a variable offset does not change what is known of numbers there.
+        # Given up: a store at a variable offset does not change the facts about numbers there.
         # Pointers cannot go stale by it: the verifier erases the spilled ones in its reach
         # (check_stack_write_var_off() of kernel/bpf/verifier.c).
         return

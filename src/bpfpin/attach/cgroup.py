@@ -83,7 +83,7 @@ def _attach(program: Program, cgroup_fd: int, hook: Hook, path: str | Path) -> L
         raise HookBusyError(
             f"a program at {hook.value} of {path}, or of a cgroup above it, allows no other beside"
             " it: it was attached without BPF_F_ALLOW_MULTI",
-            hint=f"see who it is: bpftool cgroup show {shlex.quote(_folder(cgroup_fd))} effective",
+            hint=f"see which: bpftool cgroup show {shlex.quote(_folder(cgroup_fd))} effective",
         ) from None
 
 

@@ -235,7 +235,7 @@ def _busy(program: Program, ifindex: int, mode: XdpMode, error: HookBusyError) -
     return HookBusyError(
         f"{name} runs another XDP program already: {holder}",
         holder=str(holder),
-        hint="See who it is: bpfpin status. It was left as it is.",
+        hint="See its owner: bpfpin status. It was left as it is.",
     )
 
 

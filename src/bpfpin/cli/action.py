@@ -51,8 +51,8 @@ def command(
     """Show the verdict of the program on DEV, or switch it to ACTION.
 
     ACTION is a name or a number, such as XDP_PASS, pass or 2; upper and lower case are the same.
-    The verdict is in the map `action` of the set, or of the program that runs on DEV, whoever
-    loaded it.
+    The verdict is in the map `action` of the set, or of the program that runs on DEV, even
+    if bpfpin did not load it.
     """
     target, action = _words(target, action, dev)
     if action is None:

@@ -13,7 +13,7 @@ COLUMNS = ("kind", "path", "reason")
 
 
 @bpfpin_command("clean")
-@click.option("--dry-run", is_flag=True, help="Show what would be removed, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what clean would remove, change nothing.")
 def command(context: Context, *, dry_run: bool) -> None:
     """Complete or roll back interrupted changes, and remove the sets of deleted devices.
 

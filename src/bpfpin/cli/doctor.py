@@ -1,4 +1,4 @@
-"""`bpfpin doctor`: check what works on this host, and how to mend what does not."""
+"""`bpfpin doctor`: check this host, and show a fix for each failed check."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ _ENDINGS = {
 
 
 def describe(error: BaseException, *, words: Sequence[str]) -> Failure:
-    """Return how *error* is reported to the user who typed *words* after `bpfpin`."""
+    """Return the report of *error* for the command line `bpfpin` *words*."""
     if isinstance(error, BpfError):
         return _of_ours(error, words)
     if isinstance(error, click.ClickException):

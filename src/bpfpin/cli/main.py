@@ -25,7 +25,7 @@ COMMANDS = {
     "check": Verb("bpfpin.cli.check", "Read and verify objects without attaching or pinning."),
     "load": Verb("bpfpin.cli.load", "Load an object, attach its programs, pin its maps."),
     "unload": Verb("bpfpin.cli.unload", "Detach and unpin a set."),
-    "status": Verb("bpfpin.cli.status", "Show what is loaded and attached, and problems."),
+    "status": Verb("bpfpin.cli.status", "Show loaded sets, attached programs, and problems."),
     "clean": Verb("bpfpin.cli.clean", "Remove unused leftovers of bpfpin."),
     "stats": Verb("bpfpin.cli.stats", "Show live rates of a counter map."),
     "action": Verb("bpfpin.cli.action", "Show or switch the verdict of an XDP program."),

@@ -62,7 +62,7 @@ def command(
 ) -> None:
     """Show packets, bytes and rates per second of a counter map until Ctrl-C.
 
-    Counters are arrays or per-CPU arrays, whoever made them: those of a device or a pin set of
+    Counters are arrays or per-CPU arrays of any program: those of a device or a pin set of
     bpfpin, of a directory with pins, or one map by path, id:N or name:NAME.
 
     Reloads are followed and reported on stderr. If a reload replaced the map, counting starts
@@ -138,7 +138,7 @@ def _write_lines(out: Output, events: Iterable[StatsItem]) -> None:
 def _document(events: Iterable[StatsItem]) -> dict[str, object]:
     rows: list[dict[str, object]] = []
     others: list[dict[str, object]] = []
-    with contextlib.suppress(KeyboardInterrupt):  # the document has what was read until then
+    with contextlib.suppress(KeyboardInterrupt):  # the document has the samples until then
         for event in events:
             (rows if isinstance(event, Interval) else others).extend(_records([event]))
     return {"rows": rows, "events": others}

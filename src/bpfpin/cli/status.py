@@ -1,4 +1,4 @@
-"""`bpfpin status`: what is loaded, and problems."""
+"""`bpfpin status`: the loaded sets, and problems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ COLUMNS = ("set", "state", "generation", "device", "hook", "mode", "program", "m
 @click.option("--check", is_flag=True, help="Exit with status 10 if there is a problem.")
 def command(context: Context, *, target: str | None, check: bool) -> int:
     """Show the pin sets, where their programs are attached, and problems with fixes."""
-    as_root = sudo_hint(context.words) if os.geteuid() else "ask who runs this container"
+    as_root = (
+        sudo_hint(context.words) if os.geteuid() else "ask the administrator of this container"
+    )
     report = status(target, pin_root=context.pin_root, netns=context.netns, as_root=as_root)
     context.out.show(Report(report.to_json(), lambda _out: _show(context, report, target)))
     return ExitCode.FOUND if check and report.problems else ExitCode.OK

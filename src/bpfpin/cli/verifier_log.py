@@ -42,8 +42,8 @@ def keep(
 ) -> None:
     """Write the logs of *refusals*, and add their place to the hints.
 
-    The first of each pair names what was refused. *others* are the logs of accepted programs, which
-    go to the file only.
+    The first of each pair names the refused program. *others* are the logs of accepted
+    programs, which go to the file only.
     """
     logs = {**others, **{name: error.log for name, error in refusals}}
     where = _written(logs, file) if file and logs else "" if out.is_verbose else HOW

@@ -14,9 +14,9 @@ The walk of a migration, with the files in the order in which they come into pla
    instructions. `exact`: from that the default rules (`sum` for counters), and whether every count
    comes over.
 4. `entries`: the old map read once: how many entries it has, and which of them fail a check.
-5. `losses`: what the user knowingly gives up, and what has to stay true until the switch.
+5. `losses`: what the user knowingly gives up, and the conditions that hold until the switch.
    `refusal`: everything that stands against the migration, collected into one error with hints.
-6. `first_values`: what a new entry starts with, and what is written before programs see the map.
+6. `first_values`: the values of new entries, and those written before programs see the map.
 7. `plan`: takes steps 2 to 6 for one map (`plan_migration`) and keeps the result. Nothing has been
    changed up to here.
 8. `fold_program` and `fold_member`: the BPF programs of the fold, generated for the two maps.

@@ -38,9 +38,9 @@ class Exactness:
 
     Attributes:
         reasons: Why not every count comes over; empty if it does.
-        notes: What is worth knowing besides.
+        notes: Other facts for the user.
         losses: What the user gives up: dropped members, cut values, rules other than `sum`.
-        conditions: What has to stay true until the hooks are switched.
+        conditions: Facts that must stay true until the hooks are switched.
     """
 
     reasons: tuple[str, ...] = ()

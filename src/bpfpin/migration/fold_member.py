@@ -2,7 +2,7 @@
 
 Register 7 points to the old value and register 9 to the new one. Registers 0 to 5 are scratch.
 
-What is exact: `sum`, of 4 or 8 aligned bytes on both sides (see `fold_program`). The kernel has no
+Exact is `sum`, of 4 or 8 aligned bytes on both sides (see `fold_program`). The kernel has no
 other atomic operations: "invalid atomic operand size" for 1 and 2 bytes, "misaligned" otherwise
 (check_atomic() of kernel/bpf/verifier.c). Smaller counters are added plainly; `exact` then says
 that the result is not exact if programs write them.

@@ -7,9 +7,9 @@ members.
 Why that is exact, for counters that programs only add to:
 
 * *Conservation.* A counter is taken from the old map by an atomic exchange with 0 (`xchg`), and
-  what was taken is added to the new map by an atomic addition. The sum of both maps stays the same
-  whoever else does the same at the same time, so a fold may run twice or be repeated after a crash:
-  what was taken already is 0.
+  the old number is added to the new map by an atomic addition. The sum of both maps stays the same
+  even if another fold runs at the same time, so a fold may run twice or be repeated after a crash:
+  a counter that was taken already is 0.
 * *No half move.* A run of a BPF program is not interrupted by a signal. SIGKILL in the middle of a
   run over 1,000,000 entries takes effect after it (measured on Linux 6.18).
 * *Completeness.* The fold runs after the hooks were switched and every old program has ended

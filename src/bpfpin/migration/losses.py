@@ -1,4 +1,4 @@
-"""What a plan gives up at the user's request, member by member, and what must stay as it is.
+"""The losses of a plan that the user asked for, member by member, and its conditions.
 
 A migration is exact if every count ends up in the new map. A member that is dropped, cut, or moved
 by a rule other than `sum` does not end up there, however exactly the rest is moved.
@@ -65,7 +65,7 @@ def losses(
     survey: EntrySurvey,
     users: tuple[Sequence[UsingProgram], Sequence[UsingProgram]],
 ) -> tuple[Loss, ...]:
-    """Return what is given up, judged by the entries and by what the programs do.
+    """Return the losses, judged by the entries and by what the programs do.
 
     *users* are the programs of the old and of the new map.
     """

@@ -35,7 +35,7 @@ class EntryCheck:
     """A condition that every old key or value must satisfy to be moved without loss.
 
     The number at *place* is within *limits*, if given, and not among *forbidden*. With *is_zero*
-    all bytes there are 0 instead. *what* says what is wrong otherwise. With *is_accepted* the user
+    all bytes there are 0 instead. *what* names the problem otherwise. With *is_accepted* the user
     accepts the loss: entries that fail are counted and reported, but do not refuse the migration.
     """
 

@@ -143,7 +143,8 @@ class Migration:
             structure that the programs were compiled with (`struct datarec`), or both layouts, old
             and new, if they differ.
         clamp: Cut numbers that do not fit to the nearest number that does. Default: refuse them.
-        best_effort: Migrate even if some counts may be lost. Default: refuse what is not exact.
+        best_effort: Migrate even if some counts may be lost. Default: refuse a migration
+            that is not exact.
 
     Kernel: programs of type BPF_PROG_TYPE_SYSCALL (Linux 5.14) that walk the old map with
         `bpf_for_each_map_elem` (5.13); per-CPU maps need `bpf_map_lookup_percpu_elem` (5.19).

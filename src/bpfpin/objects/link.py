@@ -27,7 +27,7 @@ class HookAttachment(Protocol):
         """Detach the program."""
 
     def close(self) -> None:
-        """Close the descriptors; what is pinned stays attached."""
+        """Close the descriptors; a pinned link stays attached."""
 
 
 class Link(KernelObject):

@@ -237,7 +237,7 @@ def unsafe_reason(status: os.stat_result, *, is_sticky_enough: bool = False) -> 
 
 
 def require_safe(directory: Directory, *, is_sticky_enough: bool = False) -> None:
-    """Raise `UnsafePathError` if somebody else could change what is in *directory*."""
+    """Raise `UnsafePathError` if another user could change the entries of *directory*."""
     if reason := unsafe_reason(directory.status, is_sticky_enough=is_sticky_enough):
         raise UnsafePathError(
             f"{directory.path} is not safe to change: {reason}",

@@ -62,7 +62,7 @@ class SetState(Enum):
 
 @dataclass(frozen=True)
 class PinSet:
-    """One directory of the pin root and what is pinned in it, by map, program and link name.
+    """One directory of the pin root and its pins, by map, program and link name.
 
     A directory whose manifest is valid is a `LoadedSet`; *manifest* is None in any other. *reason*
     says why the state is not `OK`. Only what `is_own` may be changed. *objects* are what the set

@@ -223,7 +223,7 @@ class _Sources:
         if self._is_fresh(name) and name in live.map_names:
             return _start_empty(name)
         if spec.initial and name in live.map_names:
-            return _make(spec, "the object itself says what is in it")
+            return _make(spec, "the object itself states its entries")
         bpf_map = _own_map(live, spec)
         if bpf_map is None:
             is_lost = name in live.map_names

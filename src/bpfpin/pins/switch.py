@@ -63,7 +63,7 @@ class HookSwitch:
                 f"{self.record.hook} runs program id {running} now, which is neither"
                 f" {self.record.program} nor its predecessor (id {expected.id}); it was left alone",
                 holder=f"program id {running}",
-                hint="see who changed it: bpfpin status",
+                hint="see the program that runs now: bpfpin status",
             ) from error
 
 

@@ -274,10 +274,10 @@ def _trial(
 def _changing(
     place: TrialPlace, timeout_s: float, *, is_trial: bool
 ) -> Iterator[tuple[Directory | None, tuple[str, ...]]]:
-    """Lock the pin root and settle what is on trial; yield the pin root and notes.
+    """Lock the pin root and settle an open trial; yield the pin root and notes.
 
-    Without a pin root nothing is on trial. A user of its group, who may write the map but not take
-    the lock, switches without it.
+    Without a pin root nothing is on trial. A user of its group, with the right to write the map but
+    not to take the lock, switches without it.
     """
     is_mounted = bpffs.inspect(place.root) is RootState.MOUNTED
     if not is_trial and not (is_mounted and _may_lock(place)):

@@ -1,4 +1,4 @@
-"""How every change of a set begins: lock the pin root, settle what was left, read what is there."""
+"""The start of every change of a set: lock, recover, settle a trial, read the live state."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bpfpin.sets.trial import settle
 class SetChange:
     """A set that is about to be changed; the lock of its pin root is held until the change ends.
 
-    *live* is what is loaded now. *recovery* says what became of an interrupted change, and *notes*
-    report that and a trial that went back.
+    *live* is the loaded set. *recovery* is the outcome of an interrupted change, and *notes* report
+    that and a trial that went back.
     """
 
     root: Directory

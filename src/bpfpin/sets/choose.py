@@ -68,7 +68,7 @@ def choose(
     hook: Hook | None = None,
     targets: TargetKinds = DEVICE,
 ) -> list[Choice]:
-    """Return what is to be attached where, one program a hook unless more are named.
+    """Return the programs to attach and their hooks, one program a hook unless more are named.
 
     *words* are `NAME` or `NAME:HOOK`; without them every program goes where its section says, as
     far as it has one of the *targets*. *hook* is for programs that nothing else gives one. Raises
@@ -171,7 +171,7 @@ def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
 
 
 def _once(choices: Iterable[Choice]) -> list[Choice]:
-    """Leave out what was said before, in the same words or in others."""
+    """Leave out repeated choices, in the same words or in others."""
     return list({(one.program.name, one.hook): one for one in choices}.values())
 
 
@@ -208,7 +208,7 @@ def parse_hook(word: str) -> Hook:
         return Hook(word)
     except ValueError:
         values = [hook.value for hook in Hook]
-        # What is typed is often the section or the kernel's name: cgroup_skb/egress, tcx_ingress.
+        # Users often type the section or the kernel's name: cgroup_skb/egress, tcx_ingress.
         typed = re.sub(r"[^a-z0-9]+", "-", word.lower()).removeprefix("bpf-")
         parts = typed.split("-")
         alike = [

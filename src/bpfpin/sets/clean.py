@@ -38,7 +38,7 @@ def clean(
 
     A set is removed if its device is gone and nothing uses it; maps that a program, a pin or a
     process of others still uses stay. Maps that were kept for the next load stay, and so does
-    everything of other users. *dry_run* only reports what would be done. Raises `NotBpffsError`,
+    everything of other users. *dry_run* only reports the steps. Raises `NotBpffsError`,
     `PermissionDeniedError`, `UnsafePathError` (the pin root itself) and `LockTimeoutError`.
     """
     if bpffs.inspect(pin_root) is RootState.ABSENT:

@@ -46,7 +46,7 @@ class PinnedObjects(Mapping[str, T], Closing):
         return f"<{self._kind.__name__}s by name: {', '.join(self._paths) or 'none'}>"
 
     def close(self) -> None:
-        """Close what was opened; the pins stay."""
+        """Close the open maps and programs; the pins stay."""
         while self._opened:
             self._opened.popitem()[1].close()
 
@@ -105,14 +105,14 @@ class Deployment(Closing):
         return self._variables
 
     def undeploy(self, *, keep_maps: bool = False, lock_timeout_s: float = 10.0) -> UnloadReport:
-        """Detach and unpin the set, as `bpfpin.undeploy` does, and close what was opened of it.
+        """Detach and unpin the set, as `bpfpin.undeploy` does, and close its open objects.
 
         Args:
             keep_maps: Leave the maps pinned, with their contents, for the next load.
             lock_timeout_s: Seconds to wait for the pin root's lock.
 
         Returns:
-            What was detached, which maps were kept, and notes.
+            The detached hooks, the maps that were kept, and notes.
 
         Raises:
             UsageError: It is the result of a dry run, which loaded nothing.

@@ -139,9 +139,9 @@ class Shared:
 
     *bpf_map* is the opened map, None where nothing is pinned yet and a new one is to be pinned at
     *path*, too. *path* is None for a map that was named by id, name or handle, and for one that
-    iproute2 keeps outside of the pin root, where we only look. *source* is what was told;
-    *is_promised* says that the user asked for it, not the object; *is_new* that another set of the
-    same command makes the map, and nothing is pinned there yet.
+    iproute2 keeps outside of the pin root, where we only look. *source* names the map as the user
+    did; *is_promised* says that the user asked for it, not the object; *is_new* that another set of
+    the same command makes the map, and nothing is pinned there yet.
     """
 
     name: str
@@ -245,8 +245,8 @@ def open_shared(
     to close. No directory is made.
 
     `UsageError` for a map that the object lacks or that is named twice, `PinNotFoundError` and
-    `IdNotFoundError` for what is not there, `PinKindError` where something else is pinned,
-    `PinNameError` for a name that could lead elsewhere.
+    `IdNotFoundError` for a pin or an id that does not exist, `PinKindError` where something else
+    is pinned, `PinNameError` for a name that could lead elsewhere.
     """
     promised = _by_name(spec, given)
     shared_maps: dict[str, Shared] = {}

@@ -147,7 +147,7 @@ def judge(root: Directory, pin_set: LoadedSet) -> LeftoverVerdict:
 
 
 def parts(pin_set: PinSet, used: Collection[str]) -> list[tuple[LeftoverKind, Path]]:
-    """Return what is removed of a set: all of it, or everything but the maps that are *used*."""
+    """Return the parts of a set to remove: all of it, or all but the maps that are *used*."""
     if not used:
         return [(LeftoverKind.SET, pin_set.path)]
     maps = [path for name, path in pin_set.maps.items() if name not in used]

@@ -1,4 +1,4 @@
-"""The live state of a set: its crash recovery, what is loaded, and what its hooks run."""
+"""The live state of a set: its crash recovery, its manifest, and what its hooks run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class _HookInNamespace(Closing):
 
 @dataclass(frozen=True)
 class LiveState:
-    """What is under the name of a set, read once before a change of it.
+    """The state under the name of a set, read once before a change of it.
 
     *directory* is None if the name is free. Nothing may be loaded in a directory: an unload leaves
     it where others pinned something in it.

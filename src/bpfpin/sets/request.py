@@ -39,7 +39,7 @@ GROUP_MAX = (1 << 32) - 2
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """The options of `deploy`, with enumerations, numbers and paths for what was given as text."""
+    """The options of `deploy`, with enumerations, numbers and paths in place of text."""
 
     programs: tuple[str, ...]
     hook: Hook | None
@@ -226,7 +226,7 @@ def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Sh
 
 
 def _access_of(group: str | int | None, mode: int | None) -> Access | None:
-    """Return who may open the maps; a group may read them unless *mode* says otherwise."""
+    """Return the access to the maps; a group may read them unless *mode* says otherwise."""
     if group is None and mode is None:
         return None
     if mode is not None and mode & ~0o666:

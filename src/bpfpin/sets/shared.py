@@ -30,7 +30,7 @@ from bpfpin.records import dataclass
 from bpfpin.sets.given_maps import Shared
 from bpfpin.sets.request import LoadRequest
 
-_ADVICE_ON_PROGRAMS: Final = "detach it first, or end who holds it"
+_ADVICE_ON_PROGRAMS: Final = "detach it first, or end the process that holds it"
 _PATIENCE_S: Final = 5.0
 
 
@@ -157,7 +157,7 @@ class Replacing:
     def may(self, name: str) -> bool:
         """Whether map *name*, which is at a shared name, may be replaced.
 
-        `UsageError` with who else uses it if it is to start empty by the user's word.
+        `UsageError` with its other users if the user asked for it to start empty.
         """
         if self._shared(name).is_new:  # another set of this command has replaced it
             return False

@@ -56,7 +56,7 @@ class Finding:
 def findings(
     graph: Graph, *, pin_root: Path = BPFFS, load_lines: Mapping[str, str] = NO_LINES
 ) -> tuple[Finding, ...]:
-    """Return the splits of *graph*; if it is not complete, those that can be told from it.
+    """Return the splits of *graph*; if it is not complete, those that it shows.
 
     Shared places are *pin_root* itself, and iproute2's `tc/globals` and `xdp/globals`.
     *load_lines* are the lines that load a set again, by its name.

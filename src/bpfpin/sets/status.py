@@ -167,7 +167,7 @@ class SetView:
         elif pin_set.state is SetState.FOREIGN:
             fix = "look who made it: ls -la {path}"
             if pin_set.is_own and (pin_set.path / names.OBJECTS).is_dir():
-                fix = "detach and unpin what is left: rm -r {path}"
+                fix = "detach and unpin the rest: rm -r {path}"
             self._tell(ProblemKind.FOREIGN, fix, reason=pin_set.reason)
         elif pin_set.state is SetState.HALF_BUILT and self._stage is not None:
             self._tell_stage(self._stage)
@@ -357,8 +357,8 @@ class SetView:
         with suppress(BpfError), Directory.open(self._pin_set.path) as directory:
             for pin in folds.unfinished(directory):
                 reason = (
-                    f"map {names.decode(pin)} had no room for all that was migrated into it: what"
-                    f" is left is in an old map, kept in {self._pin_set.path / names.FOLDS}"
+                    f"map {names.decode(pin)} had no room for all that was migrated into it: the"
+                    f" rest is in an old map, kept in {self._pin_set.path / names.FOLDS}"
                 )
                 fix = "{load} --migrate, from an object in which it has more max_entries"
                 self._tell(ProblemKind.FOLD_UNFINISHED, fix, reason=reason)

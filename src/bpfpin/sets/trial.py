@@ -2,8 +2,8 @@
 
 A small process waits beside each trial and takes the change back at the deadline. From its first
 instruction on it holds a sealed memory file that says which trial it belongs to. Such a file
-belongs to the user who made it, and no other user can make one for him. So the process is known by
-what it holds, whatever is left of the records, and nobody can have another process ended.
+belongs to the user that made it, and no other user can make one for him. So the process is known by
+its memory file, whatever is left of the records, and nobody can have another process ended.
 """
 
 from __future__ import annotations

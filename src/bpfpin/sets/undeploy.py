@@ -57,7 +57,7 @@ def undeploy(
             no room for; the next `deploy` of the set goes on with them.
 
     Returns:
-        What was detached, which maps were kept, and notes.
+        The detached hooks, the maps that were kept, and notes.
 
     Raises:
         PinNotFoundError: Nothing is loaded for *target*.

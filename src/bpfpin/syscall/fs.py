@@ -55,7 +55,7 @@ class Mount:
     """One line of /proc/PID/mountinfo (proc(5)); *device* is (major, minor).
 
     *id* is unique on the host. A mount made below a mount with a *peer_group* also appears in all
-    other mounts of that group, including those of other mount namespaces; 0 is no group
+    other mounts of that group, including those of other mount namespaces; 0 means none
     (mount_namespaces(7)).
     """
 

@@ -24,14 +24,15 @@ DOT, MERMAID, SVG = "dot", "mermaid", "svg"
 @click.option(
     "--dev",
     metavar="DEV",
-    help="Only what is connected to this device.",
+    help="Only objects connected to this device.",
     shell_complete=device_option,
 )
 def command(context: Context, *, target: str | None, dev: str | None) -> None:
     """Show which devices, cgroups, programs, maps, pins and processes are connected.
 
-    Shows the whole host, whoever loaded the programs, or what is connected to a device, a cgroup, a
-    set, a program or a map. Output formats: table (a tree), json, dot, mermaid, svg.
+    Shows the whole host, including programs that bpfpin did not load, or only the objects connected
+    to a device, a cgroup, a set, a program or a map. Output formats: table (a tree), json, dot,
+    mermaid, svg.
     """
     whole = graph(pin_root=context.pin_root)
     chosen = chosen_target(target, dev)

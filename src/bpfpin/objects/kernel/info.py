@@ -79,7 +79,7 @@ class ProgramInfo:
         name: The name as the kernel keeps it, 15 characters at most.
         map_ids: The ids of the maps that its instructions refer to.
         load_time_ns: When it was loaded, in nanoseconds since boot.
-        uid: The user who loaded it.
+        uid: The user that loaded it.
         is_gpl_compatible: Whether its license is compatible with the GPL.
         ifindex: The device that it is offloaded to; 0 for none.
         btf_id: The id of its BTF; 0 for none.

@@ -86,7 +86,7 @@ class Loaded(Closing):
     Args:
         maps: The maps by their full names in the object, reused ones included.
         programs: The programs by name.
-        notes: What was left out or not supported, in lines for people.
+        notes: Parts left out or not supported, in lines for people.
         variable_specs: The descriptions of the object's global variables; see `variables`.
     """
 
@@ -101,7 +101,7 @@ class Loaded(Closing):
         return Variables(self.variable_specs, self.maps)
 
     def close(self) -> None:
-        """Close all maps and programs; what is pinned or attached stays in the kernel."""
+        """Close all maps and programs; pins and attachments stay in the kernel."""
         self.variables.close()
         for kernel_object in (*self.programs.values(), *self.maps.values()):
             kernel_object.close()
@@ -144,7 +144,7 @@ def load(
         log_size: The most bytes of a log. Default: 16 MiB.
 
     Returns:
-        The open maps and programs. `notes` says what was left out.
+        The open maps and programs. `notes` names the parts left out.
 
     Raises:
         IncompatibleMapError: One of *maps* does not fit; `differences` has every difference.

@@ -325,7 +325,7 @@ def refusal(
 
 
 def _context(error: VerifierError) -> Iterator[str]:
-    """Yield what a message shows between what was refused and why."""
+    """Yield what a message shows between the refusal and its reason."""
     place = f"{error.file}:{error.line}: " if error.line else ""
     if place or error.source:
         yield place + error.source

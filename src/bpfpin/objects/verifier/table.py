@@ -163,7 +163,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     (
         Cause.LEAKED_REFERENCE,
         r"reference leak|[Uu]nreleased",
-        "give back what was taken on every way to the end: bpf_ringbuf_submit or _discard,"
+        "release the reference on every path to the end: bpf_ringbuf_submit or _discard,"
         " bpf_sk_release, bpf_task_release, bpf_obj_drop …",
     ),
     (
@@ -243,7 +243,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     (
         Cause.READ_ONLY,
         r"write into map forbidden|cannot write into|read-only|rdonly|write to change key",
-        "what is const (.rodata, a map with BPF_F_RDONLY_PROG, memory of the kernel) is only read:"
+        "constant memory (.rodata, a map with BPF_F_RDONLY_PROG, kernel memory) is read-only:"
         " write to a copy",
     ),
     (

@@ -1,1 +1,1 @@
-"""Loading a set: request, what is there, plan, publish."""
+"""Loading a set: request, live state, plan, publish."""

@@ -2,7 +2,7 @@
 
 A load has four steps. `sets/request.py` turns the options into a request for each set. With the
 lock held, `sets/changing.py` settles what earlier commands left and reads the live state, once.
-`sets/load/plan.py` decides from both what becomes of each map and hook. `sets/load/publish.py`
+`sets/load/plan.py` decides from both on each map and hook. `sets/load/publish.py`
 builds the next generation and publishes it. A plan without changes ends with a report.
 """
 
@@ -118,7 +118,7 @@ def deploy(  # noqa: PLR0913 - each option of a load is a keyword
             running kernel.
 
     Returns:
-        The deployment; its `report` says what was done.
+        The deployment; its `report` lists the changes.
 
     Raises:
         ObjectFileError: The object file is malformed.

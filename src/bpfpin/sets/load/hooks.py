@@ -1,4 +1,4 @@
-"""What becomes of the hooks of a set: who is there now, and whether it may be moved."""
+"""The plan for the hooks of a set: which program each runs now, and whether it may be replaced."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def require_mode(loading: LoadRequest, there: str, whose: str, detach: str) -> N
 
 
 def plan_hooks(loading: LoadRequest, live: LoadedSet | None) -> tuple[HookPlan, ...]:
-    """Decide on every hook, those wanted and those that leave; the caller closes what is open.
+    """Decide on every hook, those wanted and those that leave; the caller closes the plans.
 
     Raises `ProgramChangedError` where somebody else changed a hook of the set, `HookBusyError`
     where a mode cannot change in place or, in a dry run, where somebody else is attached.
@@ -251,8 +251,8 @@ def _previous(
         return Program.from_id(found.previous_id), True
     if program is None:
         raise ProgramChangedError(
-            f"the pin of {record.program} is gone from the set {loading.shown_name}: whether"
-            f" program id {found.previous_id} at {found.hook} is the set's own cannot be told",
+            f"the pin of {record.program} is gone from the set {loading.shown_name}: bpfpin"
+            f" cannot tell if program id {found.previous_id} at {found.hook} is the set's own",
             holder=f"program id {found.previous_id}",
             hint=Fix.of("if it is: ", Argument("take_over")),
         )
@@ -261,13 +261,13 @@ def _previous(
         f" is not the {record.program} of the set {loading.shown_name}: somebody else put it there",
         holder=f"program id {found.previous_id}",
         hint=Fix.of(
-            "see who it is: bpfpin status; to put yours in its place: ", Argument("take_over")
+            "see its owner: bpfpin status; to put yours in its place: ", Argument("take_over")
         ),
     )
 
 
 def describe(plans: tuple[HookPlan, ...]) -> Iterator[str]:
-    """Yield what is to be told of hooks that are taken over."""
+    """Yield the notes on hooks that are taken over."""
     for plan in plans:
         if plan.is_taken and plan.held_by is HeldBy.NETLINK:
             yield (

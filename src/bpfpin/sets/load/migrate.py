@@ -1,4 +1,4 @@
-"""Plan the migration of maps whose definition changed, and check who else uses them."""
+"""Plan the migration of maps whose definition changed, and check their other users."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def _plan_maps(
 
 
 def access_after(loading: LoadRequest, live: LoadedSet | None) -> Access | None:
-    """Return who may open the maps afterwards: as asked, else as before."""
+    """Return the group and mode of the maps afterwards: as asked, else as before."""
     return loading.access or (live.manifest.access if live else None)
 
 

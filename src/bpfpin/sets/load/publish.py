@@ -165,7 +165,7 @@ class Verified(Closing):
         self.exchanged = exchanged(loading, plan)
 
     def close(self) -> None:
-        """Close the maps and programs; what is pinned or attached by then stays."""
+        """Close the maps and programs; pins and attachments made by then stay."""
         self.loaded.close()
 
     def made(self) -> Iterator[tuple[Path, Map]]:
@@ -351,7 +351,7 @@ class _Building:
         return [*(report for _, report in kept), *(report for _, report, _ in new)]
 
     def _complete(self, record: HookRecord) -> None:
-        """Make what was only prepared, now that the manifest tells how to undo it."""
+        """Make the prepared attachment, now that the manifest tells how to undo it."""
         hook, target = Hook(record.hook), hook_target(self.loading.place)
         code_of(hook).complete(self.loaded.programs[record.program], hook, target, record)
 
@@ -435,7 +435,7 @@ class _Building:
 
 
 def _new_record(loading: LoadRequest, plan: HookPlan, new: NewAttachment) -> HookRecord:
-    """Return what is remembered of a new attachment."""
+    """Return the record of a new attachment for the manifest."""
     return HookRecord(
         new.hook.value,
         plan.program,

@@ -1,4 +1,4 @@
-"""The report of a load: built from its plan and what was made."""
+"""The report of a load: built from its plan and the objects made."""
 
 from __future__ import annotations
 
