@@ -56,6 +56,8 @@ def output_of(settings: Settings) -> Output:
 
 def _keep(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
     name = parameter.name or ""
+    # Global options are read before and after the verb: the default of one place must not override
+    # the value from the other.
     if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
         ctx.obj[name] = value
 

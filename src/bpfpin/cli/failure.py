@@ -45,6 +45,7 @@ class Failure:
 
 
 # Exceptions of Python that are not bugs of bpfpin; all others are.
+# The first class that fits counts, so subclasses of OSError come before it.
 _BUILTIN_EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
     (click.Abort, ExitCode.INTERRUPTED),

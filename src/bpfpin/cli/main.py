@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_closed_streams()
     if COMPLETE in os.environ:
         return _complete(os.environ[COMPLETE])
+    # Names and messages may have characters that the encoding of the stream lacks (LC_ALL=C).
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -104,6 +105,7 @@ def _run(words: list[str], settings: Settings) -> int:
     try:
         with ROOT.make_context("bpfpin", list(words), obj=settings) as ctx:
             status = ROOT.invoke(ctx)
+            # Here, where an error can be reported: at exit Python itself would end with status 120.
             sys.stdout.flush()
             return status or ExitCode.OK
     except click.exceptions.Exit as ending:

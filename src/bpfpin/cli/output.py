@@ -37,6 +37,8 @@ class Color(Enum):
 
 def escape(text: str) -> str:
     r"""Return *text* with control and format characters written as `\x1b` or `\u202e`."""
+    # bpffs takes any byte but NUL, `/` and `.` in a name, ESC and newlines too. A terminal would
+    # obey them.
     return text if text.isprintable() else "".join(map(_escape_character, text))
 
 
@@ -188,6 +190,7 @@ def table_lines(
     least = [max(_longest_word(cell) for cell in column) for column in _columns(columns, rows)]
     kept = list(range(len(columns)))
     while width and len(kept) > 1 and _total(least[n] for n in kept) > width:
+        # The first column names the row, so it always keeps its place.
         kept.remove(max(kept[1:], key=lambda number: least[number]))
     widths = [max(map(len, column)) for column in _columns(columns, rows)]
     while width and _total(widths[n] for n in kept) > width:

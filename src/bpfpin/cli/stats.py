@@ -89,6 +89,7 @@ def command(
     with closing(counters), contextlib.suppress(KeyboardInterrupt):
         out.show(
             Report(
+                # One document has an end, so without --count it is one interval.
                 lambda: _document(_announced(out, read(count or 1))),
                 lambda out: _write(out, read(count), title=title, is_classic=is_classic),
                 records=lambda: _records(_announced(out, read(count))),

@@ -247,6 +247,7 @@ def _trial(
     ):
         with make_trial(parent, place.entry) as room:
             undo.callback(end_trial, parent, place.entry)
+            # The way back opens the map by this pin; the program that used it may be gone by then.
             switching.bpf_map.pin(room.pin_path(MAP))
             token, deadline_ms = secrets.token_hex(8), command_deadline_ms(seconds)
             process = opened.enter_context(start_waiting(place, token, deadline_ms))
@@ -262,6 +263,8 @@ def _trial(
                 change=EntryChange(KEY, _value(switching.bpf_map), switching.value),
             )
             undo.callback(end_waiting, trial)
+            # The record comes last: if the command dies before, the next change of this place finds
+            # no trial, ends the process as an orphan and removes the rest.
             room.write_text(RECORD, trial.to_text())
         undo.pop_all()
         undo.callback(put_back, root, place, trial)

@@ -62,4 +62,5 @@ def settled_place(root: Directory, place: TrialPlace) -> tuple[Recovery, tuple[s
     """
     recovery = recovered(root, place.set) if place.set else Recovery.NOTHING
     notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
+    # After recovery, for the record of a trial is part of the generation that recovery leaves.
     return recovery, notes + settle(root, place)

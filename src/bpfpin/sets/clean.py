@@ -68,6 +68,8 @@ class _Cleaning:
 
     def report(self) -> CleanReport:
         """Clean, and return the report."""
+        # Stages come first: recovery completes or undoes the change, and the sets below are then
+        # judged as it leaves them.
         for stage in left_stages(self._root):
             with self._or_left(stage.path):
                 self._clean_stage(stage)

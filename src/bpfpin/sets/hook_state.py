@@ -99,6 +99,7 @@ def _look_at_link(pin_set: LoadedSet, record: HookRecord, _place: AttachPoint) -
         return _Seen(missing=f"the link at {record.hook} is no longer pinned")
     except PinError as error:
         return _Seen(missing=error.message)
+    # The pinned link of a deleted device still opens; its info has ifindex 0.
     if not info.is_attached:
         missing = f"the link at {record.hook} was detached, and {record.program} runs nowhere"
         return _Seen(0, info.id, missing=missing)
@@ -129,6 +130,8 @@ def _lasting_link(pin_set: LoadedSet, pin: str) -> Link | None:
         with pin_set.open_link(pin) or nullcontext() as link:
             return link is None
 
+    # A link outlives its last reference for a moment: bpf_link_put() of kernel/bpf/syscall.c leaves
+    # its release to a work queue.
     wait_until_freed(is_gone, bool, timeout_s=_PATIENCE_S)
     return pin_set.open_link(pin)
 
@@ -160,6 +163,8 @@ def _program_id(pin_set: LoadedSet, record: HookRecord) -> int | None:
 
 def _device(place: AttachPoint, ifindex: int) -> str:
     """Return the current name of the device, which may have been renamed."""
+    # The info of a link has an ifindex but no network namespace, and an ifindex means another
+    # device in another namespace.
     if not ifindex or place.netns_inode != namespaces.inode():
         return place.device
     return interface.name_of(ifindex) or place.device

@@ -116,6 +116,7 @@ def require_unchanged_programs(live: LoadedSet) -> None:
         if own_id is None:
             continue
         if record.held_by is HeldBy.FILTER:
+            # Filters of clsact have no compare-and-swap, so the program is compared beforehand.
             _require_unchanged_filter(live, record, own_id)
             continue
         link = live.open_link(record.link) if record.held_by is HeldBy.LINK else None

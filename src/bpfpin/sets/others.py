@@ -53,6 +53,7 @@ def other_programs(own: Collection[int], *, ifindex: int | None = None) -> tuple
 
 
 def _name(program_id: int) -> str:
+    # BPF_PROG_GET_FD_BY_ID needs CAP_SYS_ADMIN, unlike the query of a hook.
     with suppress(BpfError), Program.from_id(program_id) as program:
         return program.name
     return ""

@@ -72,6 +72,7 @@ def device_state(place: AttachPoint) -> DeviceState:
         return DeviceState.HERE if _has_cgroup(place.cgroup) else DeviceState.GONE
     with suppress(BpfError), namespaces.enter(namespace_of(place)):
         devices = interface.names()
+        # A renamed device keeps its ifindex; a device made anew under the old name has another one.
         if place.ifindex in devices:
             return DeviceState.HERE
         return DeviceState.ANOTHER if place.device in devices.values() else DeviceState.GONE
@@ -117,6 +118,7 @@ def namespace_of(place: AttachPoint) -> str | None:
         return None
     for name in filter(None, (place.netns, *namespaces.names())):
         with suppress(NamespaceNotFoundError):
+            # The name may have been removed, or given to another namespace since.
             if namespaces.inode(name) == place.netns_inode:
                 return name
     raise NamespaceNotFoundError(

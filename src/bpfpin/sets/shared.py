@@ -31,6 +31,8 @@ from bpfpin.sets.given_maps import Shared
 from bpfpin.sets.request import LoadRequest
 
 _ADVICE_ON_PROGRAMS: Final = "detach it first, or end the process that holds it"
+# For programs whose last reference is gone: bpf_prog_put() frees them after an RCU grace period,
+# and until then they are listed as users of their maps.
 _PATIENCE_S: Final = 5.0
 
 

@@ -128,6 +128,7 @@ def _run(command: Sequence[str], keeps: tuple[int, ...]) -> tuple[int, int]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=keeps,
+        # SIGINT and SIGHUP of the terminal must not reach the process.
         start_new_session=True,
         timeout=_START_TIMEOUT_S,
         check=True,
@@ -146,6 +147,7 @@ def _identity_file(place: TrialPlace, token: str) -> Descriptor:
     try:
         identity = Descriptor(os.memfd_create(_IDENTITY, flags | _MFD_NOEXEC_SEAL))
     except OSError:
+        # Linux before 6.3 refuses MFD_NOEXEC_SEAL with EINVAL.
         identity = Descriptor(os.memfd_create(_IDENTITY, flags))
     os.write(identity.fileno(), json.dumps(text).encode())
     fcntl.fcntl(identity.fileno(), fcntl.F_ADD_SEALS, _SEALS)
@@ -209,6 +211,8 @@ def _is_named_so(pid: int) -> bool:
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None if it is gone."""
     try:
+        # The name of a process may contain spaces and parentheses; the last one ends it
+        # (proc_pid_stat(5)).
         words = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -239,9 +243,13 @@ def _kill(pid: int, is_still: Callable[[], bool]) -> None:
 
     A process that cannot be killed takes nothing back: its trial has no record any more.
     """
+    # The pidfd is opened before the process is looked at. If the number is given to another process
+    # in between, the look fails; afterwards the signal can hit no other (pidfd_open(2)).
     with suppress(OSError), Descriptor(os.pidfd_open(pid)) as process:
         if is_still():
             signal.pidfd_send_signal(process.fileno(), signal.SIGKILL)
+            # A pidfd is readable once the process has ended. The kernel has closed its descriptors
+            # by then: do_exit() of kernel/exit.c calls exit_files() before exit_notify().
             poll = select.poll()
             poll.register(process.fileno(), select.POLLIN)
             poll.poll(_END_TIMEOUT_MS)
@@ -386,6 +394,7 @@ def expire(place: TrialPlace, token: str) -> None:
             trial = read_trial(parent, place.entry)
             if trial is None:  # a command that was killed may have left the room for one
                 _forget(parent, place)
+            # With another token it is a later trial, which has a process of its own.
             elif trial.token == token:
                 put_back(root, place, trial)
 
@@ -419,6 +428,8 @@ def _put_entry_back(root: Directory, place: TrialPlace, change: EntryChange) -> 
         Map.from_pin(room.path / MAP) as bpf_map,
         suppress(KeyNotFoundError),
     ):
+        # Updates of a map have no compare-and-swap: a value that another process writes between the
+        # lookup and the update is overwritten.
         if bpf_map.lookup_bytes(change.key) != change.new:
             return  # somebody chose another value since
         if change.old is None:

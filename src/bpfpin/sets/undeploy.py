@@ -88,6 +88,7 @@ def undeploy(
             _remove_lock_of_last_set(root)
             return UnloadReport(names.display_name(name), pin_root / name, notes=notes)
         require_unchanged_programs(live)
+        # Read before the removal: afterwards neither pins nor records lead to the links.
         devices, links = _devices(live), _link_ids(live)
         kept = _keep_maps(root, live) if keep_maps else ()
         if not kept:
@@ -156,6 +157,7 @@ def _keep_maps(root: Directory, live: LoadedSet) -> tuple[str, ...]:
         kept = {
             name: opened.enter_context(bpf_map)
             for name in live.map_names
+            # Constants (.rodata) belong to a program and go with it.
             if not is_constant(name) and (bpf_map := live.open_map(name))
         }
         if not kept:
@@ -183,6 +185,7 @@ def _notes_on_left_over(live: LoadedSet) -> tuple[str, ...]:
 
 def _link_ids(live: LoadedSet) -> list[int]:
     """Return the ids of the links of the set."""
+    # The record also knows links whose pin was removed by hand.
     ids = list(live.objects.links.values()) if live.objects else []
     for path in live.links.values():
         with suppress(PinError), Link.from_pin(path) as link:

@@ -345,6 +345,7 @@ def _plan_only(requests: Sequence[LoadRequest], options: LoadOptions) -> list[Lo
     """Plan all sets and have their programs verified; nothing changes, so no lock is taken."""
     root = options.pin_root
     lives = [LiveState() for _ in requests]
+    # A dry run mounts nothing; without a bpffs no set is loaded.
     if bpffs.inspect(root) is not RootState.ABSENT:
         bpffs.require(root)
         with Directory.open(root) as directory:
@@ -382,6 +383,7 @@ def _planned(
             outcomes.append(unchanged(loading, plan))
             continue
 
+        # Only loads that change something pay for these imports.
         from bpfpin.sets.guard import require_way_back_after_load  # noqa: PLC0415
         from bpfpin.sets.load.publish import Verified  # noqa: PLC0415
 

@@ -104,6 +104,10 @@ def _taken(loading: LoadRequest, hook: Hook, wanted: HookPlan, holder: HookHolde
     )
     with ExitStack() as undo:
         previous = undo.enter_context(Program.from_id(holder.program_id))
+        # A link refuses to be replaced by netlink, and a program held by netlink refuses a link
+        # (EBUSY), so the hook stays with its kind of holder. Either is replaced without a gap: by
+        # netlink with IFLA_XDP_EXPECTED_FD, or by BPF_LINK_UPDATE with BPF_F_REPLACE, which also
+        # works on links of others.
         if holder.link_id is None:
             remembered = _without_link(hook, holder)
             attachment = code_of(hook).reopen(hook, hook_target(loading.place), remembered)
@@ -118,6 +122,8 @@ def require_mode(loading: LoadRequest, there: str, whose: str, detach: str) -> N
     """Raise `BusyError` if another mode is asked for than the one taken; *detach* frees it."""
     if loading.mode is XdpMode.AUTO or loading.mode.value == there:
         return
+    # dev_xdp_attach() of net/core/dev.c: generic beside native mode is refused with EEXIST, and an
+    # update of a link keeps its mode.
     raise BusyError(
         f"{loading.place.device} runs {whose} in {there} mode, and a mode cannot change in place",
         holder=whose,
@@ -213,6 +219,7 @@ def _is_here(loading: LoadRequest, live: LoadedSet, hook: Hook) -> bool:
     before, wanted = live.manifest.place, loading.place
     if hook.traits.target is TargetKind.CGROUP:
         return before.cgroup == wanted.cgroup
+    # An ifindex is unique within its network namespace only; a name may pass to another device.
     return (before.netns_inode, before.ifindex) == (wanted.netns_inode, wanted.ifindex)
 
 
@@ -232,6 +239,7 @@ def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan 
         return None
     undo.callback(link.close)
     info = link.info
+    # The link of a deleted device still opens, but an update answers ENOLINK: attach anew.
     running = info.program_id if info.is_attached else 0
     return replace(found, attachment=link, link_id=info.id, previous_id=running, mode=record.mode)
 

@@ -58,6 +58,8 @@ class LoadTrial:
         trace: TracebackType | None,
     ) -> None:
         try:
+            # A signal in between would leave a change that has neither begun its trial nor gone
+            # back.
             with signals_deferred():
                 self._conclude(is_done=error is None)
         finally:
@@ -88,6 +90,7 @@ class LoadTrial:
     def hold(self, pin: str, link: Link) -> None:
         """Keep *link*, which is to be pinned as `links~/PIN` once it is confirmed."""
         self._links[pin] = link.id
+        # A duplicate, since the caller closes its link once the record of it is made.
         self._kept.append(Descriptor(os.dup(link.fd)))
 
     def begin(self, live: Directory | None) -> None:
