@@ -96,7 +96,8 @@ def held_by(outer: Map) -> dict[int, int]:
 def test_a_map_of_maps_without_a_kind_of_maps_needs_to_be_given() -> None:
     alone = MapSpec("outer", MapType.ARRAY_OF_MAPS, 4, 4, 8, inner_id=42)
     with pytest.raises(
-        UsageError, match=r"map outer holds maps, and .* no map with id 42"
+        UsageError,
+        match=r"map outer holds maps, but the object does not define the inner map with id 42",
     ) as caught:
         load(ObjectSpec({"outer": alone}, {}))
 

@@ -144,10 +144,7 @@ def test_kept_maps_stay_readable_between_unload_and_load(here: Here) -> None:
 
 @pytest.mark.parametrize("words", [("--chmod", "777"), ("--chmod", "0700"), ("--chmod", "1640")])
 def test_a_mode_that_a_map_cannot_have_is_a_usage_error(here: Here, words: tuple[str, ...]) -> None:
-    assert (
-        "a map is read and written, nothing else"
-        in here.load_refused(2, compiled(OLD), *words).stderr
-    )
+    assert "a map is only read and written" in here.load_refused(2, compiled(OLD), *words).stderr
 
 
 @pytest.mark.parametrize("group", [2**32 - 1, 2**32, 99999999999])

@@ -96,7 +96,7 @@ def test_the_table_of_one_object_has_all_its_parts() -> None:
 def test_of_many_variables_the_rest_is_shown_when_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bpfpin.cli.check.MOST_VARIABLES", 2)
+    monkeypatch.setattr("bpfpin.cli.check.VARIABLES_MAX", 2)
     short = run_here("check", compiled("globals")).stdout
     long = run_here("check", compiled("globals"), "-v").stdout
 

@@ -18,8 +18,8 @@ PLAIN = {"COUNT": "counter->packets++, counter->bytes += size"}
 
 NONSENSE = [
     (("--migrate", "--confirm", "5"), "--migrate and --confirm do not go together"),
-    (("--drop", "bytes"), "it goes with --migrate"),
-    (("--clamp",), "it goes with --migrate"),
+    (("--drop", "bytes"), "is an option of a migration: add --migrate"),
+    (("--clamp",), "is an option of a migration: add --migrate"),
     (("--migrate", "--drop", "nothing"), "no old member 'nothing'"),
     (("--migrate", "--rule", "nothing=sum"), "no new member 'nothing'"),
     (("--migrate", "--rule", "flows:packets=sum"), "no map 'flows' is to be migrated"),

@@ -143,7 +143,7 @@ def test_after_a_failed_reload_the_old_program_stays_and_counts(
         (("--map", f"{COUNTERS}="), "not understood"),
         (("--map", f"{COUNTERS}=id:x"), "id:x"),
         (("--map", f"{COUNTERS}=id:1", "--map", f"{COUNTERS}=id:2"), "twice"),
-        (("--chmod", "777"), "a map is read and written, nothing else"),
+        (("--chmod", "777"), "a map is only read and written"),
         (("--chmod", "0640x"), "0640x"),
         (("--group", "nosuchgroup"), "there is no group 'nosuchgroup'"),
     ],
