@@ -162,6 +162,7 @@ def _map_of_running(device: str, name: str, *, read_only: bool) -> Map:
     ids = [map_id for program_id in running_ids(device) for map_id in _map_ids(program_id)]
     with ExitStack() as opened:
         there = [opened.enter_context(Map.from_id(id_, read_only=read_only)) for id_ in ids]
+        # The kernel keeps 15 bytes of a name.
         fitting = [bpf_map for bpf_map in there if bpf_map.name == name[:KERNEL_NAME_LENGTH]]
         if len(fitting) == 1:
             return Map.from_id(fitting[0].id, read_only=read_only)
@@ -183,6 +184,8 @@ def _object_of(pin_set: PinSet) -> str:
         return pin_set.manifest.object
     link = pin_set.path / names.MANIFEST
     try:
+        # Anybody may make a directory in a bpffs of mode 1777, so only the text of root is
+        # believed.
         if {pin_set.path.lstat().st_uid, link.lstat().st_uid} != {0}:
             return ""
         return Manifest.parse(os.readlink(link)).object  # noqa: PTH115  (a text, not a path)

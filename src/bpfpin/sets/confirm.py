@@ -107,6 +107,7 @@ def confirm(
             recovered(root, place.set)
         with root.child(place.parent) as parent:
             trial = read_trial(parent, place.entry)
+        # Before the lock was granted, the trial may have ended and another may have begun.
         if trial is None or trial.token != wanted.trial.token:
             raise _nothing(target)
         if is_overdue(trial):
@@ -206,6 +207,7 @@ def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directo
                 with Link.from_id(link_id) as link:
                     _require_own_program(link, parent.path / names.PROGRAMS / programs[pin])
                     if not links.has(pin):  # an earlier confirm may have been killed after this
+                        # Recorded first, so that after a crash the pin counts as the set's own.
                         if parent.has(names.OBJECTS):
                             record_object(parent, names.LINKS, pin, link.id)
                         link.pin(links.pin_path(pin))

@@ -195,6 +195,7 @@ def _uses(live: LoadedSet, map_id: int) -> bool:
             with Program.from_pin(path) as program:
                 if map_id in program.info.map_ids:
                     return True
+        # The info of a program lists a map of maps, but not the maps in it.
         for path in live.maps.values():
             with Map.from_pin(path, read_only=True) as other:
                 is_outer = traits_of(other.type).holds_maps
@@ -239,6 +240,8 @@ def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
     manifest = live.manifest
     words = [f"{record.program}:{record.hook}" for record in manifest.hooks]
     try:
+        # The object is needed again: of a loaded program the kernel gives out only the rewritten
+        # instructions (`xlated_prog_insns`), which it does not load.
         spec = read_for_hooks(manifest.object, words=words)
     except BpfError as error:
         raise UntriedError(f"its object cannot be read: {error}") from None
@@ -321,6 +324,7 @@ def _prepare_load(loading: LoadRequest, plan: Plan, copy: Loaded) -> None:
 
     for migrating in plan.migrating:
         new = copy.maps[migrating.name]
+        # A fold takes the counters out of the map that it reads, so it must not see the real one.
         with copy_of(migrating.old, Budget()) as old:
             migrating.plan.fill(old, new)
             with FoldPrograms.load(migrating.plan.fold, old, new) as fold:

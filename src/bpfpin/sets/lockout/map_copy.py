@@ -132,6 +132,7 @@ class InnerMaps(Closing):
                 if inner is None:
                     self._budget.notes.append(f"of {real.name}, not all inner maps were copied")
                     return
+                # A map of maps is read by id and written by descriptor.
                 copy.update_bytes(key, inner.fd.to_bytes(4, "little"))
 
     def _copy(self, inner_id: int) -> Map | None:
@@ -161,6 +162,8 @@ def spec_of(bpf_map: Map) -> MapSpec:
     """Return the definition of a map that exists."""
     info = bpf_map.info
     assert isinstance(info.type, MapType)
+    # BPF_F_RDONLY would keep us from filling the copy, and BPF_F_WRONLY from reading it. With
+    # BPF_F_NUMA_NODE the kernel wants a node, which bpf_map_info does not tell.
     access = MapFlag.RDONLY | MapFlag.WRONLY | MapFlag.NUMA_NODE
     return MapSpec(
         info.name,

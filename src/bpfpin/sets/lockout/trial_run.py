@@ -180,6 +180,8 @@ def cut_by(copying: Copying, target: Target, *, is_compared: bool = False) -> Cu
         with copying.made(packets, is_changed=False) as copy:
             before = _stopped(copy.programs[target.program], target, packets)
         stopped = {packet: word for packet, word in stopped.items() if packet not in before}
+    # Each again with copies of its own: a program with state, such as a rate limit, may have
+    # stopped it only because of the test packets before.
     for packet in _of_different_kinds(stopped)[:_RECHECKED]:
         with copying.made([packet]) as copy:
             alone = _stopped(copy.programs[target.program], target, [packet])
@@ -236,6 +238,7 @@ def _answer(
 
 
 def _signed(value: int) -> int:
+    # `retval` of BPF_PROG_TEST_RUN is unsigned, and TC_ACT_UNSPEC is -1.
     return value - (1 << 32) if value >> 31 else value
 
 
