@@ -100,6 +100,10 @@ class Argument:
 
     The command has an option for it: a flag for True, one option for each element of a list, and
     `KEY=VALUE` for each item of a mapping.
+
+    Attributes:
+        name: The name of the keyword argument.
+        value: The value to pass; True for a flag.
     """
 
     name: str
@@ -112,13 +116,17 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """What to do about an error: a sentence, whose keyword arguments are data."""
+    """What to do about an error: a sentence, whose keyword arguments are data.
+
+    Attributes:
+        parts: The pieces of the sentence in their order: texts, and arguments of the call.
+    """
 
     parts: tuple[str | Argument, ...]
 
     @classmethod
     def of(cls, *parts: str | Argument) -> Fix:
-        """Return a fix of texts and arguments, which are joined without spaces."""
+        """Return a fix of *parts*, texts and arguments, which are joined without spaces."""
         return cls(parts)
 
     def text(self, word: Callable[[Argument], str] = str) -> str:
@@ -193,6 +201,7 @@ class SyscallError(BpfError, OSError):
     """A system call failed and no subclass fits the errno.
 
     Attributes:
+        message, hint: As in `BpfError`; the message is without the errno.
         command: The kernel's name of the call, such as `BPF_MAP_CREATE`.
         errno: The error number that the kernel returned.
         target: The object of the call: a name, a path or an id.
@@ -229,6 +238,7 @@ class VerifierError(SyscallError):
     the kernel lacks is a `NotSupportedError`.
 
     Attributes:
+        message, errno: As in `SyscallError`; the errno is EACCES by default.
         log: The whole log of the verifier.
         telling_line: The line of the log that has the reason.
         cause: The kind of problem, such as "null-check"; empty if bpfpin does not know it.
@@ -249,6 +259,7 @@ class VerifierError(SyscallError):
     def __init__(
         self, message: str, *, log: str, telling_line: str = "", errno: int = 13, **known: str
     ) -> None:
+        """Make the error; *known* has `target` and `hint` of a `SyscallError`."""
         super().__init__(message, command="BPF_PROG_LOAD", errno=errno, **known)
         self.log = log
         self.telling_line = telling_line
@@ -265,6 +276,7 @@ class PermissionDeniedError(SyscallError, PermissionError):
     A map that nobody may write is a `ReadOnlyMapError`.
 
     Attributes:
+        message, command, errno, target, hint: As in `SyscallError`.
         missing: Names of the missing capabilities, such as `CAP_BPF`; empty if unknown.
     """
 
@@ -338,6 +350,7 @@ class NotSupportedError(SyscallError):
     """The kernel or the driver lacks a feature.
 
     Attributes:
+        message, command, errno, target, hint: As in `SyscallError`.
         feature: Name of the feature.
         since: The first Linux version that has it; empty if unknown.
     """
@@ -366,6 +379,7 @@ class ObjectFileError(BpfError, ValueError):
     The file is at fault. A program that the verifier refuses is a `VerifierError`.
 
     Attributes:
+        message, hint: As in `BpfError`.
         path: The file; empty if it was given as bytes.
         section: Name of the section with the problem; may be empty.
         symbol: Name of the symbol with the problem; may be empty.
@@ -407,6 +421,7 @@ class ObjectNotFoundError(ObjectFileError, FileNotFoundError):
     exit_code = ExitCode.NOT_FOUND
 
     def __init__(self, message: str, **known: Any) -> None:
+        """Take *message*, and as *known* the other arguments of `ObjectFileError`."""
         super().__init__(message, **known)
         _set_enoent(self)
 
@@ -417,6 +432,7 @@ class LimitError(BpfError):
     A map that is full is a `MapFullError`.
 
     Attributes:
+        message, hint: As in `BpfError`.
         limit: The limit.
         asked: The number that exceeds it.
     """
@@ -439,6 +455,7 @@ class IncompatibleMapError(BpfError):
     A pin that is not a map is a `PinKindError`.
 
     Attributes:
+        message, hint: As in `BpfError`.
         path: The pin of the map; may be empty.
         differences: Every field that differs.
     """
@@ -465,6 +482,7 @@ class PinError(BpfError):
     """A path in bpffs cannot be used; the subclasses tell why.
 
     Attributes:
+        message, hint: As in `BpfError`.
         path: The path.
     """
 
@@ -500,7 +518,11 @@ class PinExistsError(PinError):
 
 
 class PinNotFoundError(PinError, FileNotFoundError):
-    """The pin or pin set does not exist; also a `FileNotFoundError`."""
+    """The pin or pin set does not exist; also a `FileNotFoundError`.
+
+    Attributes:
+        message, path, hint: As in `PinError`.
+    """
 
     exit_code = ExitCode.NOT_FOUND
 
@@ -534,6 +556,7 @@ class BusyError(BpfError):
     """Something is in use by another command, program or user.
 
     Attributes:
+        message, hint: As in `BpfError`.
         holder: Its user, such as `program id 7`; empty if unknown.
     """
 

@@ -25,7 +25,15 @@ _IMMEDIATE = struct.Struct("<I")
 # A named tuple is created several times faster than a frozen dataclass; CO-RE decodes every
 # instruction of a function.
 class Instruction(NamedTuple):
-    """One eight-byte slot of a program; a 64-bit load consists of two of them."""
+    """One eight-byte slot of a program; a 64-bit load consists of two of them.
+
+    Attributes:
+        opcode: What it does, as in struct bpf_insn.
+        dst: The number of the destination register.
+        src: The number of the source register, or the kind of a call or load.
+        offset: Signed 16-bit offset of a jump or a memory access.
+        imm: Signed 32-bit immediate.
+    """
 
     opcode: int
     dst: int = 0

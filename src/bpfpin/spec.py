@@ -133,7 +133,14 @@ class Reference(NamedTuple):
 
 
 class LineInfo(NamedTuple):
-    """The source line of instruction *index* and those that follow; its strings are in the BTF."""
+    """The source line of instruction *index* and those that follow; its strings are in the BTF.
+
+    Attributes:
+        index: Slot of the instruction in its function.
+        file_name_offset: Where the file name begins in the strings of the BTF.
+        line_offset: Where the text of the line begins in the strings of the BTF.
+        line_column: Line number and column in one number, as in struct bpf_line_info.
+    """
 
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     file_name_offset: int

@@ -64,7 +64,15 @@ PRIORITY = 191
 
 @dataclass(frozen=True, slots=True)
 class FilterPlace:
-    """The identity of a filter: unique among the filters of a network namespace."""
+    """The identity of a filter: unique among the filters of a network namespace.
+
+    Attributes:
+        ifindex: The index of the device.
+        hook: TC_INGRESS or TC_EGRESS.
+        priority: The priority of the filter; the lowest number runs first.
+        handle: The number of the filter within its priority.
+        chain: The chain of the filter; every packet begins in chain 0.
+    """
 
     ifindex: int
     hook: Hook

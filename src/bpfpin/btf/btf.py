@@ -94,6 +94,14 @@ class Btf:
     """
 
     def __init__(self, types: bytes, strings: bytes, *, base: Btf | None, first_byte: int) -> None:
+        """Index the types of sections that were checked before; `parse` checks a blob.
+
+        Args:
+            types: The type section.
+            strings: The string section.
+            base: The table that this one extends; None for a table of its own.
+            first_byte: Offset of the type section in the blob, for error messages.
+        """
         self._base = base
         self._first_id = len(base) if base else 1
         self._types = types
@@ -264,6 +272,9 @@ class Btf:
     def strip(self, type_id: int) -> int:
         """Return the id of the type under typedefs, const, volatile, restrict and type tags.
 
+        Args:
+            type_id: The id of the type to start from.
+
         Raises:
             ObjectFileError: More than 32 of them, for instance in a cycle.
         """
@@ -288,7 +299,12 @@ class Btf:
 
 @dataclass(frozen=True, slots=True)
 class TypeRef:
-    """A reference to one type of one table."""
+    """A reference to one type of one table.
+
+    Attributes:
+        btf: The table.
+        id: The id of the type in the table.
+    """
 
     btf: Btf = field(repr=False)
     id: int

@@ -174,7 +174,13 @@ def _unnamed(btf: TypeTable, member: Member) -> Struct | Union | None:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A part of a key or value: *size* bytes at byte *offset*."""
+    """A part of a key or value: *size* bytes at byte *offset*.
+
+    Attributes:
+        offset: The first byte.
+        size: The number of bytes.
+        is_signed: Whether the number there may be negative.
+    """
 
     offset: int
     size: int

@@ -34,14 +34,26 @@ class IntEncoding(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Void:
-    """No type, id 0."""
+    """No type, id 0.
+
+    Attributes:
+        name: Empty; valid BTF has no name here.
+    """
 
     name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Int:
-    """An integer of *size* bytes, of which *bits* bits from *bit_offset* on hold the value."""
+    """An integer of *size* bytes, of which *bits* bits from *bit_offset* on hold the value.
+
+    Attributes:
+        name: The name in C, such as `unsigned int`.
+        size: Bytes that it takes.
+        bits: Bits of the value.
+        encoding: Whether it is signed, a character or a boolean.
+        bit_offset: The first bit of the value.
+    """
 
     name: str
     size: int
@@ -57,7 +69,12 @@ class Int:
 
 @dataclass(frozen=True, slots=True)
 class Float:
-    """A floating-point number of *size* bytes."""
+    """A floating-point number of *size* bytes.
+
+    Attributes:
+        name: The name in C, such as `double`.
+        size: Bytes that it takes.
+    """
 
     name: str
     size: int
@@ -65,7 +82,12 @@ class Float:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """A pointer to *type_id*."""
+    """A pointer to *type_id*.
+
+    Attributes:
+        type_id: The id of the type that it points to; 0 for `void *`.
+        name: Empty; valid BTF has no name here.
+    """
 
     type_id: int
     name: str = ""
@@ -73,7 +95,14 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array of *length* elements of type *element_id*."""
+    """An array of *length* elements of type *element_id*.
+
+    Attributes:
+        element_id: The id of the type of the elements.
+        index_id: The id of the type of the index in C.
+        length: The number of elements.
+        name: Empty; valid BTF has no name here.
+    """
 
     element_id: int
     # Type of the index in C, which BTF requires; it has no influence on the layout.
@@ -83,7 +112,14 @@ class Array:
 
 
 class Member(NamedTuple):
-    """One member of a structure; *bitfield_size* is 0 unless it is a bit-field."""
+    """One member of a structure; *bitfield_size* is 0 unless it is a bit-field.
+
+    Attributes:
+        name: The name; empty for an unnamed structure or union inside another.
+        type_id: The id of its type.
+        bit_offset: The first bit of the member in the structure.
+        bitfield_size: Bits of a bit-field, otherwise 0.
+    """
 
     name: str
     type_id: int
@@ -93,7 +129,13 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Struct:
-    """A structure of *size* bytes."""
+    """A structure of *size* bytes.
+
+    Attributes:
+        name: The name in the source; empty for an unnamed one.
+        size: Bytes that it takes.
+        members: The members in their order.
+    """
 
     name: str
     size: int
@@ -102,7 +144,13 @@ class Struct:
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """A union of *size* bytes; its members all start at bit 0."""
+    """A union of *size* bytes; its members all start at bit 0.
+
+    Attributes:
+        name: The name in the source; empty for an unnamed one.
+        size: Bytes that it takes.
+        members: The members in their order.
+    """
 
     name: str
     size: int
@@ -110,7 +158,12 @@ class Union:
 
 
 class Enumerator(NamedTuple):
-    """One name of an enumeration."""
+    """One name of an enumeration.
+
+    Attributes:
+        name: The name.
+        value: The number that it stands for.
+    """
 
     name: str
     value: int
@@ -123,7 +176,15 @@ _WIDE_SIZE = 8
 
 @dataclass(frozen=True, slots=True)
 class Enum:
-    """An enumeration; BTF_KIND_ENUM64 when *is_wide*."""
+    """An enumeration; BTF_KIND_ENUM64 when *is_wide*.
+
+    Attributes:
+        name: The name in the source; empty for an unnamed one.
+        size: Bytes that a value takes.
+        is_signed: Whether values may be negative.
+        values: The names and numbers in their order.
+        is_wide: Whether it is BTF_KIND_ENUM64, which stores 64 bits a number.
+    """
 
     name: str
     size: int
@@ -140,7 +201,12 @@ class Enum:
 @dataclass(frozen=True, slots=True)
 # Compilers write it for a type that a file uses through pointers only.
 class Forward:
-    """A structure or union that is declared but not defined."""
+    """A structure or union that is declared but not defined.
+
+    Attributes:
+        name: The name of the structure or union.
+        is_union: Whether it is a union.
+    """
 
     name: str
     is_union: bool = False
@@ -159,7 +225,13 @@ class ModifierKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Modifier:
-    """A typedef, volatile, const, restrict or type tag of *type_id*."""
+    """A typedef, volatile, const, restrict or type tag of *type_id*.
+
+    Attributes:
+        kind: Which of them it is.
+        name: The name of a typedef or the text of a tag; empty for the others.
+        type_id: The id of the type that it modifies.
+    """
 
     kind: ModifierKind
     name: str
@@ -168,7 +240,13 @@ class Modifier:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function whose prototype is *type_id*."""
+    """A function whose prototype is *type_id*.
+
+    Attributes:
+        name: The name of the function.
+        type_id: The id of its prototype.
+        linkage: Whether it is static, global or extern.
+    """
 
     name: str
     type_id: int
@@ -176,7 +254,12 @@ class Function:
 
 
 class Parameter(NamedTuple):
-    """One parameter of a prototype; an unnamed one of type 0 stands for `...`."""
+    """One parameter of a prototype; an unnamed one of type 0 stands for `...`.
+
+    Attributes:
+        name: The name of the parameter; may be empty.
+        type_id: The id of its type.
+    """
 
     name: str
     type_id: int
@@ -184,7 +267,13 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FunctionPrototype:
-    """Parameters and return type of a function."""
+    """Parameters and return type of a function.
+
+    Attributes:
+        return_id: The id of the type that it returns; 0 for void.
+        parameters: The parameters in their order.
+        name: Empty; valid BTF has no name here.
+    """
 
     return_id: int
     parameters: tuple[Parameter, ...]
@@ -193,7 +282,13 @@ class FunctionPrototype:
 
 @dataclass(frozen=True, slots=True)
 class Var:
-    """A global variable of type *type_id* (BTF_KIND_VAR)."""
+    """A global variable of type *type_id* (BTF_KIND_VAR).
+
+    Attributes:
+        name: The name of the variable.
+        type_id: The id of its type.
+        linkage: Whether it is static, global or extern.
+    """
 
     name: str
     type_id: int
@@ -201,7 +296,13 @@ class Var:
 
 
 class SectionVariable(NamedTuple):
-    """Offset and size of a variable in its section, in bytes; *type_id* is its `Var`."""
+    """Offset and size of a variable in its section, in bytes; *type_id* is its `Var`.
+
+    Attributes:
+        type_id: The id of the `Var`.
+        offset: The first byte in the section.
+        size: Bytes that it takes.
+    """
 
     type_id: int
     offset: int
@@ -210,7 +311,13 @@ class SectionVariable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """A section of the object file and its variables; compilers write 0 as *size*."""
+    """A section of the object file and its variables; compilers write 0 as *size*.
+
+    Attributes:
+        name: The name of the section, such as `.bss`.
+        size: Bytes of the section; 0 as compilers write it.
+        variables: The variables in the section.
+    """
 
     name: str
     size: int
@@ -220,7 +327,13 @@ class DataSection:
 @dataclass(frozen=True, slots=True)
 # Other types never refer to a tag: it points at what it describes.
 class DeclTag:
-    """A tag on *type_id*, or on its member or parameter number *component* (-1: on the type)."""
+    """A tag on *type_id*, or on its member or parameter number *component* (-1: on the type).
+
+    Attributes:
+        name: The text of the tag.
+        type_id: The id of the type that has the tag.
+        component: The number of the member or parameter; -1 for the type itself.
+    """
 
     name: str
     type_id: int

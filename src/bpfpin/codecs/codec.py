@@ -75,11 +75,25 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, data: Buffer, at: int = 0) -> Any:
-        """Return the value that starts at byte *at*."""
+        """Return the value that starts at a byte.
+
+        Args:
+            data: The bytes of one or more values.
+            at: The first byte of the value.
+        """
 
     @abstractmethod
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
-        """Write *value* into *data*, which is zero there; `MisfitError` if it does not fit."""
+        """Write a value into bytes that are zero there.
+
+        Args:
+            value: The value.
+            data: The bytes to write into.
+            at: The first byte to write.
+
+        Raises:
+            MisfitError: The value does not fit.
+        """
 
     def decode_many(self, data: Buffer, stride: int) -> Sequence[Any]:
         """Return the values that start every *stride* bytes of *data*."""

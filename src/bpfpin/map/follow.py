@@ -433,6 +433,13 @@ class FollowedWatch(Closing, Iterator[Change]):
     """
 
     def __init__(self, live: Follower, pace: Pace, steps: Iterator[Change | WaitStep]) -> None:
+        """Start the walk; `Follower.watch` calls this.
+
+        Args:
+            live: The follower, which stays open after the walk.
+            pace: When to read next.
+            steps: The changes, and in between the moments to wait.
+        """
         self._live, self._pace, self._steps = live, pace, steps
         self._now = _waiting(live, pace, steps)
 

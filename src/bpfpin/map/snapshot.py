@@ -21,7 +21,14 @@ from bpfpin.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The result of saving map *map_id*: the number of entries, and the size of the file."""
+    """The result of saving a map to a file.
+
+    Attributes:
+        path: The file.
+        map_id: The id of the map.
+        entries: The number of entries in the file.
+        size_bytes: The size of the file.
+    """
 
     path: Path
     map_id: int
@@ -36,10 +43,14 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The result of restoring into map *map_id*.
+    """The result of restoring a map from a file.
 
-    *deleted* is the number of entries that were deleted because the file does not have them.
-    *lost* are the members that were dropped or cut to fit, as the user allowed.
+    Attributes:
+        path: The file.
+        map_id: The id of the map.
+        entries: The number of entries written.
+        deleted: The number of entries that were deleted because the file does not have them.
+        lost: The members that were dropped or cut to fit, as the user allowed.
     """
 
     path: Path

@@ -93,17 +93,35 @@ class FirstValues:
         *,
         made: bytes,
     ) -> None:
+        """Prepare to compute the first values.
+
+        Args:
+            types: BTF types of old and new values; None without one.
+            start: The first value of a new entry, for one CPU.
+            functions: The Python functions that compute members, by the member's path.
+            made: The value that the elements of an array have after creation.
+        """
         self._types = types
         self._is_other = start != made
         self._start = start
         self._functions = functions
 
     def is_needed(self, new: MapShape) -> bool:
-        """Whether anything has to be written."""
+        """Whether anything has to be written.
+
+        Args:
+            new: Type, sizes and flags of the new map.
+        """
         return bool(self._functions) or (new.is_array and self._is_other)
 
     def fill(self, old: Map, new: Map, shapes: tuple[MapShape, MapShape]) -> None:
-        """Write the first values into *new*; the caller keeps both maps."""
+        """Write the first values into *new*; the caller keeps both maps.
+
+        Args:
+            old: The old map, whose values the functions read.
+            new: The new map.
+            shapes: Types, sizes and flags of the old and the new map.
+        """
         before, after = shapes
         if after.is_array and self._is_other:
             for index in range(after.max_entries):

@@ -137,8 +137,13 @@ class FoldCounts:
 class FoldSpec:
     """The description of a fold: both maps, and the moves of members.
 
-    *start* is the first value of a new entry, for one CPU. *key_moves* is None if keys stay as they
-    are. *entries* is about how many entries the old map has; many are folded in chunks.
+    Attributes:
+        old: Type, sizes and flags of the old map.
+        new: Type, sizes and flags of the new map.
+        moves: The moves of value members.
+        start: The first value of a new entry, for one CPU.
+        key_moves: The moves of key members; None if keys stay as they are.
+        entries: About how many entries the old map has; many are folded in chunks.
     """
 
     old: MapShape

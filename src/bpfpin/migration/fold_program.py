@@ -90,8 +90,15 @@ class FoldWalk(Enum):
 class FoldProgram:
     """The description of one program to be generated.
 
-    *key_moves* is None if the key stays as it is. With *cpus* the program takes the values of that
-    many CPUs from a per-CPU map; 0 takes the value of the CPU it runs on, or of a shared map.
+    Attributes:
+        old: Type, sizes and flags of the old map.
+        new: Type, sizes and flags of the new map.
+        moves: The moves of value members.
+        key_moves: The moves of key members; None if the key stays as it is.
+        phase: What the program does to each entry.
+        walk: What it walks: the old map, or a chunk of its keys.
+        cpus: The number of CPUs whose values it takes from a per-CPU map; 0 takes the value of the
+            CPU that it runs on, or of a shared map.
     """
 
     old: MapShape

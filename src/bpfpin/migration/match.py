@@ -34,9 +34,15 @@ _COUNTABLE: Final = (LeafKind.NUMBER, LeafKind.ENUM)
 class EntryCheck:
     """A condition that every old key or value must satisfy to be moved without loss.
 
-    The number at *place* is within *limits*, if given, and not among *forbidden*. With *is_zero*
-    all bytes there are 0 instead. *what* names the problem otherwise. With *is_accepted* the user
-    accepts the loss: entries that fail are counted and reported, but do not refuse the migration.
+    Attributes:
+        path: The path of the member.
+        place: Where its number is in the old key or value.
+        what: The problem of an entry that fails.
+        limits: The least and the greatest number allowed; None for any.
+        forbidden: Numbers that are not allowed.
+        is_zero: Whether the condition is instead that all bytes there are 0.
+        is_accepted: Whether the user accepts the loss: entries that fail are counted and reported,
+            but do not refuse the migration.
     """
 
     path: str
@@ -61,9 +67,13 @@ class EntryCheck:
 class UnfitMember:
     """A member that cannot be moved without a decision of the user.
 
-    *old* and *new* describe the member on both sides, *hint* is the option to type. With
-    *may_be_lost* the member can be dropped; with *may_be_renamed* there is a new member of a
-    matching type that it may be called now.
+    Attributes:
+        path: The path of the member.
+        old: The old member in words.
+        new: The new member in words.
+        hint: The option to type.
+        may_be_lost: Whether the member can be dropped.
+        may_be_renamed: Whether there is a new member of a matching type that may be its new name.
     """
 
     path: str

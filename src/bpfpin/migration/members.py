@@ -55,7 +55,15 @@ Libraries = tuple[Sequence[Btf], Sequence[Btf]]  # the BTF of the old and of the
 
 @dataclass(frozen=True, slots=True)
 class MapShape:
-    """The type, sizes and flags of a map; *value_size* is that of one CPU's value, in bytes."""
+    """The type, sizes and flags of a map.
+
+    Attributes:
+        type: The map type.
+        key_size: Bytes of a key.
+        value_size: Bytes of a value, for a per-CPU map those of one CPU's value.
+        max_entries: The number of entries that it can have.
+        map_flags: Bits of `MapFlag`.
+    """
 
     type: MapType
     key_size: int
@@ -120,10 +128,14 @@ class LeafKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A member without members of its own; *path* is as in C, empty if the value is one number.
+    """A member without members of its own.
 
-    *type* is the type as C has it, by which opaque members are compared. *values* are the names and
-    numbers of an enumeration.
+    Attributes:
+        path: The path as in C; empty if the value is one number.
+        place: Where it is in the key or value.
+        kind: How it can be moved.
+        type: The type as C has it, by which opaque members are compared.
+        values: The names and numbers of an enumeration.
     """
 
     path: str

@@ -171,6 +171,10 @@ class MigrationPlan:
         """Write first values into *new*, if any have to be written.
 
         Call it after *new* was created and before the hooks are switched.
+
+        Args:
+            old: The old map.
+            new: The new map.
         """
         self.first_values.fill(old, new, self.shapes)
 

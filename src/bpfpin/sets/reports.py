@@ -33,6 +33,16 @@ class ProgramReport:
 
     *hook*, *mode* and *link* are None for a program that is not attached; *device* or *cgroup* is
     the place of the hook.
+
+    Attributes:
+        name: The name of the program in its object.
+        id: The id of the program.
+        hook: The hook that it is attached to.
+        device: The network device of the hook; None for a cgroup.
+        mode: The XDP mode.
+        link: The id of the link; None for a hook without a link.
+        note: Why the mode is not the native one; may be empty.
+        cgroup: The path of the cgroup; None for a device.
     """
 
     name: str
@@ -60,7 +70,16 @@ class ProgramReport:
 
 @dataclass(frozen=True)
 class MapReport:
-    """A map of a set: its pin, the decision of the load and its reason, and its migration."""
+    """A map of a set: its pin, the decision of the load and its reason, and its migration.
+
+    Attributes:
+        name: The name of the map in its object.
+        id: The id of the map; None while it is only planned.
+        path: The path of its pin.
+        decision: What the load did with the map; None outside of a load.
+        reason: Why; may be empty.
+        migration: The plan of its migration; None without one.
+    """
 
     name: str
     id: int | None
@@ -80,10 +99,15 @@ class MapReport:
 
 @dataclass(frozen=True)
 class HookReport:
-    """What a load did with one hook: *action* is `attach`, `update`, `detach` or `keep`.
+    """What a load did with one hook.
 
-    *device* is its place, `cgroup PATH` for a cgroup; *before* is the id of the program that ran
-    at the hook, None for none.
+    Attributes:
+        hook: The hook.
+        device: The network device, or `cgroup PATH`.
+        action: What was done: `attach`, `update`, `detach` or `keep`.
+        program: The name of the program.
+        link: The id of the link; None for a hook without a link.
+        before: The id of the program that ran at the hook before; None for none.
     """
 
     hook: str
@@ -100,7 +124,18 @@ class HookReport:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What one `load` did, or would do."""
+    """What one `load` did, or would do.
+
+    Attributes:
+        result: Whether the set was loaded, reloaded, unchanged or only planned.
+        set: The name of the set.
+        path: The directory of its pins.
+        generation: The number of the set's generation.
+        programs: The programs of the set.
+        maps: The maps of the set.
+        hooks: What was done with each hook.
+        notes: Remarks for the user, a line each.
+    """
 
     result: LoadResult
     set: str
@@ -136,7 +171,15 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class UnloadReport:
-    """What one `unload` removed, and which maps it left pinned."""
+    """What one `unload` removed, and which maps it left pinned.
+
+    Attributes:
+        set: The name of the set.
+        path: The directory of its pins.
+        devices: The devices and cgroups that ran programs of the set.
+        kept_maps: The names of the maps that stay pinned.
+        notes: Remarks for the user, a line each.
+    """
 
     set: str
     path: Path

@@ -274,7 +274,13 @@ class PerfBuffer(EventSource):
         )
 
     def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
-        """Store a perf event in the map; deprecated, use `Map.update_bytes`."""
+        """Store a perf event in the map; deprecated, use `Map.update_bytes`.
+
+        Args:
+            key: The bytes of the key, which is the number of a CPU.
+            value: The bytes of the descriptor of the perf event.
+            flag: Bits of `UpdateFlag`; ANY for no condition.
+        """
         deprecated.warn("PerfBuffer.update_bytes", "Map.update_bytes")
         bpf.map_update_elem(self.fd, key, value, flags=flag)
 

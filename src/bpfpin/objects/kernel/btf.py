@@ -43,6 +43,12 @@ class BtfHandle(KernelObject):
     kind = ObjectKind.BTF
 
     def __init__(self, descriptor: Descriptor, btf: Btf | None = None) -> None:
+        """Take over an open descriptor.
+
+        Args:
+            descriptor: The descriptor of the BTF object; the handle closes it.
+            btf: Its types if they are known; None to read them from the kernel when needed.
+        """
         super().__init__(descriptor)
         self._btf = btf
 

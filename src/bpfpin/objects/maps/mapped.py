@@ -39,6 +39,12 @@ class MappedMemory(Closing):
     """
 
     def __init__(self, bpf_map: BaseMap, *, read_only: bool = False) -> None:
+        """Map the memory of an array.
+
+        Args:
+            bpf_map: The array, made with BPF_F_MMAPABLE.
+            read_only: Whether to map it for reading only.
+        """
         self.about = require_mappable(bpf_map)
         self.stride = stride_of(bpf_map.value_size)
         self.count = bpf_map.max_entries

@@ -101,12 +101,22 @@ class Queue(BaseMap):
             yield value
 
     def lookup_bytes(self, key: bytes) -> bytes:
-        """Return the bytes of the next value; deprecated, use `peek`."""
+        """Return the bytes of the next value; deprecated, use `peek`.
+
+        Args:
+            key: Empty bytes; the map has no keys.
+        """
         deprecated.warn("Queue.lookup_bytes", "Queue.peek")
         return self._elements.lookup(key)
 
     def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
-        """Add a value given as bytes; deprecated, use `push`."""
+        """Add a value given as bytes; deprecated, use `push`.
+
+        Args:
+            key: Empty bytes; the map has no keys.
+            value: The bytes of the value.
+            flag: Bits of `UpdateFlag`; ANY for no condition.
+        """
         deprecated.warn("Queue.update_bytes", "Queue.push")
         self._elements.update(key, value, flag)
 
@@ -161,7 +171,13 @@ class BloomFilter(BaseMap):
             self.add(value)
 
     def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
-        """Add a value given as bytes; deprecated, use `add`."""
+        """Add a value given as bytes; deprecated, use `add`.
+
+        Args:
+            key: Empty bytes; the map has no keys.
+            value: The bytes of the value.
+            flag: Bits of `UpdateFlag`; ANY for no condition.
+        """
         deprecated.warn("BloomFilter.update_bytes", "BloomFilter.add")
         self._elements.update(key, value, flag)
 
