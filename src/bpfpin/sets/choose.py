@@ -267,6 +267,8 @@ def _for_hook(choice: Choice) -> Choice:
     program, traits = choice.program, choice.hook.traits
     if program.expected_attach_type is not None or not traits.checks_attach_type:
         return choice
+    # The kernel compares it when the program is attached: bpf_prog_attach_check_attach_type() of
+    # kernel/bpf/syscall.c.
     return Choice(program.with_changes(expected_attach_type=traits.attach_type), choice.hook)
 
 

@@ -328,6 +328,7 @@ class SetView:
             kind.from_id(lost.id).close()
         except IdNotFoundError:
             return False
+        # BPF_*_GET_FD_BY_ID needs CAP_SYS_ADMIN; without it this proves nothing.
         except PermissionDeniedError:
             return True
         return True
@@ -452,6 +453,7 @@ def status(
         Problem(ProblemKind(finding.kind.value), finding.text, finding.fix) for finding in split
     ]
     own = {program.id for report in reports for program in report.programs if program.id}
+    # A command that died while it switched the hooks leaves them with programs of its stage.
     own.update(*map(staged_programs, stages.values()))
     others = other_programs(own) if target is None else _others_beside(sets[0], pin_root=pin_root)
     return StatusReport(reports, tuple(problems), others)

@@ -368,6 +368,7 @@ def sshd_connections(proc: Path = PROC) -> list[SshSession]:
     sessions = []
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
+            # setns() moves the calling thread alone, while /proc/self shows the main thread.
             for line in (proc / "thread-self" / "net" / table).read_text().splitlines()[1:]:
                 words = line.split()
                 if words[3] == _ESTABLISHED and words[9] in sockets:
@@ -403,6 +404,7 @@ def _socket_address(text: str) -> tuple[Address, int]:
 
 
 def _unmapped(address: Address) -> Address:
+    # A socket that listens on `::` has IPv4 clients as `::ffff:192.0.2.1` (RFC 4291, 2.5.5.2).
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 
@@ -447,6 +449,7 @@ def _is_in_cgroup(process: Path, path: str) -> bool:
     """Whether a process is in the cgroup *path*, or in one below it."""
     with suppress(OSError):
         for line in (process / "cgroup").read_text().splitlines():
+            # The line of cgroup v2; those of v1 begin with another number (cgroups(7)).
             if line.startswith("0::"):
                 own = line.removeprefix("0::").rstrip("/")
                 return f"{own}/".startswith(f"{path.rstrip('/')}/")
