@@ -11,6 +11,9 @@
     follow(path)             map       the map under a name, through reloads
     errors                             every exception, with its tree
 
+The kinds of BTF types (`Struct`, `Int`, …) are public in `bpfpin.btf.types`: as names of `bpfpin`
+they would hide Python's `Enum` and `Union` after a star import.
+
 Layers import downwards only; the command is `bpfpin.cli`, and nothing here needs it.
 """
 
@@ -35,12 +38,6 @@ _HOMES = {
     "attach.tcx": "attach_tcx",
     "attach.xdp": "XdpLink attach_xdp",
     "btf.btf": "Btf TypeRef",
-    "btf.layout": "Span",
-    "btf.types": (
-        "Array DataSection DeclTag Enum Enumerator Float Forward Function FunctionPrototype "
-        "Int IntEncoding Linkage Member Modifier ModifierKind Parameter Pointer "
-        "SectionVariable Struct Union Var Void"
-    ),
     "codecs.codec": "Codec",
     "codecs.formats": "AUTO Format Nanoseconds",
     "codecs.variable": "VariableSpec",
@@ -55,16 +52,8 @@ _HOMES = {
         "ValueDiffersError VerifierError WrongHookError"
     ),
     "externs": "ConfigForm ExternKind ExternSpec",
-    "insn": "Instruction",
-    "map.follow": "FollowedWatch Follower WaitStep follow",
+    "map.follow": "FollowedWatch Follower follow",
     "map.snapshot": "Restored Saved restore_map save_map",
-    "migration.exact": "Exactness",
-    "migration.first_values": "FirstValues",
-    "migration.fold": "FoldSpec FoldStep",
-    "migration.fold_program": "FoldProgram FoldWalk Phase",
-    "migration.losses": "Loss",
-    "migration.match": "EntryCheck PartMoves UnfitMember",
-    "migration.members": "Leaf LeafKind MapShape MemberMove",
     "migration.plan": "MigrationPlan",
     "migration.request": "Migration MigrationRules Rule",
     "objects.events.perf_buffer": "PerfBuffer",

@@ -326,7 +326,7 @@ class Follower(Closing):
 
     def _changes(
         self, pace: Pace, count: int | None, entries_max: int
-    ) -> Iterator[Change | WaitStep]:
+    ) -> Iterator[Change | _WaitStep]:
         def once(bpf_map: Map) -> Snapshot:
             pace.begin()
             return read_entries(bpf_map, entries_max=entries_max)
@@ -334,7 +334,7 @@ class Follower(Closing):
         before: Snapshot | None = None
         reload, began_s = None, time.monotonic()
         for event in _readings(self, once, pace=pace, count=count):
-            if isinstance(event, WaitStep):
+            if isinstance(event, _WaitStep):
                 yield event
             elif isinstance(event, Reload):
                 reload = event.since(reload)
@@ -432,7 +432,7 @@ class FollowedWatch(Closing, Iterator[Change]):
     thread: reading takes the loop's time, and so does waiting for the end of a migration.
     """
 
-    def __init__(self, live: Follower, pace: Pace, steps: Iterator[Change | WaitStep]) -> None:
+    def __init__(self, live: Follower, pace: Pace, steps: Iterator[Change | _WaitStep]) -> None:
         """Start the walk; `Follower.watch` calls this.
 
         Args:
@@ -466,7 +466,7 @@ class FollowedReading(Generic[T]):
     is_first: bool
 
 
-class WaitStep(Enum):
+class _WaitStep(Enum):
     """Yielded by a walk when its caller has to wait for the end of the interval."""
 
     NOW = "wait"
@@ -483,21 +483,21 @@ def readings(
     return _waiting(live, pace, _readings(live, once, pace=pace, count=count))
 
 
-def _waiting(live: Follower, pace: Pace, steps: Iterator[T | WaitStep]) -> Iterator[T]:
-    """Yield the items of *steps*; at `WaitStep`, wait in this thread."""
+def _waiting(live: Follower, pace: Pace, steps: Iterator[T | _WaitStep]) -> Iterator[T]:
+    """Yield the items of *steps*; at `_WaitStep`, wait in this thread."""
     for step in steps:
-        if isinstance(step, WaitStep):
+        if isinstance(step, _WaitStep):
             live.wait(pace.deadline_s)
         else:
             yield step
 
 
 async def _waiting_in_a_loop(
-    live: Follower, pace: Pace, steps: Iterator[T | WaitStep]
+    live: Follower, pace: Pace, steps: Iterator[T | _WaitStep]
 ) -> AsyncIterator[T]:
     """Do the same as `_waiting` without blocking the event loop."""
     for step in steps:
-        if isinstance(step, WaitStep):
+        if isinstance(step, _WaitStep):
             await live._wait_in_a_loop(pace.deadline_s)
         else:
             yield step
@@ -505,12 +505,12 @@ async def _waiting_in_a_loop(
 
 def _readings(
     live: Follower, once: Callable[[Map], T], *, pace: Pace, count: int | None
-) -> Iterator[FollowedReading[T] | Reload | Gone | StillMigrating | WaitStep]:
+) -> Iterator[FollowedReading[T] | Reload | Gone | StillMigrating | _WaitStep]:
     is_first = True
     for beat in itertools.chain([live.refresh()], _beats(live, pace=pace, count=count)):
         if beat:
             yield beat
-        if isinstance(beat, WaitStep):
+        if isinstance(beat, _WaitStep):
             continue
         if isinstance(beat, Reload):
             is_first = is_first or beat.is_restart
@@ -537,17 +537,17 @@ def beats(
 
 def _beats(
     live: Follower, *, pace: Pace, count: int | None
-) -> Iterator[Reload | Gone | WaitStep | None]:
+) -> Iterator[Reload | Gone | _WaitStep | None]:
     """Yield None at the end of each interval, or `Gone` if the pin is gone; *count* times.
 
     A reload is yielded when it is noticed. If it brings another map, the interval starts again
     when the caller, after the first reading of that map, asks for the next item. A caller that
     reads between `pace.begin` and `pace.end` gets longer intervals if reading is expensive. At
-    `WaitStep` the caller waits for the deadline, or until a pin changed.
+    `_WaitStep` the caller waits for the deadline, or until a pin changed.
     """
     number = 0
     while count is None or number < count:
-        yield WaitStep.NOW
+        yield _WaitStep.NOW
         is_over = time.monotonic() >= pace.deadline_s
         reload = live.refresh()
         if reload:
