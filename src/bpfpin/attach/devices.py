@@ -11,18 +11,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import socket
 import struct
 from collections.abc import Iterator, Mapping
 from enum import IntFlag
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from bpfpin.records import dataclass
 from bpfpin.spec import XdpMode
 from bpfpin.syscall.rtnetlink import RequestFlag, RouteCommand, attribute, attributes, request
-
-if TYPE_CHECKING:
-    import socket
-
 
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_XDP = 3, 18, 29, 43
 IFLA_INFO_KIND: Final = 1
@@ -93,8 +90,6 @@ class XdpFeature(IntFlag):
 
 def driver_name(device: str) -> str:
     """Return the name of the device's driver (`ethtool -i DEV`), "" if it does not report one."""
-    import socket  # noqa: PLC0415  (few commands need it)
-
     answer = ctypes.create_string_buffer(DRIVER_INFO_SIZE)
     struct.pack_into("=I", answer, 0, ETHTOOL_GDRVINFO)
     request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(answer))
@@ -106,8 +101,6 @@ def driver_name(device: str) -> str:
 
 def queue_counts(device: str) -> tuple[int, int] | None:
     """Return the numbers of receive and transmit queues (`ethtool -l`); None if unknown."""
-    import socket  # noqa: PLC0415  (few commands need it)
-
     channels = ctypes.create_string_buffer(CHANNELS.size)
     struct.pack_into("=I", channels, 0, ETHTOOL_GCHANNELS)
     request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(channels))
@@ -122,8 +115,6 @@ def queue_counts(device: str) -> tuple[int, int] | None:
 
 def xdp_features(ifindex: int) -> XdpFeature | None:
     """Return the parts of XDP that the driver supports; None on kernels that do not report it."""
-    import socket  # noqa: PLC0415  (few commands need it)
-
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as asked:
         name = _attribute(FAMILY_NAME, b"netdev\0")
         family = _ask(asked, CONTROL_FAMILY, GET_FAMILY, name).get(FAMILY_ID)
