@@ -1,7 +1,8 @@
 """Frozen dataclasses that are cheap to define: a command defines about a hundred when it starts.
 
 `dataclasses.dataclass(frozen=True)` compiles six methods for each class, which took a third of the
-time of `bpfpin map list`. Here only `__init__` is compiled; the others are shared by all classes.
+time of `bpfpin map list`. Here only `__init__` is compiled, and only once an object is made: most
+classes that a command defines have none. All classes share the other methods.
 Type checkers see the decorator of the standard library, and so do classes that are not frozen.
 """
 
@@ -59,7 +60,7 @@ def _frozen(cls: type, *, slots: bool, kw_only: bool) -> type:
         methods |= {"__getstate__": _getstate, "__setstate__": _setstate}
     for name, method in methods.items():
         if name not in own:
-            setattr(made, name, method or _init(made, fields))
+            setattr(made, name, method or _Init(made, fields))
     if not has_hash:
         made.__hash__ = _hash
     made.__setattr__, made.__delattr__ = _refuse_setting, _refuse_deleting
@@ -76,6 +77,19 @@ def _values(fields: Any) -> Callable[[object], tuple[object, ...]]:
         getter = attrgetter(names[0])
         return lambda value: (getter(value),)
     return lambda _: ()
+
+
+class _Init:
+    """The `__init__` of a class, compiled and put into the class when it is first looked up."""
+
+    def __init__(self, cls: type, fields: tuple[dataclasses.Field[Any], ...]) -> None:
+        self._cls = cls
+        self._fields = fields
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        compiled: Any = _init(self._cls, self._fields)
+        self._cls.__init__ = compiled  # type: ignore[misc]
+        return compiled.__get__(instance, owner)
 
 
 def _init(cls: type, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:
