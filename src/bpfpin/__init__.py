@@ -52,9 +52,11 @@ _HOMES = {
         "ValueDiffersError VerifierError WrongHookError"
     ),
     "externs": "ConfigForm ExternKind ExternSpec",
+    "insn": "Instruction",
     "map.follow": "FollowedWatch Follower follow",
     "map.snapshot": "Restored Saved restore_map save_map",
-    "migration.plan": "MigrationPlan",
+    "migration.losses": "MemberLoss",
+    "migration.report": "MapDefinition MemberPlace MigratedMember MigrationReport",
     "migration.request": "Migration MigrationRules Rule",
     "objects.events.perf_buffer": "PerfBuffer",
     "objects.events.perf_ring": "Lost",

@@ -82,6 +82,9 @@ from bpfpin.externs import (
     ExternKind as ExternKind,
     ExternSpec as ExternSpec,
 )
+from bpfpin.insn import (
+    Instruction as Instruction,
+)
 from bpfpin.map.follow import (
     FollowedWatch as FollowedWatch,
     Follower as Follower,
@@ -93,8 +96,14 @@ from bpfpin.map.snapshot import (
     restore_map as restore_map,
     save_map as save_map,
 )
-from bpfpin.migration.plan import (
-    MigrationPlan as MigrationPlan,
+from bpfpin.migration.losses import (
+    MemberLoss as MemberLoss,
+)
+from bpfpin.migration.report import (
+    MapDefinition as MapDefinition,
+    MemberPlace as MemberPlace,
+    MigratedMember as MigratedMember,
+    MigrationReport as MigrationReport,
 )
 from bpfpin.migration.request import (
     Migration as Migration,
@@ -260,6 +269,7 @@ __all__ = [
     "HookReport",
     "IdNotFoundError",
     "IncompatibleMapError",
+    "Instruction",
     "InterfaceNotFoundError",
     "KeyExistsError",
     "KeyNotFoundError",
@@ -274,6 +284,7 @@ __all__ = [
     "LockTimeoutError",
     "Lost",
     "Map",
+    "MapDefinition",
     "MapFlag",
     "MapFullError",
     "MapInfo",
@@ -282,8 +293,11 @@ __all__ = [
     "MapType",
     "MappedArray",
     "MappedMemory",
+    "MemberLoss",
+    "MemberPlace",
+    "MigratedMember",
     "Migration",
-    "MigrationPlan",
+    "MigrationReport",
     "MigrationRules",
     "MissingExtraError",
     "NamespaceNotFoundError",

@@ -143,9 +143,9 @@ def test_a_plan_tells_each_member_its_rule_and_why_it_is_exact() -> None:
         wanted = plan(old, new, Migration(), old_users=users, new_users=users)
         numbers = moved(wanted, old, new)
 
-    assert "  packets u64 at 0 -> u64 at 8: sum" in wanted.lines()
-    assert "  exact: every count comes over" in wanted.lines()
-    assert json.loads(json.dumps(wanted.to_json()))["entries"] == 2
+    assert "  packets u64 at 0 -> u64 at 8: sum" in wanted.report().lines()
+    assert "  exact: every count comes over" in wanted.report().lines()
+    assert json.loads(json.dumps(wanted.report().to_json()))["entries"] == 2
     assert numbers == {0: (0, 7, 0), 1: (0, 9, 0)}
 
 
@@ -292,7 +292,7 @@ def test_a_lock_in_the_value_is_left_out_and_told() -> None:
     with Map.create(spec_of(PACKETS)) as old:
         added = plan(old, held)
 
-    assert removed.exactness.is_exact
+    assert removed.report().is_exact
     assert removed.exactness.notes == ("lock (struct bpf_spin_lock) goes with the old map",)
-    assert added.exactness.is_exact
+    assert added.report().is_exact
     assert added.exactness.notes == ("lock (struct bpf_spin_lock) starts empty",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,11 +144,14 @@ def test_the_report_of_the_library_has_the_losses(here: Here) -> None:
     with bpfpin.deploy(
         version(), device=here.device, pin_root=here.root, migrate=migration
     ) as deployment:
-        (plan,) = [one.migration for one in deployment.report.maps if one.name == COUNTERS]
+        (report,) = [bpf_map.migration for bpf_map in deployment.report.maps if bpf_map.migration]
 
-    assert plan is not None
-    assert not plan.exactness.is_exact
-    assert [(one.name, one.entries) for one in plan.exactness.losses] == [("drops", 1)]
+    assert (report.name, report.is_exact) == (COUNTERS, False)
+    assert [(loss.name, loss.entries) for loss in report.losses] == [("drops", 1)]
+    (dropped,) = [member.old for member in report.value_members if member.new is None]
+    assert dropped == bpfpin.MemberPlace("drops", "u64", 16, 8)
+    assert "  lost: drops: dropped, in 1 entry" in report.lines()
+    assert pickle.loads(pickle.dumps(report)) == report  # plain data: it needs no open map
 
 
 def test_a_restored_file_says_what_was_given_up(here: Here, tmp_path: Path) -> None:

@@ -70,8 +70,7 @@ def taken(options: dict[str, Any]) -> Migration | None:
 def migrated_lines(report: LoadReport) -> Iterator[str]:
     """Yield the messages about migrated maps: entries, losses, reasons for inexact counts."""
     for map_ in report.maps if not report.is_planned else ():
-        if plan := map_.migration:
-            ids = f"id {plan.old_id} -> {map_.id}"
-            yield f"migrated map {map_.name} ({ids}), entries: {plan.entries}"
-            yield from (f"  lost: {loss.text()}" for loss in plan.exactness.losses)
-            yield from (f"  not exact: {reason}" for reason in plan.exactness.reasons)
+        if migration := map_.migration:
+            ids = f"id {migration.old_id} -> {map_.id}"
+            yield f"migrated map {map_.name} ({ids}), entries: {migration.entries}"
+            yield from (f"  {line}" for line in migration.lost_lines())

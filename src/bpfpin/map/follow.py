@@ -321,8 +321,7 @@ class Follower(Closing):
             PinKindError: A program or a link is pinned there now.
             PermissionDeniedError: This user may not open the pin (any more).
         """
-        pace = Pace(interval_s)
-        return FollowedWatch(self, pace, self._changes(pace, count, entries_max))
+        return FollowedWatch(self, Pace(interval_s), count=count, entries_max=entries_max)
 
     def _changes(
         self, pace: Pace, count: int | None, entries_max: int
@@ -432,16 +431,25 @@ class FollowedWatch(Closing, Iterator[Change]):
     thread: reading takes the loop's time, and so does waiting for the end of a migration.
     """
 
-    def __init__(self, live: Follower, pace: Pace, steps: Iterator[Change | _WaitStep]) -> None:
+    def __init__(
+        self,
+        live: Follower,
+        pace: Pace,
+        *,
+        count: int | None = None,
+        entries_max: int = ENTRIES_MAX,
+    ) -> None:
         """Start the walk; `Follower.watch` calls this.
 
         Args:
             live: The follower, which stays open after the walk.
             pace: When to read next.
-            steps: The changes, and in between the moments to wait.
+            count: Number of intervals; None for no end.
+            entries_max: Largest number of entries to read.
         """
-        self._live, self._pace, self._steps = live, pace, steps
-        self._now = _waiting(live, pace, steps)
+        self._live, self._pace = live, pace
+        self._steps = live._changes(pace, count, entries_max)
+        self._now = _waiting(live, pace, self._steps)
 
     def __next__(self) -> Change:
         return next(self._now)

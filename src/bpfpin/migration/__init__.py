@@ -18,7 +18,7 @@ The walk of a migration, with the files in the order in which they come into pla
    `refusal`: everything that stands against the migration, collected into one error with hints.
 6. `first_values`: the values of new entries, and those written before programs see the map.
 7. `plan`: takes steps 2 to 6 for one map (`plan_migration`) and keeps the result. Nothing has been
-   changed up to here.
+   changed up to here. `report`: the plan as plain data, for the caller of `deploy`.
 8. `fold_program` and `fold_member`: the BPF programs of the fold, generated for the two maps.
    `fold`: they are loaded before the switch, so that whatever the verifier may refuse is refused
    early. `pins.folds` pins them, for crash recovery.

@@ -14,7 +14,7 @@ from typing import Final
 from bpfpin.analysis.uses import ADDS, UsingProgram, WriteKind, write_kinds
 from bpfpin.btf.layout import Span
 from bpfpin.migration.fold_member import ATOMIC_SIZES, is_atomic
-from bpfpin.migration.losses import Loss
+from bpfpin.migration.losses import MemberLoss
 from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.records import dataclass
@@ -45,13 +45,8 @@ class Exactness:
 
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    losses: tuple[Loss, ...] = ()
+    losses: tuple[MemberLoss, ...] = ()
     conditions: tuple[str, ...] = ()
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether every count ends up in the new map, once, and none is given up."""
-        return not self.reasons and not self.losses
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,14 @@ _OF_RULES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class MemberLoss:
     """A member that is lost, entirely or in part.
 
-    *part* is `key` or `value`, *what* says what happens to the member. *entries* is how many
-    entries lose something; None if that cannot be counted.
+    Attributes:
+        part: `key` or `value`.
+        member: The path as in C; empty if the key or value is one number.
+        what: What happens to the member.
+        entries: How many entries lose something; None if that cannot be counted.
     """
 
     part: str
@@ -64,7 +67,7 @@ def losses(
     values: PartMoves,
     survey: EntrySurvey,
     users: tuple[Sequence[UsingProgram], Sequence[UsingProgram]],
-) -> tuple[Loss, ...]:
+) -> tuple[MemberLoss, ...]:
     """Return the losses, judged by the entries and by what the programs do.
 
     *users* are the programs of the old and of the new map.
@@ -77,22 +80,24 @@ def losses(
             continue
         if is_counted and LeafKind.ENUM not in (old.kind, new.kind):
             what = "moved as bytes" if move.is_bytes else f"{move.rule.value}"
-            lost.append(Loss(VALUE, old.path, f"{what}: {_OF_RULES.get(move.rule, '')}"))
+            lost.append(MemberLoss(VALUE, old.path, f"{what}: {_OF_RULES.get(move.rule, '')}"))
     return tuple(dict.fromkeys(lost))
 
 
-def _of_checks(part: str, moves: PartMoves | None, survey: EntrySurvey) -> Iterator[Loss]:
+def _of_checks(part: str, moves: PartMoves | None, survey: EntrySurvey) -> Iterator[MemberLoss]:
     dropped = {leaf.path for leaf in moves.dropped} if moves else set()
     for check in moves.checks if moves else ():
         entries = survey.lost[part, check]
         if not check.is_accepted or not (entries or check.path in dropped):
             continue
         if check.path not in dropped:
-            yield Loss(part, check.path, f"cut, because {check.what}", entries)
+            yield MemberLoss(part, check.path, f"cut, because {check.what}", entries)
         elif part == KEY:
-            yield Loss(part, check.path, "dropped, and keys that differ only in it become one")
+            yield MemberLoss(
+                part, check.path, "dropped, and keys that differ only in it become one"
+            )
         else:
-            yield Loss(part, check.path, "dropped", entries)
+            yield MemberLoss(part, check.path, "dropped", entries)
 
 
 def conditions(values: PartMoves, old_users: Sequence[UsingProgram]) -> tuple[str, ...]:

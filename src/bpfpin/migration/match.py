@@ -8,9 +8,9 @@ moves to lose nothing, such as a number that fits into a narrower member.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import field
-from typing import Any, Final
+from typing import Final
 
 from bpfpin.btf.layout import Span
 from bpfpin.migration.members import Leaf, LeafKind, MemberMove
@@ -343,52 +343,3 @@ def _compared_bits(old: Leaf, new: Leaf) -> int:
         return -1
     is_cut = any(all(0 <= n < 1 << 32 for _, n in leaf.values) for leaf in (old, new))
     return (1 << (32 if size == 8 and is_cut else 8 * size)) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class MemberRow:
-    """A line of the plan: an old and a new member, None on the side that lacks it, and the rule.
-
-    *rule* is a rule's name, `new` or `dropped`.
-    """
-
-    old: Leaf | None
-    new: Leaf | None
-    rule: str
-
-    def text(self) -> str:
-        """Return the row as a line: `packets u64 at 0 -> u64 at 8: sum`."""
-        path = self.old.path if self.old else ""
-        later = self.new.path if self.new else ""
-        name = path or later or "value"
-        new_name = f"{later} " if path and later and later != path else ""
-        return f"{name} {_place(self.old)} -> {new_name}{_place(self.new)}: {self.rule}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as JSON takes it."""
-        return {"old": _json(self.old), "new": _json(self.new), "rule": self.rule}
-
-
-def member_rows(moves: PartMoves) -> Iterator[MemberRow]:
-    """Yield the rows: members that come over, new members, dropped members."""
-    for (old, new), move in zip(moves.carried, moves.moves, strict=True):
-        yield MemberRow(old, new, move.rule.value)
-    for leaf in moves.added:
-        yield MemberRow(None, leaf, "new")
-    for leaf in moves.dropped:
-        yield MemberRow(leaf, None, "dropped")
-
-
-def _place(leaf: Leaf | None) -> str:
-    return f"{leaf.type} at {leaf.place.offset}" if leaf else "none"
-
-
-def _json(leaf: Leaf | None) -> dict[str, Any] | None:
-    if leaf is None:
-        return None
-    return {
-        "member": leaf.path,
-        "type": leaf.type,
-        "offset": leaf.place.offset,
-        "size": leaf.place.size,
-    }

@@ -21,7 +21,7 @@ from bpfpin.migration.first_values import FirstValues, start_value, zero_counter
 from bpfpin.migration.fold import FoldSpec
 from bpfpin.migration.fold_program import needs_insert_phase
 from bpfpin.migration.losses import conditions, losses
-from bpfpin.migration.match import PartMoves, match_members, member_rows
+from bpfpin.migration.match import PartMoves, match_members
 from bpfpin.migration.members import (
     Leaf,
     LeafKind,
@@ -33,6 +33,12 @@ from bpfpin.migration.members import (
     types_with_layouts,
 )
 from bpfpin.migration.refusal import MemberNames, Refusals, names_of
+from bpfpin.migration.report import (
+    MapDefinition,
+    MemberPlace,
+    MigratedMember,
+    MigrationReport,
+)
 from bpfpin.migration.request import (
     KEY,
     VALUE,
@@ -88,84 +94,43 @@ class MigrationPlan:
         key_moves = self.keys.moves if self.keys else None
         return FoldSpec(old, new, self.values.moves, self.start, key_moves, self.entries)
 
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """The steps of the migration; whatever may be refused comes before the switch."""
-        old, new = self.shapes
-        inserts = needs_insert_phase(new)
-        steps = {
-            f"create {entries.shape_text(new)}, about {self.memory_bytes} bytes": True,
-            f"write first values, of {', '.join(self.functions) or 'new members'}": (
-                self.first_values.is_needed(new)
-            ),
-            "load the new programs and the program that folds the old map into the new one": True,
-            "switch all hooks": True,
-            "wait until no old program runs": True,
-            f"insert the keys of {self.entries} entries": inserts,
-            "wait until no program runs that missed one of them": inserts,
-            f"move {self.entries} entries": True,
-            f"publish; the old map (id {self.old_id}, {entries.shape_text(old)}) goes": True,
-        }
-        return tuple(step for step, is_done in steps.items() if is_done)
-
-    def lines(self) -> tuple[str, ...]:
-        """Return the plan in lines for people: member by member, and the verdict."""
-        old, new = self.shapes
-        judged = self.exactness
-        return (
-            f"{self.name}: {entries.shape_text(old)} -> {entries.shape_text(new)};"
-            f" {self.entries} entries, about {self.memory_bytes} bytes more until the old map goes",
-            *(f"  key {row.text()}" for row in member_rows(self.keys or PartMoves(()))),
-            *(f"  {row.text()}" for row in member_rows(self.values)),
-            *(f"  {name}: by a function" for name in self.functions),
-            *(f"  {line}" for line in self.verdict()),
-            *(f"  {note}" for note in judged.notes),
+    def report(self) -> MigrationReport:
+        """Return the plan as data for users."""
+        old, new = (
+            _definition(shape, type_) for shape, type_ in zip(self.shapes, self.types, strict=True)
+        )
+        return MigrationReport(
+            name=self.name,
+            old_id=self.old_id,
+            old=old,
+            new=new,
+            key_members=tuple(_members(self.keys)) if self.keys else None,
+            value_members=tuple(_members(self.values)),
+            functions=self.functions,
+            entries=self.entries,
+            memory_bytes=self.memory_bytes,
+            reasons=self.exactness.reasons,
+            losses=self.exactness.losses,
+            conditions=self.exactness.conditions,
+            notes=self.exactness.notes,
+            steps=tuple(self._steps()),
         )
 
-    def verdict(self) -> tuple[str, ...]:
-        """Return the verdict in lines for people: losses, reasons, and what comes over."""
-        judged = self.exactness
-        lines = [f"lost: {loss.text()}" for loss in judged.losses]
-        lines += [f"not exact: {reason}" for reason in judged.reasons]
-        if not self.values.moves:
-            lines.append("no count comes over, only the keys")
-        elif not judged.reasons:
-            until = f", if until the switch {'; '.join(judged.conditions)}"
-            rest = "exact for the rest" if judged.losses else "exact"
-            every = "every other count" if judged.losses else "every count"
-            lines.append(f"{rest}: {every} comes over{until if judged.conditions else ''}")
-        return tuple(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan as JSON takes it."""
+    def _steps(self) -> Iterator[str]:
+        """Yield the steps of the migration; whatever may be refused comes before the switch."""
         old, new = self.shapes
-        types = zip(("old", "new"), (old, new), self.types, strict=True)
-        return {
-            "map": self.name,
-            "old_id": self.old_id,
-            **{
-                side: {
-                    "type": entries.type_text(shape),
-                    "key_size": shape.key_size,
-                    "value_size": shape.value_size,
-                    "max_entries": shape.max_entries,
-                    "map_flags": shape.map_flags,
-                    "value_type": type_text(type_, shape.value_size),
-                }
-                for side, shape, type_ in types
-            },
-            "key_members": [row.to_json() for row in member_rows(self.keys)] if self.keys else None,
-            "value_members": [row.to_json() for row in member_rows(self.values)],
-            "functions": list(self.functions),
-            "entries": self.entries,
-            "memory_bytes": self.memory_bytes,
-            "is_exact": self.exactness.is_exact,
-            "reasons": list(self.exactness.reasons),
-            "losses": [loss.to_json() for loss in self.exactness.losses],
-            "conditions": list(self.exactness.conditions),
-            "notes": list(self.exactness.notes),
-            "steps": list(self.steps),
-        }
+        is_inserting = needs_insert_phase(new)
+        yield f"create {entries.shape_text(new)}, about {self.memory_bytes} bytes"
+        if self.first_values.is_needed(new):
+            yield f"write first values, of {', '.join(self.functions) or 'new members'}"
+        yield "load the new programs and the program that folds the old map into the new one"
+        yield "switch all hooks"
+        yield "wait until no old program runs"
+        if is_inserting:
+            yield f"insert the keys of {self.entries} entries"
+            yield "wait until no program runs that missed one of them"
+        yield f"move {self.entries} entries"
+        yield f"publish; the old map (id {self.old_id}, {entries.shape_text(old)}) goes"
 
     def fill(self, old: Map, new: Map) -> None:
         """Write first values into *new*, if any have to be written.
@@ -179,9 +144,29 @@ class MigrationPlan:
         self.first_values.fill(old, new, self.shapes)
 
 
-def type_text(type_: TypeRef | None, size: int) -> str:
-    """Return a type as one line of C, or its size if there is no type."""
-    return c_type(type_) if type_ else f"{size} bytes"
+def _definition(shape: MapShape, type_: TypeRef | None) -> MapDefinition:
+    return MapDefinition(
+        type=entries.type_text(shape),
+        key_size=shape.key_size,
+        value_size=shape.value_size,
+        max_entries=shape.max_entries,
+        map_flags=shape.map_flags,
+        value_type=c_type(type_) if type_ else f"{shape.value_size} bytes",
+    )
+
+
+def _members(moves: PartMoves) -> Iterator[MigratedMember]:
+    """Yield members that come over, new members, dropped members."""
+    for (old, new), move in zip(moves.carried, moves.moves, strict=True):
+        yield MigratedMember(_place(old), _place(new), move.rule.value)
+    for leaf in moves.added:
+        yield MigratedMember(None, _place(leaf), "new")
+    for leaf in moves.dropped:
+        yield MigratedMember(_place(leaf), None, "dropped")
+
+
+def _place(leaf: Leaf) -> MemberPlace:
+    return MemberPlace(leaf.path, leaf.type, leaf.place.offset, leaf.place.size)
 
 
 @dataclass(frozen=True)

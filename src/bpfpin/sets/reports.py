@@ -14,7 +14,7 @@ from bpfpin.pins.plan import Decision
 from bpfpin.records import dataclass
 
 if TYPE_CHECKING:
-    from bpfpin.migration.plan import MigrationPlan
+    from bpfpin.migration.report import MigrationReport
     from bpfpin.sets.others import OtherProgram
 
 
@@ -78,7 +78,7 @@ class MapReport:
         path: The path of its pin.
         decision: What the load did with the map; None outside of a load.
         reason: Why; may be empty.
-        migration: The plan of its migration; None without one.
+        migration: How its entries come over; None if they do not have to.
     """
 
     name: str
@@ -86,7 +86,7 @@ class MapReport:
     path: Path
     decision: Decision | None = None
     reason: str = ""
-    migration: MigrationPlan | None = None
+    migration: MigrationReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""

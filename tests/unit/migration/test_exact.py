@@ -264,7 +264,7 @@ def test_where_nothing_is_summed_stores_are_no_matter() -> None:
         HASH, HASH, [move], 1, [], [UsingProgram("p", ProgramType.XDP, Use(overwrites=True))]
     )
 
-    assert judge(case, cpus=2, realtime=False).is_exact
+    assert not judge(case, cpus=2, realtime=False).reasons
 
 
 def rule_of(*each: Use, kind: LeafKind = LeafKind.NUMBER, is_data: bool = False) -> Rule | None:

@@ -149,7 +149,8 @@ def _maps(loading: LoadRequest, plan: Plan, loaded: Loaded | None = None) -> Ite
         map_id = map_plan.map_id if bpf_map is None else bpf_map.id
         decision = Decision.KEPT if plan.is_unchanged else map_plan.decision
         path = loading.map_path(name)
-        yield MapReport(name, map_id, path, decision, map_plan.reason, map_plan.migration)
+        migration = map_plan.migration.report() if map_plan.migration else None
+        yield MapReport(name, map_id, path, decision, map_plan.reason, migration)
 
 
 def _unattached(plan: Plan, loaded: Loaded) -> list[str]:
