@@ -61,6 +61,8 @@ def attach_cgroup(program: Program, path: str | Path, hook: Hook | str) -> Link:
         raise WrongHookError(f"a cgroup has no hook {hook.value}")
     require_type(program, hook)
     with open_cgroup(path) as cgroup:
+        # Asked here because the kernel does not refuse it: for a link, find_attach_entry() of
+        # kernel/bpf/cgroup.c compares the links that are attached, and not their programs.
         _require_absent(program, cgroup.fileno(), hook.attach_type, path)
         return _attach(program, cgroup.fileno(), hook, path)
 
@@ -69,11 +71,13 @@ def _attach(program: Program, cgroup_fd: int, hook: Hook, path: str | Path) -> L
     assert hook.attach_type is not None
     try:
         return Link.create(program, cgroup_fd, hook.attach_type)
+    # bpf_prog_attach_check_attach_type() of kernel/bpf/syscall.c: EINVAL for another attach type.
     except InvalidArgumentError:
         raise WrongHookError(
             f"program {program.name!r} was loaded for another hook than {hook.value}",
             hint="its section says for which one, or expected_attach_type of its spec",
         ) from None
+    # ENOENT: the descriptor is of a cgroup whose folder was removed after the open.
     except IdNotFoundError:
         raise CgroupNotFoundError(f"the cgroup {path} was removed meanwhile") from None
     except PermissionDeniedError as error:

@@ -39,6 +39,8 @@ def open_cgroup(path: str | Path) -> Descriptor:
         raise _not_found(whole) from None
     except OSError as error:
         raise syscall_error("open", error.errno or 0, target=str(whole)) from None
+    # Asked of the descriptor, so that it is the folder that is used. Attaching to a folder of
+    # version 1 is refused with EBADF, which says nothing of versions.
     kind = fs.magic(opened.fileno())
     if kind == fs.CGROUP2_MAGIC:
         return opened

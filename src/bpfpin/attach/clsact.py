@@ -164,6 +164,9 @@ class ClsactFilter(Closing):
 
         Kernel: RTM_NEWTFILTER without NLM_F_CREATE.
         """
+        # RTM_NEWTFILTER cannot compare: the program is read before and after, so a change by others
+        # is reported. cls_bpf_change() of net/sched/cls_bpf.c replaces the filter in its list by
+        # list_replace_rcu(): each packet meets the old or the new program, and none meets neither.
         running = self.program_id()
         if running == 0 or (expected_old is not None and running != expected_old.id):
             raise self._changed(running)
@@ -191,6 +194,7 @@ class ClsactFilter(Closing):
         running = self.program_id()
         if running not in (0, self._expected_id):
             raise self._changed(running)
+        # The filter first: the qdisc may only go if no filter of others is in it.
         if running:
             delete_filter(self._place)
         if self.made_qdisc:
@@ -263,6 +267,7 @@ def attach_clsact(
     try:
         place = _place(program, FilterPlace(ifindex, hook, wanted, handle or 0))
         create_filter(place, program.fd, program.name)
+    # Also after Ctrl-C: nobody else knows that the qdisc is ours, and would remove it.
     except BaseException:
         if made_qdisc:
             _delete_if_empty(ifindex)
@@ -281,6 +286,7 @@ def _place(program: Program, wanted: FilterPlace) -> FilterPlace:
     _require_absent(program, existing)
     if wanted.handle:
         return wanted
+    # Handles are unique within one priority: each priority has its own list of filters.
     taken = {entry.place.handle for entry in existing if entry.place.priority == wanted.priority}
     return replace(wanted, handle=_free_handle(program.id, taken))
 
@@ -288,6 +294,7 @@ def _place(program: Program, wanted: FilterPlace) -> FilterPlace:
 def _ensure_qdisc(ifindex: int, hook: Hook) -> bool:
     """Create the qdisc clsact unless the device has it; return whether it was created."""
     try:
+        # With NLM_F_EXCL: the answer tells whether the qdisc was made now, without a look before.
         create_clsact(ifindex)
     except HookBusyError:
         kind = qdiscs().get(ifindex, "")
@@ -334,6 +341,7 @@ def _free_handle(wanted: int, taken: Collection[int]) -> int:
 
 def _delete_if_empty(ifindex: int) -> None:
     """Remove the qdisc clsact; the kernel would remove it with filters in it, so look first."""
+    # rtnetlink has no conditional removal: a filter that others add right after the look goes too.
     is_clsact = qdiscs().get(ifindex) == CLSACT
     if is_clsact and not any(filters(ifindex, hook) for hook in _PARENTS):
         delete_clsact(ifindex)
@@ -420,6 +428,7 @@ def _set_filter(place: FilterPlace, program_fd: int, name: str, flags: RequestFl
 
 
 def _head(place: FilterPlace) -> bytes:
+    # tcm_info: the priority in the upper half, the protocol below (TC_H_MAKE of linux/pkt_sched.h).
     info = place.priority << 16 | _PROTOCOL
     message = _MESSAGE.pack(0, place.ifindex, place.handle, _PARENTS[place.hook], info)
     return message + attribute(_KIND, BPF.encode() + b"\0")
@@ -478,6 +487,8 @@ class ClsactCode(HookCode):
 
     def reopen(self, hook: Hook, target: HookTarget, remembered: RememberedHook) -> ClsactFilter:
         """Return the filter with the program that it runs now: the caller has compared it."""
+        # Others may have made a filter with this priority and handle since, so the caller compares
+        # the program with the recorded one before it changes anything.
         place = FilterPlace(target.ifindex, hook, remembered.priority, remembered.handle)
         running = ClsactFilter(place, program_id=0, made_qdisc=False).program_id()
         return ClsactFilter(place, program_id=running, made_qdisc=remembered.made_qdisc)

@@ -28,6 +28,7 @@ _MESSAGE = struct.Struct("=BxHiII")  # ifinfomsg of linux/rtnetlink.h
 _U32 = struct.Struct("=I")
 # The attributes below IFLA_XDP that carry a program's id.
 _PROGRAMS = {5: XdpMode.NATIVE, 6: XdpMode.GENERIC, 7: XdpMode.OFFLOAD}
+# The numbers of linux/sockios.h, ethtool.h, genetlink.h and netdev.h.
 SIOCETHTOOL = 0x8946
 ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS = 3, 0x3C
 CHANNELS = struct.Struct("=20xII4xI")  # ethtool_channels: the counts in use, after the maxima
@@ -40,6 +41,7 @@ DEVICE_IFINDEX, DEVICE_XDP_FEATURES = 1, 3
 REQUEST, ERROR = 1, 2
 HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
 ATTRIBUTE = struct.Struct("=HH")
+# One datagram: recv(2) cuts off what does not fit, and the rest of it is lost.
 ANSWER_SIZE = 1 << 16
 
 
@@ -92,8 +94,11 @@ def driver_name(device: str) -> str:
     """Return the name of the device's driver (`ethtool -i DEV`), "" if it does not report one."""
     answer = ctypes.create_string_buffer(DRIVER_INFO_SIZE)
     struct.pack_into("=I", answer, 0, ETHTOOL_GDRVINFO)
+    # struct ifreq of linux/if.h: the name (IFNAMSIZ is 16), then a union of 24 bytes with a
+    # pointer.
     request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(answer))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        # EOPNOTSUPP or ENODEV: the buffer stays zero, which is an empty name.
         with contextlib.suppress(OSError):
             fcntl.ioctl(asked, SIOCETHTOOL, request)
         return answer.raw[DRIVER_NAME].rstrip(b"\0").decode(errors="replace")
@@ -118,6 +123,7 @@ def xdp_features(ifindex: int) -> XdpFeature | None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as asked:
         name = _attribute(FAMILY_NAME, b"netdev\0")
         family = _ask(asked, CONTROL_FAMILY, GET_FAMILY, name).get(FAMILY_ID)
+        # Before Linux 6.3 there is no family `netdev`: the answer is an error (ENOENT).
         if family is None:
             return None
         device = _attribute(DEVICE_IFINDEX, struct.pack("=I", ifindex))
@@ -145,4 +151,6 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at + ATTRIBUTE.size <= len(data):
         length, kind = ATTRIBUTE.unpack_from(data, at)
         yield kind, data[at + ATTRIBUTE.size : at + length]
+        # Attributes begin at multiples of 4 (NLA_ALIGNTO); a damaged length of 0 must not loop
+        # forever.
         at += max(ATTRIBUTE.size, length + 3 & ~3)

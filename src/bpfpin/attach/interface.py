@@ -29,6 +29,7 @@ def ifindex(interface: str | int) -> int:
         raise _not_found(f"no network device with ifindex {interface}", "")
     try:
         return socket.if_nametoindex(interface)  # also by an alternative name (`ip link property`)
+    # ValueError: a name with a NUL, which cannot be passed to libc.
     except (OSError, ValueError):
         raise _not_found(f"no network device {interface!r}", interface) from None
 
@@ -39,6 +40,7 @@ def name_of(index: int) -> str:
 
     try:
         return socket.if_indextoname(index)
+    # OverflowError: a number from a manifest or a user that is no C `unsigned int`.
     except (OSError, OverflowError):
         return ""
 

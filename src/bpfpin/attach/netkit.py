@@ -74,6 +74,7 @@ class NetkitCode(HookCode):
 
     def running_on(self, devices: Iterable[DeviceRow]) -> Iterator[RunningProgram]:
         """Yield the programs of netkit; only its devices are asked."""
+        # Of any other kind of device netkit_dev_fetch() of drivers/net/netkit.c says ENXIO.
         pairs = (device for device in devices if device.kind == "netkit")
         return running_on(pairs, hooks_with_code("netkit"))
 

@@ -37,6 +37,8 @@ from bpfpin.uapi import XdpFlag
 
 Result = TypeVar("Result")
 
+# Always given: without a mode dev_xdp_mode() of net/core/dev.c takes native mode wherever the
+# driver has it, and a detach would look there for a generic program.
 MODE_FLAGS = {
     XdpMode.NATIVE: XdpFlag.DRV_MODE,
     XdpMode.GENERIC: XdpFlag.SKB_MODE,
@@ -78,6 +80,8 @@ class Netlink(Closing):
     """A socket to rtnetlink that raises the errors of this package; `with` closes it."""
 
     def __init__(self) -> None:
+        # With NETLINK_EXT_ACK the answer to a refusal has the driver's words, such as "Peer MTU is
+        # too large to set XDP"; without it there is only an errno.
         self._route = IPRoute(ext_ack=True)
 
     def close(self) -> None:
@@ -106,9 +110,12 @@ class Netlink(Closing):
         """
         flags = MODE_FLAGS[mode]
         try:
+            # With this flag dev_xdp_attach() of net/core/dev.c replaces no program of others
+            # (EBUSY). A real device is asked only after it refused a link.
             self._set_xdp(ifindex, program_fd, flags | XdpFlag.UPDATE_IF_NOEXIST)
         except NetlinkError as error:
             return str(error.args[1])
+        # A negative descriptor detaches (dev_change_xdp_fd() of net/core/dev.c).
         self._set_xdp(ifindex, -1, flags)
         return ""
 
@@ -162,6 +169,8 @@ class Netlink(Closing):
 
         If the peer cannot be seen: the MTU of the device itself, and True.
         """
+        # IFLA_LINK of a veth is the ifindex of its peer, in the namespace with the id
+        # IFLA_LINK_NETNSID, or in this namespace without that attribute.
         own = self._message(ifindex)
         index, namespace = own.get_attr("IFLA_LINK"), own.get_attr("IFLA_LINK_NETNSID")
         try:
@@ -169,10 +178,12 @@ class Netlink(Closing):
                 (peer,) = self._route.get_links(index)
             else:
                 (peer,) = self._route.link("get", index=index, IFLA_IF_NETNSID=namespace)
+        # The peer is in a namespace where this user has no rights, or it is gone.
         except (NetlinkError, OSError, ValueError):
             return int(own.get_attr("IFLA_MTU")), True
         receiving, sending = own.get_attr("IFLA_NUM_RX_QUEUES"), peer.get_attr("IFLA_NUM_TX_QUEUES")
         counts = [queue_counts(end.get_attr("IFLA_IFNAME")) for end in (own, peer)]
+        # SIOCETHTOOL finds devices by name in this namespace alone, so a peer elsewhere is unknown.
         if namespace is None and counts[0] and counts[1]:  # those in use may be fewer
             receiving, sending = counts[0][0], counts[1][1]
         return int(peer.get_attr("IFLA_MTU")), receiving >= sending
@@ -191,6 +202,8 @@ class Netlink(Closing):
         """Move a device to the network namespace *namespace*, and name it *name* there."""
         fd = os.open(path_of(namespace), os.O_RDONLY | os.O_CLOEXEC)
         try:
+            # In one request: the old name may be taken in the new namespace, which refuses the
+            # move.
             with _errors(f"move ifindex {ifindex} to {namespace}"):
                 self._route.link("set", index=ifindex, net_ns_fd=fd, ifname=name)
         finally:
@@ -215,6 +228,8 @@ class Netlink(Closing):
     def add_address(self, ifindex: int, interface: str) -> None:
         """Give a device the address `ADDRESS/BITS` without duplicate address detection."""
         address = ipaddress.ip_interface(interface)
+        # Duplicate address detection keeps an IPv6 address tentative for about a second, in which
+        # the device cannot send from it.
         flags = _ADDRESS_NODAD if address.version == 6 else 0
         with _errors(f"add the address {interface} to ifindex {ifindex}"):
             self._route.addr(
@@ -257,6 +272,7 @@ def aside(work: Callable[[Netlink], Result]) -> Result:
     pyroute2 runs an event loop, which is impossible in a thread that runs one already (asyncio).
     """
 
+    # A new thread starts in the network namespace of the thread that creates it (clone(2)).
     def run() -> Result:
         with Netlink() as netlink:
             return work(netlink)
@@ -274,7 +290,10 @@ def on_a_copy_of_veth(program_fd: int, ifindex: int) -> str:
 
     def run() -> str:
         with Netlink() as netlink:
+            # Before unshare(2): a netlink socket stays in the namespace in which it was opened.
             mtu, has_queues = netlink.veth_peer(ifindex)
+        # unshare(2) moves this thread alone. The namespace ends with the thread, and the pair with
+        # it.
         unshare()
         with Netlink() as netlink:
             copy = netlink.create_veth_for(mtu, has_queues=has_queues)

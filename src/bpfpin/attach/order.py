@@ -108,6 +108,8 @@ def attach_in_order(
         return Link.create(
             program, ifindex, hook.attach_type, flags=wanted.flags, relative=wanted.relative_id
         )
+    # bpf_mprog_attach() of kernel/bpf/mprog.c: EEXIST for a program that is there already, whoever
+    # holds it, and ERANGE for a full hook. ENOENT is an anchor that is not there.
     except HookBusyError as error:
         raise _busy(program, ifindex, hook, error) from None
     except IdNotFoundError:

@@ -52,6 +52,7 @@ def tcx_programs(ifindex: int, hook: Hook) -> tuple[HookProgram, ...]:
     assert hook.attach_type is not None
     try:
         return _query(ifindex, hook.attach_type, has_links=True)
+    # bpf_prog_query() of kernel/bpf/syscall.c: EINVAL for an attach type that it does not know.
     except InvalidArgumentError:
         return ()
 
@@ -127,6 +128,8 @@ def _query(
         )
         try:
             bpf.prog_query(attribute, target=attach_type.name.lower())
+        # With ENOSPC the kernel has written the number of programs to `count`. Twice that: others
+        # may be attached before the next call.
         except BufferTooSmallError:
             room = 2 * attribute.count
             continue

@@ -172,6 +172,7 @@ def running_on_devices(devices: Collection[DeviceRow]) -> Iterator[RunningProgra
     One kind of hook after the other, in the order of the registry. `PermissionDeniedError` for the
     first kind that this user cannot ask.
     """
+    # Several hooks share a file of code; each file is asked once, in the order of the registry.
     for name in dict.fromkeys(hook.traits.code for hook in hooks_at(TargetKind.DEVICE)):
         yield from code_named(name).running_on(devices)
 

@@ -56,6 +56,8 @@ class _TunnelKind:
     usual_port: int = 0
 
 
+# IP protocols (IANA): 47 GRE, 4 IPv4 in IP, 41 IPv6 in IP, 50 ESP. UDP ports: 4789 VXLAN (RFC
+# 7348), 6081 Geneve (RFC 8926).
 _GRE = _TunnelKind(1, (6,), (7,), 47)
 _IP = _TunnelKind(1, (2,), (3,), 4)
 _TUNNELS = {
@@ -160,10 +162,13 @@ def route_to(address: Address, source: Address | None = None) -> Route | None:
     try:
         answers = request(RouteCommand.GETROUTE, head + b"".join(body), target=str(address))
     except BpfError:
+        # The kernel refuses a source address that no device has (EINVAL), such as one of a packet
+        # that is only forwarded. The route without it is the best answer then.
         return route_to(address) if source is not None else None
     hops = [
         hop for answer in answers for hop in _next_hops(attributes(answer[_ROUTE.size :]), bits)
     ]
+    # Without NLM_F_DUMP the kernel answers with the one hop that it would take now.
     return hops[0] if hops else None
 
 
@@ -247,6 +252,7 @@ def _first(data: Mapping[int, bytes], kinds: Iterable[int]) -> Address | None:
     """Return the first address that is set; None if it is a multicast group."""
     for kind in kinds:
         packed = data.get(kind, b"")
+        # An unset end is all zeros: the tunnel takes packets from anywhere.
         if any(packed) and len(packed) in (4, 16):
             address = ipaddress.ip_address(packed)
             return None if address.is_multicast else address
@@ -263,6 +269,7 @@ def _device(answer: bytes) -> NetDevice:
         _text(fields.get(IFLA_IFNAME, b"")),
         hardware_type,
         flags,
+        # Hardware addresses are not always of 6 bytes: 4 of an IPv4 tunnel, 20 of InfiniBand.
         fields.get(IFLA_ADDRESS, bytes(6))[:6].ljust(6, b"\0"),
         _number(fields.get(IFLA_MTU, b"")),
         _text(information.get(IFLA_INFO_KIND, b"")),
@@ -276,6 +283,7 @@ def _routes() -> Iterator[Route]:
     for answer in _dump(RouteCommand.GETROUTE, bytes(_ROUTE.size), "routes"):
         fields = _ROUTE.unpack_from(answer)
         prefix_length, kind = fields[1], fields[7]
+        # The rest are the kernel's own (local, broadcast, multicast) and refusals (unreachable, …).
         if kind == RTN_UNICAST:
             yield from _next_hops(attributes(answer[_ROUTE.size :]), prefix_length)
 
@@ -288,6 +296,7 @@ def _next_hops(fields: dict[int, bytes], prefix_length: int) -> Iterator[Route]:
         length, _, _, ifindex = _NEXT_HOP.unpack_from(data, at)
         inner = attributes(data[at + _NEXT_HOP.size : at + length])
         yield Route(ifindex, _gateway(inner), prefix_length)
+        # RTNH_ALIGNTO of linux/rtnetlink.h is 4; a damaged length of 0 must not loop forever.
         at += max(_NEXT_HOP.size, length + 3 & ~3)
 
 

@@ -131,8 +131,12 @@ def attach_xdp(
         raise WrongHookError(f"program {program.name!r} is of type {kind}, not xdp")
     ifindex = interfaces.ifindex(interface)
     try:
+        # Native is asked for by name: with no mode flag the kernel silently falls back to generic
+        # mode (dev_xdp_mode() of net/core/dev.c), and nobody would learn that it is slower.
         return _attach(program, ifindex, XdpMode.NATIVE if mode is XdpMode.AUTO else mode)
     except _Refused as refused:
+        # Only a refusal of the mode leads to generic mode. A busy device or a missing capability is
+        # raised as it is: generic mode would meet the same.
         if mode is not XdpMode.AUTO:
             raise refused.error from None
         words = refused.words
@@ -175,6 +179,8 @@ def xdp_holder(ifindex: int) -> XdpHolder | None:
     from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, and few need it
 
     program_ids = aside(lambda netlink: netlink.xdp_program_ids(ifindex))
+    # A device runs a program in one software mode at most: dev_xdp_attach() of net/core/dev.c
+    # answers EEXIST if native mode is asked for beside generic mode, and the other way round.
     for mode, program_id in program_ids.items():
         name = ""
         with contextlib.suppress(BpfError), Program.from_id(program_id) as program:
@@ -301,11 +307,15 @@ class NetlinkXdp(Closing):
         `HookBusyError` if a link holds the device by now, `AttachError` if it is gone.
         """
         if expected_old is None:
+            # Without an expected program IFLA_XDP_FD would replace whatever runs, also that of
+            # others.
             raise ProgramChangedError("a program held by netlink is replaced only if it is known")
         self._replace(program.fd, expected_old)
 
     def detach(self) -> None:
         """Detach the program that runs now, and no other."""
+        # A program that is attached after this look is not detached: the kernel compares it with
+        # IFLA_XDP_EXPECTED_FD and refuses (EEXIST).
         if running := self.program_id():
             with Program.from_id(running) as program:
                 self._replace(-1, program)

@@ -62,6 +62,7 @@ def ensure(root: Path) -> None:
     somebody wants it so, or the command runs inside of `ip netns exec`, where nobody else would see
     the mount.
     """
+    # Never over another bpffs: a second mount would hide the pins of everybody else.
     if inspect(root) is RootState.ABSENT:
         fs.mount_bpffs(root)
     require(root)
@@ -112,7 +113,10 @@ def open_to_change(root: Path) -> Directory:
     require(root)
     directory = Directory.open(root)
     try:
+        # The kernel gives the root of a bpffs the mode 1777 by default (bpf_fill_super() of
+        # kernel/bpf/inode.c). With the sticky bit others can add names, but not take ours away.
         require_safe(directory, is_sticky_enough=True)
+        # Asked now: otherwise the first refusal (EROFS) would come in the middle of a change.
         _require_writable(directory)
     except BaseException:
         directory.close()

@@ -159,6 +159,7 @@ def _taken(root: Directory, timeout_s: float, *, asked_s: float) -> Directory:
 
     It is opened anew each time: locks by one open file description do not exclude each other.
     """
+    # Refused before the wait: whoever owns the directory could hold its lock for ever.
     if foreign := foreign_lock_directory(root):
         raise foreign
     directory = root.child(LOCK_DIRECTORY)
@@ -194,8 +195,10 @@ class _PlaceInQueue:
         """Wait at most *timeout_s* seconds; if True, the caller owns the locked directory."""
         try:
             self._start()
+            # Above TIMEOUT_MAX `Event.wait` raises OverflowError.
             self._answer.wait(min(timeout_s, threading.TIMEOUT_MAX))
         except BaseException:  # Ctrl-C, SIGTERM
+            # The thread was first: it has the lock and leaves the directory to this side.
             if not self._is_first():
                 self._directory.close()
             raise

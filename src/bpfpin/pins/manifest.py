@@ -79,6 +79,7 @@ class JsonObject:
     def number(self, key: str, *, limit: int = NUMBER_MAX, default: int | None = None) -> int:
         """Return a number from 0 to *limit*; without *default* it must exist."""
         value = self.value(key) if default is None else self.optional(key, default)
+        # `type`, for True is an int to isinstance().
         if type(value) is not int or not 0 <= value <= limit:
             raise ValueError(f"{key!r} is not a number up to {limit}")
         return value
@@ -362,6 +363,8 @@ def read_manifest(directory: Directory, owners: Collection[int] | None = None) -
                 f"its {MANIFEST} was removed, so bpfpin does not know its hooks"
             ) from None
         raise _foreign("it has no manifest, so bpfpin did not make it") from None
+    # Its owner counts as well as that of the directory: another user may have made it while the
+    # directory was open to all.
     if not stat.S_ISLNK(entry.st_mode) or entry.st_uid not in allowed:
         raise _foreign("its manifest is not one of ours")
     try:

@@ -411,6 +411,7 @@ def _copy(
     with target.make(new_name) as copy, source.child(name) as original:
         for entry in original.names():
             _copy(original, copy, entry, depth=depth + 1)
+        # Last: as long as the copy is filled, no other user can change it.
         os.fchown(copy.fileno(), status.st_uid, status.st_gid)
         os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode))
 

@@ -173,6 +173,8 @@ class PinSet:
     def _read_once(cls, root: Directory, name: str) -> PinSet | None:
         """Return the set, or None if it was exchanged while it was read."""
         path = root.path / name
+        # Before the pins are read: a change that begins later ends with an exchange of the
+        # directory, which `_is_still` notices.
         unfinished = _unfinished(root, name)
         try:
             with root.child(name) as directory:
@@ -205,6 +207,7 @@ class PinSet:
     @classmethod
     def _of(cls, directory: Directory, path: Path, unfinished: str) -> PinSet:
         try:
+            # Root's sets are shown to every user; any other user's text could pretend to be a set.
             manifest = read_manifest(directory, owners={0, os.geteuid()})
         except UnsafePathError as error:
             if is_unloaded(directory):
@@ -365,6 +368,8 @@ def _is_marked(root: Directory, name: str, mark: str = names.COMMIT) -> bool:
 
 
 def _is_still(root: Directory, name: str, directory: Directory) -> bool:
+    # Inode numbers of bpffs come from a counter (get_next_ino(), kernel/bpf/inode.c), so that a new
+    # directory does not get the number of one that was just removed.
     return root.stat(name).st_ino == directory.status.st_ino
 
 

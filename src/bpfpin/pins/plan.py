@@ -216,12 +216,16 @@ class _Sources:
         name, live = spec.name, self.live
         if name in self.shared:
             return self._share(spec)
+        # They are frozen once they are filled (BPF_MAP_FREEZE), so a kept one could not get the
+        # values of the new object.
         if is_constant(name):
             return _make(spec, "constants belong to their program")
         if live is None:
             return _make(spec, "")
         if self._is_fresh(name) and name in live.map_names:
             return _start_empty(name)
+        # Program arrays and maps of maps: filling a kept one would switch tail calls of the running
+        # programs before the commit (docs/decisions/0010).
         if spec.initial and name in live.map_names:
             return _make(spec, "the object itself states its entries")
         bpf_map = _own_map(live, spec)
@@ -252,6 +256,7 @@ class _Sources:
     def _share(self, spec: MapSpec) -> _Decided:
         bpf_map, source = self.shared[spec.name]
         pinned = self.live.maps.get(spec.name) if self.live else None
+        # By id: the shared name may lead to the map that the set pins anyway.
         is_kept = pinned is not None and _id_at(pinned) == bpf_map.id
         decision = Decision.KEPT if is_kept else Decision.SHARED
         decided = _use(spec, bpf_map, decision, f"it is the map of {source}")

@@ -125,6 +125,7 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
     """
     set_name = name.removesuffix(names.STAGE_SUFFIX)
     if _is_unloaded(root, set_name):
+        # First: once the stage is gone, no command would come back to remove these names.
         with root.child(set_name) as remainder:
             shared.unshare_recorded(root, remainder)
     with root.child(name) as directory:
@@ -210,12 +211,16 @@ def _publish(root: Directory, name: str) -> None:
     with root.child(name) as directory:
         if not is_unloaded(directory):
             _own_manifest(directory)  # a directory that is not ours is never moved away
+    # One system call: no moment without a set, unlike rename(2) onto a directory with entries,
+    # which is refused (ENOTEMPTY).
     root.rename(stage, name, Rename.EXCHANGE)
 
 
 def _settle(root: Directory, directory: Directory, manifest: Manifest) -> None:
     """Set the access to the maps, and remove the marks of the transaction (step 8)."""
     if manifest.access is not None:
+        # Not before the exchange: the pin of a kept map is a hard link, one inode with one mode in
+        # both generations, so a roll-back could not tell which mode it had.
         set_access(directory, manifest.access)
     shared.unshare_recorded(root, directory)
     remove_previous(directory)
@@ -262,6 +267,8 @@ def _detach(directory: Directory, reopen: Reopen) -> None:
 def _program_id(directory: Directory, record: HookRecord, objects: ObjectIds | None) -> int:
     """Return the id of the program, also if somebody removed or replaced its pin."""
     pin = names.program_pin_name(record.program)
+    # The record comes first: behind a replaced pin is a program of others, which may not be
+    # detached.
     if objects is not None and pin in objects.programs:
         return objects.programs[pin]
     with Program.from_pin(directory.path / names.PROGRAMS / pin) as program:

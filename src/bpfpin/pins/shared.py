@@ -60,6 +60,7 @@ def prepare_exchange(
     with stage.child(names.SHARED) as shared, _parent(root, pin, makes=False) as parent:
         existing = parent.stat(name)
         new.pin(shared.pin_path(part))
+        # The mode after the group: before, the bits for the group would serve the wrong group.
         if shared.stat(part).st_gid != existing.st_gid:
             shared.chown_group(part, existing.st_gid)
         shared.chmod(part, stat.S_IMODE(existing.st_mode))
@@ -151,6 +152,7 @@ def _exchanges(root: Directory, stage: Directory) -> Iterator[_Exchange]:
 
 def _map_id(path: Path) -> int | None:
     """Return the id of the map that is pinned at *path*, None if no map is."""
+    # Read-only, for the pin may be one of others that this user may not write.
     with suppress(PinError), Map.from_pin(path, read_only=True) as bpf_map:
         return bpf_map.id
     return None
@@ -191,6 +193,8 @@ def unshare(root: Directory, pin: OutsidePin, map_id: int) -> bool:
     if not holds(root.path, pin, map_id):
         return False
     with suppress(PinNotFoundError), _parent(root, pin, makes=False) as parent:
+        # unlinkat(2) has no expected object, so a pin that replaced ours right after the check goes
+        # too. Exchanging the name away first would leave readers without it.
         parent.unlink(pin.below(root.path).name)
         return True
     return False
@@ -222,6 +226,8 @@ def _parent(root: Directory, pin: OutsidePin, *, makes: bool) -> Iterator[Direct
     """Open the directory of the shared name; only this user and root may write any on the way."""
     directory = root
     with ExitStack() as opened:
+        # Component by component: the path comes from an object file or a manifest, and a symlink or
+        # a directory of another user on the way would lead elsewhere.
         for part in pin.path.split("/")[:-1]:
             if makes:
                 with suppress(PinExistsError):
@@ -240,6 +246,7 @@ def set_access(directory: Directory, access: Access) -> None:
     for name, kind in directory.kinds().items():
         if kind is EntryKind.PIN and owner.owns(directory, GenerationEntry("", name, kind)):
             set_map_access(directory, name, access)
+    # After the pins: who may list the directory may then open the maps in it.
     _open_directory(directory, access)
     for folder in (names.LAYOUTS, names.OBJECTS):
         with suppress(PinNotFoundError), directory.child(folder) as below:

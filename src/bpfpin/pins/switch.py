@@ -52,6 +52,8 @@ class HookSwitch:
 
     def _swap(self, wanted: Program, expected: Program) -> None:
         try:
+            # Without a look before: the kernel compares in the same step, and a look would only be
+            # older.
             self.hook.update(wanted, expected_old=expected)
         except ProgramChangedError as error:
             running = self.hook.program_id()
@@ -95,6 +97,8 @@ def open_hook(
 
 def _hooks(stage: Directory, manifest: Manifest, reopen: Reopen) -> Iterator[HookSwitch]:
     """Yield the hooks that have a previous program; each stays open until the next one."""
+    # The hooks are opened one after the other: a set of many hooks would run out of descriptors in
+    # a roll-back, which has few (`transaction._RESERVED`).
     switched = _names_below(stage, names.PREVIOUS)
     for record in manifest.hooks:
         if record.link in switched:

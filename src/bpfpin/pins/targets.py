@@ -59,6 +59,7 @@ class Targets:
     def __init__(self, root: Directory, sets: Sequence[str], token: str = "") -> None:
         self._root = root
         self.sets = tuple(sets)
+        # 64 random bits: no token is made twice, so an old record cannot claim a new stage.
         self.token = token or secrets.token_hex(8)
         self._outcome: Recovery | None = None
 
@@ -67,6 +68,7 @@ class Targets:
         """Return the changes below *root* that a killed command left."""
         changes = []
         with suppress(PinNotFoundError), root.child(names.LOCK_DIRECTORY) as parent:
+            # A record decides over hooks, so nobody else may be able to write one.
             require_safe(parent)
             for entry in parent.names():
                 if not _RECORD.fullmatch(entry):
@@ -97,6 +99,7 @@ class Targets:
         """
         with self._open() as record:
             self._switch(record, reopen)
+        # Known from here on: `recover` does not switch the hooks again, nor read the record.
         self._outcome = Recovery.FINISHED
         self.recover(reopen)
 
@@ -119,6 +122,8 @@ class Targets:
             except PinNotFoundError:  # it never began
                 return Recovery.NOTHING
         for name in self.sets:
+            # All stages are marked before the first is finished: after a kill each of them, marked
+            # or not yet, leads to the same outcome.
             _mark(self._root, name, self.token, self._outcome)
         return self._outcome
 

@@ -240,6 +240,7 @@ class Stage(Closing):
         """
         new_name, pinned_id = as_name or name, _id_at(source, name)
         target = self._links if folder else self._directory
+        # The live pin was removed or replaced by hand: a hard link would keep the wrong object.
         if pinnable is not None and pinnable.id != pinned_id:
             record_object(self._directory, folder, new_name, pinnable.id)
             pinnable.pin(target.pin_path(new_name))
@@ -318,6 +319,8 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
     try:
         with Stage(root, name) as stage:
             yield stage
+            # From the commit on there is nothing to interrupt: Ctrl-C would lead to the same steps
+            # again.
             with signals_deferred():
                 _link_foreign(root, name, stage)
                 stage.commit()
@@ -325,6 +328,7 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
     except BaseException as error:  # Ctrl-C too
         reserve.close()
         with signals_deferred():
+            # The code that the next command would run after a kill at this moment.
             recovery = recover(root, name, reopen)
         # FINISHED: the requested state holds, so the command succeeded. Ctrl-C is raised anyway.
         if recovery is not Recovery.FINISHED or not isinstance(error, Exception):

@@ -184,6 +184,7 @@ def make_trial(parent: Directory, entry: str = CONFIRM) -> Directory:
 def begin_trial(parent: Directory, seconds: int, entry: str = CONFIRM) -> None:
     """Begin the trial in *parent*: from now on there are *seconds* to confirm it."""
     with parent.child(entry) as room:
+        # symlink(2) never replaces a name, so a trial begins once and its deadline cannot move.
         room.write_text(BEGUN, str(now_ms() + seconds * 1000))
 
 
