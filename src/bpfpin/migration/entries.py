@@ -81,14 +81,18 @@ def survey_entries(
     before, _ = shapes
     survey = EntrySurvey()
     examiners = _examiners(shapes, keys, values, survey)
+    # All keys of an array exist, so without a check there is no reason to read it.
     if before.is_array and not examiners:
         survey.entries = before.max_entries
         return survey
+    # The kernel returns the value of a per-CPU map once for each possible CPU, each padded to eight
+    # bytes (bpf_map_value_size() of kernel/bpf/syscall.c).
     stride = stride_of(before.value_size) if before.is_per_cpu else before.value_size
     copies = possible_cpus() if before.is_per_cpu else 1
     for batch in old.batches_bytes():
         survey.entries += batch.count
         for index in range(batch.count if examiners else 0):
+            # Copied, since the next batch overwrites the buffers and a misfit keeps its key.
             key = bytes(batch.keys[index * before.key_size : (index + 1) * before.key_size])
             start = index * stride * copies
             copies_of_entry = [
@@ -108,6 +112,7 @@ def bits_in_use(old: Map, shape: MapShape) -> bytes:
     for batch in old.batches_bytes():
         values = bytes(batch.values)
         for start in range(0, len(values), stride):
+            # One OR of large integers for each value: a loop over its bytes is slow in Python.
             bits |= int.from_bytes(values[start : start + shape.value_size], "little")
     return bits.to_bytes(shape.value_size, "little")
 
@@ -120,6 +125,7 @@ def _examiners(
 ) -> list[Examine]:
     old, new = shapes
     examiners: list[Examine] = []
+    # A part without a check has no examiner: the walk calls every examiner for every entry.
     if keys is not None and keys.checks:
         examiners.append(lambda entry: _unfit("key", keys.checks, entry, [entry.key], survey))
     if values.checks:
@@ -128,6 +134,7 @@ def _examiners(
     if totals:
         examiners.append(lambda entry: _too_great(totals, entry))
     if old.is_array and new.max_entries < old.max_entries:
+        # Padding does not count: only bytes of members can be lost.
         parts = [move.old for move in values.moves] + [leaf.place for leaf in values.dropped]
         examiners.append(lambda entry: _cut_off(new.max_entries, parts, entry))
     return examiners
@@ -143,6 +150,7 @@ def _unfit(  # noqa: PLR0917  (the checks, the bytes they read, and the survey t
     for check in checks:
         unfit = [data for data in where if not check.fits(data)]
         if check.is_accepted:
+            # An entry counts once, even if it loses the value of several CPUs.
             survey.lost[part, check] += bool(unfit)
             continue
         for data in unfit:
@@ -155,6 +163,7 @@ def _first(entry: OldEntry) -> tuple[bytes, bytes]:
 
 def _number(data: bytes, check: EntryCheck) -> int:
     place = check.place
+    # A text has no number of its own: its first eight bytes identify it in a message.
     some = data[place.offset : place.offset + min(place.size, 8)]
     return int.from_bytes(some, "little", signed=place.is_signed)
 
@@ -163,6 +172,7 @@ def _may_overflow(move: MemberMove, old: MapShape, new: MapShape) -> bool:
     """Whether the sum of all CPUs may exceed the shared number that it becomes."""
     is_one = old.is_per_cpu and not new.is_per_cpu
     is_sum = move.rule is Rule.SUM and not move.is_bytes and move.limits is None
+    # Packets and bytes of all CPUs together stay below 2^64, so wide counters need no check.
     return is_one and is_sum and move.new.size < 8
 
 
@@ -184,6 +194,7 @@ def _read(move: MemberMove, value: bytes) -> int:
 
 def _cut_off(length: int, parts: Sequence[Span], entry: OldEntry) -> Iterator[Misfit]:
     """Yield the entry if its index is beyond the new end and any of its *parts* is not 0."""
+    # The key of an array is a u32 in the machine's byte order.
     index = int.from_bytes(entry.key, "little")
     if index >= length and any(
         any(value[part.offset : part.offset + part.size])
@@ -219,9 +230,13 @@ def shape_differences(name: str, old: MapShape, new: MapShape) -> Iterator[Diffe
     Arrays become arrays and hashes become hashes, per-CPU or shared, LRU or not.
     """
     if not ((old.is_array and new.is_array) or (old.is_hash and new.is_hash)):
+        # An element of zeros in an array may never have been used. A hash has no such entries, so
+        # neither can become the other without a guess.
         yield Difference(name, "type", type_text(old), f"{type_text(new)}, which cannot take it")
         return
     for shape, whose in ((old, "old"), (new, "new")):
+        # The fold writes the old map, too, since it takes the counters out. The verifier refuses a
+        # store into such a map ("write into map forbidden", measured).
         if shape.map_flags & MapFlag.RDONLY_PROG:
             yield Difference(
                 name, "map_flags", "rdonly_prog", f"programs may not write the {whose} map"
@@ -246,6 +261,8 @@ def memory_bytes(shape: MapShape, entries: int) -> int:
     value = _rounded(shape.value_size) * copies
     if shape.is_array:
         return shape.max_entries * value
+    # Without BPF_F_NO_PREALLOC a hash allocates all elements when it is created (prealloc_init() of
+    # kernel/bpf/hashtab.c).
     is_filled = bool(shape.map_flags & MapFlag.NO_PREALLOC)
     element = _ELEMENT_OF_HASH + _rounded(shape.key_size) + value
     return (entries if is_filled else shape.max_entries) * element

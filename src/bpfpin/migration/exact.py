@@ -79,9 +79,11 @@ def judge(case: ExactnessCase, *, cpus: int = 0, realtime: bool | None = None) -
     realtime = is_realtime() if realtime is None else realtime
     reasons: list[str] = []
     notes: list[str] = []
+    # Only sums can be inexact. By the other rules one of two values wins, which `losses` reports.
     if case.sums:
         reasons += _of_programs(case, realtime=realtime)
         reasons += _of_numbers(case)
+    # Evictions lose more than counts: the keys go, too, whatever the rules are.
     if case.new.is_lru and case.entries:
         room = _lru_room(case, cpus or possible_cpus())
         if room <= 0:
@@ -107,6 +109,7 @@ def default_rule(
     file, so they keep the old value: `KEEP_OLD`.
     """
     users = [*old_users, *new_users]
+    # A use that the analysis lost track of may set the number, so it does not prove a counter.
     is_followed = not any(user.use.unknown for user in users)
     kinds = write_kinds(old_users, old.place) | write_kinds(new_users, new.place)
     is_set = any(user.use.overwrites for user in users)
@@ -115,6 +118,7 @@ def default_rule(
     if is_data:
         return Rule.KEEP_OLD
     is_written = kinds or is_set or any(user.use.inserts for user in users)
+    # Without any program nothing is known about the number, so nothing is assumed.
     return Rule.KEEP_NEW if users and is_followed and not is_written else None
 
 
@@ -145,6 +149,8 @@ def _of_programs(case: ExactnessCase, *, realtime: bool) -> Iterator[str]:
 def _of_adds(
     user: UsingProgram, shape: MapShape, place: Span, path: str, *, realtime: bool
 ) -> Iterator[str]:
+    # Atomic additions are exact everywhere: they commute with the exchange and the addition of the
+    # fold, on any CPU.
     if WriteKind.PLAIN_ADD not in user.use.to(place):
         return
     name = path or "the value"
@@ -163,6 +169,8 @@ def _of_new_program(user: UsingProgram, case: ExactnessCase) -> Iterator[str]:
         if user.use.to(move.new) - ADDS:
             name = move.path or "the value"
             yield f"{user.program} sets {name}, which may overwrite moved counts"
+    # The fold may add to a value between the lookup and the update of the program, which then puts
+    # a value of its own over it.
     if user.use.overwrites:
         yield f"{user.program} writes whole values, which may overwrite moved counts"
     # An element that is deleted and reused between the fold's lookup and its addition would take
@@ -187,5 +195,7 @@ def _lru_room(case: ExactnessCase, cpus: int) -> int:
     may be inserted by one CPU (as the fold does), so the share has to hold them.
     """
     if case.new.map_flags & MapFlag.NO_COMMON_LRU:
+        # htab_map_alloc() of kernel/bpf/hashtab.c rounds max_entries up, so that all lists have the
+        # same number of elements; this rounds down.
         return case.new.max_entries // cpus - LRU_MARGIN - case.entries
     return case.new.max_entries - LRU_MARGIN * cpus - case.entries

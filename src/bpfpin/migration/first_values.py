@@ -28,6 +28,8 @@ def start_value(
     if not start:
         return empty
     try:
+        # The codec also knows texts, enumerations and nested members, so they are typed as for `map
+        # set`.
         return with_members(codec(type_, len(empty)), empty, start)
     except (ValueError, TypeError, LookupError) as error:
         raise UsageError(f"--start, map {name}: {error}") from None
@@ -47,6 +49,7 @@ def zero_counters(contents: bytes, moves: Iterable[MemberMove]) -> bytes:
 
 def with_members(kind: Codec, data: bytes, members: Mapping[str, object]) -> bytes:
     """Return the value *data* with the members in *members*, by path, replaced."""
+    # The whole value is decoded and encoded again: a codec encodes values, not members.
     whole = kind.decode(data)
     for path, value in members.items():
         whole = _with_value(whole, _STEP.findall(path), value)
@@ -66,6 +69,7 @@ def _typed(value: object, current: object) -> object:
     if not isinstance(value, str):
         return value
     try:
+        # Base 0 takes the prefixes of C: 0x10 and 0b1.
         return int(value, 0)
     except ValueError:
         pass
@@ -123,6 +127,8 @@ class FirstValues:
             shapes: Types, sizes and flags of the old and the new map.
         """
         before, after = shapes
+        # No program uses the new map before the switch, so plain updates overwrite nothing that was
+        # counted.
         if after.is_array and self._is_other:
             for index in range(after.max_entries):
                 new.update_bytes(index.to_bytes(4, "little"), self._copies([self._start], after))
@@ -131,7 +137,11 @@ class FirstValues:
         kinds = tuple(
             codec(type_, shape.value_size) for type_, shape in zip(self._types, shapes, strict=True)
         )
+        # The old programs go on counting meanwhile, so a function may see a value that is outdated
+        # at the switch.
         for key, value in old.items_bytes():
+            # An update beyond the end of an array fails (E2BIG). The survey has refused such
+            # elements unless they are 0.
             if not (after.is_array and int.from_bytes(key, "little") >= after.max_entries):
                 made = [self._made(kinds, copy) for copy in _values(value, before)]
                 new.update_bytes(key, self._copies(made, after))
@@ -145,6 +155,8 @@ class FirstValues:
         """Return *values* as the map takes them: for a per-CPU map one for each CPU, padded."""
         if not shape.is_per_cpu:
             return values[0]
+        # BPF_MAP_UPDATE_ELEM takes a value for each possible CPU; the first value of a new entry is
+        # the same on all of them.
         copies = values if len(values) > 1 else values * possible_cpus()
         return b"".join(copy.ljust(stride_of(shape.value_size), b"\0") for copy in copies)
 
@@ -190,6 +202,7 @@ def join_values(moves: Sequence[MemberMove], values: Sequence[bytes]) -> bytes:
 def _kept(move: MemberMove, parts: Sequence[bytes]) -> bytes:
     if move.rule is Rule.KEEP_OLD:
         return parts[-1]
+    # As a fold does: bytes that are all 0 count as "not written yet".
     return next(filter(any, parts), parts[0])
 
 
@@ -240,6 +253,7 @@ def _read(data: bytes | bytearray, place: Span) -> int:
 
 
 def _write(data: bytearray, place: Span, number: int) -> None:
+    # A number that is too wide is cut to the lower bytes, as the store of a fold cuts it.
     bits = 8 * place.size
     _write_bytes(data, place, (number & ((1 << bits) - 1)).to_bytes(place.size, "little"))
 

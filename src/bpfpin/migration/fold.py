@@ -61,6 +61,8 @@ class KeyChunks:
         """
         key_size = self._keys.value_size
         with MappedMemory(self._keys) as memory:
+            # The keys of the first walk still hold: no program that inserts into the old map runs
+            # any more, and a key that user space deleted since is simply not found.
             for keys in (again and self._kept) or self._read():
                 for at in range(0, len(keys), size * key_size):
                     chunk = memoryview(keys)[at : at + size * key_size]
@@ -75,6 +77,8 @@ class KeyChunks:
         self.forget()
         kept, room = list[bytes](), KEPT_BYTES_MAX
         for batch in self._old.batches_bytes():
+            # Keys beyond the limit end the remembering of all: a later walk reads the map from its
+            # start again.
             room -= len(batch.keys)
             if room >= 0:
                 kept.append(bytes(batch.keys))
@@ -85,6 +89,8 @@ class KeyChunks:
 
 def create_keys(key_size: int) -> Map:
     """Create the array that the keys of a chunk are written to."""
+    # Mapped into memory, the keys of a chunk are written by one copy; with BPF_MAP_UPDATE_ELEM each
+    # would be a system call.
     spec = MapSpec("fold_keys", MapType.ARRAY, 4, key_size, CHUNK_KEYS, map_flags=MapFlag.MMAPABLE)
     return Map.create(spec)
 
@@ -95,6 +101,8 @@ def scatter(packed: memoryview, size: int, into: memoryview, stride: int) -> Non
     One slice assignment for each word of an item is much faster than one for each item.
     """
     count = len(packed) // size
+    # Elements of an array are padded to eight bytes (array_map_alloc() of kernel/bpf/arraymap.c),
+    # so their stride is a multiple of the word as well.
     width = math.gcd(size, 8)
     source = packed.cast(_WORDS[width])
     target = into[: count * stride].cast(_WORDS[width])
@@ -174,6 +182,8 @@ class FoldSpec:
     def walk(self) -> FoldWalk:
         """Whether one run folds all entries, or many runs a chunk each, to keep the runs short."""
         cpus = possible_cpus() if self.old.is_per_cpu else 1
+        # In units of finding one entry. With FEW_MOVES moves an entry counts twice, hence the 2
+        # below.
         work = self.entries * cpus * (1 + len(self.moves) / FEW_MOVES)
         return FoldWalk.CHUNK if work > 2 * WHOLE_ENTRIES_MAX else FoldWalk.WHOLE
 
@@ -220,6 +230,7 @@ class FoldPrograms(Closing):
             if spec.walk is FoldWalk.CHUNK:
                 keys = undo.enter_context(create_keys(old.key_size))
                 maps[fold_program.KEYS] = keys
+            # The verifier takes a callback only from a program with BTF ("missing btf func_info").
             types = undo.enter_context(BtfHandle.load(fold_program.fold_types()))
             programs = {}
             for step, fold in spec.programs().items():
@@ -234,6 +245,7 @@ class FoldPrograms(Closing):
         """Close the programs and the array of keys; both maps stay open."""
         for program in self.programs.values():
             program.close()
+        # The map of keys belongs to the fold, unlike *old*, which the caller has opened.
         if self.keys is not None:
             self.keys.close()
 
@@ -252,6 +264,8 @@ class FoldPrograms(Closing):
         """
         own, gather = self.programs.get(FoldStep.MOVE), self.programs.get(FoldStep.GATHER)
         is_again = FoldStep.INSERT in self.programs
+        # The old map is shared: one run takes all of it. If the new map has a value for each CPU,
+        # the run adds to that of its own CPU.
         if own is not None and gather is None:
             return self._run_all(own, again=is_again)
         counts, cpus = FoldCounts(), list[int]()
@@ -279,6 +293,8 @@ class FoldPrograms(Closing):
 
 
 def _run(program: Program, *, keys: int = 0) -> FoldCounts:
+    # For this type of program the kernel copies the context back to where it was read from
+    # (bpf_prog_test_run_syscall() of net/bpf/test_run.c).
     context = program.test_run(context=_COUNTS.pack(keys, 0, 0)).context
     return FoldCounts(*_COUNTS.unpack(context[: _COUNTS.size]))
 
@@ -313,6 +329,7 @@ def wait_for_programs() -> None:
     MEMBARRIER_CMD_GLOBAL waits as long. Neither waits for sleepable programs; a migration with one
     of them is not called exact (`exact`).
     """
+    # Not every caller may create maps, and memory may be short; membarrier(2) needs neither.
     with suppress(BpfError), Map.create(_INNER) as inner, Map.create(_OUTER, inner=inner) as outer:
         outer[0] = inner
         return

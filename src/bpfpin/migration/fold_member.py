@@ -65,6 +65,8 @@ def _sum(code: Assembler, move: MemberMove) -> None:
     """Take the number by an exchange with 0, and add it atomically; a 0 needs no addition."""
     done = code.new_label()
     code.set(a.R1, 0)
+    # Taken before it is added: a second fold, at the same time or after a crash, finds 0 here. No
+    # signal ends a run between the two.
     code.atomic(a.ATOMIC_EXCHANGE, a.R7, move.old.offset, a.R1, size=move.old.size)
     _widen(code, move.old)
     code.jump(done, a.IF_EQUAL, a.R1, imm=0)
@@ -81,6 +83,7 @@ def _add_plainly(code: Assembler, move: MemberMove) -> None:
     """
     _load(code, a.R7, move.old)
     code.set(a.R2, 0)
+    # 0 is written before the addition, so that a fold that runs again adds nothing.
     code.store(a.R7, move.old.offset, a.R2, size=move.old.size)
     _adjust(code, move)
     code.load(a.R2, a.R9, move.new.offset, move.new.size)
@@ -104,6 +107,7 @@ def _keep_new(code: Assembler, move: MemberMove) -> None:
 def _replace_zero(code: Assembler, new: Span) -> None:
     if new.size in ATOMIC_SIZES and new.offset % new.size == 0:
         code.set(a.R0, 0)
+        # The operation compares with register 0: only a number that is still 0 is replaced.
         code.atomic(a.ATOMIC_COMPARE_EXCHANGE, a.R9, new.offset, a.R1, size=new.size)
         return
     taken = code.new_label()
@@ -134,6 +138,7 @@ def _keep_best(code: Assembler, move: MemberMove, better: int, *, zero_loses: bo
     _adjust(code, move)
     if zero_loses:
         code.jump(done, a.IF_EQUAL, a.R1, imm=0)
+    # Register 3 counts the tries.
     code.set(a.R3, 0)
     code.put(again)
     code.load(a.R2, a.R9, move.new.offset, move.new.size)
@@ -160,6 +165,7 @@ def _exchange(code: Assembler, new: Span, again: str, done: str) -> None:
         code.sign_extend(a.R0, new.size)
     code.jump(done, a.IF_EQUAL_REG, a.R0, src=a.R2)
     code.add(a.R3, 1)
+    # After the last try the number of the new programs stays: they changed it at every try.
     code.jump(again, a.IF_BELOW, a.R3, imm=TRIES)
 
 
@@ -182,6 +188,8 @@ def _pieces(move: MemberMove) -> Iterator[tuple[int, int]]:
     """Yield offset and width of the pieces that one aligned load and store can copy."""
     at, end = 0, min(move.old.size, move.new.size)
     while at < end:
+        # The verifier refuses misaligned access to the stack, where new keys are built, and on
+        # machines without unaligned access to values, too.
         width = next(
             size
             for size in (8, 4, 2, 1)
@@ -216,6 +224,7 @@ def _renumber(code: Assembler, renumbered: Sequence[tuple[int, int]]) -> None:
     done = code.new_label()
     for old, new in renumbered:
         following = code.new_label()
+        # A constant of 64 bits, for enumerators of eight bytes and for negative ones.
         code.set(a.R2, old)
         code.jump(following, a.IF_NOT_EQUAL_REG, a.R1, src=a.R2)
         code.set(a.R1, new)

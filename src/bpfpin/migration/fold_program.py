@@ -115,6 +115,7 @@ def fold_types() -> Btf:
     types = BtfBuilder()
     number = types.add(Int("int", 4, 32, IntEncoding.SIGNED))
     prototype = types.add(FunctionPrototype(number, ()))
+    # Static: a callback that is a global function is refused ("callback function not static").
     for name in (_MAIN, _EACH):
         types.add(Function(name, prototype, Linkage.STATIC))
     return Btf.parse(types.build())
@@ -141,6 +142,8 @@ def _main(fold: FoldProgram) -> FunctionSpec:
     """
     code = Assembler(_MAIN)
     code.move(a.R6, a.R1)
+    # User space put the number of keys of this chunk into the place of the first counter. It moves
+    # to the stack, where the callback can read it.
     code.load(a.R2, a.R6, 0, 8)
     code.store(a.FP, _LIMIT - _STACK, a.R2)
     code.set(a.R1, 0)
@@ -162,6 +165,7 @@ def _main(fold: FoldProgram) -> FunctionSpec:
 def _each(fold: FoldProgram) -> FunctionSpec:
     """Generate the callback. Registers 6 to 9: old key, old value, counters, new value."""
     code = Assembler(_EACH)
+    # Registers 6 to 9 survive the calls of helpers, the arguments in 1 to 5 do not.
     code.move(a.R6, a.R2)
     code.move(a.R7, a.R3)
     code.move(a.R8, a.R4)
@@ -188,6 +192,8 @@ def _enter_chunk(code: Assembler, fold: FoldProgram) -> None:
     code.load(a.R1, a.R6, 0, 4)
     code.load(a.R2, a.R8, _LIMIT, 8)
     code.jump(inside, a.IF_BELOW_REG[False], a.R1, src=a.R2)
+    # 1 ends bpf_for_each_map_elem(), 0 goes on (include/uapi/linux/bpf.h). The rest of the array
+    # has keys of an earlier chunk.
     code.leave(1)
     code.put(inside)
     code.move(a.R6, a.R7)
@@ -203,6 +209,7 @@ def _enter_chunk(code: Assembler, fold: FoldProgram) -> None:
 
 
 def _count(code: Assembler, at: int) -> None:
+    # Counted without atomic operations: the counters are on the stack of this run alone.
     code.load(a.R1, a.R8, at, 8)
     code.add(a.R1, 1)
     code.store(a.R8, at, a.R1)
@@ -328,7 +335,11 @@ def _for_each_cpu(code: Assembler, fold: FoldProgram) -> None:
     code.move(a.R2, a.R6)
     code.move(a.R3, a.R7)
     code.call(FuncId.map_lookup_percpu_elem)
+    # NULL: no entry, or a number beyond the last CPU (htab_percpu_map_lookup_percpu_elem() of
+    # kernel/bpf/hashtab.c). So no later CPU can have a value.
     code.jump(end, a.IF_EQUAL, a.R0, imm=0)
+    # `move_member` takes the old value from register 7, and all registers that survive calls are
+    # taken.
     code.store(a.FP, -8, a.R7)
     code.move(a.R7, a.R0)
     for move in fold.moves:

@@ -78,6 +78,8 @@ def losses(
         is_counted = ADDS & (write_kinds(old_users, move.old) | write_kinds(new_users, move.new))
         if move.rule is Rule.SUM and not move.is_bytes:
             continue
+        # Only counts can be lost in this way. A state, such as the time of the last packet, is
+        # replaced by every rule, as programs replace it.
         if is_counted and LeafKind.ENUM not in (old.kind, new.kind):
             what = "moved as bytes" if move.is_bytes else f"{move.rule.value}"
             lost.append(MemberLoss(VALUE, old.path, f"{what}: {_OF_RULES.get(move.rule, '')}"))
@@ -88,10 +90,14 @@ def _of_checks(part: str, moves: PartMoves | None, survey: EntrySurvey) -> Itera
     dropped = {leaf.path for leaf in moves.dropped} if moves else set()
     for check in moves.checks if moves else ():
         entries = survey.lost[part, check]
+        # A dropped member is reported even if it is 0 in all entries now: old programs may count in
+        # it until the switch.
         if not check.is_accepted or not (entries or check.path in dropped):
             continue
         if check.path not in dropped:
             yield MemberLoss(part, check.path, f"cut, because {check.what}", entries)
+        # How many keys become one is not counted: it would take a second table of all keys in
+        # memory.
         elif part == KEY:
             yield MemberLoss(
                 part, check.path, "dropped, and keys that differ only in it become one"
@@ -116,6 +122,7 @@ def conditions(values: PartMoves, old_users: Sequence[UsingProgram]) -> tuple[st
 
 def _condition(check: EntryCheck) -> str:
     name = check.path or VALUE
+    # The user gave the option that accepts such entries, also those that come later.
     if check.is_accepted:
         return ""
     if check.is_zero:
@@ -127,6 +134,7 @@ def _condition(check: EntryCheck) -> str:
 
 
 def _is_written(check: EntryCheck, users: Sequence[UsingProgram]) -> bool:
+    # A program that overwrites values or was not followed may write any member.
     return bool(write_kinds(users, check.place)) or any(
         user.use.overwrites or user.use.unknown for user in users
     )

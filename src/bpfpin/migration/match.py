@@ -58,6 +58,8 @@ class EntryCheck:
         member = data[self.place.offset : self.place.offset + self.place.size]
         if self.is_zero:
             return not any(member)
+        # All machines that bpfpin runs on are little-endian, and values are in the machine's byte
+        # order.
         number = int.from_bytes(member, "little", signed=self.place.is_signed)
         is_within = self.limits is None or self.limits[0] <= number <= self.limits[1]
         return is_within and number not in self.forbidden
@@ -137,6 +139,8 @@ def _pairs(
     """Yield each old member with its new one; None for a member without a counterpart."""
     targets = {leaf.path: leaf for leaf in new}
     for leaf in old:
+        # Popped: if two old members are renamed to one new member, the second finds none, and
+        # `_contradictions` says why.
         yield leaf, targets.pop(new_path(leaf.path, rules.renamed), None)
     for leaf in targets.values():
         yield None, leaf
@@ -202,6 +206,8 @@ class _Matching:
             self._drop(old)
         elif is_beyond_end(new_path(old.path, self.rules.renamed), self.new_paths):
             self.checks.append(
+                # The last elements of an array often were never used: only an entry with a value
+                # there refuses the shorter array.
                 EntryCheck(old.path, old.place, "the new array ends before it", is_zero=True)
             )
         elif self.is_unused(old):
@@ -210,6 +216,7 @@ class _Matching:
                 EntryCheck(old.path, old.place, "the new value has no such member", is_zero=True)
             )
         else:
+            # `--rename` is only offered if there is a new member that could take the name.
             is_free = any(_is_alike(old, leaf) for leaf in self.free)
             self.unfit.append(
                 UnfitMember(old.path, old.type, "none", may_be_lost=True, may_be_renamed=is_free)
@@ -218,6 +225,8 @@ class _Matching:
     def _drop(self, old: Leaf) -> None:
         self.dropped.append(old)
         self.checks.append(
+            # An accepted check refuses nothing. It counts the entries that lose a value, for the
+            # report.
             EntryCheck(old.path, old.place, "dropped", is_zero=True, is_accepted=True)
         )
 
@@ -226,8 +235,11 @@ class _Matching:
             self._move_number(old, new)
         elif old.kind is new.kind is LeafKind.TEXT:
             self._move_text(old, new)
+        # Neither a number nor a text: bytes keep their meaning only if the type is the same in C.
         elif (old.kind, old.type, old.place.size) == (new.kind, new.type, new.place.size):
             self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
+        # The name stays, but nothing can convert the old type: the new member starts like an added
+        # one.
         elif is_named(old.path, self.rules.dropped):
             self._drop(old)
             self.added.append(new)
@@ -237,6 +249,7 @@ class _Matching:
     def _move_text(self, old: Leaf, new: Leaf) -> None:
         cut = old.place.size - new.place.size
         if cut > 0:
+            # Only the bytes beyond the new end count: a text that ends before them is not cut.
             tail = Span(old.place.offset + new.place.size, cut)
             is_accepted = is_named(old.path, self.rules.dropped)
             what = "the new text is shorter"
@@ -247,6 +260,8 @@ class _Matching:
 
     def _move_number(self, old: Leaf, new: Leaf) -> None:
         rule = self._rule(new) or self._default(old, new)
+        # Nobody writes it and it is 0 in every entry: every rule gives the same result, so the user
+        # is not asked for one.
         if rule is None and self.is_unused(old):
             rule = Rule.KEEP_NEW
         if rule is None:
@@ -254,6 +269,7 @@ class _Matching:
             hint = f"--rule {name}={'|'.join(rule.value for rule in Rule)}"
             self.unfit.append(UnfitMember(new.path, old.type, new.type, hint))
             return
+        # With --clamp the check is made as well: it counts the entries that are cut.
         limits = _limits(old, new)
         if limits:
             what, is_cut = f"{new.type} has no room", self.rules.clamp
@@ -272,6 +288,8 @@ class _Matching:
             new,
             rule,
             renumbered=renumbered,
+            # Without --clamp no entry beyond the limits gets as far as the fold, so its programs
+            # stay short.
             limits=limits if self.rules.clamp else None,
         )
 
@@ -293,6 +311,7 @@ class _Matching:
         return setting_of(new.path, self.rules.rules)
 
     def _default(self, old: Leaf, new: Leaf) -> Rule | None:
+        # Enumerators are states. Two of them cannot be added up, whatever the programs do to them.
         return self.otherwise if new.kind is LeafKind.ENUM else self.default_rule(old, new)
 
 
@@ -313,6 +332,7 @@ def _limits(old: Leaf, new: Leaf) -> tuple[int, int] | None:
     """
     if old.kind is new.kind is LeafKind.ENUM and old.place.size == new.place.size:
         return None
+    # By the types alone, not by the entries: an old program may write any number until the switch.
     (low, high), (least, greatest) = _reach(old.place), _reach(new.place)
     both = max(low, least), min(high, greatest)
     return None if both == (low, high) else both
@@ -329,6 +349,7 @@ def _renumbered(old: Leaf, new: Leaf) -> tuple[tuple[tuple[int, int], ...], froz
         return (), frozenset()
     numbers = dict(new.values)
     mask = _compared_bits(old, new)
+    # A name that is gone keeps its number here: a check refuses the entries that have it.
     moved = tuple((n, numbers[name]) for name, n in old.values if (numbers.get(name, n) ^ n) & mask)
     return moved, frozenset(number for name, number in old.values if name not in numbers)
 

@@ -41,6 +41,8 @@ from bpfpin.uapi import MapType
 # Members of one value. The fold has some 10 instructions for each, times the CPUs, and the verifier
 # takes 1,000,000.
 LEAVES_MAX: Final = 8192
+# Bytes that one load or store of BPF takes (BPF_B, BPF_H, BPF_W, BPF_DW of include/uapi/linux).
+# Integers of 16 bytes are moved as bytes.
 _NUMBERS: Final = (1, 2, 4, 8)
 _MEMBER: Final = re.compile(
     r"(?P<type>(?:__)?[us](?:8|16|32|64)|u?int(?:8|16|32|64)_t|char)"
@@ -153,6 +155,8 @@ def leaves(ref: TypeRef | None, size: int) -> tuple[Leaf, ...]:
     """
     if ref is None:
         return (Leaf("", Span(0, size), LeafKind.OPAQUE, f"{size} bytes without BTF"),)
+    # A copied lock or timer would be one that nobody holds or armed. The kernel leaves these fields
+    # out as well when user space reads or writes a value.
     return tuple(leaf for leaf in _all(ref) if leaf.kind is not LeafKind.OWNED)
 
 
@@ -163,6 +167,8 @@ def kernel_owned_leaves(ref: TypeRef | None) -> tuple[Leaf, ...]:
 
 def _all(ref: TypeRef) -> Iterator[Leaf]:
     for count, leaf in enumerate(_LeafWalk(ref.btf).of(ref.id, "", 0)):
+        # Counted during the walk: a type with 2^30 numbers is refused before all of them are in
+        # memory.
         if count >= LEAVES_MAX:
             raise LimitError(
                 f"{c_type(ref)} has more than {LEAVES_MAX} numbers, too many to move one by one",
@@ -180,6 +186,8 @@ class _LeafWalk:
         if depth > MAX_DEPTH:
             raise ObjectFileError(f"{path}: nested more than {MAX_DEPTH} deep")
         kind = self.btf[self.btf.strip(type_id)]
+        # Before the structures: `struct bpf_spin_lock` and `struct bpf_timer` have members of their
+        # own, which would be moved as numbers.
         if is_kernel_owned(self.btf, type_id):
             place = Span(offset, size_of(self.btf, type_id))
             yield Leaf(path, place, LeafKind.OWNED, self._text(type_id))
@@ -187,6 +195,8 @@ class _LeafWalk:
             yield from self._array(type_id, path, offset, depth)
         elif isinstance(kind, Struct):
             yield from self._members(type_id, path, offset, depth)
+        # The value of `.data` and `.bss` is a BTF_KIND_DATASEC, whose variables have offsets but no
+        # member names.
         elif isinstance(kind, DataSection):
             for variable in kind.variables:
                 name = self.btf[variable.type_id].name
@@ -202,11 +212,14 @@ class _LeafWalk:
         kind = self.btf[self.btf.strip(type_id)]
         assert isinstance(kind, Array)
         element = self.btf[self.btf.strip(kind.element_id)]
+        # One leaf for the whole text: character by character, `keep-new` would fill the zeros
+        # behind a short new text with the tail of the old one.
         if isinstance(element, Int) and element.size == 1 and _is_char(element):
             place = Span(offset, kind.length)
             yield Leaf(path, place, LeafKind.TEXT, self._text(type_id))
             return
         size = size_of(self.btf, kind.element_id)
+        # One element more than the limit is enough for `_all` to refuse the type.
         for index in range(min(kind.length, LEAVES_MAX + 1) if size else 0):
             start = offset + index * size
             yield from self.of(kind.element_id, f"{path}[{index}]", start, depth + 1)
@@ -227,6 +240,9 @@ class _LeafWalk:
 
     def _overlapping(self, laid_out: list[MemberLayout]) -> frozenset[MemberLayout]:
         """Return the members that overlap: those of unnamed unions."""
+        # BTF lists the members of a structure by rising offsets (btf_struct_check_meta() of
+        # kernel/bpf/btf.c). An offset below the end of a member before it can only come from an
+        # unnamed union.
         overlapping: set[MemberLayout] = set()
         reach, last = 0, None
         for member in laid_out:
@@ -256,6 +272,8 @@ class _LeafWalk:
             place = Span(offset, size, kind.is_signed)
             values = tuple((value.name, value.value) for value in kind.values)
             return Leaf(path, place, LeafKind.ENUM, text, values)
+        # An integer with fewer bits than its bytes hold is moved as bytes: its upper bits may hold
+        # anything.
         if isinstance(kind, Int) and size in _NUMBERS and kind.bits == 8 * size:
             return Leaf(path, Span(offset, size, kind.is_signed), LeafKind.NUMBER, text)
         if isinstance(kind, Pointer):
@@ -297,6 +315,7 @@ def types_with_layouts(
     layouts = [_sides(text, sizes, libraries, about=about) for text in texts]
     chosen = list(types)
     for side in (0, 1):
+        # A layout that fits both sides by its size counts for both: then only names changed.
         fitting = [both[side] for both in layouts if both[side] is not None]
         if chosen[side] is None and fitting:
             chosen[side] = fitting[-1] if side else fitting[0]
@@ -358,6 +377,7 @@ def _named(btf: Btf, name: str) -> TypeRef | None:
         type_id = btf.find(name, Modifier)
     if type_id is None:
         return None
+    # A typedef can end at a type without a size, such as a structure that is only declared.
     with suppress(ValueError):
         size_of(btf, type_id)
         return btf.ref(type_id)
@@ -378,6 +398,7 @@ def layout_type(text: str, size: int, *, about: str = "the layout") -> TypeRef:
 
 def _structure(text: str, *, about: str) -> TypeRef:
     types, members, end, widest = BtfBuilder(), [], 0, 1
+    # BTF_KIND_ARRAY names the type of its index, too.
     index = types.add(Int("unsigned int", 4, 32))
     for word in filter(None, map(str.strip, text.split(";"))):
         member = _MEMBER.fullmatch(word)
@@ -389,6 +410,7 @@ def _structure(text: str, *, about: str) -> TypeRef:
         type_id, length = types.add(kind), int(member["n"] or 1)
         if member["n"]:
             type_id = types.add(Array(type_id, index, length))
+        # As C aligns them: each member to its own size, the whole structure to its widest member.
         end = -(-end // kind.size) * kind.size
         members.append(Member(member["name"], type_id, 8 * end))
         end, widest = end + kind.size * length, max(widest, kind.size)

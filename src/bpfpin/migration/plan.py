@@ -197,12 +197,15 @@ def plan_migration(request: MigrationRequest) -> MigrationPlan:
     that decide it, and `UsageError` for a malformed first value or layout.
     """
     spec, old, rules = request.spec, request.old, request.migration.of(request.spec.name)
+    # Refusals are collected, and raised once all are known: the user sees every decision that is
+    # missing, and not one after each attempt.
     refused = Refusals(spec.name)
     before, after = entries.shape_of_map(old), entries.shape_of_spec(spec)
     types = types_of(request)
     _require_possible(request, refused, before)
     assert before is not None
     functions = request.migration.functions_of(spec.name)
+    # The keys of an array are its indexes, which nothing renames.
     keys = None if before.is_array else _keys(request, rules)
     values = _values(request, types, rules, frozenset(functions))
     refused.add_unfit(KEY, keys)
@@ -213,6 +216,7 @@ def plan_migration(request: MigrationRequest) -> MigrationPlan:
     exactness = _exactness(request, (before, after), (keys, values), survey)
     refused.add_inexact(exactness, rules)
     refused.stop_if_any()
+    # Last: a first value can only be encoded once the members of the new value are settled.
     start, first_values = _start(request, values, types, rules)
     return MigrationPlan(
         name=spec.name,
@@ -266,6 +270,7 @@ def _keys(request: MigrationRequest, rules: MigrationRules) -> PartMoves | None:
     """Return the moves of key members; None if keys are the same on both sides."""
     spec, old = request.spec, request.old
     before, after = leaves(old.key_type, old.key_size), leaves(spec.key, spec.key_size)
+    # Without BTF on one side, keys of one size count as the same: nothing says that they differ.
     is_untyped = old.key_type is None or spec.key is None
     is_same = [(leaf.path, leaf.place, leaf.type) for leaf in before] == [
         (leaf.path, leaf.place, leaf.type) for leaf in after
@@ -277,6 +282,7 @@ def _keys(request: MigrationRequest, rules: MigrationRules) -> PartMoves | None:
         before,
         after,
         own_rules,
+        # A key is built from the old one alone. No program writes into it meanwhile.
         default_rule=lambda old, new: Rule.KEEP_OLD,
         otherwise=Rule.KEEP_OLD,
     )
@@ -291,6 +297,7 @@ def _values(
     own_rules = rules_of_part(rules, VALUE, has_members=_has_members(before, after))
     match = partial(
         match_members,
+        # The members of functions take no part: their values come from Python, before the switch.
         [leaf for leaf in before if not is_named(leaf.path, functions)],
         [leaf for leaf in after if not is_named(leaf.path, functions)],
         own_rules,
@@ -308,8 +315,11 @@ def _unused(request: MigrationRequest) -> Callable[[Leaf], bool]:
     """Return a test for unused old members: no program writes them, and they are 0 everywhere."""
     shape = entries.shape_of_map(request.old)
     users = (*request.old_users, *request.new_users)
+    # A program that cannot be followed, or that writes whole values, may use any byte later.
+    # Without a program nothing is known at all.
     if shape is None or not users or any(user.use.unknown or user.use.overwrites for user in users):
         return lambda leaf: False
+    # One walk over the map answers the question for all members.
     bits = entries.bits_in_use(request.old, shape)
 
     def is_unused(leaf: Leaf) -> bool:
@@ -353,6 +363,8 @@ def _of_untyped(
 ) -> Iterator[str]:
     """Yield a reason if programs count in a value that is moved as one opaque member."""
     for (old, _), move in zip(values.carried, values.moves, strict=True):
+        # A value without BTF is one opaque leaf and is copied, not added: counts of both sides
+        # would not add up.
         is_counted = ADDS & (write_kinds(old_users, move.old) | write_kinds(new_users, move.new))
         if old.kind is LeafKind.OPAQUE and not old.path and is_counted:
             yield "programs count in values whose members are not known (give them with --layout)"
@@ -376,6 +388,8 @@ def _start(
 ) -> tuple[bytes, FirstValues]:
     """Return the first value of a new entry, and what writes it where the fold does not."""
     spec = request.spec
+    # The kernel zeroes new elements; a load writes the contents of data sections right after it has
+    # created their maps.
     made = spec.contents if spec.contents is not None else bytes(spec.value_size)
     empty = zero_counters(made, values.moves)
     start = start_value(spec.name, types[1], empty, _starts(values, rules, types[1]))

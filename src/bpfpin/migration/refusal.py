@@ -46,6 +46,8 @@ def split_loss_hint(hint: str) -> tuple[str, str, str]:
 def _misfit_hint(misfit: Misfit) -> str:
     name = without_indices(misfit.path)
     typed = f"{KEY}.{name}" if misfit.part == KEY else name
+    # These are the words of `match` and `entries` for numbers that are too large. --clamp is for
+    # them alone.
     if "room" in misfit.what:
         return loss_hint("", f"the part of {name or misfit.part} that does not fit", "--clamp")
     return loss_hint("", f"the part of {name} that does not fit", f"--drop {typed}") if name else ""
@@ -56,6 +58,7 @@ class Refusals:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        # Dictionaries as ordered sets: the elements of an array repeat the same lines and hints.
         self._differences: dict[Difference, None] = {}
         self._hints: dict[str, None] = {}
 
@@ -97,6 +100,7 @@ class Refusals:
         if member.may_be_lost and name and is_left:
             what = f"the distinction by {typed}" if part == KEY else f"the counts of {name}"
             return loss_hint(rename, what, f"--drop {typed}")
+        # `match` knows no parts: its hints name members without `key.`.
         hint = member.hint.replace("--rule ", f"--rule {KEY}.") if part == KEY else member.hint
         return rename or hint
 
@@ -109,6 +113,7 @@ class Refusals:
     ) -> None:
         """Add rules and functions that make no sense for these maps."""
         old, new = both
+        # The values of all CPUs become one value. `sum`, `max`, `min` and `keep-new` can join them.
         if old.is_per_cpu and not new.is_per_cpu:
             for move in values.moves:
                 if move.rule is Rule.KEEP_OLD:
@@ -118,6 +123,8 @@ class Refusals:
                         "one value: keep-old does not say which",
                         f"--rule {without_indices(move.path) or 'value'}=sum|max|min|keep-new",
                     )
+        # The results of functions are written in user space, value by value, under the old key and
+        # for the same CPU.
         if functions and (keys is not None or old.is_per_cpu != new.is_per_cpu):
             self._add("functions", "the same keys and CPUs", "other keys or CPUs", "")
 
@@ -129,6 +136,8 @@ class Refusals:
     ) -> None:
         """Add a new map that is too small for the entries, and entries that do not fit."""
         old, new = both
+        # Compared with the entries that exist: a smaller map is enough for a map that was never
+        # full.
         if not new.is_array and survey.entries > new.max_entries:
             self._add(
                 "max_entries",
@@ -183,6 +192,7 @@ def require_known(migration: Migration, maps: Mapping[str, MemberNames]) -> None
     """Raise `UsageError` if *migration* names a map or member that is not to be migrated."""
     old = {*migration.dropped, *migration.renamed}
     new = {*migration.rules, *migration.start, *migration.functions}
+    # Sorted, so that of several wrong names always the same one is reported.
     for word in sorted(old):
         _require(word, {name: members.old for name, members in maps.items()}, "old")
     for word in sorted(new | set(_targets(migration))):
@@ -195,6 +205,7 @@ def _targets(migration: Migration) -> Iterable[str]:
     """Yield the new names of renamed members, with the map and the `key.` of the old names."""
     for old, new in migration.renamed.items():
         map_name, colon, member = old.rpartition(":")
+        # As in `rules_of_part`: a renamed member of the key stays in the key.
         is_key = member.startswith(f"{KEY}.") and not new.startswith(f"{KEY}.")
         yield f"{map_name}{colon}{KEY}.{new}" if is_key else f"{map_name}{colon}{new}"
 

@@ -75,6 +75,7 @@ def is_named(path: str, names: Collection[str]) -> bool:
 def setting_of(path: str, settings: Mapping[str, Setting]) -> Setting | None:
     """Return the setting of a member: its own, that of what contains it, or that of `*`."""
     names = [name for name in settings if is_named(path, [name]) and name != EVERY]
+    # All of *names* are the member or contain it, so the longest one is the most specific.
     return settings[max(names, key=len)] if names else settings.get(EVERY)
 
 
@@ -83,6 +84,8 @@ def new_path(path: str, names: Mapping[str, str]) -> str:
     for before, after in names.items():
         if _is_within(path, before):
             return after + path[len(before) :]
+        # A name without indices renames all elements, and each keeps its index. That needs as many
+        # steps in the new name as in the old one.
         parts, old, new = path.split("."), before.split("."), after.split(".")
         is_it = (
             len(old) == len(new) and [without_indices(part) for part in parts[: len(old)]] == old
@@ -215,6 +218,8 @@ def rules_of_part(rules: MigrationRules, part: str, *, has_members: bool) -> Mig
         rules,
         rules=_inner(rules.rules, part, has_members=has_members),
         renamed={
+            # No member moves between key and value, so the new name may be typed with or without
+            # `key.`.
             old: new.removeprefix("key.")
             for old, new in _inner(rules.renamed, part, has_members=has_members).items()
         },
@@ -245,6 +250,7 @@ def _pairs(option: str, form: str, words: Iterable[str]) -> list[tuple[str, str]
         name, equals, value = word.rpartition("=") if option == "--rule" else word.partition("=")
         if not (name and equals and value):
             raise UsageError(f"{option} {word}: it takes {form}")
+        # The same option twice is harmless, as in scripts that add up their options.
         if pairs.get(name, value) != value:
             raise UsageError(f"{option} {name} is given as {pairs[name]} and as {value}")
         pairs[name] = value
@@ -263,6 +269,7 @@ def _of(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the settings by member: those of all maps, overridden by those of the map *name*."""
     split = [(*_split(word), setting) for word, setting in settings.items()]
     of_all = {member: setting for map_name, member, setting in split if map_name == EVERY}
+    # The more specific one wins, in whatever order they were typed.
     return of_all | {member: setting for map_name, member, setting in split if map_name == name}
 
 
@@ -279,6 +286,7 @@ def _inner(settings: Mapping[str, Any], part: str, *, has_members: bool) -> dict
         elif name.startswith(f"{KEY}."):
             if part == KEY:
                 inner[name.removeprefix(f"{KEY}.")] = setting
+        # `key` alone means a key that is one number, unless the value has a member of that name.
         elif part == VALUE and (name != KEY or has_members):
             inner[name] = setting
     return inner
