@@ -36,6 +36,7 @@ def u64(*names: str) -> Fields:
 
 def name16(field: str) -> Fields:
     """Return a member for the name of an object: 16 bytes, the last one NUL."""
+    # bpf_obj_name_cpy() of kernel/bpf/syscall.c refuses 16 bytes without a NUL (EINVAL).
     return [(field, ctypes.c_char * OBJ_NAME_LEN)]
 
 
@@ -55,6 +56,8 @@ class MapCreateAttr(ctypes.Structure):
 class MapElemAttr(ctypes.Structure):
     """BPF_MAP_*_ELEM and BPF_MAP_GET_NEXT_KEY; for the latter `value` receives the next key."""
 
+    # On 64-bit machines ctypes aligns a u64 to eight bytes, which makes the same hole after
+    # `map_fd` as `__aligned_u64` does in the header. The structures below rely on this, too.
     _fields_ = [*u32("map_fd"), *u64("key", "value", "flags")]
 
 
@@ -138,6 +141,8 @@ class LinkCreateAttr(ctypes.Structure):
 
     _fields_ = [
         *u32("prog_fd", "target", "attach_type", "flags", "relative"),
+        # Left at 0, the hook is changed whatever its revision is (bpf_mprog_attach() of
+        # kernel/bpf/mprog.c).
         *u64("expected_revision"),
     ]
 
@@ -195,6 +200,8 @@ class ProgInfoAnswer(ctypes.Structure):
         *u32("created_by_uid", "nr_map_ids"),
         *u64("map_ids"),
         *name16("name"),
+        # The header has bit-fields of 1 and 31 bits: only bit 0 of `gpl_compatible` means
+        # something.
         *u32("ifindex", "gpl_compatible"),
         *u64("netns_dev", "netns_ino"),
         *u32("nr_jited_ksyms", "nr_jited_func_lens"),
@@ -206,6 +213,7 @@ class ProgInfoAnswer(ctypes.Structure):
         *u32("nr_jited_line_info", "line_info_rec_size"),
         *u32("jited_line_info_rec_size", "nr_prog_tags"),
         *u64("prog_tags", "run_time_ns", "run_cnt", "recursion_misses"),
+        # `reserved` is the padding that aligns the size of the structure to eight bytes.
         *u32("verified_insns", "attach_btf_obj_id", "attach_btf_id", "reserved"),
     ]
 
@@ -213,6 +221,8 @@ class ProgInfoAnswer(ctypes.Structure):
 class LinkInfoAnswer(ctypes.Structure):
     """`struct bpf_link_info`; `place` is a union by link type."""
 
+    # The longest members of the union, uprobe_multi and the kprobe of perf_event, have 48 bytes.
+    # All of it is aligned to eight bytes, so that padding (`reserved`) precedes it.
     _fields_ = [*u32("type", "id", "prog_id", "reserved"), ("place", ctypes.c_uint8 * 48)]
 
 

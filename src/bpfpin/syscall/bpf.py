@@ -35,6 +35,8 @@ from bpfpin.syscall.attr import (
 from bpfpin.syscall.call import bpf
 from bpfpin.uapi import Cmd, LinkUpdateFlag
 
+# The attributes have room for a u32; the kernel gives ids from 1 to INT_MAX in a circle, so that
+# the id of a freed object is not soon used again (bpf_map_alloc_id() of kernel/bpf/syscall.c).
 ID_MAX = (1 << 32) - 1
 
 Path = str | bytes | os.PathLike[str]
@@ -99,6 +101,8 @@ def map_get_next_key(fd: int, key: bytes | None, key_size: int, *, target: str =
 def _read_elem(
     command: Cmd, fd: int, key: bytes, size: int, *, flags: int = 0, target: str = ""
 ) -> bytes:
+    # A queue has no key, and the kernel refuses every pointer but NULL for it (__bpf_copy_key() of
+    # kernel/bpf/syscall.c). In BPF_MAP_GET_NEXT_KEY, NULL asks for the first key.
     key_buffer = buffer_of(key) if key else None
     value = ctypes.create_string_buffer(size)
     attribute = MapElemAttr(fd, address(key_buffer), ctypes.addressof(value), flags)
@@ -177,6 +181,7 @@ def obj_pin(fd: int, path: Path, *, flags: int = 0, path_fd: int = 0) -> None:
     `PinExistsError` if the name is taken, also by a symbolic link: the last component is never
     followed. `PinError` (EPERM) outside of a bpffs, and for names with a dot.
     """
+    # Names in bpffs are bytes; os.fsencode() also gives back those that are not valid UTF-8.
     name = ctypes.create_string_buffer(os.fsencode(path))
     attribute = ObjAttr(ctypes.addressof(name), fd, flags, path_fd)
     bpf(Cmd.OBJ_PIN, attribute, target=fs.shown_path(path))
@@ -198,6 +203,9 @@ def obj_get_info_by_fd(fd: int, info: ctypes.Structure) -> int:
 
     An older kernel knows fewer members and leaves the rest as it was.
     """
+    # The kernel reads `info` first: a pointer or count in it asks for an array, and nonzero bytes
+    # beyond its own structure are an error (E2BIG; bpf_prog_get_info_by_fd() of
+    # kernel/bpf/syscall.c).
     attribute = ObjInfoAttr(fd, ctypes.sizeof(info), ctypes.addressof(info))
     bpf(Cmd.OBJ_GET_INFO_BY_FD, attribute, target=f"descriptor {fd}")
     return int(attribute.info_len)
@@ -229,6 +237,7 @@ def _next_id(command: Cmd, after: int) -> int | None:
         bpf(command, attribute)
     except IdNotFoundError:
         return None
+    # The object may be freed before it is opened by this id: openers handle `IdNotFoundError`.
     return int(attribute.next_id)
 
 
@@ -311,6 +320,8 @@ def link_update(
     With *old_prog_fd* the kernel compares and swaps: `ProgramChangedError` if the link runs another
     program. `InterfaceNotFoundError` if the device or cgroup is gone.
     """
+    # Without BPF_F_REPLACE the descriptor of an old program must be 0 (EINVAL; link_update() of
+    # kernel/bpf/syscall.c).
     flags = LinkUpdateFlag(0) if old_prog_fd is None else LinkUpdateFlag.REPLACE
     attribute = LinkUpdateAttr(link_fd, new_prog_fd, flags, old_prog_fd or 0)
     bpf(Cmd.LINK_UPDATE, attribute, target=target)

@@ -21,6 +21,7 @@ NUMBERS = {"x86_64": 321, "aarch64": 280}
 # libbpf repeats BPF_PROG_LOAD five times, too.
 ATTEMPTS = 5
 
+# All machines with the common table of system calls (asm-generic/unistd.h) have the number 280.
 _NUMBER = NUMBERS.get(os.uname().machine, 280)
 _libc_syscall = ctypes.CDLL(None, use_errno=True).syscall
 _libc_syscall.restype = ctypes.c_long
@@ -58,6 +59,7 @@ class Call:
         self.command = command
         self.attribute = attribute
         # Without argtypes ctypes passes these as they are, in half the time of a conversion.
+        # `byref` keeps the attribute alive: the kernel gets its address again with every call.
         self._arguments = (_NUMBER, int(command), ctypes.byref(attribute), ctypes.sizeof(attribute))
 
     def enter(self) -> int:
@@ -69,6 +71,7 @@ class Call:
         subtype = next(
             (getattr(self.attribute, name, 0) for name in _SUBTYPES.get(self.command, ())), 0
         )
+        # ctypes saves errno after its call, for each thread: no other code has changed it since.
         code = ctypes.get_errno()
         link_type = None
         if self.command == Cmd.LINK_CREATE:

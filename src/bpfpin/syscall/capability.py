@@ -34,8 +34,11 @@ BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     Cmd.MAP_CREATE: (BPF,),
     Cmd.PROG_LOAD: (BPF,),
     Cmd.BTF_LOAD: (BPF,),
+    # A program of cgroup_skb loads without CAP_NET_ADMIN, so the kernel asks for it at the
+    # attachment (bpf_prog_attach_check_attach_type() of kernel/bpf/syscall.c).
     Cmd.LINK_CREATE: (BPF, NET),
     Cmd.PROG_QUERY: (NET,),
+    # Ids lead to the objects of all users: CAP_BPF is not enough, unlike for an open of a pin.
     Cmd.PROG_GET_NEXT_ID: (ADMIN,),
     Cmd.MAP_GET_NEXT_ID: (ADMIN,),
     Cmd.BTF_GET_NEXT_ID: (ADMIN,),
@@ -53,6 +56,7 @@ BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     "setns": (ADMIN,),
     "unshare": (ADMIN,),
 }
+# is_perfmon_prog_type() of kernel/bpf/syscall.c.
 TRACING_PROGRAMS = frozenset(
     {
         ProgramType.KPROBE,
@@ -66,6 +70,7 @@ TRACING_PROGRAMS = frozenset(
         ProgramType.EXT,
     }
 )
+# Types that are in neither list of the kernel, is_net_admin_prog_type() nor that above.
 PLAIN_PROGRAMS = frozenset(
     {
         ProgramType.SOCKET_FILTER,
@@ -84,6 +89,7 @@ def missing_capabilities(command: Cmd | str, subtype: int = 0) -> tuple[str, ...
     needed ones count as missing, because the kernel requires them in the initial one.
     """
     needed = _needed(command, subtype)
+    # CapEff holds in the own user namespace, and the kernel asks for rights in the initial one.
     if not _is_first_user_namespace():
         return tuple(capability.name for capability in needed)
     effective = _effective()
@@ -110,4 +116,6 @@ def _effective() -> int:
 
 
 def _is_first_user_namespace() -> bool:
+    # A namespace that root made with the whole range of ids looks the same; then nothing is
+    # reported as missing, and the message has the kernel's words only.
     return UID_MAP.read_text().split() == WHOLE_UID_MAP

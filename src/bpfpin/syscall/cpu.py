@@ -47,4 +47,5 @@ def membarrier() -> None:
     with nohz_full (kernel/sched/membarrier.c).
     """
     number = NUMBERS.get(os.uname().machine, NUMBERS["aarch64"])
+    # With one CPU online the call returns at once: nothing can run beside the caller then.
     checked("membarrier", LIBC.syscall(number, _GLOBAL, 0, 0))

@@ -105,15 +105,22 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (None, e.EOPNOTSUPP): (NotSupportedError, "not supported here"),
     (None, ENOTSUPP): (NotSupportedError, "not supported here"),
     (None, e.ENOSYS): (NotSupportedError, "this kernel has no such call"),
+    # A member that this kernel does not know is not zero (bpf_check_uarg_tail_zero()).
     (None, e.E2BIG): (NotSupportedError, "this kernel is older than something asked of it"),
     **{(command, e.ENOENT): NO_KEY for command in (*LOOKUPS, *REMOVALS, *UPDATES)},
+    # The kernel does not tell a frozen map from a descriptor for reading: map_get_sys_perms() of
+    # kernel/bpf/syscall.c takes the right to write away from both.
     **{(command, e.EPERM): READ_ONLY for command in (*REMOVALS, *UPDATES)},
     **{(command, e.EEXIST): (KeyExistsError, "the key is there already") for command in UPDATES},
+    # A full hash or queue, or an index beyond the end of an array (hashtab.c, queue_stack_maps.c
+    # and arraymap.c of kernel/bpf).
     **{(command, e.E2BIG): FULL for command in UPDATES},
     **{
         (command, e.ENOSPC): FULL for command in UPDATES
     },  # an LPM trie (trie_update_elem() of kernel/bpf/lpm_trie.c)
     (Cmd.MAP_LOOKUP_ELEM, e.EPERM): (PermissionDeniedError, "the map was opened for writing only"),
+    # Before Linux 5.6 the command is unknown, which is EINVAL. Since then a type without batches
+    # answers ENOTSUPP (bpf_map_do_batch() of kernel/bpf/syscall.c).
     (Cmd.MAP_LOOKUP_BATCH, e.EINVAL): NO_BATCH,
     (Cmd.MAP_CREATE, e.E2BIG): (SyscallError, "the map would be too large"),
     (Cmd.MAP_CREATE, e.ENOMEM): (SyscallError, "there is not enough memory for the map"),
@@ -128,6 +135,7 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.LINK_GET_FD_BY_ID, e.EAGAIN): NO_ID,
     (Cmd.OBJ_PIN, e.EEXIST): TAKEN,
     (Cmd.OBJ_PIN, e.ENOENT): (PinNotFoundError, "there is no such directory"),
+    # bpf_lookup() of kernel/bpf/inode.c for a name with a dot, bpf_obj_do_pin() outside of a bpffs.
     (Cmd.OBJ_PIN, e.EPERM): (PinError, "bpffs refused the name, or no bpffs is there"),
     (Cmd.OBJ_GET, e.ENOENT): NO_PIN,
     (Cmd.OBJ_GET, e.EROFS): (PermissionDeniedError, "the bpffs is mounted read-only"),
@@ -136,9 +144,12 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.LINK_CREATE, e.EEXIST): (HookBusyError, "another program is attached there"),
     (Cmd.LINK_CREATE, e.ENOENT): (IdNotFoundError, "what it was to be attached to is not there"),
     (Cmd.LINK_CREATE, e.ENODEV): NO_DEVICE,
+    # netkit_dev_fetch() of drivers/net/netkit.c.
     (Cmd.LINK_CREATE, e.ENXIO): (NotSupportedError, "the device is of a kind without that hook"),
+    # The comparison with old_prog_fd failed, for XDP in bpf_xdp_link_update() of net/core/dev.c.
     (Cmd.LINK_UPDATE, e.EPERM): (ProgramChangedError, "somebody else changed the program"),
     (Cmd.LINK_UPDATE, e.EEXIST): (HookBusyError, "the program is attached there already"),
+    # A link outlives its device or cgroup, and has none then (the same function, for XDP).
     (Cmd.LINK_UPDATE, e.ENOLINK): (
         InterfaceNotFoundError,
         "the device or cgroup of the link is gone",
@@ -176,6 +187,7 @@ AT_HOOK: dict[tuple[LinkType, int], Row] = {
         (LinkType.XDP, code): DRIVER
         for code in (e.ERANGE, e.ENOSPC, e.EOPNOTSUPP, ENOTSUPP, e.ENOTCONN, e.EIO, e.E2BIG)
     },
+    # dev_xdp_attach() of net/core/dev.c.
     (LinkType.XDP, e.EEXIST): (
         HookBusyError,
         "an XDP program in another mode, or of a device above this one, is in the way",
@@ -214,6 +226,7 @@ def syscall_error(
     row = AT_HOOK.get((link_type, errno)) if link_type is not None else None
     row = row or TABLE.get((command, errno)) or TABLE.get((None, errno), (SyscallError, "refused"))
     kind, text = row
+    # After the lookup: 524 has its own rows, but no text in the C library.
     errno = e.EOPNOTSUPP if errno == ENOTSUPP else errno
     missing = missing_capabilities(command, subtype) if errno in (e.EPERM, e.EACCES) else ()
     if missing:
@@ -228,6 +241,7 @@ def link_type_of(attach_type: int) -> LinkType | None:
         name = AttachType(attach_type).name
     except ValueError:
         return None
+    # Attach types begin with the name of the kind of link: TCX_INGRESS, CGROUP_INET4_BIND.
     return next((kind for kind in _WITH_ROWS if name.startswith(kind.name)), None)
 
 

@@ -144,6 +144,8 @@ def _is_same(path: Path, fd: Descriptor) -> bool:
 def _sweep() -> None:
     """Remove the files of killed readers whose maps are gone."""
     for path in CLAIMS.iterdir():
+        # A file without a lock claims nothing; without this, /run would keep one for each killed
+        # reader. A process that has just opened the file sees in `_lock` that its name is gone.
         with suppress(OSError, ValueError, PermissionDeniedError):
             map_id = int(path.name.rpartition("-")[2])
             try:
@@ -163,6 +165,8 @@ def _root_holder(kind: str, map_id: int) -> int | None:
 
 def _listen(claim: Claim, prefix: str) -> None:
     """Listen under the name of this uid, or with a random suffix if another user took that."""
+    # Abstract names belong to a network namespace (network_namespaces(7)): processes in two of them
+    # exclude each other by root's file only.
     names = [f"{prefix}{os.geteuid()}"]
     names += [f"{names[0]}.{secrets.token_hex(8)}" for _ in range(_ATTEMPTS)]
     for name in names:
@@ -171,6 +175,8 @@ def _listen(claim: Claim, prefix: str) -> None:
                 listener.bind(f"\0{name}")
             except OSError:  # EADDRINUSE
                 continue
+            # SO_PEERCRED of a connection has the credentials of this call (unix_listen() of
+            # net/unix/af_unix.c), which other users cannot choose.
             listener.listen()
             claim.listen(Descriptor(listener.detach()))
             return
@@ -200,6 +206,8 @@ def _names(prefix: str, own_inodes: set[str]) -> list[str]:
 def _listener(address: str) -> tuple[int, int]:
     """Return pid and uid of the listener (SO_PEERCRED); (0, 0) if there is none or it is hidden."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        # The listener accepts no connection: with a full backlog, a blocking connect() would wait
+        # forever.
         caller.setblocking(False)
         try:
             caller.connect(address)
@@ -212,6 +220,7 @@ def _listener(address: str) -> tuple[int, int]:
 
 def _has_open(pid: int, map_id: int) -> bool:
     """Whether a process has the map open; False if this user may not read its descriptors."""
+    # The form is that of bpf_map_show_fdinfo() in kernel/bpf/syscall.c.
     line = f"map_id:\t{map_id}\n"
     with suppress(OSError):
         for entry in Path(f"/proc/{pid}/fdinfo").iterdir():

@@ -79,9 +79,12 @@ class Descriptor(Closing):
     def close(self) -> None:
         """Close the descriptor. Calling it again does nothing."""
         if self._fd != CLOSED:
+            # Forgotten before it is closed: close(2) frees the number even if it fails, and the
+            # next file may get it. A second attempt would close that file.
             os.close(self.release())
 
     def __del__(self) -> None:
+        # There is no `_fd` if `__init__` refused the number.
         if getattr(self, "_fd", CLOSED) == CLOSED:
             return
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)

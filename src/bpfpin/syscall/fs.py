@@ -19,6 +19,7 @@ CGROUP_MAGIC, CGROUP2_MAGIC = 0x27E0EB, 0x63677270  # linux/magic.h
 MOUNTINFO = Path("/proc/self/mountinfo")
 INIT_MOUNTINFO = Path("/proc/1/mountinfo")
 LOCKS = Path("/proc/locks")
+# Called by number, because C libraries lack it; it is the same on all machines.
 OPENAT2 = ctypes.c_long(437)
 _OPEN = "/proc/self/fd/"
 STATFS_SIZE = 256  # struct statfs takes 120 bytes; its first word is f_type
@@ -144,6 +145,7 @@ def magic(place: str | Path | int) -> int:
     else:
         answer = LIBC.statfs(os.fsencode(place), buffer)
     checked("statfs", answer, target=str(place))
+    # f_type is a signed word, and 0xcafe4a11 has the top bit of its 32: only these count.
     return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF
 
 
@@ -181,6 +183,7 @@ def mounts_of_init() -> list[Mount] | None:
 
 def _mount(line: str) -> Mount:
     """Read a line: `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/sda rw` (proc(5))."""
+    # A space in a path is written as `\040`, so the first ` - ` ends the optional fields.
     mount, _, system = line.partition(" - ")
     mount_id, _, device, root, point, options, *tags = mount.split(" ")
     fs_type, source = system.split(" ")[:2]
@@ -225,6 +228,7 @@ def lock_holder(status: os.stat_result) -> int | None:
 
     /proc/locks shows a holder in another pid namespace as pid 0.
     """
+    # Device numbers in hexadecimal, the inode in decimal (lock_get_status() of fs/locks.c).
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     lines = (line.split() for line in LOCKS.read_text().splitlines())
     # The line of a waiting process has an arrow (`->`) as its second field.

@@ -12,6 +12,7 @@ from pathlib import Path
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.libc import LIBC, checked
 
+# Some hundred events; those that do not fit wake the next `wait`.
 BUFFER_SIZE = 65536
 
 
@@ -54,12 +55,17 @@ class Inotify(Closing):
     def add(self, directory: Path, events: InotifyEvent = NAMES) -> None:
         """Watch the directory that is at this path now. Calling it again does nothing."""
         fd, mask = self._descriptor.fileno(), ctypes.c_uint32(events)
+        # A watch follows the directory, not the path: after an exchange of two directories, the
+        # path needs a watch of its own.
         answer = LIBC.inotify_add_watch(fd, os.fsencode(directory), mask)
         checked("inotify_add_watch", answer, target=str(directory))
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for a change; return True at the first one, False after *timeout_s* seconds."""
+        # Rounded up: with a rest of less than a millisecond, 0 would make the caller's loop spin.
         if not self._poll.poll(max(0, math.ceil(timeout_s * 1000))):
             return False
+        # The events are not decoded: after an overflow some are missing (inotify(7)), so callers
+        # must look at the directory in any case.
         os.read(self._descriptor.fileno(), BUFFER_SIZE)
         return True

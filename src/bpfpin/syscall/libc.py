@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from bpfpin.syscall.errno_table import syscall_error
 
+# use_errno: without it the interpreter itself could change errno before it is read.
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
 INTERRUPTED_MAX = 5  # attempts of a call that signals interrupt (EINTR)

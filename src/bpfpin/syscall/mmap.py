@@ -67,6 +67,7 @@ class MappedAt(Closing):
     """
 
     def __init__(self, fd: int, size: int, *, address: int, target: str = "") -> None:
+        # Without types ctypes would cut addresses to 32 bits.
         LIBC.mmap.restype = ctypes.c_void_p
         LIBC.mmap.argtypes = [
             ctypes.c_void_p,
@@ -76,6 +77,8 @@ class MappedAt(Closing):
             ctypes.c_int,
             ctypes.c_long,
         ]
+        # MAP_FIXED would replace what this process has mapped there. Any other address is refused
+        # by the kernel (arena_map_mmap() of kernel/bpf/arena.c).
         flags = mmap.MAP_SHARED | (_MAP_FIXED_NOREPLACE if address else 0)
         access = mmap.PROT_READ | mmap.PROT_WRITE
         start = LIBC.mmap(address, size, access, flags, fd, 0)
@@ -100,6 +103,8 @@ class MappedAt(Closing):
 
 def free_address(size: int) -> int:
     """Return an address at which this process can map *size* bytes now."""
+    # An arena may take 4 GiB, which the kernel could refuse without MAP_NORESERVE. Another thread
+    # may map something there before the address is used; MAP_FIXED_NOREPLACE then fails.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     with mmap.mmap(-1, size, flags=flags) as room:
         byte = ctypes.c_char.from_buffer(room)

@@ -18,6 +18,7 @@ from bpfpin.syscall.fd import Descriptor
 from bpfpin.syscall.libc import LIBC, checked
 
 NAMED = Path("/run/netns")
+# setns(2) moves one thread; /proc/self would be the namespace of the main thread.
 OWN = Path("/proc/thread-self/ns/net")
 CLONE_NEWNET = 0x40000000
 
@@ -35,6 +36,7 @@ def names() -> list[str]:
 def is_namespace(name: str | Path) -> bool:
     """Whether the file is a namespace: if `ip netns add` is killed, it leaves an empty file."""
     try:
+        # Files of namespaces are all in the one file system nsfs.
         return path_of(name).stat().st_dev == OWN.stat().st_dev
     except OSError:
         return False
@@ -66,6 +68,7 @@ def enter(name: str | Path | None) -> Iterator[None]:
     if name is None:
         yield
         return
+    # Opened before the move: afterwards `OWN` is the other namespace.
     with Descriptor(os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)) as home:
         with open_namespace(name) as namespace:
             _move(namespace, str(name))
@@ -76,6 +79,8 @@ def enter(name: str | Path | None) -> Iterator[None]:
 
 
 def _move(namespace: Descriptor, target: str) -> None:
+    # The kernel refuses a file of another kind of namespace, as the kind is given (EINVAL;
+    # setns(2)).
     checked("setns", LIBC.setns(namespace.fileno(), CLONE_NEWNET), target=target)
 
 

@@ -50,6 +50,7 @@ def open_bpf_output(cpu: int, *, watermark_bytes: int = 0) -> Descriptor:
         type=TYPE_SOFTWARE,
         size=ctypes.sizeof(EventAttr),
         config=COUNT_SW_BPF_OUTPUT,
+        # `wakeup` is a union: with `sample_period` it counts events, with the watermark flag bytes.
         sample_period=1,
         sample_type=SAMPLE_RAW,
         read_format=FORMAT_LOST,
@@ -59,6 +60,8 @@ def open_bpf_output(cpu: int, *, watermark_bytes: int = 0) -> Descriptor:
     answer = LIBC.syscall(
         ctypes.c_long(_NUMBER),
         ctypes.byref(attribute),
+        # A program can write only into the event of the CPU that it runs on
+        # (__bpf_perf_event_output() of kernel/trace/bpf_trace.c), whatever process runs there.
         ANY_PROCESS,
         cpu,
         NO_GROUP,

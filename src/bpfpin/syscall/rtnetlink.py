@@ -20,7 +20,10 @@ CODE = struct.Struct("=i")
 ERROR, DONE = 2, 3
 SOL_NETLINK, CAP_ACK, EXT_ACK = 270, 10, 11
 WORDS = 1  # NLMSGERR_ATTR_MSG: the kernel's message in English
+# NLA_TYPE_MASK: the two bits above are flags (linux/netlink.h).
 TYPE_MASK = 0x3FFF
+# recv() cuts a longer message. If the buffer has room, a dump comes in messages of up to 32 KiB
+# (netlink_recvmsg() of net/netlink/af_netlink.c).
 ANSWER_SIZE = 1 << 16
 # A dump is repeated if the kernel marks it as interrupted by a change (NLM_F_DUMP_INTR).
 ATTEMPTS = 5
@@ -95,8 +98,11 @@ def _ask(command: RouteCommand, body: bytes, flags: RequestFlag, target: str) ->
     header = HEADER.pack(HEADER.size + len(body), command, asked_flags, 1, 0)
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     try:
+        # A socket for each request: the rest of an interrupted dump cannot be taken for an answer.
         with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as asked:
             asked.setsockopt(SOL_NETLINK, EXT_ACK, 1)
+            # Without it an error repeats the request before its attributes (netlink_ack() of
+            # net/netlink/af_netlink.c), where `_refused` would not find them.
             asked.setsockopt(SOL_NETLINK, CAP_ACK, 1)
             asked.send(header + body)
             return list(_answers(asked, command, target))
@@ -115,6 +121,7 @@ def _answers(asked: socket.socket, command: RouteCommand, target: str) -> Iterat
                 yield body
                 continue
             (code,) = CODE.unpack_from(body)
+            # An acknowledgement is an error message with code 0 (netlink(7)).
             if code:
                 raise _refused(command, -code, body, target)
             return
@@ -125,6 +132,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     while at + HEADER.size <= len(data):
         length, kind, flags, _, _ = HEADER.unpack_from(data, at)
         yield kind, flags, data[at + HEADER.size : at + length]
+        # At least a header, or a message with a length of 0 would make the loop endless.
         at += max(HEADER.size, length + 3 & ~3)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+# SIGHUP comes when an ssh connection ends, which the change itself may have cut.
 _DEFERRED: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -30,6 +31,7 @@ def signals_deferred() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
+            # None: a library in C installed the handler, which Python cannot install again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     for came in dict.fromkeys(received):
         signal.raise_signal(came)

@@ -18,6 +18,8 @@ class Waiter(Closing):
     """Waits until one of the descriptors *fds* is ready; `close` wakes all waiting threads."""
 
     def __init__(self, fds: Iterable[int], events: int = READABLE) -> None:
+        # Nobody reads the eventfd: once written it stays readable, and wakes every thread that
+        # waits.
         self._bell = Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         self._epoll = select.epoll()
         self._epoll.register(self._bell.fileno(), select.EPOLLIN)
@@ -62,6 +64,8 @@ class Waiter(Closing):
 
     def _enter(self) -> bool:
         with self._lock:
+            # Under the lock of `close`: either it counts this thread, or this thread sees that it
+            # is closed.
             self._waiting += not self.is_closed
             return not self.is_closed
 
