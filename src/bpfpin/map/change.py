@@ -75,7 +75,10 @@ def change(
         _check_cpu(bpf_map, cpu)
         wanted, options = present_key(bpf_map, key), _WriteOptions(flag, cpu)
         _check(bpf_map, wanted, conditions, cpu)
+        # A map or a program stays open until the kernel has it: an update takes its descriptor
+        # (bpf_fd_array_map_update_elem() in kernel/bpf/arraymap.c).
         with _opened_value(bpf_map, words) as value, _full_error_with_key(bpf_map, wanted):
+            # The guard tries the change on a copy: when it refuses, this map was not touched.
             if guard is not None:
                 what = f"setting {key} to {' '.join(words)}"
                 guard.require_way_back(
@@ -124,6 +127,7 @@ def _check(bpf_map: Map, key: Any, conditions: Sequence[str], cpu: int | None) -
     """Raise `ValueDiffersError` at the first condition that does not hold."""
     if not conditions:
         return
+    # bpf(2) has no compare-and-exchange of values: this read and the write are two calls.
     form, whole = value_form(bpf_map), bpf_map[key]
     for number, value in enumerate(whole if bpf_map.is_per_cpu else [whole]):
         if cpu in (None, number) or not bpf_map.is_per_cpu:
@@ -138,6 +142,7 @@ def _compare(condition: str, value: Any, form: InputForm, where: str) -> None:
         what, expected, actual = field.path, field.value, field.of(value)
     else:
         expected = parse.parse_value(condition, form)
+    # Both sides went through the codec of the map: `0x1f` equals 31, and a name its number.
     if expected != actual:
         raise ValueDiffersError(
             f"{what}{where} is {actual!r}, not {expected!r}: nothing was written"
@@ -149,6 +154,7 @@ def _full_error_with_key(bpf_map: Map, key: Any) -> Iterator[None]:
     try:
         yield
     except MapFullError as error:
+        # E2BIG, whose usual text, "Argument list too long", would mislead.
         error.message = (
             f"map {bpf_map.name!r} (id {bpf_map.id}) has no room for key {key!r}: it is full"
         )
@@ -173,6 +179,7 @@ def _write(bpf_map: Map, key: Any, words: Sequence[str], options: _WriteOptions)
         _write_fields(bpf_map, key, changes, options)
         return
     word = _only(words)
+    # Without --cpu a list has a value for each CPU; with it, it is one value that is an array.
     if bpf_map.is_per_cpu and options.cpu is None and word.startswith("["):
         bpf_map.update(key, parse.parse_list(word, form), options.flag)
         return
@@ -192,6 +199,7 @@ def _write_fields(
     try:
         old = bpf_map.lookup_bytes(key_bytes)
     except KeyNotFoundError:
+        # A new key starts at zero, like the elements of a new array.
         old = bytes(bpf_map.value_codec.size)
 
     def changed(at: int) -> bytes:

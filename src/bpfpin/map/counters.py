@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from bpfpin.map.follow import Follower
 
 
+# In bytes. 32 bits of bytes wrap after 3.4 s at 10 Gbit/s, so counters have 64.
 COUNTER_SIZE = 8
 ACTION = "action"  # the name of the map that holds the verdict of an XDP program
+# Parts of names, in lower case: `rx_packets` and `rx_bytes` of the XDP tutorial match, and so do
+# most names of counters in other programs.
 PACKET_WORDS = ("packet", "pkt", "count", "hits")
 BYTE_WORDS = ("byte", "octet")
 
@@ -84,6 +87,7 @@ class Counters(Closing):
     @property
     def keys(self) -> tuple[str, ...]:
         """The names of the rows: XDP actions if the map has five entries, else the index."""
+        # XDP_ABORTED is 0, XDP_REDIRECT 4 (enum xdp_action in include/uapi/linux/bpf.h).
         if self.map.max_entries == len(XdpAction):
             return tuple(action.name for action in XdpAction)
         return tuple(map(str, range(self.map.max_entries)))
@@ -92,12 +96,15 @@ class Counters(Closing):
         """Read all counters at once."""
         # Both clocks are read before the map, so a sample is never older than its time.
         monotonic_s, wall_s = time.monotonic(), time.time()
+        # The kernel walks an array by ascending index (array_map_get_next_key() in
+        # kernel/bpf/arraymap.c), so the place in the list is the index.
         values = [value for _, value in self.map.items_bytes()]
         return Sample(monotonic_s, wall_s, tuple(self._counts(value) for value in values))
 
     def read_from(self, map_: Map) -> Sample:
         """Read *map_*, the current map of the follower; it replaces `map`."""
         if map_ is not self.map:
+            # The new map may have been migrated: its counters may be at other offsets.
             self.map, self.fields = map_, counter_fields(map_)
         return self.read()
 
@@ -133,6 +140,7 @@ def sample_across_migration(before: Sample, now: Sample) -> Sample:
     """
     if len(before.counts) == len(now.counts) and all(map(_is_alike, before.counts, now.counts)):
         return before
+    # The new array may be longer (its new rows started at 0) or shorter (`zip` drops the rest).
     missing = ((Count(0, None),),) * (len(now.counts) - len(before.counts))
     pairs = zip((*before.counts, *missing), now.counts, strict=False)
     return replace(before, counts=tuple(_in_form_of(old, new) for old, new in pairs))
@@ -143,6 +151,7 @@ def _is_alike(old: Sequence[Count], new: Sequence[Count]) -> bool:
 
 
 def _in_form_of(old: Sequence[Count], new: Sequence[Count]) -> tuple[Count, ...]:
+    # The sum goes to the first CPU: a rate over all CPUs is right, those of single CPUs are not.
     total_alone = [total(old), *([Count(0, None)] * (len(new) - 1))]
     cpus = old if len(old) == len(new) else total_alone
     pairs = zip(cpus, new, strict=True)
@@ -168,6 +177,8 @@ def is_likely_counter(map_: Map) -> bool:
 
 def counter_fields(map_: Map) -> CounterFields:
     """Return the counters in the values of a map; `UsageError` says why it has none."""
+    # All elements of an array exist from the start, and none can be deleted (EINVAL,
+    # array_map_delete_elem() in kernel/bpf/arraymap.c): a row keeps its key.
     if not map_.is_array:
         kind = map_.type.name.lower() if isinstance(map_.type, MapType) else map_.type
         raise _unfit(map_, f"it is a {kind}; counters are read from arrays and per-CPU arrays")
@@ -219,6 +230,7 @@ def _fields_of_array(element: TypeRef, length: int) -> CounterFields | None:
 def _integers(ref: TypeRef) -> Iterator[tuple[str, CounterField]]:
     for member in members(ref.btf, ref.id, flatten=True):
         kind = ref.btf.ref(member.type_id).stripped
+        # An enumeration is a state and no count; a bit-field does not start or end at a byte.
         if isinstance(kind, Int) and not isinstance(kind, Enum) and _is_whole(member):
             yield member.name, CounterField(member.bit_offset // 8, kind.size)
 

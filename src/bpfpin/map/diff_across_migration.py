@@ -25,6 +25,7 @@ def change_across(before: Snapshot, now: Snapshot) -> Change:
     no_change = change_between(now, now)
     change = replace(no_change, period_s=now.monotonic_s - before.monotonic_s)
     old, new = dict(DecodedEntries(before)), dict(DecodedEntries(now))
+    # With other keys every entry would look removed and added.
     if old and new and _key_form(next(iter(old))) != _key_form(next(iter(new))):
         return change
     is_percpu = [isinstance(snapshot.codecs[1], PerCpuCodec) for snapshot in (before, now)]
@@ -53,11 +54,13 @@ def in_form_of(old: Any, new: Any) -> Any:
             for name, value in new.items()
         }
     if isinstance(new, list):
+        # A shorter array lost its last elements in the migration; a longer one has new elements.
         parts = old if isinstance(old, list) else []
         return [
             first_value(value) if part is None else in_form_of(part, value)
             for part, value in zip_longest(parts[: len(new)], new)
         ]
+    # Counters may have become wider, signed, or floating: Python compares all of them as numbers.
     is_comparable = type(old) is type(new) or (_is_number(old) and _is_number(new))
     return old if is_comparable else new
 
@@ -76,14 +79,17 @@ def _spread(old: Any, new: Any, was_percpu: bool, is_percpu: bool) -> Any:
     if was_percpu == is_percpu:
         return old
     if is_percpu:
+        # The one value goes to CPU 0: `in_form_of` lets the other CPUs start at 0.
         return [old]
     try:
         return total(old)
     except TypeError:
+        # Text, for example, has no sum: unchanged.
         return new
 
 
 def _is_number(value: Any) -> bool:
+    # In Python `bool` is an `int`, but a flag that becomes a counter is another member.
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

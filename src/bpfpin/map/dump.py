@@ -106,6 +106,7 @@ class Dump(Closing):
         `BusyError` at the end if meanwhile another map was pinned at the path: a migration may
         have moved entries before they were read. A reload that keeps the map does not matter.
         """
+        # Rows are millions of small objects without cycles: the collector would double the time.
         with gc_pause.paused(self._map.max_entries), usage_errors(self._map):
             if self._by:
                 yield from _in_batches(self._sorted(self._by))
@@ -113,6 +114,7 @@ class Dump(Closing):
                 yield from _in_batches(islice(self._rows(), self._top))
             else:
                 yield from self._selected()
+        # Only now: the rows are out already, so all that is left is to say that they are not whole.
         if self._moment and not self._moment.lasts:
             raise BusyError(
                 f"map {self._map.name!r} (id {self._map.id}) lost its name while it was read, and"
@@ -139,6 +141,7 @@ class Dump(Closing):
 
         if self._top is None:
             return sorted(self._rows(), key=key, reverse=self._is_reversed)
+        # Both keep N rows, and break ties as `sorted` does.
         take = heapq.nlargest if self._is_reversed else heapq.nsmallest
         return take(self._top, self._rows(), key=key)
 
@@ -148,18 +151,21 @@ def open_dump(target: str, options: DumpOptions) -> Dump:
 
     `UsageError` for a field that the map does not have, and for a map without keys.
     """
+    # The moment before the map: if a migration comes in between, the moment does not last.
     moment = moment_of(target)
     bpf_map = open_typed(target, raw=options.raw, typing=options.typing)
     try:
         require_entries(bpf_map)
         return Dump(bpf_map, options, moment=moment)
     except BaseException:
+        # Also on Ctrl-C: the caller has no dump yet that it could close.
         bpf_map.close()
         raise
 
 
 def _possible(bpf_map: Map, cpus: Cpus) -> Cpus:
     if bpf_map.is_per_cpu:
+        # A sum of texts or flags would mean nothing.
         return Cpus.EACH if cpus is Cpus.TOTAL and not query.can_add(bpf_map) else cpus
     if cpus is Cpus.EACH:
         raise UsageError(f"map {bpf_map.name!r} has one value for all CPUs: without --per-cpu")

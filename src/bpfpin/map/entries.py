@@ -36,6 +36,7 @@ INSTEAD: Final[dict[MapFamily, str]] = {
     MapFamily.BLOOM_FILTER: "bpfpin map push, bpfpin map get",
     MapFamily.USER_RING_BUFFER: "bpfpin map push",
 }
+# Verdicts (enum xdp_action) and ifindexes are u32 and int in C.
 _VERDICT_BYTES: Final = 4
 _KEYS_SHOWN: Final = 8
 
@@ -90,12 +91,15 @@ def _lookup(target: str, key: str, *, raw: bool, typing: Typing) -> MapEntry:
             return MapEntry(wanted, bpf_map[wanted], bpf_map.is_per_cpu)
         with _raw_handle(bpf_map) as raw_map:
             data = bpf_map.key_codec.encode(wanted)
+            # The key as the raw handle names it; a subclass of bytes refers to something open.
             wanted = raw_map.key_codec.decode(data) if type(data) is bytes else wanted
             return MapEntry(wanted, raw_map[wanted], raw_map.is_per_cpu)
 
 
 def _bloom_filter_entry(bpf_map: Map, value: Any) -> MapEntry:
     with BloomFilter.of(bpf_map) as bloom:
+        # The kernel answers 0 or ENOENT (bloom_map_peek_elem() in kernel/bpf/bloom_filter.c): other
+        # values may have set the same bits, so only a "no" is certain.
         if value in bloom:
             return MapEntry(value, value=True, is_percpu=False)
     raise KeyNotFoundError(f"map {bpf_map.name!r} (id {bpf_map.id}): {value!r} was never added")
@@ -103,6 +107,7 @@ def _bloom_filter_entry(bpf_map: Map, value: Any) -> MapEntry:
 
 def _raw_handle(bpf_map: Map) -> Map:
     """Return another handle of the map that decodes by its types, without names and formats."""
+    # By dup(2): opening the map by its id would need CAP_SYS_ADMIN.
     copy = Descriptor(os.dup(bpf_map.fd))
     options = bpf_map._options
     return Map(
@@ -194,6 +199,7 @@ def usage_errors(bpf_map: BaseMap) -> Iterator[None]:
     try:
         yield
     except BpfError:
+        # First, because several of ours are `ValueError` too, and have a message and hint already.
         raise
     except (ValueError, TypeError) as error:
         is_about_map = f"(id {bpf_map.id})" in str(error)
@@ -217,6 +223,8 @@ def delete(
     """
     with open_typed(target, read_only=False, typing=typing) as bpf_map, usage_errors(bpf_map):
         require_entries(bpf_map)
+        # Each key once: a second deletion fails with ENOENT (htab_map_delete_elem() in
+        # kernel/bpf/hashtab.c), when the first one is done.
         wanted = list(dict.fromkeys(present_key(bpf_map, key) for key in typed_keys))
         # All lookups come before the first deletion, so a mistyped key deletes nothing.
         for key in wanted:
@@ -260,6 +268,8 @@ def push(target: str, word: str, *, overwrite: bool = False) -> Any:
     """
     with open_typed(target, read_only=False) as bpf_map, usage_errors(bpf_map):
         pusher = PUSHERS.get(traits_of(bpf_map.type).family)
+        # BPF_EXIST lets a queue or a stack drop its oldest value (queue_stack_map_push_elem() in
+        # kernel/bpf/queue_stack_maps.c); a bloom filter refuses the flag (bloom_map_push_elem()).
         if overwrite and pusher is not None:
             raise UsageError(f"a {type_name(bpf_map.type)} has no oldest value to drop")
         if pusher is not None:
@@ -278,6 +288,7 @@ def _add_to_bloom_filter(bpf_map: Map, word: str) -> Any:
 
 
 def _submit_to_ring_buffer(bpf_map: Map, word: str) -> bytes:
+    # A ring buffer has no BTF of its records; only the program knows what they are.
     if not word.startswith(HEX):
         raise UsageError(
             f"{word!r}: the type of a record is unknown", hint=f"give its bytes: {HEX}0a00…"
@@ -297,6 +308,7 @@ PUSHERS: Final[dict[MapFamily, Callable[[Map, str], Any]]] = {
 def pop(target: str, *, count: int = 1) -> list[Any]:
     """Take up to *count* values out of a queue or a stack; `EmptyMapError` if it is empty."""
     with open_typed(target, read_only=False) as bpf_map, _as_queue(bpf_map) as queue:
+        # The first one alone may raise EmptyMapError; `drain` ends without an error.
         first = queue.pop()
         return [first, *itertools.islice(queue.drain(), count - 1)]
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 20
 # A reload publishes the set first and grants a group read access afterwards.
 _DENIED_FOR_S: Final = 1.0
+# poll(2) takes milliseconds as an int, which 25 days overflow. The caller just waits again.
 _WAIT_MAX_S: Final = 3600.0
 T = TypeVar("T")
 
@@ -103,8 +104,11 @@ class BpffsWatch(Closing):
         """Watch the directories above *path* that exist now."""
         if self._inotify is None:
             return
+        # Pins come and go in the directory of the set. A reload exchanges that directory, which is
+        # an event of the one above. To add a watched directory again changes nothing (inotify(7)).
         for directory in (path.parent, path.parent.parent):
             with suppress(BpfError):  # it was removed, or this user may not read it
+                # Above the root of a bpffs is another file system, where no pins come and go.
                 if fs.is_bpffs(directory):
                     self._inotify.add(directory)
 
@@ -132,6 +136,7 @@ class BpffsWatch(Closing):
                     await asyncio.wait_for(woken.wait(), max(0.0, timeout_s))
             finally:
                 loop.remove_reader(descriptor.fileno())
+        # Take the events out: the descriptor would stay readable, and no later wait would wait.
         self._inotify.wait(0)
 
 
@@ -171,6 +176,7 @@ def follow(
 
     Kernel: BPF_OBJ_GET, stat(2), openat2(2) (Linux 5.6), inotify(7) if this user may use it.
     """
+    # The process may change its current directory later. Symlinks stay, for `from_pin` to refuse.
     name = Path(path).absolute()
     reading: dict[str, Any] = {
         "key_type": key_type,
@@ -209,6 +215,8 @@ class Follower(Closing):
         try:
             self._now = self._first()
         except BaseException:
+            # A user has few inotify instances (fs.inotify.max_user_instances): none may be left
+            # open.
             self._watch.close()
             raise
 
@@ -275,6 +283,8 @@ class Follower(Closing):
             noticed = self.refresh()
             reload = noticed.since(reload) if noticed else reload
             result = once(self.map)
+            # Like a reader of a seqlock: a fold that began or ended while *once* read shows now. If
+            # the pin is gone, there is no other map to read.
             if self._is_gone or self._is_still():
                 return result, reload
             time.sleep(generation.PAUSE_S)
@@ -343,6 +353,7 @@ class Follower(Closing):
                 yield Change(
                     time.time(), period_s, event.map, is_gone=is_gone, is_unfinished=not is_gone
                 )
+            # The first reading of a map makes no change yet: the next one is compared with it.
             elif before is None or event.is_first:
                 before = event.value
             else:
@@ -355,6 +366,7 @@ class Follower(Closing):
         current = self._look()
         if current:
             return current
+        # No pin, or one that cannot be opened: the usual way to open it has the best error.
         self._open_now().close()  # raises the error for the path
         raise PinNotFoundError(f"{self.path} changes faster than it can be read")
 
@@ -375,6 +387,8 @@ class Follower(Closing):
                 return None
             with suppress(PinNotFoundError):  # exchanged or removed just now
                 current = Generation.of(now, self.path, self._open_now())
+                # The path may have been exchanged between stat and open: then the map belongs to a
+                # generation, but perhaps not to the one that *now* identifies.
                 if identity(self.path) == now:
                     return current
                 current.map.close()
@@ -395,6 +409,7 @@ class Follower(Closing):
         before.map.read_as_in(current.map)
         current.map.close()
         self._now = replace(current, map=before.map)
+        # In the same directory somebody pinned the same map again: no reload, nothing to report.
         return reload if before.directory != current.directory else None
 
     def _wait_for_fold(self) -> None:
@@ -403,6 +418,7 @@ class Follower(Closing):
             self._folding_at_s = None
             return
         now_s = time.monotonic()
+        # Kept from call to call: the next reading does not wait ten seconds more.
         since_s = self._folding_at_s = self._folding_at_s or now_s
         left_s = max(since_s + generation.WAIT_MAX_S - now_s, 0.0)
         generation.wait_for_fold(self.path, timeout_s=left_s)
@@ -418,6 +434,7 @@ class Follower(Closing):
         if is_folding(self.path):
             return False
         try:
+            # The inode of the pin decides: a kept map has a hard link in the next generation.
             now = identity(self.path)
             return now is not None and now.pin == self._now.identity.pin
         except PermissionError:  # exchanged; read access is granted a moment later
@@ -448,6 +465,7 @@ class FollowedWatch(Closing, Iterator[Change]):
             entries_max: Largest number of entries to read.
         """
         self._live, self._pace = live, pace
+        # `for` and `async for` share this generator and differ only in how they wait.
         self._steps = live._changes(pace, count, entries_max)
         self._now = _waiting(live, pace, self._steps)
 
@@ -515,6 +533,7 @@ def _readings(
     live: Follower, once: Callable[[Map], T], *, pace: Pace, count: int | None
 ) -> Iterator[FollowedReading[T] | Reload | Gone | StillMigrating | _WaitStep]:
     is_first = True
+    # A beat before the first interval: the first reading is at once.
     for beat in itertools.chain([live.refresh()], _beats(live, pace=pace, count=count)):
         if beat:
             yield beat
@@ -522,6 +541,7 @@ def _readings(
             continue
         if isinstance(beat, Reload):
             is_first = is_first or beat.is_restart
+        # A reload that keeps the map is no end of an interval: there is nothing to read yet.
         if isinstance(beat, Gone) or (beat and not is_first):
             continue
         try:
@@ -556,10 +576,13 @@ def _beats(
     number = 0
     while count is None or number < count:
         yield _WaitStep.NOW
+        # Before the look at the path: to open a new pin takes time, which must not end the
+        # interval.
         is_over = time.monotonic() >= pace.deadline_s
         reload = live.refresh()
         if reload:
             yield reload
+        # The caller has just read the new map: from there on a whole interval is measured.
         if reload and reload.is_restart:
             pace.restart()
         elif is_over:

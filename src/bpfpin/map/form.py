@@ -25,6 +25,7 @@ from bpfpin.records import dataclass
 from bpfpin.uapi import XdpAction
 
 HEX: Final = "hex:"
+# More untyped bytes are a structure rather than a number (BTF knows integers of 16 bytes).
 MAX_INTEGER_BYTES: Final = 8
 _TRUTHS: Final = {"true": 1, "false": 0}
 _IFINDEX: Final = "ifindex"
@@ -59,6 +60,7 @@ def hex_bytes(text: str, size: int, *, what: str = "value") -> bytes:
 
 def address(text: str, size: int) -> bytes | None:
     """Return the bytes of an IPv4, IPv6 or MAC address in network order."""
+    # In network order, as programs compare it: they take the address from the packet as it is.
     data = bytes.fromhex(re.sub("[:-]", "", text)) if _MAC.fullmatch(text) else _ip(text)
     return data if data is not None and len(data) == size else None
 
@@ -77,6 +79,8 @@ def device(text: str, size: int) -> bytes | None:
     if size < _IFINDEX_BYTES:
         return None
     try:
+        # The zeros after it mean that no program runs after a redirect (`bpf_prog.fd` of struct
+        # bpf_devmap_val, __dev_map_alloc_node() in kernel/bpf/devmap.c).
         return socket.if_nametoindex(text).to_bytes(size, "little")
     except (OSError, ValueError):
         return None
@@ -116,6 +120,7 @@ def escaped(text: str) -> str:
 
     A backslash that would read as such an escape becomes `\x5c`, so that `unescaped` is exact.
     """
+    # First the backslashes that are in the text, then the new ones: else both would read alike.
     text = _ESCAPE.sub(lambda match: rf"\x5cx{match[1]}", text)
     try:
         text.encode()
@@ -133,6 +138,7 @@ def _escaped_surrogate(character: str) -> str:
 
 def unescaped(text: str) -> bytes:
     """Return the bytes of a text with the escapes of `escaped`."""
+    # Words of a command line that are not UTF-8 have surrogates too (PEP 383).
     raw = text.encode(errors="surrogateescape")
     return _ESCAPE_BYTES.sub(lambda match: bytes.fromhex(match[1].decode()), raw)
 
@@ -181,6 +187,7 @@ class InputForm:
         if codec is None:
             fields = ", ".join(self.names) or "none"
             raise UsageError(f"{self.what}: there is no field {name!r}; the fields are: {fields}")
+        # `ifindex`, `ingress_ifindex`: members of this name hold the index of a device.
         more = (device,) if _IFINDEX in name else ()
         return InputForm(codec, None, f"{self.what}.{name}", (address, *more))
 
@@ -217,6 +224,7 @@ class InputForm:
     def _reason(self, text: str) -> str:
         """Return why the codec does not accept *text*."""
         try:
+            # The codec's own reason, such as a range: the word has been refused before.
             self.codec.encode(text)
         except (TypeError, ValueError) as error:
             return str(error)

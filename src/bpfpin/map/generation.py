@@ -29,7 +29,10 @@ from bpfpin.syscall.errno_table import syscall_error
 if TYPE_CHECKING:
     from bpfpin.objects.maps.watch import Ids
 
+# A fold of 1,000,000 entries takes 0.5 to 1 s (measured): after ten seconds its process is probably
+# dead, and recovery has to finish the fold.
 WAIT_MAX_S: Final = 10.0
+# A fold of few entries, with its barrier, takes 8 to 32 ms (measured).
 PAUSE_S: Final = 0.002
 SHARED_DEPTH_MAX: Final = 4  # directories above a shared name: tc/globals/NAME and a root below it
 T = TypeVar("T")
@@ -84,6 +87,8 @@ def identity(path: Path) -> Identity | None:
     `PermissionDeniedError` if this user may not search a directory on the way.
     """
     try:
+        # An exchange between the two calls gives a mixed pair, which differs from both generations:
+        # a later comparison finds a change, and the reader looks again.
         directory, pin = path.parent.stat(), path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -115,6 +120,7 @@ def program_ids(path: Path) -> dict[str, int]:
 
     ids: dict[str, int] = {}
     with suppress(BpfError, OSError):
+        # A pin outside of a set has no manifest, and a set may be unloaded at this moment.
         pin_set = PinSet.read(path.parent.parent, path.parent.name)
         for record in pin_set.hooks:
             if pin := pin_set.programs.get(record.program):
@@ -155,6 +161,7 @@ def _is_marked(stage: Path) -> bool:
 def _is_shared_and_folding(path: Path) -> bool:
     """Whether *path* is a shared name, not a set's own pin, and a set migrates its map now."""
     with suppress(OSError):
+        # Each set's own pin is beside its manifest; a shared name is not.
         if (path.parent / names.MANIFEST).is_symlink():
             return False
         from bpfpin.pins.shared import is_exchanged  # noqa: PLC0415
@@ -182,6 +189,7 @@ def wait_for_fold(path: Path, *, timeout_s: float = WAIT_MAX_S) -> None:
     deadline_s = 0.0
     while is_folding(path):
         now_s = time.monotonic()
+        # The clock is read only if there is a fold: usually one stat(2) is all.
         deadline_s = deadline_s or now_s + timeout_s
         if now_s >= deadline_s:
             raise FoldUnfinishedError(
@@ -223,6 +231,7 @@ class Moment:
         now = identity(self._path)
         if now is None or self._before is None:
             return now is self._before
+        # The inode first: to open the pin costs more, and is needed only if it is another one.
         return now.pin == self._before.pin or _map_id(self._path) == self._map_id
 
 

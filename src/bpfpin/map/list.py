@@ -30,6 +30,7 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapType, ObjectFlag
 
+# No program has a colon in its name (bpf_obj_name_cpy() in kernel/bpf/syscall.c).
 PID: Final = "pid:"
 _MAGIC: Final = frozenset("*?[")
 
@@ -116,6 +117,7 @@ def maps_of_user(user: str) -> frozenset[int]:
     users = [
         program
         for program in programs
+        # Programs may be nameless: an empty word must not name all of them.
         if user == str(program.id) or (name and program.name == name)
     ]
     if users:
@@ -128,11 +130,13 @@ def maps_of_user(user: str) -> frozenset[int]:
 def _maps_of_process(user: str) -> list[int]:
     number = user.removeprefix(PID)
     process = PROC / number
+    # A number, since /proc has other names; ASCII, since `isdecimal` knows digits of all scripts.
     if not (number.isascii() and number.isdecimal() and process.is_dir()):
         raise IdNotFoundError(f"there is no process {number!r}")
     try:
         objects = open_objects(process)
     except PermissionError as error:
+        # The links in /proc/PID/fd may be read only by a user that may trace the process (proc(5)).
         message = f"process {number} is another user's"
         raise PermissionDeniedError(message, errno=error.errno or 0) from None
     return [object_id for kind, object_id in objects if kind is ObjectKind.MAP]
@@ -195,7 +199,9 @@ def list_maps(
     rows = [_row(facts[map_id], paths.get(map_id, ()), kept_by) for map_id in sorted(facts)]
     wanted = selection or MapFilter()
     rows = [row for row in rows if wanted.matches(row)]
+    # A stable sort, also in reverse: equal rows stay in the order of ids.
     rows.sort(key=SORTS[sort], reverse=is_descending)
+    # Only for the rows that are left: reading the descriptors of all processes is the slow part.
     return MapList(tuple(with_holders(rows) if with_processes else rows), tuple(notes))
 
 
@@ -215,6 +221,7 @@ def _row(facts: _Facts, paths: Sequence[str], kept_by: Keepers) -> MapRow:
         programs=tuple(kept_by.programs.get(map_id, ())),
         outer_maps=tuple(kept_by.outer_maps.get(map_id, ())),
         links=tuple(kept_by.links.get(map_id, ())),
+        # What this user cannot see may use the map, so it is an orphan only if all is seen.
         is_orphan=kept_by.is_complete and not paths and not kept_by.is_kept(map_id),
     )
 
@@ -228,6 +235,7 @@ def _all_facts() -> Iterator[_Facts]:
 
 def _pinned_facts(paths: dict[int, list[str]]) -> Iterator[_Facts]:
     for first, *_ in paths.values():
+        # For reading: the group of a pin may not have more (EACCES). Any of the paths will do.
         with suppress(BpfError):  # unpinned meanwhile
             yield _facts(bpf.obj_get(first, flags=ObjectFlag.RDONLY))
 

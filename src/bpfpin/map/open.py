@@ -50,6 +50,8 @@ def path_of(target: str, pin_root: Path) -> str:
     with suppress(PinNameError):  # it cannot be encoded: the error then shows the typed name
         for candidate in (path, pin_root / path):
             encoded = Path(*(_dotted(part) for part in candidate.parts))
+            # A pin that does not exist is encoded too where bpffs would refuse the dot: the error
+            # then names the missing pin instead of a permission (EPERM).
             if encoded != candidate and (os.path.lexists(encoded) or _is_refused(candidate)):
                 return str(encoded)
     is_short = "/" in target and not path.is_absolute() and path.parts[0] not in (".", "..")
@@ -97,12 +99,14 @@ def open_as(
             opened.close()
             raise
         return opened
+    # A bare word is more often a forgotten `name:` or a device than a pin here.
     if not is_map_name(target) and not Path(target).exists():
         word = "NAME" if "/" in target else target
         raise UsageError(
             f"{target!r} is not a map",
             hint=f"name a map by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or {NAME}{word}",
         )
+    # Not resolved: `from_pin` refuses symbolic links, which others may have made in a bpffs.
     return kind.from_pin(Path(target).absolute(), read_only=read_only, **reading)
 
 
@@ -183,6 +187,7 @@ def open_typed(
     try:
         return open_as(kind, target, read_only=read_only, **reading, **choices)
     except BpfError:
+        # Before ValueError, which some of ours are too: their messages are about the map.
         raise
     except (struct.error, ValueError) as error:
         if not choices:
@@ -218,6 +223,7 @@ def open_kind(kind: type[Object], target: str) -> Object:
 
 def _number(target: str) -> int:
     text = target.removeprefix(ID)
+    # `map_id` is a __u32 (union bpf_attr in include/uapi/linux/bpf.h).
     if not text.isascii() or not text.isdigit() or int(text) >= 1 << 32:
         raise UsageError(f"{target!r} is not an id", hint="ids are numbers: bpfpin map list")
     return int(text)

@@ -27,6 +27,7 @@ _SHOWN_MAX: Final = 60
 # A comma between two fields, not within JSON or a text.
 _BETWEEN: Final = re.compile(r",(?=\s*[A-Za-z_]\w*=)")
 _FIELD: Final = re.compile(r"\s*[A-Za-z_][\w.\[\]]*=")
+# At most nine digits: `int` takes long for endless ones.
 _PATH: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[\d{1,9}\])*")
 _STEP: Final = re.compile(r"\w+")
 Step = str | int
@@ -45,6 +46,7 @@ def parse_value(text: str, form: InputForm) -> Any:
 def parse_list(text: str, form: InputForm) -> list[Any]:
     """Return the values of a JSON list, one per CPU, each parsed by `parse_value`."""
     items = _from_json(text, form)
+    # Back to text: an item of the list is read as if it had been typed alone.
     return [
         parse_value(item if isinstance(item, str) else json.dumps(item), form) for item in items
     ]
@@ -58,6 +60,7 @@ def is_fields(words: Sequence[str]) -> bool:
 def as_decoded(value: Any, form: InputForm) -> Any:
     """Return *value* as the map would decode it; `UsageError` if it does not fit the map."""
     try:
+        # Encoded and decoded: afterwards the value is as the map returns it, and can be compared.
         data = form.codec.encode(value)
     except (TypeError, ValueError) as error:
         shown = repr(value)
@@ -103,12 +106,15 @@ def _text(text: str, form: InputForm) -> Any:
     In this order: text that the codec accepts, a number, a literal for some bytes.
     """
     codec = form.codec
+    # Any word is a text, `7` and `10.0.0.1` too, so nothing else is tried.
     if isinstance(codec, TextCodec):
         return text_of(unescaped(text)) if is_escaped(text) else text
     if text.startswith(HEX):
         return _from_hex(text, form)
     if _takes(codec, text):
         return text
+    # After the codec, which may read digits in its own way; before addresses, which have no bare
+    # digits.
     value = _number(text, form) if form.may_be_number else None
     if value is not None:
         return value
@@ -130,6 +136,7 @@ def _number(text: str, form: InputForm) -> Any:
     if size > MAX_INTEGER_BYTES:
         return None
     try:
+        # Both 255 and -1 are a byte of ones: without a type nobody knows if it is signed.
         return value.to_bytes(size, "little", signed=value < 0)
     except OverflowError:
         raise UsageError(f"{form.what} {text} does not fit {size} bytes") from None
@@ -137,6 +144,7 @@ def _number(text: str, form: InputForm) -> Any:
 
 def _fraction(text: str, codec: Codec) -> float | None:
     try:
+        # Only a codec of floats takes a fraction.
         return float(text) if _takes(codec, 0.5) else None
     except ValueError:
         return None
@@ -158,6 +166,7 @@ def _from_json(text: str, form: InputForm) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        # Thousands of brackets exhaust the stack of the parser: Python raises RecursionError.
         raise form.refused(text) from None
 
 
@@ -218,5 +227,7 @@ def _put(container: Any, steps: tuple[Step, ...], value: Any, current: Any) -> N
         container[step] = value
         return
     if isinstance(step, str) and step not in container:
+        # Lists are written as a whole, so the other elements are needed; as a copy, because
+        # *current* is read again for the next field.
         container[step] = {} if isinstance(rest[0], str) else copy.deepcopy(current[step])
     _put(container[step], tuple(rest), value, current[step])

@@ -65,17 +65,20 @@ def pin_map(target: str, path: str | Path, *, private_mount: bool = False) -> Pi
     """
     pin_path = _absolute(path)
     if not private_mount:
+        # A bpffs of this mount namespace alone ends with it, and the pins in it.
         require_lasting(pin_path.parent)
     # bpf_lookup() in kernel/bpf/inode.c refuses dots.
     if "." in pin_path.name or not pin_path.name:
         raise PinNameError(f"{pin_path}: a name in bpffs has no dots", path=str(pin_path))
     with open_map(target, read_only=False) as bpf_map, _directory(pin_path) as directory:
+        # A reload exchanges the directory of a set, with all pins that are in it.
         _require_outside(pin_path)
         require_safe(directory, is_sticky_enough=True)
         # For the message only: BPF_OBJ_PIN itself fails with EEXIST.
         if directory.has(pin_path.name):
             raise _taken(pin_path)
         try:
+            # By the descriptor of the checked directory: its path may lead elsewhere by now.
             bpf_map.pin(directory.pin_path(pin_path.name))
         except PinExistsError:  # another process was faster
             raise _taken(pin_path) from None
@@ -96,6 +99,7 @@ def unpin_map(path: str | Path, *, pin_root: Path, is_forced: bool = False) -> U
         with Directory.open(pin_path.parent) as directory:
             require_safe(directory, is_sticky_enough=True)
             directory.unlink(pin_path.name)
+        # While the map is open here, its id cannot be given to another map.
         users = users_of(map_id, pin_root=pin_root)
     kept_by = keepers()
     left = (*map(str, users), *kept_by.in_words(map_id))
@@ -117,6 +121,7 @@ def set_around(path: Path) -> Path | None:
         except BpfError:
             continue
         return parent
+    # A set whose manifest cannot be read shows by the names that only bpfpin uses (with a `~`).
     ours = names.PARTS | names.MARKS
     return next((parent for parent in path.parents if parent.name in ours), None)
 

@@ -35,6 +35,7 @@ VALUE: Final = "value"
 CPU: Final = "cpu"
 _NAMES_SHOWN: Final = 24
 _INDEX: Final = re.compile(r"\[(\d{1,9})\]\.?")
+# Longer signs first: else `>=5` would be `>` and the value `=5`.
 _CONDITION: Final = re.compile(r"\s*([\w.\[\]]+)\s*(>=|<=|!=|==|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
 _DIGITS: Final = re.compile(r"(\d+)")
 
@@ -99,6 +100,7 @@ class Columns:
         if opened is closed:
             return Column(name, _getter(part, steps), form)
 
+        # A key that reads as one word, such as a prefix, has its members only in its bytes.
         def of(row: Row) -> Any:
             data = closed.codec.encode(row[part])
             return parse.value_at(opened.codec.decode(data), steps)
@@ -168,10 +170,13 @@ def order(value: Any) -> tuple[int, Any]:
     if isinstance(value, bytes):
         return 2, value
     parts = _DIGITS.split(str(value))
+    # `split` by a pattern with a group returns the digits too, at the odd places.
     return 1, [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+    # An enumeration decodes to names, and to numbers where it has none: Python compares no `str`
+    # with an `int`, but their sort keys.
     return lambda value, wanted: compare(order(value), order(wanted))
 
 
@@ -207,6 +212,7 @@ class Condition:
 
     def holds(self, row: Row) -> bool:
         """Whether the row meets the condition."""
+        # A key with padding is compared by its members, as people typed them.
         return self.compare(without_bytes(self.column.of(row)), self.wanted)
 
 
@@ -223,6 +229,7 @@ def parse_condition(text: str, columns: Columns) -> Condition:
     if sign in _ORDERED:
         require_order(column)
     compare = _OPERATORS[sign]
+    # A pattern need not be a value of the type: `10.0.*` is no address.
     typed = wanted if sign == _GLOB else without_bytes(_typed(wanted, column))
     return Condition(column, compare, typed)
 
@@ -261,6 +268,7 @@ def can_add(bpf_map: BaseMap) -> bool:
     codec = bpf_map.value_codec
     if not isinstance(codec, PerCpuCodec):
         return True
+    # Every type can decode zeros, so no entry is needed to see the form.
     return _is_number(codec.value.decode(bytes(codec.stride)))
 
 

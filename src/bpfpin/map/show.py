@@ -46,6 +46,8 @@ class MapDetails:
 def show_map(target: str, *, pin_root: Path) -> MapDetails:
     """Return the details of the map that *target* names, and its users."""
     with open_map(target) as bpf_map:
+        # Memory, `frozen` and the type of programs are in fdinfo alone (bpf_map_show_fdinfo() in
+        # kernel/bpf/syscall.c).
         info, more = bpf_map.info, fdinfo(bpf_map.fd)
         users = users_of(info.id, pin_root=pin_root)
         kept_by, inner = keepers(), _inner(bpf_map)
@@ -72,6 +74,7 @@ def show_map(target: str, *, pin_root: Path) -> MapDetails:
 def flag_names(flags: int) -> tuple[str, ...]:
     """Return the names of map flags; bits without a name as one number."""
     names = [flag.name for flag in MapFlag if flags & flag and flag.name]
+    # Flags of newer kernels.
     unnamed = flags & ~sum(MapFlag)
     return (*names, hex(unnamed)) if unnamed else tuple(names)
 
@@ -83,6 +86,8 @@ def _inner(bpf_map: Map) -> MapInfo | None:
     """
     if not traits_of(bpf_map.type).holds_maps:
         return None
+    # A lookup from user space returns the id of an inner map (bpf_fd_array_map_lookup_elem() in
+    # kernel/bpf/arraymap.c); to open it by its id needs CAP_SYS_ADMIN.
     with suppress(BpfError, StopIteration), Map.from_id(next(iter(bpf_map.values()))) as inner:
         return inner.info
     return None
@@ -98,6 +103,8 @@ def _notes(info: MapInfo, more: dict[str, str]) -> Iterator[str]:
         yield f"map_extra is {info.map_extra:#x}"
     if info.ifindex:
         yield f"offloaded to the device of ifindex {info.ifindex}"
+    # The first program decides which others a program array takes (bpf_prog_map_compatible() of
+    # kernel/bpf/core.c).
     owner = more.get("owner_prog_type")
     if owner and owner.isdecimal():
         kind = int(owner)

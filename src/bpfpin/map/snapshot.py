@@ -138,10 +138,13 @@ def restore_map(
             snapshot = convert_snapshot(file, bpf_map, migrate)
         else:
             require_fit(file, bpf_map, exact=exact)
+        # Reads the file to its end, and so compares its checksum before the first write.
         require_room(snapshot, bpf_map, exact=exact)
+        # Elements of an array cannot be deleted (array_map_delete_elem() in kernel/bpf/arraymap.c).
         surplus = surplus_keys(snapshot, bpf_map) if exact and not bpf_map.is_array else set()
         # Deleted before anything is written: a full hash has no room for new entries otherwise.
         for key in surplus:
+            # A program may have deleted it since the keys were read.
             with suppress(KeyNotFoundError):
                 bpf_map.delete_bytes(key)
         entries = sum(bpf_map.update_arrays(keys, values) for keys, values in snapshot.blocks())
@@ -174,6 +177,7 @@ def restore(
 
     The same for a change that *guard* refuses. Waits while a migration moves the entries.
     """
+    # Only to wait: a fold moves what it finds, and would miss or add up what is written meanwhile.
     moment_of(target)
     with open_map(target, read_only=False) as bpf_map, usage_errors(bpf_map):
         if guard is not None:

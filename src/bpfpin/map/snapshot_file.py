@@ -40,6 +40,8 @@ from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import MapType
 
 BLOCK_BYTES: Final = 4 << 20  # of one block, which has at least one entry
+# Limits for the numbers in a file that nobody vouches for. The kernel refuses larger values too
+# (INT_MAX, array_map_alloc_check() in kernel/bpf/arraymap.c).
 KEY_SIZE_MAX: Final = 1 << 16
 VALUE_SIZE_MAX: Final = 1 << 31
 CPUS_MAX: Final = 1 << 16
@@ -50,6 +52,7 @@ START: Final = struct.Struct(f"<{len(MAGIC)}sIII")  # magic, version, bytes of d
 COUNT: Final = struct.Struct("<I")
 TOTAL: Final = struct.Struct("<Q")
 TYPES_BYTES_MAX: Final = 16 << 20
+# Pins have this mode too (0600): a copy of a map must not show more people what it holds.
 PRIVATE: Final = 0o600
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _LINKS_MAX: Final = 40  # MAXSYMLINKS in include/linux/namei.h
@@ -90,6 +93,8 @@ class SavedDefinition:
         if not traits_of(self.type).is_trie:
             return ""
         bits = 8 * (self.key_size - _INDEX_SIZE)
+        # struct bpf_lpm_trie_key begins with a u32 of bits; trie_update_elem() in
+        # kernel/bpf/lpm_trie.c refuses more than the key has (EINVAL).
         prefixes = (
             int.from_bytes(keys[at : at + _INDEX_SIZE], "little")
             for at in range(0, len(keys), self.key_size)
@@ -168,6 +173,7 @@ class SnapshotReader(Closing):
         self.path = path
         self._file = _opened(path)
         try:
+            # Of the open file: another one may be at the path by now.
             status = os.fstat(self._file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ObjectFileError("it is not a regular file", path=str(path))
@@ -193,6 +199,7 @@ class SnapshotReader(Closing):
         self._read(self._entries_at, "the definition")
         total = 0
         while count := COUNT.unpack(self._read(COUNT.size, "a block"))[0]:
+            # The writer keeps this limit, so that a block always fits into memory.
             if count > self.definition.block_entries:
                 raise self._error(f"a block of {count} entries, which is too large")
             block = memoryview(self._read(count * (key_size + value_bytes), f"{count} entries"))
@@ -205,6 +212,7 @@ class SnapshotReader(Closing):
 
     def _read_end(self, total: int) -> None:
         (written,) = TOTAL.unpack(self._read(TOTAL.size, "the number of entries"))
+        # Before the checksum is read: `_read` adds all that it reads.
         computed = self._hash.digest()
         checksum = self._read(len(computed), "the checksum")
         if written != total:
@@ -287,6 +295,7 @@ def new_file(path: Path, *, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
     whole = resolved(path.absolute().parent) / path.name
     _require_replaceable(whole)
     with _directory(whole.parent) as directory:
+        # A name has at most 255 bytes (NAME_MAX), and this one is longer by 14.
         name = f".{whole.name[:200]}.{secrets.token_hex(6)}"
         fd = _do(
             path,
@@ -316,6 +325,7 @@ def new_file(path: Path, *, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
 def write_text(path: Path, text: str) -> None:
     """Write *text* to a new file by `new_file`, or to a terminal, a pipe or /dev/null."""
     if _is_stream(path):
+        # Appended: /dev/stdout may be a file with earlier output, which must not be cut off.
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text)
         return
@@ -372,6 +382,7 @@ def _is_stream(path: Path) -> bool:
     name = path.absolute()
     if name.parent in (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd")):
         with suppress(OSError):  # /dev/stdout, >(…) of a shell: links of this process alone
+            # Writing to a block device would overwrite a file system.
             return not stat.S_ISBLK(name.stat().st_mode)
     with suppress(OSError):
         status = resolved(path).lstat()
@@ -389,6 +400,7 @@ def _require_replaceable(path: Path) -> None:
 
 
 def _directory(path: Path) -> Descriptor:
+    # *path* has no links left (`resolved`): O_NOFOLLOW refuses one that was made since.
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     return Descriptor(_do(path, lambda: os.open(path, flags)))
 

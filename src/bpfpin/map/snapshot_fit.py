@@ -43,6 +43,8 @@ def are_interchangeable(old: MapType, new: MapType) -> bool:
 def definition_of(bpf_map: Map) -> SavedDefinition:
     """Return the definition of *bpf_map* for a snapshot; `TypeError` if it cannot be saved."""
     info, kind = bpf_map.info, bpf_map.type
+    # Values of other types stand for objects of this kernel, such as maps and sockets: after a
+    # reboot their ids mean others.
     if not isinstance(kind, MapType) or not traits_of(kind).is_plain_data:
         name = kind.name.lower() if isinstance(kind, MapType) else kind
         raise TypeError(
@@ -57,6 +59,8 @@ def definition_of(bpf_map: Map) -> SavedDefinition:
         info.max_entries,
         info.map_flags,
         info.map_extra,
+        # Not the CPUs that are online: the kernel has a value for each possible one
+        # (bpf_map_value_size() in kernel/bpf/syscall.c).
         possible_cpus() if bpf_map.is_per_cpu else 1,
     )
 
@@ -65,6 +69,8 @@ def require_fit(snapshot: SnapshotReader, bpf_map: Map, *, exact: bool) -> None:
     """Raise `IncompatibleMapError` with all differences between the saved map and *bpf_map*."""
     old, new = snapshot.definition, definition_of(bpf_map)
     name = new.name
+    # Flags and the number of entries do not change how an entry looks. But a longer array keeps
+    # elements that an exact restore would have to delete.
     fields = ["key_size", "value_size", "cpus"]
     fields += ["max_entries"] if exact and bpf_map.is_array else []
     differences = [
@@ -74,6 +80,7 @@ def require_fit(snapshot: SnapshotReader, bpf_map: Map, *, exact: bool) -> None:
     ]
     if not are_interchangeable(old.type, new.type):
         types = old.type.name.lower(), new.type.name.lower()
+        # The type comes first: it explains the differences of sizes.
         differences.insert(0, Difference(name, "type", *types))
     key, value = snapshot.types
     differences += [*_type_differences(name, "key", key, bpf_map.key_type)]
@@ -131,6 +138,7 @@ def require_room(snapshot: SnapshotEntries, bpf_map: Map, *, exact: bool) -> Non
 
 def surplus_keys(snapshot: SnapshotEntries, bpf_map: Map) -> set[bytes]:
     """Return the keys of *bpf_map* that the file does not have."""
+    # All keys of the map are kept in memory: the file may have them in another order.
     surplus = set(_keys_of(bpf_map))
     surplus.difference_update(_keys_in(snapshot))
     return surplus

@@ -65,9 +65,12 @@ class ConvertedSnapshot:
         """Yield keys and values, back to back, as `SnapshotReader.blocks` does."""
         if self.keys is None:
             for block in self.snapshot.blocks():
+                # Keys stay different: each block is converted alone, and memory stays small.
                 keys, values = zip(*self._entries(block), strict=True) if block[0] else ((), ())
                 yield memoryview(b"".join(keys)), memoryview(b"".join(values))
             return
+        # Members of a key went away, so two old keys may become one: none is complete before the
+        # end.
         together: dict[bytes, bytes] = {}
         for block in self.snapshot.blocks():
             for key, value in self._entries(block):
@@ -92,6 +95,7 @@ class ConvertedSnapshot:
             for check in moves.checks if moves else ():
                 if not check.is_accepted and not all(map(check.fits, data)):
                     yield Difference(name, f"{side} {check.path}".rstrip(), where, check.what)
+        # Elements beyond the end of a shorter array may go if they are zero, as if never used.
         if self._is_cut_off(key) and any(map(any, values)):
             length = self.definition.max_entries
             yield Difference(name, VALUE, where, f"the array has {length} elements")
@@ -135,6 +139,7 @@ class ConvertedSnapshot:
         by_cpu = [apply_moves(moves, value, self.start) for value in values]
         if len(by_cpu) > new.cpus:
             surplus = by_cpu[new.cpus :]
+            # The first CPU exists on every host; so the sum over all CPUs stays the same.
             by_cpu = [join_values(moves, [by_cpu[0], *surplus]), *by_cpu[1 : new.cpus]]
         by_cpu += [self.start] * (new.cpus - len(by_cpu))
         return b"".join(value.ljust(new.value_bytes // new.cpus, b"\0") for value in by_cpu)
@@ -172,6 +177,8 @@ def convert_snapshot(
     both = zip(key_leaves, value_leaves, strict=True)
     require_known(migration, {name: MemberNames(*(names_of(*leaf_pair) for leaf_pair in both))})
     keys = _keys(old, new, key_leaves, wishes)
+    # Where values are joined, the user has to choose the rule of each number: a sum is right for
+    # counters and wrong for times.
     is_joined = keys is not None or new.cpus < old.cpus
     value_rules = rules_of_part(wishes, VALUE, has_members=_have_members(value_leaves))
     values = match_members(
@@ -193,6 +200,7 @@ def convert_snapshot(
 def _stop_if_any(refused: Refusals, name: str, path: Path) -> None:
     error = refused.error()
     if error.differences:
+        # `--fresh` is an option of load: a restore cannot leave out the map that it is about.
         hints = [hint for hint in error.hint.split("; ") if not hint.startswith("--fresh")]
         raise _refusal(name, path, list(error.differences), hint="; ".join(hints))
 
@@ -216,6 +224,7 @@ def _shape(definition: SavedDefinition) -> MapShape:
 def _types(snapshot: SnapshotReader, bpf_map: Map, migration: Migration) -> _Types:
     old, new = snapshot.types[1], bpf_map.value_type
     given = migration.layouts.get(bpf_map.name)
+    # A layout stands in for missing BTF; it does not override a type that is known.
     if given is None or not (old is None or new is None):
         return old, new
     sizes = snapshot.definition.value_size, bpf_map.value_size

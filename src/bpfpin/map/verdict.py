@@ -81,6 +81,7 @@ def require_verdict(bpf_map: BaseMap, name: str) -> None:
 
 def _differences(bpf_map: BaseMap, name: str) -> Iterable[Difference]:
     traits = traits_of(bpf_map.type)
+    # Values of CPUs are written one after the other: for a moment the CPUs would disagree.
     if traits.is_percpu or not (traits.is_array or traits.is_hash):
         yield Difference(name, "type", type_name(bpf_map.type), "array or hash")
     if bpf_map.key_size != len(KEY):

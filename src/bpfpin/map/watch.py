@@ -157,6 +157,8 @@ def open_watch(
 
     `UsageError` for a map without keys, and for a field that the map does not have.
     """
+    # Opened once before it is followed: a wrong target or field is an error at once, while a
+    # follower would wait for the path.
     bpf_map = open_typed(target, typing=typing)
     try:
         require_entries(bpf_map)
@@ -202,6 +204,8 @@ def open_events(target: str, *, event_type: str | None, form: str | None) -> Eve
     """
     if event_type and form:
         raise UsageError("--type and --format both say how an event reads: give one of them")
+    # Not read-only: the reader of a ring buffer writes how far it is (ringbuf_map_mmap_kern() in
+    # kernel/bpf/ringbuf.c), that of a perf event array puts its events into it.
     with open_map(target, read_only=False) as bpf_map:
         kind = KINDS.get(traits_of(bpf_map.type).family)
         if kind is None:
@@ -245,6 +249,7 @@ def events(
         is_over = deadline is not None and left <= LOOK_AGAIN_S
         # A replaced map is read to its end first: it may have events from before the reload.
         replaced = "" if path is None else _replaced(Path(path), source.id)
+        # No more than wanted: what is taken out and not shown would be lost to other readers.
         limit = AT_ONCE if count is None else min(count, AT_ONCE)
         polled = source.poll(0.0 if replaced else min(left, LOOK_AGAIN_S), limit=limit)
         if not polled:
