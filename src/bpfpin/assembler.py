@@ -12,6 +12,8 @@ R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, FP = range(11)
 LOAD = {1: 0x71, 2: 0x69, 4: 0x61, 8: 0x79}
 STORE = {1: 0x73, 2: 0x6B, 4: 0x63, 8: 0x7B}
 ATOMIC = {4: 0xC3, 8: 0xDB}
+# The immediates of atomic instructions: BPF_ADD, BPF_XCHG and BPF_CMPXCHG of linux/bpf.h. The last
+# two include BPF_FETCH: the old value comes back in a register.
 ATOMIC_ADD, ATOMIC_EXCHANGE, ATOMIC_COMPARE_EXCHANGE = 0x00, 0xE1, 0xF1
 ADD_IMM, ADD_REG, OR_REG = 0x07, 0x0F, 0x4F
 SHIFT_LEFT, SHIFT_RIGHT_SIGNED = 0x67, 0xC7
@@ -83,6 +85,7 @@ class Assembler:
 
     def sign_extend(self, dst: int, size: int) -> None:
         """Append the sign extension of *dst* from *size* bytes to eight."""
+        # By shifts, because loads that extend the sign (BPF_MEMSX) need Linux 6.6.
         if size < 8:
             self.emit(SHIFT_LEFT, dst, imm=64 - 8 * size)
             self.emit(SHIFT_RIGHT_SIGNED, dst, imm=64 - 8 * size)
@@ -120,5 +123,6 @@ class Assembler:
         )
 
     def _refer(self, kind: ReferenceKind, name: str, dst: int) -> None:
+        # The number stays 0: linking fills in the descriptor or the distance (`fixup/calls.py`).
         self._references.append(Reference(len(self._code), kind, name))
         self._code += insn.load_imm64(dst, 0)

@@ -80,6 +80,7 @@ class PacketForm(Enum):
 
     FRAME = "xdp_md"  # the frame as it is, VLAN tags and all
     L2 = "__sk_buff"  # with an Ethernet header, on a device
+    # bpf_prog_test_run_skb() reads an Ethernet header for them, too, and strips it.
     L3 = "__sk_buff without a device"  # from the IP header on
 
 
@@ -181,6 +182,9 @@ def _tc(attach_type: AttachType | None, *, is_incoming: bool) -> HookTraits:
         since="6.6" if is_tcx else "4.5",
         held_by=HeldBy.LINK if is_tcx else HeldBy.FILTER,
         link_type=LinkType.TCX if is_tcx else None,
+        # The kernel compares the types of cgroup programs and some others only
+        # (bpf_prog_attach_check_attach_type() of kernel/bpf/syscall.c): a tc program fits all tc
+        # hooks.
         checks_attach_type=False,
         has_order=is_tcx,
         can_lock_out=True,
@@ -217,11 +221,15 @@ def _cgroup(
         code="cgroup",
         since=since,
         link_type=LinkType.CGROUP,
+        # A program there may refuse packets, and connect(2), bind(2) or sendmsg(2) with EPERM.
         can_lock_out=True,
     )
 
 
 def _cgroup_skb(attach_type: AttachType, *, is_incoming: bool) -> HookTraits:
+    # Of the programs of cgroups only these have a test run (cg_skb_prog_ops of net/core/filter.c).
+    # Egress is checked only for a program that may answer 2 or 3 (`enforce_expected_attach_type`,
+    # check_return_code() of kernel/bpf/verifier.c).
     return _cgroup(attach_type, ProgramType.CGROUP_SKB)._replace(
         checks_attach_type=False,
         packets=PacketTraits(is_incoming, PacketForm.L3, _cgroup_passes, MappingProxyType({})),
@@ -251,6 +259,8 @@ class Hook(Enum):
     TCX_EGRESS = "tcx-egress", _tc(AttachType.TCX_EGRESS, is_incoming=False)
     TC_INGRESS = "tc-ingress", _tc(None, is_incoming=True)
     TC_EGRESS = "tc-egress", _tc(None, is_incoming=False)
+    # A program of netkit sees what its device transmits (netkit_xmit() of drivers/net/netkit.c):
+    # the primary sends into the container, and its peer there to the host.
     NETKIT_PRIMARY = "netkit-primary", _netkit(AttachType.NETKIT_PRIMARY, is_incoming=False)
     NETKIT_PEER = "netkit-peer", _netkit(AttachType.NETKIT_PEER, is_incoming=True)
     CGROUP_INET_INGRESS = (
@@ -358,6 +368,7 @@ class Hook(Enum):
 
 def known_hook(word: str) -> Hook | None:
     """Return the hook that is called *word*; None for one that only another version knows."""
+    # Words come from manifests as well, which a newer version may have written.
     return next((hook for hook in Hook if hook.value == word), None)
 
 

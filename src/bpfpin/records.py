@@ -47,10 +47,13 @@ else:
 
 
 def _frozen(cls: type, *, slots: bool, kw_only: bool) -> type:
+    # Without inherited names: a method that the class itself defines stays, as with the standard
+    # library.
     own = vars(cls)
     has_hash = own.get("__hash__") is not None  # None is what Python sets beside an __eq__
     if not cls.__doc__:
         cls.__doc__ = cls.__name__  # else the standard library writes one, from a slow signature
+    # With slots this is a new class, so the methods below must be set on it, not on `cls`.
     made: Any = dataclasses.dataclass(
         init=False, repr=False, eq=False, slots=slots, kw_only=kw_only
     )(cls)
@@ -95,6 +98,9 @@ class _Init:
 def _init(cls: type, fields: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:
     """Compile the `__init__` of a class."""
     missing = dataclasses.MISSING
+    # The text below consists of names of fields, which are identifiers of our own source. Defaults
+    # are passed by the scope, so that no value is written as text. `object.__setattr__` gets around
+    # the refusal of the class.
     scope: dict[str, Any] = {"_set": object.__setattr__, "_missing": missing}
     parameters: dict[bool, list[str]] = {False: [], True: []}
     body: list[str] = []
@@ -137,6 +143,7 @@ def _repr(self: Any) -> str:
 
 
 def _eq(self: Any, other: Any) -> Any:
+    # Like the standard library: an instance of a subclass is never equal.
     if type(other) is not type(self):
         return NotImplemented
     return bool(self.__compared__(self) == self.__compared__(other))

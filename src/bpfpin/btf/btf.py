@@ -340,6 +340,8 @@ def _header(data: bytes) -> tuple[int, int, int, int, int]:
     if len(data) < HEADER.size:
         raise malformed(f"{len(data)} bytes are too few for BTF, whose header takes {HEADER.size}")
     magic, version, flags, *sections = HEADER.unpack_from(data)
+    # Big-endian object files were swapped before (`objfile/elf/byte_order.py`), so this is a file
+    # of raw BTF.
     if magic == _MAGIC_OF_BIG_ENDIAN:
         raise malformed("the BTF is big-endian; only little-endian is read", offset=0)
     if magic != BTF_MAGIC:

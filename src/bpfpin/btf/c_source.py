@@ -157,6 +157,7 @@ def c_name(ref: TypeRef) -> str | None:
 
 
 def _name(btf: Btf, type_id: int, depth: int) -> str | None:
+    # Damaged BTF may have a cycle of types.
     if depth == 0:
         return None
     kind = btf[type_id]

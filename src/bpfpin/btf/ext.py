@@ -97,6 +97,7 @@ def _records(
     if step < record.size or step % 4:
         raise _malformed(f"records of {step} bytes; expected {record.size}", at)
     at += 4
+    # Newer compilers may write longer records; the file says their size, so the rest is skipped.
     whole = struct.Struct(f"{record.format}{step - record.size}x")
     _check_count(size // step, MAX_RELOCATIONS if part == _RELOCATION_PART else MAX_RECORDS)
     while at < end:

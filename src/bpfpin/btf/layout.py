@@ -65,6 +65,7 @@ def size_of(btf: TypeTable, type_id: int) -> int:
         type_id = btf.strip(type_id)
         kind = btf[type_id]
         if isinstance(kind, Array):
+            # Multiplied from the outside in, without recursion: damaged BTF may nest arrays deeply.
             count, type_id = count * kind.length, kind.element_id
         elif isinstance(kind, Var):
             type_id = kind.type_id
@@ -120,10 +121,12 @@ def value_ids(kind: BtfType) -> tuple[int, ...]:
 def _align_over(kind: BtfType, inner: Mapping[int, int]) -> int:
     if isinstance(kind, (Struct, Union)):
         widest = max(inner.values(), default=1)
+        # A bit-field may start at any bit, whatever the alignment of its type is.
         plain = [m for m in kind.members if not m.bitfield_size]
         fits = all(m.bit_offset % (8 * inner[m.type_id]) == 0 for m in plain)
         return widest if fits and kind.size % widest == 0 else 1
     if isinstance(kind, (Int, Enum, Float)):
+        # At most that of a pointer, as in btf__align_of() of libbpf, also for 128 bits.
         return min(max(kind.size, 1), POINTER_SIZE)
     return POINTER_SIZE if isinstance(kind, Pointer) else max(inner.values(), default=1)
 

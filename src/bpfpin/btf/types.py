@@ -198,8 +198,8 @@ class Enum:
         return self.size == _WIDE_SIZE and not self.is_wide
 
 
-@dataclass(frozen=True, slots=True)
 # Compilers write it for a type that a file uses through pointers only.
+@dataclass(frozen=True, slots=True)
 class Forward:
     """A structure or union that is declared but not defined.
 
@@ -324,8 +324,8 @@ class DataSection:
     variables: tuple[SectionVariable, ...]
 
 
-@dataclass(frozen=True, slots=True)
 # Other types never refer to a tag: it points at what it describes.
+@dataclass(frozen=True, slots=True)
 class DeclTag:
     """A tag on *type_id*, or on its member or parameter number *component* (-1: on the type).
 

@@ -168,6 +168,7 @@ class ScalarCodec(Codec):
 
     def __init__(self, letter: str) -> None:
         self.letter = letter
+        # With `<` there is no alignment: the offsets of BTF say where each number is.
         self._form = struct.Struct("<" + letter)
         self.size = self._form.size
         # -0.0 equals 0.0, and the bits of a NaN may change when Python handles it.
@@ -180,6 +181,8 @@ class ScalarCodec(Codec):
     def decode_many(self, data: Buffer, stride: int) -> Sequence[Any]:
         """Return all numbers at once."""
         if stride == self.size and self.letter != "e":  # memoryview.cast has no half floats
+            # A cast reads numbers in the order of the machine, which is little-endian: bpfpin loads
+            # no other objects.
             return memoryview(data).cast("B").cast(_letter(self.letter)).tolist()
         form = padded_form(self._form.format, stride - self.size)
         return [number for (number,) in form.iter_unpack(data)]

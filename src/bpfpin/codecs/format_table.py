@@ -36,9 +36,8 @@ class FieldPath:
     def keys(self) -> Iterator[str]:
         """The keys of `formats` that match it, the most specific first."""
         yield self.path
-        if (
-            self.name not in _ROOTS
-        ):  # the root's path is `key` or `value`; a member may have that name
+        # The root's path is `key` or `value`, which may also be the name of a member.
+        if self.name not in _ROOTS:
             yield self.name
         yield from self.types
 
@@ -46,6 +45,7 @@ class FieldPath:
 def type_names(btf: Btf, type_id: int) -> list[str]:
     """Return the names of a type, typedefs first; an array has the names of its elements."""
     names: list[str] = []
+    # Twice the depth: each array may stand between two typedefs. Damaged BTF may have a cycle.
     for _ in range(2 * MAX_DEPTH):
         kind = btf[type_id]
         if not isinstance(kind, Array):
@@ -65,6 +65,7 @@ class FormatTable:
     """
 
     def __init__(self, formats: Mapping[str, Format | str]) -> None:
+        # BTF has the names of structures without the keyword, which people copy from the source.
         known = {key.removeprefix("struct "): _format(form) for key, form in formats.items()}
         self._exact = {key: form for key, form in known.items() if not _is_rule(key)}
         rules = (
@@ -89,6 +90,7 @@ class FormatTable:
         # Names that occurred, for the message of `check_used`; a dict keeps their order.
         self._seen[field.name] = None
         asked = [key for key in field.keys if key in self._exact]
+        # Also those that a more specific key outranks: they name a member that exists.
         for key in asked:
             self._unused.pop(key, None)
         if asked:

@@ -27,6 +27,7 @@ from bpfpin.codecs.number import BitsCodec, BoolCodec, MappedCodec
 from bpfpin.codecs.prefix import prefix_codec
 from bpfpin.codecs.record import ArrayCodec
 
+# re.ASCII: `\d` would match the digits of every script, and int() accept them.
 _TIME = re.compile(r"\s*(\d+)(?:\.(\d+))?\s*(ns|us|ms|s)\s*", re.ASCII)
 _UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 _NS_SIZES = frozenset({4, 8})
@@ -183,6 +184,8 @@ def _address(family: socket.AddressFamily, title: str) -> Callable[[Codec], Code
             return _packed(family, value, title)
         if isinstance(packed := getattr(value, "packed", None), bytes):  # of ipaddress
             return packed
+        # A number is the address as people count it, in network order, whatever the member's type
+        # is.
         return _integer(value, f"an {title} address").to_bytes(size, "big")
 
     def made(plain: Codec) -> Codec | None:
@@ -195,6 +198,7 @@ def _address(family: socket.AddressFamily, title: str) -> Callable[[Codec], Code
 
 def _packed(family: socket.AddressFamily, text: str, title: str) -> bytes:
     try:
+        # Not inet_aton(), which takes `10.1` for 10.0.0.1: an incomplete address is a typing error.
         return socket.inet_pton(family, text)
     except (OSError, ValueError):
         raise MisfitError(ValueError, f"{text!r} is not an {title} address") from None
@@ -218,6 +222,7 @@ def _mac_bytes(value: Any, size: int) -> bytes:
 def _port(plain: Codec) -> Codec | None:
     if plain.size != _PORT_SIZE or not _is_whole_bytes(plain):
         return None
+    # int.from_bytes() is big-endian if nothing else is said: network order.
     return _over_bytes(plain, int.from_bytes, _port_bytes)
 
 
@@ -284,6 +289,7 @@ def _integer(value: Any, what: str) -> int:
 
 
 def _from_memory(value: Any) -> Any:
+    # Bytes are always those in memory, so the little-endian order of the machine applies.
     return int.from_bytes(value, "little") if isinstance(value, bytes) else value
 
 

@@ -114,6 +114,7 @@ class MappedCodec(Codec):
         self.plain = plain
         self.origin = origin or plain
         self.size = plain.size
+        # With the letter, a structure of such members stays one struct format (`record_codec`).
         self.letter = plain.letter
         self.has_lock = self.origin.has_lock
         self.is_reversible = plain.is_reversible

@@ -92,6 +92,7 @@ def prefix_bytes(value: Any, size: int) -> bytes:
     Without a length it is all bits; `ValueError`.
     """
     text = str(value)
+    # A map has one size of keys, so a v4 prefix cannot be meant in a map of IPv6 addresses.
     family = _FAMILIES[size - _LENGTH_SIZE]
     bits = 8 * (size - _LENGTH_SIZE)
     address, slash, length_text = text.partition("/")
@@ -103,6 +104,8 @@ def prefix_bytes(value: Any, size: int) -> bytes:
     except (OSError, ValueError):
         title = "IPv4" if family is socket.AF_INET else "IPv6"
         raise ValueError(f"{address!r} is not an {title} address") from None
+    # Bits behind the prefix stay as typed: the kernel compares the first *length* bits only
+    # (longest_prefix_match() of kernel/bpf/lpm_trie.c).
     return length.to_bytes(_LENGTH_SIZE, "little") + packed
 
 
@@ -144,6 +147,7 @@ def taking_prefixes(plain: Codec) -> Codec:
     It is a subclass of *plain*'s class and has the same attributes, because other code checks the
     class of a codec.
     """
+    # A mapped codec is a format that the user chose, which accepts prefixes itself if it is one.
     if isinstance(plain, MappedCodec) or not is_prefix(plain):
         return plain
     made: Any = copy.copy(plain)

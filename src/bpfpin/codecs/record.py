@@ -20,6 +20,7 @@ class KeyRecord(dict[str, Any]):
     """A structure in a key: an immutable dict that can be hashed."""
 
     def __hash__(self) -> int:  # type: ignore[override]  # dict has none because it can change
+        # Without order, because dicts are equal whatever the order of their members is.
         return hash(frozenset(self.items()))
 
     def _refuse(self, *_arguments: object, **_members: object) -> NoReturn:
@@ -54,6 +55,7 @@ class ArrayCodec(Codec):
 
     def decode(self, data: Buffer, at: int = 0) -> Any:
         """Return the elements."""
+        # Arrays of length 0, and of empty structures: a stride of 0 would be an error.
         if not self.size:
             return self.factory(())
         whole = data[at : at + self.size]
@@ -61,6 +63,7 @@ class ArrayCodec(Codec):
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Accept a sequence of exactly this length."""
+        # A text is a sequence of texts, and its error would be about its first letter.
         if not isinstance(value, Sequence) or isinstance(value, str):
             text = f"a list of {self.length} was expected, not {value!r}"
             raise MisfitError(TypeError, text)
@@ -162,6 +165,7 @@ class StructCodec(RecordCodec):
         for part in self.parts:
             if not part.name or part.name in value:
                 self._write(part, value, data, at)
+            # A missing member is not taken for 0: an update replaces the whole value in the map.
             elif part.is_wanted:
                 raise MisfitError(ValueError, "the member is missing").within(f".{part.name}")
 

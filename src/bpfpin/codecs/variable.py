@@ -101,6 +101,7 @@ def by_name(variables: Iterable[VariableSpec]) -> dict[str, VariableSpec]:
     in_section = Counter((variable.section, variable.name) for variable in listed)
     named = {}
     for variable in listed:
+        # The shortest name that is unique: options and snapshots must find the same variable again.
         name = variable.name if plain[variable.name] == 1 else f"{variable.section}:{variable.name}"
         if in_section[variable.section, variable.name] > 1:
             name += f"@{variable.offset}"
@@ -123,6 +124,7 @@ def key_of(variables: Mapping[str, VariableSpec], name: str) -> str:
     """
     if name in variables:
         return name
+    # The last colon: names of sections may contain one, names of variables in C cannot.
     section, _, bare = name.rpartition(":")
     matches = [
         key

@@ -166,6 +166,7 @@ class _Relocator:
             # The instructions change in place. They stay a list of slots, because a 64-bit load has
             # two of them.
             code = list(function.instructions)
+            # Before linking: relocations count instructions in their function, not in the program.
             for relocation in function.relocations:
                 self._apply(code, function, relocation)
             self._done[function.name] = dataclasses.replace(

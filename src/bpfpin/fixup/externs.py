@@ -62,6 +62,7 @@ class Answer:
 
     @property
     def _padded(self) -> bytes:
+        # `with_contents_of` takes the bytes at the variable's offset in the whole section.
         return bytes(self.extern.offset) + (self.contents or b"")
 
 
@@ -137,6 +138,7 @@ def used_externs(spec: ObjectSpec) -> tuple[ExternSpec, ...]:
     }
     return tuple(
         extern
+        # All of `.kconfig`, because the map has room for each, and its values are shown.
         for extern in spec.externs.values()
         if extern.kind is ExternKind.KCONFIG or extern.name in used
     )

@@ -155,6 +155,7 @@ def _configured(extern: ExternSpec, text: str | None) -> Answer:
         return _absent(extern)
     try:
         return Answer(extern, contents=encoded(extern, text))
+    # Kept in the answer, so that one message can list everything that this kernel lacks.
     except BpfError as error:
         return Answer(extern, error=error)
 
@@ -178,6 +179,7 @@ def _typed(extern: ExternSpec, types: Callable[[], Iterable[tuple[str, Btf]]]) -
 def _compared(extern: ExternSpec, module: str, btf: Btf, type_id: int) -> Answer:
     kind = btf[type_id]
     its_type = kind.type_id if isinstance(kind, Function | Var) else type_id
+    # Qualifiers of a variable do not matter; a prototype has none.
     theirs = its_type if isinstance(kind, Function) else btf.strip(its_type)
     if Comparison(extern.type.btf, btf).fits(extern.type.id, theirs):
         return Answer(extern, number=type_id, module=module)

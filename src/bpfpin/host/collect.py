@@ -35,6 +35,8 @@ def graph(*, pin_root: Path = BPFFS) -> Graph:
     rest.
     """
     is_privileged = kernel_objects.may_walk()
+    # Pins before objects: without privileges, the pinned objects are all that can be seen. With
+    # them, the pin of an object that is freed in between finds no node and is left out.
     pins = all_pins(pin_root, with_infos=not is_privileged)
     objects = kernel_objects.all_objects() if is_privileged else kernel_objects.pinned_objects(pins)
     draft = Draft(objects)
@@ -47,6 +49,7 @@ def graph(*, pin_root: Path = BPFFS) -> Graph:
 
 
 def _attachments(objects: HostObjects) -> list[AttachedProgram]:
+    # A complete listing says which types of programs exist: hooks for other types need no query.
     types: set[int] = set(ProgramType)
     if objects.is_complete:
         types = {info.type for info in objects.programs.values()}
@@ -72,9 +75,11 @@ class Draft:
     def __init__(self, objects: HostObjects) -> None:
         self._objects = objects
         self._nodes: dict[str, Node] = {}
+        # A dict without values: it keeps the order and drops repeated edges.
         self._edges: dict[Edge, None] = {}
         self._hooks: dict[str, list[str]] = defaultdict(list)
         self._notes: dict[str, list[str]] = defaultdict(list)
+        # Maps before programs: an edge of a program needs the node of the map.
         for info in objects.maps.values():
             self._add(_map_node(info))
         for program in objects.programs.values():
@@ -102,6 +107,7 @@ class Draft:
             self._hooks[program].append(f"{attached.hook} of {attached.place.name}")
             placed.add(attached.link)
         for link in self._objects.links.values():
+            # A link of struct_ops has a map instead of a program.
             if link.id not in placed and link.program_id:
                 self._add_link(link)
 
@@ -111,9 +117,13 @@ class Draft:
         if not program:
             return
         info = self._objects.programs.get(link.program_id)
+        # For these links the id is that of the extended program (struct bpf_link_info of
+        # linux/bpf.h).
         if info is not None and info.type == ProgramType.EXT and link.target_id:
             self._connect(self._program(link.target_id), program, EdgeKind.EXTENDS)
             return
+        # A link outlives its device; the kernel then reports ifindex 0
+        # (bpf_xdp_link_fill_link_info() of net/core/dev.c).
         if link.type in _OF_DEVICES and not link.ifindex:
             self._notes[program].append(f"{_hook(link)}: the device of link id {link.id} is gone")
             return
@@ -212,6 +222,7 @@ def _what(kind: ObjectKind) -> str:
 def _hook(link: LinkInfo) -> str:
     """Return the word for a link's hook: its attach type, or the type of the link without one."""
     is_known = isinstance(link.attach_type, AttachType)
+    # BPF_CGROUP_INET_INGRESS is 0, and so is an attach type that was not given.
     if is_known and (link.attach_type or link.type == LinkType.CGROUP):
         return hook_word(link.attach_type)
     return link.type.name.lower().replace("_", "-") if isinstance(link.type, LinkType) else "link"
@@ -219,6 +230,8 @@ def _hook(link: LinkInfo) -> str:
 
 def _place(link: LinkInfo) -> str:
     if link.ifindex:
+        # Link infos have no namespace; `DeviceWalk` has found all links on devices that it could
+        # see.
         return f" of ifindex {link.ifindex} in a namespace that is not seen"
     if link.cgroup_id:
         return f" of cgroup id {link.cgroup_id}"

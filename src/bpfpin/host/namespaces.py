@@ -43,6 +43,7 @@ def all_namespaces(*, named: Path = netns.NAMED, proc: Path = PROC) -> list[Name
     for path in sorted(named.iterdir()) if named.is_dir() else []:
         with suppress(OSError):
             inode = path.stat().st_ino
+            # The first name stays: bind mounts may give a namespace several.
             by_inode.setdefault(inode, Namespace(inode, path.name, path))
     # By pid: the name of an unnamed namespace stays the same as long as that process lives.
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):  # noqa: PTH208

@@ -56,6 +56,7 @@ def users_of(map_id: int, *, pin_root: Path = BPFFS) -> tuple[MapUser, ...]:
 
     Without CAP_SYS_ADMIN, returns the pins and processes that this user may inspect; never raises.
     """
+    # By id, not by path: a map may have several pins, also in other mounts of bpffs.
     paths = map_pins(pin_root).get(map_id, ())
     pins = (MapUser(UserKind.PIN, 0, path) for path in paths)
     return (*programs_of(map_id), *pins, *processes_of(map_id))
@@ -65,7 +66,9 @@ def programs_of(map_id: int) -> tuple[MapUser, ...]:
     """Return the programs that use map *map_id*; none without CAP_SYS_ADMIN."""
     try:
         programs = [info for info in kernel_info.programs() if map_id in info.map_ids]
+        # Most maps that are asked about have no program; then the walk over all links is saved.
         links = list(kernel_info.links()) if programs else []
+    # Walking by id needs CAP_SYS_ADMIN; pins and processes are of use without programs.
     except PermissionDeniedError:
         return ()
     return tuple(_program(info, links) for info in programs)
@@ -82,6 +85,7 @@ def processes_of(map_id: int, *, proc: Path = PROC) -> tuple[MapUser, ...]:
 def processes_by_map(map_ids: Iterable[int], *, proc: Path = PROC) -> dict[int, list[MapUser]]:
     """Return the processes that have these maps open, by the id of the map, in one walk."""
     wanted, by_map = set(map_ids), defaultdict[int, list[MapUser]](list)
+    # One walk for all maps: reading /proc/PID/fd of every process is what takes the time.
     for holder in all_holders(proc=proc).processes:
         user = MapUser(UserKind.PROCESS, holder.pid, holder.name)
         for kind, object_id in holder.objects:
@@ -107,6 +111,7 @@ def _where(link: LinkInfo) -> str:
         return f"cgroup {link.cgroup_id}"
     if link.ifindex is None:
         return ""
+    # The kernel keeps a link whose device is gone, and reports ifindex 0 for it.
     if not link.ifindex:
         return "a device that is gone"
     return _device(link) or f"ifindex {link.ifindex}"
@@ -121,6 +126,8 @@ def _device(link: LinkInfo) -> str:
     from bpfpin.attach.xdp import xdp_holder  # noqa: PLC0415  (few commands need it)
 
     name = interface.name_of(link.ifindex or 0)
+    # Netlink reports the program of an XDP link; tcx and netkit would each need a query of their
+    # own.
     if not name or link.type != LinkType.XDP:
         return ""
     with contextlib.suppress(BpfError):

@@ -54,6 +54,7 @@ def read_externs(elf: Elf, btf: Btf | None) -> dict[str, ExternSpec]:
     externs: dict[str, ExternSpec] = {}
     for declared in _declared(elf, btf):
         symbol = undefined.get(declared.kind.name)
+        # Declared only: without a symbol, no instruction refers to it.
         if symbol is None:
             continue
         if symbol.name in externs:
@@ -87,12 +88,15 @@ def config_map(
             key_size=4,
             value_size=size,
             max_entries=1,
+            # As in libbpf. Of a map that is frozen, too, the verifier knows the values, and removes
+            # the code for other configurations (bpf_map_is_rdonly() of kernel/bpf/verifier.c).
             map_flags=int(MapFlag.MMAPABLE | MapFlag.RDONLY_PROG),
             value=btf.ref(type_id) if btf and type_id is not None else None,
             contents=bytes(size),
             is_frozen=True,
             dialect=Dialect.DATA,
             section=KCONFIG,
+            # A number behind all sections of the file sorts it last.
             section_index=section_index,
         )
     ]

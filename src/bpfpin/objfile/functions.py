@@ -82,6 +82,7 @@ def _spans(elf: Elf) -> Iterator[FunctionSpan]:
         if symbol.is_local and counts[name] > 1:
             name = f"{section.name}:{name}"
         if symbol.is_local and name in taken:
+            # Two of one name in one section: the linker has merged sections of several files.
             name = f"{name}+{symbol.value:#x}"
         if name in taken:
             raise elf.error("the function is defined twice", section=section, symbol=symbol)

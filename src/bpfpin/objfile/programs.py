@@ -297,6 +297,7 @@ class ProgramReader:
         # A function that a known program calls is a subprogram, even in a section of its own.
         called = {*known, *self._code.called_by(known)}
         free = [name for name in outside or kinds if name not in called]
+        # Of the free ones, those that another free one calls are subprograms.
         programs = {*known, *free} - (self._code.called_by(free) - {*known})
         # Each program has its own copy of its functions' specs, so their number is limited as well.
         if len(programs) > MAX_PROGRAMS:

@@ -78,6 +78,7 @@ def builtins() -> list[str]:
 
 def builtin_path(name: str) -> Path:
     """Return the path of the object `builtin:NAME`; `ObjectNotFoundError` if there is none."""
+    # Compared with the list, so that slashes in the name do not lead to another file.
     if name not in builtins():
         raise ObjectNotFoundError(f"there is no {name}; there are: {', '.join(builtins())}")
     return _FOLDER / (name.removeprefix(PREFIX) + _SUFFIX)
@@ -108,6 +109,8 @@ def read_object(
         UsageError: There is no such program, or no such program type.
     """
     path = "" if isinstance(source, bytes) else str(source)
+    # Read once: the hash and the description are those of the same bytes, whoever replaces the
+    # file.
     data = source if isinstance(source, bytes) else _bytes_of(_file(source))
     try:
         return _describe(Elf.parse(data, path=path), data, program_types)
@@ -257,6 +260,7 @@ def _data_sections(elf: Elf) -> dict[str, tuple[int, dict[str, int]]]:
 
 
 def _hidden_functions(elf: Elf) -> set[str]:
+    # libbpf does the same (`mark_btf_static` in its libbpf.c).
     return {
         symbol.name
         for symbol in elf.symbols

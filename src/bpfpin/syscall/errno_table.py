@@ -115,9 +115,8 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     # A full hash or queue, or an index beyond the end of an array (hashtab.c, queue_stack_maps.c
     # and arraymap.c of kernel/bpf).
     **{(command, e.E2BIG): FULL for command in UPDATES},
-    **{
-        (command, e.ENOSPC): FULL for command in UPDATES
-    },  # an LPM trie (trie_update_elem() of kernel/bpf/lpm_trie.c)
+    # A full LPM trie (trie_update_elem() of kernel/bpf/lpm_trie.c).
+    **{(command, e.ENOSPC): FULL for command in UPDATES},
     (Cmd.MAP_LOOKUP_ELEM, e.EPERM): (PermissionDeniedError, "the map was opened for writing only"),
     # Before Linux 5.6 the command is unknown, which is EINVAL. Since then a type without batches
     # answers ENOTSUPP (bpf_map_do_batch() of kernel/bpf/syscall.c).

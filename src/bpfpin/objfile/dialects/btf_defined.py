@@ -229,6 +229,7 @@ def _number(context: _MapContext, member: Member, *, limit: int) -> int:
     if isinstance(kind, Pointer):
         array = context.btf[context.btf.strip(kind.type_id)]
         if isinstance(array, Array):
+            # A definition consists of types only, so that a number is the length of an array.
             return array.length
     if isinstance(kind, Enum) and len(kind.values) == 1:
         # The value of an enumerator may be stored as signed.

@@ -43,6 +43,7 @@ def _map(elf: Elf, btf: Btf | None, definition: Fields) -> MapSpec:
     key, value = struct_form.annotated_types(
         btf, symbol.name, key_size=key_size, value_size=value_size
     )
+    # Every other number is a key of the file bpf_pinning of iproute2.
     pinning = _PINNINGS.get(definition["pinning"], Pinning.FILE)
     index = definition["inner_idx"]
     return MapSpec(
@@ -71,6 +72,7 @@ def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
     """Return *spec* with its inner maps, if it is a map of maps and they are in this object."""
     if not traits_of(spec.type).holds_maps or not spec.inner_id:
         return spec
+    # The template is the first one: all inner maps must be alike for the kernel.
     inner = [m for m in maps if m.id == spec.inner_id and not traits_of(m.type).holds_maps]
     initial = tuple((m.inner_index, m.name) for m in inner if m.inner_index >= 0)
     for index, _ in initial:
@@ -123,6 +125,7 @@ def _array(
     arrays = [spec for spec in matches if traits_of(spec.type).holds_programs]
     if arrays:
         return arrays[0]
+    # 0 is the id of a definition that sets none: a map of another type with it is no mistake.
     if not matches or not array_id:
         return None
     what = f"{matches[0].name} is of type {matches[0].type.name.lower()}, not prog_array"

@@ -75,9 +75,8 @@ SAMPLES = StructForm(  # samples/bpf/bpf_load.h, Linux v4.12 to v5.16
     "samples", Dialect.BPF_MAP_DEF, (*_COMMON, "inner_map_idx", "numa_node")
 )
 
-PINNED = StructForm(
-    "pinned", Dialect.BPF_MAP_DEF, (*_COMMON, "pinning")
-)  # gobpf, ebpf-manager, AWS
+# gobpf, ebpf-manager and AWS
+PINNED = StructForm("pinned", Dialect.BPF_MAP_DEF, (*_COMMON, "pinning"))
 
 AYA = StructForm("aya", Dialect.BPF_MAP_DEF, (*_COMMON, "id", "pinning"))
 
@@ -177,6 +176,7 @@ def _definitions(elf: Elf, section: Section, btf: Btf | None) -> Iterator[RawDef
     """Yield the definitions in *section*; a symbol without a size extends to the next one."""
     data = section_bytes(elf, section)
     symbols = map_symbols(elf, section)
+    # The end of the section is the end of the last definition without a size.
     starts = [symbol.value for symbol in symbols] + [len(data)]
     ends = [
         symbol.value + symbol.size if symbol.size else after
@@ -201,6 +201,7 @@ def _definition(
         )
     members = _members(btf, symbol.name, len(data)) if btf else {}
     names = members.keys()
+    # The first members are the same in both structures, so their names tell the dialect.
     if names >= _NAMES_OF_IPROUTE2:
         dialect = Dialect.BPF_ELF_MAP
     elif names >= _NAMES_OF_BPF_MAP_DEF:
@@ -378,6 +379,7 @@ def _are_pinned(definitions: Sequence[RawDefinition]) -> bool:
     are_ids = len(pinnings) > 1 and all(pinnings) and len(set(pinnings)) == len(pinnings)
     return (
         any(pinnings)
+        # PIN_CUSTOM_NS of gobpf is the largest: the text after it then names the directory.
         and max(pinnings) <= 3
         and not are_ids
         and all(_TEXT.fullmatch(definition.data[24:]) for definition in definitions)
@@ -395,6 +397,7 @@ def _check_gaps(elf: Elf, section: Section, data: bytes, edges: Sequence[int]) -
     for end, start in list(pairwise(edges))[::2]:
         if end > start:
             raise elf.error("two map definitions overlap", section=section, offset=start)
+        # A definition whose symbol is gone: the object would load without that map.
         if any(data[end:start]):
             raise elf.error(f"{start - end} bytes belong to no map", section=section, offset=end)
 
@@ -452,6 +455,7 @@ def _with_inner(elf: Elf, spec: MapSpec, maps: list[MapSpec]) -> MapSpec:
     """
     if spec.inner_index == -1:
         return spec
+    # The index counts the definitions of all old sections together, as loaders numbered them.
     inner = maps[spec.inner_index] if spec.inner_index < len(maps) else None
     if inner is spec:
         return dataclasses.replace(spec, inner_index=-1)

@@ -42,9 +42,13 @@ def _map(  # noqa: PLR0917  (the sources of one variable)
     return MapSpec(
         symbol.name,
         MapType.STRUCT_OPS,
+        # The only key is 0, with four bytes (bpf_struct_ops_map_alloc_check() of
+        # kernel/bpf/bpf_struct_ops.c).
         key_size=_KEY_SIZE,
         value_size=value.size,
         max_entries=1,
+        # With BPF_F_LINK (Linux 6.4) the table is registered by a link, without it by writing the
+        # map.
         map_flags=int(MapFlag.LINK) if is_link else 0,
         value=value,
         initial=tuple(
@@ -52,6 +56,7 @@ def _map(  # noqa: PLR0917  (the sources of one variable)
             for relocation in relocations
             if symbol.value <= relocation.offset < end
         ),
+        # Only plain members count: the loader writes the descriptors of programs over the rest.
         contents=section_bytes(elf, section)[symbol.value : end],
         dialect=Dialect.STRUCT_OPS,
         section=section.name,

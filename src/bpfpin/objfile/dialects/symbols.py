@@ -39,6 +39,7 @@ def section_bytes(elf: Elf, section: Section) -> bytes:
 def map_type(elf: Elf, section: Section, symbol: Symbol, *, number: int) -> MapType:
     """Return the map type with that number; `ObjectFileError` if there is none, or for 0."""
     try:
+        # A type of a newer kernel is refused: nothing is known about the rules of its definition.
         kind = MapType(number)
     except ValueError:
         raise elf.error(f"map type {number} is unknown", section=section, symbol=symbol) from None

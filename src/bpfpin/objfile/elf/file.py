@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 _SYMBOL = struct.Struct("<IBBHQQ")
+# r_info as two words: the lower one is the type, the upper one the symbol (ELF64_R_INFO).
 _REL = struct.Struct("<QII")
 _RELA = struct.Struct("<QIIq")
 _RELOCATIONS = frozenset({SectionType.REL, SectionType.RELA})
@@ -105,6 +106,7 @@ class Elf:
         """Return the relocations that apply to *section*, by offset; the result is cached."""
         if section.index not in self._relocations:
             relocations: list[Relocation] = []
+            # ELF allows several tables for one section, and readers need one order.
             for table in self._relocation_tables.get(section.index, ()):
                 relocations.extend(self._read_relocations(table, section))
             relocations.sort(key=lambda relocation: relocation.offset)
@@ -197,6 +199,7 @@ class Elf:
             return
         if index >= len(self.sections):
             raise self.error(f"a symbol in section {index}, which does not exist", symbol=symbol)
+        # In a relocatable file st_value counts from the start of the section (elf(5)).
         section = self.sections[index]
         if symbol.value + symbol.size > section.size:
             raise self.error(

@@ -19,6 +19,7 @@ from bpfpin.uapi import ProgramType as Pt
 
 NO_FLAGS = ProgramFlag(0)
 __all__ = ["ProgramKind", "kind_by_word", "program_kind", "words"]
+# Numbers of 32 bits: ten decimal or eight hexadecimal digits at most.
 _TAIL_CALL = re.compile(r"(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})/(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})")
 _SHOWN_WORDS = "xdp, tc, classifier, action, tcx/ingress, tcx/egress, socket, cgroup/skb, syscall"
 
@@ -72,6 +73,7 @@ _NETWORK: tuple[_Row, ...] = (
     ("socket", Pt.SOCKET_FILTER),
     ("sk_reuseport/migrate", Pt.SK_REUSEPORT, At.SK_REUSEPORT_SELECT_OR_MIGRATE),
     ("sk_reuseport", Pt.SK_REUSEPORT, At.SK_REUSEPORT_SELECT),
+    # In libbpf `tc/ingress` and `tc/egress` are other names of the tcx hooks, too.
     ("tc/ingress", Pt.SCHED_CLS, At.TCX_INGRESS),
     ("tc/egress", Pt.SCHED_CLS, At.TCX_EGRESS),
     ("tcx/ingress", Pt.SCHED_CLS, At.TCX_INGRESS),
@@ -248,6 +250,7 @@ def program_kind(section: str) -> ProgramKind | None:
     open. The last two have a `note`. As in libbpf, `?` before the name makes the program optional.
     """
     name = section.removeprefix("?")
+    # From certain names to guesses: `xdp/devmap` is known, `xdp_stats1` begins with `xdp`.
     kind = _known(name) or _by_beginning(name) or _tail_call(name)
     if kind is None or name == section:
         return kind
@@ -312,6 +315,7 @@ def _tail_call(name: str) -> ProgramKind | None:
 
 def _number(text: str) -> int | None:
     """Return the number *text*, read like scanf's %i, which iproute2 uses: `0x` hex, `0` octal."""
+    # int(text, 0) refuses `010`, which %i reads as 8.
     is_octal = text.startswith("0") and text.isdigit()
     try:
         value = int(text, 8 if is_octal else 0)
