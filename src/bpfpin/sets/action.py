@@ -118,8 +118,12 @@ def words_of(
     if subject.is_zero_pass and number not in _VERDICTS:
         return XdpAction.XDP_PASS.name, f"{number} is not a verdict"
     if number == 0:
+        # An element of an array that nobody wrote is 0, and so is XDP_ABORTED (enum xdp_action of
+        # include/uapi/linux/bpf.h).
         return XdpAction.XDP_ABORTED.name, "or not set: both are 0"
     if number not in _VERDICTS:
+        # bpf_warn_invalid_xdp_action() of net/core/filter.c warns once, and drivers then drop the
+        # packet as for XDP_ABORTED.
         return str(number), "not a verdict; a program that returns it aborts"
     return XdpAction(number).name, ""
 
@@ -176,6 +180,7 @@ def switch(
         subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
         with subject.open(read_only=False) as bpf_map:
             _require_meaning(subject, bpf_map, verdict)
+            # Only to learn which lock to take: everything is looked at again under the lock.
             place = _place(subject, bpf_map, pin_root)
         with _changing(place, lock_timeout_s, is_trial=how.confirm_s is not None) as (root, notes):
             # Look again: the set may have been reloaded before the lock was granted.
@@ -208,8 +213,10 @@ def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) ->
     subject, bpf_map, how = switching.subject, switching.bpf_map, switching.how
     old = _value(bpf_map)
     before = words_of(subject, bpf_map, old, _unset(subject, bpf_map, old))[0]
+    # With BPF_NOEXIST the write itself has to answer, with EEXIST.
     if old == switching.value and how.flag is not UpdateFlag.NOEXIST:
         return report(subject, bpf_map, old, result=ActionResult.UNCHANGED, before=before)
+    # With --confirm the verdict goes back by itself, so the user cannot be locked out for good.
     if switching.verdict in CUTTING and not how.is_forced and how.confirm_s is None:
         require_way_back(
             bpf_map,
@@ -240,6 +247,8 @@ def _trial(
     The trial begins at the end of the block. An error in the block takes the change back.
     """
     with (
+        # Over the whole block: a signal between the write and `begun` would leave a verdict that
+        # nobody confirms and that no running command takes back.
         signals_deferred(),
         root.child(place.parent) as parent,
         ExitStack() as opened,
@@ -266,9 +275,11 @@ def _trial(
             # The record comes last: if the command dies before, the next change of this place finds
             # no trial, ends the process as an orphan and removes the rest.
             room.write_text(RECORD, trial.to_text())
+        # From here on the change may have been made, so an error no longer just removes the trial.
         undo.pop_all()
         undo.callback(put_back, root, place, trial)
         yield
+        # Last: the seconds to confirm begin when the verdict is in force.
         begin_trial(parent, seconds, place.entry)
         undo.pop_all()
 
@@ -292,12 +303,15 @@ def _changing(
 
 def _may_lock(place: TrialPlace) -> bool:
     parent = place.root / place.parent
+    # The directory of the set, or that of the lock for a map outside of sets: its owner may take
+    # the lock.
     return parent.exists() and parent.stat().st_uid == os.geteuid()
 
 
 def _place(subject: Subject, bpf_map: Map, pin_root: Path) -> TrialPlace:
     if subject.pin_set is not None and subject.is_ours:
         return TrialPlace(pin_root, subject.pin_set.name)
+    # By the id of the map: without a set this is all that identifies the change.
     return TrialPlace.of_map(pin_root, bpf_map.id)
 
 

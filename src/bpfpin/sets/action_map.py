@@ -32,6 +32,7 @@ from bpfpin.records import dataclass
 from bpfpin.sets.find import find_readable_set
 from bpfpin.syscall import netns as namespaces
 
+# Known from its source, so that also users without the right to try programs get the right word.
 _TAKES_ZERO_FOR_PASS: Final = frozenset({"builtin:xdp_stats"})
 
 
@@ -96,10 +97,13 @@ def find_subject(
         if not running_ids(target):
             raise
         return Subject(None, target, name)
+    # The record of a set can be read by its owner alone; others see the names of files at best.
     pins = dict(pin_set.maps) or _pins_of_others(pin_set)
     if name in pins:
         device = pin_set.manifest.place.device if isinstance(pin_set, LoadedSet) else target
         return Subject(pin_set, device, name, pins[name])
+    # A set at tc or a cgroup has no verdict map, and another program may have one on the same
+    # device.
     if not _has_xdp(pin_set) and running_ids(target):
         return Subject(None, target, name)
     raise UsageError(

@@ -36,6 +36,8 @@ def changing(pin_root: Path, name: str, *, lock_timeout_s: float) -> Iterator[Se
 
     Raises what `locked_root` and `begin_changes` do.
     """
+    # The lock is held over the whole block: the live state that is read here stays true until the
+    # change is published or undone.
     with locked_root(pin_root, timeout_s=lock_timeout_s) as root:
         (change,) = begin_changes(root, [name])
         yield change
@@ -48,6 +50,7 @@ def begin_changes(root: Directory, set_names: Sequence[str]) -> list[SetChange]:
     the others, too. Raises `BusyError` for a set with a trial that can still be confirmed, and
     `UnsafePathError` for a directory that is not a set of ours.
     """
+    # A list and not a generator: the sets must not be read before the last of them is settled.
     settled = [settled_place(root, TrialPlace(root.path, name)) for name in set_names]
     return [
         SetChange(root, name, read_live(root.path, name), recovery, notes)

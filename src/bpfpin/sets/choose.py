@@ -99,6 +99,8 @@ def read_for_hooks(
     spec = read_source(source, program_type=program_type, kernel_btf=kernel_btf)
     if program_type:
         return spec
+    # The object is read twice: which programs have no type is only known after the first time, and
+    # the type decides how sections are parsed.
     types = types_of_hooks(spec, words=words, hook=hook)
     if types and not isinstance(source, ObjectSpec):
         return read_source(source, program_type=types, kernel_btf=kernel_btf)
@@ -122,6 +124,8 @@ def types_of_hooks(
         if colon and name in untyped:
             hooks[name] = parse_hook(place)
     types = {name: _type_word(hook) for name, hook in hooks.items()}
+    # A program can only tail-call programs of its own type (bpf_prog_map_compatible() of
+    # kernel/bpf/core.c).
     if len(set(types.values())) == 1:
         only = next(iter(types.values()))
         types |= {name: only for name in _tail_called(spec) if name in untyped}
@@ -167,6 +171,7 @@ def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
     """Return the programs that may be meant when none is named."""
     wanted = [one for one in spec.programs.values() if not one.section.startswith(OPTIONAL)]
     called = set(_tail_called(spec))
+    # If programs only call each other, none of them is a better entry than the others.
     return [one for one in wanted if one.name not in called] or wanted
 
 
@@ -199,6 +204,8 @@ def _by_section(spec: ObjectSpec, hook: Hook | None, targets: TargetKinds) -> li
         return at_hook or [Choice(one, hook) for one in free or programs]
     if not placed:
         raise _no_hook(programs)
+    # None fits: they are returned all the same, and `_require_attachable` names the target that is
+    # missing.
     return [choice for choice in placed if has_target(choice.hook, targets)] or placed
 
 
@@ -276,6 +283,8 @@ def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
     for hook in dict.fromkeys(choice.hook for choice in chosen):
         names = [choice.program.name for choice in chosen if choice.hook is hook]
         runs_one = hook.traits.runs_one
+        # At hooks with an order all could run, but an object with several versions of a program is
+        # as likely.
         if len(names) > 1 and (runs_one or not has_words):
             what = "which runs one" if runs_one else "and it was not said that all should"
             raise UsageError(

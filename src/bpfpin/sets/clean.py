@@ -41,6 +41,7 @@ def clean(
     everything of other users. *dry_run* only reports the steps. Raises `NotBpffsError`,
     `PermissionDeniedError`, `UnsafePathError` (the pin root itself) and `LockTimeoutError`.
     """
+    # Without a bpffs there are no pins; `clean` must not mount one.
     if bpffs.inspect(pin_root) is RootState.ABSENT:
         return CleanReport(dry_run)
     bpffs.require(pin_root)
@@ -51,6 +52,7 @@ def clean(
 
 def _lock(root: Directory, timeout_s: float, *, is_dry_run: bool) -> AbstractContextManager[None]:
     """Take the lock; a dry run does not make the lock's directory."""
+    # Without the directory no command holds the lock.
     if is_dry_run and not root.has(names.LOCK_DIRECTORY):
         return nullcontext()
     return locked(root, timeout_s=timeout_s)
@@ -73,6 +75,7 @@ class _Cleaning:
         for stage in left_stages(self._root):
             with self._or_left(stage.path):
                 self._clean_stage(stage)
+        # After the stages: only the record of a change whose sets are all finished is stale.
         self._clean_records()
         for note in self._clear():
             self._removed.append(Removed(LeftoverKind.TRIAL, self._root.path, note))
@@ -125,6 +128,7 @@ class _Cleaning:
         if name in self._settled:  # with another set that changed in the same command
             recovery = self._settled[name]
         else:
+            # Asked before the recovery, which removes the record that names them.
             together = sets_with(self._root, name)
             recovery = planned if self._is_dry_run else recovered(self._root, name)
             self._settled |= dict.fromkeys(together, recovery)
@@ -132,6 +136,8 @@ class _Cleaning:
             self._removed.append(Removed(LeftoverKind.STAGE, path, _BY_RECOVERY[recovery]))
 
     def _clean_set(self, name: str) -> None:
+        # The names were exchanged and only cleaning is left: the next command on the set would do
+        # the same.
         if self._is_marked(name):
             self._recover(name, self._root.path / name / names.COMMIT, Recovery.FINISHED)
         pin_set = PinSet.read(self._root.path, name)
@@ -170,6 +176,8 @@ class _Cleaning:
             if verdict.reason:
                 self._left.append(Left(pin_set.path, verdict.reason))
             return
+        # Looked up now and not in `judge`: this walks over all programs, pins and processes of the
+        # host, and few sets get here.
         used = used_maps(pin_set)
         for name, others in used.items():
             reason = f"{verdict.reason}, but it is used by {', '.join(map(str, others))}"

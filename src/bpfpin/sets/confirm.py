@@ -78,6 +78,7 @@ class OnTrial:
 
 def trials(pin_root: Path = BPFFS) -> list[OnTrial]:
     """Return all changes on trial below *pin_root*, sets first; `NotBpffsError`."""
+    # Without the lock: also a user that may not take it can list the trials.
     places = [TrialPlace(pin_root, pin_set.name) for pin_set in all_sets(pin_root)]
     with_trials = [(place, trial_at(place)) for place in [*places, *_places_of_maps(pin_root)]]
     return [OnTrial(place, trial) for place, trial in with_trials if trial is not None]
@@ -110,11 +111,15 @@ def confirm(
         # Before the lock was granted, the trial may have ended and another may have begun.
         if trial is None or trial.token != wanted.trial.token:
             raise _nothing(target)
+        # Nothing confirms a change after its deadline, even if the process has not come to take it
+        # back: the user may have seen "it went back".
         if is_overdue(trial):
             raise BusyError(
                 put_back(root, place, trial),
                 hint=Fix.of("change it again: ", Argument("confirm_s", Placeholder("SECONDS"))),
             )
+        # Between the first link that is pinned and the end of the record, Ctrl-C would leave a
+        # trial that is half confirmed.
         with signals_deferred():
             _keep(root, place, trial)
     return ConfirmReport(names.display_name(place.set), trial.device, trial.what)
@@ -187,6 +192,8 @@ def _nothing(target: str | None) -> PinNotFoundError:
 
 def _keep(root: Directory, place: TrialPlace, trial: Trial) -> None:
     with root.child(place.parent) as parent:
+        # Before the record goes: until then the process would take the change back, and afterwards
+        # nothing else holds the links.
         if trial.links:
             _pin_links(root, place, trial, parent)
         end_record(parent, place.entry)  # from here on it is confirmed; the rest is cleanup
@@ -205,12 +212,15 @@ def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directo
         for pin, link_id in trial.links.items():
             try:
                 with Link.from_id(link_id) as link:
+                    # The link was only open to a process, but BPF_LINK_GET_FD_BY_ID lets root
+                    # update any link.
                     _require_own_program(link, parent.path / names.PROGRAMS / programs[pin])
                     if not links.has(pin):  # an earlier confirm may have been killed after this
                         # Recorded first, so that after a crash the pin counts as the set's own.
                         if parent.has(names.OBJECTS):
                             record_object(parent, names.LINKS, pin, link.id)
                         link.pin(links.pin_path(pin))
+            # The process was killed, and its links went with it. Nothing is left to confirm.
             except IdNotFoundError:
                 note = put_back(root, place, trial)
                 raise BusyError(

@@ -32,6 +32,7 @@ class PinnedObjects(Mapping[str, T], Closing):
         self._opened: dict[str, T] = {}
 
     def __getitem__(self, name: str) -> T:
+        # Opened late, so that a script that only reads the report needs no right to the maps.
         if name not in self._opened:
             self._opened[name] = self._kind.from_pin(self._paths[name])
         return self._opened[name]
@@ -47,6 +48,7 @@ class PinnedObjects(Mapping[str, T], Closing):
 
     def close(self) -> None:
         """Close the open maps and programs; the pins stay."""
+        # Taken out before it is closed: a second call closes nothing twice, also after an error.
         while self._opened:
             self._opened.popitem()[1].close()
 
@@ -124,6 +126,7 @@ class Deployment(Closing):
 
         if self.report.is_planned:
             raise UsageError(f"{self.name} was planned, not loaded: there is nothing to unload")
+        # Before the set goes: an open descriptor would keep a map, or a link, alive without a pin.
         self.close()
         return undeploy(
             self.name,
@@ -154,6 +157,7 @@ class Deployment(Closing):
 
 def _pins(report: LoadReport) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return where the maps and programs of a loaded set are pinned; none of a planned one."""
+    # The paths of a planned report may be pins of the live generation, or not exist yet.
     if report.is_planned:
         return {}, {}
     maps = {map_report.name: map_report.path for map_report in _present(report)}

@@ -34,6 +34,8 @@ def find_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet
     """
     sets = all_sets(pin_root)
     fitting = (
+        # The path is unique. A device comes before a name, since that is what users type, and a set
+        # may have the name of another device.
         [pin_set for pin_set in sets if str(pin_set.path) == target]
         or _of_device(target, sets, netns=netns)
         or _of_cgroup(target, sets)
@@ -75,6 +77,7 @@ def cgroup_set_name(target: str, *, pin_root: Path) -> str | None:
 def find_readable_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet:
     """Return what `find_set` does; `PermissionDeniedError` if this user may not read the set."""
     pin_set = find_set(target, pin_root=pin_root, netns=netns)
+    # Without this check every pin in it would count as missing.
     if not os.access(pin_set.path, os.R_OK | os.X_OK):
         raise PermissionDeniedError(
             f"{pin_set.path} may not be read by this user, it belongs to"
@@ -111,6 +114,8 @@ def is_set_at(place: AttachPoint, path: Path) -> bool:
 def _is_at(recorded: AttachPoint, place: AttachPoint) -> bool:
     if place.ifindex:
         return (recorded.ifindex, recorded.netns_inode) == (place.ifindex, place.netns_inode)
+    # A set with a device and a cgroup is found by its device alone, or a load on the cgroup would
+    # change it.
     return not recorded.ifindex and recorded.cgroup == place.cgroup
 
 
@@ -147,6 +152,8 @@ def _of_name(target: str, sets: list[PinSet], *, netns: str | None) -> list[PinS
     """Return the set of that name: the name that `load` gives, the directory's, or as shown."""
     if not target:
         return []
+    # The name that a load would give comes first: with `-n NAME` the same device name means another
+    # set.
     wanted = [names.set_name(target, netns), target]
     for name in wanted:
         if matches := [pin_set for pin_set in sets if pin_set.name == name]:

@@ -85,6 +85,8 @@ def custom_directories(tables: Iterable[Path] = TABLES) -> dict[int, PurePosixPa
     reserved, the last line of a number counts, and reading ends at any other line; a line whose
     directory leads out of bpffs is such a line.
     """
+    # iproute2 reads one table, so a file in /etc replaces the one of the distribution and is not
+    # added to it.
     table = next((table for table in tables if table.is_file()), None)
     text = table.read_text(errors="surrogateescape") if table else ""
     directories: dict[int, PurePosixPath] = {}
@@ -118,6 +120,8 @@ def _mount_point(pin_root: Path) -> Path:
 
 def _directory(spec: ObjectSpec, mount_point: Path) -> str:
     types = {program.type for program in spec.programs.values()}
+    # iproute2 loads one program at a time, and knows its type; for an object with several types
+    # this is a guess.
     own = _DIRECTORIES.get(types.pop(), _FIRST) if len(types) == 1 else _FIRST
     place = mount_point / own
     return own if place.is_dir() and not place.is_symlink() else _FIRST
@@ -128,6 +132,8 @@ def _object_hash(spec: ObjectSpec) -> str:
         data = Path(spec.path).read_bytes()
     except OSError:
         return ""
+    # iproute2 hashes the file as it is now, so the name of the directory is only known if the file
+    # did not change.
     if hashlib.sha256(data).hexdigest() != spec.sha256:
         return ""
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
@@ -217,6 +223,7 @@ def with_pinnings(
         if word not in PINNINGS:
             raise UsageError(f"map {name}: no pinning {word!r}; there are: {', '.join(PINNINGS)}")
         spec = spec.with_map(name, pinning=PINNINGS[word], pinning_id=0)
+    # Resolved here, too, for `idx:I`: a map from elsewhere needs no pinning.
     named = _by_name(spec, given)
     for name, wanted in spec.maps.items():
         if wanted.pinning is Pinning.UNKNOWN and name not in named:
@@ -288,6 +295,7 @@ def _by_name(spec: ObjectSpec, given: Mapping[str, Given]) -> dict[str, Given]:
 
 def _map_at(spec: ObjectSpec, word: str) -> str:
     names_in_order, digits = list(spec.maps), word.removeprefix(INDEX)
+    # isdecimal() alone takes digits of every script.
     is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _INDEX_DIGITS
     if is_number and int(digits) < len(names_in_order):
         return names_in_order[int(digits)]
@@ -304,6 +312,8 @@ def _unknown(spec: ObjectSpec, name: str) -> UsageError:
 
 def _opened(name: str, source: Given) -> Shared:
     if isinstance(source, Map):
+        # A descriptor of our own: the caller may close the map while the load uses it, and the load
+        # closes all that it opened.
         return Shared(name, _duplicate(source), None, f"{ID}{source.id}", is_promised=True)
     if isinstance(source, str) and source.startswith((ID, NAME)):
         from bpfpin.map.open import open_map  # noqa: PLC0415 - most objects bring all their maps
@@ -337,6 +347,7 @@ def _open_for(name: str, opened: Callable[[], Map], reason: str) -> Map:
 
 def _duplicate(bpf_map: Map) -> Map:
     copy = Descriptor(os.dup(bpf_map.fd))
+    # The types may come from the user, and are then not in the kernel.
     return Map(copy, key_type=bpf_map.key_type, value_type=bpf_map.value_type)
 
 

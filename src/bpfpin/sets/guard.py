@@ -64,9 +64,13 @@ def require_way_back(
     check, here = _Check(what, hint, is_cutting=is_cutting), namespaces.inode()
     tried: set[str] = set()
     for live in _sets_with(bpf_map, pin_root):
+        # Routes and addresses belong to the namespace of the device, and decide whether a
+        # connection is cut.
         with suppress(NamespaceNotFoundError), namespaces.enter(namespace_of(live.manifest.place)):
             for target in _targets(live):
                 check.try_it(live, target, (bpf_map, change))
+                # Names of devices are only unique within a namespace, and the loop below is about
+                # this one.
                 if live.manifest.place.netns_inode == here:
                     tried.add(target.place)
     for device in dict.fromkeys((*devices, *devices_of_map(bpf_map.id))):
@@ -87,6 +91,8 @@ class MapGuard:
         """Raise `UsageError` if the change, called *what*, would cut the user's own connection."""
         if self.is_forced:
             return
+        # The new verdict is known only after the change was made, so it is made on a copy of the
+        # map.
         verdict = _verdict_after(bpf_map, change) if is_verdict_map(bpf_map) else None
         hint = Fix.of("mean it: ", Argument("force"))
         if verdict is not None:
@@ -154,7 +160,11 @@ class _Check:
         """Raise `UsageError` if a program of the set cuts a connection after the change."""
         try:
             with _copying(live, changes) as copying:
+                # Compared with the answers before the change: a program that drops these packets
+                # anyway is not changed for the worse.
                 cut = cut_by(copying, target, is_compared=True)
+        # A check that fails must not keep users from their own maps. The change is refused only if
+        # it is known to cut.
         except (UntriedError, BpfError) as error:
             self.is_untried(target.place, target.danger, str(error))
             return
@@ -212,6 +222,8 @@ def _targets(live: LoadedSet) -> Iterator[Target]:
     for record in live.hooks:
         hook = Hook(record.hook)
         if hook.traits.target is TargetKind.DEVICE:
+            # The name for the message is the current one; the recorded device may have been
+            # renamed.
             place = replace(place, device=interface.name_of(place.ifindex))
             if not place.device:
                 continue
@@ -245,6 +257,7 @@ def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
         spec = read_for_hooks(manifest.object, words=words)
     except BpfError as error:
         raise UntriedError(f"its object cannot be read: {error}") from None
+    # Another object could answer otherwise, so a check with it would be worth nothing.
     if spec.sha256 != manifest.sha256:
         raise UntriedError(f"{manifest.object} is not the object that was loaded any more")
     choices = choose(spec, words=words, targets=frozenset(TargetKind))
@@ -288,6 +301,8 @@ def require_way_back_after_load(loading: LoadRequest, plan: Plan) -> tuple[str, 
     for target in targets:
         try:
             cut = cut_by(copying, target)
+        # Other errors are those of the load itself, such as a refusal by the verifier, and end it
+        # here.
         except (UntriedError, LimitError, PermissionDeniedError) as error:
             notes[
                 f"{target.program} was not tried on test packets, and {target.place} carries"
@@ -328,5 +343,6 @@ def _prepare_load(loading: LoadRequest, plan: Plan, copy: Loaded) -> None:
         with copy_of(migrating.old, Budget()) as old:
             migrating.plan.fill(old, new)
             with FoldPrograms.load(migrating.plan.fold, old, new) as fold:
+                # No wait for programs in between: the copies are used by this process alone.
                 fold.insert()
                 fold.move()

@@ -69,6 +69,8 @@ def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
         look = _look_at_link if record.held_by is HeldBy.LINK else _look_at_device
         seen, is_hidden = look(pin_set, record, place), False
     except PermissionDeniedError:
+        # Kept apart from "not attached": `clean` removes a set whose hooks are gone, and must not
+        # take a hook that it cannot see for one.
         seen, is_hidden = _Seen(), True
     device = target_name(replace(place, device=_device(place, seen.ifindex)), record.hook)
     report = HeldHook(
@@ -88,6 +90,8 @@ def is_without_device(state: DeviceState, hooks: Collection[FoundHook]) -> bool:
         return False
     if state is not DeviceState.UNKNOWN:
         return state is not DeviceState.HERE
+    # Only a link can prove it: its info loses the ifindex with the device. A filter in a namespace
+    # that cannot be entered tells nothing.
     return bool(hooks) and all(hook.report.link for hook in hooks)
 
 
@@ -124,6 +128,7 @@ def _lasting_link(pin_set: LoadedSet, pin: str) -> Link | None:
     own_id = pin_set.id_of(names.LINKS, pin)
     if link is None or own_id is None or _holds(pin_set.links.get(pin), own_id):
         return link
+    # Closed before the wait: this descriptor would keep the link alive.
     link.close()
 
     def is_gone() -> bool:
@@ -146,6 +151,7 @@ def _holds(path: Path | None, link_id: int) -> bool:
 
 def _look_at_device(_found: LoadedSet, record: HookRecord, place: AttachPoint) -> _Seen:
     try:
+        # Without a link there is nothing to open: the device is asked which program it runs.
         with closing(reopen(place, record)) as hook:
             running_id = hook.program_id()
     except AttachError as error:

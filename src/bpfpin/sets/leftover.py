@@ -47,6 +47,7 @@ def left_stages(root: Directory) -> list[LeftStage]:
     stages = []
     for entry in root.names():
         name = entry.removesuffix(names.STAGE_SUFFIX)
+        # "" is a directory called `~stage`, which belongs to no set.
         if name not in ("", entry):
             stages.append(_look(root, entry, name))
     return stages
@@ -93,6 +94,7 @@ def _look(root: Directory, entry: str, name: str) -> LeftStage:
             reason = _in_the_way(directory)
             return LeftStage(name, path, reason, is_committed=is_committed(root, directory))
     except PinNotFoundError:
+        # Only without the lock, in `status` or a dry run: the command that built it has finished.
         return LeftStage(name, path, "it is gone meanwhile")
     except BpfError as error:
         return LeftStage(name, path, str(error))
@@ -104,6 +106,8 @@ def _foreign_name(root: Directory, entry: str, name: str) -> str:
         return "it is not a directory"
     if not names.is_set_name(name):
         return "no set of ours has such a name"
+    # Everybody may make directories in a bpffs of mode 1777. One of another user with our suffix
+    # must not be completed or removed as root.
     if status.st_uid != os.geteuid():
         return f"it belongs to {user_name(status.st_uid)}"
     return unsafe_reason(status)
@@ -114,6 +118,8 @@ def _is_ours(entry: str, mode: int) -> bool:
         return entry in names.PARTS | names.MARKS
     if stat.S_ISLNK(mode):
         return entry in names.TEXTS
+    # Names of C have no `~`, so this is how a map's pin looks. All other names of ours are in the
+    # lists above.
     return "~" not in entry
 
 
@@ -131,6 +137,7 @@ def judge(root: Directory, pin_set: LoadedSet) -> LeftoverVerdict:
     by_hand = f"to remove it: bpfpin unload {names.display_name(pin_set.name)}"
     device = device_state(manifest.place)
     gone = f"{name_of(manifest.place)} is gone"
+    # Somebody asked for these maps to be kept, so they stay, even without their device.
     if not manifest.hooks:
         why = "" if device is DeviceState.HERE else f"{gone}; "
         return LeftoverVerdict(False, f"{why}its maps were kept for the next load; {by_hand}")
@@ -138,9 +145,12 @@ def judge(root: Directory, pin_set: LoadedSet) -> LeftoverVerdict:
     if not is_without_device(device, hooks):
         is_known = device is DeviceState.HERE or any(hook.is_attached for hook in hooks)
         return LeftoverVerdict(False, "" if is_known else f"{device.value}; {by_hand}")
+    # The driver may have made the device anew, as after a reset. The next load finds the set by its
+    # name, and keeps the counts.
     if device is DeviceState.ANOTHER:
         reason = f"{gone}, but another has its name: a load goes on with the maps; {by_hand}"
         return LeftoverVerdict(False, reason)
+    # Last, since it lists all links of the host.
     if others := _others(root, pin_set):
         return LeftoverVerdict(False, f"{gone}, but {others}; {by_hand}")
     return LeftoverVerdict(True, gone)
@@ -203,5 +213,6 @@ def _others(root: Directory, pin_set: LoadedSet) -> str:
     unknown = set(pin_set.links) - {record.link for record in pin_set.hooks}
     if unknown:
         return f"no hook of it knows the links {', '.join(sorted(unknown))}"
+    # A program that another link runs has effects although its own hook is gone.
     running = ", ".join(str(link.id) for link in links_elsewhere(pin_set))
     return f"its programs run by links of others: id {running}" if running else ""

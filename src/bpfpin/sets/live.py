@@ -39,6 +39,7 @@ def recovered(root: Directory, name: str) -> Recovery:
     Sets that were changed by the same command are recovered with it. The lock must be held; Ctrl-C
     is deferred.
     """
+    # Almost always nothing is left to do, and then no code of the transaction has to run.
     if not Targets.unfinished(root) and not is_half_done(root, name):
         return Recovery.NOTHING
     with signals_deferred():
@@ -48,6 +49,7 @@ def recovered(root: Directory, name: str) -> Recovery:
 def reopen(place: AttachPoint, record: HookRecord) -> HookAttachment:
     """Open the hook of *record*, which no link holds, in whichever namespace it is."""
     hook = Hook(record.hook)
+    # The recorded ifindex, since the device may have been renamed.
     code, target = code_of(hook), HookTarget(place.ifindex)
     return _HookInNamespace(place, lambda: code.reopen(hook, target, record))
 
@@ -124,6 +126,8 @@ def require_unchanged_programs(live: LoadedSet) -> None:
             continue
         with link:
             running = link.info
+        # Unpinning the link would detach a program that somebody else put there with
+        # BPF_LINK_UPDATE.
         if running.is_attached and running.program_id != own_id:
             raise ProgramChangedError(
                 f"the link of {live.path} at {record.hook} runs program id {running.program_id},"
@@ -166,6 +170,7 @@ def program_id(live: PinSet, name: str) -> int | None:
 
     None if the set neither recorded the id nor has a pin.
     """
+    # The record first: a pin can be replaced by somebody else's, the record only by this tool.
     recorded_id = live.id_of(names.PROGRAMS, name)
     if recorded_id is not None:
         return recorded_id

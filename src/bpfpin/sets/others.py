@@ -38,6 +38,8 @@ def other_programs(own: Collection[int], *, ifindex: int | None = None) -> tuple
     devices = [device for device in all_devices() if ifindex in (None, device.ifindex)]
     programs: dict[int, list[OtherProgram]] = {device.ifindex: [] for device in devices}
     names = {device.ifindex: device.name for device in devices}
+    # This list is an extra of `status`: a user without the right to ask gets the rest of the
+    # report.
     with suppress(BpfError):
         for running in running_on_devices(devices):
             if running.program_id not in own:

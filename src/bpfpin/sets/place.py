@@ -54,6 +54,7 @@ def hook_target(place: AttachPoint, name: str = "") -> HookTarget:
 
     *name* is the target that the program's section names, if it does.
     """
+    # Without the slash, or `/` of pathlib would drop the mount point.
     cgroup = cgroup2_mount() / place.cgroup.lstrip("/") if place.cgroup else None
     return HookTarget(place.ifindex, cgroup, name)
 
@@ -70,6 +71,8 @@ def device_state(place: AttachPoint) -> DeviceState:
     """
     if not place.device:
         return DeviceState.HERE if _has_cgroup(place.cgroup) else DeviceState.GONE
+    # A namespace that cannot be entered gives UNKNOWN: it may still exist, and the set may run in
+    # it.
     with suppress(BpfError), namespaces.enter(namespace_of(place)):
         devices = interface.names()
         # A renamed device keeps its ifindex; a device made anew under the old name has another one.
@@ -83,6 +86,7 @@ def in_namespace(place: AttachPoint, line: str) -> str:
     """Return *line* so that it works on the devices of *place* when it is typed here."""
     if not place.netns:
         return line
+    # Not `ip netns exec`: it mounts another /sys, without the bpffs below it.
     return f"nsenter --net={shlex.quote(str(namespaces.path_of(place.netns)))} {line}"
 
 
@@ -93,6 +97,7 @@ def load_line(path: Path, manifest: Manifest) -> str:
     words += ["--dev", place.device] if place.device else []
     words += ["--cgroup", place.cgroup.lstrip("/") or "/"] if place.cgroup else []
     words += ["-n", place.netns] if place.netns else []
+    # Programs that the sections of the object chose are chosen again without a word.
     if manifest.is_chosen:
         words += [f"--prog={record.program}:{record.hook}" for record in manifest.hooks]
     usual = names.cgroup_set_name(place.cgroup)
@@ -109,11 +114,14 @@ def at_root(line: str, root: Path) -> str:
     """Return *line*, with the option for the pin root where it is not the default."""
     if root == BPFFS:
         return line
+    # Only the verbs that change sets: a hint may name other commands as well.
     return _VERB.sub(rf"bpfpin --pin-root {shlex.quote(str(root))} \1", line)
 
 
 def namespace_of(place: AttachPoint) -> str | None:
     """Return the name that the device's namespace has now, None for the current namespace."""
+    # Inode numbers identify namespaces. A name is only a mount of one in /run/netns, and can be
+    # made anew for another.
     if place.netns_inode == namespaces.inode():
         return None
     for name in filter(None, (place.netns, *namespaces.names())):

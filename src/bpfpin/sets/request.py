@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from bpfpin.migration.request import Migration
 
 READABLE_BY_GROUP = 0o640
+# -1 stands for "leave it" in chown(2).
 GROUP_MAX = (1 << 32) - 2
 
 
@@ -235,6 +236,7 @@ def _access_of(group: str | int | None, mode: int | None) -> Access | None:
             hint="in Python: 0o640, or '0640'",
         )
     default = 0o600 if group is None else READABLE_BY_GROUP
+    # The owner keeps both rights: without them the tool could not open its own pins.
     return Access(_gid(group), default if mode is None else mode | 0o600)
 
 
@@ -295,11 +297,15 @@ def cgroup_path(cgroup: str | Path) -> str:
 
     *cgroup* is the path of a folder, or already such a path.
     """
+    # Through a descriptor: the kernel resolves symlinks and `..` once, and gives out the path that
+    # it means.
     with open_cgroup(_folder(cgroup)) as opened:
         folder = Path(os.readlink(f"/proc/self/fd/{opened.fileno()}"))  # noqa: PTH115 - no file's path
     # The hierarchy may be mounted several times, and each time at another cgroup of it.
     for mount in reversed(fs.mounts()):
         if mount.fs_type == "cgroup2" and folder.is_relative_to(mount.mount_point):
+            # Relative to the root of the hierarchy, so that the manifest means the same cgroup
+            # under any mount.
             return str(PurePath(mount.root, folder.relative_to(mount.mount_point)))
     raise CgroupNotFoundError(f"{folder} is not below a mount of cgroup2 that can be seen here")
 
@@ -319,6 +325,8 @@ def _set_name_for(place: AttachPoint, pin_root: Path) -> str:
     """
     usual = _usual_name(place)
     is_mounted = bpffs.inspect(pin_root) is RootState.MOUNTED
+    # The usual case reads one manifest. Only a set with a name of its own makes it necessary to
+    # read all.
     if not is_mounted or is_set_at(place, pin_root / usual):
         return usual
     set_names = [pin_set.name for pin_set in sets_at(place, all_sets(pin_root))]
@@ -358,6 +366,7 @@ def requests_of(
         words, hook = options.programs, options.hook
         chosen = tuple(choose(spec, words=words, hook=hook, targets=target_kinds(place)))
         request = _request(spec, chosen, place, options)
+        # A second name of the same device (an altname) leads to the same set and is dropped.
         other = requests.setdefault(request.path, request).place
         if (other.ifindex, other.cgroup) != (place.ifindex, place.cgroup):
             where = [at.device or f"cgroup {at.cgroup}" for at in (other, place)]

@@ -90,6 +90,8 @@ def _is_own(user: MapUser, programs: set[int], pins: set[str]) -> bool:
 
 def program_ids(pin_set: PinSet) -> set[int]:
     """Return the ids of the programs that are or were pinned in the set."""
+    # The records know a program whose pin somebody removed: it still runs, and is still the set's
+    # own.
     ids = set(pin_set.objects.programs.values()) if pin_set.objects else set()
     for path in pin_set.programs.values():
         with suppress(PinError), Program.from_pin(path) as program:
@@ -125,6 +127,7 @@ def map_ids(live: PinSet, pins: Iterable[OutsidePin]) -> dict[OutsidePin, int]:
         try:
             with Map.from_pin(live.maps[pin.map]) as bpf_map:
                 ids[pin] = bpf_map.id
+        # Without its own pin the set cannot say which map it shared, so the name stays as it is.
         except (KeyError, PinNotFoundError):
             continue
     return ids
@@ -140,6 +143,8 @@ def unshared(
     unused, notes = {}, []
     for pin, map_id in pins.items():
         path = pin.below(root)
+        # Somebody may look the map up by this name: removed too late it costs a pin, removed too
+        # early a split brain.
         if others := _lasting_others(map_id, sets, pin, str(path)):
             notes.append(f"{path} stays pinned, for it is used by {', '.join(others)}")
         else:
@@ -163,6 +168,8 @@ class Replacing:
         """
         if self._shared(name).is_new:  # another set of this command has replaced it
             return False
+        # A trial that goes back would have to exchange the name again, while others may have begun
+        # to use the new map.
         if self.loading.confirm_s is not None or not self._shared(name).is_exchangeable:
             self._require_not_asked(name, "that does not go back by itself (--confirm)", "")
             return False
@@ -176,6 +183,7 @@ class Replacing:
         shared = self._shared(name)
         if shared.bpf_map is None or shared.path is None:
             return ()
+        # Asked again for the hints of the refusal; looking at all programs and pins takes a while.
         if name not in self._others:
             pins = {str(shared.path)}
             sets = [*([self.live] if self.live else []), *self.loading.beside]
@@ -235,6 +243,8 @@ def exchanged(loading: LoadRequest, plan: Plan) -> dict[OutsidePin, Map]:
 def holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterator[str]:
     """Yield notes on processes that still have the map that a shared name had before."""
     for pin, map_id in old_ids.items():
+        # Processes do not count as users before the exchange: most are readers, which can open the
+        # map again.
         for process in processes_of(map_id):
             yield (
                 f"{process} still has the map (id {map_id}) that {pin.below(root.path)} held"
@@ -267,6 +277,7 @@ def _lasting(look: Callable[[], list[MapUser]]) -> tuple[MapUser, ...]:
     """Return the users that remain; programs that nothing references are given time to go."""
 
     def remain(users: list[MapUser]) -> bool:
+        # A pin is there until somebody removes it, so waiting for it would be in vain.
         are_programs = bool(users) and all(user.kind is UserKind.PROGRAM for user in users)
         return not are_programs or any(user.place for user in users)
 

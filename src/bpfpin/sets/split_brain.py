@@ -67,7 +67,10 @@ def findings(
     shared = _not_shared(graph, pinned, pin_root, load_lines)
     return (
         *of_sets,
+        # The same two maps in a set and in a shared place are one problem, and the line for the set
+        # mends both.
         *(finding for finding in shared if finding.maps not in reported),
+        # Without all programs a map may look unused that is in use.
         *(_old_maps(graph, pinned) if graph.is_complete else ()),
     )
 
@@ -94,6 +97,7 @@ def _of_sets(
     """Yield the sets that pin another map than their own running program uses."""
     programs: dict[str, list[Node]] = defaultdict(list)
     for program in graph.of_kind(NodeKind.PROGRAM):
+        # A program that is only pinned or held counts nothing, so it splits nothing.
         if program.id in graph.running:
             for name in _sets(graph, program):
                 programs[name].append(program)
@@ -125,6 +129,8 @@ def _not_shared(
         is_shared = is_shared_place(PurePath(pin.name), pin_root)
         for program in users.get(shared.name, ()) if is_shared else ():
             used = _other_map(graph, program, shared)
+            # Names such as `stats` are common. Another layout means another thing with the same
+            # name.
             if used is not None and _layout(used) == _layout(shared.bpf_map):
                 yield Finding(
                     FindingKind.NOT_SHARED,

@@ -23,8 +23,10 @@ Ids = Mapping[str, set[int]]
 
 def splits(*, pin_root: Path = BPFFS) -> tuple[Finding, ...]:
     """Return the split brains of the host; none for a user without the right to list programs."""
+    # BPF_PROG_GET_NEXT_ID needs CAP_SYS_ADMIN. A part of the programs would give wrong findings.
     if not may_walk():
         return ()
+    # Without infos: the objects that are walked anyway have the same facts by their ids.
     pins, objects = all_pins(pin_root, with_infos=False).pins, all_objects()
     if not may_be_split(pins, objects, pin_root=pin_root):
         return ()
@@ -41,6 +43,8 @@ def may_be_split(pins: Iterable[Pin], objects: HostObjects, *, pin_root: Path = 
     attached, or no process holds a map.
     """
     look = _Look(list(pins), objects, pin_root)
+    # These two cover the three kinds of finding: a map that only a process holds, and a program
+    # that uses another map than a pin of that name.
     return look.is_a_map_left() or any(map(look.has_another, objects.programs.values()))
 
 
@@ -63,12 +67,14 @@ class _Look:
         above_pins: dict[int, set[str]] = defaultdict(set)
         for pin in pins:
             program_id = self._program_id(pin)
+            # The maps of a set are in its directory, its programs and links in folders of that.
             above_pins[program_id].update(str(above) for above in PurePath(pin.path).parents)
         return above_pins
 
     def _program_id(self, pin: Pin) -> int:
         if pin.kind is ObjectKind.LINK:
             link = self._objects.links.get(pin.id)
+            # 0 stands for all other pins; no program has this id.
             return link.program_id if link is not None and link.program_id else 0
         return pin.id if pin.kind is ObjectKind.PROGRAM else 0
 

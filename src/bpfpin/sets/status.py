@@ -95,6 +95,7 @@ def _too_open(path: Path, access: Access) -> Iterator[OpenPin]:
         return
     mode = stat.S_IMODE(status.st_mode)
     allowed = access.mode
+    # The mode was meant for another group than the one that the pin has now.
     if access.gid is not None and status.st_gid != access.gid:
         allowed &= ~stat.S_IRWXG
     extra = mode & ~allowed & _READ_AND_WRITE
@@ -172,6 +173,8 @@ class SetView:
         elif pin_set.state is SetState.HALF_BUILT and self._stage is not None:
             self._tell_stage(self._stage)
         if isinstance(pin_set, LoadedSet):
+            # Also for a set that is half built: its hooks run all the same, and the user wants to
+            # see that.
             hooks = tuple(look_at_hook(pin_set, record) for record in pin_set.hooks)
         if isinstance(pin_set, LoadedSet) and pin_set.state is SetState.OK:
             self._check(pin_set, hooks)
@@ -215,6 +218,7 @@ class SetView:
         )
 
     def _tell(self, kind: ProblemKind, fix: str, *, reason: str) -> None:
+        # Not str.format(): names and paths may contain braces.
         fix = fix.replace("{set}", self._shown).replace("{path}", str(self._pin_set.path))
         fix = at_root(fix, self._pin_set.path.parent)
         if isinstance(self._pin_set, LoadedSet):
@@ -293,6 +297,7 @@ class SetView:
         for lost in self._lost:
             if lost.folder == names.LINKS and lost.pin not in running:
                 continue  # reported already: nothing runs there
+            # A map that a split brain is about is reported there, with the program that uses it.
             if lost.folder or lost.id not in used:
                 self._tell_lost(lost)
 
@@ -317,6 +322,7 @@ class SetView:
         if lost.folder not in _TOOL_WORDS:
             return "{load}"
         pin = f"bpftool {_TOOL_WORDS[lost.folder]} pin id {lost.id} {shlex.quote(str(path))}"
+        # Moved and not removed: the pin in the way belongs to somebody else.
         aside = shlex.quote(str(path.with_name(f"other_{path.name}")))
         return f"mv {shlex.quote(str(path))} {aside} && {pin}" if lost.replaced_by else pin
 
@@ -441,6 +447,7 @@ def status(
             return StatusReport(others=others)
     stages = _stages(pin_root)
     views = [SetView(pin_set, as_root=as_root, stage=stages.get(pin_set.name)) for pin_set in sets]
+    # Before the reports: the state of a set depends on its splits.
     split = _splits(pin_root, None if target is None else {view.shown for view in views})
     reports = tuple(
         view.report([finding for finding in split if view.shown in finding.sets]) for view in views
@@ -520,5 +527,7 @@ def _stages(pin_root: Path) -> dict[str, LeftStage]:
     if bpffs.inspect(pin_root) is not RootState.MOUNTED:
         return {}
     with Directory.open(pin_root) as root:
+        # A stage under construction is not left over; /proc/locks says whether a command holds the
+        # lock.
         is_busy = lock.holder(root) is not None
         return {} if is_busy else {stage.name: stage for stage in left_stages(root)}

@@ -100,6 +100,8 @@ def start_waiting(
 
     with ExitStack() as opened:
         try:
+            # This command alone holds the write end, so its end, by whatever cause, is a hang-up
+            # for the process.
             reading, writing = os.pipe()
             waits_for = opened.enter_context(Descriptor(reading))
             gate = opened.enter_context(Descriptor(writing))
@@ -150,6 +152,8 @@ def _identity_file(place: TrialPlace, token: str) -> Descriptor:
         # Linux before 6.3 refuses MFD_NOEXEC_SEAL with EINVAL.
         identity = Descriptor(os.memfd_create(_IDENTITY, flags))
     os.write(identity.fileno(), json.dumps(text).encode())
+    # Sealed, since the file is proof of which trial the process belongs to: nobody can write it any
+    # more, not even the process (memfd_create(2)).
     fcntl.fcntl(identity.fileno(), fcntl.F_ADD_SEALS, _SEALS)
     return identity
 
@@ -216,11 +220,14 @@ def start_time(pid: int) -> int | None:
         words = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    # A zombie has ended, and has closed its descriptors; its pid is only kept for its parent.
     return None if words[0] in ("Z", "X") else int(words[_START_TIME_FIELD])
 
 
 def is_waiting(trial: Trial) -> bool:
     """Whether the process of the trial is alive."""
+    # A pid may be in use again; together with the start time it identifies a process until the next
+    # boot, and bpffs does not outlive that.
     return start_time(trial.pid) == trial.started
 
 
@@ -293,6 +300,7 @@ def is_overdue(trial: Trial) -> bool:
     The deadline passed, its links ended with their process, or it never began. Of the last only a
     caller that holds the lock can be sure: without it the command may still be running.
     """
+    # Only links end with the process. An entry of a map stays, and can still be confirmed.
     is_ended = bool(trial.links) and not is_waiting(trial)
     return not trial.is_begun or trial.is_late or is_ended
 
@@ -310,6 +318,7 @@ def settle(root: Directory, place: TrialPlace) -> tuple[str, ...]:
     a change is on trial that can still be confirmed. Every command calls this after `recovered` and
     before it changes anything.
     """
+    # First: an orphan may hold a link that keeps the hook busy for the next load.
     notes = end_orphans(root)
     with suppress(PinNotFoundError), root.child(place.parent) as parent:
         trial = read_trial(parent, place.entry)
@@ -414,6 +423,8 @@ def put_back(root: Directory, place: TrialPlace, trial: Trial) -> str:
         except (ProgramChangedError, AttachError) as error:
             note = f"{trial.what} was not confirmed, but cannot go back: {error.message}"
         with suppress(PinNotFoundError), root.child(place.parent) as parent:
+            # Putting a generation back removes the record with the generation on trial; a change of
+            # an entry leaves it.
             now = read_trial(parent, place.entry)
             if now is not None and now.token == trial.token:
                 end_trial(parent, place.entry)
@@ -447,8 +458,10 @@ def _put_generation_back(root: Directory, name: str) -> None:
     if live is None:
         return
     before = _manifest_before(root, name)
+    # Read before the stage is built, which pins the same maps once more.
     leaving = [pin for pin in live.outside if before is None or pin not in before.outside]
     unused, _ = unshared(root.path, [live], map_ids(live, leaving))
+    # A first load: going back means that nothing is loaded.
     if before is None:
         remove(root, name, reopen, unused)
         return
@@ -484,11 +497,15 @@ class _Return:
             before = opened.enter_context(room.child(BEFORE))
             built = opened.enter_context(self._root.child(names.stage_name(name)))
             copy_generation(before, built)
+            # The copy has the manifest of the generation before. The one of this generation is
+            # written last, as in every stage.
             built.unlink(names.MANIFEST)
         for link, program in self._moved():
             if leaving := self._live.open_program(program):
                 with leaving:
                     stage.pin_previous(link, leaving)
+        # Going back is a generation of its own: numbers only rise, so that readers notice every
+        # change.
         generation = self._live.manifest.generation + 1
         stage.write_manifest(
             dataclasses.replace(self._before, generation=generation, time=int(time.time()))

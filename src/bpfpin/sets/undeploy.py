@@ -87,6 +87,7 @@ def undeploy(
                 _require_loaded(change.live.directory)
             _remove_lock_of_last_set(root)
             return UnloadReport(names.display_name(name), pin_root / name, notes=notes)
+        # Before anything is removed: a hook that somebody else took over refuses the whole unload.
         require_unchanged_programs(live)
         # Read before the removal: afterwards neither pins nor records lead to the links.
         devices, links = _devices(live), _link_ids(live)
@@ -98,6 +99,7 @@ def undeploy(
             remove(root, name, reopen, unused)
         notes += notes_on_others(root, name)
         _remove_lock_of_last_set(root)
+    # After the lock: it waits for the kernel to free links, and changes nothing of any set.
     notes += tuple(_end_lasting_links(links, pin_root))
     return UnloadReport(names.display_name(name), live.path, devices, kept, notes)
 
@@ -123,6 +125,7 @@ def undeploy_all(
         is_half_built = pin_set.state is SetState.HALF_BUILT
         if not pin_set.is_own or not (isinstance(pin_set, LoadedSet) or is_half_built):
             continue
+        # By path, which is unique: a name may also be that of a device with another set.
         target = str(pin_set.path)
         try:
             reports.append(
@@ -204,6 +207,8 @@ def _end_lasting_links(links: list[int], pin_root: Path) -> Iterator[str]:
         timeout_s=_PATIENCE_S,
     )
     for link_id in lasting:
+        # A pin means that somebody wants the link to last. A descriptor is often that of a reader
+        # or a monitor.
         pin = _other_pin(link_id, pin_root)
         yield _left_attached(link_id, pin) if pin else _detached(link_id)
 
@@ -211,6 +216,7 @@ def _end_lasting_links(links: list[int], pin_root: Path) -> Iterator[str]:
 def _other_pin(link_id: int, pin_root: Path) -> str:
     """Return the path at which the link is pinned outside of the set, or ""."""
     walk = BpffsWalk()
+    # Every bpffs that is mounted: a link may be pinned outside of the pin root.
     for root in bpffs_roots(pin_root):
         for path in walk.files(root):
             with suppress(BpfError), Link.from_pin(path) as link:

@@ -53,11 +53,15 @@ def with_variables(spec: ObjectSpec, given: Mapping[str, Any]) -> tuple[ObjectSp
     names = []
     constants = {}
     for name, value in given.items():
+        # A constant is replaced in the instructions, not in a section, so it has neither size nor
+        # type.
         if name in spec.constants and name not in spec.variables:
             constants[name] = number = _number(name, value)
             spec = spec.with_constant(name, number)
             continue
         key = _key(spec, name)
+        # A static variable can be named with and without its function or section; `key` is the same
+        # for both.
         if key in names:
             raise UsageError(f"variable {key} is set twice: {name}={value}")
         names.append(key)
@@ -73,8 +77,10 @@ def check_kept(settings: Settings, maps: Iterable[MapPlan], before: Mapping[str,
     """
     for plan in maps:
         wanted = settings.hashes.get(plan.name)
+        # New maps take the values that were set as their contents.
         if wanted is None or plan.decision not in (Decision.KEPT, Decision.SHARED):
             continue
+        # The hash of an own map tells what it was made with. Of a shared map nobody knows that.
         if plan.decision is Decision.SHARED or before.get(plan.name) != wanted:
             raise _kept(plan, settings.in_section(plan.name))
 
@@ -130,6 +136,7 @@ def _parsed(text: str, variable: VariableSpec, key: str) -> Any:
 def _hashes(variables: Iterable[VariableSpec]) -> dict[str, str]:
     """Return a hash for each section: of the offsets, sizes and bytes that were set."""
     digests: dict[str, Any] = {}
+    # By place, so that the order of the options does not make another load of it.
     for variable in sorted(variables, key=lambda variable: variable.offset):
         digest = digests.setdefault(variable.section, hashlib.sha256())
         digest.update(f"{variable.offset}+{variable.size}:".encode() + variable.contents)

@@ -307,6 +307,8 @@ def _targets(
 
 
 def _deploy(source: Source, targets: Sequence[Target], options: LoadOptions) -> list[Deployment]:
+    # Before anything is read or mounted: pins in a mount that ends with this process would be lost
+    # without a warning.
     if not options.private_mount:
         bpffs.require_lasting(options.pin_root)
     spec = read_for_hooks(
@@ -316,9 +318,13 @@ def _deploy(source: Source, targets: Sequence[Target], options: LoadOptions) -> 
         program_type=options.program_type,
         kernel_btf=options.kernel_btf,
     )
+    # Names and ifindexes of devices belong to a network namespace. The whole load runs inside,
+    # since netlink and BPF_LINK_CREATE resolve them there as well.
     with namespaces.enter(options.netns):
         requests = requests_of(spec, targets, options)
         shown = ", ".join(str(device or cgroup) for device, cgroup in targets)
+        # Checked here: without this, the first call that needs a capability would fail halfway, and
+        # its EPERM would not name the others.
         require_attach(f"loading a program on {shown}")
         carry_out = _plan_only if options.dry_run else _load
         reports = carry_out(requests, options)
@@ -327,12 +333,17 @@ def _deploy(source: Source, targets: Sequence[Target], options: LoadOptions) -> 
 
 def _load(requests: Sequence[LoadRequest], options: LoadOptions) -> list[LoadReport]:
     """Plan all sets and publish those that change, in one transaction under one lock."""
+    # Before the lock, which is a directory in the bpffs.
     bpffs.ensure(options.pin_root)
     with (
         locked_root(options.pin_root, timeout_s=options.lock_timeout_s) as root,
+        # Inside of the lock: it looks whether a stage is left, which only this command can have
+        # made.
         _none_changed_hint(root, requests),
         ExitStack() as opened,
     ):
+        # What earlier commands left comes first: a plan that is made from a half-built set would
+        # keep the wrong maps.
         changes = begin_changes(root, [request.name for request in requests])
         outcomes = _planned(requests, [change.live for change in changes], options.maps, opened)
         reports = _published(outcomes, root)
@@ -350,6 +361,8 @@ def _plan_only(requests: Sequence[LoadRequest], options: LoadOptions) -> list[Lo
         bpffs.require(root)
         with Directory.open(root) as directory:
             for request in requests:
+                # A dry run cannot recover a stage, but a stage of another user would refuse the
+                # load.
                 check_stage(directory, request.name)
         lives = [read_live(root, request.name) for request in requests]
     with ExitStack() as opened:
@@ -374,6 +387,8 @@ def _planned(
     outcomes: list[Verified | LoadReport] = []
     made: dict[Path, Map] = {}  # new maps of earlier sets of this load, by the name they share
     for number, (request, live) in enumerate(zip(requests, lives, strict=True)):
+        # A map that only sets of this command use may be replaced under its shared name, since all
+        # of them change together.
         others = [state.loaded for state in (*lives[:number], *lives[number + 1 :])]
         beside = tuple(other for other in others if other is not None)
         loading = dataclasses.replace(request, beside=beside)
@@ -387,9 +402,13 @@ def _planned(
         from bpfpin.sets.guard import require_way_back_after_load  # noqa: PLC0415
         from bpfpin.sets.load.publish import Verified  # noqa: PLC0415
 
+        # Before the programs are loaded for good: the check runs copies of them, and a refusal
+        # leaves nothing to undo.
         notes = require_way_back_after_load(loading, plan)
         verified = opened.enter_context(Verified(loading, plan, notes=notes))
         outcomes.append(verified)
+        # The next set of this command must use the same new map: two sets that each make one would
+        # not share it.
         made |= verified.made()
     return outcomes
 
@@ -427,6 +446,8 @@ def _none_changed_hint(root: Directory, requests: Sequence[LoadRequest]) -> Iter
         yield
     except BpfError as error:
         shown = ", ".join(request.shown_name for request in requests)
+        # A stage that is left means that the roll-back failed as well. Then the hint would be
+        # false.
         if len(requests) > 1 and not any(is_half_done(root, each.name) for each in requests):
             stays = f"all or none: nothing was changed in {shown}"
             error.fix = error.fix.joined(stays, separator="\n      ")

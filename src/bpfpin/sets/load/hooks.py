@@ -44,6 +44,8 @@ def plan_beside_others(loading: LoadRequest, hook: Hook, wanted: HookPlan) -> Ho
             holder=str(holder),
             hint=Fix.of("it was left as it is; to put yours in its place: ", Argument("take_over")),
         )
+    # Taking the hook over from another set of ours would leave that set with a manifest that is
+    # wrong.
     owner = _owning_set(loading, holder)
     if owner:
         raise HookBusyError(
@@ -55,6 +57,8 @@ def plan_beside_others(loading: LoadRequest, hook: Hook, wanted: HookPlan) -> Ho
                 f"; or first: bpfpin unload {owner}",
             ),
         )
+    # Netlink shows the program but not its link. Without the right to list links, a program that a
+    # link holds would look like one that netlink holds.
     if not holder.is_link_known:
         raise PermissionDeniedError(
             "taking a hook over needs CAP_SYS_ADMIN, to see which link holds it",
@@ -103,6 +107,8 @@ def _taken(loading: LoadRequest, hook: Hook, wanted: HookPlan, holder: HookHolde
         is_taken=True,
     )
     with ExitStack() as undo:
+        # The descriptor keeps the program alive until the switch, so its id cannot be given to
+        # another program meanwhile.
         previous = undo.enter_context(Program.from_id(holder.program_id))
         # A link refuses to be replaced by netlink, and a program held by netlink refuses a link
         # (EBUSY), so the hook stays with its kind of holder. Either is replaced without a gap: by
@@ -158,6 +164,7 @@ def _link_name(loading: LoadRequest, choice: Choice) -> str:
 
 def _record_of(records: dict[str, HookRecord], link: str, choice: Choice) -> HookRecord | None:
     """Take the hook out of those of the live set, also where it had one program and has several."""
+    # Popped: the records that remain at the end are the hooks that leave the set.
     if link in records:
         return records.pop(link)
     for name, record in records.items():
@@ -252,6 +259,8 @@ def _previous(
     if program is not None:
         with ExitStack() as undo:
             undo.callback(program.close)
+            # Ids are compared, not names: every generation loads its own programs, and the kernel
+            # does not use an id again until all have been used.
             if program.id == found.previous_id:
                 undo.pop_all()
                 return program, False

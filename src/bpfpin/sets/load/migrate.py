@@ -90,6 +90,7 @@ class Migrator:
             yield from _ways("add", error.hint)
             return
         try:
+            # A plan is made only to see whether it works; it reads the map, and changes nothing.
             with self._old(name) as old:
                 self.plan(self.loading.spec.maps[name], old)
         except IncompatibleMapError as refused:
@@ -105,6 +106,8 @@ class Migrator:
                 opened.enter_context(Program.from_pin(path))
                 for path in self._program_paths(spec.name)
             ]
+            # What the hooks really run, besides the pinned programs: somebody may have replaced a
+            # pin or a program.
             running = [hook.previous for hook in self.hooks if hook.previous is not None]
             programs = {program.id: program for program in (*pinned, *running)}
             before = users_of_programs(programs.values(), {spec.name: old})
@@ -120,7 +123,11 @@ class Migrator:
             libraries,
         )
         self._remember(request)
+        # The user accepts losses with --best-effort, so users of the map that go on with the old
+        # one are accepted as well.
         if not migration.best_effort:
+            # Programs of unfinished folds use the map as well. They run only when this tool runs
+            # them.
             _require_reached(spec.name, old, set(programs) | self._folding_ids())
             self._require_switched(spec.name, old)
         return _planned(request)
@@ -132,6 +139,8 @@ class Migrator:
         """
         if self.live is None:
             return
+        # Hooks that leave the set are detached after the publication (step 9 of
+        # `pins.transaction`), so their programs go on counting in the old map while the fold runs.
         switched = {hook.before.link for hook in self.hooks if hook.attachment and hook.before}
         leaving = [record for record in attached(self.live) if record.link not in switched]
         using = [record for record in leaving if self._uses(record.program, old)]
@@ -161,6 +170,7 @@ class Migrator:
         """Open the current map: that of a shared name, else that of the set."""
         shared = self.loading.shared.get(name)
         if shared is not None and shared.bpf_map is not None:
+            # The request keeps this map and closes it.
             return nullcontext(shared.bpf_map)
         return Map.from_pin(self.live.maps[name] if self.live else self.loading.map_path(name))
 
@@ -235,6 +245,8 @@ def _library(spec: ObjectSpec) -> tuple[Btf, ...]:
 
 def _require_reached(name: str, old: Map, ours: set[int]) -> None:
     """Refuse a map that a program of others uses: it would go on with the old map."""
+    # A program that was just unloaded is still listed until the kernel has freed it. One that
+    # nothing references is given time to go; one with a place is not.
     others = wait_until_freed(
         lambda: [user for user in programs_of(old.id) if user.id not in ours],
         lambda users: not users or any(user.place for user in users),

@@ -49,13 +49,17 @@ def make_plan(loading: LoadRequest, state: LiveState) -> Plan:
     whose map is kept, and what `hooks.plan_hooks` does.
     """
     live = state.loaded
+    # These two come first: for the wrong set every other difference would be noise.
     _require_same_place(loading, live)
     _require_related(loading, live)
     with ExitStack() as undo:
+        # Before the maps: whether a shared map may be replaced, or migrated exactly, depends on the
+        # programs that the hooks run.
         planned = hooks.plan_hooks(loading, live)
         for hook in planned:
             undo.callback(hook.close)
         maps = _plan_maps(loading, live, planned, undo)
+        # After the maps, since only the decisions say which data sections keep their values.
         check_kept(loading.settings, maps.plans, live.manifest.variables if live else {})
         _require_free_names(loading, state, planned)
         undo.pop_all()
@@ -87,6 +91,8 @@ def _plan_maps(
             may_replace=lambda name: replacing().may(name),
         )
     except IncompatibleMapError as error:
+        # A migrator is made for the hints, too: they offer --migrate only if it would work, and say
+        # what it would lose.
         migrator = migrator or _migrator(loading, live, planned)
         migrator.require_known()
         raise _explained(error, migrator, replacing()) from None
@@ -116,12 +122,15 @@ def _require_same_place(loading: LoadRequest, live: LoadedSet | None) -> None:
         return
     before, after = live.manifest.place, loading.place
     is_same_device = (before.netns_inode, before.ifindex) == (after.netns_inode, after.ifindex)
+    # By ifindex and namespace, not by name: a device keeps its index when it is renamed, and a new
+    # device under an old name has another one.
     if after.ifindex and before.ifindex and not is_same_device:
         was, wanted = (f"{place.device} (ifindex {place.ifindex})" for place in (before, after))
     elif after.cgroup and before.cgroup and after.cgroup != before.cgroup:
         was, wanted = (f"cgroup {place.cgroup}" for place in (before, after))
     else:
         return
+    # Nothing of a set whose hooks are gone is left to move: it may simply be loaded elsewhere.
     if hooks.is_alive(live):
         raise BusyError(
             f"the set {loading.shown_name} is loaded on {was}, not {wanted}",
@@ -149,6 +158,8 @@ def _require_free_names(
     ]
     for entry in wanted:
         folder, _, pin = entry.rpartition("/")
+        # A name that the set has recorded is one of its own pins that somebody replaced: the load
+        # pins the right object there again.
         if entry in directory.foreign and directory.id_of(folder, pin) is None:
             path = loading.path / entry
             raise BusyError(
@@ -174,6 +185,8 @@ def _require_related(loading: LoadRequest, live: LoadedSet | None) -> None:
     asked = {names.hook_of_link(record.link) for record in live.hooks}
     before = asked | {record.hook for record in live.hooks}
     after = {choice.hook.value for choice in loading.chosen}
+    # One program or hook in common makes it a new version of the same thing. Without that, a name
+    # typed wrong would replace another program.
     if set(loading.programs) & set(live.program_names) or after & before:
         return
     raise BusyError(
@@ -196,6 +209,7 @@ def _is_unchanged(
     planned: tuple[HookPlan, ...],
 ) -> bool:
     """Whether the set is loaded exactly as requested: same bytes, same choices, same maps."""
+    # Without a hash of the object nothing proves that the same bytes run already.
     if live is None or not loading.spec.sha256:
         return False
     manifest = live.manifest
@@ -210,6 +224,7 @@ def _is_unchanged(
         and manifest.access == access_after(loading, live)
         and manifest.variables == loading.settings.hashes
         and _use_pinned_maps(planned, live)
+        # A pin that was removed by hand is a reason to load again: the load pins it anew.
         and not lost_pins(live)
     )
 
@@ -219,6 +234,8 @@ def _stays(hook: HookPlan) -> bool:
 
 
 def _is_pinned_already(plan: MapPlan, live: LoadedSet) -> bool:
+    # Maps that every generation makes anew, such as `.rodata`, do not ask for a new generation by
+    # themselves.
     is_made_with_its_program = plan.decision is Decision.CREATED and plan.name in live.maps
     return plan.decision is Decision.KEPT or is_made_with_its_program
 
@@ -229,6 +246,7 @@ def _use_pinned_maps(planned: tuple[HookPlan, ...], live: LoadedSet) -> bool:
     for path in live.maps.values():
         with suppress(PinNotFoundError, PinKindError), Map.from_pin(path) as bpf_map:
             pinned.add(bpf_map.id)
+    # The kernel lists all maps that a program refers to, and those of its sections of data.
     used = [hook.previous.info.map_ids for hook in planned if hook.previous]
     return all(pinned.issuperset(ids) for ids in used)
 
@@ -252,6 +270,7 @@ def _explained(
     lines = [line for name in unfit for line in _users(name, loading, live)]
     lines += dict.fromkeys(way for name in kept for way in migrator.ways_out(name, error))
     if kept:
+        # Last of the ways out, since it loses everything that the maps hold.
         fresh = " ".join(f"--fresh {name}" for name in kept)
         lines.append(f"to start empty, losing what is counted there: {fresh}")
     for name in shared:
@@ -285,5 +304,7 @@ def _users(name: str, loading: LoadRequest, live: LoadedSet | None) -> list[str]
             users = users_of(bpf_map.id, pin_root=loading.path.parent)
             listed = ", ".join(str(user) for user in users if user.name != own)
             return [f"map {name} (id {bpf_map.id}) is used by: {listed or 'nobody'}"]
+    # This only adds to a refusal, which must reach the user even if the users of the map cannot be
+    # listed.
     except BpfError:
         return []

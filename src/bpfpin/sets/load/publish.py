@@ -55,6 +55,7 @@ def attach(loading: LoadRequest, hook: Hook, program: Program) -> NewAttachment:
     """
     options = AttachOptions(mode=loading.mode, order=loading.order)
     target = hook_target(loading.place, loading.spec.programs[program.name].attach_to)
+    # A hook with several programs is never busy, so there is nothing to wait for.
     if hook.traits.runs_one:
         return _attach_when_free(program, hook, target, options)
     return code_of(hook).attach(program, hook, target, options)
@@ -96,9 +97,12 @@ def foreseen(loading: LoadRequest, plan: HookPlan, program: Program) -> str:
     if not Hook(plan.hook).traits.has_mode or plan.action is HookAction.DETACH:
         return ""
     ifindex = loading.place.ifindex
+    # The link commands have no words for a refusal (an MTU that is too large is ERANGE), so this
+    # asks for the reason in another way.
     words = foreseen_refusal(program, ifindex, mode)
     if not words:
         return ""
+    # An attached program keeps its mode, so a reload cannot fall back to generic mode.
     if plan.action is HookAction.UPDATE:
         raise _cannot_stay(loading, program, words)
     if mode is XdpMode.NATIVE:
@@ -155,6 +159,8 @@ class Verified(Closing):
         self.notes = notes
         self.loading = loading
         self.plan = plan
+        # Maps are made and programs verified before anything is pinned: if this fails, closing the
+        # descriptors is all the undoing there is.
         self.loaded = collection.load_checked(
             loading.spec.only_programs(*loading.programs),
             maps=plan.given,
@@ -194,12 +200,14 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
 
     The lock must be held. The loads are closed.
     """
+    # Before the stages are built: their pins would be users of the maps, too.
     leaving = [_unshared(root, loads, load) for load in loads]
     planned_loads = [(load.loading, load.plan, load.loaded.programs) for load in loads]
     with explained_updates(planned_loads), ExitStack() as trials:
         # A trial surrounds everything that changes: it begins last, and takes a failure back.
         begun = [trials.enter_context(_trial(load.loading, load.plan, root)) for load in loads]
         with (
+            # Everything in this block is undone by removing the stages; its end is the commit.
             next_generations(root, [load.loading.name for load in loads], reopen) as stages,
             ExitStack() as opened,
         ):
@@ -210,11 +218,16 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
                 building = _Building(stage, load.loading, load.plan, load.loaded, live, trial)
                 running.append(building.build(load.shared))
             for stage, (unused, _) in zip(stages, leaving, strict=True):
+                # Recorded in the stage, and done after the publication, so that a roll-back has no
+                # name to make again.
                 for pin, map_id in unused.items():
                     stage.unshare(pin, map_id)
+    # Read while the maps are still open; they are closed below, before the ids are used.
     old_ids = [{pin: old.id for pin, old in load.exchanged.items()} for load in loads]
     reports = []
     for load, programs in zip(loads, running, strict=True):
+        # After the publication: other programs use these arrays as well, and from here on their
+        # tail calls reach the new programs. A roll-back could not undo that.
         collection.fill_given(load.loading.spec, load.loaded, load.plan.given)
         reports.append(finished(load.loading, load.plan, load.loaded, programs))
     for load in loads:
@@ -265,6 +278,8 @@ def _lineages(plan: Plan, loaded: Loaded) -> dict[str, Lineage]:
     # Of one name there may be several: the map, then those that earlier migrations left over.
     for migrating in reversed(plan.migrating):
         line, old_id = before.get(migrating.name), migrating.old.id
+        # The first map in the line identifies the counts over several migrations, so that readers
+        # know that a new id continues them.
         first = line.first if line and line.id == old_id else old_id
         after[migrating.name] = Lineage(loaded.maps[migrating.name].id, first)
     return after
@@ -274,6 +289,7 @@ def _unshared(
     root: Directory, loads: Sequence[Verified], load: Verified
 ) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
     """Return which of the shared names that the set leaves are unpinned, and notes on the rest."""
+    # A load on trial may go back to the generation that shares these names.
     if load.loading.confirm_s is not None:
         paths = [pin.below(root.path) for pin in load.leaving]
         return {}, tuple(f"{path} stays pinned, for this load may go back" for path in paths)
@@ -305,6 +321,9 @@ def _trial(
     if loading.confirm_s is None:
         return nullcontext()
     for hook in plan.hooks:
+        # A link that leaves stays pinned in `before/`, and so attached, until the load is
+        # confirmed. A program that netlink holds has no pin: it would be detached with the old
+        # generation.
         is_of_netlink = hook.before is not None and hook.before.held_by is HeldBy.NETLINK
         if hook.action is HookAction.DETACH and is_of_netlink:
             raise UsageError(
@@ -330,6 +349,8 @@ class _Building:
 
     def build(self, shared: tuple[OutsidePin, ...]) -> list[ProgramReport]:
         """Pin everything, then attach at new hooks, and return which program runs where."""
+        # The maps first, the programs next, the hooks last: a program that runs finds its maps
+        # pinned.
         self._pin_maps()
         for pin, old in exchanged(self.loading, self.plan).items():
             self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])
@@ -343,6 +364,8 @@ class _Building:
         new = [self._attach(hook) for hook in attaches]
         records = (*(record for record, _ in kept), *(record for record, _, _ in new))
         manifest = _manifest(self.loading, self.plan, self._same_qdisc(records))
+        # The process that waits has to hold the new links, so it starts after they are attached.
+        # Its record is part of the stage, so it is written before the manifest.
         if self.trial is not None:
             self.trial.begin(self.live)
         migrated = _lineages(self.plan, self.loaded)
@@ -366,6 +389,8 @@ class _Building:
             if name not in kept:
                 self.stage.pin_map(name, bpf_map, key=spec.key, value=spec.value)
         self._pin_folds()
+        # Set while only new pins are in the stage. A kept map is a hard link, whose mode and owner
+        # are those of the live pin.
         access = access_after(self.loading, self.plan.live)
         if access is not None:
             self.stage.set_access(access)
@@ -381,6 +406,8 @@ class _Building:
         """
         for migrating, fold in fold_programs(self.plan, self.loaded):
             with fold:
+                # First values are written before any program uses the new map; the new programs run
+                # only after the switch.
                 migrating.plan.fill(migrating.old, self.loaded.maps[migrating.name])
                 self.stage.pin_folding(migrating.name, fold)
         for plan in self.plan.maps:
@@ -390,6 +417,8 @@ class _Building:
     def _prepare_update(self, hook: HookPlan) -> Attached:
         """Keep a hook and the program that it runs now in the stage; the commit switches it."""
         if isinstance(hook.attachment, Link):
+            # The link belongs to somebody else. The pin in the stage makes it outlive its owner
+            # from here on.
             if hook.is_taken:
                 self.stage.pin_link(hook.link, hook.attachment)
             elif self.live is not None and hook.before is not None:
@@ -410,6 +439,8 @@ class _Building:
         before: tuple[HookRecord, ...] = ()
         if live is not None:
             place = live.manifest.place
+            # A clsact qdisc belongs to one device; that of another device is removed with the old
+            # generation.
             is_same = (place.netns_inode, place.ifindex) == (here.netns_inode, here.ifindex)
             before = live.hooks if is_same else ()
         is_ours = any(record.made_qdisc for record in (*before, *records))

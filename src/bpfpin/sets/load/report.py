@@ -26,6 +26,7 @@ def unchanged(loading: LoadRequest, plan: Plan) -> LoadReport:
     """Return the report of a set that is loaded already as requested."""
     programs: list[ProgramReport] = []
     for name, path in plan.live.programs.items() if plan.live else ():
+        # Nothing was loaded, so the ids are those of the pinned programs.
         with Program.from_pin(path) as program:
             program_id = program.id
         own_hooks = [hook for hook in plan.hooks if hook.program == name]
@@ -62,6 +63,8 @@ def finished(
     loading: LoadRequest, plan: Plan, loaded: Loaded, running: Sequence[ProgramReport]
 ) -> LoadReport:
     """Return the report of a load that changed the set; *running* are the attached programs."""
+    # A set whose maps were kept by `unload --keep-maps` has no hooks: to the user this is a first
+    # load.
     is_reload = plan.live is not None and bool(plan.live.hooks)
     result = LoadResult.RELOADED if is_reload else LoadResult.LOADED
     others = [ProgramReport(name, loaded.programs[name].id) for name in _unattached(plan, loaded)]
@@ -118,6 +121,7 @@ def _report(
     notes: Sequence[str] = (),
 ) -> LoadReport:
     is_unchanged = result is LoadResult.UNCHANGED
+    # The plan does not know the links that were made by now; the programs that run do.
     links = {(program.hook, program.name): program.link for program in programs if program.hook}
     return LoadReport(
         result,
@@ -146,7 +150,9 @@ def _maps(loading: LoadRequest, plan: Plan, loaded: Loaded | None = None) -> Ite
     for map_plan in plan.maps:
         name = map_plan.name
         bpf_map = loaded.maps.get(name) if loaded else None
+        # The plan has the id of the old map; a map that was migrated or made has another one.
         map_id = map_plan.map_id if bpf_map is None else bpf_map.id
+        # An unchanged set keeps all of its maps, also those that a new generation would make anew.
         decision = Decision.KEPT if plan.is_unchanged else map_plan.decision
         path = loading.map_path(name)
         migration = map_plan.migration.report() if map_plan.migration else None

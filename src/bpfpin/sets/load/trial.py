@@ -69,6 +69,7 @@ class LoadTrial:
                 self._process.close()
 
     def _conclude(self, *, is_done: bool) -> None:
+        # `begin` was not reached, so there is neither a process nor a record.
         if self._trial is None:
             return
         try:
@@ -82,6 +83,8 @@ class LoadTrial:
         self._take_back(self._trial)
 
     def _take_back(self, trial: Trial) -> None:
+        # An error before the commit has rolled the stage back with its record; then only the
+        # process is left.
         if self._is_published(trial):
             put_back(self._root, TrialPlace(self._root.path, self._name), trial)
         else:
@@ -99,8 +102,12 @@ class LoadTrial:
         The process holds the new links from here on.
         """
         place = TrialPlace(self._root.path, self._name)
+        # The token tells this trial from an earlier or later one of the same set, also after the
+        # set was loaded anew under the same name.
         token, deadline_ms = secrets.token_hex(8), command_deadline_ms(self._seconds)
         keeps = [descriptor.fileno() for descriptor in self._kept]
+        # Before the record is written, which names the process by pid and start time. If the
+        # command dies in between, the process finds no trial, lets the links go and ends.
         self._process = start_waiting(place, token, deadline_ms, keeps=keeps)
         self._trial = Trial(
             token,
@@ -113,9 +120,12 @@ class LoadTrial:
             what="a reload" if live else "a load",
             links=self._links,
         )
+        # In the stage: the record becomes visible with the generation that it is about, in the same
+        # rename.
         with self._root.child(names.stage_name(self._name)) as stage, make_trial(stage) as room:
             if live is not None:
                 with room.make(BEFORE) as before:
+                    # Before the record: a trial that counts must have all that its way back needs.
                     copy_generation(live, before)
             room.write_text(RECORD, self._trial.to_text())
 

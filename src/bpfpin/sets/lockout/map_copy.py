@@ -72,6 +72,7 @@ def contents_of(bpf_map: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> M
     count = 0
     is_whole = True
     for part in bpf_map.batches_bytes():
+        # Values of a per-CPU map count once for each CPU.
         per_entry = (len(part.keys) + len(part.values)) // part.count if part.count else 1
         room = max(0, min(part.count, budget.entries, budget.bytes // per_entry))
         keys += part.keys[: bpf_map.key_size * room]
@@ -199,6 +200,8 @@ def _looked_up(bpf_map: Map, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
     for data in dict.fromkeys(wanted):
         if len(data) + head != bpf_map.key_size:
             continue
+        # Asked for with the full length, a trie answers with the longest prefix that covers the
+        # address (trie_lookup_elem() of kernel/bpf/lpm_trie.c).
         key = (8 * len(data)).to_bytes(head, "little") + data if head else data
         with suppress(KeyNotFoundError):
             entries[key] = bpf_map.lookup_bytes(key)

@@ -101,8 +101,10 @@ def of_flow(
     ends = _ends(flow, is_in=is_in)
     where = f"from {ends[0]} port {ends[1]} to {ends[2]} port {ends[3]}"
     family = "IPv4" if flow.local.version == 4 else "IPv6"
+    # The side that opens the connection sends the SYN, the other one the SYN-ACK.
     is_opening = is_in != flow.is_ours
     largest = min(segment.mtu, FRAME_MAX - _ETHERNET) - _ip_size(flow.local)
+    # The header of TCP without options, and the one option that data segments carry.
     largest -= 20 + len(_TIMESTAMPS)
     sizes = [size for size in (*_SIZES, largest) if 0 < size <= largest]
     made = [
@@ -153,8 +155,12 @@ def of_neighbours(
         ]
     assert isinstance(sender, IPv6Address)
     assert isinstance(target, IPv6Address)
+    # The solicited-node multicast address (RFC 4291, 2.7.1), and its Ethernet address (RFC 2464,
+    # 7).
     group = IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + target.packed[13:])
     asked = _neighbour(_SOLICITATION, 0, target, bytes((1, 1)) + macs[0])
+    # Flags: solicited, override. Option 2 is the link-layer address of the target, 1 above that of
+    # the sender (RFC 4861, 4.4 and 4.6.1).
     advertised = _neighbour(_ADVERTISEMENT, 0x60000000, sender, bytes((2, 1)) + macs[0])
     pairs = [
         (
@@ -250,6 +256,8 @@ def _ip_size(address: Address) -> int:
 def _frame(macs: tuple[bytes, bytes], kind: int, body: bytes, vlans: tuple[int, ...]) -> bytes:
     """Return a frame; *macs* are those of the receiver and the sender."""
     tags = b"".join(struct.pack(">HH", _VLAN, vlan) for vlan in vlans)
+    # Padded as Ethernet does, so that a program that checks lengths against the headers sees the
+    # usual excess.
     return (b"".join(macs) + tags + struct.pack(">H", kind) + body).ljust(_FRAME_MIN, b"\0")
 
 
@@ -258,6 +266,8 @@ def _ip(sender: Address, target: Address, protocol: int, body: bytes) -> bytes:
         return (
             struct.pack(">IHBB", 0x60000000, len(body), protocol, 64) + _both(sender, target) + body
         )
+    # 0x45: version 4 and a header of five words. 0x4000: "do not fragment", as TCP sets it for path
+    # MTU discovery.
     head = struct.pack(">BBHHHBB", 0x45, 0, 20 + len(body), 1, 0x4000, 64, protocol)
     ends = _both(sender, target)
     return head + struct.pack(">H", _checksum(head + ends)) + ends + body
@@ -280,6 +290,7 @@ def _tcp(flow: Flow, flags: int, size: int, *, is_in: bool) -> bytes:
 
 def _udp(pair: tuple[Address, Address], ports: tuple[int, int], data: bytes) -> bytes:
     head = struct.pack(">HHH", *ports, 8 + len(data))
+    # A checksum that comes out as 0 is sent as all ones (RFC 768): 0 means that there is none.
     checksum = _checksum(_pseudo(pair, _UDP, 8 + len(data)) + head + b"\0\0" + data) or 0xFFFF
     return head + struct.pack(">H", checksum) + data
 

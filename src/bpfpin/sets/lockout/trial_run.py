@@ -125,6 +125,8 @@ class Copying:
                     continue
                 contents[name] = map_copy.contents_of(bpf_map, budget, addresses)
                 if bpf_map.id != changed_id:
+                    # The changed map keeps its size: whether an entry still finds room is part of
+                    # the answer.
                     room = map_copy.room_for(spec.maps[name], contents[name])
                     spec = spec.with_map(name, max_entries=room)
             loaded = opened.enter_context(
@@ -141,6 +143,7 @@ class Copying:
                     map_copy.fill(copy, entries)
             if self.prepare is not None:
                 self.prepare(loaded)
+            # After `prepare`, which does what the load does; the change comes on top of that.
             if self.changes and is_changed:
                 copies = {self.real[name].id: loaded.maps[name] for name in contents}
                 _change((copies | inner.copies).get(changed_id), *self.changes)
@@ -168,6 +171,8 @@ def cut_by(copying: Copying, target: Target, *, is_compared: bool = False) -> Cu
     if target.why_not:
         raise UntriedError(target.why_not)
     packets = target.packets()
+    # One copy for all packets, in order: a program that follows connections has to see the SYN
+    # first.
     with copying.made(packets) as copy:
         stopped = _stopped(copy.programs[target.program], target, packets)
     if target.is_partial and len(stopped) < len(packets):
@@ -176,6 +181,7 @@ def cut_by(copying: Copying, target: Target, *, is_compared: bool = False) -> Cu
             " packets of that device do not have"
         )
     stopped = _without_choices(packets, stopped)
+    # Only now, since it takes a second copy, and most changes stop nothing.
     if stopped and is_compared:
         with copying.made(packets, is_changed=False) as copy:
             before = _stopped(copy.programs[target.program], target, packets)
@@ -226,12 +232,18 @@ def _answer(
     if has_context and target.ifindex:
         size = len(packet.data)
         if target.seen.form is PacketForm.FRAME:
+            # data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex. data_end
+            # must be the size of the packet, and egress_ifindex 0 (bpf_prog_test_run_xdp() of
+            # net/bpf/test_run.c).
             context = _XDP_CONTEXT.pack(0, size, 0, target.ifindex, 0, 0)
         else:
+            # A program on the way out sees no ingress_ifindex for packets of this host.
             ingress_ifindex = target.ifindex if target.seen.is_incoming else 0
             context = _SKB_CONTEXT.pack(ingress_ifindex, target.ifindex)
         try:
             return _signed(program.test_run(packet.data, context=context).return_value), True
+        # EINVAL if the receive queue is not registered (xdp_convert_md_to_buff() of
+        # net/bpf/test_run.c).
         except SyscallError:
             pass
     return _signed(program.test_run(packet.data).return_value), False

@@ -241,6 +241,8 @@ class _View:
     def carried_by(self, ifindex: int) -> Iterator[_Carried]:
         """Yield the device itself and all devices above it; it is the *lower* of each."""
         above: defaultdict[int, list[tuple[int, Underlay | None]]] = defaultdict(list)
+        # A device can be below several (VLANs) and above several (a bond), so this is a graph and
+        # not a chain.
         for below, stacked in routes.stacked(self.devices):
             above[below].append((stacked, None))
         for device in self.devices.values():
@@ -257,6 +259,8 @@ class _View:
                     continue
                 seen.add(index)
                 upper = self.devices[index]
+                # Inside of a tunnel, tags are part of the payload, which the device below does not
+                # look at.
                 vlan = routes.vlan_of(upper) if here.underlay is None else None
                 vlans = (*here.vlans, vlan) if vlan is not None else here.vlans
                 queue.append(_Carried(upper, here.lower, vlans, here.underlay or tunnel))
@@ -272,10 +276,13 @@ class _View:
         if session.zone:
             zone = session.zone
             return {device.ifindex for device in self.devices.values() if device.name == zone}
+        # Asked of the kernel with both addresses, since rules may route by the source address.
         way = routes.route_to(session.peer, session.address) if session.peer else None
         if way is not None and self._is_loop(way.ifindex):
             return {way.ifindex}  # from this host to itself: whichever device has the address
         out = {way.ifindex} if way else set()
+        # Packets may come in at another device than they leave by; the address need not be on
+        # either of them.
         return (out | {ifindex for ifindex in at if not self._is_loop(ifindex)}) or at
 
     def way(self, carried: _Carried, session: SshSession | None = None) -> Way:
@@ -313,6 +320,7 @@ class _View:
         target = carried.underlay.peer if carried.underlay else session.peer if session else None
         if target is not None:
             way = routes.route_to(target)
+            # Without a gateway the target is on the link, and its own address is asked for by ARP.
             return ((way.gateway if way else None) or target,)
         gateways = [way.gateway for way in self.defaults if way.ifindex == upper and way.gateway]
         missing = {4, 6} - {gateway.version for gateway in gateways}
@@ -371,6 +379,8 @@ def sshd_connections(proc: Path = PROC) -> list[SshSession]:
             # setns() moves the calling thread alone, while /proc/self shows the main thread.
             for line in (proc / "thread-self" / "net" / table).read_text().splitlines()[1:]:
                 words = line.split()
+                # The fourth field is the state, the tenth the inode (get_tcp4_sock() of
+                # net/ipv4/tcp_ipv4.c).
                 if words[3] == _ESTABLISHED and words[9] in sockets:
                     local, peer = (_socket_address(words[index]) for index in (1, 2))
                     client, port = str(peer[0]), local[1]
@@ -411,6 +421,7 @@ def _unmapped(address: Address) -> Address:
 
 def _ancestors(proc: Path) -> Iterator[int]:
     pid = os.getpid()
+    # Processes may end and start while this reads, so the chain of parents need not end by itself.
     for _ in range(_DEPTH_MAX):
         if pid <= 0:
             return
