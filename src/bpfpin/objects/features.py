@@ -118,6 +118,7 @@ def _link_aside() -> None:
     """Attach to the loopback device of a new network namespace, which ends with the call."""
     with Program.load(_spec(ProgramType.XDP)) as program, netns.enter(netns.OWN):
         netns.unshare()
+        # Generic mode needs nothing of the driver, so that a refusal is that of the link.
         Link.create(program, _LOOPBACK, AttachType.XDP, flags=XdpFlag.SKB_MODE).close()
 
 
@@ -126,12 +127,14 @@ def _read_batch(map_type: MapType) -> None:
     values = ctypes.create_string_buffer(1 << 16)  # a value for each possible CPU
     keys, position = ctypes.create_string_buffer(4), ctypes.create_string_buffer(4)
     addresses = [ctypes.addressof(buffer) for buffer in (position, keys, values)]
+    # ENOENT is the answer at the end of a map, here of an empty one: the command is known.
     with made, contextlib.suppress(KeyNotFoundError):
         attribute = MapBatchAttr(0, *addresses, 1, made.fileno())
         bpf.map_lookup_batch(attribute, target="a probe")
 
 
 def _exchange(directory: Path) -> None:
+    # With the pid, so that two probes do not meet; `~` keeps the names apart from those of sets.
     names = [directory / f"bpfpin~probe~{os.getpid()}~{number}" for number in (1, 2)]
     with contextlib.ExitStack() as undo:
         for name in names:

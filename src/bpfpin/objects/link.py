@@ -62,6 +62,7 @@ class Link(KernelObject):
         Kernel: BPF_LINK_CREATE (Linux 5.7; XDP 5.9, tcx 6.6, netkit 6.7).
         """
         name = f"program {program.name} at {attach_type.name.lower()}"
+        # The link is unpinned: if this process is killed now, the kernel closes it and detaches.
         fd = bpf.link_create(
             program.fd, link_target, attach_type, flags=flags, relative=relative, target=name
         )
@@ -95,6 +96,8 @@ class Link(KernelObject):
 
         Kernel: BPF_LINK_UPDATE (Linux 5.7; with *expected_old* BPF_F_REPLACE).
         """
+        # With BPF_F_REPLACE the kernel compares and replaces in one step: EPERM if another program
+        # runs, so a hook that somebody else changed is left alone.
         old_fd = None if expected_old is None else expected_old.fd
         # The message does not name the link's id: asking for it takes the network's lock (rtnl, in
         # bpf_xdp_link_fill_link_info() of net/core/dev.c), milliseconds on a busy host.
@@ -117,4 +120,6 @@ class Link(KernelObject):
 
         Kernel: BPF_LINK_DETACH (Linux 5.9).
         """
+        # Pins of the link stay, and open a link without a device (`tcx_link_release()` of
+        # kernel/bpf/tcx.c): a program can never be attached by it again.
         bpf.link_detach(self.fd, target=f"link id {self.id}")

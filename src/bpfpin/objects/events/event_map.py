@@ -54,6 +54,7 @@ class EventMap(BaseMap):
         raw: bool = False,
         formats: Formats | None = None,
     ) -> None:
+        # Before anything can fail: `close` runs after an error, and uses what `_prepare` sets.
         self._lock = threading.Lock()
         self._prepare()
         super().__init__(descriptor)
@@ -232,6 +233,7 @@ class EventMap(BaseMap):
 
     def close(self) -> None:
         """Close the map and wake threads that wait for events. Closing twice does nothing."""
+        # Under the lock: nobody reads the memory of the map while it is unmapped.
         with self._lock:
             if not self.is_closed:
                 self._let_go()
@@ -249,6 +251,7 @@ class EventMap(BaseMap):
     def _codec_for(self, size: int) -> Codec:
         """Return the codec for records of *size* bytes."""
         typed = self._record
+        # Programs may send records of several types into one map; the size is all that tells them.
         return typed if typed is not None and typed.size == size else _as_bytes(size)
 
 

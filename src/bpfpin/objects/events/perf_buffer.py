@@ -80,6 +80,7 @@ class PerfBuffer(EventSource):
         raw: bool = False,
         formats: Formats | None = None,
     ) -> None:
+        # perf_event_open(2): the mapping has 1 + 2**n pages.
         if pages < 1 or pages & (pages - 1):
             descriptor.close()
             raise ValueError(f"pages is {pages}: the size of a perf buffer is a power of two")
@@ -290,11 +291,14 @@ class PerfBuffer(EventSource):
         self._claim: exclusive_name.Claim | None = None
 
     def _open(self) -> None:
+        # Before the first entry: replacing another reader's events would end what it reads.
         self._claim = exclusive_name.acquire("perf_event_array", self.id, target=self._described())
         for cpu in online_cpus():
+            # The map has no entry for this CPU: programs that run on it cannot send (E2BIG).
             if cpu >= self.max_entries:
                 continue
             ring = PerfRing(cpu, self._pages_per_cpu, watermark_bytes=self._watermark_bytes)
+            # First into the list: if the update fails, `_let_go` closes it.
             self._rings.append(ring)
             value = ring.fileno().to_bytes(4, "little")
             bpf.map_update_elem(self.fd, _key(cpu), value, target=self._described())
@@ -323,6 +327,7 @@ class PerfBuffer(EventSource):
 
     def _codec_for(self, size: int) -> Codec:
         typed = self._record
+        # The kernel does not report the length before the padding.
         if typed is not None and _padded(typed.size) == size:
             return typed
         return BytesCodec(size)

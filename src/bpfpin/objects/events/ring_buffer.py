@@ -54,6 +54,8 @@ class RingBuffer(EventSource):
             )
         self._size = self.max_entries
         about = self._described()
+        # Two mappings: the kernel allows a writable one of this page alone (ringbuf_map_mmap_kern()
+        # of kernel/bpf/ringbuf.c).
         ours = SharedPages(self.fd, PAGE_SIZE, writable=True, target=about)
         self._pages.append(ours)
         size = PAGE_SIZE + 2 * self._size

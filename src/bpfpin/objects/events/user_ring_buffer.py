@@ -17,6 +17,7 @@ from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ
 
 HEADER = struct.Struct("<II")  # the length, and a word that the kernel does not read
 LOOK_ANYWAY_S = 0.25  # a program may drain without waking anybody (BPF_RB_NO_WAKEUP)
+# The two highest bits of a header are marks, so a length has 30.
 MAX_RECORD = min(RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT)
 
 
@@ -49,6 +50,8 @@ class UserRingBuffer(EventMap):
     def _open(self) -> None:
         self._size = self.max_entries
         about = self._described()
+        # The kernel gives write access to all pages but that of its own position
+        # (ringbuf_map_mmap_user() of kernel/bpf/ringbuf.c).
         theirs = SharedPages(self.fd, PAGE_SIZE, target=about)
         self._pages.append(theirs)
         size = PAGE_SIZE + 2 * self._size
@@ -108,13 +111,17 @@ class UserRingBuffer(EventMap):
             self._be_the_writer()
             position = self._producer[0]
             taken = _taken(len(record))
+            # Both positions only grow; their difference is what the ring holds.
             if taken > self._size - (position - self._consumer[0]):
                 return False
             self._fence()  # the consumer position is read before the room that it frees is written
+            # The data is mapped twice in a row, so a record may pass the end.
             start = position % self._size
             data = start + RINGBUF_HDR_SZ
             self._data[start:data] = HEADER.pack(len(record), 0)
             self._data[data : data + len(record)] = record
+            # The record before the position: __bpf_user_ringbuf_peek() of kernel/bpf/ringbuf.c
+            # takes what lies below the position as complete.
             self._fence()
             self._producer[0] = position + taken
             return True

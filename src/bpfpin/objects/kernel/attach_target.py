@@ -44,6 +44,7 @@ class _Form:
 
 _FUNCTION = _Form("", Function, "function")
 _FORMS: dict[AttachType, _Form] = {
+    # This typedef has the prototype of the tracepoint, which the verifier takes the types from.
     AttachType.TRACE_RAW_TP: _Form("btf_trace_", Modifier, "tracepoint"),
     AttachType.TRACE_FENTRY: _FUNCTION,
     AttachType.TRACE_FEXIT: _FUNCTION,
@@ -89,6 +90,7 @@ def _of_program(spec: ProgramSpec, program_fd: int | None, why: str) -> AttachTa
         )
     wanted = _name(spec, "function")
     btf_id = program_info(program_fd).btf_id
+    # The target is named by a type id, so a program that was loaded without BTF has no targets.
     if not btf_id:
         raise UsageError(f"the target of program {spec.name} was loaded without BTF")
     with BtfHandle.from_id(btf_id) as handle:
@@ -100,6 +102,7 @@ def _of_program(spec: ProgramSpec, program_fd: int | None, why: str) -> AttachTa
 
 def _of_kernel(spec: ProgramSpec, form: _Form) -> Iterator[AttachTarget]:
     module, _, name = _name(spec, form.word).rpartition(":")
+    # vmlinux first: most targets are there, and no module need be opened for them.
     type_id = None if module else _vmlinux(spec).find(form.prefix + name, form.kind)
     if type_id is not None:
         yield AttachTarget(type_id)
@@ -107,6 +110,8 @@ def _of_kernel(spec: ProgramSpec, form: _Form) -> Iterator[AttachTarget]:
     for handle in _modules(module):
         type_id = handle.btf.find(form.prefix + name, form.kind)
         if type_id is not None:
+            # Yielded, not returned: the descriptor of the module's BTF must be open until the
+            # program is loaded (`attach_btf_obj_fd`).
             yield AttachTarget(type_id, handle.fd)
             return
     where = f"module {module}" if module else "this kernel"
@@ -129,6 +134,7 @@ def _vmlinux(spec: ProgramSpec) -> Btf:
 
 def _modules(wanted: str) -> Iterator[BtfHandle]:
     """Yield the open BTF of every kernel module, or of the module called *wanted*."""
+    # By id, not by /sys/kernel/btf: BPF_PROG_LOAD takes a descriptor of the module's BTF.
     btf_id = bpf.btf_get_next_id(0)
     while btf_id is not None:
         with contextlib.suppress(IdNotFoundError), BtfHandle.from_id(btf_id) as handle:

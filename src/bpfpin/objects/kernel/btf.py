@@ -83,6 +83,8 @@ class BtfHandle(KernelObject):
 
 def map_btf(btf_id: int) -> Btf:
     """Return the types of BTF *btf_id* (CAP_SYS_ADMIN); cached while they are in use."""
+    # An id names the same BTF for long: the kernel hands ids out in ascending order and starts
+    # again only after INT_MAX (idr_alloc_cyclic()).
     btf = _known.get(btf_id)
     if btf is None:
         with BtfHandle.from_id(btf_id) as handle:
@@ -93,7 +95,9 @@ def map_btf(btf_id: int) -> Btf:
 def read_btf(fd: int) -> Btf:
     """Return the types of the BTF *fd*; those of a kernel module refer to vmlinux's (split BTF)."""
     reported = btf_info(fd)
+    # The type ids and strings of a module's BTF go on where those of vmlinux end.
     is_split = reported.is_kernel and reported.name != "vmlinux"
+    # The first call has told the size; the types of loaded BTF never change.
     data = ctypes.create_string_buffer(reported.size)
     answer = BtfInfoAnswer(btf=ctypes.addressof(data), btf_size=reported.size)
     bpf.obj_get_info_by_fd(fd, answer)
@@ -133,6 +137,7 @@ def type_of(btf_id: int, type_id: int) -> TypeRef | None:
     """
     if not btf_id or not type_id:
         return None
+    # No privilege, or freed meanwhile: the types beside the pin are used, or none.
     with contextlib.suppress(OSError):
         return map_btf(btf_id).ref(type_id)
     return None
@@ -189,6 +194,7 @@ def candidates(info: MapInfo, *, size: int | None = None) -> list[str]:
 def _tables(info: MapInfo) -> Iterator[Btf]:
     """Yield the BTF of the map, if it has any, and of every program that uses it."""
     users = {program.btf_id for program in walk.programs() if info.id in program.map_ids}
+    # The newest first: after a reload its programs write the events, maybe by a newer type.
     for btf_id in sorted(users | {info.btf_id} - {0}, reverse=True):
         with contextlib.suppress(BpfError):  # unloaded meanwhile, or malformed
             yield map_btf(btf_id)

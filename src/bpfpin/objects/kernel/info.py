@@ -157,6 +157,7 @@ class BtfInfo:
 
 
 # The layout of the union in struct bpf_link_info (include/uapi/linux/bpf.h), by the link's type.
+# `<` packs without padding; each structure here is free of holes up to the last field.
 PLACES: dict[int, tuple[str, tuple[str, ...]]] = {
     LinkType.XDP: ("<I", ("ifindex",)),
     LinkType.TCX: ("<II", ("ifindex", "attach_type")),
@@ -203,6 +204,7 @@ def program_info(fd: int) -> ProgramInfo:
         map_ids=_map_ids(fd, answer.nr_map_ids),
         load_time_ns=answer.load_time,
         uid=answer.created_by_uid,
+        # A bit-field of one bit; the other bits of its word are reserved.
         is_gpl_compatible=bool(answer.gpl_compatible & 1),
         ifindex=answer.ifindex,
         btf_id=answer.btf_id,
@@ -228,6 +230,8 @@ def _map_ids(fd: int, count: int) -> tuple[int, ...]:
     ids = (ctypes.c_uint32 * count)()
     answer = ProgInfoAnswer(nr_map_ids=count, map_ids=ctypes.addressof(ids))
     bpf.obj_get_info_by_fd(fd, answer)
+    # The kernel reports how many maps there are now: BPF_PROG_BIND_MAP may have added one since the
+    # count was read, and only *count* ids were copied.
     return tuple(ids[: min(count, answer.nr_map_ids)])
 
 
@@ -244,6 +248,7 @@ def link_info(fd: int) -> LinkInfo:
 
 def btf_info(fd: int) -> BtfInfo:
     """Return the kernel's report of the BTF *fd*."""
+    # Longer than any name of a module (MODULE_NAME_LEN); a name that does not fit is an error.
     name = ctypes.create_string_buffer(64)
     answer = BtfInfoAnswer(name=ctypes.addressof(name), name_len=len(name))
     bpf.obj_get_info_by_fd(fd, answer)
@@ -324,6 +329,7 @@ def links() -> Iterator[LinkInfo]:
 
 
 def _ids(next_id: Callable[[int], int | None]) -> Iterator[int]:
+    # The next id above the last one: objects that come or go during the walk break nothing.
     object_id = next_id(0)
     while object_id is not None:
         yield object_id
@@ -334,6 +340,7 @@ def _infos(
     ids: Iterator[int], open_id: Callable[[int], int], read: Callable[[int], Info]
 ) -> Iterator[Info]:
     for object_id in ids:
+        # Between the two calls the object may be freed: it is not on the host any more.
         with contextlib.suppress(IdNotFoundError), Descriptor(open_id(object_id)) as opened:
             yield read(opened.fileno())
 

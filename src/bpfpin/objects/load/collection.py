@@ -71,6 +71,7 @@ def selected(
 
 def _by_default(spec: ObjectSpec) -> list[str]:
     tables = [bpf_map for bpf_map in spec.maps.values() if bpf_map.is_optional]
+    # A program of struct_ops gets its type from its table, so the two are loaded together.
     optional = {program for table in tables for _, program in table.initial}
     return [
         name
@@ -212,8 +213,11 @@ def load_checked(
     The other parameters are those of `load`.
     """
     with contextlib.ExitStack() as undo:
+        # Their owner from the first line on: an error in a check below closes them, too.
         for bpf_map in maps.values():
             undo.callback(bpf_map.close)
+        # All checks come before the first object in the kernel: they need no privilege and leave
+        # nothing behind.
         check_byte_order(spec)
         check_constants(spec)
         fitted, resolutions = resolve.fitted(spec)
@@ -222,7 +226,10 @@ def load_checked(
         limit = map_memory_limit() if max_map_memory is None else max_map_memory
         check_memory(spec.path, new, limit)
         btf, notes = _load_btf(spec)
+        # The descriptors of BTF are needed for the loading alone: maps and programs hold
+        # references.
         with btf or contextlib.nullcontext(), resolve.filled(fitted) as ready:
+            # Maps first: the instructions of the programs carry their descriptors.
             created = {
                 new_spec.name: _create(ready.spec.maps[new_spec.name], undo, btf)
                 for new_spec in new
@@ -248,6 +255,7 @@ def load_checked(
                         module_fds=ready.module_fds,
                     )
                 undo.callback(loaded[name].close)
+        # After all programs: arrays and tables take descriptors of loaded programs alone.
         _bind_constants(ready.spec, all_maps, loaded)
         fill_program_arrays(new, all_maps, loaded)
         notes += fill_tables(new, all_maps, loaded)
@@ -267,6 +275,7 @@ def _bind_constants(
     constants = [maps[name] for name in names if name.partition(".")[2].startswith("rodata")]
     for program in programs.values():
         for bpf_map in constants:
+            # libbpf warns and goes on as well (bpf_object_load_prog()).
             with contextlib.suppress(SyscallError):
                 bpf.prog_bind_map(program.fd, bpf_map.fd, target=f"map {bpf_map.name}")
 
@@ -278,9 +287,12 @@ def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) ->
     made = Map.create(spec, btf=btf)
     undo.callback(made.close)
     if spec.contents is not None and spec.dialect is Dialect.DATA:
+        # A data section is an array of one element, so one call writes all variables.
         bpf.map_update_elem(made.fd, FIRST_KEY, spec.contents, target=f"map {spec.name}")
     if traits_of(spec.type).is_arena:
         _set_up_arena(made, spec)
+    # Before a program is loaded: the verifier takes the values of a frozen map as constants, and
+    # removes the branches that they exclude.
     if spec.is_frozen:
         made.freeze()
     return made
@@ -295,6 +307,7 @@ def _arena_address(spec: MapSpec) -> int:
     """
     size = spec.max_entries * mmap.PAGESIZE
     boundary = 1 << 32
+    # Twice the size: if a multiple of 4 GiB lies within, the arena fits behind it.
     address = free_address(min(size, boundary) * 2)
     crosses = address // boundary != (address + size - 1) // boundary
     return -(-address // boundary) * boundary if crosses else address
@@ -317,5 +330,6 @@ def _load_btf(spec: ObjectSpec) -> tuple[BtfHandle | None, tuple[str, ...]]:
     except PermissionDeniedError:
         raise
     except SyscallError as error:
+        # The hint is the kernel's log of the types, whose last line is the reason.
         reason = [line for line in error.hint.splitlines() if line.strip()][-1:]
         return None, ("; ".join([f"no lines of C in verifier logs: {error}", *reason]),)

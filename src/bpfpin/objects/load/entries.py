@@ -59,6 +59,7 @@ def fill_tables(
                 value = struct_ops.value_of(spec, descriptors)
                 bpf.map_update_elem(fd, FIRST_KEY, value, target=target)
             except BpfError as error:
+                # That is not about the table: the whole load lacks a capability.
                 if isinstance(error, PermissionDeniedError):
                     raise
                 notes.append(f"map {spec.name}: the table is left empty: {error}")
@@ -73,11 +74,15 @@ def _fill(
             if name not in values:
                 continue  # a program that was not chosen leaves its slot empty
             target = values[name]
+            # As in libbpf the position in the initializer is the key, also of a hash of maps
+            # (init_map_in_map_slots()).
             key, value = index.to_bytes(4, "little"), target.fd.to_bytes(4, "little")
             about = f"map {spec.name}, entry {index}"
             try:
                 bpf.map_update_elem(maps[spec.name].fd, key, value, target=about)
             except InvalidArgumentError as error:
+                # EINVAL does not say why: look for another owner of the array, or for unequal inner
+                # maps.
                 if isinstance(target, Program):
                     compat.require_owner([maps[spec.name]], target.type, program=name)
                 elif spec.inner is not None:
@@ -91,6 +96,7 @@ def check_given(spec: ObjectSpec, given: Mapping[str, Map]) -> None:
     if unknown:
         names = ", ".join(spec.maps) or "none"
         raise UsageError(f"the object has no map {', '.join(unknown)}; it has: {names}")
+    # All maps are compared before the error, so that one run shows everything to mend.
     differences = [
         difference
         for name, bpf_map in given.items()
@@ -148,6 +154,8 @@ def check_constants(spec: ObjectSpec) -> None:
 
 def check_memory(path: str, specs: Iterable[MapSpec], limit: int) -> None:
     """Refuse maps that would take more than *limit* bytes together."""
+    # Before BPF_MAP_CREATE, which allocates everything at once: a wrong number would leave no
+    # memory for other processes.
     sizes = {each.name: estimate_bytes(each) for each in specs}
     asked = sum(sizes.values())
     if asked <= limit:

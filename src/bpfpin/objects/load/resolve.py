@@ -61,6 +61,8 @@ class Filled:
     def _reached(self, log: str) -> str | None:
         from bpfpin.fixup.externs import poisoned_number  # noqa: PLC0415 - see above
 
+        # An absent weak extern is called by a helper number of our own, so that code behind a guard
+        # still loads. If the verifier reaches the call, its log has that number.
         helper = unknown_helper(log)
         number = None if helper is None else poisoned_number(helper)
         names = [*self.spec.externs]
@@ -107,11 +109,13 @@ def filled(spec: ObjectSpec) -> Iterator[Filled]:
         return
     from bpfpin.fixup.externs import fill  # noqa: PLC0415 - see above
 
+    # Everything is looked up before the first error, whose hint names all that is missing.
     resolved = resolve(spec)
     _raise_first(spec, resolved)
     with contextlib.ExitStack() as handles:
         modules = _open_modules(resolved, handles)
         fds = tuple(module.fd for module in modules.values())
+        # The programs hold references to the BTF of the modules once they are loaded.
         yield Filled(fill(spec, resolved, modules), resolved, fds)
 
 
@@ -125,6 +129,7 @@ def _open_modules(
     opened: list[BtfHandle] = [handles.enter_context(symbols.open_module(name)) for name in names]
     return {
         name: ModuleTypes(handle.fd, position)
+        # From 1: position 0 of `fd_array` stands for vmlinux.
         for position, (name, handle) in enumerate(zip(names, opened, strict=True), start=1)
     }
 
@@ -165,8 +170,10 @@ def fitted(spec: ObjectSpec) -> tuple[ObjectSpec, tuple[Resolution, ...]]:
 def _target(given: Btf | None) -> CoreTarget:
     from bpfpin.fixup.core_find import CoreTarget  # noqa: PLC0415 - see above
 
+    # Types from a file are complete: those of the running kernel's modules do not belong to them.
     if given is not None:
         return CoreTarget(_always(given))
+    # Functions that read types when they are needed: of modules only if vmlinux lacks one.
     return CoreTarget(_running_kernel, kernel_btf.module_btfs)
 
 

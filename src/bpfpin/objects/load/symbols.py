@@ -53,11 +53,14 @@ def addresses(names: Collection[str]) -> dict[str, int]:
     for name, address in _symbols(names):
         candidates.setdefault(name, set()).add(address)
     for name, same_name in candidates.items():
+        # libbpf refuses an ambiguous name as well (kallsyms_cb()); equal addresses are no
+        # ambiguity.
         if len(same_name) > 1:
             raise NotSupportedError(
                 f"the kernel has {len(same_name)} symbols called {name}", feature=name
             )
     only = {name: same_name.pop() for name, same_name in candidates.items()}
+    # A symbol can truly be at 0 (per-CPU variables may be); hidden are all of them.
     if any(address == 0 for address in only.values()) and _is_hidden():
         raise PermissionDeniedError(
             f"the kernel does not show the address of {', '.join(only)}",
@@ -148,6 +151,8 @@ def as_config(source: Mapping[str, str] | str | Path) -> Mapping[str, str]:
 
 def running_text() -> bytes:
     """Return the configuration of the running kernel; empty if neither /proc nor /boot has it."""
+    # /proc/config.gz is made by the running kernel (CONFIG_IKCONFIG_PROC); a file in /boot only has
+    # its name.
     for path in (CONFIG, BOOT / f"config-{os.uname().release}"):
         try:
             return read_text(path)
@@ -160,6 +165,8 @@ def read_text(path: Path) -> bytes:
     """Return the configuration at *path*, unpacked; see `as_config` for the errors."""
     try:
         with path.open("rb") as file:
+            # One byte more than is allowed tells a file that is too large, without reading all of
+            # it.
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ObjectNotFoundError("no such file", path=str(path)) from None
@@ -193,6 +200,7 @@ def version_code(release: str, version: str, signature: str = "") -> int:
 
 def has_bpf_cookie() -> int:
     """Return 1 if programs can read their attachment's cookie (Linux 5.15), else 0."""
+    # Only kernels that know the helper accept a call of it; libbpf probes so (features.c).
     code = (call_helper(FuncId.get_attach_cookie), exit_())
     function = FunctionSpec("probe", "", code)
     try:
@@ -206,6 +214,7 @@ def has_bpf_cookie() -> int:
 
 def has_syscall_wrapper() -> int:
     """Return 1 if functions of system calls take one pointer to registers (pt_regs), else 0."""
+    # libbpf's FEAT_SYSCALL_WRAPPER: with the wrapper there is a symbol such as __x64_sys_bpf.
     machine = platform.machine()
     return int(is_there(f"__{_MACHINES.get(machine, machine)}_sys_bpf"))
 
@@ -222,6 +231,7 @@ _LINUX = {
 def _unpacked(data: bytes, path: Path) -> bytes:
     unpacker = zlib.decompressobj(_GZIP_WINDOW)
     try:
+        # With a limit: a few kilobytes of gzip can unpack to gigabytes.
         return unpacker.decompress(data, MAX_BYTES + 1)
     except zlib.error as error:
         raise UsageError(f"{path} is not a gzip file: {error}") from None

@@ -70,6 +70,7 @@ class BaseMap(KernelObject):
     ) -> None:
         try:
             super().__init__(descriptor)
+            # Read once: what is used of it never changes in the life of a map.
             self._fixed = info = map_info(self.fd)
             self._check_type()
             size = info.value_size
@@ -175,6 +176,7 @@ class BaseMap(KernelObject):
 
         Kernel: BPF_OBJ_GET (BPF_F_RDONLY: Linux 4.15).
         """
+        # Without *formats*: they may name members that only the types beside the pin have.
         bpf_map = cls(
             open_pin(path, cls.kind, read_only=read_only),
             key_format=key_format,
@@ -188,6 +190,7 @@ class BaseMap(KernelObject):
             choice is None for choice in (key_format, value_format, key_type, value_type)
         )
         try:
+            # A type or format that the caller gives is never overruled by what is stored.
             if is_by_kernel:
                 types = layouts.newest(Path(path), bpf_map._fixed, types)
             bpf_map._set_types(*types, formats)
@@ -276,6 +279,8 @@ class BaseMap(KernelObject):
     def _like(cls, bpf_map: BaseMap, other: BaseMap) -> Self:
         options = other._options
         return cls(
+            # dup(2) keeps the access mode of the descriptor; opening by id would need
+            # CAP_SYS_ADMIN.
             bpf_map._descriptor.duplicate(),
             key_format=options.key_format,
             value_format=options.value_format,
@@ -301,6 +306,7 @@ class BaseMap(KernelObject):
         self.key_type, self.value_type = key_type, value_type
         self._formats, table = formats, FormatTable(formats) if formats else None
         self._options = replace(self._options, formats=table)
+        # cached_property keeps its value in __dict__: the codecs of the old types have to go.
         for cached in ("_key", "_value", "_are_numbers"):
             self.__dict__.pop(cached, None)
         if self._options.may_misfit:  # raise at once, not at the first entry
@@ -313,6 +319,8 @@ class BaseMap(KernelObject):
 
         Closing a closed map does nothing.
         """
+        # First: from here on calls of other threads fail with EBADF. The other way round they could
+        # use the descriptor's number for another file that was opened meanwhile.
         self._elements.close()
         super().close()
 
@@ -363,6 +371,8 @@ class BaseMap(KernelObject):
 
     def is_frozen(self) -> bool:
         """Return whether user space can only read the map (`frozen` in /proc/self/fdinfo)."""
+        # struct bpf_map_info has no such field; bpf_map_show_fdinfo() of kernel/bpf/syscall.c shows
+        # it.
         return fdinfo(self.fd).get("frozen") == "1"
 
     def memory_bytes(self) -> int:
@@ -381,6 +391,8 @@ class BaseMap(KernelObject):
 
         Kernel: BPF_MAP_FREEZE (Linux 5.2).
         """
+        # map_freeze() of kernel/bpf/syscall.c: EBUSY also while any process has the map mapped for
+        # writing, as `Variables` and `MappedArray` do.
         bpf.map_freeze(self.fd, target=self._described())
 
     @property

@@ -98,6 +98,8 @@ class Batches(Closing):
         self._elements = elements
         self._fd = fd
         self._max_entries = max_entries
+        # Values may be long, and a per-CPU value is copied for each CPU: so the memory has a limit
+        # too.
         fits = BUFFER_BYTES // (elements.key_size + elements.value_size or 1)
         self._count = max(1, min(BATCH, max_entries, fits))
         self._is_batched = traits_of(map_type).reads_batches
@@ -175,6 +177,7 @@ class Batches(Closing):
                 room = self._new_room(2 * room.count)
                 continue
             seen += room.attribute.count
+            # A copy, for the next round may use a larger room.
             position = bytes(room.position)
             yield room.filled()
             if is_last:

@@ -81,6 +81,7 @@ class Writer(Closing):
         done = 0
         if self.is_batched and flag in BATCH_FLAGS:
             done = self._by_batch(entries, flag)
+        # One by one is also for flags such as NOEXIST, which batches do not take.
         for index in range(done, len(entries)):
             self._write_single(entries, index, flag)
         return len(entries)
@@ -153,6 +154,8 @@ class Writer(Closing):
             return count
         error = self._elements.refused(call, entries.named(entries.key(at)))
         if isinstance(error, KeyNotFoundError):
+            # generic_map_delete_batch() writes the count back once it began. If the call failed
+            # before, the count is still the one that was asked for, and nothing was deleted.
             return attribute.count if attribute.count < count else 0
         if not isinstance(error, NotSupportedError):
             raise error
@@ -184,9 +187,12 @@ class Writer(Closing):
         command = Cmd.MAP_DELETE_BATCH if entries.values is None else Cmd.MAP_UPDATE_BATCH
         attribute = MapBatchAttr(elem_flags=flag)
         call = Call(command, attribute)
+        # The names keep the memory alive: the kernel reads it by its address during the calls.
         keys, _keys_stay = address(entries.keys)
         values, _values_stay = address(entries.values) if entries.values is not None else (0, None)
         for start in range(0, len(entries), BATCH):
+            # Anew for each call: `close` of another thread sets it to a number that is no
+            # descriptor.
             attribute.map_fd = self._fd
             attribute.count = count = min(BATCH, len(entries) - start)
             attribute.keys = keys + start * self._elements.key_size
@@ -220,6 +226,8 @@ def address(data: memoryview) -> tuple[int, object]:
     """Return the address of bytes that the kernel reads, and an object that keeps them alive."""
     if not len(data):
         return 0, None
+    # ctypes' from_buffer() refuses read-only memory, so whole bytes objects are used in place and
+    # parts of one are copied.
     if data.readonly:
         owner = (
             data.obj if isinstance(data.obj, bytes) and len(data.obj) == len(data) else bytes(data)
@@ -237,6 +245,7 @@ def pairs(entries: Entries) -> Iterator[tuple[Any, Any]]:
 def columns(entries: Entries, count: int) -> Iterator[tuple[list[Any], list[Any]]]:
     """Yield *count* keys and their values at a time."""
     if isinstance(entries, Mapping):
+        # Both are in the same order, and two slices take less time than a tuple for each entry.
         keys, values = iter(entries.keys()), iter(entries.values())
         while some := list(itertools.islice(keys, count)):
             yield some, list(itertools.islice(values, count))
@@ -297,6 +306,8 @@ def padded(data: bytes, size: int, stride: int) -> bytes | bytearray:
     if size == stride:
         return data
     whole = bytearray(len(data) // size * stride)
+    # One slice for each byte of an element, not for each element: the steps do not grow with the
+    # number of elements.
     for at in range(size):
         whole[at::stride] = data[at::size]
     return whole

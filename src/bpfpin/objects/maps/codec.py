@@ -47,6 +47,7 @@ class PerCpuCodec(Codec):
     def decode_many(self, data: Buffer, stride: int) -> Sequence[Any]:
         """Return a list of lists; there are no gaps between elements."""
         assert stride == self.size
+        # One call decodes the values of all entries and CPUs; cutting the list is cheap.
         flat, cpus = self.value.decode_many(data, self.stride), self.cpus
         return [flat[at : at + cpus] for at in range(0, len(flat), cpus)]
 
@@ -84,6 +85,7 @@ def _joined(values: Sequence[Any], combine: Callable[[Sequence[Any]], Any], done
         return {name: _joined([value[name] for value in values], combine, done) for name in first}
     if isinstance(first, list | tuple):
         return [_joined(parts, combine, done) for parts in zip(*values, strict=True)]
+    # bool is an int in Python, but truth values are not added.
     is_number = all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
@@ -133,8 +135,10 @@ def _key_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Co
     if options.key_format is not None:
         plain = format_codec(options.key_format, info.key_size, is_key=True)
         return untyped(plain, formats, KEY)
+    # Before BTF: the type of such a key is int, which says nothing of the object behind it.
     if owner := owner_key(info):
         return owner
+    # Arrays of descriptors have no BTF: libbpf creates them without (bpf_object__create_map()).
     if ref is None and traits_of(info.type).has_index_key:
         return untyped(ScalarCodec("I"), formats, KEY)
     if ref is None and traits_of(info.type).key is KeyKind.CGROUP_ID:
@@ -145,6 +149,7 @@ def _key_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Co
 def value_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:
     """Return the codec of the values, of a per-CPU map that of lists."""
     traits = traits_of(info.type)
+    # Before BTF as well: the kernel takes a descriptor there and returns an id, whatever the type.
     if options.value_format is None and traits.value in HOLDERS:
         return HOLDERS[traits.value](info)
     plain = _value_codec(info, ref, options)

@@ -29,6 +29,7 @@ from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType, ProgramType
 
+# Cleared by bpf_map_flags_retain_permanent() of kernel/bpf/syscall.c.
 _ACCESS = MapFlag.RDONLY | MapFlag.WRONLY  # of a descriptor; the kernel does not report them
 
 
@@ -55,6 +56,8 @@ def require_owner(maps: Iterable[Map], kind: ProgramType | int, *, program: str)
     (bpf_prog_map_compatible in kernel/bpf/core.c); /proc/self/fdinfo tells the owner's type.
     """
     for array in maps:
+        # The line is missing as long as no program owns the array (bpf_map_show_fdinfo() of
+        # kernel/bpf/syscall.c).
         owner = fdinfo(array.fd).get("owner_prog_type")
         if owner is None or int(owner) == kind:
             continue
@@ -145,6 +148,7 @@ def _map_differences(spec: MapSpec, info: MapInfo, types: Types) -> list[Differe
 def _as_reported(spec: MapSpec, info: MapInfo) -> dict[str, int]:
     """Return the fields that the kernel reports differently for a map made from *spec*."""
     flags = (spec.map_flags & ~_ACCESS) | traits_of(spec.type).added_flags
+    # The flag is not in the spec: `create` adds it, without which the kernel ignores the node.
     if spec.numa_node is not None:
         flags |= MapFlag.NUMA_NODE
     fields = {"map_flags": flags, "max_entries": _entries_reported(spec)}
@@ -194,6 +198,7 @@ def _layout_differences(
     from bpfpin.btf import compare  # noqa: PLC0415  (only where layouts differ)
 
     members = compare.differences(old, new)
+    # The whole type first: it is what a reader looks for, and the members say why it differs.
     whole = compare.whole(old, new) if members else None
     for path, before, after in dict.fromkeys([whole, *members] if whole else members):
         yield Difference(name, f"{what} {path}".rstrip(), before, after)

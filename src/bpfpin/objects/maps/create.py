@@ -17,6 +17,7 @@ from bpfpin.syscall.errno_table import InvalidArgumentError, MapDefinitionError
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapFlag, MapType
 
+# On a small host a quarter of the memory would refuse ordinary objects.
 _LEAST_MEMORY_LIMIT = 256 << 20
 _MEMORY_SHARE = 4
 
@@ -26,12 +27,15 @@ _OF_RULES = (errno.EINVAL, errno.E2BIG, errno.EOPNOTSUPP, errno.EBADF, errno.ENO
 NO_TYPES: tuple[int, int, int] = (0, 0, 0)
 _ELEMENT_OVERHEAD = 48  # struct htab_elem of the kernel's kernel/bpf/hashtab.c
 _BUCKET = 16
+# A program, map, device or socket in an array is a pointer in the kernel.
 _POINTER = 8
 # Bytes for each entry that are allocated with the map; families that are not here keep a pointer.
 _ENTRY_BYTES = {
     MapFamily.RING_BUFFER: 1,  # max_entries counts bytes
     MapFamily.USER_RING_BUFFER: 1,
     MapFamily.TRIE: 0,  # elements are allocated when they are added
+    # 7 bits with the usual 5 hash functions, and the whole is rounded up to a power of two
+    # (bloom_map_alloc() of kernel/bpf/bloom_filter.c).
     MapFamily.BLOOM_FILTER: 2,
 }
 
@@ -44,6 +48,7 @@ def create(spec: MapSpec, *, inner_fd: int | None, btf: BtfHandle | None) -> Des
             return create(spec, inner_fd=template.fileno(), btf=btf)
     if traits_of(spec.type).is_struct_ops:
         return _create_table(spec, btf)
+    # map_create() of kernel/bpf/syscall.c refuses the type of a key alone (EINVAL).
     if spec.value is None:
         return _create(spec, inner_fd or 0, NO_TYPES)
     if btf is None:
@@ -75,6 +80,8 @@ def _create_with_own_types(spec: MapSpec, inner_fd: int, value: TypeRef) -> Desc
     try:
         handle, ids = BtfHandle.load_types(refs)
     except SyscallError:
+        # Types serve readers; the map works without them. If a capability is missing,
+        # BPF_MAP_CREATE says so next.
         return _create(spec, inner_fd, NO_TYPES)
     with handle:
         return _create_typed(spec, inner_fd, (handle.fd, ids[1] if spec.key else 0, ids[0]))
@@ -84,6 +91,8 @@ def _create_typed(spec: MapSpec, inner_fd: int, types: tuple[int, int, int]) -> 
     """Create the map with types, or without them if the kernel refuses it with types."""
     try:
         return _create(spec, inner_fd, types)
+    # map_check_no_btf() of kernel/bpf/syscall.c answers ENOTSUPP for types of map that take no BTF.
+    # libbpf tries again without BTF, too (bpf_object__create_map()).
     except (NotSupportedError, InvalidArgumentError):
         return _create(spec, inner_fd, NO_TYPES)
 
@@ -100,6 +109,7 @@ def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> Syscal
     """Return *error* with the kernel's rules that *spec* breaks, if it was refused for these."""
     from bpfpin.objects.maps.rules import broken_rules  # noqa: PLC0415  (only for a refused definition)
 
+    # The kernel has one errno for many rules, so the rules are looked up only after a refusal.
     if error.errno not in _OF_RULES or isinstance(error, MapDefinitionError):
         return error
     rules = broken_rules(spec, max_entries=entries_asked(spec), has_inner=has_inner)
@@ -189,6 +199,7 @@ def entries_asked(spec: MapSpec) -> int:
     if traits.value is ValueKind.PERF_EVENT and not spec.max_entries:
         return possible_cpus()
     if traits.is_ring and spec.max_entries:
+        # ringbuf_map_alloc() of kernel/bpf/ringbuf.c answers EINVAL for any other size.
         return max(mmap.PAGESIZE, 1 << (spec.max_entries - 1).bit_length())
     return spec.max_entries
 

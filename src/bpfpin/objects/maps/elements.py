@@ -49,6 +49,7 @@ class Slot:
         # GET_NEXT_KEY writes a key into the value's buffer.
         self.value, value = buffer(max(value_size, key_size))
         key = self.key_address
+        # The calls share the buffers, so a slot serves one caller at a time.
         self.lookup = Call(Cmd.MAP_LOOKUP_ELEM, MapElemAttr(fd, key, value))
         self.take = Call(Cmd.MAP_LOOKUP_AND_DELETE_ELEM, MapElemAttr(fd, key, value))
         self.update = Call(Cmd.MAP_UPDATE_ELEM, MapElemAttr(fd, key, value))
@@ -68,6 +69,8 @@ class Closed(list[Any]):
 
 def buffer(size: int) -> tuple[memoryview, int]:
     """Return *size* zero bytes that cannot be resized, and their address (0 if there are none)."""
+    # Address 0 for no bytes: of a map without keys the kernel refuses any other (__bpf_copy_key()
+    # of kernel/bpf/syscall.c, EINVAL).
     if not size:
         return memoryview(bytearray()), 0
     array = (ctypes.c_ubyte * size)()
@@ -121,6 +124,7 @@ class Elements(Closing):
         from bpfpin.objects.maps import explain  # noqa: PLC0415  (only for a refused call)
 
         error = call.error(self._about if key is None else f"{self._about}, key {key!r}")
+        # EBADF alone does not tell a closed map from a wrong descriptor.
         if self._fd == CLOSED_FD:
             raise ValueError("the map is closed")
         if isinstance(error, ReadOnlyMapError):
@@ -142,6 +146,7 @@ class Elements(Closing):
     def take(self) -> Slot:
         """Take a slot out of the pool, or create one."""
         try:
+            # No lock: pop() and append() of a list are atomic in CPython.
             return self._pool.pop()
         except IndexError:
             return Slot(self._fd, self.key_size, self.value_size, self._letters)
@@ -150,6 +155,8 @@ class Elements(Closing):
         """Take a slot and write *key* into it; `ValueError` if the key has another size."""
         slot = self.take()
         try:
+            # A memoryview keeps its size: a key of another length raises. A bytearray would move,
+            # and leave the kernel the address of freed memory.
             slot.key[:] = key
         except ValueError:
             raise ValueError(f"a key of {len(key)} bytes, not {self.key_size}") from None
@@ -171,6 +178,7 @@ class Elements(Closing):
 
     def _read(self, slot: Slot, call: Call, named: object, flags: int) -> bytes:
         call.attribute.flags = flags
+        # A refused slot is not put back: its attribute has flags that other calls rely on being 0.
         if call.enter() < 0:
             raise self.refused(call, named, slot=slot)
         call.attribute.flags = 0

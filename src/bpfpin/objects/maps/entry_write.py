@@ -68,6 +68,8 @@ class EntryAccess:
         flags = UpdateFlag.LOCK if lock else 0
         try:
             return self._elements.lookup(key, flags=flags, named=named)
+        # map_lookup_elem() of kernel/bpf/syscall.c: EINVAL for BPF_F_LOCK without a lock in the
+        # value.
         except InvalidArgumentError:
             self.check_lock(lock=lock)
             raise
@@ -83,6 +85,8 @@ class EntryAccess:
             value = [value] * self._percpu_codec().cpus
         if not options.partial:
             return self._codec.encode(value)
+        # Reading and writing are two calls, each under the lock if that is asked for. What others
+        # write to the same entry in between is overwritten, also in members that are not given.
         old = self.read(key, lock=options.lock, named=named)
         if not isinstance(self._codec, PerCpuCodec):
             return overlaid(self._codec, value, old)
@@ -111,6 +115,7 @@ class EntryAccess:
         flags = int(options.flags) | UpdateFlag.CPU | cpu << CPU_SHIFT
         try:
             elements.update_part(key, data, flags, named=named)
+        # A kernel that does not know BPF_F_CPU refuses the flag.
         except InvalidArgumentError:
             elements.update(key, self._with_others(key, cpu, data), options.flags, named=named)
 
@@ -160,6 +165,8 @@ def overlaid(codec: Codec, value: Any, old: bytes) -> bytes:
 
 
 def _overlay(codec: Codec, value: Any, data: bytearray, at: int) -> None:
+    # The members of a union share their bytes: a dict names the one that is written. Any other
+    # number of names goes to the encoder, which refuses it.
     is_whole = isinstance(codec, UnionCodec) and isinstance(value, Mapping) and len(value) != 1
     if isinstance(codec, RecordCodec) and isinstance(value, Mapping) and not is_whole:
         codec._check_names(value)
@@ -174,6 +181,7 @@ def _overlay(codec: Codec, value: Any, data: bytearray, at: int) -> None:
 
 def _overlay_part(part: Part, value: Mapping[str, Any], data: bytearray, at: int) -> None:
     if not part.name:
+        # The members of an unnamed struct or union are given beside those of the outer one.
         given = {name: value[name] for name in part.names if name in value}
         if given:
             _overlay(part.codec, given, data, at)

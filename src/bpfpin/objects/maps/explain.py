@@ -59,6 +59,7 @@ def explained(
     """
     if not isinstance(error, SyscallError) or not isinstance(map_type, MapType):
         return error
+    # The key and the value first: their fault can be named, while the type is only likely.
     if by_key := _about_the_key(error, map_type, call):
         return by_key
     if by_value := _about_the_value(error, map_type, call):
@@ -66,6 +67,7 @@ def explained(
     if isinstance(error, MapFullError) and call.max_entries:
         text = f"there is no room for the key: max_entries is {call.max_entries}"
         error.message = f"{error.target}: {text}"
+    # The very class: a subclass, such as KeyNotFoundError, is clear already.
     if type(error) not in VAGUE:
         return error
     command, traits = call.command, traits_of(map_type)
@@ -94,6 +96,8 @@ def _about_the_key(error: SyscallError, map_type: MapType, call: RefusedCall) ->
     number = int.from_bytes(call.key[:_INDEX_SIZE], "little")
     traits = traits_of(map_type)
     text = ""
+    # array_map_update_elem() of kernel/bpf/arraymap.c: E2BIG for an index past the end, EEXIST for
+    # BPF_NOEXIST. A lookup there is ENOENT.
     is_index = traits.key is KeyKind.INDEX
     if is_index and len(call.key) == _INDEX_SIZE and number >= call.max_entries > 0:
         text = f"index {number} is past the end: max_entries is {call.max_entries}"
@@ -120,10 +124,12 @@ def _about_the_value(error: SyscallError, map_type: MapType, call: RefusedCall) 
         return None
     number = int.from_bytes(call.value[:_INDEX_SIZE], "little")
     value = traits_of(map_type).value
+    # EINVAL has other causes as well, so the device is looked for.
     if value is ValueKind.DEVICE and error.errno == errno.EINVAL and not _is_device(number):
         return InterfaceNotFoundError(
             f"{error.target}: there is no device with ifindex {number} in this network namespace"
         )
+    # cpu_map_update_elem() of kernel/bpf/cpumap.c: EOVERFLOW for the queue, ENODEV for the CPU.
     if value is ValueKind.CPU and error.errno == errno.EOVERFLOW:
         return UsageError(
             f"{error.target}: a queue of {number} packets; at most {CPUMAP_QUEUE_MAX} are possible"

@@ -26,6 +26,7 @@ class _Pause:
     def begin(self) -> None:
         with self._lock:
             if not self._count:
+                # An application that runs without the collector is left without it.
                 self._was_enabled = gc.isenabled()
                 gc.disable()
             self._count += 1

@@ -41,18 +41,6 @@ CGROUP_ID_SIZE = 8
 BUILD_ID_SIZE = 20
 
 
-# Elements that the kernel takes as a descriptor: the owner of a local storage, a socket, a cgroup.
-#
-# | map | owner |
-# |---|---|
-# | socket storage, socket map | a socket |
-# | task storage | the process id of a process, or an object on its pidfd |
-# | inode storage | an open file, or its path |
-# | cgroup storage (CGRP_STORAGE), cgroup array | the path of the cgroup, or an object open on it |
-#
-# All but the task storage take the number of an open descriptor too, and everything its bytes.
-
-
 class HeldBytes(bytes):
     """Bytes with the numbers of descriptors, which stay open as long as the bytes exist."""
 
@@ -73,6 +61,7 @@ class HeldBytes(bytes):
         data._parts = parts
         return data
 
+    # The encoded bytes live as long as the call needs the descriptor, and nobody closes bytes.
     def __del__(self) -> None:
         if self._opened is not None:
             os.close(self._opened)
@@ -155,6 +144,7 @@ class OwnerCodec(Codec):
             return
         is_open = hasattr(value, "fileno")
         fd = value.fileno() if is_open else value
+        # An int that names an owner, such as a process id, is not taken for a descriptor.
         if not isinstance(fd, int) or (not is_open and self._opener(fd)):
             raise MisfitError(TypeError, f"{self._owner.noun} was expected, not {value!r}")
         if not 0 <= fd < 1 << 31:
@@ -180,6 +170,7 @@ class ObjectCodec(Codec):
 
     def encode_into(self, value: Any, data: bytearray, at: int) -> None:
         """Encode the object. Numbers are refused: an id could be mistaken for a descriptor."""
+        # The kernel takes a descriptor and returns an id: two numbers that look alike.
         if not isinstance(value, KernelObject) or value.kind != self._kind:
             name = str(self._kind).capitalize()
             raise MisfitError(TypeError, f"a {name} was expected, not {value!r}")
@@ -262,6 +253,7 @@ def _addresses(info: MapInfo) -> Codec:
 
 
 def _device_target(info: MapInfo) -> Codec:
+    # The kernel takes values of 4 bytes, and with a program of 8 (struct bpf_devmap_val).
     return DeviceCodec() if info.value_size == WORD else TargetCodec("ifindex", DeviceCodec())
 
 

@@ -25,6 +25,7 @@ from bpfpin.syscall.fs import Resolve
 from bpfpin.uapi import ObjectFlag
 
 DIRECTORY: Final = "layouts~"
+# Some 1 MB of text. Others may have made the symlinks, so their number has a limit.
 CHUNKS_MAX: Final = 256
 
 Types = tuple[TypeRef | None, TypeRef | None]
@@ -91,8 +92,10 @@ def newest(path: Path, info: MapInfo, made_with: Types) -> Types:
     """
     from bpfpin.btf.compare import differences  # noqa: PLC0415  (only where layouts differ)
 
+    # The kernel shows no types to callers without CAP_SYS_ADMIN, or has none.
     if made_with[1] is None:
         return beside(path, info)
+    # Only names of enumerators can be newer: any other difference makes a reload refuse the map.
     if not any(ref is not None and has_names(ref) for ref in made_with):
         return made_with
     stored = beside(path, info)
@@ -133,9 +136,12 @@ def beside(path: Path, info: MapInfo) -> Types:
     """
     try:
         with Descriptor(fs.openat2(path.parent, flags=_OPEN, resolve=Resolve.NO_SYMLINKS)) as place:
+            # In this order: if the set is exchanged after the texts were read, the pin is another
+            # map by now, and they are not used.
             texts = _texts(place.fileno(), path.name)
             if not texts or not _is_pin_of(place.fileno(), path.name, info.id):
                 return NO_TYPES
+    # Types are a help for reading: without them the map is read as bytes, which is no error.
     except (BpfError, OSError):
         return NO_TYPES
     types = decode_texts(texts)
@@ -170,6 +176,8 @@ def _status(directory: int, name: str) -> os.stat_result:
 def _is_pin_of(place: int, pin: str, map_id: int) -> bool:
     """Return whether the map is pinned in this directory, which may have been exchanged."""
     with (
+        # BPF_OBJ_GET takes a path and follows symlinks (bpf_obj_do_get() of kernel/bpf/inode.c); by
+        # an O_PATH descriptor it opens the very entry that was looked up.
         Descriptor(fs.openat2(pin, resolve=_BELOW, dir_fd=place)) as pin_path,
         Descriptor(
             bpf.obj_get(Path(f"/proc/self/fd/{pin_path.fileno()}"), flags=ObjectFlag.RDONLY)

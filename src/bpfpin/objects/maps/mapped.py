@@ -46,6 +46,7 @@ class MappedMemory(Closing):
             read_only: Whether to map it for reading only.
         """
         self.about = require_mappable(bpf_map)
+        # elem_size in array_map_alloc() of kernel/bpf/arraymap.c is a multiple of 8.
         self.stride = stride_of(bpf_map.value_size)
         self.count = bpf_map.max_entries
         size = self.stride * self.count
@@ -86,6 +87,7 @@ class Cells(Closing):
             return self.plain[index * self.step]
         if self._words is None:
             return self._codec.decode(self._view, index * self._stride)
+        # As one word: by bytes, a program could change the value between two of them.
         word: int = self._words[index * self.step]
         return self._codec.decode(word.to_bytes(self._codec.size, "little"))
 
@@ -103,6 +105,7 @@ class Cells(Closing):
     def close(self) -> None:
         """Release the memory."""
         if self._words is not None:
+            # A cast view counts as an export: the mapping cannot be closed before it is released.
             self._words.release()
 
 
@@ -147,6 +150,7 @@ def _refused(error: OSError, about: str) -> BpfError:
 
 
 def _whole_pages(size: int) -> int:
+    # The memory of a BPF_F_MMAPABLE array is rounded up to whole pages as well.
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 

@@ -43,6 +43,7 @@ def live_array(codec: Codec, memory: memoryview, stride: int) -> np.ndarray[Any,
 
 
 def _padded(codec: Codec, stride: int) -> np.dtype[Any]:
+    # frombuffer() knows no stride: a structure of the stride's size takes its place.
     field = {"names": ["value"], "formats": [dtype_of(codec)], "offsets": [0], "itemsize": stride}
     return np.dtype(field)  # type: ignore[call-overload, no-any-return]  # numpy's stub wants a TypedDict
 
@@ -130,6 +131,7 @@ def _format(codec: FormatCodec, path: str, missing: list[str]) -> np.dtype[Any]:
 
 def _item(item: FormatItem) -> np.dtype[Any]:
     if item.letter in _BYTES:
+        # Void, not `S`: numpy cuts trailing zero bytes off values of that type.
         return np.dtype(f"V{item.size}")
     if item.letter in "efd?":
         return _number(item.letter, item.order)

@@ -43,6 +43,8 @@ class Queue(BaseMap):
 
         Kernel: BPF_MAP_UPDATE_ELEM.
         """
+        # BPF_EXIST makes room by dropping the oldest value (queue_stack_map_push_elem() of
+        # kernel/bpf/queue_stack_maps.c, of a stack too); without it a full map is E2BIG.
         flag = UpdateFlag.EXIST if overwrite else UpdateFlag.ANY
         encoded = self._value.encode(value)
         try:
@@ -185,6 +187,8 @@ class BloomFilter(BaseMap):
         """Return whether the value may have been added; False is certain (BPF_MAP_LOOKUP_ELEM)."""
         encoded = self._value.encode(value)
         slot = self._elements.take_for(NO_KEY)
+        # The value is the question and there is no key: bloom_map_peek_elem() of
+        # kernel/bpf/bloom_filter.c answers 0 or ENOENT.
         slot.value[: self.value_size] = encoded
         is_in = slot.lookup.enter() >= 0
         if not is_in:

@@ -62,6 +62,7 @@ class DefinitionRules:
 def _hash(spec: MapSpec) -> Iterator[str]:
     # htab_map_alloc_check
     size = spec.key_size + spec.value_size
+    # 64: about what the kernel's own part of an element takes.
     if size >= KMALLOC_MAX - 64:
         yield f"key and value have {size} bytes together; they must have less than {KMALLOC_MAX}"
     is_lru = traits_of(spec.type).is_lru

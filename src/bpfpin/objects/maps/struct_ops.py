@@ -42,6 +42,7 @@ class Table:
 
 def kernel_table(spec: MapSpec) -> Table:
     """Return the table *spec* as this kernel defines it; `NotSupportedError` if it does not."""
+    # Without `___FLAVOR`, as in libbpf: an object can have tables for several kernels.
     wanted = essential_name(spec.value.name) if spec.value else ""
     kernel = _vmlinux(spec)
     value_id = kernel.find(_VALUE_PREFIX + wanted, Struct)
@@ -76,6 +77,7 @@ def without_unusable(spec: ObjectSpec) -> ObjectSpec:
     needed = {program for name in maps for program in pointed[name]}
     dropped = {program for name in errors for program in pointed[name]} - needed
     programs = {name: program for name, program in spec.programs.items() if name not in dropped}
+    # Nothing could run: better the reason than an empty load that seems to have worked.
     if spec.programs and not programs:
         raise next(iter(errors.values()))
     notes = [f"{error}; the table and its programs are left out" for error in errors.values()]
@@ -113,12 +115,15 @@ def value_of(spec: MapSpec, programs: Mapping[str, int]) -> bytes:
         data = _bytes(spec, member)
         match = table.member(member.name)
         if match is None:
+            # A member that this kernel lacks may be there if it is zero, as in libbpf
+            # (bpf_map__init_kern_struct_ops()).
             if name or any(data):
                 raise _lacking(spec, table, member.name)
             continue
         start = table.start + match[1].bit_offset // 8
         if name is not None and name in programs:
             value[start : start + _DESCRIPTOR_SIZE] = programs[name].to_bytes(8, "little")
+        # Other pointers of the object mean nothing in the kernel.
         elif name is None and not _is_pointer(spec, member):
             _check_size(spec, member, size_of(table.structure.btf, match[1].type_id))
             value[start : start + len(data)] = data

@@ -27,6 +27,7 @@ class Variable(Closing):
     def __init__(self, spec: VariableSpec, memory: MappedMemory) -> None:
         self.spec = spec
         self._memory = memory
+        # A view of the variable alone: a write past its end cannot reach the next one.
         self._place = memory.view[spec.offset : spec.end]
         self._cells = Cells(self._place, spec.codec, spec.size)
 
@@ -107,6 +108,8 @@ class Variables(Mapping[str, Variable], Closing):
             raise KeyError(error.args[0]) from None
         if key not in self._opened:
             spec = self._specs[key]
+            # Mapped at the first use: most loads touch no variable, and a frozen or unmappable
+            # section must not make them fail.
             self._opened[key] = Variable(spec, self._memory_of(spec.section))
         return self._opened[key]
 
@@ -118,6 +121,7 @@ class Variables(Mapping[str, Variable], Closing):
 
     def close(self) -> None:
         """Release the memory; the maps stay. Closing twice does nothing."""
+        # The variables before their memory: a view that is in use keeps the mapping open.
         while self._opened:
             self._opened.popitem()[1].close()
         while self._memory:
@@ -125,6 +129,7 @@ class Variables(Mapping[str, Variable], Closing):
 
     def _memory_of(self, section: str) -> MappedMemory:
         if section not in self._memory:
+            # One mapping for each section; it keeps the map alive even if the handle is closed.
             self._memory[section] = MappedMemory(self._maps[section])
         return self._memory[section]
 

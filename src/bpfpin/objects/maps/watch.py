@@ -25,10 +25,13 @@ from bpfpin.records import dataclass
 if TYPE_CHECKING:
     from bpfpin.objects.maps.map import Map
 
+# Keys lie back to back, so one comparison of bytes covers as many entries as are equal.
 STRETCH = 512  # entries compared at once
+# Gaps that are wider are crossed in steps of it; `_match` finds by key what that separates.
 WINDOW = 32  # how far ahead the next key that both have is looked for
 Pairs = dict[bytes, bytes]
 Ids = tuple[int | None, int | None]
+# Two snapshots are kept as bytes: with entries of 100 bytes that is 200 MB.
 ENTRIES_MAX: Final = 1 << 20
 SHARE_MAX: Final = 0.05  # of one CPU, spent on reading
 
@@ -90,6 +93,7 @@ def difference(old: Rows, new: Rows) -> EntryChanges:
         at, ahead = at + skip_old, ahead + skip_new
     old.put(at, old.count, changes.removed)
     new.put(ahead, new.count, changes.added)
+    # After the walk: an entry that moved between the readings was put into both dicts.
     _match(changes)
     return changes
 
@@ -277,6 +281,7 @@ class DecodedEntries(Mapping[Any, Any]):
 
 def read(bpf_map: Map, *, entries_max: int = ENTRIES_MAX) -> Snapshot:
     """Read all entries; `LimitError` if there are more than *entries_max*."""
+    # Before the first batch: rates are of the time between the starts of two readings.
     monotonic_s, wall_s = time.monotonic(), time.time()
     keys, values, count = [], [], 0
     for batch in bpf_map.batches_bytes():
@@ -355,11 +360,14 @@ class Pace:
 
     def end(self) -> None:
         """Set the interval by the measured cost: stretched, or *interval_s* again."""
+        # CPU time: on a busy host a reading takes longer without costing more.
         spent_s = time.thread_time() - self._began_s
         self.stretched_s = max(self.interval_s, spent_s / SHARE_MAX)
 
     def step(self) -> None:
         """Start the next interval at the end of the last one, or now if it is over, too."""
+        # From the last deadline, so that delays do not add up; not in the past, so that a process
+        # that was stopped does not catch up on every interval.
         self.deadline_s = max(self.deadline_s + self.stretched_s, time.monotonic())
 
 

@@ -77,6 +77,7 @@ class ProgramLoad:
         # A call of a module's function holds an index into fd_array, from 1 on; 0 means vmlinux.
         fds = struct.pack(f"<{len(module_fds) + 1}i", 0, *module_fds) if module_fds else b""
         self._fds = bpf.buffer_of(fds) if fds else None
+        # Buffers are attributes: the kernel reads them at the addresses that the attribute holds.
         self._code = bpf.buffer_of(insn.encode(code))
         self._license = ctypes.create_string_buffer(spec.license.encode())
         self._functions = b"".join(
@@ -96,6 +97,8 @@ class ProgramLoad:
         if choice.level:
             return self._load_explained(choice, path, None)
         try:
+            # libbpf does the same (bpf_object_load_prog()): most programs load, and a log costs
+            # time.
             return Descriptor(self._enter(self._attribute())), ""
         except PermissionDeniedError as error:
             if error.missing:
@@ -161,6 +164,7 @@ class ProgramLoad:
         if self._target is not None:
             attribute.attach_btf_id = self._target.btf_id
             attribute.attach_btf_obj_fd = self._target.fd
+            # A program of struct_ops has the position of its member in the place of an attach type.
             attribute.expected_attach_type = self._target.member or attribute.expected_attach_type
         return attribute
 
@@ -178,6 +182,8 @@ class ProgramLoad:
 
 
 def _kernel_name(name: str) -> bytes:
+    # bpf_obj_name_cpy() of kernel/bpf/syscall.c: EINVAL for any other character, and for a name
+    # without a NUL in its 16 bytes.
     return re.sub(r"[^A-Za-z0-9_.]", "_", name)[: OBJ_NAME_LEN - 1].encode()
 
 
@@ -194,6 +200,7 @@ def named(error: SyscallError, spec: ProgramSpec) -> SyscallError:
                 f" programs of {_words(spec)}."
             )
         return error
+    # The type works, or cannot be probed: the kernel's error stands.
     if _loads_simplest(spec):
         return error
     return NotSupportedError(
@@ -377,6 +384,8 @@ class Program(KernelObject):
             data_size_out=len(packet_out) if data else 0,
             ctx_in=bpf.address(ctx),
             ctx_size_in=len(context),
+            # The kernel refuses data, repeat and an output context for these (EINVAL): the context
+            # comes back in `ctx_in`.
             repeat=0 if is_syscall else repeat,
         )
         bpf.prog_test_run(attribute, target=f"program {self.name}")
@@ -393,6 +402,7 @@ def _input(data: bytes) -> ctypes.Array[ctypes.c_char] | None:
 
 
 def _output(size: int) -> ctypes.Array[ctypes.c_char]:
+    # bpf_xdp_adjust_head() can lengthen the packet by the room before it.
     return ctypes.create_string_buffer(size + XDP_PACKET_HEADROOM)
 
 

@@ -24,6 +24,7 @@ def xlated(fd: int) -> tuple[Instruction, ...]:
     if the kernel does not show them: that needs CAP_SYSLOG, or kernel.kptr_restrict at 0
     (`bpf_prog_get_info_by_fd()` of kernel/bpf/syscall.c).
     """
+    # Two calls: the length is known only to the kernel.
     size = ProgInfoAnswer()
     bpf.obj_get_info_by_fd(fd, size)
     code = ctypes.create_string_buffer(size.xlated_prog_len or 1)
@@ -31,6 +32,7 @@ def xlated(fd: int) -> tuple[Instruction, ...]:
         xlated_prog_len=size.xlated_prog_len, xlated_prog_insns=ctypes.addressof(code)
     )
     bpf.obj_get_info_by_fd(fd, answer)
+    # The kernel sets the address to 0 where it shows no instructions.
     if not answer.xlated_prog_insns:
         return ()
     return decode(code.raw[: min(answer.xlated_prog_len, size.xlated_prog_len)])
@@ -47,6 +49,7 @@ def helper_names(distances: Iterable[int]) -> dict[int, str]:
     base = re.search(_BASE, symbols, re.MULTILINE)
     if base is None or not int(base[1], 16):
         return {}
+    # The distance is BPF_CALL_IMM of the kernel's include/linux/filter.h: address minus base.
     names = {}
     for distance in wanted:
         address = b"%016x" % (int(base[1], 16) + distance & _WORD)

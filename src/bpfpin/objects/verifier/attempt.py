@@ -74,6 +74,7 @@ def explain(attempt: Callable[[int, int], Attempt], choice: LogChoice) -> Attemp
         if size >= choice.size:
             return _cut(attempt, made, level)
         needed = made.true_size or 2 * size
+        # Always larger than before, whatever the kernel reports: so the loop ends.
         size = min(max(needed, size + 1), choice.size)
 
 

@@ -41,6 +41,7 @@ _MARKED = re.compile(r"\s*>>> +\d+ \| (.*)")
 _CALL = "(85) call"
 _SCRATCH = frozenset({"R1", "R2", "R3", "R4", "R5"})  # a call clobbers them
 _NUMBERED = re.compile(r"\binsn (\d{1,10})\b")
+# BPF_LINE_INFO_LINE_NUM of linux/bpf.h; the low 10 bits are the column.
 _LINE_SHIFT = 10
 _TEXT_LIMIT = 500
 _REGISTER = re.compile(r"\b[Rrw](\d)\b")
@@ -136,9 +137,11 @@ def _divided(lines: list[str]) -> tuple[list[str], list[str]]:
 
 def _last_words(lines: list[str]) -> str:
     words: list[str] = []
+    # From the end: the reason is between the last instruction or state and the figures.
     for line in reversed(lines):
         if not line.strip() or _TRAILER.match(line) or (not words and _STATE.match(line)):
             continue
+        # The first line above the reason; a few messages stand on the line of a jump itself.
         if _INSTRUCTION.match(line) or line.startswith(";") or _STATE.match(line):
             return _joined(words) or _behind_jump(line)
         words.insert(0, line.strip()[:SHOWN_LIMIT])
@@ -187,6 +190,8 @@ def _registers(lines: list[str]) -> dict[str, str]:
         match = _STATE_REGISTERS.match(line if is_whole else behind.lstrip())
         if match is None:
             continue
+        # Behind an instruction the verifier prints only the registers that it changed; a line of
+        # its own (`from A to B:`) has all of them. Each frame has registers of its own.
         if is_whole or (match[1] or "0") != frame:
             known.clear()
         frame = match[1] or "0"
@@ -203,6 +208,7 @@ def _value(state: str, start: int) -> str:
     """Return the text from *start* to the next space outside of brackets."""
     depth = 0
     for at in range(start, len(state)):
+        # Bounds stand in parentheses, with spaces between them.
         depth += (state[at] == "(") - (state[at] == ")")
         if state[at] == " " and depth <= 0:
             return state[start:at]
@@ -269,6 +275,7 @@ class SourceLines:
 
         What the compiler made without a line of its own belongs to the line before.
         """
+        # The verifier demands line info in the order of the instructions, so it is sorted.
         position = bisect_right(self._lines, index, key=lambda line: line.index)
         for line in reversed(self._lines[:position]):
             number = line.line_column >> _LINE_SHIFT
@@ -306,6 +313,7 @@ def refusal(
     of = f" of {path}" if path else ""
     parsed = parse(log)
     words = f"{parsed.words}\n{parsed.report.title}\n{parsed.report.reason}"
+    # All texts: newer kernels may change the telling line and keep the report's, or the reverse.
     diagnosis = diagnose(words, places.name)
     place = _place(parsed, places)
     made = VerifierError(
@@ -339,6 +347,7 @@ def _place(parsed: ParsedLog, places: SourceLines) -> SourceLine:
     own = None if parsed.index is None else places.at(parsed.index)
     if report.file:
         return SourceLine(report.file, report.line, report.source or (own.text if own else ""))
+    # Before the log's comment: the verifier leaves out a line that it has just printed.
     if own is not None:
         return own
     return (

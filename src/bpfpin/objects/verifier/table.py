@@ -117,17 +117,21 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.CORE_RELOCATION,
+        # The number of `fixup.core_patch.POISON` and above: an instruction whose relocation has no
+        # target in this kernel is replaced by a call of a helper that no kernel has.
         r"invalid func unknown#(?:195[89]\d{5}|19[6-9]\d{6})\b",
         "guard it in C: if (bpf_core_field_exists(…)), or bpf_core_type_exists, …",
     ),
     (
         Cause.WEAK_SYMBOL,
+        # `fixup.externs.POISON` and above, in the same way for weak externs.
         r"invalid func unknown#20\d{8}\b|pseudo btf_id \d+"
         r"|calls? (?:to )?(?:an )?(?:invalid|unresolved) kfunc"
         r"|failed to find (?:kernel )?BTF.* kfunc|invalid kernel function call",
         "a weak symbol or kfunc that this kernel lacks was reached: guard it with"
         " if (bpf_ksym_exists(NAME))",
     ),
+    # After the two above: any other number is that of a real helper.
     (Cause.HELPER_MISSING, r"invalid func \w+#(?P<number>\d{1,10})", _missing_helper),
     (
         Cause.LICENSE,
@@ -149,6 +153,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.HELPER_NOT_ALLOWED,
+        # The first words are of newer kernels, `unknown func` of older ones.
         r"program of this type cannot use helper (?P<helper>\w+)|unknown func (?P<old>\w+)#"
         r"|(?:kernel|helper) (?:function|call) .*not allowed",
         "programs of this type may not call {helper}{old}: do it in a program of another type, or"
@@ -199,6 +204,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.STACK_SIZE,
+        # Offsets below -512, the size of a stack (MAX_BPF_STACK).
         r"combined stack size|stack.* off=-(?:51[3-9]|5[2-9]\d|[6-9]\d\d|\d{4,})\b"
         r"|stack .*too large|Too large",
         _STACK_HINT,
@@ -212,6 +218,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.SCALAR_POINTER,
+        # `inv` is the word of older kernels for what newer ones call `scalar`.
         r"R\d invalid mem access '(?:scalar|inv)'",
         "it is a number to the verifier, no pointer: memory of the kernel or of a process is read"
         " with bpf_probe_read_kernel or _user, BPF_CORE_READ; a pointer kept in a map is one no"
@@ -248,6 +255,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.UNINITIALISED_STACK,
+        # Before STACK_BOUNDS, whose patterns match these messages, too.
         r"invalid (?:indirect )?(?:variable-offset |unbounded )?(?:indirect )?read from stack",
         "give all bytes of it a value first, padding too: struct … x = {{}}; or __builtin_memset",
     ),
@@ -288,6 +296,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.UNINITIALISED_REGISTER,
+        # R0 is the return value: before the general row, for the remedy is another one.
         r"R0 !read_ok",
         "a way to the end leaves without a return value: return one on each",
     ),
