@@ -169,8 +169,8 @@ class Enumerator(NamedTuple):
     value: int
 
 
-# BTF_KIND_ENUM has 32-bit values, even if its size is 8 (kernel commit 6089fb325cf7, v6.0, added
-# BTF_KIND_ENUM64).
+# BTF_KIND_ENUM has 32-bit values, even if its size is 8: Linux commit 6089fb325cf7 ("bpf: Add btf
+# enum64 support") (v6.0) added BTF_KIND_ENUM64.
 _WIDE_SIZE = 8
 
 

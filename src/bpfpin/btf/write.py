@@ -81,7 +81,8 @@ def _composite(kind: Struct | Union, add_string: AddString) -> list[int]:
 
 
 def _enum(kind: Enum, add_string: AddString) -> list[int]:
-    # The flag says that the values are signed (kernel commit 6089fb325cf7, v6.0).
+    # The flag says that the values are signed, since Linux commit 6089fb325cf7 ("bpf: Add btf
+    # enum64 support") (v6.0).
     number = BtfKind.ENUM64 if kind.is_wide else BtfKind.ENUM
     words = [_info(number, len(kind.values), flag=kind.is_signed), kind.size]
     for value in kind.values:

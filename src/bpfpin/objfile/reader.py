@@ -109,8 +109,8 @@ def read_object(
         UsageError: There is no such program, or no such program type.
     """
     path = "" if isinstance(source, bytes) else str(source)
-    # Read once: the hash and the description are those of the same bytes, whoever replaces the
-    # file.
+    # Read once: the hash and the description are those of the same bytes, even if the file is
+    # replaced meanwhile.
     data = source if isinstance(source, bytes) else _bytes_of(_file(source))
     try:
         return _describe(Elf.parse(data, path=path), data, program_types)

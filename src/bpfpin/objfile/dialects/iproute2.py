@@ -125,7 +125,7 @@ def _array(
     arrays = [spec for spec in matches if traits_of(spec.type).holds_programs]
     if arrays:
         return arrays[0]
-    # 0 is the id of a definition that sets none: a map of another type with it is no mistake.
+    # 0 is the id of a definition that sets none, so a map of another type may have it as well.
     if not matches or not array_id:
         return None
     what = f"{matches[0].name} is of type {matches[0].type.name.lower()}, not prog_array"

@@ -20,6 +20,8 @@ from bpfpin.objfile.elf.records import (
 
 _Fields = tuple[tuple[int, int], ...]  # offset and size
 
+# Members of the ELF header after e_ident, whose bytes have no order, then of a section header, a
+# symbol (without its single bytes), relocations, an instruction and a word of BTF.
 _HEADER: _Fields = (
     *((16, 2), (18, 2), (20, 4), (24, 8), (32, 8), (40, 8), (48, 4)),
     *((at, 2) for at in range(52, 64, 2)),
