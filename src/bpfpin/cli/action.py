@@ -12,6 +12,7 @@ from bpfpin.sets.action import ActionReport, ActionResult, Switch, show, switch
 from bpfpin.uapi import UpdateFlag
 
 _FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
+# A day: nobody waits longer for a change to prove itself.
 _SECONDS_MAX = 86400
 
 
@@ -56,8 +57,11 @@ def command(
     """
     target, action = _words(target, action, dev)
     if action is None:
+        # Options of a switch without a verdict: somebody forgot the verdict, and would take the
+        # shown one for the new one.
         if flag or force or confirm_s:
             raise UsageError("no verdict to switch to", hint=f"bpfpin action {target} XDP_PASS")
+        # Shows without the lock: nothing is changed, and a long load need not be awaited.
         report = show(target, map_name=map_name, netns=context.netns, pin_root=context.pin_root)
     else:
         report = switch(
@@ -74,6 +78,8 @@ def command(
 
 def _words(target: str | None, action: str | None, dev: str | None) -> tuple[str, str | None]:
     """Return target and verdict; with `--dev` the only argument is the verdict."""
+    # In `action --dev eth0 XDP_DROP` the only argument is the verdict, which click gives to
+    # *target*.
     if dev and target and action is None and target != dev:
         return dev, target
     chosen = chosen_target(target, dev)
@@ -93,6 +99,7 @@ def _say(context: Context, report: ActionReport) -> None:
     if report.result is ActionResult.UNCHANGED:
         out.say(f"unchanged: the verdict of {whose} is already {shown}")
     elif not is_shown:
+        # Where no verdict was set, *before* is what the program did then; it may be the same.
         before = "unset" if report.before in (None, report.action) else report.before
         out.say(f"switched the verdict of {whose} from {before} to {shown}")
     if report.result is ActionResult.ON_TRIAL:

@@ -39,6 +39,7 @@ VARIABLE_COLUMNS = ("variable", "section", "type", "value")
 EXTERN_COLUMNS = ("extern", "from", "here")
 RELOCATION_COLUMNS = ("CO-RE asks for", "here", "first in")
 VARIABLES_MAX = 40  # rows of the table; all variables with -v
+# So that a row with a long type still fits a terminal.
 CHARACTERS_MAX = 60  # of a value or a type
 _VERDICTS = {True: "would load", False: "would not load", None: "read; the kernel was not asked"}
 Advance = Callable[[CheckReport], CheckReport]
@@ -112,6 +113,7 @@ def _map_rows(map_: CheckedMap, name: str) -> Iterator[tuple[object, ...]]:
 
 def _value_type(map_: CheckedMap) -> str:
     """Return the type of values; the size for data sections, whose variables have a table."""
+    # The type of a data section lists all its variables, which have a table of their own.
     type_ = "" if map_.dialect == Dialect.DATA.value else _cut(map_.value_type)
     return type_ or f"{map_.value_size} bytes"
 
@@ -176,6 +178,7 @@ def _resolved(extern: CheckedExtern) -> str:
 
 def _write_relocations(out: Output, report: CheckReport) -> None:
     """Write each question of CO-RE once; without `-v` only those without an answer."""
+    # Reversed: in a dict the last place wins, and here the first one should.
     by_question = {relocation.question: relocation for relocation in reversed(report.relocations)}
     shown = [
         relocation for relocation in by_question.values() if out.is_verbose or relocation.poisoned
@@ -217,7 +220,9 @@ def shown_progress(out: Output, total: int) -> Iterator[Advance]:
     The function returns the report that it is called with. No bar is shown for one object, with
     `-q`, or if stderr is not a terminal.
     """
+    # A terminal that says "dumb" cannot move its cursor, which a bar needs.
     is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    # A single object is checked in less time than the modules of the bar take to load.
     if total < 2 or out.is_quiet or not is_terminal:
         yield lambda report: report
         return
@@ -225,6 +230,7 @@ def shown_progress(out: Output, total: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    # No markup: a path may have square brackets in it.
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total)
@@ -300,11 +306,14 @@ def command(
         choices = dataclasses.replace(choices, max_map_memory=max_map_memory)
     with shown_progress(context.out, len(sources)) as advance:
         reports = [advance(report) for report in check_all(sources, choices)]
+    # Before anything is shown: it adds the place of the log to the hints of the errors.
     _keep_logs(context.out, reports, log_file)
     context.out.show(
         Report(lambda: _document(reports), lambda out: _write(out, reports, is_converting=convert))
     )
     refused = [report for report in reports if report.error]
+    # With one object the command ends as load would, with the exit status of its error. The report
+    # is written by then, so the error adds only its message.
     if len(reports) == 1 and refused and refused[0].error:
         raise refused[0].error
     return _complain(context.out, refused)
@@ -348,6 +357,7 @@ def _document(reports: list[CheckReport]) -> dict[str, object]:
     for report in reports:
         error = describe(report.error, words=()).document() if report.error else {"error": None}
         objects.append({**report.to_json(), **error})
+    # A script finds the error of a single object where every other verb has it.
     first = objects[0]["error"] if len(objects) == 1 else None
     summary = {"summary": Summary.of(reports).to_json()}
     return {"objects": objects, **summary, **({"error": first} if first else {})}

@@ -30,6 +30,8 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--cpu",
     type=click.Choice(["v1", "v2", "v3", "v4"]),
+    # v3 has 32-bit jumps, which are understood from Linux 5.1 on (Linux commit 092ed0968bb6
+    # ("bpf: verifier support JMP32") (v5.1)).
     default="v3",
     show_default=True,
     help="BPF instruction set; v4 needs Linux 6.6 and clang 18.",
@@ -53,6 +55,7 @@ def command(
     result = compile_source(
         source, object_path, include=include, defines=define, cpu=cpu, compiler=compiler
     )
+    # Warnings of the compiler are for people; in JSON they are a member of the document.
     if result.warnings:
         context.out.say(result.warnings.rstrip())
     path, clang = result.object_path, result.compiler

@@ -43,6 +43,7 @@ class Context:
 
 def output_of(settings: Settings) -> Output:
     """Return the streams of a command; always the same object for the same *settings*."""
+    # An output remembers if its document has begun: a failure after that must not begin another.
     if "out" not in settings:
         settings["out"] = Output(
             settings.get("output", TABLE),
@@ -115,6 +116,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
+        # The same option objects in every verb: help recognises them by identity.
         self.params = [*self.params, *GLOBAL_OPTIONS]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -136,8 +138,12 @@ def bpfpin_command(
         @click.pass_context
         def run(ctx: click.Context, /, *args: P.args, **options: P.kwargs) -> int | None:
             context = Context.of(ctx.obj)
+            # Before the verb does anything: a change whose result cannot be shown must not happen.
             check_format(context.out, outputs, name)
+            # Only the network namespace, by setns(2). `ip netns exec` would also mount a new /sys,
+            # and hide the bpffs below it.
             with _namespace(context.netns):
+                # All verbs of maps take short names of pins, so they become paths here, once.
                 if isinstance(target := options.get("map_"), str):
                     options["map_"] = _map_path(target, context.pin_root)
                 return function(context, *args, **options)
@@ -158,6 +164,7 @@ def check_format(out: Output, formats: Sequence[str], verb: str, *, hint: str = 
     if out.format.name not in formats:
         name = out.format.name
         message = f"{verb} has no output format {name!r}; it has: {', '.join(formats)}"
+        # A click error names the verb's own help as its hint; another hint needs our class.
         if hint:
             raise UsageError(message, hint=hint)
         raise click.BadOptionUsage("output", message)

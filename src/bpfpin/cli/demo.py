@@ -17,6 +17,7 @@ from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import Report
 from bpfpin.cli.output import Output
 
+# Readable in the smallest usual terminal, and in a page of documentation.
 WIDTH = 80
 
 
@@ -28,6 +29,7 @@ def command(context: Context, *, keep: bool) -> None:
     Every command is run as it is shown, followed by its output. The demo does not touch your
     devices and leaves nothing behind.
     """
+    # Closed also on Ctrl-C: the generator then deletes the lab in its `finally`.
     with closing(demo(keep=keep, pin_root=context.pin_root)) as scenes:
         context.out.show(
             Report(
@@ -42,6 +44,7 @@ def _joined(scenes: Iterable[Scene]) -> list[Scene]:
     joined: list[Scene] = []
     for scene in scenes:
         last = joined[-1] if joined else Scene("")
+        # A command begins a new scene only if the last one has its command already.
         if scene.title or (scene.command and last.command):
             joined.append(scene)
         else:
@@ -53,6 +56,7 @@ def _joined(scenes: Iterable[Scene]) -> list[Scene]:
 def _show(out: Output, scenes: Iterable[Scene]) -> None:
     number = 0
     called = Path(sys.argv[0]).absolute()
+    # The commands that are shown should work when typed: they need this bpfpin in PATH.
     if shutil.which("bpfpin") != str(called) and called.name == "bpfpin":
         out.text(f"(`bpfpin` below is {called})\n")
     for scene in scenes:

@@ -27,6 +27,7 @@ def command(context: Context, *, device: str | None, dev: str | None) -> None:
     Each failed check comes with a fix.
     """
     chosen_device = chosen_target(device, dev)
+    # Root without a capability runs in a container or a service: sudo would not help.
     as_root = sudo_hint(context.words) if os.geteuid() else "give this root the capabilities"
     checks = doctor(chosen_device, pin_root=context.pin_root, as_root=as_root)
     data = {"checks": [asdict(check) for check in checks]}

@@ -8,6 +8,7 @@ from bpfpin.cli.formats import to_json
 from bpfpin.map.entries import MapEntry
 from bpfpin.map.form import is_escaped
 
+# Beginnings that `map set` reads as JSON or as bytes: such a text has to be quoted.
 _MARKS = ('"', "{", "[", "hex:")
 
 
@@ -16,11 +17,13 @@ def value_text(value: Any) -> str:
     if isinstance(value, str) and _is_word(value):
         return value
     text = to_json(value)
+    # `hex:0a00` is unambiguous without the quotes of JSON.
     return text[1:-1] if isinstance(value, bytes) else text
 
 
 def _is_word(text: str) -> bool:
     """Whether `map set` reads *text* as itself, and a terminal shows all of it."""
+    # Spaces around a word would get lost when it is copied from a table.
     is_plain = bool(text) and text.isprintable() and text.strip() == text
     return is_plain and not text.startswith(_MARKS) and not is_escaped(text)
 

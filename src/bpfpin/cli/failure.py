@@ -90,6 +90,7 @@ def describe(error: BaseException, *, words: Sequence[str]) -> Failure:
             message = _ENDINGS.get(exit_code) or str(error) or kind
             hint = sudo_hint(words) if exit_code is ExitCode.PRIVILEGE else ""
             return Failure(kind, exit_code, message, hint)
+    # Everything else is a fault of bpfpin, and should be reported with its traceback.
     message = f"internal error: {kind}: {error}"
     return Failure(kind, ExitCode.FAILURE, message, "--debug shows where; please report it")
 
@@ -106,6 +107,7 @@ def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
     if isinstance(error, IncompatibleMapError):
         differences = tuple(map(asdict, error.differences))
     if isinstance(error, PermissionDeniedError):
+        # The kernel says EPERM and not what lacks; the capabilities were compared after the call.
         unnamed = [name for name in error.missing if name not in message]
         message += f"; missing: {', '.join(unnamed)}" if unnamed else ""
         hint = _lines(hint, sudo_hint(words) if os.geteuid() or error.missing else "")
@@ -145,6 +147,7 @@ def sudo_hint(words: Sequence[str]) -> str:
 
 def _program() -> list[str]:
     called = Path(sys.argv[0]).absolute()
+    # Started by `python -m bpfpin`: a script of the name bpfpin need not be installed.
     if called.name == "__main__.py":
         # -P: root must not import modules from the current directory.
         return [sys.executable, "-P", "-m", "bpfpin"]

@@ -42,6 +42,7 @@ class Group(Command, click.Group):
         verb = self.verbs.get(cmd_name)
         if verb is None:
             return None
+        # Only the module of this verb: all of them together would take longer than most verbs.
         module, _, name = verb.place.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name or "command")
         return command
@@ -50,6 +51,7 @@ class Group(Command, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command of the verb that was typed; `UsageError` names similar verbs."""
+        # click reports an unknown verb in its own words, without similar ones.
         if args[0] in self.verbs:
             return super().resolve_command(ctx, args)
         raise UsageError(
@@ -79,5 +81,6 @@ def refuse_without_verb(ctx: click.Context) -> NoReturn:
 def _near(word: str, words: Sequence[str]) -> str:
     import difflib  # noqa: PLC0415 - only for a wrong word
 
+    # Less alike than the default of 0.6: verbs are short, and one wrong letter weighs much.
     matches = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
     return f"; did you mean {', '.join(matches)}?" if matches else f"; it has: {', '.join(words)}"

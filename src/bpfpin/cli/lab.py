@@ -60,12 +60,14 @@ def down_command(context: Context, *, name: str) -> None:
 @bpfpin_command(
     "exec",
     outputs=TEXT,
+    # Options after NAME belong to CMD, not to bpfpin, also without `--`.
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @click.argument("name")
 @click.argument("argv", metavar="-- CMD …", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_command(_context: Context, *, name: str, argv: tuple[str, ...]) -> int:
     """Run CMD in the namespace of lab NAME, with the same bpffs; exit with its status."""
+    # click keeps the `--` after the first argument in that mode.
     words = argv[1:] if argv[0] == "--" else argv
     return lab_exec(name, words)
 

@@ -13,6 +13,7 @@ from bpfpin.cli.output import Output, escape
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Eighths of a block, U+2581 to U+2588, from an eighth to a whole.
 BARS = "▁▂▃▄▅▆▇█"
 COLUMNS = ("packets", "pkts/s", "bytes", "Mbit/s")
 FEW_ROWS = 8  # of more rows only those with packets are shown
@@ -35,6 +36,7 @@ def label(row: CounterRate) -> str:
 def shown(rows: Iterable[CounterRate]) -> list[CounterRate]:
     """Return the rows to show: all if they are few, else those with packets."""
     rows = list(rows)
+    # The five XDP actions are all shown: that nothing was dropped is worth a row.
     is_few = len({row.action for row in rows}) <= FEW_ROWS and all(row.cpu is None for row in rows)
     return rows if is_few else [row for row in rows if row.packets]
 
@@ -43,6 +45,7 @@ def amounts(row: CounterRate) -> tuple[str, str, str, str]:
     """Return packets, packets/s, bytes and Mbit/s as text."""
     in_bytes = "-" if row.bytes is None else f"{row.bytes:,}"
     rate = row.bytes_per_second
+    # Powers of ten, as networks are measured; 8 bits a byte.
     mbits = "-" if rate is None else f"{rate * 8 / 1e6:,.3f}"
     return f"{row.packets:,}", f"{row.packets_per_second:,.1f}", in_bytes, mbits
 
@@ -78,6 +81,7 @@ def show_live(out: Output, events: Iterable[StatsItem], *, title: str) -> None:
 
     history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=HISTORY))
     last, message = Interval(0.0, 0.0, ()), ""
+    # Without the thread that redraws by itself: nothing changes between two intervals.
     with Live(console=out.console(), auto_refresh=False) as live:
         for event in events:
             if isinstance(event, Interval):

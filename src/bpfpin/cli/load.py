@@ -122,6 +122,7 @@ def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Param
 @click.option(
     "--confirm",
     "confirm_s",
+    # A day at most: nobody waits longer for a change to prove itself.
     type=click.IntRange(1, 86400),
     metavar="SECONDS",
     help="Undo the load after SECONDS unless `bpfpin confirm` is run before.",
@@ -160,8 +161,11 @@ def command(
     programs are replaced without a gap and maps that fit are kept; with --migrate the entries of
     maps whose definition changed are copied to new maps.
     """
+    # First, since it takes its options out of *words*: all that is left are arguments of `deploy`.
     migration = taken(words)
     options = dict(words)
+    # Before the object is read: a missing device is the commonest mistake, and the quickest to
+    # find.
     _check(context, devices, cgroups)
     options["force"] = force
     options["migrate"] = migration or False
@@ -172,11 +176,13 @@ def command(
     }
     options["lock_timeout_s"] = context.lock_timeout_s
     source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
+    # All targets in one call, which is one transaction: either every set changes or none does.
     with logged(context.out, log_file):
         deployments = deploy_all(source, devices=devices, cgroups=cgroups, **options)
     reports = [deployment.report for deployment in deployments]
     for report in reports:
         _say(context, report, names_set=len(reports) > 1)
+    # Last, and without a table: the messages above are on stderr, the document on stdout.
     context.out.show(Report(_document(reports)))
 
 
@@ -193,6 +199,7 @@ def _check(context: Context, devices: tuple[str, ...], cgroups: tuple[str, ...])
 def _document(reports: list[LoadReport]) -> dict[str, object]:
     if len(reports) == 1:
         return reports[0].to_json()
+    # One word for all, if all have it: sets may differ if some were loaded before.
     results = {report.result.value for report in reports}
     result = results.pop() if len(results) == 1 else LoadResult.LOADED.value
     return {"result": result, "sets": [report.to_json() for report in reports]}
@@ -204,7 +211,9 @@ def _say(context: Context, report: LoadReport, *, names_set: bool = False) -> No
     for note in _notes(report):
         context.out.say(f"note: {about}{note}")
     attached = [program for program in report.programs if program.hook]
+    # By hook and name: one program may be attached at several hooks, with another old one at each.
     before = {(hook.hook, hook.program): hook.before for hook in report.hooks}
+    # Behind the last sentence only: one thing to do next is enough.
     following = "" if report.is_planned else f"; see: bpfpin {_next_verb(report)} {report.set}"
     for program in attached:
         place = _place(program)
@@ -214,6 +223,7 @@ def _say(context: Context, report: LoadReport, *, names_set: bool = False) -> No
         context.out.say(sentence + (following if program is attached[-1] else ""))
     for line in migrated_lines(report):
         context.out.say(line)
+    # A plan is what `--dry-run` was asked for; after a load it is a detail.
     tell = context.out.say if report.is_planned else context.out.detail
     for line in _plan_lines(report):
         tell(line)

@@ -48,6 +48,7 @@ COMPLETE = "_BPFPIN_COMPLETE"
 
 @click.pass_context
 def _version_or_verb(ctx: click.Context) -> None:
+    # Not by click's own option for versions, which ignores `-o json`.
     if ctx.obj.get("version"):
         show_version(output_of(ctx.obj))
         ctx.exit()
@@ -73,12 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     settings: Settings = {"words": words}
     _open_closed_streams()
+    # A shell asks this on every Tab, so nothing else is set up for it.
     if COMPLETE in os.environ:
         return _complete(os.environ[COMPLETE])
     # Names and messages may have characters that the encoding of the stream lacks (LC_ALL=C).
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # The default action would end the process at once, between two steps of a transaction; an
+    # exception rolls it back first.
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(words, settings)
@@ -103,6 +107,7 @@ def _complete(instruction: str) -> int:
 
 def _run(words: list[str], settings: Settings) -> int:
     try:
+        # Not by `ROOT.main`, which writes errors in click's form and with its exit codes.
         with ROOT.make_context("bpfpin", list(words), obj=settings) as ctx:
             status = ROOT.invoke(ctx)
             # Here, where an error can be reported: at exit Python itself would end with status 120.
@@ -113,6 +118,7 @@ def _run(words: list[str], settings: Settings) -> int:
     except BrokenPipeError:
         raise
     except (Exception, KeyboardInterrupt, Terminated) as error:
+        # The only place where exceptions end: each becomes a message, a hint and an exit code.
         return _fail(error, words, settings)
 
 
@@ -149,4 +155,5 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 def _after_closed_pipe() -> int:
     # The interpreter flushes stdout again at exit; /dev/null takes it.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # The reader has what it wanted, as `head` in `bpfpin map dump … | head` has: no failure.
     return ExitCode.OK

@@ -42,6 +42,8 @@ def migrate_options(command: F) -> F:
 
 
 def _with_options(command: F, flags: dict[str, str]) -> F:
+    # In reverse: decorators are applied from the last to the first, and help shows the first on
+    # top.
     for name, help_ in reversed(flags.items()):
         command = click.option(f"--{name}", is_flag=True, help=help_)(command)
     for name, (metavar, help_) in reversed(_WORDS.items()):
@@ -54,7 +56,9 @@ def _with_options(command: F, flags: dict[str, str]) -> F:
 def taken(options: dict[str, Any]) -> Migration | None:
     """Remove the options of `migrate_options` from *options* and return the migration."""
     is_asked = options.pop("migrate")
+    # All are taken out, also without --migrate: `deploy` does not know them.
     words = {name: options.pop(name) for name in _WORDS}
+    # `--best-effort` is missing where no program writes (`convert_options`).
     flags = {name: options.pop(name, False) for name in ("clamp", "best_effort")}
     if is_asked:
         from bpfpin.sets.load.migrate import parse_migration  # noqa: PLC0415 - few loads migrate

@@ -15,7 +15,9 @@ from bpfpin.errors import UsageError
 from bpfpin.sets.request import parse_mode
 
 FC = TypeVar("FC", bound=Callable[..., Any])
+# As exponents of two: a size is shifted by it.
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
+# At most 18 digits: `int` takes long for endless ones.
 _SIZE = re.compile(r"([0-9]{1,18})([KMG]?)(?:iB)?", re.ASCII | re.IGNORECASE)
 
 
@@ -44,6 +46,7 @@ def optional_target_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def chosen_target(target: str | None, dev: str | None) -> str | None:
     """Return the target that was typed; `UsageError` if two different ones were."""
+    # The same name twice is harmless.
     if target and dev and target != dev:
         raise UsageError(f"two targets, {target!r} and --dev {dev!r}: give one of them")
     return target or dev
@@ -75,6 +78,7 @@ def complete_sets(ctx: click.Context, _parameter: click.Parameter, incomplete: s
     """Return the pin sets whose names start with *incomplete*, for shell completion."""
     from bpfpin.sets.find import set_names  # noqa: PLC0415 - only for a shell's Tab
 
+    # The words before the cursor may have a --pin-root.
     root = Path((ctx.obj or {}).get("pin_root", Context.pin_root))
     return [name for name in set_names(root) if name.startswith(incomplete)]
 

@@ -67,6 +67,8 @@ class Output:
         is_quiet: bool = False,
         is_verbose: bool = False,
     ) -> None:
+        # An unknown name may be a format of one verb, such as csv; `check_format` refuses all
+        # others.
         self.format: OutputFormat = FORMATS.get(format_name, OutputFormat)(format_name, self)
         self.color = color
         self.is_quiet = is_quiet
@@ -100,6 +102,7 @@ class Output:
             sys.stdout.write(text)
             sys.stdout.flush()
         except BrokenPipeError:
+            # Not a failure: `main` ends quietly when the reader has gone.
             raise
         except OSError as error:
             raise BpfError(f"stdout cannot be written: {error.strerror}") from None
@@ -116,6 +119,7 @@ class Output:
         The columns named in *right* are right-aligned. Words and numbers are never broken: cells
         wrap at spaces, and a column without room goes below its row.
         """
+        # Escaped before anything is measured: an escape takes more columns than its character.
         cells = [[escape(str(cell)) for cell in row] for row in rows]
         to_right = [column in set(right) for column in columns]
         header, *lines = table_lines(columns, cells, to_right, self.width)
@@ -141,6 +145,7 @@ class Output:
         """Return a rich console on stdout, without markup, emoji and highlighting."""
         from rich.console import Console  # noqa: PLC0415 - 40 ms, only where a table is drawn
 
+        # None lets rich look itself, as we do: at the terminal and at NO_COLOR.
         forced = True if self.color is Color.ALWAYS else None
         return Console(
             markup=False,
@@ -187,17 +192,20 @@ def table_lines(
     width: int | None = None,
 ) -> list[str]:
     """Return the lines of a table, header first, not longer than *width* if its words fit."""
+    # Three steps. First, take out whole columns until the longest words of the others fit.
     least = [max(_longest_word(cell) for cell in column) for column in _columns(columns, rows)]
     kept = list(range(len(columns)))
     while width and len(kept) > 1 and _total(least[n] for n in kept) > width:
         # The first column names the row, so it always keeps its place.
         kept.remove(max(kept[1:], key=lambda number: least[number]))
+    # Second, narrow the column with the most room, a character at a time.
     widths = [max(map(len, column)) for column in _columns(columns, rows)]
     while width and _total(widths[n] for n in kept) > width:
         widest = max(kept, key=lambda number: widths[number] - least[number])
         if widths[widest] == least[widest]:
             break  # a word is wider than the terminal
         widths[widest] -= 1
+    # Third, the columns without room go below their rows.
     below = [number for number in range(len(columns)) if number not in kept]
     lines = list(_row_lines(columns, kept, widths, to_right))
     for row in rows:

@@ -75,6 +75,7 @@ def command(
         if per_cpu:
             raise UsageError("--classic has no rows of CPUs: leave out --per-cpu")
     counters_of = _one_target(target, dev)
+    # A device and a set have no slash in their names, so this is a pin.
     if "/" in counters_of:
         counters_of = path_of(counters_of, context.pin_root)
     counters = open_counters(
@@ -86,6 +87,7 @@ def command(
     def read(count: int | None) -> Iterator[StatsItem]:
         return watch_events(counters, interval_s=interval, count=count, is_percpu=per_cpu)
 
+    # Ctrl-C is the usual end of a verb that has none: exit status 0.
     with closing(counters), contextlib.suppress(KeyboardInterrupt):
         out.show(
             Report(
@@ -115,6 +117,7 @@ def _announced(out: Output, events: Iterable[StatsItem]) -> Iterator[StatsItem]:
 def _write(out: Output, events: Iterable[StatsItem], *, title: str, is_classic: bool) -> None:
     if is_classic:
         _write_classic(out, _announced(out, events))
+    # Redrawn only on a terminal: a file would get the codes that move the cursor.
     elif out.is_live:
         show_live(out, events, title=title)
     else:

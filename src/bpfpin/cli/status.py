@@ -28,6 +28,7 @@ def command(context: Context, *, target: str | None, check: bool) -> int:
     )
     report = status(target, pin_root=context.pin_root, netns=context.netns, as_root=as_root)
     context.out.show(Report(report.to_json(), lambda _out: _show(context, report, target)))
+    # Without --check a problem is not a failure: a script that only wants the sets gets status 0.
     return ExitCode.FOUND if check and report.problems else ExitCode.OK
 
 
@@ -58,6 +59,7 @@ def _show(context: Context, report: StatusReport, target: str | None) -> None:
 def _rows(report: SetReport) -> list[tuple[object, ...]]:
     maps = " ".join(f"{map_.name}:{map_.id or '?'}" for map_ in report.maps) or "-"
     first = (report.set, report.state.value, report.generation or "-")
+    # A set without programs, as `unload --keep-maps` leaves it, needs a row too.
     programs = [
         (
             program.device or "-",

@@ -49,6 +49,8 @@ def _unload_all(context: Context, *, keep_maps: bool) -> None:
         _say(context, report)
     if not reports and not errors:
         context.out.say(f"nothing is loaded below {context.pin_root}")
+    # Every set was tried: one that fails must not keep the others loaded. The first error decides
+    # the exit status, so the others are written here.
     for error in errors[1:]:
         context.out.say(f"problem: {error.message}")
     if errors:

@@ -46,6 +46,7 @@ def keep(
     programs, which go to the file only.
     """
     logs = {**others, **{name: error.log for name, error in refusals}}
+    # The log is long, so without -v and a file the hint only says how to get it.
     where = _written(logs, file) if file and logs else "" if out.is_verbose else HOW
     for name, error in refusals:
         out.detail(f"the verifier on {name}:\n{error.log.rstrip()}")
@@ -60,6 +61,7 @@ def _written(logs: Mapping[str, str], file: Path) -> str:
     try:
         write_text(file, "\n".join(parts))
     except (BpfError, OSError) as error:
+        # The program's refusal is the error to report: this one only goes into its hint.
         reason = error.message if isinstance(error, BpfError) else error.strerror
         return f"the verifier's log could not be written to {file}: {reason}"
     return f"the verifier's whole log is in {file}"

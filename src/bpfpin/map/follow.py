@@ -541,7 +541,7 @@ def _readings(
             continue
         if isinstance(beat, Reload):
             is_first = is_first or beat.is_restart
-        # A reload that keeps the map is no end of an interval: there is nothing to read yet.
+        # A reload that keeps the map does not end the interval: there is nothing to read yet.
         if isinstance(beat, Gone) or (beat and not is_first):
             continue
         try:

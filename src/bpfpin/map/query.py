@@ -229,7 +229,7 @@ def parse_condition(text: str, columns: Columns) -> Condition:
     if sign in _ORDERED:
         require_order(column)
     compare = _OPERATORS[sign]
-    # A pattern need not be a value of the type: `10.0.*` is no address.
+    # A pattern need not be a value of the type, such as the address `10.0.*`.
     typed = wanted if sign == _GLOB else without_bytes(_typed(wanted, column))
     return Condition(column, compare, typed)
 

@@ -177,7 +177,7 @@ def restore(
 
     The same for a change that *guard* refuses. Waits while a migration moves the entries.
     """
-    # Only to wait: a fold moves what it finds, and would miss or add up what is written meanwhile.
+    # Only to wait: a fold moves what it finds, and would miss or add up entries written meanwhile.
     moment_of(target)
     with open_map(target, read_only=False) as bpf_map, usage_errors(bpf_map):
         if guard is not None:

@@ -249,7 +249,8 @@ def events(
         is_over = deadline is not None and left <= LOOK_AGAIN_S
         # A replaced map is read to its end first: it may have events from before the reload.
         replaced = "" if path is None else _replaced(Path(path), source.id)
-        # No more than wanted: what is taken out and not shown would be lost to other readers.
+        # No more than wanted: an event that is taken out and not shown would be lost to other
+        # readers.
         limit = AT_ONCE if count is None else min(count, AT_ONCE)
         polled = source.poll(0.0 if replaced else min(left, LOOK_AGAIN_S), limit=limit)
         if not polled:

@@ -34,6 +34,7 @@ def command(context: Context, *, target: str | None, dev: str | None) -> None:
     to a device, a cgroup, a set, a program or a map. Output formats: table (a tree), json, dot,
     mermaid, svg.
     """
+    # Always the whole host: a map is shared even if one of its users is not to be shown.
     whole = graph(pin_root=context.pin_root)
     chosen = chosen_target(target, dev)
     shown = whole if chosen is None else around(whole, chosen)
@@ -42,12 +43,14 @@ def command(context: Context, *, target: str | None, dev: str | None) -> None:
         for finding in findings(
             whole, pin_root=context.pin_root, load_lines=load_lines(context.pin_root)
         )
+        # A problem elsewhere on the host would not be seen in the picture.
         if any(f"map:{map_id}" in shown.by_id for map_id in finding.maps)
     )
 
     def write(draw: Callable[[Output, Graph], None]) -> Callable[[Output], None]:
         def written(out: Output) -> None:
             draw(out, shown)
+            # After the picture, and on stderr: stdout goes to Graphviz or into a file.
             _write_notes(context, shown, problems)
 
         return written
@@ -95,6 +98,7 @@ def _write_colored(out: Output, drawn: list[tuple[str, str, str]]) -> None:
 
     console = out.console()
     for guides, text, style in drawn:
+        # The lines are fitted already: rich must not wrap them again.
         console.print(Text.assemble((guides, "dim"), (text, style)), soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from bpfpin.cli.graph.label import label, sharers
 from bpfpin.cli.output import escape
 from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
 
+# Shapes of Graphviz.
 _SHAPES: Final = {
     NodeKind.DEVICE: "house",
     NodeKind.CGROUP: "tab",
@@ -39,6 +40,7 @@ def dot(graph: Graph) -> str:
 
 def quoted(text: str) -> str:
     """Return a quoted string of DOT; line ends of *text* are kept."""
+    # The backslash first: afterwards it would double those that are new.
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 

@@ -11,6 +11,7 @@ from bpfpin.records import dataclass
 
 BPFFS: Final = "/sys/fs/bpf/"
 ELLIPSIS: Final = "…"
+# Wide and Fullwidth (Unicode Standard Annex #11): such a character takes two columns.
 _WIDE: Final = ("W", "F")
 
 
@@ -32,6 +33,7 @@ def label(graph: Graph, node: Node) -> Label:
 def hooks_of(graph: Graph, node: Node) -> list[str]:
     """Return the names of the hooks that a program is attached to, each once."""
     edges = [e for e in graph.reaching.get(node.id, ()) if e.kind is EdgeKind.ATTACHED]
+    # Places that are not nodes of the graph, such as tracepoints, are listed at the program.
     words = [edge.hook for edge in edges] + [hook.partition(" of ")[0] for hook in node.hooks]
     return list(dict.fromkeys(words))
 
@@ -55,6 +57,7 @@ def cut(text: str, columns: int, *, keep_end: bool = False) -> str:
     """Return *text* cut to *columns*, with an ellipsis in place of the rest."""
     if width(text) <= columns:
         return text
+    # One column for the ellipsis.
     kept, room = list[str](), columns - 1
     for char in reversed(text) if keep_end else text:
         room -= width(char)
@@ -84,6 +87,7 @@ def _program(graph: Graph, node: Node) -> _Parts:
         for kind in (EdgeKind.EXTENDS, EdgeKind.CONTAINS)
         for host in graph.sources(node.id, kind)
     ]
+    # An extension or a program in a map of programs runs without a hook of its own.
     where = ", ".join(hooks) or (f"in {hosts[0].name}" if hosts else "not attached")
     pins = [f"pinned at {pin.name}" for pin in graph.targets(node.id, EdgeKind.PINNED)]
     holders = [

@@ -17,12 +17,14 @@ from bpfpin.cli.graph.label import Label, label, width
 from bpfpin.host.graph import Edge, EdgeKind, Graph, Node, NodeKind
 from bpfpin.records import dataclass
 
+# A limit, since the order may swing between two states for ever; the best one is kept.
 SWEEPS: Final = 16
 Columns = list[list[str]]
 Neighbours = Mapping[str, Sequence[str]]  # of each item, the connected items of other columns
 # Width of a character of the widest of the fonts in the style sheet, at 13 px and at 11 px.
 TITLE_WIDTH: Final = 7.95
 DETAIL_WIDTH: Final = 6.7
+# In pixels, from here on: two lines of text with room around them.
 BOX_HEIGHT: Final = 42.0
 BOX_GAP: Final = 12.0
 GROUP_GAP: Final = 30.0
@@ -30,6 +32,7 @@ COLUMN_GAP: Final = 92.0
 ICON_ROOM: Final = 36.0
 MARGIN: Final = 12.0
 BOX_WIDTH_MIN, BOX_WIDTH_MAX = 130.0, 310.0
+# A lane is a box without text: it keeps a way free through a column for a line that passes it.
 LANE_HEIGHT: Final = 6.0
 PORT_STEP: Final = 5.0
 COLUMN_OF: Final = {
@@ -56,9 +59,11 @@ class _Pool:
 
 def ordered(columns: Columns, neighbours: Neighbours) -> Columns:
     """Return the columns in the order with the fewest crossings among those tried."""
+    # The best order is kept: a sweep may also make it worse.
     best, fewest = columns, crossings(columns, neighbours)
     current = columns
     for sweep in range(SWEEPS):
+        # To and fro: a column is sorted by its left neighbours, then by its right ones.
         current = _swept(current, neighbours, is_backward=bool(sweep % 2))
         count = crossings(current, neighbours)
         if count < fewest:
@@ -73,6 +78,8 @@ def crossings(columns: Columns, neighbours: Neighbours) -> int:
 
 def _crossings(left: Sequence[str], right: Sequence[str], neighbours: Neighbours) -> int:
     place = {item: index for index, item in enumerate(right)}
+    # Two lines cross if their left ends are in the other order than their right ends. So, with the
+    # lines in the order of their left ends, the crossings are the inversions of their right ends.
     ends = [
         end
         for item in left
@@ -80,6 +87,7 @@ def _crossings(left: Sequence[str], right: Sequence[str], neighbours: Neighbours
     ]
     count, before = 0, list[int]()
     for end in ends:
+        # Those before that end below this one; the list stays sorted, so a search by halves counts.
         count += len(before) - bisect_right(before, end)
         insort(before, end)
     return count
@@ -96,6 +104,7 @@ def _swept(columns: Columns, neighbours: Neighbours, *, is_backward: bool) -> Co
             item: str, place: Mapping[str, float] = place, own: Mapping[str, float] = own
         ) -> float:
             positions = [place[other] for other in neighbours[item] if other in place]
+            # An item without neighbours there keeps its place in the column.
             return sum(positions) / len(positions) if positions else own[item]
 
         swept[index] = sorted(swept[index], key=mean)
@@ -104,6 +113,7 @@ def _swept(columns: Columns, neighbours: Neighbours, *, is_backward: bool) -> Co
 
 def _places(column: Sequence[str]) -> dict[str, float]:
     """Return the positions of the items of a column, between 0 and 1."""
+    # As fractions: columns of different lengths are comparable.
     return {item: (index + 0.5) / len(column) for index, item in enumerate(column)}
 
 
@@ -113,12 +123,14 @@ def heights(
     """Return the y of the middle of each item, at least *gap* apart in a column; the top is 0."""
     middles: dict[str, float] = {}
     for column in columns:
+        # To begin with, all boxes are as high up as they fit.
         wanted = dict.fromkeys(column, 0.0)
         middles |= placed(column, wanted, sizes, gap=gap)
     for sweep in range(SWEEPS):
         for column in columns if sweep % 2 else columns[::-1]:
             wanted = {item: _mean(item, neighbours, middles) for item in column}
             middles |= placed(column, wanted, sizes, gap=gap)
+    # Places may have become negative; only the distances count.
     top = min((middle - sizes[item] / 2 for item, middle in middles.items()), default=0.0)
     return {item: middle - top for item, middle in middles.items()}
 
@@ -136,6 +148,8 @@ def placed(
     gap: float,
 ) -> dict[str, float]:
     """Return the middles closest to *wanted* that keep the order and the gaps."""
+    # The least distances of the items to the first one. Without them a shift is left for each item,
+    # and the shifts may not decrease: this is isotonic regression.
     offsets, offset = list[float](), 0.0
     for item in column:
         offsets.append(offset + sizes[item] / 2)
@@ -143,6 +157,8 @@ def placed(
     pools: list[_Pool] = []
     for item, offset in zip(column, offsets, strict=True):
         pools.append(_Pool(wanted[item] - offset, 1))
+        # Pool adjacent violators: items in the wrong order get the mean of their shifts, which is
+        # the least sum of squares for them together.
         while len(pools) > 1 and pools[-2].mean > pools[-1].mean:
             last = pools.pop()
             pools[-1] = _Pool(pools[-1].sum + last.sum, pools[-1].count + last.count)
@@ -201,10 +217,13 @@ def picture(graph: Graph) -> Picture:
     """Return the layout of *graph*, its connected components one below the other."""
     edges = _drawn(graph)
     ids = {end for edge in edges for end in (edge.source, edge.target)}
+    # A node whose lines are all left out would be a box without a reason; a node that never had a
+    # line is shown.
     hidden = {e.target for e in graph.edges} - ids
     nodes = {node.id: node for node in graph.nodes if node.id in ids or node.id not in hidden}
     labels = {node_id: label(graph, node) for node_id, node in nodes.items()}
     xs, widths, total = _columns(nodes, labels)
+    # Lines from programs to pins pass the column of maps.
     lanes = {edge: lane for edge in edges if (lane := _lane(nodes, edge))}
     middles, bottom = _stacked(nodes, edges, lanes)
     boxes = {
@@ -266,6 +285,8 @@ def _stacked(
     nodes: Mapping[str, Node], edges: Iterable[Edge], lanes: Mapping[Edge, str]
 ) -> tuple[dict[str, float], float]:
     """Return the middle of every node and lane, and the bottom of the last one."""
+    # A line that passes a column is split at its lane: then only neighbouring columns are
+    # connected.
     links: dict[str, list[str]] = {item: [] for item in (*nodes, *lanes.values())}
     for edge in edges:
         chain = (edge.source, lanes[edge], edge.target) if edge in lanes else edge.ends
@@ -273,11 +294,13 @@ def _stacked(
             links[first].append(second)
             links[second].append(first)
     columns_of = {item: _column(nodes, item) for item in links}
+    # Connections within a column do not count for its order.
     beside = {
         item: [other for other in others if columns_of[other] != columns_of[item]]
         for item, others in links.items()
     }
     middles, bottom = dict[str, float](), 0.0
+    # Each component has a place of its own, so no line crosses one of another component.
     for group in _groups(links):
         columns = [[item for item in group if columns_of[item] == c] for c in range(4)]
         columns = ordered([column for column in columns if column], beside)
@@ -302,11 +325,13 @@ def _groups(links: Mapping[str, list[str]]) -> list[list[str]]:
             continue
         seen.add(start)
         group = [start]
+        # Breadth first: *group* grows while it is walked.
         for item in group:
             new = [other for other in dict.fromkeys(links[item]) if other not in seen]
             seen.update(new)
             group += new
         groups.append(group)
+    # Single boxes share the last rows: each alone would take a row of the whole picture.
     alone = [group[0] for group in groups if len(group) == 1]
     return [group for group in groups if len(group) > 1] + ([alone] if alone else [])
 
@@ -353,11 +378,14 @@ def _ports(
     """Return the y of both ends of each edge, by edge, side and node."""
     at: dict[tuple[str, int], list[tuple[float, int, Edge]]] = defaultdict(list)
     for number, (edge, (out, into)) in enumerate(ends.items()):
+        # Sorted by where the other end is, lines from one side of a box do not cross; the number
+        # keeps the order of two lines between the same boxes.
         at[edge.source, out].append((boxes[edge.target].y, number, edge))
         at[edge.target, into].append((boxes[edge.source].y, number, edge))
     ports: dict[tuple[Edge, int, str], float] = {}
     for (node_id, side), ends_here in at.items():
         box = boxes[node_id]
+        # Twelve pixels stay free, for the rounded corners.
         step = min(PORT_STEP, (box.height - 12) / len(ends_here))
         first = box.y + box.height / 2 - step * (len(ends_here) - 1) / 2
         for index, (_, _, edge) in enumerate(sorted(ends_here, key=lambda end: end[:2])):

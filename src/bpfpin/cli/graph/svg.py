@@ -15,6 +15,7 @@ from bpfpin.cli.graph.layout import ICON_ROOM, Box, Picture, Wire, picture
 from bpfpin.cli.output import escape as clean
 from bpfpin.host.graph import EdgeKind, Graph, Node, NodeKind
 
+# Generic names first, then fonts of the usual systems: a picture in a document cannot bring one.
 FONT: Final = (
     "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono',"
     " monospace"
@@ -41,6 +42,7 @@ KIND_COLORS: Final = {
     NodeKind.PIN: ("#57606a", "#9da7b3"),
     NodeKind.PROCESS: ("#57606a", "#9da7b3"),
 }
+# With more than six shared maps the colours repeat.
 SHARED_COLORS: Final = (
     ("#bc4c00", "#f0883e"),
     ("#1a7f37", "#3fb950"),
@@ -72,6 +74,7 @@ def style() -> str:
     return f"{_SHAPES}{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
 
 
+# Doubled braces are those of CSS.
 _SHAPES: Final = f"""\
 text {{ font-family: {FONT}; }}
 .heading, .title, .summary, .badge text {{ font-family: {HEADING_FONT}; }}
@@ -134,6 +137,7 @@ def _document(graph: Graph, drawn: Picture) -> Iterator[str]:
     summary = escape(summary_of(graph, [box.node for box in drawn.boxes]))
     yield f'<title id="what">Who shares what: {summary}</title>'
     yield f"<style>\n{style()}</style>"
+    # Half a pixel inside, so that the line of one pixel is sharp.
     size = f'width="{width - 1:.0f}" height="{height - 1:.0f}"'
     yield f'<rect class="ground" x="0.5" y="0.5" {size} rx="10"/>'
     yield f'<text class="title" x="{PADDING:.0f}" y="36">Who shares what</text>'
@@ -163,6 +167,7 @@ def summary_of(graph: Graph, nodes: Sequence[Node]) -> str:
 
 def shared_hues(graph: Graph, drawn: Picture) -> dict[str, int]:
     """Return the number of the colour of each shared map; neighbours have different colours."""
+    # From top to bottom: neighbours in the picture are neighbours in the list of colours.
     boxes = sorted(drawn.boxes, key=lambda box: box.y)
     shared = [box.node.id for box in boxes if graph.is_shared(box.node.id)]
     return {node_id: number % len(SHARED_COLORS) for number, node_id in enumerate(shared)}
@@ -231,10 +236,12 @@ def _box(graph: Graph, box: Box, hues: Mapping[str, int]) -> Iterator[str]:
     yield "</g>"
 
 
+# Paths begin alike and differ at their ends.
 _ENDS_MATTER: Final = (NodeKind.PIN, NodeKind.CGROUP)
 
 
 def _badge(box: Box, text: str) -> str:
+    # A viewer may use another font, so the width is an estimate with some room.
     width = len(text) * BADGE_LETTER + 14
     x, y = box.width - width - 10, -BADGE_HEIGHT / 2
     return (

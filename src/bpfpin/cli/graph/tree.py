@@ -51,6 +51,7 @@ def fitted(guides: str, branch: Branch, width: int | None) -> Iterator[tuple[str
     if not width or len(guides) + len(branch.text) <= width:
         yield guides, branch.text
         return
+    # The guides of the line go on beside its second part.
     more = guides.replace("├── ", "│   ").replace("└── ", "    ")
     more += "│   " if branch.branches else "    "
     text, *parts = branch.text.split(PART)
@@ -73,11 +74,13 @@ class _Forest:
     def branches(self) -> list[Branch]:
         graph = self._graph
         trees = [self._place(node) for node in graph.of_kind(NodeKind.DEVICE, NodeKind.CGROUP)]
+        # In this order: each step draws nodes, and the next one takes those that are not drawn yet.
         programs = [node for node in graph.of_kind(NodeKind.PROGRAM) if node.id not in self._drawn]
         elsewhere = [self._program(node) for node in programs if node.hooks]
         idle = [
             self._program(node)
             for node in programs
+            # Asked again: a program before it in this list may have drawn it as its extension.
             if not node.hooks and node.id not in self._drawn
         ]
         maps = [node for node in graph.of_kind(NodeKind.MAP) if node.id not in self._drawn]
@@ -102,6 +105,7 @@ class _Forest:
         name = node.name or "program"
         text = _words(name, f"id {node.number}", *filter(None, where), link, *node.notes)
         tree = Branch(text, "magenta")
+        # A program at several hooks has its maps below the first.
         if node.id in self._drawn:
             return tree
         self._drawn.add(node.id)
