@@ -162,6 +162,7 @@ class _Interpreter:
         """Schedule the position *at*, if *state* adds a fact to those known at it."""
         if at not in self.states:
             self.states[at] = state.copy()
+        # Nothing new: this ends loops, since facts only grow and are finite (`facts`).
         elif not self.states[at].join(state):
             return
         if at not in self.waiting:
@@ -261,6 +262,8 @@ class _Interpreter:
             self._return(at, function)
 
     def _return(self, at: int, function: int) -> None:
+        # R6 to R9 and the frame pointer belong to the caller, R0 and the stack below come from the
+        # function.
         site, end = self.callers[function][at], self.ends[function]
         state = State(missed=end.missed, stack=dict(end.stack))
         state.registers[0] = end.registers[0]
@@ -310,6 +313,7 @@ def users_of_programs(programs: Iterable[Program], maps: Mapping[str, Map]) -> U
     If the kernel does not show a program's instructions, or they do not refer to the map, the use
     is unknown: a program can also reach a map through a map of maps.
     """
+    # By id: the kernel keeps 15 bytes of a name, and two maps may have the same.
     names = {bpf_map.id: name for name, bpf_map in maps.items()}
     per_cpu = frozenset(name for name, bpf_map in maps.items() if bpf_map.is_per_cpu)
     users: dict[str, list[UsingProgram]] = defaultdict(list)

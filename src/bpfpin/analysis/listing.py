@@ -54,6 +54,7 @@ class Listing:
 def listing_of_spec(program: ProgramSpec) -> Listing:
     """Return the listing of a program of an object file, its functions linked into one."""
     linked = link(program)
+    # Linked as for the kernel, so that positions are those of one program and calls have targets.
     code = tuple(linked.instructions)
     maps = {
         reference.index: MapReference(
@@ -107,6 +108,8 @@ def _functions(code: tuple[Instruction, ...]) -> dict[int, int]:
     targets: dict[int, int] = {}
     skip = -1
     for index, insn in enumerate(code):
+        # The second slot of a 64-bit load holds the upper half of its number, and would look like
+        # any instruction.
         if index == skip:
             continue
         if insn.is_wide:

@@ -86,6 +86,8 @@ def compile_source(
     source = Path(source).absolute()
     target = Path(object_path).absolute() if object_path else source.with_suffix(".o")
     _check_paths(source, target)
+    # Symlinks of the folder are resolved once: the scratch folder and the object must be in the
+    # same one for the rename.
     target = resolved(target.parent) / target.name
     chosen = _find_compiler(compiler)
     folders = [Path(folder).absolute() for folder in include]
@@ -93,12 +95,18 @@ def compile_source(
     command += [f"-I{folder}" for folder in folders] + [f"-D{define}" for define in defines]
     with _scratch(target) as scratch:
         compiled = Path(scratch) / "object.o"
+        # The source is named relative to its folder, in which the compiler runs: so the object does
+        # not contain the path.
         command += ["-c", _as_argument(source.name), "-o", str(compiled)]
         run = _run(command, source.parent, scratch)
+        # Only the compiler knows which of the two a source is, so it is asked first with the
+        # definition in the header.
         if OWN_MAP_DEF in run.stderr:
             run = _run([*command, "-DBPF_NO_MAP_DEF"], source.parent, scratch)
         if run.returncode:
             raise _refusal(run.stderr, source)
+        # A rename: a loader that opens the object meanwhile reads the old or the new one, never a
+        # part.
         compiled.replace(target)
         version = _run(list(chosen.version), source.parent, scratch).stdout
     return CompileResult(target, _version_line(chosen, version), run.stderr)
@@ -137,6 +145,7 @@ def _clang(word: str) -> _Compiler | None:
     path = shutil.which(word)
     if path is None:
         return None
+    # Debian keeps the asm/ headers there, where clang looks for its own machine but not for BPF.
     multiarch = Path("/usr/include") / f"{platform.machine()}-linux-gnu"
     installed = Path("/usr/include/linux/bpf.h").exists()
     headers = (multiarch,) if installed else _wheel_headers()
@@ -148,11 +157,13 @@ def _ziglang() -> _Compiler | None:
     if wheel is None:
         return None
     zig = str(wheel / "zig")
+    # zig demands an operating system in the target; BPF has none.
     return _Compiler((zig, "cc"), (zig, "version"), "bpfel-freestanding", _wheel_headers())
 
 
 def _wheel() -> Path | None:
     spec = importlib.util.find_spec(ZIGLANG)
+    # The wheel is found without importing it.
     return Path(spec.origin).parent if spec and spec.origin else None
 
 

@@ -44,6 +44,7 @@ CGROUP_OBJECT = "builtin:cgroup_stats"
 WIDER_OBJECT = "builtin:xdp_sizes"
 COUNTERS = "xdp_stats_map"
 PINGS = 5
+# Several demos may run at once, and killed ones leave labs behind.
 _LABS = 10
 _CGROUP_HOOKS = 4  # count each ping: the cgroup and tc on the way out, XDP and the cgroup back
 _SETTLE_S = 10.0
@@ -136,6 +137,8 @@ class _Play:
 
 def _lab(play: _Play) -> Iterator[Scene]:
     yield play.run("lab", "up", play.device)
+    # Registered by the scene that made it. After an error or Ctrl-C the stack undoes the scenes in
+    # reverse: sets before the lab.
     play.clean_up.callback(_take_down, play.device)
 
 
@@ -185,7 +188,9 @@ def _reload(play: _Play) -> Iterator[Scene]:
     counted = _settled(play, before + meanwhile.sent) - before
     _require(counted == meanwhile.sent, f"{meanwhile.sent} packets were sent, {counted} counted")
     protocols = play.pin_root / play.device / "protocols"
+    # Only the new program has this map, so it tells how many packets that program saw.
     by_new = _packets(protocols, socket.IPPROTO_UDP)
+    # Otherwise the reload was not under traffic, and the scene would prove nothing.
     _require(0 < by_new < counted, f"of {counted} packets the new program saw {by_new}")
     yield Scene(
         "",
@@ -223,6 +228,7 @@ def _share_with_cgroup(play: _Play) -> Iterator[Scene]:
     yield _same_map(play, _set_of(cgroup))
     before = play.packets()
     pinging = shlex.join(_pinging(play, address=play.lab.addresses.peer[0]))
+    # The shell moves itself into the cgroup, so that ping is in it from its first packet on.
     yield _run(["sh", "-c", f"echo $$ > {cgroup}/cgroup.procs; exec {pinging}"])
     counted = play.packets() - before
     _require(counted == PINGS * _CGROUP_HOOKS, f"{PINGS} pings were counted as {counted} packets")
@@ -294,6 +300,7 @@ def _pinging(play: _Play, *, answer_s: float = 5.0, address: str | None = None) 
 def _run(command: Sequence[str], *, shown: Sequence[str] = (), expected: int = 0) -> Scene:
     completed = subprocess.run(
         command,
+        # A command that asks something must fail here and not wait.
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -327,6 +334,7 @@ def _same_map(play: _Play, name: str) -> Scene:
 def _settled(play: _Play, expected: int) -> int:
     """Return the count of XDP_PASS, once it has reached *expected* or `_SETTLE_S` has passed."""
     deadline = time.monotonic() + _SETTLE_S
+    # sendto(2) returns before the packet went through XDP at the other end of the cable.
     while (counted := play.packets()) < expected and time.monotonic() < deadline:
         time.sleep(0.01)
     return counted

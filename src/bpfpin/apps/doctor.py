@@ -22,6 +22,7 @@ from bpfpin.sets.splits import splits
 from bpfpin.syscall.capability import missing_capabilities
 from bpfpin.uapi import Cmd, MapType, ProgramType
 
+# Both are little-endian, and their system call numbers are known (`syscall.call`).
 MACHINES = ("x86_64", "aarch64")
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -63,6 +64,7 @@ def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> l
     is the command line that runs this as root. `InterfaceNotFoundError` if the device does not
     exist.
     """
+    # First: a device that does not exist is an error of the command, not the result of a check.
     ifindex = interface.ifindex(device) if device is not None else 0
     checks = [_kernel(), _jit(), *_lockdown(), *_privileges(as_root), *_bpffs(pin_root)]
     checks += [_kernel_btf(), *_features(pin_root, as_root), *_shares(pin_root, as_root)]
@@ -105,6 +107,8 @@ def _bpffs(pin_root: Path) -> Iterator[HostCheck]:
     try:
         bpffs.require(pin_root)
     except NotBpffsError as error:
+        # Nothing is mounted at the usual place yet. Another file system there would stay in the
+        # way.
         is_fine = bpffs.inspect(pin_root) is RootState.ABSENT
         text = f"{error}; load mounts it" if is_fine else str(error)
         yield HostCheck("bpffs", ok=is_fine, text=text, fix=error.hint)
@@ -126,10 +130,13 @@ def _pin_root(pin_root: Path) -> HostCheck:
         status, foreign = directory.status, foreign_lock_directory(directory)
     if foreign:
         return HostCheck("pin root", ok=False, text=foreign.message, fix=foreign.hint)
+    # In a directory with the sticky bit others can create names, but not rename or remove ours
+    # (unlink(2)). Sets have directories of their own.
     unsafe = unsafe_reason(status, is_sticky_enough=True)
     fix = f"use another one (--pin-root), or chmod 0755 {pin_root}"
     if unsafe:
         return HostCheck("pin root", ok=False, text=f"{pin_root} is not safe: {unsafe}", fix=fix)
+    # Safe, but another user can take a name before its set is loaded.
     if status.st_mode & WRITABLE_BY_OTHERS:
         text = f"other users may create names in {pin_root} (mode {status.st_mode & 0o7777:04o})"
         return HostCheck("pin root", ok=True, text=text, fix=f"chmod 0755 {pin_root}")
@@ -147,6 +154,8 @@ def _features(pin_root: Path, as_root: str) -> Iterator[HostCheck]:
     try:
         probed = features()
         if bpffs.inspect(pin_root) is RootState.MOUNTED:
+            # bpffs itself has to be tried: whether it can exchange names depends on the file
+            # system, not on the kernel's list of system calls.
             probed.append(probe_rename_exchange(pin_root))
     except (PermissionDeniedError, PermissionError) as error:
         yield HostCheck("features", ok=False, text=f"not asked: {error}", fix=as_root)
@@ -163,6 +172,8 @@ def _feature(feature: Feature) -> HostCheck:
 
 def _shares(pin_root: Path, as_root: str) -> Iterator[HostCheck]:
     """Check for pin sets that should share a map and do not (split brain)."""
+    # Without the right to list programs there would be no findings, which is not the same as no
+    # problem.
     if not may_walk():
         yield HostCheck("shared maps", ok=False, text="not asked: needs CAP_SYS_ADMIN", fix=as_root)
         return

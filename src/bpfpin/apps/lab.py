@@ -36,9 +36,12 @@ ALIAS = "bpfpin lab"
 PEER = "veth0"
 _NAME_LIMIT = 15  # IFNAMSIZ of linux/if.h, less the final NUL
 _PREFIX_BITS = (24, 64)  # of the IPv4 and the IPv6 address
+# The third byte of 10.11.N.0/24 and of the IPv6 network, as in the XDP tutorial.
 _NETWORKS = range(1, 255)
 PORT: Final = 9  # discard (RFC 863)
 _PAYLOAD: Final = bytes(32)
+# A burst is small beside the ring of a veth device (VETH_RING_SIZE of drivers/net/veth.c, 256), so
+# that none of it is dropped: the demo counts every packet.
 _BURST: Final = 10
 _PAUSE_S: Final = 0.002
 
@@ -79,6 +82,7 @@ def lab_up(name: str) -> Lab:
         device = link.create_veth(name)
         undo.callback(_delete, link, device)
         link.set_alias(device.ifindex, ALIAS)  # from here on `lab_down` can remove it
+        # After the alias: killed in between, `lab_down` finds the device, and removes what exists.
         create_namespace(name)
         undo.callback(remove_namespace, name)
         _connect(link, device, name)
@@ -139,6 +143,7 @@ def _delete(link: Netlink, device: Device) -> None:
     try:
         link.delete_device(device.ifindex)
     except AttachError:
+        # By index and name: the index may belong to a device of another name by now.
         if interface.name_of(device.ifindex) == device.name:
             raise
 
@@ -154,6 +159,8 @@ def _connect(link: Netlink, device: Device, name: str) -> None:
         link.add_neighbour(device.ifindex, address, peer_mac)
     with netns.enter(name), Netlink() as inside:
         peer = _named(inside, PEER)
+        # Every network namespace has this device from the start, so it can carry the mark of the
+        # lab.
         loopback = _named(inside, "lo")
         inside.set_alias(loopback.ifindex, ALIAS)
         inside.set_up(loopback.ifindex)
@@ -163,6 +170,8 @@ def _connect(link: Netlink, device: Device, name: str) -> None:
 
 
 def _configure(link: Netlink, ifindex: int, addresses: Sequence[str]) -> None:
+    # Before it is up: with a link-local IPv6 address the kernel would solicit routers from that
+    # moment on.
     link.set_silent(ifindex)
     link.set_up(ifindex)
     for address, bits in zip(addresses, _PREFIX_BITS, strict=True):
@@ -216,6 +225,8 @@ def _find(link: Netlink, name: str) -> Device | None:
 
 def _is_lab_namespace(name: str) -> bool:
     """Whether the namespace belongs to a lab, or is only the file that a killed process left."""
+    # `ip netns add` makes a file and mounts the namespace on it. A file without a mount is left if
+    # it was killed in between.
     if not netns.is_namespace(name):
         return True
     with netns.enter(name), Netlink() as inside:
@@ -230,6 +241,8 @@ def _no_lab(name: str, present: Sequence[Lab]) -> InterfaceNotFoundError:
 
 
 def _check_name(name: str) -> None:
+    # The kernel refuses `/`, `:` and spaces in names of devices (dev_valid_name() of
+    # net/core/dev.c). `%` and `~` have a meaning in the names of sets.
     legal = name and len(name.encode()) <= _NAME_LIMIT and name not in {".", "..", "lo"}
     if not legal or any(not char.isprintable() or char in " /:%~" for char in name):
         raise UsageError(
@@ -266,6 +279,7 @@ def traffic(lab: Lab) -> Iterator[Traffic]:
     """Send some thousand UDP packets a second to the lab's device while the block runs."""
     counter, done = Traffic(), threading.Event()
     with netns.enter(lab.netns):
+        # Created inside; the thread below sends from there without entering the namespace.
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sender:
         arguments = (sender, lab.addresses.host[0], counter, done)

@@ -18,6 +18,7 @@ from bpfpin.syscall import netns as network_namespace
 ECHO_REPLY = 0
 ECHO_REQUEST = 8
 _HEADER = struct.Struct("!BBHHH")
+# As much as ping(8) sends by default; the echo packet has 64 bytes with its header.
 _PAYLOAD = bytes(range(56))
 
 
@@ -40,10 +41,13 @@ def ping(
     """Send *count* echo requests to *address* from namespace *netns*; needs CAP_NET_RAW."""
     with _socket_in(netns) as sender:
         sender.settimeout(timeout_s)
+        # The field has 16 bits. With the sequence number it tells this process's answers from those
+        # of others.
         identifier = os.getpid() & 0xFFFF
         received = 0
         for sequence in range(count):
             started = time.monotonic()
+            # ICMP has no ports, but the address of a socket in Python does.
             sender.sendto(_echo_request(identifier, sequence), (address, 0))
             received += _is_answered(sender, identifier, sequence, started + timeout_s)
             time.sleep(max(0.0, started + interval_s - time.monotonic()))
@@ -53,6 +57,7 @@ def ping(
 def _socket_in(netns: str | None) -> socket.socket:
     if netns is None:
         return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    # A socket stays in the network namespace in which it was created, so the thread may leave it.
     with network_namespace.enter(netns):
         return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 
@@ -63,6 +68,7 @@ def _echo_request(identifier: int, sequence: int) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
+    # Header and payload have an even number of bytes, so none needs padding.
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -73,9 +79,13 @@ def _is_answered(receiver: socket.socket, identifier: int, sequence: int, deadli
     """Wait for the answer; a raw socket gets the ICMP packets of all processes."""
     while time.monotonic() < deadline:
         try:
+            # The timeout of the socket begins anew with each packet of another process; *deadline*
+            # ends the wait all the same.
             packet = receiver.recv(1500)
         except TimeoutError:
             return False
+        # A raw socket of IPv4 delivers the IP header as well (raw(7)); its length is in words of
+        # four bytes.
         header_size = (packet[0] & 0xF) * 4
         kind, _, _, *answered = _HEADER.unpack_from(packet, header_size)
         if kind == ECHO_REPLY and answered == [identifier, sequence]:

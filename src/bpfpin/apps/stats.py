@@ -83,6 +83,8 @@ def open_counters(
     `xdp_stats_map`, or the only counter map. `UsageError` if several or none fit. A map with a path
     is followed through reloads; `id:N` and `name:NAME` stand for one fixed map.
     """
+    # A path that begins with `/` may be a cgroup or a pin. A cgroup that has a set is meant before
+    # a pin of that path.
     target = cgroup_set_name(target, pin_root=pin_root) or target
     if is_map_name(target) and not Path(target).is_dir():
         if map_name is not None:
@@ -149,6 +151,7 @@ def _pins_in(directory: Path) -> dict[str, Path]:
 
 def _only_counters(target: str, pins: dict[str, Path]) -> Counters:
     if USUAL_NAME in pins:
+        # The usual name decides, even if other maps look like counters, too.
         return _following(pins[USUAL_NAME])
     with ExitStack() as others:
         fitting = {}
@@ -222,6 +225,8 @@ def watch_events(
             yield event
             continue
         now = event.value
+        # The first reading of another map has no predecessor: a difference between two maps would
+        # not be a rate.
         if before is not None and not event.is_first:
             before = sample_across_migration(before, now)
             yield interval_between(before, now, keys=counters.keys, is_percpu=is_percpu)
@@ -283,6 +288,7 @@ def has_grouping() -> bool:
         locale.setlocale(locale.LC_NUMERIC, LOCALE)
     except locale.Error:
         return False
+    # setlocale(3) is about the whole process, so it is put back.
     locale.setlocale(locale.LC_NUMERIC, before)
     return True
 

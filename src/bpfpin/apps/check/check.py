@@ -91,6 +91,8 @@ def verify(spec: ObjectSpec, *, max_map_memory: int, log_level: int) -> Verifica
         return result
     asking = _Asking(spec, result, max_map_memory, log_level)
     try:
+        # Together first, as `load` does it: maps are made once, and programs may call each other
+        # through them.
         asking.together(list(default))
         asking.one_by_one(name for name in spec.programs if name in result.optional)
     except PermissionDeniedError as error:
@@ -113,6 +115,7 @@ class _Asking:
                 self._keep(loaded)
                 self.result.notes += loaded.notes
         except BpfError as error:
+            # Without the capability every single program would fail in the same way.
             if isinstance(error, PermissionDeniedError) and error.missing:
                 raise
             self.one_by_one(names)
@@ -123,6 +126,7 @@ class _Asking:
         """Load each of these programs by itself, and keep its log or its refusal."""
         for name in names:
             program = self.spec.programs[name]
+            # The kernel cannot be asked: BPF_PROG_LOAD takes the type with the program.
             if program.type is ProgramType.UNSPEC:
                 self.result.refusals[name] = _untyped(program)
                 continue
@@ -289,6 +293,7 @@ def sources_in(paths: Sequence[str]) -> list[str]:
 def _sources_of(path: str) -> list[str]:
     if not Path(path).is_dir():
         return [path]
+    # Sorted, so that two runs over a directory can be compared.
     objects = sorted(map(str, Path(path).glob("*.o")))
     if not objects:
         raise UsageError(f"{path} is a directory without objects (*.o)")
@@ -318,6 +323,8 @@ def check(source: str, choices: CheckChoices = DEFAULT) -> CheckReport:
 def _report(source: str, spec: ObjectSpec, choices: CheckChoices) -> CheckReport:
     result = verify(spec, max_map_memory=choices.max_map_memory, log_level=choices.log_level)
     externs = checked_externs(spec)
+    # Externs are resolved here once more: they say what the kernel lacks even if another error came
+    # first.
     errors = [result.error, *result.refusals.values(), *(extern.error for extern in externs)]
     return CheckReport(
         path=spec.path or source,

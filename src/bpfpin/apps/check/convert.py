@@ -32,10 +32,12 @@ def btf_definitions(spec: ObjectSpec) -> str:
     to by name, and not defined. Maps of maps come last.
     """
     old = [map_ for map_ in spec.maps.values() if map_.dialect in OLD_DIALECTS]
+    # The path stands in a comment of C and must not end it.
     path = (spec.path or "the object").replace("*/", "* /")
     if not old:
         return f"/* {path} has no maps of the old dialects. */\n"
     head = f"/* The maps of {path}, after <linux/bpf.h> and <bpf/bpf_helpers.h>. */"
+    # `values` of a map of maps refers to its inner maps, which C must have seen before.
     ordered = sorted(old, key=lambda map_: traits_of(map_.type).holds_maps)
     return "\n\n".join([head, *(_definition(spec, map_) for map_ in ordered)]) + "\n"
 
@@ -85,6 +87,7 @@ def _flags(flags: int) -> str:
 def _values(wanted: MapSpec, *, has_prototypes: bool) -> tuple[list[str], str]:
     """Return the member `values`, and the initialiser of the entries that the object sets."""
     if traits_of(wanted.type).holds_maps and wanted.inner is not None:
+        # libbpf refuses a pinned inner map (parse_btf_map_def() of src/libbpf.c).
         inner = [f"\t{line}" for line in _members(wanted.inner.with_changes(pinning=Pinning.NONE))]
         return ["__array(values, struct {", *inner, "});"], _initial(wanted)
     if traits_of(wanted.type).holds_programs and has_prototypes:
@@ -126,6 +129,7 @@ def _prototype(spec: ObjectSpec, name: str) -> str:
     program, btf = spec.programs.get(name), spec.btf
     if program is None or btf is None:
         return ""
+    # The first function of a program is its entry; the others are called by it.
     function = btf[program.functions[0].type_id]
     kind = btf[function.type_id] if isinstance(function, Function) else None
     if not isinstance(kind, FunctionPrototype) or len(kind.parameters) != 1:

@@ -163,8 +163,10 @@ class CheckReport:
         """How it ended, in one word."""
         if self.error is None:
             return Outcome.LOADS if self.is_asked else Outcome.NOT_ASKED
+        # Only an object that was read has a hash, so the kernel has refused it, not the reader.
         if self.sha256:
             return Outcome.REFUSED
+        # Errors about files are also the builtin ones (FileNotFoundError, PermissionError).
         is_missing = isinstance(self.error, OSError)
         return Outcome.NOT_READ if is_missing else Outcome.MALFORMED
 
