@@ -11,16 +11,8 @@ from enum import Enum
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.names import essential_name
-from bpfpin.btf.types import (
-    Array,
-    BtfType,
-    FunctionPrototype,
-    Int,
-    IntEncoding,
-)
-from bpfpin.btf.types import (
-    Enum as BtfEnum,
-)
+from bpfpin.btf.types import Array, BtfType, FunctionPrototype, Int, IntEncoding
+from bpfpin.btf.types import Enum as BtfEnum
 from bpfpin.records import dataclass
 
 KCONFIG = ".kconfig"

@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from bpfpin.objects.maps import batch, elements, gc_pause
+from bpfpin.objects.maps import batch, elements
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.call import fail_call
@@ -209,7 +209,7 @@ def test_an_array_cannot_be_emptied() -> None:
 
 @pytest.mark.parametrize("was_on", [True, False])
 def test_the_search_for_cycles_is_left_as_it_was(was_on: bool) -> None:
-    entries = gc_pause.WORTH_IT
+    entries = batch.WORTH_A_PAUSE
     with Map.create(hash_of(entries)) as made, typed(made) as numbers:
         numbers.update_batch((key, key) for key in range(entries))
         before = gc.isenabled()

@@ -16,7 +16,7 @@ from bpfpin.attach.netlink import aside
 from bpfpin.host import attachments
 from bpfpin.host.collect import graph
 from bpfpin.host.graph import EdgeKind, Graph, NodeKind
-from bpfpin.host.namespaces import all_namespaces
+from bpfpin.host.processes import all_namespaces
 from bpfpin.insn import exit_, load_imm64, mov_imm
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map

@@ -41,13 +41,12 @@ from bpfpin.analysis.facts import (
     join_facts,
     sum_facts,
 )
-from bpfpin.analysis.listing import Listing, listing_of_kernel, listing_of_spec
+from bpfpin.analysis.listing import Listing, listing_of_kernel, listing_of_spec, xlated
 from bpfpin.analysis.memory import call_helper, load, store
 from bpfpin.analysis.uses import UNUSED, Use, UseNotes, UsingProgram
 from bpfpin.insn import CALL, EXIT, Instruction
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
-from bpfpin.objects.programs.xlated import xlated
 from bpfpin.spec import ProgramSpec
 
 _ADD, _SUBTRACT, _MOVE = 0x00, 0x10, 0xB0

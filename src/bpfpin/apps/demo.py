@@ -22,13 +22,7 @@ from typing import Any
 from bpfpin.apps.lab import Lab, lab_down, labs, traffic
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
-from bpfpin.errors import (
-    BpfError,
-    BusyError,
-    CgroupNotFoundError,
-    ExitCode,
-    PinNotFoundError,
-)
+from bpfpin.errors import BpfError, BusyError, CgroupNotFoundError, ExitCode, PinNotFoundError
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS, PRIVATE_MOUNT
 from bpfpin.records import dataclass

@@ -18,7 +18,7 @@ from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import foreign_lock_directory
 from bpfpin.records import dataclass
-from bpfpin.sets.splits import splits
+from bpfpin.sets.split_brain import splits
 from bpfpin.syscall.capability import missing_capabilities
 from bpfpin.uapi import Cmd, MapType, ProgramType
 

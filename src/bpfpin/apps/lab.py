@@ -21,12 +21,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from bpfpin.attach import interface
-from bpfpin.attach.netlink import (
-    Device,
-    Netlink,
-    create_namespace,
-    remove_namespace,
-)
+from bpfpin.attach.netlink import Device, Netlink, create_namespace, remove_namespace
 from bpfpin.errors import AttachError, BusyError, InterfaceNotFoundError, UsageError
 from bpfpin.records import dataclass
 from bpfpin.syscall import netns

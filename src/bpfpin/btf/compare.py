@@ -11,16 +11,7 @@ import functools
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import members
-from bpfpin.btf.types import (
-    Array,
-    BtfType,
-    DataSection,
-    Enum,
-    Int,
-    Pointer,
-    Struct,
-    Union,
-)
+from bpfpin.btf.types import Array, BtfType, DataSection, Enum, Int, Pointer, Struct, Union
 from bpfpin.records import dataclass
 
 _REMEMBERED = 64  # results cached, because many maps of one object have the same types

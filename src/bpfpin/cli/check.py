@@ -26,9 +26,8 @@ from bpfpin.apps.check.report import (
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import describe
 from bpfpin.cli.formats import Report
-from bpfpin.cli.options import SIZE
+from bpfpin.cli.options import SIZE, keep_logs, log_file_option
 from bpfpin.cli.output import Output, escape
-from bpfpin.cli.verifier_log import keep, log_file_option
 from bpfpin.errors import ExitCode, VerifierError
 from bpfpin.sets.variables import parse_set_words
 from bpfpin.spec import Dialect
@@ -341,7 +340,7 @@ def _keep_logs(out: Output, reports: Iterable[CheckReport], file: Path | None) -
         if isinstance(program.error, VerifierError)
     ]
     accepted = {name: program.log for name, program in programs.items() if program.log}
-    keep(refusals, out, file, others=accepted)
+    keep_logs(refusals, out, file, others=accepted)
 
 
 def _complain(out: Output, refused: list[CheckReport]) -> int | None:

@@ -1,12 +1,15 @@
-"""The global options, accepted before and after the verb, and the context made of them."""
+"""The global options, accepted before and after the verb, and the context made of them.
+
+Also options that several verbs of sets or maps have, with what they do.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
 
@@ -14,6 +17,9 @@ from bpfpin.cli.formats import DOCUMENT, TABLE
 from bpfpin.cli.output import Color, Output
 from bpfpin.errors import UsageError
 from bpfpin.records import dataclass
+
+if TYPE_CHECKING:
+    from bpfpin.sets.guard import MapGuard
 
 P = ParamSpec("P")
 Settings = dict[str, Any]  # the global options that were typed, by name; the last one wins
@@ -94,6 +100,9 @@ GLOBAL_OPTIONS = (
 )
 
 
+force_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--force", is_flag=True, help="Allow changes that may cut your own connection."
+)
 private_mount_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--private-mount",
     is_flag=True,
@@ -173,6 +182,18 @@ def check_format(out: Output, formats: Sequence[str], verb: str, *, hint: str = 
 def _namespace(name: str | None) -> contextlib.AbstractContextManager[object]:
     if name is None:
         return contextlib.nullcontext()
-    from bpfpin.host.namespaces import entered  # noqa: PLC0415 - only with -n
+    from bpfpin.host.processes import entered  # noqa: PLC0415 - only with -n
 
     return entered(name)
+
+
+@contextlib.contextmanager
+def guarded(context: Context, *, is_forced: bool) -> Iterator[MapGuard]:
+    """Yield the lockout check of a change of a map, and write its notes after the change."""
+    # The guard can load objects: commands that only read a map need none of those modules.
+    from bpfpin.sets.guard import MapGuard  # noqa: PLC0415
+
+    guard = MapGuard(context.pin_root, is_forced)
+    yield guard
+    for note in guard.notes:
+        context.out.say(f"note: {note}")

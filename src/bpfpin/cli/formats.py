@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from bpfpin.cli.output import Output
+    from bpfpin.map.entries import MapEntry
 
 SCHEMA: Final = 1
 TABLE: Final = "table"
@@ -33,6 +34,8 @@ _INFINITE: Final = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 Row = tuple[Any, ...]
 Document = Mapping[str, Any]
+# Beginnings that `map set` reads as JSON or as bytes: such a text has to be quoted.
+_MARKS: Final = ('"', "{", "[", "hex:")
 
 
 class Report:
@@ -287,3 +290,28 @@ def _quoted(name: str) -> str:
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def value_text(value: Any) -> str:
+    """Return a key or a value as text that `map set` reads: `5`, `hex:0a00`, `PASS`, JSON."""
+    if isinstance(value, str) and _is_word(value):
+        return value
+    text = to_json(value)
+    # `hex:0a00` is unambiguous without the quotes of JSON.
+    return text[1:-1] if isinstance(value, bytes) else text
+
+
+def _is_word(text: str) -> bool:
+    """Whether `map set` reads *text* as itself, and a terminal shows all of it."""
+    from bpfpin.map.form import is_escaped  # noqa: PLC0415 - only for texts of maps
+
+    # Spaces around a word would get lost when it is copied from a table.
+    is_plain = bool(text) and text.isprintable() and text.strip() == text
+    return is_plain and not text.startswith(_MARKS) and not is_escaped(text)
+
+
+def value_lines(entry: MapEntry) -> list[str]:
+    """Return the value of an entry; one line for each CPU of a per-CPU map."""
+    if not entry.is_percpu:
+        return [value_text(entry.value)]
+    return [f"cpu {cpu}: {value_text(value)}" for cpu, value in enumerate(entry.value)]

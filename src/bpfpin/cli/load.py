@@ -12,8 +12,7 @@ from bpfpin.apps.stats import has_counters
 from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
 from bpfpin.cli.formats import Report
 from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
-from bpfpin.cli.options import MODE, SIZE, complete_devices
-from bpfpin.cli.verifier_log import log_file_option, logged
+from bpfpin.cli.options import MODE, SIZE, complete_devices, log_file_option, logged
 from bpfpin.errors import UsageError
 from bpfpin.map.open import path_of
 from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook

@@ -35,7 +35,7 @@ COMMANDS = {
     "graph": Verb(
         "bpfpin.cli.graph.command", "Show which devices, programs, maps and pins are connected."
     ),
-    "map": Verb("bpfpin.cli.map.command", "Read and change any map: list, show, get, set, dump …"),
+    "map": Verb("bpfpin.cli.map", "Read and change any map: list, show, get, set, dump …"),
     "completion": Verb(
         "bpfpin.cli.help:completion_command", "Print the completion script of a shell."
     ),

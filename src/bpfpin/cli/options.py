@@ -1,17 +1,23 @@
-"""Options and parameter types that several verbs share: DEV|NAME, `--dev`, MODE and SIZE."""
+"""Options and parameter types that several verbs share: DEV|NAME, `--dev`, MODE, SIZE.
+
+Also `--log-file` with what it does: the verifier's whole log goes to a file, with `-v` to stderr.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
 
 from bpfpin.cli.context import Context
-from bpfpin.errors import UsageError
+from bpfpin.cli.output import Output
+from bpfpin.errors import BpfError, UsageError, VerifierError
 from bpfpin.sets.request import parse_mode
 
 FC = TypeVar("FC", bound=Callable[..., Any])
@@ -19,6 +25,14 @@ FC = TypeVar("FC", bound=Callable[..., Any])
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 # At most 18 digits: `int` takes long for endless ones.
 _SIZE = re.compile(r"([0-9]{1,18})([KMG]?)(?:iB)?", re.ASCII | re.IGNORECASE)
+
+HOW_TO_SEE_LOG = "the verifier's whole log: --log-file FILE, or -v"
+log_file_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--log-file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the verifier's whole log to FILE.",
+)
 
 
 def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,3 +133,47 @@ class Size(click.ParamType[int]):
 
 
 SIZE = Size()
+
+
+@contextlib.contextmanager
+def logged(out: Output, file: Path | None) -> Iterator[None]:
+    """Write the log of a verifier's refusal, add its place to the hint, and raise it again."""
+    try:
+        yield
+    except VerifierError as error:
+        keep_logs([(error.target, error)], out, file)
+        raise
+
+
+def keep_logs(
+    refusals: Sequence[tuple[str, VerifierError]],
+    out: Output,
+    file: Path | None,
+    *,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write the logs of *refusals*, and add their place to the hints.
+
+    The first of each pair names the refused program. *others* are the logs of accepted
+    programs, which go to the file only.
+    """
+    logs = {**others, **{name: error.log for name, error in refusals}}
+    # The log is long, so without -v and a file the hint only says how to get it.
+    where = _logs_written(logs, file) if file and logs else "" if out.is_verbose else HOW_TO_SEE_LOG
+    for name, error in refusals:
+        out.detail(f"the verifier on {name}:\n{error.log.rstrip()}")
+        error.fix = error.fix.joined(where, separator="\n      ")
+
+
+def _logs_written(logs: Mapping[str, str], file: Path) -> str:
+    """Write the file and return a message; a failure to write must not hide the refusal."""
+    from bpfpin.map.snapshot_file import write_text  # noqa: PLC0415  (only for --log-file)
+
+    parts = [f"# {name}\n{log.rstrip()}\n" for name, log in logs.items()]
+    try:
+        write_text(file, "\n".join(parts))
+    except (BpfError, OSError) as error:
+        # The program's refusal is the error to report: this one only goes into its hint.
+        reason = error.message if isinstance(error, BpfError) else error.strerror
+        return f"the verifier's log could not be written to {file}: {reason}"
+    return f"the verifier's whole log is in {file}"

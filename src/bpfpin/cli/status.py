@@ -7,9 +7,8 @@ import os
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.entry import value_text
 from bpfpin.cli.failure import sudo_hint
-from bpfpin.cli.formats import Report
+from bpfpin.cli.formats import Report, value_text
 from bpfpin.cli.options import optional_target_options
 from bpfpin.errors import ExitCode
 from bpfpin.sets.reports import SetReport, StatusReport

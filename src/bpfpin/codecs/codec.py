@@ -9,7 +9,7 @@
 | other arrays | `list` |
 | `struct`, data section | `dict` by member; the members of unnamed members are included |
 | `union` | `dict` of every member; for writing, any members that do not contradict each other |
-| locks, timers and other kernel-owned members (`kernel_owned.py`) | left out; written as zeros |
+| locks, timers and other kernel-owned members (`of_btf.py`) | left out; written as zeros |
 | no type known | `bytes` |
 
 In keys a structure is a `KeyRecord`, a dict that can be hashed, and an array is a tuple. For

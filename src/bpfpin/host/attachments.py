@@ -18,7 +18,7 @@ from bpfpin.attach.registry import RunningProgram, code_named, code_of
 from bpfpin.errors import BpfError, NamespaceNotFoundError, PermissionDeniedError
 from bpfpin.hooks import Hook, TargetKind, hooks_at
 from bpfpin.host.graph import Node, NodeKind
-from bpfpin.host.namespaces import Namespace, all_namespaces
+from bpfpin.host.processes import Namespace, all_namespaces
 from bpfpin.objects.kernel.info import LinkInfo
 from bpfpin.records import dataclass
 from bpfpin.syscall import fs, netns

@@ -21,7 +21,7 @@ from bpfpin.map.entries import require_entries, usage_errors
 from bpfpin.map.generation import Moment
 from bpfpin.map.open import AS_IT_IS, Typing, moment_of, open_typed
 from bpfpin.map.query import CPU, KEY, VALUE, Column, Columns, Row
-from bpfpin.objects.maps import gc_pause
+from bpfpin.objects.maps.batch import collector_paused
 from bpfpin.objects.maps.codec import total
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
@@ -107,7 +107,7 @@ class Dump(Closing):
         have moved entries before they were read. A reload that keeps the map does not matter.
         """
         # Rows are millions of small objects without cycles: the collector would double the time.
-        with gc_pause.paused(self._map.max_entries), usage_errors(self._map):
+        with collector_paused(self._map.max_entries), usage_errors(self._map):
             if self._by:
                 yield from _in_batches(self._sorted(self._by))
             elif self._top is not None:

@@ -31,7 +31,7 @@ from bpfpin.btf.types import (
 )
 from bpfpin.btf.types import Enum as EnumType
 from bpfpin.btf.write import BtfBuilder
-from bpfpin.codecs.kernel_owned import is_kernel_owned
+from bpfpin.codecs.of_btf import is_kernel_owned
 from bpfpin.errors import LimitError, ObjectFileError, UsageError
 from bpfpin.map_traits import traits_of
 from bpfpin.migration.request import Rule

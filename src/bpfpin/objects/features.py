@@ -16,11 +16,7 @@ from pathlib import Path
 from bpfpin import insn
 from bpfpin.btf.types import Int
 from bpfpin.btf.write import BtfBuilder
-from bpfpin.errors import (
-    BpfError,
-    KeyNotFoundError,
-    PermissionDeniedError,
-)
+from bpfpin.errors import BpfError, KeyNotFoundError, PermissionDeniedError
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass

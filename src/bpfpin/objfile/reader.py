@@ -156,7 +156,7 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
         *read_maps(elf, btf),
         *config_map(externs.values(), btf, section_index=len(elf.sections)),
     ]
-    if elf.is_big_endian:  # the bytes of variables are in the other order (see `byte_order`)
+    if elf.is_big_endian:  # the bytes of variables are in the other order (see `to_little_endian`)
         maps = [spec.with_changes(contents=None) for spec in maps]
     # After the maps: references are resolved to them while the code is read.
     functions = Functions(elf)

@@ -20,14 +20,7 @@ from bpfpin.errors import ObjectFileError
 from bpfpin.externs import KCONFIG, ExternKind, ExternSpec
 from bpfpin.insn import CALL, INSN_SIZE, LD_IMM64, Code, Instruction
 from bpfpin.objfile.dialects.data import DataAddresses
-from bpfpin.objfile.elf.file import (
-    SHN_COMMON,
-    SHN_LORESERVE,
-    SHN_UNDEF,
-    Elf,
-    Relocation,
-    Section,
-)
+from bpfpin.objfile.elf.file import SHN_COMMON, SHN_LORESERVE, SHN_UNDEF, Elf, Relocation, Section
 from bpfpin.objfile.functions import Functions, FunctionSpan
 from bpfpin.spec import Dialect, MapSpec, Reference, ReferenceKind
 from bpfpin.uapi import PseudoCall

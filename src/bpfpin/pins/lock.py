@@ -27,13 +27,7 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.pins import bpffs
-from bpfpin.pins.directory import (
-    OTHERS_WRITE,
-    Directory,
-    require_safe,
-    unsafe_reason,
-    user_name,
-)
+from bpfpin.pins.directory import OTHERS_WRITE, Directory, require_safe, unsafe_reason, user_name
 from bpfpin.pins.names import LOCK_DIRECTORY
 from bpfpin.syscall import fs
 

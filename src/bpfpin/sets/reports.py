@@ -15,7 +15,6 @@ from bpfpin.records import dataclass
 
 if TYPE_CHECKING:
     from bpfpin.migration.report import MigrationReport
-    from bpfpin.sets.others import OtherProgram
 
 
 class LoadResult(Enum):
@@ -284,6 +283,21 @@ class Problem:
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
         return {"kind": self.kind.value, "text": self.text, "fix": self.fix}
+
+
+@dataclass(frozen=True)
+class OtherProgram:
+    """A program that somebody else attached; *name* is "" where it may not be asked for."""
+
+    device: str
+    hook: str
+    id: int
+    name: str = ""
+    mode: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form that `-o json` shows."""
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)

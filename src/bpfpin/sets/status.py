@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfpin.attach import interface
+from bpfpin.attach.devices import all_devices
+from bpfpin.attach.registry import running_on_devices
 from bpfpin.errors import (
     BpfError,
     IdNotFoundError,
@@ -36,10 +38,10 @@ from bpfpin.sets.find import find_set
 from bpfpin.sets.hook_state import FoundHook, is_without_device, look_at_hook
 from bpfpin.sets.leftover import LeftStage, left_stages, staged_programs
 from bpfpin.sets.live import program_id
-from bpfpin.sets.others import OtherProgram, other_programs
 from bpfpin.sets.place import DeviceState, at_root, device_state, load_line, name_of, namespace_of
 from bpfpin.sets.reports import (
     MapReport,
+    OtherProgram,
     Problem,
     ProblemKind,
     ProgramReport,
@@ -47,8 +49,7 @@ from bpfpin.sets.reports import (
     StatusReport,
 )
 from bpfpin.sets.shared import program_ids
-from bpfpin.sets.split_brain import Finding
-from bpfpin.sets.splits import splits
+from bpfpin.sets.split_brain import Finding, splits
 from bpfpin.sets.trial import describe_orphan, describe_trial, is_overdue, orphans, trial_of
 from bpfpin.syscall import netns as namespaces
 
@@ -531,3 +532,35 @@ def _stages(pin_root: Path) -> dict[str, LeftStage]:
         # lock.
         is_busy = lock.holder(root) is not None
         return {} if is_busy else {stage.name: stage for stage in left_stages(root)}
+
+
+def other_programs(own: Collection[int], *, ifindex: int | None = None) -> tuple[OtherProgram, ...]:
+    """Return the programs at hooks of devices that are not among *own*, by program id.
+
+    Only the device *ifindex* is asked, if that is given. Hooks that this user cannot ask are left
+    out.
+    """
+    devices = [device for device in all_devices() if ifindex in (None, device.ifindex)]
+    programs: dict[int, list[OtherProgram]] = {device.ifindex: [] for device in devices}
+    names = {device.ifindex: device.name for device in devices}
+    # This list is an extra of `status`: a user without the right to ask gets the rest of the
+    # report.
+    with suppress(BpfError):
+        for running in running_on_devices(devices):
+            if running.program_id not in own:
+                other = OtherProgram(
+                    names[running.ifindex],
+                    running.hook.value,
+                    running.program_id,
+                    _name_of_program(running.program_id),
+                    running.mode,
+                )
+                programs[running.ifindex].append(other)
+    return tuple(other for others in programs.values() for other in others)
+
+
+def _name_of_program(program_id: int) -> str:
+    # BPF_PROG_GET_FD_BY_ID needs CAP_SYS_ADMIN, unlike the query of a hook.
+    with suppress(BpfError), Program.from_id(program_id) as program:
+        return program.name
+    return ""

@@ -21,12 +21,7 @@ from bpfpin.pins.recover import Recovery
 from bpfpin.pins.transaction import next_generation, remove
 from bpfpin.sets.changing import changing
 from bpfpin.sets.find import find_set, require_attach
-from bpfpin.sets.live import (
-    notes_on_others,
-    reopen,
-    require_unchanged_programs,
-    runs_its_program,
-)
+from bpfpin.sets.live import notes_on_others, reopen, require_unchanged_programs, runs_its_program
 from bpfpin.sets.place import target_name
 from bpfpin.sets.reports import UnloadReport
 from bpfpin.sets.shared import map_ids, unshared

@@ -6,7 +6,6 @@ bpffs stays visible, unlike in `ip netns exec`, which mounts a new /sys over it.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +53,8 @@ def open_namespace(name: str | Path) -> Descriptor:
 
 def _with_names(error: BpfError, name: str | Path) -> BpfError:
     if isinstance(error, NamespaceNotFoundError):
+        import difflib  # noqa: PLC0415  (only for a wrong name)
+
         near = difflib.get_close_matches(os.fspath(name), names()) or names()
         error.hint = f"there are: {', '.join(near)}" if near else "there are none in /run/netns"
     return error

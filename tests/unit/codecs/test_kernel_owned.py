@@ -20,8 +20,7 @@ from bpfpin.btf.types import (
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.codec import Codec
-from bpfpin.codecs.kernel_owned import STRUCTURES
-from bpfpin.codecs.of_btf import codec
+from bpfpin.codecs.of_btf import KERNEL_STRUCTURES, codec
 
 U64 = Int("unsigned long long", 8, 64)
 LOCK = Struct("bpf_spin_lock", 4, ())
@@ -35,7 +34,7 @@ def codec_of(*types: BtfType, raw: bool = False) -> Codec:
     return codec(ref, ref.size, raw=raw)
 
 
-@pytest.mark.parametrize("name", sorted(STRUCTURES))
+@pytest.mark.parametrize("name", sorted(KERNEL_STRUCTURES))
 @pytest.mark.parametrize("raw", [False, True])
 def test_such_structures_are_left_out(name: str, *, raw: bool) -> None:
     members = (Member("count", 1, 0), Member("own", 2, 64), Member("many", 3, 192))

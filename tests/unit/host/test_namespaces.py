@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bpfpin.host.namespaces import Namespace, all_namespaces
+from bpfpin.host.processes import Namespace, all_namespaces
 from bpfpin.syscall import netns
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.cli.entry import value_lines, value_text
+from bpfpin.cli.formats import value_lines, value_text
 from bpfpin.errors import NotBpffsError, UsageError
 from bpfpin.map.entries import MapEntry
 from bpfpin.map.open import is_map_name, open_map

@@ -6,13 +6,13 @@ import gc
 
 import pytest
 
-from bpfpin.objects.maps import gc_pause
+from bpfpin.objects.maps import batch
 
-MANY = gc_pause.WORTH_IT
+MANY = batch.WORTH_A_PAUSE
 
 
 def test_it_goes_on_when_the_last_one_is_done() -> None:
-    first, second = gc_pause.paused(MANY), gc_pause.paused(MANY)
+    first, second = batch.collector_paused(MANY), batch.collector_paused(MANY)
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -23,12 +23,12 @@ def test_it_goes_on_when_the_last_one_is_done() -> None:
 
 
 def test_an_exception_ends_the_pause() -> None:
-    with pytest.raises(KeyError), gc_pause.paused(MANY):
+    with pytest.raises(KeyError), batch.collector_paused(MANY):
         raise KeyError
 
     assert gc.isenabled()
 
 
 def test_few_entries_are_not_worth_a_pause() -> None:
-    with gc_pause.paused(MANY - 1):
+    with batch.collector_paused(MANY - 1):
         assert gc.isenabled()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.elf.byte_order import is_big_endian
+from bpfpin.objfile.elf.records import is_big_endian
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import Dialect, ObjectSpec
 from support.objects import compiled_case

@@ -18,8 +18,7 @@ from bpfpin.host.pins import Pin
 from bpfpin.host.processes import Holder
 from bpfpin.objects.kernel.info import MapInfo, ProgramInfo
 from bpfpin.objects.kernel.object import ObjectKind
-from bpfpin.sets.split_brain import findings
-from bpfpin.sets.splits import may_be_split
+from bpfpin.sets.split_brain import findings, may_be_split
 from bpfpin.uapi import MapType, ProgramType
 from support.graphs import device
 

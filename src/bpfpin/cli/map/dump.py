@@ -11,8 +11,7 @@ from typing import Any, Final
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.entry import value_text
-from bpfpin.cli.formats import RECORDS, Report, Row, RowBatches
+from bpfpin.cli.formats import RECORDS, Report, Row, RowBatches, value_text
 from bpfpin.cli.map.entry import typing_options
 from bpfpin.cli.output import Output, escape
 from bpfpin.map.dump import Cpus, Dump, DumpOptions, open_dump

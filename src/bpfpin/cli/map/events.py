@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command, check_format
-from bpfpin.cli.entry import value_text
-from bpfpin.cli.formats import RECORDS, STREAM, Report
+from bpfpin.cli.formats import RECORDS, STREAM, Report, value_text
 from bpfpin.cli.output import Output
 from bpfpin.map.watch import TimedEvent, candidates, events, open_events
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.context import Context, bpfpin_command, force_option, guarded
 from bpfpin.cli.formats import Report
-from bpfpin.cli.map.guard import force_option, guarded
 from bpfpin.cli.migrate import convert_options, taken
 from bpfpin.map.snapshot import restore, save
 

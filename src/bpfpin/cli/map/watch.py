@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.entry import value_text
-from bpfpin.cli.formats import STREAM, Report
+from bpfpin.cli.formats import STREAM, Report, value_text
 from bpfpin.cli.live import clock
 from bpfpin.cli.map.entry import typing_options
 from bpfpin.cli.output import Output

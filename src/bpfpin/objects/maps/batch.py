@@ -17,9 +17,11 @@ What a walk guarantees although others change the map:
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
+import threading
 from collections.abc import ItemsView, Iterator, ValuesView
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.map_traits import traits_of
@@ -34,6 +36,7 @@ from bpfpin.uapi import Cmd, MapType
 BATCH = 4096  # measured: flat from 256 elements up
 BUFFER_BYTES = 4 << 20
 STEPS_PER_ENTRY = 4  # of a walk by key, before it gives up because of deleted keys
+WORTH_A_PAUSE: Final = 1 << 14  # entries; the collector keeps running for fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,3 +256,50 @@ class EntryValuesView(ValuesView[Any]):
 
     def __contains__(self, value: object) -> bool:
         return any(value == entry_value for entry_value in self)
+
+
+class _Pause:
+    """A pause of Python's cyclic garbage collector, while many entries are decoded.
+
+    The collector scans young objects every few hundred allocations, and now and then all objects.
+    That doubles the time of a large read, and entries of a map contain no reference cycles. The
+    pauses of all threads are counted: the first stops the collector, the last restarts it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._was_enabled = False
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._count:
+                # An application that runs without the collector is left without it.
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._count += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if not self._count and self._was_enabled:
+                gc.enable()
+
+
+_PAUSE: Final = _Pause()
+
+
+@contextlib.contextmanager
+def collector_paused(entries: int) -> Iterator[None]:
+    """Pause the collector of the whole process in the block, if there are many *entries*.
+
+    Afterwards, also after an exception, it is in the same state as before.
+    """
+    if entries < WORTH_A_PAUSE:
+        yield
+        return
+    _PAUSE.begin()
+    try:
+        yield
+    finally:
+        _PAUSE.end()

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.stray import KeyCodec, pieces, reads_alike
-from bpfpin.errors import (
-    BpfError,
-    KeyNotFoundError,
-    NotSupportedError,
-    SyscallError,
-)
+from bpfpin.errors import BpfError, KeyNotFoundError, NotSupportedError, SyscallError
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.maps import batch_write, gc_pause
+from bpfpin.objects.maps import batch_write
 from bpfpin.objects.maps import codec as percpu
 from bpfpin.objects.maps.base import BaseMap, Formats
-from bpfpin.objects.maps.batch import Batches, EntriesView, EntryValuesView, RawBatch
+from bpfpin.objects.maps.batch import (
+    Batches,
+    EntriesView,
+    EntryValuesView,
+    RawBatch,
+    collector_paused,
+)
 from bpfpin.objects.maps.batch_write import Entries, Writer
 from bpfpin.objects.maps.elements import Letters
 from bpfpin.objects.maps.entry_write import EntryAccess, WriteOptions
@@ -480,7 +481,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def to_dict(self) -> dict[Any, Any]:
         """Return all entries as a dict, read in batches.
 
-        Python's garbage collector is paused while more than 16,384 are decoded (`gc_pause.py`).
+        Python's garbage collector is paused while more than 16,384 are decoded.
         """
         if room := self._batches.at_once():
             entries = dict(self._decoded(room.keys, room.values))
@@ -608,7 +609,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def _read_whole(self) -> Iterator[Iterator[tuple[Any, Any]]]:
         # Read first, then decode: by turns, the two take the processor's caches from each other.
         keys, values = self._whole()
-        with gc_pause.paused(len(keys) // (self.key_size or 1)):
+        with collector_paused(len(keys) // (self.key_size or 1)):
             yield self._decoded(memoryview(keys), memoryview(values))
 
     def _whole(self) -> tuple[bytearray, bytearray]:

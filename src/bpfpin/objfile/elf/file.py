@@ -1,8 +1,8 @@
 """A reader of ELF relocatable objects for BPF, made for untrusted files.
 
 It reads what BPF objects have: 64-bit, ET_REL, EM_BPF; the format is that of elf(5). Big-endian
-files are converted first (`byte_order.py`). Every offset and size is checked before use and nothing
-is decompressed, so that any bytes give an `Elf` or an `ObjectFileError`, in time and memory
+files are converted first (`to_little_endian`). Every offset and size is checked before use and
+nothing is decompressed, so that any bytes give an `Elf` or an `ObjectFileError`, in time and memory
 proportional to the size of the file.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Self
 
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.elf.byte_order import is_big_endian, to_little_endian
 from bpfpin.objfile.elf.records import (
     MAX_NAME_BYTES,
     MAX_NAMES_BYTES,
@@ -37,7 +36,9 @@ from bpfpin.objfile.elf.records import (
     SymbolType,
     check_limit,
     extent,
+    is_big_endian,
     section_headers,
+    to_little_endian,
 )
 
 __all__ = [

@@ -1,5 +1,7 @@
 """The records of an ELF file (elf(5)): sections, symbols, relocations, and the checked headers.
 
+The records of big-endian files are swapped to little-endian before they are read.
+
 The limits keep the description of any file below one second and 256 MiB. Each is many times what
 the largest objects in use have. `ObjectLimitError` says which limit was exceeded.
 """
@@ -7,7 +9,7 @@ the largest objects in use have. `ObjectLimitError` says which limit was exceede
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from itertools import pairwise
 from typing import NamedTuple
@@ -44,6 +46,27 @@ _MACHINES = {3: "x86", 8: "MIPS", 21: "PowerPC", 22: "s390", 40: "ARM", 62: "x86
     258: "LoongArch",
 }
 SectionHeader = tuple[int, ...]  # name, type, flags, address, offset, size, link, info, …
+_SwappedFields = tuple[tuple[int, int], ...]  # offset and size
+# Members of the ELF header after e_ident, whose bytes have no order, then of a section header, a
+# symbol (without its single bytes), relocations, an instruction and a word of BTF.
+_HEADER_FIELDS: _SwappedFields = (
+    *((16, 2), (18, 2), (20, 4), (24, 8), (32, 8), (40, 8), (48, 4)),
+    *((at, 2) for at in range(52, 64, 2)),
+)
+_SECTION_FIELDS: _SwappedFields = (
+    *((0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 8), (40, 4), (44, 4), (48, 8), (56, 8)),
+)
+_SYMBOL_FIELDS: _SwappedFields = ((0, 4), (6, 2), (8, 8), (16, 8))
+_RELOCATION_FIELDS: _SwappedFields = ((0, 8), (8, 8))
+_WITH_ADDEND_FIELDS: _SwappedFields = ((0, 8), (8, 8), (16, 8))
+_INSTRUCTION_FIELDS: _SwappedFields = ((2, 2), (4, 4))
+_WORD_FIELDS: _SwappedFields = ((0, 4),)
+_HEADER_SIZE = 64
+_BIG, _LITTLE = 2, 1  # ELFDATA2MSB, ELFDATA2LSB
+_ORDER = 5  # EI_DATA, the byte of the ELF header with the byte order
+# Source and destination register are bit-fields of one byte: their order depends on the machine.
+_TURNED_NIBBLES = bytes((byte & 0xF) << 4 | byte >> 4 for byte in range(256))
+_BTF_HEADER = struct.Struct("<4I")  # type_off, type_len, str_off, str_len, from byte 8 on
 
 
 class SectionType(IntEnum):
@@ -236,3 +259,93 @@ def _check_overlaps(headers: Sequence[SectionHeader], table_offset: int) -> None
     for (start, size, title), (following, _, other) in pairwise(spans):
         if start + size > following:
             raise ObjectFileError(f"{title} and {other} overlap", offset=following)
+
+
+# How many bytes the records of a table have, and the numbers in them.
+_TABLES_TO_SWAP = {
+    SectionType.SYMTAB: (24, _SYMBOL_FIELDS),
+    SectionType.REL: (16, _RELOCATION_FIELDS),
+    SectionType.RELA: (24, _WITH_ADDEND_FIELDS),
+}
+
+
+def is_big_endian(data: bytes) -> bool:
+    """Whether *data* starts with the header of a big-endian ELF file."""
+    return len(data) >= _HEADER_SIZE and data[:4] == b"\x7fELF" and data[_ORDER] == _BIG
+
+
+def to_little_endian(data: bytes) -> bytes:
+    """Return the big-endian ELF file *data* (`clang -target bpfeb`) as a little-endian one.
+
+    Such an object can be described, but not loaded. The bytes of headers, symbols, relocations,
+    code, BTF and old map definitions are swapped. Global data is not, because only the types of
+    the variables say which bytes belong together.
+
+    Malformed sections are copied as they are; their reader refuses them.
+
+    Raises:
+        ObjectFileError: The file is not a BPF object.
+    """
+    turned = bytearray(data)
+    _swap(turned, 0, _HEADER_SIZE, _HEADER_SIZE, _HEADER_FIELDS)
+    turned[_ORDER] = _LITTLE
+    # e_shoff and e_shnum, already swapped.
+    (table,) = struct.unpack_from("<Q", turned, 40)
+    (count,) = struct.unpack_from("<H", turned, 60)
+    if _HEADER_SIZE <= table <= len(turned) - 64 * count:
+        _swap(turned, table, 64 * count, 64, _SECTION_FIELDS)
+    whole = bytes(turned)
+    headers, names_index = section_headers(whole)  # checks for overlaps: no byte is swapped twice
+    names = extent(whole, headers[names_index])
+    for header in headers:
+        _swap_section(turned, header, _name_at(names, header[0]))
+    return bytes(turned)
+
+
+def _name_at(names: bytes, offset: int) -> bytes:
+    return names[offset : offset + 16].partition(b"\0")[0]
+
+
+def _swap_section(data: bytearray, header: SectionHeader, name: bytes) -> None:
+    kind, flags, offset, size = header[1], header[2], header[4], header[5]
+    if kind in _TABLES_TO_SWAP:
+        stride, fields = _TABLES_TO_SWAP[SectionType(kind)]
+        _swap(data, offset, size, stride, fields)
+    if kind != SectionType.PROGBITS:
+        return
+    if flags & SHF_EXECINSTR:
+        _swap(data, offset, size, 8, _INSTRUCTION_FIELDS)
+        end = offset + size
+        data[offset + 1 : end : 8] = data[offset + 1 : end : 8].translate(_TURNED_NIBBLES)
+    elif name == b".BTF":
+        _swap_btf(data, offset, size)
+    elif name == b".BTF.ext":
+        # magic is a u16; version and flags are bytes, and all the rest are words.
+        _swap(data, offset, min(size, 2), 2, ((0, 2),))
+        _swap(data, offset + 4, max(0, size - 4), 4, _WORD_FIELDS)
+    elif name in (b"maps", b"version") or name.startswith(b"maps/"):
+        _swap(data, offset, size, 4, _WORD_FIELDS)
+
+
+def _swap_btf(data: bytearray, offset: int, size: int) -> None:
+    """Swap the header and the types, which consist of 32-bit words; strings stay."""
+    if size < 24:
+        return
+    _swap(data, offset, 2, 2, ((0, 2),))
+    _swap(data, offset + 4, 20, 4, _WORD_FIELDS)
+    (header_size,) = struct.unpack_from("<I", data, offset + 4)
+    types, length, _, _ = _BTF_HEADER.unpack_from(data, offset + 8)
+    start = offset + header_size + types
+    if start + length <= offset + size and header_size >= 24:
+        _swap(data, start, length, 4, _WORD_FIELDS)
+
+
+def _swap(  # noqa: PLR0917  (where, how much, and what)
+    data: bytearray, start: int, size: int, stride: int, fields: Iterable[tuple[int, int]]
+) -> None:
+    """Swap the bytes of *fields* in each record of *stride* bytes; an incomplete record stays."""
+    end = start + size // stride * stride
+    record = bytes(data[start:end])
+    for at, width in fields:
+        for byte in range(width):
+            data[start + at + byte : end : stride] = record[at + width - 1 - byte :: stride]

@@ -22,15 +22,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Access
 from bpfpin.pins.pinset import LoadedSet, lost_pins
-from bpfpin.pins.plan import (
-    Decision,
-    HookAction,
-    HookPlan,
-    MapPlan,
-    Plan,
-    PlannedMaps,
-    plan_maps,
-)
+from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapPlan, Plan, PlannedMaps, plan_maps
 from bpfpin.sets.live import LiveState
 from bpfpin.sets.load import hooks
 from bpfpin.sets.request import LoadRequest
