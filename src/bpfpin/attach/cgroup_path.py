@@ -19,6 +19,7 @@ def cgroup2_mount() -> Path:
     Of several mounts it is the first one, which the system made. `CgroupNotFoundError` if there is
     none.
     """
+    # Not always /sys/fs/cgroup: with version 1 beside it, systemd mounts /sys/fs/cgroup/unified.
     for mount in fs.mounts():
         if mount.fs_type == "cgroup2" and _is_seen(mount.mount_point):
             return Path(mount.mount_point)

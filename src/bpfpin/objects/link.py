@@ -120,6 +120,6 @@ class Link(KernelObject):
 
         Kernel: BPF_LINK_DETACH (Linux 5.9).
         """
-        # Pins of the link stay, and open a link without a device (`tcx_link_release()` of
-        # kernel/bpf/tcx.c): a program can never be attached by it again.
+        # Pins stay, and open a link without a device or cgroup (tcx_link_release() of
+        # kernel/bpf/tcx.c): it can attach nothing any more.
         bpf.link_detach(self.fd, target=f"link id {self.id}")

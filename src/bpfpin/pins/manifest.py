@@ -26,8 +26,10 @@ from bpfpin.records import dataclass
 
 TEXT_SIZE_MAX: Final = 4095  # the longest text of a symlink in bpffs (PATH_MAX without the NUL)
 NUMBER_MAX: Final = (1 << 64) - 1
+# Without dots, which bpffs refuses: so `..` is none either.
 COMPONENT: Final = re.compile(r"[^/\0.]{1,255}")
 SCHEMA: Final = 1
+# The highest number, -1, means "unchanged" to chown(2).
 _ID_MAX = (1 << 32) - 2  # of users, groups and maps
 _PRIORITY_MAX = (1 << 16) - 1
 _HANDLE_MAX = (1 << 32) - 1
@@ -237,6 +239,7 @@ class Manifest:
             record["variables"] = dict(self.variables)
         if self.migrated:
             record["migrated"] = {name: [*line] for name, line in self.migrated.items()}
+        # No spaces: with about 30 hooks a set reaches the limit of the text.
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
     @classmethod

@@ -111,6 +111,8 @@ class ObjectIds:
         try:
             with directory.child(names.OBJECTS) as folder:
                 texts = {entry: _text(folder, entry) for entry in folder.names()}
+        # Only a reader can lack the permission. It changes nothing, so it may take every pin at a
+        # usual place for the set's.
         except (PinNotFoundError, PermissionDeniedError):
             return None
         ids: dict[str, dict[str, int]] = {letter: {} for letter in _LETTERS.values()}
@@ -317,6 +319,7 @@ def remove_own(directory: Directory) -> None:
     own entries from foreign ones, so after a crash the next command still decides alike.
     """
     owner = ownership_of(directory)
+    # `objects~` is not among them: what is left in the others would be foreign without it.
     for folder in (*_FOLDERS[:-2], names.LAYOUTS):
         remove_own_folder(directory, folder, owner)
     for name, kind in directory.kinds().items():
@@ -468,6 +471,8 @@ def _inodes(directory: Directory) -> set[int]:
 def _give(source: Directory, target: Directory, name: str, depth: int = 0) -> None:
     """Move one entry to *target*; merge directories, and rename the entry if the name is taken."""
     with suppress(PinExistsError):
+        # Without a look before: NOREPLACE decides in the same step, whoever takes the name
+        # meanwhile.
         return source.rename_into(target, name, name)
     moved, existing = source.stat(name), target.stat(name)
     if not stat.S_ISDIR(moved.st_mode) and moved.st_ino in _inodes(target):

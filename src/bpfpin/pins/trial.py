@@ -42,6 +42,7 @@ RECORD: Final = "record"
 MAP: Final = "map"
 BEFORE: Final = "before"
 BEGUN: Final = "begun"
+# A day: what is not confirmed by then is not being watched. A longer record is not believed.
 SECONDS_MAX: Final = 86400
 GRACE_S: Final = (
     30  # more than its seconds, for the command that puts a change on trial to complete
@@ -118,6 +119,7 @@ class Trial:
         shown = dataclasses.asdict(self)
         del shown["is_begun"]
         if self.change is not None:
+            # JSON has no bytes, and a key or value is rarely text.
             old = None if self.change.old is None else self.change.old.hex()
             shown["change"] = [self.change.key.hex(), old, self.change.new.hex()]
         return json.dumps({"schema": _SCHEMA, **shown}, separators=(",", ":"))
@@ -162,6 +164,8 @@ def read_trial(parent: Directory, entry: str = CONFIRM) -> Trial | None:
     nothing = (PinError, PermissionDeniedError, ValueError, RecursionError)
     with suppress(*nothing), parent.child(entry) as room:
         record = room.stat(RECORD)
+        # One owner of all three: in a directory that was open to all, others could have put a
+        # record.
         owners = {parent.status.st_uid, room.status.st_uid, record.st_uid}
         require_safe(room)
         if len(owners) == 1 and stat.S_ISLNK(record.st_mode):
@@ -260,6 +264,7 @@ def _change(value: Any) -> EntryChange | None:
 def _links(value: Any) -> dict[str, int]:
     if not isinstance(value, dict):
         raise ValueError("'links' is not a table of links")
+    # These become names of pins.
     if any("/" in name or not name for name in value):
         raise ValueError("'links' has an invalid name")
     links = JsonObject(value)

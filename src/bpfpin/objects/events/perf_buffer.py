@@ -293,6 +293,8 @@ class PerfBuffer(EventSource):
     def _open(self) -> None:
         # Before the first entry: replacing another reader's events would end what it reads.
         self._claim = exclusive_name.acquire("perf_event_array", self.id, target=self._described())
+        # perf_event_open(2) refuses a CPU that is offline. One that comes online later has no event
+        # until the map is opened again.
         for cpu in online_cpus():
             # The map has no entry for this CPU: programs that run on it cannot send (E2BIG).
             if cpu >= self.max_entries:

@@ -57,8 +57,6 @@ class PerfRing(Closing):
             raise
         self._positions = self._pages.words(8)
         self._data = self._pages.part(PAGE_SIZE)
-        # After the mapping: an event that is enabled before has no buffer, and its records are
-        # lost.
         perf.enable(self.fileno())
 
     def fileno(self) -> int:
@@ -104,7 +102,7 @@ class PerfRing(Closing):
         length = min(end - tail, CHUNK)
         if not length:
             return b""
-        # Positions only grow; the size is a power of two.
+        # Both positions only grow: they are not wrapped (perf_event_open(2)).
         start = tail % self._size
         first = self._data[start : start + length]
         return b"".join((first, self._data[: length - len(first)], BEHIND))

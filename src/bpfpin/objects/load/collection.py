@@ -291,8 +291,8 @@ def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) ->
         bpf.map_update_elem(made.fd, FIRST_KEY, spec.contents, target=f"map {spec.name}")
     if traits_of(spec.type).is_arena:
         _set_up_arena(made, spec)
-    # Before a program is loaded: the verifier takes the values of a frozen map as constants, and
-    # removes the branches that they exclude.
+    # Before a program is loaded: the verifier takes the values of a frozen map that programs cannot
+    # write as constants (bpf_map_is_rdonly() of kernel/bpf/verifier.c), and removes dead branches.
     if spec.is_frozen:
         made.freeze()
     return made
