@@ -261,8 +261,8 @@ class _Interpreter:
             self._return(at, function)
 
     def _return(self, at: int, function: int) -> None:
-        # R6 to R9 and the frame pointer belong to the caller, R0 and the stack below come from the
-        # function.
+        # R6 to R9 and the frame pointer are the caller's again; R0 and the stack are as the
+        # function left them.
         site, end = self.callers[function][at], self.ends[function]
         state = State(missed=end.missed, stack=dict(end.stack))
         state.registers[0] = end.registers[0]

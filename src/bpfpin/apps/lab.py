@@ -77,7 +77,6 @@ def lab_up(name: str) -> Lab:
         device = link.create_veth(name)
         undo.callback(_delete, link, device)
         link.set_alias(device.ifindex, ALIAS)  # from here on `lab_down` can remove it
-        # After the alias: killed in between, `lab_down` finds the device, and removes what exists.
         create_namespace(name)
         undo.callback(remove_namespace, name)
         _connect(link, device, name)

@@ -247,8 +247,8 @@ def _trial(
     The trial begins at the end of the block. An error in the block takes the change back.
     """
     with (
-        # Over the whole block: a signal between the write and `begun` would leave a verdict that
-        # nobody confirms and that no running command takes back.
+        # Over the whole block and its clean-up: an interrupt in there would leave the trial half
+        # undone.
         signals_deferred(),
         root.child(place.parent) as parent,
         ExitStack() as opened,

@@ -97,7 +97,6 @@ def find_subject(
         if not running_ids(target):
             raise
         return Subject(None, target, name)
-    # The record of a set can be read by its owner alone; others see the names of files at best.
     pins = dict(pin_set.maps) or _pins_of_others(pin_set)
     if name in pins:
         device = pin_set.manifest.place.device if isinstance(pin_set, LoadedSet) else target

@@ -111,8 +111,7 @@ def confirm(
         # Before the lock was granted, the trial may have ended and another may have begun.
         if trial is None or trial.token != wanted.trial.token:
             raise _nothing(target)
-        # Nothing confirms a change after its deadline, even if the process has not come to take it
-        # back: the user may have seen "it went back".
+        # The deadline holds, even if the process has not taken the change back yet.
         if is_overdue(trial):
             raise BusyError(
                 put_back(root, place, trial),

@@ -126,7 +126,7 @@ class Deployment(Closing):
 
         if self.report.is_planned:
             raise UsageError(f"{self.name} was planned, not loaded: there is nothing to unload")
-        # Before the set goes: an open descriptor would keep a map, or a link, alive without a pin.
+        # Before the set goes: an open descriptor would keep a map alive without a pin.
         self.close()
         return undeploy(
             self.name,

@@ -114,8 +114,8 @@ def is_set_at(place: AttachPoint, path: Path) -> bool:
 def _is_at(recorded: AttachPoint, place: AttachPoint) -> bool:
     if place.ifindex:
         return (recorded.ifindex, recorded.netns_inode) == (place.ifindex, place.netns_inode)
-    # A set with a device and a cgroup is found by its device alone, or a load on the cgroup would
-    # change it.
+    # A set with a device and a cgroup is found by its device alone: otherwise a load on the cgroup
+    # would change it.
     return not recorded.ifindex and recorded.cgroup == place.cgroup
 
 

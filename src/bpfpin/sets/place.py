@@ -97,7 +97,7 @@ def load_line(path: Path, manifest: Manifest) -> str:
     words += ["--dev", place.device] if place.device else []
     words += ["--cgroup", place.cgroup.lstrip("/") or "/"] if place.cgroup else []
     words += ["-n", place.netns] if place.netns else []
-    # Programs that the sections of the object chose are chosen again without a word.
+    # Programs that the sections of the object chose are chosen again by themselves.
     if manifest.is_chosen:
         words += [f"--prog={record.program}:{record.hook}" for record in manifest.hooks]
     usual = names.cgroup_set_name(place.cgroup)

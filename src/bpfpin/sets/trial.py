@@ -504,8 +504,8 @@ class _Return:
             if leaving := self._live.open_program(program):
                 with leaving:
                     stage.pin_previous(link, leaving)
-        # Going back is a generation of its own: numbers only rise, so that readers notice every
-        # change.
+        # Going back is a generation of its own, so that no two generations of a set have one
+        # number.
         generation = self._live.manifest.generation + 1
         stage.write_manifest(
             dataclasses.replace(self._before, generation=generation, time=int(time.time()))

@@ -60,8 +60,7 @@ def with_variables(spec: ObjectSpec, given: Mapping[str, Any]) -> tuple[ObjectSp
             spec = spec.with_constant(name, number)
             continue
         key = _key(spec, name)
-        # A static variable can be named with and without its function or section; `key` is the same
-        # for both.
+        # A variable can be named with and without its section; `key` is the same for both.
         if key in names:
             raise UsageError(f"variable {key} is set twice: {name}={value}")
         names.append(key)

@@ -323,8 +323,7 @@ def check(source: str, choices: CheckChoices = DEFAULT) -> CheckReport:
 def _report(source: str, spec: ObjectSpec, choices: CheckChoices) -> CheckReport:
     result = verify(spec, max_map_memory=choices.max_map_memory, log_level=choices.log_level)
     externs = checked_externs(spec)
-    # Externs are resolved here once more: they say what the kernel lacks even if another error came
-    # first.
+    # A missing symbol says what the kernel lacks, even if another error came first.
     errors = [result.error, *result.refusals.values(), *(extern.error for extern in externs)]
     return CheckReport(
         path=spec.path or source,

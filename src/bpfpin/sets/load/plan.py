@@ -238,7 +238,6 @@ def _use_pinned_maps(planned: tuple[HookPlan, ...], live: LoadedSet) -> bool:
     for path in live.maps.values():
         with suppress(PinNotFoundError, PinKindError), Map.from_pin(path) as bpf_map:
             pinned.add(bpf_map.id)
-    # The kernel lists all maps that a program refers to, and those of its sections of data.
     used = [hook.previous.info.map_ids for hook in planned if hook.previous]
     return all(pinned.issuperset(ids) for ids in used)
 

@@ -349,8 +349,7 @@ class _Building:
 
     def build(self, shared: tuple[OutsidePin, ...]) -> list[ProgramReport]:
         """Pin everything, then attach at new hooks, and return which program runs where."""
-        # The maps first, the programs next, the hooks last: a program that runs finds its maps
-        # pinned.
+        # Hooks come last: all that can still fail is done before a new program runs.
         self._pin_maps()
         for pin, old in exchanged(self.loading, self.plan).items():
             self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])

@@ -121,7 +121,7 @@ def _report(
     notes: Sequence[str] = (),
 ) -> LoadReport:
     is_unchanged = result is LoadResult.UNCHANGED
-    # The plan does not know the links that were made by now; the programs that run do.
+    # New links are not in the plan; the reports of the programs have them.
     links = {(program.hook, program.name): program.link for program in programs if program.hook}
     return LoadReport(
         result,
