@@ -98,29 +98,27 @@ class Placeholder(str):
 class Argument:
     """A keyword argument that solves a problem, such as `take_over=True`.
 
-    The command has an option for it: a flag for True, one option for each element of a list, and
-    `KEY=VALUE` for each item of a mapping.
+    The command has an option for it: a flag for True, one option for each element of a list,
+    `KEY=VALUE` for each item of a mapping, and for a record an option for each of its fields.
 
     Attributes:
         name: The name of the keyword argument.
-        value: The value to pass; True for a flag.
+        value: The value to pass; True for a flag, None to name the argument alone.
     """
 
     name: str
     value: object = True
 
     def __str__(self) -> str:
+        if self.value is None:
+            return self.name
         value = self.value.value if isinstance(self.value, Enum) else self.value
         return f"{self.name}={value!r}"
 
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """What to do about an error: a sentence, whose keyword arguments are data.
-
-    Attributes:
-        parts: The pieces of the sentence in their order: texts, and arguments of the call.
-    """
+    """What to do about an error: a sentence of *parts*, texts and arguments of the call."""
 
     parts: tuple[str | Argument, ...]
 
@@ -129,14 +127,23 @@ class Fix:
         """Return a fix of *parts*, texts and arguments, which are joined without spaces."""
         return cls(parts)
 
-    def text(self, word: Callable[[Argument], str] = str) -> str:
-        """Return the sentence; *word* writes its arguments, by default as in Python."""
-        return "".join(part if isinstance(part, str) else word(part) for part in self.parts)
+    def text(self, word: Callable[[Argument], str] = str, *, between: str = ", ") -> str:
+        """Return the sentence.
+
+        *word* writes an argument, by default as in Python, *between* separates adjacent ones.
+        """
+        text, before = "", None
+        for part in self.parts:
+            if isinstance(part, Argument):
+                text += between if isinstance(before, Argument) else ""
+            text += part if isinstance(part, str) else word(part)
+            before = part
+        return text
 
     def joined(self, *parts: str | Argument, separator: str = "") -> Fix:
         """Return this fix and *parts*, with *separator* between them if both have words."""
-        more = Fix(parts)
-        return Fix((*self.parts, separator if self.text() and more.text() else "", *parts))
+        is_divided = separator and self.text() and Fix(parts).text()
+        return Fix((*self.parts, *([separator] if is_divided else []), *parts))
 
 
 class Portable(Exception):  # noqa: N818 - a base class, not an error
@@ -518,11 +525,7 @@ class PinExistsError(PinError):
 
 
 class PinNotFoundError(PinError, FileNotFoundError):
-    """The pin or pin set does not exist; also a `FileNotFoundError`.
-
-    Attributes:
-        message, path, hint: As in `PinError`.
-    """
+    """The pin or pin set does not exist; also a `FileNotFoundError`."""
 
     exit_code = ExitCode.NOT_FOUND
 

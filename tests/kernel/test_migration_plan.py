@@ -165,7 +165,7 @@ def test_all_that_stands_against_it_is_told_at_once_with_what_to_type() -> None:
         "exactness",
     }
     assert "300 at key {'port': 1}" in str(caught.value)
-    for word in ("--drop bytes", "--clamp", "--best-effort"):
+    for word in ("dropped=['bytes']", "clamp=True", "best_effort=True"):
         assert word in caught.value.hint
 
 

@@ -156,10 +156,18 @@ def test_what_is_there_is_replaced_and_not_added_to(path: Path) -> None:
 @pytest.mark.parametrize(
     ("new", "said", "words"),
     [
-        (spec((PACKETS,)), "value bytes: u64 -> none", "to lose the counts of bytes: --drop bytes"),
-        (spec((Field("packets", "u8"), Field("bytes", "u8"))), "u8 has no room", "--clamp"),
+        (
+            spec((PACKETS,)),
+            "value bytes: u64 -> none",
+            "to lose the counts of bytes: dropped=['bytes']",
+        ),
+        (
+            spec((Field("packets", "u8"), Field("bytes", "u8"))),
+            "u8 has no room",
+            "clamp=True, or dropped=[MEMBER]",
+        ),
         (spec(OLD, MapType.ARRAY), "type: percpu_hash -> array", ""),
-        (spec(OLD), "value packets", "--rule packets="),
+        (spec(OLD), "value packets", "rules={'packets': Rule.SUM or "),
     ],
     ids=["dropped", "narrow", "kind", "rule"],
 )
@@ -177,7 +185,7 @@ def test_what_no_rule_covers_is_refused_and_nothing_is_written(
 
         assert said in str(caught.value)
         assert words in caught.value.hint
-        assert "--fresh" not in caught.value.hint
+        assert "fresh" not in caught.value.hint
         assert target.to_dict() == before
 
 

@@ -17,7 +17,7 @@ CARRY = "to carry over what is counted there: "
 PLAIN = {"COUNT": "counter->packets++, counter->bytes += size"}
 
 NONSENSE = [
-    (("--migrate", "--confirm", "5"), "--migrate and --confirm do not go together"),
+    (("--migrate", "--confirm", "5"), "a migration cannot be on trial"),
     (("--drop", "bytes"), "is an option of a migration: add --migrate"),
     (("--clamp",), "is an option of a migration: add --migrate"),
     (("--migrate", "--drop", "nothing"), "no old member 'nothing'"),
@@ -246,4 +246,6 @@ def test_the_public_names_say_the_same_in_python(here: Here) -> None:
     bpfpin.deploy(version(), device=here.device, pin_root=here.root, migrate=migration)
 
     assert [one.field for one in caught.value.differences] == ["value last_seen"]
+    assert f"{CARRY}add renamed={{'last_seen': NEW}}" in caught.value.hint
+    assert "--" not in caught.value.hint
     assert read(here.set / COUNTERS) == {1: {"packets": 100, "bytes": 5}}

@@ -19,6 +19,8 @@ import pytest
 import bpfpin
 from bpfpin import errors
 from bpfpin.errors import Argument, BpfError, Difference, Fix, Placeholder, Portable
+from bpfpin.migration.refusal import Remedy, RuleChoice
+from bpfpin.migration.request import Rule
 from bpfpin.syscall.errno_table import TABLE, syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import Cmd
@@ -32,6 +34,7 @@ VALUES: dict[str, Any] = {
     "int | None": 0x40,
     "Sequence[str]": ("CAP_BPF", "CAP_PERFMON"),
     "Sequence[Difference]": (Difference("flows", "value_size", "8", "16"),),
+    "Sequence[Remedy]": (Remedy(Argument("rules", {"packets": RuleChoice(Rule)})),),
     "type[ValueError] | type[TypeError]": TypeError,
 }
 COPIES: list[Callable[[Any], Any]] = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from bpfpin.errors import (
     Argument,
     BpfError,
     ExitCode,
+    Fix,
     IncompatibleMapError,
     PermissionDeniedError,
+    Placeholder,
     VerifierError,
 )
 from bpfpin.records import dataclass
@@ -61,15 +63,19 @@ _VERIFIER_FIELDS = [
 _OPTIONS = {
     "confirm_s": "confirm",
     "device": "dev",
+    "dropped": "drop",
     "event_type": "type",
     "form": "format",
     "is_forced": "force",
     "kernel_btf": "btf",
+    "layouts": "layout",
     "lock_timeout_s": "lock-timeout",
     "map_name": "map",
     "maps": "map",
     "program_type": "type",
     "programs": "prog",
+    "renamed": "rename",
+    "rules": "rule",
     "variables": "set",
 }
 _ENDINGS = {
@@ -102,7 +108,7 @@ def _of_click(error: click.ClickException) -> Failure:
 
 
 def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
-    message, hint = str(error), error.fix.text(option)
+    message, hint = str(error), words_of(error.fix)
     differences: tuple[dict[str, str], ...] = ()
     if isinstance(error, IncompatibleMapError):
         differences = tuple(map(asdict, error.differences))
@@ -115,17 +121,39 @@ def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
     return Failure(kind, error.exit_code, message, hint, differences, _verifier_part(error))
 
 
+def words_of(fix: Fix) -> str:
+    """Return the sentence of a fix, with its arguments as options of the command."""
+    return fix.text(option, between=" ")
+
+
 def option(argument: Argument) -> str:
     """Return the option of the command for an argument of the library."""
-    name = f"--{_OPTIONS.get(argument.name, argument.name.replace('_', '-'))}"
-    value = argument.value.value if isinstance(argument.value, Enum) else argument.value
-    if value is True:
-        return name
-    if isinstance(value, Mapping):
-        return " ".join(f"{name} {key}={item}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return " ".join(f"{name} {item}" for item in value)
-    return f"{name} {value}"
+    return " ".join(_options(argument.name, argument.value))
+
+
+def _options(argument: str, value: object) -> Iterator[str]:
+    """Yield the options for the value of an argument, as they are typed in a shell."""
+    name = f"--{_OPTIONS.get(argument, argument.replace('_', '-'))}"
+    if value is None or value is True:
+        yield name
+    elif is_dataclass(value):
+        yield name
+        for setting in fields(value):
+            if chosen := getattr(value, setting.name):
+                yield from _options(setting.name, chosen)
+    elif isinstance(value, Mapping):
+        for key, items in value.items():
+            for item in items if isinstance(items, list | tuple) else (items,):
+                yield f"{name} {_typed(key)}={_typed(item)}"
+    else:
+        for item in value if isinstance(value, list | tuple) else (value,):
+            yield f"{name} {_typed(item)}"
+
+
+def _typed(value: object) -> str:
+    """Return a value as it is typed in a shell."""
+    text = str(value.value if isinstance(value, Enum) else value)
+    return text if isinstance(value, Placeholder) else shlex.quote(text)
 
 
 def _verifier_part(error: BpfError) -> dict[str, Any] | None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Difference, IncompatibleMapError, MapFullError
+from bpfpin.errors import Argument, Difference, Fix, IncompatibleMapError, MapFullError
 from bpfpin.map.snapshot_file import Block, SavedDefinition, SnapshotReader
 from bpfpin.map_traits import traits_of
+from bpfpin.migration.request import Migration
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType
+
+_REPLACING: Final = (", or replace the present entries: ", Argument("exact"))
 
 
 class SnapshotEntries(Protocol):
@@ -94,12 +97,14 @@ def require_fit(snapshot: SnapshotReader, bpf_map: Map, *, exact: bool) -> None:
         )
 
 
-def _hint(differences: list[Difference]) -> str:
+def _hint(differences: list[Difference]) -> Fix:
+    migrate = Argument("migrate", Migration())
     if {difference.field for difference in differences} != {"cpus"}:
-        return "--migrate carries over members of the same name"
-    return (
-        "per-CPU values belong to their CPUs: restore them on a host with as many, or use"
-        " --migrate, which gives the values of missing CPUs to the first one"
+        return Fix.of(migrate, " carries over members of the same name")
+    return Fix.of(
+        "per-CPU values belong to their CPUs: restore them on a host with as many, or use ",
+        migrate,
+        ", which gives the values of missing CPUs to the first one",
     )
 
 
@@ -131,8 +136,10 @@ def require_room(snapshot: SnapshotEntries, bpf_map: Map, *, exact: bool) -> Non
             f"{snapshot.path}: with its entries map {bpf_map.name!r} (id {bpf_map.id}) would have"
             f" {needed}, and there is room for {room}; nothing was written",
             target=f"map {bpf_map.name}",
-            hint="restore it into a larger map (max_entries)"
-            + (", or replace the present entries: --exact" if saved <= room else ""),
+            hint=Fix.of(
+                "restore it into a larger map (max_entries)",
+                *(_REPLACING if saved <= room else ()),
+            ),
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Difference, IncompatibleMapError
+from bpfpin.errors import Argument, Difference, Fix, IncompatibleMapError, Placeholder
 from bpfpin.map.snapshot_file import Block, SavedDefinition, SnapshotReader
 from bpfpin.map.snapshot_fit import are_interchangeable, definition_of
 from bpfpin.map_traits import traits_of
@@ -15,7 +15,13 @@ from bpfpin.migration.entries import SHOWN
 from bpfpin.migration.first_values import apply_moves, join_values, start_value
 from bpfpin.migration.match import EntryCheck, PartMoves, match_members
 from bpfpin.migration.members import Leaf, MapShape, layout_texts, leaves, types_with_layouts
-from bpfpin.migration.refusal import MemberNames, Refusals, names_of, require_known
+from bpfpin.migration.refusal import (
+    MemberNames,
+    MigrationRefusedError,
+    Refusals,
+    names_of,
+    require_known,
+)
 from bpfpin.migration.request import KEY, VALUE, Migration, MigrationRules, Rule, rules_of_part
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
@@ -86,7 +92,7 @@ class ConvertedSnapshot:
             if len(misfits) >= SHOWN:
                 break
         if misfits:
-            hint = "--clamp, or --drop MEMBER"
+            hint = Fix.of(Argument("clamp"), ", or ", Argument("dropped", [Placeholder("MEMBER")]))
             raise _refusal(self.definition.name, self.path, misfits, hint=hint)
 
     def _misfits(self, key: bytes, values: list[bytes]) -> Iterator[Difference]:
@@ -190,23 +196,18 @@ def convert_snapshot(
     refused.add_unfit(KEY, keys)
     refused.add_unfit(VALUE, values)
     refused.add_contradictions(keys, values, (before, after), ())
-    _stop_if_any(refused, name, snapshot.path)
+    try:
+        refused.stop_if_any()
+    except MigrationRefusedError as error:
+        raise _refusal(name, snapshot.path, error.differences, hint=error.fix) from None
     start = start_value(name, types[1], bytes(new.value_size), value_rules.start)
     converted = ConvertedSnapshot(snapshot, new, keys, values, start)
     converted.require_fit()
     return converted
 
 
-def _stop_if_any(refused: Refusals, name: str, path: Path) -> None:
-    error = refused.error()
-    if error.differences:
-        # `--fresh` is an option of load: a restore cannot leave out the map that it is about.
-        hints = [hint for hint in error.hint.split("; ") if not hint.startswith("--fresh")]
-        raise _refusal(name, path, list(error.differences), hint="; ".join(hints))
-
-
 def _refusal(
-    name: str, path: Path, differences: list[Difference], *, hint: str
+    name: str, path: Path, differences: Sequence[Difference], *, hint: Fix
 ) -> IncompatibleMapError:
     return IncompatibleMapError(
         f"the saved entries cannot be converted for map {name!r} as they are",
@@ -228,8 +229,8 @@ def _types(snapshot: SnapshotReader, bpf_map: Map, migration: Migration) -> _Typ
     if given is None or not (old is None or new is None):
         return old, new
     sizes = snapshot.definition.value_size, bpf_map.value_size
-    about = f"--layout {bpf_map.name}"
-    return types_with_layouts(layout_texts(given), (old, new), sizes, ((), ()), about=about)
+    texts, name = layout_texts(given), bpf_map.name
+    return types_with_layouts(texts, (old, new), sizes, ((), ()), name=name)
 
 
 def _keys(

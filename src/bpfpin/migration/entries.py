@@ -32,7 +32,7 @@ class Misfit:
     """An entry that does not fit into the new map, with the member at fault.
 
     *part* is `key` or `value`, *path* the member, *number* its number; *key* and *value* are the
-    entry's bytes, *what* says why it does not fit.
+    entry's bytes, *what* says why it does not fit. *may_be_cut*: the number is out of range.
     """
 
     part: str
@@ -41,6 +41,7 @@ class Misfit:
     value: bytes
     number: int
     what: str
+    may_be_cut: bool = False
 
 
 @dataclass
@@ -154,7 +155,8 @@ def _unfit(  # noqa: PLR0917  (the checks, the bytes they read, and the survey t
             survey.lost[part, check] += bool(unfit)
             continue
         for data in unfit:
-            yield Misfit(part, check.path, *_first(entry), _number(data, check), check.what)
+            number, is_range = _number(data, check), check.limits is not None
+            yield Misfit(part, check.path, *_first(entry), number, check.what, is_range)
 
 
 def _first(entry: OldEntry) -> tuple[bytes, bytes]:
@@ -183,7 +185,7 @@ def _too_great(moves: Sequence[MemberMove], entry: OldEntry) -> Iterator[Misfit]
         low = -(1 << bits) if move.new.is_signed else 0
         if not low <= total < 1 << bits:
             what = f"{8 * move.new.size} bits have no room for the sum of all CPUs"
-            yield Misfit("value", move.path, *_first(entry), total, what)
+            yield Misfit("value", move.path, *_first(entry), total, what, may_be_cut=True)
 
 
 def _read(move: MemberMove, value: bytes) -> int:

@@ -32,7 +32,7 @@ def start_value(
         # set`.
         return with_members(codec(type_, len(empty)), empty, start)
     except (ValueError, TypeError, LookupError) as error:
-        raise UsageError(f"--start, map {name}: {error}") from None
+        raise UsageError(f"first value for map {name}: {error}") from None
 
 
 def zero_counters(contents: bytes, moves: Iterable[MemberMove]) -> bytes:

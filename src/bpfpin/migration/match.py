@@ -13,6 +13,7 @@ from dataclasses import field
 from typing import Final
 
 from bpfpin.btf.layout import Span
+from bpfpin.errors import Argument, Fix
 from bpfpin.migration.members import Leaf, LeafKind, MemberMove
 from bpfpin.migration.request import (
     MigrationRules,
@@ -21,7 +22,6 @@ from bpfpin.migration.request import (
     is_named,
     new_path,
     setting_of,
-    without_indices,
 )
 from bpfpin.records import dataclass
 
@@ -73,7 +73,8 @@ class UnfitMember:
         path: The path of the member.
         old: The old member in words.
         new: The new member in words.
-        hint: The option to type.
+        needs_rule: Whether a rule decides.
+        reason: What is wrong with the rules; empty if one more setting is enough.
         may_be_lost: Whether the member can be dropped.
         may_be_renamed: Whether there is a new member of a matching type that may be its new name.
     """
@@ -81,7 +82,8 @@ class UnfitMember:
     path: str
     old: str
     new: str
-    hint: str = ""
+    needs_rule: bool = False
+    reason: Fix = Fix(())
     may_be_lost: bool = False
     may_be_renamed: bool = False
 
@@ -157,14 +159,12 @@ def _contradictions(
             both = " and ".join(
                 leaf.path for leaf, target in zip(old, paths, strict=True) if target == path
             )
-            yield UnfitMember(
-                path, both, new_leaves[path].type, "--rename: two old members have this name"
-            )
+            reason = Fix.of(Argument("renamed", None), ": two old members have this name")
+            yield UnfitMember(path, both, new_leaves[path].type, reason=reason)
     for path in rules.start:
         if any(is_named(target, [path]) for target in paths if target in new_leaves):
-            yield UnfitMember(
-                path, "exists", "comes over from the old map", "--start is for new members"
-            )
+            reason = Fix.of(Argument("start", None), " is for new members")
+            yield UnfitMember(path, "exists", "comes over from the old map", reason=reason)
 
 
 @dataclass
@@ -265,9 +265,7 @@ class _Matching:
         if rule is None and self.is_unused(old):
             rule = Rule.KEEP_NEW
         if rule is None:
-            name = without_indices(new.path) or "value"
-            hint = f"--rule {name}={'|'.join(rule.value for rule in Rule)}"
-            self.unfit.append(UnfitMember(new.path, old.type, new.type, hint))
+            self.unfit.append(UnfitMember(new.path, old.type, new.type, needs_rule=True))
             return
         # With --clamp the check is made as well: it counts the entries that are cut.
         limits = _limits(old, new)

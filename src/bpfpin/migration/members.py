@@ -32,7 +32,7 @@ from bpfpin.btf.types import (
 from bpfpin.btf.types import Enum as EnumType
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.of_btf import is_kernel_owned
-from bpfpin.errors import LimitError, ObjectFileError, UsageError
+from bpfpin.errors import Argument, Fix, LimitError, ObjectFileError, UsageError
 from bpfpin.map_traits import traits_of
 from bpfpin.migration.request import Rule
 from bpfpin.records import dataclass
@@ -302,17 +302,19 @@ def layout_texts(given: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def types_with_layouts(
-    texts: Sequence[str], types: Types, sizes: Sizes, libraries: Libraries, *, about: str
+    texts: Sequence[str], types: Types, sizes: Sizes, libraries: Libraries, *, name: str
 ) -> Types:
-    """Return the types of old and new values: *types*, with the user's layouts for missing ones.
+    """Return the types of old and new values of map *name*, with the user's layouts if it has none.
 
     If both values have the same size, the first layout is that of the old ones and the last that of
     the new ones. Raises `UsageError` for a layout that fits neither side, or if both sides have
     types already.
     """
     if not any(type_ is None for type_ in types):
-        raise UsageError(f"{about}: the map has types of its own, by which its values are read")
-    layouts = [_sides(text, sizes, libraries, about=about) for text in texts]
+        raise UsageError(
+            f"a layout for map {name}: the map has types of its own, by which its values are read"
+        )
+    layouts = [_sides(text, sizes, libraries, name=name) for text in texts]
     chosen = list(types)
     for side in (0, 1):
         # A layout that fits both sides by its size counts for both: then only names changed.
@@ -333,8 +335,9 @@ def struct_names(library: Iterable[Btf], size: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _sides(text: str, sizes: Sizes, libraries: Libraries, *, about: str) -> Types:
+def _sides(text: str, sizes: Sizes, libraries: Libraries, *, name: str) -> Types:
     """Return the types that *text* gives to old and new values; `UsageError` if to neither."""
+    about = f"the layout of map {name}"
     struct = _STRUCT.fullmatch(text.strip())
     if struct is None:
         made = _structure(text, about=about)
@@ -342,17 +345,18 @@ def _sides(text: str, sizes: Sizes, libraries: Libraries, *, about: str) -> Type
             raise UsageError(f"{about}: its members take {made.size} bytes, {_wanted(sizes)}")
         old, new = (made if made.size == size else None for size in sizes)
         return old, new
-    name = struct["name"] or struct["typedef"]
+    type_name = struct["name"] or struct["typedef"]
     # Old programs may have been loaded without BTF. If the structure did not change, the new
     # programs have it too.
     candidates = [*libraries[0], *libraries[1]], [*libraries[1]]
     structs = [
-        [ref for btf in library if (ref := _named(btf, name)) is not None] for library in candidates
+        [ref for btf in library if (ref := _named(btf, type_name)) is not None]
+        for library in candidates
     ]
     if not any(structs):
         raise UsageError(
             f"{about}: neither the object nor the running programs have {text.strip()}",
-            hint=f"write its members: {about}='u64 MEMBER;…'",
+            hint=Fix.of("write its members: ", Argument("layouts", {name: "u64 MEMBER;…"})),
         )
     old, new = (
         next((ref for ref in refs if ref.size == size), None)

@@ -193,8 +193,8 @@ class MigrationRequest:
 def plan_migration(request: MigrationRequest) -> MigrationPlan:
     """Plan the migration of one map; read every entry of it, and change nothing.
 
-    Raises `IncompatibleMapError` with everything that stands against the migration and the options
-    that decide it, and `UsageError` for a malformed first value or layout.
+    Raises `MigrationRefusedError` with everything that stands against the migration and what
+    resolves it, and `UsageError` for a malformed first value or layout.
     """
     spec, old, rules = request.spec, request.old, request.migration.of(request.spec.name)
     # Refusals are collected, and raised once all are known: the user sees every decision that is
@@ -262,8 +262,8 @@ def types_of(request: MigrationRequest) -> Types:
     if layout is None:
         return types
     sizes = request.old.value_size, request.spec.value_size
-    about = f"--layout {request.spec.name}"
-    return types_with_layouts(layout_texts(layout), types, sizes, request.libraries, about=about)
+    name, texts = request.spec.name, layout_texts(layout)
+    return types_with_layouts(texts, types, sizes, request.libraries, name=name)
 
 
 def _keys(request: MigrationRequest, rules: MigrationRules) -> PartMoves | None:
@@ -367,7 +367,7 @@ def _of_untyped(
         # would not add up.
         is_counted = ADDS & (write_kinds(old_users, move.old) | write_kinds(new_users, move.new))
         if old.kind is LeafKind.OPAQUE and not old.path and is_counted:
-            yield "programs count in values whose members are not known (give them with --layout)"
+            yield "programs count in values whose members are not known (a layout names them)"
 
 
 def _of_owned(request: MigrationRequest) -> Iterator[str]:

@@ -1,17 +1,25 @@
-"""Collects everything that stands against a migration into one error, with the options to type.
+"""Collects everything that stands against a migration into one error, with what resolves it.
 
-Every difference is one line (`Difference`) and, if an option decides it, one hint. So the user sees
-all of them at once, and not one after each attempt.
+Every difference is one line (`Difference`) and, if something resolves it, one `Remedy`. So the user
+sees all of them at once, and not one after each attempt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final, Self
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.of_btf import codec
-from bpfpin.errors import Difference, IncompatibleMapError, UsageError
+from bpfpin.errors import (
+    Argument,
+    Difference,
+    Fix,
+    IncompatibleMapError,
+    Placeholder,
+    UsageError,
+)
 from bpfpin.migration.entries import EntrySurvey, Misfit, shown
 from bpfpin.migration.exact import Exactness
 from bpfpin.migration.match import PartMoves, UnfitMember
@@ -28,29 +36,95 @@ from bpfpin.migration.request import (
 )
 from bpfpin.records import dataclass
 
-_TO_LOSE: Final = "to lose "
+_NEW: Final = Placeholder("NEW")
+_OF_CPUS: Final = (Rule.SUM, Rule.MAX, Rule.MIN, Rule.KEEP_NEW)
 
 
-def loss_hint(keeping: str, what: str, option: str) -> str:
-    """Return the hint "to lose WHAT: OPTION", after *keeping*, an option that loses nothing."""
-    return f"{keeping}, or {_TO_LOSE}{what}: {option}" if keeping else f"{_TO_LOSE}{what}: {option}"
+class RuleChoice(Placeholder):
+    """One of several rules, for the caller to choose."""
+
+    rules: tuple[Rule, ...]
+
+    def __new__(cls, rules: Iterable[Rule]) -> Self:
+        """Make the word that the command line shows: `sum|max`."""
+        rules = tuple(rules)
+        made = super().__new__(cls, "|".join(rule.value for rule in rules))
+        made.rules = rules
+        return made
+
+    def __reduce__(self) -> tuple[type[RuleChoice], tuple[tuple[Rule, ...]]]:
+        return type(self), (self.rules,)
+
+    def __repr__(self) -> str:
+        return " or ".join(map(repr, self.rules))
 
 
-def split_loss_hint(hint: str) -> tuple[str, str, str]:
-    """Return the arguments that `loss_hint` made *hint* of; "" for those that are not in it."""
-    keeping, is_lossy, rest = hint.rpartition(_TO_LOSE)
-    what, _, option = rest.rpartition(": ")
-    return (keeping.removesuffix(", or "), what, option) if is_lossy else (hint, "", "")
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What resolves one difference: a setting of the `Migration`, or something else.
+
+    Attributes:
+        keeping: A setting that loses nothing; None if there is none.
+        losing: A setting that loses something; None if there is none.
+        lost: What `losing` loses.
+        instead: What to do instead of `keeping`; may be empty.
+        reason: What to do if no setting helps, or what is wrong with the settings.
+    """
+
+    keeping: Argument | None = None
+    losing: Argument | None = None
+    lost: str = ""
+    instead: str = ""
+    reason: Fix = Fix(())
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether a setting resolves the difference."""
+        return bool(self.keeping or self.losing)
+
+    def fix(self) -> Fix:
+        """Return the remedy as a sentence: `--rename a=NEW, or to lose the counts of a: …`."""
+        fix = Fix(()) if self.keeping is None else Fix.of(self.keeping)
+        if self.instead:
+            fix = fix.joined(self.instead, separator=", or ")
+        if self.losing:
+            fix = fix.joined(f"to lose {self.lost}: ", self.losing, separator=", or ")
+        return fix.joined(*self.reason.parts)
 
 
-def _misfit_hint(misfit: Misfit) -> str:
-    name = without_indices(misfit.path)
-    typed = f"{KEY}.{name}" if misfit.part == KEY else name
-    # These are the words of `match` and `entries` for numbers that are too large. --clamp is for
-    # them alone.
-    if "room" in misfit.what:
-        return loss_hint("", f"the part of {name or misfit.part} that does not fit", "--clamp")
-    return loss_hint("", f"the part of {name} that does not fit", f"--drop {typed}") if name else ""
+BEST_EFFORT: Final = Remedy(Argument("best_effort"))
+
+
+def together(settings: Iterable[Argument]) -> dict[str, Any]:
+    """Return settings as arguments of one `Migration`, in the order of its parameters."""
+    made: dict[str, Any] = {}
+    for setting in settings:
+        before, value = made.get(setting.name), setting.value
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            value = {**before, **value}
+        elif isinstance(before, list) and isinstance(value, list):
+            value = [*before, *(item for item in value if item not in before)]
+        made[setting.name] = value
+    names = [each.name for each in fields(Migration)]
+    return {name: made[name] for name in names if name in made}
+
+
+class MigrationRefusedError(IncompatibleMapError):
+    """A map cannot be migrated as things are.
+
+    Attributes:
+        message, path, differences, hint: As in `IncompatibleMapError`.
+        remedies: What resolves the differences.
+    """
+
+    def __init__(
+        self, message: str, *, differences: Sequence[Difference], remedies: Sequence[Remedy] = ()
+    ) -> None:
+        self.remedies = tuple(remedies)
+        hint = Fix(())
+        for remedy in self.remedies:
+            hint = hint.joined(*remedy.fix().parts, separator="; ")
+        super().__init__(message, differences=differences, hint=hint)
 
 
 class Refusals:
@@ -60,26 +134,21 @@ class Refusals:
         self._name = name
         # Dictionaries as ordered sets: the elements of an array repeat the same lines and hints.
         self._differences: dict[Difference, None] = {}
-        self._hints: dict[str, None] = {}
-
-    def error(self) -> IncompatibleMapError:
-        """Return the error with all differences and hints."""
-        return IncompatibleMapError(
-            f"cannot be migrated as things are: {self._name}",
-            differences=tuple(self._differences),
-            hint="; ".join(self._hints),
-        )
+        self._remedies: list[Remedy] = []
 
     def stop_if_any(self) -> None:
-        """Raise the error if there is any difference."""
+        """Raise `MigrationRefusedError` with all differences and remedies, if there are any."""
         if self._differences:
-            raise self.error()
+            raise MigrationRefusedError(
+                f"cannot be migrated as things are: {self._name}",
+                differences=tuple(self._differences),
+                remedies=self._remedies,
+            )
 
     def add(self, differences: Iterable[Difference]) -> None:
-        """Add differences that no rule resolves; the map can only start empty."""
+        """Add differences that no setting resolves; the map can only start empty."""
         for difference in differences:
-            hint = f"--fresh {self._name} starts it empty"
-            self._add(difference.field, difference.old, difference.new, hint)
+            self._add(difference.field, difference.old, difference.new, None)
 
     def add_unfit(self, part: str, moves: PartMoves | None) -> None:
         """Add the members of *part* (`key` or `value`) that need a decision.
@@ -90,19 +159,8 @@ class Refusals:
         is_left = bool(moves and moves.moves) or not all(member.may_be_lost for member in unfit)
         for member in unfit:
             name = without_indices(member.path)
-            hint = self._member_hint(part, member, is_left=is_left)
-            self._add(f"{part} {name}".rstrip(), member.old, member.new, hint)
-
-    def _member_hint(self, part: str, member: UnfitMember, *, is_left: bool) -> str:
-        name = without_indices(member.path)
-        typed = f"{KEY}.{name}" if part == KEY and name else name or part
-        rename = f"--rename {typed}=NEW" if member.may_be_renamed else ""
-        if member.may_be_lost and name and is_left:
-            what = f"the distinction by {typed}" if part == KEY else f"the counts of {name}"
-            return loss_hint(rename, what, f"--drop {typed}")
-        # `match` knows no parts: its hints name members without `key.`.
-        hint = member.hint.replace("--rule ", f"--rule {KEY}.") if part == KEY else member.hint
-        return rename or hint
+            remedy = _remedy_of_member(part, member, is_left=is_left)
+            self._add(f"{part} {name}".rstrip(), member.old, member.new, remedy)
 
     def add_contradictions(
         self,
@@ -117,16 +175,17 @@ class Refusals:
         if old.is_per_cpu and not new.is_per_cpu:
             for move in values.moves:
                 if move.rule is Rule.KEEP_OLD:
+                    name = without_indices(move.path) or VALUE
                     self._add(
                         f"value {move.path}".rstrip(),
                         "a value of each CPU",
                         "one value: keep-old does not say which",
-                        f"--rule {without_indices(move.path) or 'value'}=sum|max|min|keep-new",
+                        Remedy(keeping=Argument("rules", {name: RuleChoice(_OF_CPUS)})),
                     )
         # The results of functions are written in user space, value by value, under the old key and
         # for the same CPU.
         if functions and (keys is not None or old.is_per_cpu != new.is_per_cpu):
-            self._add("functions", "the same keys and CPUs", "other keys or CPUs", "")
+            self._add("functions", "the same keys and CPUs", "other keys or CPUs", None)
 
     def add_misfits(
         self,
@@ -143,7 +202,7 @@ class Refusals:
                 "max_entries",
                 f"{survey.entries} entries",
                 str(new.max_entries),
-                f"make {self._name} larger (max_entries)",
+                Remedy(reason=Fix.of(f"make {self._name} larger (max_entries)")),
             )
         for misfit in survey.misfits:
             self._misfit(misfit, types, old)
@@ -153,7 +212,7 @@ class Refusals:
         if rules.best_effort:
             return
         for reason in exactness.reasons:
-            self._add("exactness", "every count comes over", reason, "--best-effort")
+            self._add("exactness", "every count comes over", reason, BEST_EFFORT)
 
     def _misfit(
         self, misfit: Misfit, types: tuple[TypeRef | None, TypeRef | None], shape: MapShape
@@ -165,13 +224,36 @@ class Refusals:
             f"{misfit.part}{path}",
             f"{misfit.number} at key {key}, in {value}",
             misfit.what,
-            _misfit_hint(misfit),
+            _remedy_of_misfit(misfit),
         )
 
-    def _add(self, field: str, old: str, new: str, hint: str) -> None:
+    def _add(self, field: str, old: str, new: str, remedy: Remedy | None) -> None:
         self._differences[Difference(self._name, field, old, new)] = None
-        if hint:
-            self._hints[hint] = None
+        if remedy is not None and remedy not in self._remedies:
+            self._remedies.append(remedy)
+
+
+def _remedy_of_member(part: str, member: UnfitMember, *, is_left: bool) -> Remedy | None:
+    name = without_indices(member.path)
+    typed = f"{KEY}.{name}" if part == KEY and name else name or part
+    rename = Argument("renamed", {typed: _NEW}) if member.may_be_renamed else None
+    if member.may_be_lost and name and is_left:
+        lost = f"the distinction by {typed}" if part == KEY else f"the counts of {name}"
+        return Remedy(rename, Argument("dropped", [typed]), lost)
+    if rename is None and member.needs_rule:
+        return Remedy(Argument("rules", {typed: RuleChoice(Rule)}))
+    return Remedy(rename, reason=member.reason) if rename or member.reason.parts else None
+
+
+def _remedy_of_misfit(misfit: Misfit) -> Remedy | None:
+    name = without_indices(misfit.path)
+    lost = f"the part of {name or misfit.part} that does not fit"
+    if misfit.may_be_cut:
+        return Remedy(losing=Argument("clamp"), lost=lost)
+    if not name:
+        return None
+    typed = f"{KEY}.{name}" if misfit.part == KEY else name
+    return Remedy(losing=Argument("dropped", [typed]), lost=lost)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ class Rule(Enum):
     MAX = "max"
     MIN = "min"
 
+    def __repr__(self) -> str:
+        return f"Rule.{self.name}"
+
 
 @dataclass(frozen=True)
 class MigrationRules:
@@ -161,6 +164,13 @@ class Migration:
     layouts: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     clamp: bool = False
     best_effort: bool = False
+
+    def __repr__(self) -> str:
+        """Return the call that makes it, as it is typed."""
+        settings = (
+            (field_.name, getattr(self, field_.name)) for field_ in dataclasses.fields(self)
+        )
+        return f"Migration({', '.join(f'{name}={value!r}' for name, value in settings if value)})"
 
     def of(self, name: str) -> MigrationRules:
         """Return the rules for the map called *name*: its own, and those for all maps."""

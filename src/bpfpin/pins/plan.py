@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bpfpin.errors import (
+    Argument,
     Difference,
+    Fix,
     IdNotFoundError,
     IncompatibleMapError,
     PinError,
@@ -34,7 +36,7 @@ from bpfpin.syscall.fd import Closing
 if TYPE_CHECKING:
     from bpfpin.migration.plan import MigrationPlan
 
-ALL: Final = "all"  # of --fresh
+ALL: Final = "all"  # as a name of a map that starts empty
 LOST: Final = "its pin was"  # the reason begins so if somebody removed or replaced a pin
 _KERNEL_NAME_LENGTH: Final = 15  # BPF_OBJ_NAME_LEN (16) without the NUL
 CONSTANTS: Final = (".rodata", ".kconfig")  # each generation makes these maps anew
@@ -179,7 +181,7 @@ def plan_maps(
         sources = _Sources(live, shared, fresh, undo, migrate, may_replace)
         decided = [sources.decide(map_spec) for map_spec in spec.maps.values()]
         differences = [difference for _, _, of_map in decided for difference in of_map]
-        _require_fit(differences, hints=sources.hints)
+        _require_fit(differences)
         given = {plan.name: bpf_map for plan, bpf_map, _ in decided if bpf_map is not None}
         undo.pop_all()
     gone = [
@@ -210,7 +212,6 @@ class _Sources:
     migrate: PlanMigration | None = None
     may_replace: Callable[[str], bool] = lambda name: False
     migrating: list[MapMigration] = field(default_factory=list)
-    hints: list[str] = field(default_factory=list)
 
     def decide(self, spec: MapSpec) -> _Decided:
         name, live = spec.name, self.live
@@ -248,7 +249,6 @@ class _Sources:
                 old = self.undo.enter_context(left)
                 self.migrating.append(MapMigration(spec.name, old, self.migrate(spec, old)))
         except IncompatibleMapError as error:
-            self.hints.append(error.hint)
             return MapPlan(spec.name, Decision.MIGRATED, bpf_map.id), None, list(error.differences)
         reason = "its contents go over to a new map"
         return MapPlan(spec.name, Decision.MIGRATED, bpf_map.id, reason, plan), None, []
@@ -307,8 +307,9 @@ def _own_map(live: LoadedSet, spec: MapSpec) -> Map | None:
     try:
         bpf_map = live.open_map(spec.name)
     except PinKindError as error:
-        error.hint = (
-            f"bpfpin did not put it there; to make the map anew in its place: --fresh {spec.name}"
+        error.fix = Fix.of(
+            "bpfpin did not put it there; to make the map anew in its place: ",
+            Argument("fresh", [spec.name]),
         )
         raise
     if bpf_map is None and spec.name not in live.maps:
@@ -362,11 +363,9 @@ def _kept_reason(spec: MapSpec, live: LoadedSet, bpf_map: Map) -> str:
     return "its definition is the same"
 
 
-def _require_fit(differences: list[Difference], *, hints: Collection[str]) -> None:
+def _require_fit(differences: list[Difference]) -> None:
     if differences:
         maps = ", ".join(dict.fromkeys(difference.map for difference in differences))
         raise IncompatibleMapError(
-            f"not the map that the object asks for: {maps}",
-            differences=differences,
-            hint="\n".join(filter(None, dict.fromkeys(hints))),
+            f"not the map that the object asks for: {maps}", differences=differences
         )

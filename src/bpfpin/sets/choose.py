@@ -321,7 +321,7 @@ def _no_hook(programs: Iterable[ProgramSpec]) -> UsageError:
     listed = [f"{one.name} (section {one.section!r})" for one in programs]
     return UsageError(
         f"no section says where a program goes: {', '.join(listed)}",
-        hint=_one_of("say it:", [f"{one.name}:{_fitting(one)}" for one in programs]),
+        hint=_one_of("say it:", [Placeholder(f"{one.name}:{_fitting(one)}") for one in programs]),
     )
 
 

@@ -20,6 +20,8 @@ from bpfpin.errors import (
     Placeholder,
     VerifierError,
 )
+from bpfpin.migration.refusal import RuleChoice
+from bpfpin.migration.request import Migration, Rule
 from bpfpin.spec import XdpMode
 
 
@@ -124,6 +126,23 @@ NAME = Placeholder("NAME")
         (Argument("fresh", ["a", "b"]), "fresh=['a', 'b']", "--fresh a --fresh b"),
         (Argument("maps", {"a": Placeholder("PATH")}), "maps={'a': PATH}", "--map a=PATH"),
         (Argument("program_type", "xdp"), "program_type='xdp'", "--type xdp"),
+        (Argument("start", None), "start", "--start"),
+        (
+            Argument("rules", {"bytes": RuleChoice([Rule.SUM, Rule.KEEP_NEW])}),
+            "rules={'bytes': Rule.SUM or Rule.KEEP_NEW}",
+            "--rule bytes=sum|keep-new",
+        ),
+        (
+            Argument("layouts", {"m": ["u64 a; u64 b", Placeholder("LAYOUT")]}),
+            "layouts={'m': ['u64 a; u64 b', LAYOUT]}",
+            "--layout m='u64 a; u64 b' --layout m=LAYOUT",
+        ),
+        (
+            Argument("migrate", Migration(dropped=["a", "b"], renamed={"c": NAME}, clamp=True)),
+            "migrate=Migration(renamed={'c': NAME}, dropped=['a', 'b'], clamp=True)",
+            "--migrate --rename c=NAME --drop a --drop b --clamp",
+        ),
+        (Argument("migrate", Migration()), "migrate=Migration()", "--migrate"),
     ],
 )
 def test_a_fix_is_an_argument_in_python_and_an_option_of_the_command(
@@ -133,6 +152,13 @@ def test_a_fix_is_an_argument_in_python_and_an_option_of_the_command(
 
     assert error.hint == f"use {in_python}."
     assert describe(error, words=[]).hint == f"use {on_the_command_line}."
+
+
+def test_arguments_that_follow_each_other_are_separated_as_in_a_call() -> None:
+    error = BusyError("held", hint=Fix.of("add ", Argument("clamp"), Argument("dropped", ["a"])))
+
+    assert error.hint == "add clamp=True, dropped=['a']"
+    assert describe(error, words=[]).hint == "add --clamp --drop a"
 
 
 def test_a_fix_that_is_extended_keeps_its_arguments() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from bpfpin.btf.layout import Span
 from bpfpin.btf.types import Array, Enum, Enumerator, Member, Struct
+from bpfpin.cli.failure import words_of
 from bpfpin.migration.match import PartMoves, match_members
 from bpfpin.migration.members import Leaf, MemberMove, leaves
 from bpfpin.migration.request import NO_RULES, MigrationRules, Rule
@@ -129,7 +130,7 @@ def test_a_number_without_a_rule_asks_for_one() -> None:
     both = leaves(table(U64).ref(1), 8)
     moves = match_members(both, both, NO_RULES, default_rule=lambda old, new: None)
 
-    assert [one.hint for one in moves.unfit] == ["--rule value=sum|keep-new|keep-old|max|min"]
+    assert [member.needs_rule for member in moves.unfit] == [True]
 
 
 @pytest.mark.parametrize("name", ["slots", "slots[1]", "*"])
@@ -143,4 +144,5 @@ def test_a_rule_is_said_of_a_member_an_element_or_all(name: str) -> None:
 def test_a_member_that_is_carried_over_has_no_first_value() -> None:
     (unfit,) = matched([PACKETS], [PACKETS], MigrationRules(start={"packets": 1})).unfit
 
-    assert unfit.hint == "--start is for new members"
+    assert unfit.reason.text() == "start is for new members"
+    assert words_of(unfit.reason) == "--start is for new members"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from bpfpin.analysis.follow import users_of_programs, users_of_specs
 from bpfpin.btf.btf import Btf
-from bpfpin.errors import Argument, BpfError, Difference, Fix, IncompatibleMapError, UsageError
+from bpfpin.errors import Argument, BpfError, Difference, Fix, UsageError
 from bpfpin.host.users import MapUser, programs_of
 from bpfpin.migration.members import struct_names
 from bpfpin.migration.plan import (
@@ -21,7 +20,14 @@ from bpfpin.migration.plan import (
     plan_migration,
     types_of,
 )
-from bpfpin.migration.refusal import MemberNames, require_known, split_loss_hint
+from bpfpin.migration.refusal import (
+    BEST_EFFORT,
+    MemberNames,
+    MigrationRefusedError,
+    Remedy,
+    require_known,
+    together,
+)
 from bpfpin.migration.request import Migration, parse_migration
 from bpfpin.objects.kernel.btf import map_btf
 from bpfpin.objects.kernel.object import wait_until_freed
@@ -35,10 +41,10 @@ from bpfpin.sets.load.hooks import attached
 from bpfpin.sets.request import LoadRequest
 from bpfpin.spec import MapSpec, ObjectSpec
 
+T = TypeVar("T")
 _FREED_S: Final = 0.5
 _WORD: Final = 8
 _CARRY: Final = "to carry over what is counted there"
-_OPTION: Final = re.compile(r"--[a-z-]+( \S+=.+| \S+)?(, or .*)?")
 
 
 __all__ = ["Migration", "Migrator", "parse_migration"]
@@ -48,20 +54,20 @@ __all__ = ["Migration", "Migrator", "parse_migration"]
 class Migrator:
     """Plans the migrations of one load; *hooks* have the programs that run now.
 
-    `UsageError` for `--migrate` together with `--confirm`.
+    `UsageError` for a migration that is to go back unless it is confirmed.
     """
 
     loading: LoadRequest
     live: LoadedSet | None
     hooks: tuple[HookPlan, ...]
     _members: dict[str, MemberNames] = field(default_factory=dict)
+    _remedies: list[Remedy] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse a migration that would have to go back by itself."""
         if self.is_asked and self.loading.confirm_s is not None:
             raise UsageError(
-                "--migrate and --confirm do not go together: moved entries do not go back by"
-                " themselves",
+                "a migration cannot be on trial: moved entries do not go back by themselves",
                 hint=Fix.of("try it first: ", Argument("dry_run")),
             )
 
@@ -71,8 +77,12 @@ class Migrator:
         return self.loading.migration is not None
 
     def plan(self, spec: MapSpec, old: Map) -> MigrationPlan:
-        """Plan how the contents of *old* move; `IncompatibleMapError` if they cannot."""
-        return self._plan(spec, old, self.loading.migration or Migration())
+        """Plan how the contents of *old* move; `MigrationRefusedError` if they cannot."""
+        try:
+            return self._plan(spec, old, self.loading.migration or Migration())
+        except MigrationRefusedError as refused:
+            self._remedies.extend(refused.remedies)
+            raise
 
     def require_known(self) -> None:
         """Raise `UsageError` for a named member that no map of the migration has."""
@@ -81,24 +91,25 @@ class Migrator:
         if self.loading.migration is not None and self._members:
             require_known(self.loading.migration, self._members)
 
-    def ways_out(self, name: str, error: IncompatibleMapError) -> Iterator[str]:
-        """Yield lines to type that migrate map *name*, which *error* refused.
+    def ways_out(self, names: Iterable[str]) -> Iterator[Fix]:
+        """Yield what to add so that the maps *names*, which were refused, are migrated.
 
-        A line that loses counts says so. Nothing if the map cannot be migrated at all.
+        A way that loses counts says so. Nothing for a map that cannot be migrated at all.
         """
         if self.is_asked:
-            yield from _ways("add", error.hint)
+            yield from _ways(self._remedies, _added)
             return
-        try:
-            # A plan is made only to see whether it works; it reads the map, and changes nothing.
-            with self._old(name) as old:
-                self.plan(self.loading.spec.maps[name], old)
-        except IncompatibleMapError as refused:
-            yield from _ways("--migrate", refused.hint)
-        except BpfError:
-            return
-        else:
-            yield f"{_CARRY}: --migrate"
+        for name in names:
+            try:
+                # Planned only to see whether it works: it reads the map and changes nothing.
+                with self._old(name) as old:
+                    self._plan(self.loading.spec.maps[name], old, Migration())
+            except MigrationRefusedError as refused:
+                yield from _ways(refused.remedies, _asked)
+            except BpfError:
+                continue
+            else:
+                yield Fix.of(f"{_CARRY}: ", Argument("migrate"))
 
     def _plan(self, spec: MapSpec, old: Map, migration: Migration) -> MigrationPlan:
         with ExitStack() as opened:
@@ -146,11 +157,11 @@ class Migrator:
         using = [record for record in leaving if self._uses(record.program, old)]
         if using:
             loss = "leaves the set, and what it counts until then is lost"
-            raise IncompatibleMapError(
+            first = f"first: bpfpin unload --keep-maps {self.loading.shown_name}"
+            raise MigrationRefusedError(
                 f"map {name} is used at hooks that leave the set",
                 differences=[Difference(name, "hook", record.hook, loss) for record in using],
-                hint="--best-effort, or first: bpfpin unload --keep-maps"
-                f" {self.loading.shown_name}",
+                remedies=[Remedy(Argument("best_effort"), instead=first)],
             )
 
     def _uses(self, program: str, old: Map) -> bool:
@@ -190,21 +201,22 @@ class Migrator:
 
 
 def _planned(request: MigrationRequest) -> MigrationPlan:
-    """Plan the migration; if values have no types, a refusal hints at `--layout`."""
+    """Plan the migration; if values have no types, a refusal asks for their layout alone."""
     try:
         return plan_migration(request)
-    except IncompatibleMapError as error:
-        if hint := _layout_hint(request):
-            error.hint = hint
+    except MigrationRefusedError as error:
+        if layouts := _layouts(request):
+            setting = Argument("layouts", {request.spec.name: layouts})
+            error.remedies = (Remedy(setting),)
         raise
 
 
-def _layout_hint(request: MigrationRequest) -> str:
-    """Return the option that gives the layout of untyped values, "" if both sides have types."""
+def _layouts(request: MigrationRequest) -> list[str]:
+    """Return the layouts of untyped values to be given, none if both sides have types."""
     spec, old = request.spec, request.old
     untyped = [type_ is None for type_ in types_of(request)]
     if not any(untyped):
-        return ""
+        return []
     sizes, libraries = (old.value_size, spec.value_size), request.libraries
     names = [
         frozenset(struct_names(library, size))
@@ -212,16 +224,13 @@ def _layout_hint(request: MigrationRequest) -> str:
         if is_untyped
     ]
     common = sorted(frozenset.intersection(*names))
-    option = f"--layout {spec.name}="
     if len(common) == 1:
-        return f"{option}'struct {common[0]}'"
+        return [f"struct {common[0]}"]
     is_missing = [True, False] if sizes[0] == sizes[1] else untyped
-    options = [
-        f"{option}'{_members(size)}'"
-        for is_untyped, size in zip(is_missing, sizes, strict=True)
-        if is_untyped
+    layouts = [
+        _members(size) for is_untyped, size in zip(is_missing, sizes, strict=True) if is_untyped
     ]
-    return "; ".join(options)
+    return list(dict.fromkeys(layouts))
 
 
 def _members(size: int) -> str:
@@ -253,10 +262,10 @@ def _require_reached(name: str, old: Map, ours: set[int]) -> None:
         timeout_s=_FREED_S,
     )
     if others:
-        raise IncompatibleMapError(
+        raise MigrationRefusedError(
             f"map {name} is used by programs of others",
             differences=[_difference(name, user) for user in others],
-            hint="--best-effort",
+            remedies=[BEST_EFFORT],
         )
 
 
@@ -265,36 +274,51 @@ def _difference(name: str, user: MapUser) -> Difference:
     return Difference(name, "user", str(user), loss)
 
 
-def _ways(verb: str, hint: str) -> Iterator[str]:
-    """Yield lines to type with *verb*, from hints that are divided by `;`.
+def _ways(
+    remedies: Sequence[Remedy], asking: Callable[[Iterable[Argument]], tuple[str | Argument, ...]]
+) -> Iterator[Fix]:
+    """Yield what to do by *remedies*; *asking* words the settings.
 
     The first keeps everything, if that is possible, and the second says what it loses.
     """
-    parts = (part.strip() for line in hint.splitlines() for part in line.split("; "))
-    ways = [part for part in dict.fromkeys(parts) if part and not part.startswith("--fresh")]
-    keeping, losing, lost, others = list[str](), list[str](), list[str](), list[str]()
-    for part in ways:
-        keep, what, option = split_loss_hint(part)
-        if not option and not _OPTION.fullmatch(part):
-            others.append(part)
-            continue
-        keeping.append(_first_of(keep))
-        losing.append(option or _first_of(keep))
-        lost += [what] if what else []
-    if not ways:
-        return
-    if all(keeping):
-        yield f"{_CARRY}: {_line(verb, keeping, others)}"
+    settings = [remedy for remedy in remedies if remedy.is_setting]
+    reasons = _distinct(remedy.reason for remedy in remedies if not remedy.is_setting)
+    lost = dict.fromkeys(remedy.lost for remedy in settings if remedy.lost)
+    if remedies and all(remedy.keeping for remedy in settings):
+        keeping = asking(remedy.keeping for remedy in settings if remedy.keeping)
+        instead = _distinct(f" (or {remedy.instead})" for remedy in settings if remedy.instead)
+        yield _way(f"{_CARRY}: ", (*(keeping if settings else ()), *instead), reasons)
     if lost:
-        line = _line(verb, losing, others)
-        yield f"to lose {' and '.join(lost)}, and carry over the rest: {line}"
+        about = f"to lose {' and '.join(lost)}, and carry over the rest: "
+        yield _way(about, asking(filter(None, map(_losing, settings))), reasons)
 
 
-def _line(verb: str, options: list[str], others: list[str]) -> str:
-    typed = [" ".join(dict.fromkeys([verb, *options]))] if options else []
-    return ", and ".join([*typed, *others])
+def _distinct(items: Iterable[T]) -> list[T]:
+    """Return *items*, which need not be hashable, without repetitions."""
+    distinct: list[T] = []
+    for item in items:
+        if item not in distinct:
+            distinct.append(item)
+    return distinct
 
 
-def _first_of(option: str) -> str:
-    first, other, rest = option.partition(", or ")
-    return f"{first} (or {rest})" if other else first
+def _way(about: str, asked: Sequence[str | Argument], reasons: list[Fix]) -> Fix:
+    fix = Fix.of(*asked)
+    for reason in reasons:
+        fix = fix.joined(*reason.parts, separator=", and ")
+    return Fix.of(about, *fix.parts)
+
+
+def _losing(remedy: Remedy) -> Argument | None:
+    return remedy.losing or remedy.keeping
+
+
+def _asked(settings: Iterable[Argument]) -> tuple[Argument]:
+    """Return the argument of a load that asks for no migration yet."""
+    chosen = together(settings)
+    return (Argument("migrate", Migration(**chosen) if chosen else True),)
+
+
+def _added(settings: Iterable[Argument]) -> tuple[str | Argument, ...]:
+    """Return what is added to a load that asks for a migration."""
+    return ("add ", *(Argument(name, value) for name, value in together(settings).items()))

@@ -258,19 +258,23 @@ def _explained(
     unfit = list(dict.fromkeys(difference.map for difference in error.differences))
     shared = [name for name in unfit if name in _shared_maps(loading) and not replacing.may(name)]
     kept = [name for name in unfit if name not in shared]
-    lines = [line for name in unfit for line in _users(name, loading, live)]
-    lines += dict.fromkeys(way for name in kept for way in migrator.ways_out(name, error))
+    lines: list[str | Fix] = [line for name in unfit for line in _users(name, loading, live)]
     if kept:
+        lines += [way for way in migrator.ways_out(kept) if way not in lines]
         # Last of the ways out, since it loses everything that the maps hold.
-        fresh = " ".join(f"--fresh {name}" for name in kept)
-        lines.append(f"to start empty, losing what is counted there: {fresh}")
+        fresh = Argument("fresh", kept)
+        lines.append(Fix.of("to start empty, losing what is counted there: ", fresh))
     for name in shared:
         lines += replacing.advice(name) if loading.shared[name].is_exchangeable else ()
-        lines.append(f"to use another one: --map {name}=PATH, or another object")
+        another = Argument("maps", {name: Placeholder("PATH")})
+        lines.append(Fix.of("to use another one: ", another, ", or another object"))
     places = [str(_place(name, loading, live)) for name in unfit]
     error.path = places[0]
     error.message = f"{', '.join(places)}: {error.message}"
-    error.hint = "\n      ".join(lines)
+    error.fix = Fix(())
+    for line in lines:
+        parts = line.parts if isinstance(line, Fix) else (line,)
+        error.fix = error.fix.joined(*parts, separator="\n      ")
     return error
 
 
