@@ -47,6 +47,7 @@ Advance = Callable[[CheckReport], CheckReport]
 def write_report(out: Output, report: CheckReport) -> None:
     """Write everything about one object."""
     out.text(f"{report.path}: {_VERDICTS[report.loads]}")
+    # An object that could not be read has no license, no maps and no hash.
     if report.sha256:
         dialects = ", ".join(report.dialects) or "none"
         out.text(f"license: {report.license or 'none'}; map dialects: {dialects}")
@@ -80,6 +81,7 @@ def write_converted(out: Output, report: CheckReport) -> None:
 
 def write_summary(out: Output, summary: Summary) -> None:
     """Write the number of objects with each outcome, and the reasons of refusals."""
+    # In their fixed order; that none would load is worth saying too.
     counts = [(summary.outcomes[outcome], outcome) for outcome in Outcome]
     parts = [
         f"{count} {outcome.value}" for count, outcome in counts if count or outcome is Outcome.LOADS
@@ -136,6 +138,7 @@ def _write_programs(out: Output, report: CheckReport) -> None:
 def _verified(program: CheckedProgram) -> str:
     word = "accepted" if program.is_verified else "not asked"
     if program.error:
+        # One line of the error: the table has no room for a verifier's log.
         word = f"refused: {reason_of(program.error)}"
     return f"{word}, left out" if program.optional else word
 
@@ -209,6 +212,7 @@ def _notes(report: CheckReport) -> Iterator[str]:
     yield from (program.note for program in report.programs if program.note)
     for program in report.programs:
         if program.optional and program.error:
+            # Its refusal does not change the exit status, so it would be overlooked.
             yield f"{program.name}, which is loaded only by name, is refused: {program.error}"
 
 
@@ -300,6 +304,7 @@ def command(
     document.
     """
     sources = sources_in(objects)
+    # The types of --btf are read once for all objects: a kernel has more than 100,000 of them.
     choices = CheckChoices(is_converting=convert, **words).with_types_of(kernel_btf)
     if max_map_memory is not None:
         choices = dataclasses.replace(choices, max_map_memory=max_map_memory)
@@ -339,6 +344,7 @@ def _keep_logs(out: Output, reports: Iterable[CheckReport], file: Path | None) -
         for name, program in programs.items()
         if isinstance(program.error, VerifierError)
     ]
+    # Only with --log-level: by default the verifier writes no log for what it accepts.
     accepted = {name: program.log for name, program in programs.items() if program.log}
     keep_logs(refusals, out, file, others=accepted)
 

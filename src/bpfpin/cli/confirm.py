@@ -21,5 +21,6 @@ def command(context: Context, *, target: str | None) -> None:
         pin_root=context.pin_root,
         lock_timeout_s=context.lock_timeout_s,
     )
+    # Names the change: without a target the user gave no name.
     context.out.say(f"confirmed: {report.what} of {report.set or report.device} stays")
     context.out.show(Report(report.to_json()))

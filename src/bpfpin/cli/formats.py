@@ -131,6 +131,7 @@ class JsonFormat(OutputFormat):
     def show(self, report: Report) -> None:
         """Write the document of *report*; rows as they are read."""
         content = {"schema": SCHEMA, **report.document()}
+        # Rows come last in a document, so everything before them is written first and once.
         name, last = list(content.items())[-1]
         if isinstance(last, RowBatches):
             del content[name]
@@ -145,6 +146,8 @@ class JsonFormat(OutputFormat):
         A failure before the first batch has a document of its own; a later one closes this one.
         """
         batches = rows.json()
+        # Read before the head is written: if the map cannot be read at all, the only document is
+        # the error.
         first = next(batches, None)
         self._is_begun = self._has_open_rows = True
         self.out.piece(head)

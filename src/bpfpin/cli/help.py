@@ -20,6 +20,7 @@ SHELLS = ("bash", "zsh", "fish")
 def help_command(ctx: click.Context, context: Context, /, *, verbs: tuple[str, ...]) -> None:
     """Show the help of bpfpin, of a verb, or of a verb in a group (`bpfpin help map dump`)."""
     context_of_verb = ctx.find_root()
+    # A context for each word, as click makes them, so that the help shows the whole command line.
     for verb in verbs:
         group, path = context_of_verb.command, context_of_verb.command_path
         if not isinstance(group, Group):

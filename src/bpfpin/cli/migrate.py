@@ -73,6 +73,7 @@ def taken(options: dict[str, Any]) -> Migration | None:
 
 def migrated_lines(report: LoadReport) -> Iterator[str]:
     """Yield the messages about migrated maps: entries, losses, reasons for inexact counts."""
+    # A plan shows the same lines below its map.
     for map_ in report.maps if not report.is_planned else ():
         if migration := map_.migration:
             ids = f"id {migration.old_id} -> {map_.id}"

@@ -132,6 +132,7 @@ def _write_classic(out: Output, events: Iterable[StatsItem]) -> None:
 
 
 def _write_lines(out: Output, events: Iterable[StatsItem]) -> None:
+    # The header comes with the first rows: before, there is nothing under it to explain.
     has_header = False
     for event in events:
         if isinstance(event, Interval):
@@ -140,6 +141,7 @@ def _write_lines(out: Output, events: Iterable[StatsItem]) -> None:
 
 
 def _document(events: Iterable[StatsItem]) -> dict[str, object]:
+    # Two lists: readers add up the rows, and must not meet a reload among them.
     rows: list[dict[str, object]] = []
     others: list[dict[str, object]] = []
     with contextlib.suppress(KeyboardInterrupt):  # the document has the samples until then

@@ -21,7 +21,9 @@ from bpfpin.map.open import Typing
 KEY_BYTES: Final = "key_bytes"
 _FORMULA: Final = ("=", "+", "-", "@", "'")  # tabs and line ends are escaped before
 CSV = "csv"
+# Values stay on the left: they are numbers, names and JSON in one column.
 TO_THE_RIGHT = ("cpu",)
+# Shown for a key whose padding is zero, when another key's is not.
 ZEROS = "-"
 
 
@@ -36,6 +38,7 @@ def write_csv(out: Output, dump: Dump) -> None:
 def lines(rows: Iterable[Sequence[object]]) -> str:
     """Return rows as lines of CSV; cells with a comma or a quote are quoted."""
     text = io.StringIO()
+    # The csv module would end lines in \r\n (RFC 4180), which other commands take for a character.
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
@@ -47,6 +50,7 @@ def cell(value: Any) -> object:
     would run as a formula, and text that begins with `'`, gets a leading `'`; remove that to get
     the text itself. Numbers stay numbers, negative ones too.
     """
+    # Before the test for formulas, so that a negative number stays one.
     if not isinstance(value, str):
         return value_text(value)
     text = escape(value)
@@ -94,7 +98,7 @@ def command(
     entries in memory.
     """
     with ExitStack() as opened:
-
+        # Opened by the writer that is used: JSON has all CPUs' values, tables and CSV their sum.
         def dump_of(cpus: Cpus) -> Dump:
             cpus = Cpus.EACH if per_cpu else cpus
             options = DumpOptions(where, sort, top, cpus, raw, Typing(**typing))
@@ -130,6 +134,7 @@ def _rows(dump: Dump) -> RowBatches:
 
 def _with_key_bytes(names: Sequence[str], batch: Sequence[Row]) -> Sequence[Any]:
     """Return *batch* with a member for the bytes of each key whose padding is not zero."""
+    # The usual case keeps its tuples, which are written by a template.
     if all(key_bytes(row[0]) is None for row in batch):
         return batch
     return [
@@ -141,6 +146,7 @@ def _with_key_bytes(names: Sequence[str], batch: Sequence[Row]) -> Sequence[Any]
 
 
 def _write_table(out: Output, dump: Dump) -> None:
+    # A table needs all rows before the first line, for the widths of its columns.
     rows = [row for batch in dump.batches() for row in batch]
     cells = [tuple(map(value_text, row)) for row in rows]
     names = dump.names

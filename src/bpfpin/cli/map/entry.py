@@ -18,6 +18,7 @@ from bpfpin.uapi import UpdateFlag
 # A negative key is not an option.
 AS_TYPED = {"ignore_unknown_options": True}
 F = TypeVar("F", bound=Callable[..., Any])
+# The kernel's flags BPF_ANY, BPF_NOEXIST and BPF_EXIST (include/uapi/linux/bpf.h).
 FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
 
 
@@ -43,6 +44,7 @@ def typing_options(*, has_value: bool = True) -> Callable[[F], F]:
     )
 
     def decorate(function: F) -> F:
+        # In reverse, as decorators are applied: help shows the options in the order of the tuples.
         for option in reversed((*(value if has_value else ()), *key)):
             function = option(function)
         return function
@@ -136,6 +138,7 @@ def set_command(
             typing=Typing(**typing),
             guard=guard,
         )
+    # The value as it was read back: in other forms than it was typed in, and with all CPUs.
     value = "; ".join(value_lines(entry))
     done = f"set {value_text(entry.key)} to {value} in {map_}"
     context.out.show(Report(entry.to_json(), lambda out: out.say(done)))
@@ -162,6 +165,7 @@ def delete_command(
     If MAP lacks one of the keys (exit 4), nothing is deleted. Entries of an array cannot be deleted
     (exit 2): set their values to 0.
     """
+    # Neither or both: a forgotten key must not delete every entry.
     if is_all == bool(keys):
         raise click.UsageError("give at least one KEY, or --all")
     with guarded(context, is_forced=force) as guard:

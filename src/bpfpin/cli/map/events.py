@@ -45,14 +45,18 @@ def command(
     ring buffer refuses events and only the program notices. The time is that of reading.
     """
     out = context.out
+    # A single document ends only when reading does.
     if count is None and timeout is None:
         hint = "use -o ndjson, or --count N or --timeout S"
         check_format(out, STREAM, "events without end", hint=hint)
     with open_events(map_, event_type=type_, form=form) as source:
+        # The map does not say what its events are, only the BTF of programs names structures.
         if not (type_ or form):
             _say_candidates(out, candidates(source))
+        # Only a path can lead to another map after a reload; id:N stands for one map.
         path = map_ if map_.startswith("/") else None
         read = events(source, count=count, timeout_s=timeout, path=path)
+        # Ctrl-C is the usual end of a verb that has none: exit status 0.
         with contextlib.suppress(KeyboardInterrupt):
             out.show(
                 Report(

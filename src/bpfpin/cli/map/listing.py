@@ -63,6 +63,7 @@ def command(
     CAP_SYS_ADMIN only maps with a pin that you can read are listed.
     """
     field = sort.removeprefix("-")
+    # No `click.Choice`: each field may have a minus before it.
     if field not in SORTS:
         raise click.BadOptionUsage("sort", f"no field {field!r} to sort by: {', '.join(SORTS)}")
     listing = list_maps(
@@ -76,6 +77,7 @@ def command(
         ),
         sort=field,
         is_descending=sort.startswith("-"),
+        # Only if asked: to find the processes means to read the descriptors of all of them.
         with_processes=with_users or context.out.is_verbose,
     )
     for note in listing.notes:
@@ -113,6 +115,7 @@ def to_json(row: MapRow) -> dict[str, object]:
         "links": list(row.links),
         "orphan": row.is_orphan,
     }
+    # Left out if they were not searched: an empty list would say that there is none.
     if row.processes is not None:
         members["processes"] = [
             {"pid": process.id, "name": process.name} for process in row.processes

@@ -50,4 +50,5 @@ def unpin_command(context: Context, *, path: Path, force: bool) -> None:
 def _rest(unpinned: Unpinned) -> str:
     if unpinned.users:
         return f"it stays, used by {', '.join(unpinned.users)}"
+    # Only with CAP_SYS_ADMIN all users are in sight; without it "gone" would be a guess.
     return "nothing uses it any more: it is gone" if unpinned.is_gone else "no other user is seen"

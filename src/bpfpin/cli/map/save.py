@@ -47,6 +47,7 @@ def restore_command(
     load --migrate. Values replace those of MAP and are not added to them; a --rule combines the
     values of several CPUs or keys into one.
     """
+    # A restored verdict or rule may cut the connection, as one that is set may.
     with guarded(context, is_forced=force) as guard:
         restored = restore(file, map_, exact=exact, migrate=taken(options), guard=guard)
     deleted = f", deleted {restored.deleted}" if exact else ""

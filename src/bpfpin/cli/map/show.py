@@ -74,6 +74,7 @@ def _facts(details: MapDetails) -> Iterator[tuple[str, object]]:
     yield "map_flags", " ".join(details.flags) or "-"
     yield "memory", f"{details.row.memory_bytes} bytes"
     yield "frozen", "yes" if details.row.is_frozen else "no"
+    # A line each: names in bpffs may have spaces in them.
     for path in details.row.pins or ("-",):
         yield "pin", path
     yield from _users(details)
@@ -86,6 +87,7 @@ def _facts(details: MapDetails) -> Iterator[tuple[str, object]]:
 
 def _users(details: MapDetails) -> Iterator[tuple[str, object]]:
     for user in details.users:
+        # Pins have lines of their own.
         if user.kind is not UserKind.PIN:
             yield "user", user
     for keeper in details.keepers:

@@ -59,6 +59,7 @@ def command(
         open_watch(map_, conditions=where, typing=Typing(**typing)) as watching,
         contextlib.suppress(KeyboardInterrupt),
     ):
+        # A generator: the first reading is made when the first event is asked for.
         events = watching.events(interval_s=interval, count=count)
         context.out.show(
             Report(
