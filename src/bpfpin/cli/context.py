@@ -195,5 +195,6 @@ def guarded(context: Context, *, is_forced: bool) -> Iterator[MapGuard]:
 
     guard = MapGuard(context.pin_root, is_forced)
     yield guard
+    # Not in a `finally`: after a refusal the error says all.
     for note in guard.notes:
         context.out.say(f"note: {note}")

@@ -6,6 +6,7 @@ from bpfpin.cli.group import Group, Verb
 
 command = Group(
     "map",
+    # Places, not commands: the modules of the other verbs are not imported.
     {
         "list": Verb("bpfpin.cli.map.listing", "List all maps, their pins and users."),
         "show": Verb("bpfpin.cli.map.show", "Show one map: types, sizes, flags, users."),

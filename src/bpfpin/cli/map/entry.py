@@ -206,6 +206,7 @@ def pop_command(context: Context, *, map_: str, is_peek: bool, count: int | None
     if is_peek and count is not None:
         raise UsageError("--peek reads one value only", hint="leave out --count")
     values = [peek(map_)] if is_peek else pop(map_, count=count or 1)
+    # By the option, not by the number of values: a script gets the form that it asked for.
     data = {"value": values[0]} if count is None else {"values": values}
     context.out.show(Report(data, lambda out: _write_values(out, values)))
 
