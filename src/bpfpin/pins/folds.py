@@ -150,9 +150,9 @@ def _unpin(folds: Directory, map_pin: str, number: str) -> None:
 
 @contextmanager
 def _open(folds: Directory, map_pin: str, number: str) -> Iterator[FoldPrograms]:
+    """Open the old map and the programs of one fold."""
     from bpfpin.migration.fold import FoldPrograms, FoldStep  # noqa: PLC0415 - few sets migrate
 
-    """Open the old map and the programs of one fold."""
     prefix = f"{map_pin}~{number}~"
     pins = folds.names()
     with ExitStack() as opened:
