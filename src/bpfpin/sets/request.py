@@ -313,6 +313,8 @@ def cgroup_path(cgroup: str | Path) -> str:
 def _folder(cgroup: str | Path) -> Path:
     """Return the folder of *cgroup*: an existing folder, or the path below the mount."""
     path = Path(cgroup)
+    # `/` is the root of the hierarchy, as `/proc/PID/cgroup` writes it, and never the root
+    # directory.
     is_below_mount = path.is_absolute() and (path == Path("/") or not path.exists())
     below = cgroup2_mount() / str(path).lstrip("/") if is_below_mount else path
     return below if is_below_mount and below.is_dir() else path
@@ -384,6 +386,7 @@ def requests_of(
 def _request(
     spec: ObjectSpec, chosen: tuple[Choice, ...], place: AttachPoint, options: LoadOptions
 ) -> LoadRequest:
+    # First: maps and programs that this kernel cannot have need neither pinnings nor variables.
     spec = without_unusable(spec)
     if options.order is not None:
         check_order(chosen)

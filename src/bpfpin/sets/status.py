@@ -124,6 +124,8 @@ def state_of(pin_set: PinSet, problems: Collection[ProblemKind]) -> SetState:
 
     It is `OK` only if all of its hooks run the set's programs and there is no problem.
     """
+    # States that `PinSet` sees from the pins alone, such as a foreign or half-built set, outrank
+    # all that is found later.
     if pin_set.state is not SetState.OK:
         return pin_set.state
     if ProblemKind.DEFUNCT_LINK in problems:
@@ -243,6 +245,7 @@ class SetView:
             fix = "bpfpin clean" if is_overdue(trial) else "bpfpin confirm {set}"
             self._tell(ProblemKind.ON_TRIAL, fix, reason=reason)
         device = device_state(pin_set.manifest.place)
+        # One problem for the lost device, not one for each of its hooks.
         if is_without_device(device, hooks):
             self._tell_gone(pin_set.manifest, device)
         else:

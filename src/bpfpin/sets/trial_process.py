@@ -33,7 +33,11 @@ _LOOK_MS: Final = 100  # between looks for signals while the command runs
 def main(words: Sequence[str]) -> None:
     """Detach from the caller, print the pid, wait for the deadline, and take the change back."""
     root, parent, entry, token, deadline_ms, gate, *links = words
+    # Blocked before the fork, so that the child starts with it: a signal waits for sigtimedwait(2),
+    # and none can end the process before it has taken the change back.
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAKING)
+    # The command waits for the first process alone, which ends when all code is read. The child
+    # goes to init, so nobody has to reap it.
     if os.fork():
         os._exit(0)
     with suppress(OSError):  # the caller is dead already; the pipe tells as well
@@ -50,6 +54,8 @@ def main(words: Sequence[str]) -> None:
 
 def _let_go() -> None:
     """Leave the current directory and the streams of the caller."""
+    # The current directory would keep its file system from being unmounted, and an open stdout
+    # would keep a pipe of the caller open.
     os.chdir("/")
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -67,6 +73,7 @@ def _begun(gate: int, place: TrialPlace, token: str, deadline_ms: int) -> Trial 
     while not poll.poll(_LOOK_MS):
         if now_ms() >= deadline_ms or signal.sigtimedwait(_WAKING, 0):
             return None
+    # The end of the command was seen, and nothing else comes through the pipe.
     os.close(gate)
     trial = _own_trial(place, token)
     return trial if trial is not None and trial.is_begun else None
@@ -96,6 +103,7 @@ def _expire(place: TrialPlace, token: str) -> None:
     for _ in range(_ATTEMPTS):
         try:
             expire(place, token)
+        # A nap that a signal ends: at the end of a login session SIGKILL may follow SIGTERM soon.
         except BpfError:
             signal.sigtimedwait(_WAKING, 1.0)
         else:

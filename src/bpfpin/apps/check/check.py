@@ -85,6 +85,8 @@ def verify(spec: ObjectSpec, *, max_map_memory: int, log_level: int) -> Verifica
     default = selected(spec, None).programs
     result = Verification(optional=frozenset(spec.programs.keys() - default.keys()))
     try:
+        # The kernel does not know of byte orders, and would refuse a foreign object with words
+        # about its first instruction.
         check_byte_order(spec)
     except BpfError as error:
         result.is_asked, result.error = False, error

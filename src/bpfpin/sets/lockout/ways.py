@@ -198,6 +198,7 @@ def danger_of_cgroup(path: str) -> Danger:
     view = _View.now()
     sessions = [session for session in _sessions() if view.devices_of(session)]
     pids = [*_ancestors(PROC), *(pid for pid, _ in _sshd_processes(PROC))]
+    # Not init: it is an ancestor of everything, and its cgroup tells nothing about a session.
     is_inside = any(_is_in_cgroup(PROC / str(pid), path) for pid in pids if pid > 1)
     is_root = path.strip("/") == ""
     reasons = [str(session) for session in sessions] if is_inside or is_root else []
