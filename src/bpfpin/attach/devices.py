@@ -13,13 +13,20 @@ import ctypes
 import fcntl
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import IntFlag
 from typing import Final
 
 from bpfpin.records import dataclass
 from bpfpin.spec import XdpMode
-from bpfpin.syscall.rtnetlink import RequestFlag, RouteCommand, attribute, attributes, request
+from bpfpin.syscall.rtnetlink import (
+    RequestFlag,
+    RouteCommand,
+    attribute,
+    attributes,
+    receive,
+    request,
+)
 
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_XDP = 3, 18, 29, 43
 IFLA_INFO_KIND: Final = 1
@@ -40,9 +47,6 @@ FAMILY_ID, FAMILY_NAME = 1, 2
 DEVICE_IFINDEX, DEVICE_XDP_FEATURES = 1, 3
 REQUEST, ERROR = 1, 2
 HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
-ATTRIBUTE = struct.Struct("=HH")
-# One datagram: recv(2) cuts off what does not fit, and the rest of it is lost.
-ANSWER_SIZE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,36 +125,21 @@ def queue_counts(device: str) -> tuple[int, int] | None:
 def xdp_features(ifindex: int) -> XdpFeature | None:
     """Return the parts of XDP that the driver supports; None on kernels that do not report it."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC) as asked:
-        name = _attribute(FAMILY_NAME, b"netdev\0")
+        name = attribute(FAMILY_NAME, b"netdev\0")
         family = _ask(asked, CONTROL_FAMILY, GET_FAMILY, name).get(FAMILY_ID)
         # Before Linux 6.3 there is no family `netdev`: the answer is an error (ENOENT).
         if family is None:
             return None
-        device = _attribute(DEVICE_IFINDEX, struct.pack("=I", ifindex))
+        device = attribute(DEVICE_IFINDEX, struct.pack("=I", ifindex))
         number = int.from_bytes(family, "little")
         features = _ask(asked, number, GET_DEVICE, device).get(DEVICE_XDP_FEATURES)
     return None if features is None else XdpFeature(int.from_bytes(features, "little"))
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    padding = bytes(-len(payload) % 4)
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(payload), kind) + payload + padding
-
-
-def _ask(asked: socket.socket, family: int, command: int, attributes: bytes) -> dict[int, bytes]:
+def _ask(asked: socket.socket, family: int, command: int, parameters: bytes) -> dict[int, bytes]:
     """Return the attributes of the answer; none if the kernel refuses."""
-    size = HEADER.size + len(attributes)
-    asked.send(HEADER.pack(size, family, REQUEST, 1, 0, command, 1, 0) + attributes)
-    answer = asked.recv(ANSWER_SIZE)
+    size = HEADER.size + len(parameters)
+    asked.send(HEADER.pack(size, family, REQUEST, 1, 0, command, 1, 0) + parameters)
+    answer = receive(asked)
     length, kind = struct.unpack_from("=IH", answer)
-    return {} if kind == ERROR else dict(_attributes(answer[HEADER.size : length]))
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + ATTRIBUTE.size <= len(data):
-        length, kind = ATTRIBUTE.unpack_from(data, at)
-        yield kind, data[at + ATTRIBUTE.size : at + length]
-        # Attributes begin at multiples of 4 (NLA_ALIGNTO); a damaged length of 0 must not loop
-        # forever.
-        at += max(ATTRIBUTE.size, length + 3 & ~3)
+    return {} if kind == ERROR else attributes(answer[HEADER.size : length])

@@ -22,8 +22,8 @@ SOL_NETLINK, CAP_ACK, EXT_ACK = 270, 10, 11
 WORDS = 1  # NLMSGERR_ATTR_MSG: the kernel's message in English
 # NLA_TYPE_MASK: the two bits above are flags (linux/netlink.h).
 TYPE_MASK = 0x3FFF
-# recv() cuts a longer message. If the buffer has room, a dump comes in messages of up to 32 KiB
-# (netlink_recvmsg() of net/netlink/af_netlink.c).
+# If the buffer has room, a dump comes in messages of up to 32 KiB (netlink_recvmsg() of
+# net/netlink/af_netlink.c). Longer messages are read whole, too (`receive`).
 ANSWER_SIZE = 1 << 16
 # A dump is repeated if the kernel marks it as interrupted by a change (NLM_F_DUMP_INTR).
 ATTEMPTS = 5
@@ -77,6 +77,14 @@ def request(
     raise BpfError(f"{target}: it changed during each of {ATTEMPTS} attempts to list it")
 
 
+def receive(asked: socket.socket) -> bytes:
+    """Return the next datagram of a netlink socket, however long it is."""
+    # recv(2) cuts what does not fit into its buffer, and the rest is lost. A device with hundreds
+    # of virtual functions is described by more than 64 KiB.
+    size = asked.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
+    return asked.recv(max(size, ANSWER_SIZE))
+
+
 def attribute(kind: int, payload: bytes) -> bytes:
     """Return the encoded attribute, padded to four bytes."""
     padding = bytes(-len(payload) % 4)
@@ -102,7 +110,7 @@ def _ask(command: RouteCommand, body: bytes, flags: RequestFlag, target: str) ->
         with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as asked:
             asked.setsockopt(SOL_NETLINK, EXT_ACK, 1)
             # Without it an error repeats the request before its attributes (netlink_ack() of
-            # net/netlink/af_netlink.c), where `_refused` would not find them.
+            # net/netlink/af_netlink.c), where `_answers` would not find them.
             asked.setsockopt(SOL_NETLINK, CAP_ACK, 1)
             asked.send(header + body)
             return list(_answers(asked, command, target))
@@ -114,7 +122,7 @@ def _ask(command: RouteCommand, body: bytes, flags: RequestFlag, target: str) ->
 
 def _answers(asked: socket.socket, command: RouteCommand, target: str) -> Iterator[bytes]:
     while True:
-        for kind, flags, body in _messages(asked.recv(ANSWER_SIZE)):
+        for kind, flags, body in _messages(receive(asked)):
             if flags & RequestFlag.DUMP_INTERRUPTED:
                 raise _InterruptedError
             if kind not in (ERROR, DONE):
@@ -123,7 +131,11 @@ def _answers(asked: socket.socket, command: RouteCommand, target: str) -> Iterat
             (code,) = CODE.unpack_from(body)
             # An acknowledgement is an error message with code 0 (netlink(7)).
             if code:
-                raise _refused(command, -code, body, target)
+                # The header of the request follows the code in an error message; the end of a
+                # dump has none (netlink_ack() and netlink_dump_done() of
+                # net/netlink/af_netlink.c).
+                at = CODE.size + (HEADER.size if kind == ERROR else 0)
+                raise _refused(command, -code, attributes(body[at:]), target)
             return
 
 
@@ -136,8 +148,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += max(HEADER.size, length + 3 & ~3)
 
 
-def _refused(command: RouteCommand, code: int, body: bytes, target: str) -> BpfError:
+def _refused(command: RouteCommand, code: int, fields: dict[int, bytes], target: str) -> BpfError:
     error = syscall_error(f"RTM_{command.name}", code, target=target)
-    words = attributes(body[CODE.size + HEADER.size :]).get(WORDS, b"")
-    error.hint = words.rstrip(b"\0").decode(errors="replace")
+    error.hint = fields.get(WORDS, b"").rstrip(b"\0").decode(errors="replace")
     return error
