@@ -10,36 +10,28 @@ from __future__ import annotations
 
 import itertools
 import locale
-import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bpfpin.errors import Argument, BpfError, Fix, PinNotFoundError, Placeholder, UsageError
+from bpfpin.errors import Argument, Fix, PinNotFoundError, Placeholder, UsageError
 from bpfpin.map.counters import (
     Count,
     Counters,
     Sample,
-    is_likely_counter,
+    counter_pins,
+    pins_in,
     sample_across_migration,
     total,
 )
-from bpfpin.map.follow import Gone, StillMigrating
+from bpfpin.map.follow import FollowedReading, Gone, StillMigrating, follow, readings
 from bpfpin.map.open import is_map_name, open_map
 from bpfpin.objects.kernel.info import ID, NAME
-from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.watch import Pace, Reload
 from bpfpin.records import dataclass
 from bpfpin.sets.find import cgroup_set_name, find_readable_set
 from bpfpin.uapi import XdpAction
 
-if TYPE_CHECKING:
-    from bpfpin.map.follow import FollowedReading
-
-
-USUAL_NAME = "xdp_stats_map"
 LOCALE = "en_US"
 BYTES_PER_KBYTE = 1000
 BITS_PER_MBIT = 1_000_000
@@ -99,15 +91,6 @@ def open_counters(
     return _following(pins[map_name])
 
 
-def has_counters(directory: Path) -> bool:
-    """Whether `open_counters` finds one counter map among the pins of *directory*."""
-    try:
-        open_counters(str(directory), pin_root=directory.parent).close()
-    except BpfError:
-        return False
-    return True
-
-
 def _fixed(target: str) -> Counters:
     bpf_map = open_map(target)
     try:
@@ -118,8 +101,6 @@ def _fixed(target: str) -> Counters:
 
 
 def _following(path: Path) -> Counters:
-    from bpfpin.map.follow import follow  # noqa: PLC0415  (a load only asks whether there are counters)
-
     live = follow(path, read_only=True)
     try:
         return Counters.following(live)
@@ -130,37 +111,21 @@ def _following(path: Path) -> Counters:
 
 def _pins(target: str, *, pin_root: Path, netns: str | None) -> dict[str, Path]:
     if is_map_name(target):
-        return _pins_in(Path(target))
+        return pins_in(Path(target))
     try:
         pin_set = find_readable_set(target, pin_root=pin_root, netns=netns)
         # A set of another loader is read like any directory.
-        return dict(pin_set.maps) or _pins_in(pin_set.path)
+        return dict(pin_set.maps) or pins_in(pin_set.path)
     except PinNotFoundError:
         # A directory of that name by another loader, such as that of the XDP tutorial.
         directory = pin_root / target
         if "/" in target or not directory.is_dir():
             raise
-        return _pins_in(directory)
-
-
-def _pins_in(directory: Path) -> dict[str, Path]:
-    with os.scandir(directory) as entries:
-        files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
-    return {name: directory / name for name in sorted(files)}
+        return pins_in(directory)
 
 
 def _only_counters(target: str, pins: dict[str, Path]) -> Counters:
-    if USUAL_NAME in pins:
-        # The usual name decides, even if other maps look like counters, too.
-        return _following(pins[USUAL_NAME])
-    with ExitStack() as others:
-        fitting = {}
-        for name, path in pins.items():
-            map_ = _map_at(path)
-            if map_ is not None:
-                others.callback(map_.close)
-                if is_likely_counter(map_):
-                    fitting[name] = path
+    fitting = counter_pins(pins)
     if len(fitting) == 1:
         (path,) = fitting.values()
         return _following(path)
@@ -177,13 +142,6 @@ def _only_counters(target: str, pins: dict[str, Path]) -> Counters:
 
 def _listed(pins: dict[str, Path]) -> str:
     return ", ".join(name if name.isprintable() else repr(name) for name in pins) or "none"
-
-
-def _map_at(path: Path) -> Map | None:
-    try:
-        return open_map(str(path))
-    except BpfError:  # a program or a link
-        return None
 
 
 def watch(
@@ -236,8 +194,6 @@ def watch_events(
 def _readings(
     counters: Counters, interval_s: float, count: int | None
 ) -> Iterator[FollowedReading[Sample] | Reload | Gone | StillMigrating]:
-    from bpfpin.map.follow import FollowedReading, readings  # noqa: PLC0415  (a load only asks whether there are counters)
-
     if counters.live:
         yield from readings(counters.live, counters.read_from, pace=Pace(interval_s), count=count)
         return

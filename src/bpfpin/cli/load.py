@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bpfpin.apps.stats import has_counters
 from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
 from bpfpin.cli.formats import Report
 from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
 from bpfpin.cli.options import MODE, SIZE, complete_devices, log_file_option, logged
 from bpfpin.errors import UsageError
-from bpfpin.map.open import path_of
 from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook
 from bpfpin.sets.given_maps import parse_map_words, parse_pinning_words
 from bpfpin.sets.load.deploy import deploy_all, require_devices
@@ -170,9 +168,7 @@ def command(
     options["migrate"] = migration or False
     options["netns"] = context.netns
     options["pin_root"] = context.pin_root
-    options["maps"] = {
-        name: path_of(source, context.pin_root) for name, source in options["maps"].items()
-    }
+    options["maps"] = _given_maps(options["maps"], context.pin_root)
     options["lock_timeout_s"] = context.lock_timeout_s
     source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
     # All targets in one call, which is one transaction: either every set changes or none does.
@@ -193,6 +189,15 @@ def _check(context: Context, devices: tuple[str, ...], cgroups: tuple[str, ...])
             hint="bpfpin load --dev DEV, or --cgroup PATH",
         )
     require_devices(devices, netns=context.netns)
+
+
+def _given_maps(maps: Mapping[str, str], pin_root: Path) -> dict[str, str]:
+    """Return the maps of `--map` with short names of pins replaced by their paths."""
+    if not maps:
+        return {}
+    from bpfpin.map.open import path_of  # noqa: PLC0415 - only for --map
+
+    return {name: path_of(source, pin_root) for name, source in maps.items()}
 
 
 def _document(reports: list[LoadReport]) -> dict[str, object]:
@@ -230,6 +235,8 @@ def _say(context: Context, report: LoadReport, *, names_set: bool = False) -> No
 
 def _next_verb(report: LoadReport) -> str:
     """Return the verb to run next: `stats` if the set has counters, else `status`."""
+    from bpfpin.map.counters import has_counters  # noqa: PLC0415 - not for a refused load
+
     return "stats" if has_counters(report.path) else "status"
 
 

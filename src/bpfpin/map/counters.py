@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import MemberLayout, members
 from bpfpin.btf.types import Array, Enum, Int, Struct
-from bpfpin.errors import UsageError
+from bpfpin.errors import BpfError, UsageError
 from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from bpfpin.map.follow import Follower
 
 
+USUAL_NAME = "xdp_stats_map"
 # In bytes. 32 bits of bytes wrap after 3.4 s at 10 Gbit/s, so counters have 64.
 COUNTER_SIZE = 8
 ACTION = "action"  # the name of the map that holds the verdict of an XDP program
@@ -159,6 +162,43 @@ def _in_form_of(old: Sequence[Count], new: Sequence[Count]) -> tuple[Count, ...]
         Count(count.packets, None if like.bytes is None else count.bytes or 0)
         for count, like in pairs
     )
+
+
+def has_counters(directory: Path) -> bool:
+    """Whether one of the pins in *directory* is the map that `bpfpin stats` shows by default."""
+    paths = list(counter_pins(pins_in(directory)).values())
+    if len(paths) != 1:
+        return False
+    try:
+        with Map.from_pin(paths[0], read_only=True) as map_:
+            counter_fields(map_)
+    except BpfError:
+        return False
+    return True
+
+
+def pins_in(directory: Path) -> dict[str, Path]:
+    """Return the paths of the files in *directory* by name."""
+    with os.scandir(directory) as entries:
+        files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+    return {name: directory / name for name in sorted(files)}
+
+
+def counter_pins(pins: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the pins of counter maps among *pins*: that of `xdp_stats_map`, or else the likely."""
+    if USUAL_NAME in pins:
+        # The usual name decides, even if other maps look like counters, too.
+        return {USUAL_NAME: pins[USUAL_NAME]}
+    return {name: path for name, path in pins.items() if _is_likely_counter_at(path)}
+
+
+def _is_likely_counter_at(path: Path) -> bool:
+    try:
+        map_ = Map.from_pin(path, read_only=True)
+    except BpfError:  # a program or a link
+        return False
+    with map_:
+        return is_likely_counter(map_)
 
 
 def is_likely_counter(map_: Map) -> bool:
