@@ -408,6 +408,14 @@ def traits_of(map_type: MapType | int) -> MapTraits:
     return MAP_TRAITS.get(map_type, UNKNOWN)
 
 
+def stride_of(value_size: int) -> int:
+    """Return the bytes of one CPU's value where the kernel copies those of all CPUs.
+
+    Each is padded to eight bytes (bpf_percpu_hash_copy in kernel/bpf/hashtab.c).
+    """
+    return (value_size + 7) // 8 * 8
+
+
 def types_in(family: MapFamily) -> frozenset[MapType]:
     """Return the types of a family."""
     return frozenset(map_type for map_type in MapType if traits_of(map_type).family is family)

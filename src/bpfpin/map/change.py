@@ -19,10 +19,9 @@ from bpfpin.map.entries import (
 from bpfpin.map.form import InputForm
 from bpfpin.map.open import AS_IT_IS, Typing, open_kind, open_typed
 from bpfpin.map.parse import FieldValue
-from bpfpin.map_traits import ValueKind, traits_of
+from bpfpin.map_traits import ValueKind, stride_of, traits_of
 from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.kernel.object import KernelObject
-from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.entry_write import overlaid
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program

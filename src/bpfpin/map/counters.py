@@ -13,7 +13,7 @@ from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import MemberLayout, members
 from bpfpin.btf.types import Array, Enum, Int, Struct
 from bpfpin.errors import BpfError, UsageError
-from bpfpin.objects.maps.codec import stride_of
+from bpfpin.map_traits import stride_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
 from bpfpin.syscall.fd import Closing

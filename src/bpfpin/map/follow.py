@@ -29,8 +29,9 @@ from bpfpin.map.generation import (
     program_change,
 )
 from bpfpin.map.open import open_map
+from bpfpin.objects.maps.base import ENTRIES_MAX
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.watch import ENTRIES_MAX, Change, Pace, Reload, Snapshot
+from bpfpin.objects.maps.watch import Change, Pace, Reload, Snapshot
 from bpfpin.objects.maps.watch import read as read_entries
 from bpfpin.records import dataclass
 from bpfpin.syscall import fs

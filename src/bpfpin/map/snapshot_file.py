@@ -30,9 +30,8 @@ from bpfpin.errors import (
     UnsafePathError,
     UsageError,
 )
-from bpfpin.map_traits import traits_of
+from bpfpin.map_traits import stride_of, traits_of
 from bpfpin.objects.maps import layouts
-from bpfpin.objects.maps.codec import stride_of
 from bpfpin.pins.manifest import TEXT_SIZE_MAX, JsonObject
 from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import syscall_error

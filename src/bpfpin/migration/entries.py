@@ -12,10 +12,10 @@ from typing import Any, Final, NamedTuple
 
 from bpfpin.btf.layout import Span
 from bpfpin.errors import Difference
+from bpfpin.map_traits import stride_of
 from bpfpin.migration.match import EntryCheck, PartMoves
 from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
-from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec

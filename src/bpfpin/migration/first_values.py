@@ -12,9 +12,9 @@ from bpfpin.btf.layout import Span
 from bpfpin.codecs.codec import Codec
 from bpfpin.codecs.of_btf import codec
 from bpfpin.errors import UsageError
+from bpfpin.map_traits import stride_of
 from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import MemberFunction, Rule
-from bpfpin.objects.maps.codec import stride_of
 from bpfpin.objects.maps.map import Map
 from bpfpin.syscall.cpu import possible_cpus
 

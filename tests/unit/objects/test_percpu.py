@@ -6,7 +6,8 @@ import pytest
 
 from bpfpin.codecs.codec import BytesCodec, ScalarCodec
 from bpfpin.codecs.formats import Nanoseconds
-from bpfpin.objects.maps.codec import PerCpuCodec, maximum, stride_of, total
+from bpfpin.map_traits import stride_of
+from bpfpin.objects.maps.codec import PerCpuCodec, maximum, total
 
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 8), (4, 8), (8, 8), (9, 16), (16, 16)])

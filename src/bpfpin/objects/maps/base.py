@@ -6,27 +6,48 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.codecs.codec import Codec
-from bpfpin.codecs.format_table import FormatTable
-from bpfpin.codecs.formats import Format
-from bpfpin.map_traits import traits_of
+from bpfpin.map_traits import stride_of, traits_of
 from bpfpin.objects.kernel.btf import BtfHandle, type_of, value_type_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo, map_info, type_name, type_with_article
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind, open_pin
 from bpfpin.objects.maps import layouts
-from bpfpin.objects.maps.codec import DecodeOptions, key_codec, stride_of, value_codec
 from bpfpin.objects.maps.create import create
 from bpfpin.objects.maps.elements import Elements
+from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapType, ObjectFlag
 
-Formats = Mapping[str, Format | str]
+if TYPE_CHECKING:
+    from bpfpin.codecs.codec import Codec
+    from bpfpin.codecs.format_table import FormatTable
+    from bpfpin.codecs.formats import Format
+
+Formats = Mapping[str, "Format | str"]
+# Of a map that is read again and again to see what changes. Two snapshots are kept as bytes: with
+# entries of 100 bytes that is 200 MB.
+ENTRIES_MAX: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How the caller wants keys and values decoded; `BaseMap.from_pin` documents the fields."""
+
+    key_format: Any = None
+    value_format: Any = None
+    raw: bool = False
+    formats: FormatTable | None = None
+
+    @property
+    def may_misfit(self) -> bool:
+        """Whether a format is given that may not fit the map."""
+        has_format = self.key_format is not None or self.value_format is not None
+        return has_format or bool(self.formats and self.formats.is_exact)
 
 
 class BaseMap(KernelObject):
@@ -304,7 +325,7 @@ class BaseMap(KernelObject):
         self, key_type: TypeRef | None, value_type: TypeRef | None, formats: Formats | None
     ) -> None:
         self.key_type, self.value_type = key_type, value_type
-        self._formats, table = formats, FormatTable(formats) if formats else None
+        self._formats, table = formats, _table(formats) if formats else None
         self._options = replace(self._options, formats=table)
         # cached_property keeps its value in __dict__: the codecs of the old types have to go.
         for cached in ("_key", "_value", "_are_numbers"):
@@ -407,10 +428,14 @@ class BaseMap(KernelObject):
 
     @cached_property
     def _key(self) -> Codec:
+        from bpfpin.objects.maps.codec import key_codec  # noqa: PLC0415 - a load decodes nothing
+
         return key_codec(self._fixed, self.key_type, self._options)
 
     @cached_property
     def _value(self) -> Codec:
+        from bpfpin.objects.maps.codec import value_codec  # noqa: PLC0415 - see `_key`
+
         return value_codec(self._fixed, self.value_type, self._options)
 
     def _check_type(self) -> None:
@@ -426,6 +451,12 @@ class BaseMap(KernelObject):
     def __repr__(self) -> str:
         state = " closed" if self._descriptor.is_closed else ""
         return f"<{type(self).__name__} {self.name!r} id {self.id} {type_name(self.type)}{state}>"
+
+
+def _table(formats: Formats) -> FormatTable:
+    from bpfpin.codecs.format_table import FormatTable  # noqa: PLC0415  (few need it)
+
+    return FormatTable(formats)
 
 
 def _type_named(type_: TypeRef | str | None, info: MapInfo, size: int) -> TypeRef | None:

@@ -20,17 +20,16 @@ import contextlib
 import gc
 import itertools
 import threading
-from collections.abc import ItemsView, Iterator, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, ValuesView
 from typing import Any, Final, Protocol
 
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.maps.elements import CLOSED_FD, Closed, Elements, buffer
+from bpfpin.objects.maps.elements import Elements, buffer
 from bpfpin.records import dataclass
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
 from bpfpin.syscall.errno_table import BufferTooSmallError
-from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import Cmd, MapType
 
 BATCH = 4096  # measured: flat from 256 elements up
@@ -89,17 +88,14 @@ class Room:
         return RawBatch(count, self.keys[:key_bytes], self.values[:value_bytes])
 
 
-class Batches(Closing):
+class Batches:
     """Reads many elements of one map; buffers are kept for the next walk.
 
     Each walk takes buffers of its own, so threads and nested walks do not share any.
     """
 
-    def __init__(
-        self, elements: Elements, fd: int, map_type: MapType | int, max_entries: int
-    ) -> None:
+    def __init__(self, elements: Elements, map_type: MapType | int, max_entries: int) -> None:
         self._elements = elements
-        self._fd = fd
         self._max_entries = max_entries
         # Values may be long, and a per-CPU value is copied for each CPU: so the memory has a limit
         # too.
@@ -108,12 +104,7 @@ class Batches(Closing):
         self._is_batched = traits_of(map_type).reads_batches
         self._is_array = traits_of(map_type).is_array
         self._is_single = self._is_array and max_entries <= self._count
-        self._rooms: list[Any] = []
-
-    def close(self) -> None:
-        """Forget the descriptor, whose number may be reused."""
-        self._fd = CLOSED_FD
-        self._rooms = Closed()
+        self._rooms: list[Room] = []
 
     def walk(self) -> Iterator[RawBatch]:
         """Yield all entries, in batches if the kernel has them, else key by key."""
@@ -125,9 +116,25 @@ class Batches(Closing):
         if not self._is_batched:
             yield from self._by_key()
 
-    def taken(self) -> Iterator[RawBatch]:
-        """Yield and remove all entries in one step; `NotSupportedError` before the first batch."""
-        return self._by_batch(Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
+    def removed(self, *, in_one_step: bool, named: Callable[[bytes], object]) -> Iterator[RawBatch]:
+        """Yield and remove all entries, *in_one_step* if the kernel can, else read and deleted.
+
+        *named* returns how errors show a key.
+        """
+        if in_one_step:
+            try:
+                yield from self._by_batch(Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
+            except NotSupportedError:  # comes before the first batch or never
+                pass
+            else:
+                return
+        for batch in self.walk():
+            keys, size = bytes(batch.keys), self._elements.key_size
+            for at in range(0, len(keys), size):
+                key = keys[at : at + size]
+                with contextlib.suppress(KeyNotFoundError):
+                    self._elements.delete(key, named=named(key))
+            yield batch
 
     def whole(self) -> tuple[bytearray, bytearray]:
         """Return all keys and all values, each back to back, in new memory."""
@@ -153,6 +160,7 @@ class Batches(Closing):
             room = self._rooms.pop()
         except IndexError:
             room = self._new_room(self._count)
+        room.attribute.map_fd = self._elements.fd  # the map may be closed by now
         return room if room.lookup.enter() >= 0 else None
 
     def put(self, room: Room) -> None:
@@ -161,19 +169,19 @@ class Batches(Closing):
 
     def _take(self) -> Room:
         try:
-            return self._rooms.pop()  # type: ignore[no-any-return]  # the pool may be `Closed`
+            return self._rooms.pop()
         except IndexError:
             return self._new_room(self._count)
 
     def _new_room(self, count: int) -> Room:
         elements = self._elements
-        return Room(self._fd, elements.key_size, elements.value_size, count=count)
+        return Room(elements.fd, elements.key_size, elements.value_size, count=count)
 
     def _by_batch(self, command: Cmd) -> Iterator[RawBatch]:
         room, position, seen = self._take(), None, 0
         # An array ends at max_entries, so no further call is needed to learn it.
         while position is None or not (self._is_array and seen >= self._max_entries):
-            room.go_to(position, self._fd)
+            room.go_to(position, self._elements.fd)
             call = room.lookup if command is Cmd.MAP_LOOKUP_BATCH else room.take
             is_last = call.enter() < 0
             if is_last and self._is_too_small(call):
@@ -185,7 +193,7 @@ class Batches(Closing):
             yield room.filled()
             if is_last:
                 break
-        room.go_to(None, self._fd)
+        room.go_to(None, self._elements.fd)
         self.put(room)
 
     def _is_too_small(self, call: Call) -> bool:

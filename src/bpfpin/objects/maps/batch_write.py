@@ -14,11 +14,11 @@ from bpfpin.codecs.codec import Codec, ScalarCodec
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps.batch import BATCH
-from bpfpin.objects.maps.elements import CLOSED_FD, Elements
+from bpfpin.objects.maps.elements import Elements
 from bpfpin.records import dataclass
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
-from bpfpin.syscall.fd import Closing
+from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import Cmd, MapType, UpdateFlag
 
 # generic_map_update_batch in kernel/bpf/syscall.c refuses other flags (EINVAL).
@@ -52,17 +52,13 @@ class EncodedEntries:
         return bytes(self.values[index * size : (index + 1) * size])
 
 
-class Writer(Closing):
+class Writer:
     """Writes the elements of one map."""
 
-    def __init__(self, elements: Elements, fd: int, map_type: MapType | int) -> None:
+    def __init__(self, elements: Elements, map_type: MapType | int) -> None:
         self._elements = elements
-        self._fd = fd
         self.is_batched = traits_of(map_type).writes_batches
-
-    def close(self) -> None:
-        """Forget the descriptor, whose number may be reused."""
-        self._fd = CLOSED_FD
+        self._is_percpu = traits_of(map_type).is_percpu
 
     def write(
         self,
@@ -85,6 +81,21 @@ class Writer(Closing):
         for index in range(done, len(entries)):
             self._write_single(entries, index, flag)
         return len(entries)
+
+    def write_arrays(
+        self,
+        keys: Any,
+        values: Any,
+        value_size: int,
+        *,
+        flag: UpdateFlag,
+        named: Callable[[bytes], object],
+    ) -> int:
+        """Write *values*, each of *value_size* bytes for every CPU that has its own; as `write`."""
+        elements = self._elements
+        cpus = possible_cpus() if self._is_percpu else 1
+        data = flat(values, value_size, cpus=cpus, copied=elements.value_size)
+        return self.write(flat(keys, elements.key_size), data, flag=flag, named=named)
 
     def update_all(self, entries: Entries, key: Codec, value: Codec, *, flag: UpdateFlag) -> int:
         """Encode and write many entries, and return how many; `BATCH` of them are held at a time.
@@ -147,7 +158,7 @@ class Writer(Closing):
         keys, _keys_stay = address(entries.keys)
         attribute = MapBatchAttr(elem_flags=UpdateFlag.ANY)
         call = Call(Cmd.MAP_DELETE_BATCH, attribute)
-        attribute.map_fd = self._fd
+        attribute.map_fd = self._elements.fd
         attribute.count = count = min(BATCH, len(entries) - at)
         attribute.keys = keys + at * self._elements.key_size
         if call.enter() >= 0:
@@ -193,7 +204,7 @@ class Writer(Closing):
         for start in range(0, len(entries), BATCH):
             # Anew for each call: `close` of another thread sets it to a number that is no
             # descriptor.
-            attribute.map_fd = self._fd
+            attribute.map_fd = self._elements.fd
             attribute.count = count = min(BATCH, len(entries) - start)
             attribute.keys = keys + start * self._elements.key_size
             attribute.values = values + start * self._elements.value_size if values else 0

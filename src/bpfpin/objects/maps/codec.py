@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import Buffer, Codec, MisfitError, ScalarCodec
-from bpfpin.codecs.format_table import KEY, VALUE, FieldPath, FormatTable
+from bpfpin.codecs.format_table import KEY, VALUE, FieldPath
 from bpfpin.codecs.of_btf import codec, untyped
 from bpfpin.codecs.of_format import format_codec
 from bpfpin.codecs.prefix import is_address_prefix, taking_prefixes
 from bpfpin.codecs.stray import keeping_bytes
-from bpfpin.map_traits import KeyKind, traits_of
+from bpfpin.map_traits import KeyKind, stride_of, traits_of
 from bpfpin.objects.kernel.info import MapInfo
 from bpfpin.objects.maps.kernel_values import HOLDERS, attachment_key, owner_key
-from bpfpin.records import dataclass
 from bpfpin.syscall.cpu import possible_cpus
 
+if TYPE_CHECKING:
+    from bpfpin.objects.maps.base import DecodeOptions
+
 LPM_TRIE: Final = "lpm_trie"  # the name of its keys in rules for formats
-
-
-def stride_of(value_size: int) -> int:
-    """Return the bytes of one CPU's value where the kernel copies those of all CPUs.
-
-    Each is padded to eight bytes (bpf_percpu_hash_copy in kernel/bpf/hashtab.c).
-    """
-    return (value_size + 7) // 8 * 8
 
 
 class PerCpuCodec(Codec):
@@ -94,22 +88,6 @@ def _joined(values: Sequence[Any], combine: Callable[[Sequence[Any]], Any], done
     if all(value == first for value in values):
         return first
     raise TypeError(f"{type(first).__name__} values of several CPUs cannot be {done}")
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeOptions:
-    """How the caller wants keys and values decoded; `BaseMap.from_pin` documents the fields."""
-
-    key_format: Any = None
-    value_format: Any = None
-    raw: bool = False
-    formats: FormatTable | None = None
-
-    @property
-    def may_misfit(self) -> bool:
-        """Whether a format is given that may not fit the map."""
-        has_format = self.key_format is not None or self.value_format is not None
-        return has_format or bool(self.formats and self.formats.is_exact)
 
 
 def key_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Codec:

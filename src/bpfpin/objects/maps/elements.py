@@ -81,7 +81,8 @@ class Elements(Closing):
     """The elements of the map *fd*; *value_size* is that of all CPUs together.
 
     *about* names the map in errors, for which *map_type* and *max_entries* may be the
-    reason. `close` forgets the descriptor, whose number may be reused.
+    reason. `close` forgets *fd*, whose number may be reused; all that read and write elements take
+    it from here for each call.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Elements(Closing):
         map_type: MapType | int = 0,
         max_entries: int = 0,
     ) -> None:
-        self._fd = fd
+        self.fd = fd
         self.key_size = key_size
         self.value_size = value_size
         self._about = about
@@ -110,7 +111,7 @@ class Elements(Closing):
 
     def close(self) -> None:
         """Forget the descriptor; the kernel refuses every later call (EBADF)."""
-        self._fd = CLOSED_FD
+        self.fd = CLOSED_FD
         self._pool = Closed()
 
     def refused(
@@ -125,7 +126,7 @@ class Elements(Closing):
 
         error = call.error(self._about if key is None else f"{self._about}, key {key!r}")
         # EBADF alone does not tell a closed map from a wrong descriptor.
-        if self._fd == CLOSED_FD:
+        if self.fd == CLOSED_FD:
             raise ValueError("the map is closed")
         if isinstance(error, ReadOnlyMapError):
             error.message = f"{error.target}: {self._why_read_only()}"
@@ -139,7 +140,7 @@ class Elements(Closing):
         return explain.explained(error, self._map_type, refused, about=self._about)
 
     def _why_read_only(self) -> str:
-        if fdinfo(self._fd).get("frozen") == "1":
+        if fdinfo(self.fd).get("frozen") == "1":
             return "the map is frozen: user space can no longer write it"
         return "the map was opened for reading only"
 
@@ -149,7 +150,7 @@ class Elements(Closing):
             # No lock: pop() and append() of a list are atomic in CPython.
             return self._pool.pop()
         except IndexError:
-            return Slot(self._fd, self.key_size, self.value_size, self._letters)
+            return Slot(self.fd, self.key_size, self.value_size, self._letters)
 
     def take_for(self, key: bytes) -> Slot:
         """Take a slot and write *key* into it; `ValueError` if the key has another size."""

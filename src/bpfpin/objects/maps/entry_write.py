@@ -13,7 +13,8 @@ from bpfpin.codecs.codec import Codec, MisfitError
 from bpfpin.codecs.number import BitsCodec, MappedCodec
 from bpfpin.codecs.record import Part, RecordCodec, UnionCodec
 from bpfpin.errors import KeyNotFoundError
-from bpfpin.objects.maps.codec import PerCpuCodec, stride_of
+from bpfpin.map_traits import stride_of
+from bpfpin.objects.maps.codec import PerCpuCodec
 from bpfpin.objects.maps.elements import Elements
 from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import InvalidArgumentError

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.codecs.stray import KeyCodec, pieces, reads_alike
 from bpfpin.errors import BpfError, KeyNotFoundError, NotSupportedError, SyscallError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps import batch_write
-from bpfpin.objects.maps import codec as percpu
-from bpfpin.objects.maps.base import BaseMap, Formats
+from bpfpin.objects.maps.base import ENTRIES_MAX, BaseMap, Formats
 from bpfpin.objects.maps.batch import (
     Batches,
     EntriesView,
@@ -24,17 +21,15 @@ from bpfpin.objects.maps.batch import (
 )
 from bpfpin.objects.maps.batch_write import Entries, Writer
 from bpfpin.objects.maps.elements import Letters
-from bpfpin.objects.maps.entry_write import EntryAccess, WriteOptions
-from bpfpin.objects.maps.mapped import MappedArray
-from bpfpin.objects.maps.watch import ENTRIES_MAX
 from bpfpin.spec import flag_of
-from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import UpdateFlag
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from bpfpin.objects.maps.entry_write import EntryAccess, WriteOptions
+    from bpfpin.objects.maps.mapped import MappedArray
     from bpfpin.objects.maps.watch import Watch
 
 
@@ -64,14 +59,19 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
     def _prepare(self) -> None:
         self._traits = traits_of(self.type)
-        self._batches = Batches(self._elements, self.fd, self.type, self.max_entries)
-        self._writer = Writer(self._elements, self.fd, self.type)
 
     def close(self) -> None:
         """Close the descriptor; pins, programs and other handles keep the map."""
-        self._batches.close()
-        self._writer.close()
         super().close()
+        self.__dict__.pop("_batches", None)  # its buffers
+
+    @cached_property
+    def _batches(self) -> Batches:
+        return Batches(self._elements, self.type, self.max_entries)
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self._elements, self.type)
 
     def __getitem__(self, key: Any) -> Any:
         if self._are_numbers:
@@ -201,6 +201,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
         Kernel: BPF_MAP_UPDATE_ELEM, BPF_MAP_UPDATE_BATCH.
         """
+        from bpfpin.objects.maps.entry_write import WriteOptions  # noqa: PLC0415 - not in a load
+
         flag = flag_of(flag)
         options = WriteOptions(flag=flag, partial=partial, lock=lock, cpu=cpu, all_cpus=all_cpus)
         if value is not ...:
@@ -255,8 +257,10 @@ class Map(BaseMap, MutableMapping[Any, Any]):
             KeyNotFoundError: The map does not have the key.
             TypeError: A member that is not a number differs between CPUs.
         """
+        from bpfpin.objects.maps.codec import total  # noqa: PLC0415 - not in a load
+
         value = self.lookup(key)
-        return percpu.total(value) if self.is_per_cpu else value
+        return total(value) if self.is_per_cpu else value
 
     def maximum(self, key: Any) -> Any:
         """Return the greatest of the values of all CPUs at a key, member by member.
@@ -264,8 +268,10 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         Args:
             key: The key; errors are as in `total`.
         """
+        from bpfpin.objects.maps.codec import maximum  # noqa: PLC0415 - not in a load
+
         value = self.lookup(key)
-        return percpu.maximum(value) if self.is_per_cpu else value
+        return maximum(value) if self.is_per_cpu else value
 
     def map_at(
         self,
@@ -352,25 +358,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         """
         self._check_deletable()
         _ = self.fd  # raises `ValueError` for a closed map now, not at the first step
-        if not self._traits.is_hash:
-            return self._read_and_deleted()
-        return self._taken()
-
-    def _taken(self) -> Iterator[list[tuple[Any, Any]]]:
-        try:
-            for batch in self._batches.taken():
-                yield list(self._decoded(batch.keys, batch.values))
-        except NotSupportedError:  # before the first batch or never
-            yield from self._read_and_deleted()
-
-    def _read_and_deleted(self) -> Iterator[list[tuple[Any, Any]]]:
-        for batch in self._walk():
-            pairs, keys = list(self._decoded(batch.keys, batch.values)), bytes(batch.keys)
-            for at in range(0, len(keys), self.key_size):
-                key = keys[at : at + self.key_size]
-                with contextlib.suppress(KeyNotFoundError):
-                    self._elements.delete(key, named=self._key.decode(key))
-            yield pairs
+        batches = self._batches.removed(in_one_step=self._traits.is_hash, named=self._key.decode)
+        return (list(self._decoded(batch.keys, batch.values)) for batch in batches)
 
     def update_batch(self, entries: Entries, *, flag: UpdateFlag | str = UpdateFlag.ANY) -> int:
         """Write many entries.
@@ -409,11 +398,9 @@ class Map(BaseMap, MutableMapping[Any, Any]):
             ValueError: The sizes do not fit each other or the map.
             KeyExistsError: As in `update`; so are the other errors.
         """
-        flag = flag_of(flag)
-        cpus = possible_cpus() if self.is_per_cpu else 1
-        data = batch_write.flat(values, self.value_size, cpus=cpus, copied=self._copied)
-        written = batch_write.flat(keys, self.key_size)
-        return self._writer.write(written, data, flag=flag, named=self._key.decode)
+        return self._writer.write_arrays(
+            keys, values, self.value_size, flag=flag_of(flag), named=self._key.decode
+        )
 
     def delete_batch(self, keys: Iterable[Any]) -> int:
         """Delete many keys.
@@ -466,6 +453,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         Args:
             key: A key, such as a dict of the members.
         """
+        from bpfpin.codecs.stray import KeyCodec, pieces, reads_alike  # noqa: PLC0415 - not in a load
+
         encoded = self._key.encode(key)
         if not isinstance(self._key, KeyCodec):
             return [self._key.decode(encoded)] if self._elements.has(encoded) else []
@@ -519,6 +508,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         Returns:
             The values as a sequence; `MappedArray.of` documents the errors.
         """
+        from bpfpin.objects.maps.mapped import MappedArray  # noqa: PLC0415 - not in a load
+
         return MappedArray.of(self, read_only=read_only)
 
     def watch(
@@ -625,6 +616,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         return zip(key, value, strict=True)
 
     def _entry_access(self) -> EntryAccess:
+        from bpfpin.objects.maps.entry_write import EntryAccess  # noqa: PLC0415 - not in a load
+
         return EntryAccess(self._elements, self._value, about=self._described())
 
     @cached_property

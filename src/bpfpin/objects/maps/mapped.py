@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from bpfpin.codecs.codec import Codec
 from bpfpin.deprecated import renamed_argument
 from bpfpin.errors import BpfError, NotSupportedError, ReadOnlyMapError
-from bpfpin.map_traits import traits_of
+from bpfpin.map_traits import stride_of, traits_of
 from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.batch_write import is_number
-from bpfpin.objects.maps.codec import stride_of
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapFlag

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from bpfpin.codecs.codec import Codec
 from bpfpin.errors import LimitError
+from bpfpin.objects.maps.base import ENTRIES_MAX
 from bpfpin.records import dataclass
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ STRETCH = 512  # entries compared at once
 WINDOW = 32  # how far ahead the next key that both have is looked for
 Pairs = dict[bytes, bytes]
 Ids = tuple[int | None, int | None]
-# Two snapshots are kept as bytes: with entries of 100 bytes that is 200 MB.
-ENTRIES_MAX: Final = 1 << 20
 SHARE_MAX: Final = 0.05  # of one CPU, spent on reading
 
 
