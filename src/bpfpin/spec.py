@@ -47,8 +47,6 @@ def choice_of(kind: type[E], value: object, *, what: str) -> E:
     Raises:
         UsageError: There is no such choice; the error, also a `ValueError`, lists all.
     """
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
     if isinstance(value, kind):
         return value
     members = {
@@ -58,6 +56,8 @@ def choice_of(kind: type[E], value: object, *, what: str) -> E:
     word = value.strip().lower().replace("_", "-") if isinstance(value, str) else ""
     if word in members:
         return members[word]
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     near = difflib.get_close_matches(word, members, n=3)
     raise UsageError(
         f"there is no {what} {value!r}; there are: {', '.join(members)}",
@@ -427,6 +427,11 @@ class ObjectSpec:
         """
         changed = self._named("program", self.programs, name).with_changes(**changes)
         return dataclasses.replace(self, programs={**self.programs, name: changed})
+
+    @property
+    def has_struct_ops(self) -> bool:
+        """Whether the object has tables of functions that the kernel calls (struct_ops)."""
+        return any(spec.type is MapType.STRUCT_OPS for spec in self.maps.values())
 
     @property
     def all_variables(self) -> tuple[VariableSpec, ...]:

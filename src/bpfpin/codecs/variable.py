@@ -11,7 +11,6 @@ from typing import Any
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import BytesCodec, Codec, MisfitError, bounds
-from bpfpin.codecs.of_btf import codec
 from bpfpin.records import dataclass
 
 _INTEGER_SIZES = frozenset({1, 2, 4, 8})
@@ -61,6 +60,8 @@ class VariableSpec:
     @cached_property
     def codec(self) -> Codec:
         """The codec of its bytes; plain bytes if the type and the variable differ in size."""
+        from bpfpin.codecs.of_btf import codec  # noqa: PLC0415  (few commands read variables)
+
         if self.type is None:
             return UntypedCodec(self.size)
         is_whole = self.type.size == self.size  # an array without a length is larger than its type

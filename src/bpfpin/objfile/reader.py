@@ -17,8 +17,6 @@ from bpfpin.btf.sanitize import for_kernel, with_large_numbers
 from bpfpin.errors import ObjectFileError, ObjectNotFoundError, PermissionDeniedError
 from bpfpin.externs import KCONFIG, ExternSpec
 from bpfpin.objfile.dialects import is_old, read_old_maps, reader_for
-from bpfpin.objfile.dialects.data import with_arena_variables
-from bpfpin.objfile.dialects.iproute2 import link_tail_calls
 from bpfpin.objfile.elf.file import SHF_ALLOC, Elf, SymbolType
 from bpfpin.objfile.elf.records import MAX_BTF_BYTES, MAX_FILE_BYTES, check_limit
 from bpfpin.objfile.externs import config_map, config_size, config_variables, read_externs
@@ -31,6 +29,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 PREFIX: Final = "builtin:"
 _FOLDER = Path(__file__).parents[1] / "builtin"
 _SUFFIX = ".bpf.o"
+_ARENA_SECTION = ".addr_space.1"  # clang's name for address space 1, the arena
 _HIDDEN = (1, 2)  # STV_INTERNAL, STV_HIDDEN
 _VERSION = struct.Struct("<I")
 _ELF_MAGIC = b"\x7fELF"
@@ -55,12 +54,19 @@ def read_maps(elf: Elf, btf: Btf | None) -> list[MapSpec]:
                 hint="a map is pinned under its name; rename it in the source",
             )
         by_name[spec.name] = spec
-    return sorted(with_arena_variables(elf, list(by_name.values())), key=_order)
+    maps = list(by_name.values())
+    section = elf.section(_ARENA_SECTION)
+    if section is not None and section.size:
+        from bpfpin.objfile.dialects.data import with_arena_variables  # noqa: PLC0415 - few objects have them
+
+        maps = with_arena_variables(elf, section, maps)
+    return sorted(maps, key=_order)
 
 
 def _maps(elf: Elf, btf: Btf | None) -> Iterator[MapSpec]:
     # Old maps come together, because their indices and ids count over all sections of the object.
-    yield from read_old_maps(elf, [section for section in elf.sections if is_old(section)], btf)
+    if old := [section for section in elf.sections if is_old(section)]:
+        yield from read_old_maps(elf, old, btf)
     for section in elf.sections:
         reader = reader_for(section)
         yield from reader(elf, section, btf) if reader else ()
@@ -166,7 +172,11 @@ def _describe(elf: Elf, data: bytes, program_types: Mapping[str, str] | str | No
     license_text = _license(elf)
     reader = ProgramReader(elf, functions, code, program_types)
     kinds = reader.read(license_text, _version(elf))
-    maps, programs = link_tail_calls(elf, maps, kinds)
+    programs = [program for program, _ in kinds]
+    if any(kind.tail_call is not None for _, kind in kinds):
+        from bpfpin.objfile.dialects.iproute2 import link_tail_calls  # noqa: PLC0415 - few objects
+
+        maps, programs = link_tail_calls(elf, maps, kinds)
     return ObjectSpec(
         maps={spec.name: spec for spec in maps},
         programs={program.name: program for program in programs},

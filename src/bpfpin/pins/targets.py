@@ -28,8 +28,8 @@ can be repeated, by this command or by the next one.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -60,7 +60,7 @@ class Targets:
         self._root = root
         self.sets = tuple(sets)
         # 64 random bits: no token is made twice, so an old record cannot claim a new stage.
-        self.token = token or secrets.token_hex(8)
+        self.token = token or os.urandom(8).hex()
         self._outcome: Recovery | None = None
 
     @classmethod

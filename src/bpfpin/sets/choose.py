@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -214,6 +213,8 @@ def parse_hook(word: str) -> Hook:
     try:
         return Hook(word)
     except ValueError:
+        import difflib  # noqa: PLC0415  (only for a wrong word)
+
         values = [hook.value for hook in Hook]
         # Users often type the section or the kernel's name: cgroup_skb/egress, tcx_ingress.
         typed = re.sub(r"[^a-z0-9]+", "-", word.lower()).removeprefix("bpf-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -65,13 +66,11 @@ class Deployment(Closing):
     """
 
     def __init__(self, report: LoadReport, *, variables: Sequence[VariableSpec] = ()) -> None:
-        from bpfpin.objects.maps.variables import Variables  # noqa: PLC0415  (few programs need them)
-
         self.report = report
         maps, programs = _pins(report)
         self._maps: PinnedObjects[Map] = PinnedObjects(Map, maps)
         self._programs: PinnedObjects[Program] = PinnedObjects(Program, programs)
-        self._variables = Variables(variables, self._maps)
+        self._variable_specs = variables
 
     @property
     def name(self) -> str:
@@ -98,13 +97,15 @@ class Deployment(Closing):
         """
         return self._programs
 
-    @property
+    @cached_property
     def variables(self) -> Variables:
         """The global variables of the object by name, read and written in the maps of the set.
 
         `deployment.variables["threshold"].value = 5` changes what the running program sees.
         """
-        return self._variables
+        from bpfpin.objects.maps.variables import Variables  # noqa: PLC0415  (few programs need them)
+
+        return Variables(self._variable_specs, self._maps)
 
     def undeploy(self, *, keep_maps: bool = False, lock_timeout_s: float = 10.0) -> UnloadReport:
         """Detach and unpin the set, as `bpfpin.undeploy` does, and close its open objects.
@@ -137,7 +138,8 @@ class Deployment(Closing):
 
     def close(self) -> None:
         """Close the maps and programs that were opened; the set stays loaded."""
-        self._variables.close()
+        if "variables" in vars(self):
+            self.variables.close()
         self._maps.close()
         self._programs.close()
 

@@ -11,7 +11,6 @@ the mount point; a number that is not in the table asks for no pin.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -304,6 +303,8 @@ def _map_at(spec: ObjectSpec, word: str) -> str:
 
 
 def _unknown(spec: ObjectSpec, name: str) -> UsageError:
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     near = difflib.get_close_matches(name, spec.maps, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else ""
     listed = ", ".join(spec.maps) or "none"

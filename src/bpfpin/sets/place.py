@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
@@ -84,6 +83,8 @@ def device_state(place: AttachPoint) -> DeviceState:
 
 def in_namespace(place: AttachPoint, line: str) -> str:
     """Return *line* so that it works on the devices of *place* when it is typed here."""
+    import shlex  # noqa: PLC0415  (only for hints)
+
     if not place.netns:
         return line
     # Not `ip netns exec`: it mounts another /sys, without the bpffs below it.
@@ -92,6 +93,8 @@ def in_namespace(place: AttachPoint, line: str) -> str:
 
 def load_line(path: Path, manifest: Manifest) -> str:
     """Return the line that loads the set in directory *path* again."""
+    import shlex  # noqa: PLC0415  (only for hints)
+
     place = manifest.place
     words = ["bpfpin", "load", manifest.object or "OBJ"]
     words += ["--dev", place.device] if place.device else []
@@ -112,6 +115,8 @@ def load_line(path: Path, manifest: Manifest) -> str:
 
 def at_root(line: str, root: Path) -> str:
     """Return *line*, with the option for the pin root where it is not the default."""
+    import shlex  # noqa: PLC0415  (only for hints)
+
     if root == BPFFS:
         return line
     # Only the verbs that change sets: a hint may name other commands as well.

@@ -13,7 +13,6 @@ from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
 from bpfpin.attach.order import Order
 from bpfpin.errors import Argument, BusyError, CgroupNotFoundError, Fix, Placeholder, UsageError
 from bpfpin.objects.maps.create import map_memory_limit
-from bpfpin.objects.maps.struct_ops import without_unusable
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.manifest import Access, AttachPoint
@@ -387,7 +386,10 @@ def _request(
     spec: ObjectSpec, chosen: tuple[Choice, ...], place: AttachPoint, options: LoadOptions
 ) -> LoadRequest:
     # First: maps and programs that this kernel cannot have need neither pinnings nor variables.
-    spec = without_unusable(spec)
+    if spec.has_struct_ops:
+        from bpfpin.objects.maps.struct_ops import without_unusable  # noqa: PLC0415 - few objects have tables
+
+        spec = without_unusable(spec)
     if options.order is not None:
         check_order(chosen)
     spec = with_pinnings(spec, options.pinning, options.maps)

@@ -52,6 +52,8 @@ def open_namespace(name: str | Path) -> Descriptor:
 
 
 def _with_names(error: BpfError, name: str | Path) -> BpfError:
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     if isinstance(error, NamespaceNotFoundError):
         import difflib  # noqa: PLC0415  (only for a wrong name)
 

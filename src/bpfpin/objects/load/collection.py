@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bpfpin.btf.btf import Btf
 from bpfpin.codecs.variable import VariableSpec
@@ -28,10 +29,8 @@ from bpfpin.objects.load.entries import (
     fill_program_arrays,
     fill_tables,
 )
-from bpfpin.objects.maps import struct_ops
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.variables import Variables
 from bpfpin.objects.programs.program import Program
 from bpfpin.objects.verifier.attempt import LOG_LIMIT
 from bpfpin.records import dataclass
@@ -39,6 +38,9 @@ from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.mmap import MappedAt, free_address
+
+if TYPE_CHECKING:
+    from bpfpin.objects.maps.variables import Variables
 
 __all__ = ["Loaded", "fill_given", "load", "load_checked"]
 Targets = dict[str, Program | AttachTarget]
@@ -99,11 +101,14 @@ class Loaded(Closing):
     @cached_property
     def variables(self) -> Variables:
         """The object's global variables by name: `loaded.variables["threshold"].value = 5`."""
+        from bpfpin.objects.maps.variables import Variables  # noqa: PLC0415  (few programs need them)
+
         return Variables(self.variable_specs, self.maps)
 
     def close(self) -> None:
         """Close all maps and programs; pins and attachments stay in the kernel."""
-        self.variables.close()
+        if "variables" in vars(self):
+            self.variables.close()
         for kernel_object in (*self.programs.values(), *self.maps.values()):
             kernel_object.close()
 
@@ -165,7 +170,10 @@ def load(
             chosen = dataclasses.replace(chosen, kernel_btf=as_btf(kernel_btf))
         if kernel_config is not None:
             chosen = resolve.with_config(chosen, kernel_config)
-        chosen = struct_ops.without_unusable(chosen)
+        if chosen.has_struct_ops:
+            from bpfpin.objects.maps.struct_ops import without_unusable  # noqa: PLC0415 - few objects have tables
+
+            chosen = without_unusable(chosen)
         check_given(chosen, given)
     left_out = chosen.notes[len(spec.notes) :]
     loaded = load_checked(
@@ -236,10 +244,7 @@ def load_checked(
             }
             all_maps = {name: {**maps, **created}[name] for name in spec.maps}
             fill_maps_of_maps(new, all_maps)
-            all_targets: Targets = {
-                **struct_ops.targets(spec.maps.values()),
-                **(targets or {}),
-            }
+            all_targets: Targets = {**_struct_ops_targets(spec), **(targets or {})}
             loaded = {}
             for name, program_spec in ready.spec.programs.items():
                 with resolve.naming(resolutions), ready.naming():
@@ -278,6 +283,14 @@ def _bind_constants(
             # libbpf warns and goes on as well (bpf_object_load_prog()).
             with contextlib.suppress(SyscallError):
                 bpf.prog_bind_map(program.fd, bpf_map.fd, target=f"map {bpf_map.name}")
+
+
+def _struct_ops_targets(spec: ObjectSpec) -> Targets:
+    if not spec.has_struct_ops:
+        return {}
+    from bpfpin.objects.maps import struct_ops  # noqa: PLC0415 - few objects have tables
+
+    return dict(struct_ops.targets(spec.maps.values()))
 
 
 def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) -> Map:

@@ -16,7 +16,7 @@ from bpfpin.errors import (
     UsageError,
 )
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.maps import compat, struct_ops
+from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.create import estimate_bytes, size_text
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
@@ -54,9 +54,11 @@ def fill_tables(
     for spec in specs:
         is_whole = all(name in programs for _, name in spec.initial)
         if traits_of(spec.type).is_struct_ops and spec.map_flags & MapFlag.LINK and is_whole:
+            from bpfpin.objects.maps.struct_ops import value_of  # noqa: PLC0415 - few objects have tables
+
             fd, target = maps[spec.name].fd, f"map {spec.name}"
             try:
-                value = struct_ops.value_of(spec, descriptors)
+                value = value_of(spec, descriptors)
                 bpf.map_update_elem(fd, FIRST_KEY, value, target=target)
             except BpfError as error:
                 # That is not about the table: the whole load lacks a capability.

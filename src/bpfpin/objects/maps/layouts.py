@@ -6,7 +6,6 @@ continues in `MAP~1`, `MAP~2` …. The blob's last type is a union with the memb
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 import stat
@@ -72,6 +71,8 @@ def decode(data: bytes) -> Types:
 
 def decode_texts(texts: Iterable[str]) -> Types:
     """Return the types in the texts of a map's symlinks; none if they are damaged."""
+    import base64  # noqa: PLC0415  (only where types are stored beside a pin)
+
     try:
         return decode(base64.b64decode("".join(texts), validate=True))
     except (ObjectFileError, binascii.Error, ValueError):

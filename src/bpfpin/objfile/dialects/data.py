@@ -23,7 +23,6 @@ from bpfpin.uapi import MapFlag, MapType
 _R_BPF_64_ABS32 = 3
 _LARGEST = 8  # bytes of an address
 _SHOWN_NAMES = 3
-ARENA_SECTION = ".addr_space.1"  # clang's name for address space 1, the arena
 # Arenas count in pages of the kernel. Objects are read without one, so the smallest size is
 # assumed.
 _LEAST_PAGE = 4096
@@ -118,8 +117,8 @@ def _note(names: Sequence[str]) -> str:
     return f"{what} are 0 in the map, because the object has no address in the kernel"
 
 
-def with_arena_variables(elf: Elf, maps: list[MapSpec]) -> list[MapSpec]:
-    """Return *maps* with the `__arena` variables as initial contents of the arena.
+def with_arena_variables(elf: Elf, section: Section, maps: list[MapSpec]) -> list[MapSpec]:
+    """Return *maps* with the `__arena` variables, in *section*, as initial contents of the arena.
 
     These variables have a section of their own, which libbpf copies to the start of the object's
     only arena.
@@ -127,9 +126,6 @@ def with_arena_variables(elf: Elf, maps: list[MapSpec]) -> list[MapSpec]:
     Raises:
         ObjectFileError: There is not exactly one arena, or it is too small.
     """
-    section = elf.section(ARENA_SECTION)
-    if section is None or not section.size:
-        return maps
     arenas = [spec for spec in maps if traits_of(spec.type).is_arena]
     if len(arenas) != 1:
         raise elf.error(

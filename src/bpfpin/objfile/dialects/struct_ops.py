@@ -16,8 +16,6 @@ from bpfpin.objfile.elf.file import Elf, Relocation, Section, Symbol, SymbolType
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 
-SECTIONS = (".struct_ops", ".struct_ops.link")
-
 _KEY_SIZE = 4
 _POINTER = 8
 

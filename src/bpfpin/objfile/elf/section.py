@@ -7,7 +7,6 @@ The names are those of the kernel's Documentation/bpf/libbpf/program_types.rst a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 
 from bpfpin.errors import UsageError
@@ -268,6 +267,8 @@ def kind_by_word(word: str) -> ProgramKind:
     known = words()
     if word in known:
         return known[word]
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
     near = difflib.get_close_matches(word, known, n=3)
     raise UsageError(
         f"no program type {word!r}; "
