@@ -274,10 +274,9 @@ class _Pause:
     pauses of all threads are counted: the first stops the collector, the last restarts it.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-        self._was_enabled = False
+    _lock = threading.Lock()
+    _count = 0
+    _was_enabled = False
 
     def begin(self) -> None:
         with self._lock:
