@@ -112,7 +112,10 @@ class HookTraits(NamedTuple):
     link_type: LinkType | None = None
     """The type that the kernel reports of its links."""
     updates_in_place: bool = True
-    """Whether another program takes the place of the one attached, losing nothing."""
+    """Whether another program takes the place of the attached one in one step.
+
+    Without that, a reload attaches the new program beside the old one, and detaches that last.
+    """
     checks_attach_type: bool = True
     """Whether it refuses programs loaded for another attach type (`expected_attach_type`)."""
     runs_one: bool = False

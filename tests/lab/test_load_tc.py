@@ -22,7 +22,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
 from support.crash import calls_of_a_process
-from support.here import Here, decisions, map_ids, packets, veth
+from support.here import Here, decisions, map_ids, packets, veth, wait_for_the_end_of
 from support.hooks import idle, without_hook
 from support.lab import TestLab
 from support.moments import stopped
@@ -119,6 +119,34 @@ def test_a_program_counts_at_each_hook_through_a_reload(
     assert decisions(second) == {"counts": "kept", ".bss": "kept", "since": "created"}
     assert counted(counting, 2) == 17
     assert running(counting) == {new["id"]}
+
+
+def test_a_hook_without_update_in_place_runs_the_new_program_before_the_old_one_leaves(
+    counting: Here, lab: TestLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All hooks of today update in place, so the row of one is changed: as of a tracing hook."""
+    hook = Hook.TCX_INGRESS
+    monkeypatch.setattr(hook, "traits", hook.traits._replace(updates_in_place=False))
+    first = counting.load(compiled(OLD), *at(hook.value))
+    lab.flood(10)
+    again = counting.load(compiled(OLD), *at(hook.value))
+    foreseen = counting.load(compiled(NEW), *at(hook.value), "--dry-run")
+    second = counting.load(compiled(NEW), *at(hook.value))
+    wait_for_the_end_of(first)
+    lab.flood(7)
+    (old,), (dry,), (new,) = (one["programs"] for one in (first, foreseen, second))
+
+    assert [one["result"] for one in (first, again, second)] == ["loaded", "unchanged", "reloaded"]
+    assert again["programs"] == first["programs"]
+    assert [one["hooks"][0]["action"] for one in (again, foreseen, second)] == [
+        "keep",
+        "attach",
+        "attach",
+    ]
+    assert (dry["link"], second["hooks"][0]["link"]) == (None, new["link"])
+    assert new["link"] not in {None, old["link"]}
+    assert order(counting) == [new["id"]]
+    assert counted(counting, 2) == 17
 
 
 @pytest.mark.parametrize("hook", HOOKS)

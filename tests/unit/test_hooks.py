@@ -86,6 +86,8 @@ def test_the_code_of_a_hook_does_what_its_row_needs(hook: Hook) -> None:
 
     assert {name for name in needed if getattr(code, name) is getattr(HookCode, name)} == set()
     assert (traits.link_type is not None) == (traits.held_by is HeldBy.LINK)
+    # Otherwise a reload could only detach the old program before it attaches the new one.
+    assert traits.updates_in_place or not traits.runs_one
 
 
 def test_the_table_of_the_reference_is_that_of_the_registry() -> None:

@@ -27,7 +27,7 @@ from bpfpin.attach.registry import (
     RunningProgram,
 )
 from bpfpin.errors import HookBusyError, IdNotFoundError, ProgramChangedError, UsageError
-from bpfpin.hooks import HeldBy, Hook
+from bpfpin.hooks import Hook
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
 from bpfpin.spec import choice_of
@@ -472,7 +472,7 @@ class ClsactCode(HookCode):
         has_clsact = qdiscs().get(target.ifindex) == CLSACT
         return NewAttachment(
             hook,
-            held_by=HeldBy.FILTER,
+            held_by=hook.traits.held_by,
             priority=PRIORITY,
             handle=program.id,
             made_qdisc=not has_clsact,

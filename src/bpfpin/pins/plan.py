@@ -93,8 +93,9 @@ class HookPlan(Closing):
     """The action at one hook; *link* is the name of its pin.
 
     An update switches *attachment*, which runs the program *previous* now; *is_taken* if that is
-    somebody else's. Both stay open as long as the plan. *before* is the record of the hook in the
-    live set, *mode* the XDP mode of the attached program.
+    somebody else's. Both stay open as long as the plan. A hook of the set that does not update in
+    place has them, too, although the next program is attached there. *before* is the record of the
+    hook in the live set, *mode* the XDP mode of the attached program.
     """
 
     action: HookAction

@@ -212,6 +212,7 @@ def _plan(
                 undo.pop_all()
                 return replace(
                     found,
+                    action=_action_at(choice.hook),
                     program=wanted.program,
                     previous=previous,
                     is_taken=is_taken,
@@ -219,6 +220,15 @@ def _plan(
     if choice.hook.traits.runs_one and (loading.takes_over or loading.is_dry_run):
         return plan_beside_others(loading, choice.hook, wanted)
     return wanted
+
+
+def _action_at(hook: Hook) -> HookAction:
+    """Return how the next program comes to a hook where the set has one.
+
+    Without an update in place it is attached beside the old one, which leaves with the old
+    generation, so that no event is missed; those in between are seen by both.
+    """
+    return HookAction.UPDATE if hook.traits.updates_in_place else HookAction.ATTACH
 
 
 def _is_here(loading: LoadRequest, live: LoadedSet, hook: Hook) -> bool:

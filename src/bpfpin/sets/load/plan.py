@@ -22,7 +22,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Access
 from bpfpin.pins.pinset import LoadedSet, lost_pins
-from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapPlan, Plan, PlannedMaps, plan_maps
+from bpfpin.pins.plan import Decision, HookPlan, MapPlan, Plan, PlannedMaps, plan_maps
 from bpfpin.sets.live import LiveState
 from bpfpin.sets.load import hooks
 from bpfpin.sets.request import LoadRequest
@@ -222,7 +222,8 @@ def _is_unchanged(
 
 
 def _stays(hook: HookPlan) -> bool:
-    return hook.action is HookAction.UPDATE and not hook.is_taken
+    """Whether the hook runs the set's own program already."""
+    return hook.previous is not None and not hook.is_taken
 
 
 def _is_pinned_already(plan: MapPlan, live: LoadedSet) -> bool:

@@ -48,7 +48,8 @@ def planned(
             hook=hook.hook,
             device=_device(loading, hook.hook),
             mode=XdpMode.GENERIC.value if hook.link in generic else _mode(loading, hook),
-            link=hook.link_id,
+            # An attached program gets a new link.
+            link=hook.link_id if hook.action is HookAction.UPDATE else None,
             note=generic.get(hook.link, ""),
             cgroup=_cgroup(loading, hook.hook),
         )
