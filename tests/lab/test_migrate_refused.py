@@ -212,6 +212,16 @@ def test_a_hook_that_leaves_the_set_counts_until_the_old_map_is_gone(here: Here)
     assert migrated(here, version(**WIDER))[1]["packets"] == 100
 
 
+def test_so_does_the_old_program_at_a_hook_without_update_in_place(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = bpfpin.Hook.TCX_INGRESS
+    monkeypatch.setattr(hook, "traits", hook.traits._replace(updates_in_place=False))
+    loaded(here, version(AT_TC='"tcx/ingress"'), COUNTED)
+
+    assert told(here, version(AT_TC='"tcx/ingress"', **WIDER), "--migrate")[0] == ["hook"]
+
+
 def test_a_device_that_is_gone_keeps_nobody_from_migrating(here: Here) -> None:
     loaded(here, version(), COUNTED)
     subprocess.run(["ip", "link", "del", here.device], check=True)

@@ -35,7 +35,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds
 from bpfpin.pins.pinset import LoadedSet
-from bpfpin.pins.plan import HookPlan
+from bpfpin.pins.plan import HookAction, HookPlan
 from bpfpin.records import dataclass
 from bpfpin.sets.load.hooks import attached
 from bpfpin.sets.request import LoadRequest
@@ -152,7 +152,12 @@ class Migrator:
             return
         # Hooks that leave the set are detached after the publication (step 9 of
         # `pins.transaction`), so their programs go on counting in the old map while the fold runs.
-        switched = {hook.before.link for hook in self.hooks if hook.attachment and hook.before}
+        # So does the old program at a hook that does not update in place.
+        switched = {
+            hook.before.link
+            for hook in self.hooks
+            if hook.action is HookAction.UPDATE and hook.before is not None
+        }
         leaving = [record for record in attached(self.live) if record.link not in switched]
         using = [record for record in leaving if self._uses(record.program, old)]
         if using:
