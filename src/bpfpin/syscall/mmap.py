@@ -14,7 +14,7 @@ from bpfpin.syscall.libc import LIBC
 PAGE_SIZE = mmap.PAGESIZE
 WORD = 4
 _MAP_FIXED_NOREPLACE = 0x100000  # asm-generic/mman-common.h; in Python's mmap since 3.13
-_MAP_NORESERVE = 0x4000  # the same
+_PROT_NONE = 0x0  # the same file; Python has no name for it
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -67,24 +67,12 @@ class MappedAt(Closing):
     """
 
     def __init__(self, fd: int, size: int, *, address: int, target: str = "") -> None:
-        # Without types ctypes would cut addresses to 32 bits.
-        LIBC.mmap.restype = ctypes.c_void_p
-        LIBC.mmap.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_long,
-        ]
         # MAP_FIXED would replace what this process has mapped there. Any other address is refused
         # by the kernel (arena_map_mmap() of kernel/bpf/arena.c).
         flags = mmap.MAP_SHARED | (_MAP_FIXED_NOREPLACE if address else 0)
         access = mmap.PROT_READ | mmap.PROT_WRITE
-        start = LIBC.mmap(address, size, access, flags, fd, 0)
-        if start == _MAP_FAILED:
-            raise syscall_error("mmap", ctypes.get_errno(), target=target)
-        self._start, self._size = start, size
+        self._start = _map(size, access, flags, fd=fd, address=address, target=target)
+        self._size = size
 
     def write(self, data: bytes) -> None:
         """Write *data* at the start, at most the size of the mapping."""
@@ -97,20 +85,46 @@ class MappedAt(Closing):
     def close(self) -> None:
         """Unmap the memory. Calling it again does nothing."""
         if self._size:
-            LIBC.munmap(ctypes.c_void_p(self._start), ctypes.c_size_t(self._size))
+            _unmap(self._start, self._size)
         self._size = 0
 
 
-def free_address(size: int) -> int:
-    """Return an address at which this process can map *size* bytes now."""
-    # An arena may take 4 GiB, which the kernel could refuse without MAP_NORESERVE. Another thread
-    # may map something there before the address is used; MAP_FIXED_NOREPLACE then fails.
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    with mmap.mmap(-1, size, flags=flags) as room:
-        byte = ctypes.c_char.from_buffer(room)
-        address = ctypes.addressof(byte)
-        del byte  # it keeps the memory mapped
+def free_address(size: int, *, target: str = "") -> int:
+    """Return an address at which this process can map *size* bytes now.
+
+    Raises:
+        SyscallError: There is no room in the address space, or a limit on it (RLIMIT_AS) is
+            smaller; *target* names what needs the room.
+    """
+    # PROT_NONE takes room and no memory. A private mapping that can be written counts as memory:
+    # against vm.overcommit_memory=2, which ignores MAP_NORESERVE, and against RLIMIT_DATA
+    # (accountable_mapping() and is_data_mapping() of mm/), and an arena may take 4 GiB. Another
+    # thread may map something there before the address is used; MAP_FIXED_NOREPLACE then fails.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    address = _map(size, _PROT_NONE, flags, target=target)
+    _unmap(address, size)
     return address
+
+
+def _map(size: int, access: int, flags: int, *, fd: int = -1, address: int = 0, target: str) -> int:
+    # Without types ctypes would cut addresses to 32 bits.
+    LIBC.mmap.restype = ctypes.c_void_p
+    LIBC.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    ]
+    start: int = LIBC.mmap(address, size, access, flags, fd, 0)
+    if start == _MAP_FAILED:
+        raise syscall_error("mmap", ctypes.get_errno(), target=target)
+    return start
+
+
+def _unmap(address: int, size: int) -> None:
+    LIBC.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
 
 
 class Fence:

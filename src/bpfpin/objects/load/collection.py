@@ -321,7 +321,7 @@ def _arena_address(spec: MapSpec) -> int:
     size = spec.max_entries * mmap.PAGESIZE
     boundary = 1 << 32
     # Twice the size: if a multiple of 4 GiB lies within, the arena fits behind it.
-    address = free_address(min(size, boundary) * 2)
+    address = free_address(min(size, boundary) * 2, target=f"map {spec.name}")
     crosses = address // boundary != (address + size - 1) // boundary
     return -(-address // boundary) * boundary if crosses else address
 
