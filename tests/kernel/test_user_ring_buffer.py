@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from bpfpin.errors import BusyError, MapFullError
+from bpfpin.objects.events.source import NAP_S
 from bpfpin.objects.events.user_ring_buffer import UserRingBuffer
+from bpfpin.syscall.waiter import Waiter
 from support.events import RING_SIZE, Teller, teller
 
 COMMAND = {"add": 5, "name": "five"}
@@ -97,6 +99,26 @@ def test_waiting_for_room_ends_when_a_program_drains(
     assert commands.available_bytes == TAKEN
     with pytest.raises(MapFullError):
         commands.submit(bytes(RING_SIZE - 8), timeout_s=0.01)
+
+
+def test_waiting_with_too_little_room_does_not_spin(
+    commands: UserRingBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel calls a ring writable that has any free byte; the record needs more."""
+    waits = 0
+    wait = Waiter.wait
+
+    def counted(waiter: Waiter, timeout_s: float) -> bool:
+        nonlocal waits
+        waits += 1
+        return wait(waiter, timeout_s)
+
+    monkeypatch.setattr(Waiter, "wait", counted)
+    commands.submit(bytes(3000))
+    with pytest.raises(MapFullError):
+        commands.submit(bytes(3000), timeout_s=0.2)
+
+    assert waits <= 0.2 / NAP_S + 2
 
 
 def test_what_does_not_fit_the_type_is_refused(commands: UserRingBuffer) -> None:

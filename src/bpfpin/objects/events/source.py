@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     import asyncio
 
 READ_AHEAD = 256  # events that an iteration reads at a time
-# A program may submit without waking the reader (BPF_RB_NO_WAKEUP), so readers look now and then.
+# A program may submit, or drain, without waking anybody (BPF_RB_NO_WAKEUP), so waiting threads
+# look now and then.
 LOOK_ANYWAY_S = 0.25
-# A record that is reserved but not submitted yet makes the descriptor readable (ring_buffer_poll in
-# kernel/bpf/ringbuf.c compares positions alone), so waiting on it would only spin.
+# A record that is reserved but not submitted yet makes the descriptor readable
+# (ringbuf_map_poll_kern() of kernel/bpf/ringbuf.c compares positions alone), so waiting on it would
+# only spin.
 NAP_S = 0.001
 SHORT, LONG = (
     16,

@@ -10,13 +10,13 @@ from typing import Any
 from bpfpin.errors import MapFullError
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.events.event_map import EventMap
+from bpfpin.objects.events.source import LOOK_ANYWAY_S, NAP_S
 from bpfpin.syscall import exclusive_name
 from bpfpin.syscall.mmap import PAGE_SIZE, Fence, SharedPages
 from bpfpin.syscall.waiter import WRITABLE, Waiter
 from bpfpin.uapi import RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT, RINGBUF_HDR_SZ
 
 HEADER = struct.Struct("<II")  # the length, and a word that the kernel does not read
-LOOK_ANYWAY_S = 0.25  # a program may drain without waking anybody (BPF_RB_NO_WAKEUP)
 # The two highest bits of a header are marks, so a length has 30.
 MAX_RECORD = min(RINGBUF_BUSY_BIT, RINGBUF_DISCARD_BIT)
 
@@ -85,12 +85,16 @@ class UserRingBuffer(EventMap):
                 the handle is closed.
         """
         record = self._encoded(value)
-        deadline = time.monotonic() + timeout_s
+        deadline, is_ready = time.monotonic() + timeout_s, False
         while not self._put(record):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise self._full(len(record))
-            self._waiting().wait(min(LOOK_ANYWAY_S, left))
+            # ringbuf_map_poll_user() of kernel/bpf/ringbuf.c reports any free byte, so a ring with
+            # too little room is ready at once, again and again.
+            if is_ready:
+                time.sleep(min(NAP_S, left))
+            is_ready = self._waiting().wait(min(LOOK_ANYWAY_S, left))
 
     def _encoded(self, value: Any) -> bytes:
         if isinstance(value, bytes | bytearray | memoryview) or self._record is None:
