@@ -65,12 +65,15 @@ def pinned_objects(pins: Pins) -> HostObjects:
     return HostObjects(pins.maps, pins.programs, pins.links, [note], is_complete=False)
 
 
-def contents(objects: HostObjects) -> list[Contained]:
-    """Return the elements of the maps of maps and program arrays that this user may read."""
+def contents(objects: HostObjects, *, with_programs: bool = True) -> list[Contained]:
+    """Return the elements of the maps of maps and program arrays that this user may read.
+
+    *with_programs*: also those of program arrays.
+    """
     elements: list[Contained] = []
     for info in objects.maps.values():
         traits = traits_of(info.type)
-        if not (traits.holds_maps or traits.holds_programs):
+        if not (traits.holds_maps or (with_programs and traits.holds_programs)):
             continue
         try:
             elements += _contents(info, objects)
@@ -82,7 +85,7 @@ def contents(objects: HostObjects) -> list[Contained]:
 
 
 def _contents(info: MapInfo, objects: HostObjects) -> list[Contained]:
-    from bpfpin.objects.maps.map import Map  # noqa: PLC0415  (few commands need it)
+    from bpfpin.objects.maps.map import Map  # noqa: PLC0415  (few hosts have maps of maps)
 
     with Map.from_id(info.id) as bpf_map:
         ids = []
@@ -143,7 +146,7 @@ def keepers(infos: Mapping[int, MapInfo] | None = None) -> Keepers:
     for link in links:
         if link.map_id is not None:
             result.links[link.map_id].append(link.id)
-    for element in contents(HostObjects(dict(infos))):
-        if not element.is_program:
-            result.outer_maps[element.id].append(element.map_id)
+    # A program array holds programs, which list their maps by themselves.
+    for element in contents(HostObjects(dict(infos)), with_programs=False):
+        result.outer_maps[element.id].append(element.map_id)
     return result

@@ -91,13 +91,11 @@ def known_types(words: Iterable[str]) -> frozenset[str]:
 
     A type that this version does not know is named by its number.
     """
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
     known = [kind.name.lower() for kind in MapType]
     types = {word.lower() for word in words}
     for word in sorted(types):
         if word not in known and not word.isdecimal():
-            near = difflib.get_close_matches(word, known)
+            near = _similar(word, known)
             hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
             raise UsageError(f"{word!r} is not a type of map", hint=hint)
     return frozenset(types)
@@ -108,8 +106,6 @@ def maps_of_user(user: str) -> frozenset[int]:
 
     `IdNotFoundError` if the program or process does not exist. Programs need CAP_SYS_ADMIN.
     """
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
     if user.startswith(PID):
         return frozenset(_maps_of_process(user))
     programs = list(info.programs())
@@ -122,9 +118,15 @@ def maps_of_user(user: str) -> frozenset[int]:
     ]
     if users:
         return frozenset(map_id for program in users for map_id in program.map_ids)
-    near = difflib.get_close_matches(user, {program.name for program in programs})
+    near = _similar(user, {program.name for program in programs})
     hint = f"near it: {', '.join(near)}" if near else f"a process is named {PID}N"
     raise IdNotFoundError(f"no program is called {user!r}, and none has that id", hint=hint)
+
+
+def _similar(word: str, known: Iterable[str]) -> list[str]:
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
+    return difflib.get_close_matches(word, list(known))
 
 
 def _maps_of_process(user: str) -> list[int]:
