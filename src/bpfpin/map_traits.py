@@ -84,6 +84,8 @@ _TAKES_MAPS = "it takes maps of the type, sizes and flags of its template"
 _TAKES_XDP = "it takes XDP programs that are loaded for it (section {})"
 _TAKES_SOCKETS = "it takes TCP sockets that listen or are connected, and bound UDP sockets"
 
+_READ_BY_TYPE = frozenset({ValueKind.DATA, ValueKind.STRUCT_OPS, ValueKind.NONE})
+
 
 class MapTraits(NamedTuple):
     """The facts about all maps of one type.
@@ -129,6 +131,11 @@ class MapTraits(NamedTuple):
     def is_hash(self) -> bool:
         """Whether it is a hash of data, per-CPU and LRU hashes among them."""
         return self.family is MapFamily.HASH and self.value is ValueKind.DATA
+
+    @property
+    def has_object_values(self) -> bool:
+        """Whether a value is an object of the kernel, or what the kernel makes of one."""
+        return self.value not in _READ_BY_TYPE
 
     @property
     def is_trie(self) -> bool:

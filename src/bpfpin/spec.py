@@ -12,58 +12,17 @@ from dataclasses import field
 from enum import Enum, IntEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.choices import choice_of
 from bpfpin.codecs.variable import VariableSpec, by_name, key_of
 from bpfpin.errors import UsageError
 from bpfpin.externs import ExternKind, ExternSpec
 from bpfpin.hooks import Hook, XdpMode
 from bpfpin.insn import Code, Instruction, encode, signed32
 from bpfpin.records import dataclass
-from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType, UpdateFlag
-
-E = TypeVar("E", bound=Enum)
-
-
-def flag_of(value: UpdateFlag | str) -> UpdateFlag:
-    """Return the flag for a write to a map; it may be a name: `noexist`, `exist`, `any`."""
-    if isinstance(value, str):
-        return choice_of(UpdateFlag, value, what="flag")
-    return UpdateFlag(value)
-
-
-def choice_of(kind: type[E], value: object, *, what: str) -> E:
-    """Return the member of *kind* that *value* is or names: `native`, `tcx-egress`, `TCX_EGRESS`.
-
-    Args:
-        kind: The enum.
-        value: A member, or a name: as users type it, or as the kernel spells it.
-        what: The kind of choice, for the error message.
-
-    Returns:
-        The member.
-
-    Raises:
-        UsageError: There is no such choice; the error, also a `ValueError`, lists all.
-    """
-    if isinstance(value, kind):
-        return value
-    members = {
-        member.value if isinstance(member.value, str) else name.lower().replace("_", "-"): member
-        for name, member in kind.__members__.items()
-    }
-    word = value.strip().lower().replace("_", "-") if isinstance(value, str) else ""
-    if word in members:
-        return members[word]
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
-    near = difflib.get_close_matches(word, members, n=3)
-    raise UsageError(
-        f"there is no {what} {value!r}; there are: {', '.join(members)}",
-        hint=f"near it: {', '.join(near)}" if near else "",
-    )
-
+from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType
 
 __all__ = [
     "CoreRelocation",

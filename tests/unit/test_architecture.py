@@ -19,7 +19,7 @@ ROOT = Path(bpfpin.__file__).parent
 MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
-BASE = {"uapi", "errors", "records", "deprecated"}
+BASE = {"uapi", "errors", "records", "deprecated", "choices"}
 PURE = BASE | {"hooks", "map_traits", "insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
@@ -28,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "deprecated": set(),
     "uapi": set(),
     "errors": {"uapi", "records"},
+    "choices": {"errors", "uapi"},
     "hooks": BASE,
     "map_traits": BASE,
     "insn": BASE,

@@ -17,6 +17,7 @@ from bpfpin.attach.registry import (
     NewAttachment,
     RunningProgram,
 )
+from bpfpin.choices import choice_of
 from bpfpin.errors import (
     CgroupNotFoundError,
     HookBusyError,
@@ -27,7 +28,6 @@ from bpfpin.errors import (
 from bpfpin.hooks import Hook
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
-from bpfpin.spec import choice_of
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import AttachType
 

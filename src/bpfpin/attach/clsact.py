@@ -26,11 +26,11 @@ from bpfpin.attach.registry import (
     RememberedHook,
     RunningProgram,
 )
+from bpfpin.choices import choice_of
 from bpfpin.errors import HookBusyError, IdNotFoundError, ProgramChangedError, UsageError
 from bpfpin.hooks import Hook
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
-from bpfpin.spec import choice_of
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.rtnetlink import (

@@ -6,6 +6,7 @@ mounted, and so another one after setns(2).
 
 from __future__ import annotations
 
+from bpfpin.choices import similar
 from bpfpin.errors import InterfaceNotFoundError
 
 
@@ -46,11 +47,9 @@ def name_of(index: int) -> str:
 
 
 def _not_found(message: str, wanted: str) -> InterfaceNotFoundError:
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
     known = names().values()
     devices = ", ".join(known) or "none"
-    near = difflib.get_close_matches(wanted, known)
+    near = similar(wanted, known)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
     return InterfaceNotFoundError(
         f"{message} in this network namespace; there are: {devices}",

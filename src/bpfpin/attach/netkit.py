@@ -14,11 +14,11 @@ from bpfpin.attach.registry import (
     NewAttachment,
     RunningProgram,
 )
+from bpfpin.choices import choice_of
 from bpfpin.errors import AttachError, PermissionDeniedError
 from bpfpin.hooks import Hook, hooks_with_code
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
-from bpfpin.spec import choice_of
 
 
 def attach_netkit(

@@ -16,11 +16,11 @@ from bpfpin.attach.registry import (
     RunningProgram,
     code_of,
 )
+from bpfpin.choices import choice_of
 from bpfpin.errors import NotSupportedError
 from bpfpin.hooks import Hook, hooks_with_code
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
-from bpfpin.spec import choice_of
 
 
 def attach_tcx(

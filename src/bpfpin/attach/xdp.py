@@ -19,6 +19,7 @@ from bpfpin.attach.registry import (
     RememberedHook,
     RunningProgram,
 )
+from bpfpin.choices import choice_of
 from bpfpin.errors import (
     Argument,
     BpfError,
@@ -35,7 +36,6 @@ from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
-from bpfpin.spec import choice_of
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import AttachType, LinkType, XdpFlag

@@ -79,8 +79,8 @@ def refuse_without_verb(ctx: click.Context) -> NoReturn:
 
 
 def _near(word: str, words: Sequence[str]) -> str:
-    import difflib  # noqa: PLC0415 - only for a wrong word
+    from bpfpin.choices import similar  # noqa: PLC0415 - only for a wrong word
 
     # Less alike than the default of 0.6: verbs are short, and one wrong letter weighs much.
-    matches = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    matches = similar(word, words, cutoff=0.5)
     return f"; did you mean {', '.join(matches)}?" if matches else f"; it has: {', '.join(words)}"

@@ -20,6 +20,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 from bpfpin.codecs.codec import BytesCodec, Codec, MisfitError, ScalarCodec, TextCodec
@@ -176,8 +177,10 @@ def _over_bytes(
     return MappedCodec(BytesCodec(size), shown, raw, origin=origin)
 
 
-def _address(family: socket.AddressFamily, title: str) -> Callable[[Codec], Codec | None]:
+def _address(family: socket.AddressFamily, title: str, plain: Codec) -> Codec | None:
     size = 4 if family is socket.AF_INET else 16
+    if plain.size != size or not _is_whole_bytes(plain):
+        return None
 
     def taken(value: Any, size: int) -> bytes:
         if isinstance(value, str):
@@ -188,12 +191,7 @@ def _address(family: socket.AddressFamily, title: str) -> Callable[[Codec], Code
         # is.
         return _integer(value, f"an {title} address").to_bytes(size, "big")
 
-    def made(plain: Codec) -> Codec | None:
-        if plain.size != size or not _is_whole_bytes(plain):
-            return None
-        return _over_bytes(plain, lambda raw: socket.inet_ntop(family, raw), taken)
-
-    return made
+    return _over_bytes(plain, lambda raw: socket.inet_ntop(family, raw), taken)
 
 
 def _packed(family: socket.AddressFamily, text: str, title: str) -> bytes:
@@ -313,8 +311,8 @@ def _is_byte(plain: Codec) -> bool:
 
 
 _MAKERS: Final[Mapping[Format, Callable[[Codec], Codec | None]]] = {
-    Format.IPV4: _address(socket.AF_INET, "IPv4"),
-    Format.IPV6: _address(socket.AF_INET6, "IPv6"),
+    Format.IPV4: partial(_address, socket.AF_INET, "IPv4"),
+    Format.IPV6: partial(_address, socket.AF_INET6, "IPv6"),
     Format.IP: _ip,
     Format.MAC: _mac,
     Format.PORT: _port,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.types import BtfType, Function, Var
+from bpfpin.choices import similar
 from bpfpin.errors import BpfError, NotSupportedError, ObjectFileError
 from bpfpin.externs import KCONFIG, ConfigForm, ExternKind, ExternSpec
 from bpfpin.fixup.core_match import Comparison
@@ -213,7 +213,7 @@ def _absent(extern: ExternSpec, *, proposed: Sequence[str] = ()) -> Answer:
 
 def _near(name: str, kind: type[BtfType], tables: Iterable[Btf]) -> list[str]:
     """Return existing names similar to *name*, among those with the same first characters."""
-    # difflib is slow: over all strings of the kernel's BTF it would take seconds.
+    # `similar` is slow: over all strings of the kernel's BTF it would take seconds.
     stem = name[:_STEM].encode()
     alike = [
         (text.decode(errors="replace"), btf)
@@ -221,6 +221,6 @@ def _near(name: str, kind: type[BtfType], tables: Iterable[Btf]) -> list[str]:
         for text in btf.strings.split(b"\0")
         if text.startswith(stem)
     ]
-    close = difflib.get_close_matches(name, [text for text, _ in alike], n=4 * _PROPOSED)
+    close = similar(name, (text for text, _ in alike), count=4 * _PROPOSED)
     matches = [text for text in close if any(btf.find(text, kind) for _, btf in alike)]
     return matches[:_PROPOSED]

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import cached_property
 from typing import Any, Final
 
+from bpfpin.choices import similar
 from bpfpin.errors import PinNotFoundError
 from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME
 from bpfpin.records import dataclass
@@ -253,7 +253,7 @@ def _reached(graph: Graph, starts: Iterable[str]) -> set[str]:
 def _not_found(graph: Graph, target: str) -> PinNotFoundError:
     names = {node.name for node in graph.nodes if node.kind is not NodeKind.PROCESS}
     names |= {node.set for node in graph.nodes}
-    near = difflib.get_close_matches(target, sorted(names - {""}), n=_NEAR_MAX)
+    near = similar(target, sorted(names - {""}), count=_NEAR_MAX)
     hint = f"near it: {', '.join(near)}" if near else "bpfpin graph shows all that is there"
     return PinNotFoundError(
         f"no device, cgroup, set, map, program or pin of the graph is called {target!r}",

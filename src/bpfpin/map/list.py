@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from bpfpin.choices import similar
 from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError, UsageError
 from bpfpin.host.objects import Keepers, keepers, may_walk
 from bpfpin.host.pins import all_pins
@@ -95,7 +96,7 @@ def known_types(words: Iterable[str]) -> frozenset[str]:
     types = {word.lower() for word in words}
     for word in sorted(types):
         if word not in known and not word.isdecimal():
-            near = _similar(word, known)
+            near = similar(word, known)
             hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
             raise UsageError(f"{word!r} is not a type of map", hint=hint)
     return frozenset(types)
@@ -118,15 +119,9 @@ def maps_of_user(user: str) -> frozenset[int]:
     ]
     if users:
         return frozenset(map_id for program in users for map_id in program.map_ids)
-    near = _similar(user, {program.name for program in programs})
+    near = similar(user, {program.name for program in programs})
     hint = f"near it: {', '.join(near)}" if near else f"a process is named {PID}N"
     raise IdNotFoundError(f"no program is called {user!r}, and none has that id", hint=hint)
-
-
-def _similar(word: str, known: Iterable[str]) -> list[str]:
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
-    return difflib.get_close_matches(word, list(known))
 
 
 def _maps_of_process(user: str) -> list[int]:

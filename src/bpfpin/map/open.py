@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from bpfpin.choices import similar
 from bpfpin.codecs.formats import AUTO
 from bpfpin.errors import BpfError, IdNotFoundError, PinNameError, UsageError
 from bpfpin.map.generation import Moment, read_whole, wait_for_fold
@@ -230,8 +231,6 @@ def _number(target: str) -> int:
 
 
 def _id_of_name(name: str) -> int:
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
     # Names of maps need not be unique, and the kernel keeps 15 characters of them.
     infos = list(maps())
     ids = [info.id for info in infos if info.name == name[:KERNEL_NAME_LENGTH]]
@@ -240,6 +239,6 @@ def _id_of_name(name: str) -> int:
     if ids:
         listed = ", ".join(f"{ID}{map_id}" for map_id in ids)
         raise UsageError(f"{len(ids)} maps are named {name!r}: {listed}", hint=f"take {ID}{ids[0]}")
-    near = difflib.get_close_matches(name, {info.name for info in infos})
+    near = similar(name, {info.name for info in infos})
     hint = f"near it: {', '.join(near)}" if near else "bpfpin map list"
     raise IdNotFoundError(f"no map is named {name!r}", hint=hint)

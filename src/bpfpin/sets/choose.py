@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from bpfpin.choices import similar
 from bpfpin.errors import Argument, Fix, Placeholder, UsageError, WrongHookError
 from bpfpin.hooks import Hook, TargetKind
 from bpfpin.map_traits import traits_of
@@ -213,8 +214,6 @@ def parse_hook(word: str) -> Hook:
     try:
         return Hook(word)
     except ValueError:
-        import difflib  # noqa: PLC0415  (only for a wrong word)
-
         values = [hook.value for hook in Hook]
         # Users often type the section or the kernel's name: cgroup_skb/egress, tcx_ingress.
         typed = re.sub(r"[^a-z0-9]+", "-", word.lower()).removeprefix("bpf-")
@@ -224,7 +223,7 @@ def parse_hook(word: str) -> Hook:
             for value in values
             if any(word.startswith(tuple(parts)) for word in value.split("-"))
         ]
-        near = list(dict.fromkeys([*difflib.get_close_matches(typed, values, n=3), *alike]))
+        near = list(dict.fromkeys([*similar(typed, values), *alike]))
         listed = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(values)}"
         raise UsageError(f"there is no hook {word!r}; {listed}") from None
 

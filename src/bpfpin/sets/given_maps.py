@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from bpfpin.choices import similar
 from bpfpin.errors import (
     Argument,
     Fix,
@@ -303,9 +304,7 @@ def _map_at(spec: ObjectSpec, word: str) -> str:
 
 
 def _unknown(spec: ObjectSpec, name: str) -> UsageError:
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
-    near = difflib.get_close_matches(name, spec.maps, n=3)
+    near = similar(name, spec.maps)
     hint = f"did you mean {' or '.join(near)}?" if near else ""
     listed = ", ".join(spec.maps) or "none"
     return UsageError(f"the object has no map {name}; it has: {listed}", hint=hint)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
 from bpfpin.attach.order import Order
+from bpfpin.choices import choice_of
 from bpfpin.errors import Argument, BusyError, CgroupNotFoundError, Fix, Placeholder, UsageError
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.pins import bpffs, names
@@ -24,7 +25,7 @@ from bpfpin.sets.find import is_set_at, sets_at
 from bpfpin.sets.given_maps import Given, Shared, with_pinnings
 from bpfpin.sets.place import target_kinds, target_name
 from bpfpin.sets.variables import Settings, with_variables
-from bpfpin.spec import Hook, ObjectSpec, XdpMode, choice_of
+from bpfpin.spec import Hook, ObjectSpec, XdpMode
 from bpfpin.syscall import fs
 from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.fd import Closing

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bpfpin.choices import similar
 from bpfpin.errors import BpfError, NamespaceNotFoundError
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Descriptor
@@ -52,12 +53,9 @@ def open_namespace(name: str | Path) -> Descriptor:
 
 
 def _with_names(error: BpfError, name: str | Path) -> BpfError:
-    import difflib  # noqa: PLC0415  (only for a wrong word)
 
     if isinstance(error, NamespaceNotFoundError):
-        import difflib  # noqa: PLC0415  (only for a wrong name)
-
-        near = difflib.get_close_matches(os.fspath(name), names()) or names()
+        near = similar(os.fspath(name), names()) or names()
         error.hint = f"there are: {', '.join(near)}" if near else "there are none in /run/netns"
     return error
 

@@ -14,10 +14,8 @@ from bpfpin.objects.kernel.btf import BtfHandle, type_of, value_type_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo, map_info, type_name, type_with_article
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind, open_pin
 from bpfpin.objects.maps import layouts
-from bpfpin.objects.maps.create import create
 from bpfpin.objects.maps.elements import Elements
 from bpfpin.records import dataclass
-from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.fd import Descriptor
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from bpfpin.codecs.codec import Codec
     from bpfpin.codecs.format_table import FormatTable
     from bpfpin.codecs.formats import Format
+    from bpfpin.spec import MapSpec
 
 Formats = Mapping[str, "Format | str"]
 # Of a map that is read again and again to see what changes. Two snapshots are kept as bytes: with
@@ -143,6 +142,8 @@ class BaseMap(KernelObject):
 
         Kernel: BPF_MAP_CREATE (CAP_BPF; some types CAP_NET_ADMIN too), BPF_BTF_LOAD.
         """
+        from bpfpin.objects.maps.create import create  # noqa: PLC0415  (most maps exist already)
+
         template = inner.fd if inner is not None else None
         descriptor = create(spec, inner_fd=template, btf=btf)
         return cls(descriptor, key_type=spec.key, value_type=spec.value)

@@ -14,7 +14,6 @@ from bpfpin.codecs.prefix import is_address_prefix, taking_prefixes
 from bpfpin.codecs.stray import keeping_bytes
 from bpfpin.map_traits import KeyKind, stride_of, traits_of
 from bpfpin.objects.kernel.info import MapInfo
-from bpfpin.objects.maps.kernel_values import HOLDERS, attachment_key, owner_key
 from bpfpin.syscall.cpu import possible_cpus
 
 if TYPE_CHECKING:
@@ -113,14 +112,15 @@ def _key_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> Co
     if options.key_format is not None:
         plain = format_codec(options.key_format, info.key_size, is_key=True)
         return untyped(plain, formats, KEY)
+    traits = traits_of(info.type)
     # Before BTF: the type of such a key is int, which says nothing of the object behind it.
-    if owner := owner_key(info):
-        return owner
+    if traits.is_local_storage or (ref is None and traits.key is KeyKind.CGROUP_ID):
+        from bpfpin.objects.maps.kernel_values import object_key_codec  # noqa: PLC0415  (few maps)
+
+        return object_key_codec(info)
     # Arrays of descriptors have no BTF: libbpf creates them without (bpf_object__create_map()).
-    if ref is None and traits_of(info.type).has_index_key:
+    if ref is None and traits.has_index_key:
         return untyped(ScalarCodec("I"), formats, KEY)
-    if ref is None and traits_of(info.type).key is KeyKind.CGROUP_ID:
-        return attachment_key(info.key_size)
     return codec(ref, info.key_size, is_key=True, raw=options.raw, formats=formats)
 
 
@@ -128,8 +128,10 @@ def value_codec(info: MapInfo, ref: TypeRef | None, options: DecodeOptions) -> C
     """Return the codec of the values, of a per-CPU map that of lists."""
     traits = traits_of(info.type)
     # Before BTF as well: the kernel takes a descriptor there and returns an id, whatever the type.
-    if options.value_format is None and traits.value in HOLDERS:
-        return HOLDERS[traits.value](info)
+    if options.value_format is None and traits.has_object_values:
+        from bpfpin.objects.maps.kernel_values import object_value_codec  # noqa: PLC0415  (few maps)
+
+        return object_value_codec(info)
     plain = _value_codec(info, ref, options)
     return PerCpuCodec(plain, possible_cpus()) if traits.is_percpu else plain
 

@@ -282,10 +282,17 @@ HOLDERS: dict[ValueKind, Callable[[MapInfo], Codec]] = {
 }
 
 
-def owner_key(info: MapInfo) -> Codec | None:
-    """Return the codec of the keys of a local storage, None for maps with keys of their own."""
-    owner = OWNERS.get(traits_of(info.type).key)
-    return OwnerCodec(owner) if owner else None
+def object_value_codec(info: MapInfo) -> Codec:
+    """Return the codec of values that are objects of the kernel."""
+    return HOLDERS[traits_of(info.type).value](info)
+
+
+def object_key_codec(info: MapInfo) -> Codec:
+    """Return the codec of keys that name objects: owners of a local storage, cgroups by id."""
+    kind = traits_of(info.type).key
+    if kind is KeyKind.CGROUP_ID:
+        return attachment_key(info.key_size)
+    return OwnerCodec(OWNERS[kind])
 
 
 def attachment_key(size: int) -> Codec:

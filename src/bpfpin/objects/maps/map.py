@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bpfpin.btf.btf import TypeRef
+from bpfpin.choices import flag_of
 from bpfpin.errors import BpfError, KeyNotFoundError, NotSupportedError, SyscallError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps import batch_write
@@ -21,7 +22,6 @@ from bpfpin.objects.maps.batch import (
 )
 from bpfpin.objects.maps.batch_write import Entries, Writer
 from bpfpin.objects.maps.elements import Letters
-from bpfpin.spec import flag_of
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import UpdateFlag
 
@@ -508,7 +508,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         Returns:
             The values as a sequence; `MappedArray.of` documents the errors.
         """
-        from bpfpin.objects.maps.mapped import MappedArray  # noqa: PLC0415 - not in a load
+        from bpfpin.objects.maps.mapped import MappedArray  # noqa: PLC0415  (few maps are mapped)
 
         return MappedArray.of(self, read_only=read_only)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from bpfpin.choices import similar
 from bpfpin.errors import UsageError
 from bpfpin.records import dataclass
 from bpfpin.spec import Hook
@@ -267,9 +268,7 @@ def kind_by_word(word: str) -> ProgramKind:
     known = words()
     if word in known:
         return known[word]
-    import difflib  # noqa: PLC0415  (only for a wrong word)
-
-    near = difflib.get_close_matches(word, known, n=3)
+    near = similar(word, known)
     raise UsageError(
         f"no program type {word!r}; "
         + (f"near it: {', '.join(near)}" if near else f"some that are: {_SHOWN_WORDS}"),

@@ -1,0 +1,63 @@
+"""Words that a user may choose from: members of enums by name, and words similar to a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import TypeVar
+
+from bpfpin.errors import UsageError
+from bpfpin.uapi import UpdateFlag
+
+E = TypeVar("E", bound=Enum)
+
+
+def flag_of(value: UpdateFlag | str) -> UpdateFlag:
+    """Return the flag for a write to a map; it may be a name: `noexist`, `exist`, `any`."""
+    if isinstance(value, str):
+        return choice_of(UpdateFlag, value, what="flag")
+    return UpdateFlag(value)
+
+
+def choice_of(kind: type[E], value: object, *, what: str) -> E:
+    """Return the member of *kind* that *value* is or names: `native`, `tcx-egress`, `TCX_EGRESS`.
+
+    Args:
+        kind: The enum.
+        value: A member, or a name: as users type it, or as the kernel spells it.
+        what: The kind of choice, for the error message.
+
+    Returns:
+        The member.
+
+    Raises:
+        UsageError: There is no such choice; the error, also a `ValueError`, lists all.
+    """
+    if isinstance(value, kind):
+        return value
+    members = {
+        member.value if isinstance(member.value, str) else name.lower().replace("_", "-"): member
+        for name, member in kind.__members__.items()
+    }
+    word = value.strip().lower().replace("_", "-") if isinstance(value, str) else ""
+    if word in members:
+        return members[word]
+    near = similar(word, members)
+    raise UsageError(
+        f"there is no {what} {value!r}; there are: {', '.join(members)}",
+        hint=f"near it: {', '.join(near)}" if near else "",
+    )
+
+
+def similar(word: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Return up to *count* of the *known* words that are most similar to *word*, the best first.
+
+    Args:
+        word: What was typed.
+        known: The words that exist.
+        count: How many to return at most.
+        cutoff: How similar a word must be: 0 takes any, 1 only the same.
+    """
+    import difflib  # noqa: PLC0415  (only for a wrong word)
+
+    return difflib.get_close_matches(word, list(known), n=count, cutoff=cutoff)
