@@ -278,25 +278,25 @@ def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
         )
 
 
-def require_way_back_after_load(loading: LoadRequest, plan: Plan) -> tuple[str, ...]:
+def require_way_back_after_load(request: LoadRequest, plan: Plan) -> tuple[str, ...]:
     """Raise `UsageError` if a program of the load stops packets of the user's own connection.
 
     Only loads without `--confirm` and `--force` are checked, at a device or cgroup that carries the
     default route or an SSH session. Maps from elsewhere, kept maps and migrated maps are copied
     with their contents. Returns notes on programs that were not tried, with the reason.
     """
-    if loading.confirm_s is not None or loading.is_forced:
+    if request.confirm_s is not None or request.is_forced:
         return ()
-    targets = [target for target in _load_targets(loading) if target.danger]
+    targets = [target for target in _load_targets(request) if target.danger]
     notes: dict[str, None] = {}
     if not targets:
         return ()
     copying = Copying(
-        loading.spec,
-        loading.programs,
+        request.spec,
+        request.programs,
         plan.given,
-        prepare=lambda copy: _prepare_load(loading, plan, copy),
-        max_map_memory=loading.max_map_memory,
+        prepare=lambda copy: _prepare_load(request, plan, copy),
+        max_map_memory=request.max_map_memory,
     )
     for target in targets:
         try:
@@ -319,20 +319,20 @@ def require_way_back_after_load(loading: LoadRequest, plan: Plan) -> tuple[str, 
     return tuple(notes)
 
 
-def _load_targets(loading: LoadRequest) -> Iterator[Target]:
+def _load_targets(request: LoadRequest) -> Iterator[Target]:
     """Yield the programs of the load, each with the danger of cutting its place."""
     dangers: dict[tuple[TargetKind, bool], Danger] = {}  # the same for many hooks, and not cheap
-    for choice in loading.chosen:
+    for choice in request.chosen:
         hook = choice.hook
         key = (hook.traits.target, hook.traits.can_lock_out)
         if key not in dangers:
-            dangers[key] = _danger(hook, loading.place)
-        yield _target(choice.program.name, hook, loading.place, dangers[key])
+            dangers[key] = _danger(hook, request.place)
+        yield _target(choice.program.name, hook, request.place, dangers[key])
 
 
-def _prepare_load(loading: LoadRequest, plan: Plan, copy: Loaded) -> None:
+def _prepare_load(request: LoadRequest, plan: Plan, copy: Loaded) -> None:
     """Do with the copies what the load does: fill program arrays, and migrate maps."""
-    fill_given(loading.spec, copy, plan.given)
+    fill_given(request.spec, copy, plan.given)
     if not plan.migrating:
         return
     from bpfpin.migration.fold import FoldPrograms  # noqa: PLC0415 - few loads migrate

@@ -99,15 +99,15 @@ def program_ids(pin_set: PinSet) -> set[int]:
     return ids
 
 
-def shared_names(loading: LoadRequest) -> tuple[OutsidePin, ...]:
+def shared_names(request: LoadRequest) -> tuple[OutsidePin, ...]:
     """Return the shared names for the manifest of the set: those that it or another set makes.
 
     A name that somebody else made is used, and never removed.
     """
-    root = loading.path.parent
+    root = request.path.parent
     asked = {
         OutsidePin(shared.name, str(shared.path.relative_to(root))): shared
-        for shared in loading.shared.values()
+        for shared in request.shared.values()
         if shared.path is not None and not shared.is_promised
     }
     if not asked:
@@ -156,7 +156,7 @@ def unshared(
 class Replacing:
     """Decides for one load which shared names may get another map; *hooks* is the plan of hooks."""
 
-    loading: LoadRequest
+    request: LoadRequest
     live: LoadedSet | None
     hooks: Sequence[HookPlan]
     _others: dict[str, tuple[MapUser, ...]] = field(default_factory=dict)
@@ -170,7 +170,7 @@ class Replacing:
             return False
         # A trial that goes back would have to exchange the name again, while others may have begun
         # to use the new map.
-        if self.loading.confirm_s is not None or not self._shared(name).is_exchangeable:
+        if self.request.confirm_s is not None or not self._shared(name).is_exchangeable:
             self._require_not_asked(name, "that does not go back by itself (--confirm)", "")
             return False
         if others := self.others(name):
@@ -186,16 +186,16 @@ class Replacing:
         # Asked again for the hints of the refusal; looking at all programs and pins takes a while.
         if name not in self._others:
             pins = {str(shared.path)}
-            sets = [*([self.live] if self.live else []), *self.loading.beside]
+            sets = [*([self.live] if self.live else []), *self.request.beside]
             pins |= {str(pin_set.maps[name]) for pin_set in sets if name in pin_set.maps}
-            root, own = self.loading.path.parent, self._own_programs()
+            root, own = self.request.path.parent, self._own_programs()
             bpf_map = shared.bpf_map
             self._others[name] = _lasting(lambda: _users_but(bpf_map.id, root, own, pins))
         return self._others[name]
 
     def advice(self, name: str) -> Iterator[str]:
         """Yield what to do about each of the other users, so that the name may get another map."""
-        sets = all_sets(self.loading.path.parent)
+        sets = all_sets(self.request.path.parent)
         for user in self.others(name):
             owner = next((pin_set for pin_set in sets if _belongs(user, pin_set)), None)
             if owner is not None:
@@ -207,12 +207,12 @@ class Replacing:
                 yield f"{user}: {_ADVICE_ON_PROGRAMS}"
 
     def _shared(self, name: str) -> Shared:
-        return self.loading.shared[name]
+        return self.request.shared[name]
 
     def _own_programs(self) -> set[int]:
         """Return the programs that this load replaces, and those of unfinished migrations."""
         running = {hook.previous.id for hook in self.hooks if hook.previous is not None}
-        for pin in self.loading.beside_programs.values():
+        for pin in self.request.beside_programs.values():
             with Program.from_pin(pin) as program:
                 running.add(program.id)
         if self.live is None:
@@ -220,7 +220,7 @@ class Replacing:
         return running | program_ids(self.live) | folds.program_ids(self.live.path)
 
     def _require_not_asked(self, name: str, reason: str, hint: str) -> None:
-        if name in self.loading.fresh:
+        if name in self.request.fresh:
             raise UsageError(
                 f"map {name} is that of {self._shared(name).source} and cannot start empty here:"
                 f" {reason}",
@@ -228,14 +228,14 @@ class Replacing:
             )
 
 
-def exchanged(loading: LoadRequest, plan: Plan) -> dict[OutsidePin, Map]:
+def exchanged(request: LoadRequest, plan: Plan) -> dict[OutsidePin, Map]:
     """Return the shared names that get another map by *plan*, and the maps that they hold now."""
     exchanged_maps = {}
     for map_plan in plan.maps:
-        shared = loading.shared.get(map_plan.name)
+        shared = request.shared.get(map_plan.name)
         is_new = map_plan.decision in (Decision.FRESH, Decision.MIGRATED)
         if is_new and shared is not None and shared.bpf_map is not None and shared.path is not None:
-            path = str(shared.path.relative_to(loading.path.parent))
+            path = str(shared.path.relative_to(request.path.parent))
             exchanged_maps[OutsidePin(map_plan.name, path)] = shared.bpf_map
     return exchanged_maps
 

@@ -386,16 +386,16 @@ def _planned(
     """
     outcomes: list[Verified | LoadReport] = []
     made: dict[Path, Map] = {}  # new maps of earlier sets of this load, by the name they share
-    for number, (request, live) in enumerate(zip(requests, lives, strict=True)):
+    for number, live in enumerate(lives):
         # A map that only sets of this command use may be replaced under its shared name, since all
         # of them change together.
         others = [state.loaded for state in (*lives[:number], *lives[number + 1 :])]
         beside = tuple(other for other in others if other is not None)
-        loading = dataclasses.replace(request, beside=beside)
-        loading = opened.enter_context(_with_shared_maps(loading, maps, made))
-        plan = opened.enter_context(make_plan(loading, live))
+        request = dataclasses.replace(requests[number], beside=beside)
+        request = opened.enter_context(_with_shared_maps(request, maps, made))
+        plan = opened.enter_context(make_plan(request, live))
         if plan.is_unchanged:
-            outcomes.append(unchanged(loading, plan))
+            outcomes.append(unchanged(request, plan))
             continue
 
         # Only loads that change something pay for these imports.
@@ -404,8 +404,8 @@ def _planned(
 
         # Before the programs are loaded for good: the check runs copies of them, and a refusal
         # leaves nothing to undo.
-        notes = require_way_back_after_load(loading, plan)
-        verified = opened.enter_context(Verified(loading, plan, notes=notes))
+        notes = require_way_back_after_load(request, plan)
+        verified = opened.enter_context(Verified(request, plan, notes=notes))
         outcomes.append(verified)
         # The next set of this command must use the same new map: two sets that each make one would
         # not share it.
@@ -431,12 +431,12 @@ def _with_shared_maps(
     """Open the maps from outside of the set for the time of the load."""
     shared = open_shared(request.spec, maps, pin_root=request.path.parent)
     shared = {name: shared_map.use(made) for name, shared_map in shared.items()}
-    loading = dataclasses.replace(request, shared=shared)
+    complete = dataclasses.replace(request, shared=shared)
     try:
-        check_fresh(loading.spec, loading.fresh, shared)
-        yield loading
+        check_fresh(complete.spec, complete.fresh, shared)
+        yield complete
     finally:
-        loading.close()
+        complete.close()
 
 
 @contextmanager

@@ -32,13 +32,13 @@ from bpfpin.sets.request import LoadRequest
 # A hook that runs one program, and runs another one: refused, or taken over on purpose.
 
 
-def plan_beside_others(loading: LoadRequest, hook: Hook, wanted: HookPlan) -> HookPlan:
+def plan_beside_others(request: LoadRequest, hook: Hook, wanted: HookPlan) -> HookPlan:
     """Plan to take a hook over that another program holds, if that is wanted."""
-    holder = code_of(hook).holder(hook_target(loading.place))
+    holder = code_of(hook).holder(hook_target(request.place))
     if holder is None:
         return wanted
-    target = loading.place_of(hook.value)
-    if not loading.takes_over:
+    target = request.place_of(hook.value)
+    if not request.takes_over:
         raise HookBusyError(
             f"{target} runs another {_program_kind(hook)} already: {holder}",
             holder=str(holder),
@@ -46,7 +46,7 @@ def plan_beside_others(loading: LoadRequest, hook: Hook, wanted: HookPlan) -> Ho
         )
     # Taking the hook over from another set of ours would leave that set with a manifest that is
     # wrong.
-    owner = _owning_set(loading, holder)
+    owner = _owning_set(request, holder)
     if owner:
         raise HookBusyError(
             f"{target} runs the program of another set of yours, {owner}: {holder}",
@@ -67,37 +67,37 @@ def plan_beside_others(loading: LoadRequest, hook: Hook, wanted: HookPlan) -> Ho
         )
     if hook.traits.has_mode:
         whose = f"program id {holder.program_id}"
-        require_mode(loading, holder.mode.value, whose, _detach_line(loading, hook, holder))
-    return _taken(loading, hook, wanted, holder)
+        require_mode(request, holder.mode.value, whose, _detach_line(request, hook, holder))
+    return _taken(request, hook, wanted, holder)
 
 
 def _program_kind(hook: Hook) -> str:
     return f"{hook.traits.program_types[0].name} program"
 
 
-def _detach_line(loading: LoadRequest, hook: Hook, holder: HookHolder) -> str:
+def _detach_line(request: LoadRequest, hook: Hook, holder: HookHolder) -> str:
     """Return the line to type that frees a hook."""
     if holder.link_id is not None:
         return f"bpftool link detach id {holder.link_id}"
-    line = code_of(hook).detach_line(hook, loading.place.device, _without_link(hook, holder))
-    return in_namespace(loading.place, line)
+    line = code_of(hook).detach_line(hook, request.place.device, _without_link(hook, holder))
+    return in_namespace(request.place, line)
 
 
 def _without_link(hook: Hook, holder: HookHolder) -> NewAttachment:
     return NewAttachment(hook, held_by=HeldBy.NETLINK, mode=holder.mode.value)
 
 
-def _owning_set(loading: LoadRequest, holder: HookHolder) -> str:
+def _owning_set(request: LoadRequest, holder: HookHolder) -> str:
     """Return the set of ours that has pinned the holder's program, "" if none has."""
-    for found in all_sets(loading.path.parent):
-        for path in found.programs.values() if found.name != loading.name else ():
+    for found in all_sets(request.path.parent):
+        for path in found.programs.values() if found.name != request.name else ():
             with suppress(BpfError), Program.from_pin(path) as program:
                 if program.id == holder.program_id:
                     return names.display_name(found.name)
     return ""
 
 
-def _taken(loading: LoadRequest, hook: Hook, wanted: HookPlan, holder: HookHolder) -> HookPlan:
+def _taken(request: LoadRequest, hook: Hook, wanted: HookPlan, holder: HookHolder) -> HookPlan:
     planned = replace(
         wanted,
         action=HookAction.UPDATE,
@@ -116,7 +116,7 @@ def _taken(loading: LoadRequest, hook: Hook, wanted: HookPlan, holder: HookHolde
         # works on links of others.
         if holder.link_id is None:
             remembered = _without_link(hook, holder)
-            attachment = code_of(hook).reopen(hook, hook_target(loading.place), remembered)
+            attachment = code_of(hook).reopen(hook, hook_target(request.place), remembered)
             planned = replace(planned, attachment=attachment, held_by=remembered.held_by)
         else:
             planned = replace(planned, attachment=Link.from_id(holder.link_id))
@@ -124,20 +124,20 @@ def _taken(loading: LoadRequest, hook: Hook, wanted: HookPlan, holder: HookHolde
     return replace(planned, previous=previous)
 
 
-def require_mode(loading: LoadRequest, there: str, whose: str, detach: str) -> None:
+def require_mode(request: LoadRequest, there: str, whose: str, detach: str) -> None:
     """Raise `BusyError` if another mode is asked for than the one taken; *detach* frees it."""
-    if loading.mode is XdpMode.AUTO or loading.mode.value == there:
+    if request.mode is XdpMode.AUTO or request.mode.value == there:
         return
     # dev_xdp_attach() of net/core/dev.c: generic beside native mode is refused with EEXIST, and an
     # update of a link keeps its mode.
     raise BusyError(
-        f"{loading.place.device} runs {whose} in {there} mode, and a mode cannot change in place",
+        f"{request.place.device} runs {whose} in {there} mode, and a mode cannot change in place",
         holder=whose,
-        hint=Fix.of(f"{detach}, then load with ", Argument("mode", loading.mode)),
+        hint=Fix.of(f"{detach}, then load with ", Argument("mode", request.mode)),
     )
 
 
-def plan_hooks(loading: LoadRequest, live: LoadedSet | None) -> tuple[HookPlan, ...]:
+def plan_hooks(request: LoadRequest, live: LoadedSet | None) -> tuple[HookPlan, ...]:
     """Decide on every hook, those wanted and those that leave; the caller closes the plans.
 
     Raises `ProgramChangedError` where somebody else changed a hook of the set, `HookBusyError`
@@ -146,18 +146,18 @@ def plan_hooks(loading: LoadRequest, live: LoadedSet | None) -> tuple[HookPlan, 
     records = {record.link: record for record in _hooks(live)}
     with ExitStack() as undo:
         plans: list[HookPlan] = []
-        for choice in loading.chosen:
-            link = _link_name(loading, choice)
-            plan = _plan(loading, choice, live, _record_of(records, link, choice))
+        for choice in request.chosen:
+            link = _link_name(request, choice)
+            plan = _plan(request, choice, live, _record_of(records, link, choice))
             undo.callback(plan.close)
             plans.append(replace(plan, link=link))
         undo.pop_all()
     return (*plans, *map(_leaving, records.values()))
 
 
-def _link_name(loading: LoadRequest, choice: Choice) -> str:
+def _link_name(request: LoadRequest, choice: Choice) -> str:
     """Return the name that identifies a hook over reloads: with its program, if it has several."""
-    several = [one for one in loading.chosen if one.hook is choice.hook]
+    several = [one for one in request.chosen if one.hook is choice.hook]
     program = choice.program.name if len(several) > 1 else None
     return names.link_pin_name(choice.hook.value, program)
 
@@ -197,18 +197,18 @@ def _leaving(record: HookRecord) -> HookPlan:
 
 
 def _plan(
-    loading: LoadRequest, choice: Choice, live: LoadedSet | None, record: HookRecord | None
+    request: LoadRequest, choice: Choice, live: LoadedSet | None, record: HookRecord | None
 ) -> HookPlan:
     wanted = HookPlan(HookAction.ATTACH, choice.hook.value, "", choice.program.name)
-    if live is not None and record is not None and _is_here(loading, live, choice.hook):
+    if live is not None and record is not None and _is_here(request, live, choice.hook):
         with ExitStack() as undo:
             found = _own_hook(live, record, undo)
             if found is not None and found.previous_id:
                 if choice.hook.traits.has_mode:
-                    name = loading.shown_name
+                    name = request.shown_name
                     detach = f"bpfpin unload --keep-maps {name}"
-                    require_mode(loading, found.mode, f"the set {name}", detach)
-                previous, is_taken = _previous(loading, live, record, found)
+                    require_mode(request, found.mode, f"the set {name}", detach)
+                previous, is_taken = _previous(request, live, record, found)
                 undo.pop_all()
                 return replace(
                     found,
@@ -217,8 +217,8 @@ def _plan(
                     previous=previous,
                     is_taken=is_taken,
                 )
-    if choice.hook.traits.runs_one and (loading.takes_over or loading.is_dry_run):
-        return plan_beside_others(loading, choice.hook, wanted)
+    if choice.hook.traits.runs_one and (request.takes_over or request.is_dry_run):
+        return plan_beside_others(request, choice.hook, wanted)
     return wanted
 
 
@@ -231,9 +231,9 @@ def _action_at(hook: Hook) -> HookAction:
     return HookAction.UPDATE if hook.traits.updates_in_place else HookAction.ATTACH
 
 
-def _is_here(loading: LoadRequest, live: LoadedSet, hook: Hook) -> bool:
+def _is_here(request: LoadRequest, live: LoadedSet, hook: Hook) -> bool:
     """Whether the live set has its hooks of that kind where they are wanted."""
-    before, wanted = live.manifest.place, loading.place
+    before, wanted = live.manifest.place, request.place
     if hook.traits.target is TargetKind.CGROUP:
         return before.cgroup == wanted.cgroup
     # An ifindex is unique within its network namespace only; a name may pass to another device.
@@ -262,7 +262,7 @@ def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan 
 
 
 def _previous(
-    loading: LoadRequest, live: LoadedSet, record: HookRecord, found: HookPlan
+    request: LoadRequest, live: LoadedSet, record: HookRecord, found: HookPlan
 ) -> tuple[Program, bool]:
     """Return the program that a hook of the set runs, and whether it is somebody else's."""
     program = live.open_program(record.program)
@@ -274,18 +274,18 @@ def _previous(
             if program.id == found.previous_id:
                 undo.pop_all()
                 return program, False
-    if loading.takes_over and found.previous_id:
+    if request.takes_over and found.previous_id:
         return Program.from_id(found.previous_id), True
     if program is None:
         raise ProgramChangedError(
-            f"the pin of {record.program} is gone from the set {loading.shown_name}: bpfpin"
+            f"the pin of {record.program} is gone from the set {request.shown_name}: bpfpin"
             f" cannot tell if program id {found.previous_id} at {found.hook} is the set's own",
             holder=f"program id {found.previous_id}",
             hint=Fix.of("if it is: ", Argument("take_over")),
         )
     raise ProgramChangedError(
-        f"{found.hook} of {loading.place_of(found.hook)} runs program id {found.previous_id}, which"
-        f" is not the {record.program} of the set {loading.shown_name}: somebody else put it there",
+        f"{found.hook} of {request.place_of(found.hook)} runs program id {found.previous_id}, which"
+        f" is not the {record.program} of the set {request.shown_name}: somebody else put it there",
         holder=f"program id {found.previous_id}",
         hint=Fix.of(
             "see its owner: bpfpin status; to put yours in its place: ", Argument("take_over")

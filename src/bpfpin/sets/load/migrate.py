@@ -57,7 +57,7 @@ class Migrator:
     `UsageError` for a migration that is to go back unless it is confirmed.
     """
 
-    loading: LoadRequest
+    request: LoadRequest
     live: LoadedSet | None
     hooks: tuple[HookPlan, ...]
     _members: dict[str, MemberNames] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Migrator:
 
     def __post_init__(self) -> None:
         """Refuse a migration that would have to go back by itself."""
-        if self.is_asked and self.loading.confirm_s is not None:
+        if self.is_asked and self.request.confirm_s is not None:
             raise UsageError(
                 "a migration cannot be on trial: moved entries do not go back by themselves",
                 hint=Fix.of("try it first: ", Argument("dry_run")),
@@ -74,22 +74,22 @@ class Migrator:
     @property
     def is_asked(self) -> bool:
         """Whether maps that do not fit are to be migrated; else they are refused."""
-        return self.loading.migration is not None
+        return self.request.migration is not None
 
     def plan(self, spec: MapSpec, old: Map) -> MigrationPlan:
         """Plan how the contents of *old* move; `MigrationRefusedError` if they cannot."""
         try:
-            return self._plan(spec, old, self.loading.migration or Migration())
+            return self._plan(spec, old, self.request.migration or Migration())
         except MigrationRefusedError as refused:
             self._remedies.extend(refused.remedies)
             raise
 
     def require_known(self) -> None:
         """Raise `UsageError` for a named member that no map of the migration has."""
-        if any(shared.is_new for shared in self.loading.shared.values()):
+        if any(shared.is_new for shared in self.request.shared.values()):
             return  # the set that makes the new map has checked the members
-        if self.loading.migration is not None and self._members:
-            require_known(self.loading.migration, self._members)
+        if self.request.migration is not None and self._members:
+            require_known(self.request.migration, self._members)
 
     def ways_out(self, names: Iterable[str]) -> Iterator[Fix]:
         """Yield what to add so that the maps *names*, which were refused, are migrated.
@@ -103,7 +103,7 @@ class Migrator:
             try:
                 # Planned only to see whether it works: it reads the map and changes nothing.
                 with self._old(name) as old:
-                    self._plan(self.loading.spec.maps[name], old, Migration())
+                    self._plan(self.request.spec.maps[name], old, Migration())
             except MigrationRefusedError as refused:
                 yield from _ways(refused.remedies, _asked)
             except BpfError:
@@ -122,10 +122,10 @@ class Migrator:
             running = [hook.previous for hook in self.hooks if hook.previous is not None]
             programs = {program.id: program for program in (*pinned, *running)}
             before = users_of_programs(programs.values(), {spec.name: old})
-            libraries = _libraries(programs.values()), _library(self.loading.spec)
-        specs = self.loading.spec.programs
-        after = users_of_specs(specs[name] for name in self.loading.programs)
-        request = MigrationRequest(
+            libraries = _libraries(programs.values()), _library(self.request.spec)
+        specs = self.request.spec.programs
+        after = users_of_specs(specs[name] for name in self.request.programs)
+        migration_request = MigrationRequest(
             spec,
             old,
             before.get(spec.name, ()),
@@ -133,7 +133,7 @@ class Migrator:
             migration,
             libraries,
         )
-        self._remember(request)
+        self._remember(migration_request)
         # The user accepts losses with --best-effort, so users of the map that go on with the old
         # one are accepted as well.
         if not migration.best_effort:
@@ -141,7 +141,7 @@ class Migrator:
             # them.
             _require_reached(spec.name, old, set(programs) | self._folding_ids())
             self._require_switched(spec.name, old)
-        return _planned(request)
+        return _planned(migration_request)
 
     def _require_switched(self, name: str, old: Map) -> None:
         """Refuse a map that is used at a hook that leaves the set.
@@ -162,7 +162,7 @@ class Migrator:
         using = [record for record in leaving if self._uses(record.program, old)]
         if using:
             loss = "leaves the set, and what it counts until then is lost"
-            first = f"first: bpfpin unload --keep-maps {self.loading.shown_name}"
+            first = f"first: bpfpin unload --keep-maps {self.request.shown_name}"
             raise MigrationRefusedError(
                 f"map {name} is used at hooks that leave the set",
                 differences=[Difference(name, "hook", record.hook, loss) for record in using],
@@ -184,11 +184,11 @@ class Migrator:
 
     def _old(self, name: str) -> AbstractContextManager[Map]:
         """Open the current map: that of a shared name, else that of the set."""
-        shared = self.loading.shared.get(name)
+        shared = self.request.shared.get(name)
         if shared is not None and shared.bpf_map is not None:
             # The request keeps this map and closes it.
             return nullcontext(shared.bpf_map)
-        return Map.from_pin(self.live.maps[name] if self.live else self.loading.map_path(name))
+        return Map.from_pin(self.live.maps[name] if self.live else self.request.map_path(name))
 
     def _folding_ids(self) -> set[int]:
         return folds.program_ids(self.live.path) if self.live else set()
@@ -199,10 +199,10 @@ class Migrator:
         For a shared name they are those of all sets of the command.
         """
         own = self.live.programs.values() if self.live else ()
-        shared = self.loading.shared.get(name)
+        shared = self.request.shared.get(name)
         if shared is None or not shared.is_exchangeable:
             return own
-        return (*own, *self.loading.beside_programs.values())
+        return (*own, *self.request.beside_programs.values())
 
 
 def _planned(request: MigrationRequest) -> MigrationPlan:

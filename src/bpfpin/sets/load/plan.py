@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bpfpin.sets.shared import Replacing
 
 
-def make_plan(loading: LoadRequest, state: LiveState) -> Plan:
+def make_plan(request: LoadRequest, state: LiveState) -> Plan:
     """Decide on every map and hook; nothing is changed, and the caller closes the plan.
 
     Raises `IncompatibleMapError` with all differences of all maps and their users, `BusyError`
@@ -42,27 +42,27 @@ def make_plan(loading: LoadRequest, state: LiveState) -> Plan:
     """
     live = state.loaded
     # These two come first: for the wrong set every other difference would be noise.
-    _require_same_place(loading, live)
-    _require_related(loading, live)
+    _require_same_place(request, live)
+    _require_related(request, live)
     with ExitStack() as undo:
         # Before the maps: whether a shared map may be replaced, or migrated exactly, depends on the
         # programs that the hooks run.
-        planned = hooks.plan_hooks(loading, live)
+        planned = hooks.plan_hooks(request, live)
         for hook in planned:
             undo.callback(hook.close)
-        maps = _plan_maps(loading, live, planned, undo)
+        maps = _plan_maps(request, live, planned, undo)
         # After the maps, since only the decisions say which data sections keep their values.
-        check_kept(loading.settings, maps.plans, live.manifest.variables if live else {})
-        _require_free_names(loading, state, planned)
+        check_kept(request.settings, maps.plans, live.manifest.variables if live else {})
+        _require_free_names(request, state, planned)
         undo.pop_all()
-    is_unchanged = _is_unchanged(loading, live, maps.plans, planned)
+    is_unchanged = _is_unchanged(request, live, maps.plans, planned)
     before = live.manifest.generation if live else 0
     generation = before if is_unchanged else before + 1
     return Plan(live, generation, maps.plans, planned, maps.given, maps.migrating, is_unchanged)
 
 
 def _plan_maps(
-    loading: LoadRequest, live: LoadedSet | None, planned: tuple[HookPlan, ...], undo: ExitStack
+    request: LoadRequest, live: LoadedSet | None, planned: tuple[HookPlan, ...], undo: ExitStack
 ) -> PlannedMaps:
     """Decide on every map; *undo* closes those that the plan uses."""
 
@@ -70,22 +70,22 @@ def _plan_maps(
     def replacing() -> Replacing:
         from bpfpin.sets.shared import Replacing  # noqa: PLC0415 - few loads replace a shared map
 
-        return Replacing(loading, live, planned)
+        return Replacing(request, live, planned)
 
-    migrator = None if loading.migration is None else _migrator(loading, live, planned)
+    migrator = None if request.migration is None else _migrator(request, live, planned)
     try:
         maps = plan_maps(
-            loading.spec,
+            request.spec,
             live,
-            shared=_shared_maps(loading),
-            fresh=loading.fresh,
+            shared=_shared_maps(request),
+            fresh=request.fresh,
             migrate=migrator.plan if migrator else None,
             may_replace=lambda name: replacing().may(name),
         )
     except IncompatibleMapError as error:
         # A migrator is made for the hints, too: they offer --migrate only if it would work, and say
         # what it would lose.
-        migrator = migrator or _migrator(loading, live, planned)
+        migrator = migrator or _migrator(request, live, planned)
         migrator.require_known()
         raise _explained(error, migrator, replacing()) from None
     for bpf_map in (*maps.given.values(), *(each.old for each in maps.migrating)):
@@ -95,24 +95,24 @@ def _plan_maps(
     return maps
 
 
-def access_after(loading: LoadRequest, live: LoadedSet | None) -> Access | None:
+def access_after(request: LoadRequest, live: LoadedSet | None) -> Access | None:
     """Return the group and mode of the maps afterwards: as asked, else as before."""
-    return loading.access or (live.manifest.access if live else None)
+    return request.access or (live.manifest.access if live else None)
 
 
-def _shared_maps(loading: LoadRequest) -> dict[str, tuple[Map, str]]:
+def _shared_maps(request: LoadRequest) -> dict[str, tuple[Map, str]]:
     return {
         name: (shared.bpf_map, shared.source)
-        for name, shared in loading.shared.items()
+        for name, shared in request.shared.items()
         if shared.bpf_map is not None
     }
 
 
-def _require_same_place(loading: LoadRequest, live: LoadedSet | None) -> None:
+def _require_same_place(request: LoadRequest, live: LoadedSet | None) -> None:
     """Raise `BusyError` if the set is attached to another device or cgroup."""
-    if live is None or not live.hooks or loading.replaces:
+    if live is None or not live.hooks or request.replaces:
         return
-    before, after = live.manifest.place, loading.place
+    before, after = live.manifest.place, request.place
     is_same_device = (before.netns_inode, before.ifindex) == (after.netns_inode, after.ifindex)
     # By ifindex and namespace, not by name: a device keeps its index when it is renamed, and a new
     # device under an old name has another one.
@@ -125,7 +125,7 @@ def _require_same_place(loading: LoadRequest, live: LoadedSet | None) -> None:
     # Nothing of a set whose hooks are gone is left to move: it may simply be loaded elsewhere.
     if hooks.is_alive(live):
         raise BusyError(
-            f"the set {loading.shown_name} is loaded on {was}, not {wanted}",
+            f"the set {request.shown_name} is loaded on {was}, not {wanted}",
             holder=was,
             hint=Fix.of(
                 "load it as another set: ",
@@ -137,15 +137,15 @@ def _require_same_place(loading: LoadRequest, live: LoadedSet | None) -> None:
 
 
 def _require_free_names(
-    loading: LoadRequest, state: LiveState, planned: tuple[HookPlan, ...]
+    request: LoadRequest, state: LiveState, planned: tuple[HookPlan, ...]
 ) -> None:
     """Raise `BusyError` if somebody else pinned something where the set is to pin its own."""
     directory = state.directory
     if directory is None:
         return
     wanted = [
-        *map(names.map_pin_name, loading.spec.maps),
-        *(f"{names.PROGRAMS}/{names.program_pin_name(name)}" for name in loading.programs),
+        *map(names.map_pin_name, request.spec.maps),
+        *(f"{names.PROGRAMS}/{names.program_pin_name(name)}" for name in request.programs),
         *(f"{names.LINKS}/{hook.link}" for hook in planned),
     ]
     for entry in wanted:
@@ -153,7 +153,7 @@ def _require_free_names(
         # A name that the set has recorded is one of its own pins that somebody replaced: the load
         # pins the right object there again.
         if entry in directory.foreign and directory.id_of(folder, pin) is None:
-            path = loading.path / entry
+            path = request.path / entry
             raise BusyError(
                 f"{path} is {_what_is_at(path)}, which bpfpin did not pin, and the object needs"
                 " that name",
@@ -169,20 +169,20 @@ def _what_is_at(path: Path) -> str:
     return "something"
 
 
-def _require_related(loading: LoadRequest, live: LoadedSet | None) -> None:
+def _require_related(request: LoadRequest, live: LoadedSet | None) -> None:
     """Raise `BusyError` for an object that has neither a program nor a hook of the live set."""
-    if live is None or not live.hooks or loading.replaces:
+    if live is None or not live.hooks or request.replaces:
         return
     # Where the kernel lacks the hook asked for, only the name of the link still has it.
     asked = {names.hook_of_link(record.link) for record in live.hooks}
     before = asked | {record.hook for record in live.hooks}
-    after = {choice.hook.value for choice in loading.chosen}
+    after = {choice.hook.value for choice in request.chosen}
     # One program or hook in common makes it a new version of the same thing. Without that, a name
     # typed wrong would replace another program.
-    if set(loading.programs) & set(live.program_names) or after & before:
+    if set(request.programs) & set(live.program_names) or after & before:
         return
     raise BusyError(
-        f"{loading.shown_name} runs another object, {live.manifest.object or 'without a path'}:"
+        f"{request.shown_name} runs another object, {live.manifest.object or 'without a path'}:"
         " they share neither a program nor a hook",
         holder=live.manifest.object,
         hint=Fix.of(
@@ -195,26 +195,26 @@ def _require_related(loading: LoadRequest, live: LoadedSet | None) -> None:
 
 
 def _is_unchanged(
-    loading: LoadRequest,
+    request: LoadRequest,
     live: LoadedSet | None,
     maps: tuple[MapPlan, ...],
     planned: tuple[HookPlan, ...],
 ) -> bool:
     """Whether the set is loaded exactly as requested: same bytes, same choices, same maps."""
     # Without a hash of the object nothing proves that the same bytes run already.
-    if live is None or not loading.spec.sha256:
+    if live is None or not request.spec.sha256:
         return False
     manifest = live.manifest
     running = {(record.hook, record.link, record.program) for record in manifest.hooks}
     return (
-        manifest.sha256 == loading.spec.sha256
+        manifest.sha256 == request.spec.sha256
         and all(_stays(hook) for hook in planned)
         and running == {(hook.hook, hook.link, hook.program) for hook in planned}
         and all(_is_pinned_already(plan, live) for plan in maps)
-        and set(live.programs) == set(loading.programs)
-        and all(shared.bpf_map is not None for shared in loading.shared.values())
-        and manifest.access == access_after(loading, live)
-        and manifest.variables == loading.settings.hashes
+        and set(live.programs) == set(request.programs)
+        and all(shared.bpf_map is not None for shared in request.shared.values())
+        and manifest.access == access_after(request, live)
+        and manifest.variables == request.settings.hashes
         and _use_pinned_maps(planned, live)
         # A pin that was removed by hand is a reason to load again: the load pins it anew.
         and not lost_pins(live)
@@ -244,32 +244,32 @@ def _use_pinned_maps(planned: tuple[HookPlan, ...], live: LoadedSet) -> bool:
 
 
 def _migrator(
-    loading: LoadRequest, live: LoadedSet | None, planned: tuple[HookPlan, ...]
+    request: LoadRequest, live: LoadedSet | None, planned: tuple[HookPlan, ...]
 ) -> Migrator:
     from bpfpin.sets.load.migrate import Migrator  # noqa: PLC0415 - few loads change definitions
 
-    return Migrator(loading, live, planned)
+    return Migrator(request, live, planned)
 
 
 def _explained(
     error: IncompatibleMapError, migrator: Migrator, replacing: Replacing
 ) -> IncompatibleMapError:
     """Add the paths of the maps, their users, and what to type."""
-    loading, live = migrator.loading, migrator.live
+    request, live = migrator.request, migrator.live
     unfit = list(dict.fromkeys(difference.map for difference in error.differences))
-    shared = [name for name in unfit if name in _shared_maps(loading) and not replacing.may(name)]
+    shared = [name for name in unfit if name in _shared_maps(request) and not replacing.may(name)]
     kept = [name for name in unfit if name not in shared]
-    lines: list[str | Fix] = [line for name in unfit for line in _users(name, loading, live)]
+    lines: list[str | Fix] = [line for name in unfit for line in _users(name, request, live)]
     if kept:
         lines += [way for way in migrator.ways_out(kept) if way not in lines]
         # Last of the ways out, since it loses everything that the maps hold.
         fresh = Argument("fresh", kept)
         lines.append(Fix.of("to start empty, losing what is counted there: ", fresh))
     for name in shared:
-        lines += replacing.advice(name) if loading.shared[name].is_exchangeable else ()
+        lines += replacing.advice(name) if request.shared[name].is_exchangeable else ()
         another = Argument("maps", {name: Placeholder("PATH")})
         lines.append(Fix.of("to use another one: ", another, ", or another object"))
-    places = [str(_place(name, loading, live)) for name in unfit]
+    places = [str(_place(name, request, live)) for name in unfit]
     error.path = places[0]
     error.message = f"{', '.join(places)}: {error.message}"
     error.fix = Fix(())
@@ -279,25 +279,25 @@ def _explained(
     return error
 
 
-def _place(name: str, loading: LoadRequest, live: LoadedSet | None) -> Path | str:
+def _place(name: str, request: LoadRequest, live: LoadedSet | None) -> Path | str:
     """Return where the map that does not fit is pinned, or how it was named."""
-    if name in loading.shared:
-        return loading.shared[name].source
-    return live.maps.get(name, loading.map_path(name)) if live else loading.map_path(name)
+    if name in request.shared:
+        return request.shared[name].source
+    return live.maps.get(name, request.map_path(name)) if live else request.map_path(name)
 
 
-def _users(name: str, loading: LoadRequest, live: LoadedSet | None) -> list[str]:
+def _users(name: str, request: LoadRequest, live: LoadedSet | None) -> list[str]:
     """Return a line with the users of the map that does not fit, as far as they can be seen."""
     try:
         with ExitStack() as opened:
-            shared = loading.shared.get(name)
+            shared = request.shared.get(name)
             bpf_map = shared.bpf_map if shared else None
             if bpf_map is None:
-                bpf_map = opened.enter_context(Map.from_pin(_place(name, loading, live)))
-            own = str(_place(name, loading, live))
+                bpf_map = opened.enter_context(Map.from_pin(_place(name, request, live)))
+            own = str(_place(name, request, live))
             from bpfpin.host.users import users_of  # noqa: PLC0415 - only for a refusal
 
-            users = users_of(bpf_map.id, pin_root=loading.path.parent)
+            users = users_of(bpf_map.id, pin_root=request.path.parent)
             listed = ", ".join(str(user) for user in users if user.name != own)
             return [f"map {name} (id {bpf_map.id}) is used by: {listed or 'nobody'}"]
     # This only adds to a refusal, which must reach the user even if the users of the map cannot be

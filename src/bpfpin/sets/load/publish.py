@@ -48,13 +48,13 @@ Attached = tuple[HookRecord, ProgramReport]
 # Attaching at the hooks of a load: by a link, or prepared where no link holds the program.
 
 
-def attach(loading: LoadRequest, hook: Hook, program: Program) -> NewAttachment:
+def attach(request: LoadRequest, hook: Hook, program: Program) -> NewAttachment:
     """Attach *program* at *hook*; the caller closes the link.
 
     What no link holds is only prepared: the manifest has to tell how to undo it before it is made.
     """
-    options = AttachOptions(mode=loading.mode, order=loading.order)
-    target = hook_target(loading.place, loading.spec.programs[program.name].attach_to)
+    options = AttachOptions(mode=request.mode, order=request.order)
+    target = hook_target(request.place, request.spec.programs[program.name].attach_to)
     # A hook with several programs is never busy, so there is nothing to wait for.
     if hook.traits.runs_one:
         return _attach_when_free(program, hook, target, options)
@@ -87,16 +87,16 @@ def _attach_when_free(
             time.sleep(_PAUSE_S)
 
 
-def foreseen(loading: LoadRequest, plan: HookPlan, program: Program) -> str:
+def foreseen(request: LoadRequest, plan: HookPlan, program: Program) -> str:
     """Return the note of an XDP hook whose device will refuse native mode; nothing is attached.
 
     Raises `NotSupportedError` where that refuses the load: native mode was asked for, or it is
     what the hook runs in now.
     """
-    mode = XdpMode(plan.mode) if plan.mode else loading.mode
+    mode = XdpMode(plan.mode) if plan.mode else request.mode
     if not Hook(plan.hook).traits.has_mode or plan.action is HookAction.DETACH:
         return ""
-    ifindex = loading.place.ifindex
+    ifindex = request.place.ifindex
     # The link commands have no words for a refusal (an MTU that is too large is ERANGE), so this
     # asks for the reason in another way.
     words = foreseen_refusal(program, ifindex, mode)
@@ -104,7 +104,7 @@ def foreseen(loading: LoadRequest, plan: HookPlan, program: Program) -> str:
         return ""
     # An attached program keeps its mode, so a reload cannot fall back to generic mode.
     if plan.action is HookAction.UPDATE:
-        raise _cannot_stay(loading, program, words)
+        raise _cannot_stay(request, program, words)
     if mode is XdpMode.NATIVE:
         raise mode_refusal(program, ifindex, mode, words)
     return generic_note(ifindex, words)
@@ -120,25 +120,25 @@ def explained_updates(
     except NotSupportedError as error:
         if error.command != "BPF_LINK_UPDATE":
             raise
-        for loading, plan, programs in loads:
+        for request, plan, programs in loads:
             for hook in plan.hooks:
                 is_native = hook.mode == XdpMode.NATIVE.value
                 if hook.action is not HookAction.UPDATE or not is_native:
                     continue
                 program = programs[hook.program]
-                words = foreseen_refusal(program, loading.place.ifindex, XdpMode.NATIVE)
+                words = foreseen_refusal(program, request.place.ifindex, XdpMode.NATIVE)
                 if words:
-                    raise _cannot_stay(loading, program, words, error) from None
+                    raise _cannot_stay(request, program, words, error) from None
         raise
 
 
 def _cannot_stay(
-    loading: LoadRequest, program: Program, words: str, error: NotSupportedError | None = None
+    request: LoadRequest, program: Program, words: str, error: NotSupportedError | None = None
 ) -> NotSupportedError:
     """Return the refusal of a program in a mode that cannot change in place."""
-    refused = mode_refusal(program, loading.place.ifindex, XdpMode.NATIVE, words, error=error)
+    refused = mode_refusal(program, request.place.ifindex, XdpMode.NATIVE, words, error=error)
     refused.fix = Fix.of(
-        f"the mode cannot change in place: bpfpin unload --keep-maps {loading.shown_name}, then"
+        f"the mode cannot change in place: bpfpin unload --keep-maps {request.shown_name}, then"
         " load with ",
         Argument("mode", XdpMode.GENERIC),
     )
@@ -155,20 +155,20 @@ class Verified(Closing):
     *notes* go into its report.
     """
 
-    def __init__(self, loading: LoadRequest, plan: Plan, *, notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, request: LoadRequest, plan: Plan, *, notes: tuple[str, ...] = ()) -> None:
         self.notes = notes
-        self.loading = loading
+        self.request = request
         self.plan = plan
         # Maps are made and programs verified before anything is pinned: if this fails, closing the
         # descriptors is all the undoing there is.
         self.loaded = collection.load_checked(
-            loading.spec.only_programs(*loading.programs),
+            request.spec.only_programs(*request.programs),
             maps=plan.given,
-            max_map_memory=loading.max_map_memory,
+            max_map_memory=request.max_map_memory,
         )
-        self.shared = shared_names(loading)
+        self.shared = shared_names(request)
         self.leaving = _leaving_names(plan.live, self.shared)
-        self.exchanged = exchanged(loading, plan)
+        self.exchanged = exchanged(request, plan)
 
     def close(self) -> None:
         """Close the maps and programs; pins and attachments made by then stay."""
@@ -177,8 +177,8 @@ class Verified(Closing):
     def made(self) -> Iterator[tuple[Path, Map]]:
         """Yield the maps made for shared names, for other sets of the command that use these."""
         for pin in self.exchanged:
-            yield pin.below(self.loading.path.parent), self.loaded.maps[pin.map]
-        for shared in self.loading.shared.values():
+            yield pin.below(self.request.path.parent), self.loaded.maps[pin.map]
+        for shared in self.request.shared.values():
             if shared.bpf_map is None and shared.path and shared.name in self.loaded.maps:
                 yield shared.path, self.loaded.maps[shared.name]
 
@@ -190,9 +190,9 @@ class Verified(Closing):
         notes: dict[str, str] = {}
         for hook in self.plan.hooks:
             if hook.action is not HookAction.DETACH:
-                note = foreseen(self.loading, hook, self.loaded.programs[hook.program])
+                note = foreseen(self.request, hook, self.loaded.programs[hook.program])
                 notes |= {hook.link: note} if note else {}
-        return planned(self.loading, self.plan, self.loaded, generic=notes).with_notes(self.notes)
+        return planned(self.request, self.plan, self.loaded, generic=notes).with_notes(self.notes)
 
 
 def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
@@ -202,20 +202,20 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
     """
     # Before the stages are built: their pins would be users of the maps, too.
     leaving = [_unshared(root, loads, load) for load in loads]
-    planned_loads = [(load.loading, load.plan, load.loaded.programs) for load in loads]
+    planned_loads = [(load.request, load.plan, load.loaded.programs) for load in loads]
     with explained_updates(planned_loads), ExitStack() as trials:
         # A trial surrounds everything that changes: it begins last, and takes a failure back.
-        begun = [trials.enter_context(_trial(load.loading, load.plan, root)) for load in loads]
+        begun = [trials.enter_context(_trial(load.request, load.plan, root)) for load in loads]
         with (
             # Everything in this block is undone by removing the stages; its end is the commit.
-            next_generations(root, [load.loading.name for load in loads], reopen) as stages,
+            next_generations(root, [load.request.name for load in loads], reopen) as stages,
             ExitStack() as opened,
         ):
             running = []
             for load, stage, trial in zip(loads, stages, begun, strict=True):
                 has_live = load.plan.live is not None
-                live = opened.enter_context(root.child(load.loading.name)) if has_live else None
-                building = _Building(stage, load.loading, load.plan, load.loaded, live, trial)
+                live = opened.enter_context(root.child(load.request.name)) if has_live else None
+                building = _Building(stage, load.request, load.plan, load.loaded, live, trial)
                 running.append(building.build(load.shared))
             for stage, (unused, _) in zip(stages, leaving, strict=True):
                 # Recorded in the stage, and done after the publication, so that a roll-back has no
@@ -228,22 +228,22 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
     for load, programs in zip(loads, running, strict=True):
         # After the publication: other programs use these arrays as well, and from here on their
         # tail calls reach the new programs. A roll-back could not undo that.
-        collection.fill_given(load.loading.spec, load.loaded, load.plan.given)
-        reports.append(finished(load.loading, load.plan, load.loaded, programs))
+        collection.fill_given(load.request.spec, load.loaded, load.plan.given)
+        reports.append(finished(load.request, load.plan, load.loaded, programs))
     for load in loads:
         # The plan holds old programs, the request maps that were replaced. Closed before the notes
         # are made: a user of such a map that is left is somebody else.
         load.close()
         load.plan.close()
-        load.loading.close()
+        load.request.close()
     return [
         report.with_notes(
             (
                 *load.notes,
                 *notes_on_shared,
                 *holders_of_old(root, before),
-                *_unfinished_folds(root, load.loading),
-                *notes_on_others(root, load.loading.name),
+                *_unfinished_folds(root, load.request),
+                *notes_on_others(root, load.request.name),
             )
         )
         for load, before, (_, notes_on_shared), report in zip(
@@ -290,16 +290,16 @@ def _unshared(
 ) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
     """Return which of the shared names that the set leaves are unpinned, and notes on the rest."""
     # A load on trial may go back to the generation that shares these names.
-    if load.loading.confirm_s is not None:
+    if load.request.confirm_s is not None:
         paths = [pin.below(root.path) for pin in load.leaving]
         return {}, tuple(f"{path} stays pinned, for this load may go back" for path in paths)
     sets = [each.plan.live for each in loads if each.plan.live is not None]
     return unshared(root.path, sets, load.leaving)
 
 
-def _unfinished_folds(root: Directory, loading: LoadRequest) -> Iterator[str]:
+def _unfinished_folds(root: Directory, request: LoadRequest) -> Iterator[str]:
     """Yield notes on maps that had no room for all entries that were to be migrated."""
-    with root.child(loading.name) as live:
+    with root.child(request.name) as live:
         for name in folds.unfinished(live):
             yield (
                 f"map {names.decode(name)} had no room for all entries of the old one: nothing is"
@@ -315,10 +315,10 @@ def _leaving_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> di
 
 
 def _trial(
-    loading: LoadRequest, plan: Plan, root: Directory
+    request: LoadRequest, plan: Plan, root: Directory
 ) -> AbstractContextManager[LoadTrial | None]:
     """Return the context that takes the load back unless it is confirmed, if that was asked."""
-    if loading.confirm_s is None:
+    if request.confirm_s is None:
         return nullcontext()
     for hook in plan.hooks:
         # A link that leaves stays pinned in `before/`, and so attached, until the load is
@@ -329,11 +329,11 @@ def _trial(
             raise UsageError(
                 f"{hook.hook} is held by netlink and would leave the set: that cannot go back by"
                 " itself",
-                hint=f"without --confirm; or first: bpfpin unload --keep-maps {loading.shown_name}",
+                hint=f"without --confirm; or first: bpfpin unload --keep-maps {request.shown_name}",
             )
     from bpfpin.sets.load.trial import LoadTrial  # noqa: PLC0415 - few loads are on trial
 
-    return LoadTrial(loading.confirm_s, root, loading.name, loading.place)
+    return LoadTrial(request.confirm_s, root, request.name, request.place)
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ class _Building:
     """A generation that is built in *stage*; *live* is the directory of the one before."""
 
     stage: Stage
-    loading: LoadRequest
+    request: LoadRequest
     plan: Plan
     loaded: Loaded
     live: Directory | None
@@ -351,7 +351,7 @@ class _Building:
         """Pin everything, then attach at new hooks, and return which program runs where."""
         # Hooks come last: all that can still fail is done before a new program runs.
         self._pin_maps()
-        for pin, old in exchanged(self.loading, self.plan).items():
+        for pin, old in exchanged(self.request, self.plan).items():
             self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])
         for name, program in self.loaded.programs.items():
             self.stage.pin_program(name, program)
@@ -362,7 +362,7 @@ class _Building:
         # this command ends, so undoing the stage detaches it.
         new = [self._attach(hook) for hook in attaches]
         records = (*(record for record, _ in kept), *(record for record, _, _ in new))
-        manifest = _manifest(self.loading, self.plan, self._same_qdisc(records))
+        manifest = _manifest(self.request, self.plan, self._same_qdisc(records))
         # The process that waits has to hold the new links, so it starts after they are attached.
         # Its record is part of the stage, so it is written before the manifest.
         if self.trial is not None:
@@ -377,24 +377,24 @@ class _Building:
 
     def _complete(self, record: HookRecord) -> None:
         """Make the prepared attachment, now that the manifest tells how to undo it."""
-        hook, target = Hook(record.hook), hook_target(self.loading.place)
+        hook, target = Hook(record.hook), hook_target(self.request.place)
         code_of(hook).complete(self.loaded.programs[record.program], hook, target, record)
 
     def _pin_maps(self) -> None:
         """Pin the maps; kept ones last, for their mode must not change before the commit."""
         kept = {plan.name for plan in self.plan.maps if plan.decision is Decision.KEPT}
         for name, bpf_map in self.loaded.maps.items():
-            spec = self.loading.spec.maps[name]
+            spec = self.request.spec.maps[name]
             if name not in kept:
                 self.stage.pin_map(name, bpf_map, key=spec.key, value=spec.value)
         self._pin_folds()
         # Set while only new pins are in the stage. A kept map is a hard link, whose mode and owner
         # are those of the live pin.
-        access = access_after(self.loading, self.plan.live)
+        access = access_after(self.request, self.plan.live)
         if access is not None:
             self.stage.set_access(access)
         for name, bpf_map in self.loaded.maps.items():
-            spec = self.loading.spec.maps[name]
+            spec = self.request.spec.maps[name]
             if name in kept and self.live is not None:
                 self.stage.keep_map(name, self.live, bpf_map, key=spec.key, value=spec.value)
 
@@ -426,15 +426,15 @@ class _Building:
                 )
         if hook.previous is not None:
             self.stage.pin_previous(hook.link, hook.previous)
-        record = _record(self.loading, hook)
-        return record, attached(self.loading, record, self.loaded, link_id=hook.link_id)
+        record = _record(self.request, hook)
+        return record, attached(self.request, record, self.loaded, link_id=hook.link_id)
 
     def _same_qdisc(self, records: tuple[HookRecord, ...]) -> tuple[HookRecord, ...]:
         """Mark all filters if the set made the qdisc, also for a filter of the live set.
 
         The last filter that is detached removes the qdisc.
         """
-        live, here = self.plan.live, self.loading.place
+        live, here = self.plan.live, self.request.place
         before: tuple[HookRecord, ...] = ()
         if live is not None:
             place = live.manifest.place
@@ -453,8 +453,8 @@ class _Building:
     def _attach(self, plan: HookPlan) -> tuple[HookRecord, ProgramReport, bool]:
         """Attach at a hook; the last item says that it is only prepared."""
         program = self.loaded.programs[plan.program]
-        new = attach(self.loading, Hook(plan.hook), program)
-        record = _new_record(self.loading, plan, new)
+        new = attach(self.request, Hook(plan.hook), program)
+        record = _new_record(self.request, plan, new)
         with new.link or nullcontext():
             link_id = None
             if new.link is not None:
@@ -465,17 +465,17 @@ class _Building:
                     # Not pinned: such a link ends with the process that holds it, even by SIGKILL
                     # (measured: the program is detached 19 ms later on Linux 6.18).
                     self.trial.hold(plan.link, new.link)
-            report = attached(self.loading, record, self.loaded, link_id=link_id, note=new.note)
+            report = attached(self.request, record, self.loaded, link_id=link_id, note=new.note)
         return record, report, new.link is None
 
 
-def _new_record(loading: LoadRequest, plan: HookPlan, new: NewAttachment) -> HookRecord:
+def _new_record(request: LoadRequest, plan: HookPlan, new: NewAttachment) -> HookRecord:
     """Return the record of a new attachment for the manifest."""
     return HookRecord(
         new.hook.value,
         plan.program,
         plan.link,
-        asked_mode=loading.mode.value if new.hook.traits.has_mode else "",
+        asked_mode=request.mode.value if new.hook.traits.has_mode else "",
         mode=new.mode,
         held_by=new.held_by,
         priority=new.priority,
@@ -484,10 +484,10 @@ def _new_record(loading: LoadRequest, plan: HookPlan, new: NewAttachment) -> Hoo
     )
 
 
-def _record(loading: LoadRequest, hook: HookPlan) -> HookRecord:
+def _record(request: LoadRequest, hook: HookPlan) -> HookRecord:
     """Return the record of a hook that is updated."""
     if hook.before is not None:
-        asked = loading.mode.value if hook.before.asked_mode else ""
+        asked = request.mode.value if hook.before.asked_mode else ""
         return dataclasses.replace(
             hook.before, program=hook.program, link=hook.link, asked_mode=asked
         )
@@ -495,26 +495,26 @@ def _record(loading: LoadRequest, hook: HookPlan) -> HookRecord:
         hook=hook.hook,
         program=hook.program,
         link=hook.link,
-        asked_mode=loading.mode.value,
+        asked_mode=request.mode.value,
         mode=hook.mode,
         held_by=hook.held_by,
     )
 
 
-def _manifest(loading: LoadRequest, plan: Plan, records: tuple[HookRecord, ...]) -> Manifest:
-    path = loading.spec.path
+def _manifest(request: LoadRequest, plan: Plan, records: tuple[HookRecord, ...]) -> Manifest:
+    path = request.spec.path
     # Absolute, for `load_line` and the next load may run in another directory.
     if path and not path.startswith(reader.PREFIX):
         path = str(Path(path).absolute())
     return Manifest(
         tool=__version__,
         object=path,
-        sha256=loading.spec.sha256,
+        sha256=request.spec.sha256,
         generation=plan.generation,
         time=int(time.time()),
-        place=loading.place,
+        place=request.place,
         hooks=records,
-        access=access_after(loading, plan.live),
-        is_chosen=loading.is_chosen,
-        variables=loading.settings.hashes,
+        access=access_after(request, plan.live),
+        is_chosen=request.is_chosen,
+        variables=request.settings.hashes,
     )

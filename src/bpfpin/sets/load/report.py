@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SHOWN_NAMES = 5  # of the programs that were left out
 
 
-def unchanged(loading: LoadRequest, plan: Plan) -> LoadReport:
+def unchanged(request: LoadRequest, plan: Plan) -> LoadReport:
     """Return the report of a set that is loaded already as requested."""
     programs: list[ProgramReport] = []
     for name, path in plan.live.programs.items() if plan.live else ():
@@ -30,13 +30,13 @@ def unchanged(loading: LoadRequest, plan: Plan) -> LoadReport:
         with Program.from_pin(path) as program:
             program_id = program.id
         own_hooks = [hook for hook in plan.hooks if hook.program == name]
-        programs += [_running(loading, hook, program_id) for hook in own_hooks]
+        programs += [_running(request, hook, program_id) for hook in own_hooks]
         programs += [] if own_hooks else [ProgramReport(name, program_id)]
-    return _report(loading, plan, LoadResult.UNCHANGED, programs)
+    return _report(request, plan, LoadResult.UNCHANGED, programs)
 
 
 def planned(
-    loading: LoadRequest, plan: Plan, loaded: Loaded, *, generic: Mapping[str, str]
+    request: LoadRequest, plan: Plan, loaded: Loaded, *, generic: Mapping[str, str]
 ) -> LoadReport:
     """Return the report of a dry run; programs have no id yet.
 
@@ -46,22 +46,22 @@ def planned(
         ProgramReport(
             hook.program,
             hook=hook.hook,
-            device=_device(loading, hook.hook),
-            mode=XdpMode.GENERIC.value if hook.link in generic else _mode(loading, hook),
+            device=_device(request, hook.hook),
+            mode=XdpMode.GENERIC.value if hook.link in generic else _mode(request, hook),
             # An attached program gets a new link.
             link=hook.link_id if hook.action is HookAction.UPDATE else None,
             note=generic.get(hook.link, ""),
-            cgroup=_cgroup(loading, hook.hook),
+            cgroup=_cgroup(request, hook.hook),
         )
         for hook in plan.hooks
         if hook.action is not HookAction.DETACH
     ]
     programs += [ProgramReport(name) for name in _unattached(plan, loaded)]
-    return _report(loading, plan, LoadResult.PLANNED, programs, notes=loaded.notes)
+    return _report(request, plan, LoadResult.PLANNED, programs, notes=loaded.notes)
 
 
 def finished(
-    loading: LoadRequest, plan: Plan, loaded: Loaded, running: Sequence[ProgramReport]
+    request: LoadRequest, plan: Plan, loaded: Loaded, running: Sequence[ProgramReport]
 ) -> LoadReport:
     """Return the report of a load that changed the set; *running* are the attached programs."""
     # A set whose maps were kept by `unload --keep-maps` has no hooks: to the user this is a first
@@ -69,52 +69,52 @@ def finished(
     is_reload = plan.live is not None and bool(plan.live.hooks)
     result = LoadResult.RELOADED if is_reload else LoadResult.LOADED
     others = [ProgramReport(name, loaded.programs[name].id) for name in _unattached(plan, loaded)]
-    report = _report(loading, plan, result, [*running, *others], notes=loaded.notes)
-    return dataclasses.replace(report, maps=tuple(_maps(loading, plan, loaded)))
+    report = _report(request, plan, result, [*running, *others], notes=loaded.notes)
+    return dataclasses.replace(report, maps=tuple(_maps(request, plan, loaded)))
 
 
 def attached(
-    loading: LoadRequest, record: HookRecord, loaded: Loaded, *, link_id: int | None, note: str = ""
+    request: LoadRequest, record: HookRecord, loaded: Loaded, *, link_id: int | None, note: str = ""
 ) -> ProgramReport:
     """Return the report of a program at its hook."""
     return ProgramReport(
         record.program,
         loaded.programs[record.program].id,
         record.hook,
-        _device(loading, record.hook),
+        _device(request, record.hook),
         record.mode or None,
         link_id,
         note,
-        _cgroup(loading, record.hook),
+        _cgroup(request, record.hook),
     )
 
 
-def _running(loading: LoadRequest, hook: HookPlan, program_id: int) -> ProgramReport:
+def _running(request: LoadRequest, hook: HookPlan, program_id: int) -> ProgramReport:
     return ProgramReport(
         hook.program,
         program_id,
         hook.hook,
-        _device(loading, hook.hook),
+        _device(request, hook.hook),
         hook.mode or None,
         hook.link_id,
-        cgroup=_cgroup(loading, hook.hook),
+        cgroup=_cgroup(request, hook.hook),
     )
 
 
-def _device(loading: LoadRequest, hook: str) -> str | None:
-    return loading.place.device if Hook(hook).traits.target is TargetKind.DEVICE else None
+def _device(request: LoadRequest, hook: str) -> str | None:
+    return request.place.device if Hook(hook).traits.target is TargetKind.DEVICE else None
 
 
-def _cgroup(loading: LoadRequest, hook: str) -> str | None:
-    return loading.place.cgroup if Hook(hook).traits.target is TargetKind.CGROUP else None
+def _cgroup(request: LoadRequest, hook: str) -> str | None:
+    return request.place.cgroup if Hook(hook).traits.target is TargetKind.CGROUP else None
 
 
-def _mode(loading: LoadRequest, hook: HookPlan) -> str | None:
-    return (hook.mode or loading.mode.value) if Hook(hook.hook).traits.has_mode else None
+def _mode(request: LoadRequest, hook: HookPlan) -> str | None:
+    return (hook.mode or request.mode.value) if Hook(hook.hook).traits.has_mode else None
 
 
 def _report(
-    loading: LoadRequest,
+    request: LoadRequest,
     plan: Plan,
     result: LoadResult,
     programs: Sequence[ProgramReport],
@@ -126,28 +126,28 @@ def _report(
     links = {(program.hook, program.name): program.link for program in programs if program.hook}
     return LoadReport(
         result,
-        loading.shown_name,
-        loading.path,
+        request.shown_name,
+        request.path,
         plan.generation,
         tuple(programs),
-        tuple(_maps(loading, plan)),
+        tuple(_maps(request, plan)),
         tuple(
-            _hook(loading, hook, links.get((hook.hook, hook.program)), is_unchanged)
+            _hook(request, hook, links.get((hook.hook, hook.program)), is_unchanged)
             for hook in plan.hooks
         ),
-        (*_not_fresh(loading, plan), *(() if is_unchanged else (*_notes(loading, plan), *notes))),
+        (*_not_fresh(request, plan), *(() if is_unchanged else (*_notes(request, plan), *notes))),
     )
 
 
 def _hook(
-    loading: LoadRequest, hook: HookPlan, link_id: int | None, is_unchanged: bool
+    request: LoadRequest, hook: HookPlan, link_id: int | None, is_unchanged: bool
 ) -> HookReport:
     action = "keep" if is_unchanged else hook.action.value
-    place = loading.place_of(hook.hook)
+    place = request.place_of(hook.hook)
     return HookReport(hook.hook, place, action, hook.program, link_id, hook.previous_id)
 
 
-def _maps(loading: LoadRequest, plan: Plan, loaded: Loaded | None = None) -> Iterator[MapReport]:
+def _maps(request: LoadRequest, plan: Plan, loaded: Loaded | None = None) -> Iterator[MapReport]:
     for map_plan in plan.maps:
         name = map_plan.name
         bpf_map = loaded.maps.get(name) if loaded else None
@@ -155,7 +155,7 @@ def _maps(loading: LoadRequest, plan: Plan, loaded: Loaded | None = None) -> Ite
         map_id = map_plan.map_id if bpf_map is None else bpf_map.id
         # An unchanged set keeps all of its maps, also those that a new generation would make anew.
         decision = Decision.KEPT if plan.is_unchanged else map_plan.decision
-        path = loading.map_path(name)
+        path = request.map_path(name)
         migration = map_plan.migration.report() if map_plan.migration else None
         yield MapReport(name, map_id, path, decision, map_plan.reason, migration)
 
@@ -166,19 +166,19 @@ def _unattached(plan: Plan, loaded: Loaded) -> list[str]:
     return [name for name in loaded.programs if name not in at_hooks]
 
 
-def _notes(loading: LoadRequest, plan: Plan) -> Iterator[str]:
-    yield from loading.spec.notes
-    for choice in loading.chosen:
+def _notes(request: LoadRequest, plan: Plan) -> Iterator[str]:
+    yield from request.spec.notes
+    for choice in request.chosen:
         if choice.program.section_note:
             yield choice.program.section_note
-    if optional := left_out(loading.spec, loading.programs):
+    if optional := left_out(request.spec, request.programs):
         shown = ", ".join(optional[:_SHOWN_NAMES])
         others = len(optional) - _SHOWN_NAMES
         yield (
             f"left out, as their sections begin with `?`: {shown}"
             f"{f' and {others} more' if others > 0 else ''}; --prog {optional[0]} loads it"
         )
-    for program in passed_over(loading.spec, loading.chosen, loading.targets):
+    for program in passed_over(request.spec, request.chosen, request.targets):
         assert program.hook is not None
         target = program.hook.traits.target.value
         yield (
@@ -191,20 +191,20 @@ def _notes(loading: LoadRequest, plan: Plan) -> Iterator[str]:
         elif map_plan.reason.startswith(LOST):
             yield f"map {map_plan.name}: {map_plan.reason}"
     yield from hooks.describe(plan.hooks)
-    if loading.confirm_s is not None and not loading.is_dry_run:
+    if request.confirm_s is not None and not request.is_dry_run:
         yield (
-            f"it goes back in {loading.confirm_s} seconds; to keep it: bpfpin confirm"
-            f" {loading.shown_name}"
+            f"it goes back in {request.confirm_s} seconds; to keep it: bpfpin confirm"
+            f" {request.shown_name}"
         )
 
 
-def _not_fresh(loading: LoadRequest, plan: Plan) -> Iterator[str]:
+def _not_fresh(request: LoadRequest, plan: Plan) -> Iterator[str]:
     """Yield notes on maps that did not start empty though `--fresh all` was given.
 
     Others may use such a map.
     """
     fresh = {map_plan.name for map_plan in plan.maps if map_plan.decision is Decision.FRESH}
-    for shared in loading.shared.values() if ALL in loading.fresh else ():
+    for shared in request.shared.values() if ALL in request.fresh else ():
         is_replaced = shared.is_new or shared.name in fresh
         if shared.bpf_map is not None and not is_replaced:
             yield f"map {shared.name} is that of {shared.source} and did not start empty"
