@@ -19,9 +19,7 @@ _SECONDS_MAX = 86400
 @bpfpin_command("action")
 @click.argument("target", metavar="DEV|NAME", required=False, shell_complete=complete_sets)
 @click.argument("action", metavar="[ACTION]", required=False)
-@click.option(
-    "--dev", metavar="DEV", help="Network device; the same as DEV.", shell_complete=device_option
-)
+@device_option()
 @click.option("--map", "map_name", metavar="NAME", help="Map that holds the verdict (action).")
 @click.option(
     "--flag",

@@ -18,9 +18,7 @@ from bpfpin.cli.output import Output
 
 @bpfpin_command("doctor")
 @click.argument("device", metavar="[DEV]", required=False)
-@click.option(
-    "--dev", metavar="DEV", help="Network device; the same as DEV.", shell_complete=device_option
-)
+@device_option()
 def command(context: Context, *, device: str | None, dev: str | None) -> None:
     """Check what this kernel, this user, bpffs and the device DEV allow.
 

@@ -29,9 +29,7 @@ from bpfpin.map.open import path_of
 
 @bpfpin_command("stats", outputs=RECORDS)
 @click.argument("target", metavar="DEV|NAME|PATH", required=False, shell_complete=complete_sets)
-@click.option(
-    "--dev", metavar="DEV", help="Network device; the same as DEV.", shell_complete=device_option
-)
+@device_option()
 @click.option("--map", "map_name", metavar="NAME", help="Map of the set (xdp_stats_map).")
 @click.option(
     "--interval",

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from bpfpin.cli.main import COMMANDS
+from bpfpin.cli.group import Group
+from bpfpin.cli.main import COMMANDS, ROOT
 from bpfpin.version import __version__
 from support.cli import run_cli
 from support.wait import HANG_S
@@ -127,6 +130,28 @@ def test_a_shell_completes_verbs_options_and_devices() -> None:
     assert completions("map", "du") == ["dump"]
     assert completions("load", "--dry") == ["--dry-run"]
     assert "lo" in completions("load", "--dev", "l")
+
+
+def values_offered(group: Group = ROOT, *words: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each option and argument of each verb, with what Tab offers for its value."""
+    ctx = click.Context(group, obj={})
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
+        for parameter in command.get_params(ctx):
+            offered = parameter.shell_complete(click.Context(command, ctx), "")
+            yield " ".join([*words, name, parameter.opts[0]]), [str(i.value) for i in offered]
+        if isinstance(command, Group):
+            yield from values_offered(command, *words, name)
+
+
+def test_a_shell_completes_the_value_of_every_option_and_argument() -> None:
+    offered = dict(values_offered())
+
+    devices = {place for place in offered if place.endswith(" --dev")}
+    assert devices >= {f"{verb} --dev" for verb in ("load", "stats", "action", "doctor", "graph")}
+    assert [place for place in sorted(devices) if "lo" not in offered[place]] == []
+    assert offered["action --flag"] == ["any", "noexist", "exist"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -21,12 +21,7 @@ DOT, MERMAID, SVG = "dot", "mermaid", "svg"
 
 @bpfpin_command("graph", outputs=(*DOCUMENT, DOT, MERMAID, SVG))
 @click.argument("target", metavar="[DEV|NAME|MAP]", required=False, shell_complete=complete_sets)
-@click.option(
-    "--dev",
-    metavar="DEV",
-    help="Only objects connected to this device.",
-    shell_complete=device_option,
-)
+@device_option("Only objects connected to this device.")
 def command(context: Context, *, target: str | None, dev: str | None) -> None:
     """Show which devices, cgroups, programs, maps, pins and processes are connected.
 
