@@ -368,6 +368,41 @@ def test_classic_tc_is_taken_where_the_kernel_has_no_tcx(
     assert running(here) == set()
 
 
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_an_order_is_refused_where_the_kernel_has_no_tcx(
+    here: Here, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """A filter has a priority, but no place beside another program."""
+    without_hook(monkeypatch)
+    before = here.everything()
+    ordered = (*at("tcx-ingress"), "--order", "first", *words)
+    refused = here.load_refused(8, compiled(OLD), *ordered)
+
+    assert "this kernel has no tcx-ingress" in refused.stderr
+    assert "at tc-ingress a program has no place before all others" in refused.stderr
+    assert "leave out --order" in refused.json["error"]["hint"]
+    assert here.everything() == before
+    assert filters(here, "tc-ingress") == []
+
+
+def test_a_dry_run_says_that_the_kernel_has_no_tcx(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_hook(monkeypatch)
+    (program,) = here.load(compiled(OLD), *at("tcx-egress"), "--dry-run")["programs"]
+
+    assert program["note"] == "this kernel has no tcx: tc_in is at tc-egress"
+    assert program["mode"] is None
+    assert filters(here, "tc-egress") == []
+
+
+def test_a_mode_is_refused_where_no_program_goes_to_xdp(here: Here) -> None:
+    refused = here.load_refused(2, compiled(OLD), *at("tcx-ingress"), "--mode", "generic")
+
+    assert "--mode is for the programs of xdp" in refused.stderr
+    assert "leave out --mode" in refused.json["error"]["hint"]
+
+
 def test_classic_tc_instead_of_tcx_is_reloaded_under_another_name_of_the_program(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from bpfpin.hooks import (
 )
 from bpfpin.objfile.elf.section import section_rows
 from bpfpin.pins.manifest import AttachPoint
-from bpfpin.sets.choose import check_order, choose, has_target, parse_hook, types_of_hooks
+from bpfpin.sets.choose import check_options, choose, has_target, parse_hook, types_of_hooks
 from bpfpin.sets.place import target_name
 from bpfpin.spec import ObjectSpec, ProgramSpec
 from bpfpin.uapi import AttachType, LinkType, ProgramType
@@ -152,8 +152,9 @@ def test_a_new_row_refuses_what_it_cannot_run(tracepoint: Hook) -> None:
 
     with pytest.raises(WrongHookError, match=r"is of type xdp .* cannot run at tracepoint"):
         choose(objects(xdp), words=["count:tracepoint"])
+    chosen = choose(objects(traced("trace", tracepoint)))
     with pytest.raises(UsageError, match="and these go to: tracepoint"):
-        check_order(choose(objects(traced("trace", tracepoint))))
+        check_options(chosen, has_order=True, has_mode=False)
 
 
 def test_a_new_row_is_shown_at_its_target(tracepoint: Hook) -> None:

@@ -118,7 +118,7 @@ def attach_in_order(
         # A kernel without the hook answers with EINVAL: it does not know the attach type.
         if is_known(ifindex, hook):
             raise
-        raise _not_supported(hook, error) from None
+        raise not_supported(hook, error) from None
 
 
 def _busy(program: Program, ifindex: int, hook: Hook, error: HookBusyError) -> HookBusyError:
@@ -144,11 +144,12 @@ def _no_anchor(ifindex: int, hook: Hook, order: Order) -> IdNotFoundError:
     )
 
 
-def _not_supported(hook: Hook, error: InvalidArgumentError) -> NotSupportedError:
+def not_supported(hook: Hook, error: InvalidArgumentError | None = None) -> NotSupportedError:
+    """Return the exception for a kernel without *hook*; *error* is its answer, if it was asked."""
     return NotSupportedError(
         f"this kernel has no {hook.value}",
         feature=hook.value,
         since=hook.traits.since,
-        command=error.command,
-        errno=error.errno or 0,
+        command=error.command if error else "",
+        errno=(error.errno or 0) if error else 0,
     )

@@ -35,7 +35,11 @@ class HookTarget:
 
 @dataclass(frozen=True, slots=True)
 class AttachOptions:
-    """Options for hooks that have a mode or an order; others ignore them."""
+    """Options for hooks that have a mode or an order.
+
+    Loads refuse an option that no hook of theirs has (`sets.choose.check_options`), so a set may
+    have other hooks beside, which ignore it.
+    """
 
     mode: XdpMode = XdpMode.AUTO
     order: Order | None = None
@@ -130,6 +134,15 @@ class HookCode:
     ) -> NewAttachment:
         """Attach *program*, or prepare what no link holds; the caller closes the link."""
         raise NotImplementedError(hook.value)
+
+    def foresee(
+        self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    ) -> str:
+        """Return the note that `attach` would return, as far as it is known without attaching.
+
+        Raises the refusals of `attach` that are known.
+        """
+        return ""
 
     def complete(
         self, program: Program, hook: Hook, target: HookTarget, prepared: RememberedHook

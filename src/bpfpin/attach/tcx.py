@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from bpfpin.attach.devices import DeviceRow
-from bpfpin.attach.order import Order, attach_in_order, require_hook
-from bpfpin.attach.query import running_on
+from bpfpin.attach.order import Order, attach_in_order, not_supported, require_hook
+from bpfpin.attach.query import is_known, running_on
 from bpfpin.attach.registry import (
     AttachOptions,
     HookCode,
@@ -17,7 +17,7 @@ from bpfpin.attach.registry import (
     code_of,
 )
 from bpfpin.choices import choice_of
-from bpfpin.errors import NotSupportedError
+from bpfpin.errors import Argument, Fix, NotSupportedError
 from bpfpin.hooks import Hook, hooks_with_code
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
@@ -65,17 +65,41 @@ class TcxCode(HookCode):
             return NewAttachment(
                 hook, attach_tcx(program, target.ifindex, hook, order=options.order)
             )
-        except NotSupportedError:
-            # tc-ingress and tc-egress see the same packets.
-            instead = Hook(hook.value.replace("tcx-", "tc-"))
-            filters = code_of(instead)
-            new = filters.attach(program, instead, target, options)
-            note = f"this kernel has no tcx: {program.name} is at {instead.value}"
-            return replace(new, note=note)
+        except NotSupportedError as error:
+            instead = _instead(hook, options, error)
+            new = code_of(instead).attach(program, instead, target, options)
+            return replace(new, note=_note(program, instead))
+
+    def foresee(
+        self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    ) -> str:
+        """Say where the program goes if the kernel has no tcx."""
+        if is_known(target.ifindex, hook):
+            return ""
+        return _note(program, _instead(hook, options, not_supported(hook)))
 
     def running_on(self, devices: Iterable[DeviceRow]) -> Iterator[RunningProgram]:
         """Yield the programs of tcx."""
         return running_on(devices, hooks_with_code("tcx"))
+
+
+def _instead(hook: Hook, options: AttachOptions, error: NotSupportedError) -> Hook:
+    """Return the hook of classic tc that sees the same packets; *error* if it cannot do the same.
+
+    A filter has a priority but no place beside another one: between the filters of two priorities
+    that follow each other nothing fits, and within a priority cls_bpf_change() of
+    net/sched/cls_bpf.c puts a new filter before all others.
+    """
+    instead = Hook(hook.value.replace("tcx-", "tc-"))
+    if options.order is not None:
+        error.message += f", and at {instead.value} a program has no place {options.order}"
+        error.fix = Fix.of(f"for a filter at {instead.value}, leave out ", Argument("order", None))
+        raise error
+    return instead
+
+
+def _note(program: Program, instead: Hook) -> str:
+    return f"this kernel has no tcx: {program.name} is at {instead.value}"
 
 
 CODE = TcxCode()

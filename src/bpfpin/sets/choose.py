@@ -132,15 +132,21 @@ def types_of_hooks(
     return types
 
 
-def check_order(chosen: Iterable[Choice]) -> None:
-    """Raise `UsageError` for an order where no hook of *chosen* has one."""
+def check_options(chosen: Iterable[Choice], *, has_order: bool, has_mode: bool) -> None:
+    """Raise `UsageError` for an order, or an XDP mode, where no hook of *chosen* has one."""
     hooks = [choice.hook for choice in chosen]
-    if not any(hook.traits.has_order for hook in hooks):
+    words = ", ".join(hook.value for hook in hooks)
+    if has_order and not any(hook.traits.has_order for hook in hooks):
         codes = dict.fromkeys(hook.traits.code for hook in Hook if hook.traits.has_order)
-        words = ", ".join(hook.value for hook in hooks)
         raise UsageError(
             f"--order is for the programs of {' and '.join(codes)}, and these go to: {words}",
             hint=Fix.of("say another hook: ", Argument("hook", "tcx-ingress")),
+        )
+    if has_mode and not any(hook.traits.has_mode for hook in hooks):
+        modal = ", ".join(hook.value for hook in Hook if hook.traits.has_mode)
+        raise UsageError(
+            f"--mode is for the programs of {modal}, and these go to: {words}",
+            hint=Fix.of("leave out ", Argument("mode", None)),
         )
 
 

@@ -20,7 +20,7 @@ from bpfpin.pins.manifest import Access, AttachPoint
 from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import ALL
 from bpfpin.records import dataclass
-from bpfpin.sets.choose import Choice, TargetKinds, check_order, choose, programs_to_load
+from bpfpin.sets.choose import Choice, TargetKinds, check_options, choose, programs_to_load
 from bpfpin.sets.find import is_set_at, sets_at
 from bpfpin.sets.given_maps import Given, Shared, with_pinnings
 from bpfpin.sets.place import target_kinds, target_name
@@ -391,8 +391,8 @@ def _request(
         from bpfpin.objects.maps.struct_ops import without_unusable  # noqa: PLC0415 - few objects have tables
 
         spec = without_unusable(spec)
-    if options.order is not None:
-        check_order(chosen)
+    has_mode = options.mode is not XdpMode.AUTO
+    check_options(chosen, has_order=options.order is not None, has_mode=has_mode)
     spec = with_pinnings(spec, options.pinning, options.maps)
     spec, settings = with_variables(spec, options.variables)
     for choice in chosen:  # the hook may say for which attach type a program is loaded

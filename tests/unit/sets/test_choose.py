@@ -12,7 +12,7 @@ from bpfpin.hooks import TargetKind
 from bpfpin.sets.choose import (
     DEVICE,
     Choice,
-    check_order,
+    check_options,
     choose,
     left_out,
     parse_hook,
@@ -135,10 +135,17 @@ def test_a_program_is_loaded_for_the_hook_that_its_section_does_not_say() -> Non
 
 
 def test_an_order_is_for_hooks_that_run_several_programs() -> None:
-    check_order(choose(spec(INGRESS)))
+    check_options(choose(spec(INGRESS)), has_order=True, has_mode=False)
 
     with pytest.raises(UsageError, match="of tcx and netkit, and these go to: xdp"):
-        check_order(choose(spec(program("count"))))
+        check_options(choose(spec(program("count"))), has_order=True, has_mode=False)
+
+
+def test_a_mode_is_for_xdp() -> None:
+    check_options(choose(spec(program("count"), INGRESS)), has_order=False, has_mode=True)
+
+    with pytest.raises(UsageError, match="for the programs of xdp, and these go to: tcx-ingress"):
+        check_options(choose(spec(INGRESS)), has_order=False, has_mode=True)
 
 
 def test_programs_that_tail_calls_reach_are_not_meant_by_a_hook() -> None:

@@ -88,14 +88,21 @@ def _attach_when_free(
 
 
 def foreseen(request: LoadRequest, plan: HookPlan, program: Program) -> str:
-    """Return the note of an XDP hook whose device will refuse native mode; nothing is attached.
+    """Return the note of a hook where a program will not run as asked; nothing is attached.
 
-    Raises `NotSupportedError` where that refuses the load: native mode was asked for, or it is
-    what the hook runs in now.
+    Raises `NotSupportedError` where that refuses the load, such as native mode that was asked for,
+    or that the hook runs in now.
     """
-    mode = XdpMode(plan.mode) if plan.mode else request.mode
-    if not Hook(plan.hook).traits.has_mode or plan.action is HookAction.DETACH:
+    hook = Hook(plan.hook)
+    if plan.action is HookAction.DETACH:
         return ""
+    if not hook.traits.has_mode:
+        if plan.action is HookAction.UPDATE:
+            return ""
+        options = AttachOptions(mode=request.mode, order=request.order)
+        target = hook_target(request.place, request.spec.programs[program.name].attach_to)
+        return code_of(hook).foresee(program, hook, target, options)
+    mode = XdpMode(plan.mode) if plan.mode else request.mode
     ifindex = request.place.ifindex
     # The link commands have no words for a refusal (an MTU that is too large is ERANGE), so this
     # asks for the reason in another way.
@@ -192,7 +199,7 @@ class Verified(Closing):
             if hook.action is not HookAction.DETACH:
                 note = foreseen(self.request, hook, self.loaded.programs[hook.program])
                 notes |= {hook.link: note} if note else {}
-        return planned(self.request, self.plan, self.loaded, generic=notes).with_notes(self.notes)
+        return planned(self.request, self.plan, self.loaded, foreseen=notes).with_notes(self.notes)
 
 
 def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:

@@ -36,21 +36,26 @@ def unchanged(request: LoadRequest, plan: Plan) -> LoadReport:
 
 
 def planned(
-    request: LoadRequest, plan: Plan, loaded: Loaded, *, generic: Mapping[str, str]
+    request: LoadRequest, plan: Plan, loaded: Loaded, *, foreseen: Mapping[str, str]
 ) -> LoadReport:
     """Return the report of a dry run; programs have no id yet.
 
-    *generic* has the notes of hooks, by link, whose device will run the program in generic mode.
+    *foreseen* has notes by link: on XDP in generic mode, or on another hook than was asked for.
     """
+
+    def mode(hook: HookPlan) -> str | None:
+        is_generic = Hook(hook.hook).traits.has_mode and hook.link in foreseen
+        return XdpMode.GENERIC.value if is_generic else _mode(request, hook)
+
     programs = [
         ProgramReport(
             hook.program,
             hook=hook.hook,
             device=_device(request, hook.hook),
-            mode=XdpMode.GENERIC.value if hook.link in generic else _mode(request, hook),
+            mode=mode(hook),
             # An attached program gets a new link.
             link=hook.link_id if hook.action is HookAction.UPDATE else None,
-            note=generic.get(hook.link, ""),
+            note=foreseen.get(hook.link, ""),
             cgroup=_cgroup(request, hook.hook),
         )
         for hook in plan.hooks
