@@ -152,7 +152,7 @@ def test_a_constant_of_the_loader_decides_what_the_program_does(
     with pytest.raises(UsageError, match="loads LIMIT, which the object does not define") as caught:
         load(spec)
     assert results == [1, 2, 2]
-    assert "--set LIMIT=NUMBER" in caught.value.hint
+    assert "variables={'LIMIT': NUMBER}" in caught.value.hint
 
 
 def test_the_option_that_the_refusal_names_gives_the_constant(bpffs: Path) -> None:

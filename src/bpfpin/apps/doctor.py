@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bpfpin.attach import devices, interface
 from bpfpin.attach.devices import XdpFeature
 from bpfpin.attach.xdp import xdp_holder
-from bpfpin.errors import BpfError, NotBpffsError, PermissionDeniedError
+from bpfpin.errors import Argument, BpfError, Fix, NotBpffsError, PermissionDeniedError
 from bpfpin.host.objects import may_walk
 from bpfpin.objects.features import Feature, features, probe_rename_exchange
 from bpfpin.pins import bpffs
@@ -54,7 +54,7 @@ class HostCheck:
     name: str
     ok: bool
     text: str
-    fix: str = ""
+    fix: Fix | str = ""
 
 
 def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> list[HostCheck]:
@@ -111,7 +111,7 @@ def _bpffs(pin_root: Path) -> Iterator[HostCheck]:
         # way.
         is_fine = bpffs.inspect(pin_root) is RootState.ABSENT
         text = f"{error}; load mounts it" if is_fine else str(error)
-        yield HostCheck("bpffs", ok=is_fine, text=text, fix=error.hint)
+        yield HostCheck("bpffs", ok=is_fine, text=text, fix=error.fix)
         yield from _mount_namespace(pin_root)
         return
     yield HostCheck("bpffs", ok=True, text=f"{pin_root} is in a bpffs")
@@ -122,18 +122,18 @@ def _bpffs(pin_root: Path) -> Iterator[HostCheck]:
 def _mount_namespace(pin_root: Path) -> Iterator[HostCheck]:
     if reason := bpffs.private_reason(pin_root):
         text = f"{reason}: pins end with it, and load refuses to make any"
-        yield HostCheck("mount namespace", ok=False, text=text, fix=bpffs.PRIVATE_HINT)
+        yield HostCheck("mount namespace", ok=False, text=text, fix=bpffs.PRIVATE_FIX)
 
 
 def _pin_root(pin_root: Path) -> HostCheck:
     with Directory.open(pin_root) as directory:
         status, foreign = directory.status, foreign_lock_directory(directory)
     if foreign:
-        return HostCheck("pin root", ok=False, text=foreign.message, fix=foreign.hint)
+        return HostCheck("pin root", ok=False, text=foreign.message, fix=foreign.fix)
     # In a directory with the sticky bit others can create names, but not rename or remove ours
     # (unlink(2)). Sets have directories of their own.
     unsafe = unsafe_reason(status, is_sticky_enough=True)
-    fix = f"use another one (--pin-root), or chmod 0755 {pin_root}"
+    fix = Fix.of("use another one (", Argument("pin_root", None), f"), or chmod 0755 {pin_root}")
     if unsafe:
         return HostCheck("pin root", ok=False, text=f"{pin_root} is not safe: {unsafe}", fix=fix)
     # Safe, but another user can take a name before its set is loaded.
@@ -200,7 +200,10 @@ def _native(device: str, supported: XdpFeature | None) -> HostCheck:
         return HostCheck("native XDP", ok=True, text=f"{device} has it: {', '.join(others)}")
     text = f"the driver of {device} has none; programs run in generic mode, which is slower"
     return HostCheck(
-        "native XDP", ok=False, text=text, fix="nothing to do: --mode auto takes generic"
+        "native XDP",
+        ok=False,
+        text=text,
+        fix=Fix.of("nothing to do: ", Argument("mode", "auto"), " takes generic"),
     )
 
 
@@ -218,7 +221,7 @@ def _asked(name: str, ask: Callable[[], HostCheck]) -> HostCheck:
     try:
         return ask()
     except BpfError as error:
-        return HostCheck(name, ok=False, text=f"could not be asked: {error}", fix=error.hint)
+        return HostCheck(name, ok=False, text=f"could not be asked: {error}", fix=error.fix)
 
 
 def _read(path: Path) -> str:

@@ -10,7 +10,7 @@ import click
 
 from bpfpin.apps.doctor import HostCheck, doctor
 from bpfpin.cli.context import Context, bpfpin_command
-from bpfpin.cli.failure import sudo_hint
+from bpfpin.cli.failure import sudo_hint, words_of
 from bpfpin.cli.formats import Report
 from bpfpin.cli.options import chosen_target, device_option
 from bpfpin.cli.output import Output
@@ -28,7 +28,7 @@ def command(context: Context, *, device: str | None, dev: str | None) -> None:
     # Root without a capability runs in a container or a service: sudo would not help.
     as_root = sudo_hint(context.words) if os.geteuid() else "give this root the capabilities"
     checks = doctor(chosen_device, pin_root=context.pin_root, as_root=as_root)
-    data = {"checks": [asdict(check) for check in checks]}
+    data = {"checks": [asdict(check) | {"fix": words_of(check.fix)} for check in checks]}
     context.out.show(Report(data, lambda out: _write(out, checks)))
 
 
@@ -40,6 +40,6 @@ def _write(out: Output, findings: Iterable[HostCheck]) -> None:
 
 def _lines(check: HostCheck) -> list[str]:
     lines = [f"{'ok' if check.ok else 'NO':<3} {check.name}: {check.text}"]
-    if check.fix:
-        lines.append(f"    {'better' if check.ok else 'do'}: {check.fix}")
+    if fix := words_of(check.fix):
+        lines.append(f"    {'better' if check.ok else 'do'}: {fix}")
     return lines

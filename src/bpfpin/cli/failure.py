@@ -61,22 +61,24 @@ _VERIFIER_FIELDS = [
 ]
 # Options whose names are not those of the arguments.
 _OPTIONS = {
-    "confirm_s": "confirm",
-    "device": "dev",
-    "dropped": "drop",
-    "event_type": "type",
-    "form": "format",
-    "is_forced": "force",
-    "kernel_btf": "btf",
-    "layouts": "layout",
-    "lock_timeout_s": "lock-timeout",
-    "map_name": "map",
-    "maps": "map",
-    "program_type": "type",
-    "programs": "prog",
-    "renamed": "rename",
-    "rules": "rule",
-    "variables": "set",
+    "confirm_s": "--confirm",
+    "device": "--dev",
+    "devices": "--dev",
+    "dropped": "--drop",
+    "event_type": "--type",
+    "form": "--format",
+    "is_forced": "--force",
+    "kernel_btf": "--btf",
+    "layouts": "--layout",
+    "lock_timeout_s": "--lock-timeout",
+    "map_name": "--map",
+    "maps": "--map",
+    "netns": "-n",
+    "program_type": "--type",
+    "programs": "--prog",
+    "renamed": "--rename",
+    "rules": "--rule",
+    "variables": "--set",
 }
 _ENDINGS = {
     ExitCode.INTERRUPTED: "interrupted",
@@ -121,9 +123,9 @@ def _of_ours(error: BpfError, words: Sequence[str]) -> Failure:
     return Failure(kind, error.exit_code, message, hint, differences, _verifier_part(error))
 
 
-def words_of(fix: Fix) -> str:
+def words_of(fix: Fix | str) -> str:
     """Return the sentence of a fix, with its arguments as options of the command."""
-    return fix.text(option, between=" ")
+    return fix if isinstance(fix, str) else fix.text(option, between=" ")
 
 
 def option(argument: Argument) -> str:
@@ -133,7 +135,7 @@ def option(argument: Argument) -> str:
 
 def _options(argument: str, value: object) -> Iterator[str]:
     """Yield the options for the value of an argument, as they are typed in a shell."""
-    name = f"--{_OPTIONS.get(argument, argument.replace('_', '-'))}"
+    name = _OPTIONS.get(argument) or f"--{argument.replace('_', '-')}"
     if value is None or value is True:
         yield name
     elif is_dataclass(value):

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 from bpfpin.errors import (
+    Argument,
     BpfError,
+    Fix,
     NotBpffsError,
     PinExistsError,
     PinKindError,
@@ -138,8 +140,11 @@ def _require_outside(pin_path: Path) -> None:
         raise UnsafePathError(
             f"{pin_path} is in the pin set {pin_set}, which only load and unload change",
             path=str(pin_path),
-            hint="unpin takes --force; a set as a whole goes with: bpfpin unload "
-            f"{names.display_name(pin_set.name)}",
+            hint=Fix.of(
+                "unpin takes ",
+                Argument("is_forced"),
+                f"; a set as a whole goes with: bpfpin unload {names.display_name(pin_set.name)}",
+            ),
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from bpfpin.btf.types import Enum, Int, IntEncoding
-from bpfpin.errors import Difference, IncompatibleMapError, UsageError
+from bpfpin.errors import Argument, Difference, Fix, IncompatibleMapError, UsageError
 from bpfpin.map.counters import ACTION
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import type_name
@@ -50,7 +50,9 @@ def require_willing(verdict: XdpAction, *, is_forced: bool) -> None:
     if verdict in UNUSUAL and not is_forced:
         raise UsageError(
             f"{verdict.name} is rarely intended: {UNUSUAL[verdict]}",
-            hint="to set it nevertheless: --force; to drop packets: XDP_DROP",
+            hint=Fix.of(
+                "to set it nevertheless: ", Argument("is_forced"), "; to drop packets: XDP_DROP"
+            ),
         )
 
 

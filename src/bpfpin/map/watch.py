@@ -15,7 +15,7 @@ from typing import Any
 
 from bpfpin.codecs.formats import AUTO
 from bpfpin.codecs.stray import key_bytes_of
-from bpfpin.errors import BpfError, BusyError, UsageError
+from bpfpin.errors import Argument, BpfError, BusyError, Fix, UsageError
 from bpfpin.map import query
 from bpfpin.map.entries import require_entries, usage_errors
 from bpfpin.map.follow import Follower, Gone, StillMigrating, follow
@@ -203,7 +203,7 @@ def open_events(target: str, *, event_type: str | None, form: str | None) -> Eve
     by *form*, a format of the struct module; else they are bytes. `UsageError` for other maps.
     """
     if event_type and form:
-        raise UsageError("--type and --format both say how an event reads: give one of them")
+        raise UsageError("a type and a format both say how an event reads: give one of them")
     # Not read-only: the reader of a ring buffer writes how far it is (ringbuf_map_mmap_kern() in
     # kernel/bpf/ringbuf.c), that of a perf event array puts its events into it.
     with open_map(target, read_only=False) as bpf_map:
@@ -218,7 +218,7 @@ def open_events(target: str, *, event_type: str | None, form: str | None) -> Eve
             return kind.of(bpf_map, event_type=event_type, value_format=form, formats=AUTO)
         except struct.error as error:
             raise UsageError(
-                f"--format {form!r}: {error}", hint="for example --format QII"
+                f"format {form!r}: {error}", hint=Fix.of("for example ", Argument("form", "QII"))
             ) from None
 
 

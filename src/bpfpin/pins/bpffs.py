@@ -7,7 +7,15 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Final
 
-from bpfpin.errors import NotBpffsError, PinNotFoundError, PrivateMountError, UnsafePathError
+from bpfpin.errors import (
+    Argument,
+    Fix,
+    NotBpffsError,
+    PinNotFoundError,
+    Placeholder,
+    PrivateMountError,
+    UnsafePathError,
+)
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.syscall import fs
 from bpfpin.syscall.fs import Mount
@@ -16,10 +24,12 @@ BPFFS: Final = Path(
     "/sys/fs/bpf"
 )  # the kernel makes this directory as a mount point (bpf_init() of kernel/bpf/inode.c)
 PRIVATE_MOUNT: Final = "BPFPIN_PRIVATE_MOUNT"
-PRIVATE_HINT: Final = (
+PRIVATE_FIX: Final = Fix.of(
     "run it in the host's mount namespace (nsenter --mount=/proc/1/ns/mnt bpfpin …), in a systemd"
     " unit without PrivateMounts=, PrivateTmp=, ProtectSystem= and the like, in a container with"
-    f" the host's {BPFFS} mounted; or, if it is meant: --private-mount, or {PRIVATE_MOUNT}=1"
+    f" the host's {BPFFS} mounted; or, if it is meant: ",
+    Argument("private_mount"),
+    f", or {PRIVATE_MOUNT}=1",
 )
 _SYS: Final = "/sys"
 _BPF: Final = "bpf"
@@ -80,7 +90,7 @@ def require_lasting(root: Path) -> None:
         raise PrivateMountError(
             f"{root}: {reason}; pins there would be gone when the last process in it ends",
             path=str(root),
-            hint=PRIVATE_HINT,
+            hint=PRIVATE_FIX,
         )
 
 
@@ -156,11 +166,15 @@ def _hiding_namespace(mounts: list[Mount]) -> str | None:
 def _not_bpffs(root: Path, state: RootState) -> NotBpffsError:
     mount_line = f"mount -t bpf bpf {BPFFS}"
     if state is RootState.HIDDEN:
-        name = _hiding_namespace(fs.mounts()) or "NAME"
+        name = _hiding_namespace(fs.mounts()) or Placeholder("NAME")
         return NotBpffsError(
             f"{root} is not a bpffs: {state.value}, as `ip netns exec` does",
             path=str(root),
-            hint=f"run bpfpin outside of `ip netns exec`, with -n {name}; or: {mount_line}",
+            hint=Fix.of(
+                "run bpfpin outside of `ip netns exec`, with ",
+                Argument("netns", name),
+                f"; or: {mount_line}",
+            ),
         )
     if state is RootState.MISSING:
         return NotBpffsError(

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, Self
 
-from bpfpin.errors import LimitError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import Argument, Fix, LimitError, PinNotFoundError, UnsafePathError
 from bpfpin.hooks import HeldBy
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, user_name
 from bpfpin.pins.names import MANIFEST, OBJECTS
@@ -215,7 +215,7 @@ class Manifest:
                 f" {TEXT_SIZE_MAX}",
                 limit=TEXT_SIZE_MAX,
                 asked=len(text),
-                hint="load fewer programs into one set (--prog)",
+                hint=Fix.of("load fewer programs into one set (", Argument("programs", None), ")"),
             )
         return text
 

@@ -320,7 +320,7 @@ def _opened(name: str, source: Given) -> Shared:
 
         return Shared(name, open_map(source, read_only=False), None, source, is_promised=True)
     path = Path(os.path.abspath(source))  # noqa: PTH100  (no symlink may be resolved)
-    bpf_map = _open_for(name, lambda: Map.from_pin(path), f"--map {name}={source}")
+    bpf_map = _open_for(name, lambda: Map.from_pin(path), Argument("maps", {name: str(source)}))
     return Shared(name, bpf_map, path, str(source), is_promised=True)
 
 
@@ -337,11 +337,11 @@ def _looked_up(name: str, path: Path, pin_root: Path) -> Shared | None:
     return Shared(name, bpf_map, path if is_ours else None, str(path), is_promised=False)
 
 
-def _open_for(name: str, opened: Callable[[], Map], reason: str) -> Map:
+def _open_for(name: str, opened: Callable[[], Map], reason: str | Argument) -> Map:
     try:
         return opened()
     except PinKindError as error:
-        error.hint = f"it was to be map {name}: {reason}"
+        error.fix = Fix.of(f"it was to be map {name}: ", reason)
         raise
 
 

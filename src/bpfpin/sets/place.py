@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Final
 
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.attach.registry import HookTarget
-from bpfpin.errors import BpfError, NamespaceNotFoundError
+from bpfpin.errors import Argument, BpfError, Fix, NamespaceNotFoundError, Placeholder
 from bpfpin.hooks import TargetKind, known_hook
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.manifest import AttachPoint, Manifest
 from bpfpin.pins.pinset import loaded_sets
 from bpfpin.syscall import netns as namespaces
-
-_VERB: Final = re.compile(r"\bbpfpin (load|unload|clean|confirm)\b")
 
 
 class DeviceState(Enum):
@@ -113,14 +109,11 @@ def load_line(path: Path, manifest: Manifest) -> str:
     return shlex.join(words)
 
 
-def at_root(line: str, root: Path) -> str:
-    """Return *line*, with the option for the pin root where it is not the default."""
+def command_line(*words: str, root: Path) -> str:
+    """Return a line of the command; it names the pin root where that is not the default."""
     import shlex  # noqa: PLC0415  (only for hints)
 
-    if root == BPFFS:
-        return line
-    # Only the verbs that change sets: a hint may name other commands as well.
-    return _VERB.sub(rf"bpfpin --pin-root {shlex.quote(str(root))} \1", line)
+    return shlex.join(["bpfpin", *([] if root == BPFFS else ["--pin-root", str(root)]), *words])
 
 
 def namespace_of(place: AttachPoint) -> str | None:
@@ -136,7 +129,10 @@ def namespace_of(place: AttachPoint) -> str | None:
                 return name
     raise NamespaceNotFoundError(
         f"the network namespace of {place.device} is gone, or has no name here",
-        hint=f"run it where {place.device} is: nsenter --net=…, or -n NAME",
+        hint=Fix.of(
+            f"run it where {place.device} is: nsenter --net=…, or ",
+            Argument("netns", Placeholder("NAME")),
+        ),
     )
 
 

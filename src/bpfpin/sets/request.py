@@ -232,8 +232,8 @@ def _access_of(group: str | int | None, mode: int | None) -> Access | None:
         return None
     if mode is not None and mode & ~0o666:
         raise UsageError(
-            f"--chmod {mode:04o}: a map is only read and written (0640)",
-            hint="in Python: 0o640, or '0640'",
+            f"mode {mode:04o} cannot be that of a map: a map is only read and written",
+            hint=Fix.of("for example: ", Argument("chmod", "0640")),
         )
     default = 0o600 if group is None else READABLE_BY_GROUP
     # The owner keeps both rights: without them the tool could not open its own pins.

@@ -12,7 +12,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Final
 
-from bpfpin.errors import PinError, PinNotFoundError, UsageError
+from bpfpin.errors import Argument, Fix, PinError, PinNotFoundError, UsageError
 from bpfpin.host.pins import map_pins
 from bpfpin.host.users import MapUser, UserKind, processes_of, programs_of, users_of
 from bpfpin.objects.kernel import info as walk
@@ -171,11 +171,11 @@ class Replacing:
         # A trial that goes back would have to exchange the name again, while others may have begun
         # to use the new map.
         if self.request.confirm_s is not None or not self._shared(name).is_exchangeable:
-            self._require_not_asked(name, "that does not go back by itself (--confirm)", "")
+            self._require_not_asked(name, "that does not go back by itself", [])
             return False
         if others := self.others(name):
             users = ", ".join(map(str, others))
-            self._require_not_asked(name, f"it is used by {users}", "; ".join(self.advice(name)))
+            self._require_not_asked(name, f"it is used by {users}", self.advice(name))
         return not others
 
     def others(self, name: str) -> tuple[MapUser, ...]:
@@ -193,18 +193,19 @@ class Replacing:
             self._others[name] = _lasting(lambda: _users_but(bpf_map.id, root, own, pins))
         return self._others[name]
 
-    def advice(self, name: str) -> Iterator[str]:
+    def advice(self, name: str) -> Iterator[Fix]:
         """Yield what to do about each of the other users, so that the name may get another map."""
         sets = all_sets(self.request.path.parent)
         for user in self.others(name):
             owner = next((pin_set for pin_set in sets if _belongs(user, pin_set)), None)
             if owner is not None:
                 shown = names.display_name(owner.name)
-                yield f"{user} is of the set {shown}: {_together(owner)}bpfpin unload {shown}"
+                first = (f"{user} is of the set {shown}: ", *_together(owner))
+                yield Fix.of(*first, f"bpfpin unload {shown}")
             elif user.kind is UserKind.PIN:
-                yield f"{user}: if nobody needs it, rm {user.name}"
+                yield Fix.of(f"{user}: if nobody needs it, rm {user.name}")
             else:
-                yield f"{user}: {_ADVICE_ON_PROGRAMS}"
+                yield Fix.of(f"{user}: {_ADVICE_ON_PROGRAMS}")
 
     def _shared(self, name: str) -> Shared:
         return self.request.shared[name]
@@ -219,8 +220,11 @@ class Replacing:
             return running
         return running | program_ids(self.live) | folds.program_ids(self.live.path)
 
-    def _require_not_asked(self, name: str, reason: str, hint: str) -> None:
+    def _require_not_asked(self, name: str, reason: str, advice: Iterable[Fix]) -> None:
         if name in self.request.fresh:
+            hint = Fix(())
+            for fix in advice:
+                hint = hint.joined(*fix.parts, separator="; ")
             raise UsageError(
                 f"map {name} is that of {self._shared(name).source} and cannot start empty here:"
                 f" {reason}",
@@ -252,10 +256,12 @@ def holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterat
             )
 
 
-def _together(pin_set: PinSet) -> str:
-    """Return the option that loads the object on the device of a set in the same command."""
+def _together(pin_set: PinSet) -> tuple[str | Argument, ...]:
+    """Return the advice to load the object on the device of a set, too."""
     device = pin_set.manifest.place.device if isinstance(pin_set, LoadedSet) else ""
-    return f"load both at once (add --dev {device}), or first: " if device else ""
+    if not device:
+        return ()
+    return ("load both at once (add ", Argument("devices", [device]), "), or first: ")
 
 
 def _belongs(user: MapUser, pin_set: PinSet) -> bool:

@@ -38,7 +38,14 @@ from bpfpin.sets.find import find_set
 from bpfpin.sets.hook_state import FoundHook, is_without_device, look_at_hook
 from bpfpin.sets.leftover import LeftStage, left_stages, staged_programs
 from bpfpin.sets.live import program_id
-from bpfpin.sets.place import DeviceState, at_root, device_state, load_line, name_of, namespace_of
+from bpfpin.sets.place import (
+    DeviceState,
+    command_line,
+    device_state,
+    load_line,
+    name_of,
+    namespace_of,
+)
 from bpfpin.sets.reports import (
     MapReport,
     OtherProgram,
@@ -169,9 +176,9 @@ class SetView:
         if not pin_set.is_readable:
             self._tell(ProblemKind.UNREADABLE, self._as_root, reason=pin_set.reason)
         elif pin_set.state is SetState.FOREIGN:
-            fix = "look who made it: ls -la {path}"
+            fix = f"look who made it: ls -la {pin_set.path}"
             if pin_set.is_own and (pin_set.path / names.OBJECTS).is_dir():
-                fix = "detach and unpin the rest: rm -r {path}"
+                fix = f"detach and unpin the rest: rm -r {pin_set.path}"
             self._tell(ProblemKind.FOREIGN, fix, reason=pin_set.reason)
         elif pin_set.state is SetState.HALF_BUILT and self._stage is not None:
             self._tell_stage(self._stage)
@@ -220,12 +227,18 @@ class SetView:
             {*self._pin_set.foreign, *(lost.path for lost in self._lost if lost.replaced_by)}
         )
 
+    def _line(self, *words: str) -> str:
+        """Return a line of the command for the pin root of the set."""
+        return command_line(*words, root=self._pin_set.path.parent)
+
+    @property
+    def _load_line(self) -> str:
+        """The line that loads the set again."""
+        path, manifest = self._pin_set.path, self._pin_set.manifest
+        return load_line(path, manifest) if manifest else self._line("load")
+
     def _tell(self, kind: ProblemKind, fix: str, *, reason: str) -> None:
         # Not str.format(): names and paths may contain braces.
-        fix = fix.replace("{set}", self._shown).replace("{path}", str(self._pin_set.path))
-        fix = at_root(fix, self._pin_set.path.parent)
-        if isinstance(self._pin_set, LoadedSet):
-            fix = fix.replace("{load}", load_line(self._pin_set.path, self._pin_set.manifest))
         self.problems.append(Problem(kind, f"{self._shown}: {reason}", fix))
 
     def _tell_stage(self, stage: LeftStage) -> None:
@@ -234,7 +247,7 @@ class SetView:
             fix = f"look who made it: ls -la {stage.path}"
             self._tell(ProblemKind.FOREIGN, fix, reason=reason)
         else:
-            fix = "bpfpin clean; load and unload of it do the same"
+            fix = f"{self._line('clean')}; load and unload of it do the same"
             self._tell(ProblemKind.HALF_BUILT, fix, reason=self._pin_set.reason)
 
     def _check(self, pin_set: LoadedSet, hooks: tuple[FoundHook, ...]) -> None:
@@ -242,7 +255,8 @@ class SetView:
         trial = trial_of(pin_set)
         if trial is not None:
             reason = describe_trial(trial, self._shown)
-            fix = "bpfpin clean" if is_overdue(trial) else "bpfpin confirm {set}"
+            is_over = is_overdue(trial)
+            fix = self._line("clean") if is_over else self._line("confirm", self._shown)
             self._tell(ProblemKind.ON_TRIAL, fix, reason=reason)
         device = device_state(pin_set.manifest.place)
         # One problem for the lost device, not one for each of its hooks.
@@ -253,19 +267,20 @@ class SetView:
                 self._check_hook(hook)
         self._check_folds()
         for pin in open_pins(pin_set):
-            fix = f"chmod {pin.mode:04o} {pin.path}, or load it for them: --group, --chmod"
+            fix = f"chmod {pin.mode:04o} {pin.path}, or load it for them, with --group or --chmod"
             self._tell(ProblemKind.ACCESS, fix, reason=f"{pin.path}: {pin.reason}")
 
     def _tell_gone(self, manifest: Manifest, device: DeviceState) -> None:
-        gone = f"{name_of(manifest.place)} is gone"
+        gone, unload = f"{name_of(manifest.place)} is gone", self._line("unload", self._shown)
+        is_another = device is DeviceState.ANOTHER
         if not manifest.hooks:
             reason = f"{gone}, and the maps that were kept for its next load are left"
-            fix = "{load}" if device is DeviceState.ANOTHER else "bpfpin unload {set}"
+            fix = self._load_line if is_another else unload
             self._tell(ProblemKind.ORPHAN, fix, reason=reason)
             return
         programs = ", ".join(record.program for record in manifest.hooks)
         reason = f"{gone}, so this runs nowhere: {programs}"
-        fix = "{load}" if device is DeviceState.ANOTHER else "bpfpin clean, or bpfpin unload {set}"
+        fix = self._load_line if is_another else f"{self._line('clean')}, or {unload}"
         self._tell(ProblemKind.DEFUNCT_LINK, fix, reason=reason)
 
     def _check_hook(self, hook: FoundHook) -> None:
@@ -273,17 +288,18 @@ class SetView:
         if hook.is_hidden:
             return
         if not hook.is_attached:
-            self._tell(ProblemKind.DEFUNCT_LINK, "{load}", reason=hook.missing)
+            self._tell(ProblemKind.DEFUNCT_LINK, self._load_line, reason=hook.missing)
         elif hook.pinned_id is not None and hook.running_id != hook.pinned_id:
             reason = (
                 f"{record.hook} of {shown.device} runs program id {hook.running_id}, while program"
                 f" id {hook.pinned_id} ({record.program}) is pinned"
             )
-            fix = "to put yours in its place: {load} --take-over"
+            fix = f"to put yours in its place: {self._load_line} --take-over"
             self._tell(ProblemKind.PROGRAM_CHANGED, fix, reason=reason)
         elif record.held_by is HeldBy.NETLINK:
             reason = f"{record.hook} of {shown.device} is held by netlink, without a link"
-            fix = "to make it a link: bpfpin unload --keep-maps {set}, then {load}"
+            unload = self._line("unload", "--keep-maps", self._shown)
+            fix = f"to make it a link: {unload}, then {self._load_line}"
             self._tell(ProblemKind.HELD_BY_NETLINK, fix, reason=reason)
 
     def _check_pins(
@@ -316,15 +332,15 @@ class SetView:
             self._tell(ProblemKind.PIN_MISSING, self._fix_of(lost), reason=reason)
         else:
             reason = f"{path} was removed by hand, and {own} went with it"
-            self._tell(ProblemKind.PIN_MISSING, "{load}", reason=reason)
+            self._tell(ProblemKind.PIN_MISSING, self._load_line, reason=reason)
 
     def _fix_of(self, lost: LostPin) -> str:
         """Return the line that pins it again: a load, or bpftool if a load lacks something."""
         pin_set, path = self._pin_set, self._pin_set.path / lost.path
         if isinstance(pin_set, LoadedSet) and _may_be_loaded_again(pin_set.manifest):
-            return "{load}"
+            return self._load_line
         if lost.folder not in _TOOL_WORDS:
-            return "{load}"
+            return self._load_line
         pin = f"bpftool {_TOOL_WORDS[lost.folder]} pin id {lost.id} {shlex.quote(str(path))}"
         # Moved and not removed: the pin in the way belongs to somebody else.
         aside = shlex.quote(str(path.with_name(f"other_{path.name}")))
@@ -371,7 +387,8 @@ class SetView:
                     f"map {names.decode(pin)} had no room for all that was migrated into it: the"
                     f" rest is in an old map, kept in {self._pin_set.path / names.FOLDS}"
                 )
-                fix = "{load} --migrate, from an object in which it has more max_entries"
+                load = f"{self._load_line} --migrate"
+                fix = f"{load}, from an object in which it has more max_entries"
                 self._tell(ProblemKind.FOLD_UNFINISHED, fix, reason=reason)
 
     def _maps(self) -> Iterator[MapReport]:
@@ -504,7 +521,9 @@ def _orphans(pin_root: Path, sets: set[str] | None) -> list[Problem]:
         if lock.holder(root) is not None:  # that command may end them, or begin their trial
             return []
         return [
-            Problem(ProblemKind.ORPHAN, describe_orphan(process), at_root("bpfpin clean", pin_root))
+            Problem(
+                ProblemKind.ORPHAN, describe_orphan(process), command_line("clean", root=pin_root)
+            )
             for process in orphans(root)
             if sets is None or process.parent in sets
         ]

@@ -9,7 +9,7 @@ from dataclasses import field
 from typing import Any
 
 from bpfpin.codecs.variable import VariableSpec, key_of
-from bpfpin.errors import BpfError, UsageError
+from bpfpin.errors import Argument, BpfError, Fix, Placeholder, UsageError
 from bpfpin.pins.plan import Decision, MapPlan
 from bpfpin.records import dataclass
 from bpfpin.spec import ObjectSpec
@@ -92,7 +92,8 @@ def _number(name: str, value: Any) -> int:
         number = None
     if number is None or not -(1 << 63) <= number < 1 << 64:
         raise UsageError(
-            f"--set {name}: {value!r} is not an integer of 64 bits", hint=f"{name}=NUMBER"
+            f"constant {name}: {value!r} is not an integer of 64 bits",
+            hint=Fix.of(Argument("variables", {name: Placeholder("NUMBER")})),
         )
     return number
 
@@ -109,7 +110,7 @@ def _key(spec: ObjectSpec, name: str) -> str:
         return key_of(spec.variables, name)
     except LookupError as error:
         constants = f"; constants: {', '.join(spec.constants)}" if spec.constants else ""
-        raise UsageError(f"--set {name}: the object has {error.args[0]}{constants}") from None
+        raise UsageError(f"variable {name}: the object has {error.args[0]}{constants}") from None
 
 
 def _with_variable(spec: ObjectSpec, key: str, value: Any) -> ObjectSpec:
@@ -122,7 +123,7 @@ def _with_variable(spec: ObjectSpec, key: str, value: Any) -> ObjectSpec:
         raise
     except (ValueError, TypeError) as error:
         hint = f"it is {variable.type_name or f'{variable.size} bytes'} in {variable.section}"
-        raise UsageError(f"--set {error}", hint=hint) from None
+        raise UsageError(str(error), hint=hint) from None
 
 
 def _parsed(text: str, variable: VariableSpec, key: str) -> Any:
@@ -144,14 +145,13 @@ def _hashes(variables: Iterable[VariableSpec]) -> dict[str, str]:
 
 def _kept(plan: MapPlan, variables: Sequence[VariableSpec]) -> UsageError:
     names = ", ".join(variable.name for variable in variables)
+    is_own = plan.decision is not Decision.SHARED
+    anew = ("\n      to start anew: ", Argument("fresh", [plan.name])) if is_own else ()
     return UsageError(
-        f"--set {names}: map {plan.name} (id {plan.map_id}) exists and keeps its values;"
-        " --set is for new maps",
-        hint=f"to change the running one: bpfpin map set id:{plan.map_id} 0"
-        f" {variables[0].name}=VALUE"
-        + (
-            ""
-            if plan.decision is Decision.SHARED
-            else f"\n      to start anew: --fresh {plan.name}"
+        f"{names} cannot be set: map {plan.name} (id {plan.map_id}) exists and keeps its values",
+        hint=Fix.of(
+            f"to change the running one: bpfpin map set id:{plan.map_id} 0"
+            f" {variables[0].name}=VALUE",
+            *anew,
         ),
     )

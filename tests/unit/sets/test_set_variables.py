@@ -84,7 +84,7 @@ def test_a_map_that_is_kept_goes_on_with_its_values(spec: ObjectSpec) -> None:
     with pytest.raises(UsageError, match=r"map \.data .* keeps its values") as e:
         check_kept(settings, [KEPT], {})
     assert "bpfpin map set id:7 0 verdict=VALUE" in e.value.hint
-    assert "--fresh .data" in e.value.hint
+    assert "fresh=['.data']" in e.value.hint
 
 
 def test_what_was_set_when_the_map_was_made_may_be_said_again(spec: ObjectSpec) -> None:

@@ -145,12 +145,15 @@ def check_constants(spec: ObjectSpec) -> None:
         for each in spec.programs.values()
         if any(name == missing[0] for it in each.functions for _, name in it.constants)
     )
-    options = " ".join(f"--set {name}=NUMBER" for name in missing)
     raise UsageError(
         f"program {program} loads {', '.join(missing)}, which the object does not define: its"
         " loader has to give the number",
-        hint=f"give it: {options}, or in Python spec.with_constant({missing[0]!r}, NUMBER); what"
-        " the kernel has is declared with __ksym or __kconfig, and compiled with -g",
+        hint=Fix.of(
+            "give it: ",
+            Argument("variables", dict.fromkeys(missing, Placeholder("NUMBER"))),
+            f", or to the spec: with_constant({missing[0]!r}, NUMBER); what the kernel has is"
+            " declared with __ksym or __kconfig, and compiled with -g",
+        ),
     )
 
 

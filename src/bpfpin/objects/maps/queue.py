@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bpfpin import deprecated
-from bpfpin.errors import EmptyMapError, KeyNotFoundError, MapFullError
+from bpfpin.errors import Argument, EmptyMapError, Fix, KeyNotFoundError, MapFullError
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.syscall import bpf
@@ -51,7 +51,9 @@ class Queue(BaseMap):
             self._elements.update(NO_KEY, encoded, flag)
         except MapFullError as error:
             error.message = f"{self._described()}: it holds {self.max_entries} values already"
-            error.hint = "pop one, or push with overwrite=True to drop the oldest"
+            error.fix = Fix.of(
+                "pop one, or push with ", Argument("overwrite"), " to drop the oldest"
+            )
             raise
 
     def pop(self) -> Any:

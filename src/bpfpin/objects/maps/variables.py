@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from bpfpin.codecs.variable import VariableSpec, by_name, key_of
-from bpfpin.errors import ReadOnlyMapError
+from bpfpin.errors import Argument, Fix, Placeholder, ReadOnlyMapError
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.mapped import Cells, MappedMemory
 from bpfpin.syscall.fd import Closing
@@ -137,6 +137,9 @@ class Variables(Mapping[str, Variable], Closing):
 def _read_only(spec: VariableSpec) -> ReadOnlyMapError:
     return ReadOnlyMapError(
         f"variable {spec.name} stands in {spec.section}, which is read-only after the load",
-        hint=f'set it before the load: spec.with_variable("{spec.name}", …), or load --set'
-        f" {spec.name}=VALUE",
+        hint=Fix.of(
+            "set it before the load: ",
+            Argument("variables", {spec.name: Placeholder("VALUE")}),
+            f", or to the spec: with_variable({spec.name!r}, VALUE)",
+        ),
     )

@@ -336,7 +336,11 @@ def _trial(
             raise UsageError(
                 f"{hook.hook} is held by netlink and would leave the set: that cannot go back by"
                 " itself",
-                hint=f"without --confirm; or first: bpfpin unload --keep-maps {request.shown_name}",
+                hint=Fix.of(
+                    "without ",
+                    Argument("confirm_s", None),
+                    f"; or first: bpfpin unload --keep-maps {request.shown_name}",
+                ),
             )
     from bpfpin.sets.load.trial import LoadTrial  # noqa: PLC0415 - few loads are on trial
 
