@@ -103,7 +103,8 @@ def roll_forward(root: Directory, name: str, reopen: Reopen) -> None:
                 directory.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
                 raise
         # After the last step that can be undone, and before readers see the new maps.
-        folds.fold_all(directory)
+        if directory.has(names.FOLDS):
+            folds.fold_all(directory)
         _publish(root, name)
         # The descriptor still refers to the directory, whose name is now NAME.
         _settle(root, directory, manifest)

@@ -14,7 +14,7 @@ from typing import Final
 
 from bpfpin.errors import Argument, Fix, PinError, PinNotFoundError, UsageError
 from bpfpin.host.pins import map_pins
-from bpfpin.host.users import MapUser, UserKind, processes_of, programs_of, users_of
+from bpfpin.host.users import MapUser, UserKind, programs_of, users_of
 from bpfpin.objects.kernel import info as walk
 from bpfpin.objects.kernel.info import LinkInfo
 from bpfpin.objects.kernel.object import wait_until_freed
@@ -22,10 +22,9 @@ from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names
-from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import OutsidePin
 from bpfpin.pins.pinset import LoadedSet, PinSet, all_sets
-from bpfpin.pins.plan import Decision, HookPlan, Plan
+from bpfpin.pins.plan import HookPlan
 from bpfpin.records import dataclass
 from bpfpin.sets.given_maps import Shared
 from bpfpin.sets.request import LoadRequest
@@ -97,27 +96,6 @@ def program_ids(pin_set: PinSet) -> set[int]:
         with suppress(PinError), Program.from_pin(path) as program:
             ids.add(program.id)
     return ids
-
-
-def shared_names(request: LoadRequest) -> tuple[OutsidePin, ...]:
-    """Return the shared names for the manifest of the set: those that it or another set makes.
-
-    A name that somebody else made is used, and never removed.
-    """
-    root = request.path.parent
-    asked = {
-        OutsidePin(shared.name, str(shared.path.relative_to(root))): shared
-        for shared in request.shared.values()
-        if shared.path is not None and not shared.is_promised
-    }
-    if not asked:
-        return ()
-    ours = {pin.path for pin_set in all_sets(root) for pin in pin_set.outside}
-    return tuple(
-        pin
-        for pin, shared in asked.items()
-        if shared.bpf_map is None or shared.is_new or pin.path in ours
-    )
 
 
 def map_ids(live: PinSet, pins: Iterable[OutsidePin]) -> dict[OutsidePin, int]:
@@ -229,30 +207,6 @@ class Replacing:
                 f"map {name} is that of {self._shared(name).source} and cannot start empty here:"
                 f" {reason}",
                 hint=hint,
-            )
-
-
-def exchanged(request: LoadRequest, plan: Plan) -> dict[OutsidePin, Map]:
-    """Return the shared names that get another map by *plan*, and the maps that they hold now."""
-    exchanged_maps = {}
-    for map_plan in plan.maps:
-        shared = request.shared.get(map_plan.name)
-        is_new = map_plan.decision in (Decision.FRESH, Decision.MIGRATED)
-        if is_new and shared is not None and shared.bpf_map is not None and shared.path is not None:
-            path = str(shared.path.relative_to(request.path.parent))
-            exchanged_maps[OutsidePin(map_plan.name, path)] = shared.bpf_map
-    return exchanged_maps
-
-
-def holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterator[str]:
-    """Yield notes on processes that still have the map that a shared name had before."""
-    for pin, map_id in old_ids.items():
-        # Processes do not count as users before the exchange: most are readers, which can open the
-        # map again.
-        for process in processes_of(map_id):
-            yield (
-                f"{process} still has the map (id {map_id}) that {pin.below(root.path)} held"
-                " before: it has to open it again"
             )
 
 

@@ -10,7 +10,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from bpfpin import insn
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import (
     Argument,
@@ -21,6 +20,7 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
+from bpfpin.insn import INSN_SIZE, encode, exit_, mov_imm
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.attach_target import AttachTarget
 from bpfpin.objects.kernel.btf import BtfHandle
@@ -48,7 +48,11 @@ _FUNCTION_INFO = struct.Struct("<II")
 _LINE_INFO = struct.Struct("<IIII")
 # Since Linux 6.18 a link only takes an XDP program that was loaded with the attach type XDP.
 _ATTACH_TYPES = {ProgramType.XDP: AttachType.XDP}
-_RETURN_ONE = insn.encode((insn.mov_imm(0, 1), insn.exit_()))  # valid for every program type
+# Other types have no target: check_attach_btf_id() of kernel/bpf/verifier.c.
+_WITH_TARGET = frozenset(
+    {ProgramType.TRACING, ProgramType.LSM, ProgramType.EXT, ProgramType.STRUCT_OPS}
+)
+_RETURN_ONE = encode((mov_imm(0, 1), exit_()))  # valid for every program type
 
 
 class ProgramLoad:
@@ -64,21 +68,20 @@ class ProgramLoad:
         types: Btf | None = None,
         module_fds: Sequence[int] = (),
     ) -> None:
-        # Only a program that is loaded needs them.
-        from bpfpin.fixup import calls  # noqa: PLC0415
-        from bpfpin.objects.verifier.report import SourceLines  # noqa: PLC0415
+        from bpfpin.fixup import calls  # noqa: PLC0415  (only to load a program)
 
         self._spec = spec
         self._target = target
         linked = calls.link(spec)
-        self._source_lines = SourceLines(linked.lines, types or (btf.btf if btf else None))
+        self._source_lines = linked.lines
+        self._types = types or (btf.btf if btf else None)
         code = calls.fill_maps(linked.instructions, linked.references, descriptors)
         self._slots = len(code)
         # A call of a module's function holds an index into fd_array, from 1 on; 0 means vmlinux.
         fds = struct.pack(f"<{len(module_fds) + 1}i", 0, *module_fds) if module_fds else b""
         self._fds = bpf.buffer_of(fds) if fds else None
         # Buffers are attributes: the kernel reads them at the addresses that the attribute holds.
-        self._code = bpf.buffer_of(insn.encode(code))
+        self._code = bpf.buffer_of(encode(code))
         self._license = ctypes.create_string_buffer(spec.license.encode())
         self._functions = b"".join(
             [_FUNCTION_INFO.pack(*function) for function in linked.functions]
@@ -124,9 +127,10 @@ class ProgramLoad:
         raise self._refusal(error, made.log, path) from None
 
     def _refusal(self, error: SyscallError, log: str, path: str) -> VerifierError:
-        from bpfpin.objects.verifier.report import refusal  # noqa: PLC0415 - many patterns: 10 ms
+        from bpfpin.objects.verifier.report import SourceLines, refusal  # noqa: PLC0415 - many patterns: 10 ms
 
-        return refusal(error, log, program=self._spec.name, path=path, places=self._source_lines)
+        places = SourceLines(self._source_lines, self._types)
+        return refusal(error, log, program=self._spec.name, path=path, places=places)
 
     def _attempt(self, log_level: int, size: int) -> Attempt:
         log = ctypes.create_string_buffer(size)
@@ -227,7 +231,7 @@ def _loads_simplest(spec: ProgramSpec) -> bool:
     code, terms = bpf.buffer_of(_RETURN_ONE), ctypes.create_string_buffer(b"GPL")
     attribute = ProgLoadAttr(
         prog_type=spec.type,
-        insn_cnt=len(_RETURN_ONE) // insn.INSN_SIZE,
+        insn_cnt=len(_RETURN_ONE) // INSN_SIZE,
         insns=ctypes.addressof(code),
         license=ctypes.addressof(terms),
         expected_attach_type=spec.expected_attach_type or 0,
@@ -417,7 +421,9 @@ def _check_type(spec: ProgramSpec) -> None:
 def _target(
     spec: ProgramSpec, given: Program | AttachTarget | None
 ) -> contextlib.AbstractContextManager[AttachTarget | None]:
-    from bpfpin.objects.kernel import attach_target  # noqa: PLC0415  (only to load a program)
+    if given is None and spec.type not in _WITH_TARGET:
+        return contextlib.nullcontext()
+    from bpfpin.objects.kernel import attach_target  # noqa: PLC0415 - few programs have a target
 
     if isinstance(given, AttachTarget):
         return contextlib.nullcontext(given)

@@ -22,7 +22,7 @@ from bpfpin.objfile import reader
 from bpfpin.pins import folds, names
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import HookRecord, Lineage, Manifest, OutsidePin
-from bpfpin.pins.pinset import LoadedSet
+from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapMigration, Plan
 from bpfpin.pins.transaction import Stage, next_generations
 from bpfpin.records import dataclass
@@ -32,7 +32,6 @@ from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
 from bpfpin.sets.reports import LoadReport, ProgramReport
 from bpfpin.sets.request import LoadRequest
-from bpfpin.sets.shared import exchanged, holders_of_old, map_ids, shared_names, unshared
 from bpfpin.syscall.fd import Closing
 from bpfpin.version import __version__
 
@@ -173,9 +172,9 @@ class Verified(Closing):
             maps=plan.given,
             max_map_memory=request.max_map_memory,
         )
-        self.shared = shared_names(request)
+        self.shared = _shared_names(request)
         self.leaving = _leaving_names(plan.live, self.shared)
-        self.exchanged = exchanged(request, plan)
+        self.exchanged = _exchanged(request, plan)
 
     def close(self) -> None:
         """Close the maps and programs; pins and attachments made by then stay."""
@@ -248,7 +247,7 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
             (
                 *load.notes,
                 *notes_on_shared,
-                *holders_of_old(root, before),
+                *_holders_of_old(root, before),
                 *_unfinished_folds(root, load.request),
                 *notes_on_others(root, load.request.name),
             )
@@ -292,6 +291,42 @@ def _lineages(plan: Plan, loaded: Loaded) -> dict[str, Lineage]:
     return after
 
 
+# Names outside of the set under which it shares its maps.
+
+
+def _shared_names(request: LoadRequest) -> tuple[OutsidePin, ...]:
+    """Return the shared names for the manifest of the set: those that it or another set makes.
+
+    A name that somebody else made is used, and never removed.
+    """
+    root = request.path.parent
+    asked = {
+        OutsidePin(shared.name, str(shared.path.relative_to(root))): shared
+        for shared in request.shared.values()
+        if shared.path is not None and not shared.is_promised
+    }
+    if not asked:
+        return ()
+    ours = {pin.path for pin_set in all_sets(root) for pin in pin_set.outside}
+    return tuple(
+        pin
+        for pin, shared in asked.items()
+        if shared.bpf_map is None or shared.is_new or pin.path in ours
+    )
+
+
+def _exchanged(request: LoadRequest, plan: Plan) -> dict[OutsidePin, Map]:
+    """Return the shared names that get another map by *plan*, and the maps that they hold now."""
+    exchanged_maps = {}
+    for map_plan in plan.maps:
+        shared = request.shared.get(map_plan.name)
+        is_new = map_plan.decision in (Decision.FRESH, Decision.MIGRATED)
+        if is_new and shared is not None and shared.bpf_map is not None and shared.path is not None:
+            path = str(shared.path.relative_to(request.path.parent))
+            exchanged_maps[OutsidePin(map_plan.name, path)] = shared.bpf_map
+    return exchanged_maps
+
+
 def _unshared(
     root: Directory, loads: Sequence[Verified], load: Verified
 ) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
@@ -300,14 +335,34 @@ def _unshared(
     if load.request.confirm_s is not None:
         paths = [pin.below(root.path) for pin in load.leaving]
         return {}, tuple(f"{path} stays pinned, for this load may go back" for path in paths)
+    if not load.leaving:
+        return {}, ()
+    from bpfpin.sets.shared import unshared  # noqa: PLC0415 - few sets share names
+
     sets = [each.plan.live for each in loads if each.plan.live is not None]
     return unshared(root.path, sets, load.leaving)
+
+
+def _holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterator[str]:
+    """Yield notes on processes that still have the map that a shared name had before."""
+    if not old_ids:
+        return
+    from bpfpin.host.users import processes_of  # noqa: PLC0415 - few loads replace a shared map
+
+    for pin, map_id in old_ids.items():
+        # Processes do not count as users before the exchange: most are readers, which can open the
+        # map again.
+        for process in processes_of(map_id):
+            yield (
+                f"{process} still has the map (id {map_id}) that {pin.below(root.path)} held"
+                " before: it has to open it again"
+            )
 
 
 def _unfinished_folds(root: Directory, request: LoadRequest) -> Iterator[str]:
     """Yield notes on maps that had no room for all entries that were to be migrated."""
     with root.child(request.name) as live:
-        for name in folds.unfinished(live):
+        for name in folds.unfinished(live) if live.has(names.FOLDS) else ():
             yield (
                 f"map {names.decode(name)} had no room for all entries of the old one: nothing is"
                 " lost, the old map is kept; load with more max_entries and --migrate"
@@ -316,9 +371,12 @@ def _unfinished_folds(root: Directory, request: LoadRequest) -> Iterator[str]:
 
 def _leaving_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
     """Return the shared names of the live set that the next one has no map for."""
-    if live is None:
+    pins = [pin for pin in live.outside if pin not in shared] if live else []
+    if live is None or not pins:
         return {}
-    return map_ids(live, [pin for pin in live.outside if pin not in shared])
+    from bpfpin.sets.shared import map_ids  # noqa: PLC0415 - few sets share names
+
+    return map_ids(live, pins)
 
 
 def _trial(
@@ -362,7 +420,7 @@ class _Building:
         """Pin everything, then attach at new hooks, and return which program runs where."""
         # Hooks come last: all that can still fail is done before a new program runs.
         self._pin_maps()
-        for pin, old in exchanged(self.request, self.plan).items():
+        for pin, old in _exchanged(self.request, self.plan).items():
             self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])
         for name, program in self.loaded.programs.items():
             self.stage.pin_program(name, program)
