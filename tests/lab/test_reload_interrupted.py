@@ -120,6 +120,26 @@ def test_a_program_that_somebody_puts_into_the_link_meanwhile_stays(
     assert holder.program_id == theirs_id
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_a_switch_that_fails_is_reported_after_the_roll_back(
+    loaded: Here, moments: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """SIGHUP has no handler: it ends the process when it is delivered."""
+    before = tree(loaded.root)
+    with xdp_program("theirs") as theirs:
+        with stopped(reload_command(loaded), moments["the commit"], folder=tmp_path) as reload:
+            with Link.from_pin(loaded.set / "links~/xdp") as link:
+                link.update(theirs)
+            reload.signal(number)
+            result = reload.go_on()
+        theirs_id = theirs.id
+
+    assert tree(loaded.root) == before
+    assert result.exit_code == EXIT_CODES.get(number, -number)
+    if number in EXIT_CODES:
+        assert f"program id {theirs_id}" in result.json["error"]["message"]
+
+
 @pytest.mark.parametrize("moment", ["the verifier", "the commit"])
 def test_a_device_that_goes_meanwhile_leaves_the_old_set(
     loaded: Here, moments: dict[str, str], tmp_path: Path, moment: str

@@ -64,6 +64,10 @@ class Stopped:
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         self._child = int(child)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, which it gets when it goes on."""
+        os.kill(self._child, number)
+
     def go_on(self) -> CliResult:
         """Let the command go on to its end, and return how that was."""
         os.kill(self._child, signal.SIGCONT)

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,23 @@ def describe(error: BaseException, *, words: Sequence[str]) -> Failure:
     kind = type(error).__name__
     for builtin, exit_code in _BUILTIN_EXITS:
         if isinstance(error, builtin):
+            if isinstance(error.__cause__, BpfError) and exit_code in _ENDINGS:
+                return _ended_during(error.__cause__, kind, exit_code, words)
             message = _ENDINGS.get(exit_code) or str(error) or kind
             hint = sudo_hint(words) if exit_code is ExitCode.PRIVILEGE else ""
             return Failure(kind, exit_code, message, hint)
     # Everything else is a fault of bpfpin, and should be reported with its traceback.
     message = f"internal error: {kind}: {error}"
     return Failure(kind, ExitCode.FAILURE, message, "--debug shows where; please report it")
+
+
+def _ended_during(
+    failure: BpfError, kind: str, exit_code: ExitCode, words: Sequence[str]
+) -> Failure:
+    """Report a signal that waited for the end of a change, and the *failure* of that change."""
+    report = _of_ours(failure, words)
+    message = f"{_ENDINGS[exit_code]}; the change had failed before: {report.message}"
+    return replace(report, type=kind, exit=exit_code, message=message)
 
 
 def _of_click(error: click.ClickException) -> Failure:

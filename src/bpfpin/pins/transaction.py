@@ -316,25 +316,27 @@ def next_generation(root: Directory, name: str, reopen: Reopen) -> Iterator[Stag
     because somebody else changed it or its device is gone, rolls back and is raised.
     """
     reserve = _Reserve(root)
-    try:
-        with Stage(root, name) as stage:
-            yield stage
-            # From the commit on there is nothing to interrupt: Ctrl-C would lead to the same steps
-            # again.
-            with signals_deferred():
+    with ExitStack() as deferred:
+        try:
+            with Stage(root, name) as stage:
+                yield stage
+                # From the commit to the end of the recovery there is nothing to interrupt: Ctrl-C
+                # would lead to the same steps again, and SIGHUP ends the process.
+                deferred.enter_context(signals_deferred())
                 _link_foreign(root, name, stage)
                 stage.commit()
                 roll_forward(root, name, reopen)
-    except BaseException as error:  # Ctrl-C too
-        reserve.close()
-        with signals_deferred():
-            # The code that the next command would run after a kill at this moment.
-            recovery = recover(root, name, reopen)
-        # FINISHED: the requested state holds, so the command succeeded. Ctrl-C is raised anyway.
-        if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
-            raise
-    finally:
-        reserve.close()
+        except BaseException as error:  # Ctrl-C too
+            reserve.close()
+            with signals_deferred():
+                # The code that the next command would run after a kill at this moment.
+                recovery = recover(root, name, reopen)
+            # FINISHED: the requested state holds, so the command succeeded. Ctrl-C is raised
+            # anyway.
+            if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
+                raise
+        finally:
+            reserve.close()
 
 
 @contextmanager
@@ -352,27 +354,29 @@ def next_generations(
         return
     change = Targets(root, set_names)
     reserve = _Reserve(root)
-    try:
-        with ExitStack() as opened:
-            change.begin()
-            stages = [
-                opened.enter_context(Stage(root, name, targets=change.token)) for name in set_names
-            ]
-            yield stages
-            with signals_deferred():
+    with ExitStack() as deferred:
+        try:
+            with ExitStack() as opened:
+                change.begin()
+                stages = [
+                    opened.enter_context(Stage(root, name, targets=change.token))
+                    for name in set_names
+                ]
+                yield stages
+                deferred.enter_context(signals_deferred())
                 for name, stage in zip(set_names, stages, strict=True):
                     _link_foreign(root, name, stage)
                 change.commit()
                 change.roll_forward(reopen)
-    except BaseException as error:
-        reserve.close()  # first: the roll-back needs the descriptors
-        with signals_deferred():
-            # The same code that the next command would run after a kill at this moment.
-            recovery = change.recover(reopen)
-        if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
-            raise
-    finally:
-        reserve.close()
+        except BaseException as error:
+            reserve.close()  # first: the roll-back needs the descriptors
+            with signals_deferred():
+                # The same code that the next command would run after a kill at this moment.
+                recovery = change.recover(reopen)
+            if recovery is not Recovery.FINISHED or not isinstance(error, Exception):
+                raise
+        finally:
+            reserve.close()
 
 
 def remove(
@@ -392,22 +396,21 @@ def remove(
     stage = names.stage_name(name)
     is_begun = False  # after the rename the set is gone, and a failure is only one of cleaning
     reserve = _Reserve(root)
-    try:
-        with signals_deferred():
+    with signals_deferred():
+        try:
             # A kill before the rename leaves a stage without a mark, which recovery removes.
             has_remainder = _make_remainder(root, name, unshared or {})
             flags = Rename.EXCHANGE if has_remainder else Rename.NOREPLACE
             root.rename(name, stage, flags)
             is_begun = True
             remove_generation(root, stage, reopen)
-    except BaseException as error:
-        reserve.close()
-        with signals_deferred():
+        except BaseException as error:
+            reserve.close()
             recover(root, name, reopen)
-        if not is_begun or not isinstance(error, Exception):
-            raise
-    finally:
-        reserve.close()
+            if not is_begun or not isinstance(error, Exception):
+                raise
+        finally:
+            reserve.close()
 
 
 def _link_foreign(root: Directory, name: str, stage: Stage) -> None:

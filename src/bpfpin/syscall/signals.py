@@ -5,16 +5,20 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 # SIGHUP comes when an ssh connection ends, which the change itself may have cut.
-_DEFERRED: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+_DEFERRED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
     """Defer Ctrl-C, SIGTERM and SIGHUP to the end of the block.
+
+    Each signal that came is delivered once then, also after a block that failed. What its handler
+    raises (`KeyboardInterrupt`) has the error of the block as its `__cause__`. A signal without a
+    handler ends the process there, so a roll-back after a failure belongs into the block.
 
     Handlers do that, not a signal mask: with a mask another thread would take the signal, and
     Python would still raise in the main one. Outside of the main thread nothing is ever raised, so
@@ -24,14 +28,33 @@ def signals_deferred() -> Iterator[None]:
         yield
         return
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in _DEFERRED}
     try:
+        with _recorded(received):
+            yield
+    except BaseException as failure:
+        try:
+            _deliver(received)
+        except BaseException as raised:
+            raise raised from failure
+        raise
+    _deliver(received)
+
+
+@contextmanager
+def _recorded(received: list[int]) -> Iterator[None]:
+    """Append the deferred signals to *received* in the block, instead of calling their handlers."""
+    # An ExitStack does all of its callbacks, also if the handler of a signal raises in between.
+    with ExitStack() as undo:
         for number in _DEFERRED:
-            signal.signal(number, lambda number, _frame: received.append(number))
+            handler = signal.getsignal(number)
+            # None: a library in C installed the handler, which Python could not install again.
+            if handler is not None:
+                undo.callback(signal.signal, number, handler)
+                signal.signal(number, lambda number, _frame: received.append(number))
         yield
-    finally:
-        for number, handler in before.items():
-            # None: a library in C installed the handler, which Python cannot install again.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    for came in dict.fromkeys(received):
-        signal.raise_signal(came)
+
+
+def _deliver(received: list[int]) -> None:
+    with ExitStack() as signals:
+        for number in reversed(dict.fromkeys(received)):
+            signals.callback(signal.raise_signal, number)

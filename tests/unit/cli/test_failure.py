@@ -48,6 +48,16 @@ def test_each_kind_of_error_has_its_exit_code(error: BaseException, exit_code: i
     assert describe(error, words=[]).exit == exit_code
 
 
+def test_a_signal_after_a_change_that_failed_is_reported_with_the_failure() -> None:
+    error = KeyboardInterrupt()
+    error.__cause__ = BusyError("lab0 is in use", hint="try again")
+    failure = describe(error, words=[])
+
+    assert (failure.type, failure.exit) == ("KeyboardInterrupt", 130)
+    assert failure.message == "interrupted; the change had failed before: lab0 is in use"
+    assert failure.hint == "try again"
+
+
 def test_differences_are_listed_in_the_document() -> None:
     error = IncompatibleMapError("no fit", differences=[Difference("m", "key_size", "4", "8")])
 
