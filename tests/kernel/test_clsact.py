@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import support
 from bpfpin.attach import clsact
 from bpfpin.attach.clsact import PRIORITY, ClsactFilter, FilterPlace, attach_clsact, clsact_filters
 from bpfpin.errors import (
@@ -316,3 +319,42 @@ def test_without_the_capability_it_is_named(device: str) -> None:
 
     assert refused.value.missing == ("CAP_NET_ADMIN",)
     assert "RTM_NEWQDISC: EPERM" in str(refused.value)
+
+
+# As root without CAP_NET_ADMIN: what bpf(2) allows, and what rtnetlink refuses.
+WITHOUT_NET_ADMIN = """
+import sys
+from bpfpin import Map, MapSpec, MapType, PermissionDeniedError
+from bpfpin.attach.clsact import attach_clsact
+from bpfpin.attach.netlink import Netlink
+from bpfpin.spec import Hook
+from support.hooks import idle
+with idle() as program, Map.create(MapSpec("devices", MapType.DEVMAP, 4, 4, 1)):
+    try:
+        attach_clsact(program, sys.argv[1], Hook.TC_INGRESS)
+    except PermissionDeniedError as error:
+        print(*error.missing, error)
+with Netlink() as link:
+    try:
+        link.create_veth("veth9")
+    except PermissionDeniedError as error:
+        print(*error.missing, error)
+"""
+
+
+def test_cap_sys_admin_does_not_stand_for_cap_net_admin_in_rtnetlink(device: str) -> None:
+    """In bpf(2) it does (bpf_net_capable() of kernel/bpf/syscall.c), for programs and devmaps."""
+    need("setpriv")
+    dropped = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
+    done = subprocess.run(
+        [*dropped, sys.executable, "-c", WITHOUT_NET_ADMIN, device],
+        env={**os.environ, "PYTHONPATH": str(Path(support.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    of_tc, of_link = done.stdout.splitlines()
+
+    assert of_tc.startswith("CAP_NET_ADMIN clsact of ")
+    assert "needs CAP_NET_ADMIN (RTM_NEWQDISC: EPERM, " in of_tc
+    assert of_link.startswith("CAP_NET_ADMIN cannot create the device 'veth9': ")

@@ -31,6 +31,7 @@ from bpfpin.errors import (
 )
 from bpfpin.records import dataclass
 from bpfpin.spec import XdpMode
+from bpfpin.syscall.capability import missing_capabilities
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.netns import NAMED, path_of, unshare
 from bpfpin.uapi import XdpFlag
@@ -339,6 +340,6 @@ def _errors(
         message = f"cannot {what}: {words}"
         # OSError knows which class an errno belongs to.
         if isinstance(OSError(code, words), PermissionError):
-            needs = ["CAP_NET_ADMIN", "CAP_SYS_ADMIN"]
-            raise PermissionDeniedError(message, missing=needs, errno=code) from None
+            missing = missing_capabilities("RTM_NEWLINK")  # the same for all requests
+            raise PermissionDeniedError(message, missing=missing, errno=code) from None
         raise refusals.get(code, AttachError)(message) from None

@@ -1,7 +1,9 @@
 """The capabilities that a command needs, and those that this thread lacks.
 
-bpf_capable() of include/linux/capability.h is CAP_BPF or CAP_SYS_ADMIN, and likewise for
-CAP_PERFMON and CAP_NET_ADMIN; kernel/bpf/syscall.c says which command needs which. The kernel
+bpf_capable() of include/linux/capability.h is CAP_BPF or CAP_SYS_ADMIN, perfmon_capable() likewise
+for CAP_PERFMON, and bpf_net_capable() of kernel/bpf/syscall.c for CAP_NET_ADMIN;
+kernel/bpf/syscall.c says which command needs which. (Before Linux 6.9 devmaps, BPF_PROG_QUERY and
+links of cgroup_skb needed CAP_NET_ADMIN itself.) rtnetlink asks for CAP_NET_ADMIN alone. The kernel
 answers EPERM without a reason, so that messages name the missing capability from these tables.
 """
 
@@ -30,6 +32,10 @@ class Capability(IntEnum):
 BPF, NET, PERFMON = Capability.CAP_BPF, Capability.CAP_NET_ADMIN, Capability.CAP_PERFMON
 ADMIN = Capability.CAP_SYS_ADMIN
 
+# rtnetlink_rcv_msg() of net/core/rtnetlink.c: no other capability stands for CAP_NET_ADMIN.
+ROUTE_COMMANDS = frozenset(
+    {"RTM_NEWLINK", "RTM_NEWQDISC", "RTM_DELQDISC", "RTM_NEWTFILTER", "RTM_DELTFILTER"}
+)
 BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     Cmd.MAP_CREATE: (BPF,),
     Cmd.PROG_LOAD: (BPF,),
@@ -47,14 +53,11 @@ BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     Cmd.MAP_GET_FD_BY_ID: (ADMIN,),
     Cmd.BTF_GET_FD_BY_ID: (ADMIN,),
     Cmd.LINK_GET_FD_BY_ID: (ADMIN,),
-    "RTM_NEWQDISC": (NET,),
-    "RTM_DELQDISC": (NET,),
-    "RTM_NEWTFILTER": (NET,),
-    "RTM_DELTFILTER": (NET,),
     "mount": (ADMIN,),
     "perf_event_open": (PERFMON,),
     "setns": (ADMIN,),
     "unshare": (ADMIN,),
+    **dict.fromkeys(ROUTE_COMMANDS, (NET,)),
 }
 # is_perfmon_prog_type() of kernel/bpf/syscall.c.
 TRACING_PROGRAMS = frozenset(
@@ -67,7 +70,6 @@ TRACING_PROGRAMS = frozenset(
         ProgramType.TRACING,
         ProgramType.LSM,
         ProgramType.STRUCT_OPS,
-        ProgramType.EXT,
     }
 )
 # Types that are in neither list of the kernel, is_net_admin_prog_type() nor that above.
@@ -93,7 +95,7 @@ def missing_capabilities(command: Cmd | str, subtype: int = 0) -> tuple[str, ...
     if not _is_first_user_namespace():
         return tuple(capability.name for capability in needed)
     effective = _effective()
-    if effective >> ADMIN & 1:
+    if effective >> ADMIN & 1 and command not in ROUTE_COMMANDS:
         return ()
     return tuple(capability.name for capability in needed if not effective >> capability & 1)
 
@@ -104,6 +106,8 @@ def _needed(command: Cmd | str, subtype: int) -> tuple[Capability, ...]:
         return (*needed, NET)
     if command != Cmd.PROG_LOAD or subtype in PLAIN_PROGRAMS:
         return needed
+    if subtype == ProgramType.EXT:  # in both lists of the kernel
+        return (*needed, NET, PERFMON)
     return (*needed, PERFMON if subtype in TRACING_PROGRAMS else NET)
 
 

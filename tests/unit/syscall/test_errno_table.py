@@ -138,11 +138,18 @@ ADMIN = capability.Capability.CAP_SYS_ADMIN
         ((Cmd.PROG_LOAD, ProgramType.SOCKET_FILTER), (BPF,), ()),
         ((Cmd.MAP_GET_NEXT_ID, 0), (BPF, NET), ("CAP_SYS_ADMIN",)),
         ((Cmd.PROG_LOAD, ProgramType.KPROBE), (ADMIN,), ()),
+        ((Cmd.PROG_LOAD, ProgramType.EXT), (BPF,), ("CAP_NET_ADMIN", "CAP_PERFMON")),
+        ((Cmd.MAP_CREATE, MapType.DEVMAP), (ADMIN,), ()),
+        (("perf_event_open", 0), (ADMIN,), ()),
+        # rtnetlink asks for CAP_NET_ADMIN itself.
+        (("RTM_NEWQDISC", 0), (ADMIN, BPF), ("CAP_NET_ADMIN",)),
+        (("RTM_NEWLINK", 0), (ADMIN,), ("CAP_NET_ADMIN",)),
+        (("RTM_DELTFILTER", 0), (NET,), ()),
     ],
 )
 def test_the_missing_capability_is_named(
     held: Path,
-    asked: tuple[Cmd, int],
+    asked: tuple[Cmd | str, int],
     has: tuple[capability.Capability, ...],
     missing: tuple[str, ...],
 ) -> None:
