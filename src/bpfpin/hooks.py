@@ -133,7 +133,9 @@ class HookTraits(NamedTuple):
 
 
 _XDP_ANSWERS = MappingProxyType({int(action): action.name for action in XdpAction})
-# TC_ACT_* of include/uapi/linux/pkt_cls.h, as far as they stop a packet.
+# TC_ACT_* of include/uapi/linux/pkt_cls.h, as far as a program of cls_bpf stops a packet by them
+# (cls_bpf_exec_opcode() of net/sched/cls_bpf.c). It lets a packet go on whose answer it does not
+# know.
 _TC_STOPS = MappingProxyType(
     {2: "TC_ACT_SHOT", 4: "TC_ACT_STOLEN", 7: "TC_ACT_REDIRECT", 8: "TC_ACT_TRAP"}
 )
@@ -144,8 +146,13 @@ def _xdp_passes(answer: int) -> bool:
 
 
 def _tc_passes(answer: int) -> bool:
-    # cls_bpf and tcx let a packet go on whose answer they do not know.
     return answer not in _TC_STOPS
+
+
+def _tcx_passes(answer: int) -> bool:
+    # tcx stops packets by TCX_DROP and TCX_REDIRECT only, and takes what it does not know,
+    # TC_ACT_STOLEN and TC_ACT_TRAP included, for TCX_NEXT (tcx_action_code() of include/net/tcx.h).
+    return answer not in (2, 7)
 
 
 def _netkit_passes(answer: int) -> bool:
@@ -191,7 +198,9 @@ def _tc(attach_type: AttachType | None, *, is_incoming: bool) -> HookTraits:
         checks_attach_type=False,
         has_order=is_tcx,
         can_lock_out=True,
-        packets=PacketTraits(is_incoming, PacketForm.L2, _tc_passes, _TC_STOPS),
+        packets=PacketTraits(
+            is_incoming, PacketForm.L2, _tcx_passes if is_tcx else _tc_passes, _TC_STOPS
+        ),
     )
 
 

@@ -19,7 +19,8 @@ DANGER = Danger(("your ssh session",), (Way(Segment(vlans=(7,), has_neighbours=F
     ("hooks", "passing", "stopping"),
     [
         ([Hook.XDP], [2], [0, 1, 3, 4, 5, -1]),
-        ([Hook.TCX_INGRESS, Hook.TC_EGRESS], [-1, 0, 1, 3, 99], [2, 4, 7, 8]),
+        ([Hook.TC_INGRESS, Hook.TC_EGRESS], [-1, 0, 1, 3, 99], [2, 4, 7, 8]),
+        ([Hook.TCX_INGRESS, Hook.TCX_EGRESS], [-1, 0, 1, 3, 4, 8, 99], [2, 7]),
         ([Hook.NETKIT_PRIMARY, Hook.NETKIT_PEER], [-1, 0], [1, 2, 3, 7]),
         ([Hook.CGROUP_INET_INGRESS, Hook.CGROUP_INET_EGRESS], [1, 3], [0, 2]),
     ],
