@@ -92,19 +92,22 @@ _HOMES = {
     ),
     "version": "__version__",
 }
-_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
-
-__all__ = sorted(_MODULES)  # noqa: PLE0605  (written once, in the table)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'bpfpin' has no attribute {name!r}")
-    value: object = getattr(_importlib.import_module(f"bpfpin.{_MODULES[name]}"), name)
+    """Import a public name when it is first used; `__all__` is made from the table."""
+    value: object
+    if name == "__all__":
+        value = sorted(" ".join(_HOMES.values()).split())
+    else:
+        home = next((module for module, names in _HOMES.items() if name in names.split()), None)
+        if home is None:
+            raise AttributeError(f"module 'bpfpin' has no attribute {name!r}")
+        value = getattr(_importlib.import_module(f"bpfpin.{home}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    names: list[str] = __getattr__("__all__")  # type: ignore[assignment]
+    return names

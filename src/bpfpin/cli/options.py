@@ -1,4 +1,4 @@
-"""Options and parameter types that several verbs share: DEV|NAME, `--dev`, MODE, SIZE.
+"""Options and parameter types that several verbs share: DEV|NAME, `--dev`, `--type`, MODE, SIZE.
 
 Also `--log-file` with what it does: the verifier's whole log goes to a file, with `-v` to stderr.
 """
@@ -18,7 +18,6 @@ import click
 from bpfpin.cli.context import Context
 from bpfpin.cli.output import Output
 from bpfpin.errors import BpfError, UsageError, VerifierError
-from bpfpin.sets.request import parse_mode
 
 FC = TypeVar("FC", bound=Callable[..., Any])
 # As exponents of two: a size is shifted by it.
@@ -79,6 +78,36 @@ def device_option(text: str = "Network device; the same as DEV.") -> Callable[[F
     return click.option("--dev", metavar="DEV", help=text, shell_complete=complete_devices)
 
 
+def typing_options(*, has_value: bool = True) -> Callable[[FC], FC]:
+    """Give a verb the options for the types of keys and, with *has_value*, of values."""
+    key = (
+        click.option("--key-type", metavar="TYPE", help="Like --type, for keys."),
+        click.option("--key-format", metavar="FMT", help="Like --format, for keys."),
+    )
+    value = (
+        click.option(
+            "--type",
+            "value_type",
+            metavar="TYPE",
+            help="Type of values, from the BTF of programs that use the map: 'struct datarec'.",
+        ),
+        click.option(
+            "--format",
+            "value_format",
+            metavar="FMT",
+            help="Type of values as a format of Python's struct module, such as QQ.",
+        ),
+    )
+
+    def decorate(function: FC) -> FC:
+        # In reverse, as decorators are applied: help shows the options in the order of the tuples.
+        for option in reversed((*(value if has_value else ()), *key)):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def complete_devices(
     _ctx: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[str]:
@@ -106,6 +135,8 @@ class Mode(click.ParamType[int]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
         """Return the mode; a usage error if *value* is not three or four octal digits."""
+        from bpfpin.sets.request import parse_mode  # noqa: PLC0415 - only where a mode is typed
+
         if isinstance(value, int):
             return value
         try:

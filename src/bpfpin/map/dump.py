@@ -12,20 +12,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from bpfpin.codecs.stray import StrayBytes
+from bpfpin.codecs.format_table import KEY, VALUE
+from bpfpin.codecs.stray import StrayBytes, key_bytes_of
 from bpfpin.errors import BusyError, UsageError
-from bpfpin.map import query
-from bpfpin.map.entries import require_entries, usage_errors
 from bpfpin.map.generation import Moment
-from bpfpin.map.open import AS_IT_IS, Typing, moment_of, open_typed
-from bpfpin.map.query import CPU, KEY, VALUE, Column, Columns, Row
+from bpfpin.map.open import (
+    AS_IT_IS,
+    Typing,
+    moment_of,
+    open_typed,
+    require_entries,
+    usage_errors,
+)
 from bpfpin.objects.maps.batch import collector_paused
-from bpfpin.objects.maps.codec import total
+from bpfpin.objects.maps.codec import CPU, Row, can_add, total
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
 from bpfpin.syscall.fd import Closing
+
+if TYPE_CHECKING:
+    from bpfpin.map.query import Column, Columns
 
 ROWS: Final = 4096  # in one batch of sorted rows
 VALUES: Final = "values"
@@ -68,20 +76,32 @@ class Dump(Closing):
         self._is_listed = bpf_map.is_per_cpu and self._cpus is Cpus.LIST
         self.stray_keys = 0
         """The number of rows so far that have a key whose padding is not zero."""
-        self._compared = query.compared(bpf_map) if self._is_listed else _unchanged
-        conditions = [query.parse_condition(text, self.columns) for text in options.where]
-        self._is_wanted = query.all_hold(conditions) if conditions else None
+        self._is_wanted: Callable[[Row], bool] | None = None
+        self._by: Column | None = None
         self._is_reversed = (options.sort or "").startswith("-")
-        self._by = self.columns.named(options.sort.removeprefix("-")) if options.sort else None
-        if self._by:
+        if options.where or options.sort:
+            self._compare(options)
+
+    def _compare(self, options: DumpOptions) -> None:
+        """Prepare for the conditions and the order of the rows."""
+        from bpfpin.map import query  # noqa: PLC0415  (most dumps show all entries)
+
+        self._compared = query.compared(self._map) if self._is_listed else _unchanged
+        conditions = [query.parse_condition(text, self.columns) for text in options.where]
+        if conditions:
+            self._is_wanted = query.all_hold(conditions)
+        if options.sort:
+            self._by = self.columns.named(options.sort.removeprefix("-"))
             query.require_order(self._by)
         if self._is_listed:
             compared = [condition.column for condition in conditions]
-            query.check(bpf_map, [*compared, *filter(None, [self._by])])
+            query.check(self._map, [*compared, *filter(None, [self._by])])
 
     @cached_property
     def columns(self) -> Columns:
         """The columns of the rows, by name."""
+        from bpfpin.map.query import Columns  # noqa: PLC0415  (only for CSV, conditions and order)
+
         return Columns.of(self._map, has_cpu=self._cpus is Cpus.EACH)
 
     @property
@@ -136,14 +156,21 @@ class Dump(Closing):
                 yield rows
 
     def _sorted(self, by: Column) -> Iterable[Row]:
+        from bpfpin.map.query import order  # noqa: PLC0415  (few dumps are sorted)
+
         def key(row: Row) -> Any:
-            return query.order(by.of(self._compared(row)))
+            return order(by.of(self._compared(row)))
 
         if self._top is None:
             return sorted(self._rows(), key=key, reverse=self._is_reversed)
         # Both keep N rows, and break ties as `sorted` does.
         take = heapq.nlargest if self._is_reversed else heapq.nsmallest
         return take(self._top, self._rows(), key=key)
+
+
+def key_bytes(key: Any) -> bytes | None:
+    """Return all bytes of a key whose padding is not zero; None for other keys."""
+    return key_bytes_of(key)
 
 
 def open_dump(target: str, options: DumpOptions) -> Dump:
@@ -166,7 +193,7 @@ def open_dump(target: str, options: DumpOptions) -> Dump:
 def _possible(bpf_map: Map, cpus: Cpus) -> Cpus:
     if bpf_map.is_per_cpu:
         # A sum of texts or flags would mean nothing.
-        return Cpus.EACH if cpus is Cpus.TOTAL and not query.can_add(bpf_map) else cpus
+        return Cpus.EACH if cpus is Cpus.TOTAL and not can_add(bpf_map.value_codec) else cpus
     if cpus is Cpus.EACH:
         raise UsageError(f"map {bpf_map.name!r} has one value for all CPUs: without --per-cpu")
     return cpus

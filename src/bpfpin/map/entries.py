@@ -12,15 +12,22 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
 
 from bpfpin.codecs.stray import KeyCodec, key_bytes_of
-from bpfpin.errors import BpfError, KeyNotFoundError, UsageError
+from bpfpin.errors import KeyNotFoundError, UsageError
 from bpfpin.map import form as literals
 from bpfpin.map import parse
 from bpfpin.map.form import HEX, InputForm, Literal
-from bpfpin.map.open import AS_IT_IS, Typing, open_typed, whole
+from bpfpin.map.open import (
+    AS_IT_IS,
+    Typing,
+    open_typed,
+    require_entries,
+    usage_errors,
+    whole,
+)
 from bpfpin.map.verdict import USUAL_NAME, can_hold_verdict
 from bpfpin.map_traits import MapFamily, ValueKind, traits_of
 from bpfpin.objects.events.user_ring_buffer import UserRingBuffer
-from bpfpin.objects.kernel.info import ID, type_name
+from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.codec import PerCpuCodec
 from bpfpin.objects.maps.map import Map
@@ -28,15 +35,6 @@ from bpfpin.objects.maps.queue import BloomFilter, Queue
 from bpfpin.records import dataclass
 from bpfpin.syscall.fd import Descriptor
 
-# The commands for maps that have no entries to look up.
-INSTEAD: Final[dict[MapFamily, str]] = {
-    MapFamily.RING_BUFFER: "bpfpin map events",
-    MapFamily.PERF_BUFFER: "bpfpin map events",
-    MapFamily.QUEUE: "bpfpin map pop, bpfpin map push",
-    MapFamily.BLOOM_FILTER: "bpfpin map push, bpfpin map get",
-    MapFamily.USER_RING_BUFFER: "bpfpin map push",
-}
-# Verdicts (enum xdp_action) and ifindexes are u32 and int in C.
 _VERDICT_BYTES: Final = 4
 _KEYS_SHOWN: Final = 8
 
@@ -64,11 +62,6 @@ class MapEntry:
         raw = key_bytes_of(self.key)
         more = {} if raw is None else {"key_bytes": raw}
         return {"key": self.key, **more, "values" if self.is_percpu else "value": self.value}
-
-
-def key_bytes(key: Any) -> bytes | None:
-    """Return all bytes of a key whose padding is not zero; None for other keys."""
-    return key_bytes_of(key)
 
 
 def lookup(target: str, key: str, *, raw: bool = False, typing: Typing = AS_IT_IS) -> MapEntry:
@@ -118,16 +111,6 @@ def _raw_handle(bpf_map: Map) -> Map:
         value_format=options.value_format,
         raw=True,
     )
-
-
-def require_entries(bpf_map: BaseMap) -> None:
-    """Raise `UsageError`, with the command to use instead, for a map without keys."""
-    if instead := INSTEAD.get(traits_of(bpf_map.type).family):
-        raise UsageError(
-            f"map {bpf_map.name!r} (id {bpf_map.id}) is a {type_name(bpf_map.type)}: it has no"
-            " entries to look up by a key",
-            hint=f"use {instead} instead",
-        )
 
 
 def parsed_key(bpf_map: BaseMap, text: str) -> Any:
@@ -187,25 +170,6 @@ def value_form(bpf_map: BaseMap) -> InputForm:
     if form.may_be_number and can_hold_verdict(bpf_map):
         return form.with_last(literals.action if bpf_map.name == USUAL_NAME else literals.verdict)
     return form
-
-
-@contextmanager
-def usage_errors(bpf_map: BaseMap) -> Iterator[None]:
-    """Turn `ValueError` and `TypeError` of the library into `UsageError`.
-
-    A codec raises them for a key or value that does not fit, a map for an operation that its type
-    does not have.
-    """
-    try:
-        yield
-    except BpfError:
-        # First, because several of ours are `ValueError` too, and have a message and hint already.
-        raise
-    except (ValueError, TypeError) as error:
-        is_about_map = f"(id {bpf_map.id})" in str(error)
-        message = str(error) if is_about_map else f"map {bpf_map.name!r}: {error}"
-        hint = "" if is_about_map else f"bpfpin map show {ID}{bpf_map.id} shows the types"
-        raise UsageError(message, hint=hint) from None
 
 
 def delete(

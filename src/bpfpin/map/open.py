@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from bpfpin.choices import similar
 from bpfpin.codecs.formats import AUTO
 from bpfpin.errors import BpfError, IdNotFoundError, PinNameError, UsageError
 from bpfpin.map.generation import Moment, read_whole, wait_for_fold
-from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME, maps
+from bpfpin.map_traits import MapFamily, traits_of
+from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME, maps, type_name
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.layouts import has_names
@@ -24,6 +25,16 @@ from bpfpin.records import dataclass
 
 DEFAULT_PIN_ROOT = Path("/sys/fs/bpf")
 _FORMAT_HINT = "a format is one of Python's struct module: I for 4 bytes, QQ for two numbers of 8"
+
+# The commands for maps that have no entries to look up.
+INSTEAD: Final[dict[MapFamily, str]] = {
+    MapFamily.RING_BUFFER: "bpfpin map events",
+    MapFamily.PERF_BUFFER: "bpfpin map events",
+    MapFamily.QUEUE: "bpfpin map pop, bpfpin map push",
+    MapFamily.BLOOM_FILTER: "bpfpin map push, bpfpin map get",
+    MapFamily.USER_RING_BUFFER: "bpfpin map push",
+}
+# Verdicts (enum xdp_action) and ifindexes are u32 and int in C.
 
 T = TypeVar("T")
 MapClass = TypeVar("MapClass", bound=BaseMap)
@@ -242,3 +253,32 @@ def _id_of_name(name: str) -> int:
     near = similar(name, {info.name for info in infos})
     hint = f"near it: {', '.join(near)}" if near else "bpfpin map list"
     raise IdNotFoundError(f"no map is named {name!r}", hint=hint)
+
+
+def require_entries(bpf_map: BaseMap) -> None:
+    """Raise `UsageError`, with the command to use instead, for a map without keys."""
+    if instead := INSTEAD.get(traits_of(bpf_map.type).family):
+        raise UsageError(
+            f"map {bpf_map.name!r} (id {bpf_map.id}) is a {type_name(bpf_map.type)}: it has no"
+            " entries to look up by a key",
+            hint=f"use {instead} instead",
+        )
+
+
+@contextmanager
+def usage_errors(bpf_map: BaseMap) -> Iterator[None]:
+    """Turn `ValueError` and `TypeError` of the library into `UsageError`.
+
+    A codec raises them for a key or value that does not fit, a map for an operation that its type
+    does not have.
+    """
+    try:
+        yield
+    except BpfError:
+        # First, because several of ours are `ValueError` too, and have a message and hint already.
+        raise
+    except (ValueError, TypeError) as error:
+        is_about_map = f"(id {bpf_map.id})" in str(error)
+        message = str(error) if is_about_map else f"map {bpf_map.name!r}: {error}"
+        hint = "" if is_about_map else f"bpfpin map show {ID}{bpf_map.id} shows the types"
+        raise UsageError(message, hint=hint) from None

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
+from bpfpin.codecs.format_table import KEY, VALUE
 from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.codecs.stray import without_bytes
 from bpfpin.errors import UsageError
@@ -27,21 +28,14 @@ from bpfpin.map import form, parse
 from bpfpin.map.entries import key_form, value_form
 from bpfpin.map.form import InputForm
 from bpfpin.objects.maps.base import BaseMap
-from bpfpin.objects.maps.codec import PerCpuCodec, total
+from bpfpin.objects.maps.codec import CPU, Row, can_add, total
 from bpfpin.records import dataclass
 
-KEY: Final = "key"
-VALUE: Final = "value"
-CPU: Final = "cpu"
 _NAMES_SHOWN: Final = 24
 _INDEX: Final = re.compile(r"\[(\d{1,9})\]\.?")
 # Longer signs first: else `>=5` would be `>` and the value `=5`.
 _CONDITION: Final = re.compile(r"\s*([\w.\[\]]+)\s*(>=|<=|!=|==|=|>|<|~)\s*(.*?)\s*", re.DOTALL)
 _DIGITS: Final = re.compile(r"(\d+)")
-
-
-# Key and value, or key, CPU and the value of that CPU.
-Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,34 +257,17 @@ def all_hold(conditions: Iterable[Condition]) -> Callable[[Row], bool]:
     return lambda row: all(condition.holds(row) for condition in every)
 
 
-def can_add(bpf_map: BaseMap) -> bool:
-    """Whether the values of all CPUs can be added: all parts are numbers, or it is not per CPU."""
-    codec = bpf_map.value_codec
-    if not isinstance(codec, PerCpuCodec):
-        return True
-    # Every type can decode zeros, so no entry is needed to see the form.
-    return _is_number(codec.value.decode(bytes(codec.stride)))
-
-
 def compared(bpf_map: BaseMap) -> Callable[[Row], Row]:
     """Return a function that replaces the values of all CPUs in a row by their sum, if possible."""
-    if bpf_map.is_per_cpu and can_add(bpf_map):
+    if bpf_map.is_per_cpu and can_add(bpf_map.value_codec):
         return lambda row: (row[0], total(row[1]))
     return lambda row: row
 
 
 def check(bpf_map: BaseMap, columns: Iterable[Column]) -> None:
     """Raise `UsageError` if a column belongs to per-CPU values that cannot be added."""
-    if not can_add(bpf_map) and not all(column.is_of_key for column in columns):
+    if not can_add(bpf_map.value_codec) and not all(column.is_of_key for column in columns):
         raise UsageError(
             f"map {bpf_map.name!r} has a value for each CPU that cannot be added up",
             hint="bpfpin map dump --per-cpu compares each CPU's value",
         )
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_number, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_number, value))
-    return isinstance(value, int | float) and not isinstance(value, bool)

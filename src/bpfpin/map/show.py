@@ -11,9 +11,8 @@ from bpfpin.btf.c_source import c_type
 from bpfpin.errors import BpfError
 from bpfpin.host.objects import Keepers, keepers
 from bpfpin.host.users import MapUser, UserKind, users_of
-from bpfpin.map.entries import INSTEAD
 from bpfpin.map.list import MapRow
-from bpfpin.map.open import open_map
+from bpfpin.map.open import INSTEAD, open_map
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo
 from bpfpin.objects.maps.map import Map

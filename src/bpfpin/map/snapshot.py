@@ -8,8 +8,8 @@ from typing import Any
 
 from bpfpin.deprecated import renamed_argument
 from bpfpin.errors import KeyNotFoundError
-from bpfpin.map.entries import ChangeGuard, usage_errors
-from bpfpin.map.open import moment_of, open_map, whole
+from bpfpin.map.entries import ChangeGuard
+from bpfpin.map.open import moment_of, open_map, usage_errors, whole
 from bpfpin.map.snapshot_file import SnapshotReader, SnapshotWriter, new_file
 from bpfpin.map.snapshot_fit import definition_of, require_fit, require_room, surplus_keys
 from bpfpin.map.snapshot_migrate import ConvertedSnapshot, convert_snapshot

@@ -17,10 +17,16 @@ from bpfpin.codecs.formats import AUTO
 from bpfpin.codecs.stray import key_bytes_of
 from bpfpin.errors import Argument, BpfError, BusyError, Fix, UsageError
 from bpfpin.map import query
-from bpfpin.map.entries import require_entries, usage_errors
 from bpfpin.map.follow import Follower, Gone, StillMigrating, follow
-from bpfpin.map.open import AS_IT_IS, Typing, open_map, open_typed
-from bpfpin.map.query import Columns, Row
+from bpfpin.map.open import (
+    AS_IT_IS,
+    Typing,
+    open_map,
+    open_typed,
+    require_entries,
+    usage_errors,
+)
+from bpfpin.map.query import Columns
 from bpfpin.map_traits import MapFamily, traits_of
 from bpfpin.objects.events.perf_buffer import PerfBuffer
 from bpfpin.objects.events.perf_ring import Lost
@@ -28,6 +34,7 @@ from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.events.source import EventSource
 from bpfpin.objects.kernel import btf as event_types
 from bpfpin.objects.kernel.info import ID, NAME, type_name
+from bpfpin.objects.maps.codec import Row
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.watch import Change, Reload
 from bpfpin.records import dataclass

@@ -19,10 +19,10 @@ from typing import Final, Self
 from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError, UnsafePathError
 from bpfpin.pins.names import LINKS
 from bpfpin.syscall import fs
+from bpfpin.syscall.call import INTERRUPTED_MAX
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename, Resolve
-from bpfpin.syscall.libc import INTERRUPTED_MAX
 
 DIRECTORY_MODE: Final = 0o700
 OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH

@@ -1,4 +1,4 @@
-"""The only entry into bpf(2).
+"""How system calls are made that Python has no function for, and the only entry into bpf(2).
 
 Single commands go through `bpf`. `Call` keeps the attribute of a command that is repeated, because
 making a ctypes structure takes longer than a small system call.
@@ -16,6 +16,11 @@ from bpfpin.errors import BpfError
 from bpfpin.syscall.errno_table import link_type_of, syscall_error
 from bpfpin.uapi import Cmd
 
+# use_errno: without it the interpreter itself could change errno before it is read.
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.syscall.restype = ctypes.c_long
+INTERRUPTED_MAX = 5  # attempts of a call that signals interrupt (EINTR)
+
 NUMBERS = {"x86_64": 321, "aarch64": 280}
 # The verifier gives up with EAGAIN when a signal is pending (do_check() of kernel/bpf/verifier.c);
 # libbpf repeats BPF_PROG_LOAD five times, too.
@@ -23,11 +28,25 @@ ATTEMPTS = 5
 
 # All machines with the common table of system calls (asm-generic/unistd.h) have the number 280.
 _NUMBER = NUMBERS.get(os.uname().machine, 280)
-_libc_syscall = ctypes.CDLL(None, use_errno=True).syscall
-_libc_syscall.restype = ctypes.c_long
 Enter = Callable[..., int]
 # All calls of this process go through this name, so that a test can make the Nth one fail.
-_enter: Enter = _libc_syscall
+_enter: Enter = LIBC.syscall
+
+
+def uninterrupted(call: Callable[[], int]) -> int:
+    """Return the answer of *call*, which is repeated after EINTR."""
+    for _ in range(INTERRUPTED_MAX):
+        answer = call()
+        if answer >= 0 or ctypes.get_errno() != errno.EINTR:
+            break
+    return answer
+
+
+def checked(command: str, answer: int, *, target: str = "") -> int:
+    """Return *answer*; if it is negative, raise the exception for errno, *command* and *target*."""
+    if answer < 0:
+        raise syscall_error(command, ctypes.get_errno(), target=target)
+    return answer
 
 
 def bpf(command: Cmd, attribute: ctypes.Structure, *, target: str = "") -> int:

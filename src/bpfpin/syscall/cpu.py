@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from bpfpin.syscall.libc import LIBC, checked
+from bpfpin.syscall.call import LIBC, checked
 
 POSSIBLE = Path("/sys/devices/system/cpu/possible")
 ONLINE = Path("/sys/devices/system/cpu/online")

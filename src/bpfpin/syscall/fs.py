@@ -10,7 +10,7 @@ from enum import IntFlag
 from pathlib import Path
 
 from bpfpin.records import dataclass
-from bpfpin.syscall.libc import LIBC, checked, uninterrupted
+from bpfpin.syscall.call import LIBC, checked, uninterrupted
 
 AT_FDCWD = -100
 BPFFS = "/sys/fs/bpf"  # the kernel makes this directory as a mount point

@@ -9,8 +9,8 @@ import select
 from enum import IntFlag
 from pathlib import Path
 
+from bpfpin.syscall.call import LIBC, checked
 from bpfpin.syscall.fd import Closing, Descriptor
-from bpfpin.syscall.libc import LIBC, checked
 
 # Some hundred events; those that do not fit wake the next `wait`.
 BUFFER_SIZE = 65536

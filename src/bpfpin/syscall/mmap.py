@@ -7,9 +7,9 @@ import ctypes
 import mmap
 import threading
 
+from bpfpin.syscall.call import LIBC
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Closing
-from bpfpin.syscall.libc import LIBC
 
 PAGE_SIZE = mmap.PAGESIZE
 WORD = 4

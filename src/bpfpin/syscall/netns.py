@@ -13,9 +13,9 @@ from pathlib import Path
 
 from bpfpin.choices import similar
 from bpfpin.errors import BpfError, NamespaceNotFoundError
+from bpfpin.syscall.call import LIBC, checked
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.libc import LIBC, checked
 
 NAMED = Path("/run/netns")
 # setns(2) moves one thread; /proc/self would be the namespace of the main thread.

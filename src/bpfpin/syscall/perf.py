@@ -8,8 +8,8 @@ import os
 import struct
 
 from bpfpin.syscall.attr import u32, u64
+from bpfpin.syscall.call import LIBC, checked
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.syscall.libc import LIBC, checked
 
 NUMBERS = {"x86_64": 298, "aarch64": 241}
 _NUMBER = NUMBERS.get(os.uname().machine, 241)

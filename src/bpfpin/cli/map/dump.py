@@ -12,10 +12,9 @@ import click
 
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import RECORDS, Report, Row, RowBatches, value_text
-from bpfpin.cli.map.entry import typing_options
+from bpfpin.cli.options import typing_options
 from bpfpin.cli.output import Output, escape
-from bpfpin.map.dump import Cpus, Dump, DumpOptions, open_dump
-from bpfpin.map.entries import key_bytes
+from bpfpin.map.dump import Cpus, Dump, DumpOptions, key_bytes, open_dump
 from bpfpin.map.open import Typing
 
 KEY_BYTES: Final = "key_bytes"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command, force_option, guarded
 from bpfpin.cli.formats import Report, value_lines, value_text
+from bpfpin.cli.options import typing_options
 from bpfpin.cli.output import Output
 from bpfpin.errors import UsageError
 from bpfpin.map.entries import MapEntry, delete, delete_all, lookup, peek, pop, push
@@ -17,39 +18,8 @@ from bpfpin.uapi import UpdateFlag
 
 # A negative key is not an option.
 AS_TYPED = {"ignore_unknown_options": True}
-F = TypeVar("F", bound=Callable[..., Any])
 # The kernel's flags BPF_ANY, BPF_NOEXIST and BPF_EXIST (include/uapi/linux/bpf.h).
 FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
-
-
-def typing_options(*, has_value: bool = True) -> Callable[[F], F]:
-    """Give a verb the options for the types of keys and, with *has_value*, of values."""
-    key = (
-        click.option("--key-type", metavar="TYPE", help="Like --type, for keys."),
-        click.option("--key-format", metavar="FMT", help="Like --format, for keys."),
-    )
-    value = (
-        click.option(
-            "--type",
-            "value_type",
-            metavar="TYPE",
-            help="Type of values, from the BTF of programs that use the map: 'struct datarec'.",
-        ),
-        click.option(
-            "--format",
-            "value_format",
-            metavar="FMT",
-            help="Type of values as a format of Python's struct module, such as QQ.",
-        ),
-    )
-
-    def decorate(function: F) -> F:
-        # In reverse, as decorators are applied: help shows the options in the order of the tuples.
-        for option in reversed((*(value if has_value else ()), *key)):
-            function = option(function)
-        return function
-
-    return decorate
 
 
 @bpfpin_command("get", context_settings=AS_TYPED)

@@ -11,7 +11,7 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import STREAM, Report, value_text
 from bpfpin.cli.live import clock
-from bpfpin.cli.map.entry import typing_options
+from bpfpin.cli.options import typing_options
 from bpfpin.cli.output import Output
 from bpfpin.map.follow import follow_event_to_json
 from bpfpin.map.open import Typing

@@ -19,6 +19,9 @@ from bpfpin.syscall.cpu import possible_cpus
 if TYPE_CHECKING:
     from bpfpin.objects.maps.base import DecodeOptions
 
+# The parts of a row: key and value, or key, CPU and the value of that CPU.
+Row = tuple[Any, ...]
+CPU: Final = "cpu"
 LPM_TRIE: Final = "lpm_trie"  # the name of its keys in rules for formats
 
 
@@ -56,6 +59,19 @@ class PerCpuCodec(Codec):
                 self.value.encode_into(part, data, at + cpu * self.stride)
             except MisfitError as misfit:
                 raise misfit.within(f"[{cpu}]") from None
+
+
+def can_add(codec: Codec) -> bool:
+    """Whether the values of all CPUs can be added: all parts are numbers, or it is not per CPU."""
+    return not isinstance(codec, PerCpuCodec) or _is_number(codec.value.decode(bytes(codec.stride)))
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_number, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_number, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def total(values: Sequence[Any]) -> Any:
