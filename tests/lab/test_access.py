@@ -13,6 +13,11 @@ import pytest
 
 from bpfpin.errors import PermissionDeniedError, ReadOnlyMapError
 from bpfpin.objects.maps.map import Map
+from bpfpin.pins import names
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.ownership import return_foreign
+from bpfpin.spec import MapSpec
+from bpfpin.uapi import MapType
 from support.cli import CliResult
 from support.here import Here, map_ids, packets, veth
 from support.lab import TestLab
@@ -35,6 +40,15 @@ def here(bpffs: Path) -> Iterator[Here]:
     let_everybody_enter(bpffs)
     with veth() as device:
         yield Here(bpffs, device)
+
+
+@pytest.fixture(params=[0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A umask that a test may set; the one before comes back."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield request.param
+    os.umask(before)
 
 
 def modes(here: Here) -> dict[str, str]:
@@ -140,6 +154,37 @@ def test_kept_maps_stay_readable_between_unload_and_load(here: Here) -> None:
 
     assert between == 7
     assert modes(here) == expected(directories=f"{GROUP} 0750", maps=f"{GROUP} 0640")
+
+
+def test_what_others_pinned_stays_open_to_the_group_after_an_unload(here: Here, umask: int) -> None:
+    """Their pins are in a new directory then; neither umask nor group of the process count."""
+    here.load(compiled(OLD), *FOR_GROUP)
+    for place in ("theirs", "layouts~/theirs"):
+        with Map.from_pin(here.set / COUNTERS) as counters:
+            counters.pin(here.set / place)
+    os.umask(umask)
+    here.ok("unload", here.device)
+
+    assert modes(here) == {
+        "SET": f"{GROUP} 1750",
+        "SET/theirs": "0 0600",
+        "SET/layouts~": f"{GROUP} 0750",
+        "SET/layouts~/theirs": "0 0600",
+    }
+
+
+def test_what_is_given_back_from_a_stage_stays_open_to_the_group(here: Here, umask: int) -> None:
+    stage = here.root / names.stage_name(here.device)
+    stage.mkdir()
+    os.chown(stage, -1, GROUP)
+    stage.chmod(0o770)
+    with Map.create(MapSpec("mine", MapType.ARRAY, 4, 4, 1)) as mine:
+        mine.pin(stage / "theirs")
+    with Directory.open(here.root) as root:
+        os.umask(umask)
+        return_foreign(root, stage.name, here.device)
+
+    assert modes(here) == {"SET": f"{GROUP} 1750", "SET/theirs": "0 0600"}
 
 
 @pytest.mark.parametrize("words", [("--chmod", "777"), ("--chmod", "0700"), ("--chmod", "1640")])

@@ -228,6 +228,26 @@ def test_what_is_pinned_in_a_stage_that_is_undone_is_given_back(here: Here) -> N
     assert _id(here.set / "theirs") == theirs
 
 
+@pytest.mark.parametrize("name", ["n" * 250, "ö" * 125])
+def test_pins_of_others_with_long_names_are_given_back_where_the_names_are_taken(
+    here: Here, name: str
+) -> None:
+    """`other~NAME` would be longer than a name may be; a load, a command of any kind, goes on."""
+    ids = []
+    with Directory.open(here.root) as root:
+        for _ in range(2):
+            with Stage(root, here.device), root.child(names.stage_name(here.device)) as stage:
+                ids.append(pin_late(stage, name))
+            here.ok("clean")
+        with Stage(root, here.device), root.child(names.stage_name(here.device)) as stage:
+            ids.append(pin_late(stage, name))
+    here.load(compiled(OLD))
+
+    pinned = [_id(path) for path in here.set.iterdir() if name[:100] in path.name]
+    assert sorted(pinned) == ids
+    assert _id(here.set / name) == ids[0]
+
+
 def test_a_pin_that_takes_the_name_of_a_new_map_is_not_replaced(here: Here) -> None:
     here.load(compiled(OLD))
     with Map.create(MINE) as mine:

@@ -16,7 +16,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Self
 
-from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import (
+    BpfError,
+    PermissionDeniedError,
+    PinExistsError,
+    PinNotFoundError,
+    UnsafePathError,
+)
 from bpfpin.pins.names import LINKS
 from bpfpin.syscall import fs
 from bpfpin.syscall.call import INTERRUPTED_MAX
@@ -122,9 +128,37 @@ class Directory(Closing):
 
     def mark(self, name: str, mode: int = DIRECTORY_MODE) -> None:
         """Make the directory *name* without opening it; its existence is the information."""
-        # mkdir(2) creates or fails with EEXIST, so a name that is a mark is set once. Linux keeps
-        # the sticky bit of *mode*.
+        # mkdir(2) creates or fails with EEXIST, so a name that is a mark is set once.
         self._do("mkdir", name, lambda: os.mkdir(name, mode, dir_fd=self.fileno()))
+
+    def mark_like(self, name: str, other: Directory, *, extra: int = 0) -> None:
+        """Make the directory *name* with group and mode of *other*, and the mode bits *extra*."""
+        # mkdir(2) cuts the mode by the umask, and takes the group of the process: until the
+        # directory has its own, it is open to nobody else. Linux sets the sticky bit at once.
+        self.mark(name, DIRECTORY_MODE | extra)
+        with self.child(name) as made:
+            made.set_access_like(other, extra=extra)
+
+    def set_access_like(self, other: Directory, *, extra: int = 0) -> None:
+        """Give this directory group and mode of *other*, without write permission of others.
+
+        If this user may not give it that group, it is not opened to any.
+        """
+        status = other.status
+        mode = stat.S_IMODE(status.st_mode) & ~OTHERS_WRITE | extra
+        try:
+            self.set_access(status.st_gid, mode)
+        except PermissionDeniedError:
+            self.set_access(None, mode & ~stat.S_IRWXG)
+
+    def set_access(self, gid: int | None, mode: int) -> None:
+        """Set group, unless None, and mode of this directory itself, whatever the umask."""
+        status = self.status
+        # The mode after the group: before, the bits for the group would serve the wrong group.
+        if gid is not None and status.st_gid != gid:
+            self._do("chown", "", lambda: os.fchown(self.fileno(), -1, gid))
+        if stat.S_IMODE(status.st_mode) != mode:
+            self._do("chmod", "", lambda: os.fchmod(self.fileno(), mode))
 
     def rmdir(self, name: str) -> None:
         """Remove the empty directory *name*."""

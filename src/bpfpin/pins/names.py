@@ -118,6 +118,13 @@ def fold_pin_name(map_pin: str, number: int, part: str) -> str:
     return _checked(f"{map_pin}~{number}~{part}")
 
 
+def aside_name(prefix: str, name: str, suffix: str = "") -> str:
+    """Return the name to which an entry of others moves; *name* is cut where that is too long."""
+    # In bytes: the kernel counts these, and a character takes up to four.
+    room = NAME_LENGTH_MAX - len(os.fsencode(prefix + suffix))
+    return prefix + os.fsdecode(os.fsencode(name)[:room]) + suffix
+
+
 def stage_name(set_directory: str) -> str:
     """Return the name of the directory in which the next generation of a set is built."""
     return _checked(set_directory + STAGE_SUFFIX)

@@ -36,7 +36,14 @@ from bpfpin.errors import (
 from bpfpin.objects.kernel.object import ObjectKind, identity
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
-from bpfpin.pins.directory import OTHERS_WRITE, Directory, EntryKind, remove_tree, require_safe
+from bpfpin.pins.directory import (
+    DIRECTORY_MODE,
+    OTHERS_WRITE,
+    Directory,
+    EntryKind,
+    remove_tree,
+    require_safe,
+)
 from bpfpin.pins.manifest import Manifest, read_manifest
 from bpfpin.records import dataclass
 
@@ -375,9 +382,9 @@ def link_foreign(live: Directory, target: Directory) -> None:
         with contextlib.ExitStack() as opened:
             source, place = live, target
             if entry.folder:
-                if not target.has(entry.folder):
-                    target.mark(entry.folder)
                 source = opened.enter_context(live.child(entry.folder))
+                if not target.has(entry.folder):
+                    target.mark_like(entry.folder, source)
                 place = opened.enter_context(target.child(entry.folder))
             name = entry.name
             if place.has(name) and owner.is_own_name(entry.folder, name):
@@ -390,8 +397,7 @@ def link_foreign(live: Directory, target: Directory) -> None:
 def aside_name(directory: Directory, entry: GenerationEntry) -> str:
     """Return the new name of a foreign object that is pinned under a name of the set."""
     pinned = identity(directory.pin_path(entry.name)) if entry.kind is EntryKind.PIN else None
-    name = f"id{pinned[1]}~{entry.name}" if pinned else _ASIDE + entry.name
-    return name[: names.NAME_LENGTH_MAX]
+    return names.aside_name(f"id{pinned[1]}~" if pinned else _ASIDE, entry.name)
 
 
 def _copy(
@@ -432,9 +438,12 @@ def return_foreign(root: Directory, stage: str, name: str) -> None:
             if not entries:
                 return
             if not root.has(name):
-                root.mark(name, stat.S_IMODE(directory.status.st_mode) | UNLOADED_MODE)
+                root.mark(name, DIRECTORY_MODE | UNLOADED_MODE)
             with root.child(name) as live:
                 require_safe(live)
+                # Empty ones are removed, so it was made just now, or by a command that died then.
+                if is_unloaded(live) and not live.names():
+                    live.set_access_like(directory, extra=UNLOADED_MODE)
                 _give_entries(directory, live, entries)
 
 
@@ -444,10 +453,11 @@ def _give_entries(directory: Directory, live: Directory, entries: list[Generatio
             if entry.name not in _FOLDERS:
                 _give(directory, live, entry.name)
             continue
-        if not live.has(entry.folder):
-            live.mark(entry.folder)
-        with directory.child(entry.folder) as source, live.child(entry.folder) as target:
-            _give(source, target, entry.name)
+        with directory.child(entry.folder) as source:
+            if not live.has(entry.folder):
+                live.mark_like(entry.folder, source)
+            with live.child(entry.folder) as target:
+                _give(source, target, entry.name)
             is_empty = not source.names()
         if is_empty:
             directory.rmdir(entry.folder)
@@ -483,7 +493,7 @@ def _give(source: Directory, target: Directory, name: str, depth: int = 0) -> No
                 _give(below, place, entry, depth + 1)
         return source.rmdir(name)
     for number in itertools.count():
-        aside = f"{_ASIDE}{name}~{number}" if number else _ASIDE + name
+        aside = names.aside_name(_ASIDE, name, f"~{number}" if number else "")
         with suppress(PinExistsError):
             return source.rename_into(target, name, aside)
     return None

@@ -24,7 +24,6 @@ that cannot query BTF by id. The form is that of `objects.maps.layouts`.
 from __future__ import annotations
 
 import base64
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -247,10 +246,10 @@ def set_access(directory: Directory, access: Access) -> None:
         if kind is EntryKind.PIN and owner.owns(directory, GenerationEntry("", name, kind)):
             set_map_access(directory, name, access)
     # After the pins: who may list the directory may then open the maps in it.
-    _open_directory(directory, access)
+    directory.set_access(access.gid, access.directory_mode)
     for folder in (names.LAYOUTS, names.OBJECTS):
         with suppress(PinNotFoundError), directory.child(folder) as below:
-            _open_directory(below, access)
+            below.set_access(access.gid, access.directory_mode)
 
 
 def set_map_access(directory: Directory, pin: str, access: Access) -> None:
@@ -260,14 +259,6 @@ def set_map_access(directory: Directory, pin: str, access: Access) -> None:
         directory.chown_group(pin, access.gid)
     if stat.S_IMODE(status.st_mode) != access.mode:
         directory.chmod(pin, access.mode)
-
-
-def _open_directory(directory: Directory, access: Access) -> None:
-    status = directory.status
-    if access.gid is not None and status.st_gid != access.gid:
-        os.fchown(directory.fileno(), -1, access.gid)
-    if stat.S_IMODE(status.st_mode) != access.directory_mode:
-        os.fchmod(directory.fileno(), access.directory_mode)
 
 
 def write_types(

@@ -427,8 +427,8 @@ def _make_remainder(root: Directory, name: str, unshared: Mapping[OutsidePin, in
     with root.child(name) as live:
         if not unshared and not foreign_entries(live):
             return False
-        stage, mode = names.stage_name(name), stat.S_IMODE(live.status.st_mode)
-        root.mark(stage, mode | UNLOADED_MODE)
+        stage = names.stage_name(name)
+        root.mark_like(stage, live, extra=UNLOADED_MODE)
         with root.child(stage) as remainder:
             link_foreign(live, remainder)
             for pin, map_id in unshared.items():

@@ -31,6 +31,18 @@ def test_what_bpffs_or_our_own_names_cannot_hold_is_escaped(part: str, encoded: 
     assert names.decode(encoded) == part
 
 
+@pytest.mark.parametrize("name", ["n" * 250, "ö" * 125, os.fsdecode(b"\xff" * 255)])
+@pytest.mark.parametrize("suffix", ["", "~17"])
+def test_the_name_of_an_entry_that_moves_is_cut_to_what_the_kernel_takes(
+    name: str, suffix: str
+) -> None:
+    aside = names.aside_name("other~", name, suffix)
+
+    assert len(os.fsencode(aside)) == names.NAME_LENGTH_MAX
+    assert aside.endswith(suffix)
+    assert names.aside_name("other~", "short", suffix) == f"other~short{suffix}"
+
+
 @given(st.binary(min_size=1, max_size=80).filter(lambda raw: 0 not in raw))
 def test_every_encoded_name_reads_back_and_has_nothing_special_left(raw: bytes) -> None:
     part = os.fsdecode(raw)
