@@ -166,13 +166,13 @@ def _in_form_of(old: Sequence[Count], new: Sequence[Count]) -> tuple[Count, ...]
 
 def has_counters(directory: Path) -> bool:
     """Whether one of the pins in *directory* is the map that `bpfpin stats` shows by default."""
-    paths = list(counter_pins(pins_in(directory)).values())
-    if len(paths) != 1:
-        return False
     try:
+        paths = list(counter_pins(pins_in(directory)).values())
+        if len(paths) != 1:
+            return False
         with Map.from_pin(paths[0], read_only=True) as map_:
             counter_fields(map_)
-    except BpfError:
+    except (BpfError, OSError):  # an unload may remove the set meanwhile
         return False
     return True
 
