@@ -59,7 +59,7 @@ def described(name: str, value: object) -> Iterator[str]:
     elif not isinstance(value, type):
         yield f"{name}{signature(value)}" if callable(value) else f"{name}: {type(value).__name__}"
     else:
-        known = [base.__name__ for base in value.__bases__ if is_known(base)]
+        known = [base.__name__ for base in known_bases(value)]
         bases = f"({', '.join(known)})" if known else ""
         if issubclass(value, enum.Enum):
             yield f"class {name}{bases}: {' '.join(value.__members__)}"
@@ -67,6 +67,15 @@ def described(name: str, value: object) -> Iterator[str]:
             yield f"class {name}{bases}"
             yield f"    {name}{signature(value)}"
         yield from members(value)
+
+
+def known_bases(kind: type) -> Iterator[type]:
+    """Yield the bases of *kind*, and in place of those that are not public the bases of these."""
+    for base in kind.__bases__:
+        if is_known(base):
+            yield base
+        else:
+            yield from known_bases(base)
 
 
 def is_known(base: type) -> bool:

@@ -1,4 +1,4 @@
-"""Reading many elements of a map (BPF_MAP_LOOKUP_BATCH, Linux 5.6).
+"""Maps as bytes, and reading many of their elements (BPF_MAP_LOOKUP_BATCH, Linux 5.6).
 
 What a walk guarantees although others change the map:
 
@@ -21,16 +21,18 @@ import gc
 import itertools
 import threading
 from collections.abc import Callable, ItemsView, Iterator, ValuesView
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 from bpfpin.errors import KeyNotFoundError, NotSupportedError
 from bpfpin.map_traits import traits_of
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.elements import Elements, buffer
 from bpfpin.records import dataclass
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
 from bpfpin.syscall.errno_table import BufferTooSmallError
-from bpfpin.uapi import Cmd, MapType
+from bpfpin.uapi import Cmd, MapType, UpdateFlag
 
 BATCH = 4096  # measured: flat from 256 elements up
 BUFFER_BYTES = 4 << 20
@@ -234,6 +236,96 @@ class Batches:
             trail.append(key)
             key = following
             yield following
+
+
+class RawMap(BaseMap):
+    """A map whose keys and values are bytes: what `Map` decodes.
+
+    `batches_bytes` and the like give what the kernel wrote, also where a map has types.
+    """
+
+    def _prepare(self) -> None:
+        self._traits = traits_of(self.type)
+
+    def close(self) -> None:
+        """Close the descriptor; pins, programs and other handles keep the map."""
+        super().close()
+        self.__dict__.pop("_batches", None)  # its buffers
+
+    @cached_property
+    def _batches(self) -> Batches:
+        return Batches(self._elements, self.type, self.max_entries)
+
+    def lookup_bytes(self, key: bytes) -> bytes:
+        """Return the bytes of the value at a key, of a per-CPU value those of all CPUs.
+
+        Args:
+            key: The bytes of the key.
+
+        Raises:
+            KeyNotFoundError: The map does not have the key.
+            ValueError: The key does not have `key_size` bytes.
+        """
+        return self._elements.lookup(key)
+
+    def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
+        """Write one entry as bytes (BPF_MAP_UPDATE_ELEM).
+
+        Args:
+            key: The bytes of the key.
+            value: The bytes of the value.
+            flag: As in `update`; so are the errors.
+
+        Raises:
+            ValueError: The key or the value does not have the size of the map's.
+        """
+        self._elements.update(key, value, flag)
+
+    def delete_bytes(self, key: bytes) -> None:
+        """Delete one entry (BPF_MAP_DELETE_ELEM).
+
+        Args:
+            key: The bytes of the key.
+
+        Raises:
+            KeyNotFoundError: The map does not have the key.
+            TypeError: The map is an array.
+        """
+        self._check_deletable()
+        self._elements.delete(key)
+
+    def items_bytes(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over all keys and values as bytes, read in batches."""
+        key_size, value_size = self.key_size, self._copied
+        for batch in self._walk():
+            for index in range(batch.count):
+                key = bytes(batch.keys[index * key_size : (index + 1) * key_size])
+                yield key, bytes(batch.values[index * value_size : (index + 1) * value_size])
+
+    def batches_bytes(self) -> Iterator[RawBatch]:
+        """Iterate over all keys and values in batches, each of which the next one overwrites."""
+        return self._walk()
+
+    def dump_bytes(self) -> tuple[bytes, bytes]:
+        """Return all keys and all values, each back to back, read in batches."""
+        if room := self._batches.at_once():
+            contents = room.keys.tobytes(), room.values.tobytes()
+            self._batches.put(room)
+            return contents
+        keys, values = self._whole()
+        return bytes(keys), bytes(values)
+
+    def _whole(self) -> tuple[bytearray, bytearray]:
+        _ = self.fd
+        return self._batches.whole()
+
+    def _walk(self) -> Iterator[RawBatch]:
+        _ = self.fd
+        return self._batches.walk()
+
+    def _check_deletable(self) -> None:
+        if self.is_array:
+            raise TypeError(f"{self._described()} is an array: its keys cannot be deleted")
 
 
 class Batched(Protocol):

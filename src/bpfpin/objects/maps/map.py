@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bpfpin.btf.btf import TypeRef
 from bpfpin.choices import flag_of
 from bpfpin.errors import BpfError, KeyNotFoundError, NotSupportedError, SyscallError
-from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps import batch_write
-from bpfpin.objects.maps.base import ENTRIES_MAX, BaseMap, Formats
+from bpfpin.objects.maps.base import ENTRIES_MAX, Formats
 from bpfpin.objects.maps.batch import (
-    Batches,
     EntriesView,
     EntryValuesView,
-    RawBatch,
+    RawMap,
     collector_paused,
 )
 from bpfpin.objects.maps.batch_write import Entries, Writer
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from bpfpin.objects.maps.watch import Watch
 
 
-class Map(BaseMap, MutableMapping[Any, Any]):
+class Map(RawMap, MutableMapping[Any, Any]):
     """A map held by a descriptor: a mutable mapping typed by the map's BTF.
 
     Keys and values are decoded by their types, else read as bytes. The index of an array is always
@@ -56,18 +54,6 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     `ReadOnlyMapError`. Keys and values that do not fit their types raise `ValueError` or
     `TypeError`; operations that the kernel has not for the type of map raise `TypeError`.
     """
-
-    def _prepare(self) -> None:
-        self._traits = traits_of(self.type)
-
-    def close(self) -> None:
-        """Close the descriptor; pins, programs and other handles keep the map."""
-        super().close()
-        self.__dict__.pop("_batches", None)  # its buffers
-
-    @cached_property
-    def _batches(self) -> Batches:
-        return Batches(self._elements, self.type, self.max_entries)
 
     @cached_property
     def _writer(self) -> Writer:
@@ -537,79 +523,12 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
         return Watch(self, interval_s=interval_s, count=count, entries_max=entries_max)
 
-    def lookup_bytes(self, key: bytes) -> bytes:
-        """Return the bytes of the value at a key, of a per-CPU value those of all CPUs.
-
-        Args:
-            key: The bytes of the key.
-
-        Raises:
-            KeyNotFoundError: The map does not have the key.
-            ValueError: The key does not have `key_size` bytes.
-        """
-        return self._elements.lookup(key)
-
-    def update_bytes(self, key: bytes, value: bytes, *, flag: UpdateFlag = UpdateFlag.ANY) -> None:
-        """Write one entry as bytes (BPF_MAP_UPDATE_ELEM).
-
-        Args:
-            key: The bytes of the key.
-            value: The bytes of the value.
-            flag: As in `update`; so are the errors.
-
-        Raises:
-            ValueError: The key or the value does not have the size of the map's.
-        """
-        self._elements.update(key, value, flag)
-
-    def delete_bytes(self, key: bytes) -> None:
-        """Delete one entry (BPF_MAP_DELETE_ELEM).
-
-        Args:
-            key: The bytes of the key.
-
-        Raises:
-            KeyNotFoundError: The map does not have the key.
-            TypeError: The map is an array.
-        """
-        self._check_deletable()
-        self._elements.delete(key)
-
-    def items_bytes(self) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over all keys and values as bytes, read in batches."""
-        key_size, value_size = self.key_size, self._copied
-        for batch in self._walk():
-            for index in range(batch.count):
-                key = bytes(batch.keys[index * key_size : (index + 1) * key_size])
-                yield key, bytes(batch.values[index * value_size : (index + 1) * value_size])
-
-    def batches_bytes(self) -> Iterator[RawBatch]:
-        """Iterate over all keys and values in batches, each of which the next one overwrites."""
-        return self._walk()
-
-    def dump_bytes(self) -> tuple[bytes, bytes]:
-        """Return all keys and all values, each back to back, read in batches."""
-        if room := self._batches.at_once():
-            contents = room.keys.tobytes(), room.values.tobytes()
-            self._batches.put(room)
-            return contents
-        keys, values = self._whole()
-        return bytes(keys), bytes(values)
-
     @contextmanager
     def _read_whole(self) -> Iterator[Iterator[tuple[Any, Any]]]:
         # Read first, then decode: by turns, the two take the processor's caches from each other.
         keys, values = self._whole()
         with collector_paused(len(keys) // (self.key_size or 1)):
             yield self._decoded(memoryview(keys), memoryview(values))
-
-    def _whole(self) -> tuple[bytearray, bytearray]:
-        _ = self.fd
-        return self._batches.whole()
-
-    def _walk(self) -> Iterator[RawBatch]:
-        _ = self.fd
-        return self._batches.walk()
 
     def _decoded(self, keys: memoryview, values: memoryview) -> Iterator[tuple[Any, Any]]:
         key, value = batch_write.items(self._key, keys), batch_write.items(self._value, values)
@@ -627,10 +546,6 @@ class Map(BaseMap, MutableMapping[Any, Any]):
             return False
         self._elements.are_numbers(Letters(self._key.letter, self._value.letter))
         return True
-
-    def _check_deletable(self) -> None:
-        if self.is_array:
-            raise TypeError(f"{self._described()} is an array: its keys cannot be deleted")
 
     def _unfit(self, error: SyscallError, value: bytes, *, key: Any) -> BpfError:
         """Return why a map of maps refuses *value*, a descriptor; else *error* itself."""
