@@ -42,8 +42,8 @@ _HOMES = {
     "codecs.formats": "AUTO Format Nanoseconds",
     "codecs.variable": "VariableSpec",
     "errors": (
-        "Argument AttachError BpfError BusyError CgroupNotFoundError Difference EmptyMapError "
-        "Fix HookBusyError IdNotFoundError IncompatibleMapError InterfaceNotFoundError "
+        "AttachError BpfError BusyError CgroupNotFoundError Difference EmptyMapError "
+        "HookBusyError IdNotFoundError IncompatibleMapError InterfaceNotFoundError "
         "KeyExistsError KeyNotFoundError LimitError LockTimeoutError MapFullError "
         "MissingExtraError NamespaceNotFoundError NotBpffsError NotSupportedError "
         "ObjectFileError ObjectLimitError ObjectNotFoundError PermissionDeniedError PinError "
@@ -53,6 +53,7 @@ _HOMES = {
     ),
     "externs": "ConfigForm ExternKind ExternSpec",
     "insn": "Instruction",
+    "hints": "Argument Fix",
     "map.follow": "FollowedWatch Follower follow",
     "map.snapshot": "Restored Saved restore_map save_map",
     "migration.losses": "MemberLoss",

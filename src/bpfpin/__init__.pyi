@@ -37,14 +37,12 @@ from bpfpin.codecs.variable import (
     VariableSpec as VariableSpec,
 )
 from bpfpin.errors import (
-    Argument as Argument,
     AttachError as AttachError,
     BpfError as BpfError,
     BusyError as BusyError,
     CgroupNotFoundError as CgroupNotFoundError,
     Difference as Difference,
     EmptyMapError as EmptyMapError,
-    Fix as Fix,
     HookBusyError as HookBusyError,
     IdNotFoundError as IdNotFoundError,
     IncompatibleMapError as IncompatibleMapError,
@@ -81,6 +79,10 @@ from bpfpin.externs import (
     ConfigForm as ConfigForm,
     ExternKind as ExternKind,
     ExternSpec as ExternSpec,
+)
+from bpfpin.hints import (
+    Argument as Argument,
+    Fix as Fix,
 )
 from bpfpin.insn import (
     Instruction as Instruction,

@@ -38,18 +38,18 @@ BpfError
 └── UsageError(ValueError)             an argument is wrong: an unknown or ambiguous name
 
 A message names the request and the state that stands against it; `hint` says what to do. A hint
-that names an argument of the call has it as data, in a `Fix`: Python callers read `take_over=True`,
-and the command words the same argument as its option, `--take-over`.
+that names an argument of the call has it as data, in a `Fix` (module `hints`).
 """
 
 from __future__ import annotations
 
 import errno as errno_names
 import os
-from collections.abc import Callable, Sequence
-from enum import Enum, IntEnum
+from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any
 
+from bpfpin.hints import Fix
 from bpfpin.records import dataclass
 
 _OS_ERROR_FIELDS = ("errno", "strerror", "filename", "filename2")
@@ -83,67 +83,6 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.map}: {self.field}: {self.old} -> {self.new}"
-
-
-class Placeholder(str):
-    """A value that the caller fills in, such as NAME; written without quotes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """A keyword argument that solves a problem, such as `take_over=True`.
-
-    The command has an option for it: a flag for True, one option for each element of a list,
-    `KEY=VALUE` for each item of a mapping, and for a record an option for each of its fields.
-
-    Attributes:
-        name: The name of the keyword argument.
-        value: The value to pass; True for a flag, None to name the argument alone.
-    """
-
-    name: str
-    value: object = True
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return self.name
-        value = self.value.value if isinstance(self.value, Enum) else self.value
-        return f"{self.name}={value!r}"
-
-
-@dataclass(frozen=True, slots=True)
-class Fix:
-    """What to do about an error: a sentence of *parts*, texts and arguments of the call."""
-
-    parts: tuple[str | Argument, ...]
-
-    @classmethod
-    def of(cls, *parts: str | Argument) -> Fix:
-        """Return a fix of *parts*, texts and arguments, which are joined without spaces."""
-        return cls(parts)
-
-    def text(self, word: Callable[[Argument], str] = str, *, between: str = ", ") -> str:
-        """Return the sentence.
-
-        *word* writes an argument, by default as in Python, *between* separates adjacent ones.
-        """
-        text, before = "", None
-        for part in self.parts:
-            if isinstance(part, Argument):
-                text += between if isinstance(before, Argument) else ""
-            text += part if isinstance(part, str) else word(part)
-            before = part
-        return text
-
-    def joined(self, *parts: str | Argument, separator: str = "") -> Fix:
-        """Return this fix and *parts*, with *separator* between them if both have words."""
-        is_divided = separator and self.text() and Fix(parts).text()
-        return Fix((*self.parts, *([separator] if is_divided else []), *parts))
 
 
 class Portable(Exception):  # noqa: N818 - a base class, not an error
@@ -525,7 +464,11 @@ class PinExistsError(PinError):
 
 
 class PinNotFoundError(PinError, FileNotFoundError):
-    """The pin or pin set does not exist; also a `FileNotFoundError`."""
+    """The pin or pin set does not exist; also a `FileNotFoundError`.
+
+    Attributes:
+        message, path, hint: As in `PinError`.
+    """
 
     exit_code = ExitCode.NOT_FOUND
 

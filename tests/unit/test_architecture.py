@@ -19,7 +19,7 @@ ROOT = Path(bpfpin.__file__).parent
 MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
-BASE = {"uapi", "errors", "records", "deprecated", "choices"}
+BASE = {"uapi", "errors", "hints", "records", "deprecated", "choices"}
 PURE = BASE | {"hooks", "map_traits", "insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
@@ -27,7 +27,8 @@ LAYERS: dict[str, set[str]] = {
     "records": set(),
     "deprecated": set(),
     "uapi": set(),
-    "errors": {"uapi", "records"},
+    "hints": {"records"},
+    "errors": {"uapi", "records", "hints"},
     "choices": {"errors", "uapi"},
     "hooks": BASE,
     "map_traits": BASE,

@@ -18,7 +18,8 @@ import pytest
 
 import bpfpin
 from bpfpin import errors
-from bpfpin.errors import Argument, BpfError, Difference, Fix, Placeholder, Portable
+from bpfpin.errors import BpfError, Difference, Portable
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.migration.refusal import Remedy, RuleChoice
 from bpfpin.migration.request import Rule
 from bpfpin.syscall.errno_table import TABLE, syscall_error

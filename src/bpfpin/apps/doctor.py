@@ -10,7 +10,8 @@ from typing import NamedTuple
 from bpfpin.attach import devices, interface
 from bpfpin.attach.devices import XdpFeature
 from bpfpin.attach.xdp import xdp_holder
-from bpfpin.errors import Argument, BpfError, Fix, NotBpffsError, PermissionDeniedError
+from bpfpin.errors import BpfError, NotBpffsError, PermissionDeniedError
+from bpfpin.hints import Argument, Fix
 from bpfpin.host.objects import may_walk
 from bpfpin.objects.features import Feature, features, probe_rename_exchange
 from bpfpin.pins import bpffs

@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bpfpin.errors import Argument, Fix, PinNotFoundError, Placeholder, UsageError
+from bpfpin.errors import PinNotFoundError, UsageError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.map.counters import (
     Count,
     Counters,

@@ -17,7 +17,8 @@ from bpfpin.attach.registry import (
     code_of,
 )
 from bpfpin.choices import choice_of
-from bpfpin.errors import Argument, Fix, NotSupportedError
+from bpfpin.errors import NotSupportedError
+from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import Hook, hooks_with_code
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program

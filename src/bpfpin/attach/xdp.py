@@ -21,9 +21,7 @@ from bpfpin.attach.registry import (
 )
 from bpfpin.choices import choice_of
 from bpfpin.errors import (
-    Argument,
     BpfError,
-    Fix,
     HookBusyError,
     NotSupportedError,
     PermissionDeniedError,
@@ -31,6 +29,7 @@ from bpfpin.errors import (
     SyscallError,
     WrongHookError,
 )
+from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import Hook, XdpMode
 from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link

@@ -15,15 +15,13 @@ import click
 
 from bpfpin.cli.output import Terminated
 from bpfpin.errors import (
-    Argument,
     BpfError,
     ExitCode,
-    Fix,
     IncompatibleMapError,
     PermissionDeniedError,
-    Placeholder,
     VerifierError,
 )
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.records import dataclass
 
 

@@ -8,21 +8,9 @@ from typing import Any, Final
 
 from bpfpin.errors import KeyNotFoundError, MapFullError, UsageError, ValueDiffersError
 from bpfpin.map import parse
-from bpfpin.map.entries import (
-    ChangeGuard,
-    MapEntry,
-    present_key,
-    value_form,
-)
+from bpfpin.map.entries import ChangeGuard, MapEntry, present_key, value_form
 from bpfpin.map.form import InputForm
-from bpfpin.map.open import (
-    AS_IT_IS,
-    Typing,
-    open_kind,
-    open_typed,
-    require_entries,
-    usage_errors,
-)
+from bpfpin.map.open import AS_IT_IS, Typing, open_kind, open_typed, require_entries, usage_errors
 from bpfpin.map.parse import FieldValue
 from bpfpin.map_traits import ValueKind, stride_of, traits_of
 from bpfpin.objects.kernel.info import type_name

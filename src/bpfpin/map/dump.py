@@ -18,14 +18,7 @@ from bpfpin.codecs.format_table import KEY, VALUE
 from bpfpin.codecs.stray import StrayBytes, key_bytes_of
 from bpfpin.errors import BusyError, UsageError
 from bpfpin.map.generation import Moment
-from bpfpin.map.open import (
-    AS_IT_IS,
-    Typing,
-    moment_of,
-    open_typed,
-    require_entries,
-    usage_errors,
-)
+from bpfpin.map.open import AS_IT_IS, Typing, moment_of, open_typed, require_entries, usage_errors
 from bpfpin.objects.maps.batch import collector_paused
 from bpfpin.objects.maps.codec import CPU, Row, can_add, total
 from bpfpin.objects.maps.map import Map

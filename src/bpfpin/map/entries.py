@@ -16,14 +16,7 @@ from bpfpin.errors import KeyNotFoundError, UsageError
 from bpfpin.map import form as literals
 from bpfpin.map import parse
 from bpfpin.map.form import HEX, InputForm, Literal
-from bpfpin.map.open import (
-    AS_IT_IS,
-    Typing,
-    open_typed,
-    require_entries,
-    usage_errors,
-    whole,
-)
+from bpfpin.map.open import AS_IT_IS, Typing, open_typed, require_entries, usage_errors, whole
 from bpfpin.map.verdict import USUAL_NAME, can_hold_verdict
 from bpfpin.map_traits import MapFamily, ValueKind, traits_of
 from bpfpin.objects.events.user_ring_buffer import UserRingBuffer

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 
 from bpfpin.errors import (
-    Argument,
     BpfError,
-    Fix,
     NotBpffsError,
     PinExistsError,
     PinKindError,
@@ -16,6 +14,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UnsafePathError,
 )
+from bpfpin.hints import Argument, Fix
 from bpfpin.host.objects import keepers
 from bpfpin.host.users import users_of
 from bpfpin.map.open import open_map

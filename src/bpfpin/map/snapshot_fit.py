@@ -8,7 +8,8 @@ from typing import Final, Protocol
 
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Argument, Difference, Fix, IncompatibleMapError, MapFullError
+from bpfpin.errors import Difference, IncompatibleMapError, MapFullError
+from bpfpin.hints import Argument, Fix
 from bpfpin.map.snapshot_file import Block, SavedDefinition, SnapshotReader
 from bpfpin.map_traits import traits_of
 from bpfpin.migration.request import Migration

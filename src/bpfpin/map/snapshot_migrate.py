@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import Argument, Difference, Fix, IncompatibleMapError, Placeholder
+from bpfpin.errors import Difference, IncompatibleMapError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.map.snapshot_file import Block, SavedDefinition, SnapshotReader
 from bpfpin.map.snapshot_fit import are_interchangeable, definition_of
 from bpfpin.map_traits import traits_of

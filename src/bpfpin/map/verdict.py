@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from bpfpin.btf.types import Enum, Int, IntEncoding
-from bpfpin.errors import Argument, Difference, Fix, IncompatibleMapError, UsageError
+from bpfpin.errors import Difference, IncompatibleMapError, UsageError
+from bpfpin.hints import Argument, Fix
 from bpfpin.map.counters import ACTION
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import type_name

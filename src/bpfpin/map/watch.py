@@ -15,17 +15,11 @@ from typing import Any
 
 from bpfpin.codecs.formats import AUTO
 from bpfpin.codecs.stray import key_bytes_of
-from bpfpin.errors import Argument, BpfError, BusyError, Fix, UsageError
+from bpfpin.errors import BpfError, BusyError, UsageError
+from bpfpin.hints import Argument, Fix
 from bpfpin.map import query
 from bpfpin.map.follow import Follower, Gone, StillMigrating, follow
-from bpfpin.map.open import (
-    AS_IT_IS,
-    Typing,
-    open_map,
-    open_typed,
-    require_entries,
-    usage_errors,
-)
+from bpfpin.map.open import AS_IT_IS, Typing, open_map, open_typed, require_entries, usage_errors
 from bpfpin.map.query import Columns
 from bpfpin.map_traits import MapFamily, traits_of
 from bpfpin.objects.events.perf_buffer import PerfBuffer

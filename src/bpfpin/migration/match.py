@@ -13,7 +13,7 @@ from dataclasses import field
 from typing import Final
 
 from bpfpin.btf.layout import Span
-from bpfpin.errors import Argument, Fix
+from bpfpin.hints import Argument, Fix
 from bpfpin.migration.members import Leaf, LeafKind, MemberMove
 from bpfpin.migration.request import (
     MigrationRules,

@@ -32,7 +32,8 @@ from bpfpin.btf.types import (
 from bpfpin.btf.types import Enum as EnumType
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.of_btf import is_kernel_owned
-from bpfpin.errors import Argument, Fix, LimitError, ObjectFileError, UsageError
+from bpfpin.errors import LimitError, ObjectFileError, UsageError
+from bpfpin.hints import Argument, Fix
 from bpfpin.map_traits import traits_of
 from bpfpin.migration.request import Rule
 from bpfpin.records import dataclass

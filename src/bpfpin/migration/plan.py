@@ -33,12 +33,7 @@ from bpfpin.migration.members import (
     types_with_layouts,
 )
 from bpfpin.migration.refusal import MemberNames, Refusals, names_of
-from bpfpin.migration.report import (
-    MapDefinition,
-    MemberPlace,
-    MigratedMember,
-    MigrationReport,
-)
+from bpfpin.migration.report import MapDefinition, MemberPlace, MigratedMember, MigrationReport
 from bpfpin.migration.request import (
     KEY,
     VALUE,

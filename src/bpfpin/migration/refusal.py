@@ -12,14 +12,8 @@ from typing import Any, Final, Self
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.of_btf import codec
-from bpfpin.errors import (
-    Argument,
-    Difference,
-    Fix,
-    IncompatibleMapError,
-    Placeholder,
-    UsageError,
-)
+from bpfpin.errors import Difference, IncompatibleMapError, UsageError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.migration.entries import EntrySurvey, Misfit, shown
 from bpfpin.migration.exact import Exactness
 from bpfpin.migration.match import PartMoves, UnfitMember

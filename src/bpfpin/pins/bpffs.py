@@ -7,15 +7,8 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Final
 
-from bpfpin.errors import (
-    Argument,
-    Fix,
-    NotBpffsError,
-    PinNotFoundError,
-    Placeholder,
-    PrivateMountError,
-    UnsafePathError,
-)
+from bpfpin.errors import NotBpffsError, PinNotFoundError, PrivateMountError, UnsafePathError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.syscall import fs
 from bpfpin.syscall.fs import Mount

@@ -17,15 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bpfpin.errors import (
-    Argument,
     BpfError,
-    Fix,
     LockTimeoutError,
     PinExistsError,
     PinNotFoundError,
-    Placeholder,
     UnsafePathError,
 )
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.pins import bpffs
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, require_safe, unsafe_reason, user_name
 from bpfpin.pins.names import LOCK_DIRECTORY

@@ -18,7 +18,8 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, Self
 
-from bpfpin.errors import Argument, Fix, LimitError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import LimitError, PinNotFoundError, UnsafePathError
+from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import HeldBy
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, user_name
 from bpfpin.pins.names import MANIFEST, OBJECTS

@@ -15,7 +15,8 @@ import os
 import re
 from typing import Final
 
-from bpfpin.errors import Argument, Fix, PinNameError, Placeholder
+from bpfpin.errors import PinNameError
+from bpfpin.hints import Argument, Fix, Placeholder
 
 LOCK_DIRECTORY: Final = "bpfpin~"  # in the pin root: the lock, and records of several sets
 # In each generation:

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bpfpin.errors import (
-    Argument,
     Difference,
-    Fix,
     IdNotFoundError,
     IncompatibleMapError,
     PinError,
     PinKindError,
     PinNotFoundError,
 )
+from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.maps.map import Map

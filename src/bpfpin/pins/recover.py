@@ -23,15 +23,8 @@ import os
 from contextlib import suppress
 from enum import Enum
 
-from bpfpin.errors import (
-    Argument,
-    AttachError,
-    BpfError,
-    Fix,
-    PinNotFoundError,
-    Placeholder,
-    UnsafePathError,
-)
+from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program

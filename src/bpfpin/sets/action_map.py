@@ -11,15 +11,13 @@ from bpfpin.attach import interface
 from bpfpin.attach.devices import all_devices
 from bpfpin.attach.registry import running_on_devices
 from bpfpin.errors import (
-    Argument,
-    Fix,
     IdNotFoundError,
     InterfaceNotFoundError,
     PermissionDeniedError,
     PinNotFoundError,
-    Placeholder,
     UsageError,
 )
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import has_actions
 from bpfpin.map.verdict import USUAL_NAME, require_verdict
 from bpfpin.objects.kernel.info import KERNEL_NAME_LENGTH

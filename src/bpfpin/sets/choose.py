@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.choices import similar
-from bpfpin.errors import Argument, Fix, Placeholder, UsageError, WrongHookError
+from bpfpin.errors import UsageError, WrongHookError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import Hook, TargetKind
 from bpfpin.map_traits import traits_of
 from bpfpin.objfile.reader import read_btf, read_object

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from bpfpin.errors import (
-    Argument,
     BpfError,
     BusyError,
-    Fix,
     IdNotFoundError,
     PinNotFoundError,
-    Placeholder,
     ProgramChangedError,
     UnsafePathError,
     UsageError,
 )
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names

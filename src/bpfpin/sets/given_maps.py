@@ -19,15 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from bpfpin.choices import similar
-from bpfpin.errors import (
-    Argument,
-    Fix,
-    NotBpffsError,
-    PinKindError,
-    PinNotFoundError,
-    Placeholder,
-    UsageError,
-)
+from bpfpin.errors import NotBpffsError, PinKindError, PinNotFoundError, UsageError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names

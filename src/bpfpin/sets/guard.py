@@ -9,15 +9,14 @@ from pathlib import Path
 
 from bpfpin.attach import interface
 from bpfpin.errors import (
-    Argument,
     BpfError,
-    Fix,
     KeyNotFoundError,
     LimitError,
     NamespaceNotFoundError,
     PermissionDeniedError,
     UsageError,
 )
+from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import Hook, TargetKind, has_actions
 from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
 from bpfpin.map_traits import traits_of

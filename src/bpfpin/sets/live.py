@@ -8,15 +8,13 @@ from pathlib import Path
 
 from bpfpin.attach.registry import HookTarget, code_of
 from bpfpin.errors import (
-    Argument,
     AttachError,
     BpfError,
-    Fix,
     PinNotFoundError,
-    Placeholder,
     ProgramChangedError,
     UnsafePathError,
 )
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import HeldBy, Hook
 from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.programs.program import Program

@@ -10,7 +10,8 @@ from pathlib import Path
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.attach.registry import HookTarget
-from bpfpin.errors import Argument, BpfError, Fix, NamespaceNotFoundError, Placeholder
+from bpfpin.errors import BpfError, NamespaceNotFoundError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import TargetKind, known_hook
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS

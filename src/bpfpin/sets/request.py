@@ -12,7 +12,8 @@ from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
 from bpfpin.attach.order import Order
 from bpfpin.choices import choice_of
-from bpfpin.errors import Argument, BusyError, CgroupNotFoundError, Fix, Placeholder, UsageError
+from bpfpin.errors import BusyError, CgroupNotFoundError, UsageError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState

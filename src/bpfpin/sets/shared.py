@@ -12,7 +12,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Final
 
-from bpfpin.errors import Argument, Fix, PinError, PinNotFoundError, UsageError
+from bpfpin.errors import PinError, PinNotFoundError, UsageError
+from bpfpin.hints import Argument, Fix
 from bpfpin.host.pins import map_pins
 from bpfpin.host.users import MapUser, UserKind, programs_of, users_of
 from bpfpin.objects.kernel import info as walk

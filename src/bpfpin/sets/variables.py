@@ -9,7 +9,8 @@ from dataclasses import field
 from typing import Any
 
 from bpfpin.codecs.variable import VariableSpec, key_of
-from bpfpin.errors import Argument, BpfError, Fix, Placeholder, UsageError
+from bpfpin.errors import BpfError, UsageError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.pins.plan import Decision, MapPlan
 from bpfpin.records import dataclass
 from bpfpin.spec import ObjectSpec

@@ -11,15 +11,13 @@ import pytest
 from bpfpin.cli.failure import describe
 from bpfpin.cli.output import Terminated
 from bpfpin.errors import (
-    Argument,
     BusyError,
     Difference,
-    Fix,
     IncompatibleMapError,
     PermissionDeniedError,
-    Placeholder,
     VerifierError,
 )
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.migration.refusal import RuleChoice
 from bpfpin.migration.request import Migration, Rule
 from bpfpin.spec import XdpMode

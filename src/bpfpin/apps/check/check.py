@@ -22,14 +22,13 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.c_source import c_type
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import (
-    Argument,
     BpfError,
-    Fix,
     NotSupportedError,
     PermissionDeniedError,
     UsageError,
     VerifierError,
 )
+from bpfpin.hints import Argument, Fix
 from bpfpin.objects.load import resolve
 from bpfpin.objects.load.collection import Loaded, load, selected
 from bpfpin.objects.load.entries import check_byte_order

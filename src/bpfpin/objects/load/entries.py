@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bpfpin.errors import (
-    Argument,
     BpfError,
-    Fix,
     IncompatibleMapError,
     LimitError,
     ObjectFileError,
     PermissionDeniedError,
-    Placeholder,
     UsageError,
 )
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.create import estimate_bytes, size_text

@@ -13,14 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpfpin.btf.btf import Btf
-from bpfpin.errors import (
-    Argument,
-    Fix,
-    NotSupportedError,
-    ObjectFileError,
-    Placeholder,
-    VerifierError,
-)
+from bpfpin.errors import NotSupportedError, ObjectFileError, VerifierError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.objects.kernel import btf as kernel_btf
 from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.verifier.attempt import unknown_helper

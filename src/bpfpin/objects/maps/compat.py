@@ -11,15 +11,14 @@ from dataclasses import replace
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import (
-    Argument,
     BpfError,
     Difference,
-    Fix,
     IdNotFoundError,
     IncompatibleMapError,
     PermissionDeniedError,
     SyscallError,
 )
+from bpfpin.hints import Argument, Fix
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo, named, type_name
 from bpfpin.objects.maps.create import entries_asked

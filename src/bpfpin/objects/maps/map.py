@@ -12,12 +12,7 @@ from bpfpin.choices import flag_of
 from bpfpin.errors import BpfError, KeyNotFoundError, NotSupportedError, SyscallError
 from bpfpin.objects.maps import batch_write
 from bpfpin.objects.maps.base import ENTRIES_MAX, Formats
-from bpfpin.objects.maps.batch import (
-    EntriesView,
-    EntryValuesView,
-    RawMap,
-    collector_paused,
-)
+from bpfpin.objects.maps.batch import EntriesView, EntryValuesView, RawMap, collector_paused
 from bpfpin.objects.maps.batch_write import Entries, Writer
 from bpfpin.objects.maps.elements import Letters
 from bpfpin.syscall.errno_table import InvalidArgumentError

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bpfpin import deprecated
-from bpfpin.errors import Argument, EmptyMapError, Fix, KeyNotFoundError, MapFullError
+from bpfpin.errors import EmptyMapError, KeyNotFoundError, MapFullError
+from bpfpin.hints import Argument, Fix
 from bpfpin.map_traits import MapFamily, types_in
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.syscall import bpf

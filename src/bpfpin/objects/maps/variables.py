@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from bpfpin.codecs.variable import VariableSpec, by_name, key_of
-from bpfpin.errors import Argument, Fix, Placeholder, ReadOnlyMapError
+from bpfpin.errors import ReadOnlyMapError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.mapped import Cells, MappedMemory
 from bpfpin.syscall.fd import Closing

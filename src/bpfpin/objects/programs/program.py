@@ -12,14 +12,13 @@ from typing import Self
 
 from bpfpin.btf.btf import Btf
 from bpfpin.errors import (
-    Argument,
-    Fix,
     NotSupportedError,
     PermissionDeniedError,
     SyscallError,
     UsageError,
     VerifierError,
 )
+from bpfpin.hints import Argument, Fix
 from bpfpin.insn import INSN_SIZE, encode, exit_, mov_imm
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.attach_target import AttachTarget

@@ -8,15 +8,14 @@ from dataclasses import replace
 
 from bpfpin.attach.registry import HookHolder, NewAttachment, code_of
 from bpfpin.errors import (
-    Argument,
     AttachError,
     BpfError,
     BusyError,
-    Fix,
     HookBusyError,
     PermissionDeniedError,
     ProgramChangedError,
 )
+from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program

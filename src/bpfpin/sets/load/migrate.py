@@ -10,7 +10,8 @@ from typing import Final, TypeVar
 
 from bpfpin.analysis.follow import users_of_programs, users_of_specs
 from bpfpin.btf.btf import Btf
-from bpfpin.errors import Argument, BpfError, Difference, Fix, UsageError
+from bpfpin.errors import BpfError, Difference, UsageError
+from bpfpin.hints import Argument, Fix
 from bpfpin.host.users import MapUser, programs_of
 from bpfpin.migration.members import struct_names
 from bpfpin.migration.plan import (

@@ -7,16 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpfpin.errors import (
-    Argument,
-    BpfError,
-    BusyError,
-    Fix,
-    IncompatibleMapError,
-    PinKindError,
-    PinNotFoundError,
-    Placeholder,
-)
+from bpfpin.errors import BpfError, BusyError, IncompatibleMapError, PinKindError, PinNotFoundError
+from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from bpfpin.attach.registry import AttachOptions, HookTarget, NewAttachment, code_of
 from bpfpin.attach.xdp import foreseen_refusal, generic_note, mode_refusal
-from bpfpin.errors import Argument, Fix, HookBusyError, NotSupportedError, UsageError
+from bpfpin.errors import HookBusyError, NotSupportedError, UsageError
+from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import HeldBy, Hook, XdpMode
 from bpfpin.objects.link import Link
 from bpfpin.objects.load import collection

@@ -14,7 +14,7 @@ from typing import Final
 
 from bpfpin.attach import interface, routes
 from bpfpin.attach.routes import InterfaceAddress, NetDevice, Underlay
-from bpfpin.errors import Argument, Fix
+from bpfpin.hints import Argument, Fix
 from bpfpin.records import dataclass
 from bpfpin.sets.lockout import packets as probes
 from bpfpin.sets.lockout.packets import (
