@@ -6,6 +6,7 @@ The table is the architecture; a new module finds its layer by the folder it is 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -16,6 +17,8 @@ import pytest
 import bpfpin
 
 ROOT = Path(bpfpin.__file__).parent
+REPOSITORY = Path(__file__).parents[2]
+NAMED_MODULE = re.compile(r"`(?:src/bpfpin/)?([a-z_]+(?:/[a-z_]+)+)(?:\.py)?`")
 MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
@@ -260,3 +263,17 @@ def test_no_function_is_too_long() -> None:
     }
 
     assert long == {}
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_the_modules_that_a_page_names_exist(page: str) -> None:
+    folders = {path.name for path in ROOT.rglob("*") if path.is_dir()}
+    named = set(NAMED_MODULE.findall((REPOSITORY / page).read_text()))
+    places = {name for name in named if name.split("/")[0] in folders}
+
+    assert places
+    assert {
+        place
+        for place in places
+        if not (ROOT / place).is_dir() and not (ROOT / f"{place}.py").is_file()
+    } == set()
