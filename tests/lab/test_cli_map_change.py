@@ -35,6 +35,7 @@ def pinned(bpffs: Path) -> Iterator[Path]:
         COUNTERS.with_changes(name="counters", type=MapType.PERCPU_HASH),
         COUNTERS.with_changes(name="indexed"),
         MapSpec("devices", MapType.DEVMAP_HASH, 4, 4, 4),
+        ROUTES.with_changes(name="hops", value_size=16, value=COUNTERS.value),
     ]
     with ExitStack() as opened:
         for spec in specs:
@@ -93,6 +94,36 @@ def test_a_trie_takes_prefixes_and_finds_addresses(pinned: Path) -> None:
     assert said("get", routes, "10.9.9.9").stdout == "8\n"
     assert ok("delete", routes, "10.1.0.0/16") == {"schema": 1, "deleted": 1}
     assert refused(4, "delete", routes, "11.0.0.0/8")["type"] == "KeyNotFoundError"
+
+
+def test_only_the_exact_prefix_of_a_trie_is_deleted_or_compared(pinned: Path) -> None:
+    routes = pinned / "routes"
+    for prefix, value in (("10.0.0.0/8", "8"), ("192.168.0.0/16", "16")):
+        ok("set", routes, prefix, value)
+    before = entries(routes)
+
+    missing = refused(4, "delete", routes, "192.168.0.0/16", "10.1.0.0/16")
+    assert "10.1.0.0/16" in missing["message"]
+    assert refused(4, "set", routes, "10.1.0.0/16", "1", "--if", "8")["type"] == "KeyNotFoundError"
+    assert entries(routes) == before
+    # Two spellings of one prefix are one entry.
+    twice = ok("delete", routes, "192.168.0.0/16", "192.168.7.7/16", "10.0.0.0/8")
+    assert twice["deleted"] == 2
+    assert entries(routes) == {}
+
+
+def test_a_new_prefix_of_a_trie_starts_without_the_fields_of_the_covering_one(
+    pinned: Path,
+) -> None:
+    hops = pinned / "hops"
+    ok("set", hops, "10.0.0.0/8", "rx_packets=1", "rx_bytes=2")
+
+    assert ok("set", hops, "10.1.0.0/16", "rx_bytes=3")["value"] == {
+        "rx_packets": 0,
+        "rx_bytes": 3,
+    }
+    ok("set", hops, "10.0.0.0/8", "rx_bytes=4", "--if", "rx_packets=1")
+    assert ok("get", hops, "10.0.0.0/8")["value"] == {"rx_packets": 1, "rx_bytes": 4}
 
 
 def test_devices_go_by_name(pinned: Path) -> None:

@@ -109,6 +109,17 @@ def prefix_bytes(value: Any, size: int) -> bytes:
     return length.to_bytes(_LENGTH_SIZE, "little") + packed
 
 
+def without_other_bits(key: bytes) -> bytes:
+    """Return a key with the bits behind its prefix cleared: equal prefixes have equal bytes then.
+
+    The kernel keeps these bits as they were written, and ignores them when it compares keys.
+    """
+    bits = 8 * (len(key) - _LENGTH_SIZE)
+    surplus = max(0, bits - int.from_bytes(key[:_LENGTH_SIZE], "little"))
+    address = int.from_bytes(key[_LENGTH_SIZE:], "big") >> surplus << surplus
+    return key[:_LENGTH_SIZE] + address.to_bytes(bits // 8, "big")
+
+
 def prefix_key(text: str, codec: Codec) -> Any:
     """Return the key for a text such as `10.0.0.1/24`; without a length, all bits are meant.
 

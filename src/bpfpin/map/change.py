@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from bpfpin.errors import KeyNotFoundError, MapFullError, UsageError, ValueDiffersError
 from bpfpin.map import parse
-from bpfpin.map.entries import ChangeGuard, MapEntry, present_key, value_form
+from bpfpin.map.entries import ChangeGuard, MapEntry, present_key, require_exact, value_form
 from bpfpin.map.form import InputForm
 from bpfpin.map.open import AS_IT_IS, Typing, open_kind, open_typed, require_entries, usage_errors
 from bpfpin.map.parse import FieldValue
@@ -121,6 +121,7 @@ def _check(bpf_map: Map, key: Any, conditions: Sequence[str], cpu: int | None) -
         return
     # bpf(2) has no compare-and-exchange of values: this read and the write are two calls.
     form, whole = value_form(bpf_map), bpf_map[key]
+    require_exact(bpf_map, key)
     for number, value in enumerate(whole if bpf_map.is_per_cpu else [whole]):
         if cpu in (None, number) or not bpf_map.is_per_cpu:
             for condition in conditions:
@@ -190,6 +191,7 @@ def _write_fields(
     codec, key_bytes = value_form(bpf_map).codec, bpf_map.key_codec.encode(key)
     try:
         old = bpf_map.lookup_bytes(key_bytes)
+        require_exact(bpf_map, key)
     except KeyNotFoundError:
         # A new key starts at zero, like the elements of a new array.
         old = bytes(bpf_map.value_codec.size)

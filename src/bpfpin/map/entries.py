@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Protocol
 
+from bpfpin.codecs.prefix import without_other_bits
 from bpfpin.codecs.stray import KeyCodec, key_bytes_of
 from bpfpin.errors import KeyNotFoundError, UsageError
 from bpfpin.map import form as literals
@@ -180,18 +181,34 @@ def delete(
     """
     with open_typed(target, read_only=False, typing=typing) as bpf_map, usage_errors(bpf_map):
         require_entries(bpf_map)
-        # Each key once: a second deletion fails with ENOENT (htab_map_delete_elem() in
-        # kernel/bpf/hashtab.c), when the first one is done.
-        wanted = list(dict.fromkeys(present_key(bpf_map, key) for key in typed_keys))
+        wanted = _different(bpf_map, [present_key(bpf_map, key) for key in typed_keys])
         # All lookups come before the first deletion, so a mistyped key deletes nothing.
         for key in wanted:
             with suppress(TypeError):  # the kernel lets nobody read some types of map
                 _ = bpf_map[key]
+            require_exact(bpf_map, key)
         if guard is not None:
             guard.require_way_back(bpf_map, f"deleting {', '.join(typed_keys)}", _deleting(wanted))
         for key in wanted:
             del bpf_map[key]
         return len(wanted)
+
+
+def require_exact(bpf_map: Map, key: Any) -> None:
+    """Raise `KeyNotFoundError` if only another prefix of an LPM trie covers the key."""
+    bpf_map._entry_access().require(bpf_map.key_codec.encode(key), named=key)
+
+
+def _different(bpf_map: Map, keys: Sequence[Any]) -> list[Any]:
+    """Return each key once.
+
+    A second deletion fails with ENOENT (htab_map_delete_elem() in kernel/bpf/hashtab.c), when the
+    first one is done.
+    """
+    if not traits_of(bpf_map.type).is_trie:
+        return list(dict.fromkeys(keys))
+    encode = bpf_map.key_codec.encode
+    return list({without_other_bits(encode(key)): key for key in keys}.values())
 
 
 def delete_all(target: str, *, guard: ChangeGuard | None = None) -> int:

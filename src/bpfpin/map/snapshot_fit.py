@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from bpfpin.btf import compare
 from bpfpin.btf.btf import TypeRef
+from bpfpin.codecs.prefix import without_other_bits
 from bpfpin.errors import Difference, IncompatibleMapError, MapFullError
 from bpfpin.hints import Argument, Fix
 from bpfpin.map.snapshot_file import Block, SavedDefinition, SnapshotReader
@@ -153,13 +154,17 @@ def surplus_keys(snapshot: SnapshotEntries, bpf_map: Map) -> set[bytes]:
 
 
 def _keys_of(bpf_map: Map) -> Iterator[bytes]:
-    return _cut((part.keys for part in bpf_map.batches_bytes()), bpf_map.key_size)
+    blocks = (part.keys for part in bpf_map.batches_bytes())
+    return _cut(blocks, bpf_map.key_size, is_trie=traits_of(bpf_map.type).is_trie)
 
 
 def _keys_in(snapshot: SnapshotEntries) -> Iterator[bytes]:
-    return _cut((keys for keys, _ in snapshot.blocks()), snapshot.definition.key_size)
+    blocks, definition = (keys for keys, _ in snapshot.blocks()), snapshot.definition
+    return _cut(blocks, definition.key_size, is_trie=traits_of(definition.type).is_trie)
 
 
-def _cut(blocks: Iterable[memoryview], size: int) -> Iterator[bytes]:
-    for keys in blocks:
-        yield from (bytes(keys[at : at + size]) for at in range(0, len(keys), size))
+def _cut(blocks: Iterable[memoryview], size: int, *, is_trie: bool) -> Iterator[bytes]:
+    """Yield each key; of a trie in the one form that all spellings of a prefix have."""
+    for block in blocks:
+        keys = (bytes(block[at : at + size]) for at in range(0, len(block), size))
+        yield from map(without_other_bits, keys) if is_trie else keys

@@ -99,8 +99,8 @@ class Elements(Closing):
         self.key_size = key_size
         self.value_size = value_size
         self._about = about
-        self._map_type = map_type
-        self._max_entries = max_entries
+        self.map_type = map_type
+        self.max_entries = max_entries
         self._letters: Letters | None = None
         self._pool: list[Slot] = []
 
@@ -132,12 +132,12 @@ class Elements(Closing):
             error.message = f"{error.target}: {self._why_read_only()}"
         refused = explain.RefusedCall(
             call.command,
-            self._max_entries,
+            self.max_entries,
             bytes(slot.key) if slot else raw_key,
             bytes(slot.value[: self.value_size]) if slot else b"",
             call.attribute.flags if slot else 0,
         )
-        return explain.explained(error, self._map_type, refused, about=self._about)
+        return explain.explained(error, self.map_type, refused, about=self._about)
 
     def _why_read_only(self) -> str:
         if fdinfo(self.fd).get("frozen") == "1":

@@ -6,21 +6,29 @@ bit-field stay.
 
 from __future__ import annotations
 
+import errno
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from bpfpin.codecs.codec import Codec, MisfitError
 from bpfpin.codecs.number import BitsCodec, MappedCodec
+from bpfpin.codecs.prefix import without_other_bits
 from bpfpin.codecs.record import Part, RecordCodec, UnionCodec
-from bpfpin.errors import KeyNotFoundError
-from bpfpin.map_traits import stride_of
+from bpfpin.errors import BpfError, KeyNotFoundError
+from bpfpin.map_traits import stride_of, traits_of
+from bpfpin.objects.maps.batch import Batches
 from bpfpin.objects.maps.codec import PerCpuCodec
 from bpfpin.objects.maps.elements import Elements
 from bpfpin.records import dataclass
-from bpfpin.syscall.errno_table import InvalidArgumentError
-from bpfpin.uapi import UpdateFlag
+from bpfpin.syscall import bpf
+from bpfpin.syscall.attr import MapCreateAttr
+from bpfpin.syscall.errno_table import InvalidArgumentError, syscall_error
+from bpfpin.syscall.fd import Descriptor
+from bpfpin.uapi import Cmd, MapFlag, MapType, UpdateFlag
 
 CPU_SHIFT = 32  # the upper half of the flags is the CPU
+_ATTEMPTS = 8  # to ask a trie that others change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +72,39 @@ class EntryAccess:
         self._codec = codec
         self._about = about
 
+    def has(self, key: bytes) -> bool:
+        """Return whether the map has an entry with exactly this key, also in an LPM trie."""
+        elements = self._elements
+        if not traits_of(elements.map_type).is_trie:
+            return elements.has(key)
+        # A lookup would find any prefix that covers the key (trie_lookup_elem() in
+        # kernel/bpf/lpm_trie.c). But after a key that a trie does not have, trie_get_next_key()
+        # returns the first key of all; after one that it has, never.
+        for _ in range(_ATTEMPTS):
+            first, following = elements.next_key(None), elements.next_key(key)
+            if following == first:
+                return False
+            if not next_key_is_exact():
+                break
+            # If others added or deleted the first key meanwhile, the comparison means nothing.
+            if elements.next_key(None) == first:
+                return True
+        wanted, size = without_other_bits(key), elements.key_size
+        return any(
+            without_other_bits(bytes(batch.keys[at : at + size])) == wanted
+            for batch in Batches(elements, elements.map_type, elements.max_entries).walk()
+            for at in range(0, len(batch.keys), size)
+        )
+
+    def require(self, key: bytes, *, named: object) -> None:
+        """Raise `KeyNotFoundError` if only another prefix of an LPM trie covers the key.
+
+        A key of another type of map is not looked up: a lookup has reported if it is missing.
+        """
+        if traits_of(self._elements.map_type).is_trie and not self.has(key):
+            about = f"{self._about}, key {named!r}"
+            raise syscall_error(Cmd.MAP_LOOKUP_ELEM, errno.ENOENT, target=about)
+
     def read(self, key: bytes, *, lock: bool, named: object) -> bytes:
         """Return the bytes of a value, read under its lock if *lock* is set."""
         flags = UpdateFlag.LOCK if lock else 0
@@ -89,6 +130,7 @@ class EntryAccess:
         # Reading and writing are two calls, each under the lock if that is asked for. What others
         # write to the same entry in between is overwritten, also in members that are not given.
         old = self.read(key, lock=options.lock, named=named)
+        self.require(key, named=named)
         if not isinstance(self._codec, PerCpuCodec):
             return overlaid(self._codec, value, old)
         codec = self._codec
@@ -106,13 +148,20 @@ class EntryAccess:
         are read, one is changed, and all are written, so what programs on other CPUs count between
         the two calls is lost.
         """
-        cpu, elements = options.cpu or 0, self._elements
+        cpu = options.cpu or 0
         codec = self._codec_of(cpu)
         if options.partial:
             old = self._bytes_of(key, cpu, codec.size, named=named)
             data = overlaid(codec, value, old)
         else:
             data = codec.encode(value)
+        self.write_cpu_bytes(key, data, options, named=named)
+
+    def write_cpu_bytes(
+        self, key: bytes, data: bytes, options: WriteOptions, *, named: object
+    ) -> None:
+        """Write the bytes of one CPU's value, as `write_cpu` does."""
+        cpu, elements = options.cpu or 0, self._elements
         flags = int(options.flags) | UpdateFlag.CPU | cpu << CPU_SHIFT
         try:
             elements.update_part(key, data, flags, named=named)
@@ -149,6 +198,24 @@ class EntryAccess:
         if not 0 <= cpu < codec.cpus:
             raise ValueError(f"there is no CPU {cpu}: {codec.cpus} are possible, from 0 on")
         return codec.value
+
+
+@functools.cache
+def next_key_is_exact() -> bool:
+    """Return whether BPF_MAP_GET_NEXT_KEY of an LPM trie knows which prefixes it has.
+
+    Before Linux commit 509df676c2d7 ("Merge branch 'fixes-for-lpm-trie'") (v6.13) it mistook
+    another prefix of the same length for the key. That is tried on a trie with one prefix. False,
+    too, for a process that may not create maps.
+    """
+    key, other = (bytes([1, 0, 0, 0, first]) for first in (0x80, 0))
+    attribute = MapCreateAttr(MapType.LPM_TRIE, len(key), 1, 1, MapFlag.NO_PREALLOC)
+    try:
+        with Descriptor(bpf.map_create(attribute, target="a probe")) as trie:
+            bpf.map_update_elem(trie.fileno(), key, b"\0", target="a probe")
+            return bpf.map_get_next_key(trie.fileno(), other, len(key), target="a probe") == key
+    except BpfError:
+        return False
 
 
 def overlaid(codec: Codec, value: Any, old: bytes) -> bytes:

@@ -34,8 +34,8 @@ class Map(RawMap, MutableMapping[Any, Any]):
     read as ids and written with the object itself (`outer[0] = inner`). `docs/map-types.md` lists
     what the elements of each type are.
 
-    In an LPM trie a lookup, and `in`, find the longest prefix that covers the key; `del` needs the
-    exact prefix. Reading an entry of an LRU map does not count as using it.
+    In an LPM trie a lookup, and `in`, find the longest prefix that covers the key; all else needs
+    the exact prefix. Reading an entry of an LRU map does not count as using it.
 
     A walk ends although others change the map (`batch.py` says what it sees). `popitem` and
     `setdefault` make several system calls, between which others may change the map. Threads may
@@ -110,8 +110,7 @@ class Map(RawMap, MutableMapping[Any, Any]):
 
         Kernel: BPF_MAP_LOOKUP_ELEM (BPF_F_LOCK: Linux 5.1).
         """
-        encoded = self._key.encode(key)
-        entries = self._entry_access()
+        encoded, entries = self._key.encode(key), self._entry_access()
         if cpu is not None:
             return entries.read_cpu(encoded, cpu, named=key)
         return self._value.decode(entries.read(encoded, lock=lock, named=key))
@@ -205,6 +204,17 @@ class Map(RawMap, MutableMapping[Any, Any]):
         except InvalidArgumentError as error:
             entries.check_lock(lock=options.lock)
             raise self._unfit(error, written, key=key) from None
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        """Return the value at a key; if the map does not have the key, add it first.
+
+        Args:
+            key: The key; in an LPM trie a prefix that covers it does not count.
+            default: The value to add; errors are as in `update`.
+        """
+        if self._traits.is_trie and not self._entry_access().has(self._key.encode(key)):
+            self[key] = default
+        return super().setdefault(key, default)
 
     def pop(self, key: Any, default: Any = ...) -> Any:
         """Remove an entry and return its value, in hashes in one step (`lookup_and_delete`).
@@ -431,6 +441,8 @@ class Map(RawMap, MutableMapping[Any, Any]):
         and deleted by its own bytes (`codecs/stray.py`). All keys are read for it, unless those of
         this map have no padding and no unused bits.
 
+        In an LPM trie only the exact prefix counts, while `in` finds every prefix that covers it.
+
         Args:
             key: A key, such as a dict of the members.
         """
@@ -438,15 +450,10 @@ class Map(RawMap, MutableMapping[Any, Any]):
 
         encoded = self._key.encode(key)
         if not isinstance(self._key, KeyCodec):
-            return [self._key.decode(encoded)] if self._elements.has(encoded) else []
-        plain = self._key.plain_codec
-        is_like = reads_alike(plain, encoded)
-        return [
-            self._key.decode(raw_key)
-            for batch in self._walk()
-            for raw_key in pieces(batch.keys, self.key_size)
-            if is_like(raw_key)
-        ]
+            return [self._key.decode(encoded)] if self._entry_access().has(encoded) else []
+        is_like = reads_alike(self._key.plain_codec, encoded)
+        keys = (key for batch in self._walk() for key in pieces(batch.keys, self.key_size))
+        return [self._key.decode(raw_key) for raw_key in keys if is_like(raw_key)]
 
     def to_dict(self) -> dict[Any, Any]:
         """Return all entries as a dict, read in batches.
