@@ -8,8 +8,9 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 
 from bpfpin.errors import BpfError
 from bpfpin.records import dataclass
@@ -43,33 +44,44 @@ _UDP = 17
 
 @dataclass(frozen=True, slots=True)
 class _TunnelKind:
-    """The attributes of IFLA_INFO_DATA with the ends of a kind of tunnel, and its IP protocol.
+    """The attributes of IFLA_INFO_DATA with the ends of a kind of tunnel, and its IP protocols.
 
     *port* is the attribute of the UDP port (in network byte order), *usual_port* that without one.
+    *mode* is the attribute of the one protocol in use, 0 for all. *flags* is that of IP6_TNL_F_*.
+    *encapsulation* is that of the type of a UDP header around all (`ip link add … encap fou`); the
+    attribute three after it is the port at the other end.
     """
 
     link: int
     locals: tuple[int, ...]
     remotes: tuple[int, ...]
-    protocol: int
+    protocols: tuple[int, ...]
     port: int = 0
     usual_port: int = 0
+    mode: int = 0
+    flags: int = 0
+    encapsulation: int = 0
 
 
 # IP protocols (IANA): 47 GRE, 4 IPv4 in IP, 41 IPv6 in IP, 50 ESP. UDP ports: 4789 VXLAN (RFC
 # 7348), 6081 Geneve (RFC 8926).
-_GRE = _TunnelKind(1, (6,), (7,), 47)
-_IP = _TunnelKind(1, (2,), (3,), 4)
+_GRE = _TunnelKind(1, (6,), (7,), (47,), encapsulation=14)
+_GRE6 = replace(_GRE, flags=13)
+_IP = _TunnelKind(1, (2,), (3,), (4,), mode=9, encapsulation=15)
+_VTI = _TunnelKind(1, (4,), (5,), (50,))
 _TUNNELS = {
-    **dict.fromkeys(("gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan"), _GRE),
+    **dict.fromkeys(("gre", "gretap", "erspan"), _GRE),
+    **dict.fromkeys(("ip6gre", "ip6gretap", "ip6erspan"), _GRE6),
     "ipip": _IP,
-    "sit": _TunnelKind(1, (2,), (3,), 41),
-    "ip6tnl": _TunnelKind(1, (2,), (3,), 41),
-    "vti": _TunnelKind(1, (4,), (5,), 50),
-    "vti6": _TunnelKind(1, (4,), (5,), 50),
-    "vxlan": _TunnelKind(3, (4, 17), (2, 16), _UDP, 15, 4789),
-    "geneve": _TunnelKind(0, (), (2, 7), _UDP, 5, 6081),
+    "sit": replace(_IP, protocols=(41, 4)),
+    "ip6tnl": replace(_IP, protocols=(41, 4), flags=8),
+    "vti": _VTI,
+    "vti6": _VTI,
+    "vxlan": _TunnelKind(3, (4, 17), (2, 16), (_UDP,), 15, 4789),
+    "geneve": _TunnelKind(0, (), (2, 7), (_UDP,), 5, 6081),
 }
+_IGNORES_LIMIT = 1  # IP6_TNL_F_IGN_ENCAP_LIMIT of linux/ip6_tunnel.h
+_ENCAPSULATIONS = frozenset({1, 2})  # TUNNEL_ENCAP_FOU, TUNNEL_ENCAP_GUE
 # Tunnels whose other end rtnetlink does not know: a program or another protocol does.
 _OPAQUE = frozenset({"tun", "ppp", "l2tp", "wireguard"})
 
@@ -125,14 +137,19 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Underlay:
-    """The device that carries a tunnel, and the tunnel's ends as far as they are known."""
+    """The device that carries a tunnel, and the tunnel's ends as far as they are known.
+
+    The tunnel's packets are of one of the IP *protocols*; *has_limit* says that an IPv6 option with
+    the encapsulation limit comes before them (RFC 2473).
+    """
 
     ifindex: int
     local: Address | None = None
     peer: Address | None = None
-    protocol: int = 0
+    protocols: tuple[int, ...] = ()
     local_port: int = 0
     peer_port: int = 0
+    has_limit: bool = False
 
 
 def default_routes() -> list[Route]:
@@ -241,11 +258,31 @@ def underlays(device: NetDevice, by_ifindex: Mapping[int, NetDevice]) -> list[Un
 def _of_kernel(device: NetDevice, kind: _TunnelKind) -> Iterator[Underlay]:
     link = _number(device.data.get(kind.link, b""))
     local, peer = (_first(device.data, where) for where in (kind.locals, kind.remotes))
-    port = int.from_bytes(device.data.get(kind.port, b"")[:2], "big") or kind.usual_port
     route = route_to(peer, local) if peer is not None else None
-    ports = (port, port) if kind.port else (0, 0)
+    protocols, port = _protocols(device.data, kind)
+    # ipxip6_tnl_xmit() of net/ipv6/ip6_tunnel.c, and those of net/ipv6/ip6_gre.c: unless the flag
+    # is set, a header with the limit comes right behind that of IPv6.
+    flags = _number(device.data.get(kind.flags, b""))
+    has_limit = bool(kind.flags) and not flags & _IGNORES_LIMIT
     for ifindex in dict.fromkeys(filter(None, (link, route.ifindex if route else 0))):
-        yield Underlay(ifindex, local, peer, kind.protocol, *ports)
+        yield Underlay(ifindex, local, peer, protocols, port, port, has_limit)
+
+
+def _protocols(data: Mapping[int, bytes], kind: _TunnelKind) -> tuple[tuple[int, ...], int]:
+    """Return the IP protocols of a tunnel's packets, and the UDP port if it uses UDP."""
+    encapsulation = int.from_bytes(data.get(kind.encapsulation, b"")[:2], sys.byteorder)
+    if kind.encapsulation and encapsulation in _ENCAPSULATIONS:
+        # Where the peer sends to is not known: usually both ends listen on the same port.
+        return (_UDP,), _port(data, kind.encapsulation + 3)
+    if kind.port:
+        return kind.protocols, _port(data, kind.port) or kind.usual_port
+    mode = data.get(kind.mode, b"")[:1]
+    # IFLA_IPTUN_PROTO: 0 is the mode `any`. What it carries of IPv4 and IPv6 has its own protocol.
+    return tuple(mode) if any(mode) else kind.protocols, 0
+
+
+def _port(data: Mapping[int, bytes], attribute_number: int) -> int:
+    return int.from_bytes(data.get(attribute_number, b"")[:2], "big")
 
 
 def _first(data: Mapping[int, bytes], kinds: Iterable[int]) -> Address | None:

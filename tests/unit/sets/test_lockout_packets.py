@@ -115,12 +115,28 @@ def test_vlans_and_the_largest_frame_that_the_kernel_takes() -> None:
 
 
 def test_a_tunnel_is_seen_as_packets_of_its_own() -> None:
-    gre = probes.of_tunnel(Tunnel(*ENDS[4], 47), SEGMENT, Direction.IN)
-    vxlan = probes.of_tunnel(Tunnel(*ENDS[6], 17, 4789, 4790), SEGMENT, Direction.OUT)
+    gre = probes.of_tunnel(Tunnel(*ENDS[4], (47,)), SEGMENT, Direction.IN)
+    vxlan = probes.of_tunnel(Tunnel(*ENDS[6], (17,), 4789, 4790), SEGMENT, Direction.OUT)
 
     assert {one.data[23] for one in gre} == {47}
     assert [struct.unpack(">HH", one.data[54:58]) for one in vxlan] == [(4789, 4790)] * 2
     assert [len(one.data) for one in vxlan] == [14 + 40 + 64, 1514]
+
+
+def test_a_tunnel_in_ipv6_has_its_option_first_and_each_of_its_protocols() -> None:
+    """As ip6_tnl_xmit() of net/ipv6/ip6_tunnel.c builds the packets."""
+    both = Tunnel(*ENDS[6], (41, 4), has_limit=True)
+    packets = probes.of_tunnel(both, SEGMENT, Direction.OUT)
+
+    # Behind Ethernet and the fixed header: next header, length in units of 8 bytes beyond the
+    # first, the limit (option 4, one byte, 4), padding (option 1, one byte).
+    assert [one.data[20] for one in packets] == [60] * 4
+    assert [one.data[54:62].hex() for one in packets] == [
+        *["2900040104010100"] * 2,
+        *["0400040104010100"] * 2,
+    ]
+    assert [len(one.data) for one in packets] == [14 + 40 + 8 + 64, 1514] * 2
+    assert "protocol 4" in packets[-1].what
 
 
 def test_nobody_in_particular_comes_from_a_neighbour_and_from_far_in_both_families() -> None:

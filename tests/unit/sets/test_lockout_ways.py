@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.sets.lockout.ways import SshSession, ssh_sessions
+from bpfpin.attach.routes import NetDevice, Underlay
+from bpfpin.sets.lockout.ways import SshSession, _Carried, _View, ssh_sessions
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +32,22 @@ def test_the_session_of_an_ancestor_is_found(tmp_path: Path) -> None:
     process(tmp_path, 10, 1, "SSH_CONNECTION=198.51.100.9 50000 192.0.2.1 22", "HOME=/home/me")
 
     assert ssh_sessions(tmp_path) == [SshSession("198.51.100.9", ip_address("192.0.2.1"))]
+
+
+@pytest.mark.parametrize(
+    ("address", "protocols"), [("192.0.2.1", (4,)), ("2001:db8::1", (41,)), (None, (41, 4))]
+)
+def test_a_session_in_a_tunnel_of_all_protocols_takes_one(
+    address: str | None, protocols: tuple[int, ...]
+) -> None:
+    ends = ip_address("2001:db8:1::1"), ip_address("2001:db8:1::2")
+    lower, upper = NetDevice(1, "eth0", 1, 0), NetDevice(2, "tunnel", 769, 0, kind="ip6tnl")
+    carried = _Carried(upper, lower, underlay=Underlay(1, *ends, (41, 4)))
+    session = SshSession("client", ip_address(address)) if address else None
+    way = _View({1: lower, 2: upper}, (), ()).way(carried, session)
+
+    assert way.tunnel is not None
+    assert way.tunnel.protocols == protocols
 
 
 def test_a_session_told_by_several_is_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Nothing here touches the kernel. Layouts are those of RFC 826 (ARP), 791, 8200, 
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -24,7 +25,10 @@ _BROADCAST: Final = b"\xff" * 6
 _FRAME_MIN: Final = 60
 _ETHERNET: Final = 14
 _IPV4, _ARP, _IPV6, _VLAN = 0x0800, 0x0806, 0x86DD, 0x8100
-_TCP, _UDP, _ICMPV6 = 6, 17, 58
+_TCP, _UDP, _ICMPV6, _DESTINATION_OPTIONS = 6, 17, 58, 60
+# Of that header all but its first byte, the next protocol: its length, the option of the limit (RFC
+# 2473, 4.1.1), which Linux sends with 4, and padding.
+_ENCAPSULATION_LIMIT = bytes((0, 4, 1, 4, 1, 1, 0))
 _SYN, _ACK, _PSH = 0x02, 0x10, 0x08
 _SOLICITATION, _ADVERTISEMENT = 135, 136
 _OPENING_OPTIONS: Final = bytes.fromhex("020405b40103030704020101")  # MSS 1460, window scale, SACK
@@ -52,16 +56,18 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """What packets of a tunnel look like on the device below it; *protocol* is IP's number.
+    """What packets of a tunnel look like on the device below it; *protocols* are IP's numbers.
 
-    UDP carries tunnels from *peer_port* to *local_port*.
+    UDP carries tunnels from *peer_port* to *local_port*. With *has_limit* an IPv6 header of options
+    comes first.
     """
 
     local: Address
     peer: Address
-    protocol: int
+    protocols: tuple[int, ...]
     local_port: int = 0
     peer_port: int = 0
+    has_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,20 +187,19 @@ def of_tunnel(tunnel: Tunnel, segment: Segment, direction: Direction) -> list[Pa
     """Return packets of a tunnel as the device below it sees them; their contents do not matter."""
     is_in = direction is Direction.IN
     pair = (tunnel.peer, tunnel.local) if is_in else (tunnel.local, tunnel.peer)
-    header = _ip_size(tunnel.local)
-    largest = min(segment.mtu, FRAME_MAX - _ETHERNET) - header
+    options = _ENCAPSULATION_LIMIT if tunnel.has_limit else b""
+    headers = _ip_size(tunnel.local) + (1 + len(options) if options else 0)
+    largest = min(segment.mtu, FRAME_MAX - _ETHERNET) - headers
     ports = (tunnel.peer_port, tunnel.local_port)
     packets = []
-    for size in (64, largest):
-        inner = bytes(size)
-        if tunnel.protocol == _UDP:
+    for protocol, size in itertools.product(tunnel.protocols, (64, largest)):
+        first, inner = protocol, bytes(size)
+        if protocol == _UDP:
             inner = _udp(pair, ports if is_in else ports[::-1], bytes(size - 8))
-        what = (
-            f"tunnel packet (protocol {tunnel.protocol}, {size} bytes) from {pair[0]} to {pair[1]}"
-        )
-        packets.append(
-            Packet(what, framed(_ip(*pair, tunnel.protocol, inner), segment, is_in=is_in))
-        )
+        if options:
+            first, inner = _DESTINATION_OPTIONS, bytes((protocol,)) + options + inner
+        what = f"tunnel packet (protocol {protocol}, {size} bytes) from {pair[0]} to {pair[1]}"
+        packets.append(Packet(what, framed(_ip(*pair, first, inner), segment, is_in=is_in)))
     return packets
 
 

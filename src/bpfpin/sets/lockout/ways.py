@@ -44,6 +44,7 @@ _ESTABLISHED: Final = "01"
 _OUTSIDE: Final = tuple(
     map(ip_address, ("8.8.8.8", "193.0.6.139", "2001:4860:4860::8888", "2a01:4f8:0:1::1"))
 )
+_INNER_PROTOCOLS: Final = {4: 4, 6: 41}  # IPv4 in IP, IPv6 in IP
 # For a host that has no address of a family yet.
 _OURS: Final = (IPv4Address("198.18.0.1"), IPv6Address("2001:2::1"))
 
@@ -302,7 +303,13 @@ class _View:
                 return self.anybody(segment, carried)
             local = underlay.local or self._local(underlay.peer.version, lower.ifindex)
             ports = underlay.local_port, underlay.peer_port
-            return Way(segment, tunnel=Tunnel(local, underlay.peer, underlay.protocol, *ports))
+            protocols, has_limit = underlay.protocols, underlay.has_limit
+            if session is not None:
+                # A tunnel in mode `any` carries one session by one of its protocols.
+                inner = _INNER_PROTOCOLS[session.address.version]
+                protocols = (inner,) if inner in protocols else protocols
+            tunnel = Tunnel(local, underlay.peer, protocols, *ports, has_limit=has_limit)
+            return Way(segment, tunnel=tunnel)
         if session is None or session.flow is None:
             return self.anybody(segment, carried)
         return Way(segment, session.flow, is_loop=lower.is_loopback)
