@@ -50,15 +50,15 @@ def pin(stage: Directory, map_pin: str, folding: FoldPrograms) -> None:
 def keep(stage: Directory, live: Directory, map_pin: str) -> None:
     """Link the folds of one map from the live generation into the stage, if it has any."""
     with suppress(PinNotFoundError), live.child(names.FOLDS) as live_folds:
-        parts = [name for name in live_folds.names() if name.startswith(f"{map_pin}~")]
-        if not parts:
+        pins = [name for name in live_folds.names() if name.startswith(f"{map_pin}~")]
+        if not pins:
             return
         with suppress(PinExistsError):
             stage.mark(names.FOLDS)
         with stage.child(names.FOLDS) as folds:
-            for part in parts:
+            for pin in pins:
                 # A hard link, so that the old map stays pinned when the live generation is removed.
-                folds.link_from(live_folds, part)
+                folds.link_from(live_folds, pin)
 
 
 def unfinished(directory: Directory) -> tuple[str, ...]:
@@ -143,9 +143,9 @@ def _run(folds: Directory) -> None:
 def _unpin(folds: Directory, map_pin: str, number: str) -> None:
     """Remove the pins of a fold; its old map first, so that it no longer counts after a crash."""
     prefix = f"{map_pin}~{number}~"
-    parts = [name for name in folds.names() if name.startswith(prefix)]
-    for part in sorted(parts, key=lambda name: not name.endswith(f"~{OLD}")):
-        folds.unlink(part)
+    pins = [name for name in folds.names() if name.startswith(prefix)]
+    for pin in sorted(pins, key=lambda name: not name.endswith(f"~{OLD}")):
+        folds.unlink(pin)
 
 
 @contextmanager

@@ -289,8 +289,8 @@ def lost_pins(pin_set: PinSet) -> list[LostPin]:
                 word, other_id = current
                 replaced_by = f"{word} id {other_id}" if other_id else word
                 lost.append(LostPin(folder, pin, own_id, replaced_by))
-    for pin, parts in objects.layouts.items() if names.LAYOUTS not in pin_set.hidden else ():
-        if pin in objects.maps and not _has_types(pin_set.path / names.LAYOUTS, pin, parts):
+    for pin, symlinks in objects.layouts.items() if names.LAYOUTS not in pin_set.hidden else ():
+        if pin in objects.maps and not _has_types(pin_set.path / names.LAYOUTS, pin, symlinks):
             lost.append(LostPin(names.LAYOUTS, pin, objects.maps[pin]))
     return lost
 
@@ -311,8 +311,10 @@ def _what_is_at(path: Path) -> tuple[str, int] | None:
     return (str(pinned[0]), pinned[1]) if pinned else ("something else", 0)
 
 
-def _has_types(folder: Path, pin: str, parts: int) -> bool:
-    return all((folder / part).is_symlink() for part in itertools.islice(layout_parts(pin), parts))
+def _has_types(folder: Path, pin: str, symlinks: int) -> bool:
+    return all(
+        (folder / part).is_symlink() for part in itertools.islice(layout_parts(pin), symlinks)
+    )
 
 
 def pin_sets(root: Path) -> list[PinSet]:

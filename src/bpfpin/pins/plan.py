@@ -245,8 +245,8 @@ class _Sources:
         try:
             plan = self.migrate(spec, bpf_map)
             self.migrating.append(MapMigration(spec.name, bpf_map, plan))
-            for left in self._left_of(spec.name):
-                old = self.undo.enter_context(left)
+            for left_over in self._left_of(spec.name):
+                old = self.undo.enter_context(left_over)
                 self.migrating.append(MapMigration(spec.name, old, self.migrate(spec, old)))
         except IncompatibleMapError as error:
             return MapPlan(spec.name, Decision.MIGRATED, bpf_map.id), None, list(error.differences)

@@ -282,14 +282,14 @@ def link_types(directory: Directory, live: Directory, name: str) -> int:
     """
     if read_types(live, name) == NO_TYPES:
         return 0
-    kept = 0
+    linked = 0
     for part in parts(map_pin_name(name)):
         try:
             directory.link_from(live, part)
         except PinNotFoundError:
             break
-        kept += 1
-    return kept
+        linked += 1
+    return linked
 
 
 def read_types(directory: Directory, name: str) -> tuple[TypeRef | None, TypeRef | None]:

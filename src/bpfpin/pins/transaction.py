@@ -180,19 +180,19 @@ class Stage(Closing):
         """
         pin = names.map_pin_name(name)
         self._keep("", live, pin, bpf_map)
-        before = NO_TYPES
-        with suppress(PinNotFoundError), live.child(names.LAYOUTS) as kept:
-            if value is None and (parts := shared.link_types(self._layouts, kept, name)):
-                self._write_types(name, parts)
+        old_types = NO_TYPES
+        with suppress(PinNotFoundError), live.child(names.LAYOUTS) as live_layouts:
+            if value is None and (symlinks := shared.link_types(self._layouts, live_layouts, name)):
+                self._write_types(name, symlinks)
                 return
-            before = shared.read_types(kept, name) if key is None else NO_TYPES
-        parts = shared.write_types(self._layouts, name, key=key or before[0], value=value)
-        self._write_types(name, parts)
+            old_types = shared.read_types(live_layouts, name) if key is None else NO_TYPES
+        symlinks = shared.write_types(self._layouts, name, key=key or old_types[0], value=value)
+        self._write_types(name, symlinks)
 
-    def _write_types(self, name: str, parts: int) -> None:
-        """Record that the types of map *name* are stored in *parts* symlinks."""
-        if parts:
-            record_object(self._directory, names.LAYOUTS, names.map_pin_name(name), parts)
+    def _write_types(self, name: str, symlinks: int) -> None:
+        """Record that the types of map *name* are stored in so many symlinks."""
+        if symlinks:
+            record_object(self._directory, names.LAYOUTS, names.map_pin_name(name), symlinks)
 
     def pin_program(self, name: str, program: Pinnable) -> None:
         """Pin a program in `programs~`."""

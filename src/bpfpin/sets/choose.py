@@ -118,7 +118,9 @@ def types_of_hooks(
     A program that goes to `xdp` is of type xdp. Programs that are reached by tail calls alone are
     of the type that all others have.
     """
-    untyped = [one.name for one in spec.programs.values() if one.type is ProgramType.UNSPEC]
+    untyped = [
+        program.name for program in spec.programs.values() if program.type is ProgramType.UNSPEC
+    ]
     hooks = {name: hook for name in untyped if hook is not None}
     for word in words:
         name, colon, place = word.partition(":")
@@ -157,9 +159,9 @@ def passed_over(
     """Return the programs whose section names a hook that has none of the *targets*."""
     taken = {choice.program.name for choice in chosen}
     return [
-        one
-        for one in _candidates(spec)
-        if one.hook and not has_target(one.hook, targets) and one.name not in taken
+        program
+        for program in _candidates(spec)
+        if program.hook and not has_target(program.hook, targets) and program.name not in taken
     ]
 
 
@@ -170,21 +172,25 @@ def programs_to_load(spec: ObjectSpec, chosen: Iterable[Choice]) -> list[str]:
 
 
 def _tail_called(spec: ObjectSpec) -> list[str]:
-    arrays = [held for held in spec.maps.values() if traits_of(held.type).holds_programs]
+    arrays = [
+        map_spec for map_spec in spec.maps.values() if traits_of(map_spec.type).holds_programs
+    ]
     return [program for array in arrays for _, program in array.initial]
 
 
 def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
     """Return the programs that may be meant when none is named."""
-    wanted = [one for one in spec.programs.values() if not one.section.startswith(OPTIONAL)]
+    required = [
+        program for program in spec.programs.values() if not program.section.startswith(OPTIONAL)
+    ]
     called = set(_tail_called(spec))
     # If programs only call each other, none of them is a better entry than the others.
-    return [one for one in wanted if one.name not in called] or wanted
+    return [program for program in required if program.name not in called] or required
 
 
 def _once(choices: Iterable[Choice]) -> list[Choice]:
     """Leave out repeated choices, in the same words or in others."""
-    return list({(one.program.name, one.hook): one for one in choices}.values())
+    return list({(choice.program.name, choice.hook): choice for choice in choices}.values())
 
 
 def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
@@ -194,21 +200,21 @@ def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
             f"{_path(spec)} has no program {name!r}; it has: {', '.join(spec.programs)}"
         )
     program = spec.programs[name]
-    wanted = parse_hook(place) if colon else hook or program.hook
-    if wanted is None:
+    chosen_hook = parse_hook(place) if colon else hook or program.hook
+    if chosen_hook is None:
         raise _no_hook([program])
-    return Choice(program, wanted)
+    return Choice(program, chosen_hook)
 
 
 def _by_section(spec: ObjectSpec, hook: Hook | None, targets: TargetKinds) -> list[Choice]:
     programs = _candidates(spec)
     if not programs:
         raise _all_optional(spec)
-    placed = [Choice(one, one.hook) for one in programs if one.hook]
+    placed = [Choice(program, program.hook) for program in programs if program.hook]
     if hook is not None:
         at_hook = [choice for choice in placed if choice.hook is hook]
-        free = [one for one in programs if one.hook is None]
-        return at_hook or [Choice(one, hook) for one in free or programs]
+        free = [program for program in programs if program.hook is None]
+        return at_hook or [Choice(program, hook) for program in free or programs]
     if not placed:
         raise _no_hook(programs)
     # None fits: they are returned all the same, and `_require_attachable` names the target that is
@@ -301,7 +307,7 @@ def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
 
 
 def _all_optional(spec: ObjectSpec) -> UsageError:
-    listed = [f"{one.name} (section {one.section!r})" for one in spec.programs.values()]
+    listed = [f"{program.name} (section {program.section!r})" for program in spec.programs.values()]
     return UsageError(
         f"all programs of {_path(spec)} are optional, and load only when they are named:"
         f" {', '.join(listed)}",
@@ -320,15 +326,21 @@ def _one_of(words: str, programs: Iterable[str]) -> Fix:
 def left_out(spec: ObjectSpec, loaded: Iterable[str]) -> list[str]:
     """Return the optional programs (section `?xdp`) that are not among those *loaded*."""
     names = set(loaded)
-    return [one.name for one in spec.programs.values() if one.is_optional and one.name not in names]
+    return [
+        program.name
+        for program in spec.programs.values()
+        if program.is_optional and program.name not in names
+    ]
 
 
 def _no_hook(programs: Iterable[ProgramSpec]) -> UsageError:
     programs = list(programs)
-    listed = [f"{one.name} (section {one.section!r})" for one in programs]
+    listed = [f"{program.name} (section {program.section!r})" for program in programs]
     return UsageError(
         f"no section says where a program goes: {', '.join(listed)}",
-        hint=_one_of("say it:", [Placeholder(f"{one.name}:{_fitting(one)}") for one in programs]),
+        hint=_one_of(
+            "say it:", [Placeholder(f"{program.name}:{_fitting(program)}") for program in programs]
+        ),
     )
 
 

@@ -52,20 +52,20 @@ _INDEX_DIGITS = 10  # of a u32; `int` is slow and at last unwilling with very lo
 
 
 def pin_path(
-    spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path, tables: Iterable[Path] = TABLES
+    spec: ObjectSpec, map_spec: MapSpec, *, pin_root: Path, tables: Iterable[Path] = TABLES
 ) -> Path | None:
-    """Return where iproute2 pins map *wanted* of object *spec*; None if it does not pin it.
+    """Return where iproute2 pins the map *map_spec* of object *spec*; None if it does not pin it.
 
     The object's own directory is not known of an object that was read from bytes, or whose file
     changed meanwhile.
     """
     mount_point = _mount_point(pin_root)
-    name = names.map_pin_name(wanted.name)
-    if wanted.pinning is Pinning.FILE:
-        subpath = custom_directories(tables).get(wanted.pinning_id)
+    name = names.map_pin_name(map_spec.name)
+    if map_spec.pinning is Pinning.FILE:
+        subpath = custom_directories(tables).get(map_spec.pinning_id)
         return mount_point / subpath / name if subpath else None
     directory = mount_point / _directory(spec, mount_point)
-    if wanted.pinning is Pinning.GLOBAL_NAMESPACE:
+    if map_spec.pinning is Pinning.GLOBAL_NAMESPACE:
         return directory / GLOBALS / name
     digest = _object_hash(spec)
     return directory / digest / name if digest else None
@@ -172,15 +172,15 @@ def parse_map_words(words: Sequence[str]) -> dict[str, str]:
 
     `idx:I` in place of NAME is kept as it is: only the object tells which map that is.
     """
-    given: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for word in words:
         name, equals, source = word.partition("=")
         if not (name and equals and source):
             raise UsageError(f"--map {word}: not understood", hint="--map NAME=PATH or NAME=id:N")
-        if name in given:
-            raise UsageError(f"--map names {name!r} twice: {given[name]} and {source}")
-        given[name] = source
-    return given
+        if name in sources:
+            raise UsageError(f"--map names {name!r} twice: {sources[name]} and {source}")
+        sources[name] = source
+    return sources
 
 
 PINNINGS = {"none": Pinning.NONE, "by-name": Pinning.BY_NAME}
@@ -188,17 +188,17 @@ PINNINGS = {"none": Pinning.NONE, "by-name": Pinning.BY_NAME}
 
 def parse_pinning_words(words: Sequence[str]) -> dict[str, str]:
     """Parse `NAME=none` and `NAME=by-name`; `UsageError` for any other text."""
-    given: dict[str, str] = {}
+    pinnings: dict[str, str] = {}
     for word in words:
         name, _, pinning = word.partition("=")
         if not name or pinning not in PINNINGS:
             raise UsageError(
                 f"--pinning {word}: not understood", hint="--pinning NAME=none or NAME=by-name"
             )
-        if name in given:
-            raise UsageError(f"--pinning names {name!r} twice: {given[name]} and {pinning}")
-        given[name] = pinning
-    return given
+        if name in pinnings:
+            raise UsageError(f"--pinning names {name!r} twice: {pinnings[name]} and {pinning}")
+        pinnings[name] = pinning
+    return pinnings
 
 
 def with_pinnings(
@@ -218,10 +218,10 @@ def with_pinnings(
         spec = spec.with_map(name, pinning=PINNINGS[word], pinning_id=0)
     # Resolved here, too, for `idx:I`: a map from elsewhere needs no pinning.
     named = _by_name(spec, given)
-    for name, wanted in spec.maps.items():
-        if wanted.pinning is Pinning.UNKNOWN and name not in named:
+    for name, map_spec in spec.maps.items():
+        if map_spec.pinning is Pinning.UNKNOWN and name not in named:
             raise UsageError(
-                f"map {name} asks for pinning {wanted.pinning_id}, which has no meaning here:"
+                f"map {name} asks for pinning {map_spec.pinning_id}, which has no meaning here:"
                 " LIBBPF_PIN_NONE (0) and LIBBPF_PIN_BY_NAME (1) have",
                 hint=Fix.of(
                     "say how to pin it: ",
@@ -254,8 +254,8 @@ def open_shared(
         for name, source in promised.items():
             shared_maps[name] = _opened(name, source)
             undo.callback(_close, shared_maps[name])
-        for name, wanted in spec.maps.items():
-            path = None if name in promised else own_place(spec, wanted, pin_root=pin_root)
+        for name, map_spec in spec.maps.items():
+            path = None if name in promised else own_place(spec, map_spec, pin_root=pin_root)
             shared = _looked_up(name, path, pin_root) if path else None
             if shared is not None:
                 shared_maps[name] = shared
@@ -264,13 +264,13 @@ def open_shared(
     return shared_maps
 
 
-def own_place(spec: ObjectSpec, wanted: MapSpec, *, pin_root: Path) -> Path | None:
-    """Return the shared path that the object asks for map *wanted*, None for none."""
-    if wanted.pinning in (Pinning.NONE, Pinning.UNKNOWN):
+def own_place(spec: ObjectSpec, map_spec: MapSpec, *, pin_root: Path) -> Path | None:
+    """Return the shared path that the object asks for the map *map_spec*, None for none."""
+    if map_spec.pinning in (Pinning.NONE, Pinning.UNKNOWN):
         return None
-    if wanted.pinning is Pinning.BY_NAME:
-        return pin_root / names.map_pin_name(wanted.name)
-    return pin_path(spec, wanted, pin_root=pin_root)
+    if map_spec.pinning is Pinning.BY_NAME:
+        return pin_root / names.map_pin_name(map_spec.name)
+    return pin_path(spec, map_spec, pin_root=pin_root)
 
 
 def _by_name(spec: ObjectSpec, given: Mapping[str, Given]) -> dict[str, Given]:

@@ -192,9 +192,11 @@ def _shrink(
     manifest = pin_set.manifest
     shared = map_ids(pin_set, [pin for pin in pin_set.outside if pin.map in used])
     # A shared name that holds another map by now is no longer the set's.
-    kept = tuple(pin for pin, map_id in shared.items() if outside.holds(root.path, pin, map_id))
+    kept_names = tuple(
+        pin for pin, map_id in shared.items() if outside.holds(root.path, pin, map_id)
+    )
     shrunk = dataclasses.replace(
-        manifest, generation=manifest.generation + 1, time=int(time.time()), outside=kept
+        manifest, generation=manifest.generation + 1, time=int(time.time()), outside=kept_names
     )
     with next_generation(root, pin_set.name, reopen) as stage, root.child(pin_set.name) as old:
         for name in used:

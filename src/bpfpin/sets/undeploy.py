@@ -86,8 +86,8 @@ def undeploy(
         require_unchanged_programs(live)
         # Read before the removal: afterwards neither pins nor records lead to the links.
         devices, links = _devices(live), _link_ids(live)
-        kept = _keep_maps(root, live) if keep_maps else ()
-        if not kept:
+        kept_maps = _keep_maps(root, live) if keep_maps else ()
+        if not kept_maps:
             notes += _notes_on_left_over(live)
             unused, notes_on_shared = unshared(pin_root, [live], map_ids(live, live.outside))
             notes += notes_on_shared
@@ -96,7 +96,7 @@ def undeploy(
         _remove_lock_of_last_set(root)
     # After the lock: it waits for the kernel to free links, and changes nothing of any set.
     notes += tuple(_end_lasting_links(links, pin_root))
-    return UnloadReport(names.display_name(name), live.path, devices, kept, notes)
+    return UnloadReport(names.display_name(name), live.path, devices, kept_maps, notes)
 
 
 def _remove_lock_of_last_set(root: Directory) -> None:
@@ -152,23 +152,23 @@ def _keep_maps(root: Directory, live: LoadedSet) -> tuple[str, ...]:
     """Publish a generation that has the maps alone; the links go with the one before."""
     manifest = live.manifest
     with ExitStack() as opened:
-        kept = {
+        maps = {
             name: opened.enter_context(bpf_map)
             for name in live.map_names
             # Constants (.rodata) belong to a program and go with it.
             if not is_constant(name) and (bpf_map := live.open_map(name))
         }
-        if not kept:
+        if not maps:
             return ()
         stage = opened.enter_context(next_generation(root, live.name, reopen))
         old = opened.enter_context(root.child(live.name))
         if manifest.access is not None:
             stage.set_access(manifest.access)
-        for name, bpf_map in kept.items():
+        for name, bpf_map in maps.items():
             stage.keep_map(name, old, bpf_map)
             stage.keep_foldings(name, old)
         stage.write_manifest(manifest.without_hooks())
-    return tuple(kept)
+    return tuple(maps)
 
 
 def _notes_on_left_over(live: LoadedSet) -> tuple[str, ...]:

@@ -34,15 +34,15 @@ class Settings:
 
 def parse_set_words(words: Sequence[str]) -> dict[str, str]:
     """Parse `NAME=VALUE`; `UsageError` for any other text."""
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals):
             raise UsageError(f"--set {word}: not understood", hint="--set NAME=VALUE")
-        if name in given:
-            raise UsageError(f"--set names {name!r} twice: {given[name]} and {value}")
-        given[name] = value
-    return given
+        if name in values:
+            raise UsageError(f"--set names {name!r} twice: {values[name]} and {value}")
+        values[name] = value
+    return values
 
 
 def with_variables(spec: ObjectSpec, given: Mapping[str, Any]) -> tuple[ObjectSpec, Settings]:
@@ -76,12 +76,12 @@ def check_kept(settings: Settings, maps: Iterable[MapPlan], before: Mapping[str,
     *before* are the hashes of the load that made the map: the same settings may be given again.
     """
     for plan in maps:
-        wanted = settings.hashes.get(plan.name)
+        wanted_hash = settings.hashes.get(plan.name)
         # New maps take the values that were set as their contents.
-        if wanted is None or plan.decision not in (Decision.KEPT, Decision.SHARED):
+        if wanted_hash is None or plan.decision not in (Decision.KEPT, Decision.SHARED):
             continue
         # The hash of an own map tells what it was made with. Of a shared map nobody knows that.
-        if plan.decision is Decision.SHARED or before.get(plan.name) != wanted:
+        if plan.decision is Decision.SHARED or before.get(plan.name) != wanted_hash:
             raise _kept(plan, settings.in_section(plan.name))
 
 

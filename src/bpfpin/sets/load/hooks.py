@@ -88,11 +88,11 @@ def _without_link(hook: Hook, holder: HookHolder) -> NewAttachment:
 
 def _owning_set(request: LoadRequest, holder: HookHolder) -> str:
     """Return the set of ours that has pinned the holder's program, "" if none has."""
-    for found in all_sets(request.path.parent):
-        for path in found.programs.values() if found.name != request.name else ():
+    for pin_set in all_sets(request.path.parent):
+        for path in pin_set.programs.values() if pin_set.name != request.name else ():
             with suppress(BpfError), Program.from_pin(path) as program:
                 if program.id == holder.program_id:
-                    return names.display_name(found.name)
+                    return names.display_name(pin_set.name)
     return ""
 
 
@@ -181,8 +181,8 @@ def attached(live: LoadedSet) -> Iterator[HookRecord]:
     """Yield the hooks of the set that are still attached, wherever that is."""
     for record in _hooks(live):
         with ExitStack() as opened:
-            found = _own_hook(live, record, opened)
-            if found is not None and found.previous_id:
+            plan = _own_hook(live, record, opened)
+            if plan is not None and plan.previous_id:
                 yield record
 
 
@@ -201,16 +201,16 @@ def _plan(
     wanted = HookPlan(HookAction.ATTACH, choice.hook.value, "", choice.program.name)
     if live is not None and record is not None and _is_here(request, live, choice.hook):
         with ExitStack() as undo:
-            found = _own_hook(live, record, undo)
-            if found is not None and found.previous_id:
+            update = _own_hook(live, record, undo)
+            if update is not None and update.previous_id:
                 if choice.hook.traits.has_mode:
                     name = request.shown_name
                     detach = f"bpfpin unload --keep-maps {name}"
-                    require_mode(request, found.mode, f"the set {name}", detach)
-                previous, is_taken = _previous(request, live, record, found)
+                    require_mode(request, update.mode, f"the set {name}", detach)
+                previous, is_taken = _previous(request, live, record, update)
                 undo.pop_all()
                 return replace(
-                    found,
+                    update,
                     action=_action_at(choice.hook),
                     program=wanted.program,
                     previous=previous,
@@ -241,14 +241,14 @@ def _is_here(request: LoadRequest, live: LoadedSet, hook: Hook) -> bool:
 
 def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan | None:
     """Open a hook of the set and say what it runs; None if it is no longer there."""
-    found = HookPlan(
+    plan = HookPlan(
         HookAction.UPDATE, record.hook, record.link, held_by=record.held_by, before=record
     )
     if record.held_by is not HeldBy.LINK:
         hook = reopen(live.manifest.place, record)
         undo.callback(hook.close)
         with suppress(AttachError):  # the device is gone
-            return replace(found, attachment=hook, previous_id=hook.program_id(), mode=record.mode)
+            return replace(plan, attachment=hook, previous_id=hook.program_id(), mode=record.mode)
         return None
     link = live.open_link(record.link)
     if link is None:
@@ -257,11 +257,11 @@ def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan 
     info = link.info
     # The link of a deleted device still opens, but an update answers ENOLINK: attach anew.
     running = info.program_id if info.is_attached else 0
-    return replace(found, attachment=link, link_id=info.id, previous_id=running, mode=record.mode)
+    return replace(plan, attachment=link, link_id=info.id, previous_id=running, mode=record.mode)
 
 
 def _previous(
-    request: LoadRequest, live: LoadedSet, record: HookRecord, found: HookPlan
+    request: LoadRequest, live: LoadedSet, record: HookRecord, update: HookPlan
 ) -> tuple[Program, bool]:
     """Return the program that a hook of the set runs, and whether it is somebody else's."""
     program = live.open_program(record.program)
@@ -270,22 +270,23 @@ def _previous(
             undo.callback(program.close)
             # Ids are compared, not names: every generation loads its own programs, and the kernel
             # does not use an id again until all have been used.
-            if program.id == found.previous_id:
+            if program.id == update.previous_id:
                 undo.pop_all()
                 return program, False
-    if request.takes_over and found.previous_id:
-        return Program.from_id(found.previous_id), True
+    if request.takes_over and update.previous_id:
+        return Program.from_id(update.previous_id), True
     if program is None:
         raise ProgramChangedError(
             f"the pin of {record.program} is gone from the set {request.shown_name}: bpfpin"
-            f" cannot tell if program id {found.previous_id} at {found.hook} is the set's own",
-            holder=f"program id {found.previous_id}",
+            f" cannot tell if program id {update.previous_id} at {update.hook} is the set's own",
+            holder=f"program id {update.previous_id}",
             hint=Fix.of("if it is: ", Argument("take_over")),
         )
     raise ProgramChangedError(
-        f"{found.hook} of {request.place_of(found.hook)} runs program id {found.previous_id}, which"
-        f" is not the {record.program} of the set {request.shown_name}: somebody else put it there",
-        holder=f"program id {found.previous_id}",
+        f"{update.hook} of {request.place_of(update.hook)} runs program id {update.previous_id},"
+        f" which is not the {record.program} of the set {request.shown_name}: somebody else put it"
+        " there",
+        holder=f"program id {update.previous_id}",
         hint=Fix.of(
             "see its owner: bpfpin status; to put yours in its place: ", Argument("take_over")
         ),

@@ -250,12 +250,12 @@ def _explained(
     request, live = migrator.request, migrator.live
     unfit = list(dict.fromkeys(difference.map for difference in error.differences))
     shared = [name for name in unfit if name in _shared_maps(request) and not replacing.may(name)]
-    kept = [name for name in unfit if name not in shared]
+    own = [name for name in unfit if name not in shared]
     lines: list[str | Fix] = [line for name in unfit for line in _users(name, request, live)]
-    if kept:
-        lines += [way for way in migrator.ways_out(kept) if way not in lines]
+    if own:
+        lines += [way for way in migrator.ways_out(own) if way not in lines]
         # Last of the ways out, since it loses everything that the maps hold.
-        fresh = Argument("fresh", kept)
+        fresh = Argument("fresh", own)
         lines.append(Fix.of("to start empty, losing what is counted there: ", fresh))
     for name in shared:
         lines += replacing.advice(name) if request.shared[name].is_exchangeable else ()

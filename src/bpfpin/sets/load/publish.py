@@ -279,17 +279,21 @@ def fold_programs(plan: Plan, loaded: Loaded) -> list[tuple[MapMigration, FoldPr
 
 def _lineages(plan: Plan, loaded: Loaded) -> dict[str, Lineage]:
     """Return which map each migrated map took its contents from, in this load or before."""
-    before = plan.live.manifest.migrated if plan.live else {}
-    kept = {each.name: each.map_id for each in plan.maps if each.decision is Decision.KEPT}
-    after = {name: line for name, line in before.items() if kept.get(name) == line.id}
+    lineages_before = plan.live.manifest.migrated if plan.live else {}
+    kept_ids = {each.name: each.map_id for each in plan.maps if each.decision is Decision.KEPT}
+    lineages = {
+        name: lineage
+        for name, lineage in lineages_before.items()
+        if kept_ids.get(name) == lineage.id
+    }
     # Of one name there may be several: the map, then those that earlier migrations left over.
     for migrating in reversed(plan.migrating):
-        line, old_id = before.get(migrating.name), migrating.old.id
+        lineage, old_id = lineages_before.get(migrating.name), migrating.old.id
         # The first map in the line identifies the counts over several migrations, so that readers
         # know that a new id continues them.
-        first = line.first if line and line.id == old_id else old_id
-        after[migrating.name] = Lineage(loaded.maps[migrating.name].id, first)
-    return after
+        first = lineage.first if lineage and lineage.id == old_id else old_id
+        lineages[migrating.name] = Lineage(loaded.maps[migrating.name].id, first)
+    return lineages
 
 
 # Names outside of the set under which it shares its maps.
@@ -427,11 +431,11 @@ class _Building:
             self.stage.pin_program(name, program)
         updates = [hook for hook in self.plan.hooks if hook.action is HookAction.UPDATE]
         attaches = [hook for hook in self.plan.hooks if hook.action is HookAction.ATTACH]
-        kept = [self._prepare_update(hook) for hook in updates]
+        updated = [self._prepare_update(hook) for hook in updates]
         # A new link runs at once, before the commit. Its pin in the stage is what keeps it once
         # this command ends, so undoing the stage detaches it.
         new = [self._attach(hook) for hook in attaches]
-        records = (*(record for record, _ in kept), *(record for record, _, _ in new))
+        records = (*(record for record, _ in updated), *(record for record, _, _ in new))
         manifest = _manifest(self.request, self.plan, self._same_qdisc(records))
         # The process that waits has to hold the new links, so it starts after they are attached.
         # Its record is part of the stage, so it is written before the manifest.
@@ -443,7 +447,7 @@ class _Building:
         for record, _, is_prepared in reversed(new):
             if is_prepared:
                 self._complete(record)
-        return [*(report for _, report in kept), *(report for _, report, _ in new)]
+        return [*(report for _, report in updated), *(report for _, report, _ in new)]
 
     def _complete(self, record: HookRecord) -> None:
         """Make the prepared attachment, now that the manifest tells how to undo it."""

@@ -150,13 +150,13 @@ class InnerMaps(Closing):
 
 def copy_of(real: Map, budget: Budget) -> Map:
     """Return a map with the definition and the contents of *real*; the caller closes it."""
-    made = Map.create(spec_of(real))
+    new_map = Map.create(spec_of(real))
     try:
-        fill(made, contents_of(real, budget))
+        fill(new_map, contents_of(real, budget))
     except BaseException:
-        made.close()
+        new_map.close()
         raise
-    return made
+    return new_map
 
 
 def spec_of(bpf_map: Map) -> MapSpec:

@@ -284,11 +284,11 @@ def _tcp(flow: Flow, flags: int, size: int, *, is_in: bool) -> bytes:
     acknowledged = 1 if flags & _ACK else 0
     length = 5 + len(options) // 4
     head = struct.pack(">HHIIBB", source, target, 1, acknowledged, length << 4, flags)
-    rest = struct.pack(">H", 0) + options + bytes(size)
+    unsummed = struct.pack(">H", 0) + options + bytes(size)
     window = struct.pack(">H", 65535)
     pair = _pair(flow, is_in=is_in)
     checksum = _checksum(
-        _pseudo(pair, _TCP, len(head) + 6 + len(options) + size) + head + window + rest
+        _pseudo(pair, _TCP, len(head) + 6 + len(options) + size) + head + window + unsummed
     )
     return head + window + struct.pack(">HH", checksum, 0) + options + bytes(size)
 
@@ -311,10 +311,12 @@ def _neighbour(kind: int, flags: int, target: Address, option: bytes) -> bytes:
 
 def _icmpv6(sender: Address, target: Address, body: bytes) -> bytes:
     checksum = _checksum(_pseudo((sender, target), _ICMPV6, len(body)) + body)
-    whole = body[:2] + struct.pack(">H", checksum) + body[4:]
+    message = body[:2] + struct.pack(">H", checksum) + body[4:]
     # The hop limit of 255 says that no router was between.
     return (
-        struct.pack(">IHBB", 0x60000000, len(whole), _ICMPV6, 255) + _both(sender, target) + whole
+        struct.pack(">IHBB", 0x60000000, len(message), _ICMPV6, 255)
+        + _both(sender, target)
+        + message
     )
 
 

@@ -252,14 +252,14 @@ class _View:
                 above[underlay.ifindex].append((device.ifindex, underlay))
         bottom = self.devices.get(ifindex)
         queue = [_Carried(bottom, bottom)] if bottom else []
-        seen = {ifindex}
+        visited = {ifindex}
         while queue:
             here = queue.pop(0)
             yield here
             for index, tunnel in above[here.device.ifindex]:
-                if index in seen or index not in self.devices:
+                if index in visited or index not in self.devices:
                     continue
-                seen.add(index)
+                visited.add(index)
                 upper = self.devices[index]
                 # Inside of a tunnel, tags are part of the payload, which the device below does not
                 # look at.
