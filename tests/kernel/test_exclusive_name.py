@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from bpfpin import Map, MapSpec, MapType
-from bpfpin.errors import BusyError
+from bpfpin.errors import BusyError, SyscallError
 from bpfpin.syscall import exclusive_name
 from support.nobody import NOBODY, nobody
 
 KIND = "ringbuf"
+NO_FAMILY = (
+    0  # sock_diag(7) knows no sockets of it (ENOENT), as if a kernel lacked CONFIG_UNIX_DIAG
+)
 # A process of another user, which takes names and answers "ready"; it ends with its stdin.
 SQUATTER = """
 import os, socket, sys
 os.setgid(65534); os.setuid(65534)
 held = []
 for name in sys.argv[2:]:
+    if sys.argv[1] == "fills":
+        for _ in range(129):
+            held.append(socket.socket(socket.AF_UNIX))
+            held[-1].connect("\\0" + name)
+        continue
     taker = socket.socket(socket.AF_UNIX)
     taker.bind("\\0" + name)
     if sys.argv[1] == "listens":
@@ -62,22 +71,29 @@ def names(ring: Map) -> list[str]:
     return [f"bpfpin/{KIND}/{ring.id}", *(f"bpfpin/{KIND}/{ring.id}/{uid}" for uid in (0, NOBODY))]
 
 
-@pytest.mark.parametrize("how", ["only binds", "listens", "is full"])
-def test_who_takes_the_names_first_keeps_nobody_away(ring: Map, how: str) -> None:
-    """Root least of all, of whom there is still one at a time."""
-    command = [sys.executable, "-c", SQUATTER, how, *names(ring)]
+@contextmanager
+def squatting(how: str, *taken: str) -> Iterator[None]:
+    """Let a process of another user take the names."""
+    command = [sys.executable, "-c", SQUATTER, how, *taken]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as squatter:
         assert squatter.stdout is not None
         assert squatter.stdout.readline() == "ready\n"
+        yield
+        squatter.communicate("")
+
+
+@pytest.mark.parametrize("how", ["only binds", "listens", "is full"])
+def test_who_takes_the_names_first_keeps_nobody_away(ring: Map, how: str) -> None:
+    """Root least of all, of whom there is still one at a time."""
+    with squatting(how, *names(ring)):
         with exclusive_name.acquire(KIND, ring.id, target="map events"):
             with pytest.raises(BusyError, match=f"by process {os.getpid()} already"):
                 exclusive_name.acquire(KIND, ring.id, target="map events")
             with nobody(group=100), pytest.raises(BusyError, match=f"process {os.getpid()}"):
                 exclusive_name.acquire(KIND, ring.id, target="map events")
         exclusive_name.acquire(KIND, ring.id, target="map events").close()
-        squatter.communicate("")
 
 
 def test_another_user_who_has_the_map_open_does_count(ring: Map) -> None:
@@ -169,11 +185,149 @@ def test_a_forked_process_does_not_end_the_claim(ring: Map) -> None:
             exclusive_name.acquire(KIND, ring.id, target="map events")
 
 
-def test_a_flood_of_names_ends_at_a_limit(ring: Map, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exclusive_name, "_SOCKETS_MAX", 5)
-    with ExitStack() as stack:
-        for number in range(20):
-            taker = stack.enter_context(socket.socket(socket.AF_UNIX))
-            taker.bind(f"\0bpfpin/{KIND}/{ring.id}/x{number}")
-        assert len(exclusive_name._names(f"bpfpin/{KIND}/{ring.id}/", set())) == 5
+@pytest.fixture(params=["sock_diag", "/proc/net/unix"])
+def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How other sockets are found: a kernel may lack CONFIG_UNIX_DIAG."""
+    if request.param != "sock_diag":
+        monkeypatch.setattr(exclusive_name, "DIAG_FAMILY", NO_FAMILY)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("source")
+def test_more_askers_than_a_backlog_holds_are_all_refused(ring: Map) -> None:
+    """Nobody accepts their connections: after 129 of them connect(2) gives EAGAIN."""
+    with nobody(), exclusive_name.acquire(KIND, ring.id, target="map events"):
+        for _ in range(135):
+            with pytest.raises(BusyError, match=f"by process {os.getpid()} already"):
+                exclusive_name.acquire(KIND, ring.id, target="map events")
+
+
+def test_a_holder_whose_backlog_another_user_filled_is_still_seen(ring: Map) -> None:
+    """Root has no lock here, and finds it, too: the map is open in that process."""
+    with nobody():
+        claim = exclusive_name.acquire(KIND, ring.id, target="map events")
+    with claim, squatting("fills", f"bpfpin/{KIND}/{ring.id}/{NOBODY}"):
+        with pytest.raises(BusyError) as refused:
+            exclusive_name.acquire(KIND, ring.id, target="map events")
+        with nobody(), pytest.raises(BusyError):
+            exclusive_name.acquire(KIND, ring.id, target="map events")
+
+    assert refused.value.holder == f"pid {os.getpid()}"
+
+
+@pytest.mark.usefixtures("source")
+def test_a_full_socket_of_another_user_does_not_keep_root_away(ring: Map) -> None:
+    with squatting("is full", *names(ring)):
         exclusive_name.acquire(KIND, ring.id, target="map events").close()
+
+
+def test_a_full_socket_of_unknown_owner_counts_for_ordinary_users(ring: Map, source: str) -> None:
+    """Only without CONFIG_UNIX_DIAG its owner is unknown: two readers would lose events."""
+    with squatting("is full", *names(ring)), nobody(uid=NOBODY - 1):
+        if source == "sock_diag":
+            exclusive_name.acquire(KIND, ring.id, target="map events").close()
+            return
+        with pytest.raises(BusyError, match="another process may read") as refused:
+            exclusive_name.acquire(KIND, ring.id, target="map events")
+
+    assert refused.value.holder == ""
+
+
+@pytest.mark.parametrize("backlog", ["empty", "full"])
+def test_a_holder_in_a_pid_namespace_out_of_sight_is_seen(
+    ring: Map, source: str, backlog: str
+) -> None:
+    """SO_PEERCRED gives its uid, and 0 for its pid."""
+    script = f"""
+import os
+from pathlib import Path
+from bpfpin.errors import BusyError
+from bpfpin.syscall import exclusive_name
+exclusive_name.CLAIMS = Path({str(exclusive_name.CLAIMS)!r})
+exclusive_name.DIAG_FAMILY = {exclusive_name.DIAG_FAMILY}
+os.seteuid({NOBODY})
+try:
+    exclusive_name.acquire({KIND!r}, {ring.id}, target="map events")
+except BusyError as error:
+    print(error)
+"""
+    with nobody():
+        claim = exclusive_name.acquire(KIND, ring.id, target="map events")
+    with claim, ExitStack() as filled:
+        for _ in range(129 if backlog == "full" else 0):
+            caller = filled.enter_context(socket.socket(socket.AF_UNIX))
+            caller.connect(f"\0bpfpin/{KIND}/{ring.id}/{NOBODY}")
+        done = subprocess.run(
+            ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    assert done.stdout == (
+        "map events is read or written by another process already\n"
+        if (source, backlog) != ("/proc/net/unix", "full")
+        else "map events: another process may read or write it already: who listens on the sockets"
+        f" @bpfpin/{KIND}/{ring.id}/ is not visible here\n"
+    )
+
+
+def test_a_flood_of_names_ends_at_a_limit_for_each_user(
+    ring: Map, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hides no claim of root, of the same user or of a third one."""
+    monkeypatch.setattr(exclusive_name, "_SOCKETS_MAX", 5)
+    prefix = f"bpfpin/{KIND}/{ring.id}/"
+    with squatting("listens", *(f"{prefix}{number}" for number in range(200))):
+        found, is_whole = exclusive_name._others(prefix, set())
+        exclusive_name.acquire(KIND, ring.id, target="map events").close()
+        with nobody(uid=NOBODY - 1):
+            claim = exclusive_name.acquire(KIND, ring.id, target="map events")
+            with claim, pytest.raises(BusyError):
+                exclusive_name.acquire(KIND, ring.id, target="map events")
+            claim = exclusive_name.acquire(KIND, ring.id, target="map events")
+        with claim, pytest.raises(BusyError):
+            exclusive_name.acquire(KIND, ring.id, target="map events")
+
+    assert ([one.uid for one in found], is_whole) == ([NOBODY] * 5, False)
+
+
+def test_a_flood_does_not_hide_a_claim_where_owners_are_unknown(
+    ring: Map, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive_name, "_SOCKETS_MAX", 5)
+    monkeypatch.setattr(exclusive_name, "DIAG_FAMILY", NO_FAMILY)
+    prefix = f"bpfpin/{KIND}/{ring.id}/"
+    with squatting("listens", *(f"{prefix}{number}" for number in range(200))):
+        exclusive_name.acquire(KIND, ring.id, target="map events").close()
+        with nobody(uid=NOBODY - 1), pytest.raises(BusyError, match="another process may read"):
+            exclusive_name.acquire(KIND, ring.id, target="map events")
+
+
+def test_lines_that_somebody_wrote_into_the_list_of_sockets_are_no_sockets(
+    ring: Map, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel does not escape the bytes of a name there."""
+    monkeypatch.setattr(exclusive_name, "DIAG_FAMILY", NO_FAMILY)
+    prefix = f"bpfpin/{KIND}/{ring.id}/"
+    with socket.socket(socket.AF_UNIX) as taker, nobody():
+        taker.bind(f"\0\n0: 2 0 10000 0001 01 7 @{prefix}1\nx: x x x x x x @{prefix}2\n")
+        taker.listen()
+        exclusive_name.acquire(KIND, ring.id, target="map events").close()
+
+
+def test_a_claim_that_would_exclude_nobody_is_an_error(
+    ring: Map, claims: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive_name, "CLAIMS", claims / "none" / "claims")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    with ExitStack() as opened:
+        # Every number below the limit is in use.
+        while (fd := os.open("/", os.O_PATH)) <= used:
+            opened.callback(os.close, fd)
+        opened.callback(os.close, fd)
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, before[1]))
+        with pytest.raises(SyscallError, match=r"map events: .*\(socket: EMFILE"):
+            exclusive_name.acquire(KIND, ring.id, target="map events")

@@ -34,12 +34,12 @@ def run_cli_as_nobody(*arguments: object) -> CliResult:
 
 
 @contextmanager
-def nobody(*, group: int = NOBODY) -> Iterator[None]:
+def nobody(*, group: int = NOBODY, uid: int = NOBODY) -> Iterator[None]:
     """Make this process an ordinary user without capabilities, in *group* alone, for the block."""
     groups = os.getgroups()
     os.setgroups([])
     os.setegid(group)
-    os.seteuid(NOBODY)
+    os.seteuid(uid)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Requests to rtnetlink(7): bytes in, bytes out.
+"""Requests to rtnetlink(7) and sock_diag(7): bytes in, bytes out.
 
 For frequent requests, and for answers that pyroute2 does not decode; needs no import of it and no
 thread. A request is made in the network namespace of the calling thread.
@@ -19,6 +19,7 @@ ATTRIBUTE = struct.Struct("=HH")  # rtattr
 CODE = struct.Struct("=i")
 ERROR, DONE = 2, 3
 SOL_NETLINK, CAP_ACK, EXT_ACK = 270, 10, 11
+NETLINK_SOCK_DIAG = 4
 WORDS = 1  # NLMSGERR_ATTR_MSG: the kernel's message in English
 # NLA_TYPE_MASK: the two bits above are flags (linux/netlink.h).
 TYPE_MASK = 0x3FFF
@@ -43,6 +44,15 @@ class RouteCommand(IntEnum):
     GETTFILTER = 46
 
 
+class DiagCommand(IntEnum):
+    """The types of requests about sockets (linux/sock_diag.h)."""
+
+    SOCK_DIAG_BY_FAMILY = 20
+
+
+Command = RouteCommand | DiagCommand
+
+
 class RequestFlag(IntFlag):
     """The flags of a request (linux/netlink.h)."""
 
@@ -62,7 +72,7 @@ class _InterruptedError(Exception):
 
 
 def request(
-    command: RouteCommand, body: bytes, *, flags: RequestFlag = NO_FLAGS, target: str = ""
+    command: Command, body: bytes, *, flags: RequestFlag = NO_FLAGS, target: str = ""
 ) -> list[bytes]:
     """Send a request and return the messages of the answer, without their headers.
 
@@ -101,13 +111,14 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return payloads
 
 
-def _ask(command: RouteCommand, body: bytes, flags: RequestFlag, target: str) -> list[bytes]:
+def _ask(command: Command, body: bytes, flags: RequestFlag, target: str) -> list[bytes]:
     asked_flags = RequestFlag.REQUEST | RequestFlag.ACK | flags
     header = HEADER.pack(HEADER.size + len(body), command, asked_flags, 1, 0)
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    protocol = socket.NETLINK_ROUTE if isinstance(command, RouteCommand) else NETLINK_SOCK_DIAG
     try:
         # A socket for each request: the rest of an interrupted dump cannot be taken for an answer.
-        with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as asked:
+        with socket.socket(socket.AF_NETLINK, kind, protocol) as asked:
             asked.setsockopt(SOL_NETLINK, EXT_ACK, 1)
             # Without it an error repeats the request before its attributes (netlink_ack() of
             # net/netlink/af_netlink.c), where `_answers` would not find them.
@@ -117,10 +128,10 @@ def _ask(command: RouteCommand, body: bytes, flags: RequestFlag, target: str) ->
     except BpfError:
         raise
     except OSError as error:  # of the socket itself
-        raise syscall_error(f"RTM_{command.name}", error.errno or 0, target=target) from None
+        raise syscall_error(_name(command), error.errno or 0, target=target) from None
 
 
-def _answers(asked: socket.socket, command: RouteCommand, target: str) -> Iterator[bytes]:
+def _answers(asked: socket.socket, command: Command, target: str) -> Iterator[bytes]:
     while True:
         for kind, flags, body in _messages(receive(asked)):
             if flags & RequestFlag.DUMP_INTERRUPTED:
@@ -148,7 +159,11 @@ def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += max(HEADER.size, length + 3 & ~3)
 
 
-def _refused(command: RouteCommand, code: int, fields: dict[int, bytes], target: str) -> BpfError:
-    error = syscall_error(f"RTM_{command.name}", code, target=target)
+def _refused(command: Command, code: int, fields: dict[int, bytes], target: str) -> BpfError:
+    error = syscall_error(_name(command), code, target=target)
     error.hint = fields.get(WORDS, b"").rstrip(b"\0").decode(errors="replace")
     return error
+
+
+def _name(command: Command) -> str:
+    return f"RTM_{command.name}" if isinstance(command, RouteCommand) else command.name
