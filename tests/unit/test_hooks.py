@@ -25,6 +25,7 @@ from bpfpin.pins.manifest import AttachPoint
 from bpfpin.sets.choose import check_options, choose, has_target, parse_hook, types_of_hooks
 from bpfpin.sets.place import target_name
 from bpfpin.spec import ObjectSpec, ProgramSpec
+from bpfpin.syscall.errno_table import link_type_of
 from bpfpin.uapi import AttachType, LinkType, ProgramType
 from support.hooks import registered
 
@@ -67,6 +68,22 @@ def test_classic_tc_alone_has_no_attach_type() -> None:
 def test_a_row_has_the_attach_type_of_its_word() -> None:
     for hook in Hook:
         assert hook.attach_type is AttachType.__members__.get(hook.name)
+
+
+def test_a_row_runs_the_programs_of_its_sections() -> None:
+    """The table of sections is libbpf's, and does not know the registry's types."""
+    kinds = [row.kind for row in section_rows().values()]
+
+    hooks = [hook for hook in Hook if hook.attach_type is not None]
+    assert {kind.hook for kind in kinds if kind.hook} == set(hooks)
+    for kind in kinds:
+        assert kind.hook is None or kind.type in kind.hook.traits.program_types
+
+
+def test_a_row_has_the_link_type_of_its_attach_type() -> None:
+    for hook in Hook:
+        if hook.attach_type is not None:
+            assert hook.traits.link_type is link_type_of(hook.attach_type)
 
 
 def test_a_word_of_another_version_is_no_known_hook() -> None:
