@@ -53,7 +53,7 @@ LAYERS: dict[str, set[str]] = {
     "map": HOST | {"host", "migration"},
     "sets": HOST | {"host", "map", "migration", "analysis", "objfile", "builtin"},
     "apps": HOST | {"host", "map", "sets", "objfile", "builtin"},
-    "cli": BASE | {"spec", "hooks", "version", "host", "map", "sets", "apps"},
+    "cli": BASE | {"spec", "hooks", "version", "migration", "host", "map", "sets", "apps"},
     "builtin": set(),
     "version": set(),
     "__main__": {"cli"},

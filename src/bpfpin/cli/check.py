@@ -26,10 +26,9 @@ from bpfpin.apps.check.report import (
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.failure import describe
 from bpfpin.cli.formats import Report
-from bpfpin.cli.options import SIZE, keep_logs, log_file_option
+from bpfpin.cli.options import SIZE, keep_logs, log_file_option, parse_set_words
 from bpfpin.cli.output import Output, escape
 from bpfpin.errors import ExitCode, VerifierError
-from bpfpin.sets.variables import parse_set_words
 from bpfpin.spec import Dialect
 
 MAP_COLUMNS = ("map", "type", "key", "value", "max_entries", "dialect", "pinning", "flags")

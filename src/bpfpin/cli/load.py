@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,41 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command, private_mount_option
 from bpfpin.cli.formats import Report
 from bpfpin.cli.migrate import migrate_options, migrated_lines, taken
-from bpfpin.cli.options import MODE, SIZE, complete_devices, log_file_option, logged
+from bpfpin.cli.options import (
+    MODE,
+    SIZE,
+    complete_devices,
+    log_file_option,
+    logged,
+    pairs,
+    parse_set_words,
+)
 from bpfpin.errors import UsageError
 from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook
-from bpfpin.sets.given_maps import parse_map_words, parse_pinning_words
+from bpfpin.sets.given_maps import PINNINGS
 from bpfpin.sets.load.deploy import deploy_all, require_devices
 from bpfpin.sets.reports import LoadReport, LoadResult, ProgramReport
 from bpfpin.sets.request import parse_order
-from bpfpin.sets.variables import parse_set_words
 from bpfpin.spec import XdpMode
 
 
 def _parsed(parse: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
     """Return a click callback that applies *parse* to the value of an option."""
     return lambda _ctx, _parameter, value: None if value is None else parse(value)
+
+
+def parse_map_words(words: Iterable[str]) -> dict[str, str]:
+    """Parse `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME`; `UsageError` for any other text.
+
+    `idx:I` in place of NAME is kept as it is: only the object tells which map that is.
+    """
+    return pairs("--map", words, form="--map NAME=PATH or NAME=id:N", is_value=bool)
+
+
+def parse_pinning_words(words: Iterable[str]) -> dict[str, str]:
+    """Parse `NAME=none` and `NAME=by-name`; `UsageError` for any other text."""
+    form = "--pinning NAME=none or NAME=by-name"
+    return pairs("--pinning", words, form=form, is_value=PINNINGS.__contains__)
 
 
 @bpfpin_command("load")

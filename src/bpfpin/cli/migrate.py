@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -11,10 +11,11 @@ from bpfpin.errors import UsageError
 from bpfpin.sets.reports import LoadReport
 
 if TYPE_CHECKING:
-    from bpfpin.sets.load.migrate import Migration
+    from bpfpin.migration.request import Migration, Rule
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_SIDES: Final = 2  # a layout of old values, and one of new ones
 _WORDS = {
     "rule": ("[MAP:]MEMBER=RULE", "How a member is migrated: sum, keep-new, keep-old, max or min."),
     "rename": ("[MAP:]OLD=NEW", "Rename a member of the old map."),
@@ -61,14 +62,80 @@ def taken(options: dict[str, Any]) -> Migration | None:
     # `--best-effort` is missing where no program writes (`convert_options`).
     flags = {name: options.pop(name, False) for name in ("clamp", "best_effort")}
     if is_asked:
-        from bpfpin.sets.load.migrate import parse_migration  # noqa: PLC0415 - few loads migrate
-
         return parse_migration(**words, **flags)
     if given := [name for name, value in {**words, **flags}.items() if value]:
         raise UsageError(
             f"--{given[0].replace('_', '-')} is an option of a migration: add --migrate"
         )
     return None
+
+
+def parse_migration(
+    *,
+    rule: Iterable[str] = (),
+    rename: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    start: Iterable[str] = (),
+    layout: Iterable[str] = (),
+    clamp: bool = False,
+    best_effort: bool = False,
+) -> Migration:
+    """Parse the options, each of which may be given several times.
+
+    Their forms are `[MAP:]MEMBER=RULE` (*rule*), `[MAP:]OLD=NEW` (*rename*), `[MAP:]MEMBER`
+    (*drop*), `[MAP:]MEMBER=VALUE` (*start*) and `MAP=LAYOUT` (*layout*). Raises `UsageError` for
+    anything else, and for two options that contradict.
+    """
+    from bpfpin.migration.request import Migration  # noqa: PLC0415 - few loads migrate
+
+    return Migration(
+        rules={name: _rule(word) for name, word in _pairs("--rule", "MEMBER=RULE", rule)},
+        renamed=dict(_pairs("--rename", "OLD=NEW", rename)),
+        dropped=tuple(drop),
+        start=dict(_pairs("--start", "MEMBER=VALUE", start)),
+        layouts=_layouts(layout),
+        clamp=clamp,
+        best_effort=best_effort,
+    )
+
+
+def _layouts(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the layouts of each map: one for both sides, or one for each of them."""
+    layouts: dict[str, tuple[str, ...]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (name and equals and text):
+            raise UsageError(f"--layout {word}: it takes MAP=LAYOUT")
+        layouts[name] = tuple(dict.fromkeys((*layouts.get(name, ()), text)))
+    for name, texts in layouts.items():
+        if len(texts) > _SIDES:
+            raise UsageError(
+                f"--layout {name} is given {len(texts)} times: at most two, for old and new values"
+            )
+    return layouts
+
+
+def _pairs(option: str, form: str, words: Iterable[str]) -> list[tuple[str, str]]:
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.rpartition("=") if option == "--rule" else word.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{option} {word}: it takes {form}")
+        # The same option twice is harmless, as in scripts that add up their options.
+        if pairs.get(name, value) != value:
+            raise UsageError(f"{option} {name} is given as {pairs[name]} and as {value}")
+        pairs[name] = value
+    return list(pairs.items())
+
+
+def _rule(word: str) -> Rule:
+    from bpfpin.migration.request import Rule  # noqa: PLC0415 - few loads migrate
+
+    try:
+        return Rule(word)
+    except ValueError:
+        rules = ", ".join(rule.value for rule in Rule)
+        raise UsageError(f"{word!r} is not a rule (rules: {rules})") from None
 
 
 def migrated_lines(report: LoadReport) -> Iterator[str]:

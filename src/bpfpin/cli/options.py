@@ -1,4 +1,4 @@
-"""Options and parameter types that several verbs share: DEV|NAME, `--dev`, `--type`, MODE, SIZE.
+"""Options, parameter types and words that several verbs share: DEV|NAME, MODE, SIZE, NAME=VALUE.
 
 Also `--log-file` with what it does: the verifier's whole log goes to a file, with `-v` to stderr.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -164,6 +164,30 @@ class Size(click.ParamType[int]):
 
 
 SIZE = Size()
+
+
+def parse_set_words(words: Iterable[str]) -> dict[str, str]:
+    """Parse `NAME=VALUE`; `UsageError` for any other text."""
+    return pairs("--set", words, form="--set NAME=VALUE")
+
+
+def pairs(
+    option: str,
+    words: Iterable[str],
+    *,
+    form: str,
+    is_value: Callable[[str], bool] = lambda value: True,
+) -> dict[str, str]:
+    """Parse the words `NAME=VALUE` of an option, which must not give a name twice."""
+    values: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and is_value(value)):
+            raise UsageError(f"{option} {word}: not understood", hint=form)
+        if name in values:
+            raise UsageError(f"{option} names {name!r} twice: {values[name]} and {value}")
+        values[name] = value
+    return values
 
 
 @contextlib.contextmanager

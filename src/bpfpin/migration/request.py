@@ -1,4 +1,4 @@
-"""What the user asks for in a migration: the options of the command line, or a `Migration`."""
+"""What the user asks for in a migration: a `Migration`, and what it says of one map."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from dataclasses import field
 from enum import Enum
 from typing import Any, Final, TypeVar
 
-from bpfpin.errors import UsageError
 from bpfpin.records import dataclass
 
 Setting = TypeVar("Setting")
 EVERY: Final = "*"
 _INDEX: Final = re.compile(r"\[\d+\]")
 MemberFunction = Callable[[Any], Any]
-_SIDES: Final = 2
 KEY = "key"
 VALUE = "value"
 
@@ -192,33 +190,6 @@ class Migration:
         return frozenset({*self.rules, *self.renamed, *self.dropped, *self.start, *self.functions})
 
 
-def parse_migration(
-    *,
-    rule: Iterable[str] = (),
-    rename: Iterable[str] = (),
-    drop: Iterable[str] = (),
-    start: Iterable[str] = (),
-    layout: Iterable[str] = (),
-    clamp: bool = False,
-    best_effort: bool = False,
-) -> Migration:
-    """Parse the options of the command line, each of which may be given several times.
-
-    Their forms are `[MAP:]MEMBER=RULE` (*rule*), `[MAP:]OLD=NEW` (*rename*), `[MAP:]MEMBER`
-    (*drop*), `[MAP:]MEMBER=VALUE` (*start*) and `MAP=LAYOUT` (*layout*). Raises `UsageError` for
-    anything else, and for two options that contradict.
-    """
-    return Migration(
-        rules={name: _rule(word) for name, word in _pairs("--rule", "MEMBER=RULE", rule)},
-        renamed=dict(_pairs("--rename", "OLD=NEW", rename)),
-        dropped=tuple(drop),
-        start=dict(_pairs("--start", "MEMBER=VALUE", start)),
-        layouts=_layouts(layout),
-        clamp=clamp,
-        best_effort=best_effort,
-    )
-
-
 def rules_of_part(rules: MigrationRules, part: str, *, has_members: bool) -> MigrationRules:
     """Return the rules for *part* (`key` or `value`), with the paths of members inside of it.
 
@@ -236,43 +207,6 @@ def rules_of_part(rules: MigrationRules, part: str, *, has_members: bool) -> Mig
         dropped=frozenset(_inner(dict.fromkeys(rules.dropped), part, has_members=has_members)),
         start=_inner(rules.start, part, has_members=has_members),
     )
-
-
-def _layouts(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the layouts of each map: one for both sides, or one for each of them."""
-    layouts: dict[str, tuple[str, ...]] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not (name and equals and text):
-            raise UsageError(f"--layout {word}: it takes MAP=LAYOUT")
-        layouts[name] = tuple(dict.fromkeys((*layouts.get(name, ()), text)))
-    for name, texts in layouts.items():
-        if len(texts) > _SIDES:
-            raise UsageError(
-                f"--layout {name} is given {len(texts)} times: at most two, for old and new values"
-            )
-    return layouts
-
-
-def _pairs(option: str, form: str, words: Iterable[str]) -> list[tuple[str, str]]:
-    pairs: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.rpartition("=") if option == "--rule" else word.partition("=")
-        if not (name and equals and value):
-            raise UsageError(f"{option} {word}: it takes {form}")
-        # The same option twice is harmless, as in scripts that add up their options.
-        if pairs.get(name, value) != value:
-            raise UsageError(f"{option} {name} is given as {pairs[name]} and as {value}")
-        pairs[name] = value
-    return list(pairs.items())
-
-
-def _rule(word: str) -> Rule:
-    try:
-        return Rule(word)
-    except ValueError:
-        rules = ", ".join(rule.value for rule in Rule)
-        raise UsageError(f"{word!r} is not a rule (rules: {rules})") from None
 
 
 def _of(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

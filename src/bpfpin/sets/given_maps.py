@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -167,38 +167,7 @@ class Shared:
         return is_pinned and not (self.is_promised or self.is_new)
 
 
-def parse_map_words(words: Sequence[str]) -> dict[str, str]:
-    """Parse `NAME=PATH`, `NAME=id:N` and `NAME=name:NAME`; `UsageError` for any other text.
-
-    `idx:I` in place of NAME is kept as it is: only the object tells which map that is.
-    """
-    sources: dict[str, str] = {}
-    for word in words:
-        name, equals, source = word.partition("=")
-        if not (name and equals and source):
-            raise UsageError(f"--map {word}: not understood", hint="--map NAME=PATH or NAME=id:N")
-        if name in sources:
-            raise UsageError(f"--map names {name!r} twice: {sources[name]} and {source}")
-        sources[name] = source
-    return sources
-
-
 PINNINGS = {"none": Pinning.NONE, "by-name": Pinning.BY_NAME}
-
-
-def parse_pinning_words(words: Sequence[str]) -> dict[str, str]:
-    """Parse `NAME=none` and `NAME=by-name`; `UsageError` for any other text."""
-    pinnings: dict[str, str] = {}
-    for word in words:
-        name, _, pinning = word.partition("=")
-        if not name or pinning not in PINNINGS:
-            raise UsageError(
-                f"--pinning {word}: not understood", hint="--pinning NAME=none or NAME=by-name"
-            )
-        if name in pinnings:
-            raise UsageError(f"--pinning names {name!r} twice: {pinnings[name]} and {pinning}")
-        pinnings[name] = pinning
-    return pinnings
 
 
 def with_pinnings(

@@ -1,4 +1,4 @@
-"""Global variables that a load gives their first values: `--set NAME=VALUE`."""
+"""Global variables that a load gives their first values."""
 
 from __future__ import annotations
 
@@ -30,19 +30,6 @@ class Settings:
     def in_section(self, section: str) -> list[VariableSpec]:
         """Return the variables of one section."""
         return [variable for variable in self.variables if variable.section == section]
-
-
-def parse_set_words(words: Sequence[str]) -> dict[str, str]:
-    """Parse `NAME=VALUE`; `UsageError` for any other text."""
-    values: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals):
-            raise UsageError(f"--set {word}: not understood", hint="--set NAME=VALUE")
-        if name in values:
-            raise UsageError(f"--set names {name!r} twice: {values[name]} and {value}")
-        values[name] = value
-    return values
 
 
 def with_variables(spec: ObjectSpec, given: Mapping[str, Any]) -> tuple[ObjectSpec, Settings]:

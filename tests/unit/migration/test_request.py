@@ -13,7 +13,6 @@ from bpfpin.migration.request import (
     Migration,
     Rule,
     new_path,
-    parse_migration,
     rules_of_part,
 )
 
@@ -23,7 +22,8 @@ THERE = {
 
 
 def test_words_are_of_all_maps_or_of_one() -> None:
-    said = parse_migration(rule=["packets=sum", "flows:packets=max"], drop=["drops"])
+    rules = {"packets": Rule.SUM, "flows:packets": Rule.MAX}
+    said = Migration(rules=rules, dropped=["drops"])
 
     assert said.of("flows").rules == {"packets": Rule.MAX}
     assert said.of("ports").rules == {"packets": Rule.SUM}
@@ -31,31 +31,16 @@ def test_words_are_of_all_maps_or_of_one() -> None:
 
 
 def test_words_of_keys_and_values_are_told_apart() -> None:
-    wishes = parse_migration(rename=["key.port=key.sport", "n=packets"]).of("flows")
+    wishes = Migration(renamed={"key.port": "key.sport", "n": "packets"}).of("flows")
 
     assert rules_of_part(wishes, KEY, has_members=True).renamed == {"port": "sport"}
     assert rules_of_part(wishes, VALUE, has_members=True).renamed == {"n": "packets"}
 
 
 def test_a_value_that_is_one_number_is_called_value() -> None:
-    wishes = parse_migration(rule=["value=sum"]).of("hits")
+    wishes = Migration(rules={"value": Rule.SUM}).of("hits")
 
     assert rules_of_part(wishes, VALUE, has_members=False).rules == {"": Rule.SUM}
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        {"rule": ["packets"]},
-        {"rule": ["packets=most"]},
-        {"rename": ["packets="]},
-        {"start": ["=3"]},
-        {"rule": ["packets=sum", "packets=max"]},
-    ],
-)
-def test_words_that_do_not_read_are_refused(words: dict[str, list[str]]) -> None:
-    with pytest.raises(UsageError):
-        parse_migration(**words)  # type: ignore[arg-type]  # lists of words alone
 
 
 @pytest.mark.parametrize(

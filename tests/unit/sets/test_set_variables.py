@@ -7,7 +7,7 @@ import pytest
 from bpfpin.errors import UsageError
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins.plan import Decision, MapPlan
-from bpfpin.sets.variables import Settings, check_kept, parse_set_words, with_variables
+from bpfpin.sets.variables import Settings, check_kept, with_variables
 from bpfpin.spec import ObjectSpec
 from support.objects import compiled
 
@@ -17,16 +17,6 @@ KEPT = MapPlan(".data", Decision.KEPT, 7)
 @pytest.fixture(scope="module")
 def spec() -> ObjectSpec:
     return read_object(compiled("globals"))
-
-
-def test_words_are_names_and_values() -> None:
-    assert parse_set_words(["limit=5", "greeting=a=b"]) == {"limit": "5", "greeting": "a=b"}
-
-
-@pytest.mark.parametrize("words", [["limit"], ["=5"], ["limit=1", "limit=2"]])
-def test_other_words_are_usage_errors(words: list[str]) -> None:
-    with pytest.raises(UsageError, match="--set"):
-        parse_set_words(words)
 
 
 def test_a_text_is_read_by_the_type_of_the_variable(spec: ObjectSpec) -> None:

@@ -1,4 +1,4 @@
-"""What `--map` is told."""
+"""Maps that come from outside of a set, or are shared there."""
 
 from __future__ import annotations
 
@@ -7,36 +7,9 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import ExitCode, PinNameError, UsageError
-from bpfpin.sets.given_maps import open_shared, own_place, parse_map_words
+from bpfpin.sets.given_maps import open_shared, own_place
 from bpfpin.spec import MapSpec, ObjectSpec, Pinning
 from bpfpin.uapi import MapType
-
-
-def test_words_name_maps_by_path_id_and_name() -> None:
-    words = ["a=/sys/fs/bpf/x", "b=id:27", "c=name:flows", "d=/sys/fs/bpf/with=sign"]
-    words.append("idx:0=id:27")
-
-    assert parse_map_words(words) == {
-        "a": "/sys/fs/bpf/x",
-        "b": "id:27",
-        "c": "name:flows",
-        "d": "/sys/fs/bpf/with=sign",
-        "idx:0": "id:27",
-    }
-
-
-@pytest.mark.parametrize("word", ["", "a", "a=", "=x", "="])
-def test_a_word_without_name_or_place_is_answered_with_the_form(word: str) -> None:
-    with pytest.raises(UsageError, match="not understood") as caught:
-        parse_map_words([word])
-
-    assert caught.value.hint == "--map NAME=PATH or NAME=id:N"
-    assert caught.value.exit_code is ExitCode.USAGE
-
-
-def test_a_map_cannot_come_from_two_places() -> None:
-    with pytest.raises(UsageError, match="names 'a' twice: /x and id:1"):
-        parse_map_words(["a=/x", "b=/x", "a=id:1"])
 
 
 def described(*names: str) -> ObjectSpec:

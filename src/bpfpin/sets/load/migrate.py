@@ -29,7 +29,7 @@ from bpfpin.migration.refusal import (
     require_known,
     together,
 )
-from bpfpin.migration.request import Migration, parse_migration
+from bpfpin.migration.request import Migration
 from bpfpin.objects.kernel.btf import map_btf
 from bpfpin.objects.kernel.object import wait_until_freed
 from bpfpin.objects.maps.map import Map
@@ -46,9 +46,6 @@ T = TypeVar("T")
 _FREED_S: Final = 0.5
 _WORD: Final = 8
 _CARRY: Final = "to carry over what is counted there"
-
-
-__all__ = ["Migration", "Migrator", "parse_migration"]
 
 
 @dataclass(frozen=True)
