@@ -41,6 +41,7 @@ from bpfpin.pins.ownership import (
 from bpfpin.pins.pinset import pin_sets
 from bpfpin.pins.shared import set_access
 from bpfpin.pins.switch import Reopen, switch, switch_back
+from bpfpin.pins.trial import BEFORE, CONFIRM, read_trial
 from bpfpin.syscall.fs import Rename
 
 
@@ -113,7 +114,9 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
 
     Hooks are detached first: the kernel detaches a link when its last pin goes; a hook without a
     link is detached here if it still runs the program that is pinned in this generation (after a
-    reload it runs the program of the next one). Pins of others move to the directory of the set.
+    reload it runs the program of the next one). All hooks stay if the set is on trial and may go
+    back to this generation: `detach_generation` comes when the trial is over. Pins of others move
+    to the directory of the set.
     The directory that an unload left in the place of the set goes once its shared names are
     removed, unless it contains pins of others.
     """
@@ -123,7 +126,8 @@ def remove_generation(root: Directory, name: str, reopen: Reopen) -> None:
         with root.child(set_name) as remainder:
             shared.unshare_recorded(root, remainder)
     with root.child(name) as directory:
-        _detach(directory, reopen)
+        if not _may_go_back(root, set_name, directory):
+            detach_generation(directory, reopen)
         remove_own(directory)
     # What the reload could not link before the commit, or others pinned since.
     return_foreign(root, name, set_name)
@@ -235,8 +239,21 @@ def _is_marked(root: Directory, name: str) -> bool:
     return False
 
 
-def _detach(directory: Directory, reopen: Reopen) -> None:
-    """Detach the programs of this generation from the hooks that no link holds."""
+def _may_go_back(root: Directory, set_name: str, directory: Directory) -> bool:
+    """Whether the set is on trial and keeps the generation in *directory* to go back to."""
+    with suppress(PinNotFoundError, UnsafePathError), root.child(set_name) as live:
+        if read_trial(live) is None:
+            return False
+        with live.child(CONFIRM) as room, room.child(BEFORE) as before:
+            return read_manifest(before).generation == read_manifest(directory).generation
+    return False
+
+
+def detach_generation(directory: Directory, reopen: Reopen) -> None:
+    """Detach the programs of this generation from the hooks that no link holds.
+
+    A hook that runs another program, such as that of the next generation, is left alone.
+    """
     try:
         manifest = read_manifest(directory)
     except UnsafePathError:  # without a manifest no hook was attached by other means than a link

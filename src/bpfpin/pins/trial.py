@@ -15,6 +15,9 @@ command reports the trial. Without it the command failed or was killed, nobody k
 and the change is undone. To end a trial, the record is removed first: a directory without a record,
 or one that another user made, counts for nothing.
 
+Hooks that leave the set stay attached during the trial: links by their pins in `before/`, and what
+no link holds because `recover.remove_generation` leaves it alone as long as there is a record.
+
 The process that waits for the deadline, and what it does then, are in package `sets`.
 """
 

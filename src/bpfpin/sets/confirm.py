@@ -26,13 +26,14 @@ from bpfpin.pins.lock import locked_root
 from bpfpin.pins.manifest import read_manifest
 from bpfpin.pins.ownership import record_object
 from bpfpin.pins.pinset import all_sets
-from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, end_trial, read_trial
+from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, read_trial
 from bpfpin.records import dataclass
 from bpfpin.sets.find import find_set
 from bpfpin.sets.live import recovered
 from bpfpin.sets.trial import (
     end_orphans,
     end_orphans_below,
+    end_trial,
     end_waiting,
     is_overdue,
     put_back,

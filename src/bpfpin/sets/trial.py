@@ -16,7 +16,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -31,12 +31,15 @@ from bpfpin.errors import (
     ProgramChangedError,
     UnsafePathError,
 )
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked, locked_root
-from bpfpin.pins.manifest import JsonObject, Manifest, read_manifest
+from bpfpin.pins.manifest import AttachPoint, HookRecord, JsonObject, Manifest, read_manifest
+from bpfpin.pins.ownership import ObjectIds
 from bpfpin.pins.pinset import LoadedSet, PinSet
+from bpfpin.pins.recover import detach_generation
 from bpfpin.pins.trial import (
     BEFORE,
     CONFIRM,
@@ -45,9 +48,10 @@ from bpfpin.pins.trial import (
     Trial,
     TrialPlace,
     copy_generation,
-    end_trial,
+    end_record,
     read_trial,
 )
+from bpfpin.pins.trial import end_trial as remove_trial
 from bpfpin.records import dataclass
 from bpfpin.sets.live import read_live, recovered, reopen
 from bpfpin.syscall.fd import Closing, Descriptor
@@ -337,6 +341,16 @@ def _forget(parent: Directory, place: TrialPlace) -> None:
         end_trial(parent, place.entry)
 
 
+def end_trial(parent: Directory, entry: str = CONFIRM) -> None:
+    """Remove a trial, and detach what left the set and was kept for its way back."""
+    # The record first: with it the trial could still go back, to hooks that are gone.
+    end_record(parent, entry)
+    with suppress(PinNotFoundError), parent.child(entry) as room, room.child(BEFORE) as before:
+        # Links go with their pins. What no link holds has none.
+        detach_generation(before, reopen)
+    remove_trial(parent, entry)
+
+
 def orphans(root: Directory) -> tuple[Waiting, ...]:
     """Return the waiting processes whose trial has no record.
 
@@ -496,11 +510,12 @@ class _Return:
             room = opened.enter_context(directory.child(CONFIRM))
             before = opened.enter_context(room.child(BEFORE))
             built = opened.enter_context(self._root.child(names.stage_name(name)))
+            moved = self._moved(ObjectIds.read(before))
             copy_generation(before, built)
             # The copy has the manifest of the generation before. The one of this generation is
             # written last, as in every stage.
             built.unlink(names.MANIFEST)
-        for link, program in self._moved():
+        for link, program in moved:
             if leaving := self._live.open_program(program):
                 with leaving:
                     stage.pin_previous(link, leaving)
@@ -511,9 +526,25 @@ class _Return:
             dataclasses.replace(self._before, generation=generation, time=int(time.time()))
         )
 
-    def _moved(self) -> list[tuple[str, str]]:
-        """Return the hooks that the generation before has too, with the programs they run now."""
-        links = {record.link for record in self._before.hooks}
-        return [
-            (record.link, record.program) for record in self._live.hooks if record.link in links
-        ]
+    def _moved(self, objects: ObjectIds | None) -> list[tuple[str, str]]:
+        """Return the hooks of the generation before that the load switched.
+
+        Each with the name that its pin had before and the program that it runs now. *objects* are
+        the recorded ids of the generation before.
+        """
+        # By what they are, not by name: a pin has the program in its name where a hook has several.
+        before_ids = objects.links if objects else {}
+        before, now = self._before.place, self._live.manifest.place
+        live_ids = self._live.objects.links if self._live.objects else {}
+        names_before = {_hook_key(before, one, before_ids): one.link for one in self._before.hooks}
+        programs = {_hook_key(now, one, live_ids): one.program for one in self._live.hooks}
+        return [(names_before[key], programs[key]) for key in names_before if key in programs]
+
+
+def _hook_key(place: AttachPoint, record: HookRecord, ids: Mapping[str, int]) -> tuple[object, ...]:
+    """Return what identifies a hook in two generations: its link, or where the kernel has it."""
+    if record.held_by is HeldBy.LINK:
+        # Sets of the first versions recorded no ids, and their pins keep their names.
+        return record.hook, ids.get(record.link, record.link)
+    where = (place.netns_inode, place.ifindex)
+    return (record.hook, *where, record.priority, record.handle)

@@ -391,19 +391,12 @@ def _trial(
     if request.confirm_s is None:
         return nullcontext()
     for hook in plan.hooks:
-        # A link that leaves stays pinned in `before/`, and so attached, until the load is
-        # confirmed. A program that netlink holds has no pin: it would be detached with the old
-        # generation.
-        is_of_netlink = hook.before is not None and hook.before.held_by is HeldBy.NETLINK
-        if hook.action is HookAction.DETACH and is_of_netlink:
+        # The generation before, which a trial goes back to, has the set's own programs alone.
+        if hook.is_taken:
             raise UsageError(
-                f"{hook.hook} is held by netlink and would leave the set: that cannot go back by"
-                " itself",
-                hint=Fix.of(
-                    "without ",
-                    Argument("confirm_s", None),
-                    f"; or first: bpfpin unload --keep-maps {request.shown_name}",
-                ),
+                f"{hook.hook} runs program id {hook.previous_id}, which is not the set's: that"
+                " program cannot come back by itself",
+                hint=Fix.of("take the hook over without ", Argument("confirm_s", None)),
             )
     from bpfpin.sets.load.trial import LoadTrial  # noqa: PLC0415 - few loads are on trial
 
