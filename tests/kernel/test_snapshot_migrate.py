@@ -13,6 +13,7 @@ from bpfpin import restore_map, save_map
 from bpfpin.btf.layout import Span
 from bpfpin.codecs.record import KeyRecord
 from bpfpin.errors import IncompatibleMapError, MapFullError, UsageError
+from bpfpin.map import snapshot_file
 from bpfpin.migration.first_values import apply_moves, join_values
 from bpfpin.migration.fold import FoldPrograms
 from bpfpin.migration.match import match_members
@@ -271,3 +272,17 @@ def test_a_sum_without_room_is_an_error_or_cut() -> None:
     assert join_values([cut], [b"\xff", b"\x02"]) == b"\xff"
     with pytest.raises(OverflowError, match="n: 257"):
         join_values([move], [b"\xff", b"\x02"])
+
+
+def test_whole_blocks_of_an_array_may_lie_beyond_the_end_of_a_shorter_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an array of 600,000 elements, whose blocks have 4 MiB."""
+    monkeypatch.setattr(snapshot_file, "BLOCK_BYTES", 40)
+    old, new = (spec(OLD, MapType.ARRAY, room=room) for room in (20, 3))
+    short = dict.fromkeys(range(3), COUNTED[1])
+
+    assert carried_over(path, old, new, short) == short
+    assert carried_over(path, old, old, short) == short | {
+        key: {"packets": 0, "bytes": 0} for key in range(3, 20)
+    }

@@ -72,9 +72,11 @@ class ConvertedSnapshot:
         """Yield keys and values, back to back, as `SnapshotReader.blocks` does."""
         if self.keys is None:
             for block in self.snapshot.blocks():
-                # Keys stay different: each block is converted alone, and memory stays small.
-                keys, values = zip(*self._entries(block), strict=True) if block[0] else ((), ())
-                yield memoryview(b"".join(keys)), memoryview(b"".join(values))
+                # Keys stay different: each block is converted alone, and memory stays small. All of
+                # it may be beyond the end of a shorter array.
+                converted = list(self._entries(block))
+                keys, values = (b"".join(entry[part] for entry in converted) for part in (0, 1))
+                yield memoryview(keys), memoryview(values)
             return
         # Members of a key went away, so two old keys may become one: none is complete before the
         # end.
