@@ -295,7 +295,7 @@ def new_file(path: Path, *, mode: int = PRIVATE) -> Iterator[IO[bytes]]:
     _require_replaceable(whole)
     with _directory(whole.parent) as directory:
         # A name has at most 255 bytes (NAME_MAX), and this one is longer by 14.
-        name = f".{whole.name[:200]}.{secrets.token_hex(6)}"
+        name = f".{os.fsdecode(os.fsencode(whole.name)[:200])}.{secrets.token_hex(6)}"
         fd = _do(
             path,
             lambda: os.open(

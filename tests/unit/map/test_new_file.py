@@ -118,6 +118,17 @@ def test_a_snapshot_is_private_and_a_log_follows_the_umask(public: Path) -> None
     assert stat.S_IMODE((public / "saved").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(
+    "name", [b"n" * 255, "ä".encode() * 127 + b"n", "語".encode() * 85, b"\xff" * 255]
+)
+def test_a_name_of_every_length_and_script_is_written(public: Path, name: bytes) -> None:
+    file = public / os.fsdecode(name)
+    write_text(file, "x")
+
+    assert file.read_text() == "x"
+    assert os.listdir(os.fsencode(public)) == [name]  # noqa: PTH208  (as bytes)
+
+
 def test_streams_are_written_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_text(Path("/dev/null"), "gone")
     write_text(Path("/dev/stderr"), "told\n")
