@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from bpfpin.btf.btf import Btf
+from bpfpin.btf.types import Int, Member, Struct
+from bpfpin.btf.write import BtfBuilder
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
+from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapType
 from support import isolation
 from support.map_command import ROUTES, SESSIONS, ok, refused, run, said
@@ -191,6 +195,28 @@ def test_one_cpu_is_written_alone(pinned: Path) -> None:
         {"rx_packets": 9, "rx_bytes": 2},
         first[1],
     ]
+
+
+def test_padding_keeps_its_bytes_when_a_field_is_set(bpffs: Path) -> None:
+    """Of one CPU as well as of all: `struct { u8 state; u32 count; }` with three bytes between."""
+    builder = BtfBuilder()
+    u8, u32 = (builder.add(Int(f"u{8 * size}", size, 8 * size)) for size in (1, 4))
+    members = Member("state", u8, 0), Member("count", u32, 32)
+    padded = builder.add(Struct("padded", 8, members))
+    btf = Btf.parse(builder.build())
+    spec = MapSpec("padded", MapType.PERCPU_HASH, 4, 8, 4, key=btf.ref(u32), value=btf.ref(padded))
+    key, old = bytes(4), bytes([1, 0xAA, 0xBB, 0xCC, 2, 0, 0, 0])
+    new, one = old[:4] + bytes([9, 0, 0, 0]), old[:4] + bytes([7, 0, 0, 0])
+    with Map.create(spec) as counters:
+        counters.pin(bpffs / "padded")
+        counters.update_bytes(key, old * possible_cpus())
+        ok("set", bpffs / "padded", "0", "count=9")
+        whole = counters.lookup_bytes(key)
+        ok("set", bpffs / "padded", "0", "count=7", "--cpu", "1")
+
+        assert whole == new * possible_cpus()
+        assert counters.lookup_bytes(key) == new + one + new * (possible_cpus() - 2)
+    assert refused(7, "set", bpffs / "padded", "0", "count=1", "--cpu", "1", "--flag", "noexist")
 
 
 def test_a_cpu_must_be_possible_and_the_map_of_many(pinned: Path) -> None:

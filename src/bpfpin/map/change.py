@@ -15,7 +15,7 @@ from bpfpin.map.parse import FieldValue
 from bpfpin.map_traits import ValueKind, stride_of, traits_of
 from bpfpin.objects.kernel.info import type_name
 from bpfpin.objects.kernel.object import KernelObject
-from bpfpin.objects.maps.entry_write import overlaid
+from bpfpin.objects.maps.entry_write import WriteOptions, overlaid
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
@@ -204,8 +204,8 @@ def _write_fields(
     # kernel/bpf/arraymap.c), so those of the other CPUs are written back as they were read.
     stride = stride_of(codec.size) if bpf_map.is_per_cpu else codec.size
     if options.cpu is not None:
-        value = codec.decode(changed(options.cpu * stride))
-        bpf_map.update(key, value, options.flag, cpu=options.cpu)
+        data, how = changed(options.cpu * stride), WriteOptions(flag=options.flag, cpu=options.cpu)
+        bpf_map._entry_access().write_cpu_bytes(key_bytes, data, how, named=key)
         return
     whole = b"".join(changed(at).ljust(stride, b"\0") for at in range(0, len(old), stride))
     bpf_map.update_bytes(key_bytes, whole, flag=options.flag)
