@@ -181,7 +181,8 @@ class Output:
 
     def _is_colored(self, stream: TextIO) -> bool:
         if self.color is Color.AUTO:
-            return stream.isatty() and "NO_COLOR" not in os.environ
+            # An empty variable counts as none: https://no-color.org.
+            return stream.isatty() and not os.environ.get("NO_COLOR")
         return self.color is Color.ALWAYS
 
 

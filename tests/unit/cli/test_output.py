@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,18 @@ def test_a_report_without_records_is_one_record(capsys: pytest.CaptureFixture[st
     Output("ndjson").show(Report({"id": 7}))
 
     assert capsys.readouterr().out == '{"schema": 1, "id": 7}\n'
+
+
+@pytest.mark.parametrize(("value", "is_colored"), [(None, True), ("", True), ("1", False)])
+def test_no_color_counts_unless_it_is_empty(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, *, is_colored: bool
+) -> None:
+    """As https://no-color.org says, and as rich does for the tree of `graph`."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+    terminal, side = os.openpty()
+    with os.fdopen(terminal), os.fdopen(side, "w") as stream:
+        assert Output()._is_colored(stream) is is_colored
+        assert Output(color=Color.ALWAYS)._is_colored(stream)
+        assert not Output(color=Color.NEVER)._is_colored(stream)
