@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.btf.layout import Span
-from bpfpin.codecs.codec import Codec
+from bpfpin.codecs.codec import Codec, TextCodec
 from bpfpin.codecs.of_btf import codec
+from bpfpin.codecs.record import ArrayCodec, RecordCodec
 from bpfpin.errors import UsageError
 from bpfpin.map_traits import stride_of
 from bpfpin.migration.members import MapShape, MemberMove
@@ -52,21 +53,34 @@ def with_members(kind: Codec, data: bytes, members: Mapping[str, object]) -> byt
     # The whole value is decoded and encoded again: a codec encodes values, not members.
     whole = kind.decode(data)
     for path, value in members.items():
-        whole = _with_value(whole, _STEP.findall(path), value)
+        whole = _with_value(whole, kind, _STEP.findall(path), value)
     return kind.encode(whole)
 
 
-def _with_value(whole: Any, steps: list[str], value: object) -> Any:
+def _with_value(whole: Any, kind: Codec | None, steps: list[str], value: object) -> Any:
     if not steps:
-        return _typed(value, whole)
+        return _typed(value, whole, kind)
     step: Any = int(steps[0][1:-1]) if steps[0].startswith("[") else steps[0]
-    whole[step] = _with_value(whole[step], steps[1:], value)
+    whole[step] = _with_value(whole[step], _codec_at(kind, step), steps[1:], value)
     return whole
 
 
-def _typed(value: object, current: object) -> object:
-    """Parse a word of the command line like the *current* value of the member."""
-    if not isinstance(value, str):
+def _codec_at(kind: Codec | None, step: str | int) -> Codec | None:
+    """Return the codec of a member or an element; None if *kind* has none for its parts."""
+    if isinstance(kind, ArrayCodec):
+        return kind.element
+    for part in kind.parts if isinstance(kind, RecordCodec) else ():
+        if step in part.names:
+            # The members of an unnamed structure or union are named like those of the outer one.
+            return part.codec if part.name else _codec_at(part.codec, step)
+    return None
+
+
+def _typed(value: object, current: object, kind: Codec | None) -> object:
+    """Parse a word of the command line by the member's *kind* and *current* value."""
+    # Digits are a text in a `char[]`. The value of an enumeration may be text, too, but is typed as
+    # a number as well.
+    if not isinstance(value, str) or isinstance(kind, TextCodec):
         return value
     try:
         # Base 0 takes the prefixes of C: 0x10 and 0b1.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.btf.layout import Span
+from bpfpin.errors import UsageError
+from bpfpin.migration.first_values import start_value
 from bpfpin.migration.fold import scatter
 from bpfpin.migration.fold_member import is_atomic
 from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.uapi import MapType
+from support.map_command import SESSIONS
 from support.map_types import ARRAYS, HASHES, LRU
 
 
@@ -46,3 +49,16 @@ def test_keys_are_spread_over_elements_of_eight_bytes(size: int, stride: int) ->
     scatter(memoryview(b"".join(keys)), size, memoryview(into), stride)
 
     assert into == b"".join(key.ljust(stride, b"\0") for key in keys) + bytes(2 * stride)
+
+
+def test_first_values_are_typed_by_their_members() -> None:
+    """Digits are a text in a `char[]`, and a number everywhere else, also in an enumeration."""
+    typed = {"tag": "123", "verdict": "1", "ifindex": "0x10", "hits[1]": "7"}
+    value = start_value("sessions", SESSIONS.value, bytes(28), typed)
+    words = start_value("sessions", SESSIONS.value, bytes(28), {"tag": "0x1f", "verdict": "PASS"})
+
+    assert value[16:24] == b"123".ljust(8, b"\0")
+    assert value[:16] == b"".join(n.to_bytes(4, "little") for n in (1, 16, 0, 7))
+    assert (words[16:24], words[0]) == (b"0x1f".ljust(8, b"\0"), 2)
+    with pytest.raises(UsageError, match="tag: 9 bytes of text, 8 at most"):
+        start_value("sessions", SESSIONS.value, bytes(28), {"tag": "123456789"})
