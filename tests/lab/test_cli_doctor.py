@@ -6,6 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bpfpin import insn
+from bpfpin.apps import doctor
+from bpfpin.objects.programs.program import Program
+from bpfpin.spec import FunctionSpec, ProgramSpec
+from bpfpin.uapi import ProgramType
 from support.cli import CliResult, run_cli, run_cli_ok
 from support.lab import TestLab
 from support.nobody import run_cli_as_nobody
@@ -66,10 +73,14 @@ def test_a_pin_root_that_everybody_may_write_is_unsafe(bpffs: Path) -> None:
 
 
 def test_an_ordinary_user_is_told_the_missing_capabilities() -> None:
-    found = findings(run=run_cli_as_nobody)["load XDP programs"]
+    checks = findings(run=run_cli_as_nobody)
+    found, jit = checks["load XDP programs"], checks["jit"]
 
     assert (found["ok"], found["text"]) == (False, "needs CAP_BPF and CAP_NET_ADMIN")
     assert found["fix"].startswith("sudo /")
+    # The kernel shows its setting to root alone, and only root can load a program to see.
+    assert (jit["ok"], jit["fix"]) == (False, found["fix"])
+    assert jit["text"].startswith("not asked: ")
 
 
 def test_nothing_is_left_in_the_pin_root(bpffs: Path) -> None:
@@ -77,3 +88,32 @@ def test_nothing_is_left_in_the_pin_root(bpffs: Path) -> None:
     run_cli_ok("doctor", "--pin-root", bpffs)
 
     assert list(bpffs.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("0", "programs are interpreted"),
+        ("1", "programs are compiled to machine code"),
+        ("2", "programs are compiled to machine code"),
+    ],
+)
+def test_the_setting_of_the_compiler_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, text: str
+) -> None:
+    (tmp_path / "setting").write_text(setting)
+    monkeypatch.setattr(doctor, "JIT", tmp_path / "setting")
+
+    assert doctor._jit("").text == text
+
+
+def test_without_the_setting_a_program_shows_if_programs_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first network namespace has the setting."""
+    monkeypatch.setattr(doctor, "JIT", tmp_path / "none")
+    spec = FunctionSpec("one", "", (insn.mov_imm(0, 1), insn.exit_()))
+    with Program.load(ProgramSpec("one", ProgramType.XDP, "", (spec,), license="GPL")) as program:
+        is_compiled = program.info.jited_size > 0
+
+    assert doctor._jit("").ok is is_compiled

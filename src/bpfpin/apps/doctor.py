@@ -13,7 +13,7 @@ from bpfpin.attach.xdp import xdp_holder
 from bpfpin.errors import BpfError, NotBpffsError, PermissionDeniedError
 from bpfpin.hints import Argument, Fix
 from bpfpin.host.objects import may_walk
-from bpfpin.objects.features import Feature, features, probe_rename_exchange
+from bpfpin.objects.features import Feature, features, is_machine_code, probe_rename_exchange
 from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory, unsafe_reason
@@ -67,7 +67,8 @@ def doctor(device: str | None = None, *, pin_root: Path, as_root: str = "") -> l
     """
     # First: a device that does not exist is an error of the command, not the result of a check.
     ifindex = interface.ifindex(device) if device is not None else 0
-    checks = [_kernel(), _jit(), *_lockdown(), *_privileges(as_root), *_bpffs(pin_root)]
+    checks = [_kernel(), _asked("jit", lambda: _jit(as_root)), *_lockdown()]
+    checks += [*_privileges(as_root), *_bpffs(pin_root)]
     checks += [_kernel_btf(), *_features(pin_root, as_root), *_shares(pin_root, as_root)]
     return checks + (list(_device(device, ifindex)) if device is not None else [])
 
@@ -79,11 +80,20 @@ def _kernel() -> HostCheck:
     return HostCheck("kernel", not fix, text, fix)
 
 
-def _jit() -> HostCheck:
+def _jit(as_root: str) -> HostCheck:
     setting = _read(JIT)
     if setting == "0":
         return HostCheck("jit", ok=False, text="programs are interpreted", fix=f"echo 1 > {JIT}")
-    return HostCheck("jit", ok=True, text="programs are compiled to machine code")
+    # Other network namespaces than the first one do not have the file (net_core_table in
+    # net/core/sysctl_net_core.c), nor has a kernel without a compiler: a program has to be tried.
+    try:
+        is_compiled = bool(setting) or is_machine_code()
+    except PermissionDeniedError as error:
+        return HostCheck("jit", ok=False, text=f"not asked: {error}", fix=as_root)
+    if is_compiled:
+        return HostCheck("jit", ok=True, text="programs are compiled to machine code")
+    fix = f"in the first network namespace: echo 1 > {JIT} (a kernel with CONFIG_BPF_JIT has it)"
+    return HostCheck("jit", ok=False, text="programs are interpreted", fix=fix)
 
 
 def _lockdown() -> Iterator[HostCheck]:

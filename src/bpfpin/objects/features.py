@@ -77,6 +77,12 @@ def probe_batch(map_type: MapType) -> Feature:
     return _probe(name, lambda: _read_batch(map_type))
 
 
+def is_machine_code() -> bool:
+    """Whether the kernel compiles the simplest program to machine code."""
+    with Program.load(_spec(ProgramType.XDP)) as program:
+        return program.info.jited_size > 0
+
+
 def probe_rename_exchange(directory: str | Path) -> Feature:
     """Whether two names in the bpffs *directory* can be exchanged atomically (Linux 5.16).
 
