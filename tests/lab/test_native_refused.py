@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bpfpin.attach.devices import xdp_refusal
 from bpfpin.attach.xdp import xdp_holder
+from bpfpin.objects.load.collection import load
+from bpfpin.objfile.reader import read_object
 from bpfpin.spec import XdpMode
 from bpfpin.syscall import netns
+from bpfpin.uapi import XdpFlag
 from support.here import Here, veth
 from support.holders import running, their_program
+from support.moments import interrupted
 from support.objects import compiled_case
 
 MTU = "Peer MTU is too large to set XDP"
@@ -167,6 +174,48 @@ def test_what_netlink_holds_is_refused_with_the_same_words(
 
     assert MTU in refused.stderr
     assert big.holder() == holder
+
+
+ASK = """
+import sys
+from bpfpin.attach.devices import xdp_refusal
+from bpfpin.objects.load.collection import load
+from bpfpin.objfile.reader import read_object
+from bpfpin.uapi import XdpFlag
+
+with load(read_object(sys.argv[1])) as loaded:
+    (program,) = loaded.programs.values()
+    print(xdp_refusal(program.fd, int(sys.argv[2]), XdpFlag.DRV_MODE))
+"""
+
+
+def test_a_command_that_is_killed_while_it_asks_a_driver_leaves_no_program(
+    bpffs: Path, program: Path
+) -> None:
+    """The driver accepts it, as if the reason of the refusal had just gone."""
+    with veth() as device:
+        command = [sys.executable, "-c", ASK, str(program), _ifindex(device)]
+        endings: list[int] = []
+        while 0 not in endings:
+            call = f"sendto:{len(endings) + 1}"
+            endings.append(interrupted(command, signal.SIGKILL, call).exit_code)
+
+            assert Here(bpffs, device).holder() is None
+
+    assert endings[:-1] == [-signal.SIGKILL] * (len(endings) - 1)
+    assert len(endings) > 1
+
+
+def test_asking_a_driver_changes_no_program_of_others(bpffs: Path, program: Path) -> None:
+    with veth() as device, load(read_object(program)) as loaded:
+        here, (ours,) = Here(bpffs, device), loaded.programs.values()
+        with their_program(here, XdpMode.NATIVE):
+            holder = here.holder()
+            words = xdp_refusal(ours.fd, int(_ifindex(device)), XdpFlag.DRV_MODE)
+            after = here.holder()
+
+    assert words == "XDP program already attached"
+    assert (after, holder is not None) == (holder, True)
 
 
 @pytest.mark.parametrize(

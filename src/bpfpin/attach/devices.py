@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from enum import IntFlag
 from typing import Final
 
+from bpfpin.errors import SyscallError
 from bpfpin.records import dataclass
 from bpfpin.spec import XdpMode
 from bpfpin.syscall.rtnetlink import (
@@ -26,13 +27,18 @@ from bpfpin.syscall.rtnetlink import (
     attributes,
     receive,
     request,
+    request_and_undo,
 )
+from bpfpin.uapi import XdpFlag
 
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_XDP = 3, 18, 29, 43
 IFLA_INFO_KIND: Final = 1
 SKIP_STATISTICS: Final = 8  # RTEXT_FILTER_SKIP_STATS
 _MESSAGE = struct.Struct("=BxHiII")  # ifinfomsg of linux/rtnetlink.h
 _U32 = struct.Struct("=I")
+_FD = struct.Struct("=i")
+_XDP_FD, _XDP_FLAGS, _XDP_EXPECTED_FD = 1, 3, 8  # below IFLA_XDP
+NESTED: Final = 0x8000  # NLA_F_NESTED of linux/netlink.h
 # The attributes below IFLA_XDP that carry a program's id.
 _PROGRAMS = {5: XdpMode.NATIVE, 6: XdpMode.GENERIC, 7: XdpMode.OFFLOAD}
 # The numbers of linux/sockios.h, ethtool.h, genetlink.h and netdev.h.
@@ -92,6 +98,36 @@ class XdpFeature(IntFlag):
     HW_OFFLOAD = 16
     RX_SG = 32
     NDO_XMIT_SG = 64
+
+
+def xdp_refusal(program_fd: int, ifindex: int, mode: XdpFlag) -> str:
+    """Return why a device refuses a program in a mode, in the kernel's words; "" if it accepts it.
+
+    For the words alone: links come without. The device is not changed, but for a moment inside of
+    the system call if it accepts the program and has no other.
+
+    Kernel: RTM_SETLINK with IFLA_XDP. The driver is asked last (dev_xdp_attach() of
+        net/core/dev.c), so no request can have its answer and be refused in any case.
+    """
+    head = _MESSAGE.pack(0, 0, ifindex, 0, 0)
+    # With UPDATE_IF_NOEXIST no program of others is replaced (EBUSY); the way back takes out none
+    # but this program (IFLA_XDP_EXPECTED_FD, Linux 5.7).
+    attach = _xdp_request(program_fd, mode | XdpFlag.UPDATE_IF_NOEXIST)
+    detach = _xdp_request(-1, mode | XdpFlag.REPLACE, expected_fd=program_fd)
+    try:
+        request_and_undo(
+            RouteCommand.SETLINK, head + attach, head + detach, target=f"ifindex {ifindex}"
+        )
+    except SyscallError as error:
+        return error.hint or str(error.strerror)
+    return ""
+
+
+def _xdp_request(program_fd: int, flags: XdpFlag, *, expected_fd: int | None = None) -> bytes:
+    fields = attribute(_XDP_FD, _FD.pack(program_fd)) + attribute(_XDP_FLAGS, _U32.pack(flags))
+    if expected_fd is not None:
+        fields += attribute(_XDP_EXPECTED_FD, _FD.pack(expected_fd))
+    return attribute(IFLA_XDP | NESTED, fields)
 
 
 def driver_name(device: str) -> str:

@@ -19,7 +19,7 @@ from pyroute2 import IPRoute
 from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink.exceptions import NetlinkError
 
-from bpfpin.attach.devices import queue_counts
+from bpfpin.attach.devices import queue_counts, xdp_refusal
 from bpfpin.errors import (
     AttachError,
     BpfError,
@@ -103,22 +103,6 @@ class Netlink(Closing):
         xdp = self._message(ifindex).get_attr("IFLA_XDP")
         ids = {mode: xdp.get_attr(name) for mode, name in _PROGRAM_IDS.items()} if xdp else {}
         return {mode: int(program_id) for mode, program_id in ids.items() if program_id}
-
-    def xdp_refusal(self, program_fd: int, ifindex: int, mode: XdpMode) -> str:
-        """Return why the driver refuses a program, "" if it accepts it; links do not say.
-
-        Only a device without an XDP program is changed, and changed back at once.
-        """
-        flags = MODE_FLAGS[mode]
-        try:
-            # With this flag dev_xdp_attach() of net/core/dev.c replaces no program of others
-            # (EBUSY). A real device is asked only after it refused a link.
-            self._set_xdp(ifindex, program_fd, flags | XdpFlag.UPDATE_IF_NOEXIST)
-        except NetlinkError as error:
-            return str(error.args[1])
-        # A negative descriptor detaches (dev_change_xdp_fd() of net/core/dev.c).
-        self._set_xdp(ifindex, -1, flags)
-        return ""
 
     def attach_xdp(self, program_fd: int, ifindex: int, mode: XdpMode) -> None:
         """Attach a program without a link, if the device has none."""
@@ -298,7 +282,7 @@ def on_a_copy_of_veth(program_fd: int, ifindex: int) -> str:
         unshare()
         with Netlink() as netlink:
             copy = netlink.create_veth_for(mtu, has_queues=has_queues)
-            return netlink.xdp_refusal(program_fd, copy, XdpMode.NATIVE)
+            return xdp_refusal(program_fd, copy, MODE_FLAGS[XdpMode.NATIVE])
 
     with ThreadPoolExecutor(max_workers=1) as threads:
         return threads.submit(run).result()

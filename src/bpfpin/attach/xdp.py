@@ -218,7 +218,7 @@ def _refused(
     program: Program, ifindex: int, mode: XdpMode, error: SyscallError
 ) -> _Refused | SyscallError:
     """Add the kernel's words; an error with another cause than the device stays as it is."""
-    words = _driver_words(program, ifindex, mode)
+    words = devices.xdp_refusal(program.fd, ifindex, _FLAGS[mode])
     # A driver without offload answers EINVAL to XDP_SETUP_PROG_HW (veth, virtio_net).
     is_offload = mode is XdpMode.OFFLOAD
     if isinstance(error, InvalidArgumentError) and not is_offload:
@@ -235,20 +235,13 @@ def _busy(program: Program, ifindex: int, mode: XdpMode, error: HookBusyError) -
     name = interfaces.name_of(ifindex) or f"ifindex {ifindex}"
     holder = xdp_holder(ifindex)
     if holder is None:
-        error.hint = _driver_words(program, ifindex, mode)
+        error.hint = devices.xdp_refusal(program.fd, ifindex, _FLAGS[mode])
         return error
     return HookBusyError(
         f"{name} runs another XDP program already: {holder}",
         holder=str(holder),
         hint="See its owner: bpfpin status. It was left as it is.",
     )
-
-
-def _driver_words(program: Program, ifindex: int, mode: XdpMode) -> str:
-    """Ask netlink for the reason: BPF_LINK_CREATE has no extended acknowledgement."""
-    from bpfpin.attach.netlink import aside  # noqa: PLC0415 - 125 ms, for a refusal only
-
-    return aside(lambda netlink: netlink.xdp_refusal(program.fd, ifindex, mode))
 
 
 def _link_id(ifindex: int, program_id: int) -> int | None:

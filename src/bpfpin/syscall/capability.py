@@ -34,7 +34,14 @@ ADMIN = Capability.CAP_SYS_ADMIN
 
 # rtnetlink_rcv_msg() of net/core/rtnetlink.c: no other capability stands for CAP_NET_ADMIN.
 ROUTE_COMMANDS = frozenset(
-    {"RTM_NEWLINK", "RTM_NEWQDISC", "RTM_DELQDISC", "RTM_NEWTFILTER", "RTM_DELTFILTER"}
+    {
+        "RTM_NEWLINK",
+        "RTM_SETLINK",
+        "RTM_NEWQDISC",
+        "RTM_DELQDISC",
+        "RTM_NEWTFILTER",
+        "RTM_DELTFILTER",
+    }
 )
 BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     Cmd.MAP_CREATE: (BPF,),

@@ -6,6 +6,7 @@ thread. A request is made in the network namespace of the calling thread.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ class RouteCommand(IntEnum):
     """The types of requests (linux/rtnetlink.h)."""
 
     GETLINK = 18
+    SETLINK = 19
     GETADDR = 22
     GETROUTE = 26
     NEWQDISC = 36
@@ -87,6 +89,21 @@ def request(
     raise BpfError(f"{target}: it changed during each of {ATTEMPTS} attempts to list it")
 
 
+def request_and_undo(command: RouteCommand, body: bytes, undo: bytes, *, target: str = "") -> None:
+    """Send a request and, in the same call, the request *undo* that takes it back.
+
+    Raises what `request` does if either is refused. *undo* is carried out even if the first request
+    was refused: it must change nothing then.
+
+    Kernel: netlink_rcv_skb() of net/netlink/af_netlink.c carries out all messages of a sendmsg(2)
+        before that returns, so a process that is killed meanwhile has undone its request, too.
+    """
+    with _asking(command, target) as asked:
+        asked.send(_message(command, body) + _message(command, undo))
+        for _ in range(2):  # each has an acknowledgement, in a datagram of its own
+            list(_answers(asked, command, target))
+
+
 def receive(asked: socket.socket) -> bytes:
     """Return the next datagram of a netlink socket, however long it is."""
     # recv(2) cuts what does not fit into its buffer, and the rest is lost. A device with hundreds
@@ -112,8 +129,20 @@ def attributes(data: bytes) -> dict[int, bytes]:
 
 
 def _ask(command: Command, body: bytes, flags: RequestFlag, target: str) -> list[bytes]:
+    with _asking(command, target) as asked:
+        asked.send(_message(command, body, flags))
+        return list(_answers(asked, command, target))
+
+
+def _message(command: Command, body: bytes, flags: RequestFlag = NO_FLAGS) -> bytes:
     asked_flags = RequestFlag.REQUEST | RequestFlag.ACK | flags
-    header = HEADER.pack(HEADER.size + len(body), command, asked_flags, 1, 0)
+    message = HEADER.pack(HEADER.size + len(body), command, asked_flags, 1, 0) + body
+    return message + bytes(-len(message) % 4)  # NLMSG_ALIGN: the next message begins there
+
+
+@contextlib.contextmanager
+def _asking(command: Command, target: str) -> Iterator[socket.socket]:
+    """Open a socket for one request, and turn its errors into ours."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     protocol = socket.NETLINK_ROUTE if isinstance(command, RouteCommand) else NETLINK_SOCK_DIAG
     try:
@@ -123,8 +152,7 @@ def _ask(command: Command, body: bytes, flags: RequestFlag, target: str) -> list
             # Without it an error repeats the request before its attributes (netlink_ack() of
             # net/netlink/af_netlink.c), where `_answers` would not find them.
             asked.setsockopt(SOL_NETLINK, CAP_ACK, 1)
-            asked.send(header + body)
-            return list(_answers(asked, command, target))
+            yield asked
     except BpfError:
         raise
     except OSError as error:  # of the socket itself
