@@ -11,14 +11,14 @@ from collections.abc import Sequence, Set
 from itertools import accumulate
 
 # Exactly three underscores: bpf_core_is_flavor_sep() in libbpf's relo_core.c.
-_FLAVOUR = re.compile(r"(.*[^_])___[^_]", re.DOTALL)
+_FLAVOUR = r"(.*[^_])___[^_]"
 _MARK = b"___"
 _SEARCHES = 16  # searching the kernel's names once takes 1 ms, listing them all 40 ms
 
 
 def essential_name(name: str) -> str:
     """Return *name* without its flavour; of several, the last one is removed."""
-    match = _FLAVOUR.match(name) if "___" in name else None
+    match = re.match(_FLAVOUR, name, re.DOTALL) if "___" in name else None
     return match[1] if match else name
 
 

@@ -23,7 +23,7 @@ FC = TypeVar("FC", bound=Callable[..., Any])
 # As exponents of two: a size is shifted by it.
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30}
 # At most 18 digits: `int` takes long for endless ones.
-_SIZE = re.compile(r"([0-9]{1,18})([KMG]?)(?:iB)?", re.ASCII | re.IGNORECASE)
+_SIZE = r"([0-9]{1,18})([KMG]?)(?:iB)?"
 
 HOW_TO_SEE_LOG = "the verifier's whole log: --log-file FILE, or -v"
 log_file_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
@@ -157,7 +157,7 @@ class Size(click.ParamType[int]):
         """Return the number of bytes."""
         if isinstance(value, int):
             return value
-        match = _SIZE.fullmatch(value)
+        match = re.fullmatch(_SIZE, value, re.ASCII | re.IGNORECASE)
         if not match:
             self.fail(f"{value!r} is not a size: use 4096, 64K, 256M or 1G", param, ctx)
         return int(match[1]) << _UNITS[match[2].upper()]

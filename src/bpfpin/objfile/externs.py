@@ -23,7 +23,7 @@ from bpfpin.uapi import MapFlag, MapType
 
 MAX_CONFIG_BYTES = 1 << 20  # strings in the kernel's configuration have some 100 bytes
 
-_NAME = re.compile(r"[A-Za-z_.$][A-Za-z0-9_.$]{0,510}", re.ASCII)  # KSYM_NAME_LEN is 512
+_NAME = r"[A-Za-z_.$][A-Za-z0-9_.$]{0,510}"  # KSYM_NAME_LEN is 512
 
 
 class _Declared(NamedTuple):
@@ -133,7 +133,7 @@ def _declared(elf: Elf, btf: Btf) -> Iterator[_Declared]:
 
 def _extern(elf: Elf, btf: Btf, declared: _Declared, symbol: Symbol) -> ExternSpec:
     section, kind = declared
-    if not _NAME.fullmatch(symbol.name):
+    if not re.fullmatch(_NAME, symbol.name):
         raise elf.error(f"the extern's name {symbol.name!r} is not a C identifier", section=section)
     # Variables are usually `const volatile` in C, which the kernel's type is not.
     type_id = kind.type_id if isinstance(kind, Function) else btf.strip(kind.type_id)

@@ -31,7 +31,7 @@ R_BPF_64_ABS64 = 2
 R_BPF_64_32 = 10
 
 KERNEL_VERSION = "LINUX_KERNEL_VERSION"
-_CONSTANT = re.compile(r"[A-Za-z_.$][A-Za-z0-9_.$]{0,254}", re.ASCII)
+_CONSTANT = r"[A-Za-z_.$][A-Za-z0-9_.$]{0,254}"
 _HALVES = struct.Struct("<4xI4xi")  # the immediates of both slots of a 64-bit load
 _MAX_REGISTER = 0xF  # the destination is in the low four bits, the source above them
 _FITTING = {LD_IMM64: (R_BPF_64_64, R_BPF_64_ABS64), CALL: (R_BPF_64_32,)}
@@ -176,7 +176,7 @@ class Resolver:
         """
         symbol = relocation.symbol
         # The name becomes a key and part of messages, so odd ones are not taken for constants.
-        if symbol.section_index != SHN_UNDEF or not _CONSTANT.fullmatch(symbol.name):
+        if symbol.section_index != SHN_UNDEF or not re.fullmatch(_CONSTANT, symbol.name):
             return False
         if symbol.name == KERNEL_VERSION or symbol.name.startswith("CONFIG_"):
             return False  # an extern of the kernel, compiled without -g

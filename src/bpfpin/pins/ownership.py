@@ -69,7 +69,7 @@ _WHOLE: Final = frozenset(
     {names.CONFIRM, names.SHARED, names.UNSHARED}
 )  # everything in these is the set's
 _EMPTY: Final = names.MARKS - {names.PREVIOUS} - _WHOLE  # markers: directories without entries
-_FOLD: Final = re.compile(r".+~\d+~[a-z]+")
+_FOLD: Final = r".+~\d+~[a-z]+"
 _LETTERS: Final = {
     "": "m",
     names.PROGRAMS: "p",
@@ -212,7 +212,7 @@ class Ownership:
             pin = name.partition("~")[0]
             return kind is EntryKind.SYMLINK and self.is_own_name("", pin)
         if folder == names.FOLDS:
-            return kind is EntryKind.PIN and _FOLD.fullmatch(name) is not None
+            return kind is EntryKind.PIN and re.fullmatch(_FOLD, name) is not None
         return kind is EntryKind.PIN and self.is_own_name(folder, name)
 
     def is_own_name(self, folder: str, pin: str) -> bool:

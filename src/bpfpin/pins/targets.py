@@ -42,8 +42,7 @@ from bpfpin.pins.recover import Recovery, require_own
 from bpfpin.pins.switch import Reopen, switch
 from bpfpin.syscall.fs import Rename
 
-_TOKEN: Final = re.compile(r"[0-9a-f]{16}")
-_RECORD: Final = re.compile(re.escape(names.TARGETS) + _TOKEN.pattern)
+_TOKEN: Final = "[0-9a-f]{16}"
 # The marks that a stage gets once the outcome is decided. `switched~` comes first: with `commit~`
 # alone, recovery of that set could still roll back, while the others go on.
 _MARKS: Final = {
@@ -71,7 +70,7 @@ class Targets:
             # A record decides over hooks, so nobody else may be able to write one.
             require_safe(parent)
             for entry in parent.names():
-                if not _RECORD.fullmatch(entry):
+                if not re.fullmatch(names.TARGETS + _TOKEN, entry):
                     continue
                 with parent.child(entry) as record:
                     sets = [name for name in record.names() if names.is_set_name(name)]
@@ -272,7 +271,7 @@ def _text(stage: Directory) -> str:
     """Return the token in *stage*; a text of another form is none, for it becomes a path."""
     with suppress(BpfError):
         text = stage.read_text(names.TARGETS)
-        return text if _TOKEN.fullmatch(text) else ""
+        return text if re.fullmatch(_TOKEN, text) else ""
     return ""
 
 

@@ -19,12 +19,12 @@ LOG_LEAST = 128  # bytes; kernels before 6.4 take no smaller buffer
 LOG_LIMIT = 16 << 20
 
 # Lines that the verifier writes for accepted programs too (print_verification_stats(), do_check()).
-_FIGURES = re.compile(
+_FIGURES = (
     r"(processed \d+ insns|verification time|stack depth|func#\d+ @\d+$|mark_precise:|Live regs)"
 )
 # Characters that control a terminal or pass for a line end. The log repeats names and lines of C of
 # the object file, which are untrusted.
-_STEERING = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_STEERING = r"[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _cut(attempt: Callable[[int, int], Attempt], made: Attempt, level: int) -> A
 
 def printable(log: bytes) -> str:
     r"""Return *log* as text without control characters; they are written out as `\x1b`."""
-    return _STEERING.sub(_written_out, log.decode(errors="backslashreplace"))
+    return re.sub(_STEERING, _written_out, log.decode(errors="backslashreplace"))
 
 
 def _written_out(match: re.Match[str]) -> str:
@@ -107,8 +107,9 @@ def is_before_instructions(log: str) -> bool:
 
 def reason_lines(log: str) -> list[str]:
     """Return the lines that may say why a program was refused: all but the verifier's figures."""
+    figures = re.compile(_FIGURES)
     lines = [line.strip() for line in log.splitlines()]
-    return [line for line in lines if line and not _FIGURES.match(line)]
+    return [line for line in lines if line and not figures.match(line)]
 
 
 def unknown_helper(log: str) -> int | None:

@@ -20,7 +20,7 @@ from bpfpin.uapi import ProgramType as Pt
 NO_FLAGS = ProgramFlag(0)
 __all__ = ["ProgramKind", "kind_by_word", "program_kind", "words"]
 # Numbers of 32 bits: ten decimal or eight hexadecimal digits at most.
-_TAIL_CALL = re.compile(r"(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})/(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})")
+_TAIL_CALL = r"(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})/(0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})"
 _SHOWN_WORDS = "xdp, tc, classifier, action, tcx/ingress, tcx/egress, socket, cgroup/skb, syscall"
 
 
@@ -303,7 +303,7 @@ def _by_beginning(name: str) -> ProgramKind | None:
 
 
 def _tail_call(name: str) -> ProgramKind | None:
-    match = _TAIL_CALL.fullmatch(name)
+    match = re.fullmatch(_TAIL_CALL, name) if "/" in name else None
     if match is None:
         return None
     array_id, index = (_number(text) for text in match.groups())
