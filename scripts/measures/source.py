@@ -15,7 +15,7 @@ from typing import TypeAlias
 from measures.row import Finding
 
 PACKAGE = "bpfpin"
-GENERATED = "uapi"
+GENERATED = {"uapi", "uapi_helpers"}
 INIT = "__init__"
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -66,7 +66,7 @@ class Source:
     @property
     def written(self) -> list[Module]:
         """The modules that are written by hand."""
-        return [module for name, module in self.modules.items() if name != GENERATED]
+        return [module for name, module in self.modules.items() if name not in GENERATED]
 
     @cached_property
     def imports(self) -> dict[str, dict[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bpfpin import insn
 from bpfpin.insn import Instruction
 from bpfpin.spec import FunctionSpec, Reference, ReferenceKind
-from bpfpin.uapi import FuncId
+from bpfpin.uapi_helpers import FuncId
 
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, FP = range(11)
 

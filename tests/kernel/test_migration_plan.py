@@ -22,7 +22,8 @@ from bpfpin.migration.request import Migration, Rule
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Dialect, MapSpec, ProgramSpec
-from bpfpin.uapi import FuncId, MapType, ProgramType, UpdateFlag
+from bpfpin.uapi import MapType, ProgramType, UpdateFlag
+from bpfpin.uapi_helpers import FuncId
 from support.layouts import Field, struct_of
 from support.map_types import ARRAYS
 

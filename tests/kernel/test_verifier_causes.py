@@ -21,7 +21,8 @@ from bpfpin.objects.verifier.attempt import LOG_LIMIT
 from bpfpin.objects.verifier.table import Cause
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, ObjectSpec, ProgramSpec
-from bpfpin.uapi import FuncId, ProgramType
+from bpfpin.uapi import ProgramType
+from bpfpin.uapi_helpers import FuncId
 from support.objects import COMPILERS, SOURCES, compiled
 
 NAME = "verifier_causes"

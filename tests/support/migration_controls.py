@@ -16,7 +16,8 @@ from bpfpin.migration.fold_program import FoldProgram
 from bpfpin.migration.members import MemberMove
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
-from bpfpin.uapi import FuncId, MapType
+from bpfpin.uapi import MapType
+from bpfpin.uapi_helpers import FuncId
 from support.folding import shape_of
 
 ENTRIES = 200_000

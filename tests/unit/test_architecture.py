@@ -22,7 +22,7 @@ NAMED_MODULE = re.compile(r"`(?:src/bpfpin/)?([a-z_]+(?:/[a-z_]+)+)(?:\.py)?`")
 MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
-BASE = {"uapi", "errors", "hints", "records", "deprecated", "choices"}
+BASE = {"uapi", "uapi_helpers", "errors", "hints", "records", "deprecated", "choices"}
 PURE = BASE | {"hooks", "map_traits", "insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
@@ -30,6 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "records": set(),
     "deprecated": set(),
     "uapi": set(),
+    "uapi_helpers": set(),
     "hints": {"records"},
     "errors": {"uapi", "records", "hints"},
     "choices": {"errors", "uapi"},
@@ -67,7 +68,7 @@ GUESTS: dict[str, str] = {
     "rich": "cli",
     "click": "cli",
 }
-GENERATED = {"uapi"}
+GENERATED = {"uapi", "uapi_helpers"}
 
 
 @cache

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin import uapi
+from bpfpin.uapi_helpers import FuncId
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "gen_uapi.py"
@@ -33,6 +34,7 @@ def test_an_edited_file_is_noticed(tmp_path: Path) -> None:
     script.parent.mkdir()
     edited.parent.mkdir(parents=True)
     shutil.copy(SCRIPT, script)
+    shutil.copy(ROOT / "src/bpfpin/uapi_helpers.py", edited.parent)
     edited.write_text((ROOT / "src/bpfpin/uapi.py").read_text().replace("HASH = 1", "HASH = 2"))
 
     answer = check(script)
@@ -51,8 +53,8 @@ def test_an_edited_file_is_noticed(tmp_path: Path) -> None:
         (uapi.LinkType.XDP, 6),
         (uapi.BtfKind.ENUM64, 19),
         (uapi.CoreRelocationKind.TYPE_MATCHES, 12),
-        (uapi.FuncId.map_lookup_elem, 1),
-        (uapi.FuncId.cgrp_storage_delete, 211),
+        (FuncId.map_lookup_elem, 1),
+        (FuncId.cgrp_storage_delete, 211),
         (uapi.TcxAction.TCX_NEXT, -1),
         (uapi.PseudoSource.MAP_VALUE, 2),
         (uapi.UpdateFlag.ANY, 0),

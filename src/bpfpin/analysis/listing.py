@@ -20,7 +20,8 @@ from bpfpin.records import dataclass
 from bpfpin.spec import ProgramSpec, ReferenceKind
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgInfoAnswer
-from bpfpin.uapi import FuncId, PseudoCall, PseudoSource
+from bpfpin.uapi import PseudoCall, PseudoSource
+from bpfpin.uapi_helpers import FuncId
 
 SYMBOLS: Final = Path("/proc/kallsyms")
 _BASE: Final = rb"^([0-9a-f]+) \w __bpf_call_base$"

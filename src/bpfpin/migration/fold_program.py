@@ -45,7 +45,8 @@ from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.records import dataclass
 from bpfpin.spec import FunctionSpec, ProgramSpec
-from bpfpin.uapi import FuncId, ProgramFlag, ProgramType, UpdateFlag
+from bpfpin.uapi import ProgramFlag, ProgramType, UpdateFlag
+from bpfpin.uapi_helpers import FuncId
 
 OLD: Final = "old"
 NEW: Final = "new"

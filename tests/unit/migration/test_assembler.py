@@ -8,7 +8,7 @@ from bpfpin import assembler as a
 from bpfpin import insn
 from bpfpin.assembler import Assembler
 from bpfpin.spec import Reference, ReferenceKind
-from bpfpin.uapi import FuncId
+from bpfpin.uapi_helpers import FuncId
 
 
 def test_jumps_lead_to_their_labels_forward_and_back() -> None:

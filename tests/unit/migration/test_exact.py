@@ -16,7 +16,8 @@ from bpfpin.migration.exact import ExactnessCase, default_rule, judge
 from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.spec import ProgramSpec
-from bpfpin.uapi import FuncId, MapType, ProgramType, UpdateFlag
+from bpfpin.uapi import MapType, ProgramType, UpdateFlag
+from bpfpin.uapi_helpers import FuncId
 
 WRITE_TO_VALUE = 0x40  # an atomic or, which is no addition
 COUNT, LAST = Span(0, 8), Span(8, 8)

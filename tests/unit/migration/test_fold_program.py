@@ -16,7 +16,8 @@ from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.spec import FunctionSpec
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.uapi import FuncId, MapType, ProgramFlag, ProgramType
+from bpfpin.uapi import MapType, ProgramFlag, ProgramType
+from bpfpin.uapi_helpers import FuncId
 
 HASH = MapShape(MapType.HASH, 4, 16, 100)
 PER_CPU = MapShape(MapType.PERCPU_HASH, 4, 16, 100)

@@ -26,7 +26,8 @@ from bpfpin.objects.kernel.info import btf_info
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall import bpf
-from bpfpin.uapi import FuncId, ProgramType
+from bpfpin.uapi import ProgramType
+from bpfpin.uapi_helpers import FuncId
 
 KALLSYMS = Path("/proc/kallsyms")
 # LLVM appends this to static names when it optimizes all files at once.

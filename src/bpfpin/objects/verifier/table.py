@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from bpfpin.records import dataclass
-from bpfpin.uapi import FuncId
+from bpfpin.uapi_helpers import FuncId
 
 # The first helper of each release (include/uapi/linux/bpf.h at its tag). 211 is the last one: newer
 # functions are kfuncs.
