@@ -22,7 +22,6 @@ from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.maps.mapped import MappedMemory
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec
@@ -59,6 +58,8 @@ class KeyChunks:
 
         With *again* the keys of the walk before are used, if they were few enough to be remembered.
         """
+        from bpfpin.objects.maps.mapped import MappedMemory  # noqa: PLC0415 - few maps need chunks
+
         key_size = self._keys.value_size
         with MappedMemory(self._keys) as memory:
             # The keys of the first walk still hold: no program that inserts into the old map runs

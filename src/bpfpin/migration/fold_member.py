@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from bpfpin import assembler as a
+import bpfpin.assembler as a
 from bpfpin.assembler import Assembler
 from bpfpin.btf.layout import Span
 from bpfpin.migration.members import MemberMove

@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
-from bpfpin import assembler as a
+import bpfpin.assembler as a
 from bpfpin.assembler import Assembler
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Function, FunctionPrototype, Int, IntEncoding, Linkage
