@@ -15,12 +15,12 @@ from bpfpin.cli.options import (
     MODE,
     SIZE,
     complete_devices,
+    keep_logs,
     log_file_option,
-    logged,
     pairs,
     parse_set_words,
 )
-from bpfpin.errors import UsageError
+from bpfpin.errors import UsageError, VerifierError
 from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook
 from bpfpin.sets.given_maps import PINNINGS
 from bpfpin.sets.load.deploy import deploy_all, require_devices
@@ -193,8 +193,11 @@ def command(
     options["lock_timeout_s"] = context.lock_timeout_s
     source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
     # All targets in one call, which is one transaction: either every set changes or none does.
-    with logged(context.out, log_file):
+    try:
         deployments = deploy_all(source, devices=devices, cgroups=cgroups, **options)
+    except VerifierError as error:
+        keep_logs([(error.target, error)], context.out, log_file)
+        raise
     reports = [deployment.report for deployment in deployments]
     for report in reports:
         _say(context, report, names_set=len(reports) > 1)

@@ -5,10 +5,9 @@ Also `--log-file` with what it does: the verifier's whole log goes to a file, wi
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -188,16 +187,6 @@ def pairs(
             raise UsageError(f"{option} names {name!r} twice: {values[name]} and {value}")
         values[name] = value
     return values
-
-
-@contextlib.contextmanager
-def logged(out: Output, file: Path | None) -> Iterator[None]:
-    """Write the log of a verifier's refusal, add its place to the hint, and raise it again."""
-    try:
-        yield
-    except VerifierError as error:
-        keep_logs([(error.target, error)], out, file)
-        raise
 
 
 def keep_logs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Final
@@ -16,8 +16,8 @@ from bpfpin.btf.ext import BtfExt, parse_ext
 from bpfpin.btf.sanitize import for_kernel, with_large_numbers
 from bpfpin.errors import ObjectFileError, ObjectNotFoundError, PermissionDeniedError
 from bpfpin.externs import KCONFIG, ExternSpec
-from bpfpin.objfile.dialects import is_old, read_old_maps, reader_for
-from bpfpin.objfile.elf.file import SHF_ALLOC, Elf, SymbolType
+from bpfpin.objfile.dialects import btf_defined
+from bpfpin.objfile.elf.file import SHF_ALLOC, Elf, Section, SectionType, SymbolType
 from bpfpin.objfile.elf.records import MAX_BTF_BYTES, MAX_FILE_BYTES, check_limit
 from bpfpin.objfile.externs import config_map, config_size, config_variables, read_externs
 from bpfpin.objfile.functions import Functions
@@ -34,6 +34,12 @@ _HIDDEN = (1, 2)  # STV_INTERNAL, STV_HIDDEN
 _VERSION = struct.Struct("<I")
 _ELF_MAGIC = b"\x7fELF"
 _CHUNK_BYTES = 1 << 16
+_TABLES = (".struct_ops", ".struct_ops.link")
+_DATA = (".rodata", ".data", ".bss")
+# Data sections of their own (`SEC(".data.hot")`); compilers write `.rodata.str1.1` and others.
+_DATA_PREFIXES = (".rodata.", ".data.", ".bss.")
+_WITH_DATA = (SectionType.PROGBITS, SectionType.NOBITS)
+MapReader = Callable[[Elf, Section, Btf | None], list[MapSpec]]
 
 
 def read_maps(elf: Elf, btf: Btf | None) -> list[MapSpec]:
@@ -70,6 +76,42 @@ def _maps(elf: Elf, btf: Btf | None) -> Iterator[MapSpec]:
     for section in elf.sections:
         reader = reader_for(section)
         yield from reader(elf, section, btf) if reader else ()
+
+
+def reader_for(section: Section) -> MapReader | None:
+    """Return the reader for the maps of *section*; None if it has none, or an old dialect.
+
+    Only the dialects of an object are imported.
+    """
+    name = section.name
+    if name.removeprefix("?") in _TABLES:
+        from bpfpin.objfile.dialects import struct_ops  # noqa: PLC0415 - see above
+
+        return struct_ops.read_maps
+    if section.type not in _WITH_DATA or section.is_code:
+        return None
+    if name in _DATA or name.startswith(_DATA_PREFIXES):
+        from bpfpin.objfile.dialects import data  # noqa: PLC0415 - see above
+
+        return data.read_maps
+    return btf_defined.read_maps if name == ".maps" else None
+
+
+def is_old(section: Section) -> bool:
+    """Whether *section* defines maps by C structures: `maps`, or `maps/NAME` for each map."""
+    # `maps/NAME` is gobpf's form.
+    is_named = section.name == "maps" or section.name.startswith("maps/")
+    return is_named and section.type in _WITH_DATA and not section.is_code
+
+
+def read_old_maps(elf: Elf, sections: Sequence[Section], btf: Btf | None) -> list[MapSpec]:
+    """Return the maps of all old *sections*, which may refer to each other by index or id."""
+    from bpfpin.objfile.dialects import iproute2, struct_form  # noqa: PLC0415 - see `reader_for`
+
+    definitions = struct_form.read(elf, sections, btf)
+    is_iproute2 = bool(definitions) and definitions[0].dialect is Dialect.BPF_ELF_MAP
+    reader = iproute2.maps_of if is_iproute2 else struct_form.maps_of
+    return reader(elf, definitions, btf)
 
 
 def _order(spec: MapSpec) -> tuple[bool, int, int]:

@@ -9,8 +9,8 @@ from bpfpin.btf.types import DataSection, Int, Linkage, SectionVariable, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects import reader_for
 from bpfpin.objfile.elf.file import Elf, SymbolBinding, SymbolType
+from bpfpin.objfile.reader import reader_for
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.elf_writer import ElfWriter

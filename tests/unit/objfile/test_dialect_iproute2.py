@@ -10,8 +10,8 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Int, Member, Struct, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects import is_old, read_old_maps, reader_for
 from bpfpin.objfile.elf.file import Elf, SectionType
+from bpfpin.objfile.reader import is_old, read_old_maps, reader_for
 from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.uapi import MapType
 from support.elf_writer import ElfWriter

@@ -10,8 +10,8 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Int, Member, Struct, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects import is_old, read_old_maps
 from bpfpin.objfile.elf.file import Elf, SymbolBinding, SymbolType
+from bpfpin.objfile.reader import is_old, read_old_maps
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.elf_writer import ElfWriter

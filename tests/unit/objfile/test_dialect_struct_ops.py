@@ -9,8 +9,8 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import DataSection, Linkage, Member, Pointer, SectionVariable, Struct, Var
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
-from bpfpin.objfile.dialects import reader_for
 from bpfpin.objfile.elf.file import Elf
+from bpfpin.objfile.reader import reader_for
 from bpfpin.spec import Dialect, MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.btf_tables import U32

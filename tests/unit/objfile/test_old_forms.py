@@ -21,9 +21,8 @@ from bpfpin.btf.types import (
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import ObjectFileError
 from bpfpin.insn import exit_, load_imm64, mov_imm
-from bpfpin.objfile.dialects import is_old, read_old_maps
 from bpfpin.objfile.elf.file import Elf
-from bpfpin.objfile.reader import read_object
+from bpfpin.objfile.reader import is_old, read_object, read_old_maps
 from bpfpin.spec import Dialect, MapSpec, Pinning
 from bpfpin.uapi import MapFlag, MapType
 from support.elf_writer import ElfWriter
