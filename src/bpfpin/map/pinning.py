@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from bpfpin.errors import (
     BpfError,
     NotBpffsError,
     PinExistsError,
-    PinKindError,
     PinNameError,
     PinNotFoundError,
     UnsafePathError,
@@ -18,6 +18,7 @@ from bpfpin.hints import Argument, Fix
 from bpfpin.host.objects import keepers
 from bpfpin.host.users import users_of
 from bpfpin.map.open import open_map
+from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import require_lasting
@@ -167,13 +168,13 @@ def _directory(pin_path: Path) -> Directory:
 
 
 def _taken(pin_path: Path) -> PinExistsError:
-    try:
+    what = "something else"
+    with suppress(BpfError):
+        if pinned := identity(pin_path):
+            kind, object_id = pinned
+            what = f"{kind} id {object_id}"
         with Map.from_pin(pin_path, read_only=True) as bpf_map:
             what = f"map id {bpf_map.id} ({bpf_map.name})"
-    except PinKindError as error:
-        what = error.message.rpartition(", ")[2].removesuffix(" is there")
-    except BpfError:
-        what = "something else"
     return PinExistsError(f"{pin_path}: the name is taken by {what}", path=str(pin_path))
 
 

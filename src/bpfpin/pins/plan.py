@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from bpfpin.migration.plan import MigrationPlan
 
 ALL: Final = "all"  # as a name of a map that starts empty
-LOST: Final = "its pin was"  # the reason begins so if somebody removed or replaced a pin
 _KERNEL_NAME_LENGTH: Final = 15  # BPF_OBJ_NAME_LEN (16) without the NUL
 CONSTANTS: Final = (".rodata", ".kconfig")  # each generation makes these maps anew
 
@@ -64,7 +63,8 @@ class HookAction(Enum):
 class MapPlan:
     """The decision on one map, with the reason; *map_id* is the id of the existing map.
 
-    *migration* is the plan for its contents, if a new map replaces it.
+    *migration* is the plan for its contents, if a new map replaces it. *is_pin_lost*: somebody
+    removed or replaced its pin.
     """
 
     name: str
@@ -72,6 +72,7 @@ class MapPlan:
     map_id: int | None = None
     reason: str = ""
     migration: MigrationPlan | None = None
+    is_pin_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,12 +232,12 @@ class _Sources:
             return _make(spec, "the object itself states its entries")
         bpf_map = _own_map(live, spec)
         if bpf_map is None:
-            is_lost = name in live.map_names
-            return _make(
-                spec, f"{LOST} removed by hand, and the map with it" if is_lost else "it is new"
-            )
+            if name not in live.map_names:
+                return _make(spec, "it is new")
+            reason = "its pin was removed by hand, and the map with it"
+            return _make(spec, reason, is_pin_lost=True)
         self.undo.enter_context(bpf_map)
-        decided = _use(spec, bpf_map, Decision.KEPT, _kept_reason(spec, live, bpf_map))
+        decided = _keep(spec, live, bpf_map)
         return self._migrate(spec, bpf_map) if decided[2] and self.migrate else decided
 
     def _migrate(self, spec: MapSpec, bpf_map: Map) -> _Decided:
@@ -283,10 +284,12 @@ def _id_at(path: Path) -> int | None:
     return None
 
 
-def _use(spec: MapSpec, bpf_map: Map, decision: Decision, reason: str) -> _Decided:
+def _use(
+    spec: MapSpec, bpf_map: Map, decision: Decision, reason: str, *, is_pin_lost: bool = False
+) -> _Decided:
     from bpfpin.objects.maps import compat  # noqa: PLC0415  (only where a definition changed)
 
-    plan = MapPlan(spec.name, decision, bpf_map.id, reason)
+    plan = MapPlan(spec.name, decision, bpf_map.id, reason, is_pin_lost=is_pin_lost)
     return plan, bpf_map, compat.differences(spec, bpf_map)
 
 
@@ -294,8 +297,9 @@ def _start_empty(name: str) -> _Decided:
     return MapPlan(name, Decision.FRESH, None, "it starts empty, as asked"), None, []
 
 
-def _make(spec: MapSpec, reason: str) -> _Decided:
-    return MapPlan(spec.name, Decision.CREATED, None, reason), None, []
+def _make(spec: MapSpec, reason: str, *, is_pin_lost: bool = False) -> _Decided:
+    plan = MapPlan(spec.name, Decision.CREATED, None, reason, is_pin_lost=is_pin_lost)
+    return plan, None, []
 
 
 def _own_map(live: LoadedSet, spec: MapSpec) -> Map | None:
@@ -354,13 +358,16 @@ def _used_ids(live: LoadedSet) -> set[int]:
     return ids - {_id_at(path) for path in live.maps.values()}
 
 
-def _kept_reason(spec: MapSpec, live: LoadedSet, bpf_map: Map) -> str:
+def _keep(spec: MapSpec, live: LoadedSet, bpf_map: Map) -> _Decided:
     path = live.maps.get(spec.name)
-    if path is None or _id_at(path) != bpf_map.id:
-        return f"{LOST} {'replaced' if path else 'removed'} by hand; it is pinned again"
-    if spec.dialect is Dialect.DATA:
-        return "its variables are the same and go on with their values"
-    return "its definition is the same"
+    is_pin_lost = path is None or _id_at(path) != bpf_map.id
+    if is_pin_lost:
+        reason = f"its pin was {'replaced' if path else 'removed'} by hand; it is pinned again"
+    elif spec.dialect is Dialect.DATA:
+        reason = "its variables are the same and go on with their values"
+    else:
+        reason = "its definition is the same"
+    return _use(spec, bpf_map, Decision.KEPT, reason, is_pin_lost=is_pin_lost)
 
 
 def _require_fit(differences: list[Difference]) -> None:

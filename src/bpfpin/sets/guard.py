@@ -50,7 +50,7 @@ def require_way_back(
     pin_root: Path,
     devices: Iterable[str] = (),
     is_cutting: bool = False,
-    hint: Fix = WAY_BACK,
+    hint: Callable[[str], Fix] = lambda subject: WAY_BACK,
 ) -> tuple[str, ...]:
     """Raise `UsageError` if *change* lets a program stop packets of the user's own connection.
 
@@ -58,7 +58,8 @@ def require_way_back(
     carries the default route or an SSH session. Their object is loaded once more with copies of the
     maps, and *change* is made to the copy of this map; only packets that pass without the change
     count. If that cannot be tried, and on *devices* and others whose programs are in no set, a
-    verdict that *is_cutting* is refused; for any other change the returned notes say so.
+    verdict that *is_cutting* is refused; for any other change the returned notes say so. *hint*
+    says what to do, for the name of a set or of a device.
     """
     check, here = _Check(what, hint, is_cutting=is_cutting), namespaces.inode()
     tried: set[str] = set()
@@ -93,10 +94,14 @@ class MapGuard:
         # The new verdict is known only after the change was made, so it is made on a copy of the
         # map.
         verdict = _verdict_after(bpf_map, change) if is_verdict_map(bpf_map) else None
-        hint = Fix.of("mean it: ", Argument("force"))
-        if verdict is not None:
-            way_back = f"bpfpin action {{subject}} {verdict.name} --confirm 30"
-            hint = hint.joined(f"; or with a way back: {way_back}")
+
+        def hint(subject: str) -> Fix:
+            fix = Fix.of("mean it: ", Argument("force"))
+            if verdict is None:
+                return fix
+            way_back = f"bpfpin action {subject} {verdict.name} --confirm 30"
+            return fix.joined(f"; or with a way back: {way_back}")
+
         notes = require_way_back(
             bpf_map,
             what,
@@ -151,7 +156,7 @@ class _Check:
     """The check of one change, called *what*, and its notes."""
 
     what: str
-    hint: Fix
+    hint: Callable[[str], Fix]
     is_cutting: bool
     notes: dict[str, None] = field(default_factory=dict)
 
@@ -183,11 +188,7 @@ class _Check:
 
     def _refused(self, place: str, danger: Danger, why: str, subject: str = "") -> UsageError:
         message = f"{why}{self.what} would cut {place}, which carries {danger}"
-        parts = [
-            part.format(subject=subject or place) if isinstance(part, str) else part
-            for part in self.hint.parts
-        ]
-        return UsageError(message, hint=Fix.of(*parts))
+        return UsageError(message, hint=self.hint(subject or place))
 
 
 def _sets_with(bpf_map: Map, pin_root: Path) -> Iterator[LoadedSet]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import bpfpin
 from bpfpin.cli.failure import describe
 from bpfpin.cli.output import Terminated
 from bpfpin.errors import (
@@ -175,3 +179,30 @@ def test_a_fix_that_is_extended_keeps_its_arguments() -> None:
 
     assert describe(error, words=[]).hint == "use --replace\nor wait"
     assert BusyError("held").fix.joined("wait", separator="\n").text() == "wait"
+
+
+def hint_texts(tree: ast.AST) -> Iterator[str]:
+    """Yield the texts in the hints and fixes that *tree* makes."""
+    for node in ast.walk(tree):
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            parts += [word.value for word in node.keywords if word.arg in ("hint", "fix")]
+            parts += node.args if ast.unparse(node.func) == "Fix.of" else []
+        elif isinstance(node, ast.Assign):
+            targets = [each.attr for each in node.targets if isinstance(each, ast.Attribute)]
+            parts += [node.value] if {"hint", "fix"} & set(targets) else []
+        for inner in (inner for part in parts for inner in ast.walk(part)):
+            if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                yield inner.value
+
+
+def test_the_library_names_options_in_lines_of_a_command_alone() -> None:
+    """Elsewhere a hint has arguments, which Python callers can pass."""
+    option, command = re.compile(r"(?<![\w-])--[a-z]"), re.compile(r"\b(bpfpin|nsenter) ")
+    root = Path(bpfpin.__file__).parent
+    library = [path for path in root.rglob("*.py") if not path.is_relative_to(root / "cli")]
+    texts = [text for path in library for text in hint_texts(ast.parse(path.read_text()))]
+    lines = [text for text in texts if option.search(text)]
+
+    assert len(texts) > 200
+    assert [line for line in lines if not command.search(option.split(line)[0])] == []

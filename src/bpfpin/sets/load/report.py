@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bpfpin.hooks import Hook, TargetKind, XdpMode
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins.manifest import HookRecord
-from bpfpin.pins.plan import ALL, LOST, Decision, HookAction, HookPlan, Plan
+from bpfpin.pins.plan import ALL, Decision, HookAction, HookPlan, Plan
 from bpfpin.sets.choose import left_out, passed_over
 from bpfpin.sets.load import hooks
 from bpfpin.sets.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
@@ -193,7 +193,7 @@ def _notes(request: LoadRequest, plan: Plan) -> Iterator[str]:
     for map_plan in plan.maps:
         if map_plan.decision is Decision.REMOVED:
             yield f"map {map_plan.name} was unpinned: {map_plan.reason}"
-        elif map_plan.reason.startswith(LOST):
+        elif map_plan.is_pin_lost:
             yield f"map {map_plan.name}: {map_plan.reason}"
     yield from hooks.describe(plan.hooks)
     if request.confirm_s is not None and not request.is_dry_run:
