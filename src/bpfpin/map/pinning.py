@@ -168,7 +168,7 @@ def _directory(pin_path: Path) -> Directory:
 
 
 def _taken(pin_path: Path) -> PinExistsError:
-    what = "something else"
+    what = "a directory" if pin_path.is_dir() else "something else"
     with suppress(BpfError):
         if pinned := identity(pin_path):
             kind, object_id = pinned

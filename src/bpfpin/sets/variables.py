@@ -98,7 +98,7 @@ def _key(spec: ObjectSpec, name: str) -> str:
         return key_of(spec.variables, name)
     except LookupError as error:
         constants = f"; constants: {', '.join(spec.constants)}" if spec.constants else ""
-        raise UsageError(f"variable {name}: the object has {error.args[0]}{constants}") from None
+        raise UsageError(f"the object has {error.args[0]}{constants}") from None
 
 
 def _with_variable(spec: ObjectSpec, key: str, value: Any) -> ObjectSpec:
