@@ -86,6 +86,12 @@ def test_a_row_has_the_link_type_of_its_attach_type() -> None:
             assert hook.traits.link_type is link_type_of(hook.attach_type)
 
 
+def test_programs_of_type_xdp_alone_have_actions_and_modes() -> None:
+    for hook in Hook:
+        runs_xdp = ProgramType.XDP in hook.traits.program_types
+        assert (hook.traits.has_actions, hook.traits.has_mode) == (runs_xdp, runs_xdp)
+
+
 def test_a_word_of_another_version_is_no_known_hook() -> None:
     assert known_hook("xdp") is Hook.XDP
     assert known_hook("tracepoint") is None
