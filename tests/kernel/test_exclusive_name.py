@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from bpfpin import Map, MapSpec, MapType
 from bpfpin.errors import BusyError, SyscallError
 from bpfpin.syscall import exclusive_name
+from support.descriptors import none_left
 from support.nobody import NOBODY, nobody
 
 KIND = "ringbuf"
@@ -320,14 +320,5 @@ def test_a_claim_that_would_exclude_nobody_is_an_error(
     ring: Map, claims: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exclusive_name, "CLAIMS", claims / "none" / "claims")
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
-    with ExitStack() as opened:
-        # Every number below the limit is in use.
-        while (fd := os.open("/", os.O_PATH)) <= used:
-            opened.callback(os.close, fd)
-        opened.callback(os.close, fd)
-        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, before[1]))
-        with pytest.raises(SyscallError, match=r"map events: .*\(socket: EMFILE"):
-            exclusive_name.acquire(KIND, ring.id, target="map events")
+    with none_left(), pytest.raises(SyscallError, match=r"map events: .*\(socket: EMFILE"):
+        exclusive_name.acquire(KIND, ring.id, target="map events")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bpfpin.attach.cgroup_path import open_cgroup
 from bpfpin.attach.registry import RunningProgram
-from bpfpin.errors import BpfError, PermissionDeniedError
+from bpfpin.errors import InterfaceNotFoundError, NotSupportedError, PermissionDeniedError
 from bpfpin.hooks import Hook
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
@@ -80,7 +80,7 @@ def running_on(devices: Iterable[DeviceRow], hooks: Iterable[Hook]) -> Iterator[
             if error.missing:
                 raise
             continue  # EACCES of a peer of netkit, whose primary device has the hooks
-        except BpfError:  # gone meanwhile
+        except (InterfaceNotFoundError, NotSupportedError):  # gone meanwhile, or no netkit
             continue
         for hook, entries in programs:
             for entry in entries:

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 
-from bpfpin.errors import BpfError
 from bpfpin.records import dataclass
+from bpfpin.syscall.errno_table import NoRouteError
 from bpfpin.syscall.rtnetlink import RequestFlag, RouteCommand, attribute, attributes, request
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -168,7 +168,8 @@ def default_route_devices() -> set[int]:
 def route_to(address: Address, source: Address | None = None) -> Route | None:
     """Return the route of packets to *address*, from *source* if that is ours.
 
-    None if there is no route.
+    None if there is no route. Any other failure is an error: without a route, nobody would look at
+    the device that carries an ssh session.
     """
     body = [attribute(RTA_DST, address.packed)]
     bits = 8 * len(address.packed)
@@ -178,7 +179,7 @@ def route_to(address: Address, source: Address | None = None) -> Route | None:
     head = _ROUTE.pack(_FAMILIES[address.version], bits, source_bits, 0, 0, 0, 0, 0, 0)
     try:
         answers = request(RouteCommand.GETROUTE, head + b"".join(body), target=str(address))
-    except BpfError:
+    except NoRouteError:
         # The kernel refuses a source address that no device has (EINVAL), such as one of a packet
         # that is only forwarded. The route without it is the best answer then.
         return route_to(address) if source is not None else None

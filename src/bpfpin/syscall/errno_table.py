@@ -50,6 +50,10 @@ class InvalidArgumentError(SyscallError):
     """The kernel rejected the arguments (EINVAL); it may not know a flag or a type."""
 
 
+class NoRouteError(SyscallError):
+    """No route leads to the address, or one that refuses the packets."""
+
+
 class MapDefinitionError(InvalidArgumentError):
     """The definition of a map breaks rules of the kernel for its type; *rules* lists them."""
 
@@ -155,6 +159,8 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     ),
     (Cmd.LINK_DETACH, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
     (Cmd.PROG_QUERY, e.ENODEV): NO_DEVICE,
+    # netkit_dev_fetch() of drivers/net/netkit.c.
+    (Cmd.PROG_QUERY, e.ENXIO): (NotSupportedError, "the device is of a kind without that hook"),
     (Cmd.PROG_QUERY, e.ENOENT): (CgroupNotFoundError, "the cgroup is gone"),
     **{(command, e.ENODEV): NO_DEVICE for command in TRAFFIC_CONTROL},
     ("RTM_NEWQDISC", e.EEXIST): (HookBusyError, "a qdisc is there already"),
@@ -162,6 +168,15 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     ("RTM_NEWTFILTER", e.EEXIST): (HookBusyError, "a filter of that handle is there already"),
     ("RTM_NEWTFILTER", e.ENOENT): (IdNotFoundError, "there is no such filter"),
     ("RTM_DELTFILTER", e.ENOENT): (IdNotFoundError, "there is no such filter"),
+    # A route may refuse packets (prohibit, blackhole, throw): fib_props of
+    # net/ipv4/fib_semantics.c, ip6_rt_type_to_error() of net/ipv6/route.c. EINVAL is also the
+    # answer to a source address that no device has.
+    **{
+        ("RTM_GETROUTE", code): (NoRouteError, "there is no route")
+        for code in (e.ENETUNREACH, e.EHOSTUNREACH, e.EACCES, e.EINVAL, e.EAGAIN)
+    },
+    ("SIOCGIFNAME", e.ENODEV): NO_DEVICE,
+    ("SIOCGIFINDEX", e.ENODEV): NO_DEVICE,
     ("openat2", e.ENOENT): (PinNotFoundError, "there is no such name"),
     ("openat2", e.ENOTDIR): (PinNotFoundError, "there is no such directory"),
     ("openat2", e.ELOOP): (UnsafePathError, "a symbolic link stands in the path"),
