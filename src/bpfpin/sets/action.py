@@ -298,7 +298,7 @@ def _changing(
         yield None, ()
         return
     with locked_root(place.root, timeout_s=timeout_s) as root:
-        yield root, settled_place(root, place)[1]
+        yield root, settled_place(root, place)
 
 
 def _may_lock(place: TrialPlace) -> bool:

@@ -51,19 +51,26 @@ def begin_changes(root: Directory, set_names: Sequence[str]) -> list[SetChange]:
     `UnsafePathError` for a directory that is not a set of ours.
     """
     # A list and not a generator: the sets must not be read before the last of them is settled.
-    settled = [settled_place(root, TrialPlace(root.path, name)) for name in set_names]
+    settled = [_settled(root, name) for name in set_names]
     return [
         SetChange(root, name, read_live(root.path, name), recovery, notes)
         for name, (recovery, notes) in zip(set_names, settled, strict=True)
     ]
 
 
-def settled_place(root: Directory, place: TrialPlace) -> tuple[Recovery, tuple[str, ...]]:
-    """Recover the set of *place*, if it is one, and put back a trial that is overdue.
+def settled_place(root: Directory, place: TrialPlace) -> tuple[str, ...]:
+    """Put back a trial at *place* that is overdue, and recover the set, if it is one of a set.
 
-    Returns what recovery did, and notes on both. The lock must be held.
+    Returns notes on both. The lock must be held.
     """
-    recovery = recovered(root, place.set) if place.set else Recovery.NOTHING
+    return _settled(root, place.set)[1] if place.set else settle(root, place)
+
+
+def _settled(root: Directory, name: str) -> tuple[Recovery, tuple[str, ...]]:
+    """Recover set *name* and put back its trial if it is overdue; return what was done, and notes.
+
+    After recovery, for the record of a trial is part of the generation that recovery leaves.
+    """
+    recovery = recovered(root, name)
     notes: tuple[str, ...] = () if recovery is Recovery.NOTHING else (recovery.value,)
-    # After recovery, for the record of a trial is part of the generation that recovery leaves.
-    return recovery, notes + settle(root, place)
+    return recovery, notes + settle(root, TrialPlace(root.path, name))
