@@ -71,6 +71,19 @@ def test_every_event_comes_once_and_in_order_however_often_the_ring_wraps(
     assert ring.producer_position == ring.consumer_position == 1000 * EVENT_SIZE > 5 * RING_SIZE
 
 
+def test_a_limit_below_0_is_refused_and_moves_no_position(
+    programs: Teller, ring: RingBuffer
+) -> None:
+    programs.tell(10)
+    position = ring.consumer_position
+    for take in (ring.consume, lambda limit: ring.poll(0, limit=limit)):
+        with pytest.raises(ValueError, match="limit is -1"):
+            take(-1)
+
+    assert ring.consumer_position == position
+    assert ring.poll(limit=0) == []
+
+
 def test_a_limit_leaves_the_others_in_the_ring(programs: Teller, ring: RingBuffer) -> None:
     programs.tell(10)
 

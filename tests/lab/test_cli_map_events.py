@@ -115,7 +115,7 @@ def test_lost_events_of_a_perf_array_are_told_among_the_others(
     flooder = threading.Thread(target=flood)
     flooder.start()
     with on_cpu(cpu):
-        result = run_here("map", "events", bpffs / "samples", "--timeout", 1, "-o", "ndjson")
+        result = run_here("map", "events", bpffs / "samples", "--timeout", 2, "-o", "ndjson")
     flooder.join()
 
     documents = result.json_lines
@@ -125,6 +125,20 @@ def test_lost_events_of_a_perf_array_are_told_among_the_others(
     assert lost[0].keys() == {"schema", "time", "lost", "cpu"}
     assert lost[0]["cpu"] == cpu
     assert len(documents) - len(lost) + sum(each["lost"] for each in lost) == 5000
+
+
+def test_events_that_come_faster_than_they_are_read_do_not_put_the_end_off(
+    programs: Teller, bpffs: Path
+) -> None:
+    seen = 0
+    with open_events(str(bpffs / "events"), event_type=None, form=None) as source:
+        programs.tell(100)
+        for _ in events(source, timeout_s=0.05):
+            programs.tell(1)  # so it is never empty
+            seen += 1
+            assert seen < 5_000
+
+    assert seen >= 100
 
 
 def test_ctrl_c_ends_it_well(programs: Teller, bpffs: Path) -> None:

@@ -240,32 +240,35 @@ def events(
 ) -> Iterator[TimedEvent]:
     """Yield the events of *source* as they come, `Lost` among them.
 
-    Ends after *count* events or *timeout_s* seconds; without these never. *path* is the pin that
-    *source* was opened by: `BusyError` if a reload put another map there and the last event was
-    read, because nothing sends to this map any more.
+    Ends after *count* events, or after *timeout_s* seconds with the events that are in the map by
+    then; without these never. *path* is the pin that *source* was opened by: `BusyError` if a
+    reload put another map there and the last event was read, because nothing sends to this map any
+    more.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while count is None or count > 0:
         left = LOOK_AGAIN_S if deadline is None else max(0.0, deadline - time.monotonic())
-        is_over = deadline is not None and left <= LOOK_AGAIN_S
+        is_over = left == 0.0
         # A replaced map is read to its end first: it may have events from before the reload.
         replaced = "" if path is None else _replaced(Path(path), source.id)
         # No more than wanted: an event that is taken out and not shown would be lost to other
         # readers.
         limit = AT_ONCE if count is None else min(count, AT_ONCE)
-        polled = source.poll(0.0 if replaced else min(left, LOOK_AGAIN_S), limit=limit)
-        if not polled:
-            if replaced:
-                raise BusyError(
-                    f"{path}: {replaced}; its events go there now",
-                    hint=f"read that one: bpfpin map events {path}",
-                )
-            if is_over:
-                return
-            continue
+        if is_over:
+            # All at once: if they came as fast as they are taken, this would never end.
+            polled = source.consume(count)
+        else:
+            polled = source.poll(0.0 if replaced else min(left, LOOK_AGAIN_S), limit=limit)
+        if not polled and replaced:
+            raise BusyError(
+                f"{path}: {replaced}; its events go there now",
+                hint=f"read that one: bpfpin map events {path}",
+            )
         now = time.time()
         for event in polled:
             yield TimedEvent(now, event)
+        if is_over:
+            return
         if count is not None:
             count -= sum(not isinstance(event, Lost) for event in polled)
 

@@ -56,8 +56,11 @@ class EventSource(EventMap):
 
         Raises:
             BusyError: Another reader takes events from the map.
-            ValueError: The handle is closed.
+            ValueError: *limit* is negative, or the handle is closed.
         """
+        # A ring would take it for a number of records to go back.
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit is {limit}: it is a number of events from 0")
         with self._lock:
             _ = self.fd  # raises if closed
             ahead = self._ahead
@@ -79,12 +82,12 @@ class EventSource(EventMap):
 
         Raises:
             BusyError: Another reader takes events from the map.
-            ValueError: The handle is closed already.
+            ValueError: *limit* is negative, or the handle is closed already.
         """
         deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         events, is_ready = self.consume(limit), False
         with self._until_closed():
-            while not events and (left := deadline - time.monotonic()) > 0:
+            while not events and limit != 0 and (left := deadline - time.monotonic()) > 0:
                 if is_ready:
                     time.sleep(min(NAP_S, left))
                 is_ready = self._waiting().wait(min(LOOK_ANYWAY_S, left))
