@@ -14,6 +14,7 @@ from bpfpin.errors import KeyNotFoundError
 from bpfpin.map.snapshot import restore_map, save_map
 from bpfpin.objects.maps import entry_write
 from bpfpin.objects.maps.map import Map
+from bpfpin.sets.lockout import map_copy
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapFlag, MapType
 
@@ -121,3 +122,18 @@ def test_an_exact_restore_knows_a_prefix_in_another_spelling(trie: Map, tmp_path
 
     assert (restored.entries, restored.deleted) == (len(PREFIXES), 1)
     assert trie["10.1.0.0/16"] == of(1)
+
+
+def test_a_part_of_a_large_trie_has_all_prefixes_that_cover_an_address(trie: Map) -> None:
+    """A change of one of them, such as its removal, then acts on the copy as on the trie."""
+    address = bytes([10, 1, 2, 3])
+    contents = map_copy.contents_of(trie, map_copy.Budget(entries=0), [address, bytes([10] * 4)])
+    with Map.create(map_copy.spec_of(trie)) as copy:
+        map_copy.fill(copy, contents)
+        copied = [prefix for prefix in PREFIXES if copy.keys_like(prefix)]
+        assert (copied, len(copy)) == (["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24"], 3)
+
+        del copy["10.1.2.0/24"]
+        assert copy["10.1.2.3"] == of(1)
+        copy["10.1.0.0/16"] = of(77)
+        assert copy["10.1.2.3"] == of(77)

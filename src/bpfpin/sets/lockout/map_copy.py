@@ -7,11 +7,12 @@ them the entries that are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import field
 from typing import Final
 
+from bpfpin.codecs.prefix import without_other_bits
 from bpfpin.errors import BpfError, IdNotFoundError, KeyNotFoundError, MapFullError
 from bpfpin.map_traits import MapFamily, traits_of
 from bpfpin.objects.maps.map import Map
@@ -60,8 +61,8 @@ def is_usable_itself(bpf_map: Map) -> bool:
 def contents_of(bpf_map: Map, budget: Budget, wanted: Iterable[bytes] = ()) -> MapContents:
     """Return the entries of a map, as far as *budget* allows, and the entries under *wanted*.
 
-    *wanted* are bytes such as addresses. They are looked up if the keys have their size, and in an
-    LPM trie by the longest prefix that covers them, which is copied as an entry of its own.
+    *wanted* are bytes such as addresses. They are looked up if the keys have their size; of an LPM
+    trie all prefixes that cover them are copied.
     """
     traits = traits_of(bpf_map.type)
     if not traits.is_plain_data:
@@ -196,13 +197,24 @@ def fill_programs(copy: Map, real: Map, own: Mapping[str, Program]) -> None:
 def _looked_up(bpf_map: Map, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
     """Return the entries under those of *wanted* that are keys of the map."""
     entries: dict[bytes, bytes] = {}
-    head = _PREFIX_BYTES if traits_of(bpf_map.type).is_trie else 0
+    is_trie = traits_of(bpf_map.type).is_trie
     for data in dict.fromkeys(wanted):
-        if len(data) + head != bpf_map.key_size:
-            continue
-        # Asked for with the full length, a trie answers with the longest prefix that covers the
-        # address (trie_lookup_elem() of kernel/bpf/lpm_trie.c).
-        key = (8 * len(data)).to_bytes(head, "little") + data if head else data
-        with suppress(KeyNotFoundError):
-            entries[key] = bpf_map.lookup_bytes(key)
+        for key in _covering(bpf_map, data) if is_trie else [data]:
+            if len(key) == bpf_map.key_size:
+                with suppress(KeyNotFoundError):
+                    entries[key] = bpf_map.lookup_bytes(key)
     return entries
+
+
+def _covering(trie: Map, address: bytes) -> Iterator[bytes]:
+    """Yield the keys of an LPM trie that cover an address; none if they have another size.
+
+    All, not only the longest: a change that is tried on the copy may remove or replace any of them.
+    """
+    if len(address) + _PREFIX_BYTES != trie.key_size:
+        return
+    access = trie._entry_access()
+    for length in range(8 * len(address) + 1):
+        key = without_other_bits(length.to_bytes(_PREFIX_BYTES, "little") + address)
+        if access.has(key):
+            yield key
