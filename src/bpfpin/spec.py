@@ -6,7 +6,6 @@ Nothing here uses the kernel. A change makes a copy: `spec.with_map("flows", max
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from enum import Enum, IntEnum
@@ -15,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 from bpfpin.btf.btf import Btf, TypeRef
+from bpfpin.btf.names import kernel_name
 from bpfpin.choices import choice_of
 from bpfpin.codecs.variable import VariableSpec, by_name, key_of
 from bpfpin.errors import UsageError
@@ -245,9 +245,7 @@ class MapSpec:
     @property
     def kernel_name(self) -> str:
         """The name for the kernel: 15 characters, all but letters, digits, `_` and `.` replaced."""
-        # bpf_obj_name_cpy() in kernel/bpf/syscall.c refuses other characters, and keeps up to
-        # BPF_OBJ_NAME_LEN (16) bytes with the NUL.
-        return re.sub(r"[^A-Za-z0-9_.]", "_", self.name)[:15]
+        return kernel_name(self.name)
 
     @property
     def is_optional(self) -> bool:

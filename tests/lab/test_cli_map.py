@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -60,6 +61,20 @@ def test_a_map_has_three_names(bpffs: Path) -> None:
         held.update_bytes(bytes(4), b"\x02".ljust(8, b"\0"))
         for name in (bpffs / "own", f"id:{held.id}", f"name:{OWN.name}"):
             assert run_ok("map", "get", name, "0").stdout == "hex:0200000000000000\n"
+
+
+def test_a_name_that_the_kernel_changed_finds_its_map() -> None:
+    """It keeps 15 characters, and bpfpin replaces those that it refuses."""
+    name = f"ü-{os.getpid()}$of_everything"
+    with Map.create(dataclasses.replace(OWN, name=name)) as held:
+        shown = run_here("map", "show", f"name:{name}", "-o", "json")
+        listed = run_here("map", "list", "--name", name, "-o", "json")
+        drawn = run_here("graph", f"name:{name}", "-o", "json")
+
+    assert held.name == f"__{os.getpid()}_of_everything"[:15]
+    assert (shown.exit_code, shown.json["id"]) == (0, held.id), shown.stderr
+    assert [row["id"] for row in listed.json["maps"]] == [held.id]
+    assert [node["number"] for node in drawn.json["nodes"] if node["kind"] == "map"] == [held.id]
 
 
 def test_a_name_of_several_maps_lists_their_ids() -> None:

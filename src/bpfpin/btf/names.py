@@ -2,6 +2,8 @@
 
 A flavour is the suffix after three underscores: `task_struct___old` is another view of
 `task_struct` (libbpf's convention, Documentation/bpf/libbpf/libbpf_overview.rst).
+
+`kernel_name` is what the kernel keeps of the names of maps and programs.
 """
 
 from __future__ import annotations
@@ -10,10 +12,19 @@ import re
 from collections.abc import Sequence, Set
 from itertools import accumulate
 
+from bpfpin.uapi import OBJ_NAME_LEN
+
 # Exactly three underscores: bpf_core_is_flavor_sep() in libbpf's relo_core.c.
 _FLAVOUR = r"(.*[^_])___[^_]"
 _MARK = b"___"
 _SEARCHES = 16  # searching the kernel's names once takes 1 ms, listing them all 40 ms
+
+
+def kernel_name(name: str) -> str:
+    """Return the name that a map or a program called *name* has in the kernel."""
+    # bpf_obj_name_cpy() in kernel/bpf/syscall.c refuses other characters, and keeps up to
+    # BPF_OBJ_NAME_LEN (16) bytes with the NUL.
+    return re.sub(r"[^A-Za-z0-9_.]", "_", name)[: OBJ_NAME_LEN - 1]
 
 
 def essential_name(name: str) -> str:

@@ -11,9 +11,10 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, Final
 
+from bpfpin.btf.names import kernel_name
 from bpfpin.choices import similar
 from bpfpin.errors import PinNotFoundError
-from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME
+from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.records import dataclass
 
 SCHEMA: Final = 1
@@ -222,7 +223,7 @@ def _meanings(target: str) -> list[Callable[[Node], bool]]:
     if target.startswith(ID):
         return [lambda node: node.kind is NodeKind.MAP and str(node.number) == target[len(ID) :]]
     # The kernel has cut the names of maps and programs (BPF_OBJ_NAME_LEN), so the word is cut, too.
-    name = target.removeprefix(NAME)[:KERNEL_NAME_LENGTH]
+    name = kernel_name(target.removeprefix(NAME))
 
     def maps(node: Node) -> bool:
         return node.kind is NodeKind.MAP and node.name == name

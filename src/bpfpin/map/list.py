@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from bpfpin.btf.names import kernel_name
 from bpfpin.choices import similar
 from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError, UsageError
 from bpfpin.host.objects import Keepers, keepers, may_walk
@@ -17,7 +18,6 @@ from bpfpin.host.processes import PROC, open_objects
 from bpfpin.host.users import MapUser, processes_by_map
 from bpfpin.objects.kernel import info
 from bpfpin.objects.kernel.info import (
-    KERNEL_NAME_LENGTH,
     MapInfo,
     ProgramInfo,
     fdinfo,
@@ -110,7 +110,7 @@ def maps_of_user(user: str) -> frozenset[int]:
     if user.startswith(PID):
         return frozenset(_maps_of_process(user))
     programs = list(info.programs())
-    name = user[:KERNEL_NAME_LENGTH]
+    name = kernel_name(user)
     users = [
         program
         for program in programs
@@ -140,9 +140,8 @@ def _maps_of_process(user: str) -> list[int]:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    # The kernel keeps 15 characters of a name (BPF_OBJ_NAME_LEN), so a typed name is cut as well.
     is_name = not _MAGIC & set(pattern)
-    return fnmatch.fnmatchcase(name, pattern[:KERNEL_NAME_LENGTH] if is_name else pattern)
+    return fnmatch.fnmatchcase(name, kernel_name(pattern) if is_name else pattern)
 
 
 @dataclass(frozen=True, slots=True)

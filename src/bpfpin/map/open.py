@@ -10,12 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
+from bpfpin.btf.names import kernel_name
 from bpfpin.choices import similar
 from bpfpin.codecs.formats import AUTO
 from bpfpin.errors import BpfError, IdNotFoundError, PinNameError, UsageError
 from bpfpin.map.generation import Moment, read_whole, wait_for_fold
 from bpfpin.map_traits import MapFamily, traits_of
-from bpfpin.objects.kernel.info import ID, KERNEL_NAME_LENGTH, NAME, maps, type_name
+from bpfpin.objects.kernel.info import ID, NAME, maps, type_name
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.layouts import has_names
@@ -242,9 +243,9 @@ def _number(target: str) -> int:
 
 
 def _id_of_name(name: str) -> int:
-    # Names of maps need not be unique, and the kernel keeps 15 characters of them.
+    # Names of maps need not be unique.
     infos = list(maps())
-    ids = [info.id for info in infos if info.name == name[:KERNEL_NAME_LENGTH]]
+    ids = [info.id for info in infos if info.name == kernel_name(name)]
     if len(ids) == 1:
         return ids[0]
     if ids:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from bpfpin.migration.plan import MigrationPlan
 
 ALL: Final = "all"  # as a name of a map that starts empty
-_KERNEL_NAME_LENGTH: Final = 15  # BPF_OBJ_NAME_LEN (16) without the NUL
 CONSTANTS: Final = (".rodata", ".kconfig")  # each generation makes these maps anew
 
 
@@ -329,9 +328,7 @@ def _used_map(live: LoadedSet, spec: MapSpec) -> Map | None:
     for map_id in _used_ids(live):
         with suppress(IdNotFoundError), ExitStack() as undo:
             bpf_map = undo.enter_context(Map.from_id(map_id))
-            # The kernel stores 15 bytes of a name, and takes all characters of C identifiers
-            # (bpf_obj_name_cpy() of kernel/bpf/syscall.c).
-            has_name = bpf_map.name == spec.name[:_KERNEL_NAME_LENGTH]
+            has_name = bpf_map.name == spec.kernel_name
             if has_name and not compat.differences(spec, bpf_map):
                 fitting.append(bpf_map)
                 undo.pop_all()

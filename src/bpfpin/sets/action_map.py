@@ -10,6 +10,7 @@ from typing import Final
 from bpfpin.attach import interface
 from bpfpin.attach.devices import all_devices
 from bpfpin.attach.registry import running_on_devices
+from bpfpin.btf.names import kernel_name
 from bpfpin.errors import (
     IdNotFoundError,
     InterfaceNotFoundError,
@@ -20,7 +21,6 @@ from bpfpin.errors import (
 from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import has_actions
 from bpfpin.map.verdict import USUAL_NAME, require_verdict
-from bpfpin.objects.kernel.info import KERNEL_NAME_LENGTH
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
@@ -163,8 +163,7 @@ def _map_of_running(device: str, name: str, *, read_only: bool) -> Map:
     ids = [map_id for program_id in running_ids(device) for map_id in _map_ids(program_id)]
     with ExitStack() as opened:
         there = [opened.enter_context(Map.from_id(id_, read_only=read_only)) for id_ in ids]
-        # The kernel keeps 15 bytes of a name.
-        fitting = [bpf_map for bpf_map in there if bpf_map.name == name[:KERNEL_NAME_LENGTH]]
+        fitting = [bpf_map for bpf_map in there if bpf_map.name == kernel_name(name)]
         if len(fitting) == 1:
             return Map.from_id(fitting[0].id, read_only=read_only)
     listed = (

@@ -15,11 +15,12 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any, Final
 
+from bpfpin.btf.names import kernel_name
 from bpfpin.host.graph import ELSEWHERE, EdgeKind, Graph, Node, NodeKind
 from bpfpin.host.objects import HostObjects, all_objects, may_walk
 from bpfpin.host.pins import Pin, all_pins
 from bpfpin.host.processes import UNNAMED
-from bpfpin.objects.kernel.info import KERNEL_NAME_LENGTH, ProgramInfo
+from bpfpin.objects.kernel.info import ProgramInfo
 from bpfpin.objects.kernel.object import ObjectKind
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
@@ -208,7 +209,7 @@ def shared_name(path: str) -> str:
     Read-only data is never shared: each load makes its own.
     """
     name = names.decode(PurePath(path).name)
-    return "" if name.startswith(_READ_ONLY_DATA) else name[:KERNEL_NAME_LENGTH]
+    return "" if name.startswith(_READ_ONLY_DATA) else kernel_name(name)
 
 
 def is_shared_place(path: PurePath, pin_root: Path) -> bool:

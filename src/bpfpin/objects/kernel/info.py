@@ -22,7 +22,6 @@ from bpfpin.uapi import AttachType, LinkType, MapType, ProgramType
 
 ID = "id:"
 NAME = "name:"
-KERNEL_NAME_LENGTH = 15
 
 Family = TypeVar("Family", bound=IntEnum)
 Info = TypeVar("Info")

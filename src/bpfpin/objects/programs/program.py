@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Self
 
 from bpfpin.btf.btf import Btf
+from bpfpin.btf.names import kernel_name
 from bpfpin.errors import (
     NotSupportedError,
     PermissionDeniedError,
@@ -41,7 +41,7 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import OBJ_NAME_LEN, XDP_PACKET_HEADROOM, AttachType, ProgramType
+from bpfpin.uapi import XDP_PACKET_HEADROOM, AttachType, ProgramType
 
 _FUNCTION_INFO = struct.Struct("<II")
 _LINE_INFO = struct.Struct("<IIII")
@@ -158,7 +158,7 @@ class ProgramLoad:
             kern_version=spec.kernel_version,
             prog_flags=spec.program_flags,
             prog_ifindex=spec.ifindex,
-            prog_name=_kernel_name(spec.name),
+            prog_name=kernel_name(spec.name).encode(),
             expected_attach_type=attach_type or 0,
             fd_array=bpf.address(self._fds),
         )
@@ -182,12 +182,6 @@ class ProgramLoad:
         attribute.line_info = bpf.address(self._line_buffer)
         attribute.line_info_rec_size = _LINE_INFO.size
         attribute.line_info_cnt = len(self._lines) // _LINE_INFO.size
-
-
-def _kernel_name(name: str) -> bytes:
-    # bpf_obj_name_cpy() of kernel/bpf/syscall.c: EINVAL for any other character, and for a name
-    # without a NUL in its 16 bytes.
-    return re.sub(r"[^A-Za-z0-9_.]", "_", name)[: OBJ_NAME_LEN - 1].encode()
 
 
 def named(error: SyscallError, spec: ProgramSpec) -> SyscallError:

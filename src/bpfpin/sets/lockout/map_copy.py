@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import field
 from typing import Final
 
+from bpfpin.btf.names import kernel_name
 from bpfpin.codecs.prefix import without_other_bits
 from bpfpin.errors import BpfError, IdNotFoundError, KeyNotFoundError, MapFullError
 from bpfpin.map_traits import MapFamily, traits_of
@@ -188,8 +189,7 @@ def fill_programs(copy: Map, real: Map, own: Mapping[str, Program]) -> None:
     """
     for key, value in real.items_bytes():
         with suppress(BpfError), Program.from_id(int.from_bytes(value, "little")) as program:
-            # The kernel keeps 15 bytes of a name.
-            same = (copied for name, copied in own.items() if name[:15] == program.name)
+            same = (copied for name, copied in own.items() if kernel_name(name) == program.name)
             chosen = next(same, program)
             copy.update_bytes(key, chosen.fd.to_bytes(4, "little"))
 
