@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import field
@@ -19,7 +20,8 @@ from bpfpin.records import dataclass
 from bpfpin.syscall import netns
 
 PROC: Final = Path("/proc")
-# Of all processes together: a report must not take minutes on a host with millions of sockets.
+# Of all processes together, then of each user: a report must not take minutes on a host with
+# millions of sockets.
 DESCRIPTORS_MAX: Final = 200_000
 # By the target of the link /proc/PID/fd/N: the kind of object, and the line of fdinfo with its id.
 # The kernel writes bpf_link for a link that it creates, bpf-link for one that it opens
@@ -54,8 +56,8 @@ class Holder:
 class Holders:
     """The result of the walk.
 
-    *hidden* counts the processes that this user may not inspect; *is_cut* says that the walk ended
-    at its limit of descriptors.
+    *hidden* counts the processes that this user may not inspect; *is_cut* says that some were left
+    out because of their descriptors.
     """
 
     processes: list[Holder] = field(default_factory=list)
@@ -66,9 +68,11 @@ class Holders:
 def all_holders(*, proc: Path = PROC, descriptors_max: int = DESCRIPTORS_MAX) -> Holders:
     """Return the processes that have an object open, except this one and kernel threads.
 
-    The walk ends after *descriptors_max* descriptors; then `is_cut` is true.
+    After *descriptors_max* descriptors, and as many of the same user, a process is left out; then
+    `is_cut` is true.
     """
     holders, left, own = Holders(), descriptors_max, os.getpid()
+    left_by_uid: dict[int, int] = defaultdict(lambda: descriptors_max)
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):  # noqa: PTH208
         if pid == own:
             continue
@@ -81,10 +85,14 @@ def all_holders(*, proc: Path = PROC, descriptors_max: int = DESCRIPTORS_MAX) ->
         except OSError:  # the process ended meanwhile
             continue
         # A listing is cheap; the limit saves the two system calls for each descriptor below.
-        left -= len(descriptors)
-        if left < 0:
+        # Beyond it each user has one, or any user could hide the processes of all others.
+        if len(descriptors) <= left:
+            left -= len(descriptors)
+        elif len(descriptors) <= left_by_uid[uid := _uid(process)]:
+            left_by_uid[uid] -= len(descriptors)
+        else:
             holders.is_cut = True
-            break
+            continue
         if ids := set(_object_ids(process, descriptors)):
             objects = sorted(ids, key=lambda object_id: (object_id[0].value, object_id[1]))
             is_elsewhere = _mount_namespace(process) != _mount_namespace(f"{proc}/self")
@@ -118,6 +126,15 @@ def _mount_namespace(process: str) -> str:
         return os.readlink(f"{process}/ns/mnt")  # noqa: PTH115  (no path)
     except OSError:
         return ""
+
+
+def _uid(process: str) -> int:
+    """Return the real user; the owner of /proc/PID may be root although another user runs it."""
+    try:
+        status = Path(process, "status").read_text(errors="replace")
+    except OSError:  # the process ended meanwhile
+        return -1
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))
 
 
 def _command(process: str) -> str:

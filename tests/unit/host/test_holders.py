@@ -62,6 +62,16 @@ def test_after_so_many_descriptors_the_rest_is_left_out(proc: Path) -> None:
     assert (found.processes, found.is_cut) == ([], True)
 
 
+def test_a_user_who_opens_very_many_hides_no_process_of_others(proc: Path) -> None:
+    one, many = [("anon_inode:bpf-map", "map_id:\t5")], [("/dev/null", "flags:\t2")] * 2
+    for pid, uid, descriptors in ((7, 1000, many), (8, 1000, many), (9, 1000, one), (10, 0, one)):
+        make(proc, pid, *descriptors)
+        (proc / f"{pid}/status").write_text(f"Name:\tx\nUid:\t{uid}\t0\t0\t0\n")
+
+    found = all_holders(proc=proc, descriptors_max=2)
+    assert ([holder.pid for holder in found.processes], found.is_cut) == ([10], True)
+
+
 def test_a_descriptor_without_an_id_is_left_out(proc: Path) -> None:
     make(proc, 7, ("anon_inode:bpf-map", "flags:\t2"))
 
