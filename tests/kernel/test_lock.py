@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -62,6 +64,30 @@ def test_who_waits_too_long_is_told_who_holds_it(root: Directory, timeout_s: flo
     assert refused.value.holder == f"pid {os.getpid()}"
     assert f"process {os.getpid()} has been changing {root.path}" in str(refused.value)
     assert "lock_timeout_s=SECONDS" in refused.value.hint
+
+
+def test_a_holder_in_a_pid_namespace_out_of_sight_is_no_dead_process(root: Directory) -> None:
+    """/proc/locks leaves its lock out there."""
+    script = f"""
+from pathlib import Path
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.lock import holder
+from bpfpin.pins.pinset import PinSet
+with Directory.open(Path({str(root.path)!r})) as root:
+    print(holder(root), PinSet.read(root.path, "left").reason, sep=": ")
+"""
+
+    def seen_from_outside() -> str:
+        command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with locked(root, timeout_s=0):
+        root.mark("left~stage")
+        during = seen_from_outside()
+    after = seen_from_outside()
+
+    assert during == "0: another process is changing it\n"
+    assert after.startswith("None: half-built by a dead process; ")
 
 
 def test_who_gave_up_does_not_keep_the_lock(root: Directory) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from bpfpin.errors import (
     BpfError,
     LockTimeoutError,
+    PermissionDeniedError,
     PinExistsError,
     PinNotFoundError,
     UnsafePathError,
@@ -110,12 +111,22 @@ def _is_current(root: Directory, directory: Directory) -> bool:
 
 
 def holder(root: Directory) -> int | None:
-    """Return the pid of the process that holds the lock, None if it is free or not visible."""
+    """Return the pid of the process that holds the lock, 0 if it is not visible, None if none does.
+
+    To a user who may not open the lock, a holder in a pid namespace that is not visible is none.
+    """
     with suppress(PinNotFoundError):
         status = root.stat(LOCK_DIRECTORY)
         if stat.S_ISDIR(status.st_mode) and not unsafe_reason(status):
-            return fs.lock_holder(status)
+            pid = fs.lock_holder(status)
+            return 0 if pid is None and _is_locked_out_of_sight(root) else pid
     return None
+
+
+def _is_locked_out_of_sight(root: Directory) -> bool:
+    with suppress(PinNotFoundError, PermissionDeniedError), root.child(LOCK_DIRECTORY) as directory:
+        return fs.is_locked(directory.fileno())
+    return False
 
 
 def foreign_lock_directory(root: Directory) -> UnsafePathError | None:

@@ -356,8 +356,9 @@ def _unfinished(root: Directory, name: str) -> str:
         return ""
     is_folding = _is_marked(root, names.stage_name(name), names.FOLDING)
     pid = lock.holder(root)
-    if pid:
-        return f"process {pid} is {'migrating its maps' if is_folding else 'changing it'}"
+    if pid is not None:
+        who = f"process {pid}" if pid else "another process"
+        return f"{who} is {'migrating its maps' if is_folding else 'changing it'}"
     when = " while it migrated maps, whose contents are in two places" if is_folding else ""
     return f"half-built by a dead process{when}; the next load or unload of it finishes that"
 

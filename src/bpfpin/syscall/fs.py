@@ -19,6 +19,8 @@ CGROUP_MAGIC, CGROUP2_MAGIC = 0x27E0EB, 0x63677270  # linux/magic.h
 MOUNTINFO = Path("/proc/self/mountinfo")
 INIT_MOUNTINFO = Path("/proc/1/mountinfo")
 LOCKS = Path("/proc/locks")
+PID_NAMESPACE = Path("/proc/self/ns/pid")
+FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h
 # Called by number, because C libraries lack it; it is the same on all machines.
 OPENAT2 = ctypes.c_long(437)
 _OPEN = "/proc/self/fd/"
@@ -224,12 +226,29 @@ def unlock(fd: int) -> None:
 
 
 def lock_holder(status: os.stat_result) -> int | None:
-    """Return the pid that holds the flock of the file with *status*, None if it is free.
+    """Return the pid that holds the flock of the file with *status*, None if nobody visible does.
 
-    /proc/locks shows a holder in another pid namespace as pid 0.
+    /proc/locks leaves out the locks of processes that have no pid in this pid namespace
+    (locks_show() of fs/locks.c).
     """
     # Device numbers in hexadecimal, the inode in decimal (lock_get_status() of fs/locks.c).
     device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     lines = (line.split() for line in LOCKS.read_text().splitlines())
     # The line of a waiting process has an arrow (`->`) as its second field.
     return next((int(f[4]) for f in lines if f[1] == "FLOCK" and f[5] == device), None)
+
+
+def is_locked(fd: int) -> bool:
+    """Whether another process may hold the exclusive flock(2) of an open file, out of sight.
+
+    False in the first pid namespace, where `lock_holder` sees all. Elsewhere the lock is tried,
+    which may make a command fail that does not wait for it.
+    """
+    if PID_NAMESPACE.stat().st_ino == FIRST_PID_NAMESPACE:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    unlock(fd)
+    return False
