@@ -197,7 +197,7 @@ def other_id(path: Path) -> int:
     [
         (("--type", "struct evnt"), "no type 'struct evnt'"),
         (("--type", "struct event", "--format", "Q"), "give one of them"),
-        (("--format", "zz"), "--format 'zz'"),
+        (("--format", "zz"), "format 'zz'"),
     ],
 )
 def test_a_wrong_type_is_a_usage_error(

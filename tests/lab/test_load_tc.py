@@ -335,6 +335,30 @@ def test_an_order_beside_a_program_is_kept_by_a_reload(here: Here, side: str) ->
         assert order(here) == [one.id, ours["id"], two.id]
 
 
+def test_a_reload_says_that_an_order_does_not_move_a_program(here: Here) -> None:
+    with (
+        idle("one") as one,
+        idle("two") as two,
+        attach_tcx(one, here.device, Hook.TCX_INGRESS),
+        attach_tcx(two, here.device, Hook.TCX_INGRESS),
+    ):
+        words = (*at("tcx-ingress"), "--order")
+        here.load(compiled(OLD), *words, f"before:{two.id}")
+        # Some of these loads change nothing, and say it all the same.
+        asked = [
+            *((NEW, f"before:{two.id}"), (NEW, f"after:{one.id}"), (OLD, f"before:{two.id}")),
+            *((OLD, "first"), (OLD, "last"), (NEW, f"before:{one.id}")),
+        ]
+        notes = [
+            " ".join(here.load(compiled(source), *words, where)["notes"]) for source, where in asked
+        ]
+
+    said = "keeps its place at tcx-ingress, which is not "
+    assert not any(said in note for note in notes[:3])
+    for note, where in zip(notes[3:], ("before all", "after all", "before program"), strict=True):
+        assert said + where in note
+
+
 @pytest.mark.parametrize(("word", "code"), [("middle", 2), ("before:", 2), ("before:0x1", 2)])
 def test_an_order_that_is_none_is_a_usage_error(here: Here, word: str, code: int) -> None:
     refused = here.load_refused(code, TC_STATS, "--hook", "tcx-ingress", "--order", word)
@@ -408,9 +432,10 @@ def test_classic_tc_instead_of_tcx_is_reloaded_under_another_name_of_the_program
 ) -> None:
     without_hook(monkeypatch)
     here.load(compiled(OLD), *at("tcx-ingress"))
-    second = here.load(TC_STATS, *at("tcx-ingress", "tc_stats"))
+    second = here.load(TC_STATS, *at("tcx-ingress", "tc_stats"), "--order", "first")
 
     assert second["result"] == "reloaded"
+    assert any("tc_stats keeps its place at tc-ingress" in note for note in second["notes"])
     assert running(here) == {second["programs"][0]["id"]}
 
 

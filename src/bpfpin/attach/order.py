@@ -6,10 +6,11 @@ one a place before or after another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 from bpfpin.attach import interface as interfaces
-from bpfpin.attach.query import is_known, tcx_programs
+from bpfpin.attach.query import HookProgram, is_known, tcx_programs
 from bpfpin.errors import HookBusyError, IdNotFoundError, NotSupportedError, WrongHookError
 from bpfpin.hooks import Hook, hooks_with_code
 from bpfpin.objects.link import Link
@@ -86,6 +87,21 @@ class Order:
         if isinstance(anchor, Link):
             return cls(side | AttachFlag.ID | AttachFlag.LINK, anchor.id)
         return cls(side | AttachFlag.ID, anchor if isinstance(anchor, int) else anchor.id)
+
+    def is_place_of(self, link_id: int, programs: Sequence[HookProgram]) -> bool:
+        """Whether a link has this position among the *programs* of its hook, given as they run."""
+        links = [entry.link_id for entry in programs]
+        if link_id not in links:
+            return False
+        place, is_before = links.index(link_id), bool(self.flags & AttachFlag.BEFORE)
+        if not self.relative_id:
+            return place == (0 if is_before else len(links) - 1)
+        beside = place + (1 if is_before else -1)
+        if not 0 <= beside < len(programs):
+            return False
+        anchor = programs[beside]
+        is_link = self.flags & AttachFlag.LINK
+        return (anchor.link_id if is_link else anchor.program_id) == self.relative_id
 
     def __str__(self) -> str:
         side = "before" if self.flags & AttachFlag.BEFORE else "after"

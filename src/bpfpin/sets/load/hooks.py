@@ -303,3 +303,36 @@ def describe(plans: tuple[HookPlan, ...]) -> Iterator[str]:
             )
         elif plan.is_taken:
             yield f"{plan.hook} was taken over from program id {plan.previous_id}"
+
+
+def unmoved(request: LoadRequest, plans: tuple[HookPlan, ...]) -> Iterator[str]:
+    """Yield notes on attached programs that do not have the place of `--order`.
+
+    An update in place keeps the place: there is no command of bpf(2) that moves a program.
+    """
+    if request.order is None:
+        return
+    from bpfpin.attach.query import tcx_programs  # noqa: PLC0415 - few loads have an order
+
+    asked = {choice.hook for choice in request.chosen}
+    own_links = {plan.link_id for plan in plans}
+    for plan in plans:
+        hook = Hook(plan.hook)
+        if plan.action is not HookAction.UPDATE:
+            continue
+        if hook.traits.has_order:
+            # Other programs of the set count for nothing: two may both be asked to be the first.
+            programs = [
+                entry
+                for entry in tcx_programs(request.place.ifindex, hook)
+                if entry.link_id == plan.link_id or entry.link_id not in own_links
+            ]
+            if request.order.is_place_of(plan.link_id or 0, programs):
+                continue
+        elif hook in asked:  # a hook without an order beside one that has it
+            continue
+        # Else it is a filter of classic tc, from when the kernel had no tcx.
+        yield (
+            f"{plan.program} keeps its place at {plan.hook}, which is not {request.order}; to move"
+            f" it: bpfpin unload --keep-maps {request.shown_name}, then load"
+        )

@@ -140,7 +140,11 @@ def _report(
             _hook(request, hook, links.get((hook.hook, hook.program)), is_unchanged)
             for hook in plan.hooks
         ),
-        (*_not_fresh(request, plan), *(() if is_unchanged else (*_notes(request, plan), *notes))),
+        (
+            *_not_fresh(request, plan),
+            *hooks.unmoved(request, plan.hooks),
+            *(() if is_unchanged else (*_notes(request, plan), *notes)),
+        ),
     )
 
 
