@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.errors import NotBpffsError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import NotBpffsError, PinNotFoundError, SyscallError, UnsafePathError
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs as pin_roots
-from bpfpin.pins import names
+from bpfpin.pins import names, ownership, targets
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import AttachPoint, Manifest
@@ -251,3 +252,24 @@ def test_what_is_no_bpffs_is_told_with_the_mount_line(tmp_path: Path) -> None:
     with pytest.raises(NotBpffsError) as refused:
         pin_roots.ensure(tmp_path)
     assert "one is mounted at /sys/fs/bpf" in refused.value.hint
+
+
+def test_a_text_that_the_kernel_cannot_read_now_is_not_missing(
+    root: Directory, counters: Map, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its token, a set that changes together with others would be recovered alone."""
+    publish(root, counters)
+    with root.child("lab0") as live:
+        assert ownership.ObjectIds.read(live) is not None
+        live.write_text("targets~", "0" * 16)
+        live.mark("no_text")
+        assert (targets._text(live), ownership._text(live, "no_text")) == ("0" * 16, "")
+
+        def readlink(*_arguments: object, **_options: object) -> str:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        monkeypatch.setattr(os, "readlink", readlink)
+        with pytest.raises(SyscallError, match="readlink: ENOMEM"):
+            targets._text(live)
+        with pytest.raises(SyscallError, match="readlink: ENOMEM"):
+            ownership.ObjectIds.read(live)

@@ -26,10 +26,10 @@ from dataclasses import field
 from typing import Final, Self
 
 from bpfpin.errors import (
-    BpfError,
     IdNotFoundError,
     PermissionDeniedError,
     PinExistsError,
+    PinKindError,
     PinNotFoundError,
     UnsafePathError,
 )
@@ -161,7 +161,8 @@ def _entry(folder: str, pin: str) -> str:
 
 
 def _text(folder: Directory, entry: str) -> str:
-    with suppress(BpfError):
+    # Any other failure is an error: what is not recorded counts as a pin of others.
+    with suppress(PinNotFoundError, PinKindError, PermissionDeniedError):
         return folder.read_text(entry)
     return ""
 

@@ -34,7 +34,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from bpfpin.errors import BpfError, PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.errors import (
+    BpfError,
+    PermissionDeniedError,
+    PinExistsError,
+    PinKindError,
+    PinNotFoundError,
+    UnsafePathError,
+)
 from bpfpin.pins import names, recover
 from bpfpin.pins.directory import Directory, remove_tree, require_safe
 from bpfpin.pins.manifest import read_manifest
@@ -269,7 +276,9 @@ def _token_of(root: Directory, name: str) -> str:
 
 def _text(stage: Directory) -> str:
     """Return the token in *stage*; a text of another form is none, for it becomes a path."""
-    with suppress(BpfError):
+    # A reader may lack the permission. Any other failure is an error: without the token, a set that
+    # changes together with others would be recovered alone.
+    with suppress(PinNotFoundError, PinKindError, PermissionDeniedError):
         text = stage.read_text(names.TARGETS)
         return text if re.fullmatch(_TOKEN, text) else ""
     return ""
