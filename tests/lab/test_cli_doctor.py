@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.uapi import ProgramType
 from support.cli import CliResult, run_cli, run_cli_ok
+from support.here import veth
 from support.lab import TestLab
 from support.nobody import run_cli_as_nobody
 
@@ -88,6 +92,27 @@ def test_nothing_is_left_in_the_pin_root(bpffs: Path) -> None:
     run_cli_ok("doctor", "--pin-root", bpffs)
 
     assert list(bpffs.iterdir()) == before
+
+
+def test_a_device_may_have_bytes_in_its_name_that_are_no_utf_8() -> None:
+    """The kernel refuses a slash, a colon and spaces alone (dev_valid_name() in net/core/dev.c)."""
+    asked = {
+        "_BPFPIN_COMPLETE": "bash_complete",
+        "COMP_WORDS": "bpfpin doctor --dev ",
+        "COMP_CWORD": "3",
+    }
+    with veth(os.fsdecode(b"odd\xff")) as device:
+        found = findings(device)
+        completed = subprocess.run(
+            [sys.executable, "-P", "-m", "bpfpin"],
+            env={**os.environ, **asked},
+            capture_output=True,
+            check=True,
+        )
+
+    assert found["device"]["text"].endswith("driver veth")
+    # That name is left out, and all others are offered.
+    assert b"plain,lo" in completed.stdout.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,9 @@ def test_the_command_in_a_lab_ends_with_the_one_that_started_it(
     assert started.returncode == 128 + ending
 
 
-@pytest.mark.parametrize("name", ["", "lo", "..", "a/b", "a b", "x" * 16, "a\x1b", "a~b"])
+@pytest.mark.parametrize(
+    "name", ["", "lo", "..", "a/b", "a b", "x" * 16, "a\x1b", "a~b", "a\udcff"]
+)
 def test_a_name_that_cannot_be_one_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="cannot name a lab"):
         lab_up(name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import socket
 import subprocess
 import threading
@@ -237,7 +238,7 @@ def _no_lab(name: str, present: Sequence[Lab]) -> InterfaceNotFoundError:
 def _check_name(name: str) -> None:
     # The kernel refuses `/`, `:` and spaces in names of devices (dev_valid_name() of
     # net/core/dev.c). `%` and `~` have a meaning in the names of sets.
-    legal = name and len(name.encode()) <= _NAME_LIMIT and name not in {".", "..", "lo"}
+    legal = name and len(os.fsencode(name)) <= _NAME_LIMIT and name not in {".", "..", "lo"}
     if not legal or any(not char.isprintable() or char in " /:%~" for char in name):
         raise UsageError(
             f"{name!r} cannot name a lab: it becomes a device and a namespace, so 1 to"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -136,7 +137,7 @@ def driver_name(device: str) -> str:
     struct.pack_into("=I", answer, 0, ETHTOOL_GDRVINFO)
     # struct ifreq of linux/if.h: the name (IFNAMSIZ is 16), then a union of 24 bytes with a
     # pointer.
-    request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(answer))
+    request = struct.pack("=16sQ16x", os.fsencode(device), ctypes.addressof(answer))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         # EOPNOTSUPP or ENODEV: the buffer stays zero, which is an empty name.
         with contextlib.suppress(OSError):
@@ -148,7 +149,7 @@ def queue_counts(device: str) -> tuple[int, int] | None:
     """Return the numbers of receive and transmit queues (`ethtool -l`); None if unknown."""
     channels = ctypes.create_string_buffer(CHANNELS.size)
     struct.pack_into("=I", channels, 0, ETHTOOL_GCHANNELS)
-    request = struct.pack("=16sQ16x", device.encode(), ctypes.addressof(channels))
+    request = struct.pack("=16sQ16x", os.fsencode(device), ctypes.addressof(channels))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         try:
             fcntl.ioctl(asked, SIOCETHTOOL, request)

@@ -113,7 +113,7 @@ def complete_devices(
     """Return the network devices whose names start with *incomplete*, for shell completion."""
     import socket  # noqa: PLC0415 - only for completion
 
-    return sorted(name for _, name in socket.if_nameindex() if name.startswith(incomplete))
+    return _offered((name for _, name in socket.if_nameindex()), incomplete)
 
 
 def complete_sets(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -122,7 +122,13 @@ def complete_sets(ctx: click.Context, _parameter: click.Parameter, incomplete: s
 
     # The words before the cursor may have a --pin-root.
     root = Path((ctx.obj or {}).get("pin_root", Context.pin_root))
-    return [name for name in set_names(root) if name.startswith(incomplete)]
+    return _offered(set_names(root), incomplete)
+
+
+def _offered(names: Iterable[str], incomplete: str) -> list[str]:
+    # click fails to write a name that is not UTF-8 (surrogates), and then offers nothing at all.
+    writable = (name for name in names if name.isprintable())
+    return sorted(name for name in writable if name.startswith(incomplete))
 
 
 class Mode(click.ParamType[int]):
