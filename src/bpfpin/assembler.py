@@ -16,7 +16,7 @@ ATOMIC = {4: 0xC3, 8: 0xDB}
 # two include BPF_FETCH: the old value comes back in a register.
 ATOMIC_ADD, ATOMIC_EXCHANGE, ATOMIC_COMPARE_EXCHANGE = 0x00, 0xE1, 0xF1
 ADD_IMM, ADD_REG, OR_REG = 0x07, 0x0F, 0x4F
-SHIFT_LEFT, SHIFT_RIGHT_SIGNED = 0x67, 0xC7
+SHIFT_LEFT, SHIFT_RIGHT, SHIFT_RIGHT_SIGNED = 0x67, 0x77, 0xC7
 ALWAYS, IF_EQUAL, IF_NOT_EQUAL, IF_BELOW = 0x05, 0x15, 0x55, 0xA5
 IF_EQUAL_REG, IF_NOT_EQUAL_REG = 0x1D, 0x5D
 # By whether the numbers are signed: jump if dst > src, dst < src, dst >= src. The kernel has no

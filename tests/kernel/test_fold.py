@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import os
+import signal
+import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +15,31 @@ import pytest
 
 from bpfpin.btf.layout import Span
 from bpfpin.errors import BpfError, ReadOnlyMapError
+from bpfpin.migration import fold_member, fold_program
 from bpfpin.migration.fold import CHUNK_KEYS, FoldCounts, FoldPrograms, FoldStep, wait_for_programs
 from bpfpin.migration.members import MemberMove
 from bpfpin.migration.request import Rule
+from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.maps.map import Map
+from bpfpin.objects.maps.mapped import MappedMemory
+from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.cpu import membarrier
 from bpfpin.uapi import MapFlag, MapType
-from support.folding import CPUS, MANY, counter, expected, numbers, one_cpu, pair, sums, write
+from support.folding import (
+    CPUS,
+    MANY,
+    Pair,
+    counter,
+    expected,
+    numbers,
+    one_cpu,
+    pair,
+    sums,
+    write,
+)
 from support.map_types import ARRAYS, HASHES, LRU
+from support.wait import wait_until
 
 PAIRS = [*itertools.product(sorted(ARRAYS), repeat=2), *itertools.product(sorted(HASHES), repeat=2)]
 ENTRIES = 40
@@ -175,6 +195,159 @@ def test_numbers_are_clamped_and_renumbered(case: Adjusted, rule: Rule) -> None:
         maps.fold([move])
 
         assert unpacked(case.new, maps.new.lookup_bytes(bytes(4))) == case.wanted
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Two numbers, one from the old map and one in the new one, whose sum has no room there."""
+
+    old: Span
+    new: Span
+    numbers: tuple[int, int]
+    wanted: int
+    limits: tuple[int, int] | None = None
+
+
+U32_ODD, S32 = Span(1, 4), Span(0, 4, True)
+SUMS = {
+    "4 bytes": Sum(U64, Span(0, 4), (3_000_000_000, 3_000_000_000), 2**32 - 1, (0, 2**32 - 1)),
+    "4 bytes, fits": Sum(U64, Span(0, 4), (3, 4), 7, (0, 2**32 - 1)),
+    "of one size": Sum(Span(0, 4), Span(0, 4), (2**32 - 1, 1), 2**32 - 1),
+    "4 bytes, signed": Sum(S64, S32, (-(2**31), -5), -(2**31), (-(2**31), 2**31 - 1)),
+    "4 bytes, signed, high": Sum(S64, S32, (2**31 - 1, 5), 2**31 - 1, (-(2**31), 2**31 - 1)),
+    "4 bytes, signed, fits": Sum(S64, S32, (-7, 5), -2, (-(2**31), 2**31 - 1)),
+    "2 bytes": Sum(U64, U16, (65_000, 65_000), 65_535, (0, 65_535)),
+    "1 byte, signed": Sum(S64, S8, (-100, -100), -128, (-128, 127)),
+    "not aligned": Sum(U64, U32_ODD, (2**32 - 2, 9), 2**32 - 1, (0, 2**32 - 1)),
+    "8 bytes": Sum(S64, U64, (2**63 - 1, 2**64 - 5), 2**64 - 1, (0, 2**63 - 1)),
+    "8 bytes, fits": Sum(S64, U64, (2**63 - 1, 5), 2**63 + 4, (0, 2**63 - 1)),
+    "8 bytes, signed": Sum(U64, S64, (2**63 - 1, 5), 2**63 - 1, (0, 2**63 - 1)),
+    "8 bytes, signed, fits": Sum(U64, S64, (2**63 - 1, -5), 2**63 - 6, (0, 2**63 - 1)),
+}
+
+
+@pytest.mark.parametrize("case", SUMS.values(), ids=SUMS.keys())
+def test_a_sum_without_room_is_cut_and_does_not_wrap(case: Sum) -> None:
+    move = MemberMove("it", case.old, case.new, limits=case.limits, saturates=True)
+    with pair() as maps:
+        maps.old.update_bytes(bytes(4), packed([case.old], case.numbers[0], 8))
+        maps.new.update_bytes(bytes(4), packed([case.new], case.numbers[1], 8))
+        maps.fold([move])
+        maps.fold([move])  # again, which changes nothing
+
+        assert unpacked(case.new, maps.new.lookup_bytes(bytes(4))) == case.wanted
+
+
+def test_a_sum_of_all_cpus_without_room_is_cut() -> None:
+    move = MemberMove("it", U64, Span(0, 4), limits=(0, 2**32 - 1), saturates=True)
+    with pair(MapType.PERCPU_HASH, MapType.HASH, value_sizes=(8, 4)) as maps:
+        write(maps.old, 1, 3_000_000_000)
+        maps.fold([move])
+
+        assert maps.new.lookup_bytes(b"\1\0\0\0") == b"\xff\xff\xff\xff"
+
+
+def test_only_the_cpus_that_are_named_are_asked_for() -> None:
+    """As where the numbers of possible CPUs have holes, which no machine of ours has."""
+    with pair(MapType.PERCPU_HASH, MapType.HASH) as maps:
+        write(maps.old, 1, 5)
+        spec = maps.spec([counter()])
+        last = dataclasses.replace(spec.programs()[FoldStep.GATHER], cpus=(CPUS - 1,))
+        with (
+            Map.create(MapSpec("fold_start", MapType.ARRAY, 4, 8, 1)) as start,
+            BtfHandle.load(fold_program.fold_types()) as types,
+            Program.load(
+                fold_program.fold_program(last),
+                maps={"old": maps.old, "new": maps.new, "start": start},
+                btf=types,
+            ) as program,
+        ):
+            FoldPrograms(maps.old, {FoldStep.GATHER: program}).move()
+
+        assert sums(maps.new) == {1: 5}
+        assert numbers(maps.old) == {1: [5] * (CPUS - 1) + [0]}
+
+
+@pytest.mark.parametrize("is_signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.value)
+def test_each_rule_holds_for_members_of_packed_values(rule: Rule, *, is_signed: bool) -> None:
+    """No member is where its size would align it."""
+    moves, told = [], SIGNED if is_signed else UNSIGNED
+    for index, size in enumerate((2, 4, 8)):
+        places = Span(1 + 8 * index, size, is_signed), Span(33 - 9 * index, size, is_signed)
+        moves.append(MemberMove(f"number of {size}", *places, rule))
+    moves.append(MemberMove("bytes", Span(25, 7), Span(3, 7), is_bytes=True))
+    with pair(value_sizes=(41, 41)) as maps:
+        for key, (old, new) in enumerate(told):
+            name = key.to_bytes(4, "little")
+            value = packed([move.old for move in moves[:3]], old, 41)
+            maps.old.update_bytes(name, value[:25] + b"packed!" + value[32:])
+            maps.new.update_bytes(name, packed([move.new for move in moves[:3]], new, 41))
+        maps.fold(moves)
+
+        for key, (old, new) in enumerate(told):
+            value = maps.new.lookup_bytes(key.to_bytes(4, "little"))
+            found = {move.path: unpacked(move.new, value) for move in moves[:3]}
+            assert found == dict.fromkeys(found, expected(rule, old, new, is_signed=is_signed)), (
+                old,
+                new,
+            )
+            assert value[3:10] == b"packed!"
+
+
+@pytest.mark.parametrize("entries", [ENTRIES, MANY], ids=["whole", "in parts"])
+def test_a_key_is_built_at_offsets_that_no_store_of_its_size_takes(entries: int) -> None:
+    """The verifier takes only aligned stores to the stack, where the key is built."""
+    key = [
+        MemberMove("kind", Span(0, 1), Span(0, 1)),
+        MemberMove("address", Span(1, 4), Span(1, 4)),
+        MemberMove("count", Span(5, 8, True), Span(5, 8, True)),
+        MemberMove("port", Span(13, 2), Span(13, 4)),
+        MemberMove("level", Span(15, 1, True), Span(17, 2, True)),
+        MemberMove("name", Span(16, 5), Span(19, 5), is_bytes=True),
+    ]
+    with pair(key_sizes=(21, 24)) as maps:
+        numbers_of_key = struct.pack("<BIqHb5s", 7, 0xC0A80001, -3, 443, -2, b"hello")
+        maps.old.update_bytes(numbers_of_key, (9).to_bytes(8, "little"))
+        maps.fold([counter()], key_moves=key, entries=entries)
+
+        wanted = struct.pack("<BIqIh5s", 7, 0xC0A80001, -3, 443, -2, b"hello")
+        assert maps.new.dump_bytes() == (wanted, (9).to_bytes(8, "little"))
+
+
+def test_a_number_that_others_change_at_every_try_is_counted_and_moved_by_another_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fold_member, "TRIES", 1)
+    move = counter(rule=Rule.MAX)
+    entries = 20_000
+    flags = MapFlag.MMAPABLE
+    with (
+        pair(MapType.HASH, MapType.ARRAY, entries=entries, room=1) as maps,
+        Map.create(MapSpec("new", MapType.ARRAY, 4, 8, 1, map_flags=flags)) as new,
+        MappedMemory(new) as memory,
+    ):
+        for key in range(entries):
+            write(maps.old, key, 10**6 + key)
+        both = Pair(maps.old, new)
+        pid = os.fork()
+        if not pid:
+            number = memory.view.cast("Q")
+            while True:  # until it is killed: each store undoes what the fold wrote
+                number[0] = 0
+        try:
+            with FoldPrograms.load(both.spec([move], key_moves=[]), both.old, new) as folding:
+                wait_until(lambda: folding.move().gave_up > 0)
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                pid = 0
+                last = folding.move()
+        finally:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+        assert (last.gave_up, sums(new)) == (0, {0: 10**6 + entries - 1})
 
 
 @pytest.mark.parametrize(

@@ -97,3 +97,24 @@ def test_a_set_that_is_half_built_in_a_fold_says_so(here: Here) -> None:
     assert problem["kind"] == "half-built"
     assert "while it migrated maps" in problem["text"]
     assert not stage.exists()
+
+
+@pytest.mark.parametrize(("give_ups", "is_left"), [(2, False), (1000, True)])
+def test_numbers_that_were_given_up_are_tried_again_and_told(
+    bpffs: Path, monkeypatch: pytest.MonkeyPatch, give_ups: int, is_left: bool
+) -> None:
+    move, runs = FoldPrograms.move, list[int]()
+
+    def contended(self: FoldPrograms) -> FoldCounts:
+        runs.append(1)
+        return move(self) + FoldCounts(gave_up=int(len(runs) <= give_ups))
+
+    with veth() as device:
+        here = Here(bpffs, device)
+        loaded(here, version(), COUNTED)
+        monkeypatch.setattr(FoldPrograms, "move", contended)
+        document = here.load(version(**WIDER), "--migrate")
+        notes = [note for note in document["notes"] if "changed its numbers at every try" in note]
+
+        assert read(here.set / COUNTERS) == wider(COUNTED)
+        assert (bool(notes), (here.set / names.FOLDS).exists()) == (is_left, is_left)

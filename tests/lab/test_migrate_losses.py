@@ -165,3 +165,53 @@ def test_a_restored_file_says_what_was_given_up(here: Here, tmp_path: Path) -> N
 
     assert restored["lost"] == ["drops"]
     assert ", without drops" in text
+
+
+def test_the_sum_of_all_cpus_is_cut_to_what_fits_and_told(here: Here) -> None:
+    """Three thousand millions on each CPU have room in 32 bits, and their sum has none."""
+    per_cpu = {"TYPE": "PERCPU_HASH", "MEMBERS": "__u32 packets; __u64 bytes;"}
+    here.load(version(**per_cpu))
+    with bpfpin.Map.from_pin(here.set / COUNTERS) as counters:
+        counters.update(1, {"packets": 3_000_000_000, "bytes": 1}, all_cpus=True)
+    shared = version(MEMBERS="__u32 packets; __u64 bytes;")
+    refused = here.load_refused(6, shared, "--migrate")
+    words = ("--clamp", "--best-effort")
+    told, _ = planned(here, shared, *words)
+    here.load(shared, "--migrate", *words)
+    (lost,) = told["losses"]
+
+    assert "--clamp" in refused.json["error"]["hint"]
+    assert told["is_exact"] is False
+    assert (lost["member"], lost["entries"]) == ("packets", 1)
+    assert lost["what"] == "cut, because 32 bits have no room for the sum of all CPUs"
+    assert read(here.set / COUNTERS)[1]["packets"] == (1 << 32) - 1
+
+
+def test_wide_numbers_of_all_cpus_are_cut_before_and_after_they_are_added(here: Here) -> None:
+    here.load(version(TYPE="PERCPU_HASH"))
+    with bpfpin.Map.from_pin(here.set / COUNTERS) as counters:
+        counters.update(1, {"packets": 3_000_000_000, "bytes": 5_000_000_000}, all_cpus=True)
+    narrow = version(MEMBERS="__u32 packets; __u32 bytes;")
+    here.load(narrow, "--migrate", "--clamp", "--best-effort")
+
+    assert read(here.set / COUNTERS)[1] == dict.fromkeys(("packets", "bytes"), (1 << 32) - 1)
+
+
+def test_every_condition_that_old_programs_may_break_is_named(here: Here) -> None:
+    """An enumerator that is gone, a key that becomes narrower, and the sum of all CPUs."""
+    old = {
+        "KEY": "struct { __u32 port; }",
+        "MEMBERS": "__u32 packets; enum state state;",
+        "COUNT": "ADD(counter->packets, 1), counter->state = BUSY",
+        "TYPE": "PERCPU_HASH",
+    }
+    here.load(version(**old, STATES="IDLE,BUSY,DONE"))
+    new = old | {"KEY": "struct { __u16 port; }", "TYPE": "HASH"}
+    told, text = planned(here, version(**new, STATES="IDLE,BUSY"), "--best-effort")
+
+    assert told["conditions"] == [
+        "state never is 2: enum state { IDLE = 0, BUSY = 1 } has no such name",
+        "the sum of packets stays within 0 to 4294967295",
+        "key.port stays within 0 to 65535",
+    ]
+    assert "state never is 2" in text

@@ -31,6 +31,7 @@ from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.watch import Pace, Reload
 from bpfpin.records import dataclass
 from bpfpin.sets.find import cgroup_set_name, find_readable_set
+from bpfpin.syscall.cpu import cpus_of_values
 from bpfpin.uapi import XdpAction
 
 LOCALE = "en_US"
@@ -215,7 +216,7 @@ def interval_between(
     rows: list[CounterRate] = []
     for key, old, new in zip(keys, before.counts, now.counts, strict=True):
         if is_percpu:
-            pairs = enumerate(zip(old, new, strict=True))
+            pairs = zip(cpus_of_values(len(new)), zip(old, new, strict=True), strict=True)
             rows += [_row(key, pair, period_s, cpu=cpu) for cpu, pair in pairs]
         else:
             rows.append(_row(key, (total(old), total(new)), period_s))

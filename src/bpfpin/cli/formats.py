@@ -317,4 +317,4 @@ def value_lines(entry: MapEntry) -> list[str]:
     """Return the value of an entry; one line for each CPU of a per-CPU map."""
     if not entry.is_percpu:
         return [value_text(entry.value)]
-    return [f"cpu {cpu}: {value_text(value)}" for cpu, value in enumerate(entry.value)]
+    return [f"cpu {cpu}: {value_text(value)}" for cpu, value in entry.by_cpu]

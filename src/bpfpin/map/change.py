@@ -19,7 +19,7 @@ from bpfpin.objects.maps.entry_write import WriteOptions, overlaid
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
-from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.syscall.cpu import cpu_index, cpus_of_values
 from bpfpin.uapi import UpdateFlag
 
 # Kinds of values that are kernel objects, named on the command line like a map.
@@ -111,8 +111,10 @@ def _check_cpu(bpf_map: Map, cpu: int | None) -> None:
         return
     if not bpf_map.is_per_cpu:
         raise UsageError(f"map {bpf_map.name!r} (id {bpf_map.id}) has no values of single CPUs")
-    if not 0 <= cpu < possible_cpus():
-        raise UsageError(f"there is no CPU {cpu}: the possible ones are 0 to {possible_cpus() - 1}")
+    try:
+        cpu_index(cpu)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _check(bpf_map: Map, key: Any, conditions: Sequence[str], cpu: int | None) -> None:
@@ -122,7 +124,8 @@ def _check(bpf_map: Map, key: Any, conditions: Sequence[str], cpu: int | None) -
     # bpf(2) has no compare-and-exchange of values: this read and the write are two calls.
     form, whole = value_form(bpf_map), bpf_map[key]
     require_exact(bpf_map, key)
-    for number, value in enumerate(whole if bpf_map.is_per_cpu else [whole]):
+    values = whole if bpf_map.is_per_cpu else [whole]
+    for number, value in zip(cpus_of_values(len(values)), values, strict=True):
         if cpu in (None, number) or not bpf_map.is_per_cpu:
             for condition in conditions:
                 _compare(condition, value, form, f" of CPU {number}" if bpf_map.is_per_cpu else "")
@@ -204,7 +207,8 @@ def _write_fields(
     # kernel/bpf/arraymap.c), so those of the other CPUs are written back as they were read.
     stride = stride_of(codec.size) if bpf_map.is_per_cpu else codec.size
     if options.cpu is not None:
-        data, how = changed(options.cpu * stride), WriteOptions(flag=options.flag, cpu=options.cpu)
+        data = changed(cpu_index(options.cpu) * stride)
+        how = WriteOptions(flag=options.flag, cpu=options.cpu)
         bpf_map._entry_access().write_cpu_bytes(key_bytes, data, how, named=key)
         return
     whole = b"".join(changed(at).ljust(stride, b"\0") for at in range(0, len(old), stride))

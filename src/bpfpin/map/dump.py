@@ -23,6 +23,7 @@ from bpfpin.objects.maps.batch import collector_paused
 from bpfpin.objects.maps.codec import CPU, Row, can_add, total
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
+from bpfpin.syscall.cpu import cpus_of_values
 from bpfpin.syscall.fd import Closing
 
 if TYPE_CHECKING:
@@ -201,7 +202,11 @@ def _totals(batch: list[tuple[Any, Any]]) -> Batch:
 
 
 def _row_per_cpu(batch: list[tuple[Any, Any]]) -> Batch:
-    return [(key, cpu, value) for key, values in batch for cpu, value in enumerate(values)]
+    return [
+        (key, cpu, value)
+        for key, values in batch
+        for cpu, value in zip(cpus_of_values(len(values)), values, strict=True)
+    ]
 
 
 _TO_ROWS: Final[dict[Cpus, Callable[[list[tuple[Any, Any]]], Batch] | None]] = {

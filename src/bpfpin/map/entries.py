@@ -27,6 +27,7 @@ from bpfpin.objects.maps.codec import PerCpuCodec
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.queue import BloomFilter, Queue
 from bpfpin.records import dataclass
+from bpfpin.syscall.cpu import cpus_of_values
 from bpfpin.syscall.fd import Descriptor
 
 _VERDICT_BYTES: Final = 4
@@ -47,6 +48,11 @@ class MapEntry:
     key: Any
     value: Any
     is_percpu: bool
+
+    @property
+    def by_cpu(self) -> list[tuple[int, Any]]:
+        """The number of each CPU and its value, where the value is such a list."""
+        return list(zip(cpus_of_values(len(self.value)), self.value, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry in the form of the JSON documents.

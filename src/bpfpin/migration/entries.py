@@ -48,12 +48,14 @@ class Misfit:
 class EntrySurvey:
     """The result of reading the old map: the number of entries, and examples of misfits.
 
-    *lost* counts, for each check whose loss the user accepted, the entries that lose something.
+    *lost* counts, for each check whose loss the user accepted, the entries that lose something, and
+    *cut_sums*, by member and reason, those where only the sum of all CPUs is cut.
     """
 
     entries: int = 0
     misfits: list[Misfit] = field(default_factory=list)
     lost: Counter[tuple[str, EntryCheck]] = field(default_factory=Counter)
+    cut_sums: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, misfit: Misfit) -> None:
         """Keep a misfit as an example, unless there are enough for its member and reason."""
@@ -131,9 +133,9 @@ def _examiners(
         examiners.append(lambda entry: _unfit("key", keys.checks, entry, [entry.key], survey))
     if values.checks:
         examiners.append(lambda entry: _unfit("value", values.checks, entry, entry.values, survey))
-    totals = [move for move in values.moves if _may_overflow(move, old, new)]
+    totals = sums_of_cpus(values.moves, old, new)
     if totals:
-        examiners.append(lambda entry: _too_great(totals, entry))
+        examiners.append(lambda entry: _too_great(totals, entry, survey))
     if old.is_array and new.max_entries < old.max_entries:
         # Padding does not count: only bytes of members can be lost.
         parts = [move.old for move in values.moves] + [leaf.place for leaf in values.dropped]
@@ -170,21 +172,35 @@ def _number(data: bytes, check: EntryCheck) -> int:
     return int.from_bytes(some, "little", signed=place.is_signed)
 
 
-def _may_overflow(move: MemberMove, old: MapShape, new: MapShape) -> bool:
-    """Whether the sum of all CPUs may exceed the shared number that it becomes."""
-    is_one = old.is_per_cpu and not new.is_per_cpu
-    is_sum = move.rule is Rule.SUM and not move.is_bytes and move.limits is None
+def sums_of_cpus(moves: Sequence[MemberMove], old: MapShape, new: MapShape) -> list[MemberMove]:
+    """Return the moves whose sum of all CPUs may exceed the shared number that it becomes."""
+    if not old.is_per_cpu or new.is_per_cpu:
+        return []
+    sums = [move for move in moves if move.rule is Rule.SUM and not move.is_bytes]
     # Packets and bytes of all CPUs together stay below 2^64, so wide counters need no check.
-    return is_one and is_sum and move.new.size < 8
+    return [move for move in sums if move.new.size < _WORD]
 
 
-def _too_great(moves: Sequence[MemberMove], entry: OldEntry) -> Iterator[Misfit]:
+def range_of(place: Span) -> tuple[int, int]:
+    """Return the least and the greatest number that has room at *place*."""
+    bits = 8 * place.size - place.is_signed
+    return (-(1 << bits) if place.is_signed else 0), (1 << bits) - 1
+
+
+def _too_great(
+    moves: Sequence[MemberMove], entry: OldEntry, survey: EntrySurvey
+) -> Iterator[Misfit]:
     for move in moves:
-        total = sum(_read(move, value) for value in entry.values)
-        bits = 8 * move.new.size - move.new.is_signed
-        low = -(1 << bits) if move.new.is_signed else 0
-        if not low <= total < 1 << bits:
+        numbers = [_read(move, value) for value in entry.values]
+        total = sum(numbers)
+        low, high = range_of(move.new)
+        if not low <= total <= high:
             what = f"{8 * move.new.size} bits have no room for the sum of all CPUs"
+            if move.saturates:
+                # A number that is cut by itself is counted by its check.
+                is_cut = any(not low <= number <= high for number in numbers)
+                survey.cut_sums[move.path, what] += not is_cut
+                continue
             yield Misfit("value", move.path, *_first(entry), total, what, may_be_cut=True)
 
 

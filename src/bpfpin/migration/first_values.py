@@ -200,7 +200,7 @@ def apply_moves(moves: Sequence[MemberMove], old: bytes, start: bytes) -> bytes:
 def join_values(moves: Sequence[MemberMove], values: Sequence[bytes]) -> bytes:
     """Join the values of several CPUs or keys by the rules; members without a move are the first's.
 
-    Raises `OverflowError` for a sum that does not fit its member; with limits the sum is cut.
+    Raises `OverflowError` for a sum that does not fit its member, unless the move cuts it.
     """
     new = bytearray(values[0])
     for move in moves if len(values) > 1 else ():
@@ -233,7 +233,7 @@ def _within(move: MemberMove, number: int) -> int:
     low, high = -(1 << bits) if move.new.is_signed else 0, (1 << bits) - 1
     if low <= number <= high:
         return number
-    if move.limits is None:
+    if move.limits is None and not move.saturates:
         raise OverflowError(
             f"{move.path or 'value'}: {number} does not fit into {move.new.size} bytes"
         )

@@ -25,7 +25,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec
-from bpfpin.syscall.cpu import membarrier, possible_cpus
+from bpfpin.syscall.cpu import membarrier, possible_cpu_numbers, possible_cpus
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapFlag, MapType
 
@@ -36,7 +36,7 @@ _WORDS: Final[dict[int, Any]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 # 1,000,000 entries delayed one by 523 ms, measured). Packets are processed all the same.
 WHOLE_ENTRIES_MAX: Final = 50_000
 FEW_MOVES: Final = 8  # moving so many members takes as long as finding the entry
-_COUNTS: Final = struct.Struct("<QQQ")
+_COUNTS: Final = struct.Struct("<QQQQ")
 _INNER: Final = MapSpec("barrier_inner", MapType.ARRAY, 4, 4, 1)
 _OUTER: Final = MapSpec("barrier", MapType.ARRAY_OF_MAPS, 4, 4, 1, inner=_INNER)
 
@@ -127,18 +127,21 @@ class FoldStep(Enum):
 class FoldCounts:
     """The counts of a fold: entries *visited*, *inserted*, and *failed* for want of room.
 
-    The counts of a failed entry stay in the old map.
+    *gave_up* counts numbers that the new programs changed at every try of a compare and exchange.
+    What failed or was given up stays in the old map, and another run may move it.
     """
 
     visited: int = 0
     inserted: int = 0
     failed: int = 0
+    gave_up: int = 0
 
     def __add__(self, other: FoldCounts) -> FoldCounts:
         return FoldCounts(
             self.visited + other.visited,
             self.inserted + other.inserted,
             self.failed + other.failed,
+            self.gave_up + other.gave_up,
         )
 
 
@@ -176,7 +179,7 @@ class FoldSpec:
             # adds them to the CPU that it runs on: sums stay exact, their attribution does not.
             sums = [move for move in self.moves if move.rule is Rule.SUM]
             moves = sums if to_cpus else self.moves
-            programs[FoldStep.GATHER] = self._fold(moves, cpus=possible_cpus())
+            programs[FoldStep.GATHER] = self._fold(moves, cpus=possible_cpu_numbers())
         return programs
 
     @property
@@ -189,7 +192,7 @@ class FoldSpec:
         return FoldWalk.CHUNK if work > 2 * WHOLE_ENTRIES_MAX else FoldWalk.WHOLE
 
     def _fold(
-        self, moves: Sequence[MemberMove], *, phase: Phase = Phase.MOVE, cpus: int = 0
+        self, moves: Sequence[MemberMove], *, phase: Phase = Phase.MOVE, cpus: tuple[int, ...] = ()
     ) -> FoldProgram:
         return FoldProgram(
             self.old,
@@ -296,7 +299,7 @@ class FoldPrograms(Closing):
 def _run(program: Program, *, keys: int = 0) -> FoldCounts:
     # For this type of program the kernel copies the context back to where it was read from
     # (bpf_prog_test_run_syscall() of net/bpf/test_run.c).
-    context = program.test_run(context=_COUNTS.pack(keys, 0, 0)).context
+    context = program.test_run(context=_COUNTS.pack(keys, 0, 0, 0)).context
     return FoldCounts(*_COUNTS.unpack(context[: _COUNTS.size]))
 
 

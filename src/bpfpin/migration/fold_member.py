@@ -1,11 +1,16 @@
 """Generates the instructions that move one member of a value, by its rule.
 
-Register 7 points to the old value and register 9 to the new one. Registers 0 to 5 are scratch.
+Register 7 points to the old value and register 9 to the new one; register 8 points to the counters
+of the run. Registers 0 to 5 are scratch.
 
 Exact is `sum`, of 4 or 8 aligned bytes on both sides (see `fold_program`). The kernel has no
 other atomic operations: "invalid atomic operand size" for 1 and 2 bytes, "misaligned" otherwise
 (check_atomic() of kernel/bpf/verifier.c). Smaller counters are added plainly; `exact` then says
 that the result is not exact if programs write them.
+
+Members of packed types may be at any offset. The verifier takes misaligned loads and stores of map
+keys and values where the machine can do them, as x86-64 and arm64 can (check_ptr_alignment()), but
+none of the stack, where new keys are built.
 """
 
 from __future__ import annotations
@@ -20,6 +25,9 @@ from bpfpin.migration.members import MemberMove
 from bpfpin.migration.request import Rule
 
 ATOMIC_SIZES: Final = (4, 8)
+# The counter, below register 8, of numbers that stayed because the new programs changed them at
+# every try.
+GAVE_UP: Final = 24
 # Tries of a compare-and-exchange loop. The verifier needs a bound; a failed try means that another
 # CPU changed the number in between.
 TRIES: Final = 64
@@ -58,7 +66,17 @@ def rebuild_key(code: Assembler, moves: Sequence[MemberMove], size: int, *, at: 
         else:
             _load(code, a.R6, move.old)
             _adjust(code, move)
-            code.store(a.FP, start + move.new.offset, a.R1, size=move.new.size)
+            _store_on_stack(code, start + move.new.offset, move.new.size)
+
+
+def _store_on_stack(code: Assembler, offset: int, size: int) -> None:
+    """Store the number in register 1, byte by byte where it is not aligned."""
+    if offset % size == 0:
+        code.store(a.FP, offset, a.R1, size=size)
+        return
+    for index in range(size):
+        code.store(a.FP, offset + index, a.R1, size=1)
+        code.emit(a.SHIFT_RIGHT, a.R1, imm=8)
 
 
 def _sum(code: Assembler, move: MemberMove) -> None:
@@ -71,8 +89,59 @@ def _sum(code: Assembler, move: MemberMove) -> None:
     _widen(code, move.old)
     code.jump(done, a.IF_EQUAL, a.R1, imm=0)
     _adjust(code, move)
+    if move.saturates:
+        _add_saturating(code, move.new, done)
     code.atomic(a.ATOMIC_ADD, a.R9, move.new.offset, a.R1, size=move.new.size)
     code.put(done)
+
+
+def _add_saturating(code: Assembler, new: Span, done: str) -> None:
+    """Add register 1 by compare and exchange, cut to the range; jump to *done* unless that fails.
+
+    The number was taken from the old map already. So after the last try it is added as usual: it
+    must not be lost, and a sum that wraps needs a number that changes all the time as well.
+    """
+    again = code.new_label()
+    code.set(a.R3, 0)
+    code.put(again)
+    _load_sum(code, new)
+    code.move(a.R0, a.R2)
+    code.atomic(a.ATOMIC_COMPARE_EXCHANGE, a.R9, new.offset, a.R4, size=new.size)
+    if new.is_signed:
+        code.sign_extend(a.R0, new.size)
+    code.jump(done, a.IF_EQUAL_REG, a.R0, src=a.R2)
+    code.add(a.R3, 1)
+    code.jump(again, a.IF_BELOW, a.R3, imm=TRIES)
+
+
+def _load_sum(code: Assembler, new: Span) -> None:
+    """Load the new number into register 2, and its sum with register 1, cut, into register 4."""
+    code.load(a.R2, a.R9, new.offset, new.size)
+    if new.is_signed:
+        code.sign_extend(a.R2, new.size)
+    code.move(a.R4, a.R2)
+    code.emit(a.ADD_REG, a.R4, src=a.R1)
+    bits = 8 * new.size - new.is_signed
+    is_not_below = a.IF_NOT_BELOW_REG[new.is_signed]
+    inside = code.new_label()
+    if new.size == 8:
+        # Only numbers of another signedness are limited to eight bytes, and to what both can hold:
+        # register 1 is not negative. A sum that is below the number has wrapped.
+        code.jump(inside, is_not_below, a.R4, src=a.R2)
+        code.set(a.R4, (1 << bits) - 1)
+        code.put(inside)
+        return
+    # The sum of two shorter numbers fits into the register.
+    if new.is_signed:
+        above = code.new_label()
+        code.set(a.R5, -(1 << bits))
+        code.jump(above, is_not_below, a.R4, src=a.R5)
+        code.move(a.R4, a.R5)
+        code.put(above)
+    code.set(a.R5, (1 << bits) - 1)
+    code.jump(inside, is_not_below, a.R5, src=a.R4)
+    code.move(a.R4, a.R5)
+    code.put(inside)
 
 
 def _add_plainly(code: Assembler, move: MemberMove) -> None:
@@ -86,6 +155,10 @@ def _add_plainly(code: Assembler, move: MemberMove) -> None:
     # 0 is written before the addition, so that a fold that runs again adds nothing.
     code.store(a.R7, move.old.offset, a.R2, size=move.old.size)
     _adjust(code, move)
+    if move.saturates:
+        _load_sum(code, move.new)
+        code.store(a.R9, move.new.offset, a.R4, size=move.new.size)
+        return
     code.load(a.R2, a.R9, move.new.offset, move.new.size)
     code.emit(a.ADD_REG, a.R2, src=a.R1)
     code.store(a.R9, move.new.offset, a.R2, size=move.new.size)
@@ -165,8 +238,12 @@ def _exchange(code: Assembler, new: Span, again: str, done: str) -> None:
         code.sign_extend(a.R0, new.size)
     code.jump(done, a.IF_EQUAL_REG, a.R0, src=a.R2)
     code.add(a.R3, 1)
-    # After the last try the number of the new programs stays: they changed it at every try.
     code.jump(again, a.IF_BELOW, a.R3, imm=TRIES)
+    # After the last try the number of the new programs stays: they changed it at every try. The old
+    # number stays, too, so that another run can move it.
+    code.load(a.R1, a.R8, GAVE_UP, 8)
+    code.add(a.R1, 1)
+    code.store(a.R8, GAVE_UP, a.R1)
 
 
 def _move_bytes(code: Assembler, move: MemberMove) -> None:

@@ -24,13 +24,14 @@ Why that is exact, for counters that programs only add to:
 
 The other rules (keep-new, keep-old, max, min) give the same result when they are repeated.
 
-The context of the program is three 64-bit numbers that it fills in: the entries visited, inserted,
-and failed (no room for them). A program that works on a chunk of keys reads the number of keys from
-the first.
+The context of the program is four 64-bit numbers that it fills in: the entries visited, inserted
+and failed (no room for them), and the numbers given up (`fold_member.GAVE_UP`). A program that
+works on a chunk of keys reads the number of keys from the first.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from enum import Enum
 from typing import Final
@@ -40,7 +41,7 @@ from bpfpin.assembler import Assembler
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Function, FunctionPrototype, Int, IntEncoding, Linkage
 from bpfpin.btf.write import BtfBuilder
-from bpfpin.migration.fold_member import move_member, rebuild_key
+from bpfpin.migration.fold_member import GAVE_UP, move_member, rebuild_key
 from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.records import dataclass
@@ -53,10 +54,10 @@ NEW: Final = "new"
 START: Final = "start"  # an array of one element: the value that a new entry begins with
 KEYS: Final = "keys"  # an array of keys of the old map, when it is folded in chunks
 
-CONTEXT_SIZE: Final = 3 * 8
+CONTEXT_SIZE: Final = GAVE_UP + 8
 KEY_SIZE_MAX: Final = 400  # it is built on the stack, of 512 bytes (MAX_BPF_STACK)
 
-_VISITED, _INSERTED, _FAILED = range(0, CONTEXT_SIZE, 8)
+_VISITED, _INSERTED, _FAILED = range(0, GAVE_UP, 8)
 _LIMIT = CONTEXT_SIZE  # after the counters: the number of keys, on the stack alone
 _STACK = CONTEXT_SIZE + 8
 _EEXIST = -17  # bpf_map_update_elem with BPF_NOEXIST, if the key exists
@@ -98,8 +99,8 @@ class FoldProgram:
         key_moves: The moves of key members; None if the key stays as it is.
         phase: What the program does to each entry.
         walk: What it walks: the old map, or a chunk of its keys.
-        cpus: The number of CPUs whose values it takes from a per-CPU map; 0 takes the value of the
-            CPU that it runs on, or of a shared map.
+        cpus: The numbers of the CPUs whose values it takes from a per-CPU map, in order; none takes
+            the value of the CPU that it runs on, or of a shared map.
     """
 
     old: MapShape
@@ -108,7 +109,7 @@ class FoldProgram:
     key_moves: Sequence[MemberMove] | None = None
     phase: Phase = Phase.MOVE
     walk: FoldWalk = FoldWalk.WHOLE
-    cpus: int = 0
+    cpus: tuple[int, ...] = ()
 
 
 def fold_types() -> Btf:
@@ -326,18 +327,22 @@ def _move_all(code: Assembler, fold: FoldProgram) -> None:
 def _for_each_cpu(code: Assembler, fold: FoldProgram) -> None:
     """Move the old value of every CPU; the number of the CPU is kept on the stack.
 
+    Numbers of CPUs that are not possible are left out: the helper compares with nr_cpu_ids alone
+    (percpu_array_map_lookup_percpu_elem() of kernel/bpf/arraymap.c), and per_cpu_ptr() of another
+    number is a wild pointer.
+
     The verifier unrolls the loop: 256 CPUs are 25,000 instructions to it, 1,024 are 98,000
     (measured), of the 1,000,000 that it takes.
     """
     again, end = code.new_label(), code.new_label()
-    code.set(a.R7, 0)
+    code.set(a.R7, fold.cpus[0])
     code.put(again)
     code.map(a.R1, OLD)
     code.move(a.R2, a.R6)
     code.move(a.R3, a.R7)
     code.call(FuncId.map_lookup_percpu_elem)
-    # NULL: no entry, or a number beyond the last CPU (htab_percpu_map_lookup_percpu_elem() of
-    # kernel/bpf/hashtab.c). So no later CPU can have a value.
+    # NULL: no entry (htab_percpu_map_lookup_percpu_elem() of kernel/bpf/hashtab.c). So no later CPU
+    # can have a value.
     code.jump(end, a.IF_EQUAL, a.R0, imm=0)
     # `move_member` takes the old value from register 7, and all registers that survive calls are
     # taken.
@@ -347,7 +352,13 @@ def _for_each_cpu(code: Assembler, fold: FoldProgram) -> None:
         move_member(code, move)
     code.load(a.R7, a.FP, -8, 8)
     code.add(a.R7, 1)
-    code.jump(again, a.IF_BELOW, a.R7, imm=fold.cpus)
+    for last, following in itertools.pairwise(fold.cpus):
+        if following != last + 1:
+            possible = code.new_label()
+            code.jump(possible, a.IF_NOT_EQUAL, a.R7, imm=last + 1)
+            code.set(a.R7, following)
+            code.put(possible)
+    code.jump(again, a.IF_BELOW, a.R7, imm=fold.cpus[-1] + 1)
     code.put(end)
 
 

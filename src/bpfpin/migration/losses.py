@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from bpfpin.analysis.uses import ADDS, UsingProgram, write_kinds
-from bpfpin.migration.entries import EntrySurvey
+from bpfpin.btf.layout import Span
+from bpfpin.migration.entries import EntrySurvey, range_of
 from bpfpin.migration.match import EntryCheck, PartMoves
-from bpfpin.migration.members import LeafKind
+from bpfpin.migration.members import LeafKind, MemberMove
 from bpfpin.migration.request import KEY, VALUE, Rule
 from bpfpin.records import dataclass
 
@@ -43,8 +44,7 @@ class MemberLoss:
     @property
     def name(self) -> str:
         """The member as it is typed: `key.port`, `value` where that is one number."""
-        path = f"{KEY}.{self.member}" if self.member and self.part == KEY else self.member
-        return path or self.part
+        return _typed_name(self.part, self.member)
 
     def text(self) -> str:
         """Return the loss as a line: `drops: dropped, in 2 entries`."""
@@ -62,6 +62,10 @@ class MemberLoss:
         }
 
 
+def _typed_name(part: str, member: str) -> str:
+    return (f"{KEY}.{member}" if member and part == KEY else member) or part
+
+
 def losses(
     keys: PartMoves | None,
     values: PartMoves,
@@ -74,6 +78,11 @@ def losses(
     """
     old_users, new_users = users
     lost = [*_of_checks(KEY, keys, survey), *_of_checks(VALUE, values, survey)]
+    lost += [
+        MemberLoss(VALUE, path, f"cut, because {what}", entries)
+        for (path, what), entries in survey.cut_sums.items()
+        if entries
+    ]
     for (old, new), move in zip(values.carried, values.moves, strict=True):
         is_counted = ADDS & (write_kinds(old_users, move.old) | write_kinds(new_users, move.new))
         if move.rule is Rule.SUM and not move.is_bytes:
@@ -106,22 +115,31 @@ def _of_checks(part: str, moves: PartMoves | None, survey: EntrySurvey) -> Itera
             yield MemberLoss(part, check.path, "dropped", entries)
 
 
-def conditions(values: PartMoves, old_users: Sequence[UsingProgram]) -> tuple[str, ...]:
+def conditions(
+    keys: PartMoves | None,
+    values: PartMoves,
+    old_users: Sequence[UsingProgram],
+    sums: Sequence[MemberMove] = (),
+) -> tuple[str, ...]:
     """Return the checks that all entries pass now and have to pass until the hooks are switched.
 
-    Only members that the old programs write are named; they go on writing until the switch.
+    Only members that the old programs write are named; they go on writing until the switch. All
+    members of a key come with a new entry. *sums* are the moves that become the sum of all CPUs.
     """
-    return tuple(
-        dict.fromkeys(
-            text
-            for check in values.checks
-            if (text := _condition(check)) and _is_written(check, old_users)
-        )
-    )
+    texts = [
+        _condition(VALUE, check) for check in values.checks if _may_write(check.place, old_users)
+    ]
+    for move in sums:
+        if not move.saturates and _may_write(move.old, old_users):
+            low, high = range_of(move.new)
+            texts.append(f"the sum of {move.path or VALUE} stays within {low} to {high}")
+    if keys is not None and any(user.use.inserts or user.use.unknown for user in old_users):
+        texts += [_condition(KEY, check) for check in keys.checks]
+    return tuple(dict.fromkeys(filter(None, texts)))
 
 
-def _condition(check: EntryCheck) -> str:
-    name = check.path or VALUE
+def _condition(part: str, check: EntryCheck) -> str:
+    name = _typed_name(part, check.path)
     # The user gave the option that accepts such entries, also those that come later.
     if check.is_accepted:
         return ""
@@ -130,11 +148,12 @@ def _condition(check: EntryCheck) -> str:
     if check.limits is not None:
         low, high = check.limits
         return f"{name} stays within {low} to {high}"
-    return ""
+    numbers = ", ".join(map(str, sorted(check.forbidden)))
+    return f"{name} never is {numbers}: {check.what}"
 
 
-def _is_written(check: EntryCheck, users: Sequence[UsingProgram]) -> bool:
+def _may_write(place: Span, users: Sequence[UsingProgram]) -> bool:
     # A program that overwrites values or was not followed may write any member.
-    return bool(write_kinds(users, check.place)) or any(
+    return bool(write_kinds(users, place)) or any(
         user.use.overwrites or user.use.unknown for user in users
     )

@@ -28,6 +28,7 @@ from bpfpin.records import dataclass
 # The rule of an old and a new number that the user gave none for; None: the user has to decide.
 DefaultRule = Callable[[Leaf, Leaf], Rule | None]
 _COUNTABLE: Final = (LeafKind.NUMBER, LeafKind.ENUM)
+_WIDEST: Final = 8  # bytes of a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,15 +273,18 @@ class _Matching:
         if limits:
             what, is_cut = f"{new.type} has no room", self.rules.clamp
             self.checks.append(EntryCheck(old.path, old.place, what, limits, is_accepted=is_cut))
-        renumbered, lost = _renumbered(old, new)
-        if lost:
-            what, is_dropped = (
-                f"{new.type} has no such name",
-                is_named(old.path, self.rules.dropped),
-            )
-            self.checks.append(
-                EntryCheck(old.path, old.place, what, forbidden=lost, is_accepted=is_dropped)
-            )
+        renumbered, lost, ambiguous = _renumbered(old, new)
+        is_dropped = is_named(old.path, self.rules.dropped)
+        for forbidden, what in (
+            (lost, f"{new.type} has no such name"),
+            (ambiguous, f"its names have different numbers in {new.type}"),
+        ):
+            if forbidden:
+                self.checks.append(
+                    EntryCheck(
+                        old.path, old.place, what, forbidden=forbidden, is_accepted=is_dropped
+                    )
+                )
         self._add(
             old,
             new,
@@ -289,6 +293,11 @@ class _Matching:
             # Without --clamp no entry beyond the limits gets as far as the fold, so its programs
             # stay short.
             limits=limits if self.rules.clamp else None,
+            # Numbers that fit may have a sum that does not: of several CPUs, or of several keys
+            # that become one. Counters of 64 bits never get that far.
+            saturates=self.rules.clamp
+            and rule is Rule.SUM
+            and (limits is not None or new.place.size < _WIDEST),
         )
 
     def _add(  # noqa: PLR0917  (the fields of a move)
@@ -299,10 +308,13 @@ class _Matching:
         is_bytes: bool = False,
         renumbered: tuple[tuple[int, int], ...] = (),
         limits: tuple[int, int] | None = None,
+        saturates: bool = False,
     ) -> None:
         self.carried.append((old, new))
         self.moves.append(
-            MemberMove(new.path, old.place, new.place, rule, is_bytes, renumbered, limits)
+            MemberMove(
+                new.path, old.place, new.place, rule, is_bytes, renumbered, limits, saturates
+            )
         )
 
     def _rule(self, new: Leaf) -> Rule | None:
@@ -341,15 +353,29 @@ def _reach(place: Span) -> tuple[int, int]:
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if place.is_signed else (0, (1 << bits) - 1)
 
 
-def _renumbered(old: Leaf, new: Leaf) -> tuple[tuple[tuple[int, int], ...], frozenset[int]]:
-    """Return the enumeration values to be renumbered, and those whose names are gone."""
+def _renumbered(
+    old: Leaf, new: Leaf
+) -> tuple[tuple[tuple[int, int], ...], frozenset[int], frozenset[int]]:
+    """Return the enumeration values to be renumbered, those without a name, the ambiguous ones.
+
+    A number may have several names. It has none if all of them are gone, and is ambiguous if they
+    have different numbers in the new enumeration. Checks refuse the entries that have either.
+    """
     if not old.values or not new.values:
-        return (), frozenset()
+        return (), frozenset(), frozenset()
     numbers = dict(new.values)
     mask = _compared_bits(old, new)
-    # A name that is gone keeps its number here: a check refuses the entries that have it.
-    moved = tuple((n, numbers[name]) for name, n in old.values if (numbers.get(name, n) ^ n) & mask)
-    return moved, frozenset(number for name, number in old.values if name not in numbers)
+    targets: dict[int, dict[int, int]] = {number: {} for _, number in old.values}
+    for name, number in old.values:
+        if name in numbers:
+            targets[number].setdefault(numbers[name] & mask, numbers[name])
+    moved = tuple(
+        (number, next(iter(after.values())))
+        for number, after in targets.items()
+        if len(after) == 1 and number & mask not in after
+    )
+    lost = frozenset(number for number, after in targets.items() if not after)
+    return moved, lost, frozenset(n for n, after in targets.items() if len(after) > 1)
 
 
 def _compared_bits(old: Leaf, new: Leaf) -> int:

@@ -50,7 +50,6 @@ _MEMBER: Final = re.compile(
     r"\s+(?P<name>\w+)\s*(\[(?P<n>\d+)\])?"
 )
 _STRUCT: Final = re.compile(r"(?:struct|union)\s+(?P<name>\w+)|(?P<typedef>[A-Za-z_]\w*)")
-STRUCTS_SHOWN: Final = 3
 Sizes = tuple[int, int]  # of old and new values
 Types = tuple[TypeRef | None, TypeRef | None]
 Libraries = tuple[Sequence[Btf], Sequence[Btf]]  # the BTF of the old and of the new programs
@@ -107,6 +106,7 @@ class MemberMove:
         is_bytes: The member is copied as bytes and is not a number.
         renumbered: Enumeration values whose numbers changed, as pairs of old and new.
         limits: The range that the number is cut to before it is written; None to leave it.
+        saturates: A sum that is beyond the new member's range is cut to it, and does not wrap.
     """
 
     path: str
@@ -116,6 +116,7 @@ class MemberMove:
     is_bytes: bool = False
     renumbered: tuple[tuple[int, int], ...] = ()
     limits: tuple[int, int] | None = None
+    saturates: bool = False
 
 
 class LeafKind(Enum):

@@ -349,7 +349,7 @@ def _exactness(
         tuple(reasons),
         (*judged.notes, *_of_owned(request)),
         losses(keys, values, survey, (old_users, new_users)),
-        conditions(values, old_users),
+        conditions(keys, values, old_users, entries.sums_of_cpus(values.moves, *both)),
     )
 
 

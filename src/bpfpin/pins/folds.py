@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 OLD: Final = "old"
 KEYS: Final = "keys"
+_MORE_RUNS: Final = 8  # of a fold that gave numbers up, for programs changed them all the time
 
 
 def pin(stage: Directory, map_pin: str, folding: FoldPrograms) -> None:
@@ -135,8 +136,13 @@ def _run(folds: Directory) -> None:
             wait_for_programs()
         for fold, folding in foldings.items():
             counts = folding.move()
-            # A fold without room keeps its pins: they hold the old map with what is left in it.
-            if not counts.failed:
+            for _ in range(_MORE_RUNS):
+                if not counts.gave_up:
+                    break
+                # Nothing is moved twice, so a run may be repeated until it moved all numbers.
+                counts = folding.move()
+            # A fold that did not move all keeps its pins: they hold the old map with what is left.
+            if not (counts.failed or counts.gave_up):
                 _unpin(folds, *fold)
 
 

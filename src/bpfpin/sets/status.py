@@ -384,7 +384,8 @@ class SetView:
         with suppress(BpfError), Directory.open(self._pin_set.path) as directory:
             for pin in folds.unfinished(directory):
                 reason = (
-                    f"map {names.decode(pin)} had no room for all that was migrated into it: the"
+                    f"map {names.decode(pin)} had no room for all that was migrated into it, or"
+                    " programs changed its numbers at every try: the"
                     f" rest is in an old map, kept in {self._pin_set.path / names.FOLDS}"
                 )
                 load = f"{self._load_line} --migrate"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from bpfpin.analysis.listing import listing_of_spec
 from bpfpin.analysis.uses import Use, UsingProgram, Write, WriteKind
 from bpfpin.assembler import Assembler
 from bpfpin.btf.layout import Span
+from bpfpin.migration import exact
 from bpfpin.migration.exact import ExactnessCase, default_rule, judge
 from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
 from bpfpin.migration.request import Rule
@@ -293,3 +296,31 @@ def test_where_a_program_cannot_be_followed_the_rule_is_asked_for() -> None:
 
 def test_without_programs_the_rule_is_asked_for() -> None:
     assert rule_of() is None
+
+
+@pytest.mark.parametrize(
+    ("file", "version", "is_realtime"),
+    [
+        ("1", "#1 SMP PREEMPT_RT Debian 6.12.1", True),
+        (None, "#1 SMP PREEMPT_RT Debian 6.12.1", True),
+        ("1", "#1 SMP", True),
+        (None, "#1 SMP PREEMPT_DYNAMIC Debian 6.12.1", False),
+        ("0", "#1 SMP PREEMPT", False),
+    ],
+)
+def test_a_realtime_kernel_is_known_by_its_file_or_its_version(  # noqa: PLR0917  (a row)
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    file: str | None,
+    version: str,
+    is_realtime: bool,
+) -> None:
+    """Only the patches of PREEMPT_RT bring the file; Linux has the option in its version."""
+    path = tmp_path / "realtime"
+    if file is not None:
+        path.write_text(file)
+    names = os.uname_result(("Linux", "host", "6.12.1", version, "x86_64"))
+    monkeypatch.setattr(exact, "_REALTIME", path)
+    monkeypatch.setattr(os, "uname", lambda: names)
+
+    assert exact.is_realtime() == is_realtime

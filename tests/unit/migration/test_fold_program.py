@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +16,7 @@ from bpfpin.migration.fold_program import FoldProgram, FoldWalk, Phase
 from bpfpin.migration.members import MapShape, MemberMove
 from bpfpin.migration.request import Rule
 from bpfpin.spec import FunctionSpec
-from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.syscall.cpu import possible_cpu_numbers
 from bpfpin.uapi import MapType, ProgramFlag, ProgramType
 from bpfpin.uapi_helpers import FuncId
 
@@ -117,7 +118,9 @@ def test_a_part_is_walked_by_its_keys() -> None:
 
 
 def test_the_values_of_all_cpus_are_asked_for_one_by_one() -> None:
-    assert FuncId.map_lookup_percpu_elem in helpers_of(FoldProgram(PER_CPU, HASH, MOVES, cpus=4))
+    assert FuncId.map_lookup_percpu_elem in helpers_of(
+        FoldProgram(PER_CPU, HASH, MOVES, cpus=(0, 1, 2, 3))
+    )
     assert FuncId.map_lookup_percpu_elem not in helpers_of(FoldProgram(PER_CPU, PER_CPU, MOVES))
 
 
@@ -137,7 +140,8 @@ def test_each_pair_of_shapes_takes_the_steps_it_needs(
 
     assert set(programs) == steps
     assert all(
-        fold.cpus == possible_cpus() * (step is FoldStep.GATHER) for step, fold in programs.items()
+        fold.cpus == (possible_cpu_numbers() if step is FoldStep.GATHER else ())
+        for step, fold in programs.items()
     )
 
 
@@ -163,3 +167,44 @@ def test_what_takes_long_is_done_in_parts(entries: int, members: int, walk: Fold
     moves = [MOVES[0]] * members
 
     assert FoldSpec(HASH, HASH, moves, bytes(16), entries=entries).walk is walk
+
+
+@pytest.mark.parametrize(
+    ("cpus", "asked"),
+    [
+        ((0, 1, 2, 3), [0, 1, 2, 3]),
+        ((0, 1, 2, 3, 8), [0, 1, 2, 3, 8]),
+        ((2, 3, 6, 9), [2, 3, 6, 9]),
+        ((5,), [5]),
+    ],
+)
+def test_numbers_that_are_no_possible_cpu_are_never_asked_for(
+    cpus: tuple[int, ...], asked: list[int]
+) -> None:
+    """For such a number the helper returns a wild pointer, and not NULL."""
+    fold = FoldProgram(PER_CPU, HASH, [], cpus=cpus)
+
+    assert list(cpus_asked_for(each_of(fold))) == asked
+
+
+def cpus_asked_for(function: FunctionSpec) -> Iterator[int]:
+    """Run the loop over the CPUs, of which only register 7 counts, and yield those looked up."""
+    code = list(function.instructions)
+    at = next(n for n, one in enumerate(code) if (one.opcode, one.dst) == (0xB7, a.R7))
+    cpu, kept = 0, 0
+    while code[at].opcode != 0x95:
+        one = code[at]
+        if (one.opcode, one.dst) == (0xB7, a.R7):
+            cpu = one.imm
+        elif one.opcode == a.ADD_IMM and one.dst == a.R7:
+            cpu += one.imm
+        elif one.opcode == a.STORE[8] and one.src == a.R7:
+            kept = cpu
+        elif one.opcode == a.LOAD[8] and one.dst == a.R7:
+            cpu = kept
+        elif (one.opcode, one.imm) == (0x85, FuncId.map_lookup_percpu_elem):
+            yield cpu
+        elif one.dst == a.R7 and one.opcode in (a.IF_NOT_EQUAL, a.IF_BELOW):
+            is_taken = cpu != one.imm if one.opcode == a.IF_NOT_EQUAL else cpu < one.imm
+            at += one.offset * is_taken
+        at += 1

@@ -126,6 +126,38 @@ def test_a_name_that_is_gone_must_not_occur() -> None:
     assert check.forbidden == {1}
 
 
+def test_a_number_with_two_names_stays_as_long_as_one_of_them_does() -> None:
+    moves = match_members(verdict(PASS=0, DROP=1, DENY=1), verdict(PASS=0, DENY=1), NO_RULES)
+    renumbered = match_members(verdict(DROP=1, DENY=1), verdict(DENY=7), NO_RULES)
+
+    assert (moves.checks, moves.moves[0].renumbered) == ((), ())
+    assert (renumbered.checks, renumbered.moves[0].renumbered) == ((), ((1, 7),))
+
+
+def test_a_number_whose_names_part_must_not_occur() -> None:
+    moves = match_members(verdict(DROP=1, DENY=1), verdict(DROP=1, DENY=2), NO_RULES)
+    (check,) = moves.checks
+
+    assert check.forbidden == {1}
+    assert moves.moves[0].renumbered == ()
+    assert "its names have different numbers" in check.what
+
+
+def test_a_sum_that_may_be_cut_saturates() -> None:
+    """Also of numbers of one size: those of all CPUs together may have no room."""
+
+    def saturates(old: str, new: str, *, clamp: bool = True, rule: Rule = Rule.SUM) -> bool:
+        wishes = MigrationRules(clamp=clamp, rules={"*": rule})
+        return matched([Field("n", old)], [Field("n", new)], wishes).moves[0].saturates
+
+    assert saturates("u64", "u32")
+    assert saturates("u32", "u32")
+    assert saturates("s64", "u64")
+    assert not saturates("u64", "u64")
+    assert not saturates("u64", "u32", clamp=False)
+    assert not saturates("u64", "u32", rule=Rule.MAX)
+
+
 def test_a_number_without_a_rule_asks_for_one() -> None:
     both = leaves(table(U64).ref(1), 8)
     moves = match_members(both, both, NO_RULES, default_rule=lambda old, new: None)

@@ -3,17 +3,69 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bpfpin.cli.formats import value_lines
 from bpfpin.errors import NamespaceNotFoundError, PinExistsError, PinNotFoundError, UnsafePathError
+from bpfpin.map.dump import _row_per_cpu
+from bpfpin.map.entries import MapEntry
+from bpfpin.objects.maps.create import entries_asked
+from bpfpin.spec import MapSpec
 from bpfpin.syscall import cpu, fs, netns
+from bpfpin.uapi import MapType
 
 
 @pytest.mark.parametrize(("ranges", "count"), [("0\n", 1), ("0-3\n", 4), ("0-1,4,6-7\n", 5)])
 def test_possible_cpus_are_counted_over_ranges(ranges: str, count: int) -> None:
-    assert cpu.count_cpus(ranges) == count
+    assert len(cpu.list_cpus(ranges)) == count
+
+
+@pytest.fixture
+def holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose possible CPUs are 0, 1 and 8."""
+    path = tmp_path / "possible"
+    path.write_text("0-1,8\n")
+
+    def forget() -> None:
+        cpu.possible_cpus.cache_clear()
+        cpu.possible_cpu_numbers.cache_clear()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cpu, "POSSIBLE", path)
+        forget()
+        yield
+    forget()
+
+
+@pytest.mark.usefixtures("holes")
+def test_a_value_of_a_cpu_is_found_by_its_place_and_not_by_its_number() -> None:
+    assert (cpu.possible_cpus(), cpu.possible_cpu_numbers(), cpu.cpu_ids()) == (3, (0, 1, 8), 9)
+    assert [cpu.cpu_index(number) for number in (0, 1, 8)] == [0, 1, 2]
+    assert list(cpu.cpus_of_values(3)) == [0, 1, 8]
+    assert list(cpu.cpus_of_values(2)) == [0, 1]  # of another host
+    with pytest.raises(ValueError, match="there is no CPU 2: the possible ones are 0, 1 and 8"):
+        cpu.cpu_index(2)
+
+
+@pytest.mark.usefixtures("holes")
+def test_maps_that_are_indexed_by_cpu_reach_the_last_one() -> None:
+    kinds = (MapType.PERF_EVENT_ARRAY, MapType.CPUMAP)
+
+    assert [entries_asked(MapSpec("map", kind, 4, 4, 0)) for kind in kinds] == [9, 9]
+    assert entries_asked(MapSpec("map", MapType.CPUMAP, 4, 4, 100)) == 9
+
+
+@pytest.mark.usefixtures("holes")
+def test_values_of_cpus_are_shown_with_their_numbers() -> None:
+    assert value_lines(MapEntry(1, [10, 11, 18], is_percpu=True)) == [
+        "cpu 0: 10",
+        "cpu 1: 11",
+        "cpu 8: 18",
+    ]
+    assert _row_per_cpu([(1, [10, 11, 18])]) == [(1, 0, 10), (1, 1, 11), (1, 8, 18)]
 
 
 def test_a_mount_is_read_with_its_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr
-from bpfpin.syscall.cpu import possible_cpus
+from bpfpin.syscall.cpu import cpu_ids, possible_cpus
 from bpfpin.syscall.errno_table import InvalidArgumentError, MapDefinitionError
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapFlag, MapType
@@ -195,9 +195,9 @@ def entries_asked(spec: MapSpec) -> int:
 
     traits = traits_of(spec.type)
     if traits.value is ValueKind.CPU:
-        return min(spec.max_entries or possible_cpus(), possible_cpus())
+        return min(spec.max_entries or cpu_ids(), cpu_ids())
     if traits.value is ValueKind.PERF_EVENT and not spec.max_entries:
-        return possible_cpus()
+        return cpu_ids()
     if traits.is_ring and spec.max_entries:
         # ringbuf_map_alloc() of kernel/bpf/ringbuf.c answers EINVAL for any other size.
         return max(mmap.PAGESIZE, 1 << (spec.max_entries - 1).bit_length())

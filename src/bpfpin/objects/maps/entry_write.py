@@ -23,6 +23,7 @@ from bpfpin.objects.maps.elements import Elements
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr
+from bpfpin.syscall.cpu import cpu_index
 from bpfpin.syscall.errno_table import InvalidArgumentError, syscall_error
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import Cmd, MapFlag, MapType, UpdateFlag
@@ -176,7 +177,7 @@ class EntryAccess:
 
     def _bytes_of(self, key: bytes, cpu: int, size: int, *, named: object) -> bytes:
         # The whole value costs a copy, but saves a second call on kernels without BPF_F_CPU.
-        at = cpu * stride_of(size)
+        at = cpu_index(cpu) * stride_of(size)
         return self._elements.lookup(key, named=named)[at : at + size]
 
     def _with_others(self, key: bytes, cpu: int, value: bytes) -> bytes:
@@ -184,7 +185,7 @@ class EntryAccess:
             whole = bytearray(self._elements.lookup(key))
         except KeyNotFoundError:
             whole = bytearray(self._elements.value_size)
-        at = cpu * stride_of(len(value))
+        at = cpu_index(cpu) * stride_of(len(value))
         whole[at : at + len(value)] = value
         return bytes(whole)
 
@@ -195,8 +196,7 @@ class EntryAccess:
 
     def _codec_of(self, cpu: int) -> Codec:
         codec = self._percpu_codec()
-        if not 0 <= cpu < codec.cpus:
-            raise ValueError(f"there is no CPU {cpu}: {codec.cpus} are possible, from 0 on")
+        cpu_index(cpu)  # raises ValueError
         return codec.value
 
 

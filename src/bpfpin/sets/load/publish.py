@@ -365,12 +365,13 @@ def _holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Itera
 
 
 def _unfinished_folds(root: Directory, request: LoadRequest) -> Iterator[str]:
-    """Yield notes on maps that had no room for all entries that were to be migrated."""
+    """Yield notes on maps that did not take over all that was to be migrated."""
     with root.child(request.name) as live:
         for name in folds.unfinished(live) if live.has(names.FOLDS) else ():
             yield (
-                f"map {names.decode(name)} had no room for all entries of the old one: nothing is"
-                " lost, the old map is kept; load with more max_entries and --migrate"
+                f"map {names.decode(name)} had no room for all entries of the old one, or programs"
+                " changed its numbers at every try: nothing is lost, the old map is kept; load with"
+                " more max_entries and --migrate"
             )
 
 
