@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,15 @@ from bpfpin.attach.devices import all_devices
 from bpfpin.attach.query import running_on
 from bpfpin.attach.routes import route_to
 from bpfpin.errors import InterfaceNotFoundError, SyscallError
+from bpfpin.host.attachments import CgroupWalk
+from bpfpin.host.pins import map_pins
+from bpfpin.objects.maps.map import Map
 from bpfpin.spec import Hook
 from bpfpin.syscall.call import fail_call
+from bpfpin.uapi import ProgramType
 from support.descriptors import none_left
 from support.hooks import idle
+from support.maps import FLOWS
 
 LOOPBACK = 1
 FAR = ip_address("203.0.113.7")
@@ -106,3 +112,24 @@ def test_without_memory_the_programs_of_a_device_are_not_gone() -> None:
         assert list(running_on(gone, [Hook.TCX_INGRESS])) == []
     with fail_call(1, errno.ENXIO):  # a device that is no netkit
         assert list(running_on(gone, [Hook.NETKIT_PRIMARY])) == []
+
+
+def test_without_memory_a_pin_is_not_gone(bpffs: Path) -> None:
+    """Where `load --migrate` asks who else uses a map."""
+    with Map.create(FLOWS) as flows:
+        flows.pin(bpffs / "flows")
+        assert map_pins(bpffs)[flows.id] == [str(bpffs / "flows")]
+        with fail_call(1, errno.ENOMEM), pytest.raises(SyscallError, match="ENOMEM"):
+            map_pins(bpffs)
+        with fail_call(1, errno.ENOENT):  # removed meanwhile
+            assert flows.id not in map_pins(bpffs)
+
+
+def test_without_memory_what_a_cgroup_runs_is_not_nothing() -> None:
+    walk = CgroupWalk([], [ProgramType.CGROUP_SKB])
+    with fail_call(1, errno.ENOMEM):
+        walk.attachments()
+
+    (note,) = walk.notes
+    assert note.startswith("what cgroup / runs is not shown: ")
+    assert "ENOMEM" in note

@@ -15,7 +15,12 @@ from typing import Final
 
 from bpfpin.attach.devices import DeviceRow, all_devices
 from bpfpin.attach.registry import RunningProgram, code_named, code_of
-from bpfpin.errors import BpfError, NamespaceNotFoundError, PermissionDeniedError
+from bpfpin.errors import (
+    BpfError,
+    CgroupNotFoundError,
+    NamespaceNotFoundError,
+    PermissionDeniedError,
+)
 from bpfpin.hooks import Hook, TargetKind, hooks_at
 from bpfpin.host.graph import Node, NodeKind
 from bpfpin.host.processes import Namespace, all_namespaces
@@ -163,8 +168,10 @@ class CgroupWalk:
         except PermissionDeniedError as error:
             self._hooks.clear()
             self.notes.append(f"what cgroups run without a link is not shown: {error}")
-        except BpfError:  # removed meanwhile
+        except CgroupNotFoundError:  # removed meanwhile
             return
+        except BpfError as error:
+            self.notes.append(f"what cgroup {node.name} runs is not shown: {error}")
         finally:
             os.close(fd)
 

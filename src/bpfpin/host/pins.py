@@ -9,7 +9,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from bpfpin.errors import BpfError, PermissionDeniedError
+from bpfpin.errors import BpfError, PermissionDeniedError, PinNotFoundError
 from bpfpin.objects.kernel.info import (
     LinkInfo,
     MapInfo,
@@ -80,7 +80,8 @@ def all_pins(pin_root: Path, *, with_infos: bool) -> Pins:
     """Find the pins below *pin_root* and in every other bpffs that is mounted here.
 
     With *with_infos*, also asks the kernel about each object. Symbolic links are not followed.
-    `notes` says which paths this user may not open, and where the walk ended at a limit.
+    `notes` says which paths this user may not open, and where the walk ended at a limit. A pin that
+    cannot be opened for another reason (ENOMEM, EMFILE) is an error.
     """
     pins, walk = Pins(), BpffsWalk()
     for root in bpffs_roots(pin_root):
@@ -232,7 +233,7 @@ def _add(path: str, pins: Pins, walk: BpffsWalk, *, with_infos: bool) -> None:
                 _add_info(pin.fileno(), kind, pins)
     except PermissionDeniedError:
         walk.unreadable.append(path)
-    except BpfError:  # removed meanwhile
+    except PinNotFoundError:  # removed meanwhile
         return
     else:
         pins.pins.append(Pin(path, kind, head.id))
