@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,29 @@ def test_all_sets_are_unloaded_and_nothing_is_left(here: Here) -> None:
     assert again["sets"] == []
     assert left(here) == []
     assert here.holder() is None
+
+
+@contextmanager
+def busy_network() -> Iterator[None]:
+    """Keep the kernel's lock of network devices (RTNL) busy in another namespace."""
+    script = "while :; do ip link add a type veth peer name b; ip link del a; done"
+    with subprocess.Popen(["unshare", "-n", "sh", "-c", script]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def test_a_device_is_free_when_unload_returns(here: Here) -> None:
+    """The kernel frees a link under a lock, after it gave up the id of the link."""
+    holders = []
+    with busy_network(), busy_network():
+        for _ in range(15):
+            here.load("builtin:xdp_stats")
+            here.ok("unload", here.device)
+            holders.append(here.holder())
+
+    assert holders == [None] * 15
 
 
 def test_a_holder_of_a_device_is_told_by_its_name(here: Here) -> None:

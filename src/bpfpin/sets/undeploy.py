@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -26,8 +27,10 @@ from bpfpin.sets.place import target_name
 from bpfpin.sets.reports import UnloadReport
 from bpfpin.sets.shared import map_ids, unshared
 from bpfpin.sets.trial import end_orphans_below
+from bpfpin.syscall import bpf
+from bpfpin.syscall.fd import Descriptor
 
-_PATIENCE_S: Final = 0.5
+_PATIENCE_S: Final = 1.0
 
 
 def undeploy(
@@ -85,7 +88,7 @@ def undeploy(
         # Before anything is removed: a hook that somebody else took over refuses the whole unload.
         require_unchanged_programs(live)
         # Read before the removal: afterwards neither pins nor records lead to the links.
-        devices, links = _devices(live), _link_ids(live)
+        devices, links = _devices(live), _links(live)
         kept_maps = _keep_maps(root, live) if keep_maps else ()
         if not kept_maps:
             notes += _notes_on_left_over(live)
@@ -181,17 +184,20 @@ def _notes_on_left_over(live: LoadedSet) -> tuple[str, ...]:
         )
 
 
-def _link_ids(live: LoadedSet) -> list[int]:
-    """Return the ids of the links of the set."""
+def _links(live: LoadedSet) -> dict[int, int]:
+    """Return the links of the set by id, each with the id of the program that it runs."""
+    links: dict[int, int] = {}
     # The record also knows links whose pin was removed by hand.
-    ids = list(live.objects.links.values()) if live.objects else []
+    for link_id in live.objects.links.values() if live.objects else ():
+        with suppress(BpfError), Link.from_id(link_id) as link:
+            links[link.id] = link.program_id()
     for path in live.links.values():
         with suppress(PinError), Link.from_pin(path) as link:
-            ids.append(link.id)
-    return list(dict.fromkeys(ids))
+            links[link.id] = link.program_id()
+    return links
 
 
-def _end_lasting_links(links: list[int], pin_root: Path) -> Iterator[str]:
+def _end_lasting_links(links: Mapping[int, int], pin_root: Path) -> Iterator[str]:
     """Detach the links that outlive their pin because a process holds them, and yield notes.
 
     A link that somebody pinned elsewhere is theirs as well, as after `--take-over`: it stays.
@@ -201,6 +207,12 @@ def _end_lasting_links(links: list[int], pin_root: Path) -> Iterator[str]:
         lambda existing: not existing,
         timeout_s=_PATIENCE_S,
     )
+    if not lasting:
+        # bpf_link_free() of kernel/bpf/syscall.c gives the id up, then detaches the program, which
+        # may wait for a lock of the network, and then drops the program.
+        wait_until_freed(
+            lambda: any(map(_has_program, links.values())), operator.not_, timeout_s=_PATIENCE_S
+        )
     for link_id in lasting:
         # A pin means that somebody wants the link to last. A descriptor is often that of a reader
         # or a monitor.
@@ -246,6 +258,14 @@ def _exists(link_id: int) -> bool:
     try:
         Link.from_id(link_id).close()
     except BpfError:  # nothing is noted of a link that cannot be looked at
+        return False
+    return True
+
+
+def _has_program(program_id: int) -> bool:
+    try:
+        Descriptor(bpf.prog_get_fd_by_id(program_id)).close()
+    except BpfError:  # without the right to look nothing is waited for
         return False
     return True
 
