@@ -302,6 +302,23 @@ def test_a_filter_that_somebody_changes_during_a_reload_leaves_the_old_set(
     assert here.everything()[0] == names_before
 
 
+def test_a_load_that_waited_for_the_lock_takes_the_set_that_the_device_has_by_then(
+    here: Here, tmp_path: Path
+) -> None:
+    """Two first loads at once: the second finds the set of the first, whatever its name is."""
+    words = ["load", compiled(OLD), "--dev", here.device, *at("tcx-ingress", "tcx_in")]
+    command = [sys.executable, "-m", "bpfpin", *map(str, (*words, "--pin-root", here.root))]
+    # It makes the directory of the lock right before it takes the lock.
+    with stopped([*command, "-o", "json"], "mkdirat:1", folder=tmp_path) as second:
+        first = here.ok(*words, "--name", "web")
+        ended = second.go_on()
+    sets = here.ok("status")["sets"]
+
+    assert (ended.exit_code, ended.json["result"], ended.json["set"]) == (0, "unchanged", "web")
+    assert [one["set"] for one in sets] == ["web"]
+    assert order(here) == [first["programs"][0]["id"]]
+
+
 @pytest.mark.parametrize(("word", "place"), [("first", 0), ("last", 2), (None, 2)])
 def test_an_order_puts_a_program_among_those_of_others(
     here: Here, word: str | None, place: int

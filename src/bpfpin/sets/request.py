@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import field
@@ -358,17 +359,34 @@ Target = tuple[str | None, str | Path | None]
 def requests_of(
     spec: ObjectSpec, targets: Iterable[Target], options: LoadOptions
 ) -> list[LoadRequest]:
-    """Return a request for each set; a device under two names is one.
+    """Return a request for each target; `with_names` must follow.
 
-    The current namespace is that of the devices. `BusyError` if two targets have one set between
-    them.
+    The current namespace is that of the devices.
     """
-    requests: dict[Path, LoadRequest] = {}
+    requests = []
     for device, cgroup in targets:
         place = _place_of(device, cgroup, netns=options.netns)
         words, hook = options.programs, options.hook
         chosen = tuple(choose(spec, words=words, hook=hook, targets=target_kinds(place)))
-        request = _request(spec, chosen, place, options)
+        requests.append(_request(spec, chosen, place, options))
+    return requests
+
+
+def with_names(targets: Iterable[LoadRequest], options: LoadOptions) -> list[LoadRequest]:
+    """Return a request for each set, with the name of the set that its target has already.
+
+    A device under two names is one set. A load that changes something holds the lock: without it
+    another first load could make a set of another name for the target after this looked.
+
+    Raises `UsageError` if a target has several sets, `BusyError` if two targets have one set
+    between them.
+    """
+    requests: dict[Path, LoadRequest] = {}
+    for target in targets:
+        place, request = target.place, target
+        if not options.name:
+            path = options.pin_root / _set_name_for(place, options.pin_root)
+            request = dataclasses.replace(target, path=path)
         # A second name of the same device (an altname) leads to the same set and is dropped.
         other = requests.setdefault(request.path, request).place
         if (other.ifindex, other.cgroup) != (place.ifindex, place.cgroup):
@@ -399,7 +417,7 @@ def _request(
     for choice in chosen:  # the hook may say for which attach type a program is loaded
         attach_type = choice.program.expected_attach_type
         spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
-    name = names.encode(options.name) if options.name else _set_name_for(place, options.pin_root)
+    name = names.encode(options.name) if options.name else _usual_name(place)
     return LoadRequest(
         spec,
         chosen,

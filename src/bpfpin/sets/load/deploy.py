@@ -31,7 +31,14 @@ from bpfpin.sets.live import LiveState, read_live
 from bpfpin.sets.load.plan import make_plan
 from bpfpin.sets.load.report import unchanged
 from bpfpin.sets.reports import LoadReport
-from bpfpin.sets.request import LoadOptions, LoadRequest, Target, check_fresh, requests_of
+from bpfpin.sets.request import (
+    LoadOptions,
+    LoadRequest,
+    Target,
+    check_fresh,
+    requests_of,
+    with_names,
+)
 from bpfpin.spec import Hook, XdpMode
 from bpfpin.syscall import netns as namespaces
 
@@ -331,17 +338,16 @@ def _deploy(source: Source, targets: Sequence[Target], options: LoadOptions) -> 
         return [Deployment(report, variables=spec.all_variables) for report in reports]
 
 
-def _load(requests: Sequence[LoadRequest], options: LoadOptions) -> list[LoadReport]:
+def _load(targets: Sequence[LoadRequest], options: LoadOptions) -> list[LoadReport]:
     """Plan all sets and publish those that change, in one transaction under one lock."""
     # Before the lock, which is a directory in the bpffs.
     bpffs.ensure(options.pin_root)
-    with (
-        locked_root(options.pin_root, timeout_s=options.lock_timeout_s) as root,
+    with ExitStack() as opened:
+        root = opened.enter_context(locked_root(options.pin_root, timeout_s=options.lock_timeout_s))
+        requests = with_names(targets, options)
         # Inside of the lock: it looks whether a stage is left, which only this command can have
         # made.
-        _none_changed_hint(root, requests),
-        ExitStack() as opened,
-    ):
+        opened.enter_context(_none_changed_hint(root, requests))
         # What earlier commands left comes first: a plan that is made from a half-built set would
         # keep the wrong maps.
         changes = begin_changes(root, [request.name for request in requests])
@@ -352,9 +358,10 @@ def _load(requests: Sequence[LoadRequest], options: LoadOptions) -> list[LoadRep
         ]
 
 
-def _plan_only(requests: Sequence[LoadRequest], options: LoadOptions) -> list[LoadReport]:
+def _plan_only(targets: Sequence[LoadRequest], options: LoadOptions) -> list[LoadReport]:
     """Plan all sets and have their programs verified; nothing changes, so no lock is taken."""
     root = options.pin_root
+    requests = with_names(targets, options)
     lives = [LiveState() for _ in requests]
     # A dry run mounts nothing; without a bpffs no set is loaded.
     if bpffs.inspect(root) is not RootState.ABSENT:
