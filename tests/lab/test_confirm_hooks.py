@@ -280,7 +280,9 @@ def test_a_hook_is_not_taken_over_on_trial(places: Places, holder: Any) -> None:
         theirs = running(places.here)
         words = ("--prog", "xdp_in:xdp", "--take-over", "--confirm", LONG)
         refused = places.here.load_refused(2, compiled(OLD), *words)
+        planned = places.here.load_refused(2, compiled(OLD), *words, "--dry-run")
 
         assert running(places.here) == theirs
     assert f"xdp runs program id {theirs}, which is not the set's" in refused.stderr
     assert "take the hook over without --confirm" in refused.stderr
+    assert planned.json["error"]["message"] == refused.json["error"]["message"]

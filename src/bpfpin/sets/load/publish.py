@@ -190,7 +190,8 @@ class Verified(Closing):
                 yield shared.path, self.loaded.maps[shared.name]
 
     def planned(self) -> LoadReport:
-        """Return the report of a dry run: what `publish` would do."""
+        """Return the report of a dry run: what `publish` would do, or refuse."""
+        _require_way_back(self.request, self.plan)
         # Loaded only to have the kernel verify them.
         for _, fold in fold_programs(self.plan, self.loaded):
             fold.close()
@@ -391,17 +392,22 @@ def _trial(
     """Return the context that takes the load back unless it is confirmed, if that was asked."""
     if request.confirm_s is None:
         return nullcontext()
+    _require_way_back(request, plan)
+    from bpfpin.sets.load.trial import LoadTrial  # noqa: PLC0415 - few loads are on trial
+
+    return LoadTrial(request.confirm_s, root, request.name, request.place)
+
+
+def _require_way_back(request: LoadRequest, plan: Plan) -> None:
+    """Raise `UsageError` for a load on trial that replaces a program which could not come back."""
     for hook in plan.hooks:
         # The generation before, which a trial goes back to, has the set's own programs alone.
-        if hook.is_taken:
+        if request.confirm_s is not None and hook.is_taken:
             raise UsageError(
                 f"{hook.hook} runs program id {hook.previous_id}, which is not the set's: that"
                 " program cannot come back by itself",
                 hint=Fix.of("take the hook over without ", Argument("confirm_s", None)),
             )
-    from bpfpin.sets.load.trial import LoadTrial  # noqa: PLC0415 - few loads are on trial
-
-    return LoadTrial(request.confirm_s, root, request.name, request.place)
 
 
 @dataclass(frozen=True)
