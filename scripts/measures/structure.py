@@ -17,6 +17,8 @@ HOOK_MEMBERS = {
     "AttachType": re.compile(r"XDP|TCX_|NETKIT_|CGROUP_"),
     "ProgramType": re.compile(r"XDP|SCHED_|CGROUP_|SOCK_OPS"),
 }
+# The words of hooks, as edges of the graph and manifests have them.
+HOOK_WORD = re.compile(r"xdp|tcx?-(in|e)gress|netkit-(primary|peer)|cgroup-[a-z0-9-]+")
 
 
 def modules(source: Source) -> Iterator[Row]:
@@ -191,7 +193,8 @@ def hook_branches(source: Source) -> Iterator[Row]:
     """Count the files that branch on a kind of hook.
 
     That is a comparison with, or a dict, set, tuple or list of, members of Hook, or of the program
-    and attach types of hooks of ours; a `match` on them; the question `is_cgroup`.
+    and attach types of hooks of ours; a `match` on them; a comparison with the word of a hook; the
+    question `is_cgroup`.
     """
     findings = [
         module.at(node.lineno, ast.unparse(node).partition("\n")[0][:80])
@@ -211,6 +214,8 @@ def branches_on_hook(node: ast.expr | ast.pattern) -> bool:
             return True
         case ast.Compare(left, _, comparators):
             parts = [left, *comparators]
+            if any(map(is_hook_word, parts)):
+                return True
         case ast.Dict(keys):
             parts = [key for key in keys if key is not None]
         case ast.Set(elements) | ast.Tuple(elements) | ast.List(elements):
@@ -220,6 +225,13 @@ def branches_on_hook(node: ast.expr | ast.pattern) -> bool:
         case _:
             return False
     return any(is_member(part, HOOK_MEMBERS) for part in with_values(parts))
+
+
+def is_hook_word(node: ast.expr) -> bool:
+    """Whether *node* is the word of a hook: `"xdp"`."""
+    if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+        return False
+    return HOOK_WORD.fullmatch(node.value) is not None
 
 
 def with_values(parts: Iterable[ast.expr]) -> Iterator[ast.expr]:

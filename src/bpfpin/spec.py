@@ -21,6 +21,7 @@ from bpfpin.errors import UsageError
 from bpfpin.externs import ExternKind, ExternSpec
 from bpfpin.hooks import Hook, XdpMode
 from bpfpin.insn import Code, Instruction, encode, signed32
+from bpfpin.map_traits import traits_of
 from bpfpin.records import dataclass
 from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType
 
@@ -388,7 +389,7 @@ class ObjectSpec:
     @property
     def has_struct_ops(self) -> bool:
         """Whether the object has tables of functions that the kernel calls (struct_ops)."""
-        return any(spec.type is MapType.STRUCT_OPS for spec in self.maps.values())
+        return any(traits_of(spec.type).is_struct_ops for spec in self.maps.values())
 
     @property
     def all_variables(self) -> tuple[VariableSpec, ...]:

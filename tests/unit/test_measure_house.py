@@ -164,6 +164,8 @@ def test_files_that_name_a_map_type_are_counted(make: Make) -> None:
         "if program.type in (ProgramType.SCHED_CLS, other): ...",
         "match hook:\n    case Hook.XDP: ...",
         "if hook.is_cgroup: ...",
+        "if edge.hook == 'xdp': ...",
+        "is_tc = word in ('tc-egress',) or 'tc-ingress' == word",
         "if kind != AttachType.CGROUP_DEVICE: ...",
     ],
 )
@@ -175,6 +177,8 @@ def test_a_decision_or_a_table_by_hook_is_counted(make: Make, text: str) -> None
     "text",
     [
         "attach(program, Hook.XDP)",
+        "attach(program, 'xdp')",
+        "is_device = edge.hook == 'device'",
         "if kind is ProgramType.KPROBE: ...",
         "if kind is AttachType.TRACE_FENTRY: ...",
         "def of(hook: Hook) -> str:\n    return Registry[hook].words",

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from bpfpin.errors import NotSupportedError
 from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode, hooks_at
 from bpfpin.objects.link import HookAttachment, Link
 from bpfpin.objects.programs.program import Program
@@ -143,6 +144,20 @@ class HookCode:
         Raises the refusals of `attach` that are known.
         """
         return ""
+
+    def refused_update(
+        self,
+        program: Program,
+        target: HookTarget,
+        mode: XdpMode,
+        error: NotSupportedError | None = None,
+    ) -> NotSupportedError | None:
+        """Return why *program* cannot take the place of the one that runs in *mode*, if known.
+
+        *error* is the kernel's refusal; None if the refusal is foreseen. The fix of the returned
+        error is what to ask for at the next load, for a mode does not change in place.
+        """
+        return None
 
     def complete(
         self, program: Program, hook: Hook, target: HookTarget, prepared: RememberedHook

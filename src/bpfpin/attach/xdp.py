@@ -143,17 +143,17 @@ def attach_xdp(
         link = _attach(program, ifindex, XdpMode.GENERIC)
     except _Refused as refused:
         raise refused.error from None
-    link.note = generic_note(ifindex, words)
+    link.note = _generic_note(ifindex, words)
     return link
 
 
-def generic_note(ifindex: int, words: str) -> str:
+def _generic_note(ifindex: int, words: str) -> str:
     """Return the note on a device that refused native mode with the kernel's *words*."""
     name = interfaces.name_of(ifindex)
     return f"{name} runs it in generic mode, for native mode was refused: {words}"
 
 
-def mode_refusal(
+def _mode_refusal(
     program: Program, ifindex: int, mode: XdpMode, words: str, *, error: SyscallError | None = None
 ) -> NotSupportedError:
     """Return the exception for a device that refuses *program* in *mode* with *words*.
@@ -161,9 +161,7 @@ def mode_refusal(
     *error* is the kernel's refusal; None if the refusal is foreseen.
     """
     name = interfaces.name_of(ifindex) or f"ifindex {ifindex}"
-    hint = _INSTEAD.get(mode, Fix(()))
-    if "MTU" in words:
-        hint = hint.joined('; or build it for frames in several buffers: SEC("xdp.frags")')
+    hint = _with_buffers(_INSTEAD.get(mode, Fix(())), words)
     return NotSupportedError(
         f"{name} refuses program {program.name} in {mode.value} mode: {words}",
         feature=f"XDP in {mode.value} mode",
@@ -171,6 +169,13 @@ def mode_refusal(
         errno=(error.errno or 0) if error else 0,
         hint=hint,
     )
+
+
+def _with_buffers(fix: Fix, words: str) -> Fix:
+    """Return *fix* and, if the device refused with *words* about its MTU, another way."""
+    if "MTU" not in words:
+        return fix
+    return fix.joined('; or build it for frames in several buffers: SEC("xdp.frags")')
 
 
 def xdp_holder(ifindex: int) -> XdpHolder | None:
@@ -226,7 +231,7 @@ def _refused(
         return _Refused(error, error.hint)
     if words or is_offload or isinstance(error, NotSupportedError):
         words = words or str(error.strerror)
-        return _Refused(mode_refusal(program, ifindex, mode, words, error=error), words)
+        return _Refused(_mode_refusal(program, ifindex, mode, words, error=error), words)
     return error
 
 
@@ -256,7 +261,7 @@ def _link_id(ifindex: int, program_id: int) -> int | None:
 # a dry run must not do; and a refused BPF_LINK_UPDATE comes without words.
 
 
-def foreseen_refusal(program: Program, ifindex: int, mode: XdpMode) -> str:
+def _foreseen_refusal(program: Program, ifindex: int, mode: XdpMode) -> str:
     """Return the words by which the driver would refuse *program* in *mode*, "" if none are known.
 
     AUTO asks for native mode first, and only that can be foreseen. A driver says itself whether it
@@ -334,6 +339,36 @@ class XdpCode(HookCode):
         """Attach by a link."""
         link = attach_xdp(program, target.ifindex, mode=options.mode)
         return NewAttachment(hook, link, link.note, mode=link.mode.value)
+
+    def foresee(
+        self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    ) -> str:
+        """Say that it will run in generic mode; raise if native mode was asked for."""
+        words = _foreseen_refusal(program, target.ifindex, options.mode)
+        if not words:
+            return ""
+        if options.mode is XdpMode.NATIVE:
+            raise _mode_refusal(program, target.ifindex, options.mode, words)
+        return _generic_note(target.ifindex, words)
+
+    def refused_update(
+        self,
+        program: Program,
+        target: HookTarget,
+        mode: XdpMode,
+        error: NotSupportedError | None = None,
+    ) -> NotSupportedError | None:
+        """Return the driver's refusal in its own words.
+
+        The link commands have no words for a refusal (an MTU that is too large is ERANGE), so this
+        asks for the reason in another way.
+        """
+        words = _foreseen_refusal(program, target.ifindex, mode)
+        if not words:
+            return None
+        refused = _mode_refusal(program, target.ifindex, XdpMode.NATIVE, words, error=error)
+        refused.fix = _with_buffers(Fix.of(Argument("mode", XdpMode.GENERIC)), words)
+        return refused
 
     def reopen(self, hook: Hook, target: HookTarget, remembered: RememberedHook) -> NetlinkXdp:
         """Return the program that the device itself holds."""

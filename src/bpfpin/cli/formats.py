@@ -1,7 +1,8 @@
 """Reports of verbs, and the output formats that they are written in.
 
 A verb hands a `Report` to `Output.show` and does not know the format. A new format is a class here
-and its name in `FORMATS` and in the tuples of formats that verbs have (`DOCUMENT`, `RECORDS` …).
+and its row in `FORMATS`: the class says which kinds of results it can write, and so which verbs
+have it (`DOCUMENT`, `RECORDS` …).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from bpfpin.cli.output import Output
@@ -21,12 +22,6 @@ TABLE: Final = "table"
 JSON: Final = "json"
 NDJSON: Final = "ndjson"
 
-# The formats of a verb, by what it reports.
-TEXT: Final = (TABLE,)  # text alone
-DOCUMENT: Final = (TABLE, JSON)  # one result
-RECORDS: Final = (TABLE, JSON, NDJSON)  # many results, which may also be one document
-STREAM: Final = (TABLE, NDJSON)  # results without end
-
 _INTEGER: Final = "%d"
 # What a surrogate and a text that looks like an escaped byte are in the output of `json`.
 _NOT_STRICT: Final = ("\\ud", "\\\\x")
@@ -36,6 +31,15 @@ Row = tuple[Any, ...]
 Document = Mapping[str, Any]
 # Beginnings that `map set` reads as JSON or as bytes: such a text has to be quoted.
 _MARKS: Final = ('"', "{", "[", "hex:")
+
+
+class ResultKind(Enum):
+    """What a verb reports, which decides its formats."""
+
+    TEXT = "text alone"
+    DOCUMENT = "one result"
+    RECORDS = "many results, which may also be one document"
+    STREAM = "results without end"
 
 
 class Report:
@@ -97,7 +101,12 @@ class OutputFormat:
     """An output format: how it writes reports and failures.
 
     Formats that are not in `FORMATS` belong to one verb, whose report has their writer.
+
+    Attributes:
+        writes: The kinds of results that it is a format for.
     """
+
+    writes: ClassVar[frozenset[ResultKind]] = frozenset()
 
     def __init__(self, name: str, out: Output) -> None:
         self.name = name
@@ -114,6 +123,8 @@ class OutputFormat:
 class TextFormat(OutputFormat):
     """Text and tables for people."""
 
+    writes = frozenset(ResultKind)
+
     def show(self, report: Report) -> None:
         """Write the text of *report*, if it has any on stdout."""
         if report.text:
@@ -122,6 +133,8 @@ class TextFormat(OutputFormat):
 
 class JsonFormat(OutputFormat):
     """One JSON document, also for a failure."""
+
+    writes = frozenset({ResultKind.DOCUMENT, ResultKind.RECORDS})
 
     def __init__(self, name: str, out: Output) -> None:
         super().__init__(name, out)
@@ -170,6 +183,8 @@ class JsonFormat(OutputFormat):
 class NdjsonFormat(OutputFormat):
     """A JSON document a line."""
 
+    writes = frozenset({ResultKind.RECORDS, ResultKind.STREAM})
+
     def show(self, report: Report) -> None:
         """Write the records of *report* as they come."""
         records = report.records() if report.records else [report.document()]
@@ -191,6 +206,17 @@ FORMATS: Final[Mapping[str, type[OutputFormat]]] = {
     JSON: JsonFormat,
     NDJSON: NdjsonFormat,
 }
+
+
+def _formats_for(kind: ResultKind) -> tuple[str, ...]:
+    return tuple(name for name, format_ in FORMATS.items() if kind in format_.writes)
+
+
+# The formats of a verb, by what it reports.
+TEXT: Final = _formats_for(ResultKind.TEXT)
+DOCUMENT: Final = _formats_for(ResultKind.DOCUMENT)
+RECORDS: Final = _formats_for(ResultKind.RECORDS)
+STREAM: Final = _formats_for(ResultKind.STREAM)
 
 
 def to_json(value: object) -> str:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from bpfpin.hooks import TargetKind, hooks_at
 from bpfpin.host import objects as kernel_objects
 from bpfpin.host.attachments import AttachedProgram, CgroupWalk, DeviceWalk, hook_word
 from bpfpin.host.graph import ELSEWHERE, Edge, EdgeKind, Graph, Node, NodeKind
@@ -23,7 +24,7 @@ from bpfpin.pins.bpffs import BPFFS
 from bpfpin.uapi import AttachType, LinkType, MapType, ProgramType
 
 _ORDER = {kind: number for number, kind in enumerate(NodeKind)}
-_OF_DEVICES = (LinkType.XDP, LinkType.TCX, LinkType.NETKIT)
+_OF_DEVICES = {hook.traits.link_type for hook in hooks_at(TargetKind.DEVICE)} - {None}
 
 
 def graph(*, pin_root: Path = BPFFS) -> Graph:

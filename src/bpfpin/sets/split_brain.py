@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from bpfpin.btf.names import kernel_name
+from bpfpin.hooks import known_hook
 from bpfpin.host.graph import ELSEWHERE, EdgeKind, Graph, Node, NodeKind
 from bpfpin.host.objects import HostObjects, all_objects, may_walk
 from bpfpin.host.pins import Pin, all_pins
@@ -250,7 +251,9 @@ def _load_line(graph: Graph, program: Node) -> str:
     """Return the line that loads a set in place of a program that is in no set."""
     for edge in graph.reaching.get(program.id, ()):
         place = graph.by_id[edge.source]
-        if edge.hook == "xdp":
+        hook = known_hook(edge.hook)
+        # Where several programs run, the other one can stay beside it.
+        if hook is not None and hook.traits.runs_one:
             device = place.name.removeprefix(f"{place.netns}@")
             inside = ["-n", place.netns] if place.netns else []
             return shlex.join(["bpfpin", "load", "OBJ", "--dev", device, *inside, "--take-over"])

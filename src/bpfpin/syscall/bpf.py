@@ -4,8 +4,8 @@ The functions know nothing of layouts or types. Each raises what `errno_table.TA
 command; the docstrings name the errors that callers handle. The argument *target* names the object
 in the message of an error (`map flows`).
 
-Commands that run thousands of times a second have no function here: `objects` keeps a `call.Call`
-for them.
+Commands that run thousands of times a second go past these functions: `objects/maps` keeps a
+`call.Call` for the entries and batches that it reads and writes.
 """
 
 from __future__ import annotations
@@ -128,24 +128,9 @@ def map_delete_elem(fd: int, key: bytes, *, flags: int = 0, target: str = "") ->
     bpf(Cmd.MAP_DELETE_ELEM, attribute, target=target)
 
 
-def map_update_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
-    """Write many elements (BPF_MAP_UPDATE_BATCH, Linux 5.6); `count` then is the number written."""
-    bpf(Cmd.MAP_UPDATE_BATCH, attribute, target=target)
-
-
-def map_delete_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
-    """Remove many keys (BPF_MAP_DELETE_BATCH, Linux 5.6); `count` then is the number removed."""
-    bpf(Cmd.MAP_DELETE_BATCH, attribute, target=target)
-
-
 def map_lookup_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
     """Read many elements (BPF_MAP_LOOKUP_BATCH, Linux 5.6); `KeyNotFoundError` at the end."""
     bpf(Cmd.MAP_LOOKUP_BATCH, attribute, target=target)
-
-
-def map_lookup_and_delete_batch(attribute: MapBatchAttr, *, target: str = "") -> None:
-    """Read and remove many elements (BPF_MAP_LOOKUP_AND_DELETE_BATCH, Linux 5.6)."""
-    bpf(Cmd.MAP_LOOKUP_AND_DELETE_BATCH, attribute, target=target)
 
 
 def prog_load(attribute: ProgLoadAttr, *, target: str = "") -> int:

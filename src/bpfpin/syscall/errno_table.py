@@ -259,7 +259,7 @@ def link_type_of(attach_type: int) -> LinkType | None:
     return next((kind for kind in _WITH_ROWS if name.startswith(kind.name)), None)
 
 
-_WITH_ROWS = (LinkType.XDP, LinkType.TCX, LinkType.NETKIT, LinkType.CGROUP)
+_WITH_ROWS = tuple(dict.fromkeys(kind for kind, _ in AT_HOOK))
 
 
 def name_of(command: Cmd | str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bpfpin.attach.registry import AttachOptions, HookTarget, NewAttachment, code_of
-from bpfpin.attach.xdp import foreseen_refusal, generic_note, mode_refusal
 from bpfpin.errors import HookBusyError, NotSupportedError, UsageError
 from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import HeldBy, Hook, XdpMode
@@ -96,25 +95,15 @@ def foreseen(request: LoadRequest, plan: HookPlan, program: Program) -> str:
     hook = Hook(plan.hook)
     if plan.action is HookAction.DETACH:
         return ""
-    if not hook.traits.has_mode:
-        if plan.action is HookAction.UPDATE:
-            return ""
-        options = AttachOptions(mode=request.mode, order=request.order)
-        target = hook_target(request.place, request.spec.programs[program.name].attach_to)
-        return code_of(hook).foresee(program, hook, target, options)
     mode = XdpMode(plan.mode) if plan.mode else request.mode
-    ifindex = request.place.ifindex
-    # The link commands have no words for a refusal (an MTU that is too large is ERANGE), so this
-    # asks for the reason in another way.
-    words = foreseen_refusal(program, ifindex, mode)
-    if not words:
-        return ""
+    target = hook_target(request.place, request.spec.programs[program.name].attach_to)
     # An attached program keeps its mode, so a reload cannot fall back to generic mode.
     if plan.action is HookAction.UPDATE:
-        raise _cannot_stay(request, program, words)
-    if mode is XdpMode.NATIVE:
-        raise mode_refusal(program, ifindex, mode, words)
-    return generic_note(ifindex, words)
+        if refused := code_of(hook).refused_update(program, target, mode):
+            raise _cannot_stay(request, refused)
+        return ""
+    options = AttachOptions(mode=mode, order=request.order)
+    return code_of(hook).foresee(program, hook, target, options)
 
 
 @contextmanager
@@ -132,27 +121,20 @@ def explained_updates(
                 is_native = hook.mode == XdpMode.NATIVE.value
                 if hook.action is not HookAction.UPDATE or not is_native:
                     continue
+                code, target = code_of(Hook(hook.hook)), hook_target(request.place)
                 program = programs[hook.program]
-                words = foreseen_refusal(program, request.place.ifindex, XdpMode.NATIVE)
-                if words:
-                    raise _cannot_stay(request, program, words, error) from None
+                if refused := code.refused_update(program, target, XdpMode.NATIVE, error):
+                    raise _cannot_stay(request, refused) from None
         raise
 
 
-def _cannot_stay(
-    request: LoadRequest, program: Program, words: str, error: NotSupportedError | None = None
-) -> NotSupportedError:
+def _cannot_stay(request: LoadRequest, refused: NotSupportedError) -> NotSupportedError:
     """Return the refusal of a program in a mode that cannot change in place."""
-    refused = mode_refusal(program, request.place.ifindex, XdpMode.NATIVE, words, error=error)
     refused.fix = Fix.of(
         f"the mode cannot change in place: bpfpin unload --keep-maps {request.shown_name}, then"
         " load with ",
-        Argument("mode", XdpMode.GENERIC),
+        *refused.fix.parts,
     )
-    if "MTU" in words:
-        refused.fix = refused.fix.joined(
-            '; or build it for frames in several buffers: SEC("xdp.frags")'
-        )
     return refused
 
 
