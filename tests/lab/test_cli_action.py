@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,18 +206,31 @@ def test_the_maps_of_somebody_else_are_listed_where_none_is_named_so(here: Here)
 @pytest.mark.parametrize("flag", ["any", "noexist", "exist"])
 def test_the_flag_is_the_one_of_the_update(here: Here, flag: str) -> None:
     """In a hash map an entry may be missing, and then only two of the flags write one."""
-    here.load("builtin:xdp_stats")
-    (here.set / "action").unlink()
-    with Map.create(MapSpec("action", MapType.HASH, 4, 4, 1)) as held:
-        held.pin(here.set / "action")
+    with replaced(here, MapSpec("action", MapType.HASH, 4, 4, 1)) as held:
         shown = plain(here, "action", here.device).stdout
         first = here.run("action", here.device, "XDP_DROP", "--flag", flag).exit_code
         held[bytes(4)] = bytes(4)
         second = here.run("action", here.device, "XDP_DROP", "--flag", flag).exit_code
-    here.ok("unload", here.device)
 
     assert shown == "XDP_PASS (not set)\n"
     assert (first, second) == {"any": (0, 0), "noexist": (0, 7), "exist": (4, 0)}[flag]
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_the_verdict_is_that_of_the_running_program_whatever_is_pinned_there(
+    loaded: Here, *, is_replaced: bool
+) -> None:
+    with Map.from_pin(loaded.set / "action") as own:
+        (loaded.set / "action").unlink()
+        with Map.create(MapSpec("action", MapType.ARRAY, 4, 4, 1)) as theirs:
+            if is_replaced:
+                theirs.pin(loaded.set / "action")
+            switched = loaded.ok("action", loaded.device, "XDP_DROP")
+            shown = loaded.ok("action", loaded.device)
+
+            assert (own[0], theirs.lookup_bytes(bytes(4))) == (XdpAction.XDP_DROP, bytes(4))
+        assert switched["map"]["id"] == shown["map"]["id"] == own.id
+    assert shown["action"] == "XDP_DROP"
 
 
 U8 = Int("unsigned char", 1, 8)
@@ -241,8 +255,9 @@ def verdict_map(size: int, kind: BtfType | None = None, alias: str = "") -> MapS
 
 @contextlib.contextmanager
 def replaced(here: Here, spec: MapSpec) -> Iterator[Map]:
-    """Load a set, and let another map have the name of its verdict."""
+    """Load a set that recorded no ids, as an earlier version did, with *spec* as its verdict."""
     here.load("builtin:xdp_stats")
+    shutil.rmtree(here.set / "objects~")
     (here.set / "action").unlink()
     with Map.create(spec) as held:
         held.pin(here.set / "action")

@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
+from bpfpin import deploy
 from bpfpin.errors import IdNotFoundError
+from bpfpin.map.generation import program_ids as followed_programs
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
+from bpfpin.pins.manifest import OutsidePin
+from bpfpin.pins.pinset import PinSet
+from bpfpin.sets.shared import map_ids as map_ids_of
+from bpfpin.sets.shared import program_ids
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.here import (
@@ -317,3 +323,28 @@ def test_a_set_whose_manifest_was_removed_is_told_and_can_be_removed(
     subprocess.run(shlex.split(fix), check=True)
     wait_for_the_end_of(loaded)
     here.load(compiled(OLD))
+
+
+def ids_at(directory: Path) -> tuple[int, int]:
+    """Return the ids of the objects at the names of the set's map and of its program."""
+    with Program.from_pin(directory / PROGRAM) as program:
+        return id_at(directory / COUNTERS), program.id
+
+
+def test_a_pin_of_others_in_the_place_of_a_set_is_never_taken_for_its_own(here: Here) -> None:
+    with deploy(compiled(OLD), device=here.device, pin_root=here.root) as deployment:
+        own = ids_at(here.set)
+        replace_by_a_map(here.set / COUNTERS)
+        replace_by_a_program(here.set / PROGRAM)
+        theirs = ids_at(here.set)
+        pin_set = PinSet.read(here.root, here.device)
+        opened = deployment.maps[COUNTERS].id, deployment.programs["count_port"].id
+        shared = map_ids_of(pin_set, [OutsidePin(COUNTERS, "shared")])
+        followed = followed_programs(here.set / COUNTERS)
+        deployment.undeploy()
+
+    assert opened == own
+    assert program_ids(pin_set) == {own[1]}
+    assert list(followed.values()) == [own[1]]
+    assert shared == {}
+    assert ids_at(here.set) == theirs

@@ -115,7 +115,6 @@ def first_id(path: Path, map_id: int) -> int:
 def program_ids(path: Path) -> dict[str, int]:
     """Return the ids of the programs of the pin set around *path*, by link; none without one."""
     # Only followers need sets and programs, and the modules that loading programs takes.
-    from bpfpin.objects.programs.program import Program  # noqa: PLC0415
     from bpfpin.pins.pinset import PinSet  # noqa: PLC0415
 
     ids: dict[str, int] = {}
@@ -123,8 +122,11 @@ def program_ids(path: Path) -> dict[str, int]:
         # A pin outside of a set has no manifest, and a set may be unloaded at this moment.
         pin_set = PinSet.read(path.parent.parent, path.parent.name)
         for record in pin_set.hooks:
-            if pin := pin_set.programs.get(record.program):
-                with Program.from_pin(pin) as program:
+            own_id = pin_set.id_of(names.PROGRAMS, record.program)
+            if own_id is not None:
+                ids[record.link] = own_id
+            elif program := pin_set.open_program(record.program):
+                with program:
                     ids[record.link] = program.id
     return ids
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import field
 from enum import Enum
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from bpfpin.errors import (
     BpfError,
@@ -119,13 +119,14 @@ class PinSet:
         written = self.objects.programs if self.objects else {}
         return sorted({*self.programs, *written})
 
-    def open_map(self, name: str) -> Map | None:
+    def open_map(self, name: str, *, read_only: bool = False) -> Map | None:
         """Open the set's own map, by its id where its pin was removed or replaced by hand.
 
         None if it is gone. Raises `PinKindError` for the pin of something else in a set of an
         earlier version.
         """
-        return self._open(Map, "", names.map_pin_name(name), self.maps.get(name))
+        pin = names.map_pin_name(name)
+        return self._open(Map, "", pin, self.maps.get(name), read_only=read_only)
 
     def open_program(self, name: str) -> Program | None:
         """Open the set's own program, as `open_map` opens a map."""
@@ -136,25 +137,33 @@ class PinSet:
         return self._open(Link, names.LINKS, pin, self.links.get(pin))
 
     def _open(
-        self, kind: type[_Object], folder: str, pin: str, path: Path | None
+        self, kind: type[_Object], folder: str, pin: str, path: Path | None, **options: Any
     ) -> _Object | None:
         own_id = self.id_of(folder, pin)
+        refused: PermissionDeniedError | None = None
         if path is not None:
             try:
-                pinned = kind.from_pin(path)
+                pinned = kind.from_pin(path, **options)
             except PinNotFoundError:
                 pass
             # BPF_OBJ_GET for writing is refused in a bpffs that is mounted read-only (EROFS); the
             # id opens the object there as well.
-            except (PinKindError, PermissionDeniedError):
+            except (PinKindError, PermissionDeniedError) as error:
                 if own_id is None:
                     raise
+                refused = error if isinstance(error, PermissionDeniedError) else None
             else:
                 if own_id is None or _is_object(pinned, own_id):
                     return pinned
-        with suppress(IdNotFoundError):
-            return None if own_id is None else kind.from_id(own_id)
-        return None
+        try:
+            return None if own_id is None else kind.from_id(own_id, **options)
+        except IdNotFoundError:
+            return None
+        except PermissionDeniedError:
+            # A user without CAP_SYS_ADMIN opens nothing by its id. The pin is what was refused.
+            if refused is not None:
+                raise refused from None
+            raise
 
     @classmethod
     def read(cls, root: Path, name: str) -> PinSet:

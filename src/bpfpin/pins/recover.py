@@ -263,7 +263,7 @@ def detach_generation(directory: Directory, reopen: Reopen) -> None:
         if record.held_by is HeldBy.LINK or not directory.has(names.PROGRAMS):
             continue
         with suppress(PinNotFoundError, AttachError):  # the device is gone, and the program with it
-            ours = _program_id(directory, record, objects)
+            ours = own_program_id(directory, record, objects)
             hook = reopen(manifest.place, record)
             try:
                 running = hook.program_id()
@@ -275,8 +275,8 @@ def detach_generation(directory: Directory, reopen: Reopen) -> None:
                 hook.close()
 
 
-def _program_id(directory: Directory, record: HookRecord, objects: ObjectIds | None) -> int:
-    """Return the id of the program, also if somebody removed or replaced its pin."""
+def own_program_id(directory: Directory, record: HookRecord, objects: ObjectIds | None) -> int:
+    """Return the id of the set's program at a hook, also if its pin was removed or replaced."""
     pin = names.program_pin_name(record.program)
     # The record comes first: behind a replaced pin is a program of others, which may not be
     # detached.

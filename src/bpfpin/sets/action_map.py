@@ -38,7 +38,7 @@ _TAKES_ZERO_FOR_PASS: Final = frozenset({"builtin:xdp_stats"})
 class Subject:
     """The owner of a verdict: a set, or (*pin_set* is None) the program that runs on a device.
 
-    *path* is the pin of the map in the set.
+    *path* is the pin of the map in a set whose own maps are not known, as in that of another user.
     """
 
     pin_set: PinSet | None
@@ -65,18 +65,29 @@ class Subject:
     def open(self, *, read_only: bool) -> Map:
         """Open the map; `UsageError` lists the maps if it is missing.
 
-        `IncompatibleMapError` if it cannot hold a verdict.
+        `IncompatibleMapError` if it cannot hold a verdict, `PinNotFoundError` if the set lost it.
         """
-        if self.path is None:
-            bpf_map = _map_of_running(self.device, self.map_name, read_only=read_only)
-        else:
-            bpf_map = Map.from_pin(self.path, read_only=read_only)
+        bpf_map = self._open(read_only=read_only)
         try:
             require_verdict(bpf_map, self.map_name)
         except BaseException:
             bpf_map.close()
             raise
         return bpf_map
+
+    def _open(self, *, read_only: bool) -> Map:
+        if self.path is not None:
+            return Map.from_pin(self.path, read_only=read_only)
+        if isinstance(self.pin_set, LoadedSet):
+            # The set's own map, which its program uses: somebody may have pinned another there.
+            if bpf_map := self.pin_set.open_map(self.map_name, read_only=read_only):
+                return bpf_map
+            raise PinNotFoundError(
+                f"map {self.map_name} of {self.set} is gone: its pin was removed by hand",
+                path=str(self.pin_set.path / names.map_pin_name(self.map_name)),
+                hint="see what is left: bpfpin status",
+            )
+        return _map_of_running(self.device, self.map_name, read_only=read_only)
 
 
 def find_subject(
@@ -95,16 +106,17 @@ def find_subject(
         if not running_ids(target):
             raise
         return Subject(None, target, name)
-    pins = dict(pin_set.maps) or _pins_of_others(pin_set)
-    if name in pins:
+    maps = pin_set.map_names
+    pins = {} if maps else _pins_of_others(pin_set)
+    if name in (*maps, *pins):
         device = pin_set.manifest.place.device if isinstance(pin_set, LoadedSet) else target
-        return Subject(pin_set, device, name, pins[name])
+        return Subject(pin_set, device, name, pins.get(name))
     # A set at tc or a cgroup has no verdict map, and another program may have one on the same
     # device.
     if not _has_xdp(pin_set) and running_ids(target):
         return Subject(None, target, name)
     raise UsageError(
-        f"{target!r} has no map {name!r}; it has: {', '.join(pins) or 'none'}",
+        f"{target!r} has no map {name!r}; it has: {', '.join((*maps, *pins)) or 'none'}",
         hint=Fix.of("choose one: ", Argument("map_name", Placeholder("NAME"))),
     )
 

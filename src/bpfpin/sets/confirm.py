@@ -18,14 +18,14 @@ from bpfpin.errors import (
 )
 from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.objects.link import Link
-from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked_root
 from bpfpin.pins.manifest import read_manifest
-from bpfpin.pins.ownership import record_object
+from bpfpin.pins.ownership import ObjectIds, record_object
 from bpfpin.pins.pinset import all_sets
+from bpfpin.pins.recover import own_program_id
 from bpfpin.pins.trial import CONFIRM, Trial, TrialPlace, end_record, read_trial
 from bpfpin.records import dataclass
 from bpfpin.sets.find import find_set
@@ -205,14 +205,17 @@ def _keep(root: Directory, place: TrialPlace, trial: Trial) -> None:
 
 def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directory) -> None:
     """Pin the links that only the waiting process holds."""
-    programs = {record.link: record.program for record in read_manifest(parent).hooks}
+    records = {record.link: record for record in read_manifest(parent).hooks}
+    objects = ObjectIds.read(parent)
     with parent.child(names.LINKS) as links:
         for pin, link_id in trial.links.items():
             try:
                 with Link.from_id(link_id) as link:
                     # The link was only open to a process, but BPF_LINK_GET_FD_BY_ID lets root
                     # update any link.
-                    _require_own_program(link, parent.path / names.PROGRAMS / programs[pin])
+                    _require_own_program(
+                        link, own_program_id(parent, records[pin], objects), records[pin].program
+                    )
                     if not links.has(pin):  # an earlier confirm may have been killed after this
                         # Recorded first, so that after a crash the pin counts as the set's own.
                         if parent.has(names.OBJECTS):
@@ -227,12 +230,11 @@ def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directo
                 ) from None
 
 
-def _require_own_program(link: Link, pin: Path) -> None:
+def _require_own_program(link: Link, own_id: int, name: str) -> None:
     running = link.program_id()
-    with Program.from_pin(pin) as program:
-        if running != program.id:
-            raise ProgramChangedError(
-                f"link id {link.id} runs program id {running}, which is not the set's {pin.name}:"
-                " somebody else put it there; it was not confirmed",
-                holder=f"program id {running}",
-            )
+    if running != own_id:
+        raise ProgramChangedError(
+            f"link id {link.id} runs program id {running}, which is not the set's {name}:"
+            " somebody else put it there; it was not confirmed",
+            holder=f"program id {running}",
+        )

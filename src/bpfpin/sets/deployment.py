@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bpfpin.codecs.variable import VariableSpec
-from bpfpin.errors import UsageError
+from bpfpin.errors import PinNotFoundError, UsageError
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
-from bpfpin.pins import names
+from bpfpin.pins.pinset import PinSet
 from bpfpin.pins.plan import Decision
 from bpfpin.sets.reports import LoadReport, MapReport, UnloadReport
 from bpfpin.syscall.fd import Closing
@@ -25,27 +25,46 @@ T = TypeVar("T", bound=KernelObject)
 
 
 class PinnedObjects(Mapping[str, T], Closing):
-    """Maps or programs by name, each opened from its pin at first use."""
+    """Maps or programs of a set by name, each opened at first use.
 
-    def __init__(self, kind: type[T], paths: Mapping[str, Path]) -> None:
+    *path* is the directory of the set, and *open_own* opens the set's own object, which need not
+    be the one that is pinned under its name by now.
+    """
+
+    def __init__(
+        self,
+        kind: type[T],
+        path: Path,
+        object_names: Iterable[str],
+        open_own: Callable[[PinSet, str], T | None],
+    ) -> None:
         self._kind = kind
-        self._paths = dict(paths)
+        self._path = path
+        self._names = dict.fromkeys(object_names)
+        self._open_own = open_own
         self._opened: dict[str, T] = {}
 
     def __getitem__(self, name: str) -> T:
         # Opened late, so that a script that only reads the report needs no right to the maps.
         if name not in self._opened:
-            self._opened[name] = self._kind.from_pin(self._paths[name])
+            if name not in self._names:
+                raise KeyError(name)
+            # Read anew: another load may have replaced the maps since.
+            opened = self._open_own(PinSet.read(self._path.parent, self._path.name), name)
+            if opened is None:
+                what = f"the {self._kind.__name__.lower()} {name} of {self._path} is gone"
+                raise PinNotFoundError(what, path=str(self._path))
+            self._opened[name] = opened
         return self._opened[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._names)
 
     def __repr__(self) -> str:
-        return f"<{self._kind.__name__}s by name: {', '.join(self._paths) or 'none'}>"
+        return f"<{self._kind.__name__}s by name: {', '.join(self._names) or 'none'}>"
 
     def close(self) -> None:
         """Close the open maps and programs; the pins stay."""
@@ -57,7 +76,8 @@ class PinnedObjects(Mapping[str, T], Closing):
 class Deployment(Closing):
     """A loaded pin set: its report, and its maps, programs and global variables to work with.
 
-    They are opened from their pins at first use. `close`, or leaving a `with` block, closes them
+    They are opened at first use, and are the set's own, also where somebody else pinned another
+    object under their name. `close`, or leaving a `with` block, closes them
     and leaves the set loaded; `undeploy` removes the set.
 
     Attributes:
@@ -67,9 +87,11 @@ class Deployment(Closing):
 
     def __init__(self, report: LoadReport, *, variables: Sequence[VariableSpec] = ()) -> None:
         self.report = report
-        maps, programs = _pins(report)
-        self._maps: PinnedObjects[Map] = PinnedObjects(Map, maps)
-        self._programs: PinnedObjects[Program] = PinnedObjects(Program, programs)
+        # A planned load has nothing to open, though its set may be loaded already.
+        maps = [] if report.is_planned else [each.name for each in _present(report)]
+        programs = [] if report.is_planned else [each.name for each in report.programs]
+        self._maps = PinnedObjects(Map, report.path, maps, PinSet.open_map)
+        self._programs = PinnedObjects(Program, report.path, programs, PinSet.open_program)
         self._variable_specs = variables
 
     @property
@@ -83,9 +105,10 @@ class Deployment(Closing):
 
         Raises:
             KeyError: The set has no map of that name.
-            PinNotFoundError: The set was unloaded since.
+            PinNotFoundError: The set was unloaded since, or its map is gone.
 
-        Kernel: BPF_OBJ_GET at the first use of a map (Linux 4.4).
+        Kernel: BPF_OBJ_GET at the first use of a map (Linux 4.4); BPF_MAP_GET_FD_BY_ID if its pin
+            was removed or replaced by hand (Linux 4.13).
         """
         return self._maps
 
@@ -93,7 +116,8 @@ class Deployment(Closing):
     def programs(self) -> Mapping[str, Program]:
         """The programs of the set by name, opened as `maps` are.
 
-        Kernel: BPF_OBJ_GET at the first use of a program (Linux 4.4).
+        Kernel: BPF_OBJ_GET at the first use of a program (Linux 4.4); BPF_PROG_GET_FD_BY_ID if its
+            pin was removed or replaced by hand (Linux 4.13).
         """
         return self._programs
 
@@ -155,19 +179,6 @@ class Deployment(Closing):
             f" {self.report.generation}; {', '.join(places) or 'nothing attached'};"
             f" maps {', '.join(maps) or 'none'}>"
         )
-
-
-def _pins(report: LoadReport) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return where the maps and programs of a loaded set are pinned; none of a planned one."""
-    # The paths of a planned report may be pins of the live generation, or not exist yet.
-    if report.is_planned:
-        return {}, {}
-    maps = {map_report.name: map_report.path for map_report in _present(report)}
-    folder = report.path / names.PROGRAMS
-    programs = {
-        program.name: folder / names.program_pin_name(program.name) for program in report.programs
-    }
-    return maps, programs
 
 
 def _present(report: LoadReport) -> list[MapReport]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import field, replace
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.load.collection import Loaded, fill_given
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.manifest import AttachPoint
@@ -201,13 +200,16 @@ def _sets_with(bpf_map: Map, pin_root: Path) -> Iterator[LoadedSet]:
 
 def _uses(live: LoadedSet, map_id: int) -> bool:
     with suppress(BpfError):
-        for path in live.programs.values():
-            with Program.from_pin(path) as program:
-                if map_id in program.info.map_ids:
-                    return True
+        for name in live.program_names:
+            if program := live.open_program(name):
+                with program:
+                    if map_id in program.info.map_ids:
+                        return True
         # The info of a program lists a map of maps, but not the maps in it.
-        for path in live.maps.values():
-            with Map.from_pin(path, read_only=True) as other:
+        for name in live.map_names:
+            with live.open_map(name, read_only=True) or nullcontext() as other:
+                if other is None:
+                    continue
                 is_outer = traits_of(other.type).holds_maps
                 if is_outer and any(
                     int.from_bytes(value, "little") == map_id for _, value in other.items_bytes()
@@ -266,9 +268,9 @@ def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
         spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
     with ExitStack() as opened:
         real = {
-            name: opened.enter_context(Map.from_pin(path))
-            for name, path in live.maps.items()
-            if name in spec.maps
+            name: opened.enter_context(bpf_map)
+            for name in live.map_names
+            if name in spec.maps and (bpf_map := live.open_map(name))
         }
         yield Copying(
             spec,

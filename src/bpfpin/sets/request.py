@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -34,6 +34,7 @@ from bpfpin.syscall.fd import Closing
 
 if TYPE_CHECKING:
     from bpfpin.migration.request import Migration
+    from bpfpin.objects.programs.program import Program
 
 READABLE_BY_GROUP = 0o640
 # -1 stands for "leave it" in chown(2).
@@ -177,18 +178,17 @@ class LoadRequest(Closing):
         """The programs that are loaded: the chosen programs, and those that they may tail-call."""
         return programs_to_load(self.spec, self.chosen)
 
-    @property
-    def beside_programs(self) -> dict[str, Path]:
-        """The pins of the programs of other sets that this command replaces.
+    def open_beside_programs(self) -> Iterator[Program]:
+        """Open the programs of other sets that this command replaces; the caller closes them.
 
         Programs at hooks that the object does not go to stay.
         """
         hooks = {choice.hook.value for choice in self.chosen}
-        pins: dict[str, Path] = {}
         for other in self.beside:
             stays = {record.program for record in other.hooks if record.hook not in hooks}
-            pins |= {str(pin): pin for name, pin in other.programs.items() if name not in stays}
-        return pins
+            for name in other.program_names:
+                if name not in stays and (program := other.open_program(name)):
+                    yield program
 
     @property
     def targets(self) -> TargetKinds:

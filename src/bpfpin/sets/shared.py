@@ -93,9 +93,11 @@ def program_ids(pin_set: PinSet) -> set[int]:
     # The records know a program whose pin somebody removed: it still runs, and is still the set's
     # own.
     ids = set(pin_set.objects.programs.values()) if pin_set.objects else set()
-    for path in pin_set.programs.values():
-        with suppress(PinError), Program.from_pin(path) as program:
-            ids.add(program.id)
+    for name, path in pin_set.programs.items():
+        # A pin that has a record may hold a program of others by now.
+        if pin_set.id_of(names.PROGRAMS, name) is None:
+            with suppress(PinError), Program.from_pin(path) as program:
+                ids.add(program.id)
     return ids
 
 
@@ -105,7 +107,9 @@ def map_ids(live: PinSet, pins: Iterable[OutsidePin]) -> dict[OutsidePin, int]:
     for pin in pins:
         try:
             with Map.from_pin(live.maps[pin.map]) as bpf_map:
-                ids[pin] = bpf_map.id
+                # Somebody may have pinned another map there, and shared that, too.
+                if live.id_of("", names.map_pin_name(pin.map)) in (None, bpf_map.id):
+                    ids[pin] = bpf_map.id
         # Without its own pin the set cannot say which map it shared, so the name stays as it is.
         except (KeyError, PinNotFoundError):
             continue
@@ -192,8 +196,8 @@ class Replacing:
     def _own_programs(self) -> set[int]:
         """Return the programs that this load replaces, and those of unfinished migrations."""
         running = {hook.previous.id for hook in self.hooks if hook.previous is not None}
-        for pin in self.request.beside_programs.values():
-            with Program.from_pin(pin) as program:
+        for program in self.request.open_beside_programs():
+            with program:
                 running.add(program.id)
         if self.live is None:
             return running

@@ -6,7 +6,7 @@ import grp
 import shlex
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -210,10 +210,13 @@ class SetView:
     def _metadata(self) -> dict[str, Any]:
         """Return the constants `bpf_metadata_*` of the object, as bpftool shows them."""
         values: dict[str, Any] = {}
-        for name, path in self._pin_set.maps.items():
+        for name in self._pin_set.maps:
             if name.partition(".")[2].startswith("rodata"):
-                with suppress(BpfError, LookupError), Map.from_pin(path, read_only=True) as bpf_map:
-                    value = bpf_map[0]
+                with (
+                    suppress(BpfError, LookupError),
+                    self._pin_set.open_map(name, read_only=True) or nullcontext() as bpf_map,
+                ):
+                    value = bpf_map[0] if bpf_map else None
                     values |= value if isinstance(value, dict) else {}
         return {
             name.removeprefix(_METADATA): value

@@ -24,7 +24,7 @@ from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import HookAction, HookPlan
 from bpfpin.sets.choose import Choice
-from bpfpin.sets.live import reopen
+from bpfpin.sets.live import program_id, reopen
 from bpfpin.sets.place import hook_target, in_namespace
 from bpfpin.sets.request import LoadRequest
 
@@ -89,9 +89,9 @@ def _without_link(hook: Hook, holder: HookHolder) -> NewAttachment:
 def _owning_set(request: LoadRequest, holder: HookHolder) -> str:
     """Return the set of ours that has pinned the holder's program, "" if none has."""
     for pin_set in all_sets(request.path.parent):
-        for path in pin_set.programs.values() if pin_set.name != request.name else ():
-            with suppress(BpfError), Program.from_pin(path) as program:
-                if program.id == holder.program_id:
+        for name in pin_set.program_names if pin_set.name != request.name else ():
+            with suppress(BpfError):
+                if program_id(pin_set, name) == holder.program_id:
                     return names.display_name(pin_set.name)
     return ""
 

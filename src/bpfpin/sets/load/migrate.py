@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import field
-from pathlib import Path
 from typing import Final, TypeVar
 
 from bpfpin.analysis.follow import users_of_programs, users_of_specs
@@ -111,10 +110,7 @@ class Migrator:
 
     def _plan(self, spec: MapSpec, old: Map, migration: Migration) -> MigrationPlan:
         with ExitStack() as opened:
-            pinned = [
-                opened.enter_context(Program.from_pin(path))
-                for path in self._program_paths(spec.name)
-            ]
+            pinned = [opened.enter_context(program) for program in self._programs(spec.name)]
             # What the hooks really run, besides the pinned programs: somebody may have replaced a
             # pin or a program.
             running = [hook.previous for hook in self.hooks if hook.previous is not None]
@@ -168,9 +164,10 @@ class Migrator:
             )
 
     def _uses(self, program: str, old: Map) -> bool:
-        if self.live is None or program not in self.live.programs:
+        pinned = self.live.open_program(program) if self.live else None
+        if pinned is None:
             return True  # an unknown program runs there
-        with Program.from_pin(self.live.programs[program]) as pinned:
+        with pinned:
             return old.id in pinned.info.map_ids
 
     def _remember(self, request: MigrationRequest) -> None:
@@ -186,21 +183,23 @@ class Migrator:
         if shared is not None and shared.bpf_map is not None:
             # The request keeps this map and closes it.
             return nullcontext(shared.bpf_map)
-        return Map.from_pin(self.live.maps[name] if self.live else self.request.map_path(name))
+        own = self.live.open_map(name) if self.live else None
+        return own or Map.from_pin(self.request.map_path(name))
 
     def _folding_ids(self) -> set[int]:
         return folds.program_ids(self.live.path) if self.live else set()
 
-    def _program_paths(self, name: str) -> Iterable[Path]:
-        """Return the pins of the programs that this load replaces and that may use map *name*.
+    def _programs(self, name: str) -> Iterator[Program]:
+        """Open the programs that this load replaces and that may use map *name*.
 
         For a shared name they are those of all sets of the command.
         """
-        own = self.live.programs.values() if self.live else ()
+        for program in self.live.program_names if self.live else ():
+            if self.live and (own := self.live.open_program(program)):
+                yield own
         shared = self.request.shared.get(name)
-        if shared is None or not shared.is_exchangeable:
-            return own
-        return (*own, *self.request.beside_programs.values())
+        if shared is not None and shared.is_exchangeable:
+            yield from self.request.open_beside_programs()
 
 
 def _planned(request: MigrationRequest) -> MigrationPlan:

@@ -285,7 +285,8 @@ def _users(name: str, request: LoadRequest, live: LoadedSet | None) -> list[str]
             shared = request.shared.get(name)
             bpf_map = shared.bpf_map if shared else None
             if bpf_map is None:
-                bpf_map = opened.enter_context(Map.from_pin(_place(name, request, live)))
+                owned = live.open_map(name) if live else None
+                bpf_map = opened.enter_context(owned or Map.from_pin(_place(name, request, live)))
             own = str(_place(name, request, live))
             from bpfpin.host.users import users_of  # noqa: PLC0415 - only for a refusal
 
