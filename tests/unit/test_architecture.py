@@ -6,6 +6,7 @@ The table is the architecture; a new module finds its layer by the folder it is 
 from __future__ import annotations
 
 import ast
+import keyword
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -19,6 +20,7 @@ import bpfpin
 ROOT = Path(bpfpin.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
 NAMED_MODULE = re.compile(r"`(?:src/bpfpin/)?([a-z_]+(?:/[a-z_]+)+)(?:\.py)?`")
+NAMED_WORD = re.compile(r"`([a-z_]+)(?:\.py)?`")
 MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
@@ -264,6 +266,42 @@ def test_no_function_is_too_long() -> None:
     }
 
     assert long == {}
+
+
+def named_folders(section: str) -> set[str]:
+    """Return the folders of the package that *section* names, alone or in the path of a module."""
+    paths = [Path(name) for name in NAMED_MODULE.findall(section)]
+    paths += [Path(name) for name in NAMED_WORD.findall(section)]
+    places = {str(place) for path in paths for place in (path, *path.parents)}
+    return {place for place in places if (ROOT / place).is_dir()} | {"."}
+
+
+def unknown_words(page: str) -> list[str]:
+    """Return the words in backticks that name neither a module of a named folder nor a function.
+
+    A module is named by one word if it is at the top of the package, or if its folder is named in
+    the same section.
+    """
+    called = {function.name for tree in modules().values() for function in functions(tree)}
+    unknown = []
+    for section in re.split(r"^## ", page, flags=re.MULTILINE):
+        known = {
+            path.stem for name in named_folders(section) for path in (ROOT / name).iterdir()
+        } | called
+        words = set(NAMED_WORD.findall(section))
+        unknown += sorted(word for word in words - known if not keyword.iskeyword(word))
+    return unknown
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_the_words_that_a_page_names_are_modules_or_functions(page: str) -> None:
+    assert unknown_words((REPOSITORY / page).read_text()) == []
+
+
+def test_a_word_for_no_module_would_be_found() -> None:
+    page = "`hooks`\n## Graph\n`host/collect`, `processes`, `gone`\n## Maps\n`kernel_values`\n"
+
+    assert unknown_words(page) == ["gone", "kernel_values"]
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])

@@ -1,6 +1,6 @@
 """Plans the migration of one map whose definition changed, or says why it cannot be migrated.
 
-`plan_migration` is the walk through steps 2 to 6 of the package's description; it only reads.
+`plan_migration` is the walk through steps 3 to 6 of the package's description; it only reads.
 """
 
 from __future__ import annotations
