@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from bpfpin.btf.types import (
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import UsageError
+from bpfpin.objects.link import Link
 from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
@@ -233,6 +235,37 @@ def test_the_verdict_is_that_of_the_running_program_whatever_is_pinned_there(
     assert shown["action"] == "XDP_DROP"
 
 
+def test_where_the_program_of_the_set_does_not_run_that_is_said(loaded: Here) -> None:
+    running = loaded.ok("action", loaded.device)["notes"]
+    with Link.from_pin(loaded.set / "links~" / "xdp") as link:
+        link.detach()
+    detached = loaded.ok("action", loaded.device, "XDP_DROP")
+    with theirs(loaded):
+        taken = loaded.ok("action", loaded.device)["notes"]
+    (loaded.set / "links~" / "xdp").unlink()
+    unpinned = loaded.ok("action", loaded.device)["notes"]
+    shown = plain(loaded, "action", loaded.device)
+    line = shlex.split(unpinned[0].partition("load it again: ")[2])[1:]
+    again = run_here(*line)
+
+    assert (running, detached["result"]) == ([], "switched")
+    assert "the link at xdp was detached" in detached["notes"][0]
+    assert taken == detached["notes"]
+    assert "the link at xdp is no longer pinned" in unpinned[0]
+    assert (shown.stdout, f"note: {unpinned[0]}" in shown.stderr) == ("XDP_DROP\n", True)
+    assert again.exit_code == 0
+    assert loaded.ok("action", loaded.device)["notes"] == []
+
+
+def test_kept_maps_have_a_verdict_that_no_program_reads_yet(here: Here) -> None:
+    here.load("builtin:xdp_stats")
+    here.ok("unload", here.device, "--keep-maps")
+    notes = here.ok("action", here.device, "XDP_DROP")["notes"]
+    here.ok("unload", here.device)
+
+    assert "only its maps are there" in notes[0]
+
+
 U8 = Int("unsigned char", 1, 8)
 LONG = Int("long int", 8, 64, IntEncoding.SIGNED)
 BOOL = Int("_Bool", 1, 8, IntEncoding.BOOL)
@@ -343,6 +376,10 @@ def test_a_number_that_is_no_verdict_is_shown_as_what_it_does(loaded: Here) -> N
         held[0] = 77
 
     assert plain(loaded, "action", loaded.device).stdout == "XDP_PASS (77 is not a verdict)\n"
+
+    switched = plain(loaded, "action", loaded.device, "XDP_PASS")
+
+    assert "from XDP_PASS (77 is not a verdict) to XDP_PASS" in switched.stderr
 
 
 def test_who_may_write_the_map_switches_it_without_the_lock(here: Here) -> None:

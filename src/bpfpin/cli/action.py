@@ -8,7 +8,7 @@ from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import Report
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.errors import UsageError
-from bpfpin.sets.action import ActionReport, ActionResult, Switch, show, switch
+from bpfpin.sets.action import NOT_SET, ActionReport, ActionResult, Switch, show, switch
 from bpfpin.uapi import UpdateFlag
 
 _FLAGS = {"any": UpdateFlag.ANY, "noexist": UpdateFlag.NOEXIST, "exist": UpdateFlag.EXIST}
@@ -97,11 +97,17 @@ def _say(context: Context, report: ActionReport) -> None:
     if report.result is ActionResult.UNCHANGED:
         out.say(f"unchanged: the verdict of {whose} is already {shown}")
     elif not is_shown:
-        # Where no verdict was set, *before* is what the program did then; it may be the same.
-        before = "unset" if report.before in (None, report.action) else report.before
-        out.say(f"switched the verdict of {whose} from {before} to {shown}")
+        out.say(f"switched the verdict of {whose} from {_before(report)} to {shown}")
     if report.result is ActionResult.ON_TRIAL:
         out.say(f"it goes back in {report.confirm_s} seconds; to keep it: bpfpin confirm {whose}")
+
+
+def _before(report: ActionReport) -> str:
+    if report.before != report.action:
+        return report.before or "unset"
+    # What the program did before is the same: it is the entry that changes.
+    is_unset = report.before is None or report.before_note == NOT_SET
+    return "unset" if is_unset else f"{report.before} ({report.before_note})"
 
 
 def _shown(report: ActionReport) -> str:

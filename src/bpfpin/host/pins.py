@@ -23,6 +23,7 @@ from bpfpin.pins import names
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf, fs
 from bpfpin.syscall.attr import u32
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import ObjectFlag
 
@@ -242,9 +243,12 @@ def _add(path: str, pins: Pins, walk: BpffsWalk, *, with_infos: bool) -> None:
 def _open(path: str) -> int:
     try:
         return bpf.obj_get(path)
-    except PermissionDeniedError:
-        # A map may be readable only (BPF_F_RDONLY); programs and links have no read-only way.
-        return bpf.obj_get(path, flags=ObjectFlag.RDONLY)
+    except PermissionDeniedError as error:
+        try:
+            # A map may be readable only (BPF_F_RDONLY).
+            return bpf.obj_get(path, flags=ObjectFlag.RDONLY)
+        except InvalidArgumentError:  # programs and links have no read-only way
+            raise error from None
 
 
 def _add_info(fd: int, kind: ObjectKind, pins: Pins) -> None:

@@ -30,7 +30,7 @@ from bpfpin.pins.trial import (
     make_trial,
 )
 from bpfpin.records import dataclass
-from bpfpin.sets.action_map import Subject, find_subject, own_devices
+from bpfpin.sets.action_map import Subject, find_subject, notes_on_hooks, own_devices
 from bpfpin.sets.changing import settled_place
 from bpfpin.sets.guard import require_way_back, unset_verdict
 from bpfpin.sets.trial import end_waiting, put_back, start_waiting
@@ -38,7 +38,7 @@ from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.signals import signals_deferred
 from bpfpin.uapi import UpdateFlag, XdpAction
 
-_NOT_SET: Final = "not set"
+NOT_SET: Final = "not set"
 _VERDICTS: Final = frozenset(map(int, XdpAction))
 
 
@@ -56,7 +56,8 @@ class ActionReport:
     """The verdict of a program; *set* is empty for a program that is in no set.
 
     *action* and *before* are the kernel's names of verdicts, a number without a name, or None where
-    the map has no entry. *confirm_s* are the seconds in which a verdict on trial can be confirmed.
+    the map has no entry; *before_note* is the note on *before*. *confirm_s* are the seconds in
+    which a verdict on trial can be confirmed.
     """
 
     set: str
@@ -69,6 +70,7 @@ class ActionReport:
     before: str | None = None
     confirm_s: int | None = None
     notes: tuple[str, ...] = ()
+    before_note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
@@ -91,16 +93,25 @@ def report(
     value: bytes | None,
     *,
     result: ActionResult = ActionResult.SHOWN,
-    before: str | None = None,
+    before: tuple[str | None, str] = (None, ""),
     unset: XdpAction | None = None,
 ) -> ActionReport:
     """Return the report on *value* of the verdict map of *subject*.
 
-    *unset* is the verdict of the program while none is set, as far as that is known.
+    *before* is the earlier verdict with its note. *unset* is the verdict of the program while none
+    is set, as far as that is known.
     """
     action, note = words_of(subject, bpf_map, value, unset)
     return ActionReport(
-        subject.set, subject.device, subject.map_name, bpf_map.id, action, note, result, before
+        subject.set,
+        subject.device,
+        subject.map_name,
+        bpf_map.id,
+        action,
+        note,
+        result,
+        before[0],
+        before_note=before[1],
     )
 
 
@@ -111,10 +122,10 @@ def words_of(
     if subject.is_zero_pass:
         unset = XdpAction.XDP_PASS
     if value is None:
-        return unset.name if unset is not None else None, _NOT_SET
+        return unset.name if unset is not None else None, NOT_SET
     number = int.from_bytes(value, "little", signed=is_signed(bpf_map))
     if number == 0 and unset:
-        return unset.name, _NOT_SET
+        return unset.name, NOT_SET
     if subject.is_zero_pass and number not in _VERDICTS:
         return XdpAction.XDP_PASS.name, f"{number} is not a verdict"
     if number == 0:
@@ -155,7 +166,8 @@ def show(
         subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
         with subject.open(read_only=True) as bpf_map:
             value = _value(bpf_map)
-            return report(subject, bpf_map, value, unset=_unset(subject, bpf_map, value))
+            shown = report(subject, bpf_map, value, unset=_unset(subject, bpf_map, value))
+            return replace(shown, notes=notes_on_hooks(subject))
 
 
 def switch(
@@ -187,7 +199,7 @@ def switch(
             subject = find_subject(target, map_name=map_name, pin_root=pin_root, netns=netns)
             with subject.open(read_only=False) as bpf_map:
                 switched = _switch(_Switching(subject, bpf_map, verdict, how), place, root)
-                return replace(switched, notes=notes)
+                return replace(switched, notes=notes + notes_on_hooks(subject))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +224,7 @@ class _Switching:
 def _switch(switching: _Switching, place: TrialPlace, root: Directory | None) -> ActionReport:
     subject, bpf_map, how = switching.subject, switching.bpf_map, switching.how
     old = _value(bpf_map)
-    before = words_of(subject, bpf_map, old, _unset(subject, bpf_map, old))[0]
+    before = words_of(subject, bpf_map, old, _unset(subject, bpf_map, old))
     # With BPF_NOEXIST the write itself has to answer, with EEXIST.
     if old == switching.value and how.flag is not UpdateFlag.NOEXIST:
         return report(subject, bpf_map, old, result=ActionResult.UNCHANGED, before=before)

@@ -28,6 +28,8 @@ from bpfpin.pins.manifest import Manifest
 from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.records import dataclass
 from bpfpin.sets.find import find_readable_set
+from bpfpin.sets.hook_state import look_at_hook
+from bpfpin.sets.place import load_line
 from bpfpin.syscall import netns as namespaces
 
 # Known from its source, so that also users without the right to try programs get the right word.
@@ -88,6 +90,26 @@ class Subject:
                 hint="see what is left: bpfpin status",
             )
         return _map_of_running(self.device, self.map_name, read_only=read_only)
+
+
+def notes_on_hooks(subject: Subject) -> tuple[str, ...]:
+    """Return a note if the program of the set, which the verdict is for, does not run."""
+    live = subject.pin_set
+    if not isinstance(live, LoadedSet):
+        return ()  # a program that runs, or a set of which this user cannot see the hooks
+    hooks = [look_at_hook(live, record) for record in live.hooks if has_actions(record.hook)]
+    # A hook that runs, or that this user cannot see, may need the verdict now.
+    if any(hook.is_hidden or hook.runs_own for hook in hooks):
+        return ()
+    why = [
+        hook.missing or f"{hook.record.hook} runs program id {hook.running_id}, which is not its"
+        for hook in hooks
+    ]
+    line = load_line(live.path, live.manifest)
+    if any(hook.is_attached and not hook.runs_own for hook in hooks):
+        line += " --take-over"
+    reason = "; ".join(why) or "only its maps are there"
+    return (f"no XDP program of {subject.set} runs ({reason}); to load it again: {line}",)
 
 
 def find_subject(

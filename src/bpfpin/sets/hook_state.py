@@ -53,6 +53,11 @@ class FoundHook:
         """Whether a program runs there, the set's or another program."""
         return bool(self.running_id)
 
+    @property
+    def runs_own(self) -> bool:
+        """Whether the set's own program runs there; any program, if its own is not known."""
+        return self.is_attached and self.pinned_id in (None, self.running_id)
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
