@@ -21,6 +21,36 @@ class Placeholder(str):
         return str(self)
 
 
+def shell_line(command: str, *operands: object, **options: object) -> str:
+    """Return a line to type into a shell: a command with values that may be any text.
+
+    Everything that a message tells the user to type, and that holds a name or a path, is made here.
+
+    Args:
+        command: The words that are the same every time, such as `bpfpin unload --keep-maps`.
+        operands: What follows the options, quoted, except a `Placeholder`. They begin with `--` if
+            the command would take one of them for an option.
+        options: Values of options by name: `dev="eth0"` is `--dev eth0`.
+    """
+    words = [command]
+    for name, value in options.items():
+        word = _quoted(value)
+        # An option that may also be given without a value would not take the next word.
+        words.append(f"--{name.replace('_', '-')}{'=' if word.startswith('-') else ' '}{word}")
+    if any(str(operand).startswith("-") for operand in operands):
+        words.append("--")
+    return " ".join([*words, *map(_quoted, operands)])
+
+
+def _quoted(value: object) -> str:
+    import shlex  # noqa: PLC0415 - only for a line that is shown
+
+    text = str(value)
+    # A shell expands `~` only at the beginning of a word, and names of ours in bpffs end with it.
+    is_plain = text.startswith("/") and shlex.quote(bare := text.replace("~", "")) == bare
+    return text if is_plain or isinstance(value, Placeholder) else shlex.quote(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Argument:
     """A keyword argument that solves a problem, such as `take_over=True`.

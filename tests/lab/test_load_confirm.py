@@ -66,7 +66,7 @@ def test_a_first_load_that_nobody_confirms_leaves_nothing(here: Here, lab: TestL
     wait_until(lambda: waiting(here.root) == [])
     wait_until(lab.answers)
 
-    assert any("it goes back in 2 seconds" in note for note in loaded["notes"])
+    assert any("this load goes back in 2 seconds" in note for note in loaded["notes"])
     assert not during
 
 

@@ -187,8 +187,11 @@ def test_a_dry_run_of_a_reload_changes_nothing_and_is_what_the_reload_does(here:
             *("programs", "maps", "hooks", "notes"),
         }
     )
-    for key in ("set", "path", "generation", "hooks", "notes"):
+    for key in ("set", "path", "generation", "hooks"):
         assert plan[key] == done[key]
+    planned = [note.replace("would be unpinned", "was unpinned") for note in plan["notes"]]
+    assert planned == done["notes"]
+    assert planned != plan["notes"]
     assert [one["id"] for one in plan["programs"]] == [None]
     assert [{**one, "id": 0} for one in plan["maps"]] == [{**one, "id": 0} for one in done["maps"]]
 

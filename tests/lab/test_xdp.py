@@ -90,7 +90,7 @@ def test_auto_takes_native_mode_where_the_driver_has_it(lab: TestLab, program: P
 def test_auto_takes_generic_mode_and_tells_the_drivers_reason(program: Program) -> None:
     with attach_xdp(program, "lo") as link:
         assert link.mode is XdpMode.GENERIC
-        assert link.note.startswith("lo runs it in generic mode, for native mode was refused: ")
+        assert link.note.startswith("lo: generic mode, because native mode was refused: ")
         assert "driver does not support XDP" in link.note
     assert xdp_holder(LOOPBACK) is None
 

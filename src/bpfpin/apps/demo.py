@@ -23,6 +23,7 @@ from bpfpin.apps.lab import Lab, lab_down, labs, traffic
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import BpfError, BusyError, CgroupNotFoundError, ExitCode, PinNotFoundError
+from bpfpin.hints import shell_line
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS, PRIVATE_MOUNT
 from bpfpin.records import dataclass
@@ -124,8 +125,9 @@ class _Play:
 
     def last_words(self) -> tuple[str, ...]:
         return (
-            f"# look: bpfpin stats {self.device}",
-            f"# when done: bpfpin unload {self.device} && bpfpin lab down {self.device}",
+            f"# look: {shell_line('bpfpin stats', self.device)}",
+            f"# when done: {shell_line('bpfpin unload', self.device)} &&"
+            f" {shell_line('bpfpin lab down', self.device)}",
         )
 
 

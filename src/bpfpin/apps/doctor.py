@@ -11,7 +11,7 @@ from bpfpin.attach import devices, interface
 from bpfpin.attach.devices import XdpFeature
 from bpfpin.attach.xdp import xdp_holder
 from bpfpin.errors import BpfError, NotBpffsError, PermissionDeniedError
-from bpfpin.hints import Argument, Fix
+from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.host.objects import may_walk
 from bpfpin.objects.features import Feature, features, is_machine_code, probe_rename_exchange
 from bpfpin.pins import bpffs
@@ -144,13 +144,14 @@ def _pin_root(pin_root: Path) -> HostCheck:
     # In a directory with the sticky bit others can create names, but not rename or remove ours
     # (unlink(2)). Sets have directories of their own.
     unsafe = unsafe_reason(status, is_sticky_enough=True)
-    fix = Fix.of("use another one (", Argument("pin_root", None), f"), or chmod 0755 {pin_root}")
+    safe = shell_line("chmod 0755", pin_root)
+    fix = Fix.of("use another one (", Argument("pin_root", None), f"), or {safe}")
     if unsafe:
         return HostCheck("pin root", ok=False, text=f"{pin_root} is not safe: {unsafe}", fix=fix)
     # Safe, but another user can take a name before its set is loaded.
     if status.st_mode & WRITABLE_BY_OTHERS:
         text = f"other users may create names in {pin_root} (mode {status.st_mode & 0o7777:04o})"
-        return HostCheck("pin root", ok=True, text=text, fix=f"chmod 0755 {pin_root}")
+        return HostCheck("pin root", ok=True, text=text, fix=safe)
     return HostCheck("pin root", ok=True, text=f"only its owner may change {pin_root}")
 
 
@@ -205,7 +206,9 @@ def _device(device: str, ifindex: int) -> Iterator[HostCheck]:
 def _native(device: str, supported: XdpFeature | None) -> HostCheck:
     if supported is None:
         text = f"the kernel does not report what the driver of {device} supports (before Linux 6.3)"
-        return HostCheck("native XDP", ok=True, text=text, fix=f"try: bpfpin load --dev {device}")
+        return HostCheck(
+            "native XDP", ok=True, text=text, fix=f"try: {shell_line('bpfpin load', dev=device)}"
+        )
     if supported & XdpFeature.BASIC:
         others = [str(flag.name).lower() for flag in XdpFeature if flag & supported]
         return HostCheck("native XDP", ok=True, text=f"{device} has it: {', '.join(others)}")

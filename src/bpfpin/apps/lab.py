@@ -24,6 +24,7 @@ from typing import Any, Final
 from bpfpin.attach import interface
 from bpfpin.attach.netlink import Device, Netlink, create_namespace, remove_namespace
 from bpfpin.errors import AttachError, BusyError, InterfaceNotFoundError, UsageError
+from bpfpin.hints import shell_line
 from bpfpin.records import dataclass
 from bpfpin.syscall import netns
 from bpfpin.syscall.signals import signals_deferred
@@ -231,7 +232,7 @@ def _is_lab_namespace(name: str) -> bool:
 def _no_lab(name: str, present: Sequence[Lab]) -> InterfaceNotFoundError:
     listed = ", ".join(lab.name for lab in present) or "none"
     return InterfaceNotFoundError(
-        f"no lab {name!r}; labs that are up: {listed}", hint=f"bpfpin lab up {name}"
+        f"no lab {name!r}; labs that are up: {listed}", hint=shell_line("bpfpin lab up", name)
     )
 
 
@@ -246,11 +247,15 @@ def _check_name(name: str) -> None:
         )
 
 
+def _down_line(name: str) -> str:
+    return shell_line("bpfpin lab down", name)
+
+
 def _check_free(link: Netlink, name: str) -> None:
     for device in link.devices():
         if device.name == name:
             what = "a lab" if device.alias == ALIAS else f"a device ({device.kind or 'hardware'})"
-            down = f"bpfpin lab down {name}" if device.alias == ALIAS else "choose another name"
+            down = _down_line(name) if device.alias == ALIAS else "choose another name"
             raise BusyError(f"there is {what} {name!r} already", holder=what, hint=down)
     if name in netns.names():
         is_ours = _is_lab_namespace(name)
@@ -258,7 +263,7 @@ def _check_free(link: Netlink, name: str) -> None:
         raise BusyError(
             f"there is {what} {name!r} already",
             holder=what,
-            hint=f"bpfpin lab down {name}" if is_ours else "choose another name",
+            hint=_down_line(name) if is_ours else "choose another name",
         )
 
 

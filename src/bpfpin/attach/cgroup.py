@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     WrongHookError,
 )
+from bpfpin.hints import shell_line
 from bpfpin.hooks import Hook
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
@@ -87,7 +87,7 @@ def _attach(program: Program, cgroup_fd: int, hook: Hook, path: str | Path) -> L
         raise HookBusyError(
             f"a program at {hook.value} of {path}, or of a cgroup above it, allows no other beside"
             " it: it was attached without BPF_F_ALLOW_MULTI",
-            hint=f"see which: bpftool cgroup show {shlex.quote(_folder(cgroup_fd))} effective",
+            hint=f"see which: {shell_line('bpftool cgroup show', _folder(cgroup_fd), 'effective')}",
         ) from None
 
 

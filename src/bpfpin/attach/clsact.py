@@ -8,7 +8,6 @@ of tc(8), sent without pyroute2, which does not read the program id of a filter.
 
 from __future__ import annotations
 
-import shlex
 import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
@@ -28,6 +27,7 @@ from bpfpin.attach.registry import (
 )
 from bpfpin.choices import choice_of
 from bpfpin.errors import HookBusyError, IdNotFoundError, ProgramChangedError, UsageError
+from bpfpin.hints import shell_line
 from bpfpin.hooks import Hook
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
@@ -300,13 +300,12 @@ def _ensure_qdisc(ifindex: int, hook: Hook) -> bool:
         kind = qdiscs().get(ifindex, "")
         if hook not in _hooks_of_qdisc(kind):
             name = interfaces.name_of(ifindex)
+            remove = shell_line("tc qdisc del dev", name, kind)
             raise HookBusyError(
                 f"{name} has the qdisc {kind or 'of another kind'} where clsact would be,"
                 " and that one has no egress",
                 holder=f"qdisc {kind}",
-                hint=f"remove it with all its filters: tc qdisc del dev {name} {kind}"
-                if kind
-                else "",
+                hint=f"remove it with all its filters: {remove}" if kind else "",
             ) from None
         return False
     return True
@@ -496,7 +495,7 @@ class ClsactCode(HookCode):
     def detach_line(self, hook: Hook, device: str, remembered: RememberedHook) -> str:
         """Return the line of tc(8) that removes the filter."""
         return (
-            f"tc filter del dev {shlex.quote(device)} {hook.value.removeprefix('tc-')}"
+            f"{shell_line('tc filter del dev', device)} {hook.value.removeprefix('tc-')}"
             f" pref {remembered.priority} handle {remembered.handle:#x} bpf"
         )
 

@@ -153,10 +153,12 @@ def _no_anchor(ifindex: int, hook: Hook, order: Order) -> IdNotFoundError:
     programs = [
         f"program id {entry.program_id} ({entry.held})" for entry in tcx_programs(ifindex, hook)
     ]
+    kind = "link" if order.flags & AttachFlag.LINK else "program"
+    side = "before" if order.flags & AttachFlag.BEFORE else "after"
     place = f"{hook.value} of {interfaces.name_of(ifindex)}"
     return IdNotFoundError(
-        f"nothing can go {order} at {place}, where that is not attached;"
-        f" in their order there are: {', '.join(programs) or 'none'}"
+        f"{kind} id {order.relative_id} is not attached at {place}, so nothing can go {side} it;"
+        f" attached there: {', '.join(programs) or 'none'}"
     )
 
 

@@ -29,7 +29,7 @@ from bpfpin.errors import (
     SyscallError,
     WrongHookError,
 )
-from bpfpin.hints import Argument, Fix
+from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.hooks import Hook, XdpMode
 from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link
@@ -150,7 +150,7 @@ def attach_xdp(
 def _generic_note(ifindex: int, words: str) -> str:
     """Return the note on a device that refused native mode with the kernel's *words*."""
     name = interfaces.name_of(ifindex)
-    return f"{name} runs it in generic mode, for native mode was refused: {words}"
+    return f"{name}: generic mode, because native mode was refused: {words}"
 
 
 def _mode_refusal(
@@ -380,9 +380,7 @@ class XdpCode(HookCode):
 
     def detach_line(self, hook: Hook, device: str, remembered: RememberedHook) -> str:
         """Return the line of ip(8) that detaches the program, in its mode."""
-        import shlex  # noqa: PLC0415  (only for a hint)
-
-        return f"ip link set dev {shlex.quote(device)} {_IP_WORDS[XdpMode(remembered.mode)]} off"
+        return f"{shell_line('ip link set dev', device)} {_IP_WORDS[XdpMode(remembered.mode)]} off"
 
     def running_on(self, devices: Iterable[DeviceRow]) -> Iterator[RunningProgram]:
         """Yield the XDP programs of the rows of the devices, without their links."""

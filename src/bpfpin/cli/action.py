@@ -8,6 +8,7 @@ from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import Report
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
 from bpfpin.errors import UsageError
+from bpfpin.hints import shell_line
 from bpfpin.sets.action import NOT_SET, ActionReport, ActionResult, Switch, show, switch
 from bpfpin.uapi import UpdateFlag
 
@@ -58,7 +59,8 @@ def command(
         # Options of a switch without a verdict: somebody forgot the verdict, and would take the
         # shown one for the new one.
         if flag or force or confirm_s:
-            raise UsageError("no verdict to switch to", hint=f"bpfpin action {target} XDP_PASS")
+            line = shell_line("bpfpin action", target, "XDP_PASS")
+            raise UsageError("no verdict to switch to", hint=line)
         # Shows without the lock: nothing is changed, and a long load need not be awaited.
         report = show(target, map_name=map_name, netns=context.netns, pin_root=context.pin_root)
     else:
@@ -99,7 +101,8 @@ def _say(context: Context, report: ActionReport) -> None:
     elif not is_shown:
         out.say(f"switched the verdict of {whose} from {_before(report)} to {shown}")
     if report.result is ActionResult.ON_TRIAL:
-        out.say(f"it goes back in {report.confirm_s} seconds; to keep it: bpfpin confirm {whose}")
+        confirm = shell_line("bpfpin confirm", whose)
+        out.say(f"it goes back in {report.confirm_s} seconds; to keep it: {confirm}")
 
 
 def _before(report: ActionReport) -> str:

@@ -9,6 +9,7 @@ import click
 from bpfpin.apps.compile import compile_source
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import Report
+from bpfpin.hints import shell_line
 
 FILE = click.Path(path_type=Path)
 
@@ -59,6 +60,6 @@ def command(
     if result.warnings:
         context.out.say(result.warnings.rstrip())
     path, clang = result.object_path, result.compiler
-    done = f"compiled {path} with {clang}; next: bpfpin check {path}"
+    done = f"compiled {path} with {clang}; next: {shell_line('bpfpin check', path)}"
     data = {"object": path, "compiler": clang, "warnings": result.warnings}
     context.out.show(Report(data, lambda out: out.say(done)))

@@ -11,6 +11,7 @@ from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import TEXT, Report
 from bpfpin.cli.group import Group, Verb
 from bpfpin.cli.output import Output
+from bpfpin.hints import shell_line
 
 VERBS = {
     "up": Verb("bpfpin.cli.lab:up_command", "Make a lab."),
@@ -43,8 +44,8 @@ def _write_new_lab(out: Output, lab: Lab) -> None:
     ]
     out.table(("where", "device", "IPv4", "IPv6"), rows)
     out.say(
-        f"made lab {lab.name}; next: bpfpin load --dev {lab.name}, and for packets:"
-        f" bpfpin lab exec {lab.name} -- ping {lab.addresses.host[0]}"
+        f"made lab {lab.name}; next: {shell_line('bpfpin load', dev=lab.name)}, and for packets:"
+        f" {shell_line('bpfpin lab exec', lab.name)} -- ping {lab.addresses.host[0]}"
     )
 
 

@@ -21,6 +21,7 @@ from bpfpin.cli.options import (
     parse_set_words,
 )
 from bpfpin.errors import UsageError, VerifierError
+from bpfpin.hints import shell_line
 from bpfpin.sets.choose import DEFAULT_CGROUP_SOURCE, DEFAULT_SOURCE, parse_hook
 from bpfpin.sets.given_maps import PINNINGS
 from bpfpin.sets.load.deploy import deploy_all, require_devices
@@ -242,7 +243,8 @@ def _say(context: Context, report: LoadReport, *, names_set: bool = False) -> No
     # By hook and name: one program may be attached at several hooks, with another old one at each.
     before = {(hook.hook, hook.program): hook.before for hook in report.hooks}
     # Behind the last sentence only: one thing to do next is enough.
-    following = "" if report.is_planned else f"; see: bpfpin {_next_verb(report)} {report.set}"
+    see = shell_line(f"bpfpin {_next_verb(report)}", report.set)
+    following = "" if report.is_planned else f"; see: {see}"
     for program in attached:
         place = _place(program)
         old = before.get((program.hook or "", program.name))

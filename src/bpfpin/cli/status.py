@@ -11,6 +11,7 @@ from bpfpin.cli.failure import sudo_hint
 from bpfpin.cli.formats import Report, value_text
 from bpfpin.cli.options import optional_target_options
 from bpfpin.errors import ExitCode
+from bpfpin.hints import Placeholder, shell_line
 from bpfpin.sets.reports import SetReport, StatusReport
 from bpfpin.sets.status import status
 
@@ -36,8 +37,9 @@ def _show(context: Context, report: StatusReport, target: str | None) -> None:
         rows = [row for set_report in report.sets for row in _rows(set_report)]
         context.out.table(COLUMNS, rows, right=("generation",))
     else:
+        load = shell_line("bpfpin load", dev=target or Placeholder("DEV"))
         where = f"for {target}" if target else f"below {context.pin_root}"
-        context.out.say(f"nothing is loaded {where}; next: bpfpin load --dev {target or 'DEV'}")
+        context.out.say(f"nothing is loaded {where}; next: {load}")
     for set_report in report.sets:
         if set_report.metadata:
             values = ", ".join(

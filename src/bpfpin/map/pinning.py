@@ -14,7 +14,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UnsafePathError,
 )
-from bpfpin.hints import Argument, Fix
+from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.host.objects import keepers
 from bpfpin.host.users import users_of
 from bpfpin.map.open import open_map
@@ -137,13 +137,14 @@ def _require_outside(pin_path: Path) -> None:
             hint="to keep the change: bpfpin confirm; to remove leftovers: bpfpin clean",
         )
     if pin_set is not None:
+        unload = shell_line("bpfpin unload", names.display_name(pin_set.name))
         raise UnsafePathError(
             f"{pin_path} is in the pin set {pin_set}, which only load and unload change",
             path=str(pin_path),
             hint=Fix.of(
                 "unpin takes ",
                 Argument("is_forced"),
-                f"; a set as a whole goes with: bpfpin unload {names.display_name(pin_set.name)}",
+                f"; a set as a whole goes with: {unload}",
             ),
         )
 

@@ -16,7 +16,7 @@ from typing import Any
 from bpfpin.codecs.formats import AUTO
 from bpfpin.codecs.stray import key_bytes_of
 from bpfpin.errors import BpfError, BusyError, UsageError
-from bpfpin.hints import Argument, Fix
+from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.map import query
 from bpfpin.map.follow import Follower, Gone, StillMigrating, follow
 from bpfpin.map.open import AS_IT_IS, Typing, open_map, open_typed, require_entries, usage_errors
@@ -213,7 +213,7 @@ def open_events(target: str, *, event_type: str | None, form: str | None) -> Eve
             raise UsageError(
                 f"map {bpf_map.name!r} is of type {type_name(bpf_map.type)}; events come from a"
                 " ringbuf or a perf_event_array",
-                hint=f"bpfpin map dump {target}",
+                hint=shell_line("bpfpin map dump", target),
             )
         try:
             return kind.of(bpf_map, event_type=event_type, value_format=form, formats=AUTO)
@@ -262,7 +262,7 @@ def events(
         if not polled and replaced:
             raise BusyError(
                 f"{path}: {replaced}; its events go there now",
-                hint=f"read that one: bpfpin map events {path}",
+                hint=f"read that one: {shell_line('bpfpin map events', path)}",
             )
         now = time.time()
         for event in polled:

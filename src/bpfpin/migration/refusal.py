@@ -134,7 +134,7 @@ class Refusals:
         """Raise `MigrationRefusedError` with all differences and remedies, if there are any."""
         if self._differences:
             raise MigrationRefusedError(
-                f"cannot be migrated as things are: {self._name}",
+                f"map {self._name} cannot be migrated without a decision",
                 differences=tuple(self._differences),
                 remedies=self._remedies,
             )

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from bpfpin.errors import NotBpffsError, PinNotFoundError, PrivateMountError, UnsafePathError
-from bpfpin.hints import Argument, Fix, Placeholder
+from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.syscall import fs
 from bpfpin.syscall.fs import Mount
@@ -133,7 +133,7 @@ def _require_writable(root: Directory) -> None:
         raise UnsafePathError(
             f"{root.path} is in a bpffs that is mounted read-only: nothing can be changed there",
             path=str(root.path),
-            hint=f"mount -o remount,rw {point}",
+            hint=shell_line("mount -o remount,rw", point),
         )
 
 

@@ -23,6 +23,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UnsafePathError,
 )
+from bpfpin.hints import shell_line
 from bpfpin.pins.names import LINKS
 from bpfpin.syscall import fs
 from bpfpin.syscall.call import INTERRUPTED_MAX
@@ -288,7 +289,8 @@ def require_safe(directory: Directory, *, is_sticky_enough: bool = False) -> Non
         raise UnsafePathError(
             f"{directory.path} is not safe to change: {reason}",
             path=str(directory.path),
-            hint=f"chown and chmod it (0700), or use another pin root: ls -ld {directory.path}",
+            hint="chown and chmod it (0700), or use another pin root:"
+            f" {shell_line('ls -ld', directory.path)}",
         )
 
 

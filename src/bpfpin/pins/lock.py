@@ -24,7 +24,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UnsafePathError,
 )
-from bpfpin.hints import Argument, Fix, Placeholder
+from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.pins import bpffs
 from bpfpin.pins.directory import OTHERS_WRITE, Directory, require_safe, unsafe_reason, user_name
 from bpfpin.pins.names import LOCK_DIRECTORY
@@ -144,16 +144,18 @@ def foreign_lock_directory(root: Directory) -> UnsafePathError | None:
     if is_directory and not reason:
         return None
     if is_directory:
-        what, remove = f"a directory that is not safe: {reason}", f"rmdir {path}"
+        what, remove = f"a directory that is not safe: {reason}", shell_line("rmdir", path)
         if status.st_uid in (0, os.geteuid()):
-            remove = f"chmod 0700 {path}"
+            remove = shell_line("chmod 0700", path)
     else:
         kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no directory"
-        what, remove = f"{kind}, made by {user_name(status.st_uid)}", f"rm {path}"
+        what, remove = f"{kind}, made by {user_name(status.st_uid)}", shell_line("rm", path)
     text = f"{path} is {what}; bpfpin keeps the lock of {root.path} under that name"
     hint = remove
     if root.status.st_mode & OTHERS_WRITE:
-        hint += f" && chmod 0755 {root.path}  # so that nobody else takes names there"
+        hint += (
+            f" && {shell_line('chmod 0755', root.path)}  # so that nobody else takes names there"
+        )
     return UnsafePathError(text, path=str(path), hint=hint)
 
 

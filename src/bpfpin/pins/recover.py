@@ -24,7 +24,7 @@ from contextlib import suppress
 from enum import Enum
 
 from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
-from bpfpin.hints import Argument, Fix, Placeholder
+from bpfpin.hints import shell_line
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
@@ -294,7 +294,7 @@ def require_own(directory: Directory) -> None:
         raise UnsafePathError(
             f"{directory.path} belongs to {user_name(owner)} and was left alone",
             path=str(directory.path),
-            hint=f"run as that user, or remove it: ls -ld {directory.path}",
+            hint=f"run as that user, or remove it: {shell_line('ls -ld', directory.path)}",
         )
 
 
@@ -305,5 +305,5 @@ def _own_manifest(directory: Directory) -> Manifest:
         raise UnsafePathError(
             f"{directory.path} is not a pin set of ours and was left alone: {error.message}",
             path=str(directory.path),
-            hint=Fix.of("choose another name: ", Argument("name", Placeholder("NAME"))),
+            hint=f"look who made it: {shell_line('ls -la', directory.path)}",
         ) from None

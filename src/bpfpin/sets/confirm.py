@@ -16,7 +16,7 @@ from bpfpin.errors import (
     UnsafePathError,
     UsageError,
 )
-from bpfpin.hints import Argument, Fix, Placeholder
+from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
@@ -161,7 +161,7 @@ def _only(
         listed = ", ".join(change.shown for change in fitting)
         raise UsageError(
             f"{len(fitting)} changes are on trial: {listed}",
-            hint=f"name one of them: bpfpin confirm {fitting[0].shown}",
+            hint=f"name one of them: {shell_line('bpfpin confirm', fitting[0].shown)}",
         )
     raise _nothing(target)
 

@@ -14,6 +14,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UsageError,
 )
+from bpfpin.hints import shell_line
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, user_name
 from bpfpin.pins.manifest import AttachPoint, read_manifest
@@ -61,9 +62,8 @@ def find_set(target: str, *, pin_root: Path, netns: str | None = None) -> PinSet
 
 def _load_hint(target: str) -> str:
     is_cgroup = target.startswith(("@", "/"))
-    return (
-        f"bpfpin load --cgroup {target.lstrip('@')}" if is_cgroup else f"bpfpin load --dev {target}"
-    )
+    place = {"cgroup": target.lstrip("@")} if is_cgroup else {"dev": target}
+    return shell_line("bpfpin load", **place)
 
 
 def cgroup_set_name(target: str, *, pin_root: Path) -> str | None:

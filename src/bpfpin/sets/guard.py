@@ -16,7 +16,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     UsageError,
 )
-from bpfpin.hints import Argument, Fix
+from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.hooks import Hook, TargetKind, has_actions
 from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
 from bpfpin.map_traits import traits_of
@@ -98,7 +98,7 @@ class MapGuard:
             fix = Fix.of("mean it: ", Argument("force"))
             if verdict is None:
                 return fix
-            way_back = f"bpfpin action {subject} {verdict.name} --confirm 30"
+            way_back = shell_line("bpfpin action", subject, verdict.name, confirm=30)
             return fix.joined(f"; or with a way back: {way_back}")
 
         notes = require_way_back(

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bpfpin.errors import BpfError, PinNotFoundError
+from bpfpin.hints import shell_line
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins import shared as outside
@@ -134,7 +135,7 @@ class LeftoverVerdict:
 def judge(root: Directory, pin_set: LoadedSet) -> LeftoverVerdict:
     """Return whether a set of this user is a leftover; the lock must be held after recovery."""
     manifest = pin_set.manifest
-    by_hand = f"to remove it: bpfpin unload {names.display_name(pin_set.name)}"
+    by_hand = f"to remove it: {shell_line('bpfpin unload', names.display_name(pin_set.name))}"
     device = device_state(manifest.place)
     gone = f"{name_of(manifest.place)} is gone"
     # Somebody asked for these maps to be kept, so they stay, even without their device.

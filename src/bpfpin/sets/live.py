@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from bpfpin.errors import (
     ProgramChangedError,
     UnsafePathError,
 )
-from bpfpin.hints import Argument, Fix, Placeholder
+from bpfpin.hints import shell_line
 from bpfpin.hooks import HeldBy, Hook
 from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.programs.program import Program
@@ -100,13 +101,22 @@ def read_live(pin_root: Path, name: str) -> LiveState:
     if directory.state is SetState.FOREIGN or not directory.is_own:
         is_of_root = isinstance(directory, LoadedSet) and not directory.is_own
         reason = "another user loaded it" if is_of_root else directory.reason
+        owner = directory.path.lstat().st_uid
+        whose = "" if owner == os.geteuid() else f" (it belongs to {user_name(owner)})"
         raise UnsafePathError(
-            f"{directory.path} is not a pin set of ours and was left alone: {reason}"
-            f" (it belongs to {user_name(directory.path.lstat().st_uid)})",
+            f"{directory.path} is not a pin set of ours and was left alone: {reason}{whose}",
             path=str(directory.path),
-            hint=Fix.of("choose another name for the set: ", Argument("name", Placeholder("NAME"))),
+            hint=foreign_fix(directory),
         )
     return LiveState(directory)
+
+
+def foreign_fix(directory: PinSet) -> str:
+    """Return what to do about a directory that is not a pin set of this user."""
+    # The record of its objects stays behind where a set of ours lost its manifest.
+    if directory.is_own and (directory.path / names.OBJECTS).is_dir():
+        return f"detach and unpin the rest: {shell_line('rm -r', directory.path)}"
+    return f"look who made it: {shell_line('ls -la', directory.path)}"
 
 
 def require_unchanged_programs(live: LoadedSet) -> None:

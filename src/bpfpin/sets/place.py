@@ -11,7 +11,7 @@ from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.attach.registry import HookTarget
 from bpfpin.errors import BpfError, NamespaceNotFoundError
-from bpfpin.hints import Argument, Fix, Placeholder
+from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.hooks import TargetKind, known_hook
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
@@ -85,7 +85,8 @@ def in_namespace(place: AttachPoint, line: str) -> str:
     if not place.netns:
         return line
     # Not `ip netns exec`: it mounts another /sys, without the bpffs below it.
-    return f"nsenter --net={shlex.quote(str(namespaces.path_of(place.netns)))} {line}"
+    # One word: without `=` nsenter(1) takes what follows for the command.
+    return f"nsenter {shlex.quote(f'--net={namespaces.path_of(place.netns)}')} {line}"
 
 
 def load_line(path: Path, manifest: Manifest) -> str:
@@ -110,11 +111,10 @@ def load_line(path: Path, manifest: Manifest) -> str:
     return shlex.join(words)
 
 
-def command_line(*words: str, root: Path) -> str:
+def command_line(verb: str, *operands: str, root: Path) -> str:
     """Return a line of the command; it names the pin root where that is not the default."""
-    import shlex  # noqa: PLC0415  (only for hints)
-
-    return shlex.join(["bpfpin", *([] if root == BPFFS else ["--pin-root", str(root)]), *words])
+    first = "bpfpin" if root == BPFFS else shell_line("bpfpin", pin_root=root)
+    return shell_line(f"{first} {verb}", *operands)
 
 
 def namespace_of(place: AttachPoint) -> str | None:

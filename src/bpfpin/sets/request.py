@@ -14,7 +14,7 @@ from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
 from bpfpin.attach.order import Order
 from bpfpin.choices import choice_of
 from bpfpin.errors import BusyError, CgroupNotFoundError, UsageError
-from bpfpin.hints import Argument, Fix, Placeholder
+from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
@@ -199,6 +199,11 @@ class LoadRequest(Closing):
         """Return the target of *hook* as it is shown: `lab0`, or `cgroup /web`."""
         return target_name(self.place, hook)
 
+    @property
+    def unload_line(self) -> str:
+        """The line that detaches the set and keeps its maps for the next load."""
+        return shell_line("bpfpin unload --keep-maps", self.shown_name)
+
     def map_path(self, name: str) -> Path:
         """Return the path of the pin of map *name*."""
         return self.path / names.map_pin_name(name)
@@ -221,10 +226,11 @@ def check_fresh(spec: ObjectSpec, fresh: frozenset[str], shared: Mapping[str, Sh
     for name in sorted(fresh & set(shared)):
         exists = shared[name].bpf_map is not None and not shared[name].is_new
         if exists and not shared[name].is_exchangeable:
+            remove = shell_line("rm", shared[name].path or shared[name].source)
             raise UsageError(
                 f"map {name} is that of {shared[name].source}, which others may use: it cannot"
                 " start empty here",
-                hint=f"unpin it on purpose first: rm {shared[name].path or shared[name].source}",
+                hint=f"unpin it on purpose first: {remove}",
             )
 
 
@@ -346,6 +352,20 @@ def _set_name_for(place: AttachPoint, pin_root: Path) -> str:
     return set_names[0]
 
 
+def _require_plain_name(name: str, path: Path) -> None:
+    """Raise `UsageError` for a new set whose name other commands would take for a map or a path."""
+    from bpfpin.map.open import is_map_name  # noqa: PLC0415 - few sets have a name of their own
+    from bpfpin.objects.kernel.info import ID, NAME  # noqa: PLC0415
+
+    # Sets that have such a name already can still be reloaded.
+    if not os.path.lexists(path) and (is_map_name(name) or name in {".", ".."}):
+        what = "a map" if name.startswith((ID, NAME)) else "a path"
+        raise UsageError(
+            f"a set cannot be named {name!r}: other commands take that for {what}",
+            hint=Fix.of("choose another name: ", Argument("name", Placeholder("NAME"))),
+        )
+
+
 def _usual_name(place: AttachPoint) -> str:
     if place.device:
         return names.set_name(place.device, place.netns or None)
@@ -417,7 +437,11 @@ def _request(
     for choice in chosen:  # the hook may say for which attach type a program is loaded
         attach_type = choice.program.expected_attach_type
         spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
-    name = names.encode(options.name) if options.name else _usual_name(place)
+    if options.name:
+        name = names.encode(options.name)
+        _require_plain_name(options.name, options.pin_root / name)
+    else:
+        name = _usual_name(place)
     return LoadRequest(
         spec,
         chosen,

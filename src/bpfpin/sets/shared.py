@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.errors import PinError, PinNotFoundError, UsageError
-from bpfpin.hints import Argument, Fix
+from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.host.pins import map_pins
 from bpfpin.host.users import MapUser, UserKind, programs_of, users_of
 from bpfpin.objects.kernel import info as walk
@@ -184,9 +184,9 @@ class Replacing:
             if owner is not None:
                 shown = names.display_name(owner.name)
                 first = (f"{user} is of the set {shown}: ", *_together(owner))
-                yield Fix.of(*first, f"bpfpin unload {shown}")
+                yield Fix.of(*first, shell_line("bpfpin unload", shown))
             elif user.kind is UserKind.PIN:
-                yield Fix.of(f"{user}: if nobody needs it, rm {user.name}")
+                yield Fix.of(f"{user}: if nobody needs it, {shell_line('rm', user.name)}")
             else:
                 yield Fix.of(f"{user}: {_ADVICE_ON_PROGRAMS}")
 

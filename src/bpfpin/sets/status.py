@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import grp
-import shlex
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import nullcontext, suppress
@@ -22,6 +21,7 @@ from bpfpin.errors import (
     PinKindError,
     PinNotFoundError,
 )
+from bpfpin.hints import shell_line
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.link import Link
@@ -37,7 +37,7 @@ from bpfpin.records import dataclass
 from bpfpin.sets.find import find_set
 from bpfpin.sets.hook_state import FoundHook, is_without_device, look_at_hook
 from bpfpin.sets.leftover import LeftStage, left_stages, staged_programs
-from bpfpin.sets.live import program_id
+from bpfpin.sets.live import foreign_fix, program_id
 from bpfpin.sets.place import (
     DeviceState,
     command_line,
@@ -176,10 +176,7 @@ class SetView:
         if not pin_set.is_readable:
             self._tell(ProblemKind.UNREADABLE, self._as_root, reason=pin_set.reason)
         elif pin_set.state is SetState.FOREIGN:
-            fix = f"look who made it: ls -la {pin_set.path}"
-            if pin_set.is_own and (pin_set.path / names.OBJECTS).is_dir():
-                fix = f"detach and unpin the rest: rm -r {pin_set.path}"
-            self._tell(ProblemKind.FOREIGN, fix, reason=pin_set.reason)
+            self._tell(ProblemKind.FOREIGN, foreign_fix(pin_set), reason=pin_set.reason)
         elif pin_set.state is SetState.HALF_BUILT and self._stage is not None:
             self._tell_stage(self._stage)
         if isinstance(pin_set, LoadedSet):
@@ -230,9 +227,9 @@ class SetView:
             {*self._pin_set.foreign, *(lost.path for lost in self._lost if lost.replaced_by)}
         )
 
-    def _line(self, *words: str) -> str:
+    def _line(self, verb: str, *operands: str) -> str:
         """Return a line of the command for the pin root of the set."""
-        return command_line(*words, root=self._pin_set.path.parent)
+        return command_line(verb, *operands, root=self._pin_set.path.parent)
 
     @property
     def _load_line(self) -> str:
@@ -247,7 +244,7 @@ class SetView:
     def _tell_stage(self, stage: LeftStage) -> None:
         if stage.foreign:
             reason = f"{stage.path} is in the way of the next load: {stage.foreign}"
-            fix = f"look who made it: ls -la {stage.path}"
+            fix = f"look who made it: {shell_line('ls -la', stage.path)}"
             self._tell(ProblemKind.FOREIGN, fix, reason=reason)
         else:
             fix = f"{self._line('clean')}; load and unload of it do the same"
@@ -270,7 +267,10 @@ class SetView:
                 self._check_hook(hook)
         self._check_folds()
         for pin in open_pins(pin_set):
-            fix = f"chmod {pin.mode:04o} {pin.path}, or load it for them, with --group or --chmod"
+            fix = (
+                f"{shell_line(f'chmod {pin.mode:04o}', pin.path)}, or load it for them, with"
+                " --group or --chmod"
+            )
             self._tell(ProblemKind.ACCESS, fix, reason=f"{pin.path}: {pin.reason}")
 
     def _tell_gone(self, manifest: Manifest, device: DeviceState) -> None:
@@ -301,7 +301,7 @@ class SetView:
             self._tell(ProblemKind.PROGRAM_CHANGED, fix, reason=reason)
         elif record.held_by is HeldBy.NETLINK:
             reason = f"{record.hook} of {shown.device} is held by netlink, without a link"
-            unload = self._line("unload", "--keep-maps", self._shown)
+            unload = self._line("unload --keep-maps", self._shown)
             fix = f"to make it a link: {unload}, then {self._load_line}"
             self._tell(ProblemKind.HELD_BY_NETLINK, fix, reason=reason)
 
@@ -313,7 +313,7 @@ class SetView:
         if hooks and written is not None and not written.programs:
             marks = self._pin_set.path / names.OBJECTS
             reason = f"{marks} was emptied by hand: no pin is known to be of the set any more"
-            fix = f"if what is pinned there is the set's: rm -r {marks}"
+            fix = f"if what is pinned there is the set's: {shell_line('rm -r', marks)}"
             self._tell(ProblemKind.PIN_MISSING, fix, reason=reason)
         running = {hook.record.link for hook in hooks if hook.is_attached}
         used = {map_id for map_id, _ in splits}
@@ -344,10 +344,10 @@ class SetView:
             return self._load_line
         if lost.folder not in _TOOL_WORDS:
             return self._load_line
-        pin = f"bpftool {_TOOL_WORDS[lost.folder]} pin id {lost.id} {shlex.quote(str(path))}"
+        pin = shell_line(f"bpftool {_TOOL_WORDS[lost.folder]} pin id", lost.id, path)
         # Moved and not removed: the pin in the way belongs to somebody else.
-        aside = shlex.quote(str(path.with_name(f"other_{path.name}")))
-        return f"mv {shlex.quote(str(path))} {aside} && {pin}" if lost.replaced_by else pin
+        aside = path.with_name(f"other_{path.name}")
+        return f"{shell_line('mv', path, aside)} && {pin}" if lost.replaced_by else pin
 
     def _is_alive(self, lost: LostPin) -> bool:
         kind = _OPENED.get(lost.folder)
@@ -368,7 +368,7 @@ class SetView:
             path = self._pin_set.path / entry
             if path.parent.name == names.LINKS and path.is_file():
                 reason = f"{path} is pinned, and no hook of the set knows it{_running(path)}"
-                fix = f"if nobody needs it, unpin it, which detaches: rm {path}"
+                fix = f"if nobody needs it, unpin it, which detaches: {shell_line('rm', path)}"
                 self._tell(ProblemKind.ORPHAN, fix, reason=reason)
             elif path.parent == self._pin_set.path and "~" not in entry and path.is_file():
                 self._check_foreign_pin(path)
@@ -377,7 +377,7 @@ class SetView:
         try:
             Map.from_pin(path, read_only=True).close()
         except PinKindError as error:
-            fix = f"if nobody needs it, unpin it: rm {path}"
+            fix = f"if nobody needs it, unpin it: {shell_line('rm', path)}"
             self._tell(ProblemKind.ORPHAN, fix, reason=error.message)
         except (PinError, PermissionDeniedError):  # unpinned meanwhile, or not readable
             return
@@ -401,7 +401,7 @@ class SetView:
                 yield MapReport(name, self._map_id(path), path)
             except PinKindError as error:
                 if self._pin_set.objects is None:
-                    fix = f"if nobody needs it, unpin it: rm {path}"
+                    fix = f"if nobody needs it, unpin it: {shell_line('rm', path)}"
                     self._tell(ProblemKind.ORPHAN, fix, reason=error.message)
             except PinError:  # unloaded meanwhile
                 continue

@@ -31,6 +31,7 @@ from bpfpin.errors import (
     ProgramChangedError,
     UnsafePathError,
 )
+from bpfpin.hints import shell_line
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs, names
@@ -294,7 +295,7 @@ def describe_trial(trial: Trial, shown: str) -> str:
         )
     return (
         f"{trial.what} is on trial, and goes back in {trial.left_s:.0f} seconds;"
-        f" to keep it: bpfpin confirm {shown}"
+        f" to keep it: {shell_line('bpfpin confirm', shown)}"
     )
 
 
@@ -395,7 +396,7 @@ def _settle(root: Directory, place: TrialPlace, trial: Trial) -> tuple[str, ...]
     raise BusyError(
         f"{shown} is on trial: {trial.what} goes back in {trial.left_s:.0f} seconds",
         holder=f"pid {trial.pid}",
-        hint=f"keep it: bpfpin confirm {shown}; or wait until it went back",
+        hint=f"keep it: {shell_line('bpfpin confirm', shown)}; or wait until it went back",
     )
 
 

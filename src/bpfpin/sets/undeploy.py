@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bpfpin.errors import BpfError, NotSupportedError, PinError, PinNotFoundError
+from bpfpin.hints import shell_line
 from bpfpin.host.pins import BpffsWalk, bpffs_roots
 from bpfpin.objects.kernel.object import wait_until_freed
 from bpfpin.objects.link import Link
@@ -147,7 +148,8 @@ def _require_loaded(directory: PinSet | None) -> None:
         raise PinNotFoundError(
             f"nothing is loaded for {names.display_name(directory.name)!r}: {directory.reason}",
             path=str(directory.path),
-            hint=f"look who made it: ls -la {directory.path}; once it is empty: bpfpin clean",
+            hint=f"look who made it: {shell_line('ls -la', directory.path)};"
+            " once it is empty: bpfpin clean",
         )
 
 

@@ -9,6 +9,7 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command, force_option, guarded
 from bpfpin.cli.formats import Report
 from bpfpin.cli.migrate import convert_options, taken
+from bpfpin.hints import shell_line
 from bpfpin.map.snapshot import restore, save
 
 
@@ -24,7 +25,7 @@ def save_command(context: Context, *, map_: str, file: str) -> None:
     saved = save(map_, file)
     done = (
         f"saved {saved.entries} entries of {map_} (id {saved.map_id}); to restore them:"
-        f" bpfpin map restore {file} {map_}"
+        f" {shell_line('bpfpin map restore', file, map_)}"
     )
     context.out.show(Report(saved.to_json(), lambda out: out.say(done)))
 

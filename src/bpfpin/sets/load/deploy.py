@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpfpin.attach import interface
-from bpfpin.errors import BpfError, UsageError
+from bpfpin.errors import BpfError, UnsafePathError, UsageError
+from bpfpin.hints import Argument, Placeholder
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs
 from bpfpin.pins.bpffs import BPFFS, RootState
@@ -350,7 +351,8 @@ def _load(targets: Sequence[LoadRequest], options: LoadOptions) -> list[LoadRepo
         opened.enter_context(_none_changed_hint(root, requests))
         # What earlier commands left comes first: a plan that is made from a half-built set would
         # keep the wrong maps.
-        changes = begin_changes(root, [request.name for request in requests])
+        with _other_name_hint(requests):
+            changes = begin_changes(root, [request.name for request in requests])
         outcomes = _planned(requests, [change.live for change in changes], options.maps, opened)
         reports = _published(outcomes, root)
         return [
@@ -371,7 +373,8 @@ def _plan_only(targets: Sequence[LoadRequest], options: LoadOptions) -> list[Loa
                 # A dry run cannot recover a stage, but a stage of another user would refuse the
                 # load.
                 check_stage(directory, request.name)
-        lives = [read_live(root, request.name) for request in requests]
+        with _other_name_hint(requests):
+            lives = [read_live(root, request.name) for request in requests]
     with ExitStack() as opened:
         outcomes = _planned(requests, lives, options.maps, opened)
         return [
@@ -458,6 +461,18 @@ def _none_changed_hint(root: Directory, requests: Sequence[LoadRequest]) -> Iter
         if len(requests) > 1 and not any(is_half_done(root, each.name) for each in requests):
             stays = f"all or none: nothing was changed in {shown}"
             error.fix = error.fix.joined(stays, separator="\n      ")
+        raise
+
+
+@contextmanager
+def _other_name_hint(requests: Sequence[LoadRequest]) -> Iterator[None]:
+    """Add to the refusal of a directory of others that the set may have another name."""
+    try:
+        yield
+    except UnsafePathError as error:
+        if [str(request.path) for request in requests] == [error.path]:
+            name = Argument("name", Placeholder("NAME"))
+            error.fix = error.fix.joined("; or choose another name for the set: ", name)
         raise
 
 

@@ -15,7 +15,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     ProgramChangedError,
 )
-from bpfpin.hints import Argument, Fix
+from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
@@ -37,24 +37,15 @@ def plan_beside_others(request: LoadRequest, hook: Hook, wanted: HookPlan) -> Ho
     if holder is None:
         return wanted
     target = request.place_of(hook.value)
+    # Taking the hook over from another set of ours would leave that set with a manifest that is
+    # wrong.
+    if busy := busy_with_set(request, hook, holder):
+        raise busy
     if not request.takes_over:
         raise HookBusyError(
             f"{target} runs another {_program_kind(hook)} already: {holder}",
             holder=str(holder),
             hint=Fix.of("it was left as it is; to put yours in its place: ", Argument("take_over")),
-        )
-    # Taking the hook over from another set of ours would leave that set with a manifest that is
-    # wrong.
-    owner = _owning_set(request, holder)
-    if owner:
-        raise HookBusyError(
-            f"{target} runs the program of another set of yours, {owner}: {holder}",
-            holder=owner,
-            hint=Fix.of(
-                "load it into that set: ",
-                Argument("name", owner),
-                f"; or first: bpfpin unload {owner}",
-            ),
         )
     # Netlink shows the program but not its link. Without the right to list links, a program that a
     # link holds would look like one that netlink holds.
@@ -68,6 +59,26 @@ def plan_beside_others(request: LoadRequest, hook: Hook, wanted: HookPlan) -> Ho
         whose = f"program id {holder.program_id}"
         require_mode(request, holder.mode.value, whose, _detach_line(request, hook, holder))
     return _taken(request, hook, wanted, holder)
+
+
+def busy_with_set(request: LoadRequest, hook: Hook, holder: HookHolder) -> HookBusyError | None:
+    """Return the refusal if *holder* is another set of ours, None if it is not."""
+    directory = _owning_set(request, holder)
+    if not directory:
+        return None
+    owner = names.display_name(directory)
+    # A name with a namespace or a cgroup in it is the one that a load gives by itself.
+    is_given = names.encode(owner) == directory
+    return HookBusyError(
+        f"{request.place_of(hook.value)} runs the program of another set of yours, {owner}:"
+        f" {holder}",
+        holder=owner,
+        hint=Fix.of(
+            "load it into that set: " if is_given else "load it into that set, without ",
+            Argument("name", owner if is_given else None),
+            f"; or first: {shell_line('bpfpin unload', owner)}",
+        ),
+    )
 
 
 def _program_kind(hook: Hook) -> str:
@@ -87,12 +98,12 @@ def _without_link(hook: Hook, holder: HookHolder) -> NewAttachment:
 
 
 def _owning_set(request: LoadRequest, holder: HookHolder) -> str:
-    """Return the set of ours that has pinned the holder's program, "" if none has."""
+    """Return the directory of the set of ours that has pinned the holder's program, else ""."""
     for pin_set in all_sets(request.path.parent):
         for name in pin_set.program_names if pin_set.name != request.name else ():
             with suppress(BpfError):
                 if program_id(pin_set, name) == holder.program_id:
-                    return names.display_name(pin_set.name)
+                    return pin_set.name
     return ""
 
 
@@ -205,7 +216,7 @@ def _plan(
             if update is not None and update.previous_id:
                 if choice.hook.traits.has_mode:
                     name = request.shown_name
-                    detach = f"bpfpin unload --keep-maps {name}"
+                    detach = request.unload_line
                     require_mode(request, update.mode, f"the set {name}", detach)
                 previous, is_taken = _previous(request, live, record, update)
                 undo.pop_all()
@@ -293,16 +304,18 @@ def _previous(
     )
 
 
-def describe(plans: tuple[HookPlan, ...]) -> Iterator[str]:
-    """Yield the notes on hooks that are taken over."""
+def describe(request: LoadRequest, plans: tuple[HookPlan, ...]) -> Iterator[str]:
+    """Yield the notes on hooks that are taken over, or in a dry run would be."""
+    taken = "would be taken over" if request.is_dry_run else "was taken over"
+    held = "would be held" if request.is_dry_run else "is held"
     for plan in plans:
         if plan.is_taken and plan.held_by is HeldBy.NETLINK:
             yield (
-                f"{plan.hook} was taken over from program id {plan.previous_id} and is held by"
-                " netlink, without a link; to make it one: unload --keep-maps, then load"
+                f"{plan.hook} {taken} from program id {plan.previous_id} and {held} by netlink,"
+                f" without a link; to make it one: {request.unload_line}, then load"
             )
         elif plan.is_taken:
-            yield f"{plan.hook} was taken over from program id {plan.previous_id}"
+            yield f"{plan.hook} {taken} from program id {plan.previous_id}"
 
 
 def unmoved(request: LoadRequest, plans: tuple[HookPlan, ...]) -> Iterator[str]:
@@ -334,5 +347,5 @@ def unmoved(request: LoadRequest, plans: tuple[HookPlan, ...]) -> Iterator[str]:
         # Else it is a filter of classic tc, from when the kernel had no tcx.
         yield (
             f"{plan.program} keeps its place at {plan.hook}, which is not {request.order}; to move"
-            f" it: bpfpin unload --keep-maps {request.shown_name}, then load"
+            f" it: {request.unload_line}, then load"
         )

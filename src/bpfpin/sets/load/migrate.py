@@ -156,7 +156,7 @@ class Migrator:
         using = [record for record in leaving if self._uses(record.program, old)]
         if using:
             loss = "leaves the set, and what it counts until then is lost"
-            first = f"first: bpfpin unload --keep-maps {self.request.shown_name}"
+            first = f"first: {self.request.unload_line}"
             raise MigrationRefusedError(
                 f"map {name} is used at hooks that leave the set",
                 differences=[Difference(name, "hook", record.hook, loss) for record in using],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError, PinKindError, PinNotFoundError
-from bpfpin.hints import Argument, Fix, Placeholder
+from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
@@ -150,7 +150,7 @@ def _require_free_names(
                 f"{path} is {_what_is_at(path)}, which bpfpin did not pin, and the object needs"
                 " that name",
                 holder=str(path),
-                hint=f"move it away: mv {path} {path}_other",
+                hint=f"move it away: {shell_line('mv', path, f'{path}_other')}",
             )
 
 
@@ -173,9 +173,10 @@ def _require_related(request: LoadRequest, live: LoadedSet | None) -> None:
     # typed wrong would replace another program.
     if set(request.programs) & set(live.program_names) or after & before:
         return
+    where = live.manifest.place.device or f"cgroup {live.manifest.place.cgroup}"
     raise BusyError(
-        f"{request.shown_name} runs another object, {live.manifest.object or 'without a path'}:"
-        " they share neither a program nor a hook",
+        f"{where} already has the set {request.shown_name}, which runs another object,"
+        f" {live.manifest.object or 'without a path'}; the two share neither a program nor a hook",
         holder=live.manifest.object,
         hint=Fix.of(
             "load it as another set: ",

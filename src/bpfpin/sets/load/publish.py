@@ -27,6 +27,7 @@ from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapMigration, Plan
 from bpfpin.pins.transaction import Stage, next_generations
 from bpfpin.records import dataclass
 from bpfpin.sets.live import notes_on_others, reopen
+from bpfpin.sets.load.hooks import busy_with_set
 from bpfpin.sets.load.plan import access_after
 from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
@@ -56,7 +57,13 @@ def attach(request: LoadRequest, hook: Hook, program: Program) -> NewAttachment:
     target = hook_target(request.place, request.spec.programs[program.name].attach_to)
     # A hook with several programs is never busy, so there is nothing to wait for.
     if hook.traits.runs_one:
-        return _attach_when_free(program, hook, target, options)
+        try:
+            return _attach_when_free(program, hook, target, options)
+        except HookBusyError:
+            holder = code_of(hook).holder(target)
+            if holder is not None and (busy := busy_with_set(request, hook, holder)):
+                raise busy from None
+            raise
     return code_of(hook).attach(program, hook, target, options)
 
 
@@ -131,8 +138,7 @@ def explained_updates(
 def _cannot_stay(request: LoadRequest, refused: NotSupportedError) -> NotSupportedError:
     """Return the refusal of a program in a mode that cannot change in place."""
     refused.fix = Fix.of(
-        f"the mode cannot change in place: bpfpin unload --keep-maps {request.shown_name}, then"
-        " load with ",
+        f"the mode cannot change in place: {request.unload_line}, then load with ",
         *refused.fix.parts,
     )
     return refused

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bpfpin.hints import shell_line
 from bpfpin.hooks import Hook, TargetKind, XdpMode
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins.manifest import HookRecord
@@ -196,15 +197,23 @@ def _notes(request: LoadRequest, plan: Plan) -> Iterator[str]:
         )
     for map_plan in plan.maps:
         if map_plan.decision is Decision.REMOVED:
-            yield f"map {map_plan.name} was unpinned: {map_plan.reason}"
+            yield f"map {map_plan.name} {_unpinned(request)}: {map_plan.reason}"
         elif map_plan.is_pin_lost:
             yield f"map {map_plan.name}: {map_plan.reason}"
-    yield from hooks.describe(plan.hooks)
+    yield from hooks.describe(request, plan.hooks)
     if request.confirm_s is not None and not request.is_dry_run:
         yield (
-            f"it goes back in {request.confirm_s} seconds; to keep it: bpfpin confirm"
-            f" {request.shown_name}"
+            f"this load goes back in {request.confirm_s} seconds; to keep it:"
+            f" {shell_line('bpfpin confirm', request.shown_name)}"
         )
+
+
+def _unpinned(request: LoadRequest) -> str:
+    """Return the verb for a map that the new object lacks: it is unpinned, now or later."""
+    if request.is_dry_run:
+        return "would be unpinned"
+    # The generation before stays as it is until then, for the load may go back to it.
+    return "was unpinned" if request.confirm_s is None else "will be unpinned by the confirmation"
 
 
 def _not_fresh(request: LoadRequest, plan: Plan) -> Iterator[str]:
