@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bpfpin.pins import bpffs
 from support.here import Here, run_here, veth
 
 
@@ -76,3 +77,98 @@ def test_notes_say_when_a_map_is_unpinned(here: Here) -> None:
     confirm = f"this load goes back in 600 seconds; to keep it: bpfpin confirm {here.device}"
     assert confirm in on_trial["notes"]
     assert not (here.set / "action").exists()
+
+
+def test_the_hint_of_a_structure_is_json_that_is_taken(here: Here) -> None:
+    here.load("builtin:xdp_stats")
+    counters = here.set / "xdp_stats_map"
+    refused = here.refused(2, "map", "set", counters, "2", '{"rx_packets": 1}')
+    hint = refused.json["error"]["hint"]
+    (json_text,) = shlex.split(hint.removeprefix("give JSON like ").partition(", rx_packets=")[0])
+
+    assert json_text == '{"rx_packets": 0, "rx_bytes": 0}'
+    here.ok("map", "set", counters, "2", json_text)
+
+
+def test_map_set_names_the_verb_that_has_trials(here: Here) -> None:
+    here.load("builtin:xdp_stats")
+    words = ("map", "set", here.set / "action", "0", "XDP_DROP")
+    on_trial = here.refused(2, *words, "--confirm", "5").json["error"]
+    unknown = here.refused(2, *words, "--foo").json["error"]
+
+    assert on_trial["message"] == "map set has no option --confirm"
+    assert on_trial["hint"].startswith("bpfpin action DEV|NAME ACTION --confirm SECONDS")
+    assert unknown["message"] == "map set has no option --foo"
+
+
+def test_a_restore_with_swapped_words_shows_them_in_order(here: Here, tmp_path: Path) -> None:
+    here.load("builtin:xdp_stats")
+    counters, saved = here.set / "xdp_stats_map", tmp_path / "a b.json"
+    here.ok("map", "save", counters, saved)
+    hint = here.refused(4, "map", "restore", counters, saved).json["error"]["hint"]
+
+    assert hint.startswith("FILE comes first, then MAP: bpfpin map restore ")
+    here.ok(*shlex.split(hint.partition("bpfpin ")[2]))
+
+
+@pytest.mark.parametrize("verb", [("show",), ("dump",), ("get", "1"), ("delete", "1")])
+def test_an_empty_word_is_no_map(here: Here, verb: tuple[str, ...]) -> None:
+    refused = here.refused(2, "map", verb[0], "", *verb[1:])
+
+    assert "an empty word is not a map" in refused.stderr
+
+
+def test_what_does_not_exist_was_never_confirmed(here: Here) -> None:
+    here.load("builtin:xdp_stats")
+    nobody = here.refused(4, "confirm", "nosuch").stderr
+    loaded = here.refused(4, "confirm", here.device).stderr
+
+    assert "nothing is on trial for 'nosuch', and there is no such set or device" in nobody
+    assert f"nothing is on trial for {here.device!r}; a change that was" in loaded
+
+
+def test_a_map_under_another_name_is_told_by_its_own(here: Here) -> None:
+    here.load("builtin:xdp_stats")
+    words = ("--name", "t2", "--map", f"action={here.set / 'xdp_stats_map'}")
+    refused = here.load_refused(6, "builtin:xdp_stats", *words)
+
+    assert "hint: map xdp_stats_map (id " in refused.stderr
+
+
+def test_a_log_file_that_cannot_be_made_stops_the_load_before_it_begins(
+    here: Here, tmp_path: Path
+) -> None:
+    log = tmp_path / "none" / "log"
+    refused = here.load_refused(2, "builtin:xdp_stats", "--log-file", log)
+
+    assert f"--log-file {log}: {log.parent} is no folder" in refused.stderr
+
+
+def test_a_time_that_is_no_number_is_told_by_its_option(here: Here) -> None:
+    refused = here.load_refused(2, "builtin:xdp_stats", "--lock-timeout", "nan")
+
+    assert "'--lock-timeout': 'nan' is not a number of seconds" in refused.stderr
+
+
+def test_an_empty_object_is_not_the_default_one(here: Here) -> None:
+    assert "an empty OBJ" in here.load_refused(2, "").stderr
+
+
+def test_an_unknown_type_is_told_in_few_words(here: Here) -> None:
+    refused = here.load_refused(2, "builtin:xdp_stats", "--type", "foo")
+
+    assert len(refused.stderr.split()) < 50
+
+
+def test_doctor_knows_that_a_private_mount_is_allowed(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpffs, "private_reason", lambda _: "only here")
+    seen = []
+    for allowed in ("1", ""):
+        monkeypatch.setenv(bpffs.PRIVATE_MOUNT, allowed)
+        checks = here.ok("doctor")["checks"]
+        seen += [check for check in checks if check["name"] == "mount namespace"]
+
+    assert [check["ok"] for check in seen] == [True, False]
+    assert seen[0]["text"] == "only here: pins end with it, and BPFPIN_PRIVATE_MOUNT=1 allows that"

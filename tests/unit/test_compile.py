@@ -165,6 +165,18 @@ def test_a_failed_compile_keeps_the_older_object_and_the_compilers_words(program
     assert sorted(path.name for path in program.parent.iterdir()) == ["answer.bpf.c", older.name]
 
 
+def test_a_file_that_is_not_named_as_c_is_told_so(tmp_path: Path, compiler: str) -> None:
+    source = tmp_path / "foo"
+    source.write_text("root:x:0:0\n")
+    with pytest.raises(ObjectFileError, match="does not compile") as caught:
+        compile_source(source, compiler=compiler)
+
+    assert caught.value.exit_code is ExitCode.REFUSED
+    assert caught.value.hint.endswith("rename it to foo.c")
+    assert "argument unused" not in caught.value.message
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def test_a_missing_header_is_told_with_where_to_get_it(program: Path) -> None:
     program.write_text("#include <linux/no_such.h>\n")
 

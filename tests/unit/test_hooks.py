@@ -135,6 +135,33 @@ def test_a_new_row_is_typed_and_listed(tracepoint: Hook) -> None:
     assert hooks_with_code("tracepoint") == (tracepoint,)
 
 
+@pytest.mark.parametrize(
+    ("word", "best"),
+    [
+        ("cgroup-connect4", "cgroup-inet4-connect"),
+        ("cgroup/connect6", "cgroup-inet6-connect"),
+        ("cgroup_skb/egress", "cgroup-inet-egress"),
+        ("tcx_ingres", "tcx-ingress"),
+        ("xpd", "xdp"),
+    ],
+)
+def test_a_wrong_hook_is_told_with_a_handful_like_it(word: str, best: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_hook(word)
+    near = refused.value.message.partition("; near it: ")[2].split(", ")
+
+    assert near[0] == best
+    assert len(near) <= 5
+
+
+def test_a_word_that_is_like_no_hook_is_told_with_all() -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_hook("foo")
+
+    listed = refused.value.message.partition("; there are: ")[2].split(", ")
+    assert listed == [hook.value for hook in Hook]
+
+
 def test_a_new_row_says_which_sections_go_there(tracepoint: Hook) -> None:
     rows = section_rows()
 

@@ -103,7 +103,8 @@ def compile_source(
         # definition in the header.
         if OWN_MAP_DEF in run.stderr:
             run = _run([*command, "-DBPF_NO_MAP_DEF"], source.parent, scratch)
-        if run.returncode:
+        # Clang ends with 0 where it takes a file for something to link, and writes nothing.
+        if run.returncode or not compiled.exists():
             raise _refusal(run.stderr, source)
         # A rename: a loader that opens the object meanwhile reads the old or the new one, never a
         # part.
@@ -227,8 +228,12 @@ def _run(command: list[str], folder: Path, scratch: str) -> subprocess.Completed
 
 def _refusal(words: str, source: Path) -> ObjectFileError:
     hints = [hint for phrase, hint in HINTS.items() if phrase in words]
+    if source.suffix != ".c":
+        hints.append(f"the compiler knows C by the end of the name: rename it to {source.name}.c")
+    # Of a file that is not taken for C, clang says of each of our options that it is not used.
+    told = [line for line in words.splitlines() if "argument unused during" not in line]
     return ObjectFileError(
-        f"does not compile:\n{words.rstrip()}", path=str(source), hint="; ".join(hints)
+        "\n".join(["does not compile:", *told]), path=str(source), hint="; ".join(hints)
     )
 
 

@@ -132,8 +132,11 @@ def _bpffs(pin_root: Path) -> Iterator[HostCheck]:
 
 def _mount_namespace(pin_root: Path) -> Iterator[HostCheck]:
     if reason := bpffs.private_reason(pin_root):
-        text = f"{reason}: pins end with it, and load refuses to make any"
-        yield HostCheck("mount namespace", ok=False, text=text, fix=bpffs.PRIVATE_FIX)
+        is_allowed = bpffs.is_private_allowed()
+        loads = f"{bpffs.PRIVATE_MOUNT}=1 allows that" if is_allowed else "load refuses to make any"
+        text = f"{reason}: pins end with it, and {loads}"
+        fix = "" if is_allowed else bpffs.PRIVATE_FIX
+        yield HostCheck("mount namespace", ok=is_allowed, text=text, fix=fix)
 
 
 def _pin_root(pin_root: Path) -> HostCheck:

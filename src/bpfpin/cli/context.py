@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -74,6 +75,19 @@ def global_option(*names: str, **attributes: Any) -> click.Option:
     return click.Option(names, expose_value=False, callback=_keep, **attributes)
 
 
+class Seconds(click.FloatRange):
+    """Parameter type of a time in seconds."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; a usage error for `nan`, which is in every range of click."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
+
+
 GLOBAL_OPTIONS = (
     global_option("-n", "--netns", metavar="NAME", help="Run in this network namespace."),
     global_option(
@@ -91,7 +105,7 @@ GLOBAL_OPTIONS = (
     global_option(
         "--lock-timeout",
         metavar="S",
-        type=click.FloatRange(min=0),
+        type=Seconds(min=0),
         help="Seconds to wait for another command's lock (10).",
     ),
     global_option(

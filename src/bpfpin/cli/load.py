@@ -19,6 +19,7 @@ from bpfpin.cli.options import (
     log_file_option,
     pairs,
     parse_set_words,
+    require_log_file,
 )
 from bpfpin.errors import UsageError, VerifierError
 from bpfpin.hints import shell_line
@@ -50,7 +51,7 @@ def parse_pinning_words(words: Iterable[str]) -> dict[str, str]:
 
 
 @bpfpin_command("load")
-@click.argument("obj", metavar="[OBJ]", default="")
+@click.argument("obj", metavar="[OBJ]", default=None)
 @click.option(
     "--dev",
     "devices",
@@ -166,7 +167,7 @@ def parse_pinning_words(words: Iterable[str]) -> dict[str, str]:
 def command(
     context: Context,
     *,
-    obj: str,
+    obj: str | None,
     devices: tuple[str, ...],
     cgroups: tuple[str, ...],
     force: bool,
@@ -183,6 +184,8 @@ def command(
     # First, since it takes its options out of *words*: all that is left are arguments of `deploy`.
     migration = taken(words)
     options = dict(words)
+    if log_file is not None:
+        require_log_file(log_file)
     # Before the object is read: a missing device is the commonest mistake, and the quickest to
     # find.
     _check(context, devices, cgroups)
@@ -192,6 +195,8 @@ def command(
     options["pin_root"] = context.pin_root
     options["maps"] = _given_maps(options["maps"], context.pin_root)
     options["lock_timeout_s"] = context.lock_timeout_s
+    if obj is not None and not obj:
+        raise UsageError("an empty OBJ", hint="leave it out for the default, or name a file")
     source = obj or (DEFAULT_SOURCE if devices else DEFAULT_CGROUP_SOURCE)
     # All targets in one call, which is one transaction: either every set changes or none does.
     try:
@@ -228,10 +233,12 @@ def _given_maps(maps: Mapping[str, str], pin_root: Path) -> dict[str, str]:
 def _document(reports: list[LoadReport]) -> dict[str, object]:
     if len(reports) == 1:
         return reports[0].to_json()
-    # One word for all, if all have it: sets may differ if some were loaded before.
-    results = {report.result.value for report in reports}
-    result = results.pop() if len(results) == 1 else LoadResult.LOADED.value
-    return {"result": result, "sets": [report.to_json() for report in reports]}
+    # One word for all: sets may differ if some were loaded before. What was unchanged counts only
+    # if nothing else was done.
+    results = {report.result for report in reports}
+    changed = results - {LoadResult.UNCHANGED} or results
+    result = changed.pop() if len(changed) == 1 else LoadResult.LOADED
+    return {"result": result.value, "sets": [report.to_json() for report in reports]}
 
 
 def _say(context: Context, report: LoadReport, *, names_set: bool = False) -> None:

@@ -6,6 +6,7 @@ Also `--log-file` with what it does: the verifier's whole log goes to a file, wi
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ log_file_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.opti
     "--log-file",
     metavar="FILE",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write the verifier's whole log to FILE.",
+    help="If the verifier refuses a program, write its whole log to FILE.",
 )
 
 
@@ -193,6 +194,16 @@ def pairs(
             raise UsageError(f"{option} names {name!r} twice: {values[name]} and {value}")
         values[name] = value
     return values
+
+
+def require_log_file(file: Path) -> None:
+    """Raise `UsageError` if no log could be written to *file*; nothing is written yet."""
+    folder = file.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"--log-file {file}: {folder} is no folder")
+    # An existing file is checked by click.
+    if not file.exists() and not os.access(folder, os.W_OK):
+        raise UsageError(f"--log-file {file}: no file can be made in {folder}")
 
 
 def keep_logs(

@@ -17,7 +17,7 @@ from bpfpin.apps.stats import (
     tutorial_format,
     watch_events,
 )
-from bpfpin.cli.context import Context, bpfpin_command, check_format
+from bpfpin.cli.context import Context, Seconds, bpfpin_command, check_format
 from bpfpin.cli.formats import RECORDS, TEXT, Report
 from bpfpin.cli.live import block, header, show_live
 from bpfpin.cli.options import chosen_target, complete_sets, device_option
@@ -34,7 +34,7 @@ from bpfpin.map.open import path_of
 @click.option(
     "--interval",
     metavar="S",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="Seconds between two readings.",

@@ -215,9 +215,16 @@ def _write_fields(
     bpf_map.update_bytes(key_bytes, whole, flag=options.flag)
 
 
+# `map set` has no trials: these are of verdicts alone.
+_ON_TRIAL = "action DEV|NAME ACTION --confirm SECONDS switches a verdict on trial"
+
+
 def _only(words: Sequence[str]) -> str:
     if len(words) == 1:
         return words[0]
+    if option := next((word for word in words if word.startswith("--")), ""):
+        about = f"bpfpin {_ON_TRIAL}" if option.startswith("--confirm") else "bpfpin map set --help"
+        raise UsageError(f"map set has no option {option.partition('=')[0]}", hint=about)
     raise UsageError(
         f"{' '.join(words)!r} is more than one value",
         hint="give one value, in quotes if it has spaces, or FIELD=VALUE for a structure",

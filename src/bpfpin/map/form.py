@@ -7,7 +7,9 @@ device, a verdict.
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
+import shlex
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +33,7 @@ _TRUTHS: Final = {"true": 1, "false": 0}
 _IFINDEX: Final = "ifindex"
 _IFINDEX_BYTES: Final = 4
 _NAMES_SHOWN: Final = 8
+_SAMPLE_LENGTH_MAX: Final = 200  # of JSON in a hint
 _MAC: Final = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}")
 _ESCAPE: Final = re.compile(r"\\x([0-9a-fA-F]{2})")
 _ESCAPE_BYTES: Final = re.compile(_ESCAPE.pattern.encode())
@@ -246,10 +249,23 @@ class InputForm:
             cut = ["…"] if len(names) > _NAMES_SHOWN else []
             return [f"one of {', '.join([*names[:_NAMES_SHOWN], *cut])}", "an integer"]
         if self.names:
-            return [f'JSON like {{"{self.names[0]}": 1}}', f"{self.names[0]}=1,…"]
+            return [self._sample_record(), f"{self.names[0]}=1,…"]
         if isinstance(self.codec, ArrayCodec):
             return [f"JSON with a list of {self.codec.length}"]
         return ["an integer"] if size <= MAX_INTEGER_BYTES else []
+
+    def _sample_record(self) -> str:
+        """Return JSON with every member that must be given, or the members if that is long."""
+        value = self.codec.decode(bytes(self.codec.size))
+        try:
+            self.codec.encode(value)
+            text = json.dumps(value)
+        except (TypeError, ValueError):  # such as an address, which JSON has no word for
+            text = ""
+        if text and len(text) <= _SAMPLE_LENGTH_MAX:
+            return f"JSON like {shlex.quote(text)}"
+        cut = ["…"] if len(self.names) > _NAMES_SHOWN else []
+        return f"JSON with the members {', '.join([*self.names[:_NAMES_SHOWN], *cut])}"
 
     def _enumerators(self) -> list[str]:
         kind = self.ref.stripped if self.ref else None

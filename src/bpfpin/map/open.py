@@ -56,6 +56,7 @@ def path_of(target: str, pin_root: Path) -> str:
     """
     if target.startswith((ID, NAME)):
         return target
+    _require_word(target)
     path = Path(target)
     for candidate in (path, pin_root / path):
         if os.path.lexists(candidate):
@@ -71,6 +72,15 @@ def path_of(target: str, pin_root: Path) -> str:
     if is_short and os.path.lexists(pin_root / path.parts[0]):
         return str(pin_root / path)  # the set exists, so the error names the missing pin in it
     return target
+
+
+def _require_word(target: str) -> None:
+    """Raise `UsageError` for an empty word, which as a path would be the current directory."""
+    if not target:
+        raise UsageError(
+            "an empty word is not a map",
+            hint=f"name a map by its path (/sys/fs/bpf/…, or DEV/MAP), id:N, or {NAME}NAME",
+        )
 
 
 def _is_refused(path: Path) -> bool:
@@ -102,6 +112,7 @@ def open_as(
     kind: type[MapClass], target: str, *, read_only: bool = True, **reading: Any
 ) -> MapClass:
     """Open the map that *target* names as a map of class *kind*; otherwise as `open_map`."""
+    _require_word(target)
     if target.startswith((ID, NAME)):
         is_id = target.startswith(ID)
         number = _number(target) if is_id else _id_of_name(target.removeprefix(NAME))

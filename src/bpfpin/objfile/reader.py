@@ -14,7 +14,12 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.check import check
 from bpfpin.btf.ext import BtfExt, parse_ext
 from bpfpin.btf.sanitize import for_kernel, with_large_numbers
-from bpfpin.errors import ObjectFileError, ObjectNotFoundError, PermissionDeniedError
+from bpfpin.errors import (
+    ObjectFileError,
+    ObjectLimitError,
+    ObjectNotFoundError,
+    PermissionDeniedError,
+)
 from bpfpin.externs import KCONFIG, ExternSpec
 from bpfpin.objfile.dialects import btf_defined
 from bpfpin.objfile.elf.file import SHF_ALLOC, Elf, Section, SectionType, SymbolType
@@ -244,7 +249,7 @@ def _file(source: str | Path) -> Path:
 def _bytes_of(path: Path) -> bytes:
     try:
         with path.open("rb", buffering=0) as file:
-            return _read_at_most(file, MAX_FILE_BYTES + 1)  # one more shows that it is too large
+            data = _read_at_most(file, MAX_FILE_BYTES + 1)  # one more shows that it is too large
     except FileNotFoundError:
         raise ObjectNotFoundError("no such file", path=str(path)) from None
     except PermissionError as error:
@@ -253,6 +258,13 @@ def _bytes_of(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise ObjectFileError(f"cannot be read: {error.strerror}", path=str(path)) from None
+    if len(data) > MAX_FILE_BYTES:
+        # The rest was not read, so the whole size is not known.
+        message = f"more than {MAX_FILE_BYTES} bytes, which is the most that is read"
+        error_of_size = ObjectLimitError(message, limit=MAX_FILE_BYTES, asked=len(data))
+        error_of_size.path = str(path)
+        raise error_of_size
+    return data
 
 
 def _read_at_most(file: FileIO, size: int) -> bytes:

@@ -79,12 +79,17 @@ def require_lasting(root: Path) -> None:
     environment variable `BPFPIN_PRIVATE_MOUNT=1` allows it.
     """
     reason = private_reason(root)
-    if reason and os.environ.get(PRIVATE_MOUNT) != "1":
+    if reason and not is_private_allowed():
         raise PrivateMountError(
             f"{root}: {reason}; pins there would be gone when the last process in it ends",
             path=str(root),
             hint=PRIVATE_FIX,
         )
+
+
+def is_private_allowed() -> bool:
+    """Whether the environment allows pins that end with this mount namespace."""
+    return os.environ.get(PRIVATE_MOUNT) == "1"
 
 
 def private_reason(root: Path) -> str:

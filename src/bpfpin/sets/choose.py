@@ -24,6 +24,8 @@ Source = str | Path | bytes | ObjectSpec
 # The kinds of target that a load was given (`--dev`, `--cgroup`).
 TargetKinds = frozenset[TargetKind]
 DEVICE: Final[TargetKinds] = frozenset({TargetKind.DEVICE})
+_NEAR_MAX: Final = 5  # suggestions for a wrong word
+_PART: Final = r"[a-z]+|[0-9]+"  # of the name of a hook: `cgroup`, `inet`, `4`, `connect`
 OPTIONAL = "?"  # libbpf's: a program in such a section is loaded only when it is named
 
 
@@ -227,18 +229,27 @@ def parse_hook(word: str) -> Hook:
     try:
         return Hook(word)
     except ValueError:
-        values = [hook.value for hook in Hook]
-        # Users often type the section or the kernel's name: cgroup_skb/egress, tcx_ingress.
-        typed = re.sub(r"[^a-z0-9]+", "-", word.lower()).removeprefix("bpf-")
-        parts = typed.split("-")
-        alike = [
-            value
-            for value in values
-            if any(word.startswith(tuple(parts)) for word in value.split("-"))
-        ]
-        near = list(dict.fromkeys([*similar(typed, values), *alike]))
-        listed = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(values)}"
-        raise UsageError(f"there is no hook {word!r}; {listed}") from None
+        near = _hooks_like(word)
+        listed = ", ".join(near or [hook.value for hook in Hook])
+        how = "near it" if near else "there are"
+        raise UsageError(f"there is no hook {word!r}; {how}: {listed}") from None
+
+
+def _hooks_like(word: str) -> list[str]:
+    """Return the few hooks that are most like *word*, the best first."""
+    values = [hook.value for hook in Hook]
+    # Users often type the section or the kernel's name: cgroup/connect4, tcx_ingress. The hook has
+    # the same parts, perhaps in another order.
+    typed = re.sub(r"[^a-z0-9]+", "-", word.lower()).removeprefix("bpf-")
+    parts = re.findall(_PART, typed)
+    common = {
+        value: sum(any(own.startswith(part) for own in re.findall(_PART, value)) for part in parts)
+        for value in values
+    }
+    most = max(common.values())
+    alike = [value for value, count in common.items() if count == most] if most else []
+    best = similar(typed, alike, count=_NEAR_MAX, cutoff=0.0)
+    return list(dict.fromkeys([*best, *similar(typed, values)]))[:_NEAR_MAX]
 
 
 def _require_attachable(choice: Choice, targets: TargetKinds) -> None:

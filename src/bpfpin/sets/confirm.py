@@ -7,10 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bpfpin.attach import interface
 from bpfpin.errors import (
     BpfError,
     BusyError,
     IdNotFoundError,
+    InterfaceNotFoundError,
     PinNotFoundError,
     ProgramChangedError,
     UnsafePathError,
@@ -163,7 +165,23 @@ def _only(
             f"{len(fitting)} changes are on trial: {listed}",
             hint=f"name one of them: {shell_line('bpfpin confirm', fitting[0].shown)}",
         )
+    if target is not None and not _is_known(target, pin_root=pin_root, netns=netns):
+        raise PinNotFoundError(
+            f"nothing is on trial for {target!r}, and there is no such set or device; the set of a"
+            " first load that was not confirmed in time is gone",
+            hint="see what is loaded: bpfpin status",
+        )
     raise _nothing(target)
+
+
+def _is_known(target: str, *, pin_root: Path, netns: str | None) -> bool:
+    with suppress(PinNotFoundError):
+        find_set(target, pin_root=pin_root, netns=netns)
+        return True
+    with suppress(InterfaceNotFoundError), namespaces.enter(netns):
+        interface.ifindex(target)
+        return True
+    return False
 
 
 def _fitting(
@@ -183,7 +201,8 @@ def _fitting(
 def _nothing(target: str | None) -> PinNotFoundError:
     whose = f" for {target!r}" if target else ""
     return PinNotFoundError(
-        f"nothing is on trial{whose}: it was confirmed, or it went back when its time was over",
+        f"nothing is on trial{whose}; a change that was on trial is confirmed by now, or it went"
+        " back when its time was over",
         hint="see what runs: bpfpin status",
     )
 

@@ -127,3 +127,21 @@ def test_text_that_is_not_a_size_is_a_usage_error(text: str) -> None:
 
     assert result.exit_code == 2
     assert "not a size" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("results", "word"),
+    [
+        ((LoadResult.UNCHANGED, LoadResult.UNCHANGED), "unchanged"),
+        ((LoadResult.RELOADED, LoadResult.UNCHANGED), "reloaded"),
+        ((LoadResult.UNCHANGED, LoadResult.LOADED), "loaded"),
+        ((LoadResult.UNCHANGED, LoadResult.PLANNED), "planned"),
+        ((LoadResult.RELOADED, LoadResult.LOADED), "loaded"),
+    ],
+)
+def test_the_word_for_several_sets_is_what_was_done(
+    results: tuple[LoadResult, ...], word: str
+) -> None:
+    document = load._document([report(result) for result in results])
+
+    assert document["result"] == word

@@ -148,7 +148,8 @@ def test_the_hint_shows_the_forms_that_fit() -> None:
     forms = [form_of(ref, size).forms() for ref, size in ((RECORD, 16), (VERDICT, 4))]
 
     assert forms == [
-        'JSON like {"rx_packets": 1}, rx_packets=1,…, or hex:00000000… (16 bytes)',
+        'JSON like \'{"rx_packets": 0, "rx_bytes": 0}\', rx_packets=1,…,'
+        " or hex:00000000… (16 bytes)",
         "one of DROP, PASS, an integer, or hex:00000000 (4 bytes)",
     ]
 

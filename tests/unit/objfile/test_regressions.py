@@ -123,6 +123,14 @@ def test_a_file_larger_than_the_limit_is_refused() -> None:
     assert (caught.value.limit, caught.value.asked) == (32 << 20, (32 << 20) + 1)
 
 
+def test_of_a_file_that_is_not_read_to_its_end_no_size_is_told() -> None:
+    message = "^/dev/zero: more than 33554432 bytes, which is the most that is read$"
+    with pytest.raises(ObjectLimitError, match=message) as caught:
+        read_object("/dev/zero")
+
+    assert caught.value.limit == 32 << 20
+
+
 def test_many_empty_tables_of_relocations_are_read_once() -> None:
     """Each of many references asked for all relocations of the data that it refers to."""
     loads = 20_000

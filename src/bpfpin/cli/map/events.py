@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bpfpin.cli.context import Context, bpfpin_command, check_format
+from bpfpin.cli.context import Context, Seconds, bpfpin_command, check_format
 from bpfpin.cli.formats import RECORDS, STREAM, Report, value_text
 from bpfpin.cli.output import Output
 from bpfpin.map.watch import TimedEvent, candidates, events, open_events
@@ -27,7 +27,7 @@ from bpfpin.map.watch import TimedEvent, candidates, events, open_events
     help="The type as a format of Python's struct module, such as QII.",
 )
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N events.")
-@click.option("--timeout", metavar="S", type=click.FloatRange(min=0), help="End after S seconds.")
+@click.option("--timeout", metavar="S", type=Seconds(min=0), help="End after S seconds.")
 def command(
     context: Context,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,7 +10,8 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command, force_option, guarded
 from bpfpin.cli.formats import Report
 from bpfpin.cli.migrate import convert_options, taken
-from bpfpin.hints import shell_line
+from bpfpin.errors import NotBpffsError
+from bpfpin.hints import Fix, shell_line
 from bpfpin.map.snapshot import restore, save
 
 
@@ -50,7 +52,13 @@ def restore_command(
     """
     # A restored verdict or rule may cut the connection, as one that is set may.
     with guarded(context, is_forced=force) as guard:
-        restored = restore(file, map_, exact=exact, migrate=taken(options), guard=guard)
+        try:
+            restored = restore(file, map_, exact=exact, migrate=taken(options), guard=guard)
+        except NotBpffsError as error:
+            if Path(map_).is_file():
+                swapped = shell_line("bpfpin map restore", map_, file)
+                error.fix = Fix.of(f"FILE comes first, then MAP: {swapped}")
+            raise
     deleted = f", deleted {restored.deleted}" if exact else ""
     lost = f", without {', '.join(restored.lost)}" if restored.lost else ""
     done = f"restored {restored.entries} entries into {map_} (id {restored.map_id}){deleted}{lost}"

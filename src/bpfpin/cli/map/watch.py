@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.context import Context, Seconds, bpfpin_command
 from bpfpin.cli.formats import STREAM, Report, value_text
 from bpfpin.cli.live import clock
 from bpfpin.cli.options import typing_options
@@ -23,7 +23,7 @@ from bpfpin.map.watch import EntryEvent, EventKind, WatchItem, open_watch
 @click.option(
     "--interval",
     metavar="S",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="Seconds between two readings.",

@@ -272,7 +272,7 @@ def kind_by_word(word: str) -> ProgramKind:
     raise UsageError(
         f"no program type {word!r}; "
         + (f"near it: {', '.join(near)}" if near else f"some that are: {_SHOWN_WORDS}"),
-        hint=f"program types: {', '.join(known)}",
+        hint="a type is the name of a section, or a program type of the kernel in lower case",
     )
 
 

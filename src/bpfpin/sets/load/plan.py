@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpfpin.btf.names import kernel_name
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError, PinKindError, PinNotFoundError
 from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.objects.kernel.object import identity
@@ -293,7 +294,9 @@ def _users(name: str, request: LoadRequest, live: LoadedSet | None) -> list[str]
 
             users = users_of(bpf_map.id, pin_root=request.path.parent)
             listed = ", ".join(str(user) for user in users if user.name != own)
-            return [f"map {name} (id {bpf_map.id}) is used by: {listed or 'nobody'}"]
+            # By its own name: an object may use a map of another name.
+            shown = name if kernel_name(name) == bpf_map.name else bpf_map.name or "without a name"
+            return [f"map {shown} (id {bpf_map.id}) is used by: {listed or 'nobody'}"]
     # This only adds to a refusal, which must reach the user even if the users of the map cannot be
     # listed.
     except BpfError:
