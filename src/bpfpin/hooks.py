@@ -129,7 +129,7 @@ class HookTraits(NamedTuple):
     can_lock_out: bool = False
     """Whether a program there can stop the traffic that the user came in by."""
     packets: PacketTraits | None = None
-    """How its programs run on test packets; None where the kernel does not do that."""
+    """How its programs run on test packets; None if the kernel has no test run for it."""
 
 
 _XDP_ANSWERS = MappingProxyType({int(action): action.name for action in XdpAction})

@@ -51,12 +51,9 @@ from bpfpin.spec import ProgramSpec
 
 _ADD, _SUBTRACT, _MOVE = 0x00, 0x10, 0xB0
 _REGISTER: Final = 0x08
-_WIDE: Final = 0x07
-_SIGN_EXTENSIONS: Final = (
-    8,
-    16,
-    32,
-)  # in `offset` of a move; other numbers there are casts of address spaces (arena)
+# Numbers in `offset` of a move: its sign is extended from so many bits. Other numbers there are
+# casts of address spaces (arena).
+_SIGN_EXTENSIONS: Final = frozenset({8, 16, 32})
 _ADDRESSES: Final = frozenset(FactKind) - {
     FactKind.ANYTHING,
     FactKind.NUMBER,
@@ -65,13 +62,16 @@ _ADDRESSES: Final = frozenset(FactKind) - {
 }
 # Instructions followed before giving up; the verifier itself gives up after 1,000,000.
 INSTRUCTIONS_MAX: Final = 400_000
-_JUMPS: Final = (0x05, 0x06)
-_JUMP_ALWAYS: Final = (0x05, 0x06)
-_IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
-# Classes of instructions (include/uapi/linux/bpf.h). Class LD, 64-bit loads aside, is the legacy
-# packet access of classic BPF: it clobbers R0 to R5.
+# Classes of instructions: the lower bits of their codes (include/uapi/linux/bpf.h). Class LD,
+# 64-bit loads aside, is the legacy packet access of classic BPF: it clobbers R0 to R5.
+_CLASS: Final = 0x07
 _LOADS, _LEGACY, _STORES, _ALU = (0x01,), (0x00,), (0x02, 0x03), (0x04, 0x07)
-_LONG_JUMP: Final = 0x06
+_JUMP_CLASSES: Final = (0x05, 0x06)
+_ALU64: Final = 0x07
+# Whole codes. JA is 0, so the code of an unconditional jump is its class: with a distance in
+# `offset`, or in `imm` (the long one).
+_JUMP, _LONG_JUMP = 0x05, 0x06
+_IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
 _SAVED: Final = range(6, 10)
 Users = dict[str, tuple[UsingProgram, ...]]
 _HIDDEN = "is not shown by the kernel (it takes CAP_SYSLOG, or kernel.kptr_restrict at 0)"
@@ -82,8 +82,8 @@ def follow_arithmetic(insn: Instruction, state: State, per_cpu: frozenset[str]) 
     """Follow one instruction of the classes ALU and ALU64: moves, sums and differences."""
     operand = state.registers[insn.src] if insn.opcode & _REGISTER else constant(insn.imm)
     facts = _result(insn, state.registers[insn.dst], operand, per_cpu)
-    is_wide = insn.opcode & 0x07 == _WIDE
-    state.registers[insn.dst] = facts if is_wide else frozenset(map(_narrowed, facts))
+    is_64_bits = insn.opcode & _CLASS == _ALU64
+    state.registers[insn.dst] = facts if is_64_bits else frozenset(map(_lower_half, facts))
 
 
 def _result(insn: Instruction, before: Facts, operand: Facts, per_cpu: frozenset[str]) -> Facts:
@@ -105,7 +105,7 @@ def _result(insn: Instruction, before: Facts, operand: Facts, per_cpu: frozenset
     return join_facts(facts, frozenset()) if len(facts) > FACTS_MAX else facts
 
 
-def _narrowed(fact: Fact) -> Fact:
+def _lower_half(fact: Fact) -> Fact:
     """Return the fact of the lower 32 bits: half an address is none."""
     return UNKNOWN_FACT if fact.kind in _ADDRESSES else fact
 
@@ -170,9 +170,9 @@ class _Interpreter:
     def step(self, at: int, state: State) -> int | None:
         """Follow one instruction; return the next position, None if this path ends here."""
         insn = self.listing.instructions[at]
-        family = insn.opcode & 0x07
+        family = insn.opcode & _CLASS
         if insn.is_wide:
-            state.registers[insn.dst] = self._wide(at, insn)
+            state.registers[insn.dst] = self._load_immediate(at, insn)
             return at + 2
         if family in _ALU:
             follow_arithmetic(insn, state, self.listing.per_cpu)
@@ -186,7 +186,8 @@ class _Interpreter:
             return self._jump(at, insn, state)
         return at + 1
 
-    def _wide(self, at: int, insn: Instruction) -> Facts:
+    def _load_immediate(self, at: int, insn: Instruction) -> Facts:
+        """Return the facts of a 64-bit constant, which takes two slots: a number or an address."""
         if at in self.listing.functions:
             return frozenset({Fact(FactKind.CODE, offset=self.listing.functions[at])})
         reference = self.listing.maps.get(at)
@@ -203,7 +204,7 @@ class _Interpreter:
         if insn.opcode == CALL:
             return self._call(at, insn, state)
         target = at + 1 + (insn.imm if insn.opcode == _LONG_JUMP else insn.offset)
-        if insn.opcode in _JUMP_ALWAYS:
+        if insn.opcode in (_JUMP, _LONG_JUMP):
             return target
         # Of all conditions only comparisons with NULL teach anything: they tell a lookup that found
         # an entry from one that did not.
@@ -275,7 +276,7 @@ def _jump_targets(code: tuple[Instruction, ...]) -> frozenset[int]:
     """Return the positions that jumps lead to, where states have to be joined."""
     targets: set[int] = set()
     for at, insn in enumerate(code):
-        if insn.opcode & 0x07 in _JUMPS and insn.opcode not in (CALL, EXIT):
+        if insn.opcode & _CLASS in _JUMP_CLASSES and insn.opcode not in (CALL, EXIT):
             targets.add(at + 1 + (insn.imm if insn.opcode == _LONG_JUMP else insn.offset))
     return frozenset(targets)
 

@@ -97,7 +97,8 @@ def parse_pinning_words(words: Iterable[str]) -> dict[str, str]:
     "--order",
     metavar="WHERE",
     callback=_parsed(parse_order),
-    help="Position among the programs of tcx: first, last, before:ID or after:ID (program ids).",
+    help="Position among the programs of tcx or netkit: first, last, before:ID or after:ID"
+    " (program ids).",
 )
 @click.option("--name", metavar="NAME", help="Name of the pin set (default: the device).")
 @click.option(
@@ -179,7 +180,7 @@ def command(
     OBJ is a file or builtin:NAME (default: builtin:xdp_stats, for a cgroup builtin:cgroup_stats).
     Either everything happens or nothing, also on several devices. If the set is already loaded, its
     programs are replaced without a gap and maps that fit are kept; with --migrate the entries of
-    maps whose definition changed are copied to new maps.
+    maps whose definition changed are moved to new maps.
     """
     # First, since it takes its options out of *words*: all that is left are arguments of `deploy`.
     migration = taken(words)

@@ -34,24 +34,24 @@ _FLAGS = {
 
 def convert_options(command: F) -> F:
     """Add `--migrate` and its options for entries that no program writes: not `--best-effort`."""
-    return _with_options(command, {"clamp": _FLAGS["clamp"]})
+    help_ = "Convert the entries if the definition of the map changed."
+    return _with_options(command, {"clamp": _FLAGS["clamp"]}, help_)
 
 
 def migrate_options(command: F) -> F:
     """Add `--migrate` and its options to a command."""
-    return _with_options(command, _FLAGS)
+    help_ = "Move the entries of maps whose definition changed to new maps."
+    return _with_options(command, _FLAGS, help_)
 
 
-def _with_options(command: F, flags: dict[str, str]) -> F:
+def _with_options(command: F, flags: dict[str, str], help_of_migrate: str) -> F:
     # In reverse: decorators are applied from the last to the first, and help shows the first on
     # top.
     for name, help_ in reversed(flags.items()):
         command = click.option(f"--{name}", is_flag=True, help=help_)(command)
     for name, (metavar, help_) in reversed(_WORDS.items()):
         command = click.option(f"--{name}", metavar=metavar, multiple=True, help=help_)(command)
-    return click.option(
-        "--migrate", is_flag=True, help="Copy the entries of maps whose definition changed."
-    )(command)
+    return click.option("--migrate", is_flag=True, help=help_of_migrate)(command)
 
 
 def taken(options: dict[str, Any]) -> Migration | None:

@@ -35,7 +35,6 @@ INSTEAD: Final[dict[MapFamily, str]] = {
     MapFamily.BLOOM_FILTER: "bpfpin map push, bpfpin map get",
     MapFamily.USER_RING_BUFFER: "bpfpin map push",
 }
-# Verdicts (enum xdp_action) and ifindexes are u32 and int in C.
 
 T = TypeVar("T")
 MapClass = TypeVar("MapClass", bound=BaseMap)

@@ -66,7 +66,10 @@ class ExactnessCase:
 
     @property
     def sums(self) -> tuple[MemberMove, ...]:
-        """The moves that add numbers up; by the other rules one of both values wins."""
+        """The moves that add an old number to a new one.
+
+        By the other rules the number of one of the two maps wins.
+        """
         return tuple(move for move in self.moves if move.rule is Rule.SUM and not move.is_bytes)
 
 

@@ -143,7 +143,7 @@ def _condition(part: str, check: EntryCheck) -> str:
     # The user gave the option that accepts such entries, also those that come later.
     if check.is_accepted:
         return ""
-    if check.is_zero:
+    if check.must_be_zero:
         return f"{name} stays 0 where {check.what}"
     if check.limits is not None:
         low, high = check.limits

@@ -41,7 +41,8 @@ class EntryCheck:
         what: The problem of an entry that fails.
         limits: The least and the greatest number allowed; None for any.
         forbidden: Numbers that are not allowed.
-        is_zero: Whether the condition is instead that all bytes there are 0.
+        must_be_zero: If true, the only condition is that all bytes there are 0; *limits* and
+            *forbidden* do not apply.
         is_accepted: Whether the user accepts the loss: entries that fail are counted and reported,
             but do not refuse the migration.
     """
@@ -51,13 +52,13 @@ class EntryCheck:
     what: str
     limits: tuple[int, int] | None = None
     forbidden: frozenset[int] = frozenset()
-    is_zero: bool = False
+    must_be_zero: bool = False
     is_accepted: bool = False
 
     def fits(self, data: bytes | memoryview) -> bool:
         """Whether the old key or value *data* satisfies the condition."""
         member = data[self.place.offset : self.place.offset + self.place.size]
-        if self.is_zero:
+        if self.must_be_zero:
             return not any(member)
         # All machines that bpfpin runs on are little-endian, and values are in the machine's byte
         # order.
@@ -170,12 +171,19 @@ def _contradictions(
 
 @dataclass
 class _Matching:
+    """Takes the pairs of members one by one (`take`), and collects their moves.
+
+    The first six fields are what it decides by: the arguments of `match_members`, the paths of all
+    new members, and the new members without an old one (*free*). The others are those of the
+    `PartMoves` that `result` returns.
+    """
+
     rules: MigrationRules
     default_rule: DefaultRule
     otherwise: Rule
     is_unused: Callable[[Leaf], bool]
     new_paths: frozenset[str]
-    free: list[Leaf]  # new members without an old one
+    free: list[Leaf]
     moves: list[MemberMove] = field(default_factory=list)
     carried: list[tuple[Leaf, Leaf]] = field(default_factory=list)
     checks: list[EntryCheck] = field(default_factory=list)
@@ -184,6 +192,7 @@ class _Matching:
     unfit: list[UnfitMember] = field(default_factory=list)
 
     def result(self) -> PartMoves:
+        """Return the moves of all pairs."""
         return PartMoves(
             tuple(self.moves),
             tuple(self.carried),
@@ -194,6 +203,7 @@ class _Matching:
         )
 
     def take(self, old: Leaf | None, new: Leaf | None) -> None:
+        """Decide on one pair; None for a member without a counterpart."""
         if new is not None and old is None:
             self.added.append(new)
         elif old is not None and new is None:
@@ -204,17 +214,19 @@ class _Matching:
     def _lose(self, old: Leaf) -> None:
         """Drop an old member, if the user accepts that or if every entry has 0 there."""
         if is_named(old.path, self.rules.dropped):
-            self._drop(old)
+            self._give_up(old)
         elif is_beyond_end(new_path(old.path, self.rules.renamed), self.new_paths):
             self.checks.append(
                 # The last elements of an array often were never used: only an entry with a value
                 # there refuses the shorter array.
-                EntryCheck(old.path, old.place, "the new array ends before it", is_zero=True)
+                EntryCheck(old.path, old.place, "the new array ends before it", must_be_zero=True)
             )
         elif self.is_unused(old):
             self.dropped.append(old)
             self.checks.append(
-                EntryCheck(old.path, old.place, "the new value has no such member", is_zero=True)
+                EntryCheck(
+                    old.path, old.place, "the new value has no such member", must_be_zero=True
+                )
             )
         else:
             # `--rename` is only offered if there is a new member that could take the name.
@@ -223,12 +235,13 @@ class _Matching:
                 UnfitMember(old.path, old.type, "none", may_be_lost=True, may_be_renamed=is_free)
             )
 
-    def _drop(self, old: Leaf) -> None:
+    def _give_up(self, old: Leaf) -> None:
+        """Drop a member that the user allowed to lose."""
         self.dropped.append(old)
         self.checks.append(
             # An accepted check refuses nothing. It counts the entries that lose a value, for the
             # report.
-            EntryCheck(old.path, old.place, "dropped", is_zero=True, is_accepted=True)
+            EntryCheck(old.path, old.place, "dropped", must_be_zero=True, is_accepted=True)
         )
 
     def _move(self, old: Leaf, new: Leaf) -> None:
@@ -242,7 +255,7 @@ class _Matching:
         # The name stays, but nothing can convert the old type: the new member starts like an added
         # one.
         elif is_named(old.path, self.rules.dropped):
-            self._drop(old)
+            self._give_up(old)
             self.added.append(new)
         else:
             self.unfit.append(UnfitMember(old.path, old.type, new.type, may_be_lost=True))
@@ -255,7 +268,7 @@ class _Matching:
             is_accepted = is_named(old.path, self.rules.dropped)
             what = "the new text is shorter"
             self.checks.append(
-                EntryCheck(old.path, tail, what, is_zero=True, is_accepted=is_accepted)
+                EntryCheck(old.path, tail, what, must_be_zero=True, is_accepted=is_accepted)
             )
         self._add(old, new, self._rule(new) or self.otherwise, is_bytes=True)
 

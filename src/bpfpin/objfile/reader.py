@@ -29,7 +29,8 @@ from bpfpin.objfile.functions import Functions
 from bpfpin.objfile.programs import CodeReader, ProgramReader
 from bpfpin.spec import Dialect, MapSpec, ObjectSpec
 
-# The names of data maps (`.rodata`) are exempt: the pin layer encodes them.
+# What a map may be called. Data maps (`.rodata`) may be called otherwise: the pin layer encodes
+# their names.
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 PREFIX: Final = "builtin:"
 _FOLDER = Path(__file__).parents[1] / "builtin"

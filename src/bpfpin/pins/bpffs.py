@@ -13,9 +13,8 @@ from bpfpin.pins.directory import Directory, require_safe
 from bpfpin.syscall import fs
 from bpfpin.syscall.fs import Mount
 
-BPFFS: Final = Path(
-    "/sys/fs/bpf"
-)  # the kernel makes this directory as a mount point (bpf_init() of kernel/bpf/inode.c)
+# The kernel makes this directory as a mount point (bpf_init() of kernel/bpf/inode.c).
+BPFFS: Final = Path("/sys/fs/bpf")
 PRIVATE_MOUNT: Final = "BPFPIN_PRIVATE_MOUNT"
 PRIVATE_FIX: Final = Fix.of(
     "run it in the host's mount namespace (nsenter --mount=/proc/1/ns/mnt bpfpin …), in a systemd"

@@ -65,11 +65,13 @@ _FOLDERS: Final = (
     names.LAYOUTS,
     names.OBJECTS,
 )
-_WHOLE: Final = frozenset(
-    {names.CONFIRM, names.SHARED, names.UNSHARED}
-)  # everything in these is the set's
+# Everything in these is the set's.
+_WHOLE: Final = frozenset({names.CONFIRM, names.SHARED, names.UNSHARED})
 _EMPTY: Final = names.MARKS - {names.PREVIOUS} - _WHOLE  # markers: directories without entries
 _FOLD: Final = r".+~\d+~[a-z]+"
+# The letters of the folders in the names of records; letters, so that few names get too long for a
+# record (`_entry`). They are stored in bpffs, so they never change. The order is that of the fields
+# of `ObjectIds`, which `ObjectIds.read` makes by position.
 _LETTERS: Final = {
     "": "m",
     names.PROGRAMS: "p",
@@ -89,8 +91,8 @@ _KINDS: Final = {
 class ObjectIds:
     """The ids of the objects of one generation, by the name of the pin, as `objects~` records them.
 
-    *previous* are programs by the name of the link. *layouts* are not ids: they say in how many
-    symlinks the types of a map are stored.
+    *previous* has the program that a hook ran before, by the name of the hook's link. *layouts* has
+    no ids: for each map it is the number of symlinks that store its types.
     """
 
     maps: Mapping[str, int] = field(default_factory=dict)
@@ -327,8 +329,8 @@ def remove_own(directory: Directory) -> None:
     own entries from foreign ones, so after a crash the next command still decides alike.
     """
     owner = ownership_of(directory)
-    # `objects~` is not among them: what is left in the others would be foreign without it.
-    for folder in (*_FOLDERS[:-2], names.LAYOUTS):
+    # Without `objects~`, the last one: what is left in the others would be foreign without it.
+    for folder in _FOLDERS[:-1]:
         remove_own_folder(directory, folder, owner)
     for name, kind in directory.kinds().items():
         if name in _EMPTY and kind is EntryKind.DIRECTORY:

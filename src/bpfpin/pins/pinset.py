@@ -47,7 +47,11 @@ _Object = TypeVar("_Object", Map, Program, Link)
 
 
 class SetState(Enum):
-    """The state of a set. Only `status` looks at its hooks; others see `OK` and the last four."""
+    """The state of a set.
+
+    Only `status` looks at its hooks. All others see five of these: `OK`, `UNLOADED`, `HALF_BUILT`,
+    `UNREADABLE` and `FOREIGN`.
+    """
 
     OK = "ok"
     DEFUNCT = "defunct"  # its device or cgroup is gone, or a program of it runs nowhere

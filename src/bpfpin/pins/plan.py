@@ -89,12 +89,22 @@ PlanMigration = Callable[[MapSpec, Map], "MigrationPlan"]
 
 @dataclass(frozen=True)
 class HookPlan(Closing):
-    """The action at one hook; *link* is the name of its pin.
+    """The action at one hook.
 
-    An update switches *attachment*, which runs the program *previous* now; *is_taken* if that is
-    somebody else's. Both stay open as long as the plan. A hook of the set that does not update in
-    place has them, too, although the next program is attached there. *before* is the record of the
-    hook in the live set, *mode* the XDP mode of the attached program.
+    Attributes:
+        action: Whether the hook is attached, switched or detached.
+        hook: The word of the hook.
+        link: The name of the pin of its link.
+        program: The program of the new object that is to run there.
+        attachment: What an update switches; open as long as the plan. A hook of the set that does
+            not update in place has it, too, although the next program is attached beside it.
+        previous: The program that runs there now; open as long as the plan.
+        previous_id: The id of that program.
+        link_id: The id of the link that holds it; None without one.
+        mode: The XDP mode that it runs in.
+        held_by: What holds it.
+        before: The record of the hook in the live set.
+        is_taken: Whether the program that runs there now is somebody else's.
     """
 
     action: HookAction

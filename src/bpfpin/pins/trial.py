@@ -47,9 +47,8 @@ BEFORE: Final = "before"
 BEGUN: Final = "begun"
 # A day: what is not confirmed by then is not being watched. A longer record is not believed.
 SECONDS_MAX: Final = 86400
-GRACE_S: Final = (
-    30  # more than its seconds, for the command that puts a change on trial to complete
-)
+# More than its seconds, for the command that puts a change on trial to complete.
+GRACE_S: Final = 30
 
 _SCHEMA: Final = 1
 

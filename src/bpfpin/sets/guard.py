@@ -31,7 +31,7 @@ from bpfpin.records import dataclass
 from bpfpin.sets.action_map import devices_of_map
 from bpfpin.sets.choose import choose, programs_to_load, read_for_hooks
 from bpfpin.sets.lockout.map_copy import Budget, copy_of
-from bpfpin.sets.lockout.trial_run import Copying, Target, UntriedError, cut_by, verdict_of
+from bpfpin.sets.lockout.trial_run import Copying, TrialTarget, UntriedError, cut_by, verdict_of
 from bpfpin.sets.lockout.ways import WAY_BACK, Danger, anybody, danger_of, danger_of_cgroup
 from bpfpin.sets.place import namespace_of, target_name
 from bpfpin.sets.request import LoadRequest
@@ -56,9 +56,12 @@ def require_way_back(
     The check covers the sets whose programs use the map and are attached to a device or cgroup that
     carries the default route or an SSH session. Their object is loaded once more with copies of the
     maps, and *change* is made to the copy of this map; only packets that pass without the change
-    count. If that cannot be tried, and on *devices* and others whose programs are in no set, a
-    verdict that *is_cutting* is refused; for any other change the returned notes say so. *hint*
-    says what to do, for the name of a set or of a device.
+    count.
+
+    Some changes cannot be tried: where a copy cannot be made or run, and where the program is in no
+    set (at *devices*, and at all others that use the map). There a verdict that *is_cutting* is
+    refused, and any other change is allowed, with a note that it was not tried. Returns the notes.
+    *hint* says what to do, for the name of a set or of a device.
     """
     check, here = _Check(what, hint, is_cutting=is_cutting), namespaces.inode()
     tried: set[str] = set()
@@ -74,7 +77,7 @@ def require_way_back(
                     tried.add(target.place)
     for device in dict.fromkeys((*devices, *devices_of_map(bpf_map.id))):
         if device not in tried and (danger := danger_of(device)):
-            check.is_untried(device, danger, "its program is in no set")
+            check.refuse_or_note(device, danger, "its program is in no set")
     return tuple(check.notes)
 
 
@@ -159,17 +162,17 @@ class _Check:
     is_cutting: bool
     notes: dict[str, None] = field(default_factory=dict)
 
-    def try_it(self, live: LoadedSet, target: Target, changes: tuple[Map, Change]) -> None:
+    def try_it(self, live: LoadedSet, target: TrialTarget, change: tuple[Map, Change]) -> None:
         """Raise `UsageError` if a program of the set cuts a connection after the change."""
         try:
-            with _copying(live, changes) as copying:
+            with _copying(live, change) as copying:
                 # Compared with the answers before the change: a program that drops these packets
                 # anyway is not changed for the worse.
                 cut = cut_by(copying, target, is_compared=True)
         # A check that fails must not keep users from their own maps. The change is refused only if
         # it is known to cut.
         except (UntriedError, BpfError) as error:
-            self.is_untried(target.place, target.danger, str(error))
+            self.refuse_or_note(target.place, target.danger, str(error))
             return
         if cut is not None:
             subject = names.display_name(live.name)
@@ -177,7 +180,7 @@ class _Check:
         for note in copying.notes:
             self.notes[f"when it was tried on test packets, {note}"] = None
 
-    def is_untried(self, place: str, danger: Danger, reason: str) -> None:
+    def refuse_or_note(self, place: str, danger: Danger, reason: str) -> None:
         """Refuse a change that is known to cut, and note any other change."""
         if self.is_cutting:
             raise self._refused(place, danger, "")
@@ -218,7 +221,7 @@ def _uses(live: LoadedSet, map_id: int) -> bool:
     return False
 
 
-def _targets(live: LoadedSet) -> Iterator[Target]:
+def _targets(live: LoadedSet) -> Iterator[TrialTarget]:
     """Yield the hooks of a set whose place carries a connection of the user; in its namespace."""
     place = live.manifest.place
     for record in live.hooks:
@@ -234,9 +237,9 @@ def _targets(live: LoadedSet) -> Iterator[Target]:
             yield target
 
 
-def _target(program: str, hook: Hook, place: AttachPoint, danger: Danger) -> Target:
+def _target(program: str, hook: Hook, place: AttachPoint, danger: Danger) -> TrialTarget:
     ifindex = place.ifindex if hook.traits.target is TargetKind.DEVICE else 0
-    return Target(program, hook, target_name(place, hook.value), danger, ifindex)
+    return TrialTarget(program, hook, target_name(place, hook.value), danger, ifindex)
 
 
 def _danger(hook: Hook, place: AttachPoint) -> Danger:
@@ -249,7 +252,7 @@ def _danger(hook: Hook, place: AttachPoint) -> Danger:
 
 
 @contextmanager
-def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
+def _copying(live: LoadedSet, change: tuple[Map, Change]) -> Iterator[Copying]:
     """Prepare a copy of a set: read its object again, and open its maps."""
     manifest = live.manifest
     words = [f"{record.program}:{record.hook}" for record in manifest.hooks]
@@ -276,7 +279,7 @@ def _copying(live: LoadedSet, changes: tuple[Map, Change]) -> Iterator[Copying]:
             spec,
             programs_to_load(spec, choices),
             real,
-            changes=changes,
+            change=change,
         )
 
 
@@ -321,7 +324,7 @@ def require_way_back_after_load(request: LoadRequest, plan: Plan) -> tuple[str, 
     return tuple(notes)
 
 
-def _load_targets(request: LoadRequest) -> Iterator[Target]:
+def _load_targets(request: LoadRequest) -> Iterator[TrialTarget]:
     """Yield the programs of the load, each with the danger of cutting its place."""
     dangers: dict[tuple[TargetKind, bool], Danger] = {}  # the same for many hooks, and not cheap
     for choice in request.chosen:

@@ -372,12 +372,12 @@ def _usual_name(place: AttachPoint) -> str:
     return names.cgroup_set_name(place.cgroup)
 
 
-Target = tuple[str | None, str | Path | None]
+SetTarget = tuple[str | None, str | Path | None]
 """The device and the cgroup of one set; one of them may be None."""
 
 
 def requests_of(
-    spec: ObjectSpec, targets: Iterable[Target], options: LoadOptions
+    spec: ObjectSpec, targets: Iterable[SetTarget], options: LoadOptions
 ) -> list[LoadRequest]:
     """Return a request for each target; `with_names` must follow.
 

@@ -302,8 +302,8 @@ def describe_trial(trial: Trial, shown: str) -> str:
 def is_overdue(trial: Trial) -> bool:
     """Whether the trial cannot be confirmed any more.
 
-    The deadline passed, its links ended with their process, or it never began. Of the last only a
-    caller that holds the lock can be sure: without it the command may still be running.
+    The deadline passed, its links ended with their process, or it never began. Only with the lock
+    held is it certain that the trial never began: without it the command may still be running.
     """
     # Only links end with the process. An entry of a map stays, and can still be confirmed.
     is_ended = bool(trial.links) and not is_waiting(trial)

@@ -91,7 +91,7 @@ def test_clamping_cuts_instead_of_checking() -> None:
 def test_a_shorter_array_wants_an_empty_end() -> None:
     moves = matched([Field("slots", "u32", 3)], [Field("slots", "u32", 2)])
 
-    assert [(one.path, one.is_zero) for one in moves.checks] == [("slots[2]", True)]
+    assert [(one.path, one.must_be_zero) for one in moves.checks] == [("slots[2]", True)]
 
 
 def test_a_shorter_array_of_structures_wants_an_empty_end_too() -> None:

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from bpfpin.sets.lockout.packets import Flow, Segment
-from bpfpin.sets.lockout.trial_run import Target
+from bpfpin.sets.lockout.trial_run import TrialTarget
 from bpfpin.sets.lockout.ways import Danger, Way
 from bpfpin.spec import Hook
 
@@ -48,7 +48,7 @@ def test_what_lets_a_packet_through_is_a_matter_of_the_hook(
     ],
 )
 def test_packets_come_in_or_go_out(hook: Hook, *, is_in: bool) -> None:
-    packets = Target("p", hook, "eth0", DANGER).packets()
+    packets = TrialTarget("p", hook, "eth0", DANGER).packets()
     start = "from 198.51.100.9 port 50000" if is_in else "from 192.0.2.1 port 22"
 
     assert all(start in one.what for one in packets)
@@ -56,7 +56,7 @@ def test_packets_come_in_or_go_out(hook: Hook, *, is_in: bool) -> None:
 
 def test_only_xdp_may_see_the_tags_of_vlans() -> None:
     kinds = {
-        hook: {one.data[12:14].hex() for one in Target("p", hook, "eth0", DANGER).packets()}
+        hook: {one.data[12:14].hex() for one in TrialTarget("p", hook, "eth0", DANGER).packets()}
         for hook in (Hook.XDP, Hook.TCX_INGRESS)
     }
 
@@ -65,4 +65,4 @@ def test_only_xdp_may_see_the_tags_of_vlans() -> None:
 
 @pytest.mark.parametrize("hook", [Hook.CGROUP_INET4_CONNECT, Hook.CGROUP_SOCK_OPS])
 def test_a_hook_that_sees_no_packets_is_told(hook: Hook) -> None:
-    assert hook.value in Target("p", hook, "/web", DANGER).why_not
+    assert hook.value in TrialTarget("p", hook, "/web", DANGER).why_not

@@ -166,7 +166,7 @@ class Batches:
         return room if room.lookup.enter() >= 0 else None
 
     def put(self, room: Room) -> None:
-        """Return a room to the pool; it must be set to the start of the map."""
+        """Return a room to the pool; call `go_to(None, …)` first if it was set elsewhere."""
         self._rooms.append(room)
 
     def _take(self) -> Room:

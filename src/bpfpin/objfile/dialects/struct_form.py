@@ -54,7 +54,8 @@ _KNOWN = frozenset(
 _NAMES_OF_IPROUTE2 = frozenset({"size_key", "size_value", "max_elem"})
 _NAMES_OF_BPF_MAP_DEF = frozenset({"key_size", "value_size", "max_entries"})
 _TEXT = re.compile(rb"[\x20-\x7e]*\0*")
-# Meaning of the member `pinning`: in aya, whose structure has an `id`, and in all others.
+# Meaning of the numbers in the member `pinning` of a `bpf_map_def`: in a structure with an `id`,
+# which is aya's, and in one without.
 _PINNINGS_WITH_ID = {0: Pinning.NONE, 1: Pinning.BY_NAME, 2: Pinning.GLOBAL_NAMESPACE}
 _PINNINGS = {0: Pinning.NONE, 1: Pinning.OBJECT_NAMESPACE, 2: Pinning.GLOBAL_NAMESPACE}
 
@@ -164,8 +165,11 @@ def annotated_types(
     return key, value
 
 
-# The sizes in the definition are what the kernel gets; a type of another size would be refused.
 def _fit(*wanted: tuple[TypeRef, int]) -> bool:
+    """Whether all types have the sizes of the definition, which are what the kernel gets.
+
+    It would refuse a type of another size.
+    """
     try:
         return all(ref.size == size for ref, size in wanted)
     except ObjectFileError:

@@ -35,7 +35,7 @@ from bpfpin.sets.reports import LoadReport
 from bpfpin.sets.request import (
     LoadOptions,
     LoadRequest,
-    Target,
+    SetTarget,
     check_fresh,
     requests_of,
     with_names,
@@ -295,7 +295,7 @@ def deploy_all(  # noqa: PLR0913 - each option of a load is a keyword
 
 def _targets(
     devices: Sequence[str], cgroups: Sequence[str | Path], options: LoadOptions
-) -> list[Target]:
+) -> list[SetTarget]:
     """Return the device and the cgroup of each set."""
     if devices and cgroups and len(devices) + len(cgroups) > 2:
         raise UsageError(
@@ -304,7 +304,7 @@ def _targets(
         )
     if devices and cgroups:
         return [(devices[0], cgroups[0])]
-    targets: list[Target] = [(device, None) for device in dict.fromkeys(devices)]
+    targets: list[SetTarget] = [(device, None) for device in dict.fromkeys(devices)]
     targets += [(None, cgroup) for cgroup in dict.fromkeys(cgroups)]
     if options.name and len(targets) > 1:
         raise UsageError(
@@ -314,7 +314,7 @@ def _targets(
     return targets or [(None, None)]
 
 
-def _deploy(source: Source, targets: Sequence[Target], options: LoadOptions) -> list[Deployment]:
+def _deploy(source: Source, targets: Sequence[SetTarget], options: LoadOptions) -> list[Deployment]:
     # Before anything is read or mounted: pins in a mount that ends with this process would be lost
     # without a warning.
     if not options.private_mount:

@@ -279,7 +279,7 @@ def _difference(name: str, user: MapUser) -> Difference:
 def _ways(
     remedies: Sequence[Remedy], asking: Callable[[Iterable[Argument]], tuple[str | Argument, ...]]
 ) -> Iterator[Fix]:
-    """Yield what to do by *remedies*; *asking* words the settings.
+    """Yield one sentence per way out; *asking* writes the options.
 
     The first keeps everything, if that is possible, and the second says what it loses.
     """

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from bpfpin.attach.registry import AttachOptions, HookTarget, NewAttachment, code_of
 from bpfpin.errors import HookBusyError, NotSupportedError, UsageError
@@ -147,7 +147,9 @@ def _cannot_stay(request: LoadRequest, refused: NotSupportedError) -> NotSupport
 class Verified(Closing):
     """A planned load whose new maps are made and whose programs the kernel has verified.
 
-    *notes* go into its report.
+    *notes* go into its report. Of the names under which the set shares its maps, *shared* are those
+    that it has from now on, *dropped* are those that it had, with the ids of their maps, and
+    *replaced* are those that get another map, with the maps that they hold now.
     """
 
     def __init__(self, request: LoadRequest, plan: Plan, *, notes: tuple[str, ...] = ()) -> None:
@@ -162,8 +164,8 @@ class Verified(Closing):
             max_map_memory=request.max_map_memory,
         )
         self.shared = _shared_names(request)
-        self.leaving = _leaving_names(plan.live, self.shared)
-        self.exchanged = _exchanged(request, plan)
+        self.dropped = _dropped_names(plan.live, self.shared)
+        self.replaced = _replaced_maps(request, plan)
 
     def close(self) -> None:
         """Close the maps and programs; pins and attachments made by then stay."""
@@ -171,7 +173,7 @@ class Verified(Closing):
 
     def made(self) -> Iterator[tuple[Path, Map]]:
         """Yield the maps made for shared names, for other sets of the command that use these."""
-        for pin in self.exchanged:
+        for pin in self.replaced:
             yield pin.below(self.request.path.parent), self.loaded.maps[pin.map]
         for shared in self.request.shared.values():
             if shared.bpf_map is None and shared.path and shared.name in self.loaded.maps:
@@ -191,13 +193,41 @@ class Verified(Closing):
         return planned(self.request, self.plan, self.loaded, foreseen=notes).with_notes(self.notes)
 
 
+@dataclass
+class _Publication:
+    """One set that is being published, and what its report needs to know of it.
+
+    *unused* are the shared names that go, *notes_on_shared* say which ones stay, and *old_ids* are
+    the maps that replaced names held before. *programs* run where `_Building` attached them.
+    """
+
+    load: Verified
+    unused: Mapping[OutsidePin, int]
+    notes_on_shared: tuple[str, ...]
+    old_ids: Mapping[OutsidePin, int]
+    programs: Sequence[ProgramReport] = ()
+
+    @classmethod
+    def of(cls, load: Verified, loads: Sequence[Verified], root: Directory) -> Self:
+        """Look which shared names go; before any stage is built, whose pins would be users."""
+        unused, notes = _unused_names(root, loads, load)
+        return cls(load, unused, notes, {pin: old.id for pin, old in load.replaced.items()})
+
+    def notes(self, root: Directory) -> Iterator[str]:
+        """Yield the notes of the report; the maps and programs of the load are closed by now."""
+        yield from self.load.notes
+        yield from self.notes_on_shared
+        yield from _holders_of_old(root, self.old_ids)
+        yield from _unfinished_folds(root, self.load.request)
+        yield from notes_on_others(root, self.load.request.name)
+
+
 def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
     """Build the next generation of every set and publish them, all or none.
 
     The lock must be held. The loads are closed.
     """
-    # Before the stages are built: their pins would be users of the maps, too.
-    leaving = [_unshared(root, loads, load) for load in loads]
+    sets = [_Publication.of(load, loads, root) for load in loads]
     planned_loads = [(load.request, load.plan, load.loaded.programs) for load in loads]
     with explained_updates(planned_loads), ExitStack() as trials:
         # A trial surrounds everything that changes: it begins last, and takes a failure back.
@@ -207,25 +237,23 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
             next_generations(root, [load.request.name for load in loads], reopen) as stages,
             ExitStack() as opened,
         ):
-            running = []
-            for load, stage, trial in zip(loads, stages, begun, strict=True):
-                has_live = load.plan.live is not None
-                live = opened.enter_context(root.child(load.request.name)) if has_live else None
-                building = _Building(stage, load.request, load.plan, load.loaded, live, trial)
-                running.append(building.build(load.shared))
-            for stage, (unused, _) in zip(stages, leaving, strict=True):
+            for each, stage, trial in zip(sets, stages, begun, strict=True):
+                has_live = each.load.plan.live is not None
+                name = each.load.request.name
+                live = opened.enter_context(root.child(name)) if has_live else None
+                each.programs = _Building(stage, each.load, live, trial).build()
+            for each, stage in zip(sets, stages, strict=True):
                 # Recorded in the stage, and done after the publication, so that a roll-back has no
                 # name to make again.
-                for pin, map_id in unused.items():
+                for pin, map_id in each.unused.items():
                     stage.unshare(pin, map_id)
-    # Read while the maps are still open; they are closed below, before the ids are used.
-    old_ids = [{pin: old.id for pin, old in load.exchanged.items()} for load in loads]
     reports = []
-    for load, programs in zip(loads, running, strict=True):
+    for each in sets:
+        load = each.load
         # After the publication: other programs use these arrays as well, and from here on their
         # tail calls reach the new programs. A roll-back could not undo that.
         collection.fill_given(load.request.spec, load.loaded, load.plan.given)
-        reports.append(finished(load.request, load.plan, load.loaded, programs))
+        reports.append(finished(load.request, load.plan, load.loaded, each.programs))
     for load in loads:
         # The plan holds old programs, the request maps that were replaced. Closed before the notes
         # are made: a user of such a map that is left is somebody else.
@@ -233,18 +261,8 @@ def publish(loads: Sequence[Verified], root: Directory) -> list[LoadReport]:
         load.plan.close()
         load.request.close()
     return [
-        report.with_notes(
-            (
-                *load.notes,
-                *notes_on_shared,
-                *_holders_of_old(root, before),
-                *_unfinished_folds(root, load.request),
-                *notes_on_others(root, load.request.name),
-            )
-        )
-        for load, before, (_, notes_on_shared), report in zip(
-            loads, old_ids, leaving, reports, strict=True
-        )
+        report.with_notes(tuple(each.notes(root)))
+        for report, each in zip(reports, sets, strict=True)
     ]
 
 
@@ -309,32 +327,32 @@ def _shared_names(request: LoadRequest) -> tuple[OutsidePin, ...]:
     )
 
 
-def _exchanged(request: LoadRequest, plan: Plan) -> dict[OutsidePin, Map]:
+def _replaced_maps(request: LoadRequest, plan: Plan) -> dict[OutsidePin, Map]:
     """Return the shared names that get another map by *plan*, and the maps that they hold now."""
-    exchanged_maps = {}
+    replaced = {}
     for map_plan in plan.maps:
         shared = request.shared.get(map_plan.name)
         is_new = map_plan.decision in (Decision.FRESH, Decision.MIGRATED)
         if is_new and shared is not None and shared.bpf_map is not None and shared.path is not None:
             path = str(shared.path.relative_to(request.path.parent))
-            exchanged_maps[OutsidePin(map_plan.name, path)] = shared.bpf_map
-    return exchanged_maps
+            replaced[OutsidePin(map_plan.name, path)] = shared.bpf_map
+    return replaced
 
 
-def _unshared(
+def _unused_names(
     root: Directory, loads: Sequence[Verified], load: Verified
 ) -> tuple[dict[OutsidePin, int], tuple[str, ...]]:
-    """Return which of the shared names that the set leaves are unpinned, and notes on the rest."""
+    """Return which of the shared names that the set drops are unpinned, and notes on the rest."""
     # A load on trial may go back to the generation that shares these names.
     if load.request.confirm_s is not None:
-        paths = [pin.below(root.path) for pin in load.leaving]
+        paths = [pin.below(root.path) for pin in load.dropped]
         return {}, tuple(f"{path} stays pinned, for this load may go back" for path in paths)
-    if not load.leaving:
+    if not load.dropped:
         return {}, ()
     from bpfpin.sets.shared import unshared  # noqa: PLC0415 - few sets share names
 
     sets = [each.plan.live for each in loads if each.plan.live is not None]
-    return unshared(root.path, sets, load.leaving)
+    return unshared(root.path, sets, load.dropped)
 
 
 def _holders_of_old(root: Directory, old_ids: Mapping[OutsidePin, int]) -> Iterator[str]:
@@ -364,7 +382,7 @@ def _unfinished_folds(root: Directory, request: LoadRequest) -> Iterator[str]:
             )
 
 
-def _leaving_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
+def _dropped_names(live: LoadedSet | None, shared: tuple[OutsidePin, ...]) -> dict[OutsidePin, int]:
     """Return the shared names of the live set that the next one has no map for."""
     pins = [pin for pin in live.outside if pin not in shared] if live else []
     if live is None or not pins:
@@ -403,17 +421,30 @@ class _Building:
     """A generation that is built in *stage*; *live* is the directory of the one before."""
 
     stage: Stage
-    request: LoadRequest
-    plan: Plan
-    loaded: Loaded
+    load: Verified
     live: Directory | None
     trial: LoadTrial | None
 
-    def build(self, shared: tuple[OutsidePin, ...]) -> list[ProgramReport]:
+    @property
+    def request(self) -> LoadRequest:
+        """What the user asked for."""
+        return self.load.request
+
+    @property
+    def plan(self) -> Plan:
+        """The decision for each map and hook."""
+        return self.load.plan
+
+    @property
+    def loaded(self) -> Loaded:
+        """The maps and programs of the generation."""
+        return self.load.loaded
+
+    def build(self) -> list[ProgramReport]:
         """Pin everything, then attach at new hooks, and return which program runs where."""
         # Hooks come last: all that can still fail is done before a new program runs.
         self._pin_maps()
-        for pin, old in _exchanged(self.request, self.plan).items():
+        for pin, old in self.load.replaced.items():
             self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])
         for name, program in self.loaded.programs.items():
             self.stage.pin_program(name, program)
@@ -430,7 +461,9 @@ class _Building:
         if self.trial is not None:
             self.trial.begin(self.live)
         migrated = _lineages(self.plan, self.loaded)
-        self.stage.write_manifest(dataclasses.replace(manifest, outside=shared, migrated=migrated))
+        self.stage.write_manifest(
+            dataclasses.replace(manifest, outside=self.load.shared, migrated=migrated)
+        )
         # Of filters with one priority, the kernel runs the one that was made last first.
         for record, _, is_prepared in reversed(new):
             if is_prepared:
@@ -513,7 +546,7 @@ class _Building:
         )
 
     def _attach(self, plan: HookPlan) -> tuple[HookRecord, ProgramReport, bool]:
-        """Attach at a hook; the last item says that it is only prepared."""
+        """Attach at a hook; last, True if the manifest must be written before it is attached."""
         program = self.loaded.programs[plan.program]
         new = attach(self.request, Hook(plan.hook), program)
         record = _new_record(self.request, plan, new)

@@ -38,8 +38,11 @@ _SKB_CONTEXT: Final = struct.Struct("=36xII")  # __sk_buff up to ingress_ifindex
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A program at a hook, and the danger of cutting its place; *ifindex* is 0 for a cgroup."""
+class TrialTarget:
+    """A program to be tried at its hook, and the danger that *place* is cut.
+
+    *ifindex* is 0 for a cgroup.
+    """
 
     program: str
     hook: Hook
@@ -82,7 +85,7 @@ class Target:
 class Cut:
     """A packet that a program stops, and its answer; it stops *more* other packets too."""
 
-    target: Target
+    target: TrialTarget
     packet: Packet
     answer: str
     more: int = 0
@@ -99,7 +102,7 @@ class Cut:
 class Copying:
     """Makes copies of programs: *real* are the maps to copy, by name.
 
-    *prepare* is called with the copies; *changes* are a real map and the function that changes its
+    *prepare* is called with the copies; *change* is a real map and the function that changes its
     copy, which decodes keys and values as the real map does.
     """
 
@@ -107,7 +110,7 @@ class Copying:
     programs: Sequence[str]
     real: Mapping[str, Map] = field(default_factory=dict)
     prepare: Callable[[Loaded], None] | None = None
-    changes: tuple[Map, Callable[[Map], object]] | None = None
+    change: tuple[Map, Callable[[Map], object]] | None = None
     max_map_memory: int = field(default_factory=map_memory_limit)
     notes: dict[str, None] = field(default_factory=dict)
     """Notes on entries that were not copied, each once."""
@@ -117,7 +120,7 @@ class Copying:
         """Load the copy; of maps that are too large, the entries for *packets* are copied."""
         budget, addresses = Budget(), list(_addresses(packets))
         spec, contents, given = self.spec.only_programs(*self.programs), {}, {}
-        changed_id = self.changes[0].id if self.changes else 0
+        changed_id = self.change[0].id if self.change else 0
         with ExitStack() as opened:
             for name, bpf_map in self.real.items():
                 if bpf_map.id != changed_id and map_copy.is_usable_itself(bpf_map):
@@ -144,9 +147,9 @@ class Copying:
             if self.prepare is not None:
                 self.prepare(loaded)
             # After `prepare`, which does what the load does; the change comes on top of that.
-            if self.changes and is_changed:
+            if self.change and is_changed:
                 copies = {self.real[name].id: loaded.maps[name] for name in contents}
-                _change((copies | inner.copies).get(changed_id), *self.changes)
+                _change((copies | inner.copies).get(changed_id), *self.change)
             self.notes.update(dict.fromkeys(budget.notes))
             yield loaded
 
@@ -162,7 +165,7 @@ class UntriedError(Portable):
     """A program could not be run on test packets; the text says why."""
 
 
-def cut_by(copying: Copying, target: Target, *, is_compared: bool = False) -> Cut | None:
+def cut_by(copying: Copying, target: TrialTarget, *, is_compared: bool = False) -> Cut | None:
     """Return the cut that the program of *target* makes, None if all packets pass.
 
     With *is_compared* only packets that pass without the change count. Raises `UntriedError` if the
@@ -204,7 +207,7 @@ def verdict_of(copying: Copying, program: str, packets: Sequence[Packet]) -> Xdp
     return XdpAction(answers.pop()) if is_one else None
 
 
-def _stopped(program: Program, target: Target, packets: Sequence[Packet]) -> dict[Packet, str]:
+def _stopped(program: Program, target: TrialTarget, packets: Sequence[Packet]) -> dict[Packet, str]:
     """Return the packets that the program stops, with its answers."""
     stopped: dict[Packet, str] = {}
     has_context = True
@@ -223,7 +226,7 @@ def _stopped(program: Program, target: Target, packets: Sequence[Packet]) -> dic
 
 
 def _answer(
-    program: Program, target: Target, packet: Packet, *, has_context: bool
+    program: Program, target: TrialTarget, packet: Packet, *, has_context: bool
 ) -> tuple[int, bool]:
     """Run the program as on the device; without a context if the kernel refuses the context.
 
