@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,80 @@ def test_a_stage_with_a_mark_is_finished(root: Directory, counters: Map) -> None
     assert PinSet.read(root.path, "lab0").state is SetState.OK
     assert ours(root) == ["lab0"]
     assert recover(root, "lab0", reopen) is Recovery.NOTHING
+
+
+class _KilledError(Exception):
+    """Stands for the end of a process between two system calls."""
+
+
+def removed_up_to(number: int, generation: Directory, patch: pytest.MonkeyPatch) -> bool:
+    """Remove a generation but end before call *number*; return whether that came."""
+    calls = itertools.count(1)
+
+    def counted(call: Callable[[Directory, str], None]) -> Callable[[Directory, str], None]:
+        def count(directory: Directory, name: str) -> None:
+            if next(calls) == number:
+                raise _KilledError
+            call(directory, name)
+
+        return count
+
+    with patch.context() as patched:
+        for name in ("unlink", "rmdir"):
+            patched.setattr(Directory, name, counted(getattr(Directory, name)))
+        try:
+            ownership.remove_own(generation)
+        except _KilledError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("is_unloaded", [False, True], ids=["reload", "unload"])
+def test_the_rest_of_a_completed_change_is_removed_and_not_rolled_back(
+    root: Directory, counters: Map, monkeypatch: pytest.MonkeyPatch, *, is_unloaded: bool
+) -> None:
+    """Killed while the old generation was removed, at each call: the change was complete."""
+    for number in itertools.count(1 if not is_unloaded else 2):
+        publish(root, counters)
+        root.rename("lab0", "lab0~stage", Rename.NOREPLACE)
+        with root.child("lab0~stage") as old:
+            is_killed = removed_up_to(number, old, monkeypatch)
+        if not is_unloaded:
+            place_next_generation(root, counters)
+        told = recover(root, "lab0", reopen)
+        left = ours(root)
+        if not is_unloaded:
+            remove(root, "lab0", reopen)
+
+        assert told is Recovery.REMOVED
+        assert left == ([] if is_unloaded else ["lab0"])
+        if not is_killed:
+            break
+    assert number > 6
+
+
+def place_next_generation(root: Directory, held: Map) -> None:
+    """Put generation 2 in the place of the set, past all its marks, with a stage beside it."""
+    root.rename("lab0~stage", "kept", Rename.NOREPLACE)
+    with Stage(root, "lab0") as stage:
+        stage.pin_map("counters", held)
+        stage.write_manifest(dataclasses.replace(MANIFEST, generation=2))
+    root.rename("lab0~stage", "lab0", Rename.NOREPLACE)
+    root.rename("kept", "lab0~stage", Rename.NOREPLACE)
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_the_beginning_of_a_change_is_rolled_back(
+    root: Directory, counters: Map, *, has_manifest: bool
+) -> None:
+    publish(root, counters)
+    with Stage(root, "lab0") as stage:
+        stage.pin_map("counters", counters)
+        if has_manifest:
+            stage.write_manifest(dataclasses.replace(MANIFEST, generation=2))
+
+    assert recover(root, "lab0", reopen) is Recovery.UNDONE
+    assert ours(root) == ["lab0"]
 
 
 def test_a_mark_left_after_the_exchange_is_cleaned(root: Directory, counters: Map) -> None:

@@ -95,7 +95,9 @@ def abandon(root: Directory, program: Program, *, mark: str = "") -> None:
         with Program.from_pin(live(root).programs[OURS]) as old:
             stage.pin_previous(record.link, old)
         hooks = (dataclasses.replace(record, program="following"),)
-        stage.write_manifest(dataclasses.replace(manifest, hooks=hooks))
+        generation = manifest.generation + 1
+        following = dataclasses.replace(manifest, hooks=hooks, generation=generation)
+        stage.write_manifest(following)
     if mark:
         with root.child(f"{NAME}~stage") as directory:
             directory.mark(mark)

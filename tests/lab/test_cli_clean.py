@@ -130,6 +130,28 @@ def test_a_set_whose_device_is_there_is_untouched(lab: TestLab, root: Path) -> N
     assert lab.device in before
 
 
+def test_what_is_left_of_a_reload_is_removed_and_not_said_to_be_rolled_back(
+    lab: TestLab, root: Path
+) -> None:
+    """Killed while it removed the programs of the old generation, and the maps of it."""
+    load(root, lab.device)
+    told = []
+    words = ("load", "builtin:xdp_stats", "--dev", lab.device, "--fresh", "all", "--force")
+    for number in (10, 12):
+        kill(root, ("unlinkat", number), *words)
+        planned = cleaned(root, dry_run=True)["removed"]
+        again = run_cli_ok("load", "--dev", lab.device, "--pin-root", root).stderr
+        told.append((planned[0]["reason"], again.splitlines()[0]))
+    kill(root, ("unlinkat", 10), *words)
+    done = cleaned(root)["removed"]
+    undeploy(lab.device, pin_root=root)
+
+    line = "note: removed what a killed command had left over"
+    reason = "a dead process had not removed all of it: removed"
+    assert told == [(reason, line)] * 2
+    assert [one["reason"] for one in done] == [reason]
+
+
 def test_a_set_whose_device_is_gone_is_removed_and_a_dry_run_says_so(root: Path) -> None:
     with device():
         load(root)

@@ -262,6 +262,44 @@ def test_a_half_built_set_is_healed_by_the_line_told() -> None:
     assert not (ROOT / "left~stage").exists()
 
 
+def test_a_set_that_was_published_but_not_cleaned_is_half_built(loaded: TestLab) -> None:
+    """Killed between the exchange of the names and the end: only the mark in the set is left."""
+    mark = ROOT / loaded.device / "commit~"
+    mark.mkdir(mode=0o700)
+    with Directory.open(ROOT) as root, locked(root, timeout_s=0):
+        running = status()["problems"]
+    found = problem("half-built")
+    run_line(found["fix"].partition(";")[0])
+
+    assert running == []
+    assert found["text"].startswith(f"{loaded.device}: half-built by a dead process")
+    assert not mark.exists()
+    assert status()["problems"] == []
+
+
+@pytest.mark.parametrize("mark", ["commit~", "abort~"])
+def test_a_stage_with_a_mark_and_no_manifest_is_no_dead_end(lab: TestLab, mark: str) -> None:
+    stage = ROOT / f"{lab.device}~stage"
+    (stage / mark).mkdir(parents=True, mode=0o700)
+    stage.chmod(0o700)
+    found = problem("foreign")
+    for words in (["load", "--dev"], ["load", "--dry-run", "--dev"], ["unload"]):
+        refused = run_cli(*words, lab.device, "-o", "json")
+
+        assert refused.exit_code == 7
+        assert f"{stage} is not a stage of ours" in refused.json["error"]["message"]
+        assert refused.json["error"]["hint"] == found["fix"]
+    cleaned = run_cli_ok("clean", "-o", "json").json
+    subprocess.run(shlex.split(found["fix"].partition("needs it: ")[2]), check=True)
+    run_cli_ok("load", "--dev", lab.device)
+    run_cli_ok("unload", lab.device)
+
+    assert "it has no manifest, so bpfpin did not make it" in found["text"]
+    assert cleaned["removed"] == []
+    assert [left["path"] for left in cleaned["left"]] == [str(stage)]
+    assert found["fix"] in cleaned["left"][0]["reason"]
+
+
 def test_a_set_that_somebody_is_changing_is_no_problem() -> None:
     with Directory.open(ROOT) as root, locked(root, timeout_s=0):
         (ROOT / "left~stage").mkdir(mode=0o700)

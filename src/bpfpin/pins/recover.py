@@ -4,7 +4,7 @@ The docstring of module `transaction` shows the steps of a change and the marks 
 The next command that changes the set finds one of these, under the lock, and does:
 
 * `NAME~stage` without a mark: removes it. It is a generation that was never published, or an old
-  one that was being removed; both end in the same way.
+  one that was being removed. Both end in the same way, and only the first is a roll-back.
 * `NAME~stage/commit~`: rolls forward, by the code that the killed command would have run: switches
   the hooks, folds old maps into new ones, exchanges the names, removes the marks. If a hook
   refuses, the change rolls back instead. Two marks exclude that: `folding~` (the hooks are switched
@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 
 from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
 from bpfpin.hints import shell_line
@@ -50,6 +51,7 @@ class Recovery(Enum):
 
     NOTHING = "no change was interrupted"
     UNDONE = "rolled back a change that a killed command had not completed"
+    REMOVED = "removed what a killed command had left over"
     FINISHED = "completed a change that a killed command had begun"
     TURNED_BACK = "went back to the previous set: a hook refused the change of a killed command"
 
@@ -72,10 +74,56 @@ def recover(root: Directory, name: str, reopen: Reopen) -> Recovery:
 
 
 def check_stage(root: Directory, name: str) -> bool:
-    """Whether set *name* has a stage; `UnsafePathError` if it belongs to somebody else."""
+    """Whether set *name* has a stage; `UnsafePathError` if it cannot be recovered.
+
+    It belongs to somebody else, or has the mark of a change without the manifest of one.
+    """
     with suppress(PinNotFoundError), root.child(names.stage_name(name)) as stage:
         require_own(stage)
+        if stage.has(names.COMMIT) or stage.has(names.ABORT):
+            stage_manifest(stage)
         return True
+    return False
+
+
+def stage_manifest(stage: Directory) -> Manifest:
+    """Return the manifest of a stage that is rolled back or forward.
+
+    Without one bpfpin did not make the stage: a change writes it before the first mark, and
+    recovery removes it after the last. `UnsafePathError` says so, and what to do.
+    """
+    try:
+        return read_manifest(stage)
+    except UnsafePathError as error:
+        raise UnsafePathError(
+            f"{stage.path} is not a stage of ours and was left alone: {error.message}",
+            path=str(stage.path),
+            hint=advice_on_foreign(stage.path),
+        ) from None
+
+
+def advice_on_foreign(path: Path) -> str:
+    """Return what to do about a stage in the directory *path* that is not ours to recover."""
+    look, remove = shell_line("ls -la", path), shell_line("rm -r", path)
+    return f"look who made it: {look}; if nobody needs it: {remove}"
+
+
+def is_left_over(root: Directory, name: str) -> bool:
+    """Whether the stage of set *name*, which has no mark, is the rest of a removal.
+
+    Else it is the beginning of a change. Whether a stage that is nearly empty is one or the other
+    cannot be known; both are removed.
+    """
+    with suppress(PinNotFoundError), root.child(names.stage_name(name)) as stage:
+        try:
+            generation = read_manifest(stage).generation
+        except UnsafePathError:
+            # A change makes the folders first and the manifest last; a removal takes the folders
+            # first.
+            return not stage.has(names.PROGRAMS)
+        with suppress(PinNotFoundError, UnsafePathError), root.child(name) as live:
+            return generation <= read_manifest(live).generation
+        return not stage.has(names.LINKS)
     return False
 
 
@@ -86,7 +134,7 @@ def roll_forward(root: Directory, name: str, reopen: Reopen) -> None:
     """
     stage = names.stage_name(name)
     with root.child(stage) as directory:
-        manifest = read_manifest(directory)
+        manifest = stage_manifest(directory)
         # With either mark the hooks are switched already. Switching again would find a hook that
         # somebody changed since, and would roll back although counts were moved.
         if not (directory.has(names.FOLDING) or directory.has(names.SWITCHED)):
@@ -165,8 +213,12 @@ def _recover_stage(root: Directory, name: str, reopen: Reopen) -> Recovery:
             # The hooks are back. The mark goes before `previous~` and `shared~`: with the mark but
             # without these, the next recovery could not roll back.
             directory.rmdir(names.ABORT)
+    # Asked before the removal, which takes what tells the two apart.
+    is_rest = not is_aborted and is_left_over(root, name)
     remove_generation(root, stage, reopen)
-    return Recovery.TURNED_BACK if is_aborted else Recovery.UNDONE
+    if is_aborted:
+        return Recovery.TURNED_BACK
+    return Recovery.REMOVED if is_rest else Recovery.UNDONE
 
 
 def _is_aborted(root: Directory, stage: str) -> bool:
@@ -181,7 +233,7 @@ def _roll_back(root: Directory, name: str, reopen: Reopen) -> None:
     A shared name that the stage made is removed unless a live set has it in its manifest.
     """
     with root.child(names.stage_name(name)) as stage:
-        manifest = read_manifest(stage)
+        manifest = stage_manifest(stage)
         # In the reverse order of `switch`: first the hooks, then the names.
         switch_back(stage, manifest, reopen)
         shared.exchange_back(root, stage)

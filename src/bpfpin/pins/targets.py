@@ -45,7 +45,7 @@ from bpfpin.errors import (
 from bpfpin.pins import names, recover
 from bpfpin.pins.directory import Directory, remove_tree, require_safe
 from bpfpin.pins.manifest import read_manifest
-from bpfpin.pins.recover import Recovery, require_own
+from bpfpin.pins.recover import Recovery, require_own, stage_manifest
 from bpfpin.pins.switch import Reopen, switch
 from bpfpin.syscall.fs import Rename
 
@@ -187,7 +187,7 @@ class Targets:
         try:
             for name in self.sets:
                 with _own_stage(self._root, name) as stage:
-                    switch(stage, read_manifest(stage), reopen, root=self._root)
+                    switch(stage, stage_manifest(stage), reopen, root=self._root)
         except BpfError:
             record.rename(names.COMMIT, names.ABORT, Rename.NOREPLACE)
             raise

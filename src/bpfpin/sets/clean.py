@@ -26,6 +26,7 @@ from bpfpin.sets.trial import describe_orphan, orphans
 
 _BY_RECOVERY = {
     Recovery.UNDONE: "a dead process had begun it: undone",
+    Recovery.REMOVED: "a dead process had not removed all of it: removed",
     Recovery.FINISHED: "a dead process had committed it: finished",
     Recovery.TURNED_BACK: "a dead process could not switch to it: the previous programs run again",
 }
@@ -109,9 +110,11 @@ class _Cleaning:
 
     def _clean_stage(self, stage: LeftStage) -> None:
         if stage.foreign:
-            self._left.append(Left(stage.path, stage.foreign))
+            advice = f"; {stage.advice}" if stage.advice else ""
+            self._left.append(Left(stage.path, stage.foreign + advice))
         else:
-            planned = Recovery.FINISHED if stage.is_committed else Recovery.UNDONE
+            planned = Recovery.REMOVED if stage.is_left_over else Recovery.UNDONE
+            planned = Recovery.FINISHED if stage.is_committed else planned
             self._recover(stage.name, stage.path, planned)
             with suppress(PinNotFoundError):
                 pin_set = PinSet.read(self._root.path, stage.name)

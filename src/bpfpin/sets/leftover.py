@@ -10,15 +10,16 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from bpfpin.errors import BpfError, PinNotFoundError
+from bpfpin.errors import BpfError, PinNotFoundError, UnsafePathError
 from bpfpin.hints import shell_line
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins import shared as outside
 from bpfpin.pins.directory import Directory, unsafe_reason, user_name
-from bpfpin.pins.manifest import OutsidePin
+from bpfpin.pins.manifest import OutsidePin, read_manifest
 from bpfpin.pins.ownership import foreign_entries
 from bpfpin.pins.pinset import LoadedSet, PinSet
+from bpfpin.pins.recover import advice_on_foreign, is_left_over
 from bpfpin.pins.targets import is_committed
 from bpfpin.pins.transaction import next_generation, remove
 from bpfpin.records import dataclass
@@ -33,14 +34,17 @@ from bpfpin.sets.shared import links_elsewhere, map_ids
 class LeftStage:
     """A directory `NAME~stage` that an interrupted command left.
 
-    *foreign* says why it must be left alone, "" if recovery may complete it (*is_committed*) or
-    undo it.
+    *foreign* says why it must be left alone, "" if recovery may complete it (*is_committed*), undo
+    it, or remove it (*is_left_over*). *advice* says what to do about one that is not ours, as far
+    as that is known.
     """
 
     name: str
     path: Path
     foreign: str = ""
     is_committed: bool = False
+    is_left_over: bool = False
+    advice: str = ""
 
 
 def left_stages(root: Directory) -> list[LeftStage]:
@@ -82,6 +86,15 @@ def _in_the_way(directory: Directory) -> str:
     return "".join(map(_described, foreign[:1]))
 
 
+def _unmade(directory: Directory) -> str:
+    """Say why a stage with the mark of a change cannot be one, "" if it can."""
+    try:
+        read_manifest(directory)
+    except UnsafePathError as error:
+        return error.message
+    return ""
+
+
 def _described(entry: str) -> str:
     return f"it holds {entry!r}, which bpfpin does not make there"
 
@@ -92,8 +105,12 @@ def _look(root: Directory, entry: str, name: str) -> LeftStage:
         if reason := _foreign_name(root, entry, name):
             return LeftStage(name, path, reason)
         with root.child(entry) as directory:
-            reason = _in_the_way(directory)
-            return LeftStage(name, path, reason, is_committed=is_committed(root, directory))
+            reason, is_done = _in_the_way(directory), is_committed(root, directory)
+            is_marked = is_done or directory.has(names.ABORT)
+            if not reason and is_marked and (unmade := _unmade(directory)):
+                return LeftStage(name, path, unmade, advice=advice_on_foreign(path))
+            is_rest = not is_done and is_left_over(root, name)
+            return LeftStage(name, path, reason, is_committed=is_done, is_left_over=is_rest)
     except PinNotFoundError:
         # Only without the lock, in `status` or a dry run: the command that built it has finished.
         return LeftStage(name, path, "it is gone meanwhile")

@@ -33,6 +33,7 @@ from bpfpin.pins.bpffs import BPFFS, RootState
 from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import Access, Manifest
 from bpfpin.pins.pinset import LoadedSet, LostPin, PinSet, SetState, all_sets, lost_pins
+from bpfpin.pins.recover import is_half_done
 from bpfpin.records import dataclass
 from bpfpin.sets.find import find_set
 from bpfpin.sets.hook_state import FoundHook, is_without_device, look_at_hook
@@ -179,6 +180,8 @@ class SetView:
             self._tell(ProblemKind.FOREIGN, foreign_fix(pin_set), reason=pin_set.reason)
         elif pin_set.state is SetState.HALF_BUILT and self._stage is not None:
             self._tell_stage(self._stage)
+        elif pin_set.state is SetState.HALF_BUILT and _is_left_half_built(pin_set):
+            self._tell_half_built()
         if isinstance(pin_set, LoadedSet):
             # Also for a set that is half built: its hooks run all the same, and the user wants to
             # see that.
@@ -244,11 +247,15 @@ class SetView:
     def _tell_stage(self, stage: LeftStage) -> None:
         if stage.foreign:
             reason = f"{stage.path} is in the way of the next load: {stage.foreign}"
-            fix = f"look who made it: {shell_line('ls -la', stage.path)}"
+            fix = stage.advice or f"look who made it: {shell_line('ls -la', stage.path)}"
             self._tell(ProblemKind.FOREIGN, fix, reason=reason)
         else:
-            fix = f"{self._line('clean')}; load and unload of it do the same"
-            self._tell(ProblemKind.HALF_BUILT, fix, reason=self._pin_set.reason)
+            self._tell_half_built()
+
+    def _tell_half_built(self) -> None:
+        fix = f"{self._line('clean')}; load and unload of it do the same"
+        fix = fix if self._pin_set.is_own else self._as_root
+        self._tell(ProblemKind.HALF_BUILT, fix, reason=self._pin_set.reason)
 
     def _check(self, pin_set: LoadedSet, hooks: tuple[FoundHook, ...]) -> None:
         """Report problems with the hooks and the pins of the set."""
@@ -538,6 +545,13 @@ def _splits(pin_root: Path, sets: set[str] | None) -> list[Finding]:
     return [
         finding for finding in splits(pin_root=pin_root) if sets is None or sets & set(finding.sets)
     ]
+
+
+def _is_left_half_built(pin_set: PinSet) -> bool:
+    """Whether no running command changes a set that is half-built: a dead one left its mark."""
+    with suppress(BpfError), Directory.open(pin_set.path.parent) as root:
+        return lock.holder(root) is None and is_half_done(root, pin_set.name)
+    return False
 
 
 def _lock_directory(pin_root: Path) -> list[Problem]:

@@ -10,7 +10,17 @@ import pytest
 from bpfpin.objects.maps import layouts
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
+from bpfpin.pins.manifest import AttachPoint, Manifest
 from bpfpin.sets.leftover import left_stages
+
+MANIFEST = Manifest(
+    tool="0.1.0",
+    object="/srv/prog.o",
+    sha256="ab" * 32,
+    generation=1,
+    time=1_790_000_000,
+    place=AttachPoint(netns_inode=4026531840, netns="", ifindex=7, device="lab0"),
+)
 
 
 @pytest.fixture
@@ -42,7 +52,7 @@ def test_a_root_without_stages_has_none(root: Directory) -> None:
         ["xdp_stats_map"],
         ["%2ebss", "layouts~/", "manifest~"],
         ["previous~/", "manifest~", "commit~/"],
-        ["abort~/"],
+        ["manifest~", "abort~/"],
     ],
 )
 def test_each_step_of_a_load_or_unload_is_known_again(root: Directory, content: list[str]) -> None:
@@ -51,7 +61,7 @@ def test_each_step_of_a_load_or_unload_is_known_again(root: Directory, content: 
         if entry.endswith("/"):
             (path / entry).mkdir()
         elif entry == "manifest~":
-            (path / entry).symlink_to("{}")
+            (path / entry).symlink_to(MANIFEST.to_text())
         else:
             (path / entry).touch()
     (found,) = left_stages(root)
@@ -78,9 +88,28 @@ def test_every_name_of_ours_in_a_set_stands_in_one_of_the_tables() -> None:
 def test_no_name_of_ours_makes_a_stage_foreign(root: Directory, entry: str) -> None:
     path = stage(root) / entry
     path.symlink_to("{}") if entry in names.TEXTS else path.mkdir()
+    if entry in (names.COMMIT, names.ABORT):
+        (path.parent / names.MANIFEST).symlink_to(MANIFEST.to_text())
     (found,) = left_stages(root)
 
     assert found.foreign == ""
+
+
+@pytest.mark.parametrize("mark", [names.COMMIT, names.ABORT])
+@pytest.mark.parametrize(
+    ("text", "why"), [("", "no manifest"), ("{}", "damaged")], ids=["none", "damaged"]
+)
+def test_a_mark_of_a_change_without_its_manifest_is_not_ours(
+    root: Directory, mark: str, text: str, why: str
+) -> None:
+    path = stage(root)
+    (path / mark).mkdir()
+    if text:
+        (path / names.MANIFEST).symlink_to(text)
+    (found,) = left_stages(root)
+
+    assert why in found.foreign
+    assert found.advice.endswith(f"if nobody needs it: rm -r {path}")
 
 
 @pytest.mark.parametrize(
