@@ -152,7 +152,7 @@ def test_an_anchor_that_is_not_there_is_told_with_those_that_are(
 ) -> None:
     first, _, third = three
     with idle("stranger") as stranger:
-        wanted = f"before program id {stranger.id} at tcx-ingress of lo"
+        wanted = f"program id {stranger.id} is not attached at tcx-ingress of lo, so nothing can go"
         with pytest.raises(IdNotFoundError, match=wanted) as refused:
             attach_tcx(third, "lo", INGRESS, order=Order.before(stranger))
 
