@@ -238,6 +238,30 @@ def test_the_same_line_again_changes_nothing(here: Here) -> None:
     assert map_ids(again) == map_ids(first)
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--rule", "a=sum"], "no new member 'a'"),
+        (["--start", "small=1"], "no new member 'small'"),
+        (["--rename", "rx_packets=zz"], "no new member 'zz'"),
+        (["--drop", "nomap:a"], "no map 'nomap'"),
+        (["--layout", "nomap=u64 a"], "no map 'nomap'"),
+    ],
+)
+def test_a_wrong_setting_is_no_success_where_nothing_has_to_be_migrated(
+    here: Here, words: list[str], why: str
+) -> None:
+    here.load("builtin:xdp_stats")
+    refused = here.refused(
+        2, "load", "builtin:xdp_stats", "--dev", here.device, "--migrate", *words
+    )
+    right = ("--rule", "rx_packets=sum", "--rename", "of_old=rx_bytes", "--drop", "of_old_too")
+    again = here.load("builtin:xdp_stats", "--migrate", *right)
+
+    assert why in refused.json["error"]["message"]
+    assert again["result"] == "unchanged"
+
+
 def test_a_dry_run_shows_each_member_and_changes_nothing(here: Here) -> None:
     loaded(here, version(), COUNTED)
     before = here.everything()

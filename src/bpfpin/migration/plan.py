@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 from bpfpin.analysis.uses import ADDS, UsingProgram, write_kinds
-from bpfpin.btf.btf import TypeRef
+from bpfpin.btf.btf import Btf, TypeRef
 from bpfpin.btf.c_source import c_type
-from bpfpin.errors import Difference
+from bpfpin.errors import Difference, UsageError
 from bpfpin.migration import entries, exact
 from bpfpin.migration.entries import EntrySurvey
 from bpfpin.migration.exact import Exactness, ExactnessCase
@@ -248,6 +248,24 @@ def members_of(request: MigrationRequest) -> MemberNames:
     keys = leaves(bpf_map.key_type, bpf_map.key_size), leaves(spec.key, spec.key_size)
     values = leaves(old, bpf_map.value_size), leaves(new, spec.value_size)
     return MemberNames(*(names_of(key, value) for key, value in zip(keys, values, strict=True)))
+
+
+def new_members(
+    spec: MapSpec, migration: Migration, library: Sequence[Btf]
+) -> frozenset[str] | None:
+    """Return the names of the members of a new map; None if only the old map could tell them.
+
+    That is so if its values have no types, and the layouts for them may be those of the old map.
+    """
+    value, layout = spec.value, migration.layouts.get(spec.name)
+    if value is None and layout is not None:
+        sizes, libraries = (spec.value_size, spec.value_size), (library, library)
+        try:
+            texts = layout_texts(layout)
+            value = types_with_layouts(texts, (None, None), sizes, libraries, name=spec.name)[1]
+        except UsageError:
+            return None
+    return names_of(leaves(spec.key, spec.key_size), leaves(value, spec.value_size))
 
 
 def types_of(request: MigrationRequest) -> Types:

@@ -277,6 +277,24 @@ def require_known(migration: Migration, maps: Mapping[str, MemberNames]) -> None
         _require_map(name, maps)
 
 
+def require_possible(migration: Migration, maps: Mapping[str, frozenset[str]]) -> None:
+    """Raise `UsageError` if no migration to *maps* can do what *migration* says.
+
+    For a load that has nothing to migrate. *maps* has the members of each map of the object. Old
+    members are not looked up: the line that migrated them may be typed again.
+    """
+    for word in sorted({*migration.rules, *migration.start, *migration.functions}):
+        _require(word, maps, "new")
+    for word in sorted(_targets(migration)):
+        _require(word, maps, "new")
+    for word in sorted({*migration.dropped, *migration.renamed}):
+        map_name, colon, _ = word.rpartition(":")
+        if colon and map_name != EVERY:
+            _require_map(map_name, maps)
+    for name in migration.layouts:
+        _require_map(name, maps)
+
+
 def _targets(migration: Migration) -> Iterable[str]:
     """Yield the new names of renamed members, with the map and the `key.` of the old names."""
     for old, new in migration.renamed.items():

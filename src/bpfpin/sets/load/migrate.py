@@ -17,6 +17,7 @@ from bpfpin.migration.plan import (
     MigrationPlan,
     MigrationRequest,
     members_of,
+    new_members,
     plan_migration,
     types_of,
 )
@@ -26,6 +27,7 @@ from bpfpin.migration.refusal import (
     MigrationRefusedError,
     Remedy,
     require_known,
+    require_possible,
     together,
 )
 from bpfpin.migration.request import Migration
@@ -87,6 +89,27 @@ class Migrator:
             return  # the set that makes the new map has checked the members
         if self.request.migration is not None and self._members:
             require_known(self.request.migration, self._members)
+
+    def require_possible(self) -> None:
+        """Raise `UsageError` for settings that cannot be meant, where no map has to be migrated.
+
+        Only what the object itself decides: the old members may have been migrated by this line.
+        """
+        migration = self.request.migration
+        if migration is None or not (migration.names() or migration.layouts):
+            return
+        maps: dict[str, frozenset[str]] = {}
+        is_known = True
+        library = _library(self.request.spec)
+        for name, spec in self.request.spec.maps.items():
+            try:
+                names = new_members(spec, migration, library)
+            # Members that no migration can take apart are no reason to refuse a load without one.
+            except BpfError:
+                names = None
+            is_known = is_known and names is not None
+            maps[name] = names or frozenset()
+        require_possible(migration if is_known else Migration(layouts=migration.layouts), maps)
 
     def ways_out(self, names: Iterable[str]) -> Iterator[Fix]:
         """Yield what to add so that the maps *names*, which were refused, are migrated.

@@ -47,8 +47,11 @@ def make_plan(request: LoadRequest, state: LiveState) -> Plan:
         # After the maps, since only the decisions say which data sections keep their values.
         check_kept(request.settings, maps.plans, live.manifest.variables if live else {})
         _require_free_names(request, state, planned)
+        is_unchanged = _is_unchanged(request, live, maps.plans, planned)
+        if is_unchanged and request.migration is not None:
+            # No map needed the settings, so nothing has looked at them; a wrong one is no success.
+            _migrator(request, live, planned).require_possible()
         undo.pop_all()
-    is_unchanged = _is_unchanged(request, live, maps.plans, planned)
     before = live.manifest.generation if live else 0
     generation = before if is_unchanged else before + 1
     return Plan(live, generation, maps.plans, planned, maps.given, maps.migrating, is_unchanged)
