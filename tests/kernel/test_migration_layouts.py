@@ -13,7 +13,7 @@ from bpfpin.migration.request import Migration, Rule
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
-from support.layouts import WORDS, Field, folded, struct_of
+from support.layouts import WORDS, Field, cut, folded, struct_of
 
 NAMES = "abcdef"
 TYPES = (MapType.HASH, MapType.ARRAY)
@@ -42,11 +42,6 @@ def spec_of(fields: list[Field], kind: MapType) -> MapSpec:
     return MapSpec("flows", kind, 4, value.size, KEYS, value=value, key=None)
 
 
-def cut(number: int, into: Field) -> int:
-    low, high = into.limits()
-    return min(max(number, low), high)
-
-
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), both=structures())
 def test_a_fold_moves_random_values_into_random_structures_as_the_model_says(
@@ -59,6 +54,7 @@ def test_a_fold_moves_random_values_into_random_structures_as_the_model_says(
     before = data.draw(st.lists(values(old_fields), min_size=KEYS, max_size=KEYS))
     there = data.draw(st.lists(values(new_fields), min_size=KEYS, max_size=KEYS))
     into = {one.name: one for one in new_fields}
+    out_of = {one.name: one for one in old_fields}
     gone = [one.name for one in old_fields if one.name not in into]
     migration = Migration(rules=rules, dropped=gone, clamp=True, best_effort=True)
     spec = spec_of(new_fields, kind)
@@ -79,7 +75,9 @@ def test_a_fold_moves_random_values_into_random_structures_as_the_model_says(
     for name in {one.name for one in old_fields} & set(into):
         for key in range(KEYS):
             moved = cut(before[key][name], into[name])
-            expected[key][name] = folded(rules[name], moved, there[key][name], into[name])
+            expected[key][name] = folded(
+                rules[name], moved, there[key][name], out_of=out_of[name], into=into[name]
+            )
     assert read == expected
     assert (counts.failed, again.failed) == (0, 0)
 

@@ -60,16 +60,25 @@ def struct_of(fields: Sequence[Field], *extra: tuple[str, BtfType]) -> TypeRef:
     return Btf.parse(types.build()).ref(last)
 
 
-def folded(rule: Rule, old: int, new: int, into: Field) -> int:
-    """Return what becomes of the old number where *new* is already, by *rule*."""
+def folded(rule: Rule, old: int, new: int, *, out_of: Field, into: Field) -> int:
+    """Return what becomes of the old number where *new* is already, by *rule* and clamped."""
     if rule is Rule.SUM:
-        return wrapped(old + new, into)
+        (lowest, highest), (low, high) = out_of.limits(), into.limits()
+        # Counters of 64 bits never get as far as their limit.
+        is_counter = high - low == (1 << 64) - 1 and low <= lowest and highest <= high
+        return wrapped(old + new, into) if is_counter else cut(old + new, into)
     if rule is Rule.KEEP_OLD:
         return old
     if rule is Rule.KEEP_NEW:
         return new or old
     said = [one for one in (old, new) if one]  # a 0 of a new entry is no number yet
     return (max if rule is Rule.MAX else min)(said, default=0)
+
+
+def cut(number: int, into: Field) -> int:
+    """Return the number as it is kept where it is cut to what there is room for."""
+    low, high = into.limits()
+    return min(max(number, low), high)
 
 
 def wrapped(number: int, into: Field) -> int:
