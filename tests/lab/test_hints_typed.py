@@ -141,7 +141,7 @@ def test_a_log_file_that_cannot_be_made_stops_the_load_before_it_begins(
     log = tmp_path / "none" / "log"
     refused = here.load_refused(2, "builtin:xdp_stats", "--log-file", log)
 
-    assert f"--log-file {log}: {log.parent} is no folder" in refused.stderr
+    assert f"--log-file {log}: {log.parent} is not a folder" in refused.stderr
 
 
 def test_a_time_that_is_no_number_is_told_by_its_option(here: Here) -> None:

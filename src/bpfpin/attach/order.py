@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from bpfpin.attach import interface as interfaces
-from bpfpin.attach.query import HookProgram, is_known, tcx_programs
+from bpfpin.attach.query import is_known, tcx_programs
 from bpfpin.errors import HookBusyError, IdNotFoundError, NotSupportedError, WrongHookError
 from bpfpin.hooks import Hook, hooks_with_code
 from bpfpin.objects.link import Link
@@ -88,9 +88,14 @@ class Order:
             return cls(side | AttachFlag.ID | AttachFlag.LINK, anchor.id)
         return cls(side | AttachFlag.ID, anchor if isinstance(anchor, int) else anchor.id)
 
-    def is_place_of(self, link_id: int, programs: Sequence[HookProgram]) -> bool:
-        """Whether a link has this position among the *programs* of its hook, given as they run."""
-        links = [entry.link_id for entry in programs]
+    def is_place_of(self, link_id: int, programs: Sequence[tuple[int, int]]) -> bool:
+        """Whether a link has this position at its hook.
+
+        Args:
+            link_id: The id of the link.
+            programs: The programs that the hook runs, in order: the id of each, and of its link.
+        """
+        links = [link for _, link in programs]
         if link_id not in links:
             return False
         place, is_before = links.index(link_id), bool(self.flags & AttachFlag.BEFORE)
@@ -99,9 +104,8 @@ class Order:
         beside = place + (1 if is_before else -1)
         if not 0 <= beside < len(programs):
             return False
-        anchor = programs[beside]
-        is_link = self.flags & AttachFlag.LINK
-        return (anchor.link_id if is_link else anchor.program_id) == self.relative_id
+        program, link = programs[beside]
+        return (link if self.flags & AttachFlag.LINK else program) == self.relative_id
 
     def __str__(self) -> str:
         side = "before" if self.flags & AttachFlag.BEFORE else "after"

@@ -234,8 +234,8 @@ def _given_maps(maps: Mapping[str, str], pin_root: Path) -> dict[str, str]:
 def _document(reports: list[LoadReport]) -> dict[str, object]:
     if len(reports) == 1:
         return reports[0].to_json()
-    # One word for all: sets may differ if some were loaded before. What was unchanged counts only
-    # if nothing else was done.
+    # One word for all: sets may differ if some were loaded before. A set without changes
+    # counts only if nothing else was done.
     results = {report.result for report in reports}
     changed = results - {LoadResult.UNCHANGED} or results
     result = changed.pop() if len(changed) == 1 else LoadResult.LOADED

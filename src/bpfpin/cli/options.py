@@ -200,7 +200,7 @@ def require_log_file(file: Path) -> None:
     """Raise `UsageError` if no log could be written to *file*; nothing is written yet."""
     folder = file.absolute().parent
     if not folder.is_dir():
-        raise UsageError(f"--log-file {file}: {folder} is no folder")
+        raise UsageError(f"--log-file {file}: {folder} is not a folder")
     # An existing file is checked by click.
     if not file.exists() and not os.access(folder, os.W_OK):
         raise UsageError(f"--log-file {file}: no file can be made in {folder}")

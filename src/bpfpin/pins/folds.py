@@ -141,7 +141,7 @@ def _run(folds: Directory) -> None:
                     break
                 # Nothing is moved twice, so a run may be repeated until it moved all numbers.
                 counts = folding.move()
-            # A fold that did not move all keeps its pins: they hold the old map with what is left.
+            # A fold that did not move all keeps its pins: they hold the old map with the rest.
             if not (counts.failed or counts.gave_up):
                 _unpin(folds, *fold)
 

@@ -113,7 +113,7 @@ def _is_current(root: Directory, directory: Directory) -> bool:
 def holder(root: Directory) -> int | None:
     """Return the pid of the process that holds the lock, 0 if it is not visible, None if none does.
 
-    To a user who may not open the lock, a holder in a pid namespace that is not visible is none.
+    A user without the right to open the lock does not see holders in other pid namespaces.
     """
     with suppress(PinNotFoundError):
         status = root.stat(LOCK_DIRECTORY)
@@ -164,7 +164,7 @@ def _taken(root: Directory, timeout_s: float, *, asked_s: float) -> Directory:
 
     It is opened anew each time: locks by one open file description do not exclude each other.
     """
-    # Refused before the wait: whoever owns the directory could hold its lock for ever.
+    # Refused before the wait: the owner of the directory could hold its lock for ever.
     if foreign := foreign_lock_directory(root):
         raise foreign
     directory = root.child(LOCK_DIRECTORY)

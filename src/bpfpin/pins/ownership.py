@@ -163,7 +163,7 @@ def _entry(folder: str, pin: str) -> str:
 
 
 def _text(folder: Directory, entry: str) -> str:
-    # Any other failure is an error: what is not recorded counts as a pin of others.
+    # Any other failure is an error: a pin without a record counts as one of others.
     with suppress(PinNotFoundError, PinKindError, PermissionDeniedError):
         return folder.read_text(entry)
     return ""
@@ -329,7 +329,7 @@ def remove_own(directory: Directory) -> None:
     own entries from foreign ones, so after a crash the next command still decides alike.
     """
     owner = ownership_of(directory)
-    # Without `objects~`, the last one: what is left in the others would be foreign without it.
+    # Without `objects~`, the last one: entries left in the others would be foreign without it.
     for folder in _FOLDERS[:-1]:
         remove_own_folder(directory, folder, owner)
     for name, kind in directory.kinds().items():
@@ -484,8 +484,8 @@ def _inodes(directory: Directory) -> set[int]:
 def _give(source: Directory, target: Directory, name: str, depth: int = 0) -> None:
     """Move one entry to *target*; merge directories, and rename the entry if the name is taken."""
     with suppress(PinExistsError):
-        # Without a look before: NOREPLACE decides in the same step, whoever takes the name
-        # meanwhile.
+        # Without a look before: NOREPLACE decides in the same step, also if another process
+        # takes the name meanwhile.
         return source.rename_into(target, name, name)
     moved, existing = source.stat(name), target.stat(name)
     if not stat.S_ISDIR(moved.st_mode) and moved.st_ino in _inodes(target):

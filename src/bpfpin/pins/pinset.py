@@ -164,7 +164,7 @@ class PinSet:
         except IdNotFoundError:
             return None
         except PermissionDeniedError:
-            # A user without CAP_SYS_ADMIN opens nothing by its id. The pin is what was refused.
+            # A user without CAP_SYS_ADMIN opens nothing by its id. It was the pin that was refused.
             if refused is not None:
                 raise refused from None
             raise

@@ -245,7 +245,7 @@ def set_access(directory: Directory, access: Access) -> None:
     for name, kind in directory.kinds().items():
         if kind is EntryKind.PIN and owner.owns(directory, GenerationEntry("", name, kind)):
             set_map_access(directory, name, access)
-    # After the pins: who may list the directory may then open the maps in it.
+    # After the pins: a user that can list the directory can then open the maps in it.
     directory.set_access(access.gid, access.directory_mode)
     for folder in (names.LAYOUTS, names.OBJECTS):
         with suppress(PinNotFoundError), directory.child(folder) as below:

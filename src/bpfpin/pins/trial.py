@@ -45,7 +45,7 @@ RECORD: Final = "record"
 MAP: Final = "map"
 BEFORE: Final = "before"
 BEGUN: Final = "begun"
-# A day: what is not confirmed by then is not being watched. A longer record is not believed.
+# A day: nobody watches a change that is not confirmed by then. A longer record is not believed.
 SECONDS_MAX: Final = 86400
 # More than its seconds, for the command that puts a change on trial to complete.
 GRACE_S: Final = 30

@@ -67,7 +67,7 @@ def settled_place(root: Directory, place: TrialPlace) -> tuple[str, ...]:
 
 
 def _settled(root: Directory, name: str) -> tuple[Recovery, tuple[str, ...]]:
-    """Recover set *name* and put back its trial if it is overdue; return what was done, and notes.
+    """Recover set *name* and put back its trial if it is overdue; return the recovery, and notes.
 
     After recovery, for the record of a trial is part of the generation that recovery leaves.
     """

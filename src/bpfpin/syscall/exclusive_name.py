@@ -49,7 +49,7 @@ ROOT: Final = 0
 
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _ATTEMPTS: Final = 20  # the last holder may remove the file between the open and the lock
-_SOCKETS_MAX: Final = 100  # of each other user, who may make any number of them
+_SOCKETS_MAX: Final = 100  # of each other user; anyone can make any number of them
 _ACCEPTS: Final = 1 << 16  # __SO_ACCEPTCON of linux/net.h
 _TCP_LISTEN: Final = 10  # net/tcp_states.h
 DIAG_FAMILY: Final = int(socket.AF_UNIX)
@@ -116,7 +116,7 @@ def acquire(kind: str, map_id: int, *, target: str) -> Claim:
         target: The map in the message of an error.
 
     Raises:
-        BusyError: Another process has the claim, or it cannot be told whether one has it. Names
+        BusyError: Another process has the claim, or may have it without being visible. Names
             the pid if that is visible.
         SyscallError: The claim would exclude nobody: there is neither a lock nor a socket.
     """

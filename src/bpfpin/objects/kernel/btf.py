@@ -97,7 +97,7 @@ def read_btf(fd: int) -> Btf:
     reported = btf_info(fd)
     # The type ids and strings of a module's BTF go on where those of vmlinux end.
     is_split = reported.is_kernel and reported.name != "vmlinux"
-    # The first call has told the size; the types of loaded BTF never change.
+    # The first call returned the size; the types of loaded BTF never change.
     data = ctypes.create_string_buffer(reported.size)
     answer = BtfInfoAnswer(btf=ctypes.addressof(data), btf_size=reported.size)
     bpf.obj_get_info_by_fd(fd, answer)

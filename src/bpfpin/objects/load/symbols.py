@@ -54,8 +54,8 @@ def addresses(names: Collection[str]) -> dict[str, int]:
     for name, address in _symbols(names):
         candidates.setdefault(name, set()).add(address)
     for name, same_name in candidates.items():
-        # libbpf refuses an ambiguous name as well (kallsyms_cb()); equal addresses are no
-        # ambiguity.
+        # libbpf refuses an ambiguous name as well (kallsyms_cb()); equal addresses are not
+        # ambiguous.
         if len(same_name) > 1:
             raise NotSupportedError(
                 f"the kernel has {len(same_name)} symbols called {name}", feature=name

@@ -90,7 +90,7 @@ class BaseMap(KernelObject):
     ) -> None:
         try:
             super().__init__(descriptor)
-            # Read once: what is used of it never changes in the life of a map.
+            # Read once: the fields in use never change in the life of a map.
             self._fixed = info = map_info(self.fd)
             self._check_type()
             size = info.value_size

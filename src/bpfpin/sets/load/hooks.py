@@ -336,7 +336,7 @@ def unmoved(request: LoadRequest, plans: tuple[HookPlan, ...]) -> Iterator[str]:
         if hook.traits.has_order:
             # Other programs of the set count for nothing: two may both be asked to be the first.
             programs = [
-                entry
+                (entry.program_id, entry.link_id)
                 for entry in tcx_programs(request.place.ifindex, hook)
                 if entry.link_id == plan.link_id or entry.link_id not in own_links
             ]
