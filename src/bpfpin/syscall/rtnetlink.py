@@ -106,8 +106,8 @@ def request_and_undo(command: RouteCommand, body: bytes, undo: bytes, *, target:
 
 def receive(asked: socket.socket) -> bytes:
     """Return the next datagram of a netlink socket, however long it is."""
-    # recv(2) cuts a datagram that is longer than its buffer, and the rest is lost. A device with hundreds
-    # of virtual functions is described by more than 64 KiB.
+    # recv(2) cuts a datagram that is longer than its buffer, and the rest is lost. A device with
+    # hundreds of virtual functions is described by more than 64 KiB.
     size = asked.recv_into(bytearray(1), 1, socket.MSG_PEEK | socket.MSG_TRUNC)
     return asked.recv(max(size, ANSWER_SIZE))
 
