@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount, open_cgroup
-from bpfpin.attach.order import Order
 from bpfpin.choices import choice_of
 from bpfpin.errors import BusyError, CgroupNotFoundError, UsageError
 from bpfpin.hints import Argument, Fix, Placeholder, shell_line
@@ -33,6 +32,7 @@ from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.fd import Closing
 
 if TYPE_CHECKING:
+    from bpfpin.attach.order import Order
     from bpfpin.migration.request import Migration
     from bpfpin.objects.programs.program import Program
 
@@ -250,6 +250,8 @@ def _access_of(group: str | int | None, mode: int | None) -> Access | None:
 
 def parse_order(word: str) -> Order:
     """Parse `first`, `last`, `before:ID` or `after:ID`; `UsageError` for any other text."""
+    from bpfpin.attach.order import Order  # noqa: PLC0415  (few loads ask for an order)
+
     side, colon, number = word.partition(":")
     plain = {"first": Order.first, "last": Order.last}
     beside = {"before": Order.before, "after": Order.after}
@@ -261,10 +263,10 @@ def parse_order(word: str) -> Order:
 
 
 def _gid(group: str | int | None) -> int | None:
-    import grp  # noqa: PLC0415  (only for a named group)
-
     if group is None:
         return None
+    import grp  # noqa: PLC0415  (only for a named group)
+
     try:
         gid = int(group) if str(group).isdecimal() else grp.getgrnam(str(group)).gr_gid
     except (KeyError, ValueError):

@@ -12,7 +12,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -255,6 +254,8 @@ def _kill(pid: int, is_still: Callable[[], bool]) -> None:
 
     A process that cannot be killed takes nothing back: its trial has no record any more.
     """
+    import select  # noqa: PLC0415  (few changes are on trial)
+
     # The pidfd is opened before the process is looked at. If the number is given to another process
     # in between, the look fails; afterwards the signal can hit no other (pidfd_open(2)).
     with suppress(OSError), Descriptor(os.pidfd_open(pid)) as process:
