@@ -85,6 +85,11 @@ class Call:
         """Run the command once and return the kernel's answer, negative for an error."""
         return _enter(*self._arguments)
 
+    @property
+    def errno(self) -> int:
+        """The last error of this thread; for answers that are no failure, such as a map's end."""
+        return ctypes.get_errno()
+
     def error(self, target: str = "") -> BpfError:
         """Return the exception for the last error of this thread."""
         subtype = next(

@@ -17,6 +17,7 @@ What a walk guarantees although others change the map:
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import itertools
 import threading
@@ -31,7 +32,6 @@ from bpfpin.objects.maps.elements import Elements, buffer
 from bpfpin.records import dataclass
 from bpfpin.syscall.attr import MapBatchAttr
 from bpfpin.syscall.call import Call
-from bpfpin.syscall.errno_table import BufferTooSmallError
 from bpfpin.uapi import Cmd, MapType, UpdateFlag
 
 BATCH = 4096  # measured: flat from 256 elements up
@@ -202,12 +202,9 @@ class Batches:
         """Return whether a bucket has more entries than the room; False at the map's end."""
         # ENOSPC: the bucket has more elements than the buffers, and none was copied
         # (__htab_map_lookup_and_delete_batch in kernel/bpf/hashtab.c).
-        error = self._elements.refused(call, None)
-        if isinstance(error, BufferTooSmallError):
-            return True
-        if isinstance(error, KeyNotFoundError):
-            return False
-        raise error
+        if call.errno in {errno.ENOENT, errno.ENOSPC}:
+            return call.errno == errno.ENOSPC
+        raise self._elements.refused(call, None)
 
     def _by_key(self) -> Iterator[RawBatch]:
         left = self._pairs()

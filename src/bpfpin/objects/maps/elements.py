@@ -9,6 +9,7 @@ map, and for a per-CPU value once for each possible CPU.
 from __future__ import annotations
 
 import ctypes
+import errno
 from typing import Any, NamedTuple
 
 from bpfpin.errors import KeyNotFoundError, ReadOnlyMapError
@@ -238,10 +239,10 @@ class Elements(Closing):
         if key is not None:
             slot.key[:] = key
         if slot.next_key.enter() < 0:
-            error = self.refused(slot.next_key, key)
-            if isinstance(error, KeyNotFoundError):
-                return None
-            raise error
+            if slot.next_key.errno != errno.ENOENT:
+                raise self.refused(slot.next_key, key)
+            self._pool.append(slot)
+            return None
         following = bytes(slot.value[: self.key_size])
         self._pool.append(slot)
         return following
