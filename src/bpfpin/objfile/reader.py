@@ -261,7 +261,7 @@ def _bytes_of(path: Path) -> bytes:
         raise ObjectFileError(f"cannot be read: {error.strerror}", path=str(path)) from None
     if len(data) > MAX_FILE_BYTES:
         # The rest was not read, so the whole size is not known.
-        message = f"more than {MAX_FILE_BYTES} bytes, which is the most that is read"
+        message = f"it has more than {MAX_FILE_BYTES} bytes; at most that many are read"
         error_of_size = ObjectLimitError(message, limit=MAX_FILE_BYTES, asked=len(data))
         error_of_size.path = str(path)
         raise error_of_size

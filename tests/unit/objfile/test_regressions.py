@@ -124,7 +124,7 @@ def test_a_file_larger_than_the_limit_is_refused() -> None:
 
 
 def test_of_a_file_that_is_not_read_to_its_end_no_size_is_told() -> None:
-    message = "^/dev/zero: more than 33554432 bytes, which is the most that is read$"
+    message = "^/dev/zero: it has more than 33554432 bytes; at most that many are read$"
     with pytest.raises(ObjectLimitError, match=message) as caught:
         read_object("/dev/zero")
 
