@@ -88,12 +88,12 @@ def test_what_an_lru_hash_loses_is_measured_and_other_maps_lose_nothing(  # noqa
     road: TestLab, bpffs: Path, evicting_table: Table, size: int, count: int
 ) -> None:
     before, loaded = dropped(road), counting(road, bpffs, size)
-    with traffic(road, per_second=RATE, seconds=SECONDS if IS_FULL else HANG_S) as senders:
+    with traffic(road, per_second=RATE, seconds=HANG_S) as senders:
         wait_until(lambda: loaded.came() > FLOWS)
         results = [loaded.migrate("--best-effort") for _ in range(count)]
         was_under_traffic = not senders.is_over
-        wait_until(lambda: loaded.came() > 3 * RATE)
-        sent = senders.sent() if IS_FULL else senders.stopped()
+        wait_until(lambda: loaded.came() > (SECONDS if IS_FULL else 3) * RATE)
+        sent = senders.stopped()
     with contextlib.suppress(AssertionError):
         wait_until(lambda: loaded.came() == sent)
     came, lost = loaded.came(), loaded.losses()
