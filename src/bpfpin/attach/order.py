@@ -128,8 +128,8 @@ def attach_in_order(
         return Link.create(
             program, ifindex, hook.attach_type, flags=wanted.flags, relative=wanted.relative_id
         )
-    # bpf_mprog_attach() of kernel/bpf/mprog.c: EEXIST for a program that is there already, whoever
-    # holds it, and ERANGE for a full hook. ENOENT is an anchor that is not there.
+    # bpf_mprog_attach() of kernel/bpf/mprog.c says EEXIST if the hook runs the program already,
+    # ERANGE if the hook is full, and ENOENT if the anchor is not attached.
     except HookBusyError as error:
         raise _busy(program, ifindex, hook, error) from None
     except IdNotFoundError:

@@ -105,13 +105,7 @@ def _add_saturating(code: Assembler, new: Span, done: str) -> None:
     code.set(a.R3, 0)
     code.put(again)
     _load_sum(code, new)
-    code.move(a.R0, a.R2)
-    code.atomic(a.ATOMIC_COMPARE_EXCHANGE, a.R9, new.offset, a.R4, size=new.size)
-    if new.is_signed:
-        code.sign_extend(a.R0, new.size)
-    code.jump(done, a.IF_EQUAL_REG, a.R0, src=a.R2)
-    code.add(a.R3, 1)
-    code.jump(again, a.IF_BELOW, a.R3, imm=TRIES)
+    _compare_exchange(code, new, again, done)
 
 
 def _load_sum(code: Assembler, new: Span) -> None:
@@ -226,19 +220,28 @@ def _keep_best(code: Assembler, move: MemberMove, better: int, *, zero_loses: bo
     code.put(done)
 
 
-def _exchange(code: Assembler, new: Span, again: str, done: str) -> None:
-    """Replace the number in register 2 by that in register 1, if no one changed it meanwhile."""
-    if new.size not in ATOMIC_SIZES or new.offset % new.size:
-        code.store(a.R9, new.offset, a.R1, size=new.size)
-        return
+def _compare_exchange(code: Assembler, new: Span, again: str, done: str) -> None:
+    """Put register 4 in the place of the number in register 2, and go to *done*.
+
+    If another program changed the number meanwhile, go to *again*, at most TRIES times in all
+    (register 3 counts).
+    """
     code.move(a.R0, a.R2)
-    code.move(a.R4, a.R1)  # a copy, since the operation keeps only its own size of it
     code.atomic(a.ATOMIC_COMPARE_EXCHANGE, a.R9, new.offset, a.R4, size=new.size)
     if new.is_signed:
         code.sign_extend(a.R0, new.size)
     code.jump(done, a.IF_EQUAL_REG, a.R0, src=a.R2)
     code.add(a.R3, 1)
     code.jump(again, a.IF_BELOW, a.R3, imm=TRIES)
+
+
+def _exchange(code: Assembler, new: Span, again: str, done: str) -> None:
+    """Replace the number in register 2 by that in register 1, if no one changed it meanwhile."""
+    if new.size not in ATOMIC_SIZES or new.offset % new.size:
+        code.store(a.R9, new.offset, a.R1, size=new.size)
+        return
+    code.move(a.R4, a.R1)  # a copy, since the operation keeps only its own size of it
+    _compare_exchange(code, new, again, done)
     # After the last try the number of the new programs stays: they changed it at every try. The old
     # number stays, too, so that another run can move it.
     code.load(a.R1, a.R8, GAVE_UP, 8)

@@ -270,7 +270,7 @@ def kind_by_word(word: str) -> ProgramKind:
         return known[word]
     near = similar(word, known)
     raise UsageError(
-        f"there is no program type {word!r}; "
+        f"{word!r} is not a program type; "
         + (f"near it: {', '.join(near)}" if near else f"some of them: {_SHOWN_WORDS}"),
         hint="a type is the name of a section, or a program type of the kernel in lower case",
     )
