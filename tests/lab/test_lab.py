@@ -109,15 +109,49 @@ def test_a_device_of_somebody_else_is_left_alone() -> None:
         netlink.delete_device(device.ifindex)
 
 
-def test_a_half_made_lab_is_taken_down() -> None:
-    """As a process leaves it that is killed after marking the device."""
+def leave_a_namespace() -> None:
+    """As a process leaves it that is killed before it creates the device."""
+    create_namespace("half", alias="bpfpin lab")
+
+
+def leave_an_unmarked_device() -> None:
+    """As a process leaves it that is killed before it marks the device."""
+    leave_a_namespace()
+    with Netlink() as netlink:
+        netlink.create_veth_into("half", "half", "veth0")
+
+
+def leave_a_marked_device() -> None:
+    """As a process leaves it that is killed between removing the namespace and the device."""
     with Netlink() as netlink:
         netlink.set_alias(netlink.create_veth("half").ifindex, "bpfpin lab")
-    (half,) = labs()
+
+
+@pytest.mark.parametrize(
+    "leave", [leave_a_namespace, leave_an_unmarked_device, leave_a_marked_device]
+)
+def test_a_half_made_lab_is_taken_down(leave: Callable[[], None]) -> None:
+    leave()
+    with pytest.raises(BusyError, match="a lab 'half'") as caught:
+        lab_up("half")
     lab_down("half")
 
-    assert half.addresses.peer == ()
+    assert "bpfpin lab down half" in caught.value.hint
     assert labs() == []
+    assert netns.names() == []
+    assert [name for _, name in socket.if_nameindex()] == ["lo"]
+
+
+def test_a_device_beside_the_namespace_of_a_half_made_lab_is_left_alone() -> None:
+    leave_a_namespace()
+    with Netlink() as netlink:
+        device = netlink.create_veth("half")
+        with pytest.raises(BusyError, match="there is a device"):
+            lab_up("half")
+        lab_down("half")
+
+        assert netlink.device(device.ifindex) == device
+        netlink.delete_device(device.ifindex)
 
 
 def ip(*words: str) -> None:

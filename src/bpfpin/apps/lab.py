@@ -6,7 +6,9 @@ addresses on both ends: the environment of the XDP tutorial. Neither end sends a
 counts are exact.
 
 No files keep state: a lab is recognized by the alias of its device, and its namespace by the alias
-of the loopback device in it.
+of the loopback device in it. The namespace comes first and gets its name when it has the alias. The
+device is created with its peer in that namespace, which marks it until it has its own alias. So a
+`lab up` that is killed leaves nothing that `lab down` does not recognize.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from bpfpin.attach import interface
-from bpfpin.attach.netlink import Device, Netlink, create_namespace, remove_namespace
+from bpfpin.attach.netlink import (
+    LOOPBACK,
+    Device,
+    Netlink,
+    create_namespace,
+    remove_namespace,
+)
 from bpfpin.errors import AttachError, BusyError, InterfaceNotFoundError, UsageError
 from bpfpin.hints import shell_line
 from bpfpin.records import dataclass
@@ -76,11 +84,11 @@ def lab_up(name: str) -> Lab:
     _check_name(name)
     with Netlink() as link, contextlib.ExitStack() as undo:
         _check_free(link, name)
-        device = link.create_veth(name)
-        undo.callback(_delete, link, device)
-        link.set_alias(device.ifindex, ALIAS)  # from here on `lab_down` can remove it
-        create_namespace(name)
+        create_namespace(name, alias=ALIAS)
         undo.callback(remove_namespace, name)
+        device = link.create_veth_into(name, name, PEER)
+        undo.callback(_delete, link, device)
+        link.set_alias(device.ifindex, ALIAS)
         _connect(link, device, name)
         undo.pop_all()
         return _lab(link, device)
@@ -107,7 +115,7 @@ def lab_down(name: str) -> None:
 def labs() -> list[Lab]:
     """Return the labs whose device is in the current namespace, sorted by name."""
     with Netlink() as link:
-        all_labs = [_lab(link, device) for device in link.devices() if device.alias == ALIAS]
+        all_labs = [_lab(link, device) for device in link.devices() if _is_lab(device)]
     return sorted(all_labs, key=lambda lab: lab.name)
 
 
@@ -145,24 +153,17 @@ def _delete(link: Netlink, device: Device) -> None:
 
 
 def _connect(link: Netlink, device: Device, name: str) -> None:
-    """Move the peer into the namespace; give both ends addresses and permanent neighbours."""
-    number = _free_number(link)
-    peer_mac = link.device(device.peer_ifindex).hardware_address
-    # The peer gets its addresses after the move: a device that changes its namespace loses them.
-    link.move(device.peer_ifindex, name, PEER)
-    _configure(link, device.ifindex, _addresses(number, 1))
-    for address in _addresses(number, 2):
-        link.add_neighbour(device.ifindex, address, peer_mac)
+    """Give both ends addresses and permanent neighbours."""
+    own, others = (_addresses(_free_number(link), host) for host in (1, 2))
+    _configure(link, device.ifindex, own)
     with netns.enter(name), Netlink() as inside:
+        inside.set_up(LOOPBACK)
         peer = _named(inside, PEER)
-        # Every network namespace has this device from the start, so it can carry the mark of the
-        # lab.
-        loopback = _named(inside, "lo")
-        inside.set_alias(loopback.ifindex, ALIAS)
-        inside.set_up(loopback.ifindex)
-        _configure(inside, peer.ifindex, _addresses(number, 2))
-        for address in _addresses(number, 1):
+        _configure(inside, peer.ifindex, others)
+        for address in own:
             inside.add_neighbour(peer.ifindex, address, device.hardware_address)
+    for address in others:
+        link.add_neighbour(device.ifindex, address, peer.hardware_address)
 
 
 def _configure(link: Netlink, ifindex: int, addresses: Sequence[str]) -> None:
@@ -214,9 +215,20 @@ def _named(link: Netlink, name: str) -> Device:
 
 def _find(link: Netlink, name: str) -> Device | None:
     for device in link.devices():
-        if device.name == name and device.alias == ALIAS:
+        if device.name == name and _is_lab(device):
             return device
     return None
+
+
+def _is_lab(device: Device) -> bool:
+    """Whether the device has the mark of a lab, or its peer is in the lab's namespace."""
+    if device.alias == ALIAS:
+        return True
+    if device.kind != "veth" or not netns.is_namespace(device.name):
+        return False
+    with netns.enter(device.name), Netlink() as inside:
+        peers = [end for end in inside.devices() if end.peer_ifindex == device.ifindex]
+        return inside.device(LOOPBACK).alias == ALIAS and PEER in [end.name for end in peers]
 
 
 def _is_lab_namespace(name: str) -> bool:
@@ -226,7 +238,7 @@ def _is_lab_namespace(name: str) -> bool:
     if not netns.is_namespace(name):
         return True
     with netns.enter(name), Netlink() as inside:
-        return _named(inside, "lo").alias == ALIAS
+        return inside.device(LOOPBACK).alias == ALIAS
 
 
 def _no_lab(name: str, present: Sequence[Lab]) -> InterfaceNotFoundError:
@@ -254,8 +266,9 @@ def _down_line(name: str) -> str:
 def _check_free(link: Netlink, name: str) -> None:
     for device in link.devices():
         if device.name == name:
-            what = "a lab" if device.alias == ALIAS else f"a device ({device.kind or 'hardware'})"
-            down = _down_line(name) if device.alias == ALIAS else "choose another name"
+            is_ours = _is_lab(device)
+            what = "a lab" if is_ours else f"a device ({device.kind or 'hardware'})"
+            down = _down_line(name) if is_ours else "choose another name"
             raise BusyError(f"there is {what} {name!r} already", holder=what, hint=down)
     if name in netns.names():
         is_ours = _is_lab_namespace(name)

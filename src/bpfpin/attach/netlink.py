@@ -32,7 +32,7 @@ from bpfpin.errors import (
 from bpfpin.records import dataclass
 from bpfpin.spec import XdpMode
 from bpfpin.syscall.capability import missing_capabilities
-from bpfpin.syscall.fd import Closing
+from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.netns import NAMED, path_of, unshare
 from bpfpin.uapi import XdpFlag
 
@@ -60,6 +60,7 @@ _REFUSALS: dict[int, type[BpfError]] = {
     errno.ENOSPC: NotSupportedError,
     errno.EOPNOTSUPP: NotSupportedError,
 }
+LOOPBACK = 1  # LOOPBACK_IFINDEX of net/net_namespace.h: the first device of each namespace
 _ADDRESS_NODAD = 0x02  # IFA_F_NODAD of linux/if_addr.h: no duplicate address detection
 _ADDRESS_MODE_NONE = 1  # IN6_ADDR_GEN_MODE_NONE of linux/if_link.h: no link-local address
 
@@ -129,10 +130,22 @@ class Netlink(Closing):
 
     def create_veth(self, name: str) -> Device:
         """Create a pair of virtual devices: one has the name *name*, the kernel names its peer."""
+        return self._create_veth(name, {})
+
+    def create_veth_into(self, namespace: str, name: str, peer: str) -> Device:
+        """Create a pair: *name* in this network namespace, *peer* in the one called *namespace*."""
+        with Descriptor(os.open(path_of(namespace), os.O_RDONLY | os.O_CLOEXEC)) as inside:
+            return self._create_veth(name, {"ifname": peer, "net_ns_fd": inside.fileno()})
+
+    def _create_veth(self, name: str, peer: dict[str, Any]) -> Device:
         with _errors(f"create the device {name!r}"):
-            self._route.link("add", ifname=name, kind="veth")
-            (ifindex,) = self._route.link_lookup(ifname=name)
-        return self.device(ifindex)
+            self._route.link("add", ifname=name, kind="veth", peer=peer)
+            try:
+                (ifindex,) = self._route.link_lookup(ifname=name)
+                return self.device(ifindex)
+            except BaseException:  # its caller has nothing yet that it could delete
+                self._route.link("del", ifname=name)
+                raise
 
     def create_veth_for(self, mtu: int, *, has_queues: bool) -> int:
         """Create a pair whose second device has that MTU; return the ifindex of the first.
@@ -182,17 +195,6 @@ class Netlink(Closing):
         """Set the device's free text, as `ip link set DEV alias TEXT`."""
         with _errors(f"set the alias of ifindex {ifindex}"):
             self._route.link("set", index=ifindex, ifalias=alias)
-
-    def move(self, ifindex: int, namespace: str, name: str) -> None:
-        """Move a device to the network namespace *namespace*, and name it *name* there."""
-        fd = os.open(path_of(namespace), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            # In one request: the old name may be taken in the new namespace, which refuses the
-            # move.
-            with _errors(f"move ifindex {ifindex} to {namespace}"):
-                self._route.link("set", index=ifindex, net_ns_fd=fd, ifname=name)
-        finally:
-            os.close(fd)
 
     def set_up(self, ifindex: int) -> None:
         """Bring a device up, as `ip link set DEV up`."""
@@ -262,8 +264,12 @@ def aside(work: Callable[[Netlink], Result]) -> Result:
         with Netlink() as netlink:
             return work(netlink)
 
+    return _in_a_thread(run)
+
+
+def _in_a_thread(work: Callable[[], Result]) -> Result:
     with ThreadPoolExecutor(max_workers=1) as threads:
-        return threads.submit(run).result()
+        return threads.submit(work).result()
 
 
 def on_a_copy_of_veth(program_fd: int, ifindex: int) -> str:
@@ -284,14 +290,34 @@ def on_a_copy_of_veth(program_fd: int, ifindex: int) -> str:
             copy = netlink.create_veth_for(mtu, has_queues=has_queues)
             return xdp_refusal(program_fd, copy, MODE_FLAGS[XdpMode.NATIVE])
 
-    with ThreadPoolExecutor(max_workers=1) as threads:
-        return threads.submit(run).result()
+    return _in_a_thread(run)
 
 
-def create_namespace(name: str) -> None:
-    """Create a network namespace, like `ip netns add`."""
+def create_namespace(name: str, *, alias: str = "") -> None:
+    """Create a network namespace, like `ip netns add`; a failure leaves no name.
+
+    Its loopback device has that alias before the name exists.
+    """
+
+    def run() -> None:
+        unshare()  # moves this thread alone
+        if alias:
+            with Netlink() as inside:
+                inside.set_alias(LOOPBACK, alias)
+        # `create` of pyroute2 does the same in a process of its own. If that is killed, the caller
+        # waits for its answer for ever.
+        pyroute2_netns.attach(str(NAMED / name), "thread-self")
+
     with _errors(f"create the network namespace {name!r}"):
-        pyroute2_netns.create(str(NAMED / name))
+        try:
+            _in_a_thread(run)
+        except FileExistsError:
+            raise
+        except BaseException:
+            # The file is made first, then the namespace is mounted on it.
+            with contextlib.suppress(OSError):
+                pyroute2_netns.remove(str(NAMED / name))
+            raise
 
 
 def remove_namespace(name: str) -> None:
