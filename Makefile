@@ -24,7 +24,10 @@ JOBS ?= $(shell expr $$(nproc) + 1)
 MATRIX = tests/proof/test_crash_matrix.py tests/proof/test_crash_others.py
 BENCHES = $(sort $(wildcard bench/*.py))
 
-.PHONY: help demo test fuzz check $(CHECKS) crash-matrix reload-proof migration-proof generate generated picture bench measure clean
+KERNELS ?= 6.12 newest
+LEVEL ?= smoke
+
+.PHONY: help demo test test-kernels fuzz check $(CHECKS) crash-matrix reload-proof migration-proof generate generated picture bench measure clean
 
 help:
 	@echo "make demo          run a demonstration on a throw-away lab (root)"
@@ -33,6 +36,7 @@ help:
 	@echo "make crash-matrix  kill and fail commands at every system call, in full (root, strace)"
 	@echo "make reload-proof  reload under traffic, concurrently and with readers, in full (root, gcc)"
 	@echo "make migration-proof  migrate maps under traffic, in full (root)"
+	@echo "make test-kernels  run tests in other kernels under qemu: KERNELS=\"6.1 6.12\" LEVEL=full (root, qemu)"
 	@echo "make fuzz          read 200,000 damaged objects, then fuzz for FUZZ_SECONDS (3600)"
 	@echo "make bench         compare the speed with C and bpftool (root, libbpf-dev, gcc)"
 	@echo "make measure       print measurements of the source, with their targets"
@@ -104,6 +108,12 @@ reload-proof: $(DEVELOPMENT)
 migration-proof: $(DEVELOPMENT)
 	$(WHY_SUDO)
 	$(PROOF) tests/proof/test_migration.py tests/proof/test_migration_lru.py
+
+# Guests see compiled objects of tests as this machine keeps them: a compiler is slow there.
+test-kernels: $(DEVELOPMENT)
+	$(WHY_SUDO)
+	$(COMPILED)
+	$(SUDO) $(BIN)/python scripts/run_guests.py --write --level $(LEVEL) $(KERNELS)
 
 generate: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py

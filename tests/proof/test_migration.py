@@ -12,32 +12,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from bpfpin.objects.maps.map import Map
 from bpfpin.spec import XdpMode
 from support import migration_controls as controls
-from support.cli import run_cli_ok
 from support.lab import TestLab
 from support.migration import (
     FLOWS,
     MAPS,
-    NEW,
     NO_LOSS,
-    OLD,
     PLACES,
     Fold,
-    Loss,
     Migrate,
+    MigratedSet,
     Pieces,
     copy_then_switch,
-    losses,
-    other,
     steer,
     switch_then_copy,
     traffic,
     truth_of,
     use_both_cpus,
 )
-from support.objects import compiled
 from support.traffic import dropped
 from support.wait import wait_until
 
@@ -146,52 +139,6 @@ def test_a_fold_under_traffic_loses_nothing_and_copies_do(  # noqa: PLR0917  (a 
     assert was_under_traffic
     assert (came, dropped(road)) == (sent, before)
     assert lost == NO_LOSS or not WAYS[name].is_exact
-
-
-class MigratedSet:
-    """What `load --migrate` makes on the road's device; *defines* are those of both versions."""
-
-    def __init__(
-        self, road: TestLab, root: Path, mode: XdpMode, *, defines: tuple[str, ...] = ()
-    ) -> None:
-        self._set = root / road.device
-        self._words = ("--dev", road.device, "--mode", mode.value, "--pin-root", root)
-        self._objects = {version: compiled(version, defines=defines) for version in (OLD, NEW)}
-        self.version = OLD
-        run_cli_ok("load", self._objects[OLD], *self._words)
-
-    def migrate(self, *options: str) -> str:
-        """Load the other version; return what became of it."""
-        loaded = run_cli_ok(*self.words(*options)).json
-        self.version = other(self.version)
-        return str(loaded["result"])
-
-    def words(self, *options: str) -> tuple[object, ...]:
-        """Return the command that loads the other version."""
-        version = other(self.version)
-        gone = ("counts:bytes", "recent:bytes", "drops") if version == OLD else ()
-        dropped = [word for member in gone for word in ("--drop", member)]
-        words = ("load", self._objects[version], *self._words, "--migrate", *dropped)
-        return (*words, *options, "-o", "json")
-
-    @contextlib.contextmanager
-    def maps(self) -> Iterator[dict[str, Map]]:
-        """Open the pinned maps."""
-        with contextlib.ExitStack() as undo:
-            yield {
-                name: undo.enter_context(Map.from_pin(self._set / name))
-                for name in (*MAPS, "truth")
-            }
-
-    def came(self) -> int:
-        """Return how many packets came."""
-        with self.maps() as held:
-            return sum(packets for packets, _ in truth_of(held["truth"]).values())
-
-    def losses(self) -> dict[str, Loss]:
-        """Compare with the truth."""
-        with self.maps() as held:
-            return losses(truth_of(held["truth"]), held, self.version)
 
 
 COMMANDS = [

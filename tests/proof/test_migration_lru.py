@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bpfpin.spec import XdpMode
-from proof.test_migration import IS_FULL, MigratedSet
+from proof.test_migration import IS_FULL
 from support.cli import run_cli, run_cli_ok
 from support.lab import TestLab
-from support.migration import FLOWS, MAPS, NO_LOSS, OLD, Loss, traffic, use_both_cpus
+from support.migration import FLOWS, MAPS, NO_LOSS, OLD, Loss, MigratedSet, traffic, use_both_cpus
 from support.traffic import dropped
 from support.wait import HANG_S, wait_until
 

@@ -23,6 +23,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import XdpMode
 from bpfpin.syscall import netns
+from support.cli import run_cli_ok
 from support.folding import shape_of
 from support.lab import TestLab
 from support.objects import compiled
@@ -375,3 +376,52 @@ def _copy(pieces: Pieces, new: Loaded, version: str, name: str, *, add: bool) ->
                     cpu * width + at // 8
                 ]
         target.update_bytes(key, numbers.tobytes())
+
+
+# the command
+
+
+class MigratedSet:
+    """What `load --migrate` makes on the road's device; *defines* are those of both versions."""
+
+    def __init__(
+        self, road: TestLab, root: Path, mode: XdpMode, *, defines: tuple[str, ...] = ()
+    ) -> None:
+        self._set = root / road.device
+        self._words = ("--dev", road.device, "--mode", mode.value, "--pin-root", root)
+        self._objects = {version: compiled(version, defines=defines) for version in (OLD, NEW)}
+        self.version = OLD
+        run_cli_ok("load", self._objects[OLD], *self._words)
+
+    def migrate(self, *options: str) -> str:
+        """Load the other version; return what became of it."""
+        loaded = run_cli_ok(*self.words(*options)).json
+        self.version = other(self.version)
+        return str(loaded["result"])
+
+    def words(self, *options: str) -> tuple[object, ...]:
+        """Return the command that loads the other version."""
+        version = other(self.version)
+        gone = ("counts:bytes", "recent:bytes", "drops") if version == OLD else ()
+        dropped = [word for member in gone for word in ("--drop", member)]
+        words = ("load", self._objects[version], *self._words, "--migrate", *dropped)
+        return (*words, *options, "-o", "json")
+
+    @contextlib.contextmanager
+    def maps(self) -> Iterator[dict[str, Map]]:
+        """Open the pinned maps."""
+        with contextlib.ExitStack() as undo:
+            yield {
+                name: undo.enter_context(Map.from_pin(self._set / name))
+                for name in (*MAPS, "truth")
+            }
+
+    def came(self) -> int:
+        """Return how many packets came."""
+        with self.maps() as held:
+            return sum(packets for packets, _ in truth_of(held["truth"]).values())
+
+    def losses(self) -> dict[str, Loss]:
+        """Compare with the truth."""
+        with self.maps() as held:
+            return losses(truth_of(held["truth"]), held, self.version)

@@ -1,0 +1,57 @@
+"""What runs in a guest, and which tests show which capability of a kernel.
+
+A row of the table in docs/kernels.md is a capability. Its tests are the level `smoke`; the level
+`full` runs all tests for the kernel and for labs as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from guests.kernels import AMD64, Kernel
+
+FULL: Final = ("tests/guests", "tests/kernel", "tests/lab")
+# Unit tests of what reads objects, encodes values and makes system calls.
+LOWER_LAYERS: Final = tuple(
+    f"tests/unit/{name}" for name in ("objfile", "btf", "codecs", "fixup", "syscall", "analysis")
+)
+_PROOF = "tests/proof/test_reload_traffic.py"
+CAPABILITIES: Final = {
+    "load, count, unload": ("tests/lab/test_load.py::test_load_counts_and_unload_leaves_nothing",),
+    "reload under traffic": ("tests/guests/test_smoke.py::test_a_reload_loses_no_packet",),
+    "migration under traffic": ("tests/guests/test_smoke.py::test_a_migration_loses_no_count",),
+    "XDP in native mode": (
+        "tests/lab/test_xdp.py::test_auto_takes_native_mode_where_the_driver_has_it",
+    ),
+    "tcx": ("tests/kernel/test_tcx.py::test_updates_under_traffic_lose_no_packet",),
+    "classic tc": ("tests/kernel/test_clsact.py::test_updates_under_traffic_lose_no_packet",),
+    "cgroups": ("tests/lab/test_load_cgroup.py::test_both_directions_count_through_a_reload",),
+}
+
+SMOKE: Final = "smoke"
+LEVELS: Final = (SMOKE, "full")
+RESULTS: Final = "/mnt/guest/junit.xml"
+REFUSED: Final = ("tests/guests/test_refused.py",)
+
+
+def tests_of(kernel: Kernel, level: str) -> list[str]:
+    """Return what pytest is asked to run in a kernel."""
+    if not kernel.is_supported:
+        return [*REFUSED]
+    lower = LOWER_LAYERS if kernel.architecture != AMD64 else ()
+    smoke = dict.fromkeys(test for tests in CAPABILITIES.values() for test in tests)
+    return [*lower, *(smoke if level == SMOKE else FULL)]
+
+
+def command(kernel: Kernel, level: str, python: Sequence[str]) -> list[str]:
+    """Return the command that runs the tests in a guest."""
+    environment = {
+        "BPFPIN_GUEST": kernel.name,
+        "BPFPIN_KERNEL_TESTS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    pytest = ["-m", "pytest", "-v", "-p", "no:cacheprovider", f"--junitxml={RESULTS}"]
+    return ["env", *settings, *python, *pytest, *tests_of(kernel, level)]
