@@ -1,6 +1,10 @@
 """Run tests of this checkout in other kernels under qemu, and write docs/kernels.md.
 
 Usage: run_guests.py [--level smoke|full] [--jobs N] [--folder DIR] [--write] [KERNEL...]
+       run_guests.py --run 'WORDS' [KERNEL...]
+
+`--run` runs another command of pytest instead, such as `tests/kernel/test_map.py -x`, and shows its
+output.
 
 Needs root: the guests see the root file system of this machine. Exits with 1 if a test failed.
 """
@@ -9,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -42,9 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(kernels)
     folder = options.folder.resolve()
     roots = {each: root_for(each, folder) for each in sorted({it.architecture for it in kernels})}
+    if options.run:
+        return max(
+            run_words(kernel, roots[kernel.architecture], shlex.split(options.run), folder)
+            for kernel in kernels
+        )
     with ThreadPoolExecutor(max_workers=options.jobs) as threads:
         runs = [
-            threads.submit(run_kernel, kernel, roots[kernel.architecture], options.level, folder)
+            threads.submit(run_level, kernel, roots[kernel.architecture], options.level, folder)
             for kernel in kernels
         ]
         results = [each.result() for each in runs]
@@ -53,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(result.is_good for result in results) else 1
 
 
-def run_kernel(kernel: Kernel, root: Root, level: str, folder: Path) -> report.KernelRun:
+def run_level(kernel: Kernel, root: Root, level: str, folder: Path) -> report.KernelRun:
     """Boot a kernel, run the tests of the level in it, and keep what they said."""
     start = time.monotonic()
     boot = unpacked(kernel, folder)
@@ -65,6 +75,15 @@ def run_kernel(kernel: Kernel, root: Root, level: str, folder: Path) -> report.K
     report.keep(made)
     print(made.line(), flush=True)
     return made
+
+
+def run_words(kernel: Kernel, root: Root, words: Sequence[str], folder: Path) -> int:
+    """Run pytest with *words* in a kernel, show what it wrote, and return its exit code."""
+    guest = Guest(unpacked(kernel, folder), root.path, root.copies)
+    result = run(guest, levels.pytest(kernel, root.python, words), CHECKOUT, folder / "out" / "run")
+    output = result.folder / "output"
+    print(output.read_text(errors="replace") if output.exists() else "")
+    return result.exit
 
 
 def _check(kernels: Sequence[Kernel]) -> None:
@@ -84,6 +103,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--level", choices=levels.LEVELS, default="smoke")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="guests at a time")
     parser.add_argument("--folder", type=Path, default=CHECKOUT / "build" / "guests")
+    parser.add_argument("--run", metavar="WORDS", help="words for pytest, instead of a level")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.relative_to(CHECKOUT)}")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.kernels if name not in KERNELS]:

@@ -45,7 +45,12 @@ def tests_of(kernel: Kernel, level: str) -> list[str]:
 
 
 def command(kernel: Kernel, level: str, python: Sequence[str]) -> list[str]:
-    """Return the command that runs the tests in a guest."""
+    """Return the command that runs the tests of a level in a guest."""
+    return pytest(kernel, python, [f"--junitxml={RESULTS}", *tests_of(kernel, level)])
+
+
+def pytest(kernel: Kernel, python: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the command that runs pytest with *words* in a guest."""
     environment = {
         "BPFPIN_GUEST": kernel.name,
         "BPFPIN_KERNEL_TESTS": "1",
@@ -53,5 +58,4 @@ def command(kernel: Kernel, level: str, python: Sequence[str]) -> list[str]:
         "PYTHONUNBUFFERED": "1",
     }
     settings = [f"{name}={value}" for name, value in environment.items()]
-    pytest = ["-m", "pytest", "-v", "-p", "no:cacheprovider", f"--junitxml={RESULTS}"]
-    return ["env", *settings, *python, *pytest, *tests_of(kernel, level)]
+    return ["env", *settings, *python, "-m", "pytest", "-v", "-p", "no:cacheprovider", *words]

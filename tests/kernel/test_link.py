@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,11 +12,17 @@ import pytest
 
 from bpfpin.attach.netlink import Netlink
 from bpfpin.attach.xdp import xdp_holder
-from bpfpin.errors import AttachError, PinKindError, ProgramChangedError
+from bpfpin.errors import (
+    AttachError,
+    PermissionDeniedError,
+    PinKindError,
+    ProgramChangedError,
+)
 from bpfpin.insn import exit_, mov_imm
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, ProgramSpec
+from bpfpin.syscall.call import fail_call
 from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpAction
 
 LOOPBACK = 1
@@ -86,6 +93,17 @@ def test_a_link_that_runs_another_program_than_expected_is_left_alone(
         link.update(first, expected_old=first)
 
     assert link.program_id() == second.id
+
+
+@pytest.mark.parametrize("names_the_old", [True, False])
+def test_a_refusal_of_a_link_that_nobody_changed_is_no_change(
+    link: Link, programs: tuple[Program, Program], *, names_the_old: bool
+) -> None:
+    first, second = programs
+    with fail_call(1, errno.EPERM), pytest.raises(PermissionDeniedError, match="nobody changed it"):
+        link.update(second, expected_old=first if names_the_old else None)
+
+    assert link.program_id() == first.id
 
 
 def test_a_detached_link_stays_and_runs_nothing(

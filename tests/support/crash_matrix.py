@@ -267,12 +267,12 @@ class Trials:
         return self._lab.run(self._lab.confirm())
 
     def leaves_something(self, point: Point) -> bool:
-        """Whether a kill at *point* leaves something half-built."""
+        """Whether a kill at *point* leaves something half-built; a trial that runs is whole."""
         self._prepare()
         with contextlib.suppress(NotMadeError), self._lab.freezing(True):
             self._fault(self._scenario.words(self._lab), point, Fault.KILL, *self._refused)
         self._lab.after_kill(is_killed_too=True)
-        return self._lab.has_leftovers()
+        return self._lab.has_leftovers() and not self._lab.is_on_trial()
 
     def points_of_healing(self, point: Point, healer: Healer) -> list[Point]:
         """Return the calls of the next command after a kill at *point*."""

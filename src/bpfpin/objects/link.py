@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from errno import EPERM
 from typing import Protocol, Self
 
-from bpfpin.errors import PermissionDeniedError, SyscallError
+from bpfpin.errors import PermissionDeniedError, ProgramChangedError, SyscallError
 from bpfpin.objects.kernel.info import LinkInfo, link_info
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
 from bpfpin.objects.programs.program import Program
@@ -91,6 +93,7 @@ class Link(KernelObject):
 
         Raises:
             ProgramChangedError: Another program than *expected_old* is attached.
+            PermissionDeniedError: The kernel refuses the change for another reason.
             AttachError: The device or cgroup is gone.
             NotSupportedError: The device's driver refuses the program.
 
@@ -104,6 +107,16 @@ class Link(KernelObject):
         target = "the link's program"
         try:
             bpf.link_update(self.fd, program.fd, old_prog_fd=old_fd, target=target)
+        except ProgramChangedError as error:
+            # The kernel says EPERM for another program, and a security module says EPERM as well.
+            if expected_old is not None and self.program_id() != expected_old.id:
+                raise
+            raise PermissionDeniedError(
+                f"{target}: refused, and nobody changed it"
+                f" (BPF_LINK_UPDATE: EPERM, {os.strerror(EPERM)})",
+                command="BPF_LINK_UPDATE",
+                target=target,
+            ) from error
         except SyscallError as error:
             if isinstance(error, PermissionDeniedError) or not error.errno:
                 raise
