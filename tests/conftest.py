@@ -135,6 +135,14 @@ def bpffs(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def tcx() -> None:
+    """Skip the test where the kernel has no tcx."""
+    from support.kernel_needs import need_tcx  # noqa: PLC0415  (unit tests need no kernel)
+
+    need_tcx()
+
+
+@pytest.fixture
 def lab() -> Iterator[TestLab]:
     """A namespace and a veth pair of the test's own; its device is in this namespace."""
     from support.lab import new_lab  # noqa: PLC0415  (unit tests need no lab)

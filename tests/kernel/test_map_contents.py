@@ -13,6 +13,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec
 from bpfpin.uapi import MapFlag, MapType, XdpAction
+from support.kernel_needs import need_map_type
 from support.objects import COMPILERS, compiled
 from support.tools import need
 
@@ -56,8 +57,11 @@ def test_map_extra_is_handed_to_the_kernel(loaded: Loaded) -> None:
     assert (info.type, info.map_extra) == (MapType.BLOOM_FILTER, 5)
 
 
-def test_an_arena_has_pages(loaded: Loaded) -> None:
-    info = loaded.maps["pages"].info
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_an_arena_has_pages(compiler: str) -> None:
+    need_map_type(MapType.ARENA)
+    with load(read_object(compiled("arena", compiler))) as loaded:
+        info = loaded.maps["pages"].info
 
     assert (info.type, info.max_entries, info.map_flags) == (MapType.ARENA, 4, MapFlag.MMAPABLE)
 

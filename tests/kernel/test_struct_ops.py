@@ -8,11 +8,13 @@ import pytest
 
 from bpfpin.errors import NotSupportedError, UsageError
 from bpfpin.objects.load.collection import load
+from bpfpin.objects.maps import struct_ops
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import AttachType, MapType, ProgramType
+from support.kernel_needs import need_struct_ops_links
 from support.objects import COMPILERS, compiled
 
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
@@ -37,6 +39,7 @@ def test_the_tables_are_maps_that_name_their_programs(compiler: str) -> None:
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_a_table_registers_an_algorithm_of_tcp_while_its_link_is_open(compiler: str) -> None:
+    need_struct_ops_links()
     with load(read(compiler)) as loaded:
         fd = bpf.link_create(loaded.maps["still"].fd, 0, AttachType.STRUCT_OPS)
         with Descriptor(fd):
@@ -45,6 +48,21 @@ def test_a_table_registers_an_algorithm_of_tcp_while_its_link_is_open(compiler: 
 
     assert "bpfpin_still" in there
     assert "bpfpin_still" not in after
+
+
+def test_a_table_with_a_link_is_left_out_where_the_kernel_has_no_such_links(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(struct_ops, "has_enumerator", lambda *_names: False)
+    with load(read()) as loaded:
+        note = next(note for note in loaded.notes if note.startswith("map still: "))
+
+        assert "still" not in loaded.maps
+        assert "dummy" in loaded.maps
+    assert note.startswith("map still: this kernel has no links for tables of functions")
+    with pytest.raises(NotSupportedError, match="no links for tables") as refused:
+        load(read(), programs=["keep_window"])
+    assert refused.value.since == "6.4"
 
 
 def test_a_program_of_a_table_runs() -> None:

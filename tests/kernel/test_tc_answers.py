@@ -16,6 +16,7 @@ from bpfpin.spec import FunctionSpec, Hook, ProgramSpec
 from bpfpin.syscall import netns
 from bpfpin.uapi import ProgramType
 from support.hooks import Counting, counting
+from support.kernel_needs import need_tcx
 from support.lab import TestLab
 from support.wait import HANG_S, wait_until
 
@@ -69,6 +70,8 @@ def send_counted(sender: socket.socket, data: bytes, programs: Counting) -> None
     "hook", [Hook.TCX_INGRESS, Hook.TCX_EGRESS, Hook.TC_INGRESS, Hook.TC_EGRESS]
 )
 def test_the_table_of_the_hook_is_right_for_every_answer(lab: TestLab, hook: Hook) -> None:
+    if hook.attach_type is not None:
+        need_tcx()
     packets = hook.traits.packets
     assert packets is not None
     came: dict[int, bool] = {}

@@ -25,7 +25,7 @@ from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
 from bpfpin.uapi import AttachType, LinkType, ProgramType
-from support.hooks import Counting, counting, idle, without_hook
+from support.hooks import Counting, counting, idle, without_tcx
 from support.lab import TestLab
 from support.traffic import flow
 from support.wait import wait_until
@@ -33,6 +33,8 @@ from support.wait import wait_until
 INGRESS, EGRESS = Hook.TCX_INGRESS, Hook.TCX_EGRESS
 LOOPBACK = 1
 MOST_PROGRAMS = 63  # BPF_MPROG_MAX of linux/bpf_mprog.h, less one
+
+needs_tcx = pytest.mark.usefixtures("tcx")
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def programs() -> Iterator[Counting]:
 
 
 @pytest.fixture
-def three() -> Iterator[tuple[Program, Program, Program]]:
+def three(tcx: None) -> Iterator[tuple[Program, Program, Program]]:
     """Three programs, the first two of them at the loopback device's ingress."""
     with (
         idle("first") as first,
@@ -59,6 +61,7 @@ def order_there() -> list[int]:
     return [one.program_id for one in tcx_programs(LOOPBACK, INGRESS)]
 
 
+@needs_tcx
 def test_a_program_at_ingress_sees_every_packet_that_comes(
     lab: TestLab, programs: Counting
 ) -> None:
@@ -70,6 +73,7 @@ def test_a_program_at_ingress_sees_every_packet_that_comes(
         assert link.info.attach_type == AttachType.TCX_INGRESS
 
 
+@needs_tcx
 def test_a_program_at_egress_sees_every_packet_that_goes(lab: TestLab, programs: Counting) -> None:
     with (
         attach_tcx(programs.tc, lab.device, EGRESS),
@@ -81,6 +85,7 @@ def test_a_program_at_egress_sees_every_packet_that_goes(lab: TestLab, programs:
     assert programs.counted(programs.tc) == 20
 
 
+@needs_tcx
 def test_updates_under_traffic_lose_no_packet(lab: TestLab, programs: Counting) -> None:
     attached = attach_tcx(programs.tc, lab.device, INGRESS)
     old, new = programs.tc, programs.tc_new
@@ -98,6 +103,7 @@ def test_updates_under_traffic_lose_no_packet(lab: TestLab, programs: Counting) 
     assert min(programs.counted(old), programs.counted(new)) > 0
 
 
+@needs_tcx
 def test_closing_the_link_detaches_and_a_pin_holds_it(bpffs: Path) -> None:
     with idle() as program, attach_tcx(program, "lo", INGRESS) as link:
         link.pin(bpffs / "link")
@@ -164,6 +170,7 @@ def test_the_same_program_is_attached_once(three: tuple[Program, Program, Progra
         attach_tcx(three[0], "lo", INGRESS)
 
 
+@needs_tcx
 def test_a_hook_that_is_full_is_told() -> None:
     with contextlib.ExitStack() as held:
         for number in range(MOST_PROGRAMS):
@@ -176,6 +183,7 @@ def test_a_hook_that_is_full_is_told() -> None:
         assert refused.value.hint == "tcx-ingress of lo runs 63 programs"
 
 
+@needs_tcx
 def test_a_link_that_runs_another_program_than_expected_is_left_alone() -> None:
     with idle("old") as old, idle("new") as new, attach_tcx(old, "lo", INGRESS) as link:
         with pytest.raises(ProgramChangedError):
@@ -194,6 +202,7 @@ def test_a_link_cannot_move_to_a_program_that_runs_there_already(
         link.update(three[0])
 
 
+@needs_tcx
 def test_a_link_of_a_deleted_device_is_defunct() -> None:
     with Netlink() as netlink, idle("old") as old, idle("new") as new:
         device = netlink.create_veth("short")
@@ -223,13 +232,14 @@ def test_programs_and_hooks_of_other_kinds_are_refused() -> None:
 
 def test_a_kernel_without_tcx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with idle() as program, monkeypatch.context() as old_kernel:
-        without_hook(old_kernel)
+        without_tcx(old_kernel)
         with pytest.raises(NotSupportedError, match="no tcx-ingress") as refused:
             attach_tcx(program, "lo", INGRESS)
 
     assert (refused.value.feature, refused.value.since) == ("tcx-ingress", "6.6")
 
 
+@needs_tcx
 def test_a_link_opened_again_goes_on(bpffs: Path) -> None:
     with idle("old") as old, idle("new") as new:
         with attach_tcx(old, "lo", EGRESS) as link:

@@ -23,7 +23,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.spec import Hook
 from support.crash import calls_of_a_process
 from support.here import Here, decisions, map_ids, packets, veth, wait_for_the_end_of
-from support.hooks import idle, without_hook
+from support.hooks import idle, without_tcx
 from support.lab import TestLab
 from support.moments import stopped
 from support.objects import compiled
@@ -394,7 +394,7 @@ def test_classic_tc_is_taken_where_the_kernel_has_no_tcx(
     here: Here, monkeypatch: pytest.MonkeyPatch, hook: str
 ) -> None:
     classic = hook.replace("tcx", "tc")
-    without_hook(monkeypatch)
+    without_tcx(monkeypatch)
     first = here.load(compiled(OLD), *at(hook))
     again = here.load(compiled(OLD), *at(hook))
     second = here.load(compiled(NEW), *at(hook))
@@ -414,7 +414,7 @@ def test_an_order_is_refused_where_the_kernel_has_no_tcx(
     here: Here, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     """A filter has a priority, but no place beside another program."""
-    without_hook(monkeypatch)
+    without_tcx(monkeypatch)
     before = here.everything()
     ordered = (*at("tcx-ingress"), "--order", "first", *words)
     refused = here.load_refused(8, compiled(OLD), *ordered)
@@ -429,7 +429,7 @@ def test_an_order_is_refused_where_the_kernel_has_no_tcx(
 def test_a_dry_run_says_that_the_kernel_has_no_tcx(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_hook(monkeypatch)
+    without_tcx(monkeypatch)
     (program,) = here.load(compiled(OLD), *at("tcx-egress"), "--dry-run")["programs"]
 
     assert program["note"] == "this kernel has no tcx: tc_in is at tc-egress"
@@ -447,7 +447,7 @@ def test_a_mode_is_refused_where_no_program_goes_to_xdp(here: Here) -> None:
 def test_classic_tc_instead_of_tcx_is_reloaded_under_another_name_of_the_program(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_hook(monkeypatch)
+    without_tcx(monkeypatch)
     here.load(compiled(OLD), *at("tcx-ingress"))
     second = here.load(TC_STATS, *at("tcx-ingress", "tc_stats"), "--order", "first")
 

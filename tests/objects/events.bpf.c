@@ -181,7 +181,11 @@ int tell_perf_bytes(struct xdp_md *context)
 	__u64 size = all ? all->size : 0;
 
 	asm volatile("" : "+r"(size));
-	if (!all || !size || size > BYTES)
+	if (!all || size > BYTES)
+		return XDP_PASS;
+	/* So that the two comparisons stay two: Linux 6.1 does not follow `size - 1 < BYTES`. */
+	asm volatile("" : "+r"(size));
+	if (!size)
 		return XDP_PASS;
 	if (bpf_perf_event_output(context, &samples, CURRENT_CPU, all->bytes, size))
 		all->refused++;

@@ -4,7 +4,7 @@
 #define __tagged(text) __attribute__((btf_decl_tag(text)))
 #define __type_tagged(text) __attribute__((btf_type_tag(text)))
 
-enum { HASH_OF_MAPS = 13, BLOOM_FILTER = 30, ARENA = 33, MMAPABLE = 1 << 10 };
+enum { HASH_OF_MAPS = 13, BLOOM_FILTER = 30 };
 
 struct only_declared;
 
@@ -60,12 +60,6 @@ struct {
 	__uint(map_extra, 5);
 	__type(value, __u32);
 } seen SEC(".maps");
-
-struct {
-	__uint(type, ARENA);
-	__uint(map_flags, MMAPABLE);
-	__uint(max_entries, 4);
-} pages SEC(".maps");
 
 struct marked whole SEC(".data.marked") = { .first = 11 };
 __u64 hot SEC(".data.hot") = 7;

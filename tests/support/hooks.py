@@ -22,6 +22,7 @@ from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall import call
 from bpfpin.uapi import AttachType, Cmd, ProgramType
 from support import isolation
+from support.kernel_needs import has_tcx
 from support.objects import compiled
 
 INDEXES = ("count_tc", "count_tc_new", "count_egress", "count_connect")
@@ -100,6 +101,12 @@ def registered(word: str, traits: HookTraits) -> Iterator[Hook]:
 def without_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer as a kernel that does not know an attach type (kernel/bpf/syscall.c)."""
     refuse(monkeypatch, errno.EINVAL, Cmd.LINK_CREATE, Cmd.PROG_QUERY)
+
+
+def without_tcx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernel have no tcx; one that has none is left to answer for itself."""
+    if has_tcx():
+        without_hook(monkeypatch)
 
 
 @contextlib.contextmanager

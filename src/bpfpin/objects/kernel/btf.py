@@ -110,6 +110,20 @@ def vmlinux_btf() -> Btf:
     return Btf.parse(VMLINUX.read_bytes())
 
 
+def has_enumerator(enum: str, name: str) -> bool:
+    """Whether the running kernel's enum has that name; true if its BTF cannot tell.
+
+    Its own list tells what a kernel knows, whatever its version number is.
+    """
+    try:
+        btf = vmlinux_btf()
+    except FileNotFoundError:
+        return True
+    enum_id = btf.find(enum, Enum)
+    kind = btf[enum_id] if enum_id is not None else None
+    return not isinstance(kind, Enum) or any(value.name == name for value in kind.values)
+
+
 def as_btf(source: Btf | str | Path) -> Btf:
     """Return *source*, read from its file (raw BTF, as /sys/kernel/btf/vmlinux) if it is a path."""
     return source if isinstance(source, Btf) else Btf.parse(Path(source).read_bytes())

@@ -8,7 +8,7 @@ import os
 from bpfpin.btf.btf import TypeRef
 from bpfpin.errors import NotSupportedError, SyscallError, UsageError
 from bpfpin.map_traits import MapFamily, ValueKind, traits_of
-from bpfpin.objects.kernel.btf import BtfHandle
+from bpfpin.objects.kernel.btf import BtfHandle, has_enumerator
 from bpfpin.spec import MapSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr
@@ -115,6 +115,8 @@ def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> Syscal
     rules = broken_rules(spec, max_entries=entries_asked(spec), has_inner=has_inner)
     if not rules:
         since = traits_of(spec.type).since
+        if not has_enumerator("bpf_map_type", f"BPF_MAP_TYPE_{spec.type.name}"):
+            return _unknown_type(error, spec, since)
         known = f"; {spec.type.name.lower()} maps exist since Linux {since}" if since else ""
         error.hint = f"Its definition breaks no rule that bpfpin knows: {_definition(spec)}{known}"
         return error
@@ -131,6 +133,18 @@ def _explained(error: SyscallError, spec: MapSpec, *, has_inner: bool) -> Syscal
             f"spec.with_map({spec.name!r}, max_entries=N)"
         )
     return refused
+
+
+def _unknown_type(error: SyscallError, spec: MapSpec, since: str) -> NotSupportedError:
+    name = spec.type.name.lower()
+    return NotSupportedError(
+        f"{error.target}: this kernel has no maps of type {name}",
+        feature=f"maps of type {name}",
+        since=since,
+        command=error.command,
+        errno=error.errno or errno.EINVAL,
+        target=error.target,
+    )
 
 
 def _definition(spec: MapSpec) -> str:

@@ -17,9 +17,10 @@ from bpfpin.btf.types import Member, Pointer, Struct
 from bpfpin.errors import NotSupportedError, UsageError
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.attach_target import AttachTarget
-from bpfpin.objects.kernel.btf import VMLINUX, vmlinux_btf
+from bpfpin.objects.kernel.btf import VMLINUX, has_enumerator, vmlinux_btf
 from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec, ObjectSpec
+from bpfpin.uapi import MapFlag
 
 _VALUE_PREFIX = "bpf_struct_ops_"
 _DESCRIPTOR_SIZE = 8  # a descriptor goes where the pointer to the function is
@@ -42,6 +43,15 @@ class Table:
 
 def kernel_table(spec: MapSpec) -> Table:
     """Return the table *spec* as this kernel defines it; `NotSupportedError` if it does not."""
+    # Linux commit 68b04864ca42 ("bpf: Create links for BPF struct_ops maps.") (v6.4) added the
+    # flag and the attach type. Without the flag a table is registered as soon as it is written.
+    if spec.map_flags & MapFlag.LINK and not has_enumerator("bpf_attach_type", "BPF_STRUCT_OPS"):
+        raise NotSupportedError(
+            f"map {spec.name}: this kernel has no links for tables of functions",
+            feature="links for struct_ops",
+            since="6.4",
+            hint="tables in the section .struct_ops need no links",
+        )
     # Without `___FLAVOR`, as in libbpf: an object can have tables for several kernels.
     wanted = essential_name(spec.value.name) if spec.value else ""
     kernel = _vmlinux(spec)
