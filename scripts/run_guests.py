@@ -1,6 +1,6 @@
 """Run tests of this checkout in other kernels under qemu, and write docs/kernels.md.
 
-Usage: run_guests.py [--level smoke|full] [--jobs N] [--folder DIR] [--write] [KERNEL...]
+Usage: run_guests.py [--level smoke|full] [--jobs N] [--folder DIR] [--write] [--update] [KERNEL...]
        run_guests.py --run 'WORDS' [KERNEL...]
 
 `--run` runs another command of pytest instead, such as `tests/kernel/test_map.py -x`, and shows its
@@ -12,27 +12,31 @@ Needs root: the guests see the root file system of this machine. Exits with 1 if
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from guests import levels, report
-from guests.image import unpacked
+from guests import levels, machine, report
+from guests.image import Boot, unpacked
 from guests.kernels import AMD64, KERNELS, Kernel
 from guests.machine import Guest, run
-from guests.roots import CHECKOUT, Root, root_for
+from guests.roots import CHECKOUT, Root, compile_objects, root_for
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "mksquashfs": "squashfs-tools",
     "cpio": "cpio",
     "depmod": "kmod",
+    "setpriv": "util-linux",
     "zstd": "zstd",
     "xz": "xz-utils",
 }
@@ -43,52 +47,99 @@ TABLE = CHECKOUT / "docs" / "kernels.md"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the level in each kernel, and return the exit code."""
     options = _arguments(argv)
-    kernels = [KERNELS[name] for name in options.kernels]
+    kernels = [KERNELS[name] for name in dict.fromkeys(options.kernels)]
     _check(kernels)
+    signal.signal(signal.SIGTERM, _terminated)
     folder = options.folder.resolve()
-    roots = {each: root_for(each, folder) for each in sorted({it.architecture for it in kernels})}
+    try:
+        with _only_run_in(folder):
+            return _run(kernels, folder, options)
+    except KeyboardInterrupt:
+        print("interrupted; no guest is left", file=sys.stderr)
+        return 130
+
+
+def _run(kernels: Sequence[Kernel], folder: Path, options: argparse.Namespace) -> int:
+    # One after the other: two kernels may be of the same suite, whose lists they share.
+    boots = [unpacked(kernel, folder, is_updated=options.update) for kernel in kernels]
+    compile_objects()
+    roots = {
+        architecture: root_for(architecture, folder)
+        for architecture in sorted({kernel.architecture for kernel in kernels})
+    }
     if options.run:
+        words = shlex.split(options.run)
         return max(
-            run_words(kernel, roots[kernel.architecture], shlex.split(options.run), folder)
-            for kernel in kernels
+            run_words(boot, roots[boot.kernel.architecture], words, folder) for boot in boots
         )
+    results = []
     with ThreadPoolExecutor(max_workers=options.jobs) as threads:
         runs = [
-            threads.submit(run_level, kernel, roots[kernel.architecture], options.level, folder)
-            for kernel in kernels
+            threads.submit(run_level, boot, roots[boot.kernel.architecture], options.level, folder)
+            for boot in boots
         ]
-        results = [each.result() for each in runs]
+        try:
+            for ended in as_completed(runs):
+                results.append(ended.result())
+                print(results[-1].line(), flush=True)
+                if options.write:
+                    report.keep(results[-1])
+        except BaseException:
+            # Leaving the pool waits for its threads.
+            machine.stop()
+            threads.shutdown(cancel_futures=True)
+            raise
     if options.write:
         report.write(TABLE, report.kept().values())
     return 0 if all(result.is_good for result in results) else 1
 
 
-def run_level(kernel: Kernel, root: Root, level: str, folder: Path) -> report.KernelRun:
-    """Boot a kernel, run the tests of the level in it, and keep what they said."""
+def run_level(boot: Boot, root: Root, level: str, folder: Path) -> report.KernelRun:
+    """Boot a kernel, run the tests of the level in it, and return what they said."""
     start = time.monotonic()
-    boot = unpacked(kernel, folder)
+    kernel = boot.kernel
     guest = Guest(boot, root.path, root.copies)
     words = levels.command(kernel, level, root.python)
     result = run(guest, words, CHECKOUT, folder / "out" / f"{kernel.name}-{level}")
     made = report.read(kernel, boot.release, level, result)
-    made = replace(made, host_seconds=round(time.monotonic() - start))
-    report.keep(made)
-    print(made.line(), flush=True)
-    return made
+    return replace(made, host_seconds=round(time.monotonic() - start))
 
 
-def run_words(kernel: Kernel, root: Root, words: Sequence[str], folder: Path) -> int:
+def run_words(boot: Boot, root: Root, words: Sequence[str], folder: Path) -> int:
     """Run pytest with *words* in a kernel, show what it wrote, and return its exit code."""
-    guest = Guest(unpacked(kernel, folder), root.path, root.copies)
-    result = run(guest, levels.pytest(kernel, root.python, words), CHECKOUT, folder / "out" / "run")
+    guest = Guest(boot, root.path, root.copies)
+    command = levels.pytest(boot.kernel, root.python, words)
+    result = run(guest, command, CHECKOUT, folder / "out" / "run")
     output = result.folder / "output"
     print(output.read_text(errors="replace") if output.exists() else "")
     return result.exit
 
 
+@contextmanager
+def _only_run_in(folder: Path) -> Iterator[None]:
+    """Hold the folder for this run: runs share its downloads, copies and results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise SystemExit(
+                f"process {lock.read()} uses {folder}: wait for it, or take another --folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _terminated(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def _check(kernels: Sequence[Kernel]) -> None:
     if os.geteuid():
-        raise SystemExit("guests see the files of this machine: run this as root")
+        raise SystemExit("guests see the files of this machine, so this needs root: use sudo")
     tools = dict(TOOLS)
     if any(kernel.architecture != AMD64 for kernel in kernels):
         tools |= ARM64_TOOLS
@@ -104,10 +155,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="guests at a time")
     parser.add_argument("--folder", type=Path, default=CHECKOUT / "build" / "guests")
     parser.add_argument("--run", metavar="WORDS", help="words for pytest, instead of a level")
+    parser.add_argument("--update", action="store_true", help="ask Debian for newer kernels")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.relative_to(CHECKOUT)}")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.kernels if name not in KERNELS]:
-        parser.error(f"no kernel {', '.join(unknown)}; there are: {', '.join(KERNELS)}")
+        parser.error(f"unknown kernel: {', '.join(unknown)} (known: {', '.join(KERNELS)})")
+    if options.jobs < 1:
+        parser.error("--jobs: give 1 or more")
     return options
 
 

@@ -36,26 +36,31 @@ class Boot:
     image: Path
     initramfs: Path
     modules: Path
+    busybox: Path
 
 
-def unpacked(kernel: Kernel, folder: Path) -> Boot:
-    """Download a kernel once and return its files; the newest version that the suite has."""
+def unpacked(kernel: Kernel, folder: Path, *, is_updated: bool = False) -> Boot:
+    """Download a kernel once and return its files; the newest version that the suite has.
+
+    *is_updated* asks the suite again, and replaces the kernel if it has a newer version.
+    """
     target = folder / "kernels" / kernel.name
-    suite = Suite(kernel.suite, kernel.architecture, folder / "apt")
-    if not (target / "release").exists():
-        shutil.rmtree(target, ignore_errors=True)
-        package = suite.find(kernel.package_pattern)[-1]
-        release = package.removeprefix("linux-image-")
-        # New suites split a kernel into several packages of the same version.
-        parts = [name for name in suite.dependencies(package) if release in name]
-        suite.unpack([package, *parts], target)
-        subprocess.run(["depmod", "-b", target, release], check=True)
-        (packed,) = target.rglob("vmlinuz*")
-        _write_image(kernel, packed, target / "image")
-        (target / "release").write_text(release)
-    release = (target / "release").read_text()
-    boot = Boot(kernel, release, target / "image", target / "initramfs", target / "lib/modules")
-    _write_initramfs(boot, folder, target)
+    ready = target / "release"
+    release = ready.read_text() if ready.exists() else ""
+    if is_updated or not release:
+        suite = Suite(kernel.suite, kernel.architecture, folder / "apt", is_updated=is_updated)
+        packages = suite.find(kernel.package_pattern)
+        if not packages:
+            raise SystemExit(f"Debian {kernel.suite} has no kernel {kernel.name}")
+        package = packages[-1]
+        if release != package.removeprefix("linux-image-"):
+            release = package.removeprefix("linux-image-")
+            _unpack(kernel, suite, package, target)
+            ready.write_text(release)
+    modules = target / "lib/modules"
+    busybox = _busybox(kernel, folder)
+    boot = Boot(kernel, release, target / "image", target / "initramfs", modules, busybox)
+    _write_initramfs(boot, target)
     return boot
 
 
@@ -68,6 +73,18 @@ def squash(folder: Path, target: Path, *, without: Sequence[str] = ()) -> None:
     excluded = ["-wildcards", "-e", *without] if without else []
     target.unlink(missing_ok=True)
     output_of(["mksquashfs", folder, target, *plain, *excluded])
+
+
+def _unpack(kernel: Kernel, suite: Suite, package: str, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    release = package.removeprefix("linux-image-")
+    # New suites split a kernel into several packages of the same version.
+    parts = [name for name in suite.dependencies(package) if release in name]
+    suite.unpack([package, *parts], target)
+    output_of(["depmod", "-b", target, release])
+    (packed,) = target.rglob("vmlinuz*")
+    _write_image(kernel, packed, target / "image")
+    packed.unlink()
 
 
 def _write_image(kernel: Kernel, packed: Path, target: Path) -> None:
@@ -94,41 +111,49 @@ def _vmlinux(image: bytes) -> bytes:
     return result.stdout
 
 
-def _write_initramfs(boot: Boot, folder: Path, target: Path) -> None:
+def _write_initramfs(boot: Boot, target: Path) -> None:
     root = target / "initramfs.d"
     shutil.rmtree(root, ignore_errors=True)
     for name in ("bin", "dev", "proc", "sys", "host", "memory", "root", "modules"):
         (root / name).mkdir(parents=True)
-    shutil.copyfile(_busybox(boot.kernel, folder), root / "bin/busybox")
+    shutil.copyfile(boot.busybox, root / "bin/busybox")
     shutil.copyfile(INIT, root / "init")
     (root / "bin/busybox").chmod(0o755)
     (root / "init").chmod(0o755)
     order = [_copy_module(path, root / "modules") for path in _module_files(boot, target)]
     (root / "modules/order").write_text("\n".join(order) + "\n")
     names = "\n".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")))
-    with boot.initramfs.open("wb") as file:
+    draft = boot.initramfs.with_suffix(".draft")
+    with draft.open("wb") as file:
         cpio = ["cpio", "--quiet", "-o", "-H", "newc"]
         subprocess.run(cpio, cwd=root, input=names.encode(), stdout=file, check=True)
+    draft.replace(boot.initramfs)
+    shutil.rmtree(root)
 
 
 def _busybox(kernel: Kernel, folder: Path) -> Path:
     """Return a busybox that needs no libraries, of the kernel's architecture."""
-    suite = Suite(kernel.suite.removesuffix("-backports"), kernel.architecture, folder / "apt")
-    target = folder / "busybox" / f"{suite.name}-{suite.architecture}"
-    if not target.exists():
-        suite.unpack(["busybox-static"], target)
-    return next(path for path in target.rglob("bin/busybox"))
+    name = kernel.suite.removesuffix("-backports")
+    target = folder / "busybox" / f"{name}-{kernel.architecture}"
+    busybox = target / "busybox"
+    if not busybox.exists():
+        draft = target / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        Suite(name, kernel.architecture, folder / "apt").unpack(["busybox-static"], draft)
+        next(draft.rglob("bin/busybox")).replace(busybox)
+        shutil.rmtree(draft)
+    return busybox
 
 
 def _module_files(boot: Boot, target: Path) -> list[Path]:
     """Return the modules in the order in which they must be loaded; some are built in."""
-    found: list[Path] = []
+    paths: list[Path] = []
     for module in MODULES:
         words = ["modprobe", "-d", str(target), "-S", boot.release, "--show-depends", module]
         result = subprocess.run(words, capture_output=True, text=True, check=False)
         files = re.findall(r"^insmod (\S+)", result.stdout, re.MULTILINE)
-        found += [path for path in map(Path, files) if path not in found]
-    return found
+        paths += [path for path in map(Path, files) if path not in paths]
+    return paths
 
 
 def _copy_module(path: Path, folder: Path) -> str:

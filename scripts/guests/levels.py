@@ -12,12 +12,16 @@ from typing import Final
 from guests.kernels import AMD64, Kernel
 
 FULL: Final = ("tests/guests", "tests/kernel", "tests/lab")
-# Unit tests of what reads objects, encodes values and makes system calls.
+# Unit tests of what reads objects, encodes values, makes system calls and makes instructions.
 LOWER_LAYERS: Final = tuple(
-    f"tests/unit/{name}" for name in ("objfile", "btf", "codecs", "fixup", "syscall", "analysis")
+    f"tests/unit/{name}"
+    for name in (*("btf", "codecs", "fixup", "objfile", "syscall"), "migration", "test_insn.py")
 )
-_PROOF = "tests/proof/test_reload_traffic.py"
 CAPABILITIES: Final = {
+    "all that doctor checks": ("tests/guests/test_smoke.py::test_the_doctor_finds_nothing_missing",),
+    "the whole demo": (
+        "tests/lab/test_demo.py::test_the_demo_tells_its_story_and_leaves_nothing",
+    ),
     "load, count, unload": ("tests/lab/test_load.py::test_load_counts_and_unload_leaves_nothing",),
     "reload under traffic": ("tests/guests/test_smoke.py::test_a_reload_loses_no_packet",),
     "migration under traffic": ("tests/guests/test_smoke.py::test_a_migration_loses_no_count",),

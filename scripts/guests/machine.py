@@ -2,15 +2,21 @@
 
 Software emulation only, and with `-icount`: the guest's clock counts its instructions, so timeouts
 in the guest do not depend on how busy this machine is.
+
+Two watches end a guest that hangs. The guest's own (`start.sh`) ends it if its command writes
+nothing for a long time by the guest's clock. This side ends it if even that watch is silent, and
+counts the work of qemu instead of time, so that a busy machine ends no guest that works.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +37,12 @@ COMMAND_LINE = (
     " possible_cpus=2"
 )
 NEVER_RAN = 255
+HUNG = 124  # as timeout(1) says it; start.sh
+LOOK_S = 1.0
+# The guest's watch writes every 10 seconds of the guest, which cost qemu up to 60 seconds of a
+# processor; a boot costs 20 to 40.
+SILENT_S = 900.0
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -60,26 +72,112 @@ def run(guest: Guest, command: Sequence[str], cwd: Path, out: Path) -> Result:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     shutil.copyfile(START, out / "start.sh")
-    shutil.copyfile(guest.boot.initramfs.parent / "initramfs.d/bin/busybox", out / "busybox")
+    shutil.copyfile(guest.boot.busybox, out / "busybox")
     (out / "busybox").chmod(0o755)
     (out / "folders").write_text("".join(f"{folder}\n" for folder in guest.copies))
     (out / "command.sh").write_text(f"cd {shlex.quote(str(cwd))} && exec {shlex.join(command)}\n")
     with (out / "console").open("wb") as console:
-        process = subprocess.Popen(_qemu(guest, out), stdin=subprocess.DEVNULL, stdout=console)
+        # A terminal sends Ctrl-C to its whole group: qemu gets a group of its own, and ends here.
+        # If this process is killed, the kernel ends qemu.
+        command = ["setpriv", "--pdeathsig", "TERM", *_qemu(guest, out)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=console, start_new_session=True
+        )
         try:
-            process.wait()
+            is_silent = _watch(process, out)
         finally:
             _end(process)
     exit_file, seconds_file = out / "exit", out / "seconds"
-    if not exit_file.exists():
+    if is_silent or not exit_file.exists():
+        if is_silent:
+            print(f"{guest.boot.kernel.name}: the guest hung and was ended", file=sys.stderr)
         print((out / "console").read_text(errors="replace")[-3000:], file=sys.stderr)
         return Result(NEVER_RAN, 0.0, out)
     return Result(int(exit_file.read_text()), float(seconds_file.read_text()), out)
 
 
+def stop() -> None:
+    """End all guests; `run` raises `KeyboardInterrupt` in the threads that run them."""
+    _is_stopping.set()
+
+
+_is_stopping = threading.Event()
+
+
+def _watch(process: subprocess.Popen[bytes], out: Path) -> bool:
+    """Wait for qemu to end; return whether it worked or slept too long without a sign of life."""
+    work = Work(process.pid)
+    sign = _sign_of_life(out)
+    while True:
+        try:
+            process.wait(LOOK_S)
+        except subprocess.TimeoutExpired:
+            pass
+        else:
+            return False
+        if _is_stopping.is_set():
+            raise KeyboardInterrupt
+        if (now := _sign_of_life(out)) != sign:
+            sign = now
+            work.restart()
+        elif work.seconds() > SILENT_S:
+            return True
+
+
+def _sign_of_life(out: Path) -> list[tuple[int, int]]:
+    """Return the state of what changes while a guest works: its console, its output, its watch."""
+    paths = [out / name for name in ("console", "output", "alive") if (out / name).exists()]
+    return [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+
+
+class Work:
+    """The time that a process used a processor or slept; not the time that it waited for one."""
+
+    def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
+        self._folder = proc / str(pid)
+        self._before = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._begin, self._asleep = self._used(), 0.0
+        self._before = self._begin
+
+    def seconds(self) -> float:
+        """Return the seconds since the start; called once in LOOK_S."""
+        used = self._used()
+        # A process that waits for a processor uses none either, but is not asleep.
+        if used == self._before and not self._is_runnable():
+            self._asleep += LOOK_S
+        self._before = used
+        return (used - self._begin) / TICKS + self._asleep
+
+    def _used(self) -> int:
+        fields = _fields(self._folder / "stat")
+        return int(fields[11]) + int(fields[12]) if fields else self._before
+
+    def _is_runnable(self) -> bool:
+        threads = map(_fields, self._folder.glob("task/*/stat"))
+        return any(fields[0] in "RD" for fields in threads if fields)
+
+
+def _fields(path: Path) -> list[str]:
+    """Return the fields of /proc/PID/stat from the third on; none if the process has ended."""
+    try:
+        # The second field is the name in parentheses, which may have spaces in it.
+        return path.read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(LOOK_S * 30)
+    except subprocess.TimeoutExpired:
+        process.kill()
         process.wait()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from guests.kernels import KERNELS, Kernel
 from guests.levels import CAPABILITIES, LEVELS
-from guests.machine import NEVER_RAN, Result
+from guests.machine import HUNG, NEVER_RAN, Result
 
 KEPT = Path(__file__).with_name("results.json")
 BEGIN, END = "<!-- written by scripts/run_guests.py -->", "<!-- end -->"
@@ -67,9 +67,12 @@ class _Outcome:
 def read(kernel: Kernel, release: str, level: str, result: Result) -> KernelRun:
     """Return what the tests said in a guest; a guest that ended by itself is a failure."""
     outcomes = list(_outcomes(result.folder / "junit.xml"))
-    failed = [each.name for each in outcomes if each.outcome == FAILED]
+    # pytest writes a test twice if its fixtures fail after it.
+    failed = list(dict.fromkeys(it.name for it in outcomes if it.outcome == FAILED))
     if result.exit == NEVER_RAN:
         failed.append(f"the guest ended by itself: {result.folder / 'console'}")
+    elif result.exit == HUNG:
+        failed.append(f"the command wrote nothing for long: {result.folder / 'hung'}")
     elif result.exit and not failed:
         failed.append(f"pytest ended with {result.exit}: {result.folder / 'output'}")
     return KernelRun(
@@ -114,7 +117,7 @@ def write(page: Path, runs: Iterable[KernelRun]) -> None:
 
 def tables(runs: Sequence[KernelRun]) -> str:
     """Return the tables of docs/kernels.md: runs, capabilities, what was skipped."""
-    head = (
+    head = [
         "kernel",
         "release",
         "machine",
@@ -124,12 +127,12 @@ def tables(runs: Sequence[KernelRun]) -> str:
         "failed",
         "skipped",
         "minutes",
-    )
+    ]
     rows = [
         (
             *(each.kernel, each.release, each.architecture, each.level, each.date),
             *(f"{each.passed:,}", str(len(each.failed)), str(sum(each.skipped.values()))),
-            f"{each.host_seconds / 60:.0f}",
+            f"{each.host_seconds / 60:.1f}",
         )
         for each in runs
     ]
@@ -142,9 +145,9 @@ def tables(runs: Sequence[KernelRun]) -> str:
         _table(head, rows),
         "## Capabilities",
         _table(("", *(each.kernel for each in shown)), cells),
-        "## Skipped",
-        *(_skipped(each) for each in runs if each.skipped),
     ]
+    if skipped := [_skipped(each) for each in runs if each.skipped]:
+        parts += ["## Skipped", *skipped]
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,21 +163,22 @@ def _skipped(run: KernelRun) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
 
 def _capabilities(outcomes: Sequence[_Outcome]) -> dict[str, str]:
     """Return for each capability `yes`, why it was skipped, or `fails`."""
-    found = {}
+    cells = {}
     for name, tests in CAPABILITIES.items():
-        those = [each for each in outcomes if each.test in tests]
-        if any(each.outcome == FAILED for each in those):
-            found[name] = "fails"
-        elif any(each.outcome == PASSED for each in those):
-            found[name] = "yes"
+        those = [it for it in outcomes if it.test in tests]
+        if any(it.outcome == FAILED for it in those):
+            cells[name] = "fails"
+        elif any(it.outcome == PASSED for it in those):
+            cells[name] = "yes"
         elif those:
-            found[name] = f"no: {those[0].reason}"
-    return found
+            cells[name] = f"no: {those[0].reason}"
+    return cells
 
 
 def _outcomes(path: Path) -> Iterator[_Outcome]:

@@ -11,9 +11,37 @@ mount -t tracefs tracefs /sys/kernel/tracing
 mount -t debugfs debugfs /sys/kernel/debug
 ip link set lo up
 echo "guest: $(uname -r) is up after $(cut -d' ' -f1 /proc/uptime) s"
+
+# The watch: a sign of life for the host, and the end of a command that writes nothing for long, by
+# the guest's clock. What it does then is in the results: processes, their stacks, blocked tasks.
+watch() {
+    size=-1 silent=0
+    while sleep 10; do
+        cut -d' ' -f1 /proc/uptime > /mnt/guest/alive
+        now=$(wc -c < /mnt/guest/output)
+        silent=$((silent + 10))
+        [ "$now" = "$size" ] || silent=0
+        size=$now
+        [ "$silent" -lt "${GUEST_SILENT_S:-1200}" ] && continue
+        echo "guest: the command has written nothing for $silent s of the guest, so it is ended"
+        {
+            ps -ef
+            for stack in /proc/[0-9]*/stack; do echo "$stack"; cat "$stack"; done
+        } > /mnt/guest/hung 2>&1
+        echo w > /proc/sysrq-trigger
+        end 124
+    done
+}
+
+end() {
+    echo "$1" > /mnt/guest/exit
+    cut -d' ' -f1 /proc/uptime > /mnt/guest/seconds
+    dmesg > /mnt/guest/dmesg
+    sync
+    /mnt/guest/busybox poweroff -f
+}
+
+: > /mnt/guest/output
+watch &
 setsid sh /mnt/guest/command.sh < /dev/null > /mnt/guest/output 2>&1
-echo $? > /mnt/guest/exit
-cut -d' ' -f1 /proc/uptime > /mnt/guest/seconds
-dmesg > /mnt/guest/dmesg
-sync
-/mnt/guest/busybox poweroff -f
+end $?

@@ -22,6 +22,15 @@ PER_SECOND = 500
 CHANGES = 4
 
 
+def test_the_doctor_finds_nothing_missing(lab: TestLab, bpffs: Path) -> None:
+    checks = run_cli_ok("doctor", lab.device, "--pin-root", bpffs, "-o", "json").json["checks"]
+    # The tests have a mount namespace of their own, which is right to be reported.
+    missing = [it for it in checks if not it["ok"] and it["name"] != "mount namespace"]
+
+    assert missing == []
+    assert {"jit", "kernel BTF", "exchange of names in bpffs"} < {it["name"] for it in checks}
+
+
 def test_a_reload_loses_no_packet(lab: TestLab, bpffs: Path) -> None:
     words = ("--dev", lab.device, "--pin-root", bpffs)
 

@@ -21,6 +21,7 @@ from bpfpin.pins.lock import foreign_lock_directory
 from bpfpin.records import dataclass
 from bpfpin.sets.split_brain import splits
 from bpfpin.syscall.capability import missing_capabilities
+from bpfpin.syscall.errno_table import OLDEST_LINUX
 from bpfpin.uapi import Cmd, MapType, ProgramType
 
 # Both are little-endian, and their system call numbers are known (`syscall.call`).
@@ -181,7 +182,7 @@ def _features(pin_root: Path, as_root: str) -> Iterator[HostCheck]:
 def _feature(feature: Feature) -> HostCheck:
     if feature.is_supported:
         return HostCheck(feature.name, ok=True, text="supported")
-    fix = "a newer kernel (6.1 or later)"
+    fix = f"a newer kernel ({OLDEST_LINUX} or later)"
     return HostCheck(feature.name, ok=False, text=feature.reason, fix=fix)
 
 

@@ -74,7 +74,7 @@ from bpfpin.pins.recover import Recovery, recover, remove_generation, roll_forwa
 from bpfpin.pins.shared import set_access
 from bpfpin.pins.switch import Reopen
 from bpfpin.pins.targets import Targets
-from bpfpin.syscall.errno_table import syscall_error
+from bpfpin.syscall.errno_table import OLDEST_LINUX, syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.fs import Rename
 from bpfpin.syscall.signals import signals_deferred
@@ -457,7 +457,8 @@ def _require_exchange(stage: Directory) -> None:
         stage.rename(names.PROGRAMS, names.LINKS, Rename.EXCHANGE)
     except NotSupportedError as error:
         error.message = (
-            "this kernel cannot exchange names in bpffs, so a reload would not be atomic"
+            "this kernel cannot exchange names in bpffs (Linux 5.16 can), so a reload would not be"
+            " atomic"
         )
-        error.hint = "bpfpin needs Linux 5.16 or later"
+        error.hint = f"bpfpin needs Linux {OLDEST_LINUX} or later"
         raise

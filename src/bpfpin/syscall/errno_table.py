@@ -212,6 +212,9 @@ AT_HOOK: dict[tuple[LinkType, int], Row] = {
     (LinkType.CGROUP, e.E2BIG): FULL_HOOK,
     (LinkType.CGROUP, e.ENODEV): (CgroupNotFoundError, "the cgroup is gone"),
 }
+# The oldest kernel that the tests run on. An older one is refused by what it lacks, never by its
+# version.
+OLDEST_LINUX = "6.1"
 SINCE: dict[Cmd | str, str] = {
     Cmd.MAP_LOOKUP_BATCH: "5.6",
     Cmd.LINK_CREATE: "5.9",
