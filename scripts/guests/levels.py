@@ -18,10 +18,10 @@ LOWER_LAYERS: Final = tuple(
     for name in (*("btf", "codecs", "fixup", "objfile", "syscall"), "migration", "test_insn.py")
 )
 CAPABILITIES: Final = {
-    "all that doctor checks": ("tests/guests/test_smoke.py::test_the_doctor_finds_nothing_missing",),
-    "the whole demo": (
-        "tests/lab/test_demo.py::test_the_demo_tells_its_story_and_leaves_nothing",
+    "all that doctor checks": (
+        "tests/guests/test_smoke.py::test_the_doctor_finds_nothing_missing",
     ),
+    "the whole demo": ("tests/lab/test_demo.py::test_the_demo_tells_its_story_and_leaves_nothing",),
     "load, count, unload": ("tests/lab/test_load.py::test_load_counts_and_unload_leaves_nothing",),
     "reload under traffic": ("tests/guests/test_smoke.py::test_a_reload_loses_no_packet",),
     "migration under traffic": ("tests/guests/test_smoke.py::test_a_migration_loses_no_count",),
@@ -50,7 +50,8 @@ def tests_of(kernel: Kernel, level: str) -> list[str]:
 
 def command(kernel: Kernel, level: str, python: Sequence[str]) -> list[str]:
     """Return the command that runs the tests of a level in a guest."""
-    return pytest(kernel, python, [f"--junitxml={RESULTS}", *tests_of(kernel, level)])
+    marks = ["-m", "not slow"] if level == SMOKE else []
+    return pytest(kernel, python, [f"--junitxml={RESULTS}", *marks, *tests_of(kernel, level)])
 
 
 def pytest(kernel: Kernel, python: Sequence[str], words: Sequence[str]) -> list[str]:

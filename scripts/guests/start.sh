@@ -34,9 +34,9 @@ watch() {
 }
 
 end() {
-    echo "$1" > /mnt/guest/exit
     cut -d' ' -f1 /proc/uptime > /mnt/guest/seconds
     dmesg > /mnt/guest/dmesg
+    echo "$1" > /mnt/guest/exit # last: it says that all results are there
     sync
     /mnt/guest/busybox poweroff -f
 }

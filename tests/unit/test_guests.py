@@ -126,6 +126,13 @@ def test_arm64_runs_the_unit_tests_of_the_lower_layers_as_well() -> None:
     assert set(levels.LOWER_LAYERS) < set(words)
 
 
+def test_no_test_of_a_capability_is_slow() -> None:
+    # Smoke leaves out the slow ones of the unit tests, and would leave out these.
+    files = {test.partition("::")[0] for tests in CAPABILITIES.values() for test in tests}
+
+    assert [name for name in files if "mark.slow" in (CHECKOUT / name).read_text()] == []
+
+
 def test_full_runs_all_tests_of_the_kernel_and_of_labs() -> None:
     assert levels.tests_of(KERNELS["6.12"], "full") == [*levels.FULL]
 

@@ -62,7 +62,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from bpfpin.btf.btf import TypeRef
-from bpfpin.errors import NotSupportedError, PinExistsError, PinNotFoundError
+from bpfpin.errors import BpfError, NotSupportedError, PinExistsError, PinNotFoundError
 from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.layouts import NO_TYPES
 from bpfpin.objects.maps.map import Map
@@ -132,7 +132,7 @@ class Stage(Closing):
                 self._directory.write_text(names.TARGETS, targets)
             for folder in (names.OBJECTS, names.PROGRAMS, names.LINKS, names.LAYOUTS):
                 self._directory.mark(folder)
-            _require_exchange(self._directory)
+            _exchange(self._directory, names.PROGRAMS, names.LINKS)
             self._programs = stack.enter_context(self._directory.child(names.PROGRAMS))
             self._links = stack.enter_context(self._directory.child(names.LINKS))
             self._layouts = stack.enter_context(self._directory.child(names.LAYOUTS))
@@ -447,14 +447,30 @@ def _id_at(directory: Directory, pin: str) -> int | None:
     return None
 
 
-def _require_exchange(stage: Directory) -> None:
-    """Raise `NotSupportedError` if bpffs cannot exchange names; try it with two empty folders.
+def require_exchange(root: Directory) -> None:
+    """Raise `NotSupportedError` if the bpffs of *root* cannot exchange names.
+
+    It makes two directories in *root* and removes them. Where it may not, nothing is known.
+    """
+    probes = [f"bpfpin~probe~{os.getpid()}~{number}" for number in (1, 2)]
+    with signals_deferred(), ExitStack() as undo:
+        try:
+            for name in probes:
+                root.mark(name)
+                undo.callback(root.rmdir, name)
+        except BpfError:  # the bpffs is read-only, for example
+            return
+        _exchange(root, *probes)
+
+
+def _exchange(directory: Directory, name: str, other: str) -> None:
+    """Exchange two empty directories, to find out whether the kernel can.
 
     bpffs renames by simple_rename() of fs/libfs.c, which takes RENAME_EXCHANGE since Linux 5.16 and
     answers EINVAL before. Trying it here refuses such a kernel before anything is attached.
     """
     try:
-        stage.rename(names.PROGRAMS, names.LINKS, Rename.EXCHANGE)
+        directory.rename(name, other, Rename.EXCHANGE)
     except NotSupportedError as error:
         error.message = (
             "this kernel cannot exchange names in bpffs (Linux 5.16 can), so a reload would not be"

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpfpin.attach import interface
-from bpfpin.errors import BpfError, UnsafePathError, UsageError
+from bpfpin.errors import (
+    BpfError,
+    NotSupportedError,
+    UnsafePathError,
+    UsageError,
+    VerifierError,
+)
 from bpfpin.hints import Argument, Placeholder
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs
@@ -353,7 +359,9 @@ def _load(targets: Sequence[LoadRequest], options: LoadOptions) -> list[LoadRepo
         # keep the wrong maps.
         with _other_name_hint(requests):
             changes = begin_changes(root, [request.name for request in requests])
-        outcomes = _planned(requests, [change.live for change in changes], options.maps, opened)
+        lives = [change.live for change in changes]
+        with _kernel_first(root):
+            outcomes = _planned(requests, lives, options.maps, opened)
         reports = _published(outcomes, root)
         return [
             report.with_notes(change.notes) for report, change in zip(reports, changes, strict=True)
@@ -361,7 +369,12 @@ def _load(targets: Sequence[LoadRequest], options: LoadOptions) -> list[LoadRepo
 
 
 def _plan_only(targets: Sequence[LoadRequest], options: LoadOptions) -> list[LoadReport]:
-    """Plan all sets and have their programs verified; nothing changes, so no lock is taken."""
+    """Plan all sets and have their programs verified; nothing changes, so no lock is taken.
+
+    Two empty directories are made and removed, to ask whether the kernel can load at all.
+    """
+    from bpfpin.pins.transaction import require_exchange  # noqa: PLC0415 - not for all loads
+
     root = options.pin_root
     requests = with_names(targets, options)
     lives = [LiveState() for _ in requests]
@@ -373,6 +386,7 @@ def _plan_only(targets: Sequence[LoadRequest], options: LoadOptions) -> list[Loa
                 # A dry run cannot recover a stage, but a stage of another user would refuse the
                 # load.
                 check_stage(directory, request.name)
+            require_exchange(directory)
         with _other_name_hint(requests):
             lives = [read_live(root, request.name) for request in requests]
     with ExitStack() as opened:
@@ -447,6 +461,21 @@ def _with_shared_maps(
         yield complete
     finally:
         complete.close()
+
+
+@contextmanager
+def _kernel_first(root: Directory) -> Iterator[None]:
+    """Refuse an old kernel by what every load needs, and not by what a program of this one needs.
+
+    Only a load that fails pays for asking: others ask when they make the stage.
+    """
+    try:
+        yield
+    except (NotSupportedError, VerifierError):
+        from bpfpin.pins.transaction import require_exchange  # noqa: PLC0415 - for failures
+
+        require_exchange(root)
+        raise
 
 
 @contextmanager
