@@ -61,14 +61,14 @@ def main() -> int:
         return 0 if measure() else 1
 
 
-def inside_namespaces() -> int:
-    """Run this program again in its own namespaces, and return its exit status."""
-    own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, __file__]
+def inside_namespaces(program: str = __file__) -> int:
+    """Run *program* again in its own namespaces, and return its exit status."""
+    own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, program]
     environment = {**os.environ, "BPFPIN_BENCH_INSIDE": "1", "BPFPIN_PRIVATE_MOUNT": "1"}
     return subprocess.run(own, env=environment, check=False).returncode
 
 
-def make_host(held: ExitStack) -> None:
+def make_host(held: ExitStack, *, with_pinned_maps: bool = True) -> None:
     """Create devices, maps and programs; closing *held* removes them."""
     make_devices()
     maps = [held.enter_context(one_map(number)) for number in range(MAPS)]
@@ -78,7 +78,8 @@ def make_host(held: ExitStack) -> None:
         used = [maps[number * SHARED // PROGRAMS], next(own), next(own)]
         programs.append(held.enter_context(one_program(number, used)))
     (BPFFS / "bench").mkdir()
-    for number, one in enumerate([*maps, *programs]):
+    pinned = [*maps, *programs] if with_pinned_maps else programs
+    for number, one in enumerate(pinned):
         one.pin(BPFFS / "bench" / f"{type(one).__name__.lower()}_{number}")
     attach(programs, held)
 

@@ -404,3 +404,30 @@ class XdpFlag(IntFlag):
     DRV_MODE = 0x4
     HW_MODE = 0x8
     REPLACE = 0x10
+
+
+class TestRunFlag(IntFlag):
+    """Flags of BPF_PROG_TEST_RUN."""
+
+    RUN_ON_CPU = 0x1
+    XDP_LIVE_FRAMES = 0x2
+    SKB_CHECKSUM_COMPLETE = 0x4
+
+
+class StreamId(IntEnum):
+    """Text streams of a program."""
+
+    STDOUT = 1
+    STDERR = 2
+
+
+class PerfEventType(IntEnum):
+    """Kinds of perf event link."""
+
+    UNSPEC = 0
+    UPROBE = 1
+    URETPROBE = 2
+    KPROBE = 3
+    KRETPROBE = 4
+    TRACEPOINT = 5
+    EVENT = 6

@@ -133,5 +133,9 @@ def _query(
         except BufferTooSmallError:
             room = 2 * attribute.count
             continue
-        rows = zip(programs, links, map(AttachFlag, attach_flags), strict=True)
-        return tuple(HookProgram(*row) for row in list(rows)[: attribute.count])
+        # Cut before the flags become members of the enum, which is slow for a whole buffer.
+        count = attribute.count
+        rows = zip(programs[:count], links[:count], attach_flags[:count], strict=True)
+        return tuple(
+            HookProgram(program_id, link_id, AttachFlag(bits)) for program_id, link_id, bits in rows
+        )

@@ -36,6 +36,8 @@ COMMANDS = {
         "bpfpin.cli.graph.command", "Show which devices, programs, maps and pins are connected."
     ),
     "map": Verb("bpfpin.cli.map", "Read and change any map: list, show, get, set, dump …"),
+    "prog": Verb("bpfpin.cli.prog", "Look at any program: list, show."),
+    "link": Verb("bpfpin.cli.link", "Look at and detach any link: list, show, detach."),
     "completion": Verb(
         "bpfpin.cli.help:completion_command", "Print the completion script of a shell."
     ),

@@ -46,6 +46,20 @@ class AttachedProgram:
     link: int = 0
 
 
+def all_attachments(
+    links: Iterable[LinkInfo], types: Collection[int], notes: list[str]
+) -> list[AttachedProgram]:
+    """Return the programs that devices and cgroups run; adds to *notes* what is hidden.
+
+    *links* are all links of the host, *types* the types of the loaded programs.
+    """
+    links = list(links)
+    devices, cgroups = DeviceWalk(links, types), CgroupWalk(links, types)
+    attached = [*devices.attachments(), *cgroups.attachments()]
+    notes += [*devices.notes, *cgroups.notes]
+    return attached
+
+
 class DeviceWalk:
     """One walk over the devices of all network namespaces; `notes` list unreadable places.
 

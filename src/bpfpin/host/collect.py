@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bpfpin.hooks import TargetKind, hooks_at
 from bpfpin.host import objects as kernel_objects
-from bpfpin.host.attachments import AttachedProgram, CgroupWalk, DeviceWalk, hook_word
+from bpfpin.host.attachments import AttachedProgram, all_attachments, hook_word
 from bpfpin.host.graph import ELSEWHERE, Edge, EdgeKind, Graph, Node, NodeKind
 from bpfpin.host.objects import Contained, HostObjects
 from bpfpin.host.pins import Pin, all_pins, set_names, set_of
@@ -54,11 +54,7 @@ def _attachments(objects: HostObjects) -> list[AttachedProgram]:
     types: set[int] = set(ProgramType)
     if objects.is_complete:
         types = {info.type for info in objects.programs.values()}
-    links = list(objects.links.values())
-    devices, cgroups = DeviceWalk(links, types), CgroupWalk(links, types)
-    attached = [*devices.attachments(), *cgroups.attachments()]
-    objects.notes += [*devices.notes, *cgroups.notes]
-    return attached
+    return all_attachments(objects.links.values(), types, objects.notes)
 
 
 def _add_holders(draft: Draft, objects: HostObjects) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -70,24 +70,31 @@ class Pins:
 
     def map_paths(self) -> dict[int, list[str]]:
         """Return the paths of the pins of maps, by the id of the map."""
+        return self.paths(ObjectKind.MAP)
+
+    def paths(self, kind: ObjectKind) -> dict[int, list[str]]:
+        """Return the paths of the pins of a *kind* of object, by the id of the object."""
         paths: dict[int, list[str]] = {}
         for pin in self.pins:
-            if pin.kind is ObjectKind.MAP:
+            if pin.kind is kind:
                 paths.setdefault(pin.id, []).append(pin.path)
         return paths
 
 
-def all_pins(pin_root: Path, *, with_infos: bool) -> Pins:
+def all_pins(
+    pin_root: Path, *, with_infos: bool, kinds: Collection[ObjectKind] = tuple(ObjectKind)
+) -> Pins:
     """Find the pins below *pin_root* and in every other bpffs that is mounted here.
 
-    With *with_infos*, also asks the kernel about each object. Symbolic links are not followed.
+    With *with_infos*, also asks the kernel about each object. Pins of other kinds than *kinds* are
+    left out. Symbolic links are not followed.
     `notes` says which paths this user may not open, and where the walk ended at a limit. A pin that
     cannot be opened for another reason (ENOMEM, EMFILE) is an error.
     """
     pins, walk = Pins(), BpffsWalk()
     for root in bpffs_roots(pin_root):
         for path in walk.files(root):
-            _add(path, pins, walk, with_infos=with_infos)
+            _add(path, pins, walk, kinds, with_infos=with_infos)
     pins.notes += walk.notes()
     return pins
 
@@ -222,11 +229,13 @@ def _listed(paths: list[str]) -> str:
     return ", ".join(paths[:SHOWN_MAX]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _add(path: str, pins: Pins, walk: BpffsWalk, *, with_infos: bool) -> None:
+def _add(
+    path: str, pins: Pins, walk: BpffsWalk, kinds: Collection[ObjectKind], *, with_infos: bool
+) -> None:
     try:
         with Descriptor(_open(path)) as pin:
             kind = _KINDS.get(os.readlink(f"/proc/self/fd/{pin.fileno()}"))  # noqa: PTH115 (fast)
-            if kind is None:
+            if kind is None or kind not in kinds:
                 return
             head = _ObjectInfoHead()
             bpf.obj_get_info_by_fd(pin.fileno(), head)

@@ -176,10 +176,11 @@ def all_namespaces(*, named: Path = netns.NAMED, proc: Path = PROC) -> list[Name
     # By pid: the name of an unnamed namespace stays the same as long as that process lives.
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):  # noqa: PTH208
         with suppress(OSError):
-            path = proc / str(pid) / "ns/net"
-            if match := _LINK.fullmatch(os.readlink(path)):  # noqa: PTH115  (no path)
+            place = f"{proc}/{pid}/ns/net"
+            if match := _LINK.fullmatch(os.readlink(place)):  # noqa: PTH115  (no path)
                 inode = int(match[1])
-                by_inode.setdefault(inode, Namespace(inode, f"{UNNAMED}{pid}", path))
+                if inode not in by_inode:
+                    by_inode[inode] = Namespace(inode, f"{UNNAMED}{pid}", Path(place))
     return list(by_inode.values())
 
 

@@ -165,6 +165,18 @@ class ProgBindMapAttr(ctypes.Structure):
     _fields_ = u32("prog_fd", "map_fd", "flags")
 
 
+class EnableStatsAttr(ctypes.Structure):
+    """BPF_ENABLE_STATS."""
+
+    _fields_ = u32("type")
+
+
+class ProgStreamReadAttr(ctypes.Structure):
+    """BPF_PROG_STREAM_READ_BY_FD."""
+
+    _fields_ = [*u64("stream_buf"), *u32("stream_buf_len", "stream_id", "prog_fd")]
+
+
 class ProgQueryAttr(ctypes.Structure):
     """BPF_PROG_QUERY."""
 

@@ -17,6 +17,7 @@ from bpfpin.errors import IdNotFoundError
 from bpfpin.syscall import fs
 from bpfpin.syscall.attr import (
     BtfLoadAttr,
+    EnableStatsAttr,
     IdAttr,
     LinkCreateAttr,
     LinkDetachAttr,
@@ -30,6 +31,7 @@ from bpfpin.syscall.attr import (
     ProgBindMapAttr,
     ProgLoadAttr,
     ProgQueryAttr,
+    ProgStreamReadAttr,
     ProgTestRunAttr,
 )
 from bpfpin.syscall.call import bpf
@@ -160,6 +162,26 @@ def prog_query(attribute: ProgQueryAttr, *, target: str = "") -> None:
     bpf(Cmd.PROG_QUERY, attribute, target=target)
 
 
+def enable_stats() -> int:
+    """Count the runs of all programs until the returned descriptor is closed (5.8).
+
+    BPF_ENABLE_STATS with BPF_STATS_RUN_TIME.
+    """
+    # The only kind of statistics, BPF_STATS_RUN_TIME of linux/bpf.h, is 0.
+    return bpf(Cmd.ENABLE_STATS, EnableStatsAttr(), target="statistics of programs")
+
+
+def prog_stream_read(prog_fd: int, stream: int, size: int, *, target: str = "") -> bytes:
+    """Take at most *size* bytes out of a stream of a program (BPF_PROG_STREAM_READ_BY_FD, 6.17).
+
+    *stream* is a `StreamId`. Empty if there is nothing to read now.
+    """
+    text = ctypes.create_string_buffer(size)
+    attribute = ProgStreamReadAttr(ctypes.addressof(text), size, stream, prog_fd)
+    length = bpf(Cmd.PROG_STREAM_READ_BY_FD, attribute, target=target)
+    return text.raw[:length]
+
+
 def obj_pin(fd: int, path: Path, *, flags: int = 0, path_fd: int = 0) -> None:
     """Pin an object at *path* in a bpffs (BPF_OBJ_PIN, Linux 4.4).
 
@@ -180,7 +202,8 @@ def obj_get(path: Path, *, flags: int = 0, path_fd: int = 0) -> int:
     """
     name = ctypes.create_string_buffer(os.fsencode(path))
     attribute = ObjAttr(ctypes.addressof(name), 0, flags, path_fd)
-    return bpf(Cmd.OBJ_GET, attribute, target=fs.shown_path(path))
+    # The words for the path only for an error: a walk over all pins opens hundreds.
+    return bpf(Cmd.OBJ_GET, attribute, target=lambda: fs.shown_path(path))
 
 
 def obj_get_info_by_fd(fd: int, info: ctypes.Structure) -> int:

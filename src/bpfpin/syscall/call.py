@@ -49,20 +49,29 @@ def checked(command: str, answer: int, *, target: str = "") -> int:
     return answer
 
 
-def bpf(command: Cmd, attribute: ctypes.Structure, *, target: str = "") -> int:
+def bpf(command: Cmd, attribute: ctypes.Structure, *, target: str | Callable[[], str] = "") -> int:
     """Run one command and return the kernel's answer, a new descriptor or 0.
 
     Repeated after EINTR, and BPF_PROG_LOAD after EAGAIN. An error raises the exception that
-    `errno_table.TABLE` has for it; *target* names the object in its message (`map flows`).
+    `errno_table.TABLE` has for it; *target* names the object in its message (`map flows`), or
+    returns that name.
     """
-    call = Call(command, attribute)
+    # Not by a `Call`: to make one takes as long as a small command.
+    arguments = (_NUMBER, int(command), ctypes.byref(attribute), ctypes.sizeof(attribute))
     for _ in range(ATTEMPTS):
-        answer = call.enter()
+        answer = _enter(*arguments)
         if answer >= 0:
             return answer
-        if not call.was_interrupted():
+        if not _is_interruption(command, code := ctypes.get_errno()):
             break
-    raise call.error(target)
+    words = target() if callable(target) else target
+    ctypes.set_errno(code)  # of the command, not of what `target` did
+    raise Call(command, attribute).error(words)
+
+
+def _is_interruption(command: Cmd, code: int) -> bool:
+    """Whether errno *code* of a command only asks to try again."""
+    return code == errno.EINTR or (code == errno.EAGAIN and command == Cmd.PROG_LOAD)
 
 
 class Call:
@@ -103,11 +112,6 @@ class Call:
         return syscall_error(
             self.command, code, target=target, subtype=subtype, link_type=link_type
         )
-
-    def was_interrupted(self) -> bool:
-        """Whether the last error of this thread only asks to try again."""
-        code = ctypes.get_errno()
-        return code == errno.EINTR or (code == errno.EAGAIN and self.command == Cmd.PROG_LOAD)
 
 
 _SUBTYPES = {Cmd.MAP_CREATE: ("map_type",), Cmd.PROG_LOAD: ("prog_type",)}

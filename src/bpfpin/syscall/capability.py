@@ -60,6 +60,7 @@ BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     Cmd.MAP_GET_FD_BY_ID: (ADMIN,),
     Cmd.BTF_GET_FD_BY_ID: (ADMIN,),
     Cmd.LINK_GET_FD_BY_ID: (ADMIN,),
+    Cmd.ENABLE_STATS: (ADMIN,),
     "mount": (ADMIN,),
     "perf_event_open": (PERFMON,),
     "setns": (ADMIN,),

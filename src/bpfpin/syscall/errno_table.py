@@ -158,6 +158,13 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
         "the device or cgroup of the link is gone",
     ),
     (Cmd.LINK_DETACH, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
+    # An unknown command of bpf(2) is EINVAL (__sys_bpf() of kernel/bpf/syscall.c); these two have
+    # no argument that could be wrong.
+    (Cmd.ENABLE_STATS, e.EINVAL): (NotSupportedError, "this kernel cannot count runs on demand"),
+    (Cmd.PROG_STREAM_READ_BY_FD, e.EINVAL): (
+        NotSupportedError,
+        "this kernel has no text streams of programs",
+    ),
     (Cmd.PROG_QUERY, e.ENODEV): NO_DEVICE,
     # netkit_dev_fetch() of drivers/net/netkit.c.
     (Cmd.PROG_QUERY, e.ENXIO): (NotSupportedError, "the device is of a kind without that hook"),
@@ -218,6 +225,8 @@ OLDEST_LINUX = "6.1"
 SINCE: dict[Cmd | str, str] = {
     Cmd.MAP_LOOKUP_BATCH: "5.6",
     Cmd.LINK_CREATE: "5.9",
+    Cmd.ENABLE_STATS: "5.8",
+    Cmd.PROG_STREAM_READ_BY_FD: "6.17",
     "openat2": "5.6",
     "renameat2": "5.16",
 }

@@ -120,11 +120,15 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 def attributes(data: bytes) -> dict[int, bytes]:
     """Return the payloads of the attributes in *data* by kind."""
+    # A device has fifty of them, and a host may have thousands of devices: no name is looked up
+    # twice.
     payloads, at = {}, 0
-    while at + ATTRIBUTE.size <= len(data):
-        length, kind = ATTRIBUTE.unpack_from(data, at)
-        payloads[kind & TYPE_MASK] = data[at + ATTRIBUTE.size : at + length]
-        at += max(ATTRIBUTE.size, length + 3 & ~3)
+    unpack, head, last = ATTRIBUTE.unpack_from, ATTRIBUTE.size, len(data) - ATTRIBUTE.size
+    while at <= last:
+        length, kind = unpack(data, at)
+        payloads[kind & TYPE_MASK] = data[at + head : at + length]
+        # At least a header, or a length of 0 would make the loop endless.
+        at += length + 3 & ~3 if length > head else head
     return payloads
 
 
