@@ -122,7 +122,7 @@ AttachFlag          IntFlag  BPF_F_          span ALLOW_OVERRIDE LINK  Attaching
 LinkUpdateFlag      IntFlag  BPF_F_          names REPLACE           Flags of BPF_LINK_UPDATE.
 QueryFlag           IntFlag  BPF_F_QUERY_    names EFFECTIVE         Flags of BPF_PROG_QUERY.
 XdpFlag             IntFlag  XDP_FLAGS_      span UPDATE_IF_NOEXIST REPLACE  Attaching XDP.
-TestRunFlag         IntFlag  BPF_F_TEST_     names RUN_ON_CPU XDP_LIVE_FRAMES SKB_CHECKSUM_COMPLETE  \
+TestRunFlag   IntFlag  BPF_F_TEST_  names RUN_ON_CPU XDP_LIVE_FRAMES SKB_CHECKSUM_COMPLETE  \
     Flags of BPF_PROG_TEST_RUN.
 StreamId            IntEnum  BPF_STREAM_     names STDOUT STDERR     Text streams of a program.
 PerfEventType       IntEnum  BPF_PERF_EVENT_  enum BPF_PERF_EVENT_UPROBE  Kinds of perf event link.
