@@ -187,6 +187,8 @@ class VerifierError(SyscallError):
         message, errno: As in `SyscallError`; the errno is EACCES by default.
         log: The whole log of the verifier.
         telling_line: The line of the log that has the reason.
+        reason: The kernel's longer explanation; empty before Linux 7.3, and for some refusals.
+        suggestion: The kernel's own hint; empty where `reason` is.
         cause: The kind of problem, such as "null-check"; empty if bpfpin does not know it.
         file: The C file of the refused instruction; empty without line information.
         line: The line in `file`; 0 without line information.
@@ -197,7 +199,7 @@ class VerifierError(SyscallError):
     """
 
     exit_code = ExitCode.REFUSED
-    cause = file = source = ""
+    cause = file = source = reason = suggestion = ""
     line = 0
     instructions: tuple[str, ...] = ()
     context: tuple[str, ...] = ()
@@ -212,7 +214,7 @@ class VerifierError(SyscallError):
         self.registers: dict[str, str] = {}
 
     def __str__(self) -> str:
-        lines = [super().__str__(), *self.context, self.telling_line]
+        lines = [super().__str__(), *self.context, self.telling_line, self.reason]
         return "\n  ".join(filter(None, lines))
 
 

@@ -20,6 +20,7 @@ class MapFamily(Enum):
     """Types that the kernel stores, and user space uses, in the same way."""
 
     HASH = "hash"  # hashtab.c
+    RESIZABLE_HASH = "resizable_hash"  # the part of hashtab.c that uses lib/rhashtable.c
     ARRAY = "array"  # arraymap.c
     TRIE = "trie"
     QUEUE = "queue"
@@ -59,6 +60,7 @@ class ValueKind(Enum):
     PERF_EVENT = "perf_event"
     STACK = "stack"
     STRUCT_OPS = "struct_ops"
+    INSTRUCTION = "instruction"
     NONE = "none"
 
 
@@ -129,7 +131,7 @@ class MapTraits(NamedTuple):
 
     @property
     def is_hash(self) -> bool:
-        """Whether it is a hash of data, per-CPU and LRU hashes among them."""
+        """Whether it is a hash of data of fixed size, per-CPU and LRU hashes among them."""
         return self.family is MapFamily.HASH and self.value is ValueKind.DATA
 
     @property
@@ -145,7 +147,13 @@ class MapTraits(NamedTuple):
     @property
     def is_plain_data(self) -> bool:
         """Whether its entries are bytes that mean the same in another map and after a reboot."""
-        return self.is_array or self.is_hash or self.is_trie
+        is_keyed = self.is_hash or self.is_trie or self.family is MapFamily.RESIZABLE_HASH
+        return self.is_array or is_keyed
+
+    @property
+    def pops_in_one_step(self) -> bool:
+        """Whether BPF_MAP_LOOKUP_AND_DELETE_ELEM takes an entry by its key (Linux 5.14)."""
+        return self.is_hash or self.family is MapFamily.RESIZABLE_HASH
 
     @property
     def holds_maps(self) -> bool:
@@ -201,7 +209,8 @@ class MapTraits(NamedTuple):
 
         The kernel's generic batches (LPM tries, device maps) go from key to key and start again
         where one was deleted: they may repeat entries and never end. Those of an array of maps stop
-        at an empty slot (EINTR before Linux 6.15).
+        at an empty slot (EINTR before Linux 6.15). Those of a resizable hash end with EAGAIN where
+        the next key was deleted, and repeat entries after a resize.
         """
         return self.is_array or self.family is MapFamily.HASH
 
@@ -404,9 +413,27 @@ MAP_TRAITS: dict[int, MapTraits] = {
         note="memory that programs and processes share: max_entries counts pages, map_extra is the"
         " address that it is mapped at, 0 for any",
     ),
-    # Named by the header that uapi.py is made from, but not in Linux 6.18, where this was measured.
-    MapType.INSN_ARRAY: UNKNOWN,
-    MapType.RHASH: UNKNOWN,
+    # kernel/bpf/bpf_insn_array.c: insn_array_delete_elem answers EINVAL. Programs jump to its
+    # entries (gotox) and no helper takes it.
+    MapType.INSN_ARRAY: MapTraits(
+        "6.19",
+        key=KeyKind.INDEX,
+        value=ValueKind.INSTRUCTION,
+        is_read_only_to_programs=True,
+        refuses=_DELETE,
+        refusal="its entries are instructions of a program and always exist",
+        takes="it takes the index of an instruction; the kernel fills in the other members",
+        note="places in the code of one program, for indirect jumps: orig_off in the object,"
+        " xlated_off after the verifier, jitted_off in machine code",
+    ),
+    # Values are written in place, so a reader may see one that is half written
+    # (rhtab_map_update_existing in kernel/bpf/hashtab.c).
+    MapType.RHASH: MapTraits(
+        "7.2",
+        MapFamily.RESIZABLE_HASH,
+        note="a hash that grows and shrinks with its entries; map_extra is the number of entries"
+        " that it has room for from the start",
+    ),
 }
 
 

@@ -65,6 +65,8 @@ ORDINARY = [
     MapSpec("user_ring", MapType.USER_RINGBUF, 0, 0, 4097),
     MapSpec("of_cgroup", MapType.CGRP_STORAGE, 4, 16, 0, map_flags=LAZY, key=INT, value=DATAREC),
     MapSpec("arena", MapType.ARENA, 0, 0, 4, map_flags=MEMORY),
+    MapSpec("places", MapType.INSN_ARRAY, 4, 16, 8),
+    MapSpec("growing", MapType.RHASH, 4, 16, 8, map_flags=LAZY, key=U32, value=DATAREC),
 ]
 SPECIAL = [
     MapSpec("numa", MapType.HASH, 4, 8, 8, numa_node=0),
@@ -88,7 +90,7 @@ SPECIAL = [
         inner=INNER.with_changes(map_flags=MapFlag.INNER_MAP),
     ),
 ]
-NOT_MADE = {MapType.UNSPEC, MapType.STRUCT_OPS, MapType.INSN_ARRAY, MapType.RHASH}
+NOT_MADE = {MapType.UNSPEC, MapType.STRUCT_OPS}
 
 
 @pytest.mark.parametrize("spec", [*ORDINARY, *SPECIAL], ids=lambda spec: spec.name)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
+from bpfpin import restore_map, save_map
 from bpfpin.btf.layout import size_of
-from bpfpin.btf.types import Enum
 from bpfpin.errors import (
     EmptyMapError,
     KeyNotFoundError,
@@ -28,36 +29,16 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr, ProgTestRunAttr
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType, ProgramType
-from support.map_types import RECORD, each, exercised, of, spec, with_map
+from support.map_types import RECORD, each, exercised, is_listed, of, spec, with_map
 from support.maps import DATAREC, FLOWS, U32
 
 CPUS = possible_cpus()
 GET_STACKID = 27
-# What the kernel of these tests has not, by its name in the kernel's own list of map types.
-NOT_HERE = {
-    MapType.INSN_ARRAY: "BPF_MAP_TYPE_INSN_ARRAY",
-    MapType.RHASH: "BPF_MAP_TYPE_RHASH",
-}
 
 
 def test_no_type_of_map_is_left_out() -> None:
-    """Every member of the kernel's list is exercised below, or its absence is checked."""
-    assert exercised() | set(NOT_HERE) | {MapType.UNSPEC} == set(MapType)
-    assert not exercised() & set(NOT_HERE)
-
-
-@pytest.mark.parametrize("kind", NOT_HERE, ids=lambda kind: kind.name.lower())
-def test_a_type_that_is_not_exercised_is_unknown_to_this_kernel(kind: MapType) -> None:
-    kernel = vmlinux_btf()
-    listed = kernel[kernel.find("bpf_map_type") or 0]
-    assert isinstance(listed, Enum)
-    names = {value.name for value in listed.values}
-
-    assert "BPF_MAP_TYPE_ARENA" in names
-    if NOT_HERE[kind] in names:
-        pytest.fail(f"this kernel knows {NOT_HERE[kind]}: it can be exercised")
-    with pytest.raises(SyscallError):
-        Map.create(spec(kind, 4, 16))
+    """Every member of the kernel's list is exercised below."""
+    assert exercised() | {MapType.UNSPEC} == set(MapType)
 
 
 @each(MapType.HASH, MapType.LRU_HASH, MapType.ARRAY)
@@ -221,6 +202,65 @@ def test_struct_ops_are_shown_by_the_type_of_the_kernel() -> None:
         assert (value["data"]["name"], value["data"]["flags"]) == ("", 0)
         with pytest.raises(SyscallError):
             held[0] = value
+
+
+@of(MapType.RHASH)
+def test_a_resizable_hash_is_filled_walked_and_emptied_or_refused_by_an_older_kernel(
+    tmp_path: Path,
+) -> None:
+    lazy = MapFlag.NO_PREALLOC
+    asked = spec(MapType.RHASH, 4, 16, max_entries=1000, map_flags=lazy, key=U32, value=DATAREC)
+    asked = asked.with_changes(map_extra=8)
+    if not is_listed(MapType.RHASH):
+        with pytest.raises(SyscallError):
+            Map.create(asked)
+        return
+    with Map.create(asked) as held:
+        held.update_batch((key, RECORD) for key in range(1000))
+        with pytest.raises(MapFullError, match="max_entries is 1000"):
+            held[1000] = RECORD
+        assert (held.info.type, held.info.map_extra) == (MapType.RHASH, 8)
+        assert sorted(held) == list(range(1000))
+        assert dict(held.items()) == dict.fromkeys(range(1000), RECORD)
+        assert save_map(held, tmp_path / "saved").entries == 1000
+        assert held.pop(5) == RECORD
+        with pytest.raises(KeyNotFoundError):
+            held.lookup(5)
+        # Each step deletes the key that the kernel was to go on from.
+        for key in held:
+            del held[key]
+        assert list(held) == []
+        held.update_batch((key, RECORD) for key in range(700))
+        taken = [pair for pairs in held.lookup_and_delete_batch() for pair in pairs]
+        assert sorted(key for key, _ in taken) == list(range(700))
+        assert len(held) == 0
+        assert restore_map(tmp_path / "saved", held).entries == 1000
+        assert dict(held.items()) == dict.fromkeys(range(1000), RECORD)
+
+
+@of(MapType.INSN_ARRAY)
+def test_an_instruction_array_holds_places_in_a_program_or_is_refused_by_an_older_kernel() -> None:
+    asked = spec(MapType.INSN_ARRAY, 4, 16, max_entries=2)
+    if not is_listed(MapType.INSN_ARRAY):
+        with pytest.raises(SyscallError):
+            Map.create(asked)
+        return
+    with Map.create(asked) as held:
+        held[0] = 2  # the instruction after the two slots that name the map
+        held[1] = {"orig_off": 3}
+        with pytest.raises(KeyNotFoundError, match="index 2 is past the end: max_entries is 2"):
+            held[2] = 0
+        with pytest.raises(TypeError, match="its entries are instructions of a program"):
+            del held[0]
+        with pytest.raises(SyscallError) as caught:
+            held[1] = {"orig_off": 3, "jitted_off": 1}
+        assert "it takes the index of an instruction" in caught.value.hint
+        held.freeze()
+        with with_map(ProgramType.XDP, held, mov_imm(0, 2), exit_()):
+            first, second = held[0], held[1]
+    assert (first["orig_off"], second["orig_off"]) == (2, 3)
+    assert 2 <= first["xlated_off"] < second["xlated_off"]
+    assert 0 < first["jitted_off"] < second["jitted_off"]
 
 
 @of(MapType.ARENA)

@@ -294,19 +294,50 @@ int return_value(void *context)
 	return 100; /* return-value */
 }
 
-static __noinline int eighth(__u64 seed) { HIDDEN(seed); return seed; }
-static __noinline int seventh(__u64 seed) { HIDDEN(seed); return eighth(seed) + 1; } /* call-depth */
-static __noinline int sixth(__u64 seed) { HIDDEN(seed); return seventh(seed) + 1; }
-static __noinline int fifth(__u64 seed) { HIDDEN(seed); return sixth(seed) + 1; }
-static __noinline int fourth(__u64 seed) { HIDDEN(seed); return fifth(seed) + 1; }
-static __noinline int third(__u64 seed) { HIDDEN(seed); return fourth(seed) + 1; }
-static __noinline int second(__u64 seed) { HIDDEN(seed); return third(seed) + 1; }
-static __noinline int first(__u64 seed) { HIDDEN(seed); return second(seed) + 1; }
+/* Deeper than any kernel allows: the last call that one follows is refused. */
+static __noinline int depth_20(__u64 seed) { HIDDEN(seed); return seed; }
+static __noinline int depth_19(__u64 seed) { HIDDEN(seed); return depth_20(seed) + 1; } /* call-depth */
+static __noinline int depth_18(__u64 seed) { HIDDEN(seed); return depth_19(seed) + 1; } /* call-depth */
+static __noinline int depth_17(__u64 seed) { HIDDEN(seed); return depth_18(seed) + 1; } /* call-depth */
+static __noinline int depth_16(__u64 seed) { HIDDEN(seed); return depth_17(seed) + 1; } /* call-depth */
+static __noinline int depth_15(__u64 seed) { HIDDEN(seed); return depth_16(seed) + 1; } /* call-depth */
+static __noinline int depth_14(__u64 seed) { HIDDEN(seed); return depth_15(seed) + 1; } /* call-depth */
+static __noinline int depth_13(__u64 seed) { HIDDEN(seed); return depth_14(seed) + 1; } /* call-depth */
+static __noinline int depth_12(__u64 seed) { HIDDEN(seed); return depth_13(seed) + 1; } /* call-depth */
+static __noinline int depth_11(__u64 seed) { HIDDEN(seed); return depth_12(seed) + 1; } /* call-depth */
+static __noinline int depth_10(__u64 seed) { HIDDEN(seed); return depth_11(seed) + 1; } /* call-depth */
+static __noinline int depth_9(__u64 seed) { HIDDEN(seed); return depth_10(seed) + 1; } /* call-depth */
+static __noinline int depth_8(__u64 seed) { HIDDEN(seed); return depth_9(seed) + 1; } /* call-depth */
+static __noinline int depth_7(__u64 seed) { HIDDEN(seed); return depth_8(seed) + 1; } /* call-depth */
+static __noinline int depth_6(__u64 seed) { HIDDEN(seed); return depth_7(seed) + 1; } /* call-depth */
+static __noinline int depth_5(__u64 seed) { HIDDEN(seed); return depth_6(seed) + 1; } /* call-depth */
+static __noinline int depth_4(__u64 seed) { HIDDEN(seed); return depth_5(seed) + 1; } /* call-depth */
+static __noinline int depth_3(__u64 seed) { HIDDEN(seed); return depth_4(seed) + 1; } /* call-depth */
+static __noinline int depth_2(__u64 seed) { HIDDEN(seed); return depth_3(seed) + 1; } /* call-depth */
+static __noinline int depth_1(__u64 seed) { HIDDEN(seed); return depth_2(seed) + 1; } /* call-depth */
 
 SEC("xdp")
 int too_deep(struct xdp_md *context)
 {
-	return first(context->data_end - context->data);
+	return depth_1(context->data_end - context->data); /* call-depth */
 }
+
+/* Newer kernels write a report for each of the two. */
+SEC("xdp")
+int leaked_twice(struct xdp_md *context)
+{
+	__u64 *first = ringbuf_reserve(&events, 8, 0);
+	__u64 *second;
+
+	if (!first)
+		return XDP_DROP;
+	second = ringbuf_reserve(&events, 8, 0);
+	if (!second) {
+		ringbuf_submit(first, 0);
+		return XDP_DROP;
+	}
+	*first = *second = 1;
+	return XDP_PASS; /* leaked-reference */
+} /* leaked-reference */
 
 char _license[] SEC("license") = "GPL";

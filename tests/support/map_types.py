@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from bpfpin.btf.types import Enum
 from bpfpin.insn import Instruction, load_imm64
+from bpfpin.objects.kernel.btf import vmlinux_btf
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, MapSpec, ProgramSpec, Reference, ReferenceKind
@@ -57,6 +59,16 @@ def spec(kind: MapType, key_size: int, value_size: int, **more: Any) -> MapSpec:
     """Describe a map of four entries."""
     fields: dict[str, Any] = {"max_entries": 4, **more}
     return MapSpec("made", kind, key_size, value_size, **fields)
+
+
+def is_listed(kind: MapType) -> bool:
+    """Return whether this kernel's own list of map types has *kind*."""
+    kernel = vmlinux_btf()
+    listed = kernel[kernel.find("bpf_map_type") or 0]
+    assert isinstance(listed, Enum)
+    names = {value.name for value in listed.values}
+    assert "BPF_MAP_TYPE_HASH" in names
+    return f"BPF_MAP_TYPE_{kind.name}" in names
 
 
 def unreadable(held: Map) -> str:

@@ -22,8 +22,7 @@ from bpfpin.objects.maps.rules import RULES
 from bpfpin.uapi import Cmd, MapFlag, MapType
 
 FUTURE = 1000
-# Types without facts: UNSPEC is none, and the others are not in the kernel that was measured.
-WITHOUT_FACTS = {MapType.UNSPEC, MapType.INSN_ARRAY, MapType.RHASH}
+WITHOUT_FACTS = {MapType.UNSPEC}
 
 
 def those(trait: str) -> set[MapType]:
@@ -39,7 +38,7 @@ def test_every_type_with_facts_says_since_which_kernel_it_exists() -> None:
     rows = {kind: row for kind, row in MAP_TRAITS.items() if kind not in WITHOUT_FACTS}
     versions = [tuple(map(int, row.since.split("."))) for _, row in sorted(rows.items())]
 
-    assert all(re.fullmatch(r"[3-6]\.\d+", row.since) for row in rows.values())
+    assert all(re.fullmatch(r"[3-7]\.\d+", row.since) for row in rows.values())
     # The kernel numbers its types in the order in which they came.
     assert versions == sorted(versions)
 
@@ -58,6 +57,7 @@ def test_arrays_and_hashes_of_data_are_told_from_those_of_objects() -> None:
 
     assert those("is_array") == {MapType.ARRAY, MapType.PERCPU_ARRAY}
     assert those("is_hash") == {MapType.HASH, MapType.LRU_HASH} | percpu_hashes
+    assert those("pops_in_one_step") == those("is_hash") | {MapType.RHASH}
     assert those("is_lru") == {MapType.LRU_HASH, MapType.LRU_PERCPU_HASH}
     assert those("is_percpu") == percpu_hashes | {
         MapType.PERCPU_ARRAY,

@@ -55,7 +55,8 @@ _BUILTIN_EXITS: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (OSError, ExitCode.FAILURE),
 )
 _VERIFIER_FIELDS = [
-    *("cause", "telling_line", "file", "line", "source", "instructions", "registers")
+    *("cause", "telling_line", "reason", "suggestion"),
+    *("file", "line", "source", "instructions", "registers"),
 ]
 # Options whose names are not those of the arguments.
 _OPTIONS = {

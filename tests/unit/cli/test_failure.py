@@ -115,6 +115,8 @@ def test_what_the_verifier_said_is_in_the_document() -> None:
     assert document["verifier"] == {
         "cause": "loop",
         "telling_line": "R0 !read_ok",
+        "reason": "",
+        "suggestion": "",
         "file": "a.c",
         "line": 7,
         "source": "return;",

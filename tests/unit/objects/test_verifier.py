@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bpfpin.btf.btf import Btf
@@ -43,48 +45,52 @@ old state: R1=scalar(smin=0,smax=umax=0xffffffff) R10=fp0 fp-8=mmmm????
 processed 17 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_states 1 mark_read 0
 """
 
-# Made up after the form that Linux 7.3 writes (kernel/bpf/diagnostics.c): none was at hand.
-REPORT = """\
-; *count += 1; @ count.bpf.c:13
-7: (79) r1 = *(u64 *)(r0 +0)
-R0 invalid mem access 'map_value_or_null'
+LOGS = Path(__file__).parent / "verifier_logs"  # written by these kernels
+OLD, NEW = "6.18", "7.3"
+NAMES = sorted(path.stem for path in (LOGS / NEW).iterdir())
+CAUSES = {
+    "call_while_locked": Cause.SPIN_LOCK,
+    "combined_stack": Cause.STACK_SIZE,
+    "complexity": Cause.COMPLEXITY,
+    "context_field": Cause.CONTEXT_FIELD,
+    "core_relocation": Cause.CORE_RELOCATION,
+    "endless": Cause.LOOP,
+    "helper_missing": Cause.HELPER_MISSING,
+    "helper_not_allowed": Cause.HELPER_NOT_ALLOWED,
+    "leaked": Cause.LEAKED_REFERENCE,
+    "leaked_twice": Cause.LEAKED_REFERENCE,
+    "license": Cause.LICENSE,
+    "misaligned": Cause.ALIGNMENT,
+    "modified_context": Cause.MODIFIED_POINTER,
+    "no_exit": Cause.NO_EXIT,
+    "null_argument": Cause.NULL_CHECK,
+    "null_check": Cause.NULL_CHECK,
+    "number_as_pointer": Cause.SCALAR_POINTER,
+    "packet_bounds": Cause.PACKET_BOUNDS,
+    "pointer_multiplied": Cause.POINTER_ARITHMETIC,
+    "read_only_map": Cause.READ_ONLY,
+    "reserve_of_any_size": Cause.NOT_CONSTANT,
+    "return_value": Cause.RETURN_VALUE,
+    "sleepable": Cause.SLEEPABLE,
+    "stack_bounds": Cause.STACK_BOUNDS,
+    "stack_size": Cause.STACK_SIZE,
+    "too_deep": Cause.CALL_DEPTH,
+    "unbounded_offset": Cause.UNBOUNDED_OFFSET,
+    "unbounded_size": Cause.UNBOUNDED_OFFSET,
+    "uninitialised_register": Cause.UNINITIALISED_REGISTER,
+    "unreachable": Cause.UNREACHABLE,
+    "value_bounds": Cause.VALUE_BOUNDS,
+    "weak_symbol": Cause.WEAK_SYMBOL,
+    "wrong_argument": Cause.ARGUMENT_TYPE,
+    "wrong_kind_of_map": Cause.MAP_KIND,
+}
 
-Verification failed: Register Type Safety: Invalid dereference
 
-Reason:
-  R0 may be NULL here (a nullable map value pointer). The program could
-  dereference NULL on this path.
+def log_of(name: str, kernel: str = NEW) -> str:
+    return (LOGS / kernel / f"{name}.log").read_text()
 
-At:
-  count @ count.bpf.c:13:5
-  Source context:
-        12 | __u64 *count = bpf_map_lookup_elem(&counts, &key);
-    >>> 13 | *count += 1;
-           | ^-- error: invalid dereference
-  Instruction context:
-        6 | (85) call bpf_map_lookup_elem#1
-    >>> 7 | (79) r1 = *(u64 *)(r0 +0)
 
-Suggestion:
-  Compare the pointer with NULL before
-  it is used.
-
-processed 7 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
-"""
-
-BLOCK = """\
-7: (79) r1 = *(u64 *)(r0 +0)
-R0 invalid mem access 'map_value_or_null'
-
-Reason: R0 may be NULL here
-At: count.bpf.c:13
-Suggestion: compare it with NULL first
-processed 7 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
-"""
-
-WITHOUT_SOURCE = REPORT.replace("count @ count.bpf.c:13:5", "insn 7").replace(
-    "; *count += 1; @ count.bpf.c:13\n", ""
-)
+REPORT = log_of("null_check")
 
 OLD_CALL = """\
 from 3 to 5: R1_w=inv5 R6=ctx(id=0,off=0,imm=0) R10=fp0
@@ -110,11 +116,17 @@ processed 9 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_stat
             " R1 offset is outside of the packet",
         ),
         (LOOP, "infinite loop detected at insn 2"),
-        (BLOCK, "R0 may be NULL here"),
+        (REPORT, "R0 invalid mem access 'map_value_or_null'"),
+        # One line is before the kernel's report, the other after it.
         (
-            REPORT,
+            log_of("leaked"),
+            "Unreleased reference id=2 alloc_insn=4;"
+            " BPF_EXIT instruction in main prog would lead to reference leak",
+        ),
+        (
+            REPORT[REPORT.index("Verification failed") :],
             "R0 may be NULL here (a nullable map value pointer). The program could dereference NULL"
-            " on this path.",
+            " on this path, so the verifier cannot prove this access is safe.",
         ),
         ("unreachable insn 3\nprocessed 0 insns (limit 1000000)\n", "unreachable insn 3"),
         ("", ""),
@@ -135,9 +147,8 @@ def refused(log: str, places: SourceLines | None = None) -> VerifierError:
         (NULL_CHECK, "count.bpf.c", 13, "*count += 1;"),
         (PACKET, "", 0, "return data[20];"),
         (LOOP, "", 0, ""),
-        (REPORT, "count.bpf.c", 13, "*count += 1;"),
-        (BLOCK, "count.bpf.c", 13, ""),
-        (WITHOUT_SOURCE, "", 0, ""),
+        (REPORT, "verifier_causes.bpf.c", 65, "*counter += 1; /* null-check */"),
+        (log_of("unreachable"), "", 0, ""),
         ("", "", 0, ""),
     ],
 )
@@ -166,17 +177,62 @@ def test_an_error_shows_the_line_the_instructions_the_registers_and_the_reason()
     ]
 
 
-@pytest.mark.parametrize(
-    ("log", "hint"),
-    [
-        (REPORT, "Compare the pointer with NULL before it is used."),
-        (BLOCK, "compare it with NULL first"),
-    ],
-)
-def test_the_kernels_own_suggestion_goes_before_ours(log: str, hint: str) -> None:
-    error = refused(log)
+@pytest.mark.parametrize("kernel", [OLD, NEW])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_logs_of_both_kernels_have_the_same_cause(name: str, kernel: str) -> None:
+    error = refused(log_of(name, kernel))
 
-    assert (error.cause, error.hint) == (Cause.NULL_CHECK, hint)
+    assert error.cause == CAUSES[name]
+    assert error.hint
+
+
+# Newer kernels allow 16 calls, so they refuse another one of these.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "too_deep"])
+def test_the_line_of_c_does_not_depend_on_the_form_of_the_log(name: str) -> None:
+    old, new = refused(log_of(name, OLD)), refused(log_of(name, NEW))
+
+    assert (old.line, old.source) == (new.line, new.source)
+    assert not new.source or f" {new.cause} */" in new.source
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "Reason:" in log_of(name)])
+def test_the_report_alone_has_the_cause_and_its_place(name: str) -> None:
+    """A kernel may leave out the older line that is before the report."""
+    log = log_of(name)
+    error, alone = refused(log), refused(log[log.index("\nVerification failed") :])
+
+    assert (alone.cause, alone.line, alone.source) == (CAUSES[name], error.line, error.source)
+    assert alone.instructions[-1] == error.instructions[-1]
+
+
+def test_the_kernels_explanation_follows_the_telling_line() -> None:
+    error = refused(log_of("unreachable"), lines_of_c())
+
+    assert str(error).splitlines()[1:] == [
+        "  a.bpf.c:4: int a;",
+        "    0: (05) goto pc+1",
+        "    1: (b7) r0 = 1",
+        "  unreachable insn 1",
+        "  Instruction 1 is not reachable from the program entry point.",
+    ]
+    assert error.suggestion.startswith("Remove the unreachable instruction")
+
+
+def test_the_kernels_suggestion_is_the_hint_of_a_cause_without_one() -> None:
+    error = refused(
+        "0: (95) exit\nwords of a kernel to come\n\nVerification failed: Other: New\n\nReason:\n"
+        "  It is\n  new.\n\nSuggestion:\n  Do it\n  otherwise.\n\nprocessed 1 insns (limit 9)\n"
+    )
+
+    assert (error.cause, error.reason, error.hint) == ("", "It is new.", "Do it otherwise.")
+
+
+def test_of_several_reports_the_first_is_shown() -> None:
+    error = refused(log_of("leaked_twice"))
+
+    assert "id=2" in error.reason
+    assert "id=4" not in error.reason
+    assert "insn=12" in error.telling_line
 
 
 def test_registers_are_those_of_the_function_that_was_refused() -> None:
@@ -188,6 +244,18 @@ def test_registers_are_those_of_the_function_that_was_refused() -> None:
 
 def test_a_call_leaves_nothing_in_the_registers_of_its_arguments() -> None:
     assert "R1" not in parse(NULL_CHECK).registers
+
+
+def test_the_state_behind_a_jump_is_not_part_of_the_instruction() -> None:
+    found = parse(log_of("leaked_twice"))
+
+    assert [str(step) for step in parse(log_of("endless")).steps] == [
+        "2: (85) call bpf_get_prandom_u32#7",
+        "3: (56) if w0 != 0x7 goto pc-3",
+        "1: (bc) w6 = w6",
+        "2: (85) call bpf_get_prandom_u32#7",
+    ]
+    assert not any("goto pc+1 1" in step.text for step in found.steps)
 
 
 def test_the_loop_that_never_ends_is_told_by_the_jump_back() -> None:

@@ -8,7 +8,9 @@ What a walk guarantees although others change the map:
 * No key comes twice. A hash is walked bucket by bucket, each read at one moment, and a key never
   changes its bucket; an array is walked by index. Other types are walked key by key
   (BPF_MAP_GET_NEXT_KEY), where the kernel starts again if the current key was deleted: keys are
-  remembered, and the walk goes back to the last one that still exists. If others delete each key
+  remembered, and the walk goes back to the last one that still exists. (A resizable hash that
+  grows or shrinks meanwhile may leave out entries: the kernel then looks only into a part of it.)
+  If others delete each key
   that it reaches, it gives up after `STEPS_PER_ENTRY` steps for each entry of the map's size.
 * A value belongs to its key; it is read at the same moment if the type has batches, else just
   after.

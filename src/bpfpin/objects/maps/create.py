@@ -34,6 +34,7 @@ _ENTRY_BYTES = {
     MapFamily.RING_BUFFER: 1,  # max_entries counts bytes
     MapFamily.USER_RING_BUFFER: 1,
     MapFamily.TRIE: 0,  # elements are allocated when they are added
+    MapFamily.RESIZABLE_HASH: 0,  # and so are buckets
     # 7 bits with the usual 5 hash functions, and the whole is rounded up to a power of two
     # (bloom_map_alloc() of kernel/bpf/bloom_filter.c).
     MapFamily.BLOOM_FILTER: 2,

@@ -9,6 +9,7 @@
 | socket map, hash, reuseport array | socket | the socket's cookie, where values have 8 bytes |
 | XDP socket map, cgroup array, perf event array | XDP socket, cgroup, event | the kernel refuses |
 | stack traces | the kernel refuses | list of addresses, or of dicts with build ids |
+| instruction array | index of an instruction, or `{"orig_off":…}` | dict with all three offsets |
 
 The kernel takes some elements as a descriptor:
 
@@ -239,6 +240,24 @@ class TargetCodec(RecordCodec):
                 self._write(part, value, data, at)
 
 
+class InstructionCodec(StructCodec):
+    """`struct bpf_insn_array_value`: written as an index of an instruction, read with all offsets.
+
+    The kernel sets `xlated_off` and `jitted_off` when it loads the program, and refuses to be given
+    them.
+    """
+
+    def __init__(self) -> None:
+        names = enumerate(("orig_off", "xlated_off", "jitted_off"))
+        super().__init__([Part(name, 4 * at, ScalarCodec("I")) for at, name in names], 16)
+
+    def encode_into(self, value: Any, data: bytearray, at: int) -> None:
+        """Encode `orig_off` alone, or a dict in which the other members may be missing."""
+        if not isinstance(value, Mapping):
+            value = {"orig_off": value}
+        super().encode_into({**dict.fromkeys(self.names[1:], 0), **value}, data, at)
+
+
 def _addresses(info: MapInfo) -> Codec:
     """Return the codec of a stack: `__u64 ip[]`, or `struct bpf_stack_build_id[]`."""
     frame: Codec = ScalarCodec("Q")
@@ -279,6 +298,7 @@ HOLDERS: dict[ValueKind, Callable[[MapInfo], Codec]] = {
     ValueKind.CGROUP: _owner(CGROUP),
     ValueKind.PERF_EVENT: _owner(EVENT),
     ValueKind.STACK: _addresses,
+    ValueKind.INSTRUCTION: lambda _info: InstructionCodec(),
 }
 
 

@@ -135,7 +135,7 @@ class Map(RawMap, MutableMapping[Any, Any]):
         try:
             data = self._elements.lookup_and_delete(encoded, flags=flags, named=key)
         except NotSupportedError:
-            if self._traits.is_hash:
+            if self._traits.pops_in_one_step:
                 raise
             text = "the kernel reads and deletes in one step only in hashes; lookup, then delete"
             raise TypeError(f"{self._described()}: {text}") from None
@@ -227,8 +227,9 @@ class Map(RawMap, MutableMapping[Any, Any]):
             KeyNotFoundError: The map does not have the key, and there is no default.
             TypeError: The map is an array.
         """
+        is_one_step = self._traits.pops_in_one_step
         try:
-            return self.lookup_and_delete(key) if self._traits.is_hash else super().pop(key)
+            return self.lookup_and_delete(key) if is_one_step else super().pop(key)
         except KeyNotFoundError:
             if default is ...:
                 raise
@@ -340,7 +341,7 @@ class Map(RawMap, MutableMapping[Any, Any]):
     def lookup_and_delete_batch(self) -> Iterator[list[tuple[Any, Any]]]:
         """Iterate over all entries in lists, each removed when it is yielded.
 
-        Hashes of all kinds are emptied bucket by bucket in one step: no write is lost. Other types
+        Hashes are emptied bucket by bucket in one step: no write is lost. Other types, rhash too,
         are read in batches and then deleted key by key: what a program writes to an entry between
         the two is lost, and an entry that is deleted by then is yielded all the same.
 

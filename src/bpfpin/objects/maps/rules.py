@@ -169,6 +169,18 @@ def _arena(spec: MapSpec) -> Iterator[str]:
         yield f"the arena of {size} bytes at {spec.map_extra:#x} crosses a border of 4 GiB"
 
 
+def _resizable_hash(spec: MapSpec) -> Iterator[str]:
+    # rhtab_map_alloc_check
+    yield from _hash(spec)
+    if spec.key_size > 0xFFFF:
+        yield f"a key has {spec.key_size} bytes; at most {0xFFFF} fit"
+    if spec.map_extra > min(spec.max_entries, 0xFFFF):
+        yield (
+            f"map_extra is {spec.map_extra}: the number of entries to make room for at the start,"
+            f" at most max_entries ({spec.max_entries}) and {0xFFFF}"
+        )
+
+
 def _sockhash(spec: MapSpec) -> Iterator[str]:
     # sock_hash_alloc
     if spec.key_size > STACK_MAX:
@@ -248,8 +260,17 @@ RULES: dict[MapType, DefinitionRules] = {
         needs=_F.MMAPABLE,
         more=_arena,
     ),
+    MapType.INSN_ARRAY: DefinitionRules((4,), (16,), _NO_FLAGS),
+    MapType.RHASH: DefinitionRules(
+        None,
+        None,
+        _F.NO_PREALLOC | _ACCESS,
+        needs=_F.NO_PREALLOC,
+        entries_max=ENTRIES_MAX,
+        more=_resizable_hash,
+    ),
 }
-_WITH_EXTRA = (MapType.BLOOM_FILTER, MapType.ARENA)
+_WITH_EXTRA = (MapType.BLOOM_FILTER, MapType.ARENA, MapType.RHASH)
 
 
 def broken_rules(
@@ -281,7 +302,9 @@ def broken_rules(
     if traits.is_local_storage and (spec.key is None or spec.value is None):
         broken.append("the types of key and value are needed: __type(key, int), __type(value, T)")
     if spec.map_extra and spec.type not in _WITH_EXTRA:
-        broken.append(f"map_extra is {spec.map_extra:#x}; only bloom_filter and arena have it")
+        broken.append(
+            f"map_extra is {spec.map_extra:#x}; only bloom_filter, arena and rhash have it"
+        )
     return broken
 
 

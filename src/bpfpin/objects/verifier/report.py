@@ -2,8 +2,9 @@
 
 The log is prose for people and changes with each kernel (Documentation/bpf/verifier.rst). Only a
 few marks are stable: lines of C start with `;`, instructions with their number, and a line
-`processed N insns` ends it. From Linux 7.3 on a report follows the telling line, in sections
-`Reason`, `At` and `Suggestion` (kernel/bpf/diagnostics.c).
+`processed N insns` ends it. From Linux 7.3 on a report follows the telling line of most refusals:
+headings (`Reason`, `At`, `Causal path`, `Suggestion`) with indented lines below them
+(kernel/bpf/diagnostics.c). Further telling lines may follow the report.
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ _STATE = re.compile(
     r"from \d+ to \d+:|(cur|old|caller|callee|frame\d*|last_idx|parent|mark_precise|regs=)\b.*[:=]"
     r"|Func#\d+ .* is safe for any args|Validating |returning from callee|to caller at"
 )
-_AFTER_JUMP = re.compile(r"(\d+: \([0-9a-f]{2}\) .*? goto pc[+-]\d+) +(?=[a-z])")
+# On the line of a jump the verifier goes on with a message or with the state at the target.
+_AFTER_JUMP = re.compile(r"(\d+: \([0-9a-f]{2}\) .*? goto pc[+-]\d+) +(?=[a-z0-9])")
 _STATE_REGISTERS = re.compile(r"(?:(?:\d+|from \d+ to \d+):)? ?(?:frame(\d+): ?)?(?=R\d+(_\w+)?=)")
 _STATE_REGISTER = re.compile(r"\b(R\d{1,2})(?:_\w+)?=")
 _COMMENT = re.compile(r"; ?(.*?)(?: ?@ (\S{1,400}):(\d{1,10}))?")
 _REPORT = re.compile(r"(Verification failed|Reason):")
-_SECTION = re.compile(r"(?:([A-Z][A-Za-z ]{0,40}):)\s*(.*)")
+_SECTION = re.compile(r"(Verification failed|Reason|At|Causal path|Suggestion):\s*(.*)")
 _AT = re.compile(r"(?:\S+ @ )?(\S{1,400}?):(\d{1,10})(?::\d+)?")
 _MARKED = re.compile(r"\s*>>> +\d+ \| (.*)")
+_REPORT_STEP = re.compile(r" *(>>>)? +(\d{1,10}) \| (\([0-9a-f]{2}\) .*)")
 _CALL = "(85) call"
 _SCRATCH = frozenset({"R1", "R2", "R3", "R4", "R5"})  # a call clobbers them
 _NUMBERED = re.compile(r"\binsn (\d{1,10})\b")
@@ -69,7 +72,10 @@ class Comment:
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
-    """The report of Linux 7.3 and later; missing parts are "" or 0."""
+    """The report of Linux 7.3 and later; missing parts are "", 0 or ().
+
+    The last of *steps* is the refused instruction.
+    """
 
     title: str = ""
     reason: str = ""
@@ -77,6 +83,7 @@ class LogReport:
     file: str = ""
     line: int = 0
     source: str = ""
+    steps: tuple[VerifierStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,69 +108,75 @@ class ParsedLog:
 
     @property
     def telling_line(self) -> str:
-        """The reason: that of the report, or else up to three telling lines."""
-        return self.report.reason or self.words
+        """Up to three telling lines, which all kernels write; or else the report's reason."""
+        return self.words or self.report.reason
 
 
 def parse(log: str) -> ParsedLog:
     """Parse the end of *log*. Any text is accepted."""
     before, after = _divided(_lines(log))
-    words = _last_words(before)
-    steps = tuple(_steps(before))[-STEPS:]
+    words = _joined(_last_words(before) + _words_after(after))
+    report = _report(after)
+    steps = tuple(_steps(before))[-STEPS:] or report.steps[-STEPS:]
     numbered = _NUMBERED.search(words)
-    index = steps[-1].index if steps else int(numbered[1]) if numbered else None
-    return ParsedLog(words, steps, _registers(before), _comment(before), _report(after), index)
+    index = int(numbered[1]) if numbered else None
+    if report.steps or steps:
+        index = (report.steps or steps)[-1].index
+    return ParsedLog(words, steps, _registers(before), _comment(before), report, index)
 
 
 def telling_line(log: str) -> str:
     """Return the reason in *log*, "" if there is none.
 
-    Newer kernels end with a report that has a `Reason`; older ones with up to three telling lines
-    after the last instruction, which are joined by a semicolon.
+    These are up to three lines after the last instruction, joined by a semicolon.
     """
     return parse(log).telling_line
 
 
 def _lines(log: str) -> list[str]:
-    return [line[:LINE_LIMIT] for line in log[-WINDOW:].split("\n")]
+    lines: list[str] = []
+    for line in log[-WINDOW:].split("\n"):
+        lines += _AFTER_JUMP.sub(r"\1\n", line[:LINE_LIMIT], count=1).split("\n")
+    return lines
 
 
 def _divided(lines: list[str]) -> tuple[list[str], list[str]]:
-    """Return the lines before the report, and the report's lines."""
+    """Return the lines before the report, and those from its beginning on."""
     starts = (number for number, line in enumerate(lines) if _REPORT.match(line.strip()))
     start = next(starts, len(lines))
     return lines[:start], lines[start:]
 
 
-def _last_words(lines: list[str]) -> str:
+def _last_words(lines: list[str]) -> list[str]:
     words: list[str] = []
     # From the end: the reason is between the last instruction or state and the figures.
     for line in reversed(lines):
         if not line.strip() or _TRAILER.match(line) or (not words and _STATE.match(line)):
             continue
-        # The first line above the reason; a few messages stand on the line of a jump itself.
         if _INSTRUCTION.match(line) or line.startswith(";") or _STATE.match(line):
-            return _joined(words) or _behind_jump(line)
+            return words or [line.strip()[:SHOWN_LIMIT]]
         words.insert(0, line.strip()[:SHOWN_LIMIT])
         if len(words) > _TELLING_LIMIT:
             break
-    return _joined(words)
+    return words
+
+
+def _words_after(lines: list[str]) -> list[str]:
+    """Return the telling lines behind or between reports: all that is not indented."""
+    return [
+        line.strip()[:SHOWN_LIMIT]
+        for line in lines
+        if line.strip() and not (line[0].isspace() or _SECTION.match(line) or _TRAILER.match(line))
+    ]
 
 
 def _joined(words: list[str]) -> str:
     return "; ".join(words[-_TELLING_LIMIT:])
 
 
-def _behind_jump(line: str) -> str:
-    """Return the text after a jump on its line, where `infinite loop detected` stands."""
-    match = _AFTER_JUMP.match(line)
-    return (line[match.end() :] if match else line).strip()[:SHOWN_LIMIT]
-
-
 def _steps(lines: list[str]) -> Iterator[VerifierStep]:
     for line in lines:
-        jump = _AFTER_JUMP.match(line)
-        match = _STEP.fullmatch(jump[1] if jump else line)
+        match = _STEP.fullmatch(line)
         if match:
             yield VerifierStep(int(match[1]), match[2].partition(" ; ")[0].strip()[:SHOWN_LIMIT])
 
@@ -227,19 +240,34 @@ def _report(lines: list[str]) -> LogReport:
         file=place[1] if place else "",
         line=int(place[2]) if place else 0,
         source=source if place else "",  # without a place the mark is on an instruction
+        steps=tuple(_report_steps(at)),
     )
 
 
+def _report_steps(at: list[str]) -> Iterator[VerifierStep]:
+    """Yield the instructions of the report's `At`, up to the marked one."""
+    for line in at:
+        match = _REPORT_STEP.fullmatch(line)
+        if match:
+            yield VerifierStep(int(match[2]), match[3].strip()[:SHOWN_LIMIT])
+            if match[1]:
+                return
+
+
 def _sections(lines: list[str]) -> dict[str, list[str]]:
-    """Return the lines under each heading, those on the heading's line first."""
+    """Return the lines under each heading of the first report, those on the heading's line first.
+
+    A program that leaks several references gets a report for each.
+    """
     sections: dict[str, list[str]] = {}
     name = ""
     for line in lines:
         heading = _SECTION.fullmatch(line)
         if heading:
-            name = heading[1]
-            sections[name] = [heading[2]] if heading[2] else []
-        elif name and line.strip() and not _TRAILER.match(line):
+            name = "" if heading[1] in sections else heading[1]
+            if name:
+                sections[name] = [heading[2]] if heading[2] else []
+        elif name and line.strip() and line[0].isspace():
             sections[name].append(line)
     return sections
 
@@ -312,9 +340,11 @@ def refusal(
 
     of = f" of {path}" if path else ""
     parsed = parse(log)
-    words = f"{parsed.words}\n{parsed.report.title}\n{parsed.report.reason}"
-    # All texts: newer kernels may change the telling line and keep the report's, or the reverse.
-    diagnosis = diagnose(words, places.name)
+    report = parsed.report
+    diagnosis = diagnose(parsed.words, places.name)
+    if not diagnosis.cause:
+        # The report's words are more general; they help where the telling line is new.
+        diagnosis = diagnose(f"{report.title}\n{report.reason}", places.name)
     place = _place(parsed, places)
     made = VerifierError(
         f"the verifier refused program {program!r}{of}",
@@ -322,8 +352,11 @@ def refusal(
         telling_line=parsed.telling_line,
         errno=error.errno or 0,
         target=program,
-        hint=parsed.report.suggestion or diagnosis.hint,
+        # Ours first: it names helpers, macros and lines, and the kernel's is general.
+        hint=diagnosis.hint or report.suggestion,
     )
+    made.reason = "" if report.reason == made.telling_line else report.reason
+    made.suggestion = report.suggestion
     made.cause = diagnosis.cause
     made.file, made.line, made.source = place.file, place.line, place.text
     made.instructions = tuple(map(str, parsed.steps))
@@ -342,14 +375,15 @@ def _context(error: VerifierError) -> Iterator[str]:
 
 
 def _place(parsed: ParsedLog, places: SourceLines) -> SourceLine:
-    """Return the line of C from the report, the object's line info or the log's comment."""
-    report, comment = parsed.report, parsed.comment
+    """Return the line of C from the object's line info, the report or the log's comment."""
+    # The object's first: it has the whole path of the file, and the verifier leaves out of its
+    # comments a line that it has just printed.
     own = None if parsed.index is None else places.at(parsed.index)
-    if report.file:
-        return SourceLine(report.file, report.line, report.source or (own.text if own else ""))
-    # Before the log's comment: the verifier leaves out a line that it has just printed.
     if own is not None:
         return own
+    report, comment = parsed.report, parsed.comment
+    if report.file:
+        return SourceLine(report.file, report.line, report.source)
     return (
         SourceLine(comment.file, comment.line, comment.text) if comment else SourceLine("", 0, "")
     )

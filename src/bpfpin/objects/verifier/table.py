@@ -135,7 +135,8 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     (Cause.HELPER_MISSING, r"invalid func \w+#(?P<number>\d{1,10})", _missing_helper),
     (
         Cause.LICENSE,
-        r"(?:GPL.(?:restricted|only)|kernel) function from (?:non-GPL|proprietary)",
+        r"(?:GPL.(?:restricted|only)|kernel) function from (?:non-GPL|proprietary)"
+        r"|restricted to GPL-compatible",
         'the license decides: char _license[] SEC("license") = "GPL"; if that is its license',
     ),
     (
@@ -148,16 +149,18 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.SPIN_LOCK,
-        r"while holding a lock|bpf_spin_(?:un)?lock|spin_lock-ed region|res_spin_lock",
+        r"while holding a lock|bpf_spin_(?:un)?lock|spin_lock-ed region|res_spin_lock"
+        r"|inside an active lock region",
         _LOCK_HINT,
     ),
     (
         Cause.HELPER_NOT_ALLOWED,
         # The first words are of newer kernels, `unknown func` of older ones.
         r"program of this type cannot use helper (?P<helper>\w+)|unknown func (?P<old>\w+)#"
-        r"|(?:kernel|helper) (?:function|call) .*not allowed",
-        "programs of this type may not call {helper}{old}: do it in a program of another type, or"
-        " use another helper (bpftool feature probe lists them by type)",
+        r"|(?:kernel|helper) (?:function|call) .*not allowed"
+        r"|helper (?P<new>\w+)#\d+ is not allowed",
+        "programs of this type may not call {helper}{old}{new}: do it in a program of another type,"
+        " or use another helper (bpftool feature probe lists them by type)",
     ),
     (
         Cause.LEAKED_REFERENCE,
@@ -167,7 +170,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.LEAKED_REFERENCE,
-        r"reference leak|[Uu]nreleased",
+        r"reference leak|[Uu]nreleased|still needs to be released",
         "release the reference on every path to the end: bpf_ringbuf_submit or _discard,"
         " bpf_sk_release, bpf_task_release, bpf_obj_drop …",
     ),
@@ -193,12 +196,18 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     (
         Cause.CALL_DEPTH,
         r"too many subprograms|call stack of \d+ frames|recursi(?:ve|on)|call depth|call chain",
-        "eight calls deep at most, no recursion, 256 functions: use a loop or a tail call",
+        "eight calls deep at most (on newer kernels 16), no recursion, 256 functions: use a loop or"
+        " a tail call",
     ),
-    (Cause.UNREACHABLE, r"unreachable insn", "code that nothing jumps to is refused: remove it"),
+    (
+        Cause.UNREACHABLE,
+        r"unreachable insn|is not reachable from the program entry",
+        "code that nothing jumps to is refused: remove it",
+    ),
     (
         Cause.NO_EXIT,
-        r"last insn is not an exit|jump out of range|jump to reserved|fall-through|fell through",
+        r"last insn is not an exit|jump out of range|jump to reserved|fall-through|fell through"
+        r"|can fall through|only contains instructions",
         "every way ends in `exit` within its own function: return a value at the end; a call of a"
         " function that never returns leaves none",
     ),
@@ -212,14 +221,15 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     (
         Cause.NULL_CHECK,
         r"(?P<register>R\d) invalid mem access '\w*_or_null|(?P<argument>R\d) type=\w*_or_null"
+        r"|\((?P<handed>R\d)\) to .* has type \w*_or_null|(?P<read>R\d) may be NULL here"
         r"|[Pp]ossibly NULL|may be NULL",
-        "{register}{argument} may be NULL: compare it with NULL first, and use it only where it is"
-        " not",
+        "{register}{argument}{handed}{read} may be NULL: compare it with NULL first, and use it"
+        " only where it is not",
     ),
     (
         Cause.SCALAR_POINTER,
         # `inv` is the word of older kernels for what newer ones call `scalar`.
-        r"R\d invalid mem access '(?:scalar|inv)'",
+        r"R\d invalid mem access '(?:scalar|inv)'|is an integer scalar here, not a pointer",
         "it is a number to the verifier, no pointer: memory of the kernel or of a process is read"
         " with bpf_probe_read_kernel or _user, BPF_CORE_READ; a pointer kept in a map is one no"
         " more",
@@ -232,7 +242,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.PACKET_BOUNDS,
-        r"invalid access to packet|outside of the packet",
+        r"invalid access to packet|outside of the packet|cannot prove offset .* R\d is pkt",
         "compare with data_end before reading: if (data + SIZE > data_end) return …, of the same"
         " pointer that is read, after each change of the packet anew",
     ),
@@ -244,7 +254,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     (
         Cause.UNBOUNDED_OFFSET,
         r"min value is negative|unbounded memory access|unbounded min value|unbounded .*offset"
-        r"|unbounded variable-offset|invalid zero-sized",
+        r"|unbounded variable-offset|invalid zero-sized|scalar offset used with R\d is unbounded",
         _BOUND_HINT,
     ),
     (
@@ -266,7 +276,8 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     ),
     (
         Cause.VALUE_BOUNDS,
-        r"invalid access to (?:map|memory|key)|outside of the allowed memory range",
+        r"invalid access to (?:map|memory|key)|outside of the allowed memory range"
+        r"|cannot prove offset .* R\d is (?:map_value|map_key|mem)",
         "it goes past the end of the value: compare index plus size with that of the value first",
     ),
     (
@@ -285,7 +296,7 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
         Cause.POINTER_ARITHMETIC,
         r"pointer (?:arithmetic|operation|comparison|subtraction|addition).*(?:prohibited|not)"
         r"|pointer.* prohibited|math between \w+ pointer|pointer be out of bounds"
-        r"|tried to (?:add|subtract)|bitwise operator",
+        r"|tried to (?:add|subtract)|bitwise operator|limited pointer arithmetic operations",
         "a pointer takes only additions of bounded numbers, and only after its NULL check: compute"
         " the offset first, as a number",
     ),
@@ -297,14 +308,15 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
     (
         Cause.UNINITIALISED_REGISTER,
         # R0 is the return value: before the general row, for the remedy is another one.
-        r"R0 !read_ok",
+        r"R0 !read_ok|R0 has never been initialized",
         "a way to the end leaves without a return value: return one on each",
     ),
     (
         Cause.UNINITIALISED_REGISTER,
-        r"(?P<register>R\d+) !read_ok",
-        "{register} has no value there: after a call R1 to R5 are gone; give the variable a value"
-        " on each way",
+        r"(?P<register>R\d+) !read_ok"
+        r"|(?P<unset>R\d+) (?:has never been initialized|is not readable)",
+        "{register}{unset} has no value there: after a call R1 to R5 are gone; give the variable a"
+        " value on each way",
     ),
     (
         Cause.TRUSTED_POINTER,
@@ -316,6 +328,11 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
         Cause.ARGUMENT_TYPE,
         r"R(?P<number>\d) type=(?P<there>\w+) expected=(?P<wanted>\w+)",
         "argument {number} is to be {wanted} and is {there}: hand on the pointer of that kind",
+    ),
+    (
+        Cause.ARGUMENT_TYPE,
+        r"does not satisfy the verifier contract",
+        "hand on a value of a type that the call accepts",
     ),
     (
         Cause.ATTACH_TARGET,
