@@ -34,8 +34,10 @@ _HOMES = {
     "attach.cgroup": "attach_cgroup",
     "attach.clsact": "ClsactFilter FilterPlace attach_clsact",
     "attach.netkit": "attach_netkit",
+    "attach.network_namespace": "attach_netns",
     "attach.order": "Order",
     "attach.tcx": "attach_tcx",
+    "attach.tracing": "attach_raw_tracepoint attach_tracepoint",
     "attach.xdp": "XdpLink attach_xdp",
     "btf.btf": "Btf TypeRef",
     "codecs.codec": "Codec",
@@ -48,8 +50,8 @@ _HOMES = {
         "MissingExtraError NamespaceNotFoundError NotBpffsError NotSupportedError "
         "ObjectFileError ObjectLimitError ObjectNotFoundError PermissionDeniedError PinError "
         "PinExistsError PinKindError PinNameError PinNotFoundError PrivateMountError "
-        "ProgramChangedError ReadOnlyMapError SyscallError UnsafePathError UsageError "
-        "ValueDiffersError VerifierError WrongHookError"
+        "ProgramChangedError ReadOnlyMapError SyscallError TargetNotFoundError UnsafePathError "
+        "UsageError ValueDiffersError VerifierError WrongHookError"
     ),
     "externs": "ConfigForm ExternKind ExternSpec",
     "insn": "Instruction",

@@ -11,11 +11,18 @@ from bpfpin.attach.clsact import (
 from bpfpin.attach.netkit import (
     attach_netkit as attach_netkit,
 )
+from bpfpin.attach.network_namespace import (
+    attach_netns as attach_netns,
+)
 from bpfpin.attach.order import (
     Order as Order,
 )
 from bpfpin.attach.tcx import (
     attach_tcx as attach_tcx,
+)
+from bpfpin.attach.tracing import (
+    attach_raw_tracepoint as attach_raw_tracepoint,
+    attach_tracepoint as attach_tracepoint,
 )
 from bpfpin.attach.xdp import (
     XdpLink as XdpLink,
@@ -69,6 +76,7 @@ from bpfpin.errors import (
     ProgramChangedError as ProgramChangedError,
     ReadOnlyMapError as ReadOnlyMapError,
     SyscallError as SyscallError,
+    TargetNotFoundError as TargetNotFoundError,
     UnsafePathError as UnsafePathError,
     UsageError as UsageError,
     ValueDiffersError as ValueDiffersError,
@@ -338,6 +346,7 @@ __all__ = [
     "Rule",
     "Saved",
     "SyscallError",
+    "TargetNotFoundError",
     "TestRun",
     "TypeRef",
     "UnloadReport",
@@ -359,7 +368,10 @@ __all__ = [
     "attach_cgroup",
     "attach_clsact",
     "attach_netkit",
+    "attach_netns",
+    "attach_raw_tracepoint",
     "attach_tcx",
+    "attach_tracepoint",
     "attach_xdp",
     "deploy",
     "deploy_all",

@@ -33,6 +33,7 @@ BpfError
 │   ├── InterfaceNotFoundError
 │   ├── CgroupNotFoundError
 │   ├── NamespaceNotFoundError
+│   ├── TargetNotFoundError
 │   └── WrongHookError
 ├── MissingExtraError(ImportError)     an optional package is not installed
 └── UsageError(ValueError)             an argument is wrong: an unknown or ambiguous name
@@ -557,6 +558,12 @@ class CgroupNotFoundError(AttachError):
 
 class NamespaceNotFoundError(AttachError):
     """The network namespace does not exist."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class TargetNotFoundError(AttachError):
+    """The function, tracepoint, … that a program is to be attached to does not exist."""
 
     exit_code = ExitCode.NOT_FOUND
 

@@ -36,32 +36,40 @@ class XdpMode(Enum):
 class TargetKind(Enum):
     """What a hook belongs to: the kind of thing that a program is attached to.
 
-    Its value is the argument of `deploy` that names such a target, with *placeholder* in its place
-    in hints. Without a placeholder there is no argument: the section of the program names the
-    target (`kprobe/do_exit`), or there is nothing to name.
+    The place of a set is a device, a cgroup, or both: the value of such a kind is the argument of
+    `deploy` that names it, with *placeholder* in its place in hints. A target with an *example* is
+    one program's own: its section names it (`kprobe/do_exit`), or the user (`NAME:kprobe=do_exit`).
+    Of the others there is nothing to name.
     """
 
     DEVICE = "device", "DEV"
-    NETWORK_NAMESPACE = "network namespace", ""
+    NETWORK_NAMESPACE = "network namespace"
     CGROUP = "cgroup", "PATH"
-    FUNCTION = "function", ""
-    TRACEPOINT = "tracepoint", ""
-    PROCESS = "process", ""
-    PERF_EVENT = "perf event", ""
-    MAP = "map", ""
-    SOCKET = "socket", ""
-    PROGRAM = "program", ""
-    NOTHING = "nothing", ""
+    FUNCTION = "function", "", "do_unlinkat"
+    TRACEPOINT = "tracepoint", "", "syscalls/sys_enter_openat"
+    USER_FUNCTION = "user function", "", "/usr/bin/bash:readline"
+    PERF_EVENT = "perf event", "", "cpu-clock,freq=99"
+    MAP = "map", "", "sockets"
+    SOCKET = "socket"
+    PROGRAM = "program", "", "id:42:xdp_pass"
+    NOTHING = "nothing"
 
     _value_: str
     placeholder: str
+    example: str
 
-    def __new__(cls, word: str, placeholder: str = "") -> Self:
+    def __new__(cls, word: str, placeholder: str = "", example: str = "") -> Self:
         """Make a member whose value is its *word*."""
         member = object.__new__(cls)
         member._value_ = word
         member.placeholder = placeholder
+        member.example = example
         return member
+
+    @property
+    def is_named(self) -> bool:
+        """Whether each program names its own target."""
+        return bool(self.example)
 
 
 class HeldBy(Enum):
@@ -248,6 +256,37 @@ def _cgroup_skb(attach_type: AttachType, *, is_incoming: bool) -> HookTraits:
     )
 
 
+def _tracepoint(*sections: str, types: tuple[ProgramType, ...], since: str) -> HookTraits:
+    return HookTraits(
+        types,
+        None,
+        TargetKind.TRACEPOINT,
+        code="tracing",
+        since=since,
+        sections=sections,
+        link_type=LinkType.PERF_EVENT
+        if ProgramType.TRACEPOINT in types
+        else LinkType.RAW_TRACEPOINT,
+        # bpf_link_ops of kernel/events/core.c and kernel/bpf/syscall.c have no update_prog.
+        updates_in_place=False,
+        checks_attach_type=False,
+    )
+
+
+def _network_namespace(
+    attach_type: AttachType, program_type: ProgramType, *, since: str
+) -> HookTraits:
+    return HookTraits(
+        (program_type,),
+        attach_type,
+        TargetKind.NETWORK_NAMESPACE,
+        code="network_namespace",
+        since=since,
+        link_type=LinkType.NETNS,
+        can_lock_out=True,
+    )
+
+
 class Hook(Enum):
     """A hook that a program attaches to, with the name that `--hook` accepts as its value.
 
@@ -353,6 +392,32 @@ class Hook(Enum):
     CGROUP_SETSOCKOPT = (
         "cgroup-setsockopt",
         _cgroup(AttachType.CGROUP_SETSOCKOPT, ProgramType.CGROUP_SOCKOPT),
+    )
+
+    SK_LOOKUP = (
+        "sk-lookup",
+        _network_namespace(AttachType.SK_LOOKUP, ProgramType.SK_LOOKUP, since="5.9"),
+    )
+    FLOW_DISSECTOR = (
+        "flow-dissector",
+        _network_namespace(AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8"),
+    )
+    TRACEPOINT = (
+        "tracepoint",
+        _tracepoint(
+            *("tracepoint", "tracepoint.s", "tp", "tp.s"),
+            types=(ProgramType.TRACEPOINT,),
+            since="5.15",
+        ),
+    )
+    RAW_TRACEPOINT = (
+        "raw-tracepoint",
+        _tracepoint(
+            *("raw_tracepoint", "raw_tracepoint.s", "raw_tp", "raw_tp.s"),
+            *("raw_tracepoint.w", "raw_tp.w"),
+            types=(ProgramType.RAW_TRACEPOINT, ProgramType.RAW_TRACEPOINT_WRITABLE),
+            since="4.17",
+        ),
     )
 
     _value_: str

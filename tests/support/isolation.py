@@ -43,4 +43,7 @@ def isolate() -> None:
     mount("tmpfs", Path("/run"))
     Path("/run/netns").mkdir()
     mount("bpf", Path("/sys/fs/bpf"))
+    tracing = Path("/sys/kernel/tracing")
+    if tracing.is_dir() and not (tracing / "events").exists():
+        mount("tracefs", tracing)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

@@ -30,13 +30,14 @@ from bpfpin.uapi import AttachType, LinkType, ProgramType
 from support.hooks import registered
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference.md"
-TRACEPOINT = HookTraits(
-    (ProgramType.TRACEPOINT,),
-    AttachType.PERF_EVENT,
-    TargetKind.TRACEPOINT,
-    code="tracepoint",
-    since="5.15",
-    sections=("tracepoint", "tp"),
+# Infrared receivers have a hook in the kernel, and none here.
+LIRC = HookTraits(
+    (ProgramType.LIRC_MODE2,),
+    AttachType.LIRC_MODE2,
+    TargetKind.NOTHING,
+    code="lirc",
+    since="4.18",
+    sections=("lirc_mode2",),
     link_type=LinkType.PERF_EVENT,
     updates_in_place=False,
     checks_attach_type=False,
@@ -44,8 +45,8 @@ TRACEPOINT = HookTraits(
 
 
 @pytest.fixture
-def tracepoint() -> Iterator[Hook]:
-    with registered("tracepoint", TRACEPOINT) as hook:
+def lirc() -> Iterator[Hook]:
+    with registered("lirc", LIRC) as hook:
         yield hook
 
 
@@ -61,20 +62,24 @@ def test_a_hook_is_typed_as_the_kernel_calls_it() -> None:
     assert [hook.value for hook in Hook] == [hook.name.lower().replace("_", "-") for hook in Hook]
 
 
-def test_classic_tc_alone_has_no_attach_type() -> None:
-    assert {hook for hook in Hook if hook.attach_type is None} == {Hook.TC_INGRESS, Hook.TC_EGRESS}
+def test_hooks_without_an_attach_type_have_sections_or_filters() -> None:
+    for hook in Hook:
+        is_told_otherwise = bool(hook.traits.sections) or hook.traits.held_by is HeldBy.FILTER
+
+        assert hook.attach_type is not None or is_told_otherwise
 
 
 def test_a_row_has_the_attach_type_of_its_word() -> None:
     for hook in Hook:
-        assert hook.attach_type is AttachType.__members__.get(hook.name)
+        if hook.attach_type is not None:
+            assert hook.attach_type is AttachType.__members__.get(hook.name)
 
 
 def test_a_row_runs_the_programs_of_its_sections() -> None:
     """The table of sections is libbpf's, and does not know the registry's types."""
     kinds = [row.kind for row in section_rows().values()]
 
-    hooks = [hook for hook in Hook if hook.attach_type is not None]
+    hooks = [hook for hook in Hook if hook.traits.held_by is not HeldBy.FILTER]
     assert {kind.hook for kind in kinds if kind.hook} == set(hooks)
     for kind in kinds:
         assert kind.hook is None or kind.type in kind.hook.traits.program_types
@@ -82,8 +87,8 @@ def test_a_row_runs_the_programs_of_its_sections() -> None:
 
 def test_a_row_has_the_link_type_of_its_attach_type() -> None:
     for hook in Hook:
-        if hook.attach_type is not None:
-            assert hook.traits.link_type is link_type_of(hook.attach_type)
+        if hook.attach_type is not None and (kind := link_type_of(hook.attach_type)):
+            assert hook.traits.link_type is kind
 
 
 def test_programs_of_type_xdp_alone_have_actions_and_modes() -> None:
@@ -94,7 +99,7 @@ def test_programs_of_type_xdp_alone_have_actions_and_modes() -> None:
 
 def test_a_word_of_another_version_is_no_known_hook() -> None:
     assert known_hook("xdp") is Hook.XDP
-    assert known_hook("tracepoint") is None
+    assert known_hook("lirc") is None
 
 
 @pytest.mark.parametrize("hook", Hook)
@@ -127,12 +132,12 @@ def test_the_table_of_the_reference_is_that_of_the_registry() -> None:
         assert ("(Linux " not in held_by) or f"(Linux {hook.traits.since}" in held_by
 
 
-def test_a_new_row_is_typed_and_listed(tracepoint: Hook) -> None:
-    assert parse_hook("tracepoint") is tracepoint
-    with pytest.raises(UsageError, match="there is no hook 'tracepoin'; near it: tracepoint"):
-        parse_hook("tracepoin")
-    assert hooks_at(TargetKind.TRACEPOINT) == [tracepoint]
-    assert hooks_with_code("tracepoint") == (tracepoint,)
+def test_a_new_row_is_typed_and_listed(lirc: Hook) -> None:
+    assert parse_hook("lirc") is lirc
+    with pytest.raises(UsageError, match="there is no hook 'lirk'; near it: lirc"):
+        parse_hook("lirk")
+    assert lirc in hooks_at(TargetKind.NOTHING)
+    assert hooks_with_code("lirc") == (lirc,)
 
 
 @pytest.mark.parametrize(
@@ -162,18 +167,19 @@ def test_a_word_that_is_like_no_hook_is_told_with_all() -> None:
     assert listed == [hook.value for hook in Hook]
 
 
-def test_a_new_row_says_which_sections_go_there(tracepoint: Hook) -> None:
+def test_a_new_row_says_which_sections_go_there(lirc: Hook) -> None:
     rows = section_rows()
 
-    assert {name for name, row in rows.items() if row.kind.hook is tracepoint} == {
-        "tracepoint",
-        "tp",
-    }
+    assert {name for name, row in rows.items() if row.kind.hook is lirc} == {"lirc_mode2"}
     assert rows["xdp"].kind.hook is Hook.XDP
 
 
-def traced(name: str, hook: Hook | None) -> ProgramSpec:
-    section, attach_to = "tracepoint/sched/sched_switch", "sched/sched_switch"
+def received(name: str, hook: Hook | None) -> ProgramSpec:
+    return ProgramSpec(name, ProgramType.LIRC_MODE2, "lirc_mode2", (), hook=hook)
+
+
+def traced(name: str, hook: Hook | None, attach_to: str = "") -> ProgramSpec:
+    section = f"tracepoint/{attach_to}" if attach_to else "tracepoint"
     return ProgramSpec(name, ProgramType.TRACEPOINT, section, (), hook=hook, attach_to=attach_to)
 
 
@@ -181,36 +187,56 @@ def objects(*programs: ProgramSpec) -> ObjectSpec:
     return ObjectSpec({}, {program.name: program for program in programs}, path="x.o")
 
 
-def test_programs_are_chosen_for_a_new_row(tracepoint: Hook) -> None:
+def test_programs_are_chosen_for_a_new_row(lirc: Hook) -> None:
     """It belongs to no device: it goes with whatever target the load was given."""
     xdp = ProgramSpec("count", ProgramType.XDP, "xdp", (), hook=Hook.XDP)
-    both = objects(traced("trace", tracepoint), xdp)
+    both = objects(received("receive", lirc), xdp)
 
-    assert has_target(tracepoint, frozenset())
+    assert has_target(lirc, frozenset())
     assert [(one.program.name, one.hook) for one in choose(both)] == [
-        ("trace", tracepoint),
+        ("receive", lirc),
         ("count", Hook.XDP),
     ]
-    (choice,) = choose(both, words=["trace"], targets=frozenset({TargetKind.CGROUP}))
+    (choice,) = choose(both, words=["receive"], targets=frozenset({TargetKind.CGROUP}))
     assert choice.program.expected_attach_type is None
-    untyped = replace(traced("any", None), type=ProgramType.UNSPEC)
-    assert types_of_hooks(objects(untyped), hook=tracepoint) == {"any": "tracepoint"}
+    untyped = replace(received("any", None), type=ProgramType.UNSPEC)
+    assert types_of_hooks(objects(untyped), hook=lirc) == {"any": "lirc_mode2"}
 
 
-def test_a_new_row_refuses_what_it_cannot_run(tracepoint: Hook) -> None:
+def test_each_program_names_its_own_target() -> None:
+    switch, fork = traced("a", Hook.TRACEPOINT, "sched/sched_switch"), traced("b", Hook.TRACEPOINT)
+    chosen = choose(objects(switch, fork), words=["a", "b:tracepoint=sched/sched_process_fork"])
+
+    assert [(one.program.name, one.target) for one in chosen] == [
+        ("a", "sched/sched_switch"),
+        ("b", "sched/sched_process_fork"),
+    ]
+    assert [one.program.attach_to for one in chosen] == [one.target for one in chosen]
+
+
+def test_a_target_that_nothing_names_is_asked_for() -> None:
+    with pytest.raises(UsageError, match="goes to a tracepoint, and none was named") as refused:
+        choose(objects(traced("a", Hook.TRACEPOINT)))
+
+    assert "a:tracepoint=syscalls/sys_enter_openat" in refused.value.hint
+
+
+def test_a_new_row_refuses_what_it_cannot_run(lirc: Hook) -> None:
     xdp = ProgramSpec("count", ProgramType.XDP, "xdp", (), hook=Hook.XDP)
 
-    with pytest.raises(WrongHookError, match=r"is of type xdp .* cannot run at tracepoint"):
-        choose(objects(xdp), words=["count:tracepoint"])
-    chosen = choose(objects(traced("trace", tracepoint)))
-    with pytest.raises(UsageError, match="and these go to: tracepoint"):
+    with pytest.raises(WrongHookError, match=r"is of type xdp .* cannot run at lirc"):
+        choose(objects(xdp), words=["count:lirc"])
+    chosen = choose(objects(received("receive", lirc)))
+    with pytest.raises(UsageError, match="and these go to: lirc"):
         check_options(chosen, has_order=True, has_mode=False)
 
 
-def test_a_new_row_is_shown_at_its_target(tracepoint: Hook) -> None:
-    place = AttachPoint(device="lab0", cgroup="/web")
+def test_a_new_row_is_shown_at_its_target(lirc: Hook) -> None:
+    place = AttachPoint(netns="blue", device="lab0", cgroup="/web")
 
-    assert target_name(place, tracepoint.value) == "this host"
+    assert target_name(place, lirc.value) == "this host"
+    assert target_name(place, "sk-lookup") == "network namespace blue"
+    assert target_name(place, "tracepoint", "sched/sched_switch") == "tracepoint sched/sched_switch"
     assert target_name(place, "xdp") == "lab0"
     assert target_name(place, "cgroup-device") == "cgroup /web"
     assert target_name(place, "a hook of another version") == "lab0"

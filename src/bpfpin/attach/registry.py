@@ -26,7 +26,7 @@ class HookTarget:
     """What a program is attached to, in the current network namespace.
 
     Each hook reads the field of its own kind of target (`HookTraits.target`). *name* is that of the
-    function, tracepoint, … that the section of a program names (`ProgramSpec.attach_to`).
+    function, tracepoint, … that the section of a program names, or the user.
     """
 
     ifindex: int = 0

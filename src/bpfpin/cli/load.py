@@ -70,7 +70,7 @@ def parse_pinning_words(words: Iterable[str]) -> dict[str, str]:
 @click.option(
     "--prog",
     "programs",
-    metavar="NAME[:HOOK]",
+    metavar="NAME[:HOOK[=TARGET]]",
     multiple=True,
     help="Program to attach, and where; repeatable (default: all whose section names a hook).",
 )
@@ -178,6 +178,7 @@ def command(
     """Load OBJ, attach its programs to DEV or a cgroup, and pin its maps; or reload the set.
 
     OBJ is a file or builtin:NAME (default: builtin:xdp_stats, for a cgroup builtin:cgroup_stats).
+    Programs whose sections name a function, a tracepoint or the like need no DEV.
     Either everything happens or nothing, also on several devices. If the set is already loaded, its
     programs are replaced without a gap and maps that fit are kept; with --migrate the entries of
     maps whose definition changed are moved to new maps.
@@ -189,7 +190,12 @@ def command(
         require_log_file(log_file)
     # Before the object is read: a missing device is the commonest mistake, and the quickest to
     # find.
-    _check(context, devices, cgroups)
+    if obj is None and not devices and not cgroups:
+        raise UsageError(
+            "no target: give --dev or --cgroup",
+            hint="bpfpin load --dev DEV, or --cgroup PATH",
+        )
+    require_devices(devices, netns=context.netns)
     options["force"] = force
     options["migrate"] = migration or False
     options["netns"] = context.netns
@@ -210,16 +216,6 @@ def command(
         _say(context, report, names_set=len(reports) > 1)
     # Last, and without a table: the messages above are on stderr, the document on stdout.
     context.out.show(Report(_document(reports)))
-
-
-def _check(context: Context, devices: tuple[str, ...], cgroups: tuple[str, ...]) -> None:
-    """Refuse a load without a target or with a missing device, before the object is read."""
-    if not devices and not cgroups:
-        raise UsageError(
-            "no target: give --dev or --cgroup",
-            hint="bpfpin load --dev DEV, or --cgroup PATH",
-        )
-    require_devices(devices, netns=context.netns)
 
 
 def _given_maps(maps: Mapping[str, str], pin_root: Path) -> dict[str, str]:
@@ -276,8 +272,7 @@ def _next_verb(report: LoadReport) -> str:
 
 def _place(program: ProgramReport) -> str:
     """Return where a program is attached: `lab0 (native)`, `cgroup /web (cgroup-inet-egress)`."""
-    place = f"cgroup {program.cgroup}" if program.cgroup else program.device
-    return f"{place} ({program.mode or program.hook})"
+    return f"{program.place} ({program.mode or program.hook})"
 
 
 def _notes(report: LoadReport) -> Iterator[str]:

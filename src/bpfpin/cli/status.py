@@ -63,7 +63,7 @@ def _rows(report: SetReport) -> list[tuple[object, ...]]:
     # A set without programs, as `unload --keep-maps` leaves it, needs a row too.
     programs = [
         (
-            program.device or "-",
+            program.place or "-",
             program.hook or "-",
             program.mode or "-",
             f"{program.name}:{program.id or '?'}",

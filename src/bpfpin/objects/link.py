@@ -11,6 +11,7 @@ from bpfpin.objects.kernel.info import LinkInfo, link_info
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
 from bpfpin.objects.programs.program import Program
 from bpfpin.syscall import bpf
+from bpfpin.syscall.attr import LinkDetails, OrderedLink
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import AttachType, Cmd, LinkType
@@ -63,12 +64,8 @@ class Link(KernelObject):
 
         Kernel: BPF_LINK_CREATE (Linux 5.7; XDP 5.9, tcx 6.6, netkit 6.7).
         """
-        name = f"program {program.name} at {attach_type.name.lower()}"
-        # The link is unpinned: if this process is killed now, the kernel closes it and detaches.
-        fd = bpf.link_create(
-            program.fd, link_target, attach_type, flags=flags, relative=relative, target=name
-        )
-        return cls(Descriptor(fd))
+        beside = LinkDetails(order=OrderedLink(relative))
+        return cls(create_link(program, link_target, attach_type, beside, flags=flags))
 
     @property
     def info(self) -> LinkInfo:
@@ -136,3 +133,25 @@ class Link(KernelObject):
         # Pins stay, and open a link without a device or cgroup (tcx_link_release() of
         # kernel/bpf/tcx.c): it can attach nothing any more.
         bpf.link_detach(self.fd, target=f"link id {self.id}")
+
+
+def create_link(
+    program: Program,
+    link_target: int,
+    attach_type: AttachType,
+    details: LinkDetails,
+    *,
+    flags: int = 0,
+    place: str = "",
+) -> Descriptor:
+    """Attach *program* by a new link and return its descriptor; *place* names the hook in errors.
+
+    *details* are what the kind of link takes besides.
+    """
+    name = f"program {program.name} at {place or attach_type.name.lower()}"
+    # The link is unpinned: if this process is killed now, the kernel closes it and detaches.
+    return Descriptor(
+        bpf.link_create(
+            program.fd, link_target, attach_type, flags=flags, details=details, target=name
+        )
+    )

@@ -97,10 +97,10 @@ class JsonObject:
 
 @dataclass(frozen=True, slots=True)
 class AttachPoint:
-    """Where the hooks of a set are: a network device or a cgroup.
+    """Where the hooks of a set are: a network device, a cgroup, or neither.
 
-    *netns_inode* identifies the network namespace; *netns* is the name by which it was entered, ""
-    for the namespace of the command.
+    *netns_inode* identifies the network namespace, of the device or of hooks that belong to the
+    namespace itself; *netns* is the name by which it was entered, "" for that of the command.
     """
 
     netns_inode: int = 0
@@ -114,14 +114,16 @@ class AttachPoint:
 class HookRecord:
     """One hook of a set: its program, the requested mode and the actual one.
 
-    *link* is the name of the pin in `links~`. A hook without a link has such a name too, which
-    identifies it over reloads, but no pin. *priority*, *handle* and *made_qdisc* belong to a filter
-    of classic tc; *made_qdisc* says whether the qdisc is removed with the last filter in it.
+    *target* is the function, tracepoint, … that this program names; "" where the place of the set
+    says all. *link* is the name of the pin in `links~`. A hook without a link has such a name too,
+    which identifies it over reloads, but no pin. *priority*, *handle* and *made_qdisc* belong to a
+    filter of classic tc; *made_qdisc* says whether the qdisc is removed with the last filter in it.
     """
 
     hook: str
     program: str
     link: str
+    target: str = ""
     asked_mode: str = ""
     mode: str = ""
     held_by: HeldBy = HeldBy.LINK
@@ -291,6 +293,7 @@ def _hook(record: JsonObject) -> HookRecord:
         hook=record.component("hook"),
         program=record.component("program"),
         link=record.component("link"),
+        target=record.text("target", ""),
         asked_mode=record.text("asked_mode", ""),
         mode=record.text("mode", ""),
         held_by=HeldBy(record.optional("held", HeldBy.LINK.value)),

@@ -104,9 +104,13 @@ def program_pin_name(name: str) -> str:
     raise PinNameError(f"program name {name!r} cannot be pinned: it is not a C identifier")
 
 
-def link_pin_name(hook: str, program: str | None = None) -> str:
-    """Return the name of the pin of the link at *hook*; with *program* if the hook has several."""
-    return _checked(f"{hook}~{program}" if program else hook)
+def link_pin_name(hook: str, program: str | None = None, target: str | None = None) -> str:
+    """Return the name of the pin of the link at *hook*.
+
+    *program* is given if the hook has several, *target* if that program has several targets there.
+    """
+    parts = [hook, *([program] if program else []), *([encode(target)] if target else [])]
+    return _checked("~".join(parts))
 
 
 def hook_of_link(name: str) -> str:

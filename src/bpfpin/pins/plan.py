@@ -96,6 +96,7 @@ class HookPlan(Closing):
         hook: The word of the hook.
         link: The name of the pin of its link.
         program: The program of the new object that is to run there.
+        target: What the program names as its target; "" where the place of the set says all.
         attachment: What an update switches; open as long as the plan. A hook of the set that does
             not update in place has it, too, although the next program is attached beside it.
         previous: The program that runs there now; open as long as the plan.
@@ -111,6 +112,7 @@ class HookPlan(Closing):
     hook: str
     link: str
     program: str = ""
+    target: str = ""
     attachment: HookAttachment | None = None
     previous: Program | None = None
     previous_id: int | None = None

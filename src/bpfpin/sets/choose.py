@@ -52,10 +52,11 @@ def read_source(
 
 @dataclass(frozen=True)
 class Choice:
-    """One program and the hook it goes to."""
+    """One program and the hook it goes to; *target* is what it names as its target there."""
 
     program: ProgramSpec
     hook: Hook
+    target: str = ""
 
 
 def has_target(hook: Hook, targets: TargetKinds) -> bool:
@@ -73,10 +74,10 @@ def choose(
 ) -> list[Choice]:
     """Return the programs to attach and their hooks, one program a hook unless more are named.
 
-    *words* are `NAME` or `NAME:HOOK`; without them every program goes where its section says, as
-    far as it has one of the *targets*. *hook* is for programs that nothing else gives one. Raises
-    `UsageError` with the lines to type where that is not one answer, `WrongHookError` for a hook
-    that the program cannot run at.
+    *words* are `NAME`, `NAME:HOOK` or `NAME:HOOK=TARGET`; without them every program goes where its
+    section says, as far as it has one of the *targets*. *hook* is for programs that nothing else
+    gives one. Raises `UsageError` with the lines to type where that is not one answer,
+    `WrongHookError` for a hook that the program cannot run at.
     """
     if not spec.programs:
         raise UsageError(f"{_path(spec)} has no program, only maps")
@@ -127,7 +128,7 @@ def types_of_hooks(
     for word in words:
         name, colon, place = word.partition(":")
         if colon and name in untyped:
-            hooks[name] = parse_hook(place)
+            hooks[name] = parse_hook(place.partition("=")[0])
     types = {name: _type_word(hook) for name, hook in hooks.items()}
     # A program can only tail-call programs of its own type (bpf_prog_map_compatible() of
     # kernel/bpf/core.c).
@@ -192,11 +193,13 @@ def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
 
 def _once(choices: Iterable[Choice]) -> list[Choice]:
     """Leave out repeated choices, in the same words or in others."""
-    return list({(choice.program.name, choice.hook): choice for choice in choices}.values())
+    once = {(choice.program.name, choice.hook, choice.target): choice for choice in choices}
+    return list(once.values())
 
 
 def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
     name, colon, place = word.partition(":")
+    place, equals, target = place.partition("=")
     if name not in spec.programs:
         raise UsageError(
             f"{_path(spec)} has no program {name!r}; it has: {', '.join(spec.programs)}"
@@ -205,14 +208,25 @@ def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
     chosen_hook = parse_hook(place) if colon else hook or program.hook
     if chosen_hook is None:
         raise _no_hook([program])
-    return Choice(program, chosen_hook)
+    if equals and not (chosen_hook.traits.target.is_named and target):
+        raise UsageError(
+            f"{chosen_hook.value} takes no target"
+            if target
+            else f"{word!r} names no target after `=`",
+            hint=Fix.of("say: ", Argument("programs", [_word_for(program, chosen_hook)])),
+        )
+    # The target of the section belongs to the hook of the section.
+    of_section = program.attach_to if chosen_hook is program.hook else ""
+    return Choice(program, chosen_hook, target or of_section)
 
 
 def _by_section(spec: ObjectSpec, hook: Hook | None, targets: TargetKinds) -> list[Choice]:
     programs = _candidates(spec)
     if not programs:
         raise _all_optional(spec)
-    placed = [Choice(program, program.hook) for program in programs if program.hook]
+    placed = [
+        Choice(program, program.hook, program.attach_to) for program in programs if program.hook
+    ]
     if hook is not None:
         at_hook = [choice for choice in placed if choice.hook is hook]
         free = [program for program in programs if program.hook is None]
@@ -268,8 +282,14 @@ def _require_attachable(choice: Choice, targets: TargetKinds) -> None:
                 Argument("programs", [f"NAME:{hook.value}"]),
             ),
         )
+    kind = hook.traits.target
+    if kind.is_named and not choice.target:
+        raise UsageError(
+            f"program {program.name} (section {program.section!r}) goes to a {kind.value}, and none"
+            " was named",
+            hint=Fix.of("for example: ", Argument("programs", [_word_for(program, hook)])),
+        )
     if not has_target(hook, targets):
-        kind = hook.traits.target
         raise UsageError(
             f"program {program.name} goes to {hook.value} of a {kind.value}, and none was named",
             hint=Fix.of(
@@ -293,18 +313,28 @@ def _may_run(program: ProgramSpec, hook: Hook) -> bool:
     )
 
 
+def _word_for(program: ProgramSpec, hook: Hook) -> Placeholder:
+    """Return an example of the word that names the program's hook, and its target if it has one."""
+    example = hook.traits.target.example
+    return Placeholder(f"{program.name}:{hook.value}{f'={example}' if example else ''}")
+
+
 def _for_hook(choice: Choice) -> Choice:
     """Have the program loaded for its hook where the section does not say for which."""
     program, traits = choice.program, choice.hook.traits
-    if program.expected_attach_type is not None or not traits.checks_attach_type:
-        return choice
+    if choice.target != program.attach_to:
+        program = program.with_changes(attach_to=choice.target)
     # The kernel compares it when the program is attached: bpf_prog_attach_check_attach_type() of
     # kernel/bpf/syscall.c.
-    return Choice(program.with_changes(expected_attach_type=traits.attach_type), choice.hook)
+    if program.expected_attach_type is None and traits.checks_attach_type:
+        program = program.with_changes(expected_attach_type=traits.attach_type)
+    return Choice(program, choice.hook, choice.target)
 
 
 def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
     for hook in dict.fromkeys(choice.hook for choice in chosen):
+        if hook.traits.target.is_named:  # each program has said where it goes
+            continue
         names = [choice.program.name for choice in chosen if choice.hook is hook]
         runs_one = hook.traits.runs_one
         # At hooks with an order all could run, but an object with several versions of a program is

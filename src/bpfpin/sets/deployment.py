@@ -169,7 +169,7 @@ class Deployment(Closing):
 
     def __repr__(self) -> str:
         places = [
-            f"{program.name} at {program.hook} of {program.device or program.cgroup}"
+            f"{program.name} at {program.hook} of {program.place}"
             for program in self.report.programs
             if program.hook
         ]

@@ -33,7 +33,7 @@ from bpfpin.sets.choose import choose, programs_to_load, read_for_hooks
 from bpfpin.sets.lockout.map_copy import Budget, copy_of
 from bpfpin.sets.lockout.trial_run import Copying, TrialTarget, UntriedError, cut_by, verdict_of
 from bpfpin.sets.lockout.ways import WAY_BACK, Danger, anybody, danger_of, danger_of_cgroup
-from bpfpin.sets.place import namespace_of, target_name
+from bpfpin.sets.place import namespace_of, program_word, target_name
 from bpfpin.sets.request import LoadRequest
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import XdpAction
@@ -248,14 +248,18 @@ def _danger(hook: Hook, place: AttachPoint) -> Danger:
         return Danger()
     if hook.traits.target is TargetKind.CGROUP:
         return danger_of_cgroup(place.cgroup)
-    return danger_of(place.ifindex)
+    if hook.traits.target is TargetKind.DEVICE:
+        return danger_of(place.ifindex)
+    # Of the whole network namespace: the first of its devices that carries such a way.
+    dangers = map(danger_of, interface.names())
+    return next((danger for danger in dangers if danger), Danger())
 
 
 @contextmanager
 def _copying(live: LoadedSet, change: tuple[Map, Change]) -> Iterator[Copying]:
     """Prepare a copy of a set: read its object again, and open its maps."""
     manifest = live.manifest
-    words = [f"{record.program}:{record.hook}" for record in manifest.hooks]
+    words = list(map(program_word, manifest.hooks))
     try:
         # The object is needed again: of a loaded program the kernel gives out only the rewritten
         # instructions (`xlated_prog_insns`), which it does not load.

@@ -77,7 +77,8 @@ def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
         # Kept apart from "not attached": `clean` removes a set whose hooks are gone, and must not
         # take a hook that it cannot see for one.
         seen, is_hidden = _Seen(), True
-    device = target_name(replace(place, device=_device(place, seen.ifindex)), record.hook)
+    here = replace(place, device=_device(place, seen.ifindex))
+    device = target_name(here, record.hook, record.target)
     report = HeldHook(
         record.hook, device, record.program, record.mode, record.held_by.value, seen.link_id
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
@@ -15,7 +15,7 @@ from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.hooks import TargetKind, known_hook
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
-from bpfpin.pins.manifest import AttachPoint, Manifest
+from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
 from bpfpin.pins.pinset import loaded_sets
 from bpfpin.syscall import netns as namespaces
 
@@ -35,20 +35,28 @@ def target_kinds(place: AttachPoint) -> frozenset[TargetKind]:
     return frozenset(kind for kind, name in named.items() if name)
 
 
-def target_name(place: AttachPoint, hook: str) -> str:
-    """Return the target of *hook* as it is shown: `lab0`, `cgroup /web`.
+def target_name(place: AttachPoint, hook: str, target: str = "") -> str:
+    """Return the target of *hook* as it is shown: `lab0`, `cgroup /web`, `function do_exit`.
 
-    A hook that only a later version knows is shown at the device.
+    *target* is what the program names. A hook that only a later version knows is shown at the
+    device.
     """
-    shown = {TargetKind.DEVICE: place.device, TargetKind.CGROUP: f"cgroup {place.cgroup}"}
     known = known_hook(hook)
-    return shown.get(known.traits.target if known else TargetKind.DEVICE, "this host")
+    kind = known.traits.target if known else TargetKind.DEVICE
+    if kind.is_named:
+        return f"{kind.value} {target}"
+    shown = {
+        TargetKind.DEVICE: place.device,
+        TargetKind.CGROUP: f"cgroup {place.cgroup}",
+        TargetKind.NETWORK_NAMESPACE: f"network namespace {place.netns or place.netns_inode}",
+    }
+    return shown.get(kind, "this host")
 
 
 def hook_target(place: AttachPoint, name: str = "") -> HookTarget:
     """Return what programs are attached to at *place*, for use in its network namespace.
 
-    *name* is the target that the program's section names, if it does.
+    *name* is the target that the program names, if it does.
     """
     # Without the slash, or `/` of pathlib would drop the mount point.
     cgroup = cgroup2_mount() / place.cgroup.lstrip("/") if place.cgroup else None
@@ -57,16 +65,19 @@ def hook_target(place: AttachPoint, name: str = "") -> HookTarget:
 
 def name_of(place: AttachPoint) -> str:
     """Return the place of a set in words: `device lab0`, `cgroup /web`."""
-    return f"device {place.device}" if place.device else f"cgroup {place.cgroup}"
+    if place.device:
+        return f"device {place.device}"
+    return f"cgroup {place.cgroup}" if place.cgroup else "this host"
 
 
 def device_state(place: AttachPoint) -> DeviceState:
     """Look for the device in its network namespace, by ifindex and then by name.
 
-    The cgroup of a set without a device is looked for by its path.
+    The cgroup of a set without a device is looked for by its path. A set with neither is here.
     """
     if not place.device:
-        return DeviceState.HERE if _has_cgroup(place.cgroup) else DeviceState.GONE
+        is_here = not place.cgroup or _has_cgroup(place.cgroup)
+        return DeviceState.HERE if is_here else DeviceState.GONE
     # A namespace that cannot be entered gives UNKNOWN: it may still exist, and the set may run in
     # it.
     with suppress(BpfError), namespaces.enter(namespace_of(place)):
@@ -100,15 +111,31 @@ def load_line(path: Path, manifest: Manifest) -> str:
     words += ["-n", place.netns] if place.netns else []
     # Programs that the sections of the object chose are chosen again by themselves.
     if manifest.is_chosen:
-        words += [f"--prog={record.program}:{record.hook}" for record in manifest.hooks]
-    usual = names.cgroup_set_name(place.cgroup)
-    if place.device:
-        usual = names.set_name(place.device, place.netns or None)
-    if path.name != usual:
+        words += [f"--prog={program_word(record)}" for record in manifest.hooks]
+    if path.name != usual_name(place, manifest.object):
         words += ["--name", names.display_name(path.name)]
     if path.parent != BPFFS:
         words += ["--pin-root", str(path.parent)]
     return shlex.join(words)
+
+
+def program_word(record: HookRecord) -> str:
+    """Return a program, its hook and its target as `--prog` takes them."""
+    return f"{record.program}:{record.hook}{f'={record.target}' if record.target else ''}"
+
+
+def usual_name(place: AttachPoint, source: str) -> str:
+    """Return the name of the set of a place: its device, its cgroup, else the object's file.
+
+    "" if there is none of these, for an object that was read from bytes.
+    """
+    if place.device:
+        return names.set_name(place.device, place.netns or None)
+    if place.cgroup:
+        return names.cgroup_set_name(place.cgroup)
+    # `opensnoop.bpf.o` and `builtin:opensnoop` are both the set `opensnoop`.
+    stem = PurePath(source.rpartition(":")[2]).name.partition(".")[0]
+    return names.encode(stem) if stem else ""
 
 
 def command_line(verb: str, *operands: str, root: Path) -> str:

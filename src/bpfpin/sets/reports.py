@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from bpfpin.hooks import known_hook
 from bpfpin.pins.pinset import SetState
 from bpfpin.pins.plan import Decision
 from bpfpin.records import dataclass
@@ -30,8 +31,8 @@ class LoadResult(Enum):
 class ProgramReport:
     """A program of a set and its hook; ids are None while it is only planned.
 
-    *hook*, *mode* and *link* are None for a program that is not attached; *device* or *cgroup* is
-    the place of the hook.
+    *hook*, *mode* and *link* are None for a program that is not attached; *device*, *cgroup* or
+    *target* is the place of the hook.
 
     Attributes:
         name: The name of the program in its object.
@@ -42,6 +43,7 @@ class ProgramReport:
         link: The id of the link; None for a hook without a link.
         note: Why the mode is not the native one; may be empty.
         cgroup: The path of the cgroup; None for a device.
+        target: The function, tracepoint, … that the program names; may be empty.
     """
 
     name: str
@@ -52,6 +54,17 @@ class ProgramReport:
     link: int | None = None
     note: str = ""
     cgroup: str | None = None
+    target: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is attached, in words: `lab0`, `cgroup /web`, `function do_exit`."""
+        if self.cgroup:
+            return f"cgroup {self.cgroup}"
+        if self.device or self.hook is None:
+            return self.device or ""
+        hook = known_hook(self.hook)
+        return f"{hook.traits.target.value} {self.target}".rstrip() if hook else self.target
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
@@ -64,7 +77,8 @@ class ProgramReport:
             "link": self.link,
         }
         shown |= {"note": self.note} if self.note else {}
-        return shown | ({"cgroup": self.cgroup} if self.cgroup else {})
+        shown |= {"cgroup": self.cgroup} if self.cgroup else {}
+        return shown | ({"target": self.target} if self.target else {})
 
 
 @dataclass(frozen=True)

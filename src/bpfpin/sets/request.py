@@ -24,7 +24,7 @@ from bpfpin.records import dataclass
 from bpfpin.sets.choose import Choice, TargetKinds, check_options, choose, programs_to_load
 from bpfpin.sets.find import is_set_at, sets_at
 from bpfpin.sets.given_maps import Given, Shared, with_pinnings
-from bpfpin.sets.place import target_kinds, target_name
+from bpfpin.sets.place import target_kinds, target_name, usual_name
 from bpfpin.sets.variables import Settings, with_variables
 from bpfpin.spec import Hook, ObjectSpec, XdpMode
 from bpfpin.syscall import fs
@@ -195,9 +195,9 @@ class LoadRequest(Closing):
         """The kinds of target that were named."""
         return target_kinds(self.place)
 
-    def place_of(self, hook: str) -> str:
-        """Return the target of *hook* as it is shown: `lab0`, or `cgroup /web`."""
-        return target_name(self.place, hook)
+    def place_of(self, hook: str, target: str = "") -> str:
+        """Return the target of *hook* as it is shown: `lab0`, `cgroup /web`, `function do_exit`."""
+        return target_name(self.place, hook, target)
 
     @property
     def unload_line(self) -> str:
@@ -277,22 +277,15 @@ def _gid(group: str | int | None) -> int | None:
 
 
 def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None) -> AttachPoint:
-    """Return the place of *device* in the current namespace, of *cgroup*, or of both.
+    """Return the place of *device* in the current namespace, of *cgroup*, of both or of neither.
 
-    Raises `InterfaceNotFoundError`, `CgroupNotFoundError`, and `UsageError` if neither was named.
+    Raises `InterfaceNotFoundError` or `CgroupNotFoundError`.
     """
-    if not device and not cgroup:
-        raise UsageError(
-            "no target: no device and no cgroup was given",
-            hint=Fix.of(
-                Argument("device", Placeholder("DEV")),
-                ", or ",
-                Argument("cgroup", Placeholder("PATH")),
-            ),
-        )
     path = cgroup_path(cgroup) if cgroup else ""
-    if not device:
+    if path and not device:
         return AttachPoint(cgroup=path)
+    if not device:  # for the hooks of a network namespace
+        return AttachPoint(netns_inode=namespaces.inode(), netns=netns or "")
     return AttachPoint(
         netns_inode=namespaces.inode(),
         netns=netns or "",
@@ -330,12 +323,13 @@ def _folder(cgroup: str | Path) -> Path:
     return below if is_below_mount and below.is_dir() else path
 
 
-def _set_name_for(place: AttachPoint, pin_root: Path) -> str:
-    """Return the name of the set that *place* has already, or would get.
+def _set_name_for(place: AttachPoint, usual: str, pin_root: Path) -> str:
+    """Return the name of the set that *place* has already, or *usual*.
 
     `UsageError` with the list if it has several.
     """
-    usual = _usual_name(place)
+    if not place.device and not place.cgroup:
+        return usual
     is_mounted = bpffs.inspect(pin_root) is RootState.MOUNTED
     # The usual case reads one manifest. Only a set with a name of its own makes it necessary to
     # read all.
@@ -366,12 +360,6 @@ def _require_plain_name(name: str, path: Path) -> None:
             f"a set cannot be named {name!r}: other commands take that for {what}",
             hint=Fix.of("choose another name: ", Argument("name", Placeholder("NAME"))),
         )
-
-
-def _usual_name(place: AttachPoint) -> str:
-    if place.device:
-        return names.set_name(place.device, place.netns or None)
-    return names.cgroup_set_name(place.cgroup)
 
 
 SetTarget = tuple[str | None, str | Path | None]
@@ -407,7 +395,7 @@ def with_names(targets: Iterable[LoadRequest], options: LoadOptions) -> list[Loa
     for target in targets:
         place, request = target.place, target
         if not options.name:
-            path = options.pin_root / _set_name_for(place, options.pin_root)
+            path = options.pin_root / _set_name_for(place, target.name, options.pin_root)
             request = dataclasses.replace(target, path=path)
         # A second name of the same device (an altname) leads to the same set and is dropped.
         other = requests.setdefault(request.path, request).place
@@ -436,14 +424,21 @@ def _request(
     check_options(chosen, has_order=options.order is not None, has_mode=has_mode)
     spec = with_pinnings(spec, options.pinning, options.maps)
     spec, settings = with_variables(spec, options.variables)
-    for choice in chosen:  # the hook may say for which attach type a program is loaded
+    for choice in chosen:  # the hook and its target may say for what a program is loaded
         attach_type = choice.program.expected_attach_type
-        spec = spec.with_program(choice.program.name, expected_attach_type=attach_type)
+        spec = spec.with_program(
+            choice.program.name, expected_attach_type=attach_type, attach_to=choice.target
+        )
     if options.name:
         name = names.encode(options.name)
         _require_plain_name(options.name, options.pin_root / name)
     else:
-        name = _usual_name(place)
+        name = usual_name(place, spec.path)
+    if not name:
+        raise UsageError(
+            "the object was read from bytes, so the set has no name",
+            hint=Fix.of("give one: ", Argument("name", Placeholder("NAME"))),
+        )
     return LoadRequest(
         spec,
         chosen,

@@ -278,4 +278,6 @@ def _devices(live: LoadedSet) -> tuple[str, ...]:
     """Return the device and the cgroup that run programs of the set."""
     place = live.manifest.place
     running = [hook for hook in live.hooks if runs_its_program(live, hook)]
-    return tuple(dict.fromkeys(target_name(place, record.hook) for record in running))
+    return tuple(
+        dict.fromkeys(target_name(place, record.hook, record.target) for record in running)
+    )

@@ -136,15 +136,39 @@ class BtfLoadAttr(ctypes.Structure):
     ]
 
 
-class LinkCreateAttr(ctypes.Structure):
-    """BPF_LINK_CREATE; the last two members are for tcx, netkit and cgroup links."""
+class OrderedLink(ctypes.Structure):
+    """What BPF_LINK_CREATE takes besides for tcx, netkit and cgroups."""
 
     _fields_ = [
-        *u32("prog_fd", "target", "attach_type", "flags", "relative"),
+        *u32("relative"),
         # Left at 0, the hook is changed whatever its revision is (bpf_mprog_attach() of
         # kernel/bpf/mprog.c).
         *u64("expected_revision"),
     ]
+
+
+class PerfEventLink(ctypes.Structure):
+    """What BPF_LINK_CREATE takes besides for perf events."""
+
+    _fields_ = u64("cookie")
+
+
+class LinkDetails(ctypes.Union):
+    """The union of BPF_LINK_CREATE, a structure for each kind of link."""
+
+    _fields_ = [("order", OrderedLink), ("perf_event", PerfEventLink)]
+
+
+class LinkCreateAttr(ctypes.Structure):
+    """BPF_LINK_CREATE."""
+
+    _fields_ = [*u32("prog_fd", "target", "attach_type", "flags"), ("details", LinkDetails)]
+
+
+class RawTracepointAttr(ctypes.Structure):
+    """BPF_RAW_TRACEPOINT_OPEN; the kernel reads `cookie` since Linux 6.10."""
+
+    _fields_ = [*u64("name"), *u32("prog_fd", "padding"), *u64("cookie")]
 
 
 class LinkUpdateAttr(ctypes.Structure):

@@ -21,6 +21,7 @@ from bpfpin.syscall.attr import (
     IdAttr,
     LinkCreateAttr,
     LinkDetachAttr,
+    LinkDetails,
     LinkUpdateAttr,
     MapBatchAttr,
     MapCreateAttr,
@@ -33,6 +34,7 @@ from bpfpin.syscall.attr import (
     ProgQueryAttr,
     ProgStreamReadAttr,
     ProgTestRunAttr,
+    RawTracepointAttr,
 )
 from bpfpin.syscall.call import bpf
 from bpfpin.uapi import Cmd, LinkUpdateFlag
@@ -300,24 +302,33 @@ def link_create(
     attach_type: int,
     *,
     flags: int = 0,
-    relative: int = 0,
+    details: LinkDetails | None = None,
     target: str = "",
 ) -> int:
     """Attach a program and return the descriptor of the link (BPF_LINK_CREATE).
 
-    Cgroups since Linux 5.7, XDP since 5.9, tcx since 6.6. `HookBusyError` if another program is in
-    the way.
+    Cgroups since Linux 5.7, XDP since 5.9, perf events since 5.15, tcx since 6.6. `HookBusyError`
+    if another program is in the way.
 
     Args:
         prog_fd: The program.
-        link_target: An ifindex, or the descriptor of a cgroup or a network namespace.
+        link_target: An ifindex, or the descriptor of a cgroup, a network namespace, a perf event.
         attach_type: The `AttachType`.
         flags: Of `AttachFlag`: the order, or the XDP mode.
-        relative: The program or link before or after which this one goes, as *flags* say.
+        details: What the kind of link takes besides, such as the program or link before or after
+            which this one goes.
         target: The hook, for messages.
     """
-    attribute = LinkCreateAttr(prog_fd, link_target, attach_type, flags, relative)
+    more = details or LinkDetails()
+    attribute = LinkCreateAttr(prog_fd, link_target, attach_type, flags, more)
     return bpf(Cmd.LINK_CREATE, attribute, target=target)
+
+
+def raw_tracepoint_open(prog_fd: int, name: str, *, cookie: int = 0) -> int:
+    """Attach to a raw tracepoint, return the link's descriptor (BPF_RAW_TRACEPOINT_OPEN, 4.17)."""
+    text = buffer_of(os.fsencode(name) + b"\0")
+    attribute = RawTracepointAttr(name=address(text), prog_fd=prog_fd, cookie=cookie)
+    return bpf(Cmd.RAW_TRACEPOINT_OPEN, attribute, target=f"raw tracepoint {name}")
 
 
 def link_update(

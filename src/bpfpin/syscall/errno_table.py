@@ -32,6 +32,7 @@ from bpfpin.errors import (
     ProgramChangedError,
     ReadOnlyMapError,
     SyscallError,
+    TargetNotFoundError,
     UnsafePathError,
 )
 from bpfpin.syscall.capability import missing_capabilities
@@ -156,6 +157,10 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     (Cmd.LINK_UPDATE, e.ENOLINK): (
         InterfaceNotFoundError,
         "the device or cgroup of the link is gone",
+    ),
+    (Cmd.RAW_TRACEPOINT_OPEN, e.ENOENT): (
+        TargetNotFoundError,
+        "this kernel has no such tracepoint",
     ),
     (Cmd.LINK_DETACH, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
     # An unknown command of bpf(2) is EINVAL (__sys_bpf() of kernel/bpf/syscall.c); these two have

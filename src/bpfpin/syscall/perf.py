@@ -1,4 +1,4 @@
-"""Perf events whose buffers BPF programs write to (perf_event_open(2))."""
+"""Perf events (perf_event_open(2)): those that programs write to, and those that run programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ NUMBERS = {"x86_64": 298, "aarch64": 241}
 _NUMBER = NUMBERS.get(os.uname().machine, 241)
 
 # linux/perf_event.h
-TYPE_SOFTWARE, COUNT_SW_BPF_OUTPUT = 1, 10
+TYPE_SOFTWARE, TYPE_TRACEPOINT = 1, 2
+COUNT_SW_BPF_OUTPUT = 10
 SAMPLE_RAW = 1 << 10
 FORMAT_LOST = 1 << 4
 ATTR_WATERMARK = 1 << 14
@@ -31,13 +32,13 @@ _COUNTS = struct.Struct("<QQ")  # read(2) of an event with FORMAT_LOST: value, l
 
 
 class EventAttr(ctypes.Structure):
-    """`struct perf_event_attr` in its first version (PERF_ATTR_SIZE_VER0); the rest is zero."""
+    """`struct perf_event_attr` in its second version (PERF_ATTR_SIZE_VER1); the rest is zero."""
 
     _fields_ = [
         *u32("type", "size"),
         *u64("config", "sample_period", "sample_type", "read_format", "flags"),
         *u32("wakeup", "bp_type"),
-        *u64("config1"),
+        *u64("config1", "config2"),
     ]
 
 
@@ -57,17 +58,31 @@ def open_bpf_output(cpu: int, *, watermark_bytes: int = 0) -> Descriptor:
         flags=ATTR_WATERMARK if watermark_bytes else 0,
         wakeup=watermark_bytes or 1,
     )
+    # A program can write only into the event of the CPU that it runs on
+    # (__bpf_perf_event_output() of kernel/trace/bpf_trace.c), whatever process runs there.
+    return _open(attribute, ANY_PROCESS, cpu, target=f"CPU {cpu}")
+
+
+def open_tracepoint(number: int, *, target: str) -> Descriptor:
+    """Open the tracepoint with that number (the file `id` of its folder in tracefs).
+
+    On one CPU: programs are attached to the tracepoint itself, and run on all CPUs
+    (perf_event_attach_bpf_prog() of kernel/trace/bpf_trace.c).
+    """
+    attribute = EventAttr(type=TYPE_TRACEPOINT, size=ctypes.sizeof(EventAttr), config=number)
+    return _open(attribute, ANY_PROCESS, 0, target=target)
+
+
+def _open(attribute: EventAttr, pid: int, cpu: int, *, target: str) -> Descriptor:
     answer = LIBC.syscall(
         ctypes.c_long(_NUMBER),
         ctypes.byref(attribute),
-        # A program can write only into the event of the CPU that it runs on
-        # (__bpf_perf_event_output() of kernel/trace/bpf_trace.c), whatever process runs there.
-        ANY_PROCESS,
+        pid,
         cpu,
         NO_GROUP,
         ctypes.c_ulong(FLAG_FD_CLOEXEC),
     )
-    return Descriptor(checked("perf_event_open", answer, target=f"CPU {cpu}"))
+    return Descriptor(checked("perf_event_open", answer, target=target))
 
 
 def enable(fd: int) -> None:

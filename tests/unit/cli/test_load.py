@@ -10,7 +10,6 @@ from bpfpin.cli import load
 from bpfpin.cli.context import Context
 from bpfpin.cli.options import SIZE
 from bpfpin.cli.output import Output
-from bpfpin.errors import InterfaceNotFoundError, UsageError
 from bpfpin.pins.plan import Decision
 from bpfpin.sets.reports import HookReport, LoadReport, LoadResult, MapReport, ProgramReport
 from support.cli import run_cli
@@ -98,8 +97,10 @@ def test_one_set_is_the_document_and_several_are_a_list() -> None:
 
 
 def test_a_load_without_a_target_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no target: give --dev or --cgroup"):
-        load._check(Context(Output()), (), ())
+    result = run_cli("load")
+
+    assert result.exit_code == 2
+    assert "no target: give --dev or --cgroup" in result.stderr
 
 
 @pytest.mark.parametrize("words", [("--name", "mine"), ("--cgroup", "/")])
@@ -109,9 +110,11 @@ def test_one_name_or_cgroup_for_several_devices_is_a_usage_error(words: tuple[st
     assert result.exit_code in (2, 4)
 
 
-def test_all_devices_are_looked_up_before_the_first_is_loaded() -> None:
-    with pytest.raises(InterfaceNotFoundError, match="nosuchdev"):
-        load._check(Context(Output()), ("lo", "nosuchdev"), ())
+def test_all_devices_are_looked_up_before_the_object_is_read() -> None:
+    result = run_cli("load", "nosuchfile", "--dev", "lo", "--dev", "nosuchdev")
+
+    assert result.exit_code == 4
+    assert "nosuchdev" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def _deploy(source: Source, targets: Sequence[SetTarget], options: LoadOptions) 
     # since netlink and BPF_LINK_CREATE resolve them there as well.
     with namespaces.enter(options.netns):
         requests = requests_of(spec, targets, options)
-        shown = ", ".join(str(device or cgroup) for device, cgroup in targets)
+        shown = ", ".join(str(device or cgroup or "this host") for device, cgroup in targets)
         # Checked here: without this, the first call that needs a capability would fail halfway, and
         # its EPERM would not name the others.
         require_attach(f"loading a program on {shown}")

@@ -160,16 +160,25 @@ def plan_hooks(request: LoadRequest, live: LoadedSet | None) -> tuple[HookPlan, 
             link = _link_name(request, choice)
             plan = _plan(request, choice, live, _record_of(records, link, choice))
             undo.callback(plan.close)
-            plans.append(replace(plan, link=link))
+            plans.append(replace(plan, link=link, target=choice.target))
         undo.pop_all()
     return (*plans, *map(_leaving, records.values()))
 
 
 def _link_name(request: LoadRequest, choice: Choice) -> str:
-    """Return the name that identifies a hook over reloads: with its program, if it has several."""
-    several = [one for one in request.chosen if one.hook is choice.hook]
-    program = choice.program.name if len(several) > 1 else None
-    return names.link_pin_name(choice.hook.value, program)
+    """Return the name that identifies a hook over reloads.
+
+    It has the program if the hook has several, or may have, and the target if that program has
+    several there.
+    """
+    at_hook = [one for one in request.chosen if one.hook is choice.hook]
+    of_program = [one for one in at_hook if one.program.name == choice.program.name]
+    is_alone = len(at_hook) == 1 and not choice.hook.traits.target.is_named
+    return names.link_pin_name(
+        choice.hook.value,
+        None if is_alone else choice.program.name,
+        choice.target if len(of_program) > 1 else None,
+    )
 
 
 def _record_of(records: dict[str, HookRecord], link: str, choice: Choice) -> HookRecord | None:
@@ -178,7 +187,8 @@ def _record_of(records: dict[str, HookRecord], link: str, choice: Choice) -> Hoo
     if link in records:
         return records.pop(link)
     for name, record in records.items():
-        if (record.hook, record.program) == (choice.hook.value, choice.program.name):
+        there = (record.hook, record.program, record.target)
+        if there == (choice.hook.value, choice.program.name, choice.target):
             return records.pop(name)
     return None
 
@@ -210,7 +220,7 @@ def _plan(
     request: LoadRequest, choice: Choice, live: LoadedSet | None, record: HookRecord | None
 ) -> HookPlan:
     wanted = HookPlan(HookAction.ATTACH, choice.hook.value, "", choice.program.name)
-    if live is not None and record is not None and _is_here(request, live, choice.hook):
+    if live is not None and record is not None and _is_here(request, live, choice, record):
         with ExitStack() as undo:
             update = _own_hook(live, record, undo)
             if update is not None and update.previous_id:
@@ -241,11 +251,16 @@ def _action_at(hook: Hook) -> HookAction:
     return HookAction.UPDATE if hook.traits.updates_in_place else HookAction.ATTACH
 
 
-def _is_here(request: LoadRequest, live: LoadedSet, hook: Hook) -> bool:
-    """Whether the live set has its hooks of that kind where they are wanted."""
+def _is_here(request: LoadRequest, live: LoadedSet, choice: Choice, record: HookRecord) -> bool:
+    """Whether the live set has its hook of *record* where it is wanted."""
     before, wanted = live.manifest.place, request.place
-    if hook.traits.target is TargetKind.CGROUP:
+    kind = choice.hook.traits.target
+    if kind.is_named:
+        return record.target == choice.target
+    if kind is TargetKind.CGROUP:
         return before.cgroup == wanted.cgroup
+    if kind is TargetKind.NOTHING:
+        return True
     # An ifindex is unique within its network namespace only; a name may pass to another device.
     return (before.netns_inode, before.ifindex) == (wanted.netns_inode, wanted.ifindex)
 
@@ -294,7 +309,8 @@ def _previous(
             hint=Fix.of("if it is: ", Argument("take_over")),
         )
     raise ProgramChangedError(
-        f"{update.hook} of {request.place_of(update.hook)} runs program id {update.previous_id},"
+        f"{update.hook} of {request.place_of(update.hook, record.target)} runs program id"
+        f" {update.previous_id},"
         f" which is not the {record.program} of the set {request.shown_name}: somebody else put it"
         " there",
         holder=f"program id {update.previous_id}",

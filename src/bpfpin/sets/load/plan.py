@@ -18,6 +18,7 @@ from bpfpin.pins.pinset import LoadedSet, lost_pins
 from bpfpin.pins.plan import Decision, HookPlan, MapPlan, Plan, PlannedMaps, plan_maps
 from bpfpin.sets.live import LiveState
 from bpfpin.sets.load import hooks
+from bpfpin.sets.place import name_of
 from bpfpin.sets.request import LoadRequest
 from bpfpin.sets.variables import check_kept
 
@@ -177,9 +178,9 @@ def _require_related(request: LoadRequest, live: LoadedSet | None) -> None:
     # typed wrong would replace another program.
     if set(request.programs) & set(live.program_names) or after & before:
         return
-    where = live.manifest.place.device or f"cgroup {live.manifest.place.cgroup}"
     raise BusyError(
-        f"{where} already has the set {request.shown_name}, which runs another object,"
+        f"{name_of(live.manifest.place)} already has the set {request.shown_name}, which runs"
+        " another object,"
         f" {live.manifest.object or 'without a path'}; the two share neither a program nor a hook",
         holder=live.manifest.object,
         hint=Fix.of(
@@ -202,11 +203,13 @@ def _is_unchanged(
     if live is None or not request.spec.sha256:
         return False
     manifest = live.manifest
-    running = {(record.hook, record.link, record.program) for record in manifest.hooks}
+    running = {
+        (record.hook, record.link, record.program, record.target) for record in manifest.hooks
+    }
     return (
         manifest.sha256 == request.spec.sha256
         and all(_stays(hook) for hook in planned)
-        and running == {(hook.hook, hook.link, hook.program) for hook in planned}
+        and running == {(hook.hook, hook.link, hook.program, hook.target) for hook in planned}
         and all(_is_pinned_already(plan, live) for plan in maps)
         and set(live.programs) == set(request.programs)
         and all(shared.bpf_map is not None for shared in request.shared.values())

@@ -48,13 +48,13 @@ Attached = tuple[HookRecord, ProgramReport]
 # Attaching at the hooks of a load: by a link, or prepared where no link holds the program.
 
 
-def attach(request: LoadRequest, hook: Hook, program: Program) -> NewAttachment:
-    """Attach *program* at *hook*; the caller closes the link.
+def attach(request: LoadRequest, hook: Hook, program: Program, target_name: str) -> NewAttachment:
+    """Attach *program* at *hook*, to what it names there; the caller closes the link.
 
     What no link holds is only prepared: the manifest has to tell how to undo it before it is made.
     """
     options = AttachOptions(mode=request.mode, order=request.order)
-    target = hook_target(request.place, request.spec.programs[program.name].attach_to)
+    target = hook_target(request.place, target_name)
     # A hook with several programs is never busy, so there is nothing to wait for.
     if hook.traits.runs_one:
         try:
@@ -103,7 +103,7 @@ def foreseen(request: LoadRequest, plan: HookPlan, program: Program) -> str:
     if plan.action is HookAction.DETACH:
         return ""
     mode = XdpMode(plan.mode) if plan.mode else request.mode
-    target = hook_target(request.place, request.spec.programs[program.name].attach_to)
+    target = hook_target(request.place, plan.target)
     # An attached program keeps its mode, so a reload cannot fall back to generic mode.
     if plan.action is HookAction.UPDATE:
         if refused := code_of(hook).refused_update(program, target, mode):
@@ -548,7 +548,7 @@ class _Building:
     def _attach(self, plan: HookPlan) -> tuple[HookRecord, ProgramReport, bool]:
         """Attach at a hook; last, True if the manifest must be written before it is attached."""
         program = self.loaded.programs[plan.program]
-        new = attach(self.request, Hook(plan.hook), program)
+        new = attach(self.request, Hook(plan.hook), program, plan.target)
         record = _new_record(self.request, plan, new)
         with new.link or nullcontext():
             link_id = None
@@ -570,6 +570,7 @@ def _new_record(request: LoadRequest, plan: HookPlan, new: NewAttachment) -> Hoo
         new.hook.value,
         plan.program,
         plan.link,
+        plan.target,
         asked_mode=request.mode.value if new.hook.traits.has_mode else "",
         mode=new.mode,
         held_by=new.held_by,

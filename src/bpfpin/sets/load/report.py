@@ -58,6 +58,7 @@ def planned(
             link=hook.link_id if hook.action is HookAction.UPDATE else None,
             note=foreseen.get(hook.link, ""),
             cgroup=_cgroup(request, hook.hook),
+            target=hook.target,
         )
         for hook in plan.hooks
         if hook.action is not HookAction.DETACH
@@ -92,6 +93,7 @@ def attached(
         link_id,
         note,
         _cgroup(request, record.hook),
+        record.target,
     )
 
 
@@ -104,6 +106,7 @@ def _running(request: LoadRequest, hook: HookPlan, program_id: int) -> ProgramRe
         hook.mode or None,
         hook.link_id,
         cgroup=_cgroup(request, hook.hook),
+        target=hook.target,
     )
 
 
@@ -153,7 +156,7 @@ def _hook(
     request: LoadRequest, hook: HookPlan, link_id: int | None, is_unchanged: bool
 ) -> HookReport:
     action = "keep" if is_unchanged else hook.action.value
-    place = request.place_of(hook.hook)
+    place = request.place_of(hook.hook, hook.target)
     return HookReport(hook.hook, place, action, hook.program, link_id, hook.previous_id)
 
 
