@@ -32,6 +32,8 @@ HINTS = {
     ),
 }
 
+# The names that sources for libbpf know, by what uname(2) says.
+ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64"}
 # BPF is an architecture without an asm/ folder of its own: any little-endian one will do.
 _WHEEL_FOLDERS = ("any-linux-any", "x86-linux-any", "x86_64-linux-musl", "generic-musl")
 
@@ -63,6 +65,8 @@ def compile_source(
     defines: Sequence[str] = (),
     cpu: str = "v3",
     compiler: str | None = None,
+    vmlinux: bool = False,
+    arch: str | None = None,
 ) -> CompileResult:
     """Compile a C file to a BPF object.
 
@@ -76,12 +80,15 @@ def compile_source(
         defines: Macros, `NAME` or `NAME=VALUE`.
         cpu: The BPF instruction set, `v1` to `v4`.
         compiler: A clang by name or path, or `ziglang`; by default the first that is installed.
+        vmlinux: Offer the types of the running kernel as <vmlinux.h>.
+        arch: The machine whose registers <bpf/bpf_tracing.h> reads, `x86` or `arm64`: the macro
+            `__TARGET_ARCH_x86` is defined. By default this machine.
 
     Raises:
         ObjectNotFoundError: The source or the folder of the object does not exist.
         ObjectFileError: The source does not compile; the message has the compiler's words.
         UsageError: The object would overwrite its source.
-        BpfError: No compiler is installed.
+        BpfError: No compiler is installed, or *vmlinux* is asked for and the kernel has no BTF.
     """
     source = Path(source).absolute()
     target = Path(object_path).absolute() if object_path else source.with_suffix(".o")
@@ -92,8 +99,12 @@ def compile_source(
     chosen = _find_compiler(compiler)
     folders = [Path(folder).absolute() for folder in include]
     command = [*chosen.program, *_flags(chosen, cpu), *_prefix_maps(source.parent, folders)]
-    command += [f"-I{folder}" for folder in folders] + [f"-D{define}" for define in defines]
+    command += [f"-I{folder}" for folder in folders]
+    # Before those of the caller, who may define another one.
+    command += [f"-D{define}" for define in (*_arch_macros(arch), *defines)]
     with _scratch(target) as scratch:
+        if vmlinux:
+            command += _vmlinux_header(Path(scratch))
         compiled = Path(scratch) / "object.o"
         # The source is named relative to its folder, in which the compiler runs: so the object does
         # not contain the path.
@@ -111,6 +122,23 @@ def compile_source(
         compiled.replace(target)
         version = _run(list(chosen.version), source.parent, scratch).stdout
     return CompileResult(target, _version_line(chosen, version), run.stderr)
+
+
+def _arch_macros(arch: str | None) -> list[str]:
+    known = arch or ARCHITECTURES.get(platform.machine())
+    return [f"__TARGET_ARCH_{known}"] if known else []
+
+
+def _vmlinux_header(scratch: Path) -> list[str]:
+    """Write vmlinux.h into the scratch folder; return the options that make it known."""
+    from bpfpin.apps.c_types import kernel_header  # noqa: PLC0415 - only where it is asked for
+
+    # Written anew each time, which takes less time than compiling it: a header that was kept could
+    # be that of another kernel, or another user's.
+    folder = scratch / "vmlinux"
+    folder.mkdir()
+    (folder / "vmlinux.h").write_text(kernel_header().text)
+    return [f"-I{folder}", f"-ffile-prefix-map={folder}=vmlinux"]
 
 
 def wheel_include() -> Path:

@@ -24,6 +24,7 @@ _SMALL_BYTES = 1 << 16  # a string section up to this size is decoded at once
 HEADER = struct.Struct("<HBBIIIII")  # magic, version, flags, hdr_len, type_off, _len, str_off, _len
 _MAGIC_OF_BIG_ENDIAN = 0x9FEB
 _VOID = Void()
+_KIND_MASK = 0x1F  # of the info word, from bit 24 on
 _LISTED_BYTES = 1 << 18  # most types of a table up to this size are read
 _Kind = TypeVar("_Kind")
 
@@ -52,6 +53,13 @@ class Strings(dict[int, str]):
         if text is None:
             text = self[offset] = self._read(offset)
         return text
+
+    def read_all(self) -> None:
+        """Decode every string at once, which is faster if most of them are needed."""
+        if self._base is not None:
+            self._base.read_all()
+        if self.data.isascii():
+            self._read_all()
 
     def _read_all(self) -> None:
         texts = self.data.decode("ascii").split("\0")[:-1]
@@ -187,6 +195,29 @@ class Btf:
     def ids(self) -> range:
         """Return the ids of all types, 0 (void) included."""
         return range(len(self))
+
+    @property
+    def first_id(self) -> int:
+        """The first id of this table; ids below it are those of the base, or void."""
+        return self._first_id
+
+    @property
+    def type_words(self) -> int:
+        """The size of this table's type section, in words of 32 bits."""
+        return len(self._words)
+
+    def kinds(self, first: int) -> list[int]:
+        """Return the numbers (`BtfKind`) of the kinds of the types from id *first* on.
+
+        No type is decoded.
+        """
+        inherited = self._base.kinds(first) if self._base and first < self._first_id else []
+        words, starts = self._words, self._starts[max(first - self._first_id, 0) :]
+        return inherited + [words[at + 1] >> 24 & _KIND_MASK for at in starts]
+
+    def read_strings(self) -> None:
+        """Decode every string of the table and its base, for a reader of most of the types."""
+        self._texts.read_all()
 
     def string(self, offset: int) -> str:
         """Return the string at byte *offset*; the strings of the base have the first offsets."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bpfpin.apps.compile import compile_source
+from bpfpin.apps.compile import ARCHITECTURES, compile_source
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import Report
 from bpfpin.hints import shell_line
@@ -37,6 +37,16 @@ FILE = click.Path(path_type=Path)
     show_default=True,
     help="BPF instruction set; v4 needs Linux 6.6 and clang 18.",
 )
+@click.option(
+    "--vmlinux",
+    is_flag=True,
+    help="Offer the types of the running kernel as <vmlinux.h>; bpfpin btf dump prints them.",
+)
+@click.option(
+    "--arch",
+    type=click.Choice(sorted(ARCHITECTURES.values())),
+    help="Machine whose registers <bpf/bpf_tracing.h> reads, by default this one.",
+)
 @click.option("--compiler", metavar="CLANG", help="clang by name or path, or ziglang.")
 def command(
     context: Context,
@@ -46,6 +56,8 @@ def command(
     include: tuple[Path, ...],
     define: tuple[str, ...],
     cpu: str,
+    vmlinux: bool,
+    arch: str | None,
     compiler: str | None,
 ) -> None:
     """Compile the C file SRC to the BPF object OBJ, by default next to it (x.bpf.c: x.bpf.o).
@@ -54,7 +66,14 @@ def command(
     clang, or else the one of `pip install 'bpfpin[compile]'`.
     """
     result = compile_source(
-        source, object_path, include=include, defines=define, cpu=cpu, compiler=compiler
+        source,
+        object_path,
+        include=include,
+        defines=define,
+        cpu=cpu,
+        compiler=compiler,
+        vmlinux=vmlinux,
+        arch=arch,
     )
     # Warnings of the compiler are for people; in JSON they are a member of the document.
     if result.warnings:

@@ -38,6 +38,7 @@ COMMANDS = {
     "map": Verb("bpfpin.cli.map", "Read and change any map: list, show, get, set, dump …"),
     "prog": Verb("bpfpin.cli.prog", "Look at any program: list, show."),
     "link": Verb("bpfpin.cli.link", "Look at and detach any link: list, show, detach."),
+    "btf": Verb("bpfpin.cli.btf", "Print types of the kernel, of objects and of maps as C."),
     "completion": Verb(
         "bpfpin.cli.help:completion_command", "Print the completion script of a shell."
     ),
