@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 from bpfpin.btf.btf import Btf
+from bpfpin.btf.c_layout import BYTE, FLOATS, INTS, CLayout, CLayouts, below, padding
 from bpfpin.btf.decode import malformed
 from bpfpin.btf.types import (
     Array,
@@ -32,13 +32,9 @@ from bpfpin.btf.types import (
     Union,
     Void,
 )
-from bpfpin.records import dataclass
 from bpfpin.uapi import BtfKind
 
 MAX_NESTING = 128  # of types that have to be written before others; the kernel needs 20
-_BYTE = 8
-T = TypeVar("T")
-_POINTER = (64, 64, 0)  # size and alignment in bits; no bit-field
 _KFUNC = "bpf_kfunc"  # the tag of a function of the kernel that programs may call
 # An unnamed structure is written at each use. A small file of unnamed structures, each with two
 # members of the next one, would make a header that grows by a factor of two for each level.
@@ -79,8 +75,6 @@ _INT_SIZES = {
     "unsigned __int128": 16,
     "_Bool": 1,
 }
-_INTS = {1: "char", 2: "short", 4: "int", 8: "long", 16: "__int128"}
-_FLOATS = {4: "float", 8: "double"}
 _MODES = {1: "byte", 2: "HI", 4: "SI", 8: "DI"}  # of GCC's attribute `mode`
 _ADDRESS_SPACE = re.compile(r"address_space\([0-9]+\)")
 _NOT_IN_WORDS = re.compile(r"[^A-Za-z0-9_]")
@@ -94,25 +88,6 @@ _C_WORDS = frozenset(
 )
 # On BPF, clang's own type of this name has another size than the one of the kernel's machine.
 _TAKEN = ("__builtin_va_list",)
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How a structure is written so that C gives it the size and the offsets of the BTF.
-
-    Attributes:
-        align: The alignment of the structure as written, in bits.
-        is_packed: Whether it has the attribute `packed`.
-        is_aligned: Whether it has the attribute `aligned`, with *align*.
-        is_opaque: Whether its members are left out, because C cannot express their offsets.
-        is_plain: Whether a list of its members is enough: no padding, no bit-fields.
-    """
-
-    align: int
-    is_packed: bool = False
-    is_aligned: bool = False
-    is_opaque: bool = False
-    is_plain: bool = False
 
 
 class CHeader:
@@ -138,8 +113,7 @@ class CHeader:
         self._names: dict[int, str] = {}
         self._declared: set[str] = set()
         self._declarators: dict[int, tuple[str, str]] = {}
-        self._sizes: dict[int, tuple[int, int, int]] = {}
-        self._layouts: dict[int, _Layout] = {}
+        self._layouts = CLayouts(btf)
         self._lines_left = self._limit(btf)
 
     def extend(self, btf: Btf) -> None:
@@ -151,10 +125,9 @@ class CHeader:
         first = btf.first_id
         for ids in (self._complete, self._named, self._inline_enums):
             ids.difference_update([type_id for type_id in ids if type_id >= first])
-        self._names = _below(first, self._names)
-        self._declarators = _below(first, self._declarators)
-        self._sizes = _below(first, self._sizes)
-        self._layouts = _below(first, self._layouts)
+        self._names = below(first, self._names)
+        self._declarators = below(first, self._declarators)
+        self._layouts = self._layouts.with_table(btf)
         self._btf = btf
         self._lines_left += self._limit(btf)
 
@@ -413,8 +386,8 @@ class CHeader:
             return "void", True
         if isinstance(kind, Int):
             return _int_name(kind), True
-        if isinstance(kind, Float) and kind.size in _FLOATS:
-            return _FLOATS[kind.size], True
+        if isinstance(kind, Float) and kind.size in FLOATS:
+            return FLOATS[kind.size], True
         if isinstance(kind, Float):
             # BPF compilers have no other floating-point numbers.
             return f"struct {{ unsigned char bytes[{kind.size}]; }}", True
@@ -453,7 +426,7 @@ class CHeader:
     # Members, at the offsets of the BTF.
 
     def _body(self, type_id: int, kind: Struct | Union, indent: str) -> str:
-        layout = self._layout(type_id, kind)
+        layout = self._layouts.of(type_id, kind)
         self._spend(len(kind.members) + 1)
         inner = indent + "\t"
         if layout.is_plain:  # most of them
@@ -478,122 +451,31 @@ class CHeader:
         return f"{indent}{before.rstrip()}{after}{tail}"
 
     def _union_member(self, member: Member, indent: str) -> str:
-        bits = member.bitfield_size or self._sizes[member.type_id][2]
+        bits = member.bitfield_size or self._layouts.sizes[member.type_id][2]
         return self._member(member.name, member.type_id, indent, bits)
 
     def _placed(
-        self, members: Iterable[Member], layout: _Layout, end: int, indent: str
+        self, members: Iterable[Member], layout: CLayout, end: int, indent: str
     ) -> Iterator[str]:
         """Yield the lines of a structure, with padding where C would not leave any."""
         at = 0
-        is_packed, sizes = layout.is_packed, self._sizes
+        is_packed, sizes = layout.is_packed, self._layouts.sizes
         for member in members:
             name, type_id, offset, bitfield_size = member
             size, align, own_bits = sizes[type_id]
             bits = bitfield_size or own_bits
             if bits:
                 if at != offset:
-                    yield from _padding(at, offset, layout.align, indent)
+                    yield from padding(at, offset, layout.align, indent)
                 at = offset + bits
             else:
-                align = _BYTE if is_packed else align
+                align = BYTE if is_packed else align
                 if -(-at // align) * align != offset:
-                    yield from _padding(at, offset, layout.align, indent)
+                    yield from padding(at, offset, layout.align, indent)
                 at = offset + size
             yield self._member(name, type_id, indent, bits)
         if -(-at // layout.align) * layout.align < end:
-            yield from _padding(at, end, layout.align, indent)
-
-    def _size(self, type_id: int) -> tuple[int, int, int]:
-        """Return size and alignment of a value as it is written, in bits, and its `_own_bits`."""
-        known = self._sizes.get(type_id)
-        if known is None:
-            known = self._sizes[type_id] = self._new_size(type_id)
-        return known
-
-    def _new_size(self, type_id: int) -> tuple[int, int, int]:
-        kind = self._btf[type_id]
-        if isinstance(kind, Modifier):
-            return self._size(kind.type_id)
-        if isinstance(kind, Pointer):
-            return _POINTER
-        if isinstance(kind, Array):
-            size, align, _ = self._size(kind.element_id)
-            return size * kind.length, align, 0
-        if isinstance(kind, (Struct, Union)):
-            return 8 * kind.size, self._layout(type_id, kind).align, 0
-        if isinstance(kind, (Int, Enum)):
-            return 8 * kind.size, 8 * kind.size, _own_bits(kind)
-        if isinstance(kind, Float):
-            return 8 * kind.size, 8 * kind.size if kind.size in _FLOATS else _BYTE, 0
-        raise malformed(f"type {type_id} ({type(kind).__name__} {kind.name!r}) has no size")
-
-    def _layout(self, type_id: int, kind: Struct | Union) -> _Layout:
-        known = self._layouts.get(type_id)
-        if known is None:
-            known = self._layouts[type_id] = self._new_layout(kind)
-        return known
-
-    def _new_layout(self, kind: Struct | Union) -> _Layout:
-        if kind.size and not kind.members:
-            return _Layout(_BYTE, is_opaque=True)
-        align, end, is_packed, is_plain = _BYTE, 8 * kind.size, False, True
-        known, is_struct = self._sizes, isinstance(kind, Struct)
-        last = natural_end = 0  # the first bit behind the member before, and behind all
-        for _, type_id, offset, bitfield_size in kind.members:
-            size, own, own_bits = known.get(type_id) or self._size(type_id)
-            align = max(align, own)
-            if bits := bitfield_size or own_bits:
-                # A bit-field lies within one unit of its type, except in packed structures.
-                is_packed = is_packed or offset % own + bits > size
-                size, is_plain = bits, False
-            elif offset % own:
-                is_packed = True
-            if offset < last or offset + size > end or (not bits and offset % _BYTE):
-                return _Layout(_BYTE, is_opaque=True)
-            if is_struct:
-                is_plain = is_plain and -(-last // own) * own == offset
-                last = offset + size
-            elif offset:
-                return _Layout(_BYTE, is_opaque=True)
-            natural_end = max(natural_end, offset + size)
-        is_packed = is_packed or bool(end % align)
-        align = _BYTE if is_packed else align
-        if -(-natural_end // align) * align != end:
-            is_plain = False
-            if not is_struct:
-                return _larger_union(natural_end, end, align, is_packed=is_packed)
-        return _Layout(align, is_packed, is_plain=is_plain and not is_packed)
-
-
-def _below(first: int, by_id: dict[int, T]) -> dict[int, T]:
-    return {type_id: value for type_id, value in by_id.items() if type_id < first}
-
-
-def _larger_union(natural_end: int, end: int, align: int, *, is_packed: bool) -> _Layout:
-    """Return the layout of a union that is larger than its members."""
-    while align <= end and not is_packed:
-        if -(-natural_end // align) * align == end:
-            return _Layout(align, is_aligned=True)
-        align *= 2
-    return _Layout(_BYTE, is_opaque=True)
-
-
-def _own_bits(kind: Int | Enum) -> int:
-    """Return the bits of an integer type that is a bit-field by itself; 0 if it is not."""
-    # Before kind_flag (Linux 5.0) bit-fields were integer types of a few bits.
-    return kind.bits if isinstance(kind, Int) and kind.bits != 8 * kind.size else 0
-
-
-def _padding(at: int, end: int, align: int, indent: str) -> Iterator[str]:
-    """Yield unnamed bit-fields from bit *at* to bit *end*; they do not change the alignment."""
-    unit = min(align, 64)
-    word = _INTS[unit // 8]
-    while at < end:
-        # Up to the end of a unit: a field that would cross it moves to the next unit.
-        bits = min(unit - at % unit, end - at)
-        yield f"{indent}{word} : {bits};"
-        at += bits
+            yield from padding(at, end, layout.align, indent)
 
 
 def _keyword(kind: Struct | Union | Enum | Forward) -> str:
@@ -632,7 +514,7 @@ def _int_name(kind: Int) -> str:
         return "_Bool"
     if _INT_SIZES.get(kind.name) == kind.size:
         return kind.name
-    word = _INTS.get(kind.size)
+    word = INTS.get(kind.size)
     if word is None:
         raise malformed(f"integer {kind.name!r} takes {kind.size} bytes")
     return f"{'signed' if kind.is_signed else 'unsigned'} {word}"
