@@ -126,11 +126,13 @@ def test_modules_are_read_from_beside_the_kernels_types(
     (tmp_path / "driver").write_bytes(blob())
     monkeypatch.setattr(btf, "VMLINUX", tmp_path / "vmlinux")
     vmlinux_btf.cache_clear()
-    module_btfs.cache_clear()
     try:
-        found = [len(each) for each in module_btfs()]
+        before = {name: len(types) for name, types in module_btfs()}
+        # In front of the other one, as a module that is loaded while this process runs.
+        (tmp_path / "bonding").write_bytes(blob(U32, U32))
+        after = {name: len(types) for name, types in module_btfs()}
     finally:
         vmlinux_btf.cache_clear()
-        module_btfs.cache_clear()
 
-    assert found == [2]
+    assert before == {"driver": 2}
+    assert after == {"bonding": 4, "driver": 2}

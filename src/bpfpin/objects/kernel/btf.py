@@ -129,12 +129,20 @@ def as_btf(source: Btf | str | Path) -> Btf:
     return source if isinstance(source, Btf) else Btf.parse(Path(source).read_bytes())
 
 
+def module_btfs() -> Iterator[tuple[str, Btf]]:
+    """Yield the name and the types of each module that is loaded now, on top of vmlinux's types.
+
+    A process reads each of them once, when the iterator comes to it.
+    """
+    for path in sorted(path for path in VMLINUX.parent.iterdir() if path != VMLINUX):
+        with contextlib.suppress(FileNotFoundError):  # the module was unloaded meanwhile
+            # A module that is loaded again, maybe another version, has a file of another inode.
+            yield path.name, _module_btf(path, path.stat().st_ino)
+
+
 @functools.cache
-def module_btfs() -> tuple[Btf, ...]:
-    """Return the types of all kernel modules, on top of vmlinux's; read once a process."""
-    base = vmlinux_btf()
-    paths = sorted(path for path in VMLINUX.parent.iterdir() if path != VMLINUX)
-    return tuple(Btf.parse(path.read_bytes(), base=base) for path in paths)
+def _module_btf(path: Path, _inode: int) -> Btf:
+    return Btf.parse(path.read_bytes(), base=vmlinux_btf())
 
 
 def value_type_of(info: MapInfo) -> TypeRef | None:
