@@ -13,7 +13,6 @@ import pytest
 
 from bpfpin.attach.interface import ifindex
 from bpfpin.attach.netlink import aside
-from bpfpin.host import attachments
 from bpfpin.host.collect import graph
 from bpfpin.host.graph import EdgeKind, Graph, NodeKind
 from bpfpin.host.processes import all_namespaces
@@ -152,7 +151,7 @@ def test_tcx_and_classic_tc_are_found(bpffs: Path) -> None:
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """A cgroup of the test's own."""
-    (mount,) = [m for m in fs.mounts() if m.fs_type == attachments.CGROUP2][:1]
+    (mount,) = [m for m in fs.mounts() if m.fs_type == "cgroup2"][:1]
     path = Path(mount.mount_point) / f"graph-test-{os.getpid()}"
     path.mkdir()
     yield path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from bpfpin.errors import BpfError, CgroupNotFoundError
@@ -10,20 +11,32 @@ from bpfpin.syscall import fs
 from bpfpin.syscall.errno_table import syscall_error
 from bpfpin.syscall.fd import Descriptor
 
-_MOUNT_LINE = "mount -t cgroup2 none /sys/fs/cgroup/unified"
+_USUAL = Path("/sys/fs/cgroup")
+_MOUNT = "mount -t cgroup2 none"
 
 
 def cgroup2_mount() -> Path:
     """Return the mount point of the cgroup2 hierarchy (/proc/self/mountinfo).
 
-    Of several mounts it is the first one, which the system made. `CgroupNotFoundError` if there is
-    none.
+    Of several mounts it is the first one of the whole hierarchy, which the system made.
+    `CgroupNotFoundError` if there is none.
     """
     # Not always /sys/fs/cgroup: with version 1 beside it, systemd mounts /sys/fs/cgroup/unified.
-    for mount in fs.mounts():
-        if mount.fs_type == "cgroup2" and _is_seen(mount.mount_point):
-            return Path(mount.mount_point)
-    raise CgroupNotFoundError("no cgroup2 is mounted", hint=f"mount one: {_MOUNT_LINE}")
+    mounts = fs.mounts()
+    seen = [mount for mount in mounts if mount.fs_type == "cgroup2" and _is_seen(mount.mount_point)]
+    # A bind mount, as in a container, may show a part of the hierarchy only.
+    whole = [mount for mount in seen if mount.root == "/"]
+    if seen:
+        return Path((whole or seen)[0].mount_point)
+    raise CgroupNotFoundError("no cgroup2 is mounted", hint=f"mount one: {_mount_line(mounts)}")
+
+
+def _mount_line(mounts: Sequence[fs.Mount]) -> str:
+    # Version 1 has folders in a tmpfs at the usual place, and version 2 gets one beside them.
+    if any(Path(mount.mount_point) == _USUAL for mount in mounts):
+        beside = _USUAL / "unified"
+        return f"mkdir -p {beside} && {_MOUNT} {beside}"
+    return f"{_MOUNT} {_USUAL}"
 
 
 def open_cgroup(path: str | Path) -> Descriptor:

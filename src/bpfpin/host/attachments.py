@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
+from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.attach.devices import DeviceRow, all_devices
 from bpfpin.attach.registry import RunningProgram, code_named, code_of
 from bpfpin.errors import (
@@ -26,12 +27,11 @@ from bpfpin.host.graph import Node, NodeKind
 from bpfpin.host.processes import Namespace, all_namespaces
 from bpfpin.objects.kernel.info import LinkInfo
 from bpfpin.records import dataclass
-from bpfpin.syscall import fs, netns
+from bpfpin.syscall import netns
 from bpfpin.uapi import AttachType, LinkType
 
 _OnDevice = tuple[LinkType | int | None, int, int]  # type of link, ifindex, id of program
 _AtCgroup = tuple[int, AttachType | int | None, int]  # ids of cgroup, attach type and program
-CGROUP2: Final = "cgroup2"
 CGROUPS_MAX: Final = 50_000
 
 
@@ -206,12 +206,13 @@ def _cgroups(notes: list[str]) -> Iterator[tuple[str, Node]]:
     The owner of a delegated cgroup may make others in it, in any number and depth: the walk ends
     at `CGROUPS_MAX` and adds a note.
     """
-    mount = next((mount for mount in fs.mounts() if mount.fs_type == CGROUP2), None)
-    if mount is None:
+    try:
+        mount = cgroup2_mount()
+    except CgroupNotFoundError:
         return
     with suppress(OSError):
         # The id of a cgroup is the inode number (kernfs_id_ino() in include/linux/kernfs.h).
-        stack = [(mount.mount_point, "/", os.stat(mount.mount_point).st_ino)]  # noqa: PTH116
+        stack = [(str(mount), "/", mount.stat().st_ino)]
         for _ in range(CGROUPS_MAX):
             if not stack:
                 return
