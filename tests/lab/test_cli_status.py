@@ -334,6 +334,7 @@ def test_a_program_of_somebody_else_is_told_as_that(lab: TestLab) -> None:
         "id": theirs_id,
         "name": "theirs",
         "mode": "native",
+        "extensions": [],
     }
     assert f"not bpfpin's: theirs (id {theirs_id}) at xdp of {lab.device}" in told.stderr
 

@@ -31,7 +31,7 @@ from bpfpin.errors import (
 )
 from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.hooks import Hook, XdpMode
-from bpfpin.objects.kernel.info import links
+from bpfpin.objects.kernel.info import Extension, extensions_of, links, listed
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
@@ -82,6 +82,7 @@ class XdpHolder:
     """The program that a device runs, and what holds it: a link, or netlink (*link_id* is None).
 
     Callers without CAP_SYS_ADMIN cannot see links: then `is_link_known` is False, *link_id* None.
+    *extensions* are the programs that it calls, as libxdp's dispatcher does.
     """
 
     program_id: int
@@ -89,10 +90,12 @@ class XdpHolder:
     mode: XdpMode
     link_id: int | None
     is_link_known: bool = True
+    extensions: tuple[Extension, ...] = ()
 
     def __str__(self) -> str:
         name = f" ({self.program_name})" if self.program_name else ""
-        return f"program id {self.program_id}{name} in {self.mode.value} mode, {self._held()}"
+        runs = f", which runs {listed(self.extensions)}," if self.extensions else ""
+        return f"program id {self.program_id}{name}{runs} in {self.mode.value} mode, {self._held()}"
 
     def _held(self) -> str:
         if not self.is_link_known:
@@ -190,9 +193,11 @@ def xdp_holder(ifindex: int) -> XdpHolder | None:
         with contextlib.suppress(BpfError), Program.from_id(program_id) as program:
             name = program.name
         try:
-            return XdpHolder(program_id, name, mode, _link_id(ifindex, program_id))
+            link = _link_id(ifindex, program_id)
+            extensions = extensions_of([program_id]).get(program_id, ())
         except PermissionDeniedError:
             return XdpHolder(program_id, name, mode, None, is_link_known=False)
+        return XdpHolder(program_id, name, mode, link, extensions=extensions)
     return None
 
 

@@ -49,10 +49,7 @@ def _show(context: Context, report: StatusReport, target: str | None) -> None:
     for path in (path for set_report in report.sets for path in set_report.foreign):
         context.out.say(f"not bpfpin's: {path}")
     for other in report.others:
-        name = other.name or "a program"
-        mode = f" in {other.mode} mode" if other.mode else ""
-        place = f"{other.hook} of {other.device}{mode}"
-        context.out.say(f"not bpfpin's: {name} (id {other.id}) at {place}")
+        context.out.say(f"not bpfpin's: {other}")
     for problem in report.problems:
         context.out.say(f"problem: {problem.text}\n  fix: {problem.fix}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bpfpin.hooks import known_hook
+from bpfpin.objects.kernel.info import Extension, listed
 from bpfpin.pins.pinset import SetState
 from bpfpin.pins.plan import Decision
 from bpfpin.records import dataclass
@@ -301,17 +302,27 @@ class Problem:
 
 @dataclass(frozen=True)
 class OtherProgram:
-    """A program that somebody else attached; *name* is "" where it may not be asked for."""
+    """A program that somebody else attached; *name* is "" where it may not be asked for.
+
+    *extensions* are the programs that it calls, as libxdp's dispatcher does.
+    """
 
     device: str
     hook: str
     id: int
     name: str = ""
     mode: str = ""
+    extensions: tuple[Extension, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
         return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        mode = f" in {self.mode} mode" if self.mode else ""
+        runs = f", which runs {listed(self.extensions)}" if self.extensions else ""
+        name = self.name or "a program"
+        return f"{name} (id {self.id}) at {self.hook} of {self.device}{mode}{runs}"
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import grp
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,8 @@ from bpfpin.errors import (
     PinNotFoundError,
 )
 from bpfpin.hints import shell_line
-from bpfpin.hooks import HeldBy
+from bpfpin.hooks import HeldBy, Hook
+from bpfpin.objects.kernel.info import Extension, extensions_of
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
@@ -596,7 +598,16 @@ def other_programs(own: Collection[int], *, ifindex: int | None = None) -> tuple
                     running.mode,
                 )
                 programs[running.ifindex].append(other)
-    return tuple(other for others in programs.values() for other in others)
+    return _with_extensions([other for others in programs.values() for other in others])
+
+
+def _with_extensions(others: Sequence[OtherProgram]) -> tuple[OtherProgram, ...]:
+    """Add the programs that each of these calls, if this user may see links."""
+    extensions: dict[int, tuple[Extension, ...]] = {}
+    with suppress(PermissionDeniedError):
+        xdp = {other.id for other in others if other.hook == Hook.XDP.value}
+        extensions = extensions_of(xdp) if xdp else {}
+    return tuple(replace(other, extensions=extensions.get(other.id, ())) for other in others)
 
 
 def _name_of_program(program_id: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import TypeVar
@@ -133,6 +133,7 @@ class LinkInfo:
         map_id: The id of the map it belongs to (struct_ops, sockmap).
         target_id: For tracing and extension programs: the id of the program, or for a kernel
             function of the BTF object, that has the function.
+        target_btf_id: For these: the id of the function in the BTF of *target_id*.
 
     Kernel: `struct bpf_link_info` of include/uapi/linux/bpf.h.
     """
@@ -146,11 +147,23 @@ class LinkInfo:
     netns_inode: int | None = None
     map_id: int | None = None
     target_id: int | None = None
+    target_btf_id: int | None = None
 
     @property
     def is_attached(self) -> bool:
         """Whether its device or cgroup still exists; True for links without one."""
         return 0 not in (self.ifindex, self.cgroup_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A program of type EXT that replaces a function of another program (freplace)."""
+
+    id: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name or 'a program'} (id {self.id})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +184,7 @@ PLACES: dict[int, tuple[str, tuple[str, ...]]] = {
     LinkType.NETKIT: ("<II", ("ifindex", "attach_type")),
     LinkType.CGROUP: ("<QI", ("cgroup_id", "attach_type")),
     LinkType.NETNS: ("<II", ("netns_inode", "attach_type")),
-    LinkType.TRACING: ("<II", ("attach_type", "target_id")),
+    LinkType.TRACING: ("<III", ("attach_type", "target_id", "target_btf_id")),
     LinkType.STRUCT_OPS: ("<I", ("map_id",)),
     LinkType.SOCKMAP: ("<II", ("map_id", "attach_type")),
 }
@@ -336,6 +349,36 @@ def links() -> Iterator[LinkInfo]:
     Kernel: BPF_LINK_GET_NEXT_ID, BPF_LINK_GET_FD_BY_ID (Linux 5.8).
     """
     return _infos(link_ids(), bpf.link_get_fd_by_id, link_info)
+
+
+def extensions_of(program_ids: Collection[int]) -> dict[int, tuple[Extension, ...]]:
+    """Return the programs that replace functions of each of these programs.
+
+    They come in the order of the functions in BTF, in which libxdp's dispatcher calls them
+    (`prog0`, `prog1` …). Raises `PermissionDeniedError` without CAP_SYS_ADMIN.
+    """
+    functions: dict[int, list[tuple[int, int]]] = {}
+    for link in links():
+        if link.type == LinkType.TRACING and link.target_id in program_ids:
+            function = (link.target_btf_id or 0, link.program_id)
+            functions.setdefault(link.target_id or 0, []).append(function)
+    return {
+        target: tuple(_extensions(program_id for _, program_id in sorted(replaced)))
+        for target, replaced in functions.items()
+    }
+
+
+def _extensions(program_ids: Iterator[int]) -> Iterator[Extension]:
+    for info in _infos(program_ids, bpf.prog_get_fd_by_id, program_info):
+        # A program that traces another one (fentry, fexit) has a link of the same type.
+        if info.type == ProgramType.EXT:
+            yield Extension(info.id, info.name)
+
+
+def listed(extensions: Sequence[Extension]) -> str:
+    """Return the programs as part of a sentence: `a (id 4), b (id 5) and c (id 6)`."""
+    *first, last = map(str, extensions)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _ids(next_id: Callable[[int], int | None]) -> Iterator[int]:
