@@ -17,6 +17,10 @@ LOWER_LAYERS: Final = tuple(
     f"tests/unit/{name}"
     for name in (*("btf", "codecs", "fixup", "objfile", "syscall"), "migration", "test_insn.py")
 )
+_DEVICES: Final = "tests/guests/test_devices.py"
+_KINDS: Final = "tests/guests/test_kinds.py"
+_CGROUP2: Final = "tests/guests/test_cgroup2.py"
+_REALTIME: Final = "tests/guests/test_realtime.py"
 CAPABILITIES: Final = {
     "all that doctor checks": (
         "tests/guests/test_smoke.py::test_the_doctor_finds_nothing_missing",
@@ -31,6 +35,37 @@ CAPABILITIES: Final = {
     "tcx": ("tests/kernel/test_tcx.py::test_updates_under_traffic_lose_no_packet",),
     "classic tc": ("tests/kernel/test_clsact.py::test_updates_under_traffic_lose_no_packet",),
     "cgroups": ("tests/lab/test_load_cgroup.py::test_both_directions_count_through_a_reload",),
+    **{
+        f"XDP on {kind}": (f"{_DEVICES}::test_xdp_counts_through_a_reload[{kind}]",)
+        for kind in ("bond", "bridge", "vlan", "dummy", "wireguard")
+    },
+    "virtio-net in native mode": (f"{_DEVICES}::test_virtio_net_runs_xdp_in_native_mode",),
+    "netkit": (
+        "tests/guests/test_netkit.py::test_the_command_loads_reloads_shows_and_unloads",
+        "tests/guests/test_netkit.py::test_the_peer_sends_to_the_primary_device_for_programs",
+    ),
+    "beside libxdp's dispatcher": (
+        "tests/guests/test_dispatcher.py::test_programs_of_a_dispatcher_are_told_by_name_and_taken_over",
+    ),
+    "fentry, kprobe, LSM, freplace: loading": (
+        f"{_KINDS}::test_a_program_is_loaded_for_a_function_of_the_kernel",
+        f"{_KINDS}::test_a_kprobe_program_is_loaded",
+        f"{_KINDS}::test_an_extension_is_loaded_for_a_function_of_a_program",
+    ),
+    "types and functions of modules": (
+        f"{_KINDS}::test_a_program_is_loaded_for_a_function_of_a_module",
+        f"{_KINDS}::test_a_program_is_fitted_to_a_structure_of_a_module",
+        f"{_KINDS}::test_a_program_calls_functions_of_a_module",
+    ),
+    "exactness of migrations (PREEMPT_RT or not)": (
+        f"{_REALTIME}::test_a_plain_addition_is_exact_on_kernels_without_preempt_rt_only",
+        f"{_REALTIME}::test_a_migration_of_atomic_counters_loses_nothing_under_traffic",
+    ),
+    "cgroup2 alone, or mounted elsewhere": (
+        f"{_CGROUP2}::test_a_host_with_version_2_alone",
+        f"{_CGROUP2}::test_a_host_that_mounts_cgroups_elsewhere",
+        f"{_CGROUP2}::test_the_line_that_mounts_cgroups_works_when_it_is_typed",
+    ),
 }
 
 SMOKE: Final = "smoke"
@@ -63,6 +98,4 @@ def pytest(kernel: Kernel, python: Sequence[str], words: Sequence[str]) -> list[
         "PYTHONUNBUFFERED": "1",
     }
     settings = [f"{name}={value}" for name, value in environment.items()]
-    # A test that takes longer shows where it is; start.sh ends one that takes twice as long.
-    options = ["-v", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=300"]
-    return ["env", *settings, *python, "-m", "pytest", *options, *words]
+    return ["env", *settings, *python, "-m", "pytest", "-v", "-p", "no:cacheprovider", *words]
