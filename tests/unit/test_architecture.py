@@ -52,7 +52,7 @@ LAYERS: dict[str, set[str]] = {
     "migration": OBJECTS | {"assembler", "objects", "analysis"},
     "pins": OBJECTS | {"objects", "migration", "version"},
     "attach": BASE | {"hooks", "codecs", "spec", "syscall", "objects"},
-    "host": HOST,
+    "host": HOST | {"analysis"},
     "map": HOST | {"host", "migration"},
     "sets": HOST | {"host", "map", "migration", "analysis", "objfile", "builtin"},
     "apps": HOST | {"host", "map", "sets", "objfile", "builtin"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Final
@@ -76,7 +76,7 @@ def listing_of_spec(program: ProgramSpec) -> Listing:
         for index, insn in enumerate(code)
         if insn.is_call and insn.src != PseudoCall.CALL
     }
-    return Listing(code, maps, helpers, _functions(code))
+    return Listing(code, maps, helpers, call_targets(code))
 
 
 def listing_of_kernel(
@@ -97,7 +97,7 @@ def listing_of_kernel(
     calls = {index: insn.imm for index, insn in enumerate(code) if insn.is_call and insn.src == 0}
     known = helper_names(calls.values())
     helpers = {index: known.get(number, UNNAMED) for index, number in calls.items()}
-    return Listing(code, maps, helpers, _functions(code), per_cpu)
+    return Listing(code, maps, helpers, call_targets(code), per_cpu)
 
 
 def _helper(call: Instruction) -> str:
@@ -107,7 +107,7 @@ def _helper(call: Instruction) -> str:
     return f"bpf_{known.name}" if isinstance(known, FuncId) else f"helper {call.imm}"
 
 
-def _functions(code: tuple[Instruction, ...]) -> dict[int, int]:
+def call_targets(code: tuple[Instruction, ...]) -> dict[int, int]:
     """Return the targets of calls of the program's own functions, and of loads of their addresses.
 
     For a JIT-compiled program the kernel shows the distance of a call in `offset`, and the
@@ -157,15 +157,26 @@ def helper_names(distances: Iterable[int]) -> dict[int, str]:
     for addresses there, so that the result is empty.
     """
     wanted = set(distances)
-    symbols = SYMBOLS.read_bytes() if wanted else b""
+    if not wanted:
+        return {}
+    symbols = SYMBOLS.read_bytes()
     base = re.search(_BASE, symbols, re.MULTILINE)
     if base is None or not int(base[1], 16):
         return {}
     # The distance is BPF_CALL_IMM of the kernel's include/linux/filter.h: address minus base.
-    names = {}
-    for distance in wanted:
-        address = b"%016x" % (int(base[1], 16) + distance & _WORD)
-        symbol = re.search(rb"^" + address + rb" \w (\w+)", symbols, re.MULTILINE)
-        if symbol:
-            names[distance] = symbol[1].decode()
+    addresses = {int(base[1], 16) + distance & _WORD: distance for distance in wanted}
+    return {addresses[at]: name for at, name in _symbols_at(addresses, symbols).items()}
+
+
+def symbol_names(addresses: Collection[int]) -> dict[int, str]:
+    """Return the names of the kernel functions at these addresses, as far as they begin there."""
+    return _symbols_at(addresses, SYMBOLS.read_bytes()) if addresses else {}
+
+
+def _symbols_at(addresses: Iterable[int], symbols: bytes) -> dict[int, str]:
+    # One search for all: the file has some 200,000 lines.
+    lines = b"|".join(b"%016x" % address for address in addresses)
+    names: dict[int, str] = {}
+    for match in re.finditer(rb"^(" + lines + rb") \w ([\w.]+)", symbols, re.MULTILINE):
+        names.setdefault(int(match[1], 16), match[2].decode())
     return names

@@ -10,6 +10,8 @@ command = Group(
     {
         "list": Verb("bpfpin.cli.prog.listing", "List all programs, where they run, their pins."),
         "show": Verb("bpfpin.cli.prog.show", "Show one program: figures, functions, maps, users."),
+        "dump": Verb("bpfpin.cli.prog.dump", "Print the instructions or machine code of one."),
+        "run": Verb("bpfpin.cli.prog.run", "Run one on test packets, and show its answer."),
     },
     help=("Look at and run any program, named by a path, SET/PROGRAM, id:N or name:NAME."),
 )

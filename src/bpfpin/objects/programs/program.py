@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from bpfpin.btf.btf import Btf
@@ -41,7 +42,7 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import XDP_PACKET_HEADROOM, AttachType, ProgramType
+from bpfpin.uapi import XDP_PACKET_HEADROOM, AttachType, ProgramType, TestRunFlag
 
 _FUNCTION_INFO = struct.Struct("<II")
 _LINE_INFO = struct.Struct("<IIII")
@@ -51,6 +52,10 @@ _ATTACH_TYPES = {ProgramType.XDP: AttachType.XDP}
 _WITH_TARGET = frozenset(
     {ProgramType.TRACING, ProgramType.LSM, ProgramType.EXT, ProgramType.STRUCT_OPS}
 )
+# bpf_prog_test_run_raw_tp() and bpf_prog_test_run_syscall() of net/bpf/test_run.c take a context
+# and nothing else.
+_RUN_ONCE = frozenset({ProgramType.SYSCALL, ProgramType.RAW_TRACEPOINT})
+_CONTEXT_SIZE = 1024  # more than any structure that describes a context; __sk_buff has 192 bytes
 _RETURN_ONE = encode((mov_imm(0, 1), exit_()))  # valid for every program type
 
 
@@ -352,14 +357,28 @@ class Program(KernelObject):
         """The program type."""
         return self.info.type
 
-    def test_run(self, data: bytes = b"", *, repeat: int = 1, context: bytes = b"") -> TestRun:
+    def test_run(
+        self,
+        data: bytes = b"",
+        *,
+        repeat: int = 1,
+        context: bytes = b"",
+        cpu: int | None = None,
+        live_frames: bool = False,
+        batch_size: int = 0,
+    ) -> TestRun:
         """Run the program on a test packet.
 
         Args:
             data: The packet. XDP and tc programs need at least 14 bytes, an Ethernet header.
-                Programs of type syscall take none.
-            repeat: How often to run it. Default: 1.
+                Programs of types syscall and raw_tracepoint take none.
+            repeat: How often to run it. Default: 1. Programs of types syscall and raw_tracepoint
+                run once.
             context: The context, if the type of program takes one.
+            cpu: The CPU to run it on; this thread moves there for the call. Default: any.
+            live_frames: Let XDP programs really pass, send and redirect the packets; the result
+                then has no return value and no data. Default: False.
+            batch_size: How many live frames to handle at once, at most 256. Default: 64.
 
         Returns:
             The return value, the packet and the context after the last run, and the average time.
@@ -367,31 +386,66 @@ class Program(KernelObject):
         Raises:
             NotSupportedError: Programs of this type cannot be run like this.
             PermissionDeniedError: A capability is missing.
+            UsageError: This thread may not run on *cpu*.
 
-        Kernel: BPF_PROG_TEST_RUN (Linux 4.12).
+        Kernel: BPF_PROG_TEST_RUN (Linux 4.12; live frames 5.18).
         """
+        kind = self.type
         packet, packet_out = _input(data), _output(len(data))
         ctx = _input(context)
-        is_syscall = self.type == ProgramType.SYSCALL
+        # The kernel refuses data, repeat and an output context for these (EINVAL): the context
+        # comes back in `ctx_in`.
+        runs_once = kind in _RUN_ONCE
+        has_output = bool(data) and not live_frames
+        ctx_out = None
+        if context and not runs_once and not live_frames:
+            ctx_out = ctypes.create_string_buffer(max(_CONTEXT_SIZE, len(context)))
         attribute = ProgTestRunAttr(
             prog_fd=self.fd,
             data_in=bpf.address(packet),
             data_size_in=len(data),
-            data_out=bpf.address(packet_out) if data else 0,
-            data_size_out=len(packet_out) if data else 0,
+            data_out=bpf.address(packet_out) if has_output else 0,
+            data_size_out=len(packet_out) if has_output else 0,
             ctx_in=bpf.address(ctx),
             ctx_size_in=len(context),
-            # The kernel refuses data, repeat and an output context for these (EINVAL): the context
-            # comes back in `ctx_in`.
-            repeat=0 if is_syscall else repeat,
+            ctx_out=bpf.address(ctx_out),
+            ctx_size_out=len(ctx_out) if ctx_out is not None else 0,
+            repeat=0 if runs_once else repeat,
+            flags=TestRunFlag.XDP_LIVE_FRAMES if live_frames else 0,
+            batch_size=batch_size,
         )
-        bpf.prog_test_run(attribute, target=f"program {self.name}")
+        # Not by BPF_F_TEST_RUN_ON_CPU, which works for raw tracepoints alone: all others run on the
+        # CPU of the caller.
+        with _on_cpu(cpu):
+            bpf.prog_test_run(attribute, target=f"program {self.name}")
+        if ctx_out is not None:
+            context = ctx_out.raw[: min(attribute.ctx_size_out, len(ctx_out))]
+        elif ctx is not None:
+            context = ctx.raw
         return TestRun(
             return_value=attribute.retval,
-            data=packet_out.raw[: attribute.data_size_out] if data else b"",
-            context=ctx.raw if ctx is not None else b"",
+            data=packet_out.raw[: attribute.data_size_out] if has_output else b"",
+            context=context,
             duration_ns=attribute.duration,
         )
+
+
+@contextlib.contextmanager
+def _on_cpu(cpu: int | None) -> Iterator[None]:
+    """Run the block on that CPU; None: on any."""
+    if cpu is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except (OSError, ValueError, OverflowError):
+        allowed = ", ".join(map(str, sorted(before)))
+        raise UsageError(f"no run on CPU {cpu}: this thread may run on {allowed}") from None
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _input(data: bytes) -> ctypes.Array[ctypes.c_char] | None:
