@@ -29,6 +29,7 @@ SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 OTHER_PACKAGES = (
     *("base-files", "bash", "dash", "coreutils", "findutils", "grep", "sed", "mount", "util-linux"),
     *("iproute2", "iputils-ping", "kmod", "procps", "python3", "libstdc++6", "strace"),
+    "bpftool",
 )
 # Wheels are named after the oldest C library that they run with.
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")

@@ -131,6 +131,7 @@ def test_arm64_runs_the_unit_tests_of_the_lower_layers_as_well() -> None:
 def test_no_test_of_a_capability_is_slow() -> None:
     # Smoke leaves out the slow ones of the unit tests, and would leave out these.
     files = {test.partition("::")[0] for tests in CAPABILITIES.values() for test in tests}
+    assert [name for name in files if name.endswith("oracle.py")] == []
 
     assert [name for name in files if "mark.slow" in (CHECKOUT / name).read_text()] == []
 
