@@ -18,7 +18,8 @@ def test_a_refusal_shows_the_line_of_c_and_a_hint_and_how_to_get_the_log() -> No
 
     assert "verifier_refused.bpf.c:" in shown[1]
     assert shown[1].endswith(": *counter += 1;")
-    assert shown[-3].strip() == "R0 invalid mem access 'map_value_or_null'"
+    # A kernel's own explanation may follow.
+    assert "  R0 invalid mem access 'map_value_or_null'" in shown[2:-2]
     assert shown[-2].startswith("hint: R0 may be NULL")
     assert shown[-1].strip() == HOW
 

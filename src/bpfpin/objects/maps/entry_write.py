@@ -147,7 +147,7 @@ class EntryAccess:
         The values of the other CPUs stay, or are zero if the key is new. BPF_F_CPU (Linux 7.0)
         writes one CPU's value alone. Older kernels only know the values of all CPUs together: they
         are read, one is changed, and all are written, so what programs on other CPUs count between
-        the two calls is lost.
+        the two calls is lost. With EXIST, a key that is deleted after it was found is added again.
         """
         cpu = options.cpu or 0
         codec = self._codec_of(cpu)
@@ -163,7 +163,16 @@ class EntryAccess:
     ) -> None:
         """Write the bytes of one CPU's value, as `write_cpu` does."""
         cpu, elements = options.cpu or 0, self._elements
-        flags = int(options.flags) | UpdateFlag.CPU | cpu << CPU_SHIFT
+        # With BPF_F_CPU among the flags a hash ignores BPF_NOEXIST and BPF_EXIST: check_flags() of
+        # kernel/bpf/hashtab.c compares all flags with one of them (Linux 7.3).
+        if options.flags & UpdateFlag.NOEXIST:
+            # The other CPUs have no value yet that could be lost.
+            elements.update(key, self._with_others(key, cpu, data), options.flags, named=named)
+            return
+        if options.flags & UpdateFlag.EXIST:
+            elements.lookup(key, named=named)
+        kept = int(options.flags) & ~UpdateFlag.EXIST
+        flags = kept | UpdateFlag.CPU | cpu << CPU_SHIFT
         try:
             elements.update_part(key, data, flags, named=named)
         # A kernel that does not know BPF_F_CPU refuses the flag.

@@ -167,7 +167,8 @@ class Map(RawMap, MutableMapping[Any, Any]):
             lock: Read and write under the value's `bpf_spin_lock` (BPF_F_LOCK).
             cpu: In a per-CPU map, the CPU whose value to write. Before Linux 7.0 (BPF_F_CPU) the
                 values of all CPUs are read and written: what programs on other CPUs count between
-                is lost.
+                is lost. With EXIST the key is looked up first: if it is deleted between, it is
+                added again.
             all_cpus: Write the same value for each CPU.
 
         Raises:

@@ -264,7 +264,7 @@ RULES: dict[MapType, DefinitionRules] = {
     MapType.RHASH: DefinitionRules(
         None,
         None,
-        _F.NO_PREALLOC | _ACCESS,
+        _F.NO_PREALLOC | _NODE | _ACCESS,
         needs=_F.NO_PREALLOC,
         entries_max=ENTRIES_MAX,
         more=_resizable_hash,
