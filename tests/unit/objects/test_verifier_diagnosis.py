@@ -42,6 +42,7 @@ def line_of(index: int) -> str:
         ("write into map forbidden, value_size=8 off=0 size=8", Cause.READ_ONLY),
         ("map 'm' has to have BTF in order to use bpf_spin_lock", Cause.SPIN_LOCK),
         ("R1 must be referenced or trusted", Cause.TRUSTED_POINTER),
+        ("tracing progs cannot use resizable hash maps yet", Cause.MAP_KIND),
         ("attach_btf_id 7 is not a function", Cause.ATTACH_TARGET),
         ("too many subprograms", Cause.CALL_DEPTH),
         ("math between fp pointer and register with unbounded min value", Cause.UNBOUNDED_OFFSET),

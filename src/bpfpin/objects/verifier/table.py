@@ -194,6 +194,11 @@ _ROWS: tuple[tuple[Cause, str, str | Say], ...] = (
         "{helper} takes maps of another type: see the type that the object defines the map with",
     ),
     (
+        Cause.MAP_KIND,
+        r"tracing progs cannot use resizable hash maps",
+        "programs of tracing may not use an rhash: define the map as BPF_MAP_TYPE_HASH",
+    ),
+    (
         Cause.CALL_DEPTH,
         r"too many subprograms|call stack of \d+ frames|recursi(?:ve|on)|call depth|call chain",
         "eight calls deep at most (on newer kernels 16), no recursion, 256 functions: use a loop or"
