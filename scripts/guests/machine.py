@@ -74,6 +74,9 @@ def run(guest: Guest, command: Sequence[str], cwd: Path, out: Path) -> Result:
     shutil.copyfile(START, out / "start.sh")
     shutil.copyfile(guest.boot.busybox, out / "busybox")
     (out / "busybox").chmod(0o755)
+    # The configuration, which programs may ask for; some packages have it beside the modules.
+    for config in (guest.boot.image.parent / "boot").glob(f"config-{guest.boot.release}"):
+        shutil.copyfile(config, out / "config")
     (out / "folders").write_text("".join(f"{folder}\n" for folder in guest.copies))
     (out / "command.sh").write_text(f"cd {shlex.quote(str(cwd))} && exec {shlex.join(command)}\n")
     with (out / "console").open("wb") as console:

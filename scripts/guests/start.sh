@@ -10,6 +10,11 @@ mount -t bpf -o mode=700 bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t debugfs debugfs /sys/kernel/debug
 ip link set lo up
+# As on a Debian system: beside the kernel, or beside its modules.
+mkdir -p /boot
+for config in /mnt/guest/config "/lib/modules/$(uname -r)/config"; do
+    [ -e "$config" ] && cp "$config" "/boot/config-$(uname -r)"
+done
 echo "guest: $(uname -r) is up after $(cut -d' ' -f1 /proc/uptime) s"
 
 # The watch: a sign of life for the host, and the end of a command that writes nothing for long, by

@@ -29,6 +29,7 @@ from bpfpin.syscall import fs
 from bpfpin.uapi import AttachType, LinkType, ProgramType
 from support import isolation
 from support.hooks import Counting, counting, idle_at, new_cgroup
+from support.kernel_needs import need_hook
 from support.nobody import nobody
 from support.tools import need
 from support.wait import wait_until
@@ -117,6 +118,7 @@ def test_a_program_sees_the_cgroups_below(cgroup: Path, programs: Counting) -> N
 
 @pytest.mark.parametrize("hook", hooks_at(TargetKind.CGROUP))
 def test_every_hook_takes_its_program_and_an_update(cgroup: Path, hook: Hook) -> None:
+    need_hook(hook)
     (kind,) = hook.traits.program_types
     with (
         idle_at(hook, kind) as old,

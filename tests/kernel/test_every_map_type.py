@@ -29,6 +29,7 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import MapCreateAttr, ProgTestRunAttr
 from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.uapi import MapFlag, MapType, ProgramType
+from support.kernel_needs import need_map_type
 from support.map_types import RECORD, each, exercised, is_listed, of, spec, with_map
 from support.maps import DATAREC, FLOWS, U32
 
@@ -265,6 +266,7 @@ def test_an_instruction_array_holds_places_in_a_program_or_is_refused_by_an_olde
 
 @of(MapType.ARENA)
 def test_an_arena_is_memory_of_whoever_maps_it() -> None:
+    need_map_type(MapType.ARENA)
     arena = spec(MapType.ARENA, 0, 0, max_entries=1, map_flags=MapFlag.MMAPABLE)
     with Map.create(arena) as held:
         with mmap.mmap(held.fd, mmap.PAGESIZE) as memory:

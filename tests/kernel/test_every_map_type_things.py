@@ -26,6 +26,7 @@ from bpfpin.syscall.cpu import possible_cpus
 from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import AttachType, MapFlag, MapType, ProgramType, UpdateFlag
 from support.hooks import idle, new_cgroup
+from support.kernel_needs import need_map_type
 from support.map_types import RECORD, each, of, spec, unreadable, with_map
 from support.maps import DATAREC, FLOWS, U32
 
@@ -302,6 +303,7 @@ def test_a_socket_storage_takes_sockets_as_keys(listener: socket.socket) -> None
 
 @of(MapType.CGRP_STORAGE)
 def test_a_cgroup_storage_takes_paths_as_keys(cgroup: Path) -> None:
+    need_map_type(MapType.CGRP_STORAGE)
     with Map.create(storage(MapType.CGRP_STORAGE)) as held:
         check_storage(held, cgroup)
         check_storage(held, str(cgroup))

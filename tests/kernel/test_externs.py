@@ -14,6 +14,7 @@ import pytest
 from bpfpin.btf.types import Var
 from bpfpin.errors import (
     BpfError,
+    ExitCode,
     NotSupportedError,
     ObjectFileError,
     PermissionDeniedError,
@@ -31,6 +32,7 @@ from bpfpin.spec import ObjectSpec
 from bpfpin.syscall import bpf
 from bpfpin.uapi import ProgramType, XdpAction
 from kernel.test_core import by_libbpf, by_us
+from support.kernel_needs import need_functions
 from support.objects import COMPILERS, compiled
 
 PACKET = bytes(64)
@@ -43,6 +45,10 @@ CONFIG = {
     "CONFIG_PHYSICAL_START": "0xffffffff81000000",
     "CONFIG_DEFAULT_HOSTNAME": '"a long name"',
 }
+
+
+# What kernel_symbols calls (Linux 6.2, 6.3).
+KERNEL_FUNCTIONS = ("bpf_cast_to_kern_ctx", "bpf_task_from_pid", "bpf_task_release")
 
 
 def seen(loaded: Loaded) -> dict[str, object]:
@@ -118,6 +124,7 @@ def test_the_configuration_of_the_running_kernel_is_found(bpffs: Path) -> None:
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_symbols_variables_and_functions_of_the_kernel_are_found(compiler: str) -> None:
+    need_functions(*KERNEL_FUNCTIONS)
     with load(read_object(compiled("kernel_symbols", compiler))) as loaded:
         found = seen(loaded)
         pid = os.getpid().to_bytes(4, "little")
@@ -151,12 +158,14 @@ def test_a_program_reads_a_variable_of_each_cpu() -> None:
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_they_come_out_as_libbpf_has_them(compiler: str, bpffs: Path) -> None:
+    need_functions(*KERNEL_FUNCTIONS)
     path = compiled("kernel_symbols", compiler)
 
     assert without_ids(by_us(path)) == without_ids(by_libbpf(path, bpffs))
 
 
 def test_answers_say_what_each_is_here() -> None:
+    need_functions(*KERNEL_FUNCTIONS)
     answers = {each.extern.name: each for each in resolve(read_object(compiled("kernel_symbols")))}
 
     assert re.fullmatch(r"type \d+ of vmlinux", answers["bpf_task_from_pid"].text)
@@ -208,6 +217,22 @@ def test_a_file_stands_in_for_the_configuration(tmp_path: Path) -> None:
     assert answer_of(spec, "CONFIG_HZ") == "250"
 
 
+def test_a_host_without_the_configuration_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = read_object(compiled("config_values"))
+    for name in ("CONFIG", "BOOT", "MODULES"):
+        monkeypatch.setattr(symbols, name, tmp_path / name)
+    with pytest.raises(NotSupportedError, match=f"in none of {tmp_path}/CONFIG, ") as caught:
+        load(spec)
+    beside_modules = symbols.config_files()[-1]
+    beside_modules.parent.mkdir(parents=True)
+    beside_modules.write_text("".join(f"{name}={value}\n" for name, value in CONFIG.items()))
+
+    assert caught.value.exit_code == ExitCode.NOT_SUPPORTED
+    assert answer_of(spec, "CONFIG_HZ") == "250"
+
+
 def answer_of(spec: ObjectSpec, name: str) -> str:
     return next(each.text for each in resolve(spec) if each.extern.name == name)
 
@@ -215,6 +240,7 @@ def answer_of(spec: ObjectSpec, name: str) -> str:
 def test_hidden_addresses_are_a_question_of_rights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    need_functions(*KERNEL_FUNCTIONS)
     hidden = tmp_path / "kallsyms"
     hidden.write_text("0000000000000000 T _text\n0000000000000000 T _stext\n")
     monkeypatch.setattr(symbols, "KALLSYMS", hidden)

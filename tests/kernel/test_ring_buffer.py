@@ -22,7 +22,7 @@ from bpfpin.objects.maps import base
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.mmap import PAGE_SIZE, SharedPages
 from bpfpin.uapi import MapFlag, MapType
-from support.events import EVENT_SIZE, RING_SIZE, Teller, teller
+from support.events import EVENT_SIZE, RING_SIZE, Teller, need_second_cpu, teller
 from support.wait import HANG_S, wait_until
 
 NO_WAKEUP = 1
@@ -151,6 +151,7 @@ def test_discarded_records_are_left_out(programs: Teller, ring: RingBuffer) -> N
 def test_a_record_that_is_not_submitted_yet_holds_back_those_behind_it(
     programs: Teller, ring: RingBuffer
 ) -> None:
+    need_second_cpu()
     programs.tell(1)
     holder = threading.Thread(target=programs.run, args=("hold",))
     holder.start()
@@ -445,6 +446,7 @@ def test_a_cancelled_task_leaves_the_ring_usable(programs: Teller, ring: RingBuf
 def test_an_event_loop_does_not_spin_on_a_record_that_is_held(
     programs: Teller, ring: RingBuffer
 ) -> None:
+    need_second_cpu()
     taken: list[int] = []
     holder = threading.Thread(target=programs.run, args=("hold",))
     holder.start()

@@ -14,6 +14,7 @@ from bpfpin.sets.choose import read_source
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapFlag, MapType
 from support.here import Here, bpftool, id_at, map_ids, veth
+from support.kernel_needs import need_map_type
 from support.map_command import SESSIONS, ok, refused, said
 from support.nobody import run_cli_as_nobody
 from support.tools import need
@@ -208,6 +209,7 @@ def test_show_tells_types_and_flags(counters: Path) -> None:
     ids=lambda one: one.name if isinstance(one, MapSpec) else "",
 )
 def test_show_tells_what_a_type_means(spec: MapSpec, note: str) -> None:
+    need_map_type(spec.type)
     with Map.create(spec) as held:
         assert note in " ".join(ok("show", f"id:{held.id}")["notes"])
         assert note in said("show", f"id:{held.id}").stdout

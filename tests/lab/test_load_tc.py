@@ -24,6 +24,7 @@ from bpfpin.spec import Hook
 from support.crash import calls_of_a_process
 from support.here import Here, decisions, map_ids, packets, veth, wait_for_the_end_of
 from support.hooks import idle, without_tcx
+from support.kernel_needs import need_hook, need_tcx
 from support.lab import TestLab
 from support.moments import stopped
 from support.objects import compiled
@@ -104,6 +105,7 @@ def send(lab: TestLab, times: int) -> None:
 def test_a_program_counts_at_each_hook_through_a_reload(
     counting: Here, lab: TestLab, hook: str
 ) -> None:
+    need_hook(hook)
     flow = lab.flood if hook.endswith("ingress") else lambda times: send(lab, times)
     first = counting.load(compiled(OLD), *at(hook))
     flow(10)
@@ -125,6 +127,7 @@ def test_a_hook_without_update_in_place_runs_the_new_program_before_the_old_one_
     counting: Here, lab: TestLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All hooks of today update in place, so the row of one is changed: as of a tracing hook."""
+    need_tcx()
     hook = Hook.TCX_INGRESS
     monkeypatch.setattr(hook, "traits", hook.traits._replace(updates_in_place=False))
     first = counting.load(compiled(OLD), *at(hook.value))
@@ -248,6 +251,7 @@ def test_a_filter_that_was_removed_by_hand_is_told_and_made_again(here: Here) ->
 def test_a_program_that_somebody_put_in_our_place_is_left_by_load_and_replaced_on_purpose(
     here: Here, hook: str
 ) -> None:
+    need_hook(hook)
     here.load(compiled(OLD), *at(hook))
     with idle("theirs") as theirs:
         replace_by_hand(here, hook, theirs)
@@ -262,6 +266,7 @@ def test_a_program_that_somebody_put_in_our_place_is_left_by_load_and_replaced_o
 
 @pytest.mark.parametrize("hook", ["tcx-ingress", "tc-ingress"])
 def test_unload_leaves_a_program_that_somebody_put_in_our_place(here: Here, hook: str) -> None:
+    need_hook(hook)
     here.load(compiled(OLD), *at(hook))
     with idle("theirs") as theirs:
         replace_by_hand(here, hook, theirs)
@@ -316,13 +321,14 @@ def test_a_load_that_waited_for_the_lock_takes_the_set_that_the_device_has_by_th
 
     assert (ended.exit_code, ended.json["result"], ended.json["set"]) == (0, "unchanged", "web")
     assert [one["set"] for one in sets] == ["web"]
-    assert order(here) == [first["programs"][0]["id"]]
+    assert running(here) == {first["programs"][0]["id"]}
 
 
 @pytest.mark.parametrize(("word", "place"), [("first", 0), ("last", 2), (None, 2)])
 def test_an_order_puts_a_program_among_those_of_others(
     here: Here, word: str | None, place: int
 ) -> None:
+    need_tcx()
     with (
         idle("one") as one,
         idle("two") as two,
@@ -339,6 +345,7 @@ def test_an_order_puts_a_program_among_those_of_others(
 
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_an_order_beside_a_program_is_kept_by_a_reload(here: Here, side: str) -> None:
+    need_tcx()
     with (
         idle("one") as one,
         idle("two") as two,
@@ -353,6 +360,7 @@ def test_an_order_beside_a_program_is_kept_by_a_reload(here: Here, side: str) ->
 
 
 def test_a_reload_says_that_an_order_does_not_move_a_program(here: Here) -> None:
+    need_tcx()
     with (
         idle("one") as one,
         idle("two") as two,
@@ -384,6 +392,7 @@ def test_an_order_that_is_none_is_a_usage_error(here: Here, word: str, code: int
 
 
 def test_an_order_beside_a_program_that_is_gone_is_not_found(here: Here) -> None:
+    need_tcx()
     words = ("--hook", "tcx-ingress", "--order", f"after:{2**31}")
 
     assert f"{2**31}" in here.load_refused(4, TC_STATS, *words).stderr

@@ -20,7 +20,8 @@ from bpfpin.spec import Hook
 from bpfpin.syscall import call
 from bpfpin.uapi import AttachType, Cmd, ProgramType
 from support.here import Here, decisions
-from support.hooks import idle, idle_at, inside, new_cgroup
+from support.hooks import idle, idle_at, inside, new_cgroup, without_tcx
+from support.kernel_needs import need_hook, need_tcx, tcx_or_classic
 from support.lab import TestLab
 from support.objects import compiled
 from support.traffic import PORT
@@ -133,7 +134,7 @@ def test_without_words_every_program_goes_where_its_section_says(several: Severa
 
     assert [program["hook"] for program in loaded["programs"]] == [
         "xdp",
-        "tcx-ingress",
+        tcx_or_classic("tcx-ingress"),
         "cgroup-inet-ingress",
         "cgroup-inet-egress",
     ]
@@ -142,7 +143,10 @@ def test_without_words_every_program_goes_where_its_section_says(several: Severa
 def test_programs_of_a_place_that_was_not_named_are_left_out_and_told(several: Several) -> None:
     loaded = several.here.load(compiled(OLD))
 
-    assert [program["hook"] for program in loaded["programs"]] == ["xdp", "tcx-ingress"]
+    assert [program["hook"] for program in loaded["programs"]] == [
+        "xdp",
+        tcx_or_classic("tcx-ingress"),
+    ]
     assert [note for note in loaded["notes"] if "left out" in note] == [
         f"program {name} (section 'cgroup_skb/{side}') was left out: no cgroup was named"
         for name, side in (("cgroup_in", "ingress"), ("cgroup_out", "egress"))
@@ -150,6 +154,7 @@ def test_programs_of_a_place_that_was_not_named_are_left_out_and_told(several: S
 
 
 def test_hooks_join_and_leave_in_a_reload(several: Several) -> None:
+    need_tcx()
     first = several.load(OLD, "xdp_in", "tc_in:tc-ingress")
     second = several.load(OLD, "xdp_in", "tcx_in", "cgroup_in")
     actions = {hook["hook"]: hook["action"] for hook in second["hooks"]}
@@ -178,6 +183,7 @@ def test_a_cgroup_that_leaves_a_set_is_detached(several: Several) -> None:
 
 
 def test_several_programs_share_a_hook_of_tcx(several: Several) -> None:
+    need_tcx()
     first = several.load(OLD, "tcx_in", "tc_in:tcx-ingress")
     several.lab.flood(5, port=PORT)
     second = several.load(NEW, "tcx_in", "tc_in:tcx-ingress")
@@ -209,6 +215,7 @@ def test_several_programs_share_a_hook_of_classic_tc(several: Several) -> None:
 def test_one_program_becomes_two_and_one_again_at_the_same_place(
     several: Several, hook: str
 ) -> None:
+    need_hook(hook)
     first = several.load(OLD, f"tc_in:{hook}")
     second = several.load(OLD, f"tc_in:{hook}", f"tcx_in:{hook}")
     running_two = several.running()
@@ -224,6 +231,7 @@ def link_of(document: Any, program: str = "tc_in") -> Any:
 
 
 def test_one_program_runs_at_two_hooks(several: Several) -> None:
+    need_tcx()
     words = ("tc_in:tcx-ingress", "tc_in:tc-ingress")
     loaded = several.load(OLD, *words)
     several.lab.flood(5, port=PORT)
@@ -237,10 +245,28 @@ def test_one_program_runs_at_two_hooks(several: Several) -> None:
     assert several.running() == NOTHING
 
 
+def test_one_program_at_both_hooks_is_refused_where_one_stands_for_the_other(
+    several: Several, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tcx both are classic tc, where a program would count each packet twice."""
+    without_tcx(monkeypatch)
+    before = several.here.everything()
+    refused = several.here.run(*several.words(OLD, "tc_in:tcx-ingress", "tc_in:tc-ingress"))
+    after = several.here.everything()
+
+    assert refused.exit_code == 7
+    assert "tc-ingress of lab" in refused.stderr
+    assert "runs this program already" in refused.stderr
+    assert after == before
+
+
 def test_the_same_choice_in_other_words_is_one(several: Several) -> None:
     loaded = several.load(OLD, "xdp_in", "xdp_in:xdp", "tcx_in", "tcx_in:tcx-ingress")
 
-    assert [program["hook"] for program in loaded["programs"]] == ["xdp", "tcx-ingress"]
+    assert [program["hook"] for program in loaded["programs"]] == [
+        "xdp",
+        tcx_or_classic("tcx-ingress"),
+    ]
 
 
 def test_two_programs_for_xdp_are_refused(several: Several) -> None:
@@ -280,7 +306,8 @@ def test_hooks_that_were_moved_go_back_when_another_one_cannot(
     """XDP and tcx run the new programs already when the filter turns out to be somebody else's."""
     first = several.load(OLD)
     names = several.here.everything()[0]
-    (found,) = clsact_filters(socket.if_nametoindex(several.here.device))
+    # Without tcx its program has a filter, too; the last one is that of tc_in.
+    found = clsact_filters(socket.if_nametoindex(several.here.device))[-1]
     with idle("theirs") as theirs:
         done = after_the_first_move(
             monkeypatch, lambda: clsact.change_filter(found.place, theirs.fd, "theirs")
@@ -291,7 +318,7 @@ def test_hooks_that_were_moved_go_back_when_another_one_cannot(
 
     assert (refused.exit_code, done) == (7, [True]), refused.stderr
     assert f"program id {theirs_id}" in refused.stderr
-    assert running == ids(first) | {"tc-ingress": (theirs_id,)}
+    assert running == ids(first) | {"tc-ingress": (*ids(first)["tc-ingress"][:-1], theirs_id)}
     assert several.here.everything()[0] == names
 
 

@@ -18,6 +18,7 @@ from bpfpin.sets.action import show
 from bpfpin.sets.load import trial as load
 from support.here import Here, tree
 from support.holders import running
+from support.kernel_needs import need_hook
 from support.lab import TestLab
 from support.objects import compiled
 from support.trials import killed_at, on_trial, waiting
@@ -248,6 +249,7 @@ def test_a_trial_of_another_set_goes_on(here: Here) -> None:
 
 @pytest.mark.parametrize("hook", ["xdp", "tcx-ingress"])
 def test_unload_detaches_a_link_that_somebody_else_holds_as_well(here: Here, hook: str) -> None:
+    need_hook(hook)
     program = {"xdp": "xdp_in", "tcx-ingress": "tcx_in"}[hook]
     here.load(compiled("places_old"), "--prog", f"{program}:{hook}")
     with closing(Link.from_pin(here.set / f"links~/{hook}")) as theirs:

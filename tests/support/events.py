@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from bpfpin.objects.load.collection import Loaded, load
 from bpfpin.objfile.reader import read_object
 from support.objects import compiled
@@ -58,6 +60,12 @@ def teller(*, ring_size: int = RING_SIZE) -> Iterator[Teller]:
     spec = read_object(compiled("events")).with_map("events", max_entries=ring_size)
     with load(spec) as loaded:
         yield Teller(loaded)
+
+
+def need_second_cpu() -> None:
+    """Skip the test where a program that waits for it would keep it from running."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs a second CPU: the program keeps one busy until the test lets it go on")
 
 
 @contextlib.contextmanager

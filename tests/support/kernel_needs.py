@@ -11,9 +11,11 @@ import functools
 import pytest
 
 from bpfpin.attach.query import is_known
+from bpfpin.btf.types import Function
 from bpfpin.hooks import Hook
-from bpfpin.objects.kernel.btf import has_enumerator
+from bpfpin.objects.kernel.btf import has_enumerator, vmlinux_btf
 from bpfpin.uapi import MapType
+from support.map_types import is_listed
 
 LOOPBACK = 1
 
@@ -30,9 +32,25 @@ def need_tcx() -> None:
         pytest.skip("this kernel has no tcx")
 
 
+def tcx_or_classic(hook: str) -> str:
+    """Return the hook that a program for tcx gets from this kernel."""
+    return hook if has_tcx() else hook.replace("tcx", "tc")
+
+
+def need_hook(hook: Hook | str) -> None:
+    """Skip the test where the kernel lacks a hook; classic tc and XDP are always there."""
+    hook = hook if isinstance(hook, Hook) else Hook(hook)
+    if hook.traits.code == "tcx":
+        need_tcx()
+    elif hook.attach_type is not None and not has_enumerator(
+        "bpf_attach_type", f"BPF_{hook.attach_type.name}"
+    ):
+        pytest.skip(f"this kernel has no hook {hook.value}")
+
+
 def need_map_type(kind: MapType) -> None:
     """Skip the test where the kernel's own list of map types lacks one."""
-    if not has_enumerator("bpf_map_type", f"BPF_MAP_TYPE_{kind.name}"):
+    if not is_listed(kind):
         pytest.skip(f"this kernel has no maps of type {kind.name.lower()}")
 
 
@@ -40,3 +58,9 @@ def need_struct_ops_links() -> None:
     """Skip the test where tables of struct_ops are registered without links (before Linux 6.4)."""
     if not has_enumerator("bpf_attach_type", "BPF_STRUCT_OPS"):
         pytest.skip("this kernel has no links for struct_ops")
+
+
+def need_functions(*names: str) -> None:
+    """Skip the test where the kernel lacks functions that programs may call (kfuncs)."""
+    if missing := [name for name in names if vmlinux_btf().find(name, Function) is None]:
+        pytest.skip(f"this kernel has no function {', '.join(missing)}")

@@ -87,7 +87,29 @@ def resolve(spec: ObjectSpec) -> tuple[Answer, ...]:
 
     config = partial(symbols.running_values, given=spec.kernel_config)
     sources = ExternSources(config, symbols.addresses, symbols.types)
-    return answers(used_externs(spec), sources)
+    answered = answers(used_externs(spec), sources)
+    if spec.kernel_config is None:
+        return tuple(_unconfigured(answer) for answer in answered)
+    return answered
+
+
+def _unconfigured(answer: Answer) -> Answer:
+    """Return *answer*; the error of a value says so if this host has no configuration at all."""
+    from bpfpin.objects.load import symbols  # noqa: PLC0415 - see above
+
+    is_missing = isinstance(answer.error, NotSupportedError) and answer.extern.name.startswith(
+        "CONFIG_"
+    )
+    if not is_missing or symbols.running_text():
+        return answer
+    files = ", ".join(map(str, symbols.config_files()))
+    error = NotSupportedError(
+        f"the object asks for {answer.extern.name}, and the configuration of this kernel is in"
+        f" none of {files}",
+        feature="configuration of the kernel",
+        hint=answer.error.hint if answer.error else "",
+    )
+    return replace(answer, error=error)
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ KALLSYMS = Path("/proc/kallsyms")
 _LLVM_SUFFIX = rb"(?:\.llvm\.[0-9]+)?"
 CONFIG = Path("/proc/config.gz")
 BOOT = Path("/boot")
+MODULES = Path("/lib/modules")
 SIGNATURE = Path("/proc/version_signature")
 MAX_BYTES = 16 << 20  # a real configuration takes some 200 kB
 _GZIP = b"\x1f\x8b"
@@ -149,11 +150,19 @@ def as_config(source: Mapping[str, str] | str | Path) -> Mapping[str, str]:
     return values_in(read_text(Path(source)))
 
 
+def config_files() -> tuple[Path, ...]:
+    """Return where the configuration of the running kernel may be, the surest first.
+
+    /proc/config.gz is made by the running kernel (CONFIG_IKCONFIG_PROC); the others have its name.
+    Fedora has its file beside the modules, and so has Debian from Linux 7.3 on.
+    """
+    release = os.uname().release
+    return CONFIG, BOOT / f"config-{release}", MODULES / release / "config"
+
+
 def running_text() -> bytes:
-    """Return the configuration of the running kernel; empty if neither /proc nor /boot has it."""
-    # /proc/config.gz is made by the running kernel (CONFIG_IKCONFIG_PROC); a file in /boot only has
-    # its name.
-    for path in (CONFIG, BOOT / f"config-{os.uname().release}"):
+    """Return the configuration of the running kernel; empty if no file of `config_files` exists."""
+    for path in config_files():
         try:
             return read_text(path)
         except ObjectNotFoundError:

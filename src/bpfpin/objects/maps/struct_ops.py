@@ -71,7 +71,7 @@ def without_unusable(spec: ObjectSpec) -> ObjectSpec:
     """Return *spec* without the tables that this kernel does not support, and what only they need.
 
     A note says why each was left out, so that one such table does not prevent the others. If
-    nothing would be left, the first reason is raised (`NotSupportedError`).
+    no program would be left, the first reason is raised (`NotSupportedError`).
     """
     errors: dict[str, NotSupportedError] = {}
     for table in spec.maps.values():
@@ -89,7 +89,8 @@ def without_unusable(spec: ObjectSpec) -> ObjectSpec:
     programs = {name: program for name, program in spec.programs.items() if name not in dropped}
     # Nothing could run: better the reason than an empty load that seems to have worked.
     if spec.programs and not programs:
-        raise next(iter(errors.values()))
+        # The tables of programs that were not chosen are no reason.
+        raise next(error for name, error in errors.items() if pointed[name] & spec.programs.keys())
     notes = [f"{error}; the table and its programs are left out" for error in errors.values()]
     return replace(spec, maps=maps, programs=programs, notes=(*spec.notes, *notes))
 

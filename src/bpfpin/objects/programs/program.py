@@ -42,7 +42,7 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import XDP_PACKET_HEADROOM, AttachType, ProgramType, TestRunFlag
+from bpfpin.uapi import XDP_PACKET_HEADROOM, AttachType, ProgramFlag, ProgramType, TestRunFlag
 
 _FUNCTION_INFO = struct.Struct("<II")
 _LINE_INFO = struct.Struct("<IIII")
@@ -56,6 +56,12 @@ _WITH_TARGET = frozenset(
 # and nothing else.
 _RUN_ONCE = frozenset({ProgramType.SYSCALL, ProgramType.RAW_TRACEPOINT})
 _CONTEXT_SIZE = 1024  # more than any structure that describes a context; __sk_buff has 192 bytes
+_FLAGS_SINCE: dict[int, str] = {
+    ProgramFlag.SLEEPABLE: "5.10",
+    ProgramFlag.XDP_HAS_FRAGS: "5.18",
+    # Linux commit 2b3486bc2d23 ("bpf: Introduce device-bound XDP programs") (v6.3)
+    ProgramFlag.XDP_DEV_BOUND_ONLY: "6.3",
+}
 _RETURN_ONE = encode((mov_imm(0, 1), exit_()))  # valid for every program type
 
 
@@ -202,12 +208,18 @@ def named(error: SyscallError, spec: ProgramSpec) -> SyscallError:
                 f" programs of {_words(spec)}."
             )
         return error
-    # The type works, or cannot be probed: the kernel's error stands.
+    lacking, since = f"programs of {_words(spec)}", ""
     if _loads_simplest(spec):
-        return error
+        flags = [flag for flag in _bits(spec.program_flags) if not _loads_simplest(spec, flag)]
+        # Type and flags work, or cannot be probed: the kernel's error stands.
+        if not flags:
+            return error
+        lacking = f"program flag {ProgramFlag(flags[0]).name or hex(flags[0])}"
+        since = _FLAGS_SINCE.get(flags[0], "")
     return NotSupportedError(
-        f"program {spec.name}: this kernel has no programs of {_words(spec)}",
-        feature=f"programs of {_words(spec)}",
+        f"program {spec.name}: this kernel has no {lacking}",
+        feature=lacking,
+        since=since,
         command=error.command,
         errno=error.errno or 0,
         target=error.target,
@@ -221,7 +233,11 @@ def _words(spec: ProgramSpec) -> str:
     return f"{kind} for {spec.expected_attach_type.name.lower()}"
 
 
-def _loads_simplest(spec: ProgramSpec) -> bool:
+def _bits(flags: int) -> list[int]:
+    return [1 << bit for bit in range(flags.bit_length()) if flags >> bit & 1]
+
+
+def _loads_simplest(spec: ProgramSpec, flags: int = 0) -> bool:
     """Whether the simplest program of the type loads; True also if the kernel refuses otherwise.
 
     A type whose programs all need an attach target cannot be probed like this.
@@ -233,6 +249,7 @@ def _loads_simplest(spec: ProgramSpec) -> bool:
         insns=ctypes.addressof(code),
         license=ctypes.addressof(terms),
         expected_attach_type=spec.expected_attach_type or 0,
+        prog_flags=flags,
     )
     try:
         Descriptor(bpf.prog_load(attribute)).close()
