@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from bpfpin.errors import (
     SyscallError,
 )
 from bpfpin.insn import call_helper, exit_, mov_imm
-from bpfpin.objects.kernel.btf import BtfHandle, vmlinux_btf
+from bpfpin.objects.kernel.btf import BtfHandle, value_type_of, vmlinux_btf
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.queue import BloomFilter, Queue
 from bpfpin.syscall import bpf
@@ -199,7 +200,11 @@ def test_struct_ops_are_shown_by_the_type_of_the_kernel() -> None:
 
         assert held.value_type is not None
         assert held.value_type.name == "bpf_struct_ops_tcp_congestion_ops"
-        assert value["common"]["state"] in {0, "BPF_STRUCT_OPS_STATE_INIT"}
+        # Before Linux 6.9 the kernel told no id of its BTF, and its structures had no `common`.
+        untold = value_type_of(replace(held.info, btf_vmlinux_id=0))
+        assert untold is not None
+        assert untold.name == held.value_type.name
+        assert value.get("common", value)["state"] in {0, "BPF_STRUCT_OPS_STATE_INIT"}
         assert (value["data"]["name"], value["data"]["flags"]) == ("", 0)
         with pytest.raises(SyscallError):
             held[0] = value

@@ -147,6 +147,12 @@ def _module_btf(path: Path, _inode: int) -> Btf:
 
 def value_type_of(info: MapInfo) -> TypeRef | None:
     """Return the type of a map's values; for a struct_ops map it is in the kernel's BTF."""
+    if info.btf_vmlinux_value_type_id and not info.btf_vmlinux_id:
+        # Before Linux 6.9 the kernel reported no id of its BTF, and had tables of vmlinux only
+        # ("bpf: pass btf object id in bpf_map_info.").
+        with contextlib.suppress(OSError):
+            return vmlinux_btf().ref(info.btf_vmlinux_value_type_id)
+        return None
     if info.btf_vmlinux_value_type_id:
         return type_of(info.btf_vmlinux_id, info.btf_vmlinux_value_type_id)
     return type_of(info.btf_id, info.btf_value_type_id)
