@@ -80,7 +80,7 @@ def test_a_long_log_is_shown_whole() -> None:
         Program.load(spec)
 
     assert len(caught.value.log) > 64 << 10
-    assert caught.value.log.startswith("0: R1=ctx()")
+    assert caught.value.log.startswith("0: R1=ctx(")
     assert caught.value.telling_line == "R5 !read_ok"
 
 

@@ -11,7 +11,7 @@ import functools
 import pytest
 
 from bpfpin.attach.query import is_known
-from bpfpin.btf.types import Function
+from bpfpin.btf.types import Function, Struct
 from bpfpin.hooks import Hook
 from bpfpin.objects.kernel.btf import has_enumerator, vmlinux_btf
 from bpfpin.uapi import MapType
@@ -64,3 +64,9 @@ def need_functions(*names: str) -> None:
     """Skip the test where the kernel lacks functions that programs may call (kfuncs)."""
     if missing := [name for name in names if vmlinux_btf().find(name, Function) is None]:
         pytest.skip(f"this kernel has no function {', '.join(missing)}")
+
+
+def need_type(name: str) -> None:
+    """Skip the test where the kernel has no structure of that name."""
+    if vmlinux_btf().find(name, Struct) is None:
+        pytest.skip(f"this kernel has no struct {name}")

@@ -6,6 +6,7 @@ import pytest
 
 from bpfpin.errors import SyscallError
 from bpfpin.objects.verifier.attempt import (
+    LOG_FIXED,
     LOG_LIMIT,
     LOG_SIZE,
     LOG_STATISTICS,
@@ -13,7 +14,7 @@ from bpfpin.objects.verifier.attempt import (
     LogChoice,
     explain,
 )
-from bpfpin.syscall.errno_table import BufferTooSmallError
+from bpfpin.syscall.errno_table import BufferTooSmallError, InvalidArgumentError
 
 REASON = "R5 !read_ok\n"
 
@@ -29,6 +30,8 @@ class Kernel:
     def attempt(self, level: int, size: int) -> Attempt:
         """Refuse, with as much of the log as fits: newer kernels keep its end."""
         self.asked.append((level, size))
+        if level & LOG_FIXED and not self.is_since_6_4:
+            return Attempt(None, InvalidArgumentError("refused"), "", 0)
         log = REASON if level == LOG_STATISTICS else self.log
         kind = SyscallError if len(log) < size else BufferTooSmallError
         kept = log[-(size - 1) :] if self.is_since_6_4 else log[: size - 1]
@@ -66,6 +69,15 @@ def test_of_a_log_beyond_the_limit_the_reason_is_kept(is_since_6_4: bool) -> Non
     assert made.log.endswith(REASON)
     assert "[a part of the log is left out]\n" in made.log
     assert not isinstance(made.error, BufferTooSmallError)
+
+
+@pytest.mark.parametrize(("level", "then"), [(8 | 1, 1), (8, LOG_STATISTICS)])
+def test_a_kernel_that_always_keeps_the_beginning_is_not_asked_to(level: int, then: int) -> None:
+    kernel = Kernel(1000, is_since_6_4=False)
+    made = explain(kernel.attempt, LogChoice(level))
+
+    assert [level for level, _ in kernel.asked] == [level, then]
+    assert made.log.endswith(REASON)
 
 
 def test_the_level_and_the_limit_are_those_that_were_chosen() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bpfpin.errors import SyscallError
 from bpfpin.records import dataclass
-from bpfpin.syscall.errno_table import BufferTooSmallError
+from bpfpin.syscall.errno_table import BufferTooSmallError, InvalidArgumentError
 
 LOG_LEVEL = 1  # the instructions and states of the path that was refused
 LOG_STATISTICS = 4  # the reason and the figures, no instructions
@@ -69,6 +69,10 @@ def explain(attempt: Callable[[int, int], Attempt], choice: LogChoice) -> Attemp
     level, size = choice.level or LOG_LEVEL, min(LOG_SIZE, choice.size)
     while True:
         made = attempt(level, size)
+        # Before 6.4 the flag was EINVAL, and the beginning was what every log kept.
+        if level & LOG_FIXED and isinstance(made.error, InvalidArgumentError) and not made.log:
+            level = level & ~LOG_FIXED or LOG_STATISTICS
+            continue
         if not isinstance(made.error, BufferTooSmallError):
             return made
         if size >= choice.size:
