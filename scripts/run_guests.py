@@ -140,6 +140,8 @@ def _terminated(*_: object) -> None:
 def _check(kernels: Sequence[Kernel]) -> None:
     if os.geteuid():
         raise SystemExit("guests see the files of this machine, so this needs root: use sudo")
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        raise SystemExit("guests are made of packages of Debian, so this needs a Debian machine")
     tools = dict(TOOLS)
     if any(kernel.architecture != AMD64 for kernel in kernels):
         tools |= ARM64_TOOLS

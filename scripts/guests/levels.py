@@ -101,4 +101,6 @@ def pytest(kernel: Kernel, python: Sequence[str], words: Sequence[str]) -> list[
         "PYTHONUNBUFFERED": "1",
     }
     settings = [f"{name}={value}" for name, value in environment.items()]
-    return ["env", *settings, *python, "-m", "pytest", "-v", "-p", "no:cacheprovider", *words]
+    # A test that takes longer shows where it is; start.sh ends one that takes twice as long.
+    options = ["-v", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=300"]
+    return ["env", *settings, *python, "-m", "pytest", *options, *words]

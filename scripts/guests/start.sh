@@ -27,7 +27,7 @@ watch() {
         silent=$((silent + 10))
         [ "$now" = "$size" ] || silent=0
         size=$now
-        [ "$silent" -lt "${GUEST_SILENT_S:-1200}" ] && continue
+        [ "$silent" -lt "600" ] && continue
         echo "guest: the command has written nothing for $silent s of the guest, so it is ended"
         {
             ps -ef

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -315,12 +316,20 @@ def test_an_unknown_kernel_is_refused_with_the_names() -> None:
 
 def test_missing_tools_are_named_with_the_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in {"apt-get", "dpkg"} else None)
 
     with pytest.raises(SystemExit, match=r"apt install .*qemu-system-x86.*squashfs-tools"):
         run_guests._check([KERNELS["6.1"]])
     with pytest.raises(SystemExit, match="qemu-system-arm"):
         run_guests._check([it for it in KERNELS.values() if it.architecture == ARM64])
+
+
+def test_a_machine_of_another_distribution_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+
+    with pytest.raises(SystemExit, match="needs a Debian machine"):
+        run_guests._check([KERNELS["6.1"]])
 
 
 def test_an_ordinary_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
