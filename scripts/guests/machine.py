@@ -56,11 +56,15 @@ class Guest:
 
 @dataclass(frozen=True)
 class Result:
-    """How the command in a guest ended; *seconds* are those of the guest's clock."""
+    """How the command in a guest ended; *seconds* are those of the guest's clock.
+
+    *cpu_seconds* are those that qemu used a processor of this machine.
+    """
 
     exit: int
     seconds: float
     folder: Path
+    cpu_seconds: float = 0.0
 
 
 def run(guest: Guest, command: Sequence[str], cwd: Path, out: Path) -> Result:
@@ -86,8 +90,9 @@ def run(guest: Guest, command: Sequence[str], cwd: Path, out: Path) -> Result:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=console, start_new_session=True
         )
+        work = Work(process.pid)
         try:
-            is_silent = _watch(process, out)
+            is_silent = _watch(process, work, out)
         finally:
             _end(process)
     exit_file, seconds_file = out / "exit", out / "seconds"
@@ -95,8 +100,9 @@ def run(guest: Guest, command: Sequence[str], cwd: Path, out: Path) -> Result:
         if is_silent:
             print(f"{guest.boot.kernel.name}: the guest hung and was ended", file=sys.stderr)
         print((out / "console").read_text(errors="replace")[-3000:], file=sys.stderr)
-        return Result(NEVER_RAN, 0.0, out)
-    return Result(int(exit_file.read_text()), float(seconds_file.read_text()), out)
+        return Result(NEVER_RAN, 0.0, out, work.cpu_seconds)
+    seconds = float(seconds_file.read_text())
+    return Result(int(exit_file.read_text()), seconds, out, work.cpu_seconds)
 
 
 def stop() -> None:
@@ -107,9 +113,8 @@ def stop() -> None:
 _is_stopping = threading.Event()
 
 
-def _watch(process: subprocess.Popen[bytes], out: Path) -> bool:
+def _watch(process: subprocess.Popen[bytes], work: Work, out: Path) -> bool:
     """Wait for qemu to end; return whether it worked or slept too long without a sign of life."""
-    work = Work(process.pid)
     sign = _sign_of_life(out)
     while True:
         try:
@@ -120,10 +125,11 @@ def _watch(process: subprocess.Popen[bytes], out: Path) -> bool:
             return False
         if _is_stopping.is_set():
             raise KeyboardInterrupt
+        seconds = work.seconds()
         if (now := _sign_of_life(out)) != sign:
             sign = now
             work.restart()
-        elif work.seconds() > SILENT_S:
+        elif seconds > SILENT_S:
             return True
 
 
@@ -146,8 +152,13 @@ class Work:
         self._begin, self._asleep = self._used(), 0.0
         self._before = self._begin
 
+    @property
+    def cpu_seconds(self) -> float:
+        """The time on a processor since the process began, when `seconds` was called last."""
+        return self._before / TICKS
+
     def seconds(self) -> float:
-        """Return the seconds since the start; called once in LOOK_S."""
+        """Return the seconds since the last restart; called once in LOOK_S."""
         used = self._used()
         # A process that waits for a processor uses none either, but is not asleep.
         if used == self._before and not self._is_runnable():
