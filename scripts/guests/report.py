@@ -138,7 +138,7 @@ def tables(runs: Sequence[KernelRun]) -> str:
         (
             *(each.kernel, each.release, each.architecture, each.level, each.date),
             *(f"{each.passed:,}", str(len(each.failed)), str(sum(each.skipped.values()))),
-            f"{each.cpu_seconds / 60:.1f}",
+            f"{each.cpu_seconds / 60:.1f}" if each.cpu_seconds else "unknown",
         )
         for each in runs
     ]
