@@ -79,8 +79,14 @@ class HeldBy(Enum):
     """
 
     LINK = "link"  # a BPF link, pinned in the set
+    STUB = "stub"  # a BPF link whose program calls the set's through an array of programs
     NETLINK = "netlink"  # the device itself: an XDP program without a link, taken over
     FILTER = "filter"  # a filter of classic tc
+
+    @property
+    def has_link(self) -> bool:
+        """Whether it is a link, with a pin in `links~`."""
+        return self in (HeldBy.LINK, HeldBy.STUB)
 
 
 class PacketForm(Enum):
@@ -122,7 +128,8 @@ class HookTraits(NamedTuple):
     updates_in_place: bool = True
     """Whether another program takes the place of the attached one in one step.
 
-    Without that, a reload attaches the new program beside the old one, and detaches that last.
+    Without that, the program is attached by a stub (`objects.stub`). Where that is impossible, a
+    reload attaches the new program beside the old one, and detaches that last.
     """
     checks_attach_type: bool = True
     """Whether it refuses programs loaded for another attach type (`expected_attach_type`)."""

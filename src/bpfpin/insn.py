@@ -17,6 +17,11 @@ EXIT = 0x95
 JA = 0x05
 MOV64_IMM = 0xB7
 MOV64_REG = 0xBF
+LDX = 0x01  # the class of loads from memory, in the lowest three bits of an opcode
+CLASS_MASK = 0x07
+# How many bytes a load or store moves, by these bits of its opcode.
+SIZE_MASK = 0x18
+SIZES = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
 
 _FORM = struct.Struct("<BBhi")
 _IMMEDIATE = struct.Struct("<I")

@@ -111,6 +111,96 @@ def test_the_same_again_changes_nothing_and_another_object_keeps_the_counts(
     assert here.ok("status")["sets"][0]["state"] == "ok"
 
 
+def links(here: Here) -> dict[str, tuple[str, int]]:
+    (shown,) = here.ok("status")["sets"]
+    return {hook["program"]: (hook["held"], hook["link"]) for hook in shown["hooks"]}
+
+
+def test_a_reload_replaces_the_program_of_a_stub_and_keeps_its_link(
+    here: Here, source: Path
+) -> None:
+    load(here, source)
+    before = links(here)
+    load(here, newer())
+
+    assert {name: held for name, (held, _) in before.items()} == {
+        "on_call": "stub",
+        "on_other": "stub",
+        "on_raw": "stub",
+        "on_lookup": "link",
+    }
+    assert links(here) == before
+
+
+def test_without_a_stub_the_program_itself_is_attached(here: Here, source: Path) -> None:
+    words = ("--prog", "on_call", "--no-stub")
+    load(here, source, *words)
+    before = links(here)
+    load(here, newer(), *words)
+    call()
+
+    assert before["on_call"][0] == links(here)["on_call"][0] == "link"
+    assert before != links(here)
+    assert counted(here, ON_CALL) == 1000 * CALLS
+
+
+def test_a_stub_comes_and_goes_as_it_is_asked_for(here: Here, source: Path) -> None:
+    held = []
+    for version, words in enumerate([(), ("--no-stub",), ()]):
+        load(here, compiled("tracing", defines=(f"VERSION={version}",)), "--prog=on_call", *words)
+        call()
+        held.append(links(here)["on_call"][0])
+
+    assert held == ["stub", "link", "stub"]
+    assert counted(here, ON_CALL) == 3 * CALLS
+
+
+def test_a_stub_lets_no_program_read_beyond_the_context(here: Here) -> None:
+    """Attached itself it is refused by the kernel, which does not look behind a stub."""
+    words = ("--prog", f"reads_far:tracepoint={PARAM}")
+    far, near = (compiled("tracing", defines=(f"FAR={number}",)) for number in (50, 0))
+    refused = here.run("load", far, "--name", "seen", *words)
+    load(here, near, *words)
+    before = links(here)
+    again = here.run("load", far, "--name", "seen", *words)
+
+    assert (refused.exit_code, again.exit_code) == (1, 1), again.stderr
+    assert "reads more than its record" in refused.stderr
+    assert before["reads_far"][0] == "stub"
+    assert links(here) == before
+
+
+def test_a_slot_that_was_unpinned_is_told_and_healed(here: Here, source: Path) -> None:
+    load(here, source, "--prog", "on_call")
+    (here.set / "slots~" / "tracepoint~on_call").unlink()
+    broken = here.ok("status")
+    load(here, source, "--prog", "on_call")
+    call()
+
+    assert broken["sets"][0]["state"] == "defunct"
+    assert any("calls no program" in problem["text"] for problem in broken["problems"])
+    assert counted(here, ON_CALL) == CALLS
+
+
+def test_a_load_on_trial_goes_back_to_the_program_before(here: Here, source: Path) -> None:
+    load(here, source, "--prog", "on_call")
+    load(here, newer(), "--prog", "on_call", "--confirm", "1")
+    call()
+    wait_until(lambda: here.ok("status")["sets"][0]["state"] == "ok")
+    call()
+
+    assert counted(here, ON_CALL) == 1000 * CALLS + CALLS
+
+
+def test_a_confirmed_load_stays(here: Here, source: Path) -> None:
+    load(here, source, "--prog", "on_call", "--confirm", "600")
+    here.ok("confirm", "seen")
+    call()
+
+    assert counted(here, ON_CALL) == CALLS
+    assert here.ok("status")["sets"][0]["state"] == "ok"
+
+
 def test_a_target_is_named_where_the_section_names_none_or_another(
     here: Here, source: Path
 ) -> None:

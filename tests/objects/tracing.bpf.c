@@ -11,9 +11,27 @@ struct {
 	__type(value, __u64);
 } seen SEC(".maps");
 
+#ifndef SCHED_GETPARAM /* its number, on x86-64 */
+#define SCHED_GETPARAM 143
+#endif
+
+#ifndef FAR /* which argument is read */
+#define FAR 0
+#endif
+
 #ifndef STEP /* what one event counts: versions differ in it */
 #define STEP 1
 #endif
+
+#ifdef VERSION /* of objects that do the same */
+const volatile __u32 version = VERSION;
+#endif
+
+struct record { /* of a tracepoint of a system call with few arguments */
+	__u64 common;
+	__u64 number;
+	__u64 arguments[100];
+};
 
 static __always_inline int count(__u32 kind)
 {
@@ -42,6 +60,17 @@ SEC("raw_tp/sys_enter") int on_raw(void *context)
 SEC("?tracepoint") int anywhere(void *context)
 {
 	return count(ON_CALL);
+}
+
+SEC("?tracepoint") int reads_far(struct record *record)
+{
+	return record->arguments[FAR] == 1 ? 0 : count(ON_CALL);
+}
+
+/* System calls of one number only: those that the caller of a test makes. */
+SEC("?raw_tp/sys_enter") int on_pid(struct record *record)
+{
+	return record->number == SCHED_GETPARAM ? count(ON_RAW) : 0;
 }
 
 SEC("sk_lookup") int on_lookup(void *context)

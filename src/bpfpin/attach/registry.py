@@ -19,6 +19,7 @@ from bpfpin.records import dataclass
 if TYPE_CHECKING:
     from bpfpin.attach.devices import DeviceRow
     from bpfpin.attach.order import Order
+    from bpfpin.objects.maps.map import Map
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class NewAttachment:
 
     What no link holds outlives a crash, so it is written to the manifest before it is made:
     `HookCode.attach` prepares it, and `HookCode.complete` makes it. *hook* may be another one than
-    was asked for, where the kernel lacks that; *note* says so.
+    was asked for, where the kernel lacks that; *note* says so. *slot* is that of a stub.
     """
 
     hook: Hook
@@ -87,6 +88,7 @@ class NewAttachment:
     priority: int = 0
     handle: int = 0
     made_qdisc: bool = False
+    slot: Map | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,13 @@ class HookCode:
     ) -> NewAttachment:
         """Attach *program*, or prepare what no link holds; the caller closes the link."""
         raise NotImplementedError(hook.value)
+
+    def context_size(self, hook: Hook, target: HookTarget) -> int | None:
+        """Return how many bytes of the context programs may read at *target*.
+
+        None where the verifier knows, so that nothing is left to check when a program is attached.
+        """
+        return None
 
     def foresee(
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions

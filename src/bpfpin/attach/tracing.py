@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,9 +10,17 @@ from typing import Final
 
 from bpfpin.attach.order import require_type
 from bpfpin.attach.registry import AttachOptions, HookCode, HookTarget, NewAttachment
+from bpfpin.btf.types import FunctionPrototype, Modifier, Pointer
 from bpfpin.choices import similar
-from bpfpin.errors import NotSupportedError, TargetNotFoundError, UsageError
+from bpfpin.errors import (
+    AttachError,
+    NotSupportedError,
+    PermissionDeniedError,
+    TargetNotFoundError,
+    UsageError,
+)
 from bpfpin.hooks import Hook
+from bpfpin.objects.kernel.btf import vmlinux_btf
 from bpfpin.objects.link import Link, create_link
 from bpfpin.objects.programs.program import Program
 from bpfpin.syscall import bpf, perf
@@ -36,6 +45,7 @@ def attach_tracepoint(program: Program, tracepoint: str, *, cookie: int = 0) -> 
 
     Raises:
         TargetNotFoundError: There is no such tracepoint.
+        AttachError: The program reads beyond the tracepoint's record.
         UsageError: *tracepoint* is not a category and a name.
         NotSupportedError: The kernel has no tracefs, or it is not mounted.
         WrongHookError: The program is of another type.
@@ -47,9 +57,19 @@ def attach_tracepoint(program: Program, tracepoint: str, *, cookie: int = 0) -> 
     number = _tracepoint_number(tracepoint)
     with perf.open_tracepoint(number, target=f"tracepoint {tracepoint}") as event:
         place, details = f"tracepoint {tracepoint}", LinkDetails(perf_event=PerfEventLink(cookie))
-        return Link(
-            create_link(program, event.fileno(), AttachType.PERF_EVENT, details, place=place)
-        )
+        try:
+            return Link(
+                create_link(program, event.fileno(), AttachType.PERF_EVENT, details, place=place)
+            )
+        except PermissionDeniedError as error:
+            if error.missing:
+                raise
+            # perf_event_set_bpf_prog() of kernel/events/core.c: EACCES.
+            raise AttachError(
+                f"program {program.name} cannot run at {place}: it reads more than its record of"
+                f" {_record_size(tracepoint)} bytes ({error.message})",
+                hint=f"see its fields: {_events() / tracepoint / 'format'}",
+            ) from None
 
 
 def attach_raw_tracepoint(program: Program, tracepoint: str) -> Link:
@@ -78,7 +98,31 @@ def attach_raw_tracepoint(program: Program, tracepoint: str) -> Link:
         raise _no_tracepoint(tracepoint, _raw_names()) from None
 
 
+def _record_size(tracepoint: str) -> int:
+    """Return where the last field of a tracepoint's record ends (trace_event_get_offsets())."""
+    text = _read_event(tracepoint, "format")
+    fields = re.findall(r"offset:(\d+);\s*size:(\d+);", text)
+    return max(int(offset) + int(size) for offset, size in fields)
+
+
+def _argument_count(tracepoint: str) -> int:
+    """Return how many arguments a raw tracepoint hands over; 0 if the kernel's types do not say."""
+    try:
+        btf = vmlinux_btf()
+    except FileNotFoundError:
+        return 0
+    type_id = btf.find(f"btf_trace_{tracepoint}", Modifier)
+    pointer = btf[btf.strip(type_id)] if type_id else None
+    prototype = btf[btf.strip(pointer.type_id)] if isinstance(pointer, Pointer) else None
+    # The first parameter is the tracepoint's own data (bpf_raw_event_map of kernel/trace).
+    return len(prototype.parameters) - 1 if isinstance(prototype, FunctionPrototype) else 0
+
+
 def _tracepoint_number(tracepoint: str) -> int:
+    return int(_read_event(tracepoint, "id"))
+
+
+def _read_event(tracepoint: str, file: str) -> str:
     category, slash, name = tracepoint.partition("/")
     if not slash or not category or not name or "/" in name or ".." in (category, name):
         raise UsageError(
@@ -87,7 +131,7 @@ def _tracepoint_number(tracepoint: str) -> int:
         )
     events = _events()
     try:
-        return int((events / category / name / "id").read_text())
+        return (events / category / name / file).read_text()
     except FileNotFoundError:
         folders = [path for path in events.iterdir() if path.is_dir()]
         near = [folder for folder in folders if folder.name == category] or folders
@@ -132,6 +176,12 @@ class TracepointCode(HookCode):
         """Attach by a link."""
         attach_to = attach_tracepoint if hook is Hook.TRACEPOINT else attach_raw_tracepoint
         return NewAttachment(hook, attach_to(program, target.name))
+
+    def context_size(self, hook: Hook, target: HookTarget) -> int | None:
+        """Return the size of the tracepoint's record, or of its arguments."""
+        if hook is Hook.TRACEPOINT:
+            return _record_size(target.name)
+        return 8 * _argument_count(target.name)
 
 
 CODE = TracepointCode()

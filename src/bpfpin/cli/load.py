@@ -148,6 +148,14 @@ def parse_pinning_words(words: Iterable[str]) -> dict[str, str]:
     metavar="SECONDS",
     help="Undo the load after SECONDS unless `bpfpin confirm` is run before.",
 )
+@click.option(
+    "--no-stub",
+    "stub",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Attach programs themselves, also where a reload then counts events twice.",
+)
 @click.option("--force", is_flag=True, help="Allow changes that may cut your own connection.")
 @click.option("--group", metavar="GROUP", help="Group that may read the maps.")
 @click.option("--chmod", type=MODE, metavar="MODE", help="Mode of the pins of maps (0600).")

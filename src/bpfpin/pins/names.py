@@ -22,6 +22,7 @@ LOCK_DIRECTORY: Final = "bpfpin~"  # in the pin root: the lock, and records of s
 # In each generation:
 PROGRAMS: Final = "programs~"  # pins of the programs
 LINKS: Final = "links~"  # pins of the links, by hook
+SLOTS: Final = "slots~"  # pins of the arrays by which stubs call programs, by hook
 LAYOUTS: Final = "layouts~"  # symlinks: BTF of each map's key and value
 OBJECTS: Final = "objects~"  # symlinks: the ids of all objects that the set pinned
 MANIFEST: Final = "manifest~"  # a symlink: JSON about the whole set
@@ -38,7 +39,7 @@ SWITCHED: Final = "switched~"  # the hooks of several sets are switched: no roll
 CONFIRM: Final = "confirm~"  # the change is on trial
 STAGE_SUFFIX: Final = "~stage"
 
-PARTS: Final = frozenset({OBJECTS, PROGRAMS, LINKS, LAYOUTS, FOLDS})
+PARTS: Final = frozenset({OBJECTS, PROGRAMS, LINKS, SLOTS, LAYOUTS, FOLDS})
 """The directories of a generation; the next generation has them too."""
 
 MARKS: Final = frozenset({PREVIOUS, COMMIT, ABORT, FOLDING, SWITCHED, SHARED, UNSHARED, CONFIRM})

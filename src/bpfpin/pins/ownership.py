@@ -59,6 +59,7 @@ _ASIDE: Final = "other~"  # prefix of the new name of an entry whose name is tak
 
 _FOLDERS: Final = (
     names.LINKS,
+    names.SLOTS,
     names.PROGRAMS,
     names.PREVIOUS,
     names.FOLDS,
@@ -78,12 +79,14 @@ _LETTERS: Final = {
     names.LINKS: "l",
     names.PREVIOUS: "b",
     names.LAYOUTS: "t",
+    names.SLOTS: "s",
 }
 _KINDS: Final = {
     "": ObjectKind.MAP,
     names.PROGRAMS: ObjectKind.PROGRAM,
     names.LINKS: ObjectKind.LINK,
     names.PREVIOUS: ObjectKind.PROGRAM,
+    names.SLOTS: ObjectKind.MAP,
 }
 
 
@@ -91,8 +94,9 @@ _KINDS: Final = {
 class ObjectIds:
     """The ids of the objects of one generation, by the name of the pin, as `objects~` records them.
 
-    *previous* has the program that a hook ran before, by the name of the hook's link. *layouts* has
-    no ids: for each map it is the number of symlinks that store its types.
+    *previous* has the program that a hook ran before, by the name of the hook's link; so have
+    *slots* the arrays of stubs. *layouts* has no ids: for each map it is the number of symlinks
+    that store its types.
     """
 
     maps: Mapping[str, int] = field(default_factory=dict)
@@ -100,6 +104,7 @@ class ObjectIds:
     links: Mapping[str, int] = field(default_factory=dict)
     previous: Mapping[str, int] = field(default_factory=dict)
     layouts: Mapping[str, int] = field(default_factory=dict)
+    slots: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, folder: str) -> Mapping[str, int]:
         """Return the ids of the objects pinned in *folder*; "" is the set's directory itself."""
@@ -109,6 +114,7 @@ class ObjectIds:
             names.LINKS: self.links,
             names.PREVIOUS: self.previous,
             names.LAYOUTS: self.layouts,
+            names.SLOTS: self.slots,
         }[folder]
 
     @classmethod

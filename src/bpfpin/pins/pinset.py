@@ -82,6 +82,7 @@ class PinSet:
     maps: Mapping[str, Path] = field(default_factory=dict)
     programs: Mapping[str, Path] = field(default_factory=dict)
     links: Mapping[str, Path] = field(default_factory=dict)
+    slots: Mapping[str, Path] = field(default_factory=dict)
     objects: ObjectIds | None = None
     foreign: tuple[str, ...] = ()
     hidden: frozenset[str] = frozenset()
@@ -139,6 +140,10 @@ class PinSet:
     def open_link(self, pin: str) -> Link | None:
         """Open the set's own link, as `open_map` opens a map."""
         return self._open(Link, names.LINKS, pin, self.links.get(pin))
+
+    def open_slot(self, pin: str) -> Map | None:
+        """Open the array by which the stub at the hook of link *pin* calls its program."""
+        return self._open(Map, names.SLOTS, pin, self.slots.get(pin))
 
     def _open(
         self, kind: type[_Object], folder: str, pin: str, path: Path | None, **options: Any
@@ -237,6 +242,7 @@ class PinSet:
             maps={names.decode(pin): path / pin for pin in ours.get("", ())},
             programs=_below(path, names.PROGRAMS, ours),
             links=_below(path, names.LINKS, ours),
+            slots=_below(path, names.SLOTS, ours),
             objects=owner.objects,
             foreign=foreign,
             hidden=hidden,
@@ -295,7 +301,7 @@ def lost_pins(pin_set: PinSet) -> list[LostPin]:
     if objects is None:
         return []
     lost: list[LostPin] = []
-    for folder in ("", names.PROGRAMS, names.LINKS):
+    for folder in ("", names.PROGRAMS, names.LINKS, names.SLOTS):
         for pin, own_id in objects.of(folder).items() if folder not in pin_set.hidden else ():
             current = _what_is_at(pin_set.path / folder / pin)
             if current is not None and current != (_WORDS[folder], own_id):
@@ -308,7 +314,7 @@ def lost_pins(pin_set: PinSet) -> list[LostPin]:
     return lost
 
 
-_WORDS: Final = {"": "map", names.PROGRAMS: "program", names.LINKS: "link"}
+_WORDS: Final = {"": "map", names.PROGRAMS: "program", names.LINKS: "link", names.SLOTS: "map"}
 
 
 def _what_is_at(path: Path) -> tuple[str, int] | None:

@@ -26,7 +26,6 @@ from pathlib import Path
 
 from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
 from bpfpin.hints import shell_line
-from bpfpin.hooks import HeldBy
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names, shared
@@ -312,7 +311,7 @@ def detach_generation(directory: Directory, reopen: Reopen) -> None:
         return
     objects = ObjectIds.read(directory)
     for record in manifest.hooks:
-        if record.held_by is HeldBy.LINK or not directory.has(names.PROGRAMS):
+        if record.held_by.has_link or not directory.has(names.PROGRAMS):
             continue
         with suppress(PinNotFoundError, AttachError):  # the device is gone, and the program with it
             ours = own_program_id(directory, record, objects)

@@ -10,8 +10,9 @@ Each hook is switched by compare-and-swap: the new program replaces the old one 
 runs the old one. So a program that somebody else attached meanwhile is never replaced, and every
 switch can be repeated: a hook that already runs the new program is left alone. For a link the
 kernel compares (BPF_LINK_UPDATE with BPF_F_REPLACE, EPERM for another program; Linux 5.7). For a
-netlink attachment it compares as well (IFLA_XDP_EXPECTED_FD). A filter of classic tc has no
-compare-and-swap; its program is read before and after it is replaced (docs/decisions/0012).
+netlink attachment it compares as well (IFLA_XDP_EXPECTED_FD). A filter of classic tc and the slot
+of a stub have no compare-and-swap; the program is read before it is replaced, and that of a filter
+afterwards, too (docs/decisions/0012).
 """
 
 from __future__ import annotations
@@ -90,8 +91,13 @@ def open_hook(
     directory: Directory, place: AttachPoint, record: HookRecord, reopen: Reopen
 ) -> HookAttachment:
     """Open the hook of *record*, which belongs to the generation in *directory*."""
+    link = directory.path / names.LINKS / record.link
     if record.held_by is HeldBy.LINK:
-        return Link.from_pin(directory.path / names.LINKS / record.link)
+        return Link.from_pin(link)
+    if record.held_by is HeldBy.STUB:
+        from bpfpin.objects.stub import StubAttachment  # noqa: PLC0415 - few sets have stubs
+
+        return StubAttachment.from_pins(link, directory.path / names.SLOTS / record.link)
     return reopen(place, record)
 
 

@@ -225,6 +225,18 @@ class Stage(Closing):
         if link is not None:
             self.pin_link(new_name or name, link)
 
+    def pin_slot(self, name: str, slot: Map) -> None:
+        """Pin the array of the stub that the link *name* runs, in `slots~`.
+
+        Without a pin the kernel would empty it when this process ends
+        (bpf_fd_array_map_clear() of kernel/bpf/arraymap.c).
+        """
+        with suppress(PinExistsError):
+            self._directory.mark(names.SLOTS)
+        record_object(self._directory, names.SLOTS, name, slot.id)
+        with self._directory.child(names.SLOTS) as slots:
+            slot.pin(slots.pin_path(name))
+
     def _keep(
         self,
         folder: str,

@@ -19,12 +19,14 @@ from bpfpin.errors import (
     UsageError,
 )
 from bpfpin.hints import Argument, Fix, Placeholder, shell_line
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.link import Link
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked_root
-from bpfpin.pins.manifest import read_manifest
+from bpfpin.pins.manifest import HookRecord, read_manifest
 from bpfpin.pins.ownership import ObjectIds, record_object
 from bpfpin.pins.pinset import all_sets
 from bpfpin.pins.recover import own_program_id
@@ -232,9 +234,8 @@ def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directo
                 with Link.from_id(link_id) as link:
                     # The link was only open to a process, but BPF_LINK_GET_FD_BY_ID lets root
                     # update any link.
-                    _require_own_program(
-                        link, own_program_id(parent, records[pin], objects), records[pin].program
-                    )
+                    own_id = own_program_id(parent, records[pin], objects)
+                    _require_own_program(parent, records[pin], link, own_id)
                     if not links.has(pin):  # an earlier confirm may have been killed after this
                         # Recorded first, so that after a crash the pin counts as the set's own.
                         if parent.has(names.OBJECTS):
@@ -249,11 +250,16 @@ def _pin_links(root: Directory, place: TrialPlace, trial: Trial, parent: Directo
                 ) from None
 
 
-def _require_own_program(link: Link, own_id: int, name: str) -> None:
+def _require_own_program(directory: Directory, record: HookRecord, link: Link, own_id: int) -> None:
     running = link.program_id()
+    if record.held_by is HeldBy.STUB:
+        from bpfpin.objects.stub import program_in  # noqa: PLC0415 - few sets have stubs
+
+        with Map.from_pin(directory.path / names.SLOTS / record.link) as slot:
+            running = program_in(slot)
     if running != own_id:
         raise ProgramChangedError(
-            f"link id {link.id} runs program id {running}, which is not the set's {name}:"
+            f"link id {link.id} runs program id {running}, which is not the set's {record.program}:"
             " somebody else put it there; it was not confirmed",
             holder=f"program id {running}",
         )

@@ -25,7 +25,7 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import AttachPoint, HookRecord
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.records import dataclass
-from bpfpin.sets.live import program_id, reopen
+from bpfpin.sets.live import program_id, reopen, stub_program_id
 from bpfpin.sets.place import DeviceState, target_name
 from bpfpin.sets.reports import HeldHook
 from bpfpin.sets.trial import trial_of
@@ -71,7 +71,7 @@ def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
     """Look at one hook of a set; nothing is changed."""
     place = pin_set.manifest.place
     try:
-        look = _look_at_link if record.held_by is HeldBy.LINK else _look_at_device
+        look = _look_at_link if record.held_by.has_link else _look_at_device
         seen, is_hidden = look(pin_set, record, place), False
     except PermissionDeniedError:
         # Kept apart from "not attached": `clean` removes a set whose hooks are gone, and must not
@@ -113,6 +113,10 @@ def _look_at_link(pin_set: LoadedSet, record: HookRecord, _place: AttachPoint) -
     if not info.is_attached:
         missing = f"the link at {record.hook} was detached, and {record.program} runs nowhere"
         return _Seen(0, info.id, missing=missing)
+    if record.held_by is HeldBy.STUB:
+        running_id = stub_program_id(pin_set, record)
+        missing = "" if running_id else f"the stub at {record.hook} calls no program"
+        return _Seen(running_id, info.id, missing=missing)
     return _Seen(info.program_id, info.id, info.ifindex or 0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from bpfpin.attach.registry import HookTarget, code_of
@@ -129,6 +129,9 @@ def require_unchanged_programs(live: LoadedSet) -> None:
             # Filters of clsact have no compare-and-swap, so the program is compared beforehand.
             _require_unchanged_filter(live, record, own_id)
             continue
+        if record.held_by is HeldBy.STUB:
+            _require_unchanged_slot(live, record, own_id)
+            continue
         link = live.open_link(record.link) if record.held_by is HeldBy.LINK else None
         if link is None:
             continue
@@ -143,6 +146,28 @@ def require_unchanged_programs(live: LoadedSet) -> None:
                 holder=f"program id {running.program_id}",
                 hint=f"detach it on purpose: bpftool link detach id {running.id}",
             )
+
+
+def _require_unchanged_slot(live: LoadedSet, record: HookRecord, own_id: int) -> None:
+    running = stub_program_id(live, record)
+    if running not in (0, own_id):
+        raise ProgramChangedError(
+            f"the stub of {live.path} at {record.hook} calls program id {running}, which is not"
+            f" the set's {record.program}; it was left alone",
+            holder=f"program id {running}",
+            hint="put the set's own in its place: load it again with --take-over",
+        )
+
+
+def stub_program_id(live: LoadedSet, record: HookRecord) -> int:
+    """Return the id of the program that the stub at a hook calls, 0 for none."""
+    link, slot = live.open_link(record.link), live.open_slot(record.link)
+    with link or nullcontext(), slot or nullcontext():
+        if link is None or slot is None or not link.info.is_attached:
+            return 0
+        from bpfpin.objects.stub import program_in  # noqa: PLC0415 - few sets have stubs
+
+        return program_in(slot)
 
 
 def _require_unchanged_filter(live: LoadedSet, record: HookRecord, own_id: int) -> None:
@@ -164,7 +189,9 @@ def _require_unchanged_filter(live: LoadedSet, record: HookRecord, own_id: int) 
 def runs_its_program(live: LoadedSet, record: HookRecord) -> bool:
     """Whether the hook of *record* runs the set's own program now."""
     running = 0
-    if record.held_by is not HeldBy.LINK:
+    if record.held_by is HeldBy.STUB:
+        running = stub_program_id(live, record)
+    elif record.held_by is not HeldBy.LINK:
         with suppress(AttachError):  # the device is gone
             running = reopen(live.manifest.place, record).program_id()
     elif link := live.open_link(record.link):

@@ -61,6 +61,7 @@ class LoadOptions:
     variables: Mapping[str, Any]
     migrate: Migration | None
     replace: bool
+    stub: bool
     take_over: bool
     access: Access | None
     dry_run: bool
@@ -108,7 +109,7 @@ def _migration_of(asked: bool | Migration) -> Migration | None:
     return asked if isinstance(asked, Migration) else Migration()
 
 
-_SWITCHES: Final = ("private_mount", "replace", "take_over", "dry_run", "force")
+_SWITCHES: Final = ("private_mount", "replace", "stub", "take_over", "dry_run", "force")
 
 
 def _require_values(options: Mapping[str, Any]) -> None:
@@ -139,7 +140,8 @@ class LoadRequest(Closing):
     *shared* are maps from outside of the set, *fresh* the names of those that start empty,
     *settings* the variables that were set, which the spec has already. *beside* are the live sets
     that the same command changes as well. *replaces* allows an unrelated object or another place,
-    *takes_over* the hook of another owner. *access* is None to leave it as it is; *is_chosen* says
+    *takes_over* the hook of another owner. *without_stub* attaches programs themselves, also where
+    a link cannot change its program. *access* is None to leave it as it is; *is_chosen* says
     that programs or hooks were named.
     """
 
@@ -161,6 +163,7 @@ class LoadRequest(Closing):
     is_forced: bool = False
     is_dry_run: bool = False
     is_chosen: bool = False
+    without_stub: bool = False
     beside: tuple[LoadedSet, ...] = ()
 
     @property
@@ -451,6 +454,7 @@ def _request(
         settings=settings,
         replaces=options.replace,
         takes_over=options.take_over,
+        without_stub=not options.stub,
         order=options.order,
         confirm_s=options.confirm_s,
         is_forced=options.force,

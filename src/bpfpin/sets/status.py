@@ -65,16 +65,23 @@ from bpfpin.syscall import netns as namespaces
 
 _READ_AND_WRITE = 0o066  # of group and others
 _DOES = {0o2: "write", 0o4: "read", 0o6: "read and write"}
-_TOOL_WORDS: Final = {"": "map", names.PROGRAMS: "prog", names.LINKS: "link"}
+_TOOL_WORDS: Final = {
+    "": "map",
+    names.PROGRAMS: "prog",
+    names.LINKS: "link",
+    names.SLOTS: "map",
+}
 _OPENED: Final[dict[str, type[KernelObject]]] = {
     "": Map,
     names.PROGRAMS: Program,
     names.LINKS: Link,
+    names.SLOTS: Map,
 }
 _LOST_WORDS: Final = {
     "": "map id {id}",
     names.PROGRAMS: "program id {id}",
     names.LINKS: "link id {id}",
+    names.SLOTS: "map id {id}",
     names.LAYOUTS: "what tells the types of map id {id}",
 }
 

@@ -31,7 +31,6 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.hints import shell_line
-from bpfpin.hooks import HeldBy
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.directory import Directory, unsafe_reason
@@ -545,7 +544,7 @@ class _Return:
 
 def _hook_key(place: AttachPoint, record: HookRecord, ids: Mapping[str, int]) -> tuple[object, ...]:
     """Return what identifies a hook in two generations: its link, or where the kernel has it."""
-    if record.held_by is HeldBy.LINK:
+    if record.held_by.has_link:
         # Sets of the first versions recorded no ids, and their pins keep their names.
         return record.hook, ids.get(record.link, record.link)
     where = (place.netns_inode, place.ifindex)

@@ -34,7 +34,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.objects.verifier.attempt import LOG_LIMIT
 from bpfpin.records import dataclass
-from bpfpin.spec import Dialect, MapSpec, ObjectSpec
+from bpfpin.spec import Dialect, MapSpec, ObjectSpec, ProgramSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.mmap import MappedAt, free_address
@@ -91,12 +91,14 @@ class Loaded(Closing):
         programs: The programs by name.
         notes: Parts left out or not supported, in lines for people.
         variable_specs: The descriptions of the object's global variables; see `variables`.
+        program_specs: The descriptions of the programs as they were loaded, by name.
     """
 
     maps: Mapping[str, Map] = field(default_factory=dict)
     programs: Mapping[str, Program] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     variable_specs: tuple[VariableSpec, ...] = field(default=(), repr=False)
+    program_specs: Mapping[str, ProgramSpec] = field(default_factory=dict, repr=False)
 
     @cached_property
     def variables(self) -> Variables:
@@ -265,7 +267,7 @@ def load_checked(
         fill_program_arrays(new, all_maps, loaded)
         notes += fill_tables(new, all_maps, loaded)
         undo.pop_all()
-        return Loaded(all_maps, loaded, notes, ready.spec.all_variables)
+        return Loaded(all_maps, loaded, notes, ready.spec.all_variables, ready.spec.programs)
 
 
 def _bind_constants(

@@ -76,6 +76,7 @@ def deploy(  # noqa: PLR0913 - each option of a load is a keyword
     variables: Mapping[str, Any] | None = None,
     migrate: bool | Migration = False,
     replace: bool = False,
+    stub: bool = True,
     take_over: bool = False,
     group: str | int | None = None,
     chmod: int | str | None = None,
@@ -120,6 +121,8 @@ def deploy(  # noqa: PLR0913 - each option of a load is a keyword
             traffic: true, or a `Migration` with rules for members.
         replace: Allow an object that shares neither a program nor a hook with the loaded one, and
             another device.
+        stub: Attach by a stub where a link cannot change its program, so that a reload neither
+            loses an event nor counts one twice. False: attach the program itself.
         take_over: Put the program in the place of another owner's at an XDP hook.
         group: Group, by name or number, that may open the maps; by default as before.
         chmod: Mode of the map pins, such as `0o640`; by default 0o600, with *group* 0o640.
@@ -182,6 +185,7 @@ def deploy(  # noqa: PLR0913 - each option of a load is a keyword
         variables=variables,
         migrate=migrate,
         replace=replace,
+        stub=stub,
         take_over=take_over,
         group=group,
         chmod=chmod,
@@ -215,6 +219,7 @@ def deploy_all(  # noqa: PLR0913 - each option of a load is a keyword
     variables: Mapping[str, Any] | None = None,
     migrate: bool | Migration = False,
     replace: bool = False,
+    stub: bool = True,
     take_over: bool = False,
     group: str | int | None = None,
     chmod: int | str | None = None,
@@ -249,6 +254,7 @@ def deploy_all(  # noqa: PLR0913 - each option of a load is a keyword
         variables: First values of global variables, by name.
         migrate: Move the contents of maps whose definition changed to new maps.
         replace: Allow an object that has nothing in common with the loaded one, and another device.
+        stub: Attach by a stub where a link cannot change its program.
         take_over: Put the program in the place of another owner's at an XDP hook.
         group: Group, by name or number, that may open the maps; by default as before.
         chmod: Mode of the map pins; by default 0o600, with *group* 0o640.
@@ -287,6 +293,7 @@ def deploy_all(  # noqa: PLR0913 - each option of a load is a keyword
         variables=variables or {},
         migrate=migrate,
         replace=replace,
+        stub=stub,
         take_over=take_over,
         group=group,
         chmod=chmod,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bpfpin.attach.registry import HookHolder, NewAttachment, code_of
 from bpfpin.errors import (
@@ -27,6 +28,9 @@ from bpfpin.sets.choose import Choice
 from bpfpin.sets.live import program_id, reopen
 from bpfpin.sets.place import hook_target, in_namespace
 from bpfpin.sets.request import LoadRequest
+
+if TYPE_CHECKING:
+    from bpfpin.objects.stub import StubAttachment
 
 # A hook that runs one program, and runs another one: refused, or taken over on purpose.
 
@@ -232,7 +236,7 @@ def _plan(
                 undo.pop_all()
                 return replace(
                     update,
-                    action=_action_at(choice.hook),
+                    action=_action_at(choice, record, request),
                     program=wanted.program,
                     previous=previous,
                     is_taken=is_taken,
@@ -242,13 +246,18 @@ def _plan(
     return wanted
 
 
-def _action_at(hook: Hook) -> HookAction:
+def _action_at(choice: Choice, record: HookRecord, request: LoadRequest) -> HookAction:
     """Return how the next program comes to a hook where the set has one.
 
-    Without an update in place it is attached beside the old one, which leaves with the old
-    generation, so that no event is missed; those in between are seen by both.
+    Without an update in place, nor a stub, it is attached beside the old one, which leaves with the
+    old generation, so that no event is missed; those in between are seen by both.
     """
-    return HookAction.UPDATE if hook.traits.updates_in_place else HookAction.ATTACH
+    stays = choice.hook.traits.updates_in_place
+    if record.held_by is HeldBy.STUB and not request.without_stub:
+        from bpfpin.attach.stubs import refusal  # noqa: PLC0415 - few sets have stubs
+
+        stays = not refusal(choice.program, choice.hook, hook_target(request.place, choice.target))
+    return HookAction.UPDATE if stays else HookAction.ATTACH
 
 
 def _is_here(request: LoadRequest, live: LoadedSet, choice: Choice, record: HookRecord) -> bool:
@@ -270,6 +279,12 @@ def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan 
     plan = HookPlan(
         HookAction.UPDATE, record.hook, record.link, held_by=record.held_by, before=record
     )
+    if record.held_by is HeldBy.STUB:
+        stub = _own_stub(live, record, undo)
+        if stub is None:
+            return None
+        running = stub.program_id() if stub.link.info.is_attached else 0
+        return replace(plan, attachment=stub, link_id=stub.link.id, previous_id=running)
     if record.held_by is not HeldBy.LINK:
         hook = reopen(live.manifest.place, record)
         undo.callback(hook.close)
@@ -284,6 +299,18 @@ def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan 
     # The link of a deleted device still opens, but an update answers ENOLINK: attach anew.
     running = info.program_id if info.is_attached else 0
     return replace(plan, attachment=link, link_id=info.id, previous_id=running, mode=record.mode)
+
+
+def _own_stub(live: LoadedSet, record: HookRecord, undo: ExitStack) -> StubAttachment | None:
+    """Open the stub at a hook of the set; None if its link or its slot is gone."""
+    link, slot = live.open_link(record.link), live.open_slot(record.link)
+    for opened in filter(None, (link, slot)):
+        undo.callback(opened.close)
+    if link is None or slot is None:
+        return None
+    from bpfpin.objects.stub import StubAttachment  # noqa: PLC0415 - few sets have stubs
+
+    return StubAttachment(link, slot)
 
 
 def _previous(

@@ -144,6 +144,7 @@ def _require_free_names(
         *map(names.map_pin_name, request.spec.maps),
         *(f"{names.PROGRAMS}/{names.program_pin_name(name)}" for name in request.programs),
         *(f"{names.LINKS}/{hook.link}" for hook in planned),
+        *(f"{names.SLOTS}/{hook.link}" for hook in planned),
     ]
     for entry in wanted:
         folder, _, pin = entry.rpartition("/")

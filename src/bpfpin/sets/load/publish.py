@@ -33,6 +33,7 @@ from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
 from bpfpin.sets.reports import LoadReport, ProgramReport
 from bpfpin.sets.request import LoadRequest
+from bpfpin.spec import ProgramSpec
 from bpfpin.syscall.fd import Closing
 from bpfpin.version import __version__
 
@@ -48,8 +49,12 @@ Attached = tuple[HookRecord, ProgramReport]
 # Attaching at the hooks of a load: by a link, or prepared where no link holds the program.
 
 
-def attach(request: LoadRequest, hook: Hook, program: Program, target_name: str) -> NewAttachment:
-    """Attach *program* at *hook*, to what it names there; the caller closes the link.
+def attach(
+    request: LoadRequest, hook: Hook, program: Program, target_name: str, *, spec: ProgramSpec
+) -> NewAttachment:
+    """Attach *program*, loaded from *spec*, at *hook*, to what it names there.
+
+    The caller closes the link and the slot of a stub.
 
     What no link holds is only prepared: the manifest has to tell how to undo it before it is made.
     """
@@ -64,7 +69,11 @@ def attach(request: LoadRequest, hook: Hook, program: Program, target_name: str)
             if holder is not None and (busy := busy_with_set(request, hook, holder)):
                 raise busy from None
             raise
-    return code_of(hook).attach(program, hook, target, options)
+    if hook.traits.updates_in_place or request.without_stub:
+        return code_of(hook).attach(program, hook, target, options)
+    from bpfpin.attach.stubs import attach_with_stub  # noqa: PLC0415 - few sets have stubs
+
+    return attach_with_stub(program, hook, target, options, spec=spec)
 
 
 def _attach_when_free(
@@ -510,19 +519,37 @@ class _Building:
 
     def _prepare_update(self, hook: HookPlan) -> Attached:
         """Keep a hook and the program that it runs now in the stage; the commit switches it."""
-        if isinstance(hook.attachment, Link):
+        link = hook.attachment
+        if hook.held_by is HeldBy.STUB:
+            link = self._keep_stub(hook)
+        if isinstance(link, Link):
             # The link belongs to somebody else. The pin in the stage makes it outlive its owner
             # from here on.
             if hook.is_taken:
-                self.stage.pin_link(hook.link, hook.attachment)
+                self.stage.pin_link(hook.link, link)
             elif self.live is not None and hook.before is not None:
-                self.stage.keep_link(
-                    hook.before.link, self.live, hook.attachment, new_name=hook.link
-                )
+                self.stage.keep_link(hook.before.link, self.live, link, new_name=hook.link)
         if hook.previous is not None:
             self.stage.pin_previous(hook.link, hook.previous)
         record = _record(self.request, hook)
         return record, attached(self.request, record, self.loaded, link_id=hook.link_id)
+
+    def _keep_stub(self, hook: HookPlan) -> Link:
+        """Keep the slot of a stub in the stage, and return the link of the stub."""
+        from bpfpin.attach.stubs import refusal  # noqa: PLC0415 - few sets have stubs
+        from bpfpin.objects.stub import StubAttachment  # noqa: PLC0415
+
+        assert isinstance(hook.attachment, StubAttachment)
+        target = hook_target(self.request.place, hook.target)
+        # Asked again of the program as it was loaded: CO-RE may have changed its offsets.
+        if reason := refusal(self.loaded.program_specs[hook.program], Hook(hook.hook), target):
+            raise NotSupportedError(
+                f"the stub at {hook.hook} cannot call program {hook.program}: {reason}",
+                feature="a stub",
+                hint=Fix.of("attach it without: ", Argument("stub", False)),
+            )
+        self.stage.pin_slot(hook.link, hook.attachment.slot)
+        return hook.attachment.link
 
     def _same_qdisc(self, records: tuple[HookRecord, ...]) -> tuple[HookRecord, ...]:
         """Mark all filters if the set made the qdisc, also for a filter of the live set.
@@ -548,10 +575,13 @@ class _Building:
     def _attach(self, plan: HookPlan) -> tuple[HookRecord, ProgramReport, bool]:
         """Attach at a hook; last, True if the manifest must be written before it is attached."""
         program = self.loaded.programs[plan.program]
-        new = attach(self.request, Hook(plan.hook), program, plan.target)
+        spec = self.loaded.program_specs[plan.program]
+        new = attach(self.request, Hook(plan.hook), program, plan.target, spec=spec)
         record = _new_record(self.request, plan, new)
-        with new.link or nullcontext():
+        with new.link or nullcontext(), new.slot or nullcontext():
             link_id = None
+            if new.slot is not None:
+                self.stage.pin_slot(plan.link, new.slot)
             if new.link is not None:
                 link_id = new.link.id
                 if self.trial is None:

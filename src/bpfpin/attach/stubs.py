@@ -1,0 +1,69 @@
+"""Attaching by a stub, where a link cannot change its program (`objects.stub`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bpfpin.attach.registry import AttachOptions, HookTarget, NewAttachment, code_of
+from bpfpin.errors import NotSupportedError
+from bpfpin.hooks import HeldBy, Hook
+from bpfpin.insn import CLASS_MASK, LDX, SIZE_MASK, SIZES
+from bpfpin.objects.programs.program import Program
+from bpfpin.objects.stub import load_stub, make_slot
+from bpfpin.spec import ProgramSpec
+from bpfpin.uapi import ProgramFlag, ProgramType
+
+
+def attach_with_stub(
+    program: Program, hook: Hook, target: HookTarget, options: AttachOptions, *, spec: ProgramSpec
+) -> NewAttachment:
+    """Attach *program*, loaded from *spec*, by a stub; the caller closes link and slot.
+
+    Where no stub can call it, it is attached itself, and the note of the result says so.
+    """
+    reason = refusal(spec, hook, target)
+    if not reason:
+        try:
+            slot = make_slot(program)
+        except NotSupportedError as error:
+            reason = error.message
+        else:
+            try:
+                with load_stub(spec, slot) as stub:
+                    new = code_of(hook).attach(stub, hook, target, options)
+                return replace(new, held_by=HeldBy.STUB, slot=slot)
+            except BaseException:
+                slot.close()
+                raise
+    new = code_of(hook).attach(program, hook, target, options)
+    note = f"{program.name} has no stub, since {reason}: a reload counts some events twice"
+    return replace(new, note=f"{new.note}; {note}" if new.note else note)
+
+
+def refusal(spec: ProgramSpec, hook: Hook, target: HookTarget) -> str:
+    """Return why no stub may call a program at a hook, "" if one may."""
+    # A program array takes sleepable programs, and the kernel would call them where it must not
+    # sleep.
+    if spec.program_flags & ProgramFlag.SLEEPABLE:
+        return "it is sleepable"
+    if spec.type is ProgramType.RAW_TRACEPOINT_WRITABLE:
+        return "it writes to its context"
+    # When a program is attached, the kernel compares the greatest offset that it reads with the
+    # size of the context (perf_event_set_bpf_prog() of kernel/events/core.c, bpf_probe_register()
+    # of kernel/trace/bpf_trace.c). Of a stub that is 0.
+    size = code_of(hook).context_size(hook, target)
+    if size is not None and any(end > size for end in _ends(spec)):
+        return f"it may read beyond the {size} bytes of the context"
+    return ""
+
+
+def _ends(spec: ProgramSpec) -> Iterator[int]:
+    """Yield where each load of a program ends, counted from the register that it loads through.
+
+    Which register holds the context is not followed: loads through others count, too.
+    """
+    for function in spec.functions:
+        for each in function.instructions:
+            if each.opcode & CLASS_MASK == LDX:
+                yield each.offset + SIZES[each.opcode & SIZE_MASK]
