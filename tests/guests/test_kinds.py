@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.btf.types import Function
-from bpfpin.errors import NotSupportedError, PermissionDeniedError
+from bpfpin.errors import PermissionDeniedError
 from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.kernel.info import btf_info
 from bpfpin.objects.load.collection import load
@@ -37,10 +38,12 @@ def spec() -> ObjectSpec:
 def loaded_program(
     spec: ObjectSpec, name: str, targets: dict[str, Program] | None = None
 ) -> Iterator[Program]:
-    """Load one program; the test is skipped where the kernel does not take the kind."""
+    """Load one program; the test is skipped where the kernel does not take the type of program."""
     try:
         made = load(spec, programs=[name], targets=targets)
-    except (NotSupportedError, PermissionDeniedError) as error:
+    except PermissionDeniedError as error:
+        if os.environ.get("BPFPIN_GUEST"):  # a stock kernel takes them all from root
+            raise
         pytest.skip(f"{error}")
     with made:
         yield made.programs[name]
@@ -118,7 +121,9 @@ def test_a_program_is_fitted_to_a_structure_of_a_module(spec: ObjectSpec) -> Non
 
 
 def test_a_program_calls_functions_of_a_module(spec: ObjectSpec) -> None:
-    need_module("nf_conntrack")
+    subprocess.run(["modprobe", "nf_conntrack"], check=False, capture_output=True)
+    if " bpf_xdp_ct_lookup" not in Path("/proc/kallsyms").read_text():
+        pytest.skip("this kernel has no bpf_xdp_ct_lookup(), which nf_conntrack brings")
     for program in loaded_program(spec, "look_up"):
         # No such connection: ENOENT (2).
         assert program.test_run(FRAME).return_value == 102

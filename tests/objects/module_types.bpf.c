@@ -11,8 +11,14 @@ struct wg_device {
 	unsigned short incoming_port;
 } CORE;
 
-struct nf_conn;
-struct bpf_sock_tuple;
+/* Defined, whatever their members are: libbpf and bpfpin compare the kinds of types. */
+struct nf_conn {
+	unsigned long status;
+};
+
+struct bpf_sock_tuple {
+	__u32 first;
+};
 
 struct bpf_ct_opts {
 	int netns_id;

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 
 import pytest
 
+from bpfpin.attach.clsact import attach_clsact
+from bpfpin.insn import call_helper, exit_, mov_imm
+from bpfpin.objects.programs.program import Program
+from bpfpin.spec import FunctionSpec, Hook, ProgramSpec
 from bpfpin.syscall import netns
+from bpfpin.uapi import ProgramType
 from support.lab import TestLab
 
 PORT = 9999
+_REDIRECT, _INGRESS = 23, 1  # bpf_redirect(), BPF_F_INGRESS (linux/bpf.h)
 
 
 @dataclass(frozen=True)
@@ -95,18 +101,21 @@ def vlan(lab: TestLab) -> Iterator[Wire]:
 
 @contextlib.contextmanager
 def dummy(lab: TestLab) -> Iterator[Wire]:
-    """A dummy device: tc hands it what the lab's device receives."""
+    """A dummy device: a program at the lab's device hands it all that comes in there.
+
+    It receives nothing by itself, and what act_mirred redirects runs no generic XDP
+    (netif_receive_generic_xdp() of net/core/dev.c).
+    """
     with link("dummy7", "dummy") as device:
         ip("link", "set", device, "up")
-        for words in (
-            ["qdisc", "add", "dev", lab.device, "clsact"],
-            [
-                *("filter", "add", "dev", lab.device, "ingress", "matchall"),
-                *("action", "mirred", "ingress", "redirect", "dev", device),
-            ],
+        redirect = (mov_imm(1, socket.if_nametoindex(device)), mov_imm(2, _INGRESS))
+        function = FunctionSpec("to_dummy", "tc", (*redirect, call_helper(_REDIRECT), exit_()))
+        spec = ProgramSpec("to_dummy", ProgramType.SCHED_CLS, "tc", (function,), license="GPL")
+        with (
+            Program.load(spec) as program,
+            attach_clsact(program, lab.device, Hook.TC_INGRESS),
         ):
-            subprocess.run(["tc", *words], check=True)
-        yield Wire(device, lab, lab.host_address)
+            yield Wire(device, lab, lab.host_address)
 
 
 @contextlib.contextmanager

@@ -186,12 +186,19 @@ def _compared(extern: ExternSpec, module: str, btf: Btf, type_id: int) -> Answer
     if extern.is_weak:
         return Answer(extern)
     in_kernel = ExternSpec(extern.kernel_name, extern.kind, TypeRef(btf, theirs)).c_source
+    hint = "declare it as in the kernel (bpftool btf dump), or as __weak"
+    if in_kernel == extern.c_source:
+        # is_one_kind(): BTF_KIND_FWD is not BTF_KIND_STRUCT, for libbpf neither.
+        hint = (
+            "a structure in it is only declared in one of them (struct NAME;): define it, with any"
+            " members"
+        )
     return Answer(
         extern,
         error=NotSupportedError(
             f"the object asks for {extern.c_source}, and the kernel has {in_kernel}",
             feature=extern.name,
-            hint="declare it as in the kernel (bpftool btf dump), or as __weak",
+            hint=hint,
         ),
     )
 
