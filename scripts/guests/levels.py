@@ -28,7 +28,10 @@ CAPABILITIES: Final = {
     "the whole demo": ("tests/lab/test_demo.py::test_the_demo_tells_its_story_and_leaves_nothing",),
     "load, count, unload": ("tests/lab/test_load.py::test_load_counts_and_unload_leaves_nothing",),
     "reload under traffic": ("tests/guests/test_smoke.py::test_a_reload_loses_no_packet",),
-    "migration under traffic": ("tests/guests/test_smoke.py::test_a_migration_loses_no_count",),
+    "migration under traffic": (
+        "tests/guests/test_smoke.py::test_a_migration_loses_no_count",
+        f"{_REALTIME}::test_a_migration_of_atomic_counters_loses_nothing_under_traffic",
+    ),
     "XDP in native mode": (
         "tests/lab/test_xdp.py::test_auto_takes_native_mode_where_the_driver_has_it",
     ),
