@@ -12,7 +12,7 @@ from bpfpin.objects.load.collection import load
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins.bpffs import BPFFS
 from support import isolation
-from support.here import Here, packets
+from support.here import Here, packets, run_here
 from support.lab import TestLab
 from support.links import xdp_of
 from support.objects import compiled
@@ -66,7 +66,7 @@ def test_programs_of_a_dispatcher_are_told_by_name_and_taken_over(
     here = dispatched
     (other,) = here.ok("status")["others"]
     (beside,) = here.ok("status", here.device)["others"]
-    text = here.run("status", "-o", "table").stderr
+    text = run_here("status", "--pin-root", here.root).stderr
     names = [one["name"] for one in other["extensions"]]
     ids = [one["id"] for one in other["extensions"]]
     listed = f"first_of_two (id {ids[0]}) and second_of_two (id {ids[1]})"
