@@ -137,11 +137,14 @@ def test_a_callback_without_types_asks_for_them() -> None:
     assert caught.value.cause == Cause.MISSING_BTF
 
 
-def test_of_a_log_that_is_too_long_the_end_with_the_reason_is_kept() -> None:
+def test_of_a_log_that_is_too_long_the_reason_is_kept() -> None:
+    """The kernel keeps the end; before 6.4 it kept the beginning, and is asked for the reason."""
     with pytest.raises(VerifierError) as caught:
         Program.load(ASSEMBLED[Cause.COMPLEXITY], log_level=1, log_size=4096)
 
-    assert caught.value.log.startswith("[a part of the log is left out]\n")
+    head, mark, _ = caught.value.log.partition("[a part of the log is left out]\n")
+    assert mark
+    assert not head or head.startswith("0: R1=ctx(")
     assert len(caught.value.log) < 5000
     assert caught.value.cause == Cause.COMPLEXITY
 
@@ -151,7 +154,7 @@ def test_a_kernel_that_keeps_the_beginning_is_asked_for_the_reason_alone() -> No
     with pytest.raises(VerifierError) as caught:
         Program.load(ASSEMBLED[Cause.COMPLEXITY], log_level=1 | 8, log_size=4096)
 
-    assert caught.value.log.startswith("0: R1=ctx()")
+    assert caught.value.log.startswith("0: R1=ctx(")
     assert "[a part of the log is left out]\n" in caught.value.log
     assert caught.value.cause == Cause.COMPLEXITY
 
@@ -168,7 +171,8 @@ def test_a_good_program_is_loaded_however_long_its_log() -> None:
 def test_the_levels_of_the_log_are_those_of_the_kernel(level: int, words: list[str]) -> None:
     """Of a good program only level 2 shows instructions."""
     with Program.load(made(*RETURN), log_level=level) as loaded:
-        assert [each for each in ("(b7) r0 = 2", "R0=2") if each in loaded.log] == words
+        log = loaded.log.replace("R0_w=", "R0=")  # as older kernels mark what was just written
+        assert [each for each in ("(b7) r0 = 2", "R0=2") if each in log] == words
         assert "processed 2 insns" in loaded.log
 
 
