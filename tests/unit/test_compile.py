@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from bpfpin.apps.compile import compile_source
 from bpfpin.errors import BpfError, ExitCode, ObjectFileError, ObjectNotFoundError, UsageError
 
 BUILTIN = Path(__file__).parents[2] / "src" / "bpfpin" / "builtin"
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
 PROGRAM = """
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -177,13 +180,39 @@ def test_a_file_that_is_not_named_as_c_is_told_so(tmp_path: Path, compiler: str)
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_missing_header_is_told_with_where_to_get_it(program: Path) -> None:
-    program.write_text("#include <linux/no_such.h>\n")
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("vmlinux.h", "types of the running kernel: bpfpin compile --vmlinux "),
+        ("linux/no_such.h", "the installed kernel headers do not have linux/no_such.h; "),
+        ("bpf/no_such.h", "bpf_core_read.h, bpf_endian.h, bpf_helper_defs.h, bpf_helpers.h, "),
+        ("bpf/no_such.h", "bpf_tracing.h, usdt.bpf.h; other headers of libbpf: apt install libbpf"),
+        ("own/thing.h", "a directory that has it is added with --include DIR"),
+    ],
+)
+def test_the_hint_for_a_missing_header_says_how_to_get_it(
+    program: Path, header: str, hint: str
+) -> None:
+    program.write_text(f'#include "{header}"\n')
 
-    with pytest.raises(ObjectFileError) as caught:
+    with pytest.raises(ObjectFileError, match=f"'{header}' file not found") as caught:
         compile_source(program, compiler="ziglang")
 
-    assert "--include" in caught.value.hint
+    assert hint in caught.value.hint
+
+
+@pytest.mark.skipif(not VMLINUX.exists(), reason=f"this kernel has no {VMLINUX}")
+def test_the_hint_for_vmlinux_h_works_when_typed(tmp_path: Path) -> None:
+    source = tmp_path / "two words.bpf.c"
+    source.write_text('#include "vmlinux.h"\nstruct task_struct *task;\n')
+    with pytest.raises(ObjectFileError) as caught:
+        compile_source(source, compiler="ziglang")
+    typed = shlex.split(caught.value.hint.partition(": ")[2])
+
+    done = subprocess.run([sys.executable, "-m", *typed], capture_output=True, check=False)
+
+    assert done.returncode == 0
+    assert source.with_suffix(".o").exists()
 
 
 def test_a_missing_source_is_not_found(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bpfpin.errors import BpfError, ObjectFileError, ObjectNotFoundError, UsageError
+from bpfpin.hints import shell_line
 from bpfpin.map.snapshot_file import resolved
 from bpfpin.records import dataclass
 
@@ -25,12 +27,10 @@ ZIGLANG = "ziglang"
 # Some old sources define this structure themselves, others take it from bpf_helpers.h.
 OWN_MAP_DEF = "redefinition of 'bpf_map_def'"
 INSTALL_HINT = "apt install clang, or pip install 'bpfpin[compile]'"
-HINTS = {
-    "file not found": (
-        "the kernel's headers come with: apt install linux-libc-dev, or pip install "
-        "'bpfpin[compile]'; a folder of your own is added with --include"
-    ),
-}
+_NO_HEADER = re.compile(r"'([^']+)' file not found")
+_KERNEL_HEADERS = ("linux/", "asm/", "asm-generic/")
+_LIBBPF_HEADERS = ("bpf/", "libbpf")
+_C_HEADERS = re.compile(r"(sys|net|netinet|arpa|bits|gnu)/.*|[a-z]+\.h")
 
 # The names that sources for libbpf know, by what uname(2) says.
 ARCHITECTURES = {"x86_64": "x86", "aarch64": "arm64"}
@@ -255,7 +255,8 @@ def _run(command: list[str], folder: Path, scratch: str) -> subprocess.Completed
 
 
 def _refusal(words: str, source: Path) -> ObjectFileError:
-    hints = [hint for phrase, hint in HINTS.items() if phrase in words]
+    missing = _NO_HEADER.search(words)
+    hints = [_header_hint(missing[1], source)] if missing else []
     if source.suffix != ".c":
         hints.append(f"the compiler knows C by the end of the name: rename it to {source.name}.c")
     # Of a file that is not taken for C, clang says of each of our options that it is not used.
@@ -263,6 +264,25 @@ def _refusal(words: str, source: Path) -> ObjectFileError:
     return ObjectFileError(
         "\n".join(["does not compile:", *told]), path=str(source), hint="; ".join(hints)
     )
+
+
+def _header_hint(header: str, source: Path) -> str:
+    """Return how to get a header that the compiler did not find."""
+    if header == "vmlinux.h":
+        line = shell_line("bpfpin compile --vmlinux", source)
+        return f"vmlinux.h has the types of the running kernel: {line}"
+    own = "a directory that has it is added with --include DIR"
+    if header.startswith(_KERNEL_HEADERS):
+        if Path("/usr/include/linux/bpf.h").exists() or _wheel():
+            return f"the installed kernel headers do not have {header}; {own}"
+        wheel = "pip install 'bpfpin[compile]'"
+        return f"the kernel's headers come with: apt install linux-libc-dev, or {wheel}"
+    if header.startswith(_LIBBPF_HEADERS):
+        ours = ", ".join(sorted(path.name for path in (OUR_HEADERS / "bpf").iterdir()))
+        return f"bpfpin comes with bpf/ {ours}; other headers of libbpf: apt install libbpf-dev"
+    if _C_HEADERS.fullmatch(header) and not Path("/usr/include/stdlib.h").exists():
+        return f"the headers of the C library come with: apt install libc6-dev; {own}"
+    return own
 
 
 def _version_line(compiler: _Compiler, output: str) -> str:
