@@ -335,7 +335,8 @@ MAP_TRAITS: dict[int, MapTraits] = {
         is_read_only_to_programs=True,
         takes=_TAKES_XDP.format("xdp/cpumap"),
     ),
-    # xsk_map_lookup_elem_sys_only answers EOPNOTSUPP (net/xdp/xskmap.c).
+    # xsk_map_lookup_elem_sys_only answers EOPNOTSUPP (net/xdp/xskmap.c). Linux 7.3 answers ENOBUFS
+    # to a socket without a ring to receive into.
     MapType.XSKMAP: MapTraits(
         "4.18",
         key=KeyKind.INDEX,
@@ -344,6 +345,7 @@ MAP_TRAITS: dict[int, MapTraits] = {
         is_read_only_to_programs=True,
         refuses=_READ,
         refusal=_UNREADABLE,
+        takes="it takes AF_XDP sockets that have a ring to receive into (XDP_RX_RING)",
     ),
     MapType.SOCKHASH: _SOCKMAP._replace(since="4.18", key=KeyKind.DATA),
     MapType.CGROUP_STORAGE: _CGROUP_STORAGE,

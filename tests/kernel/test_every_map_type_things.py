@@ -34,6 +34,8 @@ CPUS = possible_cpus()
 LOOPBACK = 1  # the ifindex of lo in every network namespace
 SO_COOKIE = 57
 AF_XDP = 44
+SOL_XDP = 283
+XDP_RX_RING = 2
 GET_LOCAL_STORAGE = 81
 OTHER = {"rx_packets": 4, "rx_bytes": 240}
 
@@ -247,6 +249,8 @@ def test_an_xsk_map_takes_xdp_sockets_and_cannot_be_read() -> None:
         socket.socket(AF_XDP, socket.SOCK_RAW, 0) as receiver,
         socket.socket(AF_XDP, socket.SOCK_RAW, 0) as other,
     ):
+        for each_socket in (receiver, other):
+            each_socket.setsockopt(SOL_XDP, XDP_RX_RING, 64)
         queues[0] = receiver
         with pytest.raises(KeyExistsError):
             queues.update(0, other, flag=UpdateFlag.NOEXIST)
