@@ -49,3 +49,5 @@ int add(__u32 *numbers)
 	numbers[1] = numbers[0] + 1;
 	return 7;
 }
+
+char _license[] SEC("license") = "GPL";

@@ -36,7 +36,7 @@ COMMANDS = {
         "bpfpin.cli.graph.command", "Show which devices, programs, maps and pins are connected."
     ),
     "map": Verb("bpfpin.cli.map", "Read and change any map: list, show, get, set, dump …"),
-    "prog": Verb("bpfpin.cli.prog", "Look at and run any program: list, show, dump, run."),
+    "prog": Verb("bpfpin.cli.prog", "Look at and run any program: list, show, dump, run, stats …"),
     "link": Verb("bpfpin.cli.link", "Look at and detach any link: list, show, detach."),
     "btf": Verb("bpfpin.cli.btf", "Print types of the kernel, of objects and of maps as C."),
     "completion": Verb(

@@ -12,6 +12,8 @@ command = Group(
         "show": Verb("bpfpin.cli.prog.show", "Show one program: figures, functions, maps, users."),
         "dump": Verb("bpfpin.cli.prog.dump", "Print the instructions or machine code of one."),
         "run": Verb("bpfpin.cli.prog.run", "Run one on test packets, and show its answer."),
+        "stats": Verb("bpfpin.cli.prog.stats", "Show how often programs run, and how long."),
+        "log": Verb("bpfpin.cli.prog.log", "Print what programs write."),
     },
-    help=("Look at and run any program, named by a path, SET/PROGRAM, id:N or name:NAME."),
+    help=("Look at, run and measure any program, named by a path, SET/PROGRAM, id:N or name:NAME."),
 )

@@ -1,0 +1,106 @@
+"""`bpfpin prog stats`: how often programs run, how long, and their share of a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import click
+
+from bpfpin.cli.context import Context, Seconds, bpfpin_command
+from bpfpin.cli.formats import RECORDS, Report
+from bpfpin.cli.live import clock
+from bpfpin.cli.output import Output
+from bpfpin.host.named import type_word
+from bpfpin.host.program_stats import ProgramRate, ProgramStats, watch_programs
+
+_LINE = "{:<8} {:>7} {:<16} {:<16} {:>12} {:>9} {:>8}"
+HEADER = _LINE.format("time", "id", "name", "type", "runs/s", "ns/run", "% CPU")
+
+
+@bpfpin_command("stats", outputs=RECORDS)
+@click.argument("programs", metavar="[PROG]…", nargs=-1)
+@click.option(
+    "--interval",
+    metavar="S",
+    type=Seconds(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two readings.",
+)
+@click.option(
+    "--count",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="End after N intervals (with -o json: 1, else no end).",
+)
+def command(
+    context: Context, *, programs: tuple[str, ...], interval: float, count: int | None
+) -> None:
+    """Show how often programs run and how long: those that ran, or each PROG.
+
+    Turns the kernel's statistics on while it measures (BPF_ENABLE_STATS), which costs each run of
+    any program some tens of nanoseconds. The share is that of one CPU: 8 busy CPUs are 800 %.
+    """
+    out = context.out
+
+    def read(number: int | None) -> Iterator[ProgramStats]:
+        for stats in watch_programs(
+            programs, pin_root=context.pin_root, interval_s=interval, count=number
+        ):
+            for program_id in stats.gone:
+                out.say(f"program {program_id} is unloaded")
+            yield stats
+
+    # Ctrl-C is the usual end of a verb that has none: exit status 0.
+    with contextlib.suppress(KeyboardInterrupt):
+        out.show(
+            Report(
+                # One document has an end, so without --count it is one interval.
+                lambda: {"rows": list(_records(read(count or 1)))},
+                lambda out: _write(out, read(count)),
+                records=lambda: _records(read(count)),
+            )
+        )
+
+
+def _write(out: Output, samples: Iterable[ProgramStats]) -> None:
+    has_header = False
+    for stats in samples:
+        if not has_header:
+            out.text(HEADER)
+            has_header = True
+        end = clock(stats.wall_time_s)
+        lines = [_line(end, rate) for rate in stats.rates]
+        out.text("\n".join(lines or [f"{end} no program ran"]))
+
+
+def _line(end: str, rate: ProgramRate) -> str:
+    info, average = rate.info, rate.average_ns
+    return _LINE.format(
+        end,
+        info.id,
+        info.name or "-",
+        type_word(info.type),
+        f"{rate.runs_per_second:,.1f}",
+        "-" if average is None else f"{average:,.0f}",
+        f"{rate.cpu_share * 100:.3f}",
+    )
+
+
+def _records(samples: Iterable[ProgramStats]) -> Iterator[dict[str, object]]:
+    """Yield a document for each program of each interval."""
+    for stats in samples:
+        for rate in stats.rates:
+            info, average = rate.info, rate.average_ns
+            yield {
+                "time": round(stats.wall_time_s, 6),
+                "id": info.id,
+                "name": info.name,
+                "type": type_word(info.type),
+                "runs": rate.runs,
+                "run_time_ns": rate.run_time_ns,
+                "runs_per_second": round(rate.runs_per_second, 3),
+                "average_ns": None if average is None else round(average, 1),
+                "cpu_share": round(rate.cpu_share, 9),
+            }
