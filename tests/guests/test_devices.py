@@ -56,7 +56,12 @@ def attached_in_graph(here: Here, program: int) -> list[tuple[str, str, str, str
     graph = here.ok("graph")
     nodes = {node["id"]: node for node in graph["nodes"]}
     return [
-        (nodes[edge["from"]]["type"], nodes[edge["from"]]["name"], edge["hook"], edge["mode"])
+        (
+            nodes[edge["from"]].get("type", ""),
+            nodes[edge["from"]]["name"],
+            edge["hook"],
+            edge["mode"],
+        )
         for edge in graph["edges"]
         if (edge["kind"], edge["to"]) == ("attached", f"program:{program}")
     ]
