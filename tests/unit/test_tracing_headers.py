@@ -38,6 +38,7 @@ def compiler(request: pytest.FixtureRequest) -> str:
     return word
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOOLS)
 def test_tools_compile_without_a_warning(name: str, tmp_path: Path) -> None:
     result = compiled_tool(name, tmp_path / "tool.o", "ziglang")
@@ -46,6 +47,7 @@ def test_tools_compile_without_a_warning(name: str, tmp_path: Path) -> None:
     assert read_object(result.object_path).programs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOOLS)
 def test_they_become_what_libbpfs_headers_make_of_them(name: str, tmp_path: Path) -> None:
     if not LIBBPF.exists():

@@ -205,6 +205,7 @@ def kernel() -> Btf:
     return Btf.parse(VMLINUX.read_bytes())
 
 
+@pytest.mark.slow
 def test_the_kernels_types_have_the_kernels_layout(
     kernel: Btf, compiler: tuple[str, ...], tmp_path: Path
 ) -> None:
