@@ -35,6 +35,7 @@ from support.tools import need
 from support.wait import wait_until
 
 NOBODY = 65534
+PID_MAX = 1 << 22  # no process has this id (PID_MAX_LIMIT of linux/threads.h)
 DEVICE = "gone0"
 MAPS = ["action", "xdp_stats_map"]
 
@@ -109,6 +110,16 @@ def test_there_is_nothing_to_clean_where_no_bpffs_was_ever_mounted() -> None:
         mount("bpf", Path("/sys/fs/bpf"))
 
     assert (found["removed"], found["left"]) == ([], [])
+
+
+def test_what_a_dead_process_tried_an_exchange_with_is_removed(root: Path) -> None:
+    gone, ours = f"bpfpin~probe~{PID_MAX}~1", f"bpfpin~probe~{os.getpid()}~1"
+    for name in (gone, ours):
+        (root / name).mkdir(mode=0o700)
+    run_cli_ok("clean", "--pin-root", root)
+
+    assert not (root / gone).exists()
+    assert (root / ours).exists()
 
 
 def test_what_is_no_bpffs_is_told_with_the_mount_line(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,8 +135,7 @@ def _read_batch(map_type: MapType) -> None:
 
 
 def _exchange(directory: Path) -> None:
-    # With the pid, so that two probes do not meet; `~` keeps the names apart from those of sets.
-    names = [directory / f"bpfpin~probe~{os.getpid()}~{number}" for number in (1, 2)]
+    names = [directory / name for name in fs.probe_names()]
     with contextlib.ExitStack() as undo:
         for name in names:
             try:

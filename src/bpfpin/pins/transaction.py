@@ -76,7 +76,7 @@ from bpfpin.pins.switch import Reopen
 from bpfpin.pins.targets import Targets
 from bpfpin.syscall.errno_table import OLDEST_LINUX, syscall_error
 from bpfpin.syscall.fd import Closing, Descriptor
-from bpfpin.syscall.fs import Rename
+from bpfpin.syscall.fs import Rename, probe_names
 from bpfpin.syscall.signals import signals_deferred
 
 if TYPE_CHECKING:
@@ -464,7 +464,7 @@ def require_exchange(root: Directory) -> None:
 
     It makes two directories in *root* and removes them. Where it may not, nothing is known.
     """
-    probes = [f"bpfpin~probe~{os.getpid()}~{number}" for number in (1, 2)]
+    probes = probe_names()
     with signals_deferred(), ExitStack() as undo:
         try:
             for name in probes:

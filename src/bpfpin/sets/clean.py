@@ -23,6 +23,7 @@ from bpfpin.sets.live import recovered, reopen
 from bpfpin.sets.reports import CleanReport, Left, LeftoverKind, Removed
 from bpfpin.sets.shared import used_maps
 from bpfpin.sets.trial import describe_orphan, orphans
+from bpfpin.syscall.fs import is_stale_probe
 
 _BY_RECOVERY = {
     Recovery.UNDONE: "a dead process had begun it: undone",
@@ -78,6 +79,7 @@ class _Cleaning:
                 self._clean_stage(stage)
         # After the stages: only the record of a change whose sets are all finished is stale.
         self._clean_records()
+        self._clean_probes()
         for note in self._clear():
             self._removed.append(Removed(LeftoverKind.TRIAL, self._root.path, note))
         for name in self._directories():
@@ -105,6 +107,7 @@ class _Cleaning:
             for entry in self._root.names()
             if entry != names.LOCK_DIRECTORY
             and not entry.endswith(names.STAGE_SUFFIX)
+            and not is_stale_probe(entry)
             and stat.S_ISDIR(self._root.stat(entry).st_mode)
         ]
 
@@ -126,6 +129,16 @@ class _Cleaning:
         for name in [] if self._is_dry_run else remove_stale_records(self._root, reopen):
             path = self._root.path / names.LOCK_DIRECTORY / name
             self._removed.append(Removed(LeftoverKind.STAGE, path, _BY_RECOVERY[Recovery.UNDONE]))
+
+    def _clean_probes(self) -> None:
+        """Remove the directories with which a killed process tried an exchange of names."""
+        for name in filter(is_stale_probe, self._root.names()):
+            with self._or_left(self._root.path / name):
+                if not self._is_dry_run:
+                    self._root.rmdir(name)
+                reason = "a dead process had tried with it if names can be exchanged"
+                path = self._root.path / name
+                self._removed.append(Removed(LeftoverKind.DIRECTORY, path, reason))
 
     def _recover(self, name: str, path: Path, planned: Recovery) -> None:
         if name in self._settled:  # with another set that changed in the same command

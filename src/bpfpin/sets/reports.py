@@ -348,7 +348,7 @@ class LeftoverKind(Enum):
     STAGE = "stage"  # of an interrupted command
     TRIAL = "trial"  # that was not confirmed in time
     SET = "set"  # of a device that is gone
-    DIRECTORY = "directory"  # of a set that was unloaded, kept for pins of others
+    DIRECTORY = "directory"  # of an unloaded set, kept for pins of others; or of a dead process
     LINK = "link"
     PROGRAM = "program"
     MAP = "map"

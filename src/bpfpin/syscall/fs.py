@@ -45,6 +45,25 @@ class Rename(IntFlag):
     EXCHANGE = 0x2
 
 
+_PROBE = "bpfpin~probe~"
+
+
+def probe_names() -> tuple[str, str]:
+    """Return the names of two directories to try an exchange with.
+
+    They have the pid, so that two processes do not meet; `~` is in no name of a set.
+    """
+    first, second = (f"{_PROBE}{os.getpid()}~{number}" for number in (1, 2))
+    return first, second
+
+
+def is_stale_probe(name: str) -> bool:
+    """Whether *name* is one of `probe_names` of a process that is gone."""
+    pid, tilde, _ = name.removeprefix(_PROBE).partition("~")
+    is_probe = name.startswith(_PROBE) and bool(tilde) and pid.isdecimal()
+    return is_probe and not Path("/proc", pid).exists()
+
+
 class MountFlag(IntFlag):
     """Flags of mount(2) for a file system without programs or devices."""
 
