@@ -32,6 +32,7 @@ FOR_THE_VERIFIER = {
     "kernel_absent",
     "kernel_symbols",
     "kernel_variable",
+    "module_types",
     "reload_refused",
     "verifier_causes",
     "verifier_refused",

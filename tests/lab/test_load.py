@@ -150,7 +150,7 @@ def test_a_wrong_choice_is_a_usage_error(lab: TestLab, options: tuple[str, ...],
 
 
 def test_a_deployment_without_a_device_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no device and no cgroup"):
+    with pytest.raises(UsageError, match="goes to xdp of a device, and none was named"):
         deploy("builtin:xdp_pass")
 
 

@@ -218,8 +218,9 @@ def test_so_does_the_old_program_at_a_hook_without_update_in_place(
     hook = bpfpin.Hook.TCX_INGRESS
     monkeypatch.setattr(hook, "traits", hook.traits._replace(updates_in_place=False))
     loaded(here, version(AT_TC='"tcx/ingress"'), COUNTED)
+    words = ("--migrate", "--no-stub")
 
-    assert told(here, version(AT_TC='"tcx/ingress"', **WIDER), "--migrate")[0] == ["hook"]
+    assert told(here, version(AT_TC='"tcx/ingress"', **WIDER), *words)[0] == ["hook"]
 
 
 def test_a_device_that_is_gone_keeps_nobody_from_migrating(here: Here) -> None:

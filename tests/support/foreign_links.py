@@ -96,9 +96,14 @@ def uprobe_event(file: str, offset: int) -> Descriptor:
     """Open the event of a uprobe in *file*."""
     kind = int(Path("/sys/bus/event_source/devices/uprobe/type").read_text())
     name = ctypes.create_string_buffer(file.encode())
-    # The member after `config1` is the offset (PERF_ATTR_SIZE_VER1 of linux/perf_event.h).
-    first = EventAttr(type=kind, size=72, config1=ctypes.addressof(name))
-    return _event(ctypes.create_string_buffer(bytes(first) + struct.pack("<Q", offset), 72))
+    return _event(
+        EventAttr(
+            type=kind,
+            size=ctypes.sizeof(EventAttr),
+            config1=ctypes.addressof(name),
+            config2=offset,
+        )
+    )
 
 
 def _event(attribute: ctypes.Structure | ctypes.Array[ctypes.c_char]) -> Descriptor:

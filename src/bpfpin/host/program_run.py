@@ -14,7 +14,7 @@ from bpfpin.errors import (
     ObjectNotFoundError,
     UsageError,
 )
-from bpfpin.hints import shell_line
+from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.host.named import open_program, type_word
 from bpfpin.objects.kernel.info import ProgramInfo
 from bpfpin.objects.programs.program import Program, TestRun
@@ -193,12 +193,16 @@ def _check(info: ProgramInfo, packets: Sequence[bytes], options: RunOptions) -> 
     if options.device and options.context:
         raise UsageError("a device and a context are given: the context holds the device")
     if options.batch_size and not options.is_live:
-        raise UsageError("a batch size is for live frames alone", hint="--live")
+        raise UsageError("a batch size is for live frames alone", hint=Fix.of(Argument("live")))
     if info.type in _WITH_PACKET:
         if not packets:
             raise UsageError(
                 f"programs of type {kind} need a packet",
-                hint="--data FILE, --data hex:BYTES or --pcap FILE",
+                hint=Fix.of(
+                    *(Argument("data", Placeholder("FILE")), ", "),
+                    *(Argument("data", Placeholder("hex:BYTES")), " or "),
+                    Argument("pcap", Placeholder("FILE")),
+                ),
             )
         for number, packet in enumerate(packets, start=1):
             if len(packet) < _ETHERNET:

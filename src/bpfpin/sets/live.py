@@ -15,7 +15,7 @@ from bpfpin.errors import (
     ProgramChangedError,
     UnsafePathError,
 )
-from bpfpin.hints import shell_line
+from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.hooks import HeldBy, Hook
 from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.programs.program import Program
@@ -155,7 +155,9 @@ def _require_unchanged_slot(live: LoadedSet, record: HookRecord, own_id: int) ->
             f"the stub of {live.path} at {record.hook} calls program id {running}, which is not"
             f" the set's {record.program}; it was left alone",
             holder=f"program id {running}",
-            hint="put the set's own in its place: load it again with --take-over",
+            hint=Fix.of(
+                "put the set's own in its place: load it again with ", Argument("take_over")
+            ),
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bpfpin.attach import cgroup_path
 from bpfpin.host import attachments, pins
 from bpfpin.host.pins import DEPTH_MAX, BpffsWalk
 from bpfpin.syscall import fs
@@ -99,6 +100,7 @@ def test_cgroups_are_walked_to_any_depth_and_to_a_limit(
 ) -> None:
     mount = fs.Mount(str(place), "cgroup2", "none", "/", frozenset(), (0, 1))
     monkeypatch.setattr(fs, "mounts", lambda: [mount])
+    monkeypatch.setattr(cgroup_path, "_is_seen", lambda point: True)  # no mount of its own
     (place / "web" / "blue").mkdir(parents=True)
     dig(place, 1500)
     notes: list[str] = []

@@ -8,6 +8,7 @@ import click
 
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import RECORDS, Report
+from bpfpin.cli.options import complete_devices
 from bpfpin.cli.output import Output
 from bpfpin.errors import UsageError
 from bpfpin.host.named import type_word
@@ -28,7 +29,13 @@ from bpfpin.host.program_run import (
 @click.option("--data", metavar="FILE|hex:BYTES", help="The packet, with its Ethernet header.")
 @click.option("--pcap", metavar="FILE", help="Run it on each packet of a pcap file.")
 @click.option("--context", "context_", metavar="FILE|hex:BYTES", help="The context.")
-@click.option("--dev", "device", metavar="DEV", help="The device by which XDP packets come.")
+@click.option(
+    "--dev",
+    "device",
+    metavar="DEV",
+    shell_complete=complete_devices,
+    help="The device by which XDP packets come.",
+)
 @click.option(
     "--repeat",
     metavar="N",
