@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import TypeVar
 
@@ -47,6 +47,20 @@ def choice_of(kind: type[E], value: object, *, what: str) -> E:
         f"there is no {what} {value!r}; there are: {', '.join(members)}",
         hint=f"near it: {', '.join(near)}" if near else "",
     )
+
+
+def types_among(words: Iterable[str], known: Sequence[str], *, what: str) -> frozenset[str]:
+    """Return *words* in lower case; `UsageError` for one that is neither in *known* nor a number.
+
+    A type that this version does not know is named by its number. *what* is in the message.
+    """
+    types = frozenset(word.lower() for word in words)
+    for word in sorted(types):
+        if word not in known and not word.isdecimal():
+            near = similar(word, known)
+            hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
+            raise UsageError(f"{word!r} is not a type of {what}", hint=hint)
+    return types
 
 
 def similar(word: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6) -> list[str]:

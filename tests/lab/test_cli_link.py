@@ -25,7 +25,7 @@ from support.foreign_links import (
     tracepoint_event,
     uprobe_event,
 )
-from support.here import Here, bpftool, run_here, veth
+from support.here import Here, bpftool, counting_veth, listed_by_id, run_here, veth
 from support.lab import TestLab
 from support.nobody import run_cli_as_nobody
 from support.sets import xdp_program
@@ -35,18 +35,13 @@ from support.tools import need
 @pytest.fixture
 def here(bpffs: Path) -> Iterator[Here]:
     """A device with a set in a pin root of the test's own."""
-    with veth() as device:
-        here = Here(bpffs, device)
-        here.load("builtin:xdp_stats")
+    with counting_veth(bpffs) as here:
         yield here
-        here.ok("unload", device)
 
 
 def listed(*words: object) -> dict[int, Any]:
     """Return the links of a list by id."""
-    result = run_here("link", "list", "-o", "json", *words)
-    assert result.exit_code == 0, result.stderr
-    return {row["id"]: row for row in result.json["links"]}
+    return listed_by_id("link", *words)
 
 
 def test_a_link_of_a_set_is_listed_and_shown_with_its_device_and_set(here: Here) -> None:

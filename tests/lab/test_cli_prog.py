@@ -16,7 +16,7 @@ from bpfpin.objfile.reader import read_object
 from bpfpin.spec import Hook, MapSpec, XdpMode
 from bpfpin.uapi import MapType, ProgramType
 from support.foreign_links import program as small_program
-from support.here import Here, bpftool, run_here, veth
+from support.here import Here, bpftool, counting_veth, listed_by_id, run_here, veth
 from support.holders import their_program
 from support.nobody import run_cli_as_nobody
 from support.objects import compiled
@@ -27,18 +27,13 @@ from support.tools import need
 @pytest.fixture
 def here(bpffs: Path) -> Iterator[Here]:
     """A device with a set in a pin root of the test's own."""
-    with veth() as device:
-        here = Here(bpffs, device)
-        here.load("builtin:xdp_stats")
+    with counting_veth(bpffs) as here:
         yield here
-        here.ok("unload", device)
 
 
 def listed(*words: object) -> dict[int, Any]:
     """Return the programs of a list by id."""
-    result = run_here("prog", "list", "-o", "json", *words)
-    assert result.exit_code == 0, result.stderr
-    return {row["id"]: row for row in result.json["programs"]}
+    return listed_by_id("prog", *words)
 
 
 def test_a_program_of_a_set_is_listed_with_its_link_pins_and_set(here: Here) -> None:

@@ -99,6 +99,24 @@ class Here:
         return tree(self.root), self.holder(), tc_of(self.device)
 
 
+@contextlib.contextmanager
+def counting_veth(root: Path) -> Iterator[Here]:
+    """A device with the set of `builtin:xdp_stats` in the pin root *root*."""
+    with veth() as device:
+        here = Here(root, device)
+        here.load("builtin:xdp_stats")
+        yield here
+        here.ok("unload", device)
+
+
+def listed_by_id(noun: str, *words: object) -> dict[int, Any]:
+    """Return the rows of `prog list` or `link list` by id."""
+    result = run_here(noun, "list", "-o", "json", *words)
+    assert result.exit_code == 0, result.stderr
+    (rows,) = [value for key, value in result.json.items() if key != "schema"]
+    return {row["id"]: row for row in rows}
+
+
 def holder_of(device: str) -> XdpHolder | None:
     """Return who is attached to that device; nobody where it is gone."""
     try:

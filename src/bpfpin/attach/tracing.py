@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from errno import EACCES
 from pathlib import Path
 from typing import Final
 
@@ -62,9 +63,9 @@ def attach_tracepoint(program: Program, tracepoint: str, *, cookie: int = 0) -> 
                 create_link(program, event.fileno(), AttachType.PERF_EVENT, details, place=place)
             )
         except PermissionDeniedError as error:
-            if error.missing:
+            # perf_event_set_bpf_prog() of kernel/events/core.c. EPERM has other causes.
+            if error.missing or error.errno != EACCES:
                 raise
-            # perf_event_set_bpf_prog() of kernel/events/core.c: EACCES.
             raise AttachError(
                 f"program {program.name} cannot run at {place}: it reads more than its record of"
                 f" {_record_size(tracepoint)} bytes ({error.message})",

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bpfpin.sets.guard import MapGuard
 
 P = ParamSpec("P")
+FC = TypeVar("FC", bound=Callable[..., Any])
 Settings = dict[str, Any]  # the global options that were typed, by name; the last one wins
 
 
@@ -86,6 +87,21 @@ class Seconds(click.FloatRange):
         if math.isnan(seconds):
             self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return seconds
+
+
+def sort_option(fields: Collection[str]) -> Callable[[FC], FC]:
+    """Return the option `--sort [-]FIELD`: its value is the field, and whether it is descending."""
+
+    def parsed(_ctx: click.Context, _param: click.Parameter, word: str) -> tuple[str, bool]:
+        field = word.removeprefix("-")
+        # No `click.Choice`: each field may have a minus before it.
+        if field not in fields:
+            known = ", ".join(fields)
+            raise click.BadOptionUsage("sort", f"no field {field!r} to sort by: {known}")
+        return field, word.startswith("-")
+
+    text = f"Sort by {', '.join(fields)}; -FIELD: descending."
+    return click.option("--sort", default="id", metavar="FIELD", callback=parsed, help=text)
 
 
 GLOBAL_OPTIONS = (

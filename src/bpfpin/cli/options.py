@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bpfpin.cli.context import Context
+from bpfpin.cli.context import Context, Seconds
 from bpfpin.cli.output import Output
 from bpfpin.errors import BpfError, UsageError, VerifierError
 
@@ -76,6 +76,18 @@ def _with_parameters(run: Callable[..., Any]) -> Callable[..., Any]:
 def device_option(text: str = "Network device; the same as DEV.") -> Callable[[FC], FC]:
     """Return the option `--dev DEV`, with shell completion of devices."""
     return click.option("--dev", metavar="DEV", help=text, shell_complete=complete_devices)
+
+
+def interval_option() -> Callable[[FC], FC]:
+    """Return the option `--interval S` of a view that reads again and again."""
+    return click.option(
+        "--interval",
+        metavar="S",
+        type=Seconds(min=0, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Seconds between two readings.",
+    )
 
 
 def typing_options(*, has_value: bool = True) -> Callable[[FC], FC]:

@@ -17,10 +17,10 @@ from bpfpin.apps.stats import (
     tutorial_format,
     watch_events,
 )
-from bpfpin.cli.context import Context, Seconds, bpfpin_command, check_format
+from bpfpin.cli.context import Context, bpfpin_command, check_format
 from bpfpin.cli.formats import RECORDS, TEXT, Report
 from bpfpin.cli.live import block, header, show_live
-from bpfpin.cli.options import chosen_target, complete_sets, device_option
+from bpfpin.cli.options import chosen_target, complete_sets, device_option, interval_option
 from bpfpin.cli.output import Output
 from bpfpin.errors import UsageError
 from bpfpin.map.follow import follow_event_to_json
@@ -31,14 +31,7 @@ from bpfpin.map.open import path_of
 @click.argument("target", metavar="DEV|NAME|PATH", required=False, shell_complete=complete_sets)
 @device_option()
 @click.option("--map", "map_name", metavar="NAME", help="Map of the set (xdp_stats_map).")
-@click.option(
-    "--interval",
-    metavar="S",
-    type=Seconds(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Seconds between two readings.",
-)
+@interval_option()
 @click.option(
     "--count",
     metavar="N",

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from bpfpin.choices import similar
-from bpfpin.errors import BpfError, BusyError, NotSupportedError, UsageError
+from bpfpin.choices import types_among
+from bpfpin.errors import BpfError, BusyError, NotSupportedError
 from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.host.attachments import AttachedProgram, all_attachments, hook_word
 from bpfpin.host.graph import Node
@@ -125,14 +125,7 @@ class LinkList:
 
 def known_link_types(words: Iterable[str]) -> frozenset[str]:
     """Return *words* for types of links as the kernel spells them; `UsageError` for others."""
-    known = [type_word(kind) for kind in LinkType if kind]
-    types = {word.lower() for word in words}
-    for word in sorted(types):
-        if word not in known and not word.isdecimal():
-            near = similar(word, known)
-            hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
-            raise UsageError(f"{word!r} is not a type of link", hint=hint)
-    return frozenset(types)
+    return types_among(words, [type_word(kind) for kind in LinkType if kind], what="link")
 
 
 def list_links(

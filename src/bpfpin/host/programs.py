@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfpin.btf.names import kernel_name
-from bpfpin.choices import similar
-from bpfpin.errors import BpfError, IdNotFoundError, UsageError
+from bpfpin.choices import types_among
+from bpfpin.errors import BpfError, IdNotFoundError
 from bpfpin.host.attachments import AttachedProgram, all_attachments
 from bpfpin.host.links import LinkPlace, holders_of, place_links
 from bpfpin.host.named import type_word
@@ -132,14 +132,7 @@ SORTS: Final[dict[str, Callable[[ProgramRow], Any]]] = {
 
 def known_program_types(words: Iterable[str]) -> frozenset[str]:
     """Return *words* for types of programs as the kernel spells them; `UsageError` for others."""
-    known = [type_word(kind) for kind in ProgramType if kind]
-    types = {word.lower() for word in words}
-    for word in sorted(types):
-        if word not in known and not word.isdecimal():
-            near = similar(word, known)
-            hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
-            raise UsageError(f"{word!r} is not a type of program", hint=hint)
-    return frozenset(types)
+    return types_among(words, [type_word(kind) for kind in ProgramType if kind], what="program")
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfpin.btf.names import kernel_name
-from bpfpin.choices import similar
-from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError, UsageError
+from bpfpin.choices import similar, types_among
+from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError
 from bpfpin.host.objects import Keepers, keepers, may_walk
 from bpfpin.host.pins import all_pins
 from bpfpin.host.processes import PROC, open_objects
@@ -92,14 +92,7 @@ def known_types(words: Iterable[str]) -> frozenset[str]:
 
     A type that this version does not know is named by its number.
     """
-    known = [kind.name.lower() for kind in MapType]
-    types = {word.lower() for word in words}
-    for word in sorted(types):
-        if word not in known and not word.isdecimal():
-            near = similar(word, known)
-            hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
-            raise UsageError(f"{word!r} is not a type of map", hint=hint)
-    return frozenset(types)
+    return types_among(words, [kind.name.lower() for kind in MapType], what="map")
 
 
 def maps_of_user(user: str) -> frozenset[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.context import Context, bpfpin_command, sort_option
 from bpfpin.cli.formats import Report
 from bpfpin.cli.output import Output
 from bpfpin.map.list import SORTS, MapFilter, MapRow, known_types, list_maps, maps_of_user
@@ -37,12 +37,7 @@ NUMBERS = ("id", "key", "value", "max_entries", "memory")
 @click.option(
     "--user", metavar="PROGRAM|pid:N", help="Only maps of this program (name or id) or process."
 )
-@click.option(
-    "--sort",
-    default="id",
-    metavar="FIELD",
-    help=f"Sort by {', '.join(SORTS)}; -FIELD: descending.",
-)
+@sort_option(SORTS)
 @click.option(
     "--users", "with_users", is_flag=True, help="Show the processes that use each map, as -v does."
 )
@@ -54,7 +49,7 @@ def command(
     pinned: bool,
     orphans: bool,
     user: str | None,
-    sort: str,
+    sort: tuple[str, bool],
     with_users: bool,
 ) -> None:
     """List the maps of this host by id: sizes and memory in bytes, programs, pins.
@@ -62,10 +57,7 @@ def command(
     Several filters must all match; of one filter that is repeated, one value must match. Without
     CAP_SYS_ADMIN only maps with a pin that you can read are listed.
     """
-    field = sort.removeprefix("-")
-    # No `click.Choice`: each field may have a minus before it.
-    if field not in SORTS:
-        raise click.BadOptionUsage("sort", f"no field {field!r} to sort by: {', '.join(SORTS)}")
+    field, is_descending = sort
     listing = list_maps(
         context.pin_root,
         selection=MapFilter(
@@ -76,7 +68,7 @@ def command(
             ids=maps_of_user(user) if user else None,
         ),
         sort=field,
-        is_descending=sort.startswith("-"),
+        is_descending=is_descending,
         # Only if asked: to find the processes means to read the descriptors of all of them.
         with_processes=with_users or context.out.is_verbose,
     )

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from bpfpin.cli.context import Context, Seconds, bpfpin_command
+from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import STREAM, Report, value_text
 from bpfpin.cli.live import clock
-from bpfpin.cli.options import typing_options
+from bpfpin.cli.options import interval_option, typing_options
 from bpfpin.cli.output import Output
 from bpfpin.map.follow import follow_event_to_json
 from bpfpin.map.open import Typing
@@ -20,14 +20,7 @@ from bpfpin.map.watch import EntryEvent, EventKind, WatchItem, open_watch
 
 @bpfpin_command("watch", outputs=STREAM)
 @click.argument("map_", metavar="MAP")
-@click.option(
-    "--interval",
-    metavar="S",
-    type=Seconds(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Seconds between two readings.",
-)
+@interval_option()
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N intervals.")
 @click.option(
     "--where",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import click
 
-from bpfpin.cli.context import Context, bpfpin_command
+from bpfpin.cli.context import Context, bpfpin_command, sort_option
 from bpfpin.cli.formats import Report
 from bpfpin.cli.output import Output
 from bpfpin.host.programs import (
@@ -40,12 +40,7 @@ NUMBERS = ("id", "age", "memory", "runs", "ns/run")
 @click.option("--map", "map_", metavar="MAP", help="Only programs that use this map.")
 @click.option("--pinned", is_flag=True, help="Only programs with a pin of their own or of a link.")
 @click.option("--attached", is_flag=True, help="Only programs that are attached somewhere.")
-@click.option(
-    "--sort",
-    default="id",
-    metavar="FIELD",
-    help=f"Sort by {', '.join(SORTS)}; -FIELD: descending.",
-)
+@sort_option(SORTS)
 @click.option(
     "--users",
     "with_users",
@@ -60,7 +55,7 @@ def command(
     map_: str | None,
     pinned: bool,
     attached: bool,
-    sort: str,
+    sort: tuple[str, bool],
     with_users: bool,
 ) -> None:
     """List the programs of this host by id, where each is attached, and its pins.
@@ -69,10 +64,7 @@ def command(
     while statistics were on (bpfpin prog stats, or kernel.bpf_stats_enabled). Several filters must
     all match. Without CAP_SYS_ADMIN only programs with a pin that you can open are listed.
     """
-    field = sort.removeprefix("-")
-    # No `click.Choice`: each field may have a minus before it.
-    if field not in SORTS:
-        raise click.BadOptionUsage("sort", f"no field {field!r} to sort by: {', '.join(SORTS)}")
+    field, is_descending = sort
     listing = list_programs(
         context.pin_root,
         selection=ProgramFilter(
@@ -83,7 +75,7 @@ def command(
             is_attached=attached,
         ),
         sort=field,
-        is_descending=sort.startswith("-"),
+        is_descending=is_descending,
         # Only if asked: to find the processes means to read the descriptors of all of them.
         with_processes=with_users or context.out.is_verbose,
     )

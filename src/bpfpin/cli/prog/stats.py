@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 
 import click
 
-from bpfpin.cli.context import Context, Seconds, bpfpin_command
+from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import RECORDS, Report
 from bpfpin.cli.live import clock
+from bpfpin.cli.options import interval_option
 from bpfpin.cli.output import Output
 from bpfpin.host.named import type_word
 from bpfpin.host.program_stats import ProgramRate, ProgramStats, watch_programs
@@ -20,14 +21,7 @@ HEADER = _LINE.format("time", "id", "name", "type", "runs/s", "ns/run", "% CPU")
 
 @bpfpin_command("stats", outputs=RECORDS)
 @click.argument("programs", metavar="[PROG]…", nargs=-1)
-@click.option(
-    "--interval",
-    metavar="S",
-    type=Seconds(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Seconds between two readings.",
-)
+@interval_option()
 @click.option(
     "--count",
     metavar="N",

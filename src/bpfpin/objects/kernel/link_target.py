@@ -55,7 +55,7 @@ class LinkTarget:
     facts: Facts | None = None
 
 
-class _Answer:
+class _LinkAnswer:
     """The answer about one link; *name_at* is where the address of a buffer for a name goes."""
 
     def __init__(
@@ -105,11 +105,11 @@ def link_targets() -> Iterator[LinkTarget]:
 
 
 def _raw_tracepoint(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
-    return "", {"tracepoint": _Answer(fd, 0, 8).name}
+    return "", {"tracepoint": _LinkAnswer(fd, 0, 8).name}
 
 
 def _iterator(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
-    answer = _Answer(fd, 0, 8)
+    answer = _LinkAnswer(fd, 0, 8)
     facts: Facts = {"iterator": answer.name}
     # Which member of the two unions holds a number depends on the iterator's target.
     if answer.name.startswith(("bpf_map_elem", "bpf_sk_storage_map")):
@@ -126,7 +126,7 @@ def _iterator(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
 
 
 def _tracing(fd: int, info: LinkInfo) -> tuple[str, Facts]:
-    answer = _Answer(fd)
+    answer = _LinkAnswer(fd)
     object_id, type_id = answer.u32(4), answer.u32(8)
     facts: Facts = {}
     is_extension = False
@@ -158,7 +158,7 @@ def function_name(btf_object_id: int, type_id: int) -> str:
 
 
 def _netfilter(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
-    answer = _Answer(fd)
+    answer = _LinkAnswer(fd)
     return "", {
         "family": answer.u32(0),
         "hook": answer.u32(4),
@@ -168,13 +168,13 @@ def _netfilter(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
 
 
 def _kprobe_multi(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
-    answer = _Answer(fd)
+    answer = _LinkAnswer(fd)
     kind = "kretprobe-multi" if answer.u32(12) & _IS_RETURN else "kprobe-multi"
     return kind, {"functions": answer.u32(8), "missed": answer.u64(16)}
 
 
 def _uprobe_multi(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
-    answer = _Answer(fd, 0, 32)
+    answer = _LinkAnswer(fd, 0, 32)
     kind = "uretprobe-multi" if answer.u32(40) & _IS_RETURN else "uprobe-multi"
     facts: Facts = {"file": answer.name, "functions": answer.u32(36)}
     return kind, facts | ({"pid": answer.u32(44)} if answer.u32(44) else {})
@@ -182,7 +182,7 @@ def _uprobe_multi(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
 
 def _perf_event(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
     # The address and the length of the name are at the same place for all kinds of event.
-    answer = _Answer(fd, 8, 16)
+    answer = _LinkAnswer(fd, 8, 16)
     kind = answer.u32(0)
     if kind in (PerfEventType.UPROBE, PerfEventType.URETPROBE):
         return PerfEventType(kind).name.lower(), {"file": answer.name, "offset": answer.u32(20)}
