@@ -146,12 +146,9 @@ def tables(runs: Sequence[KernelRun]) -> str:
     cells = [
         (name, *(each.capabilities.get(name, "not run") for each in shown)) for name in CAPABILITIES
     ]
-    parts = [
-        "## Runs",
-        _table(head, rows),
-        "## Capabilities",
-        _table(("", *(each.kernel for each in shown)), cells),
-    ]
+    parts = ["## Runs", _table(head, rows)]
+    if shown:
+        parts += ["## Capabilities", _table(("", *(each.kernel for each in shown)), cells)]
     if skipped := [_skipped(each) for each in runs if each.skipped]:
         parts += ["## Skipped", *skipped]
     return "\n\n".join(parts) + "\n"

@@ -155,6 +155,16 @@ def test_a_stub_comes_and_goes_as_it_is_asked_for(here: Here, source: Path) -> N
     assert counted(here, ON_CALL) == 3 * CALLS
 
 
+def test_a_stub_leaves_when_that_is_all_that_is_asked(here: Here, source: Path) -> None:
+    results = [load(here, source, "--prog=on_call", *words) for words in [(), ("--no-stub",)]]
+    again = load(here, source, "--prog=on_call", "--no-stub")
+    call()
+
+    assert [each["result"] for each in (*results, again)] == ["loaded", "reloaded", "unchanged"]
+    assert links(here)["on_call"][0] == "link"
+    assert counted(here, ON_CALL) == CALLS
+
+
 def test_a_stub_lets_no_program_read_beyond_the_context(here: Here) -> None:
     """Attached itself it is refused by the kernel, which does not look behind a stub."""
     words = ("--prog", f"reads_far:tracepoint={PARAM}")

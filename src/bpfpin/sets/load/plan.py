@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bpfpin.btf.names import kernel_name
 from bpfpin.errors import BpfError, BusyError, IncompatibleMapError, PinKindError, PinNotFoundError
 from bpfpin.hints import Argument, Fix, Placeholder, shell_line
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
@@ -209,7 +210,7 @@ def _is_unchanged(
     }
     return (
         manifest.sha256 == request.spec.sha256
-        and all(_stays(hook) for hook in planned)
+        and all(_stays(request, hook) for hook in planned)
         and running == {(hook.hook, hook.link, hook.program, hook.target) for hook in planned}
         and all(_is_pinned_already(plan, live) for plan in maps)
         and set(live.programs) == set(request.programs)
@@ -222,9 +223,10 @@ def _is_unchanged(
     )
 
 
-def _stays(hook: HookPlan) -> bool:
-    """Whether the hook runs the set's own program already."""
-    return hook.previous is not None and not hook.is_taken
+def _stays(request: LoadRequest, hook: HookPlan) -> bool:
+    """Whether the hook runs the set's own program already, and not by a stub that is to go."""
+    has_to_change = request.without_stub and hook.held_by is HeldBy.STUB
+    return hook.previous is not None and not hook.is_taken and not has_to_change
 
 
 def _is_pinned_already(plan: MapPlan, live: LoadedSet) -> bool:
