@@ -29,7 +29,7 @@ from guests import levels, machine, report
 from guests.image import Boot, unpacked
 from guests.kernels import AMD64, KERNELS, Kernel
 from guests.machine import Guest, run
-from guests.roots import CHECKOUT, Root, compile_objects, root_for
+from guests.roots import CHECKOUT, Root, compile_tests, root_for
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(kernels: Sequence[Kernel], folder: Path, options: argparse.Namespace) -> int:
     # One after the other: two kernels may be of the same suite, whose lists they share.
     boots = [unpacked(kernel, folder, is_updated=options.update) for kernel in kernels]
-    compile_objects()
+    compile_tests()
     roots = {
         architecture: root_for(architecture, folder)
         for architecture in sorted({kernel.architecture for kernel in kernels})

@@ -45,11 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     A shell starts background jobs deaf to it.
     """
-    is_quick = config.getoption("quick")
-    # A guest is about 20 times slower than its host, where the full profile runs.
-    if is_quick or os.environ.get("BPFPIN_GUEST"):
+    # A guest is about 20 times slower than its host, where all is tried, and interpreters start.
+    if config.getoption("quick") or os.environ.get("BPFPIN_GUEST"):
         settings.load_profile("quick")
-    if is_quick:
         cli.forks = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -57,13 +57,16 @@ class Root:
     python: tuple[str, ...]
 
 
-def compile_objects() -> None:
-    """Compile the objects of the tests here: a guest is slow, or has no compiler.
+def compile_tests() -> None:
+    """Compile the tests and their objects here: a guest is slow, or has no compiler.
 
     Objects of other compilers or options are those that `make test` left here.
     """
     paths = os.pathsep.join(str(CHECKOUT / name) for name in ("src", "tests"))
     output_of([sys.executable, "-c", COMPILE], PYTHONPATH=paths)
+    # pytest has bytecode of its own, with the assertions rewritten.
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider"]
+    output_of([*collect, str(CHECKOUT / "tests")], PYTHONDONTWRITEBYTECODE="")
 
 
 def root_for(architecture: str, folder: Path) -> Root:

@@ -319,7 +319,7 @@ def test_a_stage_that_is_not_ours_is_told_and_left() -> None:
     stage.rmdir()
 
     assert f"{stage} is in the way of the next load: it holds 'mine'" in found["text"]
-    assert found["fix"] == f"look who made it: ls -la {stage}"
+    assert found["fix"] == f"find out who made it: ls -la {stage}"
 
 
 def test_a_program_of_somebody_else_is_told_as_that(lab: TestLab) -> None:

@@ -71,7 +71,7 @@ def test_a_set_of_somebody_else_is_not_said_to_need_root() -> None:
     run_cli_ok("unload", "lo")
 
     assert problem["kind"] == "foreign"
-    assert problem["fix"] == "look who made it: ls -la /sys/fs/bpf/lo"
+    assert problem["fix"] == "find out who made it: ls -la /sys/fs/bpf/lo"
 
 
 def test_a_holder_is_not_said_to_be_without_a_link_that_cannot_be_seen(loaded: TestLab) -> None:

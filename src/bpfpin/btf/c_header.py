@@ -182,7 +182,7 @@ class CHeader:
         """Return the name that a type with a name has in the header: `struct workspace___2`."""
         return self._names[type_id]
 
-    # What has to be written before what. C needs a definition before a value of the type, and a
+    # The order of definitions. C needs a definition before a value of the type, and a
     # declaration before a pointer to it; typedefs and enumerations cannot be declared only.
 
     def _add(self, type_id: int) -> None:
@@ -392,7 +392,7 @@ class CHeader:
             # BPF compilers have no other floating-point numbers.
             return f"struct {{ unsigned char bytes[{kind.size}]; }}", True
         raise malformed(
-            f"type {type_id} ({type(kind).__name__} {kind.name!r}) is no type of a value"
+            f"type {type_id} ({type(kind).__name__} {kind.name!r}) is not a type of values"
         )
 
     def _parameters(self, kind: FunctionPrototype, indent: str) -> str:

@@ -45,7 +45,7 @@ class ProgramDetails:
         target: The function that a program of tracing, LSM or extension is made for.
         arrays: Ids of the program arrays that hold it for tail calls.
         has_lines: Whether the kernel has its lines of C.
-        notes: Further facts, and what could not be seen.
+        notes: Further facts, and the parts that this user may not see.
     """
 
     row: ProgramRow

@@ -68,7 +68,7 @@ class DumpedInstruction:
 
 @dataclass(frozen=True, slots=True)
 class ProgramDump:
-    """The code of a program, and notes on what could not be shown."""
+    """The code of a program, and notes on the parts that are missing."""
 
     info: ProgramInfo
     instructions: tuple[DumpedInstruction, ...]

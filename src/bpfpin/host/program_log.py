@@ -179,7 +179,7 @@ class _Stream:
             yield self._text(line)
 
     def unfinished(self) -> Iterator[StreamText]:
-        """Yield what has no line end."""
+        """Yield the last line, if it has no end yet."""
         if self._rest:
             yield self._text(self._rest)
 

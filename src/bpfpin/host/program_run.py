@@ -245,7 +245,7 @@ def read_pcap(path: str) -> tuple[list[bytes], int]:
     """Return the packets of a pcap file, and how many of them were cut when they were captured.
 
     Raises:
-        UsageError: It is no pcap file, is malformed, or its packets have no Ethernet header.
+        UsageError: It is not a pcap file, is malformed, or its packets have no Ethernet header.
         ObjectNotFoundError: There is no such file.
     """
     data = read_input(path)

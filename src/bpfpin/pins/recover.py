@@ -104,7 +104,7 @@ def stage_manifest(stage: Directory) -> Manifest:
 def advice_on_foreign(path: Path) -> str:
     """Return what to do about a stage in the directory *path* that is not ours to recover."""
     look, remove = shell_line("ls -la", path), shell_line("rm -r", path)
-    return f"look who made it: {look}; if nobody needs it: {remove}"
+    return f"find out who made it: {look}; if nobody needs it: {remove}"
 
 
 def is_left_over(root: Directory, name: str) -> bool:
@@ -356,5 +356,5 @@ def _own_manifest(directory: Directory) -> Manifest:
         raise UnsafePathError(
             f"{directory.path} is not a pin set of ours and was left alone: {error.message}",
             path=str(directory.path),
-            hint=f"look who made it: {shell_line('ls -la', directory.path)}",
+            hint=f"find out who made it: {shell_line('ls -la', directory.path)}",
         ) from None

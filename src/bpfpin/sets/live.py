@@ -116,7 +116,7 @@ def foreign_fix(directory: PinSet) -> str:
     # The record of its objects stays behind where a set of ours lost its manifest.
     if directory.is_own and (directory.path / names.OBJECTS).is_dir():
         return f"detach and unpin the rest: {shell_line('rm -r', directory.path)}"
-    return f"look who made it: {shell_line('ls -la', directory.path)}"
+    return f"find out who made it: {shell_line('ls -la', directory.path)}"
 
 
 def require_unchanged_programs(live: LoadedSet) -> None:

@@ -23,7 +23,7 @@ from bpfpin.errors import (
     PinNotFoundError,
 )
 from bpfpin.hints import shell_line
-from bpfpin.hooks import HeldBy, Hook
+from bpfpin.hooks import HeldBy
 from bpfpin.objects.kernel.info import Extension, extensions_of
 from bpfpin.objects.kernel.object import KernelObject
 from bpfpin.objects.link import Link
@@ -256,7 +256,7 @@ class SetView:
     def _tell_stage(self, stage: LeftStage) -> None:
         if stage.foreign:
             reason = f"{stage.path} is in the way of the next load: {stage.foreign}"
-            fix = stage.advice or f"look who made it: {shell_line('ls -la', stage.path)}"
+            fix = stage.advice or f"find out who made it: {shell_line('ls -la', stage.path)}"
             self._tell(ProblemKind.FOREIGN, fix, reason=reason)
         else:
             self._tell_half_built()
@@ -612,8 +612,7 @@ def _with_extensions(others: Sequence[OtherProgram]) -> tuple[OtherProgram, ...]
     """Add the programs that each of these calls, if this user may see links."""
     extensions: dict[int, tuple[Extension, ...]] = {}
     with suppress(PermissionDeniedError):
-        xdp = {other.id for other in others if other.hook == Hook.XDP.value}
-        extensions = extensions_of(xdp) if xdp else {}
+        extensions = extensions_of({other.id for other in others}) if others else {}
     return tuple(replace(other, extensions=extensions.get(other.id, ())) for other in others)
 
 

@@ -148,7 +148,7 @@ def _require_loaded(directory: PinSet | None) -> None:
         raise PinNotFoundError(
             f"nothing is loaded for {names.display_name(directory.name)!r}: {directory.reason}",
             path=str(directory.path),
-            hint=f"look who made it: {shell_line('ls -la', directory.path)};"
+            hint=f"find out who made it: {shell_line('ls -la', directory.path)};"
             " once it is empty: bpfpin clean",
         )
 

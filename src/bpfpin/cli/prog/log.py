@@ -16,7 +16,7 @@ from bpfpin.host.program_log import LostText, StreamText, TraceText, stream_text
 
 @bpfpin_command("log", outputs=RECORDS)
 @click.argument("programs", metavar="[PROG]…", nargs=-1)
-@click.option("--now", is_flag=True, help="End after what is there now (-o json does so too).")
+@click.option("--now", is_flag=True, help="Print the present lines and end (-o json does so too).")
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="End after N lines.")
 def command(context: Context, *, programs: tuple[str, ...], now: bool, count: int | None) -> None:
     """Print what programs write: by bpf_printk, or of each PROG its streams.
@@ -39,7 +39,7 @@ def command(context: Context, *, programs: tuple[str, ...], now: bool, count: in
     with contextlib.suppress(KeyboardInterrupt):
         out.show(
             Report(
-                # One document has an end: --count, or what is there now.
+                # One document has an end: --count, or the present lines.
                 lambda: {"lines": list(map(_to_json, read(is_following=bool(count) and not now)))},
                 lambda out: _write(out, read(is_following=not now)),
                 records=lambda: map(_to_json, read(is_following=not now)),

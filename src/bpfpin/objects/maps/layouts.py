@@ -142,7 +142,7 @@ def beside(path: Path, info: MapInfo) -> Types:
             texts = _texts(place.fileno(), path.name)
             if not texts or not _is_pin_of(place.fileno(), path.name, info.id):
                 return NO_TYPES
-    # Types are a help for reading: without them the map is read as bytes, which is no error.
+    # Types only help to read: without them the map is read as bytes.
     except (BpfError, OSError):
         return NO_TYPES
     types = decode_texts(texts)

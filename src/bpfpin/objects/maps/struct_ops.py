@@ -89,7 +89,7 @@ def without_unusable(spec: ObjectSpec) -> ObjectSpec:
     programs = {name: program for name, program in spec.programs.items() if name not in dropped}
     # Nothing could run: better the reason than an empty load that seems to have worked.
     if spec.programs and not programs:
-        # The tables of programs that were not chosen are no reason.
+        # Tables of programs that were not chosen do not count.
         raise next(error for name, error in errors.items() if pointed[name] & spec.programs.keys())
     notes = [f"{error}; the table and its programs are left out" for error in errors.values()]
     return replace(spec, maps=maps, programs=programs, notes=(*spec.notes, *notes))

@@ -51,7 +51,7 @@ def make_plan(request: LoadRequest, state: LiveState) -> Plan:
         _require_free_names(request, state, planned)
         is_unchanged = _is_unchanged(request, live, maps.plans, planned)
         if is_unchanged and request.migration is not None:
-            # No map needed the settings, so nothing has looked at them; a wrong one is no success.
+            # No map needed the settings, so nothing has checked them yet.
             _migrator(request, live, planned).require_possible()
         undo.pop_all()
     before = live.manifest.generation if live else 0
