@@ -135,6 +135,10 @@ class HookTraits(NamedTuple):
     """Whether it refuses programs loaded for another attach type (`expected_attach_type`)."""
     runs_one: bool = False
     """Whether it runs one program only; all others run several."""
+    has_several_links: bool = False
+    """Whether one target may take several links: `HookCode.targets` names the target of each."""
+    is_return: bool = False
+    """Whether a program runs when the function returns, and not when it is entered."""
     has_order: bool = False
     """Whether a new program is put before or after others (`--order`)."""
     has_mode: bool = False

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,12 +28,14 @@ class HookTarget:
     """What a program is attached to, in the current network namespace.
 
     Each hook reads the field of its own kind of target (`HookTraits.target`). *name* is that of the
-    function, tracepoint, … that the section of a program names, or the user.
+    function, tracepoint, … that the section of a program names, or the user. *maps* are those of
+    the program's object, by name, for hooks that need one.
     """
 
     ifindex: int = 0
     cgroup: Path | None = None
     name: str = ""
+    maps: Mapping[str, Map] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,13 @@ class HookCode:
     ) -> NewAttachment:
         """Attach *program*, or prepare what no link holds; the caller closes the link."""
         raise NotImplementedError(hook.value)
+
+    def targets(self, hook: Hook, name: str) -> list[str]:
+        """Return the targets, a link each, that the target *name* stands for.
+
+        Asked where `HookTraits.has_several_links`. Each of them stands for itself alone.
+        """
+        return [name]
 
     def context_size(self, hook: Hook, target: HookTarget) -> int | None:
         """Return how many bytes of the context programs may read at *target*.

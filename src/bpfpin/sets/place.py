@@ -13,6 +13,7 @@ from bpfpin.attach.registry import HookTarget
 from bpfpin.errors import BpfError, NamespaceNotFoundError
 from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.hooks import TargetKind, known_hook
+from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
 from bpfpin.pins.manifest import AttachPoint, HookRecord, Manifest
@@ -53,14 +54,16 @@ def target_name(place: AttachPoint, hook: str, target: str = "") -> str:
     return shown.get(kind, "this host")
 
 
-def hook_target(place: AttachPoint, name: str = "") -> HookTarget:
+def hook_target(
+    place: AttachPoint, name: str = "", maps: Mapping[str, Map] | None = None
+) -> HookTarget:
     """Return what programs are attached to at *place*, for use in its network namespace.
 
-    *name* is the target that the program names, if it does.
+    *name* is the target that the program names, if it does; *maps* are those of its object.
     """
     # Without the slash, or `/` of pathlib would drop the mount point.
     cgroup = cgroup2_mount() / place.cgroup.lstrip("/") if place.cgroup else None
-    return HookTarget(place.ifindex, cgroup, name)
+    return HookTarget(place.ifindex, cgroup, name, maps or {})
 
 
 def name_of(place: AttachPoint) -> str:

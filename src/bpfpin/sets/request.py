@@ -380,9 +380,21 @@ def requests_of(
     for device, cgroup in targets:
         place = _place_of(device, cgroup, netns=options.netns)
         words, hook = options.programs, options.hook
-        chosen = tuple(choose(spec, words=words, hook=hook, targets=target_kinds(place)))
+        choices = choose(spec, words=words, hook=hook, targets=target_kinds(place))
+        chosen = tuple(each for choice in choices for each in _with_each_link(choice))
         requests.append(_request(spec, chosen, place, options))
     return requests
+
+
+def _with_each_link(choice: Choice) -> Iterator[Choice]:
+    """Yield the choice with each of its targets, where one target takes several links."""
+    if not choice.hook.traits.has_several_links:
+        yield choice
+        return
+    from bpfpin.attach.registry import code_of  # noqa: PLC0415 - few hooks have several links
+
+    for target in code_of(choice.hook).targets(choice.hook, choice.target):
+        yield dataclasses.replace(choice, target=target)
 
 
 def with_names(targets: Iterable[LoadRequest], options: LoadOptions) -> list[LoadRequest]:

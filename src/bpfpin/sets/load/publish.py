@@ -33,7 +33,6 @@ from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
 from bpfpin.sets.reports import LoadReport, ProgramReport
 from bpfpin.sets.request import LoadRequest
-from bpfpin.spec import ProgramSpec
 from bpfpin.syscall.fd import Closing
 from bpfpin.version import __version__
 
@@ -49,17 +48,16 @@ Attached = tuple[HookRecord, ProgramReport]
 # Attaching at the hooks of a load: by a link, or prepared where no link holds the program.
 
 
-def attach(
-    request: LoadRequest, hook: Hook, program: Program, target_name: str, *, spec: ProgramSpec
-) -> NewAttachment:
-    """Attach *program*, loaded from *spec*, at *hook*, to what it names there.
+def attach(request: LoadRequest, plan: HookPlan, loaded: Loaded) -> NewAttachment:
+    """Attach the program of *plan*, which is among those *loaded*.
 
     The caller closes the link and the slot of a stub.
 
     What no link holds is only prepared: the manifest has to tell how to undo it before it is made.
     """
+    hook, program = Hook(plan.hook), loaded.programs[plan.program]
     options = AttachOptions(mode=request.mode, order=request.order)
-    target = hook_target(request.place, target_name)
+    target = hook_target(request.place, plan.target, loaded.maps)
     # A hook with several programs is never busy, so there is nothing to wait for.
     if hook.traits.runs_one:
         try:
@@ -73,6 +71,7 @@ def attach(
         return code_of(hook).attach(program, hook, target, options)
     from bpfpin.attach.stubs import attach_with_stub  # noqa: PLC0415 - few sets have stubs
 
+    spec = loaded.program_specs[plan.program]
     return attach_with_stub(program, hook, target, options, spec=spec)
 
 
@@ -102,7 +101,7 @@ def _attach_when_free(
             time.sleep(_PAUSE_S)
 
 
-def foreseen(request: LoadRequest, plan: HookPlan, program: Program) -> str:
+def foreseen(request: LoadRequest, plan: HookPlan, loaded: Loaded) -> str:
     """Return the note of a hook where a program will not run as asked; nothing is attached.
 
     Raises `NotSupportedError` where that refuses the load, such as native mode that was asked for,
@@ -111,8 +110,9 @@ def foreseen(request: LoadRequest, plan: HookPlan, program: Program) -> str:
     hook = Hook(plan.hook)
     if plan.action is HookAction.DETACH:
         return ""
+    program = loaded.programs[plan.program]
     mode = XdpMode(plan.mode) if plan.mode else request.mode
-    target = hook_target(request.place, plan.target)
+    target = hook_target(request.place, plan.target, loaded.maps)
     # An attached program keeps its mode, so a reload cannot fall back to generic mode.
     if plan.action is HookAction.UPDATE:
         if refused := code_of(hook).refused_update(program, target, mode):
@@ -197,7 +197,7 @@ class Verified(Closing):
         notes: dict[str, str] = {}
         for hook in self.plan.hooks:
             if hook.action is not HookAction.DETACH:
-                note = foreseen(self.request, hook, self.loaded.programs[hook.program])
+                note = foreseen(self.request, hook, self.loaded)
                 notes |= {hook.link: note} if note else {}
         return planned(self.request, self.plan, self.loaded, foreseen=notes).with_notes(self.notes)
 
@@ -574,9 +574,7 @@ class _Building:
 
     def _attach(self, plan: HookPlan) -> tuple[HookRecord, ProgramReport, bool]:
         """Attach at a hook; last, True if the manifest must be written before it is attached."""
-        program = self.loaded.programs[plan.program]
-        spec = self.loaded.program_specs[plan.program]
-        new = attach(self.request, Hook(plan.hook), program, plan.target, spec=spec)
+        new = attach(self.request, plan, self.loaded)
         record = _new_record(self.request, plan, new)
         with new.link or nullcontext(), new.slot or nullcontext():
             link_id = None
