@@ -17,11 +17,13 @@ from bpfpin.attach.network_namespace import (
 from bpfpin.attach.order import (
     Order as Order,
 )
+from bpfpin.attach.raw_tracepoints import (
+    attach_raw_tracepoint as attach_raw_tracepoint,
+)
 from bpfpin.attach.tcx import (
     attach_tcx as attach_tcx,
 )
-from bpfpin.attach.tracing import (
-    attach_raw_tracepoint as attach_raw_tracepoint,
+from bpfpin.attach.tracepoints import (
     attach_tracepoint as attach_tracepoint,
 )
 from bpfpin.attach.xdp import (

@@ -267,17 +267,17 @@ def _cgroup_skb(attach_type: AttachType, *, is_incoming: bool) -> HookTraits:
     )
 
 
-def _tracepoint(*sections: str, types: tuple[ProgramType, ...], since: str) -> HookTraits:
+def _tracepoint(
+    *sections: str, types: tuple[ProgramType, ...], code: str, since: str, link_type: LinkType
+) -> HookTraits:
     return HookTraits(
         types,
         None,
         TargetKind.TRACEPOINT,
-        code="tracing",
+        code=code,
         since=since,
         sections=sections,
-        link_type=LinkType.PERF_EVENT
-        if ProgramType.TRACEPOINT in types
-        else LinkType.RAW_TRACEPOINT,
+        link_type=link_type,
         # bpf_link_ops of kernel/events/core.c and kernel/bpf/syscall.c have no update_prog.
         updates_in_place=False,
         checks_attach_type=False,
@@ -418,7 +418,9 @@ class Hook(Enum):
         _tracepoint(
             *("tracepoint", "tracepoint.s", "tp", "tp.s"),
             types=(ProgramType.TRACEPOINT,),
+            code="tracepoints",
             since="5.15",
+            link_type=LinkType.PERF_EVENT,
         ),
     )
     RAW_TRACEPOINT = (
@@ -427,7 +429,9 @@ class Hook(Enum):
             *("raw_tracepoint", "raw_tracepoint.s", "raw_tp", "raw_tp.s"),
             *("raw_tracepoint.w", "raw_tp.w"),
             types=(ProgramType.RAW_TRACEPOINT, ProgramType.RAW_TRACEPOINT_WRITABLE),
+            code="raw_tracepoints",
             since="4.17",
+            link_type=LinkType.RAW_TRACEPOINT,
         ),
     )
 

@@ -268,6 +268,14 @@ def test_a_dry_run_changes_nothing(here: Here, source: Path) -> None:
     assert not here.set.exists()
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["anywhere:tracepoint=syscalls/sys_enter_sched_getparan", "on_raw:raw-tracepoint=sys_enterr"],
+)
+def test_a_dry_run_looks_for_the_target(here: Here, source: Path, word: str) -> None:
+    here.refused(4, "load", source, "--name", "seen", "--prog", word, "--dry-run")
+
+
 def test_the_set_is_called_after_the_file(here: Here, source: Path) -> None:
     document = here.ok("load", source, "--prog", "on_call")
 

@@ -1,17 +1,15 @@
-"""Tracepoints: programs that run when the kernel passes one, held by links."""
+"""Tracepoints: programs that run when the kernel passes one, with its record as their context."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from errno import EACCES
 from pathlib import Path
 from typing import Final
 
 from bpfpin.attach.order import require_type
 from bpfpin.attach.registry import AttachOptions, HookCode, HookTarget, NewAttachment
-from bpfpin.btf.types import FunctionPrototype, Modifier, Pointer
 from bpfpin.choices import similar
 from bpfpin.errors import (
     AttachError,
@@ -21,12 +19,10 @@ from bpfpin.errors import (
     UsageError,
 )
 from bpfpin.hooks import Hook
-from bpfpin.objects.kernel.btf import vmlinux_btf
 from bpfpin.objects.link import Link, create_link
 from bpfpin.objects.programs.program import Program
-from bpfpin.syscall import bpf, perf
+from bpfpin.syscall import perf
 from bpfpin.syscall.attr import LinkDetails, PerfEventLink
-from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import AttachType
 
 # Where tracefs is mounted: by itself, or by debugfs.
@@ -69,34 +65,8 @@ def attach_tracepoint(program: Program, tracepoint: str, *, cookie: int = 0) -> 
             raise AttachError(
                 f"program {program.name} cannot run at {place}: it reads more than its record of"
                 f" {_record_size(tracepoint)} bytes ({error.message})",
-                hint=f"see its fields: {_events() / tracepoint / 'format'}",
+                hint=f"see its fields: {events_folder() / tracepoint / 'format'}",
             ) from None
-
-
-def attach_raw_tracepoint(program: Program, tracepoint: str) -> Link:
-    """Attach *program* to a raw tracepoint; closing the link detaches it, unless it is pinned.
-
-    A raw tracepoint hands its arguments to the program as they are, without a record of them.
-
-    Args:
-        program: A program of type RAW_TRACEPOINT or RAW_TRACEPOINT_WRITABLE.
-        tracepoint: Its name without a category, `sys_enter`.
-
-    Returns:
-        The link.
-
-    Raises:
-        TargetNotFoundError: There is no such tracepoint.
-        WrongHookError: The program is of another type.
-        PermissionDeniedError: CAP_PERFMON or CAP_BPF is missing.
-
-    Kernel: BPF_RAW_TRACEPOINT_OPEN (Linux 4.17).
-    """
-    require_type(program, Hook.RAW_TRACEPOINT)
-    try:
-        return Link(Descriptor(bpf.raw_tracepoint_open(program.fd, tracepoint)))
-    except TargetNotFoundError:
-        raise _no_tracepoint(tracepoint, _raw_names()) from None
 
 
 def _record_size(tracepoint: str) -> int:
@@ -104,19 +74,6 @@ def _record_size(tracepoint: str) -> int:
     text = _read_event(tracepoint, "format")
     fields = re.findall(r"offset:(\d+);\s*size:(\d+);", text)
     return max(int(offset) + int(size) for offset, size in fields)
-
-
-def _argument_count(tracepoint: str) -> int:
-    """Return how many arguments a raw tracepoint hands over; 0 if the kernel's types do not say."""
-    try:
-        btf = vmlinux_btf()
-    except FileNotFoundError:
-        return 0
-    type_id = btf.find(f"btf_trace_{tracepoint}", Modifier)
-    pointer = btf[btf.strip(type_id)] if type_id else None
-    prototype = btf[btf.strip(pointer.type_id)] if isinstance(pointer, Pointer) else None
-    # The first parameter is the tracepoint's own data (bpf_raw_event_map of kernel/trace).
-    return len(prototype.parameters) - 1 if isinstance(prototype, FunctionPrototype) else 0
 
 
 def _tracepoint_number(tracepoint: str) -> int:
@@ -130,17 +87,20 @@ def _read_event(tracepoint: str, file: str) -> str:
             f"{tracepoint!r} is not a tracepoint: it is a category and a name,"
             " such as syscalls/sys_enter_openat"
         )
-    events = _events()
+    events = events_folder()
     try:
         return (events / category / name / file).read_text()
     except FileNotFoundError:
         folders = [path for path in events.iterdir() if path.is_dir()]
         near = [folder for folder in folders if folder.name == category] or folders
-        there = [f"{path.parent.name}/{path.name}" for folder in near for path in _folders(folder)]
-        raise _no_tracepoint(tracepoint, there) from None
+        there = [
+            f"{path.parent.name}/{path.name}" for folder in near for path in subfolders(folder)
+        ]
+        raise no_tracepoint(tracepoint, there) from None
 
 
-def _events() -> Path:
+def events_folder() -> Path:
+    """Return the folder with the tracepoints; `NotSupportedError` without tracefs."""
     for path in TRACEFS:
         if (path / "events").is_dir():
             return path / "events"
@@ -151,38 +111,37 @@ def _events() -> Path:
     )
 
 
-def _folders(folder: Path) -> Iterator[Path]:
+def subfolders(folder: Path) -> Iterator[Path]:
+    """Yield the folders in *folder*."""
     yield from (path for path in folder.iterdir() if path.is_dir())
 
 
-def _raw_names() -> list[str]:
-    """Return the names of all tracepoints, as far as tracefs shows them."""
-    with suppress(NotSupportedError, OSError):
-        return [path.name for folder in _folders(_events()) for path in _folders(folder)]
-    return []
-
-
-def _no_tracepoint(tracepoint: str, there: list[str]) -> TargetNotFoundError:
+def no_tracepoint(tracepoint: str, there: list[str]) -> TargetNotFoundError:
+    """Return the error for a tracepoint that is not among those *there*."""
     near = similar(tracepoint, there)
     hint = f"near it: {', '.join(near)}" if near else f"see {TRACEFS[0] / 'available_events'}"
     return TargetNotFoundError(f"this kernel has no tracepoint {tracepoint!r}", hint=hint)
 
 
 class TracepointCode(HookCode):
-    """The code of the hooks of tracepoints."""
+    """The code of tracepoints with a record."""
 
     def attach(
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
     ) -> NewAttachment:
         """Attach by a link."""
-        attach_to = attach_tracepoint if hook is Hook.TRACEPOINT else attach_raw_tracepoint
-        return NewAttachment(hook, attach_to(program, target.name))
+        return NewAttachment(hook, attach_tracepoint(program, target.name))
+
+    def foresee(
+        self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    ) -> str:
+        """Look whether there is such a tracepoint."""
+        _tracepoint_number(target.name)
+        return ""
 
     def context_size(self, hook: Hook, target: HookTarget) -> int | None:
-        """Return the size of the tracepoint's record, or of its arguments."""
-        if hook is Hook.TRACEPOINT:
-            return _record_size(target.name)
-        return 8 * _argument_count(target.name)
+        """Return the size of the tracepoint's record."""
+        return _record_size(target.name)
 
 
 CODE = TracepointCode()
