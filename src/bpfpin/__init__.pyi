@@ -8,6 +8,9 @@ from bpfpin.attach.clsact import (
     FilterPlace as FilterPlace,
     attach_clsact as attach_clsact,
 )
+from bpfpin.attach.netfilter import (
+    attach_netfilter as attach_netfilter,
+)
 from bpfpin.attach.netkit import (
     attach_netkit as attach_netkit,
 )
@@ -369,6 +372,7 @@ __all__ = [
     "__version__",
     "attach_cgroup",
     "attach_clsact",
+    "attach_netfilter",
     "attach_netkit",
     "attach_netns",
     "attach_raw_tracepoint",

@@ -44,6 +44,7 @@ class TargetKind(Enum):
 
     DEVICE = "device", "DEV"
     NETWORK_NAMESPACE = "network namespace"
+    NETFILTER = "netfilter hook", "", "ipv4:input"
     CGROUP = "cgroup", "PATH"
     FUNCTION = "function", "", "do_unlinkat"
     TRACEPOINT = "tracepoint", "", "syscalls/sys_enter_openat"
@@ -70,6 +71,11 @@ class TargetKind(Enum):
     def is_named(self) -> bool:
         """Whether each program names its own target."""
         return bool(self.example)
+
+    @property
+    def is_in_netns(self) -> bool:
+        """Whether it is a part of one network namespace."""
+        return self in (TargetKind.DEVICE, TargetKind.NETWORK_NAMESPACE, TargetKind.NETFILTER)
 
 
 class HeldBy(Enum):
@@ -131,6 +137,8 @@ class HookTraits(NamedTuple):
     Without that, the program is attached by a stub (`objects.stub`). Where that is impossible, a
     reload attaches the new program beside the old one, and detaches that last.
     """
+    empty_answer: int = 0
+    """What a stub there returns that calls no program, so that nothing is cut."""
     checks_attach_type: bool = True
     """Whether it refuses programs loaded for another attach type (`expected_attach_type`)."""
     runs_one: bool = False
@@ -298,6 +306,22 @@ def _network_namespace(
     )
 
 
+def _netfilter() -> HookTraits:
+    return HookTraits(
+        (ProgramType.NETFILTER,),
+        AttachType.NETFILTER,
+        TargetKind.NETFILTER,
+        code="netfilter",
+        since="6.4",
+        link_type=LinkType.NETFILTER,
+        # bpf_nf_link_update() of net/netfilter/nf_bpf_link.c refuses, and no two BPF programs have
+        # one priority (nf_hook_entries_grow() of net/netfilter/core.c).
+        updates_in_place=False,
+        empty_answer=1,  # NF_ACCEPT of linux/netfilter.h
+        can_lock_out=True,
+    )
+
+
 class Hook(Enum):
     """A hook that a program attaches to, with the name that `--hook` accepts as its value.
 
@@ -413,6 +437,7 @@ class Hook(Enum):
         "flow-dissector",
         _network_namespace(AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8"),
     )
+    NETFILTER = "netfilter", _netfilter()
     TRACEPOINT = (
         "tracepoint",
         _tracepoint(

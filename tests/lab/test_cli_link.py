@@ -130,7 +130,7 @@ def kinds(tracefs: Path) -> dict[str, Callable[[], AbstractContextManager[Link]]
             ProgramType.KPROBE, uprobe_event(sys.executable, entry)
         ),
         "sk-lookup of this network namespace": netns_link,
-        "netfilter ipv4 local-in priority -5": lambda: netfilter_link(-5),
+        "netfilter ipv4:input:-5": lambda: netfilter_link(-5),
     }
 
 

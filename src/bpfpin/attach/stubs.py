@@ -30,7 +30,7 @@ def attach_with_stub(
             reason = error.message
         else:
             try:
-                with load_stub(spec, slot) as stub:
+                with load_stub(spec, slot, empty_answer=hook.traits.empty_answer) as stub:
                     new = code_of(hook).attach(stub, hook, target, options)
                 return replace(new, held_by=HeldBy.STUB, slot=slot)
             except BaseException:

@@ -32,9 +32,6 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
 from bpfpin.uapi import AttachType, LinkType
 
-# NF_INET_… of linux/netfilter.h, and NFPROTO_… of the same header.
-_NETFILTER_HOOKS: Final = ("pre-routing", "local-in", "forward", "local-out", "post-routing")
-_FAMILIES: Final = {2: "ipv4", 10: "ipv6"}
 # The words of sections where the kernel's attach type has another one.
 _HOOK_WORDS: Final = {
     AttachType.TRACE_RAW_TP: "tp-btf",
@@ -365,9 +362,9 @@ def _map(map_id: int) -> str:
 
 def _where(kind: int, facts: Facts) -> str:
     if kind == LinkType.NETFILTER:
-        number, family = int(facts["hook"]), int(facts["family"])
-        hook = _NETFILTER_HOOKS[number] if number < len(_NETFILTER_HOOKS) else str(number)
-        return f"{_FAMILIES.get(family, family)} {hook} priority {facts['priority']}"
+        from bpfpin.attach.netfilter import target_of  # noqa: PLC0415 - few hosts have such links
+
+        return target_of(*(int(facts[word]) for word in ("family", "hook", "priority", "flags")))
     if "event_type" in facts:
         number = int(facts["event_type"])
         event = _EVENT_TYPES[number] if number < len(_EVENT_TYPES) else f"type {number}"

@@ -108,14 +108,21 @@ def make_slot(program: Program) -> Map:
 
 
 def load_stub(
-    spec: ProgramSpec, slot: Map, *, target: Program | AttachTarget | None = None
+    spec: ProgramSpec,
+    slot: Map,
+    *,
+    empty_answer: int = 0,
+    target: Program | AttachTarget | None = None,
 ) -> Program:
-    """Load the stub that calls the program of *slot*, which was loaded from *spec*."""
+    """Load the stub that calls the program of *slot*, which was loaded from *spec*.
+
+    While the slot is empty, it returns *empty_answer*.
+    """
     code = Assembler(spec.name)
     code.map(a.R2, _SLOT)
     code.set(a.R3, 0)
     code.call(FuncId.tail_call)
-    code.leave()  # where the slot is empty
+    code.leave(empty_answer)
     stub = spec.with_changes(
         functions=(code.finish(0),), program_flags=0, exception_callback="", license="GPL"
     )

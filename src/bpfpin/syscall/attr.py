@@ -153,10 +153,20 @@ class PerfEventLink(ctypes.Structure):
     _fields_ = u64("cookie")
 
 
+class NetfilterLink(ctypes.Structure):
+    """What BPF_LINK_CREATE takes besides for netfilter."""
+
+    _fields_ = [*u32("family", "hook"), *s32("priority"), *u32("flags")]
+
+
 class LinkDetails(ctypes.Union):
     """The union of BPF_LINK_CREATE, a structure for each kind of link."""
 
-    _fields_ = [("order", OrderedLink), ("perf_event", PerfEventLink)]
+    _fields_ = [
+        ("order", OrderedLink),
+        ("perf_event", PerfEventLink),
+        ("netfilter", NetfilterLink),
+    ]
 
 
 class LinkCreateAttr(ctypes.Structure):

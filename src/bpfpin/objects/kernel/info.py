@@ -151,8 +151,8 @@ class LinkInfo:
 
     @property
     def is_attached(self) -> bool:
-        """Whether its device or cgroup still exists; True for links without one."""
-        return 0 not in (self.ifindex, self.cgroup_id)
+        """Whether its device, cgroup or network namespace still exists; True without one."""
+        return 0 not in (self.ifindex, self.cgroup_id, self.netns_inode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,14 +264,12 @@ def _is_here(request: LoadRequest, live: LoadedSet, choice: Choice, record: Hook
     """Whether the live set has its hook of *record* where it is wanted."""
     before, wanted = live.manifest.place, request.place
     kind = choice.hook.traits.target
-    if kind.is_named:
-        return record.target == choice.target
     if kind is TargetKind.CGROUP:
         return before.cgroup == wanted.cgroup
-    if kind is TargetKind.NOTHING:
-        return True
     # An ifindex is unique within its network namespace only; a name may pass to another device.
-    return (before.netns_inode, before.ifindex) == (wanted.netns_inode, wanted.ifindex)
+    is_same_device = kind is not TargetKind.DEVICE or before.ifindex == wanted.ifindex
+    is_same_netns = not kind.is_in_netns or before.netns_inode == wanted.netns_inode
+    return record.target == choice.target and is_same_device and is_same_netns
 
 
 def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan | None:

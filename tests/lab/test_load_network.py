@@ -1,0 +1,191 @@
+"""`load` of programs of the network stack that name their own targets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bpfpin.attach.netfilter import NetfilterTarget, attach_netfilter
+from bpfpin.errors import HookBusyError
+from bpfpin.objects.load.collection import load as load_object
+from bpfpin.objects.maps.map import Map
+from bpfpin.objfile.reader import read_object
+from support.crash import Fault, Injection, faulted, points
+from support.here import Here
+from support.lab import TestLab
+from support.objects import compiled
+
+ON_INPUT, ON_OUTPUT, ON_PARSE, ON_VERDICT, ON_MESSAGE, ON_ROUTE, ON_SOCKET = range(7)
+KILLS = 6  # moments of a reload, spread over it
+PACKETS = 20
+DROPS = ("ANSWER=0",)
+
+
+@pytest.fixture
+def here(bpffs: Path) -> Here:
+    """A pin root of its own, with a set `seen` in it."""
+    return Here(bpffs, "seen")
+
+
+@pytest.fixture
+def source() -> Path:
+    return compiled("network")
+
+
+def newer(step: int = 1000) -> Path:
+    return compiled("network", defines=(f"STEP={step}",))
+
+
+def load(here: Here, source: Path, *words: object) -> dict[str, object]:
+    document: dict[str, object] = here.ok("load", source, "--name", "seen", *words)
+    return document
+
+
+def counted(here: Here, kind: int) -> int:
+    with Map.from_pin(here.set / "seen") as seen:
+        return int(seen[kind])
+
+
+def send(packets: int = PACKETS) -> int:
+    """Send packets to a socket of this host, and return how many arrived."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.setblocking(False)
+        arrived = 0
+        for _ in range(packets):
+            receiver.sendto(b"packet", receiver.getsockname())
+            try:
+                arrived += bool(receiver.recv(64))
+            except BlockingIOError:  # loopback delivers before sendto() returns
+                continue
+        return arrived
+
+
+def heals_after_kills(here: Here, folder: Path, words: list[str], send: Callable[[], int]) -> None:
+    """Kill reloads at moments spread over them; the next command counts each event once."""
+    tail = ["--name", "seen", "--pin-root", str(here.root), *words]
+    moments = points(["load", str(newer()), *tail], folder=folder)
+    source, healed = newer(5), newer(7)
+    hits = 0
+    for point in moments[:: max(1, len(moments) // KILLS)]:
+        ended = faulted(["load", str(source), *tail], Injection(point, Fault.KILL), folder=folder)
+        hits += ended.was_hit
+        here.ok("load", healed, "--name", "seen", *words)
+        before = [counted(here, kind) for kind in range(ON_SOCKET + 1)]
+        sent = send()
+        after = [counted(here, kind) for kind in range(ON_SOCKET + 1)]
+
+        assert sum(after) - sum(before) == 7 * sent, point
+        assert here.ok("status")["sets"][0]["state"] == "ok"
+    assert hits >= KILLS // 2  # a reload makes some calls less than the measured one
+
+
+INPUT = "on_input:netfilter=ipv4:input"
+
+
+def test_netfilter_counts_through_a_reload_and_leaves_nothing(here: Here, source: Path) -> None:
+    document = load(here, source, "--prog", INPUT, "--prog", "on_output:netfilter=ipv4:output:-5")
+    arrived = send()
+    (shown,) = here.ok("status")["sets"]
+    again = load(here, newer(), "--prog", INPUT, "--prog", "on_output:netfilter=ipv4:output:-5")
+    send()
+    here.ok("unload", "seen")
+
+    assert [each["target"] for each in document["programs"]] == [  # type: ignore[attr-defined]
+        "ipv4:input",
+        "ipv4:output:-5",
+    ]
+    assert {(hook["held"], hook["device"]) for hook in shown["hooks"]} == {
+        ("stub", "netfilter hook ipv4:input"),
+        ("stub", "netfilter hook ipv4:output:-5"),
+    }
+    assert (arrived, again["result"]) == (PACKETS, "reloaded")
+    assert not here.set.exists()
+    assert send() == PACKETS
+
+
+def test_netfilter_heals_after_a_kill(here: Here, source: Path, tmp_path: Path) -> None:
+    load(here, source, "--prog", INPUT)
+    heals_after_kills(here, tmp_path, ["--prog", INPUT], send)
+
+
+def test_a_program_that_drops_is_reloaded_by_one_that_accepts(here: Here, source: Path) -> None:
+    load(here, compiled("network", defines=DROPS), "--prog", INPUT)
+    dropped = send()
+    load(here, source, "--prog", INPUT)
+
+    assert (dropped, send()) == (0, PACKETS)
+    assert counted(here, ON_INPUT) == 2 * PACKETS
+
+
+def test_a_stub_without_its_program_lets_packets_pass(here: Here) -> None:
+    load(here, compiled("network", defines=DROPS), "--prog", INPUT)
+    (here.set / "slots~" / "netfilter~on_input").unlink()
+    (here.set / "programs~" / "on_input").unlink()
+
+    assert send() == PACKETS
+    assert here.ok("status")["sets"][0]["state"] == "defunct"
+
+
+def test_a_priority_of_netfilter_is_taken_once(here: Here, source: Path) -> None:
+    load(here, source, "--prog", f"{INPUT}:7")
+    result = here.refused(7, "load", source, "--name", "other", "--prog", f"{INPUT}:7")
+    load(here, source, "--name", "other", "--prog", f"{INPUT}:8")
+    send()
+
+    assert "ipv4:input:8" in result.stderr
+    assert counted(here, ON_INPUT) == PACKETS
+
+
+@pytest.mark.parametrize(
+    ("target", "refused"),
+    [
+        ("", (2, "on_input:netfilter=ipv4:input")),
+        ("=ipv4", (2, "a family and a hook")),
+        ("=ipv4:inptu", (4, "input")),
+        ("=arp:input", (4, "ipv4, ipv6")),
+        ("=ipv4:input:first", (2, "whole number")),
+        ("=ipv4:input:-400,defrag", (2, "too early")),
+        ("=ipv4:input,fragments", (2, "defrag")),
+    ],
+)
+def test_a_wrong_hook_of_netfilter_is_refused(
+    here: Here, source: Path, target: str, refused: tuple[int, str]
+) -> None:
+    exit_code, words = refused
+    word = f"on_input:netfilter{target}"
+    planned = here.refused(exit_code, "load", source, "--name", "n", "--prog", word, "--dry-run")
+    result = here.refused(exit_code, "load", source, "--name", "n", "--prog", word)
+
+    assert words in result.stderr
+    assert words in planned.stderr
+
+
+def test_netfilter_is_of_the_network_namespace_that_is_named(
+    here: Here, source: Path, lab: TestLab
+) -> None:
+    words = ("--prog", INPUT, "-n", lab.lab.netns)
+    load(here, source, *words)
+    send()
+    elsewhere = counted(here, ON_INPUT)
+    reloaded = load(here, newer(), *words)
+    moved = load(here, newer(), "--prog", INPUT)
+    send()
+
+    assert (elsewhere, reloaded["result"], moved["result"]) == (0, "reloaded", "reloaded")
+    assert counted(here, ON_INPUT) == 1000 * PACKETS
+
+
+def test_netfilter_from_python() -> None:
+    with load_object(read_object(compiled("network")), programs=["on_input"]) as loaded:
+        program = loaded.programs["on_input"]
+        with attach_netfilter(program, "ipv4:input:-150,defrag"):
+            with pytest.raises(HookBusyError, match="of priority -150 already"):
+                attach_netfilter(program, "ipv4:input:-150")
+            arrived = send()
+
+        assert (arrived, loaded.maps["seen"][ON_INPUT]) == (PACKETS, PACKETS)
+        assert str(NetfilterTarget.parse("ipv6:forward:0")) == "ipv6:forward"
