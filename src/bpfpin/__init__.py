@@ -40,6 +40,7 @@ _HOMES = {
     "attach.raw_tracepoints": "attach_raw_tracepoint",
     "attach.tcx": "attach_tcx",
     "attach.tracepoints": "attach_tracepoint",
+    "attach.uprobes": "attach_uprobe",
     "attach.xdp": "XdpLink attach_xdp",
     "btf.btf": "Btf TypeRef",
     "codecs.codec": "Codec",

@@ -29,6 +29,9 @@ from bpfpin.attach.tcx import (
 from bpfpin.attach.tracepoints import (
     attach_tracepoint as attach_tracepoint,
 )
+from bpfpin.attach.uprobes import (
+    attach_uprobe as attach_uprobe,
+)
 from bpfpin.attach.xdp import (
     XdpLink as XdpLink,
     attach_xdp as attach_xdp,
@@ -378,6 +381,7 @@ __all__ = [
     "attach_raw_tracepoint",
     "attach_tcx",
     "attach_tracepoint",
+    "attach_uprobe",
     "attach_xdp",
     "deploy",
     "deploy_all",

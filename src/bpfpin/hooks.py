@@ -145,7 +145,7 @@ class HookTraits(NamedTuple):
     """Whether it runs one program only; all others run several."""
     has_several_links: bool = False
     """Whether one target may take several links: `HookCode.targets` names the target of each."""
-    is_return: bool = False
+    at_return: bool = False
     """Whether a program runs when the function returns, and not when it is entered."""
     has_order: bool = False
     """Whether a new program is put before or after others (`--order`)."""
@@ -289,6 +289,21 @@ def _tracepoint(
         # bpf_link_ops of kernel/events/core.c and kernel/bpf/syscall.c have no update_prog.
         updates_in_place=False,
         checks_attach_type=False,
+    )
+
+
+def _user_function(*sections: str, at_return: bool = False) -> HookTraits:
+    return HookTraits(
+        (ProgramType.KPROBE,),
+        None,
+        TargetKind.USER_FUNCTION,
+        code="uprobes",
+        since="5.15",
+        sections=sections,
+        link_type=LinkType.PERF_EVENT,
+        # As of tracepoints.
+        updates_in_place=False,
+        at_return=at_return,
     )
 
 
@@ -459,6 +474,8 @@ class Hook(Enum):
             link_type=LinkType.RAW_TRACEPOINT,
         ),
     )
+    UPROBE = "uprobe", _user_function("uprobe", "uprobe.s")
+    URETPROBE = "uretprobe", _user_function("uretprobe", "uretprobe.s", at_return=True)
 
     _value_: str
     traits: HookTraits

@@ -10,6 +10,7 @@ import atexit
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,22 @@ def compiled_case(
         has_debug=has_debug,
         defines=defines,
         extra=options,
+        headers=_case_headers,
+    )
+
+
+@functools.cache
+def compiled_with_headers(name: str, *, defines: tuple[str, ...] = ()) -> Path:
+    """Return the object made of tests/objects/NAME.bpf.c, which includes the headers of users.
+
+    The machine whose registers <bpf/bpf_tracing.h> reads is this one.
+    """
+    machine = {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
+    return _compile(
+        name,
+        "zig",
+        has_debug=True,
+        defines=(f"__TARGET_ARCH_{machine}", *defines),
         headers=_case_headers,
     )
 

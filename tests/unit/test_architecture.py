@@ -51,7 +51,7 @@ LAYERS: dict[str, set[str]] = {
     "analysis": OBJECTS | {"objects"},
     "migration": OBJECTS | {"assembler", "objects", "analysis"},
     "pins": OBJECTS | {"objects", "migration", "version"},
-    "attach": BASE | {"hooks", "insn", "btf", "codecs", "spec", "syscall", "objects"},
+    "attach": BASE | {"hooks", "insn", "btf", "codecs", "spec", "syscall", "objects", "objfile"},
     "host": HOST | {"analysis"},
     "map": HOST | {"host", "migration"},
     "sets": HOST | {"host", "map", "migration", "analysis", "objfile", "builtin"},

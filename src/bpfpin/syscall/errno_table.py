@@ -158,6 +158,11 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
         InterfaceNotFoundError,
         "the device or cgroup of the link is gone",
     ),
+    ("perf_event_open", e.ENOENT): (NotSupportedError, "this kernel or CPU has no such event"),
+    ("perf_event_open", e.ENODEV): (NotSupportedError, "the CPU is offline, or not there"),
+    ("perf_event_open", e.ESRCH): (TargetNotFoundError, "there is no such process"),
+    # is_valid_insn() and its like of arch/*/kernel/uprobes.c.
+    ("perf_event_open", ENOTSUPP): (NotSupportedError, "no probe is possible at this instruction"),
     (Cmd.RAW_TRACEPOINT_OPEN, e.ENOENT): (
         TargetNotFoundError,
         "this kernel has no such tracepoint",

@@ -6,7 +6,10 @@ import ctypes
 import fcntl
 import os
 import struct
+from contextlib import suppress
+from pathlib import Path
 
+from bpfpin.errors import NotSupportedError
 from bpfpin.syscall.attr import u32, u64
 from bpfpin.syscall.call import LIBC, checked
 from bpfpin.syscall.fd import Descriptor
@@ -22,7 +25,9 @@ FORMAT_LOST = 1 << 4
 ATTR_WATERMARK = 1 << 14
 FLAG_FD_CLOEXEC = 1 << 3
 ENABLE = 0x2400
-ANY_PROCESS, NO_GROUP = -1, -1
+ATTR_FREQUENCY = 1 << 10
+PMUS = Path("/sys/bus/event_source/devices")
+ANY_PROCESS, ANY_CPU, NO_GROUP = -1, -1, -1
 
 RECORD_LOST, RECORD_SAMPLE = 2, 9
 # Offsets in the first page of the buffer, struct perf_event_mmap_page.
@@ -71,6 +76,40 @@ def open_tracepoint(number: int, *, target: str) -> Descriptor:
     """
     attribute = EventAttr(type=TYPE_TRACEPOINT, size=ctypes.sizeof(EventAttr), config=number)
     return _open(attribute, ANY_PROCESS, 0, target=target)
+
+
+def open_uprobe(
+    path: Path,
+    offset: int,
+    *,
+    pid: int,
+    at_return: bool,
+    reference_counter: int,
+    target: str,
+) -> Descriptor:
+    """Open the event of the code at *offset* in the file at *path*; *pid* 0 means all processes.
+
+    The bits of `config` are those of the folder `format` of the PMU.
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attribute = EventAttr(
+        type=pmu_type("uprobe", feature="CONFIG_UPROBE_EVENTS"),
+        size=ctypes.sizeof(EventAttr),
+        config=int(at_return) | reference_counter << 32,
+        config1=ctypes.addressof(name),
+        config2=offset,
+    )
+    # A process is probed by its memory, so all of its threads are (uprobe_perf_filter() of
+    # kernel/trace/trace_uprobe.c). Without one the CPU says nothing: all are probed.
+    process, cpu = (pid, ANY_CPU) if pid else (ANY_PROCESS, 0)
+    return _open(attribute, process, cpu, target=target)
+
+
+def pmu_type(name: str, *, feature: str) -> int:
+    """Return the type of the events of a PMU; `NotSupportedError` if the kernel lacks it."""
+    with suppress(FileNotFoundError):
+        return int((PMUS / name / "type").read_text())
+    raise NotSupportedError(f"this kernel has no {name} events ({feature})", feature=feature)
 
 
 def _open(attribute: EventAttr, pid: int, cpu: int, *, target: str) -> Descriptor:

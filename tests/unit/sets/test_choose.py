@@ -192,7 +192,7 @@ def test_an_optional_section_counts_only_when_it_is_named() -> None:
     [
         (spec(), {}, "x.o has no program, only maps", ""),
         (spec(program("a")), {"words": ["b"]}, "no program 'b'; it has: a", ""),
-        (spec(program("a")), {"words": ["a:up"]}, "no hook 'up'; there are: xdp, tcx-", ""),
+        (spec(program("a")), {"words": ["a:zzz"]}, "no hook 'zzz'; there are: xdp, tcx-", ""),
         (spec(FREE), {}, r"no section says .*: free \(section 'mine'\)", "--prog free:xdp"),
         (spec(FREE, program("a")), {"words": ["free"]}, "no section says", "--prog free:xdp"),
         (
