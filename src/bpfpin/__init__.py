@@ -72,6 +72,7 @@ _HOMES = {
     "objects.kernel.btf": "BtfHandle",
     "objects.kernel.info": "LinkInfo MapInfo ProgramInfo links maps programs",
     "objects.link": "Link",
+    "objects.load.attachments": "Attachments",
     "objects.load.collection": "Loaded load",
     "objects.maps.base": "BaseMap",
     "objects.maps.batch": "RawBatch",

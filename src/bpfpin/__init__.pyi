@@ -157,6 +157,9 @@ from bpfpin.objects.kernel.info import (
 from bpfpin.objects.link import (
     Link as Link,
 )
+from bpfpin.objects.load.attachments import (
+    Attachments as Attachments,
+)
 from bpfpin.objects.load.collection import (
     Loaded as Loaded,
     load as load,
@@ -255,6 +258,7 @@ __all__ = [
     "AttachFlag",
     "AttachTarget",
     "AttachType",
+    "Attachments",
     "BaseMap",
     "BloomFilter",
     "BpfError",

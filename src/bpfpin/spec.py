@@ -392,6 +392,12 @@ class ObjectSpec:
         return any(traits_of(spec.type).is_struct_ops for spec in self.maps.values())
 
     @property
+    def tail_called(self) -> list[str]:
+        """The programs that the object itself puts into program arrays, for tail calls."""
+        arrays = [spec for spec in self.maps.values() if traits_of(spec.type).holds_programs]
+        return [program for array in arrays for _, program in array.initial]
+
+    @property
     def all_variables(self) -> tuple[VariableSpec, ...]:
         """The global variables of all maps, without contents; see `variables`."""
         return tuple(variable for spec in self.maps.values() for variable in spec.variables)

@@ -14,15 +14,19 @@ from typing import Any
 
 import pytest
 
+from bpfpin.btf.types import Struct
 from bpfpin.errors import BusyError, NotSupportedError, ReadOnlyMapError, UsageError
 from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.events.source import EventSource
 from bpfpin.objects.kernel.info import MapInfo, map_info
+from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps import base
+from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec
 from bpfpin.syscall.mmap import PAGE_SIZE, SharedPages
 from bpfpin.uapi import MapFlag, MapType
 from support.events import EVENT_SIZE, RING_SIZE, Teller, need_second_cpu, teller
+from support.objects import compiled
 from support.wait import HANG_S, wait_until
 
 NO_WAKEUP = 1
@@ -194,6 +198,19 @@ def test_without_a_type_events_are_bytes(programs: Teller) -> None:
     programs.tell(2)
     with RingBuffer.from_id(programs.map_id) as ring:
         assert [int.from_bytes(event[:8], "little") for event in ring.consume()] == [0, 1]
+
+
+def test_the_definition_of_a_ring_may_say_what_its_events_are() -> None:
+    spec = read_object(compiled("events"))
+    assert spec.btf is not None
+    event = spec.btf.ref(spec.btf.find("event", Struct) or 0)
+    typed = spec.with_map("events", value=event, max_entries=RING_SIZE)
+    with load(typed) as loaded:
+        Teller(loaded).tell(2)
+        with RingBuffer.of(loaded.maps["events"]) as ring:
+            assert numbers(ring.consume(1)) == [0]
+        with RingBuffer.of(loaded.maps["events"], value_format="<QIi") as ring:
+            assert ring.consume()[0][0] == 1
 
 
 def test_formats_go_for_members_of_events(programs: Teller) -> None:

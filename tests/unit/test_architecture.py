@@ -48,14 +48,16 @@ LAYERS: dict[str, set[str]] = {
     "syscall": BASE | {"map_traits"},
     "objfile": PURE,
     "objects": OBJECTS | {"assembler"},
+    # The one part of `objects` that knows the hooks: a loaded object attaches its programs.
+    "objects.load": OBJECTS | {"objects", "attach", "objfile"},
     "analysis": OBJECTS | {"objects"},
     "migration": OBJECTS | {"assembler", "objects", "analysis"},
     "pins": OBJECTS | {"objects", "migration", "version"},
     "attach": BASE | {"hooks", "insn", "btf", "codecs", "spec", "syscall", "objects", "objfile"},
     "host": HOST | {"analysis"},
     "map": HOST | {"host", "migration"},
-    "sets": HOST | {"host", "map", "migration", "analysis", "objfile", "builtin"},
-    "apps": HOST | {"host", "map", "sets", "objfile", "builtin"},
+    "sets": HOST | {"objects.load", "host", "map", "migration", "analysis", "objfile", "builtin"},
+    "apps": HOST | {"objects.load", "host", "map", "sets", "objfile", "builtin"},
     "cli": BASE | {"spec", "hooks", "version", "migration", "host", "map", "sets", "apps"},
     "builtin": set(),
     "version": set(),
@@ -112,7 +114,15 @@ def is_module(name: str) -> bool:
 
 
 def layer(module: str) -> str:
-    return module.partition(".")[0]
+    """Return the layer of *module*: the longest row of the table that its name begins with."""
+    return next((name for name in parents(module) if name in LAYERS), module)
+
+
+def parents(module: str) -> Iterator[str]:
+    """Yield the name of *module*, then those of the packages that it is in, the inner first."""
+    while module:
+        yield module
+        module = module.rpartition(".")[0]
 
 
 def strays(table: Mapping[str, set[str]], trees: Mapping[str, ast.Module]) -> list[str]:
@@ -175,12 +185,14 @@ def test_an_import_upwards_would_be_found() -> None:
         "objfile.reader": ast.parse("def read():\n    from bpfpin.syscall.bpf import map_create"),
         "pins.plan": ast.parse("import bpfpin.attach.xdp"),
         "cli.load": ast.parse("from bpfpin import errors, objects"),
+        "objects.link": ast.parse("from bpfpin.objects.load import attachments"),
     }
 
     assert strays(LAYERS, trees) == [
         "objfile.reader imports syscall.bpf",
         "pins.plan imports attach.xdp",
         "cli.load imports objects",
+        "objects.link imports objects.load.attachments",
     ]
 
 

@@ -12,7 +12,6 @@ from bpfpin.choices import similar
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import Hook, TargetKind
-from bpfpin.map_traits import traits_of
 from bpfpin.objfile.reader import read_btf, read_object
 from bpfpin.records import dataclass
 from bpfpin.spec import ObjectSpec, ProgramSpec
@@ -134,7 +133,7 @@ def types_of_hooks(
     # kernel/bpf/core.c).
     if len(set(types.values())) == 1:
         only = next(iter(types.values()))
-        types |= {name: only for name in _tail_called(spec) if name in untyped}
+        types |= {name: only for name in spec.tail_called if name in untyped}
     return types
 
 
@@ -171,14 +170,7 @@ def passed_over(
 def programs_to_load(spec: ObjectSpec, chosen: Iterable[Choice]) -> list[str]:
     """Return the programs that *chosen* need: themselves, and what their tail calls may reach."""
     names = [choice.program.name for choice in chosen]
-    return list(dict.fromkeys([*names, *_tail_called(spec)]))
-
-
-def _tail_called(spec: ObjectSpec) -> list[str]:
-    arrays = [
-        map_spec for map_spec in spec.maps.values() if traits_of(map_spec.type).holds_programs
-    ]
-    return [program for array in arrays for _, program in array.initial]
+    return list(dict.fromkeys([*names, *spec.tail_called]))
 
 
 def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
@@ -186,7 +178,7 @@ def _candidates(spec: ObjectSpec) -> list[ProgramSpec]:
     required = [
         program for program in spec.programs.values() if not program.section.startswith(OPTIONAL)
     ]
-    called = set(_tail_called(spec))
+    called = set(spec.tail_called)
     # If programs only call each other, none of them is a better entry than the others.
     return [program for program in required if program.name not in called] or required
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.codecs.codec import BytesCodec, Codec
@@ -43,6 +43,9 @@ class EventMap(BaseMap):
         TypeError: The class does not open maps of this type.
         UsageError: No program that uses the map has a type of that name.
     """
+
+    _has_typed_records: ClassVar[bool] = False
+    """Whether the value type of a map's definition is that of its records."""
 
     def __init__(
         self,
@@ -204,7 +207,9 @@ class EventMap(BaseMap):
         """Return another handle of the same map, with a descriptor of its own.
 
         Args:
-            other: An open map, for example `loaded.maps["events"]`, which stays open.
+            other: An open map, for example `loaded.maps["events"]`, which stays open. Records of
+                a ring buffer whose definition has a value type (`__type(value, struct event)`) are
+                read as that, unless a type or format is given.
             event_type: Name of the records' type; see the class for this and the next four.
             value_type: BTF type of the records.
             value_format: Format of the records.
@@ -217,6 +222,8 @@ class EventMap(BaseMap):
         Example:
             `RingBuffer.of(loaded.maps["events"], event_type="struct event")`
         """
+        if cls._has_typed_records and event_type is None and value_format is None:
+            value_type = value_type or other.value_type
         return cls(
             other._descriptor.duplicate(),
             event_type=event_type,

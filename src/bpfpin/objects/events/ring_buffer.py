@@ -38,6 +38,9 @@ class RingBuffer(EventSource):
     """
 
     map_types = types_in(MapFamily.RING_BUFFER)
+    # The kernel's ring buffers have no values: a value type in a definition is for readers. (That
+    # of a perf event array is the type of its elements, descriptors.)
+    _has_typed_records = True
 
     def _prepare(self) -> None:
         self._pages: list[SharedPages] = []

@@ -40,6 +40,8 @@ from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.mmap import MappedAt, free_address
 
 if TYPE_CHECKING:
+    from bpfpin.hooks import Hook
+    from bpfpin.objects.load.attachments import Attachments
     from bpfpin.objects.maps.variables import Variables
 
 __all__ = ["Loaded", "fill_given", "load", "load_checked"]
@@ -92,6 +94,7 @@ class Loaded(Closing):
         notes: Parts left out or not supported, in lines for people.
         variable_specs: The descriptions of the object's global variables; see `variables`.
         program_specs: The descriptions of the programs as they were loaded, by name.
+        tail_called: The programs that the object itself puts into program arrays.
     """
 
     maps: Mapping[str, Map] = field(default_factory=dict)
@@ -99,6 +102,7 @@ class Loaded(Closing):
     notes: tuple[str, ...] = ()
     variable_specs: tuple[VariableSpec, ...] = field(default=(), repr=False)
     program_specs: Mapping[str, ProgramSpec] = field(default_factory=dict, repr=False)
+    tail_called: frozenset[str] = field(default=frozenset(), repr=False)
 
     @cached_property
     def variables(self) -> Variables:
@@ -106,6 +110,52 @@ class Loaded(Closing):
         from bpfpin.objects.maps.variables import Variables  # noqa: PLC0415  (few programs need them)
 
         return Variables(self.variable_specs, self.maps)
+
+    def attach(
+        self,
+        programs: Iterable[str] | None = None,
+        *,
+        targets: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
+        hooks: Mapping[str, Hook | str] | None = None,
+        device: str | int | None = None,
+        cgroup: str | Path | None = None,
+    ) -> Attachments:
+        """Attach the programs where their sections say: all of them, or none.
+
+        They stay attached when `Loaded` is closed, until the result is.
+
+        Args:
+            programs: Names of the programs to attach. Default: all that were loaded, apart from
+                those that only tail calls reach, and those that no hook runs (`syscall`, and
+                functions of tables).
+            targets: By program, what it is attached to, instead of what its section names: a
+                function, tracepoint, device, cgroup …, or several of them.
+            hooks: By program, its hook, where the section says none.
+            device: Name or ifindex of the network device for programs that go to one.
+            cgroup: The cgroup for programs that go to one, as `attach_cgroup` takes it.
+
+        Returns:
+            The links by the names of the programs. `close` or `with` detaches them.
+
+        Raises:
+            UsageError: A name is unknown, or it is not known where programs go: the error lists
+                all of these.
+            TargetNotFoundError: The kernel does not have a target.
+            HookBusyError: A hook is taken.
+            NotSupportedError: The kernel does not have a hook.
+            WrongHookError: A hook does not run programs of that type.
+            PermissionDeniedError: A capability is missing.
+
+        Kernel: what the function of each hook uses (`attach_tracepoint`, `attach_xdp` …).
+
+        Example:
+            `with load(spec) as loaded, loaded.attach(): …`
+        """
+        from bpfpin.objects.load.attachments import Choices, attach_programs  # noqa: PLC0415 - sets attach by themselves
+
+        return attach_programs(
+            self, programs, Choices(targets or {}, hooks or {}, device, cgroup, self.maps)
+        )
 
     def close(self) -> None:
         """Close all maps and programs; pins and attachments stay in the kernel."""
@@ -116,7 +166,7 @@ class Loaded(Closing):
 
 
 def load(
-    spec: ObjectSpec,
+    spec: ObjectSpec | str | Path | bytes,
     *,
     maps: Mapping[str, Map] | None = None,
     programs: Sequence[str] | None = None,
@@ -131,7 +181,7 @@ def load(
     """Create the maps of an object and load its programs: all of them or none.
 
     Args:
-        spec: The object, from `read_object`.
+        spec: The object, from `read_object`; or what that reads: a path, `builtin:NAME`, bytes.
         maps: Open maps to use instead of new ones, by name. They belong to the result, and are
             closed with it or on an error. The object's programs are put into program arrays among
             them, after everything else.
@@ -167,6 +217,10 @@ def load(
     """
     given = dict(maps or {})
     with _closed_after_an_error(*given.values()):
+        if not isinstance(spec, ObjectSpec):
+            from bpfpin.objfile.reader import read_object  # noqa: PLC0415 - who has a spec has it imported
+
+            spec = read_object(spec)
         chosen = selected(spec, programs, attach_to)
         if kernel_btf is not None:
             chosen = dataclasses.replace(chosen, kernel_btf=as_btf(kernel_btf))
@@ -267,7 +321,14 @@ def load_checked(
         fill_program_arrays(new, all_maps, loaded)
         notes += fill_tables(new, all_maps, loaded)
         undo.pop_all()
-        return Loaded(all_maps, loaded, notes, ready.spec.all_variables, ready.spec.programs)
+        return Loaded(
+            all_maps,
+            loaded,
+            notes,
+            ready.spec.all_variables,
+            ready.spec.programs,
+            frozenset(spec.tail_called),
+        )
 
 
 def _bind_constants(
