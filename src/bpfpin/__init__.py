@@ -38,6 +38,7 @@ _HOMES = {
     "attach.network_namespace": "attach_netns",
     "attach.order": "Order",
     "attach.raw_tracepoints": "attach_raw_tracepoint",
+    "attach.sockmap": "SockmapProgram attach_sockmap",
     "attach.tcx": "attach_tcx",
     "attach.tracepoints": "attach_tracepoint",
     "attach.uprobes": "attach_uprobe",

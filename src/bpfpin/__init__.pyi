@@ -23,6 +23,10 @@ from bpfpin.attach.order import (
 from bpfpin.attach.raw_tracepoints import (
     attach_raw_tracepoint as attach_raw_tracepoint,
 )
+from bpfpin.attach.sockmap import (
+    SockmapProgram as SockmapProgram,
+    attach_sockmap as attach_sockmap,
+)
 from bpfpin.attach.tcx import (
     attach_tcx as attach_tcx,
 )
@@ -357,6 +361,7 @@ __all__ = [
     "RingBuffer",
     "Rule",
     "Saved",
+    "SockmapProgram",
     "SyscallError",
     "TargetNotFoundError",
     "TestRun",
@@ -383,6 +388,7 @@ __all__ = [
     "attach_netkit",
     "attach_netns",
     "attach_raw_tracepoint",
+    "attach_sockmap",
     "attach_tcx",
     "attach_tracepoint",
     "attach_uprobe",

@@ -88,6 +88,7 @@ class HeldBy(Enum):
     STUB = "stub"  # a BPF link whose program calls the set's through an array of programs
     NETLINK = "netlink"  # the device itself: an XDP program without a link, taken over
     FILTER = "filter"  # a filter of classic tc
+    MAP = "map"  # a map of sockets, where the kernel has no links for these
 
     @property
     def has_link(self) -> bool:
@@ -137,8 +138,11 @@ class HookTraits(NamedTuple):
     Without that, the program is attached by a stub (`objects.stub`). Where that is impossible, a
     reload attaches the new program beside the old one, and detaches that last.
     """
-    empty_answer: int = 0
-    """What a stub there returns that calls no program, so that nothing is cut."""
+    empty_answer: int | None = 0
+    """What a stub there returns that calls no program, so that nothing is cut.
+
+    None: the length of the packet.
+    """
     checks_attach_type: bool = True
     """Whether it refuses programs loaded for another attach type (`expected_attach_type`)."""
     runs_one: bool = False
@@ -321,6 +325,25 @@ def _network_namespace(
     )
 
 
+def _sockmap(
+    attach_type: AttachType, program_type: ProgramType = ProgramType.SK_SKB, *, passes: int | None
+) -> HookTraits:
+    """Return the row of a hook of a map of sockets; *passes* is the answer that lets data pass."""
+    return HookTraits(
+        (program_type,),
+        attach_type,
+        TargetKind.MAP,
+        code="sockmap",
+        since="6.10",
+        link_type=LinkType.SOCKMAP,
+        # The links have an update, but sockets keep the program that they were added to the map
+        # with (sock_map_link() of net/core/sock_map.c). Behind a stub it changes for them, too.
+        updates_in_place=False,
+        empty_answer=passes,
+        checks_attach_type=False,
+    )
+
+
 def _netfilter() -> HookTraits:
     return HookTraits(
         (ProgramType.NETFILTER,),
@@ -453,6 +476,19 @@ class Hook(Enum):
         _network_namespace(AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8"),
     )
     NETFILTER = "netfilter", _netfilter()
+    SK_SKB_STREAM_PARSER = (
+        "sk-skb-stream-parser",
+        _sockmap(AttachType.SK_SKB_STREAM_PARSER, passes=None),
+    )
+    SK_SKB_STREAM_VERDICT = (
+        "sk-skb-stream-verdict",
+        _sockmap(AttachType.SK_SKB_STREAM_VERDICT, passes=1),  # SK_PASS of linux/bpf.h
+    )
+    SK_SKB_VERDICT = "sk-skb-verdict", _sockmap(AttachType.SK_SKB_VERDICT, passes=1)
+    SK_MSG_VERDICT = (
+        "sk-msg-verdict",
+        _sockmap(AttachType.SK_MSG_VERDICT, ProgramType.SK_MSG, passes=1),
+    )
     TRACEPOINT = (
         "tracepoint",
         _tracepoint(

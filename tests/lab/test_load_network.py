@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bpfpin.attach import sockmap
 from bpfpin.attach.netfilter import NetfilterTarget, attach_netfilter
-from bpfpin.errors import HookBusyError
+from bpfpin.attach.query import sockmap_program
+from bpfpin.attach.sockmap import attach_sockmap
+from bpfpin.errors import HookBusyError, UsageError, WrongHookError
 from bpfpin.objects.load.collection import load as load_object
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
+from bpfpin.uapi import AttachType
 from support.crash import Fault, Injection, faulted, points
 from support.here import Here
 from support.lab import TestLab
 from support.objects import compiled
+from support.wait import HANG_S
 
 ON_INPUT, ON_OUTPUT, ON_PARSE, ON_VERDICT, ON_MESSAGE, ON_ROUTE, ON_SOCKET = range(7)
 KILLS = 6  # moments of a reload, spread over it
@@ -189,3 +194,157 @@ def test_netfilter_from_python() -> None:
 
         assert (arrived, loaded.maps["seen"][ON_INPUT]) == (PACKETS, PACKETS)
         assert str(NetfilterTarget.parse("ipv6:forward:0")) == "ipv6:forward"
+
+
+@pytest.fixture
+def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a TCP connection of this host."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname(), timeout=HANG_S) as near,
+        listener.accept()[0] as far,
+    ):
+        far.settimeout(HANG_S)
+        yield near, far
+
+
+def add(here: Here, end: socket.socket, key: int = 0) -> None:
+    with Map.from_pin(here.set / "sockets") as sockets:
+        sockets[key] = end.fileno()
+
+
+def talk(connection: tuple[socket.socket, socket.socket], messages: int = PACKETS) -> int:
+    """Send messages one after the other, each received before the next, and return how many."""
+    near, far = connection
+    for _ in range(messages):
+        near.sendall(b"message")
+        assert far.recv(64) == b"message"
+    return messages
+
+
+VERDICTS = {  # what is loaded, what counts, and which end it sees
+    "sk-skb-verdict": (("--prog", "on_verdict"), ON_VERDICT, 1),
+    "sk-skb-stream-verdict": (("--prog", "on_parse", "--prog", "on_stream"), ON_VERDICT, 1),
+    "sk-msg-verdict": (("--prog", "on_message:sk-msg-verdict=sockets"), ON_MESSAGE, 0),
+}
+
+
+@pytest.mark.parametrize("hook", VERDICTS)
+def test_a_map_of_sockets_runs_the_program_of_a_reload_for_the_sockets_in_it(
+    here: Here, source: Path, hook: str, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    words, kind, end = VERDICTS[hook]
+    load(here, source, *words)
+    add(here, connection[end])
+    talk(connection)
+    (shown,) = here.ok("status")["sets"]
+    again = load(here, newer(), *words)
+    talk(connection)
+    at_end = counted(here, kind)
+    unchanged = load(here, newer(), *words)
+    here.ok("unload", "seen")
+    talk(connection)
+
+    assert (hook, "map sockets", "stub") in {
+        (each["hook"], each["device"], each["held"]) for each in shown["hooks"]
+    }
+    assert (again["result"], unchanged["result"]) == ("reloaded", "unchanged")
+    assert at_end == 1001 * PACKETS
+    assert not here.set.exists()
+
+
+def test_a_new_map_of_sockets_gets_the_program_of_its_generation(
+    here: Here, source: Path, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    load(here, source, "--prog", "on_verdict")
+    larger = compiled("network", defines=("ENTRIES=8", "STEP=1000"))
+    load(here, larger, "--prog", "on_verdict", "--fresh", "sockets")
+    add(here, connection[1])
+    talk(connection)
+
+    assert counted(here, ON_VERDICT) == 1000 * PACKETS
+    assert here.ok("status")["sets"][0]["state"] == "ok"
+
+
+def test_a_map_of_sockets_that_the_object_lacks_is_refused_with_those_it_has(
+    here: Here, source: Path
+) -> None:
+    for more in ((), ("--dry-run",)):
+        words = ("load", source, "--name", "n", "--prog", "on_verdict:sk-skb-verdict=socket", *more)
+        missing = here.refused(4, *words)
+        assert "it has: sockets" in missing.stderr
+    wrong = here.refused(
+        2, "load", source, "--name", "n", "--prog", "on_verdict:sk-skb-verdict=seen"
+    )
+
+    assert "map seen is of type array" in wrong.stderr
+
+
+def test_a_map_of_sockets_heals_after_a_kill(
+    here: Here, source: Path, tmp_path: Path, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    load(here, source, "--prog", "on_verdict")
+    add(here, connection[1])
+    heals_after_kills(here, tmp_path, ["--prog", "on_verdict"], lambda: talk(connection))
+
+
+@pytest.fixture
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel before 6.10: no links for maps of sockets."""
+    monkeypatch.setattr(sockmap, "_link", lambda program, bpf_map, hook: None)
+
+
+@pytest.mark.usefixtures("without_links")
+def test_a_map_holds_its_program_where_the_kernel_has_no_links_for_it(
+    here: Here, source: Path, tmp_path: Path, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    document = load(here, source, "--prog", "on_verdict")
+    (shown,) = here.ok("status")["sets"]
+    load(here, newer(), "--prog", "on_verdict")
+    add(here, connection[1])
+    talk(connection)
+    first = counted(here, ON_VERDICT)
+
+    def talk_again() -> int:
+        with Map.from_pin(here.set / "sockets") as sockets:
+            del sockets[0]
+        add(here, connection[1])  # a socket keeps the program that it was added with
+        return talk(connection)
+
+    heals_after_kills(here, tmp_path, ["--prog", "on_verdict"], talk_again)
+    running = here.ok("status")["sets"][0]
+    with Map.from_pin(here.set / "sockets") as sockets:
+        here.ok("unload", "seen")
+        after = sockmap_program(sockets.fd, AttachType.SK_SKB_VERDICT)
+
+    assert "no links for maps of sockets" in str(document)
+    assert [each["held"] for each in shown["hooks"]] == ["map"]
+    assert first == 1000 * PACKETS
+    assert running["state"] == "ok"
+    assert after == 0
+
+
+def test_maps_of_sockets_from_python() -> None:
+    spec = read_object(compiled("network"))
+    with load_object(spec, programs=["on_verdict", "on_stream", "on_message"]) as loaded:
+        sockets, programs = loaded.maps["sockets"], loaded.programs
+        with (
+            attach_sockmap(programs["on_message"], sockets) as message,
+            attach_sockmap(programs["on_verdict"], sockets) as verdict,
+        ):
+            with pytest.raises(HookBusyError, match="cannot take one more program"):
+                attach_sockmap(programs["on_stream"], sockets, "sk-skb-stream-verdict")
+            with pytest.raises(HookBusyError, match=f"program id {verdict.program_id()}"):
+                attach_sockmap(programs["on_stream"], sockets)
+            with load_object(spec, programs=["on_verdict"]) as other:
+                newer_verdict = other.programs["on_verdict"]
+                verdict.update(newer_verdict, programs["on_verdict"])
+
+                assert verdict.program_id() == newer_verdict.id
+            assert message.program_id() == programs["on_message"].id
+        for hook in (AttachType.SK_SKB_VERDICT, AttachType.SK_MSG_VERDICT):
+            assert sockmap_program(sockets.fd, hook) == 0
+        with pytest.raises(WrongHookError):
+            attach_sockmap(programs["on_message"], sockets, "sk-skb-verdict")
+        with pytest.raises(UsageError, match="map seen is of type array"):
+            attach_sockmap(programs["on_message"], loaded.maps["seen"])

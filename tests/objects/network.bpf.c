@@ -2,6 +2,7 @@
  * They count only packets to or from UDP and TCP ports of the tests. */
 #include "common.h"
 
+enum { SOCKMAP = 15 };
 enum { ON_INPUT, ON_OUTPUT, ON_PARSE, ON_VERDICT, ON_MESSAGE, ON_ROUTE, ON_SOCKET, KINDS };
 
 struct {
@@ -19,9 +20,17 @@ struct {
 const volatile __u32 version = VERSION;
 #endif
 
-#ifndef ANSWER
-#define ANSWER 1 /* NF_ACCEPT */
+#ifndef ENTRIES /* of the map of sockets */
+#define ENTRIES 4
 #endif
+
+#ifndef ANSWER
+#define ANSWER 1 /* NF_ACCEPT, SK_PASS */
+#endif
+
+struct __sk_buff {
+	__u32 len;
+};
 
 static __always_inline int count(__u32 kind, int answer)
 {
@@ -40,4 +49,31 @@ SEC("netfilter") int on_input(void *context)
 SEC("?netfilter") int on_output(void *context)
 {
 	return count(ON_OUTPUT, ANSWER);
+}
+
+struct {
+	__uint(type, SOCKMAP);
+	__uint(max_entries, ENTRIES);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+SEC("?sk_skb/stream_parser") int on_parse(struct __sk_buff *data)
+{
+	return count(ON_PARSE, data->len);
+}
+
+SEC("?sk_skb/stream_verdict") int on_stream(void *context)
+{
+	return count(ON_VERDICT, ANSWER); /* SK_PASS */
+}
+
+SEC("?sk_skb/verdict") int on_verdict(void *context)
+{
+	return count(ON_VERDICT, ANSWER);
+}
+
+SEC("?sk_msg") int on_message(void *context)
+{
+	return count(ON_MESSAGE, ANSWER);
 }

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpfpin.attach.cgroup_path import open_cgroup
 from bpfpin.attach.registry import RunningProgram
-from bpfpin.errors import InterfaceNotFoundError, NotSupportedError, PermissionDeniedError
+from bpfpin.errors import (
+    HookBusyError,
+    InterfaceNotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+)
 from bpfpin.hooks import Hook
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
@@ -104,6 +110,15 @@ def cgroup_programs(
         return _query(cgroup, attach_type, flags=flags)
     except InvalidArgumentError:
         return ()
+
+
+def sockmap_program(map_fd: int, attach_type: AttachType) -> int:
+    """Return the id of the program of a map of sockets, 0 for none (Linux 5.17)."""
+    # sock_map_prog_link_lookup() of net/core/sock_map.c says EBUSY for a verdict where the map has
+    # a stream verdict, and the other way round.
+    with suppress(HookBusyError):
+        return next((entry.program_id for entry in _query(map_fd, attach_type)), 0)
+    return 0
 
 
 def _query(

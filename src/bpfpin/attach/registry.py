@@ -11,7 +11,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bpfpin.errors import NotSupportedError
+from bpfpin.choices import similar
+from bpfpin.errors import NotSupportedError, TargetNotFoundError
 from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode, hooks_at
 from bpfpin.objects.link import HookAttachment, Link
 from bpfpin.objects.programs.program import Program
@@ -36,6 +37,17 @@ class HookTarget:
     cgroup: Path | None = None
     name: str = ""
     maps: Mapping[str, Map] = field(default_factory=dict)
+
+    def open_map(self) -> Map:
+        """Open the map that is the target; `TargetNotFoundError` if the object has no such map."""
+        if self.name not in self.maps:
+            near = similar(self.name, self.maps) or list(self.maps)
+            raise TargetNotFoundError(
+                f"the object has no map {self.name!r}",
+                hint=f"it has: {', '.join(near)}" if near else "",
+            )
+        bpf_map = self.maps[self.name]
+        return type(bpf_map).of(bpf_map)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +201,8 @@ class HookCode:
         raise NotImplementedError(hook.value)
 
     def holder(self, target: HookTarget) -> HookHolder | None:
-        """Return what holds a hook that runs one program only, None if it is free."""
-        raise NotImplementedError
+        """Return what holds a hook that runs one program only; None if it is free, or unknown."""
+        return None
 
     def detach_line(self, hook: Hook, device: str, remembered: RememberedHook) -> str:
         """Return the line to type that detaches what no link holds."""

@@ -32,10 +32,14 @@ def attach_with_stub(
             try:
                 with load_stub(spec, slot, empty_answer=hook.traits.empty_answer) as stub:
                     new = code_of(hook).attach(stub, hook, target, options)
-                return replace(new, held_by=HeldBy.STUB, slot=slot)
+                if new.link is not None:
+                    return replace(new, held_by=HeldBy.STUB, slot=slot)
             except BaseException:
                 slot.close()
                 raise
+            slot.close()
+            # Not by a link, and so only prepared: nothing would hold the stub after a crash.
+            return code_of(hook).attach(program, hook, target, options)
     new = code_of(hook).attach(program, hook, target, options)
     note = f"{program.name} has no stub, since {reason}: a reload counts some events twice"
     return replace(new, note=f"{new.note}; {note}" if new.note else note)

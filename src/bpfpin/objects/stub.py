@@ -17,6 +17,7 @@ from typing import Final, Self
 from bpfpin import assembler as a
 from bpfpin.assembler import Assembler
 from bpfpin.errors import BpfError, KeyNotFoundError, NotSupportedError, ProgramChangedError
+from bpfpin.insn import EXIT
 from bpfpin.objects.kernel.attach_target import AttachTarget
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
@@ -111,18 +112,23 @@ def load_stub(
     spec: ProgramSpec,
     slot: Map,
     *,
-    empty_answer: int = 0,
+    empty_answer: int | None = 0,
     target: Program | AttachTarget | None = None,
 ) -> Program:
     """Load the stub that calls the program of *slot*, which was loaded from *spec*.
 
-    While the slot is empty, it returns *empty_answer*.
+    While the slot is empty, it returns *empty_answer*; None: the length of the packet.
     """
     code = Assembler(spec.name)
+    code.move(a.R6, a.R1)
     code.map(a.R2, _SLOT)
     code.set(a.R3, 0)
     code.call(FuncId.tail_call)
-    code.leave(empty_answer)
+    if empty_answer is None:
+        code.load(a.R0, a.R6, 0, 4)  # `len`, which __sk_buff begins with
+        code.emit(EXIT)
+    else:
+        code.leave(empty_answer)
     stub = spec.with_changes(
         functions=(code.finish(0),), program_flags=0, exception_callback="", license="GPL"
     )

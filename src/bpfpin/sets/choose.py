@@ -12,6 +12,7 @@ from bpfpin.choices import similar
 from bpfpin.errors import UsageError, WrongHookError
 from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import Hook, TargetKind
+from bpfpin.map_traits import traits_of
 from bpfpin.objfile.reader import read_btf, read_object
 from bpfpin.records import dataclass
 from bpfpin.spec import ObjectSpec, ProgramSpec
@@ -84,6 +85,7 @@ def choose(
         chosen = _once(_word(spec, word, hook) for word in words)
     else:
         chosen = _by_section(spec, hook, targets)
+    chosen = [_with_only_map(spec, choice) for choice in chosen]
     for choice in chosen:
         _require_attachable(choice, targets)
     _require_one_a_hook(chosen, has_words=bool(words))
@@ -210,6 +212,14 @@ def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
     # The target of the section belongs to the hook of the section.
     of_section = program.attach_to if chosen_hook is program.hook else ""
     return Choice(program, chosen_hook, target or of_section)
+
+
+def _with_only_map(spec: ObjectSpec, choice: Choice) -> Choice:
+    """Have a program of a map of sockets go to the only such map, if it names none."""
+    if choice.target or choice.hook.traits.target is not TargetKind.MAP:
+        return choice
+    maps = [name for name, each in spec.maps.items() if traits_of(each.type).is_sockmap]
+    return replace(choice, target=maps[0]) if len(maps) == 1 else choice
 
 
 def _by_section(spec: ObjectSpec, hook: Hook | None, targets: TargetKinds) -> list[Choice]:

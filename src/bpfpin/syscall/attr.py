@@ -211,6 +211,12 @@ class ProgStreamReadAttr(ctypes.Structure):
     _fields_ = [*u64("stream_buf"), *u32("stream_buf_len", "stream_id", "prog_fd")]
 
 
+class ProgAttachAttr(ctypes.Structure):
+    """BPF_PROG_ATTACH and BPF_PROG_DETACH."""
+
+    _fields_ = u32("target", "prog_fd", "attach_type", "flags", "old_prog_fd")
+
+
 class ProgQueryAttr(ctypes.Structure):
     """BPF_PROG_QUERY."""
 

@@ -29,6 +29,7 @@ from bpfpin.syscall.attr import (
     MapFreezeAttr,
     ObjAttr,
     ObjInfoAttr,
+    ProgAttachAttr,
     ProgBindMapAttr,
     ProgLoadAttr,
     ProgQueryAttr,
@@ -37,7 +38,7 @@ from bpfpin.syscall.attr import (
     RawTracepointAttr,
 )
 from bpfpin.syscall.call import bpf
-from bpfpin.uapi import Cmd, LinkUpdateFlag
+from bpfpin.uapi import AttachType, Cmd, LinkUpdateFlag
 
 # The attributes have room for a u32; the kernel gives ids from 1 to INT_MAX in a circle, so that
 # the id of a freed object is not soon used again (bpf_map_alloc_id() of kernel/bpf/syscall.c).
@@ -154,6 +155,21 @@ def prog_bind_map(prog_fd: int, map_fd: int, *, target: str = "") -> None:
 def prog_test_run(attribute: ProgTestRunAttr, *, target: str = "") -> None:
     """Run a program on given input, once or several times (BPF_PROG_TEST_RUN, Linux 4.12)."""
     bpf(Cmd.PROG_TEST_RUN, attribute, target=target)
+
+
+def prog_attach(prog_fd: int, attach_to: int, attach_type: AttachType, *, target: str = "") -> None:
+    """Attach a program to a map of sockets without a link (BPF_PROG_ATTACH, Linux 4.14)."""
+    bpf(Cmd.PROG_ATTACH, ProgAttachAttr(attach_to, prog_fd, attach_type), target=target)
+
+
+def prog_detach(
+    prog_fd: int, attached_to: int, attach_type: AttachType, *, target: str = ""
+) -> None:
+    """Detach a program that no link holds (BPF_PROG_DETACH, Linux 4.14).
+
+    `ProgramChangedError` if another program is attached.
+    """
+    bpf(Cmd.PROG_DETACH, ProgAttachAttr(attached_to, prog_fd, attach_type), target=target)
 
 
 def prog_query(attribute: ProgQueryAttr, *, target: str = "") -> None:

@@ -175,6 +175,10 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
         NotSupportedError,
         "this kernel has no text streams of programs",
     ),
+    (Cmd.PROG_ATTACH, e.EBUSY): (HookBusyError, "another program is attached there"),
+    # psock_replace_prog() of include/linux/skmsg.h.
+    (Cmd.PROG_DETACH, e.ENOENT): (ProgramChangedError, "somebody else changed the program"),
+    (Cmd.PROG_QUERY, e.EBUSY): (HookBusyError, "a program at another hook is in the way"),
     (Cmd.PROG_QUERY, e.ENODEV): NO_DEVICE,
     # netkit_dev_fetch() of drivers/net/netkit.c.
     (Cmd.PROG_QUERY, e.ENXIO): (NotSupportedError, "the device is of a kind without that hook"),

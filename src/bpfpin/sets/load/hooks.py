@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.pinset import LoadedSet, all_sets
-from bpfpin.pins.plan import HookAction, HookPlan
+from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapPlan
 from bpfpin.sets.choose import Choice
 from bpfpin.sets.live import program_id, reopen
 from bpfpin.sets.place import hook_target, in_namespace
@@ -169,6 +169,19 @@ def plan_hooks(request: LoadRequest, live: LoadedSet | None) -> tuple[HookPlan, 
     return (*plans, *map(_leaving, records.values()))
 
 
+def at_kept_maps(hooks: tuple[HookPlan, ...], maps: Collection[MapPlan]) -> tuple[HookPlan, ...]:
+    """Return the plans with programs attached anew to maps that are not those of the live set."""
+    kept = {each.name for each in maps if each.decision is Decision.KEPT}
+    return tuple(
+        replace(hook, action=HookAction.ATTACH)
+        if hook.action is HookAction.UPDATE
+        and Hook(hook.hook).traits.target is TargetKind.MAP
+        and hook.target not in kept
+        else hook
+        for hook in hooks
+    )
+
+
 def _link_name(request: LoadRequest, choice: Choice) -> str:
     """Return the name that identifies a hook over reloads.
 
@@ -252,7 +265,8 @@ def _action_at(choice: Choice, record: HookRecord, request: LoadRequest) -> Hook
     Without an update in place, nor a stub, it is attached beside the old one, which leaves with the
     old generation, so that no event is missed; those in between are seen by both.
     """
-    stays = choice.hook.traits.updates_in_place
+    # What no link holds is replaced where it is, also if a link there could not be.
+    stays = choice.hook.traits.updates_in_place or not record.held_by.has_link
     if record.held_by is HeldBy.STUB and not request.without_stub:
         from bpfpin.attach.stubs import refusal  # noqa: PLC0415 - few sets have stubs
 

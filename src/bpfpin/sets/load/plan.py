@@ -46,6 +46,7 @@ def make_plan(request: LoadRequest, state: LiveState) -> Plan:
         for hook in planned:
             undo.callback(hook.close)
         maps = _plan_maps(request, live, planned, undo)
+        planned = hooks.at_kept_maps(planned, maps.plans)
         # After the maps, since only the decisions say which data sections keep their values.
         check_kept(request.settings, maps.plans, live.manifest.variables if live else {})
         _require_free_names(request, state, planned)

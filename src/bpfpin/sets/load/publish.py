@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -58,42 +58,46 @@ def attach(request: LoadRequest, plan: HookPlan, loaded: Loaded) -> NewAttachmen
     hook, program = Hook(plan.hook), loaded.programs[plan.program]
     options = AttachOptions(mode=request.mode, order=request.order)
     target = hook_target(request.place, plan.target, loaded.maps)
-    # A hook with several programs is never busy, so there is nothing to wait for.
-    if hook.traits.runs_one:
-        try:
-            return _attach_when_free(program, hook, target, options)
-        except HookBusyError:
-            holder = code_of(hook).holder(target)
-            if holder is not None and (busy := busy_with_set(request, hook, holder)):
-                raise busy from None
-            raise
-    if hook.traits.updates_in_place or request.without_stub:
-        return code_of(hook).attach(program, hook, target, options)
-    from bpfpin.attach.stubs import attach_with_stub  # noqa: PLC0415 - few sets have stubs
 
-    spec = loaded.program_specs[plan.program]
-    return attach_with_stub(program, hook, target, options, spec=spec)
+    def attach_now() -> NewAttachment:
+        if hook.traits.updates_in_place or request.without_stub:
+            return code_of(hook).attach(program, hook, target, options)
+        from bpfpin.attach.stubs import attach_with_stub  # noqa: PLC0415 - few sets have stubs
+
+        spec = loaded.program_specs[plan.program]
+        return attach_with_stub(program, hook, target, options, spec=spec)
+
+    # A hook of a device or cgroup with several programs is never busy, so there is nothing to wait
+    # for.
+    if not hook.traits.runs_one and not hook.traits.target.is_named:
+        return attach_now()
+    try:
+        return _attach_when_free(attach_now, hook, target)
+    except HookBusyError:
+        holder = code_of(hook).holder(target)
+        if holder is not None and (busy := busy_with_set(request, hook, holder)):
+            raise busy from None
+        raise
 
 
 def _attach_when_free(
-    program: Program, hook: Hook, target: HookTarget, options: AttachOptions
+    attach_now: Callable[[], NewAttachment], hook: Hook, target: HookTarget
 ) -> NewAttachment:
-    """Attach *program*, waiting a moment for a link that nobody holds any more.
+    """Attach a program, waiting a moment for a link that nobody holds any more.
 
     The kernel frees a link some time after its last pin or descriptor went, that of a killed
     command for one. A link that somebody holds is refused at once.
     """
-    code = code_of(hook)
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return code.attach(program, hook, target, options)
+            return attach_now()
         except HookBusyError as error:
-            holder = code.holder(target)
+            holder = code_of(hook).holder(target)
             # A link that is being freed cannot be opened, and so has no known id.
             is_held = holder is not None and holder.link_id is not None
             if time.monotonic() >= deadline or is_held:
-                if error.holder:
+                if error.holder and hook.traits.runs_one:
                     error.fix = error.fix.joined(
                         " To put yours in its place: ", Argument("take_over")
                     )
@@ -481,7 +485,8 @@ class _Building:
 
     def _complete(self, record: HookRecord) -> None:
         """Make the prepared attachment, now that the manifest tells how to undo it."""
-        hook, target = Hook(record.hook), hook_target(self.request.place)
+        hook = Hook(record.hook)
+        target = hook_target(self.request.place, record.target, self.loaded.maps)
         code_of(hook).complete(self.loaded.programs[record.program], hook, target, record)
 
     def _pin_maps(self) -> None:
