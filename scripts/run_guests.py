@@ -1,7 +1,11 @@
 """Run tests of this checkout in other kernels under qemu, and write docs/kernels.md.
 
-Usage: run_guests.py [--level smoke|full] [--jobs N] [--folder DIR] [--write] [--update] [KERNEL...]
+Usage: run_guests.py [--level smoke|full] [--resume] [--jobs N] [--folder DIR] [--write] [--update]
+                     [KERNEL...]
        run_guests.py --run 'WORDS' [KERNEL...]
+
+The level `full` boots each kernel several times. `--resume` runs those boots again that have no
+result of this commit yet, after a run that was interrupted.
 
 `--run` runs another command of pytest instead, such as `tests/kernel/test_map.py -x`, and shows its
 output.
@@ -13,22 +17,26 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from guests import levels, machine, report
 from guests.image import Boot, unpacked
 from guests.kernels import AMD64, KERNELS, Kernel
-from guests.machine import Guest, run
+from guests.machine import Guest, Result, run
+from guests.packages import output_of
+from guests.report import KernelRun
 from guests.roots import CHECKOUT, Root, compile_tests, root_for
 
 TOOLS = {
@@ -41,6 +49,7 @@ TOOLS = {
     "xz": "xz-utils",
 }
 ARM64_TOOLS = {"qemu-system-aarch64": "qemu-system-arm"}
+RESULT = "result.json"  # how a boot ended, and what it was of
 TABLE = CHECKOUT / "docs" / "kernels.md"
 
 
@@ -75,7 +84,7 @@ def _run(kernels: Sequence[Kernel], folder: Path, options: argparse.Namespace) -
     results = []
     with ThreadPoolExecutor(max_workers=options.jobs) as threads:
         runs = [
-            threads.submit(run_level, boot, roots[boot.kernel.architecture], options.level, folder)
+            threads.submit(run_level, boot, roots[boot.kernel.architecture], folder, options)
             for boot in boots
         ]
         try:
@@ -94,15 +103,41 @@ def _run(kernels: Sequence[Kernel], folder: Path, options: argparse.Namespace) -
     return 0 if all(result.is_good for result in results) else 1
 
 
-def run_level(boot: Boot, root: Root, level: str, folder: Path) -> report.KernelRun:
+def run_level(boot: Boot, root: Root, folder: Path, options: argparse.Namespace) -> KernelRun:
     """Boot a kernel, run the tests of the level in it, and return what they said."""
     start = time.monotonic()
-    kernel = boot.kernel
+    kernel, level = boot.kernel, options.level
     guest = Guest(boot, root.path, root.copies)
-    words = levels.command(kernel, level, root.python)
-    result = run(guest, words, CHECKOUT, folder / "out" / f"{kernel.name}-{level}")
-    made = report.read(kernel, boot.release, level, result)
+    results = []
+    for number, tests in enumerate(levels.boots(kernel, level, CHECKOUT), start=1):
+        words = levels.command(kernel, level, root.python, tests)
+        out = folder / "out" / f"{kernel.name}-{level}-{number}"
+        run_of = {"commit": _commit(), "release": boot.release, "words": words}
+        result = _resumed(out, run_of) if options.resume else None
+        if result is None:
+            result = run(guest, words, CHECKOUT, out)
+            ended = {"exit": result.exit, "seconds": result.seconds, "cpu": result.cpu_seconds}
+            (out / RESULT).write_text(json.dumps(run_of | ended))
+        results.append(result)
+    made = report.read(kernel, boot.release, level, results)
     return replace(made, host_seconds=round(time.monotonic() - start))
+
+
+def _resumed(out: Path, run_of: Mapping[str, Any]) -> Result | None:
+    """Return how a boot ended in an earlier run, if that was of this commit."""
+    if not run_of["commit"] or not (out / RESULT).exists():
+        return None
+    kept = json.loads((out / RESULT).read_text())
+    if any(kept[name] != value for name, value in run_of.items()):
+        return None
+    return Result(kept["exit"], kept["seconds"], out, kept["cpu"])
+
+
+def _commit() -> str:
+    """Return the commit of the checkout; empty if a file differs from it."""
+    git = ["git", "-C", str(CHECKOUT)]
+    is_changed = output_of([*git, "status", "--porcelain"])
+    return "" if is_changed else output_of([*git, "rev-parse", "HEAD"]).strip()
 
 
 def run_words(boot: Boot, root: Root, words: Sequence[str], folder: Path) -> int:
@@ -157,6 +192,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="guests at a time")
     parser.add_argument("--folder", type=Path, default=CHECKOUT / "build" / "guests")
     parser.add_argument("--run", metavar="WORDS", help="words for pytest, instead of a level")
+    parser.add_argument("--resume", action="store_true", help="keep boots of this commit")
     parser.add_argument("--update", action="store_true", help="ask Debian for newer kernels")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.relative_to(CHECKOUT)}")
     options = parser.parse_args(argv)

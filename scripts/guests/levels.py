@@ -7,6 +7,7 @@ A row of the table in docs/kernels.md is a capability. Its tests are the level `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from guests.kernels import AMD64, Kernel
@@ -73,6 +74,8 @@ CAPABILITIES: Final = {
 
 SMOKE: Final = "smoke"
 LEVELS: Final = (SMOKE, "full")
+# A boot of the level `full` runs so many files: a guest that dies takes no more than these along.
+FILES_A_BOOT: Final = 20
 RESULTS: Final = "/mnt/guest/junit.xml"
 REFUSED: Final = ("tests/guests/test_refused.py",)
 
@@ -86,13 +89,26 @@ def tests_of(kernel: Kernel, level: str) -> list[str]:
     return [*lower, *(smoke if level == SMOKE else FULL)]
 
 
-def command(kernel: Kernel, level: str, python: Sequence[str]) -> list[str]:
-    """Return the command that runs the tests of a level in a guest."""
+def boots(kernel: Kernel, level: str, checkout: Path) -> list[list[str]]:
+    """Return what pytest is asked to run in each boot of a kernel."""
+    tests = tests_of(kernel, level)
+    if level == SMOKE or not kernel.is_supported:
+        return [tests]
+    folders = [checkout / folder for folder in tests if (checkout / folder).is_dir()]
+    files = [path for folder in folders for path in sorted(folder.rglob("test_*.py"))]
+    names = [str(path.relative_to(checkout)) for path in files]
+    others = [test for test in tests if checkout / test not in folders]
+    every = [*others, *names]
+    return [every[start : start + FILES_A_BOOT] for start in range(0, len(every), FILES_A_BOOT)]
+
+
+def command(kernel: Kernel, level: str, python: Sequence[str], tests: Sequence[str]) -> list[str]:
+    """Return the command that runs *tests*, which are of a level, in a guest."""
     options = [f"--junitxml={RESULTS}"]
     if level == SMOKE:
         # Files read by bpftool and by bpfpin have the same bytes on every machine.
         options += ["-m", "not slow", "--ignore-glob=*oracle.py"]
-    return pytest(kernel, python, [*options, *tests_of(kernel, level)])
+    return pytest(kernel, python, [*options, *tests])
 
 
 def pytest(kernel: Kernel, python: Sequence[str], words: Sequence[str]) -> list[str]:

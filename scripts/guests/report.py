@@ -69,9 +69,30 @@ class _Outcome:
     reason: str = ""
 
 
-def read(kernel: Kernel, release: str, level: str, result: Result) -> KernelRun:
-    """Return what the tests said in a guest; a guest that ended by itself is a failure."""
-    outcomes = list(_outcomes(result.folder / "junit.xml"))
+def read(kernel: Kernel, release: str, level: str, results: Sequence[Result]) -> KernelRun:
+    """Return what the tests said in the boots of a kernel.
+
+    A guest that ended by itself is a failure.
+    """
+    outcomes = [each for result in results for each in _outcomes(result.folder / "junit.xml")]
+    return KernelRun(
+        kernel=kernel.name,
+        release=release,
+        architecture=kernel.architecture,
+        level=level,
+        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        passed=sum(each.outcome == PASSED for each in outcomes),
+        failed=tuple(name for result in results for name in _failed(result)),
+        skipped=dict(Counter(each.reason for each in outcomes if each.outcome == SKIPPED)),
+        capabilities=_capabilities(outcomes) if kernel.is_supported else {},
+        guest_seconds=round(sum(result.seconds for result in results)),
+        cpu_seconds=round(sum(result.cpu_seconds for result in results)),
+    )
+
+
+def _failed(result: Result) -> list[str]:
+    """Return the tests that failed in one boot, and how the boot failed."""
+    outcomes = _outcomes(result.folder / "junit.xml")
     # pytest writes a test twice if its fixtures fail after it.
     failed = list(dict.fromkeys(it.name for it in outcomes if it.outcome == FAILED))
     if result.exit == NEVER_RAN:
@@ -80,19 +101,7 @@ def read(kernel: Kernel, release: str, level: str, result: Result) -> KernelRun:
         failed.append(f"the command wrote nothing for long: {result.folder / 'hung'}")
     elif result.exit and not failed:
         failed.append(f"pytest ended with {result.exit}: {result.folder / 'output'}")
-    return KernelRun(
-        kernel=kernel.name,
-        release=release,
-        architecture=kernel.architecture,
-        level=level,
-        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        passed=sum(each.outcome == PASSED for each in outcomes),
-        failed=tuple(failed),
-        skipped=dict(Counter(each.reason for each in outcomes if each.outcome == SKIPPED)),
-        capabilities=_capabilities(outcomes) if kernel.is_supported else {},
-        guest_seconds=round(result.seconds),
-        cpu_seconds=round(result.cpu_seconds),
-    )
+    return failed
 
 
 def keep(made: KernelRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -141,6 +142,24 @@ def test_full_runs_all_tests_of_the_kernel_and_of_labs() -> None:
     assert levels.tests_of(KERNELS["6.12"], "full") == [*levels.FULL]
 
 
+def test_the_boots_of_a_full_run_have_each_file_once() -> None:
+    boots = levels.boots(KERNELS["6.12"], "full", CHECKOUT)
+    files = [file for boot in boots for file in boot]
+    folders = [CHECKOUT / name for name in levels.FULL]
+
+    assert all(0 < len(boot) <= levels.FILES_A_BOOT for boot in boots)
+    assert len(boots) > len(folders)
+    assert sorted(files) == sorted(
+        str(path.relative_to(CHECKOUT)) for each in folders for path in each.rglob("test_*.py")
+    )
+
+
+def test_smoke_is_one_boot() -> None:
+    boots = levels.boots(KERNELS["6.1"], "smoke", CHECKOUT)
+
+    assert boots == [levels.tests_of(KERNELS["6.1"], "smoke")]
+
+
 @pytest.mark.parametrize("level", levels.LEVELS)
 def test_an_old_kernel_must_refuse(level: str) -> None:
     assert levels.tests_of(KERNELS["5.10"], level) == [*levels.REFUSED]
@@ -158,7 +177,7 @@ def test_the_command_names_the_kernel_to_the_tests() -> None:
 
 
 def test_results_are_read_with_reasons_and_without_repetition(result: Result) -> None:
-    run = report.read(KERNELS["6.1"], "6.1.0-50-amd64", "full", result)
+    run = report.read(KERNELS["6.1"], "6.1.0-50-amd64", "full", [result])
 
     assert (run.passed, run.skipped) == (1, {"no tcx": 2})
     # A test that fails and whose fixture fails afterwards is one failed test.
@@ -166,8 +185,17 @@ def test_results_are_read_with_reasons_and_without_repetition(result: Result) ->
     assert not run.is_good
 
 
+def test_the_boots_of_a_kernel_are_one_run(result: Result, tmp_path: Path) -> None:
+    died = Result(NEVER_RAN, 0.0, tmp_path / "second")
+    run = report.read(KERNELS["6.1"], "6.1.0-50-amd64", "full", [result, died])
+
+    assert (run.passed, run.guest_seconds) == (1, 12)
+    assert len(run.failed) == 3
+    assert run.failed[-1].startswith("the guest ended by itself")
+
+
 def test_a_guest_that_ended_by_itself_is_a_failure(tmp_path: Path) -> None:
-    run = report.read(KERNELS["6.1"], "6.1.0", "smoke", Result(NEVER_RAN, 0.0, tmp_path))
+    run = report.read(KERNELS["6.1"], "6.1.0", "smoke", [Result(NEVER_RAN, 0.0, tmp_path)])
 
     assert run.failed == (f"the guest ended by itself: {tmp_path / 'console'}",)
     assert not run.is_good
@@ -195,7 +223,7 @@ def test_a_capability_is_what_its_tests_say(tmp_path: Path, outcomes: str, cell:
     text = f"<testsuites>{outcomes.format(module, name)}</testsuites>"
     (tmp_path / "junit.xml").write_text(text)
 
-    run = report.read(KERNELS["6.1"], "6.1.0", "smoke", Result(0, 1.0, tmp_path))
+    run = report.read(KERNELS["6.1"], "6.1.0", "smoke", [Result(0, 1.0, tmp_path)])
     assert run.capabilities == {FIRST: cell}
 
 
@@ -300,6 +328,17 @@ def test_stop_ends_a_guest(guest: Guest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 # The command
+
+
+def test_a_run_is_resumed_with_the_boots_of_the_same_commit(tmp_path: Path) -> None:
+    of = {"commit": "1234", "release": "6.1.0", "words": ["pytest"]}
+    text = json.dumps({**of, "exit": 1, "seconds": 2.5, "cpu": 20.0})
+    (tmp_path / run_guests.RESULT).write_text(text)
+
+    assert run_guests._resumed(tmp_path, of) == Result(1, 2.5, tmp_path, 20.0)
+    for other in ({"commit": "5678"}, {"commit": ""}, {"words": ["pytest", "-x"]}):
+        assert run_guests._resumed(tmp_path, of | other) is None
+    assert run_guests._resumed(tmp_path / "none", of) is None
 
 
 def run_script(*words: str) -> subprocess.CompletedProcess[str]:
