@@ -33,6 +33,7 @@ import importlib as _importlib
 _HOMES = {
     "attach.cgroup": "attach_cgroup",
     "attach.clsact": "ClsactFilter FilterPlace attach_clsact",
+    "attach.lwt": "LwtRoute RouteTarget attach_lwt",
     "attach.netfilter": "attach_netfilter",
     "attach.netkit": "attach_netkit",
     "attach.network_namespace": "attach_netns",

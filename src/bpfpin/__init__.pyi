@@ -8,6 +8,11 @@ from bpfpin.attach.clsact import (
     FilterPlace as FilterPlace,
     attach_clsact as attach_clsact,
 )
+from bpfpin.attach.lwt import (
+    LwtRoute as LwtRoute,
+    RouteTarget as RouteTarget,
+    attach_lwt as attach_lwt,
+)
 from bpfpin.attach.netfilter import (
     attach_netfilter as attach_netfilter,
 )
@@ -309,6 +314,7 @@ __all__ = [
     "Loaded",
     "LockTimeoutError",
     "Lost",
+    "LwtRoute",
     "Map",
     "MapDefinition",
     "MapFlag",
@@ -359,6 +365,7 @@ __all__ = [
     "Reload",
     "Restored",
     "RingBuffer",
+    "RouteTarget",
     "Rule",
     "Saved",
     "SockmapProgram",
@@ -384,6 +391,7 @@ __all__ = [
     "__version__",
     "attach_cgroup",
     "attach_clsact",
+    "attach_lwt",
     "attach_netfilter",
     "attach_netkit",
     "attach_netns",

@@ -45,6 +45,7 @@ class TargetKind(Enum):
     DEVICE = "device", "DEV"
     NETWORK_NAMESPACE = "network namespace"
     NETFILTER = "netfilter hook", "", "ipv4:input"
+    ROUTE = "route", "", "10.1.0.0/24,dev=eth0"
     CGROUP = "cgroup", "PATH"
     FUNCTION = "function", "", "do_unlinkat"
     TRACEPOINT = "tracepoint", "", "syscalls/sys_enter_openat"
@@ -75,7 +76,8 @@ class TargetKind(Enum):
     @property
     def is_in_netns(self) -> bool:
         """Whether it is a part of one network namespace."""
-        return self in (TargetKind.DEVICE, TargetKind.NETWORK_NAMESPACE, TargetKind.NETFILTER)
+        kinds = TargetKind
+        return self in (kinds.DEVICE, kinds.NETWORK_NAMESPACE, kinds.NETFILTER, kinds.ROUTE)
 
 
 class HeldBy(Enum):
@@ -89,11 +91,17 @@ class HeldBy(Enum):
     NETLINK = "netlink"  # the device itself: an XDP program without a link, taken over
     FILTER = "filter"  # a filter of classic tc
     MAP = "map"  # a map of sockets, where the kernel has no links for these
+    ROUTE = "route"  # a route with a lightweight tunnel
 
     @property
     def has_link(self) -> bool:
         """Whether it is a link, with a pin in `links~`."""
         return self in (HeldBy.LINK, HeldBy.STUB)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the kernel compares the program when another one takes its place."""
+        return self in (HeldBy.LINK, HeldBy.NETLINK)
 
 
 class PacketForm(Enum):
@@ -184,6 +192,12 @@ def _tcx_passes(answer: int) -> bool:
     # tcx stops packets by TCX_DROP and TCX_REDIRECT only, and takes what it does not know,
     # TC_ACT_STOLEN and TC_ACT_TRAP included, for TCX_NEXT (tcx_action_code() of include/net/tcx.h).
     return answer not in (2, 7)
+
+
+def _lwt_passes(answer: int) -> bool:
+    # BPF_OK and BPF_LWT_REROUTE; what it does not know, it drops (run_lwt_bpf() of
+    # net/core/lwt_bpf.c).
+    return answer in (0, 128)
 
 
 def _netkit_passes(answer: int) -> bool:
@@ -344,6 +358,23 @@ def _sockmap(
     )
 
 
+def _lwt(program_type: ProgramType, *, is_incoming: bool) -> HookTraits:
+    return HookTraits(
+        (program_type,),
+        None,
+        TargetKind.ROUTE,
+        code="lwt",
+        since="4.10",
+        sections=(program_type.name.lower(),),
+        held_by=HeldBy.ROUTE,
+        checks_attach_type=False,
+        can_lock_out=True,
+        packets=PacketTraits(
+            is_incoming, PacketForm.L3, _lwt_passes, MappingProxyType({2: "BPF_DROP"})
+        ),
+    )
+
+
 def _netfilter() -> HookTraits:
     return HookTraits(
         (ProgramType.NETFILTER,),
@@ -476,6 +507,9 @@ class Hook(Enum):
         _network_namespace(AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8"),
     )
     NETFILTER = "netfilter", _netfilter()
+    LWT_IN = "lwt-in", _lwt(ProgramType.LWT_IN, is_incoming=True)
+    LWT_OUT = "lwt-out", _lwt(ProgramType.LWT_OUT, is_incoming=False)
+    LWT_XMIT = "lwt-xmit", _lwt(ProgramType.LWT_XMIT, is_incoming=False)
     SK_SKB_STREAM_PARSER = (
         "sk-skb-stream-parser",
         _sockmap(AttachType.SK_SKB_STREAM_PARSER, passes=None),
