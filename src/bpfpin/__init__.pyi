@@ -8,10 +8,15 @@ from bpfpin.attach.clsact import (
     FilterPlace as FilterPlace,
     attach_clsact as attach_clsact,
 )
-from bpfpin.attach.lwt import (
-    LwtRoute as LwtRoute,
-    RouteTarget as RouteTarget,
-    attach_lwt as attach_lwt,
+from bpfpin.attach.freplace import (
+    attach_freplace as attach_freplace,
+)
+from bpfpin.attach.kprobe import (
+    attach_kprobe as attach_kprobe,
+    attach_ksyscall as attach_ksyscall,
+)
+from bpfpin.attach.kprobe_multi import (
+    attach_kprobe_multi as attach_kprobe_multi,
 )
 from bpfpin.attach.netfilter import (
     attach_netfilter as attach_netfilter,
@@ -34,6 +39,9 @@ from bpfpin.attach.sockmap import (
 )
 from bpfpin.attach.tcx import (
     attach_tcx as attach_tcx,
+)
+from bpfpin.attach.trace import (
+    attach_trace as attach_trace,
 )
 from bpfpin.attach.tracepoints import (
     attach_tracepoint as attach_tracepoint,
@@ -314,7 +322,6 @@ __all__ = [
     "Loaded",
     "LockTimeoutError",
     "Lost",
-    "LwtRoute",
     "Map",
     "MapDefinition",
     "MapFlag",
@@ -365,7 +372,6 @@ __all__ = [
     "Reload",
     "Restored",
     "RingBuffer",
-    "RouteTarget",
     "Rule",
     "Saved",
     "SockmapProgram",
@@ -391,13 +397,17 @@ __all__ = [
     "__version__",
     "attach_cgroup",
     "attach_clsact",
-    "attach_lwt",
+    "attach_freplace",
+    "attach_kprobe",
+    "attach_kprobe_multi",
+    "attach_ksyscall",
     "attach_netfilter",
     "attach_netkit",
     "attach_netns",
     "attach_raw_tracepoint",
     "attach_sockmap",
     "attach_tcx",
+    "attach_trace",
     "attach_tracepoint",
     "attach_uprobe",
     "attach_xdp",

@@ -10,6 +10,8 @@ from bpfpin.errors import UsageError
 from bpfpin.uapi import UpdateFlag
 
 E = TypeVar("E", bound=Enum)
+_BEGINNING = 3
+_LENGTH = 4  # by which a wrong name may be too long or too short
 
 
 def flag_of(value: UpdateFlag | str) -> UpdateFlag:
@@ -75,3 +77,21 @@ def similar(word: str, known: Iterable[str], *, count: int = 3, cutoff: float = 
     import difflib  # noqa: PLC0415  (only for a wrong word)
 
     return difflib.get_close_matches(word, list(known), n=count, cutoff=cutoff)
+
+
+def similar_of_many(word: str, known: Iterable[str]) -> list[str]:
+    """Return up to three of the *known* names that are most similar to *word*, the best first.
+
+    For names of functions, of which the kernel has 100,000: only those that contain the word, or
+    have its beginning and about its length, are compared.
+    """
+    likely = {
+        name
+        for name in known
+        if word in name
+        or (name[:_BEGINNING] == word[:_BEGINNING] and abs(len(name) - len(word)) <= _LENGTH)
+    }
+    # The compiler makes `name.isra.0` of a function whose arguments it changes.
+    changed = sorted(name for name in likely if name.startswith(f"{word}."))
+    best = similar(word, likely) or sorted(likely, key=len)
+    return list(dict.fromkeys([*changed, *best]))[:3]

@@ -7,169 +7,33 @@ row and never compare hooks. This module is pure data: the code of a hook is in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import NamedTuple, Self
+from typing import Self
 
+from bpfpin.hook_traits import (
+    HeldBy,
+    HookTraits,
+    PacketForm,
+    PacketTraits,
+    TargetKind,
+    XdpMode,
+)
 from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpAction
 
-
-class XdpMode(Enum):
-    """The stage of the receive path at which an XDP program runs.
-
-    Wherever a mode is expected, its value may be given as text: `"native"`.
-
-    Attributes:
-        AUTO: Native; generic if the driver does not support native XDP.
-        NATIVE: In the driver, before a socket buffer is allocated.
-        GENERIC: In the network stack, with any driver; slower.
-        OFFLOAD: On the network card.
-    """
-
-    AUTO = "auto"
-    NATIVE = "native"
-    GENERIC = "generic"
-    OFFLOAD = "offload"
-
-
-class TargetKind(Enum):
-    """What a hook belongs to: the kind of thing that a program is attached to.
-
-    The place of a set is a device, a cgroup, or both: the value of such a kind is the argument of
-    `deploy` that names it, with *placeholder* in its place in hints. A target with an *example* is
-    one program's own: its section names it (`kprobe/do_exit`), or the user (`NAME:kprobe=do_exit`).
-    Of the others there is nothing to name.
-    """
-
-    DEVICE = "device", "DEV"
-    NETWORK_NAMESPACE = "network namespace"
-    NETFILTER = "netfilter hook", "", "ipv4:input"
-    ROUTE = "route", "", "10.1.0.0/24,dev=eth0"
-    CGROUP = "cgroup", "PATH"
-    FUNCTION = "function", "", "do_unlinkat"
-    TRACEPOINT = "tracepoint", "", "syscalls/sys_enter_openat"
-    USER_FUNCTION = "user function", "", "/usr/bin/bash:readline"
-    PERF_EVENT = "perf event", "", "cpu-clock,freq=99"
-    MAP = "map", "", "sockets"
-    SOCKET = "socket"
-    PROGRAM = "program", "", "id:42:xdp_pass"
-    NOTHING = "nothing"
-
-    _value_: str
-    placeholder: str
-    example: str
-
-    def __new__(cls, word: str, placeholder: str = "", example: str = "") -> Self:
-        """Make a member whose value is its *word*."""
-        member = object.__new__(cls)
-        member._value_ = word
-        member.placeholder = placeholder
-        member.example = example
-        return member
-
-    @property
-    def is_named(self) -> bool:
-        """Whether each program names its own target."""
-        return bool(self.example)
-
-    @property
-    def is_in_netns(self) -> bool:
-        """Whether it is a part of one network namespace."""
-        kinds = TargetKind
-        return self in (kinds.DEVICE, kinds.NETWORK_NAMESPACE, kinds.NETFILTER, kinds.ROUTE)
-
-
-class HeldBy(Enum):
-    """What keeps a program attached to its hook: the words that the manifest of a set stores.
-
-    Perf events need no word of their own: since Linux 5.15 a link holds them, too.
-    """
-
-    LINK = "link"  # a BPF link, pinned in the set
-    STUB = "stub"  # a BPF link whose program calls the set's through an array of programs
-    NETLINK = "netlink"  # the device itself: an XDP program without a link, taken over
-    FILTER = "filter"  # a filter of classic tc
-    MAP = "map"  # a map of sockets, where the kernel has no links for these
-    ROUTE = "route"  # a route with a lightweight tunnel
-
-    @property
-    def has_link(self) -> bool:
-        """Whether it is a link, with a pin in `links~`."""
-        return self in (HeldBy.LINK, HeldBy.STUB)
-
-    @property
-    def is_compared(self) -> bool:
-        """Whether the kernel compares the program when another one takes its place."""
-        return self in (HeldBy.LINK, HeldBy.NETLINK)
-
-
-class PacketForm(Enum):
-    """What BPF_PROG_TEST_RUN makes of a test packet for a type of program (net/bpf/test_run.c)."""
-
-    FRAME = "xdp_md"  # the frame as it is, VLAN tags and all
-    L2 = "__sk_buff"  # with an Ethernet header, on a device
-    # bpf_prog_test_run_skb() reads an Ethernet header for them, too, and strips it.
-    L3 = "__sk_buff without a device"  # from the IP header on
-
-
-class PacketTraits(NamedTuple):
-    """How programs of a hook see packets, and which of their answers let a packet go on."""
-
-    is_incoming: bool
-    form: PacketForm
-    passes: Callable[[int], bool]
-    answers: Mapping[int, str]
-    """The names of answers; others are shown as numbers."""
-
-
-class HookTraits(NamedTuple):
-    """The facts of one hook."""
-
-    program_types: tuple[ProgramType, ...]
-    """The types of programs that it runs; the first one is meant where nothing says the type."""
-    attach_type: AttachType | None
-    """The attach type of BPF_LINK_CREATE; None if the hook is not reached by bpf(2)."""
-    target: TargetKind
-    code: str
-    """The module of `bpfpin.attach` with its code."""
-    since: str
-    """The first Linux with the hook, held the way *held_by* says."""
-    sections: tuple[str, ...] = ()
-    """Section names (libbpf's) that mean the hook, beside those with its attach type."""
-    held_by: HeldBy = HeldBy.LINK
-    link_type: LinkType | None = None
-    """The type that the kernel reports of its links."""
-    updates_in_place: bool = True
-    """Whether another program takes the place of the attached one in one step.
-
-    Without that, the program is attached by a stub (`objects.stub`). Where that is impossible, a
-    reload attaches the new program beside the old one, and detaches that last.
-    """
-    empty_answer: int | None = 0
-    """What a stub there returns that calls no program, so that nothing is cut.
-
-    None: the length of the packet.
-    """
-    checks_attach_type: bool = True
-    """Whether it refuses programs loaded for another attach type (`expected_attach_type`)."""
-    runs_one: bool = False
-    """Whether it runs one program only; all others run several."""
-    has_several_links: bool = False
-    """Whether one target may take several links: `HookCode.targets` names the target of each."""
-    at_return: bool = False
-    """Whether a program runs when the function returns, and not when it is entered."""
-    has_order: bool = False
-    """Whether a new program is put before or after others (`--order`)."""
-    has_mode: bool = False
-    """Whether it has the modes of `XdpMode`."""
-    has_actions: bool = False
-    """Whether programs answer with an XDP action, which `bpfpin action` switches."""
-    can_lock_out: bool = False
-    """Whether a program there can stop the traffic that the user came in by."""
-    packets: PacketTraits | None = None
-    """How its programs run on test packets; None if the kernel has no test run for it."""
-
+__all__ = [
+    "HeldBy",
+    "Hook",
+    "HookTraits",
+    "PacketForm",
+    "PacketTraits",
+    "TargetKind",
+    "XdpMode",
+    "has_actions",
+    "hooks_at",
+    "hooks_with_code",
+    "known_hook",
+]
 
 _XDP_ANSWERS = MappingProxyType({int(action): action.name for action in XdpAction})
 # TC_ACT_* of include/uapi/linux/pkt_cls.h, as far as a program of cls_bpf stops a packet by them
@@ -192,12 +56,6 @@ def _tcx_passes(answer: int) -> bool:
     # tcx stops packets by TCX_DROP and TCX_REDIRECT only, and takes what it does not know,
     # TC_ACT_STOLEN and TC_ACT_TRAP included, for TCX_NEXT (tcx_action_code() of include/net/tcx.h).
     return answer not in (2, 7)
-
-
-def _lwt_passes(answer: int) -> bool:
-    # BPF_OK and BPF_LWT_REROUTE; what it does not know, it drops (run_lwt_bpf() of
-    # net/core/lwt_bpf.c).
-    return answer in (0, 128)
 
 
 def _netkit_passes(answer: int) -> bool:
@@ -358,23 +216,6 @@ def _sockmap(
     )
 
 
-def _lwt(program_type: ProgramType, *, is_incoming: bool) -> HookTraits:
-    return HookTraits(
-        (program_type,),
-        None,
-        TargetKind.ROUTE,
-        code="lwt",
-        since="4.10",
-        sections=(program_type.name.lower(),),
-        held_by=HeldBy.ROUTE,
-        checks_attach_type=False,
-        can_lock_out=True,
-        packets=PacketTraits(
-            is_incoming, PacketForm.L3, _lwt_passes, MappingProxyType({2: "BPF_DROP"})
-        ),
-    )
-
-
 def _netfilter() -> HookTraits:
     return HookTraits(
         (ProgramType.NETFILTER,),
@@ -388,6 +229,50 @@ def _netfilter() -> HookTraits:
         updates_in_place=False,
         empty_answer=1,  # NF_ACCEPT of linux/netfilter.h
         can_lock_out=True,
+    )
+
+
+def _kprobe(
+    section: str,
+    attach_type: AttachType | None = None,
+    target: TargetKind = TargetKind.FUNCTION,
+    *,
+    at_return: bool = False,
+    since: str = "5.15",
+) -> HookTraits:
+    """Return the row of probes at functions: at one each, or with an attach type at many."""
+    return HookTraits(
+        (ProgramType.KPROBE,),
+        attach_type,
+        target,
+        code="kprobe_multi" if attach_type else "kprobe",
+        since=since,
+        sections=(section,),
+        link_type=LinkType.KPROBE_MULTI if attach_type else LinkType.PERF_EVENT,
+        # bpf_perf_link_lops and bpf_kprobe_multi_link_lops have no update_prog.
+        updates_in_place=False,
+        at_return=at_return,
+    )
+
+
+def _traced(
+    attach_type: AttachType,
+    program_type: ProgramType = ProgramType.TRACING,
+    target: TargetKind = TargetKind.FUNCTION,
+    *,
+    link_type: LinkType = LinkType.TRACING,
+    since: str = "5.5",
+) -> HookTraits:
+    """Return the row of a hook whose programs are made for one function of the kernel."""
+    return HookTraits(
+        (program_type,),
+        attach_type,
+        target,
+        code="trace",
+        since=since,
+        link_type=link_type,
+        # bpf_tracing_link_lops of kernel/bpf/syscall.c has no update_prog.
+        updates_in_place=False,
     )
 
 
@@ -407,6 +292,17 @@ class Hook(Enum):
         NETKIT_PEER: The peer device of a netkit pair (Linux 6.7).
         CGROUP_INET_INGRESS: Packets received by the sockets of a cgroup. All `CGROUP_*` hooks are
             named after the kernel's attach types.
+        TRACEPOINT: A tracepoint of the kernel, with its record.
+        RAW_TRACEPOINT: A tracepoint with its bare arguments.
+        TP_BTF: A tracepoint with typed arguments.
+        KPROBE: An instruction of a function of the kernel, mostly the first; KRETPROBE its return.
+        KSYSCALL: A system call; KRETSYSCALL its return.
+        KPROBE_MULTI: All functions that a pattern matches (Linux 5.18); KRETPROBE_MULTI their
+            returns, KPROBE_SESSION both (Linux 6.10).
+        FENTRY: A function with typed arguments; FEXIT its return, FMOD_RET before it, with an
+            answer that replaces the function's.
+        LSM: A hook of the Linux security modules; LSM_CGROUP for the processes of a cgroup.
+        FREPLACE: A function of another program.
     """
 
     XDP = "xdp", _xdp()
@@ -507,9 +403,6 @@ class Hook(Enum):
         _network_namespace(AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8"),
     )
     NETFILTER = "netfilter", _netfilter()
-    LWT_IN = "lwt-in", _lwt(ProgramType.LWT_IN, is_incoming=True)
-    LWT_OUT = "lwt-out", _lwt(ProgramType.LWT_OUT, is_incoming=False)
-    LWT_XMIT = "lwt-xmit", _lwt(ProgramType.LWT_XMIT, is_incoming=False)
     SK_SKB_STREAM_PARSER = (
         "sk-skb-stream-parser",
         _sockmap(AttachType.SK_SKB_STREAM_PARSER, passes=None),
@@ -546,6 +439,66 @@ class Hook(Enum):
     )
     UPROBE = "uprobe", _user_function("uprobe", "uprobe.s")
     URETPROBE = "uretprobe", _user_function("uretprobe", "uretprobe.s", at_return=True)
+    TP_BTF = (
+        "tp-btf",
+        _traced(
+            AttachType.TRACE_RAW_TP,
+            target=TargetKind.TRACEPOINT,
+            link_type=LinkType.RAW_TRACEPOINT,
+        ),
+    )
+    KPROBE = "kprobe", _kprobe("kprobe")
+    KRETPROBE = "kretprobe", _kprobe("kretprobe", at_return=True)
+    KSYSCALL = "ksyscall", _kprobe("ksyscall", target=TargetKind.SYSTEM_CALL)
+    KRETSYSCALL = (
+        "kretsyscall",
+        _kprobe("kretsyscall", target=TargetKind.SYSTEM_CALL, at_return=True),
+    )
+    KPROBE_MULTI = (
+        "kprobe-multi",
+        _kprobe("kprobe.multi", AttachType.TRACE_KPROBE_MULTI, TargetKind.FUNCTIONS, since="5.18"),
+    )
+    KRETPROBE_MULTI = (
+        "kretprobe-multi",
+        _kprobe(
+            "kretprobe.multi",
+            AttachType.TRACE_KPROBE_MULTI,
+            TargetKind.FUNCTIONS,
+            at_return=True,
+            since="5.18",
+        ),
+    )
+    KPROBE_SESSION = (
+        "kprobe-session",
+        _kprobe(
+            "kprobe.session", AttachType.TRACE_KPROBE_SESSION, TargetKind.FUNCTIONS, since="6.10"
+        ),
+    )
+    FENTRY = "fentry", _traced(AttachType.TRACE_FENTRY)
+    FEXIT = "fexit", _traced(AttachType.TRACE_FEXIT)
+    FMOD_RET = "fmod-ret", _traced(AttachType.MODIFY_RETURN, since="5.7")
+    LSM = "lsm", _traced(AttachType.LSM_MAC, ProgramType.LSM, TargetKind.LSM_HOOK, since="5.7")
+    LSM_CGROUP = (
+        "lsm-cgroup",
+        _cgroup(AttachType.LSM_CGROUP, ProgramType.LSM, since="6.0")._replace(
+            function="socket_bind"
+        ),
+    )
+    FREPLACE = (
+        "freplace",
+        HookTraits(
+            (ProgramType.EXT,),
+            None,
+            TargetKind.PROGRAM,
+            code="freplace",
+            since="5.10",
+            sections=("freplace",),
+            link_type=LinkType.TRACING,
+            updates_in_place=False,
+            # prog_fd_array_get_ptr() of kernel/bpf/arraymap.c: no array takes extensions.
+            takes_stub=False,
+        ),
+    )
 
     _value_: str
     traits: HookTraits

@@ -21,6 +21,7 @@ from bpfpin.errors import (
     ReadOnlyMapError,
     VerifierError,
 )
+from bpfpin.objects.kernel import kallsyms
 from bpfpin.objects.kernel.btf import vmlinux_btf
 from bpfpin.objects.load import symbols
 from bpfpin.objects.load.collection import Loaded, load
@@ -139,7 +140,7 @@ def test_symbols_variables_and_functions_of_the_kernel_are_found(compiler: str) 
         pid = os.getpid().to_bytes(4, "little")
         task = loaded.programs["finds_task"].test_run(context=pid).return_value
 
-    assert found["text"] == symbols.addresses(["_text"])["_text"] != 0
+    assert found["text"] == kallsyms.addresses(["_text"])["_text"] != 0
     assert found["length"] == len(PACKET)
     assert (found["absent"], found["uncounted"], found["called"]) == (0, 0, -1)
     assert task == os.getpid()
@@ -155,7 +156,7 @@ def test_a_variable_of_each_cpu_is_the_kernels_own() -> None:
 def test_a_program_reads_a_variable_of_each_cpu() -> None:
     """A kernel that does not know the addresses of variables (CONFIG_KALLSYMS_ALL) says so."""
     spec = read_object(compiled("kernel_variable"))
-    if not symbols.is_there("runqueues"):
+    if not kallsyms.is_there("runqueues"):
         with pytest.raises(BpfError, match=r"ksym|runqueues|address"):
             load(spec)
         return
@@ -252,7 +253,7 @@ def test_hidden_addresses_are_a_question_of_rights(
     need_functions(*KERNEL_FUNCTIONS)
     hidden = tmp_path / "kallsyms"
     hidden.write_text("0000000000000000 T _text\n0000000000000000 T _stext\n")
-    monkeypatch.setattr(symbols, "KALLSYMS", hidden)
+    monkeypatch.setattr(kallsyms, "KALLSYMS", hidden)
     with pytest.raises(PermissionDeniedError, match="does not show the address of _text") as caught:
         load(read_object(compiled("kernel_symbols")))
 

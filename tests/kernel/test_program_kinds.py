@@ -15,6 +15,7 @@ from bpfpin.errors import (
     ExitCode,
     NotSupportedError,
     PermissionDeniedError,
+    TargetNotFoundError,
     UsageError,
     VerifierError,
 )
@@ -149,10 +150,17 @@ def test_a_section_without_a_place_asks_for_one(spec: ObjectSpec) -> None:
 def test_a_function_that_the_kernel_lacks_is_named(
     spec: ObjectSpec, place: str, where: str
 ) -> None:
-    with pytest.raises(NotSupportedError, match=f"which {where} does not have") as caught:
+    with pytest.raises(TargetNotFoundError, match=f"which {where} does not have") as caught:
         load(spec, programs=["entry"], attach_to={"entry": place})
 
-    assert caught.value.exit_code == ExitCode.NOT_SUPPORTED
+    assert caught.value.exit_code == ExitCode.NOT_FOUND
+
+
+def test_a_function_that_the_kernel_lacks_is_told_with_its_like(spec: ObjectSpec) -> None:
+    with pytest.raises(TargetNotFoundError) as caught:
+        load(spec, programs=["entry"], attach_to={"entry": "do_nanoslep"})
+
+    assert "near it: do_nanosleep" in caught.value.hint
 
 
 def test_an_extension_names_the_function_of_its_target(
@@ -184,7 +192,7 @@ def test_an_extension_without_its_target_is_refused(spec: ObjectSpec) -> None:
 def test_an_extension_of_a_function_that_its_target_lacks_is_refused(
     spec: ObjectSpec, packet: Program
 ) -> None:
-    with pytest.raises(UsageError, match="no function 'nosuch'"):
+    with pytest.raises(TargetNotFoundError, match="no function 'nosuch'"):
         load(
             spec,
             programs=["replacement"],

@@ -7,8 +7,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ import pytest
 
 from bpfpin.objects.maps.map import Map
 from support.cli import run_cli_ok
-from support.objects import compiled
+from support.kernel_needs import need_kernel_functions
+from support.objects import compiled, compiled_with_headers
 from support.wait import HANG_S, wait_until
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lab
 
-ON_CALL, ON_RAW = 0, 2
+ON_CALL, ON_RAW = 0, 2  # of tests/objects/tracing.bpf.c
+ENTRY, RETURN = 0, 1  # of tests/objects/attach/functions.bpf.c
 SCHED_GETPARAM = {"x86_64": 143, "aarch64": 121}  # asm/unistd.h
 # As fast as it can, until it is terminated; then the number of calls.
 CALLER = """
@@ -64,27 +67,62 @@ def caller() -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.parametrize(
-    ("word", "kind"),
-    [
-        ("anywhere:tracepoint=syscalls/sys_enter_sched_getparam", ON_CALL),
-        ("on_pid:raw-tracepoint=sys_enter", ON_RAW),
-    ],
-    ids=["tracepoint", "raw-tracepoint"],
-)
-def test_each_event_is_seen_by_one_program(
-    bpffs: Path, tracing_table: Table, word: str, kind: int, *, is_full: bool
-) -> None:
-    reloads = 20 if is_full else 4
+@dataclass(frozen=True)
+class Case:
+    """A program at a hook; *version* makes its object, and a call adds *per_call* to *counter*."""
+
+    word: str
+    version: Callable[[int], Path]
+    counter: int
+    per_call: int = 1
+
+
+def at_tracepoint(number: int) -> Path:
     call = f"SCHED_GETPARAM={SCHED_GETPARAM[platform.machine()]}"
-    sources = [compiled("tracing", defines=(f"VERSION={number}", call)) for number in (1, 2)]
+    return compiled("tracing", defines=(f"VERSION={number}", call))
+
+
+def at_function(number: int) -> Path:
+    return compiled_with_headers("attach/functions", defines=(f"VERSION={number}",))
+
+
+SYSTEM_CALL = f"__{'x64' if platform.machine() == 'x86_64' else 'arm64'}_sys_sched_getparam"
+CASES = {
+    "tracepoint": Case(
+        "anywhere:tracepoint=syscalls/sys_enter_sched_getparam", at_tracepoint, ON_CALL
+    ),
+    "raw-tracepoint": Case("on_pid:raw-tracepoint=sys_enter", at_tracepoint, ON_RAW),
+    "tp-btf": Case("on_tp_btf:tp-btf=sys_enter", at_function, ENTRY),
+    "kprobe": Case(f"on_kprobe:kprobe={SYSTEM_CALL}", at_function, ENTRY),
+    "kretprobe": Case(f"on_kretprobe:kretprobe={SYSTEM_CALL}", at_function, RETURN),
+    "ksyscall": Case("on_ksyscall:ksyscall=sched_getparam", at_function, ENTRY),
+    "kprobe-multi": Case(f"on_multi:kprobe-multi={SYSTEM_CALL}", at_function, ENTRY),
+    "kretprobe-multi": Case(f"on_return_multi:kretprobe-multi={SYSTEM_CALL}", at_function, RETURN),
+    "kprobe-session": Case(f"on_session:kprobe-session={SYSTEM_CALL}", at_function, ENTRY, 2),
+    "fentry": Case(f"on_fentry:fentry={SYSTEM_CALL}", at_function, ENTRY),
+    "fexit": Case(f"on_fexit:fexit={SYSTEM_CALL}", at_function, RETURN),
+    "fmod-ret": Case("on_fmod_ret:fmod-ret=security_task_getscheduler", at_function, ENTRY),
+    "lsm": Case("on_lsm:lsm=task_getscheduler", at_function, ENTRY),
+}
+ANYWHERE = ("tracepoint", "raw-tracepoint", "tp-btf")
+
+
+@pytest.mark.parametrize("hook", CASES)
+def test_each_event_is_seen_by_one_program(
+    bpffs: Path, tracing_table: Table, hook: str, *, is_full: bool
+) -> None:
+    if hook not in ANYWHERE:
+        need_kernel_functions(hook)
+    case = CASES[hook]
+    reloads = 20 if is_full else 4
+    sources = [case.version(number) for number in (1, 2)]
 
     def counted() -> int:
         with Map.from_pin(bpffs / "seen" / "seen") as seen:
-            return int(seen[kind])
+            return int(seen[case.counter])
 
     def load(source: Path) -> str:
-        words = ("--name", "seen", "--pin-root", bpffs, "--prog", word, "-o", "json")
+        words = ("--name", "seen", "--pin-root", bpffs, "--prog", case.word, "-o", "json")
         return str(run_cli_ok("load", source, *words).json["result"])
 
     load(sources[0])
@@ -99,9 +137,8 @@ def test_each_event_is_seen_by_one_program(
         made, _ = process.communicate(timeout=HANG_S)
     seconds = time.monotonic() - start
     with suppress(AssertionError):
-        wait_until(lambda: counted() == int(made))
-    wrong = int(made) - counted()
-    hook = word.partition(":")[2].partition("=")[0]
+        wait_until(lambda: counted() == int(made) * case.per_call)
+    wrong = int(made) * case.per_call - counted()
     rate = f"{int(made) / seconds:,.0f}"
     tracing_table.row((hook, reloads, rate, f"{int(made):,}", f"{counted():,}", wrong))
 

@@ -7,6 +7,7 @@ feature has tests of its own, which run on every kernel.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,13 @@ from bpfpin.attach.query import is_known
 from bpfpin.btf.types import Function, Struct
 from bpfpin.hooks import Hook
 from bpfpin.objects.kernel.btf import has_enumerator, vmlinux_btf
-from bpfpin.uapi import MapType
+from bpfpin.uapi import MapType, ProgramType
+from support.isolation import mount
 from support.map_types import is_listed
 
 LOOPBACK = 1
+KPROBES = Path("/sys/bus/event_source/devices/kprobe")
+SECURITY = Path("/sys/kernel/security")
 
 
 @functools.cache
@@ -46,6 +50,22 @@ def need_hook(hook: Hook | str) -> None:
         "bpf_attach_type", f"BPF_{hook.attach_type.name}"
     ):
         pytest.skip(f"this kernel has no hook {hook.value}")
+
+
+def need_kernel_functions(hook: Hook | str) -> None:
+    """Skip the test where programs at functions of the kernel, or at this hook, cannot be tested.
+
+    Kernels without kprobes are those of cloud machines that a policy closes for tracing.
+    """
+    hook = hook if isinstance(hook, Hook) else Hook(hook)
+    if not KPROBES.exists():
+        pytest.skip("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")
+    need_hook(hook)
+    if ProgramType.LSM in hook.traits.program_types:
+        if not (SECURITY / "lsm").exists():
+            mount("securityfs", SECURITY)
+        if "bpf" not in (active := (SECURITY / "lsm").read_text().strip()).split(","):
+            pytest.skip(f"this kernel was booted without the security module bpf: {active}")
 
 
 def need_map_type(kind: MapType) -> None:

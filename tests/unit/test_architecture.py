@@ -25,7 +25,7 @@ MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
 BASE = {"uapi", "uapi_helpers", "errors", "hints", "records", "deprecated", "choices"}
-PURE = BASE | {"hooks", "map_traits", "insn", "btf", "codecs", "externs", "spec"}
+PURE = BASE | {"hook_traits", "hooks", "map_traits", "insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
 LAYERS: dict[str, set[str]] = {
@@ -36,7 +36,8 @@ LAYERS: dict[str, set[str]] = {
     "hints": {"records"},
     "errors": {"uapi", "records", "hints"},
     "choices": {"errors", "uapi"},
-    "hooks": BASE,
+    "hook_traits": BASE,
+    "hooks": BASE | {"hook_traits"},
     "map_traits": BASE,
     "insn": BASE,
     "btf": BASE,

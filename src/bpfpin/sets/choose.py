@@ -202,7 +202,7 @@ def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
     chosen_hook = parse_hook(place) if colon else hook or program.hook
     if chosen_hook is None:
         raise _no_hook([program])
-    if equals and not (chosen_hook.traits.target.is_named and target):
+    if equals and not (chosen_hook.traits.example and target):
         raise UsageError(
             f"{chosen_hook.value} takes no target"
             if target
@@ -285,15 +285,17 @@ def _require_attachable(choice: Choice, targets: TargetKinds) -> None:
             ),
         )
     kind = hook.traits.target
-    if kind.is_named and not choice.target:
+    if hook.traits.example and not choice.target:
+        what = kind.with_article if kind.is_named else f"{kind.with_article}, at a function"
         raise UsageError(
-            f"program {program.name} (section {program.section!r}) goes to a {kind.value}, and none"
-            " was named",
+            f"program {program.name} (section {program.section!r}) goes to {what}, and none was"
+            " named",
             hint=Fix.of("for example: ", Argument("programs", [_word_for(program, hook)])),
         )
     if not has_target(hook, targets):
         raise UsageError(
-            f"program {program.name} goes to {hook.value} of a {kind.value}, and none was named",
+            f"program {program.name} goes to {hook.value} of {kind.with_article}, and none was"
+            " named",
             hint=Fix.of(
                 "name it: ",
                 Argument(kind.value, Placeholder(kind.placeholder)),
@@ -317,7 +319,7 @@ def _may_run(program: ProgramSpec, hook: Hook) -> bool:
 
 def _word_for(program: ProgramSpec, hook: Hook) -> Placeholder:
     """Return an example of the word that names the program's hook, and its target if it has one."""
-    example = hook.traits.target.example
+    example = hook.traits.example
     return Placeholder(f"{program.name}:{hook.value}{f'={example}' if example else ''}")
 
 
@@ -335,7 +337,7 @@ def _for_hook(choice: Choice) -> Choice:
 
 def _require_one_a_hook(chosen: Sequence[Choice], *, has_words: bool) -> None:
     for hook in dict.fromkeys(choice.hook for choice in chosen):
-        if hook.traits.target.is_named:  # each program has said where it goes
+        if hook.traits.example:  # each program has said where it goes
             continue
         names = [choice.program.name for choice in chosen if choice.hook is hook]
         runs_one = hook.traits.runs_one

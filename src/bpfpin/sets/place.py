@@ -46,9 +46,10 @@ def target_name(place: AttachPoint, hook: str, target: str = "") -> str:
     kind = known.traits.target if known else TargetKind.DEVICE
     if kind.is_named:
         return f"{kind.value} {target}"
+    function = f"{target} of " if target else ""
     shown = {
         TargetKind.DEVICE: place.device,
-        TargetKind.CGROUP: f"cgroup {place.cgroup}",
+        TargetKind.CGROUP: f"{function}cgroup {place.cgroup}",
         TargetKind.NETWORK_NAMESPACE: f"network namespace {place.netns or place.netns_inode}",
     }
     return shown.get(kind, "this host")

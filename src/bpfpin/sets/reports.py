@@ -42,7 +42,7 @@ class ProgramReport:
         device: The network device of the hook; None for a cgroup.
         mode: The XDP mode.
         link: The id of the link; None for a hook without a link.
-        note: Why the mode is not the native one; may be empty.
+        note: What differs from what was asked, such as the mode; may be empty.
         cgroup: The path of the cgroup; None for a device.
         target: The function, tracepoint, … that the program names; may be empty.
     """
@@ -61,7 +61,8 @@ class ProgramReport:
     def place(self) -> str:
         """Where it is attached, in words: `lab0`, `cgroup /web`, `function do_exit`."""
         if self.cgroup:
-            return f"cgroup {self.cgroup}"
+            function = f"{self.target} of " if self.target else ""
+            return f"{function}cgroup {self.cgroup}"
         if self.device or self.hook is None:
             return self.device or ""
         hook = known_hook(self.hook)

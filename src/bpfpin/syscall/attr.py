@@ -159,6 +159,18 @@ class NetfilterLink(ctypes.Structure):
     _fields_ = [*u32("family", "hook"), *s32("priority"), *u32("flags")]
 
 
+class KprobeMultiLink(ctypes.Structure):
+    """What BPF_LINK_CREATE takes besides for probes at many functions."""
+
+    _fields_ = [*u32("flags", "count"), *u64("symbols", "addresses", "cookies")]
+
+
+class TracingLink(ctypes.Structure):
+    """What BPF_LINK_CREATE takes besides for programs made for a function, and extensions."""
+
+    _fields_ = [*u32("target_btf_id"), *u64("cookie")]
+
+
 class LinkDetails(ctypes.Union):
     """The union of BPF_LINK_CREATE, a structure for each kind of link."""
 
@@ -166,6 +178,8 @@ class LinkDetails(ctypes.Union):
         ("order", OrderedLink),
         ("perf_event", PerfEventLink),
         ("netfilter", NetfilterLink),
+        ("kprobe_multi", KprobeMultiLink),
+        ("tracing", TracingLink),
     ]
 
 

@@ -340,11 +340,14 @@ def link_create(
     return bpf(Cmd.LINK_CREATE, attribute, target=target)
 
 
-def raw_tracepoint_open(prog_fd: int, name: str, *, cookie: int = 0) -> int:
-    """Attach to a raw tracepoint, return the link's descriptor (BPF_RAW_TRACEPOINT_OPEN, 4.17)."""
-    text = buffer_of(os.fsencode(name) + b"\0")
-    attribute = RawTracepointAttr(name=address(text), prog_fd=prog_fd, cookie=cookie)
-    return bpf(Cmd.RAW_TRACEPOINT_OPEN, attribute, target=f"raw tracepoint {name}")
+def raw_tracepoint_open(prog_fd: int, name: str = "", *, target: str = "") -> int:
+    """Attach to a raw tracepoint, return the link's descriptor (BPF_RAW_TRACEPOINT_OPEN, 4.17).
+
+    Without a *name* a program of tracing or LSM is attached to what it was made for (5.5).
+    """
+    text = buffer_of(os.fsencode(name) + b"\0") if name else None
+    attribute = RawTracepointAttr(name=address(text), prog_fd=prog_fd)
+    return bpf(Cmd.RAW_TRACEPOINT_OPEN, attribute, target=target or f"raw tracepoint {name}")
 
 
 def link_update(

@@ -167,6 +167,12 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
         TargetNotFoundError,
         "this kernel has no such tracepoint",
     ),
+    (Cmd.RAW_TRACEPOINT_OPEN, e.EBUSY): (HookBusyError, "the program is attached there already"),
+    # BPF_MAX_TRAMP_LINKS of include/linux/bpf.h: bpf_trampoline_link_prog().
+    (Cmd.RAW_TRACEPOINT_OPEN, e.E2BIG): (
+        HookBusyError,
+        "there is no room for one more program there",
+    ),
     (Cmd.LINK_DETACH, e.ENOLINK): (AttachError, "the device or cgroup of the link is gone"),
     # An unknown command of bpf(2) is EINVAL (__sys_bpf() of kernel/bpf/syscall.c); these two have
     # no argument that could be wrong.
@@ -189,8 +195,6 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     ("RTM_NEWTFILTER", e.EEXIST): (HookBusyError, "a filter of that handle is there already"),
     ("RTM_NEWTFILTER", e.ENOENT): (IdNotFoundError, "there is no such filter"),
     ("RTM_DELTFILTER", e.ENOENT): (IdNotFoundError, "there is no such filter"),
-    ("RTM_NEWROUTE", e.ENOENT): (IdNotFoundError, "there is no such route"),
-    ("RTM_NEWROUTE", e.ENODEV): NO_DEVICE,
     # A route may refuse packets (prohibit, blackhole, throw): fib_props of
     # net/ipv4/fib_semantics.c, ip6_rt_type_to_error() of net/ipv6/route.c. EINVAL is also the
     # answer to a source address that no device has.

@@ -112,6 +112,30 @@ def pmu_type(name: str, *, feature: str) -> int:
     raise NotSupportedError(f"this kernel has no {name} events ({feature})", feature=feature)
 
 
+def open_kprobe(
+    function: str, *, offset: int = 0, at_return: bool = False, target: str
+) -> Descriptor:
+    """Open a probe at a function of the kernel, or at its return (Linux 4.17).
+
+    As for tracepoints, on one CPU.
+    """
+    name = ctypes.create_string_buffer(function.encode())
+    attribute = EventAttr(
+        type=kprobe_type(),
+        size=ctypes.sizeof(EventAttr),
+        # `format/retprobe` of the PMU says that it is bit 0.
+        config=int(at_return),
+        config1=ctypes.addressof(name),
+        config2=offset,
+    )
+    return _open(attribute, ANY_PROCESS, 0, target=target)
+
+
+def kprobe_type() -> int:
+    """Return the type of events that are kprobes; `NotSupportedError` if the kernel lacks them."""
+    return pmu_type("kprobe", feature="CONFIG_KPROBE_EVENTS")
+
+
 def _open(attribute: EventAttr, pid: int, cpu: int, *, target: str) -> Descriptor:
     answer = LIBC.syscall(
         ctypes.c_long(_NUMBER),

@@ -43,8 +43,8 @@ from bpfpin.uapi import AttachType, ProgramFlag, ProgramType
             AttachType.CGROUP_INET4_CONNECT,
             Hook.CGROUP_INET4_CONNECT,
         ),
-        ("sk_skb/verdict", ProgramType.SK_SKB, AttachType.SK_SKB_VERDICT, None),
-        ("netfilter", ProgramType.NETFILTER, AttachType.NETFILTER, None),
+        ("sk_skb/verdict", ProgramType.SK_SKB, AttachType.SK_SKB_VERDICT, Hook.SK_SKB_VERDICT),
+        ("netfilter", ProgramType.NETFILTER, AttachType.NETFILTER, Hook.NETFILTER),
     ],
 )
 def test_a_known_section_names_type_place_and_hook(

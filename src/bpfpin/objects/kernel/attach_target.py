@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import BtfType, Function, Modifier
-from bpfpin.errors import IdNotFoundError, NotSupportedError, UsageError
+from bpfpin.choices import similar_of_many
+from bpfpin.errors import IdNotFoundError, NotSupportedError, TargetNotFoundError, UsageError
 from bpfpin.objects.kernel.btf import VMLINUX, BtfHandle, vmlinux_btf
 from bpfpin.objects.kernel.info import btf_info, program_info
 from bpfpin.records import dataclass
@@ -63,7 +64,8 @@ def found(spec: ProgramSpec, program_fd: int | None = None) -> Iterator[AttachTa
 
     With *program_fd* the target is a function of that program, else one of the kernel or of a
     module (`MODULE:FUNCTION`, or the first module that has it). Raises `UsageError` if the program
-    names no target, and `NotSupportedError` if this kernel does not have it.
+    names no target, `TargetNotFoundError` if
+    this kernel does not have it, and `NotSupportedError` if it has no BTF.
     """
     if spec.type is ProgramType.EXT:
         yield _of_program(spec, program_fd, "an extension replaces a function of a loaded program")
@@ -95,8 +97,12 @@ def _of_program(spec: ProgramSpec, program_fd: int | None, why: str) -> AttachTa
         raise UsageError(f"the target of program {spec.name} was loaded without BTF")
     with BtfHandle.from_id(btf_id) as handle:
         type_id = handle.btf.find(wanted, Function)
+        near = _similar(handle.btf, _FUNCTION, wanted) if type_id is None else []
     if type_id is None:
-        raise UsageError(f"the target of program {spec.name} has no function {wanted!r}")
+        raise TargetNotFoundError(
+            f"the target of program {spec.name} has no function {wanted!r}",
+            hint=f"near it: {', '.join(near)}" if near else "",
+        )
     return AttachTarget(type_id, program_fd)
 
 
@@ -115,11 +121,21 @@ def _of_kernel(spec: ProgramSpec, form: _Form) -> Iterator[AttachTarget]:
             yield AttachTarget(type_id, handle.fd)
             return
     where = f"module {module}" if module else "this kernel"
-    raise NotSupportedError(
+    near = [] if module else _similar(_vmlinux(spec), form, name)
+    raise TargetNotFoundError(
         f"program {spec.name} attaches to {form.word} {name!r}, which {where} does not have",
-        feature=f"{form.word} {name}",
-        hint=f"attach to another: load(spec, attach_to={{{spec.name!r}: NAME}})",
+        hint=f"near it: {', '.join(near)}" if near else f"it may be inlined; see {VMLINUX.parent}",
     )
+
+
+def _similar(btf: Btf, form: _Form, name: str) -> list[str]:
+    """Return a few targets of a form whose names are like *name*."""
+    prefix = form.prefix.encode()
+    texts = [text for text in btf.strings.split(b"\0") if text.startswith(prefix)]
+    names = [text.removeprefix(prefix).decode(errors="replace") for text in texts]
+    near = similar_of_many(name, names)
+    # The strings are also names of members and parameters.
+    return [each for each in near if btf.find(form.prefix + each, form.kind)]
 
 
 def _vmlinux(spec: ProgramSpec) -> Btf:

@@ -104,8 +104,11 @@ def link_targets() -> Iterator[LinkTarget]:
 # The offsets below are those of the union in struct bpf_link_info (include/uapi/linux/bpf.h).
 
 
-def _raw_tracepoint(fd: int, _info: LinkInfo) -> tuple[str, Facts]:
-    return "", {"tracepoint": _LinkAnswer(fd, 0, 8).name}
+def _raw_tracepoint(fd: int, info: LinkInfo) -> tuple[str, Facts]:
+    is_typed = False
+    with contextlib.suppress(BpfError):  # a program that went away, or is hidden
+        is_typed = _program(info.program_id).type == ProgramType.TRACING
+    return "tp-btf" if is_typed else "", {"tracepoint": _LinkAnswer(fd, 0, 8).name}
 
 
 def _iterator(fd: int, _info: LinkInfo) -> tuple[str, Facts]:

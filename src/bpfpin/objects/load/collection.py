@@ -209,6 +209,7 @@ def load(
         VerifierError: A program is refused.
         LimitError: The new maps would take more than *max_map_memory*.
         NotSupportedError: The kernel lacks something that the object needs.
+        TargetNotFoundError: The function or tracepoint to attach to does not exist.
         ObjectFileError: The object is for big-endian machines, or cannot be fitted to the kernel.
         PermissionDeniedError: A capability is missing.
         UsageError: A name is unknown, or the object needs a number that was not given.

@@ -83,10 +83,11 @@ def resolve(spec: ObjectSpec) -> tuple[Answer, ...]:
         return ()
     from bpfpin.fixup.externs import used_externs  # noqa: PLC0415 - see above
     from bpfpin.fixup.externs_find import ExternSources, answers  # noqa: PLC0415
+    from bpfpin.objects.kernel import kallsyms  # noqa: PLC0415 - see above
     from bpfpin.objects.load import symbols  # noqa: PLC0415 - see above
 
     config = partial(symbols.running_values, given=spec.kernel_config)
-    sources = ExternSources(config, symbols.addresses, symbols.types)
+    sources = ExternSources(config, kallsyms.addresses, symbols.types)
     answered = answers(used_externs(spec), sources)
     if spec.kernel_config is None:
         return tuple(_unconfigured(answer) for answer in answered)

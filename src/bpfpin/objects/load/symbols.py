@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -23,15 +22,13 @@ from bpfpin.fixup.externs_find import values_in
 from bpfpin.insn import call_helper, exit_
 from bpfpin.objects.kernel.btf import VMLINUX, BtfHandle, module_btfs, vmlinux_btf
 from bpfpin.objects.kernel.info import btf_info
+from bpfpin.objects.kernel.kallsyms import has_syscall_wrapper
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.syscall import bpf
 from bpfpin.uapi import ProgramType
 from bpfpin.uapi_helpers import FuncId
 
-KALLSYMS = Path("/proc/kallsyms")
-# LLVM appends this to static names when it optimizes all files at once.
-_LLVM_SUFFIX = rb"(?:\.llvm\.[0-9]+)?"
 CONFIG = Path("/proc/config.gz")
 BOOT = Path("/boot")
 MODULES = Path("/lib/modules")
@@ -43,40 +40,6 @@ _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?", re.ASCII)
 _UBUNTU = re.compile(r"\S+ \S+ (\d+)\.(\d+)\.(\d+)", re.ASCII)
 _DEBIAN = re.compile(r"Debian (\d+)\.(\d+)\.(\d+)", re.ASCII)
 _MAX_PATCH = 255
-
-
-def addresses(names: Collection[str]) -> dict[str, int]:
-    """Return the addresses of kernel symbols by name; names without a symbol are left out.
-
-    Raises `PermissionDeniedError` if the kernel hides addresses (CAP_SYSLOG, kernel.kptr_restrict),
-    and `NotSupportedError` if a name is ambiguous or /proc/kallsyms does not exist.
-    """
-    candidates: dict[str, set[int]] = {}
-    for name, address in _symbols(names):
-        candidates.setdefault(name, set()).add(address)
-    for name, same_name in candidates.items():
-        # libbpf refuses an ambiguous name as well (kallsyms_cb()); equal addresses are not
-        # ambiguous.
-        if len(same_name) > 1:
-            raise NotSupportedError(
-                f"the kernel has {len(same_name)} symbols called {name}", feature=name
-            )
-    only = {name: same_name.pop() for name, same_name in candidates.items()}
-    # A symbol can truly be at 0 (per-CPU variables may be); hidden are all of them.
-    if any(address == 0 for address in only.values()) and _is_hidden():
-        raise PermissionDeniedError(
-            f"the kernel does not show the address of {', '.join(only)}",
-            missing=("CAP_SYSLOG",),
-            command="read",
-            target=str(KALLSYMS),
-            hint="as root, with kernel.kptr_restrict below 2 (sysctl)",
-        )
-    return only
-
-
-def is_there(name: str) -> bool:
-    """Whether the kernel has a symbol called *name*; needs no privilege."""
-    return any(True for _ in _symbols((name,)))
 
 
 def types() -> Iterator[tuple[str, Btf]]:
@@ -106,24 +69,6 @@ def open_module(name: str) -> BtfHandle:
                 return handle
         btf_id = bpf.btf_get_next_id(btf_id)
     raise NotSupportedError(f"module {name} is not there any more", feature=f"module {name}")
-
-
-def _symbols(names: Collection[str]) -> Iterator[tuple[str, int]]:
-    try:
-        table = KALLSYMS.read_bytes()
-    except FileNotFoundError:
-        raise NotSupportedError(
-            f"the object names symbols of the kernel, and there is no {KALLSYMS}",
-            feature="symbols of the kernel (CONFIG_KALLSYMS)",
-        ) from None
-    any_name = b"|".join(re.escape(name.encode()) for name in names)
-    line = rb"^([0-9a-f]+) . (" + any_name + rb")" + _LLVM_SUFFIX + rb"(?:\t.*)?$"
-    for match in re.finditer(line, table, re.MULTILINE):
-        yield match[2].decode(), int(match[1], 16)
-
-
-def _is_hidden() -> bool:
-    return all(address == 0 for _, address in _symbols(("_text", "_stext")))
 
 
 def running_values(names: Collection[str], given: Mapping[str, str] | None) -> dict[str, str]:
@@ -220,15 +165,6 @@ def has_bpf_cookie() -> int:
         return 0
     return 1
 
-
-def has_syscall_wrapper() -> int:
-    """Return 1 if functions of system calls take one pointer to registers (pt_regs), else 0."""
-    # libbpf's FEAT_SYSCALL_WRAPPER: with the wrapper there is a symbol such as __x64_sys_bpf.
-    machine = platform.machine()
-    return int(is_there(f"__{_MACHINES.get(machine, machine)}_sys_bpf"))
-
-
-_MACHINES = {"x86_64": "x64", "aarch64": "arm64", "riscv64": "riscv", "ppc64le": "powerpc"}
 
 _LINUX = {
     "LINUX_KERNEL_VERSION": kernel_version,

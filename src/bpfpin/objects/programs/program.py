@@ -321,7 +321,8 @@ class Program(KernelObject):
 
         Raises:
             VerifierError: The verifier refuses the program; it carries the cause and the line of C.
-            NotSupportedError: The kernel does not have this type, or not the attach target.
+            NotSupportedError: The kernel does not have this type.
+            TargetNotFoundError: There is no such attach target.
             PermissionDeniedError: A capability is missing.
             UsageError: The section does not say the program's type.
             ValueError: *log_level* or *log_size* is out of range.

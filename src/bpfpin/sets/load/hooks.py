@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from bpfpin.sets.choose import Choice
 from bpfpin.sets.live import program_id, reopen
 from bpfpin.sets.place import hook_target, in_namespace
 from bpfpin.sets.request import LoadRequest
+from bpfpin.spec import ObjectSpec
 
 if TYPE_CHECKING:
     from bpfpin.objects.stub import StubAttachment
@@ -190,7 +191,7 @@ def _link_name(request: LoadRequest, choice: Choice) -> str:
     """
     at_hook = [one for one in request.chosen if one.hook is choice.hook]
     of_program = [one for one in at_hook if one.program.name == choice.program.name]
-    is_alone = len(at_hook) == 1 and not choice.hook.traits.target.is_named
+    is_alone = len(at_hook) == 1 and not choice.hook.traits.example
     return names.link_pin_name(
         choice.hook.value,
         None if is_alone else choice.program.name,
@@ -279,7 +280,7 @@ def _is_here(request: LoadRequest, live: LoadedSet, choice: Choice, record: Hook
     before, wanted = live.manifest.place, request.place
     kind = choice.hook.traits.target
     if kind is TargetKind.CGROUP:
-        return before.cgroup == wanted.cgroup
+        return record.target == choice.target and before.cgroup == wanted.cgroup
     # An ifindex is unique within its network namespace only; a name may pass to another device.
     is_same_device = kind is not TargetKind.DEVICE or before.ifindex == wanted.ifindex
     is_same_netns = not kind.is_in_netns or before.netns_inode == wanted.netns_inode
@@ -404,3 +405,20 @@ def unmoved(request: LoadRequest, plans: tuple[HookPlan, ...]) -> Iterator[str]:
             f"{plan.program} keeps its place at {plan.hook}, which is not {request.order}; to move"
             f" it: {request.unload_line}, then load"
         )
+
+
+@contextmanager
+def programs_with_targets(
+    request: LoadRequest,
+) -> Iterator[tuple[ObjectSpec, dict[str, Program]]]:
+    """Yield the programs of a load, and the open programs whose functions some are loaded for."""
+    spec = request.spec.only_programs(*request.programs)
+    with ExitStack() as opened:
+        targets = {}
+        for choice in request.chosen:
+            target = hook_target(request.place, choice.target)
+            if of_program := code_of(choice.hook).program_target(target):
+                replaced, function = of_program
+                targets[choice.program.name] = opened.enter_context(replaced)
+                spec = spec.with_program(choice.program.name, attach_to=function)
+        yield spec, targets

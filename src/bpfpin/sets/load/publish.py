@@ -27,7 +27,7 @@ from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapMigration, Plan
 from bpfpin.pins.transaction import Stage, next_generations
 from bpfpin.records import dataclass
 from bpfpin.sets.live import notes_on_others, reopen
-from bpfpin.sets.load.hooks import busy_with_set
+from bpfpin.sets.load.hooks import busy_with_set, programs_with_targets
 from bpfpin.sets.load.plan import access_after
 from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
@@ -60,7 +60,7 @@ def attach(request: LoadRequest, plan: HookPlan, loaded: Loaded) -> NewAttachmen
     target = hook_target(request.place, plan.target, loaded.maps)
 
     def attach_now() -> NewAttachment:
-        if hook.traits.updates_in_place or request.without_stub:
+        if not hook.traits.needs_stub or request.without_stub:
             return code_of(hook).attach(program, hook, target, options)
         from bpfpin.attach.stubs import attach_with_stub  # noqa: PLC0415 - few sets have stubs
 
@@ -171,11 +171,10 @@ class Verified(Closing):
         self.plan = plan
         # Maps are made and programs verified before anything is pinned: if this fails, closing the
         # descriptors is all the undoing there is.
-        self.loaded = collection.load_checked(
-            request.spec.only_programs(*request.programs),
-            maps=plan.given,
-            max_map_memory=request.max_map_memory,
-        )
+        with programs_with_targets(request) as (spec, targets):
+            self.loaded = collection.load_checked(
+                spec, maps=plan.given, targets=targets, max_map_memory=request.max_map_memory
+            )
         self.shared = _shared_names(request)
         self.dropped = _dropped_names(plan.live, self.shared)
         self.replaced = _replaced_maps(request, plan)

@@ -1,0 +1,183 @@
+"""The facts that a hook has: the columns of the hook registry (`bpfpin.hooks`).
+
+Pure data, below every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import NamedTuple, Self
+
+from bpfpin.uapi import AttachType, LinkType, ProgramType
+
+
+class XdpMode(Enum):
+    """The stage of the receive path at which an XDP program runs.
+
+    Wherever a mode is expected, its value may be given as text: `"native"`.
+
+    Attributes:
+        AUTO: Native; generic if the driver does not support native XDP.
+        NATIVE: In the driver, before a socket buffer is allocated.
+        GENERIC: In the network stack, with any driver; slower.
+        OFFLOAD: On the network card.
+    """
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+    OFFLOAD = "offload"
+
+
+class TargetKind(Enum):
+    """What a hook belongs to: the kind of thing that a program is attached to.
+
+    The place of a set is a device, a cgroup, or both: the value of such a kind is the argument of
+    `deploy` that names it, with *placeholder* in its place in hints. A target with an *example* is
+    one program's own: its section names it (`kprobe/do_exit`), or the user (`NAME:kprobe=do_exit`).
+    Of the others there is nothing to name.
+    """
+
+    DEVICE = "device", "DEV"
+    NETWORK_NAMESPACE = "network namespace"
+    NETFILTER = "netfilter hook", "", "ipv4:input"
+    CGROUP = "cgroup", "PATH"
+    FUNCTION = "function", "", "do_unlinkat"
+    FUNCTIONS = "functions", "", "tcp_send*"
+    SYSTEM_CALL = "system call", "", "openat"
+    LSM_HOOK = "LSM hook", "", "file_open"
+    TRACEPOINT = "tracepoint", "", "syscalls/sys_enter_openat"
+    USER_FUNCTION = "user function", "", "/usr/bin/bash:readline"
+    PERF_EVENT = "perf event", "", "cpu-clock,freq=99"
+    MAP = "map", "", "sockets"
+    SOCKET = "socket"
+    PROGRAM = "program", "", "id:42:xdp_pass"
+    NOTHING = "nothing"
+
+    _value_: str
+    placeholder: str
+    example: str
+
+    def __new__(cls, word: str, placeholder: str = "", example: str = "") -> Self:
+        """Make a member whose value is its *word*."""
+        member = object.__new__(cls)
+        member._value_ = word
+        member.placeholder = placeholder
+        member.example = example
+        return member
+
+    @property
+    def is_named(self) -> bool:
+        """Whether each program names its own target."""
+        return bool(self.example)
+
+    @property
+    def is_in_netns(self) -> bool:
+        """Whether it is a part of one network namespace."""
+        return self in (TargetKind.DEVICE, TargetKind.NETWORK_NAMESPACE, TargetKind.NETFILTER)
+
+    @property
+    def with_article(self) -> str:
+        """The kind as it stands in a sentence: `a function`, `an LSM hook`, `functions`."""
+        article = {"functions": "", "LSM hook": "an "}.get(self.value, "a ")
+        return f"{article}{self.value}"
+
+
+class HeldBy(Enum):
+    """What keeps a program attached to its hook: the words that the manifest of a set stores.
+
+    Perf events need no word of their own: since Linux 5.15 a link holds them, too.
+    """
+
+    LINK = "link"  # a BPF link, pinned in the set
+    STUB = "stub"  # a BPF link whose program calls the set's through an array of programs
+    NETLINK = "netlink"  # the device itself: an XDP program without a link, taken over
+    FILTER = "filter"  # a filter of classic tc
+    MAP = "map"  # a map of sockets, where the kernel has no links for these
+
+    @property
+    def has_link(self) -> bool:
+        """Whether it is a link, with a pin in `links~`."""
+        return self in (HeldBy.LINK, HeldBy.STUB)
+
+
+class PacketForm(Enum):
+    """What BPF_PROG_TEST_RUN makes of a test packet for a type of program (net/bpf/test_run.c)."""
+
+    FRAME = "xdp_md"  # the frame as it is, VLAN tags and all
+    L2 = "__sk_buff"  # with an Ethernet header, on a device
+    # bpf_prog_test_run_skb() reads an Ethernet header for them, too, and strips it.
+    L3 = "__sk_buff without a device"  # from the IP header on
+
+
+class PacketTraits(NamedTuple):
+    """How programs of a hook see packets, and which of their answers let a packet go on."""
+
+    is_incoming: bool
+    form: PacketForm
+    passes: Callable[[int], bool]
+    answers: Mapping[int, str]
+    """The names of answers; others are shown as numbers."""
+
+
+class HookTraits(NamedTuple):
+    """The facts of one hook."""
+
+    program_types: tuple[ProgramType, ...]
+    """The types of programs that it runs; the first one is meant where nothing says the type."""
+    attach_type: AttachType | None
+    """The attach type of BPF_LINK_CREATE; None if the hook is not reached by bpf(2)."""
+    target: TargetKind
+    code: str
+    """The module of `bpfpin.attach` with its code."""
+    since: str
+    """The first Linux with the hook, held the way *held_by* says."""
+    sections: tuple[str, ...] = ()
+    """Section names (libbpf's) that mean the hook, beside those with its attach type."""
+    held_by: HeldBy = HeldBy.LINK
+    link_type: LinkType | None = None
+    """The type that the kernel reports of its links."""
+    updates_in_place: bool = True
+    """Whether another program takes the place of the attached one in one step.
+
+    Without that, the program is attached by a stub (`objects.stub`). Where that is impossible, a
+    reload attaches the new program beside the old one, and detaches that last.
+    """
+    empty_answer: int | None = 0
+    """What a stub there returns that calls no program, so that nothing is cut.
+
+    None: the length of the packet.
+    """
+    takes_stub: bool = True
+    """Whether a stub may be attached in the place of its programs."""
+    checks_attach_type: bool = True
+    """Whether it refuses programs loaded for another attach type (`expected_attach_type`)."""
+    runs_one: bool = False
+    """Whether it runs one program only; all others run several."""
+    function: str = ""
+    """An example of the function that each program names beside the target, "" if none does."""
+    has_several_links: bool = False
+    """Whether one target may take several links: `HookCode.targets` names the target of each."""
+    at_return: bool = False
+    """Whether a program runs when the function returns, and not when it is entered."""
+    has_order: bool = False
+    """Whether a new program is put before or after others (`--order`)."""
+    has_mode: bool = False
+    """Whether it has the modes of `XdpMode`."""
+    has_actions: bool = False
+    """Whether programs answer with an XDP action, which `bpfpin action` switches."""
+    can_lock_out: bool = False
+    """Whether a program there can stop the traffic that the user came in by."""
+    packets: PacketTraits | None = None
+    """How its programs run on test packets; None if the kernel has no test run for it."""
+
+    @property
+    def needs_stub(self) -> bool:
+        """Whether a program is attached by a stub, so that a reload replaces it in one step."""
+        return self.takes_stub and not self.updates_in_place
+
+    @property
+    def example(self) -> str:
+        """An example of what each program names for itself: a target or a function, "" if none."""
+        return self.target.example or self.function
