@@ -19,6 +19,7 @@ LOWER_LAYERS: Final = tuple(
     for name in (*("btf", "codecs", "fixup", "objfile", "syscall"), "migration", "test_insn.py")
 )
 _DEVICES: Final = "tests/guests/test_devices.py"
+_FUNCTIONS: Final = "tests/guests/test_kernel_functions.py"
 _KINDS: Final = "tests/guests/test_kinds.py"
 _CGROUP2: Final = "tests/guests/test_cgroup2.py"
 _REALTIME: Final = "tests/guests/test_realtime.py"
@@ -56,6 +57,18 @@ CAPABILITIES: Final = {
         f"{_KINDS}::test_a_kprobe_program_is_loaded",
         f"{_KINDS}::test_an_extension_is_loaded_for_a_function_of_a_program",
     ),
+    "functions of the kernel: count through a reload": tuple(
+        f"{_FUNCTIONS}::test_a_program_counts_each_call_over_a_reload[{hook}]"
+        for hook in ("kprobe", "ksyscall", "kprobe-multi", "tp-btf", "fentry", "fexit", "fmod-ret")
+    ),
+    "kprobe-session": (
+        f"{_FUNCTIONS}::test_a_program_counts_each_call_over_a_reload[kprobe-session]",
+    ),
+    "LSM and LSM of cgroups": (
+        f"{_FUNCTIONS}::test_a_program_counts_each_call_over_a_reload[lsm]",
+        f"{_FUNCTIONS}::test_a_program_of_a_cgroup_runs_for_its_processes_and_is_updated_in_place",
+    ),
+    "freplace": (f"{_FUNCTIONS}::test_an_extension_replaces_a_function_of_a_program",),
     "types and functions of modules": (
         f"{_KINDS}::test_a_program_is_loaded_for_a_function_of_a_module",
         f"{_KINDS}::test_a_program_is_fitted_to_a_structure_of_a_module",
