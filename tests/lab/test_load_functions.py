@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.errors import IdNotFoundError
+from bpfpin.errors import IdNotFoundError, UsageError
+from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
+from bpfpin.objfile.reader import read_object
 from support.here import Here, run_here
 from support.kernel_needs import KPROBES
 from support.objects import compiled_with_headers
@@ -80,6 +82,20 @@ def test_without_a_stub_the_link_runs_the_program_itself(here: Here) -> None:
 
     assert shown["hooks"][0]["held"] == "link"
     assert counted(here) == CALLS * STEP
+
+
+def test_the_library_attaches_to_what_the_program_was_loaded_for() -> None:
+    with load(read_object(version()), programs=["on_tp_btf"]) as loaded:
+        seen = loaded.maps["seen"]
+        with loaded.attach():
+            calls()
+        counted_by_section = int(seen[ENTRY])
+        with loaded.attach(targets={"on_tp_btf": "sys_enter"}):
+            calls()
+        with pytest.raises(UsageError, match="was loaded for sys_enter, and not for sched_switch"):
+            loaded.attach(targets={"on_tp_btf": "sched_switch"})
+
+        assert (counted_by_section, int(seen[ENTRY])) == (CALLS, 2 * CALLS)
 
 
 @pytest.mark.parametrize("words", [(), ("--dry-run",)])

@@ -8,8 +8,9 @@ from typing import Final
 from bpfpin.attach.order import require_hook, require_type
 from bpfpin.attach.registry import AttachOptions, HookCode, HookTarget, NewAttachment
 from bpfpin.choices import choice_of
-from bpfpin.errors import NotSupportedError
+from bpfpin.errors import BpfError, NotSupportedError, UsageError
 from bpfpin.hooks import Hook
+from bpfpin.objects.kernel.link_target import function_name
 from bpfpin.objects.link import Link, create_link
 from bpfpin.objects.programs.program import Program
 from bpfpin.syscall import bpf
@@ -79,6 +80,23 @@ def _require_lsm() -> None:
         )
 
 
+def _require_made_for(program: Program, target: str) -> None:
+    """Raise `UsageError` if the program was loaded for another function than *target*."""
+    info = program.info
+    if not target or not info.attach_btf_id:
+        return
+    try:
+        function = function_name(info.attach_btf_object_id, info.attach_btf_id)
+    except BpfError:  # the types are for CAP_SYS_ADMIN
+        return
+    made_for = function.removeprefix("bpf_lsm_")
+    if made_for != target.rpartition(":")[2]:
+        raise UsageError(
+            f"program {program.name} was loaded for {made_for}, and not for {target}",
+            hint=f"load it for that: load(spec, attach_to={{{program.name!r}: {target!r}}})",
+        )
+
+
 class TraceCode(HookCode):
     """The code of the hooks whose programs name their function when they are loaded."""
 
@@ -86,6 +104,7 @@ class TraceCode(HookCode):
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
     ) -> NewAttachment:
         """Attach by a link; the target is in the program."""
+        _require_made_for(program, target.name)
         return NewAttachment(hook, attach_trace(program, hook))
 
     def foresee(
