@@ -127,7 +127,7 @@ def _traceable() -> Iterator[tuple[int, str]]:
     for name, addresses in found.items():
         # Several functions of one name, not all of which can be traced: which ones is not known.
         if len(addresses) == counts[name]:
-            yield from ((address, name) for address in addresses)
+            yield from ((address, name) for address in sorted(addresses))
 
 
 def _lines(path: Path) -> list[str]:
