@@ -19,10 +19,9 @@ call = sys.argv[1]
 targets = {"enter": f"syscalls/sys_enter_{call}", "leave": f"syscalls/sys_exit_{call}"}
 
 with bpfpin.load(Path(__file__).with_suffix(".bpf.o")) as loaded:
-    with loaded.attach(targets=targets):
+    with loaded.attach(targets=targets), contextlib.suppress(KeyboardInterrupt):
         print(f"measuring {call}(2)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            time.sleep(float(sys.argv[2])) if len(sys.argv) > 2 else signal.pause()
+        time.sleep(float(sys.argv[2])) if len(sys.argv) > 2 else signal.pause()
     histogram = loaded.maps["histogram"]
     counts = {bucket: histogram.total(bucket) for bucket in histogram}
 

@@ -30,6 +30,9 @@ from bpfpin.attach.network_namespace import (
 from bpfpin.attach.order import (
     Order as Order,
 )
+from bpfpin.attach.perf_events import (
+    attach_perf_event as attach_perf_event,
+)
 from bpfpin.attach.raw_tracepoints import (
     attach_raw_tracepoint as attach_raw_tracepoint,
 )
@@ -46,8 +49,14 @@ from bpfpin.attach.trace import (
 from bpfpin.attach.tracepoints import (
     attach_tracepoint as attach_tracepoint,
 )
+from bpfpin.attach.uprobe_multi import (
+    attach_uprobe_multi as attach_uprobe_multi,
+)
 from bpfpin.attach.uprobes import (
     attach_uprobe as attach_uprobe,
+)
+from bpfpin.attach.usdt import (
+    attach_usdt as attach_usdt,
 )
 from bpfpin.attach.xdp import (
     XdpLink as XdpLink,
@@ -404,12 +413,15 @@ __all__ = [
     "attach_netfilter",
     "attach_netkit",
     "attach_netns",
+    "attach_perf_event",
     "attach_raw_tracepoint",
     "attach_sockmap",
     "attach_tcx",
     "attach_trace",
     "attach_tracepoint",
     "attach_uprobe",
+    "attach_uprobe_multi",
+    "attach_usdt",
     "attach_xdp",
     "deploy",
     "deploy_all",

@@ -49,6 +49,7 @@ class TargetKind(Enum):
     LSM_HOOK = "LSM hook", "", "file_open"
     TRACEPOINT = "tracepoint", "", "syscalls/sys_enter_openat"
     USER_FUNCTION = "user function", "", "/usr/bin/bash:readline"
+    PROBE = "probe", "", "libstdc++:libstdcxx:throw"
     PERF_EVENT = "perf event", "", "cpu-clock,freq=99"
     MAP = "map", "", "sockets"
     SOCKET = "socket"
@@ -159,6 +160,8 @@ class HookTraits(NamedTuple):
     """An example of the function that each program names beside the target, "" if none does."""
     has_several_links: bool = False
     """Whether one target may take several links: `HookCode.targets` names the target of each."""
+    map: str = ""
+    """The map of the object that an attachment writes for its program; "" for none."""
     at_return: bool = False
     """Whether a program runs when the function returns, and not when it is entered."""
     has_order: bool = False

@@ -183,6 +183,18 @@ def _user_function(*sections: str, at_return: bool = False) -> HookTraits:
     )
 
 
+def _user_functions(
+    attach_type: AttachType, *sections: str, at_return: bool = False, since: str = "6.6"
+) -> HookTraits:
+    """Return the row of a hook whose link probes many functions of a file."""
+    return _user_function(*sections, at_return=at_return)._replace(
+        attach_type=attach_type,
+        code="uprobe_multi",
+        since=since,
+        link_type=LinkType.UPROBE_MULTI,
+    )
+
+
 def _network_namespace(
     attach_type: AttachType, program_type: ProgramType, *, since: str
 ) -> HookTraits:
@@ -497,6 +509,42 @@ class Hook(Enum):
             updates_in_place=False,
             # prog_fd_array_get_ptr() of kernel/bpf/arraymap.c: no array takes extensions.
             takes_stub=False,
+        ),
+    )
+    USDT = (
+        "usdt",
+        _user_functions(AttachType.TRACE_UPROBE_MULTI, "usdt", "usdt.s", since="5.15")._replace(
+            target=TargetKind.PROBE, code="usdt", map="__bpf_usdt_specs", has_several_links=True
+        ),
+    )
+    UPROBE_MULTI = (
+        "uprobe-multi",
+        _user_functions(AttachType.TRACE_UPROBE_MULTI, "uprobe.multi", "uprobe.multi.s"),
+    )
+    URETPROBE_MULTI = (
+        "uretprobe-multi",
+        _user_functions(
+            AttachType.TRACE_UPROBE_MULTI, "uretprobe.multi", "uretprobe.multi.s", at_return=True
+        ),
+    )
+    UPROBE_SESSION = (
+        "uprobe-session",
+        _user_functions(
+            AttachType.TRACE_UPROBE_SESSION, "uprobe.session", "uprobe.session.s", since="6.13"
+        ),
+    )
+    PERF_EVENT = (
+        "perf-event",
+        HookTraits(
+            (ProgramType.PERF_EVENT,),
+            None,
+            TargetKind.PERF_EVENT,
+            code="perf_events",
+            since="5.15",
+            sections=("perf_event",),
+            link_type=LinkType.PERF_EVENT,
+            updates_in_place=False,
+            has_several_links=True,
         ),
     )
 

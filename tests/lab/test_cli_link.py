@@ -123,9 +123,7 @@ def kinds(tracefs: Path) -> dict[str, Callable[[], AbstractContextManager[Link]]
         "tracepoint sys_enter_getpid": lambda: event_link(
             ProgramType.TRACEPOINT, tracepoint_event(tracepoint)
         ),
-        "perf-event software config 3": lambda: event_link(
-            ProgramType.PERF_EVENT, software_event()
-        ),
+        "perf-event context-switches": lambda: event_link(ProgramType.PERF_EVENT, software_event()),
         f"uprobe {sys.executable}+{entry:#x}": lambda: event_link(
             ProgramType.KPROBE, uprobe_event(sys.executable, entry)
         ),

@@ -23,11 +23,22 @@ import pytest
 from bpfpin.apps.compile import compile_source
 from bpfpin.objects.kernel.info import programs
 from support.documents import ROOT
+from support.tools import need
+from support.user_program import probed
+from support.user_program import running as probed_process
 from support.wait import HANG_S
 
 TOOLS = ROOT / "examples" / "tools"
 MAX_LINES = 60
 CALLS = 50
+NESTED = """
+__attribute__((noinline, noclone)) int nested(int depth)
+{
+    __asm__ volatile("");
+    return depth ? nested(depth - 1) + 1 : 0;
+}
+int main(void) { return nested(9) != 9; }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +99,18 @@ def test_every_tool_is_a_source_and_a_short_script() -> None:
     scripts = {path.stem: path.read_text().splitlines() for path in TOOLS.glob("*.py")}
     sources = {path.name.removesuffix(".bpf.c") for path in TOOLS.glob("*.bpf.c")}
 
-    assert set(scripts) == sources >= {"opens", "execs", "latency", "connects", "bpf_calls"}
+    assert (
+        set(scripts)
+        == sources
+        >= {
+            "opens",
+            "execs",
+            "latency",
+            "connects",
+            "bpf_calls",
+            "functions",
+        }
+    )
     assert {name: len(lines) for name, lines in scripts.items() if len(lines) >= MAX_LINES} == {}
     assert all(".attach(" in "".join(lines) for lines in scripts.values())
 
@@ -126,6 +148,7 @@ def test_how_long_a_system_call_takes(folder: Path) -> None:
             os.sched_rr_get_interval(0)
         tool.process.send_signal(signal.SIGINT)
         rest = tool.output.read()
+        tool.process.wait()  # a second Ctrl-C would come while it ends
     rows = re.findall(r"^ *([\d,]+) - +([\d,]+) +(\d+)( #+)?$", rest, re.MULTILINE)
     counts = [int(row[2]) for row in rows]
 
@@ -137,6 +160,37 @@ def test_how_long_a_system_call_takes(folder: Path) -> None:
         none = subprocess.run(command, capture_output=True, text=True, check=False)
 
         assert (none.returncode, none.stderr) == (1, "nobody called sched_rr_get_interval(2)\n")
+
+
+def test_how_long_a_function_of_a_program_takes(folder: Path) -> None:
+    with probed_process() as process:
+        target = f"{probed()}:probed_sum,pid={process.pid}"
+        with running(folder, "functions", target) as tool:
+            process.call(CALLS)
+            tool.process.send_signal(signal.SIGINT)
+            rest = tool.output.read()
+        tool.process.wait()  # a second Ctrl-C would come while it ends
+    counts = [int(count) for count in re.findall(r"^ *[\d,]+ - +[\d,]+ +(\d+)", rest, re.MULTILINE)]
+    each = re.search(rf"^{CALLS} calls, ([\d,]+) ns each$", rest, re.MULTILINE)
+
+    assert sum(counts) == CALLS
+    assert each
+    assert int(each[1].replace(",", "")) > 0
+
+
+def test_calls_of_a_function_by_itself_are_measured_each(folder: Path, tmp_path: Path) -> None:
+    """The outer call takes as long as the inner ones together, and longer."""
+    need("gcc")
+    program = tmp_path / "nested"
+    words = ["gcc", "-O1", "-fno-optimize-sibling-calls", "-x", "c", "-o", str(program), "-"]
+    subprocess.run(words, input=NESTED, text=True, check=True)
+    with running(folder, "functions", f"{program}:nested") as tool:
+        subprocess.run([program], check=True)
+        tool.process.send_signal(signal.SIGINT)
+        rest = tool.output.read()
+        tool.process.wait()  # a second Ctrl-C would come while it ends
+
+    assert "10 calls, " in rest
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

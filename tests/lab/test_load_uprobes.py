@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,49 @@ def test_unload_detaches_and_leaves_nothing(here: Here, process: Probed) -> None
         assert int(seen[ENTRY]) == 0
 
 
+def test_one_link_has_many_functions_and_keeps_them_over_a_reload(
+    here: Here, process: Probed
+) -> None:
+    words = (
+        f"on_many:uprobe-multi={probed()}:probed_*",
+        f"on_many_returns:uretprobe-multi={probed()}:probed_s?m,pid={process.pid}",
+    )
+    made = source("STEP=1")
+    first_try = here.run("load", made, "--name", "seen", "--prog", words[0])
+    if first_try.exit_code == 8:
+        assert "Linux 6.6" in first_try.stderr
+        pytest.skip("the kernel has no links at many functions of a program")
+    here.ok("unload", "seen")
+    planned = load(here, *words, "--dry-run")
+    document = load(here, *words)
+    process.call(3)
+    first = held(here)
+    load(here, *words, step=1000)
+    process.call(2)
+    links = {link["hook"]: link for link in here.ok("link", "list")["links"]}
+
+    assert counted(here, ENTRY) == 2 * (3 + 2 * 1000)
+    assert counted(here, RETURN) == 3 + 2 * 1000
+    assert held(here) == first
+    assert {it[1] for it in first.values()} == {"stub"}
+    assert links["uprobe-multi"]["target"]["functions"] == 2
+    for shown in (planned, document):
+        assert f"on_many: {probed()}:probed_* is 2 functions" in str(shown)
+
+
+def test_a_session_sees_entry_and_return(here: Here, process: Probed) -> None:
+    word = f"on_session:uprobe-session={probed()}:probed_sum"
+    made = source("STEP=1")
+    result = here.run("load", made, "--name", "seen", "--prog", word)
+    if result.exit_code == 8:
+        assert "Linux 6.13" in result.stderr
+        pytest.skip("the kernel has no uprobe sessions")
+    process.call(3)
+
+    assert result.exit_code == 0, result.stderr
+    assert counted(here, ENTRY) == 2 * 3
+
+
 @pytest.mark.parametrize("form", ["offset", "distance", "link"])
 def test_a_place_may_be_named_in_several_ways(
     here: Here, process: Probed, form: str, tmp_path: Path
@@ -119,6 +163,18 @@ def test_a_process_is_probed_alone(here: Here, process: Probed) -> None:
     with running() as other:
         load(here, f"on_entry:uprobe={probed()}:probed_sum,pid={process.pid}")
         other.call(10)
+        process.call(3)
+
+    assert counted(here, ENTRY) == 3
+
+
+def test_a_process_whose_file_was_replaced_is_still_probed(here: Here, tmp_path: Path) -> None:
+    program = tmp_path / "replaced"
+    shutil.copy(probed(), program)
+    with running(program) as process:
+        program.unlink()
+        shutil.copy("/bin/true", program)
+        load(here, f"on_entry:uprobe=replaced:probed_sum,pid={process.pid}")
         process.call(3)
 
     assert counted(here, ENTRY) == 3
@@ -163,6 +219,7 @@ def test_a_sleepable_program_has_no_stub(here: Here, process: Probed) -> None:
         ("=libc:memcpy", (8, "is an IFUNC")),
         ("=libc:memcpy@GLIBC_9", (4, "memcpy@GLIBC_2")),
         ("={probed}:probed_sum,pid=4194305", (4, "there is no process 4194305")),
+        ("-multi={probed}:nothing_*", (4, "matches 'nothing_*'")),
         ("=/etc/passwd:f", (5, "not an ELF file")),
     ],
 )

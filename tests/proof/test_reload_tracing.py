@@ -8,17 +8,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from bpfpin.attach.uprobe_multi import kernel_has_links
+from bpfpin.hooks import Hook
 from bpfpin.objects.maps.map import Map
 from support.cli import run_cli_ok
 from support.kernel_needs import need_kernel_functions
 from support.objects import compiled, compiled_with_headers
+from support.user_program import looping, probed
 from support.wait import HANG_S, wait_until
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ pytestmark = pytest.mark.lab
 
 ON_CALL, ON_RAW = 0, 2  # of tests/objects/tracing.bpf.c
 ENTRY, RETURN = 0, 1  # of tests/objects/attach/functions.bpf.c
+FAULTS = 1  # of tests/objects/attach/perf_events.bpf.c
 SCHED_GETPARAM = {"x86_64": 143, "aarch64": 121}  # asm/unistd.h
 # As fast as it can, until it is terminated; then the number of calls.
 CALLER = """
@@ -69,12 +74,16 @@ def caller() -> Iterator[subprocess.Popen[str]]:
 
 @dataclass(frozen=True)
 class Case:
-    """A program at a hook; *version* makes its object, and a call adds *per_call* to *counter*."""
+    """A program at a hook; *version* makes its object, and an event adds *per_call* to *counter*.
+
+    *events* is the process that has them; its program is `{probed}` in the *word*.
+    """
 
     word: str
     version: Callable[[int], Path]
     counter: int
     per_call: int = 1
+    events: Callable[[], AbstractContextManager[subprocess.Popen[str]]] = caller
 
 
 def at_tracepoint(number: int) -> Path:
@@ -86,6 +95,16 @@ def at_function(number: int) -> Path:
     return compiled_with_headers("attach/functions", defines=(f"VERSION={number}",))
 
 
+def at_user_function(number: int) -> Path:
+    return compiled_with_headers("attach/user_functions", defines=(f"VERSION={number}",))
+
+
+def at_perf_event(number: int) -> Path:
+    return compiled_with_headers("attach/perf_events", defines=(f"VERSION={number}",))
+
+
+CALLS, PAGE_FAULTS = partial(looping, "calls"), partial(looping, "faults")
+FUNCTION = "{probed}:probed_sum"
 SYSTEM_CALL = f"__{'x64' if platform.machine() == 'x86_64' else 'arm64'}_sys_sched_getparam"
 CASES = {
     "tracepoint": Case(
@@ -103,8 +122,18 @@ CASES = {
     "fexit": Case(f"on_fexit:fexit={SYSTEM_CALL}", at_function, RETURN),
     "fmod-ret": Case("on_fmod_ret:fmod-ret=security_task_getscheduler", at_function, ENTRY),
     "lsm": Case("on_lsm:lsm=task_getscheduler", at_function, ENTRY),
+    "uprobe": Case(f"on_entry:uprobe={FUNCTION}", at_user_function, ENTRY, events=CALLS),
+    "uretprobe": Case(f"on_return:uretprobe={FUNCTION}", at_user_function, RETURN, events=CALLS),
+    "uprobe-multi": Case(f"on_many:uprobe-multi={FUNCTION}", at_user_function, ENTRY, events=CALLS),
+    "uretprobe-multi": Case(
+        f"on_many_returns:uretprobe-multi={FUNCTION}", at_user_function, RETURN, events=CALLS
+    ),
+    "perf-event": Case(
+        "on_fault:perf-event=page-faults,period=1", at_perf_event, FAULTS, events=PAGE_FAULTS
+    ),
 }
-ANYWHERE = ("tracepoint", "raw-tracepoint", "tp-btf")
+OF_PROGRAMS = ("uprobe", "uretprobe", "uprobe-multi", "uretprobe-multi", "perf-event")
+ANYWHERE = ("tracepoint", "raw-tracepoint", "tp-btf", *OF_PROGRAMS)
 
 
 @pytest.mark.parametrize("hook", CASES)
@@ -114,6 +143,13 @@ def test_each_event_is_seen_by_one_program(
     if hook not in ANYWHERE:
         need_kernel_functions(hook)
     case = CASES[hook]
+    if (
+        hook.endswith("probe-multi")
+        and hook in OF_PROGRAMS
+        and not kernel_has_links(Hook.UPROBE_MULTI)
+    ):
+        pytest.skip("the kernel has no links at many functions of a program")
+    word = case.word.format(probed=probed()) if hook in OF_PROGRAMS else case.word
     reloads = 20 if is_full else 4
     sources = [case.version(number) for number in (1, 2)]
 
@@ -122,12 +158,12 @@ def test_each_event_is_seen_by_one_program(
             return int(seen[case.counter])
 
     def load(source: Path) -> str:
-        words = ("--name", "seen", "--pin-root", bpffs, "--prog", case.word, "-o", "json")
+        words = ("--name", "seen", "--pin-root", bpffs, "--prog", word, "-o", "json")
         return str(run_cli_ok("load", source, *words).json["result"])
 
     load(sources[0])
     start = time.monotonic()
-    with caller() as process:
+    with case.events() as process:
         results = []
         for source in itertools.islice(itertools.cycle(reversed(sources)), reloads):
             before = counted()

@@ -51,9 +51,22 @@ class Probed:
 
 
 @contextmanager
-def running() -> Iterator[Probed]:
-    """Run the program until the end of the block."""
-    words = [str(probed())]
+def looping(what: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the program as it loops, by `calls` or `faults`; it has said "started"."""
+    words = [str(probed()), what]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def running(program: Path | None = None) -> Iterator[Probed]:
+    """Run the program, or a copy of it, until the end of the block."""
+    words = [str(program or probed())]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as process:
         try:

@@ -54,7 +54,7 @@ LAYERS: dict[str, set[str]] = {
     "analysis": OBJECTS | {"objects"},
     "migration": OBJECTS | {"assembler", "objects", "analysis"},
     "pins": OBJECTS | {"objects", "migration", "version"},
-    "attach": PURE - {"externs"} | {"syscall", "objects", "objfile"},
+    "attach": PURE - {"externs"} | {"syscall", "objects", "objfile", "assembler"},
     "host": HOST | {"analysis"},
     "map": HOST | {"host", "migration"},
     "sets": HOST | {"objects.load", "host", "map", "migration", "analysis", "objfile", "builtin"},

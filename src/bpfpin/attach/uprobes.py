@@ -77,11 +77,17 @@ def attach_uprobe(
     """
     hook = Hook.URETPROBE if returns else Hook.UPROBE
     require_type(program, hook)
-    if pid is not None and pid <= 0:
-        raise UsageError(f"{pid} is not the number of a process")
-    place = find_place(find_file(str(path), pid or 0), str(function), pid or 0)
+    process = require_pid(pid)
+    place = find_place(find_file(str(path), process), str(function), process)
     place = UprobePlace(place.path, place.offset, place.pid, reference_counter)
     return attach_at(program, hook, place, cookie=cookie)
+
+
+def require_pid(pid: int | None) -> int:
+    """Return *pid*, 0 for None; `UsageError` unless it is the number of a process."""
+    if pid is not None and pid <= 0:
+        raise UsageError(f"{pid} is not the number of a process")
+    return pid or 0
 
 
 def find_place(path: Path, function: str, pid: int) -> UprobePlace:

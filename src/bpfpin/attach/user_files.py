@@ -31,6 +31,7 @@ _CACHE_FLAGS: Final = {"x86_64": 0x303, "aarch64": 0xA03}
 _NUMBER: Final = re.compile(r"0[xX][0-9a-fA-F]+|[0-9]+")
 _PROCESS: Final = re.compile(r"(.*),pid=([0-9]+)", re.DOTALL)
 _SUGGESTIONS: Final = 5
+_DELETED: Final = " (deleted)"  # of a file without a name, in /proc/PID/maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +133,14 @@ def _loaded_by(word: str, pid: int) -> Path | None:
     with suppress(OSError):
         # The lines of /proc/PID/maps end with the path, from column 6 on (proc(5)).
         for line in Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines():
-            path = line.split(maxsplit=5)[5:]
-            if path and path[0].startswith("/") and _is_called(word, PurePath(path[0]).name):
-                seen = Path(f"/proc/{pid}/root") / path[0].lstrip("/")
-                return seen if seen.is_file() else None
+            addresses, *_, path = line.split(maxsplit=5)
+            name = PurePath(path.removesuffix(_DELETED)).name
+            if not path.startswith("/") or not _is_called(word, name):
+                continue
+            if path.endswith(_DELETED):
+                # An update replaced it: the process still runs the old file, and so leads there.
+                return Path(f"/proc/{pid}/map_files/{addresses}")
+            return Path(f"/proc/{pid}/root") / path.lstrip("/")
     return None
 
 
@@ -283,3 +288,21 @@ def _no_function(
         near = similar(text, executable.names_like(text, count=1000), count=_SUGGESTIONS)
         hint = f"near it: {', '.join(near)}" if near else ""
     return TargetNotFoundError(f"{executable.path} has no function {text!r}", hint=hint)
+
+
+def function_offsets(executable: Executable, text: str) -> list[int]:
+    """Return where all functions are that *text* names: a pattern with `*` and `?`, or one place.
+
+    Raises what `function_offset` does.
+    """
+    if not re.search("[*?]", text):
+        return [function_offset(executable, text)]
+    form = re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")
+    symbols = executable.functions(re.compile(form, re.DOTALL))
+    # What an IFUNC runs is a function of its own.
+    places = [executable.file_offset(it.address) for it in symbols if not it.is_indirect]
+    offsets = sorted({place for place in places if place is not None})
+    if offsets:
+        return offsets
+    stripped = "" if executable.has_symbols() else ": the file is stripped"
+    raise TargetNotFoundError(f"no function of {executable.path} matches {text!r}{stripped}")

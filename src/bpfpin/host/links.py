@@ -41,8 +41,6 @@ _HOOK_WORDS: Final = {
     AttachType.LSM_MAC: "lsm",
     AttachType.TRACE_ITER: "iter",
 }
-# enum perf_type_id of linux/perf_event.h.
-_EVENT_TYPES: Final = ("hardware", "software", "tracepoint", "hw-cache", "raw", "breakpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,9 +364,9 @@ def _where(kind: int, facts: Facts) -> str:
 
         return target_of(*(int(facts[word]) for word in ("family", "hook", "priority", "flags")))
     if "event_type" in facts:
-        number = int(facts["event_type"])
-        event = _EVENT_TYPES[number] if number < len(_EVENT_TYPES) else f"type {number}"
-        return f"{event} config {facts['config']}"
+        from bpfpin.attach.perf_events import event_word  # noqa: PLC0415 - few links are events
+
+        return event_word(int(facts["event_type"]), int(facts["config"]))
     if kind == LinkType.PERF_EVENT and "offset" in facts:
         name = facts.get("file") or facts.get("function")
         # Of a file the offset is the place itself, of a function mostly 0.

@@ -171,6 +171,15 @@ class TracingLink(ctypes.Structure):
     _fields_ = [*u32("target_btf_id"), *u64("cookie")]
 
 
+class UprobeMultiLink(ctypes.Structure):
+    """What BPF_LINK_CREATE takes besides for probes at many places of a file."""
+
+    _fields_ = [
+        *u64("path", "offsets", "reference_counters", "cookies"),
+        *u32("count", "flags", "pid"),
+    ]
+
+
 class LinkDetails(ctypes.Union):
     """The union of BPF_LINK_CREATE, a structure for each kind of link."""
 
@@ -180,6 +189,7 @@ class LinkDetails(ctypes.Union):
         ("netfilter", NetfilterLink),
         ("kprobe_multi", KprobeMultiLink),
         ("tracing", TracingLink),
+        ("uprobe_multi", UprobeMultiLink),
     ]
 
 

@@ -105,6 +105,32 @@ def open_uprobe(
     return _open(attribute, process, cpu, target=target)
 
 
+def open_event(
+    kind: int,
+    config: int,
+    *,
+    freq: int = 0,
+    period: int = 0,
+    pid: int = 0,
+    cpu: int | None = None,
+    target: str,
+) -> Descriptor:
+    """Open an event that runs a program *freq* times a second, or once for *period* events.
+
+    In process *pid* on all CPUs, or on *cpu*, or both.
+    """
+    attribute = EventAttr(
+        type=kind,
+        size=ctypes.sizeof(EventAttr),
+        config=config,
+        # A union with `sample_freq`, which the flag says.
+        sample_period=freq or period,
+        flags=ATTR_FREQUENCY if freq else 0,
+    )
+    process = pid or ANY_PROCESS
+    return _open(attribute, process, ANY_CPU if cpu is None else cpu, target=target)
+
+
 def pmu_type(name: str, *, feature: str) -> int:
     """Return the type of the events of a PMU; `NotSupportedError` if the kernel lacks it."""
     with suppress(FileNotFoundError):

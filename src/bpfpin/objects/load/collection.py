@@ -73,6 +73,18 @@ def selected(
     return dataclasses.replace(chosen, maps=kept) if len(kept) < len(spec.maps) else chosen
 
 
+def _for_hooks(spec: ObjectSpec) -> ObjectSpec:
+    """Have programs loaded for their hooks, where the section does not say for which attach type.
+
+    libbpf does so for USDT, whose links are of two kinds (libbpf_prepare_prog_load()).
+    """
+    for program in spec.programs.values():
+        traits = program.hook.traits if program.hook else None
+        if traits and traits.checks_attach_type and program.expected_attach_type is None:
+            spec = spec.with_program(program.name, expected_attach_type=traits.attach_type)
+    return spec
+
+
 def _by_default(spec: ObjectSpec) -> list[str]:
     tables = [bpf_map for bpf_map in spec.maps.values() if bpf_map.is_optional]
     # A program of struct_ops gets its type from its table, so the two are loaded together.
@@ -227,6 +239,7 @@ def load(
             chosen = dataclasses.replace(chosen, kernel_btf=as_btf(kernel_btf))
         if kernel_config is not None:
             chosen = resolve.with_config(chosen, kernel_config)
+        chosen = _for_hooks(chosen)
         if chosen.has_struct_ops:
             from bpfpin.objects.maps.struct_ops import without_unusable  # noqa: PLC0415 - few objects have tables
 

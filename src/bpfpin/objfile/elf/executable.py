@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,8 @@ _LITTLE: Final = 1  # ELFDATA2LSB
 PT_LOAD: Final = 1
 _EXECUTABLE: Final = 1  # PF_X
 _FUNCTION, _INDIRECT = 2, 10  # STT_FUNC, STT_GNU_IFUNC
+_FUNCTIONS: Final = frozenset({_FUNCTION, _INDIRECT})
+_VARIABLES: Final = frozenset({0, 1})  # STT_NOTYPE (of assembly), STT_OBJECT
 _SYMBOLS, _DYNAMIC_SYMBOLS = 2, 11  # SHT_SYMTAB, SHT_DYNSYM
 _VERSIONS, _VERSION_DEFINITIONS = 0x6FFFFFFF, 0x6FFFFFFD  # SHT_GNU_versym, SHT_GNU_verdef
 _HIDDEN: Final = 0x8000  # of an entry of .gnu.version: not the default version
@@ -186,16 +188,28 @@ class Executable:
         """Return the functions called *name*, of all versions, those of .symtab first."""
         symbols: list[FunctionSymbol] = []
         for table in self._symbol_tables:
-            offsets = _offsets_of(table.strings, name.encode())
-            if not offsets:
-                continue
-            words = self._form.symbol.size // _WORD.size
-            # By slices of machine words: no object is made for a symbol with another name.
-            first_words = memoryview(table.entries).cast("I")[::words].tolist()
-            wanted = offsets.__contains__
-            indices = [index for index, word in enumerate(first_words) if wanted(word)]
-            symbols += self._functions_at(table, indices)
+            symbols += self._functions_at(table, self._indices(table, name))
         return symbols
+
+    def variable_address(self, name: str) -> int | None:
+        """Return the address of the variable called *name*, None if it is not known which."""
+        addresses = {
+            symbol.address
+            for table in self._symbol_tables
+            for symbol in self._symbols_at(table, self._indices(table, name), _VARIABLES)
+        }
+        return addresses.pop() if len(addresses) == 1 else None
+
+    def _indices(self, table: _SymbolTable, name: str) -> list[int]:
+        """Return the numbers of the symbols called *name*, of all types."""
+        offsets = _offsets_of(table.strings, name.encode())
+        if not offsets:
+            return []
+        words = self._form.symbol.size // _WORD.size
+        # By slices of machine words: no object is made for a symbol with another name.
+        first_words = memoryview(table.entries).cast("I")[::words].tolist()
+        wanted = offsets.__contains__
+        return [index for index, word in enumerate(first_words) if wanted(word)]
 
     def functions(self, pattern: re.Pattern[str]) -> list[FunctionSymbol]:
         """Return the functions whose whole name *pattern* matches, each address once."""
@@ -306,6 +320,11 @@ class Executable:
         self, table: _SymbolTable, indices: Iterable[int]
     ) -> Iterator[FunctionSymbol]:
         """Yield the functions that are defined among the symbols *indices* of a table."""
+        return self._symbols_at(table, indices, _FUNCTIONS)
+
+    def _symbols_at(
+        self, table: _SymbolTable, indices: Iterable[int], kinds: Collection[int]
+    ) -> Iterator[FunctionSymbol]:
         form, entries = self._form.symbol, table.entries
         versions, definitions = self._versions if table.is_dynamic else (b"", {})
         for index in indices:
@@ -315,7 +334,7 @@ class Executable:
             else:
                 name, address, size, info, _, section = entry
             kind = info & 0xF
-            if section == SHN_UNDEF or kind not in (_FUNCTION, _INDIRECT):
+            if section == SHN_UNDEF or kind not in kinds:
                 continue
             number = 0
             if 2 * index + 2 <= len(versions):

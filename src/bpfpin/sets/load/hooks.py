@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from bpfpin.errors import (
     HookBusyError,
     PermissionDeniedError,
     ProgramChangedError,
+    UsageError,
 )
 from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode
@@ -171,16 +172,26 @@ def plan_hooks(request: LoadRequest, live: LoadedSet | None) -> tuple[HookPlan, 
 
 
 def at_kept_maps(hooks: tuple[HookPlan, ...], maps: Collection[MapPlan]) -> tuple[HookPlan, ...]:
-    """Return the plans with programs attached anew to maps that are not those of the live set."""
-    kept = {each.name for each in maps if each.decision is Decision.KEPT}
-    return tuple(
-        replace(hook, action=HookAction.ATTACH)
-        if hook.action is HookAction.UPDATE
-        and Hook(hook.hook).traits.target is TargetKind.MAP
-        and hook.target not in kept
-        else hook
-        for hook in hooks
-    )
+    """Return the plans with programs attached anew whose attachments are to, or write, a new map.
+
+    Raises `UsageError` where the contents that attachments wrote would be migrated.
+    """
+    decisions = {each.name: each.decision for each in maps}
+    return tuple(_at_kept_map(hook, decisions) for hook in hooks)
+
+
+def _at_kept_map(hook: HookPlan, decisions: Mapping[str, Decision]) -> HookPlan:
+    if hook.action is not HookAction.UPDATE:
+        return hook
+    traits = Hook(hook.hook).traits
+    name = hook.target if traits.target is TargetKind.MAP else traits.map
+    decision = decisions.get(name, Decision.KEPT)
+    if decision is Decision.MIGRATED and name == traits.map:
+        raise UsageError(
+            f"map {name} cannot be migrated: loads fill it",
+            hint=Fix.of("have it made anew: ", Argument("fresh", [name])),
+        )
+    return hook if decision is Decision.KEPT else replace(hook, action=HookAction.ATTACH)
 
 
 def _link_name(request: LoadRequest, choice: Choice) -> str:
