@@ -33,6 +33,7 @@ import importlib as _importlib
 _HOMES = {
     "attach.cgroup": "attach_cgroup",
     "attach.clsact": "ClsactFilter FilterPlace attach_clsact",
+    "attach.iterators": "IterLink attach_iter",
     "attach.netfilter": "attach_netfilter",
     "attach.freplace": "attach_freplace",
     "attach.kprobe": "attach_kprobe attach_ksyscall",
@@ -79,7 +80,7 @@ _HOMES = {
     "objects.kernel.attach_target": "AttachTarget",
     "objects.kernel.btf": "BtfHandle",
     "objects.kernel.info": "LinkInfo MapInfo ProgramInfo links maps programs",
-    "objects.link": "Link",
+    "objects.link": "HookAttachment Link",
     "objects.load.attachments": "Attachments",
     "objects.load.collection": "Loaded load",
     "objects.maps.base": "BaseMap",

@@ -11,6 +11,10 @@ from bpfpin.attach.clsact import (
 from bpfpin.attach.freplace import (
     attach_freplace as attach_freplace,
 )
+from bpfpin.attach.iterators import (
+    IterLink as IterLink,
+    attach_iter as attach_iter,
+)
 from bpfpin.attach.kprobe import (
     attach_kprobe as attach_kprobe,
     attach_ksyscall as attach_ksyscall,
@@ -181,6 +185,7 @@ from bpfpin.objects.kernel.info import (
     programs as programs,
 )
 from bpfpin.objects.link import (
+    HookAttachment as HookAttachment,
     Link as Link,
 )
 from bpfpin.objects.load.attachments import (
@@ -313,12 +318,14 @@ __all__ = [
     "Format",
     "FunctionSpec",
     "Hook",
+    "HookAttachment",
     "HookBusyError",
     "HookReport",
     "IdNotFoundError",
     "IncompatibleMapError",
     "Instruction",
     "InterfaceNotFoundError",
+    "IterLink",
     "KeyExistsError",
     "KeyNotFoundError",
     "LimitError",
@@ -407,6 +414,7 @@ __all__ = [
     "attach_cgroup",
     "attach_clsact",
     "attach_freplace",
+    "attach_iter",
     "attach_kprobe",
     "attach_kprobe_multi",
     "attach_ksyscall",

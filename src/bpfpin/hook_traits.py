@@ -42,6 +42,7 @@ class TargetKind(Enum):
     DEVICE = "device", "DEV"
     NETWORK_NAMESPACE = "network namespace"
     NETFILTER = "netfilter hook", "", "ipv4:input"
+    ITERATOR = "iterator", "", "task"
     CGROUP = "cgroup", "PATH"
     FUNCTION = "function", "", "do_unlinkat"
     FUNCTIONS = "functions", "", "tcp_send*"

@@ -288,6 +288,17 @@ def _traced(
     )
 
 
+def _iterator() -> HookTraits:
+    return HookTraits(
+        (ProgramType.TRACING,),
+        AttachType.TRACE_ITER,
+        TargetKind.ITERATOR,
+        code="iterators",
+        since="5.8",
+        link_type=LinkType.ITER,
+    )
+
+
 class Hook(Enum):
     """A hook that a program attaches to, with the name that `--hook` accepts as its value.
 
@@ -415,6 +426,7 @@ class Hook(Enum):
         _network_namespace(AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8"),
     )
     NETFILTER = "netfilter", _netfilter()
+    ITER = "iter", _iterator()
     SK_SKB_STREAM_PARSER = (
         "sk-skb-stream-parser",
         _sockmap(AttachType.SK_SKB_STREAM_PARSER, passes=None),

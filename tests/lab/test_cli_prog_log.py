@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pty
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,6 +164,65 @@ def test_stats_measure_the_runs_of_programs_that_are_named() -> None:
     header, line = text.splitlines()
     assert header.split() == ["time", "id", "name", "type", "runs/s", "ns/run", "%", "CPU"]
     assert line.split()[1:4] == [name.removeprefix("id:"), "busy", "xdp"]
+
+
+def test_top_puts_the_program_that_takes_the_most_first() -> None:
+    with (
+        small_program(ProgramType.XDP, "busy", answer=2) as busy,
+        small_program(ProgramType.XDP, "idle", answer=2) as idle,
+        calling(busy, data=bytes(64)),
+    ):
+        names = (f"id:{idle.id}", f"id:{busy.id}", "--interval", 0.5)
+        frames = run_here("prog", "top", *names, "--count", 3, "-o", "ndjson").json_lines
+        (one,) = run_here("prog", "top", *names, "-o", "json").json["frames"]
+        by_runs = run_here("prog", "top", *names, "--count", 2, "--sort", "runs", "--rows", 1)
+        everything = run_here("prog", "top", "--interval", 0.5, "-o", "json").json["frames"]
+
+    assert [[row["name"] for row in frame["programs"]] for frame in frames] == [
+        ["busy", "idle"]
+    ] * 3
+    totals = [frame["programs"][0]["total_run_time_ns"] for frame in frames]
+    times = [frame["programs"][0]["run_time_ns"] for frame in frames]
+    assert totals == [sum(times[:1]), sum(times[:2]), sum(times)]
+    for frame in (*frames, one):
+        shares = [row["cpu_share"] for row in frame["programs"]]
+        assert frame["cpu_share"] == pytest.approx(sum(shares), abs=1e-6)
+        assert 1 > shares[0] >= shares[1] == 0
+    # Not in each interval: a busy machine may not have run it in one of them.
+    assert totals[-1] > 0
+    blocks = [block.splitlines() for block in by_runs.stdout.split("\n\n")]
+    assert len(blocks) == 2
+    for title, header, *rows in blocks:
+        assert re.fullmatch(r"[\d:]{8}  (1 program|0 programs) ran: [\d.]+ % of a CPU", title)
+        assert header.split()[:3] == ["id", "name", "type"]
+        assert [row.split()[1] for row in rows] == ["busy"]
+    assert "busy" in {row["name"] for row in everything[0]["programs"]}
+
+
+def on_a_terminal(*words: str) -> str:
+    """Run a line on a terminal, and return all that it wrote there."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "bpfpin", *words]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "24"}
+    with subprocess.Popen(command, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # EIO: it ended, and with it the other side
+            while data := os.read(ours, 65536):
+                shown += data
+        assert process.wait() == 0
+    os.close(ours)
+    return shown.decode()
+
+
+def test_top_refreshes_a_table_on_a_terminal() -> None:
+    with small_program(ProgramType.XDP, "busy", answer=2) as busy, calling(busy, data=bytes(64)):
+        words = ("prog", "top", f"id:{busy.id}", "--interval", "0.2", "--count", "3")
+        screen = on_a_terminal(*words)
+
+    # Each interval is drawn over the one before; the last one is drawn again when it stays.
+    assert screen.count(" ran: ") == screen.count("runs/s") >= 3
+    assert "\x1b[1A" in screen  # a line up
 
 
 def test_statistics_are_on_only_while_they_are_measured() -> None:

@@ -167,6 +167,13 @@ class HookCode:
         """
         return None
 
+    def map_of(self, target: str) -> str:
+        """Return the map of the program's object that an attachment to *target* holds, "" for none.
+
+        If the next generation has another map under that name, a reload attaches anew.
+        """
+        return ""
+
     def context_size(self, hook: Hook, target: HookTarget) -> int | None:
         """Return how many bytes of the context programs may read at *target*.
 

@@ -233,6 +233,10 @@ def _busy(bpf_map: BaseMap, hook: Hook, words: str = "") -> HookBusyError:
 class SockmapCode(HookCode):
     """The code of the hooks of maps of sockets."""
 
+    def map_of(self, target: str) -> str:
+        """Return the map, which is the target."""
+        return target
+
     def attach(
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
     ) -> NewAttachment:

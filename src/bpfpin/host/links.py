@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bpfpin.choices import types_among
-from bpfpin.errors import BpfError, BusyError, NotSupportedError
+from bpfpin.errors import BpfError, BusyError, NotSupportedError, UsageError
 from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.host.attachments import AttachedProgram, all_attachments, hook_word
 from bpfpin.host.graph import Node
@@ -31,6 +32,9 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
 from bpfpin.uapi import AttachType, LinkType
+
+if TYPE_CHECKING:
+    from bpfpin.attach.iterators import IterLink
 
 # The words of sections where the kernel's attach type has another one.
 _HOOK_WORDS: Final = {
@@ -163,6 +167,23 @@ def show_link(target: str, *, pin_root: Path) -> LinkRow:
     """Return all facts about the link that *target* names."""
     with open_link(target, pin_root) as link:
         return _row(link, pin_root)
+
+
+def read_link(target: str, *, pin_root: Path) -> IterLink:
+    """Open the link of an iterator that *target* names; the caller closes it.
+
+    Raises `UsageError` for a link of another type.
+    """
+    from bpfpin.attach.iterators import IterLink  # noqa: PLC0415 - few commands read iterators
+
+    with open_link(target, pin_root) as link:
+        kind = link.info.type
+        if kind != LinkType.ITER:
+            raise UsageError(
+                f"{target} is a link of type {type_word(kind)}, and only iterators are read",
+                hint="see those that there are: bpfpin link list --type iter",
+            )
+        return IterLink.from_fd(os.dup(link.fd))
 
 
 def detach_link(target: str, *, pin_root: Path, is_forced: bool = False) -> LinkRow:

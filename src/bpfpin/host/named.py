@@ -67,11 +67,22 @@ def _in_set(target: str, kind: type[Program | Link], pin_root: Path) -> list[Pat
     set_name, slash, name = target.rpartition("/")
     if not slash:
         return []
-    paths = [pin_root / set_name / _FOLDERS[kind] / name]
+    folders = [pin_root / set_name / _FOLDERS[kind]]
     with suppress(PinNameError):  # a part that cannot be encoded names no pin of ours
         encoded = "@".join(names.encode(part) for part in set_name.split("@"))
-        paths.append(pin_root / encoded / _FOLDERS[kind] / name)
-    return paths
+        folders.append(pin_root / encoded / _FOLDERS[kind])
+    paths = [folder / name for folder in folders]
+    # The link of a hook with several programs is called after its program, too.
+    of_program = [path for folder in folders for path in _links_of(folder, name)]
+    return [*paths, *of_program] if kind is Link and len(set(of_program)) == 1 else paths
+
+
+def _links_of(folder: Path, program: str) -> list[Path]:
+    """Return the links `HOOK~PROGRAM` in the folder of a set."""
+    with suppress(OSError):
+        pins = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
+        return [folder / pin for pin in pins if pin.split("~")[1:2] == [program]]
+    return []
 
 
 def _in_the_set(target: str, kind: type[Program | Link], pin_root: Path) -> str:

@@ -180,10 +180,38 @@ class UprobeMultiLink(ctypes.Structure):
     ]
 
 
+class IteratorLink(ctypes.Structure):
+    """What BPF_LINK_CREATE takes besides for iterators: an address and the size of what is there.
+
+    A structure below for the parameter of the iterator; 0 and 0 without one.
+    """
+
+    _fields_ = [*u64("info"), *u32("info_len")]
+
+
+class IteratorMap(ctypes.Structure):
+    """The map that an iterator goes over."""
+
+    _fields_ = u32("map_fd")
+
+
+class IteratorTask(ctypes.Structure):
+    """The thread, or the process with all its threads, that an iterator goes over."""
+
+    _fields_ = u32("tid", "pid", "pid_fd")
+
+
+class IteratorCgroup(ctypes.Structure):
+    """The cgroup that an iterator begins with; `order` is of `enum bpf_cgroup_iter_order`."""
+
+    _fields_ = [*u32("order", "cgroup_fd"), *u64("cgroup_id")]
+
+
 class LinkDetails(ctypes.Union):
     """The union of BPF_LINK_CREATE, a structure for each kind of link."""
 
     _fields_ = [
+        ("iterator", IteratorLink),
         ("order", OrderedLink),
         ("perf_event", PerfEventLink),
         ("netfilter", NetfilterLink),
@@ -215,6 +243,12 @@ class LinkDetachAttr(ctypes.Structure):
     """BPF_LINK_DETACH."""
 
     _fields_ = u32("link_fd")
+
+
+class IterCreateAttr(ctypes.Structure):
+    """BPF_ITER_CREATE."""
+
+    _fields_ = u32("link_fd", "flags")
 
 
 class ProgBindMapAttr(ctypes.Structure):

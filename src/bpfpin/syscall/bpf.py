@@ -19,6 +19,7 @@ from bpfpin.syscall.attr import (
     BtfLoadAttr,
     EnableStatsAttr,
     IdAttr,
+    IterCreateAttr,
     LinkCreateAttr,
     LinkDetachAttr,
     LinkDetails,
@@ -348,6 +349,11 @@ def raw_tracepoint_open(prog_fd: int, name: str = "", *, target: str = "") -> in
     text = buffer_of(os.fsencode(name) + b"\0") if name else None
     attribute = RawTracepointAttr(name=address(text), prog_fd=prog_fd)
     return bpf(Cmd.RAW_TRACEPOINT_OPEN, attribute, target=target or f"raw tracepoint {name}")
+
+
+def iter_create(link_fd: int, *, target: str = "") -> int:
+    """Return the descriptor of a new run of an iterator's link, to be read (BPF_ITER_CREATE)."""
+    return bpf(Cmd.ITER_CREATE, IterCreateAttr(link_fd), target=target)
 
 
 def link_update(

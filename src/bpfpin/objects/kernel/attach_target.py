@@ -162,7 +162,8 @@ def _modules(wanted: str) -> Iterator[BtfHandle]:
 
 def _name(spec: ProgramSpec, word: str) -> str:
     if spec.attach_to:
-        return spec.attach_to
+        # What comes after a comma is for the link: `task,pid=42`.
+        return spec.attach_to.partition(",")[0]
     raise UsageError(
         f"section {spec.section!r} of program {spec.name} names no {word} to attach to",
         hint=f"say it: load(spec, attach_to={{{spec.name!r}: NAME}})",

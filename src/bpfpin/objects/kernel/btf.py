@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -14,7 +14,7 @@ from bpfpin.btf.types import BtfType, Enum, Int, Modifier, Struct, Union
 from bpfpin.btf.write import subset
 from bpfpin.errors import BpfError, SyscallError, UsageError
 from bpfpin.objects.kernel import info as walk
-from bpfpin.objects.kernel.info import MapInfo, btf_info
+from bpfpin.objects.kernel.info import MapInfo, ProgramInfo, btf_info
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import BtfInfoAnswer
@@ -178,18 +178,49 @@ def event_type(name: str, info: MapInfo, *, size: int | None = None) -> TypeRef:
     CAP_SYS_ADMIN. If no program has the type, `UsageError` names the structures that exist, only
     those of *size* bytes if that is given.
     """
-    keyword, _, rest = name.strip().rpartition(" ")
-    if keyword not in KINDS:  # the name has several words, as `unsigned int`
-        keyword, rest = "", name.strip()
-    for btf in _tables(info):
-        type_id = btf.find(rest, *KINDS[keyword])
-        if type_id is not None and isinstance(btf[type_id], KINDS[keyword]):
-            return btf.ref(type_id)
+    found = _named(name, _tables(info))
+    if found is not None:
+        return found
     structs = ", ".join(candidates(info, size=size)) or "none: no program with BTF uses the map"
     raise UsageError(
         f"no type {name!r} in the programs that use map {info.name!r} (id {info.id})",
         hint=f"structures there: {structs}",
     )
+
+
+def type_in_program(name: str, info: ProgramInfo) -> TypeRef:
+    """Return the type *name* (`struct record` or `record`) from the BTF of a program.
+
+    Needs CAP_SYS_ADMIN. `UsageError` names the structures that exist.
+    """
+    if not info.btf_id:
+        raise UsageError(f"program {info.name!r} (id {info.id}) has no BTF with types")
+    btf = map_btf(info.btf_id)
+    found = _named(name, [btf])
+    if found is not None:
+        return found
+    structs = [f"struct {kind.name} ({kind.size} bytes)" for kind in _structures(btf)]
+    raise UsageError(
+        f"no type {name!r} in program {info.name!r} (id {info.id})",
+        hint=f"structures there: {', '.join(structs[:SHOWN]) or 'none'}",
+    )
+
+
+def _named(name: str, tables: Iterable[Btf]) -> TypeRef | None:
+    keyword, _, rest = name.strip().rpartition(" ")
+    if keyword not in KINDS:  # the name has several words, as `unsigned int`
+        keyword, rest = "", name.strip()
+    for btf in tables:
+        type_id = btf.find(rest, *KINDS[keyword])
+        if type_id is not None and isinstance(btf[type_id], KINDS[keyword]):
+            return btf.ref(type_id)
+    return None
+
+
+def _structures(btf: Btf) -> Iterator[Struct]:
+    for kind in btf.types():
+        if isinstance(kind, Struct) and kind.name and kind.size and kind.name not in CONTEXTS:
+            yield kind
 
 
 def type_of_size(name: str, info: MapInfo, size: int) -> TypeRef:
@@ -212,8 +243,7 @@ def candidates(info: MapInfo, *, size: int | None = None) -> list[str]:
     structs = {
         f"struct {kind.name} ({kind.size} bytes)": None
         for btf in _tables(info)
-        for kind in btf.types()
-        if isinstance(kind, Struct) and kind.name and kind.size and kind.name not in CONTEXTS
+        for kind in _structures(btf)
         if size in (None, kind.size)
     }
     return list(structs)[:SHOWN]

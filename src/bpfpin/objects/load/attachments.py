@@ -17,14 +17,14 @@ from bpfpin.choices import choice_of, similar
 from bpfpin.errors import UsageError
 from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import Hook, TargetKind
-from bpfpin.objects.link import Link
+from bpfpin.map_traits import traits_of
+from bpfpin.objects.link import HookAttachment, Link
 from bpfpin.records import dataclass
 from bpfpin.spec import ProgramSpec
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import ProgramType
 
 if TYPE_CHECKING:
-    from bpfpin.attach.clsact import ClsactFilter
     from bpfpin.objects.load.collection import Loaded
     from bpfpin.objects.maps.map import Map
     from bpfpin.objects.programs.program import Program
@@ -46,23 +46,24 @@ class Destination:
     targets: list[HookTarget]
 
 
-class Attachments(Closing, Mapping[str, "tuple[Link | ClsactFilter, ...]"]):
+class Attachments(Closing, Mapping[str, tuple[Link | HookAttachment, ...]]):
     """The attached programs of an object: a mapping of program names to their links.
 
     A program has a link for each of its targets; some hooks take several for one, such as a perf
-    event on each CPU. At a hook of classic tc it has a `ClsactFilter` instead of a link.
+    event on each CPU. Where the kernel has no link it has what else holds it there, such as a
+    `ClsactFilter` at a hook of classic tc.
 
     `close`, or the end of `with`, detaches them, the last one first, apart from links that were
     pinned meanwhile.
     """
 
     def __init__(
-        self, links: Mapping[str, tuple[Link | ClsactFilter, ...]], undo: ExitStack
+        self, links: Mapping[str, tuple[Link | HookAttachment, ...]], undo: ExitStack
     ) -> None:
         self._links = dict(links)
         self._undo = undo
 
-    def __getitem__(self, program: str) -> tuple[Link | ClsactFilter, ...]:
+    def __getitem__(self, program: str) -> tuple[Link | HookAttachment, ...]:
         return self._links[program]
 
     def __iter__(self) -> Iterator[str]:
@@ -114,6 +115,9 @@ class Choices:
         # The target of the section belongs to the hook of the section.
         of_section = [spec.attach_to] if hook is spec.hook and spec.attach_to else []
         names = given or of_section
+        if kind is TargetKind.MAP and not names:
+            sockmaps = [name for name, each in self.maps.items() if traits_of(each.type).is_sockmap]
+            names = sockmaps if len(sockmaps) == 1 else []
         if hook.traits.has_several_links:
             code = code_of(hook)
             names = [target for name in names for target in code.targets(hook, name)]
@@ -236,15 +240,15 @@ def _fix(problems: list[tuple[ProgramSpec, Hook | None]], others: list[str]) -> 
 
 def _attached(
     program: Program, hook: Hook, target: HookTarget, undo: ExitStack
-) -> Link | ClsactFilter:
+) -> Link | HookAttachment:
     """Attach a program to one target; *undo* detaches it."""
     code = code_of(hook)
     new = code.attach(program, hook, target, AttachOptions())
     if new.link is not None:
         undo.callback(new.link.close)
         return new.link
-    # A filter of classic tc, which no link holds: it stays until it is removed.
+    # What no link holds stays until it is removed.
     code.complete(program, new.hook, target, new)
     attachment = code.reopen(new.hook, target, new)
     undo.callback(attachment.detach)
-    return attachment  # type: ignore[return-value]  # the one kind without a link
+    return attachment

@@ -184,7 +184,9 @@ def _at_kept_map(hook: HookPlan, decisions: Mapping[str, Decision]) -> HookPlan:
     if hook.action is not HookAction.UPDATE:
         return hook
     traits = Hook(hook.hook).traits
-    name = hook.target if traits.target is TargetKind.MAP else traits.map
+    name = traits.map
+    if hook.target and not name:
+        name = code_of(Hook(hook.hook)).map_of(hook.target)
     decision = decisions.get(name, Decision.KEPT)
     if decision is Decision.MIGRATED and name == traits.map:
         raise UsageError(
