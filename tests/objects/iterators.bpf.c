@@ -49,6 +49,9 @@ struct record {
 	__u64 value;
 };
 
+/* Compilers describe the types of globals, and not those of variables in functions. */
+struct record *type_of_records __attribute__((unused));
+
 struct {
 	__uint(type, ARRAY);
 	__uint(max_entries, 300);
@@ -75,11 +78,13 @@ SEC("?iter/bpf_map_elem")
 int elements(struct bpf_iter__bpf_map_elem *context)
 {
 	struct record record = { .word = WORD };
+	__u64 *value = context->value;
+	__u32 *key = context->key;
 
-	if (!context->key || !context->value)
+	if (!key || !value)
 		return 0;
-	record.key = *context->key;
-	record.value = *context->value;
+	record.key = *key;
+	record.value = *value;
 	bpf_seq_write(context->meta->seq, &record, sizeof(record));
 	return 0;
 }
@@ -88,11 +93,12 @@ SEC("?iter/cgroup")
 int cgroups(struct bpf_iter__cgroup *context)
 {
 	static const char format[] = WORD " %llu\n";
+	struct cgroup *cgroup = context->cgroup;
 	__u64 number;
 
-	if (!context->cgroup)
+	if (!cgroup)
 		return 0;
-	number = context->cgroup->kn->id;
+	number = cgroup->kn->id;
 	bpf_seq_printf(context->meta->seq, format, sizeof(format), &number, sizeof(number));
 	return 0;
 }

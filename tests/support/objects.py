@@ -185,6 +185,20 @@ def compiled_with_headers(name: str, *, defines: tuple[str, ...] = ()) -> Path:
     )
 
 
+@functools.cache
+def compiled_example(name: str) -> Path:
+    """Return the object made of examples/NAME.bpf.c, which may include <vmlinux.h>."""
+    return _compile(
+        f"../../examples/{name}", "zig", has_debug=True, defines=(), headers=_example_headers
+    )
+
+
+def _example_headers() -> tuple[str, ...]:
+    from support.tracing import vmlinux_folder  # noqa: PLC0415 - which imports this module
+
+    return (*_case_headers(), "-I", str(vmlinux_folder()))
+
+
 def _case_headers() -> tuple[str, ...]:
     """Return the options for the headers of cases, which a guest without the wheel lacks."""
     wheel = wheel_include()
