@@ -34,6 +34,7 @@ _HOMES = {
     "attach.cgroup": "attach_cgroup",
     "attach.clsact": "ClsactFilter FilterPlace attach_clsact",
     "attach.iterators": "IterLink attach_iter",
+    "attach.lwt": "LwtRoute RouteTarget attach_lwt",
     "attach.netfilter": "attach_netfilter",
     "attach.freplace": "attach_freplace",
     "attach.kprobe": "attach_kprobe attach_ksyscall",

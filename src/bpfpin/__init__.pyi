@@ -22,6 +22,11 @@ from bpfpin.attach.kprobe import (
 from bpfpin.attach.kprobe_multi import (
     attach_kprobe_multi as attach_kprobe_multi,
 )
+from bpfpin.attach.lwt import (
+    LwtRoute as LwtRoute,
+    RouteTarget as RouteTarget,
+    attach_lwt as attach_lwt,
+)
 from bpfpin.attach.netfilter import (
     attach_netfilter as attach_netfilter,
 )
@@ -338,6 +343,7 @@ __all__ = [
     "Loaded",
     "LockTimeoutError",
     "Lost",
+    "LwtRoute",
     "Map",
     "MapDefinition",
     "MapFlag",
@@ -388,6 +394,7 @@ __all__ = [
     "Reload",
     "Restored",
     "RingBuffer",
+    "RouteTarget",
     "Rule",
     "Saved",
     "SockmapProgram",
@@ -418,6 +425,7 @@ __all__ = [
     "attach_kprobe",
     "attach_kprobe_multi",
     "attach_ksyscall",
+    "attach_lwt",
     "attach_netfilter",
     "attach_netkit",
     "attach_netns",

@@ -42,6 +42,7 @@ class TargetKind(Enum):
     DEVICE = "device", "DEV"
     NETWORK_NAMESPACE = "network namespace"
     NETFILTER = "netfilter hook", "", "ipv4:input"
+    ROUTE = "route", "", "10.1.0.0/24,dev=eth0"
     ITERATOR = "iterator", "", "task"
     CGROUP = "cgroup", "PATH"
     FUNCTION = "function", "", "do_unlinkat"
@@ -77,7 +78,8 @@ class TargetKind(Enum):
     @property
     def is_in_netns(self) -> bool:
         """Whether it is a part of one network namespace."""
-        return self in (TargetKind.DEVICE, TargetKind.NETWORK_NAMESPACE, TargetKind.NETFILTER)
+        kinds = TargetKind
+        return self in (kinds.DEVICE, kinds.NETWORK_NAMESPACE, kinds.NETFILTER, kinds.ROUTE)
 
     @property
     def with_article(self) -> str:
@@ -97,11 +99,17 @@ class HeldBy(Enum):
     NETLINK = "netlink"  # the device itself: an XDP program without a link, taken over
     FILTER = "filter"  # a filter of classic tc
     MAP = "map"  # a map of sockets, where the kernel has no links for these
+    ROUTE = "route"  # a route with a lightweight tunnel
 
     @property
     def has_link(self) -> bool:
         """Whether it is a link, with a pin in `links~`."""
         return self in (HeldBy.LINK, HeldBy.STUB)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the kernel compares the program when another one takes its place."""
+        return self in (HeldBy.LINK, HeldBy.NETLINK)
 
 
 class PacketForm(Enum):

@@ -58,6 +58,12 @@ def _tcx_passes(answer: int) -> bool:
     return answer not in (2, 7)
 
 
+def _lwt_passes(answer: int) -> bool:
+    # BPF_OK and BPF_LWT_REROUTE; what it does not know, it drops (run_lwt_bpf() of
+    # net/core/lwt_bpf.c).
+    return answer in (0, 128)
+
+
 def _netkit_passes(answer: int) -> bool:
     # NETKIT_NEXT and NETKIT_PASS; what it does not know, netkit drops (drivers/net/netkit.c).
     return answer in (-1, 0)
@@ -225,6 +231,23 @@ def _sockmap(
         updates_in_place=False,
         empty_answer=passes,
         checks_attach_type=False,
+    )
+
+
+def _lwt(program_type: ProgramType, *, is_incoming: bool) -> HookTraits:
+    return HookTraits(
+        (program_type,),
+        None,
+        TargetKind.ROUTE,
+        code="lwt",
+        since="4.10",
+        sections=(program_type.name.lower(),),
+        held_by=HeldBy.ROUTE,
+        checks_attach_type=False,
+        can_lock_out=True,
+        packets=PacketTraits(
+            is_incoming, PacketForm.L3, _lwt_passes, MappingProxyType({2: "BPF_DROP"})
+        ),
     )
 
 
@@ -427,6 +450,9 @@ class Hook(Enum):
     )
     NETFILTER = "netfilter", _netfilter()
     ITER = "iter", _iterator()
+    LWT_IN = "lwt-in", _lwt(ProgramType.LWT_IN, is_incoming=True)
+    LWT_OUT = "lwt-out", _lwt(ProgramType.LWT_OUT, is_incoming=False)
+    LWT_XMIT = "lwt-xmit", _lwt(ProgramType.LWT_XMIT, is_incoming=False)
     SK_SKB_STREAM_PARSER = (
         "sk-skb-stream-parser",
         _sockmap(AttachType.SK_SKB_STREAM_PARSER, passes=None),

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from bpfpin.attach import sockmap
+from bpfpin.attach.lwt import attach_lwt
 from bpfpin.attach.netfilter import NetfilterTarget, attach_netfilter
 from bpfpin.attach.query import sockmap_program
 from bpfpin.attach.sockmap import attach_sockmap
 from bpfpin.errors import HookBusyError, UsageError, WrongHookError
+from bpfpin.objects.kernel.btf import has_enumerator
 from bpfpin.objects.load.collection import load as load_object
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.uapi import AttachType
 from support.crash import Fault, Injection, faulted, points
-from support.here import Here
+from support.here import Here, listed_by_id
 from support.lab import TestLab
 from support.objects import compiled
 from support.wait import HANG_S
 
+needs_netfilter = pytest.mark.skipif(
+    not has_enumerator("bpf_attach_type", "BPF_NETFILTER"),
+    reason="this kernel has no links for netfilter",
+)
+needs_sockmap_links = pytest.mark.skipif(
+    not has_enumerator("bpf_link_type", "BPF_LINK_TYPE_SOCKMAP"),
+    reason="this kernel has no links for maps of sockets",
+)
 ON_INPUT, ON_OUTPUT, ON_PARSE, ON_VERDICT, ON_MESSAGE, ON_ROUTE, ON_SOCKET = range(7)
 KILLS = 6  # moments of a reload, spread over it
 PACKETS = 20
+NEW_ROUTE = "nlmsg_type=(RTM_NEWROUTE|0x18)"  # as strace shows it
 DROPS = ("ANSWER=0",)
 
 
@@ -91,6 +105,7 @@ def heals_after_kills(here: Here, folder: Path, words: list[str], send: Callable
 INPUT = "on_input:netfilter=ipv4:input"
 
 
+@needs_netfilter
 def test_netfilter_counts_through_a_reload_and_leaves_nothing(here: Here, source: Path) -> None:
     document = load(here, source, "--prog", INPUT, "--prog", "on_output:netfilter=ipv4:output:-5")
     arrived = send()
@@ -112,11 +127,13 @@ def test_netfilter_counts_through_a_reload_and_leaves_nothing(here: Here, source
     assert send() == PACKETS
 
 
+@needs_netfilter
 def test_netfilter_heals_after_a_kill(here: Here, source: Path, tmp_path: Path) -> None:
     load(here, source, "--prog", INPUT)
     heals_after_kills(here, tmp_path, ["--prog", INPUT], send)
 
 
+@needs_netfilter
 def test_a_program_that_drops_is_reloaded_by_one_that_accepts(here: Here, source: Path) -> None:
     load(here, compiled("network", defines=DROPS), "--prog", INPUT)
     dropped = send()
@@ -126,6 +143,7 @@ def test_a_program_that_drops_is_reloaded_by_one_that_accepts(here: Here, source
     assert counted(here, ON_INPUT) == 2 * PACKETS
 
 
+@needs_netfilter
 def test_a_stub_without_its_program_lets_packets_pass(here: Here) -> None:
     load(here, compiled("network", defines=DROPS), "--prog", INPUT)
     (here.set / "slots~" / "netfilter~on_input").unlink()
@@ -135,6 +153,7 @@ def test_a_stub_without_its_program_lets_packets_pass(here: Here) -> None:
     assert here.ok("status")["sets"][0]["state"] == "defunct"
 
 
+@needs_netfilter
 def test_a_priority_of_netfilter_is_taken_once(here: Here, source: Path) -> None:
     load(here, source, "--prog", f"{INPUT}:7")
     result = here.refused(7, "load", source, "--name", "other", "--prog", f"{INPUT}:7")
@@ -145,6 +164,7 @@ def test_a_priority_of_netfilter_is_taken_once(here: Here, source: Path) -> None
     assert counted(here, ON_INPUT) == PACKETS
 
 
+@needs_netfilter
 @pytest.mark.parametrize(
     ("target", "refused"),
     [
@@ -169,6 +189,14 @@ def test_a_wrong_hook_of_netfilter_is_refused(
     assert words in planned.stderr
 
 
+@pytest.mark.skipif(not needs_netfilter.args[0], reason="this kernel has netfilter links")
+def test_a_kernel_without_links_for_netfilter_is_named(here: Here, source: Path) -> None:
+    result = here.refused(8, "load", source, "--name", "seen", "--prog", INPUT)
+
+    assert "netfilter" in result.stderr
+
+
+@needs_netfilter
 def test_netfilter_is_of_the_network_namespace_that_is_named(
     here: Here, source: Path, lab: TestLab
 ) -> None:
@@ -184,6 +212,7 @@ def test_netfilter_is_of_the_network_namespace_that_is_named(
     assert counted(here, ON_INPUT) == 1000 * PACKETS
 
 
+@needs_netfilter
 def test_netfilter_from_python() -> None:
     with load_object(read_object(compiled("network")), programs=["on_input"]) as loaded:
         program = loaded.programs["on_input"]
@@ -229,6 +258,7 @@ VERDICTS = {  # what is loaded, what counts, and which end it sees
 }
 
 
+@needs_sockmap_links
 @pytest.mark.parametrize("hook", VERDICTS)
 def test_a_map_of_sockets_runs_the_program_of_a_reload_for_the_sockets_in_it(
     here: Here, source: Path, hook: str, connection: tuple[socket.socket, socket.socket]
@@ -280,6 +310,7 @@ def test_a_map_of_sockets_that_the_object_lacks_is_refused_with_those_it_has(
     assert "map seen is of type array" in wrong.stderr
 
 
+@needs_sockmap_links
 def test_a_map_of_sockets_heals_after_a_kill(
     here: Here, source: Path, tmp_path: Path, connection: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -324,6 +355,7 @@ def test_a_map_holds_its_program_where_the_kernel_has_no_links_for_it(
     assert after == 0
 
 
+@needs_sockmap_links
 def test_maps_of_sockets_from_python() -> None:
     spec = read_object(compiled("network"))
     with load_object(spec, programs=["on_verdict", "on_stream", "on_message"]) as loaded:
@@ -348,3 +380,170 @@ def test_maps_of_sockets_from_python() -> None:
             attach_sockmap(programs["on_message"], sockets, "sk-skb-verdict")
         with pytest.raises(UsageError, match="map seen is of type array"):
             attach_sockmap(programs["on_message"], loaded.maps["seen"])
+
+
+@dataclass(frozen=True)
+class Road:
+    """A route of this host by a device of a lab; packets that take it are counted."""
+
+    lab: TestLab
+    route: str
+
+    def send(self) -> int:
+        """Send packets to the peer by the route."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(PACKETS):
+                sender.sendto(b"packet", (self.lab.peer_address, 9))
+        return PACKETS
+
+    def shown(self) -> str:
+        """Return what ip(8) says of it."""
+        words = ["ip", "-d", "route", "show", self.route]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def road(lab: TestLab) -> Iterator[Road]:
+    route = f"{lab.peer_address}/32"
+    words = ["dev", lab.device, "metric", "50", "src", lab.host_address, "mtu", "1400"]
+    subprocess.run(["ip", "route", "add", route, *words], check=True)
+    yield Road(lab, route)
+    subprocess.run(["ip", "route", "del", route], check=False, capture_output=True)
+
+
+def test_a_route_runs_its_programs_through_reloads_and_is_as_before_after_unload(
+    here: Here, source: Path, road: Road
+) -> None:
+    before = road.shown()
+    words = ("--prog", f"on_route:lwt-xmit={road.route},metric=50")
+    both = (*words, "--prog", f"on_departure:lwt-out={road.route} dev {road.lab.device}")
+    load(here, source, *words)
+    road.send()
+    on_route = counted(here, ON_ROUTE)
+    (shown,) = here.ok("status")["sets"]
+    graph = here.ok("graph")
+    listed = listed_by_id("prog")
+    load(here, newer(), *both)
+    road.send()
+    unchanged = load(here, newer(), *both)
+    counts = [counted(here, kind) for kind in (ON_ROUTE, ON_SOCKET)]
+    with_programs = road.shown()
+    here.ok("unload", "seen")
+
+    assert on_route == PACKETS
+    assert [(each["held"], each["device"]) for each in shown["hooks"]] == [
+        ("route", f"route {road.route},metric=50")
+    ]
+    assert any(edge.get("hook") == "lwt-xmit" for edge in graph["edges"])
+    assert any("lwt-xmit" in str(row["attached"]) for row in listed.values())
+    assert unchanged["result"] == "unchanged"
+    assert counts == [1001 * PACKETS, 1000 * PACKETS]
+    assert "encap bpf out on_departure id" in " ".join(with_programs.split())
+    assert road.shown() == before
+    assert not here.set.exists()
+
+
+def test_a_program_that_cuts_the_default_route_is_refused_and_another_is_not(
+    here: Here, road: Road
+) -> None:
+    drops = compiled("network", defines=("ROUTED=2",))
+    words = ["ip", "route", "add", "default", "dev", road.lab.device]
+    subprocess.run(words, check=True)
+    try:
+        result = here.refused(
+            2, "load", drops, "--name", "n", "--prog", "on_route:lwt-xmit=default"
+        )
+        load(here, drops, "--prog", f"on_route:lwt-xmit={road.route}")
+    finally:
+        subprocess.run(["ip", "route", "del", "default"], check=True)
+
+    assert "on_route answers BPF_DROP" in result.stderr
+    assert "the default route" in result.stderr
+
+
+def test_a_route_heals_after_a_kill(here: Here, source: Path, tmp_path: Path, road: Road) -> None:
+    words = ["--prog", f"on_route:lwt-xmit={road.route}"]
+    load(here, source, *words)
+    heals_after_kills(here, tmp_path, words, road.send)
+    here.ok("unload", "seen")
+
+    assert "encap" not in road.shown()
+
+
+def test_a_first_load_that_is_killed_leaves_no_program_on_a_route(
+    here: Here, source: Path, tmp_path: Path, road: Road
+) -> None:
+    words = ["load", str(source), "--name", "seen", "--prog", f"on_route:lwt-xmit={road.route}"]
+    words += ["--pin-root", str(here.root)]
+    moments = points(words, folder=tmp_path)
+    here.ok("unload", "seen")
+    (made,) = [number for number, it in enumerate(moments) if re.search(NEW_ROUTE, it.arguments)]
+    for point in moments[made : made + 3]:
+        assert faulted(words, Injection(point, Fault.KILL), folder=tmp_path).was_hit
+        here.ok("clean")
+
+        assert "encap" not in road.shown(), point
+
+
+def test_a_program_of_somebody_else_on_a_route_is_left_alone(
+    here: Here, source: Path, road: Road
+) -> None:
+    word = f"on_route:lwt-xmit={road.route}"
+    with load_object(read_object(source), programs=["on_route"]) as loaded:
+        with attach_lwt(loaded.programs["on_route"], road.route) as theirs:
+            busy = here.refused(7, "load", source, "--name", "n", "--prog", word)
+            planned = here.refused(7, "load", source, "--name", "n", "--prog", word, "--dry-run")
+            running = theirs.program_id()
+        load(here, source, "--prog", word)
+        theirs.update(loaded.programs["on_route"])
+        changed = here.ok("status")
+        refused = here.refused(7, "unload", "seen")
+        line = refused.stderr.partition("remove it on purpose: ")[2].splitlines()[0]
+        subprocess.run(line.split(), check=True)
+        here.ok("unload", "seen")
+
+    assert f"runs program id {running} already" in busy.stderr
+    assert f"runs program id {running} already" in planned.stderr
+    assert [each["kind"] for each in changed["problems"]] == ["program-changed"]
+    assert "encap" not in road.shown()
+
+
+def test_a_route_that_is_gone_is_told(here: Here, source: Path, road: Road) -> None:
+    word = f"on_route:lwt-xmit={road.route}"
+    load(here, source, "--prog", word)
+    subprocess.run(["ip", "route", "del", road.route], check=True)
+    (shown,) = here.ok("status")["sets"]
+    again = here.refused(4, "load", newer(), "--name", "seen", "--prog", word)
+    here.ok("unload", "seen")
+
+    assert shown["state"] == "defunct"
+    assert "there is no route" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ("10.250.0.0/16", (4, "there is no route")),
+        ("10.250.0.0/16,of=lo", (2, "is not a route")),
+        ("10.250.0.0", (4, "there is no route")),
+        ("10.250.0.0/99", (2, "is not a route")),
+        ("10.251.0.0/16", (2, "several next hops")),
+        ("10.252.0.0/16", (2, "10.252.0.0/16,dev=lo,metric=9")),
+        ("10.252.0.0/16,metric=7", (2, "a tunnel of another kind")),
+    ],
+)
+def test_a_route_that_can_have_no_program_is_refused(
+    here: Here, source: Path, words: str, refused: tuple[int, str]
+) -> None:
+    exit_code, reason = refused
+    for line in (
+        "replace 10.251.0.0/16 nexthop dev lo weight 1 nexthop dev lo weight 2",
+        "replace 10.252.0.0/16 dev lo metric 9",
+        "replace 10.252.0.0/16 dev lo metric 7 encap ip dst 10.0.0.1",
+    ):
+        subprocess.run(["ip", "route", *line.split()], check=True)
+    result = here.refused(
+        exit_code, "load", source, "--name", "n", "--prog", f"on_route:lwt-xmit={words}"
+    )
+
+    assert reason in result.stderr

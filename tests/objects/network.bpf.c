@@ -28,6 +28,10 @@ const volatile __u32 version = VERSION;
 #define ANSWER 1 /* NF_ACCEPT, SK_PASS */
 #endif
 
+#ifndef ROUTED
+#define ROUTED 0 /* BPF_OK */
+#endif
+
 struct __sk_buff {
 	__u32 len;
 };
@@ -76,4 +80,19 @@ SEC("?sk_skb/verdict") int on_verdict(void *context)
 SEC("?sk_msg") int on_message(void *context)
 {
 	return count(ON_MESSAGE, ANSWER);
+}
+
+SEC("?lwt_in") int on_arrival(void *context)
+{
+	return count(ON_ROUTE, ROUTED);
+}
+
+SEC("?lwt_out") int on_departure(void *context)
+{
+	return count(ON_SOCKET, ROUTED);
+}
+
+SEC("?lwt_xmit") int on_route(void *context)
+{
+	return count(ON_ROUTE, ROUTED);
 }

@@ -19,6 +19,8 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
     from bpfpin.attach.devices import DeviceRow
     from bpfpin.attach.order import Order
     from bpfpin.objects.maps.map import Map
@@ -70,6 +72,10 @@ class RememberedHook(Protocol):
         """What holds it."""
 
     @property
+    def target(self) -> str:
+        """What the program names as its target, "" if nothing."""
+
+    @property
     def mode(self) -> str:
         """The XDP mode taken, "" where there are none."""
 
@@ -79,7 +85,7 @@ class RememberedHook(Protocol):
 
     @property
     def handle(self) -> int:
-        """The handle of a filter."""
+        """The handle of a filter, or the id of the map that holds the program."""
 
     @property
     def made_qdisc(self) -> bool:
@@ -98,6 +104,7 @@ class NewAttachment:
     hook: Hook
     link: Link | None = None
     note: str = ""
+    target: str = ""
     held_by: HeldBy = HeldBy.LINK
     mode: str = ""
     priority: int = 0
@@ -202,6 +209,10 @@ class HookCode:
         *error* is the kernel's refusal; None if the refusal is foreseen. The fix of the returned
         error is what to ask for at the next load, for a mode does not change in place.
         """
+        return None
+
+    def network(self, target: HookTarget) -> IPv4Network | IPv6Network | None:
+        """Return the network to which all packets go that pass *target*; None: to any."""
         return None
 
     def complete(

@@ -68,7 +68,12 @@ class DeviceWalk:
     """
 
     def __init__(self, links: Iterable[LinkInfo], types: Collection[int]) -> None:
-        hooks = hooks_for(TargetKind.DEVICE, types)
+        # The packets of a route leave by a device.
+        hooks = [
+            hook
+            for kind in (TargetKind.DEVICE, TargetKind.ROUTE)
+            for hook in hooks_for(kind, types)
+        ]
         self._codes = tuple(dict.fromkeys(hook.traits.code for hook in hooks))
         self._links = _links_on_devices(links)
         self.notes: list[str] = []

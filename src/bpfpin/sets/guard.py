@@ -8,6 +8,7 @@ from dataclasses import field, replace
 from pathlib import Path
 
 from bpfpin.attach import interface
+from bpfpin.attach.registry import code_of
 from bpfpin.errors import (
     BpfError,
     KeyNotFoundError,
@@ -33,7 +34,7 @@ from bpfpin.sets.choose import choose, programs_to_load, read_for_hooks
 from bpfpin.sets.lockout.map_copy import Budget, copy_of
 from bpfpin.sets.lockout.trial_run import Copying, TrialTarget, UntriedError, cut_by, verdict_of
 from bpfpin.sets.lockout.ways import WAY_BACK, Danger, anybody, danger_of, danger_of_cgroup
-from bpfpin.sets.place import namespace_of, program_word, target_name
+from bpfpin.sets.place import hook_target, namespace_of, program_word, target_name
 from bpfpin.sets.request import LoadRequest
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import XdpAction
@@ -232,7 +233,7 @@ def _targets(live: LoadedSet) -> Iterator[TrialTarget]:
             place = replace(place, device=interface.name_of(place.ifindex))
             if not place.device:
                 continue
-        target = _target(record.program, hook, place, _danger(hook, place))
+        target = _target(record.program, hook, place, _danger(hook, place, record.target))
         if target.danger:
             yield target
 
@@ -242,7 +243,7 @@ def _target(program: str, hook: Hook, place: AttachPoint, danger: Danger) -> Tri
     return TrialTarget(program, hook, target_name(place, hook.value), danger, ifindex)
 
 
-def _danger(hook: Hook, place: AttachPoint) -> Danger:
+def _danger(hook: Hook, place: AttachPoint, target: str) -> Danger:
     """Return what a program at *hook* can stop of what the user's way to this host is made of."""
     if not hook.traits.can_lock_out:
         return Danger()
@@ -252,7 +253,9 @@ def _danger(hook: Hook, place: AttachPoint) -> Danger:
         return danger_of(place.ifindex)
     # Of the whole network namespace: the first of its devices that carries such a way.
     dangers = map(danger_of, interface.names())
-    return next((danger for danger in dangers if danger), Danger())
+    danger = next((danger for danger in dangers if danger), Danger())
+    network = code_of(hook).network(hook_target(place, target))
+    return danger if network is None else danger.within(network)
 
 
 @contextmanager
@@ -330,12 +333,13 @@ def require_way_back_after_load(request: LoadRequest, plan: Plan) -> tuple[str, 
 
 def _load_targets(request: LoadRequest) -> Iterator[TrialTarget]:
     """Yield the programs of the load, each with the danger of cutting its place."""
-    dangers: dict[tuple[TargetKind, bool], Danger] = {}  # the same for many hooks, and not cheap
+    # The same for many hooks, and not cheap.
+    dangers: dict[tuple[TargetKind, bool, str], Danger] = {}
     for choice in request.chosen:
         hook = choice.hook
-        key = (hook.traits.target, hook.traits.can_lock_out)
+        key = (hook.traits.target, hook.traits.can_lock_out, choice.target)
         if key not in dangers:
-            dangers[key] = _danger(hook, request.place)
+            dangers[key] = _danger(hook, request.place, choice.target)
         yield _target(choice.program.name, hook, request.place, dangers[key])
 
 

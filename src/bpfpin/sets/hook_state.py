@@ -168,7 +168,8 @@ def _look_at_device(_found: LoadedSet, record: HookRecord, place: AttachPoint) -
         return _Seen(missing=error.message)
     if running_id:
         return _Seen(running_id, None, place.ifindex)
-    return _Seen(missing=f"{record.program} no longer runs at {record.hook} of {place.device}")
+    where = target_name(place, record.hook, record.target)
+    return _Seen(missing=f"{record.program} no longer runs at {record.hook} of {where}")
 
 
 def _program_id(pin_set: LoadedSet, record: HookRecord) -> int | None:

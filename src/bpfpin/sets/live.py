@@ -26,7 +26,7 @@ from bpfpin.pins.pinset import LoadedSet, PinSet, SetState
 from bpfpin.pins.recover import Recovery, is_half_done
 from bpfpin.pins.targets import Targets, recover_with_others
 from bpfpin.records import dataclass
-from bpfpin.sets.place import in_namespace, namespace_of
+from bpfpin.sets.place import in_namespace, namespace_of, target_name
 from bpfpin.syscall import netns as namespaces
 from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.signals import signals_deferred
@@ -49,7 +49,7 @@ def reopen(place: AttachPoint, record: HookRecord) -> HookAttachment:
     """Open the hook of *record*, which no link holds, in whichever namespace it is."""
     hook = Hook(record.hook)
     # The recorded ifindex, since the device may have been renamed.
-    code, target = code_of(hook), HookTarget(place.ifindex)
+    code, target = code_of(hook), HookTarget(place.ifindex, name=record.target)
     return _HookInNamespace(place, lambda: code.reopen(hook, target, record))
 
 
@@ -125,12 +125,13 @@ def require_unchanged_programs(live: LoadedSet) -> None:
         own_id = program_id(live, record.program)
         if own_id is None:
             continue
-        if record.held_by is HeldBy.FILTER:
-            # Filters of clsact have no compare-and-swap, so the program is compared beforehand.
-            _require_unchanged_filter(live, record, own_id)
-            continue
         if record.held_by is HeldBy.STUB:
             _require_unchanged_slot(live, record, own_id)
+            continue
+        if not record.held_by.is_compared:
+            # Filters of clsact, routes and maps have no compare-and-swap, so the program is
+            # compared beforehand.
+            _require_unchanged_place(live, record, own_id)
             continue
         link = live.open_link(record.link) if record.held_by is HeldBy.LINK else None
         if link is None:
@@ -172,17 +173,18 @@ def stub_program_id(live: LoadedSet, record: HookRecord) -> int:
         return program_in(slot)
 
 
-def _require_unchanged_filter(live: LoadedSet, record: HookRecord, own_id: int) -> None:
+def _require_unchanged_place(live: LoadedSet, record: HookRecord, own_id: int) -> None:
     place = live.manifest.place
     running = 0
-    with suppress(AttachError):  # the device is gone
+    with suppress(AttachError):  # the device, the map is gone
         running = reopen(place, record).program_id()
     if running not in (0, own_id):
         hook = Hook(record.hook)
-        line = code_of(hook).detach_line(hook, place.device, record)
+        with namespaces.enter(namespace_of(place)):
+            line = code_of(hook).detach_line(hook, place.device, record)
         raise ProgramChangedError(
-            f"the filter of {live.path} at {record.hook} runs program id {running}, which is not"
-            f" the set's {record.program}; it was left alone",
+            f"{record.hook} of {target_name(place, record.hook, record.target)} runs program id"
+            f" {running}, which is not the {record.program} of {live.path}; it was left alone",
             holder=f"program id {running}",
             hint=f"remove it on purpose: {in_namespace(place, line)}",
         )

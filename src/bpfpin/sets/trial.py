@@ -548,4 +548,4 @@ def _hook_key(place: AttachPoint, record: HookRecord, ids: Mapping[str, int]) ->
         # Sets of the first versions recorded no ids, and their pins keep their names.
         return record.hook, ids.get(record.link, record.link)
     where = (place.netns_inode, place.ifindex)
-    return (record.hook, *where, record.priority, record.handle)
+    return (record.hook, record.target, *where, record.priority, record.handle)

@@ -195,6 +195,8 @@ TABLE: dict[tuple[Cmd | str | None, int], Row] = {
     ("RTM_NEWTFILTER", e.EEXIST): (HookBusyError, "a filter of that handle is there already"),
     ("RTM_NEWTFILTER", e.ENOENT): (IdNotFoundError, "there is no such filter"),
     ("RTM_DELTFILTER", e.ENOENT): (IdNotFoundError, "there is no such filter"),
+    ("RTM_NEWROUTE", e.ENOENT): (IdNotFoundError, "there is no such route"),
+    ("RTM_NEWROUTE", e.ENODEV): NO_DEVICE,
     # A route may refuse packets (prohibit, blackhole, throw): fib_props of
     # net/ipv4/fib_semantics.c, ip6_rt_type_to_error() of net/ipv6/route.c. EINVAL is also the
     # answer to a source address that no device has.

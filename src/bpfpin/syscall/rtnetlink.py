@@ -37,6 +37,7 @@ class RouteCommand(IntEnum):
     GETLINK = 18
     SETLINK = 19
     GETADDR = 22
+    NEWROUTE = 24
     GETROUTE = 26
     NEWQDISC = 36
     DELQDISC = 37
@@ -61,6 +62,7 @@ class RequestFlag(IntFlag):
     REQUEST = 0x1
     ACK = 0x4
     DUMP_INTERRUPTED = 0x10
+    REPLACE = 0x100
     EXCLUSIVE = 0x200
     DUMP = 0x300
     CREATE = 0x400

@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import field, replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from bpfpin.attach import interface, routes
 from bpfpin.attach.routes import InterfaceAddress, NetDevice, Underlay
@@ -147,6 +147,16 @@ class Danger:
 
     def __str__(self) -> str:
         return " and ".join(self.reasons)
+
+    def within(self, network: IPv4Network | IPv6Network) -> Self:
+        """Return what is left if only packets to *network* can be cut."""
+        # Ways without a flow are those of the default route, to any host.
+        ways = tuple(
+            way
+            for way in self.ways
+            if (way.flow.peer in network if way.flow else not network.prefixlen)
+        )
+        return type(self)(self.reasons, ways) if ways else type(self)()
 
     @property
     def has_ethernet(self) -> bool:
