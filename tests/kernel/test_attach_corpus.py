@@ -39,9 +39,9 @@ EXAMPLES = sorted(
 # A unit that has no meaning alone.
 NOT_ALONE = {"linked_first"}
 # What a kernel lacks or forbids, and what an object leaves to who loads it.
-NOT_LOADED = (NotSupportedError, PermissionDeniedError, LimitError, UsageError, VerifierError)
 # The target is not there: another kernel's tracepoint, a program that is not installed.
 NOT_THERE = (NotSupportedError, TargetNotFoundError, PermissionDeniedError)
+NOT_LOADED = (*NOT_THERE, LimitError, UsageError, VerifierError)
 ROUTE = "10.77.0.0/24"
 WITH_SIZE_OF_CPUS = {MapType.PERF_EVENT_ARRAY}
 
@@ -98,7 +98,7 @@ class Outcome:
         if not kind.is_named or program.attach_to:
             return {}
         own = {TargetKind.ROUTE: f"{ROUTE},dev={self.device}"}
-        return {"targets": {program.name: own.get(kind, kind.example)}}
+        return {"targets": {program.name: own.get(kind, hook.traits.example)}}
 
 
 @pytest.fixture

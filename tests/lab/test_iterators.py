@@ -262,7 +262,7 @@ def test_an_iterator_over_a_map_of_the_set_follows_the_map(here: Here) -> None:
 def test_wrong_targets_of_a_load(here: Here) -> None:
     source = compiled("iterators")
     wrong = [
-        ("tasks:iter=tsk", 8, "iterator 'tsk'"),
+        ("tasks:iter=taskk", 4, "near it: task"),
         ("tasks:iter=task,pid=2147483647", 4, "no process or thread"),
         ("tasks:iter=task,map=counts", 2, "takes no map"),
         ("tasks:iter=task,pid", 2, "such as task,pid=42"),

@@ -104,7 +104,8 @@ class Choices:
             return [HookTarget(interface.ifindex(device)) for device in given]
         if kind is TargetKind.CGROUP:
             cgroups = given or ([] if self.cgroup is None else [str(self.cgroup)])
-            return [HookTarget(cgroup=Path(cgroup)) for cgroup in cgroups]
+            function = spec.attach_to if hook is spec.hook else ""
+            return [HookTarget(cgroup=Path(cgroup), name=function) for cgroup in cgroups]
         if not kind.is_named:
             if given:
                 raise UsageError(
@@ -225,7 +226,7 @@ def _fix(problems: list[tuple[ProgramSpec, Hook | None]], others: list[str]) -> 
         if section_hook is None:
             hooks[spec.name] = hook.value
         if kind.is_named:
-            targets[spec.name] = kind.example
+            targets[spec.name] = hook.traits.example
         elif kind.placeholder:
             places[kind.value] = Placeholder(f"'{kind.placeholder}'")
     said = [Argument(word, value) for word, value in places.items()]
