@@ -79,7 +79,9 @@ class Outcome:
             return
         with loaded:
             try:
-                with loaded.attach([program.name], **self._place(program, hook)) as attached:
+                with loaded.attach(
+                    [program.name], **self._place(program, hook, spec.maps)
+                ) as attached:
                     ids = {each.program_id() for each in attached[program.name]}
             except NOT_THERE as error:
                 self.not_there.setdefault(hook, {})[name] = error
@@ -89,12 +91,14 @@ class Outcome:
                 assert ids == {loaded.programs[program.name].id}
                 self.attached.setdefault(hook, []).append(name)
 
-    def _place(self, program: ProgramSpec, hook: Hook) -> dict[str, Any]:
+    def _place(self, program: ProgramSpec, hook: Hook, maps: Iterable[str]) -> dict[str, Any]:
         kind = hook.traits.target
         if kind is TargetKind.DEVICE:
             return {"device": self.device}
         if kind is TargetKind.CGROUP:
             return {"cgroup": self.cgroup}
+        if program.attach_to == "bpf_map_elem":  # the section cannot say of which map
+            return {"targets": {program.name: f"bpf_map_elem,map={next(iter(maps))}"}}
         if not kind.is_named or program.attach_to:
             return {}
         own = {TargetKind.ROUTE: f"{ROUTE},dev={self.device}"}

@@ -175,21 +175,28 @@ def compiled_with_headers(name: str, *, defines: tuple[str, ...] = ()) -> Path:
 
     The machine whose registers <bpf/bpf_tracing.h> reads is this one.
     """
-    machine = {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
     return _compile(
         name,
         "zig",
         has_debug=True,
-        defines=(f"__TARGET_ARCH_{machine}", *defines),
+        defines=(f"__TARGET_ARCH_{_machine()}", *defines),
         headers=_case_headers,
     )
+
+
+def _machine() -> str:
+    return {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
 
 
 @functools.cache
 def compiled_example(name: str) -> Path:
     """Return the object made of examples/NAME.bpf.c, which may include <vmlinux.h>."""
     return _compile(
-        f"../../examples/{name}", "zig", has_debug=True, defines=(), headers=_example_headers
+        f"../../examples/{name}",
+        "zig",
+        has_debug=True,
+        defines=(f"__TARGET_ARCH_{_machine()}",),
+        headers=_example_headers,
     )
 
 
