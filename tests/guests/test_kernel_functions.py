@@ -249,9 +249,16 @@ def test_an_extension_replaces_a_function_of_a_program(here: Here) -> None:
         here.ok("load", version(2), "--name", "seen", "--prog", by_name)
         newer = program.test_run(FRAME).return_value
         here.ok("unload", "seen")
+        wait_until(lambda: program.test_run(FRAME).return_value == before)
+        program.pin(here.root / "target")
+        by_pin = f"replacement:freplace={here.root / 'target'}:chosen"
+        here.ok("load", version(), "--name", "seen", "--prog", by_pin)
+        pinned = program.test_run(FRAME).return_value
+        here.ok("unload", "seen")
+        (here.root / "target").unlink()
         wrong = here.run("load", version(), "--name", "seen", "--prog", f"{word}n")
 
-    assert (before, replaced, kept, newer) == (2, 101, 101, 102)
+    assert (before, replaced, kept, newer, pinned) == (2, 101, 101, 102, 101)
     assert "note" not in loaded["programs"][0]
     assert (hook["held"], hook["device"]) == ("link", f"program id:{program_id(word)}:chosen")
     assert (again.exit_code, planned.exit_code) == (7, 7)
