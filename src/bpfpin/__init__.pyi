@@ -45,9 +45,17 @@ from bpfpin.attach.perf_events import (
 from bpfpin.attach.raw_tracepoints import (
     attach_raw_tracepoint as attach_raw_tracepoint,
 )
+from bpfpin.attach.sockets import (
+    SocketProgram as SocketProgram,
+    attach_reuseport as attach_reuseport,
+    attach_socket_filter as attach_socket_filter,
+)
 from bpfpin.attach.sockmap import (
     SockmapProgram as SockmapProgram,
     attach_sockmap as attach_sockmap,
+)
+from bpfpin.attach.struct_ops import (
+    attach_struct_ops as attach_struct_ops,
 )
 from bpfpin.attach.tcx import (
     attach_tcx as attach_tcx,
@@ -397,6 +405,7 @@ __all__ = [
     "RouteTarget",
     "Rule",
     "Saved",
+    "SocketProgram",
     "SockmapProgram",
     "SyscallError",
     "TargetNotFoundError",
@@ -431,7 +440,10 @@ __all__ = [
     "attach_netns",
     "attach_perf_event",
     "attach_raw_tracepoint",
+    "attach_reuseport",
+    "attach_socket_filter",
     "attach_sockmap",
+    "attach_struct_ops",
     "attach_tcx",
     "attach_trace",
     "attach_tracepoint",

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import NamedTuple, Self
+from types import MappingProxyType
+from typing import Final, NamedTuple, Self
 
-from bpfpin.uapi import AttachType, LinkType, ProgramType
+from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpAction
 
 
 class XdpMode(Enum):
@@ -54,6 +55,7 @@ class TargetKind(Enum):
     PROBE = "probe", "", "libstdc++:libstdcxx:throw"
     PERF_EVENT = "perf event", "", "cpu-clock,freq=99"
     MAP = "map", "", "sockets"
+    TABLE = "table", "", "my_ops"
     SOCKET = "socket"
     PROGRAM = "program", "", "id:42:xdp_pass"
     NOTHING = "nothing"
@@ -193,3 +195,48 @@ class HookTraits(NamedTuple):
     def example(self) -> str:
         """An example of what each program names for itself: a target or a function, "" if none."""
         return self.target.example or self.function
+
+
+XDP_ANSWERS: Final = MappingProxyType({int(action): action.name for action in XdpAction})
+# TC_ACT_* of include/uapi/linux/pkt_cls.h, as far as a program of cls_bpf stops a packet by them
+# (cls_bpf_exec_opcode() of net/sched/cls_bpf.c). It lets a packet go on whose answer it does not
+# know.
+TC_STOPS: Final = MappingProxyType(
+    {2: "TC_ACT_SHOT", 4: "TC_ACT_STOLEN", 7: "TC_ACT_REDIRECT", 8: "TC_ACT_TRAP"}
+)
+
+
+def xdp_passes(answer: int) -> bool:
+    """Whether a packet goes on after this answer of an XDP program."""
+    return answer == XdpAction.XDP_PASS
+
+
+def tc_passes(answer: int) -> bool:
+    """Whether a packet goes on after this answer of a program of classic tc."""
+    return answer not in TC_STOPS
+
+
+def tcx_passes(answer: int) -> bool:
+    """Whether a packet goes on after this answer of a program of tcx."""
+    # tcx stops packets by TCX_DROP and TCX_REDIRECT only, and takes what it does not know,
+    # TC_ACT_STOLEN and TC_ACT_TRAP included, for TCX_NEXT (tcx_action_code() of include/net/tcx.h).
+    return answer not in (2, 7)
+
+
+def lwt_passes(answer: int) -> bool:
+    """Whether a packet goes on after this answer of a program of a route."""
+    # BPF_OK and BPF_LWT_REROUTE; what it does not know, it drops (run_lwt_bpf() of
+    # net/core/lwt_bpf.c).
+    return answer in (0, 128)
+
+
+def netkit_passes(answer: int) -> bool:
+    """Whether a packet goes on after this answer of a program of netkit."""
+    # NETKIT_NEXT and NETKIT_PASS; what it does not know, netkit drops (drivers/net/netkit.c).
+    return answer in (-1, 0)
+
+
+def cgroup_passes(answer: int) -> bool:
+    """Whether a packet goes on after this answer of a program of a cgroup."""
+    # At egress, 2 and 3 tell of congestion besides (BPF_PROG_CGROUP_INET_EGRESS_RUN_ARRAY).
+    return bool(answer & 1)

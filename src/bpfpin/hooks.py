@@ -12,14 +12,22 @@ from types import MappingProxyType
 from typing import Self
 
 from bpfpin.hook_traits import (
+    TC_STOPS,
+    XDP_ANSWERS,
     HeldBy,
     HookTraits,
     PacketForm,
     PacketTraits,
     TargetKind,
     XdpMode,
+    cgroup_passes,
+    lwt_passes,
+    netkit_passes,
+    tc_passes,
+    tcx_passes,
+    xdp_passes,
 )
-from bpfpin.uapi import AttachType, LinkType, ProgramType, XdpAction
+from bpfpin.uapi import AttachType, LinkType, ProgramType
 
 __all__ = [
     "HeldBy",
@@ -30,48 +38,11 @@ __all__ = [
     "TargetKind",
     "XdpMode",
     "has_actions",
+    "has_table",
     "hooks_at",
     "hooks_with_code",
     "known_hook",
 ]
-
-_XDP_ANSWERS = MappingProxyType({int(action): action.name for action in XdpAction})
-# TC_ACT_* of include/uapi/linux/pkt_cls.h, as far as a program of cls_bpf stops a packet by them
-# (cls_bpf_exec_opcode() of net/sched/cls_bpf.c). It lets a packet go on whose answer it does not
-# know.
-_TC_STOPS = MappingProxyType(
-    {2: "TC_ACT_SHOT", 4: "TC_ACT_STOLEN", 7: "TC_ACT_REDIRECT", 8: "TC_ACT_TRAP"}
-)
-
-
-def _xdp_passes(answer: int) -> bool:
-    return answer == XdpAction.XDP_PASS
-
-
-def _tc_passes(answer: int) -> bool:
-    return answer not in _TC_STOPS
-
-
-def _tcx_passes(answer: int) -> bool:
-    # tcx stops packets by TCX_DROP and TCX_REDIRECT only, and takes what it does not know,
-    # TC_ACT_STOLEN and TC_ACT_TRAP included, for TCX_NEXT (tcx_action_code() of include/net/tcx.h).
-    return answer not in (2, 7)
-
-
-def _lwt_passes(answer: int) -> bool:
-    # BPF_OK and BPF_LWT_REROUTE; what it does not know, it drops (run_lwt_bpf() of
-    # net/core/lwt_bpf.c).
-    return answer in (0, 128)
-
-
-def _netkit_passes(answer: int) -> bool:
-    # NETKIT_NEXT and NETKIT_PASS; what it does not know, netkit drops (drivers/net/netkit.c).
-    return answer in (-1, 0)
-
-
-def _cgroup_passes(answer: int) -> bool:
-    # At egress, 2 and 3 tell of congestion besides (BPF_PROG_CGROUP_INET_EGRESS_RUN_ARRAY).
-    return bool(answer & 1)
 
 
 def _xdp() -> HookTraits:
@@ -86,7 +57,7 @@ def _xdp() -> HookTraits:
         has_mode=True,
         has_actions=True,
         can_lock_out=True,
-        packets=PacketTraits(True, PacketForm.FRAME, _xdp_passes, _XDP_ANSWERS),
+        packets=PacketTraits(True, PacketForm.FRAME, xdp_passes, XDP_ANSWERS),
     )
 
 
@@ -108,7 +79,7 @@ def _tc(attach_type: AttachType | None, *, is_incoming: bool) -> HookTraits:
         has_order=is_tcx,
         can_lock_out=True,
         packets=PacketTraits(
-            is_incoming, PacketForm.L2, _tcx_passes if is_tcx else _tc_passes, _TC_STOPS
+            is_incoming, PacketForm.L2, tcx_passes if is_tcx else tc_passes, TC_STOPS
         ),
     )
 
@@ -124,7 +95,7 @@ def _netkit(attach_type: AttachType, *, is_incoming: bool) -> HookTraits:
         checks_attach_type=False,
         has_order=True,
         can_lock_out=True,
-        packets=PacketTraits(is_incoming, PacketForm.L2, _netkit_passes, _TC_STOPS),
+        packets=PacketTraits(is_incoming, PacketForm.L2, netkit_passes, TC_STOPS),
     )
 
 
@@ -153,7 +124,7 @@ def _cgroup_skb(attach_type: AttachType, *, is_incoming: bool) -> HookTraits:
     # check_return_code() of kernel/bpf/verifier.c).
     return _cgroup(attach_type, ProgramType.CGROUP_SKB)._replace(
         checks_attach_type=False,
-        packets=PacketTraits(is_incoming, PacketForm.L3, _cgroup_passes, MappingProxyType({})),
+        packets=PacketTraits(is_incoming, PacketForm.L3, cgroup_passes, MappingProxyType({})),
     )
 
 
@@ -234,6 +205,20 @@ def _sockmap(
     )
 
 
+def _struct_ops() -> HookTraits:
+    return HookTraits(
+        (ProgramType.STRUCT_OPS,),
+        AttachType.STRUCT_OPS,
+        TargetKind.TABLE,
+        code="struct_ops",
+        since="6.4",
+        sections=("struct_ops", "struct_ops.s"),
+        link_type=LinkType.STRUCT_OPS,
+        # The kernel compares the position of a program in its structure instead.
+        checks_attach_type=False,
+    )
+
+
 def _lwt(program_type: ProgramType, *, is_incoming: bool) -> HookTraits:
     return HookTraits(
         (program_type,),
@@ -246,7 +231,7 @@ def _lwt(program_type: ProgramType, *, is_incoming: bool) -> HookTraits:
         checks_attach_type=False,
         can_lock_out=True,
         packets=PacketTraits(
-            is_incoming, PacketForm.L3, _lwt_passes, MappingProxyType({2: "BPF_DROP"})
+            is_incoming, PacketForm.L3, lwt_passes, MappingProxyType({2: "BPF_DROP"})
         ),
     )
 
@@ -450,6 +435,7 @@ class Hook(Enum):
     )
     NETFILTER = "netfilter", _netfilter()
     ITER = "iter", _iterator()
+    STRUCT_OPS = "struct-ops", _struct_ops()
     LWT_IN = "lwt-in", _lwt(ProgramType.LWT_IN, is_incoming=True)
     LWT_OUT = "lwt-out", _lwt(ProgramType.LWT_OUT, is_incoming=False)
     LWT_XMIT = "lwt-xmit", _lwt(ProgramType.LWT_XMIT, is_incoming=False)
@@ -619,6 +605,12 @@ def has_actions(word: str) -> bool:
     """Whether the programs of the hook called *word* answer with XDP actions."""
     hook = known_hook(word)
     return hook is not None and hook.traits.has_actions
+
+
+def has_table(word: str) -> bool:
+    """Whether the links of the hook called *word* hold a table of functions, not a program."""
+    hook = known_hook(word)
+    return hook is not None and hook.traits.target is TargetKind.TABLE
 
 
 def hooks_at(target: TargetKind) -> list[Hook]:

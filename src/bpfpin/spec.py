@@ -23,7 +23,7 @@ from bpfpin.hooks import Hook, XdpMode
 from bpfpin.insn import Code, Instruction, encode, signed32
 from bpfpin.map_traits import traits_of
 from bpfpin.records import dataclass
-from bpfpin.uapi import AttachType, CoreRelocationKind, MapType, ProgramType
+from bpfpin.uapi import AttachType, CoreRelocationKind, MapFlag, MapType, ProgramType
 
 __all__ = [
     "CoreRelocation",
@@ -390,6 +390,15 @@ class ObjectSpec:
     def has_struct_ops(self) -> bool:
         """Whether the object has tables of functions that the kernel calls (struct_ops)."""
         return any(traits_of(spec.type).is_struct_ops for spec in self.maps.values())
+
+    @property
+    def linked_tables(self) -> dict[str, tuple[str, ...]]:
+        """The tables of functions that a link registers, each with the names of its programs."""
+        return {
+            name: tuple(program for _, program in spec.initial)
+            for name, spec in self.maps.items()
+            if traits_of(spec.type).is_struct_ops and spec.map_flags & MapFlag.LINK and spec.initial
+        }
 
     @property
     def tail_called(self) -> list[str]:

@@ -32,6 +32,10 @@ const volatile __u32 version = VERSION;
 #define ROUTED 0 /* BPF_OK */
 #endif
 
+#ifndef KEPT
+#define KEPT 65535 /* bytes of a packet; or the index of a socket among those of a port */
+#endif
+
 struct __sk_buff {
 	__u32 len;
 };
@@ -95,4 +99,14 @@ SEC("?lwt_out") int on_departure(void *context)
 SEC("?lwt_xmit") int on_route(void *context)
 {
 	return count(ON_ROUTE, ROUTED);
+}
+
+SEC("?socket") int on_socket(void *context)
+{
+	return count(ON_SOCKET, KEPT);
+}
+
+SEC("?sk_reuseport") int on_choice(void *context)
+{
+	return count(ON_SOCKET, 1); /* SK_PASS: the kernel chooses */
 }

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 from bpfpin.errors import PermissionDeniedError, ProgramChangedError, SyscallError
 from bpfpin.objects.kernel.info import LinkInfo, link_info
 from bpfpin.objects.kernel.object import KernelObject, ObjectKind
+from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.programs.program import Program
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import LinkDetails, OrderedLink
@@ -78,15 +79,17 @@ class Link(KernelObject):
         return self.info.id
 
     def program_id(self) -> int:
-        """Return the id of the attached program."""
-        return self.info.program_id
+        """Return the id of the attached program; of a table (struct_ops), that of its map."""
+        return self.info.object_id
 
-    def update(self, program: Program, expected_old: Program | None = None) -> None:
+    def update(
+        self, program: Program | BaseMap, expected_old: Program | BaseMap | None = None
+    ) -> None:
         """Replace the program atomically: every packet is seen by the old one or the new one.
 
         Args:
-            program: The new program, of the same type.
-            expected_old: Replace only this program. Default: any.
+            program: The new program, of the same type; for a link of struct_ops, the new table.
+            expected_old: Replace only this program, or table. Default: any.
 
         Raises:
             ProgramChangedError: Another program than *expected_old* is attached.

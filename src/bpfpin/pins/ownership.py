@@ -33,6 +33,7 @@ from bpfpin.errors import (
     PinNotFoundError,
     UnsafePathError,
 )
+from bpfpin.hooks import has_table
 from bpfpin.objects.kernel.object import ObjectKind, identity
 from bpfpin.objects.link import Link
 from bpfpin.pins import names
@@ -46,6 +47,7 @@ from bpfpin.pins.directory import (
 )
 from bpfpin.pins.manifest import Manifest, read_manifest
 from bpfpin.records import dataclass
+from bpfpin.uapi import LinkType
 
 # The mode bit of a directory that an unload left for pins of others. The sticky bit changes nothing
 # where only the owner may write, and needs no entry of ours among theirs.
@@ -154,8 +156,14 @@ def record_all_objects(generation: Directory) -> None:
     for folder, entry in list(_entries(generation)):
         if entry.kind is EntryKind.PIN and entry.folder in _KINDS:
             pinned = identity(folder.pin_path(entry.name))
-            if pinned is not None and pinned[0] is _KINDS[entry.folder]:
+            if pinned is not None and pinned[0] is _kind_of(entry):
                 record_object(generation, entry.folder, entry.name, pinned[1])
+
+
+def _kind_of(entry: GenerationEntry) -> ObjectKind:
+    """Return the kind of the objects that the set pins where *entry* is."""
+    is_table = entry.folder == names.PREVIOUS and has_table(names.hook_of_link(entry.name))
+    return ObjectKind.MAP if is_table else _KINDS[entry.folder]
 
 
 def _entry(folder: str, pin: str) -> str:
@@ -245,7 +253,7 @@ class Ownership:
             pinned = identity(directory.pin_path(entry.name))
         except PinNotFoundError:
             return False
-        if pinned is None or pinned[0] is not _KINDS[entry.folder]:
+        if pinned is None or pinned[0] is not _kind_of(entry):
             return False
         if objects.of(entry.folder).get(entry.name) == pinned[1]:
             return True
@@ -254,7 +262,9 @@ class Ownership:
     def _runs_own_program(self, link_id: int, objects: ObjectIds) -> bool:
         """Whether a link that is not recorded, such as one that was on trial, is the set's."""
         with suppress(IdNotFoundError), Link.from_id(link_id) as link:
-            return link.info.program_id in objects.programs.values()
+            info = link.info
+            own = objects.maps if info.type == LinkType.STRUCT_OPS else objects.programs
+            return info.object_id in own.values()
         return False
 
 

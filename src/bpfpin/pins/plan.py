@@ -99,8 +99,9 @@ class HookPlan(Closing):
         target: What the program names as its target; "" where the place of the set says all.
         attachment: What an update switches; open as long as the plan. A hook of the set that does
             not update in place has it, too, although the next program is attached beside it.
-        previous: The program that runs there now; open as long as the plan.
-        previous_id: The id of that program.
+        previous: The program that runs there now, or the table (struct_ops); open as long as the
+            plan.
+        previous_id: The id of that program or table.
         link_id: The id of the link that holds it; None without one.
         mode: The XDP mode that it runs in.
         held_by: What holds it.
@@ -114,7 +115,7 @@ class HookPlan(Closing):
     program: str = ""
     target: str = ""
     attachment: HookAttachment | None = None
-    previous: Program | None = None
+    previous: Program | Map | None = None
     previous_id: int | None = None
     link_id: int | None = None
     mode: str = ""

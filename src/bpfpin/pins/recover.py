@@ -26,6 +26,7 @@ from pathlib import Path
 
 from bpfpin.errors import AttachError, BpfError, PinNotFoundError, UnsafePathError
 from bpfpin.hints import shell_line
+from bpfpin.hooks import has_table
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names, shared
@@ -328,6 +329,10 @@ def detach_generation(directory: Directory, reopen: Reopen) -> None:
 
 def own_program_id(directory: Directory, record: HookRecord, objects: ObjectIds | None) -> int:
     """Return the id of the set's program at a hook, also if its pin was removed or replaced."""
+    if has_table(record.hook):
+        pin = names.map_pin_name(record.target)
+        with Map.from_pin(directory.path / pin) as table:
+            return objects.maps.get(pin, table.id) if objects else table.id
     pin = names.program_pin_name(record.program)
     # The record comes first: behind a replaced pin is a program of others, which may not be
     # detached.

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from bpfpin.errors import AttachError, PinNotFoundError, ProgramChangedError
-from bpfpin.hooks import HeldBy
+from bpfpin.hooks import HeldBy, has_table
 from bpfpin.objects.link import HookAttachment, Link
+from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names, shared
 from bpfpin.pins.directory import Directory
@@ -35,12 +37,15 @@ Reopen = Callable[[AttachPoint, HookRecord], HookAttachment]
 
 @dataclass(frozen=True)
 class HookSwitch:
-    """One open hook with the program *old* that it runs now, and *new* that replaces it."""
+    """One open hook with the program *old* that it runs now, and *new* that replaces it.
+
+    At a hook of tables (struct_ops), these are maps.
+    """
 
     record: HookRecord
     hook: HookAttachment
-    old: Program
-    new: Program
+    old: Program | Map
+    new: Program | Map
 
     def forward(self) -> None:
         """Run the new program; `ProgramChangedError` if the hook runs neither of the two."""
@@ -51,11 +56,12 @@ class HookSwitch:
         with suppress(ProgramChangedError, AttachError):
             self._swap(self.old, self.new)
 
-    def _swap(self, wanted: Program, expected: Program) -> None:
+    def _swap(self, wanted: Program | Map, expected: Program | Map) -> None:
         try:
             # Without a look before: the kernel compares in the same step, and a look would only be
             # older.
-            self.hook.update(wanted, expected_old=expected)
+            # A link of tables takes maps.
+            self.hook.update(wanted, expected_old=expected)  # type: ignore[arg-type]
         except ProgramChangedError as error:
             running = self.hook.program_id()
             if running == wanted.id:
@@ -116,16 +122,23 @@ def _hooks(stage: Directory, manifest: Manifest, reopen: Reopen) -> Iterator[Hoo
 def _open(
     stage: Directory, place: AttachPoint, record: HookRecord, reopen: Reopen
 ) -> Iterator[HookSwitch]:
-    program = names.program_pin_name(record.program)
+    kind: type[Program | Map] = Map if has_table(record.hook) else Program
     with (
-        Program.from_pin(stage.path / names.PREVIOUS / record.link) as old,
-        Program.from_pin(stage.path / names.PROGRAMS / program) as new,
+        kind.from_pin(stage.path / names.PREVIOUS / record.link) as old,
+        kind.from_pin(stage.path / own_pin(record)) as new,
     ):
         hook = open_hook(stage, place, record, reopen)
         try:
             yield HookSwitch(record, hook, old, new)
         finally:
             hook.close()
+
+
+def own_pin(record: HookRecord) -> Path:
+    """Return the path of the pin of what a hook runs, below the directory of its generation."""
+    if has_table(record.hook):
+        return Path(names.map_pin_name(record.target))
+    return Path(names.PROGRAMS, names.program_pin_name(record.program))
 
 
 def _names_below(stage: Directory, folder: str) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from bpfpin.choices import similar
-from bpfpin.errors import UsageError, WrongHookError
+from bpfpin.errors import TargetNotFoundError, UsageError, WrongHookError
 from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.hooks import Hook, TargetKind
 from bpfpin.map_traits import traits_of
@@ -85,7 +85,12 @@ def choose(
         chosen = _once(_word(spec, word, hook) for word in words)
     else:
         chosen = _by_section(spec, hook, targets)
-    chosen = [_with_only_map(spec, choice) for choice in chosen]
+    chosen = _once(placed for choice in chosen for placed in _placed(spec, choice))
+    if not chosen:
+        raise UsageError(
+            f"no program of {_path(spec)} is in a table that a link registers",
+            hint="such a table is a variable in the section .struct_ops.link",
+        )
     for choice in chosen:
         _require_attachable(choice, targets)
     _require_one_a_hook(chosen, has_words=bool(words))
@@ -171,7 +176,12 @@ def passed_over(
 
 def programs_to_load(spec: ObjectSpec, chosen: Iterable[Choice]) -> list[str]:
     """Return the programs that *chosen* need: themselves, and what their tail calls may reach."""
-    names = [choice.program.name for choice in chosen]
+    names = [
+        name
+        for choice in chosen
+        # The kernel takes a table with all of its functions.
+        for name in (choice.program.name, *spec.linked_tables.get(choice.target, ()))
+    ]
     return list(dict.fromkeys([*names, *spec.tail_called]))
 
 
@@ -214,12 +224,34 @@ def _word(spec: ObjectSpec, word: str, hook: Hook | None) -> Choice:
     return Choice(program, chosen_hook, target or of_section)
 
 
-def _with_only_map(spec: ObjectSpec, choice: Choice) -> Choice:
-    """Have a program of a map of sockets go to the only such map, if it names none."""
-    if choice.target or choice.hook.traits.target is not TargetKind.MAP:
-        return choice
-    maps = [name for name, each in spec.maps.items() if traits_of(each.type).is_sockmap]
-    return replace(choice, target=maps[0]) if len(maps) == 1 else choice
+def _placed(spec: ObjectSpec, choice: Choice) -> Iterator[Choice]:
+    """Yield where a program goes whose map no section can name.
+
+    A program of a map of sockets goes to the only such map, if it names none. Of a table of
+    functions (struct_ops) the table is attached: its first program stands for all.
+    """
+    if choice.hook.traits.target is TargetKind.TABLE:
+        yield from _tables(spec, choice)
+        return
+    if choice.hook.traits.target is TargetKind.MAP and not choice.target:
+        maps = [name for name, each in spec.maps.items() if traits_of(each.type).is_sockmap]
+        choice = replace(choice, target=maps[0]) if len(maps) == 1 else choice
+    yield choice
+
+
+def _tables(spec: ObjectSpec, choice: Choice) -> Iterator[Choice]:
+    # The rest of a section `struct_ops/NAME` is no target, but the program's own name.
+    is_named = choice.target != choice.program.attach_to
+    tables = spec.linked_tables
+    if is_named and choice.target not in tables:
+        raise TargetNotFoundError(
+            f"{_path(spec)} has no table {choice.target!r} that a link registers",
+            hint=f"it has: {', '.join(tables) or 'none'}",
+        )
+    for table, programs in tables.items():
+        is_meant = choice.target == table if is_named else not spec.maps[table].is_optional
+        if choice.program.name in programs and is_meant:
+            yield Choice(spec.programs[programs[0]], choice.hook, table)
 
 
 def _by_section(spec: ObjectSpec, hook: Hook | None, targets: TargetKinds) -> list[Choice]:

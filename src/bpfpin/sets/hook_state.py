@@ -25,7 +25,7 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import AttachPoint, HookRecord
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.records import dataclass
-from bpfpin.sets.live import program_id, reopen, stub_program_id
+from bpfpin.sets.live import own_object_id, reopen, stub_program_id
 from bpfpin.sets.place import DeviceState, target_name
 from bpfpin.sets.reports import HeldHook
 from bpfpin.sets.trial import trial_of
@@ -117,7 +117,7 @@ def _look_at_link(pin_set: LoadedSet, record: HookRecord, _place: AttachPoint) -
         running_id = stub_program_id(pin_set, record)
         missing = "" if running_id else f"the stub at {record.hook} calls no program"
         return _Seen(running_id, info.id, missing=missing)
-    return _Seen(info.program_id, info.id, info.ifindex or 0)
+    return _Seen(info.object_id, info.id, info.ifindex or 0)
 
 
 def _link(pin_set: LoadedSet, record: HookRecord) -> Link:
@@ -174,7 +174,7 @@ def _look_at_device(_found: LoadedSet, record: HookRecord, place: AttachPoint) -
 
 def _program_id(pin_set: LoadedSet, record: HookRecord) -> int | None:
     with suppress(PinError, PermissionDeniedError):
-        return program_id(pin_set, record.program)
+        return own_object_id(pin_set, record)
     return None
 
 

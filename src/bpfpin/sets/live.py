@@ -16,8 +16,9 @@ from bpfpin.errors import (
     UnsafePathError,
 )
 from bpfpin.hints import Argument, Fix, shell_line
-from bpfpin.hooks import HeldBy, Hook
+from bpfpin.hooks import HeldBy, Hook, has_table
 from bpfpin.objects.link import HookAttachment
+from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory, user_name
@@ -122,7 +123,7 @@ def foreign_fix(directory: PinSet) -> str:
 def require_unchanged_programs(live: LoadedSet) -> None:
     """Raise `ProgramChangedError` if a link or a filter of the set runs somebody else's program."""
     for record in live.hooks:
-        own_id = program_id(live, record.program)
+        own_id = own_object_id(live, record)
         if own_id is None:
             continue
         if record.held_by is HeldBy.STUB:
@@ -140,11 +141,12 @@ def require_unchanged_programs(live: LoadedSet) -> None:
             running = link.info
         # Unpinning the link would detach a program that somebody else put there with
         # BPF_LINK_UPDATE.
-        if running.is_attached and running.program_id != own_id:
+        if running.is_attached and running.object_id != own_id:
+            what = f"{'map' if has_table(record.hook) else 'program'} id {running.object_id}"
             raise ProgramChangedError(
-                f"the link of {live.path} at {record.hook} runs program id {running.program_id},"
-                f" which is not the set's {record.program}; it was left alone",
-                holder=f"program id {running.program_id}",
+                f"the link of {live.path} at {record.hook} runs {what},"
+                f" which is not the set's {record.target or record.program}; it was left alone",
+                holder=what,
                 hint=f"detach it on purpose: bpftool link detach id {running.id}",
             )
 
@@ -200,8 +202,26 @@ def runs_its_program(live: LoadedSet, record: HookRecord) -> bool:
             running = reopen(live.manifest.place, record).program_id()
     elif link := live.open_link(record.link):
         with link:
-            running = link.info.program_id if link.info.is_attached else 0
-    return bool(running) and running == program_id(live, record.program)
+            running = link.info.object_id if link.info.is_attached else 0
+    return bool(running) and running == own_object_id(live, record)
+
+
+def open_own(live: LoadedSet, record: HookRecord) -> Program | Map | None:
+    """Open what a hook of the set is to run: its program, or its table (struct_ops)."""
+    if has_table(record.hook):
+        return live.open_map(record.target)
+    return live.open_program(record.program)
+
+
+def own_object_id(live: PinSet, record: HookRecord) -> int | None:
+    """Return the id of what a hook is to run, as `program_id` does."""
+    if not has_table(record.hook):
+        return program_id(live, record.program)
+    table_id = live.id_of("", names.map_pin_name(record.target))
+    if table_id is not None:
+        return table_id
+    with live.open_map(record.target) or nullcontext() as table:
+        return table.id if table else None
 
 
 def program_id(live: PinSet, name: str) -> int | None:

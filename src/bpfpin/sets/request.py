@@ -376,6 +376,12 @@ def requests_of(
 
     The current namespace is that of the devices.
     """
+    # First: maps and programs that this kernel cannot have are not chosen, and need neither
+    # pinnings nor variables.
+    if spec.has_struct_ops:
+        from bpfpin.objects.maps.struct_ops import without_unusable  # noqa: PLC0415 - few objects have tables
+
+        spec = without_unusable(spec)
     requests = []
     for device, cgroup in targets:
         place = _place_of(device, cgroup, netns=options.netns)
@@ -430,11 +436,6 @@ def with_names(targets: Iterable[LoadRequest], options: LoadOptions) -> list[Loa
 def _request(
     spec: ObjectSpec, chosen: tuple[Choice, ...], place: AttachPoint, options: LoadOptions
 ) -> LoadRequest:
-    # First: maps and programs that this kernel cannot have need neither pinnings nor variables.
-    if spec.has_struct_ops:
-        from bpfpin.objects.maps.struct_ops import without_unusable  # noqa: PLC0415 - few objects have tables
-
-        spec = without_unusable(spec)
     has_mode = options.mode is not XdpMode.AUTO
     check_options(chosen, has_order=options.order is not None, has_mode=has_mode)
     spec = with_pinnings(spec, options.pinning, options.maps)

@@ -52,7 +52,7 @@ from bpfpin.pins.trial import (
 )
 from bpfpin.pins.trial import end_trial as remove_trial
 from bpfpin.records import dataclass
-from bpfpin.sets.live import read_live, recovered, reopen
+from bpfpin.sets.live import open_own, read_live, recovered, reopen
 from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.syscall.signals import signals_deferred
 
@@ -516,8 +516,8 @@ class _Return:
             # The copy has the manifest of the generation before. The one of this generation is
             # written last, as in every stage.
             built.unlink(names.MANIFEST)
-        for link, program in moved:
-            if leaving := self._live.open_program(program):
+        for link, record in moved:
+            if leaving := open_own(self._live, record):
                 with leaving:
                     stage.pin_previous(link, leaving)
         # Going back is a generation of its own, so that no two generations of a set have one
@@ -527,10 +527,10 @@ class _Return:
             dataclasses.replace(self._before, generation=generation, time=int(time.time()))
         )
 
-    def _moved(self, objects: ObjectIds | None) -> list[tuple[str, str]]:
+    def _moved(self, objects: ObjectIds | None) -> list[tuple[str, HookRecord]]:
         """Return the hooks of the generation before that the load switched.
 
-        Each with the name that its pin had before and the program that it runs now. *objects* are
+        Each with the name that its pin had before and its record now. *objects* are
         the recorded ids of the generation before.
         """
         # By what they are, not by name: a pin has the program in its name where a hook has several.
@@ -538,8 +538,8 @@ class _Return:
         before, now = self._before.place, self._live.manifest.place
         live_ids = self._live.objects.links if self._live.objects else {}
         names_before = {_hook_key(before, one, before_ids): one.link for one in self._before.hooks}
-        programs = {_hook_key(now, one, live_ids): one.program for one in self._live.hooks}
-        return [(names_before[key], programs[key]) for key in names_before if key in programs]
+        records = {_hook_key(now, one, live_ids): one for one in self._live.hooks}
+        return [(names_before[key], records[key]) for key in names_before if key in records]
 
 
 def _hook_key(place: AttachPoint, record: HookRecord, ids: Mapping[str, int]) -> tuple[object, ...]:

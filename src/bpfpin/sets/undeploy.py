@@ -192,12 +192,12 @@ def _links(live: LoadedSet) -> dict[int, int]:
     # The record also knows links whose pin was removed by hand.
     for link_id in live.objects.links.values() if live.objects else ():
         with suppress(BpfError), Link.from_id(link_id) as link:
-            links[link.id] = link.program_id()
+            links[link.id] = link.info.program_id
     for name, path in live.links.items():
         # A pin that has a record may hold a link of others by now.
         if live.id_of(names.LINKS, name) is None:
             with suppress(PinError), Link.from_pin(path) as link:
-                links[link.id] = link.program_id()
+                links[link.id] = link.info.program_id
     return links
 
 

@@ -150,9 +150,15 @@ class LinkInfo:
     target_btf_id: int | None = None
 
     @property
+    def object_id(self) -> int:
+        """The id of what it attaches: of the program, or of the table (struct_ops)."""
+        is_table = self.type == LinkType.STRUCT_OPS
+        return (self.map_id or 0) if is_table else self.program_id
+
+    @property
     def is_attached(self) -> bool:
         """Whether its device, cgroup or network namespace still exists; True without one."""
-        return 0 not in (self.ifindex, self.cgroup_id, self.netns_inode)
+        return 0 not in (self.ifindex, self.cgroup_id, self.netns_inode, self.object_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from bpfpin.attach.registry import AttachOptions, HookTarget, code_of
 from bpfpin.choices import choice_of, similar
 from bpfpin.errors import UsageError
 from bpfpin.hints import Argument, Fix, Placeholder
-from bpfpin.hooks import Hook, TargetKind
+from bpfpin.hooks import Hook, TargetKind, has_table
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.link import HookAttachment, Link
 from bpfpin.records import dataclass
@@ -33,7 +33,8 @@ Target = str | Path
 # What runs programs that no hook does.
 _WITHOUT_HOOK: Final = {
     ProgramType.SYSCALL: "test_run() runs it",
-    ProgramType.STRUCT_OPS: "its table of functions is attached, not the program",
+    ProgramType.SOCKET_FILTER: "attach_socket_filter() attaches it to a socket",
+    ProgramType.SK_REUSEPORT: "attach_reuseport() attaches it to a socket",
 }
 
 
@@ -89,6 +90,7 @@ class Choices:
     device: str | int | None
     cgroup: str | Path | None
     maps: Mapping[str, Map]
+    linked_tables: Mapping[str, tuple[str, ...]]
 
     def hook_of(self, spec: ProgramSpec) -> Hook | None:
         """Return the hook that the caller names for the program, else that of its section."""
@@ -115,6 +117,10 @@ class Choices:
             return [HookTarget()]
         # The target of the section belongs to the hook of the section.
         of_section = [spec.attach_to] if hook is spec.hook and spec.attach_to else []
+        if kind is TargetKind.TABLE:
+            # The first program of a table stands for all: it is the table that is attached.
+            tables = self.linked_tables.items()
+            of_section = [table for table, programs in tables if programs[0] == spec.name]
         names = given or of_section
         if kind is TargetKind.MAP and not names:
             sockmaps = [name for name, each in self.maps.items() if traits_of(each.type).is_sockmap]
@@ -152,7 +158,14 @@ def attach_programs(
 def _by_default(loaded: Loaded) -> list[str]:
     """Return the programs that are attached unless some are named."""
     specs = loaded.program_specs
-    own = [name for name, spec in specs.items() if spec.hook or spec.type not in _WITHOUT_HOOK]
+    tables = loaded.linked_tables.values()
+    firsts = {programs[0] for programs in tables}
+    own = [
+        name
+        for name, spec in specs.items()
+        if (spec.hook or spec.type not in _WITHOUT_HOOK)
+        and (spec.hook is None or not has_table(spec.hook.value) or name in firsts)
+    ]
     # If programs only call each other, none of them is a better entry than the others.
     return [name for name in own if name not in loaded.tail_called] or own
 

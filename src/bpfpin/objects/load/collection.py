@@ -107,6 +107,7 @@ class Loaded(Closing):
         variable_specs: The descriptions of the object's global variables; see `variables`.
         program_specs: The descriptions of the programs as they were loaded, by name.
         tail_called: The programs that the object itself puts into program arrays.
+        linked_tables: The tables of functions that a link registers, each with its programs.
     """
 
     maps: Mapping[str, Map] = field(default_factory=dict)
@@ -115,6 +116,7 @@ class Loaded(Closing):
     variable_specs: tuple[VariableSpec, ...] = field(default=(), repr=False)
     program_specs: Mapping[str, ProgramSpec] = field(default_factory=dict, repr=False)
     tail_called: frozenset[str] = field(default=frozenset(), repr=False)
+    linked_tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def variables(self) -> Variables:
@@ -166,7 +168,9 @@ class Loaded(Closing):
         from bpfpin.objects.load.attachments import Choices, attach_programs  # noqa: PLC0415 - sets attach by themselves
 
         return attach_programs(
-            self, programs, Choices(targets or {}, hooks or {}, device, cgroup, self.maps)
+            self,
+            programs,
+            Choices(targets or {}, hooks or {}, device, cgroup, self.maps, self.linked_tables),
         )
 
     def close(self) -> None:
@@ -342,6 +346,7 @@ def load_checked(
             ready.spec.all_variables,
             ready.spec.programs,
             frozenset(spec.tail_called),
+            spec.linked_tables,
         )
 
 

@@ -18,15 +18,16 @@ from bpfpin.errors import (
     UsageError,
 )
 from bpfpin.hints import Argument, Fix, shell_line
-from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode
+from bpfpin.hooks import HeldBy, Hook, TargetKind, XdpMode, has_table
 from bpfpin.objects.link import Link
+from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapPlan
 from bpfpin.sets.choose import Choice
-from bpfpin.sets.live import program_id, reopen
+from bpfpin.sets.live import open_own, program_id, reopen
 from bpfpin.sets.place import hook_target, in_namespace
 from bpfpin.sets.request import LoadRequest
 from bpfpin.spec import ObjectSpec
@@ -204,6 +205,8 @@ def _link_name(request: LoadRequest, choice: Choice) -> str:
     """
     at_hook = [one for one in request.chosen if one.hook is choice.hook]
     of_program = [one for one in at_hook if one.program.name == choice.program.name]
+    if has_table(choice.hook.value):
+        return names.link_pin_name(choice.hook.value, choice.target)
     is_alone = len(at_hook) == 1 and not choice.hook.traits.example
     return names.link_pin_name(
         choice.hook.value,
@@ -323,7 +326,7 @@ def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan 
     undo.callback(link.close)
     info = link.info
     # The link of a deleted device still opens, but an update answers ENOLINK: attach anew.
-    running = info.program_id if info.is_attached else 0
+    running = info.object_id if info.is_attached else 0
     return replace(plan, attachment=link, link_id=info.id, previous_id=running, mode=record.mode)
 
 
@@ -341,9 +344,9 @@ def _own_stub(live: LoadedSet, record: HookRecord, undo: ExitStack) -> StubAttac
 
 def _previous(
     request: LoadRequest, live: LoadedSet, record: HookRecord, update: HookPlan
-) -> tuple[Program, bool]:
-    """Return the program that a hook of the set runs, and whether it is somebody else's."""
-    program = live.open_program(record.program)
+) -> tuple[Program | Map, bool]:
+    """Return what a hook of the set runs, a program or a table, and whether it is another's."""
+    program = open_own(live, record)
     if program is not None:
         with ExitStack() as undo:
             undo.callback(program.close)
@@ -353,7 +356,8 @@ def _previous(
                 undo.pop_all()
                 return program, False
     if request.takes_over and update.previous_id:
-        return Program.from_id(update.previous_id), True
+        kind = Map if has_table(record.hook) else Program
+        return kind.from_id(update.previous_id), True
     if program is None:
         raise ProgramChangedError(
             f"the pin of {record.program} is gone from the set {request.shown_name}: bpfpin"

@@ -136,7 +136,7 @@ class Migrator:
             pinned = [opened.enter_context(program) for program in self._programs(spec.name)]
             # What the hooks really run, besides the pinned programs: somebody may have replaced a
             # pin or a program.
-            running = [hook.previous for hook in self.hooks if hook.previous is not None]
+            running = [hook.previous for hook in self.hooks if isinstance(hook.previous, Program)]
             programs = {program.id: program for program in (*pinned, *running)}
             before = users_of_programs(programs.values(), {spec.name: old})
             libraries = _libraries(programs.values()), _library(self.request.spec)

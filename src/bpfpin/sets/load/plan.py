@@ -13,6 +13,7 @@ from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.kernel.object import identity
 from bpfpin.objects.maps.map import Map
+from bpfpin.objects.programs.program import Program
 from bpfpin.pins import names
 from bpfpin.pins.manifest import Access
 from bpfpin.pins.pinset import LoadedSet, lost_pins
@@ -243,7 +244,7 @@ def _use_pinned_maps(planned: tuple[HookPlan, ...], live: LoadedSet) -> bool:
     for path in live.maps.values():
         with suppress(PinNotFoundError, PinKindError), Map.from_pin(path) as bpf_map:
             pinned.add(bpf_map.id)
-    used = [hook.previous.info.map_ids for hook in planned if hook.previous]
+    used = [each.previous.info.map_ids for each in planned if isinstance(each.previous, Program)]
     return all(pinned.issuperset(ids) for ids in used)
 
 
