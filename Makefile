@@ -121,12 +121,14 @@ generate: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_helpers.py
 	$(BIN)/python scripts/build_builtin.py
 	$(BIN)/python scripts/gen_public_names.py
+	$(BIN)/python scripts/gen_hooks.py
 
 generated: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py --check
 	$(BIN)/python scripts/gen_helpers.py --check
 	$(BIN)/python scripts/build_builtin.py --check
 	$(BIN)/python scripts/gen_public_names.py --check
+	$(BIN)/python scripts/gen_hooks.py --check
 
 picture: $(PACKAGE)
 	$(WHY_SUDO)

@@ -20,6 +20,7 @@ LOWER_LAYERS: Final = tuple(
 )
 _DEVICES: Final = "tests/guests/test_devices.py"
 _FUNCTIONS: Final = "tests/guests/test_kernel_functions.py"
+_ITERATORS: Final = "tests/lab/test_iterators.py"
 _KINDS: Final = "tests/guests/test_kinds.py"
 _CGROUP2: Final = "tests/guests/test_cgroup2.py"
 _REALTIME: Final = "tests/guests/test_realtime.py"
@@ -69,6 +70,17 @@ CAPABILITIES: Final = {
         f"{_FUNCTIONS}::test_a_program_of_a_cgroup_runs_for_its_processes_and_is_updated_in_place",
     ),
     "freplace": (f"{_FUNCTIONS}::test_an_extension_replaces_a_function_of_a_program",),
+    "iterators": (
+        f"{_ITERATORS}::test_text_of_tasks_all_or_of_a_process_or_a_thread",
+        f"{_ITERATORS}::test_records_of_a_map_by_name_and_by_format",
+        f"{_ITERATORS}::test_a_set_is_read_reloaded_in_place_recovered_and_unloaded",
+        f"{_ITERATORS}::test_an_iterator_over_a_map_of_the_set_follows_the_map",
+    ),
+    "all that sections name is attached": (
+        "tests/kernel/test_attach_corpus.py::test_all_programs_of_the_examples_are_attached",
+        "tests/kernel/test_attach_corpus.py::"
+        "test_all_programs_of_the_tests_are_attached_where_they_load",
+    ),
     "types and functions of modules": (
         f"{_KINDS}::test_a_program_is_loaded_for_a_function_of_a_module",
         f"{_KINDS}::test_a_program_is_fitted_to_a_structure_of_a_module",

@@ -20,9 +20,9 @@ from typing import IO
 
 import pytest
 
-from bpfpin.apps.compile import compile_source
 from bpfpin.objects.kernel.info import programs
 from support.documents import ROOT
+from support.objects import compiled_example
 from support.tools import need
 from support.user_program import probed
 from support.user_program import running as probed_process
@@ -47,8 +47,7 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         for path in TOOLS.glob("*.py"):
             shutil.copy(path, name)
-            source = path.with_suffix(".bpf.c")
-            compile_source(source, Path(name) / source.with_suffix(".o").name)
+            shutil.copy(compiled_example(f"tools/{path.stem}"), Path(name) / f"{path.stem}.bpf.o")
         yield Path(name)
 
 
