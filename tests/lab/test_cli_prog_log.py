@@ -145,7 +145,7 @@ def test_stats_measure_the_runs_of_programs_that_are_named() -> None:
         small_program(ProgramType.XDP, "idle", answer=2) as idle,
         calling(busy, data=bytes(64)),
     ):
-        words = (f"id:{busy.id}", f"id:{idle.id}", "--interval", 0.2, "--count", 2)
+        words = (f"id:{busy.id}", f"id:{idle.id}", "--interval", 0.5, "--count", 2)
         result = run_here("prog", "stats", *words, "-o", "ndjson")
         counted = busy.info.run_count
         name = f"id:{busy.id}"
@@ -153,8 +153,10 @@ def test_stats_measure_the_runs_of_programs_that_are_named() -> None:
 
     rows = result.json_lines
     assert [row["name"] for row in rows] == ["busy", "idle"] * 2
-    for row in rows[::2]:
-        assert row["runs"] > 0
+    # A busy machine may not have run it in one of the intervals.
+    ran = [row for row in rows[::2] if row["runs"]]
+    assert ran
+    for row in ran:
         assert row["average_ns"] == pytest.approx(row["run_time_ns"] / row["runs"], abs=0.1)
         assert 0 < row["cpu_share"] < 1
         assert row["runs_per_second"] > 0
