@@ -64,7 +64,8 @@ def make_program(folder: Path, functions: int) -> Path:
     """Return a program with so many functions."""
     source, target = folder / f"{functions}.s", folder / f"program{functions}"
     with source.open("w") as text:
-        text.write(".text\n.globl main\n.type main,@function\nmain:\n.zero 4\n.size main, 4\n")
+        text.write(".section .note.GNU-stack\n.text\n.globl main\n.type main,@function\n")
+        text.write("main:\n.zero 4\n.size main, 4\n")
         for number in range(functions):
             name = NAMED.format(number)
             text.write(
