@@ -22,7 +22,7 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
-from bpfpin.hooks import Hook, TargetKind
+from bpfpin.hooks import Hook, TargetKind, has_table
 from bpfpin.objects.load.collection import load
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec, ProgramSpec
@@ -64,16 +64,24 @@ class Outcome:
             if not bpf_map.max_entries and bpf_map.type not in WITH_SIZE_OF_CPUS:
                 spec = spec.with_map(bpf_map.name, max_entries=2)
         for program in spec.programs.values():
-            if program.hook is not None:
+            # The kernel takes a table with all of its programs.
+            if program.hook is not None and not has_table(program.hook.value):
                 self._attach(f"{name}: {program.name}", spec, program, program.hook)
+        for table, programs in spec.linked_tables.items():
+            first = spec.programs[programs[0]]
+            self._attach(f"{name}: {table}", spec, first, Hook.STRUCT_OPS)
 
     def missing(self) -> dict[Hook, dict[str, BpfError]]:
         """Return the hooks at which programs load and none could be attached."""
         return {hook: why for hook, why in self.not_there.items() if hook not in self.attached}
 
     def _attach(self, name: str, spec: ObjectSpec, program: ProgramSpec, hook: Hook) -> None:
+        is_table = has_table(hook.value)
+        tables = [
+            each for each in spec.linked_tables.values() if is_table and each[0] == program.name
+        ]
         try:
-            loaded = load(spec, programs=[program.name])
+            loaded = load(spec, programs=[*tables[0]] if tables else [program.name])
         except NOT_LOADED as error:
             self.not_loaded.setdefault(hook, {})[name] = error
             return
@@ -88,7 +96,8 @@ class Outcome:
             except BpfError as error:
                 self.failed[name] = error
             else:
-                assert ids == {loaded.programs[program.name].id}
+                own = [loaded.maps[table].id for table in loaded.linked_tables if is_table]
+                assert ids == {*(own or [loaded.programs[program.name].id])}
                 self.attached.setdefault(hook, []).append(name)
 
     def _place(self, program: ProgramSpec, hook: Hook, maps: Iterable[str]) -> dict[str, Any]:
@@ -99,7 +108,7 @@ class Outcome:
             return {"cgroup": self.cgroup}
         if program.attach_to == "bpf_map_elem":  # the section cannot say of which map
             return {"targets": {program.name: f"bpf_map_elem,map={next(iter(maps))}"}}
-        if not kind.is_named or program.attach_to:
+        if not kind.is_named or program.attach_to or kind is TargetKind.TABLE:
             return {}
         own = {TargetKind.ROUTE: f"{ROUTE},dev={self.device}"}
         return {"targets": {program.name: own.get(kind, hook.traits.example)}}
