@@ -173,7 +173,7 @@ def _user_functions(
 
 
 def _network_namespace(
-    attach_type: AttachType, program_type: ProgramType, *, since: str
+    attach_type: AttachType, program_type: ProgramType, *, since: str, runs_one: bool = False
 ) -> HookTraits:
     return HookTraits(
         (program_type,),
@@ -182,6 +182,7 @@ def _network_namespace(
         code="network_namespace",
         since=since,
         link_type=LinkType.NETNS,
+        runs_one=runs_one,
         can_lock_out=True,
     )
 
@@ -431,7 +432,10 @@ class Hook(Enum):
     )
     FLOW_DISSECTOR = (
         "flow-dissector",
-        _network_namespace(AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8"),
+        # flow_dissector_bpf_prog_attach_check() of net/core/flow_dissector.c.
+        _network_namespace(
+            AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8", runs_one=True
+        ),
     )
     NETFILTER = "netfilter", _netfilter()
     ITER = "iter", _iterator()

@@ -14,13 +14,15 @@ import pytest
 from bpfpin.attach import sockmap
 from bpfpin.attach.lwt import attach_lwt
 from bpfpin.attach.netfilter import NetfilterTarget, attach_netfilter
-from bpfpin.attach.query import sockmap_program
+from bpfpin.attach.network_namespace import attach_netns
+from bpfpin.attach.query import netns_program, sockmap_program
 from bpfpin.attach.sockmap import attach_sockmap
 from bpfpin.errors import HookBusyError, UsageError, WrongHookError
 from bpfpin.objects.kernel.btf import has_enumerator
 from bpfpin.objects.load.collection import load as load_object
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
+from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import AttachType
 from support.crash import Fault, Injection, faulted, points
 from support.here import Here, listed_by_id
@@ -547,3 +549,28 @@ def test_a_route_that_can_have_no_program_is_refused(
     )
 
     assert reason in result.stderr
+
+
+def test_a_namespace_has_one_flow_dissector_which_is_named_and_taken_over(here: Here) -> None:
+    dissector = compiled("dissector")
+    with load_object(read_object(dissector)) as loaded:
+        with attach_netns(loaded.programs["dissect"], "flow-dissector") as theirs:
+            busy = here.refused(7, "load", dissector, "--name", "n")
+            with pytest.raises(HookBusyError, match=f"held by link id {theirs.id}"):
+                attach_netns(loaded.programs["dissect"], "flow-dissector")
+            taken = load(here, dissector, "--take-over")
+        running = here.ok("status")["sets"][0]
+        again = load(here, compiled("dissector", defines=("VERSION=2",)))
+        here.ok("unload", "seen")
+    with namespaces.open_namespace(namespaces.OWN) as namespace:
+        left = netns_program(namespace.fileno(), AttachType.FLOW_DISSECTOR)
+
+    assert f"program id {theirs_id(busy.stderr)}, held by link id" in busy.stderr
+    assert "--take-over" in busy.stderr
+    assert (taken["result"], again["result"]) == ("loaded", "reloaded")
+    assert (running["state"], running["hooks"][0]["hook"]) == ("ok", "flow-dissector")
+    assert left == 0
+
+
+def theirs_id(text: str) -> str:
+    return str(re.findall("program id ([0-9]+)", text)[0])

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import os
+
 from bpfpin.attach.order import require_type
-from bpfpin.attach.registry import AttachOptions, HookCode, HookTarget, NewAttachment
+from bpfpin.attach.query import netns_program
+from bpfpin.attach.registry import (
+    AttachOptions,
+    HookCode,
+    HookTarget,
+    NewAttachment,
+    RememberedHook,
+)
 from bpfpin.choices import choice_of
-from bpfpin.errors import WrongHookError
-from bpfpin.hooks import Hook
+from bpfpin.errors import HookBusyError, PermissionDeniedError, WrongHookError
+from bpfpin.hooks import Hook, XdpMode
+from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link
 from bpfpin.objects.programs.program import Program
+from bpfpin.records import dataclass
 from bpfpin.syscall import netns as namespaces
+from bpfpin.uapi import AttachType, LinkType
+
+
+@dataclass(frozen=True, slots=True)
+class DissectorHolder:
+    """The flow dissector of a network namespace, which has one at most.
+
+    Attributes:
+        program_id: The id of the program.
+        link_id: The id of the link that holds it; None without one.
+        is_link_known: Whether this user can see which link holds it.
+        mode: None of XDP's.
+    """
+
+    program_id: int
+    link_id: int | None
+    is_link_known: bool
+    mode: XdpMode = XdpMode.AUTO
+
+    def __str__(self) -> str:
+        held = f"held by link id {self.link_id}" if self.link_id else "held without a link"
+        return (
+            f"program id {self.program_id}, {held}"
+            if self.is_link_known
+            else (f"program id {self.program_id}")
+        )
 
 
 def attach_netns(program: Program, hook: Hook | str, *, netns: str | None = None) -> Link:
@@ -36,7 +73,35 @@ def attach_netns(program: Program, hook: Hook | str, *, netns: str | None = None
         raise WrongHookError(f"a network namespace has no hook {hook.value}")
     require_type(program, hook)
     with namespaces.open_namespace(netns or namespaces.OWN) as namespace:
-        return Link.create(program, namespace.fileno(), hook.attach_type)
+        try:
+            return Link.create(program, namespace.fileno(), hook.attach_type)
+        except HookBusyError as error:
+            holder = dissector_holder(namespace.fileno()) if hook.traits.runs_one else None
+            if holder is None:
+                raise
+            raise HookBusyError(
+                f"the network namespace has a flow dissector already: {holder} ({error.message})",
+                holder=str(holder),
+            ) from None
+
+
+def dissector_holder(netns_fd: int) -> DissectorHolder | None:
+    """Return what holds the flow dissector of a network namespace, None if there is none."""
+    program_id = netns_program(netns_fd, AttachType.FLOW_DISSECTOR)
+    if not program_id:
+        return None
+    try:
+        # An inode number identifies a namespace (nsfs).
+        inode = os.fstat(netns_fd).st_ino
+        own = (
+            link.id
+            for link in links()
+            if link.type == LinkType.NETNS
+            and (link.netns_inode, link.attach_type) == (inode, AttachType.FLOW_DISSECTOR)
+        )
+        return DissectorHolder(program_id, next(own, None), is_link_known=True)
+    except PermissionDeniedError:  # links are listed with CAP_SYS_ADMIN alone
+        return DissectorHolder(program_id, None, is_link_known=False)
 
 
 class NetworkNamespaceCode(HookCode):
@@ -47,6 +112,16 @@ class NetworkNamespaceCode(HookCode):
     ) -> NewAttachment:
         """Attach by a link, in the current network namespace."""
         return NewAttachment(hook, attach_netns(program, hook))
+
+    def holder(self, target: HookTarget) -> DissectorHolder | None:
+        """Return what holds the flow dissector: lookups of sockets may have several programs."""
+        with namespaces.open_namespace(namespaces.OWN) as namespace:
+            return dissector_holder(namespace.fileno())
+
+    def detach_line(self, hook: Hook, device: str, remembered: RememberedHook) -> str:
+        """Return the line of bpftool that detaches a flow dissector without a link."""
+        holder = self.holder(HookTarget())
+        return f"bpftool prog detach id {holder.program_id if holder else 0} flow_dissector"
 
 
 CODE = NetworkNamespaceCode()

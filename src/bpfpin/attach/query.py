@@ -121,6 +121,12 @@ def sockmap_program(map_fd: int, attach_type: AttachType) -> int:
     return 0
 
 
+def netns_program(netns_fd: int, attach_type: AttachType) -> int:
+    """Return the id of the first program of a network namespace, 0 for none (Linux 5.8)."""
+    # netns_bpf_prog_query() of kernel/bpf/net_namespace.c.
+    return next((entry.program_id for entry in _query(netns_fd, attach_type)), 0)
+
+
 def _query(
     target: int,
     attach_type: AttachType,

@@ -240,6 +240,8 @@ AT_HOOK: dict[tuple[LinkType, int], Row] = {
     # BPF_CGROUP_MAX_PROGS of include/linux/bpf-cgroup-defs.h
     (LinkType.CGROUP, e.E2BIG): FULL_HOOK,
     (LinkType.CGROUP, e.ENODEV): (CgroupNotFoundError, "the cgroup is gone"),
+    # netns_bpf_max_progs() of kernel/bpf/net_namespace.c: one flow dissector, 64 socket lookups.
+    (LinkType.NETNS, e.E2BIG): FULL_HOOK,
 }
 # The oldest kernel that the tests run on. An older one is refused by what it lacks, never by its
 # version.
@@ -289,10 +291,13 @@ def link_type_of(attach_type: int) -> LinkType | None:
         name = AttachType(attach_type).name
     except ValueError:
         return None
+    if attach_type in _OF_NETNS:
+        return LinkType.NETNS
     # Attach types begin with the name of the kind of link: TCX_INGRESS, CGROUP_INET4_BIND.
     return next((kind for kind in _WITH_ROWS if name.startswith(kind.name)), None)
 
 
+_OF_NETNS = (AttachType.SK_LOOKUP, AttachType.FLOW_DISSECTOR)
 _WITH_ROWS = tuple(dict.fromkeys(kind for kind, _ in AT_HOOK))
 
 

@@ -115,12 +115,20 @@ def _owning_set(request: LoadRequest, holder: HookHolder) -> str:
 
 
 def _taken(request: LoadRequest, hook: Hook, wanted: HookPlan, holder: HookHolder) -> HookPlan:
+    if holder.link_id is None and not hook.traits.has_mode:
+        line = _detach_line(request, hook, holder)
+        raise HookBusyError(
+            f"{request.place_of(hook.value)} runs a program that no link holds, and a link cannot"
+            f" take its place: {holder}",
+            holder=str(holder),
+            hint=f"detach it first: {line}",
+        )
     planned = replace(
         wanted,
         action=HookAction.UPDATE,
         previous_id=holder.program_id,
         link_id=holder.link_id,
-        mode=holder.mode.value,
+        mode=holder.mode.value if hook.traits.has_mode else "",
         is_taken=True,
     )
     with ExitStack() as undo:

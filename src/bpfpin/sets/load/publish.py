@@ -623,7 +623,7 @@ def _record(request: LoadRequest, hook: HookPlan) -> HookRecord:
         hook=hook.hook,
         program=hook.program,
         link=hook.link,
-        asked_mode=request.mode.value,
+        asked_mode=request.mode.value if Hook(hook.hook).traits.has_mode else "",
         mode=hook.mode,
         held_by=hook.held_by,
     )
