@@ -80,6 +80,10 @@ TESTS: Final[dict[str, Tests]] = {
         "tests/lab/test_load_uprobes.py",
         ("test_one_link_has_many_functions_and_keeps_them_over_a_reload",),
     ),
+    "struct_ops": Tests(
+        "tests/lab/test_load_struct_ops.py",
+        ("test_a_table_is_registered_replaced_shown_and_unloaded",),
+    ),
     "usdt": Tests(
         "tests/lab/test_load_usdt.py", ("test_all_places_of_a_probe_count_once_over_a_reload",)
     ),
