@@ -335,6 +335,11 @@ class Hook(Enum):
             answer that replaces the function's.
         LSM: A hook of the Linux security modules; LSM_CGROUP for the processes of a cgroup.
         FREPLACE: A function of another program.
+        UPROBE: A function of a user program; URETPROBE its return.
+        UPROBE_MULTI: All functions of a file that a pattern matches (Linux 6.6); URETPROBE_MULTI
+            their returns, UPROBE_SESSION both (Linux 6.13).
+        USDT: A probe that a user program has in its code, with arguments.
+        PERF_EVENT: A counter of the CPU or the kernel, by frequency or period.
     """
 
     XDP = "xdp", _xdp()
