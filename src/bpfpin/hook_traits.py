@@ -121,6 +121,7 @@ class PacketForm(Enum):
     L2 = "__sk_buff"  # with an Ethernet header, on a device
     # bpf_prog_test_run_skb() reads an Ethernet header for them, too, and strips it.
     L3 = "__sk_buff without a device"  # from the IP header on
+    OWN = "what the code of the hook makes of a frame"  # HookCode.test_input
 
 
 class PacketTraits(NamedTuple):
@@ -198,6 +199,8 @@ class HookTraits(NamedTuple):
 
 
 XDP_ANSWERS: Final = MappingProxyType({int(action): action.name for action in XdpAction})
+SK_LOOKUP_STOPS: Final = MappingProxyType({0: "SK_DROP"})
+NETFILTER_STOPS: Final = MappingProxyType({0: "NF_DROP"})
 # TC_ACT_* of include/uapi/linux/pkt_cls.h, as far as a program of cls_bpf stops a packet by them
 # (cls_bpf_exec_opcode() of net/sched/cls_bpf.c). It lets a packet go on whose answer it does not
 # know.
@@ -221,6 +224,11 @@ def tcx_passes(answer: int) -> bool:
     # tcx stops packets by TCX_DROP and TCX_REDIRECT only, and takes what it does not know,
     # TC_ACT_STOLEN and TC_ACT_TRAP included, for TCX_NEXT (tcx_action_code() of include/net/tcx.h).
     return answer not in (2, 7)
+
+
+def accepts(answer: int) -> bool:
+    """Whether a packet goes on after this answer: SK_PASS of a lookup, NF_ACCEPT of netfilter."""
+    return answer == 1
 
 
 def lwt_passes(answer: int) -> bool:

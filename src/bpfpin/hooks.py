@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Self
 
 from bpfpin.hook_traits import (
+    NETFILTER_STOPS,
+    SK_LOOKUP_STOPS,
     TC_STOPS,
     XDP_ANSWERS,
     HeldBy,
@@ -20,6 +22,7 @@ from bpfpin.hook_traits import (
     PacketTraits,
     TargetKind,
     XdpMode,
+    accepts,
     cgroup_passes,
     lwt_passes,
     netkit_passes,
@@ -173,7 +176,7 @@ def _user_functions(
 
 
 def _network_namespace(
-    attach_type: AttachType, program_type: ProgramType, *, since: str, runs_one: bool = False
+    attach_type: AttachType, program_type: ProgramType, *, since: str
 ) -> HookTraits:
     return HookTraits(
         (program_type,),
@@ -182,7 +185,6 @@ def _network_namespace(
         code="network_namespace",
         since=since,
         link_type=LinkType.NETNS,
-        runs_one=runs_one,
         can_lock_out=True,
     )
 
@@ -250,6 +252,7 @@ def _netfilter() -> HookTraits:
         updates_in_place=False,
         empty_answer=1,  # NF_ACCEPT of linux/netfilter.h
         can_lock_out=True,
+        packets=PacketTraits(True, PacketForm.OWN, accepts, NETFILTER_STOPS),
     )
 
 
@@ -433,14 +436,16 @@ class Hook(Enum):
 
     SK_LOOKUP = (
         "sk-lookup",
-        _network_namespace(AttachType.SK_LOOKUP, ProgramType.SK_LOOKUP, since="5.9"),
+        _network_namespace(AttachType.SK_LOOKUP, ProgramType.SK_LOOKUP, since="5.9")._replace(
+            packets=PacketTraits(True, PacketForm.OWN, accepts, SK_LOOKUP_STOPS)
+        ),
     )
     FLOW_DISSECTOR = (
         "flow-dissector",
         # flow_dissector_bpf_prog_attach_check() of net/core/flow_dissector.c.
         _network_namespace(
-            AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8", runs_one=True
-        ),
+            AttachType.FLOW_DISSECTOR, ProgramType.FLOW_DISSECTOR, since="5.8"
+        )._replace(runs_one=True),
     )
     NETFILTER = "netfilter", _netfilter()
     ITER = "iter", _iterator()

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -449,18 +450,51 @@ def test_a_program_that_cuts_the_default_route_is_refused_and_another_is_not(
     here: Here, road: Road
 ) -> None:
     drops = compiled("network", defines=("ROUTED=2",))
-    words = ["ip", "route", "add", "default", "dev", road.lab.device]
-    subprocess.run(words, check=True)
-    try:
+    with default_route(road.lab):
         result = here.refused(
             2, "load", drops, "--name", "n", "--prog", "on_route:lwt-xmit=default"
         )
         load(here, drops, "--prog", f"on_route:lwt-xmit={road.route}")
-    finally:
-        subprocess.run(["ip", "route", "del", "default"], check=True)
 
     assert "on_route answers BPF_DROP" in result.stderr
     assert "the default route" in result.stderr
+
+
+@contextmanager
+def default_route(lab: TestLab) -> Iterator[None]:
+    """The default route by the device of a lab: what goes there must not be cut."""
+    words = ["ip", "route", "add", "default", "dev", lab.device]
+    subprocess.run(words, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "route", "del", "default"], check=True)
+
+
+CUTTING = {
+    "on_input:netfilter=ipv4:input": "NF_DROP",
+    "on_output:netfilter=ipv4:postrouting:-5": "NF_DROP",
+    "on_output:netfilter=ipv4:output": "NF_DROP",
+}
+
+
+def test_a_program_of_the_namespace_that_cuts_the_way_here_is_refused(
+    here: Here, source: Path, lab: TestLab
+) -> None:
+    drops = compiled("network", defines=DROPS)
+    with default_route(lab):
+        for word, answer in CUTTING.items():
+            if "netfilter" in word and not needs_netfilter.args[0]:
+                result = here.refused(2, "load", drops, "--name", "n", "--prog", word)
+                assert f"answers {answer}" in result.stderr, word
+        result = here.refused(2, "load", drops, "--name", "n", "--prog", "on_lookup")
+        passing = here.ok("load", source, "--name", "seen", "--prog", "on_lookup")
+        forced = here.ok("load", drops, "--name", "forced", "--prog", "on_lookup", "--force")
+        here.ok("unload", "forced")
+
+    assert "answers SK_DROP" in result.stderr
+    assert [passing["result"], forced["result"]] == ["loaded", "loaded"]
+    assert not any("not tried" in note for note in passing["notes"])
 
 
 def test_a_route_heals_after_a_kill(here: Here, source: Path, tmp_path: Path, road: Road) -> None:

@@ -106,6 +106,11 @@ SEC("?socket") int on_socket(void *context)
 	return count(ON_SOCKET, KEPT);
 }
 
+SEC("?sk_lookup") int on_lookup(void *context)
+{
+	return count(ON_SOCKET, ANSWER);
+}
+
 SEC("?sk_reuseport") int on_choice(void *context)
 {
 	return count(ON_SOCKET, 1); /* SK_PASS: the kernel chooses */

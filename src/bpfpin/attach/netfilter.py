@@ -28,6 +28,9 @@ from bpfpin.uapi import AttachType
 _FAMILIES: Final = {"ipv4": int(socket.AF_INET), "ipv6": int(socket.AF_INET6)}
 # NF_INET_… of linux/netfilter.h, in nft's words.
 _HOOKS: Final = ("prerouting", "input", "forward", "output", "postrouting")
+_ETHER_TYPES: Final = {"ipv4": b"\x08\x00", "ipv6": b"\x86\xdd"}
+_ETHER_SIZE: Final = 14
+_STATE_SIZE: Final = 48  # struct nf_hook_state of linux/netfilter.h
 _DEFRAG: Final = "defrag"
 _IP_DEFRAG: Final = 1  # BPF_F_NETFILTER_IP_DEFRAG of linux/bpf.h
 _BEFORE_DEFRAG: Final = -400  # NF_IP_PRI_CONNTRACK_DEFRAG of linux/netfilter_ipv4.h
@@ -175,6 +178,23 @@ class NetfilterCode(HookCode):
     ) -> NewAttachment:
         """Attach by a link, in the current network namespace."""
         return NewAttachment(hook, attach_netfilter(program, target.name))
+
+    def is_incoming(self, hook: Hook, name: str) -> bool:
+        """Whether packets come in at a hook of netfilter."""
+        return NetfilterTarget.parse(name).hook in ("prerouting", "input")
+
+    def test_input(self, hook: Hook, name: str, frame: bytes) -> tuple[bytes, bytes] | None:
+        """Return the frame, and in a `struct nf_hook_state` the place where it is."""
+        target = NetfilterTarget.parse(name)
+        # Packets of the user's own connection are not forwarded.
+        is_of_family = frame[12:14] == _ETHER_TYPES[target.family]
+        if target.hook == "forward" or not is_of_family:
+            return None
+        # bpf_prog_test_run_nf() of net/bpf/test_run.c wants an Ethernet header at all hooks but
+        # output, and zeros behind the first two members of the context.
+        context = bytes((_HOOKS.index(target.hook), _FAMILIES[target.family]))
+        data = frame[_ETHER_SIZE:] if target.hook == "output" else frame
+        return data, context + bytes(_STATE_SIZE - len(context))
 
     def foresee(
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions

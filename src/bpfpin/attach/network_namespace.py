@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
+from typing import Final
 
 from bpfpin.attach.order import require_type
 from bpfpin.attach.query import netns_program
@@ -22,6 +25,10 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
 from bpfpin.syscall import netns as namespaces
 from bpfpin.uapi import AttachType, LinkType
+
+_ETHER_SIZE: Final = 14
+_LOOKUP_HEAD: Final = struct.Struct("=QII")  # struct bpf_sk_lookup: cookie, family, protocol
+_LOOKUP_TAIL: Final = struct.Struct("=II4x")  # local_port, ingress_ifindex
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,27 @@ def attach_netns(program: Program, hook: Hook | str, *, netns: str | None = None
             ) from None
 
 
+def _lookup_of(frame: bytes) -> bytes | None:
+    """Return the `struct bpf_sk_lookup` of a frame of TCP or UDP, None of any other."""
+    packet = frame[_ETHER_SIZE:]
+    if frame[12:14] == b"\x08\x00":
+        family, protocol, header = socket.AF_INET, packet[9], (packet[0] & 15) * 4
+        remote4, local4, remote6, local6 = packet[12:16], packet[16:20], bytes(16), bytes(16)
+    elif frame[12:14] == b"\x86\xdd":
+        family, protocol, header = socket.AF_INET6, packet[6], 40
+        remote4, local4, remote6, local6 = bytes(4), bytes(4), packet[8:24], packet[24:40]
+    else:
+        return None
+    ports = packet[header : header + 4]
+    if protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP) or len(ports) < 4:
+        return None
+    # The remote port is in network order, the local one is not (include/uapi/linux/bpf.h).
+    head = _LOOKUP_HEAD.pack(0, family, protocol)
+    local_port = int.from_bytes(ports[2:], "big")
+    remote = remote4 + remote6 + ports[:2] + bytes(2)
+    return head + remote + local4 + local6 + _LOOKUP_TAIL.pack(local_port, 0)
+
+
 def dissector_holder(netns_fd: int) -> DissectorHolder | None:
     """Return what holds the flow dissector of a network namespace, None if there is none."""
     program_id = netns_program(netns_fd, AttachType.FLOW_DISSECTOR)
@@ -112,6 +140,11 @@ class NetworkNamespaceCode(HookCode):
     ) -> NewAttachment:
         """Attach by a link, in the current network namespace."""
         return NewAttachment(hook, attach_netns(program, hook))
+
+    def test_input(self, hook: Hook, name: str, frame: bytes) -> tuple[bytes, bytes] | None:
+        """Return the lookup of a socket that a packet of a new connection makes."""
+        context = _lookup_of(frame)
+        return None if context is None else (b"", context)
 
     def holder(self, target: HookTarget) -> DissectorHolder | None:
         """Return what holds the flow dissector: lookups of sockets may have several programs."""

@@ -211,6 +211,17 @@ class HookCode:
         """
         return None
 
+    def is_incoming(self, hook: Hook, name: str) -> bool:
+        """Whether the packets that pass the target *name* come in."""
+        return hook.traits.packets is not None and hook.traits.packets.is_incoming
+
+    def test_input(self, hook: Hook, name: str, frame: bytes) -> tuple[bytes, bytes] | None:
+        """Return data and context by which a program at the target *name* is tried on a frame.
+
+        None if such a packet does not pass there. Asked where the form of packets is OWN.
+        """
+        raise NotImplementedError(hook.value)
+
     def network(self, target: HookTarget) -> IPv4Network | IPv6Network | None:
         """Return the network to which all packets go that pass *target*; None: to any."""
         return None

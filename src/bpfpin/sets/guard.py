@@ -233,14 +233,19 @@ def _targets(live: LoadedSet) -> Iterator[TrialTarget]:
             place = replace(place, device=interface.name_of(place.ifindex))
             if not place.device:
                 continue
-        target = _target(record.program, hook, place, _danger(hook, place, record.target))
+        target = _target(record.program, hook, place, record.target)
         if target.danger:
             yield target
 
 
-def _target(program: str, hook: Hook, place: AttachPoint, danger: Danger) -> TrialTarget:
+def _target(
+    program: str, hook: Hook, place: AttachPoint, name: str, *, danger: Danger | None = None
+) -> TrialTarget:
+    """Return a program to be tried; its danger is looked for unless it is given."""
     ifindex = place.ifindex if hook.traits.target is TargetKind.DEVICE else 0
-    return TrialTarget(program, hook, target_name(place, hook.value), danger, ifindex)
+    shown = target_name(place, hook.value, name)
+    danger = _danger(hook, place, name) if danger is None else danger
+    return TrialTarget(program, hook, shown, danger, ifindex, name)
 
 
 def _danger(hook: Hook, place: AttachPoint, target: str) -> Danger:
@@ -340,7 +345,7 @@ def _load_targets(request: LoadRequest) -> Iterator[TrialTarget]:
         key = (hook.traits.target, hook.traits.can_lock_out, choice.target)
         if key not in dangers:
             dangers[key] = _danger(hook, request.place, choice.target)
-        yield _target(choice.program.name, hook, request.place, dangers[key])
+        yield _target(choice.program.name, hook, request.place, choice.target, danger=dangers[key])
 
 
 def _prepare_load(request: LoadRequest, plan: Plan, copy: Loaded) -> None:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import field
 from typing import Final
 
+from bpfpin.attach.registry import code_of
 from bpfpin.errors import BpfError, Portable, SyscallError
 from bpfpin.hooks import Hook, PacketForm, PacketTraits
 from bpfpin.map_traits import traits_of
@@ -49,13 +50,18 @@ class TrialTarget:
     place: str
     danger: Danger
     ifindex: int = 0
+    name: str = ""
+    """What the program names as its target."""
 
     def packets(self) -> list[Packet]:
         """Return the packets that have to pass."""
-        seen = self.seen
-        direction = Direction.IN if seen.is_incoming else Direction.OUT
-        has_tags = seen.form is PacketForm.FRAME
-        return self.danger.packets(direction, has_tags=has_tags, has_ethernet=self.is_partial)
+        form = self.seen.form
+        is_incoming = code_of(self.hook).is_incoming(self.hook, self.name)
+        return self.danger.packets(
+            Direction.IN if is_incoming else Direction.OUT,
+            has_tags=form is PacketForm.FRAME,
+            has_ethernet=self.is_partial or form is PacketForm.OWN,
+        )
 
     @property
     def seen(self) -> PacketTraits:
@@ -220,18 +226,25 @@ def _stopped(program: Program, target: TrialTarget, packets: Sequence[Packet]) -
                 continue  # larger than test runs of this kernel allow
             raise UntriedError(f"the kernel does not run it on test packets: {error}") from None
         is_tried = True
-        if not target.seen.passes(answer):
+        if answer is not None and not target.seen.passes(answer):
             stopped[packet] = target.seen.answers.get(answer, str(answer))
     return stopped
 
 
 def _answer(
     program: Program, target: TrialTarget, packet: Packet, *, has_context: bool
-) -> tuple[int, bool]:
+) -> tuple[int | None, bool]:
     """Run the program as on the device; without a context if the kernel refuses the context.
 
-    The kernel refuses it for a device that has no receive queue set up.
+    The kernel refuses it for a device that has no receive queue set up. The answer is None for a
+    packet that does not pass there.
     """
+    if target.seen.form is PacketForm.OWN:
+        given = code_of(target.hook).test_input(target.hook, target.name, packet.data)
+        if given is None:
+            return None, has_context
+        data, context = given
+        return _signed(program.test_run(data, context=context).return_value), has_context
     if has_context and target.ifindex:
         size = len(packet.data)
         if target.seen.form is PacketForm.FRAME:
