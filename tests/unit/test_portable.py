@@ -168,7 +168,12 @@ def test_a_missing_pin_or_object_has_the_errno_of_a_missing_file() -> None:
 
 
 def test_whatever_closes_a_descriptor_is_a_closing() -> None:
-    closing = [each for each in classes() if "close" in vars(each) and each is not Closing]
+    # A reader of files holds a file of Python, which copies share, and no number of a descriptor.
+    closing = [
+        each
+        for each in classes()
+        if "close" in vars(each) and each is not Closing and ".objfile." not in each.__module__
+    ]
 
     assert len(closing) > 25
     assert [each for each in closing if not issubclass(each, Closing)] == []

@@ -56,13 +56,21 @@ class Attachments(Closing, Mapping[str, tuple[Link | HookAttachment, ...]]):
 
     `close`, or the end of `with`, detaches them, the last one first, apart from links that were
     pinned meanwhile.
+
+    Attributes:
+        notes: What differs from what was asked, or is worth knowing, in lines for people: how many
+            functions a pattern matches, or that XDP runs in generic mode.
     """
 
     def __init__(
-        self, links: Mapping[str, tuple[Link | HookAttachment, ...]], undo: ExitStack
+        self,
+        links: Mapping[str, tuple[Link | HookAttachment, ...]],
+        undo: ExitStack,
+        notes: Iterable[str] = (),
     ) -> None:
         self._links = dict(links)
         self._undo = undo
+        self.notes = tuple(notes)
 
     def __getitem__(self, program: str) -> tuple[Link | HookAttachment, ...]:
         return self._links[program]
@@ -145,14 +153,16 @@ def attach_programs(
     _require_chosen(names, {**choices.targets, **choices.hooks})
     destinations = _destinations(loaded, names, choices)
     with ExitStack() as undo:
-        links = {
-            each.program: tuple(
+        attached = {
+            each.program: [
                 _attached(loaded.programs[each.program], each.hook, target, undo)
                 for target in each.targets
-            )
+            ]
             for each in destinations
         }
-        return Attachments(links, undo.pop_all())
+        links = {name: tuple(link for link, _ in pairs) for name, pairs in attached.items()}
+        notes = [note for pairs in attached.values() for _, note in pairs if note]
+        return Attachments(links, undo.pop_all(), notes)
 
 
 def _by_default(loaded: Loaded) -> list[str]:
@@ -254,15 +264,16 @@ def _fix(problems: list[tuple[ProgramSpec, Hook | None]], others: list[str]) -> 
 
 def _attached(
     program: Program, hook: Hook, target: HookTarget, undo: ExitStack
-) -> Link | HookAttachment:
-    """Attach a program to one target; *undo* detaches it."""
+) -> tuple[Link | HookAttachment, str]:
+    """Attach a program to one target, which *undo* detaches; return it with a note, maybe empty."""
     code = code_of(hook)
     new = code.attach(program, hook, target, AttachOptions())
+    note = f"{program.name}: {new.note}" if new.note else ""
     if new.link is not None:
         undo.callback(new.link.close)
-        return new.link
+        return new.link, note
     # What no link holds stays until it is removed.
     code.complete(program, new.hook, target, new)
     attachment = code.reopen(new.hook, target, new)
     undo.callback(attachment.detach)
-    return attachment
+    return attachment, note
