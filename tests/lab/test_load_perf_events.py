@@ -86,7 +86,8 @@ def test_events_of_one_process_are_counted_over_a_reload(here: Here) -> None:
 
     assert hook["device"] == f"perf event {word.partition('=')[2].partition('=')[2]}"
     assert hook["held"] == "stub"
-    assert "page-faults" in str(link)
+    # Before Linux 6.6 the kernel does not say which event a link has.
+    assert "page-faults" in str(link) or "'where': ''" in str(link)
     assert made > 100
 
 

@@ -141,6 +141,18 @@ def test_a_cookie_comes_with_the_arguments() -> None:
         assert specs[1]["usdt_cookie"] == 9
 
 
+def test_all_places_are_attached_by_a_loaded_object() -> None:
+    target = f"{probed()}:probed:twice"
+    with load_object(read_object(source()), programs=["on_probe"]) as loaded, running() as process:
+        with loaded.attach(targets={"on_probe": target}):
+            process.call(3)
+        process.call(1)
+        values = loaded.maps["seen"][0]
+
+    assert values["count"] == 2 * 3
+    assert list(values["arguments"][: values["number"]]) == [2]
+
+
 def test_a_probe_of_pythons_own(here: Here) -> None:
     """Where the distribution built Python with probes, as Debian does."""
     python = Path("/usr/bin/python3").resolve()
