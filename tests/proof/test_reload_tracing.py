@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from bpfpin.attach.uprobe_multi import kernel_has_links
 from bpfpin.hooks import Hook
 from bpfpin.objects.maps.map import Map
 from support.cli import run_cli_ok
-from support.kernel_needs import need_kernel_functions
+from support.kernel_needs import need_hook, need_kernel_functions
 from support.objects import compiled, compiled_with_headers
 from support.user_program import looping, probed
 from support.wait import HANG_S, wait_until
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lab
 
+ON_OUTPUT, ON_ROUTE = 1, 5  # of tests/objects/network.bpf.c
 ON_CALL, ON_RAW = 0, 2  # of tests/objects/tracing.bpf.c
 ENTRY, RETURN = 0, 1  # of tests/objects/attach/functions.bpf.c
 FAULTS = 1  # of tests/objects/attach/perf_events.bpf.c
@@ -49,6 +50,25 @@ print(made)
 """
 
 
+# Nobody reads the packets: what the receiver has no room for is dropped, after it was counted.
+SENDER = """
+import signal, socket, sys
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+receiver.bind(("", 0))
+address = (sys.argv[1], receiver.getsockname()[1])
+made = 0
+print("started", flush=True)
+while not stop:
+    for _ in range(1000):
+        receiver.sendto(b"packet", address)
+    made += 1000
+print(made)
+"""
+ROUTE = "10.78.0.0/24"
+
+
 @pytest.fixture(scope="module")
 def tracing_table(table: Table) -> Table:
     """A row for each kind of hook."""
@@ -60,9 +80,9 @@ def tracing_table(table: Table) -> Table:
 
 
 @contextmanager
-def caller() -> Iterator[subprocess.Popen[str]]:
+def caller(program: str = CALLER, *words: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, "-c", CALLER], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
@@ -70,6 +90,24 @@ def caller() -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def route() -> Iterator[None]:
+    """A route to a neighbour that drops all packets."""
+    for words in (
+        "link add proof0 type veth peer proof1",
+        "addr add 10.78.1.1/32 dev proof0",
+        "link set proof0 up",
+        "link set proof1 up",
+        f"route add {ROUTE} dev proof0",
+        "neigh add 10.78.0.1 lladdr 02:00:00:00:00:01 dev proof0 nud permanent",
+    ):
+        subprocess.run(["ip", *words.split()], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "del", "proof0"], check=True)
 
 
 @dataclass(frozen=True)
@@ -84,11 +122,16 @@ class Case:
     counter: int
     per_call: int = 1
     events: Callable[[], AbstractContextManager[subprocess.Popen[str]]] = caller
+    place: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def at_tracepoint(number: int) -> Path:
     call = f"SCHED_GETPARAM={SCHED_GETPARAM[platform.machine()]}"
     return compiled("tracing", defines=(f"VERSION={number}", call))
+
+
+def in_network(number: int) -> Path:
+    return compiled("network", defines=(f"VERSION={number}",))
 
 
 def at_function(number: int) -> Path:
@@ -128,20 +171,40 @@ CASES = {
     "uretprobe-multi": Case(
         f"on_many_returns:uretprobe-multi={FUNCTION}", at_user_function, RETURN, events=CALLS
     ),
+    "netfilter": Case(
+        "on_output:netfilter=ipv4:output",
+        in_network,
+        ON_OUTPUT,
+        events=partial(caller, SENDER, "127.0.0.1"),
+    ),
+    "lwt-xmit": Case(
+        f"on_route:lwt-xmit={ROUTE}",
+        in_network,
+        ON_ROUTE,
+        events=partial(caller, SENDER, "10.78.0.1"),
+        place=route,
+    ),
     "perf-event": Case(
         "on_fault:perf-event=page-faults,period=1", at_perf_event, FAULTS, events=PAGE_FAULTS
     ),
 }
 OF_PROGRAMS = ("uprobe", "uretprobe", "uprobe-multi", "uretprobe-multi", "perf-event")
-ANYWHERE = ("tracepoint", "raw-tracepoint", "tp-btf", *OF_PROGRAMS)
+ANYWHERE = ("tracepoint", "raw-tracepoint", "tp-btf", "netfilter", "lwt-xmit", *OF_PROGRAMS)
 
 
 @pytest.mark.parametrize("hook", CASES)
 def test_each_event_is_seen_by_one_program(
     bpffs: Path, tracing_table: Table, hook: str, *, is_full: bool
 ) -> None:
+    with CASES[hook].place():
+        reload_under_events(bpffs, tracing_table, hook, is_full=is_full)
+
+
+def reload_under_events(bpffs: Path, tracing_table: Table, hook: str, *, is_full: bool) -> None:
     if hook not in ANYWHERE:
         need_kernel_functions(hook)
+    if hook == "netfilter":
+        need_hook(Hook.NETFILTER)
     case = CASES[hook]
     if (
         hook.endswith("probe-multi")
