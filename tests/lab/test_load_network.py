@@ -23,10 +23,10 @@ from bpfpin.objects.kernel.btf import has_enumerator
 from bpfpin.objects.load.collection import load as load_object
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
-from bpfpin.syscall import netns as namespaces
+from bpfpin.syscall import netns
 from bpfpin.uapi import AttachType
 from support.crash import Fault, Injection, faulted, points
-from support.here import Here, listed_by_id
+from support.here import Here, listed_by_id, veth
 from support.lab import TestLab
 from support.objects import compiled
 from support.wait import HANG_S
@@ -497,6 +497,60 @@ def test_a_program_of_the_namespace_that_cuts_the_way_here_is_refused(
     assert not any("not tried" in note for note in passing["notes"])
 
 
+def test_a_route_of_ipv6_runs_its_program_over_a_reload(
+    here: Here, source: Path, lab: TestLab
+) -> None:
+    peer = lab.lab.addresses.peer[1]
+    route = f"{peer}/128"
+    words = ["dev", lab.device, "metric", "50"]
+    subprocess.run(["ip", "-6", "route", "add", route, *words], check=True)
+    word = ("--prog", f"on_route:lwt-xmit={route}")
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+            for _ in range(PACKETS):
+                sender.sendto(b"packet", (peer, 9))
+
+    def shown() -> str:
+        show = ["ip", "-6", "route", "show", route]
+        return subprocess.run(show, check=True, capture_output=True, text=True).stdout
+
+    before = shown()
+    load(here, source, *word)
+    send()
+    load(here, newer(), *word)
+    send()
+    at_end = counted(here, ON_ROUTE)
+    here.ok("unload", "seen")
+
+    assert at_end % 1000 >= PACKETS  # neighbour discovery takes the route as well
+    assert at_end // 1000 >= PACKETS
+    assert shown() == before
+
+
+def test_packets_that_arrive_for_a_route_are_seen(here: Here, source: Path, lab: TestLab) -> None:
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    with veth() as onward:
+        for words in (
+            f"link set {onward} up",
+            f"route add 10.79.0.0/24 dev {onward}",
+            f"-n {lab.lab.netns} route add 10.79.0.0/24 via {lab.host_address}",
+        ):
+            subprocess.run(["ip", *words.split()], check=True)
+        load(here, source, "--prog", "on_arrival:lwt-in=10.79.0.0/24")
+        with netns.enter(lab.lab.netns):
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        forwarding.write_text("1")
+        with sender:
+            for _ in range(PACKETS):
+                sender.sendto(b"packet", ("10.79.0.1", 9))
+        forwarding.write_text("0")
+        arrived = counted(here, ON_ROUTE)
+        here.ok("unload", "seen")
+
+    assert arrived == PACKETS
+
+
 def test_a_route_heals_after_a_kill(here: Here, source: Path, tmp_path: Path, road: Road) -> None:
     words = ["--prog", f"on_route:lwt-xmit={road.route}"]
     load(here, source, *words)
@@ -596,7 +650,7 @@ def test_a_namespace_has_one_flow_dissector_which_is_named_and_taken_over(here: 
         running = here.ok("status")["sets"][0]
         again = load(here, compiled("dissector", defines=("VERSION=2",)))
         here.ok("unload", "seen")
-    with namespaces.open_namespace(namespaces.OWN) as namespace:
+    with netns.open_namespace(netns.OWN) as namespace:
         left = netns_program(namespace.fileno(), AttachType.FLOW_DISSECTOR)
 
     assert f"program id {theirs_id(busy.stderr)}, held by link id" in busy.stderr
