@@ -15,6 +15,7 @@ from bpfpin.attach.query import is_known
 from bpfpin.btf.types import Function, Struct
 from bpfpin.hooks import Hook
 from bpfpin.objects.kernel.btf import has_enumerator, vmlinux_btf
+from bpfpin.objects.kernel.kallsyms import is_there
 from bpfpin.uapi import MapType, ProgramType
 from support.isolation import mount
 from support.map_types import is_listed
@@ -61,6 +62,8 @@ def need_kernel_functions(hook: Hook | str) -> None:
     if not KPROBES.exists():
         pytest.skip("this kernel has no kprobes (CONFIG_KPROBE_EVENTS)")
     need_hook(hook)
+    if hook.traits.code == "kprobe_multi" and not is_there("register_fprobe_ips"):
+        pytest.skip("this kernel has no fprobe (CONFIG_FPROBE): there is no register_fprobe_ips()")
     if ProgramType.LSM in hook.traits.program_types:
         if not (SECURITY / "lsm").exists():
             mount("securityfs", SECURITY)
