@@ -598,6 +598,25 @@ def test_a_program_of_somebody_else_on_a_route_is_left_alone(
     assert "encap" not in road.shown()
 
 
+def test_a_route_is_found_again_when_its_device_was_renamed(
+    here: Here, source: Path, road: Road
+) -> None:
+    device = road.lab.device
+    word = f"on_route:lwt-xmit={road.route},dev={device}"
+    load(here, source, "--prog", word)
+    rename = ["ip", "link", "set", device, "name", "renamed"]
+    if subprocess.run(rename, check=False, capture_output=True).returncode:
+        pytest.skip("this kernel renames no device that is up")
+    (shown,) = here.ok("status")["sets"]
+    here.ok("unload", "seen")
+    left = road.shown()
+    subprocess.run(["ip", "link", "set", "renamed", "name", device], check=True)
+
+    assert shown["state"] == "ok"
+    assert "dev renamed" in left
+    assert "encap" not in left
+
+
 def test_a_route_that_is_gone_is_told(here: Here, source: Path, road: Road) -> None:
     word = f"on_route:lwt-xmit={road.route}"
     load(here, source, "--prog", word)

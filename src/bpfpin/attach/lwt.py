@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -249,16 +250,21 @@ class LwtRoute(Closing):
     route as it was before.
     """
 
-    def __init__(self, hook: Hook, target: RouteTarget, *, expected_id: int = 0) -> None:
+    def __init__(
+        self, hook: Hook, target: RouteTarget, *, expected_id: int = 0, ifindex: int = 0
+    ) -> None:
         """Open the attachment at a route of the current network namespace.
 
         Args:
             hook: `Hook.LWT_IN`, `Hook.LWT_OUT` or `Hook.LWT_XMIT`.
             target: The words that choose the route.
             expected_id: The id of the program that `detach` removes. Default: any that is known.
+            ifindex: The index of the route's device, which may have been renamed. Default: as
+                *target* says.
         """
         self._hook = hook
-        self._target = target
+        self._target = replace(target, device="") if ifindex else target
+        self._ifindex = ifindex
         self._expected_id = expected_id
 
     @property
@@ -331,7 +337,11 @@ class LwtRoute(Closing):
     def _route(self) -> Route | None:
         """Return the route that the words choose: of several, the one with a program here."""
         existing = routes(_FAMILIES[self._target.network.version])
-        matching = [route for route in existing if self._target.matches(route)]
+        matching = [
+            route
+            for route in existing
+            if self._target.matches(route) and self._ifindex in (0, route.ifindex)
+        ]
         running = [route for route in matching if route.program_id(self._hook)]
         route = next(iter(running or matching), None)
         if route and sum(route.is_twin(other) for other in existing) > 1:
@@ -461,7 +471,8 @@ def attach_lwt(program: Program, route: str) -> LwtRoute:
     require_type(program, hook)
     found = _free_route(hook, route)
     _replace(found, hook, program)
-    return LwtRoute(hook, RouteTarget.parse(route), expected_id=program.id)
+    target = RouteTarget.parse(route)
+    return LwtRoute(hook, target, expected_id=program.id, ifindex=found.ifindex)
 
 
 def _free_route(hook: Hook, text: str) -> Route:
@@ -485,8 +496,8 @@ class LwtCode(HookCode):
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
     ) -> NewAttachment:
         """Prepare the route."""
-        _free_route(hook, target.name)
-        return NewAttachment(hook, held_by=HeldBy.ROUTE)
+        route = _free_route(hook, target.name)
+        return NewAttachment(hook, held_by=HeldBy.ROUTE, handle=route.ifindex)
 
     def foresee(
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
@@ -507,7 +518,7 @@ class LwtCode(HookCode):
 
     def reopen(self, hook: Hook, target: HookTarget, remembered: RememberedHook) -> LwtRoute:
         """Return the route with the program that it runs now: the caller has compared it."""
-        return LwtRoute(hook, RouteTarget.parse(target.name))
+        return LwtRoute(hook, RouteTarget.parse(target.name), ifindex=remembered.handle)
 
     def detach_line(self, hook: Hook, device: str, remembered: RememberedHook) -> str:
         """Return the line of ip(8) that makes the route anew, without its programs."""

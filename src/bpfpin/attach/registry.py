@@ -85,7 +85,7 @@ class RememberedHook(Protocol):
 
     @property
     def handle(self) -> int:
-        """The handle of a filter, or the id of the map that holds the program."""
+        """The handle of a filter, the id of the map that holds it, or the index of its device."""
 
     @property
     def made_qdisc(self) -> bool:
