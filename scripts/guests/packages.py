@@ -71,9 +71,12 @@ class Suite:
         shutil.rmtree(debs, ignore_errors=True)
 
     def dependencies(self, package: str) -> list[str]:
-        """Return the names of the packages that a package depends on directly."""
+        """Return the names of the packages that a package depends on directly.
+
+        Not those in `<>`, which the archive does not have: another package provides them, or none.
+        """
         lines = self._apt("apt-cache", "depends", f"{package}:{self.architecture}").splitlines()
-        matches = [re.match(r" +(?:Pre)?-?Depends: ([^ :]+)", line) for line in lines]
+        matches = [re.match(r" +(?:Pre)?-?Depends: ([^ :<]+)", line) for line in lines]
         return [match[1] for match in matches if match]
 
     def with_dependencies(self, packages: Iterable[str]) -> list[str]:

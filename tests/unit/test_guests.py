@@ -22,7 +22,7 @@ from guests.image import Boot
 from guests.kernels import ARM64, KERNELS
 from guests.levels import CAPABILITIES
 from guests.machine import NEVER_RAN, TICKS, Guest, Result, Work
-from guests.packages import version_key
+from guests.packages import Suite, version_key
 from guests.report import KernelRun
 from support.wait import wait_until
 
@@ -91,6 +91,23 @@ def test_the_newest_version_is_the_last() -> None:
     assert [re.findall(r"-([\d.]+)\+", name)[0] for name in sorted(names, key=version_key)] == (
         ordered
     )
+
+
+def test_a_package_that_the_archive_does_not_have_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = """linux-image-6.18.15
+  PreDepends: linux-base
+ |Depends: <dracut>
+  Depends: <linux-base-6.18.15>
+  Depends: linux-modules-6.18.15:amd64
+  Breaks: <fwupdate>
+"""
+    monkeypatch.setattr(Suite, "_apt", lambda *_: lines)
+    monkeypatch.setattr(Suite, "_update", lambda *_: None)
+    suite = Suite("trixie", "amd64", tmp_path)
+
+    assert suite.dependencies("linux-image-6.18.15") == ["linux-base", "linux-modules-6.18.15"]
 
 
 def test_the_root_of_another_architecture_has_what_tests_import() -> None:
