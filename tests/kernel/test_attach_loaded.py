@@ -16,7 +16,7 @@ from bpfpin.hooks import Hook
 from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link
 from bpfpin.objects.load.collection import Loaded, load
-from support.hooks import new_cgroup
+from support.hooks import new_cgroup, without_tcx
 from support.objects import compiled
 from support.wait import wait_until
 
@@ -182,3 +182,16 @@ def test_a_hook_that_runs_one_program_refuses_a_second(device: str) -> None:
         with loaded.attach(device=device), pytest.raises(HookBusyError):
             other.attach(device=device)
         other.attach(device=device).close()
+
+
+def test_classic_tc_takes_what_tcx_cannot(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_tcx(monkeypatch)
+    with load(compiled("hooks"), programs=["count_tc"]) as loaded:
+        with loaded.attach(hooks={"count_tc": "tcx-egress"}, device=device) as attached:
+            (place,) = attached["count_tc"]
+            running = place.program_id()
+
+        assert isinstance(place, ClsactFilter)
+        assert (place.hook, running) == (Hook.TC_EGRESS, loaded.programs["count_tc"].id)
+        assert attached.notes == ("count_tc: this kernel has no tcx: count_tc is at tc-egress",)
+        assert place.program_id() == 0

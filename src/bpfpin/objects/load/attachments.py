@@ -266,13 +266,14 @@ def _attached(
     program: Program, hook: Hook, target: HookTarget, undo: ExitStack
 ) -> tuple[Link | HookAttachment, str]:
     """Attach a program to one target, which *undo* detaches; return it with a note, maybe empty."""
-    code = code_of(hook)
-    new = code.attach(program, hook, target, AttachOptions())
+    new = code_of(hook).attach(program, hook, target, AttachOptions())
     note = f"{program.name}: {new.note}" if new.note else ""
     if new.link is not None:
         undo.callback(new.link.close)
         return new.link, note
-    # What no link holds stays until it is removed.
+    # What no link holds stays until it is removed. It may be at another hook than was asked for:
+    # classic tc, where the kernel has no tcx.
+    code = code_of(new.hook)
     code.complete(program, new.hook, target, new)
     attachment = code.reopen(new.hook, target, new)
     undo.callback(attachment.detach)
