@@ -6,11 +6,13 @@ root they are skipped with the reason; with BPFPIN_KERNEL_TESTS=1 that skip is a
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import shutil
 import signal
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,6 +135,17 @@ def bpffs(tmp_path: Path) -> Iterator[Path]:
     isolation.mount("bpf", root)
     yield root
     isolation.umount(root)
+
+
+@pytest.fixture
+def only_caller() -> Iterator[None]:
+    """Wait until no other test makes the system calls that this one counts.
+
+    Programs at tracepoints see the calls of all processes, so those of tests in parallel, too.
+    """
+    with (Path(tempfile.gettempdir()) / "bpfpin-tests-counted-calls").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from support.hooks import new_cgroup, without_tcx
 from support.objects import compiled
 from support.wait import wait_until
 
+pytestmark = pytest.mark.usefixtures("only_caller")
+
 ON_CALL, ON_OTHER, ON_RAW, ON_LOOKUP = range(4)
 AT_TC, AT_EGRESS = 0, 2
 CALLS = 20

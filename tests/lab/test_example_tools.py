@@ -28,6 +28,8 @@ from support.user_program import probed
 from support.user_program import running as probed_process
 from support.wait import HANG_S
 
+pytestmark = pytest.mark.usefixtures("only_caller")
+
 TOOLS = ROOT / "examples" / "tools"
 MAX_LINES = 60
 CALLS = 50

@@ -20,6 +20,8 @@ from support.kernel_needs import KPROBES
 from support.objects import compiled_with_headers
 from support.wait import wait_until
 
+pytestmark = pytest.mark.usefixtures("only_caller")
+
 CALLS, STEP = 20, 1000
 ENTRY = 0
 WORDS = ("--name", "seen", "--prog", "on_tp_btf")

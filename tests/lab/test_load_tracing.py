@@ -19,6 +19,8 @@ from support.lab import TestLab
 from support.objects import compiled
 from support.wait import wait_until
 
+pytestmark = pytest.mark.usefixtures("only_caller")
+
 ON_CALL, ON_OTHER, ON_RAW, ON_LOOKUP = range(4)
 CALLS = 20
 PARAM = "syscalls/sys_enter_sched_getparam"

@@ -28,7 +28,7 @@ from support.wait import HANG_S, wait_until
 if TYPE_CHECKING:
     from proof.conftest import Table
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("only_caller")]
 
 ON_OUTPUT, ON_ROUTE = 1, 5  # of tests/objects/network.bpf.c
 ON_CALL, ON_RAW = 0, 2  # of tests/objects/tracing.bpf.c
