@@ -101,8 +101,8 @@ class IterLink(Link):
                 with `record`).
 
         Raises:
-            UsageError: There is no such type, or the program writes something else: bytes are left
-                that are no whole record.
+            UsageError: There is no such type, or the program writes something else: the last
+                record is not whole.
         """
         read = self._codec(record_type, value_format, raw=raw, formats=formats)
         return self._decoded(read)

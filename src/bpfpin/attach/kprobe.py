@@ -180,7 +180,7 @@ class KprobeCode(HookCode):
     @staticmethod
     def _place(hook: Hook, target: HookTarget) -> _Place:
         if hook.traits.target is TargetKind.SYSTEM_CALL:
-            perf.kprobe_type()  # what is missing is told first
+            perf.kprobe_type()  # a kernel without kprobes is reported first
             return _Place("", function_of_system_call(target.name))
         return _Place.parse(target.name, at_return=hook.traits.at_return)
 

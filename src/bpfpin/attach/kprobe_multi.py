@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
+from bpfpin.assembler import Assembler
 from bpfpin.attach.kernel_functions import matching_functions
 from bpfpin.attach.order import require_type
 from bpfpin.attach.registry import AttachOptions, HookCode, HookTarget, NewAttachment
-from bpfpin.errors import NotSupportedError, WrongHookError
+from bpfpin.errors import NotSupportedError, SyscallError, WrongHookError
 from bpfpin.hooks import Hook
 from bpfpin.objects.link import Link, create_link
 from bpfpin.objects.programs.program import Program
+from bpfpin.spec import ProgramSpec
 from bpfpin.syscall.attr import KprobeMultiLink, LinkDetails
 from bpfpin.syscall.errno_table import InvalidArgumentError
 
 _AT_RETURN: Final = 1  # BPF_F_KPROBE_MULTI_RETURN of linux/bpf.h
+_TOO_MANY: Final = 1 << 21  # MAX_KPROBE_MULTI_CNT of kernel/trace/bpf_trace.c is half of it
+_UNREADABLE: Final = 8
 
 
 def attach_kprobe_multi(
@@ -54,7 +60,7 @@ def attach_kprobe_multi(
     hook = Hook.KRETPROBE_MULTI if returns else Hook.KPROBE_MULTI
     hook = Hook.KPROBE_SESSION if session else hook
     require_type(program, hook)
-    _require_probes(program, hook)
+    _require_probes(hook)
     return _attach(program, hook, pattern, list(matching_functions(pattern)), cookie=cookie)
 
 
@@ -75,8 +81,7 @@ def _attach(
     except InvalidArgumentError as error:
         raise WrongHookError(
             f"the kernel refuses program {program.name} at {hook.value} of {len(addresses)}"
-            f" functions ({error.command}: {error.strerror}): it was loaded for another hook, or"
-            " the kernel is older than this hook",
+            f" functions ({error.command}: {error.strerror}): it was loaded for another hook",
             hint="its section says for which one, or expected_attach_type of its spec",
         ) from None
 
@@ -87,25 +92,34 @@ def _created(program: Program, hook: Hook, details: KprobeMultiLink, place: str)
     return Link(create_link(program, 0, hook.attach_type, link, place=place))
 
 
-def _require_probes(program: Program, hook: Hook) -> None:
-    """Raise `NotSupportedError` if the kernel has no probes at many functions.
-
-    It is asked with no function at all, which it refuses otherwise (EINVAL).
-    """
-    try:
-        _created(program, hook, KprobeMultiLink(), hook.value).close()
-    except InvalidArgumentError:
-        return
-    # bpf_kprobe_multi_link_attach() of kernel/trace/bpf_trace.c without CONFIG_FPROBE.
-    except NotSupportedError as error:
-        feature = f"{hook.value} (CONFIG_FPROBE)"
+def _require_probes(hook: Hook) -> None:
+    """Raise `NotSupportedError` if the kernel has no probes at many functions of this kind."""
+    if feature := _missing(hook):
         raise NotSupportedError(
-            f"this kernel has no {feature}",
-            feature=feature,
-            since=hook.traits.since,
-            command=error.command,
-            errno=error.errno or 0,
-        ) from None
+            f"this kernel has no {feature}", feature=feature, since=hook.traits.since
+        )
+
+
+@cache
+def _missing(hook: Hook) -> str:
+    """Return what the kernel lacks for *hook*, "" if nothing.
+
+    It is asked for more functions than it takes, at addresses that nobody can read: it checks the
+    request before it reads them (bpf_kprobe_multi_link_attach() of kernel/trace/bpf_trace.c).
+    """
+    code = Assembler("probe")
+    code.leave()
+    spec = ProgramSpec("probe", hook.traits.program_types[0], "", (code.finish(0),), "GPL")
+    with Program.load(spec.with_changes(expected_attach_type=hook.attach_type)) as program:
+        try:
+            details = KprobeMultiLink(count=_TOO_MANY, addresses=_UNREADABLE)
+            _created(program, hook, details, hook.value).close()
+        except InvalidArgumentError:  # the attach type is unknown
+            return str(hook.value)
+        except SyscallError as error:
+            # Without CONFIG_FPROBE.
+            return f"{hook.value} (CONFIG_FPROBE)" if error.errno == errno.EOPNOTSUPP else ""
+    return ""
 
 
 class KprobeMultiCode(HookCode):
@@ -115,7 +129,7 @@ class KprobeMultiCode(HookCode):
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
     ) -> NewAttachment:
         """Attach by a link; the note says how many functions there are."""
-        _require_probes(program, hook)
+        _require_probes(hook)
         functions = matching_functions(target.name)
         link = _attach(program, hook, target.name, list(functions), cookie=0)
         return NewAttachment(hook, link, note=_matched(program, target.name, len(functions)))
@@ -124,7 +138,7 @@ class KprobeMultiCode(HookCode):
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
     ) -> str:
         """Return how many functions match."""
-        _require_probes(program, hook)
+        _require_probes(hook)
         return _matched(program, target.name, len(matching_functions(target.name)))
 
 

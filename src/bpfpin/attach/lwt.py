@@ -1,8 +1,8 @@
 """Lightweight tunnels: programs on a route, like `ip route … encap bpf`.
 
 A route has no link: it outlives every process, and the kernel replaces it without comparing
-(RTM_NEWROUTE). It does not report the ids of the programs, only a name that whoever attached them
-chose; ours has the id in it. The messages are those of ip(8), sent without pyroute2: a route is
+(RTM_NEWROUTE). It does not report the ids of the programs, only the names that they were attached
+with; ours have the id in them. The messages are those of ip(8), sent without pyroute2: a route is
 written as the kernel reported it, with every attribute, but for its programs.
 """
 
@@ -76,7 +76,15 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class RouteTarget:
-    """The words that choose a route: its destination, and what else tells it from others."""
+    """The words that choose a route: its destination, and more if several have that.
+
+    Attributes:
+        network: The destination.
+        device: The name of the device, "" for any.
+        gateway: The next hop, None for any.
+        metric: The metric, None for any.
+        table: The number of the routing table.
+    """
 
     network: Network
     device: str = ""
@@ -86,7 +94,10 @@ class RouteTarget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `10.1.0.0/24`, `default,dev=eth0`, or as ip(8) has it, `10.1.0.0/24 dev eth0`."""
+        """Parse *text*: `10.1.0.0/24`, or `default,dev=eth0`.
+
+        Blanks are taken for commas, as in ip(8): `10.1.0.0/24 dev eth0`.
+        """
         first, *others = re.split(r"[\s,=]+", text.strip())
         words = dict(zip(others[::2], others[1::2], strict=False))
         if len(others) % 2 or len(words) != len(others) // 2 or not set(words) <= set(_WORDS):
@@ -104,19 +115,9 @@ class RouteTarget:
             raise UsageError(f"{text!r} is not a route: {error}") from None
         return cls(network, words.get("dev", ""), gateway, metric, table)
 
-    def matches(self, route: Route) -> bool:
-        """Whether the words choose that route."""
-        return (
-            route.network == self.network
-            and route.table == self.table
-            and self.device in ("", route.device)
-            and self.gateway in (None, route.gateway)
-            and self.metric in (None, route.metric)
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class HostRoute:
     """A route as the kernel reports it: the message's *header* and its *fields*."""
 
     header: tuple[int, ...]
@@ -163,7 +164,7 @@ class Route:
 
     @property
     def programs(self) -> dict[Hook, str]:
-        """The names of the programs that it runs, as whoever attached them chose."""
+        """The names that its programs were attached with."""
         if self.encapsulation != _BPF:
             return {}
         parts = attributes(self.fields.get(_ENCAP, b""))
@@ -181,7 +182,17 @@ class Route:
         known = _ID.search(name)
         return int(known[1]) if known else UNKNOWN_ID
 
-    def is_twin(self, other: Route) -> bool:
+    def is_chosen_by(self, target: RouteTarget) -> bool:
+        """Whether the words of *target* choose this route."""
+        return (
+            self.network == target.network
+            and self.table == target.table
+            and target.device in ("", self.device)
+            and target.gateway in (None, self.gateway)
+            and target.metric in (None, self.metric)
+        )
+
+    def is_twin(self, other: HostRoute) -> bool:
         """Whether the kernel may take the one for the other when it replaces a route."""
         # fib_table_insert() of net/ipv4/fib_trie.c compares destination, TOS and metric;
         # fib6_add_rt2node() of net/ipv6/ip6_fib.c destination and metric.
@@ -227,12 +238,13 @@ def _number(packed: bytes | None, default: int = 0) -> int:
     return int(_U32.unpack(packed)[0]) if packed else default
 
 
-def routes(family: int = 0) -> list[Route]:
+def routes(family: int = 0) -> list[HostRoute]:
     """Return the unicast routes of the current network namespace, of one address family or all."""
     body = _ROUTE.pack(family, *bytes(7), 0)
     answers = request(RouteCommand.GETROUTE, body, flags=RequestFlag.DUMP, target="routes")
     unpacked = [
-        Route(_ROUTE.unpack_from(answer), attributes(answer[_ROUTE.size :])) for answer in answers
+        HostRoute(_ROUTE.unpack_from(answer), attributes(answer[_ROUTE.size :]))
+        for answer in answers
     ]
     return [
         route
@@ -334,13 +346,13 @@ class LwtRoute(Closing):
         """Detach at the end of `with`, as an unpinned link does."""
         self.detach()
 
-    def _route(self) -> Route | None:
+    def _route(self) -> HostRoute | None:
         """Return the route that the words choose: of several, the one with a program here."""
         existing = routes(_FAMILIES[self._target.network.version])
         matching = [
             route
             for route in existing
-            if self._target.matches(route) and self._ifindex in (0, route.ifindex)
+            if route.is_chosen_by(self._target) and self._ifindex in (0, route.ifindex)
         ]
         running = [route for route in matching if route.program_id(self._hook)]
         route = next(iter(running or matching), None)
@@ -365,7 +377,7 @@ def _shown_id(program_id: int) -> str:
     return "another program" if program_id == UNKNOWN_ID else f"program id {program_id}"
 
 
-def _replace(route: Route, hook: Hook, program: Program | None) -> None:
+def _replace(route: HostRoute, hook: Hook, program: Program | None) -> None:
     """Make *route* run *program* at *hook*, or none there; its other programs stay."""
     with ExitStack() as opened:
         programs: dict[Hook, Program] = {}
@@ -385,7 +397,7 @@ def _replace(route: Route, hook: Hook, program: Program | None) -> None:
             raise AttachError(f"the route {route} is gone") from None
 
 
-def _foreign(route: Route, hook: Hook) -> HookBusyError:
+def _foreign(route: HostRoute, hook: Hook) -> HookBusyError:
     name = route.programs[hook]
     return HookBusyError(
         f"{hook.value} of the route {route} runs {name or 'a program'}, which somebody else"
@@ -395,7 +407,7 @@ def _foreign(route: Route, hook: Hook) -> HookBusyError:
     )
 
 
-def find_route(text: str) -> Route:
+def find_route(text: str) -> HostRoute:
     """Return the route of the current network namespace that *text* chooses.
 
     Raises:
@@ -404,7 +416,7 @@ def find_route(text: str) -> Route:
     """
     target = RouteTarget.parse(text)
     existing = routes(_FAMILIES[target.network.version])
-    matching = [route for route in existing if target.matches(route)]
+    matching = [route for route in existing if route.is_chosen_by(target)]
     if not matching:
         words = [str(route) for route in existing if route.table == target.table]
         near = similar(text, words, cutoff=0.3) or words[:5]
@@ -425,7 +437,7 @@ def find_route(text: str) -> Route:
     return route
 
 
-def _refusal(route: Route, *, is_alone: bool) -> str:
+def _refusal(route: HostRoute, *, is_alone: bool) -> str:
     """Return why a route cannot be replaced by one with a program, "" if it can."""
     if _MULTIPATH in route.fields:
         return "it has several next hops"
@@ -475,7 +487,7 @@ def attach_lwt(program: Program, route: str) -> LwtRoute:
     return LwtRoute(hook, target, expected_id=program.id, ifindex=found.ifindex)
 
 
-def _free_route(hook: Hook, text: str) -> Route:
+def _free_route(hook: Hook, text: str) -> HostRoute:
     """Return the route that *text* chooses; `HookBusyError` if it has a program at *hook*."""
     route = find_route(text)
     running = route.program_id(hook)

@@ -74,7 +74,9 @@ class NetfilterTarget:
                     f"netfilter has no {word!r} (in {text})", hint=f"near it: {', '.join(near)}"
                 )
         if option not in (None, _DEFRAG):
-            raise UsageError(f"{option!r} is no option of a netfilter hook; there is: {_DEFRAG}")
+            raise UsageError(
+                f"{option!r} is not an option of a netfilter hook; there is: {_DEFRAG}"
+            )
         return cls(family, hook, _priority(priority, text), option == _DEFRAG)._checked()
 
     def _checked(self) -> Self:

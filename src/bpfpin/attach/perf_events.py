@@ -85,7 +85,7 @@ class PerfEventTarget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse what is typed as the target; `UsageError` if it has another form."""
+        """Parse a target as the user types it; `UsageError` if it has another form."""
         event, *words = text.split(",")
         options: dict[str, int] = {}
         for word in words:

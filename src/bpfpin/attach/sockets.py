@@ -1,7 +1,7 @@
 """Programs on a socket that the caller has: filters, and the choice among sockets of one port.
 
-The socket holds the program: it ends with the socket, whoever attached it. So there are no pins of
-these, and no sets.
+The socket holds the program, which ends with the socket. So there are no pins of these, and no
+sets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket as sockets
 import struct
 from errno import EBADF, EINVAL, ENOENT
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from bpfpin.errors import ProgramChangedError, UsageError, WrongHookError
 from bpfpin.objects.programs.program import Program
@@ -42,10 +42,11 @@ class SocketProgram(Closing):
     It ends with the socket: `close` does nothing, `detach` or the end of `with` removes it before.
     """
 
-    def __init__(self, socket: sockets.socket, option: _Option, program_id: int) -> None:
-        """Take note of a program that was attached to *socket*."""
+    _option: ClassVar[_Option]
+
+    def __init__(self, socket: sockets.socket, program_id: int) -> None:
+        """Remember the program *program_id*, which was attached to *socket*."""
         self._socket = socket
-        self._option = option
         self._program_id = program_id
 
     def program_id(self) -> int:
@@ -102,6 +103,14 @@ class SocketProgram(Closing):
         self.detach()
 
 
+class _SocketFilter(SocketProgram):
+    _option = _FILTER
+
+
+class _ReuseportProgram(SocketProgram):
+    _option = _REUSEPORT
+
+
 def attach_socket_filter(program: Program, socket: sockets.socket) -> SocketProgram:
     """Attach *program* to a socket: it says how many bytes of each packet the socket receives.
 
@@ -123,7 +132,7 @@ def attach_socket_filter(program: Program, socket: sockets.socket) -> SocketProg
     Kernel: SO_ATTACH_BPF (Linux 3.19).
     """
     _attach(socket, _FILTER, program)
-    return SocketProgram(socket, _FILTER, program.id)
+    return _SocketFilter(socket, program.id)
 
 
 def attach_reuseport(program: Program, socket: sockets.socket) -> SocketProgram:
@@ -148,7 +157,7 @@ def attach_reuseport(program: Program, socket: sockets.socket) -> SocketProgram:
     Kernel: SO_ATTACH_REUSEPORT_EBPF (Linux 4.5; programs of type SK_REUSEPORT 4.19).
     """
     _attach(socket, _REUSEPORT, program)
-    return SocketProgram(socket, _REUSEPORT, program.id)
+    return _ReuseportProgram(socket, program.id)
 
 
 def _attach(socket: sockets.socket, option: _Option, program: Program) -> None:

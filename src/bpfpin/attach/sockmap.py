@@ -47,7 +47,7 @@ class SockmapProgram(Closing):
     """
 
     def __init__(self, map_id: int, hook: Hook) -> None:
-        """Open the attachment at *hook* of the map with that id."""
+        """Open the attachment at *hook* of the map *map_id*."""
         assert hook.attach_type is not None
         self._map_id = map_id
         self._attach_type = hook.attach_type

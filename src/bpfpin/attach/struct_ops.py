@@ -31,7 +31,7 @@ def attach_struct_ops(table: BaseMap) -> Link:
 
     Raises:
         HookBusyError: A table of that name is registered already.
-        UsageError: *table* is no such table, or is not filled.
+        UsageError: *table* is not such a table, or is not filled.
         NotSupportedError: The kernel has no links for tables.
         PermissionDeniedError: CAP_NET_ADMIN or CAP_BPF is missing.
 
@@ -39,7 +39,7 @@ def attach_struct_ops(table: BaseMap) -> Link:
     """
     if not traits_of(table.type).is_struct_ops or not table.info.map_flags & MapFlag.LINK:
         raise UsageError(
-            f"map {table.name} is no table of functions that a link registers: such a table is a"
+            f"map {table.name} is not a table of functions that a link registers: such a table is a"
             " variable in the section .struct_ops.link"
         )
     target = f"table {table.name}"

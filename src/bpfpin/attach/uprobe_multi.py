@@ -143,7 +143,7 @@ def kernel_has_links(hook: Hook) -> bool:
     spec = ProgramSpec("probe", hook.traits.program_types[0], "", (code.finish(0),), "GPL")
     with Program.load(spec.with_changes(expected_attach_type=hook.attach_type)) as program:
         try:
-            # Refused with EBADF as no regular file, after the checks of what was asked
+            # Refused with EBADF as no regular file, after the checks of the request
             # (bpf_uprobe_multi_link_attach() of kernel/trace/bpf_trace.c). libbpf asks so, too.
             _create(program, hook, UprobePlaces(Path("/"), [0]), hook.value).close()
         except InvalidArgumentError:

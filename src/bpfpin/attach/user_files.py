@@ -36,7 +36,7 @@ _DELETED: Final = " (deleted)"  # of a file without a name, in /proc/PID/maps
 
 @dataclass(frozen=True, slots=True)
 class UserTarget:
-    """What is typed as the target of a probe: `FILE:WHAT[,pid=N]`.
+    """The target of a probe as the user types it: `FILE:WHAT[,pid=N]`.
 
     *pid* is the process that is probed, 0 for all that run the file.
     """

@@ -240,7 +240,7 @@ def _placed(spec: ObjectSpec, choice: Choice) -> Iterator[Choice]:
 
 
 def _tables(spec: ObjectSpec, choice: Choice) -> Iterator[Choice]:
-    # The rest of a section `struct_ops/NAME` is no target, but the program's own name.
+    # The rest of a section `struct_ops/NAME` is not a target, but the program's own name.
     is_named = choice.target != choice.program.attach_to
     tables = spec.linked_tables
     if is_named and choice.target not in tables:

@@ -58,7 +58,7 @@ class Attachments(Closing, Mapping[str, tuple[Link | HookAttachment, ...]]):
     pinned meanwhile.
 
     Attributes:
-        notes: What differs from what was asked, or is worth knowing, in lines for people: how many
+        notes: Differences from the request, and facts worth knowing, in lines for people: how many
             functions a pattern matches, or that XDP runs in generic mode.
     """
 
@@ -68,6 +68,7 @@ class Attachments(Closing, Mapping[str, tuple[Link | HookAttachment, ...]]):
         undo: ExitStack,
         notes: Iterable[str] = (),
     ) -> None:
+        """Keep *links* of programs, and *undo*, which detaches them; *notes* are for people."""
         self._links = dict(links)
         self._undo = undo
         self.notes = tuple(notes)

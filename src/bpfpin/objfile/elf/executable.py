@@ -1,8 +1,8 @@
 """A reader of programs and shared libraries: where their functions, segments and notes are.
 
 The format is that of elf(5), 32 and 64 bits, in the byte order of the machine. Files may be those
-of any user, so every offset and size is checked. They are read and not mapped: who can truncate a
-mapped file can end the reader by SIGBUS.
+of any user, so every offset and size is checked. They are read and not mapped: a mapped file
+that is truncated ends its reader by SIGBUS.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NOTE = struct.Struct("<III")
 _BASE_VERSION: Final = 1  # VER_NDX_GLOBAL: the file itself, no version
 
 
-class _Form(NamedTuple):
+class _ClassLayouts(NamedTuple):
     """The layouts of one class of files: e_entry and on, program header, section header, symbol."""
 
     header: struct.Struct
@@ -53,8 +53,10 @@ class _Form(NamedTuple):
     symbol: struct.Struct
 
 
-def _form(header: str, segment: str, section: str, symbol: str) -> _Form:
-    return _Form(*(struct.Struct(f"<{form}") for form in (header, segment, section, symbol)))
+def _form(header: str, segment: str, section: str, symbol: str) -> _ClassLayouts:
+    return _ClassLayouts(
+        *(struct.Struct(f"<{form}") for form in (header, segment, section, symbol))
+    )
 
 
 _NARROW: Final = _form("IIIIHHHHHH", "8I", "10I", "IIIBBH")
@@ -62,7 +64,7 @@ _WIDE: Final = _form("QQQIHHHHHH", "IIQQQQQQ", "IIQQQQIIQQ", "IBBHQQ")
 _FORMS: Final = {1: _NARROW, 2: _WIDE}  # by EI_CLASS
 
 
-class Segment(NamedTuple):
+class LoadSegment(NamedTuple):
     """A part of the file that is loaded (PT_LOAD): *size* bytes at *offset*, to *address*."""
 
     offset: int
@@ -112,7 +114,7 @@ class _SymbolTable(NamedTuple):
     strings: bytes
     is_dynamic: bool
 
-    def number(self, form: _Form) -> int:
+    def number(self, form: _ClassLayouts) -> int:
         """Return how many symbols it has."""
         return len(self.entries) // form.symbol.size
 
@@ -123,7 +125,7 @@ class Executable:
     Attributes:
         path: The path, for messages.
         machine: The number of its machine (EM_*).
-        segments: What is loaded.
+        segments: The parts that are loaded.
         file_id: Device and inode.
     """
 
@@ -266,7 +268,7 @@ class Executable:
             raise self.error(f"the {what} is beyond the end of the file")
         return data
 
-    def _read_segments(self, at: int, count: int, size: int) -> Iterator[Segment]:
+    def _read_segments(self, at: int, count: int, size: int) -> Iterator[LoadSegment]:
         form = self._form.segment
         if count and size != form.size:
             raise self.error(f"program headers of {size} bytes")
@@ -276,7 +278,7 @@ class Executable:
             else:
                 kind, offset, address, _, file_size, _, flags, _ = entry
             if kind == PT_LOAD:
-                yield Segment(offset, address, file_size, bool(flags & _EXECUTABLE))
+                yield LoadSegment(offset, address, file_size, bool(flags & _EXECUTABLE))
 
     def _read_sections(self, at: int, count: int, names: int) -> dict[str, _SectionHeader]:
         """Return the sections by name, the first of each name."""

@@ -149,7 +149,7 @@ class Danger:
         return " and ".join(self.reasons)
 
     def within(self, network: IPv4Network | IPv6Network) -> Self:
-        """Return what is left if only packets to *network* can be cut."""
+        """Return the ways that are left if only packets to *network* can be cut."""
         # Ways without a flow are those of the default route, to any host.
         ways = tuple(
             way
