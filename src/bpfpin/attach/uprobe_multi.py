@@ -83,6 +83,7 @@ def attach_uprobe_multi(
     """
     hook = Hook.UPROBE_SESSION if session else Hook.UPROBE_MULTI
     hook = Hook.URETPROBE_MULTI if returns else hook
+    require_links(hook)
     words = [functions] if isinstance(functions, str | int) else functions
     places = find_places(find_file(str(path), require_pid(pid)), map(str, words), pid or 0)
     cookies = [cookie] * len(places.offsets) if cookie else []
@@ -97,22 +98,15 @@ def find_places(path: Path, functions: Iterable[str], pid: int) -> UprobePlaces:
 
 
 def attach_at(program: Program, hook: Hook, places: UprobePlaces) -> Link:
-    """Attach *program* at places of a file; `NotSupportedError` if the kernel has no such links."""
+    """Attach *program* at places of a file, where the kernel has the links of *hook*."""
     require_type(program, hook)
     name = f"{hook.value} {places.path}"
     try:
         return _create(program, hook, places, name)
     except InvalidArgumentError as error:
-        if kernel_has_links(hook):
-            attach_type = hook.attach_type.name if hook.attach_type else ""
-            error.hint = f"the program has to be loaded for the attach type {attach_type}"
-            raise
-        raise NotSupportedError(
-            f"this kernel has no links at many functions of a program ({hook.value},"
-            f" Linux {hook.traits.since})",
-            feature=hook.value,
-            since=hook.traits.since,
-        ) from None
+        attach_type = hook.attach_type.name if hook.attach_type else ""
+        error.hint = f"the program has to be loaded for the attach type {attach_type}"
+        raise
 
 
 def _create(program: Program, hook: Hook, places: UprobePlaces, name: str) -> Link:
@@ -133,6 +127,17 @@ def _create(program: Program, hook: Hook, places: UprobePlaces, name: str) -> Li
 
 def _numbers(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_uint64] | None:
     return (ctypes.c_uint64 * len(numbers))(*numbers) if numbers else None
+
+
+def require_links(hook: Hook) -> None:
+    """Raise `NotSupportedError` if the kernel does not have the links of *hook*."""
+    if not kernel_has_links(hook):
+        raise NotSupportedError(
+            f"this kernel has no links at many functions of a program ({hook.value},"
+            f" Linux {hook.traits.since})",
+            feature=hook.value,
+            since=hook.traits.since,
+        )
 
 
 @cache
@@ -160,6 +165,7 @@ class UprobeMultiCode(HookCode):
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
     ) -> NewAttachment:
         """Attach by one link; the note says how many functions it has."""
+        require_links(hook)
         places = self._places(target)
         link = attach_at(program, hook, places)
         return NewAttachment(hook, link, note=self._note(program, target, places))
@@ -168,6 +174,7 @@ class UprobeMultiCode(HookCode):
         self, program: Program, hook: Hook, target: HookTarget, options: AttachOptions
     ) -> str:
         """Find the functions."""
+        require_links(hook)
         return self._note(program, target, self._places(target))
 
     def _places(self, target: HookTarget) -> UprobePlaces:
