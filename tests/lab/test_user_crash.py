@@ -10,7 +10,7 @@ import pytest
 
 from bpfpin.objects.kernel.info import links, programs
 from bpfpin.objects.maps.map import Map
-from support.crash import calls_of_a_process
+from support.crash import Fault, Injection, calls_of_a_process, faulted, points
 from support.here import Here
 from support.moments import interrupted
 from support.objects import compiled_with_headers
@@ -111,3 +111,16 @@ def test_a_first_load_that_is_killed_leaves_nothing(
     assert not here.set.exists()
     wait_until(lambda: {info.id for info in links()} <= before[0])
     wait_until(lambda: {info.id for info in programs()} <= before[1])
+
+
+def test_a_load_that_cannot_fill_a_slot_fails_and_leaves_nothing(
+    here: Here, tmp_path: Path
+) -> None:
+    words = command(here, uprobes(1))[3:]
+    calls = points(words, folder=tmp_path)
+    here.ok("unload", "seen")
+    slot = next(call for call in calls if "BPF_MAP_UPDATE_ELEM" in call.arguments)
+    ending = faulted(words, Injection(slot, Fault.ENOMEM), folder=tmp_path)
+
+    assert (ending.exit, "ENOMEM" in ending.talk) == (1, True), ending.talk
+    assert not here.set.exists()

@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from bpfpin import assembler as a
 from bpfpin.assembler import Assembler
-from bpfpin.errors import BpfError, KeyNotFoundError, NotSupportedError, ProgramChangedError
+from bpfpin.errors import KeyNotFoundError, NotSupportedError, ProgramChangedError
 from bpfpin.insn import EXIT
 from bpfpin.objects.kernel.attach_target import AttachTarget
 from bpfpin.objects.link import Link
@@ -24,6 +24,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.spec import MapSpec, ProgramSpec
 from bpfpin.syscall import bpf
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import MapType
 from bpfpin.uapi_helpers import FuncId
@@ -100,11 +101,16 @@ def make_slot(program: Program) -> Map:
     slot = Map.create(MapSpec(_SLOT, MapType.PROG_ARRAY, 4, 4, 1))
     try:
         put_into(slot, program)
-    except BpfError as error:
+    # The kernel answers so if the program does not fit (prog_fd_array_get_ptr() of
+    # kernel/bpf/arraymap.c); of what may go better the next time, it says nothing here.
+    except (InvalidArgumentError, NotSupportedError) as error:
         slot.close()
         raise NotSupportedError(
             f"no stub can call program {program.name}: {error}", feature="tail calls"
         ) from None
+    except BaseException:
+        slot.close()
+        raise
     return slot
 
 
