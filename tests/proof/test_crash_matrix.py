@@ -16,6 +16,7 @@ from support.crash import ERRORS, NEVER_FAILS, Fault, Point, calls_of_a_process,
 from support.crash_lab import CrashLab, ForeignLab
 from support.crash_matrix import NEW, SCENARIOS, Healer, Row, Trials
 from support.crash_several import SeveralLab
+from support.crash_stubs import StubsLab
 from support.crash_trials import TrialLab
 from support.lab import new_lab
 
@@ -91,7 +92,7 @@ def sampled(found: Sequence[Point], name: str, *, count: int) -> list[Point]:
 
 def short_of(name: str) -> int:
     """Return how many calls are tried in the short form: fewer where they take longer."""
-    short = (SeveralLab, TrialLab, ForeignLab)
+    short = (SeveralLab, StubsLab, TrialLab, ForeignLab)
     return SHORT // 2 if issubclass(SCENARIOS[name].lab, short) else SHORT
 
 

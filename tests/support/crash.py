@@ -27,7 +27,7 @@ from support.wait import HANG_S
 CALLS = (
     *("bpf", "mkdir", "mkdirat", "rmdir", "link", "linkat", "unlink", "unlinkat"),
     *("symlink", "symlinkat", "rename", "renameat", "renameat2", "sendto", "sendmsg"),
-    *("mount", "umount2"),
+    *("mount", "umount2", "perf_event_open"),
     *("memfd_create", "pidfd_send_signal"),  # a process that waits: marked, ended
 )
 NEVER_FAILS = ("pidfd_send_signal",)  # root may always end what it started
