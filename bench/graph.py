@@ -61,9 +61,10 @@ def main() -> int:
         return 0 if measure() else 1
 
 
-def inside_namespaces(program: str = __file__) -> int:
+def inside_namespaces(program: str = __file__, *words: str) -> int:
     """Run *program* again in its own namespaces, and return its exit status."""
-    own = ["unshare", "--mount", "--net", "--propagation", "private", sys.executable, program]
+    command = [sys.executable, program, *words]
+    own = ["unshare", "--mount", "--net", "--propagation", "private", *command]
     environment = {**os.environ, "BPFPIN_BENCH_INSIDE": "1", "BPFPIN_PRIVATE_MOUNT": "1"}
     return subprocess.run(own, env=environment, check=False).returncode
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from support.peers import compiled, in_c
+from support.peers import SOURCES, compiled, in_c
 
 import bpfpin
 from bpfpin.apps.compile import compile_source
@@ -29,12 +29,6 @@ NAMED = "_ZN7library9namespace14FunctionNumber{}EPKcRKSt6vectorIiSaIiEE"
 ROUNDS = 15
 FIND_TARGET_MS = 100.0
 ATTACH_TARGET = 1.2  # times libbpf
-PROGRAM = """
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-SEC("uprobe") int probe(void *context) { return 0; }
-char LICENSE[] SEC("license") = "GPL";
-"""
 
 
 def main() -> int:
@@ -51,9 +45,8 @@ def main() -> int:
         report("readelf, all", least_ms(partial(subprocess.check_output, command), rounds=3))
         is_fast = ours <= FIND_TARGET_MS
         print(f"  target {FIND_TARGET_MS:.0f} ms: {'met' if is_fast else 'missed'}")
-        (folder / "probe.bpf.c").write_text(PROGRAM)
-        compile_source(folder / "probe.bpf.c", folder / "probe.o")
-        peer = compiled("attach_uprobe", folder)
+        compile_source(SOURCES / "attach.bpf.c", folder / "probe.o")
+        peer = compiled("attach", folder)
         is_close = True
         for program, function in ((small, NAMED.format(5)), (big, wanted)):
             is_close &= compare(peer, folder / "probe.o", program, function)
@@ -95,14 +88,15 @@ def report(what: str, time_ms: float) -> None:
 def compare(peer: Path, source: Path, program: Path, function: str) -> bool:
     """Attach and detach on both sides alternately; return whether the target is met."""
     theirs, ours = [], []
-    with bpfpin.load(read_object(source)) as loaded:
-        probe = loaded.programs["probe"]
+    words = (source, "uprobe", ROUNDS, 0, 0, program, function)
+    with bpfpin.load(read_object(source), programs=["on_uprobe"]) as loaded:
+        probe = loaded.programs["on_uprobe"]
 
         def attach() -> None:
             bpfpin.attach_uprobe(probe, program, function).close()
 
         for _ in range(3):
-            theirs.append(in_c(peer, source, "probe", program, function, ROUNDS) / 1e6)
+            theirs.append(in_c(peer, *words) / 1e6)
             ours.append(least_ms(attach))
     ratio = min(ours) / min(theirs)
     is_met = ratio <= ATTACH_TARGET
