@@ -8,7 +8,7 @@ import pytest
 
 import bpfpin
 from bpfpin import insn
-from bpfpin.errors import NotSupportedError, SyscallError, UsageError, VerifierError
+from bpfpin.errors import SyscallError, TargetNotFoundError, UsageError, VerifierError
 from bpfpin.objects.load.collection import load
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
@@ -113,5 +113,5 @@ def test_a_program_that_attaches_to_what_the_kernel_lacks_is_refused_by_us() -> 
         expected_attach_type=AttachType.TRACE_FENTRY,
         attach_to="nosuch",
     )
-    with pytest.raises(NotSupportedError, match="attaches to function 'nosuch'"):
+    with pytest.raises(TargetNotFoundError, match="attaches to function 'nosuch'"):
         Program.load(entry)

@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Self
 
 from bpfpin.btf.btf import Btf
@@ -370,9 +371,9 @@ class Program(KernelObject):
         """The name as the kernel keeps it, 15 characters at most."""
         return self.info.name
 
-    @property
+    @cached_property
     def type(self) -> ProgramType | int:
-        """The program type."""
+        """The program type, which never changes."""
         return self.info.type
 
     def test_run(
