@@ -13,6 +13,7 @@ from bpfpin.errors import (
     NotSupportedError,
     ObjectFileError,
     PermissionDeniedError,
+    TargetNotFoundError,
     UsageError,
     VerifierError,
 )
@@ -24,7 +25,7 @@ from support.found_objects import found_objects
 from support.objects import COMPILERS, NAMES, compiled
 
 # What the kernel lacks or forbids, and what the object leaves to who loads it.
-NAMED = (NotSupportedError, PermissionDeniedError, LimitError, UsageError)
+NAMED = (NotSupportedError, TargetNotFoundError, PermissionDeniedError, LimitError, UsageError)
 # Of these the verifier is to refuse programs; what it says of each their own tests hold.
 FOR_THE_VERIFIER = {
     "core_missing",
