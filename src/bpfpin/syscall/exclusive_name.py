@@ -262,13 +262,14 @@ def _refuse_others(prefix: str, map_id: int, claim: Claim, target: str) -> None:
 def _others(prefix: str, own_inodes: set[int]) -> tuple[list[_Listening], bool]:
     """Return the listening sockets whose names begin with *prefix*, and whether these are all.
 
-    Those of root and of this user are all there, first; of each other user some.
+    Those of root are all there, first, then those of this user; of each other user some.
     """
     known = (ROOT, os.geteuid())
     found = [one for one in _listening(prefix) if one.inode not in own_inodes]
     numbers: Counter[int | None] = Counter()
     kept = []
-    for one in sorted(found, key=lambda one: one.uid not in known):
+    # The kernel lists them by a hash of their names.
+    for one in sorted(found, key=lambda one: (one.uid != ROOT, one.uid not in known)):
         numbers[one.uid] += 1
         if one.uid in known or numbers[one.uid] <= _SOCKETS_MAX:
             kept.append(one)
