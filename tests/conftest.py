@@ -43,15 +43,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose how much is tried, and take Ctrl-C as a terminal would send it.
+    """Choose how much is tried, and take Ctrl-C and SIGHUP as processes of a terminal do.
 
-    A shell starts background jobs deaf to it.
+    A shell starts background jobs that ignore the one, and nohup(1) those that ignore the other.
     """
     # A guest is about 20 times slower than its host, where all is tried, and interpreters start.
     if config.getoption("quick") or os.environ.get("BPFPIN_GUEST"):
         settings.load_profile("quick")
         cli.forks = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

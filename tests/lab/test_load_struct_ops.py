@@ -154,7 +154,7 @@ def test_tables_from_python(here: Here) -> None:
 
             assert (available(), link.program_id()) == (True, other.maps["kept"].id)
             assert attached.keys() == {"ssthresh"}
-        with pytest.raises(UsageError, match="no table of functions"):
+        with pytest.raises(UsageError, match="not a table of functions"):
             attach_struct_ops(loaded.maps["asked"])
     wait_until(lambda: not available())
     assert not here.set.exists()
