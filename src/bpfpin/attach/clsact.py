@@ -12,7 +12,6 @@ import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
-from types import TracebackType
 
 from bpfpin.attach import interface as interfaces
 from bpfpin.attach.devices import DeviceRow
@@ -29,10 +28,10 @@ from bpfpin.choices import choice_of
 from bpfpin.errors import HookBusyError, IdNotFoundError, ProgramChangedError, UsageError
 from bpfpin.hints import shell_line
 from bpfpin.hooks import Hook
+from bpfpin.objects.link import LinklessAttachment
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import InvalidArgumentError
-from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.rtnetlink import (
     NO_FLAGS,
     RequestFlag,
@@ -95,7 +94,7 @@ class Filter:
     is_direct_action: bool
 
 
-class ClsactFilter(Closing):
+class ClsactFilter(LinklessAttachment):
     """A filter with direct action that runs one program, at a hook of classic tc.
 
     It stays when the process ends: `close` does nothing, `detach` or the end of `with` removes it.
@@ -199,18 +198,6 @@ class ClsactFilter(Closing):
             delete_filter(self._place)
         if self.made_qdisc:
             _delete_if_empty(self.ifindex)
-
-    def close(self) -> None:
-        """Do nothing: the device holds the filter."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Detach at the end of `with`, as an unpinned link does."""
-        self.detach()
 
     def _changed(self, running: int) -> ProgramChangedError:
         place = f"{self.hook.value} of {interfaces.name_of(self.ifindex)}"

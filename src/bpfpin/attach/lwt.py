@@ -14,7 +14,6 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from types import TracebackType
 from typing import Final, Self
 
 from bpfpin.attach import interface as interfaces
@@ -38,9 +37,9 @@ from bpfpin.errors import (
     UsageError,
 )
 from bpfpin.hooks import HeldBy, Hook
+from bpfpin.objects.link import LinklessAttachment
 from bpfpin.objects.programs.program import Program
 from bpfpin.records import dataclass
-from bpfpin.syscall.fd import Closing
 from bpfpin.syscall.rtnetlink import (
     RequestFlag,
     RouteCommand,
@@ -255,7 +254,7 @@ def routes(family: int = 0) -> list[HostRoute]:
     ]
 
 
-class LwtRoute(Closing):
+class LwtRoute(LinklessAttachment):
     """A route that runs a program, at one of the three hooks of a lightweight tunnel.
 
     It stays when the process ends: `close` does nothing, `detach` or the end of `with` makes the
@@ -333,18 +332,6 @@ class LwtRoute(Closing):
         if running == UNKNOWN_ID or self._expected_id not in (0, running):
             raise self._changed(running)
         _replace(route, self._hook, None)
-
-    def close(self) -> None:
-        """Do nothing: the route holds the program."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Detach at the end of `with`, as an unpinned link does."""
-        self.detach()
 
     def _route(self) -> HostRoute | None:
         """Return the route that the words choose: of several, the one with a program here."""

@@ -10,13 +10,12 @@ import os
 import socket as sockets
 import struct
 from errno import EBADF, EINVAL, ENOENT
-from types import TracebackType
 from typing import ClassVar, Final, NamedTuple
 
 from bpfpin.errors import ProgramChangedError, UsageError, WrongHookError
+from bpfpin.objects.link import LinklessAttachment
 from bpfpin.objects.programs.program import Program
 from bpfpin.syscall.errno_table import syscall_error
-from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import ProgramType
 
 
@@ -36,7 +35,7 @@ _REUSEPORT: Final = _Option(
 _INT: Final = struct.Struct("=i")
 
 
-class SocketProgram(Closing):
+class SocketProgram(LinklessAttachment):
     """A program on a socket.
 
     It ends with the socket: `close` does nothing, `detach` or the end of `with` removes it before.
@@ -89,18 +88,6 @@ class SocketProgram(Closing):
                 # Somebody else removed it, or closed the descriptor of the socket.
                 if error.errno not in (ENOENT, EBADF):
                     raise _refused(error, f"removing {self._option.what}") from None
-
-    def close(self) -> None:
-        """Do nothing: the socket holds the program."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Detach at the end of `with`, as an unpinned link does."""
-        self.detach()
 
 
 class _SocketFilter(SocketProgram):

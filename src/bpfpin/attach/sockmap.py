@@ -5,8 +5,6 @@ Since Linux 6.10 a link holds such a program, before that the map itself.
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from bpfpin.attach.order import require_type
 from bpfpin.attach.query import sockmap_program
 from bpfpin.attach.registry import (
@@ -29,17 +27,16 @@ from bpfpin.hooks import HeldBy, Hook
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.btf import has_enumerator
 from bpfpin.objects.kernel.info import links
-from bpfpin.objects.link import Link
+from bpfpin.objects.link import Link, LinklessAttachment
 from bpfpin.objects.maps.base import BaseMap
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.syscall import bpf
 from bpfpin.syscall.errno_table import InvalidArgumentError
-from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import LinkType
 
 
-class SockmapProgram(Closing):
+class SockmapProgram(LinklessAttachment):
     """A program that a map of sockets runs, held by the map itself.
 
     It stays when the process ends, until the map is gone: `close` does nothing, `detach` or the
@@ -104,18 +101,6 @@ class SockmapProgram(Closing):
                 with Program.from_id(running) as program:
                     target = self._place
                     bpf.prog_detach(program.fd, bpf_map.fd, self._attach_type, target=target)
-
-    def close(self) -> None:
-        """Do nothing: the map holds the program."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Detach at the end of `with`, as an unpinned link does."""
-        self.detach()
 
     @property
     def _place(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from errno import EPERM
+from types import TracebackType
 from typing import Protocol, Self
 
 from bpfpin.errors import PermissionDeniedError, ProgramChangedError, SyscallError
@@ -14,7 +15,7 @@ from bpfpin.objects.programs.program import Program
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import LinkDetails, OrderedLink
 from bpfpin.syscall.errno_table import syscall_error
-from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import AttachType, Cmd, LinkType
 
 
@@ -32,6 +33,29 @@ class HookAttachment(Protocol):
 
     def close(self) -> None:
         """Close the descriptors; a pinned link stays attached."""
+
+
+class LinklessAttachment(Closing):
+    """A program that a device, route, map or socket holds: it stays when the process ends.
+
+    `close` does nothing; `detach`, or the end of `with`, removes the program.
+    """
+
+    def detach(self) -> None:
+        """Detach the program."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Do nothing: no descriptor holds the program."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Detach at the end of `with`, as an unpinned link does."""
+        self.detach()
 
 
 class Link(KernelObject):
