@@ -31,7 +31,7 @@ from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.attach.uprobes import find_place
 from bpfpin.errors import HookBusyError, NotSupportedError, SyscallError
 from bpfpin.hooks import Hook
-from bpfpin.objects.load.collection import Loaded
+from bpfpin.loading.collection import Loaded
 from bpfpin.objfile.reader import read_object
 
 TARGET = 1.2  # times libbpf

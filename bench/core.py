@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bpfpin.loading.collection import load
 from bpfpin.objects.kernel.btf import vmlinux_btf
-from bpfpin.objects.load.collection import load
 from bpfpin.objfile.reader import read_object
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from support.peers import compiled
 
 import bpfpin
 from bpfpin.apps.compile import compile_source
-from bpfpin.objects.load.collection import Loaded
+from bpfpin.loading.collection import Loaded
 
 SOURCE = Path(__file__).parent / "c" / "events.bpf.c"
 EVENTS = 120_000  # 32 bytes each with the header; the ring has room for 131,071

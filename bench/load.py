@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import bpfpin
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objfile.reader import read_object
 
 SOURCE = Path(__file__).parent / "c" / "load.c"

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objfile.reader import read_object
 
 PEER = Path(__file__).parent / "c" / "load.c"

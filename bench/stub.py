@@ -19,7 +19,7 @@ from bpfpin.apps.compile import compile_source
 from bpfpin.attach.registry import AttachOptions, HookTarget, code_of
 from bpfpin.attach.stubs import attach_with_stub
 from bpfpin.hooks import HeldBy, Hook
-from bpfpin.objects.load.collection import Loaded
+from bpfpin.loading.collection import Loaded
 from bpfpin.objfile.reader import read_object
 
 CALLS = 5_000  # few, so that some rounds are not disturbed

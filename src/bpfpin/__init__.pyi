@@ -146,6 +146,13 @@ from bpfpin.hints import (
 from bpfpin.insn import (
     Instruction as Instruction,
 )
+from bpfpin.loading.attachments import (
+    Attachments as Attachments,
+)
+from bpfpin.loading.collection import (
+    Loaded as Loaded,
+    load as load,
+)
 from bpfpin.map.follow import (
     FollowedWatch as FollowedWatch,
     Follower as Follower,
@@ -200,13 +207,6 @@ from bpfpin.objects.kernel.info import (
 from bpfpin.objects.link import (
     HookAttachment as HookAttachment,
     Link as Link,
-)
-from bpfpin.objects.load.attachments import (
-    Attachments as Attachments,
-)
-from bpfpin.objects.load.collection import (
-    Loaded as Loaded,
-    load as load,
 )
 from bpfpin.objects.maps.base import (
     BaseMap as BaseMap,

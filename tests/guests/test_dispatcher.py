@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from bpfpin.errors import PermissionDeniedError
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins.bpffs import BPFFS
 from support import isolation

@@ -27,9 +27,9 @@ from bpfpin.errors import (
     UsageError,
     WrongHookError,
 )
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objects.kernel.btf import vmlinux_btf
 from bpfpin.objects.kernel.object import wait_until_freed
-from bpfpin.objects.load.collection import Loaded, load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from support.crash import Fault, Injection, faulted, points

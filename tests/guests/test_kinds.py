@@ -12,9 +12,9 @@ import pytest
 
 from bpfpin.btf.types import Function
 from bpfpin.errors import PermissionDeniedError
+from bpfpin.loading.collection import load
 from bpfpin.objects.kernel.btf import BtfHandle
 from bpfpin.objects.kernel.info import btf_info
-from bpfpin.objects.load.collection import load
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec

@@ -23,7 +23,7 @@ from bpfpin.errors import (
     VerifierError,
 )
 from bpfpin.hooks import Hook, TargetKind, has_table
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec, ProgramSpec
 from bpfpin.uapi import MapType

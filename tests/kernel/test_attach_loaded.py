@@ -13,9 +13,9 @@ import pytest
 from bpfpin.attach.clsact import ClsactFilter
 from bpfpin.errors import HookBusyError, TargetNotFoundError, UsageError, WrongHookError
 from bpfpin.hooks import Hook
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objects.kernel.info import links
 from bpfpin.objects.link import Link
-from bpfpin.objects.load.collection import Loaded, load
 from support.hooks import new_cgroup, without_tcx
 from support.objects import compiled
 from support.wait import wait_until

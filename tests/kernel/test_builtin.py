@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import builtin_path, read_object
 from bpfpin.uapi import XdpAction

@@ -8,8 +8,8 @@ import pytest
 
 from bpfpin.errors import LimitError, UsageError, VerifierError
 from bpfpin.insn import exit_, mov_imm
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objects.events.ring_buffer import RingBuffer
-from bpfpin.objects.load.collection import Loaded, load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.sets.load.deploy import deploy

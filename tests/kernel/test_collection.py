@@ -16,7 +16,7 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program

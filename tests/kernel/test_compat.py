@@ -10,7 +10,7 @@ import pytest
 
 import bpfpin
 from bpfpin.errors import NotSupportedError
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.compat import differences
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import NotSupportedError, VerifierError
+from bpfpin.loading.collection import load
+from bpfpin.loading.resolve import fitted
 from bpfpin.objects.kernel import btf
 from bpfpin.objects.kernel.btf import module_btfs, vmlinux_btf
-from bpfpin.objects.load.collection import load
-from bpfpin.objects.load.resolve import fitted
 from bpfpin.objfile.reader import read_object
 from bpfpin.uapi import XdpAction
 from support.btf_tables import U32, blob

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from bpfpin.loading.collection import load
 from bpfpin.objects.link import Link
-from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object

@@ -15,7 +15,7 @@ from bpfpin.errors import (
     MapFullError,
     UsageError,
 )
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.uapi import MapFlag, MapType, UpdateFlag

@@ -21,11 +21,11 @@ from bpfpin.errors import (
     ReadOnlyMapError,
     VerifierError,
 )
+from bpfpin.loading import symbols
+from bpfpin.loading.collection import Loaded, load
+from bpfpin.loading.resolve import resolve, with_config
 from bpfpin.objects.kernel import kallsyms
 from bpfpin.objects.kernel.btf import vmlinux_btf
-from bpfpin.objects.load import symbols
-from bpfpin.objects.load.collection import Loaded, load
-from bpfpin.objects.load.resolve import resolve, with_config
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object

@@ -12,7 +12,7 @@ from bpfpin.btf.btf import Btf
 from bpfpin.btf.types import Float, Function, FunctionPrototype, Linkage, Member, Struct, Union
 from bpfpin.errors import LimitError, SyscallError, VerifierError
 from bpfpin.insn import Instruction
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, LineInfo, ObjectSpec
 from support.btf_tables import U32, table

@@ -19,8 +19,8 @@ from bpfpin.errors import (
     SyscallError,
     VerifierError,
 )
-from bpfpin.objects.load.collection import Loaded, load
-from bpfpin.objects.load.entries import check_memory
+from bpfpin.loading.collection import Loaded, load
+from bpfpin.loading.entries import check_memory
 from bpfpin.objects.maps import compat
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.maps.map import Map

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bpfpin.errors import UsageError
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.sets.load.deploy import deploy

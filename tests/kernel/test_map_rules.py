@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from bpfpin.errors import BpfError, LimitError, SyscallError, UsageError
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.create import entries_asked
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.maps.rules import RULES, broken_rules

@@ -9,7 +9,7 @@ import pytest
 import bpfpin
 from bpfpin import insn
 from bpfpin.errors import SyscallError, TargetNotFoundError, UsageError, VerifierError
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, ProgramSpec

@@ -19,9 +19,9 @@ from bpfpin.errors import (
     UsageError,
     VerifierError,
 )
+from bpfpin.loading.collection import load
 from bpfpin.objects.kernel import attach_target
 from bpfpin.objects.kernel.btf import BtfHandle, vmlinux_btf
-from bpfpin.objects.load.collection import load
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec

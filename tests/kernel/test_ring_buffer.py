@@ -16,10 +16,10 @@ import pytest
 
 from bpfpin.btf.types import Struct
 from bpfpin.errors import BusyError, NotSupportedError, ReadOnlyMapError, UsageError
+from bpfpin.loading.collection import load
 from bpfpin.objects.events.ring_buffer import RingBuffer
 from bpfpin.objects.events.source import EventSource
 from bpfpin.objects.kernel.info import MapInfo, map_info
-from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps import base
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec

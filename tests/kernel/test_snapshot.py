@@ -18,9 +18,9 @@ from bpfpin.errors import (
     ObjectFileError,
     ReadOnlyMapError,
 )
+from bpfpin.loading.collection import load
 from bpfpin.map.snapshot_file import SnapshotReader, SnapshotWriter
 from bpfpin.map.snapshot_fit import definition_of
-from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import MapSpec

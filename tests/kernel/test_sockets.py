@@ -9,7 +9,7 @@ import pytest
 
 from bpfpin.attach.sockets import attach_reuseport, attach_socket_filter
 from bpfpin.errors import ProgramChangedError, UsageError, WrongHookError
-from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objfile.reader import read_object
 from support.objects import compiled
 

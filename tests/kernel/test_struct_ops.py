@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import NotSupportedError, UsageError
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps import struct_ops
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import ObjectSpec

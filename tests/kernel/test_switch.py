@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import BpfError, InterfaceNotFoundError, PinExistsError, ProgramChangedError
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objects.link import Link
-from bpfpin.objects.load.collection import Loaded, load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bpfpin.errors import ReadOnlyMapError
-from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objfile.reader import read_object
 from bpfpin.uapi import XdpAction
 from support.objects import compiled

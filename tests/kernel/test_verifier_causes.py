@@ -15,7 +15,7 @@ from bpfpin.btf.btf import Btf
 from bpfpin.errors import VerifierError
 from bpfpin.fixup import externs
 from bpfpin.fixup.core_patch import POISON
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.programs.program import Program
 from bpfpin.objects.verifier.attempt import LOG_LIMIT
 from bpfpin.objects.verifier.table import Cause

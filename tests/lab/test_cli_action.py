@@ -25,8 +25,8 @@ from bpfpin.btf.types import (
 )
 from bpfpin.btf.write import BtfBuilder
 from bpfpin.errors import UsageError
+from bpfpin.loading.collection import load
 from bpfpin.objects.link import Link
-from bpfpin.objects.load.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.sets.action import ActionResult, Switch, show, switch

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bpfpin.attach.clsact import attach_clsact
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import Hook, MapSpec, XdpMode

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objfile.reader import read_object
 from bpfpin.uapi import ProgramType
 from support.foreign_links import program as small_program

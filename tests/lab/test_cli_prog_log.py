@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from bpfpin.errors import NotSupportedError
-from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.syscall import bpf

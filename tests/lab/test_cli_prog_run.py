@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bpfpin.attach.xdp import attach_xdp
-from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import XdpMode
 from bpfpin.uapi import AttachType, ProgramType, XdpAction

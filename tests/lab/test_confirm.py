@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.attach.xdp import attach_xdp
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.pins.trial import CONFIRM, RECORD

@@ -19,8 +19,8 @@ from bpfpin.errors import (
     TargetNotFoundError,
     UsageError,
 )
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objects.link import Link
-from bpfpin.objects.load.collection import Loaded, load
 from bpfpin.objects.maps.map import Map
 from bpfpin.uapi import LinkType
 from support.crash import Fault, Injection, faulted, points

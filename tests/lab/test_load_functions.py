@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import IdNotFoundError, UsageError
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object

@@ -19,8 +19,8 @@ from bpfpin.attach.network_namespace import attach_netns
 from bpfpin.attach.query import netns_program, sockmap_program
 from bpfpin.attach.sockmap import attach_sockmap
 from bpfpin.errors import HookBusyError, UsageError, WrongHookError
+from bpfpin.loading.collection import load as load_object
 from bpfpin.objects.kernel.btf import has_enumerator
-from bpfpin.objects.load.collection import load as load_object
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.syscall import netns

@@ -9,8 +9,8 @@ import pytest
 
 from bpfpin.attach.struct_ops import attach_struct_ops
 from bpfpin.errors import HookBusyError, UsageError
+from bpfpin.loading.collection import load as load_object
 from bpfpin.objects.link import Link
-from bpfpin.objects.load.collection import load as load_object
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from support.crash import Fault, Injection, faulted, points

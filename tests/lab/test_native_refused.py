@@ -14,7 +14,7 @@ import pytest
 
 from bpfpin.attach.devices import xdp_refusal
 from bpfpin.attach.xdp import xdp_holder
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import XdpMode
 from bpfpin.syscall import netns
@@ -179,7 +179,7 @@ def test_what_netlink_holds_is_refused_with_the_same_words(
 ASK = """
 import sys
 from bpfpin.attach.devices import xdp_refusal
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objfile.reader import read_object
 from bpfpin.uapi import XdpFlag
 

@@ -17,7 +17,7 @@ from bpfpin.errors import (
     WrongHookError,
 )
 from bpfpin.insn import exit_, mov_imm
-from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, ProgramSpec, XdpMode

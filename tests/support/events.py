@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bpfpin.objects.load.collection import Loaded, load
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.objfile.reader import read_object
 from support.objects import compiled
 

@@ -14,7 +14,7 @@ import pytest
 
 from bpfpin.hooks import Hook, HookTraits
 from bpfpin.insn import exit_, mov_imm
-from bpfpin.objects.load.collection import load
+from bpfpin.loading.collection import load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object

@@ -16,9 +16,9 @@ from typing import Any
 
 from bpfpin.attach.xdp import XdpLink, attach_xdp
 from bpfpin.btf.layout import Span
+from bpfpin.loading.collection import Loaded, load
 from bpfpin.migration.fold import FoldPrograms, FoldSpec, wait_for_programs
 from bpfpin.migration.members import MemberMove
-from bpfpin.objects.load.collection import Loaded, load
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import XdpMode

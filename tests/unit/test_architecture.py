@@ -49,16 +49,15 @@ LAYERS: dict[str, set[str]] = {
     "syscall": BASE | {"map_traits"},
     "objfile": PURE,
     "objects": OBJECTS | {"assembler"},
-    # The one part of `objects` that knows the hooks: a loaded object attaches its programs.
-    "objects.load": OBJECTS | {"objects", "attach", "objfile"},
     "analysis": OBJECTS | {"objects"},
     "migration": OBJECTS | {"assembler", "objects", "analysis"},
     "pins": OBJECTS | {"objects", "migration", "version"},
     "attach": PURE - {"externs"} | {"syscall", "objects", "objfile", "assembler"},
+    "loading": PURE | {"syscall", "fixup", "objects", "objfile", "attach"},
     "host": HOST | {"analysis"},
     "map": HOST | {"host", "migration"},
-    "sets": HOST | {"objects.load", "host", "map", "migration", "analysis", "objfile", "builtin"},
-    "apps": HOST | {"objects.load", "host", "map", "sets", "objfile", "builtin"},
+    "sets": HOST | {"loading", "host", "map", "migration", "analysis", "objfile", "builtin"},
+    "apps": HOST | {"loading", "host", "map", "sets", "objfile", "builtin"},
     "cli": BASE | {"spec", "hooks", "version", "migration", "host", "map", "sets", "apps"},
     "builtin": set(),
     "version": set(),
@@ -186,14 +185,14 @@ def test_an_import_upwards_would_be_found() -> None:
         "objfile.reader": ast.parse("def read():\n    from bpfpin.syscall.bpf import map_create"),
         "pins.plan": ast.parse("import bpfpin.attach.xdp"),
         "cli.load": ast.parse("from bpfpin import errors, objects"),
-        "objects.link": ast.parse("from bpfpin.objects.load import attachments"),
+        "objects.link": ast.parse("from bpfpin.loading import attachments"),
     }
 
     assert strays(LAYERS, trees) == [
         "objfile.reader imports syscall.bpf",
         "pins.plan imports attach.xdp",
         "cli.load imports objects",
-        "objects.link imports objects.load.attachments",
+        "objects.link imports loading.attachments",
     ]
 
 

@@ -19,9 +19,9 @@ from bpfpin.errors import (
 )
 from bpfpin.hints import Argument, Fix, shell_line
 from bpfpin.hooks import Hook, TargetKind, has_actions
+from bpfpin.loading.collection import Loaded, fill_given
 from bpfpin.map.verdict import CUTTING, KEY, is_verdict_map
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.load.collection import Loaded, fill_given
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS

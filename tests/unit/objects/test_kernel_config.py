@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bpfpin.errors import ObjectNotFoundError, UsageError
-from bpfpin.objects.load import symbols
-from bpfpin.objects.load.symbols import as_config, version_code
+from bpfpin.loading import symbols
+from bpfpin.loading.symbols import as_config, version_code
 
 
 @pytest.mark.parametrize(

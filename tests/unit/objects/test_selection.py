@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bpfpin.errors import UsageError
-from bpfpin.objects.load.collection import selected
+from bpfpin.loading.collection import selected
 from bpfpin.spec import MapSpec, ObjectSpec, ProgramSpec
 from bpfpin.uapi import MapType, ProgramType
 

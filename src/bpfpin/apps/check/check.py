@@ -29,9 +29,9 @@ from bpfpin.errors import (
     VerifierError,
 )
 from bpfpin.hints import Argument, Fix
-from bpfpin.objects.load import resolve
-from bpfpin.objects.load.collection import Loaded, load, selected
-from bpfpin.objects.load.entries import check_byte_order
+from bpfpin.loading import resolve
+from bpfpin.loading.collection import Loaded, load, selected
+from bpfpin.loading.entries import check_byte_order
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.verifier.table import Cause
 from bpfpin.objfile.reader import read_btf

@@ -13,9 +13,9 @@ from bpfpin.attach.registry import AttachOptions, HookTarget, NewAttachment, cod
 from bpfpin.errors import HookBusyError, NotSupportedError, UsageError
 from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import HeldBy, Hook, XdpMode
+from bpfpin.loading import collection
+from bpfpin.loading.collection import Loaded
 from bpfpin.objects.link import Link
-from bpfpin.objects.load import collection
-from bpfpin.objects.load.collection import Loaded
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile import reader

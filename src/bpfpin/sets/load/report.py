@@ -17,7 +17,7 @@ from bpfpin.sets.reports import HookReport, LoadReport, LoadResult, MapReport, P
 from bpfpin.sets.request import LoadRequest
 
 if TYPE_CHECKING:
-    from bpfpin.objects.load.collection import Loaded
+    from bpfpin.loading.collection import Loaded
 
 
 _SHOWN_NAMES = 5  # of the programs that were left out

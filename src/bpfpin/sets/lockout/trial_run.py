@@ -17,9 +17,9 @@ from typing import Final
 from bpfpin.attach.registry import code_of
 from bpfpin.errors import BpfError, Portable, SyscallError
 from bpfpin.hooks import Hook, PacketForm, PacketTraits
+from bpfpin.loading import collection
+from bpfpin.loading.collection import Loaded
 from bpfpin.map_traits import traits_of
-from bpfpin.objects.load import collection
-from bpfpin.objects.load.collection import Loaded
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program

@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING
 from bpfpin.btf.btf import Btf
 from bpfpin.codecs.variable import VariableSpec
 from bpfpin.errors import PermissionDeniedError, SyscallError
-from bpfpin.map_traits import traits_of
-from bpfpin.objects.kernel.attach_target import AttachTarget
-from bpfpin.objects.kernel.btf import BtfHandle, as_btf
-from bpfpin.objects.load import resolve
-from bpfpin.objects.load.entries import (
+from bpfpin.loading import resolve
+from bpfpin.loading.entries import (
     FIRST_KEY,
     check_byte_order,
     check_constants,
@@ -29,6 +26,9 @@ from bpfpin.objects.load.entries import (
     fill_program_arrays,
     fill_tables,
 )
+from bpfpin.map_traits import traits_of
+from bpfpin.objects.kernel.attach_target import AttachTarget
+from bpfpin.objects.kernel.btf import BtfHandle, as_btf
 from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
@@ -41,7 +41,7 @@ from bpfpin.syscall.mmap import MappedAt, free_address
 
 if TYPE_CHECKING:
     from bpfpin.hooks import Hook
-    from bpfpin.objects.load.attachments import Attachments
+    from bpfpin.loading.attachments import Attachments
     from bpfpin.objects.maps.variables import Variables
 
 __all__ = ["Loaded", "fill_given", "load", "load_checked"]
@@ -165,7 +165,7 @@ class Loaded(Closing):
         Example:
             `with load(spec) as loaded, loaded.attach(): …`
         """
-        from bpfpin.objects.load.attachments import Choices, attach_programs  # noqa: PLC0415 - sets attach by themselves
+        from bpfpin.loading.attachments import Choices, attach_programs  # noqa: PLC0415 - sets attach by themselves
 
         return attach_programs(
             self,

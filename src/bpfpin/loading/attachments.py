@@ -1,6 +1,6 @@
 """Attaches the programs of a loaded object where their sections say: all of them or none.
 
-This folder is the one part of `objects` above `attach`: the code of each hook is found by its row
+The layer stands above `attach`: the code of each hook is found by its row
 in the registry, so a new hook needs no line here.
 """
 
@@ -25,7 +25,7 @@ from bpfpin.syscall.fd import Closing
 from bpfpin.uapi import ProgramType
 
 if TYPE_CHECKING:
-    from bpfpin.objects.load.collection import Loaded
+    from bpfpin.loading.collection import Loaded
     from bpfpin.objects.maps.map import Map
     from bpfpin.objects.programs.program import Program
 

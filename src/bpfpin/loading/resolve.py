@@ -69,7 +69,7 @@ def with_config(spec: ObjectSpec, source: Mapping[str, str] | str | Path) -> Obj
     Raises `ObjectNotFoundError` if the file does not exist, and `UsageError` if it is too large or
     damaged.
     """
-    from bpfpin.objects.load.symbols import as_config  # noqa: PLC0415 - see above
+    from bpfpin.loading.symbols import as_config  # noqa: PLC0415 - see above
 
     return replace(spec, kernel_config=as_config(source))
 
@@ -83,8 +83,8 @@ def resolve(spec: ObjectSpec) -> tuple[Answer, ...]:
         return ()
     from bpfpin.fixup.externs import used_externs  # noqa: PLC0415 - see above
     from bpfpin.fixup.externs_find import ExternSources, answers  # noqa: PLC0415
+    from bpfpin.loading import symbols  # noqa: PLC0415 - see above
     from bpfpin.objects.kernel import kallsyms  # noqa: PLC0415 - see above
-    from bpfpin.objects.load import symbols  # noqa: PLC0415 - see above
 
     config = partial(symbols.running_values, given=spec.kernel_config)
     sources = ExternSources(config, kallsyms.addresses, symbols.types)
@@ -96,7 +96,7 @@ def resolve(spec: ObjectSpec) -> tuple[Answer, ...]:
 
 def _unconfigured(answer: Answer) -> Answer:
     """Return *answer*; the error of a value says so if this host has no configuration at all."""
-    from bpfpin.objects.load import symbols  # noqa: PLC0415 - see above
+    from bpfpin.loading import symbols  # noqa: PLC0415 - see above
 
     is_missing = isinstance(answer.error, NotSupportedError) and answer.extern.name.startswith(
         "CONFIG_"
@@ -140,7 +140,7 @@ def _open_modules(
     answers: Sequence[Answer], handles: contextlib.ExitStack
 ) -> Mapping[str, ModuleTypes]:
     from bpfpin.fixup.externs import ModuleTypes  # noqa: PLC0415 - see above
-    from bpfpin.objects.load import symbols  # noqa: PLC0415
+    from bpfpin.loading import symbols  # noqa: PLC0415
 
     names = dict.fromkeys(answer.module for answer in answers if answer.module)
     opened: list[BtfHandle] = [handles.enter_context(symbols.open_module(name)) for name in names]
