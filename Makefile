@@ -100,7 +100,7 @@ fuzz: $(DEVELOPMENT)
 
 crash-matrix: $(DEVELOPMENT)
 	$(WHY_SUDO)
-	$(PROOF) tests/proof/test_crash_matrix.py
+	$(PROOF) -n $(JOBS) --dist loadscope $(MATRIX)
 
 reload-proof: $(DEVELOPMENT)
 	$(WHY_SUDO)

