@@ -25,7 +25,8 @@ MAX_MODULE_LINES = 650
 MAX_FUNCTION_LINES = 70
 
 BASE = {"uapi", "uapi_helpers", "errors", "hints", "records", "deprecated", "choices"}
-PURE = BASE | {"hook_traits", "hooks", "map_traits", "insn", "btf", "codecs", "externs", "spec"}
+TRAITS = {"hook_traits", "hooks", "map_traits", "program_traits"}
+PURE = BASE | TRAITS | {"insn", "btf", "codecs", "externs", "spec"}
 OBJECTS = PURE | {"fixup", "syscall"}
 HOST = OBJECTS | {"objects", "pins", "attach", "version"}
 LAYERS: dict[str, set[str]] = {
@@ -39,6 +40,7 @@ LAYERS: dict[str, set[str]] = {
     "hook_traits": BASE,
     "hooks": BASE | {"hook_traits"},
     "map_traits": BASE,
+    "program_traits": BASE,
     "insn": BASE,
     "btf": BASE,
     "codecs": BASE | {"btf"},
@@ -46,7 +48,7 @@ LAYERS: dict[str, set[str]] = {
     "spec": PURE - {"spec"},
     "assembler": BASE | {"insn", "spec"},
     "fixup": PURE,
-    "syscall": BASE | {"map_traits"},
+    "syscall": BASE | {"map_traits", "program_traits"},
     "objfile": PURE,
     "objects": OBJECTS | {"assembler"},
     "analysis": OBJECTS | {"objects"},

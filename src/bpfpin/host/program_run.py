@@ -18,8 +18,9 @@ from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.host.named import open_program, type_word
 from bpfpin.objects.kernel.info import ProgramInfo
 from bpfpin.objects.programs.program import Program, TestRun
+from bpfpin.program_traits import RunInput, traits_of_program
 from bpfpin.records import dataclass
-from bpfpin.uapi import ProgramType, XdpAction
+from bpfpin.uapi import ProgramType
 
 HEX: Final = "hex:"
 REPEAT_MAX: Final = (1 << 31) - 1  # bpf_test_timer_continue() of net/bpf/test_run.c counts with int
@@ -36,51 +37,6 @@ _MAGICS: Final = {
 }
 _PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
 _XDP_MD: Final = struct.Struct("<IIIIII")
-
-_TC: Final = {
-    -1: "TC_ACT_UNSPEC",
-    0: "TC_ACT_OK",
-    1: "TC_ACT_RECLASSIFY",
-    2: "TC_ACT_SHOT",
-    3: "TC_ACT_PIPE",
-    4: "TC_ACT_STOLEN",
-    5: "TC_ACT_QUEUED",
-    6: "TC_ACT_REPEAT",
-    7: "TC_ACT_REDIRECT",
-    8: "TC_ACT_TRAP",
-}
-_LWT: Final = {0: "BPF_OK", 2: "BPF_DROP", 7: "BPF_REDIRECT", 128: "BPF_LWT_REROUTE"}
-# The names of return values: linux/pkt_cls.h, linux/bpf.h and linux/netfilter.h.
-_VERDICTS: Final[dict[int, dict[int, str]]] = {
-    ProgramType.XDP: {action.value: action.name for action in XdpAction},
-    ProgramType.SCHED_CLS: _TC,
-    ProgramType.SCHED_ACT: _TC,
-    ProgramType.LWT_IN: _LWT,
-    ProgramType.LWT_OUT: _LWT,
-    ProgramType.LWT_XMIT: _LWT,
-    ProgramType.CGROUP_SKB: {0: "deny", 1: "allow"},
-    ProgramType.SK_SKB: {0: "SK_DROP", 1: "SK_PASS"},
-    ProgramType.SK_LOOKUP: {0: "SK_DROP", 1: "SK_PASS"},
-    ProgramType.NETFILTER: {0: "NF_DROP", 1: "NF_ACCEPT"},
-    ProgramType.FLOW_DISSECTOR: {0: "BPF_OK", 2: "BPF_DROP"},
-}
-# Types whose test run begins with the packet's Ethernet header (net/bpf/test_run.c).
-_WITH_PACKET: Final = frozenset(
-    {
-        ProgramType.XDP,
-        ProgramType.SCHED_CLS,
-        ProgramType.SCHED_ACT,
-        ProgramType.LWT_IN,
-        ProgramType.LWT_OUT,
-        ProgramType.LWT_XMIT,
-        ProgramType.CGROUP_SKB,
-        ProgramType.SOCKET_FILTER,
-        ProgramType.SK_SKB,
-        ProgramType.NETFILTER,
-        ProgramType.FLOW_DISSECTOR,
-    }
-)
-_RUN_ONCE: Final = frozenset({ProgramType.SYSCALL, ProgramType.RAW_TRACEPOINT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +126,7 @@ def _results(
 
 def verdict_name(kind: int, value: int) -> str:
     """Return the name of a program's return value, "" if its type has no name for it."""
-    return _VERDICTS.get(kind, {}).get(value, "")
+    return traits_of_program(kind).verdicts.get(value, "")
 
 
 def _xdp_context(packet: bytes, device: str) -> bytes:
@@ -194,7 +150,8 @@ def _check(info: ProgramInfo, packets: Sequence[bytes], options: RunOptions) -> 
         raise UsageError("a device and a context are given: the context holds the device")
     if options.batch_size and not options.is_live:
         raise UsageError("a batch size is for live frames alone", hint=Fix.of(Argument("live")))
-    if info.type in _WITH_PACKET:
+    test_run = traits_of_program(info.type).test_run
+    if test_run is RunInput.PACKET:
         if not packets:
             raise UsageError(
                 f"programs of type {kind} need a packet",
@@ -210,7 +167,7 @@ def _check(info: ProgramInfo, packets: Sequence[bytes], options: RunOptions) -> 
                     f"packet {number} has {len(packet)} bytes; programs of type {kind} need at"
                     f" least {_ETHERNET}, an Ethernet header"
                 )
-    elif info.type in _RUN_ONCE:
+    elif test_run is RunInput.CONTEXT:
         if packets:
             raise UsageError(f"programs of type {kind} take a context, no packet")
         if options.repeat != 1:

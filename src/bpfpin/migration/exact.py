@@ -18,9 +18,10 @@ from bpfpin.migration.fold_member import ATOMIC_SIZES, is_atomic
 from bpfpin.migration.losses import MemberLoss
 from bpfpin.migration.members import Leaf, LeafKind, MapShape, MemberMove
 from bpfpin.migration.request import Rule
+from bpfpin.program_traits import traits_of_program
 from bpfpin.records import dataclass
 from bpfpin.syscall.cpu import possible_cpus
-from bpfpin.uapi import MapFlag, ProgramType
+from bpfpin.uapi import MapFlag
 
 # An LRU hash evicts before it is full, since each CPU keeps free elements to itself: 1,000,000 keys
 # in a map of 1,000,000 entries left 999,936 (measured). LOCAL_FREE_TARGET of
@@ -31,9 +32,6 @@ LRU_MARGIN: Final = 128
 # version (init/Makefile: UTS_VERSION).
 _REALTIME: Final = Path("/sys/kernel/realtime")
 _IN_VERSION: Final = "PREEMPT_RT"
-# Their programs run with softirqs disabled (or in one), so that no task, such as the fold, gets the
-# CPU between the load and the store of a plain addition. Not so on PREEMPT_RT.
-_UNDISTURBED: Final = frozenset({ProgramType.XDP, ProgramType.SCHED_CLS, ProgramType.SCHED_ACT})
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,9 @@ def _of_adds(
             f"{user.program} adds to {name} without an atomic operation, in a map that all CPUs"
             " share: it loses counts by itself"
         )
-    elif realtime or user.type not in _UNDISTURBED:
+    # Otherwise no task, such as the fold, gets the CPU between the load and the store of a plain
+    # addition.
+    elif realtime or not traits_of_program(user.type).runs_undisturbed:
         where = "on a PREEMPT_RT kernel" if realtime else "where tasks may interrupt it"
         yield f"{user.program} adds to {name} without an atomic operation, {where}"
 

@@ -24,11 +24,11 @@ from bpfpin.hints import Argument, Fix, Placeholder
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
+from bpfpin.program_traits import traits_of_program
 from bpfpin.records import dataclass
 from bpfpin.spec import MapSpec, ObjectSpec, Pinning
 from bpfpin.syscall import fs
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import ProgramType
 
 # Where distributions put iproute2's tables; newer ones keep an untouched copy below /usr.
 TABLES: Final = (
@@ -39,13 +39,6 @@ TABLES: Final = (
 GLOBALS: Final = "globals"
 _OWN_NUMBERS = frozenset({0, 1, 2})
 _FIRST = "tc"
-_DIRECTORIES = {
-    ProgramType.XDP: "xdp",
-    ProgramType.LWT_IN: "ip",
-    ProgramType.LWT_OUT: "ip",
-    ProgramType.LWT_XMIT: "ip",
-    ProgramType.LWT_SEG6LOCAL: "ip",
-}
 Given = str | Path | Map
 INDEX = "idx:"  # bpftool's word for a map of the object by its place in libbpf's order
 _INDEX_DIGITS = 10  # of a u32; `int` is slow and at last unwilling with very long numbers
@@ -115,7 +108,7 @@ def _directory(spec: ObjectSpec, mount_point: Path) -> str:
     types = {program.type for program in spec.programs.values()}
     # iproute2 loads one program at a time, and knows its type; for an object with several types
     # this is a guess.
-    own = _DIRECTORIES.get(types.pop(), _FIRST) if len(types) == 1 else _FIRST
+    own = traits_of_program(types.pop()).iproute2_directory if len(types) == 1 else _FIRST
     place = mount_point / own
     return own if place.is_dir() and not place.is_symlink() else _FIRST
 

@@ -13,7 +13,8 @@ from enum import IntEnum
 from pathlib import Path
 
 from bpfpin.map_traits import traits_of
-from bpfpin.uapi import Cmd, ProgramType
+from bpfpin.program_traits import traits_of_program
+from bpfpin.uapi import Cmd
 
 STATUS = Path("/proc/thread-self/status")
 UID_MAP = Path("/proc/self/uid_map")
@@ -67,29 +68,6 @@ BY_COMMAND: dict[Cmd | str, tuple[Capability, ...]] = {
     "unshare": (ADMIN,),
     **dict.fromkeys(ROUTE_COMMANDS, (NET,)),
 }
-# is_perfmon_prog_type() of kernel/bpf/syscall.c.
-TRACING_PROGRAMS = frozenset(
-    {
-        ProgramType.KPROBE,
-        ProgramType.TRACEPOINT,
-        ProgramType.PERF_EVENT,
-        ProgramType.RAW_TRACEPOINT,
-        ProgramType.RAW_TRACEPOINT_WRITABLE,
-        ProgramType.TRACING,
-        ProgramType.LSM,
-        ProgramType.STRUCT_OPS,
-    }
-)
-# Types that are in neither list of the kernel, is_net_admin_prog_type() nor that above.
-PLAIN_PROGRAMS = frozenset(
-    {
-        ProgramType.SOCKET_FILTER,
-        ProgramType.CGROUP_SKB,
-        ProgramType.SK_REUSEPORT,
-        ProgramType.SK_LOOKUP,
-        ProgramType.SYSCALL,
-    }
-)
 
 
 def missing_capabilities(command: Cmd | str, subtype: int = 0) -> tuple[str, ...]:
@@ -112,11 +90,11 @@ def _needed(command: Cmd | str, subtype: int) -> tuple[Capability, ...]:
     needed = BY_COMMAND.get(command, ())
     if command == Cmd.MAP_CREATE and traits_of(subtype).needs_net_admin:
         return (*needed, NET)
-    if command != Cmd.PROG_LOAD or subtype in PLAIN_PROGRAMS:
+    if command != Cmd.PROG_LOAD:
         return needed
-    if subtype == ProgramType.EXT:  # in both lists of the kernel
-        return (*needed, NET, PERFMON)
-    return (*needed, PERFMON if subtype in TRACING_PROGRAMS else NET)
+    traits = traits_of_program(subtype)
+    network = (NET,) if traits.needs_net_admin else ()
+    return (*needed, *network, *((PERFMON,) if traits.needs_perfmon else ()))
 
 
 def _effective() -> int:

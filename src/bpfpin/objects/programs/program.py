@@ -37,25 +37,17 @@ from bpfpin.objects.verifier.attempt import (
     printable,
     reason_lines,
 )
+from bpfpin.program_traits import RunInput, traits_of_program
 from bpfpin.records import dataclass
 from bpfpin.spec import ProgramSpec
 from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import XDP_PACKET_HEADROOM, AttachType, ProgramFlag, ProgramType, TestRunFlag
+from bpfpin.uapi import XDP_PACKET_HEADROOM, ProgramFlag, ProgramType, TestRunFlag
 
 _FUNCTION_INFO = struct.Struct("<II")
 _LINE_INFO = struct.Struct("<IIII")
-# Since Linux 6.18 a link only takes an XDP program that was loaded with the attach type XDP.
-_ATTACH_TYPES = {ProgramType.XDP: AttachType.XDP}
-# Other types have no target: check_attach_btf_id() of kernel/bpf/verifier.c.
-_WITH_TARGET = frozenset(
-    {ProgramType.TRACING, ProgramType.LSM, ProgramType.EXT, ProgramType.STRUCT_OPS}
-)
-# bpf_prog_test_run_raw_tp() and bpf_prog_test_run_syscall() of net/bpf/test_run.c take a context
-# and nothing else.
-_RUN_ONCE = frozenset({ProgramType.SYSCALL, ProgramType.RAW_TRACEPOINT})
 _CONTEXT_SIZE = 1024  # more than any structure that describes a context; __sk_buff has 192 bytes
 _FLAGS_SINCE: dict[int, str] = {
     ProgramFlag.SLEEPABLE: "5.10",
@@ -161,7 +153,7 @@ class ProgramLoad:
 
     def _attribute(self) -> ProgLoadAttr:
         spec = self._spec
-        attach_type = spec.expected_attach_type or _ATTACH_TYPES.get(spec.type)
+        attach_type = spec.expected_attach_type or traits_of_program(spec.type).attach_type
         attribute = ProgLoadAttr(
             prog_type=spec.type,
             insn_cnt=self._slots,
@@ -414,7 +406,7 @@ class Program(KernelObject):
         ctx = _input(context)
         # The kernel refuses data, repeat and an output context for these (EINVAL): the context
         # comes back in `ctx_in`.
-        runs_once = kind in _RUN_ONCE
+        runs_once = traits_of_program(kind).test_run is RunInput.CONTEXT
         has_output = bool(data) and not live_frames
         ctx_out = None
         if context and not runs_once and not live_frames:
@@ -487,7 +479,7 @@ def _check_type(spec: ProgramSpec) -> None:
 def _target(
     spec: ProgramSpec, given: Program | AttachTarget | None
 ) -> contextlib.AbstractContextManager[AttachTarget | None]:
-    if given is None and spec.type not in _WITH_TARGET:
+    if given is None and not traits_of_program(spec.type).has_target:
         return contextlib.nullcontext()
     from bpfpin.objects.kernel import attach_target  # noqa: PLC0415 - few programs have a target
 
