@@ -8,6 +8,7 @@ row and never compare hooks. This module is pure data: the code of a hook is in 
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 from types import MappingProxyType
 from typing import Self
 
@@ -632,6 +633,7 @@ def hooks_at(target: TargetKind) -> list[Hook]:
     return [hook for hook in Hook if hook.traits.target is target]
 
 
+@cache
 def hooks_with_code(code: str) -> tuple[Hook, ...]:
     """Return the hooks whose code is in the module *code* of `bpfpin.attach`."""
     return tuple(hook for hook in Hook if hook.traits.code == code)

@@ -174,20 +174,21 @@ def attach_perf_event(
 
 
 def _attach(program: Program, target: PerfEventTarget, cookie: int = 0) -> Link:
-    with _open(target) as event:
-        details, place = LinkDetails(perf_event=PerfEventLink(cookie)), f"perf event {target}"
+    place = f"perf event {target}"
+    with _open(target, place) as event:
+        details = LinkDetails(perf_event=PerfEventLink(cookie))
         return Link(
             create_link(program, event.fileno(), AttachType.PERF_EVENT, details, place=place)
         )
 
 
-def _open(target: PerfEventTarget) -> Descriptor:
+def _open(target: PerfEventTarget, place: str) -> Descriptor:
     kind, config = _event(target.event)
     if target.cpu is not None:
         try:
             cpu_index(target.cpu)
         except ValueError as error:
-            raise TargetNotFoundError(f"perf event {target}: {error}") from None
+            raise TargetNotFoundError(f"{place}: {error}") from None
     try:
         return perf.open_event(
             kind,
@@ -196,7 +197,7 @@ def _open(target: PerfEventTarget) -> Descriptor:
             period=target.period,
             pid=target.pid,
             cpu=target.cpu,
-            target=f"perf event {target}",
+            target=place,
         )
     except InvalidArgumentError as error:
         rate_max = int(_RATE_MAX.read_text())
@@ -283,7 +284,8 @@ class PerfEventCode(HookCode):
     ) -> str:
         """Look whether there is such an event."""
         # Opened and closed again: only the kernel knows what this CPU counts.
-        _open(PerfEventTarget.parse(target.name)).close()
+        event = PerfEventTarget.parse(target.name)
+        _open(event, f"perf event {event}").close()
         return ""
 
     def targets(self, hook: Hook, name: str) -> list[str]:

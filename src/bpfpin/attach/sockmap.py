@@ -23,7 +23,7 @@ from bpfpin.errors import (
     UsageError,
     WrongHookError,
 )
-from bpfpin.hooks import HeldBy, Hook
+from bpfpin.hooks import HeldBy, Hook, hooks_with_code
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.btf import has_enumerator
 from bpfpin.objects.kernel.info import links
@@ -138,7 +138,8 @@ def attach_sockmap(
     Kernel: BPF_LINK_CREATE (for such maps Linux 6.10), else BPF_PROG_ATTACH (Linux 4.14).
     """
     if hook is None:
-        fitting = [each for each in Hook if program.type in each.traits.program_types]
+        own = hooks_with_code("sockmap")
+        fitting = [each for each in own if program.type in each.traits.program_types]
         hook = fitting[-1] if fitting else Hook.SK_SKB_VERDICT
     hook = choice_of(Hook, hook, what="hook")
     if hook.traits.code != "sockmap":

@@ -358,9 +358,9 @@ class Program(KernelObject):
         """The id, unique on this host until it restarts."""
         return program_id(self.fd)
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """The name as the kernel keeps it, 15 characters at most."""
+        """The name as the kernel keeps it, 15 characters at most; it never changes."""
         return self.info.name
 
     @cached_property
