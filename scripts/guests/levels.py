@@ -23,6 +23,8 @@ _FUNCTIONS: Final = "tests/guests/test_kernel_functions.py"
 _ITERATORS: Final = "tests/lab/test_iterators.py"
 _KINDS: Final = "tests/guests/test_kinds.py"
 _CGROUP2: Final = "tests/guests/test_cgroup2.py"
+_TRACING: Final = "tests/lab/test_load_tracing.py"
+_NETWORK: Final = "tests/lab/test_load_network.py"
 _REALTIME: Final = "tests/guests/test_realtime.py"
 CAPABILITIES: Final = {
     "all that doctor checks": (
@@ -70,6 +72,36 @@ CAPABILITIES: Final = {
         f"{_FUNCTIONS}::test_a_program_of_a_cgroup_runs_for_its_processes_and_is_updated_in_place",
     ),
     "freplace": (f"{_FUNCTIONS}::test_an_extension_replaces_a_function_of_a_program",),
+    "tracepoints and raw tracepoints": (
+        f"{_TRACING}::test_a_reload_replaces_the_program_of_a_stub_and_keeps_its_link",
+        f"{_TRACING}::test_unload_detaches_and_leaves_nothing",
+    ),
+    "functions of user programs": (
+        "tests/lab/test_load_uprobes.py::test_calls_and_returns_are_counted_over_a_reload",
+    ),
+    "many functions by one link, and sessions": (
+        "tests/lab/test_load_uprobes.py::"
+        "test_one_link_has_many_functions_and_keeps_them_over_a_reload",
+        "tests/lab/test_load_uprobes.py::test_a_session_sees_entry_and_return",
+    ),
+    "USDT": ("tests/lab/test_load_usdt.py::test_all_places_of_a_probe_count_once_over_a_reload",),
+    "perf events": (
+        "tests/lab/test_load_perf_events.py::test_each_cpu_has_a_link_that_stays_over_reloads",
+    ),
+    "lookup of sockets": (f"{_TRACING}::test_a_lookup_is_of_the_network_namespace_that_is_named",),
+    "netfilter": (f"{_NETWORK}::test_netfilter_counts_through_a_reload_and_leaves_nothing",),
+    "maps of sockets": (
+        f"{_NETWORK}::test_a_map_of_sockets_runs_the_program_of_a_reload_for_the_sockets_in_it",
+    ),
+    "routes": (
+        f"{_NETWORK}::test_a_route_runs_its_programs_through_reloads_and_is_as_before_after_unload",
+    ),
+    "flow dissector": (
+        f"{_NETWORK}::test_a_namespace_has_one_flow_dissector_which_is_named_and_taken_over",
+    ),
+    "struct_ops": (
+        "tests/lab/test_load_struct_ops.py::test_a_table_is_registered_replaced_shown_and_unloaded",
+    ),
     "iterators": (
         f"{_ITERATORS}::test_text_of_tasks_all_or_of_a_process_or_a_thread",
         f"{_ITERATORS}::test_records_of_a_map_by_name_and_by_format",
