@@ -12,9 +12,13 @@ from typing import Final
 
 from bpfpin.choices import similar
 from bpfpin.errors import InterfaceNotFoundError
+from bpfpin.syscall.call import LIBC, checked
 from bpfpin.syscall.errno_table import syscall_error
+from bpfpin.syscall.fd import Descriptor
 
 SIOCGIFNAME, SIOCGIFINDEX = 0x8910, 0x8933  # linux/sockios.h
+# asm-generic/socket.h of the kernel; SOCK_CLOEXEC is O_CLOEXEC (linux/net.h).
+_AF_UNIX, _SOCK_DGRAM = 1, 2
 _REQUEST: Final = struct.Struct("=16si20x")  # struct ifreq of linux/if.h: name, ifindex
 _NAME_LENGTH_MAX: Final = 15  # IFNAMSIZ, less the NUL
 _IFINDEX_MAX: Final = (1 << 31) - 1
@@ -67,14 +71,15 @@ def _ask(command: int, request: bytes, target: str) -> bytes:
     Functions of the C library leave an errno of other calls, so that a device that is not there and
     one that cannot be asked about (EMFILE) would look the same.
     """
-    import fcntl  # noqa: PLC0415  (few commands need them)
-    import socket  # noqa: PLC0415
+    import fcntl  # noqa: PLC0415  (few commands need it)
 
-    what = "socket"
+    # The module `socket` takes longer to import than all that a command asks of devices.
+    answer = LIBC.socket(_AF_UNIX, _SOCK_DGRAM | os.O_CLOEXEC, 0)
+    asked = Descriptor(checked("socket", answer, target=target))
+    what = "SIOCGIFNAME" if command == SIOCGIFNAME else "SIOCGIFINDEX"
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asked:
-            what = "SIOCGIFNAME" if command == SIOCGIFNAME else "SIOCGIFINDEX"
-            return fcntl.ioctl(asked, command, request)
+        with asked:
+            return fcntl.ioctl(asked.fileno(), command, request)
     except OSError as error:
         failure = syscall_error(what, error.errno or 0, target=target)
         if isinstance(failure, InterfaceNotFoundError):
