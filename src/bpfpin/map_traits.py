@@ -135,6 +135,14 @@ class MapTraits(NamedTuple):
         return self.family is MapFamily.HASH and self.value is ValueKind.DATA
 
     @property
+    def counts_entries(self) -> bool:
+        """Whether the kernel counts its entries (bpf_map_init_elem_count in kernel/bpf/hashtab.c).
+
+        `bpf_map_sum_elem_count` returns the sum, which is 0 for every map of another type.
+        """
+        return self.family is MapFamily.HASH
+
+    @property
     def has_object_values(self) -> bool:
         """Whether a value is an object of the kernel, or what the kernel makes of one."""
         return self.value not in _READ_BY_TYPE

@@ -56,6 +56,7 @@ def test_the_list_has_every_map_with_its_pins(counters: Path, flows: Path) -> No
         "key_size": 4,
         "value_size": 16,
         "max_entries": 5,
+        "entries": 5,
         "frozen": False,
         "pins": [str(counters)],
         "programs": [],

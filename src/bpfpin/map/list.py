@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from bpfpin.btf.names import kernel_name
 from bpfpin.choices import similar, types_among
-from bpfpin.errors import BpfError, IdNotFoundError, PermissionDeniedError
+from bpfpin.errors import BpfError, IdNotFoundError, NotSupportedError, PermissionDeniedError
 from bpfpin.host.objects import Keepers, keepers, may_walk
 from bpfpin.host.pins import all_pins
 from bpfpin.host.processes import PROC, open_objects
 from bpfpin.host.users import MapUser, processes_by_map
+from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel import info
 from bpfpin.objects.kernel.info import (
     MapInfo,
@@ -26,6 +28,8 @@ from bpfpin.objects.kernel.info import (
     type_name,
 )
 from bpfpin.objects.kernel.object import ObjectKind
+from bpfpin.objects.maps.fill import entry_counts
+from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
 from bpfpin.syscall.fd import Descriptor
@@ -34,6 +38,7 @@ from bpfpin.uapi import MapType, ObjectFlag
 # No program has a colon in its name (bpf_obj_name_cpy() in kernel/bpf/syscall.c).
 PID: Final = "pid:"
 _MAGIC: Final = frozenset("*?[")
+_OPEN_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,8 @@ class MapRow:
 
     *outer_maps* and *links* are the ids of the maps that hold it and of the links that refer to
     it. *is_orphan*: no program, outer map or link uses it, and no pin is in sight. *processes*
-    have it open; None if they were not searched.
+    have it open; None if they were not searched. *entries* is how many entries it has; None if the
+    kernel does not count them and nobody did.
     """
 
     info: MapInfo
@@ -54,6 +60,7 @@ class MapRow:
     links: tuple[int, ...] = ()
     is_orphan: bool = False
     processes: tuple[MapUser, ...] | None = None
+    entries: int | None = None
 
     @property
     def type_name(self) -> str:
@@ -158,7 +165,8 @@ SORTS: Final[dict[str, Callable[[MapRow], Any]]] = {
     "name": lambda row: row.info.name,
     "type": lambda row: row.type_name,
     "memory": lambda row: row.memory_bytes,
-    "entries": lambda row: row.info.max_entries,
+    "entries": lambda row: -1 if row.entries is None else row.entries,
+    "max_entries": lambda row: row.info.max_entries,
 }
 
 
@@ -169,12 +177,14 @@ def list_maps(
     sort: str = "id",
     is_descending: bool = False,
     with_processes: bool = False,
+    with_walks: bool = False,
 ) -> MapList:
     """Return the maps of the kernel with their pins and users.
 
     Without CAP_SYS_ADMIN, only pinned maps that this user may open. *sort* is one of `SORTS`; ties
     are in order of ids. With *with_processes*, reads every open descriptor of the host, which takes
-    long where there are many.
+    long where there are many. With *with_walks*, reads the maps whose entries the kernel does not
+    count.
     """
     pins = all_pins(pin_root, with_infos=False)
     notes = list(pins.notes)
@@ -187,7 +197,7 @@ def list_maps(
     kept_by = keepers({map_id: map_.info for map_id, map_ in facts.items()})
     rows = [_row(facts[map_id], paths.get(map_id, ()), kept_by) for map_id in sorted(facts)]
     wanted = selection or MapFilter()
-    rows = [row for row in rows if wanted.matches(row)]
+    rows = with_entries([row for row in rows if wanted.matches(row)], with_walks=with_walks)
     # A stable sort, also in reverse: equal rows stay in the order of ids.
     rows.sort(key=SORTS[sort], reverse=is_descending)
     # Only for the rows that are left: reading the descriptors of all processes is the slow part.
@@ -198,6 +208,60 @@ def with_holders(rows: Sequence[MapRow]) -> list[MapRow]:
     """Return the rows with the processes that have each map open."""
     by_map = processes_by_map(row.info.id for row in rows)
     return [replace(row, processes=tuple(by_map.get(row.info.id, ()))) for row in rows]
+
+
+def with_entries(rows: Sequence[MapRow], *, with_walks: bool = False) -> list[MapRow]:
+    """Return the rows with the number of entries of each map, as far as it is known.
+
+    Arrays have all of theirs, and the kernel counts those of hashes (`objects/maps/fill.py`). With
+    *with_walks* other maps are read, and so are hashes that the kernel does not count.
+    """
+    counts = _counted([row for row in rows if traits_of(row.info.type).counts_entries])
+    counts |= {row.info.id: row.info.max_entries for row in rows if _is_always_full(row)}
+    if with_walks:
+        counts |= {row.info.id: _walked(row) for row in rows if row.info.id not in counts}
+    return [replace(row, entries=counts.get(row.info.id)) for row in rows]
+
+
+def _is_always_full(row: MapRow) -> bool:
+    return traits_of(row.info.type).is_array
+
+
+def _counted(rows: Sequence[MapRow]) -> dict[int, int | None]:
+    counts: dict[int, int | None] = {}
+    # In parts: a host may have more maps than a process may have descriptors.
+    for first in range(0, len(rows), _OPEN_MAX):
+        with ExitStack() as opened:
+            fds = {}
+            for row in rows[first : first + _OPEN_MAX]:
+                with suppress(BpfError):  # freed meanwhile, or another user's
+                    fds[row.info.id] = opened.enter_context(_opened(row)).fileno()
+            try:
+                counts |= dict(zip(fds, entry_counts(list(fds.values())), strict=True))
+            except (NotSupportedError, PermissionDeniedError):
+                return {}
+    return counts
+
+
+def _opened(row: MapRow) -> Descriptor:
+    """Open a map by its id, or by a pin for users that may not."""
+    try:
+        return Descriptor(bpf.map_get_fd_by_id(row.info.id, flags=ObjectFlag.RDONLY))
+    except PermissionDeniedError:
+        if not row.pins:
+            raise
+        return Descriptor(bpf.obj_get(row.pins[0], flags=ObjectFlag.RDONLY))
+
+
+def _walked(row: MapRow) -> int | None:
+    # Some types have no entries, or none that can be walked (`MapTraits.refuses`).
+    with (
+        suppress(BpfError, TypeError),
+        _opened(row) as opened,
+        Map.from_fd(os.dup(opened.fileno())) as bpf_map,
+    ):
+        return len(bpf_map)
+    return None
 
 
 def _row(facts: _Facts, paths: Sequence[str], kept_by: Keepers) -> MapRow:

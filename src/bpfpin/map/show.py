@@ -11,7 +11,7 @@ from bpfpin.btf.c_source import c_type
 from bpfpin.errors import BpfError
 from bpfpin.host.objects import Keepers, keepers
 from bpfpin.host.users import MapUser, UserKind, users_of
-from bpfpin.map.list import MapRow
+from bpfpin.map.list import MapRow, with_entries
 from bpfpin.map.open import INSTEAD, open_map
 from bpfpin.map_traits import traits_of
 from bpfpin.objects.kernel.info import MapInfo, fdinfo
@@ -42,23 +42,27 @@ class MapDetails:
     notes: tuple[str, ...] = ()
 
 
-def show_map(target: str, *, pin_root: Path) -> MapDetails:
-    """Return the details of the map that *target* names, and its users."""
+def show_map(target: str, *, pin_root: Path, with_walks: bool = False) -> MapDetails:
+    """Return the details of the map that *target* names, and its users.
+
+    With *with_walks* its entries are read if the kernel does not count them.
+    """
     with open_map(target) as bpf_map:
         # Memory, `frozen` and the type of programs are in fdinfo alone (bpf_map_show_fdinfo() in
         # kernel/bpf/syscall.c).
         info, more = bpf_map.info, fdinfo(bpf_map.fd)
         users = users_of(info.id, pin_root=pin_root)
         kept_by, inner = keepers(), _inner(bpf_map)
+        row = MapRow(
+            info,
+            tuple(user.name for user in users if user.kind is UserKind.PIN),
+            memory_bytes=int(more.get("memlock", "0")),
+            is_frozen=more.get("frozen") == "1",
+            outer_maps=tuple(kept_by.outer_maps.get(info.id, ())),
+            links=tuple(kept_by.links.get(info.id, ())),
+        )
         return MapDetails(
-            row=MapRow(
-                info,
-                tuple(user.name for user in users if user.kind is UserKind.PIN),
-                memory_bytes=int(more.get("memlock", "0")),
-                is_frozen=more.get("frozen") == "1",
-                outer_maps=tuple(kept_by.outer_maps.get(info.id, ())),
-                links=tuple(kept_by.links.get(info.id, ())),
-            ),
+            row=with_entries([row], with_walks=with_walks)[0],
             key_type=_c_type(bpf_map.key_type),
             value_type=_c_type(bpf_map.value_type),
             flags=flag_names(info.map_flags),

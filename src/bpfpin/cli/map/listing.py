@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import click
 
 from bpfpin.cli.context import Context, bpfpin_command, sort_option
@@ -9,8 +12,21 @@ from bpfpin.cli.formats import Report
 from bpfpin.cli.output import Output
 from bpfpin.map.list import SORTS, MapFilter, MapRow, known_types, list_maps, maps_of_user
 
-COLUMNS = ("id", "type", "name", "key", "value", "max_entries", "memory", "programs", "pins")
-NUMBERS = ("id", "key", "value", "max_entries", "memory")
+if TYPE_CHECKING:
+    from click.decorators import FC
+
+COLUMNS = ("id", "type", "name", "key", "value", "entries", "max_entries", "memory")
+WORDS = ("programs", "pins")
+NUMBERS = ("id", "key", "value", "entries", "max_entries", "memory")
+
+
+def count_option() -> Callable[[FC], FC]:
+    """Return the option `--count` of the verbs that show the number of entries."""
+    return click.option(
+        "--count",
+        is_flag=True,
+        help="Read the maps whose entries the kernel does not count.",
+    )
 
 
 @bpfpin_command("list")
@@ -38,6 +54,7 @@ NUMBERS = ("id", "key", "value", "max_entries", "memory")
     "--user", metavar="PROGRAM|pid:N", help="Only maps of this program (name or id) or process."
 )
 @sort_option(SORTS)
+@count_option()
 @click.option(
     "--users", "with_users", is_flag=True, help="Show the processes that use each map, as -v does."
 )
@@ -50,9 +67,13 @@ def command(
     orphans: bool,
     user: str | None,
     sort: tuple[str, bool],
+    count: bool,
     with_users: bool,
 ) -> None:
     """List the maps of this host by id: sizes and memory in bytes, programs, pins.
+
+    The entries of hashes are counted by the kernel (Linux 6.6); of other maps their number is
+    unknown, shown as `-`, unless you give --count.
 
     Several filters must all match; of one filter that is repeated, one value must match. Without
     CAP_SYS_ADMIN only maps with a pin that you can read are listed.
@@ -71,6 +92,7 @@ def command(
         is_descending=is_descending,
         # Only if asked: to find the processes means to read the descriptors of all of them.
         with_processes=with_users or context.out.is_verbose,
+        with_walks=count,
     )
     for note in listing.notes:
         context.out.say(f"note: {note}")
@@ -99,6 +121,7 @@ def to_json(row: MapRow) -> dict[str, object]:
     """Return a map as it is in the document of `map list`."""
     members: dict[str, object] = {
         **described(row),
+        "entries": row.entries,
         "memory_bytes": row.memory_bytes,
         "frozen": row.is_frozen,
         "pins": list(row.pins),
@@ -117,7 +140,7 @@ def to_json(row: MapRow) -> dict[str, object]:
 
 def _write_table(out: Output, rows: tuple[MapRow, ...]) -> None:
     has_processes = any(row.processes is not None for row in rows)
-    columns = (*COLUMNS, "processes") if has_processes else COLUMNS
+    columns = (*COLUMNS, *WORDS, "processes") if has_processes else (*COLUMNS, *WORDS)
     out.table(columns, [_cells(row) for row in rows], right=NUMBERS)
     if not rows:
         out.say("no map matches")
@@ -125,12 +148,17 @@ def _write_table(out: Output, rows: tuple[MapRow, ...]) -> None:
 
 def _cells(row: MapRow) -> tuple[object, ...]:
     info = row.info
-    sizes = (info.key_size, info.value_size, info.max_entries, row.memory_bytes)
+    sizes = (info.key_size, info.value_size, entries_text(row), info.max_entries, row.memory_bytes)
     programs = [f"{program.id}:{program.name}" for program in row.programs]
     cells = (info.id, row.type_name, info.name, *sizes, _words(programs), _words(row.pins))
     if row.processes is None:
         return cells
     return (*cells, _words([f"{process.id}:{process.name}" for process in row.processes]))
+
+
+def entries_text(row: MapRow) -> object:
+    """Return the number of entries, `-` if it is not known."""
+    return "-" if row.entries is None else row.entries
 
 
 def _words(words: list[str] | tuple[str, ...]) -> str:

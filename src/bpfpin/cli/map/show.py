@@ -8,7 +8,7 @@ import click
 
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import Report
-from bpfpin.cli.map.listing import described
+from bpfpin.cli.map.listing import count_option, described, entries_text
 from bpfpin.cli.output import Output
 from bpfpin.host.users import UserKind
 from bpfpin.map.show import MapDetails, show_map
@@ -18,13 +18,14 @@ NO_BTF = "no BTF"
 
 @bpfpin_command("show")
 @click.argument("map_", metavar="MAP")
-def command(context: Context, *, map_: str) -> None:
+@count_option()
+def command(context: Context, *, map_: str, count: bool) -> None:
     """Show what the kernel reports about MAP: a path, id:N or name:NAME.
 
     Types are shown as C, sizes and memory in bytes. The users of the map are programs and where
     they are attached, links, maps of maps that contain it, pins and processes.
     """
-    details = show_map(map_, pin_root=context.pin_root)
+    details = show_map(map_, pin_root=context.pin_root, with_walks=count)
     context.out.show(Report(_document(details), lambda out: _write(out, details)))
 
 
@@ -41,6 +42,7 @@ def _document(details: MapDetails) -> dict[str, object]:
         "key_type": details.key_type or None,
         "value_type": details.value_type or None,
         "flags": list(details.flags),
+        "entries": row.entries,
         "map_extra": row.info.map_extra,
         "memory_bytes": details.row.memory_bytes,
         "frozen": details.row.is_frozen,
@@ -71,6 +73,7 @@ def _facts(details: MapDetails) -> Iterator[tuple[str, object]]:
     value = f"{info.value_size} bytes, {details.value_type or NO_BTF}"
     yield "value", f"{value}, for each of {details.cpus} CPUs" if details.cpus else value
     yield "max_entries", info.max_entries
+    yield "entries", entries_text(details.row)
     yield "map_flags", " ".join(details.flags) or "-"
     yield "memory", f"{details.row.memory_bytes} bytes"
     yield "frozen", "yes" if details.row.is_frozen else "no"

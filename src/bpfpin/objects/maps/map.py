@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bpfpin.btf.btf import TypeRef
 from bpfpin.choices import flag_of
-from bpfpin.errors import BpfError, KeyNotFoundError, NotSupportedError, SyscallError
+from bpfpin.errors import (
+    BpfError,
+    KeyNotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    SyscallError,
+)
 from bpfpin.objects.maps import batch_write
 from bpfpin.objects.maps.base import ENTRIES_MAX, Formats
 from bpfpin.objects.maps.batch import EntriesView, EntryValuesView, RawMap, collector_paused
@@ -24,6 +30,9 @@ if TYPE_CHECKING:
     from bpfpin.objects.maps.entry_write import EntryAccess, WriteOptions
     from bpfpin.objects.maps.mapped import MappedArray
     from bpfpin.objects.maps.watch import Watch
+
+# Up to here one batch reads all entries, in less time than a program takes to load.
+_FEW_ENTRIES = 1024
 
 
 class Map(RawMap, MutableMapping[Any, Any]):
@@ -319,8 +328,19 @@ class Map(RawMap, MutableMapping[Any, Any]):
             yield from self._key.decode_many(batch.keys, self._key.size)
 
     def __len__(self) -> int:
-        """Count the entries by walking them; an array always has all of its entries."""
-        return self.max_entries if self.is_array else sum(batch.count for batch in self._walk())
+        """Return the number of entries; an array always has all of its entries.
+
+        Hashes that may have many entries are not walked if the kernel counts them (`fill.py`,
+        Linux 6.6, CAP_BPF). Both ways are exact once nobody writes to the map.
+        """
+        if self.is_array:
+            return self.max_entries
+        if self._traits.counts_entries and self.max_entries > _FEW_ENTRIES:
+            from bpfpin.objects.maps.fill import entry_counts  # noqa: PLC0415 - not in a load
+
+            with suppress(NotSupportedError, PermissionDeniedError):
+                return entry_counts([self.fd])[0]
+        return sum(batch.count for batch in self._walk())
 
     def items(self) -> ItemsView[Any, Any]:
         """Return a view of keys and values, which are read in batches."""
