@@ -108,10 +108,8 @@ CAPABILITIES: Final = {
         f"{_ITERATORS}::test_a_set_is_read_reloaded_in_place_recovered_and_unloaded",
         f"{_ITERATORS}::test_an_iterator_over_a_map_of_the_set_follows_the_map",
     ),
-    "all that sections name is attached": (
+    "all that sections of the examples name is attached": (
         "tests/kernel/test_attach_corpus.py::test_all_programs_of_the_examples_are_attached",
-        "tests/kernel/test_attach_corpus.py::"
-        "test_all_programs_of_the_tests_are_attached_where_they_load",
     ),
     "types and functions of modules": (
         f"{_KINDS}::test_a_program_is_loaded_for_a_function_of_a_module",
