@@ -8,8 +8,8 @@ SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 WHY_SUDO = @[ -z "$(SUDO)" ] || echo "namespaces, devices and pins need root: using sudo"
 PACKAGE = $(VENV)/.installed
 DEVELOPMENT = $(VENV)/.installed-development
-PROOF = $(SUDO) env BPFPIN_KERNEL_TESTS=1 BPFPIN_FULL_PROOF=1 PYTHONDONTWRITEBYTECODE=1 \
-	$(BIN)/python -m pytest -q -p no:cacheprovider
+PROOF = $(SUDO) env BPFPIN_KERNEL_TESTS=1 BPFPIN_FULL_PROOF=1 $(if $(ALL),BPFPIN_ALL_PAIRS=1) \
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -q -p no:cacheprovider
 # Tests start the command thousands of times, and as root they must not write bytecode into a checkout.
 COMPILED = $(BIN)/python -m compileall -q src tests
 TEST = $(SUDO) env BPFPIN_KERNEL_TESTS=1 PYTHONDONTWRITEBYTECODE=1 \
