@@ -1,8 +1,9 @@
-"""Measure what a stub costs for each event: a jump through an array of programs.
+"""Measure what a stub and a gate cost for each event: a jump, or a load and a comparison.
 
 A program at the tracepoint of a cheap system call counts its calls: attached by itself, as with
-`--no-stub`, and by a stub. A loop makes the call; the least time of some rounds counts, without the
-time of the call alone. Needs root. Prints nanoseconds an event, and has no target.
+`--no-stub`, by a stub, and with a gate. A loop makes the call; the least time of some rounds
+counts, without the time of the call alone. Needs root. Prints nanoseconds an event, and has no
+target.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from bpfpin.attach.registry import AttachOptions, HookTarget, code_of
 from bpfpin.attach.stubs import attach_with_stub
 from bpfpin.hooks import HeldBy, Hook
 from bpfpin.loading.collection import Loaded
+from bpfpin.objects.gate import admit, make_gate, with_gate
+from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 
 CALLS = 5_000  # few, so that some rounds are not disturbed
@@ -35,8 +38,13 @@ char LICENSE[] SEC("license") = "GPL";
 
 
 def main() -> int:
-    """Measure the three ways alternately and print the times."""
-    ways = {"no program": nothing, "the program": alone, "a stub and the program": by_stub}
+    """Measure the four ways alternately and print the times."""
+    ways = {
+        "no program": nothing,
+        "the program": alone,
+        "a stub and the program": by_stub,
+        "the program with a gate": gated,
+    }
     times = dict.fromkeys(ways, float("inf"))
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "count.bpf.c"
@@ -53,6 +61,8 @@ def main() -> int:
         print(f"  {way:<24} {times[way] - base:6.0f} ns")
     stub_ns = times["a stub and the program"] - times["the program"]
     print(f"  the stub costs {stub_ns:.0f} ns an event")
+    gate_ns = times["the program with a gate"] - times["the program"]
+    print(f"  the gate costs {gate_ns:.0f} ns an event")
     return 0
 
 
@@ -91,6 +101,18 @@ def by_stub(loaded: Loaded) -> AbstractContextManager[object]:
         opened.enter_context(new.slot)
         opened.enter_context(new.link)
         return opened.pop_all()
+
+
+def gated(loaded: Loaded) -> AbstractContextManager[object]:
+    """Attach the program with a gate that admits it."""
+    spec = loaded.program_specs["count"]
+    with make_gate() as gate:
+        admit(gate, 1)
+        program = Program.load(with_gate(spec, gate, 1), maps=loaded.maps)
+    with program:
+        new = code_of(Hook.TRACEPOINT).attach(program, Hook.TRACEPOINT, TARGET, AttachOptions())
+    assert new.link is not None
+    return new.link
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ CAPABILITIES: Final = {
         f"{_FUNCTIONS}::test_a_program_counts_each_call_over_a_reload[{hook}]"
         for hook in ("kprobe", "ksyscall", "kprobe-multi", "tp-btf", "fentry", "fexit", "fmod-ret")
     ),
+    "sleepable programs take turns by a gate": (
+        f"{_FUNCTIONS}::test_a_sleepable_program_has_a_gate_and_takes_its_turn_beside_the_old_one",
+    ),
     "kprobe-session": (
         f"{_FUNCTIONS}::test_a_program_counts_each_call_over_a_reload[kprobe-session]",
     ),

@@ -158,9 +158,9 @@ class HookTraits(NamedTuple):
     reload attaches the new program beside the old one, and detaches that last.
     """
     empty_answer: int | None = 0
-    """What a stub there returns that calls no program, so that nothing is cut.
+    """What is returned there without running the program, so that nothing is cut.
 
-    None: the length of the packet.
+    By a stub that calls none, and by a program whose gate is shut. None: the length of the packet.
     """
     takes_stub: bool = True
     """Whether a stub may be attached in the place of its programs."""

@@ -475,7 +475,9 @@ class Hook(Enum):
             code="tracepoints",
             since="5.15",
             link_type=LinkType.PERF_EVENT,
-        ),
+            # At 0, the tracepoint is hidden from perf (perf_trace_run_bpf_submit() of
+            # kernel/events/core.c).
+        )._replace(empty_answer=1),
     )
     RAW_TRACEPOINT = (
         "raw-tracepoint",

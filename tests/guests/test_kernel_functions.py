@@ -169,20 +169,62 @@ def test_a_system_call_has_its_arguments_and_its_result(here: Here) -> None:
     assert result - (1 << 64) == -errno.ESRCH
 
 
-def test_a_sleepable_program_has_no_stub_and_is_replaced_beside_the_old_one(here: Here) -> None:
-    need_kernel_functions("lsm")
-    words = ("--name", "seen", "--prog", "on_lsm_sleepable")
+@pytest.mark.parametrize(
+    ("program", "counter"),
+    [
+        ("on_fentry_sleepable", ENTRY),
+        ("on_fexit_sleepable", RETURN),
+        ("on_fmod_ret_sleepable", ENTRY),
+        ("on_lsm_sleepable", ENTRY),
+    ],
+)
+def test_a_sleepable_program_has_a_gate_and_takes_its_turn_beside_the_old_one(
+    here: Here, program: str, counter: int
+) -> None:
+    need_kernel_functions("lsm" if "lsm" in program else "fentry")
+    act = set_scheduler if "lsm" in program else call_for_tests
+    words = ("--name", "seen", "--prog", program)
     loaded = here.ok("load", version(), *words)
-    set_scheduler()
+    act()
     before = hook_of(here)
-    here.ok("load", version(STEP), *words)
-    set_scheduler()
+    # On trial, both are attached.
+    here.ok("load", version(STEP), *words, "--confirm", "600")
+    act()
+    on_trial = counted(here, counter)
+    here.ok("confirm", "seen")
+    act()
     after = hook_of(here)
 
-    assert "no stub, since it is sleepable" in loaded["programs"][0].get("note", "")
-    assert before["held"] == after["held"] == "link"
+    assert "a gate in the place of a stub, since it is sleepable" in str(loaded["programs"])
+    assert before["held"] == after["held"] == "gate"
     assert before["link"] != after["link"]
-    assert counted(here) == 1 + STEP
+    assert (on_trial, counted(here, counter)) == (1 + STEP, 1 + 2 * STEP)
+
+
+def test_a_program_that_overrides_returns_has_a_gate(here: Here) -> None:
+    """No array of programs takes one that calls bpf_override_return()."""
+    words = ("--name", "seen", "--prog", "on_override")
+    first = here.run("load", version(), *words)
+    if first.exit_code == 5 and "override_return" in first.stderr:
+        pytest.skip("the kernel has no bpf_override_return() (CONFIG_BPF_KPROBE_OVERRIDE)")
+    assert first.exit_code == 0, first.stderr
+    calls(1)
+    here.ok("load", version(STEP), *words)
+    calls(1)
+    with Map.from_pin(here.set / "seen") as seen:
+        seen[ARGUMENT] = (1 << 64) - errno.EPERM
+    with pytest.raises(PermissionError):
+        calls(1)
+
+    assert "since it calls bpf_override_return()" in first.stdout
+    assert hook_of(here)["held"] == "gate"
+    assert counted(here) == 1 + 2 * STEP
+
+
+def call_for_tests() -> None:
+    """Have the kernel call the functions that it calls for tests."""
+    with load(read_object(version()), programs=["on_fentry"]) as loaded:
+        loaded.programs["on_fentry"].test_run()
 
 
 def set_scheduler() -> None:
@@ -199,7 +241,7 @@ def bind() -> None:
     [("on_fmod_ret", calls), ("on_lsm", calls), ("on_lsm_sleepable", set_scheduler)],
 )
 def test_an_answer_is_that_of_the_kernel(here: Here, program: str, act: Callable[[], None]) -> None:
-    """Through the stub, too."""
+    """Through the stub, or behind the gate, too."""
     if "lsm" in program:
         need_kernel_functions("lsm")
     act()

@@ -197,17 +197,6 @@ def test_the_section_names_the_library(here: Here) -> None:
     assert held(here)["on_library"][:2] == ("uprobe", "stub")
 
 
-def test_a_sleepable_program_has_no_stub(here: Here, process: Probed) -> None:
-    words = (f"on_sleepable:uprobe={probed()}:probed_sum",)
-    load(here, *words)
-    reloaded = load(here, *words, step=1000)
-    process.call(2)
-
-    assert counted(here, ENTRY) == 2000
-    assert held(here)["on_sleepable"][:2] == ("uprobe", "link")
-    assert "is sleepable" in str(reloaded)
-
-
 @pytest.mark.parametrize(
     ("target", "refused"),
     [

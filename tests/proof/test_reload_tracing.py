@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("only_caller")]
 ON_OUTPUT, ON_ROUTE = 1, 5  # of tests/objects/network.bpf.c
 ON_CALL, ON_RAW = 0, 2  # of tests/objects/tracing.bpf.c
 ENTRY, RETURN = 0, 1  # of tests/objects/attach/functions.bpf.c
+ON_NUMBER, BEYOND = 0, 6  # of tests/objects/attach/gates.bpf.c
 FAULTS = 1  # of tests/objects/attach/perf_events.bpf.c
 SCHED_GETPARAM = {"x86_64": 143, "aarch64": 121}  # asm/unistd.h
 # As fast as it can, until it is terminated; then the number of calls.
@@ -243,3 +245,58 @@ def reload_under_events(bpffs: Path, tracing_table: Table, hook: str, *, is_full
 
     assert results == ["reloaded"] * reloads
     assert wrong == 0
+
+
+@pytest.fixture(scope="module")
+def gates_table(table: Table) -> Table:
+    """A row for each hook whose programs have gates."""
+    table.begin(
+        "Reloads of programs with gates under events",
+        ("hook", "reloads", "events/s", "events", "lost", "doubled"),
+    )
+    return table
+
+
+@pytest.mark.parametrize(("hook", "name"), [("uprobe", "on_number"), ("uretprobe", "on_result")])
+def test_of_two_programs_with_gates_one_sees_an_event_unless_it_is_between_them(
+    bpffs: Path, gates_table: Table, hook: str, name: str, *, is_full: bool
+) -> None:
+    """The process has one thread, so at most one event is in progress at each switch."""
+    word = f"{name}:{hook}={probed()}:probed_sum"
+    reloads = 20 if is_full else 4
+    sources = [
+        compiled_with_headers("attach/gates", defines=(f"VERSION={number}", "NUMBERED"))
+        for number in (1, 2)
+    ]
+
+    def counted(counter: int) -> int:
+        with Map.from_pin(bpffs / "seen" / "seen") as seen:
+            return int(seen[counter])
+
+    def load(source: Path) -> str:
+        words = ("--name", "seen", "--pin-root", bpffs, "--prog", word, "-o", "json")
+        return str(run_cli_ok("load", source, *words).json["result"])
+
+    load(sources[0])
+    start = time.monotonic()
+    with CALLS() as process:
+        results = []
+        for source in itertools.islice(itertools.cycle(reversed(sources)), reloads):
+            before = counted(ON_NUMBER)
+            results.append(load(source))
+            wait_until(lambda: counted(ON_NUMBER) > before)  # noqa: B023  (as above)
+        process.terminate()
+        text, _ = process.communicate(timeout=HANG_S)
+    seconds, made = time.monotonic() - start, int(text)
+    with Map.from_pin(bpffs / "seen" / "numbers") as numbers:
+        words = itertools.chain.from_iterable(
+            int(number).to_bytes(8, "little") for number in numbers.values()
+        )
+        times = Counter(itertools.islice(words, made))
+    lost, doubled = times[0], times[2]
+    gates_table.row((hook, reloads, f"{made / seconds:,.0f}", f"{made:,}", lost, doubled))
+
+    assert results == ["reloaded"] * reloads
+    assert counted(BEYOND) == 0, "more events than the map has numbers for"
+    assert set(times) <= {0, 1, 2}
+    assert lost + doubled <= reloads

@@ -14,7 +14,7 @@ from support.crash_lab import CrashLab, ForeignLab, Generation, NetlinkLab
 from support.crash_migrating import ByNameLab, Iproute2Lab, LeavingLab, MigratingLab
 from support.crash_others import GivenMapLab, MovingLab, TakenOverLab
 from support.crash_several import SeveralLab
-from support.crash_stubs import StubsLab
+from support.crash_stubs import GatesLab, StubsLab
 from support.crash_trials import TrialLab, VerdictLab
 from support.crash_two import TwoDevicesLab
 
@@ -161,6 +161,8 @@ SCENARIOS = {
         Scenario("load, stubs", NOTHING, NEW, NEW, _load(NEW), lab=StubsLab),
         Scenario("reload, stubs", OLD, NEW, NEW, _load(NEW), lab=StubsLab),
         Scenario("unload, stubs", OLD, NOTHING, OLD, lambda lab: lab.unload(), lab=StubsLab),
+        Scenario("load, gates", NOTHING, NEW, NEW, _load(NEW), lab=GatesLab),
+        Scenario("reload, gates", OLD, NEW, NEW, _load(NEW), lab=GatesLab),
     )
 }
 

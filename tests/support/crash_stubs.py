@@ -1,4 +1,4 @@
-"""A set without a device, at hooks whose links cannot change their program: they run stubs."""
+"""Sets without a device, at hooks whose links cannot change their program: stubs, and a gate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.user_program import probed, running
 from support.wait import wait_until
 
 SET = "stubs"
-KINDS, ARGUMENT, ADDRESS = 4, 4, 5  # of tests/objects/attach/stubs.bpf.c
+ENTRIES, KINDS, ARGUMENT, ADDRESS = 1, 4, 4, 5  # of tests/objects/attach/stubs.bpf.c
 PLACEHOLDER = b"_00000000"  # what each of its programs is called at the end
 DEFINES: dict[Generation, tuple[str, ...]] = {
     Generation.OLD: (),
@@ -38,11 +38,14 @@ DESCRIPTORS = Path("/proc/self/fd")
 class StubsLab(CrashLab):
     """A tracepoint, both ends of a function and a perf event: each counts the lab's own events.
 
+    *_counters* are those that have events.
+
     The programs and their stubs have names that nothing else on the host has, so that one that
     stays is seen wherever it is.
     """
 
     _kept_maps = ("seen",)
+    _counters = range(KINDS)
 
     @classmethod
     @contextlib.contextmanager
@@ -57,21 +60,25 @@ class StubsLab(CrashLab):
         self._page = page
         self._ending = f"_{secrets.token_hex(4)}"
         self._argument = secrets.randbits(30) | 1 << 30  # no process has it
-        function = f"{probed()}:probed_sum"
-        fault = f"page-faults,period=1,pid={threading.get_native_id()}"
-        self._places = {
-            f"call{self._ending}": "",
-            f"entry{self._ending}": f":uprobe={function}",
-            f"return{self._ending}": f":uretprobe={function}",
-            f"fault{self._ending}": f":perf-event={fault}",
-        }
-        self._xdp_program = f"call{self._ending}"  # the one that stands for all
+        places = self._hooks(f"{probed()}:probed_sum")
+        self._places = {f"{name}{self._ending}": place for name, place in places.items()}
+        self._xdp_program = next(iter(self._places))  # the one that stands for all
         for generation, defines in DEFINES.items():
             data = compiled_with_headers("attach/stubs", defines=defines).read_bytes()
             made = folder / f"{generation.value}.bpf.o"
             made.write_bytes(data.replace(PLACEHOLDER, self._ending.encode()))
         super().__init__(lab, root, folder)
         self.set = root / SET
+
+    def _hooks(self, function: str) -> dict[str, str]:
+        """Return where each program is attached, "" for where its section says."""
+        fault = f"page-faults,period=1,pid={threading.get_native_id()}"
+        return {
+            "call": "",
+            "entry": f":uprobe={function}",
+            "return": f":uretprobe={function}",
+            "fault": f":perf-event={fault}",
+        }
 
     def _object(self, generation: Generation) -> Path:
         return self.folder / f"{generation.value}.bpf.o"
@@ -117,7 +124,7 @@ class StubsLab(CrashLab):
     def counts(self) -> tuple[int, int]:
         """Return the least and the most that a hook has counted: they count the same."""
         with Map.from_pin(self._pin("seen")) as seen:
-            counted = [int(seen[kind]) for kind in range(KINDS)]
+            counted = [int(seen[kind]) for kind in self._counters]
         return min(counted), max(counted)
 
     def count(self, packets: int = 3) -> None:
@@ -143,8 +150,11 @@ class StubsLab(CrashLab):
     def _check(self, generation: Generation, reference: Reference) -> None:
         super()._check(generation, reference)
         assert not _perf_events(), "the command has left perf events open"
-        if reference.program_tag is None:
-            return
+        if reference.program_tag is not None:
+            self._check_kernel()
+
+    def _check_kernel(self) -> None:
+        """Check that the kernel has the programs of the set and their stubs, and no other ones."""
         pinned = []
         for name in self._places:
             with Program.from_pin(self.set / pin_names.PROGRAMS / name) as program:
@@ -156,6 +166,50 @@ class StubsLab(CrashLab):
 
         try:
             wait_until(lambda: in_kernel() == wanted)
+        except AssertionError:
+            raise AssertionError(f"in the kernel {in_kernel()} instead of {wanted}") from None
+
+
+class GatesLab(StubsLab):
+    """A program at a function that no stub may call: it has a gate, and each load a new link."""
+
+    _counters = range(ENTRIES, ENTRIES + 1)
+
+    def _hooks(self, function: str) -> dict[str, str]:
+        return {"gated": f":uprobe={function}"}
+
+    def attached(self) -> tuple[int, str] | None:
+        """Return the program that the gate admits, and what stands for its tag.
+
+        The number of its gate is in the code of a program, so that each load has another tag.
+        """
+        found = self.programs()
+        linked = [found[link.program_id] for link in links() if link.program_id in found]
+        if not linked:
+            return (0, "nothing runs at the function") if found else None
+        # The newest one, but before the switch of a reload there is one that does not run yet; then
+        # `count` says whether the other one does.
+        newest = max(linked, key=lambda info: info.id)
+        return newest.id, f"{len(newest.map_ids)} maps"
+
+    def identity(self) -> dict[str, int]:
+        """Return the ids of the map and of the map of the gate."""
+        found = CrashLab.identity(self)
+        for path in (self.set / pin_names.SLOTS).iterdir():
+            with Map.from_pin(path) as gate:
+                found[f"gate {path.name}"] = gate.id
+        return found
+
+    def _check_kernel(self) -> None:
+        """Check that the kernel has one program with one link, those of the set."""
+        wanted = [self.program_id()]
+
+        def in_kernel() -> tuple[list[int], list[int]]:
+            known = self.programs()
+            return [*known], [link.program_id for link in links() if link.program_id in known]
+
+        try:
+            wait_until(lambda: in_kernel() == (wanted, wanted))
         except AssertionError:
             raise AssertionError(f"in the kernel {in_kernel()} instead of {wanted}") from None
 

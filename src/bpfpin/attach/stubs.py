@@ -1,4 +1,7 @@
-"""Attaching by a stub, where a link cannot change its program (`objects.stub`)."""
+"""Attaching by a stub, or with a gate, where a link cannot change its program.
+
+See `objects.stub` and `objects.gate`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from dataclasses import replace
 from bpfpin.attach.registry import AttachOptions, HookTarget, NewAttachment, code_of
 from bpfpin.errors import NotSupportedError
 from bpfpin.hooks import HeldBy, Hook
-from bpfpin.insn import CLASS_MASK, LDX, SIZE_MASK, SIZES
+from bpfpin.insn import CALL, CLASS_MASK, LDX, SIZE_MASK, SIZES
 from bpfpin.objects.programs.program import Program
 from bpfpin.objects.stub import load_stub, make_slot
-from bpfpin.spec import ProgramSpec
+from bpfpin.spec import FunctionSpec, ProgramSpec
 from bpfpin.uapi import ProgramFlag, ProgramType
+from bpfpin.uapi_helpers import FuncId
 
 
 def attach_with_stub(
@@ -42,7 +46,26 @@ def attach_with_stub(
             return code_of(hook).attach(program, hook, target, options)
     new = code_of(hook).attach(program, hook, target, options)
     note = f"{program.name} has no stub, since {reason}: a reload counts some events twice"
+    return _with_note(new, note)
+
+
+def attach_with_gate(
+    program: Program, hook: Hook, target: HookTarget, options: AttachOptions, *, note: str
+) -> NewAttachment:
+    """Attach *program*, which was loaded with a gate; the result has *note*."""
+    return _with_note(code_of(hook).attach(program, hook, target, options), note)
+
+
+def _with_note(new: NewAttachment, note: str) -> NewAttachment:
     return replace(new, note=f"{new.note}; {note}" if new.note else note)
+
+
+def gate_note(name: str, reason: str) -> str:
+    """Return the note on program *name*, which has a gate because of *reason*."""
+    return (
+        f"{name} has a gate in the place of a stub, since {reason}: an event that is between the"
+        " old and the new program at the moment when a reload switches is lost or counted twice"
+    )
 
 
 def refusal(spec: ProgramSpec, hook: Hook, target: HookTarget) -> str:
@@ -53,6 +76,9 @@ def refusal(spec: ProgramSpec, hook: Hook, target: HookTarget) -> str:
         return "it is sleepable"
     if spec.type is ProgramType.RAW_TRACEPOINT_WRITABLE:
         return "it writes to its context"
+    # bpf_prog_map_compatible() of kernel/bpf/core.c takes no program that may override a return.
+    if any(map(_overrides_return, spec.functions)):
+        return "it calls bpf_override_return()"
     # When a program is attached, the kernel compares the greatest offset that it reads with the
     # size of the context (perf_event_set_bpf_prog() of kernel/events/core.c, bpf_probe_register()
     # of kernel/trace/bpf_trace.c). Of a stub that is 0.
@@ -60,6 +86,13 @@ def refusal(spec: ProgramSpec, hook: Hook, target: HookTarget) -> str:
     if size is not None and any(end > size for end in _ends(spec)):
         return f"it may read beyond the {size} bytes of the context"
     return ""
+
+
+def _overrides_return(function: FunctionSpec) -> bool:
+    return any(
+        each.opcode == CALL and not each.src and each.imm == FuncId.override_return
+        for each in function.instructions
+    )
 
 
 def _ends(spec: ProgramSpec) -> Iterator[int]:

@@ -154,7 +154,7 @@ def parse_pinning_words(words: Iterable[str]) -> dict[str, str]:
     is_flag=True,
     flag_value=False,
     default=True,
-    help="Attach programs themselves, also where a reload then counts events twice.",
+    help="Attach programs themselves, without stub or gate: a reload counts some events twice.",
 )
 @click.option("--force", is_flag=True, help="Allow changes that may cut your own connection.")
 @click.option("--group", metavar="GROUP", help="Group that may read the maps.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -289,10 +289,12 @@ def load_checked(
     max_map_memory: int | None = None,
     log_level: int = 0,
     log_size: int = LOG_LIMIT,
+    changed: Callable[[ProgramSpec], ProgramSpec] | None = None,
 ) -> Loaded:
     """Load a selected object with *maps* that are known to fit, and leave their contents alone.
 
-    The other parameters are those of `load`.
+    *changed* returns the description by which a program is loaded, from the one that is fitted to
+    the kernel; the result keeps the latter. The other parameters are those of `load`.
     """
     with contextlib.ExitStack() as undo:
         # Their owner from the first line on: an error in a check below closes them, too.
@@ -323,7 +325,7 @@ def load_checked(
             for name, program_spec in ready.spec.programs.items():
                 with resolve.naming(resolutions), ready.naming():
                     loaded[name] = Program.load(
-                        program_spec,
+                        changed(program_spec) if changed else program_spec,
                         maps=all_maps,
                         btf=btf,
                         types=spec.btf,

@@ -35,6 +35,7 @@ _ID_MAX = (1 << 32) - 2  # of users, groups and maps
 _PRIORITY_MAX = (1 << 16) - 1
 _HANDLE_MAX = (1 << 32) - 1
 _DEPTH_MAX = 16  # components of an outside pin's path
+_GATE_MAX = 255  # the numbers of gates are bytes
 _KEYS = {"held_by": "held"}  # fields of `HookRecord` whose key in the manifest has another name
 
 
@@ -164,6 +165,17 @@ class OutsidePin:
         return root / self.path
 
 
+class GateNumbers(NamedTuple):
+    """The numbers of the gate of a program (`objects.gate`): its own, and the one before.
+
+    *number* is admitted from the switch of the hooks on, *before* until then, and again after a
+    roll-back; 0 for none. The map of the gate is pinned in `slots~` under the program's name.
+    """
+
+    number: int
+    before: int
+
+
 class Lineage(NamedTuple):
     """The migrations of a map: *id* has the contents of a chain of maps that began with *first*.
 
@@ -192,11 +204,13 @@ class Manifest:
     """By section: a hash of the variables that the user set."""
     migrated: Mapping[str, Lineage] = field(default_factory=dict)
     """By name: the maps with migrated contents, with which readers continue."""
+    gates: Mapping[str, GateNumbers] = field(default_factory=dict)
+    """By name: the programs that begin with a gate."""
 
     def without_hooks(self) -> Self:
         """Return the manifest of the next generation if nothing is attached in it."""
         return dataclasses.replace(
-            self, generation=self.generation + 1, time=int(time.time()), hooks=()
+            self, generation=self.generation + 1, time=int(time.time()), hooks=(), gates={}
         )
 
     def to_text(self) -> str:
@@ -242,6 +256,8 @@ class Manifest:
             record["variables"] = dict(self.variables)
         if self.migrated:
             record["migrated"] = {name: [*line] for name, line in self.migrated.items()}
+        if self.gates:
+            record["gates"] = {name: [*numbers] for name, numbers in self.gates.items()}
         # No spaces: with about 30 hooks a set reaches the limit of the text.
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
@@ -269,6 +285,7 @@ def _parsed(text: str) -> Manifest:
         is_chosen=record.optional("is_chosen", False) is True,
         variables=_variables(record.optional("variables", {})),
         migrated=_migrated(record.optional("migrated", {})),
+        gates=_gates(record.optional("gates", {})),
     )
 
 
@@ -329,6 +346,21 @@ def _lineage(ids: object) -> Lineage:
     if not all(type(map_id) is int and 0 < map_id <= _ID_MAX for map_id in ids):
         raise ValueError("'migrated' is not a table of pairs of map ids")
     return Lineage(*ids)
+
+
+def _gates(value: object) -> dict[str, GateNumbers]:
+    if not isinstance(value, dict) or not all(map(COMPONENT.fullmatch, value)):
+        raise ValueError("'gates' is not a table of programs")
+    return {name: _gate_numbers(numbers) for name, numbers in value.items()}
+
+
+def _gate_numbers(numbers: object) -> GateNumbers:
+    if not isinstance(numbers, list) or len(numbers) != len(GateNumbers._fields):
+        raise ValueError("'gates' is not a table of pairs")
+    # `type`, for True is an int to isinstance().
+    if not all(type(number) is int and 0 <= number <= _GATE_MAX for number in numbers):
+        raise ValueError("'gates' is not a table of pairs of bytes")
+    return GateNumbers(*numbers)
 
 
 def _outside(value: object) -> tuple[OutsidePin, ...]:

@@ -22,7 +22,7 @@ LOCK_DIRECTORY: Final = "bpfpin~"  # in the pin root: the lock, and records of s
 # In each generation:
 PROGRAMS: Final = "programs~"  # pins of the programs
 LINKS: Final = "links~"  # pins of the links, by hook
-SLOTS: Final = "slots~"  # pins of the arrays by which stubs call programs, by hook
+SLOTS: Final = "slots~"  # pins of the arrays of stubs, by hook, and of maps of gates, by program
 LAYOUTS: Final = "layouts~"  # symlinks: BTF of each map's key and value
 OBJECTS: Final = "objects~"  # symlinks: the ids of all objects that the set pinned
 MANIFEST: Final = "manifest~"  # a symlink: JSON about the whole set

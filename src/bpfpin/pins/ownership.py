@@ -97,8 +97,8 @@ class ObjectIds:
     """The ids of the objects of one generation, by the name of the pin, as `objects~` records them.
 
     *previous* has the program that a hook ran before, by the name of the hook's link; so have
-    *slots* the arrays of stubs. *layouts* has no ids: for each map it is the number of symlinks
-    that store its types.
+    *slots* the arrays of stubs, and by program the maps of gates. *layouts* has no ids: for each
+    map it is the number of symlinks that store its types.
     """
 
     maps: Mapping[str, int] = field(default_factory=dict)

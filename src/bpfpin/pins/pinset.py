@@ -142,7 +142,10 @@ class PinSet:
         return self._open(Link, names.LINKS, pin, self.links.get(pin))
 
     def open_slot(self, pin: str) -> Map | None:
-        """Open the array by which the stub at the hook of link *pin* calls its program."""
+        """Open the array by which the stub at the hook of link *pin* calls its program.
+
+        By the name of a program: the map of its gate.
+        """
         return self._open(Map, names.SLOTS, pin, self.slots.get(pin))
 
     def _open(

@@ -13,6 +13,9 @@ kernel compares (BPF_LINK_UPDATE with BPF_F_REPLACE, EPERM for another program; 
 netlink attachment it compares as well (IFLA_XDP_EXPECTED_FD). A filter of classic tc and the slot
 of a stub have no compare-and-swap; the program is read before it is replaced, and that of a filter
 afterwards, too (docs/decisions/0012).
+
+Programs with a gate (`objects.gate`) are attached already, the new ones beside the old ones. The
+switch writes which of them runs, and repeating it changes nothing.
 """
 
 from __future__ import annotations
@@ -85,12 +88,25 @@ def switch(stage: Directory, manifest: Manifest, reopen: Reopen, *, root: Direct
         shared.share(root, stage, pin)
     for hook in _hooks(stage, manifest, reopen):
         hook.forward()
+    # Last, since no hook refuses it.
+    for program, numbers in manifest.gates.items():
+        _admit(stage, program, numbers.number)
 
 
 def switch_back(stage: Directory, manifest: Manifest, reopen: Reopen) -> None:
     """Undo `switch` at the hooks: each runs its previous program again."""
+    for program, numbers in manifest.gates.items():
+        _admit(stage, program, numbers.before)
     for hook in _hooks(stage, manifest, reopen):
         hook.back()
+
+
+def _admit(stage: Directory, program: str, number: int) -> None:
+    """Let the generation of *program* run that has *number*."""
+    from bpfpin.objects.gate import admit  # noqa: PLC0415 - few sets have gates
+
+    with Map.from_pin(stage.path / names.SLOTS / names.program_pin_name(program)) as gate:
+        admit(gate, number)
 
 
 def open_hook(

@@ -229,7 +229,8 @@ class Stage(Closing):
         """Pin the array of the stub that the link *name* runs, in `slots~`.
 
         Without a pin the kernel would empty it when this process ends
-        (bpf_fd_array_map_clear() of kernel/bpf/arraymap.c).
+        (bpf_fd_array_map_clear() of kernel/bpf/arraymap.c). The map of a gate is pinned there, too,
+        under the name of its program; the names of links have a `~`, so the two never meet.
         """
         with suppress(PinExistsError):
             self._directory.mark(names.SLOTS)

@@ -25,13 +25,14 @@ from bpfpin.pins import names
 from bpfpin.pins.manifest import AttachPoint, HookRecord
 from bpfpin.pins.pinset import LoadedSet
 from bpfpin.records import dataclass
-from bpfpin.sets.live import own_object_id, reopen, stub_program_id
+from bpfpin.sets.live import is_shut, own_object_id, reopen, stub_program_id
 from bpfpin.sets.place import DeviceState, target_name
 from bpfpin.sets.reports import HeldHook
 from bpfpin.sets.trial import trial_of
 from bpfpin.syscall import netns as namespaces
 
 _PATIENCE_S: Final = 0.3
+_GATE: Final = "gate"  # what `status` says of a link whose program has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,8 @@ def look_at_hook(pin_set: LoadedSet, record: HookRecord) -> FoundHook:
         seen, is_hidden = _Seen(), True
     here = replace(place, device=_device(place, seen.ifindex))
     device = target_name(here, record.hook, record.target)
-    report = HeldHook(
-        record.hook, device, record.program, record.mode, record.held_by.value, seen.link_id
-    )
+    held = _GATE if record.program in pin_set.manifest.gates else record.held_by.value
+    report = HeldHook(record.hook, device, record.program, record.mode, held, seen.link_id)
     pinned_id = _program_id(pin_set, record)
     return FoundHook(record, report, seen.running_id, pinned_id, seen.missing, is_hidden)
 
@@ -117,6 +117,9 @@ def _look_at_link(pin_set: LoadedSet, record: HookRecord, _place: AttachPoint) -
         running_id = stub_program_id(pin_set, record)
         missing = "" if running_id else f"the stub at {record.hook} calls no program"
         return _Seen(running_id, info.id, missing=missing)
+    if is_shut(pin_set, record):
+        missing = f"the gate of {record.program} is shut: it sees nothing at {record.hook}"
+        return _Seen(0, info.id, missing=missing)
     return _Seen(info.object_id, info.id, info.ifindex or 0)
 
 

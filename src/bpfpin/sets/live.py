@@ -175,6 +175,20 @@ def stub_program_id(live: LoadedSet, record: HookRecord) -> int:
         return program_in(slot)
 
 
+def is_shut(live: LoadedSet, record: HookRecord) -> bool:
+    """Whether the program at a hook has a gate that does not admit it, so that it sees nothing."""
+    numbers = live.manifest.gates.get(record.program)
+    if numbers is None:
+        return False
+    with live.open_slot(names.program_pin_name(record.program)) or nullcontext() as gate:
+        # Without the pin, the program still has the map, in which nobody changes the number.
+        if gate is None:
+            return False
+        from bpfpin.objects.gate import state_of  # noqa: PLC0415 - few sets have gates
+
+        return state_of(gate).admitted != numbers.number
+
+
 def _require_unchanged_place(live: LoadedSet, record: HookRecord, own_id: int) -> None:
     place = live.manifest.place
     running = 0

@@ -214,7 +214,7 @@ class UnloadReport:
 
 @dataclass(frozen=True)
 class HeldHook:
-    """A hook of a set as `status` sees it: *held* is `link` or `netlink`, *link* the link's id.
+    """A hook of a set as `status` sees it: *held* is `link`, `stub`, `gate`, …, *link* its id.
 
     *link* is None for a hook without a link, and for one that this user may not open.
     """

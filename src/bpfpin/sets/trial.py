@@ -35,7 +35,14 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.directory import Directory, unsafe_reason
 from bpfpin.pins.lock import locked, locked_root
-from bpfpin.pins.manifest import AttachPoint, HookRecord, JsonObject, Manifest, read_manifest
+from bpfpin.pins.manifest import (
+    AttachPoint,
+    GateNumbers,
+    HookRecord,
+    JsonObject,
+    Manifest,
+    read_manifest,
+)
 from bpfpin.pins.ownership import ObjectIds
 from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.pins.recover import detach_generation
@@ -520,11 +527,18 @@ class _Return:
             if leaving := open_own(self._live, record):
                 with leaving:
                     stage.pin_previous(link, leaving)
+        # The programs that came run until the switch; those of before have their gates still.
+        gates = {
+            name: GateNumbers(numbers.number, _admitted(self._live.manifest, name))
+            for name, numbers in self._before.gates.items()
+        }
         # Going back is a generation of its own, so that no two generations of a set have one
         # number.
         generation = self._live.manifest.generation + 1
         stage.write_manifest(
-            dataclasses.replace(self._before, generation=generation, time=int(time.time()))
+            dataclasses.replace(
+                self._before, generation=generation, time=int(time.time()), gates=gates
+            )
         )
 
     def _moved(self, objects: ObjectIds | None) -> list[tuple[str, HookRecord]]:
@@ -540,6 +554,11 @@ class _Return:
         names_before = {_hook_key(before, one, before_ids): one.link for one in self._before.hooks}
         records = {_hook_key(now, one, live_ids): one for one in self._live.hooks}
         return [(names_before[key], records[key]) for key in names_before if key in records]
+
+
+def _admitted(manifest: Manifest, program: str) -> int:
+    numbers = manifest.gates.get(program)
+    return numbers.number if numbers else 0
 
 
 def _hook_key(place: AttachPoint, record: HookRecord, ids: Mapping[str, int]) -> tuple[object, ...]:

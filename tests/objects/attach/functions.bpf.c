@@ -2,6 +2,7 @@
  * they see is counted by program. The system call is one that nobody else makes.
  */
 #include <linux/bpf.h>
+#include <linux/ptrace.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
@@ -103,6 +104,33 @@ SEC("?fentry/" CALL) int on_fentry(void *ctx)
 SEC("?fexit/" CALL) int on_fexit(void *ctx)
 {
 	return count(RETURN);
+}
+
+/* BPF_PROG_TEST_RUN calls this function, at which every kernel lets programs sleep. */
+SEC("?fentry.s/bpf_fentry_test1") int on_fentry_sleepable(void *ctx)
+{
+	return count(ENTRY);
+}
+
+SEC("?fexit.s/bpf_fentry_test1") int on_fexit_sleepable(void *ctx)
+{
+	return count(RETURN);
+}
+
+SEC("?fmod_ret.s/bpf_fentry_test1") int on_fmod_ret_sleepable(void *ctx)
+{
+	return count(ENTRY);
+}
+
+SEC("?kprobe/" CALL) int on_override(struct pt_regs *ctx)
+{
+	__u32 kind = ARGUMENT;
+	__u64 *kept = bpf_map_lookup_elem(&seen, &kind);
+
+	count(ENTRY);
+	if (kept && *kept)
+		bpf_override_return(ctx, *kept);
+	return 0;
 }
 
 /* Of the functions that sched_getparam() calls, this one may be modified. */

@@ -65,6 +65,12 @@ SEC("?uprobe") int entry_00000000(void *context)
 	return count(ENTRIES);
 }
 
+/* No stub may call it: it has a gate. */
+SEC("?uprobe.s") int gated_00000000(void *context)
+{
+	return count(ENTRIES);
+}
+
 SEC("?uretprobe") int return_00000000(void *context)
 {
 	return count(RETURNS);

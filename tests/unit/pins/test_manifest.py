@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from bpfpin.errors import LimitError
 from bpfpin.hooks import HeldBy
-from bpfpin.pins.manifest import Access, AttachPoint, HookRecord, Lineage, Manifest, OutsidePin
+from bpfpin.pins.manifest import (
+    Access,
+    AttachPoint,
+    GateNumbers,
+    HookRecord,
+    Lineage,
+    Manifest,
+    OutsidePin,
+)
 
 MANIFEST = Manifest(
     tool="0.1.0",
@@ -65,6 +73,33 @@ def test_what_was_migrated_reads_back_and_takes_no_room_if_nothing_was() -> None
     assert json.loads(whole.to_text())["migrated"] == {"flows": [17, 12]}
     assert Manifest.parse(whole.to_text()) == whole
     assert "migrated" not in json.loads(MANIFEST.to_text())
+
+
+def test_gates_read_back_and_take_no_room_if_there_are_none() -> None:
+    whole = dataclasses.replace(MANIFEST, gates={"on_call": GateNumbers(255, 0)})
+
+    assert json.loads(whole.to_text())["gates"] == {"on_call": [255, 0]}
+    assert Manifest.parse(whole.to_text()) == whole
+    assert "gates" not in json.loads(MANIFEST.to_text())
+    assert Manifest.parse(MANIFEST.to_text()).gates == {}
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        *([], 7, {"a/b": [1, 0]}, {"..": [1, 0]}, {"p": [1]}, {"p": [256, 0]}, {"p": [True, 0]}),
+        *({"p": "12"}, {"p": [-1, 0]}, {"p": [1.0, 0]}),
+    ],
+)
+def test_damaged_gates_are_refused(gates: object) -> None:
+    with pytest.raises(ValueError, match="'gates' is not a table"):
+        Manifest.parse(changed(gates=gates))
+
+
+def test_a_generation_without_hooks_has_no_gates() -> None:
+    whole = dataclasses.replace(MANIFEST, gates={"on_call": GateNumbers(2, 1)})
+
+    assert whole.without_hooks().gates == {}
 
 
 def test_what_was_migrated_is_left_out_where_there_is_no_room() -> None:

@@ -122,7 +122,8 @@ def deploy(  # noqa: PLR0913 - each option of a load is a keyword
         replace: Allow an object that shares neither a program nor a hook with the loaded one, and
             another device.
         stub: Attach by a stub where a link cannot change its program, so that a reload neither
-            loses an event nor counts one twice. False: attach the program itself.
+            loses an event nor counts one twice; with a gate where no stub can call the program.
+            False: attach the program itself.
         take_over: Put the program in the place of another owner's at an XDP hook.
         group: Group, by name or number, that may open the maps; by default as before.
         chmod: Mode of the map pins, such as `0o640`; by default 0o600, with *group* 0o640.
@@ -254,7 +255,7 @@ def deploy_all(  # noqa: PLR0913 - each option of a load is a keyword
         variables: First values of global variables, by name.
         migrate: Move the contents of maps whose definition changed to new maps.
         replace: Allow an object that has nothing in common with the loaded one, and another device.
-        stub: Attach by a stub where a link cannot change its program.
+        stub: Attach by a stub, or with a gate, where a link cannot change its program.
         take_over: Put the program in the place of another owner's at an XDP hook.
         group: Group, by name or number, that may open the maps; by default as before.
         chmod: Mode of the map pins; by default 0o600, with *group* 0o640.

@@ -27,7 +27,7 @@ from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.pinset import LoadedSet, all_sets
 from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapPlan
 from bpfpin.sets.choose import Choice
-from bpfpin.sets.live import open_own, program_id, reopen
+from bpfpin.sets.live import is_shut, open_own, program_id, reopen
 from bpfpin.sets.place import hook_target, in_namespace
 from bpfpin.sets.request import LoadRequest
 from bpfpin.spec import ObjectSpec
@@ -334,7 +334,8 @@ def _own_hook(live: LoadedSet, record: HookRecord, undo: ExitStack) -> HookPlan 
     undo.callback(link.close)
     info = link.info
     # The link of a deleted device still opens, but an update answers ENOLINK: attach anew.
-    running = info.object_id if info.is_attached else 0
+    is_running = info.is_attached and not is_shut(live, record)
+    running = info.object_id if is_running else 0
     return replace(plan, attachment=link, link_id=info.id, previous_id=running, mode=record.mode)
 
 

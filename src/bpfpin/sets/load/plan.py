@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,6 +148,7 @@ def _require_free_names(
         *(f"{names.PROGRAMS}/{names.program_pin_name(name)}" for name in request.programs),
         *(f"{names.LINKS}/{hook.link}" for hook in planned),
         *(f"{names.SLOTS}/{hook.link}" for hook in planned),
+        *(f"{names.SLOTS}/{names.program_pin_name(name)}" for name in request.programs),
     ]
     for entry in wanted:
         folder, _, pin = entry.rpartition("/")
@@ -212,7 +213,7 @@ def _is_unchanged(
     }
     return (
         manifest.sha256 == request.spec.sha256
-        and all(_stays(request, hook) for hook in planned)
+        and all(_stays(request, hook, live) for hook in planned)
         and running == {(hook.hook, hook.link, hook.program, hook.target) for hook in planned}
         and all(_is_pinned_already(plan, live) for plan in maps)
         and set(live.programs) == set(request.programs)
@@ -225,9 +226,10 @@ def _is_unchanged(
     )
 
 
-def _stays(request: LoadRequest, hook: HookPlan) -> bool:
-    """Whether the hook runs the set's own program already, and not by a stub that is to go."""
-    has_to_change = request.without_stub and hook.held_by is HeldBy.STUB
+def _stays(request: LoadRequest, hook: HookPlan, live: LoadedSet) -> bool:
+    """Whether the hook runs the set's own program already, without a stub or gate that is to go."""
+    has_one = hook.held_by is HeldBy.STUB or hook.program in live.manifest.gates
+    has_to_change = request.without_stub and has_one
     return hook.previous is not None and not hook.is_taken and not has_to_change
 
 
@@ -244,6 +246,9 @@ def _use_pinned_maps(planned: tuple[HookPlan, ...], live: LoadedSet) -> bool:
     for path in live.maps.values():
         with suppress(PinNotFoundError, PinKindError), Map.from_pin(path) as bpf_map:
             pinned.add(bpf_map.id)
+    for name in live.manifest.gates:
+        with live.open_slot(names.program_pin_name(name)) or nullcontext() as gate:
+            pinned |= {gate.id} if gate else set()
     used = [each.previous.info.map_ids for each in planned if isinstance(each.previous, Program)]
     return all(pinned.issuperset(ids) for ids in used)
 

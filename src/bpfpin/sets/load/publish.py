@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
-from bpfpin.attach.registry import AttachOptions, HookTarget, NewAttachment, code_of
-from bpfpin.errors import HookBusyError, NotSupportedError, UsageError
+from bpfpin.attach.registry import NewAttachment, code_of
+from bpfpin.errors import NotSupportedError, UsageError
 from bpfpin.hints import Argument, Fix
-from bpfpin.hooks import HeldBy, Hook, XdpMode
+from bpfpin.hooks import HeldBy, Hook
 from bpfpin.loading import collection
 from bpfpin.loading.collection import Loaded
 from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
-from bpfpin.objects.programs.program import Program
 from bpfpin.objfile import reader
 from bpfpin.pins import folds, names
 from bpfpin.pins.directory import Directory
@@ -27,7 +26,8 @@ from bpfpin.pins.plan import Decision, HookAction, HookPlan, MapMigration, Plan
 from bpfpin.pins.transaction import Stage, next_generations
 from bpfpin.records import dataclass
 from bpfpin.sets.live import notes_on_others, reopen
-from bpfpin.sets.load.hooks import busy_with_set, programs_with_targets
+from bpfpin.sets.load.attach import attach, explained_updates, foreseen
+from bpfpin.sets.load.hooks import programs_with_targets
 from bpfpin.sets.load.plan import access_after
 from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
@@ -38,123 +38,10 @@ from bpfpin.version import __version__
 
 if TYPE_CHECKING:
     from bpfpin.migration.fold import FoldPrograms
+    from bpfpin.sets.load.gates import Gate, Gates
     from bpfpin.sets.load.trial import LoadTrial
 
-_PATIENCE_S: Final = 1.0
-_PAUSE_S: Final = 0.02
-Attached = tuple[HookRecord, ProgramReport]
-
-
-# Attaching at the hooks of a load: by a link, or prepared where no link holds the program.
-
-
-def attach(request: LoadRequest, plan: HookPlan, loaded: Loaded) -> NewAttachment:
-    """Attach the program of *plan*, which is among those *loaded*.
-
-    The caller closes the link and the slot of a stub.
-
-    What no link holds is only prepared: the manifest has to tell how to undo it before it is made.
-    """
-    hook, program = Hook(plan.hook), loaded.programs[plan.program]
-    options = AttachOptions(mode=request.mode, order=request.order)
-    target = hook_target(request.place, plan.target, loaded.maps)
-
-    def attach_now() -> NewAttachment:
-        if not hook.traits.needs_stub or request.without_stub:
-            return code_of(hook).attach(program, hook, target, options)
-        from bpfpin.attach.stubs import attach_with_stub  # noqa: PLC0415 - few sets have stubs
-
-        spec = loaded.program_specs[plan.program]
-        return attach_with_stub(program, hook, target, options, spec=spec)
-
-    # A hook of a device or cgroup with several programs is never busy, so there is nothing to wait
-    # for.
-    if not hook.traits.runs_one and not hook.traits.target.is_named:
-        return attach_now()
-    try:
-        return _attach_when_free(attach_now, hook, target)
-    except HookBusyError:
-        holder = code_of(hook).holder(target)
-        if holder is not None and (busy := busy_with_set(request, hook, holder)):
-            raise busy from None
-        raise
-
-
-def _attach_when_free(
-    attach_now: Callable[[], NewAttachment], hook: Hook, target: HookTarget
-) -> NewAttachment:
-    """Attach a program, waiting a moment for a link that nobody holds any more.
-
-    The kernel frees a link some time after its last pin or descriptor went, that of a killed
-    command for one. A link that somebody holds is refused at once.
-    """
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return attach_now()
-        except HookBusyError as error:
-            holder = code_of(hook).holder(target)
-            # A link that is being freed cannot be opened, and so has no known id.
-            is_held = holder is not None and holder.link_id is not None
-            if time.monotonic() >= deadline or is_held:
-                if error.holder and hook.traits.runs_one:
-                    error.fix = error.fix.joined(
-                        " To put yours in its place: ", Argument("take_over")
-                    )
-                raise
-            time.sleep(_PAUSE_S)
-
-
-def foreseen(request: LoadRequest, plan: HookPlan, loaded: Loaded) -> str:
-    """Return the note of a hook where a program will not run as asked; nothing is attached.
-
-    Raises `NotSupportedError` where that refuses the load, such as native mode that was asked for,
-    or that the hook runs in now.
-    """
-    hook = Hook(plan.hook)
-    if plan.action is HookAction.DETACH:
-        return ""
-    program = loaded.programs[plan.program]
-    mode = XdpMode(plan.mode) if plan.mode else request.mode
-    target = hook_target(request.place, plan.target, loaded.maps)
-    # An attached program keeps its mode, so a reload cannot fall back to generic mode.
-    if plan.action is HookAction.UPDATE:
-        if refused := code_of(hook).refused_update(program, target, mode):
-            raise _cannot_stay(request, refused)
-        return ""
-    options = AttachOptions(mode=mode, order=request.order)
-    return code_of(hook).foresee(program, hook, target, options)
-
-
-@contextmanager
-def explained_updates(
-    loads: Iterable[tuple[LoadRequest, Plan, Mapping[str, Program]]],
-) -> Iterator[None]:
-    """Say why a device refused the program of a reload; BPF_LINK_UPDATE has no words for it."""
-    try:
-        yield
-    except NotSupportedError as error:
-        if error.command != "BPF_LINK_UPDATE":
-            raise
-        for request, plan, programs in loads:
-            for hook in plan.hooks:
-                is_native = hook.mode == XdpMode.NATIVE.value
-                if hook.action is not HookAction.UPDATE or not is_native:
-                    continue
-                code, target = code_of(Hook(hook.hook)), hook_target(request.place)
-                program = programs[hook.program]
-                if refused := code.refused_update(program, target, XdpMode.NATIVE, error):
-                    raise _cannot_stay(request, refused) from None
-        raise
-
-
-def _cannot_stay(request: LoadRequest, refused: NotSupportedError) -> NotSupportedError:
-    """Return the refusal of a program in a mode that cannot change in place."""
-    refused.fix = Fix.of(
-        f"the mode cannot change in place: {request.unload_line}, then load with ",
-        *refused.fix.parts,
-    )
-    return refused
+_Attached = tuple[HookRecord, ProgramReport]
 
 
 class Verified(Closing):
@@ -171,10 +58,19 @@ class Verified(Closing):
         self.plan = plan
         # Maps are made and programs verified before anything is pinned: if this fails, closing the
         # descriptors is all the undoing there is.
-        with programs_with_targets(request) as (spec, targets):
-            self.loaded = collection.load_checked(
-                spec, maps=plan.given, targets=targets, max_map_memory=request.max_map_memory
-            )
+        self.gates = _gates(request, plan)
+        with ExitStack() as undo:
+            if self.gates is not None:
+                undo.callback(self.gates.close)
+            with programs_with_targets(request) as (spec, targets):
+                self.loaded = collection.load_checked(
+                    spec,
+                    maps=plan.given,
+                    targets=targets,
+                    max_map_memory=request.max_map_memory,
+                    changed=self.gates.changed if self.gates else None,
+                )
+            undo.pop_all()
         self.shared = _shared_names(request)
         self.dropped = _dropped_names(plan.live, self.shared)
         self.replaced = _replaced_maps(request, plan)
@@ -182,6 +78,12 @@ class Verified(Closing):
     def close(self) -> None:
         """Close the maps and programs; pins and attachments made by then stay."""
         self.loaded.close()
+        if self.gates is not None:
+            self.gates.close()
+
+    def gate_of(self, program: str) -> Gate | None:
+        """Return the gate of a program, None if it has none."""
+        return self.gates.by_program.get(program) if self.gates else None
 
     def made(self) -> Iterator[tuple[Path, Map]]:
         """Yield the maps made for shared names, for other sets of the command that use these."""
@@ -200,9 +102,21 @@ class Verified(Closing):
         notes: dict[str, str] = {}
         for hook in self.plan.hooks:
             if hook.action is not HookAction.DETACH:
-                note = foreseen(self.request, hook, self.loaded)
+                gate = self.gate_of(hook.program)
+                on_hook = foreseen(self.request, hook, self.loaded)
+                note = "; ".join(filter(None, (on_hook, gate.note if gate else "")))
                 notes |= {hook.link: note} if note else {}
         return planned(self.request, self.plan, self.loaded, foreseen=notes).with_notes(self.notes)
+
+
+def _gates(request: LoadRequest, plan: Plan) -> Gates | None:
+    """Return the gates of a load; None where no link lacks an update in place."""
+    hooks = [Hook(hook.hook) for hook in plan.hooks if hook.action is not HookAction.DETACH]
+    if request.without_stub or not any(hook.traits.needs_stub for hook in hooks):
+        return None
+    from bpfpin.sets.load.gates import Gates  # noqa: PLC0415 - few sets need them
+
+    return Gates(request, plan)
 
 
 @dataclass
@@ -460,14 +374,20 @@ class _Building:
             self.stage.exchange_shared(pin, old=old, new=self.loaded.maps[pin.map])
         for name, program in self.loaded.programs.items():
             self.stage.pin_program(name, program)
+        gates = self.load.gates.by_program if self.load.gates else {}
+        for name, gate in gates.items():
+            self.stage.pin_slot(names.program_pin_name(name), gate.map)
         updates = [hook for hook in self.plan.hooks if hook.action is HookAction.UPDATE]
         attaches = [hook for hook in self.plan.hooks if hook.action is HookAction.ATTACH]
         updated = [self._prepare_update(hook) for hook in updates]
-        # A new link runs at once, before the commit. Its pin in the stage is what keeps it once
-        # this command ends, so undoing the stage detaches it.
+        # A new link runs at once, before the commit, unless its program has a gate. Its pin in the
+        # stage is what keeps it once this command ends, so undoing the stage detaches it.
         new = [self._attach(hook) for hook in attaches]
         records = (*(record for record, _ in updated), *(record for record, _, _ in new))
-        manifest = _manifest(self.request, self.plan, self._same_qdisc(records))
+        manifest = dataclasses.replace(
+            _manifest(self.request, self.plan, self._same_qdisc(records)),
+            gates={name: gate.numbers for name, gate in gates.items()},
+        )
         # The process that waits has to hold the new links, so it starts after they are attached.
         # Its record is part of the stage, so it is written before the manifest.
         if self.trial is not None:
@@ -521,7 +441,7 @@ class _Building:
             if plan.decision is Decision.KEPT and self.live is not None:
                 self.stage.keep_foldings(plan.name, self.live)
 
-    def _prepare_update(self, hook: HookPlan) -> Attached:
+    def _prepare_update(self, hook: HookPlan) -> _Attached:
         """Keep a hook and the program that it runs now in the stage; the commit switches it."""
         link = hook.attachment
         if hook.held_by is HeldBy.STUB:
@@ -578,7 +498,8 @@ class _Building:
 
     def _attach(self, plan: HookPlan) -> tuple[HookRecord, ProgramReport, bool]:
         """Attach at a hook; last, True if the manifest must be written before it is attached."""
-        new = attach(self.request, plan, self.loaded)
+        gate = self.load.gate_of(plan.program)
+        new = attach(self.request, plan, self.loaded, gate)
         record = _new_record(self.request, plan, new)
         with new.link or nullcontext(), new.slot or nullcontext():
             link_id = None
@@ -586,7 +507,10 @@ class _Building:
                 self.stage.pin_slot(plan.link, new.slot)
             if new.link is not None:
                 link_id = new.link.id
-                if self.trial is None:
+                # A program that takes its turn from another one by a gate is as one that replaces
+                # it in a link: if the waiting process is killed, it runs until the next command.
+                # Without its pin, neither of the two would.
+                if self.trial is None or (gate is not None and gate.numbers.before):
                     self.stage.pin_link(plan.link, new.link)
                 else:
                     # Not pinned: such a link ends with the process that holds it, even by SIGKILL
