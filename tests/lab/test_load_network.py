@@ -40,6 +40,7 @@ needs_sockmap_links = pytest.mark.skipif(
     reason="this kernel has no links for maps of sockets",
 )
 ON_INPUT, ON_OUTPUT, ON_PARSE, ON_VERDICT, ON_MESSAGE, ON_ROUTE, ON_SOCKET = range(7)
+ON_LARGE, ON_WHOLE = 7, 8
 KILLS = 6  # moments of a reload, spread over it
 PACKETS = 20
 NEW_ROUTE = "nlmsg_type=(RTM_NEWROUTE|0x18)"  # as strace shows it
@@ -128,6 +129,65 @@ def test_netfilter_counts_through_a_reload_and_leaves_nothing(here: Here, source
     assert (arrived, again["result"]) == (PACKETS, "reloaded")
     assert not here.set.exists()
     assert send() == PACKETS
+
+
+FRAGMENTS = 3  # of a datagram, on the lab's devices
+FAMILIES = {"ipv4": (socket.AF_INET, "127.0.0.1", 0), "ipv6": (socket.AF_INET6, "::1", 1)}
+
+
+@needs_netfilter
+@pytest.mark.parametrize("family", FAMILIES)
+def test_netfilter_has_both_families_and_puts_fragments_together(
+    here: Here, lab: TestLab, family: str
+) -> None:
+    number, loopback, version = FAMILIES[family]
+    address = lab.lab.addresses.host[version]
+    words = [
+        f"--prog=on_large:netfilter={family}:prerouting:-450",
+        f"--prog=on_whole:netfilter={family}:prerouting:-150,defrag",
+        f"--prog=on_input:netfilter={family}:input",
+        f"--prog=on_output:netfilter={family}:output",
+    ]
+
+    def arrive() -> int:
+        """Send datagrams from the peer, each in fragments, and one a time on this host."""
+        with netns.enter(lab.lab.netns):
+            sender = socket.socket(number, socket.SOCK_DGRAM)
+        with sender, socket.socket(number, socket.SOCK_DGRAM) as receiver:
+            receiver.bind((address, 0))
+            receiver.settimeout(HANG_S)
+            for _ in range(PACKETS):
+                sender.sendto(bytes(4000), receiver.getsockname())
+                assert len(receiver.recv(5000)) == 4000
+        with socket.socket(number, socket.SOCK_DGRAM) as own:
+            own.bind((loopback, 0))
+            for _ in range(PACKETS):
+                own.sendto(b"packet", own.getsockname())
+        return PACKETS
+
+    planned = load(here, compiled("network"), *words, "--dry-run")
+    load(here, compiled("network"), *words)
+    arrive()
+    (shown,) = here.ok("status")["sets"]
+    links = {row["where"] for row in here.ok("link", "list")["links"] if row["set"] == "seen"}
+    again = load(here, newer(), *words)
+    arrive()
+    unchanged = load(here, newer(), *words)
+    counts = {kind: counted(here, kind) for kind in (ON_LARGE, ON_WHOLE, ON_INPUT, ON_OUTPUT)}
+    here.ok("unload", "seen")
+
+    places = [word.partition("netfilter=")[2] for word in words]
+    assert [planned["result"], again["result"], unchanged["result"]] == [
+        *("planned", "reloaded", "unchanged")
+    ]
+    assert {hook["device"] for hook in shown["hooks"]} == {f"netfilter hook {it}" for it in places}
+    assert links == set(places)
+    assert counts[ON_LARGE] == 1001 * PACKETS * FRAGMENTS
+    assert counts[ON_WHOLE] == 1001 * PACKETS
+    # Neighbour discovery comes in and goes out as well.
+    assert counts[ON_INPUT] // 1000 >= 2 * PACKETS
+    assert counts[ON_OUTPUT] // 1000 >= PACKETS
+    assert not here.set.exists()
 
 
 @needs_netfilter

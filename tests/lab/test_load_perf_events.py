@@ -65,6 +65,8 @@ def test_each_cpu_has_a_link_that_stays_over_reloads(here: Here) -> None:
     }
     assert len(links) == len(online())
     assert {link["hook"] for link in links} == {"perf-event"}
+    # Before Linux 6.6 the kernel does not say which event a link has.
+    assert {link["where"] for link in links} in ({"cpu-clock"}, {""})
     assert "on_event" in nodes
     assert len(document["programs"]) == len(online())  # type: ignore[arg-type]
 

@@ -3,7 +3,7 @@
 #include "common.h"
 
 enum { SOCKMAP = 15 };
-enum { ON_INPUT, ON_OUTPUT, ON_PARSE, ON_VERDICT, ON_MESSAGE, ON_ROUTE, ON_SOCKET, KINDS };
+enum { ON_INPUT, ON_OUTPUT, ON_PARSE, ON_VERDICT, ON_MESSAGE, ON_ROUTE, ON_SOCKET, ON_LARGE, ON_WHOLE, KINDS };
 
 struct {
 	__uint(type, ARRAY);
@@ -57,6 +57,26 @@ SEC("netfilter") int on_input(void *context)
 SEC("?netfilter") int on_output(void *context)
 {
 	return count(ON_OUTPUT, ANSWER);
+}
+
+struct sk_buff {
+	__u32 len;
+} __attribute__((preserve_access_index));
+
+struct bpf_nf_ctx {
+	void *state;
+	struct sk_buff *skb;
+} __attribute__((preserve_access_index));
+
+/* Larger packets than those of neighbour discovery. */
+SEC("?netfilter") int on_large(struct bpf_nf_ctx *context)
+{
+	return context->skb->len > 1000 ? count(ON_LARGE, ANSWER) : ANSWER;
+}
+
+SEC("?netfilter") int on_whole(struct bpf_nf_ctx *context)
+{
+	return context->skb->len > 1000 ? count(ON_WHOLE, ANSWER) : ANSWER;
 }
 
 struct {
@@ -115,3 +135,5 @@ SEC("?sk_reuseport") int on_choice(void *context)
 {
 	return count(ON_SOCKET, 1); /* SK_PASS: the kernel chooses */
 }
+
+char _license[] SEC("license") = "GPL";

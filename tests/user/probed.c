@@ -89,6 +89,12 @@ static __attribute__((noinline)) void probes(long number)
 	(void)index;
 }
 
+static __attribute__((noinline)) void called(long number)
+{
+	probed_sum(number, 10);
+	PROBE("called", "-4@$1", "0");
+}
+
 #define FAULT_AT ((volatile char *)0x600000000000)
 
 static volatile sig_atomic_t is_over;
@@ -119,7 +125,7 @@ static int run(const char *what)
 		if (is_fault)
 			fault();
 		else
-			probed_sum(made, 10);
+			called(made);
 	}
 	printf("%ld\n", made);
 	return 0;

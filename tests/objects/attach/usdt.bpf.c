@@ -8,6 +8,10 @@
 #define STEP 1
 #endif
 
+#ifdef VERSION /* of objects that do the same */
+const volatile __u32 version = VERSION;
+#endif
+
 struct values {
 	long long count;
 	long long number; /* of arguments */
