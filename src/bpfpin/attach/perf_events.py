@@ -30,6 +30,9 @@ _RATE_MAX: Final = Path("/proc/sys/kernel/perf_event_max_sample_rate")
 # enum perf_type_id of linux/perf_event.h.
 _TYPES: Final = {"hardware": 0, "software": 1, "hw-cache": 3, "raw": 4}
 _HARDWARE, _SOFTWARE, _CACHE = 0, 1, 3
+# perf_event_init() of kernel/events/core.c registers the two clocks first, as PMUs without a name.
+# Since Linux 6.5 their events report these types instead of `software`.
+_CLOCKS: Final = {6: "cpu-clock", 7: "task-clock"}
 # enum perf_hw_id and enum perf_sw_ids, by perf's words and their short forms.
 _EVENTS: Final = {
     "cpu-cycles": (_HARDWARE, 0),
@@ -212,7 +215,10 @@ def event_word(kind: int, config: int) -> str:
         if event == (kind, config):
             return word
     types = {number: word for word, number in _TYPES.items()}
-    return f"{types.get(kind, f'type {kind}')}:{config:#x}"
+    type_word = types.get(kind) or perf.pmu_name(kind)
+    if not type_word and kind in _CLOCKS:
+        return _CLOCKS[kind]
+    return f"{type_word or f'type {kind}'}:{config:#x}"
 
 
 def _event(text: str) -> tuple[int, int]:

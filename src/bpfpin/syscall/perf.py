@@ -138,6 +138,15 @@ def pmu_type(name: str, *, feature: str) -> int:
     raise NotSupportedError(f"this kernel has no {name} events ({feature})", feature=feature)
 
 
+def pmu_name(kind: int) -> str:
+    """Return the name of the PMU whose events have the type *kind*, "" if none has."""
+    for path in PMUS.glob("*/type"):
+        with suppress(OSError, ValueError):  # its module is removed at this moment
+            if int(path.read_text()) == kind:
+                return path.parent.name
+    return ""
+
+
 def open_kprobe(
     function: str, *, offset: int = 0, at_return: bool = False, target: str
 ) -> Descriptor:
