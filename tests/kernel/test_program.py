@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import re
+from collections.abc import Collection
+from typing import Any
 
 import pytest
 
 import bpfpin
 from bpfpin import insn
-from bpfpin.errors import SyscallError, TargetNotFoundError, UsageError, VerifierError
+from bpfpin.errors import (
+    NotSupportedError,
+    PermissionDeniedError,
+    SyscallError,
+    TargetNotFoundError,
+    UsageError,
+    VerifierError,
+)
 from bpfpin.loading.collection import load
 from bpfpin.objects.programs.program import Program
 from bpfpin.objfile.reader import read_object
 from bpfpin.spec import FunctionSpec, ProgramSpec
+from bpfpin.syscall import call
+from bpfpin.syscall.attr import ProgLoadAttr
 from bpfpin.syscall.call import fail_call
-from bpfpin.uapi import AttachType, ProgramType, XdpAction
+from bpfpin.uapi import AttachType, Cmd, ProgramType, XdpAction
 from support.objects import compiled
 
 PACKET = bytes(64)
@@ -115,3 +128,42 @@ def test_a_program_that_attaches_to_what_the_kernel_lacks_is_refused_by_us() -> 
     )
     with pytest.raises(TargetNotFoundError, match="attaches to function 'nosuch'"):
         Program.load(entry)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, types: Collection[ProgramType]) -> None:
+    """Let the kernel permit no programs of these types, as a policy of a host does."""
+    entered = call._enter
+
+    def enter(number: int, command: int, attribute: Any, size: int) -> int:
+        asked = getattr(attribute, "_obj", None)
+        if command != Cmd.PROG_LOAD or not isinstance(asked, ProgLoadAttr):
+            return entered(number, command, attribute, size)
+        if asked.prog_type not in types:
+            return entered(number, command, attribute, size)
+        ctypes.set_errno(errno.EPERM)
+        return -1
+
+    monkeypatch.setattr(call, "_enter", enter)
+
+
+def test_a_type_of_programs_that_is_forbidden_to_root_is_not_supported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forbid(monkeypatch, {ProgramType.XDP})
+    with pytest.raises(NotSupportedError, match="forbids programs of type xdp") as caught:
+        Program.load(DROP)
+
+    assert caught.value.exit_code == 8
+    assert "EPERM" in str(caught.value)
+    assert "no capability is missing" in caught.value.hint
+
+
+def test_a_host_that_permits_no_program_at_all_denies_permission(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forbid(monkeypatch, set(ProgramType))
+    with pytest.raises(PermissionDeniedError) as caught:
+        Program.load(DROP)
+
+    assert caught.value.exit_code == 3
+    assert "No capability is missing" in caught.value.hint

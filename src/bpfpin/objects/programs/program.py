@@ -44,7 +44,7 @@ from bpfpin.syscall import bpf
 from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
 from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import XDP_PACKET_HEADROOM, ProgramFlag, ProgramType, TestRunFlag
+from bpfpin.uapi import XDP_PACKET_HEADROOM, AttachType, ProgramFlag, ProgramType, TestRunFlag
 
 _FUNCTION_INFO = struct.Struct("<II")
 _LINE_INFO = struct.Struct("<IIII")
@@ -191,16 +191,11 @@ class ProgramLoad:
 def named(error: SyscallError, spec: ProgramSpec) -> SyscallError:
     """Return a better error for a refusal that came without a log, before any instruction was read.
 
-    `NotSupportedError` if the simplest program of that type and attach type is refused as well. If
-    no capability is missing, a policy of the kernel or the host forbids the type: the hint says so.
+    `NotSupportedError` if the simplest program of that type and attach type is refused as well,
+    also if it is forbidden: then no privilege helps.
     """
     if isinstance(error, PermissionDeniedError):
-        if not error.missing and not error.hint:
-            error.hint = (
-                "No capability is missing: this kernel, or a policy on this host, forbids"
-                f" programs of {_words(spec)}."
-            )
-        return error
+        return error if error.missing or error.hint else _forbidden(error, spec)
     lacking, since = f"programs of {_words(spec)}", ""
     if _loads_simplest(spec):
         flags = [flag for flag in _bits(spec.program_flags) if not _loads_simplest(spec, flag)]
@@ -219,6 +214,36 @@ def named(error: SyscallError, spec: ProgramSpec) -> SyscallError:
     )
 
 
+def _forbidden(error: PermissionDeniedError, spec: ProgramSpec) -> SyscallError:
+    """Return a better error for a refusal though no capability is missing."""
+    words = f"programs of {_words(spec)}"
+    # A filter that allows no bpf(2) at all, as in a container, forbids socket filters as well.
+    if _is_forbidden(spec.type, spec.expected_attach_type) and not _is_forbidden(
+        ProgramType.SOCKET_FILTER
+    ):
+        return NotSupportedError(
+            f"program {spec.name}: this kernel, or a policy on this host, forbids {words}",
+            feature=words,
+            command=error.command,
+            errno=error.errno or 0,
+            target=error.target,
+            hint="no capability is missing, and programs of other types are allowed",
+        )
+    error.hint = f"No capability is missing: a policy on this host forbids {words}."
+    return error
+
+
+def _is_forbidden(kind: ProgramType, attach_type: AttachType | None = None) -> bool:
+    """Whether the simplest program is not permitted, which loads or lacks a target elsewhere."""
+    try:
+        _load_simplest(kind, attach_type)
+    except PermissionDeniedError:
+        return True
+    except SyscallError:
+        return False
+    return False
+
+
 def _words(spec: ProgramSpec) -> str:
     kind = f"type {spec.type.name.lower()}"
     if spec.expected_attach_type is None:
@@ -235,22 +260,26 @@ def _loads_simplest(spec: ProgramSpec, flags: int = 0) -> bool:
 
     A type whose programs all need an attach target cannot be probed like this.
     """
-    code, terms = bpf.buffer_of(_RETURN_ONE), ctypes.create_string_buffer(b"GPL")
-    attribute = ProgLoadAttr(
-        prog_type=spec.type,
-        insn_cnt=len(_RETURN_ONE) // INSN_SIZE,
-        insns=ctypes.addressof(code),
-        license=ctypes.addressof(terms),
-        expected_attach_type=spec.expected_attach_type or 0,
-        prog_flags=flags,
-    )
     try:
-        Descriptor(bpf.prog_load(attribute)).close()
+        _load_simplest(spec.type, spec.expected_attach_type, flags)
     except InvalidArgumentError:
         return False
     except SyscallError:
         return True
     return True
+
+
+def _load_simplest(kind: ProgramType, attach_type: AttachType | None, flags: int = 0) -> None:
+    code, terms = bpf.buffer_of(_RETURN_ONE), ctypes.create_string_buffer(b"GPL")
+    attribute = ProgLoadAttr(
+        prog_type=kind,
+        insn_cnt=len(_RETURN_ONE) // INSN_SIZE,
+        insns=ctypes.addressof(code),
+        license=ctypes.addressof(terms),
+        expected_attach_type=attach_type or 0,
+        prog_flags=flags,
+    )
+    Descriptor(bpf.prog_load(attribute)).close()
 
 
 @dataclass(frozen=True, slots=True)
