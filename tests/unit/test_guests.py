@@ -161,14 +161,26 @@ def test_full_runs_all_tests_of_the_kernel_and_of_labs() -> None:
 
 def test_the_boots_of_a_full_run_have_each_file_once() -> None:
     boots = levels.boots(KERNELS["6.12"], "full", CHECKOUT)
-    files = [file for boot in boots for file in boot]
+    tests = [test for boot in boots for test in boot]
     folders = [CHECKOUT / name for name in levels.FULL]
+    every = {
+        str(path.relative_to(CHECKOUT)) for each in folders for path in each.rglob("test_*.py")
+    }
 
     assert all(0 < len(boot) <= levels.FILES_A_BOOT for boot in boots)
     assert len(boots) > len(folders)
-    assert sorted(files) == sorted(
-        str(path.relative_to(CHECKOUT)) for each in folders for path in each.rglob("test_*.py")
+    assert every > levels.SAME_EVERYWHERE
+    assert sorted(test for test in tests if "::" not in test) == sorted(
+        every - levels.SAME_EVERYWHERE
     )
+
+
+def test_a_full_run_has_the_tests_of_all_capabilities() -> None:
+    boots = levels.boots(KERNELS["6.12"], "full", CHECKOUT)
+    tests = {test for boot in boots for test in boot}
+    smoke = levels.tests_of(KERNELS["6.12"], "smoke")
+
+    assert {test for test in smoke if not {test, test.partition("::")[0]} & tests} == set()
 
 
 def test_smoke_is_one_boot() -> None:
