@@ -32,7 +32,7 @@ from bpfpin.syscall.rtnetlink import (
 )
 from bpfpin.uapi import XdpFlag
 
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_EXT_MASK, IFLA_XDP = 3, 18, 29, 43
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_GROUP, IFLA_EXT_MASK, IFLA_XDP = 3, 18, 27, 29, 43
 IFLA_INFO_KIND: Final = 1
 SKIP_STATISTICS: Final = 8  # RTEXT_FILTER_SKIP_STATS
 _MESSAGE = struct.Struct("=BxHiII")  # ifinfomsg of linux/rtnetlink.h
@@ -60,13 +60,15 @@ HEADER = struct.Struct("=IHHIIBBH")  # nlmsghdr and genlmsghdr
 class DeviceRow:
     """A device and the ids of its XDP programs by mode, whether links hold them or not.
 
-    *kind* is that of a virtual device (`veth`, `netkit`), empty for a physical one.
+    *kind* is that of a virtual device (`veth`, `netkit`), empty for a physical one. *group* is what
+    `ip link set DEV group NUMBER` gave it.
     """
 
     ifindex: int
     name: str
     kind: str
     xdp: Mapping[XdpMode, int]
+    group: int = 0
 
 
 def all_devices() -> list[DeviceRow]:
@@ -82,7 +84,9 @@ def _row(answer: bytes) -> DeviceRow:
     information = attributes(fields.get(IFLA_LINKINFO, b""))
     xdp = attributes(fields.get(IFLA_XDP, b""))
     ids = {mode: _U32.unpack_from(xdp[kind])[0] for kind, mode in _PROGRAMS.items() if kind in xdp}
-    return DeviceRow(ifindex, _text(fields, IFLA_IFNAME), _text(information, IFLA_INFO_KIND), ids)
+    name, kind = _text(fields, IFLA_IFNAME), _text(information, IFLA_INFO_KIND)
+    (group,) = _U32.unpack(fields.get(IFLA_GROUP, bytes(_U32.size)))
+    return DeviceRow(ifindex, name, kind, ids, group)
 
 
 def _text(fields: Mapping[int, bytes], kind: int) -> str:

@@ -30,6 +30,7 @@ NUMBER_MAX: Final = (1 << 64) - 1
 # Without dots, which bpffs refuses: so `..` is none either.
 COMPONENT: Final = re.compile(r"[^/\0.]{1,255}")
 SCHEMA: Final = 1
+APPLY: Final = "apply"  # an origin of sets: `apply --prune` unloads these alone
 # The highest number, -1, means "unchanged" to chown(2).
 _ID_MAX = (1 << 32) - 2  # of users, groups and maps
 _PRIORITY_MAX = (1 << 16) - 1
@@ -206,6 +207,10 @@ class Manifest:
     """By name: the maps with migrated contents, with which readers continue."""
     gates: Mapping[str, GateNumbers] = field(default_factory=dict)
     """By name: the programs that begin with a gate."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """By name: the variables and constants that the user set, as `--set` takes them."""
+    origin: str = ""
+    """The command that made the set, if that matters later (`APPLY`)."""
 
     def without_hooks(self) -> Self:
         """Return the manifest of the next generation if nothing is attached in it."""
@@ -216,25 +221,30 @@ class Manifest:
     def to_text(self) -> str:
         """Return the text of the symlink.
 
-        If it is too long, the object's path is cut to its file name, and then `migrated` is left
-        out. `LimitError` if that is not enough.
+        If it is too long, `settings` are left out, then the object's path is cut to its file name,
+        and then `migrated` is left out. `LimitError` if that is not enough.
         """
-        text = self._dump()
-        if len(text) > TEXT_SIZE_MAX:
-            text = dataclasses.replace(self, object=PurePath(self.object).name)._dump()
-        if (
-            len(text) > TEXT_SIZE_MAX
-        ):  # without `migrated` readers start from zero; no count is lost
-            text = dataclasses.replace(self, object=PurePath(self.object).name, migrated={})._dump()
-        if len(text) > TEXT_SIZE_MAX:
-            raise LimitError(
-                f"the manifest of this set takes {len(text)} bytes, and bpffs has room for"
-                f" {TEXT_SIZE_MAX}",
-                limit=TEXT_SIZE_MAX,
-                asked=len(text),
-                hint=Fix.of("load fewer programs into one set (", Argument("programs", None), ")"),
-            )
-        return text
+        # Without `settings`, `state` cannot tell them; without `migrated` readers start from zero,
+        # and no count is lost.
+        shorter, text = self, ""
+        cuts: tuple[dict[str, Any], ...] = (
+            {},
+            {"settings": {}},
+            {"object": PurePath(self.object).name},
+            {"migrated": {}},
+        )
+        for cut in cuts:
+            shorter = dataclasses.replace(shorter, **cut)
+            text = shorter._dump()
+            if len(text) <= TEXT_SIZE_MAX:
+                return text
+        raise LimitError(
+            f"the manifest of this set takes {len(text)} bytes, and bpffs has room for"
+            f" {TEXT_SIZE_MAX}",
+            limit=TEXT_SIZE_MAX,
+            asked=len(text),
+            hint=Fix.of("load fewer programs into one set (", Argument("programs", None), ")"),
+        )
 
     def _dump(self) -> str:
         import json  # noqa: PLC0415  (few commands need it)
@@ -258,6 +268,10 @@ class Manifest:
             record["migrated"] = {name: [*line] for name, line in self.migrated.items()}
         if self.gates:
             record["gates"] = {name: [*numbers] for name, numbers in self.gates.items()}
+        if self.settings:
+            record["settings"] = dict(self.settings)
+        if self.origin:
+            record["origin"] = self.origin
         # No spaces: with about 30 hooks a set reaches the limit of the text.
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
@@ -283,9 +297,11 @@ def _parsed(text: str) -> Manifest:
         access=_access(record.optional("access", None)),
         outside=_outside(record.optional("outside", [])),
         is_chosen=record.optional("is_chosen", False) is True,
-        variables=_variables(record.optional("variables", {})),
+        variables=_texts("variables", record.optional("variables", {})),
         migrated=_migrated(record.optional("migrated", {})),
         gates=_gates(record.optional("gates", {})),
+        settings=_texts("settings", record.optional("settings", {})),
+        origin=record.text("origin", ""),
     )
 
 
@@ -328,9 +344,9 @@ def _access(value: object) -> Access | None:
     return Access(gid, record.number("mode", limit=0o666))
 
 
-def _variables(value: object) -> dict[str, str]:
+def _texts(key: str, value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError("'variables' is not a table of texts")
+        raise ValueError(f"{key!r} is not a table of texts")
     return value
 
 

@@ -43,7 +43,10 @@ GROUP_MAX = (1 << 32) - 2
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """The options of `deploy`, with enumerations, numbers and paths in place of text."""
+    """The options of `deploy`, with enumerations, numbers and paths in place of text.
+
+    *origin* is the command that loads, if it is to be recorded in the manifest (`APPLY`).
+    """
 
     programs: tuple[str, ...]
     hook: Hook | None
@@ -69,6 +72,7 @@ class LoadOptions:
     force: bool
     max_map_memory: int | None
     kernel_btf: str | Path | None
+    origin: str = ""
 
     @classmethod
     def parse(
@@ -142,7 +146,7 @@ class LoadRequest(Closing):
     that the same command changes as well. *replaces* allows an unrelated object or another place,
     *takes_over* the hook of another owner. *without_stub* attaches programs themselves, also where
     a link cannot change its program. *access* is None to leave it as it is; *is_chosen* says
-    that programs or hooks were named.
+    that programs or hooks were named, *origin* which command is to be recorded in the manifest.
     """
 
     spec: ObjectSpec
@@ -163,6 +167,7 @@ class LoadRequest(Closing):
     is_forced: bool = False
     is_dry_run: bool = False
     is_chosen: bool = False
+    origin: str = ""
     without_stub: bool = False
     beside: tuple[LoadedSet, ...] = ()
 
@@ -474,4 +479,5 @@ def _request(
         access=options.access,
         is_dry_run=options.dry_run,
         is_chosen=bool(options.programs or options.hook),
+        origin=options.origin,
     )

@@ -22,10 +22,15 @@ _CONSTANTS = ":constants"  # among names of sections: no map has this name
 
 @dataclass(frozen=True)
 class Settings:
-    """Variables that were set, each with its first value, and a hash of them for each section."""
+    """Variables that were set, each with its first value, and a hash of them for each section.
+
+    *words* are the values of all variables and constants that were set, by name, as `--set` takes
+    them whatever the type: `hex:0a00`, `7`.
+    """
 
     variables: tuple[VariableSpec, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def in_section(self, section: str) -> list[VariableSpec]:
         """Return the variables of one section."""
@@ -54,7 +59,10 @@ def with_variables(spec: ObjectSpec, given: Mapping[str, Any]) -> tuple[ObjectSp
         names.append(key)
         spec = _with_variable(spec, key, value)
     variables = tuple(spec.variables[key] for key in names)
-    return spec, Settings(variables, {**_hashes(variables), **_hash_of(constants)})
+    hashes = {**_hashes(variables), **_hash_of(constants)}
+    words = {key: f"hex:{spec.variables[key].contents.hex()}" for key in names}
+    words |= {name: str(number) for name, number in constants.items()}
+    return spec, Settings(variables, hashes, words)
 
 
 def check_kept(settings: Settings, maps: Iterable[MapPlan], before: Mapping[str, str]) -> None:

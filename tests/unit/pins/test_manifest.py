@@ -184,3 +184,23 @@ def test_a_damaged_manifest_is_a_value_error_with_the_reason(text: str, reason: 
 def test_any_text_is_a_manifest_or_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(it|'\w+') is|^it was"):
         Manifest.parse(text)
+
+
+def test_settings_and_origin_read_back_and_take_no_room_if_there_are_none() -> None:
+    whole = dataclasses.replace(MANIFEST, settings={"largest": "hex:c8000000"}, origin="apply")
+
+    assert Manifest.parse(whole.to_text()) == whole
+    assert {"settings", "origin"}.isdisjoint(json.loads(MANIFEST.to_text()))
+
+
+def test_settings_are_left_out_first_where_there_is_no_room() -> None:
+    many = {f"variable_{number}": "hex:00" for number in range(300)}
+    parsed = Manifest.parse(dataclasses.replace(MANIFEST, settings=many).to_text())
+
+    assert parsed == MANIFEST
+
+
+@pytest.mark.parametrize("settings", [[], {"a": 1}, "text"])
+def test_damaged_settings_make_no_manifest(settings: object) -> None:
+    with pytest.raises(ValueError, match="'settings' is not a table of texts"):
+        Manifest.parse(changed(settings=settings))

@@ -304,7 +304,7 @@ def deploy_all(  # noqa: PLR0913 - each option of a load is a keyword
         max_map_memory=max_map_memory,
         kernel_btf=kernel_btf,
     )
-    return _deploy(source, _targets(devices, cgroups, options), options)
+    return deploy_targets(source, _targets(devices, cgroups, options), options)
 
 
 def _targets(
@@ -328,7 +328,10 @@ def _targets(
     return targets or [(None, None)]
 
 
-def _deploy(source: Source, targets: Sequence[SetTarget], options: LoadOptions) -> list[Deployment]:
+def deploy_targets(
+    source: Source, targets: Sequence[SetTarget], options: LoadOptions
+) -> list[Deployment]:
+    """Load an object on *targets*, as one set each, as `deploy_all` does."""
     # Before anything is read or mounted: pins in a mount that ends with this process would be lost
     # without a warning.
     if not options.private_mount:

@@ -569,4 +569,7 @@ def _manifest(request: LoadRequest, plan: Plan, records: tuple[HookRecord, ...])
         access=access_after(request, plan.live),
         is_chosen=request.is_chosen,
         variables=request.settings.hashes,
+        settings=request.settings.words,
+        # A set that `apply` made stays one of those when somebody reloads it by hand.
+        origin=request.origin or (plan.live.manifest.origin if plan.live else ""),
     )
