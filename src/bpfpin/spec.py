@@ -185,6 +185,12 @@ class MapSpec:
         initial: Initial entries of a map of maps or programs: index and symbol. For struct_ops:
             byte of the member and the program that it points to.
         contents: Initial bytes of the only value of a data map.
+        entries: Entries that a new map is filled with before a program can see it: all keys, and
+            all values, back to back. A set whose map has other entries gets a new map, and so the
+            running programs see either all of the old ones or all of the new ones. None: it starts
+            empty, and keeps what it has.
+        slots: Inner maps that are made for a new map of maps: the key, and the definition of the
+            inner map with its entries.
         is_frozen: Freeze the map (BPF_MAP_FREEZE) after filling it.
         variables: Variables of a data section, without contents.
         dialect: The way in which the object file defines it.
@@ -214,6 +220,8 @@ class MapSpec:
     inner: MapSpec | None = None
     initial: tuple[tuple[int, str], ...] = ()
     contents: bytes | None = field(default=None, repr=False)
+    entries: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    slots: tuple[tuple[bytes, MapSpec], ...] = field(default=(), repr=False)
     is_frozen: bool = False
     variables: tuple[VariableSpec, ...] = field(default=(), repr=False)
     dialect: Dialect = Dialect.BTF

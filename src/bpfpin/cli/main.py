@@ -25,6 +25,8 @@ COMMANDS = {
     "check": Verb("bpfpin.cli.check", "Read and verify objects without attaching or pinning."),
     "load": Verb("bpfpin.cli.load", "Load an object, attach its programs, pin its maps."),
     "unload": Verb("bpfpin.cli.unload", "Detach and unpin a set."),
+    "apply": Verb("bpfpin.cli.apply", "Load, reload and fill sets as state files ask for."),
+    "state": Verb("bpfpin.cli.state", "Print what is loaded as a state file for apply."),
     "status": Verb("bpfpin.cli.status", "Show loaded sets, attached programs, and problems."),
     "clean": Verb("bpfpin.cli.clean", "Remove unused leftovers of bpfpin."),
     "stats": Verb("bpfpin.cli.stats", "Show live rates of a counter map."),

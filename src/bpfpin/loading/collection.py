@@ -23,7 +23,9 @@ from bpfpin.loading.entries import (
     check_inner,
     check_memory,
     fill_maps_of_maps,
+    fill_new,
     fill_program_arrays,
+    fill_slots,
     fill_tables,
 )
 from bpfpin.map_traits import traits_of
@@ -320,6 +322,7 @@ def load_checked(
             }
             all_maps = {name: {**maps, **created}[name] for name in spec.maps}
             fill_maps_of_maps(new, all_maps)
+            fill_slots(new, all_maps)
             all_targets: Targets = {**_struct_ops_targets(spec), **(targets or {})}
             loaded = {}
             for name, program_spec in ready.spec.programs.items():
@@ -386,6 +389,7 @@ def _create(spec: MapSpec, undo: contextlib.ExitStack, btf: BtfHandle | None) ->
     if spec.contents is not None and spec.dialect is Dialect.DATA:
         # A data section is an array of one element, so one call writes all variables.
         bpf.map_update_elem(made.fd, FIRST_KEY, spec.contents, target=f"map {spec.name}")
+    fill_new(made, spec)
     if traits_of(spec.type).is_arena:
         _set_up_arena(made, spec)
     # Before a program is loaded: the verifier takes the values of a frozen map that programs cannot

@@ -31,6 +31,35 @@ def fill_maps_of_maps(specs: Iterable[MapSpec], maps: Mapping[str, Map]) -> None
     _fill([spec for spec in specs if traits_of(spec.type).holds_maps], maps, maps)
 
 
+def fill_slots(specs: Iterable[MapSpec], maps: Mapping[str, Map]) -> None:
+    """Make the inner maps that *specs* have for maps of maps, and put them into these."""
+    for spec in specs:
+        for key, inner in spec.slots:
+            put_inner_map(maps[spec.name], key, inner)
+
+
+def put_inner_map(outer: Map, key: bytes, spec: MapSpec) -> int:
+    """Make a map with the entries of *spec*, put it into a map of maps, and return its id.
+
+    Programs that look the key up get the map that was there or the new one, never a part of it.
+    """
+    with Map.create(spec) as inner:
+        fill_new(inner, spec)
+        about = f"map {outer.name}, the inner map at {key.hex()}"
+        try:
+            bpf.map_update_elem(outer.fd, key, inner.fd.to_bytes(4, "little"), target=about)
+        except InvalidArgumentError as error:
+            # EINVAL does not say which field differs from the inner map of the definition.
+            raise compat.unfit(error, spec, inner, about=about) from None
+        return inner.id
+
+
+def fill_new(bpf_map: Map, spec: MapSpec) -> None:
+    """Write the entries of *spec* into its new map."""
+    if spec.entries is not None and spec.entries[0]:
+        bpf_map.update_arrays(*spec.entries)
+
+
 def fill_program_arrays(
     specs: Iterable[MapSpec], maps: Mapping[str, Map], programs: Mapping[str, Program]
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bpfpin.errors import (
+    BusyError,
     Difference,
     IdNotFoundError,
     IncompatibleMapError,
@@ -23,6 +24,7 @@ from bpfpin.errors import (
 from bpfpin.hints import Argument, Fix
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.link import HookAttachment
+from bpfpin.objects.maps.contents import ContentsChange, change_to
 from bpfpin.objects.maps.map import Map
 from bpfpin.objects.programs.program import Program
 from bpfpin.pins import folds, names
@@ -63,7 +65,7 @@ class MapPlan:
     """The decision on one map, with the reason; *map_id* is the id of the existing map.
 
     *migration* is the plan for its contents, if a new map replaces it. *is_pin_lost*: somebody
-    removed or replaced its pin.
+    removed or replaced its pin. *contents* says how its entries change, if the object states them.
     """
 
     name: str
@@ -72,6 +74,7 @@ class MapPlan:
     reason: str = ""
     migration: MigrationPlan | None = None
     is_pin_lost: bool = False
+    contents: ContentsChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +238,7 @@ class _Sources:
         if is_constant(name):
             return _make(spec, "constants belong to their program")
         if live is None:
-            return _make(spec, "")
+            return _make(spec, "") if spec.entries is None else _make_filled(spec)
         if self._is_fresh(name) and name in live.map_names:
             return _start_empty(name)
         # Program arrays and maps of maps: filling a kept one would switch tail calls of the running
@@ -243,6 +246,8 @@ class _Sources:
         if spec.initial and name in live.map_names:
             return _make(spec, "the object itself states its entries")
         bpf_map = _own_map(live, spec)
+        if spec.entries is not None:
+            return self._refill(spec, live, bpf_map)
         if bpf_map is None:
             if name not in live.map_names:
                 return _make(spec, "it is new")
@@ -251,6 +256,20 @@ class _Sources:
         self.undo.enter_context(bpf_map)
         decided = _keep(spec, live, bpf_map)
         return self._migrate(spec, bpf_map) if decided[2] and self.migrate else decided
+
+    def _refill(self, spec: MapSpec, live: LoadedSet, bpf_map: Map | None) -> _Decided:
+        """Keep a map that has the entries of *spec* already; else a new map takes its place."""
+        if bpf_map is None:
+            return _make_filled(spec)
+        self.undo.enter_context(bpf_map)
+        decided = _keep(spec, live, bpf_map)
+        is_alike = (bpf_map.key_size, bpf_map.value_size) == (spec.key_size, spec.value_size)
+        change = change_to(bpf_map if is_alike else None, spec)
+        # Nothing has to be migrated where the definition changed: all entries are stated.
+        if decided[2] or change:
+            reason = "its definition changes" if decided[2] else str(change)
+            return MapPlan(spec.name, Decision.FRESH, None, reason, contents=change), None, []
+        return decided
 
     def _migrate(self, spec: MapSpec, bpf_map: Map) -> _Decided:
         """Plan that the contents move to a new map, with those that found no room before."""
@@ -274,6 +293,14 @@ class _Sources:
         decision = Decision.KEPT if is_kept else Decision.SHARED
         decided = _use(spec, bpf_map, decision, f"it is the map of {source}")
         is_fresh, is_unfit = self._is_fresh(spec.name), bool(decided[2])
+        if spec.entries is not None and not is_unfit and (change := change_to(bpf_map, spec)):
+            if not self.may_replace(spec.name):
+                raise _shared_elsewhere(spec.name, source, change)
+            return (
+                MapPlan(spec.name, Decision.FRESH, None, str(change), contents=change),
+                None,
+                [],
+            )
         if not (is_fresh or is_unfit) or not self.may_replace(spec.name):
             return decided
         if is_fresh:
@@ -312,6 +339,20 @@ def _start_empty(name: str) -> _Decided:
 def _make(spec: MapSpec, reason: str, *, is_pin_lost: bool = False) -> _Decided:
     plan = MapPlan(spec.name, Decision.CREATED, None, reason, is_pin_lost=is_pin_lost)
     return plan, None, []
+
+
+def _make_filled(spec: MapSpec) -> _Decided:
+    change = change_to(None, spec)
+    return MapPlan(spec.name, Decision.CREATED, None, str(change), contents=change), None, []
+
+
+def _shared_elsewhere(name: str, source: str, change: ContentsChange) -> BusyError:
+    return BusyError(
+        f"map {name} is that of {source}, which others use: a new map with other entries ({change})"
+        " would take it away from them",
+        holder=source,
+        hint=f"change the entries in place: bpfpin map set {source} KEY VALUE",
+    )
 
 
 def _own_map(live: LoadedSet, spec: MapSpec) -> Map | None:

@@ -17,6 +17,7 @@ from bpfpin.records import dataclass
 
 if TYPE_CHECKING:
     from bpfpin.migration.report import MigrationReport
+    from bpfpin.objects.maps.contents import ContentsChange
 
 
 class LoadResult(Enum):
@@ -94,6 +95,7 @@ class MapReport:
         decision: What the load did with the map; None outside of a load.
         reason: Why; may be empty.
         migration: How its entries come over; None if they do not have to.
+        contents: How its entries change, if it is to have certain ones.
     """
 
     name: str
@@ -102,13 +104,15 @@ class MapReport:
     decision: Decision | None = None
     reason: str = ""
     migration: MigrationReport | None = None
+    contents: ContentsChange | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the form that `-o json` shows."""
-        shown = {"name": self.name, "id": self.id, "path": str(self.path)}
+        shown: dict[str, Any] = {"name": self.name, "id": self.id, "path": str(self.path)}
         if self.decision is None:
             return shown
         shown |= {"decision": self.decision.value, "reason": self.reason}
+        shown |= {"contents": self.contents.to_json()} if self.contents is not None else {}
         return shown | ({"migration": self.migration.to_json()} if self.migration else {})
 
 

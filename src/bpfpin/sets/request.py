@@ -284,7 +284,7 @@ def _gid(group: str | int | None) -> int | None:
     return gid
 
 
-def _place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None) -> AttachPoint:
+def place_of(device: str | None, cgroup: str | Path | None, *, netns: str | None) -> AttachPoint:
     """Return the place of *device* in the current namespace, of *cgroup*, of both or of neither.
 
     Raises `InterfaceNotFoundError` or `CgroupNotFoundError`.
@@ -389,7 +389,7 @@ def requests_of(
         spec = without_unusable(spec)
     requests = []
     for device, cgroup in targets:
-        place = _place_of(device, cgroup, netns=options.netns)
+        place = place_of(device, cgroup, netns=options.netns)
         words, hook = options.programs, options.hook
         choices = choose(spec, words=words, hook=hook, targets=target_kinds(place))
         chosen = tuple(each for choice in choices for each in _with_each_link(choice))

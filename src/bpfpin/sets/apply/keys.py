@@ -1,12 +1,12 @@
 """The keys of a state file: one table, from which files are checked and the JSON Schema is made.
 
-A `[[set]]` has the keyword arguments of `bpfpin.deploy` as its keys. What depends on the object, such
-as the names of its maps, is checked when the set is planned.
+A `[[set]]` has the keyword arguments of `bpfpin.deploy` as its keys. What depends on the object,
+such as the names of its maps, is checked when the set is planned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from enum import Enum
 from typing import Any, Final
@@ -15,7 +15,7 @@ from bpfpin.choices import similar
 from bpfpin.hooks import Hook, XdpMode
 from bpfpin.migration.request import Rule
 from bpfpin.records import dataclass
-from bpfpin.sets.apply.lines import Path
+from bpfpin.sets.apply.lines import KeyPath
 from bpfpin.sets.given_maps import PINNINGS
 
 SCHEMA_ID: Final = "urn:bpfpin:state:1"
@@ -63,7 +63,7 @@ class Key:
 class Problem:
     """What is wrong with the value at *path* of a file."""
 
-    path: Path
+    path: KeyPath
     text: str
 
 
@@ -77,8 +77,8 @@ CONTENTS: Final[Table] = {
     ),
     "file": Key(
         Kind.TEXT,
-        "A file with the entries: CSV or NDJSON as `bpfpin map dump` writes them, or a list of keys,"
-        " one a line. A relative path begins at the directory of the state file.",
+        "A file with the entries: CSV or NDJSON as `bpfpin map dump` writes them, or a list of"
+        " keys, one a line. A relative path begins at the directory of the state file.",
     ),
     "format": Key(
         Kind.TEXT,
@@ -92,9 +92,7 @@ MAP: Final[Table] = {
     "use": Key(
         Kind.TEXT, "An existing map to use: SET/MAP, the path of a pin, `id:N` or `name:NAME`."
     ),
-    "pinning": Key(
-        Kind.TEXT, "How the map is pinned outside of the set.", words=tuple(PINNINGS)
-    ),
+    "pinning": Key(Kind.TEXT, "How the map is pinned outside of the set.", words=tuple(PINNINGS)),
     **CONTENTS,
     "slots": Key(
         Kind.NAMED_TABLES,
@@ -142,7 +140,8 @@ SET: Final[Table] = {
     "program_type": Key(Kind.TEXT, "Type of programs whose section names none."),
     "mode": Key(Kind.TEXT, "Mode of XDP.", words=tuple(mode.value for mode in XdpMode)),
     "order": Key(
-        Kind.TEXT, "Place among the programs of a tcx or netkit hook: first, last, before:ID, after:ID."
+        Kind.TEXT,
+        "Place among the programs of a tcx or netkit hook: first, last, before:ID, after:ID.",
     ),
     "stub": Key(Kind.FLAG, "Attach by a stub where a link cannot change its program (true)."),
     "variables": Key(Kind.NAMED_VALUES, "First values of global variables."),
@@ -153,8 +152,10 @@ SET: Final[Table] = {
         table=MIGRATION,
     ),
     "group": Key(Kind.SCALAR, "Group that may read the maps, by name or number."),
-    "chmod": Key(Kind.TEXT, "Mode of the pins of maps, such as \"0640\"."),
-    "max_map_memory": Key(Kind.NUMBER, "Bytes that the new maps of a set may take.", least=1, most=_I64_MAX),
+    "chmod": Key(Kind.TEXT, 'Mode of the pins of maps, such as "0640".'),
+    "max_map_memory": Key(
+        Kind.NUMBER, "Bytes that the new maps of a set may take.", least=1, most=_I64_MAX
+    ),
     "kernel_btf": Key(Kind.TEXT, "File with the types that CO-RE takes for the kernel's."),
     "replace": Key(
         Kind.FLAG,
@@ -164,9 +165,7 @@ SET: Final[Table] = {
     "force": Key(Kind.FLAG, "Allow a program that would cut the caller's own connection."),
 }
 COUNTER: Final[Table] = {
-    "map": Key(
-        Kind.TEXT, "The map: SET/MAP, the path of a pin, or `name:NAME`.", is_required=True
-    ),
+    "map": Key(Kind.TEXT, "The map: SET/MAP, the path of a pin, or `name:NAME`.", is_required=True),
     "name": Key(Kind.TEXT, "Name of the metric; by default that of the map."),
     "help": Key(Kind.TEXT, "Description of the metric."),
     "type": Key(Kind.TEXT, "Type of the metric.", words=("counter", "gauge", "histogram")),
@@ -189,21 +188,25 @@ def problems(document: Mapping[str, Any]) -> list[Problem]:
     return list(_of_table(document, FILE, ()))
 
 
-def _of_table(value: Mapping[str, Any], table: Table, path: Path) -> Iterator[Problem]:
+def _of_table(value: Mapping[str, Any], table: Table, path: KeyPath) -> Iterator[Problem]:
     for name, member in value.items():
         here = (*path, name)
         if name in table:
             yield from _of_value(member, table[name], here)
         else:
             near = similar(name, table)
-            guess = f"; did you mean {' or '.join(near)}?" if near else f"; there are: {', '.join(table)}"
+            guess = (
+                f"; did you mean {' or '.join(near)}?"
+                if near
+                else f"; there are: {', '.join(table)}"
+            )
             yield Problem(here, f"there is no such key{guess}")
     for name, key in table.items():
         if key.is_required and name not in value:
             yield Problem(path, f"the key {name} is missing: {key.about}")
 
 
-def _of_value(value: Any, key: Key, path: Path) -> Iterator[Problem]:
+def _of_value(value: Any, key: Key, path: KeyPath) -> Iterator[Problem]:
     if not _FITS[key.kind](value):
         yield Problem(path, f"it is {key.kind.value}, not {_shown(value)}")
     elif key.kind is Kind.TABLES:
@@ -221,7 +224,7 @@ def _of_value(value: Any, key: Key, path: Path) -> Iterator[Problem]:
         yield from (_no_word(word, key, path) for word in words if word not in key.words)
 
 
-def _no_word(word: str, key: Key, path: Path) -> Problem:
+def _no_word(word: str, key: Key, path: KeyPath) -> Problem:
     near = similar(word, key.words)
     guess = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(key.words)}"
     return Problem(path, f"there is no {word!r}; {guess}")
@@ -255,7 +258,7 @@ def _are_entries(value: Any) -> bool:
     )
 
 
-_FITS: Final = {
+_FITS: Final[Mapping[Kind, Callable[[Any], bool]]] = {
     Kind.TEXT: lambda value: isinstance(value, str),
     Kind.TEXTS: _is_texts,
     Kind.NUMBER: lambda value: type(value) is int,  # True is an int to isinstance()
@@ -302,7 +305,7 @@ def _text(key: Key) -> dict[str, Any]:
     return {"type": "string"} | ({"enum": list(key.words)} if key.words else {})
 
 
-_SCHEMAS: Final = {
+_SCHEMAS: Final[Mapping[Kind, Callable[[Key], dict[str, Any]]]] = {
     Kind.TEXT: _text,
     Kind.TEXTS: lambda key: {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """The keys and indexes that lead to a value: `("set", 0, "maps", "flows")`."""
 
 _CLOSED_BY = {"[": "]", "{": "}"}
 _QUOTES = ("'", '"')
 
 
-def lines_of(text: str) -> Mapping[Path, int]:
+def lines_of(text: str) -> Mapping[KeyPath, int]:
     """Return the line, counted from 1, of each table and key of a valid TOML text."""
     return dict(_Scanner(text).statements())
 
 
-def line_at(lines: Mapping[Path, int], path: Path) -> int:
+def line_at(lines: Mapping[KeyPath, int], path: KeyPath) -> int:
     """Return the line of *path*, or of the innermost table around it that has one; 1 for none."""
     for length in range(len(path), 0, -1):
         if line := lines.get(path[:length]):
@@ -35,10 +35,10 @@ class _Scanner:
         self._text = text
         self._at = 0
         self._line = 1
-        self._table: Path = ()
-        self._counts: dict[Path, int] = {}  # the tables of each array of tables
+        self._table: KeyPath = ()
+        self._counts: dict[KeyPath, int] = {}  # the tables of each array of tables
 
-    def statements(self) -> Iterator[tuple[Path, int]]:
+    def statements(self) -> Iterator[tuple[KeyPath, int]]:
         while self._skip_blank():
             line = self._line
             if self._text.startswith("[[", self._at):
@@ -56,18 +56,18 @@ class _Scanner:
                 continue
             yield self._table, line
 
-    def _new_parts(self, path: Path) -> Iterator[int]:
+    def _new_parts(self, path: KeyPath) -> Iterator[int]:
         """Yield the lengths of the paths that a dotted key begins: `a.b = 1` has `a` and `a.b`."""
         yield from range(len(path), len(self._table), -1)
 
-    def _of_next_element(self, keys: list[str]) -> Path:
+    def _of_next_element(self, keys: list[str]) -> KeyPath:
         array = (*self._resolved(keys[:-1]), keys[-1])
         self._counts[array] = self._counts.get(array, 0) + 1
         return (*array, self._counts[array] - 1)
 
-    def _resolved(self, keys: list[str]) -> Path:
+    def _resolved(self, keys: list[str]) -> KeyPath:
         """Return the path of a table; a name of an array of tables means its last element."""
-        path: Path = ()
+        path: KeyPath = ()
         for key in keys:
             path = (*path, key)
             if count := self._counts.get(path):

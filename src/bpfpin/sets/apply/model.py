@@ -17,8 +17,8 @@ from bpfpin.errors import LimitError, ObjectNotFoundError, PermissionDeniedError
 from bpfpin.migration.request import Migration, Rule
 from bpfpin.objfile.reader import PREFIX
 from bpfpin.records import dataclass
-from bpfpin.sets.apply import lines
 from bpfpin.sets.apply.keys import CONTENTS, Problem, problems
+from bpfpin.sets.apply.lines import KeyPath, line_at, lines_of
 from bpfpin.sets.device_pattern import DevicePattern
 
 SUFFIX: Final = ".toml"
@@ -160,7 +160,7 @@ def parse_state(text: str, file: Path) -> DesiredState:
         raise UsageError(f"{file}:{line}: it is not TOML: {message}") from None
     except RecursionError:
         raise UsageError(f"{file}:1: it is not TOML: it nests too deep") from None
-    reading = _Reading(file, lines.lines_of(text))
+    reading = _Reading(file, lines_of(text))
     found = problems(document)
     if not found:
         found = list(reading.contradictions(document))
@@ -193,7 +193,7 @@ def _text(file: Path) -> str:
             f"{file} is larger than {_FILE_BYTES_MAX} bytes",
             limit=_FILE_BYTES_MAX,
             asked=len(data),
-            hint="keep the entries of large maps in a file of their own: file = \"….csv\"",
+            hint='keep the entries of large maps in a file of their own: file = "….csv"',
         )
     try:
         return data.decode()
@@ -213,7 +213,7 @@ def _require_different(sets: Sequence[WantedSet]) -> None:
                 raise UsageError(
                     f"{wanted.place}: set {wanted.title}: {other.place} has a set with the same"
                     f" {what}, {identity[-1]}",
-                    hint="give each of them another name: name = \"…\"; nothing was changed",
+                    hint='give each of them another name: name = "…"; nothing was changed',
                 )
 
 
@@ -232,10 +232,10 @@ class _Reading:
     """One file, whose document fits the keys, and the lines of its keys."""
 
     file: Path
-    lines: Mapping[lines.Path, int]
+    lines: Mapping[KeyPath, int]
 
     def place(self, *path: str | int) -> Place:
-        return Place(self.file, lines.line_at(self.lines, path))
+        return Place(self.file, line_at(self.lines, path))
 
     def describe(self, problem: Problem) -> str:
         """Return a problem as a line: file, line, key, what is wrong."""
@@ -244,7 +244,7 @@ class _Reading:
     def contradictions(self, document: Mapping[str, Any]) -> Iterator[Problem]:
         """Yield what is wrong between keys and in texts of a document that fits the keys."""
         for number, table in enumerate(document.get("set", ())):
-            path: lines.Path = ("set", number)
+            path: KeyPath = ("set", number)
             digits = table.get("sha256")
             if digits is not None and not _SHA256.fullmatch(digits.lower()):
                 yield Problem((*path, "sha256"), "it is not 64 hexadecimal digits")
@@ -298,7 +298,7 @@ class _Reading:
             options=options,
         )
 
-    def _map(self, name: str, table: Mapping[str, Any], path: lines.Path) -> WantedMap:
+    def _map(self, name: str, table: Mapping[str, Any], path: KeyPath) -> WantedMap:
         has_contents = any(key in table for key in CONTENTS)
         return WantedMap(
             name,
@@ -314,7 +314,7 @@ class _Reading:
             snapshot=self._path(table["snapshot"]) if "snapshot" in table else None,
         )
 
-    def _contents(self, table: Mapping[str, Any], path: lines.Path) -> Contents:
+    def _contents(self, table: Mapping[str, Any], path: KeyPath) -> Contents:
         place = self.place(*path, "file" if "file" in table else "entries")
         if "file" not in table:
             return Contents(place, _pairs(table.get("entries", {})))
@@ -346,7 +346,7 @@ _PLAIN: Final = (
 )
 
 
-def _of_map(table: Mapping[str, Any], path: lines.Path) -> Iterator[Problem]:
+def _of_map(table: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
     """Yield what is wrong between the keys of one map."""
     if "use" in table:
         others = [key for key in table if key not in ("use",)]
@@ -355,7 +355,9 @@ def _of_map(table: Mapping[str, Any], path: lines.Path) -> Iterator[Problem]:
             yield Problem((*path, "use"), text)
     given = [key for key in ("entries", "file", "slots", "snapshot") if key in table]
     if len(given) > 1:
-        yield Problem((*path, given[1]), f"there is {given[0]} already: one of them says what the map has")
+        yield Problem(
+            (*path, given[1]), f"there is {given[0]} already: one of them says what the map has"
+        )
     yield from _of_contents(table, path)
     for key, slot in table.get("slots", {}).items():
         here = (*path, "slots", key)
@@ -364,7 +366,7 @@ def _of_map(table: Mapping[str, Any], path: lines.Path) -> Iterator[Problem]:
         yield from _of_contents(slot, here)
 
 
-def _of_contents(table: Mapping[str, Any], path: lines.Path) -> Iterator[Problem]:
+def _of_contents(table: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
     if "file" not in table:
         for key in ("format", "value"):
             if key in table:
@@ -375,7 +377,9 @@ def _of_contents(table: Mapping[str, Any], path: lines.Path) -> Iterator[Problem
     kind = table.get("format") or _FORMATS.get(Path(table["file"]).suffix)
     if kind is None:
         known = ", ".join(_FORMATS)
-        text = f"its name does not say its format ({known}): give format = \"csv\", \"ndjson\" or \"list\""
+        text = (
+            f'its name does not say its format ({known}): give format = "csv", "ndjson" or "list"'
+        )
         yield Problem((*path, "file"), text)
     elif (kind == LIST) != ("value" in table):
         text = (
@@ -407,7 +411,7 @@ def _migration(value: bool | Mapping[str, Any]) -> bool | Migration:
     return Migration(**settings)
 
 
-def _key_text(path: lines.Path) -> str:
+def _key_text(path: KeyPath) -> str:
     """Return a path as people write it: `set 2, maps.flows.max_entries`."""
     head, rest = path[:1], path[1:]
     if rest and isinstance(rest[0], int):

@@ -170,7 +170,7 @@ def _maps(request: LoadRequest, plan: Plan, loaded: Loaded | None = None) -> Ite
         decision = Decision.KEPT if plan.is_unchanged else map_plan.decision
         path = request.map_path(name)
         migration = map_plan.migration.report() if map_plan.migration else None
-        yield MapReport(name, map_id, path, decision, map_plan.reason, migration)
+        yield MapReport(name, map_id, path, decision, map_plan.reason, migration, map_plan.contents)
 
 
 def _unattached(plan: Plan, loaded: Loaded) -> list[str]:

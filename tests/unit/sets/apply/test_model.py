@@ -90,10 +90,16 @@ def test_a_whole_file_becomes_a_state() -> None:
 
 WRONG = [
     ("[[set]]\nobject = 1", "2: set 1, object: it is a text, not 1"),
-    ("[[set]]\nobject = 'a.o'\ndevise = 'x'", "3: set 1, devise: there is no such key; did you mean"),
+    (
+        "[[set]]\nobject = 'a.o'\ndevise = 'x'",
+        "3: set 1, devise: there is no such key; did you mean",
+    ),
     ("[[set]]\ndevice = 'x'", "1: set 1: the key object is missing"),
     ("[[sett]]", "1: sett: there is no such key; did you mean set?"),
-    ("[[set]]\nobject = 'a.o'\nmode = 'nativ'", "3: set 1, mode: there is no 'nativ'; did you mean"),
+    (
+        "[[set]]\nobject = 'a.o'\nmode = 'nativ'",
+        "3: set 1, mode: there is no 'nativ'; did you mean",
+    ),
     ("[[set]]\nobject = 'a.o'\nhook = 'tcx_ingress'", "3: set 1, hook: there is no 'tcx_ingress'"),
     ("[[set]]\nobject = 'a.o'\nstub = 'no'", "3: set 1, stub: it is true or false, not 'no'"),
     ("[[set]]\nobject = 'a.o'\nsha256 = 'xy'", "3: set 1, sha256: it is not 64 hexadecimal"),
