@@ -122,6 +122,7 @@ generate: $(DEVELOPMENT)
 	$(BIN)/python scripts/build_builtin.py
 	$(BIN)/python scripts/gen_public_names.py
 	$(BIN)/python scripts/gen_hooks.py
+	$(BIN)/python scripts/gen_state_schema.py
 
 generated: $(DEVELOPMENT)
 	$(BIN)/python scripts/gen_uapi.py --check

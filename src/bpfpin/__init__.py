@@ -8,6 +8,7 @@
     deploy(path, device=…)   sets      load, attach and pin as one set that outlives the process
     deploy_all(path, …)      sets      the same on several devices or cgroups: on all, or on none
     undeploy(device)         sets      detach and unpin it
+    apply(files)             sets      all sets of a host as state files say
     follow(path)             map       the map under a name, through reloads
     errors                             every exception, with its tree
 
@@ -96,6 +97,10 @@ _HOMES = {
     "objects.programs.program": "Program TestRun",
     "objfile.reader": "read_object",
     "pins.plan": "Decision",
+    "sets.apply.apply": "apply",
+    "sets.apply.reports": "ApplyReport SetAction SetOutcome StateChange",
+    "sets.apply.save": "SavedState save_state",
+    "sets.apply.state": "LoadedState StateOfSet loaded_state",
     "sets.deployment": "Deployment",
     "sets.load.deploy": "deploy deploy_all",
     "sets.reports": "HookReport LoadReport LoadResult MapReport ProgramReport UnloadReport",

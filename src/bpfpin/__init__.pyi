@@ -245,6 +245,24 @@ from bpfpin.objfile.reader import (
 from bpfpin.pins.plan import (
     Decision as Decision,
 )
+from bpfpin.sets.apply.apply import (
+    apply as apply,
+)
+from bpfpin.sets.apply.reports import (
+    ApplyReport as ApplyReport,
+    SetAction as SetAction,
+    SetOutcome as SetOutcome,
+    StateChange as StateChange,
+)
+from bpfpin.sets.apply.save import (
+    SavedState as SavedState,
+    save_state as save_state,
+)
+from bpfpin.sets.apply.state import (
+    LoadedState as LoadedState,
+    StateOfSet as StateOfSet,
+    loaded_state as loaded_state,
+)
 from bpfpin.sets.deployment import (
     Deployment as Deployment,
 )
@@ -297,6 +315,7 @@ from bpfpin.version import (
 
 __all__ = [
     "AUTO",
+    "ApplyReport",
     "Argument",
     "AttachError",
     "AttachFlag",
@@ -349,6 +368,7 @@ __all__ = [
     "LoadReport",
     "LoadResult",
     "Loaded",
+    "LoadedState",
     "LockTimeoutError",
     "Lost",
     "LwtRoute",
@@ -405,8 +425,13 @@ __all__ = [
     "RouteTarget",
     "Rule",
     "Saved",
+    "SavedState",
+    "SetAction",
+    "SetOutcome",
     "SocketProgram",
     "SockmapProgram",
+    "StateChange",
+    "StateOfSet",
     "SyscallError",
     "TargetNotFoundError",
     "TestRun",
@@ -427,6 +452,7 @@ __all__ = [
     "XdpLink",
     "XdpMode",
     "__version__",
+    "apply",
     "attach_cgroup",
     "attach_clsact",
     "attach_freplace",
@@ -456,10 +482,12 @@ __all__ = [
     "follow",
     "links",
     "load",
+    "loaded_state",
     "maps",
     "programs",
     "read_object",
     "restore_map",
     "save_map",
+    "save_state",
     "undeploy",
 ]

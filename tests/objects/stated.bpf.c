@@ -62,6 +62,8 @@ struct {
 	__type(value, __u64);
 } seen SEC(".maps");
 
+const volatile __u32 answer = 42;
+
 /* Drop UDP over IPv4 from a blocked prefix, and to a port of the inner map in slot 0. */
 SEC("xdp")
 int stated(struct xdp_md *context)
@@ -74,6 +76,8 @@ int stated(struct xdp_md *context)
 	__u64 one = 1;
 	void *list;
 
+	if (!answer)
+		return XDP_ABORTED;
 	if (data + 14 + 20 + 8 > end || data[12] != 8 || data[13] != 0 || data[23] != 17)
 		return XDP_PASS;
 	for (int at = 0; at < 4; at++)

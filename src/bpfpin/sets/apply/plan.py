@@ -28,6 +28,7 @@ from bpfpin.sets.apply import targets as target_code
 from bpfpin.sets.apply.contents import key_text, snapshot_entries
 from bpfpin.sets.apply.model import DesiredState, Place
 from bpfpin.sets.apply.reports import SetAction, SetOutcome, StateChange
+from bpfpin.sets.apply.state import setting_value
 from bpfpin.sets.apply.targets import Target
 from bpfpin.sets.load.deploy import deploy_targets
 from bpfpin.sets.place import name_of
@@ -283,9 +284,12 @@ def _changes(
         yield StateChange("place", _place(before.place), _place(target.place))
     settings = with_variables(spec, wanted.variables)[1].words
     for name in dict.fromkeys([*(before.settings if before else ()), *settings]):
-        old = before.settings.get(name, "") if before else ""
-        if old != settings.get(name, ""):
-            yield StateChange(f"variable {name}", old, settings.get(name, "") or "the object's")
+        words = [(before.settings if before else {}).get(name), settings.get(name)]
+        if words[0] != words[1]:
+            shown = (
+                str(setting_value(spec, name, word)) if word else "the object's" for word in words
+            )
+            yield StateChange(f"variable {name}", *shown)
     mode = wanted.options.get("mode", "auto")
     for record in live.hooks if live else ():
         if record.asked_mode not in ("", mode):

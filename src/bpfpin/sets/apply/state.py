@@ -160,7 +160,7 @@ class _Describing:
             keys["chmod"] = f"{access.mode:04o}"
         if manifest.settings:
             keys["variables"] = {
-                name: _setting(spec, name, word) for name, word in manifest.settings.items()
+                name: setting_value(spec, name, word) for name, word in manifest.settings.items()
             }
         elif manifest.variables:
             self._problems.append("the variables that were set are not recorded: set them again")
@@ -254,7 +254,7 @@ def _is_without_stub(record: HookRecord) -> bool:
     return hook is not None and hook.traits.needs_stub and record.held_by is not HeldBy.STUB
 
 
-def _setting(spec: ObjectSpec | None, name: str, word: str) -> Any:
+def setting_value(spec: ObjectSpec | None, name: str, word: str) -> Any:
     """Return a value of a variable as people write it, else as it is recorded: `hex:0a00`."""
     if not word.startswith("hex:"):
         number = int(word)

@@ -70,9 +70,9 @@ LIMIT = struct.pack("=QII", 5, 7, 0)
     ],
 )
 def test_entries_are_written_as_people_write_them(
-    spec: ObjectSpec, tmp_path: Path, name: str, keys: str, expected: dict[bytes, bytes] | None
+    spec: ObjectSpec, name: str, keys: str, expected: dict[bytes, bytes] | None
 ) -> None:
-    asked = wanted(tmp_path, name, keys)
+    asked = wanted(Path("/"), name, keys)
     if expected is None:
         with pytest.raises(UsageError, match="hex"):
             pairs(spec, asked)
@@ -90,7 +90,11 @@ FILES = {
         ' {"burst": 7, "grace": 0}}}\n\n',
         {FLOW: LIMIT},
     ),
-    "d.txt": ("blocked", "# all of them\n10.0.0.0/8  # private\n\n192.0.2.7\n", {TEN: ONE, HOST: ONE}),
+    "d.txt": (
+        "blocked",
+        "# all of them\n10.0.0.0/8  # private\n\n192.0.2.7\n",
+        {TEN: ONE, HOST: ONE},
+    ),
 }
 
 
@@ -118,10 +122,11 @@ WRONG: list[tuple[str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "text", "said"), WRONG)
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong[2])
 def test_a_wrong_line_of_a_file_is_named(
-    spec: ObjectSpec, tmp_path: Path, name: str, text: str, said: str
+    spec: ObjectSpec, tmp_path: Path, wrong: tuple[str, str, str]
 ) -> None:
+    name, text, said = wrong
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError) as raised:
         pairs(spec, wanted(tmp_path, "blocked", f"file = '{name}'"))
@@ -131,7 +136,12 @@ def test_a_wrong_line_of_a_file_is_named(
 
 def test_the_rest_that_is_wrong_is_said(spec: ObjectSpec, tmp_path: Path) -> None:
     cases: list[tuple[str, str, type[Exception], str]] = [
-        ("choices", "entries = { 4 = 1 }", UsageError, "a.toml:4: map choices has the elements 0 to 3"),
+        (
+            "choices",
+            "entries = { 4 = 1 }",
+            UsageError,
+            "a.toml:4: map choices has the elements 0 to 3",
+        ),
         ("lists", "entries = {}", UsageError, "are not plain bytes"),
         ("seen", "entries = {}", UsageError, "written by program stated"),
         ("blocked", "file = 'none.csv'", ObjectNotFoundError, "no such file"),
