@@ -21,7 +21,7 @@ from bpfpin.errors import (
     PinKindError,
     PinNotFoundError,
 )
-from bpfpin.hints import Argument, Fix
+from bpfpin.hints import Argument, Fix, Placeholder, shell_line
 from bpfpin.hooks import HeldBy
 from bpfpin.objects.link import HookAttachment
 from bpfpin.objects.maps.contents import ContentsChange, change_to
@@ -351,7 +351,8 @@ def _shared_elsewhere(name: str, source: str, change: ContentsChange) -> BusyErr
         f"map {name} is that of {source}, which others use: a new map with other entries ({change})"
         " would take it away from them",
         holder=source,
-        hint=f"change the entries in place: bpfpin map set {source} KEY VALUE",
+        hint="change the entries in place: "
+        + shell_line("bpfpin map set", source, Placeholder("KEY"), Placeholder("VALUE")),
     )
 
 

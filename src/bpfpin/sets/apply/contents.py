@@ -21,6 +21,7 @@ from bpfpin.errors import (
     PermissionDeniedError,
     UsageError,
 )
+from bpfpin.hints import Placeholder, shell_line
 from bpfpin.map import form as literals
 from bpfpin.map import parse
 from bpfpin.map.form import InputForm
@@ -353,7 +354,8 @@ def snapshot_entries(spec: MapSpec, path: Path) -> Entries:
                 f"{path}: the snapshot is of another map than {spec.name}: a"
                 f" {type_name(saved.type)} with keys of {saved.key_size} and values of"
                 f" {saved.value_size} bytes, of {saved.cpus} CPUs",
-                hint=f"load the set without it, then: bpfpin map restore --migrate {path} MAP",
+                hint="load the set without it, then: "
+                + shell_line("bpfpin map restore --migrate", path, Placeholder("MAP")),
             )
         for block_keys, block_values in file.blocks():
             keys += block_keys

@@ -100,6 +100,14 @@ def access_after(request: LoadRequest, live: LoadedSet | None) -> Access | None:
     return request.access or (live.manifest.access if live else None)
 
 
+def origin_after(request: LoadRequest, live: LoadedSet | None) -> str:
+    """Return the command that counts as the maker of the set afterwards.
+
+    A set that `apply` made stays one of those when somebody reloads it by hand.
+    """
+    return request.origin or (live.manifest.origin if live else "")
+
+
 def _shared_maps(request: LoadRequest) -> dict[str, tuple[Map, str]]:
     return {
         name: (shared.bpf_map, shared.source)

@@ -28,7 +28,7 @@ from bpfpin.records import dataclass
 from bpfpin.sets.live import notes_on_others, reopen
 from bpfpin.sets.load.attach import attach, explained_updates, foreseen
 from bpfpin.sets.load.hooks import programs_with_targets
-from bpfpin.sets.load.plan import access_after
+from bpfpin.sets.load.plan import access_after, origin_after
 from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
 from bpfpin.sets.reports import LoadReport, ProgramReport
@@ -570,6 +570,5 @@ def _manifest(request: LoadRequest, plan: Plan, records: tuple[HookRecord, ...])
         is_chosen=request.is_chosen,
         variables=request.settings.hashes,
         settings=request.settings.words,
-        # A set that `apply` made stays one of those when somebody reloads it by hand.
-        origin=request.origin or (plan.live.manifest.origin if plan.live else ""),
+        origin=origin_after(request, plan.live),
     )
