@@ -170,7 +170,7 @@ def test_bash_completes_with_the_printed_script() -> None:
         ["bash", "-c", path + call], capture_output=True, text=True, check=False
     )
 
-    assert (result.stdout.strip(), result.returncode) == ("status stats", 0), result.stderr
+    assert (result.stdout.strip(), result.returncode) == ("state status stats", 0), result.stderr
 
 
 @pytest.mark.parametrize("group", [["map"], ["lab"]])
