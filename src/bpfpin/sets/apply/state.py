@@ -153,7 +153,9 @@ class _Describing:
             keys["programs"] = list(dict.fromkeys(map(_program_word, manifest.hooks)))
         modes = {record.asked_mode for record in manifest.hooks} - {"", "auto"}
         keys |= {"mode": modes.pop()} if modes else {}
-        if any(_is_without_stub(record) for record in manifest.hooks):
+        # A program with a gate has no stub, and was asked to be switched all the same.
+        plain = [record for record in manifest.hooks if record.program not in manifest.gates]
+        if any(map(_is_without_stub, plain)):
             keys["stub"] = False
         if (access := manifest.access) is not None:
             keys |= {"group": access.gid} if access.gid is not None else {}
