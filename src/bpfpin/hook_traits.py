@@ -157,6 +157,11 @@ class HookTraits(NamedTuple):
     Without that, the program is attached by a stub (`objects.stub`). Where that is impossible, a
     reload attaches the new program beside the old one, and detaches that last.
     """
+    has_partial_update: bool = False
+    """Whether its links take another program, but not for all that they serve.
+
+    What is attached there without a stub is updated, and not attached beside the old program.
+    """
     empty_answer: int | None = 0
     """What is returned there without running the program, so that nothing is cut.
 

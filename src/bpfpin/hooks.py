@@ -204,6 +204,7 @@ def _sockmap(
         # The links have an update, but sockets keep the program that they were added to the map
         # with (sock_map_link() of net/core/sock_map.c). Behind a stub it changes for them, too.
         updates_in_place=False,
+        has_partial_update=True,
         empty_answer=passes,
         checks_attach_type=False,
     )

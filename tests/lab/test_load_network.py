@@ -290,7 +290,13 @@ def test_netfilter_from_python() -> None:
 
 @pytest.fixture
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two ends of a TCP connection of this host."""
+    with connected() as ends:
+        yield ends
+
+
+@contextmanager
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield both ends of a TCP connection of this host."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname(), timeout=HANG_S) as near,
@@ -344,6 +350,28 @@ def test_a_map_of_sockets_runs_the_program_of_a_reload_for_the_sockets_in_it(
     assert (again["result"], unchanged["result"]) == ("reloaded", "unchanged")
     assert at_end == 1001 * PACKETS
     assert not here.set.exists()
+
+
+@needs_sockmap_links
+def test_without_a_stub_a_reload_is_for_sockets_that_come_later(
+    here: Here, source: Path, connection: tuple[socket.socket, socket.socket]
+) -> None:
+    words = ("--prog", "on_verdict", "--no-stub")
+    load(here, source, *words)
+    add(here, connection[1])
+    (before,) = here.ok("status")["sets"]
+    again = load(here, newer(), *words)
+    talk(connection)
+    with_old = counted(here, ON_VERDICT)
+    with connected() as later:
+        add(here, later[1], key=1)
+        talk(later)
+    (after,) = here.ok("status")["sets"]
+
+    assert [each["held"] for each in before["hooks"]] == ["link"]
+    assert [each["link"] for each in before["hooks"]] == [each["link"] for each in after["hooks"]]
+    assert (again["result"], after["state"], with_old) == ("reloaded", "ok", PACKETS)
+    assert counted(here, ON_VERDICT) == 1001 * PACKETS
 
 
 def test_a_new_map_of_sockets_gets_the_program_of_its_generation(

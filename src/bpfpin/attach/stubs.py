@@ -15,6 +15,7 @@ from bpfpin.insn import CALL, CLASS_MASK, LDX, SIZE_MASK, SIZES
 from bpfpin.objects.programs.program import Program
 from bpfpin.objects.stub import load_stub, make_slot
 from bpfpin.spec import FunctionSpec, ProgramSpec
+from bpfpin.syscall.errno_table import InvalidArgumentError
 from bpfpin.uapi import ProgramFlag, ProgramType
 from bpfpin.uapi_helpers import FuncId
 
@@ -29,24 +30,41 @@ def attach_with_stub(
     reason = refusal(spec, hook, target)
     if not reason:
         try:
-            slot = make_slot(program)
+            return _attached_by_stub(program, hook, target, options, spec=spec)
         except NotSupportedError as error:
             reason = error.message
-        else:
-            try:
-                with load_stub(spec, slot, empty_answer=hook.traits.empty_answer) as stub:
-                    new = code_of(hook).attach(stub, hook, target, options)
-                if new.link is not None:
-                    return replace(new, held_by=HeldBy.STUB, slot=slot)
-            except BaseException:
-                slot.close()
-                raise
-            slot.close()
-            # Not by a link, and so only prepared: nothing would hold the stub after a crash.
-            return code_of(hook).attach(program, hook, target, options)
     new = code_of(hook).attach(program, hook, target, options)
-    note = f"{program.name} has no stub, since {reason}: a reload counts some events twice"
-    return _with_note(new, note)
+    return _with_note(new, f"{program.name} has no stub, since {reason}: {_reload_without(hook)}")
+
+
+def _attached_by_stub(
+    program: Program, hook: Hook, target: HookTarget, options: AttachOptions, *, spec: ProgramSpec
+) -> NewAttachment:
+    """Attach the stub; `NotSupportedError` where the kernel takes none for such a program."""
+    slot = make_slot(program)
+    try:
+        with load_stub(spec, slot, empty_answer=hook.traits.empty_answer) as stub:
+            new = code_of(hook).attach(stub, hook, target, options)
+        if new.link is not None:
+            return replace(new, held_by=HeldBy.STUB, slot=slot)
+    # The verifier takes a tail call for something that may change the packet, and Linux 7 attaches
+    # no parser of streams that does.
+    except InvalidArgumentError as error:
+        slot.close()
+        raise NotSupportedError(f"the kernel attaches none here: {error}") from None
+    except BaseException:
+        slot.close()
+        raise
+    slot.close()
+    # Not by a link, and so only prepared: nothing would hold the stub after a crash.
+    return code_of(hook).attach(program, hook, target, options)
+
+
+def _reload_without(hook: Hook) -> str:
+    """Return what a reload does where the program itself is attached."""
+    if hook.traits.has_partial_update:
+        return "after a reload, sockets that are in the map keep the program"
+    return "a reload counts some events twice"
 
 
 def attach_with_gate(

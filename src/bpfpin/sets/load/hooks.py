@@ -290,8 +290,9 @@ def _action_at(choice: Choice, record: HookRecord, request: LoadRequest) -> Hook
     Without an update in place, nor a stub, it is attached beside the old one, which leaves with the
     old generation, so that no event is missed; those in between are seen by both.
     """
+    traits = choice.hook.traits
     # What no link holds is replaced where it is, also if a link there could not be.
-    stays = choice.hook.traits.updates_in_place or not record.held_by.has_link
+    stays = traits.updates_in_place or traits.has_partial_update or not record.held_by.has_link
     if record.held_by is HeldBy.STUB and not request.without_stub:
         from bpfpin.attach.stubs import refusal  # noqa: PLC0415 - few sets have stubs
 
