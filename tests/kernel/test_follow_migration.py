@@ -281,7 +281,7 @@ def test_one_reading_of_a_fold_that_hangs_is_refused(
 
     assert refused.exit_code == 7
     assert "is being migrated" in refused.stderr
-    assert "bpfpin clean" in refused.stderr
+    assert f"bpfpin --pin-root {migrated.root} clean" in refused.stderr
 
 
 def test_stats_wait_for_a_fold_whose_process_died_and_go_on(

@@ -265,7 +265,7 @@ def test_a_verdict_that_is_not_set_is_shown_as_what_the_program_does(here: Here)
 
     assert (shown["action"], shown["note"]) == ("XDP_PASS", "not set")
     assert [one.exit_code for one in (aborted, refused, written)] == [2, 2, 2]
-    assert f"bpfpin action --confirm 30 {here.device} XDP_DROP" in hint
+    assert f"{here.typed} action --confirm 30 {here.device} XDP_DROP" in hint
     assert passed["before"] == "XDP_PASS"
 
 

@@ -92,7 +92,7 @@ def test_a_link_of_a_set_is_detached_only_when_forced(here: Here) -> None:
     refusal = here.refused(7, "link", "detach", name).json["error"]
 
     assert f"belongs to the set {here.device}" in refusal["message"]
-    assert f"bpfpin unload {here.device}" in refusal["hint"]
+    assert f"{here.typed} unload {here.device}" in refusal["hint"]
     assert here.holder() is not None
     document = here.ok("link", "detach", name, "--force")
     assert (document["result"], document["link"]["set"]) == ("detached", here.device)

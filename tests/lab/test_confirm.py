@@ -133,7 +133,7 @@ def test_another_change_to_what_is_on_trial_is_refused(here: Here, words: tuple[
     end(here)
 
     assert f"{here.device} is on trial: XDP_DROP goes back in" in refused.stderr
-    assert f"bpfpin confirm {here.device}" in refused.json["error"]["hint"]
+    assert f"{here.typed} confirm {here.device}" in refused.json["error"]["hint"]
 
 
 def test_the_verdict_on_trial_is_shown(here: Here) -> None:
@@ -319,4 +319,4 @@ def test_the_command_line_of_a_user_ends_before_the_deadline(here: Here) -> None
     end(here)
 
     assert result.exit_code == 0
-    assert f"to keep it: bpfpin confirm {here.device}" in result.stderr
+    assert f"to keep it: {here.typed} confirm {here.device}" in result.stderr

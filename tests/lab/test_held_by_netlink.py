@@ -50,7 +50,7 @@ def test_a_program_held_by_netlink_is_replaced_and_the_set_says_so(here: Here) -
     assert list((here.set / "links~").iterdir()) == []
     (note,) = [note for note in taken["notes"] if "netlink" in note]
     assert f"taken over from program id {before}" in note
-    assert f"bpfpin unload --keep-maps {here.device}, then load" in note
+    assert f"{here.typed} unload --keep-maps {here.device}, then load" in note
 
 
 def test_a_dry_run_over_netlink_changes_nothing_and_tells_it(here: Here) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from bpfpin.pins import bpffs
 from support.here import Here, run_here, veth
+from support.lab import TestLab
 
 
 @pytest.fixture
@@ -27,7 +28,8 @@ def test_a_hook_of_another_set_is_told_with_lines_that_work(here: Here) -> None:
 
         assert f"another set of yours, {here.device}: program id" in refused.stderr
         assert hint == (
-            f"load it into that set: --name {here.device}; or first: bpfpin unload {here.device}"
+            f"load it into that set: --name {here.device}; or first: {here.typed}"
+            f" unload {here.device}"
         )
     assert here.load("builtin:xdp_stats", "--name", here.device)["result"] == "unchanged"
     here.ok(*shlex.split(hint.rpartition("bpfpin ")[2]))
@@ -52,7 +54,7 @@ def test_the_line_after_a_load_works_with_any_name(here: Here, name: str) -> Non
     words = ("--dev", here.device, f"--name={name}", "--pin-root", here.root)
     loaded = run_here("load", "builtin:xdp_stats", *words)
     line = loaded.stderr.partition("see: bpfpin ")[2]
-    shown = run_here("--pin-root", here.root, "-o", "json", *shlex.split(line))
+    shown = run_here("-o", "json", *shlex.split(line))
 
     assert (loaded.exit_code, shown.exit_code) == (0, 0)
     assert "XDP_PASS" in {row["action"] for row in shown.json["rows"]}
@@ -74,7 +76,8 @@ def test_notes_say_when_a_map_is_unpinned(here: Here) -> None:
 
     assert f"map action would be unpinned: {why}" in planned["notes"]
     assert f"map action will be unpinned by the confirmation: {why}" in on_trial["notes"]
-    confirm = f"this load goes back in 600 seconds; to keep it: bpfpin confirm {here.device}"
+    confirm = f"this load goes back in 600 seconds; to keep it: {here.typed}"
+    confirm += f" confirm {here.device}"
     assert confirm in on_trial["notes"]
     assert not (here.set / "action").exists()
 
@@ -97,7 +100,7 @@ def test_map_set_names_the_verb_that_has_trials(here: Here) -> None:
     unknown = here.refused(2, *words, "--foo").json["error"]
 
     assert on_trial["message"] == "map set has no option --confirm"
-    assert on_trial["hint"].startswith("bpfpin action DEV|NAME ACTION --confirm SECONDS")
+    assert on_trial["hint"].startswith(f"{here.typed} action DEV|NAME ACTION --confirm SECONDS")
     assert unknown["message"] == "map set has no option --foo"
 
 
@@ -172,3 +175,45 @@ def test_doctor_knows_that_a_private_mount_is_allowed(
 
     assert [check["ok"] for check in seen] == [True, False]
     assert seen[0]["text"] == "only here: pins end with it, and BPFPIN_PRIVATE_MOUNT=1 allows that"
+
+
+def lines_of(text: str) -> list[list[str]]:
+    """Return the words of the lines to type in a text: each ends at a semicolon or a line end."""
+    parts = text.replace(";", "\n").splitlines()
+    return [shlex.split(part.partition("bpfpin ")[2]) for part in parts if "bpfpin " in part]
+
+
+def test_lines_have_the_pin_root_and_the_namespace_of_the_command(
+    bpffs: Path, lab: TestLab
+) -> None:
+    """Each is typed as it is printed, alone."""
+    place = ("-n", lab.lab.netns, "--pin-root", bpffs)
+    peer = lab.lab.peer
+
+    def sets() -> list[object]:
+        document = run_here("status", "--pin-root", bpffs, "-o", "json").json
+        return list(document["sets"])
+
+    def typed(text: str) -> None:
+        (words,) = lines_of(text)
+        result = run_here(*words, "-o", "json")
+        assert result.exit_code == 0, (words, result.stderr)
+
+    loaded = run_here("load", "builtin:xdp_stats", "--dev", peer, *place)
+    typed(loaded.stderr)
+    other = run_here("load", "builtin:xdp_stats", "--dev", peer, "--name", "t2", *place)
+    typed(other.stderr.partition("or first: ")[2])  # unloads
+    assert sets() == []
+    run_here("load", "builtin:xdp_stats", "--dev", peer, *place)
+    trial = run_here("load", "builtin:xdp_pass", "--dev", peer, "--confirm", "600", *place)
+    (kept,) = [line for line in trial.stderr.splitlines() if "to keep it" in line]
+    again = run_here("unload", peer, *place, "-o", "json")
+    hint = again.json["error"]["hint"]
+    typed(kept)
+    for words in (("stats",), ("action",), ("unload",)):
+        typed(run_here(*words, *place).stderr)
+    run_here("unload", peer, *place)
+
+    assert (other.exit_code, again.exit_code) == (7, 7)
+    assert lines_of(hint)[0] == lines_of(kept)[0]
+    assert sets() == []

@@ -112,7 +112,7 @@ def test_a_set_on_trial_is_changed_by_nobody_else(here: Here, words: tuple[str, 
     here.ok("confirm", here.device)
     wait_until(lambda: is_over(here))
 
-    assert f"bpfpin confirm {here.device}" in refused.stderr
+    assert f"{here.typed} confirm {here.device}" in refused.stderr
 
 
 def test_status_tells_a_load_on_trial_and_not_that_its_link_is_gone(here: Here) -> None:

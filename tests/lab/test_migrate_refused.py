@@ -208,7 +208,7 @@ def test_a_hook_that_leaves_the_set_counts_until_the_old_map_is_gone(here: Here)
     here.ok("unload", here.device, "--keep-maps")
 
     assert (fields, without[1].split()[:2]) == (["hook"], ["--migrate", "--best-effort"])
-    assert line == f"add --best-effort (or first: bpfpin unload --keep-maps {here.device})"
+    assert line == f"add --best-effort (or first: {here.typed} unload --keep-maps {here.device})"
     assert migrated(here, version(**WIDER))[1]["packets"] == 100
 
 

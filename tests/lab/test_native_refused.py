@@ -136,7 +136,7 @@ def test_a_reload_by_a_program_for_one_buffer_keeps_the_one_that_runs(
     refused = big.load_refused(8, program, *words)
 
     assert MTU in refused.json["error"]["message"]
-    assert f"bpfpin unload --keep-maps {big.device}" in refused.json["error"]["hint"]
+    assert f"{big.typed} unload --keep-maps {big.device}" in refused.json["error"]["hint"]
 
 
 def test_the_way_out_of_that_refusal_works_as_it_is_told(

@@ -247,7 +247,7 @@ def test_another_mode_is_reached_by_the_lines_that_are_told(here: Here) -> None:
     here.ok("unload", "--keep-maps", here.device)
     after = here.load(compiled(OLD), "--mode", "generic")
 
-    assert f"bpfpin unload --keep-maps {here.device}, then load" in refused.stderr
+    assert f"{here.typed} unload --keep-maps {here.device}, then load" in refused.stderr
     assert "--mode generic" in refused.stderr
     assert after["programs"][0]["mode"] == "generic"
     assert packets(here.set / COUNTERS) > 0

@@ -144,11 +144,11 @@ def test_other_sets_that_use_the_name_are_named_with_what_to_do(here: Here, besi
     beside.ok("unload", beside.device)
     document = here.load(grown(), "--migrate")
 
-    advice = f"load both at once (add --dev {beside.device}), or first: bpfpin unload"
+    advice = f"load both at once (add --dev {beside.device}), or first: {beside.typed} unload"
     assert f"is of the set {beside.device}: {advice} {beside.device}" in error["hint"]
     assert f"at xdp of {beside.device}" in error["hint"]
     assert f"resize at xdp of {beside.device}" in fresh["message"]
-    assert f"bpfpin unload {beside.device}" in fresh["hint"]
+    assert f"{beside.typed} unload {beside.device}" in fresh["hint"]
     assert "--best-effort" not in forced.json["error"]["hint"]
     assert entries(here.root / FRAGS) == COUNTED
     assert decisions(document)[FRAGS] == "migrated"

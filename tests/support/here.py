@@ -61,6 +61,11 @@ class Here:
         """The directory of the set that is called after the device."""
         return self.root / self.device
 
+    @property
+    def typed(self) -> str:
+        """What lines about sets of this pin root begin with, where a message has them."""
+        return f"bpfpin --pin-root {self.root}"
+
     def run(self, *words: object) -> CliResult:
         """Run a line of this pin root, with one JSON document as its answer."""
         return run_here(*words, "--pin-root", self.root, "-o", "json")

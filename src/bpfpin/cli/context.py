@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -58,9 +59,21 @@ def output_of(settings: Settings) -> Output:
             color=Color(settings.get("color", Color.AUTO.value)),
             is_quiet=settings.get("quiet", False),
             is_verbose=settings.get("verbose", False),
+            place=_place(settings),
         )
     out: Output = settings["out"]
     return out
+
+
+def _place(settings: Settings) -> dict[str, str]:
+    """Return the options that say where sets are, as far as they were typed."""
+    place = {}
+    if (root := settings.get("pin_root")) not in (None, Context.pin_root):
+        # The line may be typed in another directory.
+        place["--pin-root"] = os.path.abspath(root)  # noqa: PTH100 - symlinks stay
+    if netns := settings.get("netns"):
+        place["-n"] = netns
+    return place
 
 
 def _keep(ctx: click.Context, parameter: click.Parameter, value: object) -> None:

@@ -66,7 +66,7 @@ def _show(out: Output, scenes: Iterable[Scene]) -> None:
         if scene.command:
             out.text("\n".join(_wrapped(scene.command)))
         for line in scene.lines:
-            out.text(f"   {line}")
+            out.text(f"   {out.typed(line)}")
 
 
 def _wrapped(command: str) -> list[str]:

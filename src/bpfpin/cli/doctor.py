@@ -35,7 +35,7 @@ def command(context: Context, *, device: str | None, dev: str | None) -> None:
 def _write(out: Output, findings: Iterable[HostCheck]) -> None:
     for finding in findings:
         for line in _lines(finding):
-            out.text(line)
+            out.text(out.typed(line))
 
 
 def _lines(check: HostCheck) -> list[str]:

@@ -143,7 +143,7 @@ class JsonFormat(OutputFormat):
 
     def show(self, report: Report) -> None:
         """Write the document of *report*; rows as they are read."""
-        content = {"schema": SCHEMA, **report.document()}
+        content = {"schema": SCHEMA, **self.out.typed_in(report.document())}
         # Rows come last in a document, so everything before them is written first and once.
         name, last = list(content.items())[-1]
         if isinstance(last, RowBatches):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _GAP = "  "  # between two columns of a table
+# A line to type that names sets, or maps of sets, but not one that is complete (`sudo_hint`).
+_LINE = re.compile(
+    r"(?<![\w./-])(?<!-m )bpfpin"
+    r"(?= (?:(?:action|clean|confirm|doctor|graph|load|stats|status|unload)\b"
+    r"|(?:link|map) [a-z]+(?: --?[a-z-]+)* (?!id:|name:|'?/)[^\s/;,]+/))"
+)
+# The members of a document whose texts have lines to type.
+_ADVICE = frozenset({"fix", "hint", "message", "note", "notes"})
 
 
 class Terminated(BaseException):
@@ -66,7 +75,13 @@ class Output:
         color: Color = Color.AUTO,
         is_quiet: bool = False,
         is_verbose: bool = False,
+        place: Mapping[str, str] | None = None,
     ) -> None:
+        """Write for a command with the options *place*, which say where its sets are.
+
+        They are put into the lines that messages tell the user to type.
+        """
+        self._place = place or {}
         # An unknown name may be a format of one verb, such as csv; `check_format` refuses all
         # others.
         self.format: OutputFormat = FORMATS.get(format_name, OutputFormat)(format_name, self)
@@ -78,10 +93,40 @@ class Output:
         """Write *report* in the format that was asked for."""
         self.format.show(report)
 
+    def typed(self, text: str) -> str:
+        """Return *text* with the place of the sets in each of its lines to type."""
+        if not self._place:
+            return text
+        import shlex  # noqa: PLC0415 - few have another pin root
+
+        def placed(line: re.Match[str]) -> str:
+            rest = re.split("[;\n]", text[line.end() :], maxsplit=1)[0]
+            options = [
+                f"{name} {shlex.quote(value)}"
+                for name, value in self._place.items()
+                if f" {name} " not in rest
+            ]
+            return " ".join(["bpfpin", *options])
+
+        return _LINE.sub(placed, text)
+
+    def typed_in(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return *document* with the place of the sets in the lines to type of its advice."""
+        return self._in(document) if self._place else document
+
+    def _in(self, value: Any, *, is_advice: bool = False) -> Any:
+        if isinstance(value, str):
+            return self.typed(value) if is_advice else value
+        if isinstance(value, Mapping):
+            return {key: self._in(item, is_advice=key in _ADVICE) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._in(item, is_advice=is_advice) for item in value]
+        return value
+
     def fail(self, error: Mapping[str, Any], message: str, *, hint: str = "") -> None:
         """Write a failure: *error* as the format has it, *message* and *hint* to stderr."""
         with contextlib.suppress(BpfError):  # stdout may be what failed
-            self.format.fail(error)
+            self.format.fail(self.typed_in(error))
         self.complain(message, hint=hint)
 
     @property
@@ -172,6 +217,7 @@ class Output:
             self._talk(f"hint: {hint}")
 
     def _talk(self, text: str, *, is_escaped: bool = False) -> None:
+        text = self.typed(text)
         with contextlib.suppress(OSError):  # the disk may be full; the exit code is not lost
             sys.stderr.write((text if is_escaped else escape_lines(text)) + "\n")
             sys.stderr.flush()
