@@ -64,7 +64,7 @@ struct {
 
 const volatile __u32 answer = 42;
 
-/* Drop UDP over IPv4 from a blocked prefix, and to a port of the inner map in slot 0. */
+/* Drop UDP and TCP over IPv4 from a blocked prefix, and to a port of the inner map in slot 0. */
 SEC("xdp")
 int stated(struct xdp_md *context)
 {
@@ -78,7 +78,9 @@ int stated(struct xdp_md *context)
 
 	if (!answer)
 		return XDP_ABORTED;
-	if (data + 14 + 20 + 8 > end || data[12] != 8 || data[13] != 0 || data[23] != 17)
+	if (data + 14 + 20 + 8 > end || data[12] != 8 || data[13] != 0)
+		return XDP_PASS;
+	if (data[23] != 17 && data[23] != 6)
 		return XDP_PASS;
 	for (int at = 0; at < 4; at++)
 		address.data[at] = data[26 + at];

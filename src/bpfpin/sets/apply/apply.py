@@ -135,8 +135,13 @@ class _CarryingOut:
                 report = self._planner.load(target, spec, known, dry_run=False)
                 outcome = _loaded(outcome, report)
             if planned.slots and outcome.path is not None:
-                with locked_root(outcome.path.parent, timeout_s=self._lock_timeout_s):
-                    fill_slots(outcome.path, planned.slots)
+                from bpfpin.sets.guard import MapGuard  # noqa: PLC0415 - few runs fill slots
+
+                root = outcome.path.parent
+                guard = MapGuard(root, bool(target.wanted.options.get("force", False)))
+                with locked_root(root, timeout_s=self._lock_timeout_s):
+                    fill_slots(outcome.path, planned.slots, guard)
+                outcome = dataclasses.replace(outcome, notes=(*outcome.notes, *guard.notes))
         except BpfError as error:
             error = located(error, target.wanted.place, outcome.set)
             return dataclasses.replace(outcome, action=SetAction.FAIL, error=error)

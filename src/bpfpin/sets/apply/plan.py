@@ -9,8 +9,9 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bpfpin.errors import BpfError, PinNotFoundError
 from bpfpin.hints import Argument, Fix, shell_line
@@ -36,6 +37,9 @@ from bpfpin.sets.reports import LoadReport, LoadResult
 from bpfpin.sets.variables import with_variables
 from bpfpin.spec import MapSpec, ObjectSpec
 from bpfpin.syscall import netns as namespaces
+
+if TYPE_CHECKING:
+    from bpfpin.sets.guard import MapGuard
 
 _SHOWN_DIGITS: Final = 12  # of a SHA-256
 _KEPT: Final = (Decision.KEPT, Decision.SHARED, None)
@@ -175,13 +179,18 @@ class Planner:
         ]
 
 
-def fill_slots(path: Path, slots: Mapping[tuple[str, bytes], MapSpec]) -> None:
-    """Put new inner maps into the slots of the maps of a set; each slot changes at once."""
+def fill_slots(path: Path, slots: Mapping[tuple[str, bytes], MapSpec], guard: MapGuard) -> None:
+    """Put new inner maps into the slots of the maps of a set; each slot changes at once.
+
+    *guard* refuses a change that would cut the user's own connection.
+    """
     pin_set = PinSet.read(path.parent, path.name)
     for (name, key), inner in slots.items():
         with _opened(pin_set, name) as outer:
             # A load in between may have made the map of maps anew, with these inner maps.
             if _slot_change(outer, key, inner):
+                what = f"filling slot {key.hex()} of map {name}"
+                guard.require_way_back(outer, what, partial(put_inner_map, key=key, spec=inner))
                 put_inner_map(outer, key, inner)
 
 

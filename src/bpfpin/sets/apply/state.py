@@ -108,12 +108,18 @@ def loaded_state(*, pin_root: str | Path = BPFFS) -> LoadedState:
     root = Path(pin_root).absolute()
     sets = []
     owners: dict[int, str] = {}  # of each map so far, by id: SET/MAP
-    # The oldest load first: a set that uses a map of another was loaded after that. So may programs
-    # at a hook that runs several.
+    # The oldest load first: a set that uses a map of another was loaded after that, and programs at
+    # a hook that runs several are in the order of their loads.
     loaded = [each for each in all_sets(root) if isinstance(each, LoadedSet)]
-    for live in sorted(loaded, key=lambda each: (each.manifest.time, each.name)):
+    for live in sorted(loaded, key=_age):
         sets.append(_Describing(live, owners).described())
     return LoadedState(root, tuple(sets))
+
+
+def _age(live: LoadedSet) -> tuple[int, int, str]:
+    # Ids of programs only grow; several sets may be loaded in one second.
+    ids = live.objects.programs.values() if live.objects else ()
+    return live.manifest.time, min(ids, default=0), live.name
 
 
 class _Describing:

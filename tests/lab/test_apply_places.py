@@ -1,0 +1,147 @@
+"""State files for cgroups, namespaces and functions, and what `apply` leaves to the user."""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bpfpin.attach.devices import driver_name
+from bpfpin.objects.maps.map import Map
+from support import isolation
+from support.cli import CliResult, run_cli, run_cli_ok
+from support.hooks import new_cgroup
+from support.lab import TestLab
+from support.objects import compiled
+
+ROOT = Path("/sys/fs/bpf")
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    yield
+    run_cli("unload", "--all")
+
+
+def write(file: Path, text: str) -> Path:
+    file.write_text(text)
+    return file
+
+
+def actions(result: CliResult) -> dict[str, str]:
+    return {each["set"]: each["action"] for each in result.json["sets"]}
+
+
+def test_sets_at_all_kinds_of_places_come_back(lab: TestLab, tmp_path: Path) -> None:
+    with new_cgroup(tmp_path / "cgroups") as cgroup:
+        run_cli_ok("load", "builtin:cgroup_stats", "--cgroup", cgroup)
+        run_cli_ok("load", "builtin:xdp_stats", "-n", lab.lab.netns, "--dev", lab.lab.peer)
+        run_cli_ok(
+            *("load", compiled("tracing"), "--prog", "on_other", "--no-stub"),
+            *("--prog", "anywhere:tracepoint=syscalls/sys_enter_sched_getparam"),
+        )
+        run_cli_ok("load", compiled("tracing"), "--prog", "on_raw", "--name", "a set")
+        state = write(tmp_path / "state.toml", run_cli_ok("state").stdout)
+        unchanged = run_cli("apply", state, "--check", "-o", "json")
+        isolation.umount(ROOT)
+        isolation.mount("bpf", ROOT)
+        applied = run_cli_ok("apply", state, "-o", "json")
+        again = run_cli("apply", state, "--check")
+        written = run_cli_ok("state").stdout
+        run_cli_ok("unload", "--all")
+    gone = run_cli("apply", state)
+
+    assert (unchanged.exit_code, set(actions(unchanged).values())) == (0, {"unchanged"})
+    assert list(actions(applied).values()) == ["load"] * 4
+    assert again.exit_code == 0
+    assert tomllib.loads(written) == tomllib.loads(state.read_text())
+    wanted = tomllib.loads(written)["set"]
+    assert [each.get("cgroup", each.get("netns")) for each in wanted] == [
+        str(cgroup),
+        lab.lab.netns,
+        None,
+        None,
+    ]
+    assert (wanted[2]["stub"], wanted[3]["name"]) == (False, "a set")
+    # The cgroup is gone; the others are loaded.
+    assert gone.exit_code == 4
+    assert f"state.toml:4: set {cgroup}: " in gone.stderr
+
+
+def test_devices_are_found_by_group_and_driver(lab: TestLab, tmp_path: Path) -> None:
+    subprocess.run(["ip", "link", "set", lab.device, "group", "77"], check=True)
+    file = tmp_path / "a.toml"
+    found = []
+    for pattern in ("group=77", f"driver={driver_name(lab.device)}", f"{lab.device[:3]}*"):
+        write(file, f"[[set]]\nobject = 'builtin:xdp_pass'\ndevice = '{pattern}'\n")
+        found.append(run_cli("apply", file, "--check", "-o", "json"))
+
+    assert [list(actions(each)) for each in found] == [[lab.device]] * 3
+
+
+def test_a_size_changes_by_migration_if_that_is_allowed(lab: TestLab, tmp_path: Path) -> None:
+    text = f"[[set]]\nobject = '{compiled('stated')}'\ndevice = '{lab.device}'\n"
+    file = write(tmp_path / "a.toml", text)
+    run_cli_ok("apply", file)
+    run_cli_ok("map", "set", f"{lab.device}/limits", "port=5,zone=0", "rate=7")
+    write(file, f"{text}maps.limits.max_entries = 9\n")
+    refused = run_cli("apply", file)
+    write(file, f"{text}maps.limits.max_entries = 9\nmigrate = true\n")
+    applied = run_cli_ok("apply", file, "--diff")
+    with Map.from_pin(ROOT / lab.device / "limits") as limits:
+        size, entries = limits.max_entries, len(list(limits))
+    state = tomllib.loads(run_cli_ok("state").stdout)["set"][0]
+
+    assert refused.exit_code == 6
+    assert "hint: " in refused.stderr
+    assert "migrate = true" in refused.stderr
+    assert "map limits, max_entries: 4 -> 9" in applied.stdout
+    assert (size, entries) == (9, 1)
+    assert state["maps"] == {"limits": {"max_entries": 9}}
+
+
+def test_a_map_that_others_share_is_not_taken_away(lab: TestLab, tmp_path: Path) -> None:
+    def a_set(device: str, entries: str) -> str:
+        return (
+            f"[[set]]\nobject = '{compiled('stated')}'\ndevice = '{device}'\nforce = true\n"
+            f"maps.blocked = {{ pinning = 'by-name', entries = {entries} }}\n"
+        )
+
+    same = "{ '10.0.0.0/8' = 1 }"
+    file = write(tmp_path / "a.toml", a_set(lab.device, same) + a_set("lo", same))
+    shared = run_cli_ok("apply", file, "-o", "json")
+    again = run_cli_ok("apply", file, "-o", "json")
+    written = tomllib.loads(run_cli_ok("state").stdout)["set"]
+    write(file, a_set(lab.device, same) + a_set("lo", "{}"))
+    refused = run_cli("apply", file, "-o", "json")
+
+    assert set(actions(shared).values()) == {"load"}
+    assert set(actions(again).values()) == {"unchanged"}
+    assert [each["maps"]["blocked"] for each in written] == [{"pinning": "by-name"}] * 2
+    assert (refused.exit_code, actions(refused)) == (7, {lab.device: "unchanged", "lo": "fail"})
+    assert "1 removed" in refused.json["error"]["message"]
+
+
+def test_entries_that_would_cut_the_user_off_are_refused(
+    lab: TestLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", f"{lab.peer_address} 50000 {lab.host_address} 22")
+    text = f"[[set]]\nobject = '{compiled('stated')}'\ndevice = '{lab.device}'\n"
+    file = write(tmp_path / "a.toml", f"{text}maps.lists.slots.0.entries = {{ 23 = 1 }}\n")
+    run_cli_ok("apply", file)
+    write(file, f"{text}maps.lists.slots.0.entries = {{ 22 = 1 }}\n")
+    slot = run_cli("apply", file)
+    write(file, f"{text}maps.blocked.entries = {{ '{lab.peer_address}' = 1 }}\n")
+    reload = run_cli("apply", file)
+    checked = run_cli("apply", file, "--check")
+    write(file, f"{text}force = true\nmaps.lists.slots.0.entries = {{ 22 = 1 }}\n")
+    forced = run_cli("apply", file)
+
+    assert (slot.exit_code, reload.exit_code, checked.exit_code) == (2, 2, 2), slot.stderr
+    assert "your ssh session" in slot.stderr
+    assert "force = true" in slot.stderr
+    assert "your ssh session" in reload.stderr
+    assert forced.exit_code == 0, forced.stderr
