@@ -267,6 +267,7 @@ class _Sources:
         change = change_to(bpf_map if is_alike else None, spec)
         # Nothing has to be migrated where the definition changed: all entries are stated.
         if decided[2] or change:
+            bpf_map.close()  # the plan closes the maps that it keeps
             reason = "its definition changes" if decided[2] else str(change)
             return MapPlan(spec.name, Decision.FRESH, None, reason, contents=change), None, []
         return decided

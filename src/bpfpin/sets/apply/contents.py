@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -38,6 +40,7 @@ _KEY, _VALUE = "key", "value"
 _VERDICT_BYTES: Final = 4
 _FORMULA: Final = "'"  # `map dump -o csv` writes it before a text that looks like a formula
 _FILE_BYTES_MAX: Final = 1 << 30
+_KNOWN_VALUES_MAX: Final = 10_000
 Entries = tuple[bytes, bytes]
 
 
@@ -174,10 +177,35 @@ class _Reading:
     spec: MapSpec
     key: InputForm
     value: InputForm
+    known_values: dict[str, bytes] = field(default_factory=dict)
 
     def pair(self, key: Any, value: Any) -> Entries:
         """Return the bytes of a key and a value as TOML or JSON has them."""
-        return _encoded(key, self.key), _encoded(value, self.value)
+        return self.key_bytes(key), self.value_bytes(value)
+
+    def key_bytes(self, key: Any) -> bytes:
+        """Return the bytes of a key."""
+        # Lists of prefixes are long, and the usual way tries several other forms first.
+        if self.is_trie and isinstance(key, str):
+            data = literals.prefix(key, self.spec.key_size)
+            if data is not None:
+                return data
+        return _encoded(key, self.key)
+
+    def value_bytes(self, value: Any) -> bytes:
+        """Return the bytes of a value; those of a text are remembered, for most are repeated."""
+        if not isinstance(value, str):
+            return _encoded(value, self.value)
+        if value not in self.known_values:
+            if len(self.known_values) > _KNOWN_VALUES_MAX:
+                self.known_values.clear()
+            self.known_values[value] = _encoded(value, self.value)
+        return self.known_values[value]
+
+    @cached_property
+    def is_trie(self) -> bool:
+        """Whether keys are prefixes."""
+        return traits_of(self.spec.type).is_trie
 
     def rows(self, file: IO[str], contents: Contents) -> Iterator[tuple[str, Entries]]:
         """Yield the entries of a file."""
@@ -192,11 +220,11 @@ class _Reading:
             raise
 
     def _list(self, file: IO[str], contents: Contents) -> Iterator[tuple[int, Entries]]:
-        value = _encoded(contents.value, self.value)
+        value = self.value_bytes(contents.value)
         for number, line in enumerate(file, 1):
             with _at(contents.file, number):
                 if word := line.partition("#")[0].strip():
-                    yield number, (_encoded(word, self.key), value)
+                    yield number, (self.key_bytes(word), value)
 
     def _ndjson(self, file: IO[str], contents: Contents) -> Iterator[tuple[int, Entries]]:
         for number, line in enumerate(file, 1):
@@ -284,6 +312,11 @@ class _CsvColumns:
         """Return the bytes of one row."""
         if len(cells) != len(self._parts):
             raise UsageError(f"it has {len(cells)} cells, and there are {len(self._parts)} columns")
+        reading = self._reading
+        # A whole key and a whole value, as most lists have them.
+        if [of for of, steps, _ in self._parts if not steps] == [_KEY, _VALUE]:
+            key, value = (cell.removeprefix(_FORMULA) for cell in cells)
+            return reading.key_bytes(key), reading.value_bytes(value)
         wholes: dict[str, Any] = {_KEY: {}, _VALUE: {}}
         for (of, steps, form), cell in zip(self._parts, cells, strict=True):
             value = parse.parse_value(cell.removeprefix(_FORMULA), form)
@@ -294,7 +327,6 @@ class _CsvColumns:
             for step in steps[:-1]:
                 inner = inner.setdefault(step, {})
             inner[steps[-1]] = value
-        reading = self._reading
         return _overlaid(wholes[_KEY], reading.key), _overlaid(wholes[_VALUE], reading.value)
 
 
