@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bpfpin.objects.link import Link
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins.manifest import Manifest
 from bpfpin.syscall import perf
+from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapType
 from support.here import Here
 from support.objects import compiled_with_headers
@@ -267,6 +269,27 @@ def test_all_kinds_of_sleepable_programs_have_their_turns(here: Here, process: P
     # A program has one gate for all its hooks.
     pins = {path.name for path in (here.set / "slots~").iterdir()}
     assert pins == {hook["program"] for hook in shown["hooks"]}
+
+
+def test_a_return_of_a_call_from_before_a_reload_is_not_counted_twice(here: Here) -> None:
+    """It may be lost: some kernels decide at the entry which programs see the return."""
+    words = (f"on_return:uretprobe=libc:read,pid={os.getpid()}",)
+    load(here, *words)
+    reading, writing = map(Descriptor, os.pipe())
+    with reading, writing, Map.from_pin(here.set / "seen") as seen:
+        caller = threading.Thread(target=os.read, args=(reading.fileno(), 1))
+        caller.start()
+        # The number of the system call, and its arguments: the file first.
+        call = Path(f"/proc/self/task/{caller.native_id}/syscall")
+        wait_until(lambda: call.read_text().split()[1:2] == [hex(reading.fileno())])
+        load(here, *words, step=1 << 40)
+        before = int(seen[RETURN])
+        os.write(writing.fileno(), b"x")
+        caller.join()
+        counts = int(seen[RETURN]) - before
+
+    assert counts % (1 << 40) == 0, "the old program had its turn"
+    assert counts >> 40 <= 1
 
 
 NEWER = {

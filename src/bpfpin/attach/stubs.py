@@ -81,8 +81,9 @@ def _with_note(new: NewAttachment, note: str) -> NewAttachment:
 def gate_note(name: str, reason: str) -> str:
     """Return the note on program *name*, which has a gate because of *reason*."""
     return (
-        f"{name} has a gate in the place of a stub, since {reason}: an event that is between the"
-        " old and the new program at the moment when a reload switches is lost or counted twice"
+        f"{name} has a gate in the place of a stub, since {reason}: an event in progress at the"
+        " moment when a reload switches may be lost or counted twice, and the return of a call"
+        " that began before it may be lost"
     )
 
 
