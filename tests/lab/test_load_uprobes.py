@@ -206,6 +206,7 @@ def test_the_section_names_the_library(here: Here) -> None:
         ("={probed}:0x10", (4, "has no code at 0x10")),
         ("={probed}x:probed_sum", (4, "near it: probed")),
         ("=libnothing.so.7:f", (4, "no library 'libnothing.so.7'")),
+        ("=libc:reed", (4, "near it: read")),
         ("=libc:memcpy", (8, "is an IFUNC")),
         ("=libc:memcpy@GLIBC_9", (4, "memcpy@GLIBC_2")),
         ("={probed}:probed_sum,pid=4194305", (4, "there is no process 4194305")),

@@ -285,7 +285,7 @@ def _no_function(
     elif not executable.has_symbols():
         hint = "the file is stripped: give an offset, FILE:0xOFF"
     else:
-        near = similar(text, executable.names_like(text, count=1000), count=_SUGGESTIONS)
+        near = similar(text, executable.names_near(text), count=_SUGGESTIONS)
         hint = f"near it: {', '.join(near)}" if near else ""
     return TargetNotFoundError(f"{executable.path} has no function {text!r}", hint=hint)
 

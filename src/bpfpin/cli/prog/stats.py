@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import click
 
@@ -15,19 +17,52 @@ from bpfpin.cli.output import Output
 from bpfpin.host.named import type_word
 from bpfpin.host.program_stats import ProgramRate, ProgramStats, watch_programs
 
+FC = TypeVar("FC", bound=Callable[..., Any])
 _LINE = "{:<8} {:>7} {:<16} {:<16} {:>12} {:>9} {:>8}"
 HEADER = _LINE.format("time", "id", "name", "type", "runs/s", "ns/run", "% CPU")
 
 
+def measuring_options(command: FC) -> FC:
+    """Give a verb the programs that it measures, how often, and how many times."""
+    count = click.option(
+        "--count",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="End after N intervals (with -o json: 1, else no end).",
+    )
+    programs = click.argument("programs", metavar="[PROG]…", nargs=-1)
+    return programs(interval_option()(count(command)))
+
+
+def measured(
+    context: Context, programs: tuple[str, ...], interval_s: float, count: int | None
+) -> Iterator[ProgramStats]:
+    """Yield the statistics of each interval; say which programs were unloaded in it."""
+    for stats in watch_programs(
+        programs, pin_root=context.pin_root, interval_s=interval_s, count=count
+    ):
+        for program_id in stats.gone:
+            context.out.say(f"program {program_id} is unloaded")
+        yield stats
+
+
+def rate_members(rate: ProgramRate) -> dict[str, object]:
+    """Return the members of a document that a program in an interval has."""
+    info, average = rate.info, rate.average_ns
+    return {
+        "id": info.id,
+        "name": info.name,
+        "type": type_word(info.type),
+        "runs": rate.runs,
+        "run_time_ns": rate.run_time_ns,
+        "runs_per_second": round(rate.runs_per_second, 3),
+        "average_ns": None if average is None else round(average, 1),
+        "cpu_share": round(rate.cpu_share, 9),
+    }
+
+
 @bpfpin_command("stats", outputs=RECORDS)
-@click.argument("programs", metavar="[PROG]…", nargs=-1)
-@interval_option()
-@click.option(
-    "--count",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="End after N intervals (with -o json: 1, else no end).",
-)
+@measuring_options
 def command(
     context: Context, *, programs: tuple[str, ...], interval: float, count: int | None
 ) -> None:
@@ -36,19 +71,10 @@ def command(
     Turns the kernel's statistics on while it measures (BPF_ENABLE_STATS), which costs each run of
     any program some tens of nanoseconds. The share is that of one CPU: 8 busy CPUs are 800 %.
     """
-    out = context.out
-
-    def read(number: int | None) -> Iterator[ProgramStats]:
-        for stats in watch_programs(
-            programs, pin_root=context.pin_root, interval_s=interval, count=number
-        ):
-            for program_id in stats.gone:
-                out.say(f"program {program_id} is unloaded")
-            yield stats
-
+    read = functools.partial(measured, context, programs, interval)
     # Ctrl-C is the usual end of a verb that has none: exit status 0.
     with contextlib.suppress(KeyboardInterrupt):
-        out.show(
+        context.out.show(
             Report(
                 # One document has an end, so without --count it is one interval.
                 lambda: {"rows": list(_records(read(count or 1)))},
@@ -86,15 +112,4 @@ def _records(samples: Iterable[ProgramStats]) -> Iterator[dict[str, object]]:
     """Yield a document for each program of each interval."""
     for stats in samples:
         for rate in stats.rates:
-            info, average = rate.info, rate.average_ns
-            yield {
-                "time": round(stats.wall_time_s, 6),
-                "id": info.id,
-                "name": info.name,
-                "type": type_word(info.type),
-                "runs": rate.runs,
-                "run_time_ns": rate.run_time_ns,
-                "runs_per_second": round(rate.runs_per_second, 3),
-                "average_ns": None if average is None else round(average, 1),
-                "cpu_share": round(rate.cpu_share, 9),
-            }
+            yield {"time": round(stats.wall_time_s, 6), **rate_members(rate)}

@@ -13,10 +13,10 @@ import click
 from bpfpin.cli.context import Context, bpfpin_command
 from bpfpin.cli.formats import RECORDS, Report
 from bpfpin.cli.live import clock
-from bpfpin.cli.options import interval_option
 from bpfpin.cli.output import Output, escape
+from bpfpin.cli.prog.stats import measured, measuring_options, rate_members
 from bpfpin.host.named import type_word
-from bpfpin.host.program_stats import ProgramRate, ProgramStats, watch_programs
+from bpfpin.host.program_stats import ProgramRate, ProgramStats
 from bpfpin.records import dataclass
 
 if TYPE_CHECKING:
@@ -50,18 +50,7 @@ class TopRow:
 
     def to_json(self) -> dict[str, object]:
         """Return it as a member of a document."""
-        info, average = self.rate.info, self.rate.average_ns
-        return {
-            "id": info.id,
-            "name": info.name,
-            "type": type_word(info.type),
-            "runs": self.rate.runs,
-            "run_time_ns": self.rate.run_time_ns,
-            "runs_per_second": round(self.rate.runs_per_second, 3),
-            "average_ns": None if average is None else round(average, 1),
-            "cpu_share": round(self.rate.cpu_share, 9),
-            "total_run_time_ns": self.total_ns,
-        }
+        return {**rate_members(self.rate), "total_run_time_ns": self.total_ns}
 
 
 ORDERS: Final[dict[str, Callable[[TopRow], float]]] = {
@@ -120,14 +109,7 @@ class Ranking:
 
 
 @bpfpin_command("top", outputs=RECORDS)
-@click.argument("programs", metavar="[PROG]…", nargs=-1)
-@interval_option()
-@click.option(
-    "--count",
-    metavar="N",
-    type=click.IntRange(min=1),
-    help="End after N intervals (with -o json: 1, else no end).",
-)
+@measuring_options
 @click.option(
     "--sort",
     "order",
@@ -161,11 +143,7 @@ def command(
     ranking = Ranking(order, rows)
 
     def frames(number: int | None) -> Iterator[Frame]:
-        for stats in watch_programs(
-            programs, pin_root=context.pin_root, interval_s=interval, count=number
-        ):
-            for program_id in stats.gone:
-                out.say(f"program {program_id} is unloaded")
+        for stats in measured(context, programs, interval, number):
             yield ranking.frame(stats)
 
     # Ctrl-C is the usual end of a verb that has none: exit status 0.

@@ -40,6 +40,7 @@ _VERSIONS, _VERSION_DEFINITIONS = 0x6FFFFFFF, 0x6FFFFFFD  # SHT_GNU_versym, SHT_
 _HIDDEN: Final = 0x8000  # of an entry of .gnu.version: not the default version
 _DEFINITION = struct.Struct("<HHHHIII")  # Elf64_Verdef, and the first word of its Elf64_Verdaux
 _WORD = struct.Struct("<I")
+_ABOUT: Final = 2  # letters by which a misspelled name is too long or too short
 _NOTE = struct.Struct("<III")
 _BASE_VERSION: Final = 1  # VER_NDX_GLOBAL: the file itself, no version
 
@@ -237,6 +238,18 @@ class Executable:
         head = re.escape(name[: max(4, len(name) // 2)])
         like = re.compile(f"(?i).*{core}.*|{head}.*", re.DOTALL)
         return sorted({symbol.name for symbol in self.functions(like)})[:count]
+
+    def names_near(self, name: str) -> list[str]:
+        """Return the names of functions that *name* may be a misspelling of.
+
+        They contain it, begin alike, or have its first two letters and about its length.
+        """
+        core, two = re.escape(name.strip("_") or name), re.escape(name[:2])
+        head = re.escape(name[: max(4, len(name) // 2)])
+        rest = len(name[2:])
+        length = f"{max(0, rest - _ABOUT)},{rest + _ABOUT}"
+        like = re.compile(f"(?i).*{core}.*|{head}.*|{two}.{{{length}}}", re.DOTALL)
+        return sorted({symbol.name for symbol in self.functions(like)})
 
     def section_address(self, name: str) -> int | None:
         """Return the address of the section called *name*, None if there is no such section."""
