@@ -305,6 +305,7 @@ def has(here: Here, hook: str, word: str) -> bool:
     return result.exit_code == 0
 
 
+@pytest.mark.usefixtures("only_caller")
 def test_a_program_that_might_read_beyond_the_context_has_a_gate(here: Here) -> None:
     """And one that has not its turn hides the event from nobody else."""
     words = (f"on_call:tracepoint={PARAM}",)
