@@ -113,7 +113,9 @@ def test_a_program_is_fitted_to_a_structure_of_a_module(spec: ObjectSpec) -> Non
     need_module("wireguard")
     words = ("--json", "-B", TYPES / "vmlinux", "btf", "dump", "file", TYPES / "wireguard")
     shown = subprocess.run(["bpftool", *words], check=True, capture_output=True)
-    (structure,) = [one for one in json.loads(shown.stdout)["types"] if one["name"] == "wg_device"]
+    named = (one for one in json.loads(shown.stdout)["types"] if one["name"] == "wg_device")
+    # An enum of commands may have the name as well.
+    (structure,) = [one for one in named if one["kind"] == "STRUCT"]
     (port,) = [one for one in structure["members"] if one["name"] == "incoming_port"]
 
     for program in loaded_program(spec, "port_offset"):
