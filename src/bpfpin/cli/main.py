@@ -30,6 +30,7 @@ COMMANDS = {
     "status": Verb("bpfpin.cli.status", "Show loaded sets, attached programs, and problems."),
     "clean": Verb("bpfpin.cli.clean", "Remove unused leftovers of bpfpin."),
     "stats": Verb("bpfpin.cli.stats", "Show live rates of a counter map."),
+    "serve": Verb("bpfpin.cli.serve", "Serve metrics of the whole host for Prometheus."),
     "action": Verb("bpfpin.cli.action", "Show or switch the verdict of an XDP program."),
     "confirm": Verb("bpfpin.cli.confirm", "Keep a change that was made with --confirm."),
     "lab": Verb("bpfpin.cli.lab", "Temporary namespace and device: up, down, list, exec."),
