@@ -22,7 +22,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
 from bpfpin.uapi import MapType
 from support.cli import run_cli
-from support.here import Here
+from support.here import Here, run_here
 from support.lab import TestLab
 from support.shapes import COUNTERS, WIDER, version
 from support.wait import HANG_S, wait_until
@@ -295,3 +295,26 @@ def test_what_is_wrong_is_told_before_anything_starts(bpffs: Path, tmp_path: Pat
     assert missing.exit_code == 4
     assert both.exit_code == 2
     assert nobody.exit_code == 4
+
+
+def test_stats_write_a_file_for_the_textfile_collector(here: Here, lab: TestLab) -> None:
+    here.load(version(**ARRAY))
+    lab.flood(5)
+    file = here.root.parent / "bpfpin.prom"
+    words = ("stats", here.device, "--pin-root", here.root, "-o", "prom")
+    shown = run_here(*words)
+    assert run_here(*words, "--write", file).exit_code == 0
+    pin = run_here("stats", here.set / COUNTERS, "-o", "prom")
+    wrong = run_here(*words, "--count", 2)
+    without = run_here("stats", here.device, "--pin-root", here.root, "--write", file)
+
+    assert shown.exit_code == 0, shown.stderr
+    packets = samples(shown.stdout, "bpfpin_packets_total", set=here.device, device=here.device)
+    assert sum(packets.values()) >= 5
+    assert set(packets) == set(samples(pin.stdout, "bpfpin_packets_total"))
+    assert_promtool_agrees(file.read_text())
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in file.parent.iterdir() if "prom" in path.name] == [file.name]
+    assert (wrong.exit_code, without.exit_code) == (2, 2)
+    with exporter(here.root) as url:
+        assert set(samples(scraped(url), "bpfpin_packets_total", set=here.device)) == set(packets)

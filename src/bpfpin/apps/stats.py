@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import locale
+import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from bpfpin.errors import PinNotFoundError, UsageError
@@ -26,9 +28,12 @@ from bpfpin.map.counters import (
     total,
 )
 from bpfpin.map.follow import FollowedReading, Gone, StillMigrating, follow, readings
+from bpfpin.map.generation import FoldUnfinishedError
 from bpfpin.map.open import is_map_name, open_map
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.watch import Pace, Reload
+from bpfpin.pins import names
+from bpfpin.pins.manifest import Manifest
 from bpfpin.records import dataclass
 from bpfpin.sets.find import cgroup_set_name, find_readable_set
 from bpfpin.syscall.cpu import cpus_of_values
@@ -237,6 +242,57 @@ def _row(
 def _rate(old: int, new: int, period_s: float) -> float:
     # A counter that decreased was overwritten by somebody: there is no rate.
     return max(0, new - old) / period_s if period_s > 0 else 0.0
+
+
+def metrics(counters: Counters) -> str:
+    """Return the counters now in Prometheus' text format, as the exporter names them.
+
+    `FoldUnfinishedError` if the map is being migrated for too long.
+    """
+    from bpfpin.apps.exporter.metrics import BYTES, PACKETS, Exposition, labels_text  # noqa: PLC0415
+
+    reading = next(_readings(counters, 1.0, 1))
+    if not isinstance(reading, FollowedReading):
+        raise FoldUnfinishedError(str(reading))
+    totals = [total(counts) for counts in reading.value.counts]
+    place = _place_of(counters)
+    labels = [labels_text((*place, ("action", key))) for key in counters.keys]
+    text = Exposition()
+    text.add(PACKETS, zip(labels, [count.packets for count in totals], strict=True))
+    if counters.fields.bytes:
+        text.add(BYTES, zip(labels, [count.bytes or 0 for count in totals], strict=True))
+    return text.text()
+
+
+def _place_of(counters: Counters) -> tuple[tuple[str, str], ...]:
+    """Return the labels of a map of counters, which lead to its set and device if it has them."""
+    path = Path(counters.path)
+    with suppress(OSError, ValueError):
+        manifest = Manifest.parse(os.readlink(path.parent / names.MANIFEST))  # noqa: PTH115 - JSON
+        return (
+            ("set", names.display_name(path.parent.name)),
+            ("map", names.decode(path.name)),
+            ("device", manifest.place.device),
+            ("cgroup", manifest.place.cgroup),
+        )
+    return (("map", names.decode(path.name) if counters.live else counters.map.name),)
+
+
+def write_textfile(path: Path, text: str) -> None:
+    """Write a file for node_exporter's textfile collector: readers see all of it or the old one.
+
+    Raises:
+        OSError: The directory does not exist, or may not be written.
+    """
+    # The collector reads names that end with .prom, so that it never takes this one.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("x", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)  # the collector is another user
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def has_grouping() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import click
 
@@ -13,9 +14,11 @@ from bpfpin.apps.stats import (
     Interval,
     StatsItem,
     has_grouping,
+    metrics,
     open_counters,
     tutorial_format,
     watch_events,
+    write_textfile,
 )
 from bpfpin.cli.context import Context, bpfpin_command, check_format
 from bpfpin.cli.formats import RECORDS, TEXT, Report
@@ -26,8 +29,10 @@ from bpfpin.errors import UsageError
 from bpfpin.map.follow import follow_event_to_json
 from bpfpin.map.open import path_of
 
+PROM = "prom"
 
-@bpfpin_command("stats", outputs=RECORDS)
+
+@bpfpin_command("stats", outputs=(*RECORDS, PROM))
 @click.argument("target", metavar="DEV|NAME|PATH", required=False, shell_complete=complete_sets)
 @device_option()
 @click.option("--map", "map_name", metavar="NAME", help="Map of the set (xdp_stats_map).")
@@ -37,6 +42,13 @@ from bpfpin.map.open import path_of
     metavar="N",
     type=click.IntRange(min=1),
     help="End after N intervals (with -o json: 1, else no end).",
+)
+@click.option(
+    "--write",
+    "file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With -o prom: write FILE, by a rename, for node_exporter's textfile collector.",
 )
 @click.option("--per-cpu", is_flag=True, help="One row for each CPU.")
 @click.option("--classic", "is_classic", is_flag=True, help="Text format of the XDP tutorial.")
@@ -48,6 +60,7 @@ def command(
     map_name: str | None,
     interval: float,
     count: int | None,
+    file: Path | None,
     per_cpu: bool,
     is_classic: bool,
 ) -> None:
@@ -59,8 +72,14 @@ def command(
     Reloads are followed and reported on stderr. If a reload replaced the map, counting starts
     again, unless the map was migrated. After an unload, the next load is awaited. With id:N or
     name:NAME only that map is read.
+
+    With -o prom the counters are written once, in the text format of Prometheus.
     """
     out = context.out
+    if out.format.name == PROM and (per_cpu or count is not None):
+        raise UsageError("-o prom is one reading of all CPUs: leave out --per-cpu and --count")
+    if file is not None:
+        check_format(out, (PROM,), "stats --write", hint=f"add -o {PROM}")
     if is_classic:
         check_format(out, TEXT, "stats --classic")
         if per_cpu:
@@ -86,8 +105,16 @@ def command(
                 lambda: _document(_announced(out, read(count or 1))),
                 lambda out: _write(out, read(count), title=title, is_classic=is_classic),
                 records=lambda: _records(_announced(out, read(count))),
+                own={PROM: lambda out: _write_metrics(out, metrics(counters), file)},
             )
         )
+
+
+def _write_metrics(out: Output, text: str, file: Path | None) -> None:
+    if file is None:
+        out.piece(text)
+    else:
+        write_textfile(file, text)
 
 
 def _one_target(target: str | None, dev: str | None) -> str:

@@ -24,6 +24,14 @@ class Family(NamedTuple):
     help: str
 
 
+PACKETS = Family(
+    "bpfpin_packets_total", "counter", "Packets that a map of counters counts, by its entry."
+)
+BYTES = Family(
+    "bpfpin_bytes_total", "counter", "Bytes of these packets, where the map counts bytes."
+)
+
+
 def labels_text(labels: Iterable[tuple[str, str]]) -> str:
     """Return labels as they stand after a name; those with an empty value are left out.
 

@@ -14,7 +14,15 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from bpfpin.apps.exporter import channel
-from bpfpin.apps.exporter.metrics import Exposition, Family, Totals, head, labels_text
+from bpfpin.apps.exporter.metrics import (
+    BYTES,
+    PACKETS,
+    Exposition,
+    Family,
+    Totals,
+    head,
+    labels_text,
+)
 from bpfpin.apps.exporter.read import CounterReader, RunReader, memory_of, read_entries, ring_used
 from bpfpin.apps.exporter.rule_series import RuleSeries
 from bpfpin.apps.exporter.rules import Rule
@@ -27,12 +35,6 @@ _FOLD_TRIES: Final = 3
 _SAID_MAX: Final = 100  # lines in the log
 
 BUILD = Family("bpfpin_build_info", "gauge", "Version of bpfpin; the value is 1.")
-PACKETS = Family(
-    "bpfpin_packets_total", "counter", "Packets that a map of counters counts, by its entry."
-)
-BYTES = Family(
-    "bpfpin_bytes_total", "counter", "Bytes of these packets, where the map counts bytes."
-)
 MAPS = Family("bpfpin_maps", "gauge", "Maps with this name, type and pin set.")
 ENTRIES = Family(
     "bpfpin_map_entries",
