@@ -175,8 +175,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise BusyError(
             f"cannot listen on {host} port {port}: {error.strerror}",
-            hint=f"see who listens there: ss -ltnp 'sport = :{port}'; another port: --listen"
-            f" {host}:PORT",
+            hint=f"see who listens there: ss -ltnp 'sport = :{port}'; to take another port:"
+            f" bpfpin serve --listen {host}:{port + 1}",
         ) from None
     return listener
 
