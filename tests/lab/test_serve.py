@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,14 +18,16 @@ from pathlib import Path
 
 import pytest
 
+import bpfpin
 from bpfpin.objects.kernel.info import map_ids
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
-from bpfpin.uapi import MapType
+from bpfpin.uapi import MapType, XdpAction
 from support.cli import run_cli
-from support.here import Here, run_here
+from support.here import Here, run_here, veth
 from support.lab import TestLab
 from support.shapes import COUNTERS, WIDER, version
+from support.traffic import flow
 from support.wait import HANG_S, wait_until
 
 ARRAY = {"TYPE": "PERCPU_ARRAY", "ENTRIES": 5}
@@ -131,6 +134,40 @@ def test_counts_go_on_exactly_over_reloads_of_all_kinds(here: Here, lab: TestLab
     assert value(text, "bpfpin_set_generation", set=here.device) == 4
 
 
+def test_scrapes_amid_reloads_see_the_same_series_which_only_grow(here: Here, lab: TestLab) -> None:
+    """Also while a map is migrated, and while both generations exist."""
+    here.load(version(**ARRAY))
+    texts: list[str] = []
+    is_over = threading.Event()
+    with exporter(here.root) as url, flow(lab, packets=200_000, per_second=2000):
+
+        def scrape() -> None:
+            while not is_over.is_set():
+                texts.append(scraped(url))
+
+        thread = threading.Thread(target=scrape)
+        thread.start()
+        try:
+            wait_until(lambda: len(texts) > 2)
+            for number in range(3):
+                here.load(version(**ARRAY, **WIDER, VARIABLES=f"int b = {number};"), "--migrate")
+                here.load(version(**ARRAY), "--fresh", COUNTERS)
+            seen = len(texts)
+            wait_until(lambda: len(texts) > seen + 2)
+        finally:
+            is_over.set()
+            thread.join()
+
+    readings = [samples(text, "bpfpin_packets_total", device=here.device) for text in texts]
+    assert [set(reading) for reading in readings if set(reading) != set(readings[0])] == []
+    assert all(f'set="{here.device}"' in labels for labels in readings[0])
+    for labels in readings[0]:
+        numbers = [reading[labels] for reading in readings]
+        assert numbers == sorted(numbers)
+    runs = [set(samples(text, "bpfpin_program_runs_total", set=here.device)) for text in texts]
+    assert [labels for labels in runs if len(labels) != 1] == []
+
+
 def test_the_host_is_described_and_the_scraped_process_has_no_capability(
     here: Here, lab: TestLab
 ) -> None:
@@ -183,6 +220,20 @@ def assert_promtool_agrees(text: str) -> None:
         [tool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_counters_that_others_loaded_have_their_device_and_no_set(bpffs: Path) -> None:
+    with (
+        veth() as device,
+        bpfpin.load("builtin:xdp_stats") as loaded,
+        bpfpin.attach_xdp(loaded.programs["xdp_stats"], device),
+        exporter(bpffs) as url,
+    ):
+        text = scraped(url)
+
+    counters = samples(text, "bpfpin_packets_total", device=device, map="xdp_stats_map")
+    assert len(counters) == len(XdpAction)
+    assert not any("set=" in labels for labels in counters)
 
 
 def test_nothing_is_kept_alive_between_scrapes(here: Here) -> None:

@@ -27,7 +27,7 @@ from bpfpin.apps.exporter.view import (
 )
 from bpfpin.btf.names import kernel_name
 from bpfpin.btf.write import subset
-from bpfpin.errors import BpfError
+from bpfpin.errors import BpfError, UsageError
 from bpfpin.host.attachments import all_attachments
 from bpfpin.host.graph import NodeKind
 from bpfpin.host.links import LinkPlace, place_links
@@ -56,6 +56,8 @@ from bpfpin.objects.kernel.info import (
 from bpfpin.objects.kernel.link_target import link_targets
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
+from bpfpin.pins.directory import Directory
+from bpfpin.pins.ownership import ObjectIds as PinnedIds
 from bpfpin.pins.pinset import LoadedSet, PinSet
 from bpfpin.sets.reports import ProblemKind
 from bpfpin.sets.status import status
@@ -106,11 +108,13 @@ class HostLook:
         self._maps: dict[int, _MapFacts] = {}
         self._programs: dict[int, ProgramInfo] = {}
         self._sets: dict[str, _SetFacts] = {}
+        self._staged: list[tuple[str, PinnedIds]] = []
         self._places: dict[int, list[LinkPlace]] = {}
         self._placed: tuple[tuple[int, ...], tuple[int, ...]] | None = None
         self._states: dict[str, str] = {}
         self._problems: dict[str, int] = {}
         self.is_behind = False
+        self._own_maps: set[int] = set()
         self._others: dict[int, CounterView | None] = {}
         self._rule_maps: dict[tuple[int, int], RuleMapView | None] = {}
 
@@ -122,10 +126,13 @@ class HostLook:
         """
         _update(self._maps, ids.maps, _map_facts)
         _update(self._programs, ids.programs, _program_facts)
-        self.is_behind = self._read_sets() or self.is_behind
+        # In this order a map that a running program counts in is seen in the stage of its set or in
+        # the set, even if the two are exchanged now.
         if is_whole or self._placed != (ids.programs, ids.links):
             self._places = _places(self._programs.values())
             self._placed = (ids.programs, ids.links)
+        self._staged = _staged(self._pin_root)
+        self.is_behind = self._read_sets() or self.is_behind
         if is_whole:
             self._read_status()
             self.is_behind = False
@@ -139,10 +146,15 @@ class HostLook:
             if known is not None and known.state == state:
                 sets[name] = known
                 continue
-            with suppress(BpfError, OSError):
+            try:
                 pin_set = PinSet.read(self._pin_root, name)
                 if isinstance(pin_set, LoadedSet):
                     sets[name] = _SetFacts(state, pin_set, list(_counters_of_set(pin_set)))
+            except (BpfError, OSError):
+                # It was exchanged while it was read. The next look reads it again, for its state
+                # is another one.
+                if known is not None:
+                    sets[name] = known
         has_changed = sets != self._sets
         self._sets = sets
         return has_changed
@@ -159,12 +171,11 @@ class HostLook:
         map_sets: dict[int, set[str]] = defaultdict(set)
         full_names: dict[int, set[str]] = defaultdict(set)
         program_sets: dict[int, set[str]] = defaultdict(set)
-        for facts in self._sets.values():
-            shown, objects = names.display_name(facts.pin_set.name), facts.pin_set.objects
-            for pin, map_id in (objects.maps if objects else {}).items():
+        for shown, objects in self._objects_of_sets():
+            for pin, map_id in objects.maps.items():
                 map_sets[map_id].add(shown)
                 full_names[map_id].add(names.decode(pin))
-            for program_id in (objects.programs if objects else {}).values():
+            for program_id in objects.programs.values():
                 program_sets[program_id].add(shown)
         return HostView(
             [_map_view(facts, _only(map_sets[map_id])) for map_id, facts in self._maps.items()],
@@ -177,6 +188,13 @@ class HostLook:
             self._views_of_rules(map_sets, full_names),
             self._problems,
         )
+
+    def _objects_of_sets(self) -> Iterator[tuple[str, PinnedIds]]:
+        """Yield what each set pinned, also in its next generation."""
+        for facts in self._sets.values():
+            if facts.pin_set.objects is not None:
+                yield names.display_name(facts.pin_set.name), facts.pin_set.objects
+        yield from self._staged
 
     def _set_view(self, pin_set: PinSet) -> SetView:
         shown, manifest = names.display_name(pin_set.name), pin_set.manifest
@@ -198,12 +216,15 @@ class HostLook:
                 if place.device is not None:
                     for map_id in info.map_ids if info is not None else ():
                         users[map_id].add((place.device.kind, _without_ids(place.device.name)))
+        # A map that just left its set with the old generation is no map of others: its program is
+        # detached, or was when the places were looked at.
+        self._own_maps = (self._own_maps & self._maps.keys()) | {
+            map_id for map_id, sets in map_sets.items() if sets
+        }
         self._others = {key: view for key, view in self._others.items() if key in users}
-        staged = _staged_maps(self._pin_root)
         for map_id, places_of_map in users.items():
             facts = self._maps.get(map_id)
-            # The map of a stage counts already, and becomes one of a set.
-            if facts is None or map_sets[map_id] or map_id in staged:
+            if facts is None or map_id in self._own_maps:
                 continue
             if map_id not in self._others:
                 self._others[map_id] = _counter_of_other(facts.info)
@@ -291,14 +312,17 @@ def _directories(pin_root: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
                 yield entry.name, (found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _staged_maps(pin_root: Path) -> set[int]:
-    staged: set[int] = set()
+def _staged(pin_root: Path) -> list[tuple[str, PinnedIds]]:
+    """Return the objects in the stages of sets: the next generation, or after it the last one."""
+    staged = []
     with suppress(OSError):
         for name in os.listdir(pin_root):  # noqa: PTH208 - names, not paths
             if name.endswith(names.STAGE_SUFFIX):
-                for pin in (pin_root / name).iterdir():
-                    with suppress(BpfError), Map.from_pin(pin, read_only=True) as bpf_map:
-                        staged.add(bpf_map.id)
+                with suppress(BpfError), Directory.open(pin_root / name) as directory:
+                    objects = PinnedIds.read(directory)
+                    if objects is not None:
+                        shown = names.display_name(name.removesuffix(names.STAGE_SUFFIX))
+                        staged.append((shown, objects))
     return staged
 
 
@@ -338,11 +362,13 @@ def _program_view(info: ProgramInfo, set_name: str, places: Sequence[LinkPlace])
 
 
 def _counters_of_set(pin_set: LoadedSet) -> Iterator[CounterView]:
+    """Yield the counters of a set; `BpfError` if it is exchanged meanwhile."""
     place, shown = pin_set.manifest.place, names.display_name(pin_set.name)
     # By the path and not by the running program: while entries are migrated the program counts in
     # a map that does not have the old counts yet.
     for name, path in counter_pins(pin_set.maps).items():
-        with suppress(BpfError, OSError), open_map(str(path)) as bpf_map:
+        # The usual name alone makes no counters.
+        with suppress(UsageError), open_map(str(path)) as bpf_map:
             view = _counter_view(bpf_map, shown, name)
             yield view._replace(
                 first=first_id(path, bpf_map.id), device=place.device, cgroup=place.cgroup

@@ -275,7 +275,10 @@ class Scraper:
     def _read_counters(
         self, message: Mapping[str, Any], maps: Mapping[int, int]
     ) -> dict[str, dict[int | str, list[int]] | None]:
-        """Return counters by place and then by part; None for what is being migrated now."""
+        """Return counters by place and then by part; None for what cannot be read right now.
+
+        Those are maps that are being migrated, or are gone.
+        """
         folding = set(message["folding"])
         read: dict[str, dict[int | str, list[int]] | None] = {}
         for place, rows in self._layout.counters.items():
@@ -287,8 +290,8 @@ class Scraper:
                 if (fd := maps.get(row.id)) is not None:
                     with suppress(BpfError):
                         parts[row.first] = self._counter_reader.read(fd, row)
-            if parts:
-                read[place] = parts
+            # Without any the map was replaced after the helper looked.
+            read[place] = parts or None
         return read
 
     def _goes_back(self, counters: Mapping[str, Mapping[int | str, list[int]] | None]) -> bool:
