@@ -72,6 +72,21 @@ def test_sets_at_all_kinds_of_places_come_back(lab: TestLab, tmp_path: Path) -> 
     assert f"state.toml:4: set {wanted[0]['cgroup']}: " in gone.stderr
 
 
+def test_what_a_state_cannot_hold_is_said(lab: TestLab) -> None:
+    run_cli_ok("load", "builtin:xdp_stats", "--dev", lab.device)
+    run_cli_ok("unload", lab.device, "--keep-maps")
+    kept = run_cli("state", "-o", "json")
+    run_cli_ok("load", "builtin:xdp_stats", "--dev", lab.device, "--confirm", "600")
+    on_trial = run_cli("state")
+    run_cli_ok("confirm", lab.device)
+
+    assert (kept.exit_code, kept.json["sets"][0]["keys"]) == (4, {})
+    assert "nothing of it is attached" in kept.json["problems"][0]
+    assert (on_trial.exit_code, "it is on trial" in on_trial.stderr) == (4, True)
+    assert f"# {lab.device}: it is on trial" in on_trial.stdout
+    assert run_cli("state").exit_code == 0
+
+
 def test_devices_are_found_by_group_and_driver(lab: TestLab, tmp_path: Path) -> None:
     subprocess.run(["ip", "link", "set", lab.device, "group", "77"], check=True)
     file = tmp_path / "a.toml"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +225,88 @@ entries = { 0 = "XDP_DROP" }
     assert not is_open_after
     assert "map blocked, added:  -> 198.51.100.0/24" in changes(mended)
     assert generation(lab.device) == 3
+    assert actions(run_cli_ok("apply", file, "-o", "json")) == {lab.device: "unchanged"}
+
+
+class Traffic:
+    """Packets from the peer to one port, all the time, and how many of them reached a socket."""
+
+    def __init__(self, lab: TestLab, port: int) -> None:
+        self._lab, self._port = lab, port
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self.passed = 0
+
+    def _send(self) -> None:
+        while not self._ends.is_set():
+            self._lab.flood(10, port=self._port)
+
+    def __enter__(self) -> Traffic:
+        self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._receiver.bind((self._lab.host_address, self._port))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._ends.set()
+        self._thread.join()
+        with self._receiver:
+            self._receiver.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                while self._receiver.recv(64):
+                    self.passed += 1
+
+
+def wait_for_packet(seen: Map, port: int) -> None:
+    """Wait until the program has seen one more packet to *port*."""
+    seen.clear()
+    wait_until(lambda: port in seen)
+
+
+def test_packets_never_meet_a_part_of_the_entries(lab: TestLab, tmp_path: Path) -> None:
+    """Both lists have the peer, or the port: a packet that passes met neither of them whole."""
+
+    def a_file(maps: str) -> Path:
+        return write(tmp_path / "a.toml", a_set(compiled("stated"), lab.device, maps))
+
+    done: list[str] = []
+    for maps in (
+        "maps.blocked.entries = {{ '{peer}' = 1, '198.51.100.{number}' = 1 }}",
+        "maps.lists.slots.0.entries = {{ 7001 = 1, '800{number}' = 1 }}",
+    ):
+        run_cli_ok("apply", a_file(maps.format(peer=lab.peer_address, number=0)))
+        with Traffic(lab, 7001) as traffic:
+            for number in range(1, 3):
+                file = a_file(maps.format(peer=lab.peer_address, number=number))
+                done += actions(run_cli_ok("apply", file, "-o", "json")).values()
+                with Map.from_pin(ROOT / lab.device / "seen") as seen:
+                    wait_for_packet(seen, 7001)
+
+        assert traffic.passed == 0
+    assert done == ["reload"] * 2 + ["fill"] * 2
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_a_dump_of_a_map_is_a_file_with_its_entries(
+    lab: TestLab, tmp_path: Path, form: str
+) -> None:
+    maps = """
+[set.maps.limits]
+entries = [
+    { key = { port = 443, zone = 1 }, value = { rate = 5, inner = { burst = 7 } } },
+    { key = { port = 80 }, value = { rate = "18446744073709551615" } },
+]
+[set.maps.blocked]
+entries = { "10.0.0.0/8" = 1, "192.0.2.7" = 2 }
+"""
+    file = write(tmp_path / "a.toml", a_set(compiled("stated"), lab.device, maps))
+    run_cli_ok("apply", file)
+    for name in ("limits", "blocked"):
+        dump = run_cli_ok("map", "dump", f"{lab.device}/{name}", "-o", form)
+        write(tmp_path / f"{name}.{form}", dump.stdout)
+    maps = "".join(f"maps.{name}.file = '{name}.{form}'\n" for name in ("limits", "blocked"))
+    write(file, a_set(compiled("stated"), lab.device, maps))
+
     assert actions(run_cli_ok("apply", file, "-o", "json")) == {lab.device: "unchanged"}
 
 

@@ -281,7 +281,7 @@ class Manifest:
         return _parsed(text)
 
 
-@lru_cache(maxsize=8)  # one command reads the same text again and again
+@lru_cache(maxsize=1024)  # one command reads the manifests of all sets again and again
 def _parsed(text: str) -> Manifest:
     record = JsonObject.load(text)
     if record.number("schema") != SCHEMA:

@@ -104,10 +104,24 @@ def sets_at(place: AttachPoint, sets: list[PinSet]) -> list[PinSet]:
     ]
 
 
+def names_at(place: AttachPoint, pin_root: Path) -> list[str]:
+    """Return the names of the sets at the same place as `sets_at`; only manifests are read."""
+    with Directory.open(pin_root) as root:
+        entries = sorted(entry for entry in root.names() if names.is_set_name(entry))
+        owners = {0, os.geteuid()}
+        return [entry for entry in entries if _has_set_at(root, entry, place, owners)]
+
+
 def is_set_at(place: AttachPoint, path: Path) -> bool:
     """Whether *path* is a set of this user at that place; only its manifest is read."""
     with suppress(BpfError), Directory.open(path) as directory:
         return _is_at(read_manifest(directory).place, place)
+    return False
+
+
+def _has_set_at(root: Directory, entry: str, place: AttachPoint, owners: set[int]) -> bool:
+    with suppress(BpfError), root.child(entry) as directory:
+        return _is_at(read_manifest(directory, owners=owners).place, place)
     return False
 
 

@@ -18,11 +18,11 @@ from bpfpin.objects.maps.create import map_memory_limit
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.manifest import Access, AttachPoint
-from bpfpin.pins.pinset import LoadedSet, all_sets
+from bpfpin.pins.pinset import LoadedSet
 from bpfpin.pins.plan import ALL
 from bpfpin.records import dataclass
 from bpfpin.sets.choose import Choice, TargetKinds, check_options, choose, programs_to_load
-from bpfpin.sets.find import is_set_at, sets_at
+from bpfpin.sets.find import is_set_at, names_at
 from bpfpin.sets.given_maps import Given, Shared, with_pinnings
 from bpfpin.sets.place import target_kinds, target_name, usual_name
 from bpfpin.sets.variables import Settings, with_variables
@@ -340,10 +340,10 @@ def _set_name_for(place: AttachPoint, usual: str, pin_root: Path) -> str:
         return usual
     is_mounted = bpffs.inspect(pin_root) is RootState.MOUNTED
     # The usual case reads one manifest. Only a set with a name of its own makes it necessary to
-    # read all.
+    # read all: of 1,000 sets that takes a moment, where reading their pins would take seconds.
     if not is_mounted or is_set_at(place, pin_root / usual):
         return usual
-    set_names = [pin_set.name for pin_set in sets_at(place, all_sets(pin_root))]
+    set_names = names_at(place, pin_root)
     if not set_names:
         return usual
     if len(set_names) > 1:

@@ -14,9 +14,11 @@ from bpfpin.objects.maps import compat
 from bpfpin.objfile.reader import PREFIX, read_object
 from bpfpin.pins import names
 from bpfpin.pins.bpffs import BPFFS
+from bpfpin.pins.directory import Directory
 from bpfpin.pins.manifest import HookRecord
 from bpfpin.pins.pinset import LoadedSet, SetState, all_sets
 from bpfpin.pins.plan import is_constant
+from bpfpin.pins.trial import read_trial
 from bpfpin.records import dataclass
 from bpfpin.sets.apply import toml
 from bpfpin.sets.place import DeviceState, device_state, namespace_of, usual_name
@@ -138,6 +140,8 @@ class _Describing:
         keys: Mapping[str, Any] = {}
         if self._live.state is SetState.HALF_BUILT:
             self._problems.append(self._live.reason)
+        if _is_on_trial(self._live):
+            self._problems.append("it is on trial, and may go back to what was loaded before")
         if not self._manifest.hooks:
             self._problems.append("nothing of it is attached, only its maps are kept: left out")
         elif not self._manifest.object:
@@ -247,6 +251,12 @@ class _Describing:
                     if map_spec.pinning in _PINNING_WORDS and map_spec.pinning is not pinning:
                         wanted["pinning"] = _PINNING_WORDS[pinning]
             yield name, wanted
+
+
+def _is_on_trial(live: LoadedSet) -> bool:
+    with suppress(BpfError), Directory.open(live.path) as directory:
+        return read_trial(directory) is not None
+    return False
 
 
 def _program_word(record: HookRecord) -> str:

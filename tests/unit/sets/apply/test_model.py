@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bpfpin.errors import ObjectNotFoundError, UsageError
 from bpfpin.migration.request import Migration, Rule
+from bpfpin.sets.apply import keys, toml
 from bpfpin.sets.apply.model import Contents, Place, parse_state, read_state
 
 FILE = Path("/etc/bpfpin/edge.toml")
@@ -163,6 +168,35 @@ def test_a_wrong_file_is_named_with_line_and_key(text: str, said: str) -> None:
         parse_state(text, FILE)
 
     assert raised.value.message.startswith(f"{FILE}:{said}")
+
+
+NAMES = [*keys.FILE, *keys.SET, *keys.MAP, *keys.MIGRATION, *keys.COUNTER, "key", "other"]
+SCALARS = (
+    st.booleans() | st.integers(-2, 5) | st.sampled_from(["", "a.csv", "xdp", "by-name", "x="])
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+TABLES = st.fixed_dictionaries(
+    {"object": st.just("a.o")},
+    optional={name: VALUES for name in (*keys.SET, "other") if name != "object"},
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3), st.lists(TABLES, max_size=2))
+def test_any_document_is_a_state_or_is_refused(
+    document: dict[str, Any], sets: list[dict[str, Any]]
+) -> None:
+    whole = {**document, **({"set": sets} if sets else {})}
+    text = "\n".join(
+        f"{toml.key_text(key)} = {toml.value_text(value)}" for key, value in whole.items()
+    )
+    with contextlib.suppress(UsageError):
+        parse_state(text, FILE)
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
