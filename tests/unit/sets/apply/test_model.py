@@ -234,8 +234,8 @@ def test_two_sets_at_one_place_are_refused(
     tmp_path: Path, first: str, second: str, said: str
 ) -> None:
     files = [tmp_path / "a.toml", tmp_path / "b.toml"]
-    for file, keys in zip(files, (first, second), strict=True):
-        file.write_text(f"[[set]]\nobject = 'o.o'\n{keys}\n")
+    for file, of_set in zip(files, (first, second), strict=True):
+        file.write_text(f"[[set]]\nobject = 'o.o'\n{of_set}\n")
     with pytest.raises(UsageError, match=re.escape(said)) as raised:
         read_state(files)
 
