@@ -11,8 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# It ends with the process that started it (PR_SET_PDEATHSIG of prctl(2)).
 BEGIN = """
-import os, signal, socket, sys
+import ctypes, os, signal, socket, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 """
