@@ -11,6 +11,7 @@ import pytest
 
 from bpfpin.attach.devices import driver_name
 from bpfpin.objects.maps.map import Map
+from bpfpin.objfile.reader import read_object
 from support import isolation
 from support.cli import CliResult, run_cli, run_cli_ok
 from support.hooks import new_cgroup
@@ -70,6 +71,32 @@ def test_sets_at_all_kinds_of_places_come_back(lab: TestLab, tmp_path: Path) -> 
     # The cgroup is gone; the others are loaded.
     assert gone.exit_code == 4
     assert f"state.toml:4: set {wanted[0]['cgroup']}: " in gone.stderr
+
+
+def test_a_map_from_elsewhere_is_used_again(lab: TestLab, tmp_path: Path) -> None:
+    outside, object_file = ROOT / "elsewhere", compiled("stated")
+    spec = read_object(object_file).maps["limits"]
+    with Map.create(spec) as bpf_map:
+        bpf_map.pin(outside)
+        wanted_id = bpf_map.id
+    try:
+        run_cli_ok("load", object_file, "--dev", lab.device, "--map", f"limits={outside}")
+        # A reload keeps the map without naming it again.
+        run_cli_ok("load", object_file, "--dev", lab.device, "--fresh", "seen")
+        state = write(tmp_path / "a.toml", run_cli_ok("state").stdout)
+        run_cli_ok("unload", "--all")
+        run_cli_ok("apply", state)
+        again = run_cli("apply", state, "--check")
+        with Map.from_pin(ROOT / lab.device / "limits") as limits:
+            used_id = limits.id
+        run_cli_ok("unload", "--all")
+    finally:
+        outside.unlink()
+    missing = run_cli("apply", state)
+
+    assert tomllib.loads(state.read_text())["set"][0]["maps"] == {"limits": {"use": str(outside)}}
+    assert (used_id, again.exit_code) == (wanted_id, 0)
+    assert (missing.exit_code, str(outside) in missing.stderr) == (4, True)
 
 
 def test_what_a_state_cannot_hold_is_said(lab: TestLab) -> None:

@@ -211,6 +211,8 @@ class Manifest:
     """By name: the variables and constants that the user set, as `--set` takes them."""
     origin: str = ""
     """The command that made the set, if that matters later (`APPLY`)."""
+    given: Mapping[str, str] = field(default_factory=dict)
+    """By name: the maps from elsewhere that the user named, by path or as `--map` takes them."""
 
     def without_hooks(self) -> Self:
         """Return the manifest of the next generation if nothing is attached in it."""
@@ -221,15 +223,15 @@ class Manifest:
     def to_text(self) -> str:
         """Return the text of the symlink.
 
-        If it is too long, `settings` are left out, then the object's path is cut to its file name,
-        and then `migrated` is left out. `LimitError` if that is not enough.
+        If it is too long, `settings` and `given` are left out, then the object's path is cut to its
+        file name, and then `migrated` is left out. `LimitError` if that is not enough.
         """
-        # Without `settings`, `state` cannot tell them; without `migrated` readers start from zero,
-        # and no count is lost.
+        # Without `settings` and `given`, `state` cannot tell them; without `migrated` readers start
+        # from zero, and no count is lost.
         shorter, text = self, ""
         cuts: tuple[dict[str, Any], ...] = (
             {},
-            {"settings": {}},
+            {"settings": {}, "given": {}},
             {"object": PurePath(self.object).name},
             {"migrated": {}},
         )
@@ -272,6 +274,8 @@ class Manifest:
             record["settings"] = dict(self.settings)
         if self.origin:
             record["origin"] = self.origin
+        if self.given:
+            record["given"] = dict(self.given)
         # No spaces: with about 30 hooks a set reaches the limit of the text.
         return json.dumps(record, separators=(",", ":"), default=lambda choice: choice.value)
 
@@ -302,6 +306,7 @@ def _parsed(text: str) -> Manifest:
         gates=_gates(record.optional("gates", {})),
         settings=_texts("settings", record.optional("settings", {})),
         origin=record.text("origin", ""),
+        given=_texts("given", record.optional("given", {})),
     )
 
 

@@ -187,10 +187,12 @@ def test_any_text_is_a_manifest_or_a_value_error(text: str) -> None:
 
 
 def test_settings_and_origin_read_back_and_take_no_room_if_there_are_none() -> None:
-    whole = dataclasses.replace(MANIFEST, settings={"largest": "hex:c8000000"}, origin="apply")
+    whole = dataclasses.replace(
+        MANIFEST, settings={"largest": "hex:c8000000"}, origin="apply", given={"flows": "/p"}
+    )
 
     assert Manifest.parse(whole.to_text()) == whole
-    assert {"settings", "origin"}.isdisjoint(json.loads(MANIFEST.to_text()))
+    assert {"settings", "origin", "given"}.isdisjoint(json.loads(MANIFEST.to_text()))
 
 
 def test_settings_are_left_out_first_where_there_is_no_room() -> None:
@@ -200,7 +202,8 @@ def test_settings_are_left_out_first_where_there_is_no_room() -> None:
     assert parsed == MANIFEST
 
 
-@pytest.mark.parametrize("settings", [[], {"a": 1}, "text"])
-def test_damaged_settings_make_no_manifest(settings: object) -> None:
-    with pytest.raises(ValueError, match="'settings' is not a table of texts"):
-        Manifest.parse(changed(settings=settings))
+@pytest.mark.parametrize("key", ["settings", "given"])
+@pytest.mark.parametrize("value", [[], {"a": 1}, "text"])
+def test_damaged_settings_make_no_manifest(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"'{key}' is not a table of texts"):
+        Manifest.parse(changed(**{key: value}))

@@ -10,6 +10,7 @@ from typing import Any, Final
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import BpfError
 from bpfpin.hooks import HeldBy, Hook, known_hook
+from bpfpin.objects.kernel.info import ID
 from bpfpin.objects.maps import compat
 from bpfpin.objfile.reader import PREFIX, read_object
 from bpfpin.pins import names
@@ -220,6 +221,17 @@ class _Describing:
             keys |= {"netns": name} if name else {}
         return keys
 
+    def _given(self, name: str) -> str | None:
+        """Return the map from elsewhere that the user named as map *name*, as `use` takes it."""
+        source = self._manifest.given.get(name)
+        if source is None or source.startswith(ID):  # ids are others after a reboot
+            return None
+        path = Path(source)
+        if path.parent.parent == self._live.path.parent:
+            # A map of another set, by the words that are the same below every pin root.
+            return f"{names.display_name(path.parent.name)}/{names.decode(path.name)}"
+        return source
+
     def _maps(self, spec: ObjectSpec | None) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield what is to be said of each map."""
         outside = {pin.map for pin in self._live.outside}
@@ -233,7 +245,7 @@ class _Describing:
                 self._problems.append(f"map {name} cannot be opened")
                 continue
             with opened as bpf_map:
-                owner = self._owners.get(bpf_map.id)
+                owner = self._given(name) or self._owners.get(bpf_map.id)
                 if owner is not None and name not in outside:
                     yield name, {"use": owner}
                     continue

@@ -108,6 +108,15 @@ def origin_after(request: LoadRequest, live: LoadedSet | None) -> str:
     return request.origin or (live.manifest.origin if live else "")
 
 
+def given_after(request: LoadRequest, plan: Plan) -> dict[str, str]:
+    """Return where the maps come from that the user named, in this load or in an earlier one."""
+    kept = {each.name for each in plan.maps if each.decision is Decision.KEPT}
+    before = plan.live.manifest.given if plan.live else {}
+    given = {name: source for name, source in before.items() if name in kept}
+    promised = [shared for shared in request.shared.values() if shared.is_promised]
+    return given | {shared.name: str(shared.path or shared.source) for shared in promised}
+
+
 def _shared_maps(request: LoadRequest) -> dict[str, tuple[Map, str]]:
     return {
         name: (shared.bpf_map, shared.source)

@@ -28,7 +28,7 @@ from bpfpin.records import dataclass
 from bpfpin.sets.live import notes_on_others, reopen
 from bpfpin.sets.load.attach import attach, explained_updates, foreseen
 from bpfpin.sets.load.hooks import programs_with_targets
-from bpfpin.sets.load.plan import access_after, origin_after
+from bpfpin.sets.load.plan import access_after, given_after, origin_after
 from bpfpin.sets.load.report import attached, finished, planned
 from bpfpin.sets.place import hook_target
 from bpfpin.sets.reports import LoadReport, ProgramReport
@@ -571,4 +571,5 @@ def _manifest(request: LoadRequest, plan: Plan, records: tuple[HookRecord, ...])
         variables=request.settings.hashes,
         settings=request.settings.words,
         origin=origin_after(request, plan.live),
+        given=given_after(request, plan),
     )
