@@ -20,7 +20,7 @@ from bpfpin.syscall.fd import Descriptor
 from bpfpin.uapi import MapType
 from support.here import Here
 from support.objects import compiled_with_headers
-from support.trials import kill, on_trial
+from support.trials import kill, on_trial, take_back
 from support.user_program import Probed, probed, running
 from support.wait import wait_until
 
@@ -149,9 +149,9 @@ def test_beside_the_next_one_the_old_program_sees_nothing(here: Here, process: P
 
 def test_a_load_on_trial_goes_back(here: Here, process: Probed) -> None:
     load(here, *WORDS)
-    load(here, *WORDS, "--confirm", "1", step=1000)
+    load(here, *WORDS, "--confirm", "600", step=1000)
     process.call(1)
-    wait_until(lambda: here.ok("status")["sets"][0]["state"] == "ok" and is_old(here))
+    take_back(here.root)
     process.call(2)
     load(here, *WORDS, step=1_000_000)
     process.call(3)
@@ -159,12 +159,6 @@ def test_a_load_on_trial_goes_back(here: Here, process: Probed) -> None:
     assert counted(here) % 1000 == 2
     assert counted(here) // 1_000_000 == 3
     assert held(here)[PROGRAM][0] == "gate"
-
-
-def is_old(here: Here) -> bool:
-    """Whether the first program of two has its turn again."""
-    with gate(here) as opened:
-        return state_of(opened).admitted == 1
 
 
 def test_the_new_program_runs_on_if_who_waits_beside_its_trial_is_killed(

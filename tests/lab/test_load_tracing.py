@@ -17,6 +17,7 @@ from support.cli import run_cli_ok
 from support.here import Here
 from support.lab import TestLab
 from support.objects import compiled
+from support.trials import take_back
 from support.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("only_caller")
@@ -196,9 +197,9 @@ def test_a_slot_that_was_unpinned_is_told_and_healed(here: Here, source: Path) -
 
 def test_a_load_on_trial_goes_back_to_the_program_before(here: Here, source: Path) -> None:
     load(here, source, "--prog", "on_call")
-    load(here, newer(), "--prog", "on_call", "--confirm", "1")
+    load(here, newer(), "--prog", "on_call", "--confirm", "600")
     call()
-    wait_until(lambda: here.ok("status")["sets"][0]["state"] == "ok")
+    take_back(here.root)
     call()
 
     assert counted(here, ON_CALL) == 1000 * CALLS + CALLS

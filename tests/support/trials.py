@@ -35,6 +35,12 @@ def kill(trial: Trial) -> None:
     wait_until(lambda: not is_waiting(trial))
 
 
+def take_back(root: Path) -> None:
+    """End the only trial below *root* as the end of a login session does, and wait for it."""
+    os.kill(on_trial(root).pid, signal.SIGTERM)
+    wait_until(lambda: waiting(root) == [])
+
+
 def wait_for_the_deadline(trial: Trial) -> None:
     """Wait until it is too late to confirm."""
     wait_until(lambda: now_ms() > trial.deadline_ms)
