@@ -112,12 +112,14 @@ def test_series_that_stay_away_are_forgotten() -> None:
 
 def test_rules_are_read(tmp_path: Path) -> None:
     (rule,) = read_rules(written(tmp_path, RULE))
+    (same,) = read_rules(written(tmp_path, f"schema = 1\n[[set]]\nobject = 'a.o'\n{RULE}"))
 
     assert (rule.name, rule.value, rule.labels) == (
         "flow_bytes_total",
         "bytes",
         {"source": "saddr"},
     )
+    assert same == rule
     assert rule.takes({"flows"}, "lab0")
     assert not rule.takes({"flow"}, "lab0")
 

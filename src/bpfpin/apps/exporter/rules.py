@@ -72,7 +72,8 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         document = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
-    _check_keys(document, ("metric",), f"{path}")
+    # A state file of `bpfpin apply` may have the rules, too.
+    _check_keys(document, ("metric", "set", "schema"), f"{path}")
     tables = document.get("metric", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"{path}: metric is not an array of tables", hint="write [[metric]]")

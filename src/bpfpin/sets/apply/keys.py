@@ -30,6 +30,7 @@ class Kind(Enum):
     TEXT = "a text"
     TEXTS = "a text or a list of texts"
     NUMBER = "a whole number"
+    SCALE = "a number above 0"
     FLAG = "true or false"
     ANY = "a value"
     SCALAR = "a text, a number, true or false"
@@ -164,19 +165,25 @@ SET: Final[Table] = {
     "take_over": Key(Kind.FLAG, "Replace a program of others at an XDP hook."),
     "force": Key(Kind.FLAG, "Allow a program that would cut the caller's own connection."),
 }
-COUNTER: Final[Table] = {
-    "map": Key(Kind.TEXT, "The map: SET/MAP, the path of a pin, or `name:NAME`.", is_required=True),
-    "name": Key(Kind.TEXT, "Name of the metric; by default that of the map."),
-    "help": Key(Kind.TEXT, "Description of the metric."),
+# As `apps/exporter/rules.py` reads them: one file may have sets and metrics.
+METRIC: Final[Table] = {
+    "map": Key(Kind.TEXT, "Name of the maps; a pattern.", is_required=True),
+    "set": Key(Kind.TEXT, "Only maps of this pin set; a pattern."),
+    "name": Key(
+        Kind.TEXT, "Name of the metric; that of a counter ends with _total.", is_required=True
+    ),
+    "help": Key(Kind.TEXT, "What the metric counts.", is_required=True),
     "type": Key(Kind.TEXT, "Type of the metric.", words=("counter", "gauge", "histogram")),
-    "labels": Key(Kind.TEXTS, "Members of the key that become labels; by default all."),
-    "values": Key(Kind.TEXTS, "Members of the value that become metrics; by default all."),
-    "max_series": Key(Kind.NUMBER, "Most entries that are exported; others are counted.", least=1),
+    "value": Key(Kind.TEXT, "The member of the value that counts; by default the whole value."),
+    "labels": Key(Kind.NAMED_TEXTS, "By label the member of the key that is its value."),
+    "bucket": Key(Kind.TEXT, "For a histogram, the member of the key that is the power of two."),
+    "scale": Key(Kind.SCALE, "What a number is multiplied with, such as 1e-9 for nanoseconds."),
+    "max_series": Key(Kind.NUMBER, "How many series there may be.", least=1, most=100_000),
 }
 FILE: Final[Table] = {
     "schema": Key(Kind.NUMBER, "Version of the format of the file: 1."),
     "set": Key(Kind.TABLES, "A pin set that is to be loaded.", table=SET),
-    "counter": Key(Kind.TABLES, "A map that the Prometheus exporter shows.", table=COUNTER),
+    "metric": Key(Kind.TABLES, "A metric that `bpfpin serve` reads from maps.", table=METRIC),
 }
 
 
@@ -262,6 +269,7 @@ _FITS: Final[Mapping[Kind, Callable[[Any], bool]]] = {
     Kind.TEXT: lambda value: isinstance(value, str),
     Kind.TEXTS: _is_texts,
     Kind.NUMBER: lambda value: type(value) is int,  # True is an int to isinstance()
+    Kind.SCALE: lambda value: type(value) in (int, float) and value > 0,
     Kind.FLAG: lambda value: isinstance(value, bool),
     Kind.ANY: lambda value: True,
     Kind.SCALAR: _is_scalar,
@@ -311,6 +319,7 @@ _SCHEMAS: Final[Mapping[Kind, Callable[[Key], dict[str, Any]]]] = {
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     },
     Kind.NUMBER: lambda key: {"type": "integer", "minimum": key.least, "maximum": key.most},
+    Kind.SCALE: lambda key: {"type": "number", "exclusiveMinimum": 0},
     Kind.FLAG: lambda key: {"type": "boolean"},
     Kind.ANY: lambda key: {},
     Kind.SCALAR: lambda key: {"type": ["string", "number", "boolean"]},

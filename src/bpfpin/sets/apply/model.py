@@ -1,4 +1,4 @@
-"""What state files ask for, as frozen values: sets, contents of maps, counters to export.
+"""What state files ask for, as frozen values: sets, contents of maps, metrics to export.
 
 Reading is pure but for the files themselves: the kernel is not asked, and objects and files with
 contents are not opened. Every part keeps its place in the files for messages.
@@ -104,17 +104,11 @@ class WantedSet:
 
 
 @dataclass(frozen=True)
-class WantedCounter:
-    """One `[[counter]]`: a map that the exporter shows."""
+class WantedMetric:
+    """One `[[metric]]`: what the exporter reads from maps; *keys* are those of its rule."""
 
     place: Place
-    map: str
-    name: str = ""
-    help: str = ""
-    type: str = ""
-    labels: tuple[str, ...] | None = None
-    values: tuple[str, ...] | None = None
-    max_series: int | None = None
+    keys: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ class DesiredState:
 
     files: tuple[Path, ...] = ()
     sets: tuple[WantedSet, ...] = ()
-    counters: tuple[WantedCounter, ...] = ()
+    metrics: tuple[WantedMetric, ...] = ()
 
 
 def read_state(paths: Iterable[str | Path]) -> DesiredState:
@@ -145,8 +139,8 @@ def read_state(paths: Iterable[str | Path]) -> DesiredState:
         raise UsageError("\n".join(faults), hint="nothing was changed")
     sets = tuple(wanted for state in states for wanted in state.sets)
     _require_different(sets)
-    counters = tuple(counter for state in states for counter in state.counters)
-    return DesiredState(tuple(files), sets, counters)
+    metrics = tuple(metric for state in states for metric in state.metrics)
+    return DesiredState(tuple(files), sets, metrics)
 
 
 def parse_state(text: str, file: Path) -> DesiredState:
@@ -265,10 +259,11 @@ class _Reading:
 
     def state(self, document: Mapping[str, Any]) -> DesiredState:
         sets = (self._set(table, number) for number, table in enumerate(document.get("set", ())))
-        counters = (
-            self._counter(table, number) for number, table in enumerate(document.get("counter", ()))
+        metrics = (
+            WantedMetric(self.place("metric", number), table)
+            for number, table in enumerate(document.get("metric", ()))
         )
-        return DesiredState((self.file,), tuple(sets), tuple(counters))
+        return DesiredState((self.file,), tuple(sets), tuple(metrics))
 
     def _set(self, table: Mapping[str, Any], number: int) -> WantedSet:
         path = ("set", number)
@@ -321,18 +316,6 @@ class _Reading:
         file = self._path(table["file"])
         kind = table.get("format") or _FORMATS[file.suffix]
         return Contents(place, (), file, kind, table.get("value"))
-
-    def _counter(self, table: Mapping[str, Any], number: int) -> WantedCounter:
-        return WantedCounter(
-            self.place("counter", number),
-            table["map"],
-            name=table.get("name", ""),
-            help=table.get("help", ""),
-            type=table.get("type", ""),
-            labels=_texts(table["labels"]) if "labels" in table else None,
-            values=_texts(table["values"]) if "values" in table else None,
-            max_series=table.get("max_series"),
-        )
 
     def _path(self, text: str) -> Path:
         """Return a path of the file; a relative one begins at the directory of the file."""

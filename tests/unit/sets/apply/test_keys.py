@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bpfpin.apps.exporter import rules
 from bpfpin.sets.apply import keys
 from bpfpin.sets.apply.keys import Kind, json_schema, problems
 
@@ -39,6 +40,8 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
         schema.get("minimum", value) <= value <= schema.get("maximum", value)
     ):
         return False
+    if "exclusiveMinimum" in schema and not value > schema["exclusiveMinimum"]:
+        return False
     if isinstance(value, list):
         return all(accepts(schema.get("items", {}), each) for each in value)
     if isinstance(value, dict):
@@ -61,6 +64,11 @@ def test_every_kind_of_value_is_checked_and_has_a_schema() -> None:
     assert set(keys._FITS) == set(keys._SCHEMAS) == set(Kind)
 
 
+def test_metrics_have_the_keys_of_the_exporter() -> None:
+    assert set(keys.METRIC) == set(rules._KEYS)
+    assert keys.METRIC["type"].words == rules.TYPES
+
+
 GOOD = [
     *(path.read_text() for path in sorted(EXAMPLES.glob("*.toml"))),
     "schema = 1",
@@ -68,7 +76,7 @@ GOOD = [
     "[[set]]\nobject = 'a'\nmigrate = { rules = { a = 'sum' }, clamp = true }",
     "[[set]]\nobject = 'a'\nmaps.m = { entries = [{ key = { a = 1 }, value = 2 }] }",
     "[[set]]\nobject = 'a'\nmaps.m.slots.0 = { file = 'a.txt', value = [1] }",
-    "[[counter]]\nmap = 'm'\ntype = 'gauge'",
+    "[[metric]]\nmap = 'm'\nname = 'n'\nhelp = 'h'\ntype = 'gauge'\nscale = 1e-9",
 ]
 WRONG = [
     "[[set]]\ndevice = 'a'",
@@ -81,7 +89,8 @@ WRONG = [
     "[[set]]\nobject = 'a'\nmaps.m.max_entries = true",
     "[[set]]\nobject = 'a'\nmaps.m.entries = [{ key = 1 }]",
     "[[set]]\nobject = 'a'\nmaps.m.slots.0.files = 'a'",
-    "[[counter]]\nname = 'm'",
+    "[[metric]]\nname = 'm'",
+    "[[metric]]\nmap = 'm'\nname = 'n'\nhelp = 'h'\nscale = -1",
     "set = 1",
     "sets = []",
 ]

@@ -55,10 +55,12 @@ netns = "blue"
 [set.maps.shared]
 use = "eth0/flows"
 
-[[counter]]
-map = "eth0/xdp_stats_map"
-labels = "key"
-max_series = 10
+[[metric]]
+map = "flows"
+name = "flows_total"
+help = "flows"
+scale = 0.5
+labels = {{ source = "saddr" }}
 """
 
 
@@ -84,13 +86,8 @@ def test_a_whole_file_becomes_a_state() -> None:
         Place(FILE, 30),
     )
     assert second.maps["shared"].use == "eth0/flows"
-    (counter,) = state.counters
-    assert (counter.map, counter.labels, counter.values, counter.max_series) == (
-        "eth0/xdp_stats_map",
-        ("key",),
-        None,
-        10,
-    )
+    (metric,) = state.metrics
+    assert (metric.keys["name"], metric.place.line) == ("flows_total", 38)
 
 
 WRONG = [
@@ -154,7 +151,14 @@ WRONG = [
     ("[[set]\nobject = 1", "1: it is not TOML"),
     ("[[set]]\nobject = ", "2: it is not TOML"),
     ("a = [\n", "2: it is not TOML"),
-    ("[[counter]]\nmap = 'm'\nmax_series = 0", "3: counter 1, max_series: 0 is not a number"),
+    (
+        "[[metric]]\nmap = 'm'\nname = 'n'\nhelp = 'h'\nmax_series = 0",
+        "5: metric 1, max_series: 0 is not a number",
+    ),
+    (
+        "[[metric]]\nmap = 'm'\nname = 'n'\nhelp = 'h'\nscale = 0",
+        "5: metric 1, scale: it is a number above 0, not 0",
+    ),
     (
         "[[set]]\nobject = 'a.o'\n[set.migrate]\nrules = { a = 'summ' }",
         "4: set 1, migrate.rules: there is no 'summ'; did you mean sum?",
@@ -170,7 +174,7 @@ def test_a_wrong_file_is_named_with_line_and_key(text: str, said: str) -> None:
     assert raised.value.message.startswith(f"{FILE}:{said}")
 
 
-NAMES = [*keys.FILE, *keys.SET, *keys.MAP, *keys.MIGRATION, *keys.COUNTER, "key", "other"]
+NAMES = [*keys.FILE, *keys.SET, *keys.MAP, *keys.MIGRATION, *keys.METRIC, "key", "other"]
 SCALARS = (
     st.booleans() | st.integers(-2, 5) | st.sampled_from(["", "a.csv", "xdp", "by-name", "x="])
 )
