@@ -42,6 +42,29 @@ labels = { flow = "key" }
 max_series = 2
 """
 
+MEMBERS = """
+[[metric]]
+map = "counters"
+name = "counted_packets_total"
+help = "Packets by key."
+value = "packets"
+labels = { slot = "key" }
+
+[[metric]]
+map = "counters"
+name = "wrong"
+help = "A member that is not there."
+type = "gauge"
+value = "none"
+
+[[metric]]
+map = "slots"
+name = "seconds"
+help = "Times by powers of two, in milliseconds."
+type = "histogram"
+scale = 0.001
+"""
+
 
 @pytest.fixture
 def here(bpffs: Path, lab: TestLab) -> Here:
@@ -220,6 +243,37 @@ def assert_promtool_agrees(text: str) -> None:
         [tool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_rules_read_members_and_histograms(here: Here, lab: TestLab) -> None:
+    rules = here.root.parent / "rules.toml"
+    rules.write_text(MEMBERS)
+    here.load(version())
+    lab.flood(5)
+    slots = MapSpec("slots", MapType.PERCPU_ARRAY, 4, 8, max_entries=4)
+    with (
+        Map.create(slots) as histogram,
+        process("--listen", "127.0.0.1:0", "--pin-root", here.root, "--rules", rules) as (
+            started,
+            url,
+        ),
+    ):
+        for slot, count in ((0, 1), (2, 3)):
+            histogram.update(slot, count.to_bytes(8, "little"), all_cpus=True)
+        text = scraped(url)
+        started.terminate()
+        assert started.stderr is not None
+        log = started.stderr.read()
+
+    assert value(text, "counted_packets_total", set=here.device, map=COUNTERS, slot="0") >= 5
+    cpus = value(text, "seconds_bucket", le="0.001")
+    assert value(text, "seconds_bucket", le="0.007") == 4 * cpus
+    assert value(text, "seconds_bucket", le="+Inf") == value(text, "seconds_count") == 4 * cpus
+    assert samples(text, "wrong") == {}
+    assert "metric wrong: there is no member 'none': there are packets, bytes" in log
+    assert value(text, "bpfpin_rule_failed", metric="wrong") == 1
+    assert value(text, "bpfpin_rule_failed", metric="counted_packets_total") == 0
+    assert_promtool_agrees(text)
 
 
 def test_counters_that_others_loaded_have_their_device_and_no_set(bpffs: Path) -> None:

@@ -80,7 +80,7 @@ class RuleSeries:
         count: Number = 0
         for bucket in range(max(buckets, default=-1) + 1):
             count += buckets.get(bucket, 0)
-            bound = number_text(((2 << bucket) - 1) * scale)
+            bound = _bound(((2 << bucket) - 1) * scale)
             yield f'{name}_bucket{{{before}le="{bound}"}} {count}\n'
         yield f'{name}_bucket{{{before}le="+Inf"}} {count}\n'
         yield f"{name}_count{labels} {count}\n"
@@ -150,6 +150,11 @@ def _number_in(value: Any, path: str) -> Number:
         known = f": {', '.join(found)}" if isinstance(found, Mapping) else ""
         raise BpfError(f"{path or 'the value'} is not a number{known}")
     return found
+
+
+def _bound(number: Number) -> str:
+    # Twelve digits: 7 * 0.1 is 0.7000000000000001, and the bound is part of the series' name.
+    return str(number) if isinstance(number, int) else f"{number:.12g}"
 
 
 def _text(value: Any) -> str:
