@@ -20,9 +20,10 @@ import pytest
 
 import bpfpin
 from bpfpin.objects.kernel.info import map_ids
+from bpfpin.objects.maps.fill import trie_entry_size
 from bpfpin.objects.maps.map import Map
 from bpfpin.spec import MapSpec
-from bpfpin.uapi import MapType, XdpAction
+from bpfpin.uapi import MapFlag, MapType, XdpAction
 from support.cli import run_cli
 from support.here import Here, run_here, veth
 from support.lab import TestLab
@@ -198,8 +199,10 @@ def test_the_host_is_described_and_the_scraped_process_has_no_capability(
     rules = here.root.parent / "rules.toml"
     rules.write_text(RULES)
     here.load(version(**ARRAY))
+    prefixes = MapSpec("prefixes", MapType.LPM_TRIE, 8, 4, 99, map_flags=MapFlag.NO_PREALLOC)
     with (
         Map.create(spec) as flows,
+        Map.create(prefixes) as trie,
         process("--listen", "127.0.0.1:0", "--pin-root", here.root, "--rules", rules) as (
             started,
             url,
@@ -207,6 +210,8 @@ def test_the_host_is_described_and_the_scraped_process_has_no_capability(
     ):
         for key in range(3):
             flows[key.to_bytes(4, "little")] = (key + 7).to_bytes(8, "little")
+        for length in (8, 16):
+            trie[length.to_bytes(4, "little") + bytes(4)] = bytes(4)
         lab.flood(5)
         text = scraped(url)
         status = Path(f"/proc/{child_of(started.pid)}/status").read_text()
@@ -230,6 +235,8 @@ def test_the_host_is_described_and_the_scraped_process_has_no_capability(
     assert value(text, "bpfpin_dropped_series", metric="flow_hits") == 1
     if entries := samples(text, "bpfpin_map_entries", map="flows"):  # Linux 6.6
         assert sum(entries.values()) >= 3
+    if trie_entry_size(8, 4):
+        assert sum(samples(text, "bpfpin_map_entries", map="prefixes").values()) >= 2
     assert not re.search(r"\bid=", text)
     assert_promtool_agrees(text)
 

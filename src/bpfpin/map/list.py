@@ -28,7 +28,7 @@ from bpfpin.objects.kernel.info import (
     type_name,
 )
 from bpfpin.objects.kernel.object import ObjectKind
-from bpfpin.objects.maps.fill import entry_counts
+from bpfpin.objects.maps.fill import entry_counts, trie_entry_size
 from bpfpin.objects.maps.map import Map
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf
@@ -213,11 +213,16 @@ def with_holders(rows: Sequence[MapRow]) -> list[MapRow]:
 def with_entries(rows: Sequence[MapRow], *, with_walks: bool = False) -> list[MapRow]:
     """Return the rows with the number of entries of each map, as far as it is known.
 
-    Arrays have all of theirs, and the kernel counts those of hashes (`objects/maps/fill.py`). With
-    *with_walks* other maps are read, and so are hashes that the kernel does not count.
+    Arrays have all of theirs, and the kernel counts those of hashes and LPM tries
+    (`objects/maps/fill.py`). With *with_walks* other maps are read, and so are those that the
+    kernel does not count.
     """
     counts = _counted([row for row in rows if traits_of(row.info.type).counts_entries])
     counts |= {row.info.id: row.info.max_entries for row in rows if _is_always_full(row)}
+    for row in rows:
+        if traits_of(row.info.type).is_trie:
+            size = trie_entry_size(row.info.key_size, row.info.value_size)
+            counts |= {row.info.id: row.memory_bytes // size} if size else {}
     if with_walks:
         counts |= {row.info.id: _walked(row) for row in rows if row.info.id not in counts}
     return [replace(row, entries=counts.get(row.info.id)) for row in rows]

@@ -54,6 +54,7 @@ from bpfpin.objects.kernel.info import (
     type_name,
 )
 from bpfpin.objects.kernel.link_target import link_targets
+from bpfpin.objects.maps.fill import trie_entry_size
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
 from bpfpin.pins.directory import Directory
@@ -351,6 +352,7 @@ def _map_view(facts: _MapFacts, set_name: str) -> MapView:
         set_name,
         traits.counts_entries,
         is_growing,
+        trie_entry_size(info.key_size, info.value_size) if traits.is_trie else 0,
         info.type == MapType.RINGBUF,
     )
 

@@ -39,7 +39,7 @@ MAPS = Family("bpfpin_maps", "gauge", "Maps with this name, type and pin set.")
 ENTRIES = Family(
     "bpfpin_map_entries",
     "gauge",
-    "Entries of hash maps by the kernel's counter; absent for types that it does not count.",
+    "Entries of hash maps and LPM tries as the kernel counts them; absent for other types.",
 )
 MAX_ENTRIES = Family(
     "bpfpin_map_max_entries", "gauge", "The most entries; of ring buffers their size in bytes."
@@ -329,8 +329,12 @@ class Scraper:
             for labels, map_ids in layout.counted.items()
             if all(map_id in entries for map_id in map_ids)
         }
+        bytes_of = {row.id: _memory(row, maps) for rows in layout.growing.values() for row in rows}
+        for labels, rows in layout.growing.items():
+            if all(row.entry_bytes for row in rows):
+                filled[labels] = sum(bytes_of[row.id] // row.entry_bytes for row in rows)
         text.add(ENTRIES, filled.items())
-        memory = _sums(layout.growing, lambda row: _memory(row, maps))
+        memory = _sums(layout.growing, lambda row: bytes_of[row.id])
         text.add_lines(MEMORY, layout.memory + _lines(MEMORY, memory))
         with suppress(OSError):
             used = _sums(layout.rings, lambda row: ring_used(maps[row.id]) if row.id in maps else 0)
@@ -390,5 +394,6 @@ def _memory(row: MapView, maps: Mapping[int, int]) -> int:
     if fd is None:
         return row.memory_bytes
     with suppress(OSError, ValueError):
-        return memory_of(fd) or row.memory_bytes
+        memory = memory_of(fd)
+        return row.memory_bytes if memory is None else memory
     return row.memory_bytes

@@ -13,7 +13,8 @@ class MapView(NamedTuple):
     """A map.
 
     *set* is its pin set, "" for none. *is_counted*: the kernel counts its entries. *is_growing*:
-    its memory changes with its entries. *is_ring*: it is a ring buffer.
+    its memory changes with its entries. *entry_bytes* is the memory of an entry, if all of its
+    memory are entries; 0 if not. *is_ring*: it is a ring buffer.
     """
 
     id: int
@@ -24,6 +25,7 @@ class MapView(NamedTuple):
     set: str
     is_counted: bool
     is_growing: bool
+    entry_bytes: int
     is_ring: bool
 
 

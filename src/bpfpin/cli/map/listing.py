@@ -72,8 +72,8 @@ def command(
 ) -> None:
     """List the maps of this host by id: sizes and memory in bytes, programs, pins.
 
-    The entries of hashes are counted by the kernel (Linux 6.6); of other maps their number is
-    unknown, shown as `-`, unless you give --count.
+    The kernel counts the entries of hashes (Linux 6.6) and LPM tries (6.4); of other maps their
+    number is unknown, shown as `-`, unless you give --count.
 
     Several filters must all match; of one filter that is repeated, one value must match. Without
     CAP_SYS_ADMIN only maps with a pin that you can read are listed.

@@ -1,8 +1,8 @@
-"""The number of entries of hashes by the kernel's own counter, without reading an entry.
+"""The number of entries of hashes and LPM tries by the kernel's own count, without reading them.
 
-The counter is what the kernel function `bpf_map_sum_elem_count` adds up over the CPUs. Only
-programs may call it, so a small one is generated for the maps that are asked about, run once by
-BPF_PROG_TEST_RUN and closed.
+The counter of a hash is what the kernel function `bpf_map_sum_elem_count` adds up over the CPUs.
+Only programs may call it, so a small one is generated for the maps that are asked about, run once
+by BPF_PROG_TEST_RUN and closed.
 
 Each CPU counts for itself. Once nobody writes, the sum is exact. While a map is written, entries
 that come or go between the addition of two CPUs may be counted or not, as with a walk.
@@ -20,10 +20,11 @@ from bpfpin import assembler as a
 from bpfpin.assembler import Assembler
 from bpfpin.errors import BpfError, NotSupportedError, PermissionDeniedError
 from bpfpin.insn import CALL, Instruction, encode, exit_, load_imm64, mov_imm, mov_reg
+from bpfpin.objects.kernel.info import fdinfo
 from bpfpin.syscall import bpf
-from bpfpin.syscall.attr import ProgLoadAttr, ProgTestRunAttr
+from bpfpin.syscall.attr import MapCreateAttr, ProgLoadAttr, ProgTestRunAttr
 from bpfpin.syscall.fd import Descriptor
-from bpfpin.uapi import ProgramFlag, ProgramType, PseudoCall, PseudoSource
+from bpfpin.uapi import MapFlag, MapType, ProgramFlag, ProgramType, PseudoCall, PseudoSource
 from bpfpin.uapi_helpers import FuncId
 
 # In kernel/bpf/map_iter.c; before Linux 6.6 only programs of tracing might call it, and no map that
@@ -53,6 +54,30 @@ def entry_counts(map_fds: Sequence[int]) -> list[int]:
     for first in range(0, len(map_fds), _MAPS_MAX):
         counts += _counts(map_fds[first : first + _MAPS_MAX])
     return counts
+
+
+@functools.cache
+def trie_entry_size(key_size: int, value_size: int) -> int:
+    """Return the memory of an entry of an LPM trie, 0 where that does not tell the entries.
+
+    The kernel reports the memory of a trie as that of its entries alone (trie_mem_usage() of
+    kernel/bpf/lpm_trie.c, Linux 6.4), so the quotient of the two is their number. The size of an
+    entry is the kernel's own business; it is that of a trie that was made for the question.
+    """
+    attribute = MapCreateAttr(
+        MapType.LPM_TRIE, key_size, value_size, max_entries=1, map_flags=MapFlag.NO_PREALLOC
+    )
+    try:
+        with Descriptor(bpf.map_create(attribute, target="a trie to measure")) as trie:
+            empty = _memory(trie.fileno())
+            bpf.map_update_elem(trie.fileno(), bytes(key_size), bytes(value_size))
+            return _memory(trie.fileno()) if not empty else 0
+    except BpfError:
+        return 0
+
+
+def _memory(fd: int) -> int:
+    return int(fdinfo(fd).get("memlock", "0"))
 
 
 def function_id() -> int:
