@@ -59,7 +59,8 @@ LAYERS: dict[str, set[str]] = {
     "host": HOST | {"analysis"},
     "map": HOST | {"host", "migration"},
     "sets": HOST | {"loading", "host", "map", "migration", "analysis", "objfile", "builtin"},
-    "apps": HOST | {"assembler", "loading", "host", "map", "sets", "objfile", "builtin"},
+    "apps": HOST
+    | {"assembler", "loading", "migration", "host", "map", "sets", "objfile", "builtin"},
     "cli": BASE | {"spec", "hooks", "version", "migration", "host", "map", "sets", "apps"},
     "builtin": set(),
     "version": set(),

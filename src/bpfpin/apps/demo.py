@@ -24,6 +24,7 @@ from bpfpin.attach import interface
 from bpfpin.attach.cgroup_path import cgroup2_mount
 from bpfpin.errors import BpfError, BusyError, CgroupNotFoundError, ExitCode, PinNotFoundError
 from bpfpin.hints import shell_line
+from bpfpin.migration.exact import is_realtime
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins.bpffs import BPFFS, PRIVATE_MOUNT
 from bpfpin.records import dataclass
@@ -247,14 +248,27 @@ def _migrate(play: _Play) -> Iterator[Scene]:
     if play.cgroup is not None:
         yield play.run("unload", _set_of(play.cgroup))
         yield _run(["rmdir", str(play.cgroup)])
+    # The built-in programs add without atomic operations, as the counters are those of each CPU.
+    # There a task may interrupt an addition, so that the migration is not exact.
+    is_exact = not is_realtime()
+    if not is_exact:
+        yield Scene(
+            "",
+            lines=(
+                "# this kernel is PREEMPT_RT: an addition may be interrupted, so that",
+                "# bpfpin migrates these counters at best effort only",
+            ),
+        )
     before = play.packets()
     with traffic(play.lab) as meanwhile:
         time.sleep(_AROUND_RELOAD_S)
-        yield play.run("load", WIDER_OBJECT, "--dev", play.device, "--migrate")
+        rest = () if is_exact else ("--best-effort",)
+        yield play.run("load", WIDER_OBJECT, "--dev", play.device, "--migrate", *rest)
         time.sleep(_AROUND_RELOAD_S)
     expected = before + meanwhile.sent
     counted = _settled(play, expected)
-    _require(counted == expected, f"of {expected} packets the new counters have {counted}")
+    is_right = counted == expected if is_exact else 0 < counted <= expected
+    _require(is_right, f"of {expected} packets the new counters have {counted}")
     small = play.packets(member="rx_small")
     _require(0 < small < meanwhile.sent, f"the new program counted {small} small packets")
     yield Scene(
@@ -279,7 +293,7 @@ _SCENES = (
     ("Let tc count outgoing packets in the same map.", _share_with_tc),
     ("Let a cgroup count the packets of its processes there, too.", _share_with_cgroup),
     ("Show everything that uses the map, as the kernel reports it.", _graph),
-    ("Add a member to the counters under traffic; every count is carried over.", _migrate),
+    ("Add a member to the counters under traffic: the counts are carried over.", _migrate),
 )
 
 
