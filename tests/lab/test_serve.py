@@ -226,6 +226,7 @@ def test_the_host_is_described_and_the_scraped_process_has_no_capability(
     assert re.search(r"^CapEff:\t0+$", status, re.M)
     assert re.search(r"^CapPrm:\t0+$", status, re.M)
     assert re.search(r"^NoNewPrivs:\t1$", status, re.M)
+    assert re.search(r"^Seccomp:\t2$", status, re.M)
     assert "\nUid:\t0" not in status
     assert value(text, "bpfpin_program_attached", set=here.device, hook="xdp") == 1
     assert value(text, "bpfpin_set_state", set=here.device, state="ok") == 1

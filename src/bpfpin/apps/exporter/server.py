@@ -27,8 +27,8 @@ from bpfpin.apps.exporter.rules import Rule
 from bpfpin.apps.exporter.scrape import Scraper
 from bpfpin.errors import BpfError, BusyError, PermissionDeniedError, UsageError
 from bpfpin.records import dataclass
-from bpfpin.syscall import bpf
-from bpfpin.syscall.call import LIBC
+from bpfpin.syscall import bpf, confine
+from bpfpin.uapi import Cmd
 
 if TYPE_CHECKING:
     from bpfpin.apps.exporter.helper import Helper
@@ -42,7 +42,14 @@ _REQUESTS_MAX: Final = 16  # at once
 _REQUEST_S: Final = 10.0
 _LINE_MAX: Final = 8192
 _HEADERS_MAX: Final = 100
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+# All that a scrape does by its descriptors.
+_COMMANDS: Final = (
+    Cmd.MAP_LOOKUP_ELEM,
+    Cmd.MAP_LOOKUP_BATCH,
+    Cmd.MAP_GET_NEXT_KEY,
+    Cmd.OBJ_GET_INFO_BY_FD,
+    Cmd.ITER_CREATE,
+)
 # What a scrape may import first when it meets a new type of map. It has to be loaded while the
 # process may read the files: they may belong to root alone.
 _LAZY: Final = (
@@ -142,6 +149,8 @@ def run_scraped(options: ServeOptions, path: Path, started: Callable[[str], None
     """Answer HTTP requests with the descriptors of a helper at a Unix socket, until a signal."""
     listener = inherited(socket.AF_INET, socket.AF_INET6) or listen(options.host, options.port)
     connect(path).close()  # fails now, not at the first scrape
+    confine.refuse_new_privileges()
+    confine.allow_bpf(_COMMANDS)
     with listener, Server(listener, lambda: Scraper(connect(path), options.rules)) as server:
         started(shown_address(listener))
         notify("READY=1")
@@ -294,6 +303,7 @@ def _be_scraped(listener: socket.socket, connection: socket.socket, options: Ser
         # The first scrape imports what scrapes need.
         scraper.scrape()
         drop_privileges(options.user)
+        confine.end_with_parent(signal.SIGTERM)
         with Server(listener, lambda: scraper, is_lasting=False) as server:
             server.serve_forever()
         status = 0
@@ -305,7 +315,7 @@ def _be_scraped(listener: socket.socket, connection: socket.socket, options: Ser
 
 
 def drop_privileges(user: str) -> None:
-    """Become an ordinary user for good, without capabilities; end when the helper ends."""
+    """Become an ordinary user for good, without capabilities, who may only read by descriptors."""
     if os.geteuid() == 0:
         try:
             entry = pwd.getpwnam(user)
@@ -314,9 +324,8 @@ def drop_privileges(user: str) -> None:
         os.setgroups([])
         os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-    LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # After the change of user, which clears it.
-    LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    confine.refuse_new_privileges()
+    confine.allow_bpf(_COMMANDS)
 
 
 class Server(socketserver.ThreadingTCPServer):
