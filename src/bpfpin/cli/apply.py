@@ -19,6 +19,7 @@ _DONE = {
     SetAction.RELOAD: "reloaded",
     SetAction.MOVE: "moved",
     SetAction.FILL: "filled",
+    SetAction.RECOVER: "recovered",
     SetAction.UNLOAD: "unloaded",
 }
 _PLANNED = {
@@ -27,6 +28,7 @@ _PLANNED = {
     SetAction.RELOAD: "would be reloaded",
     SetAction.MOVE: "would be moved",
     SetAction.FILL: "would be filled",
+    SetAction.RECOVER: "would be recovered",
     SetAction.UNLOAD: "would be unloaded",
 }
 

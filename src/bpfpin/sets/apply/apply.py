@@ -15,7 +15,7 @@ from bpfpin.sets.apply.reports import ApplyReport, SetAction, SetOutcome
 from bpfpin.sets.reports import LoadReport
 from bpfpin.sets.undeploy import undeploy
 
-_LOADS = (SetAction.LOAD, SetAction.RELOAD, SetAction.MOVE)
+_LOADS = (SetAction.LOAD, SetAction.RELOAD, SetAction.MOVE, SetAction.RECOVER)
 
 
 def apply(

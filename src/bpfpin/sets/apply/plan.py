@@ -22,7 +22,7 @@ from bpfpin.objects.maps.map import Map
 from bpfpin.pins import bpffs, names
 from bpfpin.pins.bpffs import RootState
 from bpfpin.pins.manifest import APPLY, Access
-from bpfpin.pins.pinset import LoadedSet, PinSet, loaded_sets, lost_pins
+from bpfpin.pins.pinset import LoadedSet, PinSet, SetState, loaded_sets, lost_pins
 from bpfpin.pins.plan import Decision
 from bpfpin.records import dataclass
 from bpfpin.sets.apply import targets as target_code
@@ -121,6 +121,10 @@ class Planner:
         changes = tuple(_changes(target, spec, report, live))
         slot_changes = tuple(_slot_changes(spec, slots))
         action = _action(target, report, live)
+        if live is not None and live.state is SetState.HALF_BUILT:
+            # A load that changes nothing completes what an interrupted command left.
+            changes = (StateChange("set", live.reason, "completed"), *changes)
+            action = SetAction.RECOVER if action is SetAction.UNCHANGED else action
         if action is SetAction.UNCHANGED and slots:
             action = SetAction.FILL
         outcome = SetOutcome(

@@ -12,13 +12,18 @@ from bpfpin.sets.reports import LoadReport, UnloadReport
 
 
 class SetAction(Enum):
-    """What `apply` does with a set."""
+    """What `apply` does with a set.
+
+    * `FILL`: only slots of its maps of maps change.
+    * `RECOVER`: it is as it should be, but an interrupted command has to be completed.
+    """
 
     UNCHANGED = "unchanged"
     LOAD = "load"
     RELOAD = "reload"
     MOVE = "move"
     FILL = "fill"
+    RECOVER = "recover"
     UNLOAD = "unload"
     FAIL = "fail"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -28,12 +29,16 @@ from bpfpin.records import dataclass
 from bpfpin.sets.apply.state import LoadedState, StateOfSet, loaded_state
 from bpfpin.syscall import fs
 from bpfpin.syscall.errno_table import syscall_error
+from bpfpin.syscall.fd import Descriptor
 
 FILE: Final = "state.toml"
 OBJECTS: Final = "objects"
 MAPS: Final = "maps"
 _OWN: Final = frozenset({FILE, OBJECTS, MAPS})
 _PRIVATE: Final = 0o700
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_TOKEN_BYTES: Final = 6
+_TOKEN: Final = re.compile(f"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
 
 
 @dataclass(frozen=True)
@@ -89,17 +94,38 @@ def save_state(directory: str | Path, *, pin_root: str | Path = BPFFS) -> SavedS
     target = resolved(target.parent) / target.name
     _require_safe(target)
     state = loaded_state(pin_root=pin_root)
-    made = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}")
+    made = target.with_name(f"{_prefix(target)}{secrets.token_hex(_TOKEN_BYTES)}")
     try:
+        _remove_leftovers(target)
         _made(made)
-        saved = _Saving(made).saved(state)
-        _published(made, target)
+        # While the lock is held, no other command takes the directory for a leftover.
+        with Descriptor(os.open(made, _DIRECTORY)) as lock:
+            fs.lock(lock.fileno())
+            saved = _Saving(made).saved(state)
+            _published(made, target)
     except OSError as error:
         raise _as_ours(error, target) from None
     finally:
         # After an error what was written; after an exchange the state before.
         shutil.rmtree(made, ignore_errors=True)
     return SavedState(target / FILE, saved.state, saved.objects, saved.snapshots)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:200]}."
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what commands that were killed left beside the directory."""
+    prefix = _prefix(target)
+    for path in target.parent.iterdir():
+        token = path.name.removeprefix(prefix)
+        is_ours = path.name.startswith(prefix) and _TOKEN.fullmatch(token) is not None
+        if not is_ours or path.is_symlink() or path.lstat().st_uid != os.geteuid():
+            continue
+        with suppress(OSError), Descriptor(os.open(path, _DIRECTORY)) as leftover:
+            if fs.try_lock(leftover.fileno()):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _require_safe(target: Path) -> None:
@@ -151,11 +177,8 @@ def _published(made: Path, target: Path) -> None:
 
 def _synced(directory: Path) -> None:
     """Make the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with Descriptor(os.open(directory, _DIRECTORY)) as opened:
+        os.fsync(opened.fileno())
 
 
 def _as_ours(error: OSError, target: Path) -> BpfError:
