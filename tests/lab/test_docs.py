@@ -30,7 +30,7 @@ WITH_COMMANDS = [path for path in DOCUMENTS if commands(path)]
 def test_every_command_a_document_shows_works_and_writes_what_is_shown(
     path: Path, tmp_path: Path
 ) -> None:
-    need("bpftool", "ping")
+    need("bpftool", "curl", "ping")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for name, text in programs(path).items():
         (tmp_path / name).write_text(text)

@@ -16,6 +16,7 @@ PACKAGES = {
     "xdp-loader": "xdp-tools",
     "xdp-filter": "xdp-tools",
     "libbpf": "libbpf-dev",
+    "promtool": "prometheus",
 }
 
 
