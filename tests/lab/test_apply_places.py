@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from bpfpin.attach.devices import driver_name
+from bpfpin.errors import PermissionDeniedError
 from bpfpin.objects.maps.map import Map
 from bpfpin.objfile.reader import read_object
+from bpfpin.sets.apply.state import loaded_state
 from support import isolation
 from support.cli import CliResult, run_cli, run_cli_ok
 from support.hooks import new_cgroup
 from support.lab import TestLab
+from support.nobody import nobody, run_cli_as_nobody
 from support.objects import compiled
 
 ROOT = Path("/sys/fs/bpf")
@@ -112,6 +115,19 @@ def test_what_a_state_cannot_hold_is_said(lab: TestLab) -> None:
     assert (on_trial.exit_code, "it is on trial" in on_trial.stderr) == (4, True)
     assert f"# {lab.device}: it is on trial" in on_trial.stdout
     assert run_cli("state").exit_code == 0
+
+
+def test_a_user_without_rights_gets_no_part_of_a_state(lab: TestLab, tmp_path: Path) -> None:
+    run_cli_ok("load", "builtin:xdp_stats", "--dev", lab.device)
+    file = write(
+        tmp_path / "a.toml", f"[[set]]\nobject = 'builtin:xdp_pass'\ndevice = '{lab.device}'\n"
+    )
+    with nobody(), pytest.raises(PermissionDeniedError, match="may not be read"):
+        loaded_state()
+    refused = run_cli_as_nobody("apply", file)
+
+    assert refused.exit_code == 3
+    assert "needs CAP_BPF and CAP_NET_ADMIN" in refused.stderr
 
 
 def test_devices_are_found_by_group_and_driver(lab: TestLab, tmp_path: Path) -> None:

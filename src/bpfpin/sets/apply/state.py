@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfpin.attach.cgroup_path import cgroup2_mount
-from bpfpin.errors import BpfError
+from bpfpin.errors import BpfError, PermissionDeniedError
 from bpfpin.hooks import HeldBy, Hook, known_hook
 from bpfpin.objects.kernel.info import ID
 from bpfpin.objects.maps import compat
@@ -113,7 +113,14 @@ def loaded_state(*, pin_root: str | Path = BPFFS) -> LoadedState:
     owners: dict[int, str] = {}  # of each map so far, by id: SET/MAP
     # The oldest load first: a set that uses a map of another was loaded after that, and programs at
     # a hook that runs several are in the order of their loads.
-    loaded = [each for each in all_sets(root) if isinstance(each, LoadedSet)]
+    pin_sets = all_sets(root)
+    for each in pin_sets:
+        # A file without it would be taken for the whole state.
+        if not each.is_readable:
+            raise PermissionDeniedError(
+                f"{each.path}: {each.reason}", target=str(each.path), errno=0
+            )
+    loaded = [each for each in pin_sets if isinstance(each, LoadedSet)]
     for live in sorted(loaded, key=_age):
         sets.append(_Describing(live, owners).described())
     return LoadedState(root, tuple(sets))
