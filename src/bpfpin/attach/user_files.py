@@ -17,8 +17,12 @@ from bpfpin.errors import NotSupportedError, PermissionDeniedError, TargetNotFou
 from bpfpin.objfile.elf.executable import Executable, FunctionSymbol
 from bpfpin.records import dataclass
 
-# ld.so(8): where it looks at last. The folders of Debian's architectures come from the cache.
-_FOLDERS: Final = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib")
+# ld.so(8): where it looks at last. That of Debian knows the folders of its architecture as well.
+_ARCHITECTURE: Final = f"{os.uname().machine}-linux-gnu"
+_FOLDERS: Final = (
+    *(f"/lib/{_ARCHITECTURE}", f"/usr/lib/{_ARCHITECTURE}"),
+    *("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"),
+)
 _PROGRAMS: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CACHE: Final = "etc/ld.so.cache"
 # struct cache_file_new and file_entry_new of glibc's sysdeps/generic/dl-cache.h.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -84,6 +85,8 @@ struct padded { u8 a; struct after_tail b; } __attribute__((aligned(4)));
 def compiler(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """The command of each compiler that is here."""
     command = COMPILERS[request.param]
+    if request.param == "zig" and importlib.util.find_spec("ziglang") is None:
+        pytest.skip("needs ziglang, which comes with the development dependencies")
     if shutil.which(command[0]) is None:
         pytest.skip(f"needs {command[0]}: apt install {command[0]}")
     return command
