@@ -26,6 +26,7 @@ from bpfpin.uapi import MapFlag, MapType, XdpAction
 from support.cli import run_cli
 from support.here import Here, run_here, veth
 from support.lab import TestLab
+from support.nobody import run_cli_as_nobody
 from support.shapes import COUNTERS, WIDER, version
 from support.tools import need
 from support.traffic import flow
@@ -410,12 +411,16 @@ def test_what_is_wrong_is_told_before_anything_starts(bpffs: Path, tmp_path: Pat
     missing = run_cli("serve", "--rules", tmp_path / "none.toml")
     both = run_cli("serve", "--open-fds", "/x", "--fds-from", "/y")
     nobody = run_cli("serve", "--fds-from", tmp_path / "none")
+    stranger = run_cli("serve", "--listen", "127.0.0.1:0", "--user", "no-such-user")
+    ordinary = run_cli_as_nobody("serve")
 
     assert (busy.exit_code, f"port {port}" in busy.stderr) == (7, True)
     assert (rules.exit_code, "no key 'mpa'" in rules.stderr) == (2, True)
     assert missing.exit_code == 4
     assert both.exit_code == 2
     assert nobody.exit_code == 4
+    assert (stranger.exit_code, "no user 'no-such-user'" in stranger.stderr) == (2, True)
+    assert (ordinary.exit_code, "CAP_SYS_ADMIN" in ordinary.stderr) == (3, True)
 
 
 def test_stats_write_a_file_for_the_textfile_collector(here: Here, lab: TestLab) -> None:

@@ -112,6 +112,7 @@ def run(options: ServeOptions, started: Callable[[str], None]) -> int:
     The status is 1 if the process that is scraped ended by itself.
     """
     require_rights()
+    _user(options.user)  # fails now, not in the child
     listener = inherited(socket.AF_INET, socket.AF_INET6) or listen(options.host, options.port)
     ours, theirs = socket.socketpair()
     with listener, ours:
@@ -314,13 +315,17 @@ def _be_scraped(listener: socket.socket, connection: socket.socket, options: Ser
         os._exit(status)
 
 
+def _user(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise UsageError(f"there is no user {name!r}") from None
+
+
 def drop_privileges(user: str) -> None:
     """Become an ordinary user for good, without capabilities, who may only read by descriptors."""
     if os.geteuid() == 0:
-        try:
-            entry = pwd.getpwnam(user)
-        except KeyError:
-            raise UsageError(f"there is no user {user!r}") from None
+        entry = _user(user)
         os.setgroups([])
         os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
         os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
