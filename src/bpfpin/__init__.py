@@ -60,7 +60,7 @@ _HOMES = {
     "codecs.formats": "AUTO Format Nanoseconds",
     "codecs.variable": "VariableSpec",
     "errors": (
-        "AttachError BpfError BusyError CgroupNotFoundError Difference EmptyMapError "
+        "AttachError BpfError BusyError CgroupNotFoundError Difference EmptyMapError ExitCode "
         "HookBusyError IdNotFoundError IncompatibleMapError InterfaceNotFoundError "
         "KeyExistsError KeyNotFoundError LimitError LockTimeoutError MapFullError "
         "MissingExtraError NamespaceNotFoundError NotBpffsError NotSupportedError "
@@ -89,6 +89,7 @@ _HOMES = {
     "loading.collection": "Loaded load",
     "objects.maps.base": "BaseMap",
     "objects.maps.batch": "RawBatch",
+    "objects.maps.contents": "ContentsChange",
     "objects.maps.map": "Map",
     "objects.maps.mapped": "MappedArray MappedMemory",
     "objects.maps.queue": "BloomFilter Queue",

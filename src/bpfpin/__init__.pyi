@@ -101,6 +101,7 @@ from bpfpin.errors import (
     CgroupNotFoundError as CgroupNotFoundError,
     Difference as Difference,
     EmptyMapError as EmptyMapError,
+    ExitCode as ExitCode,
     HookBusyError as HookBusyError,
     IdNotFoundError as IdNotFoundError,
     IncompatibleMapError as IncompatibleMapError,
@@ -213,6 +214,9 @@ from bpfpin.objects.maps.base import (
 )
 from bpfpin.objects.maps.batch import (
     RawBatch as RawBatch,
+)
+from bpfpin.objects.maps.contents import (
+    ContentsChange as ContentsChange,
 )
 from bpfpin.objects.maps.map import (
     Map as Map,
@@ -333,6 +337,7 @@ __all__ = [
     "ClsactFilter",
     "Codec",
     "ConfigForm",
+    "ContentsChange",
     "CoreRelocation",
     "CoreRelocationKind",
     "Decision",
@@ -341,6 +346,7 @@ __all__ = [
     "Dialect",
     "Difference",
     "EmptyMapError",
+    "ExitCode",
     "ExternKind",
     "ExternSpec",
     "FilterPlace",

@@ -11,7 +11,7 @@ import pytest
 from bpfpin.apps.exporter import channel
 from bpfpin.apps.exporter.metrics import Exposition, Family, Totals, labels_text
 from bpfpin.apps.exporter.rule_series import RuleSeries
-from bpfpin.apps.exporter.rules import HISTOGRAM, Rule, read_rules
+from bpfpin.apps.exporter.rules import HISTOGRAM, MetricRule, read_rules
 from bpfpin.apps.exporter.scrape import FAMILIES
 from bpfpin.apps.exporter.server import HOST, PORT, parse_address
 from bpfpin.errors import UsageError
@@ -154,7 +154,7 @@ def test_two_rules_for_one_metric_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_histogram_has_cumulative_buckets_with_the_bounds_of_powers_of_two() -> None:
-    series = RuleSeries(Rule("m", "latency_seconds", "Help.", type=HISTOGRAM, scale=0.5))
+    series = RuleSeries(MetricRule("m", "latency_seconds", "Help.", type=HISTOGRAM, scale=0.5))
 
     assert list(series._lines('{cpu="1"}', {1: 2, 3: 1})) == [
         'latency_seconds_bucket{cpu="1",le="0.5"} 0\n',
@@ -167,7 +167,7 @@ def test_a_histogram_has_cumulative_buckets_with_the_bounds_of_powers_of_two() -
 
 
 def test_series_above_the_limit_are_left_out_and_known_ones_stay() -> None:
-    series = RuleSeries(Rule("m", "x", "Help.", type="gauge", max_series=2))
+    series = RuleSeries(MetricRule("m", "x", "Help.", type="gauge", max_series=2))
 
     assert series._admit({"a": 0, "b": 0, "c": 0}) == ["a", "b"]
     assert series._admit({"c": 0, "b": 0, "a": 0}) == ["b", "a"]

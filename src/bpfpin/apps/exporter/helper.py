@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfpin.apps.exporter import channel, fills
-from bpfpin.apps.exporter.look import HostLook, ObjectIds
-from bpfpin.apps.exporter.rules import Rule
+from bpfpin.apps.exporter.look import HostIds, HostLook
+from bpfpin.apps.exporter.rules import MetricRule
 from bpfpin.apps.exporter.view import HostView
 from bpfpin.errors import BpfError
 from bpfpin.map.generation import is_folding
@@ -39,7 +39,9 @@ _OPENED_MAX: Final = 4096
 class Helper:
     """Answers the requests of one scraped process after the other."""
 
-    def __init__(self, pin_root: Path, rules: Sequence[Rule], *, with_statistics: bool) -> None:
+    def __init__(
+        self, pin_root: Path, rules: Sequence[MetricRule], *, with_statistics: bool
+    ) -> None:
         self._pin_root = pin_root
         self._look = HostLook(pin_root, rules)
         self._with_statistics = with_statistics
@@ -47,7 +49,7 @@ class Helper:
         self._view = HostView([], [], [], [], [], {})
         self._text = self._view.to_json()
         self._version = 0
-        self._objects: ObjectIds | None = None
+        self._objects: HostIds | None = None
         self._looked_whole_s = 0.0
         self._looked_at_s = -LOOK_EVERY_S
         self._look_took_s = self._whole_took_s = 0.0
@@ -121,7 +123,7 @@ class Helper:
     def _is_due(self, now_s: float) -> bool:
         """Whether something came or went, and the last look is long enough ago."""
         is_early = now_s - self._looked_at_s < max(LOOK_PAUSE_S, 5 * self._look_took_s)
-        return not is_early and ObjectIds.now() != self._objects
+        return not is_early and HostIds.now() != self._objects
 
     def _is_old(self) -> bool:
         age_s = time.monotonic() - self._looked_whole_s
@@ -130,7 +132,7 @@ class Helper:
     def _refresh(self, *, is_whole: bool) -> None:
         started_s = time.monotonic()
         # Before the look: what comes meanwhile is a change for the next one.
-        self._objects = ObjectIds.now()
+        self._objects = HostIds.now()
         self._view = self._look.refresh(self._objects, is_whole=is_whole)
         text = self._view.to_json()
         if text != self._text or not self._version:

@@ -16,14 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from bpfpin.apps.exporter.rules import Rule
+from bpfpin.apps.exporter.rules import MetricRule
 from bpfpin.apps.exporter.view import (
     CounterView,
     HostView,
     MapView,
     ProgramView,
     RuleMapView,
-    SetView,
+    SetFacts,
 )
 from bpfpin.btf.names import kernel_name
 from bpfpin.btf.write import subset
@@ -74,7 +74,7 @@ _IDS: Final = re.compile(r"^pid:\d+(?=@)| ?\b(?:map|cgroup id|pid|thread|in prog
 Found = TypeVar("Found")
 
 
-class ObjectIds(NamedTuple):
+class HostIds(NamedTuple):
     """The ids of all maps, programs and links."""
 
     maps: tuple[int, ...]
@@ -82,7 +82,7 @@ class ObjectIds(NamedTuple):
     links: tuple[int, ...]
 
     @classmethod
-    def now(cls) -> ObjectIds:
+    def now(cls) -> HostIds:
         """Return those that exist now."""
         return cls(tuple(map_ids()), tuple(program_ids()), tuple(link_ids()))
 
@@ -103,7 +103,7 @@ class _SetFacts(NamedTuple):
 class HostLook:
     """What is known about the host, brought up to date by `refresh`."""
 
-    def __init__(self, pin_root: Path, rules: Sequence[Rule]) -> None:
+    def __init__(self, pin_root: Path, rules: Sequence[MetricRule]) -> None:
         self._pin_root = pin_root
         self._rules = rules
         self._maps: dict[int, _MapFacts] = {}
@@ -119,7 +119,7 @@ class HostLook:
         self._others: dict[int, CounterView | None] = {}
         self._rule_maps: dict[tuple[int, int], RuleMapView | None] = {}
 
-    def refresh(self, ids: ObjectIds, *, is_whole: bool) -> HostView:
+    def refresh(self, ids: HostIds, *, is_whole: bool) -> HostView:
         """Return the view of the host, which has the objects *ids*.
 
         *is_whole*: also places that no new link or program shows, and problems. `is_behind` says
@@ -197,11 +197,11 @@ class HostLook:
                 yield names.display_name(facts.pin_set.name), facts.pin_set.objects
         yield from self._staged
 
-    def _set_view(self, pin_set: PinSet) -> SetView:
+    def _set_view(self, pin_set: PinSet) -> SetFacts:
         shown, manifest = names.display_name(pin_set.name), pin_set.manifest
         state = self._states.get(shown, pin_set.state.value)
         generation, loaded_at = (manifest.generation, manifest.time) if manifest else (0, 0)
-        return SetView(shown, state, generation, loaded_at)
+        return SetFacts(shown, state, generation, loaded_at)
 
     def _counters(self, map_sets: dict[int, set[str]]) -> list[CounterView]:
         counters = [view for facts in self._sets.values() for view in facts.counters]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from bpfpin.apps.exporter.metrics import Family, labels_text, number_text
-from bpfpin.apps.exporter.rules import HISTOGRAM, KEY, Rule
+from bpfpin.apps.exporter.rules import HISTOGRAM, KEY, MetricRule
 from bpfpin.apps.exporter.view import RuleMapView
 from bpfpin.btf.btf import Btf
 from bpfpin.codecs.codec import Codec
@@ -38,7 +38,7 @@ class RuleSeries:
     When there are more than the rule allows, those of the last scrape stay before new ones come.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: MetricRule) -> None:
         self.rule = rule
         self.family = Family(rule.name, rule.type, rule.help)
         self._admitted: set[str] = set()

@@ -27,7 +27,7 @@ _KEYS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class MetricRule:
     """One metric that is read from maps.
 
     Attributes:
@@ -61,7 +61,7 @@ class Rule:
         return fits and (not self.set or fnmatch.fnmatchcase(set_name, self.set))
 
 
-def read_rules(path: Path) -> tuple[Rule, ...]:
+def read_rules(path: Path) -> tuple[MetricRule, ...]:
     """Return the rules of a file.
 
     Raises:
@@ -86,7 +86,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     return rules
 
 
-def _rule(table: dict[str, Any], where: str) -> Rule:
+def _rule(table: dict[str, Any], where: str) -> MetricRule:
     _check_keys(table, _KEYS, where)
     for key in ("map", "name", "help"):
         if key not in table:
@@ -102,12 +102,12 @@ def _rule(table: dict[str, Any], where: str) -> Rule:
         raise UsageError(f"{where}: scale is not a number above 0")
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 100_000:
         raise UsageError(f"{where}: max_series is not a number from 1 to 100000")
-    rule = Rule(**{**table, "labels": labels, "scale": scale, "max_series": limit})
+    rule = MetricRule(**{**table, "labels": labels, "scale": scale, "max_series": limit})
     _check_names(rule, where)
     return rule
 
 
-def _check_names(rule: Rule, where: str) -> None:
+def _check_names(rule: MetricRule, where: str) -> None:
     if rule.type not in TYPES:
         raise UsageError(f"{where}: type {rule.type!r} is none of {', '.join(TYPES)}")
     if not _NAME.fullmatch(rule.name):

@@ -25,7 +25,7 @@ from bpfpin.apps.exporter.metrics import (
 )
 from bpfpin.apps.exporter.read import CounterReader, RunReader, memory_of, read_entries, ring_used
 from bpfpin.apps.exporter.rule_series import RuleSeries
-from bpfpin.apps.exporter.rules import Rule
+from bpfpin.apps.exporter.rules import MetricRule
 from bpfpin.apps.exporter.view import CounterView, HostView, MapView, ProgramView
 from bpfpin.errors import BpfError
 from bpfpin.version import __version__
@@ -197,7 +197,7 @@ def _lines(family: Family, samples: Mapping[str, float]) -> list[str]:
 class Scraper:
     """Scrapes by one connection to the helper; for one thread at a time."""
 
-    def __init__(self, connection: socket.socket, rules: Sequence[Rule]) -> None:
+    def __init__(self, connection: socket.socket, rules: Sequence[MetricRule]) -> None:
         connection.settimeout(channel.TIMEOUT_S)
         self._connection = connection
         self._rules = [RuleSeries(rule) for rule in rules]

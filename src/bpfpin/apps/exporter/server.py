@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bpfpin.apps.exporter.channel import ChannelClosedError
 from bpfpin.apps.exporter.metrics import CONTENT_TYPE
-from bpfpin.apps.exporter.rules import Rule
+from bpfpin.apps.exporter.rules import MetricRule
 from bpfpin.apps.exporter.scrape import Scraper
 from bpfpin.errors import BpfError, BusyError, PermissionDeniedError, UsageError
 from bpfpin.records import dataclass
@@ -83,7 +83,7 @@ class ServeOptions:
     host: str = HOST
     port: int = PORT
     user: str = USER
-    rules: Sequence[Rule] = ()
+    rules: Sequence[MetricRule] = ()
     with_statistics: bool = True
 
 

@@ -60,7 +60,7 @@ class CounterView(NamedTuple):
     bytes: list[int]
 
 
-class SetView(NamedTuple):
+class SetFacts(NamedTuple):
     """A pin set; *loaded_at* is in seconds since 1970."""
 
     name: str
@@ -91,7 +91,7 @@ class HostView(NamedTuple):
     maps: list[MapView]
     programs: list[ProgramView]
     counters: list[CounterView]
-    sets: list[SetView]
+    sets: list[SetFacts]
     rule_maps: list[RuleMapView]
     problems: dict[str, int]
 
@@ -107,7 +107,7 @@ class HostView(NamedTuple):
             _rows(MapView, maps),
             _rows(ProgramView, programs),
             _rows(CounterView, counters),
-            _rows(SetView, sets),
+            _rows(SetFacts, sets),
             _rows(RuleMapView, rule_maps),
             problems,
         )

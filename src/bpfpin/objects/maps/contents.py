@@ -16,7 +16,16 @@ _KEYS_SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class ContentsChange:
-    """How the entries of a map change: the numbers, and the first few keys of each kind."""
+    """How the entries of a map change.
+
+    Attributes:
+        added: How many entries are new.
+        removed: How many entries go.
+        changed: How many entries have another value.
+        added_keys: The first few of the new keys, as bytes.
+        removed_keys: The first few of the keys that go.
+        changed_keys: The first few of the keys whose value changes.
+    """
 
     added: int = 0
     removed: int = 0

@@ -122,7 +122,7 @@ def _require_not_written(spec: ObjectSpec, map_spec: MapSpec) -> None:
 
 
 def _entries(spec: MapSpec, contents: Contents) -> Entries:
-    reading = _Reading(spec, _key_form(spec), _value_form(spec))
+    reading = _EntryReader(spec, _key_form(spec), _value_form(spec))
     if contents.file is None:
         place = str(contents.place)
         return reading.packed((place, reading.pair(*pair)) for pair in contents.entries)
@@ -171,7 +171,7 @@ def _index(key: bytes) -> int:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _EntryReader:
     """Reads the entries of one map; a *row* is where it stands, and the bytes of its parts."""
 
     spec: MapSpec
@@ -289,7 +289,7 @@ class _Reading:
 class _CsvColumns:
     """The columns of CSV: `key`, `value`, or their members as `map dump -o csv` names them."""
 
-    def __init__(self, header: Sequence[str], reading: _Reading) -> None:
+    def __init__(self, header: Sequence[str], reading: _EntryReader) -> None:
         self._reading = reading
         self._parts = [self._part(name.strip()) for name in header]
         for part in (_KEY, _VALUE):

@@ -61,7 +61,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class KeyProblem:
     """What is wrong with the value at *path* of a file."""
 
     path: KeyPath
@@ -187,15 +187,15 @@ FILE: Final[Table] = {
 }
 
 
-def problems(document: Mapping[str, Any]) -> list[Problem]:
+def problems(document: Mapping[str, Any]) -> list[KeyProblem]:
     """Return everything that is wrong with a parsed state file."""
     if document.get("schema", 1) != 1:
         # Said alone: the keys of another version are not those of this one.
-        return [Problem(("schema",), f"this bpfpin reads schema 1, not {document['schema']!r}")]
+        return [KeyProblem(("schema",), f"this bpfpin reads schema 1, not {document['schema']!r}")]
     return list(_of_table(document, FILE, ()))
 
 
-def _of_table(value: Mapping[str, Any], table: Table, path: KeyPath) -> Iterator[Problem]:
+def _of_table(value: Mapping[str, Any], table: Table, path: KeyPath) -> Iterator[KeyProblem]:
     for name, member in value.items():
         here = (*path, name)
         if name in table:
@@ -207,15 +207,15 @@ def _of_table(value: Mapping[str, Any], table: Table, path: KeyPath) -> Iterator
                 if near
                 else f"; there are: {', '.join(table)}"
             )
-            yield Problem(here, f"there is no such key{guess}")
+            yield KeyProblem(here, f"there is no such key{guess}")
     for name, key in table.items():
         if key.is_required and name not in value:
-            yield Problem(path, f"the key {name} is missing: {key.about}")
+            yield KeyProblem(path, f"the key {name} is missing: {key.about}")
 
 
-def _of_value(value: Any, key: Key, path: KeyPath) -> Iterator[Problem]:
+def _of_value(value: Any, key: Key, path: KeyPath) -> Iterator[KeyProblem]:
     if not _FITS[key.kind](value):
-        yield Problem(path, f"it is {key.kind.value}, not {_shown(value)}")
+        yield KeyProblem(path, f"it is {key.kind.value}, not {_shown(value)}")
     elif key.kind is Kind.TABLES:
         for index, each in enumerate(value):
             yield from _of_table(each, key.table, (*path, index))
@@ -225,16 +225,16 @@ def _of_value(value: Any, key: Key, path: KeyPath) -> Iterator[Problem]:
     elif key.kind is Kind.RULES and isinstance(value, dict):
         yield from _of_table(value, key.table, path)
     elif key.kind is Kind.NUMBER and not key.least <= value <= key.most:
-        yield Problem(path, f"{value} is not a number from {key.least} to {key.most}")
+        yield KeyProblem(path, f"{value} is not a number from {key.least} to {key.most}")
     elif key.words:
         words = value.values() if isinstance(value, dict) else [value]
         yield from (_no_word(word, key, path) for word in words if word not in key.words)
 
 
-def _no_word(word: str, key: Key, path: KeyPath) -> Problem:
+def _no_word(word: str, key: Key, path: KeyPath) -> KeyProblem:
     near = similar(word, key.words)
     guess = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(key.words)}"
-    return Problem(path, f"there is no {word!r}; {guess}")
+    return KeyProblem(path, f"there is no {word!r}; {guess}")
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,7 @@ from bpfpin.errors import LimitError, ObjectNotFoundError, PermissionDeniedError
 from bpfpin.migration.request import Migration, Rule
 from bpfpin.objfile.reader import PREFIX
 from bpfpin.records import dataclass
-from bpfpin.sets.apply.keys import CONTENTS, Problem, problems
+from bpfpin.sets.apply.keys import CONTENTS, KeyProblem, problems
 from bpfpin.sets.apply.lines import KeyPath, line_at, lines_of
 from bpfpin.sets.device_pattern import DevicePattern
 
@@ -154,7 +154,7 @@ def parse_state(text: str, file: Path) -> DesiredState:
         raise UsageError(f"{file}:{line}: it is not TOML: {message}") from None
     except RecursionError:
         raise UsageError(f"{file}:1: it is not TOML: it nests too deep") from None
-    reading = _Reading(file, lines_of(text))
+    reading = _StateFile(file, lines_of(text))
     found = problems(document)
     if not found:
         found = list(reading.contradictions(document))
@@ -222,7 +222,7 @@ def _identities(wanted: WantedSet) -> Iterator[tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _StateFile:
     """One file, whose document fits the keys, and the lines of its keys."""
 
     file: Path
@@ -231,29 +231,31 @@ class _Reading:
     def place(self, *path: str | int) -> Place:
         return Place(self.file, line_at(self.lines, path))
 
-    def describe(self, problem: Problem) -> str:
+    def describe(self, problem: KeyProblem) -> str:
         """Return a problem as a line: file, line, key, what is wrong."""
         return f"{self.place(*problem.path)}: {_key_text(problem.path)}: {problem.text}"
 
-    def contradictions(self, document: Mapping[str, Any]) -> Iterator[Problem]:
+    def contradictions(self, document: Mapping[str, Any]) -> Iterator[KeyProblem]:
         """Yield what is wrong between keys and in texts of a document that fits the keys."""
         for number, table in enumerate(document.get("set", ())):
             path: KeyPath = ("set", number)
             digits = table.get("sha256")
             if digits is not None and not _SHA256.fullmatch(digits.lower()):
-                yield Problem((*path, "sha256"), "it is not 64 hexadecimal digits")
+                yield KeyProblem((*path, "sha256"), "it is not 64 hexadecimal digits")
             for word in _texts(table.get("device")):
                 try:
                     DevicePattern.parse(word)
                 except UsageError as error:
-                    yield Problem((*path, "device"), f"{error.message}. {error.hint}".rstrip(". "))
+                    yield KeyProblem(
+                        (*path, "device"), f"{error.message}. {error.hint}".rstrip(". ")
+                    )
             if not table["object"]:
-                yield Problem((*path, "object"), "it is empty")
+                yield KeyProblem((*path, "object"), "it is empty")
             if table.get("name") == "":
-                yield Problem((*path, "name"), "it is empty")
+                yield KeyProblem((*path, "name"), "it is empty")
             if table.get("name") and len(_texts(table.get("device"))) > 1:
                 text = "it is for one set, and several devices make several sets"
-                yield Problem((*path, "name"), text)
+                yield KeyProblem((*path, "name"), text)
             for name, wanted in table.get("maps", {}).items():
                 yield from _of_map(wanted, (*path, "maps", name))
 
@@ -329,31 +331,31 @@ _PLAIN: Final = (
 )
 
 
-def _of_map(table: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
+def _of_map(table: Mapping[str, Any], path: KeyPath) -> Iterator[KeyProblem]:
     """Yield what is wrong between the keys of one map."""
     if "use" in table:
         others = [key for key in table if key not in ("use",)]
         if others:
             text = f"an existing map is used as it is: leave out {', '.join(others)}"
-            yield Problem((*path, "use"), text)
+            yield KeyProblem((*path, "use"), text)
     given = [key for key in ("entries", "file", "slots", "snapshot") if key in table]
     if len(given) > 1:
-        yield Problem(
+        yield KeyProblem(
             (*path, given[1]), f"there is {given[0]} already: one of them says what the map has"
         )
     yield from _of_contents(table, path)
     for key, slot in table.get("slots", {}).items():
         here = (*path, "slots", key)
         if "entries" not in slot and "file" not in slot:
-            yield Problem(here, "it has neither entries nor a file")
+            yield KeyProblem(here, "it has neither entries nor a file")
         yield from _of_contents(slot, here)
 
 
-def _of_contents(table: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
+def _of_contents(table: Mapping[str, Any], path: KeyPath) -> Iterator[KeyProblem]:
     if "file" not in table:
         for key in ("format", "value"):
             if key in table:
-                yield Problem((*path, key), "it belongs to a file, and there is none")
+                yield KeyProblem((*path, key), "it belongs to a file, and there is none")
         return
     if "entries" in table and "slots" not in table:
         return  # said by `_of_map`
@@ -363,14 +365,14 @@ def _of_contents(table: Mapping[str, Any], path: KeyPath) -> Iterator[Problem]:
         text = (
             f'its name does not say its format ({known}): give format = "csv", "ndjson" or "list"'
         )
-        yield Problem((*path, "file"), text)
+        yield KeyProblem((*path, "file"), text)
     elif (kind == LIST) != ("value" in table):
         text = (
             "a list has keys alone: give value = …, the value of each of them"
             if kind == LIST
             else f"a file of format {kind} has the value of each key: leave out value"
         )
-        yield Problem((*path, "value" if "value" in table else "file"), text)
+        yield KeyProblem((*path, "value" if "value" in table else "file"), text)
 
 
 def _texts(value: str | Sequence[str] | None) -> tuple[str, ...]:
