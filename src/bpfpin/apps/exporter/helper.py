@@ -26,7 +26,7 @@ from bpfpin.errors import BpfError
 from bpfpin.map.generation import is_folding
 from bpfpin.pins import names
 from bpfpin.syscall import bpf
-from bpfpin.syscall.fd import Descriptor
+from bpfpin.syscall.fd import Closing, Descriptor
 from bpfpin.uapi import ObjectFlag
 
 LOOK_EVERY_S: Final = 15.0
@@ -36,7 +36,7 @@ IDLE_S: Final = 300.0
 _OPENED_MAX: Final = 4096
 
 
-class Helper:
+class Helper(Closing):
     """Answers the requests of one scraped process after the other."""
 
     def __init__(

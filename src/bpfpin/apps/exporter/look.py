@@ -23,7 +23,7 @@ from bpfpin.apps.exporter.view import (
     MapView,
     ProgramView,
     RuleMapView,
-    SetFacts,
+    SetRow,
 )
 from bpfpin.btf.names import kernel_name
 from bpfpin.btf.write import subset
@@ -197,11 +197,11 @@ class HostLook:
                 yield names.display_name(facts.pin_set.name), facts.pin_set.objects
         yield from self._staged
 
-    def _set_view(self, pin_set: PinSet) -> SetFacts:
+    def _set_view(self, pin_set: PinSet) -> SetRow:
         shown, manifest = names.display_name(pin_set.name), pin_set.manifest
         state = self._states.get(shown, pin_set.state.value)
         generation, loaded_at = (manifest.generation, manifest.time) if manifest else (0, 0)
-        return SetFacts(shown, state, generation, loaded_at)
+        return SetRow(shown, state, generation, loaded_at)
 
     def _counters(self, map_sets: dict[int, set[str]]) -> list[CounterView]:
         counters = [view for facts in self._sets.values() for view in facts.counters]

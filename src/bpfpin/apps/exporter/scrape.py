@@ -28,6 +28,7 @@ from bpfpin.apps.exporter.rule_series import RuleSeries
 from bpfpin.apps.exporter.rules import MetricRule
 from bpfpin.apps.exporter.view import CounterView, HostView, MapView, ProgramView
 from bpfpin.errors import BpfError
+from bpfpin.syscall.fd import Closing
 from bpfpin.version import __version__
 
 _NS: Final = 1_000_000_000
@@ -194,7 +195,7 @@ def _lines(family: Family, samples: Mapping[str, float]) -> list[str]:
     return [f"{family.name}{labels} {value}\n" for labels, value in samples.items()]
 
 
-class Scraper:
+class Scraper(Closing):
     """Scrapes by one connection to the helper; for one thread at a time."""
 
     def __init__(self, connection: socket.socket, rules: Sequence[MetricRule]) -> None:

@@ -60,7 +60,7 @@ class CounterView(NamedTuple):
     bytes: list[int]
 
 
-class SetFacts(NamedTuple):
+class SetRow(NamedTuple):
     """A pin set; *loaded_at* is in seconds since 1970."""
 
     name: str
@@ -91,7 +91,7 @@ class HostView(NamedTuple):
     maps: list[MapView]
     programs: list[ProgramView]
     counters: list[CounterView]
-    sets: list[SetFacts]
+    sets: list[SetRow]
     rule_maps: list[RuleMapView]
     problems: dict[str, int]
 
@@ -107,7 +107,7 @@ class HostView(NamedTuple):
             _rows(MapView, maps),
             _rows(ProgramView, programs),
             _rows(CounterView, counters),
-            _rows(SetFacts, sets),
+            _rows(SetRow, sets),
             _rows(RuleMapView, rule_maps),
             problems,
         )
