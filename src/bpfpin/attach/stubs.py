@@ -30,17 +30,22 @@ def attach_with_stub(
     reason = refusal(spec, hook, target)
     if not reason:
         try:
-            return _attached_by_stub(program, hook, target, options, spec=spec)
+            new = _attached_by_stub(program, hook, target, options, spec=spec)
         except NotSupportedError as error:
             reason = error.message
+        else:
+            return new or code_of(hook).attach(program, hook, target, options)
     new = code_of(hook).attach(program, hook, target, options)
     return _with_note(new, f"{program.name} has no stub, since {reason}: {_reload_without(hook)}")
 
 
 def _attached_by_stub(
     program: Program, hook: Hook, target: HookTarget, options: AttachOptions, *, spec: ProgramSpec
-) -> NewAttachment:
-    """Attach the stub; `NotSupportedError` where the kernel takes none for such a program."""
+) -> NewAttachment | None:
+    """Attach the stub; None where no link would hold it after a crash.
+
+    Raises `NotSupportedError` where the kernel takes no stub for such a program.
+    """
     slot = make_slot(program)
     try:
         with load_stub(spec, slot, empty_answer=hook.traits.empty_answer) as stub:
@@ -56,8 +61,7 @@ def _attached_by_stub(
         slot.close()
         raise
     slot.close()
-    # Not by a link, and so only prepared: nothing would hold the stub after a crash.
-    return code_of(hook).attach(program, hook, target, options)
+    return None
 
 
 def _reload_without(hook: Hook) -> str:

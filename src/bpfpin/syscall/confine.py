@@ -44,8 +44,9 @@ def end_with_parent(signal: int) -> None:
 def allow_bpf(commands: Collection[Cmd]) -> None:
     """Refuse all other commands of bpf(2) to this process with EPERM (seccomp(2)).
 
-    Holding a descriptor allows more than reading: whoever has that of a program may run it on
-    packets of his own, and who pins a map that is open for reading only may open it for writing.
+    A descriptor allows more than reading. With that of a program, a process may run the program on
+    packets of its own. With the read-only one of a map, it may pin the map and open the pin for
+    writing.
     After `refuse_new_privileges`. Does nothing on an architecture that bpfpin does not know.
     """
     machine = os.uname().machine

@@ -127,18 +127,18 @@ def test_rules_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("value =", "valeu =", "metric 1: no key 'valeu'"),
+        ("value =", "valeu =", "toml:6: metric 1, valeu: there is no such key; did you mean value"),
         ("_total", "", "the name of a counter ends with _total"),
         ('"flow_bytes_total"', '"bpfpin_x_total"', "names that begin with bpfpin_"),
         ('"flow_bytes_total"', '"a-b_total"', "is not a name of a metric"),
         ("source", "le", "'le' cannot be a label"),
-        ('map = "flows"\n', "", "map is missing"),
-        ('"flows"', "3", "map is not a text"),
-        ("[[metric]]", "[metric]", "not an array of tables"),
-        ("[[metric]]", "[[metric", "is not TOML"),
-        ("value =", "max_series = 0\nvalue =", "max_series is not a number"),
-        ("value =", "scale = -1\nvalue =", "scale is not a number"),
-        ("value =", 'type = "sum"\nvalue =', "type 'sum' is none of"),
+        ('map = "flows"\n', "", "rules.toml:2: metric 1: the key map is missing"),
+        ('"flows"', "3", "metric 1, map: it is a text, not 3"),
+        ("[[metric]]", "[metric]", "metric: it is a list of tables, not a table"),
+        ("[[metric]]", "[[metric", "it is not TOML"),
+        ("value =", "max_series = 0\nvalue =", "max_series: 0 is not a number from 1 to 100000"),
+        ("value =", "scale = -1\nvalue =", "scale: it is a number above 0, not -1"),
+        ("value =", 'type = "sum"\nvalue =', "type: there is no 'sum'; there are: counter, gauge"),
     ],
 )
 def test_a_rule_that_is_wrong_is_refused_by_name(

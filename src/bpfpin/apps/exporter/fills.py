@@ -1,8 +1,8 @@
 """The number of entries of every hash of the host in one read, also for a user without rights.
 
 An iterator runs a program for each map of the host (`iter/bpf_map`), which writes the id of the map
-and what `bpf_map_sum_elem_count` returns; `read.read_entries` reads that. To make the iterator
-takes capabilities; whoever holds the descriptor of its link may run it. It is faster than
+and what `bpf_map_sum_elem_count` returns; `read.read_entries` reads that. Making
+the iterator needs capabilities; running it needs only the descriptor of its link. It is faster than
 `objects/maps/fill.py`, which loads a program for the maps that are asked about, and keeps no map
 alive.
 """

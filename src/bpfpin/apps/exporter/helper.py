@@ -121,7 +121,9 @@ class Helper(Closing):
         return list(dict.fromkeys(wanted))
 
     def _is_due(self, now_s: float) -> bool:
-        """Whether something came or went, and the last look is long enough ago."""
+        """Whether something came or went; of objects in no set, some time after the last look."""
+        if self._look.is_outdated():
+            return True
         is_early = now_s - self._looked_at_s < max(LOOK_PAUSE_S, 5 * self._look_took_s)
         return not is_early and HostIds.now() != self._objects
 

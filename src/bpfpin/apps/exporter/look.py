@@ -109,6 +109,7 @@ class HostLook:
         self._maps: dict[int, _MapFacts] = {}
         self._programs: dict[int, ProgramInfo] = {}
         self._sets: dict[str, _SetFacts] = {}
+        self._directories: dict[str, tuple[int, int, int]] = {}
         self._staged: list[tuple[str, PinnedIds]] = []
         self._places: dict[int, list[LinkPlace]] = {}
         self._placed: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -139,10 +140,15 @@ class HostLook:
             self.is_behind = False
         return self._view()
 
+    def is_outdated(self) -> bool:
+        """Whether a set was loaded, reloaded or unloaded since the last look."""
+        return dict(_directories(self._pin_root)) != self._directories
+
     def _read_sets(self) -> bool:
         """Read the sets whose directory changed; return whether one did."""
         sets: dict[str, _SetFacts] = {}
-        for name, state in _directories(self._pin_root):
+        self._directories = dict(_directories(self._pin_root))
+        for name, state in self._directories.items():
             known = self._sets.get(name)
             if known is not None and known.state == state:
                 sets[name] = known
@@ -217,8 +223,8 @@ class HostLook:
                 if place.device is not None:
                     for map_id in info.map_ids if info is not None else ():
                         users[map_id].add((place.device.kind, _without_ids(place.device.name)))
-        # A map that just left its set with the old generation is no map of others: its program is
-        # detached, or was when the places were looked at.
+        # A map that left its set with the old generation does not count as one of other loaders:
+        # its program is detached, and was attached only when the places were read.
         self._own_maps = (self._own_maps & self._maps.keys()) | {
             map_id for map_id, sets in map_sets.items() if sets
         }

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from bpfpin.choices import similar
 from bpfpin.errors import UsageError
 from bpfpin.records import dataclass
 
 COUNTER: Final = "counter"
 GAUGE: Final = "gauge"
 HISTOGRAM: Final = "histogram"
-TYPES: Final = (COUNTER, GAUGE, HISTOGRAM)
 KEY: Final = "key"
 SERIES_MAX: Final = 1000
 _NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 _RESERVED: Final = frozenset({"set", "map", "le"})
-_KEYS: Final = (
-    "map", "set", "name", "help", "type", "value", "labels", "bucket", "scale", "max_series",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,54 +56,26 @@ class MetricRule:
 
 
 def read_rules(path: Path) -> tuple[MetricRule, ...]:
-    """Return the rules of a file.
+    """Return the rules of a state file: its `[[metric]]`.
 
     Raises:
-        UsageError: It is not TOML, or a rule is not valid; the message names file, rule and key.
-        FileNotFoundError: There is no such file.
+        UsageError: It is not TOML, or a key or rule is not valid; the message names file and line.
+        ObjectNotFoundError: There is no such file.
     """
-    try:
-        document = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
-    # A state file of `bpfpin apply` may have the rules, too.
-    _check_keys(document, ("metric", "set", "schema"), f"{path}")
-    tables = document.get("metric", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UsageError(f"{path}: metric is not an array of tables", hint="write [[metric]]")
-    rules = tuple(
-        _rule(table, f"{path}: metric {number}") for number, table in enumerate(tables, start=1)
-    )
+    # Few hosts have rules, and the exporter is to stay small.
+    from bpfpin.sets.apply.model import read_state  # noqa: PLC0415
+
+    metrics = read_state([path]).metrics
+    rules = tuple(MetricRule(**metric.keys) for metric in metrics)
+    for rule, metric in zip(rules, metrics, strict=True):
+        _check_names(rule, f"{metric.place}")
     names = [rule.name for rule in rules]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"{path}: several rules make the metric {twice[0]}")
     return rules
 
 
-def _rule(table: dict[str, Any], where: str) -> MetricRule:
-    _check_keys(table, _KEYS, where)
-    for key in ("map", "name", "help"):
-        if key not in table:
-            raise UsageError(f"{where}: {key} is missing")
-    for key in ("map", "set", "name", "help", "type", "value", "bucket"):
-        if not isinstance(table.get(key, ""), str):
-            raise UsageError(f"{where}: {key} is not a text")
-    labels = table.get("labels", {})
-    if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
-        raise UsageError(f'{where}: labels is not a table of texts, as {{ source = "saddr" }}')
-    scale, limit = table.get("scale", 1), table.get("max_series", SERIES_MAX)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or scale <= 0:
-        raise UsageError(f"{where}: scale is not a number above 0")
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= 100_000:
-        raise UsageError(f"{where}: max_series is not a number from 1 to 100000")
-    rule = MetricRule(**{**table, "labels": labels, "scale": scale, "max_series": limit})
-    _check_names(rule, where)
-    return rule
-
-
 def _check_names(rule: MetricRule, where: str) -> None:
-    if rule.type not in TYPES:
-        raise UsageError(f"{where}: type {rule.type!r} is none of {', '.join(TYPES)}")
     if not _NAME.fullmatch(rule.name):
         raise UsageError(f"{where}: {rule.name!r} is not a name of a metric")
     if rule.name.startswith("bpfpin_"):
@@ -120,11 +86,3 @@ def _check_names(rule: MetricRule, where: str) -> None:
     for label in rule.labels or ():
         if not _NAME.fullmatch(label) or label in _RESERVED or label.startswith("__"):
             raise UsageError(f"{where}: {label!r} cannot be a label")
-
-
-def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            near = similar(key, known)
-            hint = f"near it: {', '.join(near)}" if near else f"the keys are: {', '.join(known)}"
-            raise UsageError(f"{where}: no key {key!r}", hint=hint)

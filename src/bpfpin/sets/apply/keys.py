@@ -165,7 +165,7 @@ SET: Final[Table] = {
     "take_over": Key(Kind.FLAG, "Replace a program of others at an XDP hook."),
     "force": Key(Kind.FLAG, "Allow a program that would cut the caller's own connection."),
 }
-# As `apps/exporter/rules.py` reads them: one file may have sets and metrics.
+# `apps/exporter/rules.py` makes its rules of them, and checks the names.
 METRIC: Final[Table] = {
     "map": Key(Kind.TEXT, "Name of the maps; a pattern.", is_required=True),
     "set": Key(Kind.TEXT, "Only maps of this pin set; a pattern."),

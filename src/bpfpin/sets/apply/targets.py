@@ -71,7 +71,7 @@ def find_targets(state: DesiredState, *, wait_s: float) -> tuple[list[Target], l
     """Return the sets of a state, and those without a place; wait up to *wait_s* seconds for these.
 
     An optional set whose place is not there is left out. Raises `UsageError` for two sets at one
-    place that are told apart by no name.
+    place without different names.
     """
     deadline = time.monotonic() + wait_s
     while True:

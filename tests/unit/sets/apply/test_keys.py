@@ -65,8 +65,8 @@ def test_every_kind_of_value_is_checked_and_has_a_schema() -> None:
 
 
 def test_metrics_have_the_keys_of_the_exporter() -> None:
-    assert set(keys.METRIC) == set(rules._KEYS)
-    assert keys.METRIC["type"].words == rules.TYPES
+    assert set(keys.METRIC) == set(rules.MetricRule.__annotations__)
+    assert keys.METRIC["type"].words == (rules.COUNTER, rules.GAUGE, rules.HISTOGRAM)
 
 
 GOOD = [
