@@ -434,7 +434,11 @@ def test_stats_write_a_file_for_the_textfile_collector(here: Here, lab: TestLab)
     pin = run_here("stats", here.set / COUNTERS, "-o", "prom")
     wrong = run_here(*words, "--count", 2)
     without = run_here("stats", here.device, "--pin-root", here.root, "--write", file)
+    nowhere = run_here(*words, "--write", here.root.parent / "none" / "bpfpin.prom")
 
+    assert nowhere.exit_code == 4
+    assert "none" in nowhere.stderr
+    assert "Errno" not in nowhere.stderr
     assert shown.exit_code == 0, shown.stderr
     packets = samples(shown.stdout, "bpfpin_packets_total", set=here.device, device=here.device)
     assert sum(packets.values()) >= 5

@@ -13,7 +13,6 @@ import locale
 import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from bpfpin.errors import PinNotFoundError, UsageError
@@ -33,7 +32,7 @@ from bpfpin.map.open import is_map_name, open_map
 from bpfpin.objects.kernel.info import ID, NAME
 from bpfpin.objects.maps.watch import Pace, Reload
 from bpfpin.pins import names
-from bpfpin.pins.manifest import Manifest
+from bpfpin.pins.manifest import manifest_around
 from bpfpin.records import dataclass
 from bpfpin.sets.find import cgroup_set_name, find_readable_set
 from bpfpin.syscall.cpu import cpus_of_values
@@ -267,32 +266,28 @@ def metrics(counters: Counters) -> str:
 def _place_of(counters: Counters) -> tuple[tuple[str, str], ...]:
     """Return the labels of a map of counters, which lead to its set and device if it has them."""
     path = Path(counters.path)
-    with suppress(OSError, ValueError):
-        manifest = Manifest.parse(os.readlink(path.parent / names.MANIFEST))  # noqa: PTH115 - JSON
-        return (
-            ("set", names.display_name(path.parent.name)),
-            ("map", names.decode(path.name)),
-            ("device", manifest.place.device),
-            ("cgroup", manifest.place.cgroup),
-        )
-    return (("map", names.decode(path.name) if counters.live else counters.map.name),)
+    manifest = manifest_around(path)
+    if manifest is None:
+        return (("map", names.decode(path.name) if counters.live else counters.map.name),)
+    return (
+        ("set", names.display_name(path.parent.name)),
+        ("map", names.decode(path.name)),
+        ("device", manifest.place.device),
+        ("cgroup", manifest.place.cgroup),
+    )
 
 
 def write_textfile(path: Path, text: str) -> None:
     """Write a file for node_exporter's textfile collector: readers see all of it or the old one.
 
-    Raises:
-        OSError: The directory does not exist, or may not be written.
+    Raises what `new_file` does.
     """
-    # The collector reads names that end with .prom, so that it never takes this one.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("x", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)  # the collector is another user
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    from bpfpin.map.snapshot_file import new_file  # noqa: PLC0415 - only to write a file
+
+    # The collector reads names that end with .prom, so that it never takes the unfinished file.
+    with new_file(path) as file:
+        file.write(text.encode())
+        os.fchmod(file.fileno(), 0o644)  # the collector is another user
 
 
 def has_grouping() -> bool:

@@ -36,7 +36,7 @@ def command(context: Context, *, directory: Path | None) -> int:
         saved = save_state(directory, pin_root=context.pin_root)
         state = saved.state
         context.out.say(
-            f"saved {len(state.sets)} sets, {saved.objects} objects and {saved.snapshots} maps; to"
+            f"saved sets: {len(state.sets)}, objects: {saved.objects}, maps: {saved.snapshots}; to"
             f" load them again: {shell_line('bpfpin apply', saved.file)}"
         )
         context.out.show(Report(saved.to_json))

@@ -12,7 +12,6 @@ keeps has a hard link in the stage: none of its entries are moved, and a reload 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from bpfpin.errors import BpfError, BusyError, PermissionDeniedError, PinError
 from bpfpin.objects.maps.map import Map
 from bpfpin.pins import names
-from bpfpin.pins.manifest import Manifest
+from bpfpin.pins.manifest import manifest_around
 from bpfpin.records import dataclass
 from bpfpin.syscall.errno_table import syscall_error
 
@@ -103,13 +102,9 @@ def first_id(path: Path, map_id: int) -> int:
     The manifest is trusted for this, also in sets of other users: write access to it implies the
     right to pin another map there.
     """
-    with suppress(OSError, ValueError):
-        # The target of the symlink is JSON text. Path.readlink would merge two slashes in it.
-        manifest = Manifest.parse(os.readlink(path.parent / names.MANIFEST))  # noqa: PTH115
-        line = manifest.migrated.get(names.decode(path.name))
-        if line is not None and line.id == map_id:
-            return line.first
-    return map_id
+    manifest = manifest_around(path)
+    line = manifest.migrated.get(names.decode(path.name)) if manifest is not None else None
+    return line.first if line is not None and line.id == map_id else map_id
 
 
 def program_ids(path: Path) -> dict[str, int]:

@@ -13,6 +13,7 @@ import re
 import stat
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import field
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -396,6 +397,14 @@ def _outside_pin(record: JsonObject) -> OutsidePin:
     if len(parts) > _DEPTH_MAX or not all(map(COMPONENT.fullmatch, parts)):
         raise ValueError("'path' is not a path below the pin root")
     return OutsidePin(record.component("map"), path)
+
+
+def manifest_around(pin: Path) -> Manifest | None:
+    """Return the manifest of the set around a pin, also of another owner; None without one."""
+    with suppress(OSError, ValueError):
+        # The target of the symlink is JSON text. Path.readlink would merge two slashes in it.
+        return Manifest.parse(os.readlink(pin.parent / MANIFEST))  # noqa: PTH115
+    return None
 
 
 def read_manifest(directory: Directory, owners: Collection[int] | None = None) -> Manifest:

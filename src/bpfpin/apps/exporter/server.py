@@ -26,6 +26,7 @@ from bpfpin.apps.exporter.metrics import CONTENT_TYPE
 from bpfpin.apps.exporter.rules import MetricRule
 from bpfpin.apps.exporter.scrape import Scraper
 from bpfpin.errors import BpfError, BusyError, PermissionDeniedError, UsageError
+from bpfpin.hints import Argument, Fix
 from bpfpin.records import dataclass
 from bpfpin.syscall import bpf, confine
 from bpfpin.uapi import Cmd
@@ -100,9 +101,15 @@ def parse_address(text: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise UsageError(f"{text!r} is not HOST:PORT", hint=f"[{text}]:{PORT} for IPv6")
+        raise UsageError(
+            f"{text!r} is not HOST:PORT",
+            hint=Fix.of("for IPv6: ", Argument("listen", f"[{text}]:{PORT}")),
+        )
     if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise UsageError(f"{text!r} is not HOST:PORT", hint=f"{HOST}:{PORT}")
+        raise UsageError(
+            f"{text!r} is not HOST:PORT",
+            hint=Fix.of("for example: ", Argument("listen", f"{HOST}:{PORT}")),
+        )
     return host or HOST, int(port)
 
 
